@@ -1,0 +1,41 @@
+# Every chore has one word; `make help` lists them from the comments behind the targets.
+SHELL := /bin/bash
+export UV_PYTHON_DOWNLOADS := never
+RUN := .venv/bin/
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-unit test-e2e lint generate golden
+
+help: ## list the targets
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: ## install what is missing: system packages (apt, when root), uv, the Python environment
+	@deploy/setup
+
+demo: setup ## build, push, run and call four examples, twice; needs no server
+	@$(RUN)python -m examples.demo
+
+test: setup ## all tests: unit, then end to end on real servers and compilers
+	$(RUN)python -m pytest tests/unit
+	$(RUN)python -m pytest tests/e2e
+
+test-unit: setup ## only the fast tests, which cannot open a socket or start a process
+	$(RUN)python -m pytest tests/unit
+
+test-e2e: setup ## only the end-to-end tests
+	$(RUN)python -m pytest tests/e2e
+
+lint: setup ## format, lint, types, import contracts, generated files
+	$(RUN)ruff format --check .
+	$(RUN)ruff check .
+	$(RUN)mypy builder
+	$(RUN)lint-imports
+	$(RUN)python -m builder.proto.generate --check
+	$(RUN)python -m builder.doc --check
+
+generate: setup ## write the generated files again
+	$(RUN)python -m builder.proto.generate
+	$(RUN)python -m builder.doc
+
+golden: setup ## write the golden plans again
+	$(RUN)python -m tests.golden.update

@@ -1,0 +1,1 @@
+"""Ignite Builder: turns a `CodeSource` into a pushed, content-addressed, runnable artifact and reports how it went."""

@@ -1,0 +1,75 @@
+"""Who is calling: bearer tokens, their scopes and organization. The organization never comes from a body alone."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from builder.config import Token
+
+
+@dataclass(frozen=True, kw_only=True)
+class Caller:
+    """A verified caller. `node` is set for workers."""
+
+    organization: str
+    scopes: frozenset[str]
+    node: str = ""
+
+
+class CallRefused(Exception):
+    """A refused call: gRPC status name, HTTP status and a message (contract, section 1)."""
+
+    def __init__(self, code: str, http: int, message: str) -> None:
+        super().__init__(message)
+        self.code, self.http, self.message = code, http, message
+
+
+def unauthenticated(message: str) -> CallRefused:
+    return CallRefused("UNAUTHENTICATED", 401, message)
+
+
+def permission_denied(message: str) -> CallRefused:
+    return CallRefused("PERMISSION_DENIED", 403, message)
+
+
+def not_found(message: str) -> CallRefused:
+    return CallRefused("NOT_FOUND", 404, message)
+
+
+def unimplemented(message: str) -> CallRefused:
+    return CallRefused("UNIMPLEMENTED", 501, message)
+
+
+class Tokens:
+    """The tokens the API accepts. Looked up by SHA-256, compared in constant time."""
+
+    def __init__(self, tokens: Iterable[Token]) -> None:
+        self._by_hash = {hashlib.sha256(token.token.encode()).digest(): token for token in tokens}
+
+    def caller(self, authorization: str) -> Caller:
+        """The caller of an `Authorization` header. Raises `CallRefused` UNAUTHENTICATED."""
+        kind, _, value = authorization.partition(" ")
+        if kind.lower() != "bearer" or not value:
+            raise unauthenticated("send Authorization: Bearer <token>")
+        wanted = hashlib.sha256(value.strip().encode()).digest()
+        for known, token in self._by_hash.items():
+            if hmac.compare_digest(known, wanted):
+                scopes = frozenset(token.scopes)
+                return Caller(organization=token.organization, scopes=scopes, node=token.node)
+        raise unauthenticated("this token is not known here")
+
+
+def require(caller: Caller, scope: str) -> None:
+    """Raises `CallRefused` PERMISSION_DENIED when the token lacks the scope."""
+    if scope not in caller.scopes:
+        raise permission_denied(f"this token lacks the scope {scope}")
+
+
+def same_organization(caller: Caller, named: str) -> str:
+    """The caller's organization; a body that names another one is refused."""
+    if named and named != caller.organization:
+        raise permission_denied(f'the token is for organization "{caller.organization}", the request names "{named}"')
+    return caller.organization

@@ -1,0 +1,163 @@
+"""The HTTP adapter: Starlette routes from the descriptors, SSE for logs, errors as `{code, message, details}`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import anyio.from_thread
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from starlette.applications import Starlette
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import BaseRoute, Route
+
+from builder.api import codec, routes
+from builder.api.auth import Caller, CallRefused, Tokens, unimplemented
+from builder.api.client import services
+from builder.api.service import BuildService, WorkerService
+from builder.api.tails import Tails
+from builder.errors import BuildError
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+def make_app(
+    tokens: Tokens, build_service: BuildService, worker_service: WorkerService, tails: Tails, ready: Callable[[], str]
+) -> Starlette:
+    """The ASGI application. `ready` says what is missing, or nothing."""
+    targets = {"BuildService": build_service, "WorkerService": worker_service}
+    paths: list[BaseRoute] = [
+        Route(route.template, _answering(_unary(route, targets[route.service], tokens)), methods=[route.method])
+        for service in services()
+        for route in routes.routes(service)
+        if not route.server_streaming
+    ]
+
+    async def upload(request: Request) -> Response:
+        caller = _caller(request, tokens)
+        stream = request.stream()
+
+        def pull() -> Any:
+            with contextlib.suppress(StopAsyncIteration):
+                while True:
+                    yield anyio.from_thread.run(stream.__anext__)
+
+        return _json(await run_in_threadpool(build_service.upload, caller, pull()))
+
+    async def source(request: Request) -> Response:
+        caller = _caller(request, tokens)
+        claim = request.query_params.get("claim", "")
+        if not claim.isdigit():
+            raise BuildError("InvalidRequest", "claim is needed", where="claim")
+        find = functools.partial(worker_service.source, caller, request.path_params["build_id"], int(claim))
+        stream = await run_in_threadpool(find)
+        return StreamingResponse(iterate_in_threadpool(stream), media_type="application/octet-stream")
+
+    async def log_stream(request: Request) -> Response:
+        caller = _caller(request, tokens)
+        build_id = request.path_params["build_id"]
+        query = codec.from_query(
+            pb.StreamBuildLogsRequest, [("buildId", build_id), *request.query_params.multi_items()]
+        )
+        last = request.headers.get("last-event-id", "")
+        if last.isdigit():
+            after = int(last)
+        elif query.HasField("from_sequence"):
+            after = max(0, query.from_sequence - 1)
+        else:
+            after = 0 if query.from_start else -1
+        record = await run_in_threadpool(build_service.get_build, caller, pb.GetBuildRequest(build_id=build_id))
+        after = record.log_lines if after < 0 else after
+        body = _events(build_service, tails, caller, record.build_id, after)
+        return StreamingResponse(body, media_type="text/event-stream", headers={"cache-control": "no-store"})
+
+    async def healthz(request: Request) -> Response:
+        return Response("ok\n")
+
+    async def readyz(request: Request) -> Response:
+        missing = await run_in_threadpool(ready)
+        return Response((missing or "ready") + "\n", status_code=503 if missing else 200)
+
+    async def metrics(request: Request) -> Response:
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    paths += [
+        Route("/v1/ignite/builds/contexts", _answering(upload), methods=["POST"]),
+        Route("/v1/ignite/worker/builds/{build_id}/source", _answering(source)),
+        Route("/v1/ignite/builds/{build_id}/logs/stream", _answering(log_stream)),
+        Route("/healthz", healthz),
+        Route("/readyz", readyz),
+        Route("/metrics", metrics),
+    ]
+    return Starlette(routes=sorted(paths, key=_specific_last))
+
+
+def _caller(request: Request, tokens: Tokens) -> Caller:
+    return tokens.caller(request.headers.get("authorization", ""))
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def _unary(route: routes.Route, target: object, tokens: Tokens) -> Handler:
+    method = getattr(target, _snake(route.rpc_name), None)
+
+    async def handle(request: Request) -> Response:
+        caller = _caller(request, tokens)
+        if method is None:
+            raise unimplemented(f"{route.rpc_name} is not built yet (docs/api.md)")
+        match = routes.Match(route=route, params=dict(request.path_params))
+        parsed = routes.bind(match, request.query_params.multi_items(), await request.body())
+        return _json(await run_in_threadpool(method, caller, parsed))
+
+    return handle
+
+
+def _json(message: Any) -> Response:
+    return Response(codec.dump(message), media_type="application/json")
+
+
+def _answering(handle: Handler) -> Handler:
+    """Turn what a handler raises into the contract's error body."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await handle(request)
+        except CallRefused as error:
+            return JSONResponse({"code": error.code, "message": error.message, "details": []}, error.http)
+        except BuildError as error:
+            detail = {"reason": error.reason, "errorClass": str(error.error_class), "where": error.where}
+            body = {"code": error.row.grpc, "message": error.message, "details": [detail | {"hint": error.next}]}
+            return JSONResponse(body, error.row.http)
+
+    return answer
+
+
+async def _events(service: BuildService, tails: Tails, caller: Caller, build_id: str, after: int) -> AsyncIterator[str]:
+    """Each sequence once, in order, then `eof`. The store is read after a second of silence, too."""
+    with tails.follow(build_id) as heard:
+        while True:
+            entries, ended = await run_in_threadpool(service.log_page, caller, build_id, after)
+            for entry in entries:
+                name = "eof" if entry.eof else "log"
+                yield f"id: {entry.sequence}\nevent: {name}\ndata: {codec.dump(entry).decode()}\n\n"
+                after = entry.sequence
+            if ended:
+                return
+            if not entries:
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(heard.wait(), 1.0)
+                heard.clear()
+
+
+def _specific_last(route: BaseRoute) -> bool:
+    """Paths without a parameter come first, so that a literal segment wins over one."""
+    return "{" in getattr(route, "path", "")

@@ -1,0 +1,152 @@
+"""The control side as a process: store, services, loops, HTTP. `Control` is also what the embedded mode starts."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import redis
+import structlog
+import uvicorn
+from prometheus_client import Counter
+
+from builder.api.auth import Tokens
+from builder.api.http import make_app
+from builder.api.service import BuildService, Parts, WorkerService
+from builder.api.tails import Tails
+from builder.config import Settings
+from builder.control import Loops
+from builder.data import runtimes_dir
+from builder.errors import BuildError
+from builder.faults import labels
+from builder.finalize import Finalizer
+from builder.oci import place
+from builder.pipelines import catalog as catalogs
+from builder.source.store import FolderStore
+from builder.store.engine import open_store
+from builder.store.events import Event
+from builder.tasks import make_celery
+from builder.worker.node import CANCEL_CHANNEL
+
+log = structlog.get_logger("transition")
+TRANSITIONS = Counter("ignite_build_transitions", "Transitions of builds.", ["action", "status", "reason"])
+
+
+class Control:
+    """Everything of the control side in one process."""
+
+    def __init__(self, settings: Settings, on_event: Callable[[Event], None] = lambda _: None) -> None:
+        if not settings.message_key or not settings.tokens:
+            raise BuildError("InvalidRequest", "serve needs the settings message_key and tokens", where="message_key")
+        self.settings = settings
+        self._on_event = on_event
+        self.store = open_store(settings.database, self._emit)
+        self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
+        self.tails = Tails(self.redis)
+        runtimes = runtimes_dir()
+        catalog = catalogs.read(Path(settings.catalog) if settings.catalog else runtimes / "catalog.toml")
+        finalizer = Finalizer(
+            settings=settings,
+            store=self.store,
+            destination=place.destination(
+                settings.registry,
+                f"{settings.data_dir}/artifacts",
+                username=settings.registry_username,
+                password=settings.registry_password,
+                insecure=settings.registry_insecure,
+                ca_bundle=settings.ca_bundle,
+            ),
+            label=labels(settings.crash_at, Path(settings.data_dir)),
+            changed=self.tails.tell,
+        )
+        self.loops = Loops(settings=settings, store=self.store, celery=make_celery(settings), finalizer=finalizer)
+        parts = Parts(
+            settings=settings,
+            store=self.store,
+            sources=FolderStore(Path(settings.data_dir) / "sources"),
+            catalog=catalog,
+            wake=self.loops.wake,
+            fan_out=lambda build_id, lines: self.tails.tell(build_id),
+        )
+        self.app = make_app(
+            Tokens(settings.tokens), BuildService(parts), WorkerService(parts), self.tails, self._missing
+        )
+        self._reader = threading.Thread(target=self.tails.read, daemon=True)
+
+    def _emit(self, event: Event) -> None:
+        TRANSITIONS.labels(event.action, event.status, event.reason).inc()
+        log.info("transition", **vars(event))
+        if event.action == "cancel-request":
+            self._tell_owner(event.build_id)
+        self._on_event(event)
+
+    def _tell_owner(self, build_id: str) -> None:
+        """A cancel travels at once over Redis; without it the next heartbeat carries it."""
+        try:
+            self.redis.publish(CANCEL_CHANNEL + build_id, b"cancel")
+        except redis.RedisError:
+            log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
+
+    def _missing(self) -> str:
+        try:
+            self.redis.ping()
+        except redis.RedisError as error:
+            return f"redis: {error}"
+        return ""
+
+    def server(self, listener: socket.socket) -> uvicorn.Server:
+        """The HTTP server over a listening socket; its loop is the one that tails run in."""
+        config = uvicorn.Config(
+            self.app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        )
+        server = uvicorn.Server(config)
+        startup = server.startup
+
+        async def bound(sockets: list[socket.socket] | None = None) -> None:
+            self.tails.bind(asyncio.get_running_loop())
+            await startup(sockets)
+
+        server.startup = bound  # type: ignore[method-assign]
+        return server
+
+    def start(self) -> None:
+        """Start the loops and the reader."""
+        self._reader.start()
+        self.loops.start()
+
+    def stop(self) -> None:
+        """End them."""
+        self.tails.stop()
+        self.loops.stop()
+        self._reader.join(timeout=2)
+        self.store.engine.dispose()
+        self.redis.close()
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket at "host:port" (port 0: any free one)."""
+    host, _, port = address.rpartition(":")
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host or "127.0.0.1", int(port)))
+    except OSError as error:
+        raise BuildError("InvalidRequest", f"cannot listen on {address}: {error.strerror}", where="listen") from None
+    listener.listen(512)
+    return listener
+
+
+def serve(settings: Settings) -> int:
+    """`ignite-builder serve`: until TERM or INT."""
+    structlog.configure(processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()])
+    control = Control(settings)
+    listener = listen(settings.listen)
+    control.start()
+    try:
+        control.server(listener).run(sockets=[listener])
+    finally:
+        control.stop()
+    return 0

@@ -1,0 +1,272 @@
+"""The service objects: `BuildService` for clients, `WorkerService` for nodes. They know nothing of HTTP or gRPC.
+
+Methods are named as their RPCs in snake case and take (caller, request). An RPC without a method is UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from google.protobuf import json_format
+
+from builder.api import intake
+from builder.api.auth import Caller, CallRefused, not_found, permission_denied, require, same_organization
+from builder.config import Settings
+from builder.errors import BuildError
+from builder.pipelines.catalog import Catalog
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.source.store import SourceStore
+from builder.store import builds, logs, nodes, record
+from builder.store.engine import Store
+from builder.store.transitions import TERMINAL
+
+PROTOCOL = 1
+PAGE = 50
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the services share. `wake` wakes the dispatcher and the finalizer; `fan_out` tells the tails."""
+
+    settings: Settings
+    store: Store
+    sources: SourceStore
+    catalog: Catalog
+    wake: Callable[[], None]
+    fan_out: Callable[[str, list[logs.Line]], None]
+
+
+class BuildService:
+    """What clients call."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def create_build(self, caller: Caller, request: pb.CreateBuildRequest) -> pb.CreateBuildResponse:
+        """Store the source, commit the record, answer at once."""
+        require(caller, "submit")
+        organization = same_organization(caller, request.organization_name)
+        parts = self._parts
+        values = intake.take(request, organization, parts.settings, parts.catalog, parts.store, parts.sources)
+        submission = builds.submit(parts.store, values)
+        if submission.outcome == "conflict":
+            message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
+            raise CallRefused("ALREADY_EXISTS", 409, message)
+        parts.wake()
+        found = record.build(submission.row)
+        return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
+
+    def get_build(self, caller: Caller, request: pb.GetBuildRequest) -> pb.Build:
+        """One record, by any unique start of its id."""
+        require(caller, "read")
+        return record.build(self._row(caller, request.build_id))
+
+    def list_builds(self, caller: Caller, request: pb.ListBuildsRequest) -> pb.ListBuildsResponse:
+        """Newest first."""
+        require(caller, "read")
+        organization = same_organization(caller, request.organization_name)
+        if request.cursor and not request.cursor.isdigit():
+            raise BuildError("InvalidRequest", "cursor is not one of ours", where="cursor")
+        limit = min(request.limit or PAGE, 500)
+        before = int(request.cursor) if request.cursor else None
+        rows = builds.page(self._parts.store, organization, limit + 1, before)
+        cursor = str(rows[limit - 1]["number"]) if len(rows) > limit else ""
+        return pb.ListBuildsResponse(builds=[record.build(row) for row in rows[:limit]], next_cursor=cursor)
+
+    def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
+        """A request; the record says CANCELLED only once that is written."""
+        require(caller, "submit")
+        row = self._row(caller, request.build_id)
+        changed = builds.cancel(self._parts.store, caller.organization, row["build_id"]) or row
+        self._parts.fan_out(row["build_id"], [])
+        return record.build(changed)
+
+    def upload(self, caller: Caller, stream: Iterable[bytes]) -> pb.UploadBuildContextResponse:
+        """Keep an uploaded source for a later CreateBuild."""
+        require(caller, "submit")
+        parts = self._parts
+        stored = parts.sources.put(stream, parts.settings.upload_bytes)
+        context_id = "ctx" + uuid.uuid4().hex
+        nodes.add_context(parts.store, context_id, caller.organization, stored.sha256, stored.size)
+        return pb.UploadBuildContextResponse(
+            context_id=context_id, size_bytes=stored.size, sha256="sha256:" + stored.sha256
+        )
+
+    def log_page(self, caller: Caller, build_id: str, after: int) -> tuple[list[pb.LogEntry], bool]:
+        """Kept lines after a sequence, and whether the log is at its end (then the last entry is the eof)."""
+        require(caller, "read")
+        row = self._row(caller, build_id)
+        lines = logs.read(self._parts.store, row["build_id"], after)
+        last = lines[-1]["s"] if lines else after
+        ended = row["status"] in TERMINAL and last >= row["log_lines"]
+        entries = [entry_of(line) for line in lines]
+        if ended:
+            status = pb.BuildStatus.Value("BUILD_STATUS_" + row["status"])
+            entries.append(pb.LogEntry(sequence=last, eof=True, status=status))
+        return entries, ended
+
+    def _row(self, caller: Caller, build_id: str) -> builds.Row:
+        row = builds.get(self._parts.store, caller.organization, build_id)
+        if row is None:
+            raise not_found(f'no build, or several, start with "{build_id[:40]}"')
+        return row
+
+
+def entry_of(line: logs.Line) -> pb.LogEntry:
+    """A kept line as the wire has it."""
+    entry = pb.LogEntry(timestamp_ms=line["t"], sequence=line["s"], line=line["l"])
+    entry.stream = pb.LogStream.Value("LOG_STREAM_" + line["o"])
+    if line["p"]:
+        entry.phase = pb.BuildPhase.Value("BUILD_PHASE_" + line["p"])
+    return entry
+
+
+class WorkerService:
+    """What build nodes call. Every write carries its claim; the store decides."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
+        """Note what a node can build and that it lives."""
+        _worker(caller, request.protocol)
+        if caller.node and caller.node != request.node_id:
+            raise permission_denied(f'this token is for the node "{caller.node}"')
+        settings = self._parts.settings
+        drain = nodes.register(
+            self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
+        )
+        self._parts.wake()
+        return pb.RegisterNodeResponse(
+            heartbeat_interval_ms=settings.heartbeat_ms,
+            lease_ms=settings.lease_ms,
+            drain=drain,
+            message_key=settings.message_key,
+        )
+
+    def claim_build(self, caller: Caller, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
+        """Ownership of a build, or why not."""
+        _worker(caller, request.protocol)
+        store, settings = self._parts.store, self._parts.settings
+        node = next((one for one in nodes.all_nodes(store) if one.node_id == request.node_id), None)
+        if node is None:
+            raise CallRefused("FAILED_PRECONDITION", 400, "register the node first")
+        can = (set(node.queues), set(node.toolchains))
+        got = builds.claim(store, request.build_id, request.node_id, request.nonce, settings.lease_ms, can)
+        if got.row is None:
+            return pb.ClaimBuildResponse(refused_because=got.refused)
+        self._parts.fan_out(request.build_id, [])
+        return _grant(got.row, settings)
+
+    def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+        """Renew the lease; learn of a cancel."""
+        _worker(caller, request.protocol)
+        phase = pb.BuildPhase.Name(request.phase).removeprefix("BUILD_PHASE_") if request.phase else ""
+        settings = self._parts.settings
+        row = builds.heartbeat(self._parts.store, request.build_id, request.claim, phase, settings.lease_ms)
+        if row is None:
+            return pb.HeartbeatResponse(stale=True)
+        return pb.HeartbeatResponse(lease_ms=settings.lease_ms, cancel=row["cancel_requested"])
+
+    def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
+        """The key is known."""
+        _worker(caller, request.protocol)
+        verdict = builds.planned(
+            self._parts.store, request.build_id, request.claim, request.key, request.code_hash, request.runtime
+        )
+        if verdict in ("REUSE", "ATTACHED"):
+            self._parts.wake()
+        return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + verdict))
+
+    def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+        """Keep a batch in one transaction, then tell the tails, then answer."""
+        _worker(caller, request.protocol)
+        lines = [
+            {
+                "t": line.timestamp_ms,
+                "p": pb.BuildPhase.Name(line.phase).removeprefix("BUILD_PHASE_") if line.phase else "",
+                "o": pb.LogStream.Name(line.stream).removeprefix("LOG_STREAM_"),
+                "l": line.line,
+            }
+            for line in request.lines
+        ]
+        stale, kept, fresh = logs.append(self._parts.store, request.build_id, request.claim, request.first_index, lines)
+        if fresh:
+            self._parts.fan_out(request.build_id, fresh)
+        return pb.AppendLogResponse(stale=stale, kept_until_index=kept)
+
+    def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
+        """An owner's outcome; repeated, it is answered with the record."""
+        _worker(caller, request.protocol)
+        settings = self._parts.settings
+        done = builds.finish(self._parts.store, request, settings.lease_ms, settings.retry_backoff_ms)
+        self._parts.wake()
+        self._parts.fan_out(request.build_id, [])
+        status = pb.BuildStatus.Value("BUILD_STATUS_" + (done.row["status"] if done.row else "UNSPECIFIED"))
+        answer = pb.FinishResponse(
+            stale=done.outcome == "stale", log_incomplete=done.outcome == "incomplete", status=status
+        )
+        if done.outcome == "incomplete" and done.row:
+            answer.kept_until_index = done.row["claim_lines"]
+        return answer
+
+    def hand_back(self, caller: Caller, request: pb.HandBackRequest) -> pb.HandBackResponse:
+        """The owner gives the build back."""
+        _worker(caller, request.protocol)
+        row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason)
+        self._parts.wake()
+        self._parts.fan_out(request.build_id, [])
+        return pb.HandBackResponse(stale=row is None)
+
+    def source(self, caller: Caller, build_id: str, claim: int) -> Iterator[bytes]:
+        """The stored source of a claimed build."""
+        require(caller, "worker")
+        row = builds.by_id(self._parts.store, build_id)
+        if row is None or row["claim"] != claim:
+            raise not_found("this claim owns no such build")
+        return _chunks(self._parts.sources.open(row["source_sha256"]))
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(1024 * 1024):
+            yield chunk
+
+
+def _worker(caller: Caller, protocol: int) -> None:
+    require(caller, "worker")
+    if protocol != PROTOCOL:
+        message = f"the worker speaks protocol {protocol}, the API speaks {PROTOCOL}: install the same version"
+        raise CallRefused("FAILED_PRECONDITION", 400, message)
+
+
+def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:
+    request = json_format.Parse(row["request"], pb.CreateBuildRequest())
+    return pb.ClaimBuildResponse(
+        granted=True,
+        build_id=row["build_id"],
+        claim=row["claim"],
+        attempt=row["attempt"],
+        lease_ms=settings.lease_ms,
+        organization_name=row["organization"],
+        request=request,
+        source=pb.StoredSource(sha256="sha256:" + row["source_sha256"], size_bytes=row["source_size"]),
+        limits=pb.Limits(timeout_ms=row["timeout_ms"]),
+        destination=destination(settings, row),
+    )
+
+
+def destination(settings: Settings, row: builds.Row) -> pb.Destination:
+    """Where the artifact of this attempt goes, with what it takes to push it."""
+    return pb.Destination(
+        registry=settings.registry,
+        repository=row["repository"],
+        tag=f"build-{row['build_id']}-{row['attempt']}",
+        insecure=settings.registry_insecure,
+        username=settings.registry_username,
+        password=settings.registry_password,
+        layout_path="" if settings.registry else f"{settings.data_dir}/artifacts",
+    )

@@ -1,0 +1,13 @@
+"""What `celery -A builder.app worker` loads: the settings, the application, the node behind its task."""
+
+from __future__ import annotations
+
+from builder.config import load
+from builder.tasks import add_run_task, make_celery
+from builder.worker.node import Node
+
+settings = load().settings
+app = make_celery(settings)
+node = Node(settings)
+add_run_task(app, node.handle)
+node.connect_signals()

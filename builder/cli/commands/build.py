@@ -1,0 +1,182 @@
+"""`build`: pack, ask, watch, answer. stdout is the reference by digest (or the id with `--detach`)."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from builder.cli import format as fmt
+from builder.cli.client import Client
+from builder.cli.commands.plan import opened
+from builder.cli.context import Context
+from builder.cli.failure import reference
+from builder.cli.follow import Interrupts, QueueWatcher, View, create, watch
+from builder.cli.live import LiveView, Screen
+from builder.cli.options import pairs, seconds
+from builder.cli.pack import Packed, first_bytes, pack
+from builder.cli.phases import word
+from builder.cli.plain import PlainView
+from builder.cli.runtimes import set_runtime
+from builder.cli.safe import shown
+from builder.cli.stop import Stop, build_exit, refused_here
+from builder.errors import EXIT_CANCELLED, BuildError
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+LOCAL = "local"
+CONTEXT_SLACK = 64 * 1024
+"""What the request needs beside the source, within the server's limit of an inline body."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """The options of `build` as they were typed."""
+
+    path: str
+    runtime: str = ""
+    runtime_version: str = ""
+    target: str = ""
+    build_args: Sequence[str] = ()
+    name: str = ""
+    repository: str = ""
+    tags: Sequence[str] = ()
+    platform: str = ""
+    no_cache: bool = False
+    timeout: str = ""
+    detach: bool = False
+
+
+def build(ctx: Context, asked: Asked) -> int:
+    """Build PATH; the exit code says whose fault a failure is."""
+    try:
+        packed = pack(asked.path, ctx.stdin)
+        request = request_of(asked, packed)
+    except BuildError as error:
+        raise refused_here(error) from None
+    settings = ctx.settings()
+    came = Interrupts()
+    view = _view(ctx)
+    watcher = QueueWatcher(came.events.put, came.events.put if ctx.common.verbose > 1 else None)
+    place = f"on {settings.server}" if settings.server else LOCAL
+    with came.installed():
+        came.raises = True
+        try:
+            view.open(f"build {request.name}  {packed.summary}  {place}")
+            if not settings.server:
+                view.status("starting what building here needs")
+            with ctx.client(settings, watcher, builds=True) as client:
+                _send(client, request, packed, settings.inline_bytes)
+                came.raises = False
+                record = create(client, request, view, came)
+                if record is None:
+                    raise _unknown(ctx)
+                ctx.remember(settings, record.build_id, request.name)
+                view.created(record, _head(record, request.name, place))
+                if asked.detach:
+                    view.abandon()
+                    return _detached(ctx, record)
+                watched = watch(client, record, view, came)
+        except BaseException:
+            view.abandon()
+            raise
+    if watched.build is None:
+        view.abandon()
+        return _left(ctx, record, watched.left)
+    view.close(watched.build, f"{ctx.prog} build {asked.path}")
+    return _answer(ctx, watched.build)
+
+
+def request_of(asked: Asked, packed: Packed) -> pb.CreateBuildRequest:
+    """The request without its source. Raises `Stop` for an option that cannot be right."""
+    request = pb.CreateBuildRequest(
+        name=asked.name or packed.name,
+        tags=list(asked.tags),
+        no_cache=asked.no_cache,
+        timeout_secs=seconds(asked.timeout) if asked.timeout else 0,
+        platform=asked.platform,
+        repository=asked.repository,
+        idempotency_key=uuid.uuid4().hex,
+    )
+    compiled = request.code.compile
+    compiled.SetInParent()
+    for key, value in pairs(asked.build_args, "--build-arg").items():
+        compiled.build_args[key] = value
+    name = asked.runtime or packed.runtime
+    if not name and (asked.runtime_version or asked.target):
+        name = _detected(asked.path)
+    if name:
+        set_runtime(compiled.runtime, name, asked.runtime_version, asked.target)
+    return request
+
+
+def _detected(path: str) -> str:
+    """A version or target without a runtime belongs to the one that is found in the source."""
+    with opened(path) as source:
+        return source.detect("").runtime
+
+
+def _send(client: Client, request: pb.CreateBuildRequest, packed: Packed, inline_bytes: int) -> None:
+    """Put a small source into the request (base64 makes it a third larger), upload a large one before it."""
+    room = max(inline_bytes - CONTEXT_SLACK, 0) * 3 // 4
+    try:
+        data, whole = first_bytes(packed.chunks(), room)
+        if whole and packed.kind == "file":
+            request.code.compile.source_code = data
+        elif whole:
+            request.code.compile.archive = data
+        else:
+            request.source_ref.context_id = client.upload(packed.chunks()).context_id
+    except BuildError as error:
+        raise refused_here(error) from None
+
+
+def _view(ctx: Context) -> View:
+    look = ctx.look(ctx.err)
+    if ctx.common.quiet or not ctx.is_live():
+        return PlainView(write=ctx.err.line, look=look, now_ms=ctx.now_ms, quiet=ctx.common.quiet)
+    screen = Screen(write=ctx.err.write, size=ctx.size)
+    return LiveView(screen=screen, look=look, now_ms=ctx.now_ms, verbose=ctx.common.verbose > 0)
+
+
+def _head(build: pb.Build, name: str, place: str) -> str:
+    whose = f"organization {shown(build.organization_name)} {place}" if place != LOCAL else LOCAL
+    return f"build {fmt.short_id(build.build_id)}  {shown(build.name or name)}  {whose}"
+
+
+def _answer(ctx: Context, build: pb.Build) -> int:
+    status = pb.BuildStatus.Name(build.status)
+    if ctx.common.json:
+        ctx.document(build)
+    elif build.status == pb.BUILD_STATUS_SUCCEEDED:
+        ctx.out.line(shown(reference(build)))
+    return build_exit(status, build.failure.reason, build.failure.error_class)
+
+
+def _detached(ctx: Context, build: pb.Build) -> int:
+    if ctx.common.json:
+        ctx.document(build)
+    else:
+        ctx.out.line(build.build_id)
+    return 0
+
+
+def _left(ctx: Context, build: pb.Build, why: str) -> int:
+    """Left before the end: after a second Ctrl-C, or because the terminal is gone."""
+    if ctx.common.json:
+        ctx.document(build)
+    if why == "detached":
+        return 0
+    ctx.say(
+        f"left {fmt.short_id(build.build_id)} in {word(build.phase)}; see how it ends: {ctx.prog} get {build.build_id}"
+    )
+    return EXIT_CANCELLED
+
+
+def _unknown(ctx: Context) -> Stop:
+    return Stop(
+        "Cancelled",
+        "left before the server answered; the build may have begun",
+        exit_code=EXIT_CANCELLED,
+        next=f"See whether it did: {ctx.prog} ls",
+        verdict="LEFT",
+    )

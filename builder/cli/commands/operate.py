@@ -1,0 +1,228 @@
+"""`run`, `serve`, `worker`, `dev`, `doctor`, `runtimes`, `bases build`: the machine's side.
+
+What these start lives in modules of its own (`builder/run.py`, `builder/worker/`, `builder/api/`, `builder/doctor.py`);
+each is imported inside its command, so that the others work without it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import signal
+import threading
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+from builder.cli import format as fmt
+from builder.cli.commands.plan import catalog_of
+from builder.cli.context import Context
+from builder.cli.options import check_id
+from builder.cli.safe import shown
+from builder.cli.stop import Stop, mistake, refused_here
+from builder.cli.terminal import Look
+from builder.config import Settings
+from builder.errors import BuildError
+from builder.plan import Toolchain
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+
+class Finding(Protocol):
+    """One row of `builder.doctor.findings`."""
+
+    @property
+    def ok(self) -> bool: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def effect(self) -> str: ...
+
+    @property
+    def mend(self) -> str: ...
+
+
+def run(ctx: Context, build_id: str) -> int:
+    """Start the artifact of a build here, sandboxed; print its URL. Ctrl-C stops it, with 0."""
+    settings = ctx.settings()
+    wanted = check_id(build_id) if build_id else ctx.last_started(settings)
+    with ctx.client(settings) as client:
+        build = ctx.find(client, wanted)
+    if build.status != pb.BUILD_STATUS_SUCCEEDED:
+        status = pb.BuildStatus.Name(build.status).removeprefix("BUILD_STATUS_")
+        raise Stop(
+            "FailedPrecondition",
+            f"{fmt.short_id(build.build_id)} has no artifact: {status}",
+            exit_code=2,
+            next=f"See why: {ctx.prog} get {fmt.short_id(build.build_id)}",
+        )
+
+    def ready(url: str, after_ms: int = 0) -> None:
+        if ctx.common.json:
+            ctx.document({"buildId": build.build_id, "url": url, "readyMs": str(after_ms)})
+        else:
+            ctx.out.line(url)
+        what = f"{shown(build.name)} {fmt.short_id(build.build_id)} ready in {fmt.readiness(after_ms)}"
+        ctx.say(f"{what}, sandboxed; Ctrl-C stops it")
+
+    from builder.run import run_artifact
+
+    try:
+        with term_interrupts():
+            return run_artifact(settings, build, ready)
+    except BuildError as error:
+        raise refused_here(error) from None
+    except KeyboardInterrupt:
+        return 0
+
+
+def serve(ctx: Context) -> int:
+    """The control side: API, dispatcher, reconciler. The first Ctrl-C drains, the second leaves."""
+    return _until_interrupted(lambda: _module("builder.api.server").serve(ctx.settings()))
+
+
+def worker(ctx: Context) -> int:
+    """A build node."""
+    return _until_interrupted(lambda: _module("builder.worker.main").work(ctx.settings()))
+
+
+def dev(ctx: Context) -> int:
+    """Server, worker and what they need, in one, for a laptop."""
+    settings = ctx.settings().model_copy(update={"server": ""})
+
+    def together() -> None:
+        with ctx.local_server(settings, worker=True) as server, _token_file(settings, server.token) as token:
+            if ctx.common.json:
+                ctx.document({"url": server.url, "tokenFile": str(token)})
+            else:
+                ctx.out.line(server.url)
+            names = f"IGNITE_BUILDER_SERVER={server.url} IGNITE_BUILDER_TOKEN_FILE={token}"
+            ctx.say(f"ready; Ctrl-C stops all of it\nnext   {names} {ctx.prog} build .")
+            threading.Event().wait()
+
+    return _until_interrupted(together)
+
+
+@contextlib.contextmanager
+def _token_file(settings: Settings, token: str) -> Iterator[Path]:
+    """A token is never printed: other shells read it from a file that only this user can, while the server runs."""
+    path = Path(settings.data_dir) / "run" / "token"
+    path.unlink(missing_ok=True)
+    path.touch(mode=0o600, exist_ok=False)
+    path.write_text(token)
+    try:
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _until_interrupted(work: Any) -> int:
+    try:
+        with term_interrupts():
+            answer = work()
+    except BuildError as error:
+        raise refused_here(error) from None
+    except KeyboardInterrupt:
+        return 0
+    return answer if isinstance(answer, int) else 0
+
+
+def doctor(ctx: Context) -> int:
+    """What is missing on this machine, what follows from it, and the command that mends it; 1 when something is."""
+    found: tuple[Finding, ...] = _module("builder.doctor").findings(ctx.settings())
+    missing = [each for each in found if not each.ok]
+    if ctx.common.json:
+        rows = [{"ok": each.ok, "name": each.name, "effect": each.effect, "mend": each.mend} for each in found]
+        ctx.document({"findings": rows})
+    else:
+        for line in doctor_rows(found, ctx.look(ctx.out)):
+            ctx.out.line(line)
+    return 1 if missing else 0
+
+
+def doctor_rows(found: tuple[Finding, ...], look: Look) -> tuple[str, ...]:
+    """All that is there in one row, then a row for each that is missing."""
+    there = ", ".join(shown(each.name) for each in found if each.ok)
+    room = None if look.columns is None else look.columns - 2
+    rest = ("  " + row for row in fmt.wrap(there, room)[1:])
+    lines = [f"{look.paint('green', look.symbols.done)} {fmt.wrap(there, room)[0]}", *rest] if there else []
+    missing = [each for each in found if not each.ok]
+    rows = [
+        (shown(each.name), shown(each.effect), f"mend: {shown(each.mend)}" if each.mend else "") for each in missing
+    ]
+    mark = look.paint("red", look.symbols.failed)
+    return (*lines, *(f"{mark} {line}" for line in fmt.table(rows)))
+
+
+def runtimes(ctx: Context) -> int:
+    """Versions and targets of the catalog, and which can be built here."""
+    rows = catalog_of(ctx.settings()).rows
+    if ctx.common.json:
+        ctx.document({"runtimes": [asdict(row.toolchain) | {"default": row.is_default} for row in rows]})
+        return 0
+    table = [("RUNTIME", "VERSION", "TARGET", "DEFAULT", "TOOLCHAIN", "BASE")]
+    for row in rows:
+        each = row.toolchain
+        default = "yes" if row.is_default else "-"
+        table.append((each.runtime, each.version, each.target or "native", default, each.name, each.base))
+    for line in fmt.table(table):
+        ctx.out.line(line)
+    return 0
+
+
+def bases_build(ctx: Context, names: list[str]) -> int:
+    """Make the base images that this node needs, and print each with its digest."""
+    from builder import pipelines
+    from builder.data import runtimes_dir
+    from builder.oci.base import BaseStore
+
+    settings = ctx.settings()
+    store = BaseStore(Path(settings.node_dir) / "bases")
+    planned = pipelines.names(pipelines.load(settings.pipelines))
+    wanted = {}
+    for row in catalog_of(settings).toolchains():
+        if row.runtime in planned and (row.base in names or (not names and _is_default(settings, row))):
+            wanted[row.base] = runtimes_dir() / row.runtime
+    for name in names:
+        if name not in wanted:
+            raise mistake(f'"{name}" is not a base of the catalog', where="NAME", next=f"See: {ctx.prog} runtimes")
+    made = []
+    try:
+        for name, recipe in wanted.items():
+            ctx.say(f"making {name}")
+            made.append((name, store.build(name, recipe).digest))
+    except BuildError as error:
+        raise refused_here(error) from None
+    if ctx.common.json:
+        ctx.document({"bases": [{"name": name, "digest": digest} for name, digest in made]})
+        return 0
+    for name, digest in made:
+        ctx.out.line(f"{name} {digest}")
+    return 0
+
+
+def _is_default(settings: Settings, row: Toolchain) -> bool:
+    """Without names: the bases of each runtime's default version."""
+    return catalog_of(settings).find(row.runtime) == row
+
+
+@contextlib.contextmanager
+def term_interrupts() -> Iterator[None]:
+    """TERM ends a foreground program as INT does. uvicorn raises the signals it caught again at its end, so without
+    this a TERM would end the process before its parts were."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    former = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(name)

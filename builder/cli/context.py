@@ -1,0 +1,261 @@
+"""What a command works with: streams, settings, the way to a server. One for each run of the program."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+
+from builder.cli.client import Client, Watcher
+from builder.cli.options import Common
+from builder.cli.plain import again_text, retry_text
+from builder.cli.safe import shown
+from builder.cli.stop import CALL_EXITS, Stop, missing_here, mistake, refused_here
+from builder.cli.terminal import (
+    ASCII,
+    MAX_COLUMNS,
+    UNICODE,
+    Look,
+    columns_of,
+    rows_of,
+    use_ascii,
+    use_colour,
+    use_live,
+)
+from builder.config import Loaded, Settings
+from builder.errors import BuildError
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+if TYPE_CHECKING:
+    from builder.embedded import Embedded
+
+RECENT = 50
+ID_LENGTH = 20
+
+
+@dataclass
+class Out:
+    """One stream. A reader that went away ends its output silently; nothing else notices."""
+
+    stream: TextIO
+    closed: bool = False
+
+    @property
+    def is_terminal(self) -> bool:
+        return not self.closed and self.stream.isatty()
+
+    def line(self, text: str) -> None:
+        """Write one line and flush it."""
+        self.write(text + "\n")
+
+    def write(self, text: str) -> None:
+        """Write text and flush it."""
+        if self.closed:
+            return
+        try:
+            self.stream.write(text)
+            self.stream.flush()
+        except BrokenPipeError:
+            self.closed = True
+            # The interpreter flushes once more at exit; give it something that takes the rest.
+            with contextlib.suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+@dataclass
+class Context:
+    """Streams, options, environment and settings of one run; commands get it as `ctx.obj`."""
+
+    common: Common
+    environ: Mapping[str, str]
+    out: Out
+    err: Out
+    stdin: BinaryIO
+    now_ms: Callable[[], int]
+    load: Callable[[Mapping[str, Any], Mapping[str, str]], Loaded]
+    prog: str = "ignite-builder"
+
+    # -- looks -------------------------------------------------------------------------------------------------------
+    def look(self, out: Out) -> Look:
+        """Colour, symbols and width for one stream, judged by itself."""
+        is_terminal = out.is_terminal
+        columns = min(self.size()[0], MAX_COLUMNS) if is_terminal else None
+        return Look(
+            colour=use_colour(self.common.color, self.environ, is_terminal=is_terminal),
+            symbols=ASCII if use_ascii(self.environ, flag=self.common.ascii) else UNICODE,
+            columns=columns,
+        )
+
+    def size(self) -> tuple[int, int]:
+        """(columns, rows) of the terminal behind stderr, now."""
+        try:
+            reported = tuple(os.get_terminal_size(self.err.stream.fileno()))
+        except (OSError, ValueError):
+            reported = tuple(shutil.get_terminal_size())
+        return columns_of(reported[0], self.environ) or 80, rows_of(reported[1], self.environ) or 24
+
+    def is_live(self) -> bool:
+        """Whether stderr gets the live view."""
+        columns = self.size()[0]
+        return use_live(self.environ, is_terminal=self.err.is_terminal, columns=columns, plain=self.common.plain)
+
+    def stdin_is_terminal(self) -> bool:
+        """Whether somebody types what `-` would read."""
+        try:
+            return self.stdin.isatty()
+        except ValueError:
+            return False
+
+    # -- speaking ----------------------------------------------------------------------------------------------------
+    def say(self, text: str) -> None:
+        """A line of the conversation; silent with `-q`."""
+        if not self.common.quiet:
+            self.err.line(text)
+
+    def notice(self, text: str) -> None:
+        """A `--` line: something between us and the server."""
+        self.say(f"-- {shown(text)}")
+
+    def document(self, value: Message | Mapping[str, Any] | list[Any]) -> None:
+        """The one JSON document of `--json`: one line when piped, indented on a terminal, ASCII only."""
+        indent = 2 if self.out.is_terminal else None
+        if isinstance(value, Message):
+            self.out.line(json_format.MessageToJson(value, indent=indent))
+        else:
+            self.out.line(json.dumps(value, indent=indent))
+
+    def document_line(self, value: Message) -> None:
+        """One JSON document on one line, for `logs --json`."""
+        self.out.line(json_format.MessageToJson(value, indent=None))
+
+    # -- settings and server -----------------------------------------------------------------------------------------
+    def loaded(self) -> Loaded:
+        """The settings with their origins. Raises `Stop` for a wrong one."""
+        try:
+            return self.load({"server": self.common.server}, self.environ)
+        except BuildError as error:
+            raise refused_here(error) from None
+        except OSError as error:
+            raise mistake(f"a settings file cannot be read: {error}", where=str(error.filename or "")) from None
+
+    def settings(self) -> Settings:
+        """The settings alone."""
+        return self.loaded().settings
+
+    @contextlib.contextmanager
+    def client(self, settings: Settings, watcher: Watcher | None = None, *, builds: bool = False) -> Iterator[Client]:
+        """A client of the configured server, or of one started here for the time of the command (with a worker where
+        the command `builds`).
+
+        Raises `Stop` when a part that building here needs is missing (exit 75).
+        """
+        with contextlib.ExitStack() as stack:
+            url, token = settings.server, settings.token
+            if not url:
+                server = stack.enter_context(self.local_server(settings, worker=builds))
+                url, token = server.url, server.token
+            client = Client(url, token, watcher=watcher or _Noticing(self))
+            stack.callback(client.close)
+            yield client
+
+    def local_server(self, settings: Settings, *, worker: bool) -> contextlib.AbstractContextManager[Embedded]:
+        """A server started here (with `url` and `token`). Raises `Stop` when a part is missing (exit 75)."""
+        return _embedded(settings, self._event, worker=worker)
+
+    def find(self, client: Client, start: str) -> pb.Build:
+        """The build that an id or its start names. Raises `Stop`: 5 for none, 2 with the list for several."""
+        try:
+            return client.get(start)
+        except Stop as stop:
+            if stop.exit_code != CALL_EXITS["NOT_FOUND"] or len(start) == ID_LENGTH:
+                raise
+            fitting = [each for each in client.builds(100).builds if each.build_id.startswith(start)]
+            if len(fitting) < 2:
+                raise
+            names = ", ".join(f"{each.build_id} ({shown(each.name)})" for each in fitting)
+            raise mistake(f'"{start}" fits several: {names}', where="BUILD", next="Give more of the id") from None
+
+    def _event(self, event: object) -> None:
+        if self.common.verbose > 1:
+            self.notice(str(event))
+
+    # -- what was started here ---------------------------------------------------------------------------------------
+    def remember(self, settings: Settings, build_id: str, name: str) -> None:
+        """Keep the id of a build that was started here, newest first. A full disk is no reason to fail."""
+        path = _recent_path(settings)
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            old = [line for line in _recent_lines(path) if not line.startswith(build_id)]
+            fresh = path.with_suffix(".new")
+            fresh.write_text("\n".join([f"{build_id} {name}", *old][:RECENT]) + "\n")
+            fresh.replace(path)
+
+    def last_started(self, settings: Settings) -> str:
+        """The id that readers without BUILD take. Raises `Stop` when there is none."""
+        lines = _recent_lines(_recent_path(settings))
+        if not lines:
+            raise mistake("no build was started here", where="BUILD", next=f"Name one: {self.prog} ls")
+        return lines[0].split()[0]
+
+
+@dataclass
+class _Noticing:
+    """Says at once what a client says about its connection; `-vv` lists each call."""
+
+    context: Context
+
+    def lost(self, seconds: int, after: int) -> None:
+        self.context.notice(retry_text(seconds, after))
+
+    def back(self, after: int) -> None:
+        self.context.notice(again_text(after + 1))
+
+    def called(self, method: str, path: str, status: int, took_ms: int) -> None:
+        if self.context.common.verbose > 1:
+            self.context.notice(f"{method} {path} {status} {took_ms}ms")
+
+
+def _embedded(
+    settings: Settings, on_event: Callable[[object], None], *, worker: bool
+) -> contextlib.AbstractContextManager[Embedded]:
+    """The server of this command; not imported where a server is configured. Its own log goes to a file: stdout is
+    the answer's."""
+    import structlog
+
+    from builder import embedded
+
+    @contextlib.contextmanager
+    def started() -> Iterator[Embedded]:
+        folder = Path(settings.data_dir) / "run"
+        folder.mkdir(parents=True, exist_ok=True)
+        with (folder / "control.log").open("a") as log, contextlib.ExitStack() as stack:
+            structlog.configure(
+                processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
+                logger_factory=structlog.WriteLoggerFactory(file=log),
+            )
+            try:
+                server = stack.enter_context(embedded.start(settings, on_event, worker=worker))
+            except BuildError as error:
+                raise missing_here(error) from None
+            yield server
+
+    return started()
+
+
+def _recent_path(settings: Settings) -> Path:
+    return Path(settings.data_dir) / "recent"
+
+
+def _recent_lines(path: Path) -> list[str]:
+    try:
+        return [line for line in path.read_text().splitlines() if line.strip()]
+    except OSError:
+        return []

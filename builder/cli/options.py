@@ -1,0 +1,114 @@
+"""Options that every command takes, wherever they stand after the program's name. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from builder.cli.stop import mistake
+from builder.cli.terminal import When
+
+_SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """`--json --plain -q -v --color --ascii --server`; `verbose` counts."""
+
+    json: bool = False
+    plain: bool = False
+    quiet: bool = False
+    verbose: int = 0
+    color: When = "auto"
+    ascii: bool = False
+    server: str | None = None
+
+
+COMMON_HELP = "--json  --plain  -q, --quiet  -v, --verbose  --color=WHEN  --ascii  --server=URL  --version"
+COMMON_NAMES = ("--json", "--plain", "--quiet", "--verbose", "--color", "--ascii", "--server", "--version", "--help")
+
+
+def split_common(argv: Sequence[str], takes_value: frozenset[str] = frozenset()) -> tuple[Common, list[str]]:
+    """Take the common options out of `argv`; what follows `--`, and the values of `takes_value`, stay untouched.
+
+    Raises `Stop` for a value that `--color` does not know, or one that is missing.
+    """
+    common, rest = Common(), []
+    words = iter(argv)
+    for word in words:
+        if word == "--":
+            rest += [word, *words]
+        elif word in takes_value:
+            rest += [word, *([value] if (value := next(words, None)) is not None else [])]
+        elif word.startswith(("--color", "--server")) and word.partition("=")[0] in ("--color", "--server"):
+            name, equals, value = word.partition("=")
+            given = value if equals else next(words, None)
+            common = _valued(common, name, given)
+        elif (flag := _flag(common, word)) is not None:
+            common = flag
+        else:
+            rest.append(word)
+    return common, rest
+
+
+def _flag(common: Common, word: str) -> Common | None:
+    if word == "--json":
+        return replace(common, json=True)
+    if word == "--plain":
+        return replace(common, plain=True)
+    if word == "--ascii":
+        return replace(common, ascii=True)
+    if word in ("-q", "--quiet"):
+        return replace(common, quiet=True)
+    if word == "--verbose":
+        return replace(common, verbose=common.verbose + 1)
+    if re.fullmatch(r"-v+", word):
+        return replace(common, verbose=common.verbose + len(word) - 1)
+    return None
+
+
+def _valued(common: Common, name: str, value: str | None) -> Common:
+    if not value:
+        raise mistake(f"{name} needs a value", where=name, next=f"{name}={'auto' if name == '--color' else 'URL'}")
+    if name == "--server":
+        return replace(common, server=value)
+    for known in get_args(When):
+        if value == known:
+            return replace(common, color=known)
+    raise mistake(f'--color is "{value}"; it takes auto, always or never', where=name)
+
+
+def wants_json(argv: Sequence[str]) -> bool:
+    """Whether `--json` was asked for, also when the rest of the line cannot be read."""
+    return "--json" in (argv[: argv.index("--")] if "--" in argv else argv)
+
+
+def seconds(text: str) -> int:
+    """`600`, `90s`, `10m`, `1h` in seconds. Raises `Stop` with what it takes."""
+    found = re.fullmatch(r"([0-9]{1,9})([smh]?)", text)
+    if not found or int(found[1]) == 0:
+        raise mistake(f'--timeout is "{text}"; it takes a time such as 90s, 10m or 1h', where="--timeout")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def pairs(given: Sequence[str], option: str) -> Mapping[str, str]:
+    """`KEY=VALUE` each. Raises `Stop` for one without `=`, without a key, or given twice."""
+    out: dict[str, str] = {}
+    for text in given:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise mistake(f'{option} is "{text}"; it takes KEY=VALUE', where=option)
+        if key in out:
+            raise mistake(f"{option} names {key} twice", where=option)
+        out[key] = value
+    return out
+
+
+def check_id(text: str) -> str:
+    """An id or the start of one: 4 to 20 lower-case letters and digits. Raises `Stop`."""
+    if not re.fullmatch(r"[0-9a-z]{4,20}", text):
+        what = "is shorter than 4 characters" if len(text) < 4 else "is not the start of an id"
+        raise mistake(f'"{text}" {what}', where="BUILD", next="See which builds there are: ignite-builder ls")
+    return text

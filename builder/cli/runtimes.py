@@ -1,0 +1,34 @@
+"""The runtimes that a request can name, read off the proto: there is no second list. Pure."""
+
+from __future__ import annotations
+
+from google.protobuf.message import Message
+
+from builder.cli.stop import mistake
+from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common_pb
+
+RUNTIMES: tuple[str, ...] = tuple(common_pb.Runtime.DESCRIPTOR.fields_by_name)
+
+
+def set_runtime(runtime: common_pb.Runtime, name: str, version: str, target: str) -> None:
+    """Fill the one runtime `name`; its fields are read off the proto. Raises `Stop` for what it does not have."""
+    if name not in RUNTIMES:
+        raise mistake(f'--runtime is "{name}"; it takes one of {", ".join(RUNTIMES)}', where="--runtime")
+    value: Message = getattr(runtime, name)
+    value.SetInParent()
+    fields = value.DESCRIPTOR.fields_by_name
+    if version:
+        setattr(value, "toolchain_version" if "toolchain_version" in fields else "version", version)
+    if not target:
+        return
+    if "target" not in fields:
+        if target != "native":
+            raise mistake(f'--target is "{target}"; {name} has native only', where="--target")
+        return
+    kinds = fields["target"].enum_type
+    assert kinds is not None
+    words = {each.name.rsplit("_", 1)[1].lower(): each.number for each in kinds.values}
+    words.pop("unspecified")
+    if target not in words:
+        raise mistake(f'--target is "{target}"; {name} has {", ".join(words)}', where="--target")
+    setattr(value, "target", words[target])  # noqa: B010 (the field is not on every runtime)

@@ -1,0 +1,142 @@
+"""Why a command ends without an answer, and the exit code that says so. Pure.
+
+A refused call ends with the contract's table (section 1), a build with its class's code (`builder/errors.py`).
+"""
+
+from __future__ import annotations
+
+import re
+
+from builder.errors import EXIT_CANCELLED, EXIT_CODES, REASONS, BuildError, ErrorClass
+
+OK = 0
+LOST = 9
+OUR_BUG = 10
+
+# gRPC status name → exit code of a refused call. Contract, section 1; the last four rows are docs/cli.md's.
+CALL_EXITS = {
+    "INVALID_ARGUMENT": 2,
+    "UNAUTHENTICATED": 3,
+    "PERMISSION_DENIED": 4,
+    "NOT_FOUND": 5,
+    "ALREADY_EXISTS": 6,
+    "RESOURCE_EXHAUSTED": 7,
+    "DEADLINE_EXCEEDED": 8,
+    "UNAVAILABLE": LOST,
+    "ABORTED": LOST,
+    "INTERNAL": OUR_BUG,
+    "UNKNOWN": OUR_BUG,
+    "DATA_LOSS": OUR_BUG,
+    "FAILED_PRECONDITION": 2,
+    "OUT_OF_RANGE": 2,
+    "UNIMPLEMENTED": 2,
+    "CANCELLED": EXIT_CANCELLED,
+}
+
+_NEXT = {
+    "UNAUTHENTICATED": "Set IGNITE_BUILDER_TOKEN, or IGNITE_BUILDER_TOKEN_FILE to a file that holds the token.",
+    "PERMISSION_DENIED": "Use a token with this right; see which one is taken: ignite-builder config",
+    "NOT_FOUND": "See which builds there are: ignite-builder ls",
+    "RESOURCE_EXHAUSTED": "Send less at once, or try again later.",
+}
+
+
+class Stop(Exception):
+    """A command ends here. `verdict` is REFUSED or LOST; `reason` a word of the table or of gRPC ("Unavailable")."""
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        exit_code: int,
+        error_class: str = "client",
+        where: str = "",
+        next: str = "",
+        verdict: str = "REFUSED",
+        said: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.reason, self.message, self.exit_code = reason, message, exit_code
+        self.error_class, self.where, self.next, self.verdict = error_class, where, next, verdict
+        self.said = said
+
+    def to_json(self) -> dict[str, str]:
+        """The error document of `--json`."""
+        return {
+            "reason": self.reason,
+            "errorClass": self.error_class,
+            "message": self.message,
+            "hint": self.next,
+        }
+
+
+def refused_call(code: str, message: str, detail: dict[str, object]) -> Stop:
+    """A refusal of the server: gRPC status name, its words, and `{reason, errorClass, where, hint}` where given."""
+    code = code if code in CALL_EXITS else "UNKNOWN"
+    reason = _text(detail, "reason") or _camel(code)
+    row = REASONS.get(reason)
+    platform = CALL_EXITS[code] in (LOST, OUR_BUG)
+    default = row.error_class if row else ErrorClass.PLATFORM if platform else ErrorClass.CLIENT
+    return Stop(
+        reason,
+        message,
+        exit_code=CALL_EXITS[code],
+        error_class=_text(detail, "errorClass") or str(default),
+        where=_text(detail, "where"),
+        next=_text(detail, "hint") or (row.hint if row else "") or _NEXT.get(code, ""),
+    )
+
+
+def refused_here(error: BuildError) -> Stop:
+    """A failure met before there is a build. The request's fault: the contract's table; theirs 1; ours 75."""
+    exits_by_call = error.error_class is ErrorClass.CLIENT
+    return Stop(
+        error.reason,
+        error.message,
+        exit_code=CALL_EXITS[error.row.grpc] if exits_by_call else error.row.exit_code,
+        error_class=str(error.error_class),
+        where=error.where,
+        next=error.next,
+        said=error.said,
+    )
+
+
+def missing_here(error: BuildError) -> Stop:
+    """A part that building on this machine needs is not there: ours, 75, and `doctor` lists what is missing."""
+    stop = refused_here(error)
+    stop.exit_code, stop.error_class = EXIT_CODES[ErrorClass.PLATFORM], str(ErrorClass.PLATFORM)
+    if error.next == error.row.hint:
+        stop.next = "See what is missing: ignite-builder doctor"
+    return stop
+
+
+def lost_server(server: str, why: str, next: str) -> Stop:
+    """The server cannot be reached (any more); `next` is the command that goes on."""
+    return Stop("Unavailable", f"{server} {why}", exit_code=LOST, error_class="platform", next=next, verdict="LOST")
+
+
+def mistake(message: str, *, where: str = "", next: str = "") -> Stop:
+    """A request that cannot be right: exit 2."""
+    return Stop("InvalidRequest", message, exit_code=2, where=where, next=next)
+
+
+def build_exit(status: str, reason: str, error_class: str) -> int:
+    """The exit code of an ended build; a class we do not know is not blamed on the user."""
+    if status == "BUILD_STATUS_SUCCEEDED":
+        return OK
+    if status == "BUILD_STATUS_CANCELLED":
+        return EXIT_CANCELLED
+    if reason in REASONS:
+        return REASONS[reason].exit_code
+    known = {str(each): code for each, code in EXIT_CODES.items()}
+    return known.get(error_class, EXIT_CODES[ErrorClass.PLATFORM])
+
+
+def _text(detail: dict[str, object], name: str) -> str:
+    value = detail.get(name)
+    return value if isinstance(value, str) else ""
+
+
+def _camel(code: str) -> str:
+    return re.sub(r"(?:^|_)([a-z])", lambda found: found[1].upper(), code.lower())

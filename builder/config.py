@@ -1,0 +1,240 @@
+"""Every setting, typed and frozen. The only module that reads the environment.
+
+Precedence: flag (an argument of `load`), `IGNITE_BUILDER_<NAME>`, `$XDG_CONFIG_HOME/ignite-builder/config.toml`,
+default. No file of the current folder is read: a checkout must not redirect a token (docs/cli.md).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import secrets
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from builder.errors import BuildError
+
+PREFIX = "IGNITE_BUILDER_"
+SECRET = "***"
+MIB = 1024 * 1024
+
+# What the machine's own package clients use; handed into the sandbox by name, since it starts with an empty one.
+INDEX_VARIABLES = (
+    "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL",
+    "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE",
+)  # fmt: skip
+CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+
+
+class Token(BaseModel):
+    """A bearer token: what it may do (`submit`, `read`, `worker`), for whom, and for a worker as which node."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    token: str
+    organization: str = ""
+    scopes: tuple[str, ...] = ("submit", "read")
+    node: str = ""
+
+
+class Settings(BaseModel):
+    """All settings. Sizes are bytes, times ms, unless the name says otherwise."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    # Who talks to whom
+    server: str = Field("", description="URL of the control API; empty: commands start what they need")
+    token: str = Field("", description="bearer token of this client or worker")
+    listen: str = Field("127.0.0.1:8480", description="address the control API listens on")
+    tokens: tuple[Token, ...] = Field((), description="bearer tokens the control API accepts")
+    organization: str = Field("local", description="organization of the embedded mode")
+    # Where things are kept
+    data_dir: str = Field("", description="records, sources, logs, artifacts of the control side")
+    node_dir: str = Field("", description="work folders, caches, toolchains and bases of a build node")
+    store_url: str = Field("", description="SQL database; default: SQLite in data_dir")
+    redis_url: str = Field("redis://127.0.0.1:6379/0", description="Celery's broker and the log stream")
+    message_key: str = Field("", description="key of the HMAC over messages; the same on both sides")
+    # Where artifacts go
+    registry: str = Field("", description="host:port of the registry; empty: an OCI layout folder in data_dir")
+    registry_insecure: bool = Field(False, description="plain HTTP to the registry (loopback is always plain)")
+    registry_username: str = Field("", description="registry user")
+    registry_password: str = Field("", description="registry password")
+    repository_prefix: str = Field("", description="put before <organization>/<name> in the registry")
+    report_url: str = Field("", description="where VersionStatus reports are posted; empty: kept, not sent")
+    report_token: str = Field("", description="bearer token of the report's receiver")
+    # Build node
+    node_id: str = Field("", description="identity of this node; default: the host's name")
+    slots: int = Field(2, ge=1, description="builds at once on this node")
+    queues: tuple[str, ...] = Field((), description="queues this node takes; default: all it has toolchains for")
+    build_uid: int = Field(61000, ge=1, description="first of the uids builds run as when the worker is root")
+    unsandboxed: bool = Field(False, description="run build steps without a sandbox (never for strangers' code)")
+    use_cgroups: bool = Field(True, description="use cgroups where they can be written; else rlimits")
+    pipelines: tuple[str, ...] = Field((), description="modules with further pipelines")
+    catalog: str = Field("", description="another runtimes/catalog.toml")
+    # Limits of a build
+    timeout_ms: int = Field(600_000, ge=1000, le=3_600_000)
+    queue_timeout_ms: int = Field(3_600_000, ge=1000, le=86_400_000)
+    memory_bytes: int = Field(2048 * MIB, ge=16 * MIB)
+    cpus: float = Field(2.0, gt=0)
+    pids: int = Field(512, ge=8)
+    disk_bytes: int = Field(4096 * MIB, ge=MIB)
+    artifact_bytes: int = Field(1024 * MIB, ge=MIB, le=10240 * MIB)
+    log_bytes: int = Field(10 * MIB, ge=64 * 1024, le=50 * MIB)
+    upload_bytes: int = Field(512 * MIB, ge=MIB)
+    inline_bytes: int = Field(4 * MIB, ge=1024)
+    # Clocks
+    heartbeat_ms: int = Field(10_000, ge=50)
+    lease_ms: int = Field(30_000, ge=200)
+    drain_ms: int = Field(60_000, ge=0)
+    stop_grace_ms: int = Field(10_000, ge=0)
+    tick_ms: int = Field(1_000, ge=10, description="period of the reconciler")
+    retry_backoff_ms: int = Field(2_000, ge=0, description="first delay after a platform failure; doubles")
+    # What the machine's package clients use
+    index_env: dict[str, str] = Field(default_factory=dict, description="package index variables of build steps")
+    ca_bundle: str = Field("", description="CA bundle that fetch steps trust")
+    upstream_proxy: str = Field("", description="HTTP proxy that the egress proxy goes through")
+    # Faults, for tests
+    crash_at: str = Field("", description="label at which this process kills itself with SIGKILL")
+
+    @property
+    def database(self) -> str:
+        return self.store_url or f"sqlite:///{Path(self.data_dir) / 'builder.db'}"
+
+    def queue_list(self, runtimes: tuple[str, ...]) -> tuple[str, ...]:
+        return self.queues or tuple(f"compile.{name}" for name in runtimes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """The settings and where each came from (`flag`, a variable's name, a file, `default`)."""
+
+    settings: Settings
+    origins: Mapping[str, str]
+
+    def describe(self) -> tuple[tuple[str, str, str], ...]:
+        """Rows (name, value, origin); what may hold a secret shows as `***`."""
+        rows = []
+        for name in Settings.model_fields:
+            value = getattr(self.settings, name)
+            shown = SECRET if value and _is_secret(name) else str(value)
+            rows.append((name, shown, self.origins.get(name, "default")))
+        return tuple(rows)
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name for word in ("token", "password", "message_key", "index_env", "_proxy", "_url"))
+
+
+def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ) -> Loaded:
+    """Read flag, environment, file and default, in this order of precedence.
+
+    Raises `BuildError` InvalidRequest for an unknown key (with the nearest known one) or a value of the wrong shape.
+    """
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for source, origin in (_defaults(environ), _file(environ), _environment(environ)):
+        for key, value in source.items():
+            values[key] = value
+            origins[key] = origin.get(key, "") if isinstance(origin, dict) else origin
+    for key, value in (flags or {}).items():
+        if value is not None:
+            values[key], origins[key] = value, "flag"
+    for key in values:
+        if key not in Settings.model_fields:
+            near = difflib.get_close_matches(key, Settings.model_fields, 1)
+            hint = f'; is "{near[0]}" meant?' if near else ""
+            raise BuildError("InvalidRequest", f"{key} is not a setting{hint}", where=origins[key])
+    try:
+        settings = Settings(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = str(first["loc"][0]) if first["loc"] else "settings"
+        raise BuildError("InvalidRequest", f"{name}: {first['msg']}", where=origins.get(name, name)) from None
+    return Loaded(settings=settings, origins=origins)
+
+
+Source = tuple[dict[str, Any], "str | dict[str, str]"]
+
+
+def _defaults(environ: Mapping[str, str]) -> Source:
+    """Defaults that depend on the machine. The build user cannot enter root's home, so nodes live below /var."""
+    home = Path(environ.get("XDG_DATA_HOME") or Path(environ.get("HOME", "/")) / ".local/share") / "ignite-builder"
+    is_root = os.geteuid() == 0
+    values: dict[str, Any] = {
+        "data_dir": str(home),
+        "node_dir": "/var/lib/ignite-builder" if is_root else str(home / "node"),
+        "node_id": os.uname().nodename,
+        "index_env": {name: environ[name] for name in INDEX_VARIABLES if environ.get(name)},
+        "ca_bundle": next((environ[name] for name in CA_VARIABLES if environ.get(name)), ""),
+        "upstream_proxy": next((environ[name] for name in PROXY_VARIABLES if environ.get(name)), ""),
+    }
+    return values, "default"
+
+
+def _file(environ: Mapping[str, str]) -> Source:
+    base = Path(environ.get("XDG_CONFIG_HOME") or Path(environ.get("HOME", "/")) / ".config")
+    path = Path(environ.get(PREFIX + "CONFIG") or base / "ignite-builder" / "config.toml")
+    if not path.is_file():
+        return {}, ""
+    try:
+        return tomllib.loads(path.read_text()), str(path)
+    except (OSError, tomllib.TOMLDecodeError) as error:
+        raise BuildError("InvalidRequest", f"the settings file cannot be read: {error}", where=str(path)) from None
+
+
+def _environment(environ: Mapping[str, str]) -> Source:
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    hints = get_type_hints(Settings)
+    for variable, text in environ.items():
+        name = variable.removeprefix(PREFIX).lower()
+        if not variable.startswith(PREFIX) or name == "config":
+            continue
+        if name.endswith("_file") and name.removesuffix("_file") in Settings.model_fields:
+            name = name.removesuffix("_file")
+            values[name] = Path(text).read_text().strip()
+        else:
+            values[name] = _from_text(hints.get(name), text)
+        origins[name] = variable
+    return values, origins
+
+
+def _from_text(hint: object, text: str) -> Any:
+    """Lists are comma-separated; structured settings are TOML values (`[{token="…", scopes=["read"]}]`)."""
+    if hint == tuple[str, ...]:
+        return tuple(part for part in text.split(",") if part)
+    if hint in (tuple[Token, ...], dict[str, str]):
+        try:
+            return tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            return text
+    return text
+
+
+def new_secret() -> str:
+    """A fresh random token (256 bits, URL-safe)."""
+    return secrets.token_urlsafe(32)
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """This process's environment with every setting that differs from its default, for a process of ours."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    for name, value in settings.model_dump().items():
+        if value == Settings.model_fields[name].get_default(call_default_factory=True):
+            continue
+        if isinstance(value, tuple) and name != "tokens":
+            text = ",".join(value)
+        elif isinstance(value, dict):
+            text = "{" + ", ".join(f"{json.dumps(key)} = {json.dumps(item)}" for key, item in value.items()) + "}"
+        elif name == "tokens":
+            continue
+        else:
+            text = str(value).lower() if isinstance(value, bool) else str(value)
+        env[PREFIX + name.upper()] = text
+    return env

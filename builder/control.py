@@ -1,0 +1,144 @@
+"""The control side's loops: dispatch, finalize, reconcile, report. Each is a thread that is woken or ticks.
+
+The store is the truth; a loop that dies or doubles costs time, never a build.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import httpx
+import structlog
+from celery import Celery
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+
+from builder.config import Settings
+from builder.finalize import Finalizer
+from builder.messages import RUN, run_message
+from builder.store import builds, nodes, outbox
+from builder.store.engine import Store
+
+log = structlog.get_logger("control")
+
+# A node that was not seen for this many leases takes no builds.
+LIVE_LEASES = 2
+REPORT_TIMEOUT_S = 10.0
+
+
+@dataclass
+class Loops:
+    """The four loops over one store."""
+
+    settings: Settings
+    store: Store
+    celery: Celery
+    finalizer: Finalizer
+    _wake_dispatch: threading.Event = field(default_factory=threading.Event)
+    _wake_finalize: threading.Event = field(default_factory=threading.Event)
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+
+    def start(self) -> None:
+        """Start the threads."""
+        work: Mapping[str, tuple[Callable[[], None], threading.Event]] = {
+            "dispatch": (self.dispatch, self._wake_dispatch),
+            "finalize": (self.finalize, self._wake_finalize),
+            "reconcile": (self.reconcile, threading.Event()),
+            "report": (self.report, self._wake_finalize),
+        }
+        # Time in which nobody could beat does not count: wait a whole lease before the first one expires.
+        self._reconcile_from = time.monotonic() + self.settings.lease_ms / 1000
+        for name, (step, wake) in work.items():
+            thread = threading.Thread(target=self._loop, args=(name, step, wake), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wake(self) -> None:
+        """Something changed: look at once."""
+        self._wake_dispatch.set()
+        self._wake_finalize.set()
+
+    def stop(self) -> None:
+        """End the threads and wait for them."""
+        self._stop.set()
+        self.wake()
+        for thread in self._threads:
+            thread.join(timeout=5)
+
+    def _loop(self, name: str, step: Callable[[], None], wake: threading.Event) -> None:
+        while not self._stop.is_set():
+            wake.clear()
+            try:
+                step()
+            except Exception as error:
+                log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
+                self._stop.wait(0.5)
+            wake.wait(self.settings.tick_ms / 1000)
+
+    def dispatch(self) -> None:
+        """Fill a small window of hints for each queue: about twice the free slots of its live nodes."""
+        live = [node for node in nodes.all_nodes(self.store) if self._is_live(node)]
+        for queue in sorted({queue for node in live for queue in node.queues}):
+            takers = [node for node in live if queue in node.queues]
+            free = sum(max(0, node.slots - node.running) for node in takers)
+            if not free:
+                continue
+            toolchains = sorted({name for node in takers for name in node.toolchains})
+            for build_id in builds.offerable(self.store, queue, toolchains, 2 * free):
+                self._send(queue, build_id)
+
+    def _is_live(self, node: nodes.Node) -> bool:
+        return not node.drain and node.seen_ms_ago < LIVE_LEASES * self.settings.lease_ms
+
+    def _send(self, queue: str, build_id: str) -> None:
+        message = run_message(build_id, self.settings.message_key)
+        try:
+            self.celery.send_task(RUN, kwargs=message, queue=queue, retry=False)
+        except (KombuError, RedisError, OSError) as error:
+            # The mark of the offer stands for a few seconds; then it is offered again.
+            log.warning("a hint could not be sent", action="offer-failed", build_id=build_id, error=repr(error))
+
+    def finalize(self) -> None:
+        """Finish what is built: one after the other, oldest first."""
+        while not self._stop.is_set() and self.finalizer.next():
+            self._wake_dispatch.set()
+
+    def reconcile(self) -> None:
+        """Expire leases and timeouts. Safe with two of us: every statement carries what it read."""
+        started = time.monotonic()
+        if started < self._reconcile_from:
+            return
+        gap = started - getattr(self, "_last_tick", started)
+        self._last_tick = started
+        if gap > self.settings.lease_ms / 1000:
+            self._reconcile_from = started + self.settings.lease_ms / 1000
+            return
+        changed = builds.expire_leases(self.store, self.settings.retry_backoff_ms)
+        live = {name for node in nodes.all_nodes(self.store) if self._is_live(node) for name in node.toolchains}
+        changed += builds.queue_timeouts(self.store, live)
+        changed += builds.build_timeouts(self.store, self.settings.lease_ms)
+        if changed:
+            self.wake()
+
+    def report(self) -> None:
+        """Deliver what the outbox holds, at least once."""
+        if not self.settings.report_url:
+            for row in outbox.due(self.store, 100):
+                outbox.delivered(self.store, row["id"])
+            return
+        headers = {"content-type": "application/json"}
+        if self.settings.report_token:
+            headers["authorization"] = f"Bearer {self.settings.report_token}"
+        with httpx.Client(timeout=REPORT_TIMEOUT_S, trust_env=False) as client:
+            for row in outbox.due(self.store, 100):
+                try:
+                    client.post(self.settings.report_url, content=row["body"], headers=headers).raise_for_status()
+                except httpx.HTTPError as error:
+                    log.warning("a report was not taken", action="report-failed", error=repr(error))
+                    outbox.postponed(self.store, row["id"], row["tries"])
+                else:
+                    outbox.delivered(self.store, row["id"])

@@ -1,0 +1,82 @@
+"""Write the generated parts of `docs/`: `python -m builder.doc [--check]`. The code is the source of every page."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+from builder.errors import REASONS
+
+PACKAGE = Path(__file__).resolve().parent
+DOCS = PACKAGE.parent / "docs"
+BEGIN, END = "<!-- modules -->", "<!-- /modules -->"
+
+
+def errors_page() -> str:
+    """`docs/errors.md`: one row for each reason."""
+    rows = [
+        f"| {reason.name} | {reason.error_class} | {'yes' if reason.retried else 'no'} | {reason.http} "
+        f"| {reason.grpc} | {reason.exit_code} | {reason.hint} |"
+        for reason in sorted(REASONS.values(), key=lambda one: (str(one.error_class), one.name))
+    ]
+    head = "| reason | whose | retried | HTTP | gRPC | exit code | what to do |\n|---|---|---|---|---|---|---|"
+    intro = "# Reasons\n\nGenerated from `builder/errors.py` by `make generate`.\n"
+    return "\n".join([intro, head, *rows]) + "\n"
+
+
+def parts() -> dict[str, tuple[str, tuple[str, ...]]]:
+    """Each package or module below `builder/`: its first docstring sentence, and the others it imports."""
+    found: dict[str, tuple[str, set[str]]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        relative = path.relative_to(PACKAGE)
+        name = relative.parts[0].removesuffix(".py")
+        if name == "__init__" or "dodil" in relative.parts or "migrations" in relative.parts:
+            continue
+        tree = ast.parse(path.read_text())
+        is_front = len(relative.parts) == 1 or relative.parts[1:] == ("__init__.py",)
+        said = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ") if is_front else ""
+        first, used = found.get(name, ("", set()))
+        found[name] = (said or first, used | _imports(tree))
+    return {name: (said, tuple(sorted(used - {name}))) for name, (said, used) in sorted(found.items())}
+
+
+def _imports(tree: ast.Module) -> set[str]:
+    used = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module == "builder":
+            used |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("builder."):
+            used.add(node.module.split(".")[1])
+        elif isinstance(node, ast.Import):
+            used |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("builder.")}
+    return used
+
+
+def architecture_page(text: str) -> str:
+    """`docs/architecture.md` with its table of modules and arrows."""
+    rows = [f"| `{name}` | {said} | {', '.join(used)} |" for name, (said, used) in parts().items()]
+    table = "\n".join(["| module | its one job | imports |", "|---|---|---|", *rows])
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
+
+
+def pages() -> dict[Path, str]:
+    """Every generated page and its text."""
+    architecture = DOCS / "architecture.md"
+    return {DOCS / "errors.md": errors_page(), architecture: architecture_page(architecture.read_text())}
+
+
+def main(arguments: list[str]) -> int:
+    """Write, or with `--check` compare."""
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    for path in stale:
+        if "--check" in arguments:
+            print(f"stale: {path.name}; run: make generate", file=sys.stderr)
+        else:
+            path.write_text(pages()[path])
+    return 1 if stale and "--check" in arguments else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

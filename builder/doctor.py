@@ -1,0 +1,68 @@
+"""What is missing on this machine, what follows from it, and the command that mends it."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import pipelines, sandbox
+from builder.config import Settings
+from builder.data import runtimes_dir
+from builder.errors import BuildError
+from builder.oci.base import BaseStore
+from builder.pipelines import catalog as catalogs
+from builder.worker.node import find_program
+from builder.worker.toolchains import Toolchains
+
+PROGRAMS = (
+    ("redis-server", "the embedded mode does not start", "apt-get install -y redis-server"),
+    ("mmdebstrap", "base images cannot be made here", "apt-get install -y mmdebstrap"),
+    ("uv", "Python builds get no work here", "make setup"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that was looked at."""
+
+    ok: bool
+    name: str
+    effect: str = ""
+    mend: str = ""
+
+
+def findings(settings: Settings) -> tuple[Finding, ...]:
+    """Programs, sandbox, cgroups, toolchains, disk."""
+    found = []
+    for name, effect, mend in PROGRAMS:
+        found.append(Finding(ok=bool(find_program(name)), name=name, effect=effect, mend=mend))
+    for each in sandbox.check():
+        found.append(Finding(ok=each.ok, name=f"{each.name}: {each.said}", effect=each.said, mend=each.next))
+    runtimes = runtimes_dir()
+    path = Path(settings.catalog) if settings.catalog else runtimes / "catalog.toml"
+    catalog = catalogs.read(path)
+    bases = BaseStore(Path(settings.node_dir) / "bases")
+    toolchains = Toolchains(
+        folders=(path.parent, runtimes), node_dir=Path(settings.node_dir), bases=bases, which=find_program
+    )
+    for name in pipelines.names(pipelines.load(settings.pipelines)):
+        row = catalog.find(name)
+        try:
+            toolchains.find(row)
+            found.append(Finding(ok=True, name=row.name))
+        except BuildError as error:
+            mend = f"ignite-builder bases build {row.base}" if "base image" in error.message else f"install {row.name}"
+            found.append(Finding(ok=False, name=row.name, effect=error.message, mend=mend))
+    folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
+    free = shutil.disk_usage(folder).free
+    gib = free / 1024**3
+    found.append(
+        Finding(
+            ok=free > settings.disk_bytes,
+            name=f"{gib:.0f} GiB free",
+            effect="builds may fill the disk",
+            mend="free some",
+        )
+    )
+    return tuple(found)

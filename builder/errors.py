@@ -1,0 +1,155 @@
+"""The failure vocabulary: one table of reasons, and the one exception that carries them.
+
+    BuildError            any failure with a reason of the table; `error_class` says whose fault it is
+    └─ PlatformError      ours; retried where the table says so, after `retry_after_ms`
+
+A reason is a stable CamelCase word (contract, section 4). Docs (`docs/errors.md`), HTTP status, gRPC code and exit
+code all come from `REASONS`; nothing else lists them.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+
+class ErrorClass(enum.StrEnum):
+    """Whose fault it is; the vocabulary of `Execution.error_class`."""
+
+    CLIENT = "client"
+    USER_CODE = "user_code"
+    PLATFORM = "platform"
+
+
+EXIT_CODES = {ErrorClass.USER_CODE: 1, ErrorClass.CLIENT: 2, ErrorClass.PLATFORM: 75}
+EXIT_CANCELLED = 130
+
+
+@dataclass(frozen=True)
+class Reason:
+    """One row: the word, its class, whether the platform retries it, the wire codes and the default hint."""
+
+    name: str
+    error_class: ErrorClass
+    hint: str
+    retried: bool = False
+    grpc: str = "INVALID_ARGUMENT"
+    http: int = 400
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CANCELLED if self.name == "Cancelled" else EXIT_CODES[self.error_class]
+
+
+def _client(name: str, hint: str, grpc: str = "INVALID_ARGUMENT", http: int = 400) -> Reason:
+    return Reason(name, ErrorClass.CLIENT, hint, False, grpc, http)
+
+
+def _user(name: str, hint: str) -> Reason:
+    return Reason(name, ErrorClass.USER_CODE, hint, False, "FAILED_PRECONDITION", 422)
+
+
+def _platform(name: str, hint: str, retried: bool = True) -> Reason:
+    return Reason(name, ErrorClass.PLATFORM, hint, retried, "UNAVAILABLE" if retried else "INTERNAL", 503)
+
+
+_NOT_YOURS = "Nothing to change in your code. Try again later."
+
+REASONS: dict[str, Reason] = {
+    reason.name: reason
+    for reason in (
+        _client("InvalidRequest", "Correct the field the message names."),
+        _client("UnknownRuntimeVersion", "Take one of the versions listed, or leave the version out."),
+        _client("UnsupportedTarget", "Take one of the targets listed."),
+        _client("NotAnArchive", "Send a ZIP, tar or tar.gz as archive, or plain text as sourceCode."),
+        _client("ArchiveUnreadable", "Make the archive again and check it with: tar -tf FILE, or unzip -t FILE"),
+        _client("ArchiveUnsafe", "Every entry must stay below the archive's root. List them: tar -tf FILE"),
+        _client(
+            "ArchiveTooLarge",
+            "Leave large files out of the source; fetch them at run time.",
+            "RESOURCE_EXHAUSTED",
+            413,
+        ),
+        _client("SourceEmpty", "Send at least one file."),
+        _client("SourceNotFound", "Upload the source first, then name its sha256 or contextId.", "NOT_FOUND", 404),
+        _client(
+            "RepositoryForbidden",
+            "Name a repository below your organization's prefix.",
+            "PERMISSION_DENIED",
+            403,
+        ),
+        _client("Cancelled", "Build it again if this was not meant.", "CANCELLED", 499),
+        _user("EntryPointMissing", "Add the entry point the message names."),
+        _user("ManifestInvalid", "Correct the manifest at the line named."),
+        _user("DependencyNotFound", "Check the name and version; a private package needs its index named."),
+        _user("DependencyConflict", "Loosen one of the versions named."),
+        _user("LockOutdated", "Update the lock file and commit it."),
+        _user("CgoRefused", "Remove the C dependency: the artifact is a static binary built without cgo."),
+        _user("CompileFailed", "Correct the file named and build again."),
+        _user("StepFailed", "Read the log of the step and correct what it names."),
+        _user("OutOfMemory", "Use less memory at once, or ask the operator for a higher limit."),
+        _user("DiskQuotaExceeded", "Write less during the build, or ask the operator for a higher limit."),
+        _user("ProcessLimitExceeded", "Start fewer processes during the build."),
+        _user("Timeout", "Make the build shorter, or ask for a longer timeoutSecs."),
+        _user("ArtifactTooLarge", "Leave files out of the artifact."),
+        _platform("RegistryUnavailable", _NOT_YOURS),
+        _platform("PackageIndexUnavailable", _NOT_YOURS),
+        _platform("SourceStoreUnavailable", _NOT_YOURS),
+        _platform("NodeDiskFull", _NOT_YOURS),
+        _platform("SandboxUnavailable", "An operator runs: ignite-builder doctor"),
+        _platform("Internal", _NOT_YOURS),
+        _platform(
+            "ToolchainUnavailable",
+            "An operator adds a node with this toolchain: ignite-builder doctor",
+            retried=False,
+        ),
+        _platform("WorkerLost", _NOT_YOURS, retried=False),
+        _platform("QueueTimeout", "Try again later, or ask for a longer queueTimeoutSecs.", retried=False),
+    )
+}
+
+
+class BuildError(Exception):
+    """A failure with a reason of the table.
+
+    `message` gives the value found and the limit, one cause; `where` is "file:line:col", an entry or a key;
+    `said` the tool's own first diagnostic (at most 6 lines); `next` what to do (default: the reason's hint).
+    `exit_code` is the tool's. Raises `KeyError` for a reason that the table does not know.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        message: str,
+        *,
+        where: str = "",
+        said: tuple[str, ...] = (),
+        next: str = "",
+        exit_code: int = 0,
+        phase: str = "",
+    ) -> None:
+        super().__init__(f"{reason}: {message}")
+        self.row = REASONS[reason]
+        self.reason = reason
+        self.message = message
+        self.where = where
+        self.said = said
+        self.next = next or self.row.hint
+        self.exit_code = exit_code
+        self.phase = phase
+
+    @property
+    def error_class(self) -> ErrorClass:
+        return self.row.error_class
+
+    @property
+    def retried(self) -> bool:
+        return self.row.retried
+
+
+class PlatformError(BuildError):
+    """Ours. `retry_after_ms` is the other side's own wish (Retry-After), 0 when it had none."""
+
+    def __init__(self, reason: str, message: str, *, retry_after_ms: int = 0, where: str = "") -> None:
+        super().__init__(reason, message, where=where)
+        self.retry_after_ms = retry_after_ms

@@ -1,0 +1,204 @@
+"""Debian packages as files: which mirror, which packages, what is in them. Installs nothing.
+
+mmdebstrap resolves, downloads and verifies, dpkg-deb opens. The root that mmdebstrap makes is thrown away and only the
+packages are kept. No maintainer script ever runs.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import tarfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote
+
+from builder.errors import BuildError, PlatformError
+
+ARCHIVES = "./var/cache/apt/archives/"
+MMDEBSTRAP_TIMEOUT_S = 1800
+POCKETS = ("", "-updates", "-security")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """How a process ended; `err` is the end of what it said, decoded."""
+
+    exit_code: int
+    out: bytes
+    err: str
+
+
+Run = Callable[[Sequence[str], "Path | None"], Ran]
+"""Runs argv, its output into a file when one is given. Raises `FileNotFoundError` when the program is absent."""
+
+
+def run_process(argv: Sequence[str], out: Path | None = None) -> Ran:
+    """The real `Run`."""
+    try:
+        if out is None:
+            done = subprocess.run(argv, capture_output=True, timeout=MMDEBSTRAP_TIMEOUT_S, umask=0o022, check=False)
+        else:
+            with out.open("wb") as file:
+                done = subprocess.run(
+                    argv, stdout=file, stderr=subprocess.PIPE, timeout=MMDEBSTRAP_TIMEOUT_S, umask=0o022, check=False
+                )
+    except subprocess.TimeoutExpired:
+        return Ran(exit_code=-1, out=b"", err=f"no end after {MMDEBSTRAP_TIMEOUT_S} s")
+    return Ran(exit_code=done.returncode, out=done.stdout or b"", err=done.stderr.decode("utf-8", "replace"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """One downloaded package."""
+
+    name: str
+    version: str
+    path: Path
+
+
+def fetch_packages(
+    suite: str, names: Sequence[str], mirrors: Sequence[str], into: Path, run: Run
+) -> tuple[Package, ...]:
+    """Download `names` and what they depend on into the folder `into`, sorted by name.
+
+    Raises `BuildError` ToolchainUnavailable without mmdebstrap, `PlatformError` PackageIndexUnavailable when it fails.
+    """
+    archive = into / "root.tar"
+    argv = ["mmdebstrap", "--variant=extract", "--format=tar", "--skip=cleanup/apt/cache,output/dev"]
+    argv += [f"--include={','.join(names)}", suite, str(archive), *mirrors]
+    done = _checked(argv, None, run)
+    if done.exit_code:
+        said = tuple(line for line in done.err.splitlines() if line.startswith(("E:", "W:")))[-6:]
+        raise PlatformError(
+            "PackageIndexUnavailable",
+            f"mmdebstrap could not fetch {', '.join(names)} of {suite}: {' '.join(said) or done.err[-300:]}",
+        )
+    packages = tuple(_packages_in(archive, into))
+    archive.unlink()
+    return tuple(sorted(packages, key=lambda package: package.name))
+
+
+def files_of(package: Package, tar: Path, run: Run) -> None:
+    """Write the package's file tree as a tar to `tar`."""
+    _must(["dpkg-deb", "--fsys-tarfile", str(package.path)], tar, run)
+
+
+def control_of(package: Package, run: Run) -> bytes:
+    """The package's control fields, as scanners read them from /var/lib/dpkg/status.d."""
+    return _must(["dpkg-deb", "--field", str(package.path)], None, run).out
+
+
+def mirror_lines(sources: Mapping[str, str], suite: str) -> tuple[str, ...]:
+    """Lines for mmdebstrap from the machine's own apt sources (file name → text), main only.
+
+    A suite that the machine does not use is taken from the mirrors that it uses for its own. Empty when the machine
+    has no Debian sources; mmdebstrap knows a default then.
+    """
+    entries = [entry for name in sorted(sources) for entry in _entries(name, sources[name])]
+    known = [entry for entry in entries if "debian" in entry.uri and "main" in entry.components]
+    own = next((entry.suite for entry in known if "-" not in entry.suite and "/" not in entry.suite), "")
+    wanted = suite if any(entry.suite == suite for entry in known) else own
+    lines: dict[str, None] = {}
+    for entry in known:
+        pocket = entry.suite.removeprefix(wanted)
+        if wanted and entry.suite.startswith(wanted) and pocket in POCKETS:
+            signed = f"[signed-by={entry.signed_by}] " if entry.signed_by else ""
+            lines[f"deb {signed}{entry.uri} {suite}{pocket} main"] = None
+    return tuple(lines)
+
+
+def read_sources(folder: Path) -> dict[str, str]:
+    """The texts of `sources.list` and `sources.list.d` below `folder` ("/etc/apt")."""
+    paths = [folder / "sources.list", *sorted((folder / "sources.list.d").glob("*"))]
+    found = [path for path in paths if path.suffix in (".list", ".sources") and path.is_file()]
+    return {path.name: path.read_text(errors="replace") for path in found}
+
+
+@dataclass(frozen=True)
+class _Source:
+    uri: str
+    suite: str
+    components: tuple[str, ...]
+    signed_by: str
+
+
+def _entries(name: str, text: str) -> Iterator[_Source]:
+    """sources.list(5): one-line style, or deb822 in `.sources` files."""
+    if name.endswith(".sources"):
+        for stanza in _stanzas(text):
+            if "deb" not in stanza.get("types", "").split() or stanza.get("enabled", "yes") in ("no", "false"):
+                continue
+            signed = stanza.get("signed-by", "")
+            for uri in stanza.get("uris", "").split():
+                for suite in stanza.get("suites", "").split():
+                    components = tuple(stanza.get("components", "").split())
+                    yield _Source(uri, suite, components, signed if _is_path(signed) else "")
+        return
+    for line in text.splitlines():
+        words = line.partition("#")[0].replace("[", " [ ").replace("]", " ] ").split()
+        if not words or words[0] != "deb":
+            continue
+        options: list[str] = []
+        if len(words) > 1 and words[1] == "[" and "]" in words:
+            options, words = words[2 : words.index("]")], [words[0], *words[words.index("]") + 1 :]]
+        signed = next((value for key, _, value in (o.partition("=") for o in options) if key == "signed-by"), "")
+        if len(words) >= 4:
+            yield _Source(words[1], words[2], tuple(words[3:]), signed if _is_path(signed) else "")
+
+
+def _stanzas(text: str) -> Iterator[dict[str, str]]:
+    stanza: dict[str, str] = {}
+    key = ""
+    for line in [*text.splitlines(), ""]:
+        if line.startswith("#"):
+            continue
+        if not line.strip():
+            if stanza:
+                yield stanza
+            stanza, key = {}, ""
+        elif line[0] in " \t" and key:
+            stanza[key] += "\n" + line.strip()
+        else:
+            key, _, value = line.partition(":")
+            key = key.strip().lower()
+            stanza[key] = value.strip()
+
+
+def _is_path(text: str) -> bool:
+    return text.startswith("/") and len(text.split()) == 1
+
+
+def _packages_in(archive: Path, into: Path) -> Iterator[Package]:
+    with tarfile.open(archive, mode="r|") as tar:
+        for member in tar:
+            file = member.name.removeprefix(ARCHIVES)
+            if file == member.name or "/" in file or not file.endswith(".deb") or not member.isreg():
+                continue
+            source = tar.extractfile(member)
+            assert source is not None
+            path = into / file
+            with path.open("wb") as out:
+                while chunk := source.read(1024 * 1024):
+                    out.write(chunk)
+            name, version, _ = unquote(file).split("_")
+            yield Package(name=name, version=version, path=path)
+
+
+def _must(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
+    done = _checked(argv, out, run)
+    if done.exit_code:
+        raise PlatformError("Internal", f"{argv[0]} failed with {done.exit_code}: {done.err[-300:]}")
+    return done
+
+
+def _checked(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
+    try:
+        return run(argv, out)
+    except FileNotFoundError:
+        package = {"dpkg-deb": "dpkg"}.get(argv[0], argv[0])
+        raise BuildError(
+            "ToolchainUnavailable",
+            f"{argv[0]} is not installed on this machine; base images are made with it",
+            next=f"An operator runs: apt-get install -y {package}",
+        ) from None

@@ -1,0 +1,18 @@
+"""From settings or a claim's answer to a `Destination`: a registry, or an OCI layout folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.oci import registry
+from builder.oci.destination import Destination
+from builder.oci.layout import Layout
+
+
+def destination(
+    host: str, layout: str, *, username: str = "", password: str = "", insecure: bool = False, ca_bundle: str = ""
+) -> Destination:
+    """The registry at `host`, or where that is empty the folder `layout`."""
+    if not host:
+        return Layout(Path(layout))
+    return registry.connect(host, username=username, password=password, insecure=insecure, ca_bundle=ca_bundle)

@@ -1,0 +1,73 @@
+"""The catalog: which versions and targets of a runtime there are, with toolchain and base. Pure but for `read`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import BuildError
+from builder.plan import Toolchain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One line of the catalog."""
+
+    toolchain: Toolchain
+    is_default: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Catalog:
+    """All rows, in the file's order."""
+
+    rows: tuple[Row, ...]
+
+    def find(self, runtime: str, version: str = "", target: str = "") -> Toolchain:
+        """The row asked for; an empty version or target takes the default's.
+
+        Raises `BuildError` UnsupportedTarget or UnknownRuntimeVersion, with what there is.
+        """
+        own = [row for row in self.rows if row.toolchain.runtime == runtime]
+        if not own:
+            names = ", ".join(sorted({row.toolchain.runtime for row in self.rows}))
+            raise BuildError("UnsupportedTarget", f'there is no runtime "{runtime}"; the catalog has {names}')
+        if target:
+            targets = sorted({row.toolchain.target for row in own if row.toolchain.target})
+            own = [row for row in own if row.toolchain.target == target]
+            if not own:
+                raise BuildError(
+                    "UnsupportedTarget", f"{runtime} has no target {target}; it has {', '.join(targets) or 'none'}"
+                )
+        if not version:
+            return next((row for row in own if row.is_default), own[0]).toolchain
+        for row in own:
+            if row.toolchain.version == version:
+                return row.toolchain
+        versions = ", ".join(dict.fromkeys(row.toolchain.version for row in own))
+        raise BuildError("UnknownRuntimeVersion", f"{runtime} {version} is not in the catalog; it has {versions}")
+
+    def toolchains(self) -> tuple[Toolchain, ...]:
+        """Every row's toolchain."""
+        return tuple(row.toolchain for row in self.rows)
+
+
+def parse(text: str) -> Catalog:
+    """Read the TOML text of a catalog."""
+    rows = []
+    for row in tomllib.loads(text)["row"]:
+        toolchain = Toolchain(
+            runtime=row["runtime"],
+            version=row["version"],
+            target=row.get("target", ""),
+            name=row["toolchain"],
+            base=row["base"],
+        )
+        rows.append(Row(toolchain=toolchain, is_default=row.get("default", False)))
+    return Catalog(rows=tuple(rows))
+
+
+def read(path: Path) -> Catalog:
+    """Read a catalog file."""
+    return parse(path.read_text())

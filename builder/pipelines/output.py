@@ -1,0 +1,58 @@
+"""What the diagnoses of several runtimes share: reading the last lines of a tool. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from builder.plan import Diagnosis, Step
+
+SAID = 6
+"""How many lines of a tool's own words a diagnosis holds."""
+
+_TROUBLE = re.compile(
+    r"connection refused|connection reset|no route to host|network is unreachable|i/o timeout|handshake timeout|"
+    r"(?:operation|connection|request|read|response)s? timed out|deadline exceeded|proxyconnect|Proxy CONNECT|"
+    r"tunnel error|error sending request|dns error|temporary failure in name|unexpected EOF|"
+    r"(?:429 )?Too Many Requests|Bad Gateway|Service Unavailable|Gateway Time-?out|500 Internal Server Error",
+    re.IGNORECASE,
+)
+
+
+def cut_root(line: str) -> str:
+    """The sandbox's root is the only thing that is ever cut from a tool's words."""
+    return line.rstrip().replace("/work/src/", "").replace("/work/src", ".")
+
+
+def first_match(lines: Sequence[str], pattern: re.Pattern[str]) -> str:
+    """The first line in which the pattern is found, or nothing."""
+    return next((line for line in lines if pattern.search(line)), "")
+
+
+def said_from(lines: Sequence[str], pattern: re.Pattern[str]) -> tuple[str, ...]:
+    """At most `SAID` lines, from the first in which the pattern is found; empty ones are left out."""
+    start = next((at for at, line in enumerate(lines) if pattern.search(line)), 0)
+    return tuple(line for line in lines[start:] if line)[:SAID]
+
+
+def index_trouble(lines: Sequence[str]) -> Diagnosis | None:
+    """The package index did not answer: ours, not theirs."""
+    found = first_match(lines, _TROUBLE)
+    if not found:
+        return None
+    return Diagnosis(
+        reason="PackageIndexUnavailable",
+        message=f"the package index did not answer: {found.strip()[:200]}",
+        said=tuple(line for line in lines if line)[:SAID],
+        next="Nothing to change in your code. Try again later.",
+    )
+
+
+def step_failed(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
+    """Nothing known was recognized: the tool's own last words."""
+    return Diagnosis(
+        reason="StepFailed",
+        message=f"step {step.name} exited {exit_code}",
+        said=tuple(line for line in lines if line)[-SAID:],
+        next="Read the log of the step and correct what it names.",
+    )

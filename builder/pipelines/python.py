@@ -1,0 +1,211 @@
+"""Python: handler.py (or main.py as its own server) with wheels from what the source names. Runs nothing.
+
+Dependencies are installed without running code (wheels only) in a step with the network; compiling and checking the
+handler is a step without it, by the runtime's own Python, so that its syntax decides.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from builder.errors import BuildError
+from builder.pipelines.base import PlanRequest
+from builder.pipelines.catalog import Catalog
+from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed
+from builder.pipelines.pymanifest import MANIFESTS, Dependencies, read_dependencies, wanted_version
+from builder.plan import Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step
+from builder.source.tree import Tree
+
+NAME = "python"
+SDK = "/opt/ignite/sdk/python"
+UV = "/opt/ignite/toolchain/uv/uv"
+LOCKED = "/work/out/uv.lock.txt"
+
+
+def detect(tree: Tree) -> Detection | None:
+    """handler.py, main.py, or a manifest of dependencies at the root."""
+    for name in ("handler.py", "main.py", *MANIFESTS):
+        if tree.has(name):
+            return Detection(runtime=NAME, because=f"{name} is at the root")
+    return None
+
+
+def single_file_name(source: bytes) -> str:
+    """A single Python file is handler.py."""
+    return "handler.py"
+
+
+def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
+    """Install dependencies (network, no code), then check and compile (no network)."""
+    entry = next((name for name in ("handler.py", "main.py") if tree.has(name)), "")
+    if not entry:
+        raise _no_entry(tree)
+    version, why = request.version, "asked for"
+    if not version:
+        known = tuple(row.version for row in catalog.toolchains() if row.runtime == NAME)
+        version, why = wanted_version(tree, known, catalog.find(NAME).version)
+    row = catalog.find(NAME, version, request.target)
+    python = f"/usr/bin/python{row.version}"
+    needs = read_dependencies(tree)
+    mode = "handler" if entry == "handler.py" else "server"
+    argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", mode)
+    compile_step = Step(name="compile", argv=argv, env=(("PYTHONHASHSEED", "0"),))
+    front = LayerSource(source=f"{SDK}/front", dest="/ignite", created_by="ignite: python front")
+    deps = LayerSource(source="/work/out/deps", dest="/app/deps", created_by="ignite: dependencies")
+    app = LayerSource(source="/work/out/src", dest="/app/src", created_by="ignite: source")
+    start = "/ignite/serve.py" if mode == "handler" else "/app/src/main.py"
+    names = f"{needs.count} in {needs.manifest}" if needs.manifest else "none"
+    return Plan(
+        detection=detection,
+        toolchain=row,
+        choices=(
+            Choice(name="runtime", value=NAME, why=detection.because),
+            Choice(name="version", value=row.version, why=why),
+            Choice(
+                name="entry", value=entry, why="handler(payload, ctx)" if mode == "handler" else "its own HTTP server"
+            ),
+            Choice(name="dependencies", value=names, why="wheels only, by uv"),
+        ),
+        steps=(*_install(needs, python), compile_step),
+        output=Output(
+            layers=(front, deps, app) if needs.manifest else (front, app),
+            entrypoint=(python, "-B", start),
+            env=(("PYTHONPATH", "/app/src:/app/deps:/ignite"), ("PYTHONUNBUFFERED", "1")),
+            workdir="/app/src",
+            summary=f"{entry} on Python {row.version}, user 65532",
+        ),
+        warnings=tuple(f"{name} is not used: {needs.manifest} decides the dependencies" for name in needs.ignored),
+        materials=needs.files,
+    )
+
+
+def _no_entry(tree: Tree) -> BuildError:
+    here = [path for path in tree.glob("*.py")]
+    deeper = [path for path in tree.files() if path.endswith(("/handler.py", "/main.py"))]
+    has = f"; there is {', '.join(here[:4])}" if here else f"; {deeper[0]} is too deep" if deeper else ""
+    return BuildError(
+        "EntryPointMissing",
+        f"there is neither handler.py nor main.py at the root{has}",
+        next="Add handler.py with `def handler(payload, ctx)`.",
+    )
+
+
+def _install(needs: Dependencies, python: str) -> tuple[Step, ...]:
+    """uv reads every kind of manifest; only uv.lock is turned into requirements first, which needs no network."""
+    if not needs.manifest:
+        return ()
+    steps: tuple[Step, ...] = ()
+    source = needs.manifest
+    if needs.manifest == "uv.lock":
+        source = LOCKED
+        argv: tuple[str, ...] = (
+            UV, "export", "--quiet", "--frozen", "--offline", "--no-config", "--no-dev", "--no-emit-project",
+            "--no-header", "--python", python, "--output-file", LOCKED,
+        )  # fmt: skip
+        steps = (Step(name="read lock", argv=argv),)
+    argv = (
+        UV, "pip", "install", "--no-config", "--only-binary", ":all:", "--target", "/work/out/deps",
+        "--python", python, "--link-mode", "copy", "--cache-dir", "/cache/uv", "-r", source,
+    )  # fmt: skip
+    return (*steps, Step(name="install dependencies", argv=argv, network=Network.INDEX, caches=("uv",)))
+
+
+_MISSING = re.compile(
+    r"Because (\S+) was not found in the package registry"
+    r"|there (?:is|are) no versions? of ([A-Za-z0-9._-]+(?:[=<>!~]=?\S+)?)"
+    r"|no versions? of ([A-Za-z0-9._-]+(?:[=<>!~]=?\S+)?)"
+)
+_NO_WHEEL = re.compile(
+    r"(\S+) has no (?:usable )?wheels|Wheels are required for `([^`]+)`|building from source is disabled|`--no-build`"
+)
+_OTHER_PYTHON = re.compile(r"the current Python version \(([^)]+)\) does not satisfy Python([^\s,]+)")
+_HASH = re.compile(r"Hash mismatch for `([^`]+)`|hashes? (?:is|are) required|In `--require-hashes` mode")
+_CONFLICT = re.compile(
+    r"requirements are unsatisfiable|are incompatible|No solution found|Requirements contain conflicting"
+)
+_PARSE = re.compile(r"Couldn't parse requirement in `([^`]+)`|error: Couldn't parse|TOML parse error")
+
+
+def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
+    """What uv, or our check, said."""
+    said = [cut_root(line) for line in lines]
+    if step.name == "compile":
+        return _compile(step, exit_code, said)
+    start = next((at for at, line in enumerate(said) if re.match(r"\s*error\b", line)), 0)
+    said = [line for line in said[start:] if line]
+    found = _uv(_manifest_of(step), exit_code, said)
+    return found or index_trouble(said) or _conflict(_manifest_of(step), said) or step_failed(step, exit_code, said)
+
+
+def _manifest_of(step: Step) -> str:
+    """The manifest a step reads, as its author knows it."""
+    last = step.argv[-1] if step.argv else ""
+    return "uv.lock" if last == LOCKED else last if last in MANIFESTS else "requirements.txt"
+
+
+def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:
+    whole = " ".join(part.strip() for part in said)
+    words = tuple(said[:SAID])
+    if found := _NO_WHEEL.search(whole):
+        name = (found[1] or found[2] or "a dependency").strip("`,")
+        return Diagnosis(
+            reason="DependencyNotFound",
+            message=f"{name} has no wheel for this Python; only wheels are taken for now, nothing is built from source",
+            where=f"{manifest}  {name}", said=words, next="Take a version that has a wheel for it.",
+        )  # fmt: skip
+    if found := _MISSING.search(whole):
+        name = next(part for part in found.groups() if part).strip(",.")
+        private = "If it is private, its index must be configured by the operator."
+        return Diagnosis(
+            reason="DependencyNotFound", message=f"uv pip install exited {exit_code}: no index has {name}",
+            where=f"{manifest}  {_asked(name, whole)}", said=words,
+            next=f'Is "{name}" spelled right, and is there such a version? {private}',
+        )  # fmt: skip
+    if found := _OTHER_PYTHON.search(whole):
+        return Diagnosis(
+            reason="DependencyConflict", message=f"a dependency needs Python {found[2]}, this is {found[1]}",
+            where=manifest, said=words, next="Take an older version of it, or ask for a newer Python.",
+        )  # fmt: skip
+    if found := _HASH.search(whole):
+        which = f"{found[1]} is not the one" if found[1] else "there is more than"
+        return Diagnosis(
+            reason="LockOutdated", message=f"{which} {manifest} pins by hash", where=manifest, said=words,
+            next=f"Write {manifest} again with the tool that made it, and commit it.",
+        )  # fmt: skip
+    if _PARSE.search(whole):
+        return Diagnosis(
+            reason="ManifestInvalid", message=f"{manifest} cannot be read", where=manifest, said=words,
+            next=f"Correct {manifest}.",
+        )  # fmt: skip
+    return None
+
+
+def _asked(name: str, whole: str) -> str:
+    """The requirement as it was asked for ("you require numpyy==1.2"), or the name."""
+    found = re.search(rf"you require ({re.escape(name)}[^\s,]*)", whole)
+    return found[1] if found else name
+
+
+def _conflict(manifest: str, said: Sequence[str]) -> Diagnosis | None:
+    whole = " ".join(part.strip() for part in said)
+    if not _CONFLICT.search(whole):
+        return None
+    return Diagnosis(
+        reason="DependencyConflict", message="the requirements exclude each other", where=manifest,
+        said=tuple(said[:SAID]), next="Loosen one of the versions named.",
+    )  # fmt: skip
+
+
+def _compile(step: Step, exit_code: int, said: list[str]) -> Diagnosis:
+    """The check prints one JSON line {reason, message, where, next} for what it found."""
+    for line in said:
+        try:
+            found = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(found, dict) and found.get("reason") in ("CompileFailed", "EntryPointMissing"):
+            texts = {key: str(found.get(key, ""))[:500] for key in ("reason", "message", "where", "next")}
+            return Diagnosis(**texts, said=tuple(str(text)[:200] for text in found.get("said", ())[:6]))
+    return step_failed(step, exit_code, said)

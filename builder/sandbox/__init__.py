@@ -1,0 +1,46 @@
+"""Run hostile code: one step of a build, or a built app. A `build.rs`, `setup.py` or npm script in here sees the
+image or toolchain folders its `Root` names (read-only), `/work` and its `/cache/<name>` folders (writable, owned
+outside by a uid that is not 0), a bounded `/tmp`, an `/etc/passwd` of two lines, the environment it was given, and
+only its own processes. It reaches a loopback of its own; in a step with `Egress`, also the operator's package indexes
+through a proxy at 127.0.0.1:3128, and nothing else: no route, no name server, no host socket. It cannot read the
+host's `/root`, `/home`, `/etc`, other builds' folders or processes, nor raise its limits on memory, CPU, processes,
+disk and time, nor outlive its end.
+
+What it can still learn: the kernel's version, CPU and memory size (`/proc`), and from `/proc/self/mountinfo` where its
+folders lie on the host. What shields less: without control groups memory is watched, not fenced, and CPU is not
+limited; the disk is watched (half a second, more with many files), not fenced; a cache is shared by all builds that
+are given it; the kernel itself is shared. The caller must keep a uid for one build at a time.
+
+    run       one command under limits, line by line; `SandboxUnavailable` when it cannot be
+    serve     an app in an empty network, one outside address relayed to its port
+    check     what `doctor` shows
+    Unsandboxed   the same `run` without any of this, for one's own code; says so in the log
+"""
+
+from builder.sandbox.check import check, host_root
+from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
+from builder.sandbox.run import run
+from builder.sandbox.serve import Serving, serve
+from builder.sandbox.shapes import Command, Finding, Limits, Mount, OnLine, Result, Root, Stream
+from builder.sandbox.unsandboxed import Unsandboxed
+
+__all__ = [
+    "Command",
+    "Egress",
+    "EgressPolicy",
+    "EgressRecord",
+    "Finding",
+    "Limits",
+    "Mount",
+    "OnLine",
+    "Result",
+    "Root",
+    "Serving",
+    "Stream",
+    "Unsandboxed",
+    "Verdict",
+    "check",
+    "host_root",
+    "run",
+    "serve",
+]

@@ -1,0 +1,85 @@
+"""The command line of one sandbox: a pure function from what is wanted to what is executed.
+
+The long half goes to bubblewrap through a descriptor (`--args`), so that `/proc/1/cmdline` inside shows no host path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from builder.errors import BuildError
+from builder.sandbox.compose import Bound
+from builder.sandbox.shapes import Command, Limits, Root
+
+HOSTNAME = "ignite"
+PATH = "/usr/local/bin:/usr/bin:/bin"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Descriptors:
+    """Descriptor numbers that bubblewrap inherits; `seccomp` is -1 where there is no filter."""
+
+    args: int
+    status: int
+    block: int
+    seccomp: int
+    files: Mapping[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Programs:
+    """Where the two programs are."""
+
+    bwrap: str
+    prlimit: str
+
+
+def outer(programs: Programs, rlimits: Mapping[str, int], fds: Descriptors, argv: Sequence[str]) -> list[str]:
+    """What is executed on the host: prlimit, then bubblewrap, then the command itself."""
+    limits = [f"--{name}={value}:{value}" for name, value in rlimits.items()]
+    return [programs.prlimit, *limits, "--", programs.bwrap, "--args", str(fds.args), "--", *argv]
+
+
+def inner(
+    *,
+    root: Root,
+    bound: Sequence[Bound],
+    command: Command,
+    limits: Limits,
+    env: Mapping[str, str],
+    fds: Descriptors,
+) -> list[str]:
+    """Bubblewrap's own arguments. `root` is settled, `bound` comes from `compose.layers`.
+
+    Raises `BuildError` InvalidRequest for a NUL in any value: it separates arguments, so it could smuggle one in.
+    """
+    args = ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
+    args += ["--hostname", HOSTNAME, "--cap-drop", "ALL", "--clearenv"]
+    for name, value in sorted({"PATH": PATH, **env}.items()):
+        args += ["--setenv", name, value]
+    for part in bound:
+        args += part.arguments()
+    args += ["--proc", "/proc", "--dev", "/dev"]
+    # Both live in memory: bounded, so that they end in ENOSPC and not in the host's memory.
+    scratch = str(min(limits.disk, max(limits.memory // 2, 1)))
+    args += ["--perms", "1777", "--size", scratch, "--tmpfs", "/tmp"]
+    args += ["--perms", "1777", "--size", scratch, "--tmpfs", "/dev/shm"]
+    if not any(part.dest == "/etc" for part in bound):
+        args += ["--perms", "0755", "--dir", "/etc"]
+    for dest, fd in fds.files.items():
+        args += ["--ro-bind-data", str(fd), dest]
+    for mount in root.mounts:
+        args += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.dest]
+    args += ["--bind", str(command.work), "/work"]
+    for name, folder in sorted(command.caches.items()):
+        args += ["--bind", str(folder), f"/cache/{name}"]
+    # The root and /dev are tmpfs without a size of ours; nothing may be written there.
+    args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", command.cwd]
+    args += ["--json-status-fd", str(fds.status), "--block-fd", str(fds.block)]
+    if fds.seccomp >= 0:
+        args += ["--seccomp", str(fds.seccomp)]
+    for text in (*args, *command.argv):
+        if "\0" in text:
+            raise BuildError("InvalidRequest", f"a NUL byte in {text.replace(chr(0), chr(0x2400))[:80]!r}")
+    return args

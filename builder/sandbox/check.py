@@ -1,0 +1,95 @@
+"""Whether this host can run sandboxes: what `doctor` shows."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from builder.errors import PlatformError
+from builder.sandbox import cgroups, launch, seccomp
+from builder.sandbox.run import run
+from builder.sandbox.shapes import Command, Finding, Limits, Mount, Root
+
+MIB = 1024 * 1024
+SYSTEM_FOLDERS = ("/usr", "/bin", "/lib", "/lib64")
+DELEGATE = "run the worker as a systemd service with Delegate=yes and DelegateSubgroup=worker"
+
+
+def host_root() -> Root:
+    """The host's own system folders, read-only: a root for trying things out, no /etc, no home."""
+    folders = (Path(name) for name in SYSTEM_FOLDERS)
+    return Root(mounts=tuple(Mount(source=folder, dest=str(folder)) for folder in folders if folder.is_dir()))
+
+
+def check(*, uid: int = 65534, gid: int = 65534) -> tuple[Finding, ...]:
+    """Look at each need, the last by really running `/bin/true` in a sandbox (about 20 ms). Never raises."""
+    return (
+        _program("bubblewrap", "bwrap", "bubblewrap"),
+        _program("prlimit", "prlimit", "util-linux"),
+        _user_namespaces(),
+        _groups(),
+        _filter(),
+        _trial(uid, gid),
+    )
+
+
+def _program(name: str, program: str, package: str) -> Finding:
+    try:
+        return Finding(name=name, ok=True, said=launch.program(program))
+    except PlatformError:
+        return Finding(name=name, ok=False, said="not installed", next=f"apt-get install -y {package}")
+
+
+def _user_namespaces() -> Finding:
+    for path in ("/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/unprivileged_userns_clone"):
+        if Path(path).exists() and Path(path).read_text().strip() == "0":
+            setting = path.removeprefix("/proc/sys/").replace("/", ".")
+            value = "1" if "clone" in setting else "10000"
+            return Finding(
+                name="user namespaces", ok=False, said=f"{setting} is 0", next=f"sysctl -w {setting}={value}"
+            )
+    return Finding(name="user namespaces", ok=True, said="allowed")
+
+
+def _groups() -> Finding:
+    hierarchy = cgroups.available()
+    if hierarchy is None:
+        said = "not writable: memory and processes are watched from outside, CPU is not limited"
+        return Finding(name="control groups", ok=False, said=said, next=DELEGATE)
+    return Finding(name="control groups", ok=True, said=f"v{hierarchy.version}: {', '.join(sorted(hierarchy.parents))}")
+
+
+def _filter() -> Finding:
+    machine = os.uname().machine
+    if seccomp.supported(machine):
+        return Finding(name="system-call filter", ok=True, said=f"{len(seccomp.DENIED)} calls denied")
+    said = f"none for {machine}: the namespaces alone contain a build"
+    return Finding(name="system-call filter", ok=False, said=said, next="prefer x86_64 nodes for strangers' code")
+
+
+def _trial(uid: int, gid: int) -> Finding:
+    lines: list[bytes] = []
+    limits = Limits(memory=256 * MIB, cpus=1, pids=16, disk=16 * MIB, wall_ms=10_000)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ignite-check-") as folder:
+            if os.geteuid() == 0:
+                os.chown(folder, uid, gid)
+            result = run(
+                Command(argv=("/bin/true",), work=Path(folder)),
+                host_root(),
+                limits,
+                uid=uid,
+                gid=gid,
+                egress=None,
+                on_line=lambda _, line: lines.append(line),
+                cancelled=lambda: False,
+            )
+    except PlatformError as error:
+        return Finding(name="sandbox", ok=False, said=error.message, next=f"bubblewrap 0.8 or newer: {launch.INSTALL}")
+    except OSError as error:
+        return Finding(name="sandbox", ok=False, said=str(error), next="make the temporary folder writable")
+    if result.exit_code:
+        said = (b"; ".join(lines) or b"no word why").decode("utf-8", "replace")
+        return Finding(name="sandbox", ok=False, said=f"/bin/true ended with {result.exit_code}: {said}")
+    return Finding(name="sandbox", ok=True, said=f"/bin/true ran in {result.duration_ms} ms")

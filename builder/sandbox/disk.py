@@ -1,0 +1,145 @@
+"""How much disk a run uses, watched while it runs.
+
+Counts blocks, a file at least 4 KiB (100,000 small files are not free), hard links once, and files that are deleted
+but still open. A hostile tree may be deep, may change under the scan, and may hold links: none is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import threading
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+SMALLEST = 4096
+ANCHOR_LENGTH = 3500  # and a name of 255 is still below PATH_MAX, 4096
+MOST_ANCHORS = 400
+FIRST_LOOK_S = 0.5
+
+
+def used(folders: Iterable[Path]) -> int:
+    """Bytes that the trees below `folders` occupy. What vanishes or cannot be read meanwhile counts as far as seen."""
+    seen: set[tuple[int, int]] = set()
+    total = 0
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                total += _below(fd, seen)
+            finally:
+                os.close(fd)
+    return total
+
+
+def _below(anchor: int, seen: set[tuple[int, int]], anchors: int = 1) -> int:
+    """Folders are opened relative to an anchor; where that path grows too long, the folder is the next anchor.
+
+    A tree that needs over 400 of them (1.4 MB of path) exists only to blind this count: it is over any limit.
+    """
+    if anchors > MOST_ANCHORS:
+        return 1 << 62
+    total = 0
+    waiting = ["."]
+    while waiting:
+        name = waiting.pop()
+        try:
+            fd = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=anchor)
+        except OSError:
+            continue
+        try:
+            if len(os.fsencode(name)) > ANCHOR_LENGTH:
+                total += _below(fd, seen, anchors + 1)
+                continue
+            size, folders = _entries(fd, seen)
+            total += size
+            waiting += [f"{name}/{folder}" for folder in folders]
+        except OSError:
+            continue
+        finally:
+            os.close(fd)
+    return total
+
+
+def _entries(fd: int, seen: set[tuple[int, int]]) -> tuple[int, list[str]]:
+    total = 0
+    folders = []
+    with os.scandir(fd) as entries:
+        for entry in entries:
+            try:
+                info = entry.stat(follow_symlinks=False)
+            except OSError:
+                continue
+            if stat.S_ISDIR(info.st_mode):
+                folders.append(entry.name)
+            elif info.st_nlink > 1:
+                if (info.st_dev, info.st_ino) in seen:
+                    continue
+                seen.add((info.st_dev, info.st_ino))
+            total += max(info.st_blocks * 512, SMALLEST)
+    return total, folders
+
+
+def deleted_but_open(pids: Iterable[int], device: int) -> int:
+    """Bytes of files on `device` that have no name any more but are held open by `pids`."""
+    found: dict[int, int] = {}
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for fd in os.listdir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    info = os.stat(f"/proc/{pid}/fd/{fd}")
+                    if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev == device:
+                        found[info.st_ino] = info.st_blocks * 512
+    return sum(found.values())
+
+
+class DiskWatch:
+    """Looks at the work folder (all of it counts) and the caches (what they grow by) until stopped.
+
+    A look takes time with many files: the pause after it is ten times as long, at least half a second.
+    """
+
+    def __init__(
+        self,
+        work: Path,
+        caches: tuple[Path, ...],
+        limit: int,
+        pids: Callable[[], Iterable[int]] = tuple,
+    ) -> None:
+        self._work, self._caches, self._limit, self._pids = work, caches, limit, pids
+        self._baseline: int | None = None
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="sandbox-disk", daemon=True)
+        self.peak = 0
+        self.exceeded = False
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watch and look once more; caches only when they were looked at before (a short run is cheap)."""
+        self._stopped.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        self._look(with_caches=self._baseline is not None)
+
+    def _watch(self) -> None:
+        pause = FIRST_LOOK_S
+        while not self._stopped.wait(pause):
+            before = time.monotonic()
+            self._look(with_caches=True)
+            pause = max(FIRST_LOOK_S, 10 * (time.monotonic() - before))
+
+    def _look(self, with_caches: bool) -> None:
+        total = used((self._work,))
+        if with_caches and self._caches:
+            together = used(self._caches)
+            if self._baseline is None:
+                self._baseline = together
+            total += max(0, together - self._baseline)
+        with contextlib.suppress(OSError):
+            total += deleted_but_open(self._pids(), self._work.stat().st_dev)
+        self.peak = max(self.peak, total)
+        self.exceeded = self.exceeded or total > self._limit

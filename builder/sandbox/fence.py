@@ -1,0 +1,101 @@
+"""What keeps a run within memory and processes: control groups, or counting from outside where there are none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from builder.sandbox import cgroups, processes
+from builder.sandbox.shapes import Limits
+
+SUSTAINED_S = 1.0
+TMPFS = ("/tmp", "/dev/shm")
+
+
+class Fence(Protocol):
+    """`check` is asked while the command runs, `verdict` with its exit code afterwards; both name a reason or None."""
+
+    def pids(self) -> Iterable[int]: ...
+
+    def check(self) -> str | None: ...
+
+    def verdict(self, code: int) -> str | None: ...
+
+    def peaks(self) -> tuple[int, int]:
+        """Memory in bytes, tasks."""
+        ...
+
+
+class Sustained:
+    """True once something held without a break for a second: a build that meets the limit once may recover."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._since: float | None = None
+
+    def __call__(self, holds: bool) -> bool:
+        if not holds:
+            self._since = None
+            return False
+        if self._since is None:
+            self._since = self._clock()
+        return self._clock() - self._since >= SUSTAINED_S
+
+
+class GroupFence:
+    """The kernel enforces; its counters say what it did."""
+
+    def __init__(self, group: cgroups.Group) -> None:
+        self._group = group
+        self._refused = 0
+        self._storm = Sustained()
+
+    def pids(self) -> Iterable[int]:
+        return self._group.pids()
+
+    def check(self) -> str | None:
+        events = self._group.events()
+        if events.oom_kills:
+            return "OutOfMemory"
+        grew, self._refused = events.forks_refused > self._refused, events.forks_refused
+        return "ProcessLimitExceeded" if self._storm(grew) else None
+
+    def verdict(self, code: int) -> str | None:
+        events = self._group.events()
+        if events.oom_kills:
+            return "OutOfMemory"
+        return "ProcessLimitExceeded" if events.forks_refused and code else None
+
+    def peaks(self) -> tuple[int, int]:
+        return self._group.peaks()
+
+
+class TreeFence:
+    """We count. Processes: the rlimit refuses, this notices. Memory: killed when over, so it may be over for 50 ms;
+    an address-space rlimit would be exact but stops Go and Wasm, which reserve far more than they use. System V
+    segments that nobody has attached are not seen."""
+
+    def __init__(self, first: int, limits: Limits) -> None:
+        self._first, self._limits = first, limits
+        self._memory = self._tasks = 0
+        self._storm = Sustained()
+        # The rlimit also counts what is just being born or reaped, so the count seen stays a little below it.
+        self._near = limits.pids - max(1, limits.pids // 20)
+
+    def pids(self) -> tuple[int, ...]:
+        return processes.tree(self._first)
+
+    def check(self) -> str | None:
+        now = processes.usage(self.pids(), self._first, TMPFS)
+        tasks = now.tasks - 1  # the namespace's own first process
+        self._memory, self._tasks = max(self._memory, now.memory), max(self._tasks, tasks)
+        if now.memory > self._limits.memory:
+            return "OutOfMemory"
+        return "ProcessLimitExceeded" if self._storm(tasks >= self._near) else None
+
+    def verdict(self, code: int) -> str | None:
+        return "ProcessLimitExceeded" if code and self._tasks >= self._near else None
+
+    def peaks(self) -> tuple[int, int]:
+        return self._memory, max(0, self._tasks)

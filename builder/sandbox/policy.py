@@ -1,0 +1,170 @@
+"""What a fetch step may reach, and what it tried: decisions without any socket."""
+
+from __future__ import annotations
+
+import enum
+import ipaddress
+import re
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+PUBLIC_INDEXES = (
+    ("pypi.org", 443),
+    ("files.pythonhosted.org", 443),
+    ("proxy.golang.org", 443),
+    ("sum.golang.org", 443),
+    ("storage.googleapis.com", 443),
+    ("index.crates.io", 443),
+    ("static.crates.io", 443),
+    ("registry.npmjs.org", 443),
+    ("jsr.io", 443),
+    ("npm.jsr.io", 443),
+    ("deno.land", 443),
+)
+DEFAULT_PORTS = {"http": 80, "https": 443}
+MOST_RECORDS = 10_000
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
+Address = tuple[str, int]
+Resolve = Callable[[str, int], tuple[str, ...]]
+
+
+class Verdict(enum.StrEnum):
+    """`REFUSED`: not allowed, nothing was sent. `UNREACHABLE`: allowed, but it did not answer."""
+
+    ALLOWED = "allowed"
+    REFUSED = "refused"
+    UNREACHABLE = "unreachable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EgressRecord:
+    """One connection that a step asked for. `bytes_out` is what the step sent; `why` is empty when allowed."""
+
+    host: str
+    port: int
+    bytes_in: int
+    bytes_out: int
+    verdict: Verdict
+    why: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EgressPolicy:
+    """`hosts`: the operator's package indexes, whatever their addresses. `request_hosts`: named by a request (a git
+    host), allowed only when every address is global. Lower case, without a trailing dot."""
+
+    hosts: frozenset[Address]
+    request_hosts: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """`addresses` are those to connect to (resolved once); empty unless allowed."""
+
+    verdict: Verdict
+    addresses: tuple[str, ...] = ()
+    why: str = ""
+
+
+def system_resolve(host: str, port: int) -> tuple[str, ...]:
+    """Addresses of `host` by the host's resolver. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+def is_global(text: str) -> bool:
+    """Whether an address is on the public internet, also the IPv4 one inside an IPv6 one (mapped, 6to4, NAT64)."""
+    address = ipaddress.ip_address(text.partition("%")[0])
+    if isinstance(address, ipaddress.IPv6Address):
+        if address.ipv4_mapped is not None or address in NAT64:
+            return is_global(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
+        inner = (address.sixtofour, *(address.teredo or ()))
+        if any(part is not None and not is_global(str(part)) for part in inner):
+            return False
+    return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def normalized(host: str) -> str:
+    return host.strip("[]").rstrip(".").lower()
+
+
+def hosts_of(values: Mapping[str, str]) -> frozenset[Address]:
+    """Host and port of every URL in the operator's index settings (`GOPROXY` lists them with commas and bars)."""
+    found = set()
+    for value in values.values():
+        for text in re.split(r"[\s,|]+", value):
+            url = urlsplit(text)
+            if url.scheme in DEFAULT_PORTS and url.hostname:
+                found.add((normalized(url.hostname), url.port or DEFAULT_PORTS[url.scheme]))
+    return frozenset(found)
+
+
+@dataclass
+class Egress:
+    """The way out of one step: what is allowed, through which upstream proxy, and everything that was tried.
+
+    `upstream_proxy` is `http://host:port` or empty. Addresses are resolved once and kept while this lives.
+    """
+
+    policy: EgressPolicy
+    upstream_proxy: str = ""
+    resolve: Resolve = system_resolve
+    records: list[EgressRecord] = field(default_factory=list)
+    _pinned: dict[Address, tuple[str, ...]] = field(default_factory=dict)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @classmethod
+    def for_indexes(
+        cls, index_env: Mapping[str, str], *, upstream_proxy: str = "", request_hosts: frozenset[str] = frozenset()
+    ) -> Egress:
+        """The public indexes of every runtime, and whatever URLs the operator's settings name."""
+        hosts = frozenset(PUBLIC_INDEXES) | hosts_of(index_env)
+        return cls(EgressPolicy(hosts=hosts, request_hosts=request_hosts), upstream_proxy)
+
+    def decide(self, host: str, port: int) -> Decision:
+        """Whether and where to connect. Resolves a name that is allowed or may be; never another."""
+        host = normalized(host)
+        index = (host, port) in self.policy.hosts
+        if not index and host not in self.policy.request_hosts:
+            return Decision(verdict=Verdict.REFUSED, why="not a configured package index")
+        if index and self.upstream_proxy:
+            return Decision(verdict=Verdict.ALLOWED, addresses=(host,))
+        try:
+            addresses = self._resolved(host, port)
+        except OSError as error:
+            return Decision(verdict=Verdict.UNREACHABLE, why=f"its name does not resolve: {error}")
+        private = [address for address in addresses if not is_global(address)]
+        if not index and private:
+            return Decision(verdict=Verdict.REFUSED, why=f"{private[0]} is not a public address")
+        return Decision(verdict=Verdict.ALLOWED, addresses=addresses)
+
+    def record(self, entry: EgressRecord) -> None:
+        """Keep it; the first 10,000 of a step are enough for anybody."""
+        with self._lock:
+            if len(self.records) < MOST_RECORDS:
+                self.records.append(entry)
+
+    def unreachable(self) -> frozenset[str]:
+        """Hosts that were allowed but never answered: the platform's trouble, not the user's."""
+        return self._hosts(Verdict.UNREACHABLE) - self._hosts(Verdict.ALLOWED)
+
+    def refused(self) -> frozenset[str]:
+        """`host:port` of everything that was refused."""
+        with self._lock:
+            return frozenset(f"{r.host}:{r.port}" for r in self.records if r.verdict is Verdict.REFUSED)
+
+    def _hosts(self, verdict: Verdict) -> frozenset[str]:
+        with self._lock:
+            return frozenset(record.host for record in self.records if record.verdict is verdict)
+
+    def _resolved(self, host: str, port: int) -> tuple[str, ...]:
+        with self._lock:
+            known = self._pinned.get((host, port))
+        if known is None:
+            known = self.resolve(host, port)
+            with self._lock:
+                known = self._pinned.setdefault((host, port), known)
+        return known

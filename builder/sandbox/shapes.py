@@ -1,0 +1,88 @@
+"""The shapes of the sandbox: what is handed in and what comes back. Sizes are bytes, times ms."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+class Stream(enum.StrEnum):
+    """Where a line came from. `SYSTEM`: said by the sandbox itself, never by the command."""
+
+    STDOUT = "STDOUT"
+    STDERR = "STDERR"
+    SYSTEM = "SYSTEM"
+
+
+OnLine = Callable[[Stream, bytes], None]
+"""Takes one line without its newline, at most 16 KiB; called in the thread that called `run`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mount:
+    """A host folder or file shown at `dest` (absolute, inside), read-only unless said otherwise."""
+
+    source: Path
+    dest: str
+    writable: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Root:
+    """The composed root: an unpacked image (or nothing) read-only as `/`, and mounts over it.
+
+    `/etc/passwd`, `/etc/group`, `/etc/hosts`, `/etc/resolv.conf` (empty), `/tmp`, `/proc` and `/dev` are always ours.
+    """
+
+    rootfs: Path | None = None
+    mounts: tuple[Mount, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of one run. `disk` counts the work folder, and what the caches grew by; `pids` counts threads too."""
+
+    memory: int
+    cpus: float
+    pids: int
+    disk: int
+    wall_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What to run: `env` is the whole environment; `work` is `/work`, each cache is `/cache/<name>`, all writable."""
+
+    argv: tuple[str, ...]
+    work: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str = "/work"
+    caches: Mapping[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """How the command ended. `reason` names the limit that ended it (a reason of `builder/errors.py`) or is None.
+
+    `signal` is read off an exit code above 128, as a shell does; 127: there is no such program.
+    """
+
+    exit_code: int
+    signal: int | None
+    reason: str | None
+    peak_memory: int
+    peak_disk: int
+    peak_pids: int
+    duration_ms: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One line of `doctor`: what was looked at, whether it is good, what was found, what to do."""
+
+    name: str
+    ok: bool
+    said: str
+    next: str = ""

@@ -1,0 +1,116 @@
+"""What an unpacked source may cost, and the meter that counts it on bytes really inflated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from builder.errors import BuildError
+from builder.source.entry import Entry, shown
+
+KIB = 1024
+MIB = 1024 * KIB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """`unpacked`, `file` and `ratio_after` in bytes; `depth` in path parts; `ratio` is unpacked to packed.
+
+    Counted on what is really inflated; what headers state is only used to refuse earlier.
+    """
+
+    unpacked: int = 512 * MIB
+    file: int = 128 * MIB
+    entries: int = 50_000
+    depth: int = 32
+    ratio: int = 100
+    ratio_after: int = MIB
+
+
+def too_large(found: str, limit: str, where: str = "") -> BuildError:
+    """The refusal of an archive over a limit: what was found and what is allowed."""
+    return BuildError("ArchiveTooLarge", f"{found}, limit {limit}", where=where)
+
+
+def words(size: int) -> str:
+    """A size for people: `731 MiB`, `1.5 KiB`, `12 bytes`."""
+    for unit, name in ((MIB, "MiB"), (KIB, "KiB")):
+        if size >= unit:
+            return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
+    return f"{size} bytes"
+
+
+class Meter:
+    """Counts one archive against its limits. `packed` is the archive's own size in bytes."""
+
+    def __init__(self, limits: Limits, packed: int) -> None:
+        self.limits = limits
+        self.total = 0
+        self._packed = packed
+        self._linked = 0
+        self._largest = (0, "")
+
+    def entries(self, count: int) -> None:
+        """`count` entries, where a directory states them. Raises ArchiveTooLarge."""
+        if count > self.limits.entries:
+            raise too_large(f"{count} entries", str(self.limits.entries))
+
+    def foretell(self, total: int, largest: Entry) -> None:
+        """What a directory states, before anything is written: bytes in all, the largest. Raises ArchiveTooLarge."""
+        if total > self.limits.unpacked:
+            raise self._unpacked(total, (largest.size, largest.name))
+        self._ratio(total)
+        if largest.size > self.limits.file:
+            raise self._file(largest, largest.size)
+
+    def entry(self, entry: Entry) -> None:
+        """The next entry, before its data. Raises ArchiveTooLarge."""
+        limits = self.limits
+        if entry.number > limits.entries:
+            raise too_large(f"more than {limits.entries} entries", str(limits.entries))
+        if entry.size > limits.file:
+            raise self._file(entry, entry.size)
+        if self.total + entry.size + self._linked > limits.unpacked:
+            raise self._unpacked(self.total + entry.size + self._linked, max(self._largest, (entry.size, entry.name)))
+
+    def data(self, entry: Entry, size: int, chunk: int) -> None:
+        """`chunk` more bytes of an entry that has `size` of them by now. Raises ArchiveTooLarge."""
+        limits = self.limits
+        self.total += chunk
+        if size > limits.file:
+            raise self._file(entry, size)
+        if self.total + self._linked > limits.unpacked:
+            raise self._unpacked(self.total + self._linked, max(self._largest, (size, entry.name)))
+        self._ratio(self.total)
+        if size > self._largest[0]:
+            self._largest = (size, entry.name)
+
+    def linked(self, entry: Entry, size: int) -> None:
+        """A hard link to `size` bytes: whoever copies the tree has them once more. Raises ArchiveTooLarge."""
+        self._linked += size
+        if self.total + self._linked > self.limits.unpacked:
+            raise self._unpacked(self.total + self._linked, (size, entry.name))
+
+    def _file(self, entry: Entry, size: int) -> BuildError:
+        found, limit = _pair(size, self.limits.file)
+        return too_large(f"{entry.where} has {found}", limit, entry.where)
+
+    def _unpacked(self, total: int, largest: tuple[int, str]) -> BuildError:
+        found, limit = _pair(total, self.limits.unpacked)
+        return BuildError(
+            "ArchiveTooLarge",
+            f"{found} unpacked, limit {limit}; largest: {shown(largest[1])}, {words(largest[0])}",
+        )
+
+    def _ratio(self, total: int) -> None:
+        limits = self.limits
+        if total > limits.ratio_after and total > limits.ratio * self._packed:
+            times = total // max(self._packed, 1)
+            found = f"{words(self._packed)} unpack to {words(total)} or more, {times} times as much"
+            raise too_large(found, f"{limits.ratio} times after {words(limits.ratio_after)}")
+
+
+def _pair(found: int, limit: int) -> tuple[str, str]:
+    """Two sizes for people; exact where rounding would make them look alike."""
+    if words(found) == words(limit):
+        return f"{found} bytes", f"{limit} bytes"
+    return words(found), words(limit)

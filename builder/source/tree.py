@@ -1,0 +1,126 @@
+"""The read-only view through which every pipeline sees a source. Hostile links and sizes are handled here."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+from builder.errors import BuildError
+
+READ_LIMIT = 1024 * 1024
+
+
+class Tree(Protocol):
+    """A tree of files; paths are relative, with `/`."""
+
+    def files(self) -> tuple[str, ...]:
+        """All regular files, sorted."""
+        ...
+
+    def has(self, path: str) -> bool:
+        """Whether there is a regular file at this path."""
+        ...
+
+    def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
+        """All of it as UTF-8 (bad bytes replaced). Raises `BuildError` ManifestInvalid above `limit` bytes,
+        FileNotFoundError for what `has` denies."""
+        ...
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        """The files whose whole path matches; `*` and `?` do not cross `/`, `**/` is any number of folders."""
+        ...
+
+
+def match(files: tuple[str, ...], pattern: str) -> tuple[str, ...]:
+    """The paths that match a glob pattern; `**/` is any number of folders, also none."""
+    compiled = re.compile(_regex(pattern), re.DOTALL)
+    return tuple(path for path in files if compiled.fullmatch(path))
+
+
+def _regex(pattern: str) -> str:
+    parts, at = [], 0
+    while at < len(pattern):
+        if pattern.startswith("**/", at):
+            parts.append("(?:[^/]+/)*")
+            at += 3
+        elif pattern.startswith("**", at):
+            parts.append(".*")
+            at += 2
+        else:
+            parts.append({"*": "[^/]*", "?": "[^/]"}.get(pattern[at], re.escape(pattern[at])))
+            at += 1
+    return "".join(parts)
+
+
+class DictTree:
+    """A tree in memory, for tests and single files."""
+
+    def __init__(self, contents: Mapping[str, str | bytes]) -> None:
+        self._contents = dict(contents)
+
+    def files(self) -> tuple[str, ...]:
+        return tuple(sorted(self._contents))
+
+    def has(self, path: str) -> bool:
+        return path in self._contents
+
+    def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
+        if path not in self._contents:
+            raise FileNotFoundError(path)
+        value = self._contents[path]
+        data = value.encode() if isinstance(value, str) else value
+        return _decode(path, data, limit)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return match(self.files(), pattern)
+
+
+class DirTree:
+    """A tree on disk. A link to a file inside of `root` is that file; other links and what is no file are not here."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._files: tuple[str, ...] | None = None
+
+    def files(self) -> tuple[str, ...]:
+        if self._files is None:
+            self._files = tuple(sorted(self._walk(os.fspath(self._root), "")))
+        return self._files
+
+    def has(self, path: str) -> bool:
+        return path in self.files()
+
+    def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
+        if not self.has(path):
+            raise FileNotFoundError(path)
+        with open(os.path.realpath(self._root / path), "rb") as file:
+            return _decode(path, file.read(limit + 1), limit)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return match(self.files(), pattern)
+
+    def _walk(self, folder: str, below: str) -> Iterator[str]:
+        with os.scandir(folder) as found:
+            for one in found:
+                if one.is_dir(follow_symlinks=False):
+                    if one.name != ".git":
+                        yield from self._walk(one.path, f"{below}{one.name}/")
+                elif one.is_file(follow_symlinks=False) or (one.is_symlink() and self._inside(one.path)):
+                    yield below + one.name
+
+    def _inside(self, link: str) -> bool:
+        """Whether a link leads to a regular file below the root."""
+        try:
+            real = os.path.realpath(link, strict=True)
+        except OSError:  # it dangles, or turns in a circle
+            return False
+        return real.startswith(os.path.realpath(self._root) + os.sep) and os.path.isfile(real)
+
+
+def _decode(path: str, data: bytes, limit: int) -> str:
+    if len(data) > limit:
+        raise BuildError("ManifestInvalid", f"{path} is larger than {limit} bytes", where=path)
+    return data.decode("utf-8", "replace")

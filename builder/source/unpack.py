@@ -1,0 +1,77 @@
+"""Unpack a hostile archive into a folder. Nothing here trusts a name, a link, a size or a header.
+
+`sniff` says what it is, the readers (`tar.py`, `zip.py`) turn bytes into `Entry`s and refuse what two tools would read
+in two ways, `limits.py` counts, `write.py` alone writes. `tarfile` and `zipfile` are not used (CVE-2025-4517,
+CVE-2024-0450).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from builder.errors import BuildError
+from builder.source.entry import Entry
+from builder.source.limits import Limits, Meter
+from builder.source.sniff import HEAD_BYTES, Kind, describe, is_tar, sniff
+from builder.source.tar import read_tar
+from builder.source.write import FolderWriter, Unpacked, from_disk
+from builder.source.zip import read_zip
+
+__all__ = ["Limits", "Unpacked", "unpack", "write_single"]
+
+
+def unpack(path: Path, dest: Path, limits: Limits, owner: tuple[int, int] | None = None) -> Unpacked:
+    """Unpack the archive `path` into `dest`, which is made or is an empty folder; all of it is `owner`'s (uid, gid).
+
+    A single folder that holds everything becomes the root, and a warning says so. Files are 0755 or 0644, times are
+    those of now. Raises `BuildError` NotAnArchive, ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge, SourceEmpty, or
+    `PlatformError` NodeDiskFull, Internal. `dest` may then hold a part; nothing is ever written elsewhere.
+    """
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise from_disk(error) from error
+    with file:
+        head = file.read(HEAD_BYTES) or b""
+        file.seek(0)
+        meter = Meter(limits, path.stat().st_size)
+        return FolderWriter(dest, meter, owner).write(_entries(file, head, meter))
+
+
+def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[Entry]:
+    kind = sniff(head)
+    if kind is Kind.EMPTY:
+        raise BuildError("SourceEmpty", "the source has no bytes")
+    if kind is Kind.TEXT:
+        raise BuildError("NotAnArchive", "archive holds plain text; send a single file as sourceCode")
+    if kind is Kind.OTHER:
+        raise BuildError("NotAnArchive", f"this is {describe(head)}; a ZIP, tar or tar.gz is needed")
+    if kind is Kind.ZIP:
+        if is_tar(head):
+            raise BuildError("ArchiveUnsafe", "this is a ZIP and a tar at once; it can be read in two ways")
+        return read_zip(file.fileno(), meter)
+    return read_tar(file, kind is Kind.TAR_GZ)
+
+
+def write_single(path_name: str, data: bytes, dest: Path, owner: tuple[int, int] | None = None) -> Unpacked:
+    """A source that is one text file, written as `path_name` (relative, `/`) into `dest`, as `unpack` does.
+
+    Raises `BuildError` SourceEmpty, NotAnArchive (it is not UTF-8 text), ArchiveTooLarge.
+    """
+    kind = sniff(data)
+    if kind is Kind.EMPTY or (kind is Kind.TEXT and not data.strip()):
+        raise BuildError("SourceEmpty", "sourceCode is empty", where="code.compile.sourceCode")
+    if kind is not Kind.TEXT:
+        raise BuildError("NotAnArchive", f"sourceCode is {_no_text(kind, data)}", where="code.compile.sourceCode")
+    entry = Entry(number=1, name=path_name, kind="file", size=len(data), data=iter((data,)))
+    return FolderWriter(dest, Meter(Limits(), len(data)), owner, lift=False).write([entry])
+
+
+def _no_text(kind: Kind, data: bytes) -> str:
+    if kind is not Kind.OTHER:
+        return f"a {kind.value}; send it as archive"
+    if sniff(data[:HEAD_BYTES]) is Kind.OTHER:
+        return describe(data[:HEAD_BYTES])
+    return "text only at its start: it goes on with NUL or what is no UTF-8"

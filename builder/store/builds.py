@@ -1,0 +1,111 @@
+"""The guarded statements: each function is one transaction, each write has what it read in its condition.
+
+A write that comes too late answers `None` or `stale`; it changes nothing and raises nothing. Rows of the `builds`
+table are given out as mappings (`Row`). Here are the clients' statements; the others are given out from here:
+`owner.py` (of work), `closing.py` (control side in FINALIZE), `sweeps.py` (dispatcher, reconciler).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from builder.store import outbox
+from builder.store.closing import adopt_finalize, claim_tag, publish, release_finalize, succeed
+from builder.store.engine import Store
+from builder.store.owner import Claimed, Finished, claim, finish, hand_back, heartbeat, planned
+from builder.store.rows import Row, cancelled, emit, inserted, one, write
+from builder.store.rows import get as _get
+from builder.store.schema import builds
+from builder.store.sweeps import build_timeouts, expire_leases, offerable, queue_timeouts
+from builder.store.transitions import FINALIZE, PENDING, RUNNING
+
+__all__ = [
+    "Claimed", "Finished", "Row", "Submission", "adopt_finalize", "build_timeouts", "builds", "by_id", "cancel",
+    "claim", "claim_tag", "expire_leases", "finish", "get", "hand_back", "heartbeat", "offerable", "page", "planned",
+    "publish", "queue_timeouts", "release_finalize", "submit", "succeed",
+]  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """`outcome` is new, same (the key was seen with this request) or conflict (with another request)."""
+
+    outcome: str
+    row: Row
+
+
+def submit(store: Store, values: Mapping[str, Any]) -> Submission:
+    """Record a build and its first report (COMPILING). `values` are columns of `builds` beside the kept ones."""
+    with store.transaction() as tx:
+        now = store.now(tx)
+        if known := _known(tx, values):
+            return known
+        times = {"queued_at": now, "queue_until": now + values["queue_timeout_ms"], "created_at": now}
+        if not inserted(tx, insert(builds).values(**{**values, **times, "updated_at": now, "status": PENDING})):
+            if known := _known(tx, values):  # another request with the key was a moment earlier
+                return known
+            raise RuntimeError("a build id was drawn twice")
+        outbox.report(tx, now, _get(tx, values["build_id"]))
+        row = _get(tx, values["build_id"])
+    emit(store, "submit", row)
+    return Submission(outcome="new", row=row)
+
+
+def _known(tx: Connection, values: Mapping[str, Any]) -> Submission | None:
+    key = values.get("idempotency_key")
+    if not key:
+        return None
+    row = one(tx, builds.c.organization == values["organization"], builds.c.idempotency_key == key)
+    if row is None:
+        return None
+    return Submission(outcome="same" if row["request_hash"] == values["request_hash"] else "conflict", row=row)
+
+
+def get(store: Store, organization: str, build_id: str) -> Row | None:
+    """A build by any unique start of its id (4 characters or more); None when there is none or several."""
+    with store.transaction() as tx:
+        query = select(builds).where(
+            builds.c.organization == organization, builds.c.build_id.startswith(build_id, autoescape=True)
+        )
+        rows = tx.execute(query.limit(2)).mappings().all()
+    return rows[0] if len(rows) == 1 and len(build_id) >= 4 else None
+
+
+def by_id(store: Store, build_id: str) -> Row | None:
+    """A build by its whole id, whosever it is: for workers and the control side."""
+    with store.transaction() as tx:
+        return one(tx, builds.c.build_id == build_id)
+
+
+def page(store: Store, organization: str, limit: int, before: int | None) -> Sequence[Row]:
+    """Builds of an organization, newest first; `before` is the `number` of the last one seen."""
+    query = select(builds).where(builds.c.organization == organization)
+    if before is not None:
+        query = query.where(builds.c.number < before)
+    with store.transaction() as tx:
+        return tx.execute(query.order_by(builds.c.number.desc()).limit(limit)).mappings().all()
+
+
+def cancel(store: Store, organization: str, build_id: str) -> Row | None:
+    """PENDING, FINALIZE before the PUBLISH mark: CANCELLED now. Work: a request. Otherwise nothing changes."""
+    with store.transaction() as tx:
+        row = one(tx, builds.c.build_id == build_id, builds.c.organization == organization)
+        if row is None:
+            return None
+        now = store.now(tx)
+        action = ""
+        if row["status"] == PENDING:
+            action = cancelled(tx, now, row, "cancelled before it started")
+        elif row["status"] == RUNNING and row["half"] == FINALIZE and not row["published"]:
+            action = cancelled(tx, now, row)
+        elif row["status"] == RUNNING and not row["published"]:
+            write(tx, row, cancel_requested=True, updated_at=now)
+            action = "cancel-request"
+        row = _get(tx, build_id)
+    if action:
+        emit(store, action, row)
+    return row

@@ -1,0 +1,18 @@
+"""One structured event for each transition, given out after the commit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """`action` is the transition's name in `transitions.py`; `stale` writes changed nothing."""
+
+    action: str
+    build_id: str
+    status: str = ""
+    organization: str = ""
+    queue: str = ""
+    reason: str = ""
+    claim: int = 0

@@ -1,0 +1,105 @@
+"""A row of the store as the wire has it. Pure."""
+
+from __future__ import annotations
+
+import json
+
+from google.protobuf import json_format
+from sqlalchemy import RowMapping
+
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.store.transitions import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
+
+VERSION_STATUS = {
+    PENDING: common.VERSION_STATUS_COMPILING,
+    RUNNING: common.VERSION_STATUS_COMPILING,
+    SUCCEEDED: common.VERSION_STATUS_DRAFT,
+    FAILED: common.VERSION_STATUS_FAILED,
+    CANCELLED: common.VERSION_STATUS_FAILED,
+}
+
+
+def build(row: RowMapping) -> pb.Build:
+    """The build record."""
+    request = json_format.Parse(row["request"], pb.CreateBuildRequest())
+    message = pb.Build(
+        build_id=row["build_id"],
+        name=row["name"],
+        organization_name=row["organization"],
+        status=pb.BuildStatus.Value("BUILD_STATUS_" + row["status"]),
+        version_status=VERSION_STATUS[row["status"]],
+        code_kind=common.CODE_KIND_SDK,
+        deployment_mode=common.DEPLOYMENT_MODE_COMPILATION,
+        runtime=row["runtime"],
+        phase=pb.BuildPhase.Value("BUILD_PHASE_" + row["phase"]),
+        source_sha256="sha256:" + row["source_sha256"],
+        platform="linux/amd64",
+        priority=row["priority"],
+        node_id=row["node_id"],
+        code_hash=row["code_hash"],
+        build_key=row["build_key"],
+        from_cache_of=row["from_cache_of"],
+        attached_to=row["attached_to"],
+        created_at_ms=row["created_at"],
+        started_at_ms=row["started_at"],
+        ended_at_ms=row["ended_at"],
+        updated_at_ms=row["updated_at"],
+        claim=row["claim"],
+        attempt=row["attempt"],
+        failures=row["failures"],
+        retries=row["retries"],
+        cancel_requested=row["cancel_requested"],
+        report_sequence=row["report_sequence"],
+        log_lines=row["log_lines"],
+        tags=json.loads(row["tags"]),
+        repository=row["repository"],
+        build_args=dict.fromkeys(request.build_args, "***"),
+    )
+    for name, start, end, ok in json.loads(row["phases"]):
+        message.phases.add(
+            phase=pb.BuildPhase.Value("BUILD_PHASE_" + name),
+            status=pb.PHASE_STATUS_SUCCEEDED if ok else pb.PHASE_STATUS_FAILED,
+            started_at_ms=start,
+            ended_at_ms=end,
+            duration_ms=max(0, end - start),
+        )
+    if row["status"] == SUCCEEDED:
+        artifact = built(row)
+        message.artifact_ref = artifact.reference
+        message.artifact_sha256 = artifact.digest.removeprefix("sha256:")
+        message.image_digest = artifact.digest
+        message.size_bytes = artifact.size_bytes
+        message.image_refs.append(artifact.reference)
+    if row["failure"]:
+        json_format.Parse(row["failure"], message.failure)
+    return message
+
+
+def built(row: RowMapping) -> pb.BuiltArtifact:
+    """What the owner pushed."""
+    artifact: pb.BuiltArtifact = json_format.Parse(row["artifact"], pb.BuiltArtifact())
+    return artifact
+
+
+def report(row: RowMapping, sequence: int, now: int) -> pb.BuildReport:
+    """What the control plane is told."""
+    record = build(row)
+    message = pb.BuildReport(
+        build_id=record.build_id,
+        organization_name=record.organization_name,
+        name=record.name,
+        sequence=sequence,
+        version_status=record.version_status,
+        build_status=record.status,
+        code_hash=record.code_hash,
+        code_kind=record.code_kind,
+        deployment_mode=record.deployment_mode,
+        image_refs=record.image_refs,
+        image_digest=record.image_digest,
+        artifact_ref=record.artifact_ref,
+        created_at_ms=now,
+    )
+    if row["failure"]:
+        message.failure.CopyFrom(record.failure)
+    return message

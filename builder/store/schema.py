@@ -1,0 +1,165 @@
+"""The tables. Times are ms of the store's clock; JSON columns hold proto3 JSON or plain lists."""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    desc,
+)  # fmt: skip
+
+metadata = MetaData()
+
+builds = Table(
+    "builds",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=True),  # the order of submission
+    Column("build_id", String(20), nullable=False, unique=True),
+    Column("organization", String(200), nullable=False),
+    Column("name", String(200), nullable=False),
+    Column("idempotency_key", String(200)),
+    Column("request_hash", String(64), nullable=False),
+    Column("request", Text, nullable=False),  # CreateBuildRequest without its source
+    Column("source_sha256", String(64), nullable=False),
+    Column("source_size", BigInteger, nullable=False),
+    Column("single_file", Boolean, nullable=False),
+    Column("runtime", String(40), nullable=False),
+    Column("queue", String(80), nullable=False),
+    Column("toolchain", String(80), nullable=False),
+    Column("repository", String(400), nullable=False),
+    Column("tags", Text, nullable=False),
+    Column("priority", Integer, nullable=False),
+    Column("no_cache", Boolean, nullable=False),
+    Column("timeout_ms", BigInteger, nullable=False),
+    Column("queue_timeout_ms", BigInteger, nullable=False),
+    # Status; a RUNNING build is in the half WORK or FINALIZE, a PENDING one may be attached to another
+    Column("status", String(12), nullable=False),
+    Column("half", String(10), nullable=False, server_default=""),
+    Column("attached_to", String(20), nullable=False, server_default=""),
+    Column("from_cache_of", String(20), nullable=False, server_default=""),
+    Column("claim", BigInteger, nullable=False, server_default="0"),
+    Column("attempt", BigInteger, nullable=False, server_default="0"),
+    Column("failures", BigInteger, nullable=False, server_default="0"),
+    Column("retries", BigInteger, nullable=False, server_default="0"),
+    Column("node_id", String(200), nullable=False, server_default=""),
+    Column("nonce", String(64), nullable=False, server_default=""),
+    Column("lease_until", BigInteger, nullable=False, server_default="0"),
+    Column("not_before", BigInteger, nullable=False, server_default="0"),
+    Column("queued_at", BigInteger, nullable=False),
+    Column("offered_at", BigInteger, nullable=False, server_default="0"),
+    Column("offers", Integer, nullable=False, server_default="0"),
+    Column("offer_from", BigInteger, nullable=False, server_default="0"),  # offered (again) from here on
+    Column("queue_until", BigInteger, nullable=False, server_default="0"),  # then it has waited too long
+    Column("finalizer", Boolean, nullable=False, server_default="0"),  # somebody holds it in FINALIZE
+    Column("finished", Text, nullable=False, server_default="[]"),  # the claims whose finish was kept
+    Column("cancel_requested", Boolean, nullable=False, server_default="0"),
+    Column("published", Boolean, nullable=False, server_default="0"),  # the PUBLISH mark: only forward from here
+    Column("phase", String(20), nullable=False, server_default="QUEUED"),
+    Column("phases", Text, nullable=False, server_default="[]"),
+    Column("build_key", String(80), nullable=False, server_default=""),
+    Column("code_hash", String(80), nullable=False, server_default=""),
+    Column("artifact", Text, nullable=False, server_default=""),  # BuiltArtifact
+    Column("failure", Text, nullable=False, server_default=""),  # Failure
+    Column("report_sequence", BigInteger, nullable=False, server_default="0"),
+    Column("log_lines", BigInteger, nullable=False, server_default="0"),
+    Column("claim_lines", BigInteger, nullable=False, server_default="0"),
+    Column("created_at", BigInteger, nullable=False),
+    Column("started_at", BigInteger, nullable=False, server_default="0"),
+    Column("ended_at", BigInteger, nullable=False, server_default="0"),
+    Column("updated_at", BigInteger, nullable=False),
+    UniqueConstraint("organization", "idempotency_key"),
+    # Every dispatcher query is a seek into this one, however much is queued.
+    Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),
+    Index("builds_offered", "status", "queue", "offered_at"),
+    Index("builds_queue_until", "status", "attached_to", "queue_until"),
+    Index("builds_by_lease", "status", "lease_until"),
+    Index("builds_by_organization", "organization", "number"),
+    Index("builds_attached", "attached_to"),
+)
+
+log_chunks = Table(
+    "log_chunks",
+    metadata,
+    Column("build_id", String(20), ForeignKey("builds.build_id"), primary_key=True),
+    Column("first_sequence", BigInteger, primary_key=True),
+    Column("count", Integer, nullable=False),
+    Column("lines", Text, nullable=False),
+)
+
+reports = Table(
+    "reports",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("build_id", String(20), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("due_at", BigInteger, nullable=False),
+    Column("tries", Integer, nullable=False, server_default="0"),
+    Column("delivered_at", BigInteger, nullable=False, server_default="0"),
+    UniqueConstraint("build_id", "sequence"),
+    Index("reports_due", "delivered_at", "due_at"),
+)
+
+in_flight = Table(
+    "in_flight",
+    metadata,
+    Column("organization", String(200), primary_key=True),
+    Column("build_key", String(80), primary_key=True),
+    Column("build_id", String(20), nullable=False),
+)
+
+turns = Table(
+    "turns",  # where the round through the organizations of a queue goes on
+    metadata,
+    Column("queue", String(80), primary_key=True),
+    Column("organization", String(200), nullable=False),
+)
+
+cache = Table(
+    "cache",
+    metadata,
+    Column("organization", String(200), primary_key=True),
+    Column("build_key", String(80), primary_key=True),
+    Column("repository", String(400), primary_key=True),
+    Column("build_id", String(20), nullable=False),
+    Column("artifact", Text, nullable=False),
+)
+
+tags = Table(
+    "tags",
+    metadata,
+    Column("repository", String(400), primary_key=True),
+    Column("tag", String(128), primary_key=True),
+    Column("number", Integer, nullable=False),
+    Column("digest", String(80), nullable=False),
+)
+
+contexts = Table(
+    "contexts",
+    metadata,
+    Column("context_id", String(40), primary_key=True),
+    Column("organization", String(200), nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+nodes = Table(
+    "nodes",
+    metadata,
+    Column("node_id", String(200), primary_key=True),
+    Column("queues", Text, nullable=False),
+    Column("toolchains", Text, nullable=False),
+    Column("slots", Integer, nullable=False),
+    Column("seen_at", BigInteger, nullable=False),
+    Column("drain", Boolean, nullable=False, server_default="0"),
+)

@@ -1,0 +1,157 @@
+"""What the dispatcher and the reconciler write. Every query is a seek or bounded: 10,000 queued cost what 10 cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, and_, func, insert, select, update
+
+from builder.store.engine import Store
+from builder.store.rows import Row, cancelled, emit, end, failure, get, inserted, locked, lost
+from builder.store.schema import builds, turns
+from builder.store.transitions import FAILED, PENDING, RUNNING, WORK
+
+OFFER_AGAIN_MS = (5_000, 10_000, 20_000, 30_000)
+ORGANIZATIONS = 64  # looked at in one call; the round goes on where it ended
+BATCH = 100  # builds that one sweep ends; the next tick takes the rest
+
+
+def offerable(store: Store, queue: str, toolchains: Sequence[str], limit: int) -> list[str]:
+    """Ids to offer: fair between organizations (fewest running first), then priority, then age. Marks them offered.
+
+    `limit` is the queue's window: hints of the last 5 s that nobody claimed yet fill it. A hint that is still
+    unclaimed is offered again after 5, 10, 20, then 30 s.
+    """
+    with store.transaction() as tx:
+        now = store.now(tx)
+        here = and_(builds.c.status == PENDING, builds.c.queue == queue)
+        recent = select(builds.c.number).where(here, builds.c.offered_at > now - OFFER_AGAIN_MS[0]).limit(limit)
+        limit -= len(tx.execute(recent).all())
+        if limit <= 0:
+            return []
+        query = select(builds.c.organization, func.count()).where(builds.c.status == RUNNING)
+        busy = {row[0]: int(row[1]) for row in tx.execute(query.group_by(builds.c.organization))}
+        waiting: dict[str, list[Row]] = {}
+        for organization in _in_turn(tx, queue, [*toolchains, ""]):
+            if found := _ready(tx, now, organization, queue, [*toolchains, ""], limit):
+                waiting[organization] = found
+        picked: list[Row] = []
+        while len(picked) < limit and waiting:
+            turn = min(waiting, key=lambda name: busy.get(name, 0))  # among equals: whose turn it is
+            picked.append(waiting[turn].pop(0))
+            busy[turn] = busy.get(turn, 0) + 1
+            if not waiting[turn]:
+                del waiting[turn]
+        for row in picked:
+            pause = OFFER_AGAIN_MS[min(row["offers"], len(OFFER_AGAIN_MS) - 1)]
+            mark = {"offered_at": now, "offer_from": now + pause, "offers": row["offers"] + 1}
+            same = and_(builds.c.build_id == row["build_id"], builds.c.status == PENDING)
+            tx.execute(update(builds).where(same).values(**mark))
+        if picked:
+            _turn_ends(tx, queue, picked[-1]["organization"])
+    return [row["build_id"] for row in picked]
+
+
+def _in_turn(tx: Connection, queue: str, toolchains: Sequence[str]) -> list[str]:
+    """Organizations with queued builds, from the one after the last served, at most `ORGANIZATIONS` of them."""
+    last = tx.execute(select(turns.c.organization).where(turns.c.queue == queue)).scalar() or ""
+    found: list[str] = []
+    for start, stop in ((last, None), ("", last)):
+        at = start
+        while len(found) < ORGANIZATIONS:
+            nearest = [name for name in (_next(tx, queue, one, at) for one in toolchains) if name]
+            at = min(nearest, default="")
+            if not at or (stop is not None and at > stop):
+                break
+            found.append(at)
+    return found
+
+
+def _next(tx: Connection, queue: str, toolchain: str, after: str) -> str:
+    query = select(builds.c.organization).where(*_lane(queue, toolchain), builds.c.organization > after)
+    return tx.execute(query.order_by(builds.c.organization).limit(1)).scalar() or ""
+
+
+def _lane(queue: str, toolchain: str) -> Iterable[Any]:
+    """The front columns of the index `builds_to_offer`."""
+    lane = (builds.c.queue == queue, builds.c.toolchain == toolchain)
+    return (builds.c.status == PENDING, *lane, builds.c.attached_to == "")
+
+
+def _ready(tx: Connection, now: int, organization: str, queue: str, toolchains: Sequence[str], limit: int) -> list[Row]:
+    found: list[Row] = []
+    for toolchain in toolchains:
+        query = select(builds).where(*_lane(queue, toolchain), builds.c.organization == organization)
+        query = query.where(builds.c.offer_from <= now).order_by(builds.c.priority.desc(), builds.c.number)
+        found += tx.execute(query.limit(limit)).mappings()
+    return sorted(found, key=lambda row: (-row["priority"], row["number"]))[:limit]
+
+
+def _turn_ends(tx: Connection, queue: str, organization: str) -> None:
+    changed = tx.execute(update(turns).where(turns.c.queue == queue).values(organization=organization))
+    if not changed.rowcount:
+        inserted(tx, insert(turns).values(queue=queue, organization=organization))
+
+
+def expire_leases(store: Store, backoff_ms: int) -> list[Row]:
+    """Builds whose owner has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for."""
+
+    def due(now: int) -> Any:
+        return and_(builds.c.status == RUNNING, builds.c.half == WORK, builds.c.lease_until <= now)
+
+    return _sweep(store, due, lost)
+
+
+def queue_timeouts(store: Store, live_toolchains: set[str]) -> list[Row]:
+    """Builds that waited too long. No live node has the toolchain: ToolchainUnavailable; else QueueTimeout."""
+
+    def due(now: int) -> Any:
+        return and_(builds.c.status == PENDING, builds.c.attached_to == "", builds.c.queue_until <= now)
+
+    def over(tx: Connection, now: int, row: Row) -> str:
+        if row["cancel_requested"]:
+            return cancelled(tx, now, row)
+        waited = f"waited {(now - row['queued_at']) // 1000} s"
+        if row["toolchain"] and row["toolchain"] not in live_toolchains:
+            message = f"{waited}; no live node has {row['toolchain']}"
+            kept = failure("ToolchainUnavailable", message, "QUEUED")
+        else:
+            kept = failure("QueueTimeout", f"{waited} for a free slot", "QUEUED")
+        end(tx, now, row, FAILED, kept)
+        return "queue-timeout"
+
+    return _sweep(store, due, over)
+
+
+def build_timeouts(store: Store, lease_ms: int) -> list[Row]:
+    """Builds past the time of their attempt whose owner did not end them, one lease late; never after the mark."""
+
+    def due(now: int) -> Any:
+        late = builds.c.started_at + builds.c.timeout_ms + lease_ms <= now
+        return and_(builds.c.status == RUNNING, builds.c.published.is_(False), late)
+
+    def over(tx: Connection, now: int, row: Row) -> str:
+        if row["cancel_requested"]:
+            return cancelled(tx, now, row)
+        message = f"not finished after {row['timeout_ms'] // 1000} s"
+        end(tx, now, row, FAILED, failure("Timeout", message, row["phase"]))
+        return "build-timeout"
+
+    return _sweep(store, due, over)
+
+
+def _sweep(store: Store, due: Callable[[int], Any], over: Callable[[Connection, int, Row], str]) -> list[Row]:
+    changed: list[tuple[str, Row]] = []
+    with store.transaction() as tx:
+        now = store.now(tx)
+        query = select(builds.c.build_id).where(due(now)).limit(BATCH)
+        for build_id in tx.execute(query).scalars().all():
+            # Read again under the lock: an end before it in this sweep may have ended or moved it too.
+            still = select(builds).where(builds.c.build_id == build_id, due(now))
+            for row in locked(tx, still, skip=True):
+                action = over(tx, now, row)
+                changed.append((action, get(tx, build_id)))
+    for action, row in changed:
+        emit(store, action, row)
+    return [row for _, row in changed]

@@ -1,0 +1,1 @@
+"""The build node: claims builds, runs the line, keeps their output until the API has it."""

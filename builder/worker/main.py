@@ -1,0 +1,23 @@
+"""`ignite-builder worker`: the Celery worker with this node's queues and slots."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from builder.config import Settings, environment
+
+
+def work(settings: Settings) -> int:
+    """Become the worker process; does not return. Raises `BuildError` InvalidRequest without server and token."""
+    os.execve(sys.executable, worker_argv(settings), environment(settings))
+
+
+def worker_argv(settings: Settings) -> list[str]:
+    """The command line of the worker."""
+    from builder.worker.node import Node
+
+    queues = ",".join(Node(settings).queues())
+    options = ["--concurrency", str(settings.slots), "--queues", queues, "--hostname", f"{settings.node_id}@%h"]
+    flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
+    return [sys.executable, "-m", "celery", "--app", "builder.app", "worker", *options, *flags]

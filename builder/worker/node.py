@@ -1,0 +1,204 @@
+"""A build node: the composition of a worker process. Registers, keeps itself known, gives hints to owners.
+
+The parent process registers before it forks (so that the children know the key of the messages) and keeps doing so;
+every client with a connection is made after the fork.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sys
+import threading
+import time
+from pathlib import Path
+
+import redis
+import structlog
+from billiard import Value, current_process
+from celery import signals
+
+from builder import pipelines, sandbox
+from builder.api.client import Api, ApiError, ApiUnreachable
+from builder.config import Settings
+from builder.data import runtimes_dir
+from builder.faults import labels
+from builder.messages import read_run
+from builder.oci import place
+from builder.oci.base import BaseStore
+from builder.oci.destination import Destination
+from builder.pipelines import catalog as catalogs
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.worker import owner
+from builder.worker.ports import NodeParts, remove_left_behind, run_claimed
+from builder.worker.toolchains import Toolchains
+
+log = structlog.get_logger("node")
+
+CANCEL_CHANNEL = "ignite:cancel:"
+
+
+class Node:
+    """One node process; its children share it by fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = Path(settings.node_dir)
+        self.key = settings.message_key
+        self.bases = BaseStore(self.folder / "bases")
+        runtimes = runtimes_dir()
+        path = Path(settings.catalog) if settings.catalog else runtimes / "catalog.toml"
+        self.catalog = catalogs.read(path)
+        self.known = pipelines.load(settings.pipelines)
+        self.toolchains = Toolchains(
+            folders=(path.parent, runtimes), node_dir=self.folder, bases=self.bases, which=find_program
+        )
+        self._draining_since = Value("d", 0.0)
+        self._parts: NodeParts | None = None
+        self._stop = threading.Event()
+
+    # The parent process
+
+    def connect_signals(self) -> None:
+        """Hook into Celery's life."""
+        signals.worker_init.connect(self._on_init, weak=False)
+        signals.worker_ready.connect(self._on_ready, weak=False)
+        signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
+
+    def queues(self) -> tuple[str, ...]:
+        """The queues this node takes."""
+        return (*self.settings.queue_list(pipelines.names(self.known)), "compile.any")
+
+    def _on_init(self, **_: object) -> None:
+        refuse_without_sandbox(self.settings)
+        api = Api(self.settings.server, self.settings.token)
+        while True:
+            try:
+                self._register(api)
+                break
+            except ApiUnreachable as error:
+                log.warning("the API does not answer yet", action="register-failed", error=str(error))
+                time.sleep(0.5)
+        api.close()
+
+    def _on_ready(self, **_: object) -> None:
+        threading.Thread(target=self._stay_known, daemon=True).start()
+
+    def _on_shutdown(self, **_: object) -> None:
+        self._draining_since.value = time.time()
+        self._stop.set()
+
+    def _stay_known(self) -> None:
+        """Register again and again; remove and send what killed owners left behind."""
+        api = Api(self.settings.server, self.settings.token)
+        while not self._stop.wait(min(self.settings.heartbeat_ms, 2000) / 1000):
+            try:
+                remove_left_behind(self.folder)
+                self._register(api)
+                owner.send_left_behind(api, self.folder / "spool")
+            except (ApiUnreachable, ApiError, OSError) as error:
+                log.warning("the API did not take the register", action="register-failed", error=repr(error))
+
+    def _register(self, api: Api) -> None:
+        answer: pb.RegisterNodeResponse = api.call(
+            "RegisterNode",
+            pb.RegisterNodeRequest(
+                protocol=owner.PROTOCOL,
+                node_id=self.settings.node_id,
+                queues=self.queues(),
+                toolchains=self.toolchains.available(self.catalog.toolchains()),
+                architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
+                slots=self.settings.slots,
+                disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
+            ),
+        )
+        self.key = answer.message_key
+
+    # The children
+
+    def handle(self, body: dict[str, object]) -> None:
+        """One hint. A forged or malformed one is dropped; nothing that happens here kills the worker."""
+        build_id = read_run(body, self.key)
+        if build_id is None:
+            log.warning("a message was dropped", action="message-dropped")
+            return
+        try:
+            parts = self._parts or self._make_parts()
+            word = owner.own_build(
+                build_id,
+                owner.Node(
+                    api=parts.api,
+                    node_id=self.settings.node_id,
+                    spool_dir=self.folder / "spool",
+                    log_bytes=self.settings.log_bytes,
+                    beat_s=self.settings.heartbeat_ms / 1000,
+                    draining=self._must_hand_back,
+                    run=lambda granted, held: run_claimed(granted, held, parts),
+                    listen=self._listen,
+                ),
+            )
+            log.info("owned", action="owned", build_id=build_id, word=word)
+        except Exception as error:
+            log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
+
+    def _must_hand_back(self) -> bool:
+        since = self._draining_since.value
+        return bool(since) and time.time() - since > self.settings.drain_ms / 1000
+
+    def _make_parts(self) -> NodeParts:
+        index = getattr(current_process(), "index", 0) or 0
+        settings = self.settings
+        self._parts = NodeParts(
+            settings=settings,
+            api=Api(settings.server, settings.token),
+            catalog=self.catalog,
+            known=self.known,
+            toolchains=self.toolchains,
+            bases=self.bases,
+            destination=self._destination,
+            label=labels(settings.crash_at, self.folder),
+            uid=settings.build_uid + index,
+        )
+        return self._parts
+
+    def _destination(self, target: pb.Destination) -> Destination:
+        return place.destination(
+            target.registry,
+            target.layout_path,
+            username=target.username,
+            password=target.password,
+            insecure=target.insecure,
+            ca_bundle=self.settings.ca_bundle,
+        )
+
+    def _listen(self, build_id: str, done: threading.Event, seconds: float) -> None:
+        """Wait for a cancel that travels over Redis, the end, or the time; without Redis only for the latter two."""
+        until = time.monotonic() + seconds
+        try:
+            client = redis.Redis.from_url(self.settings.redis_url, socket_timeout=5)
+            with client, client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+                channel.subscribe(CANCEL_CHANNEL + build_id)
+                while not done.is_set() and time.monotonic() < until:
+                    if channel.get_message(timeout=min(0.2, max(0.0, until - time.monotonic()))):
+                        return
+        except redis.RedisError:
+            done.wait(max(0.0, until - time.monotonic()))
+
+
+def find_program(name: str) -> str | None:
+    """A program beside this interpreter (the project's own environment), else on the PATH."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
+
+
+def refuse_without_sandbox(settings: Settings) -> None:
+    """A worker without a sandbox does not start, unless that is an explicit setting, said aloud."""
+    if settings.unsandboxed:
+        log.error("UNSANDBOXED: build steps run as this user, with its files and network", action="unsandboxed")
+        return
+    missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in ("bubblewrap", "sandbox")]
+    if missing:
+        words = "; ".join(f"{finding.name}: {finding.said}. {finding.next}" for finding in missing)
+        sys.stderr.write(f"a worker refuses to start without a sandbox: {words}\n")
+        raise SystemExit(75)

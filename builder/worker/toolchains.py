@@ -1,0 +1,155 @@
+"""The toolchains of this node: what it can build, where the sandbox finds it, and the digests that join the build key.
+
+Data, not code: `runtimes/<runtime>/toolchain.toml` says which programs and folders are mounted where and whether the
+base image is the root. A program in a folder that the build user cannot enter (somebody's home) is copied once into
+the node's own folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import stat
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import BuildError
+from builder.oci.base import BaseStore
+from builder.plan import Toolchain
+from builder.sandbox import Mount, Root
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provided:
+    """A toolchain as this node has it: the composed root and the digests of everything that compiles."""
+
+    root: Root
+    digests: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolchains:
+    """Looks toolchains up on this node. `folders` are searched in order for `<runtime>/toolchain.toml`."""
+
+    folders: tuple[Path, ...]
+    node_dir: Path
+    bases: BaseStore
+    which: Callable[[str], str | None]
+
+    def find(self, row: Toolchain) -> Provided:
+        """Raises `BuildError` ToolchainUnavailable that names what is missing."""
+        recipe, folder = self._recipe(row.runtime)
+        base = self.bases.get(row.base)
+        if base is None:
+            raise _unavailable(row, f"base image {row.base} is not on this node: ignite-builder bases build {row.base}")
+        mounts: list[Mount] = []
+        digests = {"base": base.digest}
+        for program in recipe.get("program", ()):
+            source, digest = self._program(row, program)
+            mounts.append(Mount(source=source, dest=program["mount"]))
+            digests[program["command"]] = digest
+        for shared in recipe.get("folder", ()):
+            source = self._reachable((folder / shared["path"]).resolve(), "sdk-" + row.runtime)
+            mounts.append(Mount(source=source, dest=shared["mount"]))
+            digests["sdk " + shared["path"]] = _digest_of_files(source, tuple(_files_below(source)))
+        rootfs = self.bases.rootfs(row.base) if recipe.get("rootfs") == "base" else None
+        return Provided(root=Root(rootfs=rootfs, mounts=tuple(mounts)), digests=digests)
+
+    def available(self, rows: tuple[Toolchain, ...]) -> dict[str, str]:
+        """Toolchain name → one digest over everything, for the rows this node can build."""
+        found = {}
+        for row in rows:
+            try:
+                parts = self.find(row).digests
+            except BuildError:
+                continue
+            lines = "".join(f"{name}={digest}\n" for name, digest in sorted(parts.items()))
+            found[row.name] = "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+        return found
+
+    def _recipe(self, runtime: str) -> tuple[dict[str, Any], Path]:
+        for folder in self.folders:
+            path = folder / runtime / "toolchain.toml"
+            if path.is_file():
+                return tomllib.loads(path.read_text()), path.parent
+        raise BuildError("ToolchainUnavailable", f"there is no runtimes/{runtime}/toolchain.toml")
+
+    def _program(self, row: Toolchain, program: Mapping[str, Any]) -> tuple[Path, str]:
+        command = program["command"]
+        found = self.which(command)
+        if not found:
+            raise _unavailable(row, f"{command} is not on the PATH of this node")
+        path = Path(found).resolve()
+        if "marker" not in program:
+            return self._reachable(path, command), _digest_of_files(path.parent, (path.name,))
+        root = next((up for up in path.parents if (up / program["marker"]).is_file()), None)
+        if root is None:
+            raise _unavailable(row, f"no {program['marker']} above {path}")
+        version = re.search(program["version"], (root / program["marker"]).read_text())
+        if not version or version[1] != row.version:
+            has = version[1] if version else "an unknown version"
+            raise _unavailable(row, f"{command} on this node is {has}, {row.version} is needed")
+        return self._reachable(root, command), _digest_of_files(root, tuple(program["digest"]))
+
+    def _reachable(self, path: Path, name: str) -> Path:
+        """`path`, or a copy that the build user can enter; copies are named by size and time of the original."""
+        if os.geteuid() != 0 or all(_others_may_enter(up) for up in path.parents):
+            return path
+        info = path.stat()
+        copy = self.node_dir / "toolchains" / f"{name}-{info.st_size}-{info.st_mtime_ns}-{_tree_stamp(path)}"
+        if not copy.exists():
+            partial = copy.with_name(f"{copy.name}.{os.getpid()}.partial")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.parent.chmod(0o755)
+            if path.is_dir():
+                shutil.copytree(path, partial, symlinks=True, dirs_exist_ok=True)
+            else:
+                shutil.copy2(path, partial)
+            try:
+                partial.rename(copy)
+            except OSError:  # another process was first
+                shutil.rmtree(partial, ignore_errors=True)
+        return copy
+
+
+def _unavailable(row: Toolchain, message: str) -> BuildError:
+    return BuildError("ToolchainUnavailable", f"{row.name}: {message}")
+
+
+def _others_may_enter(folder: Path) -> bool:
+    return bool(folder.stat().st_mode & stat.S_IXOTH)
+
+
+def _files_below(root: Path) -> list[str]:
+    files = (path for path in root.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    return sorted(path.relative_to(root).as_posix() for path in files)
+
+
+def _tree_stamp(path: Path) -> str:
+    """Names a copy by its content for small trees (an SDK changes while it is developed), else by nothing more."""
+    if path.is_file():
+        return "file"
+    files = _files_below(path)
+    return _digest_of_files(path, tuple(files))[7:19] if len(files) < 500 else "tree"
+
+
+_digests: dict[tuple[str, tuple[str, ...], int], str] = {}
+
+
+def _digest_of_files(root: Path, names: tuple[str, ...]) -> str:
+    """sha256 over names and contents; remembered while sizes and times stay, since a compiler is 20 MB."""
+    present = [(name, root / name) for name in names if (root / name).is_file()]
+    stamp = hash(tuple((name, path.stat().st_mtime_ns, path.stat().st_size) for name, path in present))
+    key = (str(root), names, stamp)
+    if key not in _digests:
+        hasher = hashlib.sha256()
+        for name, path in present:
+            data = path.read_bytes()
+            hasher.update(f"{len(name)}:{name}:{len(data)}:".encode() + data)
+        _digests[key] = "sha256:" + hasher.hexdigest()
+    return _digests[key]

@@ -1,0 +1,5 @@
+package main
+
+import "example.invalid/nothing"
+
+func main() { nothing.Do() }

@@ -1,0 +1,5 @@
+import numpyy
+
+
+def handler(payload, ctx):
+    return numpyy.__version__

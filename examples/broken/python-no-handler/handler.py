@@ -1,0 +1,6 @@
+def main(payload, ctx):
+    return payload
+
+
+def run():
+    pass

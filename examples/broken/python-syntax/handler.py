@@ -1,0 +1,2 @@
+def handler(payload, ctx):
+    return {"broken": (1 + 2}

@@ -1,0 +1,125 @@
+"""`make demo`: four examples from archives of different kinds → built, pushed, run, called; then again from the cache.
+
+Everything is private and local: Redis, API, worker, a registry on a loopback port. Ends by itself.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tarfile
+import time
+import tomllib
+import zipfile
+from pathlib import Path
+
+import httpx
+from google.protobuf import json_format
+
+from builder.api.client import Api
+from builder.config import Settings, load
+from builder.embedded import Embedded, private_registry, start
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.run import started
+from builder.worker.node import find_program
+
+HERE = Path(__file__).resolve().parent
+DEMO = (("python-hello", "file"), ("python-numpy", "zip"), ("go-hello", "tar"), ("go-deps", "tar.gz"))
+
+
+def pack(folder: Path, kind: str) -> tuple[str, bytes]:
+    """(field of CompileSource, bytes) of an example, as a file, zip, tar or tar.gz."""
+    files = [path for path in sorted(folder.iterdir()) if path.name not in ("expect.toml", "plan.json")]
+    out = io.BytesIO()
+    if kind == "file":
+        return "source_code", files[0].read_bytes()
+    if kind == "zip":
+        with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in files:
+                archive.write(path, path.name)
+    else:
+        with tarfile.open(fileobj=out, mode="w:gz" if kind == "tar.gz" else "w") as archive:
+            for path in files:
+                archive.add(path, path.name)
+    return "archive", out.getvalue()
+
+
+def request(name: str, kind: str) -> pb.CreateBuildRequest:
+    """The build of one example."""
+    made = pb.CreateBuildRequest(name=name)
+    field, data = pack(HERE / name, kind)
+    setattr(made.code.compile, field, data)
+    made.code.compile.runtime.SetInParent()
+    getattr(made.code.compile.runtime, name.partition("-")[0]).SetInParent()
+    return made
+
+
+def tail(server: Embedded, build_id: str, show: bool) -> None:
+    """Print the log of a build until its end."""
+    url = f"{server.url}/v1/ignite/builds/{build_id}/logs/stream?fromStart=true"
+    headers = {"authorization": f"Bearer {server.token}"}
+    with httpx.stream("GET", url, headers=headers, timeout=300, trust_env=False) as response:
+        for line in response.iter_lines():
+            if show and line.startswith("data: "):
+                entry = pb.LogEntry()
+                json_format.Parse(line[6:], entry)
+                if not entry.eof:
+                    print(f"    {pb.BuildPhase.Name(entry.phase)[12:].lower():<13}{entry.line[:110]}", flush=True)
+
+
+def build(server: Embedded, api: Api, name: str, kind: str, show: bool) -> tuple[pb.Build, float]:
+    """Submit, tail, wait. The record and the seconds it took."""
+    began = time.monotonic()
+    created = api.call("CreateBuild", request(name, kind))
+    tail(server, created.build_id, show)
+    record = api.call("GetBuild", pb.GetBuildRequest(build_id=created.build_id))
+    took = time.monotonic() - began
+    if record.status != pb.BUILD_STATUS_SUCCEEDED:
+        raise SystemExit(f"{name}: {record.failure.reason}: {record.failure.message}")
+    return record, took
+
+
+def call(settings: Settings, record: pb.Build, name: str) -> str:
+    """Run the artifact and call it once."""
+    expect = tomllib.loads((HERE / name / "expect.toml").read_text())
+    with started(settings, record) as running:
+        headers = {"x-ignite-execution-id": "demo-1"}
+        answer = httpx.post(running.url, content=expect["send"], headers=headers, trust_env=False).text
+    if answer != expect["answer"]:
+        raise SystemExit(f"{name} answered {answer!r}, expected {expect['answer']!r}")
+    return answer.strip()
+
+
+def main() -> int:
+    """The demo."""
+    loaded = load().settings
+    folder = Path(loaded.node_dir).parent / "ignite-builder-demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    examples = [one for one in DEMO if find_program("go") or not one[0].startswith("go")]
+    if len(examples) < len(DEMO):
+        print("Go is not installed: only the Python half is shown (install Go 1.24 or newer for the rest)")
+    rows = []
+    with private_registry(folder / "registry") as registry:
+        settings = loaded.model_copy(update={"data_dir": str(folder), "registry": registry, "organization": "demo"})
+        print("starting Redis, API, worker and a registry; base images are made once", flush=True)
+        with start(settings) as server:
+            api = Api(server.url, server.token)
+            for name, kind in examples:
+                print(f"\n== {name}, from a {kind}", flush=True)
+                record, cold = build(server, api, name, kind, show=True)
+                print(f"   {record.artifact_ref}")
+                print(f"   POST / -> {call(settings, record, name)}", flush=True)
+                again, warm = build(server, api, name, kind, show=False)
+                if not again.from_cache_of or again.image_digest != record.image_digest:
+                    raise SystemExit(f"{name}: the second build was not answered from the cache")
+                rows.append((name, kind, cold, warm, record.size_bytes))
+            api.close()
+    print(f"\n{'EXAMPLE':<14}{'SOURCE':<9}{'FIRST':>8}{'AGAIN':>8}{'SIZE':>11}")
+    for name, kind, cold, warm, size in rows:
+        print(f"{name:<14}{kind:<9}{cold:>7.2f}s{warm:>7.2f}s{size / 2**20:>7.1f} MiB")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

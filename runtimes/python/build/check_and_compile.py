@@ -1,0 +1,169 @@
+"""Run inside the sandbox by the runtime's own Python: check the handler, lay the source out, compile bytecode.
+
+    check_and_compile.py handler|server
+
+Bytecode is reproducible: unchecked-hash files (PEP 552) whose code names the path in the image, written by a fixed
+number of processes over a fixed partition of the sorted files, because marshal's back references depend on what was
+compiled before in the same process. The number of processors changes nothing.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+WORK = Path(os.environ.get("IGNITE_WORK", "/work"))
+PARTITIONS = 4
+PLACES = (("src", "/app/src"), ("deps", "/app/deps"))
+
+
+def fail(reason: str, message: str, where: str, said: list[str], hint: str) -> None:
+    """One JSON line is the diagnosis; the words before it are for the log."""
+    for line in said:
+        print(line, file=sys.stderr)
+    found = {"reason": reason, "message": message, "where": where, "said": said, "next": hint}
+    print(json.dumps(found), file=sys.stderr)
+    raise SystemExit(1)
+
+
+def parse(root: Path, path: Path) -> ast.Module:
+    """Parse and compile one file of the user's; a syntax error is the end.
+
+    Compiling finds what parsing alone lets through: `return` outside a function, a name both global and local.
+    """
+    name = path.relative_to(root).as_posix()
+    data = path.read_bytes()
+    try:
+        compile(data, name, "exec", dont_inherit=True)
+        return ast.parse(data, name)
+    except SyntaxError as error:
+        where = f"{name}:{error.lineno or 1}:{error.offset or 1}"
+        line = error.lineno or 1
+        shown = error.text or data.decode("utf-8", "replace").splitlines()[line - 1]
+        said = [f'File "{name}", line {line}', f"  {shown.strip()}", f"SyntaxError: {error.msg}"]
+        fail("CompileFailed", f"{name} is no valid Python: {error.msg}", where, said, f"Correct {name}, build again.")
+    except (ValueError, RecursionError, MemoryError) as error:
+        fail("CompileFailed", f"{name} cannot be parsed: {error}", name, [str(error)], f"Correct {name}, build again.")
+    raise AssertionError
+
+
+def defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
+    """(name, statement) of everything a module's statements bind, also inside if, try, with, for, while and match."""
+    for node in body:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            yield node.name, node
+        elif isinstance(node, (ast.Import, ast.ImportFrom)):
+            for alias in node.names:
+                yield (alias.asname or alias.name).split(".", 1)[0], node
+        elif isinstance(node, (ast.Assign, ast.AnnAssign)):
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                for name in ast.walk(target):
+                    if isinstance(name, ast.Name) and isinstance(name.ctx, ast.Store):
+                        yield name.id, node
+        else:
+            for field in ("body", "orelse", "finalbody", "handlers", "cases"):
+                inner = getattr(node, field, [])
+                blocks = [part.body if field in ("handlers", "cases") else [part] for part in inner]
+                yield from defined(statement for block in blocks for statement in block)
+
+
+def check_handler(tree: ast.Module) -> None:
+    """handler.py must define or import `handler`, and a plain function must take payload and ctx."""
+    found = list(defined(tree.body))
+    handlers = [node for name, node in found if name == "handler"]
+    if not handlers and not any(name == "*" for name, _ in found):
+        names = list(dict.fromkeys(name for name, node in found if not isinstance(node, (ast.Import, ast.ImportFrom))))
+        has = f"defines {', '.join(names[:5])}, but no handler" if names else "defines no handler"
+        hint = "Rename one to `def handler(payload, ctx)`." if names else "Add `def handler(payload, ctx)`."
+        fail("EntryPointMissing", f"handler.py {has}", "handler.py", [], hint)
+    for node in handlers[-1:]:
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.decorator_list:
+            check_arguments(node)
+
+
+def check_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    """It is called with (payload, ctx): two positional arguments."""
+    takes = node.args
+    most = len(takes.posonlyargs) + len(takes.args)
+    least = most - len(takes.defaults)
+    keyword_only = sum(default is None for default in takes.kw_defaults)
+    if (most < 2 and not takes.vararg) or least > 2 or keyword_only:
+        signature = f"def handler({ast.unparse(takes)})"
+        where = f"handler.py:{node.lineno}:{node.col_offset + 1}"
+        hint = "Make it `def handler(payload, ctx)`."
+        message = f"handler is called with (payload, ctx), but is {signature}"
+        fail("EntryPointMissing", message, where, [signature], hint)
+
+
+def compile_partition(number: int) -> None:
+    """Compile this partition of all files, in order."""
+    for index, (path, shown, is_users) in enumerate(all_files()):
+        if index % PARTITIONS != number:
+            continue
+        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+        try:
+            py_compile.compile(str(path), dfile=shown, doraise=True, invalidation_mode=mode)
+        except (py_compile.PyCompileError, OSError, ValueError, RecursionError):
+            if is_users:
+                raise
+
+
+def all_files() -> list[tuple[Path, str, bool]]:
+    """(file, its path in the image, whether it is the user's), sorted."""
+    found = []
+    for folder, place in PLACES:
+        root = WORK / "out" / folder
+        for path in sorted(root.rglob("*.py")) if root.is_dir() else ():
+            if path.is_file() and not path.is_symlink():
+                found.append((path, f"{place}/{path.relative_to(root).as_posix()}", folder == "src"))
+    return found
+
+
+def clean_dependencies(deps: Path) -> None:
+    """What installers leave and nobody needs at run time; RECORD lists it and would differ with it."""
+    for name in (".lock", "bin"):
+        path = deps / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.exists():
+            path.unlink()
+    for path in deps.rglob("*.dist-info"):
+        for name in ("RECORD", "REQUESTED", "direct_url.json", "uv_cache.json", "INSTALLER"):
+            (path / name).unlink(missing_ok=True)
+
+
+def main(mode: str) -> None:
+    """Check, copy, compile."""
+    source, out = WORK / "src", WORK / "out"
+    for path in sorted(source.rglob("*.py")):
+        if path.is_file() and not path.is_symlink():
+            tree = parse(source, path)
+            if mode == "handler" and path == source / "handler.py":
+                check_handler(tree)
+    ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
+    shutil.copytree(source, out / "src", symlinks=True, ignore=ignored)
+    if (out / "deps").is_dir():
+        clean_dependencies(out / "deps")
+    script = str(Path(__file__).resolve())
+    environment = {**os.environ, "PYTHONHASHSEED": "0"}
+    running = [
+        subprocess.Popen([sys.executable, "-S", "-B", script, "--partition", str(number)], env=environment)
+        for number in range(PARTITIONS)
+    ]
+    if any([process.wait() for process in running]):
+        raise SystemExit("bytecode could not be written")
+    print(f"{len(all_files())} files compiled")
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "--partition":
+        compile_partition(int(sys.argv[2]))
+    else:
+        main(sys.argv[1])

@@ -1,0 +1,135 @@
+"""Embedded servers for the end-to-end tests of builds: real Redis, worker, sandbox, compilers and registry.
+
+Bases, toolchains and package caches are kept between sessions in one folder (15 s and a network to make); everything
+else is new for each session. Sessions take turns, because they share the caches and the build users.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import config, embedded
+from builder.api.client import Api
+from tests.build_fixtures import Server
+
+KEPT = Path("/var/tmp/ignite-builder-tests")
+ROOT = Path(__file__).resolve().parents[2]
+SHARED = ("bases", "toolchains", "caches")
+FIRST_UID = 62_100
+Start = Callable[..., AbstractContextManager[Server]]
+
+
+@pytest.fixture(scope="session")
+def kept() -> Iterator[Path]:
+    """The folder that stays, with the bases made; ours alone while the session runs."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    KEPT.chmod(0o755)
+    with (KEPT / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for name in SHARED:
+            (KEPT / name).mkdir(exist_ok=True)
+        embedded.ensure_bases(config.load({"node_dir": str(KEPT)}).settings)
+        yield KEPT
+
+
+@pytest.fixture(scope="session")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A private registry, "host:port"."""
+    with embedded.private_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def start(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -> Start:
+    """Starts a server with its own records and node folder; `flags` are settings, over those of the tests."""
+    uids = iter(range(FIRST_UID, 65_000, 50))
+
+    @contextmanager
+    def started(**flags: Any) -> Iterator[Server]:
+        node = Path(tempfile.mkdtemp(prefix="ignite-builder-node-", dir="/var/tmp"))
+        node.chmod(0o755)
+        own = {"caches"} if flags.pop("own_caches", True) else set()
+        for name in SHARED:
+            if name not in own:
+                (node / name).symlink_to(kept / name)
+        values = {
+            "data_dir": str(tmp_path_factory.mktemp("data")),
+            "node_dir": str(node),
+            "registry": registry,
+            "build_uid": next(uids),
+            "retry_backoff_ms": 50,
+            "tick_ms": 100,
+            **flags,
+        }
+        try:
+            with embedded.start(config.load(values).settings) as running:
+                api = Api(running.url, running.token)
+                try:
+                    yield Server(running, api)
+                finally:
+                    api.close()
+        finally:
+            shutil.rmtree(node, ignore_errors=True)
+
+    return started
+
+
+@pytest.fixture(scope="session")
+def server(start: Start) -> Iterator[Server]:
+    """The server as it comes, and the package caches of earlier sessions."""
+    with start(own_caches=False, build_uid=FIRST_UID - 50) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def scripts(start: Start) -> Iterator[Server]:
+    """A server that knows the third pipeline (tests/pipeline_script.py), with small limits."""
+    mib = 1024 * 1024
+    path = os.environ.get("PYTHONPATH")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(ROOT) + (os.pathsep + path if path else ""))
+        with start(
+            pipelines=("tests.pipeline_script",),
+            catalog=str(ROOT / "tests/data/catalog.toml"),
+            memory_bytes=256 * mib,
+            disk_bytes=64 * mib,
+            pids=64,
+        ) as running:
+            yield running
+
+
+@pytest.fixture(scope="session")
+def elsewhere(start: Start) -> Iterator[Server]:
+    """Another node: other folders, users, umask, time zone and number of slots."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        umask = os.umask(0o077)
+        try:
+            server = start(slots=1)
+            running = server.__enter__()
+        finally:
+            os.umask(umask)
+    time.tzset()
+    try:
+        yield running
+    finally:
+        server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def cut_off(start: Start) -> Iterator[Server]:
+    """A server whose registry and package index do not answer."""
+    closed = embedded.free_port()
+    index = {"UV_DEFAULT_INDEX": f"http://127.0.0.1:{closed}/simple"}
+    with start(registry=f"127.0.0.1:{closed}", index_env=index) as running:
+        yield running

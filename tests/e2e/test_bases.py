@@ -1,0 +1,184 @@
+"""Base images from real packages: the same twice, usable as a root by any user, accepted by others."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder.oci.base import BaseStore
+from builder.oci.image import ImageConfig, build_image
+from builder.oci.layout import Layout
+from builder.oci.rootfs import unpack_image
+from tests.oci_fixtures import make_layer
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).parent.parent.parent
+BASES = {"go": ROOT / "runtimes" / "go", "python-3.11": ROOT / "runtimes" / "python"}
+SOMEBODY = 61234
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> BaseStore:
+    root = tmp_path_factory.mktemp("bases")
+    for folder in (root, *list(root.parents)[:2]):
+        folder.chmod(0o755)
+    store = BaseStore(root / "store")
+    for name, recipe_dir in BASES.items():
+        store.build(name, recipe_dir)
+    return store
+
+
+def inside(root: Path, *argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Run in the root as a stranger, without network, without anything else of the host."""
+    settings = [part for name, value in (env or {}).items() for part in ("--setenv", name, value)]
+    mounts = ["--ro-bind", str(root), "/", "--proc", "/proc", "--dev", "/dev", "--tmpfs", "/tmp"]
+    who = ["--uid", str(SOMEBODY), "--gid", str(SOMEBODY), "--clearenv", *settings]
+    command = ["bwrap", "--unshare-all", "--die-with-parent", *mounts, *who, "--", *argv]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_what_was_built_is_listed_and_kept(store: BaseStore) -> None:
+    assert store.names() == ("go", "python-3.11")
+    for name, recipe_dir in BASES.items():
+        base = store.get(name)
+        assert base is not None and base.name == name
+        assert store.build(name, recipe_dir, refresh=False) == base
+        assert store.rootfs(name) == store.rootfs(name)
+    assert store.get("absent") is None
+    assert {path.name[0] for path in store.root.iterdir() if path.is_dir()} == {"l", "r"}, "no work folder stays"
+
+
+@pytest.mark.parametrize("name", BASES)
+def test_the_same_packages_give_the_same_digest(store: BaseStore, tmp_path: Path, name: str) -> None:
+    """In another folder, under another umask, from a process of its own."""
+    program = (
+        "import os, sys; from pathlib import Path; from builder.oci.base import BaseStore; os.umask(0o077);"
+        "print(BaseStore(Path(sys.argv[1])).build(sys.argv[2], Path(sys.argv[3])).digest)"
+    )
+    again = subprocess.run(
+        [sys.executable, "-c", program, str(tmp_path / "other"), name, str(BASES[name])],
+        capture_output=True, text=True, check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert again.returncode == 0, again.stderr
+    base = store.get(name)
+    assert base is not None and again.stdout.strip() == base.digest
+
+
+def test_two_processes_at_once_make_one_base(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from builder.oci.base import BaseStore;"
+        "s = BaseStore(Path(sys.argv[1]));"
+        "print(s.build('go', Path(sys.argv[2])).digest, s.rootfs('go'))"
+    )
+    argv = [sys.executable, "-c", program, str(tmp_path / "store"), str(BASES["go"])]
+    running = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
+    said = {process.communicate()[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0] and len(said) == 1
+    assert len(list((tmp_path / "store" / "rootfs").iterdir())) == 1
+
+
+def test_go_has_certificates_zones_users_and_no_program(store: BaseStore) -> None:
+    root = store.rootfs("go")
+    assert (root / "etc/ssl/certs/ca-certificates.crt").read_text().count("BEGIN CERTIFICATE") > 100
+    assert (root / "usr/share/zoneinfo/Europe/Berlin").is_file()
+    assert "nonroot:x:65532:65532" in (root / "etc/passwd").read_text()
+    assert (root / "tmp").stat().st_mode & 0o7777 == 0o1777
+    programs = [path for path in root.rglob("*") if path.is_file() and path.stat().st_mode & 0o111]
+    assert programs == []
+    base = store.get("go")
+    assert base is not None and sum(layer.size for layer in base.layers) < 2 * 1024 * 1024
+
+
+def test_any_user_can_read_a_root(store: BaseStore) -> None:
+    for name in BASES:
+        for path in store.rootfs(name).rglob("*"):
+            if not path.is_symlink():
+                mode = path.stat().st_mode
+                assert mode & 0o004 and not mode & 0o6000 and (not path.is_dir() or mode & 0o001), path
+
+
+PYTHON = """
+import bz2, ctypes, decimal, glob, hashlib, importlib, json, lzma, os, pwd, sqlite3, ssl, sys, zlib, zoneinfo
+import warnings; warnings.simplefilter("ignore")
+missing = []
+for path in glob.glob("/usr/lib/python3.11/lib-dynload/*.so"):
+    name = os.path.basename(path).split(".")[0]
+    try: importlib.import_module(name)
+    except Exception as error: missing.append(f"{name}: {error}")
+for name in ("asyncio", "concurrent.futures", "distutils", "http.server", "multiprocessing", "unittest", "uuid"):
+    importlib.import_module(name)
+for library in ("libstdc++.so.6", "libgcc_s.so.1", "libgomp.so.1"): ctypes.CDLL(library)
+sqlite3.connect(":memory:").execute("select 1")
+print(json.dumps({"missing": missing, "authorities": len(ssl.create_default_context().get_ca_certs()),
+    "zone": str(zoneinfo.ZoneInfo("Europe/Berlin")), "nonroot": pwd.getpwuid(65532).pw_name,
+    "version": sys.version_info[:2], "uid": os.getuid()}))
+"""
+
+
+@pytest.mark.parametrize("with_env", [True, False], ids=["its own environment", "an empty environment"])
+def test_python_runs_with_its_whole_library(store: BaseStore, with_env: bool) -> None:
+    base = store.get("python-3.11")
+    assert base is not None
+    done = inside(store.rootfs("python-3.11"), "/usr/bin/python3", "-c", PYTHON, env=dict(base.env) if with_env else {})
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["missing"] == [] and said["authorities"] > 100
+    assert (said["zone"], said["nonroot"], said["version"], said["uid"]) == (
+        "Europe/Berlin",
+        "nonroot",
+        [3, 11],
+        SOMEBODY,
+    )
+
+
+def test_python_brings_no_shell_and_no_package_manager(store: BaseStore) -> None:
+    root = store.rootfs("python-3.11")
+    names = {path.name for path in (root / "usr/bin").iterdir()}
+    assert names == {"python", "python3", "python3.11"}
+    assert not list(root.rglob("*.pyc")) and not list(root.rglob("apt*")) and not (root / "etc/resolv.conf").exists()
+    assert (root / "var/lib/dpkg/status.d/libssl3").read_text().startswith("Package: libssl3\n")
+
+
+def test_an_app_on_a_base_is_read_by_others_and_runs(store: BaseStore, tmp_path: Path) -> None:
+    base = store.get("python-3.11")
+    app = make_layer(tmp_path, "app", {"main.py": "print('hello from', __file__)"})
+    image = build_image(base, (app,), ImageConfig(entrypoint=("/usr/bin/python3", "/app/main.py")))
+    layout = Layout(tmp_path / "layout")
+    layout.push(image, "org/app", "v1")
+    shown = subprocess.run(
+        ["skopeo", "inspect", f"oci:{layout.root}:org/app:v1"], capture_output=True, text=True, check=True
+    )
+    assert json.loads(shown.stdout)["Digest"] == image.digest
+    copied = ["skopeo", "copy", "-q", f"oci:{layout.root}:org/app:v1", f"oci:{tmp_path}/copy:v1"]
+    subprocess.run(copied, check=True, capture_output=True)
+    subprocess.run(
+        [
+            "umoci",
+            "unpack",
+            *(["--rootless"] if os.geteuid() else []),
+            "--image",
+            f"{tmp_path}/copy:v1",
+            f"{tmp_path}/b",
+        ],
+        check=True,
+        capture_output=True,
+    )
+    unpack_image(image.layers, tmp_path / "ours")
+    for root in (tmp_path / "b" / "rootfs", tmp_path / "ours"):
+        for folder in (tmp_path, *list(tmp_path.parents)[:2], root.parent):
+            folder.chmod(0o755)
+        done = inside(root, "/usr/bin/python3", "/app/main.py")
+        assert done.stdout == "hello from /app/main.py\n", done.stderr
+
+
+def test_a_base_can_be_pushed_as_an_image(store: BaseStore, tmp_path: Path) -> None:
+    image, base = store.image("go"), store.get("go")
+    assert image is not None and base is not None and image.digest == base.digest
+    pushed = Layout(tmp_path / "elsewhere").push(image, "bases/go", "current")
+    assert pushed.digest == base.digest and store.image("absent") is None

@@ -1,0 +1,216 @@
+"""Builds, end to end: sources in every shape, the artifact in the registry, what it answers, caching, log, cancel."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+
+import httpx
+import pytest
+
+from builder import run
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from tests.build_fixtures import (
+    CALLER,
+    GO_MAIN,
+    PYTHON_HANDLER,
+    Server,
+    fetch_json,
+    tar_gz_of,
+    tar_of,
+    until,
+    zip_of,
+)
+
+pytestmark = pytest.mark.e2e
+
+IDNA_HANDLER = """\
+import idna
+
+def handler(payload, ctx):
+    return {"ascii": idna.encode(payload.decode()).decode(), "ctx": ctx}
+"""
+GO_SLUG = """\
+package main
+
+import (
+	"ignite"
+
+	"github.com/google/uuid"
+)
+
+func main() {
+	ignite.Start(func(payload []byte, ctx *ignite.Context) ([]byte, error) {
+		return []byte(uuid.NewSHA1(uuid.NameSpaceDNS, payload).String()), nil
+	})
+}
+"""
+GO_MOD = "module example.com/app\n\ngo 1.24\n\nrequire github.com/google/uuid v1.6.0\n"
+GO_SUM = """\
+github.com/google/uuid v1.6.0 h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0=
+github.com/google/uuid v1.6.0/go.mod h1:TIyPZe4MgqvfeYDBFedMoGGpEw/LqOeaOT+nhxU+yHo=
+"""
+CTX = {"execution_id": "e-1", "function_id": "local/app", "organization_id": "local"}
+SLOW_SCRIPT = """\
+import os, signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+print("running now", flush=True)
+time.sleep(600)
+"""
+
+
+def ask(server: Server, build: pb.Build, payload: str) -> httpx.Response:
+    """What the artifact answers, run from the registry."""
+    with run.started(server.embedded.settings, build) as running:
+        return httpx.post(running.url + "/", content=payload, headers=CALLER, timeout=10, trust_env=False)
+
+
+@pytest.mark.parametrize("pack", [zip_of, tar_of, tar_gz_of], ids=["zip", "tar", "tar.gz"])
+def test_python_archives_of_the_same_tree_are_the_same_artifact(server: Server, pack: object) -> None:
+    assert callable(pack)
+    single = server.build("single", PYTHON_HANDLER, "python")
+    packed = server.build("single", pack({"handler.py": PYTHON_HANDLER}), "python", no_cache=True)
+    assert packed.image_digest == single.image_digest
+    assert packed.code_hash == single.code_hash
+
+
+def test_python_single_file_runs_with_its_context(server: Server) -> None:
+    build = server.build("single", PYTHON_HANDLER, "python")
+    answer = ask(server, build, "hello")
+    assert answer.status_code == 200
+    assert answer.json() == {"payload": "hello", "ctx": CTX}
+
+
+def test_python_with_a_wheel(server: Server) -> None:
+    files = {"handler.py": IDNA_HANDLER, "requirements.txt": "idna==3.10\n"}
+    build = server.build("wheel", tar_gz_of(files), "python")
+    answer = ask(server, build, "bücher.example")
+    assert answer.json() == {"ascii": "xn--bcher-kva.example", "ctx": CTX}
+
+
+def test_go_single_file_with_the_sdk(server: Server) -> None:
+    build = server.build("gosingle", GO_MAIN, "go")
+    answer = ask(server, build, "hello")
+    expected = {"payload": "hello", "execution": "e-1", "function": "local/app", "organization": "local"}
+    assert answer.json() == expected
+
+
+def test_go_module_with_a_dependency_detected_from_a_zip(server: Server) -> None:
+    build = server.build("gomodule", zip_of({"main.go": GO_SLUG, "go.mod": GO_MOD, "go.sum": GO_SUM}))
+    assert build.runtime == "go"
+    assert ask(server, build, "example.com").text == "cfbff0d1-9375-5685-968c-48ce8b15ae17"
+
+
+def test_the_registry_holds_artifact_tags_and_statement(server: Server, registry: str) -> None:
+    build = server.build("stated", PYTHON_HANDLER, "python", tags=["v1", "stable"])
+    repository, digest = build.repository, build.image_digest
+    manifest = "application/vnd.oci.image.manifest.v1+json"
+    for reference in ("v1", "stable", digest):
+        assert fetch_json(registry, f"{repository}/manifests/{reference}", manifest)[1] == digest
+    listed = f"{repository}/manifests/{digest.replace(':', '-')}"
+    index, _ = fetch_json(registry, listed, "application/vnd.oci.image.index.v1+json")
+    (referrer,) = index["manifests"]
+    attached, _ = fetch_json(registry, f"{repository}/manifests/{referrer['digest']}", manifest)
+    assert attached["subject"]["digest"] == digest
+    statement, _ = fetch_json(registry, f"{repository}/blobs/{attached['layers'][0]['digest']}")
+    assert statement["_type"] == "https://in-toto.io/Statement/v1"
+    assert statement["predicateType"] == "https://slsa.dev/provenance/v1"
+    assert [subject["digest"] for subject in statement["subject"]] == [{"sha256": digest.removeprefix("sha256:")}]
+    named = {part["name"]: part["digest"] for part in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
+    assert named["source"] == {"sha256": build.source_sha256.removeprefix("sha256:")}
+
+
+def test_skopeo_reads_the_artifact(server: Server, registry: str) -> None:
+    build = server.build("skopeo", PYTHON_HANDLER, "python")
+    argv = ["skopeo", "inspect", "--tls-verify=false", f"docker://{registry}/{build.repository}:latest"]
+    found = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout)
+    assert found["Digest"] == build.image_digest
+    assert (found["Os"], found["Architecture"]) == ("linux", "amd64")
+    argv = ["skopeo", "inspect", "--config", *argv[2:]]
+    config = json.loads(subprocess.run(argv, check=True, capture_output=True, timeout=60).stdout)
+    assert config["config"]["User"] == "65532:65532"
+    assert config["config"]["Entrypoint"] == ["/usr/bin/python3.11", "-B", "/ignite/serve.py"]
+
+
+def test_an_identical_build_is_answered_from_the_cache(server: Server) -> None:
+    source = PYTHON_HANDLER + "# cached\n"
+    first = server.build("cached", source, "python")
+    assert "step 1 of" in server.log(first.build_id).text
+    again = server.build("cached", source, "python")
+    assert again.from_cache_of == first.build_id
+    assert again.image_digest == first.image_digest
+    assert "step 1 of" not in server.log(again.build_id).text
+    assert pb.BUILD_PHASE_BUILD not in [phase.phase for phase in again.phases]
+
+
+@pytest.mark.parametrize("source,runtime", [(PYTHON_HANDLER, "python"), (GO_MAIN, "go")], ids=["python", "go"])
+def test_the_same_source_gives_the_same_digest_on_any_node(
+    server: Server, elsewhere: Server, source: str, runtime: str
+) -> None:
+    first = server.build("same", source, runtime, no_cache=True)
+    time.sleep(3 if runtime == "python" else 0)  # times of files must not travel into the artifact
+    second = server.build("same", source, runtime, no_cache=True)
+    other = elsewhere.build("same", source, runtime, no_cache=True)
+    assert not second.from_cache_of
+    assert first.image_digest == second.image_digest == other.image_digest
+
+
+def test_two_identical_builds_in_flight_are_one(scripts: Server) -> None:
+    script = "import time\nprint('running now', flush=True)\ntime.sleep(2)\nopen('/work/out/server.py', 'w').close()\n"
+    source = tar_of({"build.py": script})
+    first = scripts.submit("twins", source)
+    scripts.wait_running(first, "running now")
+    second = scripts.submit("twins", source)
+    done, attached = scripts.wait(first), scripts.wait(second)
+    assert done.status == attached.status == pb.BUILD_STATUS_SUCCEEDED
+    assert attached.image_digest == done.image_digest
+    assert first.build_id in (attached.attached_to, attached.from_cache_of)
+    assert "running now" not in scripts.log(second.build_id).text
+
+
+def test_a_cancelled_build_leaves_nothing(scripts: Server) -> None:
+    build = scripts.submit("cancelled", tar_of({"build.py": SLOW_SCRIPT}))
+    scripts.wait_running(build, "running now")
+    assert len(scripts.left_processes()) >= 3
+    asked = time.monotonic()
+    scripts.api.call("CancelBuild", pb.CancelBuildRequest(build_id=build.build_id))
+    done = scripts.wait(build, patience_s=20)
+    assert done.status == pb.BUILD_STATUS_CANCELLED
+    assert done.failure.reason == "Cancelled"
+    assert time.monotonic() - asked < 13
+    assert until(lambda: not scripts.left_processes() and not scripts.left_folders(), 2)
+
+
+def test_the_log_is_dense_and_resumes(scripts: Server) -> None:
+    script = "for number in range(3000):\n    print('line', number)\nopen('/work/out/server.py', 'w').close()\n"
+    build = scripts.submit("talks", tar_of({"build.py": script}))
+    live = scripts.log(build.build_id)
+    record = scripts.wait(build)
+    assert record.status == pb.BUILD_STATUS_SUCCEEDED
+    assert live.ids == [entry.sequence for entry in live.entries] == list(range(1, record.log_lines + 1))
+    said = [entry.line for entry in live.entries if entry.stream == pb.LOG_STREAM_STDOUT]
+    assert said == [f"line {number}" for number in range(3000)]
+    assert live.eof is not None and live.eof.status == pb.BUILD_STATUS_SUCCEEDED
+    rest = scripts.log(build.build_id, last_event_id=1234)
+    assert rest.ids == list(range(1235, record.log_lines + 1))
+    assert rest.entries == live.entries[1234:]
+
+
+def test_a_third_pipeline_builds_and_runs(scripts: Server) -> None:
+    program = (
+        "import http.server, os\n"
+        "class Answer(http.server.BaseHTTPRequestHandler):\n"
+        "    def do_GET(self):\n"
+        "        self.send_response(200); self.end_headers(); self.wfile.write(b'made by a script')\n"
+        "http.server.HTTPServer(('0.0.0.0', int(os.environ['PORT'])), Answer).serve_forever()\n"
+    )
+    script = f"with open('/work/out/server.py', 'w') as file:\n    file.write({program!r})\n"
+    build = scripts.build("third", zip_of({"build.py": script}))
+    assert build.runtime == "script"
+    with run.started(scripts.embedded.settings, build) as running:
+        assert httpx.get(running.url + "/", timeout=10, trust_env=False).text == "made by a script"

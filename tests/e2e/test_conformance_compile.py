@@ -1,0 +1,142 @@
+"""The Python compile step on its own: what it refuses, in which words, and that its bytecode is the same every time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = pytest.mark.e2e
+SCRIPT = Path(__file__).resolve().parents[2] / "runtimes" / "python" / "build" / "check_and_compile.py"
+HANDLER = "def handler(payload, ctx):\n    return payload\n"
+
+
+def compile_step(
+    work: Path, files: dict[str, str], mode: str = "handler", deps: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the step over these files in a work folder of its own."""
+    (work / "out").mkdir(parents=True)
+    for folder, contents in (("src", files), ("out/deps", deps or {})):
+        for name, text in contents.items():
+            path = work / folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+    argv = (sys.executable, "-I", "-B", str(SCRIPT), mode)
+    env = {"PATH": os.defpath, "IGNITE_WORK": str(work)}
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+
+
+def diagnosis(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """The one JSON line of a refusal."""
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("{")]
+    found: dict[str, Any] = json.loads(line)
+    return found
+
+
+def digest(root: Path) -> dict[str, str]:
+    """Path → sha256 of every file below."""
+    files = (path for path in sorted(root.rglob("*")) if path.is_file())
+    return {path.relative_to(root).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_same_source_gives_the_same_bytes_wherever_and_whenever(tmp_path: Path) -> None:
+    files = {"handler.py": HANDLER} | {
+        f"pkg/m{n}.py": f"NAME = 'pkg.m{n}'\nSET = {{'a', 'b', {n}}}\n" for n in range(20)
+    }
+    deps = {f"dep/d{n}.py": f"class D{n}:\n    names = frozenset(('x', 'y', 'dep'))\n" for n in range(20)}
+    found = []
+    for name in ("one", "another-much-longer-name"):
+        work = tmp_path / name
+        assert compile_step(work, files, deps=deps).returncode == 0
+        found.append(digest(work / "out"))
+    assert found[0] == found[1]
+    assert sum(name.endswith(".pyc") for name in found[0]) == 41
+
+
+def test_bytecode_names_the_path_in_the_image_and_is_not_checked_against_times(tmp_path: Path) -> None:
+    assert compile_step(tmp_path, {"handler.py": HANDLER}).returncode == 0
+    (compiled,) = (tmp_path / "out" / "src" / "__pycache__").iterdir()
+    data = compiled.read_bytes()
+    assert int.from_bytes(data[4:8], "little") == 0b01  # PEP 552: hash based, unchecked
+    assert b"/app/src/handler.py" in data and str(tmp_path).encode() not in data
+
+
+def test_a_syntax_error_is_told_with_its_place(tmp_path: Path) -> None:
+    found = diagnosis(compile_step(tmp_path, {"handler.py": "def handler(payload, ctx):\n    return (1 +\n"}))
+    assert (found["reason"], found["where"]) == ("CompileFailed", "handler.py:2:12")
+    assert found["said"][-1] == "SyntaxError: '(' was never closed"
+
+
+def test_an_error_that_only_compiling_shows_in_another_module(tmp_path: Path) -> None:
+    done = compile_step(tmp_path, {"handler.py": HANDLER, "lib/util.py": "x = 1\nreturn x\n"})
+    found = diagnosis(done)
+    assert (found["reason"], found["where"]) == ("CompileFailed", "lib/util.py:2:1")
+    assert found["said"] == ['File "lib/util.py", line 2', "  return x", "SyntaxError: 'return' outside function"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def main(): ...\n\ndef run(): ...\n", "handler.py defines main, run, but no handler"),
+        ("import os\n", "handler.py defines no handler"),
+        ("def outer():\n    def handler(payload, ctx): ...\n", "handler.py defines outer, but no handler"),
+        (
+            "def handler(event): ...\n",
+            "handler is called with (payload, ctx), but is def handler(event)",
+        ),
+        (
+            "def handler(payload, ctx, more): ...\n",
+            "handler is called with (payload, ctx), but is def handler(payload, ctx, more)",
+        ),
+    ],
+)
+def test_a_missing_handler_is_told_with_what_there_is(tmp_path: Path, text: str, message: str) -> None:
+    found = diagnosis(compile_step(tmp_path, {"handler.py": text}))
+    assert (found["reason"], found["message"]) == ("EntryPointMissing", message)
+    assert "def handler(payload, ctx)" in found["next"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "async def handler(payload, ctx): ...\n",
+        "def handler(*arguments): ...\n",
+        "def handler(payload, ctx=None, *, log=print): ...\n",
+        "from app import handler\n",
+        "from app import run as handler\n",
+        "from app import *\n",
+        "import functools\nhandler = functools.partial(print, 1)\n",
+        "try:\n    from app import handler\nexcept ImportError:\n    handler = None\n",
+        "if True:\n    def handler(payload, ctx): ...\n",
+        "class Handler: ...\n\n(handler, other) = (Handler(), 1)\n",
+        "def wrap(f): return f\n\n@wrap\ndef handler(payload): ...\n",
+    ],
+)
+def test_every_way_to_define_a_handler_is_taken(tmp_path: Path, text: str) -> None:
+    done = compile_step(tmp_path, {"handler.py": text})
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_server_needs_no_handler(tmp_path: Path) -> None:
+    assert compile_step(tmp_path, {"main.py": "print('my own')\n"}, mode="server").returncode == 0
+
+
+def test_broken_files_of_a_dependency_do_not_matter(tmp_path: Path) -> None:
+    deps = {"dep/good.py": "x = 1\n", "dep/template.py": "{{ cookie }} = \n"}
+    assert compile_step(tmp_path, {"handler.py": HANDLER}, deps=deps).returncode == 0
+    assert [path.name.split(".")[0] for path in (tmp_path / "out/deps/dep/__pycache__").iterdir()] == ["good"]
+
+
+def test_what_others_compiled_before_does_not_travel(tmp_path: Path) -> None:
+    files = {"handler.py": HANDLER, "__pycache__/handler.cpython-311.pyc": "old", "data.txt": "kept"}
+    assert compile_step(tmp_path, files).returncode == 0
+    out = digest(tmp_path / "out" / "src")
+    assert "data.txt" in out
+    assert out["__pycache__/handler.cpython-311.pyc"] != hashlib.sha256(b"old").hexdigest()

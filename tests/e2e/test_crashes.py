@@ -1,0 +1,148 @@
+"""What the service promises while its own processes die: every accepted build ends once, told once, nothing is left.
+
+Real processes, killed with SIGKILL at the labelled points of the line (`builder/faults.py`) or from outside.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from builder.worker.ports import remove_left_behind
+from builder.worker.spool import own, spool_path
+from tests.crash_fixtures import LEASE_MS, Installation, installation, is_terminal, kill_group, until
+
+pytestmark = pytest.mark.e2e
+
+BUILDS = 3
+
+
+@pytest.mark.parametrize("label", ["after-claim", "mid-build", "after-push"])
+def test_a_worker_dies_and_the_build_is_built_again(label: str) -> None:
+    with installation(crash_worker_at=label) as parts:
+        parts.start_worker()
+        parts.submit_some(BUILDS)
+        parts.wait_ended(40)
+        assert (parts.node_dir / f"crashed-{label}").exists(), "the fault never fired"
+        attempts = sorted(record["attempt"] for record in parts.records().values())
+        assert attempts == [1] * (BUILDS - 1) + [2]
+        assert_promises(parts)
+
+
+def test_the_api_dies_in_finalize_and_its_next_life_finishes() -> None:
+    with installation(crash_api_at="finalize") as parts:
+        parts.start_worker()
+        parts.submit_some(BUILDS)
+        assert parts.api is not None
+        assert parts.api.wait(40) == -signal.SIGKILL
+        parts.start_api()
+        parts.wait_ended(40)
+        assert_promises(parts)
+
+
+def test_redis_dies_and_comes_back_empty_while_builds_are_queued() -> None:
+    with installation() as parts:
+        parts.submit_some(2 * BUILDS, functions=4000)
+        parts.start_worker()
+        until(lambda: count(parts, "SUCCEEDED") >= 1, 30, "no build ended")
+        assert parts.redis is not None
+        kill_group(parts.redis)
+        assert count(parts, "PENDING") >= 1, "no build was queued when Redis died"
+        time.sleep(0.5)
+        parts.start_redis()
+        parts.wait_ended(40)
+        assert_promises(parts)
+
+
+def test_a_killed_node_comes_back_and_builds_again_within_a_lease_and_five_seconds() -> None:
+    with installation() as parts:
+        parts.start_worker()
+        parts.submit_some(BUILDS, functions=20_000)
+        until(parts.build_processes, 30, "no build step ran")
+        assert parts.worker is not None
+        kill_group(parts.worker)
+        lost = [one for one, record in parts.records().items() if record["status"] == "BUILD_STATUS_RUNNING"]
+        assert lost, "no build ran when the node was killed"
+        time.sleep(1)
+        outlived = set(parts.build_processes())
+        seen_at = parts.node_seen_at()
+        parts.start_worker()
+        # From here the clock runs: how long an interpreter takes to start on a busy machine is not the promise.
+        until(lambda: parts.node_seen_at() > seen_at, 30, "the new worker did not register")
+
+        def again() -> bool:
+            return any(parts.get(one)["attempt"] > 1 for one in lost)
+
+        until(lambda: not outlived & set(parts.build_processes()), 2, "steps of the dead worker live on")
+        until(again, LEASE_MS / 1000 + 5, "the build did not run again")
+        parts.wait_ended(60)
+        assert all(parts.get(one)["attempt"] == 2 for one in lost)
+        assert_promises(parts)
+
+
+def test_a_node_ends_what_a_killed_owner_left_and_nothing_of_a_live_one(tmp_path: Path) -> None:
+    """bubblewrap's own bond to its parent is made late; who is killed before leaves a running sandbox."""
+    lost, live = "a" * 20, "b" * 20
+    own(spool_path(tmp_path / "spool", live, 3))
+    sandboxes = []
+    for build_id, claim in ((lost, 2), (live, 3)):
+        work = tmp_path / "work" / f"{build_id}-{claim}"
+        (work / "src").mkdir(parents=True)
+        work.with_name(work.name + ".source").touch()
+        argv = ["bwrap", "--bind", "/", "/", "--bind", str(work), "/mnt", "--unshare-pid", "sleep", "60"]
+        sandboxes.append(subprocess.Popen(argv, start_new_session=True))
+    try:
+        until(lambda: all(is_set_up(sandbox.pid) for sandbox in sandboxes), 10, "a sandbox was not set up")
+        assert remove_left_behind(tmp_path) == 2
+        assert sandboxes[0].wait(5) != 0
+        assert sandboxes[1].poll() is None
+        assert sorted(path.name for path in (tmp_path / "work").iterdir()) == [f"{live}-3", f"{live}-3.source"]
+    finally:
+        for sandbox in sandboxes:
+            kill_group(sandbox)
+
+
+def is_set_up(bwrap: int) -> bool:
+    """Whether the sandbox below bubblewrap's process has come to its command."""
+    children = Path(f"/proc/{bwrap}/task/{bwrap}/children").read_text().split()
+    inside = [Path(f"/proc/{one}/task/{one}/children").read_text().split() for one in children]
+    return any(Path(f"/proc/{one}/comm").read_text() == "sleep\n" for pids in inside for one in pids)
+
+
+def count(parts: Installation, status: str) -> int:
+    """How many accepted builds have this status now."""
+    return sum(record["status"] == f"BUILD_STATUS_{status}" for record in parts.records().values())
+
+
+def assert_promises(parts: Installation) -> None:
+    """Everything that holds whatever died."""
+    for build_id, record in parts.records().items():
+        assert record["status"] == "BUILD_STATUS_SUCCEEDED", record
+        assert_told_once(parts, build_id, record["imageDigest"])
+        actions = parts.transitions(build_id)
+        assert actions.count("succeed") == 1, actions
+        assert actions.count("built") == 1, actions
+        sequences, last = parts.log_sequences(build_id)
+        assert sequences == list(range(1, len(sequences) + 1)), sequences
+        assert last == len(sequences) == int(record["logLines"])
+    until(lambda: not parts.work_left(), 5, lambda: f"left on the node: {parts.work_left()}")
+    assert not parts.build_processes()
+    parts.stop_all()
+    left = [line for line in parts.processes() if not line.startswith(f"{os.getpid()} ")]
+    assert not left, left
+
+
+def assert_told_once(parts: Installation, build_id: str, digest: str) -> None:
+    """Reports may repeat; after dropping repeats by sequence they count 1..n and one, the last, is terminal."""
+    by_sequence = parts.reports.of(build_id)
+    assert all(same == [same[0]] * len(same) for same in by_sequence.values()), "a sequence was used twice"
+    told = [by_sequence[sequence][0] for sequence in sorted(by_sequence)]
+    assert sorted(by_sequence) == list(range(1, len(told) + 1)), sorted(by_sequence)
+    assert [is_terminal(report) for report in told] == [False] * (len(told) - 1) + [True], told
+    assert told[-1]["buildStatus"] == "BUILD_STATUS_SUCCEEDED"
+    assert told[-1]["imageDigest"] == digest

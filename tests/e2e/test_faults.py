@@ -1,0 +1,202 @@
+"""What goes wrong, end to end: each fault with its reason, class, phase and exit code, and nothing left behind."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import pytest
+
+from builder.api.client import ApiError
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from tests.build_fixtures import PYTHON_HANDLER, Server, tar_gz_of, tar_of, zip_of
+
+pytestmark = pytest.mark.e2e
+
+GIB = 1024**3
+MIB = 1024**2
+FORK_FOREVER = """\
+import os, time
+while True:
+    try:
+        if os.fork() == 0:
+            continue
+    except OSError:
+        time.sleep(0.001)
+"""
+SMALL_FILES = """\
+import os
+for folder in range(100):
+    os.mkdir(f"/work/out/{folder}")
+    for number in range(1000):
+        with open(f"/work/out/{folder}/{number}", "w") as file:
+            file.write("x")
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fault:
+    """A source and what its build must end with; an empty `phase`: refused before there is a build."""
+
+    source: Callable[[], bytes | str]
+    reason: str
+    error_class: str
+    phase: str = ""
+    exit_code: int = 0
+    runtime: str = "python"
+    server: str = "server"
+    retries: int = 0
+
+
+def truncated() -> bytes:
+    """A tar.gz that ends early."""
+    whole = tar_gz_of({"handler.py": PYTHON_HANDLER, "more.txt": bytes(range(256)) * 64})
+    return whole[: len(whole) // 2]
+
+
+def encrypted() -> bytes:
+    """A ZIP whose entry says that it is encrypted, in both of its headers."""
+    data = bytearray(zip_of({"handler.py": PYTHON_HANDLER}))
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        data[data.index(signature) + flags] |= 1
+    return bytes(data)
+
+
+def traversal() -> bytes:
+    """A tar with an entry above its root."""
+    return tar_of({"handler.py": PYTHON_HANDLER, "../../escaped.py": "x = 1\n"})
+
+
+def tar_bomb() -> bytes:
+    """One sparse file of 5 GiB of zeros, about 5 MiB compressed: one compressed member, repeated."""
+    header = tarfile.TarInfo("zeros")
+    header.size = 5 * GIB
+    member = _gzip(bytes(64 * MIB))
+    return _gzip(header.tobuf(tarfile.GNU_FORMAT)) + member * 80 + _gzip(bytes(1024))
+
+
+def _gzip(data: bytes) -> bytes:
+    compressor = zlib.compressobj(9, wbits=31)
+    return compressor.compress(data) + compressor.flush()
+
+
+def zip_bomb() -> bytes:
+    """45 files of 116 MiB of zeros, 5 GiB together, each below the limit of one file."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for number in range(45):
+            archive.writestr(f"{number}", bytes(116 * MIB))
+    return packed.getvalue()
+
+
+PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00" + bytes(64)
+GO_ERROR = 'package main\n\nfunc main() {\n\tvar number int = "text"\n\t_ = number\n}\n'
+
+FAULTS = {
+    "empty-archive": Fault(source=lambda: zip_of({}), reason="SourceEmpty", error_class="client", phase="FETCH_SOURCE"),
+    "truncated": Fault(source=truncated, reason="ArchiveUnreadable", error_class="client", phase="FETCH_SOURCE"),
+    "encrypted": Fault(source=encrypted, reason="ArchiveUnreadable", error_class="client", phase="FETCH_SOURCE"),
+    "traversal": Fault(source=traversal, reason="ArchiveUnsafe", error_class="client", phase="FETCH_SOURCE"),
+    "tar-bomb": Fault(source=tar_bomb, reason="ArchiveTooLarge", error_class="client", phase="FETCH_SOURCE"),
+    "zip-bomb": Fault(source=zip_bomb, reason="ArchiveTooLarge", error_class="client", phase="FETCH_SOURCE"),
+    "png": Fault(source=lambda: PNG, reason="NotAnArchive", error_class="client", phase="FETCH_SOURCE"),
+    "wrong-runtime": Fault(
+        source=lambda: zip_of({"main.go": GO_ERROR}),
+        reason="EntryPointMissing",
+        error_class="user_code",
+        phase="DETECT",
+    ),
+    "unknown-version": Fault(
+        source=lambda: PYTHON_HANDLER, reason="UnknownRuntimeVersion", error_class="client", runtime="python@2.7"
+    ),
+    "missing-handler": Fault(
+        source=lambda: "def main():\n    pass\n",
+        reason="EntryPointMissing",
+        error_class="user_code",
+        phase="BUILD",
+        exit_code=1,
+    ),
+    "syntax-error": Fault(
+        source=lambda: "def handler(payload, ctx)\n    return 1\n",
+        reason="CompileFailed",
+        error_class="user_code",
+        phase="BUILD",
+        exit_code=1,
+    ),
+    "go-compile-error": Fault(
+        source=lambda: GO_ERROR,
+        reason="CompileFailed",
+        error_class="user_code",
+        phase="BUILD",
+        exit_code=1,
+        runtime="go",
+    ),
+    "missing-dependency": Fault(
+        source=lambda: zip_of({"handler.py": PYTHON_HANDLER, "requirements.txt": "idna==99.99\n"}),
+        reason="DependencyNotFound",
+        error_class="user_code",
+        phase="BUILD",
+        exit_code=1,
+    ),
+    "dead-registry": Fault(
+        source=lambda: PYTHON_HANDLER,
+        reason="RegistryUnavailable",
+        error_class="platform",
+        phase="PUSH",
+        server="cut_off",
+        retries=2,
+    ),
+    "dead-index": Fault(
+        source=lambda: zip_of({"handler.py": PYTHON_HANDLER, "requirements.txt": "idna==3.10\n"}),
+        reason="PackageIndexUnavailable",
+        error_class="platform",
+        phase="BUILD",
+        server="cut_off",
+        retries=2,
+    ),
+    "endless-fork": Fault(
+        source=lambda: tar_of({"build.py": FORK_FOREVER}),
+        reason="ProcessLimitExceeded",
+        error_class="user_code",
+        phase="BUILD",
+        runtime="",
+        server="scripts",
+    ),
+    "small-files": Fault(
+        source=lambda: tar_of({"build.py": SMALL_FILES}),
+        reason="DiskQuotaExceeded",
+        error_class="user_code",
+        phase="BUILD",
+        runtime="",
+        server="scripts",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_fault(name: str, request: pytest.FixtureRequest) -> None:
+    fault = FAULTS[name]
+    server: Server = request.getfixturevalue(fault.server)
+    if not fault.phase:
+        with pytest.raises(ApiError) as refused:
+            server.submit(name, fault.source(), fault.runtime)
+        assert refused.value.detail["reason"] == fault.reason
+        assert refused.value.detail["errorClass"] == fault.error_class
+        server.assert_nothing_left()
+        return
+    done = server.wait(server.submit(name, fault.source(), fault.runtime))
+    server.assert_nothing_left()
+    assert done.status == pb.BUILD_STATUS_FAILED
+    failure = done.failure
+    ended = (failure.reason, failure.error_class, pb.BuildPhase.Name(failure.phase))
+    assert ended == (fault.reason, fault.error_class, "BUILD_PHASE_" + fault.phase), failure
+    if fault.exit_code:
+        assert failure.exit_code == fault.exit_code
+    assert failure.message
+    assert failure.next
+    assert done.retries == fault.retries
+    assert not done.image_digest

@@ -1,0 +1,53 @@
+"""The documents are what the code is: modules and arrows, reasons, and one list of runtimes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from builder import doc
+from builder.errors import EXIT_CODES, REASONS, ErrorClass
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_generated_pages_are_current() -> None:
+    for path, text in doc.pages().items():
+        assert path.read_text() == text, f"{path.name} is stale; run: make generate"
+
+
+def test_every_module_and_arrow_is_in_the_table() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \| .+ \| (.*) \|$", page, re.MULTILINE))
+    code = {name: ", ".join(used) for name, (said, used) in doc.parts().items()}
+    assert rows == code
+    assert all(said for said, _ in doc.parts().values())
+
+
+def test_an_arrow_that_is_missing_from_the_page_is_noticed() -> None:
+    page = (ROOT / "docs/architecture.md").read_text()
+    assert doc.architecture_page(page.replace("| `build` |", "| `bild` |")) == page
+    assert page.replace("| `build` |", "| `bild` |") != page
+
+
+def test_reasons_are_whole() -> None:
+    for name, reason in REASONS.items():
+        assert re.fullmatch(r"[A-Z][A-Za-z]+", name)
+        assert reason.hint
+        assert reason.exit_code == (130 if name == "Cancelled" else EXIT_CODES[reason.error_class])
+        assert not (reason.retried and reason.error_class is not ErrorClass.PLATFORM)
+
+
+def test_only_the_settings_module_reads_the_environment() -> None:
+    allowed = {"config.py"}
+    readers = {
+        path.relative_to(ROOT / "builder").as_posix()
+        for path in (ROOT / "builder").rglob("*.py")
+        if re.search(r"os\.(environ|getenv)", path.read_text())
+    }
+    assert {name for name in readers if not name.startswith(("cli/", "sandbox/"))} == allowed
+
+
+def test_links_of_the_readme_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
+        assert (ROOT / target.replace("\\", "")).exists(), target

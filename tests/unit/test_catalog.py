@@ -1,0 +1,56 @@
+"""The catalog: what is found, what is refused and in which words."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.data import runtimes_dir
+from builder.errors import BuildError
+from builder.pipelines import catalog
+
+CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
+
+
+def test_an_empty_version_is_the_default() -> None:
+    assert {one: CATALOG.find(one).version for one in ("python", "rust", "go", "deno")} == {
+        "python": "3.11",
+        "rust": "1.93",
+        "go": "1.26",
+        "deno": "2.7",
+    }
+
+
+def test_a_row_names_toolchain_and_base() -> None:
+    row = CATALOG.find("go", "1.26", "native")
+    assert (row.name, row.base, row.target) == ("go-1.26", "go", "native")
+    row = CATALOG.find("python", "3.11")
+    assert (row.name, row.base, row.target) == ("python-3.11", "python-3.11", "")
+
+
+def test_names_of_toolchains_are_unique_and_each_runtime_and_target_has_one_default() -> None:
+    names = [row.toolchain.name for row in CATALOG.rows]
+    assert len(names) == len(set(names))
+    kinds = {(row.toolchain.runtime, row.toolchain.target) for row in CATALOG.rows}
+    defaults = [(row.toolchain.runtime, row.toolchain.target) for row in CATALOG.rows if row.is_default]
+    assert sorted(kinds) == sorted(defaults)
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason", "words"),
+    [
+        (("go", "1.19"), "UnknownRuntimeVersion", "go 1.19 is not in the catalog; it has 1.24, 1.26"),
+        (("python", "2.7"), "UnknownRuntimeVersion", "python 2.7 is not in the catalog; it has 3.11, 3.12"),
+        (("go", "1.26", "wasm"), "UnsupportedTarget", "go has no target wasm; it has native"),
+        (("python", "", "wasm"), "UnsupportedTarget", "python has no target wasm; it has none"),
+        (("ruby",), "UnsupportedTarget", 'there is no runtime "ruby"; the catalog has deno, go, python, rust'),
+    ],
+)
+def test_what_is_not_there_is_refused_with_what_is(asked: tuple[str, ...], reason: str, words: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        CATALOG.find(*asked)
+    assert (caught.value.reason, caught.value.message) == (reason, words)
+
+
+def test_a_new_version_is_one_row() -> None:
+    text = '[[row]]\nruntime = "x"\nversion = "1"\ntoolchain = "x-1"\nbase = "x"\n'
+    assert catalog.parse(text).find("x").name == "x-1"

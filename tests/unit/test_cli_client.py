@@ -1,0 +1,247 @@
+"""The client over a transport in memory: what it repeats, what it resumes, what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import httpx
+import pytest
+
+from builder.api import codec
+from builder.cli.client import Client, events
+from builder.cli.stop import Stop
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from tests.cli_fixtures import FakeClock, build, line, sse
+
+
+@dataclass
+class Heard:
+    """What the client says about its connection."""
+
+    words: list[str] = field(default_factory=list)
+
+    def lost(self, seconds: int, after: int) -> None:
+        self.words.append(f"lost {seconds} {after}")
+
+    def back(self, after: int) -> None:
+        self.words.append(f"back {after}")
+
+    def called(self, method: str, path: str, status: int, took_ms: int) -> None:
+        self.words.append(f"{method} {path} {status}")
+
+
+@dataclass
+class Broken(httpx.SyncByteStream):
+    """A body that ends in a broken connection."""
+
+    parts: list[bytes]
+
+    def __iter__(self) -> Iterator[bytes]:
+        yield from self.parts
+        raise httpx.ReadError("reset by peer")
+
+
+def client(handler: Callable[[httpx.Request], httpx.Response]) -> tuple[Client, FakeClock, Heard]:
+    clock, heard = FakeClock(), Heard()
+    made = Client("http://ignite.test/", "t0ken", transport=httpx.MockTransport(handler), clock=clock, watcher=heard)
+    return made, clock, heard
+
+
+def answer(message: Any, status: int = 200) -> httpx.Response:
+    return httpx.Response(status, content=codec.dump(message))
+
+
+def refusal(status: int, code: str, message: str, **detail: str) -> httpx.Response:
+    return httpx.Response(status, content=json.dumps({"code": code, "message": message, "details": [detail]}))
+
+
+def test_a_build_is_asked_for_with_token_and_key_and_asked_again_with_the_same() -> None:
+    seen: list[httpx.Request] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        if len(seen) == 1:
+            raise httpx.ReadError("reset")
+        return answer(pb.CreateBuildResponse(build_id="k7m2xq9d4t1zv6wh5r3p", status=pb.BUILD_STATUS_PENDING))
+
+    made, clock, heard = client(handler)
+    record = made.create(pb.CreateBuildRequest(name="app", idempotency_key="once"))
+    assert (record.build_id, record.status) == ("k7m2xq9d4t1zv6wh5r3p", pb.BUILD_STATUS_PENDING)
+    assert [json.loads(request.content)["idempotencyKey"] for request in seen] == ["once", "once"]
+    assert seen[0].headers["authorization"] == "Bearer t0ken"
+    assert clock.slept == [1.0]
+    assert heard.words == ["lost 1 0", "POST /v1/ignite/builds 200"]
+
+
+def test_calls_have_the_paths_of_the_contract() -> None:
+    seen: list[str] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        seen.append(f"{request.method} {request.url.raw_path.decode()}")
+        if request.url.path.endswith("/contexts"):
+            return httpx.Response(200, json={"contextId": "c1", "sizeBytes": str(len(request.read()))})
+        return answer(pb.ListBuildsResponse() if request.url.path.endswith("builds") else build())
+
+    made, _, _ = client(handler)
+    made.get("k7m2")
+    made.builds(20)
+    made.builds(20, "next page")
+    made.cancel("k7m2xq9d4t1zv6wh5r3p")
+    uploaded = made.upload(iter([b"abc", b"def"]))
+    assert (uploaded.context_id, uploaded.size_bytes) == ("c1", 6)
+    assert seen == [
+        "GET /v1/ignite/builds/k7m2",
+        "GET /v1/ignite/builds?limit=20",
+        "GET /v1/ignite/builds?limit=20&cursor=next+page",
+        "POST /v1/ignite/builds/k7m2xq9d4t1zv6wh5r3p/cancel",
+        "POST /v1/ignite/builds/contexts",
+    ]
+
+
+def test_a_refusal_carries_reason_where_and_hint() -> None:
+    detail = {"reason": "UnknownRuntimeVersion", "errorClass": "client", "where": "W", "hint": "H"}
+    made, _, _ = client(lambda request: refusal(400, "INVALID_ARGUMENT", "no 1.19", **detail))
+    with pytest.raises(Stop) as caught:
+        made.get("k7m2")
+    stop = caught.value
+    assert (stop.reason, stop.message, stop.exit_code) == ("UnknownRuntimeVersion", "no 1.19", 2)
+    assert (stop.where, stop.next, stop.error_class) == ("W", "H", "client")
+
+
+@pytest.mark.parametrize(
+    ("response", "reason", "code"),
+    [
+        (refusal(401, "UNAUTHENTICATED", "unknown token"), "Unauthenticated", 3),
+        (refusal(404, "NOT_FOUND", "no such build"), "NotFound", 5),
+        (refusal(500, "INTERNAL", "oops"), "Internal", 10),
+        (httpx.Response(404, text="<html>not ours</html>"), "Unknown", 10),
+        (httpx.Response(302, headers={"location": "http://elsewhere"}), "Unknown", 10),
+    ],
+)
+def test_other_refusals(response: httpx.Response, reason: str, code: int) -> None:
+    made, clock, _ = client(lambda request: response)
+    with pytest.raises(Stop) as caught:
+        made.get("k7m2")
+    assert (caught.value.reason, caught.value.exit_code) == (reason, code)
+    assert clock.slept == []
+
+
+def test_a_server_that_was_never_there_is_given_up_in_seconds() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    made, clock, _ = client(handler)
+    with pytest.raises(Stop) as caught:
+        made.get("k7m2")
+    assert (caught.value.exit_code, caught.value.verdict, clock.slept) == (9, "LOST", [1.0, 2.0])
+
+
+def test_a_server_that_was_there_is_waited_for_ten_minutes() -> None:
+    up = [True]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        if up.pop() if up else False:
+            return answer(build())
+        raise httpx.ConnectError("refused")
+
+    made, clock, _ = client(handler)
+    made.get("k7m2")
+    with pytest.raises(Stop) as caught:
+        made.get("k7m2")
+    assert caught.value.exit_code == 9
+    assert clock.slept[:7] == [1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    assert 570 <= sum(clock.slept) <= 600
+
+
+def test_the_servers_own_wish_to_wait_is_honoured() -> None:
+    answers = [httpx.Response(503, headers={"retry-after": "7"}), answer(build())]
+    made, clock, _ = client(lambda request: answers.pop(0))
+    assert made.get("k7m2").name == "hello-go"
+    assert clock.slept == [7.0]
+
+
+def test_a_log_that_breaks_twice_arrives_once_and_in_order() -> None:
+    lines = [line(number, f"line {number}") for number in range(1, 10)]
+    asked: list[str | None] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers.get("last-event-id"))
+        assert request.url.params["fromStart"] == "true"
+        parts = {
+            # Broken within an event: what is unfinished must not count.
+            1: Broken([sse(lines[:3], eof=False), sse(lines[3:4], eof=False)[:-6]]),
+            # Replays too much, then ends without eof.
+            2: None,
+        }.get(len(asked))
+        if parts is not None:
+            return httpx.Response(200, stream=parts)
+        return httpx.Response(200, content=sse(lines[1:6], eof=False) if len(asked) == 2 else sse(lines[6:]))
+
+    made, clock, heard = client(handler)
+    entries = list(made.follow("k7m2xq9d4t1zv6wh5r3p"))
+    assert [entry.sequence for entry in entries[:-1]] == list(range(1, 10))
+    assert [entry.line for entry in entries[:-1]] == [entry.line for entry in lines]
+    assert entries[-1].eof and entries[-1].status == pb.BUILD_STATUS_SUCCEEDED
+    assert asked == [None, "3", "6"]
+    assert heard.words == ["lost 1 3", "back 3", "lost 1 6", "back 6"]
+    assert clock.slept == [1.0, 1.0]
+
+
+def test_a_log_begins_after_the_line_asked_for() -> None:
+    asked: list[str | None] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        asked.append(request.headers.get("last-event-id"))
+        return httpx.Response(200, content=sse([line(44, "x")]))
+
+    made, _, _ = client(handler)
+    assert next(entry.sequence for entry in made.follow("k7m2", 43)) == 44
+    assert asked == ["43"]
+
+
+def test_a_log_that_stays_lost_says_how_to_go_on() -> None:
+    calls = [0]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls[0] += 1
+        if calls[0] == 1:
+            return httpx.Response(200, stream=Broken([sse([line(1, "a")], eof=False)]))
+        raise httpx.ConnectError("refused")
+
+    made, _, _ = client(handler)
+    with pytest.raises(Stop) as caught:
+        list(made.follow("k7m2xq9d4t1zv6wh5r3p"))
+    assert caught.value.next == "ignite-builder logs -f k7m2xq9d4t1zv6wh5r3p --from 2"
+
+
+def test_line_separators_inside_a_line_do_not_split_it() -> None:
+    made, _, _ = client(lambda request: httpx.Response(200, content=sse([line(1, "a\u2028b\x0bc\x85d")])))
+    assert next(made.follow("k7m2")).line == "a\u2028b\x0bc\x85d"
+
+
+def test_fields_of_a_newer_server_are_skipped() -> None:
+    made, _, _ = client(lambda request: httpx.Response(200, json={"buildId": "k7m2", "colour": "red"}))
+    assert made.get("k7m2").build_id == "k7m2"
+
+
+def test_an_upload_is_not_repeated() -> None:
+    calls = [0]
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        calls[0] += 1
+        raise httpx.WriteError("reset")
+
+    made, clock, _ = client(handler)
+    with pytest.raises(Stop) as caught:
+        made.upload(iter([b"x"]))
+    assert (calls[0], clock.slept, caught.value.exit_code) == (1, [], 9)
+    assert "no build exists" in caught.value.message
+
+
+def test_events_skip_comments_and_an_unfinished_end() -> None:
+    text = ": ping\n\nevent: log\nid: 5\ndata: a\ndata: b\n\nretry: 3\ndata:x\n\nevent: log\ndata: lost"
+    found = [(event.name, event.data, event.id) for event in events(text.split("\n"))]
+    assert found == [("log", "a\nb", "5"), ("message", "x", "5")]

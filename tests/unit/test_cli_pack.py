@@ -1,0 +1,145 @@
+"""PATH becomes bytes: the same folder the same bytes, and bytes that our own unpacker accepts."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from builder.cli.pack import build_name, entries, first_bytes, pack
+from builder.errors import BuildError
+from builder.source.digest import code_hash
+from builder.source.unpack import Limits, unpack
+
+
+def project(root: Path) -> Path:
+    root.mkdir()
+    (root / "main.go").write_text("package main\n")
+    (root / "sub").mkdir()
+    (root / "sub" / "run.sh").write_text("#!/bin/sh\n")
+    (root / "sub" / "run.sh").chmod(0o700)
+    (root / "sub" / "link").symlink_to("run.sh")
+    (root / "empty").mkdir()
+    (root / ("long" * 40 + "é.txt")).write_text("x" * 700)
+    for skipped in (".git", "sub/__pycache__", ".venv", "node_modules"):
+        (root / skipped).mkdir()
+        (root / skipped / "junk").write_text("junk")
+    return root
+
+
+def packed(path: Path) -> bytes:
+    return b"".join(pack(str(path), io.BytesIO()).chunks())
+
+
+def test_a_folder_is_packed_the_same_whatever_its_times_order_and_owner(tmp_path: Path) -> None:
+    first = project(tmp_path / "one")
+    second = project(tmp_path / "two")
+    for path in second.rglob("*"):
+        os.utime(path, (1, 1), follow_symlinks=False)
+    (second / "main.go").chmod(0o640)
+    data = packed(first)
+    assert data == packed(second)
+    assert data[4:8] == bytes(4), "the gzip header has no time"
+    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        names = tar.getnames()
+    assert names == sorted(names)
+    assert not [name for name in names if "junk" in name]
+
+
+def test_what_is_packed_unpacks_to_the_same_tree(tmp_path: Path) -> None:
+    root = project(tmp_path / "src")
+    archive = tmp_path / "src.tar.gz"
+    archive.write_bytes(packed(root))
+    dest = tmp_path / "out"
+    out = unpack(archive, dest, Limits())
+    assert out.files == 3 + 1
+    assert (dest / "sub" / "run.sh").stat().st_mode & 0o100
+    assert os.readlink(dest / "sub" / "link") == "run.sh"
+    for skipped in (".git", "sub/__pycache__", ".venv", "node_modules"):
+        (root / skipped / "junk").unlink()
+    assert code_hash(dest) == code_hash(root)
+
+
+def test_target_is_left_out_only_beside_a_cargo_manifest(tmp_path: Path) -> None:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "target" / "x").write_text("x")
+    assert "target/x" in [entry.path for entry in entries(tmp_path)]
+    (tmp_path / "Cargo.toml").write_text("")
+    assert "target/x" not in [entry.path for entry in entries(tmp_path)]
+
+
+def test_a_link_out_of_the_folder_is_sent_as_a_link(tmp_path: Path) -> None:
+    root = tmp_path / "src"
+    root.mkdir()
+    (root / "a").write_text("a")
+    (root / "passwd").symlink_to("/etc/passwd")
+    with tarfile.open(fileobj=io.BytesIO(packed(root))) as tar:
+        member = tar.getmember("passwd")
+    assert member.issym() and member.linkname == "/etc/passwd"
+
+
+def test_a_large_file_is_streamed_in_chunks(tmp_path: Path) -> None:
+    (tmp_path / "big.bin").write_bytes(os.urandom(3 * 1024 * 1024 + 5))
+    source = pack(str(tmp_path), io.BytesIO())
+    chunks = list(source.chunks())
+    assert len(chunks) > 4 and max(map(len, chunks)) < 1024 * 1024
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(b"".join(chunks)))) as tar:
+        content = tar.extractfile("big.bin")
+        assert content is not None and content.read() == (tmp_path / "big.bin").read_bytes()
+
+
+def test_first_bytes_stop_at_the_limit() -> None:
+    assert first_bytes(iter([b"ab", b"cd"]), 4) == (b"abcd", True)
+    assert first_bytes(iter([b"ab", b"cd", b"e", b"never"]), 4) == (b"abcde", False)
+
+
+def test_a_text_file_an_archive_and_stdin(tmp_path: Path) -> None:
+    handler = tmp_path / "handler.py"
+    handler.write_text("def handler(payload, ctx): ...\n")
+    text = pack(str(handler), io.BytesIO())
+    assert (text.kind, text.name, text.runtime) == ("file", "handler", "python")
+    archive = tmp_path / "My App_1.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("main.go", "package main")
+    assert (pack(str(archive), io.BytesIO()).kind, pack(str(archive), io.BytesIO()).name) == ("archive", "my-app-1")
+    piped = pack("-", io.BytesIO(archive.read_bytes()))
+    assert piped.kind == "archive" and b"".join(piped.chunks()) == archive.read_bytes()
+    assert pack("-", io.BytesIO(b"package main\n")).kind == "file"
+
+
+def test_what_cannot_be_a_source(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "none.txt").write_text("")
+    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (
+        ("nowhere", "InvalidRequest"),
+        ("empty", "SourceEmpty"),
+        ("none.txt", "SourceEmpty"),
+        ("image.png", "NotAnArchive"),
+        ("pipe", "InvalidRequest"),
+    ):
+        with pytest.raises(BuildError) as caught:
+            pack(str(tmp_path / name), io.BytesIO())
+        assert caught.value.reason == reason
+
+
+def test_a_file_that_shrinks_while_it_is_read_ends_the_packing(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("long enough")
+    source = pack(str(tmp_path), io.BytesIO())
+    (tmp_path / "a.txt").write_text("short")
+    with pytest.raises(BuildError, match="shorter"):
+        list(source.chunks())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("hello-go", "hello-go"), ("My App.tar.gz", "my-app"), ("..", "app"), ("handler.py", "handler"), ("ü", "app")],
+)
+def test_names(name: str, expected: str) -> None:
+    assert build_name(name) == expected

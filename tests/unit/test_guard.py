@@ -1,0 +1,20 @@
+"""The guard of the unit tests works: each way out raises."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+
+import pytest
+
+
+def test_sockets_and_processes_are_refused() -> None:
+    with socket.socket() as client, pytest.raises(AssertionError, match="tests/e2e"):
+        client.connect(("127.0.0.1", 9))
+    with socket.socket() as unbound, pytest.raises(AssertionError):
+        unbound.bind(("127.0.0.1", 0))
+    with pytest.raises(AssertionError):
+        subprocess.run(["true"], check=True)
+    with pytest.raises(AssertionError):
+        os.fork()

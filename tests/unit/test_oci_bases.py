@@ -1,0 +1,168 @@
+"""Recipes and mirrors of base images, as far as no package is needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from builder.errors import BuildError
+from builder.oci.base import BaseStore, furnish
+from builder.oci.debian import Ran, mirror_lines
+from builder.oci.recipe import Recipe, read_recipes
+
+SHIPPED = Path(__file__).parent.parent.parent / "runtimes"
+DEB822 = """\
+# a comment
+Types: deb deb-src
+URIs: http://mirror.test/debian
+Suites: bookworm bookworm-updates
+# in between
+Components: main contrib
+Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
+
+Types: deb
+URIs: http://mirror.test/debian-security
+Suites: bookworm-security
+Components: main
+Signed-By:
+ -----BEGIN PGP PUBLIC KEY BLOCK-----
+ .
+ -----END PGP PUBLIC KEY BLOCK-----
+
+Types: deb
+URIs: http://mirror.test/debian
+Suites: bookworm-backports
+Components: main
+
+Enabled: no
+Types: deb
+URIs: http://off.test/debian
+Suites: bookworm
+Components: main
+"""
+ONE_LINE = """\
+deb [arch=amd64 signed-by=/k.gpg] https://vendor.test/apt bookworm main
+deb-src http://mirror.test/debian bookworm main
+# deb http://mirror.test/debian bookworm main
+deb [ arch=amd64 ] http://old.test/debian bookworm main # why
+"""
+
+
+def test_mirrors_are_the_machines_own() -> None:
+    signed = "[signed-by=/usr/share/keyrings/debian-archive-keyring.gpg]"
+    assert mirror_lines({"debian.sources": DEB822}, "bookworm") == (
+        f"deb {signed} http://mirror.test/debian bookworm main",
+        f"deb {signed} http://mirror.test/debian bookworm-updates main",
+        "deb http://mirror.test/debian-security bookworm-security main",
+    )
+    assert mirror_lines({"x.list": ONE_LINE}, "bookworm") == ("deb http://old.test/debian bookworm main",)
+
+
+def test_another_suite_comes_from_the_same_mirrors() -> None:
+    assert [line.split()[-3:] for line in mirror_lines({"debian.sources": DEB822}, "trixie")] == [
+        ["http://mirror.test/debian", "trixie", "main"],
+        ["http://mirror.test/debian", "trixie-updates", "main"],
+        ["http://mirror.test/debian-security", "trixie-security", "main"],
+    ]
+
+
+def test_a_machine_without_debian_sources_leaves_it_to_mmdebstrap() -> None:
+    assert mirror_lines({}, "bookworm") == ()
+    assert mirror_lines({"u.list": "deb http://archive.test/ubuntu noble main"}, "bookworm") == ()
+
+
+def test_without_mmdebstrap_the_package_is_named(tmp_path: Path) -> None:
+    def absent(argv: Sequence[str], out: Path | None) -> Ran:
+        raise FileNotFoundError(argv[0])
+
+    store = BaseStore(tmp_path / "bases", apt=tmp_path, run=absent)
+    with pytest.raises(BuildError) as caught:
+        store.build("go", SHIPPED / "go")
+    assert caught.value.reason == "ToolchainUnavailable"
+    assert "mmdebstrap" in caught.value.message and caught.value.next.endswith("apt-get install -y mmdebstrap")
+    assert store.get("go") is None and store.names() == ()
+    with pytest.raises(BuildError, match="ToolchainUnavailable"):
+        store.rootfs("go")
+
+
+def test_what_mmdebstrap_said_is_passed_on(tmp_path: Path) -> None:
+    def failing(argv: Sequence[str], out: Path | None) -> Ran:
+        assert argv[0] == "mmdebstrap" and "--include=base-files,ca-certificates,tzdata" in argv
+        return Ran(exit_code=25, out=b"", err="I: fine\nE: apt-get update failed\n")
+
+    store = BaseStore(tmp_path / "bases", apt=tmp_path, run=failing)
+    with pytest.raises(BuildError) as caught:
+        store.build("go", SHIPPED / "go")
+    assert caught.value.reason == "PackageIndexUnavailable" and "apt-get update failed" in caught.value.message
+    assert not [path for path in store.root.iterdir() if path.name.startswith(".build-")]
+
+
+@pytest.mark.parametrize(("runtime", "name"), [("go", "go"), ("python", "python-3.11")])
+def test_shipped_recipes_are_read(runtime: str, name: str) -> None:
+    recipe = read_recipes(SHIPPED / runtime)[name]
+    assert "nonroot:x:65532:65532" in dict(recipe.files)["etc/passwd"]
+    assert dict(recipe.folders)["tmp"] == 0o1777
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[[base]]\nname='x'\nsuite='s'\npackage=['a']", '"packages" meant'),
+        ("[[base]]\nname='x'\nsuite='s'\npackages='a'", "wrong shape"),
+        ("[[base]]\nname='x'\nsuite='s'", "packages is missing"),
+        ("[[base]]\nname='../x'\nsuite='s'\npackages=['a']", "cannot name"),
+        ("[[base]]\nname='x'\nsuite='s'\npackages=['a']\n[base.folders]\ntmp='9'", "octal"),
+        ("[base]\nname='x'", "[[base]]"),
+        ("= 1", "no TOML"),
+    ],
+)
+def test_a_wrong_recipe_is_refused_with_its_key(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "base.toml").write_text(text)
+    with pytest.raises(BuildError) as caught:
+        read_recipes(tmp_path)
+    assert said in caught.value.message and "base.toml" in caught.value.where
+
+
+def test_a_recipe_is_installed_furnished_and_stripped(tmp_path: Path) -> None:
+    recipe = Recipe(
+        name="x",
+        suite="s",
+        packages=("a",),
+        strip=("usr/share/doc", "*/__pycache__", "empty"),
+        keep=("usr/share/doc/*/copyright",),
+        ca_bundle="etc/ssl/all.crt",
+        files=(("etc/passwd", "root"),),
+        links=(("usr/bin/python3", "python3.11"),),
+    )
+    for name, text in {
+        "usr/share/ca-certificates/mozilla/b.crt": "B",
+        "usr/share/ca-certificates/mozilla/a.crt": "A\n",
+        "usr/share/doc/a/copyright": "free",
+        "usr/share/doc/a/changelog": "long",
+        "usr/lib/p/__pycache__/x.pyc": "pyc",
+        "empty/x": "",
+        "usr/bin/python3.11": "elf",
+    }.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    furnish(tmp_path, recipe)
+    assert {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if not path.is_dir()} == {
+        "etc/passwd",
+        "etc/ssl/all.crt",
+        "usr/bin/python3",
+        "usr/bin/python3.11",
+        "usr/share/ca-certificates/mozilla/a.crt",
+        "usr/share/ca-certificates/mozilla/b.crt",
+        "usr/share/doc/a/copyright",
+    }
+    assert (tmp_path / "etc/ssl/all.crt").read_text() == "A\nB\n"
+    assert not (tmp_path / "usr/lib/p/__pycache__").exists() and not (tmp_path / "empty").exists()
+
+
+def test_the_recipe_is_in_its_digest() -> None:
+    one = Recipe(name="x", suite="s", packages=("a",))
+    assert one.digest == Recipe(name="x", suite="s", packages=("a",)).digest
+    assert one.digest != Recipe(name="x", suite="s", packages=("a",), strip=("b",)).digest

@@ -1,0 +1,447 @@
+"""The registry protocol against a small registry in memory: order, retries, authorization, what is never said.
+
+The real registry is in tests/e2e/test_oci_registry.py; here every single request can be made to fail.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import httpx
+import pytest
+
+from builder.errors import BuildError, PlatformError
+from builder.oci.destination import Destination, fallback_tag
+from builder.oci.image import digest_of
+from builder.oci.registry import Registry
+from builder.oci.transport import Credentials, Patience, Transport, is_loopback
+from tests.oci_fixtures import make_image
+
+Fault = Callable[[httpx.Request], httpx.Response | None]
+SECRET = "s3cret-passw0rd"
+
+
+@dataclass
+class Memory:
+    """A registry in memory. It refuses a manifest whose blobs are missing, as real ones do."""
+
+    referrers_api: bool = False
+    token: str = ""
+    basic: str = ""
+    fault: Fault = lambda request: None
+    after: Fault = lambda request: None
+    blobs: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    manifests: dict[str, dict[str, tuple[str, bytes]]] = field(default_factory=dict)
+    seen: list[str] = field(default_factory=list)
+    uploads: int = 0
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        self.seen.append(f"{request.method} {request.url.path}")
+        body = request.read()
+        answer = self.fault(request)
+        if answer is None:
+            answer = self.challenge(request) or self.serve(request, body)
+            answer = self.after(request) or answer
+        if isinstance(answer.stream, httpx.ByteStream):  # as a real transport gives it: not read yet
+            content = httpx.ByteStream(b"".join(answer.stream))
+            return httpx.Response(answer.status_code, headers=answer.headers, stream=content)
+        return answer
+
+    def challenge(self, request: httpx.Request) -> httpx.Response | None:
+        if request.url.path == "/token":
+            if self.basic and request.headers.get("authorization") != self.basic:
+                return httpx.Response(401, json={"errors": [{"code": "UNAUTHORIZED", "message": SECRET}]})
+            return httpx.Response(200, json={"token": self.token})
+        given = request.headers.get("authorization", "")
+        if self.token and given != f"Bearer {self.token}":
+            scope = 'scope="repository:org/app:pull,push"'
+            header = f'Bearer realm="https://auth.test/token",service="reg",{scope}'
+            return httpx.Response(401, headers={"WWW-Authenticate": header})
+        if self.basic and not self.token and given != self.basic:
+            return httpx.Response(401, headers={"WWW-Authenticate": 'Basic realm="x"'})
+        return None
+
+    def serve(self, request: httpx.Request, body: bytes) -> httpx.Response:
+        found = re.fullmatch(r"/v2/(.+)/(blobs|manifests|referrers|uploads)/(.*)", request.url.path)
+        assert found, request.url
+        repository, kind, name = found.groups()
+        repository = repository.removesuffix("/blobs")
+        blobs, manifests = self.blobs.setdefault(repository, {}), self.manifests.setdefault(repository, {})
+        if kind == "uploads":
+            return self.upload(request, repository, name, body)
+        if kind == "referrers":
+            return self.list_referrers(name, manifests)
+        if kind == "blobs":
+            if name not in blobs:
+                return httpx.Response(404, json={"errors": [{"code": "BLOB_UNKNOWN"}]})
+            start = int(request.headers.get("range", "bytes=0-")[6:-1])
+            content = b"" if request.method == "HEAD" else blobs[name][start:]
+            return httpx.Response(206 if start else 200, content=content)
+        if request.method == "PUT":
+            return self.put_manifest(request, name, body, blobs, manifests)
+        if name not in manifests:
+            return httpx.Response(404)
+        media_type, data = manifests[name]
+        headers = {"Content-Type": media_type, "Docker-Content-Digest": digest_of(data)}
+        return httpx.Response(200, headers=headers, content=b"" if request.method == "HEAD" else data)
+
+    def upload(self, request: httpx.Request, repository: str, name: str, body: bytes) -> httpx.Response:
+        if request.method == "POST":
+            mount, source = request.url.params.get("mount", ""), request.url.params.get("from", "")
+            if mount and mount in self.blobs.get(source, {}):
+                self.blobs[repository][mount] = self.blobs[source][mount]
+                return httpx.Response(201)
+            self.uploads += 1
+            where = f"/v2/{repository}/blobs/uploads/{self.uploads}?_state=a%3Db%2Bc"
+            return httpx.Response(202, headers={"Location": where})
+        digest = request.url.params["digest"]
+        assert request.url.params["_state"] == "a=b+c", "the address of the upload was changed"
+        assert request.headers["content-length"] == str(len(body))
+        assert digest_of(body) == digest
+        self.blobs[repository][digest] = body
+        return httpx.Response(201)
+
+    def put_manifest(
+        self,
+        request: httpx.Request,
+        name: str,
+        body: bytes,
+        blobs: dict[str, bytes],
+        manifests: dict[str, tuple[str, bytes]],
+    ) -> httpx.Response:
+        value = json.loads(body)
+        parts = [value["config"], *value["layers"]] if "config" in value else []
+        if any(part["digest"] not in blobs for part in parts):
+            return httpx.Response(400, json={"errors": [{"code": "MANIFEST_BLOB_UNKNOWN"}]})
+        if not name.startswith("sha256:"):
+            assert "config" not in value or digest_of(body) in manifests, "the tag came before the digest"
+        manifests[name] = manifests[digest_of(body)] = (request.headers["content-type"], body)
+        subject = value.get("subject", {}).get("digest") if self.referrers_api else None
+        return httpx.Response(201, headers={"OCI-Subject": subject} if subject else {})
+
+    def list_referrers(self, digest: str, manifests: dict[str, tuple[str, bytes]]) -> httpx.Response:
+        if not self.referrers_api:
+            return httpx.Response(404)
+        found = []
+        for media_type, body in {data: (kind, data) for kind, data in manifests.values()}.values():
+            value = json.loads(body)
+            if value.get("subject", {}).get("digest") == digest:
+                entry = {"mediaType": media_type, "digest": digest_of(body), "size": len(body)}
+                found.append({**entry, "artifactType": value["artifactType"], "annotations": value["annotations"]})
+        return httpx.Response(200, json={"schemaVersion": 2, "manifests": found})
+
+
+def registry(
+    memory: Memory,
+    *,
+    credentials: Credentials | None = None,
+    slept: list[float] | None = None,
+    base_prefix: str = "",
+    host: str = "reg.test",
+) -> Registry:
+    transport = Transport(
+        host=host,
+        client=httpx.Client(transport=httpx.MockTransport(memory), trust_env=False),
+        credentials=credentials,
+        patience=Patience(attempts=4),
+        sleep=(slept if slept is not None else []).append,
+        now=lambda: 1_700_000_000.0,
+    )
+    return Registry(transport=transport, base_prefix=base_prefix)
+
+
+def attach(to: Destination, digest: str, text: str = "statement") -> str:
+    return to.attach("org/app", digest, "application/vnd.in-toto+json", text.encode(), "text/plain", {"k": "v"})
+
+
+def test_push_sends_blobs_then_the_digest_then_the_tag(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    pushed = registry(memory).push(image, "org/app", "v1")
+    assert pushed.reference == f"reg.test/org/app@{image.digest}"
+    assert (pushed.uploaded_blobs, pushed.existing_blobs) == (3, 0)
+    assert pushed.uploaded_bytes == sum(map(len, memory.blobs["org/app"].values()))
+    assert memory.seen[-2:] == [f"PUT /v2/org/app/manifests/{image.digest}", "PUT /v2/org/app/manifests/v1"]
+
+
+def test_a_second_push_is_heads_and_two_manifests(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    registry(memory).push(image, "org/app", "v1")
+    memory.seen.clear()
+    again = registry(memory).push(image, "org/app", "v1")
+    assert (again.uploaded_blobs, again.uploaded_bytes, again.existing_blobs) == (0, 0, 3)
+    assert [line.split()[0] for line in memory.seen] == ["HEAD"] * 3 + ["PUT"] * 2
+
+
+def test_a_base_layer_is_mounted_where_it_is_and_sent_where_it_is_not(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path, layers=1)
+    own = image.layers[0]
+    based = replace(image, layers=(replace(own, base="go"),))
+    assert registry(memory, base_prefix="bases").push(based, "org/early", None).uploaded_blobs == 2
+    registry(memory).push(image, "bases/go", None)
+    pushed = registry(memory, base_prefix="bases").push(based, "org/app", "v1")
+    assert (pushed.uploaded_blobs, pushed.uploaded_bytes) == (1, len(image.config))
+
+    def no_mount(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(403) if "mount" in request.url.params else None
+
+    memory.fault = no_mount
+    assert registry(memory, base_prefix="bases").push(based, "org/late", None).uploaded_blobs == 2
+
+
+def broken(request: httpx.Request) -> httpx.Response:
+    raise httpx.ReadError(f"reset {SECRET}", request=request)
+
+
+FAULTS: dict[str, Callable[[httpx.Request], httpx.Response]] = {
+    "429": lambda request: httpx.Response(429),
+    "503": lambda request: httpx.Response(503, text=SECRET),
+    "500": lambda request: httpx.Response(500),
+    "reset": broken,
+}
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_any_single_request_may_fail_in_any_way(tmp_path: Path, kind: str, when: str) -> None:
+    """`after`: the registry did it and the answer was lost."""
+    image = make_image(tmp_path)
+    clean = Memory()
+    client = registry(clean)
+    client.push(image, "org/app", "v1")
+    attach(client, image.digest)
+    client.put_tag("org/app", image.digest, "v2")
+    for broken_one in range(len(clean.seen)):
+        count = iter(range(10**6))
+
+        def fault(request: httpx.Request, count: Iterator[int] = count, one: int = broken_one) -> httpx.Response | None:
+            return FAULTS[kind](request) if next(count) == one else None
+
+        memory = Memory(fault=fault) if when == "before" else Memory(after=fault)
+        client = registry(memory)
+        assert client.push(image, "org/app", "v1").digest == image.digest
+        attach(client, image.digest)
+        client.put_tag("org/app", image.digest, "v2")
+        assert client.resolve("org/app", "v1") == client.resolve("org/app", "v2") == image.digest
+        assert len(client.referrers("org/app", image.digest)) == 1
+        assert set(memory.blobs["org/app"]) == set(clean.blobs["org/app"])
+
+
+@pytest.mark.parametrize("kind", FAULTS)
+def test_giving_up_names_host_status_and_attempts_and_no_secret(tmp_path: Path, kind: str) -> None:
+    slept: list[float] = []
+    memory = Memory(fault=FAULTS[kind])
+    with pytest.raises(PlatformError) as caught:
+        registry(memory, slept=slept).push(make_image(tmp_path), "org/app", "v1")
+    error = caught.value
+    assert error.reason == "RegistryUnavailable" and error.retried
+    assert "reg.test" in error.message and "4 attempts" in error.message
+    assert ("broke the connection" if kind == "reset" else kind) in error.message
+    assert SECRET not in str(error) and error.__cause__ is None
+    assert slept == [0.2, 0.4, 0.8] and len(memory.seen) == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "pause"), [("3", 3.0), ("Tue, 14 Nov 2023 22:13:25 GMT", 5.0), ("soon", 0.2), ("-1", 0.2)]
+)
+def test_retry_after_is_heard(value: str, pause: float) -> None:
+    slept: list[float] = []
+    answers = iter([httpx.Response(429, headers={"Retry-After": value})])
+    memory = Memory(fault=lambda request: next(answers, None))
+    assert registry(memory, slept=slept).resolve("org/app", "v1") is None
+    assert slept == [pause]
+
+
+def test_a_wish_beyond_patience_is_handed_on_at_once() -> None:
+    memory = Memory(fault=lambda request: httpx.Response(503, headers={"Retry-After": "600"}))
+    with pytest.raises(PlatformError) as caught:
+        registry(memory).resolve("org/app", "v1")
+    assert caught.value.retry_after_ms == 600_000 and "1 attempt" in caught.value.message
+    assert len(memory.seen) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 405, 413, 501])
+def test_a_no_is_not_repeated(tmp_path: Path, status: int) -> None:
+    answer = httpx.Response(status, json={"errors": [{"code": "DENIED", "message": SECRET}]})
+    memory = Memory(
+        fault=lambda request: httpx.Response(status, json=answer.json()) if request.method == "PUT" else None
+    )
+    client = registry(memory, credentials=Credentials(username="robot", password=SECRET))
+    with pytest.raises(PlatformError) as caught:
+        client.push(make_image(tmp_path), "org/app", "v1")
+    assert str(status) in caught.value.message and "DENIED" in caught.value.message
+    assert SECRET not in str(caught.value)
+    assert not memory.manifests.get("org/app"), "what fails on the way leaves no tag"
+
+
+def test_an_upload_session_that_is_lost_is_begun_again(tmp_path: Path) -> None:
+    puts = iter([httpx.Response(404)])
+    memory = Memory(
+        fault=lambda request: next(puts, None) if "uploads" in str(request.url) and request.method == "PUT" else None
+    )
+    assert registry(memory).push(make_image(tmp_path), "org/app", "v1").uploaded_blobs == 3
+
+
+def test_a_token_is_fetched_once_for_a_scope_and_renewed(tmp_path: Path) -> None:
+    credentials = Credentials(username="robot", password=SECRET)
+    memory = Memory(token="one", basic=credentials.basic())
+    client, image = registry(memory, credentials=credentials), make_image(tmp_path)
+    client.push(image, "org/app", "v1")
+    assert memory.seen.count("GET /token") == 1
+    memory.token = "two"
+    client.push(image, "org/app", "v2")
+    assert memory.seen.count("GET /token") == 2
+    assert SECRET not in repr(client) and "two" not in repr(client)
+    with pytest.raises(PlatformError, match="401") as caught:
+        registry(memory, credentials=Credentials(username="robot", password="wrong-one")).resolve("org/app", "v1")
+    assert "wrong-one" not in str(caught.value) and SECRET not in str(caught.value)
+
+
+def test_a_token_service_without_tls_gets_no_password() -> None:
+    header = {"WWW-Authenticate": 'Bearer realm="http://evil.test/token",service="reg"'}
+    memory = Memory(fault=lambda request: httpx.Response(401, headers=header))
+    with pytest.raises(PlatformError, match="not https"):
+        registry(memory, credentials=Credentials(username="robot", password=SECRET)).resolve("org/app", "v1")
+    assert memory.seen == ["HEAD /v2/org/app/manifests/v1"]
+
+
+def test_basic_is_sent_only_when_asked_for_and_only_to_the_registry(tmp_path: Path) -> None:
+    credentials = Credentials(username="robot", password=SECRET)
+    elsewhere: list[httpx.Request] = []
+    image = make_image(tmp_path)
+    memory = Memory(basic=credentials.basic())
+
+    def redirect(request: httpx.Request) -> httpx.Response | None:
+        if request.url.host == "storage.test":
+            elsewhere.append(request)
+            return httpx.Response(200, content=image.config)
+        if request.method == "GET" and "/blobs/" in request.url.path and "authorization" in request.headers:
+            return httpx.Response(307, headers={"Location": "https://storage.test/x?signature=" + SECRET})
+        return None
+
+    memory.fault = redirect
+    client = registry(memory, credentials=credentials)
+    client.push(image, "org/app", "v1")
+    assert b"".join(client.open_blob("org/app", image.config_digest)) == image.config
+    assert elsewhere and not any("authorization" in request.headers for request in elsewhere)
+    assert base64.b64decode(credentials.basic()[6:]).decode() == f"robot:{SECRET}"
+
+
+def test_an_upload_elsewhere_gets_no_authorization(tmp_path: Path) -> None:
+    credentials = Credentials(username="robot", password=SECRET)
+    memory, foreign = Memory(basic=credentials.basic()), []
+
+    def elsewhere(request: httpx.Request) -> httpx.Response | None:
+        if request.url.host == "storage.test":
+            foreign.append(request)
+            memory.blobs["org/app"][request.url.params["digest"]] = request.read()
+            return httpx.Response(201)
+        if request.method == "POST" and "authorization" in request.headers:
+            return httpx.Response(202, headers={"Location": "https://storage.test/put?sig=1"})
+        return None
+
+    memory.fault = elsewhere
+    registry(memory, credentials=credentials).push(make_image(tmp_path), "org/app", "v1")
+    assert len(foreign) == 3 and not any("authorization" in request.headers for request in foreign)
+
+
+@pytest.mark.parametrize("api", [False, True])
+def test_attaching_is_idempotent_with_and_without_the_referrers_api(tmp_path: Path, api: bool) -> None:
+    memory, image = Memory(referrers_api=api), make_image(tmp_path)
+    client = registry(memory)
+    client.push(image, "org/app", None)
+    first, second, other = (
+        attach(client, image.digest),
+        attach(client, image.digest),
+        attach(client, image.digest, "o"),
+    )
+    assert first == second != other
+    assert [entry["digest"] for entry in client.referrers("org/app", image.digest)] == sorted([first, other])
+    assert (fallback_tag(image.digest) in memory.manifests["org/app"]) is not api
+
+
+def test_an_index_that_another_writer_replaced_is_written_again(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    client = registry(memory)
+    client.push(image, "org/app", None)
+    attach(client, image.digest, "first")
+    tag = fallback_tag(image.digest)
+    old, lost = memory.manifests["org/app"][tag], iter([True])
+
+    def overwrite(request: httpx.Request) -> None:
+        if request.method == "PUT" and request.url.path.endswith(tag) and next(lost, False):
+            memory.manifests["org/app"][tag] = old
+
+    memory.after = overwrite
+    attach(client, image.digest, "second")
+    assert len(client.referrers("org/app", image.digest)) == 2
+
+
+def test_a_blob_is_taken_up_where_the_connection_broke(tmp_path: Path) -> None:
+    image = make_image(tmp_path, layers=1)
+    memory = Memory()
+    client = registry(memory)
+    client.push(image, "org/app", None)
+    layer = image.layers[0]
+    data = layer.path.read_bytes()
+    ranges: list[str] = []
+
+    class Half(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            yield data[:50]
+            raise httpx.ReadError("reset")
+
+    def half(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "GET" and "/blobs/" in request.url.path:
+            ranges.append(request.headers.get("range", ""))
+            if len(ranges) == 1:
+                return httpx.Response(200, stream=Half())
+        return None
+
+    memory.fault = half
+    assert b"".join(client.open_blob("org/app", layer.digest)) == data
+    assert ranges == ["", "bytes=50-"]
+
+
+def test_other_bytes_than_the_digest_says_are_noticed(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path, layers=1)
+    client = registry(memory)
+    client.push(image, "org/app", "v1")
+    memory.blobs["org/app"][image.layers[0].digest] = b"other"
+    memory.manifests["org/app"][image.digest] = ("x", b"{}")
+    with pytest.raises(PlatformError, match="not what the digest says"):
+        b"".join(client.open_blob("org/app", image.layers[0].digest))
+    with pytest.raises(PlatformError, match="when asked for"):
+        client.get_manifest("org/app", image.digest)
+
+
+def test_a_manifest_without_end_is_not_read_to_it() -> None:
+    memory = Memory(fault=lambda request: httpx.Response(200, content=b"x" * (9 * 1024 * 1024)))
+    with pytest.raises(PlatformError, match="more than"):
+        registry(memory).get_manifest("org/app", "v1")
+
+
+@pytest.mark.parametrize(
+    ("host", "plain"),
+    [("127.0.0.1:5000", True), ("localhost", True), ("[::1]:5000", True), ("127.9.9.9", True), ("reg.test", False),
+     ("10.0.0.1:5000", False), ("localhost.evil.test", False), ("127.0.0.1.evil.test", False)],
+)  # fmt: skip
+def test_plain_http_is_for_this_machine(host: str, plain: bool) -> None:
+    assert is_loopback(host) is plain
+    transport = Transport(host=host, client=httpx.Client(transport=httpx.MockTransport(Memory()), trust_env=False))
+    assert transport.base.startswith("http://" if plain else "https://")
+    transport.insecure = True
+    assert transport.base.startswith("http://")
+
+
+def test_a_name_that_is_none_never_becomes_a_request() -> None:
+    memory = Memory()
+    for repository, reference in (("../x", "v1"), ("org/app", "v1/../../x"), ("org/app?x=", "v1"), ("org/app", "a#b")):
+        with pytest.raises(BuildError) as caught:
+            registry(memory).resolve(repository, reference)
+        assert caught.value.reason == "InvalidRequest"
+    assert memory.seen == []

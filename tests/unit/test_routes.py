@@ -1,0 +1,211 @@
+"""Routes follow from the annotations; requests bind strictly; what a client addresses, the server matches."""
+
+from __future__ import annotations
+
+import json
+from urllib.parse import unquote
+
+import pytest
+from google.api import annotations_pb2
+from google.protobuf import descriptor_pb2, descriptor_pool
+from google.protobuf.descriptor import ServiceDescriptor
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.api import codec
+from builder.api.routes import NOT_YET, SOURCE_PATH, UPLOAD_PATH, Match, address, allowed, bind, match, routes
+from builder.errors import BuildError
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+SERVICES = pb.DESCRIPTOR.services_by_name
+BUILD, WORKER = routes(SERVICES["BuildService"]), routes(SERVICES["WorkerService"])
+ALL = BUILD + WORKER
+
+
+def found(method: str, path: str) -> Match:
+    hit = match(ALL, method, path)
+    assert hit is not None
+    return hit
+
+
+def test_the_contracts_routes() -> None:
+    assert [(route.rpc_name, route.method, route.template) for route in BUILD] == [
+        ("CreateBuild", "POST", "/v1/ignite/builds"),
+        ("GetBuild", "GET", "/v1/ignite/builds/{build_id}"),
+        ("ListBuilds", "GET", "/v1/ignite/builds"),
+        ("StreamBuildLogs", "GET", "/v1/ignite/builds/{build_id}/logs/stream"),
+        ("CancelBuild", "POST", "/v1/ignite/builds/{build_id}/cancel"),
+        ("SaveBuildSecrets", "PUT", "/v1/ignite/builds/secrets"),
+    ]
+    assert {route.rpc_name for route in WORKER} == {method.name for method in SERVICES["WorkerService"].methods}
+    assert all(route.template.startswith("/v1/ignite/worker/") for route in WORKER)
+    assert len({(route.method, route.path_regex.pattern) for route in ALL}) == len(ALL)
+    assert {route.rpc_name for route in ALL} >= NOT_YET
+
+
+def test_what_a_route_says() -> None:
+    logs = next(route for route in BUILD if route.rpc_name == "StreamBuildLogs")
+    assert (logs.server_streaming, logs.client_streaming, logs.body, logs.has_body) == (True, False, "", False)
+    assert logs.path_params == ("build_id",)
+    assert (logs.input.name, logs.output.name, logs.service) == ("StreamBuildLogsRequest", "LogEntry", "BuildService")
+    create = next(route for route in BUILD if route.rpc_name == "CreateBuild")
+    assert (create.server_streaming, create.body, create.has_body, create.path_params) == (False, "*", True, ())
+
+
+def test_only_the_upload_has_no_annotation() -> None:
+    unrouted = {method.name for service in SERVICES.values() for method in service.methods}
+    assert unrouted - {route.rpc_name for route in ALL} == {"UploadBuildContext"}
+    assert match(ALL, "POST", UPLOAD_PATH) is None
+    assert match(ALL, "GET", SOURCE_PATH.replace("{build_id}", "b1")) is None
+
+
+@pytest.mark.parametrize(
+    "method, path, rpc, params",
+    [
+        ("GET", "/v1/ignite/builds", "ListBuilds", {}),
+        ("GET", "/v1/ignite/builds/k7m2", "GetBuild", {"build_id": "k7m2"}),
+        ("GET", "/v1/ignite/builds/k7m2/logs/stream", "StreamBuildLogs", {"build_id": "k7m2"}),
+        ("PUT", "/v1/ignite/builds/secrets", "SaveBuildSecrets", {}),
+        ("POST", "/v1/ignite/worker/builds/k7m2/hand-back", "HandBack", {"build_id": "k7m2"}),
+    ],
+)
+def test_match(method: str, path: str, rpc: str, params: dict[str, str]) -> None:
+    hit = found(method, path)
+    assert (hit.route.rpc_name, dict(hit.params)) == (rpc, params)
+
+
+@pytest.mark.parametrize(
+    "method, path",
+    [
+        ("GET", "/v1/ignite/builds/"),
+        ("GET", "/v1/ignite/builds/a/b"),
+        ("GET", "/v1/ignite/builds\n"),
+        ("GET", "/x/v1/ignite/builds"),
+        ("GET", "/v1/ignite/BUILDS"),
+        ("get", "/v1/ignite/builds"),
+        ("DELETE", "/v1/ignite/builds/a"),
+        ("GET", ""),
+    ],
+)
+def test_no_match(method: str, path: str) -> None:
+    assert match(ALL, method, path) is None
+
+
+def test_allowed() -> None:
+    assert allowed(ALL, "/v1/ignite/builds") == ("GET", "POST")
+    assert allowed(ALL, "/v1/ignite/builds/a") == ("GET",)
+    assert allowed(ALL, "/v1/ignite/builds/secrets") == ("GET", "PUT")
+    assert allowed(ALL, "/nowhere") == ()
+
+
+def test_a_literal_segment_wins() -> None:
+    service = made(("A", "get", "/x/{name}", ""), ("B", "get", "/x/all", ""))
+    both = routes(service)
+    hit, other = match(both, "GET", "/x/all"), match(both, "GET", "/x/any")
+    assert hit is not None and hit.route.rpc_name == "B"
+    assert other is not None and other.route.rpc_name == "A"
+
+
+def test_bind_query() -> None:
+    hit = found("GET", "/v1/ignite/builds/b1/logs/stream")
+    assert bind(hit, [("fromStart", "true"), ("from_sequence", "44")], b"") == pb.StreamBuildLogsRequest(
+        build_id="b1", from_start=True, from_sequence=44
+    )
+
+
+def test_bind_body() -> None:
+    hit = found("POST", "/v1/ignite/worker/builds/b1/heartbeat")
+    beat = pb.HeartbeatRequest(protocol=1, build_id="b1", claim=2**60, phase=pb.BUILD_PHASE_PUSH)
+    assert bind(hit, [], codec.dump(beat)) == beat
+    assert bind(hit, [], b'{"claim": "7"}') == pb.HeartbeatRequest(build_id="b1", claim=7)
+    assert bind(found("POST", "/v1/ignite/builds/b1/cancel"), [], b"") == pb.CancelBuildRequest(build_id="b1")
+
+
+@pytest.mark.parametrize(
+    "method, path, query, body, where",
+    [
+        ("POST", "/v1/ignite/builds/b1/cancel", [], b'{"buildId": "b2"}', "build_id"),
+        ("POST", "/v1/ignite/builds", [("name", "x")], b"{}", "name"),
+        ("POST", "/v1/ignite/builds", [], b'{"nam": "x"}', "nam"),
+        ("GET", "/v1/ignite/builds/b1", [("buildId", "b2")], b"", "buildId"),
+        ("GET", "/v1/ignite/builds/b1", [("build_id", "b1")], b"", "build_id"),
+        ("GET", "/v1/ignite/builds", [("limit", "x")], b"", "limit"),
+        ("GET", "/v1/ignite/builds", [], b"{}", "body"),
+    ],
+)
+def test_bind_refuses(method: str, path: str, query: list[tuple[str, str]], body: bytes, where: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        bind(found(method, path), query, body)
+    assert (caught.value.reason, caught.value.where) == ("InvalidRequest", where)
+
+
+@given(
+    build_id=st.text(st.characters(exclude_categories=["Cs"]), min_size=1),
+    start=st.booleans(),
+    at=st.integers(0, 2**63 - 1),
+)
+def test_what_is_addressed_is_bound(build_id: str, start: bool, at: int) -> None:
+    logs = next(route for route in BUILD if route.rpc_name == "StreamBuildLogs")
+    request = pb.StreamBuildLogsRequest(build_id=build_id, from_start=start, from_sequence=at)
+    path, query = address(logs, request)
+    assert path.isascii() and path.count("/") == logs.template.count("/")
+    segment = unquote(path.split("/")[4])
+    assert bind(Match(route=logs, params={"build_id": segment}), query, b"") == request
+
+
+def test_address() -> None:
+    by_name = {route.rpc_name: route for route in ALL}
+    listing = pb.ListBuildsRequest(limit=5, status=pb.BUILD_STATUS_FAILED, name="a b")
+    assert address(by_name["ListBuilds"], listing) == (
+        "/v1/ignite/builds",
+        (("limit", "5"), ("status", "BUILD_STATUS_FAILED"), ("name", "a b")),
+    )
+    assert address(by_name["Finish"], pb.FinishRequest(build_id="a/b")) == ("/v1/ignite/worker/builds/a%2Fb/finish", ())
+    with pytest.raises(ValueError, match="build_id is empty"):
+        address(by_name["GetBuild"], pb.GetBuildRequest())
+
+
+def made(*methods: tuple[str, str, str, str]) -> ServiceDescriptor:
+    """A service with RPCs (name, verb, template, body), each taking `In {name}`."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="made.proto", package="made", syntax="proto3", dependency=["google/api/annotations.proto"]
+    )
+    field = file.message_type.add(name="In").field.add(name="name", number=1)
+    field.type, field.label = field.TYPE_STRING, field.LABEL_OPTIONAL
+    service = file.service.add(name="Made")
+    for name, verb, template, body in methods:
+        method = service.method.add(name=name, input_type=".made.In", output_type=".made.In")
+        rule = method.options.Extensions[annotations_pb2.http]
+        setattr(rule, verb, template)
+        rule.body = body
+    pool = descriptor_pool.DescriptorPool()
+    for dependency in ("google/protobuf/descriptor.proto", "google/api/http.proto", "google/api/annotations.proto"):
+        known = descriptor_pool.Default().FindFileByName(dependency)
+        pool.AddSerializedFile(known.serialized_pb)
+    pool.AddSerializedFile(file.SerializeToString())
+    descriptor: ServiceDescriptor = pool.FindServiceByName("made.Made")
+    return descriptor
+
+
+@pytest.mark.parametrize(
+    "verb, template, body",
+    [
+        ("get", "/x/{name=**}", ""),
+        ("get", "/x/{other}", ""),
+        ("get", "/x/{name}:run", ""),
+        ("get", "/x/*", ""),
+        ("post", "/x", "name"),
+    ],
+)
+def test_an_annotation_we_do_not_derive_is_an_error(verb: str, template: str, body: str) -> None:
+    with pytest.raises(ValueError, match=r"Made\.A"):
+        routes(made(("A", verb, template, body)))
+
+
+def test_requests_are_json_all_the_way() -> None:
+    request = pb.CreateBuildRequest(name="hello", idempotency_key="k")
+    request.code.compile.runtime.go.toolchain_version = "1.26"
+    request.code.compile.archive = b"\x1f\x8b"
+    body = codec.dump(request)
+    assert json.loads(body)["code"]["compile"]["archive"] == "H4s="
+    assert bind(found("POST", "/v1/ignite/builds"), [], body) == request

@@ -1,0 +1,167 @@
+"""The command line and the composed root, as values."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.errors import BuildError, PlatformError
+from builder.sandbox import Command, Limits, Mount, Root
+from builder.sandbox.argv import Descriptors, Programs, inner, outer
+from builder.sandbox.compose import Bound, identity_files, layers, resolve_inside, settled
+from builder.sandbox.unsandboxed import on_host
+
+FDS = Descriptors(args=3, status=4, block=5, seccomp=6, files={"/etc/passwd": 7})
+LIMITS = Limits(memory=1000, cpus=1, pids=10, disk=800, wall_ms=1)
+COMMAND = Command(
+    argv=("go", "build"),
+    work=Path("/node/w"),
+    env={"B": "2", "A": "1"},
+    cwd="/work/src",
+    caches={"go": Path("/node/c")},
+)
+
+
+def test_outer_is_prlimit_then_bubblewrap_then_the_command() -> None:
+    programs = Programs(bwrap="/usr/bin/bwrap", prlimit="/usr/bin/prlimit")
+    line = outer(programs, {"nproc": 10, "core": 0}, FDS, COMMAND.argv)
+    assert line == [
+        *("/usr/bin/prlimit", "--nproc=10:10", "--core=0:0", "--"),
+        *("/usr/bin/bwrap", "--args", "3", "--", "go", "build"),
+    ]
+    assert not any("/node" in word for word in line), "no host path on a command line that /proc shows inside"
+
+
+def test_inner_golden() -> None:
+    root = Root(mounts=(Mount(source=Path("/usr"), dest="/usr"), Mount(source=Path("/h"), dest="/h", writable=True)))
+    line = " ".join(inner(root=root, bound=(), command=COMMAND, limits=LIMITS, env=COMMAND.env, fds=FDS))
+    assert line == (
+        "--unshare-all --unshare-user --disable-userns --die-with-parent --new-session"
+        " --hostname ignite --cap-drop ALL --clearenv"
+        " --setenv A 1 --setenv B 2 --setenv PATH /usr/local/bin:/usr/bin:/bin"
+        " --proc /proc --dev /dev"
+        " --perms 1777 --size 500 --tmpfs /tmp --perms 1777 --size 500 --tmpfs /dev/shm"
+        " --perms 0755 --dir /etc --ro-bind-data 7 /etc/passwd"
+        " --ro-bind /usr /usr --bind /h /h --bind /node/w /work --bind /node/c /cache/go"
+        " --remount-ro /dev --remount-ro / --chdir /work/src"
+        " --json-status-fd 4 --block-fd 5 --seccomp 6"
+    )
+
+
+def test_inner_without_a_filter_and_with_an_image() -> None:
+    fds = Descriptors(args=3, status=4, block=5, seccomp=-1, files={})
+    bound = (Bound(kind="bind", dest="/etc", source="/image/etc"), Bound(kind="link", dest="/bin", source="usr/bin"))
+    line = inner(root=Root(), bound=bound, command=COMMAND, limits=LIMITS, env={"PATH": "/x"}, fds=fds)
+    text = " ".join(line)
+    assert "--seccomp" not in line
+    assert "--dir" not in line
+    assert "--setenv PATH /x" in text
+    assert "--ro-bind /image/etc /etc --symlink usr/bin /bin --proc /proc" in text
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        Command(argv=("x",), work=Path("/w"), env={"A": "x\0--bind\0/\0/host"}),
+        Command(argv=("x", "a\0b"), work=Path("/w")),
+        Command(argv=("x",), work=Path("/w"), cwd="/work\0--share-net"),
+    ],
+)
+def test_a_nul_cannot_smuggle_an_argument_in(command: Command) -> None:
+    with pytest.raises(BuildError, match="a NUL byte in") as caught:
+        inner(root=Root(), bound=(), command=command, limits=LIMITS, env=command.env, fds=FDS)
+    assert caught.value.reason == "InvalidRequest"
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    root = tmp_path / "image"
+    for folder in ("usr/bin", "usr/lib", "etc/ssl", "opt", "proc", "tmp", "work"):
+        (root / folder).mkdir(parents=True)
+    (root / "bin").symlink_to("usr/bin")
+    (root / "lib").symlink_to("/usr/lib")
+    (root / "etc/passwd").write_text("")
+    (root / "etc/release").write_text("")
+    return root
+
+
+def shown(image: Path, *needed: str) -> list[str]:
+    return [f"{part.kind} {part.dest}" for part in layers(image, needed)]
+
+
+def test_an_image_is_bound_whole_where_nothing_is_missing(image: Path) -> None:
+    assert shown(image, "/proc", "/etc/passwd") == ["link /bin", "bind /etc", "link /lib", "bind /opt", "bind /usr"]
+
+
+def test_a_folder_is_opened_only_for_what_it_lacks(image: Path) -> None:
+    assert shown(image, "/etc/hosts", "/etc/passwd", "/opt/ignite/go") == [
+        "link /bin",
+        "dir /etc",
+        "bind /etc/release",
+        "bind /etc/ssl",
+        "link /lib",
+        "dir /opt",
+        "bind /usr",
+    ]
+
+
+def test_without_an_image_there_is_nothing_to_bind() -> None:
+    assert layers(None, ("/etc/passwd",)) == ()
+
+
+def test_mounts_follow_the_images_links_and_come_parents_first(image: Path, tmp_path: Path) -> None:
+    mounts = (
+        Mount(source=tmp_path, dest="/opt/a/b"),
+        Mount(source=tmp_path, dest="/bin/tool"),
+        Mount(source=tmp_path, dest="/lib/x"),
+        Mount(source=tmp_path, dest="/opt/a"),
+    )
+    found = [mount.dest for mount in settled(Root(rootfs=image, mounts=mounts)).mounts]
+    assert found == ["/opt/a", "/opt/a/b", "/usr/bin/tool", "/usr/lib/x"]
+
+
+def test_a_link_loop_in_an_image_ends(image: Path) -> None:
+    (image / "loop").symlink_to("loop")
+    assert resolve_inside(image, "/loop/x") == "/loop/x"
+
+
+def test_a_link_above_the_image_stays_inside(image: Path) -> None:
+    (image / "up").symlink_to("../../../etc")
+    assert resolve_inside(image, "/up/passwd") == "/etc/passwd"
+
+
+@pytest.mark.parametrize(
+    ("root", "said"),
+    [
+        (Root(rootfs=Path("/")), "host's own /"),
+        (Root(mounts=(Mount(source=Path("/usr"), dest="usr"),)), "not an absolute path"),
+        (Root(mounts=(Mount(source=Path("/usr"), dest="/a/../b"),)), "not an absolute path"),
+        (Root(mounts=(Mount(source=Path("/no/such/folder"), dest="/a"),)), "is not there"),
+    ],
+)
+def test_roots_that_are_refused(root: Root, said: str) -> None:
+    with pytest.raises(PlatformError, match=said) as caught:
+        settled(root)
+    assert caught.value.reason == "SandboxUnavailable"
+
+
+def test_identity_files_name_only_the_build_user() -> None:
+    files = identity_files(61000, 61001)
+    assert files["/etc/passwd"] == b"root:x:0:0::/:/bin/sh\nbuild:x:61000:61001::/work/home:/bin/sh\n"
+    assert files["/etc/resolv.conf"] == b""
+
+
+def test_paths_are_turned_for_the_host_only_as_whole_paths() -> None:
+    root = Root(mounts=(Mount(source=Path("/usr/lib/go"), dest="/opt/ignite/go"),))
+    command = Command(
+        argv=("/opt/ignite/go/bin/go", "-o=/work/out/app", "/workshop", "/opt/ignite/gopher", "a/work"),
+        work=Path("/n/w"),
+        env={"P": "/opt/ignite/go/bin:/usr/bin", "C": "/cache/go"},
+        caches={"go": Path("/n/c")},
+        cwd="/work/src",
+    )
+    turned = on_host(command, root)
+    assert turned.argv == ("/usr/lib/go/bin/go", "-o=/n/w/out/app", "/workshop", "/opt/ignite/gopher", "a/work")
+    assert turned.env == {"P": "/usr/lib/go/bin:/usr/bin", "C": "/n/c"}
+    assert turned.cwd == "/n/w/src"

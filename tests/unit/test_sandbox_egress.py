@@ -1,0 +1,161 @@
+"""What the egress proxy allows and how it reads requests, without a socket."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.sandbox import Egress, EgressPolicy, EgressRecord, Verdict
+from builder.sandbox.policy import hosts_of, is_global
+from builder.sandbox.proxy import BadRequest, environment, parse
+
+PUBLIC = "93.184.216.34"
+
+
+class Names:
+    """A name server: answers from a table, a different address each time where there are several lists."""
+
+    def __init__(self, table: dict[str, list[tuple[str, ...]]]) -> None:
+        self.table = table
+        self.asked: list[str] = []
+
+    def __call__(self, host: str, port: int) -> tuple[str, ...]:
+        self.asked.append(host)
+        answers = self.table.get(host)
+        if not answers:
+            raise OSError("no such name")
+        return answers.pop(0) if len(answers) > 1 else answers[0]
+
+
+def egress(names: Names, *, upstream: str = "", request: tuple[str, ...] = ()) -> Egress:
+    policy = EgressPolicy(hosts=frozenset({("pypi.corp", 443)}), request_hosts=frozenset(request))
+    return Egress(policy, upstream, resolve=names)
+
+
+def test_an_index_may_be_private() -> None:
+    decision = egress(Names({"pypi.corp": [("10.1.2.3",)]})).decide("PyPI.corp.", 443)
+    assert (decision.verdict, decision.addresses) == (Verdict.ALLOWED, ("10.1.2.3",))
+
+
+@pytest.mark.parametrize(
+    ("host", "port"),
+    [
+        ("pypi.corp", 80),
+        ("evil.example", 443),
+        ("x.pypi.corp", 443),
+        ("pypi.corp.evil", 443),
+        ("10.1.2.3", 443),
+        ("", 443),
+    ],
+)
+def test_everything_else_is_refused_and_not_even_looked_up(host: str, port: int) -> None:
+    names = Names({host: [(PUBLIC,)]})
+    assert egress(names).decide(host, port).verdict is Verdict.REFUSED
+    assert names.asked == []
+
+
+def test_a_requested_host_needs_all_its_addresses_to_be_public() -> None:
+    names = Names({"git.example": [(PUBLIC,)], "mixed.example": [(PUBLIC, "10.0.0.1")]})
+    way = egress(names, request=("git.example", "mixed.example"))
+    assert way.decide("git.example", 443).verdict is Verdict.ALLOWED
+    refused = way.decide("mixed.example", 443)
+    assert refused.verdict is Verdict.REFUSED
+    assert "10.0.0.1 is not a public address" in refused.why
+
+
+def test_addresses_are_pinned_against_rebinding() -> None:
+    names = Names({"git.example": [(PUBLIC,), ("127.0.0.1",)]})
+    way = egress(names, request=("git.example",))
+    assert way.decide("git.example", 443).addresses == way.decide("git.example", 443).addresses == (PUBLIC,)
+    assert names.asked == ["git.example"]
+
+
+def test_a_name_that_does_not_resolve_is_unreachable_not_refused() -> None:
+    assert egress(Names({})).decide("pypi.corp", 443).verdict is Verdict.UNREACHABLE
+
+
+def test_behind_an_upstream_proxy_an_index_goes_by_name_and_a_requested_host_by_checked_address() -> None:
+    names = Names({"git.example": [(PUBLIC,)]})
+    way = egress(names, upstream="http://proxy:3128", request=("git.example",))
+    assert way.decide("pypi.corp", 443).addresses == ("pypi.corp",)
+    assert way.decide("git.example", 443).addresses == (PUBLIC,)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
+     "255.255.255.255", "198.18.0.1", "::1", "::", "fe80::1%eth0", "fc00::1", "ff02::1", "::ffff:127.0.0.1",
+     "::ffff:10.0.0.1", "::127.0.0.1", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "2001:db8::1"],
+)  # fmt: skip
+def test_addresses_that_are_not_public(address: str) -> None:
+    assert not is_global(address)
+
+
+@pytest.mark.parametrize("address", [PUBLIC, "1.1.1.1", "2606:4700::1111", "64:ff9b::101:101", "::ffff:1.1.1.1"])
+def test_addresses_that_are_public(address: str) -> None:
+    assert is_global(address)
+
+
+def test_hosts_are_read_from_the_operators_settings() -> None:
+    found = hosts_of(
+        {
+            "GOPROXY": "https://go.corp:8443/mod,https://second.corp|direct",
+            "PIP_EXTRA_INDEX_URL": "https://user:word@pypi.corp/simple http://plain.corp/simple",
+            "GOSUMDB": "sum.golang.org",
+            "UV_INDEX_URL": "https://[fd00::1]:444/simple",
+        }
+    )
+    assert found == {
+        ("go.corp", 8443),
+        ("second.corp", 443),
+        ("pypi.corp", 443),
+        ("plain.corp", 80),
+        ("fd00::1", 444),
+    }
+
+
+def test_the_public_indexes_are_there_by_default() -> None:
+    hosts = Egress.for_indexes({"UV_INDEX_URL": "https://pypi.corp/simple"}).policy.hosts
+    assert {("pypi.corp", 443), ("pypi.org", 443), ("proxy.golang.org", 443), ("static.crates.io", 443)} <= hosts
+
+
+def test_records_tell_refused_from_unreachable() -> None:
+    way = egress(Names({}))
+    for host, verdict in (("a", "refused"), ("b", "unreachable"), ("c", "unreachable"), ("c", "allowed")):
+        way.record(EgressRecord(host=host, port=443, bytes_in=0, bytes_out=0, verdict=Verdict(verdict)))
+    assert way.refused() == {"a:443"}
+    assert way.unreachable() == {"b"}, "c answered in the end"
+
+
+# --- requests
+
+
+def test_connect() -> None:
+    request = parse(b"CONNECT PyPI.org:443 HTTP/1.1\r\nHost: other\r\n\r\nhello")
+    assert (request.host, request.port, request.tunnel, request.first) == ("pypi.org", 443, True, b"hello")
+    assert parse(b"CONNECT [::1]:443 HTTP/1.1\r\n\r\n").host == "::1"
+
+
+def test_absolute_form_is_sent_on_in_origin_form_one_request_a_connection() -> None:
+    head = b"GET http://index.corp:8080/simple/?a=1 HTTP/1.1\r\nHost: index.corp\r\nProxy-Authorization: x\r\n"
+    request = parse(head + b"Connection: keep-alive\r\nAccept: */*\r\n\r\nbody")
+    assert (request.host, request.port, request.tunnel) == ("index.corp", 8080, False)
+    assert request.first == (
+        b"GET /simple/?a=1 HTTP/1.1\r\nHost: index.corp\r\nAccept: */*\r\nConnection: close\r\n\r\nbody"
+    )
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"", b"GET / HTTP/1.1", b"GET https://a/ HTTP/1.1", b"GET ftp://a/ HTTP/1.1", b"CONNECT a HTTP/1.1",
+        b"CONNECT a:b HTTP/1.1", b"CONNECT a:99999 HTTP/1.1", b"CONNECT u@a:443 HTTP/1.1", b"CONNECT a:443/x HTTP/1.1",
+        b"CONNECT a:443", b"CONNECT a:443 HTTP/2", b"GET http:///x HTTP/1.1", b"GET http://[::1/ HTTP/1.1",
+    ],
+)  # fmt: skip
+def test_what_is_no_proxy_request(head: bytes) -> None:
+    with pytest.raises(BadRequest):
+        parse(head + b"\r\n\r\n")
+
+
+def test_clients_are_told_in_both_spellings() -> None:
+    assert environment()["HTTPS_PROXY"] == environment()["https_proxy"] == "http://127.0.0.1:3128"

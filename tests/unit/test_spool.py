@@ -1,0 +1,54 @@
+"""The spool: numbered densely, kept until the API has it, found again after a crash, bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from builder.worker.spool import Spool, left_behind, spool_path
+
+
+def make(path: Path, cap: int = 1024 * 1024) -> Spool:
+    return Spool(path, now_ms=lambda: 5, cap_bytes=cap)
+
+
+def test_lines_leave_only_when_they_are_kept(tmp_path: Path) -> None:
+    spool = make(tmp_path / "b.1.jsonl")
+    for text in "abc":
+        spool.add("BUILD", "STDOUT", text)
+    assert [line.text for line in spool.batch(2, 0)] == ["a", "b"]
+    spool.kept(1)
+    assert [line.index for line in spool.batch(9, 0)] == [1, 2]
+    assert spool.close() == 3
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts=st.lists(st.text(max_size=300), max_size=200))
+def test_a_crashed_claims_lines_are_found(tmp_path_factory: object, texts: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("spool")  # type: ignore[attr-defined]
+    path = spool_path(folder, "build", 7)
+    spool = make(path)
+    for text in texts:
+        spool.add("BUILD", "STDERR", text)
+    spool.close()
+    with path.open("a") as torn:
+        torn.write('{"index": 99, "ti')
+    [(build_id, claim, lines, _)] = left_behind(folder)
+    assert (build_id, claim, [line.text for line in lines]) == ("build", 7, texts)
+
+
+def test_at_the_cap_head_and_tail_stay_and_one_marker_counts_the_rest(tmp_path: Path) -> None:
+    spool = make(tmp_path / "b.1.jsonl", cap=100_000)
+    for number in range(5_000):
+        spool.add("BUILD", "STDOUT", f"line {number:05d} {'x' * 50}")
+    count = spool.close()
+    lines = spool.batch(10_000, 0)
+    assert len(lines) == count < 2_000
+    assert [line.index for line in lines] == list(range(count))
+    assert lines[0].text.startswith("line 00000")
+    assert lines[-1].text.startswith("line 04999")
+    markers = [line for line in lines if line.stream == "SYSTEM"]
+    assert len(markers) == 1
+    assert f"{5_000 - count + 1} lines left out" in markers[0].text
