@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import structlog
 
@@ -21,7 +22,7 @@ from builder.api.client import Api, ApiError, ApiUnreachable
 from builder.build import Outcome
 from builder.errors import BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.worker.spool import Line, Spool, left_behind, own, spool_path
+from builder.worker.spool import Line, Spool, forget_dead_owners, left_behind, own, spool_path
 
 PROTOCOL = 1
 BATCH_LINES = 500
@@ -139,7 +140,10 @@ class Ownership:
             backoff = BATCH_WAIT_S
             if answer.stale:
                 self.lost.set()
-            self.spool.kept(answer.kept_until_index)
+            if answer.kept_until_index < lines[0].index:  # it lacks what it once had (its store went back in time)
+                self.spool.again(answer.kept_until_index)
+            else:
+                self.spool.kept(answer.kept_until_index)
 
 
 def send_lines(api: Api, build_id: str, claim: int, lines: tuple[Line, ...]) -> pb.AppendLogResponse:
@@ -198,6 +202,9 @@ def own_build(build_id: str, node: Node) -> str:
     try:
         outcome = node.run(granted, held)
         return _finish(held, outcome)
+    except BaseException:
+        held.lost.set()  # else the sender would wait for an API that may never answer
+        raise
     finally:
         held.done.set()
         for thread in threads:
@@ -249,10 +256,14 @@ def _finish(held: Ownership, outcome: Outcome) -> str:
         held.said("this node is draining; the build goes back to the queue")
         _flush(held)
         back = pb.HandBackRequest(protocol=PROTOCOL, build_id=held.build_id, claim=held.claim, reason="drain")
-        return "handed-back" if _insist(held, "HandBack", back) else "lost"
-    count = _flush(held)
-    request = finish_request(held, outcome, count)
-    return "finished" if _insist(held, "Finish", request) else "lost"
+        return "handed-back" if _insist(held, "HandBack", back) is not None else "lost"
+    request = finish_request(held, outcome, _flush(held))
+    while (answer := _insist(held, "Finish", request)) is not None and answer.log_incomplete:
+        if not held.spool.again(answer.kept_until_index):
+            log.error("lines are gone from the spool", action="spool-damaged", build_id=held.build_id)
+            return "lost"
+        _flush(held)
+    return "finished" if answer is not None else "lost"
 
 
 def _flush(held: Ownership) -> int:
@@ -298,8 +309,8 @@ def failure_record(error: BuildError, phase: str) -> pb.Failure:
     return record
 
 
-def _insist(held: Ownership, name: str, request: pb.FinishRequest | pb.HandBackRequest) -> bool:
-    """Repeat a fenced, repeatable call until it is answered or the claim is lost."""
+def _insist(held: Ownership, name: str, request: pb.FinishRequest | pb.HandBackRequest) -> Any:
+    """Repeat a fenced, repeatable call until it is answered. The answer; None: the claim is lost."""
     pause = 0.1
     while not held.lost.is_set():
         try:
@@ -308,19 +319,40 @@ def _insist(held: Ownership, name: str, request: pb.FinishRequest | pb.HandBackR
             time.sleep(pause)
             pause = min(pause * 2, 3.0)
             continue
-        return not answer.stale
-    return False
+        return None if answer.stale else answer
+    return None
 
 
 def send_left_behind(api: Api, folder: Path) -> int:
-    """Send what a killed process left under its claims, then give these claims up. Returns how many there were."""
-    found = 0
+    """Send what killed processes left under their claims, then give these claims up. Returns how many were settled.
+
+    What the API refuses stays for the next round and keeps nothing else waiting. Raises `ApiUnreachable`.
+    """
+    settled = 0
     for build_id, claim, lines, path in left_behind(folder):
-        found += 1
-        for start in range(0, len(lines), BATCH_LINES):
-            if send_lines(api, build_id, claim, lines[start : start + BATCH_LINES]).stale:
-                break
-        api.call("HandBack", pb.HandBackRequest(protocol=PROTOCOL, build_id=build_id, claim=claim, reason="lost"))
+        try:
+            if not _send_all(api, build_id, claim, lines):
+                continue
+            api.call("HandBack", pb.HandBackRequest(protocol=PROTOCOL, build_id=build_id, claim=claim, reason="lost"))
+        except ApiError as error:
+            log.warning("left lines refused", action="left-lines-refused", build_id=build_id, error=str(error))
+            continue
+        settled += 1
         path.unlink(missing_ok=True)
         path.with_suffix(".pid").unlink(missing_ok=True)
-    return found
+    forget_dead_owners(folder)
+    return settled
+
+
+def _send_all(api: Api, build_id: str, claim: int, lines: tuple[Line, ...]) -> bool:
+    """Send until the API has every line, or says that the claim is stale. False: it does not get further."""
+    start = 0
+    while start < len(lines):
+        answer = send_lines(api, build_id, claim, lines[start : start + BATCH_LINES])
+        if answer.stale:
+            return True
+        if answer.kept_until_index <= start:
+            log.warning("left lines not kept", action="left-lines-not-kept", build_id=build_id, claim=claim)
+            return False
+        start = answer.kept_until_index
+    return True

@@ -81,6 +81,8 @@ class Spool:
     def close(self) -> int:
         """No more lines; the held tail is numbered after its marker. Returns the number of lines of the claim."""
         with self._changed:
+            if self._closed:
+                return self._count
             if self._dropped:
                 text = f"... {self._dropped} lines left out: the log reached its limit of {self._cap} bytes ..."
                 self._keep(Line(index=-1, timestamp_ms=self._now_ms(), phase="", stream="SYSTEM", text=text), 0)
@@ -104,6 +106,14 @@ class Spool:
         with self._changed:
             self._pending = [line for line in self._pending if line.index >= until_index]
 
+    def again(self, from_index: int) -> int:
+        """The API turns out to lack the lines from here on: queue them again, read back from the disk. How many."""
+        with self._changed:
+            lines = read_lines(self.path)
+            self._pending = [line for line in lines if line.index >= from_index]
+            self._changed.notify_all()
+            return len(self._pending)
+
     def remove(self) -> None:
         """Forget the claim: all its lines are kept, or nobody wants them any more."""
         self._file.close()
@@ -116,25 +126,38 @@ def spool_path(folder: Path, build_id: str, claim: int) -> Path:
     return folder / f"{build_id}.{claim}.jsonl"
 
 
+def read_lines(path: Path) -> tuple[Line, ...]:
+    """The lines of a spool's file, up to the first that is torn or is no line."""
+    lines: list[Line] = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(Line(**json.loads(text)))
+        except (ValueError, TypeError):
+            break
+    return tuple(lines)
+
+
 def left_behind(folder: Path) -> Iterator[tuple[str, int, tuple[Line, ...], Path]]:
     """Spools of claims whose process is gone: (build_id, claim, lines, path). A torn last line is dropped."""
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
         build_id, _, claim = path.stem.partition(".")
         if not claim.isdigit() or is_owned(path):
             continue
-        lines = []
-        for text in path.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(Line(**json.loads(text)))
-            except (ValueError, TypeError):
-                break
-        yield build_id, int(claim), tuple(lines), path
+        yield build_id, int(claim), read_lines(path), path
+
+
+def forget_dead_owners(folder: Path) -> None:
+    """Remove the identities of processes that are gone and left no spool: killed before it, or while removing it."""
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        spool = path.with_suffix(".jsonl")
+        if path.suffix == ".pid" and not is_owned(spool) and not spool.exists():
+            path.unlink(missing_ok=True)
 
 
 def is_owned(path: Path) -> bool:
     """Whether the spool's claim has a live process: its pid stands beside it; a stranger with that pid is not it."""
     try:
-        pid, start = path.with_suffix(".pid").read_text().split()
+        pid, start = os.readlink(path.with_suffix(".pid")).split()
         return process_start(int(pid)) == start
     except (OSError, ValueError):
         return False
@@ -149,6 +172,8 @@ def process_start(pid: int) -> str:
 
 
 def own(path: Path) -> None:
-    """Write this process's identity beside the spool."""
+    """Write this process's identity beside the spool, as a link's target: one system call, never half there."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.with_suffix(".pid").write_text(f"{os.getpid()} {process_start(os.getpid())}")
+    mark = path.with_suffix(".pid")
+    mark.unlink(missing_ok=True)
+    os.symlink(f"{os.getpid()} {process_start(os.getpid())}", mark)
