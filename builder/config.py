@@ -77,6 +77,9 @@ class Settings(BaseModel):
     use_cgroups: bool = Field(True, description="use cgroups where they can be written; else rlimits")
     pipelines: tuple[str, ...] = Field((), description="modules with further pipelines")
     catalog: str = Field("", description="another runtimes/catalog.toml")
+    default_versions: dict[str, str] = Field(
+        default_factory=dict, description="runtime → version taken when none is asked for, over the catalog's"
+    )
     # Limits of a build
     timeout_ms: int = Field(600_000, ge=1000, le=3_600_000)
     queue_timeout_ms: int = Field(3_600_000, ge=1000, le=86_400_000)

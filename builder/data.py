@@ -13,3 +13,8 @@ def runtimes_dir() -> Path:
         if candidate.is_dir():
             return candidate
     raise FileNotFoundError(f"runtimes/ is neither in {_PACKAGE / '_data'} nor beside {_PACKAGE}")
+
+
+def catalog_file(setting: str) -> Path:
+    """The catalog that the setting `catalog` names; by default the shipped one."""
+    return Path(setting) if setting else runtimes_dir() / "catalog.toml"

@@ -8,12 +8,10 @@ from pathlib import Path
 
 from builder import pipelines, sandbox
 from builder.config import Settings
-from builder.data import runtimes_dir
+from builder.data import catalog_file
 from builder.errors import BuildError
-from builder.oci.base import BaseStore
 from builder.pipelines import catalog as catalogs
-from builder.worker.node import find_program
-from builder.worker.toolchains import Toolchains
+from builder.worker.toolchains import find_program, toolchains_of
 
 PROGRAMS = (
     ("redis-server", "the embedded mode does not start", "apt-get install -y redis-server"),
@@ -39,13 +37,8 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
         found.append(Finding(ok=bool(find_program(name)), name=name, effect=effect, mend=mend))
     for each in sandbox.check():
         found.append(Finding(ok=each.ok, name=f"{each.name}: {each.said}", effect=each.said, mend=each.next))
-    runtimes = runtimes_dir()
-    path = Path(settings.catalog) if settings.catalog else runtimes / "catalog.toml"
-    catalog = catalogs.read(path)
-    bases = BaseStore(Path(settings.node_dir) / "bases")
-    toolchains = Toolchains(
-        folders=(path.parent, runtimes), node_dir=Path(settings.node_dir), bases=bases, which=find_program
-    )
+    catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
+    toolchains = toolchains_of(settings)
     for name in pipelines.names(pipelines.load(settings.pipelines)):
         row = catalog.find(name)
         try:

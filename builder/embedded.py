@@ -23,11 +23,12 @@ import structlog
 from builder import pipelines
 from builder.api.server import Control, listen
 from builder.config import Settings, Token, environment, new_secret
-from builder.data import runtimes_dir
+from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError, PlatformError
 from builder.oci.base import BaseStore
 from builder.pipelines import catalog as catalogs
 from builder.worker.main import worker_argv
+from builder.worker.toolchains import toolchains_of
 
 START_S = 30.0
 
@@ -52,6 +53,9 @@ def start(
     """Start all parts, end them again. Raises `BuildError` SandboxUnavailable and kin, which say what is missing."""
     with ExitStack() as stack:
         data = Path(settings.data_dir)
+        if worker:
+            ensure_bases(settings)
+            settings = settings.model_copy(update={"default_versions": versions_here(settings)})
         stack.enter_context(_events_into(data / "run" / "events.jsonl"))
         data.mkdir(parents=True, exist_ok=True)
         stack.enter_context(_alone(data))
@@ -141,7 +145,6 @@ def private_redis(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Pope
 @contextmanager
 def running_worker(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A Celery worker process of this node; drained and ended on the way out."""
-    ensure_bases(settings)
     process = start_worker(settings, log)
     try:
         yield process
@@ -167,13 +170,30 @@ def ensure_bases(settings: Settings) -> None:
     """Make the base images of the toolchains this machine has, once."""
     bases = BaseStore(Path(settings.node_dir) / "bases")
     runtimes = runtimes_dir()
-    catalog = catalogs.read(Path(settings.catalog) if settings.catalog else runtimes / "catalog.toml")
+    catalog = catalogs.read(catalog_file(settings.catalog))
     for name in pipelines.names(pipelines.load(settings.pipelines)):
         with suppress(BuildError):
             row = catalog.find(name)
             recipe = runtimes / name
             if (recipe / "base.toml").is_file():
                 bases.build(row.base, recipe)
+
+
+def versions_here(settings: Settings) -> dict[str, str]:
+    """Runtime → default version: where this machine lacks the catalog's default, the newest version that it has.
+
+    One machine is all there is: a build that names no version must not wait for another node.
+    """
+    catalog = catalogs.read(catalog_file(settings.catalog))
+    toolchains = toolchains_of(settings)
+    chosen = {}
+    for name in pipelines.names(pipelines.load(settings.pipelines)):
+        with suppress(BuildError):
+            rows = [catalog.find(name), *(row for row in reversed(catalog.toolchains()) if row.runtime == name)]
+            row = next((row for row in rows if toolchains.has(row)), rows[0])
+            if row != rows[0]:
+                chosen[name] = row.version
+    return chosen | settings.default_versions
 
 
 def _await_node(running: Embedded) -> None:

@@ -22,7 +22,7 @@ from builder.config import Settings, load
 from builder.embedded import Embedded, private_registry, start
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.run import started
-from builder.worker.node import find_program
+from builder.worker.toolchains import find_program
 
 HERE = Path(__file__).resolve().parent
 DEMO = (("python-hello", "file"), ("python-numpy", "zip"), ("go-hello", "tar"), ("go-deps", "tar.gz"))

@@ -111,8 +111,15 @@ class Server:
             found = self.get(build.build_id)
             if found.status in TERMINAL:
                 return found
+            self.assert_alive()
             time.sleep(0.03)
         raise AssertionError(f"build {build.build_id} did not end: {self.get(build.build_id)}")
+
+    def assert_alive(self) -> None:
+        """A part that ended would let every later test wait in vain."""
+        running = self.embedded
+        assert running.redis.poll() is None, f"Redis ended with {running.redis.returncode}"
+        assert running.worker is None or running.worker.poll() is None, running.worker_log.read_text()[-2000:]
 
     def build(self, name: str, source: bytes | str, runtime: str = "", **fields: Any) -> pb.Build:
         """Submit, wait, and expect success."""

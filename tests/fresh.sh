@@ -80,9 +80,11 @@ done
 
 mkdir -p "$root/old"
 # End-to-end sessions of one machine take turns, because they use the same build users.
-mkdir -p /var/tmp/ignite-builder-tests
-exec 9>/var/tmp/ignite-builder-tests/lock
-flock 9
+if [ "$what" != demo ]; then
+  mkdir -p /var/tmp/ignite-builder-tests
+  exec 9>/var/tmp/ignite-builder-tests/lock
+  flock 9
+fi
 unshare --mount --pid --fork --kill-child --propagation private bash -euo pipefail -c '
   root=$1; shift
   mount --bind "$root" "$root"
@@ -95,4 +97,4 @@ unshare --mount --pid --fork --kill-child --propagation private bash -euo pipefa
   cd /
   umount --lazy /old
   exec env -i "$@"
-' fresh "$root" "${environment[@]}" bash /srv/inside.sh "$what" "$demo_cold_s" "$demo_again_s" "$commit" 9>&-
+' fresh "$root" "${environment[@]}" bash /srv/inside.sh "$what" "$demo_cold_s" "$demo_again_s" "$commit"

@@ -19,7 +19,7 @@ from builder.api.service import BuildService, Parts, WorkerService
 from builder.api.tails import Tails
 from builder.config import Settings
 from builder.control import Loops
-from builder.data import runtimes_dir
+from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
@@ -46,8 +46,7 @@ class Control:
         self.store = open_store(settings.database, self._emit)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
         self.tails = Tails(self.redis)
-        runtimes = runtimes_dir()
-        catalog = catalogs.read(Path(settings.catalog) if settings.catalog else runtimes / "catalog.toml")
+        catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         finalizer = Finalizer(
             settings=settings,
             store=self.store,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.errors import BuildError
@@ -48,6 +49,18 @@ class Catalog:
         versions = ", ".join(dict.fromkeys(row.toolchain.version for row in own))
         raise BuildError("UnknownRuntimeVersion", f"{runtime} {version} is not in the catalog; it has {versions}")
 
+    def with_defaults(self, versions: Mapping[str, str]) -> Catalog:
+        """The catalog with other default versions (runtime → version). Raises as `find` for one that is not there."""
+        for runtime, version in versions.items():
+            self.find(runtime, version)
+        rows = (
+            replace(row, is_default=row.toolchain.version == versions[row.toolchain.runtime])
+            if row.toolchain.runtime in versions
+            else row
+            for row in self.rows
+        )
+        return Catalog(rows=tuple(rows))
+
     def toolchains(self) -> tuple[Toolchain, ...]:
         """Every row's toolchain."""
         return tuple(row.toolchain for row in self.rows)
@@ -68,6 +81,6 @@ def parse(text: str) -> Catalog:
     return Catalog(rows=tuple(rows))
 
 
-def read(path: Path) -> Catalog:
-    """Read a catalog file."""
-    return parse(path.read_text())
+def read(path: Path, default_versions: Mapping[str, str] | None = None) -> Catalog:
+    """Read a catalog file; `default_versions` (runtime → version) stand over its own."""
+    return parse(path.read_text()).with_defaults(default_versions or {})

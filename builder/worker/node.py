@@ -6,7 +6,6 @@ every client with a connection is made after the fork.
 
 from __future__ import annotations
 
-import os
 import platform
 import shutil
 import sys
@@ -22,7 +21,7 @@ from celery import signals
 from builder import pipelines, sandbox
 from builder.api.client import Api, ApiError, ApiUnreachable
 from builder.config import Settings
-from builder.data import runtimes_dir
+from builder.data import catalog_file
 from builder.faults import labels
 from builder.messages import read_run
 from builder.oci import place
@@ -32,7 +31,7 @@ from builder.pipelines import catalog as catalogs
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.worker import owner
 from builder.worker.ports import NodeParts, remove_left_behind, run_claimed
-from builder.worker.toolchains import Toolchains
+from builder.worker.toolchains import toolchains_of
 
 log = structlog.get_logger("node")
 
@@ -47,13 +46,9 @@ class Node:
         self.folder = Path(settings.node_dir)
         self.key = settings.message_key
         self.bases = BaseStore(self.folder / "bases")
-        runtimes = runtimes_dir()
-        path = Path(settings.catalog) if settings.catalog else runtimes / "catalog.toml"
-        self.catalog = catalogs.read(path)
+        self.catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         self.known = pipelines.load(settings.pipelines)
-        self.toolchains = Toolchains(
-            folders=(path.parent, runtimes), node_dir=self.folder, bases=self.bases, which=find_program
-        )
+        self.toolchains = toolchains_of(settings)
         self._draining_since = Value("d", 0.0)
         self._parts: NodeParts | None = None
         self._stop = threading.Event()
@@ -184,12 +179,6 @@ class Node:
                         return
         except redis.RedisError:
             done.wait(max(0.0, until - time.monotonic()))
-
-
-def find_program(name: str) -> str | None:
-    """A program beside this interpreter (the project's own environment), else on the PATH."""
-    beside = Path(sys.executable).parent / name
-    return str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
 
 
 def refuse_without_sandbox(settings: Settings) -> None:

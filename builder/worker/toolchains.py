@@ -12,12 +12,15 @@ import os
 import re
 import shutil
 import stat
+import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.config import Settings
+from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
 from builder.oci.base import BaseStore
 from builder.plan import Toolchain
@@ -52,6 +55,7 @@ class Toolchains:
         for program in recipe.get("program", ()):
             source, digest = self._program(row, program)
             mounts.append(Mount(source=source, dest=program["mount"]))
+            mounts += _linked(source, program["mount"])
             digests[program["command"]] = digest
         for shared in recipe.get("folder", ()):
             source = self._reachable((folder / shared["path"]).resolve(), "sdk-" + row.runtime)
@@ -59,6 +63,15 @@ class Toolchains:
             digests["sdk " + shared["path"]] = _digest_of_files(source, tuple(_files_below(source)))
         rootfs = self.bases.rootfs(row.base) if recipe.get("rootfs") == "base" else None
         return Provided(root=Root(rootfs=rootfs, mounts=tuple(mounts)), digests=digests)
+
+    def has(self, row: Toolchain) -> bool:
+        """Whether every program of this toolchain is here, in its version. Cheaper than `find`."""
+        try:
+            for program in self._recipe(row.runtime)[0].get("program", ()):
+                self._locate(row, program)
+        except BuildError:
+            return False
+        return True
 
     def available(self, rows: tuple[Toolchain, ...]) -> dict[str, str]:
         """Toolchain name → one digest over everything, for the rows this node can build."""
@@ -80,13 +93,20 @@ class Toolchains:
         raise BuildError("ToolchainUnavailable", f"there is no runtimes/{runtime}/toolchain.toml")
 
     def _program(self, row: Toolchain, program: Mapping[str, Any]) -> tuple[Path, str]:
+        """(what to mount, digest of what compiles)."""
+        path = self._locate(row, program)
+        digest = _digest_of_files(*((path, tuple(program["digest"])) if path.is_dir() else (path.parent, (path.name,))))
+        return self._reachable(path, program["command"]), digest
+
+    def _locate(self, row: Toolchain, program: Mapping[str, Any]) -> Path:
+        """The program, or the folder above it that holds its marker."""
         command = program["command"]
         found = self.which(command)
         if not found:
             raise _unavailable(row, f"{command} is not on the PATH of this node")
         path = Path(found).resolve()
         if "marker" not in program:
-            return self._reachable(path, command), _digest_of_files(path.parent, (path.name,))
+            return path
         root = next((up for up in path.parents if (up / program["marker"]).is_file()), None)
         if root is None:
             raise _unavailable(row, f"no {program['marker']} above {path}")
@@ -94,7 +114,7 @@ class Toolchains:
         if not version or version[1] != row.version:
             has = version[1] if version else "an unknown version"
             raise _unavailable(row, f"{command} on this node is {has}, {row.version} is needed")
-        return self._reachable(root, command), _digest_of_files(root, tuple(program["digest"]))
+        return root
 
     def _reachable(self, path: Path, name: str) -> Path:
         """`path`, or a copy that the build user can enter; copies are named by size and time of the original."""
@@ -115,6 +135,36 @@ class Toolchains:
             except OSError:  # another process was first
                 shutil.rmtree(partial, ignore_errors=True)
         return copy
+
+
+def toolchains_of(settings: Settings) -> Toolchains:
+    """The toolchains of the machine this runs on. A catalog of one's own has its runtimes beside it."""
+    folder = Path(settings.node_dir)
+    return Toolchains(
+        folders=(catalog_file(settings.catalog).parent, runtimes_dir()),
+        node_dir=folder,
+        bases=BaseStore(folder / "bases"),
+        which=find_program,
+    )
+
+
+def find_program(name: str) -> str | None:
+    """A program beside this interpreter (the project's own environment), else on the PATH."""
+    beside = Path(sys.executable).parent / name
+    return str(beside) if os.access(beside, os.X_OK) else shutil.which(name)
+
+
+def _linked(source: Path, dest: str) -> Iterator[Mount]:
+    """What links near the top of a distribution lead to outside it, mounted where they lead from `dest`.
+
+    Debian keeps a distribution's data apart: /usr/lib/go-1.24/src is a link to ../../share/go-1.24/src.
+    """
+    if not source.is_dir():
+        return
+    for link in sorted((*source.glob("*"), *source.glob("*/*"))):
+        if link.is_symlink() and not link.resolve().is_relative_to(source) and link.exists():
+            place = os.path.normpath(Path(dest) / link.relative_to(source).parent / os.readlink(link))
+            yield Mount(source=link.resolve(), dest=place)
 
 
 def _unavailable(row: Toolchain, message: str) -> BuildError:

@@ -444,8 +444,13 @@ class Screen:
             assert part == "\x1b[J" or part.endswith("m"), f"an unexpected sequence {part!r}"
 
 
-def on_terminal(api: Api, home: Path, columns: int, rows: int, *argv: str, **more: str) -> tuple[int, str]:
-    """Run with stderr on a terminal of this size and stdout in a file; answers the code and what the terminal got."""
+def on_terminal(
+    api: Api, home: Path, columns: int, rows: int, *argv: str, interrupt_at: bytes = b"", **more: str
+) -> tuple[int, str]:
+    """Run with stderr on a terminal of this size and stdout in a file; answers the code and what the terminal got.
+
+    The program gets SIGINT once the terminal showed `interrupt_at`.
+    """
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
     with (home / "stdout").open("wb") as stdout:
@@ -458,6 +463,9 @@ def on_terminal(api: Api, home: Path, columns: int, rows: int, *argv: str, **mor
         try:
             if select.select([leader], [], [], 0.2)[0]:
                 data += os.read(leader, 65536)
+                if interrupt_at and interrupt_at in data:
+                    process.send_signal(signal.SIGINT)
+                    interrupt_at = b""
         except OSError:
             break
     os.close(leader)
@@ -505,16 +513,8 @@ def test_a_terminal_after_an_interrupt_has_its_cursor(
     serve: Callable[[Api], Api], tmp_path: Path, source: Path
 ) -> None:
     api = serve(Api(lines=story()))
-    threading.Timer(2.0, lambda: [os.kill(pid, signal.SIGINT) for pid in children()]).start()
-    code, text = on_terminal(api, tmp_path, 88, 24, "build", str(source))
+    code, text = on_terminal(api, tmp_path, 88, 24, "build", str(source), interrupt_at=b"PUSH 1")
     screen = Screen(columns=88, rows=24)
     screen.feed(text)
     assert code == 130 and screen.visible
     assert screen.lines[-1].startswith("CANCELLED  k7m2xq9d")
-
-
-def children() -> list[int]:
-    """The processes that this test process started."""
-    pid = os.getpid()
-    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
-    return [int(child) for child in text.split()]

@@ -54,3 +54,10 @@ def test_what_is_not_there_is_refused_with_what_is(asked: tuple[str, ...], reaso
 def test_a_new_version_is_one_row() -> None:
     text = '[[row]]\nruntime = "x"\nversion = "1"\ntoolchain = "x-1"\nbase = "x"\n'
     assert catalog.parse(text).find("x").name == "x-1"
+
+
+def test_other_defaults_stand_over_the_catalogs_and_must_be_in_it() -> None:
+    other = CATALOG.with_defaults({"go": "1.24"})
+    assert (other.find("go").version, other.find("python").version) == ("1.24", "3.11")
+    with pytest.raises(BuildError, match=r"go 1\.19 is not in the catalog"):
+        CATALOG.with_defaults({"go": "1.19"})
