@@ -4,7 +4,7 @@ export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-e2e lint generate golden
+.PHONY: help setup demo test test-unit test-e2e lint generate golden bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,7 +28,7 @@ test-e2e: setup ## only the end-to-end tests
 lint: setup ## format, lint, types, import contracts, generated files
 	$(RUN)ruff format --check .
 	$(RUN)ruff check .
-	$(RUN)mypy builder
+	$(RUN)mypy builder bench
 	$(RUN)lint-imports
 	$(RUN)python -m builder.proto.generate --check
 	$(RUN)python -m builder.doc --check
@@ -39,3 +39,6 @@ generate: setup ## write the generated files again
 
 golden: setup ## write the golden plans again
 	$(RUN)python -m tests.golden.update
+
+bench: setup ## measure against the bare toolchain and ko, write docs/benchmarks.md (20 minutes, a quiet machine)
+	$(RUN)python -m bench

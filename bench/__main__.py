@@ -1,0 +1,83 @@
+"""`python -m bench [P1 P7 P8 P12] [--pairs N]`: measure, keep the raw values, write docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import document, p1, p7, p8, p12, results
+from bench.ko import VERSION
+from bench.results import Row, Section
+from bench.servers import KEPT
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / "docs/benchmarks.md"
+RAW = KEPT / "results.json"
+METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
+    "P1": p1.measure,
+    "P7": p7.measure,
+    "P8": p8.measure,
+    "P12": p12.measure,
+}
+
+
+def main() -> int:
+    """Measure what was asked for; the page is written after each metric, so an abort loses only one."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("metrics", nargs="*", metavar="METRIC", help=f"of {', '.join(METRICS)}; default: all")
+    parser.add_argument("--pairs", type=int, default=10, help="rounds of each comparison (default: 10)")
+    asked = parser.parse_args()
+    unknown = set(asked.metrics) - set(METRICS)
+    if unknown or asked.pairs < 1:
+        parser.error(f"there is no {', '.join(sorted(unknown))}" if unknown else "--pairs is at least 1")
+    KEPT.mkdir(parents=True, exist_ok=True)
+    sections = results.load(RAW)
+    for name in asked.metrics or METRICS:
+        began = time.monotonic()
+        print(f"{name} …", flush=True)
+        rows, notes = METRICS[name](asked.pairs)
+        date = time.strftime("%Y-%m-%d", time.gmtime())
+        sections[name] = Section(metric=name, commit=commit(), date=date, rows=rows, notes=notes)
+        results.save(RAW, sections)
+        PAGE.write_text(document.render(sections, machine()))
+        for row in rows:
+            print(f"  {row.what}: {row.measured} ({row.spread}), target {row.target}: {row.verdict}")
+        print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
+    print(f"wrote {PAGE.relative_to(ROOT)}; raw values in {RAW}")
+    return 0
+
+
+def commit() -> str:
+    """The commit that was measured, and whether the checkout differed from it."""
+    named = said("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
+    changed = said("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", "builder", "runtimes")
+    return f"{named} with uncommitted changes" if changed else named
+
+
+def machine() -> document.Machine:
+    """What this machine is, without its name."""
+    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ":")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    go = said("go", "version").split()[2:3]
+    tools = (*go, "Python " + platform.python_version(), "ko " + VERSION, said("skopeo", "--version"))
+    return document.Machine(
+        cores=len(os.sched_getaffinity(0)),
+        memory_gib=round(memory / 2**30),
+        cpu=cpu.partition(":")[2].strip(),
+        system=f"Linux {platform.release().partition('-')[0]}",
+        tools=", ".join(tools),
+    )
+
+
+def said(*argv: str) -> str:
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""The same build by hand: the plan's own toolchain commands on this machine, no sandbox, no service, its own caches.
+
+Two ways to end it. `bare`: the layer and the push by the builder's own code inside this process, which is the least
+that this work can cost. `typed`: GNU tar, gzip -1 and `skopeo copy`, which is what a person would type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bench.projects import Project
+from builder import pipelines
+from builder.data import runtimes_dir
+from builder.oci import place
+from builder.oci.base import BaseStore
+from builder.oci.image import CONFIG_TYPE, MANIFEST_TYPE, Image, ImageConfig, build_image
+from builder.oci.layer import Layer, write_layer
+from builder.pipelines import catalog as catalogs
+from builder.pipelines.base import PlanRequest
+from builder.plan import Plan
+from builder.source.tree import DirTree
+from builder.worker.toolchains import find_program
+
+
+@dataclass
+class Hand:
+    """Builds one project by hand in a folder of its own, again and again."""
+
+    project: Project
+    folder: Path
+    registry: str
+    bases: BaseStore
+    versions: dict[str, str]
+    digest: str = ""
+    """Of the last artifact."""
+    _plan: Plan | None = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("src", "out", "home", "tmp", "blobs/sha256"):
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+
+    @property
+    def plan(self) -> Plan:
+        """As the node plans it."""
+        if self._plan is None:
+            known = pipelines.load(())
+            catalog = catalogs.read(runtimes_dir() / "catalog.toml", self.versions)
+            tree = DirTree(self.folder / "src")
+            detection = pipelines.detect(tree, self.project.runtime, known)
+            request = PlanRequest(runtime=self.project.runtime)
+            self._plan = pipelines.plan(detection, tree, request, catalog, known)
+        return self._plan
+
+    def prepare(self, number: int | str) -> None:
+        """Lay the source out, and empty what an earlier build left."""
+        self.project.write(self.folder / "src", number)
+        shutil.rmtree(self.folder / "out")
+        (self.folder / "out").mkdir()
+
+    def bare(self, number: int | str) -> float:
+        """Toolchain, layers and push by the builder's own code. Seconds."""
+        self.prepare(number)
+        plan = self.plan
+        began = time.perf_counter()
+        self.run_steps(plan)
+        layers = tuple(
+            write_layer([(self._host(source.source), source.dest)], self._out(index), created_by=source.created_by)
+            for index, source in enumerate(plan.output.layers)
+        )
+        image = build_image(self.bases.get(plan.toolchain.base), layers, self._config(plan))
+        target = place.destination(self.registry, "")
+        self.digest = target.push(image, f"byhand/{self.project.name}", f"bare-{number}").digest
+        return time.perf_counter() - began
+
+    def typed(self, number: int | str) -> float:
+        """Toolchain, GNU tar, gzip -1, `skopeo copy`. Seconds."""
+        self.prepare(number)
+        plan = self.plan
+        base = self.bases.get(plan.toolchain.base)
+        for layer in base.layers if base else ():
+            blob = self._blob(layer.digest)
+            if not blob.exists():
+                shutil.copy(layer.path, blob)
+        began = time.perf_counter()
+        self.run_steps(plan)
+        layers = [self._tarred(index) for index in range(len(plan.output.layers))]
+        image = build_image(base, tuple(layers), self._config(plan))
+        self._layout(image)
+        target = f"docker://{self.registry}/byhand/{self.project.name}-typed:{number}"
+        quiet = ("skopeo", "copy", "--quiet", "--dest-tls-verify=false", f"oci:{self.folder}", target)
+        subprocess.run(quiet, check=True, stdout=subprocess.DEVNULL)
+        return time.perf_counter() - began
+
+    def run_steps(self, plan: Plan) -> None:
+        """The plan's commands but for the download of modules, which `go build` does by itself where it must."""
+        for step in plan.steps:
+            if step.argv[1:3] == ("mod", "download"):
+                continue
+            argv = [self.translated(part) for part in step.argv]
+            env = {**os.environ, **{name: self.translated(value) for name, value in step.env}}
+            env |= {"IGNITE_WORK": str(self.folder), "HOME": str(self.folder / "home"), "SOURCE_DATE_EPOCH": "0"}
+            done = subprocess.run(
+                argv, cwd=self.folder / "src", env=env, capture_output=True, text=True, check=False, umask=0o002
+            )
+            if done.returncode:
+                raise RuntimeError(f"{self.project.name}, {step.name}: {done.stdout}{done.stderr}")
+
+    def translated(self, text: str) -> str:
+        """A path of the sandbox as it is on this machine."""
+        go = Path(find_program("go") or "go").resolve()
+        for inside, here in (
+            ("/opt/ignite/toolchain/go", str(go.parent.parent)),
+            ("/opt/ignite/toolchain/uv/uv", find_program("uv") or "uv"),
+            ("/opt/ignite/sdk/python", str(runtimes_dir() / "python")),
+            ("/work", str(self.folder)),
+            ("/cache", str(self.folder / "cache")),
+        ):
+            if text == inside or text.startswith(inside + "/"):
+                return here + text.removeprefix(inside)
+        return text
+
+    def forget_compiler_cache(self) -> None:
+        """Make the next Go build a cold one."""
+        shutil.rmtree(self.folder / "cache" / "go-build", ignore_errors=True)
+
+    def _host(self, inside: str) -> Path:
+        return Path(self.translated(inside))
+
+    def _out(self, index: int) -> Path:
+        return self.folder / f"layer-{index}.tar.gz"
+
+    def _blob(self, digest: str) -> Path:
+        return self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
+
+    def _config(self, plan: Plan) -> ImageConfig:
+        output = plan.output
+        return ImageConfig(entrypoint=output.entrypoint, env=output.env, workdir=output.workdir, user=output.user)
+
+    def _tarred(self, index: int) -> Layer:
+        source = self.plan.output.layers[index]
+        host, tar = self._host(source.source), self.folder / f"typed-{index}.tar"
+        reproducible = ("--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner")
+        moved = f"--transform=s,^{host.name},{source.dest.lstrip('/')},rSh"
+        subprocess.run(("tar", *reproducible, moved, "-C", str(host.parent), "-cf", str(tar), host.name), check=True)
+        with tar.open("rb") as file:
+            diff_id = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        pressed = tar.with_suffix(".tar.gz")
+        with pressed.open("wb") as out:
+            subprocess.run(("gzip", "-1", "--no-name", "--stdout", str(tar)), stdout=out, check=True)
+        with pressed.open("rb") as file:
+            digest = "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+        pressed.replace(self._blob(digest))
+        return Layer(path=self._blob(digest), digest=digest, diff_id=diff_id, size=self._blob(digest).stat().st_size)
+
+    def _layout(self, image: Image) -> None:
+        """The image as an OCI layout folder (image-spec, image-layout.md)."""
+        self._blob(image.digest).write_bytes(image.manifest)
+        self._blob(image.config_digest).write_bytes(image.config)
+        described = {"mediaType": MANIFEST_TYPE, "digest": image.digest, "size": len(image.manifest)}
+        (self.folder / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
+        (self.folder / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [described]}))
+        assert json.loads(image.manifest)["config"]["mediaType"] == CONFIG_TYPE

@@ -1,0 +1,129 @@
+"""`docs/benchmarks.md`: the tables of a run, and the prose around them. Pure: from sections to text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from bench.results import SHORT, Row, Section
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """What was measured on. No names: whoever reads this has another one."""
+
+    cores: int
+    memory_gib: int
+    cpu: str
+    system: str
+    tools: str
+
+
+@dataclass(frozen=True)
+class Prose:
+    """What a metric is about, how it is measured, and why it falls short where it does."""
+
+    title: str
+    how: str
+    short: str
+
+
+HEAD = """\
+# Benchmarks
+
+Written by `make bench` (`python -m bench P7` measures one metric again); do not edit, the prose is in
+`bench/document.py`. A shortfall is printed like a success.
+
+All arms of a comparison run in one process on one machine, take turns round by round in alternating order, and are
+compared inside a round; work folders, caches and the registry are on tmpfs. A verdict is about the median. "Service"
+is the real thing: a build submitted over HTTP to the API, dispatched through Celery and Redis, built by a worker in the
+sandbox, pushed to Debian's docker-registry, attested, and waited for on the log stream until the record is final.
+"""
+
+PROSE: Mapping[str, Prose] = {
+    "P1": Prose(
+        "P1: a build through the service",
+        """\
+*Bare* is the least this work can cost: the plan's own toolchain commands without sandbox, then the layer and the push
+by the builder's own code inside the measuring process. *Typed* is what a person would type instead: the same commands,
+GNU tar, `gzip -1`, `skopeo copy`. Every round builds a revision that nobody has built; package and compiler caches are
+warm, the whole-build cache does not answer. Where the bare artifact has the service's digest, both did the same work.
+*ko* is v0.19.1 onto the same base image in the same registry, without SBOM, with `-s -w`.""",
+        """\
+The service does what no bare command does: it unpacks and checks the source, starts a sandbox for each step, keeps
+every log line, talks to the store at each transition, attests the result. That is a fixed price of a build, so it shows
+in the small builds and fades in the long ones. Where a ratio against ko is missed for an unchanged or slightly changed
+build, the same fixed price is most of what the service takes.""",
+    ),
+    "P7": Prose(
+        "P7: the sandbox",
+        """\
+The same program started by `builder.sandbox.run`, as the worker does it (limits, seccomp filter, uid, supervision),
+and bare as the same user. A fetch step has the egress proxy in addition. The step of over a second is the compile step
+of a Go build with its own warm cache on each side.""",
+        """\
+A spawn here is more than bubblewrap: prlimit before it, the namespaces' set-up, control group where there is one, disk
+watch, and the wait until nothing of the sandbox lives.""",
+    ),
+    "P8": Prose(
+        "P8: an identical rebuild",
+        """\
+The same archive again, answered from the whole-build cache, against the first build with warm caches (so the first is
+as short as it gets). Programs are counted by the kernel's process connector for the node's build users, bytes by a
+meter between the service and the registry.""",
+        """\
+The rebuild is dispatched, fetched, unpacked and planned before its key is known, and the first build is measured with
+warm caches: the shorter the first, the larger the part. Against a cold first build the part is far smaller.""",
+    ),
+    "P12": Prose(
+        "P12: the same source, the same digest",
+        """\
+Builds with `no_cache` on three nodes, each with folders, build users and caches of its own; the third runs on one core.
+The digest is of the pushed manifest, so it covers every byte of every layer and the configuration.""",
+        "More than one digest means that something of the machine got into an artifact: a defect.",
+    ),
+}
+
+
+def render(sections: Mapping[str, Section], machine: Machine) -> str:
+    """The whole document; metrics in their order, those never measured are left out."""
+    parts = [HEAD, _machine(machine)]
+    parts += [_section(sections[name], PROSE[name]) for name in PROSE if name in sections]
+    return "\n".join(parts)
+
+
+def _machine(machine: Machine) -> str:
+    return (
+        f"Machine: {machine.cores} cores of {machine.cpu}, {machine.memory_gib} GiB memory, {machine.system}; "
+        f"{machine.tools}.\n\nRepeat: `make bench` (about 20 minutes, root for the count of processes).\n"
+    )
+
+
+def _section(section: Section, prose: Prose) -> str:
+    short = [row.what for row in section.rows if row.verdict == SHORT]
+    lines = [
+        f"## {prose.title}",
+        "",
+        f"Commit {section.commit}, {section.date}.",
+        "",
+        prose.how,
+        "",
+        "| what | target | measured (median) | spread | pairs | verdict |",
+        "|---|---|---|---|---|---|",
+        *(_row(row) for row in section.rows),
+        "",
+    ]
+    if short:
+        lines += [
+            f"**{len(short)} of {len(section.rows)} fall{'s' if len(short) == 1 else ''} short.** {prose.short}",
+            "",
+        ]
+    if section.notes:
+        lines += [*(f"- {note}." for note in section.notes), ""]
+    return "\n".join(lines)
+
+
+def _row(row: Row) -> str:
+    verdict = f"**{row.verdict}**" if row.verdict == SHORT else row.verdict
+    cells = (row.what, row.target, row.measured, row.spread, str(row.pairs), verdict)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"

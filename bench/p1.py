@@ -1,0 +1,139 @@
+"""P1: a build through the service against the same toolchain commands and the push by hand; for Go also `ko build`.
+
+Every round builds a revision that nobody has built, so the whole-build cache never answers; the caches of packages
+and compilers are warm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+
+from bench import ko, projects
+from bench.byhand import Hand
+from bench.pairs import Spread, differences, interleave, ratios, spread
+from bench.projects import Project
+from bench.results import Row, p95_row, ratio_row, time_row
+from bench.servers import KEPT, Place, Server, place
+
+Found = tuple[tuple[Row, ...], tuple[str, ...]]
+MOST_RATIO = 1.15
+MOST_MS, MOST_P95_MS = 60, 150
+COLD_ROUNDS = 3
+SMALL_FACTOR = 3
+
+
+def measure(rounds: int, *, opened: Callable[[], AbstractContextManager[Place]] = place) -> Found:
+    """All of P1, and what of P13 concerns Go."""
+    rows: list[Row] = []
+    notes: list[str] = []
+    with opened() as here, here.server("p1") as server:
+        for project, label in (
+            (projects.vendored(KEPT), "Go, a line of a vendored library"),
+            (projects.read("python-service"), "Python with pandas, pillow, requests, a line of the handler"),
+        ):
+            rows += _long(here, server, project, label, rounds, notes)
+        for name, label in (("go-small", "small Go service"), ("python-small", "Python handler alone")):
+            rows += _small(here, server, projects.read(name), label, rounds * SMALL_FACTOR, notes)
+        rows += _against_ko(here, server, projects.read("go-service"), rounds, notes)
+    return tuple(rows), tuple(notes)
+
+
+def _hand(here: Place, server: Server, project: Project) -> Hand:
+    folder = here.folder / f"hand-{project.name}"
+    return Hand(project, folder, here.registry, here.bases, server.settings.default_versions)
+
+
+def _service(server: Server, project: Project, last: dict[str, str]) -> Callable[[int], float]:
+    def build(number: int) -> float:
+        took, record = server.build(project, project.archive(number))
+        if record.from_cache_of:
+            raise RuntimeError("the cache answered a build that was to be measured")
+        last["digest"], last[f"digest {number}"] = record.image_digest, record.image_digest
+        return took
+
+    return build
+
+
+def _bare(hand: Hand, digests: dict[str, str]) -> Callable[[int], float]:
+    def build(number: int) -> float:
+        took = hand.bare(number)
+        digests[f"digest {number}"] = hand.digest
+        return took
+
+    return build
+
+
+def _long(here: Place, server: Server, project: Project, label: str, rounds: int, notes: list[str]) -> list[Row]:
+    hand, ours, theirs = _hand(here, server, project), dict[str, str](), dict[str, str]()
+    arms = {
+        "service": _service(server, project, ours),
+        "bare": _bare(hand, theirs),
+        "typed": hand.typed,
+    }
+    took = interleave(arms, rounds)
+    bare, typed = ratios(took["service"], took["bare"]), ratios(took["service"], took["typed"])
+    notes.append(_medians(label, took))
+    notes.append(_same(label, ours, theirs))
+    return [
+        ratio_row(f"{label}: service / bare", spread(bare), bare, MOST_RATIO),
+        ratio_row(f"{label}: service / typed", spread(typed), typed, MOST_RATIO),
+    ]
+
+
+def _small(here: Place, server: Server, project: Project, label: str, rounds: int, notes: list[str]) -> list[Row]:
+    hand, ours, theirs = _hand(here, server, project), dict[str, str](), dict[str, str]()
+    took = interleave({"service": _service(server, project, ours), "bare": _bare(hand, theirs)}, rounds)
+    more = differences(took["service"], took["bare"])
+    found: Spread = spread(more)
+    notes.append(_medians(label, took))
+    notes.append(_same(label, ours, theirs))
+    return [
+        time_row(f"{label}: service − bare", found, more, MOST_MS),
+        p95_row(f"{label}: service − bare, 95th percentile", found, MOST_P95_MS),
+    ]
+
+
+def _against_ko(here: Place, server: Server, project: Project, rounds: int, notes: list[str]) -> list[Row]:
+    other = ko.Ko(project, here.folder / "ko", here.registry, ko.installed())
+    other.prepare(here.bases, "go")
+    build = _service(server, project, {})
+    changed = interleave({"service": build, "ko": other.build}, rounds)
+    again = project.archive("same")
+    server.build(project, again)
+    other.build("same")
+    same = interleave(
+        {"service": lambda _: server.build(project, again)[0], "ko": lambda _: other.build("same")}, rounds
+    )
+
+    def cold(forget: Callable[[], None], arm: Callable[[int], float]) -> Callable[[int], float]:
+        def run(number: int) -> float:
+            forget()
+            return arm(number)
+
+        return run
+
+    arms = {"service": cold(server.forget_compiler_cache, build), "ko": cold(other.forget_compiler_cache, other.build)}
+    empty = interleave(arms, COLD_ROUNDS, first=10_000, warm=0)
+    rows = []
+    for label, took, most in (
+        ("Go service, one line changed: service / ko", changed, 0.7),
+        ("Go service, unchanged: service / ko", same, 0.15),
+        ("Go service, compiler cache empty, modules there: service / ko", empty, 1.0),
+    ):
+        found = ratios(took["service"], took["ko"])
+        rows.append(ratio_row(label, spread(found), found, most))
+        notes.append(_medians(label.partition(":")[0], took))
+    return rows
+
+
+def _medians(label: str, took: dict[str, list[float]]) -> str:
+    return f"{label}, medians: " + ", ".join(f"{name} {spread(values).median:.3f} s" for name, values in took.items())
+
+
+def _same(label: str, ours: dict[str, str], theirs: dict[str, str]) -> str:
+    numbers = [name for name in ours if name in theirs and name != "digest"]
+    equal = sum(ours[name] == theirs[name] for name in numbers)
+    return (
+        f"{label}: the artifact of the service and of the bare build had the same digest in {equal} of {len(numbers)}"
+    )

@@ -1,0 +1,158 @@
+"""P7: what the sandbox costs: one command in it against the same command started bare, and a step of over a second."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import projects
+from bench.byhand import Hand
+from bench.pairs import differences, interleave, ratios, spread
+from bench.results import Row, ratio_row, time_row
+from bench.servers import KEPT, Place, place
+from builder import config, sandbox
+from builder.embedded import ensure_bases, versions_here
+from builder.plan import Plan, Step
+from builder.worker.ports import sandbox_egress
+from builder.worker.toolchains import toolchains_of
+
+Found = tuple[tuple[Row, ...], tuple[str, ...]]
+UID = 61_990
+SPAWNS = 10
+MOST_MS, MOST_RATIO = 12, 1.03
+TRUE = "/usr/bin/true"
+
+
+def measure(rounds: int) -> Found:
+    """Spawns on the host's system folders, a step on the worker's own composed root."""
+    rows: list[Row] = []
+    with place() as here:
+        work = _work(here.folder / "spawn")
+        for label, egress in (("a build step (no network)", False), ("a fetch step (egress proxy)", True)):
+            took = interleave({"sandbox": _spawn(work, egress), "bare": _bare_spawn()}, rounds * SPAWNS, warm=3)
+            more = differences(took["sandbox"], took["bare"])
+            rows.append(time_row(f"{label}: sandbox − bare spawn", spread(more), more, MOST_MS))
+            rows.append(time_row(f"{label}: sandbox alone", spread(took["sandbox"]), took["sandbox"], None))
+        rows.append(time_row("bare spawn alone", spread(took["bare"]), took["bare"], None))
+        compiled, medians = _compile(here, rounds)
+        rows.append(compiled)
+    return tuple(rows), (medians,)
+
+
+def _limits() -> sandbox.Limits:
+    mib = 1024 * 1024
+    return sandbox.Limits(memory=2048 * mib, cpus=2, pids=512, disk=4096 * mib, wall_ms=600_000)
+
+
+def _work(folder: Path) -> Path:
+    folder.mkdir(mode=0o700)
+    if os.geteuid() == 0:
+        os.chown(folder, UID, UID)
+    return folder
+
+
+def _user() -> dict[str, int]:
+    """Who both arms run as."""
+    return {"user": UID, "group": UID} if os.geteuid() == 0 else {}
+
+
+def _spawn(work: Path, egress: bool) -> Callable[[int], float]:
+    root = sandbox.host_root()
+    way_out = sandbox_egress(config.load().settings)
+
+    def spawn(_: int) -> float:
+        began = time.perf_counter()
+        _run(sandbox.Command(argv=(TRUE,), work=work), root, way_out if egress else None)
+        return time.perf_counter() - began
+
+    return spawn
+
+
+def _bare_spawn() -> Callable[[int], float]:
+    def spawn(_: int) -> float:
+        began = time.perf_counter()
+        subprocess.run((TRUE,), check=True, capture_output=True, **_user())  # type: ignore[call-overload]
+        return time.perf_counter() - began
+
+    return spawn
+
+
+def _run(command: sandbox.Command, root: sandbox.Root, egress: sandbox.Egress | None) -> None:
+    said: list[bytes] = []
+    result = sandbox.run(
+        command,
+        root,
+        _limits(),
+        uid=UID,
+        gid=UID,
+        egress=egress,
+        on_line=lambda _, line: said.append(line),
+        cancelled=lambda: False,
+    )
+    if result.exit_code:
+        raise RuntimeError(f"{command.argv}: {result} {b' '.join(said[-5:])!r}")
+
+
+def _compile(here: Place, rounds: int) -> tuple[Row, str]:
+    """The compile step of a Go build, both as the build user, each with its own warm cache."""
+    node = here.folder / "node"
+    node.mkdir()
+    for shared in ("bases", "toolchains"):
+        (KEPT / shared).mkdir(exist_ok=True)
+        (node / shared).symlink_to(KEPT / shared)
+    settings = config.load({"node_dir": str(node)}).settings
+    ensure_bases(settings)
+    project = projects.vendored(KEPT)
+    inside = Hand(project, here.folder / "inside", here.registry, here.bases, versions_here(settings))
+    outside = Hand(project, here.folder / "outside", here.registry, here.bases, versions_here(settings))
+    inside.project.write(inside.folder / "src", 0)
+    outside.project.write(outside.folder / "src", 0)
+    plan: Plan = inside.plan
+    step: Step = plan.steps[-1]
+    root = toolchains_of(settings).find(plan.toolchain).root
+    caches = {name: _work(_made(here.folder / "caches" / name)) for name in step.caches}
+    for hand in (inside, outside):
+        _give(hand.folder)
+
+    def sandboxed(number: int) -> float:
+        inside.prepare(number)
+        _give(inside.folder)
+        env = {"HOME": "/work/home", "TMPDIR": "/work/tmp", "PATH": "/usr/bin:/bin", **dict(step.env)}
+        command = sandbox.Command(argv=step.argv, env=env, cwd="/work/src", work=inside.folder, caches=caches)
+        began = time.perf_counter()
+        _run(command, root, None)
+        return time.perf_counter() - began
+
+    def bare(number: int) -> float:
+        outside.prepare(number)
+        _give(outside.folder)
+        argv = [outside.translated(part) for part in step.argv]
+        env = {name: outside.translated(value) for name, value in step.env}
+        env |= {"HOME": str(outside.folder / "home"), "TMPDIR": str(outside.folder / "tmp"), "PATH": "/usr/bin:/bin"}
+        began = time.perf_counter()
+        subprocess.run(argv, cwd=outside.folder / "src", env=env, check=True, capture_output=True, **_user())  # type: ignore[call-overload]
+        return time.perf_counter() - began
+
+    took = interleave({"sandbox": sandboxed, "bare": bare}, rounds)
+    found = ratios(took["sandbox"], took["bare"])
+    medians = (
+        f"step: sandbox {spread(took['sandbox']).median:.3f} s, bare {spread(took['bare']).median:.3f} s (medians)"
+    )
+    return ratio_row("a compile step of over a second: sandbox / bare", spread(found), found, MOST_RATIO), medians
+
+
+def _made(folder: Path) -> Path:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _give(folder: Path) -> None:
+    """All of it to the build user."""
+    if os.geteuid() == 0:
+        for path in (folder, *folder.rglob("*")):
+            os.lchown(path, UID, UID)

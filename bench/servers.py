@@ -1,0 +1,131 @@
+"""The servers that are measured: `builder.embedded` with its real worker, Redis and docker-registry, on tmpfs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from google.protobuf import json_format
+
+from bench.projects import Project
+from builder import config, embedded
+from builder.api.client import Api
+from builder.config import Settings
+from builder.oci.base import BaseStore
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+# Bases, toolchains and the tools that are compared with stay here; work, caches and registry are on memory.
+KEPT = Path("/var/tmp/ignite-builder-bench")
+MEMORY = Path("/dev/shm")
+FIRST_UID = 61_500
+PATIENCE_S = 600.0
+
+
+@dataclass
+class Server:
+    """A running embedded server and its client, which waits as the command line does: on the log's stream."""
+
+    running: embedded.Embedded
+    api: Api
+    http: httpx.Client
+
+    @property
+    def settings(self) -> Settings:
+        return self.running.settings
+
+    def build(self, project: Project, archive: bytes, *, no_cache: bool = False) -> tuple[float, pb.Build]:
+        """Submit and wait for the final record. (seconds, record); a build that fails ends the measurement."""
+        request = pb.CreateBuildRequest(name=project.name, no_cache=no_cache)
+        compiled = request.code.compile
+        compiled.archive = archive
+        getattr(compiled.runtime, project.runtime).SetInParent()
+        began = time.perf_counter()
+        created: pb.CreateBuildResponse = self.api.call("CreateBuild", request)
+        self._follow(created.build_id)
+        record: pb.Build = self.api.call("GetBuild", pb.GetBuildRequest(build_id=created.build_id))
+        took = time.perf_counter() - began
+        if record.status != pb.BUILD_STATUS_SUCCEEDED:
+            raise RuntimeError(f"{project.name}: {pb.BuildStatus.Name(record.status)} {record.failure}")
+        return took, record
+
+    def _follow(self, build_id: str) -> None:
+        path = f"/v1/ignite/builds/{build_id}/logs/stream"
+        with self.http.stream("GET", path, params={"fromStart": "true"}) as response:
+            response.raise_for_status()
+            for line in response.iter_lines():
+                if line.startswith("data: ") and json_format.Parse(line[6:], pb.LogEntry()).eof:
+                    return
+
+    def forget_compiler_cache(self) -> None:
+        """Make the next Go build a cold one: the compiler's cache goes, the modules stay."""
+        shutil.rmtree(Path(self.settings.node_dir) / "caches" / self.settings.organization / "go-build")
+
+
+@dataclass
+class Place:
+    """A folder on memory for one run, and what was started in it."""
+
+    folder: Path
+    registry: str
+    _next_uid: Iterator[int] = field(default_factory=lambda: iter(range(FIRST_UID, 62_000, 20)))
+
+    @property
+    def bases(self) -> BaseStore:
+        return BaseStore(KEPT / "bases")
+
+    @contextmanager
+    def server(self, name: str, **flags: Any) -> Iterator[Server]:
+        """A server with its own records, node and caches."""
+        node = self.folder / name
+        node.mkdir(mode=0o755)
+        for shared in ("bases", "toolchains"):
+            (KEPT / shared).mkdir(parents=True, exist_ok=True)
+            (node / shared).symlink_to(KEPT / shared)
+        values = {
+            "data_dir": str(self.folder / (name + "-data")),
+            "node_dir": str(node),
+            "registry": self.registry,
+            "organization": "bench",
+            "build_uid": next(self._next_uid),
+            **flags,
+        }
+        with ExitStack() as stack:
+            running = stack.enter_context(embedded.start(config.load(values).settings))
+            api = Api(running.url, running.token)
+            stack.callback(api.close)
+            headers = {"authorization": f"Bearer {running.token}"}
+            http = httpx.Client(base_url=running.url, headers=headers, timeout=PATIENCE_S, trust_env=False)
+            yield Server(running, api, stack.enter_context(http))
+
+
+@contextmanager
+def place() -> Iterator[Place]:
+    """A fresh folder on memory and a private registry in it."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    KEPT.chmod(0o755)
+    folder = Path(tempfile.mkdtemp(prefix="ignite-builder-bench-", dir=MEMORY if MEMORY.is_dir() else None))
+    folder.chmod(0o755)
+    try:
+        with embedded.private_registry(folder / "registry") as registry:
+            yield Place(folder, registry)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def on_cores(cores: set[int]) -> Iterator[None]:
+    """Whatever is started inside runs on these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)

@@ -1,0 +1,133 @@
+"""The measurements' own arithmetic and page: no number in docs/benchmarks.md is better than these."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import document, results
+from bench.document import Machine
+from bench.pairs import differences, interleave, percentile, ratios, spread
+from bench.projects import read
+from bench.results import MET, SHORT, Row, Section
+
+MACHINE = Machine(cores=2, memory_gib=8, cpu="A CPU | 3 GHz", system="Linux 6.1", tools="go1.26")
+
+
+def test_spread_of_known_values() -> None:
+    found = spread([4.0, 1.0, 3.0, 2.0, 5.0])
+    assert (found.median, found.least, found.most, found.count) == (3.0, 1.0, 5.0, 5)
+    assert (found.low, found.high) == (2.0, 4.0)
+    assert found.p95 == pytest.approx(4.8)
+
+
+def test_median_lies_between_two_when_there_is_no_middle() -> None:
+    assert spread([1.0, 2.0, 10.0, 20.0]).median == 6.0
+
+
+def test_spread_of_one_value_is_that_value() -> None:
+    found = spread([0.5])
+    assert {found.median, found.p95, found.least, found.most, found.low, found.high} == {0.5}
+
+
+def test_nothing_has_no_spread() -> None:
+    with pytest.raises(ValueError):
+        spread([])
+
+
+@pytest.mark.parametrize(("percent", "expected"), [(0, 10.0), (50, 15.0), (95, 19.5), (100, 20.0)])
+def test_percentile_interpolates(percent: float, expected: float) -> None:
+    assert percentile([10.0, 20.0], percent) == expected
+
+
+def test_a_round_is_compared_with_itself_only() -> None:
+    assert ratios([2.0, 30.0], [1.0, 10.0]) == [2.0, 3.0]
+    assert differences([2.0, 30.0], [1.0, 10.0]) == [1.0, 20.0]
+    for compare in (ratios, differences):
+        with pytest.raises(ValueError):
+            compare([1.0], [1.0, 2.0])
+
+
+def test_arms_take_turns_in_alternating_order_and_warm_rounds_do_not_count() -> None:
+    calls: list[tuple[str, int]] = []
+
+    def arm(name: str, seconds: float):  # type: ignore[no-untyped-def]
+        def run(number: int) -> float:
+            calls.append((name, number))
+            return seconds * number
+
+        return run
+
+    took = interleave({"a": arm("a", 1.0), "b": arm("b", 10.0)}, 3, warm=1)
+    assert took == {"a": [2.0, 3.0, 4.0], "b": [20.0, 30.0, 40.0]}
+    assert calls == [("a", 1), ("b", 1), ("b", 2), ("a", 2), ("a", 3), ("b", 3), ("b", 4), ("a", 4)]
+
+
+@pytest.mark.parametrize(("ratio", "verdict"), [(1.10, MET), (1.15, MET), (1.151, SHORT)])
+def test_a_ratio_is_judged_by_its_median(ratio: float, verdict: str) -> None:
+    row = results.ratio_row("x", spread([ratio, 0.1, 9.0]), [ratio, 0.1, 9.0], 1.15)
+    assert (row.verdict, row.pairs, row.target) == (verdict, 3, "≤ 1.15×")
+
+
+def test_times_are_shown_in_ms_and_p95_is_judged_apart() -> None:
+    found = spread([0.01, 0.02, 0.5])
+    assert results.time_row("x", found, [], 60).verdict == MET
+    assert results.time_row("x", found, [], 60).measured == "20.0 ms"
+    assert results.p95_row("x", found, 150).verdict == SHORT
+    assert results.time_row("x", found, [], None).verdict == results.NO_TARGET
+
+
+@pytest.mark.parametrize(("count", "verdict"), [(0, MET), (1, SHORT)])
+def test_a_count_is_judged_against_zero(count: int, verdict: str) -> None:
+    assert results.count_row("x", count, 0, 10).verdict == verdict
+
+
+def section(metric: str, verdict: str, notes: tuple[str, ...] = ()) -> Section:
+    row = Row(what=f"{metric} a|b", target="≤ 1×", measured="2×", spread="1–3×", pairs=10, verdict=verdict, raw=(2.0,))
+    return Section(metric=metric, commit="abc", date="2030-01-02", rows=(row,), notes=notes)
+
+
+def test_the_page_says_commit_date_machine_command_and_every_row() -> None:
+    text = document.render({"P7": section("P7", MET, ("a note",))}, MACHINE)
+    for part in (
+        "Commit abc, 2030-01-02.",
+        "2 cores of A CPU",
+        "8 GiB",
+        "make bench",
+        "P7 a\\|b",
+        "| 10 | met |",
+        "- a note.",
+    ):
+        assert part in text
+    assert "fall" not in text.partition("## ")[2]
+
+
+def test_a_shortfall_is_marked_and_explained() -> None:
+    text = document.render({"P8": section("P8", SHORT)}, MACHINE)
+    assert "| **falls short** |" in text
+    assert "**1 of 1 falls short.** " + document.PROSE["P8"].short[:30] in text
+
+
+def test_metrics_come_in_their_order_whatever_was_measured_last() -> None:
+    text = document.render({"P8": section("P8", MET), "P1": section("P1", MET)}, MACHINE)
+    assert text.index("## P1") < text.index("## P8")
+    assert "## P12" not in text
+
+
+def test_results_survive_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "results.json"
+    assert results.load(path) == {}
+    kept = {"P1": section("P1", SHORT, ("n",))}
+    results.save(path, kept)
+    assert results.load(path) == kept
+
+
+@pytest.mark.parametrize("name", ["go-service", "go-small", "python-service", "python-small"])
+def test_a_revision_changes_one_line_of_one_file(name: str) -> None:
+    project = read(name)
+    first, second = project.revision(1), project.revision(2)
+    assert [path for path in first if first[path] != second[path]] == [project.edited]
+    old, new = first[project.edited].splitlines(), second[project.edited].splitlines()
+    assert sum(a != b for a, b in zip(old, new, strict=True)) == 1
+    assert project.archive(1) != project.archive(2)
