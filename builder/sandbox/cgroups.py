@@ -126,6 +126,10 @@ class Group:
     def pids(self) -> tuple[int, ...]:
         return tuple(int(line) for line in self._read("pids", "cgroup.procs").split())
 
+    def tasks(self) -> int:
+        """Processes and threads now."""
+        return _number(self._read("pids", "pids.current"))
+
     def events(self) -> Events:
         memory = "memory.oom_control" if self._version == 1 else "memory.events"
         return Events(

@@ -1,4 +1,17 @@
-"""Start one sandbox and hold it before its command runs, so that it can be limited and wired first."""
+"""Start one sandbox and hold it before its command runs, so that it can be limited and wired first.
+
+Whoever dies in between, and at whatever line, the command does not run and nothing stays:
+
+- The hold ends with a byte, never with an end of file: the pipe that bubblewrap waits on is open for writing inside,
+  too, so a worker that dies leaves it waiting.
+- bubblewrap is process 1 of a PID namespace of its own, so the kernel kills whatever it started when it dies, also
+  what it has not yet bound to itself (`--die-with-parent` binds the inner first process only once it is released).
+- bubblewrap dies with the thread that started it, and where it was too late to ask for that, of the status pipe that
+  nobody reads. It asks for the one before it writes to the other.
+
+Making that PID namespace takes CAP_SYS_ADMIN. Without it the first rule holds alone: what a killed worker leaves held
+waits for ever, runs nothing, and is ended by the node's next look (`builder/worker/ports.py`).
+"""
 
 from __future__ import annotations
 
@@ -14,7 +27,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from io import FileIO
 from typing import IO
 
@@ -27,6 +40,7 @@ SETUP_TIMEOUT_S = 30.0
 DEATH_TIMEOUT_S = 10.0
 MOST_FILES = 65_536
 PR_SET_CHILD_SUBREAPER = 36
+CLONE_NEWPID = 0x20000000
 INSTALL = "apt-get install -y bubblewrap"
 
 
@@ -40,11 +54,9 @@ class Sandbox:
     block_fd: int
     status_fd: int
     status: bytes = b""
-    _released: bool = field(default=False)
 
     def release(self) -> None:
         """Let the command run."""
-        self._released = True
         with contextlib.suppress(OSError):
             os.write(self.block_fd, b"x")
 
@@ -66,8 +78,7 @@ class Sandbox:
     def end(self) -> None:
         """Kill what is left and wait until nothing of it lives. Raises `PlatformError` when that takes over 10 s."""
         self.kill()
-        if not self._released:
-            self.process.kill()
+        self.process.kill()
         dead = _readable(self.first_fd, DEATH_TIMEOUT_S)
         try:
             self.process.wait(timeout=DEATH_TIMEOUT_S)
@@ -78,6 +89,10 @@ class Sandbox:
                 os.waitpid(self.first, 0)
         if not dead:
             raise PlatformError("SandboxUnavailable", "processes of a sandbox survive SIGKILL")
+
+    def ended(self) -> bool:
+        """Whether the command has ended, or will never start; what it left behind may live a moment longer."""
+        return _readable(self.status_fd, 0)
 
     def ran(self) -> bool:
         """After the end: whether the command was started at all."""
@@ -166,13 +181,13 @@ def held(
     bound = compose.layers(root.rootfs, needed | {mount.dest for mount in root.mounts})
     with ExitStack() as stack:
         stack.enter_context(_adopting)
-        block_read, block_write = _pipe(stack)
+        block = stack.enter_context(FileIO(_endless_pipe(), "r+"))
         status_read, status_write = _pipe(stack)
         filtered = seccomp.supported(os.uname().machine)
         fds = argv.Descriptors(
             args=_memory_file(stack, b""),
             status=status_write.fileno(),
-            block=block_read.fileno(),
+            block=block.fileno(),
             seccomp=_memory_file(stack, seccomp.program()) if filtered else -1,
             files={dest: _memory_file(stack, data) for dest, data in files.items()},
         )
@@ -180,22 +195,25 @@ def held(
         os.write(fds.args, b"\0".join(os.fsencode(text) for text in arguments) + b"\0")
         os.lseek(fds.args, 0, os.SEEK_SET)
         inherited = [fds.args, fds.status, fds.block, *fds.files.values(), *([fds.seccomp] if filtered else [])]
-        process = _start(argv.outer(programs, rlimits(limits, uid, grouped), fds, command.argv), inherited, uid, gid)
+        line = argv.outer(programs, rlimits(limits, uid, grouped), fds, command.argv)
+        with _children_in_a_pid_namespace() as nested:
+            process = _start(line, inherited, uid, gid)
         assert process.stdout and process.stderr
         pipes: dict[Stream, IO[bytes]] = {Stream.STDOUT: process.stdout, Stream.STDERR: process.stderr}
         stack.enter_context(process.stdout)
         stack.enter_context(process.stderr)
-        block_read.close()
         status_write.close()
         try:
-            first, status = _first_process(process, status_read.fileno())
+            first, status = _first_process(process, status_read.fileno(), nested)
             first_fd = FileIO(os.pidfd_open(first), "r")
-        except (OSError, PlatformError):
+        except PlatformError:
             process.kill()
             process.wait()
             raise
+        except OSError:
+            raise _gone(process) from None
         stack.enter_context(first_fd)
-        sandbox = Sandbox(process, first, first_fd.fileno(), block_write.fileno(), status_read.fileno(), status)
+        sandbox = Sandbox(process, first, first_fd.fileno(), block.fileno(), status_read.fileno(), status)
         try:
             yield sandbox, pipes
         finally:
@@ -223,8 +241,30 @@ def _start(line: list[str], inherited: list[int], uid: int, gid: int) -> subproc
         raise PlatformError("SandboxUnavailable", f"the sandbox does not start: {error}") from None
 
 
-def _first_process(process: subprocess.Popen[bytes], status_fd: int) -> tuple[int, bytes]:
-    """Host pid of the namespace's first process, from bubblewrap's status line."""
+@contextmanager
+def _children_in_a_pid_namespace() -> Iterator[bool]:
+    """The next process this thread starts is process 1 of a PID namespace (unshare(2)); other threads are not touched.
+
+    Gives whether it could be arranged.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        nested = libc.unshare(CLONE_NEWPID) == 0
+        try:
+            yield nested
+        finally:
+            if nested and libc.setns(own, CLONE_NEWPID):
+                raise PlatformError("SandboxUnavailable", f"PID namespace: {os.strerror(ctypes.get_errno())}")
+    finally:
+        os.close(own)
+
+
+def _first_process(process: subprocess.Popen[bytes], status_fd: int, nested: bool) -> tuple[int, bytes]:
+    """Host pid of the namespace's first process, once bubblewrap's status line says that there is one.
+
+    The line's own number is that of bubblewrap's PID namespace. Raises OSError when both are gone already.
+    """
     status = b""
     end = time.monotonic() + SETUP_TIMEOUT_S
     while b"\n" not in status:
@@ -232,11 +272,20 @@ def _first_process(process: subprocess.Popen[bytes], status_fd: int) -> tuple[in
             raise PlatformError("SandboxUnavailable", "bubblewrap did not answer for 30 s")
         data = os.read(status_fd, 4096)
         if not data:
-            process.wait()
-            said = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
-            raise setup_failed(said)
+            raise _gone(process)
         status += data
-    return int(json.loads(status.split(b"\n")[0])["child-pid"]), status
+    if not nested:
+        return int(json.loads(status.split(b"\n")[0])["child-pid"]), status
+    children = processes.tree(process.pid)[1:]
+    if not children:
+        raise ProcessLookupError(process.pid)
+    return children[0], status
+
+
+def _gone(process: subprocess.Popen[bytes]) -> PlatformError:
+    """What a bubblewrap that ended by itself has to say."""
+    process.wait()
+    return setup_failed(process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else "")
 
 
 def setup_failed(said: str) -> PlatformError:
@@ -248,6 +297,16 @@ def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:
     """Both ends as objects: closing one twice must not close a number that another thread has meanwhile."""
     read, write = os.pipe()
     return stack.enter_context(FileIO(read, "r")), stack.enter_context(FileIO(write, "w"))
+
+
+def _endless_pipe() -> int:
+    """Both ends of a pipe as one descriptor: whoever reads it waits for a byte and never sees an end of file."""
+    read, write = os.pipe()
+    try:
+        return os.open(f"/proc/self/fd/{read}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(read)
+        os.close(write)
 
 
 def _memory_file(stack: ExitStack, data: bytes) -> int:

@@ -56,7 +56,9 @@ def run(
         sandbox, pipes = stack.enter_context(
             launch.held(command, root, limits, env=env, uid=uid, gid=gid, grouped=group is not None)
         )
-        fence: Fence = GroupFence(group) if group else TreeFence(sandbox.first, limits)
+        fence: Fence = (
+            GroupFence(group, limits, sandbox.ended) if group else TreeFence(sandbox.first, limits, sandbox.ended)
+        )
         if group:
             _add(group, sandbox.first)
         if egress or started:

@@ -17,6 +17,8 @@ from builder.sandbox.shapes import OnLine, Stream
 POLL_S = 0.05
 READ = 64 * 1024
 LINGER_S = 2.0
+UNKILLABLE = 128 + signal.SIGKILL
+DEATH_S = 10.0
 
 
 class Target(Protocol):
@@ -73,6 +75,9 @@ class Supervision:
                 if code is not None and not ready.get_map():
                     return code
                 now = time.monotonic()
+                killed_at = self.ending.kill_at or (gone_at and gone_at + LINGER_S)
+                if killed_at and now - killed_at > DEATH_S:
+                    return code or UNKILLABLE  # whoever ends the target finds out and says so
                 if code is not None:
                     # Whoever still holds a pipe is about to die with the namespace; help after two seconds.
                     gone_at = gone_at or now

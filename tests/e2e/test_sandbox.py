@@ -256,6 +256,49 @@ def test_fork_bomb(work: Path, use_cgroups: bool) -> None:
     assert alive("os.fork() == 0") == []
 
 
+# The first line leaves the bomb behind; the command itself ends well, after as long as the test says.
+BOMB_LEFT_BEHIND = (
+    """
+import os, sys, time
+if os.fork():
+    time.sleep(float(sys.argv[1]))
+    os._exit(0)
+os.setsid()
+"""
+    + FORK_BOMB
+)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    ("after_s", "reasons"), [("0", (None, "ProcessLimitExceeded")), ("0.6", ("ProcessLimitExceeded",))]
+)
+def test_a_fork_bomb_left_behind_by_a_command_that_ends_well(
+    work: Path, after_s: str, reasons: tuple[str | None, ...], use_cgroups: bool
+) -> None:
+    """All of it is killed at once. At the limit when the command ended: that is the reason, whatever the exit code."""
+    marker = secrets.token_hex(8)
+    began = time.monotonic()
+    result = run(work, PYTHON, "-c", BOMB_LEFT_BEHIND, after_s, marker, use_cgroups=use_cgroups, wall_ms=30_000).result
+    assert result.exit_code == 0
+    assert result.reason in reasons
+    assert time.monotonic() - began < 5
+    assert alive(marker) == []
+
+
+@BOTH
+def test_a_command_that_met_the_process_limit_and_went_on_is_a_success(work: Path, use_cgroups: bool) -> None:
+    script = (
+        "import os, time\nmade = []\ntry:\n    while True:\n        pid = os.fork()\n"
+        "        if not pid:\n            time.sleep(60)\n        made.append(pid)\n"
+        "except OSError:\n    pass\n"
+        "for pid in made:\n    os.kill(pid, 9)\n    os.waitpid(pid, 0)\ntime.sleep(0.3)\nprint(len(made))\n"
+    )
+    ran = run(work, PYTHON, "-c", script, use_cgroups=use_cgroups)
+    assert (ran.result.exit_code, ran.result.reason) == (0, None)
+    assert 50 <= int(ran.text()) <= 64
+
+
 @BOTH
 def test_a_build_that_meets_the_process_limit_and_fails(work: Path, use_cgroups: bool) -> None:
     # It stays a second at its limit: without control groups the limit is seen by looking, 20 times a second.
