@@ -25,7 +25,8 @@ from tests.build_fixtures import Server
 KEPT = Path("/var/tmp/ignite-builder-tests")
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ("bases", "toolchains", "caches")
-FIRST_UID = 62_100
+FIRST_UID = int(os.environ.get("TEST_BUILD_UID", "62100"))
+"""Of another session's on this machine (`tests/fresh.sh`), which would otherwise see our build processes as its own."""
 Start = Callable[..., AbstractContextManager[Server]]
 
 
@@ -52,7 +53,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def start(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -> Start:
     """Starts a server with its own records and node folder; `flags` are settings, over those of the tests."""
-    uids = iter(range(FIRST_UID, 65_000, 50))
+    uids = iter(range(FIRST_UID, FIRST_UID + 1400, 50))
 
     @contextmanager
     def started(**flags: Any) -> Iterator[Server]:
