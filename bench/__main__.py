@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import subprocess
 import sys
 import time
@@ -36,6 +37,7 @@ def main() -> int:
     unknown = set(asked.metrics) - set(METRICS)
     if unknown or asked.pairs < 1:
         parser.error(f"there is no {', '.join(sorted(unknown))}" if unknown else "--pairs is at least 1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and folders on memory go, too
     KEPT.mkdir(parents=True, exist_ok=True)
     sections = results.load(RAW)
     for name in asked.metrics or METRICS:

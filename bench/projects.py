@@ -27,8 +27,8 @@ class Project:
     def revision(self, number: int | str) -> dict[str, bytes]:
         """All files of one revision. No two revisions give the same artifact."""
         text = self.files[self.edited].decode()
-        line = REVISION.sub(f'\\1"{number}"', text)
-        if line == text:
+        line, found = REVISION.subn(f'\\1"{number}"', text)
+        if not found:
             raise ValueError(f"{self.name}: {self.edited} has no revision to change")
         return {**self.files, self.edited: line.encode()}
 
