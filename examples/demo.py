@@ -65,7 +65,7 @@ def tail(server: Embedded, build_id: str, show: bool) -> None:
                 entry = pb.LogEntry()
                 json_format.Parse(line[6:], entry)
                 if not entry.eof:
-                    print(f"    {pb.BuildPhase.Name(entry.phase)[12:].lower():<13}{entry.line[:110]}", flush=True)
+                    print(f"    {pb.BuildPhase.Name(entry.phase)[12:].lower():<13}{entry.line[:200]}", flush=True)
 
 
 def build(server: Embedded, api: Api, name: str, kind: str, show: bool) -> tuple[pb.Build, float]:
