@@ -1,25 +1,33 @@
 """Control groups: memory, processes and CPU of one run, on v1 (also beside v2, "hybrid") and v2.
 
-Sources: Documentation/admin-guide/cgroup-v1/memory.rst, pids.rst, and cgroup-v2.rst of the kernel.
+Sources: Documentation/admin-guide/cgroup-v1/memory.rst, pids.rst, and cgroup-v2.rst of the kernel; for who may make
+groups where, docs/CGROUP_DELEGATION.md of systemd.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import itertools
 import os
+import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.sandbox.shapes import Limits
 
 CONTROLLERS = ("memory", "pids", "cpu")
+REQUIRED = ("memory", "pids")
+# Missing where the kernel has no swap, or is older than 4.19.
+OPTIONAL_FILES = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max", "memory.oom.group"})
 MOUNT_POINT = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
 PREFIX = "ignite-"
+LEAF = "ignite-worker"
+SYSTEMD = Path("/run/systemd/system")
 _numbers = itertools.count(1)
 
 
@@ -39,11 +47,14 @@ class Events:
     forks_refused: int
 
 
-def find(proc_cgroup: str, mount_point: Path = MOUNT_POINT) -> Hierarchy | None:
+def find(
+    proc_cgroup: str, mount_point: Path = MOUNT_POINT, ours: Callable[[Path, Path], bool] | None = None
+) -> Hierarchy | None:
     """The hierarchy that this process may make groups in; None when memory or pids cannot be limited.
 
-    `proc_cgroup` is the text of /proc/self/cgroup. On v2 a group with processes cannot hand controllers down, so the
-    folder beside ours is taken when ours is a leaf (systemd: `Delegate=yes` and `DelegateSubgroup=`).
+    `proc_cgroup` is the text of /proc/self/cgroup; `ours` says whether a v2 folder below the mount point is ours to
+    manage. A v2 group with processes cannot hand controllers down, so the folder beside ours is taken where ours is a
+    leaf; where we were put into the folder that was given to us, its processes move into a leaf below it.
     """
     own = {}
     for line in proc_cgroup.splitlines():
@@ -52,14 +63,38 @@ def find(proc_cgroup: str, mount_point: Path = MOUNT_POINT) -> Hierarchy | None:
             own[name] = path.strip("/")
     v1 = {name: _first_writable(mount_point / name, own.get(name)) for name in CONTROLLERS if name in own}
     parents = {name: folder for name, folder in v1.items() if folder}
-    if "memory" in parents and "pids" in parents:
+    if set(REQUIRED) <= set(parents):
         return Hierarchy(version=1, parents=parents)
-    if (mount_point / "cgroup.controllers").is_file():
-        here = mount_point / own.get("", "")
-        for folder in (here, here.parent):
-            if folder.is_relative_to(mount_point) and (given := _handed_down(folder)):
-                return Hierarchy(version=2, parents=dict.fromkeys(given, folder))
+    if not (mount_point / "cgroup.controllers").is_file():
+        return None
+    here = mount_point / own.get("", "")
+    allowed = ours or delegated
+    for folder, move in ((here, False), (here.parent, False), (here, True)):
+        if not folder.is_relative_to(mount_point) or not allowed(folder, mount_point):
+            continue
+        if move and not _empty(folder):
+            continue
+        if given := _handed_down(folder):
+            return Hierarchy(version=2, parents=dict.fromkeys(given, folder))
     return None
+
+
+def delegated(folder: Path, mount_point: Path) -> bool:
+    """Whether groups in a folder are ours to manage. Where systemd runs it is the only writer of what it has not
+    delegated, and root could write everywhere: then only a folder that it marked so, or one below, will do."""
+    if not os.access(folder, os.W_OK):
+        return False
+    if os.geteuid() != 0 or not SYSTEMD.is_dir():
+        return True
+    return any(_marked(above) for above in (folder, *folder.parents) if above.is_relative_to(mount_point))
+
+
+def _marked(folder: Path) -> bool:
+    for name in ("user.delegate", "trusted.delegate"):
+        with contextlib.suppress(OSError):
+            if os.getxattr(folder, name) == b"1":
+                return True
+    return False
 
 
 @functools.cache
@@ -81,28 +116,102 @@ def _first_writable(base: Path, own: str | None) -> Path | None:
 
 
 def _handed_down(folder: Path) -> tuple[str, ...]:
-    """Controllers that children of this v2 folder get; tries to hand down what is missing."""
-    control = folder / "cgroup.subtree_control"
-    if not control.is_file() or not os.access(folder, os.W_OK):
-        return ()
-    for name in CONTROLLERS:
-        if name not in control.read_text().split():
+    """Controllers that children of this v2 folder get; hands down what is missing.
+
+    One write for all: they succeed or fail together. One by one pids and cpu, which are threaded controllers, would
+    be taken by a group with processes; that makes it the top of a threaded subtree, where no process may enter.
+    """
+    listed = _words(folder / "cgroup.controllers")
+    for wanted in (CONTROLLERS, REQUIRED):  # a kernel may refuse cpu alone, for realtime tasks
+        given = _words(folder / "cgroup.subtree_control")
+        missing = [f"+{name}" for name in wanted if name in listed and name not in given]
+        if missing and (_is_top(folder) or not _words(folder / "cgroup.procs")):
             with contextlib.suppress(OSError):
-                control.write_text(f"+{name}")
-    given = tuple(name for name in CONTROLLERS if name in control.read_text().split())
-    return given if {"memory", "pids"} <= set(given) else ()
+                _write(folder / "cgroup.subtree_control", " ".join(missing))
+    given = _words(folder / "cgroup.subtree_control")
+    return tuple(name for name in CONTROLLERS if name in given) if set(REQUIRED) <= set(given) else ()
+
+
+def _is_top(folder: Path) -> bool:
+    """Whether this is the real top of the hierarchy, which alone may hold processes and hand controllers down."""
+    return not (folder / "cgroup.type").exists()
+
+
+def _empty(folder: Path) -> bool:
+    """Move the processes of a v2 folder into a leaf below it; whether none is left there. Not where it is no use."""
+    leaf = folder / LEAF
+    if not set(REQUIRED) <= set(_words(folder / "cgroup.controllers")):
+        return False
+    try:
+        if not leaf.is_dir():
+            _make(leaf)
+        for _ in range(10):  # what forks meanwhile is born where its parent is
+            pids = _words(folder / "cgroup.procs")
+            if not pids:
+                return True
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError):
+                    _write(leaf / "cgroup.procs", pid)
+    except OSError:
+        pass
+    return False
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def _write(file: Path, value: str) -> None:
+    """Never makes the file: one that the kernel does not have is a limit that would not hold."""
+    fd = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _make(folder: Path) -> None:
+    folder.mkdir()
+
+
+def _remove(folder: Path) -> None:
+    """Remove a group, and kill what is in it; the kernel may need a moment after the last process."""
+    for _ in range(50):
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                _kill(folder)
+            time.sleep(0.01)
+        else:
+            return
+
+
+def _kill(folder: Path) -> None:
+    """KILL all in a group: at once where the kernel can (v2 since 5.14), else one by one."""
+    with contextlib.suppress(OSError):
+        _write(folder / "cgroup.kill", "1")
+        return
+    for pid in _words(folder / "cgroup.procs"):
+        if pid.isdigit() and int(pid) > 1:
+            with contextlib.suppress(OSError):
+                os.kill(int(pid), signal.SIGKILL)
 
 
 def _sweep(parent: Path) -> None:
     for folder in parent.glob(PREFIX + "*-*"):
         pid = folder.name.removeprefix(PREFIX).split("-")[0]
         if pid.isdigit() and not Path("/proc", pid).exists():
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            _remove(folder)
 
 
 class Group:
-    """One run's group. `close` must come after everything in it is dead. Raises OSError where the kernel refuses."""
+    """One run's group. Raises OSError where the kernel refuses, or does not know a limit that is asked for."""
 
     def __init__(self, hierarchy: Hierarchy, limits: Limits, name: str = "") -> None:
         self._version = hierarchy.version
@@ -110,10 +219,14 @@ class Group:
         self._folders = {controller: parent / name for controller, parent in hierarchy.parents.items()}
         try:
             for folder in set(self._folders.values()):
-                folder.mkdir()
+                _make(folder)
             for controller, file, value in _limit_files(self._version, limits):
                 if controller in self._folders:
-                    self._write(controller, file, value)
+                    try:
+                        _write(self._folders[controller] / file, value)
+                    except FileNotFoundError:
+                        if file not in OPTIONAL_FILES:
+                            raise
         except OSError:
             self.close()
             raise
@@ -121,7 +234,7 @@ class Group:
     def add(self, pid: int) -> None:
         """Move a process in; what it starts afterwards is born there."""
         for folder in set(self._folders.values()):
-            (folder / "cgroup.procs").write_text(str(pid))
+            _write(folder / "cgroup.procs", str(pid))
 
     def pids(self) -> tuple[int, ...]:
         return tuple(int(line) for line in self._read("pids", "cgroup.procs").split())
@@ -143,22 +256,9 @@ class Group:
         return _number(self._read("memory", memory)), _number(self._read("pids", "pids.peak"))
 
     def close(self) -> None:
-        """Remove it; the kernel may need a moment after the last process."""
+        """Remove it, and whatever might still live in it."""
         for folder in set(self._folders.values()):
-            for _ in range(50):
-                try:
-                    folder.rmdir()
-                except FileNotFoundError:
-                    break
-                except OSError:
-                    time.sleep(0.01)
-                else:
-                    break
-
-    def _write(self, controller: str, file: str, value: str) -> None:
-        path = self._folders[controller] / file
-        if path.exists():
-            path.write_text(value)
+            _remove(folder)
 
     def _read(self, controller: str, file: str) -> str:
         try:

@@ -13,7 +13,7 @@ from builder.sandbox.shapes import Command, Finding, Limits, Mount, Root
 
 MIB = 1024 * 1024
 SYSTEM_FOLDERS = ("/usr", "/bin", "/lib", "/lib64")
-DELEGATE = "run the worker as a systemd service with Delegate=yes and DelegateSubgroup=worker"
+DELEGATE = "run the worker as a systemd service with Delegate=yes"
 
 
 def host_root() -> Root:
@@ -57,7 +57,10 @@ def _groups() -> Finding:
     if hierarchy is None:
         said = "not writable: memory and processes are watched from outside, CPU is not limited"
         return Finding(name="control groups", ok=False, said=said, next=DELEGATE)
-    return Finding(name="control groups", ok=True, said=f"v{hierarchy.version}: {', '.join(sorted(hierarchy.parents))}")
+    said = f"v{hierarchy.version}: {', '.join(sorted(hierarchy.parents))}"
+    if "cpu" not in hierarchy.parents:
+        return Finding(name="control groups", ok=False, said=said + "; CPU is not limited", next=DELEGATE)
+    return Finding(name="control groups", ok=True, said=said)
 
 
 def _filter() -> Finding:

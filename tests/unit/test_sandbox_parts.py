@@ -144,31 +144,6 @@ def test_v1_without_pids_is_none(v1: Path) -> None:
     assert cgroups.find("4:memory:/box\n0::/\n", v1) is None
 
 
-def v2(top: Path, own: str, given: dict[str, str]) -> cgroups.Hierarchy | None:
-    (top / own).mkdir(parents=True, exist_ok=True)
-    (top / "cgroup.controllers").write_text("cpu memory pids")
-    for folder, text in given.items():
-        (top / folder / "cgroup.subtree_control").write_text(text)
-    return cgroups.find(f"0::/{own}\n", top)
-
-
-def test_v2_takes_the_folder_beside_a_leaf(tmp_path: Path) -> None:
-    found = v2(tmp_path, "svc/worker", {"svc": "cpu memory pids", "svc/worker": ""})
-    assert found is not None
-    assert (found.version, set(found.parents.values())) == (2, {tmp_path / "svc"})
-
-
-def test_v2_without_memory_is_none(tmp_path: Path) -> None:
-    assert v2(tmp_path, "svc/worker", {"svc": "pids", "svc/worker": ""}) is None
-
-
-def test_v2_never_leaves_the_mount_point(tmp_path: Path) -> None:
-    top = tmp_path / "top"
-    top.mkdir()
-    (tmp_path / "cgroup.subtree_control").write_text("memory pids")
-    assert v2(top, "", {}) is None
-
-
 def test_limit_files() -> None:
     v1_files = cgroups._limit_files(1, LIMITS)
     assert ("pids", "pids.max", "101") in v1_files
@@ -177,18 +152,6 @@ def test_limit_files() -> None:
     assert names.index("memory.limit_in_bytes") < names.index("memory.memsw.limit_in_bytes")
     assert ("cpu", "cpu.max", "150000 100000") in cgroups._limit_files(2, LIMITS)
     assert ("memory", "memory.oom.group", "1") in cgroups._limit_files(2, LIMITS)
-
-
-@pytest.mark.parametrize(("version", "memory"), [(1, "memory.oom_control"), (2, "memory.events")])
-def test_events_are_read(tmp_path: Path, version: int, memory: str) -> None:
-    hierarchy = cgroups.Hierarchy(version=version, parents=dict.fromkeys(("memory", "pids"), tmp_path))
-    group = cgroups.Group(hierarchy, LIMITS, "one")
-    (tmp_path / "one" / memory).write_text("under_oom 0\noom 7\noom_kill 2\n")
-    (tmp_path / "one/pids.events").write_text("max 41\n")
-    (tmp_path / "one/cgroup.procs").write_text("11\n12\n")
-    assert group.events() == cgroups.Events(oom_kills=2, forks_refused=41)
-    assert group.pids() == (11, 12)
-    assert group.peaks() == (0, 0)
 
 
 # --- disk
