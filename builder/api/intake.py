@@ -39,8 +39,12 @@ def take(
     catalog: Catalog,
     store: Store,
     sources: SourceStore,
+    runtimes: tuple[str, ...],
 ) -> dict[str, Any]:
-    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED."""
+    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED.
+
+    `runtimes` are those that a pipeline was loaded for: no node will ever take a build of another one.
+    """
     _names(request)
     compile_source, runtime = request.code.compile, ""
     toolchain = ""
@@ -50,6 +54,8 @@ def take(
         raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
     if request.WhichOneof("source") == "code":
         runtime = compile_source.runtime.WhichOneof("runtime") or ""
+        if runtime and runtime not in runtimes:
+            raise unimplemented(f"{runtime} is not built yet; there is {', '.join(runtimes)} (docs/api.md)")
         if runtime:  # without one the node detects it
             version, target = runtime_of(compile_source.runtime)
             row = catalog.find(runtime, version, target)

@@ -13,6 +13,7 @@ import structlog
 import uvicorn
 from prometheus_client import Counter
 
+from builder import pipelines
 from builder.api.auth import Tokens
 from builder.api.http import make_app
 from builder.api.service import BuildService, Parts, WorkerService
@@ -67,6 +68,7 @@ class Control:
             store=self.store,
             sources=FolderStore(Path(settings.data_dir) / "sources"),
             catalog=catalog,
+            runtimes=pipelines.names(pipelines.load(settings.pipelines)),
             wake=self.loops.wake,
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
         )

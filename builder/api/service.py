@@ -29,12 +29,16 @@ PAGE = 50
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the services share. `wake` wakes the dispatcher and the finalizer; `fan_out` tells the tails."""
+    """What the services share. `wake` wakes the dispatcher and the finalizer; `fan_out` tells the tails.
+
+    `runtimes`: those that can be built, as the loaded pipelines name them.
+    """
 
     settings: Settings
     store: Store
     sources: SourceStore
     catalog: Catalog
+    runtimes: tuple[str, ...]
     wake: Callable[[], None]
     fan_out: Callable[[str, list[logs.Line]], None]
 
@@ -50,7 +54,9 @@ class BuildService:
         require(caller, "submit")
         organization = same_organization(caller, request.organization_name)
         parts = self._parts
-        values = intake.take(request, organization, parts.settings, parts.catalog, parts.store, parts.sources)
+        values = intake.take(
+            request, organization, parts.settings, parts.catalog, parts.store, parts.sources, parts.runtimes
+        )
         submission = builds.submit(parts.store, values)
         if submission.outcome == "conflict":
             message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"

@@ -1,19 +1,30 @@
-"""The runtimes that a request can name, read off the proto: there is no second list. Pure."""
+"""The runtimes that a request can name: those of the loaded pipelines that the proto has. There is no second list."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf.message import Message
 
+from builder import pipelines
 from builder.cli.stop import mistake
 from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common_pb
 
-RUNTIMES: tuple[str, ...] = tuple(common_pb.Runtime.DESCRIPTOR.fields_by_name)
+
+def nameable(planned: Sequence[str]) -> tuple[str, ...]:
+    """Of the runtimes that can be planned, those that a request can name (any other is found by detection)."""
+    return tuple(name for name in planned if name in common_pb.Runtime.DESCRIPTOR.fields_by_name)
 
 
-def set_runtime(runtime: common_pb.Runtime, name: str, version: str, target: str) -> None:
+RUNTIMES: tuple[str, ...] = nameable(pipelines.names())
+
+
+def set_runtime(
+    runtime: common_pb.Runtime, name: str, version: str, target: str, known: Sequence[str] = RUNTIMES
+) -> None:
     """Fill the one runtime `name`; its fields are read off the proto. Raises `Stop` for what it does not have."""
-    if name not in RUNTIMES:
-        raise mistake(f'--runtime is "{name}"; it takes one of {", ".join(RUNTIMES)}', where="--runtime")
+    if name not in known:
+        raise mistake(f'--runtime is "{name}"; it takes one of {", ".join(known)}', where="--runtime")
     value: Message = getattr(runtime, name)
     value.SetInParent()
     fields = value.DESCRIPTOR.fields_by_name

@@ -264,8 +264,8 @@ def test_a_closed_pipe_ends_silently() -> None:
 def test_request_of_build_has_what_was_typed(hello: Path) -> None:
     asked = Asked(
         path=str(hello),
-        runtime="rust",
-        runtime_version="1.93",
+        runtime="go",
+        runtime_version="1.26",
         target="wasm",
         build_args=("A=1",),
         tags=("v1", "v2"),
@@ -274,8 +274,8 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
         no_cache=True,
     )
     request = request_of(asked, pack(str(hello), None))  # type: ignore[arg-type]
-    rust = request.code.compile.runtime.rust
-    assert (rust.toolchain_version, rust.target, request.timeout_secs) == ("1.93", 2, 120)
+    go = request.code.compile.runtime.go
+    assert (go.toolchain_version, go.target, request.timeout_secs) == ("1.26", 2, 120)
     assert (request.name, list(request.tags), request.no_cache) == ("hello-go", ["v1", "v2"], True)
     assert dict(request.code.compile.build_args) == {"A": "1"}
     assert len(request.idempotency_key) == 32
@@ -288,7 +288,7 @@ def test_a_version_without_a_runtime_belongs_to_the_detected_one(hello: Path) ->
     assert plain.code.compile.runtime.WhichOneof("runtime") is None
 
 
-@pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("go", "arm"), ("python", "wasm")])
+@pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("rust", ""), ("go", "arm"), ("python", "wasm")])
 def test_runtimes_and_targets_that_do_not_exist(hello: Path, runtime: str, target: str) -> None:
     with pytest.raises(Stop) as caught:
         request_of(Asked(path=str(hello), runtime=runtime, target=target), pack(str(hello), None))  # type: ignore[arg-type]

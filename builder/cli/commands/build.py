@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from builder import pipelines
 from builder.cli import format as fmt
 from builder.cli.client import Client
 from builder.cli.commands.plan import opened
@@ -17,7 +18,7 @@ from builder.cli.options import pairs, seconds
 from builder.cli.pack import Packed, first_bytes, pack
 from builder.cli.phases import word
 from builder.cli.plain import PlainView
-from builder.cli.runtimes import set_runtime
+from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, refused_here
 from builder.errors import EXIT_CANCELLED, BuildError
@@ -48,12 +49,12 @@ class Asked:
 
 def build(ctx: Context, asked: Asked) -> int:
     """Build PATH; the exit code says whose fault a failure is."""
+    settings = ctx.settings()
     try:
         packed = pack(asked.path, ctx.stdin)
-        request = request_of(asked, packed)
+        request = request_of(asked, packed, nameable(pipelines.names(pipelines.load(settings.pipelines))))
     except BuildError as error:
         raise refused_here(error) from None
-    settings = ctx.settings()
     came = Interrupts()
     view = _view(ctx)
     watcher = QueueWatcher(came.events.put, came.events.put if ctx.common.verbose > 1 else None)
@@ -86,7 +87,7 @@ def build(ctx: Context, asked: Asked) -> int:
     return _answer(ctx, watched.build)
 
 
-def request_of(asked: Asked, packed: Packed) -> pb.CreateBuildRequest:
+def request_of(asked: Asked, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
     """The request without its source. Raises `Stop` for an option that cannot be right."""
     request = pb.CreateBuildRequest(
         name=asked.name or packed.name,
@@ -105,7 +106,7 @@ def request_of(asked: Asked, packed: Packed) -> pb.CreateBuildRequest:
     if not name and (asked.runtime_version or asked.target):
         name = _detected(asked.path)
     if name:
-        set_runtime(compiled.runtime, name, asked.runtime_version, asked.target)
+        set_runtime(compiled.runtime, name, asked.runtime_version, asked.target, runtimes)
     return request
 
 
