@@ -4,7 +4,7 @@ export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-e2e lint generate golden bench
+.PHONY: help setup demo test test-unit test-e2e test-corpus lint generate golden bench
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -24,6 +24,10 @@ test-unit: setup ## only the fast tests, which cannot open a socket or start a p
 
 test-e2e: setup ## only the end-to-end tests
 	$(RUN)python -m pytest tests/e2e
+
+# Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.
+test-corpus: setup ## real projects from the registries: built, run, called, built again
+	$(RUN)python -m pytest tests/corpus --timeout 1800
 
 lint: setup ## format, lint, types, import contracts, generated files
 	$(RUN)ruff format --check .

@@ -1,0 +1,43 @@
+"""The embedded servers of the end-to-end tests, and one project of the corpus after the other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from tests.build_fixtures import Files, Server, tar_gz_of, zip_of
+from tests.corpus.projects import Project, fetch, projects, source
+from tests.e2e.conftest import elsewhere, kept, registry, server, start
+
+__all__ = ["elsewhere", "kept", "registry", "server", "start"]
+
+
+@pytest.fixture(scope="session", params=projects(), ids=lambda project: project.name)
+def project(request: pytest.FixtureRequest) -> Project:
+    """A row of projects.toml."""
+    found: Project = request.param
+    return found
+
+
+@pytest.fixture(scope="session")
+def archive(project: Project, kept: Path) -> bytes:
+    """Its archive, as the registry gives it."""
+    folder = kept / "corpus"
+    folder.mkdir(exist_ok=True)
+    return fetch(project, folder)
+
+
+@pytest.fixture(scope="session")
+def sent(project: Project, archive: bytes) -> bytes:
+    """Its source, packed as its users would."""
+    pack = zip_of if project.runtime == "go" else tar_gz_of
+    found: Files = source(project, archive)
+    return pack(found)
+
+
+@pytest.fixture(scope="session")
+def built(project: Project, sent: bytes, server: Server) -> pb.Build:
+    """Its build; the runtime is left to detection."""
+    return server.build(project.name, sent)

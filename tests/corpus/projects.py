@@ -1,0 +1,145 @@
+"""Real projects from the registries: what `projects.toml` says of them, their archives, the source that is sent.
+
+Archives come through the registries' ordinary clients, set up as the machine has them, and count only with the sha256
+of their row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import subprocess
+import tarfile
+import tempfile
+import tomllib
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from uv import find_uv_bin
+
+HERE = Path(__file__).resolve().parent
+PATIENCE_S = 300
+PIP = "pip==26.3"  # uv has no word for "give me the archive itself"
+PYTHON = ("--python-version", "3.11", "--only-binary", ":all:")
+PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_26_x86_64", "manylinux2014_x86_64")
+SOURCE = {"go": (".go",), "python": (".py", ".pyx", ".pxi", ".pxd")}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """One request and its whole answer."""
+
+    answer: str
+    method: str = "POST"
+    path: str = "/"
+    send: str = ""
+    status: int = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Project:
+    """A row of projects.toml, whose head says what each field means. `folder` is None where the build fetches it."""
+
+    name: str
+    runtime: str
+    package: str
+    version: str
+    sha256: str
+    lines: int
+    call: tuple[Call, ...]
+    folder: str | None = None
+
+    @property
+    def ours(self) -> dict[str, bytes]:
+        """Our handler and manifests."""
+        root = HERE / self.name
+        paths = (path for path in sorted(root.rglob("*")) if path.is_file() and "__pycache__" not in path.parts)
+        return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
+
+
+def projects() -> list[Project]:
+    """The rows; an unknown key is a `TypeError`."""
+    rows: list[dict[str, Any]] = tomllib.loads((HERE / "projects.toml").read_text())["project"]
+    return [Project(**{**row, "call": tuple(Call(**call) for call in row["call"])}) for row in rows]
+
+
+def fetch(project: Project, kept: Path) -> bytes:
+    """The archive, from `kept` when an earlier session left it there. The sha256 is the row's, or it is an error."""
+    path = kept / project.sha256
+    if not path.is_file():
+        part = path.with_suffix(".part")  # an interrupted session must not leave half an archive under its name
+        part.write_bytes(_from_go(project) if project.runtime == "go" else _from_python(project))
+        part.replace(path)
+    data = path.read_bytes()
+    found = hashlib.sha256(data).hexdigest()
+    if found != project.sha256:
+        path.unlink()
+        raise AssertionError(f"{project.package} {project.version} is {found}, its row pins {project.sha256}")
+    return data
+
+
+def _from_go(project: Project) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:  # outside of any module, so that no go.mod of ours takes part
+        argv = ["go", "mod", "download", "-json", f"{project.package}@{project.version}"]
+        done = subprocess.run(argv, cwd=folder, stdout=subprocess.PIPE, timeout=PATIENCE_S)
+    said = json.loads(done.stdout)
+    assert done.returncode == 0, said
+    return Path(said["Zip"]).read_bytes()
+
+
+def _from_python(project: Project) -> bytes:
+    """pip takes the one file with this hash: the sdist where the source is built from it, else the wheel."""
+    wanted = f"{project.package}=={project.version} --hash=sha256:{project.sha256}\n"
+    wheel = (*PYTHON, *(part for name in PLATFORMS for part in ("--platform", name)))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "requirements.txt")
+        file.write_text(wanted)
+        argv = [
+            find_uv_bin(), "tool", "run", "--quiet", "--from", PIP, "pip", "download", "--quiet", "--no-deps",
+            "--require-hashes", "--dest", f"{folder}/got", "-r", str(file),
+            *(wheel if project.folder is None else ()),
+        ]  # fmt: skip
+        subprocess.run(argv, check=True, timeout=PATIENCE_S)
+        (got,) = Path(folder, "got").iterdir()
+        return got.read_bytes()
+
+
+def files(archive: bytes) -> dict[str, bytes]:
+    """Every file of a ZIP or tar.gz, by its name in there."""
+    if archive.startswith(b"PK"):
+        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+            return {one.filename: opened.read(one) for one in opened.infolist() if not one.is_dir()}
+    with tarfile.open(fileobj=io.BytesIO(archive)) as opened_tar:
+        members = [one for one in opened_tar.getmembers() if not one.isdir()]
+        assert all(one.isreg() for one in members), "only plain files are taken over one to one"
+        return {one.name: file.read() for one in members if (file := opened_tar.extractfile(one))}
+
+
+def source(project: Project, archive: bytes) -> dict[str, bytes]:
+    """What is sent: the project's files below `folder` and ours, none of which replaces one of the project's."""
+    if project.folder is None:
+        return project.ours
+    top = f"{project.package}@{project.version}/" if project.runtime == "go" else ""
+    there = files(archive)
+    top = top or next(iter(there)).split("/", 1)[0] + "/"
+    assert all(name.startswith(top) for name in there)
+    below = "" if project.folder == "." else project.folder + "/"
+    theirs = {below + name.removeprefix(top): data for name, data in there.items()}
+    assert not set(theirs) & set(project.ours)
+    return theirs | project.ours
+
+
+def count_lines(project: Project, archive: bytes) -> int:
+    """Lines of source code, tests left out."""
+    return sum(
+        data.count(b"\n")
+        for name, data in files(archive).items()
+        if name.endswith(SOURCE[project.runtime]) and not _is_test(name)
+    )
+
+
+def _is_test(name: str) -> bool:
+    return name.endswith("_test.go") or bool({"test", "tests", "testdata"} & set(name.split("/")[:-1]))

@@ -1,0 +1,52 @@
+"""Real projects, unmodified: pinned, built by the real service, run, called; and built again to the same digest."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from builder import run
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from tests.build_fixtures import CALLER, Server
+from tests.corpus.projects import Project, count_lines
+
+pytestmark = pytest.mark.e2e
+
+
+def test_it_is_the_archive_of_its_row(project: Project, archive: bytes) -> None:
+    assert count_lines(project, archive) == project.lines >= 2000
+
+
+def test_what_the_build_fetches_is_pinned_to_the_same_archive(project: Project) -> None:
+    if project.folder is not None:
+        return
+    if project.runtime == "go":
+        pinned = project.ours["go.sum"].decode().splitlines()
+        assert any(line.startswith(f"{project.package} {project.version} h1:") for line in pinned)
+    else:
+        manifests = [data for name, data in project.ours.items() if name in ("requirements.txt", "uv.lock")]
+        assert any(project.sha256.encode() in data for data in manifests)
+
+
+def test_it_answers(project: Project, built: pb.Build, server: Server) -> None:
+    assert built.runtime == project.runtime
+    with run.started(server.embedded.settings, built) as running:
+        for call in project.call:
+            answer = httpx.request(
+                call.method,
+                running.url + call.path,
+                content=call.send,
+                headers=CALLER,
+                timeout=30,
+                trust_env=False,
+            )
+            assert (answer.status_code, answer.text) == (call.status, call.answer)
+
+
+def test_it_builds_again_to_the_same_digest(
+    project: Project, built: pb.Build, sent: bytes, server: Server, elsewhere: Server
+) -> None:
+    again = server.build(project.name, sent, no_cache=True)
+    assert not again.from_cache_of
+    other = elsewhere.build(project.name, sent, no_cache=True)  # empty caches, another user, umask and time zone
+    assert built.image_digest == again.image_digest == other.image_digest
