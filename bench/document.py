@@ -48,7 +48,7 @@ PROSE: Mapping[str, Prose] = {
 by the builder's own code inside the measuring process. *Typed* is what a person would type instead: the same commands,
 GNU tar, `gzip -1`, `skopeo copy`. Every round builds a revision that nobody has built; package and compiler caches are
 warm, the whole-build cache does not answer. Where the bare artifact has the service's digest, both did the same work.
-*ko* is v0.19.1 onto the same base image in the same registry, without SBOM, with `-s -w`.""",
+*ko* is v0.19.1 onto the same base image in the same registry, without SBOM, with `-s -w`; its targets are P13's.""",
         """\
 The service does what no bare command does: it unpacks and checks the source, starts a sandbox for each step, keeps
 every log line, talks to the store at each transition, attests the result. That is a fixed price of a build, so it shows

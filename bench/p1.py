@@ -15,6 +15,7 @@ from bench.pairs import Spread, differences, interleave, ratios, spread
 from bench.projects import Project
 from bench.results import Row, p95_row, ratio_row, time_row
 from bench.servers import KEPT, Place, Server, place
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]
 MOST_RATIO = 1.15
@@ -44,12 +45,17 @@ def _hand(here: Place, server: Server, project: Project) -> Hand:
     return Hand(project, folder, here.registry, here.bases, server.settings.default_versions)
 
 
-def _service(server: Server, project: Project, last: dict[str, str]) -> Callable[[int], float]:
+def _service(
+    server: Server, project: Project, digests: dict[str, str], phases: dict[str, list[float]]
+) -> Callable[[int], float]:
     def build(number: int) -> float:
         took, record = server.build(project, project.archive(number))
         if record.from_cache_of:
             raise RuntimeError("the cache answered a build that was to be measured")
-        last["digest"], last[f"digest {number}"] = record.image_digest, record.image_digest
+        digests[f"digest {number}"] = record.image_digest
+        for phase in record.phases:
+            name = pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_")
+            phases.setdefault(name, []).append(phase.duration_ms)
         return took
 
     return build
@@ -67,7 +73,7 @@ def _bare(hand: Hand, digests: dict[str, str]) -> Callable[[int], float]:
 def _long(here: Place, server: Server, project: Project, label: str, rounds: int, notes: list[str]) -> list[Row]:
     hand, ours, theirs = _hand(here, server, project), dict[str, str](), dict[str, str]()
     arms = {
-        "service": _service(server, project, ours),
+        "service": _service(server, project, ours, {}),
         "bare": _bare(hand, theirs),
         "typed": hand.typed,
     }
@@ -83,11 +89,14 @@ def _long(here: Place, server: Server, project: Project, label: str, rounds: int
 
 def _small(here: Place, server: Server, project: Project, label: str, rounds: int, notes: list[str]) -> list[Row]:
     hand, ours, theirs = _hand(here, server, project), dict[str, str](), dict[str, str]()
-    took = interleave({"service": _service(server, project, ours), "bare": _bare(hand, theirs)}, rounds)
+    phases: dict[str, list[float]] = {}
+    took = interleave({"service": _service(server, project, ours, phases), "bare": _bare(hand, theirs)}, rounds)
     more = differences(took["service"], took["bare"])
     found: Spread = spread(more)
     notes.append(_medians(label, took))
     notes.append(_same(label, ours, theirs))
+    parts = ", ".join(f"{name.lower()} {spread(values).median:.0f}" for name, values in phases.items())
+    notes.append(f"{label}: the service's own phases, medians in ms: {parts}")
     return [
         time_row(f"{label}: service − bare", found, more, MOST_MS),
         p95_row(f"{label}: service − bare, 95th percentile", found, MOST_P95_MS),
@@ -97,7 +106,7 @@ def _small(here: Place, server: Server, project: Project, label: str, rounds: in
 def _against_ko(here: Place, server: Server, project: Project, rounds: int, notes: list[str]) -> list[Row]:
     other = ko.Ko(project, here.folder / "ko", here.registry, ko.installed())
     other.prepare(here.bases, "go")
-    build = _service(server, project, {})
+    build = _service(server, project, {}, {})
     changed = interleave({"service": build, "ko": other.build}, rounds)
     again = project.archive("same")
     server.build(project, again)
@@ -132,7 +141,7 @@ def _medians(label: str, took: dict[str, list[float]]) -> str:
 
 
 def _same(label: str, ours: dict[str, str], theirs: dict[str, str]) -> str:
-    numbers = [name for name in ours if name in theirs and name != "digest"]
+    numbers = [name for name in ours if name in theirs]
     equal = sum(ours[name] == theirs[name] for name in numbers)
     return (
         f"{label}: the artifact of the service and of the bare build had the same digest in {equal} of {len(numbers)}"
