@@ -199,11 +199,16 @@ def processes_of(uids: range) -> list[str]:
     for name in os.listdir("/proc"):
         with contextlib.suppress(OSError, StopIteration):
             if name.isdigit():
-                lines = Path("/proc", name, "status").read_text().splitlines()
-                values = {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
+                values = status_of(int(name))
                 if values["State"][0] != "Z" and int(values["Uid"][0]) in uids:
                     found.append(f"{name} {values['Name'][0]}")
     return found
+
+
+def status_of(pid: int) -> dict[str, list[str]]:
+    """/proc/PID/status: the words of each row by its name."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
 
 
 def until(condition: Any, seconds: float) -> bool:
