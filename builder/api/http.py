@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import functools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
 import anyio.from_thread
+import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
-from starlette.requests import Request
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 
@@ -24,6 +27,8 @@ from builder.api.service import BuildService, WorkerService
 from builder.api.tails import Tails
 from builder.errors import BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+log = structlog.get_logger("api")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -92,11 +97,16 @@ def make_app(
         Route("/v1/ignite/builds/contexts", _answering(upload), methods=["POST"]),
         Route("/v1/ignite/worker/builds/{build_id}/source", _answering(source)),
         Route("/v1/ignite/builds/{build_id}/logs/stream", _answering(log_stream)),
-        Route("/healthz", healthz),
-        Route("/readyz", readyz),
-        Route("/metrics", metrics),
+        Route("/healthz", _answering(healthz)),
+        Route("/readyz", _answering(readyz)),
+        Route("/metrics", _answering(metrics)),
     ]
-    return Starlette(routes=sorted(paths, key=_specific_last))
+    app = Starlette(
+        routes=sorted(paths, key=_specific_last),
+        exception_handlers={HTTPException: _no_route, Exception: _unforeseen},
+    )
+    app.router.redirect_slashes = False  # a path is the contract's or it is none
+    return app
 
 
 def _caller(request: Request, tokens: Tokens) -> Caller:
@@ -132,13 +142,57 @@ def _answering(handle: Handler) -> Handler:
         try:
             return await handle(request)
         except CallRefused as error:
-            return JSONResponse({"code": error.code, "message": error.message, "details": []}, error.http)
+            return _error(error.http, error.code, error.message)
         except BuildError as error:
-            detail = {"reason": error.reason, "errorClass": str(error.error_class), "where": error.where}
-            body = {"code": error.row.grpc, "message": error.message, "details": [detail | {"hint": error.next}]}
-            return JSONResponse(body, error.row.http)
+            return _error(error.row.http, error.row.grpc, error.message, _detail(error))
+        except ClientDisconnect:
+            return _error(499, "CANCELLED", "the client went away")
+        except Exception as error:
+            return await _unforeseen(request, error)
 
     return answer
+
+
+def _error(http: int, code: str, message: str, *details: Mapping[str, str]) -> JSONResponse:
+    return JSONResponse({"code": code, "message": message, "details": list(details)}, http)
+
+
+def _detail(error: BuildError) -> Mapping[str, str]:
+    return {"reason": error.reason, "errorClass": str(error.error_class), "where": error.where, "hint": error.next}
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    """Ours. The log gets everything, the caller a word to find it by: an exception's text may hold anything."""
+    mark = secrets.token_hex(4)
+    where = f"{request.method} {request.url.path}"
+    log.error("an unforeseen error", action="unforeseen", mark=mark, where=where, error=repr(error), exc_info=error)
+    message = f"an error of ours; the server's log has it as {mark}"
+    return _error(500, "INTERNAL", message, _detail(BuildError("Internal", message)))
+
+
+async def _no_route(request: Request, error: Exception) -> Response:
+    """Starlette's own refusals: no such path, or not with this method (HTTP 405 is UNIMPLEMENTED in gRPC's words)."""
+    assert isinstance(error, HTTPException)
+    path = shown_path(request.url.path)
+    if error.status_code == 404:
+        return _error(404, "NOT_FOUND", f"there is no {path} (docs/api.md)")
+    if error.status_code == 405:
+        methods = sorted(_methods(request.app.routes, request.url.path))
+        answer = _error(405, "UNIMPLEMENTED", f"{path} takes {', '.join(methods)}, not {request.method}")
+        answer.headers["allow"] = ", ".join(methods)
+        return answer
+    return _error(error.status_code, "INVALID_ARGUMENT", str(error.detail))
+
+
+def _methods(known: Iterable[BaseRoute], path: str) -> set[str]:
+    """The methods of a path, over all of its routes."""
+    fitting = (route for route in known if isinstance(route, Route) and route.path_regex.match(path))
+    return {method for route in fitting for method in route.methods or ()}
+
+
+def shown_path(path: str) -> str:
+    """A stranger's path as an error message holds it."""
+    return path[:100].encode("ascii", "backslashreplace").decode()
 
 
 async def _events(service: BuildService, tails: Tails, caller: Caller, build_id: str, after: int) -> AsyncIterator[str]:
