@@ -14,11 +14,13 @@ are given it; the kernel itself is shared. The caller must keep a uid for one bu
     run       one command under limits, line by line; `SandboxUnavailable` when it cannot be
     serve     an app in an empty network, one outside address relayed to its port
     check     what `doctor` shows
+    remove_tree   a folder that a run has left
     Unsandboxed   the same `run` without any of this, for one's own code; says so in the log
 """
 
 from builder.sandbox.check import check, host_root
 from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
+from builder.sandbox.remove import remove_tree
 from builder.sandbox.run import run
 from builder.sandbox.serve import Serving, serve
 from builder.sandbox.shapes import Command, Finding, Limits, Mount, OnLine, Result, Root, Stream
@@ -41,6 +43,7 @@ __all__ = [
     "Verdict",
     "check",
     "host_root",
+    "remove_tree",
     "run",
     "serve",
 ]

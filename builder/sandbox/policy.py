@@ -26,6 +26,7 @@ PUBLIC_INDEXES = (
 )
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RECORDS = 10_000
+NAMED = re.compile(r"^[\w.-]+=(?=https?://)")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 Address = tuple[str, int]
 Resolve = Callable[[str, int], tuple[str, ...]]
@@ -92,11 +93,12 @@ def normalized(host: str) -> str:
 
 
 def hosts_of(values: Mapping[str, str]) -> frozenset[Address]:
-    """Host and port of every URL in the operator's index settings (`GOPROXY` lists them with commas and bars)."""
+    """Host and port of every URL in the operator's index settings: `GOPROXY` lists them with commas and bars, and
+    `UV_INDEX` may name each (`mine=https://…`)."""
     found = set()
     for value in values.values():
         for text in re.split(r"[\s,|]+", value):
-            url = urlsplit(text)
+            url = urlsplit(NAMED.sub("", text))
             if url.scheme in DEFAULT_PORTS and url.hostname:
                 found.add((normalized(url.hostname), url.port or DEFAULT_PORTS[url.scheme]))
     return frozenset(found)

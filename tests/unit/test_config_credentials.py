@@ -1,0 +1,48 @@
+"""What is handed into a sandbox by name holds no credential: refused when the settings are read, without saying it."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder import config
+from builder.errors import BuildError
+from builder.sandbox.policy import hosts_of
+
+HELD = {
+    "a URL with a password": ("UV_DEFAULT_INDEX", "https://user:hunter2@host.test/simple"),
+    "a URL with a token for a user": ("UV_INDEX_URL", "https://hunter2@host.test/simple"),
+    "a named index": ("UV_INDEX", "mine=https://user:hunter2@host.test/simple"),
+    "the second of a list": ("GOPROXY", "https://proxy.golang.org,https://user:hunter2@host.test|direct"),
+    "an empty user": ("PIP_INDEX_URL", "https://:hunter2@host.test/simple"),
+    "a password variable": ("UV_INDEX_MINE_PASSWORD", "hunter2"),
+    "a program that gives one": ("GOAUTH", "git hunter2"),
+}
+FREE = {
+    "UV_DEFAULT_INDEX": "https://host.test:8443/simple/@scope/x?y=a@b",
+    "UV_INDEX": "mine=https://other.test/simple",
+    "GOPROXY": "https://proxy.golang.org,direct",
+    "GOSUMDB": "sum.golang.org+033de0ae+Ac4zctda0e5eza+HJyk9SxEdh+s3Ux18htTTAD8OuAn8",
+}
+
+
+@pytest.mark.parametrize("how", HELD)
+@pytest.mark.parametrize("origin", ["own variable", "setting"])
+def test_a_credential_is_refused_and_not_repeated(how: str, origin: str) -> None:
+    name, value = HELD[how]
+    environ = {"HOME": "/nowhere", name: value}
+    if origin == "setting":
+        environ = {"HOME": "/nowhere", "IGNITE_BUILDER_INDEX_ENV": f'{{{name} = "{value}"}}'}
+    elif name not in config.INDEX_VARIABLES:
+        assert config.load({}, environ).settings.index_env == {}, "never taken over by itself"
+        return
+    with pytest.raises(BuildError, match=f"index_env: .*{name} holds credentials") as refused:
+        config.load({}, environ)
+    assert refused.value.reason == "InvalidRequest"
+    assert "hunter2" not in str(refused.value) + refused.value.message
+
+
+def test_indexes_without_a_login_are_taken_and_reachable() -> None:
+    settings = config.load({}, {"HOME": "/nowhere", **FREE}).settings
+    assert settings.index_env == FREE
+    expected = {("host.test", 8443), ("other.test", 443), ("proxy.golang.org", 443)}
+    assert hosts_of(settings.index_env) == expected
