@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 import secrets
 import tomllib
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from builder.errors import BuildError
 
@@ -30,6 +31,9 @@ INDEX_VARIABLES = (
     "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE",
 )  # fmt: skip
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+# A URL with a user (and maybe a password), and variables that exist to hold a secret (UV_INDEX_X_PASSWORD, GOAUTH).
+CREDENTIAL_URL = re.compile(r"://[^/?#\s,|]*@")
+CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 
 
@@ -104,6 +108,18 @@ class Settings(BaseModel):
     upstream_proxy: str = Field("", description="HTTP proxy that the egress proxy goes through")
     # Faults, for tests
     crash_at: str = Field("", description="label at which this process kills itself with SIGKILL")
+
+    @field_validator("index_env")
+    @classmethod
+    def _without_credentials(cls, value: dict[str, str]) -> dict[str, str]:
+        """These variables are the environment of build code, which may be anybody's."""
+        for name, text in value.items():
+            if CREDENTIAL_URL.search(text) or CREDENTIAL_NAME.search(name.upper()):
+                raise ValueError(
+                    f"{name} holds credentials, which build code could read: "
+                    f"name an index that asks for none, such as a mirror of yours that adds them (docs/operators.md)"
+                )
+        return value
 
     @property
     def database(self) -> str:
