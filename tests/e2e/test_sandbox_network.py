@@ -143,13 +143,13 @@ def test_a_step_without_egress_has_no_proxy(work: Path) -> None:
 
 @contextmanager
 def upstream_proxy() -> Iterator[tuple[int, list[bytes]]]:
-    """A CONNECT proxy of the operator's: notes each request line, then carries bytes."""
+    """A CONNECT proxy of the operator's: notes each line of a request's head, then carries bytes."""
     asked: list[bytes] = []
 
     def serve(client: socket.socket) -> None:
         with client:
             head = client.recv(4096)
-            asked.append(head.split(b"\r\n")[0])
+            asked.extend(line for line in head.split(b"\r\n") if line)
             host, port = head.split(b" ")[1].split(b":")
             if host == b"closed.example":
                 client.sendall(b"HTTP/1.1 503 no\r\n\r\n")
@@ -182,6 +182,16 @@ def test_the_operators_own_proxy_is_gone_through(work: Path) -> None:
     assert ran.text().splitlines()[0] == "200 index of /x"
     assert f"CONNECT index.example:{port} HTTP/1.1".encode() in asked
     assert egress.unreachable() == {"closed.example"}
+
+
+def test_the_operators_proxy_is_logged_in_to_from_outside(work: Path) -> None:
+    with http_server() as port, upstream_proxy() as (through, asked):
+        egress = allowed(("index.example", port), upstream=f"http://ignite:p%40ss@127.0.0.1:{through}")
+        script = GET + "\nimport os\nprint(sorted(os.environ.items()))"
+        ran = run(work, PYTHON, "-c", script, f"http://index.example:{port}/x", egress=egress)
+    assert ran.text().splitlines()[0] == "200 index of /x"
+    assert b"Proxy-Authorization: Basic aWduaXRlOnBAc3M=" in asked
+    assert "ignite" not in ran.text() + ran.text("STDERR")
 
 
 # --- real clients of real registries, through whatever this machine's own clients use

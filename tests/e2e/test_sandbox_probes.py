@@ -4,24 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import secrets
-import socket
 import subprocess
-import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.probe_fixtures import NAMES, SCRIPT, Host, answers
 from tests.sandbox_fixtures import PYTHON, UID, run, work_folder
 
 pytestmark = pytest.mark.e2e
 
-SCRIPT = Path(__file__).parent.parent / "probes" / "contained.py"
-NAMES = re.findall(r"^@probe\ndef (\w+)", SCRIPT.read_text(), re.M)
 # Without a sandbox these must get something, else the probe itself is broken.
 CONTROLS = (
     "tcp_to_host_loopback",
@@ -52,73 +46,6 @@ CONTROLS = (
 )
 
 
-class Host:
-    """The host's side: listeners of every kind, a secret, another build's file, a process that must stay unseen."""
-
-    def __init__(self, stack: ExitStack) -> None:
-        self.secret = secrets.token_hex(16)
-        self.marker = f"ignite-probe-marker-{secrets.token_hex(4)}"
-        top = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ignite-host-", dir="/tmp")))
-        top.chmod(0o755)
-        other = top / "other-build.txt"
-        other.write_text("another build's secret")
-        self.tcp = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
-        self.any = stack.enter_context(socket.create_server(("0.0.0.0", 0)))
-        self.tcp6 = stack.enter_context(socket.socket(socket.AF_INET6, socket.SOCK_STREAM))
-        self.tcp6.bind(("::1", 0))
-        self.tcp6.listen()
-        self.udp = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-        self.udp.bind(("127.0.0.1", 0))
-        self.abstract = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        self.abstract.bind("\0" + self.marker)
-        self.abstract.listen()
-        self.unix = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        self.unix.bind(str(top / "socket"))
-        (top / "socket").chmod(0o777)
-        self.unix.listen()
-        process = stack.enter_context(
-            subprocess.Popen([sys.executable, "-c", "input()", self.marker], stdin=subprocess.PIPE)
-        )
-        stack.callback(process.kill)
-        self.facts = {
-            "tcp_port": self.tcp.getsockname()[1],
-            "tcp6_port": self.tcp6.getsockname()[1],
-            "any_port": self.any.getsockname()[1],
-            "udp_port": self.udp.getsockname()[1],
-            "host_address": own_address(),
-            "name_server": "192.0.2.53",
-            "abstract": self.marker,
-            "unix_path": str(top / "socket"),
-            "pid": process.pid,
-            "marker": self.marker,
-            "secret": self.secret,
-            "other_file": str(other),
-            "given": ["PATH", "PWD", "LC_CTYPE", "GIVEN"],
-        }
-
-    def heard(self) -> list[str]:
-        """Listeners that something came to."""
-        found = []
-        for name in ("tcp", "any", "tcp6", "udp", "abstract", "unix"):
-            listener = getattr(self, name)
-            listener.setblocking(False)
-            try:
-                listener.recvfrom(10) if name == "udp" else listener.accept()[0].close()
-                found.append(name)
-            except BlockingIOError:
-                pass
-        return found
-
-
-def own_address() -> str:
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        try:
-            one.connect(("192.0.2.1", 9))
-        except OSError:
-            return "127.0.0.1"
-        return str(one.getsockname()[0])
-
-
 def placed(host: Host, work: Path, script: str) -> None:
     (work / "contained.py").write_text(script)
     (work / "facts.json").write_text(json.dumps(host.facts | {"work": str(work)}))
@@ -129,10 +56,6 @@ def attempt(host: Host, work: Path) -> dict[str, str]:
     ran = run(work, PYTHON, "-I", "/work/contained.py", "/work/facts.json", env={"GIVEN": "1"})
     assert ran.result.exit_code == 0, ran
     return answers(ran.text().splitlines())
-
-
-def answers(lines: list[str]) -> dict[str, str]:
-    return {found["probe"]: found["got"] for found in map(json.loads, lines)}
 
 
 @pytest.fixture(scope="module")
