@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import tempfile
@@ -108,16 +109,18 @@ class Place:
 
 @contextmanager
 def place() -> Iterator[Place]:
-    """A fresh folder on memory and a private registry in it."""
+    """A fresh folder on memory and a private registry in it. One at a time: two would share cores and build users."""
     KEPT.mkdir(parents=True, exist_ok=True)
     KEPT.chmod(0o755)
-    folder = Path(tempfile.mkdtemp(prefix="ignite-builder-bench-", dir=MEMORY if MEMORY.is_dir() else None))
-    folder.chmod(0o755)
-    try:
-        with embedded.private_registry(folder / "registry") as registry:
-            yield Place(folder, registry)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with (KEPT / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        folder = Path(tempfile.mkdtemp(prefix="ignite-builder-bench-", dir=MEMORY if MEMORY.is_dir() else None))
+        folder.chmod(0o755)
+        try:
+            with embedded.private_registry(folder / "registry") as registry:
+                yield Place(folder, registry)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
