@@ -10,7 +10,9 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+import anyio
 import anyio.from_thread
+import anyio.to_thread
 import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
@@ -30,13 +32,19 @@ from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 log = structlog.get_logger("api")
 
+READY_S = 2.0
+
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(
-    tokens: Tokens, build_service: BuildService, worker_service: WorkerService, tails: Tails, ready: Callable[[], str]
+    tokens: Tokens,
+    build_service: BuildService,
+    worker_service: WorkerService,
+    tails: Tails,
+    parts: Mapping[str, Callable[[], object]],
 ) -> Starlette:
-    """The ASGI application. `ready` says what is missing, or nothing."""
+    """The ASGI application. `parts` are asked whether we are ready; one that is missing raises."""
     targets = {"BuildService": build_service, "WorkerService": worker_service}
     paths: list[BaseRoute] = [
         Route(route.template, _answering(_unary(route, targets[route.service], tokens)), methods=[route.method])
@@ -87,8 +95,11 @@ def make_app(
         return Response("ok\n")
 
     async def readyz(request: Request) -> Response:
-        missing = await run_in_threadpool(ready)
-        return Response((missing or "ready") + "\n", status_code=503 if missing else 200)
+        missing = [found for found in [await _missing(name, ask) for name, ask in parts.items()] if found]
+        if missing:
+            names = ", ".join(found["part"] for found in missing)
+            return _error(503, "UNAVAILABLE", f"missing: {names}", *missing)
+        return JSONResponse({"ready": True})
 
     async def metrics(request: Request) -> Response:
         return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
@@ -153,6 +164,19 @@ def _answering(handle: Handler) -> Handler:
     return answer
 
 
+async def _missing(name: str, ask: Callable[[], object]) -> Mapping[str, str]:
+    """Why a part is missing, or nothing. Whoever asks has shown no token: the part's own words go to the log."""
+    try:
+        with anyio.fail_after(READY_S):
+            await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+    except TimeoutError:
+        return {"part": name, "why": f"no answer within {READY_S:.0f} s"}
+    except Exception as error:
+        log.warning("a part is missing", action="not-ready", part=name, error=repr(error))
+        return {"part": name, "why": type(error).__name__}
+    return {}
+
+
 def _error(http: int, code: str, message: str, *details: Mapping[str, str]) -> JSONResponse:
     return JSONResponse({"code": code, "message": message, "details": list(details)}, http)
 
@@ -174,6 +198,8 @@ async def _no_route(request: Request, error: Exception) -> Response:
     """Starlette's own refusals: no such path, or not with this method (HTTP 405 is UNIMPLEMENTED in gRPC's words)."""
     assert isinstance(error, HTTPException)
     path = shown_path(request.url.path)
+    if error.status_code == 404 and request.url.path.startswith(routes.NOT_YET_PATHS):
+        return _error(501, "UNIMPLEMENTED", f"{path} is not built yet (docs/api.md)")
     if error.status_code == 404:
         return _error(404, "NOT_FOUND", f"there is no {path} (docs/api.md)")
     if error.status_code == 405:

@@ -25,6 +25,9 @@ SOURCE_PATH = "/v1/ignite/worker/builds/{build_id}/source"
 NOT_YET = frozenset({"SaveBuildSecrets"})
 """RPCs that answer UNIMPLEMENTED for now."""
 
+NOT_YET_PATHS = ("/v1/ignite/app/", "/v1/ignite/compile/")
+"""Where ComputeService will be; it is not in the protos yet."""
+
 _PARAMETER = re.compile(r"\{(\w+)\}")
 
 

@@ -12,6 +12,7 @@ import redis
 import structlog
 import uvicorn
 from prometheus_client import Counter
+from sqlalchemy import text
 
 from builder import pipelines
 from builder.api.auth import Tokens
@@ -72,9 +73,8 @@ class Control:
             wake=self.loops.wake,
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
         )
-        self.app = make_app(
-            Tokens(settings.tokens), BuildService(parts), WorkerService(parts), self.tails, self._missing
-        )
+        asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
+        self.app = make_app(Tokens(settings.tokens), BuildService(parts), WorkerService(parts), self.tails, asked)
         self._reader = threading.Thread(target=self.tails.read, daemon=True)
 
     def _emit(self, event: Event) -> None:
@@ -91,12 +91,9 @@ class Control:
         except redis.RedisError:
             log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
 
-    def _missing(self) -> str:
-        try:
-            self.redis.ping()
-        except redis.RedisError as error:
-            return f"redis: {error}"
-        return ""
+    def _ask_store(self) -> None:
+        with self.store.transaction() as tx:
+            tx.execute(text("select 1"))
 
     def server(self, listener: socket.socket) -> uvicorn.Server:
         """The HTTP server over a listening socket; its loop is the one that tails run in."""

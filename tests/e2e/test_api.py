@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder import embedded
 from builder.api.client import services
-from builder.api.routes import routes
+from builder.api.routes import SOURCE_PATH, UPLOAD_PATH, routes
 from tests.serve_fixtures import Serve, serving
 
 pytestmark = pytest.mark.e2e
@@ -27,7 +30,164 @@ def serve(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         yield running
 
 
-ROUTES = [route for service in services() for route in routes(service)]
+ROUTES = {route.rpc_name: route for service in services() for route in routes(service)}
+SCOPES = {"SaveBuildSecrets": "", "CreateBuild": "submit", "CancelBuild": "submit"}
+READ = {name: "read" for name, route in ROUTES.items() if route.service == "BuildService"}
+WORKER = {name: "worker" for name, route in ROUTES.items() if route.service == "WorkerService"}
+CALLS = {
+    **{name: (ROUTES[name].method, ROUTES[name].template, scope) for name, scope in (READ | WORKER | SCOPES).items()},
+    "upload": ("POST", UPLOAD_PATH, "submit"),
+    "source": ("GET", SOURCE_PATH + "?claim=1", "worker"),
+}
+
+
+# Who may call what
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_without_a_known_token_is_unauthenticated(serve: Serve, name: str) -> None:
+    method, path, _ = CALLS[name]
+    for headers in ({}, {"authorization": "Bearer nobody"}, {"authorization": "Basic dC1ib3RoOg=="}):
+        answer = serve.ask(method, path.format(build_id="abcd"), headers=headers)
+        assert (answer.status_code, answer.json()["code"]) == (401, "UNAUTHENTICATED")
+
+
+@pytest.mark.parametrize("who", ["submit", "read", "worker"])
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call[2]])
+def test_a_token_opens_what_its_scope_says_and_nothing_else(serve: Serve, name: str, who: str) -> None:
+    method, path, scope = CALLS[name]
+    content = b"{}" if method == "POST" else None
+    answer = serve.ask(method, path.format(build_id="abcd"), who, content=content)
+    if who == scope:
+        assert answer.status_code not in (401, 403), answer.text
+    else:
+        assert (answer.status_code, answer.json()["code"]) == (403, "PERMISSION_DENIED")
+        assert answer.json()["message"] == f"this token lacks the scope {scope}"
+
+
+def test_another_organization_sees_nothing_of_a_build(serve: Serve) -> None:
+    build = serve.submit("mine")
+    for method, path in (("GET", ""), ("POST", "/cancel"), ("GET", "/logs/stream")):
+        answer = serve.ask(method, f"/v1/ignite/builds/{build}{path}", "other")
+        assert (answer.status_code, answer.json()["code"]) == (404, "NOT_FOUND")
+    named = {"name": "app", "organizationName": "acme"}
+    assert serve.ask("POST", "/v1/ignite/builds", "other", json=named).status_code == 403
+    assert build not in serve.ask("GET", "/v1/ignite/builds", "other").text
+
+
+# What answers for the process itself
+
+
+def test_healthz_and_readyz_of_a_server_that_has_all_its_parts(serve: Serve) -> None:
+    assert (serve.ask("GET", "/healthz").status_code, serve.ask("GET", "/healthz").text) == (200, "ok\n")
+    assert (serve.ask("GET", "/readyz").status_code, serve.ask("GET", "/readyz").json()) == (200, {"ready": True})
+
+
+def test_readyz_names_a_store_that_does_not_answer(serve: Serve) -> None:
+    with sqlite3.connect(serve.data / "builder.db", timeout=20, isolation_level=None) as store:
+        store.execute("begin immediate")
+        try:
+            answer = serve.ask("GET", "/readyz")
+            assert serve.ask("GET", "/healthz").status_code == 200
+        finally:
+            store.execute("rollback")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "code": "UNAVAILABLE",
+        "message": "missing: store",
+        "details": [{"part": "store", "why": "no answer within 2 s"}],
+    }
+
+
+def test_readyz_names_a_redis_that_is_gone(tmp_path: Path) -> None:
+    with embedded.private_redis(tmp_path / "redis") as (process, url), serving(tmp_path / "serve", url) as serve:
+        assert serve.ask("GET", "/readyz").status_code == 200
+        embedded.end(process, 5)
+        answer = serve.ask("GET", "/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["details"] == [{"part": "redis", "why": "ConnectionError"}]
+
+
+def test_metrics_count_transitions(serve: Serve) -> None:
+    sample = 'ignite_build_transitions_total{action="submit",reason="",status="PENDING"}'
+    before = serve.metrics().get(sample, 0)
+    serve.submit("counted")
+    assert serve.metrics()[sample] == before + 1
+
+
+# What is not built yet
+
+
+def compile_request(runtime: str) -> dict[str, object]:
+    return {"name": "app", "code": {"compile": {"runtime": {runtime: {}}, "sourceCode": "eA=="}}}
+
+
+BUILDS = "/v1/ignite/builds"
+NOT_YET = {
+    "SaveBuildSecrets": [("PUT", "/v1/ignite/builds/secrets", {})],
+    "`git_source`": [("POST", BUILDS, {"name": "app", "gitSource": {"url": "https://example.com/x.git"}})],
+    "`from_code`": [
+        ("POST", BUILDS, {"name": "app", "code": {"image": image}})
+        for image in (
+            {"fromCode": {"archive": "eA=="}},
+            {"fromGit": {"url": "https://example.com/x.git"}},
+            {"prebuilt": {"imageRef": "example.com/x:1"}},
+        )
+    ],
+    "`rust`": [("POST", BUILDS, compile_request(runtime)) for runtime in ("rust", "deno")],
+    "gRPC": [],  # there is no port that speaks it
+    "ComputeService": [("GET", "/v1/ignite/compile/d/logs", None), ("GET", "/v1/ignite/app/o/a/builds/b/log", None)],
+}
+
+
+@pytest.mark.parametrize("row", NOT_YET)
+def test_what_the_page_says_is_unimplemented_answers_so(serve: Serve, row: str) -> None:
+    for method, path, body in NOT_YET[row]:
+        answer = serve.ask(method, path, "both", **({"json": body} if body is not None else {}))
+        assert (answer.status_code, answer.json()["code"]) == (501, "UNIMPLEMENTED"), answer.text
+        assert "docs/api.md" in answer.json()["message"]
+
+
+def test_the_page_of_what_is_unimplemented_has_no_row_that_is_not_tried() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs/api.md").read_text()
+    section = page.partition("## What answers UNIMPLEMENTED for now")[2].partition("\n## ")[0]
+    rows = [line[2:] for line in section.splitlines() if line.startswith("| ")][1:]
+    assert [next((row for row in NOT_YET if line.startswith(row)), line) for line in rows] == list(NOT_YET)
+
+
+# Streams
+
+
+def events(serve: Serve, build: str, query: str = "", **headers: str) -> list[tuple[str, str, dict[str, Any]]]:
+    """(id, event, data) up to the stream's end."""
+    found, fields = [], dict[str, str]()
+    answer = serve.ask("GET", f"/v1/ignite/builds/{build}/logs/stream{query}", "read", headers=headers)
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    for line in answer.text.split("\n"):
+        name, _, value = line.partition(": ")
+        if line:
+            fields[name] = value
+        elif fields:
+            found.append((fields["id"], fields["event"], json.loads(fields["data"])))
+            fields = {}
+    return found
+
+
+def test_a_stream_resumes_after_the_event_it_heard_last(serve: Serve) -> None:
+    build = serve.submit("streamed")
+    serve.register()
+    claim = serve.claim(build)
+    serve.log(build, claim, [f"line {number}" for number in range(5)])
+    serve.fail(build, claim, 5)
+    whole = events(serve, build, "?fromStart=true")
+    assert [number for number, _, _ in whole[:-1]] == [str(number) for number in range(1, len(whole))]
+    assert [data["line"] for _, _, data in whole[:5]] == [f"line {number}" for number in range(5)]
+    assert whole[-1][1:] == ("eof", {"sequence": whole[-2][0], "eof": True, "status": "BUILD_STATUS_FAILED"})
+    for last in range(len(whole)):
+        assert events(serve, build, **{"last-event-id": str(last)}) == whole[last:], last
+    assert events(serve, build, "?fromSequence=3") == whole[2:]
+    assert events(serve, build, "?fromStart=true", **{"last-event-id": "4"}) == whole[4:]
+
 
 # Errors
 
