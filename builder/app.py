@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from builder.config import load
-from builder.tasks import add_run_task, make_celery
+from builder.tasks import add_run_task, make_celery, read_queues
 from builder.worker.node import Node
 
 settings = load().settings
 app = make_celery(settings)
 node = Node(settings)
+read_queues(app, node.queues(), settings.slots)
 add_run_task(app, node.handle)
 node.connect_signals()

@@ -75,7 +75,7 @@ class Settings(BaseModel):
     # Build node
     node_id: str = Field("", description="identity of this node; default: the host's name")
     slots: int = Field(2, ge=1, description="builds at once on this node")
-    queues: tuple[str, ...] = Field((), description="queues this node takes; default: all it has toolchains for")
+    queues: tuple[str, ...] = Field((), description="queues this node reads; default: each runtime's and compile.any")
     build_uid: int = Field(61000, ge=1, description="first of the uids builds run as when the worker is root")
     unsandboxed: bool = Field(False, description="run build steps without a sandbox (never for strangers' code)")
     use_cgroups: bool = Field(True, description="use cgroups where they can be written; else rlimits")
@@ -126,7 +126,7 @@ class Settings(BaseModel):
         return self.store_url or f"sqlite:///{Path(self.data_dir) / 'builder.db'}"
 
     def queue_list(self, runtimes: tuple[str, ...]) -> tuple[str, ...]:
-        return self.queues or tuple(f"compile.{name}" for name in runtimes)
+        return self.queues or (*(f"compile.{name}" for name in runtimes), "compile.any")
 
 
 @dataclass(frozen=True, kw_only=True)

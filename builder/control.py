@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from builder.config import Settings
 from builder.finalize import Finalizer
 from builder.messages import RUN, run_message
-from builder.store import builds, nodes, outbox
+from builder.store import builds, nodes, outbox, sweeps
 from builder.store.engine import Store
 
 log = structlog.get_logger("control")
@@ -41,6 +41,7 @@ class Loops:
     _wake_finalize: threading.Event = field(default_factory=threading.Event)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _told: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start the threads."""
@@ -118,11 +119,27 @@ class Loops:
             self._reconcile_from = started + self.settings.lease_ms / 1000
             return
         changed = builds.expire_leases(self.store, self.settings.retry_backoff_ms)
-        live = {name for node in nodes.all_nodes(self.store) if self._is_live(node) for name in node.toolchains}
+        live = self._live()
+        self._tell_untaken(live)
         changed += builds.queue_timeouts(self.store, live)
         changed += builds.build_timeouts(self.store, self.settings.lease_ms)
         if changed:
             self.wake()
+
+    def _live(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for node in nodes.all_nodes(self.store):
+            for queue in node.queues if self._is_live(node) else ():
+                found.setdefault(queue, set()).update(node.toolchains)
+        return found
+
+    def _tell_untaken(self, live: Mapping[str, set[str]]) -> None:
+        """A build that no live node takes says so in its log, long before its queue timeout; the operator's log too."""
+        before = set(self._told)
+        for row in sweeps.tell_untaken(self.store, live, self.settings.lease_ms, self._told):
+            self.finalizer.changed(row["build_id"])
+        for queue, toolchain in set(self._told) - before:
+            log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)
 
     def report(self) -> None:
         """Deliver what the outbox holds, at least once."""

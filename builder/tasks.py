@@ -37,6 +37,12 @@ def make_celery(settings: Settings) -> Celery:
     return app
 
 
+def read_queues(app: Celery, queues: tuple[str, ...], slots: int) -> None:
+    """What a worker reads and runs at once where its command line (`-Q`, `-c`) says nothing else."""
+    named = {name: {"exchange": name, "routing_key": name} for name in queues}
+    app.conf.update(task_queues=named, worker_concurrency=slots)
+
+
 def add_run_task(app: Celery, handle: Any) -> None:
     """Register `ignite.build.run`; `handle` takes the message's body and never raises."""
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, insert, select, update
+from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
+from builder.store import logs
 from builder.store.engine import Store
 from builder.store.rows import Row, cancelled, emit, end, failure, get, inserted, locked, lost
 from builder.store.schema import builds, turns
@@ -103,8 +104,59 @@ def expire_leases(store: Store, backoff_ms: int) -> list[Row]:
     return _sweep(store, due, lost)
 
 
-def queue_timeouts(store: Store, live_toolchains: set[str]) -> list[Row]:
-    """Builds that waited too long. No live node has the toolchain: ToolchainUnavailable; else QueueTimeout."""
+Live = Mapping[str, Collection[str]]
+"""Queue → the toolchains of the live nodes that read it."""
+
+
+Lane = tuple[str, str]
+"""(queue, toolchain) as builds wait in."""
+
+
+def missing(live: Live, queue: str, toolchain: str) -> str:
+    """Why no live node takes a build of this lane; "" when one does."""
+    if queue not in live:
+        return f"no live node reads {queue}"
+    return f"no live node has {toolchain}" if toolchain and toolchain not in live[queue] else ""
+
+
+def tell_untaken(store: Store, live: Live, waited_ms: int, told: dict[Lane, tuple[int, int]]) -> list[Row]:
+    """Say in the log of each build that waits for a node there is not what is missing, once it has waited so long.
+
+    `told` holds (queued_at, number) of the last one told in each lane that nobody takes; it is changed. The caller
+    keeps it: a control process that starts anew tells again.
+    """
+    changed: list[Row] = []
+    with store.transaction() as tx:
+        now = store.now(tx)
+        lacking = {lane: why for lane in _lanes(tx) if (why := missing(live, *lane))}
+        for lane in set(told) - set(lacking):
+            del told[lane]
+        for lane, why in lacking.items():
+            at, number = told.get(lane, (0, 0))
+            later = or_(builds.c.queued_at > at, and_(builds.c.queued_at == at, builds.c.number > number))
+            query = select(builds).where(*_lane(*lane), later, builds.c.queued_at <= now - waited_ms)
+            for row in tx.execute(query.order_by(builds.c.queued_at, builds.c.number).limit(BATCH)).mappings().all():
+                logs.system(tx, now, row, f"{why}; this build waits for one")
+                told[lane] = (row["queued_at"], row["number"])
+                changed.append(row)
+    return changed
+
+
+def _lanes(tx: Connection) -> list[Lane]:
+    """The lanes of all that is queued: a few seeks, however much that is."""
+    found: list[Lane] = []
+    at = select(builds.c.queue, builds.c.toolchain).where(builds.c.status == PENDING)
+    at = at.order_by(builds.c.queue, builds.c.toolchain).limit(1)
+    row = tx.execute(at).first()
+    while row:
+        found.append((row.queue, row.toolchain))
+        same = at.where(builds.c.queue == row.queue, builds.c.toolchain > row.toolchain)
+        row = tx.execute(same).first() or tx.execute(at.where(builds.c.queue > row.queue)).first()
+    return found
+
+
+def queue_timeouts(store: Store, live: Live) -> list[Row]:
+    """Builds that waited too long. No live node takes them: ToolchainUnavailable; else QueueTimeout."""
 
     def due(now: int) -> Any:
         return and_(builds.c.status == PENDING, builds.c.attached_to == "", builds.c.queue_until <= now)
@@ -113,9 +165,8 @@ def queue_timeouts(store: Store, live_toolchains: set[str]) -> list[Row]:
         if row["cancel_requested"]:
             return cancelled(tx, now, row)
         waited = f"waited {(now - row['queued_at']) // 1000} s"
-        if row["toolchain"] and row["toolchain"] not in live_toolchains:
-            message = f"{waited}; no live node has {row['toolchain']}"
-            kept = failure("ToolchainUnavailable", message, "QUEUED")
+        if why := missing(live, row["queue"], row["toolchain"]):
+            kept = failure("ToolchainUnavailable", f"{waited}; {why}", "QUEUED")
         else:
             kept = failure("QueueTimeout", f"{waited} for a free slot", "QUEUED")
         end(tx, now, row, FAILED, kept)

@@ -1,4 +1,4 @@
-"""`ignite-builder worker`: the Celery worker with this node's queues and slots."""
+"""`ignite-builder worker`: the Celery worker; which queues and slots it has, `builder/app.py` tells it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,6 @@ def work(settings: Settings) -> int:
 
 def worker_argv(settings: Settings) -> list[str]:
     """The command line of the worker."""
-    from builder.worker.node import Node
-
-    queues = ",".join(Node(settings).queues())
-    options = ["--concurrency", str(settings.slots), "--queues", queues, "--hostname", f"{settings.node_id}@%h"]
+    options = ["--hostname", f"{settings.node_id}@%h"]
     flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
     return [sys.executable, "-m", "celery", "--app", "builder.app", "worker", *options, *flags]

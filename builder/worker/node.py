@@ -11,7 +11,9 @@ import shutil
 import sys
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import redis
 import structlog
@@ -38,6 +40,25 @@ log = structlog.get_logger("node")
 CANCEL_CHANNEL = "ignite:cancel:"
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What a Celery worker really does, whatever the settings say: the queues it reads, the builds it runs at once."""
+
+    queues: tuple[str, ...]
+    slots: int
+
+
+def reads_of(worker: Any, settings: Settings) -> Reads:
+    """From Celery's worker object, after `-Q`, `-X`, `-c` and `--autoscale` have had their say.
+
+    Before the pool is made its size may still be "auto"; then the setting stands until the worker is ready.
+    """
+    slots = getattr(worker, "max_concurrency", None) or worker.concurrency
+    return Reads(
+        queues=tuple(worker.app.amqp.queues.consume_from), slots=slots if isinstance(slots, int) else settings.slots
+    )
+
+
 class Node:
     """One node process; its children share it by fork."""
 
@@ -49,6 +70,7 @@ class Node:
         self.catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         self.known = pipelines.load(settings.pipelines)
         self.toolchains = toolchains_of(settings)
+        self._reads = Reads(queues=(), slots=settings.slots)
         self._draining_since = Value("d", 0.0)
         self._parts: NodeParts | None = None
         self._stop = threading.Event()
@@ -62,11 +84,12 @@ class Node:
         signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
 
     def queues(self) -> tuple[str, ...]:
-        """The queues this node takes."""
-        return (*self.settings.queue_list(pipelines.names(self.known)), "compile.any")
+        """The queues this node reads where `-Q` names no others."""
+        return self.settings.queue_list(pipelines.names(self.known))
 
-    def _on_init(self, **_: object) -> None:
+    def _on_init(self, sender: Any, **_: object) -> None:
         refuse_without_sandbox(self.settings)
+        self._reads = reads_of(sender, self.settings)
         api = Api(self.settings.server, self.settings.token)
         while True:
             try:
@@ -77,7 +100,8 @@ class Node:
                 time.sleep(0.5)
         api.close()
 
-    def _on_ready(self, **_: object) -> None:
+    def _on_ready(self, sender: Any, **_: object) -> None:
+        self._reads = reads_of(sender.controller, self.settings)
         threading.Thread(target=self._stay_known, daemon=True).start()
 
     def _on_shutdown(self, **_: object) -> None:
@@ -101,10 +125,10 @@ class Node:
             pb.RegisterNodeRequest(
                 protocol=owner.PROTOCOL,
                 node_id=self.settings.node_id,
-                queues=self.queues(),
+                queues=self._reads.queues,
                 toolchains=self.toolchains.available(self.catalog.toolchains()),
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
-                slots=self.settings.slots,
+                slots=self._reads.slots,
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
             ),
         )
