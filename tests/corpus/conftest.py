@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import Files, Server, tar_gz_of, zip_of
-from tests.corpus.projects import Project, fetch, projects, source
-from tests.e2e.conftest import elsewhere, kept, registry, server, start
+from tests.corpus.projects import Project, build, fetch, projects, source
+from tests.e2e.conftest import Start, kept, registry, server, start
 
-__all__ = ["elsewhere", "kept", "registry", "server", "start"]
+__all__ = ["kept", "registry", "server", "start"]
+
+
+@pytest.fixture(scope="session")
+def elsewhere(start: Start) -> Iterator[Server]:
+    """Another node: empty caches, other folders, users, umask, time zone and number of slots."""
+    with ExitStack() as stack:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("TZ", "Asia/Tokyo")
+            umask = os.umask(0o077)
+            try:
+                running = stack.enter_context(start(slots=1))
+            finally:
+                os.umask(umask)
+        yield running
 
 
 @pytest.fixture(scope="session", params=projects(), ids=lambda project: project.name)
@@ -40,4 +57,4 @@ def sent(project: Project, archive: bytes) -> bytes:
 @pytest.fixture(scope="session")
 def built(project: Project, sent: bytes, server: Server) -> pb.Build:
     """Its build; the runtime is left to detection."""
-    return server.build(project.name, sent)
+    return build(server, project, sent)

@@ -20,8 +20,12 @@ from typing import Any
 
 from uv import find_uv_bin
 
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from tests.build_fixtures import Server
+
 HERE = Path(__file__).resolve().parent
 PATIENCE_S = 300
+PATIENCE_BUILD_S = 660  # over the build timeout of ten minutes
 PIP = "pip==26.3"  # uv has no word for "give me the archive itself"
 PYTHON = ("--python-version", "3.11", "--only-binary", ":all:")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_26_x86_64", "manylinux2014_x86_64")
@@ -130,6 +134,13 @@ def source(project: Project, archive: bytes) -> dict[str, bytes]:
     theirs = {below + name.removeprefix(top): data for name, data in there.items()}
     assert not set(theirs) & set(project.ours)
     return theirs | project.ours
+
+
+def build(server: Server, project: Project, sent: bytes, no_cache: bool = False) -> pb.Build:
+    """Build it, the runtime left to detection, and expect success. A cold cache takes a busy machine minutes."""
+    done = server.wait(server.submit(project.name, sent, no_cache=no_cache), patience_s=PATIENCE_BUILD_S)
+    assert done.status == pb.BUILD_STATUS_SUCCEEDED, done.failure
+    return done
 
 
 def count_lines(project: Project, archive: bytes) -> int:

@@ -8,7 +8,7 @@ import pytest
 from builder import run
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import CALLER, Server
-from tests.corpus.projects import Project, count_lines
+from tests.corpus.projects import Project, build, count_lines
 
 pytestmark = pytest.mark.e2e
 
@@ -46,7 +46,7 @@ def test_it_answers(project: Project, built: pb.Build, server: Server) -> None:
 def test_it_builds_again_to_the_same_digest(
     project: Project, built: pb.Build, sent: bytes, server: Server, elsewhere: Server
 ) -> None:
-    again = server.build(project.name, sent, no_cache=True)
+    again = build(server, project, sent, no_cache=True)
     assert not again.from_cache_of
-    other = elsewhere.build(project.name, sent, no_cache=True)  # empty caches, another user, umask and time zone
+    other = build(elsewhere, project, sent, no_cache=True)  # empty caches, another user, umask and time zone
     assert built.image_digest == again.image_digest == other.image_digest
