@@ -18,7 +18,9 @@ from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.proto.dodil.ignite.v1.ignite_common_pb2 import VersionStatus
 
 IDLE_MS = 3_000
-"""How long `logs` without -f waits for a line that the record counts but the stream does not give."""
+"""How long `logs` without -f waits for a line that the record counts but the stream does not give …"""
+FIRST_MS = 60_000
+"""… and for the first line of a connection: a busy server is no empty log."""
 ENDED = frozenset({pb.BUILD_STATUS_SUCCEEDED, pb.BUILD_STATUS_FAILED, pb.BUILD_STATUS_CANCELLED})
 
 
@@ -195,15 +197,18 @@ def _stream(
     until = None if follow or build.status in ENDED else build.log_lines
     if until is not None and last >= until:
         return last
-    heard = ctx.now_ms()
+    heard, patience = ctx.now_ms(), FIRST_MS
     for event in entries_or_ticks(client, build.build_id, last, came):
         if isinstance(event, str):
             ctx.notice(event)
+            heard, patience = ctx.now_ms(), FIRST_MS
         elif event is None:
-            if until is not None and ctx.now_ms() - heard > IDLE_MS:
+            if until is not None and ctx.now_ms() - heard > patience:
+                goes_on = f"{ctx.prog} logs {build.build_id} --from {last + 1}"
+                ctx.notice(f"stopped after line {last} of {until}: no more came; go on: {goes_on}")
                 break
         elif not event.eof:
-            heard, last = ctx.now_ms(), event.sequence
+            heard, patience, last = ctx.now_ms(), IDLE_MS, event.sequence
             print_entry(ctx, event, build.created_at_ms, raw=raw)
             if ctx.out.closed or (until is not None and last >= until):
                 break
