@@ -1,0 +1,132 @@
+"""The probes of tests/probes/ inside a build of the service: what they say in its log is what state a build can reach.
+
+In a sandbox alone the same probes run against a host's root folders (test_sandbox_probes.py); here the root is the
+image that the build's runtime names, so what shows of a root is compared with that image.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from builder.oci.base import BaseStore
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from tests.build_fixtures import Server, tar_of
+from tests.probe_fixtures import NAMES, SCRIPT, Host, PacketCount, answers
+
+pytestmark = pytest.mark.e2e
+
+# These tell what lies in the root; they get something exactly where the image has it.
+OF_THE_IMAGE = frozenset({"homes", "host_configuration", "root_of_process_one", "system_state"})
+FOLDERS = ("/", "/root", "/home", "/etc", "/var", "/run", "/boot", "/mnt", "/srv")
+OURS = {
+    "/": {"dev", "proc", "tmp", "work", "cache", "etc"},
+    "/etc": {"passwd", "group", "hosts", "resolv.conf"},
+}
+GIVEN = ["PATH", "PWD", "LC_CTYPE", "HOME", "TMPDIR", "LANG", "TZ", "NO_COLOR", "SOURCE_DATE_EPOCH"]
+BUILD = f"""
+import json, os, runpy, sys
+folders = {{path: sorted(os.listdir(path)) for path in {FOLDERS!r} if os.path.isdir(path)}}
+print(json.dumps({{"folders": folders, "uid": os.getuid(), "environment": dict(os.environ)}}), flush=True)
+os.makedirs("/work/out", exist_ok=True)
+sys.argv = ["contained.py", "facts.json"]
+runpy.run_path("contained.py", run_name="__main__")
+open("/work/out/server.py", "w").close()
+"""
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What came of the probes: their answers, the build's own words, what the host's listeners heard."""
+
+    got: dict[str, str]
+    folders: dict[str, list[str]]
+    environment: dict[str, str]
+    uid: int
+    heard: list[str]
+    packets: int
+    counted_own: int
+
+
+@pytest.fixture(scope="module")
+def probed(scripts: Server) -> Iterator[Probed]:
+    with ExitStack() as stack:
+        host = Host(stack)
+        os.environ["IGNITE_TEST_SECRET"] = host.secret
+        stack.callback(os.environ.pop, "IGNITE_TEST_SECRET")
+        node = Path(scripts.embedded.settings.node_dir)
+        other = node / "work" / "another"  # no name of a claim: the node would remove it
+        other.mkdir(parents=True)
+        stack.callback(other.rmdir)
+        (other / "secret").write_text(host.secret)
+        stack.callback((other / "secret").unlink)
+        facts = host.facts | {"work": f"{node}/", "given": GIVEN, "other_file": str(other / "secret")}
+        source = tar_of({"build.py": BUILD, "contained.py": SCRIPT.read_text(), "facts.json": json.dumps(facts)})
+        count = PacketCount(host.ports())
+        try:
+            done = scripts.wait(scripts.submit("probes", source, no_cache=True))
+            heard, packets = host.heard(), count.packets
+            host_sends_one(host)
+            until = time.monotonic() + 5
+            while count.packets == packets and time.monotonic() < until:
+                time.sleep(0.05)
+        finally:
+            count.stop()
+        assert done.status == pb.BUILD_STATUS_SUCCEEDED, done.failure
+        lines = [entry.line for entry in scripts.log(done.build_id).entries if entry.line.startswith("{")]
+        first = json.loads(lines[0])
+        yield Probed(
+            got=answers(lines[1:]),
+            folders=first["folders"],
+            environment=first["environment"],
+            uid=first["uid"],
+            heard=heard,
+            packets=packets,
+            counted_own=count.packets - packets,
+        )
+    scripts.assert_nothing_left()
+
+
+def host_sends_one(host: Host) -> None:
+    """The control: a packet of the host's own must be counted."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
+        one.sendto(b"x", ("127.0.0.1", host.facts["udp_port"]))
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - OF_THE_IMAGE))
+def test_a_build_step_gets_nothing(name: str, probed: Probed) -> None:
+    assert probed.got[name] == ""
+
+
+def test_every_probe_ran(probed: Probed) -> None:
+    assert set(probed.got) == set(NAMES)
+
+
+def test_no_listener_heard_and_no_packet_came(probed: Probed) -> None:
+    assert probed.heard == []
+    assert probed.packets == 0
+    assert probed.counted_own >= 1, "the count itself must count"
+
+
+def test_the_root_shows_the_image_and_nothing_of_the_host(probed: Probed, scripts: Server) -> None:
+    rootfs = BaseStore(Path(scripts.embedded.settings.node_dir) / "bases").rootfs("python-3.11")
+    for path, names in probed.folders.items():
+        image = rootfs / path.lstrip("/")
+        shown = set(os.listdir(image)) if image.is_dir() else set()
+        assert set(names) <= shown | OURS.get(path, set()), path
+
+
+def test_the_environment_is_the_steps_own_and_the_user_is_not_root(probed: Probed, scripts: Server) -> None:
+    assert set(probed.environment) <= set(GIVEN)
+    assert "IGNITE" not in json.dumps(probed.environment)
+    settings = scripts.embedded.settings
+    if os.geteuid() == 0:
+        assert settings.build_uid <= probed.uid < settings.build_uid + settings.slots
