@@ -72,6 +72,7 @@ REASONS: dict[str, Reason] = {
         ),
         _client("SourceEmpty", "Send at least one file."),
         _client("SourceNotFound", "Upload the source first, then name its sha256 or contextId.", "NOT_FOUND", 404),
+        _client("BuildArgUnknown", "Leave the argument out, or take one of those the message lists."),
         _client(
             "RepositoryForbidden",
             "Name a repository below your organization's prefix.",

@@ -16,6 +16,7 @@ from builder.plan import Choice, Detection, Diagnosis, LayerSource, Output, Plan
 from builder.source.tree import Tree
 
 NAME = "script"
+BUILD_ARGS = ("GREETING",)
 PYTHON = "/usr/bin/python3.11"
 
 
@@ -39,7 +40,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         detection=detection,
         toolchain=row,
         choices=(Choice(name="runtime", value=NAME, why=detection.because),),
-        steps=(Step(name="script", argv=(PYTHON, "-B", "build.py")),),
+        steps=(Step(name="script", argv=(PYTHON, "-B", "build.py"), env=tuple(sorted(request.build_args.items()))),),
         output=Output(layers=(layer,), entrypoint=(PYTHON, "-B", "/app/server.py"), workdir="/app"),
     )
 

@@ -51,8 +51,14 @@ def plan(
     catalog: Catalog,
     known: tuple[ModuleType, ...] = PIPELINES,
 ) -> Plan:
-    """What would run for a detected source."""
-    made: Plan = _named(detection.runtime, known).plan(tree, detection, request, catalog)
+    """What would run for a detected source. Raises `BuildError` BuildArgUnknown and what the pipeline raises."""
+    module = _named(detection.runtime, known)
+    takes: tuple[str, ...] = getattr(module, "BUILD_ARGS", ())
+    if unknown := sorted(set(request.build_args) - set(takes)):
+        has = f"it takes {', '.join(takes)}" if takes else "it takes none"
+        message = f'{module.NAME} has no build argument "{unknown[0][:80]}"; {has}'
+        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
+    made: Plan = module.plan(tree, detection, request, catalog)
     return made
 
 

@@ -23,7 +23,7 @@ class PlanRequest:
 
 
 class Pipeline(Protocol):
-    """A runtime's module."""
+    """A runtime's module. It may have `BUILD_ARGS`: the build arguments its plans read; any other is refused."""
 
     NAME: str
 

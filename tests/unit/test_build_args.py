@@ -1,0 +1,47 @@
+"""A build argument reaches the plan of a pipeline that reads it, or is refused: none is dropped in silence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder import pipelines
+from builder.data import runtimes_dir
+from builder.errors import REASONS, BuildError, ErrorClass
+from builder.pipelines import catalog
+from builder.pipelines.base import PlanRequest
+from builder.plan import Plan
+from builder.source.tree import DictTree
+from tests import pipeline_script
+
+SOURCES = {"go": {"main.go": "package main\n\nfunc main() {}\n"}, "python": {"handler.py": ""}}
+
+
+def planned(runtime: str, files: dict[str, str], **arguments: str) -> Plan:
+    own = runtime == pipeline_script.NAME
+    known = (pipeline_script,) if own else pipelines.PIPELINES
+    rows = catalog.read((Path(__file__).parents[1] / "data" if own else runtimes_dir()) / "catalog.toml")
+    tree = DictTree(files)
+    request = PlanRequest(runtime=runtime, build_args=arguments)
+    return pipelines.plan(pipelines.detect(tree, runtime, known), tree, request, rows, known)
+
+
+def test_the_sources_here_cover_every_runtime() -> None:
+    assert set(SOURCES) == set(pipelines.names())
+
+
+@pytest.mark.parametrize("runtime", SOURCES)
+def test_an_argument_that_a_runtime_does_not_read_is_refused_by_name_only(runtime: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        planned(runtime, SOURCES[runtime], DEBUG="a-secret")
+    assert (caught.value.reason, caught.value.where) == ("BuildArgUnknown", "buildArgs.DEBUG")
+    assert caught.value.message == f'{runtime} has no build argument "DEBUG"; it takes none'
+    assert REASONS["BuildArgUnknown"].error_class is ErrorClass.CLIENT
+
+
+def test_a_known_argument_reaches_the_step_and_the_message_lists_it() -> None:
+    made = planned("script", {"build.py": ""}, GREETING="hello")
+    assert made.steps[0].env == (("GREETING", "hello"),)
+    with pytest.raises(BuildError, match='script has no build argument "GREETNG"; it takes GREETING'):
+        planned("script", {"build.py": ""}, GREETING="hello", GREETNG="hello")
