@@ -6,10 +6,11 @@ image that the build's runtime names, so what shows of a root is compared with t
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
-import time
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import pytest
 
 from builder.oci.base import BaseStore
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from tests.build_fixtures import Server, tar_of
+from tests.build_fixtures import Server, tar_of, until
 from tests.probe_fixtures import NAMES, SCRIPT, Host, PacketCount, answers
 
 pytestmark = pytest.mark.e2e
@@ -32,10 +33,22 @@ OURS = {
     "/etc": {"passwd", "group", "hosts", "resolv.conf"},
 }
 GIVEN = ["PATH", "PWD", "LC_CTYPE", "HOME", "TMPDIR", "LANG", "TZ", "NO_COLOR", "SOURCE_DATE_EPOCH"]
+ELSEWHERE = "198.51.100.2"  # RFC 5737: nobody's
 BUILD = f"""
-import json, os, runpy, sys
+import json, os, runpy, socket, sys
+def told(kind):
+    with socket.socket(socket.AF_INET, kind) as one:
+        one.settimeout(0.5)
+        try:
+            one.connect(({ELSEWHERE!r}, 9))
+            one.send(b"x")
+        except OSError as error:
+            return error.errno
+        return 0
+elsewhere = [told(socket.SOCK_STREAM), told(socket.SOCK_DGRAM)]
 folders = {{path: sorted(os.listdir(path)) for path in {FOLDERS!r} if os.path.isdir(path)}}
-print(json.dumps({{"folders": folders, "uid": os.getuid(), "environment": dict(os.environ)}}), flush=True)
+said = {{"folders": folders, "elsewhere": elsewhere, "uid": os.getuid(), "environment": dict(os.environ)}}
+print(json.dumps(said), flush=True)
 os.makedirs("/work/out", exist_ok=True)
 sys.argv = ["contained.py", "facts.json"]
 runpy.run_path("contained.py", run_name="__main__")
@@ -54,10 +67,49 @@ class Probed:
     heard: list[str]
     packets: int
     counted_own: int
+    elsewhere: list[int]
+    arrived: int
+    arrived_own: int
+
+
+class Elsewhere:
+    """A network namespace beside the host's, one cable between them: what arrives there is counted by its end."""
+
+    def __init__(self, stack: ExitStack) -> None:
+        self._process = stack.enter_context(subprocess.Popen(["/usr/bin/unshare", "-n", "/bin/sleep", "600"]))
+        stack.callback(self._process.kill)
+        pid, here = self._process.pid, f"ig{os.getpid() % 1_000_000}"
+        assert until(lambda: os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"), 5)
+        ip = ("/usr/sbin/ip",)
+        there = ("/usr/bin/nsenter", "-n", "-t", str(pid), *ip)
+        self._run(*ip, "link", "add", here, "type", "veth", "peer", "name", "peer", "netns", str(pid))
+        for side, device, address in ((ip, here, "198.51.100.1/30"), (there, "peer", f"{ELSEWHERE}/30")):
+            self._run(*side, "link", "set", device, "addrgenmode", "none")
+            self._run(*side, "address", "add", address, "dev", device)
+            self._run(*side, "link", "set", device, "up")
+
+    @staticmethod
+    def _run(*argv: str) -> None:
+        subprocess.run(argv, check=True)
+
+    def arrived(self) -> int:
+        """Packets that came over the cable."""
+        lines = Path(f"/proc/{self._process.pid}/net/dev").read_text().splitlines()
+        return next(int(line.split(":")[1].split()[1]) for line in lines if line.strip().startswith("peer:"))
 
 
 @pytest.fixture(scope="module")
-def probed(scripts: Server) -> Iterator[Probed]:
+def beside() -> Iterator[Elsewhere | None]:
+    """None where namespaces cannot be wired: no root, or no iproute2."""
+    if os.geteuid() != 0 or not Path("/usr/sbin/ip").exists():
+        yield None
+        return
+    with ExitStack() as stack:
+        yield Elsewhere(stack)
+
+
+@pytest.fixture(scope="module")
+def probed(scripts: Server, beside: Elsewhere | None) -> Iterator[Probed]:
     with ExitStack() as stack:
         host = Host(stack)
         os.environ["IGNITE_TEST_SECRET"] = host.secret
@@ -71,13 +123,15 @@ def probed(scripts: Server) -> Iterator[Probed]:
         facts = host.facts | {"work": f"{node}/", "given": GIVEN, "other_file": str(other / "secret")}
         source = tar_of({"build.py": BUILD, "contained.py": SCRIPT.read_text(), "facts.json": json.dumps(facts)})
         count = PacketCount(host.ports())
+        before = beside.arrived() if beside else 0
         try:
             done = scripts.wait(scripts.submit("probes", source, no_cache=True))
             heard, packets = host.heard(), count.packets
-            host_sends_one(host)
-            until = time.monotonic() + 5
-            while count.packets == packets and time.monotonic() < until:
-                time.sleep(0.05)
+            arrived = beside.arrived() - before if beside else 0
+            host_sends_one("127.0.0.1", host.facts["udp_port"])
+            if beside:
+                host_sends_one(ELSEWHERE, 9)
+            assert until(lambda: count.packets > packets, 5), "the count itself must count"
         finally:
             count.stop()
         assert done.status == pb.BUILD_STATUS_SUCCEEDED, done.failure
@@ -91,14 +145,17 @@ def probed(scripts: Server) -> Iterator[Probed]:
             heard=heard,
             packets=packets,
             counted_own=count.packets - packets,
+            elsewhere=first["elsewhere"],
+            arrived=arrived,
+            arrived_own=beside.arrived() - before - arrived if beside else 0,
         )
     scripts.assert_nothing_left()
 
 
-def host_sends_one(host: Host) -> None:
+def host_sends_one(address: str, port: int) -> None:
     """The control: a packet of the host's own must be counted."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.sendto(b"x", ("127.0.0.1", host.facts["udp_port"]))
+        one.sendto(b"x", (address, port))
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - OF_THE_IMAGE))
@@ -114,6 +171,14 @@ def test_no_listener_heard_and_no_packet_came(probed: Probed) -> None:
     assert probed.heard == []
     assert probed.packets == 0
     assert probed.counted_own >= 1, "the count itself must count"
+
+
+def test_no_packet_came_to_another_network(probed: Probed, beside: Elsewhere | None) -> None:
+    assert probed.elsewhere == [errno.ENETUNREACH] * 2
+    if beside is None:
+        pytest.skip("no root or no iproute2: nothing beside the host to count at")
+    assert probed.arrived == 0
+    assert probed.arrived_own >= 1, "the count itself must count"
 
 
 def test_the_root_shows_the_image_and_nothing_of_the_host(probed: Probed, scripts: Server) -> None:
