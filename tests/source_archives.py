@@ -551,7 +551,7 @@ def _others() -> list[Hostile]:
         other("a gzip of text", gz(b"hello " * 200), "a gzip of text"),
         other("a gzip of a picture", gz(png + bytes(600)), "a gzip of a PNG image"),
         other("a gzip of a gzip", gz(gz(tar(OK))), "a gzip of a gzip"),
-        other("a gzip of a zip", gz(zipped(OK_ZIP)), "a gzip of a"),
+        other("a gzip of a zip", gz(zipped(OK_ZIP)), "a gzip of a Z"),
         other("a gzip of nothing", gz(b""), "an empty gzip"),
         other("xz", b"\xfd7zXZ\0\0\4" + bytes(40), "XZ compressed data"),
         other("7z", b"7z\xbc\xaf'\x1c\0\4" + bytes(40), "a 7-zip archive"),

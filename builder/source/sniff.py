@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import re
 import zlib
+from contextlib import suppress
 
 from builder.source.entry import shown
 
@@ -24,7 +25,7 @@ HEAD_BYTES = 4096
 BLOCK = 512
 
 _GZIP = b"\x1f\x8b"
-# Enough to say what it is where libmagic is missing.
+# Enough to say what it is where libmagic is missing or has no name for it.
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -64,15 +65,14 @@ def describe(head: bytes) -> str:
     if head.startswith(_GZIP):
         inner, _ = _inflate_head(head)
         return f"a gzip of {'text' if sniff(inner) is Kind.TEXT else describe(inner)}" if inner else "an empty gzip"
-    try:
+    name = ""
+    # Not installed, without its database, or unhappy with hostile bytes: a name is never worth a crash.
+    with suppress(Exception):
         import magic
 
-        name = str(magic.from_buffer(head[:HEAD_BYTES]))
-    except (
-        Exception
-    ):  # not installed, without its database, or unhappy with hostile bytes: a name is never worth a crash
-        return next((words for start, words in _SIGNATURES if head.startswith(start)), _UNNAMED)
-    return _words(name)
+        name = _words(str(magic.from_buffer(head[:HEAD_BYTES])))
+    # Releases of libmagic differ in what they know: 5.46 calls a small ZIP "data".
+    return name or next((words for start, words in _SIGNATURES if head.startswith(start)), _UNNAMED)
 
 
 def is_tar(block: bytes) -> bool:
@@ -122,10 +122,10 @@ def _is_utf8(head: bytes) -> bool:
 
 
 def _words(name: str) -> str:
-    """libmagic's name as part of a sentence."""
+    """libmagic's name as part of a sentence; empty when it has none."""
     name = shown(re.sub(r"\s*\(.*", "", name.partition(",")[0])).strip()
     if name in ("", "data"):
-        return _UNNAMED
+        return ""
     if name.endswith("compressed data") or name.startswith("Unicode text"):
         return name
     name = name.removesuffix(" data")
