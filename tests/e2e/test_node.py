@@ -1,0 +1,190 @@
+"""A build node as an operator starts it with plain Celery: what it reads, what it says of itself, how it drains."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+
+from builder import config, embedded
+from builder.api.client import Api
+from builder.embedded import end
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.store import nodes
+from tests.build_fixtures import GO_MAIN, PYTHON_HANDLER, Server, processes_of, until
+from tests.crash_fixtures import handler
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILD_UID = 62_050  # the first of the fixture `server`, whose caches these are
+LEASE_MS = 3000
+START_S = 60.0
+
+
+@dataclass
+class Control:
+    """The control side alone; `worker` starts plain Celery against it."""
+
+    server: Server
+    folder: Path
+    worker_token: str
+
+    @contextmanager
+    def worker(self, *options: str, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+        """`celery -A builder.app worker` with Redis, the API's URL, the token and its own folder, id and users."""
+        settings = {
+            "SERVER": self.server.embedded.url,
+            "TOKEN": self.worker_token,
+            "REDIS_URL": self.server.embedded.control.settings.redis_url,
+            "NODE_DIR": str(self.node_dir),
+            "NODE_ID": "plain",
+            "BUILD_UID": str(BUILD_UID),
+            **more,
+        }
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(config.PREFIX)}
+        environ |= {config.PREFIX + name: value for name, value in settings.items()} | {"HOME": str(self.folder)}
+        argv = [sys.executable, "-m", "celery", "-A", "builder.app", "worker", *options]
+        with (self.folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                argv, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        started = time.monotonic()
+
+        def known() -> bool:
+            return bool(self.node().queues) and self.node().seen_ms_ago / 1000 < time.monotonic() - started
+
+        try:
+            assert until(lambda: process.poll() is not None or known(), START_S), self.log
+            assert process.poll() is None, self.log
+            yield process
+        finally:
+            end(process, 90)
+
+    @property
+    def node_dir(self) -> Path:
+        return self.folder / "node"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "worker.log").read_text(errors="replace")[-3000:]
+
+    def node(self) -> nodes.Node:
+        """The node as the control side knows it."""
+        found = nodes.all_nodes(self.server.embedded.control.store)
+        unknown = nodes.Node(
+            node_id="", queues=frozenset(), toolchains=frozenset(), slots=0, drain=False, seen_ms_ago=0, running=0
+        )
+        return next((node for node in found if node.node_id == "plain"), unknown)
+
+    def queued(self, name: str) -> int:
+        """Hints in the Redis list of a queue."""
+        with redis.Redis.from_url(self.server.embedded.control.settings.redis_url) as client:
+            return int(client.llen(name))  # type: ignore[arg-type]
+
+    def assert_nothing_left(self) -> None:
+        assert not processes_of(range(BUILD_UID, BUILD_UID + 8))
+        left = [str(path) for name in ("work", "spool") for path in (self.node_dir / name).glob("*")]
+        assert not left, left
+
+
+Start = Callable[[], AbstractContextManager[Control]]
+
+
+@pytest.fixture(scope="module")
+def control(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Control]:
+    """Redis and API, without a worker; package caches and build users are those of the fixture `server`."""
+    folder = Path(tempfile.mkdtemp(prefix="ignite-builder-plain-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    (folder / "node").mkdir()
+    for name in ("bases", "toolchains", "caches"):
+        (folder / "node" / name).symlink_to(kept / name)
+    settings = config.load(
+        {
+            "data_dir": str(tmp_path_factory.mktemp("data")),
+            "node_dir": str(folder / "node"),
+            "registry": registry,
+            "lease_ms": LEASE_MS,
+            "tick_ms": 100,
+        }
+    ).settings
+    try:
+        with embedded.start(settings, worker=False) as running:
+            api = Api(running.url, running.token)
+            tokens = running.control.settings.tokens
+            [worker_token] = [one.token for one in tokens if "worker" in one.scopes]
+            yield Control(Server(running, api), folder, worker_token)
+            api.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def go_here(control: Control) -> str:
+    """Go in the version of this machine."""
+    version = embedded.versions_here(control.server.embedded.settings).get("go")
+    return f"go@{version}" if version else "go"
+
+
+def test_a_worker_is_counted_for_what_it_reads_and_runs(control: Control) -> None:
+    server = control.server
+    with control.worker("-Q", "compile.go", "-c", "1"):
+        assert (control.node().queues, control.node().slots) == ({"compile.go"}, 1)
+        waits = server.submit("waits", PYTHON_HANDLER, "python")
+        unnamed = server.submit("unnamed", PYTHON_HANDLER + "# unnamed\n")
+        built = server.build("plain-go", GO_MAIN, go_here(control))
+        assert built.attempt == 1
+        assert until(lambda: "no live node reads compile.any" in all_said(control, unnamed), 3 * LEASE_MS / 1000)
+        for build, queue in ((waits, "compile.python"), (unnamed, "compile.any")):
+            assert server.get(build.build_id).status == pb.BUILD_STATUS_PENDING
+            assert control.queued(queue) == 0
+            server.api.call("CancelBuild", pb.CancelBuildRequest(build_id=build.build_id))
+
+
+def all_said(control: Control, build: pb.Build) -> str:
+    """The log so far of a build that has not ended."""
+    from builder.store import logs
+
+    return "\n".join(line["l"] for line in logs.read(control.server.embedded.control.store, build.build_id, 0))
+
+
+def test_without_options_it_reads_every_queue_with_the_slots_of_the_settings(control: Control) -> None:
+    with control.worker(SLOTS="3"):
+        assert control.node().queues == {"compile.go", "compile.python", "compile.any"}
+        assert control.node().slots == 3
+
+
+def test_term_lets_a_build_end_and_leaves_nothing(control: Control) -> None:
+    server = control.server
+    with control.worker("-Q", "compile.python") as process:
+        build = server.submit("ends", handler("ends", 60_000), "python")
+        assert until(lambda: processes_of(range(BUILD_UID, BUILD_UID + 8)), 30), control.log
+        process.terminate()
+        assert process.wait(90) == 0, control.log
+        done = server.wait(build)
+        assert (done.status, done.attempt) == (pb.BUILD_STATUS_SUCCEEDED, 1)
+        control.assert_nothing_left()
+
+
+def test_a_build_that_outlasts_the_drain_goes_back_and_costs_no_retry(control: Control) -> None:
+    server = control.server
+    with control.worker("-Q", "compile.python", DRAIN_MS="0") as process:
+        build = server.submit("back", handler("back", 60_000), "python")
+        assert until(lambda: processes_of(range(BUILD_UID, BUILD_UID + 8)), 30), control.log
+        process.terminate()
+        assert process.wait(30) == 0, control.log
+        assert server.get(build.build_id).status == pb.BUILD_STATUS_PENDING
+        control.assert_nothing_left()
+    time.sleep(0.5)
+    with control.worker("-Q", "compile.python"):
+        done = server.wait(build)
+        assert (done.status, done.attempt, done.retries) == (pb.BUILD_STATUS_SUCCEEDED, 2, 0)
