@@ -7,6 +7,7 @@ Everything that raises here names host, request and status, never a credential, 
 from __future__ import annotations
 
 import base64
+import functools
 import ipaddress
 import re
 import ssl
@@ -247,9 +248,14 @@ class Transport:
 
 def new_client(*, ca_bundle: str = "", proxy: str = "", timeout_s: float = 60.0) -> httpx.Client:
     """A client that reads no environment variable of its own. `ca_bundle`: a file; empty: the system's."""
-    context = ssl.create_default_context(cafile=ca_bundle or None)
     limits = httpx.Timeout(timeout_s, connect=10.0)
-    return httpx.Client(verify=context, proxy=proxy or None, trust_env=False, timeout=limits)
+    return httpx.Client(verify=_tls(ca_bundle), proxy=proxy or None, trust_env=False, timeout=limits)
+
+
+@functools.cache
+def _tls(ca_bundle: str) -> ssl.SSLContext:
+    """One context for each process: loading a bundle takes 20 ms and more, a push of what is there no longer."""
+    return ssl.create_default_context(cafile=ca_bundle or None)
 
 
 def is_loopback(host: str) -> bool:

@@ -129,7 +129,8 @@ class Ownership:
             if not lines:
                 if self.done.is_set():
                     return
-                time.sleep(BATCH_WAIT_S)
+                if self.spool.closed:  # `batch` no longer waits
+                    self.done.wait(BATCH_WAIT_S)
                 continue
             try:
                 answer = send_lines(self.api, self.build_id, self.claim, lines)
@@ -196,9 +197,9 @@ def own_build(build_id: str, node: Node) -> str:
         draining=node.draining,
         listen=node.listen,
     )
-    threads = [threading.Thread(target=_guarded, args=(held, work), daemon=True) for work in (held.beat, held.send)]
-    for thread in threads:
-        thread.start()
+    beat, send = (threading.Thread(target=_guarded, args=(held, work), daemon=True) for work in (held.beat, held.send))
+    beat.start()
+    send.start()
     try:
         outcome = node.run(granted, held)
         return _finish(held, outcome)
@@ -207,8 +208,7 @@ def own_build(build_id: str, node: Node) -> str:
         raise
     finally:
         held.done.set()
-        for thread in threads:
-            thread.join()
+        send.join()  # `beat` may still listen for a moment; it says nothing any more, and the slot is free now
         spool.close()
         spool.remove()
 

@@ -51,6 +51,11 @@ class Spool:
         """How many lines this claim has numbered so far."""
         return self._count
 
+    @property
+    def closed(self) -> bool:
+        """Whether no line will come any more."""
+        return self._closed
+
     def add(self, phase: str, stream: str, text: str) -> None:
         """Number, write and queue one line. Beyond the cap only the last lines (a tenth of it) are held for the end."""
         with self._changed:
