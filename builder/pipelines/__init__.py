@@ -70,6 +70,13 @@ def diagnose(
     return found
 
 
+def resolved(runtime: str, tree: Tree, known: tuple[ModuleType, ...] = PIPELINES) -> tuple[tuple[str, str], ...]:
+    """(package URL, "algorithm:hex") of what the resolver took, read after the steps; many pipelines tell none."""
+    module = _named(runtime, known)
+    found: tuple[tuple[str, str], ...] = module.resolved(tree) if hasattr(module, "resolved") else ()
+    return found
+
+
 def single_file_name(runtime: str | None, source: bytes, known: tuple[ModuleType, ...] = PIPELINES) -> str:
     """The name a single file gets; without a runtime, by what it looks like."""
     if runtime:

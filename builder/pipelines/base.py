@@ -23,7 +23,11 @@ class PlanRequest:
 
 
 class Pipeline(Protocol):
-    """A runtime's module. It may have `BUILD_ARGS`: the build arguments its plans read; any other is refused."""
+    """A runtime's module.
+
+    It may have `BUILD_ARGS`: the build arguments its plans read; any other is refused. And `resolved(tree)`: after the
+    steps, (package URL, "algorithm:hex") of each package the resolver took and pinned, for the provenance.
+    """
 
     NAME: str
 

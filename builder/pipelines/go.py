@@ -6,6 +6,7 @@ overlay); the source as it was sent stays as it is.
 
 from __future__ import annotations
 
+import base64
 import json
 import posixpath
 import re
@@ -24,6 +25,7 @@ SDK = "/opt/ignite/sdk/go"
 SDK_FILES = ("ignite.go",)
 GO = "/opt/ignite/toolchain/go/bin/go"
 OVERLAY = ".ignite-overlay.json"
+SUM_LIMIT = 4 * 1024 * 1024
 ENV = (
     ("CGO_ENABLED", "0"),
     ("GOCACHE", "/cache/go-build"),
@@ -91,6 +93,19 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         warnings=tuple(warnings),
         materials=("go.mod", "go.sum"),
     )
+
+
+def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
+    """The modules go.sum pins; `go` verified each against it. Their "h1:" is the attestations' `dirHash`, in hex."""
+    if tree.has("vendor/modules.txt") or not tree.has("go.sum"):
+        return ()
+    found = []
+    for line in tree.read_text("go.sum", SUM_LIMIT).splitlines():
+        words = line.split()
+        if len(words) == 3 and not words[1].endswith("/go.mod") and re.fullmatch(r"h1:[A-Za-z0-9+/]{43}=", words[2]):
+            digest = base64.b64decode(words[2].removeprefix("h1:")).hex()
+            found.append((f"pkg:golang/{words[0]}@{words[1]}", f"dirHash:{digest}"))
+    return tuple(sorted(set(found)))
 
 
 def _entry(packages: Mapping[str, list[GoFile]]) -> tuple[str, str]:

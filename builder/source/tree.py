@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterator, Mapping
@@ -98,6 +99,11 @@ class DirTree:
             raise FileNotFoundError(path)
         with open(os.path.realpath(self._root / path), "rb") as file:
             return _decode(path, file.read(limit + 1), limit)
+
+    def sha256(self, path: str) -> str:
+        """The digest of a file that `has` knows, "sha256:<hex>", whatever its size."""
+        with open(os.path.realpath(self._root / path), "rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
     def glob(self, pattern: str) -> tuple[str, ...]:
         return match(self.files(), pattern)

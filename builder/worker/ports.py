@@ -38,6 +38,7 @@ from builder.worker.spool import is_owned, spool_path
 from builder.worker.toolchains import Provided, Toolchains
 
 TAIL_LINES = 400
+RESOLVED_MAX = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,10 @@ class BuildEffects:
     held: Ownership
     work: Path
     provided: Provided | None = None
+    sent: tuple[tuple[str, str], ...] = ()
+    """The plan's material files as they were sent, with their digests."""
+    resolved: tuple[tuple[str, str], ...] = ()
+    """What the resolver took from the package index."""
     now: Callable[[], float] = time.monotonic
     deadline: float = 0.0
     """When the time of this attempt is over, ms of `now`."""
@@ -143,8 +148,10 @@ class BuildEffects:
         return self.provided.digests
 
     def prepare(self, plan: Plan) -> None:
-        """Write the plan's files and make the folders of the work."""
+        """Write the plan's files and make the folders of the work; what was sent is hashed before either changes it."""
         root = working_copy(self.work)
+        sent = DirTree(root)
+        self.sent = tuple((path, sent.sha256(path)) for path in plan.materials if sent.has(path))
         for file in plan.files:
             path = root / file.path
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -239,6 +246,7 @@ class BuildEffects:
     def package(self, claim: Claim, plan: Plan) -> object:
         """Layers of the output over the base, as one image."""
         base = self.node.bases.get(plan.toolchain.base)
+        self.resolved = self._resolved(plan)
         layers: list[Layer] = []
         left = self.node.settings.artifact_bytes
         for index, source in enumerate(plan.output.layers):
@@ -249,6 +257,13 @@ class BuildEffects:
             entrypoint=output.entrypoint, env=output.env, workdir=output.workdir, user=output.user, labels=()
         )
         return build_image(base, tuple(layers), config)
+
+    def _resolved(self, plan: Plan) -> tuple[tuple[str, str], ...]:
+        found = pipelines.resolved(plan.detection.runtime, DirTree(working_copy(self.work)), self.node.known)
+        if len(found) > RESOLVED_MAX:
+            self.held.said(f"warning: {len(found)} packages were resolved; the provenance names only the lock file")
+            return ()
+        return found
 
     def _layer(self, index: int, source: LayerSource, limit: int) -> Layer:
         """One layer; what lies below the work folder may be hostile and is walked without following a link."""
@@ -282,7 +297,7 @@ class BuildEffects:
             reference=pushed.reference,
             size_bytes=pushed.size_bytes,
             summary=summary,
-            materials=tuple(sorted(self.provided.digests.items())),
+            materials=(*sorted(self.provided.digests.items()), *self.sent, *self.resolved),
         )
 
 

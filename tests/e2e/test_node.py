@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -21,7 +22,7 @@ from builder.api.client import Api
 from builder.embedded import end
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import nodes
-from tests.build_fixtures import GO_MAIN, PYTHON_HANDLER, Server, processes_of, until
+from tests.build_fixtures import GO_MAIN, PYTHON_HANDLER, Server, fetch_json, processes_of, until, zip_of
 from tests.crash_fixtures import handler
 
 pytestmark = pytest.mark.e2e
@@ -188,3 +189,64 @@ def test_a_build_that_outlasts_the_drain_goes_back_and_costs_no_retry(control: C
     with control.worker("-Q", "compile.python"):
         done = server.wait(build)
         assert (done.status, done.attempt, done.retries) == (pb.BUILD_STATUS_SUCCEEDED, 2, 0)
+
+
+GO_UUID = """\
+package main
+
+import (
+	"ignite"
+
+	"github.com/google/uuid"
+)
+
+func main() {
+	ignite.Start(func(payload []byte, ctx *ignite.Context) ([]byte, error) {
+		return []byte(uuid.NewSHA1(uuid.NameSpaceDNS, payload).String()), nil
+	})
+}
+"""
+GO_MOD = "module example.com/app\n\ngo 1.24\n\nrequire github.com/google/uuid v1.6.0\n"
+GO_SUM = """\
+github.com/google/uuid v1.6.0 h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0=
+github.com/google/uuid v1.6.0/go.mod h1:TIyPZe4MgqvfeYDBFedMoGGpEw/LqOeaOT+nhxU+yHo=
+"""
+UUID_DIR_HASH = "348bda24330eb231c0f27d630212d2833ac0cf2d4782bfa136b6f9edefbde05d"  # the "h1:" above, in hex
+IDNA = "import idna\n\ndef handler(payload, ctx):\n    return idna.encode(payload.decode())\n"
+
+
+def test_the_statement_names_source_base_toolchain_locks_and_modules(control: Control, registry: str) -> None:
+    server = control.server
+    files = {"main.go": GO_UUID, "go.mod": GO_MOD, "go.sum": GO_SUM}
+    python = {"handler.py": IDNA, "requirements.txt": "-r more.txt\n", "more.txt": "idna==3.10\n"}
+    with control.worker("-Q", "compile.go,compile.python"):
+        go = server.build("stated-go", zip_of(files), go_here(control))
+        py = server.build("stated-python", zip_of(python), "python")
+    named = dependencies(registry, go)
+    assert set(named) == {
+        "source", "canonical source tree", "base", "go", "sdk sdk", "go.mod", "go.sum",
+        "pkg:golang/github.com/google/uuid@v1.6.0",
+    }  # fmt: skip
+    assert named["source"] == {"sha256": go.source_sha256.removeprefix("sha256:")}
+    for name in ("go.mod", "go.sum"):  # as they were sent: the build itself works with a go.mod that knows the SDK
+        assert named[name] == {"sha256": hashlib.sha256(files[name].encode()).hexdigest()}
+    assert named["pkg:golang/github.com/google/uuid@v1.6.0"] == {"dirHash": UUID_DIR_HASH}
+    named = dependencies(registry, py)
+    assert set(named) == {"source", "canonical source tree", "base", "uv", "sdk .", "requirements.txt", "more.txt"}
+    for name in ("requirements.txt", "more.txt"):
+        assert named[name] == {"sha256": hashlib.sha256(python[name].encode()).hexdigest()}
+
+
+def dependencies(registry: str, build: pb.Build) -> dict[str, dict[str, str]]:
+    """The resolvedDependencies of the statement that is attached to a build's artifact, by name."""
+    manifests = f"{build.repository}/manifests"
+    listed = f"{manifests}/{build.image_digest.replace(':', '-')}"
+    index, _ = fetch_json(registry, listed, "application/vnd.oci.image.index.v1+json")
+    (referrer,) = index["manifests"]
+    attached, _ = fetch_json(
+        registry, f"{manifests}/{referrer['digest']}", "application/vnd.oci.image.manifest.v1+json"
+    )
+    statement, _ = fetch_json(registry, f"{build.repository}/blobs/{attached['layers'][0]['digest']}")
+    found = statement["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert len({part["name"] for part in found}) == len(found)
+    return {part["name"]: part["digest"] for part in found}
