@@ -15,6 +15,7 @@ from builder.sandbox.lines import LineSplitter
 from builder.sandbox.shapes import OnLine, Stream
 
 POLL_S = 0.05
+FIRST_PAUSE_S = 0.0002
 READ = 64 * 1024
 LINGER_S = 2.0
 UNKILLABLE = 128 + signal.SIGKILL
@@ -65,7 +66,8 @@ class Supervision:
             for stream, pipe in self.pipes.items():
                 os.set_blocking(pipe.fileno(), False)
                 ready.register(pipe, selectors.EVENT_READ, stream)
-            next_check = 0.0
+            next_check = time.monotonic() + POLL_S  # the first look at all processes is not free; a short step has none
+            pause = FIRST_PAUSE_S
             while True:
                 if ready.get_map():
                     for key, _ in ready.select(POLL_S):
@@ -84,7 +86,8 @@ class Supervision:
                     if now - gone_at > LINGER_S:
                         self.target.kill()
                 elif not ready.get_map():
-                    time.sleep(POLL_S / 10)
+                    time.sleep(pause)  # it closes its pipes a moment before it ends
+                    pause = min(2 * pause, POLL_S)
                 if now >= next_check:
                     next_check = now + POLL_S
                     self._judge(now, deadline)
