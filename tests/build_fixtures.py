@@ -47,6 +47,34 @@ func main() {
 	})
 }
 """
+IDNA_HANDLER = """\
+import idna
+
+def handler(payload, ctx):
+    return {"ascii": idna.encode(payload.decode()).decode(), "ctx": ctx}
+"""
+GO_SLUG = """\
+package main
+
+import (
+	"ignite"
+
+	"github.com/google/uuid"
+)
+
+func main() {
+	ignite.Start(func(payload []byte, ctx *ignite.Context) ([]byte, error) {
+		return []byte(uuid.NewSHA1(uuid.NameSpaceDNS, payload).String()), nil
+	})
+}
+"""
+GO_MOD = "module example.com/app\n\ngo 1.24\n\nrequire github.com/google/uuid v1.6.0\n"
+GO_SUM = """\
+github.com/google/uuid v1.6.0 h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0=
+github.com/google/uuid v1.6.0/go.mod h1:TIyPZe4MgqvfeYDBFedMoGGpEw/LqOeaOT+nhxU+yHo=
+"""
+PYTHON_WITH_A_WHEEL = {"handler.py": IDNA_HANDLER, "requirements.txt": "idna==3.10\n"}
+GO_MODULE = {"main.go": GO_SLUG, "go.mod": GO_MOD, "go.sum": GO_SUM}
 CALLER = {
     "x-ignite-execution-id": "e-1",
     "x-ignite-function-id": "local/app",
@@ -202,6 +230,19 @@ def processes_of(uids: range) -> list[str]:
                 values = status_of(int(name))
                 if values["State"][0] != "Z" and int(values["Uid"][0]) in uids:
                     found.append(f"{name} {values['Name'][0]}")
+    return found
+
+
+def processes_below(pid: int) -> list[int]:
+    """A process and all living ones that came from it."""
+    parents = {}
+    for name in os.listdir("/proc"):
+        with contextlib.suppress(OSError):
+            if name.isdigit() and (values := status_of(int(name)))["State"][0] != "Z":
+                parents[int(name)] = int(values["PPid"][0])
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
     return found
 
 

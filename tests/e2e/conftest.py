@@ -10,7 +10,6 @@ import fcntl
 import os
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -52,12 +51,16 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def start(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -> Start:
-    """Starts a server with its own records and node folder; `flags` are settings, over those of the tests."""
+    """Starts a server with its own records and node folder; `flags` are settings, over those of the tests.
+
+    Two are none: `own_caches` (else the kept ones), `node_prefix` (how the node folder's name begins).
+    """
     uids = iter(range(FIRST_UID, FIRST_UID + 1400, 50))
 
     @contextmanager
     def started(**flags: Any) -> Iterator[Server]:
-        node = Path(tempfile.mkdtemp(prefix="ignite-builder-node-", dir="/var/tmp"))
+        prefix = flags.pop("node_prefix", "ignite-builder-node-")
+        node = Path(tempfile.mkdtemp(prefix=prefix, dir="/var/tmp"))
         node.chmod(0o755)
         own = {"caches"} if flags.pop("own_caches", True) else set()
         for name in SHARED:
@@ -92,8 +95,8 @@ def server(start: Start) -> Iterator[Server]:
         yield running
 
 
-@pytest.fixture(scope="session")
-def scripts(start: Start) -> Iterator[Server]:
+@contextmanager
+def scripting(start: Start, **flags: Any) -> Iterator[Server]:
     """A server that knows the third pipeline (tests/pipeline_script.py), with small limits."""
     mib = 1024 * 1024
     path = os.environ.get("PYTHONPATH")
@@ -105,26 +108,23 @@ def scripts(start: Start) -> Iterator[Server]:
             memory_bytes=256 * mib,
             disk_bytes=64 * mib,
             pids=64,
+            **flags,
         ) as running:
             yield running
 
 
 @pytest.fixture(scope="session")
-def elsewhere(start: Start) -> Iterator[Server]:
-    """Another node: other folders, users, umask, time zone and number of slots."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TZ", "Asia/Tokyo")
-        umask = os.umask(0o077)
-        try:
-            server = start(slots=1)
-            running = server.__enter__()
-        finally:
-            os.umask(umask)
-    time.tzset()
-    try:
+def scripts(start: Start) -> Iterator[Server]:
+    """A server that builds what a script of ours leaves: hostile code runs in its steps."""
+    with scripting(start) as running:
         yield running
-    finally:
-        server.__exit__(None, None, None)
+
+
+@pytest.fixture(scope="session")
+def no_cgroups(start: Start) -> Iterator[Server]:
+    """The same on a machine that lends no cgroup: rlimits and the watcher must do."""
+    with scripting(start, use_cgroups=False) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,9 @@ from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import (
     CALLER,
     GO_MAIN,
+    GO_MODULE,
     PYTHON_HANDLER,
+    PYTHON_WITH_A_WHEEL,
     Server,
     fetch_json,
     tar_gz_of,
@@ -25,32 +27,6 @@ from tests.build_fixtures import (
 
 pytestmark = pytest.mark.e2e
 
-IDNA_HANDLER = """\
-import idna
-
-def handler(payload, ctx):
-    return {"ascii": idna.encode(payload.decode()).decode(), "ctx": ctx}
-"""
-GO_SLUG = """\
-package main
-
-import (
-	"ignite"
-
-	"github.com/google/uuid"
-)
-
-func main() {
-	ignite.Start(func(payload []byte, ctx *ignite.Context) ([]byte, error) {
-		return []byte(uuid.NewSHA1(uuid.NameSpaceDNS, payload).String()), nil
-	})
-}
-"""
-GO_MOD = "module example.com/app\n\ngo 1.24\n\nrequire github.com/google/uuid v1.6.0\n"
-GO_SUM = """\
-github.com/google/uuid v1.6.0 h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0=
-github.com/google/uuid v1.6.0/go.mod h1:TIyPZe4MgqvfeYDBFedMoGGpEw/LqOeaOT+nhxU+yHo=
-"""
 CTX = {"execution_id": "e-1", "function_id": "local/app", "organization_id": "local"}
 SLOW_SCRIPT = """\
 import os, signal, time
@@ -87,8 +63,7 @@ def test_python_single_file_runs_with_its_context(server: Server) -> None:
 
 
 def test_python_with_a_wheel(server: Server) -> None:
-    files = {"handler.py": IDNA_HANDLER, "requirements.txt": "idna==3.10\n"}
-    build = server.build("wheel", tar_gz_of(files), "python")
+    build = server.build("wheel", tar_gz_of(PYTHON_WITH_A_WHEEL), "python")
     answer = ask(server, build, "bücher.example")
     assert answer.json() == {"ascii": "xn--bcher-kva.example", "ctx": CTX}
 
@@ -101,7 +76,7 @@ def test_go_single_file_with_the_sdk(server: Server) -> None:
 
 
 def test_go_module_with_a_dependency_detected_from_a_zip(server: Server) -> None:
-    build = server.build("gomodule", zip_of({"main.go": GO_SLUG, "go.mod": GO_MOD, "go.sum": GO_SUM}))
+    build = server.build("gomodule", zip_of(GO_MODULE))
     assert build.runtime == "go"
     assert ask(server, build, "example.com").text == "cfbff0d1-9375-5685-968c-48ce8b15ae17"
 
@@ -146,18 +121,6 @@ def test_an_identical_build_is_answered_from_the_cache(server: Server) -> None:
     assert again.image_digest == first.image_digest
     assert "step 1 of" not in server.log(again.build_id).text
     assert pb.BUILD_PHASE_BUILD not in [phase.phase for phase in again.phases]
-
-
-@pytest.mark.parametrize("source,runtime", [(PYTHON_HANDLER, "python"), (GO_MAIN, "go")], ids=["python", "go"])
-def test_the_same_source_gives_the_same_digest_on_any_node(
-    server: Server, elsewhere: Server, source: str, runtime: str
-) -> None:
-    first = server.build("same", source, runtime, no_cache=True)
-    time.sleep(3 if runtime == "python" else 0)  # times of files must not travel into the artifact
-    second = server.build("same", source, runtime, no_cache=True)
-    other = elsewhere.build("same", source, runtime, no_cache=True)
-    assert not second.from_cache_of
-    assert first.image_digest == second.image_digest == other.image_digest
 
 
 def test_two_identical_builds_in_flight_are_one(scripts: Server) -> None:

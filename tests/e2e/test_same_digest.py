@@ -1,0 +1,139 @@
+"""The same source gives the same digest: later, and on a node that differs in all that must not travel into it."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.build_fixtures import (
+    GO_MODULE,
+    PYTHON_WITH_A_WHEEL,
+    Files,
+    Server,
+    processes_below,
+    status_of,
+    tar_gz_of,
+    until,
+    zip_of,
+)
+
+pytestmark = pytest.mark.e2e
+APART_MS = 3000
+ONE_UMASK, OTHER_UMASK = 0o022, 0o077
+ONE = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
+OTHER = {"TZ": "Asia/Tokyo", "LC_ALL": "C", "LANG": "C"}
+
+
+@contextmanager
+def conditions(cores: set[int], umask: int, environ: dict[str, str]) -> Iterator[None]:
+    """What this process starts meanwhile inherits them."""
+    before, kept = os.sched_getaffinity(0), os.umask(umask)
+    try:
+        os.sched_setaffinity(0, cores)
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in environ.items():
+                patch.setenv(name, value)
+            yield
+    finally:
+        os.sched_setaffinity(0, before)
+        os.umask(kept)
+
+
+@pytest.fixture(scope="module")
+def two_cores() -> set[int]:
+    cores = os.sched_getaffinity(0)
+    if len(cores) < 2:
+        pytest.skip("one core cannot show what two would do")
+    return cores
+
+
+@pytest.fixture(scope="module")
+def here(start: Callable[..., object], two_cores: set[int]) -> Iterator[Server]:
+    """A node with all cores."""
+    yield from started(start, two_cores, ONE_UMASK, ONE)
+
+
+@pytest.fixture(scope="module")
+def elsewhere(start: Callable[..., object], two_cores: set[int]) -> Iterator[Server]:
+    """A node with one core, one slot, and another umask, time zone, locale and path."""
+    flags = {"slots": 1, "node_prefix": "another-node-with-a-much-longer-name-"}
+    yield from started(start, {min(two_cores)}, OTHER_UMASK, OTHER, **flags)
+
+
+def started(
+    start: Callable[..., object], cores: set[int], umask: int, environ: dict[str, str], **flags: object
+) -> Iterator[Server]:
+    with conditions(cores, umask, environ):
+        context = start(**flags)
+        server = context.__enter__()  # type: ignore[attr-defined]
+    try:
+        yield server
+    finally:
+        context.__exit__(None, None, None)  # type: ignore[attr-defined]
+
+
+@dataclass(frozen=True)
+class Condition:
+    """What a process of a worker lives under, as the kernel tells it."""
+
+    cores: int
+    umask: int
+    environ: dict[str, str]
+
+    @classmethod
+    def of(cls, pid: int) -> Condition:
+        pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")
+        environ = dict(pair.partition("=")[::2] for pair in pairs)
+        umask = int(status_of(pid)["Umask"][0], 8)
+        return cls(len(os.sched_getaffinity(pid)), umask, {name: environ.get(name, "") for name in ONE})
+
+
+def conditions_of(server: Server) -> list[Condition]:
+    """Of the worker's parent process and of each that builds, once all of these are forked."""
+    assert server.embedded.worker is not None
+    parent, count = server.embedded.worker.pid, 1 + server.embedded.settings.slots
+
+    def owners() -> list[int]:
+        return [pid for pid in processes_below(parent) if command_line(pid) == command_line(parent)]
+
+    assert until(lambda: len(owners()) == count, 60), owners()
+    return [Condition.of(pid) for pid in owners()]
+
+
+def command_line(pid: int) -> bytes:
+    """Of a process that may have ended meanwhile."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_the_nodes_differ_in_all_that_could_leak(here: Server, elsewhere: Server, two_cores: set[int]) -> None:
+    assert set(map(repr, conditions_of(here))) == {repr(Condition(len(two_cores), ONE_UMASK, ONE))}
+    assert set(map(repr, conditions_of(elsewhere))) == {repr(Condition(1, OTHER_UMASK, OTHER))}
+    one, other = here.embedded.settings, elsewhere.embedded.settings
+    assert len(one.node_dir) != len(other.node_dir)
+    assert (one.slots, other.slots) == (2, 1)
+    assert one.build_uid != other.build_uid
+
+
+@pytest.mark.parametrize(
+    ("runtime", "files"), [("python", PYTHON_WITH_A_WHEEL), ("go", GO_MODULE)], ids=["python", "go"]
+)
+def test_the_same_source_gives_the_same_digest(here: Server, elsewhere: Server, runtime: str, files: Files) -> None:
+    first = here.build("same", zip_of(files), runtime, no_cache=True)
+    time.sleep(max(0.0, (first.created_at_ms + APART_MS) / 1000 - time.time()))
+    again = here.build("same", zip_of(files), runtime, no_cache=True)
+    other = elsewhere.build("same", tar_gz_of(files), runtime, no_cache=True)
+    assert again.created_at_ms - first.created_at_ms >= APART_MS
+    assert other.created_at_ms - again.created_at_ms > 0
+    for later in (again, other):
+        assert not later.from_cache_of
+        assert not later.attached_to
+    assert first.image_digest == again.image_digest == other.image_digest
