@@ -1,24 +1,30 @@
-"""What goes wrong, end to end: each fault with its reason, class, phase and exit code, and nothing left behind."""
+"""What goes wrong, end to end: each fault with its reason, class, phase and exit codes, and nothing left behind.
+
+The program itself asks for each build: its exit code is the row's, its stdout the record that is judged.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
-from builder.api.client import ApiError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import PYTHON_HANDLER, Server, tar_gz_of, tar_of, zip_of
+from tests.program_fixtures import Program, Ran
 
 pytestmark = pytest.mark.e2e
 
 GIB = 1024**3
 MIB = 1024**2
+KILLED = 128 + 9
 FORK_FOREVER = """\
 import os, time
 while True:
@@ -40,16 +46,22 @@ for folder in range(100):
 
 @dataclass(frozen=True, kw_only=True)
 class Fault:
-    """A source and what its build must end with; an empty `phase`: refused before there is a build."""
+    """A source, what its build must end with, and the program's exit code.
+
+    An empty `phase`: refused before there is a build. `tool_exit` is that of the step's own program, where one ended.
+    """
 
     source: Callable[[], bytes | str]
     reason: str
     error_class: str
+    exit_code: int
     phase: str = ""
-    exit_code: int = 0
+    tool_exit: int = 0
     runtime: str = "python"
     server: str = "server"
     retries: int = 0
+    refused_by_program: bool = False
+    """The program looks at the file and asks nobody; the service says the same to who asks it."""
 
 
 def truncated() -> bytes:
@@ -97,55 +109,84 @@ PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\
 GO_ERROR = 'package main\n\nfunc main() {\n\tvar number int = "text"\n\t_ = number\n}\n'
 
 FAULTS = {
-    "empty-archive": Fault(source=lambda: zip_of({}), reason="SourceEmpty", error_class="client", phase="FETCH_SOURCE"),
-    "truncated": Fault(source=truncated, reason="ArchiveUnreadable", error_class="client", phase="FETCH_SOURCE"),
-    "encrypted": Fault(source=encrypted, reason="ArchiveUnreadable", error_class="client", phase="FETCH_SOURCE"),
-    "traversal": Fault(source=traversal, reason="ArchiveUnsafe", error_class="client", phase="FETCH_SOURCE"),
-    "tar-bomb": Fault(source=tar_bomb, reason="ArchiveTooLarge", error_class="client", phase="FETCH_SOURCE"),
-    "zip-bomb": Fault(source=zip_bomb, reason="ArchiveTooLarge", error_class="client", phase="FETCH_SOURCE"),
-    "png": Fault(source=lambda: PNG, reason="NotAnArchive", error_class="client", phase="FETCH_SOURCE"),
+    "empty-archive": Fault(
+        source=lambda: zip_of({}), reason="SourceEmpty", error_class="client", exit_code=2, phase="FETCH_SOURCE"
+    ),
+    "truncated": Fault(
+        source=truncated, reason="ArchiveUnreadable", error_class="client", exit_code=2, phase="FETCH_SOURCE"
+    ),
+    "encrypted": Fault(
+        source=encrypted, reason="ArchiveUnreadable", error_class="client", exit_code=2, phase="FETCH_SOURCE"
+    ),
+    "traversal": Fault(
+        source=traversal, reason="ArchiveUnsafe", error_class="client", exit_code=2, phase="FETCH_SOURCE"
+    ),
+    "tar-bomb": Fault(
+        source=tar_bomb, reason="ArchiveTooLarge", error_class="client", exit_code=2, phase="FETCH_SOURCE"
+    ),
+    "zip-bomb": Fault(
+        source=zip_bomb, reason="ArchiveTooLarge", error_class="client", exit_code=2, phase="FETCH_SOURCE"
+    ),
+    "png": Fault(
+        source=lambda: PNG,
+        reason="NotAnArchive",
+        error_class="client",
+        exit_code=2,
+        phase="FETCH_SOURCE",
+        refused_by_program=True,
+    ),
     "wrong-runtime": Fault(
         source=lambda: zip_of({"main.go": GO_ERROR}),
         reason="EntryPointMissing",
         error_class="user_code",
+        exit_code=1,
         phase="DETECT",
     ),
     "unknown-version": Fault(
-        source=lambda: PYTHON_HANDLER, reason="UnknownRuntimeVersion", error_class="client", runtime="python@2.7"
+        source=lambda: PYTHON_HANDLER,
+        reason="UnknownRuntimeVersion",
+        error_class="client",
+        exit_code=2,
+        runtime="python@2.7",
     ),
     "missing-handler": Fault(
         source=lambda: "def main():\n    pass\n",
         reason="EntryPointMissing",
         error_class="user_code",
-        phase="BUILD",
         exit_code=1,
+        phase="BUILD",
+        tool_exit=1,
     ),
     "syntax-error": Fault(
         source=lambda: "def handler(payload, ctx)\n    return 1\n",
         reason="CompileFailed",
         error_class="user_code",
-        phase="BUILD",
         exit_code=1,
+        phase="BUILD",
+        tool_exit=1,
     ),
     "go-compile-error": Fault(
         source=lambda: GO_ERROR,
         reason="CompileFailed",
         error_class="user_code",
-        phase="BUILD",
         exit_code=1,
+        phase="BUILD",
+        tool_exit=1,
         runtime="go",
     ),
     "missing-dependency": Fault(
         source=lambda: zip_of({"handler.py": PYTHON_HANDLER, "requirements.txt": "idna==99.99\n"}),
         reason="DependencyNotFound",
         error_class="user_code",
-        phase="BUILD",
         exit_code=1,
+        phase="BUILD",
+        tool_exit=1,
     ),
     "dead-registry": Fault(
         source=lambda: PYTHON_HANDLER,
         reason="RegistryUnavailable",
         error_class="platform",
+        exit_code=75,
         phase="PUSH",
         server="cut_off",
         retries=2,
@@ -154,6 +195,7 @@ FAULTS = {
         source=lambda: zip_of({"handler.py": PYTHON_HANDLER, "requirements.txt": "idna==3.10\n"}),
         reason="PackageIndexUnavailable",
         error_class="platform",
+        exit_code=75,
         phase="BUILD",
         server="cut_off",
         retries=2,
@@ -162,15 +204,29 @@ FAULTS = {
         source=lambda: tar_of({"build.py": FORK_FOREVER}),
         reason="ProcessLimitExceeded",
         error_class="user_code",
+        exit_code=1,
         phase="BUILD",
+        tool_exit=KILLED,
         runtime="",
         server="scripts",
+    ),
+    "endless-fork-without-cgroups": Fault(
+        source=lambda: tar_of({"build.py": FORK_FOREVER}),
+        reason="ProcessLimitExceeded",
+        error_class="user_code",
+        exit_code=1,
+        phase="BUILD",
+        tool_exit=KILLED,
+        runtime="",
+        server="no_cgroups",
     ),
     "small-files": Fault(
         source=lambda: tar_of({"build.py": SMALL_FILES}),
         reason="DiskQuotaExceeded",
         error_class="user_code",
+        exit_code=1,
         phase="BUILD",
+        tool_exit=KILLED,
         runtime="",
         server="scripts",
     ),
@@ -178,25 +234,48 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_fault(name: str, request: pytest.FixtureRequest) -> None:
+def test_fault(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     fault = FAULTS[name]
     server: Server = request.getfixturevalue(fault.server)
-    if not fault.phase:
-        with pytest.raises(ApiError) as refused:
-            server.submit(name, fault.source(), fault.runtime)
-        assert refused.value.detail["reason"] == fault.reason
-        assert refused.value.detail["errorClass"] == fault.error_class
-        server.assert_nothing_left()
-        return
-    done = server.wait(server.submit(name, fault.source(), fault.runtime))
+    source = fault.source()
+    ran = built(server, tmp_path, name, source, fault.runtime)
     server.assert_nothing_left()
-    assert done.status == pb.BUILD_STATUS_FAILED
-    failure = done.failure
-    ended = (failure.reason, failure.error_class, pb.BuildPhase.Name(failure.phase))
-    assert ended == (fault.reason, fault.error_class, "BUILD_PHASE_" + fault.phase), failure
-    if fault.exit_code:
-        assert failure.exit_code == fault.exit_code
+    assert ran.code == fault.exit_code, ran.err
+    assert ran.err.splitlines()[-1].startswith("next   "), ran.err
+    if not fault.phase or fault.refused_by_program:
+        refusal = json.loads(ran.out)
+        assert (refusal["reason"], refusal["errorClass"]) == (fault.reason, fault.error_class)
+        assert refusal["message"] and refusal["hint"]
+        assert not [build for build in listed(server) if build.name == name], "a build exists"
+    if fault.phase:
+        asked = server.wait(server.submit(name, source, fault.runtime)) if fault.refused_by_program else ran.record
+        assert_failed(server, asked, fault)
+
+
+def assert_failed(server: Server, record: pb.Build, fault: Fault) -> None:
+    failure = record.failure
+    ended = (failure.reason, failure.error_class, pb.BuildPhase.Name(failure.phase), failure.exit_code)
+    assert ended == (fault.reason, fault.error_class, "BUILD_PHASE_" + fault.phase, fault.tool_exit), failure
+    assert record == server.get(record.build_id)
+    assert record.status == pb.BUILD_STATUS_FAILED
     assert failure.message
     assert failure.next
-    assert done.retries == fault.retries
-    assert not done.image_digest
+    assert record.retries == fault.retries
+    assert not record.image_digest
+    server.assert_nothing_left()
+
+
+def built(server: Server, home: Path, name: str, source: bytes | str, runtime: str) -> Ran:
+    """`ignite-builder build` of one file on disk."""
+    path = home / "source"
+    path.write_bytes(source.encode() if isinstance(source, str) else source)
+    kind, _, version = runtime.partition("@")
+    asked = (("--runtime", kind), ("--runtime-version", version))
+    options = [word for option, value in asked if value for word in (option, value)]
+    settings = {"server": server.embedded.url, "token": server.embedded.token}
+    return Program(home, settings).run("build", str(path), "--name", name, "--json", *options)
+
+
+def listed(server: Server) -> list[pb.Build]:
+    found: pb.ListBuildsResponse = server.api.call("ListBuilds", pb.ListBuildsRequest(limit=100))
+    return list(found.builds)
