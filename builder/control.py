@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -37,42 +38,44 @@ class Loops:
     store: Store
     celery: Celery
     finalizer: Finalizer
-    _wake_dispatch: threading.Event = field(default_factory=threading.Event)
-    _wake_finalize: threading.Event = field(default_factory=threading.Event)
+    _wakes: dict[str, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _told: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start the threads."""
-        work: Mapping[str, tuple[Callable[[], None], threading.Event]] = {
-            "dispatch": (self.dispatch, self._wake_dispatch),
-            "finalize": (self.finalize, self._wake_finalize),
-            "reconcile": (self.reconcile, threading.Event()),
-            "report": (self.report, self._wake_finalize),
+        work: Mapping[str, Callable[[], None]] = {
+            "dispatch": self.dispatch,
+            "finalize": self.finalize,
+            "reconcile": self.reconcile,
+            "report": self.report,
         }
         # Time in which nobody could beat does not count: wait a whole lease before the first one expires.
         self._reconcile_from = time.monotonic() + self.settings.lease_ms / 1000
-        for name, (step, wake) in work.items():
-            thread = threading.Thread(target=self._loop, args=(name, step, wake), name=name, daemon=True)
+        for name, step in work.items():
+            thread = threading.Thread(target=self._loop, args=(name, step, self._wakes[name]), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
     def wake(self) -> None:
         """Something changed: look at once."""
-        self._wake_dispatch.set()
-        self._wake_finalize.set()
+        for name in ("dispatch", "finalize", "report"):
+            self._wakes[name].set()
 
     def stop(self) -> None:
         """End the threads and wait for them."""
         self._stop.set()
-        self.wake()
+        for wake in self._wakes.values():
+            wake.set()
         for thread in self._threads:
             thread.join(timeout=5)
 
     def _loop(self, name: str, step: Callable[[], None], wake: threading.Event) -> None:
         while not self._stop.is_set():
             wake.clear()
+            if self._stop.is_set():  # set between the two: its wake was cleared
+                return
             try:
                 step()
             except Exception as error:
@@ -106,7 +109,7 @@ class Loops:
     def finalize(self) -> None:
         """Finish what is built: one after the other, oldest first."""
         while not self._stop.is_set() and self.finalizer.next():
-            self._wake_dispatch.set()
+            self._wakes["dispatch"].set()
 
     def reconcile(self) -> None:
         """Expire leases and timeouts. Safe with two of us: every statement carries what it read."""

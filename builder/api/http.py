@@ -7,7 +7,7 @@ import contextlib
 import functools
 import re
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import anyio
@@ -57,10 +57,21 @@ def make_app(
         caller = _caller(request, tokens)
         stream = request.stream()
 
-        def pull() -> Any:
-            with contextlib.suppress(StopAsyncIteration):
-                while True:
-                    yield anyio.from_thread.run(stream.__anext__)
+        stopped = False
+
+        async def next_chunk() -> bytes | None:
+            nonlocal stopped
+            try:
+                return await anext(stream, None)
+            except asyncio.CancelledError:  # we stop; the thread that waits for this must not take it for the end
+                stopped = True
+                return None
+
+        def pull() -> Iterator[bytes]:
+            while (chunk := anyio.from_thread.run(next_chunk)) is not None:
+                yield chunk
+            if stopped:
+                raise ClientDisconnect
 
         return _json(await run_in_threadpool(build_service.upload, caller, pull()))
 
@@ -158,6 +169,8 @@ def _answering(handle: Handler) -> Handler:
             return _error(error.row.http, error.row.grpc, error.message, _detail(error))
         except ClientDisconnect:
             return _error(499, "CANCELLED", "the client went away")
+        except asyncio.CancelledError:  # we stop, and this call did not end in time
+            return _error(503, "UNAVAILABLE", "the server stops; ask again")
         except Exception as error:
             return await _unforeseen(request, error)
 
@@ -222,9 +235,12 @@ def shown_path(path: str) -> str:
 
 
 async def _events(service: BuildService, tails: Tails, caller: Caller, build_id: str, after: int) -> AsyncIterator[str]:
-    """Each sequence once, in order, then `eof`. The store is read after a second of silence, too."""
+    """Each sequence once, in order, then `eof`. The store is read after a second of silence, too.
+
+    Without `eof` the stream is not at its end: this process stops, and another one, or its successor, goes on.
+    """
     with tails.follow(build_id) as heard:
-        while True:
+        while not tails.ended:
             entries, ended = await run_in_threadpool(service.log_page, caller, build_id, after)
             for entry in entries:
                 name = "eof" if entry.eof else "log"

@@ -20,13 +20,14 @@ KEEP = 1000
 
 
 class Tails:
-    """The followers of this process; the loop is the one that `bind` was called in."""
+    """The followers of this process; the loop is the one that `bind` was called in. `ended`: follow no longer."""
 
     def __init__(self, client: redis.Redis) -> None:
         self._redis = client
         self._loop: asyncio.AbstractEventLoop | None = None
         self._events: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._stop = threading.Event()
+        self.ended = False
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Remember the loop that followers run in."""
@@ -63,9 +64,17 @@ class Tails:
                 for last, fields in entries:  # noqa: B007 - `last` goes on from here
                     self._wake(fields[b"build_id"].decode())
 
+    def end(self) -> None:
+        """In the loop: let every follower end now. Whoever reads resumes elsewhere, from the last event's id."""
+        self.ended = True
+        for events in self._events.values():
+            for event in events:
+                event.set()
+
     def stop(self) -> None:
-        """End the reader."""
+        """End the reader; an entry that names no build wakes it."""
         self._stop.set()
+        self.tell("")
 
     def _wake(self, build_id: str) -> None:
         loop = self._loop

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import json
+import signal
+import socket
 import sqlite3
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from builder import embedded
 from builder.api.client import services
 from builder.api.routes import SOURCE_PATH, UPLOAD_PATH, routes
+from builder.errors import EXIT_CANCELLED
 from tests.serve_fixtures import Serve, serving
 
 pytestmark = pytest.mark.e2e
@@ -233,3 +239,61 @@ def test_an_unforeseen_error_says_nothing_of_itself_but_how_to_find_it(serve: Se
     mark = answer.json()["message"].split()[-1]
     line = next(line for line in serve.out.read_text().splitlines() if mark in line)
     assert "no such table: contexts" in line
+
+
+# The end of the process
+
+
+@pytest.fixture
+def own(redis_url: str, tmp_path: Path) -> Iterator[Serve]:
+    """A process of the test's own, to be ended by it."""
+    with serving(tmp_path, redis_url) as running:
+        yield running
+
+
+@contextmanager
+def open_tail(serve: Serve, build: str) -> Iterator[Iterator[bytes]]:
+    """A stream that has answered, as the bytes come."""
+    url = f"{serve.url}/v1/ignite/builds/{build}/logs/stream?fromStart=true"
+    headers = {"authorization": "Bearer t-read"}
+    with httpx.Client(timeout=20, trust_env=False) as client, client.stream("GET", url, headers=headers) as answer:
+        assert answer.status_code == 200
+        yield answer.iter_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_idle_tails_cleanly_and_soon(own: Serve, number: int) -> None:
+    build = own.submit()
+    with open_tail(own, build) as tail:
+        code, seconds = own.stop(number)
+        assert b"".join(tail) == b""  # ended by the server as HTTP wants it: a cut stream would raise
+    assert (code, own.err.read_text()) == (0, "")
+    assert seconds < 1
+
+
+def test_a_second_signal_leaves_at_once(own: Serve) -> None:
+    """The first one waits for an upload that does not go on."""
+    waiting = socket.create_connection(("127.0.0.1", int(own.url.rpartition(":")[2])), 5)
+    with waiting:
+        head = "POST /v1/ignite/builds/contexts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t-both\r\n"
+        waiting.sendall(f"{head}content-length: 100\r\n\r\nabc".encode())
+        time.sleep(0.3)
+        own.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert own.process.poll() is None
+        code, seconds = own.stop()
+    assert code == EXIT_CANCELLED
+    assert seconds < 0.5
+
+
+def test_a_call_that_does_not_end_in_time_is_told_to_come_again(own: Serve) -> None:
+    with socket.create_connection(("127.0.0.1", int(own.url.rpartition(":")[2])), 15) as waiting:
+        head = "POST /v1/ignite/builds/contexts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t-both\r\n"
+        waiting.sendall(f"{head}content-length: 100\r\n\r\nabc".encode())
+        time.sleep(0.3)
+        code, _ = own.stop()
+        answer = waiting.recv(65_536)
+    assert code == 0
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"UNAVAILABLE"' in answer
+    assert "Traceback" not in own.err.read_text()
