@@ -12,9 +12,16 @@ from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
+from alembic.util import CommandError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import DataError
 
+from builder.errors import BuildError
 from builder.store.events import Event
+
+# A process that stopped in a transaction (paused, cut off) must not hold a build's row for longer than a lease.
+IDLE_IN_TRANSACTION_MS = 30_000
+MIGRATION_LOCK = 0x19117E  # any number of our own: who brings the schema up to date holds it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,9 +34,15 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """One transaction; on SQLite it takes the write lock at once, so what was read stays true."""
-        with self.engine.begin() as connection:
-            yield connection
+        """One transaction; on SQLite it takes the write lock at once, so what was read stays true.
+
+        Raises `BuildError` InvalidRequest for a value that PostgreSQL cannot keep (a NUL, more than the column holds).
+        """
+        try:
+            with self.engine.begin() as connection:
+                yield connection
+        except DataError as error:
+            raise BuildError("InvalidRequest", f"the store cannot keep a value: {error.orig}") from error
 
     def now(self, connection: Connection) -> int:
         """The store's clock, ms."""
@@ -42,20 +55,43 @@ class Store:
 
 
 def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Store:
-    """Connect and bring the schema up to date."""
-    parsed = make_url(url)
+    """Connect and bring the schema up to date. Raises `BuildError` when a newer version of this program wrote it."""
+    parsed = _driver(make_url(url))
     is_sqlite = parsed.get_backend_name() == "sqlite"
     if is_sqlite and parsed.database:
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(url, pool_pre_ping=not is_sqlite)
+    engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
     if is_sqlite:
         _prepare_sqlite(engine)
+    else:
+        _prepare_postgresql(engine)
+    try:
+        with engine.begin() as connection:
+            _migrate(connection)
+    except BaseException:
+        engine.dispose()
+        raise
+    return Store(engine=engine, emit=emit)
+
+
+def _driver(url: URL) -> URL:
+    """`postgresql://` and `postgres://`, as everybody writes them, mean the driver that is installed with us."""
+    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+
+
+def _migrate(connection: Connection) -> None:
+    if connection.dialect.name == "postgresql":  # two processes that start at once: the second finds it done
+        connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
+    config.attributes["connection"] = connection
+    try:
         command.upgrade(config, "head")
-    return Store(engine=engine, emit=emit)
+    except CommandError as error:
+        shown = connection.engine.url.render_as_string(hide_password=True)
+        message = f"the store {shown} has a schema that this version does not know ({error})"
+        step = "run the version that wrote it, or name another store in store_url"
+        raise BuildError("InvalidRequest", message, where="store_url", next=step) from error
 
 
 def _prepare_sqlite(engine: Engine) -> None:
@@ -68,3 +104,12 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _prepare_postgresql(engine: Engine) -> None:
+    @event.listens_for(engine, "connect")
+    def on_connect(connection: Any, record: Any) -> None:
+        # Set here and not in the URL's options, which connection poolers refuse.
+        with connection.cursor() as cursor:
+            cursor.execute(f"set idle_in_transaction_session_timeout = {IDLE_IN_TRANSACTION_MS}")
+        connection.commit()

@@ -19,12 +19,18 @@ from sqlalchemy import (
 
 metadata = MetaData()
 
+
+def _ordered(length: int) -> String:
+    """Text that is compared and sorted, byte by byte as Python and SQLite do, whatever a database's locale is."""
+    return String(length).with_variant(String(length, collation="C"), "postgresql")
+
+
 builds = Table(
     "builds",
     metadata,
     Column("number", Integer, primary_key=True, autoincrement=True),  # the order of submission
-    Column("build_id", String(20), nullable=False, unique=True),
-    Column("organization", String(200), nullable=False),
+    Column("build_id", _ordered(20), nullable=False, unique=True),
+    Column("organization", _ordered(200), nullable=False),
     Column("name", String(200), nullable=False),
     Column("idempotency_key", String(200)),
     Column("request_hash", String(64), nullable=False),
@@ -72,6 +78,10 @@ builds = Table(
     Column("report_sequence", BigInteger, nullable=False, server_default="0"),
     Column("log_lines", BigInteger, nullable=False, server_default="0"),
     Column("claim_lines", BigInteger, nullable=False, server_default="0"),
+    Column("log_limit", BigInteger, nullable=False, server_default=str(10 * 1024 * 1024)),  # bytes, over all claims
+    Column("log_bytes", BigInteger, nullable=False, server_default="0"),  # kept with a sequence
+    Column("held_bytes", BigInteger, nullable=False, server_default="0"),  # the last lines, held back until the end
+    Column("log_cut", Boolean, nullable=False, server_default="0"),  # lines were left out; the marker stands there
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False, server_default="0"),
     Column("ended_at", BigInteger, nullable=False, server_default="0"),
@@ -89,9 +99,18 @@ builds = Table(
 log_chunks = Table(
     "log_chunks",
     metadata,
-    Column("build_id", String(20), ForeignKey("builds.build_id"), primary_key=True),
+    Column("build_id", _ordered(20), ForeignKey("builds.build_id"), primary_key=True),
     Column("first_sequence", BigInteger, primary_key=True),
     Column("count", Integer, nullable=False),
+    Column("lines", Text, nullable=False),
+)
+
+held_lines = Table(
+    "held_lines",  # the last lines of a log that reached its limit; no sequence yet
+    metadata,
+    Column("build_id", _ordered(20), ForeignKey("builds.build_id"), primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("bytes", Integer, nullable=False),
     Column("lines", Text, nullable=False),
 )
 
@@ -99,7 +118,7 @@ reports = Table(
     "reports",
     metadata,
     Column("id", Integer, primary_key=True, autoincrement=True),
-    Column("build_id", String(20), nullable=False),
+    Column("build_id", _ordered(20), nullable=False),
     Column("sequence", BigInteger, nullable=False),
     Column("body", Text, nullable=False),
     Column("due_at", BigInteger, nullable=False),
@@ -112,25 +131,25 @@ reports = Table(
 in_flight = Table(
     "in_flight",
     metadata,
-    Column("organization", String(200), primary_key=True),
+    Column("organization", _ordered(200), primary_key=True),
     Column("build_key", String(80), primary_key=True),
-    Column("build_id", String(20), nullable=False),
+    Column("build_id", _ordered(20), nullable=False),
 )
 
 turns = Table(
     "turns",  # where the round through the organizations of a queue goes on
     metadata,
     Column("queue", String(80), primary_key=True),
-    Column("organization", String(200), nullable=False),
+    Column("organization", _ordered(200), nullable=False),
 )
 
 cache = Table(
     "cache",
     metadata,
-    Column("organization", String(200), primary_key=True),
+    Column("organization", _ordered(200), primary_key=True),
     Column("build_key", String(80), primary_key=True),
     Column("repository", String(400), primary_key=True),
-    Column("build_id", String(20), nullable=False),
+    Column("build_id", _ordered(20), nullable=False),
     Column("artifact", Text, nullable=False),
 )
 
@@ -147,7 +166,7 @@ contexts = Table(
     "contexts",
     metadata,
     Column("context_id", String(40), primary_key=True),
-    Column("organization", String(200), nullable=False),
+    Column("organization", _ordered(200), nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),

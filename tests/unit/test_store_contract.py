@@ -24,6 +24,7 @@ from builder.store.transitions import BY_NAME, TERMINAL
 
 LEASE = 30_000
 CAN = ({"compile.go"}, {"go-1.26"})
+LIVE = {"compile.go": {"go-1.26"}}
 _IDS = itertools.count()
 
 
@@ -373,28 +374,6 @@ def test_a_build_for_another_repository_is_not_attached(world: World) -> None:
     assert builds.planned(world.store, other, world.claim(other), "key", "code", "go") == "GO_ON"
 
 
-def test_a_store_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
-    path = tmp_path / "old.db"
-    world = make(path)
-    build = world.submit()
-    with world.store.engine.begin() as tx:
-        for name in ("builds_to_offer", "builds_offered", "builds_queue_until"):
-            tx.exec_driver_sql(f"drop index {name}")
-        tx.exec_driver_sql("drop table turns")
-        for name in ("offer_from", "queue_until", "finalizer", "finished"):
-            tx.exec_driver_sql(f"alter table builds drop column {name}")
-        tx.exec_driver_sql("create index builds_by_queue on builds (status, queue)")
-        tx.exec_driver_sql("update alembic_version set version_num = '0001'")
-    world.store.engine.dispose()
-    again = make(path)
-    assert again.row(build)["queue_until"] == again.row(build)["queued_at"] + 3_600_000
-    assert builds.offerable(again.store, "compile.go", ["go-1.26"], 4) == [build]
-    with again.store.engine.begin() as tx:
-        names = tx.exec_driver_sql("select name from sqlite_master where type = 'index'").scalars().all()
-    assert "builds_to_offer" in names and "builds_by_queue" not in names
-    again.store.engine.dispose()
-
-
 # Promises not kept yet
 
 
@@ -484,7 +463,7 @@ def test_waiting_for_a_backoff_does_not_count_as_queueing(world: World) -> None:
     build = world.submit(queue_timeout_ms=1000)
     world.fail_work(build, world.claim(build), "RegistryUnavailable")  # not before 1,000 ms from now
     world.at[0] += 1000
-    builds.queue_timeouts(world.store, {"go-1.26"})
+    builds.queue_timeouts(world.store, LIVE)
     assert world.row(build)["status"] == "PENDING"
 
 
@@ -526,7 +505,7 @@ def steps_of(world: World, call: Callable[[], object]) -> int:
 def test_ten_thousand_queued_cost_what_ten_cost(world: World, what: str) -> None:
     calls: dict[str, Callable[[], object]] = {
         "offerable": lambda: builds.offerable(world.store, "compile.go", ["go-1.26"], 4),
-        "queue_timeouts": lambda: builds.queue_timeouts(world.store, {"go-1.26"}),
+        "queue_timeouts": lambda: builds.queue_timeouts(world.store, LIVE),
     }
     for _ in range(10):
         world.submit()
@@ -640,5 +619,5 @@ def act(world: World, action: str, build: str, claim: int, ids: list[str]) -> No
         world.at[0] += 15_000
     elif action == "sweep":
         builds.expire_leases(store, 1000)
-        builds.queue_timeouts(store, {"go-1.26"})
+        builds.queue_timeouts(store, LIVE)
         builds.build_timeouts(store, LEASE)

@@ -1,0 +1,80 @@
+"""The migrations make today's tables, once, and know what they do not know."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, create_engine
+
+from builder.errors import BuildError
+from builder.store import engine
+from builder.store.engine import open_store
+from builder.store.schema import metadata
+
+Statements = dict[str, str]
+
+
+@pytest.fixture
+def migrated(tmp_path: Path) -> Iterator[Engine]:
+    store = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    yield store.engine
+    store.engine.dispose()
+
+
+def statements(engine: Engine) -> Statements:
+    """Table or index → the statement that made it. Stricter than autogenerate, which on SQLite takes every default of
+    an empty text and every descending index for a difference."""
+    with engine.connect() as tx:
+        rows = tx.exec_driver_sql("select name, sql from sqlite_master where sql is not null").all()
+    # Constraints may come in another order; blanks do not count.
+    return {name: " ".join(sorted(re.sub(r"\s+", " ", sql).split(", "))) for name, sql in rows}
+
+
+def test_the_migrations_make_the_tables_of_the_schema(migrated: Engine, tmp_path: Path) -> None:
+    fresh = create_engine(f"sqlite:///{tmp_path / 'fresh.db'}")
+    metadata.create_all(fresh)
+    found, wanted = statements(migrated), statements(fresh)
+    fresh.dispose()
+    del found["alembic_version"]
+    assert found == wanted
+
+
+def test_a_current_store_is_left_as_it_is(migrated: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = statements(migrated)
+    seen: list[str] = []
+    monkeypatch.setattr(engine, "_migrate", lambda tx, real=engine._migrate: watched(tx, seen) or real(tx))
+    again = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    again.engine.dispose()
+    assert seen and not [statement for statement in seen if not statement.startswith(("SELECT", "PRAGMA"))]
+    assert statements(migrated) == before
+
+
+def watched(connection: Connection, seen: list[str]) -> None:
+    from sqlalchemy import event
+
+    @event.listens_for(connection, "before_cursor_execute")
+    def on_execute(*args: object) -> None:
+        seen.append(str(args[2]).lstrip().upper())
+
+
+def test_a_store_of_a_newer_version_is_refused_with_words(migrated: Engine, tmp_path: Path) -> None:
+    with migrated.begin() as tx:
+        tx.exec_driver_sql("update alembic_version set version_num = '9999'")
+    with pytest.raises(BuildError, match=r"does not know.*9999") as refused:
+        open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    assert refused.value.where == "store_url" and "version that wrote it" in refused.value.next
+
+
+def test_no_migration_reads_the_schema_that_moves_on() -> None:
+    config = Config()
+    config.set_main_option("script_location", str(Path(engine.__file__).parent / "migrations"))
+    scripts = ScriptDirectory.from_config(config)
+    assert len(scripts.get_heads()) == 1
+    for revision in scripts.walk_revisions():
+        text = Path(revision.path).read_text(encoding="utf-8")
+        assert "import" in text and "builder" not in re.sub(r'""".*?"""', "", text, flags=re.DOTALL)
