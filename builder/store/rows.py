@@ -139,7 +139,7 @@ def poisoned(tx: Connection, now: int, row: Row) -> bool:
 
 def end(tx: Connection, now: int, row: Row, status: str, kept: str) -> None:
     """Write a terminal status once, its report, its last log line, and let the attached builds go on."""
-    logs.system(tx, now, row, f"{status} {reason_of(kept)}".rstrip())
+    logs.final(tx, now, row, f"{status} {reason_of(kept)}".rstrip())
     write(
         tx, get(tx, row["build_id"]), status=status, half="", failure=kept, ended_at=now, updated_at=now,
         lease_until=0, finalizer=False, attached_to="",
@@ -181,15 +181,19 @@ def give_up_key(tx: Connection, now: int, primary: Row) -> None:
 
 
 def take_key(tx: Connection, row: Row, key: str) -> str:
-    """The build that has this key in flight: this one, if none had it."""
-    values = {"organization": row["organization"], "build_key": key}
-    where = and_(in_flight.c.organization == row["organization"], in_flight.c.build_key == key)
-    query = select(in_flight.c.build_id).where(where)
-    if holder := tx.execute(query).scalar():
-        return str(holder)
-    if inserted(tx, insert(in_flight).values(**values, build_id=row["build_id"])):
+    """The build that has this key in flight: this one, if none had it. Empty: whoever had it gave it up just now."""
+    if found := holder(tx, row, key):
+        return found
+    values = {"organization": row["organization"], "build_key": key, "build_id": row["build_id"]}
+    if inserted(tx, insert(in_flight).values(**values)):
         return str(row["build_id"])
-    return str(tx.execute(query).scalar_one())
+    return holder(tx, row, key)
+
+
+def holder(tx: Connection, row: Row, key: str) -> str:
+    """The build of this organization that has the key in flight; empty without one."""
+    where = and_(in_flight.c.organization == row["organization"], in_flight.c.build_key == key)
+    return str(tx.execute(select(in_flight.c.build_id).where(where)).scalar() or "")
 
 
 def emit(store: Store, action: str, row: Row) -> None:
