@@ -29,6 +29,7 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import LayerSource, Network, Plan, Step
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.sandbox.argv import PATH
 from builder.source.digest import code_hash
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
@@ -215,7 +216,8 @@ class BuildEffects:
 
     def _environment(self, step: Step) -> Mapping[str, str]:
         env = {"HOME": "/work/home", "TMPDIR": "/work/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "NO_COLOR": "1"}
-        env["PATH"] = "/opt/ignite/toolchain/go/bin:/usr/local/bin:/usr/bin:/bin"
+        assert self.provided is not None
+        env["PATH"] = ":".join((*self.provided.path, PATH))
         env["SOURCE_DATE_EPOCH"] = "0"
         if step.network is Network.INDEX:
             env |= self.node.settings.index_env

@@ -33,6 +33,8 @@ class Provided:
 
     root: Root
     digests: Mapping[str, str]
+    path: tuple[str, ...] = ()
+    """Folders of the sandbox that join the PATH of its steps."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +53,21 @@ class Toolchains:
         if base is None:
             raise _unavailable(row, f"base image {row.base} is not on this node: ignite-builder bases build {row.base}")
         mounts: list[Mount] = []
+        path: list[str] = []
         digests = {"base": base.digest}
         for program in recipe.get("program", ()):
             source, digest = self._program(row, program)
             mounts.append(Mount(source=source, dest=program["mount"]))
             mounts += _linked(source, program["mount"])
             digests[program["command"]] = digest
+            if "path" in program:
+                path.append(f"{program['mount']}/{program['path']}")
         for shared in recipe.get("folder", ()):
             source = self._reachable((folder / shared["path"]).resolve(), "sdk-" + row.runtime)
             mounts.append(Mount(source=source, dest=shared["mount"]))
             digests["sdk " + shared["path"]] = _digest_of_files(source, tuple(_files_below(source)))
         rootfs = self.bases.rootfs(row.base) if recipe.get("rootfs") == "base" else None
-        return Provided(root=Root(rootfs=rootfs, mounts=tuple(mounts)), digests=digests)
+        return Provided(root=Root(rootfs=rootfs, mounts=tuple(mounts)), digests=digests, path=tuple(path))
 
     def has(self, row: Toolchain) -> bool:
         """Whether every program of this toolchain is here, in its version. Cheaper than `find`."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 from builder import doc
 from builder.errors import EXIT_CODES, REASONS, ErrorClass
+from builder.pipelines import PIPELINES
 
 ROOT = Path(__file__).parents[2]
 
@@ -39,13 +41,33 @@ def test_reasons_are_whole() -> None:
 
 
 def test_only_the_settings_module_reads_the_environment() -> None:
-    allowed = {"config.py"}
     readers = {
         path.relative_to(ROOT / "builder").as_posix()
         for path in (ROOT / "builder").rglob("*.py")
         if re.search(r"os\.(environ|getenv)", path.read_text())
     }
-    assert {name for name in readers if not name.startswith(("cli/", "sandbox/"))} == allowed
+    assert readers == {"config.py"}
+
+
+def test_the_import_contract_names_every_module_of_every_runtime() -> None:
+    """Beside the one list nothing may import a pipeline; the contract would hold trivially for one it does not name."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    contract = next(one for one in contracts if "the one list" in one["name"])
+    mine = {module.__name__ for module in PIPELINES}
+    shared = {"builder.pipelines.base", "builder.pipelines.catalog", "builder.pipelines.output"}
+    files = {f"builder.pipelines.{path.stem}" for path in (ROOT / "builder/pipelines").glob("[a-z]*.py")}
+    assert mine <= set(contract["forbidden_modules"]) == files - shared
+    assert set(contract["ignore_imports"]) == {f"builder.pipelines -> {name}" for name in mine}
+    assert contract["source_modules"] == ["builder.*"]
+
+
+def test_no_part_but_the_pipelines_names_a_path_of_one_runtime() -> None:
+    folders = "|".join(module.NAME for module in PIPELINES)
+    named = re.compile(rf"/opt/ignite/(?:toolchain|sdk)/(?:{folders}|uv)")
+    found = {
+        path.relative_to(ROOT).as_posix() for path in (ROOT / "builder").rglob("*.py") if named.search(path.read_text())
+    }
+    assert {path for path in found if not path.startswith("builder/pipelines/")} == set()
 
 
 def test_links_of_the_readme_exist() -> None:
