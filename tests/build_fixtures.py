@@ -21,7 +21,7 @@ from builder.embedded import Embedded
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common
 
-PATIENCE_S = 180.0
+PATIENCE_S = 300.0
 TERMINAL = (pb.BUILD_STATUS_SUCCEEDED, pb.BUILD_STATUS_FAILED, pb.BUILD_STATUS_CANCELLED)
 Files = Mapping[str, str | bytes]
 
