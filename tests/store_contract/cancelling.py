@@ -1,0 +1,41 @@
+"""A cancel that was asked for wins over everything but a terminal status."""
+
+from __future__ import annotations
+
+from builder.store import builds
+from tests.store_contract.world import LEASE, World
+
+
+def test_cancel_wins_over_hand_back(world: World) -> None:
+    build = world.submit()
+    claim = world.claim(build)
+    builds.cancel(world.store, "acme", build)
+    builds.hand_back(world.store, build, claim, "drain")
+    assert world.row(build)["status"] == "CANCELLED"
+
+
+def test_cancel_asked_for_before_planned_is_not_lost_in_reuse(world: World) -> None:
+    first = world.submit()
+    claim = world.claim(first)
+    builds.planned(world.store, first, claim, "key", "code", "go")
+    world.succeed_work(first, claim)
+    world.finalize(first)
+    build = world.submit()
+    claim = world.claim(build)
+    builds.cancel(world.store, "acme", build)
+    builds.planned(world.store, build, claim, "key", "code", "go")
+    for _ in range(3):
+        row = builds.adopt_finalize(world.store, LEASE)
+        if row is not None and builds.publish(world.store, build, row["claim"]):
+            builds.succeed(world.store, build, row["claim"], ())
+    assert world.row(build)["status"] != "SUCCEEDED"
+
+
+def test_cancel_wins_over_build_timeout(world: World) -> None:
+    build = world.submit(timeout_ms=1000)
+    claim = world.claim(build)
+    builds.cancel(world.store, "acme", build)
+    world.at[0] += 1000 + LEASE + 1
+    builds.heartbeat(world.store, build, claim, "BUILD", LEASE)
+    builds.build_timeouts(world.store, LEASE)
+    assert world.row(build)["status"] == "CANCELLED"

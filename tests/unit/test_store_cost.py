@@ -1,0 +1,107 @@
+"""What dispatcher and reconciler cost does not grow with what is queued. Counted in SQLite's steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.store import builds, logs
+from tests.store_contract.world import LIVE, World, line, open_world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = open_world(f"sqlite:///{tmp_path / 'store.db'}")
+    yield made
+    made.store.engine.dispose()
+
+
+def steps_of(world: World, call: Callable[[], object]) -> int:
+    """SQLite virtual machine steps, in units of 100: what a call costs, whatever the machine does meanwhile."""
+    count = 0
+
+    def tick() -> int:
+        nonlocal count
+        count += 1
+        return 0
+
+    with world.store.engine.connect() as connection:
+        raw = connection.connection.driver_connection
+        raw.set_progress_handler(tick, 100)
+        raw_count = count
+    try:
+        call()
+    finally:
+        with world.store.engine.connect() as connection:
+            connection.connection.driver_connection.set_progress_handler(None, 0)
+    return count - raw_count
+
+
+@pytest.mark.parametrize("what", ["offerable", "queue_timeouts"])
+def test_ten_thousand_queued_cost_what_ten_cost(world: World, what: str) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "offerable": lambda: builds.offerable(world.store, "compile.go", ["go-1.26"], 4),
+        "queue_timeouts": lambda: builds.queue_timeouts(world.store, LIVE),
+    }
+    for _ in range(10):
+        world.submit()
+    few = max(1, steps_of(world, calls[what]))
+    values = dict(world.row(world.submit()))
+    with world.store.engine.begin() as tx:
+        start = values.pop("number")
+        rows = [values | {"number": start + n, "build_id": f"q{n:019d}"} for n in range(1, 10_000)]
+        tx.execute(builds.builds.insert(), rows)
+    world.at[0] += 1
+    world.at[0] += 6_000  # the hints of the first call no longer fill the window
+    many = steps_of(world, calls[what])
+    assert many <= 3 * few + 20, f"{few * 100} steps with 10 queued, {many * 100} with 10,000"
+
+
+def test_ten_thousand_organizations_cost_little_more_than_ten(world: World) -> None:
+    def offer() -> object:
+        return builds.offerable(world.store, "compile.go", ["go-1.26"], 4)
+
+    values = dict(world.row(world.submit()))
+    start = values.pop("number")
+
+    def fill(first: int, last: int) -> None:
+        with world.store.engine.begin() as tx:
+            rows = [
+                values | {"number": start + n, "build_id": f"o{n:019d}", "organization": f"o{n:06d}"}
+                for n in range(first, last)
+            ]
+            tx.execute(builds.builds.insert(), rows)
+
+    fill(1, 64)
+    few = max(1, steps_of(world, offer))
+    fill(64, 10_000)
+    world.at[0] += 6_000
+    many = steps_of(world, offer)
+    assert many <= 3 * few + 20, f"{few * 100} steps with 64 organizations, {many * 100} with 10,000"
+
+
+@pytest.mark.parametrize("what", ["append", "append beyond the limit", "read"])
+def test_a_long_log_costs_what_a_short_one_costs(world: World, what: str) -> None:
+    build = world.submit(log_limit=60_000 if "beyond" in what else 10**9)
+    claim = world.claim(build)
+
+    sent = 0
+
+    def append(count: int) -> None:
+        nonlocal sent
+        for _ in range(count):
+            sent = logs.append(world.store, build, claim, sent, [line("x" * 400)])[1]
+
+    def read() -> None:
+        assert len(logs.read(world.store, build, world.row(build)["log_lines"] - 15)) == 15
+
+    def call() -> None:
+        read() if what == "read" else append(5)
+
+    append(150)  # past the limit of 60,000, where there is one
+    few = max(1, steps_of(world, call))
+    append(500)
+    many = steps_of(world, call)
+    assert many <= 2 * few + 5, f"{few * 100} steps at first, {many * 100} later"
