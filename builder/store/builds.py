@@ -67,12 +67,13 @@ def _known(tx: Connection, values: Mapping[str, Any]) -> Submission | None:
 
 def get(store: Store, organization: str, build_id: str) -> Row | None:
     """A build by any unique start of its id (4 characters or more); None when there is none or several."""
+    if len(build_id) < 4 or not (build_id.isascii() and build_id.isalnum()):
+        return None
+    start = (builds.c.build_id >= build_id, builds.c.build_id < build_id + "\x7f")  # a range: a seek on any database
+    query = select(builds).where(builds.c.organization == organization, *start)
     with store.transaction() as tx:
-        query = select(builds).where(
-            builds.c.organization == organization, builds.c.build_id.startswith(build_id, autoescape=True)
-        )
         rows = tx.execute(query.limit(2)).mappings().all()
-    return rows[0] if len(rows) == 1 and len(build_id) >= 4 else None
+    return rows[0] if len(rows) == 1 else None
 
 
 def by_id(store: Store, build_id: str) -> Row | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import func, insert, select, update
 
 from builder.store.engine import Store
+from builder.store.rows import inserted
 from builder.store.schema import builds, contexts, nodes
 from builder.store.transitions import RUNNING, WORK
 
@@ -31,12 +32,12 @@ def register(store: Store, node_id: str, queues: Sequence[str], toolchains: Mapp
     with store.transaction() as tx:
         now = store.now(tx)
         values = {"queues": json.dumps(list(queues)), "toolchains": json.dumps(dict(toolchains))}
-        known = tx.execute(select(nodes.c.drain).where(nodes.c.node_id == node_id)).first()
-        if known is None:
-            tx.execute(insert(nodes).values(node_id=node_id, slots=slots, seen_at=now, **values))
+        query = select(nodes.c.drain).where(nodes.c.node_id == node_id)
+        known = tx.execute(query).first()
+        if known is None and inserted(tx, insert(nodes).values(node_id=node_id, slots=slots, seen_at=now, **values)):
             return False
         tx.execute(update(nodes).where(nodes.c.node_id == node_id).values(slots=slots, seen_at=now, **values))
-        return bool(known.drain)
+        return bool(tx.execute(query).scalar())
 
 
 def all_nodes(store: Store) -> list[Node]:

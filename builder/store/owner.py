@@ -21,6 +21,7 @@ from builder.store.rows import (
     followers,
     get,
     give_up_key,
+    holder,
     lost,
     one,
     owned,
@@ -33,7 +34,7 @@ from builder.store.schema import builds, cache
 from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK
 
 MAX_BACKOFF_MS = 60_000
-_TRIES = 3  # a primary may end while its lock is awaited; then another has the key
+_TRIES = 3  # a primary may end while its lock is awaited; then it is in the cache, or another has the key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,17 +124,18 @@ def _by_key(tx: Connection, now: int, row: Row, key: str) -> tuple[str, str]:
         return "GO_ON", "planned"
     where = (cache.c.organization == row["organization"], cache.c.build_key == key)
     query = select(cache).where(*where, cache.c.repository == row["repository"])
-    if hit := tx.execute(query).mappings().first():
-        to_finalize(tx, row, now, artifact=hit["artifact"], from_cache_of=hit["build_id"])
-        logs.system(tx, now, get(tx, build_id), f"same key as {hit['build_id']}; nothing was run or sent")
-        return "REUSE", "reuse"
     for _ in range(_TRIES):
+        if hit := tx.execute(query).mappings().first():
+            to_finalize(tx, row, now, artifact=hit["artifact"], from_cache_of=hit["build_id"])
+            logs.system(tx, now, get(tx, build_id), f"same key as {hit['build_id']}; nothing was run or sent")
+            return "REUSE", "reuse"
         primary = take_key(tx, row, key)
         if primary == build_id:
             return "GO_ON", "planned"
         first = one(tx, builds.c.build_id == primary)
-        if first is not None and first["status"] not in TERMINAL:
-            break  # it is locked: it cannot end before this build waits for it
+        # Locked, it can neither end nor give the key up before this build waits for it; until then it could do both.
+        if first is not None and first["status"] not in TERMINAL and holder(tx, row, key) == primary:
+            break
     else:
         return "GO_ON", "planned"
     if first["repository"] != row["repository"]:  # its artifact will lie where this build's tags cannot reach it

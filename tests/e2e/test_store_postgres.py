@@ -1,0 +1,324 @@
+"""The store's promises (tests/store_contract) on a real PostgreSQL, and what shows only there."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Engine, create_engine, event, text
+
+from builder.errors import BuildError
+from builder.store import builds, logs, rows
+from builder.store.engine import open_store
+from builder.store.schema import cache, metadata
+from tests.postgres_fixtures import private_postgres, programs
+from tests.store_contract import *  # noqa: F403
+from tests.store_contract.world import CAN, LEASE, LIVE, World, Worlds, attached, line, open_world
+
+MODEL = "migrated"  # copied for each world: faster than migrating again
+
+
+class Server:
+    """Makes and drops databases of the session's PostgreSQL."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._names = (f"store_{number}" for number in itertools.count())
+        self._admin = create_engine(self.url("postgres"), isolation_level="AUTOCOMMIT")
+
+    def url(self, database: str, scheme: str = "postgresql+psycopg") -> str:
+        return f"{scheme}://postgres@/{database}?host={self.folder}"
+
+    def create(self, model: str = "template0") -> str:
+        name = next(self._names)
+        self._do(f"create database {name} template {model}")
+        return name
+
+    def drop(self, name: str) -> None:
+        self._do(f"drop database {name} with (force)")
+
+    def schema(self, name: str) -> str:
+        """What pg_dump says of the tables, without the migrations' own."""
+        what = ("--schema-only", "--no-owner", "--exclude-table=alembic_version")
+        argv = [str(programs() / "pg_dump"), *what, f"--host={self.folder}", "--username=postgres", name]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        return "\n".join(one for one in done.stdout.splitlines() if not one.startswith(("\\", "--")))
+
+    def close(self) -> None:
+        self._admin.dispose()
+
+    def _do(self, statement: str) -> None:
+        with self._admin.connect() as connection:
+            connection.execute(text(statement))
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    with private_postgres() as folder:
+        server = Server(folder)
+        server._do(f"create database {MODEL} template template0")
+        open_store(server.url(MODEL)).engine.dispose()
+        yield server
+        server.close()
+
+
+@pytest.fixture
+def worlds(postgres: Server) -> Iterator[Worlds]:
+    made: list[tuple[str, World]] = []
+
+    def make() -> World:
+        name = postgres.create(MODEL)
+        world = open_world(postgres.url(name))
+        made.append((name, world))
+        return world
+
+    yield make
+    for name, world in made:
+        world.store.engine.dispose()
+        postgres.drop(name)
+
+
+@pytest.fixture
+def world(worlds: Worlds) -> World:
+    return worlds()
+
+
+@pytest.fixture
+def empty_url(postgres: Server) -> Iterator[str]:
+    name = postgres.create()
+    yield postgres.url(name)
+    postgres.drop(name)
+
+
+# Schema and connection
+
+
+def test_the_migrations_make_the_tables_of_the_schema(postgres: Server, empty_url: str) -> None:
+    fresh = create_engine(empty_url)
+    metadata.create_all(fresh)
+    fresh.dispose()
+    assert postgres.schema(MODEL) == postgres.schema(str(fresh.url.database))
+
+
+def test_autogenerate_finds_nothing_to_migrate(world: World) -> None:
+    with world.store.engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_a_current_store_is_left_as_it_is(postgres: Server, world: World) -> None:
+    name = str(world.store.engine.url.database)
+    before, build = postgres.schema(name), world.submit()
+    again = open_world(postgres.url(name))
+    assert again.row(build) == world.row(build)
+    again.store.engine.dispose()
+    assert postgres.schema(name) == before
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres"])
+def test_the_url_that_everybody_writes_is_enough(postgres: Server, scheme: str) -> None:
+    store = open_store(postgres.url(MODEL, scheme))
+    with store.transaction() as tx:
+        assert abs(store.now(tx) - time.time() * 1000) < 5000
+    store.engine.dispose()
+
+
+def test_a_value_that_cannot_be_kept_is_the_clients_fault(world: World) -> None:
+    for key in ("nul\x00", "k" * 300):
+        with pytest.raises(BuildError) as refused:
+            world.submit(idempotency_key=key)
+        assert refused.value.reason == "InvalidRequest"
+    assert builds.get(world.store, "acme", "b000\x00") is None
+    assert builds.get(world.store, "acme", world.submit()) is not None
+
+
+def test_an_owner_that_stops_in_a_transaction_is_cut_off(world: World) -> None:
+    with world.store.transaction() as tx:
+        limit = tx.execute(text("show idle_in_transaction_session_timeout")).scalar_one()
+    assert limit == "30s"
+
+
+def test_organizations_take_turns_whatever_the_locale_sorts_first(world: World) -> None:
+    """In this database "a" sorts before "B"; the round through the organizations goes by bytes."""
+    names = ["B", "a", "C", "b", "Ä", "z-1", "z_1"]
+    for name in names:
+        for toolchain in ("go-1.26", ""):
+            world.submit(name, toolchain=toolchain)
+    seen = []
+    for _ in range(2 * len(names)):
+        (build,) = builds.offerable(world.store, "compile.go", ["go-1.26"], 1)
+        seen.append(world.row(build)["organization"])
+        world.fail_work(build, world.claim(build))
+    assert seen == sorted(names) * 2
+
+
+# Transactions that meet at a given point
+
+
+def blocked(world: World) -> bool:
+    query = text("select count(*) from pg_locks where not granted")
+    with world.store.engine.connect() as tx:
+        return bool(tx.execute(query).scalar())
+
+
+def while_it_waits(world: World, build: str, call: Callable[[], Any], then: Callable[[Any, Any], None]) -> Any:
+    """Hold the row of `build`, start `call`, wait until it waits for a lock; do `then` and commit. What it returns."""
+    answers: list[Any] = []
+    thread = threading.Thread(target=lambda: answers.append(call()))
+    with world.store.transaction() as tx:
+        row = rows.one(tx, builds.builds.c.build_id == build)
+        thread.start()
+        deadline = time.monotonic() + 20
+        while not blocked(world):
+            assert time.monotonic() < deadline and thread.is_alive(), "it did not wait"
+            time.sleep(0.01)
+        then(tx, row)
+    thread.join(20)
+    assert answers, "it failed or still waits"
+    return answers[0]
+
+
+def test_a_claim_that_waited_for_another_loses(world: World) -> None:
+    build = world.submit()
+
+    def granted(tx: Any, row: Any) -> None:
+        rows.write(tx, row, status="RUNNING", half="WORK", claim=row["claim"] + 1, node_id="other", nonce="other")
+
+    claimed = while_it_waits(world, build, lambda: builds.claim(world.store, build, "node", "n", LEASE, CAN), granted)
+    assert claimed.row is None and claimed.refused == "it is RUNNING"
+    assert world.row(build)["node_id"] == "other"
+
+
+def test_a_write_that_waited_while_its_claim_was_taken_is_stale(world: World) -> None:
+    def taken(tx: Any, row: Any) -> None:
+        rows.requeue(tx, world.at[0], row)
+
+    for call in (
+        lambda build, claim: world.fail_work(build, claim).outcome == "stale",
+        lambda build, claim: builds.heartbeat(world.store, build, claim, "BUILD", LEASE) is None,
+        lambda build, claim: builds.hand_back(world.store, build, claim, "drain") is None,
+        lambda build, claim: builds.planned(world.store, build, claim, "key", "code", "go") == "STALE",
+        lambda build, claim: logs.append(world.store, build, claim, 0, [line("x")])[0],
+    ):
+        build = world.submit()
+        assert while_it_waits(world, build, partial(call, build, world.claim(build)), taken)
+        assert (world.row(build)["status"], world.row(build)["log_lines"]) == ("PENDING", 0)
+
+
+def planned_late(world: World) -> tuple[str, Callable[[], str]]:
+    late = world.submit()
+    return late, partial(builds.planned, world.store, late, world.claim(late), "key", "code", "go")
+
+
+def test_a_build_does_not_wait_for_a_primary_that_gave_its_key_up_meanwhile(world: World) -> None:
+    """The primary goes on with another key: what it makes is not what the late build asked for."""
+    primary, _, followers = attached(world)
+    late, planned = planned_late(world)
+
+    def another_key(tx: Any, row: Any) -> None:
+        rows.give_up_key(tx, world.at[0], row)
+        rows.write(tx, row, build_key="other")
+
+    assert while_it_waits(world, primary, planned, another_key) == "ATTACHED"
+    assert world.row(late)["attached_to"] == followers[0]
+
+
+def test_a_build_whose_primary_succeeds_meanwhile_takes_its_result(world: World) -> None:
+    primary = world.submit()
+    assert builds.planned(world.store, primary, world.claim(primary), "key", "code", "go") == "GO_ON"
+    world.succeed_work(primary, world.row(primary)["claim"])
+    adopted = builds.adopt_finalize(world.store, LEASE)
+    assert adopted is not None and builds.publish(world.store, primary, adopted["claim"])
+    late, planned = planned_late(world)
+
+    def succeeded(tx: Any, row: Any) -> None:
+        names = ("organization", "build_key", "repository", "build_id", "artifact")
+        tx.execute(cache.insert().values(**{name: row[name] for name in names}))
+        rows.end(tx, world.at[0], row, "SUCCEEDED", "")
+
+    assert while_it_waits(world, primary, planned, succeeded) == "REUSE"
+    assert world.row(late)["from_cache_of"] == primary
+
+
+def test_a_build_whose_primary_fails_meanwhile_is_the_primary(world: World) -> None:
+    primary = world.submit()
+    assert builds.planned(world.store, primary, world.claim(primary), "key", "code", "go") == "GO_ON"
+    late, planned = planned_late(world)
+
+    def failed(tx: Any, row: Any) -> None:
+        rows.end(tx, world.at[0], row, "FAILED", rows.failure("CompileFailed", "m"))
+
+    assert while_it_waits(world, primary, planned, failed) == "GO_ON"
+    assert world.row(late)["attached_to"] == ""
+
+
+def test_a_held_build_holds_up_neither_reconciler_nor_finalizer(world: World) -> None:
+    held, other = world.submit(), world.submit()
+    for build in (held, other):
+        world.claim(build)
+    world.at[0] += LEASE + 1
+    with world.store.transaction() as tx:
+        rows.one(tx, builds.builds.c.build_id == held)
+        assert [row["build_id"] for row in builds.expire_leases(world.store, 1000)] == [other]
+    assert [row["build_id"] for row in builds.expire_leases(world.store, 1000)] == [held]
+
+
+# Cost
+
+
+def rows_read(engine: Engine, call: Callable[[], object]) -> int:
+    """How many rows the call's SELECTs look at (kept or filtered away), by EXPLAIN ANALYZE of each."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT builds"):
+            seen.append((statement.removesuffix(" FOR UPDATE SKIP LOCKED"), parameters))
+
+    event.listen(engine, "before_cursor_execute", note)
+    try:
+        call()
+    finally:
+        event.remove(engine, "before_cursor_execute", note)
+    assert seen
+    total = 0
+    with engine.connect() as connection:
+        for statement, parameters in seen:
+            found = connection.exec_driver_sql(f"explain (analyze, format json) {statement}", parameters).scalar_one()
+            total += _rows(found[0]["Plan"] if isinstance(found, list) else json.loads(found)[0]["Plan"])
+    return total
+
+
+def _rows(plan: dict[str, Any]) -> int:
+    own = plan["Actual Rows"] + plan.get("Rows Removed by Filter", 0) + plan.get("Rows Removed by Index Recheck", 0)
+    inner = sum(_rows(part) for part in plan.get("Plans", ()))
+    return max(int(own * plan["Actual Loops"]), inner)
+
+
+@pytest.mark.parametrize("organizations", [1, 10_000])
+def test_ten_thousand_queued_cost_what_ten_cost(world: World, organizations: int) -> None:
+    values = dict(world.row(world.submit()))
+    del values["number"]
+    many = [values | {"build_id": f"q{n:019d}", "organization": f"o{n % organizations:06d}"} for n in range(10_000)]
+    with world.store.engine.begin() as tx:
+        tx.execute(builds.builds.insert(), many)
+        tx.execute(text("analyze builds"))
+    for call in (
+        lambda: builds.offerable(world.store, "compile.go", ["go-1.26"], 4),
+        lambda: builds.queue_timeouts(world.store, LIVE),
+        lambda: builds.expire_leases(world.store, 1000),
+        lambda: builds.adopt_finalize(world.store, LEASE),
+        lambda: builds.page(world.store, "o000000", 20, None),
+        lambda: builds.get(world.store, "o000000", "q0000000000000000000"),
+    ):
+        assert rows_read(world.store.engine, call) < 700
+        world.at[0] += 6_000
