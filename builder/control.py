@@ -5,39 +5,69 @@ The store is the truth; a loop that dies or doubles costs time, never a build.
 
 from __future__ import annotations
 
+import base64
+import json
 import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TextIO
 
 import httpx
+import redis
 import structlog
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
+from structlog.typing import FilteringBoundLogger
 
 from builder.config import Settings
 from builder.finalize import Finalizer
-from builder.messages import RUN, run_message
-from builder.store import builds, nodes, outbox, sweeps
+from builder.messages import RUN, read_run, run_message
+from builder.store import builds, nodes, offers, outbox, sweeps
 from builder.store.engine import Store
-
-log = structlog.get_logger("control")
 
 # A node that was not seen for this many leases takes no builds.
 LIVE_LEASES = 2
 REPORT_TIMEOUT_S = 10.0
 
 
+def event_log(out: TextIO) -> FilteringBoundLogger:
+    """A logger that writes one JSON object on a line; two in one process know nothing of each other."""
+    made: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(out),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+        cache_logger_on_first_use=True,
+    )
+    return made
+
+
+def read_queued(raw: bytes, key: str) -> str | None:
+    """The build id of a message as it lies in Redis (kombu's envelope of Celery's protocol 2); None for any other."""
+    try:
+        _, kwargs, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
+        return read_run(kwargs, key)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
 @dataclass
 class Loops:
-    """The four loops over one store."""
+    """The four loops over one store. `redis` is the broker of `celery`."""
 
     settings: Settings
     store: Store
     celery: Celery
     finalizer: Finalizer
+    redis: redis.Redis
+    log: FilteringBoundLogger
     _wakes: dict[str, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -79,7 +109,7 @@ class Loops:
             try:
                 step()
             except Exception as error:
-                log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
+                self.log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
                 self._stop.wait(0.5)
             wake.wait(self.settings.tick_ms / 1000)
 
@@ -88,6 +118,7 @@ class Loops:
         live = [node for node in nodes.all_nodes(self.store) if self._is_live(node)]
         for queue in sorted({queue for node in live for queue in node.queues}):
             takers = [node for node in live if queue in node.queues]
+            self._compare(queue)
             free = sum(max(0, node.slots - node.running) for node in takers)
             if not free:
                 continue
@@ -98,13 +129,24 @@ class Loops:
     def _is_live(self, node: nodes.Node) -> bool:
         return not node.drain and node.seen_ms_ago < LIVE_LEASES * self.settings.lease_ms
 
+    def _compare(self, queue: str) -> None:
+        """Look into the queue's list in Redis: what lies there is not offered again, what vanished is, at once."""
+        try:
+            raw: Any = self.redis.lrange(queue, 0, offers.LOOKED_AT - 1)
+        except RedisError as error:  # nobody knows what lies there: the pauses between offers stand
+            self.log.warning("a queue could not be read", action="compare-failed", queue=queue, error=repr(error))
+            return
+        listed = {build_id for one in raw if (build_id := read_queued(one, self.settings.message_key))}
+        if vanished := offers.compare(self.store, queue, listed):
+            self.log.warning("hints vanished", action="hints-vanished", queue=queue, count=vanished)
+
     def _send(self, queue: str, build_id: str) -> None:
         message = run_message(build_id, self.settings.message_key)
         try:
             self.celery.send_task(RUN, kwargs=message, queue=queue, retry=False)
         except (KombuError, RedisError, OSError) as error:
             # The mark of the offer stands for a few seconds; then it is offered again.
-            log.warning("a hint could not be sent", action="offer-failed", build_id=build_id, error=repr(error))
+            self.log.warning("a hint could not be sent", action="offer-failed", build_id=build_id, error=repr(error))
 
     def finalize(self) -> None:
         """Finish what is built: one after the other, oldest first."""
@@ -142,7 +184,7 @@ class Loops:
         for row in sweeps.tell_untaken(self.store, live, self.settings.lease_ms, self._told):
             self.finalizer.changed(row["build_id"])
         for queue, toolchain in set(self._told) - before:
-            log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)
+            self.log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)
 
     def report(self) -> None:
         """Deliver what the outbox holds, at least once."""
@@ -158,7 +200,7 @@ class Loops:
                 try:
                     client.post(self.settings.report_url, content=row["body"], headers=headers).raise_for_status()
                 except httpx.HTTPError as error:
-                    log.warning("a report was not taken", action="report-failed", error=repr(error))
+                    self.log.warning("a report was not taken", action="report-failed", error=repr(error))
                     outbox.postponed(self.store, row["id"], row["tries"])
                 else:
                     outbox.delivered(self.store, row["id"])

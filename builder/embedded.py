@@ -18,8 +18,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from builder import pipelines
 from builder.api.server import Control, listen
 from builder.config import Settings, Token, environment, new_secret
@@ -56,8 +54,9 @@ def start(
         if worker:
             ensure_bases(settings)
             settings = settings.model_copy(update={"default_versions": versions_here(settings)})
-        stack.enter_context(_events_into(data / "run" / "events.jsonl"))
-        data.mkdir(parents=True, exist_ok=True)
+        (data / "run").mkdir(parents=True, exist_ok=True)
+        # Standard output belongs to the command: what the control side tells goes to a file.
+        events = stack.enter_context((data / "run" / "events.jsonl").open("a"))
         stack.enter_context(_alone(data))
         redis, redis_url = stack.enter_context(private_redis(data / "run"))
         token, worker_token = new_secret(), new_secret()
@@ -68,7 +67,7 @@ def start(
             Token(token=worker_token, scopes=("worker",)),
         )
         both = {"redis_url": redis_url, "message_key": new_secret()}
-        control = Control(settings.model_copy(update={**both, "tokens": tokens}), on_event)
+        control = Control(settings.model_copy(update={**both, "tokens": tokens}), on_event, events=events)
         server = control.server(listener)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         control.start()
@@ -82,20 +81,6 @@ def start(
         if process is not None:
             _await_node(running)
         yield running
-
-
-@contextmanager
-def _events_into(path: Path) -> Iterator[None]:
-    """One structured event for each transition goes to a file: standard output belongs to the command."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as out:
-        structlog.configure(
-            processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
-            logger_factory=structlog.PrintLoggerFactory(out),
-            cache_logger_on_first_use=False,
-        )
-        yield
-        structlog.reset_defaults()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import structlog
+from structlog.typing import FilteringBoundLogger
 
 from builder.attest.provenance import MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.config import Settings
@@ -19,8 +19,6 @@ from builder.errors import BuildError
 from builder.oci.destination import Destination
 from builder.store import builds, record
 from builder.store.engine import Store
-
-log = structlog.get_logger("finalize")
 
 LATER_MS = 2_000
 BUILDER_ID = "https://ignite.dodil.dev/builder"
@@ -35,6 +33,7 @@ class Finalizer:
     destination: Destination
     label: Callable[[str], None]
     changed: Callable[[str], None]
+    log: FilteringBoundLogger
 
     def next(self) -> bool:
         """Finish the oldest build that waits. False: none waits."""
@@ -44,7 +43,7 @@ class Finalizer:
         try:
             self._finish(row)
         except BuildError as error:
-            log.warning("trouble in FINALIZE", action="finalize-later", build_id=row["build_id"], error=str(error))
+            self.log.warning("trouble in FINALIZE", action="finalize-later", build_id=row["build_id"], error=str(error))
             builds.release_finalize(self.store, row["build_id"], row["claim"], LATER_MS)
         self.changed(row["build_id"])
         return True

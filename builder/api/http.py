@@ -13,7 +13,6 @@ from typing import Any
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-import structlog
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
@@ -21,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
+from structlog.typing import FilteringBoundLogger
 
 from builder.api import codec, routes
 from builder.api.auth import Caller, CallRefused, Tokens, unimplemented
@@ -29,8 +29,6 @@ from builder.api.service import BuildService, WorkerService
 from builder.api.tails import Tails
 from builder.errors import BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-
-log = structlog.get_logger("api")
 
 READY_S = 2.0
 
@@ -43,6 +41,7 @@ def make_app(
     worker_service: WorkerService,
     tails: Tails,
     parts: Mapping[str, Callable[[], object]],
+    log: FilteringBoundLogger,
 ) -> Starlette:
     """The ASGI application. `parts` are asked whether we are ready; one that is missing raises."""
     targets = {"BuildService": build_service, "WorkerService": worker_service}
@@ -106,7 +105,7 @@ def make_app(
         return Response("ok\n")
 
     async def readyz(request: Request) -> Response:
-        missing = [found for found in [await _missing(name, ask) for name, ask in parts.items()] if found]
+        missing = [found for found in [await _missing(name, ask, log) for name, ask in parts.items()] if found]
         if missing:
             names = ", ".join(found["part"] for found in missing)
             return _error(503, "UNAVAILABLE", f"missing: {names}", *missing)
@@ -127,6 +126,7 @@ def make_app(
         routes=sorted(paths, key=_specific_last),
         exception_handlers={HTTPException: _no_route, Exception: _unforeseen},
     )
+    app.state.log = log
     app.router.redirect_slashes = False  # a path is the contract's or it is none
     return app
 
@@ -177,7 +177,7 @@ def _answering(handle: Handler) -> Handler:
     return answer
 
 
-async def _missing(name: str, ask: Callable[[], object]) -> Mapping[str, str]:
+async def _missing(name: str, ask: Callable[[], object], log: FilteringBoundLogger) -> Mapping[str, str]:
     """Why a part is missing, or nothing. Whoever asks has shown no token: the part's own words go to the log."""
     try:
         with anyio.fail_after(READY_S):
@@ -202,6 +202,7 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
     """Ours. The log gets everything, the caller a word to find it by: an exception's text may hold anything."""
     mark = secrets.token_hex(4)
     where = f"{request.method} {request.url.path}"
+    log: FilteringBoundLogger = request.app.state.log
     log.error("an unforeseen error", action="unforeseen", mark=mark, where=where, error=repr(error), exc_info=error)
     message = f"an error of ours; the server's log has it as {mark}"
     return _error(500, "INTERNAL", message, _detail(BuildError("Internal", message)))

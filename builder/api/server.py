@@ -7,13 +7,14 @@ import gc
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 import redis
-import structlog
 import uvicorn
 from prometheus_client import Counter
 from sqlalchemy import text
@@ -24,7 +25,7 @@ from builder.api.http import make_app
 from builder.api.service import BuildService, Parts, WorkerService
 from builder.api.tails import Tails
 from builder.config import Settings
-from builder.control import Loops
+from builder.control import Loops, event_log
 from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
@@ -37,18 +38,21 @@ from builder.store.events import Event
 from builder.tasks import make_celery
 from builder.worker.node import CANCEL_CHANNEL
 
-log = structlog.get_logger("transition")
 TRANSITIONS = Counter("ignite_build_transitions", "Transitions of builds.", ["action", "status", "reason"])
 
 
 class Control:
-    """Everything of the control side in one process."""
+    """Everything of the control side in one process. `events` gets a line for each transition and each trouble;
+    by default standard output does."""
 
-    def __init__(self, settings: Settings, on_event: Callable[[Event], None] = lambda _: None) -> None:
+    def __init__(
+        self, settings: Settings, on_event: Callable[[Event], None] = lambda _: None, *, events: TextIO | None = None
+    ) -> None:
         if not settings.message_key or not settings.tokens:
             raise BuildError("InvalidRequest", "serve needs the settings message_key and tokens", where="message_key")
         self.settings = settings
         self._on_event = on_event
+        self.log = event_log(events or sys.stdout)
         self.store = open_store(settings.database, self._emit)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
         self.tails = Tails(self.redis)
@@ -66,8 +70,16 @@ class Control:
             ),
             label=labels(settings.crash_at, Path(settings.data_dir)),
             changed=self.tails.tell,
+            log=self.log,
         )
-        self.loops = Loops(settings=settings, store=self.store, celery=make_celery(settings), finalizer=finalizer)
+        self.loops = Loops(
+            settings=settings,
+            store=self.store,
+            celery=make_celery(settings),
+            finalizer=finalizer,
+            redis=self.redis,
+            log=self.log,
+        )
         parts = Parts(
             settings=settings,
             store=self.store,
@@ -78,12 +90,13 @@ class Control:
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
-        self.app = make_app(Tokens(settings.tokens), BuildService(parts), WorkerService(parts), self.tails, asked)
+        services = (BuildService(parts), WorkerService(parts))
+        self.app = make_app(Tokens(settings.tokens), *services, self.tails, asked, self.log)
         self._reader = threading.Thread(target=self.tails.read, daemon=True)
 
     def _emit(self, event: Event) -> None:
         TRANSITIONS.labels(event.action, event.status, event.reason).inc()
-        log.info("transition", **vars(event))
+        self.log.info("transition", **vars(event))
         if event.action == "cancel-request":
             self._tell_owner(event.build_id)
         self._on_event(event)
@@ -93,7 +106,7 @@ class Control:
         try:
             self.redis.publish(CANCEL_CHANNEL + build_id, b"cancel")
         except redis.RedisError:
-            log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
+            self.log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
 
     def _ask_store(self) -> None:
         with self.store.transaction() as tx:
@@ -148,13 +161,6 @@ def listen(address: str) -> socket.socket:
 
 def serve(settings: Settings) -> int:
     """`ignite-builder serve`: until TERM or INT. The first lets what was asked be answered, a second leaves at once."""
-    structlog.configure(
-        processors=[
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ]
-    )
     control = Control(settings)
     listener = listen(settings.listen)
     server = control.server(listener)

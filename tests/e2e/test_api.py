@@ -8,17 +8,21 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import redis
 
 from builder import embedded
 from builder.api.client import services
 from builder.api.routes import SOURCE_PATH, UPLOAD_PATH, routes
+from builder.config import load
+from builder.control import read_queued
 from builder.errors import EXIT_CANCELLED
+from tests.build_fixtures import until
 from tests.serve_fixtures import Serve, serving
 
 pytestmark = pytest.mark.e2e
@@ -297,3 +301,52 @@ def test_a_call_that_does_not_end_in_time_is_told_to_come_again(own: Serve) -> N
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b'"code":"UNAVAILABLE"' in answer
     assert "Traceback" not in own.err.read_text()
+
+
+# The dispatcher
+
+
+def hints(redis_url: str) -> list[str]:
+    """The build ids in the list of the Python queue, as they lie there."""
+    with redis.Redis.from_url(redis_url) as client:
+        raw: Any = client.lrange("compile.python", 0, -1)
+        return [str(read_queued(one, "k" * 32)) for one in raw]
+
+
+def test_hints_that_a_flush_took_are_offered_again_at_once_and_those_that_lie_there_are_not(tmp_path: Path) -> None:
+    with embedded.private_redis(tmp_path / "redis") as (_, url), serving(tmp_path / "serve", url) as serve:
+        serve.register(slots=2)
+        builds = {serve.submit(f"build-{number}") for number in range(3)}
+        assert until(lambda: set(hints(url)) == builds, 5)
+        stay_until = time.monotonic() + 7
+        while time.monotonic() < stay_until:
+            serve.register(slots=2)
+            assert sorted(hints(url)) == sorted(builds)  # the pause of 5 s is over, and none lies there twice
+            time.sleep(0.5)
+        with redis.Redis.from_url(url) as client:
+            client.flushall()
+        started = time.monotonic()
+        assert until(lambda: set(hints(url)) == builds, 5)
+        assert time.monotonic() - started < 3
+        assert '"action":"hints-vanished"' in serve.out.read_text().replace(" ", "")
+
+
+def test_two_servers_in_one_process_write_to_their_own_files(tmp_path: Path) -> None:
+    folders, ids = [tmp_path / "a", tmp_path / "b"], []
+    with ExitStack() as stack:
+        for folder in folders:
+            settings = load({"data_dir": str(folder)}).settings
+            running = stack.enter_context(embedded.start(settings, worker=False))
+            answer = httpx.post(
+                running.url + "/v1/ignite/builds",
+                json=compile_request("python") | {"name": folder.name},
+                headers={"authorization": f"Bearer {running.token}"},
+                trust_env=False,
+            )
+            assert answer.status_code == 200, answer.text
+            ids.append(answer.json()["buildId"])
+    lines = [
+        [json.loads(line) for line in (folder / "run/events.jsonl").read_text().splitlines()] for folder in folders
+    ]
+    told = [{line["build_id"] for line in found if line.get("action") == "submit"} for found in lines]
+    assert told == [{ids[0]}, {ids[1]}]
