@@ -10,6 +10,7 @@ from builder import pipelines, sandbox
 from builder.config import Settings
 from builder.data import catalog_file
 from builder.errors import BuildError
+from builder.oci.layer import compressor_is_the_known_one
 from builder.pipelines import catalog as catalogs
 from builder.worker.toolchains import find_program, toolchains_of
 
@@ -31,12 +32,26 @@ class Finding:
 
 
 def findings(settings: Settings) -> tuple[Finding, ...]:
-    """Programs, sandbox, cgroups, toolchains, disk."""
+    """Programs, sandbox, control groups, compressor, toolchains, disk."""
     found = []
     for name, effect, mend in PROGRAMS:
         found.append(Finding(ok=bool(find_program(name)), name=name, effect=effect, mend=mend))
     for each in sandbox.check():
-        found.append(Finding(ok=each.ok, name=f"{each.name}: {each.said}", effect=each.said, mend=each.next))
+        if each.ok:
+            found.append(Finding(ok=True, name=f"{each.name}: {each.said}"))
+        else:
+            found.append(Finding(ok=False, name=each.name, effect=each.said, mend=each.next))
+    if not settings.use_cgroups:
+        effect = "memory and processes are watched from outside, CPU is not limited"
+        found.append(Finding(ok=False, name="use_cgroups is off", effect=effect, mend="set use_cgroups = true"))
+    found.append(
+        Finding(
+            ok=compressor_is_the_known_one(),
+            name="compressor",
+            effect="artifacts get other digests here than on other nodes",
+            mend="a CPU with SSE4.2, and the package isal as uv.lock pins it: make setup",
+        )
+    )
     catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
     toolchains = toolchains_of(settings)
     for name in pipelines.names(pipelines.load(settings.pipelines)):

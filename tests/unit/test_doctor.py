@@ -1,0 +1,38 @@
+"""`doctor` says what follows from what is missing, not only that it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder import doctor
+from builder.config import Settings
+from builder.sandbox import Finding
+
+NO_GROUPS = "not writable: memory and processes are watched from outside, CPU is not limited"
+
+
+def look(monkeypatch: pytest.MonkeyPatch, folder: Path, *said: Finding, **flags: object) -> dict[str, doctor.Finding]:
+    """The findings by name on a host whose sandbox says this; trying it out takes a process."""
+    monkeypatch.setattr(doctor.sandbox, "check", lambda: said)
+    return {one.name: one for one in doctor.findings(Settings(node_dir=str(folder), **flags))}
+
+
+def test_without_control_groups_cpu_is_not_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    missing = Finding(name="control groups", ok=False, said=NO_GROUPS, next="Delegate=yes")
+    found = look(monkeypatch, tmp_path, missing)["control groups"]
+    assert (found.ok, found.effect, found.mend) == (False, NO_GROUPS, "Delegate=yes")
+
+
+def test_control_groups_that_are_switched_off_are_said_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "use_cgroups is off" not in look(monkeypatch, tmp_path)
+    assert "CPU is not limited" in look(monkeypatch, tmp_path, use_cgroups=False)["use_cgroups is off"].effect
+
+
+def test_a_compressor_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert look(monkeypatch, tmp_path)["compressor"].ok
+    monkeypatch.setattr("builder.oci.layer.KNOWN_DIGEST", "another")
+    found = look(monkeypatch, tmp_path)["compressor"]
+    assert not found.ok
+    assert "other digests" in found.effect
