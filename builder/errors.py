@@ -94,6 +94,11 @@ REASONS: dict[str, Reason] = {
         _user("Timeout", "Make the build shorter, or ask for a longer timeoutSecs."),
         _user("ArtifactTooLarge", "Leave files out of the artifact."),
         _platform("RegistryUnavailable", _NOT_YOURS),
+        _platform(
+            "RegistryRefused",
+            "An operator corrects registry_username and registry_password, or lets that user push to this repository.",
+            retried=False,
+        ),
         _platform("PackageIndexUnavailable", _NOT_YOURS),
         _platform("SourceStoreUnavailable", _NOT_YOURS),
         _platform("NodeDiskFull", _NOT_YOURS),

@@ -1,6 +1,7 @@
 """Requests to a registry: who we are, what is tried again, and how long.
 
 Retried: connections that break or time out, 408, 429 and 5xx, with the other side's `Retry-After` or a doubling delay.
+Not retried: 401 and 403 once the challenge was answered (`RegistryRefused`), and what is no answer of a registry.
 Everything that raises here names host, request and status, never a credential, a token or a signed address.
 """
 
@@ -162,13 +163,13 @@ class Transport:
         return PlatformError("RegistryUnavailable", f"{self.host}: {said}")
 
     def refused(self, what: str, response: httpx.Response) -> BuildError:
-        """An answer that means no. 401 and 403 are about our credentials, which are the operator's."""
+        """An answer that means no. 401 and 403 are about our credentials, which are the operator's: RegistryRefused."""
         status = response.status_code
         code = _error_code(response)
         why = f"{status}{' ' + code if code else ''}"
         if status in (401, 403):
             who = f"user {self.credentials.username}" if self.credentials else "no credentials"
-            return self.broken(f"{what}: refused with {why} ({who})")
+            return PlatformError("RegistryRefused", f"{self.host}: {what}: refused with {why} ({who})")
         return self.broken(f"{what}: answered {why}")
 
     def _ours(self, url: str) -> bool:

@@ -206,6 +206,7 @@ def test_passwords_open_and_close(tmp_path: Path) -> None:
         for wrong in (connect(address), connect(address, username="robot", password="wrong-secret")):
             with pytest.raises(PlatformError, match="401") as caught:
                 wrong.push(image, "org/app", "v2")
+            assert caught.value.reason == "RegistryRefused" and not caught.value.retried
             assert "wrong-secret" not in str(caught.value)
         where = f"docker://{address}/org/app:v1"
         run("skopeo", "inspect", "--tls-verify=false", "--creds", f"robot:{PASSWORD}", where)

@@ -274,6 +274,10 @@ def test_a_no_is_not_repeated(tmp_path: Path, status: int) -> None:
     with pytest.raises(PlatformError) as caught:
         client.push(make_image(tmp_path), "org/app", "v1")
     assert str(status) in caught.value.message and "DENIED" in caught.value.message
+    is_about_us = status in (401, 403)
+    assert caught.value.reason == ("RegistryRefused" if is_about_us else "RegistryUnavailable")
+    assert caught.value.retried != is_about_us
+    assert not is_about_us or ("user robot" in caught.value.message and "registry_password" in caught.value.next)
     assert SECRET not in str(caught.value)
     assert not memory.manifests.get("org/app"), "what fails on the way leaves no tag"
 
@@ -298,6 +302,7 @@ def test_a_token_is_fetched_once_for_a_scope_and_renewed(tmp_path: Path) -> None
     assert SECRET not in repr(client) and "two" not in repr(client)
     with pytest.raises(PlatformError, match="401") as caught:
         registry(memory, credentials=Credentials(username="robot", password="wrong-one")).resolve("org/app", "v1")
+    assert caught.value.reason == "RegistryRefused" and "token service" in caught.value.message
     assert "wrong-one" not in str(caught.value) and SECRET not in str(caught.value)
 
 
