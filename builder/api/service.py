@@ -21,7 +21,7 @@ from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.source.store import SourceStore
 from builder.store import builds, logs, nodes, record
 from builder.store.engine import Store
-from builder.store.transitions import TERMINAL
+from builder.store.transitions import RUNNING, TERMINAL, WORK
 
 PROTOCOL = 1
 PAGE = 50
@@ -139,8 +139,7 @@ class WorkerService:
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
         _worker(caller, request.protocol)
-        if caller.node and caller.node != request.node_id:
-            raise permission_denied(f'this token is for the node "{caller.node}"')
+        _as_node(caller, request.node_id)
         settings = self._parts.settings
         drain = nodes.register(
             self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
@@ -156,6 +155,7 @@ class WorkerService:
     def claim_build(self, caller: Caller, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
         """Ownership of a build, or why not."""
         _worker(caller, request.protocol)
+        _as_node(caller, request.node_id)
         store, settings = self._parts.store, self._parts.settings
         node = next((one for one in nodes.all_nodes(store) if one.node_id == request.node_id), None)
         if node is None:
@@ -170,6 +170,8 @@ class WorkerService:
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
         _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return pb.HeartbeatResponse(stale=True)
         phase = pb.BuildPhase.Name(request.phase).removeprefix("BUILD_PHASE_") if request.phase else ""
         settings = self._parts.settings
         row = builds.heartbeat(self._parts.store, request.build_id, request.claim, phase, settings.lease_ms)
@@ -180,6 +182,8 @@ class WorkerService:
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
         _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return pb.PlannedResponse(verdict=pb.PLANNED_STALE)
         verdict = builds.planned(
             self._parts.store, request.build_id, request.claim, request.key, request.code_hash, request.runtime
         )
@@ -190,6 +194,8 @@ class WorkerService:
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         """Keep a batch in one transaction, then tell the tails, then answer."""
         _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return pb.AppendLogResponse(stale=True)
         lines = [
             {
                 "t": line.timestamp_ms,
@@ -207,6 +213,8 @@ class WorkerService:
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
         """An owner's outcome; repeated, it is answered with the record."""
         _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return pb.FinishResponse(stale=True)
         settings = self._parts.settings
         done = builds.finish(self._parts.store, request, settings.lease_ms, settings.retry_backoff_ms)
         self._parts.wake()
@@ -222,16 +230,27 @@ class WorkerService:
     def hand_back(self, caller: Caller, request: pb.HandBackRequest) -> pb.HandBackResponse:
         """The owner gives the build back."""
         _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return pb.HandBackResponse(stale=True)
         row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason)
         self._parts.wake()
         self._parts.fan_out(request.build_id, [])
         return pb.HandBackResponse(stale=row is None)
 
+    def _is_owner(self, caller: Caller, build_id: str) -> bool:
+        """Whether the last claim of a build was granted to the caller's node. The claim number itself is the store's
+        to check; it is small and can be guessed, and a node must not write for another one."""
+        if not caller.node:
+            return True
+        row = builds.by_id(self._parts.store, build_id)
+        return row is not None and _is_of(caller, row["node_id"])
+
     def source(self, caller: Caller, build_id: str, claim: int) -> Iterator[bytes]:
-        """The stored source of a claimed build."""
+        """The stored source of a build, for the owner of its work: RUNNING, under this claim, on the caller's node."""
         require(caller, "worker")
         row = builds.by_id(self._parts.store, build_id)
-        if row is None or row["claim"] != claim:
+        owned = row is not None and (row["status"], row["half"], row["claim"]) == (RUNNING, WORK, claim)
+        if row is None or not owned or not _is_of(caller, row["node_id"]):
             raise not_found("this claim owns no such build")
         return _chunks(self._parts.sources.open(row["source_sha256"]))
 
@@ -240,6 +259,16 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while chunk := file.read(1024 * 1024):
             yield chunk
+
+
+def _as_node(caller: Caller, node_id: str) -> None:
+    if not _is_of(caller, node_id):
+        raise permission_denied(f'this token is for the node "{caller.node}"')
+
+
+def _is_of(caller: Caller, node_id: str) -> bool:
+    """Whether a token may speak for a node. One that names no node may for all of them (the embedded mode)."""
+    return caller.node in ("", node_id)
 
 
 def _worker(caller: Caller, protocol: int) -> None:

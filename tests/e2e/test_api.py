@@ -350,3 +350,53 @@ def test_two_servers_in_one_process_write_to_their_own_files(tmp_path: Path) -> 
     ]
     told = [{line["build_id"] for line in found if line.get("action") == "submit"} for found in lines]
     assert told == [{ids[0]}, {ids[1]}]
+
+
+# What a node may read and write
+
+
+def source_of(serve: Serve, build: str, claim: int, who: str) -> int:
+    path = f"/v1/ignite/worker/builds/{build}/source?claim={claim}"
+    return serve.ask("GET", path, who).status_code
+
+
+def test_a_source_is_given_to_the_node_that_works_on_it_and_only_while_it_does(serve: Serve) -> None:
+    build = serve.submit("source")
+    assert source_of(serve, build, 0, "worker-1") == 404  # PENDING: nobody owns it
+    serve.register("node-1", "worker-1")
+    claim = serve.claim(build, "node-1", "worker-1")
+    answer = serve.ask("GET", f"/v1/ignite/worker/builds/{build}/source?claim={claim}", "worker-1")
+    assert (answer.status_code, answer.content) == (200, b"x = 1\n")
+    assert source_of(serve, build, claim, "worker-2") == 404
+    assert source_of(serve, build, claim + 1, "worker-1") == 404
+    serve.fail(build, claim, 0, "worker-1")
+    assert source_of(serve, build, claim, "worker-1") == 404  # FAILED: the claim's number is still the record's
+
+
+def test_a_token_of_a_node_neither_claims_nor_writes_for_another(serve: Serve) -> None:
+    build = serve.submit("fenced")
+    for node in ("node-1", "node-2"):
+        serve.register(node, node.replace("node", "worker"))
+    path = f"/v1/ignite/worker/builds/{build}"
+    claimed = {"protocol": 1, "nodeId": "node-1", "nonce": "n"}
+    assert serve.ask("POST", path + "/claim", "worker-2", json=claimed).status_code == 403
+    assert (
+        serve.ask("POST", "/v1/ignite/worker/nodes", "worker-2", json={"protocol": 1, "nodeId": "node-1"}).status_code
+        == 403
+    )
+    claim = serve.claim(build, "node-1", "worker-1")
+    mine = {"protocol": 1, "claim": str(claim)}
+    failure = {"reason": "CompileFailed", "message": "m", "errorClass": "user_code"}
+    for call, more in (
+        ("heartbeat", {}),
+        ("log", {"lines": [{"line": "x"}]}),
+        ("hand-back", {"reason": "drain"}),
+        ("finish", {"failure": failure}),
+    ):
+        answer = serve.ask("POST", f"{path}/{call}", "worker-2", json=mine | more)
+        assert (answer.status_code, answer.json()["stale"]) == (200, True), call
+    answer = serve.ask("POST", path + "/planned", "worker-2", json=mine | {"key": "k", "codeHash": "h"})
+    assert answer.json()["verdict"] == "PLANNED_STALE"
+    record = serve.ask("GET", f"/v1/ignite/builds/{build}", "read").json()
+    assert (record["status"], record["claim"], record.get("logLines", "0")) == ("BUILD_STATUS_RUNNING", str(claim), "0")
+    assert "stale" not in serve.ask("POST", path + "/heartbeat", "worker-1", json=mine).json()
