@@ -38,6 +38,7 @@ from builder.worker.toolchains import toolchains_of
 log = structlog.get_logger("node")
 
 CANCEL_CHANNEL = "ignite:cancel:"
+GOODBYE_S = 3.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +74,8 @@ class Node:
         self._reads = Reads(queues=(), slots=settings.slots)
         self._draining_since = Value("d", 0.0)
         self._parts: NodeParts | None = None
-        self._stop = threading.Event()
+        self._leaving = threading.Event()
+        self._known_by: threading.Thread | None = None
 
     # The parent process
 
@@ -82,6 +84,7 @@ class Node:
         signals.worker_init.connect(self._on_init, weak=False)
         signals.worker_ready.connect(self._on_ready, weak=False)
         signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
+        signals.worker_shutdown.connect(self._on_stopped, weak=False)
 
     def queues(self) -> tuple[str, ...]:
         """The queues this node reads where `-Q` names no others."""
@@ -102,22 +105,39 @@ class Node:
 
     def _on_ready(self, sender: Any, **_: object) -> None:
         self._reads = reads_of(sender.controller, self.settings)
-        threading.Thread(target=self._stay_known, daemon=True).start()
+        self._known_by = threading.Thread(target=self._stay_known, daemon=True)
+        self._known_by.start()
 
     def _on_shutdown(self, **_: object) -> None:
+        """Inside a signal handler: it only sets what others look at."""
         self._draining_since.value = time.time()
-        self._stop.set()
+        self._leaving.set()
+
+    def _on_stopped(self, **_: object) -> None:
+        """The last builds have ended. An idle worker is here at once: it waits until the API knows that it leaves."""
+        self._leaving.set()
+        if self._known_by is not None:
+            self._known_by.join(GOODBYE_S)
 
     def _stay_known(self) -> None:
-        """Register again and again; remove and send what killed owners left behind."""
+        """Register again and again, at last as a node that reads nothing; send what killed owners left behind."""
         api = Api(self.settings.server, self.settings.token)
-        while not self._stop.wait(min(self.settings.heartbeat_ms, 2000) / 1000):
+        while not self._leaving.wait(min(self.settings.heartbeat_ms, 2000) / 1000):
             try:
                 remove_left_behind(self.folder)
                 self._register(api)
                 owner.send_left_behind(api, self.folder / "spool")
             except (ApiUnreachable, ApiError, OSError) as error:
                 log.warning("the API did not take the register", action="register-failed", error=repr(error))
+        # Else hints would come for two more leases. Said once: a successor of the same name may be starting already.
+        self._reads = Reads(queues=(), slots=self._reads.slots)
+        while True:
+            try:
+                self._register(api)
+                break
+            except (ApiUnreachable, ApiError) as error:
+                log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
+                time.sleep(0.5)
 
     def _register(self, api: Api) -> None:
         answer: pb.RegisterNodeResponse = api.call(

@@ -55,18 +55,13 @@ class Control:
         }
         environ = {name: value for name, value in os.environ.items() if not name.startswith(config.PREFIX)}
         environ |= {config.PREFIX + name: value for name, value in settings.items()} | {"HOME": str(self.folder)}
-        argv = [sys.executable, "-m", "celery", "-A", "builder.app", "worker", *options]
-        with (self.folder / "worker.log").open("ab") as log:
+        argv = [sys.executable, "-m", "celery", "-A", "builder.app", "worker", "-l", "INFO", *options]
+        with (self.folder / "worker.log").open("wb") as log:
             process = subprocess.Popen(
                 argv, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
-        started = time.monotonic()
-
-        def known() -> bool:
-            return bool(self.node().queues) and self.node().seen_ms_ago / 1000 < time.monotonic() - started
-
         try:
-            assert until(lambda: process.poll() is not None or known(), START_S), self.log
+            assert until(lambda: process.poll() is not None or " ready." in self.log, START_S), self.log
             assert process.poll() is None, self.log
             yield process
         finally:
@@ -162,6 +157,7 @@ def test_without_options_it_reads_every_queue_with_the_slots_of_the_settings(con
     with control.worker(SLOTS="3"):
         assert control.node().queues == {"compile.go", "compile.python", "compile.any"}
         assert control.node().slots == 3
+    assert not control.node().queues  # it was idle, and said goodbye nevertheless
 
 
 def test_term_lets_a_build_end_and_leaves_nothing(control: Control) -> None:
@@ -170,9 +166,16 @@ def test_term_lets_a_build_end_and_leaves_nothing(control: Control) -> None:
         build = server.submit("ends", handler("ends", 60_000), "python")
         assert until(lambda: processes_of(range(BUILD_UID, BUILD_UID + 8)), 30), control.log
         process.terminate()
+        assert until(lambda: not control.node().queues, 5), control.log
+        late = server.submit("late", handler("late"), "python")
+        time.sleep(0.5)  # the dispatcher ticks every 100 ms
+        assert process.poll() is None, "the build ended too early to see what a draining node is offered"
+        assert control.queued("compile.python") == 0
         assert process.wait(90) == 0, control.log
         done = server.wait(build)
         assert (done.status, done.attempt) == (pb.BUILD_STATUS_SUCCEEDED, 1)
+        assert server.get(late.build_id).status == pb.BUILD_STATUS_PENDING
+        server.api.call("CancelBuild", pb.CancelBuildRequest(build_id=late.build_id))
         control.assert_nothing_left()
 
 
