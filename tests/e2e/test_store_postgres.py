@@ -18,12 +18,17 @@ from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, event, text
 
 from builder.errors import BuildError
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, logs, rows
 from builder.store.engine import open_store
 from builder.store.schema import cache, metadata
+from tests.build_fixtures import PYTHON_HANDLER
+from tests.e2e.conftest import Start
 from tests.postgres_fixtures import private_postgres, programs
 from tests.store_contract import *  # noqa: F403
 from tests.store_contract.world import CAN, LEASE, LIVE, World, Worlds, attached, line, open_world
+
+pytestmark = pytest.mark.e2e
 
 MODEL = "migrated"  # copied for each world: faster than migrating again
 
@@ -100,6 +105,28 @@ def empty_url(postgres: Server) -> Iterator[str]:
     postgres.drop(name)
 
 
+# The whole line
+
+
+def test_builds_end_to_end(postgres: Server, start: Start) -> None:
+    """Three with one key at once (one runs), then one from the cache; every log is whole."""
+    name = postgres.create()
+    try:
+        with start(store_url=postgres.url(name, "postgresql")) as server:
+            waiting = [server.submit(f"app-{n}", PYTHON_HANDLER, "python", repository="local/app") for n in range(3)]
+            ended = [server.wait(build) for build in waiting]
+            ended.append(server.build("late", PYTHON_HANDLER, "python", repository="local/app"))
+            assert [build.status for build in ended] == [pb.BUILD_STATUS_SUCCEEDED] * 4
+            assert len({build.image_digest for build in ended}) == 1
+            assert len([build for build in ended if not build.from_cache_of]) == 1
+            for build in ended:
+                log = server.log(build.build_id)
+                assert [entry.sequence for entry in log.entries] == list(range(1, build.log_lines + 1))
+                assert log.entries[-1].line == "SUCCEEDED"
+    finally:
+        postgres.drop(name)
+
+
 # Schema and connection
 
 
@@ -146,6 +173,15 @@ def test_an_owner_that_stops_in_a_transaction_is_cut_off(world: World) -> None:
     with world.store.transaction() as tx:
         limit = tx.execute(text("show idle_in_transaction_session_timeout")).scalar_one()
     assert limit == "30s"
+
+
+def test_a_store_whose_connections_broke_goes_on(world: World) -> None:
+    build = world.submit()
+    with world.store.engine.connect() as held:
+        own = "select pg_terminate_backend(pid) from pg_stat_activity where datname = current_database()"
+        world.row(build)  # a second connection, idle in the pool
+        held.execute(text(own + " and pid <> pg_backend_pid()"))
+    assert world.claim(build) == 1
 
 
 def test_organizations_take_turns_whatever_the_locale_sorts_first(world: World) -> None:
