@@ -10,7 +10,7 @@ import json
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -47,6 +47,11 @@ def event_log(out: TextIO) -> FilteringBoundLogger:
         cache_logger_on_first_use=True,
     )
     return made
+
+
+def free_of(takers: Sequence[nodes.Node]) -> int:
+    """The free slots of some nodes."""
+    return sum(max(0, node.slots - node.running) for node in takers)
 
 
 def read_queued(raw: bytes, key: str) -> str | None:
@@ -115,16 +120,22 @@ class Loops:
 
     def dispatch(self) -> None:
         """Fill a small window of hints for each queue: about twice the free slots of its live nodes."""
-        live = [node for node in nodes.all_nodes(self.store) if self._is_live(node)]
-        for queue in sorted({queue for node in live for queue in node.queues}):
-            takers = [node for node in live if queue in node.queues]
+        for queue, takers in self._takers().items():
             self._compare(queue)
-            free = sum(max(0, node.slots - node.running) for node in takers)
-            if not free:
+            if not (free := free_of(takers)):
                 continue
             toolchains = sorted({name for node in takers for name in node.toolchains})
             for build_id in builds.offerable(self.store, queue, toolchains, 2 * free):
                 self._send(queue, build_id)
+
+    def free_slots(self) -> Mapping[str, int]:
+        """Queue → free slots of its live nodes; a node that reads several queues counts in each."""
+        return {queue: free_of(takers) for queue, takers in self._takers().items()}
+
+    def _takers(self) -> Mapping[str, Sequence[nodes.Node]]:
+        live = [node for node in nodes.all_nodes(self.store) if self._is_live(node)]
+        queues = sorted({queue for node in live for queue in node.queues})
+        return {queue: [node for node in live if queue in node.queues] for queue in queues}
 
     def _is_live(self, node: nodes.Node) -> bool:
         return not node.drain and node.seen_ms_ago < LIVE_LEASES * self.settings.lease_ms

@@ -33,6 +33,7 @@ class Finalizer:
     destination: Destination
     label: Callable[[str], None]
     changed: Callable[[str], None]
+    stale: Callable[[str], None]
     log: FilteringBoundLogger
 
     def next(self) -> bool:
@@ -61,7 +62,8 @@ class Finalizer:
             if builds.claim_tag(self.store, row, tag, digest):
                 self.destination.put_tag(repository, digest, tag)
         phases = (("ATTEST", started, attested), ("FINALIZE", attested, _now()))
-        builds.succeed(self.store, build_id, claim, phases)
+        if builds.succeed(self.store, build_id, claim, phases) is None:
+            self.stale("succeed")
 
     def _attest(self, row: builds.Row) -> None:
         """The statement of what was built from what, attached to the digest. A reused artifact has its own already."""

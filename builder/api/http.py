@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import anyio.from_thread
 import anyio.to_thread
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -41,6 +41,7 @@ def make_app(
     worker_service: WorkerService,
     tails: Tails,
     parts: Mapping[str, Callable[[], object]],
+    metrics_page: Callable[[], bytes],
     log: FilteringBoundLogger,
 ) -> Starlette:
     """The ASGI application. `parts` are asked whether we are ready; one that is missing raises."""
@@ -112,7 +113,7 @@ def make_app(
         return JSONResponse({"ready": True})
 
     async def metrics(request: Request) -> Response:
-        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+        return Response(await run_in_threadpool(metrics_page), media_type=CONTENT_TYPE_LATEST)
 
     paths += [
         Route("/v1/ignite/builds/contexts", _answering(upload), methods=["POST"]),

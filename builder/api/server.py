@@ -9,19 +9,19 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
 import redis
 import uvicorn
-from prometheus_client import Counter
 from sqlalchemy import text
 
 from builder import pipelines
 from builder.api.auth import Tokens
 from builder.api.http import make_app
+from builder.api.metrics import Metrics
 from builder.api.service import BuildService, Parts, WorkerService
 from builder.api.tails import Tails
 from builder.config import Settings
@@ -35,10 +35,9 @@ from builder.pipelines import catalog as catalogs
 from builder.source.store import FolderStore
 from builder.store.engine import open_store
 from builder.store.events import Event
+from builder.store.queues import lengths
 from builder.tasks import make_celery
 from builder.worker.node import CANCEL_CHANNEL
-
-TRANSITIONS = Counter("ignite_build_transitions", "Transitions of builds.", ["action", "status", "reason"])
 
 
 class Control:
@@ -53,6 +52,7 @@ class Control:
         self.settings = settings
         self._on_event = on_event
         self.log = event_log(events or sys.stdout)
+        self.metrics = Metrics(queued=lambda: lengths(self.store), free=self._free_slots)
         self.store = open_store(settings.database, self._emit)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
         self.tails = Tails(self.redis)
@@ -70,6 +70,7 @@ class Control:
             ),
             label=labels(settings.crash_at, Path(settings.data_dir)),
             changed=self.tails.tell,
+            stale=self.metrics.stale,
             log=self.log,
         )
         self.loops = Loops(
@@ -88,14 +89,15 @@ class Control:
             runtimes=pipelines.names(pipelines.load(settings.pipelines)),
             wake=self.loops.wake,
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
+            stale=self.metrics.stale,
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         services = (BuildService(parts), WorkerService(parts))
-        self.app = make_app(Tokens(settings.tokens), *services, self.tails, asked, self.log)
+        self.app = make_app(Tokens(settings.tokens), *services, self.tails, asked, self.metrics.page, self.log)
         self._reader = threading.Thread(target=self.tails.read, daemon=True)
 
     def _emit(self, event: Event) -> None:
-        TRANSITIONS.labels(event.action, event.status, event.reason).inc()
+        self.metrics.count(event)
         self.log.info("transition", **vars(event))
         if event.action == "cancel-request":
             self._tell_owner(event.build_id)
@@ -107,6 +109,9 @@ class Control:
             self.redis.publish(CANCEL_CHANNEL + build_id, b"cancel")
         except redis.RedisError:
             self.log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
+
+    def _free_slots(self) -> Mapping[str, int]:
+        return self.loops.free_slots()
 
     def _ask_store(self) -> None:
         with self.store.transaction() as tx:

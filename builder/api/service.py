@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 from google.protobuf import json_format
 
@@ -23,13 +23,15 @@ from builder.store import builds, logs, nodes, record
 from builder.store.engine import Store
 from builder.store.transitions import RUNNING, TERMINAL, WORK
 
+Answer = TypeVar("Answer")
 PROTOCOL = 1
 PAGE = 50
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the services share. `wake` wakes the dispatcher and the finalizer; `fan_out` tells the tails.
+    """What the services share. `wake` wakes the dispatcher and the finalizer; `fan_out` tells the tails;
+    `stale` counts a write that came too late, by its call.
 
     `runtimes`: those that can be built, as the loaded pipelines name them.
     """
@@ -41,6 +43,7 @@ class Parts:
     runtimes: tuple[str, ...]
     wake: Callable[[], None]
     fan_out: Callable[[str, list[logs.Line]], None]
+    stale: Callable[[str], None]
 
 
 class BuildService:
@@ -171,22 +174,24 @@ class WorkerService:
         """Renew the lease; learn of a cancel."""
         _worker(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
-            return pb.HeartbeatResponse(stale=True)
+            return self._stale("heartbeat", pb.HeartbeatResponse(stale=True))
         phase = pb.BuildPhase.Name(request.phase).removeprefix("BUILD_PHASE_") if request.phase else ""
         settings = self._parts.settings
         row = builds.heartbeat(self._parts.store, request.build_id, request.claim, phase, settings.lease_ms)
         if row is None:
-            return pb.HeartbeatResponse(stale=True)
+            return self._stale("heartbeat", pb.HeartbeatResponse(stale=True))
         return pb.HeartbeatResponse(lease_ms=settings.lease_ms, cancel=row["cancel_requested"])
 
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
         _worker(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
-            return pb.PlannedResponse(verdict=pb.PLANNED_STALE)
+            return self._stale("planned", pb.PlannedResponse(verdict=pb.PLANNED_STALE))
         verdict = builds.planned(
             self._parts.store, request.build_id, request.claim, request.key, request.code_hash, request.runtime
         )
+        if verdict == "STALE":
+            self._parts.stale("planned")
         if verdict in ("REUSE", "ATTACHED"):
             self._parts.wake()
         return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + verdict))
@@ -195,7 +200,7 @@ class WorkerService:
         """Keep a batch in one transaction, then tell the tails, then answer."""
         _worker(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
-            return pb.AppendLogResponse(stale=True)
+            return self._stale("log", pb.AppendLogResponse(stale=True))
         lines = [
             {
                 "t": line.timestamp_ms,
@@ -206,6 +211,8 @@ class WorkerService:
             for line in request.lines
         ]
         stale, kept, fresh = logs.append(self._parts.store, request.build_id, request.claim, request.first_index, lines)
+        if stale:
+            self._parts.stale("log")
         if fresh:
             self._parts.fan_out(request.build_id, fresh)
         return pb.AppendLogResponse(stale=stale, kept_until_index=kept)
@@ -214,11 +221,13 @@ class WorkerService:
         """An owner's outcome; repeated, it is answered with the record."""
         _worker(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
-            return pb.FinishResponse(stale=True)
+            return self._stale("finish", pb.FinishResponse(stale=True))
         settings = self._parts.settings
         done = builds.finish(self._parts.store, request, settings.lease_ms, settings.retry_backoff_ms)
         self._parts.wake()
         self._parts.fan_out(request.build_id, [])
+        if done.outcome == "stale":
+            self._parts.stale("finish")
         status = pb.BuildStatus.Value("BUILD_STATUS_" + (done.row["status"] if done.row else "UNSPECIFIED"))
         answer = pb.FinishResponse(
             stale=done.outcome == "stale", log_incomplete=done.outcome == "incomplete", status=status
@@ -231,11 +240,17 @@ class WorkerService:
         """The owner gives the build back."""
         _worker(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
-            return pb.HandBackResponse(stale=True)
+            return self._stale("hand_back", pb.HandBackResponse(stale=True))
         row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason)
         self._parts.wake()
         self._parts.fan_out(request.build_id, [])
+        if row is None:
+            self._parts.stale("hand_back")
         return pb.HandBackResponse(stale=row is None)
+
+    def _stale(self, call: str, answer: Answer) -> Answer:
+        self._parts.stale(call)
+        return answer
 
     def _is_owner(self, caller: Caller, build_id: str) -> bool:
         """Whether the last claim of a build was granted to the caller's node. The claim number itself is the store's

@@ -125,6 +125,24 @@ def test_metrics_count_transitions(serve: Serve) -> None:
     assert serve.metrics()[sample] == before + 1
 
 
+def test_metrics_count_stale_writes_and_show_what_waits_and_is_free(redis_url: str, tmp_path: Path) -> None:
+    with serving(tmp_path, redis_url) as serve:
+        serve.register(slots=3)
+        first, _ = serve.submit("first"), serve.submit("second")
+        claim = serve.claim(first)
+        found = serve.metrics()
+        assert found['ignite_queue_length{queue="compile.python"}'] == 1
+        assert found['ignite_free_slots{queue="compile.python"}'] == 2
+        serve.fail(first, claim, 0)
+        assert serve.metrics()['ignite_free_slots{queue="compile.python"}'] == 3
+        for call in ("heartbeat", "planned", "log", "finish", "hand_back"):
+            body = {"protocol": 1, "claim": str(claim + 1), "failure": {"reason": "StepFailed"}}
+            body = body if call == "finish" else {"protocol": 1, "claim": str(claim + 1)}
+            path = f"/v1/ignite/worker/builds/{first}/{call.replace('_', '-')}"
+            assert serve.ask("POST", path, "worker", json=body).status_code == 200
+            assert serve.metrics()[f'ignite_stale_writes_total{{call="{call}"}}'] == 1
+
+
 # What is not built yet
 
 
