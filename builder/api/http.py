@@ -7,6 +7,7 @@ import contextlib
 import functools
 import re
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ from builder.errors import BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 READY_S = 2.0
+KEEP_ALIVE_S = 15.0  # proxies and clients cut a connection that says nothing for 30 s or 60 s
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -242,6 +244,7 @@ async def _events(service: BuildService, tails: Tails, caller: Caller, build_id:
     Without `eof` the stream is not at its end: this process stops, and another one, or its successor, goes on.
     """
     with tails.follow(build_id) as heard:
+        spoke = time.monotonic()
         while not tails.ended:
             entries, ended = await run_in_threadpool(service.log_page, caller, build_id, after)
             for entry in entries:
@@ -250,10 +253,16 @@ async def _events(service: BuildService, tails: Tails, caller: Caller, build_id:
                 after = entry.sequence
             if ended:
                 return
-            if not entries:
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(heard.wait(), 1.0)
-                heard.clear()
+            now = time.monotonic()
+            if entries:
+                spoke = now
+                continue
+            if now - spoke >= KEEP_ALIVE_S:
+                yield ": keep-alive\n\n"
+                spoke = now
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(heard.wait(), min(1.0, KEEP_ALIVE_S))
+            heard.clear()
 
 
 def _specific_last(route: BaseRoute) -> bool:

@@ -17,6 +17,7 @@ import pytest
 import redis
 
 from builder import embedded
+from builder.api import http
 from builder.api.client import services
 from builder.api.routes import SOURCE_PATH, UPLOAD_PATH, routes
 from builder.config import load
@@ -261,6 +262,21 @@ def test_an_unforeseen_error_says_nothing_of_itself_but_how_to_find_it(serve: Se
     mark = answer.json()["message"].split()[-1]
     line = next(line for line in serve.out.read_text().splitlines() if mark in line)
     assert "no such table: contexts" in line
+
+
+def test_a_quiet_stream_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "KEEP_ALIVE_S", 0.2)
+    settings = load({"data_dir": str(tmp_path)}).settings
+    with embedded.start(settings, worker=False) as running, httpx.Client(trust_env=False) as client:
+        client.headers["authorization"] = f"Bearer {running.token}"
+        answer = client.post(running.url + BUILDS, json=compile_request("python"))
+        path = f"{running.url}{BUILDS}/{answer.json()['buildId']}"
+        with client.stream("GET", path + "/logs/stream", params={"fromStart": "true"}, timeout=5) as stream:
+            lines = stream.iter_lines()
+            assert [next(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
+            client.post(path + "/cancel").raise_for_status()
+            heard = [line for line in lines if line and not line.startswith(":")]
+    assert [line for line in heard if line.startswith("event: ")] == ["event: log", "event: eof"]
 
 
 # The end of the process
