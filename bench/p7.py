@@ -17,7 +17,7 @@ from bench.servers import KEPT, Place, place
 from builder import config, sandbox
 from builder.embedded import ensure_bases, versions_here
 from builder.plan import Plan, Step
-from builder.worker.ports import sandbox_egress
+from builder.worker.steps import sandbox_egress
 from builder.worker.toolchains import toolchains_of
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]

@@ -32,7 +32,9 @@ from builder.oci.destination import Destination
 from builder.pipelines import catalog as catalogs
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.worker import owner
-from builder.worker.ports import NodeParts, remove_left_behind, run_claimed
+from builder.worker.attempt import NodeParts
+from builder.worker.leftovers import remove_left_behind
+from builder.worker.ports import run_claimed
 from builder.worker.toolchains import toolchains_of
 
 log = structlog.get_logger("node")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.worker.ports import remove_left_behind
+from builder.worker.leftovers import remove_left_behind
 from builder.worker.spool import own, spool_path
 from tests.crash_fixtures import LEASE_MS, Installation, installation, is_terminal, kill_group, until
 
