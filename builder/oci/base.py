@@ -1,7 +1,8 @@
-"""Base images, made from Debian packages by a recipe, without a container engine and without running any of them.
+"""Base images, made from Debian packages by a recipe, without a container engine.
 
-recipe → packages → rootfs → one reproducible layer → an OCI layout folder. The same recipe and package versions give
-the same digest on every machine; it pins what artifacts are built on.
+recipe → packages → rootfs → bytecode → one reproducible layer → an OCI layout folder. The same recipe and package
+versions give the same digest on every machine; it pins what artifacts are built on. Nothing of a package runs but the
+interpreter that compiles its own library, apart from everything.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError, PlatformError
+from builder.oci.bytecode import compile_bytecode
 from builder.oci.debian import Run, control_of, fetch_packages, files_of, mirror_lines, read_sources, run_process
 from builder.oci.destination import REPOSITORY
 from builder.oci.image import BaseImage, Image, ImageConfig, Platform, build_image
@@ -37,7 +39,7 @@ STATUS = "var/lib/dpkg/status.d"
 class BaseStore:
     """Base images of this node below `root`. Several processes may use it at once.
 
-    `apt` is where the machine's own apt sources are; `run` starts mmdebstrap and dpkg-deb.
+    `apt` is where the machine's own apt sources are; `run` starts mmdebstrap, dpkg-deb and bwrap.
     """
 
     root: Path
@@ -173,6 +175,8 @@ class BaseStore:
                 unpack_tar(blob, rootfs, packed=False, keep_links=True)
             _write(rootfs, f"{STATUS}/{package.name}", control_of(package, self.run))
         furnish(rootfs, recipe)
+        if recipe.bytecode:
+            compile_bytecode(rootfs, recipe.bytecode, work / "bytecode", self.run)
         layer = write_layer(
             [(rootfs, "/")],
             work / "layer.tar.gz",

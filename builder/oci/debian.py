@@ -81,12 +81,12 @@ def fetch_packages(
 
 def files_of(package: Package, tar: Path, run: Run) -> None:
     """Write the package's file tree as a tar to `tar`."""
-    _must(["dpkg-deb", "--fsys-tarfile", str(package.path)], tar, run)
+    must(["dpkg-deb", "--fsys-tarfile", str(package.path)], tar, run)
 
 
 def control_of(package: Package, run: Run) -> bytes:
     """The package's control fields, as scanners read them from /var/lib/dpkg/status.d."""
-    return _must(["dpkg-deb", "--field", str(package.path)], None, run).out
+    return must(["dpkg-deb", "--field", str(package.path)], None, run).out
 
 
 def mirror_lines(sources: Mapping[str, str], suite: str) -> tuple[str, ...]:
@@ -185,7 +185,8 @@ def _packages_in(archive: Path, into: Path) -> Iterator[Package]:
             yield Package(name=name, version=version, path=path)
 
 
-def _must(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
+def must(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
+    """Run argv to success. Raises `BuildError` ToolchainUnavailable, `PlatformError` Internal with its last words."""
     done = _checked(argv, out, run)
     if done.exit_code:
         raise PlatformError("Internal", f"{argv[0]} failed with {done.exit_code}: {done.err[-300:]}")
@@ -196,7 +197,7 @@ def _checked(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
     try:
         return run(argv, out)
     except FileNotFoundError:
-        package = {"dpkg-deb": "dpkg"}.get(argv[0], argv[0])
+        package = {"bwrap": "bubblewrap", "dpkg-deb": "dpkg"}.get(argv[0], argv[0])
         raise BuildError(
             "ToolchainUnavailable",
             f"{argv[0]} is not installed on this machine; base images are made with it",

@@ -19,13 +19,27 @@ FILE = "base.toml"
 
 
 @dataclass(frozen=True, kw_only=True)
+class Bytecode:
+    """What a base image's own interpreter compiles beforehand, because the image's root is read-only when it runs.
+
+    `program` (in the image) runs `script` (its text; the recipe names a file beside it) with the folders `folders` of
+    the image and the folder `/out`, whose files then join the image under their paths in it.
+    """
+
+    program: str
+    script: str
+    folders: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """What is in a base image. Paths are relative to its root.
 
     `packages` are fetched with what they depend on; `only` (when not empty) or all but `without` are unpacked. `strip`
     are patterns (`*` goes over `/`): what matches is left out with all below it, unless a pattern of `keep` matches
     too. `files`, `links` (path → text, target) and `folders` (path → mode) are added. `ca_bundle` is written from the
-    certificates in /usr/share/ca-certificates/mozilla, since no package's script runs.
+    certificates in /usr/share/ca-certificates/mozilla, since no package's script runs. `bytecode` is compiled last, of
+    what is left.
     """
 
     name: str
@@ -40,11 +54,12 @@ class Recipe:
     files: tuple[tuple[str, str], ...] = ()
     links: tuple[tuple[str, str], ...] = ()
     folders: tuple[tuple[str, int], ...] = ()
+    bytecode: Bytecode | None = None
 
     @property
     def digest(self) -> str:
-        """Changes when anything of the recipe does."""
-        text = json.dumps(asdict(self), sort_keys=True)
+        """Changes when anything of the recipe does. An empty key says nothing: a new one leaves other bases as is."""
+        text = json.dumps({key: value for key, value in asdict(self).items() if value}, sort_keys=True)
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
     def wants(self, package: str) -> bool:
@@ -71,16 +86,17 @@ def read_recipes(folder: Path) -> dict[str, Recipe]:
         raise BuildError("InvalidRequest", f"{FILE} is no TOML: {error}", where=str(path)) from None
     if not isinstance(tables, list):
         raise BuildError("InvalidRequest", "recipes are tables [[base]]", where=str(path))
-    recipes = [_recipe(table, f"{path}: base {number}") for number, table in enumerate(tables, 1)]
+    recipes = [_recipe(table, f"{path}: base {number}", folder) for number, table in enumerate(tables, 1)]
     return {recipe.name: recipe for recipe in recipes}
 
 
 LISTS = ("packages", "only", "without", "strip", "keep")
 TABLES = ("env", "files", "links", "folders")
 TEXTS = ("name", "suite", "ca_bundle")
+KEYS = (*TEXTS, *LISTS, *TABLES, "bytecode")
 
 
-def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
+def _recipe(table: Mapping[str, Any], where: str, folder: Path) -> Recipe:
     values: dict[str, Any] = {}
     for key, value in table.items():
         if key in TEXTS and isinstance(value, str):
@@ -89,10 +105,12 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
             values[key] = tuple(value)
         elif key in TABLES and isinstance(value, dict) and all(isinstance(one, str) for one in value.values()):
             values[key] = tuple(sorted(value.items()))
-        elif key in (*TEXTS, *LISTS, *TABLES):
+        elif key == "bytecode" and isinstance(value, dict):
+            values[key] = _bytecode(value, where, folder)
+        elif key in KEYS:
             raise BuildError("InvalidRequest", f"{key} has the wrong shape", where=where)
         else:
-            near = difflib.get_close_matches(key, (*TEXTS, *LISTS, *TABLES), 1)
+            near = difflib.get_close_matches(key, KEYS, 1)
             hint = f'; is "{near[0]}" meant?' if near else ""
             raise BuildError("InvalidRequest", f"{key} is no key of a recipe{hint}", where=where)
     for key in ("name", "suite", "packages"):
@@ -105,3 +123,20 @@ def _recipe(table: Mapping[str, Any], where: str) -> Recipe:
     except ValueError:
         raise BuildError("InvalidRequest", "folders: modes are octal texts", where=where) from None
     return Recipe(**values)
+
+
+def _bytecode(table: Mapping[str, Any], where: str, folder: Path) -> Bytecode:
+    program, script, folders = (table.get(key) for key in ("program", "script", "folders"))
+    if (
+        set(table) != {"program", "script", "folders"}
+        or not isinstance(program, str)
+        or not isinstance(script, str)
+        or not isinstance(folders, list)
+        or not all(isinstance(one, str) for one in folders)
+    ):
+        raise BuildError("InvalidRequest", "bytecode has program, script (texts) and folders (a list)", where=where)
+    try:
+        text = (folder / script).read_text()
+    except OSError as error:
+        raise BuildError("InvalidRequest", f"bytecode: {script}: {error.strerror}", where=where) from None
+    return Bytecode(program=program, script=text, folders=tuple(folders))

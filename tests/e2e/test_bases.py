@@ -56,7 +56,7 @@ def test_what_was_built_is_listed_and_kept(store: BaseStore) -> None:
 
 @pytest.mark.parametrize("name", BASES)
 def test_the_same_packages_give_the_same_digest(store: BaseStore, tmp_path: Path, name: str) -> None:
-    """In another folder, under another umask, from a process of its own."""
+    """In another folder, under another umask and zone, with another hash seed, from a process of its own."""
     program = (
         "import os, sys; from pathlib import Path; from builder.oci.base import BaseStore; os.umask(0o077);"
         "print(BaseStore(Path(sys.argv[1])).build(sys.argv[2], Path(sys.argv[3])).digest)"
@@ -64,6 +64,7 @@ def test_the_same_packages_give_the_same_digest(store: BaseStore, tmp_path: Path
     again = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "other"), name, str(BASES[name])],
         capture_output=True, text=True, check=False, cwd=ROOT,
+        env={**os.environ, "TZ": "Asia/Kathmandu", "PYTHONHASHSEED": "7", "PYTHONOPTIMIZE": "2"},
     )  # fmt: skip
     assert again.returncode == 0, again.stderr
     base = store.get(name)
@@ -141,8 +142,38 @@ def test_python_brings_no_shell_and_no_package_manager(store: BaseStore) -> None
     root = store.rootfs("python-3.11")
     names = {path.name for path in (root / "usr/bin").iterdir()}
     assert names == {"python", "python3", "python3.11"}
-    assert not list(root.rglob("*.pyc")) and not list(root.rglob("apt*")) and not (root / "etc/resolv.conf").exists()
+    assert not list(root.rglob("apt*")) and not (root / "etc/resolv.conf").exists()
     assert (root / "var/lib/dpkg/status.d/libssl3").read_text().startswith("Package: libssl3\n")
+
+
+BYTECODE = """
+import glob, importlib.util, json, marshal, os, sys
+modules = [path for path in glob.glob("/usr/lib/python3.11/**/*.py", recursive=True) if not os.path.islink(path)]
+compiled = {}
+for path in modules:
+    cached = importlib.util.cache_from_source(path)
+    if os.path.exists(cached):
+        compiled[path] = open(cached, "rb").read()
+wrong = [path for path, data in compiled.items()
+    if data[:4] != importlib.util.MAGIC_NUMBER or data[4:8] != bytes([1, 0, 0, 0])
+    or data[8:16] != importlib.util.source_hash(open(path, "rb").read())
+    or marshal.loads(data[16:]).co_filename != path]
+import asyncio, distutils.core, json.decoder
+loaded = [getattr(module, "__spec__", None) for module in sys.modules.values()]
+slow = [spec.name for spec in loaded if spec and (spec.origin or "").endswith(".py") and not os.path.exists(spec.cached)
+    and not os.path.islink(spec.origin)]
+print(json.dumps({"modules": len(modules), "without": sorted(set(modules) - set(compiled)), "wrong": wrong,
+    "slow": slow}))
+"""
+
+
+def test_python_compiles_nothing_of_its_library_again(store: BaseStore) -> None:
+    """Each module has bytecode of this very interpreter that names its place in the image and needs no check."""
+    done = inside(store.rootfs("python-3.11"), "/usr/bin/python3", "-B", "-c", BYTECODE)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(done.stdout)
+    assert said["modules"] > 500
+    assert (said["without"], said["wrong"], said["slow"]) == ([], [], [])
 
 
 def test_an_app_on_a_base_is_read_by_others_and_runs(store: BaseStore, tmp_path: Path) -> None:

@@ -9,8 +9,9 @@ import pytest
 
 from builder.errors import BuildError
 from builder.oci.base import BaseStore, furnish
+from builder.oci.bytecode import compile_bytecode
 from builder.oci.debian import Ran, mirror_lines
-from builder.oci.recipe import Recipe, read_recipes
+from builder.oci.recipe import Bytecode, Recipe, read_recipes
 
 SHIPPED = Path(__file__).parent.parent.parent / "runtimes"
 DEB822 = """\
@@ -114,6 +115,11 @@ def test_shipped_recipes_are_read(runtime: str, name: str) -> None:
         ("[[base]]\nname='x'\nsuite='s'", "packages is missing"),
         ("[[base]]\nname='../x'\nsuite='s'\npackages=['a']", "cannot name"),
         ("[[base]]\nname='x'\nsuite='s'\npackages=['a']\n[base.folders]\ntmp='9'", "octal"),
+        ("[[base]]\nname='x'\nsuite='s'\npackages=['a']\nbytecode={program='p'}", "bytecode has program, script"),
+        (
+            "[[base]]\nname='x'\nsuite='s'\npackages=['a']\nbytecode={program='p',script='absent.py',folders=['f']}",
+            "absent.py: No such file",
+        ),
         ("[base]\nname='x'", "[[base]]"),
         ("= 1", "no TOML"),
     ],
@@ -166,3 +172,58 @@ def test_the_recipe_is_in_its_digest() -> None:
     one = Recipe(name="x", suite="s", packages=("a",))
     assert one.digest == Recipe(name="x", suite="s", packages=("a",)).digest
     assert one.digest != Recipe(name="x", suite="s", packages=("a",), strip=("b",)).digest
+
+
+def test_the_script_is_in_the_digest_and_an_unused_key_is_not(tmp_path: Path) -> None:
+    text = "[[base]]\nname='x'\nsuite='s'\npackages=['a']\n"
+    (tmp_path / "script.py").write_text("one")
+    (tmp_path / "base.toml").write_text(text)
+    without = read_recipes(tmp_path)["x"]
+    assert without.bytecode is None
+    (tmp_path / "base.toml").write_text(text + "bytecode={program='bin/p',script='script.py',folders=['lib']}\n")
+    first = read_recipes(tmp_path)["x"]
+    assert first.bytecode == Bytecode(program="bin/p", script="one", folders=("lib",))
+    (tmp_path / "script.py").write_text("two")
+    assert len({without.digest, first.digest, read_recipes(tmp_path)["x"].digest}) == 3
+
+
+def test_the_interpreter_of_the_base_sees_it_read_only_and_nothing_else(tmp_path: Path) -> None:
+    rootfs = tmp_path / "rootfs"
+    (rootfs / "usr/lib").mkdir(parents=True)
+    (rootfs / "lib").symlink_to("usr/lib")
+    seen: list[list[str]] = []
+
+    def compiling(argv: Sequence[str], out: Path | None) -> Ran:
+        seen.append(list(argv))
+        (tmp_path / "out/usr/lib/__pycache__").mkdir(parents=True)
+        (tmp_path / "out/usr/lib/__pycache__/a.pyc").write_bytes(b"code")
+        return Ran(exit_code=0, out=b"", err="")
+
+    bytecode = Bytecode(program="usr/bin/p", script="text", folders=("usr/lib",))
+    compile_bytecode(rootfs, bytecode, tmp_path / "out", compiling)
+    assert (rootfs / "usr/lib/__pycache__/a.pyc").read_bytes() == b"code" and (rootfs / "lib").is_symlink()
+    (argv,) = seen
+    options, command = argv[: argv.index("--")], argv[argv.index("--") + 1 :]
+    assert command == ["/usr/bin/p", "-s", "-S", "-P", "-B", "-c", "text", "/out", "/usr/lib"]
+    assert "--unshare-all" in options and "--clearenv" in options and "--share-net" not in options
+    binds = [options[at + 1 : at + 3] for at, word in enumerate(options) if word in ("--bind", "--ro-bind")]
+    assert binds == [[str(rootfs / "usr"), "/usr"], [str(tmp_path / "out"), "/out"]]
+    assert options[options.index(str(rootfs / "usr")) - 1] == "--ro-bind"
+
+
+def test_a_base_whose_library_is_not_compiled_is_not_made(tmp_path: Path) -> None:
+    (tmp_path / "rootfs/usr").mkdir(parents=True)
+    bytecode = Bytecode(program="usr/bin/p", script="text", folders=("usr/lib",))
+
+    def failing(argv: Sequence[str], out: Path | None) -> Ran:
+        return Ran(exit_code=1, out=b"", err="no such library")
+
+    def idle(argv: Sequence[str], out: Path | None) -> Ran:
+        return Ran(exit_code=0, out=b"", err="")
+
+    with pytest.raises(BuildError, match="Internal") as caught:
+        compile_bytecode(tmp_path / "rootfs", bytecode, tmp_path / "one", failing)
+    assert "no such library" in caught.value.message
+    with pytest.raises(BuildError, match="Internal") as caught:
+        compile_bytecode(tmp_path / "rootfs", bytecode, tmp_path / "two", idle)
+    assert "compiled nothing" in caught.value.message
