@@ -167,6 +167,13 @@ def listen(address: str) -> socket.socket:
 def serve(settings: Settings) -> int:
     """`ignite-builder serve`: until TERM or INT. The first lets what was asked be answered, a second leaves at once."""
     control = Control(settings)
+    if settings.registry_username:
+        control.log.warning(
+            "every node that claims a build is lent this registry login: it should open nothing but the builds' own",
+            action="registry-login-lent",
+            registry=settings.registry,
+            username=settings.registry_username,
+        )
     listener = listen(settings.listen)
     server = control.server(listener)
 

@@ -389,6 +389,16 @@ def test_two_servers_in_one_process_write_to_their_own_files(tmp_path: Path) -> 
 # What a node may read and write
 
 
+def test_a_registry_login_that_nodes_are_lent_is_said_at_the_start(redis_url: str, tmp_path: Path) -> None:
+    login = {"registry": "reg.test", "registry_username": "robot", "registry_password": "not-to-be-shown"}
+    with serving(tmp_path, redis_url, login) as serve:
+        lines = [json.loads(line) for line in serve.out.read_text().splitlines()]
+    assert [
+        (line["level"], line["registry"], line["username"]) for line in lines if line["action"].startswith("reg")
+    ] == [("warning", "reg.test", "robot")]
+    assert "not-to-be-shown" not in serve.out.read_text() + serve.err.read_text()
+
+
 def source_of(serve: Serve, build: str, claim: int, who: str) -> int:
     path = f"/v1/ignite/worker/builds/{build}/source?claim={claim}"
     return serve.ask("GET", path, who).status_code
