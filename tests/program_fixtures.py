@@ -73,6 +73,21 @@ class Program:
                     stream.close()
 
 
+@contextmanager
+def serving(program: Program, command: str) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """`serve` or `worker`, which speak for as long as they live: the process, and the file with what they said."""
+    program.home.mkdir(parents=True, exist_ok=True)
+    said = program.home / f"{command}.log"
+    with said.open("wb") as log:
+        process = subprocess.Popen(
+            [PROGRAM, command], env=program.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+        )
+    try:
+        yield process, said
+    finally:
+        end(process, 30)
+
+
 def ended(process: subprocess.Popen[bytes], seconds: float = 60) -> Ran:
     """What a started program said (since it was last read) until it ended by itself."""
     out, err = process.communicate(timeout=seconds)
