@@ -108,6 +108,10 @@ class Serve:
         return code, time.monotonic() - started
 
 
+def compile_request(runtime: str) -> dict[str, object]:
+    return {"name": "app", "code": {"compile": {"runtime": {runtime: {}}, "sourceCode": "eA=="}}}
+
+
 @contextmanager
 def serving(folder: Path, redis_url: str, settings: Mapping[str, str] | None = None) -> Iterator[Serve]:
     """`ignite-builder serve`, ended on the way out."""

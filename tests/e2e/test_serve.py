@@ -1,0 +1,213 @@
+"""`ignite-builder serve` as a process: probes, metrics, signals, the dispatcher, what it says. Real Redis, no node."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from builder import embedded
+from builder.config import load
+from builder.control import read_queued
+from builder.errors import EXIT_CANCELLED
+from tests.build_fixtures import until
+from tests.serve_fixtures import Serve, compile_request, serving
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture(scope="module")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with embedded.private_redis(tmp_path_factory.mktemp("redis")) as (_, url):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def serve(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    with serving(tmp_path_factory.mktemp("serve"), redis_url) as running:
+        yield running
+
+
+# What answers for the process itself
+
+
+def test_healthz_and_readyz_of_a_server_that_has_all_its_parts(serve: Serve) -> None:
+    assert (serve.ask("GET", "/healthz").status_code, serve.ask("GET", "/healthz").text) == (200, "ok\n")
+    assert (serve.ask("GET", "/readyz").status_code, serve.ask("GET", "/readyz").json()) == (200, {"ready": True})
+
+
+def test_readyz_names_a_store_that_does_not_answer(serve: Serve) -> None:
+    with sqlite3.connect(serve.data / "builder.db", timeout=20, isolation_level=None) as store:
+        store.execute("begin immediate")
+        try:
+            answer = serve.ask("GET", "/readyz")
+            assert serve.ask("GET", "/healthz").status_code == 200
+        finally:
+            store.execute("rollback")
+    assert answer.status_code == 503
+    assert answer.json() == {
+        "code": "UNAVAILABLE",
+        "message": "missing: store",
+        "details": [{"part": "store", "why": "no answer within 2 s"}],
+    }
+
+
+def test_readyz_names_a_redis_that_is_gone(tmp_path: Path) -> None:
+    with embedded.private_redis(tmp_path / "redis") as (process, url), serving(tmp_path / "serve", url) as serve:
+        assert serve.ask("GET", "/readyz").status_code == 200
+        embedded.end(process, 5)
+        answer = serve.ask("GET", "/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["details"] == [{"part": "redis", "why": "ConnectionError"}]
+
+
+def test_metrics_count_transitions(serve: Serve) -> None:
+    sample = 'ignite_build_transitions_total{action="submit",reason="",status="PENDING"}'
+    before = serve.metrics().get(sample, 0)
+    serve.submit("counted")
+    assert serve.metrics()[sample] == before + 1
+
+
+def test_metrics_count_stale_writes_and_show_what_waits_and_is_free(redis_url: str, tmp_path: Path) -> None:
+    with serving(tmp_path, redis_url) as serve:
+        serve.register(slots=3)
+        first, _ = serve.submit("first"), serve.submit("second")
+        claim = serve.claim(first)
+        found = serve.metrics()
+        assert found['ignite_queue_length{queue="compile.python"}'] == 1
+        assert found['ignite_free_slots{queue="compile.python"}'] == 2
+        serve.fail(first, claim, 0)
+        assert serve.metrics()['ignite_free_slots{queue="compile.python"}'] == 3
+        for call in ("heartbeat", "planned", "log", "finish", "hand_back"):
+            body = {"protocol": 1, "claim": str(claim + 1), "failure": {"reason": "StepFailed"}}
+            body = body if call == "finish" else {"protocol": 1, "claim": str(claim + 1)}
+            path = f"/v1/ignite/worker/builds/{first}/{call.replace('_', '-')}"
+            assert serve.ask("POST", path, "worker", json=body).status_code == 200
+            assert serve.metrics()[f'ignite_stale_writes_total{{call="{call}"}}'] == 1
+
+
+def test_a_registry_login_that_nodes_are_lent_is_said_at_the_start(redis_url: str, tmp_path: Path) -> None:
+    login = {"registry": "reg.test", "registry_username": "robot", "registry_password": "not-to-be-shown"}
+    with serving(tmp_path, redis_url, login) as serve:
+        lines = [json.loads(line) for line in serve.out.read_text().splitlines()]
+    assert [
+        (line["level"], line["registry"], line["username"]) for line in lines if line["action"].startswith("reg")
+    ] == [("warning", "reg.test", "robot")]
+    assert "not-to-be-shown" not in serve.out.read_text() + serve.err.read_text()
+
+
+# The end of the process
+
+
+@pytest.fixture
+def own(redis_url: str, tmp_path: Path) -> Iterator[Serve]:
+    """A process of the test's own, to be ended by it."""
+    with serving(tmp_path, redis_url) as running:
+        yield running
+
+
+@contextmanager
+def open_tail(serve: Serve, build: str) -> Iterator[Iterator[bytes]]:
+    """A stream that has answered, as the bytes come."""
+    url = f"{serve.url}/v1/ignite/builds/{build}/logs/stream?fromStart=true"
+    headers = {"authorization": "Bearer t-read"}
+    with httpx.Client(timeout=20, trust_env=False) as client, client.stream("GET", url, headers=headers) as answer:
+        assert answer.status_code == 200
+        yield answer.iter_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_idle_tails_cleanly_and_soon(own: Serve, number: int) -> None:
+    build = own.submit()
+    with open_tail(own, build) as tail:
+        code, seconds = own.stop(number)
+        assert b"".join(tail) == b""  # ended by the server as HTTP wants it: a cut stream would raise
+    assert (code, own.err.read_text()) == (0, "")
+    assert seconds < 1
+
+
+def test_a_second_signal_leaves_at_once(own: Serve) -> None:
+    """The first one waits for an upload that does not go on."""
+    waiting = socket.create_connection(("127.0.0.1", int(own.url.rpartition(":")[2])), 5)
+    with waiting:
+        head = "POST /v1/ignite/builds/contexts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t-both\r\n"
+        waiting.sendall(f"{head}content-length: 100\r\n\r\nabc".encode())
+        time.sleep(0.3)
+        own.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+        assert own.process.poll() is None
+        code, seconds = own.stop()
+    assert code == EXIT_CANCELLED
+    assert seconds < 0.5
+
+
+def test_a_call_that_does_not_end_in_time_is_told_to_come_again(own: Serve) -> None:
+    with socket.create_connection(("127.0.0.1", int(own.url.rpartition(":")[2])), 15) as waiting:
+        head = "POST /v1/ignite/builds/contexts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t-both\r\n"
+        waiting.sendall(f"{head}content-length: 100\r\n\r\nabc".encode())
+        time.sleep(0.3)
+        code, _ = own.stop()
+        answer = waiting.recv(65_536)
+    assert code == 0
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b'"code":"UNAVAILABLE"' in answer
+    assert "Traceback" not in own.err.read_text()
+
+
+# The dispatcher
+
+
+def hints(redis_url: str) -> list[str]:
+    """The build ids in the list of the Python queue, as they lie there."""
+    with redis.Redis.from_url(redis_url) as client:
+        raw: Any = client.lrange("compile.python", 0, -1)
+        return [str(read_queued(one, "k" * 32)) for one in raw]
+
+
+def test_hints_that_a_flush_took_are_offered_again_at_once_and_those_that_lie_there_are_not(tmp_path: Path) -> None:
+    with embedded.private_redis(tmp_path / "redis") as (_, url), serving(tmp_path / "serve", url) as serve:
+        serve.register(slots=2)
+        builds = {serve.submit(f"build-{number}") for number in range(3)}
+        assert until(lambda: set(hints(url)) == builds, 5)
+        stay_until = time.monotonic() + 7
+        while time.monotonic() < stay_until:
+            serve.register(slots=2)
+            assert sorted(hints(url)) == sorted(builds)  # the pause of 5 s is over, and none lies there twice
+            time.sleep(0.5)
+        with redis.Redis.from_url(url) as client:
+            client.flushall()
+        started = time.monotonic()
+        assert until(lambda: set(hints(url)) == builds, 5)
+        assert time.monotonic() - started < 3
+        assert '"action":"hints-vanished"' in serve.out.read_text().replace(" ", "")
+
+
+def test_two_servers_in_one_process_write_to_their_own_files(tmp_path: Path) -> None:
+    folders, ids = [tmp_path / "a", tmp_path / "b"], []
+    with ExitStack() as stack:
+        for folder in folders:
+            settings = load({"data_dir": str(folder)}).settings
+            running = stack.enter_context(embedded.start(settings, worker=False))
+            answer = httpx.post(
+                running.url + "/v1/ignite/builds",
+                json=compile_request("python") | {"name": folder.name},
+                headers={"authorization": f"Bearer {running.token}"},
+                trust_env=False,
+            )
+            assert answer.status_code == 200, answer.text
+            ids.append(answer.json()["buildId"])
+    lines = [
+        [json.loads(line) for line in (folder / "run/events.jsonl").read_text().splitlines()] for folder in folders
+    ]
+    told = [{line["build_id"] for line in found if line.get("action") == "submit"} for found in lines]
+    assert told == [{ids[0]}, {ids[1]}]
