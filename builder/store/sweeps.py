@@ -126,19 +126,22 @@ def tell_untaken(store: Store, live: Live, waited_ms: int, told: dict[Lane, tupl
     keeps it: a control process that starts anew tells again.
     """
     changed: list[Row] = []
+    until: dict[Lane, tuple[int, int]] = {}
     with store.transaction() as tx:
         now = store.now(tx)
         lacking = {lane: why for lane in _lanes(tx) if (why := missing(live, *lane))}
-        for lane in set(told) - set(lacking):
-            del told[lane]
         for lane, why in lacking.items():
             at, number = told.get(lane, (0, 0))
             later = or_(builds.c.queued_at > at, and_(builds.c.queued_at == at, builds.c.number > number))
             query = select(builds).where(*_lane(*lane), later, builds.c.queued_at <= now - waited_ms)
-            for row in tx.execute(query.order_by(builds.c.queued_at, builds.c.number).limit(BATCH)).mappings().all():
+            query = query.order_by(builds.c.queued_at, builds.c.number).limit(BATCH)
+            for row in locked(tx, query, skip=True):  # what another holds is being claimed or ended
                 logs.system(tx, now, row, f"{why}; this build waits for one")
-                told[lane] = (row["queued_at"], row["number"])
+                until[lane] = (row["queued_at"], row["number"])
                 changed.append(row)
+    for lane in set(told) - set(lacking):
+        del told[lane]
+    told.update(until)
     return changed
 
 
