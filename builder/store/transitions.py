@@ -35,7 +35,8 @@ _OWNER, _CONTROL = "claim, WORK", "claim, FINALIZE"
 
 TRANSITIONS: tuple[Transition, ...] = (
     _row("submit", "", PENDING, "idempotency key unseen", "record and first report (COMPILING)"),
-    _row("offer", PENDING, PENDING, "not attached, `offer_from` over", "a hint; again after 5, 10, 20, then 30 s"),
+    _row("offer", PENDING, PENDING, "not attached, `offer_from` over",
+         "a hint; once it lies in Redis no more: again at once, then after 10, 20, 30 s"),
     _row("claim", PENDING, RUNNING, "not attached, `not_before` over, the node can", "new claim and attempt, WORK"),
     _row("heartbeat", RUNNING, RUNNING, _OWNER, "renews the lease"),
     _row("planned", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for", "the key is known: go on"),
