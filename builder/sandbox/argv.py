@@ -29,16 +29,31 @@ class Descriptors:
 
 @dataclass(frozen=True, kw_only=True)
 class Programs:
-    """Where the two programs are."""
+    """Where the three programs are."""
 
     bwrap: str
     prlimit: str
+    unshare: str
 
 
-def outer(programs: Programs, rlimits: Mapping[str, int], fds: Descriptors, argv: Sequence[str]) -> list[str]:
-    """What is executed on the host: prlimit, then bubblewrap, then the command itself."""
+def outer(
+    programs: Programs,
+    rlimits: Mapping[str, int],
+    fds: Descriptors,
+    argv: Sequence[str],
+    nested: tuple[int, int] | None = None,
+) -> list[str]:
+    """What is executed on the host: prlimit, then bubblewrap, then the command itself.
+
+    `nested`: as process 1 of a PID namespace and still root, which is to become this uid and gid. It gets a /proc of
+    its own first: bubblewrap looks its child up there, by the number that it has in this namespace.
+    """
     limits = [f"--{name}={value}:{value}" for name, value in rlimits.items()]
-    return [programs.prlimit, *limits, "--", programs.bwrap, "--args", str(fds.args), "--", *argv]
+    line = [programs.prlimit, *limits, "--", programs.bwrap, "--args", str(fds.args), "--", *argv]
+    if nested is None:
+        return line
+    uid, gid = nested
+    return [programs.unshare, "--mount-proc", f"--setgid={gid}", f"--setuid={uid}", "--", *line]
 
 
 def inner(

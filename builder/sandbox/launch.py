@@ -137,7 +137,7 @@ def program(name: str) -> str:
         path = f"{folder}/{name}"
         if os.access(path, os.X_OK):
             return path
-    package = {"bwrap": "bubblewrap", "prlimit": "util-linux"}.get(name, name)
+    package = {"bwrap": "bubblewrap", "prlimit": "util-linux", "unshare": "util-linux"}.get(name, name)
     raise PlatformError("SandboxUnavailable", f"{name} is not installed: apt-get install -y {package}")
 
 
@@ -174,7 +174,7 @@ def held(
 
     Raises `PlatformError` SandboxUnavailable with bubblewrap's own words where it cannot be made.
     """
-    programs = argv.Programs(bwrap=program("bwrap"), prlimit=program("prlimit"))
+    programs = argv.Programs(bwrap=program("bwrap"), prlimit=program("prlimit"), unshare=program("unshare"))
     root = compose.settled(root)
     files = compose.identity_files(uid, gid)
     needed = {*compose.OUR_FOLDERS, *files, "/work", *(f"/cache/{name}" for name in command.caches)}
@@ -195,9 +195,10 @@ def held(
         os.write(fds.args, b"\0".join(os.fsencode(text) for text in arguments) + b"\0")
         os.lseek(fds.args, 0, os.SEEK_SET)
         inherited = [fds.args, fds.status, fds.block, *fds.files.values(), *([fds.seccomp] if filtered else [])]
-        line = argv.outer(programs, rlimits(limits, uid, grouped), fds, command.argv)
         with _children_in_a_pid_namespace() as nested:
-            process = _start(line, inherited, uid, gid)
+            who = (uid, gid) if nested else None
+            line = argv.outer(programs, rlimits(limits, uid, grouped), fds, command.argv, who)
+            process = _start(line, inherited, None if nested else (uid, gid))
         assert process.stdout and process.stderr
         pipes: dict[Stream, IO[bytes]] = {Stream.STDOUT: process.stdout, Stream.STDERR: process.stderr}
         stack.enter_context(process.stdout)
@@ -220,8 +221,10 @@ def held(
             sandbox.end()
 
 
-def _start(line: list[str], inherited: list[int], uid: int, gid: int) -> subprocess.Popen[bytes]:
+def _start(line: list[str], inherited: list[int], who: tuple[int, int] | None) -> subprocess.Popen[bytes]:
+    """`who`: whom to become; None: `line` does it itself."""
     as_root = os.geteuid() == 0
+    uid, gid = who if who and as_root else (None, None)
     try:
         return subprocess.Popen(
             line,
@@ -230,8 +233,8 @@ def _start(line: list[str], inherited: list[int], uid: int, gid: int) -> subproc
             stderr=subprocess.PIPE,
             env={},  # /proc/1/environ inside is bubblewrap's own
             cwd="/",
-            user=uid if as_root else None,
-            group=gid if as_root else None,
+            user=uid,
+            group=gid,
             extra_groups=[] if as_root else None,
             umask=0o002,
             start_new_session=True,

@@ -24,12 +24,14 @@ COMMAND = Command(
 
 
 def test_outer_is_prlimit_then_bubblewrap_then_the_command() -> None:
-    programs = Programs(bwrap="/usr/bin/bwrap", prlimit="/usr/bin/prlimit")
+    programs = Programs(bwrap="/usr/bin/bwrap", prlimit="/usr/bin/prlimit", unshare="/usr/bin/unshare")
     line = outer(programs, {"nproc": 10, "core": 0}, FDS, COMMAND.argv)
     assert line == [
         *("/usr/bin/prlimit", "--nproc=10:10", "--core=0:0", "--"),
         *("/usr/bin/bwrap", "--args", "3", "--", "go", "build"),
     ]
+    nested = outer(programs, {"nproc": 10, "core": 0}, FDS, COMMAND.argv, (61000, 61001))
+    assert nested == ["/usr/bin/unshare", "--mount-proc", "--setgid=61001", "--setuid=61000", "--", *line]
     assert not any("/node" in word for word in line), "no host path on a command line that /proc shows inside"
 
 
