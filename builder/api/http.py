@@ -28,17 +28,21 @@ from builder.api.auth import Caller, CallRefused, Tokens, unimplemented
 from builder.api.client import services
 from builder.api.service import BuildService, WorkerService
 from builder.api.tails import Tails
+from builder.config import Settings
 from builder.errors import BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 READY_S = 2.0
+BESIDE_SOURCE_BYTES = 1024 * 1024
+LOG_BATCH_BYTES = 64 * 1024 * 1024  # 500 lines of 16 KiB, each byte of them escaped
+DRAINED_BYTES = 64 * 1024 * 1024
 KEEP_ALIVE_S = 15.0  # proxies and clients cut a connection that says nothing for 30 s or 60 s
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 def make_app(
-    tokens: Tokens,
+    settings: Settings,
     build_service: BuildService,
     worker_service: WorkerService,
     tails: Tails,
@@ -47,9 +51,11 @@ def make_app(
     log: FilteringBoundLogger,
 ) -> Starlette:
     """The ASGI application. `parts` are asked whether we are ready; one that is missing raises."""
-    targets = {"BuildService": build_service, "WorkerService": worker_service}
+    tokens = Tokens(settings.tokens)
+    inline = settings.inline_bytes * 4 // 3 + BESIDE_SOURCE_BYTES  # base64 makes a source a third larger
+    targets = {"BuildService": (build_service, inline), "WorkerService": (worker_service, LOG_BATCH_BYTES)}
     paths: list[BaseRoute] = [
-        Route(route.template, _answering(_unary(route, targets[route.service], tokens)), methods=[route.method])
+        Route(route.template, _answering(_unary(route, *targets[route.service], tokens)), methods=[route.method])
         for service in services()
         for route in routes.routes(service)
         if not route.server_streaming
@@ -142,7 +148,22 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def _unary(route: routes.Route, target: object, tokens: Tokens) -> Handler:
+async def _body(request: Request, limit: int) -> bytes:
+    """The whole body. One beyond the limit is not kept but, within reason, read to its end: who is still sending when
+    the connection closes never sees the answer."""
+    data, size = bytearray(), 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size <= limit:
+            data += chunk
+        elif size > limit + DRAINED_BYTES:
+            break
+    if size > limit:
+        raise BuildError("ArchiveTooLarge", f"the body has more than {limit} bytes; upload the source", where="body")
+    return bytes(data)
+
+
+def _unary(route: routes.Route, target: object, limit: int, tokens: Tokens) -> Handler:
     method = getattr(target, _snake(route.rpc_name), None)
 
     async def handle(request: Request) -> Response:
@@ -150,7 +171,7 @@ def _unary(route: routes.Route, target: object, tokens: Tokens) -> Handler:
         if method is None:
             raise unimplemented(f"{route.rpc_name} is not built yet (docs/api.md)")
         match = routes.Match(route=route, params=dict(request.path_params))
-        parsed = routes.bind(match, request.query_params.multi_items(), await request.body())
+        parsed = routes.bind(match, request.query_params.multi_items(), await _body(request, limit))
         return _json(await run_in_threadpool(method, caller, parsed))
 
     return handle

@@ -19,7 +19,6 @@ import uvicorn
 from sqlalchemy import text
 
 from builder import pipelines
-from builder.api.auth import Tokens
 from builder.api.http import make_app
 from builder.api.metrics import Metrics
 from builder.api.service import BuildService, Parts, WorkerService
@@ -93,7 +92,7 @@ class Control:
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         services = (BuildService(parts), WorkerService(parts))
-        self.app = make_app(Tokens(settings.tokens), *services, self.tails, asked, self.metrics.page, self.log)
+        self.app = make_app(settings, *services, self.tails, asked, self.metrics.page, self.log)
         self._reader = threading.Thread(target=self.tails.read, daemon=True)
 
     def _emit(self, event: Event) -> None:

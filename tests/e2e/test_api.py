@@ -44,6 +44,9 @@ CALLS = {
 }
 
 
+MIB = 1024 * 1024
+
+
 # Who may call what
 
 
@@ -190,6 +193,25 @@ def test_the_wrong_method_names_all_that_the_path_takes(serve: Serve) -> None:
     answer = serve.ask("DELETE", "/v1/ignite/builds")
     assert answer.headers["allow"] == "GET, HEAD, POST"
     assert answer.json()["message"] == "/v1/ignite/builds takes GET, HEAD, POST, not DELETE"
+
+
+@pytest.mark.parametrize("size", [8 * MIB, 100 * MIB])
+def test_a_body_beyond_the_limit_is_refused_without_being_kept(serve: Serve, size: int) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(size // MIB):
+            yield b" " * MIB
+
+    peak = peak_kib(serve)
+    answer = serve.ask("POST", "/v1/ignite/builds", "both", content=chunks())
+    assert (answer.status_code, answer.json()["code"]) == (413, "RESOURCE_EXHAUSTED")
+    assert answer.json()["details"][0]["reason"] == "ArchiveTooLarge"
+    assert peak_kib(serve) - peak < 32 * 1024
+
+
+def peak_kib(serve: Serve) -> int:
+    """The most memory that the process had (proc(5), VmHWM)."""
+    lines = Path(f"/proc/{serve.process.pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 
 def test_an_unforeseen_error_says_nothing_of_itself_but_how_to_find_it(serve: Serve) -> None:
