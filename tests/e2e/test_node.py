@@ -240,6 +240,16 @@ def test_the_statement_names_source_base_toolchain_locks_and_modules(control: Co
         assert named[name] == {"sha256": hashlib.sha256(python[name].encode()).hexdigest()}
 
 
+def test_a_build_argument_that_nobody_reads_ends_the_build_at_plan(control: Control) -> None:
+    server = control.server
+    with control.worker("-Q", "compile.python"):
+        done = server.wait(server.submit("argued", PYTHON_HANDLER, "python", build_args={"DEBUG": "a-secret"}))
+    failure = done.failure
+    assert (done.status, failure.reason, failure.error_class) == (pb.BUILD_STATUS_FAILED, "BuildArgUnknown", "client")
+    assert (failure.phase, failure.where) == (pb.BUILD_PHASE_PLAN, "buildArgs.DEBUG")
+    assert "a-secret" not in failure.message + server.log(done.build_id).text
+
+
 def dependencies(registry: str, build: pb.Build) -> dict[str, dict[str, str]]:
     """The resolvedDependencies of the statement that is attached to a build's artifact, by name."""
     manifests = f"{build.repository}/manifests"
