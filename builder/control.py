@@ -1,4 +1,4 @@
-"""The control side's loops: dispatch, finalize, reconcile, report. Each is a thread that is woken or ticks.
+"""The control side's loops: dispatch, finalize, reconcile, report, tags. Each is a thread that is woken or ticks.
 
 The store is the truth; a loop that dies or doubles costs time, never a build.
 """
@@ -65,7 +65,7 @@ def read_queued(raw: bytes, key: str) -> str | None:
 
 @dataclass
 class Loops:
-    """The four loops over one store. `redis` is the broker of `celery`."""
+    """The loops over one store. `redis` is the broker of `celery`; `monotonic` is in seconds."""
 
     settings: Settings
     store: Store
@@ -73,6 +73,10 @@ class Loops:
     finalizer: Finalizer
     redis: redis.Redis
     log: FilteringBoundLogger
+    monotonic: Callable[[], float] = time.monotonic
+    _ticked: float = float("-inf")
+    """When the reconciler last reached the store."""
+    _expire_from: float = 0.0
     _wakes: dict[str, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -85,9 +89,8 @@ class Loops:
             "finalize": self.finalize,
             "reconcile": self.reconcile,
             "report": self.report,
+            "tags": self.finalizer.check_tags,
         }
-        # Time in which nobody could beat does not count: wait a whole lease before the first one expires.
-        self._reconcile_from = time.monotonic() + self.settings.lease_ms / 1000
         for name, step in work.items():
             thread = threading.Thread(target=self._loop, args=(name, step, self._wakes[name]), name=name, daemon=True)
             thread.start()
@@ -166,19 +169,22 @@ class Loops:
 
     def reconcile(self) -> None:
         """Expire leases and timeouts. Safe with two of us: every statement carries what it read."""
-        started = time.monotonic()
-        if started < self._reconcile_from:
+        lease_s, started = self.settings.lease_ms / 1000, self.monotonic()
+        # Time in which nobody could beat does not count: after our start, a pause of ours or an outage of the store,
+        # owners have a whole lease.
+        if started - self._ticked > lease_s:
+            self._expire_from = started + lease_s
+        if started < self._expire_from:
+            with self.store.transaction() as tx:
+                self.store.now(tx)  # a store that does not answer is an outage that goes on
+            self._ticked = started
             return
-        gap = started - getattr(self, "_last_tick", started)
-        self._last_tick = started
-        if gap > self.settings.lease_ms / 1000:
-            self._reconcile_from = started + self.settings.lease_ms / 1000
-            return
-        changed = builds.expire_leases(self.store, self.settings.retry_backoff_ms)
+        changed = builds.expire_leases(self.store)
         live = self._live()
         self._tell_untaken(live)
         changed += builds.queue_timeouts(self.store, live)
         changed += builds.build_timeouts(self.store, self.settings.lease_ms)
+        self._ticked = started
         if changed:
             self.wake()
 

@@ -188,7 +188,13 @@ class WorkerService:
         if not self._is_owner(caller, request.build_id):
             return self._stale("planned", pb.PlannedResponse(verdict=pb.PLANNED_STALE))
         verdict = builds.planned(
-            self._parts.store, request.build_id, request.claim, request.key, request.code_hash, request.runtime
+            self._parts.store,
+            request.build_id,
+            request.claim,
+            request.key,
+            request.code_hash,
+            request.runtime,
+            request.phases,
         )
         if verdict == "STALE":
             self._parts.stale("planned")

@@ -14,10 +14,20 @@ from typing import Any
 from sqlalchemy import Connection, insert, select
 
 from builder.store import outbox
-from builder.store.closing import adopt_finalize, claim_tag, publish, release_finalize, succeed
+from builder.store.closing import (
+    adopt_finalize,
+    claim_tag,
+    keep_finalize,
+    publish,
+    rebuild,
+    release_finalize,
+    succeed,
+    tag_digest,
+    tags_to_check,
+)
 from builder.store.engine import Store
 from builder.store.owner import Claimed, Finished, claim, finish, hand_back, heartbeat, planned
-from builder.store.rows import Row, cancelled, emit, inserted, one, write
+from builder.store.rows import Row, cancelled, inserted, move, one, tell
 from builder.store.rows import get as _get
 from builder.store.schema import builds
 from builder.store.sweeps import build_timeouts, expire_leases, offerable, queue_timeouts
@@ -25,8 +35,9 @@ from builder.store.transitions import FINALIZE, PENDING, RUNNING
 
 __all__ = [
     "Claimed", "Finished", "Row", "Submission", "adopt_finalize", "build_timeouts", "builds", "by_id", "cancel",
-    "claim", "claim_tag", "expire_leases", "finish", "get", "hand_back", "heartbeat", "offerable", "page", "planned",
-    "publish", "queue_timeouts", "release_finalize", "submit", "succeed",
+    "claim", "claim_tag", "expire_leases", "finish", "get", "hand_back", "heartbeat", "keep_finalize", "offerable",
+    "page", "planned", "publish", "queue_timeouts", "rebuild", "release_finalize", "submit", "succeed", "tag_digest",
+    "tags_to_check",
 ]  # fmt: skip
 
 
@@ -51,7 +62,7 @@ def submit(store: Store, values: Mapping[str, Any]) -> Submission:
             raise RuntimeError("a build id was drawn twice")
         outbox.report(tx, now, _get(tx, values["build_id"]))
         row = _get(tx, values["build_id"])
-    emit(store, "submit", row)
+        tell(tx, "submit", row)
     return Submission(outcome="new", row=row)
 
 
@@ -98,15 +109,10 @@ def cancel(store: Store, organization: str, build_id: str) -> Row | None:
         if row is None:
             return None
         now = store.now(tx)
-        action = ""
         if row["status"] == PENDING:
-            action = cancelled(tx, now, row, "cancelled before it started")
+            cancelled(tx, now, row, "cancelled before it started")
         elif row["status"] == RUNNING and row["half"] == FINALIZE and not row["published"]:
-            action = cancelled(tx, now, row)
+            cancelled(tx, now, row)
         elif row["status"] == RUNNING and not row["published"]:
-            write(tx, row, cancel_requested=True, updated_at=now)
-            action = "cancel-request"
-        row = _get(tx, build_id)
-    if action:
-        emit(store, action, row)
-    return row
+            move(tx, row, "cancel-request", cancel_requested=True, updated_at=now)
+        return _get(tx, build_id)

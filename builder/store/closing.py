@@ -1,10 +1,10 @@
-"""What the control side writes in FINALIZE: adopt, release, the PUBLISH mark, tags, SUCCEEDED."""
+"""What the control side writes in FINALIZE: adopt, keep, release, rebuild, the PUBLISH mark, tags, SUCCEEDED."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import and_, insert, select, update
+from sqlalchemy import and_, delete, insert, select, update
 
 from builder.store import logs
 from builder.store.engine import Store
@@ -12,13 +12,14 @@ from builder.store.rows import (
     Row,
     add_phase,
     cancelled,
-    emit,
     end,
     get,
     inserted,
     locked,
+    move,
     owned,
     poisoned,
+    requeue,
     write,
 )
 from builder.store.schema import builds, cache, tags
@@ -42,16 +43,24 @@ def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
             counts = row["finalizer"] and not row["published"]
             if counts:
                 logs.system(tx, now, row, "the finalizer of this build was lost; another takes over")
-            ended = counts and poisoned(tx, now, row)
+            ended = counts and poisoned(tx, now, row, "finalizer-lost")
             if not ended:
-                write(
-                    tx, row, claim=row["claim"] + 1, lease_until=now + lease_ms, finalizer=True, updated_at=now,
+                move(
+                    tx, row, "adopt", claim=row["claim"] + 1, lease_until=now + lease_ms, finalizer=True,
                     phase="FINALIZE" if row["published"] else "ATTEST", failures=row["failures"] + int(counts),
+                    updated_at=now,
                 )  # fmt: skip
-            row = get(tx, row["build_id"])
-        emit(store, "finalizer-lost" if ended else "adopt", row)
-        if not ended:
-            return row
+                return get(tx, row["build_id"])
+
+
+def keep_finalize(store: Store, build_id: str, number: int, lease_ms: int) -> bool:
+    """Renew the lease of a finalizer that is still at it. False: stale."""
+    with store.transaction() as tx:
+        row = owned(tx, build_id, number)
+        if row is None or row["half"] != FINALIZE:
+            return False
+        write(tx, row, lease_until=store.now(tx) + lease_ms)
+        return True
 
 
 def release_finalize(store: Store, build_id: str, number: int, after_ms: int) -> None:
@@ -60,7 +69,25 @@ def release_finalize(store: Store, build_id: str, number: int, after_ms: int) ->
         row = owned(tx, build_id, number)
         if row is not None and row["half"] == FINALIZE:
             now = store.now(tx)
-            write(tx, row, lease_until=now + after_ms, finalizer=False, updated_at=now)
+            move(tx, row, "finalize-later", lease_until=now + after_ms, finalizer=False, updated_at=now)
+
+
+def rebuild(store: Store, build_id: str, number: int, digest: str) -> Row | None:
+    """A reused artifact is not in the registry any more: forget it, and build. None: stale."""
+    with store.transaction() as tx:
+        row = owned(tx, build_id, number)
+        if row is None or row["half"] != FINALIZE or row["published"] or not row["from_cache_of"]:
+            return None
+        now = store.now(tx)
+        if row["cancel_requested"]:
+            cancelled(tx, now, row)
+            return get(tx, build_id)
+        mine = (cache.c.organization == row["organization"], cache.c.build_key == row["build_key"])
+        tx.execute(delete(cache).where(*mine, cache.c.repository == row["repository"]))
+        text = f"the artifact {digest} of {row['from_cache_of']} is not in the registry any more; building it again"
+        logs.system(tx, now, row, text)
+        requeue(tx, now, row, "artifact-gone", artifact="", from_cache_of="")
+        return get(tx, build_id)
 
 
 def publish(store: Store, build_id: str, number: int) -> Row | None:
@@ -69,14 +96,12 @@ def publish(store: Store, build_id: str, number: int) -> Row | None:
         row = owned(tx, build_id, number)
         if row is None or row["half"] != FINALIZE:
             return None
-        now, action = store.now(tx), "publish"
+        now = store.now(tx)
         if row["cancel_requested"] and not row["published"]:
-            action = cancelled(tx, now, row)
-        else:
-            write(tx, row, published=True, phase="FINALIZE", updated_at=now)
-        row = get(tx, build_id)
-    emit(store, action, row)
-    return row if action == "publish" else None
+            cancelled(tx, now, row)
+            return None
+        move(tx, row, "publish", published=True, phase="FINALIZE", updated_at=now)
+        return get(tx, build_id)
 
 
 def claim_tag(store: Store, row: Row, tag: str, digest: str) -> bool:
@@ -89,11 +114,31 @@ def claim_tag(store: Store, row: Row, tag: str, digest: str) -> bool:
         if held is None or held["half"] != FINALIZE or not held["published"]:
             return False
         where = and_(tags.c.repository == row["repository"], tags.c.tag == tag)
-        values = {"number": row["number"], "digest": digest}
+        values = {"number": row["number"], "digest": digest, "changed_at": store.now(tx), "checked_at": 0}
         if inserted(tx, insert(tags).values(repository=row["repository"], tag=tag, **values)):
             return True
         mine = and_(where, tags.c.number <= row["number"])
         return tx.execute(update(tags).where(mine).values(**values)).rowcount == 1
+
+
+def tag_digest(store: Store, repository: str, tag: str) -> str:
+    """The digest that a user tag has to point at; empty for one that is not ours."""
+    with store.transaction() as tx:
+        query = select(tags.c.digest).where(tags.c.repository == repository, tags.c.tag == tag)
+        return str(tx.execute(query).scalar() or "")
+
+
+def tags_to_check(store: Store, for_ms: int, every_ms: int, limit: int) -> Sequence[Row]:
+    """Tags that changed in the last `for_ms` and were not looked at for `every_ms`; each is marked as looked at."""
+    with store.transaction() as tx:
+        now = store.now(tx)
+        query = select(tags).where(tags.c.changed_at > now - for_ms, tags.c.checked_at <= now - every_ms)
+        query = query.where(tags.c.changed_at <= now - every_ms).order_by(tags.c.checked_at).limit(limit)
+        found = tx.execute(query).mappings().all()
+        for row in found:
+            same = and_(tags.c.repository == row["repository"], tags.c.tag == row["tag"])
+            tx.execute(update(tags).where(same).values(checked_at=now))
+        return found
 
 
 def succeed(store: Store, build_id: str, number: int, phases: Sequence[tuple[str, int, int]]) -> Row | None:
@@ -105,10 +150,11 @@ def succeed(store: Store, build_id: str, number: int, phases: Sequence[tuple[str
         now = store.now(tx)
         for name, start, stop in phases:
             add_phase(tx, row, name, start, stop)
-        if row["build_key"] and not row["no_cache"]:
-            names = ("organization", "build_key", "repository", "build_id", "artifact")
-            inserted(tx, insert(cache).values(**{name: row[name] for name in names}))
-        end(tx, now, row, SUCCEEDED, "")
-        row = get(tx, build_id)
-    emit(store, "succeed", row)
-    return row
+        if row["build_key"]:
+            same = {name: row[name] for name in ("organization", "build_key", "repository")}
+            kept = {name: row[name] for name in ("build_id", "artifact")}
+            if not inserted(tx, insert(cache).values(**same, **kept)) and row["no_cache"]:  # asked for anew
+                mine = and_(*(cache.c[name] == value for name, value in same.items()))
+                tx.execute(update(cache).where(mine).values(**kept))
+        end(tx, now, row, "succeed", SUCCEEDED, "")
+        return get(tx, build_id)

@@ -21,6 +21,7 @@ from builder.store.events import Event
 
 # A process that stopped in a transaction (paused, cut off) must not hold a build's row for longer than a lease.
 IDLE_IN_TRANSACTION_MS = 30_000
+EVENTS = "ignite.events"
 MIGRATION_LOCK = 0x19117E  # any number of our own: who brings the schema up to date holds it
 
 
@@ -36,13 +37,20 @@ class Store:
     def transaction(self) -> Iterator[Connection]:
         """One transaction; on SQLite it takes the write lock at once, so what was read stays true.
 
+        The events that its statements leave (`rows.move`) are given out after the commit.
         Raises `BuildError` InvalidRequest for a value that PostgreSQL cannot keep (a NUL, more than the column holds).
         """
         try:
             with self.engine.begin() as connection:
+                # Of the pooled connection: whatever a transaction that failed left behind is dropped here.
+                told: list[Event] = connection.info.setdefault(EVENTS, [])
+                told.clear()
                 yield connection
+                events = tuple(told)
         except DataError as error:
             raise BuildError("InvalidRequest", f"the store cannot keep a value: {error.orig}") from error
+        for one in events:
+            self.emit(one)
 
     def now(self, connection: Connection) -> int:
         """The store's clock, ms."""

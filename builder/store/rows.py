@@ -13,14 +13,12 @@ from sqlalchemy.exc import IntegrityError
 from builder.errors import REASONS, ErrorClass
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import logs, outbox
-from builder.store.engine import Store
+from builder.store.engine import EVENTS
 from builder.store.events import Event
 from builder.store.schema import builds, in_flight
-from builder.store.transitions import CANCELLED, FAILED, FINALIZE, MAX_FAILURES, PENDING, RUNNING, SUCCEEDED
+from builder.store.transitions import BY_NAME, CANCELLED, FAILED, FINALIZE, MAX_FAILURES, PENDING, RUNNING, SUCCEEDED
 
 Row = RowMapping
-Events = list[tuple[str, str]]
-"""(action, build id), told after the commit."""
 
 # What only this attempt or these limits caused; an attached build is not failed for it but tries by itself.
 _OWN_LIMITS = frozenset({"OutOfMemory", "DiskQuotaExceeded", "ProcessLimitExceeded", "Timeout"})
@@ -56,6 +54,32 @@ def write(tx: Connection, row: Row, **values: Any) -> None:
     same = and_(builds.c.build_id == row["build_id"], builds.c.status == row["status"], builds.c.claim == row["claim"])
     if tx.execute(update(builds).where(same).values(**values)).rowcount != 1:
         raise RuntimeError(f"{row['build_id']} changed inside a transaction")
+
+
+def move(tx: Connection, row: Row, action: str, **values: Any) -> None:
+    """`write` a transition of the table, and tell of it after the commit. One that the table lacks is a bug."""
+    rule, status = BY_NAME[action], values.get("status", row["status"])
+    if row["status"] != rule.before or status not in rule.after:
+        raise RuntimeError(f"{row['build_id']}: {action} does not lead from {row['status']} to {status}")
+    write(tx, row, **values)
+    tell(tx, action, row, **values)
+
+
+def tell(tx: Connection, action: str, read: Row, **changed: Any) -> None:
+    """Leave an event for after the commit: the row as it was read, and what was changed of it."""
+    told: list[Event] = tx.info[EVENTS]
+    row = {**read, **changed}
+    told.append(
+        Event(
+            action=action,
+            build_id=row["build_id"],
+            status=row["status"],
+            organization=row["organization"],
+            queue=row["queue"],
+            reason=reason_of(row["failure"]),
+            claim=row["claim"],
+        )
+    )
 
 
 def inserted(tx: Connection, statement: Executable) -> bool:
@@ -95,53 +119,51 @@ def queued(row: Row, since: int) -> dict[str, int]:
     return {"queued_at": since, "queue_until": until, "offer_from": since, "offered_at": 0, "offers": 0}
 
 
-def requeue(tx: Connection, now: int, row: Row, **more: Any) -> None:
+def requeue(tx: Connection, now: int, row: Row, action: str, **more: Any) -> None:
     """PENDING again. That is no end: the build stays the primary of its key, and its followers stay attached."""
     since = max(now, more.get("not_before", 0))
     values = {"status": PENDING, "half": "", "lease_until": 0, "finalizer": False, "phase": "QUEUED"}
-    write(tx, row, **values, **queued(row, since), claim=row["claim"] + 1, updated_at=now, **more)
+    move(tx, row, action, **values, **queued(row, since), claim=row["claim"] + 1, updated_at=now, **more)
 
 
-def to_finalize(tx: Connection, row: Row, now: int, **values: Any) -> None:
+def to_finalize(tx: Connection, row: Row, now: int, action: str, **values: Any) -> None:
     """The worker is free; the control side adopts at once, since the lease is over."""
     grant = {"half": FINALIZE, "claim": row["claim"] + 1, "lease_until": 0, "finalizer": False, "updated_at": now}
-    write(tx, row, **grant, **values)
+    move(tx, row, action, **grant, **values)
 
 
-def cancelled(tx: Connection, now: int, row: Row, how: str = "cancelled on request") -> str:
+def cancelled(tx: Connection, now: int, row: Row, how: str = "cancelled on request", action: str = "") -> None:
     """CANCELLED: nothing of the build lives, or nothing that does can count."""
-    pending = row["status"] == PENDING
-    end(tx, now, row, CANCELLED, failure("Cancelled", how))
-    return "cancel-pending" if pending else "cancelled"
+    action = action or ("cancel-pending" if row["status"] == PENDING else "cancelled")
+    end(tx, now, row, action, CANCELLED, failure("Cancelled", how))
 
 
-def lost(tx: Connection, now: int, row: Row) -> str:
+def lost(tx: Connection, now: int, row: Row) -> None:
     """The owner of the work has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for."""
     logs.system(tx, now, row, "the owner of this build was lost; its last output may be missing")
-    row = get(tx, row["build_id"])
+    row, action = get(tx, row["build_id"]), "lease-expired"
     if row["cancel_requested"]:
-        cancelled(tx, now, row, "cancelled; its owner was lost")
-    elif not poisoned(tx, now, row):
-        requeue(tx, now, row, failures=row["failures"] + 1)
-    return "lease-expired"
+        cancelled(tx, now, row, "cancelled; its owner was lost", action)
+    elif not poisoned(tx, now, row, action):
+        requeue(tx, now, row, action, failures=row["failures"] + 1)
 
 
-def poisoned(tx: Connection, now: int, row: Row) -> bool:
+def poisoned(tx: Connection, now: int, row: Row, action: str) -> bool:
     """End a build that has cost too many owners; False: it has not yet."""
     failures = row["failures"] + 1
     if failures < MAX_FAILURES:
         return False
     write(tx, row, failures=failures)
     message = f"{failures} owners of this build were lost"
-    end(tx, now, get(tx, row["build_id"]), FAILED, failure("WorkerLost", message, row["phase"]))
+    end(tx, now, get(tx, row["build_id"]), action, FAILED, failure("WorkerLost", message, row["phase"]))
     return True
 
 
-def end(tx: Connection, now: int, row: Row, status: str, kept: str) -> None:
+def end(tx: Connection, now: int, row: Row, action: str, status: str, kept: str) -> None:
     """Write a terminal status once, its report, its last log line, and let the attached builds go on."""
     logs.final(tx, now, row, f"{status} {reason_of(kept)}".rstrip())
-    write(
-        tx, get(tx, row["build_id"]), status=status, half="", failure=kept, ended_at=now, updated_at=now,
+    move(
+        tx, get(tx, row["build_id"]), action, status=status, half="", failure=kept, ended_at=now, updated_at=now,
         lease_until=0, finalizer=False, attached_to="",
     )  # fmt: skip
     ended = get(tx, row["build_id"])
@@ -152,11 +174,11 @@ def end(tx: Connection, now: int, row: Row, status: str, kept: str) -> None:
         for follower in followers(tx, row):
             done = {"status": RUNNING, "half": FINALIZE, "attached_to": "", "artifact": row["artifact"]}
             from_cache = {"from_cache_of": row["build_id"], "claim": follower["claim"] + 1, "lease_until": 0}
-            write(tx, follower, **done, **from_cache, started_at=now, updated_at=now)
+            move(tx, follower, "primary-succeeded", **done, **from_cache, started_at=now, updated_at=now)
     elif status == FAILED and (users or reason == "WorkerLost"):
         for follower in followers(tx, row):
             write(tx, follower, attached_to="")
-            end(tx, now, get(tx, follower["build_id"]), FAILED, kept)
+            end(tx, now, get(tx, follower["build_id"]), "primary-failed", FAILED, kept)
     give_up_key(tx, now, row)
 
 
@@ -174,7 +196,7 @@ def give_up_key(tx: Connection, now: int, primary: Row) -> None:
         tx.execute(in_flight.delete().where(mine))
         return
     first, *others = waiting
-    write(tx, first, attached_to="", **queued(first, now), updated_at=now)
+    move(tx, first, "promote", attached_to="", phase="QUEUED", **queued(first, now), updated_at=now)
     for row in others:
         write(tx, row, attached_to=first["build_id"], updated_at=now)
     tx.execute(update(in_flight).where(mine).values(build_id=first["build_id"]))
@@ -194,18 +216,3 @@ def holder(tx: Connection, row: Row, key: str) -> str:
     """The build of this organization that has the key in flight; empty without one."""
     where = and_(in_flight.c.organization == row["organization"], in_flight.c.build_key == key)
     return str(tx.execute(select(in_flight.c.build_id).where(where)).scalar() or "")
-
-
-def emit(store: Store, action: str, row: Row) -> None:
-    """Tell of a transition, after its commit."""
-    store.emit(
-        Event(
-            action=action,
-            build_id=row["build_id"],
-            status=row["status"],
-            organization=row["organization"],
-            queue=row["queue"],
-            reason=reason_of(row["failure"]),
-            claim=row["claim"],
-        )
-    )

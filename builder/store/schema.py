@@ -160,6 +160,9 @@ tags = Table(
     Column("tag", String(128), primary_key=True),
     Column("number", Integer, nullable=False),
     Column("digest", String(80), nullable=False),
+    Column("changed_at", BigInteger, nullable=False, server_default="0"),
+    Column("checked_at", BigInteger, nullable=False, server_default="0"),  # when the registry was compared with it
+    Index("tags_changed", "changed_at"),
 )
 
 contexts = Table(

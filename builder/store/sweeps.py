@@ -9,9 +9,9 @@ from sqlalchemy import Connection, and_, func, insert, or_, select, update
 
 from builder.store import logs
 from builder.store.engine import Store
-from builder.store.rows import Row, cancelled, emit, end, failure, get, inserted, locked, lost
+from builder.store.rows import Row, cancelled, end, failure, get, inserted, locked, lost, tell
 from builder.store.schema import builds, turns
-from builder.store.transitions import FAILED, PENDING, RUNNING, WORK
+from builder.store.transitions import FAILED, FINALIZE, PENDING, RUNNING, WORK
 
 OFFER_AGAIN_MS = (5_000, 10_000, 20_000, 30_000)
 ORGANIZATIONS = 64  # looked at in one call; the round goes on where it ended
@@ -48,7 +48,8 @@ def offerable(store: Store, queue: str, toolchains: Sequence[str], limit: int) -
             pause = OFFER_AGAIN_MS[min(row["offers"], len(OFFER_AGAIN_MS) - 1)]
             mark = {"offered_at": now, "offer_from": now + pause, "offers": row["offers"] + 1}
             same = and_(builds.c.build_id == row["build_id"], builds.c.status == PENDING)
-            tx.execute(update(builds).where(same).values(**mark))
+            if tx.execute(update(builds).where(same).values(**mark)).rowcount:
+                tell(tx, "offer", row)
         if picked:
             _turn_ends(tx, queue, picked[-1]["organization"])
     return [row["build_id"] for row in picked]
@@ -95,7 +96,7 @@ def _turn_ends(tx: Connection, queue: str, organization: str) -> None:
         inserted(tx, insert(turns).values(queue=queue, organization=organization))
 
 
-def expire_leases(store: Store, backoff_ms: int) -> list[Row]:
+def expire_leases(store: Store) -> list[Row]:
     """Builds whose owner has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for."""
 
     def due(now: int) -> Any:
@@ -164,39 +165,44 @@ def queue_timeouts(store: Store, live: Live) -> list[Row]:
     def due(now: int) -> Any:
         return and_(builds.c.status == PENDING, builds.c.attached_to == "", builds.c.queue_until <= now)
 
-    def over(tx: Connection, now: int, row: Row) -> str:
+    def over(tx: Connection, now: int, row: Row) -> None:
         if row["cancel_requested"]:
-            return cancelled(tx, now, row)
+            cancelled(tx, now, row)
+            return
         waited = f"waited {(now - row['queued_at']) // 1000} s"
         if why := missing(live, row["queue"], row["toolchain"]):
             kept = failure("ToolchainUnavailable", f"{waited}; {why}", "QUEUED")
         else:
             kept = failure("QueueTimeout", f"{waited} for a free slot", "QUEUED")
-        end(tx, now, row, FAILED, kept)
-        return "queue-timeout"
+        end(tx, now, row, "queue-timeout", FAILED, kept)
 
     return _sweep(store, due, over)
 
 
 def build_timeouts(store: Store, lease_ms: int) -> list[Row]:
-    """Builds past the time of their attempt whose owner did not end them, one lease late; never after the mark."""
+    """Builds past the time of their attempt whose owner did not end them, one lease late; never after the mark.
+
+    In FINALIZE the user's code is built and pushed: what is late there is ours.
+    """
 
     def due(now: int) -> Any:
         late = builds.c.started_at + builds.c.timeout_ms + lease_ms <= now
         return and_(builds.c.status == RUNNING, builds.c.published.is_(False), late)
 
-    def over(tx: Connection, now: int, row: Row) -> str:
+    def over(tx: Connection, now: int, row: Row) -> None:
         if row["cancel_requested"]:
-            return cancelled(tx, now, row)
-        message = f"not finished after {row['timeout_ms'] // 1000} s"
-        end(tx, now, row, FAILED, failure("Timeout", message, row["phase"]))
-        return "build-timeout"
+            cancelled(tx, now, row)
+            return
+        reason, message = "Timeout", f"not finished after {row['timeout_ms'] // 1000} s"
+        if row["half"] == FINALIZE:
+            reason, message = "RegistryUnavailable", f"built and pushed, but attesting it was {message}"
+        end(tx, now, row, "build-timeout", FAILED, failure(reason, message, row["phase"]))
 
     return _sweep(store, due, over)
 
 
-def _sweep(store: Store, due: Callable[[int], Any], over: Callable[[Connection, int, Row], str]) -> list[Row]:
-    changed: list[tuple[str, Row]] = []
+def _sweep(store: Store, due: Callable[[int], Any], over: Callable[[Connection, int, Row], None]) -> list[Row]:
+    changed: list[Row] = []
     with store.transaction() as tx:
         now = store.now(tx)
         query = select(builds.c.build_id).where(due(now)).limit(BATCH)
@@ -204,8 +210,6 @@ def _sweep(store: Store, due: Callable[[int], Any], over: Callable[[Connection, 
             # Read again under the lock: an end before it in this sweep may have ended or moved it too.
             still = select(builds).where(builds.c.build_id == build_id, due(now))
             for row in locked(tx, still, skip=True):
-                action = over(tx, now, row)
-                changed.append((action, get(tx, build_id)))
-    for action, row in changed:
-        emit(store, action, row)
-    return [row for _, row in changed]
+                over(tx, now, row)
+                changed.append(get(tx, build_id))
+    return changed

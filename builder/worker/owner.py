@@ -51,6 +51,8 @@ class Ownership:
     listen: Listen
     phase_name: str = "FETCH_SOURCE"
     phases: list[pb.PhaseRecord] = field(default_factory=list)
+    _began: tuple[int, float] = (0, 0.0)
+    """When the phase began: ms of the node's clock, seconds of the monotonic one."""
     cancelled: threading.Event = field(default_factory=threading.Event)
     lost: threading.Event = field(default_factory=threading.Event)
     drained: threading.Event = field(default_factory=threading.Event)
@@ -70,23 +72,25 @@ class Ownership:
         if self.must_stop():
             raise BuildError("Cancelled", "stopped before " + name)
         self.phase_name = name
-        started = time.time_ns() // 1_000_000
-        clock = time.monotonic()
+        self._began = (time.time_ns() // 1_000_000, time.monotonic())
         status = pb.PHASE_STATUS_FAILED
         try:
             yield
             status = pb.PHASE_STATUS_SUCCEEDED
         finally:
-            took = int((time.monotonic() - clock) * 1000)
-            self.phases.append(
-                pb.PhaseRecord(
-                    phase=pb.BuildPhase.Value("BUILD_PHASE_" + name),
-                    status=status,
-                    started_at_ms=started,
-                    ended_at_ms=started + took,
-                    duration_ms=took,
-                )
-            )
+            self.phases.append(self.current(status))
+
+    def current(self, status: pb.PhaseStatus.ValueType) -> pb.PhaseRecord:
+        """The phase that is going on, as if it ended now."""
+        started, clock = self._began
+        took = int((time.monotonic() - clock) * 1000)
+        return pb.PhaseRecord(
+            phase=pb.BuildPhase.Value("BUILD_PHASE_" + self.phase_name),
+            status=status,
+            started_at_ms=started,
+            ended_at_ms=started + took,
+            duration_ms=took,
+        )
 
     def wait_until_kept(self) -> None:
         """Until the API has every line so far, or the work must stop."""

@@ -92,6 +92,7 @@ def planned(attempt: Attempt, claim: Claim, key: str, source: Source, plan: Plan
         runtime=plan.toolchain.runtime,
     )
     held = attempt.held
+    request.phases.extend((*held.phases, held.current(pb.PHASE_STATUS_SUCCEEDED)))
     held.wait_until_kept()  # a reuse or an attachment ends this claim: its lines must be kept before
     while not held.must_stop():
         try:

@@ -305,8 +305,8 @@ def test_a_held_build_holds_up_neither_reconciler_nor_finalizer(world: World) ->
     world.at[0] += LEASE + 1
     with world.store.transaction() as tx:
         rows.one(tx, builds.builds.c.build_id == held)
-        assert [row["build_id"] for row in builds.expire_leases(world.store, 1000)] == [other]
-    assert [row["build_id"] for row in builds.expire_leases(world.store, 1000)] == [held]
+        assert [row["build_id"] for row in builds.expire_leases(world.store)] == [other]
+    assert [row["build_id"] for row in builds.expire_leases(world.store)] == [held]
 
 
 # Cost
@@ -351,7 +351,7 @@ def test_ten_thousand_queued_cost_what_ten_cost(world: World, organizations: int
     for call in (
         lambda: builds.offerable(world.store, "compile.go", ["go-1.26"], 4),
         lambda: builds.queue_timeouts(world.store, LIVE),
-        lambda: builds.expire_leases(world.store, 1000),
+        lambda: builds.expire_leases(world.store),
         lambda: builds.adopt_finalize(world.store, LEASE),
         lambda: builds.page(world.store, "o000000", 20, None),
         lambda: builds.get(world.store, "o000000", "q0000000000000000000"),

@@ -56,7 +56,7 @@ def test_a_stale_owner_changes_nothing(world: World) -> None:
     build = world.submit()
     old = world.claim(build)
     world.at[0] += LEASE + 1
-    builds.expire_leases(world.store, 1000)
+    builds.expire_leases(world.store)
     new = world.claim(build, "second")
     assert new > old
     before = dict(world.row(build))
@@ -86,7 +86,7 @@ def test_three_lost_owners_are_poison(world: World) -> None:
     for number in range(3):
         world.claim(build, str(number))
         world.at[0] += LEASE + 1
-        builds.expire_leases(world.store, 1000)
+        builds.expire_leases(world.store)
     assert world.row(build)["status"] == "FAILED"
     assert '"WorkerLost"' in world.row(build)["failure"]
 

@@ -12,7 +12,7 @@ from builder.store.transitions import BY_NAME, TERMINAL
 from tests.store_contract.world import CAN, LEASE, LIVE, World, Worlds
 
 ACTIONS = ("submit", "claim", "plan", "line", "ok", "user", "platform", "back", "lost", "cancel",
-           "adopt", "publish", "succeed", "time", "sweep")  # fmt: skip
+           "adopt", "publish", "rebuild", "succeed", "time", "sweep")  # fmt: skip
 
 
 @settings(
@@ -25,14 +25,20 @@ def test_whatever_comes_in_whatever_order(worlds: Worlds, steps: list[Any]) -> N
     ended: dict[str, str] = {}
     asked: set[str] = set()
     claims: dict[str, int] = {}
+    seen = dict.fromkeys(ids, "PENDING")
     for action, which, age in steps:
         build = ids[which % len(ids)]
         before = world.row(build)
         if action == "cancel" and not before["published"] and before["status"] not in TERMINAL:
             asked.add(build)
+        told = len(world.events)
         act(world, action, build, max(0, before["claim"] - age), ids)
+        events = [(event.build_id, event.status) for event in world.events[told:]]
         for one in ids:
             row = world.row(one)
+            if row["status"] != seen.get(one):
+                assert (one, row["status"]) in events, "a transition was not told"
+            seen[one] = row["status"]
             assert row["claim"] >= claims.get(one, 0)
             claims[one] = row["claim"]
             assert ended.setdefault(one, row["status"]) == row["status"] if one in ended else True
@@ -79,11 +85,13 @@ def act(world: World, action: str, build: str, claim: int, ids: list[str]) -> No
         builds.adopt_finalize(store, LEASE)
     elif action == "publish":
         builds.publish(store, build, claim)
+    elif action == "rebuild":
+        builds.rebuild(store, build, claim, "sha256:gone")
     elif action == "succeed":
         builds.succeed(store, build, claim, ())
     elif action == "time":
         world.at[0] += 15_000
     elif action == "sweep":
-        builds.expire_leases(store, 1000)
+        builds.expire_leases(store)
         builds.queue_timeouts(store, LIVE)
         builds.build_timeouts(store, LEASE)

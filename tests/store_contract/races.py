@@ -129,8 +129,8 @@ def test_two_reconcilers_count_a_lost_owner_once(world: World) -> None:
     for build in ids:
         world.claim(build)
     world.at[0] += LEASE + 1
-    race(*[partial(builds.expire_leases, world.store, 1000)] * 3)
-    builds.expire_leases(world.store, 1000)
+    race(*[partial(builds.expire_leases, world.store)] * 3)
+    builds.expire_leases(world.store)
     assert [(world.row(build)["status"], world.row(build)["failures"]) for build in ids] == [("PENDING", 1)] * ROUNDS
 
 
@@ -204,7 +204,7 @@ def test_a_mixed_crowd_ends_every_build_once(world: World) -> None:
 
     def sweep() -> None:
         while not stop.is_set():
-            builds.expire_leases(world.store, 0)
+            builds.expire_leases(world.store)
             builds.offerable(world.store, "compile.go", ["go-1.26"], 4)
             stop.wait(0.005)
 

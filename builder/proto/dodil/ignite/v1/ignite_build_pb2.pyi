@@ -1403,6 +1403,7 @@ class PlannedRequest(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     build_id: _builtins.str
     claim: _builtins.int
@@ -1417,6 +1418,10 @@ class PlannedRequest(_message.Message):
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def provenance(self) -> Global___SourceProvenance: ...
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseRecord]:
+        """What ended before; kept when this claim ends here (REUSE, ATTACHED), else they come with Finish."""
+
     def __init__(
         self,
         *,
@@ -1431,10 +1436,11 @@ class PlannedRequest(_message.Message):
         target: _builtins.str = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         provenance: Global___SourceProvenance | None = ...,
+        phases: _abc.Iterable[Global___PhaseRecord] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "code_hash", b"code_hash", "key", b"key", "plan_json", b"plan_json", "protocol", b"protocol", "provenance", b"provenance", "runtime", b"runtime", "runtime_version", b"runtime_version", "target", b"target", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "code_hash", b"code_hash", "key", b"key", "phases", b"phases", "plan_json", b"plan_json", "protocol", b"protocol", "provenance", b"provenance", "runtime", b"runtime", "runtime_version", b"runtime_version", "target", b"target", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
