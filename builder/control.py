@@ -31,6 +31,7 @@ from builder.store.engine import Store
 # A node that was not seen for this many leases takes no builds.
 LIVE_LEASES = 2
 REPORT_TIMEOUT_S = 10.0
+TAGS_MS = 10_000
 
 
 def event_log(out: TextIO) -> FilteringBoundLogger:
@@ -91,8 +92,9 @@ class Loops:
             "report": self.report,
             "tags": self.finalizer.check_tags,
         }
+        periods_ms = defaultdict(lambda: self.settings.tick_ms, tags=TAGS_MS)
         for name, step in work.items():
-            thread = threading.Thread(target=self._loop, args=(name, step, self._wakes[name]), name=name, daemon=True)
+            thread = threading.Thread(target=self._loop, args=(name, step, periods_ms[name]), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
@@ -109,7 +111,8 @@ class Loops:
         for thread in self._threads:
             thread.join(timeout=5)
 
-    def _loop(self, name: str, step: Callable[[], None], wake: threading.Event) -> None:
+    def _loop(self, name: str, step: Callable[[], None], period_ms: int) -> None:
+        wake = self._wakes[name]
         while not self._stop.is_set():
             wake.clear()
             if self._stop.is_set():  # set between the two: its wake was cleared
@@ -119,11 +122,16 @@ class Loops:
             except Exception as error:
                 self.log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
                 self._stop.wait(0.5)
-            wake.wait(self.settings.tick_ms / 1000)
+            wake.wait(period_ms / 1000)
 
     def dispatch(self) -> None:
         """Fill a small window of hints for each queue: about twice the free slots of its live nodes."""
+        waiting = sweeps.waiting_queues(self.store)
+        if not waiting:
+            return
         for queue, takers in self._takers().items():
+            if queue not in waiting:
+                continue
             self._compare(queue)
             if not (free := free_of(takers)):
                 continue

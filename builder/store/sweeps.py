@@ -96,6 +96,12 @@ def _turn_ends(tx: Connection, queue: str, organization: str) -> None:
         inserted(tx, insert(turns).values(queue=queue, organization=organization))
 
 
+def waiting_queues(store: Store) -> set[str]:
+    """The queues that any build waits in: what a dispatcher with nothing to do asks for, and nothing else."""
+    with store.transaction() as tx:
+        return {queue for queue, _ in _lanes(tx)}
+
+
 def expire_leases(store: Store) -> list[Row]:
     """Builds whose owner has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for."""
 

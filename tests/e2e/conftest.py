@@ -72,7 +72,7 @@ def start(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -
             "registry": registry,
             "build_uid": next(uids),
             "retry_backoff_ms": 50,
-            "tick_ms": 100,
+            "tick_ms": 500,
             **flags,
         }
         try:
