@@ -20,7 +20,7 @@ import structlog
 
 from builder.api.client import Api, ApiError, ApiUnreachable
 from builder.build import Outcome
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.worker.spool import Line, Spool, forget_dead_owners, left_behind, own, spool_path
 
@@ -309,6 +309,8 @@ def failure_record(error: BuildError, phase: str) -> pb.Failure:
         said=error.said,
         next=error.next,
     )
+    if isinstance(error, PlatformError):
+        record.retry_after_ms = error.retry_after_ms
     record.phase = pb.BuildPhase.Value("BUILD_PHASE_" + (error.phase or phase))
     return record
 

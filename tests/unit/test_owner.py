@@ -11,7 +11,7 @@ import pytest
 
 from builder.api.client import ApiError, ApiUnreachable
 from builder.build import Outcome
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.worker import owner
 from builder.worker.spool import Spool, forget_dead_owners, is_owned, left_behind, own, spool_path
@@ -134,6 +134,12 @@ def test_an_owner_that_fails_waits_for_no_api(tmp_path: Path) -> None:
     parts = node(Away(), tmp_path, 0)
     with pytest.raises(RuntimeError, match="the disk is gone"):
         owner.own_build("b", owner.Node(**{**vars(parts), "run": broken}))
+
+
+def test_the_record_carries_how_long_the_other_side_asked_to_wait() -> None:
+    busy = PlatformError("RegistryUnavailable", "answered 429", retry_after_ms=3_600_000)
+    assert owner.failure_record(busy, "PUSH").retry_after_ms == 3_600_000
+    assert owner.failure_record(BuildError("CompileFailed", "no"), "BUILD").retry_after_ms == 0
 
 
 # --- what a killed process left

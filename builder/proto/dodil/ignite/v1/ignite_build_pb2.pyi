@@ -807,6 +807,7 @@ class Failure(_message.Message):
     NEXT_FIELD_NUMBER: _builtins.int
     LIMIT_FIELD_NUMBER: _builtins.int
     PEAK_FIELD_NUMBER: _builtins.int
+    RETRY_AFTER_MS_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
     """A stable word: docs/errors.md."""
     message: _builtins.str
@@ -822,6 +823,8 @@ class Failure(_message.Message):
     limit: _builtins.int
     """Of a limit that was reached, in its own unit (bytes, ms, processes)."""
     peak: _builtins.int
+    retry_after_ms: _builtins.int
+    """How long the other side asked to wait before another try, ms (its Retry-After); 0: it named no time."""
     @_builtins.property
     def said(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The tool's own first diagnostic, at most 6 lines."""
@@ -839,10 +842,11 @@ class Failure(_message.Message):
         next: _builtins.str = ...,
         limit: _builtins.int = ...,
         peak: _builtins.int = ...,
+        retry_after_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_class", b"error_class", "exit_code", b"exit_code", "limit", b"limit", "message", b"message", "next", b"next", "peak", b"peak", "phase", b"phase", "reason", b"reason", "said", b"said", "where", b"where"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error_class", b"error_class", "exit_code", b"exit_code", "limit", b"limit", "message", b"message", "next", b"next", "peak", b"peak", "phase", b"phase", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "said", b"said", "where", b"where"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
