@@ -61,7 +61,8 @@ class Spool:
         with self._changed:
             line = Line(index=-1, timestamp_ms=self._now_ms(), phase=phase, stream=stream, text=text)
             size = len(text) + 64
-            if self._written + size > self._cap - self._cap // 10:
+            # Once a line is held, all that follow are: a shorter one kept before it would stand out of order.
+            if self._tail or self._written + size > self._cap - self._cap // 10:
                 self._hold(line, size)
                 return
             self._keep(line, size)

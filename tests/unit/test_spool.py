@@ -52,3 +52,21 @@ def test_at_the_cap_head_and_tail_stay_and_one_marker_counts_the_rest(tmp_path: 
     markers = [line for line in lines if line.stream == "SYSTEM"]
     assert len(markers) == 1
     assert f"{5_000 - count + 1} lines left out" in markers[0].text
+
+
+@settings(max_examples=100, deadline=None)
+@given(sizes=st.lists(st.integers(min_value=0, max_value=900), max_size=60))
+def test_near_the_cap_lines_of_any_length_keep_their_order(tmp_path_factory: object, sizes: list[int]) -> None:
+    folder = tmp_path_factory.mktemp("spool")  # type: ignore[attr-defined]
+    spool = make(spool_path(folder, "build", 1), cap=4_000)
+    for number, size in enumerate(sizes):
+        spool.add("BUILD", "STDOUT", f"{number} {'x' * size}")
+    spool.close()
+    lines = spool.batch(1_000, 0)
+    numbers = [int(line.text.split()[0]) if line.stream == "STDOUT" else -1 for line in lines]
+    kept = [number for number in numbers if number >= 0]
+    assert kept == sorted(kept) and kept[-1:] == [len(sizes) - 1][: len(sizes)]
+    if len(kept) < len(sizes):  # the marker stands exactly where the rest is missing
+        at = numbers.index(-1)
+        assert numbers[:at] == list(range(at))
+        assert numbers[at + 1 :] == list(range(len(sizes) - (len(kept) - at), len(sizes)))
