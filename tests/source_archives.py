@@ -393,6 +393,7 @@ def _tars() -> list[Hostile]:
         _broken("gzip of junk", b"\x1f\x8b\x08\0\0\0\0\0\0\3" + b"\xff" * 90, "damaged"),
         _broken("gzip header only", gz(tar(OK))[:12], "cut off"),
         _large("too many entries", tar(*[Tar(f"f{i}") for i in range(11)]), "more than 10 entries", entries=10),
+        _large("folders without entries", gz(tar(*[Tar(f"{i}/a/b/c/f") for i in range(3)])), "imply, limit 10", entries=10),
         _large("too many headers", gz(pax(("comment", "x" * 1_000_000), kind=b"g")) * 140, "of headers, limit 128 MiB"),
         _large("endless padding", gz(tar(OK) + bytes(17 * MIB)), "of padding, limit 16 MiB"),
         _large("a flat bomb", gz(tar(OK, Tar("a", bytes(3 * MIB)))), "times as much, limit 100 times"),
@@ -511,6 +512,7 @@ def _zips() -> list[Hostile]:
         _large("65,535 entries by count", zipped(one, end={"here": 65535, "total": 65535}), "65535 entries"),
         _large("2^40 entries by ZIP64", zipped(
             one, end64={"here": 2**40, "total": 2**40}, end={"here": 65535, "total": 65535}), "entries, limit 50000"),
+        _large("folders without entries", zipped(*[Zip(name=f"{i}/a/b/f") for i in range(3)]), "imply, limit 10", entries=10),
         _large("a directory of 17 MiB", directory_bomb(), "central directory of 17"),
     ]  # fmt: skip
 

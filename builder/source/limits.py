@@ -15,6 +15,8 @@ MIB = 1024 * KIB
 class Limits:
     """`unpacked`, `file` and `ratio_after` in bytes; `depth` in path parts; `ratio` is unpacked to packed.
 
+    `entries` holds for the archive's entries, and for what they make: a folder that only a path implies costs one too.
+
     Counted on what is really inflated; what headers state is only used to refuse earlier.
     """
 
@@ -71,6 +73,12 @@ class Meter:
             raise self._file(entry, entry.size)
         if self.total + entry.size + self._linked > limits.unpacked:
             raise self._unpacked(self.total + entry.size + self._linked, max(self._largest, (entry.size, entry.name)))
+
+    def made(self, count: int) -> None:
+        """`count` files and folders so far, with the folders that only a path implies. Raises ArchiveTooLarge."""
+        limit = self.limits.entries
+        if count > limit:
+            raise too_large(f"more than {limit} files and folders, with those that names imply", str(limit))
 
     def data(self, entry: Entry, size: int, chunk: int) -> None:
         """`chunk` more bytes of an entry that has `size` of them by now. Raises ArchiveTooLarge."""

@@ -119,6 +119,7 @@ class FolderWriter:
         if known is not None:
             raise unsafe(entry, "is in the archive twice" if known != "folder" else "is a folder before")
         parent = self._folder(entry, parts[:-1])
+        self._meter.made(len(self._kinds) + 1)
         self._kinds[path] = entry.kind
         if entry.kind == "link":
             safe_target(entry, len(parts) - 1)
@@ -146,6 +147,7 @@ class FolderWriter:
             above, path = path, f"{path}/{part}" if path else part
             known = self._kinds.get(path)
             if known is None:
+                self._meter.made(len(self._kinds) + 1)
                 os.mkdir(part, 0o755, dir_fd=self._open(above))
                 self._kinds[path] = "folder"
                 descriptor = self._open(path)
