@@ -16,7 +16,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,12 +64,14 @@ def write_layer(
     mtime: int = 0,
     folders: Mapping[str, int] | None = None,
     below: Path | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Layer:
     """Write the trees or files `sources` (host path, place in the image) as one layer to `out`.
 
     `folders` (place → mode) are added empty; parent folders are included once, mode 0755. `limit` is in bytes of tar.
     `mtime` in seconds since the epoch. `below`: host folder that is trusted; the rest of each source's path may be
-    hostile and is walked without following links. `out` is made anew and never written through a link.
+    hostile and is walked without following links. `out` is made anew and never written through a link. `check` is asked
+    before each file and each MiB of it, and may raise to end it all.
 
     Raises `BuildError` ArtifactTooLarge, StepFailed (a source is absent, a link, unreadable, or changed while it was
     read), `PlatformError` NodeDiskFull.
@@ -82,7 +84,8 @@ def write_layer(
             pressed = _Pressed(file)
             try:
                 for entry in gathered.sorted():
-                    _write_entry(pressed, entry, reading, mtime)
+                    check()
+                    _write_entry(pressed, entry, reading, mtime, check)
                 pressed.write(bytes(1024))
                 pressed.finish()
                 file.flush()
@@ -143,7 +146,7 @@ class _Pressed:
         self.file.write(data)
 
 
-def _write_entry(out: _Pressed, entry: Entry, reading: Folders, mtime: int) -> None:
+def _write_entry(out: _Pressed, entry: Entry, reading: Folders, mtime: int, check: Callable[[], None]) -> None:
     out.write(tar_header(entry, mtime))
     if entry.kind is not Kind.FILE:
         return
@@ -156,6 +159,7 @@ def _write_entry(out: _Pressed, entry: Entry, reading: Folders, mtime: int) -> N
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise _changed(entry)
         while left:
+            check()
             data = file.read(min(left, BLOCK))
             if not data:
                 raise _changed(entry)

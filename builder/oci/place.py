@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from builder.oci import registry
@@ -10,9 +12,25 @@ from builder.oci.layout import Layout
 
 
 def destination(
-    host: str, layout: str, *, username: str = "", password: str = "", insecure: bool = False, ca_bundle: str = ""
+    host: str,
+    layout: str,
+    *,
+    username: str = "",
+    password: str = "",
+    insecure: bool = False,
+    ca_bundle: str = "",
+    check: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Destination:
-    """The registry at `host`, or where that is empty the folder `layout`."""
+    """The registry at `host` (`check` and `sleep` as of `transport.Transport`), or where that is empty the folder."""
     if not host:
         return Layout(Path(layout))
-    return registry.connect(host, username=username, password=password, insecure=insecure, ca_bundle=ca_bundle)
+    return registry.connect(
+        host,
+        username=username,
+        password=password,
+        insecure=insecure,
+        ca_bundle=ca_bundle,
+        check=check,
+        sleep=sleep,
+    )

@@ -7,6 +7,7 @@ on the way leaves no tag.
 from __future__ import annotations
 
 import hashlib
+import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -124,6 +125,7 @@ class Registry:
         patience = self.transport.patience
         while True:
             try:
+                self.transport.check()
                 for chunk in self._blob_from(repository, digest, done, what):
                     hasher.update(chunk)
                     done += len(chunk)
@@ -204,6 +206,7 @@ class Registry:
         def body() -> Iterator[bytes]:
             with layer.path.open("rb") as file:
                 while chunk := file.read(CHUNK):
+                    self.transport.check()
                     yield chunk
 
         source = f"{self.base_prefix}/{layer.base}" if self.base_prefix and layer.base else ""
@@ -331,6 +334,8 @@ def connect(
     ca_bundle: str = "",
     proxy: str = "",
     base_prefix: str = "",
+    check: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
 ) -> Registry:
     """A registry at `host` ("name[:port]"). Plain HTTP on loopback or when `insecure`; sends nothing yet.
 
@@ -338,7 +343,9 @@ def connect(
     """
     credentials = Credentials(username=username, password=password) if username or password else None
     client = new_client(ca_bundle=ca_bundle, proxy=proxy)
-    transport = Transport(host=host, client=client, credentials=credentials, insecure=insecure)
+    transport = Transport(
+        host=host, client=client, credentials=credentials, insecure=insecure, check=check, sleep=sleep
+    )
     registry = Registry(transport=transport, base_prefix=base_prefix)
     weakref.finalize(registry, client.close)  # whoever forgets `close` leaves no connection open
     return registry

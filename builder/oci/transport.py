@@ -69,6 +69,7 @@ class Transport:
     """HTTP to one registry `host` ("name[:port]"). Threads may share it.
 
     `sleep` takes seconds, `now` gives seconds since the epoch; both are arguments so that tests need no time.
+    `check` is asked before each attempt and each chunk of an upload; it, and `sleep`, may raise to end it all.
     """
 
     host: str
@@ -78,6 +79,7 @@ class Transport:
     patience: Patience = Patience()
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.time
+    check: Callable[[], None] = lambda: None
     _tokens: dict[str, str] = field(default_factory=dict, repr=False)
     _basic: bool = False
 
@@ -92,6 +94,7 @@ class Transport:
     def persistently(self, what: str, attempt: Callable[[], T]) -> T:
         """Run `attempt` until it answers without `Trouble`. Raises `PlatformError` RegistryUnavailable in the end."""
         for failed in range(1, self.patience.attempts + 1):
+            self.check()
             try:
                 return attempt()
             except Trouble as trouble:

@@ -7,7 +7,7 @@ CVE-2024-0450).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -22,12 +22,19 @@ from builder.source.zip import read_zip
 __all__ = ["Limits", "Unpacked", "unpack", "write_single"]
 
 
-def unpack(path: Path, dest: Path, limits: Limits, owner: tuple[int, int] | None = None) -> Unpacked:
+def unpack(
+    path: Path,
+    dest: Path,
+    limits: Limits,
+    owner: tuple[int, int] | None = None,
+    check: Callable[[], None] = lambda: None,
+) -> Unpacked:
     """Unpack the archive `path` into `dest`, which is made or is an empty folder; all of it is `owner`'s (uid, gid).
 
     A single folder that holds everything becomes the root, and a warning says so. Files are 0755 or 0644, times are
     those of now. Raises `BuildError` NotAnArchive, ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge, SourceEmpty, or
-    `PlatformError` NodeDiskFull, Internal. `dest` may then hold a part; nothing is ever written elsewhere.
+    `PlatformError` NodeDiskFull, Internal; and what `check` raises, which is asked at each entry and piece of data.
+    `dest` may then hold a part; nothing is ever written elsewhere.
     """
     try:
         file = path.open("rb", buffering=0)
@@ -36,7 +43,7 @@ def unpack(path: Path, dest: Path, limits: Limits, owner: tuple[int, int] | None
     with file:
         head = file.read(HEAD_BYTES) or b""
         file.seek(0)
-        meter = Meter(limits, path.stat().st_size)
+        meter = Meter(limits, path.stat().st_size, check)
         return FolderWriter(dest, meter, owner).write(_entries(file, head, meter))
 
 

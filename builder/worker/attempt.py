@@ -12,12 +12,16 @@ from types import ModuleType
 from builder.api.client import Api
 from builder.build import working_copy
 from builder.config import Settings
+from builder.errors import BuildError
 from builder.oci.base import BaseStore
 from builder.oci.destination import Destination
 from builder.pipelines.catalog import Catalog
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.worker.owner import Ownership
 from builder.worker.toolchains import Provided, Toolchains
+
+PAUSE_S = 0.2
+"""How late a pause hears that its attempt must stop."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +34,8 @@ class NodeParts:
     known: tuple[ModuleType, ...]
     toolchains: Toolchains
     bases: BaseStore
-    destination: Callable[[pb.Destination], Destination]
+    destination: Callable[[pb.Destination, Attempt], Destination]
+    """Where the artifact of this attempt goes; its waits end when the attempt must."""
     label: Callable[[str], None]
     uid: int
 
@@ -51,8 +56,27 @@ class Attempt:
     _provided: Provided | None = None
 
     def __post_init__(self) -> None:
-        limit = int(self.granted.limits.timeout_ms) or self.node.settings.timeout_ms
-        self.deadline = self.now() * 1000 + limit
+        self.deadline = self.now() * 1000 + self.timeout_ms
+
+    @property
+    def timeout_ms(self) -> int:
+        """How long this attempt may take."""
+        return int(self.granted.limits.timeout_ms) or self.node.settings.timeout_ms
+
+    def check(self) -> None:
+        """For work of ours that takes long: raises `BuildError` Cancelled where the claim must stop, Timeout."""
+        if self.held.must_stop():
+            raise BuildError("Cancelled", "stopped while it went on")
+        if self.now() * 1000 > self.deadline:
+            raise BuildError("Timeout", f"reached the time limit of the build, {self.timeout_ms} ms")
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, and ask `check` meanwhile; as it raises."""
+        until = self.now() + seconds
+        while (left := until - self.now()) > 0:
+            self.check()
+            self.held.lost.wait(min(left, PAUSE_S))
+        self.check()
 
     @property
     def source(self) -> Path:

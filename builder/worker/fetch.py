@@ -28,7 +28,7 @@ def open_source(attempt: Attempt, claim: Claim) -> Source:
             warnings: tuple[str, ...] = ()
             count = 1
         else:
-            unpacked = unpack(blob, dest, Limits(), attempt.owner)
+            unpacked = unpack(blob, dest, Limits(), attempt.owner, attempt.check)
             warnings, count = unpacked.warnings, unpacked.files
     finally:
         blob.unlink(missing_ok=True)
@@ -43,6 +43,7 @@ def _download(attempt: Attempt, claim: Claim, dest: Path) -> int:
     try:
         with dest.open("wb") as out:
             for chunk in attempt.node.api.download(path):
+                attempt.check()
                 hasher.update(chunk)
                 size += len(chunk)
                 out.write(chunk)

@@ -32,7 +32,7 @@ from builder.oci.destination import Destination
 from builder.pipelines import catalog as catalogs
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.worker import owner
-from builder.worker.attempt import NodeParts
+from builder.worker.attempt import Attempt, NodeParts
 from builder.worker.leftovers import remove_left_behind
 from builder.worker.ports import run_claimed
 from builder.worker.toolchains import toolchains_of
@@ -203,7 +203,7 @@ class Node:
         )
         return self._parts
 
-    def _destination(self, target: pb.Destination) -> Destination:
+    def _destination(self, target: pb.Destination, attempt: Attempt) -> Destination:
         return place.destination(
             target.registry,
             target.layout_path,
@@ -211,6 +211,8 @@ class Node:
             password=target.password,
             insecure=target.insecure,
             ca_bundle=self.settings.ca_bundle,
+            check=attempt.check,
+            sleep=attempt.pause,
         )
 
     def _listen(self, build_id: str, done: threading.Event, seconds: float) -> None:

@@ -45,7 +45,9 @@ def _layer(attempt: Attempt, index: int, source: LayerSource, limit: int) -> Lay
     host = _host_path(attempt, source.source)
     out = attempt.work / f"layer-{index}.tar.gz"
     below = attempt.work if host.is_relative_to(attempt.work) else None
-    layer = write_layer([(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below)
+    layer = write_layer(
+        [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check
+    )
     for warning in layer.warnings:
         attempt.held.said(f"warning: {warning}")
     return layer
@@ -65,7 +67,7 @@ def push(attempt: Attempt, claim: Claim, image: object) -> Artifact:
     """By digest, and to this attempt's tag."""
     assert isinstance(image, Image)
     target = attempt.granted.destination
-    pushed = attempt.node.destination(target).push(image, target.repository, target.tag)
+    pushed = attempt.node.destination(target, attempt).push(image, target.repository, target.tag)
     summary = f"{pushed.reference}: {pushed.uploaded_blobs} blobs sent, {pushed.existing_blobs} were there"
     return Artifact(
         digest=pushed.digest,

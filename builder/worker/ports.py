@@ -8,7 +8,6 @@ from pathlib import Path
 
 from builder.api.client import ApiUnreachable
 from builder.build import Claim, Outcome, Ports, Source, run_build
-from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.plan import Plan
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -94,11 +93,11 @@ def planned(attempt: Attempt, claim: Claim, key: str, source: Source, plan: Plan
     held = attempt.held
     request.phases.extend((*held.phases, held.current(pb.PHASE_STATUS_SUCCEEDED)))
     held.wait_until_kept()  # a reuse or an attachment ends this claim: its lines must be kept before
-    while not held.must_stop():
+    while True:
+        attempt.check()
         try:
             answer: pb.PlannedResponse = attempt.node.api.call("Planned", request)
         except ApiUnreachable:
-            held.lost.wait(0.2)
+            attempt.pause(0.2)
             continue
         return pb.PlannedVerdict.Name(answer.verdict).removeprefix("PLANNED_")
-    raise BuildError("Cancelled", "stopped while it was planned")

@@ -143,6 +143,7 @@ def registry(
     slept: list[float] | None = None,
     base_prefix: str = "",
     host: str = "reg.test",
+    check: Callable[[], None] = lambda: None,
 ) -> Registry:
     transport = Transport(
         host=host,
@@ -151,6 +152,7 @@ def registry(
         patience=Patience(attempts=4),
         sleep=(slept if slept is not None else []).append,
         now=lambda: 1_700_000_000.0,
+        check=check,
     )
     return Registry(transport=transport, base_prefix=base_prefix)
 
@@ -262,6 +264,38 @@ def test_a_wish_beyond_patience_is_handed_on_at_once() -> None:
         registry(memory).resolve("org/app", "v1")
     assert caught.value.retry_after_ms == 600_000 and "1 attempt" in caught.value.message
     assert len(memory.seen) == 1
+
+
+def test_a_build_that_must_stop_tries_no_more() -> None:
+    stopped: list[bool] = []
+
+    def check() -> None:
+        if stopped:
+            raise BuildError("Cancelled", "stopped")
+
+    def busy(request: httpx.Request) -> httpx.Response:
+        stopped.append(True)
+        return httpx.Response(503)
+
+    memory = Memory(fault=busy)
+    with pytest.raises(BuildError, match="Cancelled"):
+        registry(memory, check=check).resolve("org/app", "v1")
+    with pytest.raises(BuildError, match="Cancelled"):
+        list(registry(memory, check=check).open_blob("org/app", "sha256:" + "0" * 64))
+    assert len(memory.seen) == 1
+
+
+def test_an_upload_stops_between_its_chunks(tmp_path: Path) -> None:
+    image, memory = make_image(tmp_path), Memory()
+
+    def check() -> None:
+        if memory.uploads:  # the first blob's address is known: next come its bytes
+            raise BuildError("Timeout", "over")
+
+    with pytest.raises(BuildError, match="Timeout"):
+        registry(memory, check=check).push(image, "org/app", "v1")
+    assert [line.split()[0] for line in memory.seen] == ["HEAD", "POST"]
+    assert not memory.blobs["org/app"]
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 413, 501])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -140,6 +141,89 @@ def test_the_record_carries_how_long_the_other_side_asked_to_wait() -> None:
     busy = PlatformError("RegistryUnavailable", "answered 429", retry_after_ms=3_600_000)
     assert owner.failure_record(busy, "PUSH").retry_after_ms == 3_600_000
     assert owner.failure_record(BuildError("CompileFailed", "no"), "BUILD").retry_after_ms == 0
+
+
+# --- the lease
+
+
+class Beats:
+    """A clock that a heartbeat's waiting moves; the owner listens until `done` or two hundred beats."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, answer: pb.HeartbeatResponse | None) -> None:
+        self.now, self.answer, self.asked = 100.0, answer, 0
+        self.stopped_at = 0.0
+        monkeypatch.setattr(owner, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def call(self, name: str, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+        assert (name, request.build_id, request.claim) == ("Heartbeat", "b", 1)
+        self.asked += 1
+        if self.answer is None:
+            raise ApiUnreachable("away")
+        return self.answer
+
+    def beat(self, folder: Path, draining: bool = False) -> owner.Ownership:
+        def listen(build_id: str, done: threading.Event, seconds: float) -> None:
+            if held.must_stop():
+                self.stopped_at = self.stopped_at or self.now
+            self.now += seconds
+            if self.stopped_at or self.asked == 200:
+                done.set()
+
+        held = owner.Ownership(
+            api=self, build_id="b", claim=1, attempt=1, spool=Spool(folder / "b.1.jsonl", lambda: 5, 1 << 20),  # type: ignore[arg-type]
+            lease_s=30, beat_s=10, draining=lambda: draining, listen=listen,
+        )  # fmt: skip
+        held.spool.close()
+        held.beat()
+        return held
+
+
+def test_a_stale_claim_is_lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = Beats(monkeypatch, pb.HeartbeatResponse(stale=True))
+    held = beats.beat(tmp_path)
+    assert (held.lost.is_set(), held.cancelled.is_set(), beats.asked) == (True, False, 1)
+
+
+def test_two_leases_of_silence_are_the_end_and_not_sooner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = Beats(monkeypatch, None)
+    held = beats.beat(tmp_path)
+    assert held.lost.is_set() and not held.cancelled.is_set()
+    assert 60 < beats.stopped_at - 100 <= 62
+
+
+def test_a_cancel_is_heard_by_the_heartbeat_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Beats(monkeypatch, pb.HeartbeatResponse(cancel=True)).beat(tmp_path)
+    assert (held.lost.is_set(), held.cancelled.is_set()) == (False, True)
+
+
+def test_a_node_that_drains_stops_its_owner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Beats(monkeypatch, pb.HeartbeatResponse()).beat(tmp_path, draining=True)
+    assert held.drained.is_set() and held.must_stop()
+
+
+def test_a_quiet_lease_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    beats = Beats(monkeypatch, pb.HeartbeatResponse())
+    assert not beats.beat(tmp_path).must_stop()
+    assert beats.asked == 200
+
+
+@pytest.mark.parametrize(("stale", "word", "finished"), [(True, "lost", []), (False, "finished", ["Timeout"])])
+def test_a_lost_claim_says_nothing_and_a_timeout_does(
+    tmp_path: Path, stale: bool, word: str, finished: list[str]
+) -> None:
+    class Stale(ForgetfulApi):
+        def on_Heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+            return pb.HeartbeatResponse(stale=stale)
+
+    def run(granted: pb.ClaimBuildResponse, held: owner.Ownership) -> Outcome:
+        if stale:
+            assert held.lost.wait(10)
+        return Outcome(verdict="GO_ON", failure=BuildError("Timeout", "over"))
+
+    api = Stale()
+    parts = owner.Node(**{**vars(node(api, tmp_path, 0)), "run": run, "beat_s": 0.001})
+    assert owner.own_build("b", parts) == word
+    assert [request.failure.reason for request in api.finished] == finished
 
 
 # --- what a killed process left
