@@ -1,7 +1,7 @@
 """A build node: the composition of a worker process. Registers, keeps itself known, gives hints to owners.
 
-The parent process registers before it forks (so that the children know the key of the messages) and keeps doing so;
-every client with a connection is made after the fork.
+The parent process registers before it forks and keeps doing so; what it learns (the key of the messages, that it
+drains) is in memory shared with its children. Every client with a connection is made after the fork.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import redis
 import structlog
-from billiard import Value, current_process
+from billiard import Array, Value, current_process
 from celery import signals
 
 from builder import pipelines, sandbox
@@ -41,6 +41,7 @@ log = structlog.get_logger("node")
 
 CANCEL_CHANNEL = "ignite:cancel:"
 GOODBYE_S = 3.0
+KEY_BYTES = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +69,14 @@ class Node:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.folder = Path(settings.node_dir)
-        self.key = settings.message_key
         self.bases = BaseStore(self.folder / "bases")
         self.catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         self.known = pipelines.load(settings.pipelines)
         self.toolchains = toolchains_of(settings)
         self._reads = Reads(queues=(), slots=settings.slots)
         self._draining_since = Value("d", 0.0)
+        self._key = Array("c", KEY_BYTES)
+        self._learn_key(settings.message_key)
         self._parts: NodeParts | None = None
         self._leaving = threading.Event()
         self._known_by: threading.Thread | None = None
@@ -154,13 +156,20 @@ class Node:
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
             ),
         )
-        self.key = answer.message_key
+        self._learn_key(answer.message_key)
+
+    def _learn_key(self, key: str) -> None:
+        """A key that is changed while we run must reach the children, else they drop every hint until a restart."""
+        data = key.encode()
+        if len(data) > KEY_BYTES:
+            raise ApiUnreachable(f"the API's message key has {len(data)} bytes, limit {KEY_BYTES}")
+        self._key.value = data
 
     # The children
 
     def handle(self, body: dict[str, object]) -> None:
         """One hint. A forged or malformed one is dropped; nothing that happens here kills the worker."""
-        build_id = read_run(body, self.key)
+        build_id = read_run(body, self._key.value.decode())
         if build_id is None:
             log.warning("a message was dropped", action="message-dropped")
             return

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from celery import Celery
 
+from builder.api.client import Api, ApiUnreachable
 from builder.config import Settings
+from builder.messages import run_message
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.tasks import make_celery, read_queues
-from builder.worker.node import Reads, reads_of
+from builder.worker import owner
+from builder.worker.attempt import NodeParts
+from builder.worker.node import KEY_BYTES, Node, Reads, reads_of
 
 SETTINGS = Settings(queues=(), slots=2)
 
@@ -41,3 +49,37 @@ def test_what_celery_reads_and_runs_is_what_counts(
 
 def test_the_settings_queues_are_exactly_these() -> None:
     assert Settings(queues=("compile.go",)).queue_list(("go", "python")) == ("compile.go",)
+
+
+class Registrar:
+    """An API that only gives the key of the messages."""
+
+    def __init__(self) -> None:
+        self.key = "one"
+
+    def call(self, name: str, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
+        assert (name, request.node_id) == ("RegisterNode", SETTINGS.node_id)
+        return pb.RegisterNodeResponse(message_key=self.key)
+
+
+def test_a_new_key_reaches_the_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    owned: list[str] = []
+    monkeypatch.setattr(owner, "own_build", lambda build_id, node: owned.append(build_id))
+    parent, api, build = Node(Settings(node_dir=str(tmp_path))), Registrar(), "k7m2xq9d4t1zv6wh5r3p"
+    parent._register(cast(Api, api))
+    child = copy.copy(parent)  # as a fork has it: every attribute of its own, shared memory shared
+    child._parts = cast(NodeParts, SimpleNamespace(api=None))
+    child.handle(run_message(build, "one"))
+    api.key = "zwei, länger"
+    parent._register(cast(Api, api))
+    child.handle(run_message(build, "one"))
+    assert owned == [build]
+    child.handle(run_message(build, api.key))
+    assert owned == [build, build]
+
+
+def test_a_key_that_is_too_long_is_no_key(tmp_path: Path) -> None:
+    node, api = Node(Settings(node_dir=str(tmp_path))), Registrar()
+    api.key = "x" * (KEY_BYTES + 1)
+    with pytest.raises(ApiUnreachable, match="4097 bytes"):
+        node._register(cast(Any, api))
