@@ -494,6 +494,11 @@ def _zips() -> list[Hostile]:
         _unsafe("a Unicode field that is not UTF-8", zipped(
             one, Zip(name="a", extra=unicode_path(b"a", b"\xff"))), "not UTF-8"),
         _unsafe("a folder with data", zipped(one, Zip(name="d/", data=b"x")), "states 1 bytes"),
+        _unsafe("an archive hidden in a folder", zipped(
+            one, Zip(name="d/", descriptor=NARROW, packed=deflated(b"") + inner)), "after its data"),
+        _unsafe("data hidden in a folder", zipped(one, Zip(name="d/", packed=deflated(text))), "more data than the 0"),
+        _broken("a folder with a checksum", zipped(
+            one, Zip(name="d/", local={"crc": 1}, central={"crc": 1})), "checksum"),
         _unsafe("a folder by mode only", zipped(one, Zip(name="d", mode=stat.S_IFDIR | 0o755)), "a folder by its mode"),
         _unsafe("a link that is a folder", zipped(one, Zip(name="d/", data=b"x", mode=LINK)), "a folder"),
         _unsafe("a link to 4 KiB", zipped(one, Zip(name="l", data=b"x/" * 2048, mode=LINK)), "has 4096 bytes"),
