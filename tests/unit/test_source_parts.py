@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import sys
 import tracemalloc
@@ -13,6 +14,7 @@ from pathlib import Path
 import magic  # loads libmagic here: loading asks ldconfig, which a unit test may not start
 import pytest
 
+from builder.cli.pack import pack
 from builder.errors import BuildError, PlatformError
 from builder.source import unpack as unpacking
 from builder.source.digest import code_hash
@@ -21,7 +23,7 @@ from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.source.store import FolderStore, SourceStore
 from builder.source.tree import DictTree, DirTree, Tree
 from builder.source.unpack import Limits, unpack, write_single
-from tests.source_archives import END, OK, OK_ZIP, Tar, gz, tar, zipped
+from tests.source_archives import END, OK, OK_ZIP, Tar, Zip, gz, tar, zipped
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\x06\0\0\0"
 
@@ -187,11 +189,38 @@ def test_code_hash_changes_with_each_part(tmp_path: Path) -> None:
     seen.add(code_hash(tmp_path))
     (tmp_path / "l").rename(tmp_path / "m")
     seen.add(code_hash(tmp_path))
-    assert len(seen) == 6
+    (tmp_path / "empty").mkdir()
+    seen.add(code_hash(tmp_path))
+    (tmp_path / "empty").rename(tmp_path / "other")
+    seen.add(code_hash(tmp_path))
+    (tmp_path / "other" / "within").mkdir()
+    seen.add(code_hash(tmp_path))
+    (tmp_path / "other" / "within" / "a").write_text("")
+    seen.add(code_hash(tmp_path))
+    assert len(seen) == 10
     kept = code_hash(tmp_path)
     os.utime(tmp_path / "a", (1, 1))
-    (tmp_path / "empty").mkdir()
+    os.utime(tmp_path / "other", (1, 1))
     assert code_hash(tmp_path) == kept
+
+
+def test_empty_folders_count_alike_however_the_tree_comes(tmp_path: Path) -> None:
+    """Otherwise two sources of one key would give two artifacts: an empty folder is copied and packaged."""
+    as_tar = [Tar(name, kind=b"5") for name in ("d/", "d/e/", "n/")]
+    trees = {
+        "tar": tar(*as_tar, Tar("n/x", b"1"), Tar("y", b"2")),
+        "tar, only what is empty": tar(Tar("y", b"2"), Tar("d/e/", kind=b"5"), Tar("n/x", b"1")),
+        "zip": zipped(Zip(name="d/e/"), Zip(name="n/"), Zip(name="n/x", data=b"1"), Zip(name="y", data=b"2")),
+    }
+    for name, data in trees.items():
+        (tmp_path / f"{name}.archive").write_bytes(data)
+        unpack(tmp_path / f"{name}.archive", tmp_path / name, Limits())
+    (tmp_path / "sent").write_bytes(b"".join(pack(str(tmp_path / "tar"), io.BytesIO()).chunks()))
+    unpack(tmp_path / "sent", tmp_path / "by the CLI", Limits())
+    assert len({code_hash(tmp_path / name) for name in (*trees, "by the CLI")}) == 1
+    (tmp_path / "zip" / "d" / "e").rmdir()
+    (tmp_path / "zip" / "d").rmdir()
+    assert code_hash(tmp_path / "zip") != code_hash(tmp_path / "tar")
 
 
 def test_store_keeps_by_digest_and_twice_is_once(tmp_path: Path) -> None:
