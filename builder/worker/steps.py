@@ -11,7 +11,7 @@ from pathlib import Path
 from builder import sandbox
 from builder.build import StepResult
 from builder.config import Settings
-from builder.errors import PlatformError
+from builder.errors import BuildError, PlatformError
 from builder.plan import Network, Plan, Step
 from builder.sandbox.argv import PATH
 from builder.source.tree import DirTree
@@ -28,9 +28,14 @@ def prepare(attempt: Attempt, plan: Plan) -> None:
     attempt.materials += [(path, sent.sha256(path)) for path in plan.materials if sent.has(path)]
     for file in plan.files:
         path = root / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise _in_the_way(file.path, f"a file stands where the folder of {file.path} must be") from None
         if path.is_symlink():
             path.unlink()
+        elif path.is_dir():
+            raise _in_the_way(file.path, f"{file.path} is a folder; the build writes a file of this name")
         path.write_text(file.content)
         attempt.give(path)
     for name in ("out", "home", "tmp"):
@@ -38,6 +43,10 @@ def prepare(attempt: Attempt, plan: Plan) -> None:
         attempt.give(attempt.work / name)
     for folder in {path.parent for path in (root / file.path for file in plan.files)}:
         attempt.give(folder)
+
+
+def _in_the_way(path: str, said: str) -> BuildError:
+    return BuildError("ManifestInvalid", said, where=path, next=f"Rename it, or send a file {path} of your own.")
 
 
 def run(attempt: Attempt, plan: Plan, step: Step) -> StepResult:

@@ -18,11 +18,11 @@ from builder.config import Settings
 from builder.errors import BuildError
 from builder.oci.layer import write_layer
 from builder.pipelines.base import PlanRequest
-from builder.plan import Plan
+from builder.plan import Plan, WriteFile
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.source.unpack import Limits, unpack
 from builder.worker import attempt as attempts
-from builder.worker import ports
+from builder.worker import ports, steps
 from builder.worker.attempt import Attempt, NodeParts
 from builder.worker.fetch import open_source
 from builder.worker.owner import Ownership
@@ -143,6 +143,18 @@ def test_a_plan_nobody_answers_is_given_up(tmp_path: Path) -> None:
     plan = cast(Plan, SimpleNamespace(toolchain=SimpleNamespace(runtime="go")))
     assert reason(lambda: ports.planned(one, claim(), "key", source, plan)) == "Cancelled"
     assert api.sent == 1
+
+
+@pytest.mark.parametrize(
+    ("made", "file"), [("go.mod/x", "go.mod"), ("gen", "gen/main.go"), ("a/gen", "a/gen/deep/main.go")]
+)
+def test_what_stands_in_the_way_of_the_plans_files_is_named(tmp_path: Path, made: str, file: str) -> None:
+    one = make(tmp_path)
+    make_tree(one.source, {"main.go": "package main", made: ""})
+    plan = cast(Plan, SimpleNamespace(files=(WriteFile(path=file, content="x"),), materials=()))
+    with pytest.raises(BuildError) as caught:
+        steps.prepare(one, plan)
+    assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", file)
 
 
 def after(calls: int) -> Callable[[], None]:
