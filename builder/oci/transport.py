@@ -140,6 +140,8 @@ class Transport:
                 raise Trouble(_transport_words(error)) from None
             except httpx.InvalidURL:
                 raise self.broken(f"{method} led to an address that is none") from None
+            except httpx.RequestError as error:
+                raise self.broken(f"{method} {_unusable_words(error)}") from None
 
     def request(
         self,
@@ -236,6 +238,8 @@ class Transport:
             raise Trouble(f"{where} {_transport_words(error)}") from None
         except httpx.InvalidURL:
             raise self.broken("names a token service that is no address") from None
+        except httpx.RequestError as error:
+            raise self.broken(f"{where} {_unusable_words(error)}") from None
         if response.status_code in RETRIED:
             raise Trouble(f"{where} answered {response.status_code}", self._retry_after_ms(response))
         if response.status_code != 200:
@@ -286,6 +290,13 @@ def _transport_words(error: httpx.TransportError) -> str:
     if isinstance(error, httpx.ProxyError):
         return "could not be reached through the proxy"
     return "broke the connection"
+
+
+def _unusable_words(error: httpx.RequestError) -> str:
+    """What is no trouble of the connection, so that the same request would end alike."""
+    if isinstance(error, httpx.TooManyRedirects):
+        return "was redirected again and again"
+    return "gave an answer that cannot be decoded"
 
 
 def _error_code(response: httpx.Response) -> str:

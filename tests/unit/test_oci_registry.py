@@ -316,6 +316,27 @@ def test_a_no_is_not_repeated(tmp_path: Path, status: int) -> None:
     assert not memory.manifests.get("org/app"), "what fails on the way leaves no tag"
 
 
+def test_a_redirect_loop_is_the_registrys_fault() -> None:
+    where = {"Location": "https://reg.test/v2/org/app/manifests/v1?signature=" + SECRET}
+    memory = Memory(fault=lambda request: httpx.Response(307, headers=where))
+    with pytest.raises(PlatformError, match=r"RegistryUnavailable.*redirected again and again") as caught:
+        registry(memory).resolve("org/app", "v1")
+    assert SECRET not in str(caught.value) and caught.value.__cause__ is None
+
+
+def test_a_token_that_cannot_be_decoded_is_the_registrys_fault() -> None:
+    memory = Memory(token="one")
+
+    def damaged(request: httpx.Request) -> httpx.Response | None:
+        if request.url.path != "/token":
+            return None
+        return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
+
+    memory.fault = damaged
+    with pytest.raises(PlatformError, match=r"RegistryUnavailable.*token service auth.test.*decoded"):
+        registry(memory).resolve("org/app", "v1")
+
+
 def test_an_upload_session_that_is_lost_is_begun_again(tmp_path: Path) -> None:
     puts = iter([httpx.Response(404)])
     memory = Memory(
