@@ -62,7 +62,7 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """How a step ended: `reason` names a limit that stopped it, or is empty."""
+    """How a step ended: `reason` names a limit that stopped it, or is empty; `limit`, `peak`: bytes, ms, processes."""
 
     exit_code: int
     tail: tuple[str, ...]
@@ -168,7 +168,8 @@ def _explain(log: Log, plan: Plan, source: Source) -> None:
 def _judge(plan: Plan, step: Step, result: StepResult, known: tuple[ModuleType, ...]) -> None:
     """Raise what a step's end means; a limit that stopped it speaks before its exit code does."""
     if result.reason:
-        raise BuildError(result.reason, f"step {step.name}: {result.detail}", exit_code=result.exit_code)
+        said = f"step {step.name}: {result.detail}"
+        raise BuildError(result.reason, said, exit_code=result.exit_code, limit=result.limit, peak=result.peak)
     if result.exit_code == 0:
         return
     found = pipelines.diagnose(plan.detection.runtime, step, result.exit_code, result.tail, known)

@@ -120,7 +120,8 @@ class BuildError(Exception):
 
     `message` gives the value found and the limit, one cause; `where` is "file:line:col", an entry or a key;
     `said` the tool's own first diagnostic (at most 6 lines); `next` what to do (default: the reason's hint).
-    `exit_code` is the tool's. Raises `KeyError` for a reason that the table does not know.
+    `exit_code` is the tool's; `limit` and `peak` are of a limit that was reached (bytes, ms, processes).
+    Raises `KeyError` for a reason that the table does not know.
     """
 
     def __init__(
@@ -133,6 +134,8 @@ class BuildError(Exception):
         next: str = "",
         exit_code: int = 0,
         phase: str = "",
+        limit: int = 0,
+        peak: int = 0,
     ) -> None:
         super().__init__(f"{reason}: {message}")
         self.row = REASONS[reason]
@@ -143,6 +146,8 @@ class BuildError(Exception):
         self.next = next or self.row.hint
         self.exit_code = exit_code
         self.phase = phase
+        self.limit = limit
+        self.peak = peak
 
     @property
     def error_class(self) -> ErrorClass:

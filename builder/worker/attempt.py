@@ -63,12 +63,18 @@ class Attempt:
         """How long this attempt may take."""
         return int(self.granted.limits.timeout_ms) or self.node.settings.timeout_ms
 
+    @property
+    def elapsed_ms(self) -> int:
+        """How long it has taken by now."""
+        return int(self.now() * 1000 - self.deadline) + self.timeout_ms
+
     def check(self) -> None:
         """For work of ours that takes long: raises `BuildError` Cancelled where the claim must stop, Timeout."""
         if self.held.must_stop():
             raise BuildError("Cancelled", "stopped while it went on")
         if self.now() * 1000 > self.deadline:
-            raise BuildError("Timeout", f"reached the time limit of the build, {self.timeout_ms} ms")
+            said = f"reached the time limit of the build, {self.timeout_ms} ms"
+            raise BuildError("Timeout", said, limit=self.timeout_ms, peak=self.elapsed_ms)
 
     def pause(self, seconds: float) -> None:
         """Wait so long, and ask `check` meanwhile; as it raises."""

@@ -308,6 +308,8 @@ def failure_record(error: BuildError, phase: str) -> pb.Failure:
         where=error.where,
         said=error.said,
         next=error.next,
+        limit=error.limit,
+        peak=error.peak,
     )
     if isinstance(error, PlatformError):
         record.retry_after_ms = error.retry_after_ms

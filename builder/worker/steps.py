@@ -88,8 +88,9 @@ def run(attempt: Attempt, plan: Plan, step: Step) -> StepResult:
     if not reason and result.exit_code and egress is not None and egress.unreachable():
         hosts = ", ".join(sorted(egress.unreachable()))
         raise PlatformError("PackageIndexUnavailable", f"step {step.name}: {hosts} could not be reached")
+    limit, peak, detail = limit_of(reason, result, attempt)
     return StepResult(
-        exit_code=result.exit_code, tail=tuple(tail), reason=reason, detail=limit_text(reason, result, settings)
+        exit_code=result.exit_code, tail=tuple(tail), reason=reason, detail=detail, limit=limit, peak=peak
     )
 
 
@@ -131,16 +132,19 @@ def sandbox_egress(settings: Settings) -> sandbox.Egress:
     return sandbox.Egress.for_indexes(settings.index_env, upstream_proxy=settings.upstream_proxy)
 
 
-def limit_text(reason: str, result: sandbox.Result, settings: Settings) -> str:
-    """The limit that was reached and the peak, for people."""
-    mib = 1024 * 1024
-    texts = {
-        "OutOfMemory": f"reached its limit of {settings.memory_bytes // mib} MiB memory"
-        f" (peak {result.peak_memory // mib} MiB)",
-        "DiskQuotaExceeded": f"reached its limit of {settings.disk_bytes // mib} MiB on disk"
-        f" (peak {result.peak_disk // mib} MiB)",
-        "ProcessLimitExceeded": f"reached its limit of {settings.pids} processes (peak {result.peak_pids})",
-        "Timeout": f"reached the time limit of the build after {result.duration_ms} ms",
-        "Cancelled": "cancelled on request",
-    }
-    return texts.get(reason, "")
+def limit_of(reason: str, result: sandbox.Result, attempt: Attempt) -> tuple[int, int, str]:
+    """(limit, peak, both for people) of the reason that ended a step; bytes, processes, ms of the whole attempt."""
+    settings, mib = attempt.node.settings, 1024 * 1024
+    if reason == "OutOfMemory":
+        limit, peak = settings.memory_bytes, result.peak_memory
+        return limit, peak, f"reached its limit of {limit // mib} MiB memory (peak {peak // mib} MiB)"
+    if reason == "DiskQuotaExceeded":
+        limit, peak = settings.disk_bytes, result.peak_disk
+        return limit, peak, f"reached its limit of {limit // mib} MiB on disk (peak {peak // mib} MiB)"
+    if reason == "ProcessLimitExceeded":
+        limit, peak = settings.pids, result.peak_pids
+        return limit, peak, f"reached its limit of {limit} processes (peak {peak})"
+    if reason == "Timeout":
+        said = f"reached the time limit of the build after {result.duration_ms} ms"
+        return attempt.timeout_ms, attempt.elapsed_ms, said
+    return 0, 0, "cancelled on request" if reason == "Cancelled" else ""

@@ -12,21 +12,23 @@ from typing import Any, cast
 
 import pytest
 
+from builder import build, sandbox
 from builder.api.client import Api, ApiUnreachable
 from builder.build import Claim
 from builder.config import Settings
 from builder.errors import BuildError
 from builder.oci.layer import write_layer
 from builder.pipelines.base import PlanRequest
-from builder.plan import Plan, WriteFile
+from builder.plan import Network, Plan, Step, WriteFile
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.source.unpack import Limits, unpack
 from builder.worker import attempt as attempts
 from builder.worker import ports, steps
 from builder.worker.attempt import Attempt, NodeParts
 from builder.worker.fetch import open_source
-from builder.worker.owner import Ownership
+from builder.worker.owner import Ownership, failure_record
 from builder.worker.spool import Spool
+from builder.worker.toolchains import Provided
 from tests.oci_fixtures import make_tree
 
 
@@ -155,6 +157,47 @@ def test_what_stands_in_the_way_of_the_plans_files_is_named(tmp_path: Path, made
     with pytest.raises(BuildError) as caught:
         steps.prepare(one, plan)
     assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", file)
+
+
+@pytest.mark.parametrize(
+    ("why", "limit", "peak"),
+    [
+        ("OutOfMemory", Settings().memory_bytes, 11),
+        ("DiskQuotaExceeded", Settings().disk_bytes, 22),
+        ("ProcessLimitExceeded", Settings().pids, 33),
+        ("Timeout", 5_000, 6_000),
+        ("Cancelled", 0, 0),
+    ],
+)
+def test_the_record_has_the_limit_that_was_reached_and_the_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str, limit: int, peak: int
+) -> None:
+    clock = Clock()
+    one = make(tmp_path, clock=clock, timeout_ms=5_000)
+    one.bind(Provided(root=sandbox.Root(), path=(), digests={}))
+
+    def stopped(*args: object, **kwargs: object) -> sandbox.Result:
+        clock.seconds = 6.0
+        return sandbox.Result(
+            exit_code=137, signal=9, reason=why, peak_memory=11, peak_disk=22, peak_pids=33, duration_ms=900
+        )
+
+    monkeypatch.setattr(sandbox, "run", stopped)
+    step = Step(name="build", argv=("go",), network=Network.NONE)
+    plan = cast(Plan, SimpleNamespace(steps=(step,)))
+    with pytest.raises(BuildError) as caught:
+        build._judge(plan, step, steps.run(one, plan, step), ())
+    record = failure_record(caught.value, "BUILD")
+    assert (record.reason, record.limit, record.peak, record.exit_code) == (why, limit, peak, 137)
+
+
+def test_a_timeout_between_the_steps_has_them_too(tmp_path: Path) -> None:
+    clock = Clock()
+    one = make(tmp_path, clock=clock, timeout_ms=5_000)
+    clock.seconds = 5.5
+    with pytest.raises(BuildError) as caught:
+        one.check()
+    assert (caught.value.limit, caught.value.peak) == (5_000, 5_500)
 
 
 def after(calls: int) -> Callable[[], None]:
