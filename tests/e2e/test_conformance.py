@@ -86,6 +86,28 @@ def test_a_python_raise_tells_type_and_the_users_part_of_the_traceback(tmp_path:
         assert "deeper" in found["traceback"] and "serve.py" not in found["traceback"]
 
 
+@pytest.mark.parametrize("folder", ["python", "python-async"])
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [("/stop-iteration", "StopIteration"), ("/cancelled", "CancelledError"), ("/not-an-exception", "NotAnException")],
+)
+def test_whatever_a_python_handler_raises_is_500_and_leaves_its_slot(folder: str, path: str, kind: str) -> None:
+    with started(python(APPS / folder), IGNITE_MAX_CONCURRENCY="1") as app:
+        answer = app.ask(path)
+        assert answer.status == 500
+        assert kind in json.loads(answer.body)["traceback"]
+        assert app.ask("/echo", b"still here").body == b"still here"
+        app.term()
+        assert app.process.wait(5) == 0
+
+
+def test_a_python_error_that_cannot_be_said_is_500(tmp_path: Path) -> None:
+    silent = "class E(Exception):\n    def __str__(self):\n        raise KeyError\n"
+    with started(handler_of(tmp_path, silent + "\ndef handler(payload, ctx):\n    raise E\n")) as app:
+        answer = app.ask("/")
+        assert (answer.status, json.loads(answer.body)["type"]) == (500, "E")
+
+
 def test_python_modules_named_like_the_standard_librarys_do_not_break_the_front(tmp_path: Path) -> None:
     others = {name: "OURS = True\n" for name in ("json", "asyncio", "serve", "signal", "traceback")}
     text = "import serve\n\ndef handler(payload, ctx):\n    return str(serve.OURS)\n"

@@ -29,7 +29,7 @@ import json
 import re
 import signal
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from http import HTTPStatus
 from typing import Any
 
@@ -135,19 +135,16 @@ class Front:
         token = ignite._current.set(request)
         try:
             if self._is_async:
-                value = await self._handler(payload, ctx)
+                value, error = await awaited(self._handler(payload, ctx))
             else:
                 context = contextvars.copy_context()
                 loop = asyncio.get_running_loop()
-                value = await loop.run_in_executor(self._pool, context.run, self._handler, payload, ctx)
-                if inspect.isawaitable(value):
-                    value = await value
-            return (200, *encode(value))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # sys.exit() in a handler ends it, not the server
-            text = "".join(traceback.format_exception(error.with_traceback(users_part(error))))
-            print(text, file=sys.stderr, flush=True)
-            body = {"error": str(error), "type": type(error).__name__, "traceback": text}
-            return 500, "application/json", json.dumps(body).encode()
+                value, error = await loop.run_in_executor(self._pool, context.run, called, self._handler, payload, ctx)
+                if error is None and inspect.isawaitable(value):
+                    value, error = await awaited(value)
+            if error is None:
+                encoded, error = called(encode, value)
+            return (200, *encoded) if error is None else failed(error)
         finally:
             ignite._current.reset(token)
 
@@ -161,6 +158,39 @@ class Front:
             await asyncio.wait(list(self._busy), timeout=0.05)
             for task in self._connections - self._busy:
                 task.cancel()
+
+
+def called(function: Callable[..., Any], *arguments: Any) -> tuple[Any, BaseException | None]:
+    """(value, error) of a call, whatever it raises: sys.exit() in a handler ends it, not the server.
+
+    Handed back as a value: a future refuses StopIteration, so whoever waits for a handler that raised it waits forever.
+    """
+    try:
+        return function(*arguments), None
+    except BaseException as error:
+        return None, error
+
+
+async def awaited(value: Awaitable[Any]) -> tuple[Any, BaseException | None]:
+    """`called` for what is awaited. A cancelled future inside the handler is its error; we may be cancelled too."""
+    try:
+        return await value, None
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return None, error
+    except BaseException as error:
+        return None, error
+
+
+def failed(error: BaseException) -> tuple[int, str, bytes]:
+    """The 500 for what a handler raised; its traceback also into the log."""
+    text = "".join(traceback.format_exception(error.with_traceback(users_part(error))))
+    print(text, file=sys.stderr, flush=True)
+    message, unsaid = called(str, error)
+    body = {"error": "<exception str() failed>" if unsaid else message, "type": type(error).__name__, "traceback": text}
+    return 500, "application/json", json.dumps(body).encode()
 
 
 def users_part(error: BaseException) -> Any:

@@ -8,6 +8,10 @@ import ignite
 running: list[object] = []
 
 
+class NotAnException(BaseException):
+    pass
+
+
 async def handler(payload: bytes, ctx: dict) -> object:
     request = ignite.request()
     if request.path == "/echo":
@@ -18,6 +22,12 @@ async def handler(payload: bytes, ctx: dict) -> object:
         raise ValueError("deliberately")
     if request.path == "/panic":
         sys.exit("deliberately")
+    if request.path == "/stop-iteration":
+        next(iter(()))
+    if request.path == "/cancelled":
+        raise asyncio.CancelledError
+    if request.path == "/not-an-exception":
+        raise NotAnException("deliberately")
     if request.path == "/sleep":
         running.append(request)
         seen = len(running)

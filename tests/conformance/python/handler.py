@@ -1,5 +1,6 @@
 """The conformance app of the Python front, sync (see ../README.md)."""
 
+import concurrent.futures
 import sys
 import threading
 import time
@@ -8,6 +9,10 @@ import ignite
 
 lock = threading.Lock()
 running: list[object] = []
+
+
+class NotAnException(BaseException):
+    pass
 
 
 def handler(payload: bytes, ctx: dict) -> object:
@@ -20,6 +25,12 @@ def handler(payload: bytes, ctx: dict) -> object:
         raise ValueError("deliberately")
     if request.path == "/panic":
         sys.exit("deliberately")
+    if request.path == "/stop-iteration":
+        next(iter(()))
+    if request.path == "/cancelled":
+        raise concurrent.futures.CancelledError
+    if request.path == "/not-an-exception":
+        raise NotAnException("deliberately")
     if request.path == "/sleep":
         return sleep(int(request.query))
     return {
