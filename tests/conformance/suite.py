@@ -74,6 +74,11 @@ def test_method_path_query_and_headers_are_reachable(app: App, method: str) -> N
     assert answer.headers["content-type"].startswith("application/json")
 
 
+@pytest.mark.parametrize("path", ["/a%20b", "/a%2Fb%3f", "/%C3%BC", "/^|", "//a/../b"])
+def test_the_path_is_the_one_that_was_sent(app: App, path: str) -> None:
+    assert json.loads(app.ask(path + "?x=1").body)["path"] == path
+
+
 def test_head_is_answered_without_a_body(app: App) -> None:
     answer = app.ask("/request", method="HEAD")
     assert (answer.status, answer.body) == (200, b"")

@@ -19,6 +19,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -34,7 +35,7 @@ type Context struct {
 	OrganizationID string
 	Headers        http.Header
 	Method         string
-	Path           string
+	Path           string // as it was sent, not decoded
 	Query          string
 
 	ctx context.Context
@@ -68,7 +69,7 @@ func Start(handler Handler) {
 	server := &http.Server{
 		Handler:           front(handler, concurrency(), queueTimeout),
 		ReadHeaderTimeout: 75 * time.Second,
-		ReadTimeout:       5 * time.Minute,
+		ReadTimeout:       5 * time.Minute, // of headers and body; net/http lifts it once both are read
 		IdleTimeout:       75 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 	}
@@ -134,7 +135,8 @@ func concurrency() int {
 func front(handler Handler, limit int, patience time.Duration) http.Handler {
 	slots := make(chan struct{}, limit)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path == "/healthz" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
+		path := sentPath(r.RequestURI)
+		if path == "/healthz" && (r.Method == http.MethodGet || r.Method == http.MethodHead) {
 			w.Header().Set("content-type", "text/plain; charset=utf-8")
 			_, _ = io.WriteString(w, "ok\n")
 			return
@@ -166,7 +168,7 @@ func front(handler Handler, limit int, patience time.Duration) http.Handler {
 			OrganizationID: r.Header.Get("x-ignite-organization-id"),
 			Headers:        r.Header,
 			Method:         r.Method,
-			Path:           r.URL.Path,
+			Path:           path,
 			Query:          r.URL.RawQuery,
 			ctx:            r.Context(),
 		})
@@ -177,6 +179,20 @@ func front(handler Handler, limit int, patience time.Duration) http.Handler {
 		w.Header().Set("content-type", contentType(answer))
 		_, _ = w.Write(answer)
 	})
+}
+
+// sentPath is the path of a request target as it was sent. URL.Path is decoded, so `/a%2Fb` and `/a/b` would be one,
+// and URL.EscapedPath encodes anew where a client did not have to. `*` and an authority are the path "/".
+func sentPath(target string) string {
+	path, _, _ := strings.Cut(target, "?")
+	if _, rest, absolute := strings.Cut(path, "://"); absolute {
+		_, path, _ = strings.Cut(rest, "/")
+		return "/" + path
+	}
+	if !strings.HasPrefix(path, "/") {
+		return "/"
+	}
+	return path
 }
 
 // call turns a panic into an error and its stack into the log.

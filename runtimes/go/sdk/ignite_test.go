@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -132,6 +133,72 @@ func TestTheLimitHoldsAndImpatienceIs503(t *testing.T) {
 	busy.Wait()
 	if len(entered) != 0 {
 		t.Error("the second was let in")
+	}
+}
+
+// deadlines is a listener whose connections tell the read deadline that was set last.
+type deadlines struct {
+	net.Listener
+	mutex sync.Mutex
+	last  time.Time
+}
+
+type deadlineConn struct {
+	net.Conn
+	listener *deadlines
+}
+
+func (d *deadlines) Accept() (net.Conn, error) {
+	connection, err := d.Listener.Accept()
+	return &deadlineConn{connection, d}, err
+}
+
+func (c *deadlineConn) SetReadDeadline(at time.Time) error {
+	c.listener.mutex.Lock()
+	c.listener.last = at
+	c.listener.mutex.Unlock()
+	return c.Conn.SetReadDeadline(at)
+}
+
+func TestTheTimeToReadARequestIsNotTheHandlersTime(t *testing.T) {
+	var last time.Time
+	server := httptest.NewUnstartedServer(nil)
+	listener := &deadlines{Listener: server.Listener}
+	server.Listener = listener
+	server.Config.ReadTimeout = time.Minute
+	server.Config.Handler = front(func(payload []byte, ctx *Context) ([]byte, error) {
+		listener.mutex.Lock()
+		defer listener.mutex.Unlock()
+		last = listener.last
+		return payload, nil
+	}, 1, time.Minute)
+	server.Start()
+	t.Cleanup(server.Close)
+	for _, headers := range []map[string]string{{}, {"Expect": "100-continue"}} {
+		body := strings.Repeat("hello", len(headers))
+		if status, _, got := ask(t, server, "POST", "/", body, headers); status != 200 || got != body {
+			t.Fatalf("got %d %q", status, got)
+		}
+		if !last.IsZero() {
+			t.Errorf("the handler of %q would lose its caller at %v", body, last)
+		}
+	}
+}
+
+func TestThePathIsTheOneThatWasSent(t *testing.T) {
+	for target, want := range map[string]string{
+		"/a%20b?x=%20":     "/a%20b",
+		"/a%2Fb%3f":        "/a%2Fb%3f",
+		"/^":               "/^",
+		"//a/":             "//a/",
+		"http://h/a%20b?x": "/a%20b",
+		"http://h":         "/",
+		"*":                "/",
+		"h:80":             "/",
+	} {
+		if got := sentPath(target); got != want {
+			t.Errorf("%s: %s, not %s", target, got, want)
+		}
 	}
 }
 

@@ -15,7 +15,8 @@ __all__ = ["Request", "request"]
 
 @dataclass(frozen=True)
 class Request:
-    """The invocation envelope: method, path, query (without "?") and headers with lower-case names."""
+    """The invocation envelope: method, path and query (without "?") as they were sent, not decoded; headers with lower-case
+    names."""
 
     method: str = "POST"
     path: str = "/"
