@@ -203,11 +203,34 @@ def _kill(folder: Path) -> None:
                 os.kill(int(pid), signal.SIGKILL)
 
 
+def _own_name() -> str:
+    """What names of groups of this PID namespace begin with; empty where /proc does not know us.
+
+    Its inode is part of it: containers may share a hierarchy, and a process number of another one says nothing here.
+    """
+    try:
+        return f"{PREFIX}{os.stat('/proc/self/ns/pid').st_ino}-"
+    except OSError:
+        return ""
+
+
 def _sweep(parent: Path) -> None:
-    for folder in parent.glob(PREFIX + "*-*"):
-        pid = folder.name.removeprefix(PREFIX).split("-")[0]
-        if pid.isdigit() and not Path("/proc", pid).exists():
+    own = _own_name()
+    for folder in parent.glob(f"{own}*-*") if own else ():
+        pid = folder.name.removeprefix(own).split("-")[0]
+        if pid.isdigit() and not _lives(int(pid)):
             _remove(folder)
+
+
+def _lives(pid: int) -> bool:
+    """Whether a process of our namespace is there; /proc may be mounted for another one."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 class Group:
@@ -215,7 +238,7 @@ class Group:
 
     def __init__(self, hierarchy: Hierarchy, limits: Limits, name: str = "") -> None:
         self._version = hierarchy.version
-        name = name or f"{PREFIX}{os.getpid()}-{next(_numbers)}"
+        name = name or f"{_own_name() or PREFIX + '0-'}{os.getpid()}-{next(_numbers)}"
         self._folders = {controller: parent / name for controller, parent in hierarchy.parents.items()}
         try:
             for folder in set(self._folders.values()):

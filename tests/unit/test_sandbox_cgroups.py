@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 import pytest
@@ -249,3 +250,46 @@ def test_events_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versio
     (tmp_path / "one/cgroup.procs").write_text("11\n12\n")
     assert group.events() == cgroups.Events(oom_kills=2, forks_refused=41)
     assert (group.pids(), group.tasks(), group.peaks()) == ((11, 12), 12, (0, 0))
+
+
+# --- what a killed worker left
+
+
+def test_only_groups_of_dead_processes_of_our_own_pid_namespace_are_swept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Worker 7 may be dead here and alive in another container on the same hierarchy."""
+    own = cgroups._own_name()
+    other = f"{cgroups.PREFIX}1234-"
+    names = [f"{own}7-1", f"{own}8-1", f"{other}7-1", f"{cgroups.PREFIX}7-1", cgroups.LEAF]
+    for name in names:
+        (tmp_path / name).mkdir()
+    monkeypatch.setattr(cgroups, "_lives", lambda pid: pid == 8)
+    cgroups._sweep(tmp_path)
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(names[1:])
+
+
+def test_without_a_proc_of_ours_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / f"{cgroups.PREFIX}0-7-1").mkdir()
+    monkeypatch.setattr(cgroups, "_own_name", lambda: "")
+    monkeypatch.setattr(cgroups, "_lives", lambda pid: False)
+    cgroups._sweep(tmp_path)
+    assert list(tmp_path.iterdir())
+
+
+def test_a_groups_name_tells_its_worker_and_its_pid_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "_write", lambda file, value: None)
+    cgroups.Group(parents(2, tmp_path), LIMITS)
+    (folder,) = tmp_path.iterdir()
+    assert folder.name.startswith(f"{cgroups._own_name()}{os.getpid()}-")
+    cgroups._sweep(tmp_path)
+    assert folder.is_dir(), "we live"
+
+
+def test_who_lives(monkeypatch: pytest.MonkeyPatch) -> None:
+    def kill(pid: int, number: int) -> None:
+        raise {1: PermissionError, 2: ProcessLookupError}[pid]
+
+    monkeypatch.setattr(cgroups.os, "kill", kill)
+    assert cgroups._lives(1)
+    assert not cgroups._lives(2)

@@ -15,8 +15,7 @@ __all__ = ["Request", "request"]
 
 @dataclass(frozen=True)
 class Request:
-    """The invocation envelope: method, path and query (without "?") as they were sent, not decoded; headers with lower-case
-    names."""
+    """The invocation envelope: method, path and query (without "?") as sent, headers with lower-case names."""
 
     method: str = "POST"
     path: str = "/"
