@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import queue
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -16,6 +15,7 @@ from typing import Protocol
 
 from builder.cli.client import Client
 from builder.cli.format import short_id
+from builder.cli.inbox import Inbox
 from builder.cli.plain import again_text, retry_text
 from builder.cli.stop import Stop
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -51,9 +51,9 @@ Event = pb.LogEntry | pb.Build | str | Exception | None
 
 @dataclass
 class Interrupts:
-    """Signals that came. `events` wakes the loop; a SimpleQueue may be written from a handler."""
+    """Signals that came. `events` wakes the loop; an Inbox may be written from a handler."""
 
-    events: queue.SimpleQueue[Event] = field(default_factory=queue.SimpleQueue)
+    events: Inbox[Event] = field(default_factory=Inbox)
     stops: int = 0
     hung_up: bool = False
     raises: bool = False
@@ -115,7 +115,7 @@ def create(client: Client, request: pb.CreateBuildRequest, view: View, came: Int
     _thread(lambda: _create(client, request, came.events))
     warned = False
     while True:
-        event = _next(came.events)
+        event = came.events.get(TICK_S)
         if came.stops > 1 or came.hung_up:
             return None
         if came.stops and not warned:
@@ -136,7 +136,7 @@ def watch(client: Client, build: pb.Build, view: View, came: Interrupts) -> Watc
     _thread(lambda: _read(client, build_id, came.events))
     canceller: threading.Thread | None = None
     while True:
-        event = _next(came.events)
+        event = came.events.get(TICK_S)
         if came.hung_up:
             return Watched(left="detached")
         if came.stops and canceller is None:
@@ -163,7 +163,7 @@ def entries_or_ticks(client: Client, build_id: str, after: int, came: Interrupts
     """Entries and notices as they come, None at least every 100 ms; ends after `eof` or when a signal came."""
     _thread(lambda: _read(client, build_id, came.events, after))
     while True:
-        event = _next(came.events)
+        event = came.events.get(TICK_S)
         if came.stops or came.hung_up:
             return
         if isinstance(event, Exception):
@@ -174,14 +174,7 @@ def entries_or_ticks(client: Client, build_id: str, after: int, came: Interrupts
             return
 
 
-def _next(events: queue.SimpleQueue[Event]) -> Event:
-    try:
-        return events.get(timeout=TICK_S)
-    except queue.Empty:
-        return None
-
-
-def _read(client: Client, build_id: str, events: queue.SimpleQueue[Event], after: int = 0) -> None:
+def _read(client: Client, build_id: str, events: Inbox[Event], after: int = 0) -> None:
     try:
         for entry in client.follow(build_id, after):
             events.put(entry)
@@ -189,14 +182,14 @@ def _read(client: Client, build_id: str, events: queue.SimpleQueue[Event], after
         events.put(error)
 
 
-def _create(client: Client, request: pb.CreateBuildRequest, events: queue.SimpleQueue[Event]) -> None:
+def _create(client: Client, request: pb.CreateBuildRequest, events: Inbox[Event]) -> None:
     try:
         events.put(client.create(request))
     except Exception as error:
         events.put(error)
 
 
-def _cancel(client: Client, build_id: str, events: queue.SimpleQueue[Event]) -> None:
+def _cancel(client: Client, build_id: str, events: Inbox[Event]) -> None:
     try:
         client.cancel(build_id)
     except Stop as error:
