@@ -19,10 +19,12 @@ from google.protobuf import json_format
 
 from builder.api.client import Api
 from builder.config import Settings, load
+from builder.data import catalog_file
 from builder.embedded import Embedded, private_registry, start
+from builder.pipelines import catalog as catalogs
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.run import started
-from builder.worker.toolchains import find_program
+from builder.worker.toolchains import toolchains_of
 
 HERE = Path(__file__).resolve().parent
 DEMO = (("python-hello", "file"), ("python-numpy", "zip"), ("go-hello", "tar"), ("go-deps", "tar.gz"))
@@ -91,14 +93,30 @@ def call(settings: Settings, record: pb.Build, name: str) -> str:
     return answer.strip()
 
 
+def go_versions(settings: Settings) -> list[str]:
+    """The versions of Go that the catalog has."""
+    rows = catalogs.read(catalog_file(settings.catalog)).toolchains()
+    return list(dict.fromkeys(row.version for row in rows if row.runtime == "go"))
+
+
+def shown_here(settings: Settings) -> list[tuple[str, str]]:
+    """The examples that this machine can build: with any other Go than the catalog's, builds would wait for a node."""
+    toolchains, rows = toolchains_of(settings), catalogs.read(catalog_file(settings.catalog)).toolchains()
+    has_go = any(row.runtime == "go" and toolchains.has(row) for row in rows)
+    return [one for one in DEMO if has_go or not one[0].startswith("go-")]
+
+
 def main() -> int:
     """The demo."""
     loaded = load().settings
     folder = Path(loaded.node_dir).parent / "ignite-builder-demo"
     shutil.rmtree(folder, ignore_errors=True)
-    examples = [one for one in DEMO if find_program("go") or not one[0].startswith("go")]
+    examples = shown_here(loaded)
     if len(examples) < len(DEMO):
-        print("Go is not installed: only the Python half is shown (install Go 1.24 or newer for the rest)")
+        versions = " or ".join(go_versions(loaded))
+        print(
+            f"this machine has no Go {versions}: the Python half is shown (make setup installs Debian's where it can)"
+        )
     rows = []
     with private_registry(folder / "registry") as registry:
         settings = loaded.model_copy(update={"data_dir": str(folder), "registry": registry, "organization": "demo"})
