@@ -72,7 +72,7 @@ def run(ctx: Context, build_id: str) -> int:
 
     try:
         with term_interrupts():
-            return run_artifact(settings, build, ready)
+            return run_artifact(settings, build, ready, lambda line: ctx.say(shown(line, tabs=True)))
     except BuildError as error:
         raise refused_here(error) from None
     except KeyboardInterrupt:

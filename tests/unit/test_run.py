@@ -1,0 +1,179 @@
+"""An artifact that is run here: how it ends, what it says, where it is sought. Sandbox and wire are played."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from builder import run as runs
+from builder.config import Settings
+from builder.errors import BuildError
+from builder.sandbox import Result
+from tests.cli_fixtures import build
+
+DIGEST = "sha256:" + "3b" * 32
+Client = httpx.Client
+CONFIG = {"Entrypoint": ["/app"], "Env": ["A=1"]}
+
+
+def result(exit_code: int = 0, reason: str | None = None, signal: int | None = None) -> Result:
+    numbers = {"peak_memory": 0, "peak_disk": 0, "peak_pids": 1, "duration_ms": 5}
+    return Result(exit_code=exit_code, reason=reason, signal=signal, **numbers)
+
+
+class App:
+    """A played app: `calls` in their order; it runs on until it is stopped, or ends by itself with `ends`."""
+
+    address = ("127.0.0.1", 1)
+
+    def __init__(self, ends: Result | None = None, running: bool = True) -> None:
+        self.ends, self.alive = ends, running
+        self.calls: list[str] = []
+        self.options: dict[str, Any] = {}
+        self.home = Path()
+
+    def serve(self, command: Any, root: Any, limits: Any, **options: Any) -> App:
+        self.options, self.home = options, root.rootfs.parent
+        for number in range(100):
+            options["on_line"]("stdout", f"line {number}".encode())
+        return self
+
+    def running(self) -> bool:
+        return self.alive
+
+    def stop(self) -> None:
+        self.calls.append("stop")
+
+    def wait(self) -> Result:
+        self.calls.append("wait with files" if self.home.is_dir() else "wait without files")
+        return self.ends or result(143, "Cancelled")
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[App], App]:
+    def put(app: App) -> App:
+        monkeypatch.setattr("builder.run.sandbox.serve", app.serve)
+        return app
+
+    monkeypatch.setattr(runs, "pull", lambda *args: CONFIG)
+    monkeypatch.setattr("builder.run.os.geteuid", lambda: 1000)
+    answers(monkeypatch, 200)
+    return put
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *statuses: int) -> None:
+    left = iter(statuses)
+    transport = httpx.MockTransport(lambda request: httpx.Response(next(left)))
+    client = Client(transport=transport)
+    monkeypatch.setattr("builder.run.httpx.Client", lambda **options: client)
+
+
+def settings(folder: Path, **changed: Any) -> Settings:
+    return Settings(node_dir=str(folder / "node"), data_dir=str(folder / "data"), **changed)
+
+
+def record(reference: str = "oci-layout/acme/hello") -> Any:
+    return build(repository="acme/hello", image_digest=DIGEST, artifact_ref=f"{reference}@{DIGEST}")
+
+
+def test_an_app_keeps_its_files_until_it_has_ended(tmp_path: Path, play: Callable[[App], App]) -> None:
+    app = play(App())
+    with runs.started(settings(tmp_path), record()):
+        assert app.home.is_dir()
+    assert app.calls == ["stop", "wait with files"]
+    assert not app.home.exists()
+
+
+@pytest.mark.parametrize(
+    ("ends", "reason", "word"),
+    [
+        (result(3), "StepFailed", "exited 3"),
+        (result(137, "OutOfMemory", 9), "OutOfMemory", "512 MiB"),
+        (result(139, None, 11), "StepFailed", "signal 11"),
+    ],
+)
+def test_an_app_that_ends_badly_is_a_failure_with_its_last_words(
+    tmp_path: Path, play: Callable[[App], App], ends: Result, reason: str, word: str
+) -> None:
+    play(App(ends))
+    lines: list[str] = []
+    with pytest.raises(BuildError) as caught:
+        runs.run_artifact(settings(tmp_path), record(), lambda url, ms: None, lines.append)
+    assert caught.value.reason == reason and word in caught.value.message
+    assert caught.value.said == tuple(f"line {number}" for number in range(94, 100))
+    assert len(lines) == 100
+
+
+@pytest.mark.parametrize("ends", [result(0), result(143, "Cancelled")])
+def test_an_app_that_ends_well_or_is_stopped_is_none(tmp_path: Path, play: Callable[[App], App], ends: Result) -> None:
+    play(App(ends))
+    assert runs.run_artifact(settings(tmp_path), record(), lambda url, ms: None) == 0
+
+
+def test_an_app_that_ends_before_it_answers_says_how(tmp_path: Path, play: Callable[[App], App]) -> None:
+    play(App(result(127), running=False))
+    with pytest.raises(BuildError, match="exited 127 before it answered"), runs.started(settings(tmp_path), record()):
+        pass
+
+
+def test_between_answers_that_are_no_success_there_is_a_pause(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(App())
+    answers(monkeypatch, 503, 503, 200)
+    slept: list[float] = []
+    monkeypatch.setattr("builder.run.time.sleep", slept.append)
+    with runs.started(settings(tmp_path), record()):
+        assert len(slept) == 2
+
+
+@pytest.mark.parametrize("use_cgroups", [True, False])
+def test_the_setting_about_control_groups_is_passed_on(
+    tmp_path: Path, play: Callable[[App], App], use_cgroups: bool
+) -> None:
+    app = play(App())
+    with runs.started(settings(tmp_path, use_cgroups=use_cgroups), record()):
+        assert app.options["use_cgroups"] is use_cgroups
+
+
+@pytest.mark.parametrize(
+    ("registry", "reference", "host", "username"),
+    [
+        ("", "oci-layout/acme/hello", "", ""),
+        ("", "reg.example.com:5000/acme/hello", "reg.example.com:5000", ""),
+        ("mirror.example.com", "reg.example.com/acme/hello", "mirror.example.com", "me"),
+    ],
+)
+def test_the_artifact_is_sought_where_the_record_says_unless_a_registry_is_set(
+    tmp_path: Path,
+    play: Callable[[App], App],
+    monkeypatch: pytest.MonkeyPatch,
+    registry: str,
+    reference: str,
+    host: str,
+    username: str,
+) -> None:
+    play(App())
+    asked: list[tuple[str, str]] = []
+    monkeypatch.setattr(
+        "builder.run.place.destination", lambda host, layout, **login: asked.append((host, login["username"]))
+    )
+    with runs.started(settings(tmp_path, registry=registry, registry_username="me"), record(reference)):
+        assert asked == [(host, username)], "a login is for the registry of the settings only"
+
+
+def test_an_artifact_that_is_not_there_names_the_setting(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(*args: object) -> dict[str, Any]:
+        raise BuildError("SourceNotFound", "acme/hello is not there any more")
+
+    play(App())
+    monkeypatch.setattr(runs, "pull", missing)
+    with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
+        pass
+    assert "IGNITE_BUILDER_REGISTRY" in caught.value.next and "not set" in caught.value.where
