@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+import pytest
+
+from builder.cli.client import Client
 from builder.cli.program import run_program
 from builder.config import Loaded, Settings
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -108,3 +113,9 @@ def sse(entries: Sequence[pb.LogEntry], *, eof: bool = True) -> bytes:
         end = codec.dump(pb.LogEntry(eof=True, status=pb.BUILD_STATUS_SUCCEEDED))
         parts.append(b"event: eof\r\ndata: %s\r\n\r\n" % end)
     return b"".join(parts)
+
+
+def play(monkeypatch: pytest.MonkeyPatch, handler: Callable[[httpx.Request], httpx.Response]) -> None:
+    """The server of each command from here on is `handler`: no socket, and time passes when somebody sleeps."""
+    made = functools.partial(Client, transport=httpx.MockTransport(handler), clock=FakeClock())
+    monkeypatch.setattr("builder.cli.context.Client", made)

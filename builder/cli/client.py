@@ -130,7 +130,8 @@ class Client:
         return build
 
     def get(self, build_id: str) -> pb.Build:
-        """The record; any unique start of the id of four characters or more will do."""
+        """The record; any unique start of the id of four characters or more will do. One that fits several builds is
+        refused by the server, which lists them: only it sees all."""
         return self._call(pb.Build, "GET", f"{BUILDS}/{build_id}")
 
     def builds(self, limit: int, cursor: str = "") -> pb.ListBuildsResponse:

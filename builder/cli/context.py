@@ -18,7 +18,7 @@ from builder.cli.client import Client, Watcher
 from builder.cli.options import Common
 from builder.cli.plain import again_text, retry_text
 from builder.cli.safe import shown
-from builder.cli.stop import CALL_EXITS, Stop, missing_here, mistake, refused_here
+from builder.cli.stop import missing_here, mistake, refused_here
 from builder.cli.terminal import (
     ASCII,
     MAX_COLUMNS,
@@ -32,13 +32,11 @@ from builder.cli.terminal import (
 )
 from builder.config import Loaded, Settings
 from builder.errors import BuildError
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 if TYPE_CHECKING:
     from builder.embedded import Embedded
 
 RECENT = 50
-ID_LENGTH = 20
 
 
 @dataclass
@@ -169,19 +167,6 @@ class Context:
     def local_server(self, settings: Settings, *, worker: bool) -> contextlib.AbstractContextManager[Embedded]:
         """A server started here (with `url` and `token`). Raises `Stop` when a part is missing (exit 75)."""
         return _embedded(settings, self._event, worker=worker)
-
-    def find(self, client: Client, start: str) -> pb.Build:
-        """The build that an id or its start names. Raises `Stop`: 5 for none, 2 with the list for several."""
-        try:
-            return client.get(start)
-        except Stop as stop:
-            if stop.exit_code != CALL_EXITS["NOT_FOUND"] or len(start) == ID_LENGTH:
-                raise
-            fitting = [each for each in client.builds(100).builds if each.build_id.startswith(start)]
-            if len(fitting) < 2:
-                raise
-            names = ", ".join(f"{each.build_id} ({shown(each.name)})" for each in fitting)
-            raise mistake(f'"{start}" fits several: {names}', where="BUILD", next="Give more of the id") from None
 
     def _event(self, event: object) -> None:
         if self.common.verbose > 1:

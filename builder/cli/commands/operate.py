@@ -50,7 +50,7 @@ def run(ctx: Context, build_id: str) -> int:
     settings = ctx.settings()
     wanted = check_id(build_id) if build_id else ctx.last_started(settings)
     with ctx.client(settings) as client:
-        build = ctx.find(client, wanted)
+        build = client.get(wanted)
     if build.status != pb.BUILD_STATUS_SUCCEEDED:
         status = pb.BuildStatus.Name(build.status).removeprefix("BUILD_STATUS_")
         raise Stop(

@@ -41,7 +41,7 @@ def get(ctx: Context, build_id: str, *, exit_status: bool = False) -> int:
     settings = ctx.settings()
     wanted = check_id(build_id) if build_id else ctx.last_started(settings)
     with ctx.client(settings) as client:
-        build = ctx.find(client, wanted)
+        build = client.get(wanted)
     if ctx.common.json:
         ctx.document(build)
     else:
@@ -145,7 +145,7 @@ def cancel(ctx: Context, build_id: str) -> int:
         raise mistake("cancel needs the build named", where="BUILD", next=f"See which run: {ctx.prog} ls")
     look = ctx.look(ctx.err)
     with ctx.client(ctx.settings()) as client:
-        before = ctx.find(client, check_id(build_id))
+        before = client.get(check_id(build_id))
         after = before if before.status in ENDED else _cancelled(ctx, client, before)
     if ctx.common.json:
         ctx.document(after)
@@ -176,16 +176,19 @@ def logs(
     """The log of a build: stdout is the lines, stderr the notices."""
     settings = ctx.settings()
     wanted = check_id(build_id) if build_id else ctx.last_started(settings)
-    came = Interrupts()
+    came = Interrupts(raises=True)
     with came.installed(), ctx.client(settings, QueueWatcher(came.events.put)) as client:
-        build = ctx.find(client, wanted)
+        # Only a log that is being read has a line to go on from; before and after it a signal just ends the program.
+        build = client.get(wanted)
         if only_failed:
             return _failed_lines(ctx, client, build, raw=raw, exit_status=exit_status)
+        came.raises = False
         last = _stream(ctx, client, build, came, follow=follow, start=start, raw=raw)
         if came.stops:
             goes_on = f"{ctx.prog} logs -f {build.build_id} --from {last + 1}"
             ctx.notice(f"stopped after line {last}; the build goes on: {goes_on}")
             return EXIT_CANCELLED
+        came.raises = True
         return exit_of(client.get(build.build_id)) if exit_status else 0
 
 
