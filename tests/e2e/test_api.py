@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -215,9 +216,8 @@ def peak_kib(serve: Serve) -> int:
 
 
 def test_an_unforeseen_error_says_nothing_of_itself_but_how_to_find_it(serve: Serve) -> None:
-    with sqlite3.connect(serve.data / "builder.db", timeout=20) as store:
+    with closing(sqlite3.connect(serve.data / "builder.db", timeout=20, isolation_level=None)) as store:
         store.execute("alter table contexts rename to away")
-        store.commit()
         try:
             answer = serve.ask("POST", "/v1/ignite/builds/contexts", "submit", content=b"source")
         finally:

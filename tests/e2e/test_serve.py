@@ -8,7 +8,7 @@ import socket
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_healthz_and_readyz_of_a_server_that_has_all_its_parts(serve: Serve) -> 
 
 
 def test_readyz_names_a_store_that_does_not_answer(serve: Serve) -> None:
-    with sqlite3.connect(serve.data / "builder.db", timeout=20, isolation_level=None) as store:
+    with closing(sqlite3.connect(serve.data / "builder.db", timeout=20, isolation_level=None)) as store:
         store.execute("begin immediate")
         try:
             answer = serve.ask("GET", "/readyz")
