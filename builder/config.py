@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from builder.errors import BuildError
 
@@ -35,6 +35,8 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CE
 CREDENTIAL_URL = re.compile(r"://[^/?#\s,|]*@")
 CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
+# A segment of repository names, and of folders of a node: nothing that leads out of either.
+ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
 
 class Token(BaseModel):
@@ -45,6 +47,19 @@ class Token(BaseModel):
     organization: str = ""
     scopes: tuple[str, ...] = ("submit", "read")
     node: str = ""
+
+    @model_validator(mode="after")
+    def _for_somebody(self) -> Token:
+        """A client without an organization would reach the repositories and builds of all of them."""
+        if self.organization or {"submit", "read"} & set(self.scopes):
+            _organization(self.organization)
+        return self
+
+
+def _organization(name: str) -> str:
+    if not ORGANIZATION.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is no organization; it takes a-z and 0-9, with single . _ - between them")
+    return name
 
 
 class Settings(BaseModel):
@@ -108,6 +123,11 @@ class Settings(BaseModel):
     upstream_proxy: str = Field("", description="HTTP proxy that the egress proxy goes through")
     # Faults, for tests
     crash_at: str = Field("", description="label at which this process kills itself with SIGKILL")
+
+    @field_validator("organization")
+    @classmethod
+    def _is_an_organization(cls, value: str) -> str:
+        return _organization(value)
 
     @field_validator("index_env")
     @classmethod
