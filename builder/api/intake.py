@@ -23,6 +23,8 @@ from builder.worker.request import runtime_of
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and where referrers of a digest are listed
+MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
 _LETTERS, _DIGITS = "abcdefghjkmnpqrstvwxyz", "0123456789abcdefghjkmnpqrstvwxyz"
 
@@ -98,8 +100,10 @@ def take(
 def _names(request: pb.CreateBuildRequest) -> None:
     if not _NAME.fullmatch(request.name):
         raise BuildError("InvalidRequest", "name takes 1 to 64 of a-z, 0-9, . _ -", where="name")
+    if len(request.tags) > MAX_TAGS:
+        raise BuildError("InvalidRequest", f"{len(request.tags)} tags are given, {MAX_TAGS} are allowed", where="tags")
     for index, tag in enumerate(request.tags):
-        if not _TAG.fullmatch(tag) or tag.startswith("build-"):
+        if not _TAG.fullmatch(tag) or _OUR_TAG.fullmatch(tag):
             raise BuildError("InvalidRequest", f'"{tag[:80]}" cannot be a tag', where=f"tags[{index}]")
     if request.platform not in ("", "linux/amd64"):
         raise BuildError("UnsupportedTarget", "platform takes linux/amd64", where="platform")

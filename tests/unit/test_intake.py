@@ -1,10 +1,12 @@
-"""What is refused before a build exists: runtimes that no pipeline is loaded for."""
+"""What is refused before a build exists, and which columns a request that is taken has."""
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,15 +34,41 @@ def store(tmp_path: Path) -> Iterator[Store]:
     opened.engine.dispose()
 
 
-def take(store: Store, tmp_path: Path, runtime: str, runtimes: tuple[str, ...] = LOADED, version: str = "") -> object:
-    request = pb.CreateBuildRequest(name="app")
-    request.code.compile.source_code = b"text\n"
+def take(
+    store: Store, tmp_path: Path, runtime: str, runtimes: tuple[str, ...] = LOADED, version: str = ""
+) -> dict[str, Any]:
+    request = asked()
     if runtime:
         value = getattr(request.code.compile.runtime, runtime)
         value.SetInParent()
         setattr(value, "toolchain_version" if hasattr(value, "toolchain_version") else "version", version)
-    known = catalog.read(catalog_file(""))
-    return intake.take(request, "acme", Settings(), known, store, FolderStore(tmp_path / "sources"), runtimes)
+    return columns(store, tmp_path, request, runtimes=runtimes)
+
+
+def asked(**fields: Any) -> pb.CreateBuildRequest:
+    """A request that is taken, but for what `fields` make of it."""
+    request = pb.CreateBuildRequest(name="app", **fields)
+    if request.WhichOneof("source") is None:
+        request.code.compile.source_code = b"text\n"
+    return request
+
+
+def columns(
+    store: Store,
+    tmp_path: Path,
+    request: pb.CreateBuildRequest,
+    settings: Settings | None = None,
+    runtimes: tuple[str, ...] = LOADED,
+) -> dict[str, Any]:
+    known, sources = catalog.read(catalog_file("")), FolderStore(tmp_path / "sources")
+    return intake.take(request, "acme", settings or Settings(), known, store, sources, runtimes)
+
+
+def refusal(store: Store, tmp_path: Path, request: pb.CreateBuildRequest, **more: Any) -> tuple[str, str]:
+    """(reason, where)"""
+    with pytest.raises(BuildError) as refused:
+        columns(store, tmp_path, request, **more)
+    return refused.value.reason, refused.value.where
 
 
 @pytest.mark.parametrize("runtime", NOT_LOADED)
@@ -68,3 +96,22 @@ def test_the_page_lists_the_runtimes_that_are_not_built() -> None:
     section = (DOCS / "api.md").read_text().partition("## What answers UNIMPLEMENTED for now")[2].partition("## ")[0]
     row = next(line for line in section.splitlines() if "a runtime that no pipeline is loaded for" in line)
     assert tuple(re.findall(r"`(\w+)`", row.partition(":")[0])) == NOT_LOADED
+
+
+# Tags
+
+
+def test_a_build_has_a_bounded_number_of_tags(store: Store, tmp_path: Path) -> None:
+    names = [f"v{number}" for number in range(33)]
+    assert json.loads(columns(store, tmp_path, asked(tags=names[:32]))["tags"]) == names[:32]
+    assert refusal(store, tmp_path, asked(tags=names)) == ("InvalidRequest", "tags")
+
+
+@pytest.mark.parametrize("tag", ["sha256-" + "0f" * 32, "build-abc-1", "", "-a", "a/b", "a" * 129])
+def test_a_tag_that_is_none_or_has_a_meaning_of_its_own_is_refused(store: Store, tmp_path: Path, tag: str) -> None:
+    assert refusal(store, tmp_path, asked(tags=["v1", tag])) == ("InvalidRequest", "tags[1]")
+
+
+@pytest.mark.parametrize("tag", ["sha256-" + "0f" * 31, "sha256", "builds", "a" * 128])
+def test_a_tag_that_only_looks_alike_is_taken(store: Store, tmp_path: Path, tag: str) -> None:
+    assert json.loads(columns(store, tmp_path, asked(tags=[tag, tag]))["tags"]) == [tag, tag]
