@@ -94,6 +94,7 @@ def take(
         "no_cache": request.no_cache,
         "timeout_ms": timeout,
         "queue_timeout_ms": queue_timeout,
+        "log_limit": settings.log_bytes,
     }
 
 

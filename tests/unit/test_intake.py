@@ -20,6 +20,7 @@ from builder.pipelines import catalog
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.source.store import FolderStore
+from builder.store import builds
 from builder.store.engine import Store, open_store
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -115,3 +116,11 @@ def test_a_tag_that_is_none_or_has_a_meaning_of_its_own_is_refused(store: Store,
 @pytest.mark.parametrize("tag", ["sha256-" + "0f" * 31, "sha256", "builds", "a" * 128])
 def test_a_tag_that_only_looks_alike_is_taken(store: Store, tmp_path: Path, tag: str) -> None:
     assert json.loads(columns(store, tmp_path, asked(tags=[tag, tag]))["tags"]) == [tag, tag]
+
+
+# Columns
+
+
+def test_the_size_of_a_log_is_the_settings(store: Store, tmp_path: Path) -> None:
+    made = columns(store, tmp_path, asked(), Settings(log_bytes=64 * 1024))
+    assert builds.submit(store, made).row["log_limit"] == 64 * 1024
