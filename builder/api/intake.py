@@ -62,6 +62,8 @@ def take(
             version, target = runtime_of(compile_source.runtime)
             row = catalog.find(runtime, version, target)
             toolchain = row.name if version else ""
+    _nothing_ignored(request)
+    repository = _repository(request, organization, settings)
     sha256, size = _source(request, organization, settings, store, sources)
     kept = pb.CreateBuildRequest()
     kept.CopyFrom(request)
@@ -88,7 +90,7 @@ def take(
         "runtime": runtime,
         "queue": f"compile.{runtime or 'any'}",
         "toolchain": toolchain,
-        "repository": _repository(request, organization, settings),
+        "repository": repository,
         "tags": json.dumps(list(request.tags) or ["latest"]),
         "priority": request.priority,
         "no_cache": request.no_cache,
@@ -112,6 +114,18 @@ def _names(request: pb.CreateBuildRequest) -> None:
         raise BuildError("InvalidRequest", "idempotencyKey takes up to 200 characters", where="idempotencyKey")
 
 
+def _nothing_ignored(request: pb.CreateBuildRequest) -> None:
+    """Refuse what no build of this request would look at: whoever sent it means something by it."""
+    if request.dockerfile:
+        message = "a Dockerfile is for image mode; this request is built by its runtime's pipeline"
+        raise BuildError("InvalidRequest", message, where="dockerfile")
+    if request.build_args and request.code.compile.build_args:
+        message = "buildArgs and code.compile.buildArgs exclude each other"
+        raise BuildError("InvalidRequest", message, where="buildArgs")
+    if request.WhichOneof("source") == "context_id" and request.source_ref.WhichOneof("ref"):
+        raise BuildError("InvalidRequest", "contextId and sourceRef exclude each other", where="sourceRef")
+
+
 def _maximum(name: str, value: int, maximum: int) -> None:
     if not 1000 <= value <= maximum:
         raise BuildError("InvalidRequest", f"{name} takes 1 to {maximum // 1000}", where=name)
@@ -120,6 +134,11 @@ def _maximum(name: str, value: int, maximum: int) -> None:
 def _repository(request: pb.CreateBuildRequest, organization: str, settings: Settings) -> str:
     prefix = "/".join(part for part in (settings.repository_prefix, organization) if part)
     named = request.output_repository or request.repository
+    if request.repository not in ("", named):
+        raise BuildError("InvalidRequest", "repository and outputRepository are not the same", where="repository")
+    if request.registry not in ("", settings.registry):
+        here = f'artifacts go to "{settings.registry}"' if settings.registry else "this server pushes to no registry"
+        raise BuildError("RepositoryForbidden", f'"{request.registry[:80]}" is refused: {here}', where="registry")
     repository = named if named else f"{prefix}/{request.name}"
     if not _REPOSITORY.fullmatch(repository) or len(repository) > 200:
         raise BuildError("InvalidRequest", f'"{repository[:80]}" is no repository', where="repository")
@@ -134,7 +153,7 @@ def _source(
 ) -> tuple[str, int]:
     kind = request.WhichOneof("source")
     if kind == "context_id":
-        return _uploaded(nodes.context(store, request.context_id, organization), request.context_id)
+        return _uploaded(nodes.context(store, request.context_id, organization), "contextId")
     body = request.code.compile.WhichOneof("body")
     data = request.zipped_code if kind == "zipped_code" else getattr(request.code.compile, body) if body else b""
     reference = request.source_ref.WhichOneof("ref")

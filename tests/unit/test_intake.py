@@ -118,6 +118,44 @@ def test_a_tag_that_only_looks_alike_is_taken(store: Store, tmp_path: Path, tag:
     assert json.loads(columns(store, tmp_path, asked(tags=[tag, tag]))["tags"]) == [tag, tag]
 
 
+# What nobody would look at
+
+
+ARCHIVE = b"PK\x03\x04"
+TWICE = common.CodeSource(compile=common.CompileSource(source_code=b"x\n", build_args={"GOFLAGS": "-x"}))
+IGNORED = {
+    "dockerfile": asked(dockerfile="Dockerfile"),
+    "dockerfile beside an archive": asked(dockerfile="Dockerfile", zipped_code=ARCHIVE),
+    "buildArgs": asked(code=TWICE, build_args={"GOFLAGS": "-x"}),
+    "sourceRef": asked(context_id="c", source_ref=common.SourceRef(context_id="c")),
+    "repository": asked(repository="acme/a", output_repository="acme/b"),
+}
+
+
+@pytest.mark.parametrize("name", IGNORED)
+def test_what_a_build_would_not_look_at_is_refused(store: Store, tmp_path: Path, name: str) -> None:
+    assert refusal(store, tmp_path, IGNORED[name]) == ("InvalidRequest", name.partition(" ")[0])
+    assert not list((tmp_path / "sources").rglob("*"))
+
+
+@pytest.mark.parametrize("configured", ["", "reg.test:5000"])
+def test_a_registry_that_is_not_the_servers_is_refused(store: Store, tmp_path: Path, configured: str) -> None:
+    settings = Settings(registry=configured)
+    for named in ("elsewhere.test", "reg.test", "docker.io"):
+        found = refusal(store, tmp_path, asked(registry=named), settings=settings)
+        assert found == ("RepositoryForbidden", "registry")
+    assert columns(store, tmp_path, asked(registry=configured), settings)["repository"] == "acme/app"
+
+
+@pytest.mark.parametrize("where", ["contextId", "sourceRef.contextId", "sourceRef.sha256"])
+def test_an_unknown_upload_is_named_by_its_field(store: Store, tmp_path: Path, where: str) -> None:
+    request = asked(context_id="ctx-nobody-has")
+    if where != "contextId":
+        named = {"sha256": "0" * 64} if where.endswith("sha256") else {"context_id": "ctx-nobody-has"}
+        request = asked(source_ref=common.SourceRef(**named), code=common.CodeSource(compile=common.CompileSource()))
+    assert refusal(store, tmp_path, request) == ("SourceNotFound", where)
+
+
 # Columns
 
 
