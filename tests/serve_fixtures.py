@@ -29,7 +29,7 @@ TOKENS = {
     "worker-1": '{ token = "t-worker-1", scopes = ["worker"], node = "node-1" }',
     "worker-2": '{ token = "t-worker-2", scopes = ["worker"], node = "node-2" }',
 }
-START_S = 30.0
+START_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -140,6 +140,8 @@ def serving(folder: Path, redis_url: str, settings: Mapping[str, str] | None = N
                 break
             except httpx.TransportError:
                 time.sleep(0.05)
+        else:
+            raise AssertionError(f"no answer after {START_S:.0f} s: {err.read_text()}")
         yield server
     finally:
         end(process, 10)

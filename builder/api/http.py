@@ -37,6 +37,9 @@ BESIDE_SOURCE_BYTES = 1024 * 1024
 LOG_BATCH_BYTES = 64 * 1024 * 1024  # 500 lines of 16 KiB, each byte of them escaped
 DRAINED_BYTES = 64 * 1024 * 1024
 KEEP_ALIVE_S = 15.0  # proxies and clients cut a connection that says nothing for 30 s or 60 s
+SILENCE_S = 60.0  # a client that sends nothing of its body for so long has gone, or does not mean it
+UPLOADS = 8  # at once; each holds a thread until its client has sent everything
+PROBES = 4  # anybody may ask, and a part that hangs holds the thread that asks it
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -52,6 +55,8 @@ def make_app(
 ) -> Starlette:
     """The ASGI application. `parts` are asked whether we are ready; one that is missing raises."""
     tokens = Tokens(settings.tokens)
+    # Not the threads that answer everything else: heartbeats and claims must not wait for who holds one of these.
+    uploads, probes = anyio.CapacityLimiter(UPLOADS), anyio.CapacityLimiter(PROBES)
     inline = settings.inline_bytes * 4 // 3 + BESIDE_SOURCE_BYTES  # base64 makes a source a third larger
     targets = {"BuildService": (build_service, inline), "WorkerService": (worker_service, LOG_BATCH_BYTES)}
     paths: list[BaseRoute] = [
@@ -63,14 +68,13 @@ def make_app(
 
     async def upload(request: Request) -> Response:
         caller = _caller(request, tokens)
-        stream = request.stream()
-
+        chunks = _chunks(request)
         stopped = False
 
         async def next_chunk() -> bytes | None:
             nonlocal stopped
             try:
-                return await anext(stream, None)
+                return await anext(chunks, None)
             except asyncio.CancelledError:  # we stop; the thread that waits for this must not take it for the end
                 stopped = True
                 return None
@@ -81,7 +85,8 @@ def make_app(
             if stopped:
                 raise ClientDisconnect
 
-        return _json(await run_in_threadpool(build_service.upload, caller, pull()))
+        keep = functools.partial(build_service.upload, caller, pull())
+        return _json(await anyio.to_thread.run_sync(keep, limiter=uploads))
 
     async def source(request: Request) -> Response:
         caller = _caller(request, tokens)
@@ -114,14 +119,15 @@ def make_app(
         return Response("ok\n")
 
     async def readyz(request: Request) -> Response:
-        missing = [found for found in [await _missing(name, ask, log) for name, ask in parts.items()] if found]
+        missing = [found for found in [await _missing(name, ask, probes, log) for name, ask in parts.items()] if found]
         if missing:
             names = ", ".join(found["part"] for found in missing)
             return _error(503, "UNAVAILABLE", f"missing: {names}", *missing)
         return JSONResponse({"ready": True})
 
     async def metrics(request: Request) -> Response:
-        return Response(await run_in_threadpool(metrics_page), media_type=CONTENT_TYPE_LATEST)
+        page = await anyio.to_thread.run_sync(metrics_page, limiter=probes)
+        return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     paths += [
         Route("/v1/ignite/builds/contexts", _answering(upload), methods=["POST"]),
@@ -148,11 +154,26 @@ def _snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+async def _chunks(request: Request) -> AsyncIterator[bytes]:
+    """The body as it comes. Raises `CallRefused` DEADLINE_EXCEEDED when nothing does."""
+    stream = request.stream()
+    while True:
+        try:
+            with anyio.fail_after(SILENCE_S):
+                chunk = await anext(stream, None)
+        except TimeoutError:
+            message = f"nothing of the body came for {SILENCE_S:.0f} s; send it again"
+            raise CallRefused("DEADLINE_EXCEEDED", 408, message) from None
+        if chunk is None:
+            return
+        yield chunk
+
+
 async def _body(request: Request, limit: int) -> bytes:
     """The whole body. One beyond the limit is not kept but, within reason, read to its end: who is still sending when
     the connection closes never sees the answer."""
     data, size = bytearray(), 0
-    async for chunk in request.stream():
+    async for chunk in _chunks(request):
         size += len(chunk)
         if size <= limit:
             data += chunk
@@ -201,11 +222,13 @@ def _answering(handle: Handler) -> Handler:
     return answer
 
 
-async def _missing(name: str, ask: Callable[[], object], log: FilteringBoundLogger) -> Mapping[str, str]:
+async def _missing(
+    name: str, ask: Callable[[], object], probes: anyio.CapacityLimiter, log: FilteringBoundLogger
+) -> Mapping[str, str]:
     """Why a part is missing, or nothing. Whoever asks has shown no token: the part's own words go to the log."""
     try:
         with anyio.fail_after(READY_S):
-            await anyio.to_thread.run_sync(ask, abandon_on_cancel=True)
+            await anyio.to_thread.run_sync(ask, abandon_on_cancel=True, limiter=probes)
     except TimeoutError:
         return {"part": name, "why": f"no answer within {READY_S:.0f} s"}
     except Exception as error:

@@ -17,6 +17,8 @@ import pytest
 import redis
 
 from builder import embedded
+from builder.api import http
+from builder.api.http import UPLOADS
 from builder.config import load
 from builder.control import read_queued
 from builder.errors import EXIT_CANCELLED
@@ -138,15 +140,26 @@ def test_a_signal_ends_idle_tails_cleanly_and_does_not_wait_for_them(own: Serve,
 @contextmanager
 def stuck_upload(serve: Serve) -> Iterator[socket.socket]:
     """A client whose upload has begun and does not go on."""
-    with socket.create_connection(address(serve), 60) as waiting:
-        head = "POST /v1/ignite/builds/contexts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer t-both\r\n"
-        waiting.sendall(f"{head}content-length: 100\r\n\r\nabc".encode())
-        assert until(lambda: list((serve.data / "sources").glob(".partial-*")), 60)
+    with begin_upload(serve.url, "t-both") as waiting:
+        assert until(lambda: partial(serve.data) == 1, 60)
         yield waiting
 
 
-def address(serve: Serve) -> tuple[str, int]:
-    return "127.0.0.1", int(serve.url.rpartition(":")[2])
+def begin_upload(url: str, token: str) -> socket.socket:
+    """Three bytes of a hundred."""
+    waiting = socket.create_connection(address(url), 60)
+    head = f"POST /v1/ignite/builds/contexts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n"
+    waiting.sendall(f"{head}content-length: 100\r\n\r\nabc".encode())
+    return waiting
+
+
+def partial(data: Path) -> int:
+    """How many uploads are being kept."""
+    return len(list((data / "sources").glob(".partial-*")))
+
+
+def address(url: str) -> tuple[str, int]:
+    return "127.0.0.1", int(url.rpartition(":")[2])
 
 
 def test_a_second_signal_leaves_at_once(own: Serve) -> None:
@@ -154,7 +167,7 @@ def test_a_second_signal_leaves_at_once(own: Serve) -> None:
 
     def is_closed() -> bool:
         try:
-            socket.create_connection(address(own), 5).close()
+            socket.create_connection(address(own.url), 5).close()
         except ConnectionRefusedError:
             return True
         return False
@@ -173,6 +186,45 @@ def test_a_call_that_does_not_end_in_time_is_told_to_come_again(own: Serve) -> N
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b'"code":"UNAVAILABLE"' in answer
     assert "Traceback" not in own.err.read_text()
+
+
+# Clients that hold something open
+
+
+def test_uploads_that_do_not_go_on_hold_up_nobody_else(own: Serve) -> None:
+    """More of them than there are threads for all calls."""
+    with ExitStack() as stack:
+        for _ in range(60):
+            stack.enter_context(begin_upload(own.url, "t-both"))
+        assert until(lambda: partial(own.data) == UPLOADS, 60)
+        own.register()
+        build = own.submit()
+        claim = own.claim(build)
+        own.log(build, claim, ["a line"])
+        own.fail(build, claim, 1)
+        assert own.ask("GET", "/readyz").status_code == 200
+        assert partial(own.data) == UPLOADS
+    assert until(lambda: partial(own.data) == 0, 60)  # who waited for a turn has gone as well
+
+
+def test_a_body_of_which_nothing_comes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http, "SILENCE_S", 0.2)
+    settings = load({"data_dir": str(tmp_path)}).settings
+    with embedded.start(settings, worker=False) as running:
+        with begin_upload(running.url, running.token) as waiting:
+            assert refused(waiting) == ("408", "DEADLINE_EXCEEDED")
+        assert partial(tmp_path) == 0
+        with socket.create_connection(address(running.url), 60) as waiting:
+            head = f"POST /v1/ignite/builds HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.token}\r\n"
+            waiting.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
+            assert refused(waiting) == ("408", "DEADLINE_EXCEEDED")
+
+
+def refused(waiting: socket.socket) -> tuple[str, str]:
+    """(HTTP status, code) of the answer, after which the server closes."""
+    with waiting.makefile("rb") as file:
+        head, _, body = file.read().partition(b"\r\n\r\n")
+    return head.decode().split()[1], json.loads(body)["code"]
 
 
 # The dispatcher
