@@ -59,10 +59,10 @@ def make_app(
     uploads, probes = anyio.CapacityLimiter(UPLOADS), anyio.CapacityLimiter(PROBES)
     inline = settings.inline_bytes * 4 // 3 + BESIDE_SOURCE_BYTES  # base64 makes a source a third larger
     targets = {"BuildService": (build_service, inline), "WorkerService": (worker_service, LOG_BATCH_BYTES)}
+    derived = {route.rpc_name: route for service in services() for route in routes.routes(service)}
     paths: list[BaseRoute] = [
         Route(route.template, _answering(_unary(route, *targets[route.service], tokens)), methods=[route.method])
-        for service in services()
-        for route in routes.routes(service)
+        for route in derived.values()
         if not route.server_streaming
     ]
 
@@ -130,9 +130,9 @@ def make_app(
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     paths += [
-        Route("/v1/ignite/builds/contexts", _answering(upload), methods=["POST"]),
-        Route("/v1/ignite/worker/builds/{build_id}/source", _answering(source)),
-        Route("/v1/ignite/builds/{build_id}/logs/stream", _answering(log_stream)),
+        Route(routes.UPLOAD_PATH, _answering(upload), methods=["POST"]),
+        Route(routes.SOURCE_PATH, _answering(source)),
+        Route(derived["StreamBuildLogs"].template, _answering(log_stream)),
         Route("/healthz", _answering(healthz)),
         Route("/readyz", _answering(readyz)),
         Route("/metrics", _answering(metrics)),
