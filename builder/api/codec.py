@@ -98,6 +98,16 @@ def _from_text(field: FieldDescriptor, text: str) -> Any:
     return float(text) if is_float and _DECIMAL.fullmatch(text) else text
 
 
+def number(text: str, where: str) -> int:
+    """A number from a header, a parameter or a cursor. Raises `BuildError` InvalidRequest; any store can compare it.
+
+    `str.isdigit` takes digits that `int` does not, and `int` takes more than a column holds.
+    """
+    if not re.fullmatch("[0-9]{1,18}", text):
+        raise BuildError("InvalidRequest", f"{where} takes 1 to 18 digits, not {_short(text)!r}", where=where)
+    return int(text)
+
+
 def dump(message: Message) -> bytes:
     """Canonical proto3 JSON: camelCase, 64-bit integers as strings, enum names, defaults omitted.
 

@@ -10,9 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
-from google.protobuf import json_format
-
-from builder.api import intake
+from builder.api import codec, intake
 from builder.api.auth import Caller, CallRefused, not_found, permission_denied, require, same_organization
 from builder.config import Settings
 from builder.errors import BuildError
@@ -22,10 +20,12 @@ from builder.source.store import SourceStore
 from builder.store import builds, logs, nodes, record
 from builder.store.engine import Store
 from builder.store.transitions import RUNNING, TERMINAL, WORK
+from builder.worker.request import runtime_of
 
 Answer = TypeVar("Answer")
 PROTOCOL = 1
 PAGE = 50
+CANDIDATES = 8  # named when several builds have the start of an id that was given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +65,16 @@ class BuildService:
             message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
             raise CallRefused("ALREADY_EXISTS", 409, message)
         parts.wake()
-        found = record.build(submission.row)
+        found = _shown(submission.row)
         return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
 
     def get_build(self, caller: Caller, request: pb.GetBuildRequest) -> pb.Build:
         """One record, by any unique start of its id."""
         require(caller, "read")
-        return record.build(self._row(caller, request.build_id))
+        row = self._row(caller, request.build_id)
+        found = _shown(row)
+        found.queue_position = builds.position(self._parts.store, row)
+        return found
 
     def list_builds(self, caller: Caller, request: pb.ListBuildsRequest) -> pb.ListBuildsResponse:
         """Newest first."""
@@ -83,7 +86,7 @@ class BuildService:
         before = int(request.cursor) if request.cursor else None
         rows = builds.page(self._parts.store, organization, limit + 1, before)
         cursor = str(rows[limit - 1]["number"]) if len(rows) > limit else ""
-        return pb.ListBuildsResponse(builds=[record.build(row) for row in rows[:limit]], next_cursor=cursor)
+        return pb.ListBuildsResponse(builds=[_shown(row) for row in rows[:limit]], next_cursor=cursor)
 
     def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
         """A request; the record says CANCELLED only once that is written."""
@@ -91,7 +94,7 @@ class BuildService:
         row = self._row(caller, request.build_id)
         changed = builds.cancel(self._parts.store, caller.organization, row["build_id"]) or row
         self._parts.fan_out(row["build_id"], [])
-        return record.build(changed)
+        return _shown(changed)
 
     def upload(self, caller: Caller, stream: Iterable[bytes]) -> pb.UploadBuildContextResponse:
         """Keep an uploaded source for a later CreateBuild."""
@@ -120,8 +123,19 @@ class BuildService:
     def _row(self, caller: Caller, build_id: str) -> builds.Row:
         row = builds.get(self._parts.store, caller.organization, build_id)
         if row is None:
-            raise not_found(f'no build, or several, start with "{build_id[:40]}"')
+            found = builds.starting(self._parts.store, caller.organization, build_id, CANDIDATES + 1)
+            if not found:
+                raise not_found(f'no build starts with "{build_id[:40]}"; give 4 characters or more of its id')
+            names = ", ".join(found[:CANDIDATES]) + (" and more" if len(found) > CANDIDATES else "")
+            raise BuildError("InvalidRequest", f'several builds start with "{build_id}": {names}', where="buildId")
         return row
+
+
+def _shown(row: builds.Row) -> pb.Build:
+    """A record with the version and target that were asked for: those that were found are not kept yet."""
+    found = record.build(row)
+    found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
+    return found
 
 
 def entry_of(line: logs.Line) -> pb.LogEntry:
@@ -300,7 +314,6 @@ def _worker(caller: Caller, protocol: int) -> None:
 
 
 def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:
-    request = json_format.Parse(row["request"], pb.CreateBuildRequest())
     return pb.ClaimBuildResponse(
         granted=True,
         build_id=row["build_id"],
@@ -308,7 +321,7 @@ def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:
         attempt=row["attempt"],
         lease_ms=settings.lease_ms,
         organization_name=row["organization"],
-        request=request,
+        request=record.request(row),
         source=pb.StoredSource(sha256="sha256:" + row["source_sha256"], size_bytes=row["source_size"]),
         limits=pb.Limits(timeout_ms=row["timeout_ms"]),
         destination=destination(settings, row),

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import ColumnElement, Connection, and_, false, func, insert, or_, select
 
 from builder.store import outbox
 from builder.store.closing import (
@@ -36,9 +36,11 @@ from builder.store.transitions import FINALIZE, PENDING, RUNNING
 __all__ = [
     "Claimed", "Finished", "Row", "Submission", "adopt_finalize", "build_timeouts", "builds", "by_id", "cancel",
     "claim", "claim_tag", "expire_leases", "finish", "get", "hand_back", "heartbeat", "keep_finalize", "offerable",
-    "page", "planned", "publish", "queue_timeouts", "rebuild", "release_finalize", "submit", "succeed", "tag_digest",
-    "tags_to_check",
+    "page", "planned", "position", "publish", "queue_timeouts", "rebuild", "release_finalize", "starting", "submit",
+    "succeed", "tag_digest", "tags_to_check",
 ]  # fmt: skip
+
+COUNTED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,8 +85,38 @@ def get(store: Store, organization: str, build_id: str) -> Row | None:
     start = (builds.c.build_id >= build_id, builds.c.build_id < build_id + "\x7f")  # a range: a seek on any database
     query = select(builds).where(builds.c.organization == organization, *start)
     with store.transaction() as tx:
-        rows = tx.execute(query.limit(2)).mappings().all()
+        rows = tx.execute(select(builds).where(*_begins(organization, build_id)).limit(2)).mappings().all()
     return rows[0] if len(rows) == 1 else None
+
+
+def starting(store: Store, organization: str, start: str, limit: int) -> Sequence[str]:
+    """The ids of an organization's builds that begin so (4 characters or more), in order; at most `limit`."""
+    query = select(builds.c.build_id).where(*_begins(organization, start)).order_by(builds.c.build_id)
+    with store.transaction() as tx:
+        return tx.execute(query.limit(limit)).scalars().all()
+
+
+def _begins(organization: str, start: str) -> Sequence[ColumnElement[bool]]:
+    if len(start) < 4 or not (start.isascii() and start.isalnum()):
+        return (false(),)
+    # A range: a seek on any database.
+    return (builds.c.organization == organization, builds.c.build_id >= start, builds.c.build_id < start + "\x7f")
+
+
+def position(store: Store, row: Row) -> int:
+    """1: the next of its queue; 0: not queued. What an organization wants first counts among its own builds.
+
+    An estimate, since organizations take turns; counted up to `COUNTED` from an index alone.
+    """
+    if row["status"] != PENDING or row["attached_to"]:
+        return 0
+    earlier, mine = builds.c.number < row["number"], builds.c.organization == row["organization"]
+    same = and_(builds.c.priority == row["priority"], earlier)
+    before = or_(and_(mine, or_(builds.c.priority > row["priority"], same)), and_(~mine, earlier))
+    queued = (builds.c.status == PENDING, builds.c.queue == row["queue"], builds.c.attached_to == "")
+    query = select(builds.c.number).where(*queued, before).limit(COUNTED).subquery()
+    with store.transaction() as tx:
+        return 1 + int(tx.execute(select(func.count()).select_from(query)).scalar_one())
 
 
 def by_id(store: Store, build_id: str) -> Row | None:

@@ -20,9 +20,15 @@ VERSION_STATUS = {
 }
 
 
+def request(row: RowMapping) -> pb.CreateBuildRequest:
+    """What was asked for, without its source."""
+    asked: pb.CreateBuildRequest = json_format.Parse(row["request"], pb.CreateBuildRequest())
+    return asked
+
+
 def build(row: RowMapping) -> pb.Build:
     """The build record."""
-    request = json_format.Parse(row["request"], pb.CreateBuildRequest())
+    asked = request(row)
     message = pb.Build(
         build_id=row["build_id"],
         name=row["name"],
@@ -54,7 +60,7 @@ def build(row: RowMapping) -> pb.Build:
         log_lines=row["log_lines"],
         tags=json.loads(row["tags"]),
         repository=row["repository"],
-        build_args=dict.fromkeys(request.build_args, "***"),
+        build_args=dict.fromkeys([*asked.build_args, *asked.code.compile.build_args], "***"),
     )
     for name, start, end, ok in json.loads(row["phases"]):
         message.phases.add(
