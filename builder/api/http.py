@@ -90,10 +90,8 @@ def make_app(
 
     async def source(request: Request) -> Response:
         caller = _caller(request, tokens)
-        claim = request.query_params.get("claim", "")
-        if not claim.isdigit():
-            raise BuildError("InvalidRequest", "claim is needed", where="claim")
-        find = functools.partial(worker_service.source, caller, request.path_params["build_id"], int(claim))
+        claim = codec.number(request.query_params.get("claim", ""), "claim")
+        find = functools.partial(worker_service.source, caller, request.path_params["build_id"], claim)
         stream = await run_in_threadpool(find)
         return StreamingResponse(iterate_in_threadpool(stream), media_type="application/octet-stream")
 
@@ -104,8 +102,8 @@ def make_app(
             pb.StreamBuildLogsRequest, [("buildId", build_id), *request.query_params.multi_items()]
         )
         last = request.headers.get("last-event-id", "")
-        if last.isdigit():
-            after = int(last)
+        if last:
+            after = codec.number(last, "Last-Event-ID")
         elif query.HasField("from_sequence"):
             after = max(0, query.from_sequence - 1)
         else:

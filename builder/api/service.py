@@ -77,14 +77,13 @@ class BuildService:
         return found
 
     def list_builds(self, caller: Caller, request: pb.ListBuildsRequest) -> pb.ListBuildsResponse:
-        """Newest first."""
+        """Newest first; of one status and of one name, when these are given."""
         require(caller, "read")
         organization = same_organization(caller, request.organization_name)
-        if request.cursor and not request.cursor.isdigit():
-            raise BuildError("InvalidRequest", "cursor is not one of ours", where="cursor")
         limit = min(request.limit or PAGE, 500)
-        before = int(request.cursor) if request.cursor else None
-        rows = builds.page(self._parts.store, organization, limit + 1, before)
+        before = codec.number(request.cursor, "cursor") if request.cursor else None
+        status = pb.BuildStatus.Name(request.status).removeprefix("BUILD_STATUS_") if request.status else ""
+        rows = builds.page(self._parts.store, organization, limit + 1, before, status=status, name=request.name)
         cursor = str(rows[limit - 1]["number"]) if len(rows) > limit else ""
         return pb.ListBuildsResponse(builds=[_shown(row) for row in rows[:limit]], next_cursor=cursor)
 
@@ -117,7 +116,8 @@ class BuildService:
         entries = [entry_of(line) for line in lines]
         if ended:
             status = pb.BuildStatus.Value("BUILD_STATUS_" + row["status"])
-            entries.append(pb.LogEntry(sequence=last, eof=True, status=status))
+            # Not `last`: whoever asks for what comes after a sequence that never was must not be told that it was.
+            entries.append(pb.LogEntry(sequence=row["log_lines"], eof=True, status=status))
         return entries, ended
 
     def _row(self, caller: Caller, build_id: str) -> builds.Row:

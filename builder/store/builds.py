@@ -125,9 +125,15 @@ def by_id(store: Store, build_id: str) -> Row | None:
         return one(tx, builds.c.build_id == build_id)
 
 
-def page(store: Store, organization: str, limit: int, before: int | None) -> Sequence[Row]:
+def page(
+    store: Store, organization: str, limit: int, before: int | None, *, status: str = "", name: str = ""
+) -> Sequence[Row]:
     """Builds of an organization, newest first; `before` is the `number` of the last one seen."""
     query = select(builds).where(builds.c.organization == organization)
+    if status:
+        query = query.where(builds.c.status == status)
+    if name:
+        query = query.where(builds.c.name == name)
     if before is not None:
         query = query.where(builds.c.number < before)
     with store.transaction() as tx:
