@@ -156,6 +156,7 @@ class WorkerService:
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
         _worker(caller, request.protocol)
+        _given("nodeId", request.node_id)
         _as_node(caller, request.node_id)
         settings = self._parts.settings
         drain = nodes.register(
@@ -172,6 +173,8 @@ class WorkerService:
     def claim_build(self, caller: Caller, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
         """Ownership of a build, or why not."""
         _worker(caller, request.protocol)
+        _given("nodeId", request.node_id)
+        _given("nonce", request.nonce)  # two claims without one would pass for the same, sent twice
         _as_node(caller, request.node_id)
         store, settings = self._parts.store, self._parts.settings
         node = next((one for one in nodes.all_nodes(store) if one.node_id == request.node_id), None)
@@ -294,6 +297,11 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while chunk := file.read(1024 * 1024):
             yield chunk
+
+
+def _given(name: str, value: str) -> None:
+    if not value:
+        raise BuildError("InvalidRequest", f"{name} is needed", where=name)
 
 
 def _as_node(caller: Caller, node_id: str) -> None:

@@ -1,0 +1,216 @@
+"""The service objects over a store, without HTTP: records as they are shown, lists, ids, what a node must say."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import update
+
+from builder import pipelines
+from builder.api import codec
+from builder.api.auth import Caller, CallRefused
+from builder.api.service import BuildService, Parts, WorkerService
+from builder.config import Settings
+from builder.data import catalog_file
+from builder.errors import BuildError
+from builder.pipelines import catalog
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.source.store import FolderStore
+from builder.store import builds
+from builder.store.engine import Store, open_store
+
+ACME = Caller(organization="acme", scopes=frozenset({"submit", "read"}))
+OTHER = Caller(organization="other", scopes=frozenset({"submit", "read"}))
+NODE = Caller(organization="", scopes=frozenset({"worker"}))
+
+
+@dataclass(frozen=True)
+class Services:
+    build: BuildService
+    worker: WorkerService
+    store: Store
+
+    def submit(self, name: str = "app", caller: Caller = ACME, **fields: Any) -> str:
+        request = pb.CreateBuildRequest(name=name, **fields)
+        compiled = request.code.compile
+        compiled.source_code = b"x = 1\n"
+        if not compiled.HasField("runtime"):
+            compiled.runtime.python.SetInParent()
+        return self.build.create_build(caller, request).build_id
+
+    def rename(self, build_id: str, to: str) -> str:
+        """Give a build the id that a test needs."""
+        with self.store.transaction() as tx:
+            tx.execute(update(builds.builds).where(builds.builds.c.build_id == build_id).values(build_id=to))
+        return to
+
+    def get(self, build_id: str, caller: Caller = ACME) -> pb.Build:
+        return self.build.get_build(caller, pb.GetBuildRequest(build_id=build_id))
+
+    def names(self, caller: Caller = ACME, **fields: Any) -> list[str]:
+        return [one.name for one in self.build.list_builds(caller, pb.ListBuildsRequest(**fields)).builds]
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[Services]:
+    store = open_store(f"sqlite:///{tmp_path}/builder.db")
+    parts = Parts(
+        settings=Settings(),
+        store=store,
+        sources=FolderStore(tmp_path / "sources"),
+        catalog=catalog.read(catalog_file("")),
+        runtimes=pipelines.names(),
+        wake=lambda: None,
+        fan_out=lambda build_id, lines: None,
+        stale=lambda call: None,
+    )
+    yield Services(BuildService(parts), WorkerService(parts), store)
+    store.engine.dispose()
+
+
+# Lists
+
+
+def test_a_list_is_of_one_status_and_name_when_they_are_given(services: Services) -> None:
+    for name in ("a", "b", "a"):
+        services.submit(name)
+    services.build.cancel_build(ACME, pb.CancelBuildRequest(build_id=services.submit("a")))
+    services.submit("a", OTHER)
+    assert services.names() == ["a", "a", "b", "a"]
+    assert services.names(name="b") == ["b"]
+    assert services.names(name="A") == []
+    assert services.names(status=pb.BUILD_STATUS_CANCELLED) == ["a"]
+    assert services.names(status=pb.BUILD_STATUS_PENDING, name="a") == ["a", "a"]
+    assert services.names(status=pb.BUILD_STATUS_RUNNING) == []
+
+
+def test_pages_of_a_filtered_list_hold_each_build_once(services: Services) -> None:
+    mine = [services.submit("a") for _ in range(5) if services.submit("b")]
+    found, cursor = [], ""
+    for _ in range(3):
+        page = services.build.list_builds(ACME, pb.ListBuildsRequest(name="a", limit=2, cursor=cursor))
+        found += [one.build_id for one in page.builds]
+        cursor = page.next_cursor
+    assert (found, cursor) == (mine[::-1], "")
+
+
+NO_NUMBERS = ("\u00b2", "\u0663", "9" * 19, "9" * 5000, "-1", "1 ", "1\n", "x")
+
+
+@pytest.mark.parametrize("text", NO_NUMBERS)
+def test_what_is_no_number_that_a_store_compares_is_refused(services: Services, text: str) -> None:
+    with pytest.raises(BuildError) as refused:
+        services.build.list_builds(ACME, pb.ListBuildsRequest(cursor=text))
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "cursor")
+    with pytest.raises(BuildError, match="InvalidRequest"):
+        codec.number(text, "claim")
+
+
+def test_the_largest_number_is_compared(services: Services) -> None:
+    services.submit()
+    assert services.names(cursor="9" * 18) == ["app"]
+
+
+# Ids
+
+
+CALLS = ("get_build", "cancel_build", "log_page")
+
+
+def call(services: Services, name: str, build_id: str, caller: Caller = ACME) -> object:
+    if name == "log_page":
+        return services.build.log_page(caller, build_id, 0)
+    request = pb.GetBuildRequest(build_id=build_id)
+    return getattr(services.build, name)(
+        caller, request if name == "get_build" else pb.CancelBuildRequest(build_id=build_id)
+    )
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_start_of_several_ids_is_answered_with_them(services: Services, name: str) -> None:
+    mine = [services.rename(services.submit(), f"abcd{letter}" + "0" * 15) for letter in "cba"]
+    services.rename(services.submit(caller=OTHER), "abcdd" + "0" * 15)
+    with pytest.raises(BuildError) as refused:
+        call(services, name, "abcd")
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "buildId")
+    assert refused.value.message == f'several builds start with "abcd": {", ".join(mine[::-1])}'
+    assert call(services, name, "abcda")
+    assert call(services, name, "abcd", OTHER)
+    for unknown in ("abce", "abc", "", "abcd0", "%" * 4):
+        with pytest.raises(CallRefused) as none:
+            call(services, name, unknown)
+        assert none.value.code == "NOT_FOUND"
+
+
+def test_only_the_first_of_many_are_named(services: Services) -> None:
+    for letter in "abcdefghj":
+        services.rename(services.submit(), f"abcd{letter}" + "0" * 15)
+    with pytest.raises(BuildError) as refused:
+        services.get("abcd")
+    assert refused.value.message.count("abcd") == 1 + 8
+    assert refused.value.message.endswith(" and more")
+
+
+# Records
+
+
+def test_a_queued_build_says_how_many_are_before_it(services: Services) -> None:
+    first, second, third = (services.submit() for _ in range(3))
+    elsewhere = services.submit(caller=OTHER)
+    urgent = services.submit(priority=5)
+    assert [services.get(one).queue_position for one in (urgent, first, second, third)] == [2, 2, 3, 4]
+    assert services.get(elsewhere, OTHER).queue_position == 4
+    services.build.cancel_build(ACME, pb.CancelBuildRequest(build_id=first))
+    assert [services.get(one).queue_position for one in (urgent, first, second)] == [2, 0, 2]
+
+
+def test_arguments_are_shown_without_their_values_wherever_they_were_given(services: Services) -> None:
+    request = pb.CreateBuildRequest(name="app")
+    request.code.compile.source_code = b"x = 1\n"
+    request.code.compile.build_args["TOKEN"] = "hunter2"
+    inside = services.build.create_build(ACME, request).build
+    outside = services.get(services.submit(build_args={"TOKEN": "hunter2"}))
+    assert dict(inside.build_args) == dict(outside.build_args) == {"TOKEN": "***"}
+
+
+def test_a_record_has_the_version_that_was_asked_for(services: Services) -> None:
+    request = pb.CreateBuildRequest(name="app")
+    request.code.compile.source_code = b"x = 1\n"
+    request.code.compile.runtime.python.version = "3.11"
+    answered = services.build.create_build(ACME, request).build
+    assert (answered.runtime_version, services.get(answered.build_id).runtime_version) == ("3.11", "3.11")
+    assert services.get(services.submit()).runtime_version == ""
+
+
+def test_the_end_of_a_log_has_the_sequence_of_its_last_line(services: Services) -> None:
+    build = services.submit()
+    services.build.cancel_build(ACME, pb.CancelBuildRequest(build_id=build))
+    lines = services.get(build).log_lines
+    for after in (0, lines, lines + 100, 10**18 - 1):
+        entries, ended = services.build.log_page(ACME, build, after)
+        assert (ended, entries[-1].eof, entries[-1].sequence) == (True, True, lines)
+
+
+# Nodes
+
+
+@pytest.mark.parametrize("missing", ["nodeId", "nonce"])
+def test_a_claim_without_a_node_or_a_nonce_is_refused(services: Services, missing: str) -> None:
+    build = services.submit()
+    known = pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["compile.python"])
+    services.worker.register_node(NODE, known)
+    body = {"protocol": 1, "nodeId": "n", "nonce": "x", "buildId": build} | {missing: ""}
+    with pytest.raises(BuildError) as refused:
+        services.worker.claim_build(NODE, codec.parse(pb.ClaimBuildRequest, json.dumps(body).encode()))
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", missing)
+    assert services.get(build).status == pb.BUILD_STATUS_PENDING
+
+
+def test_a_node_without_an_id_is_refused(services: Services) -> None:
+    with pytest.raises(BuildError, match="InvalidRequest: nodeId"):
+        services.worker.register_node(NODE, pb.RegisterNodeRequest(protocol=1))
