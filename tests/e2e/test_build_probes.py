@@ -80,7 +80,7 @@ class Elsewhere:
         stack.callback(self._process.kill)
         pid, here = self._process.pid, f"ig{os.getpid() % 1_000_000}"
         assert until(lambda: os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"), 5)
-        ip = ("/usr/sbin/ip",)
+        ip = ("/usr/bin/ip",)
         there = ("/usr/bin/nsenter", "-n", "-t", str(pid), *ip)
         self._run(*ip, "link", "add", here, "type", "veth", "peer", "name", "peer", "netns", str(pid))
         for side, device, address in ((ip, here, "198.51.100.1/30"), (there, "peer", f"{ELSEWHERE}/30")):
@@ -101,7 +101,7 @@ class Elsewhere:
 @pytest.fixture(scope="module")
 def beside() -> Iterator[Elsewhere | None]:
     """None where namespaces cannot be wired: no root, or no iproute2."""
-    if os.geteuid() != 0 or not Path("/usr/sbin/ip").exists():
+    if os.geteuid() != 0 or not Path("/usr/bin/ip").exists():
         yield None
         return
     with ExitStack() as stack:

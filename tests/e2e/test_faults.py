@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.sandbox import cgroups
 from tests.build_fixtures import PYTHON_HANDLER, Server, tar_gz_of, tar_of, zip_of
 from tests.program_fixtures import Program, Ran
 
@@ -27,6 +28,8 @@ MIB = 1024**2
 KILLED = 128 + 9
 FORK_FOREVER = """\
 import os, time
+with open("/proc/self/cgroup") as groups:
+    print(groups.read(), flush=True)
 while True:
     try:
         if os.fork() == 0:
@@ -60,6 +63,8 @@ class Fault:
     runtime: str = "python"
     server: str = "server"
     retries: int = 0
+    grouped: bool | None = None
+    """Whether the build said it is in a control group of ours; None: it says nothing."""
     refused_by_program: bool = False
     """The program looks at the file and asks nobody; the service says the same to who asks it."""
 
@@ -209,6 +214,7 @@ FAULTS = {
         tool_exit=KILLED,
         runtime="",
         server="scripts",
+        grouped=True,
     ),
     "endless-fork-without-cgroups": Fault(
         source=lambda: tar_of({"build.py": FORK_FOREVER}),
@@ -219,6 +225,7 @@ FAULTS = {
         tool_exit=KILLED,
         runtime="",
         server="no_cgroups",
+        grouped=False,
     ),
     "small-files": Fault(
         source=lambda: tar_of({"build.py": SMALL_FILES}),
@@ -250,6 +257,11 @@ def test_fault(name: str, request: pytest.FixtureRequest, tmp_path: Path) -> Non
     if fault.phase:
         asked = server.wait(server.submit(name, source, fault.runtime)) if fault.refused_by_program else ran.record
         assert_failed(server, asked, fault)
+        if fault.grouped is not None:
+            said = server.log(asked.build_id).text
+            assert "::/" in said, said
+            lent = cgroups.available() is not None
+            assert (f"/{cgroups.PREFIX}" in said) == (fault.grouped and lent), said
 
 
 def assert_failed(server: Server, record: pb.Build, fault: Fault) -> None:
