@@ -26,12 +26,11 @@ from typing import Any
 
 import httpx
 
-from builder.config import load
-from builder.embedded import end, ensure_bases, free_port, private_redis
+from builder.embedded import end, free_port, private_redis
+from tests import uids
 
 HEARTBEAT_MS, LEASE_MS, TICK_MS = 300, 1500, 100
-STABLE = Path("/var/tmp/ignite-builder-tests")
-BUILD_UID = 63100
+BUILD_UID = uids.CRASH
 TERMINAL = {"BUILD_STATUS_SUCCEEDED", "BUILD_STATUS_FAILED", "BUILD_STATUS_CANCELLED"}
 PROGRAM = str(Path(sys.executable).parent / "ignite-builder")
 
@@ -285,15 +284,16 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
 
 
 @contextmanager
-def installation(*, crash_api_at: str = "", crash_worker_at: str = "") -> Iterator[Installation]:
-    """Redis, API and receiver run; the test starts the worker. On the way out all of it ends and is removed."""
-    STABLE.mkdir(exist_ok=True)
-    ensure_bases(load({"node_dir": str(STABLE)}).settings)
+def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "") -> Iterator[Installation]:
+    """Redis, API and receiver run; the test starts the worker. On the way out all of it ends and is removed.
+
+    `kept` is the fixture: the bases are there, and no other session is at work.
+    """
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crash-", dir=STABLE)))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="crash-", dir=kept)))
         folder.chmod(0o755)
         (folder / "node").mkdir()
-        (folder / "node" / "bases").symlink_to(STABLE / "bases")
+        (folder / "node" / "bases").symlink_to(kept / "bases")
         reports = Reports()
         stack.callback(reports.stop)
         token, worker_token = secrets.token_hex(16), secrets.token_hex(16)

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder import sandbox
+from tests import uids
 
-UID = 62001 if os.geteuid() == 0 else os.geteuid()
+UID = uids.SANDBOX if os.geteuid() == 0 else os.geteuid()
 MIB = 1024 * 1024
 PYTHON = "/usr/bin/python3"
 PATIENCE_S = 10.0

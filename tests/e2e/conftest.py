@@ -19,13 +19,12 @@ import pytest
 
 from builder import config, embedded
 from builder.api.client import Api
+from tests import uids
 from tests.build_fixtures import Server
 
 KEPT = Path("/var/tmp/ignite-builder-tests")
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = ("bases", "toolchains", "caches")
-FIRST_UID = int(os.environ.get("TEST_BUILD_UID", "62100"))
-"""Of another session's on this machine (`tests/fresh.sh`), which would otherwise see our build processes as its own."""
 Start = Callable[..., AbstractContextManager[Server]]
 
 
@@ -36,6 +35,10 @@ def kept() -> Iterator[Path]:
     KEPT.chmod(0o755)
     with (KEPT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        filler = KEPT / "caches-of"
+        if not filler.is_file() or filler.read_text() != str(uids.SERVER):  # another session's users filled them
+            shutil.rmtree(KEPT / "caches", ignore_errors=True)
+            filler.write_text(str(uids.SERVER))
         for name in SHARED:
             (KEPT / name).mkdir(exist_ok=True)
         embedded.ensure_bases(config.load({"node_dir": str(KEPT)}).settings)
@@ -55,7 +58,7 @@ def start(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -
 
     Two are none: `own_caches` (else the kept ones), `node_prefix` (how the node folder's name begins).
     """
-    uids = iter(range(FIRST_UID, FIRST_UID + 1400, 50))
+    free = iter(uids.SERVERS)
 
     @contextmanager
     def started(**flags: Any) -> Iterator[Server]:
@@ -70,7 +73,7 @@ def start(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -
             "data_dir": str(tmp_path_factory.mktemp("data")),
             "node_dir": str(node),
             "registry": registry,
-            "build_uid": next(uids),
+            "build_uid": next(free),
             "retry_backoff_ms": 50,
             "tick_ms": 500,
             **flags,
@@ -91,7 +94,7 @@ def start(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def server(start: Start) -> Iterator[Server]:
     """The server as it comes, and the package caches of earlier sessions."""
-    with start(own_caches=False, build_uid=FIRST_UID - 50) as running:
+    with start(own_caches=False, build_uid=uids.SERVER) as running:
         yield running
 
 

@@ -16,6 +16,7 @@ import pytest
 
 from builder.api import codec
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from tests import uids
 from tests.build_fixtures import CALLER, PYTHON_HANDLER, Server, processes_of, tar_of, until, zip_of
 from tests.golden.update import EXAMPLES
 from tests.program_fixtures import PROGRAM, Program, ended, processes_that_name
@@ -23,7 +24,7 @@ from tests.program_fixtures import PROGRAM, Program, ended, processes_that_name
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
-EMBEDDED_UID = 63_300
+EMBEDDED_UID = uids.SERVER  # whose caches these are
 REFERENCE = re.compile(r"^(?P<place>.+)/(?P<repository>[^/]+/[^/@]+)@(?P<digest>sha256:[0-9a-f]{64})\n$")
 ANSWER = {
     "payload": "hello",

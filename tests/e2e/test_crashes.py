@@ -23,8 +23,8 @@ BUILDS = 3
 
 
 @pytest.mark.parametrize("label", ["after-claim", "mid-build", "after-push"])
-def test_a_worker_dies_and_the_build_is_built_again(label: str) -> None:
-    with installation(crash_worker_at=label) as parts:
+def test_a_worker_dies_and_the_build_is_built_again(kept: Path, label: str) -> None:
+    with installation(kept, crash_worker_at=label) as parts:
         parts.start_worker()
         parts.submit_some(BUILDS)
         parts.wait_ended(40)
@@ -34,8 +34,8 @@ def test_a_worker_dies_and_the_build_is_built_again(label: str) -> None:
         assert_promises(parts)
 
 
-def test_the_api_dies_in_finalize_and_its_next_life_finishes() -> None:
-    with installation(crash_api_at="finalize") as parts:
+def test_the_api_dies_in_finalize_and_its_next_life_finishes(kept: Path) -> None:
+    with installation(kept, crash_api_at="finalize") as parts:
         parts.start_worker()
         parts.submit_some(BUILDS)
         assert parts.api is not None
@@ -45,8 +45,8 @@ def test_the_api_dies_in_finalize_and_its_next_life_finishes() -> None:
         assert_promises(parts)
 
 
-def test_redis_dies_and_comes_back_empty_while_builds_are_queued() -> None:
-    with installation() as parts:
+def test_redis_dies_and_comes_back_empty_while_builds_are_queued(kept: Path) -> None:
+    with installation(kept) as parts:
         parts.submit_some(2 * BUILDS, functions=4000)
         parts.start_worker()
         until(lambda: count(parts, "SUCCEEDED") >= 1, 30, "no build ended")
@@ -59,8 +59,8 @@ def test_redis_dies_and_comes_back_empty_while_builds_are_queued() -> None:
         assert_promises(parts)
 
 
-def test_a_killed_node_comes_back_and_builds_again_within_a_lease_and_five_seconds() -> None:
-    with installation() as parts:
+def test_a_killed_node_comes_back_and_builds_again_within_a_lease_and_five_seconds(kept: Path) -> None:
+    with installation(kept) as parts:
         parts.start_worker()
         parts.submit_some(BUILDS, functions=20_000)
         until(parts.build_processes, 30, "no build step ran")

@@ -22,13 +22,14 @@ from builder.api.client import Api
 from builder.embedded import end
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import nodes
+from tests import uids
 from tests.build_fixtures import GO_MAIN, PYTHON_HANDLER, Server, fetch_json, processes_of, until, zip_of
 from tests.crash_fixtures import handler
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
-BUILD_UID = 62_050  # the first of the fixture `server`, whose caches these are
+BUILD_UID = uids.SERVER  # whose caches these are
 LEASE_MS = 3000
 START_S = 60.0
 

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from builder.embedded import free_port, private_redis
+from tests import uids
 from tests.build_fixtures import PYTHON_HANDLER, TERMINAL, processes_of, until
 from tests.crash_fixtures import Reports, is_terminal
 from tests.program_fixtures import Program, processes_that_name, serving
@@ -22,7 +23,7 @@ from tests.program_fixtures import Program, processes_that_name, serving
 pytestmark = pytest.mark.e2e
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs/operators.md").read_text()
-BUILD_UID = 63_400
+BUILD_UID = uids.NODE
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,18 @@
+"""The build users of a session: every uid that a test gives away is here, and `TEST_BUILD_UID` moves them all.
+
+Two sessions on one machine see each other's processes: with uids of its own none takes the other's for its own.
+"""
+
+from __future__ import annotations
+
+import os
+
+FIRST_UID = int(os.environ.get("TEST_BUILD_UID", "62100"))
+SANDBOX = FIRST_UID - 99
+"""Of a sandbox without a service."""
+SERVER = FIRST_UID - 50
+"""Of the fixture `server` and of whoever shares its package caches: what one user keeps there another cannot enter."""
+SERVERS = range(FIRST_UID, FIRST_UID + 1000, 20)
+"""Of further servers, one each; a server takes its slots' uids after it and the one before it."""
+CRASH = FIRST_UID + 1000
+NODE = FIRST_UID + 1300
