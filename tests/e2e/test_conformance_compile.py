@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import os
 import subprocess
@@ -135,8 +136,9 @@ def test_broken_files_of_a_dependency_do_not_matter(tmp_path: Path) -> None:
 
 
 def test_what_others_compiled_before_does_not_travel(tmp_path: Path) -> None:
-    files = {"handler.py": HANDLER, "__pycache__/handler.cpython-311.pyc": "old", "data.txt": "kept"}
+    compiled = importlib.util.cache_from_source("handler.py")  # of the Python that runs the step here
+    files = {"handler.py": HANDLER, compiled: "old", "data.txt": "kept"}
     assert compile_step(tmp_path, files).returncode == 0
     out = digest(tmp_path / "out" / "src")
     assert "data.txt" in out
-    assert out["__pycache__/handler.cpython-311.pyc"] != hashlib.sha256(b"old").hexdigest()
+    assert out[compiled] != hashlib.sha256(b"old").hexdigest()
