@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from builder.errors import REASONS
+from builder.store import transitions
 
 PACKAGE = Path(__file__).resolve().parent
 DOCS = PACKAGE.parent / "docs"
@@ -64,7 +65,11 @@ def architecture_page(text: str) -> str:
 def pages() -> dict[Path, str]:
     """Every generated page and its text."""
     architecture = DOCS / "architecture.md"
-    return {DOCS / "errors.md": errors_page(), architecture: architecture_page(architecture.read_text())}
+    return {
+        DOCS / "errors.md": errors_page(),
+        DOCS / "states.md": transitions.page(),
+        architecture: architecture_page(architecture.read_text()),
+    }
 
 
 def main(arguments: list[str]) -> int:

@@ -7,7 +7,6 @@ each is imported inside its command, so that the others work without it.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import signal
 import threading
 from collections.abc import Iterator
@@ -81,12 +80,16 @@ def run(ctx: Context, build_id: str) -> int:
 
 def serve(ctx: Context) -> int:
     """The control side: API, dispatcher, reconciler. The first Ctrl-C drains, the second leaves."""
-    return _until_interrupted(lambda: _module("builder.api.server").serve(ctx.settings()))
+    from builder.api import server
+
+    return _until_interrupted(lambda: server.serve(ctx.settings()))
 
 
 def worker(ctx: Context) -> int:
     """A build node."""
-    return _until_interrupted(lambda: _module("builder.worker.main").work(ctx.settings()))
+    from builder.worker.main import work
+
+    return _until_interrupted(lambda: work(ctx.settings()))
 
 
 def dev(ctx: Context) -> int:
@@ -132,7 +135,9 @@ def _until_interrupted(work: Any) -> int:
 
 def doctor(ctx: Context) -> int:
     """What is missing on this machine, what follows from it, and the command that mends it; 1 when something is."""
-    found: tuple[Finding, ...] = _module("builder.doctor").findings(ctx.settings())
+    from builder.doctor import findings
+
+    found: tuple[Finding, ...] = findings(ctx.settings())
     missing = [each for each in found if not each.ok]
     if ctx.common.json:
         rows = [{"ok": each.ok, "name": each.name, "effect": each.effect, "mend": each.mend} for each in found]
@@ -222,7 +227,3 @@ def term_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, former)
-
-
-def _module(name: str) -> Any:
-    return importlib.import_module(name)
