@@ -89,7 +89,7 @@ def traversal() -> bytes:
 
 
 def tar_bomb() -> bytes:
-    """One sparse file of 5 GiB of zeros, about 5 MiB compressed: one compressed member, repeated."""
+    """One file of 5 GiB of zeros, every byte of it there, about 5 MiB compressed: one compressed member, repeated."""
     header = tarfile.TarInfo("zeros")
     header.size = 5 * GIB
     member = _gzip(bytes(64 * MIB))
