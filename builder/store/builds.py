@@ -80,10 +80,6 @@ def _known(tx: Connection, values: Mapping[str, Any]) -> Submission | None:
 
 def get(store: Store, organization: str, build_id: str) -> Row | None:
     """A build by any unique start of its id (4 characters or more); None when there is none or several."""
-    if len(build_id) < 4 or not (build_id.isascii() and build_id.isalnum()):
-        return None
-    start = (builds.c.build_id >= build_id, builds.c.build_id < build_id + "\x7f")  # a range: a seek on any database
-    query = select(builds).where(builds.c.organization == organization, *start)
     with store.transaction() as tx:
         rows = tx.execute(select(builds).where(*_begins(organization, build_id)).limit(2)).mappings().all()
     return rows[0] if len(rows) == 1 else None

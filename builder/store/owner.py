@@ -35,6 +35,7 @@ from builder.store.schema import builds, cache
 from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK
 
 MAX_BACKOFF_MS = 60_000
+MAX_RETRY_AFTER_MS = 600_000  # a registry may ask for patience, not for a day
 Phases = Iterable[pb.PhaseRecord]
 _TRIES = 3  # a primary may end while its lock is awaited; then it is in the cache, or another has the key
 
@@ -197,6 +198,7 @@ def _failed(tx: Connection, now: int, row: Row, found: pb.Failure, backoff_ms: i
     known = REASONS.get(found.reason, REASONS["Internal"])
     if known.retried and row["retries"] < MAX_RETRIES:
         pause = min(backoff_ms * 2 ** row["retries"], MAX_BACKOFF_MS)
+        pause = max(pause, min(int(found.retry_after_ms), MAX_RETRY_AFTER_MS))
         text = f"{found.reason}: {found.message}; the platform's fault, trying again in {pause} ms"
         logs.system(tx, now, row, text)
         requeue(tx, now, row, "retry", retries=row["retries"] + 1, not_before=now + pause)

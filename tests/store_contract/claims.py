@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, logs
 from tests.store_contract.world import CAN, LEASE, World
 
@@ -79,6 +80,15 @@ def test_platform_failures_are_retried_with_backoff_until_none_is_left(world: Wo
             assert builds.claim(world.store, build, "node", "x", LEASE, CAN).row is None
             world.at[0] += 60_000
     assert world.row(build)["status"] == "FAILED"
+
+
+@pytest.mark.parametrize(("asked", "waits"), [(0, 1_000), (500, 1_000), (90_000, 90_000), (86_400_000, 600_000)])
+def test_a_retry_waits_as_long_as_the_other_side_asked_for(world: World, asked: int, waits: int) -> None:
+    build = world.submit()
+    failure = pb.Failure(reason="RegistryUnavailable", message="m", retry_after_ms=asked)
+    request = pb.FinishRequest(build_id=build, claim=world.claim(build), failure=failure)
+    builds.finish(world.store, request, LEASE, 1_000)
+    assert world.row(build)["not_before"] == world.at[0] + waits
 
 
 def test_three_lost_owners_are_poison(world: World) -> None:
