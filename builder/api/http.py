@@ -86,7 +86,12 @@ def make_app(
                 raise ClientDisconnect
 
         keep = functools.partial(build_service.upload, caller, pull())
-        return _json(await anyio.to_thread.run_sync(keep, limiter=uploads))
+        try:
+            return _json(await anyio.to_thread.run_sync(keep, limiter=uploads))
+        except BuildError:
+            with contextlib.suppress(CallRefused, ClientDisconnect):
+                await _read_on(chunks)
+            raise
 
     async def source(request: Request) -> Response:
         caller = _caller(request, tokens)
@@ -167,17 +172,25 @@ async def _chunks(request: Request) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _body(request: Request, limit: int) -> bytes:
-    """The whole body. One beyond the limit is not kept but, within reason, read to its end: who is still sending when
-    the connection closes never sees the answer."""
-    data, size = bytearray(), 0
-    async for chunk in _chunks(request):
+async def _read_on(chunks: AsyncIterator[bytes]) -> None:
+    """Within reason, read a refused body to its end: who is still sending when the connection closes never sees the
+    answer."""
+    size = 0
+    async for chunk in chunks:
         size += len(chunk)
-        if size <= limit:
-            data += chunk
-        elif size > limit + DRAINED_BYTES:
-            break
-    if size > limit:
+        if size > DRAINED_BYTES:
+            return
+
+
+async def _body(request: Request, limit: int) -> bytes:
+    """The whole body; nothing of one beyond the limit is kept."""
+    data, chunks = bytearray(), _chunks(request)
+    async for chunk in chunks:
+        data += chunk
+        if len(data) <= limit:
+            continue
+        data.clear()
+        await _read_on(chunks)
         raise BuildError("ArchiveTooLarge", f"the body has more than {limit} bytes; upload the source", where="body")
     return bytes(data)
 
