@@ -28,9 +28,19 @@ import httpx
 
 from builder.embedded import end, free_port, private_redis
 from tests import uids
+from tests.build_fixtures import tar_of
 
 HEARTBEAT_MS, LEASE_MS, TICK_MS = 300, 1500, 100
 BUILD_UID = uids.CRASH
+ROOT = Path(__file__).resolve().parents[1]
+LINES = 20
+SPEAKS = f"""\
+import time
+for number in range({LINES}):
+    print("line", number, flush=True)
+    time.sleep(0.02)
+open("/work/out/server.py", "w").close()
+"""
 TERMINAL = {"BUILD_STATUS_SUCCEEDED", "BUILD_STATUS_FAILED", "BUILD_STATUS_CANCELLED"}
 PROGRAM = str(Path(sys.executable).parent / "ignite-builder")
 
@@ -118,7 +128,7 @@ class Installation:
 
     def _ready(self) -> bool:
         assert self.api is not None
-        assert self.api.poll() is None, "the API ended: " + self.log("serve")[-2000:]
+        assert self.api.poll() is None, "the API ended: " + self.said("serve")[-2000:]
         with suppress(httpx.TransportError):
             return self.client.get("/healthz").status_code == 200
         return False
@@ -127,7 +137,7 @@ class Installation:
     def node_dir(self) -> Path:
         return self.folder / "node"
 
-    def log(self, command: str) -> str:
+    def said(self, command: str) -> str:
         """What `serve` or `worker` said so far, over all its lives."""
         return (self.folder / f"{command}.log").read_text(errors="replace")
 
@@ -135,15 +145,16 @@ class Installation:
 
     def submit(self, source: str) -> str:
         """One Python build of a single file."""
-        body = {
-            "name": f"crash-{len(self.accepted)}",
-            "code": {
-                "compile": {
-                    "runtime": {"python": {}},
-                    "sourceCode": base64.b64encode(source.encode()).decode(),
-                }
-            },
-        }
+        return self._submit(runtime={"python": {}}, sourceCode=base64.b64encode(source.encode()).decode())
+
+    def submit_scripts(self, count: int) -> None:
+        """Builds whose one step prints LINES numbered lines (tests/pipeline_script.py)."""
+        for number in range(count):
+            archive = tar_of({"build.py": f"# {number}\n{SPEAKS}"})
+            self._submit(archive=base64.b64encode(archive).decode())
+
+    def _submit(self, **compiled: object) -> str:
+        body = {"name": f"crash-{len(self.accepted)}", "code": {"compile": compiled}}
         answer = self.client.post("/v1/ignite/builds", json=body)
         assert answer.status_code == 200, answer.text
         self.accepted.append(answer.json()["buildId"])
@@ -163,9 +174,9 @@ class Installation:
     def records(self) -> dict[str, dict[str, Any]]:
         return {build_id: self.get(build_id) for build_id in self.accepted}
 
-    def log_sequences(self, build_id: str) -> tuple[list[int], int]:
-        """The sequences of a whole log as a client gets them, and the sequence its `eof` names."""
-        sequences: list[int] = []
+    def log(self, build_id: str) -> tuple[list[tuple[int, str]], int]:
+        """The (sequence, line) pairs of a whole log as a client gets them, and the sequence its `eof` names."""
+        lines: list[tuple[int, str]] = []
         path = f"/v1/ignite/builds/{build_id}/logs/stream?fromStart=true"
         with self.client.stream("GET", path) as stream:
             name = ""
@@ -174,9 +185,10 @@ class Installation:
                 if key == "event":
                     name = value
                 elif key == "data" and name == "eof":
-                    return sequences, int(json.loads(value)["sequence"])
+                    return lines, int(json.loads(value)["sequence"])
                 elif key == "data":
-                    sequences.append(int(json.loads(value)["sequence"]))
+                    entry = json.loads(value)
+                    lines.append((int(entry["sequence"]), entry.get("line", "")))
         raise AssertionError("the log stream ended without eof")
 
     def wait_ended(self, seconds: float) -> None:
@@ -193,7 +205,7 @@ class Installation:
 
     def _brief(self) -> str:
         rows = [f"{one} {record['status']} {record.get('phase')}" for one, record in self.records().items()]
-        return "; ".join(rows) + "\nserve: " + self.log("serve")[-3000:] + "\nworker: " + self.log("worker")[-3000:]
+        return "; ".join(rows) + "\nserve: " + self.said("serve")[-3000:] + "\nworker: " + self.said("worker")[-3000:]
 
     def node_seen_at(self) -> int:
         """When the node last registered, by the store's clock (ms)."""
@@ -205,7 +217,7 @@ class Installation:
     def transitions(self, build_id: str) -> list[str]:
         """The actions of a build in the order the API logged them."""
         found = []
-        for line in self.log("serve").splitlines():
+        for line in self.said("serve").splitlines():
             with suppress(ValueError):
                 event = json.loads(line)
                 if event.get("event") == "transition" and event.get("build_id") == build_id:
@@ -283,6 +295,16 @@ def end_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def catalog_with_scripts(folder: Path) -> Path:
+    """The shipped catalog and the third pipeline's row, with its toolchain beside them."""
+    folder.mkdir()
+    (folder / "script").symlink_to(ROOT / "tests/data/script")
+    rows = (ROOT / "runtimes/catalog.toml", ROOT / "tests/data/catalog.toml")
+    path = folder / "catalog.toml"
+    path.write_text("\n".join(one.read_text() for one in rows))
+    return path
+
+
 @contextmanager
 def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "") -> Iterator[Installation]:
     """Redis, API and receiver run; the test starts the worker. On the way out all of it ends and is removed.
@@ -311,7 +333,9 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "REPORT_URL": reports.url,
             "NODE_ID": "crash-node",
-            "QUEUES": "compile.python",
+            "QUEUES": "compile.python,compile.any",
+            "PIPELINES": "tests.pipeline_script",
+            "CATALOG": str(catalog_with_scripts(folder / "catalog")),
             "BUILD_UID": str(BUILD_UID),
             "HEARTBEAT_MS": str(HEARTBEAT_MS),
             "LEASE_MS": str(LEASE_MS),
@@ -321,7 +345,7 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
         }
         environ = {name: value for name, value in os.environ.items() if not name.startswith("IGNITE_BUILDER_")}
         environ |= {f"IGNITE_BUILDER_{name}": value for name, value in settings.items()}
-        environ |= {"HOME": str(folder), "PYTHONUNBUFFERED": "1"}
+        environ |= {"HOME": str(folder), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
         headers = {"authorization": f"Bearer {token}"}
         client = stack.enter_context(httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=10))
         parts = Installation(

@@ -58,6 +58,7 @@ def run(attempt: Attempt, plan: Plan, step: Step) -> StepResult:
         text = data.decode("utf-8", "replace")
         tail.append(text)
         attempt.held.spool.add("BUILD", stream.value, text)
+        attempt.node.label("in-step")
 
     egress = sandbox_egress(settings) if step.network is Network.INDEX else None
     sandboxed = functools.partial(sandbox.run, use_cgroups=settings.use_cgroups)

@@ -15,19 +15,19 @@ import pytest
 
 from builder.worker.leftovers import remove_left_behind
 from builder.worker.spool import own, spool_path
-from tests.crash_fixtures import LEASE_MS, Installation, installation, is_terminal, kill_group, until
+from tests.crash_fixtures import LEASE_MS, LINES, Installation, installation, is_terminal, kill_group, until
 
 pytestmark = pytest.mark.e2e
 
 BUILDS = 3
 
 
-@pytest.mark.parametrize("label", ["after-claim", "mid-build", "after-push"])
+@pytest.mark.parametrize("label", ["after-claim", "in-step", "after-push"])
 def test_a_worker_dies_and_the_build_is_built_again(kept: Path, label: str) -> None:
     with installation(kept, crash_worker_at=label) as parts:
         parts.start_worker()
-        parts.submit_some(BUILDS)
-        parts.wait_ended(40)
+        parts.submit_scripts(BUILDS)
+        parts.wait_ended(120)
         assert (parts.node_dir / f"crashed-{label}").exists(), "the fault never fired"
         attempts = sorted(record["attempt"] for record in parts.records().values())
         assert attempts == [1] * (BUILDS - 1) + [2]
@@ -41,7 +41,7 @@ def test_the_api_dies_in_finalize_and_its_next_life_finishes(kept: Path) -> None
         assert parts.api is not None
         assert parts.api.wait(40) == -signal.SIGKILL
         parts.start_api()
-        parts.wait_ended(40)
+        parts.wait_ended(120)
         assert_promises(parts)
 
 
@@ -55,7 +55,7 @@ def test_redis_dies_and_comes_back_empty_while_builds_are_queued(kept: Path) -> 
         assert count(parts, "PENDING") >= 1, "no build was queued when Redis died"
         time.sleep(0.5)
         parts.start_redis()
-        parts.wait_ended(40)
+        parts.wait_ended(120)
         assert_promises(parts)
 
 
@@ -127,14 +127,32 @@ def assert_promises(parts: Installation) -> None:
         actions = parts.transitions(build_id)
         assert actions.count("succeed") == 1, actions
         assert actions.count("built") == 1, actions
-        sequences, last = parts.log_sequences(build_id)
+        lines, last = parts.log(build_id)
+        sequences = [sequence for sequence, _ in lines]
         assert sequences == list(range(1, len(sequences) + 1)), sequences
         assert last == len(sequences) == int(record["logLines"])
+        assert_each_attempt_said_once([line for _, line in lines], int(record["attempt"]))
     until(lambda: not parts.work_left(), 5, lambda: f"left on the node: {parts.work_left()}")
     assert not parts.build_processes()
     parts.stop_all()
     left = [line for line in parts.processes() if not line.startswith(f"{os.getpid()} ")]
     assert not left, left
+
+
+def assert_each_attempt_said_once(lines: list[str], attempts: int) -> None:
+    """What is kept of a lost attempt is a beginning of it; of the last one it is all; no line is there twice."""
+    said: list[list[str]] = [[]]
+    for line in lines:
+        if line.startswith("the owner of this build was lost"):
+            said.append([])
+        elif line.startswith(("line ", "step ")):
+            said[-1].append(line)
+    assert len(said) == attempts, lines
+    for one in said:
+        assert len(set(one)) == len(one), lines
+        assert one == said[-1][: len(one)], lines
+    printed = [line for line in said[-1] if line.startswith("line ")]
+    assert printed in ([], [f"line {number}" for number in range(LINES)]), lines
 
 
 def assert_told_once(parts: Installation, build_id: str, digest: str) -> None:
