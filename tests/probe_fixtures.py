@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import re
 import secrets
@@ -16,6 +17,8 @@ from pathlib import Path
 
 SCRIPT = Path(__file__).parent / "probes" / "contained.py"
 NAMES = re.findall(r"^@probe\ndef (\w+)", SCRIPT.read_text(), re.M)
+LIBC = ctypes.CDLL(None, use_errno=True)
+IPC_CREAT, IPC_RMID = 0o1000, 0  # sys/ipc.h
 ALL_PROTOCOLS = 3  # linux/if_ether.h, ETH_P_ALL
 
 
@@ -43,6 +46,10 @@ class Host:
         self.unix.bind(str(top / "socket"))
         (top / "socket").chmod(0o777)
         self.unix.listen()
+        key = secrets.randbelow(1 << 30) + 1
+        segment = LIBC.shmget(key, 4096, IPC_CREAT | 0o666)
+        assert segment >= 0
+        stack.callback(LIBC.shmctl, segment, IPC_RMID, None)
         process = stack.enter_context(
             subprocess.Popen([sys.executable, "-c", "input()", self.marker], stdin=subprocess.PIPE)
         )
@@ -58,7 +65,10 @@ class Host:
             "unix_path": str(top / "socket"),
             "pid": process.pid,
             "marker": self.marker,
-            "secret": self.secret,
+            "variables": ["IGNITE_TEST_SECRET"],
+            "services": dict.fromkeys(("redis", "api", "registry"), self.tcp.getsockname()[1]),
+            "namespaces": own_namespaces(),
+            "shared_memory": key,
             "other_file": str(other),
             "given": ["PATH", "PWD", "LC_CTYPE", "GIVEN"],
         }
@@ -79,6 +89,13 @@ class Host:
             except BlockingIOError:
                 pass
         return found
+
+
+def own_namespaces() -> dict[str, str]:
+    """What the kernel calls those of this process, by kind; a sandbox shares none of them."""
+    kinds = ("user", "pid", "ipc", "uts", "net", "mnt", "cgroup")
+    links = {kind: Path("/proc/self/ns", kind) for kind in kinds}
+    return {kind: str(link.readlink()) for kind, link in links.items() if link.is_symlink()}
 
 
 def own_address() -> str:

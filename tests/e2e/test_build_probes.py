@@ -15,9 +15,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
+from builder import config
 from builder.oci.base import BaseStore
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import Server, tar_of, until
@@ -112,15 +114,14 @@ def beside() -> Iterator[Elsewhere | None]:
 def probed(scripts: Server, beside: Elsewhere | None) -> Iterator[Probed]:
     with ExitStack() as stack:
         host = Host(stack)
-        os.environ["IGNITE_TEST_SECRET"] = host.secret
-        stack.callback(os.environ.pop, "IGNITE_TEST_SECRET")
         node = Path(scripts.embedded.settings.node_dir)
         other = node / "work" / "another"  # no name of a claim: the node would remove it
         other.mkdir(parents=True)
         stack.callback(other.rmdir)
         (other / "secret").write_text(host.secret)
         stack.callback((other / "secret").unlink)
-        facts = host.facts | {"work": f"{node}/", "given": GIVEN, "other_file": str(other / "secret")}
+        own = {"services": services(scripts), "variables": settings_of_the_worker(scripts)}
+        facts = host.facts | own | {"work": f"{node}/", "given": GIVEN, "other_file": str(other / "secret")}
         source = tar_of({"build.py": BUILD, "contained.py": SCRIPT.read_text(), "facts.json": json.dumps(facts)})
         count = PacketCount(host.ports())
         before = beside.arrived() if beside else 0
@@ -150,6 +151,25 @@ def probed(scripts: Server, beside: Elsewhere | None) -> Iterator[Probed]:
             arrived_own=beside.arrived() - before - arrived if beside else 0,
         )
     scripts.assert_nothing_left()
+
+
+def services(server: Server) -> dict[str, int]:
+    """The ports of what a build must not reach; the host reaches each of them."""
+    settings = server.embedded.control.settings
+    urls = {"redis": settings.redis_url, "api": server.embedded.url, "registry": f"http://{settings.registry}"}
+    ports = {name: urlsplit(url).port or 0 for name, url in urls.items()}
+    for port in ports.values():
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    return ports
+
+
+def settings_of_the_worker(server: Server) -> list[str]:
+    """Names of the variables that a worker is started with, its token among them."""
+    assert server.embedded.worker is not None
+    pairs = Path(f"/proc/{server.embedded.worker.pid}/environ").read_text().split("\0")
+    names = [name for name in (pair.partition("=")[0] for pair in pairs) if name.startswith(config.PREFIX)]
+    assert f"{config.PREFIX}TOKEN" in names, names
+    return names
 
 
 def host_sends_one(address: str, port: int) -> None:

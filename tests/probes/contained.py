@@ -94,7 +94,17 @@ def public_address() -> object:
 
 @probe
 def redis() -> object:
-    return connected(socket.AF_INET, ("127.0.0.1", 6379))
+    return connected(socket.AF_INET, ("127.0.0.1", FACTS["services"]["redis"]))
+
+
+@probe
+def api_of_the_builder() -> object:
+    return connected(socket.AF_INET, ("127.0.0.1", FACTS["services"]["api"]))
+
+
+@probe
+def registry() -> object:
+    return connected(socket.AF_INET, ("127.0.0.1", FACTS["services"]["registry"]))
 
 
 @probe
@@ -186,8 +196,15 @@ def handle_on_a_host_process() -> object:
 
 
 @probe
-def environment_of_process_one() -> object:
-    return FACTS["secret"] if FACTS["secret"] in read("/proc/1/environ", 1 << 20) else ""
+def environments_of_processes() -> object:
+    texts = [environment(pid) for pid in os.listdir("/proc") if pid.isdigit()]
+    return ",".join(name for name in FACTS["variables"] if any(name in text for text in texts))
+
+
+def environment(pid: str) -> str:
+    with contextlib.suppress(OSError):
+        return read(f"/proc/{pid}/environ", 1 << 20)
+    return ""
 
 
 @probe
@@ -311,6 +328,16 @@ def terminal_injection_on_an_own_terminal() -> object:
 
 
 # --- keys, mounts, namespaces, kernel
+
+
+@probe
+def namespaces_of_the_host() -> object:
+    return ",".join(name for name, own in FACTS["namespaces"].items() if os.readlink(f"/proc/self/ns/{name}") == own)
+
+
+@probe
+def shared_memory_of_the_host() -> object:
+    return syscall(29, FACTS["shared_memory"], 1, 0)
 
 
 @probe
@@ -569,15 +596,19 @@ def attempt(function: Callable[[], object]) -> str:
     read_end, write_end = os.pipe()
     pid = os.fork()
     if pid == 0:
-        with contextlib.suppress(OSError, ValueError):
+        try:
             got = function()
-            os.write(write_end, str(got).encode() if got else b"")
+        except (OSError, ValueError):  # how the kernel, and Python's limits, say no
+            got = ""
+        except BaseException as error:
+            got = f"broken: {type(error).__name__}: {error}"
+        os.write(write_end, str(got).encode() if got else b"")
         os._exit(0)
     os.close(write_end)
     with open(read_end) as file:
         got = file.read()
-    os.waitpid(pid, 0)
-    return got
+    status = os.waitpid(pid, 0)[1]
+    return got if status == 0 else f"broken: ended with status {status} {got}"
 
 
 INHERITED = open_descriptors()
