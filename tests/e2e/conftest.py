@@ -119,7 +119,7 @@ def scripting(start: Start, **flags: Any) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def scripts(start: Start) -> Iterator[Server]:
     """A server that builds what a script of ours leaves: hostile code runs in its steps."""
-    with scripting(start) as running:
+    with scripting(start, stop_grace_ms=2000) as running:
         yield running
 
 

@@ -5,10 +5,8 @@ The program itself asks for each build: its exit code is the row's, its stdout t
 
 from __future__ import annotations
 
-import io
 import json
 import tarfile
-import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +18,9 @@ from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.sandbox import cgroups
 from tests.build_fixtures import PYTHON_HANDLER, Server, tar_gz_of, tar_of, zip_of
 from tests.program_fixtures import Program, Ran
+from tests.source_archives import Zip, deflated, zipped
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("kept")]  # to wait for its turn is no time of the test
 
 GIB = 1024**3
 MIB = 1024**2
@@ -103,11 +102,9 @@ def _gzip(data: bytes) -> bytes:
 
 def zip_bomb() -> bytes:
     """45 files of 116 MiB of zeros, 5 GiB together, each below the limit of one file."""
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        for number in range(45):
-            archive.writestr(f"{number}", bytes(116 * MIB))
-    return packed.getvalue()
+    zeros = bytes(116 * MIB)
+    packed, stated = deflated(zeros), {"crc": zlib.crc32(zeros), "size": len(zeros)}
+    return zipped(*(Zip(name=f"{number}", packed=packed, local=stated, central=stated) for number in range(45)))
 
 
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR\x00\x00\x00\x01\x00\x00\x00\x01\x08\x06\x00\x00\x00" + bytes(64)
