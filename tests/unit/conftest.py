@@ -9,6 +9,12 @@ from collections.abc import Iterator
 
 import pytest
 
+SOCKET = ("connect", "connect_ex", "bind", "sendto", "sendmsg")
+PROCESS = (
+    "fork", "forkpty", "posix_spawn", "posix_spawnp", "system",
+    "execv", "execve", "execl", "execle", "execlp", "execlpe", "execvp", "execvpe",
+)  # fmt: skip
+
 
 def _refused(*args: object, **kwargs: object) -> None:
     raise AssertionError("a unit test tried to open a socket or start a process; move it to tests/e2e")
@@ -17,11 +23,10 @@ def _refused(*args: object, **kwargs: object) -> None:
 @pytest.fixture(autouse=True)
 def no_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Raise where a socket connects or binds, and where a process starts."""
-    monkeypatch.setattr(socket.socket, "connect", _refused)
-    monkeypatch.setattr(socket.socket, "connect_ex", _refused)
-    monkeypatch.setattr(socket.socket, "bind", _refused)
+    for name in SOCKET:
+        monkeypatch.setattr(socket.socket, name, _refused)
+    monkeypatch.setattr(socket, "getaddrinfo", _refused)
     monkeypatch.setattr(subprocess.Popen, "_execute_child", _refused)
-    monkeypatch.setattr(os, "fork", _refused)
-    monkeypatch.setattr(os, "posix_spawn", _refused)
-    monkeypatch.setattr(os, "system", _refused)
+    for name in PROCESS:
+        monkeypatch.setattr(os, name, _refused)
     yield
