@@ -7,7 +7,9 @@ artifacts stay in the data folder.
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import threading
@@ -42,6 +44,15 @@ class Embedded:
     redis: subprocess.Popen[bytes]
     worker: subprocess.Popen[bytes] | None
     worker_log: Path
+    server: Any = None
+    """The API's uvicorn server."""
+
+    def kill(self) -> None:
+        """Leave at once: the sandboxes first, then no waiting for requests. What follows is `start`'s own way out."""
+        if self.worker is not None:
+            kill(self.worker)
+        if self.server is not None:
+            self.server.force_exit = True
 
 
 @contextmanager
@@ -77,7 +88,7 @@ def start(
         mine = {**both, "server": url, "token": worker_token, "message_key": "", "tokens": ()}
         node = settings.model_copy(update=mine)
         process = stack.enter_context(running_worker(node, log)) if worker else None
-        running = Embedded(url, token, settings, control, redis, process, log)
+        running = Embedded(url, token, settings, control, redis, process, log, server)
         if process is not None:
             _await_node(running)
         yield running
@@ -129,10 +140,13 @@ def private_redis(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Pope
 
 @contextmanager
 def running_worker(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A Celery worker process of this node; drained and ended on the way out."""
+    """A Celery worker process of this node; drained and ended on the way out, killed where that is a Ctrl-C."""
     process = start_worker(settings, log)
     try:
         yield process
+    except KeyboardInterrupt:
+        kill(process)
+        raise
     finally:
         end(process, settings.drain_ms / 1000 + 10)
 
@@ -208,14 +222,26 @@ def _stop_control(control: Control, server: Any, thread: threading.Thread, liste
 
 
 def end(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """TERM, then KILL."""
+    """TERM, then KILL. Whoever does not wait for it (Ctrl-C) has it killed at once: it must not outlive us."""
     if process.poll() is None:
-        process.terminate()
         try:
+            process.terminate()
             process.wait(seconds)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            kill(process)
+        except KeyboardInterrupt:
+            kill(process)
+            raise
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """KILL, with the whole group where it leads one: a worker's processes, whose sandboxes die with them."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
 
 
 def free_port() -> int:

@@ -80,6 +80,8 @@ class Context:
     now_ms: Callable[[], int]
     load: Callable[[Mapping[str, Any], Mapping[str, str]], Loaded]
     prog: str = "ignite-builder"
+    local: Embedded | None = None
+    """The server that this command started here, while it runs."""
 
     # -- looks -------------------------------------------------------------------------------------------------------
     def look(self, out: Out) -> Look:
@@ -164,9 +166,16 @@ class Context:
             stack.callback(client.close)
             yield client
 
-    def local_server(self, settings: Settings, *, worker: bool) -> contextlib.AbstractContextManager[Embedded]:
+    @contextlib.contextmanager
+    def local_server(self, settings: Settings, *, worker: bool) -> Iterator[Embedded]:
         """A server started here (with `url` and `token`). Raises `Stop` when a part is missing (exit 75)."""
-        return _embedded(settings, self._event, worker=worker)
+        with _embedded(settings, self._event, worker=worker) as self.local:
+            yield self.local
+
+    def leave(self) -> None:
+        """Without waiting: what was started here is killed, its sandboxes first. A server elsewhere is not touched."""
+        if self.local is not None:
+            self.local.kill()
 
     def _event(self, event: object) -> None:
         if self.common.verbose > 1:

@@ -58,6 +58,8 @@ class Interrupts:
     hung_up: bool = False
     raises: bool = False
     """While nothing exists that a cancel could name, a signal ends the program like any other."""
+    hup_stops: bool = False
+    """Without a server nobody would go on with a build whose terminal is gone: that is a Ctrl-C, too."""
 
     @contextmanager
     def installed(self) -> Iterator[Interrupts]:
@@ -76,7 +78,7 @@ class Interrupts:
     def _came(self, number: int, frame: FrameType | None) -> None:
         if self.raises:
             raise KeyboardInterrupt
-        if number == signal.SIGHUP:
+        if number == signal.SIGHUP and not self.hup_stops:
             self.hung_up = True
         else:
             self.stops += 1

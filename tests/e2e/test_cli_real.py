@@ -269,3 +269,22 @@ def test_dev_serves_other_shells_until_it_is_stopped(
     assert until(lambda: not processes_that_name(alone.home), 5), processes_that_name(alone.home)
     lost = other.run("ls", "--json")
     assert (lost.code, json.loads(lost.out)["reason"]) in ((2, "InvalidRequest"), (9, "Unavailable"))
+
+
+def test_a_second_interrupt_kills_the_sandbox_of_a_build_of_its_own(
+    alone: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    scripts = {"pipelines": '["tests.pipeline_script"]', "catalog": str(ROOT / "tests/data/catalog.toml")}
+    scripted = Program(alone.home, {**alone.settings, **scripts})
+    (tmp_path / "build.py").write_text(HANGS + "# interrupted twice\n")
+    with scripted.started("build", str(tmp_path)) as process:
+        assert process.stderr is not None
+        for words in (b"running now", b"cancelling"):
+            while words not in (line := process.stderr.readline()):
+                assert line, "the build ended"
+            process.send_signal(signal.SIGINT)
+        ran = ended(process)
+    assert ran.code == 130, ran.err
+    uids = range(EMBEDDED_UID, EMBEDDED_UID + 1)
+    assert until(lambda: not processes_of(uids) and not processes_that_name(alone.home), 10)

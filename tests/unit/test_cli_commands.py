@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
 
 from builder.api import codec
+from builder.config import Settings
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import build, failed_build, line, play, run, sse
 
@@ -72,3 +78,101 @@ def test_every_command_with_an_id_takes_its_start(monkeypatch: pytest.MonkeyPatc
     for command in ("get", "cancel", "run"):
         run(command, "k7m2")
     assert asked == ["k7m2"] * 3
+
+
+class Local:
+    """A server that a command started here, played: what the command does to it, in order."""
+
+    url, token = "http://local.test", "t"
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+
+    @contextmanager
+    def started(self, *args: object, **options: object) -> Iterator[Local]:
+        self.calls.append("start")
+        try:
+            yield self
+        finally:
+            broken = sys.exc_info()[0]
+            self.calls.append(f"end because of {broken.__name__}" if broken else "end")
+
+
+@pytest.fixture
+def local(monkeypatch: pytest.MonkeyPatch) -> Local:
+    made = Local()
+    monkeypatch.setattr("builder.cli.context._embedded", made.started)
+    return made
+
+
+def played_build(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, again: bool) -> list[str]:
+    """A build whose log never ends before a cancel; signals come when it is read, and (again) when it is cancelled."""
+    calls: list[str] = []
+    hold = threading.Event()
+    over = build("k7m2xq9d4t1zv6wh5r3p", 900, status=pb.BUILD_STATUS_CANCELLED)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        call = request.url.path.rsplit("/", 1)[1] if request.method == "POST" else "log"
+        calls.append(call)
+        if call == "log" and "/logs/" in request.url.path:
+            signal.raise_signal(number)
+            hold.wait(60)
+            return httpx.Response(200, content=sse([]))
+        if call == "cancel":
+            if again:
+                signal.raise_signal(number)
+            else:
+                hold.set()
+        running = build(over.build_id, status=pb.BUILD_STATUS_RUNNING, ended_at_ms=0)
+        if call == "builds":
+            return httpx.Response(
+                200, content=codec.dump(pb.CreateBuildResponse(build_id=over.build_id, build=running))
+            )
+        return httpx.Response(200, content=codec.dump(over))
+
+    play(monkeypatch, answer)
+    return calls
+
+
+def handler_in(folder: Path) -> str:
+    (folder / "handler.py").write_text("def handler(payload, ctx):\n    return payload\n")
+    return str(folder)
+
+
+def test_without_a_server_the_second_interrupt_kills_what_was_started(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, local: Local
+) -> None:
+    calls = played_build(monkeypatch, signal.SIGINT, again=True)
+    ran = run("build", handler_in(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
+    assert ran.code == 130, ran
+    assert local.calls == ["start", "kill", "end"] and "cancel" in calls
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_without_a_server_one_interrupt_or_a_gone_terminal_cancels(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, local: Local, number: signal.Signals
+) -> None:
+    calls = played_build(monkeypatch, number, again=False)
+    ran = run("build", handler_in(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
+    assert ran.code == 130 and "CANCELLED" in ran.err, ran
+    assert local.calls == ["start", "end"] and "cancel" in calls
+
+
+def test_without_a_server_nothing_can_be_detached(tmp_path: Path, local: Local) -> None:
+    ran = run("build", handler_in(tmp_path), "--detach", settings=Settings(server="", data_dir=str(tmp_path / "data")))
+    assert (ran.code, ran.out, local.calls) == (2, "", [])
+    assert "--detach needs a server" in ran.err and ran.err.splitlines()[-1].startswith("next   Leave it out")
+
+
+def test_the_first_interrupt_of_dev_drains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, local: Local) -> None:
+    class Interrupted(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            raise KeyboardInterrupt
+
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("builder.cli.commands.operate.threading.Event", Interrupted)
+    ran = run("dev", settings=Settings(data_dir=str(tmp_path)))
+    assert ran.code == 0 and local.calls == ["start", "end"], ran

@@ -20,7 +20,7 @@ from builder.cli.phases import word
 from builder.cli.plain import PlainView
 from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
 from builder.cli.safe import shown
-from builder.cli.stop import Stop, build_exit, refused_here
+from builder.cli.stop import Stop, build_exit, mistake, refused_here
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
@@ -50,12 +50,18 @@ class Asked:
 def build(ctx: Context, asked: Asked) -> int:
     """Build PATH; the exit code says whose fault a failure is."""
     settings = ctx.settings()
+    if asked.detach and not settings.server:
+        raise mistake(
+            "--detach needs a server: without one the build would end with this command",
+            where="--detach",
+            next="Leave it out, or name a server (--server=URL); one for this machine: ignite-builder dev",
+        )
     try:
         packed = pack(asked.path, ctx.stdin)
         request = request_of(asked, packed, nameable(pipelines.names(pipelines.load(settings.pipelines))))
     except BuildError as error:
         raise refused_here(error) from None
-    came = Interrupts()
+    came = Interrupts(hup_stops=not settings.server)
     view = _view(ctx)
     watcher = QueueWatcher(came.events.put, came.events.put if ctx.common.verbose > 1 else None)
     place = f"on {settings.server}" if settings.server else LOCAL
@@ -70,6 +76,7 @@ def build(ctx: Context, asked: Asked) -> int:
                 came.raises = False
                 record = create(client, request, view, came)
                 if record is None:
+                    ctx.leave()
                     raise _unknown(ctx)
                 ctx.remember(settings, record.build_id, request.name)
                 view.created(record, _head(record, request.name, place))
@@ -77,6 +84,10 @@ def build(ctx: Context, asked: Asked) -> int:
                     view.abandon()
                     return _detached(ctx, record)
                 watched = watch(client, record, view, came)
+                if watched.left:
+                    ctx.leave()
+                # What was started here now ends; whoever does not wait for that has it killed.
+                came.raises = not settings.server
         except BaseException:
             view.abandon()
             raise

@@ -104,7 +104,9 @@ def dev(ctx: Context) -> int:
                 ctx.out.line(server.url)
             names = f"IGNITE_BUILDER_SERVER={server.url} IGNITE_BUILDER_TOKEN_FILE={token}"
             ctx.say(f"ready; Ctrl-C stops all of it\nnext   {names} {ctx.prog} build .")
-            threading.Event().wait()
+            # The first Ctrl-C ends the wait, and the parts are drained; a second one kills them.
+            with contextlib.suppress(KeyboardInterrupt):
+                threading.Event().wait()
 
     return _until_interrupted(together)
 

@@ -1,0 +1,77 @@
+"""How what was started here ends: drained once, killed where somebody does not wait for that. Processes are played."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import embedded
+from builder.config import Settings
+
+
+class Process:
+    """A process that ends when it is killed, and not of a TERM."""
+
+    pid = 4242
+
+    def __init__(self, waiting: BaseException) -> None:
+        self.waiting, self.over = waiting, False
+        self.calls: list[str] = []
+
+    def poll(self) -> int | None:
+        return -9 if self.over else None
+
+    def terminate(self) -> None:
+        self.calls.append("term")
+
+    def wait(self, seconds: float | None = None) -> int:
+        if not self.over:
+            raise self.waiting
+        return -9
+
+    def kill(self) -> None:
+        self.calls.append("kill")
+        self.over = True
+
+
+@pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    killed: list[tuple[int, int]] = []
+    monkeypatch.setattr("builder.embedded.os.getpgid", lambda pid: pid)
+    monkeypatch.setattr("builder.embedded.os.killpg", lambda group, number: killed.append((group, number)))
+    return killed
+
+
+def test_a_process_that_outlasts_its_time_is_killed_with_its_group(groups: list[tuple[int, int]]) -> None:
+    process: Any = Process(subprocess.TimeoutExpired("worker", 1))
+    embedded.end(process, 1)
+    assert process.calls == ["term", "kill"] and groups == [(Process.pid, signal.SIGKILL)]
+
+
+def test_an_interrupt_while_it_ends_kills_it_and_goes_on(groups: list[tuple[int, int]]) -> None:
+    process: Any = Process(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        embedded.end(process, 60)
+    assert process.calls == ["term", "kill"] and groups == [(Process.pid, signal.SIGKILL)]
+
+
+def test_an_interrupt_before_a_worker_is_ready_kills_it_undrained(
+    groups: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    process: Any = Process(subprocess.TimeoutExpired("worker", 1))
+    monkeypatch.setattr(embedded, "start_worker", lambda settings, log: process)
+    with pytest.raises(KeyboardInterrupt), embedded.running_worker(Settings(), tmp_path / "log"):
+        raise KeyboardInterrupt
+    assert process.calls == ["kill"] and groups
+
+
+def test_the_rest_of_a_group_that_is_not_the_processs_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.embedded.os.getpgid", lambda pid: 1)
+    monkeypatch.setattr("builder.embedded.os.killpg", lambda *args: pytest.fail("another's group was killed"))
+    process: Any = Process(KeyboardInterrupt())
+    embedded.kill(process)
+    assert process.calls == ["kill"]
