@@ -11,19 +11,24 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-PUBLIC_INDEXES = (
-    ("pypi.org", 443),
-    ("files.pythonhosted.org", 443),
-    ("proxy.golang.org", 443),
-    ("sum.golang.org", 443),
-    ("storage.googleapis.com", 443),
-    ("index.crates.io", 443),
-    ("static.crates.io", 443),
-    ("registry.npmjs.org", 443),
-    ("jsr.io", 443),
-    ("npm.jsr.io", 443),
-    ("deno.land", 443),
+# Where a client goes by itself: (settings that each send it elsewhere instead, hosts). A setting that only adds an
+# index (UV_INDEX) leaves the client's own in use.
+OWN_INDEXES = (
+    (("UV_DEFAULT_INDEX", "UV_INDEX_URL"), ("pypi.org",)),
+    (("GOPROXY",), ("proxy.golang.org",)),
+    (("GOSUMDB",), ("sum.golang.org",)),
+    (("CARGO_REGISTRIES_CRATES_IO_INDEX",), ("index.crates.io",)),
+    (("NPM_CONFIG_REGISTRY",), ("registry.npmjs.org",)),
+    (("JSR_URL",), ("jsr.io", "npm.jsr.io", "deno.land")),
 )
+# Where an index's files are, when its pages lead elsewhere. Only for these: behind an operator's mirror the public host
+# of the files would hand out, by a direct URL, what the mirror does not have.
+FILES_OF = {
+    "pypi.org": "files.pythonhosted.org",
+    "test.pypi.org": "test-files.pythonhosted.org",
+    "proxy.golang.org": "storage.googleapis.com",
+    "index.crates.io": "static.crates.io",
+}
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RECORDS = 10_000
 NAMED = re.compile(r"^[\w.-]+=(?=https?://)")
@@ -104,6 +109,20 @@ def hosts_of(values: Mapping[str, str]) -> frozenset[Address]:
     return frozenset(found)
 
 
+def indexes(index_env: Mapping[str, str]) -> frozenset[Address]:
+    """The package indexes of the operator's settings, and those that a client takes by itself where they name none."""
+    own = (host for names, hosts in OWN_INDEXES if not any(index_env.get(name) for name in names) for host in hosts)
+    found = hosts_of(index_env) | _checksums(index_env.get("GOSUMDB", "")) | {(host, 443) for host in own}
+    return found | {(FILES_OF[host], 443) for host, port in found if host in FILES_OF and port == 443}
+
+
+def _checksums(gosumdb: str) -> frozenset[Address]:
+    """The host of `GOSUMDB` where it is no URL: `off`, a database's name, `name+hash+key` and maybe its URL behind."""
+    name, *url = gosumdb.split() or ["off"]
+    host = name.partition("+")[0].partition("/")[0]
+    return frozenset() if url or host == "off" else frozenset({(normalized(host), 443)})
+
+
 @dataclass
 class Egress:
     """The way out of one step: what is allowed, through which upstream proxy, and everything that was tried.
@@ -122,9 +141,8 @@ class Egress:
     def for_indexes(
         cls, index_env: Mapping[str, str], *, upstream_proxy: str = "", request_hosts: frozenset[str] = frozenset()
     ) -> Egress:
-        """The public indexes of every runtime, and whatever URLs the operator's settings name."""
-        hosts = frozenset(PUBLIC_INDEXES) | hosts_of(index_env)
-        return cls(EgressPolicy(hosts=hosts, request_hosts=request_hosts), upstream_proxy)
+        """What `indexes` finds in the operator's settings, and hosts that a request names."""
+        return cls(EgressPolicy(hosts=indexes(index_env), request_hosts=request_hosts), upstream_proxy)
 
     def decide(self, host: str, port: int) -> Decision:
         """Whether and where to connect. Resolves a name that is allowed or may be; never another."""

@@ -113,9 +113,41 @@ def test_hosts_are_read_from_the_operators_settings() -> None:
     }
 
 
-def test_the_public_indexes_are_there_by_default() -> None:
-    hosts = Egress.for_indexes({"UV_INDEX_URL": "https://pypi.corp/simple"}).policy.hosts
-    assert {("pypi.corp", 443), ("pypi.org", 443), ("proxy.golang.org", 443), ("static.crates.io", 443)} <= hosts
+PYPI = {"pypi.org", "files.pythonhosted.org"}
+GO_PROXY = {"proxy.golang.org", "storage.googleapis.com"}
+GO_SUM = {"sum.golang.org"}
+CORP = "https://pypi.corp/simple"
+
+
+@pytest.mark.parametrize(
+    ("settings", "hosts"),
+    [
+        ({}, PYPI | GO_PROXY | GO_SUM),
+        ({"UV_DEFAULT_INDEX": CORP}, {"pypi.corp"} | GO_PROXY | GO_SUM),
+        ({"UV_INDEX_URL": CORP}, {"pypi.corp"} | GO_PROXY | GO_SUM),
+        ({"UV_DEFAULT_INDEX": ""}, PYPI | GO_PROXY | GO_SUM),
+        ({"UV_INDEX": f"mine={CORP}"}, {"pypi.corp"} | PYPI | GO_PROXY | GO_SUM),
+        ({"UV_DEFAULT_INDEX": "https://pypi.org/simple"}, PYPI | GO_PROXY | GO_SUM),
+        ({"UV_DEFAULT_INDEX": CORP, "UV_INDEX": "https://pypi.org/simple"}, {"pypi.corp"} | PYPI | GO_PROXY | GO_SUM),
+        ({"UV_DEFAULT_INDEX": CORP, "FILES": "https://files.corp"}, {"pypi.corp", "files.corp"} | GO_PROXY | GO_SUM),
+        ({"GOPROXY": "https://go.corp,direct"}, {"go.corp"} | PYPI | GO_SUM),
+        ({"GOPROXY": "https://go.corp|https://proxy.golang.org"}, {"go.corp"} | GO_PROXY | PYPI | GO_SUM),
+        ({"GOPROXY": "off"}, PYPI | GO_SUM),
+        ({"GOPROXY": "https://go.corp", "GONOSUMDB": "corp/*", "GOPRIVATE": "corp/*"}, {"go.corp"} | PYPI | GO_SUM),
+        ({"GOSUMDB": "off"}, PYPI | GO_PROXY),
+        ({"GOSUMDB": "sum.golang.org"}, PYPI | GO_PROXY | GO_SUM),
+        ({"GOSUMDB": "sum.corp+033de0ae+Ac4z"}, PYPI | GO_PROXY | {"sum.corp"}),
+        ({"GOSUMDB": "sum.golang.org+033de0ae+Ac4z https://sum.corp/x"}, PYPI | GO_PROXY | {"sum.corp"}),
+    ],
+)
+def test_a_clients_public_indexes_are_open_only_where_no_setting_sends_it_elsewhere(
+    settings: dict[str, str], hosts: set[str]
+) -> None:
+    python_and_go = settings | {
+        name: "https://other.corp" for name in ("CARGO_REGISTRIES_CRATES_IO_INDEX", "NPM_CONFIG_REGISTRY", "JSR_URL")
+    }
+    found = Egress.for_indexes(python_and_go).policy.hosts
+    assert found == {(host, 443) for host in hosts | {"other.corp"}}
 
 
 def test_records_tell_refused_from_unreachable() -> None:
