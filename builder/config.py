@@ -34,6 +34,12 @@ CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CE
 # A URL with a user (and maybe a password), and variables that exist to hold a secret (UV_INDEX_X_PASSWORD, GOAUTH).
 CREDENTIAL_URL = re.compile(r"://[^/?#\s,|]*@")
 CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
+# pip's settings by uv's names: fetch steps run uv, which does not read pip's. Not where either of uv's own is set.
+UV_FOR_PIP = {
+    "PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
+    "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
+}
+NO_PROXY_VARIABLES = ("NO_PROXY", "no_proxy")
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 # A segment of repository names, and of folders of a node: nothing that leads out of either.
 ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
@@ -121,6 +127,7 @@ class Settings(BaseModel):
     index_env: dict[str, str] = Field(default_factory=dict, description="package index variables of build steps")
     ca_bundle: str = Field("", description="CA bundle that fetch steps trust")
     upstream_proxy: str = Field("", description="HTTP proxy that the egress proxy goes through")
+    no_proxy: tuple[str, ...] = Field((), description="hosts it reaches by itself; as NO_PROXY: a domain, CIDR or *")
     # Faults, for tests
     crash_at: str = Field("", description="label at which this process kills itself with SIGKILL")
 
@@ -167,7 +174,7 @@ class Loaded:
 
 
 def _is_secret(name: str) -> bool:
-    return any(word in name for word in ("token", "password", "message_key", "index_env", "_proxy", "_url"))
+    return any(word in name for word in ("token", "password", "message_key", "index_env", "upstream_proxy", "_url"))
 
 
 def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ) -> Loaded:
@@ -209,11 +216,26 @@ def _defaults(environ: Mapping[str, str]) -> Source:
         "data_dir": str(home),
         "node_dir": "/var/lib/ignite-builder" if is_root else str(home / "node"),
         "node_id": os.uname().nodename,
-        "index_env": {name: environ[name] for name in INDEX_VARIABLES if environ.get(name)},
+        "index_env": _index_env(environ),
         "ca_bundle": next((environ[name] for name in CA_VARIABLES if environ.get(name)), ""),
         "upstream_proxy": next((environ[name] for name in PROXY_VARIABLES if environ.get(name)), ""),
+        "no_proxy": _words(next((environ[name] for name in NO_PROXY_VARIABLES if environ.get(name)), "")),
     }
     return values, "default"
+
+
+def _words(text: str) -> tuple[str, ...]:
+    """The words of a list with commas or blanks, as programs read NO_PROXY."""
+    return tuple(text.replace(",", " ").split())
+
+
+def _index_env(environ: Mapping[str, str]) -> dict[str, str]:
+    """The index settings of the worker's own clients."""
+    found = {name: environ[name] for name in INDEX_VARIABLES if environ.get(name)}
+    for pips, uvs in UV_FOR_PIP.items():
+        if pips in found and not any(name in found for name in uvs):
+            found[uvs[0]] = " ".join(found[pips].split())
+    return found
 
 
 def _file(environ: Mapping[str, str]) -> Source:

@@ -68,10 +68,11 @@ class EgressPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """`addresses` are those to connect to (resolved once); empty unless allowed."""
+    """`addresses` are those to connect to (resolved once); empty unless allowed. `upstream`: through that proxy."""
 
     verdict: Verdict
     addresses: tuple[str, ...] = ()
+    upstream: str = ""
     why: str = ""
 
 
@@ -91,6 +92,37 @@ def is_global(text: str) -> bool:
         if any(part is not None and not is_global(str(part)) for part in inner):
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
+
+
+def bypasses(host: str, port: int, no_proxy: tuple[str, ...]) -> bool:
+    """Whether a host is reached without the upstream proxy, as Go reads `NO_PROXY`: a domain stands for itself and all
+    below it, `.example.org` only for those, `host:port` for one port, a CIDR for hosts named by address, `*` for all.
+    The machine itself is never behind a proxy."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        address = None
+    if host == "localhost" or (address is not None and address.is_loopback):
+        return True
+    return any(_matches(entry.strip().lower(), host, port, address) for entry in no_proxy)
+
+
+def _matches(entry: str, host: str, port: int, address: ipaddress.IPv4Address | ipaddress.IPv6Address | None) -> bool:
+    if entry == "*":
+        return True
+    if address is not None and "/" in entry:
+        try:
+            return address in ipaddress.ip_network(entry, strict=False)
+        except ValueError:
+            return False
+    name, colon, number = entry.rpartition(":")
+    if colon and number.isdecimal() and (":" not in name or name.endswith("]")):
+        if int(number) != port:
+            return False
+        entry = name
+    entry = normalized(entry.removeprefix("*"))
+    below = entry if entry.startswith(".") else f".{entry}"
+    return bool(entry) and (host == entry or (address is None and host.endswith(below)))
 
 
 def normalized(host: str) -> str:
@@ -127,11 +159,13 @@ def _checksums(gosumdb: str) -> frozenset[Address]:
 class Egress:
     """The way out of one step: what is allowed, through which upstream proxy, and everything that was tried.
 
-    `upstream_proxy` is `http://host:port` or empty. Addresses are resolved once and kept while this lives.
+    `upstream_proxy` is `http://host:port` or empty, `no_proxy` whom it is not for (`bypasses`). Addresses are resolved
+    once and kept while this lives.
     """
 
     policy: EgressPolicy
     upstream_proxy: str = ""
+    no_proxy: tuple[str, ...] = ()
     resolve: Resolve = system_resolve
     records: list[EgressRecord] = field(default_factory=list)
     _pinned: dict[Address, tuple[str, ...]] = field(default_factory=dict)
@@ -139,10 +173,15 @@ class Egress:
 
     @classmethod
     def for_indexes(
-        cls, index_env: Mapping[str, str], *, upstream_proxy: str = "", request_hosts: frozenset[str] = frozenset()
+        cls,
+        index_env: Mapping[str, str],
+        *,
+        upstream_proxy: str = "",
+        no_proxy: tuple[str, ...] = (),
+        request_hosts: frozenset[str] = frozenset(),
     ) -> Egress:
         """What `indexes` finds in the operator's settings, and hosts that a request names."""
-        return cls(EgressPolicy(hosts=indexes(index_env), request_hosts=request_hosts), upstream_proxy)
+        return cls(EgressPolicy(hosts=indexes(index_env), request_hosts=request_hosts), upstream_proxy, no_proxy)
 
     def decide(self, host: str, port: int) -> Decision:
         """Whether and where to connect. Resolves a name that is allowed or may be; never another."""
@@ -150,8 +189,9 @@ class Egress:
         index = (host, port) in self.policy.hosts
         if not index and host not in self.policy.request_hosts:
             return Decision(verdict=Verdict.REFUSED, why="not a configured package index")
-        if index and self.upstream_proxy:
-            return Decision(verdict=Verdict.ALLOWED, addresses=(host,))
+        upstream = "" if bypasses(host, port, self.no_proxy) else self.upstream_proxy
+        if index and upstream:
+            return Decision(verdict=Verdict.ALLOWED, addresses=(host,), upstream=upstream)
         try:
             addresses = self._resolved(host, port)
         except OSError as error:
@@ -159,7 +199,7 @@ class Egress:
         private = [address for address in addresses if not is_global(address)]
         if not index and private:
             return Decision(verdict=Verdict.REFUSED, why=f"{private[0]} is not a public address")
-        return Decision(verdict=Verdict.ALLOWED, addresses=addresses)
+        return Decision(verdict=Verdict.ALLOWED, addresses=addresses, upstream=upstream)
 
     def record(self, entry: EgressRecord) -> None:
         """Keep it; the first 10,000 of a step are enough for anybody."""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from builder.sandbox.policy import DEFAULT_PORTS, Egress, EgressRecord, Verdict, normalized
+from builder.sandbox.policy import DEFAULT_PORTS, Decision, Egress, EgressRecord, Verdict, normalized
 
 PORT = 3128
 HEAD_LIMIT = 64 * 1024
@@ -161,7 +161,7 @@ class _Proxy:
         server = None
         if verdict is Verdict.ALLOWED:
             try:
-                server = self._connect(decision.addresses, port)
+                server = _connect(decision, port)
             except OSError as error:
                 verdict, why = Verdict.UNREACHABLE, str(error)
         if server is None:
@@ -182,17 +182,18 @@ class _Proxy:
                 EgressRecord(host=host, port=port, bytes_in=count[0], bytes_out=count[1], verdict=verdict)
             )
 
-    def _connect(self, addresses: tuple[str, ...], port: int) -> socket.socket:
-        """The first address that answers. Raises OSError."""
-        if self._egress.upstream_proxy:
-            return through_upstream(self._egress.upstream_proxy, addresses[0], port)
-        failed: OSError = OSError("no address")
-        for address in addresses:
-            try:
-                return socket.create_connection((address, port), timeout=CONNECT_TIMEOUT_S)
-            except OSError as error:
-                failed = error
-        raise failed
+
+def _connect(decision: Decision, port: int) -> socket.socket:
+    """The first address that answers. Raises OSError."""
+    if decision.upstream:
+        return through_upstream(decision.upstream, decision.addresses[0], port)
+    failed: OSError = OSError("no address")
+    for address in decision.addresses:
+        try:
+            return socket.create_connection((address, port), timeout=CONNECT_TIMEOUT_S)
+        except OSError as error:
+            failed = error
+    raise failed
 
 
 def through_upstream(upstream: str, host: str, port: int) -> socket.socket:

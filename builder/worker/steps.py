@@ -130,7 +130,9 @@ def _cache(attempt: Attempt, name: str) -> Path:
 
 def sandbox_egress(settings: Settings) -> sandbox.Egress:
     """The way out of a fetch step: the operator's package indexes and nothing else."""
-    return sandbox.Egress.for_indexes(settings.index_env, upstream_proxy=settings.upstream_proxy)
+    return sandbox.Egress.for_indexes(
+        settings.index_env, upstream_proxy=settings.upstream_proxy, no_proxy=settings.no_proxy
+    )
 
 
 def limit_of(reason: str, result: sandbox.Result, attempt: Attempt) -> tuple[int, int, str]:

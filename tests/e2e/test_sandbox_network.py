@@ -199,7 +199,9 @@ def test_the_operators_proxy_is_logged_in_to_from_outside(work: Path) -> None:
 
 def fetching(work: Path, mounts: tuple[sandbox.Mount, ...], argv: tuple[str, ...], env: dict[str, str]) -> Ran:
     settings = load().settings
-    egress = sandbox.Egress.for_indexes(settings.index_env, upstream_proxy=settings.upstream_proxy)
+    egress = sandbox.Egress.for_indexes(
+        settings.index_env, upstream_proxy=settings.upstream_proxy, no_proxy=settings.no_proxy
+    )
     bundle = Path(settings.ca_bundle or BUNDLE).resolve()
     root = sandbox.host_root()
     root = sandbox.Root(mounts=(*root.mounts, *mounts, sandbox.Mount(source=bundle, dest=BUNDLE)))

@@ -46,3 +46,30 @@ def test_indexes_without_a_login_are_taken_and_reachable() -> None:
     assert settings.index_env == FREE
     expected = {("host.test", 8443), ("other.test", 443), ("proxy.golang.org", 443)}
     assert hosts_of(settings.index_env) == expected
+
+
+@pytest.mark.parametrize(
+    ("environ", "added"),
+    [
+        ({"PIP_INDEX_URL": "https://a.test/simple"}, {"UV_DEFAULT_INDEX": "https://a.test/simple"}),
+        ({"PIP_INDEX_URL": "https://a.test/simple", "UV_INDEX_URL": "https://b.test/simple"}, {}),
+        ({"PIP_INDEX_URL": "https://a.test/simple", "UV_DEFAULT_INDEX": "https://b.test/simple"}, {}),
+        (
+            {"PIP_EXTRA_INDEX_URL": "https://a.test/simple\n  https://b.test/simple"},
+            {"UV_INDEX": "https://a.test/simple https://b.test/simple"},
+        ),
+        ({"PIP_EXTRA_INDEX_URL": "https://a.test/simple", "UV_EXTRA_INDEX_URL": "https://b.test/simple"}, {}),
+    ],
+)
+def test_what_is_set_for_pip_alone_is_said_to_uv(environ: dict[str, str], added: dict[str, str]) -> None:
+    settings = config.load({}, {"HOME": "/nowhere", **environ}).settings
+    assert settings.index_env == environ | added
+
+
+def test_no_proxy_is_the_machines_own_and_no_secret() -> None:
+    environ = {"HOME": "/nowhere", "no_proxy": "localhost, .corp,10.0.0.0/8", "https_proxy": "http://u:hunter2@p:1"}
+    loaded = config.load({}, environ)
+    assert loaded.settings.no_proxy == ("localhost", ".corp", "10.0.0.0/8")
+    shown = {name: value for name, value, _ in loaded.describe()}
+    assert ".corp" in shown["no_proxy"] and "hunter2" not in shown["upstream_proxy"]
+    assert config.load({}, {"HOME": "/nowhere"}).settings.no_proxy == ()

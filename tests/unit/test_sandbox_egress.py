@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builder.sandbox import Egress, EgressPolicy, EgressRecord, Verdict
-from builder.sandbox.policy import hosts_of, is_global
+from builder.sandbox.policy import bypasses, hosts_of, is_global
 from builder.sandbox.proxy import BadRequest, environment, parse
 
 PUBLIC = "93.184.216.34"
@@ -78,6 +78,51 @@ def test_behind_an_upstream_proxy_an_index_goes_by_name_and_a_requested_host_by_
     way = egress(names, upstream="http://proxy:3128", request=("git.example",))
     assert way.decide("pypi.corp", 443).addresses == ("pypi.corp",)
     assert way.decide("git.example", 443).addresses == (PUBLIC,)
+
+
+@pytest.mark.parametrize(
+    ("entry", "host", "direct"),
+    [
+        ("pypi.corp", "pypi.corp", True),
+        ("corp", "pypi.corp", True),
+        (".corp", "pypi.corp", True),
+        ("*.corp", "pypi.corp", True),
+        ("PyPI.Corp.", "pypi.corp", True),
+        ("*", "pypi.corp", True),
+        ("pypi.corp:443", "pypi.corp", True),
+        ("pypi.corp:8443", "pypi.corp", False),
+        (".pypi.corp", "pypi.corp", False),
+        ("i.corp", "pypi.corp", False),
+        ("", "pypi.corp", False),
+        ("10.0.0.0/8", "10.1.2.3", True),
+        ("10.1.2.3", "10.1.2.3", True),
+        ("10.1.2.3:443", "10.1.2.3", True),
+        ("10.0.0.0/8", "11.1.2.3", False),
+        ("2.3", "10.1.2.3", False),
+        ("10.0.0.0/8", "pypi.corp", False),
+        ("10.0.0.0/99", "10.1.2.3", False),
+        ("fd00::/8", "fd00::1", True),
+        ("fd00::1", "fd00::1", True),
+        ("fd00:0:1::2:443", "fd00:0:1::2", False),
+        ("[fd00::1]:443", "fd00::1", True),
+        ("[fd00::1]:444", "fd00::1", False),
+        ("other", "localhost", True),
+        ("other", "127.0.0.2", True),
+        ("other", "::1", True),
+    ],
+)
+def test_whom_the_upstream_proxy_is_not_for(entry: str, host: str, direct: bool) -> None:
+    assert bypasses(host, 443, ("x.example", entry)) is direct
+
+
+def test_an_internal_mirror_behind_a_corporate_proxy_is_reached_by_itself() -> None:
+    names = Names({"pypi.corp": [("10.1.2.3",)], "out.example": [(PUBLIC,)]})
+    indexes = {"UV_DEFAULT_INDEX": "https://pypi.corp/simple", "UV_INDEX": "https://out.example/simple"}
+    way = Egress.for_indexes(indexes, upstream_proxy="http://proxy:3128", no_proxy=("corp",))
+    way.resolve = names
+    inside, outside = way.decide("pypi.corp", 443), way.decide("out.example", 443)
+    assert (inside.addresses, inside.upstream) == (("10.1.2.3",), "")
+    assert (outside.addresses, outside.upstream) == (("out.example",), "http://proxy:3128")
 
 
 @pytest.mark.parametrize(
