@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import uids
 from tests.build_fixtures import (
     GO_MODULE,
     PYTHON_WITH_A_WHEEL,
@@ -26,8 +28,12 @@ from tests.build_fixtures import (
 pytestmark = pytest.mark.e2e
 APART_MS = 3000
 ONE_UMASK, OTHER_UMASK = 0o022, 0o077
-ONE = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8"}
-OTHER = {"TZ": "Asia/Tokyo", "LC_ALL": "C", "LANG": "C"}
+# Python takes C for C.UTF-8, so only a real other locale makes a difference.
+LOCALE = "de_DE.UTF-8"
+ONE = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
+OTHER = {"TZ": "Asia/Tokyo", "LC_ALL": LOCALE, "LANG": LOCALE, "PYTHONUTF8": "0"}
+NAMES = {name: "x\n" for name in ("ä.txt", "B.txt", "a.txt")}
+"""Files that the two locales order in different ways."""
 
 
 @contextmanager
@@ -53,15 +59,24 @@ def all_cores() -> set[int]:
 
 @pytest.fixture(scope="module")
 def here(start: Callable[..., object], all_cores: set[int]) -> Iterator[Server]:
-    """A node with all cores."""
-    yield from started(start, all_cores, ONE_UMASK, ONE)
+    """A node with all cores, and the package caches of earlier sessions."""
+    yield from started(start, all_cores, ONE_UMASK, ONE, own_caches=False, build_uid=uids.SERVER)
 
 
 @pytest.fixture(scope="module")
-def elsewhere(start: Callable[..., object], all_cores: set[int]) -> Iterator[Server]:
-    """A node with one core, one slot, and another umask, time zone, locale and path."""
+def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of locales (LOCPATH) with the other one, made from the system's sources."""
+    folder = tmp_path_factory.mktemp("locales")
+    argv = ("localedef", "--no-archive", "-i", "de_DE", "-f", "UTF-8", str(folder / LOCALE))
+    subprocess.run(argv, check=True, capture_output=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def elsewhere(start: Callable[..., object], all_cores: set[int], locales: Path) -> Iterator[Server]:
+    """A node with one core, one slot, empty caches, and another umask, time zone, locale and path."""
     flags = {"slots": 1, "node_prefix": "another-node-with-a-much-longer-name-"}
-    yield from started(start, {min(all_cores)}, OTHER_UMASK, OTHER, **flags)
+    yield from started(start, {min(all_cores)}, OTHER_UMASK, OTHER | {"LOCPATH": str(locales)}, **flags)
 
 
 def started(
@@ -121,10 +136,21 @@ def test_the_nodes_differ_in_all_that_could_leak(here: Server, elsewhere: Server
     assert one.build_uid != other.build_uid
 
 
+def test_the_locales_order_names_in_different_ways(locales: Path) -> None:
+    def ordered(environ: dict[str, str]) -> list[str]:
+        argv, env = ("sort",), environ | {"PATH": os.environ["PATH"], "LOCPATH": str(locales)}
+        done = subprocess.run(argv, input="\n".join(NAMES), env=env, capture_output=True, text=True, check=True)
+        return done.stdout.split()
+
+    assert ordered(ONE) == ["B.txt", "a.txt", "ä.txt"]
+    assert ordered(OTHER) == ["a.txt", "ä.txt", "B.txt"]
+
+
 @pytest.mark.parametrize(
     ("runtime", "files"), [("python", PYTHON_WITH_A_WHEEL), ("go", GO_MODULE)], ids=["python", "go"]
 )
 def test_the_same_source_gives_the_same_digest(here: Server, elsewhere: Server, runtime: str, files: Files) -> None:
+    files = {**files, **NAMES}
     first = here.build("same", zip_of(files), runtime, no_cache=True)
     time.sleep(max(0.0, (first.created_at_ms + APART_MS) / 1000 - time.time()))
     again = here.build("same", zip_of(files), runtime, no_cache=True)
