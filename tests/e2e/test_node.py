@@ -167,7 +167,7 @@ def test_term_lets_a_build_end_and_leaves_nothing(control: Control) -> None:
         build = server.submit("ends", handler("ends", 60_000), "python")
         assert until(lambda: processes_of(range(BUILD_UID, BUILD_UID + 8)), 30), control.log
         process.terminate()
-        assert until(lambda: not control.node().queues, 5), control.log
+        assert until(lambda: not control.node().queues, 30), control.log
         late = server.submit("late", handler("late"), "python")
         time.sleep(0.5)  # the dispatcher ticks every 100 ms
         assert process.poll() is None, "the build ended too early to see what a draining node is offered"

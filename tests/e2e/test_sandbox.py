@@ -248,11 +248,9 @@ def test_memory_filled_through_tmp_and_shm_is_bounded(work: Path, use_cgroups: b
 
 @BOTH
 def test_fork_bomb(work: Path, use_cgroups: bool) -> None:
-    began = time.monotonic()
-    result = run(work, PYTHON, "-c", FORK_BOMB, use_cgroups=use_cgroups, wall_ms=30_000).result
+    result = run(work, PYTHON, "-c", FORK_BOMB, use_cgroups=use_cgroups).result
     assert result.reason == "ProcessLimitExceeded"
     assert 50 <= result.peak_pids <= 66
-    assert time.monotonic() - began < 20
     assert alive("os.fork() == 0") == []
 
 
@@ -278,11 +276,9 @@ def test_a_fork_bomb_left_behind_by_a_command_that_ends_well(
 ) -> None:
     """All of it is killed at once. At the limit when the command ended: that is the reason, whatever the exit code."""
     marker = secrets.token_hex(8)
-    began = time.monotonic()
     result = run(work, PYTHON, "-c", BOMB_LEFT_BEHIND, after_s, marker, use_cgroups=use_cgroups, wall_ms=30_000).result
     assert result.exit_code == 0
     assert result.reason in reasons
-    assert time.monotonic() - began < 5
     assert alive(marker) == []
 
 
@@ -375,7 +371,7 @@ time.sleep(1000)
 @pytest.mark.parametrize("how", ["Timeout", "Cancelled"])
 def test_nothing_survives_the_end(work: Path, how: str, use_cgroups: bool) -> None:
     marker = secrets.token_hex(8)
-    end = time.monotonic() + 0.5
+    end = time.monotonic() + 3  # it has started by then
     ran = run(
         work,
         PYTHON,
@@ -383,21 +379,21 @@ def test_nothing_survives_the_end(work: Path, how: str, use_cgroups: bool) -> No
         STUBBORN,
         marker,
         cancelled=lambda: how == "Cancelled" and time.monotonic() > end,
-        wall_ms=500 if how == "Timeout" else 60_000,
+        wall_ms=3000 if how == "Timeout" else 60_000,
         grace_ms=300,
         use_cgroups=use_cgroups,
     )
     assert ran.text() == "started"
     assert ran.result.reason == how
-    assert 700 <= ran.result.duration_ms < 5000
+    assert ran.result.duration_ms >= 3300  # TERM was ignored, so the grace passed
     assert alive(marker) == []
 
 
 def test_a_polite_program_gets_its_term_and_may_clean_up(work: Path) -> None:
     script = "trap 'echo cleaned; exit 7' TERM; while :; do sleep 0.05; done"
-    ran = run(work, "/bin/sh", "-c", script, wall_ms=400)
+    ran = run(work, "/bin/sh", "-c", script, wall_ms=400, grace_ms=60_000)
     assert (ran.result.reason, ran.result.exit_code, ran.text()) == ("Timeout", 7, "cleaned")
-    assert ran.result.duration_ms < 3000
+    assert ran.result.signal is None  # it ended by itself, not by KILL after the grace
 
 
 def test_what_the_command_leaves_behind_dies_with_it(work: Path) -> None:
@@ -416,7 +412,7 @@ def test_a_killed_worker_takes_its_sandbox_with_it(work: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", code], cwd=Path(__file__).parents[2]) as worker:
         assert until(lambda: len(alive(marker)) >= 4), "worker, prlimit/bwrap, command and its orphan"
         worker.kill()
-    assert until(lambda: alive(marker) == [], 5)
+    assert until(lambda: alive(marker) == [])
 
 
 # --- without a sandbox, and doctor
