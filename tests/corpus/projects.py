@@ -6,9 +6,12 @@ of their row.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
+import re
+import shutil
 import subprocess
 import tarfile
 import tempfile
@@ -85,7 +88,27 @@ def fetch(project: Project, kept: Path) -> bytes:
     return data
 
 
+def go_sum(archive: bytes) -> str:
+    """What go.sum says of a module's ZIP: Hash1 of golang.org/x/mod/sumdb/dirhash."""
+    lines = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files(archive).items()))
+    return "h1:" + base64.b64encode(hashlib.sha256("".join(lines).encode()).digest()).decode()
+
+
+def allowed_hashes(project: Project) -> set[str]:
+    """The sha256 of every file of the package that the Python manifest of ours would take."""
+    if "uv.lock" in project.ours:
+        packages = tomllib.loads(project.ours["uv.lock"].decode())["package"]
+        (own,) = (one for one in packages if one["name"] == project.package)
+        found = [one["hash"] for one in (*own.get("wheels", ()), *([own["sdist"]] if "sdist" in own else ()))]
+        return {one.removeprefix("sha256:") for one in found}
+    text = project.ours["requirements.txt"].decode().replace("\\\n", " ")
+    (line,) = (one for one in text.splitlines() if one.startswith(f"{project.package}=={project.version} "))
+    return set(re.findall(r"--hash=sha256:([0-9a-f]{64})", line))
+
+
 def _from_go(project: Project) -> bytes:
+    if shutil.which("go") is None:
+        raise AssertionError("go is not on PATH: the corpus needs Go 1.24 or newer for its Go projects")
     with tempfile.TemporaryDirectory() as folder:  # outside of any module, so that no go.mod of ours takes part
         argv = ["go", "mod", "download", "-json", f"{project.package}@{project.version}"]
         done = subprocess.run(argv, check=False, cwd=folder, stdout=subprocess.PIPE, timeout=PATIENCE_S)

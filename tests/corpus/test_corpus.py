@@ -8,7 +8,7 @@ import pytest
 from builder import run
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import CALLER, Server
-from tests.corpus.projects import Project, build, count_lines
+from tests.corpus.projects import Project, allowed_hashes, build, count_lines, go_sum
 
 pytestmark = pytest.mark.e2e
 
@@ -17,15 +17,18 @@ def test_it_is_the_archive_of_its_row(project: Project, archive: bytes) -> None:
     assert count_lines(project, archive) == project.lines >= 2000
 
 
-def test_what_the_build_fetches_is_pinned_to_the_same_archive(project: Project) -> None:
+def test_what_the_build_fetches_is_pinned_to_the_same_archive(project: Project, archive: bytes) -> None:
+    """The manifest allows this one file of the package and no other."""
     if project.folder is not None:
         return
     if project.runtime == "go":
         pinned = project.ours["go.sum"].decode().splitlines()
-        assert any(line.startswith(f"{project.package} {project.version} h1:") for line in pinned)
+        prefix = f"{project.package} {project.version} h1:"
+        assert [line for line in pinned if line.startswith(prefix)] == [
+            f"{project.package} {project.version} {go_sum(archive)}"
+        ]
     else:
-        manifests = [data for name, data in project.ours.items() if name in ("requirements.txt", "uv.lock")]
-        assert any(project.sha256.encode() in data for data in manifests)
+        assert allowed_hashes(project) == {project.sha256}
 
 
 def test_it_answers(project: Project, built: pb.Build, server: Server) -> None:
