@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import shutil
@@ -18,7 +19,7 @@ from builder.cli.client import Client, Watcher
 from builder.cli.options import Common
 from builder.cli.plain import again_text, retry_text
 from builder.cli.safe import shown
-from builder.cli.stop import missing_here, mistake, refused_here
+from builder.cli.stop import missing_here, mistake, refused_here, unwritten
 from builder.cli.terminal import (
     ASCII,
     MAX_COLUMNS,
@@ -37,14 +38,21 @@ if TYPE_CHECKING:
     from builder.embedded import Embedded
 
 RECENT = 50
+GONE = (errno.EPIPE, errno.EIO)
+"""A pipe without a reader, a terminal that was hung up."""
 
 
 @dataclass
 class Out:
-    """One stream. A reader that went away ends its output silently; nothing else notices."""
+    """One stream. A reader or a terminal that went away ends its output silently; nothing else notices.
+
+    Anything else that keeps the answer from its place (a full disk) ends the command with `Stop`; the conversation has
+    no other place to say so.
+    """
 
     stream: TextIO
     closed: bool = False
+    is_answer: bool = False
 
     @property
     def is_terminal(self) -> bool:
@@ -61,11 +69,13 @@ class Out:
         try:
             self.stream.write(text)
             self.stream.flush()
-        except BrokenPipeError:
+        except OSError as error:
             self.closed = True
             # The interpreter flushes once more at exit; give it something that takes the rest.
             with contextlib.suppress(OSError, ValueError):
                 os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+            if self.is_answer and error.errno not in GONE:
+                raise unwritten(error) from None
 
 
 @dataclass

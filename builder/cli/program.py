@@ -56,7 +56,7 @@ def run_program(
     context = Context(
         common=Common(json=wants_json(argv)),
         environ=environ,
-        out=Out(stdout),
+        out=Out(stdout, is_answer=True),
         err=Out(stderr),
         stdin=stdin,
         now_ms=now_ms,

@@ -121,6 +121,17 @@ def mistake(message: str, *, where: str = "", next: str = "") -> Stop:
     return Stop("InvalidRequest", message, exit_code=2, where=where, next=next)
 
 
+def unwritten(error: OSError) -> Stop:
+    """The answer could not be written where stdout leads; what was done stays done."""
+    return Stop(
+        "ResourceExhausted",
+        f"the answer could not be written: {error.strerror or error}",
+        exit_code=CALL_EXITS["RESOURCE_EXHAUSTED"],
+        where="stdout",
+        next="Make room, or write elsewhere. What was done is kept; see it again: ignite-builder get",
+    )
+
+
 def build_exit(status: str, reason: str, error_class: str) -> int:
     """The exit code of an ended build; a class we do not know is not blamed on the user."""
     if status == "BUILD_STATUS_SUCCEEDED":

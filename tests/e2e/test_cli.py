@@ -509,6 +509,37 @@ def on_terminal(
     return process.wait(), data.decode()
 
 
+def test_a_build_outlives_the_terminal_it_was_started_on(
+    serve: Callable[[Api], Api], tmp_path: Path, source: Path
+) -> None:
+    api = serve(Api(lines=numbered(3)))
+    leader, follower = pty.openpty()
+    # The terminal of a session of its own, as a shell's is: whoever closes it sends HUP and makes writing an error.
+    owning = "import fcntl, sys, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); " + PROGRAM[-1]
+    process = subprocess.Popen(
+        [*PROGRAM[:-1], owning, "build", str(source)],
+        env=environ(api, tmp_path),
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        start_new_session=True,
+    )
+    os.close(follower)
+    until(lambda: api.calls("/logs/stream") == 1)
+    os.close(leader)
+    assert process.wait(PATIENCE_S) == 0
+    assert api.calls("/cancel") == 0
+    assert not list(tmp_path.rglob("reports/*")), "it took this for a bug"
+
+
+def test_an_answer_for_a_full_disk_is_no_bug_of_ours(serve: Callable[[Api], Api], tmp_path: Path, source: Path) -> None:
+    api = serve(finished(Api(lines=numbered(1))))
+    with Path("/dev/full").open("wb") as full:
+        argv = [*PROGRAM, "build", str(source)]
+        done = subprocess.run(argv, env=environ(api, tmp_path), stdout=full, stderr=subprocess.PIPE, check=False)
+    assert done.returncode == 7 and b"No space left on device" in done.stderr and b"Traceback" not in done.stderr
+
+
 def story() -> list[pb.LogEntry]:
     entries, sequence = [], 0
     for phase in PHASES:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -238,27 +241,41 @@ def test_interrupted_before_anything_exists_is_130_and_still_one_document(monkey
     assert ran.code == 130 and json.loads(ran.out)["reason"] == "Cancelled"
 
 
-def test_a_closed_pipe_ends_silently() -> None:
-    class Closed(program.Out):
-        pass
+class Failing:
+    """A stream that cannot be written."""
 
-    class Stream:
-        def isatty(self) -> bool:
-            return False
+    def __init__(self, number: int) -> None:
+        self.error = OSError(number, os.strerror(number))
 
-        def write(self, text: str) -> int:
-            raise BrokenPipeError
+    def isatty(self) -> bool:
+        return False
 
-        def flush(self) -> None:
-            raise BrokenPipeError
+    def write(self, text: str) -> int:
+        raise self.error
 
-        def fileno(self) -> int:
-            raise ValueError
+    def flush(self) -> None:
+        raise self.error
 
-    out = Closed(Stream())  # type: ignore[arg-type]
+    def fileno(self) -> int:
+        raise ValueError
+
+
+@pytest.mark.parametrize("number", [errno.EPIPE, errno.EIO])
+@pytest.mark.parametrize("is_answer", [True, False])
+def test_a_closed_pipe_and_a_hung_up_terminal_end_silently(number: int, is_answer: bool) -> None:
+    out = program.Out(Failing(number), is_answer=is_answer)  # type: ignore[arg-type]
     out.line("a")
     out.line("b")
     assert out.closed
+
+
+def test_an_answer_that_cannot_be_written_is_said_and_is_no_bug_of_ours() -> None:
+    err = io.StringIO()
+    full: Any = Failing(errno.ENOSPC)
+    code = program.run_program(["reasons"], {"LANG": "C.UTF-8"}, full, err, io.BytesIO(), load)
+    assert code == 7 and "REFUSED  ResourceExhausted" in err.getvalue() and "No space left" in err.getvalue()
+    answer = io.StringIO()
+    assert program.run_program(["reasons"], {}, answer, full, io.BytesIO(), load) == 0 and answer.getvalue()
 
 
 def test_request_of_build_has_what_was_typed(hello: Path) -> None:
