@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,7 @@ from builder.cli.stop import OUR_BUG, Stop
 from builder.config import Loaded
 from builder.errors import EXIT_CANCELLED
 
+BUILD_ARG = "--build-arg"
 # Click's base of every mistake at the command line; reached over the public name, since Typer vendors click.
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
@@ -153,8 +155,8 @@ def _message(error: Exception) -> str:
 
 
 def _our_bug(context: Context, error: Exception, argv: Sequence[str]) -> int:
-    """Ours: one block, the trace in a file. The report holds no setting, so no token."""
-    text = f"{PROG} {version()}\nargv: {list(argv)!r}\n\n" + "".join(traceback.format_exception(error))
+    """Ours: one block, the trace in a file. The report holds no token and no value of a build argument."""
+    text = f"{PROG} {version()}\nargv: {without_values(argv)!r}\n\n" + "".join(traceback.format_exception(error))
     stop = Stop(
         "Internal",
         f"{type(error).__name__} in {PROG} itself; this is a bug of ours",
@@ -166,12 +168,32 @@ def _our_bug(context: Context, error: Exception, argv: Sequence[str]) -> int:
     return _stopped(context, stop)
 
 
+def without_values(argv: Sequence[str]) -> list[str]:
+    """The command line with every value of `--build-arg` as `***`: people put secrets there, and send us reports."""
+    kept: list[str] = []
+    for word in argv:
+        name, equals, pair = word.partition("=")
+        if kept and kept[-1] == BUILD_ARG:
+            kept.append(_masked(word))
+        elif name == BUILD_ARG and equals:
+            kept.append(f"{name}={_masked(pair)}")
+        else:
+            kept.append(word)
+    return kept
+
+
+def _masked(pair: str) -> str:
+    return f"{pair.partition('=')[0]}=***" if "=" in pair else "***"
+
+
 def _report(context: Context, text: str) -> str:
     try:
         folder = Path(context.settings().data_dir) / "reports"
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{context.now_ms()}.txt"
-        path.write_text(text)
+        # A trace may quote what the program worked on: for this user alone, whatever the umask is.
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(text)
     except Exception:
         return "(it could not be written)"
     return str(path)

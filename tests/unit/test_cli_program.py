@@ -232,6 +232,26 @@ def test_our_own_bug_is_10_with_a_report_that_holds_no_setting(tmp_path: Path, m
     assert "ZeroDivisionError: oh" in report.read_text() and "canary" not in report.read_text()
 
 
+@pytest.mark.parametrize(
+    "words", [("--build-arg", "KEY=s3cret"), ("--build-arg=KEY=s3cret",), ("--build-arg", "s3cret")]
+)
+def test_a_report_is_for_its_user_alone_and_holds_no_build_argument(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    def broken(*args: object) -> int:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("builder.cli.commands.build.build", broken)
+    former = os.umask(0)
+    try:
+        ran = run("build", ".", *words, "--tag", "v1", settings=Settings(data_dir=str(tmp_path)))
+    finally:
+        os.umask(former)
+    (report,) = (tmp_path / "reports").iterdir()
+    assert ran.code == 10 and report.stat().st_mode & 0o777 == 0o600
+    assert "s3cret" not in report.read_text() and "'v1'" in report.read_text()
+
+
 def test_interrupted_before_anything_exists_is_130_and_still_one_document(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*args: object) -> int:
         raise KeyboardInterrupt
