@@ -11,9 +11,11 @@ import json
 import os
 import shutil
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +48,8 @@ class Running:
 
     url: str
     ready_ms: int
-    serving: sandbox.Serving
+    ended: Future[sandbox.Result]
+    """How the app ended, once it did. Raises as `sandbox.run` does."""
     said: Collection[str] = ()
 
 
@@ -98,16 +101,16 @@ def started(
             on_line=heard,
             use_cgroups=settings.use_cgroups,
         )
+        ended = _end_of(serving)
         try:
             url = f"http://{serving.address[0]}:{serving.address[1]}"
-            _await_ready(url, serving, said)
+            _await_ready(url, ended, said)
             ready_ms = int((time.monotonic() - began) * 1000)
-            yield Running(url=url, ready_ms=ready_ms, serving=serving, said=said)
+            yield Running(url=url, ready_ms=ready_ms, ended=ended, said=said)
         finally:
             serving.stop()
             # The app finishes what is in flight, from the very files that are removed next.
-            with suppress(BuildError):
-                serving.wait()
+            ended.exception()
     finally:
         shutil.rmtree(home, ignore_errors=True)
 
@@ -121,10 +124,25 @@ def run_artifact(
     """Run until interrupted, or until the app ends by itself. Raises `BuildError` when that was no good end."""
     with started(settings, build, on_line=on_line) as running:
         on_ready(running.url, running.ready_ms)
-        result = running.serving.wait()
+        result = running.ended.result()
         if result.reason != "Cancelled" and (result.reason or result.exit_code):
             raise _ended(result, running.said, "")
     return 0
+
+
+def _end_of(serving: sandbox.Serving) -> Future[sandbox.Result]:
+    """The end of an app, waited for in a thread: a `join` that Ctrl-C interrupts takes its thread for ended (CPython
+    3.11), so that nobody could wait for the app any more."""
+    ended: Future[sandbox.Result] = Future()
+
+    def wait() -> None:
+        try:
+            ended.set_result(serving.wait())
+        except Exception as error:
+            ended.set_exception(error)
+
+    threading.Thread(target=wait, name="app-end", daemon=True).start()
+    return ended
 
 
 def _ended(result: sandbox.Result, said: Collection[str], when: str) -> BuildError:
@@ -195,13 +213,13 @@ def pull(source: Destination, repository: str, digest: str, home: Path) -> dict[
     return dict(config["config"])
 
 
-def _await_ready(url: str, serving: sandbox.Serving, said: Collection[str]) -> None:
+def _await_ready(url: str, ended: Future[sandbox.Result], said: Collection[str]) -> None:
     """Ready: /healthz answers 2xx, or for a server without one any HTTP answer."""
     until = time.monotonic() + READY_S
     with httpx.Client(timeout=2, trust_env=False) as client:
         while time.monotonic() < until:
-            if not serving.running():
-                raise _ended(serving.wait(), said, " before it answered on $PORT")
+            if ended.done():
+                raise _ended(ended.result(), said, " before it answered on $PORT")
             with suppress(httpx.HTTPError):
                 if client.get(url + "/healthz").status_code < 500:
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,10 @@ class App:
 
     address = ("127.0.0.1", 1)
 
-    def __init__(self, ends: Result | None = None, running: bool = True) -> None:
-        self.ends, self.alive = ends, running
+    def __init__(self, ends: Result | None = None, *, at_once: bool = False) -> None:
+        self.ends, self.ending = ends, threading.Event()
+        if at_once:
+            self.ending.set()
         self.calls: list[str] = []
         self.options: dict[str, Any] = {}
         self.home = Path()
@@ -42,14 +45,17 @@ class App:
             options["on_line"]("stdout", f"line {number}".encode())
         return self
 
-    def running(self) -> bool:
-        return self.alive
-
     def stop(self) -> None:
         self.calls.append("stop")
+        self.ending.set()
+
+    def answered(self) -> None:
+        if self.ends is not None:
+            self.ending.set()
 
     def wait(self) -> Result:
-        self.calls.append("wait with files" if self.home.is_dir() else "wait without files")
+        self.ending.wait(60)
+        self.calls.append("ended with files" if self.home.is_dir() else "ended without files")
         return self.ends or result(143, "Cancelled")
 
 
@@ -57,17 +63,22 @@ class App:
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[App], App]:
     def put(app: App) -> App:
         monkeypatch.setattr("builder.run.sandbox.serve", app.serve)
+        answers(monkeypatch, 200, then=app.answered)
         return app
 
     monkeypatch.setattr(runs, "pull", lambda *args: CONFIG)
     monkeypatch.setattr("builder.run.os.geteuid", lambda: 1000)
-    answers(monkeypatch, 200)
     return put
 
 
-def answers(monkeypatch: pytest.MonkeyPatch, *statuses: int) -> None:
+def answers(monkeypatch: pytest.MonkeyPatch, *statuses: int, then: Callable[[], None] = lambda: None) -> None:
     left = iter(statuses)
-    transport = httpx.MockTransport(lambda request: httpx.Response(next(left)))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        then()
+        return httpx.Response(next(left))
+
+    transport = httpx.MockTransport(answer)
     client = Client(transport=transport)
     monkeypatch.setattr("builder.run.httpx.Client", lambda **options: client)
 
@@ -84,7 +95,7 @@ def test_an_app_keeps_its_files_until_it_has_ended(tmp_path: Path, play: Callabl
     app = play(App())
     with runs.started(settings(tmp_path), record()):
         assert app.home.is_dir()
-    assert app.calls == ["stop", "wait with files"]
+    assert app.calls == ["stop", "ended with files"]
     assert not app.home.exists()
 
 
@@ -114,8 +125,11 @@ def test_an_app_that_ends_well_or_is_stopped_is_none(tmp_path: Path, play: Calla
     assert runs.run_artifact(settings(tmp_path), record(), lambda url, ms: None) == 0
 
 
-def test_an_app_that_ends_before_it_answers_says_how(tmp_path: Path, play: Callable[[App], App]) -> None:
-    play(App(result(127), running=False))
+def test_an_app_that_ends_before_it_answers_says_how(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(App(result(127), at_once=True))
+    answers(monkeypatch, *[503] * 10_000)
     with pytest.raises(BuildError, match="exited 127 before it answered"), runs.started(settings(tmp_path), record()):
         pass
 
