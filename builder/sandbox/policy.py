@@ -31,6 +31,8 @@ FILES_OF = {
 }
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RECORDS = 10_000
+MOST_SAID = 20
+MOST_NAME = 253  # of a host, RFC 1035
 NAMED = re.compile(r"^[\w.-]+=(?=https?://)")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 Address = tuple[str, int]
@@ -43,6 +45,9 @@ class Verdict(enum.StrEnum):
     ALLOWED = "allowed"
     REFUSED = "refused"
     UNREACHABLE = "unreachable"
+
+
+ORDER = (Verdict.ALLOWED, Verdict.UNREACHABLE, Verdict.REFUSED)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,13 @@ def _checksums(gosumdb: str) -> frozenset[Address]:
     return frozenset() if url or host == "off" else frozenset({(normalized(host), 443)})
 
 
+def _size(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
 @dataclass
 class Egress:
     """The way out of one step: what is allowed, through which upstream proxy, and everything that was tried.
@@ -215,6 +227,22 @@ class Egress:
         """`host:port` of everything that was refused."""
         with self._lock:
             return frozenset(f"{r.host}:{r.port}" for r in self.records if r.verdict is Verdict.REFUSED)
+
+    def said(self) -> tuple[str, ...]:
+        """A line for each host and verdict, for the log; the indexes first: a step can name any number of others."""
+        sums: dict[tuple[Verdict, str], tuple[int, int]] = {}
+        with self._lock:
+            for record in self.records:
+                key = (record.verdict, f"{record.host[:MOST_NAME]}:{record.port}")
+                came, went = sums.get(key, (0, 0))
+                sums[key] = (came + record.bytes_in, went + record.bytes_out)
+        ranked = sorted(sums.items(), key=lambda item: (ORDER.index(item[0][0]), item[0][1]))
+        lines = [
+            f"egress {where} {verdict}" + (f", {_size(came)} in, {_size(went)} out" if came or went else "")
+            for (verdict, where), (came, went) in ranked[:MOST_SAID]
+        ]
+        more = len(ranked) - MOST_SAID
+        return (*lines, *((f"egress: {more} more hosts",) if more > 0 else ()))
 
     def _hosts(self, verdict: Verdict) -> frozenset[str]:
         with self._lock:

@@ -85,6 +85,8 @@ def run(attempt: Attempt, plan: Plan, step: Step) -> StepResult:
         cancelled=attempt.held.must_stop,
         grace_ms=settings.stop_grace_ms,
     )
+    for line in egress.said() if egress else ():
+        attempt.held.spool.add("BUILD", sandbox.Stream.SYSTEM.value, line)
     reason = result.reason or ""
     if not reason and result.exit_code and egress is not None and egress.unreachable():
         hosts = ", ".join(sorted(egress.unreachable()))

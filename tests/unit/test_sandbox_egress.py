@@ -203,6 +203,37 @@ def test_records_tell_refused_from_unreachable() -> None:
     assert way.unreachable() == {"b"}, "c answered in the end"
 
 
+def test_what_was_reached_is_said_a_line_for_each_host_the_indexes_first() -> None:
+    way = egress(Names({}))
+    for host, came, went, verdict in (
+        ("evil.example", 0, 0, "refused"),
+        ("pypi.corp", 1 << 20, 900, "allowed"),
+        ("pypi.corp", 1 << 18, 200, "allowed"),
+        ("go.corp", 0, 0, "unreachable"),
+    ):
+        way.record(EgressRecord(host=host, port=443, bytes_in=came, bytes_out=went, verdict=Verdict(verdict)))
+    assert way.said() == (
+        "egress pypi.corp:443 allowed, 1.2 MiB in, 1.1 KiB out",
+        "egress go.corp:443 unreachable",
+        "egress evil.example:443 refused",
+    )
+
+
+def test_a_step_that_asks_for_many_hosts_cannot_fill_the_log_nor_hide_an_index() -> None:
+    way = egress(Names({}))
+    for number in range(100):
+        refused = EgressRecord(host=f"{number}.{'x' * 999}", port=1, bytes_in=0, bytes_out=0, verdict=Verdict.REFUSED)
+        way.record(refused)
+    way.record(EgressRecord(host="z.corp", port=443, bytes_in=1, bytes_out=2, verdict=Verdict.ALLOWED))
+    lines = way.said()
+    assert (len(lines), lines[0], lines[-1]) == (
+        21,
+        "egress z.corp:443 allowed, 1 B in, 2 B out",
+        "egress: 81 more hosts",
+    )
+    assert max(map(len, lines)) < 300
+
+
 # --- requests
 
 

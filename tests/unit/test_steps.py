@@ -1,0 +1,72 @@
+"""What a build's log says of a step beside the step's own lines; steps in a real sandbox: tests/e2e."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from builder import sandbox
+from builder.config import Settings
+from builder.errors import PlatformError
+from builder.plan import Network, Plan, Step
+from builder.sandbox import EgressRecord, Verdict
+from builder.worker import steps
+from builder.worker.attempt import Attempt
+
+DONE = sandbox.Result(
+    exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
+)  # fmt: skip
+
+
+def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *tried: EgressRecord, code: int = 0) -> Any:
+    """The lines that a step adds to the log, when its connections were these."""
+    lines: list[tuple[str, str, str]] = []
+
+    def run(*_: object, egress: sandbox.Egress | None, **others: object) -> sandbox.Result:
+        for record in tried:
+            assert egress is not None
+            egress.record(record)
+        return sandbox.Result(**{**vars(DONE), "exit_code": code})
+
+    monkeypatch.setattr(steps.sandbox, "run", run)
+    settings = Settings(index_env={"UV_DEFAULT_INDEX": "https://pypi.corp/simple"}, node_dir=str(tmp_path))
+    attempt = SimpleNamespace(
+        node=SimpleNamespace(settings=settings, uid=1),
+        held=SimpleNamespace(spool=SimpleNamespace(add=lambda *line: lines.append(line)), must_stop=lambda: False),
+        provided=SimpleNamespace(path=(), root=sandbox.Root()),
+        work=tmp_path,
+        deadline=1.0,
+        now=lambda: 0.0,
+    )
+    try:
+        steps.run(cast(Attempt, attempt), cast(Plan, None), Step(name="fetch", argv=("x",), network=network))
+    except PlatformError as error:
+        lines.append(("", "", error.reason))
+    return lines
+
+
+def connection(host: str, verdict: Verdict, came: int = 0) -> EgressRecord:
+    return EgressRecord(host=host, port=443, bytes_in=came, bytes_out=came, verdict=verdict)
+
+
+def test_a_fetch_step_ends_with_whom_it_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = connection("pypi.corp", Verdict.ALLOWED, 2048), connection("evil.example", Verdict.REFUSED)
+    assert ran(tmp_path, monkeypatch, Network.INDEX, *tried) == [
+        ("BUILD", "SYSTEM", "egress pypi.corp:443 allowed, 2.0 KiB in, 2.0 KiB out"),
+        ("BUILD", "SYSTEM", "egress evil.example:443 refused"),
+    ]
+
+
+def test_it_is_said_also_where_the_index_did_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = connection("pypi.corp", Verdict.UNREACHABLE)
+    assert ran(tmp_path, monkeypatch, Network.INDEX, tried, code=1) == [
+        ("BUILD", "SYSTEM", "egress pypi.corp:443 unreachable"),
+        ("", "", "PackageIndexUnavailable"),
+    ]
+
+
+def test_a_step_without_network_says_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ran(tmp_path, monkeypatch, Network.NONE) == []
