@@ -76,10 +76,70 @@ def test_a_syntax_error_is_told_with_its_place(tmp_path: Path) -> None:
 
 
 def test_an_error_that_only_compiling_shows_in_another_module(tmp_path: Path) -> None:
-    done = compile_step(tmp_path, {"handler.py": HANDLER, "lib/util.py": "x = 1\nreturn x\n"})
+    done = compile_step(tmp_path, {"handler.py": "import lib.util\n" + HANDLER, "lib/util.py": "x = 1\nreturn x\n"})
     found = diagnosis(done)
     assert (found["reason"], found["where"]) == ("CompileFailed", "lib/util.py:2:1")
     assert found["said"] == ['File "lib/util.py", line 2', "  return x", "SyntaxError: 'return' outside function"]
+
+
+BROKEN = "print 'for Python 2'\n"
+
+
+@pytest.mark.parametrize(
+    ("files", "where"),
+    [
+        ({"handler.py": "import a\n", "a.py": "import b.c\n", "b/c.py": BROKEN}, "b/c.py"),
+        ({"handler.py": "import b.c\n", "b/__init__.py": BROKEN, "b/c.py": ""}, "b/__init__.py"),
+        ({"handler.py": "from b import c\n", "b/c.py": BROKEN}, "b/c.py"),
+        ({"handler.py": "from b import *\n", "b/__init__.py": BROKEN}, "b/__init__.py"),
+        (
+            {"handler.py": "import b.c\n", "b/__init__.py": "", "b/c.py": "from . import d\n", "b/d.py": BROKEN},
+            "b/d.py",
+        ),
+        ({"handler.py": "import b.c.d\n", "b/c/d.py": "from ..e import x\n", "b/e.py": BROKEN}, "b/e.py"),
+        ({"handler.py": "import b\n", "b/__init__.py": "from .c import x\n", "b/c.py": BROKEN}, "b/c.py"),
+        ({"handler.py": "def handler(payload, ctx):\n    import b\n", "b.py": BROKEN}, "b.py"),
+        ({"main.py": "with open('x'):\n    import b\n", "b.py": BROKEN}, "b.py"),
+        ({"main.py": "import a\n", "a.py": "import b, a\n", "b.py": "import a, main, os\n", "main.pyi": BROKEN}, ""),
+    ],
+)
+def test_every_module_that_the_imports_lead_to_must_be_python(
+    tmp_path: Path, files: dict[str, str], where: str
+) -> None:
+    mode = "handler" if "handler.py" in files else "server"
+    done = compile_step(tmp_path, files, mode)
+    if where:
+        assert diagnosis(done)["where"].split(":")[0] == where
+    else:
+        assert done.returncode == 0, done.stderr
+
+
+def test_a_file_that_nobody_imports_is_told_packaged_and_not_compiled(tmp_path: Path) -> None:
+    conditional = "import sys\nif sys.version_info[0] == 2:\n    import old\ntry:\n    import older\nfinally: ...\n"
+    files = {
+        "handler.py": conditional + HANDLER,
+        "{{cookie}}/t.py": "{{ x }} = 1 +\n",
+        "old.py": BROKEN,
+        "older.py": BROKEN,
+        "deep.py": "x = " + "(" * 5000,
+        "zero.py": "\0",
+        "fine.py": "x = 1\n",
+    }
+    done = compile_step(tmp_path, files)
+    assert done.returncode == 0, done.stderr
+    told = sorted(line.split()[1] for line in done.stdout.splitlines() if line.startswith("warning: "))
+    assert told == ["deep.py", "old.py", "older.py", "zero.py", "{{cookie}}/t.py"]
+    out = tmp_path / "out" / "src"
+    assert {name for name in files if (out / name).is_file()} == set(files)
+    compiled = sorted(path.name.split(".")[0] for path in out.rglob("*.pyc"))
+    assert compiled == ["fine", "handler"]
+
+
+def test_many_such_files_do_not_fill_the_log(tmp_path: Path) -> None:
+    done = compile_step(tmp_path, {"handler.py": HANDLER} | {f"{number}.py": BROKEN for number in range(50)})
+    assert done.returncode == 0
+    assert "warning: and 30 more files" in done.stdout
+    assert len(done.stdout.splitlines()) == 22
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from pathlib import Path
 
 WORK = Path(os.environ.get("IGNITE_WORK", "/work"))
 PARTITIONS = 4
+MOST_WARNINGS = 20
 PLACES = (("src", "/app/src"), ("deps", "/app/deps"))
 
 
@@ -52,6 +53,58 @@ def parse(root: Path, path: Path) -> ast.Module:
     except (ValueError, RecursionError, MemoryError) as error:
         fail("CompileFailed", f"{name} cannot be parsed: {error}", name, [str(error)], f"Correct {name}, build again.")
     raise AssertionError
+
+
+def imported(tree: ast.Module, package: list[str]) -> Iterator[list[str]]:
+    """Dotted names, in parts, of what a module of `package` imports, in functions too.
+
+    Not below `if` and `try`: what is imported there may be for another Python, and nobody misses it in this one.
+    """
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Import):
+            yield from (alias.name.split(".") for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: max(0, len(package) - node.level + 1)] if node.level else []
+            base += node.module.split(".") if node.module else []
+            yield from ([*base, alias.name] for alias in node.names)
+        elif not isinstance(node, (ast.If, ast.Try, ast.TryStar)):
+            waiting.extend(ast.iter_child_nodes(node))
+
+
+def check_source(root: Path, entry: str) -> ast.Module:
+    """Parse the entry file and every module that its imports lead to; all other files only if they can be.
+
+    A template or a sample for another Python lies in many a project: it is told, packaged and not compiled.
+    """
+    files = {
+        path.relative_to(root).as_posix() for path in root.rglob("*.py") if path.is_file() and not path.is_symlink()
+    }
+    trees: dict[str, ast.Module] = {}
+    waiting = [entry]
+    while waiting:
+        name = waiting.pop()
+        if name in trees:
+            continue
+        trees[name] = parse(root, root / name)
+        for parts in imported(trees[name], name.split("/")[:-1]):
+            for end in range(1, len(parts) + 1):  # a.b.c runs a and a.b first
+                stem = "/".join(parts[:end])
+                found = next((file for file in (f"{stem}/__init__.py", f"{stem}.py") if file in files), "")
+                waiting += [found] if found else []
+    broken = []
+    for name in sorted(files - trees.keys()):
+        try:
+            compile((root / name).read_bytes(), name, "exec", dont_inherit=True)
+        except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+            broken.append(
+                f"warning: {name} is packaged but not compiled; it is no Python {sys.version_info[0]}: {error}"
+            )
+    more = len(broken) - MOST_WARNINGS
+    for line in (*broken[:MOST_WARNINGS], *((f"warning: and {more} more files",) if more > 0 else ())):
+        print(line)
+    return trees[entry]
 
 
 def defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
@@ -110,7 +163,9 @@ def compile_partition(number: int) -> None:
         mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
         try:
             py_compile.compile(str(path), dfile=shown, doraise=True, invalidation_mode=mode)
-        except (py_compile.PyCompileError, OSError, ValueError, RecursionError):
+        except (py_compile.PyCompileError, ValueError, RecursionError):
+            pass  # what must compile was compiled by the check
+        except OSError:
             if is_users:
                 raise
 
@@ -142,11 +197,9 @@ def clean_dependencies(deps: Path) -> None:
 def main(mode: str) -> None:
     """Check, copy, compile."""
     source, out = WORK / "src", WORK / "out"
-    for path in sorted(source.rglob("*.py")):
-        if path.is_file() and not path.is_symlink():
-            tree = parse(source, path)
-            if mode == "handler" and path == source / "handler.py":
-                check_handler(tree)
+    tree = check_source(source, "handler.py" if mode == "handler" else "main.py")
+    if mode == "handler":
+        check_handler(tree)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
     shutil.copytree(source, out / "src", symlinks=True, ignore=ignored)
     if (out / "deps").is_dir():
