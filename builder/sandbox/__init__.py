@@ -6,10 +6,15 @@ through a proxy at 127.0.0.1:3128, and nothing else: no route, no name server, n
 host's `/root`, `/home`, `/etc`, other builds' folders or processes, nor raise its limits on memory, CPU, processes,
 disk and time, nor outlive its end.
 
-What it can still learn: the kernel's version, CPU and memory size (`/proc`), and from `/proc/self/mountinfo` where its
-folders lie on the host. What shields less: without control groups memory is watched, not fenced, and CPU is not
-limited; the disk is watched (half a second, more with many files), not fenced; a cache is shared by all builds that
-are given it; the kernel itself is shared. The caller must keep a uid for one build at a time.
+What it can still learn: the kernel's version, CPU and memory size (`/proc`), and from `/proc/self/mountinfo` of each of
+its own folders and of nothing else the path within the host's file system (the node's folder, build id, claim and
+organization: `.../work/<build>-<claim>`, `.../caches/<organization>/<name>`, the toolchain), and that file system's
+device, type and options. A bind mount always shows this, and /proc/self cannot be covered; only a file system for each
+run would not, and the worker finds by it what an earlier one left.
+
+What shields less: without control groups memory is watched, not fenced, and CPU is not limited; the disk is watched
+(half a second, more with many files), not fenced; a cache is shared by all builds that are given it; the kernel itself
+is shared. The caller must keep a uid for one build at a time.
 
     run       one command under limits, line by line; `SandboxUnavailable` when it cannot be
     serve     an app in an empty network, one outside address relayed to its port

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.sandbox import host_root
 from tests.probe_fixtures import NAMES, SCRIPT, Host, answers
 from tests.sandbox_fixtures import PYTHON, UID, run, work_folder
 
@@ -113,3 +114,19 @@ def outside() -> Iterator[dict[str, str]]:
 @pytest.mark.parametrize("name", CONTROLS)
 def test_probe_can_succeed_without_the_sandbox(name: str, outside: dict[str, str]) -> None:
     assert outside[name] != ""
+
+
+def test_mountinfo_tells_where_the_runs_own_folders_are_and_nothing_else_of_the_host() -> None:
+    """What `builder/sandbox/__init__.py` admits: field 4 of proc(5), the path within the host's file system."""
+    with work_folder() as work:
+        cache = work.parent / "caches" / "acme" / "uv"
+        cache.mkdir(parents=True)
+        os.chown(cache, UID, UID)
+        ran = run(work, "/bin/cat", "/proc/self/mountinfo", caches={"uv": cache})
+    mounts = (line.split() for line in ran.text().splitlines())
+    told = {point: path for _, _, _, path, point, *_ in mounts if not point.startswith(("/dev/", "/etc/"))}
+    told = {point: path for point, path in told.items() if path not in ("/", "/newroot")}
+    known = {"/work": work, "/cache/uv": cache} | {mount.dest: mount.source for mount in host_root().mounts}
+    assert {"/work", "/cache/uv"} <= set(told) <= set(known)
+    for point, path in told.items():
+        assert str(known[point].resolve()).endswith(path)
