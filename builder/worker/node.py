@@ -1,7 +1,7 @@
 """A build node: the composition of a worker process. Registers, keeps itself known, gives hints to owners.
 
-The parent process registers before it forks and keeps doing so; what it learns (the key of the messages, that it
-drains) is in memory shared with its children. Every client with a connection is made after the fork.
+The parent process registers before it forks and keeps doing so; the key of the messages, which it learns there, is in
+memory shared with its children. Every client with a connection is made after the fork.
 """
 
 from __future__ import annotations
@@ -74,6 +74,8 @@ class Node:
         self.known = pipelines.load(settings.pipelines)
         self.toolchains = toolchains_of(settings)
         self._reads = Reads(queues=(), slots=settings.slots)
+        self._consumer: Any = None
+        self._told_to_drain = False
         self._draining_since = Value("d", 0.0)
         self._key = Array("c", KEY_BYTES)
         self._learn_key(settings.message_key)
@@ -109,6 +111,7 @@ class Node:
 
     def _on_ready(self, sender: Any, **_: object) -> None:
         self._reads = reads_of(sender.controller, self.settings)
+        self._consumer = sender
         self._known_by = threading.Thread(target=self._stay_known, daemon=True)
         self._known_by.start()
 
@@ -157,6 +160,17 @@ class Node:
             ),
         )
         self._learn_key(answer.message_key)
+        self._take_or_not(answer.drain)
+
+    def _take_or_not(self, drain: bool) -> None:
+        """Read no queue while the control side wants this node empty. What it runs ends as ever."""
+        if self._consumer is None or drain == self._told_to_drain:
+            return
+        self._told_to_drain = drain
+        log.info("told to drain" if drain else "told to take builds again", action="drain", drain=drain)
+        change = self._consumer.cancel_task_queue if drain else self._consumer.add_task_queue
+        for queue in self._reads.queues:
+            self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread
 
     def _learn_key(self, key: str) -> None:
         """A key that is changed while we run must reach the children, else they drop every hint until a restart."""

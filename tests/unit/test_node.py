@@ -55,11 +55,11 @@ class Registrar:
     """An API that only gives the key of the messages."""
 
     def __init__(self) -> None:
-        self.key = "one"
+        self.key, self.drain = "one", False
 
     def call(self, name: str, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         assert (name, request.node_id) == ("RegisterNode", SETTINGS.node_id)
-        return pb.RegisterNodeResponse(message_key=self.key)
+        return pb.RegisterNodeResponse(message_key=self.key, drain=self.drain)
 
 
 def test_a_new_key_reaches_the_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,3 +83,36 @@ def test_a_key_that_is_too_long_is_no_key(tmp_path: Path) -> None:
     api.key = "x" * (KEY_BYTES + 1)
     with pytest.raises(ApiUnreachable, match="4097 bytes"):
         node._register(cast(Any, api))
+
+
+class Consumer:
+    """Celery's consumer as far as a node asks it for something, always by `call_soon`."""
+
+    def __init__(self) -> None:
+        self.controller = worker(["compile.go", "compile.any"], concurrency=1)
+        self.said: list[str] = []
+
+    def call_soon(self, change: Any, queue: str) -> None:
+        change(queue)
+
+    def cancel_task_queue(self, queue: str) -> None:
+        self.said.append("-" + queue)
+
+    def add_task_queue(self, queue: str) -> None:
+        self.said.append("+" + queue)
+
+
+def test_a_node_that_shall_drain_reads_no_queue_until_it_may_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node, api, consumer = Node(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
+    monkeypatch.setattr(node, "_stay_known", lambda: None)
+    api.drain = True
+    node._register(cast(Any, api))  # before Celery reads anything; heard again by the next one
+    node._on_ready(consumer)
+    for drain, said in ((True, ["-compile.go", "-compile.any"]), (False, ["+compile.go", "+compile.any"])):
+        api.drain = drain
+        node._register(cast(Any, api))
+        node._register(cast(Any, api))
+        assert sorted(consumer.said) == sorted(said)
+        consumer.said.clear()
