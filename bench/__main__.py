@@ -40,25 +40,31 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and folders on memory go, too
     KEPT.mkdir(parents=True, exist_ok=True)
     sections = results.load(RAW)
+    measured, refused = commit(), list[str]()
     for name in asked.metrics or METRICS:
         began = time.monotonic()
         print(f"{name} …", flush=True)
-        rows, notes = METRICS[name](asked.pairs)
+        try:
+            rows, notes = METRICS[name](asked.pairs)
+        except PermissionError as error:  # of one metric; the others can do without
+            print(f"{name}: not measured: {error}; next: run it as root", file=sys.stderr)
+            refused.append(name)
+            continue
         date = time.strftime("%Y-%m-%d", time.gmtime())
-        sections[name] = Section(metric=name, commit=commit(), date=date, rows=rows, notes=notes)
+        sections[name] = Section(metric=name, commit=measured, date=date, rows=rows, notes=notes)
         results.save(RAW, sections)
         PAGE.write_text(document.render(sections, machine()))
         for row in rows:
             print(f"  {row.what}: {row.measured} ({row.spread}), target {row.target}: {row.verdict}")
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     print(f"wrote {PAGE.relative_to(ROOT)}; raw values in {RAW}")
-    return 0
+    return 1 if refused else 0
 
 
 def commit() -> str:
-    """The commit that was measured, and whether the checkout differed from it."""
+    """The commit that is measured, and whether the checkout differs from it in anything but the page itself."""
     named = said("git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD")
-    changed = said("git", "-C", str(ROOT), "status", "--porcelain", "--untracked-files=no", "--", "builder", "runtimes")
+    changed = said("git", "-C", str(ROOT), "status", "--porcelain", "--", ".", f":(exclude){PAGE.relative_to(ROOT)}")
     return f"{named} with uncommitted changes" if changed else named
 
 

@@ -6,21 +6,26 @@ and compilers are warm.
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from bench import ko, projects
 from bench.byhand import Hand
 from bench.pairs import Spread, differences, interleave, ratios, spread
 from bench.projects import Project
-from bench.results import Row, p95_row, ratio_row, time_row
+from bench.results import Row, if_long, p95_row, ratio_row, time_row
 from bench.servers import KEPT, Place, Server, place
+from builder.config import PREFIX
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]
 MOST_RATIO = 1.15
 MOST_MS, MOST_P95_MS = 60, 150
-COLD_ROUNDS = 3
 SMALL_FACTOR = 3
 
 
@@ -82,8 +87,8 @@ def _long(here: Place, server: Server, project: Project, label: str, rounds: int
     notes.append(_medians(label, took))
     notes.append(_same(label, ours, theirs))
     return [
-        ratio_row(f"{label}: service / bare", spread(bare), bare, MOST_RATIO),
-        ratio_row(f"{label}: service / typed", spread(typed), typed, MOST_RATIO),
+        if_long(ratio_row(f"{label}: service / bare", spread(bare), bare, MOST_RATIO), took["bare"]),
+        if_long(ratio_row(f"{label}: service / typed", spread(typed), typed, MOST_RATIO), took["typed"]),
     ]
 
 
@@ -107,12 +112,20 @@ def _against_ko(here: Place, server: Server, project: Project, rounds: int, note
     other = ko.Ko(project, here.folder / "ko", here.registry, ko.installed())
     other.prepare(here.bases, "go")
     build = _service(server, project, {}, {})
-    changed = interleave({"service": build, "ko": other.build}, rounds)
+    program = _program(here, server, project)
+    changed = interleave(
+        {"service": build, "program": lambda number: program(f"program-{number}"), "ko": other.build}, rounds
+    )
     again = project.archive("same")
     server.build(project, again)
     other.build("same")
     same = interleave(
-        {"service": lambda _: server.build(project, again)[0], "ko": lambda _: other.build("same")}, rounds
+        {
+            "service": lambda _: server.build(project, again)[0],
+            "program": lambda _: program("same"),
+            "ko": lambda _: other.build("same"),
+        },
+        rounds,
     )
 
     def cold(forget: Callable[[], None], arm: Callable[[int], float]) -> Callable[[int], float]:
@@ -123,17 +136,42 @@ def _against_ko(here: Place, server: Server, project: Project, rounds: int, note
         return run
 
     arms = {"service": cold(server.forget_compiler_cache, build), "ko": cold(other.forget_compiler_cache, other.build)}
-    empty = interleave(arms, COLD_ROUNDS, first=10_000, warm=0)
+    empty = interleave(arms, rounds, first=10_000, warm=0)
     rows = []
     for label, took, most in (
         ("Go service, one line changed: service / ko", changed, 0.7),
         ("Go service, unchanged: service / ko", same, 0.15),
         ("Go service, compiler cache empty, modules there: service / ko", empty, 1.0),
     ):
-        found = ratios(took["service"], took["ko"])
-        rows.append(ratio_row(label, spread(found), found, most))
+        for arm, what in (
+            ("service", label),
+            ("program", label.replace("service / ko", "`ignite-builder build` / ko")),
+        ):
+            if arm in took:
+                found = ratios(took[arm], took["ko"])
+                rows.append(ratio_row(what, spread(found), found, most))
         notes.append(_medians(label.partition(":")[0], took))
     return rows
+
+
+def _program(here: Place, server: Server, project: Project) -> Callable[[str], float]:
+    """`ignite-builder build` as a whole program, as `ko build` is one: with its start, reading and packing."""
+    folder, home = here.folder / "program", here.folder / "program-home"
+    home.mkdir()
+    env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    env |= {"HOME": str(home), PREFIX + "SERVER": server.running.url, PREFIX + "TOKEN": server.running.token}
+    argv = (str(Path(sys.executable).parent / "ignite-builder"), "build", str(folder), "--name", project.name)
+
+    def build(number: str) -> float:
+        project.write(folder, number)
+        began = time.perf_counter()
+        done = subprocess.run(argv, env=env, capture_output=True, text=True, check=False)
+        took = time.perf_counter() - began
+        if done.returncode:
+            raise RuntimeError(f"ignite-builder: {done.stderr}")
+        return took
+
+    return build
 
 
 def _medians(label: str, took: dict[str, list[float]]) -> str:

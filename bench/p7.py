@@ -12,10 +12,13 @@ from pathlib import Path
 from bench import projects
 from bench.byhand import Hand
 from bench.pairs import differences, interleave, ratios, spread
-from bench.results import Row, ratio_row, time_row
+from bench.results import Row, if_long, ratio_row, time_row
 from bench.servers import KEPT, Place, place
 from builder import config, sandbox
+from builder.config import Settings
+from builder.data import catalog_file
 from builder.embedded import ensure_bases, versions_here
+from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Step
 from builder.worker.steps import sandbox_egress
 from builder.worker.toolchains import toolchains_of
@@ -28,17 +31,22 @@ TRUE = "/usr/bin/true"
 
 
 def measure(rounds: int) -> Found:
-    """Spawns on the host's system folders, a step on the worker's own composed root."""
+    """Spawns and a step, each on the root that the worker composes for it, with its caches."""
     rows: list[Row] = []
     with place() as here:
+        settings = _node(here)
         work = _work(here.folder / "spawn")
+        shutil.copy(TRUE, work / "true")  # the root is an image without such small programs
+        root, caches = _python(here, settings)
         for label, egress in (("a build step (no network)", False), ("a fetch step (egress proxy)", True)):
-            took = interleave({"sandbox": _spawn(work, egress), "bare": _bare_spawn()}, rounds * SPAWNS, warm=3)
+            took = interleave(
+                {"sandbox": _spawn(work, root, caches, egress), "bare": _bare_spawn()}, rounds * SPAWNS, warm=3
+            )
             more = differences(took["sandbox"], took["bare"])
             rows.append(time_row(f"{label}: sandbox − bare spawn", spread(more), more, MOST_MS))
             rows.append(time_row(f"{label}: sandbox alone", spread(took["sandbox"]), took["sandbox"], None))
         rows.append(time_row("bare spawn alone", spread(took["bare"]), took["bare"], None))
-        compiled, medians = _compile(here, rounds)
+        compiled, medians = _compile(here, settings, rounds)
         rows.append(compiled)
     return tuple(rows), (medians,)
 
@@ -60,13 +68,30 @@ def _user() -> dict[str, int]:
     return {"user": UID, "group": UID} if os.geteuid() == 0 else {}
 
 
-def _spawn(work: Path, egress: bool) -> Callable[[int], float]:
-    root = sandbox.host_root()
+def _node(here: Place) -> Settings:
+    """Of a node with the kept bases and toolchains, all bases made."""
+    node = here.folder / "node"
+    node.mkdir()
+    for shared in ("bases", "toolchains"):
+        (KEPT / shared).mkdir(exist_ok=True)
+        (node / shared).symlink_to(KEPT / shared)
+    settings = config.load({"node_dir": str(node)}).settings
+    ensure_bases(settings)
+    return settings
+
+
+def _python(here: Place, settings: Settings) -> tuple[sandbox.Root, dict[str, Path]]:
+    """A Python step's root and caches. Go's root has no C library, so no program of the host starts there."""
+    row = catalogs.read(catalog_file(""), settings.default_versions).find("python")
+    return toolchains_of(settings).find(row).root, {"uv": _work(_made(here.folder / "caches" / "uv"))}
+
+
+def _spawn(work: Path, root: sandbox.Root, caches: dict[str, Path], egress: bool) -> Callable[[int], float]:
     way_out = sandbox_egress(config.load().settings)
 
     def spawn(_: int) -> float:
         began = time.perf_counter()
-        _run(sandbox.Command(argv=(TRUE,), work=work), root, way_out if egress else None)
+        _run(sandbox.Command(argv=("/work/true",), work=work, caches=caches), root, way_out if egress else None)
         return time.perf_counter() - began
 
     return spawn
@@ -97,15 +122,8 @@ def _run(command: sandbox.Command, root: sandbox.Root, egress: sandbox.Egress | 
         raise RuntimeError(f"{command.argv}: {result} {b' '.join(said[-5:])!r}")
 
 
-def _compile(here: Place, rounds: int) -> tuple[Row, str]:
+def _compile(here: Place, settings: Settings, rounds: int) -> tuple[Row, str]:
     """The compile step of a Go build, both as the build user, each with its own warm cache."""
-    node = here.folder / "node"
-    node.mkdir()
-    for shared in ("bases", "toolchains"):
-        (KEPT / shared).mkdir(exist_ok=True)
-        (node / shared).symlink_to(KEPT / shared)
-    settings = config.load({"node_dir": str(node)}).settings
-    ensure_bases(settings)
     project = projects.vendored(KEPT)
     inside = Hand(project, here.folder / "inside", here.registry, here.bases, versions_here(settings))
     outside = Hand(project, here.folder / "outside", here.registry, here.bases, versions_here(settings))
@@ -142,7 +160,8 @@ def _compile(here: Place, rounds: int) -> tuple[Row, str]:
     medians = (
         f"step: sandbox {spread(took['sandbox']).median:.3f} s, bare {spread(took['bare']).median:.3f} s (medians)"
     )
-    return ratio_row("a compile step of over a second: sandbox / bare", spread(found), found, MOST_RATIO), medians
+    row = ratio_row("a compile step of over a second: sandbox / bare", spread(found), found, MOST_RATIO)
+    return if_long(row, took["bare"]), medians
 
 
 def _made(folder: Path) -> Path:

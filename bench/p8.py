@@ -90,6 +90,12 @@ def _counted(
         notes.append(f"{label}: {lost} during the rebuilds; the count of processes is a lower bound")
     seen = ", ".join(f"{number} {method}" for method, number in sorted(requests.items())) or "no request at all"
     return [
-        count_row(f"{label}: processes of the build users in all rebuilds", again.of(users), 0, rounds),
+        count_row(
+            f"{label}: processes of the build users in all rebuilds",
+            again.of(users),
+            0,
+            rounds,
+            complete=not again.lost and not again.unknown,
+        ),
         count_row(f"{label}: blob bytes uploaded in all rebuilds", sent, 0, rounds, seen),
     ]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.pairs import Spread
+from bench.pairs import Spread, spread
 
 MET = "met"
 SHORT = "falls short"
 NO_TARGET = "–"
+NOT_KNOWN = "not known"
+LONG_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,11 @@ def ratio_row(what: str, found: Spread, raw: Sequence[float], most: float | None
     )
 
 
+def if_long(row: Row, against: Sequence[float]) -> Row:
+    """No verdict where what it was compared with took under a second: the target is for builds longer than that."""
+    return row if spread(against).median >= LONG_S else replace(row, verdict=NO_TARGET)
+
+
 def time_row(what: str, found: Spread, raw: Sequence[float], most_ms: float | None) -> Row:
     """A time in ms, its median judged."""
     return Row(
@@ -82,15 +89,15 @@ def p95_row(what: str, found: Spread, most_ms: float) -> Row:
     )
 
 
-def count_row(what: str, count: int, most: int, pairs: int, spread: str = "") -> Row:
-    """Something that was counted."""
+def count_row(what: str, count: int, most: int, pairs: int, spread: str = "", *, complete: bool = True) -> Row:
+    """Something that was counted. A count that is not `complete` is a lower bound: it can fall short, never be met."""
     return Row(
         what=what,
         target=str(most),
         measured=str(count),
         spread=spread or "counted",
         pairs=pairs,
-        verdict=judged(count, most),
+        verdict=judged(count, most) if complete or count > most else NOT_KNOWN,
     )
 
 

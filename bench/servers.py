@@ -114,7 +114,11 @@ def place() -> Iterator[Place]:
     KEPT.chmod(0o755)
     with (KEPT / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        folder = Path(tempfile.mkdtemp(prefix="ignite-builder-bench-", dir=MEMORY if MEMORY.is_dir() else None))
+        if not MEMORY.is_dir():
+            raise RuntimeError(
+                f"there is no {MEMORY}: on a disk these would be other numbers; next: mount a tmpfs there"
+            )
+        folder = Path(tempfile.mkdtemp(prefix="ignite-builder-bench-", dir=MEMORY))
         folder.chmod(0o755)
         try:
             with embedded.private_registry(folder / "registry") as registry:

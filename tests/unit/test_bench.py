@@ -10,7 +10,7 @@ from bench import document, results
 from bench.document import Machine
 from bench.pairs import differences, interleave, percentile, ratios, spread
 from bench.projects import read
-from bench.results import MET, SHORT, Row, Section
+from bench.results import MET, NO_TARGET, NOT_KNOWN, SHORT, Row, Section
 
 MACHINE = Machine(cores=2, memory_gib=8, cpu="A CPU | 3 GHz", system="Linux 6.1", tools="go1.26")
 
@@ -81,6 +81,17 @@ def test_times_are_shown_in_ms_and_p95_is_judged_apart() -> None:
 @pytest.mark.parametrize(("count", "verdict"), [(0, MET), (1, SHORT)])
 def test_a_count_is_judged_against_zero(count: int, verdict: str) -> None:
     assert results.count_row("x", count, 0, 10).verdict == verdict
+
+
+def test_a_count_that_lost_something_proves_nothing_but_that_there_were_some() -> None:
+    assert results.count_row("x", 0, 0, 10, complete=False).verdict == NOT_KNOWN
+    assert results.count_row("x", 1, 0, 10, complete=False).verdict == SHORT
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(1.0, MET), (0.99, NO_TARGET)])
+def test_a_target_for_long_builds_judges_no_short_one(seconds: float, verdict: str) -> None:
+    row = results.ratio_row("x", spread([1.1]), [1.1], 1.15)
+    assert results.if_long(row, [seconds]).verdict == verdict
 
 
 def section(metric: str, verdict: str, notes: tuple[str, ...] = ()) -> Section:
