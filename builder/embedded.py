@@ -14,9 +14,10 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError, PlatformError
 from builder.oci.base import BaseStore
 from builder.pipelines import catalog as catalogs
+from builder.plan import Toolchain
 from builder.worker.main import worker_argv
 from builder.worker.toolchains import toolchains_of
 
@@ -47,6 +49,18 @@ class Embedded:
     server: Any = None
     """The API's uvicorn server."""
 
+    without_base: Mapping[str, BuildError] = field(default_factory=dict)
+    """Runtime → why its base image could not be made."""
+
+    def require(self, row: Toolchain) -> None:
+        """One machine is all there is: what it cannot build would wait for another node. Raises `BuildError`."""
+        error, base = obstacle(self.settings, row), self.without_base.get(row.runtime)
+        if error is not None and base is not None:
+            message = f"{error.message}; its base image could not be made: {base.message}"
+            raise BuildError(error.reason, message, said=base.said)
+        if error is not None:
+            raise error
+
     def kill(self) -> None:
         """Leave at once: the sandboxes first, then no waiting for requests. What follows is `start`'s own way out."""
         if self.worker is not None:
@@ -62,8 +76,9 @@ def start(
     """Start all parts, end them again. Raises `BuildError` SandboxUnavailable and kin, which say what is missing."""
     with ExitStack() as stack:
         data = Path(settings.data_dir)
+        without_base: dict[str, BuildError] = {}
         if worker:
-            ensure_bases(settings)
+            without_base = ensure_bases(settings)
             settings = settings.model_copy(update={"default_versions": versions_here(settings)})
         (data / "run").mkdir(parents=True, exist_ok=True)
         # Standard output belongs to the command: what the control side tells goes to a file.
@@ -88,7 +103,7 @@ def start(
         mine = {**both, "server": url, "token": worker_token, "message_key": "", "tokens": ()}
         node = settings.model_copy(update=mine)
         process = stack.enter_context(running_worker(node, log)) if worker else None
-        running = Embedded(url, token, settings, control, redis, process, log, server)
+        running = Embedded(url, token, settings, control, redis, process, log, server, without_base)
         if process is not None:
             _await_node(running)
         yield running
@@ -165,17 +180,36 @@ def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
         )
 
 
-def ensure_bases(settings: Settings) -> None:
-    """Make the base images of the toolchains this machine has, once."""
+def ensure_bases(settings: Settings) -> dict[str, BuildError]:
+    """Make the base images of the toolchains this machine has, once. Answers why a runtime has none: a machine without
+    it can still build the others."""
     bases = BaseStore(Path(settings.node_dir) / "bases")
     runtimes = runtimes_dir()
     catalog = catalogs.read(catalog_file(settings.catalog))
+    failed = {}
     for name in pipelines.names(pipelines.load(settings.pipelines)):
-        with suppress(BuildError):
+        try:
             row = catalog.find(name)
             recipe = runtimes / name
             if (recipe / "base.toml").is_file():
                 bases.build(row.base, recipe)
+        except BuildError as error:
+            failed[name] = error
+    return failed
+
+
+def obstacle(settings: Settings, row: Toolchain) -> BuildError | None:
+    """What keeps this machine from building with a toolchain, and the command that mends it; None: nothing does."""
+    try:
+        toolchains_of(settings).find(row)
+    except BuildError as error:
+        recipe = runtimes_dir() / row.runtime / "base.toml"
+        bases = BaseStore(Path(settings.node_dir) / "bases")
+        recipes = [each["name"] for each in tomllib.loads(recipe.read_text())["base"]] if recipe.is_file() else []
+        if bases.get(row.base) is None and row.base not in recipes:
+            return BuildError("ToolchainUnavailable", f"{row.name}: there is no recipe of its base image {row.base}")
+        return error
+    return None
 
 
 def versions_here(settings: Settings) -> dict[str, str]:

@@ -275,7 +275,7 @@ def test_a_second_interrupt_kills_the_sandbox_of_a_build_of_its_own(
     alone: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    scripts = {"pipelines": '["tests.pipeline_script"]', "catalog": str(ROOT / "tests/data/catalog.toml")}
+    scripts = {"pipelines": "tests.pipeline_script", "catalog": str(ROOT / "tests/data/catalog.toml")}
     scripted = Program(alone.home, {**alone.settings, **scripts})
     (tmp_path / "build.py").write_text(HANGS + "# interrupted twice\n")
     with scripted.started("build", str(tmp_path)) as process:

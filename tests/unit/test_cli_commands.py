@@ -15,6 +15,8 @@ import pytest
 
 from builder.api import codec
 from builder.config import Settings
+from builder.errors import BuildError
+from builder.plan import Toolchain
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import build, failed_build, line, play, run, sse
 
@@ -87,6 +89,13 @@ class Local:
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.settings = Settings()
+        self.lacks: BuildError | None = None
+
+    def require(self, row: Toolchain) -> None:
+        self.calls.append(row.name)
+        if self.lacks is not None:
+            raise self.lacks
 
     def kill(self) -> None:
         self.calls.append("kill")
@@ -148,7 +157,7 @@ def test_without_a_server_the_second_interrupt_kills_what_was_started(
     calls = played_build(monkeypatch, signal.SIGINT, again=True)
     ran = run("build", handler_in(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
     assert ran.code == 130, ran
-    assert local.calls == ["start", "kill", "end"] and "cancel" in calls
+    assert local.calls == ["start", "python-3.11", "kill", "end"] and "cancel" in calls
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
@@ -158,7 +167,7 @@ def test_without_a_server_one_interrupt_or_a_gone_terminal_cancels(
     calls = played_build(monkeypatch, number, again=False)
     ran = run("build", handler_in(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
     assert ran.code == 130 and "CANCELLED" in ran.err, ran
-    assert local.calls == ["start", "end"] and "cancel" in calls
+    assert local.calls == ["start", "python-3.11", "end"] and "cancel" in calls
 
 
 def test_without_a_server_nothing_can_be_detached(tmp_path: Path, local: Local) -> None:
@@ -176,3 +185,22 @@ def test_the_first_interrupt_of_dev_drains(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setattr("builder.cli.commands.operate.threading.Event", Interrupted)
     ran = run("dev", settings=Settings(data_dir=str(tmp_path)))
     assert ran.code == 0 and local.calls == ["start", "end"], ran
+
+
+def test_without_a_server_a_toolchain_that_is_not_here_ends_the_build_at_once(tmp_path: Path, local: Local) -> None:
+    local.lacks = BuildError("ToolchainUnavailable", "python-3.12: there is no recipe of its base image python-3.12")
+    settings = Settings(server="", data_dir=str(tmp_path / "data"))
+    ran = run("build", handler_in(tmp_path), "--runtime-version", "3.12", settings=settings)
+    assert (ran.code, ran.out) == (75, ""), ran
+    assert "REFUSED  ToolchainUnavailable: python-3.12" in ran.err
+    assert ran.err.splitlines()[-1] == "next   See what is missing: ignite-builder doctor"
+    assert local.calls[:2] == ["start", "python-3.12"]
+
+
+def test_runtimes_says_what_can_be_built_here_and_what_is_missing(tmp_path: Path) -> None:
+    ran = run("runtimes", settings=Settings(node_dir=str(tmp_path)))
+    head, *rows = ran.out.splitlines()
+    assert head.split()[-1] == "HERE"
+    assert any("bases build python-3.11" in row for row in rows)
+    facts = json.loads(run("runtimes", "--json", settings=Settings(node_dir=str(tmp_path))).out)["runtimes"]
+    assert all(fact["here"] or fact["why"] for fact in facts)

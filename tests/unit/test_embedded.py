@@ -11,6 +11,9 @@ import pytest
 
 from builder import embedded
 from builder.config import Settings
+from builder.data import catalog_file
+from builder.errors import BuildError
+from builder.pipelines import catalog as catalogs
 
 
 class Process:
@@ -75,3 +78,29 @@ def test_the_rest_of_a_group_that_is_not_the_processs_own_is_left_alone(monkeypa
     process: Any = Process(KeyboardInterrupt())
     embedded.kill(process)
     assert process.calls == ["kill"]
+
+
+def running(settings: Settings, **facts: Any) -> embedded.Embedded:
+    parts: Any = None
+    return embedded.Embedded("", "", settings, parts, parts, None, Path(), **facts)
+
+
+def test_a_version_without_a_base_recipe_here_is_refused_in_words(tmp_path: Path) -> None:
+    row = catalogs.read(catalog_file("")).find("python", "3.12")
+    with pytest.raises(BuildError, match=r"no recipe of its base image python-3\.12") as caught:
+        running(Settings(node_dir=str(tmp_path))).require(row)
+    assert caught.value.reason == "ToolchainUnavailable"
+
+
+def test_a_base_that_could_not_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(store: object, name: str, recipe: Path) -> None:
+        raise BuildError("Internal", "mmdebstrap: the mirror does not answer", said=("E: no route",))
+
+    settings = Settings(node_dir=str(tmp_path))
+    monkeypatch.setattr("builder.embedded.BaseStore.build", fails)
+    failed = embedded.ensure_bases(settings)
+    assert set(failed) == {"go", "python"}
+    row = catalogs.read(catalog_file("")).find("python")
+    with pytest.raises(BuildError, match="could not be made: mmdebstrap: the mirror does not answer") as caught:
+        running(settings, without_base=failed).require(row)
+    assert caught.value.said == ("E: no route",)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from builder import pipelines
 from builder.cli import format as fmt
 from builder.cli.client import Client
-from builder.cli.commands.plan import opened
+from builder.cli.commands.plan import make, opened
 from builder.cli.context import Context
 from builder.cli.failure import reference
 from builder.cli.follow import Interrupts, QueueWatcher, View, create, watch
@@ -20,7 +20,7 @@ from builder.cli.phases import word
 from builder.cli.plain import PlainView
 from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
 from builder.cli.safe import shown
-from builder.cli.stop import Stop, build_exit, mistake, refused_here
+from builder.cli.stop import Stop, build_exit, missing_here, mistake, refused_here
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
@@ -72,6 +72,7 @@ def build(ctx: Context, asked: Asked) -> int:
             if not settings.server:
                 view.status("starting what building here needs")
             with ctx.client(settings, watcher, builds=True) as client:
+                _require_toolchain(ctx, asked, packed)
                 _send(client, request, packed, settings.inline_bytes)
                 came.raises = False
                 record = create(client, request, view, came)
@@ -125,6 +126,27 @@ def _detected(path: str) -> str:
     """A version or target without a runtime belongs to the one that is found in the source."""
     with opened(path) as source:
         return source.detect("").runtime
+
+
+def _require_toolchain(ctx: Context, asked: Asked, packed: Packed) -> None:
+    """Without a server this machine is the only node: what it cannot build would wait until its queue timeout.
+
+    Raises `Stop` (75). A source that cannot be planned is left to the build, which keeps a record of it; stdin can be
+    read only once.
+    """
+    if ctx.local is None or asked.path == "-":
+        return
+    try:
+        runtime = asked.runtime or packed.runtime
+        with opened(asked.path, runtime=runtime) as source:
+            arguments = pairs(asked.build_args, "--build-arg")
+            plan = make(ctx.local.settings, source, runtime, asked.runtime_version, asked.target, arguments)
+    except BuildError:
+        return
+    try:
+        ctx.local.require(plan.toolchain)
+    except BuildError as error:
+        raise missing_here(error) from None
 
 
 def _send(client: Client, request: pb.CreateBuildRequest, packed: Packed, inline_bytes: int) -> None:

@@ -166,15 +166,23 @@ def doctor_rows(found: tuple[Finding, ...], look: Look) -> tuple[str, ...]:
 
 def runtimes(ctx: Context) -> int:
     """Versions and targets of the catalog, and which can be built here."""
-    rows = catalog_of(ctx.settings()).rows
+    from builder.embedded import obstacle
+
+    settings = ctx.settings()
+    rows = [(row, obstacle(settings, row.toolchain)) for row in catalog_of(settings).rows]
     if ctx.common.json:
-        ctx.document({"runtimes": [asdict(row.toolchain) | {"default": row.is_default} for row in rows]})
+        facts = [
+            asdict(row.toolchain) | {"default": row.is_default, "here": why is None, "why": why.message if why else ""}
+            for row, why in rows
+        ]
+        ctx.document({"runtimes": facts})
         return 0
-    table = [("RUNTIME", "VERSION", "TARGET", "DEFAULT", "TOOLCHAIN", "BASE")]
-    for row in rows:
+    table = [("RUNTIME", "VERSION", "TARGET", "DEFAULT", "TOOLCHAIN", "HERE")]
+    for row, why in rows:
         each = row.toolchain
         default = "yes" if row.is_default else "-"
-        table.append((each.runtime, each.version, each.target or "native", default, each.name, each.base))
+        here = f"no: {shown(why.message.removeprefix(each.name + ': '))}" if why else "yes"
+        table.append((each.runtime, each.version, each.target or "native", default, each.name, here))
     for line in fmt.table(table):
         ctx.out.line(line)
     return 0

@@ -106,7 +106,7 @@ def plan(ctx: Context, path: str, runtime: str, version: str, target: str, build
     stdin = ctx.stdin.read() if path == "-" else b""
     try:
         with opened(path, stdin, runtime) as source:
-            made = make(ctx, source, runtime, version, target, build_args)
+            made = make(ctx.settings(), source, runtime, version, target, build_args)
             digest = code_hash(source.root)
     except BuildError as error:
         raise refused_here(error) from None
@@ -119,9 +119,10 @@ def plan(ctx: Context, path: str, runtime: str, version: str, target: str, build
     return 0
 
 
-def make(ctx: Context, source: Source, runtime: str, version: str, target: str, build_args: Mapping[str, str]) -> Plan:
+def make(
+    settings: Settings, source: Source, runtime: str, version: str, target: str, build_args: Mapping[str, str]
+) -> Plan:
     """The plan of a source by the catalog of the settings. Raises `BuildError`."""
-    settings = ctx.settings()
     known = pipelines.load(settings.pipelines)
     request = PlanRequest(
         runtime=runtime or None,
@@ -136,8 +137,9 @@ def make(ctx: Context, source: Source, runtime: str, version: str, target: str, 
 
 
 def catalog_of(settings: Settings) -> Catalog:
-    """The catalog of the settings, or the shipped one."""
-    return read_catalog(Path(settings.catalog) if settings.catalog else runtimes_dir() / "catalog.toml")
+    """The catalog of the settings, or the shipped one, with the default versions of the settings."""
+    path = Path(settings.catalog) if settings.catalog else runtimes_dir() / "catalog.toml"
+    return read_catalog(path, settings.default_versions)
 
 
 def rendered(made: Plan, source: Source, digest: str, look: Look, next_command: str) -> tuple[str, ...]:
