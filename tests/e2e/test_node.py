@@ -16,12 +16,15 @@ from pathlib import Path
 
 import pytest
 import redis
+from sqlalchemy import update
 
 from builder import config, embedded
 from builder.api.client import Api
 from builder.embedded import end
+from builder.messages import RUN, run_message
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.store import nodes
+from builder.store import nodes, schema
+from builder.tasks import make_celery
 from tests import uids
 from tests.build_fixtures import GO_MAIN, PYTHON_HANDLER, Server, fetch_json, processes_of, until, zip_of
 from tests.crash_fixtures import handler
@@ -193,6 +196,27 @@ def test_a_build_that_outlasts_the_drain_goes_back_and_costs_no_retry(control: C
     with control.worker("-Q", "compile.python"):
         done = server.wait(build)
         assert (done.status, done.attempt, done.retries) == (pb.BUILD_STATUS_SUCCEEDED, 2, 0)
+
+
+def test_a_node_that_is_told_to_drain_reads_nothing_until_it_may_again(control: Control) -> None:
+    server, store = control.server, control.server.embedded.control.store
+
+    def tell(drain: bool) -> None:
+        with store.transaction() as tx:
+            tx.execute(update(schema.nodes).where(schema.nodes.c.node_id == "plain").values(drain=drain))
+
+    with control.worker("-Q", "compile.python"):
+        tell(True)
+        assert until(lambda: "Canceling queue compile.python" in control.log, 10), control.log
+        build = server.submit("waits", PYTHON_HANDLER + "# told to drain\n", "python")
+        # The dispatcher offers a node that drains nothing, so the hint is ours.
+        settings = server.embedded.control.settings
+        hint = run_message(build.build_id, settings.message_key)
+        make_celery(settings).send_task(RUN, kwargs=hint, queue="compile.python", retry=False)
+        assert control.queued("compile.python") == 1
+        assert server.get(build.build_id).status == pb.BUILD_STATUS_PENDING
+        tell(False)
+        assert server.wait(build).status == pb.BUILD_STATUS_SUCCEEDED
 
 
 GO_UUID = """\
