@@ -19,7 +19,6 @@ app = typer.Typer(
     name=PROG, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False
 )
 bases = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=False)
-app.add_typer(bases, name="bases", help="Base images of this node.")
 
 BuildId = Annotated[str, typer.Argument(metavar="BUILD", help="an id or its start (4 or more); default: your last")]
 ExitStatus = Annotated[bool, typer.Option("--exit-status", help="exit with the build's own code")]
@@ -52,6 +51,9 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "reasons": ("reasons", "reasons CompileFailed"),
     "completion": ("completion bash", "completion fish"),
 }
+
+
+app.add_typer(bases, name="bases", help="Base images of this node.", epilog=_examples(*EXAMPLES["bases"]))
 
 
 def _command(name: str) -> Callable[[Any], Any]:

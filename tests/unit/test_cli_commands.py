@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from builder.api import codec
-from builder.config import Settings
+from builder.config import Settings, load
 from builder.errors import BuildError
 from builder.plan import Toolchain
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -204,3 +204,25 @@ def test_runtimes_says_what_can_be_built_here_and_what_is_missing(tmp_path: Path
     assert any("bases build python-3.11" in row for row in rows)
     facts = json.loads(run("runtimes", "--json", settings=Settings(node_dir=str(tmp_path))).out)["runtimes"]
     assert all(fact["here"] or fact["why"] for fact in facts)
+
+
+def test_a_token_of_a_file_is_in_no_output(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    sent: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["authorization"])
+        return httpx.Response(200, content=codec.dump(FAILED))
+
+    play(monkeypatch, answer)
+    (tmp_path / "token").write_text("canary-1\n")
+    (tmp_path / "ignite-builder").mkdir()
+    settings_file = tmp_path / "ignite-builder" / "config.toml"
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": str(tmp_path), "IGNITE_BUILDER_SERVER": "http://ignite.test"}
+    by_variable = home | {"IGNITE_BUILDER_TOKEN_FILE": str(tmp_path / "token")}
+    for environ, text, token in ((by_variable, "", "canary-1"), (home, 'token = "canary-2"\n', "canary-2")):
+        settings_file.write_text(text)
+        settings_file.chmod(0o600)
+        for argv in (("get", "k7m2"), ("get", "k7m2", "--json"), ("config",), ("config", "--json"), ("cancel", "k7m2")):
+            ran = run(*argv, "-vv", environ=environ, load=load)
+            assert ran.code == 0 and "canary" not in ran.out + ran.err, ran
+        assert sent[-1] == f"Bearer {token}"

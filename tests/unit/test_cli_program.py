@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,11 +14,10 @@ from typing import Any
 import pytest
 
 from builder.cli import program
-from builder.cli.app import EXAMPLES, command_options, valued_options
+from builder.cli.app import command_options
 from builder.cli.commands.build import Asked, request_of
 from builder.cli.commands.operate import doctor_rows
 from builder.cli.commands.read import described, listed
-from builder.cli.options import split_common
 from builder.cli.pack import pack
 from builder.cli.stop import Stop
 from builder.cli.terminal import ASCII, Look
@@ -48,21 +46,6 @@ def test_help_is_on_stdout_and_fits_88_columns(argv: tuple[str, ...]) -> None:
     assert (ran.code, ran.err) == (0, "")
     assert ran.out.startswith("Turn source code into a runnable artifact, and say how it went.\n")
     assert max(map(len, ran.out.splitlines())) <= 88
-
-
-@pytest.mark.parametrize("name", sorted(EXAMPLES))
-def test_every_command_has_two_examples_that_our_parser_takes(name: str) -> None:
-    ran = run(name, "--help")
-    assert (ran.code, ran.err) == (0, "")
-    if name != "bases":
-        assert all(example in ran.out for example in EXAMPLES[name])
-    assert len(EXAMPLES[name]) >= 2
-    for example in EXAMPLES[name]:
-        words = shlex.split(example.partition("<")[0])
-        _, rest = split_common(words, valued_options())
-        assert rest[0] in command_options()
-        unknown = [word for word in rest[1:] if word.startswith("--") and word not in command_options()[rest[0]]]
-        assert not unknown
 
 
 @pytest.mark.parametrize(
