@@ -32,6 +32,7 @@ test-corpus: setup ## real projects from the registries: built, run, called, bui
 lint: setup ## format, lint, types, import contracts, generated files
 	$(RUN)ruff format --check .
 	$(RUN)ruff check .
+	$(RUN)ruff check --preview --select PLW1514 builder # a file of ours is UTF-8, whatever the locale of a machine is
 	$(RUN)mypy builder bench
 	$(RUN)lint-imports
 	$(RUN)python -m builder.proto.generate --check

@@ -70,7 +70,14 @@ def commit() -> str:
 
 def machine() -> document.Machine:
     """What this machine is, without its name."""
-    cpu = next((line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")), ":")
+    cpu = next(
+        (
+            line
+            for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
+        ),
+        ":",
+    )
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     go = said("go", "version").split()[2:3]
     tools = (*go, "Python " + platform.python_version(), "ko " + VERSION, said("skopeo", "--version"))

@@ -105,12 +105,14 @@ def load(path: Path) -> dict[str, Section]:
     """The sections of earlier runs; none where there was no run."""
     if not path.is_file():
         return {}
-    return {name: _section(value) for name, value in json.loads(path.read_text()).items()}
+    return {name: _section(value) for name, value in json.loads(path.read_text(encoding="utf-8")).items()}
 
 
 def save(path: Path, sections: dict[str, Section]) -> None:
     """Write all sections, with their raw values."""
-    path.write_text(json.dumps({name: asdict(section) for name, section in sections.items()}, indent=1))
+    path.write_text(
+        json.dumps({name: asdict(section) for name, section in sections.items()}, indent=1), encoding="utf-8"
+    )
 
 
 def _section(value: dict[str, Any]) -> Section:

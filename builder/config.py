@@ -244,7 +244,7 @@ def _file(environ: Mapping[str, str]) -> Source:
     if not path.is_file():
         return {}, ""
     try:
-        return tomllib.loads(path.read_text()), str(path)
+        return tomllib.loads(path.read_text(encoding="utf-8")), str(path)
     except (OSError, tomllib.TOMLDecodeError) as error:
         raise BuildError("InvalidRequest", f"the settings file cannot be read: {error}", where=str(path)) from None
 
@@ -259,7 +259,7 @@ def _environment(environ: Mapping[str, str]) -> Source:
             continue
         if name.endswith("_file") and name.removesuffix("_file") in Settings.model_fields:
             name = name.removesuffix("_file")
-            values[name] = Path(text).read_text().strip()
+            values[name] = Path(text).read_text(encoding="utf-8").strip()
         else:
             values[name] = _from_text(hints.get(name), text)
         origins[name] = variable

@@ -34,7 +34,7 @@ def parts() -> dict[str, tuple[str, tuple[str, ...]]]:
         name = relative.parts[0].removesuffix(".py")
         if name == "__init__" or "dodil" in relative.parts or "migrations" in relative.parts:
             continue
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         is_front = len(relative.parts) == 1 or relative.parts[1:] == ("__init__.py",)
         said = (ast.get_docstring(tree) or "").split("\n\n")[0].replace("\n", " ") if is_front else ""
         first, used = found.get(name, ("", set()))
@@ -68,18 +68,18 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "errors.md": errors_page(),
         DOCS / "states.md": transitions.page(),
-        architecture: architecture_page(architecture.read_text()),
+        architecture: architecture_page(architecture.read_text(encoding="utf-8")),
     }
 
 
 def main(arguments: list[str]) -> int:
     """Write, or with `--check` compare."""
-    stale = [path for path, text in pages().items() if not path.exists() or path.read_text() != text]
+    stale = [path for path, text in pages().items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in stale:
         if "--check" in arguments:
             print(f"stale: {path.name}; run: make generate", file=sys.stderr)
         else:
-            path.write_text(pages()[path])
+            path.write_text(pages()[path], encoding="utf-8")
     return 1 if stale and "--check" in arguments else 0
 
 

@@ -82,7 +82,7 @@ def start(
             settings = settings.model_copy(update={"default_versions": versions_here(settings)})
         (data / "run").mkdir(parents=True, exist_ok=True)
         # Standard output belongs to the command: what the control side tells goes to a file.
-        events = stack.enter_context((data / "run" / "events.jsonl").open("a"))
+        events = stack.enter_context((data / "run" / "events.jsonl").open("a", encoding="utf-8"))
         stack.enter_context(_alone(data))
         redis, redis_url = stack.enter_context(private_redis(data / "run"))
         token, worker_token = new_secret(), new_secret()
@@ -205,7 +205,11 @@ def obstacle(settings: Settings, row: Toolchain) -> BuildError | None:
     except BuildError as error:
         recipe = runtimes_dir() / row.runtime / "base.toml"
         bases = BaseStore(Path(settings.node_dir) / "bases")
-        recipes = [each["name"] for each in tomllib.loads(recipe.read_text())["base"]] if recipe.is_file() else []
+        recipes = (
+            [each["name"] for each in tomllib.loads(recipe.read_text(encoding="utf-8"))["base"]]
+            if recipe.is_file()
+            else []
+        )
         if bases.get(row.base) is None and row.base not in recipes:
             return BuildError("ToolchainUnavailable", f"{row.name}: there is no recipe of its base image {row.base}")
         return error
@@ -307,7 +311,8 @@ def private_registry(folder: Path) -> Iterator[str]:
     config = folder / "config.yml"
     config.write_text(
         "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n"
-        f"    rootdirectory: {folder / 'data'}\nhttp:\n  addr: 127.0.0.1:{port}\n"
+        f"    rootdirectory: {folder / 'data'}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+        encoding="utf-8",
     )
     with (folder / "registry.log").open("ab") as log:
         process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log, start_new_session=True)

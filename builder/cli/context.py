@@ -199,7 +199,7 @@ class Context:
             path.parent.mkdir(parents=True, exist_ok=True)
             old = [line for line in _recent_lines(path) if not line.startswith(build_id)]
             fresh = path.with_suffix(".new")
-            fresh.write_text("\n".join([f"{build_id} {name}", *old][:RECENT]) + "\n")
+            fresh.write_text("\n".join([f"{build_id} {name}", *old][:RECENT]) + "\n", encoding="utf-8")
             fresh.replace(path)
 
     def last_started(self, settings: Settings) -> str:
@@ -240,7 +240,7 @@ def _embedded(
     def started() -> Iterator[Embedded]:
         folder = Path(settings.data_dir) / "run"
         folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "control.log").open("a") as log, contextlib.ExitStack() as stack:
+        with (folder / "control.log").open("a", encoding="utf-8") as log, contextlib.ExitStack() as stack:
             structlog.configure(
                 processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
                 logger_factory=structlog.WriteLoggerFactory(file=log),
@@ -260,6 +260,6 @@ def _recent_path(settings: Settings) -> Path:
 
 def _recent_lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text().splitlines() if line.strip()]
+        return [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except OSError:
         return []

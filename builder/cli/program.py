@@ -192,7 +192,7 @@ def _report(context: Context, text: str) -> str:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{context.now_ms()}.txt"
         # A trace may quote what the program worked on: for this user alone, whatever the umask is.
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
             file.write(text)
     except Exception:
         return "(it could not be written)"

@@ -78,7 +78,7 @@ def read_recipes(folder: Path) -> dict[str, Recipe]:
     """Name → recipe of `folder`/base.toml. Raises `BuildError` InvalidRequest that names file and key."""
     path = folder / FILE
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         tables = tomllib.loads(text).get("base", [])
     except FileNotFoundError:
         raise BuildError("InvalidRequest", f"there is no {FILE}", where=str(path)) from None
@@ -136,7 +136,7 @@ def _bytecode(table: Mapping[str, Any], where: str, folder: Path) -> Bytecode:
     ):
         raise BuildError("InvalidRequest", "bytecode has program, script (texts) and folders (a list)", where=where)
     try:
-        text = (folder / script).read_text()
+        text = (folder / script).read_text(encoding="utf-8")
     except OSError as error:
         raise BuildError("InvalidRequest", f"bytecode: {script}: {error.strerror}", where=where) from None
     return Bytecode(program=program, script=text, folders=tuple(folders))

@@ -83,4 +83,4 @@ def parse(text: str) -> Catalog:
 
 def read(path: Path, default_versions: Mapping[str, str] | None = None) -> Catalog:
     """Read a catalog file; `default_versions` (runtime → version) stand over its own."""
-    return parse(path.read_text()).with_defaults(default_versions or {})
+    return parse(path.read_text(encoding="utf-8")).with_defaults(default_versions or {})

@@ -46,7 +46,7 @@ def generated(stubs: bool = True) -> Mapping[Path, str]:
         if protoc.main(arguments) != 0:
             raise RuntimeError("protoc failed; what it says is above")
         made = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        return {ROOT / path.relative_to(folder): resolvable(path.read_text()) for path in made}
+        return {ROOT / path.relative_to(folder): resolvable(path.read_text(encoding="utf-8")) for path in made}
 
 
 def resolvable(code: str) -> str:
@@ -76,9 +76,9 @@ def _with_table(page: str) -> str:
 
 def _apply(wanted: Mapping[Path, str], check: bool) -> list[Path]:
     """The files that differ; written unless `check`."""
-    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text() != text]
+    stale = [path for path, text in wanted.items() if not path.is_file() or path.read_text(encoding="utf-8") != text]
     for path in stale if not check else ():
-        path.write_text(wanted[path])
+        path.write_text(wanted[path], encoding="utf-8")
     return stale
 
 
@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
     check = parser.parse_args(arguments).check
     stale = _apply(generated(), check)
     if API_PAGE.is_file() and not (check and stale):
-        stale += _apply({API_PAGE: _with_table(API_PAGE.read_text())}, check)
+        stale += _apply({API_PAGE: _with_table(API_PAGE.read_text(encoding="utf-8"))}, check)
     for path in stale:
         print(("stale: " if check else "written: ") + str(path.relative_to(CHECKOUT)))
     return 1 if check and stale else 0

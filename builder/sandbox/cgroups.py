@@ -100,7 +100,7 @@ def _marked(folder: Path) -> bool:
 @functools.cache
 def available() -> Hierarchy | None:
     """`find` for this process, once; also removes empty groups that a killed process of ours left."""
-    hierarchy = find(Path("/proc/self/cgroup").read_text())
+    hierarchy = find(Path("/proc/self/cgroup").read_text(encoding="utf-8"))
     if hierarchy:
         for parent in set(hierarchy.parents.values()):
             _sweep(parent)
@@ -159,7 +159,7 @@ def _empty(folder: Path) -> bool:
 
 def _words(file: Path) -> list[str]:
     try:
-        return file.read_text().split()
+        return file.read_text(encoding="utf-8").split()
     except OSError:
         return []
 
@@ -285,7 +285,7 @@ class Group:
 
     def _read(self, controller: str, file: str) -> str:
         try:
-            return (self._folders[controller] / file).read_text()
+            return (self._folders[controller] / file).read_text(encoding="utf-8")
         except OSError:
             return ""
 

@@ -43,7 +43,7 @@ def _program(name: str, program: str, package: str) -> Finding:
 
 def _user_namespaces() -> Finding:
     for path in ("/proc/sys/user/max_user_namespaces", "/proc/sys/kernel/unprivileged_userns_clone"):
-        if Path(path).exists() and Path(path).read_text().strip() == "0":
+        if Path(path).exists() and Path(path).read_text(encoding="utf-8").strip() == "0":
             setting = path.removeprefix("/proc/sys/").replace("/", ".")
             value = "1" if "clone" in setting else "10000"
             return Finding(

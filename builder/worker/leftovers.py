@@ -36,7 +36,7 @@ def _kill_those_in(name: str) -> None:
     """
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            lines = process.joinpath("mountinfo").read_text().splitlines()
+            lines = process.joinpath("mountinfo").read_text(encoding="utf-8").splitlines()
             roots = (line.split()[3].removesuffix("//deleted") for line in lines)
             if any(root.endswith("/" + name) for root in roots):
                 os.kill(int(process.name), signal.SIGKILL)

@@ -172,7 +172,7 @@ def is_owned(path: Path) -> bool:
 def process_start(pid: int) -> str:
     """The process's start time in clock ticks (proc(5), field 22); with the pid it names a process for ever."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19]
     except (OSError, IndexError):
         return ""
 

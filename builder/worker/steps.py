@@ -36,7 +36,7 @@ def prepare(attempt: Attempt, plan: Plan) -> None:
             path.unlink()
         elif path.is_dir():
             raise _in_the_way(file.path, f"{file.path} is a folder; the build writes a file of this name")
-        path.write_text(file.content)
+        path.write_text(file.content, encoding="utf-8")
         attempt.give(path)
     for name in ("out", "home", "tmp"):
         (attempt.work / name).mkdir(exist_ok=True)

@@ -94,7 +94,7 @@ class Toolchains:
         for folder in self.folders:
             path = folder / runtime / "toolchain.toml"
             if path.is_file():
-                return tomllib.loads(path.read_text()), path.parent
+                return tomllib.loads(path.read_text(encoding="utf-8")), path.parent
         raise BuildError("ToolchainUnavailable", f"there is no runtimes/{runtime}/toolchain.toml")
 
     def _program(self, row: Toolchain, program: Mapping[str, Any]) -> tuple[Path, str]:
@@ -115,7 +115,7 @@ class Toolchains:
         root = next((up for up in path.parents if (up / program["marker"]).is_file()), None)
         if root is None:
             raise _unavailable(row, f"no {program['marker']} above {path}")
-        version = re.search(program["version"], (root / program["marker"]).read_text())
+        version = re.search(program["version"], (root / program["marker"]).read_text(encoding="utf-8"))
         if not version or version[1] != row.version:
             has = version[1] if version else "an unknown version"
             raise _unavailable(row, f"{command} on this node is {has}, {row.version} is needed")

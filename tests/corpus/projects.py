@@ -123,7 +123,7 @@ def _from_python(project: Project) -> bytes:
     wheel = (*PYTHON, *(part for name in PLATFORMS for part in ("--platform", name)))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "requirements.txt")
-        file.write_text(wanted)
+        file.write_text(wanted, encoding="utf-8")
         argv = [
             find_uv_bin(), "tool", "run", "--quiet", "--from", PIP, "pip", "download", "--quiet", "--no-deps",
             "--require-hashes", "--dest", f"{folder}/got", "-r", str(file),

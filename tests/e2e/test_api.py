@@ -211,7 +211,7 @@ def test_a_body_beyond_the_limit_is_refused_without_being_kept(serve: Serve, siz
 
 def peak_kib(serve: Serve) -> int:
     """The most memory that the process had (proc(5), VmHWM)."""
-    lines = Path(f"/proc/{serve.process.pid}/status").read_text().splitlines()
+    lines = Path(f"/proc/{serve.process.pid}/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
 
 

@@ -96,7 +96,7 @@ class Elsewhere:
 
     def arrived(self) -> int:
         """Packets that came over the cable."""
-        lines = Path(f"/proc/{self._process.pid}/net/dev").read_text().splitlines()
+        lines = Path(f"/proc/{self._process.pid}/net/dev").read_text(encoding="utf-8").splitlines()
         return next(int(line.split(":")[1].split()[1]) for line in lines if line.strip().startswith("peer:"))
 
 
@@ -166,7 +166,7 @@ def services(server: Server) -> dict[str, int]:
 def settings_of_the_worker(server: Server) -> list[str]:
     """Names of the variables that a worker is started with, its token among them."""
     assert server.embedded.worker is not None
-    pairs = Path(f"/proc/{server.embedded.worker.pid}/environ").read_text().split("\0")
+    pairs = Path(f"/proc/{server.embedded.worker.pid}/environ").read_text(encoding="utf-8").split("\0")
     names = [name for name in (pair.partition("=")[0] for pair in pairs) if name.startswith(config.PREFIX)]
     assert f"{config.PREFIX}TOKEN" in names, names
     return names

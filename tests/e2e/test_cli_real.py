@@ -263,7 +263,7 @@ def test_dev_serves_other_shells_until_it_is_stopped(
         other = Program(home / "other", {"server": said["url"], "token_file": str(token)})
         built = other.run("build", str(handler_folder(tmp_path)))
         assert built.code == 0 and REFERENCE.match(built.out), built.err
-        assert token.read_text() not in built.out + built.err
+        assert token.read_text(encoding="utf-8") not in built.out + built.err
         assert stopped(process, number) == 0
     assert not token.exists()
     assert until(lambda: not processes_that_name(alone.home), 5), processes_that_name(alone.home)

@@ -109,9 +109,9 @@ def test_a_node_ends_what_a_killed_owner_left_and_nothing_of_a_live_one(tmp_path
 
 def is_set_up(bwrap: int) -> bool:
     """Whether the sandbox below bubblewrap's process has come to its command."""
-    children = Path(f"/proc/{bwrap}/task/{bwrap}/children").read_text().split()
-    inside = [Path(f"/proc/{one}/task/{one}/children").read_text().split() for one in children]
-    return any(Path(f"/proc/{one}/comm").read_text() == "sleep\n" for pids in inside for one in pids)
+    children = Path(f"/proc/{bwrap}/task/{bwrap}/children").read_text(encoding="utf-8").split()
+    inside = [Path(f"/proc/{one}/task/{one}/children").read_text(encoding="utf-8").split() for one in children]
+    return any(Path(f"/proc/{one}/comm").read_text(encoding="utf-8") == "sleep\n" for pids in inside for one in pids)
 
 
 def count(parts: Installation, status: str) -> int:

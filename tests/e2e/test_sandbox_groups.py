@@ -52,7 +52,7 @@ def sleeper() -> Iterator[int]:
 
 
 def group_of(pid: int) -> str:
-    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    lines = Path(f"/proc/{pid}/cgroup").read_text(encoding="utf-8").splitlines()
     return next(line[3:] for line in lines if line.startswith("0::"))
 
 
@@ -94,4 +94,4 @@ def test_a_group_ends_with_everything_in_it(
         monkeypatch.setattr(cgroups, "_write", without_kill)
     group.close()
     assert not (folder / "ignite-one").exists()
-    assert until(lambda: Path(f"/proc/{sleeper}/stat").read_text().split()[2] == "Z", 2)
+    assert until(lambda: Path(f"/proc/{sleeper}/stat").read_text(encoding="utf-8").split()[2] == "Z", 2)

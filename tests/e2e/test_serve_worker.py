@@ -89,7 +89,7 @@ def write_config(path: Path, values: dict[str, str], tokens: tuple[str, ...]) ->
     for token in tokens:
         text = text.replace('"…"', f'"{token}"', 1)
     path.parent.mkdir(parents=True)
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
 
 
 def test_two_processes_build_what_a_client_asks_for(parts: Parts, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import sys
 import termios
 from collections.abc import Callable
 
-with open(sys.argv[1]) as given:
+with open(sys.argv[1], encoding="utf-8") as given:
     FACTS = json.load(given)
 LIBC = ctypes.CDLL(None, use_errno=True)
 PROBES: dict[str, Callable[[], object]] = {}
@@ -179,7 +179,7 @@ def see_a_host_process() -> object:
 
 
 def cmdline(pid: str) -> str:
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline") as file:
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", encoding="utf-8") as file:
         return file.read()
     return ""
 
@@ -242,7 +242,7 @@ def read_another_process_memory() -> object:
 
 @probe
 def protect_from_the_oom_killer() -> object:
-    with open("/proc/self/oom_score_adj", "w") as file:
+    with open("/proc/self/oom_score_adj", "w", encoding="utf-8") as file:
         file.write("-1000")
         file.flush()
     return "written"
@@ -268,7 +268,7 @@ def core_files() -> object:
 
 @probe
 def capabilities() -> object:
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         held = [line.split() for line in file if line.startswith("Cap")]
     return ",".join(name for name, value in held if int(value, 16))
 
@@ -281,7 +281,7 @@ def become_root() -> object:
 
 @probe
 def gain_by_setuid_program() -> object:
-    with open("/proc/self/status") as file:
+    with open("/proc/self/status", encoding="utf-8") as file:
         return "" if "NoNewPrivs:\t1" in file.read() else "set-uid programs work"
 
 
@@ -352,7 +352,7 @@ def join_a_session_keyring() -> object:
 
 @probe
 def read_keys() -> object:
-    with open("/proc/keys") as file:
+    with open("/proc/keys", encoding="utf-8") as file:
         return "".join(line for line in file if line.split()[5] != str(os.getuid()))
 
 
@@ -483,14 +483,14 @@ def host_name_change() -> object:
 
 @probe
 def kernel_settings() -> object:
-    with open("/proc/sys/kernel/core_pattern", "w") as file:
+    with open("/proc/sys/kernel/core_pattern", "w", encoding="utf-8") as file:
         file.write("|/work/x")
     return "written"
 
 
 @probe
 def magic_system_request() -> object:
-    with open("/proc/sysrq-trigger", "w") as file:
+    with open("/proc/sysrq-trigger", "w", encoding="utf-8") as file:
         file.write("?")
     return "written"
 
@@ -520,7 +520,7 @@ def shadow() -> object:
 
 @probe
 def real_users() -> object:
-    with open("/etc/passwd") as file:
+    with open("/etc/passwd", encoding="utf-8") as file:
         return ",".join(line for line in file if not line.startswith(("root:x:0:0::/:", "build:")))
 
 
@@ -560,26 +560,26 @@ def control_groups() -> object:
 
 @probe
 def write_into_the_toolchain() -> object:
-    with open("/usr/bin/ignite-probe", "w"):
+    with open("/usr/bin/ignite-probe", "w", encoding="utf-8"):
         return "written"
 
 
 @probe
 def write_into_the_root() -> object:
-    with open("/ignite-probe", "w"):
+    with open("/ignite-probe", "w", encoding="utf-8"):
         return "written"
 
 
 @probe
 def write_the_users() -> object:
-    with open("/etc/passwd", "a") as file:
+    with open("/etc/passwd", "a", encoding="utf-8") as file:
         file.write("x")
     return "written"
 
 
 @probe
 def give_a_file_to_root() -> object:
-    with open("/work/owned", "w"):
+    with open("/work/owned", "w", encoding="utf-8"):
         pass
     os.chown("/work/owned", 0, 0)
     return "given"
@@ -587,7 +587,7 @@ def give_a_file_to_root() -> object:
 
 @probe
 def fill_memory_through_dev() -> object:
-    with open("/dev/ignite-probe", "w"):
+    with open("/dev/ignite-probe", "w", encoding="utf-8"):
         return "written"
 
 
@@ -605,7 +605,7 @@ def attempt(function: Callable[[], object]) -> str:
         os.write(write_end, str(got).encode() if got else b"")
         os._exit(0)
     os.close(write_end)
-    with open(read_end) as file:
+    with open(read_end, encoding="utf-8") as file:
         got = file.read()
     status = os.waitpid(pid, 0)[1]
     return got if status == 0 else f"broken: ended with status {status} {got}"

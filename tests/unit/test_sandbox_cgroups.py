@@ -51,7 +51,7 @@ class Kernel:
         elif file.name == "cgroup.procs":
             self._move(file, value)
         else:
-            file.write_text(value)
+            file.write_text(value, encoding="utf-8")
 
     def _enable(self, folder: Path, names: list[str]) -> None:
         words = cgroups._words
@@ -72,7 +72,7 @@ class Kernel:
             raise OSError(errno.EBUSY, "no internal processes")
         for other in self.top.rglob("cgroup.procs"):
             other.write_text("\n".join(word for word in other.read_text().split() if word != pid))
-        file.write_text(file.read_text() + f"\n{pid}")
+        file.write_text(file.read_text(encoding="utf-8") + f"\n{pid}", encoding="utf-8")
 
 
 @pytest.fixture

@@ -117,7 +117,7 @@ def _token_file(settings: Settings, token: str) -> Iterator[Path]:
     path = Path(settings.data_dir) / "run" / "token"
     path.unlink(missing_ok=True)
     path.touch(mode=0o600, exist_ok=False)
-    path.write_text(token)
+    path.write_text(token, encoding="utf-8")
     try:
         yield path
     finally:
