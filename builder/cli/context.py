@@ -192,19 +192,23 @@ class Context:
             self.notice(str(event))
 
     # -- what was started here ---------------------------------------------------------------------------------------
-    def remember(self, settings: Settings, build_id: str, name: str) -> None:
-        """Keep the id of a build that was started here, newest first. A full disk is no reason to fail."""
-        path = _recent_path(settings)
+    def remember(self, settings: Settings, build_id: str, name: str, status: str) -> None:
+        """Keep the id of a build that was started here, newest first; one that is known only gets its status. A full
+        disk is no reason to fail."""
+        path = recent_path(settings)
         with contextlib.suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            old = [line for line in _recent_lines(path) if not line.startswith(build_id)]
+            lines = _recent_lines(path)
+            line = f"{build_id} {shown(name)} {status}"
+            is_known = any(each.startswith(build_id) for each in lines)
+            rows = [line if each.startswith(build_id) else each for each in lines] if is_known else [line, *lines]
             fresh = path.with_suffix(".new")
-            fresh.write_text("\n".join([f"{build_id} {name}", *old][:RECENT]) + "\n", encoding="utf-8")
+            fresh.write_text("\n".join(rows[:RECENT]) + "\n", encoding="utf-8")
             fresh.replace(path)
 
     def last_started(self, settings: Settings) -> str:
         """The id that readers without BUILD take. Raises `Stop` when there is none."""
-        lines = _recent_lines(_recent_path(settings))
+        lines = _recent_lines(recent_path(settings))
         if not lines:
             raise mistake("no build was started here", where="BUILD", next=f"Name one: {self.prog} ls")
         return lines[0].split()[0]
@@ -254,7 +258,8 @@ def _embedded(
     return started()
 
 
-def _recent_path(settings: Settings) -> Path:
+def recent_path(settings: Settings) -> Path:
+    """The file of the builds that were started here: a line "ID NAME STATUS" each."""
     return Path(settings.data_dir) / "recent"
 
 

@@ -427,22 +427,50 @@ def test_a_settings_file_of_the_current_folder_changes_nothing(tmp_path: Path) -
     assert b"evil" not in done.stdout
 
 
-@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
-def test_completion_loads(shell: str, tmp_path: Path) -> None:
+SHELLS = {
+    # Each answers what Tab would offer after these words, one offer a line.
+    "bash": "source {script}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1));"
+    ' _ignite_builder; printf "%s\\n" "${{COMPREPLY[@]}}"',
+    "zsh": "compdef() {{ :; }}; compadd() {{ while [[ $1 != -- ]]; do shift; done; shift; print -l -- $@; }};"
+    " source {script}; words=({words}); CURRENT=$#words; PREFIX=$words[-1]; _ignite_builder",
+    "fish": "source {script}; complete -C '{line}'",
+}
+
+
+@pytest.mark.parametrize("shell", sorted(SHELLS))
+@pytest.mark.parametrize(
+    ("typed", "offers"),
+    [
+        (("bu",), "build"),
+        (("build", "--no-c"), "--no-cache"),
+        (("build", "--runtime", "g"), "go"),
+        (("build", "--runtime-version", "1.2"), "1.26"),
+        (("get", "k7m2"), BUILD_ID),
+    ],
+)
+def test_completion_offers(shell: str, typed: tuple[str, ...], offers: str, tmp_path: Path) -> None:
     program = shutil.which(shell)
     if program is None:
         pytest.skip(f"{shell} is not on this machine")
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "recent").write_text(f"{BUILD_ID} hello-go SUCCEEDED\n")
     script = tmp_path / "completion"
-    env = {"HOME": str(tmp_path), "PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[2])}
+    env = {
+        "HOME": str(tmp_path),
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "IGNITE_BUILDER_DATA_DIR": str(data),
+    }
     done = subprocess.run([*PROGRAM, "completion", shell], env=env, capture_output=True, check=True)
     script.write_bytes(done.stdout)
-    words = {
-        "bash": f"source {script}; COMP_WORDS=(ignite-builder bu); COMP_CWORD=1; _ignite_builder; echo $COMPREPLY",
-        "zsh": f"autoload -U compinit; compinit -D; source {script}; echo build",
-        "fish": f"source {script}; complete -C 'ignite-builder bu'",
-    }
-    loaded = subprocess.run([program, "-c", words[shell]], env=env, capture_output=True, text=True, check=True)
-    assert loaded.stdout.split()[0] == "build" and loaded.stderr == ""
+    words = " ".join(("ignite-builder", *typed))
+    asked = SHELLS[shell].format(script=script, words=words, line=words)
+    loaded = subprocess.run([program, "-c", asked], env=env, capture_output=True, text=True, check=True)
+    assert offers in [line.split("\t")[0] for line in loaded.stdout.splitlines()], loaded
+    assert loaded.stderr == ""
+    if shell == "fish" and offers == BUILD_ID:
+        assert "hello-go SUCCEEDED" in loaded.stdout
 
 
 @dataclass

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from builder.cli import format as fmt
-from builder.cli.context import Context
+from builder.cli.commands.plan import catalog_of
+from builder.cli.context import Context, recent_path
+from builder.cli.runtimes import RUNTIMES
 from builder.cli.safe import shown
 from builder.cli.stop import mistake
 from builder.errors import REASONS
+
+TAKES_ID = ("logs", "get", "cancel", "run")
 
 
 def config(ctx: Context) -> int:
@@ -58,51 +64,87 @@ def reasons(ctx: Context, reason: str) -> int:
     return 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Words:
+    """What a completion script offers: commands with options, values of options, and where recent ids are kept."""
+
+    prog: str
+    commands: Mapping[str, Sequence[str]]
+    values: Mapping[str, Sequence[str]]
+    recent: str
+    """A file of lines "ID NAME STATUS", quoted for a shell; it is read at each completion."""
+
+
 def completion(ctx: Context, shell: str, commands: Mapping[str, Sequence[str]]) -> int:
-    """A completion script: commands and their options. Silent, and without network."""
+    """A completion script: commands, options, runtimes and versions, recent ids. Silent, and without network."""
     scripts = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     if shell not in scripts:
         raise mistake(f'"{shell}" has no completion here; it takes {", ".join(scripts)}', where="SHELL")
-    ctx.out.line(scripts[shell](ctx.prog, commands))
+    settings = ctx.settings()
+    versions = dict.fromkeys(row.version for row in catalog_of(settings).toolchains())
+    values = {"--runtime": RUNTIMES, "--runtime-version": tuple(versions), "--target": ("native", "wasm")}
+    words = Words(prog=ctx.prog, commands=commands, values=values, recent=shlex.quote(str(recent_path(settings))))
+    ctx.out.line(scripts[shell](words))
     return 0
 
 
-def _bash(prog: str, commands: Mapping[str, Sequence[str]]) -> str:
-    cases = "\n".join(f'    {name}) words="{" ".join(options)}" ;;' for name, options in commands.items())
+def _bash(words: Words) -> str:
+    prog = words.prog
+    cases = "\n".join(f'    {name}) words="{" ".join(options)}" ;;' for name, options in words.commands.items())
+    values = "\n".join(
+        f'    {option}) COMPREPLY=( $(compgen -W "{" ".join(known)}" -- "$current") ); return ;;'
+        for option, known in words.values.items()
+    )
     return f"""# bash completion of {prog}; load it with: source <({prog} completion bash)
 _ignite_builder() {{
   local words="" current="${{COMP_WORDS[COMP_CWORD]}}"
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=( $(compgen -W "{" ".join(commands)}" -- "$current") )
+    COMPREPLY=( $(compgen -W "{" ".join(words.commands)}" -- "$current") )
     return
   fi
+  case "${{COMP_WORDS[COMP_CWORD-1]}}" in
+{values}
+  esac
   case "${{COMP_WORDS[1]}}" in
 {cases}
   esac
-  case "$current" in
-    -*) COMPREPLY=( $(compgen -W "$words" -- "$current") ) ;;
+  case "${{COMP_WORDS[1]}} $current" in
+    *" -"*) COMPREPLY=( $(compgen -W "$words" -- "$current") ) ;;
+    {"|".join(f'"{name} "*' for name in TAKES_ID)})
+      COMPREPLY=( $(compgen -W "$(cut -d ' ' -f 1 {words.recent} 2>/dev/null)" -- "$current") ) ;;
     *) COMPREPLY=( $(compgen -f -- "$current") ) ;;
   esac
 }}
 complete -o filenames -F _ignite_builder {prog}"""
 
 
-def _zsh(prog: str, commands: Mapping[str, Sequence[str]]) -> str:
-    cases = "\n".join(f"    {name}) options=({' '.join(options)}) ;;" for name, options in commands.items())
+def _zsh(words: Words) -> str:
+    prog = words.prog
+    cases = "\n".join(f"    {name}) options=({' '.join(options)}) ;;" for name, options in words.commands.items())
+    values = "\n".join(
+        f"    {option}) compadd -- {' '.join(known)}; return ;;" for option, known in words.values.items()
+    )
     return f"""#compdef {prog}
 # zsh completion of {prog}; load it with: source <({prog} completion zsh)
 _ignite_builder() {{
-  local -a options
+  local -a options ids lines
   if (( CURRENT == 2 )); then
-    compadd -- {" ".join(commands)}
+    compadd -- {" ".join(words.commands)}
     return
   fi
+  case "$words[CURRENT-1]" in
+{values}
+  esac
   case "$words[2]" in
 {cases}
   esac
   if [[ "$PREFIX" == -* ]]; then
     compadd -- $options
+  elif [[ "$words[2]" == ({"|".join(TAKES_ID)}) ]]; then
+    lines=(${{(f)"$(cat {words.recent} 2>/dev/null)"}})
+    ids=(${{lines%% *}})
+    compadd -d lines -- $ids
   else
     _files
   fi
@@ -110,11 +152,18 @@ _ignite_builder() {{
 compdef _ignite_builder {prog}"""
 
 
-def _fish(prog: str, commands: Mapping[str, Sequence[str]]) -> str:
+def _fish(words: Words) -> str:
+    prog = words.prog
     lines = [f"# fish completion of {prog}; load it with: {prog} completion fish | source"]
-    lines.append(f"complete -c {prog} -n __fish_use_subcommand -f -a '{' '.join(commands)}'")
-    for name, options in commands.items():
+    lines.append(f"complete -c {prog} -n __fish_use_subcommand -f -a '{' '.join(words.commands)}'")
+    for name, options in words.commands.items():
         for option in options:
+            known = words.values.get(option)
+            takes = f" -x -a '{' '.join(known)}'" if known else ""
             if option.startswith("--"):
-                lines.append(f"complete -c {prog} -n '__fish_seen_subcommand_from {name}' -l {option[2:]}")
+                lines.append(f"complete -c {prog} -n '__fish_seen_subcommand_from {name}' -l {option[2:]}{takes}")
+    # A tab stands between a word and its description.
+    lines.append(f"function __ignite_builder_recent; cat {words.recent} 2>/dev/null | string replace ' ' \\t; end")
+    takers = " ".join(TAKES_ID)
+    lines.append(f"complete -c {prog} -n '__fish_seen_subcommand_from {takers}' -f -a '(__ignite_builder_recent)'")
     return "\n".join(lines)

@@ -79,7 +79,7 @@ def build(ctx: Context, asked: Asked) -> int:
                 if record is None:
                     ctx.leave()
                     raise _unknown(ctx)
-                ctx.remember(settings, record.build_id, request.name)
+                ctx.remember(settings, record.build_id, request.name, "started")
                 view.created(record, _head(record, request.name, place))
                 if asked.detach:
                     view.abandon()
@@ -95,6 +95,9 @@ def build(ctx: Context, asked: Asked) -> int:
     if watched.build is None:
         view.abandon()
         return _left(ctx, record, watched.left)
+    ctx.remember(
+        settings, record.build_id, request.name, pb.BuildStatus.Name(watched.build.status)[len("BUILD_STATUS_") :]
+    )
     view.close(watched.build, f"{ctx.prog} build {asked.path}")
     return _answer(ctx, watched.build)
 
