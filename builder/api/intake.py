@@ -116,6 +116,8 @@ def _names(request: pb.CreateBuildRequest) -> None:
 
 def _nothing_ignored(request: pb.CreateBuildRequest) -> None:
     """Refuse what no build of this request would look at: whoever sent it means something by it."""
+    if request.dockerfile and request.WhichOneof("source") != "code":
+        raise unimplemented("a Dockerfile asks for image mode, which is not built yet (docs/api.md)")
     if request.dockerfile:
         message = "a Dockerfile is for image mode; this request is built by its runtime's pipeline"
         raise BuildError("InvalidRequest", message, where="dockerfile")

@@ -125,7 +125,6 @@ ARCHIVE = b"PK\x03\x04"
 TWICE = common.CodeSource(compile=common.CompileSource(source_code=b"x\n", build_args={"GOFLAGS": "-x"}))
 IGNORED = {
     "dockerfile": asked(dockerfile="Dockerfile"),
-    "dockerfile beside an archive": asked(dockerfile="Dockerfile", zipped_code=ARCHIVE),
     "buildArgs": asked(code=TWICE, build_args={"GOFLAGS": "-x"}),
     "sourceRef": asked(context_id="c", source_ref=common.SourceRef(context_id="c")),
     "repository": asked(repository="acme/a", output_repository="acme/b"),
@@ -135,6 +134,14 @@ IGNORED = {
 @pytest.mark.parametrize("name", IGNORED)
 def test_what_a_build_would_not_look_at_is_refused(store: Store, tmp_path: Path, name: str) -> None:
     assert refusal(store, tmp_path, IGNORED[name]) == ("InvalidRequest", name.partition(" ")[0])
+    assert not list((tmp_path / "sources").rglob("*"))
+
+
+@pytest.mark.parametrize("source", [{"zipped_code": ARCHIVE}, {"context_id": "c"}])
+def test_a_dockerfile_beside_a_context_is_image_mode(store: Store, tmp_path: Path, source: dict[str, Any]) -> None:
+    with pytest.raises(CallRefused) as refused:
+        columns(store, tmp_path, asked(dockerfile="Dockerfile", **source))
+    assert refused.value.code == "UNIMPLEMENTED"
     assert not list((tmp_path / "sources").rglob("*"))
 
 
