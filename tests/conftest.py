@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
+
+# A session under nohup would hand its deaf ear for HUP down to every program that a test sends one to.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 MAY_SKIP = {
     "tests/e2e/test_sandbox_groups.py": "a host whose controllers are all on cgroup v1 has no v2 hierarchy to try",
