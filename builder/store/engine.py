@@ -22,6 +22,7 @@ from builder.store.events import Event
 # A process that stopped in a transaction (paused, cut off) must not hold a build's row for longer than a lease.
 IDLE_IN_TRANSACTION_MS = 30_000
 EVENTS = "ignite.events"
+BUSY_MS = 20_000
 MIGRATION_LOCK = 0x19117E  # any number of our own: who brings the schema up to date holds it
 
 
@@ -106,12 +107,26 @@ def _prepare_sqlite(engine: Engine) -> None:
     @event.listens_for(engine, "connect")
     def on_connect(connection: sqlite3.Connection, record: Any) -> None:
         connection.isolation_level = None  # SQLAlchemy begins; the driver must not
-        for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "busy_timeout=20000", "foreign_keys=ON"):
+        for pragma in (f"busy_timeout={BUSY_MS}", "synchronous=NORMAL", "foreign_keys=ON"):
             connection.execute(f"PRAGMA {pragma}")
+        _use_wal(connection)
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
         connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """The change to WAL wants the file for itself, and SQLite refuses at once instead of waiting for the other one."""
+    until = time.monotonic() + BUSY_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError:
+            if time.monotonic() > until:
+                raise
+        time.sleep(0.01)
 
 
 def _prepare_postgresql(engine: Engine) -> None:
