@@ -8,8 +8,10 @@ from collections.abc import Iterator
 
 import pytest
 
-# A session under nohup would hand its deaf ear for HUP down to every program that a test sends one to.
+# A session under nohup, or in the background of a script, would hand its deaf ears down to every program that a test
+# sends a signal to.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 MAY_SKIP = {
     "tests/e2e/test_sandbox_groups.py": "a host whose controllers are all on cgroup v1 has no v2 hierarchy to try",
