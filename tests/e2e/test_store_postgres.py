@@ -237,7 +237,7 @@ def test_a_claim_that_waited_for_another_loses(world: World) -> None:
 
 def test_a_write_that_waited_while_its_claim_was_taken_is_stale(world: World) -> None:
     def taken(tx: Any, row: Any) -> None:
-        rows.requeue(tx, world.at[0], row)
+        rows.requeue(tx, world.at[0], row, "hand-back")
 
     for call in (
         lambda build, claim: world.fail_work(build, claim).outcome == "stale",
@@ -280,7 +280,7 @@ def test_a_build_whose_primary_succeeds_meanwhile_takes_its_result(world: World)
     def succeeded(tx: Any, row: Any) -> None:
         names = ("organization", "build_key", "repository", "build_id", "artifact")
         tx.execute(cache.insert().values(**{name: row[name] for name in names}))
-        rows.end(tx, world.at[0], row, "SUCCEEDED", "")
+        rows.end(tx, world.at[0], row, "succeed", "SUCCEEDED", "")
 
     assert while_it_waits(world, primary, planned, succeeded) == "REUSE"
     assert world.row(late)["from_cache_of"] == primary
@@ -292,7 +292,7 @@ def test_a_build_whose_primary_fails_meanwhile_is_the_primary(world: World) -> N
     late, planned = planned_late(world)
 
     def failed(tx: Any, row: Any) -> None:
-        rows.end(tx, world.at[0], row, "FAILED", rows.failure("CompileFailed", "m"))
+        rows.end(tx, world.at[0], row, "fail", "FAILED", rows.failure("CompileFailed", "m"))
 
     assert while_it_waits(world, primary, planned, failed) == "GO_ON"
     assert world.row(late)["attached_to"] == ""
