@@ -1,4 +1,4 @@
-"""`python -m bench [P1 P7 P8 P12] [--pairs N]`: measure, keep the raw values, write docs/benchmarks.md."""
+"""`python -m bench [P1 P13 P7 P8 P12] [--pairs N]`: measure, keep the raw values, write docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ PAGE = ROOT / "docs/benchmarks.md"
 RAW = KEPT / "results.json"
 METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
     "P1": p1.measure,
+    "P13": p1.measure_ko,
     "P7": p7.measure,
     "P8": p8.measure,
     "P12": p12.measure,

@@ -1,4 +1,4 @@
-"""P1: a build through the service against the same toolchain commands and the push by hand; for Go also `ko build`.
+"""P1: a build through the service against the same toolchain commands and the push by hand. P13: Go against `ko build`.
 
 Every round builds a revision that nobody has built, so the whole-build cache never answers; the caches of packages
 and compilers are warm.
@@ -30,7 +30,7 @@ SMALL_FACTOR = 3
 
 
 def measure(rounds: int, *, opened: Callable[[], AbstractContextManager[Place]] = place) -> Found:
-    """All of P1, and what of P13 concerns Go."""
+    """All of P1."""
     rows: list[Row] = []
     notes: list[str] = []
     with opened() as here, here.server("p1") as server:
@@ -41,12 +41,20 @@ def measure(rounds: int, *, opened: Callable[[], AbstractContextManager[Place]] 
             rows += _long(here, server, project, label, rounds, notes)
         for name, label in (("go-small", "small Go service"), ("python-small", "Python handler alone")):
             rows += _small(here, server, projects.read(name), label, rounds * SMALL_FACTOR, notes)
-        rows += _against_ko(here, server, projects.read("go-service"), rounds, notes)
     return tuple(rows), tuple(notes)
 
 
-def _hand(here: Place, server: Server, project: Project) -> Hand:
-    folder = here.folder / f"hand-{project.name}"
+def measure_ko(rounds: int, *, opened: Callable[[], AbstractContextManager[Place]] = place) -> Found:
+    """What of P13 concerns Go."""
+    notes: list[str] = []
+    with opened() as here, here.server("p13") as server:
+        rows = _against_ko(here, server, projects.read("go-service"), rounds, notes)
+    return tuple(rows), tuple(notes)
+
+
+def _hand(here: Place, server: Server, project: Project, arm: str) -> Hand:
+    """Each arm has caches of its own: what one has compiled, the next one of the same round would only link."""
+    folder = here.folder / f"hand-{project.name}-{arm}"
     return Hand(project, folder, here.registry, here.bases, server.settings.default_versions)
 
 
@@ -76,11 +84,11 @@ def _bare(hand: Hand, digests: dict[str, str]) -> Callable[[int], float]:
 
 
 def _long(here: Place, server: Server, project: Project, label: str, rounds: int, notes: list[str]) -> list[Row]:
-    hand, ours, theirs = _hand(here, server, project), dict[str, str](), dict[str, str]()
+    ours, theirs = dict[str, str](), dict[str, str]()
     arms = {
         "service": _service(server, project, ours, {}),
-        "bare": _bare(hand, theirs),
-        "typed": hand.typed,
+        "bare": _bare(_hand(here, server, project, "bare"), theirs),
+        "typed": _hand(here, server, project, "typed").typed,
     }
     took = interleave(arms, rounds)
     bare, typed = ratios(took["service"], took["bare"]), ratios(took["service"], took["typed"])
@@ -93,7 +101,7 @@ def _long(here: Place, server: Server, project: Project, label: str, rounds: int
 
 
 def _small(here: Place, server: Server, project: Project, label: str, rounds: int, notes: list[str]) -> list[Row]:
-    hand, ours, theirs = _hand(here, server, project), dict[str, str](), dict[str, str]()
+    hand, ours, theirs = _hand(here, server, project, "bare"), dict[str, str](), dict[str, str]()
     phases: dict[str, list[float]] = {}
     took = interleave({"service": _service(server, project, ours, phases), "bare": _bare(hand, theirs)}, rounds)
     more = differences(took["service"], took["bare"])
