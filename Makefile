@@ -45,5 +45,5 @@ generate: setup ## write the generated files again
 golden: setup ## write the golden plans again
 	$(RUN)python -m tests.golden.update
 
-bench: setup ## measure against the bare toolchain and ko, write docs/benchmarks.md (25 minutes, a quiet machine)
+bench: setup ## measure against the bare toolchain and ko, write docs/benchmarks.md (45 minutes, a quiet machine)
 	$(RUN)python -m bench

@@ -110,7 +110,7 @@ def render(sections: Mapping[str, Section], machine: Machine) -> str:
 def _machine(machine: Machine) -> str:
     return (
         f"Machine: {machine.cores} cores of {machine.cpu}, {machine.memory_gib} GiB memory, {machine.system}; "
-        f"{machine.tools}.\n\nRepeat: `make bench` (about 25 minutes, root for the count of processes).\n"
+        f"{machine.tools}.\n\nRepeat: `make bench` (about 45 minutes, root for the count of processes).\n"
     )
 
 
