@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-
-from builder.cli.client import Client, Watcher
-from builder.cli.options import Common
-from builder.cli.plain import again_text, retry_text
+from builder.cli.connection import again_text, retry_text
+from builder.cli.options import Common, check_server
 from builder.cli.safe import shown
 from builder.cli.stop import missing_here, mistake, refused_here, unwritten
 from builder.cli.terminal import (
@@ -31,10 +24,15 @@ from builder.cli.terminal import (
     use_colour,
     use_live,
 )
-from builder.config import Loaded, Settings
 from builder.errors import BuildError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from google.protobuf.message import Message
+
+    from builder.cli.client import Client, Watcher
+    from builder.config import Loaded, Settings
     from builder.embedded import Embedded
 
 RECENT = 50
@@ -105,12 +103,13 @@ class Context:
         )
 
     def size(self) -> tuple[int, int]:
-        """(columns, rows) of the terminal behind stderr, now."""
-        try:
-            reported = tuple(os.get_terminal_size(self.err.stream.fileno()))
-        except (OSError, ValueError):
-            reported = tuple(shutil.get_terminal_size())
-        return columns_of(reported[0], self.environ) or 80, rows_of(reported[1], self.environ) or 24
+        """(columns, rows) of the terminal behind stderr, now; of that behind stdout where stderr is none."""
+        columns, rows = 0, 0
+        for out in (self.err, self.out):
+            with contextlib.suppress(OSError, ValueError):
+                columns, rows = os.get_terminal_size(out.stream.fileno())
+                break
+        return columns_of(columns, self.environ) or 80, rows_of(rows, self.environ) or 24
 
     def is_live(self) -> bool:
         """Whether stderr gets the live view."""
@@ -137,14 +136,21 @@ class Context:
     def document(self, value: Message | Mapping[str, Any] | list[Any]) -> None:
         """The one JSON document of `--json`: one line when piped, indented on a terminal, ASCII only."""
         indent = 2 if self.out.is_terminal else None
-        if isinstance(value, Message):
-            self.out.line(json_format.MessageToJson(value, indent=indent))
-        else:
+        if isinstance(value, Mapping | list):
+            import json
+
             self.out.line(json.dumps(value, indent=indent))
+        else:
+            self._message(value, indent)
 
     def document_line(self, value: Message) -> None:
         """One JSON document on one line, for `logs --json`."""
-        self.out.line(json_format.MessageToJson(value, indent=None))
+        self._message(value, None)
+
+    def _message(self, value: Message, indent: int | None) -> None:
+        from google.protobuf import json_format
+
+        self.out.line(json_format.MessageToJson(value, indent=indent))
 
     # -- settings and server -----------------------------------------------------------------------------------------
     def loaded(self) -> Loaded:
@@ -157,8 +163,12 @@ class Context:
             raise mistake(f"a settings file cannot be read: {error}", where=str(error.filename or "")) from None
 
     def settings(self) -> Settings:
-        """The settings alone."""
-        return self.loaded().settings
+        """The settings alone. Raises `Stop` for a wrong one, also for a server that is no URL."""
+        loaded = self.loaded()
+        if loaded.settings.server:
+            origin = loaded.origins.get("server", "server")
+            check_server(loaded.settings.server, "--server" if origin == "flag" else origin)
+        return loaded.settings
 
     @contextlib.contextmanager
     def client(self, settings: Settings, watcher: Watcher | None = None, *, builds: bool = False) -> Iterator[Client]:
@@ -167,6 +177,8 @@ class Context:
 
         Raises `Stop` when a part that building here needs is missing (exit 75).
         """
+        from builder.cli.client import Client
+
         with contextlib.ExitStack() as stack:
             url, token = settings.server, settings.token
             if not url:
@@ -236,6 +248,8 @@ def _embedded(
 ) -> contextlib.AbstractContextManager[Embedded]:
     """The server of this command; not imported where a server is configured. Its own log goes to a file: stdout is
     the answer's."""
+    from pathlib import Path
+
     import structlog
 
     from builder import embedded
@@ -260,6 +274,8 @@ def _embedded(
 
 def recent_path(settings: Settings) -> Path:
     """The file of the builds that were started here: a line "ID NAME STATUS" each."""
+    from pathlib import Path
+
     return Path(settings.data_dir) / "recent"
 
 

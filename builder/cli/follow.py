@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from builder.cli.client import Client
+from builder.cli.connection import again_text, retry_text
 from builder.cli.format import short_id
 from builder.cli.inbox import Inbox
-from builder.cli.plain import again_text, retry_text
 from builder.cli.stop import Stop
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+if TYPE_CHECKING:
+    from builder.cli.client import Client
 
 TICK_S = 0.1
 LAST_WORD_S = 2.0

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from rich.cells import cell_len
-
 from builder.cli import format as fmt
 from builder.cli.failure import ended
 from builder.cli.phases import Done, Progress
@@ -63,7 +61,7 @@ def frame(
 def _ahead(phases: Sequence[str], right: str, look: Look, width: int) -> str:
     left = f"{look.symbols.waiting} " + "  ".join(phases) if phases else ""
     left = fmt.cut(left, max(width - len(right) - 2, 0), look.symbols.ellipsis)
-    return look.paint("dim", left + " " * max(width - cell_len(left) - len(right), 2) + right)
+    return look.paint("dim", left + " " * max(width - fmt.cell_len(left) - len(right), 2) + right)
 
 
 @dataclass
@@ -197,4 +195,4 @@ class LiveView:
         if self.head:
             head = self._fit(self.head)
             lines, bare = (head, *lines[:1]), (head, *bare[:1])
-        self.screen.show(lines, [cell_len(line) for line in bare])
+        self.screen.show(lines, [fmt.cell_len(line) for line in bare])

@@ -22,9 +22,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from rich.cells import cell_len
 
 from builder.api import codec
+from builder.cli import format as fmt
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import build, failed_build, line, sse
 
@@ -495,7 +495,7 @@ class Screen:
             else:
                 self.row += part
                 assert "\x1b" not in self.row
-                assert cell_len(self.row) <= self.columns, f"a row of the live view wraps: {self.row!r}"
+                assert fmt.cell_len(self.row) <= self.columns, f"a row of the live view wraps: {self.row!r}"
 
     def _sequence(self, part: str) -> None:
         self.sequences.add(part[-1])

@@ -15,7 +15,7 @@ import pytest
 
 from builder.cli import program
 from builder.cli.app import command_options
-from builder.cli.commands.build import Asked, request_of
+from builder.cli.commands.build import BuildOptions, request_of
 from builder.cli.commands.operate import doctor_rows
 from builder.cli.commands.read import described, listed
 from builder.cli.pack import pack
@@ -282,7 +282,7 @@ def test_an_answer_that_cannot_be_written_is_said_and_is_no_bug_of_ours() -> Non
 
 
 def test_request_of_build_has_what_was_typed(hello: Path) -> None:
-    asked = Asked(
+    options = BuildOptions(
         path=str(hello),
         runtime="go",
         runtime_version="1.26",
@@ -293,7 +293,7 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
         timeout="2m",
         no_cache=True,
     )
-    request = request_of(asked, pack(str(hello), None))  # type: ignore[arg-type]
+    request = request_of(options, pack(str(hello), None))  # type: ignore[arg-type]
     go = request.code.compile.runtime.go
     assert (go.toolchain_version, go.target, request.timeout_secs) == ("1.26", 2, 120)
     assert (request.name, list(request.tags), request.no_cache) == ("hello-go", ["v1", "v2"], True)
@@ -302,16 +302,16 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
 
 
 def test_a_version_without_a_runtime_belongs_to_the_detected_one(hello: Path) -> None:
-    request = request_of(Asked(path=str(hello), runtime_version="1.19"), pack(str(hello), None))  # type: ignore[arg-type]
+    request = request_of(BuildOptions(path=str(hello), runtime_version="1.19"), pack(str(hello), None))  # type: ignore[arg-type]
     assert request.code.compile.runtime.go.toolchain_version == "1.19"
-    plain = request_of(Asked(path=str(hello)), pack(str(hello), None))  # type: ignore[arg-type]
+    plain = request_of(BuildOptions(path=str(hello)), pack(str(hello), None))  # type: ignore[arg-type]
     assert plain.code.compile.runtime.WhichOneof("runtime") is None
 
 
 @pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("rust", ""), ("go", "arm"), ("python", "wasm")])
 def test_runtimes_and_targets_that_do_not_exist(hello: Path, runtime: str, target: str) -> None:
     with pytest.raises(Stop) as caught:
-        request_of(Asked(path=str(hello), runtime=runtime, target=target), pack(str(hello), None))  # type: ignore[arg-type]
+        request_of(BuildOptions(path=str(hello), runtime=runtime, target=target), pack(str(hello), None))  # type: ignore[arg-type]
     assert caught.value.exit_code == 2
 
 

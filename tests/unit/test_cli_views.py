@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-from rich.cells import cell_len
 
+from builder.cli import format as fmt
 from builder.cli.live import CLEAR_BELOW, HIDE, SHOW, LiveView, Screen, frame
 from builder.cli.phases import Progress
 from builder.cli.plain import PlainView, entry_line
@@ -55,7 +55,7 @@ class Terminal:
         bare = re.sub(r"\x1b\[\d+m", "", text)
         assert "\x1b" not in bare
         for row in bare.split("\n")[:-1]:
-            assert cell_len(row) <= self.columns, row
+            assert fmt.cell_len(row) <= self.columns, row
             self.screen.append(row)
 
 

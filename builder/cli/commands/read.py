@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from builder.cli import format as fmt
-from builder.cli.client import Client
 from builder.cli.context import Context
 from builder.cli.failure import cancelled, failed, reference, took_ms
 from builder.cli.follow import Interrupts, QueueWatcher, entries_or_ticks
@@ -16,6 +17,9 @@ from builder.cli.terminal import Look
 from builder.errors import EXIT_CANCELLED
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.proto.dodil.ignite.v1.ignite_common_pb2 import VersionStatus
+
+if TYPE_CHECKING:
+    from builder.cli.client import Client
 
 IDLE_MS = 3_000
 """How long `logs` without -f waits for a line that the record counts but the stream does not give …"""
