@@ -75,12 +75,12 @@ class RuntimeOption(click.Option):
         return super().get_help_record(ctx)
 
 
-@click.group(PROG)
+@click.group(PROG, no_args_is_help=False)
 def app() -> None:
     """Turn source code into a runnable artifact, and say how it went."""
 
 
-@app.group("bases", epilog=_examples(*EXAMPLES["bases"]))
+@app.group("bases", no_args_is_help=False, epilog=_examples(*EXAMPLES["bases"]))
 def bases() -> None:
     """Base images of this node."""
 

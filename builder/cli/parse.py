@@ -24,29 +24,33 @@ def run_command(context: Context, words: list[str]) -> int:
         with app.make_context(PROG, list(words), obj=context) as root:
             code = app.invoke(root)
     except click.UsageError as error:
-        return _mistake(context, error)
+        return _mistake(context, error, error.ctx or context_of(words))
     return code if isinstance(code, int) else 0
 
 
 def help_text(path: list[str]) -> str:
     """The help of the command that `path` names; words after the command are ignored. Raises `click.NoSuchCommand`."""
-    command: click.Command = app
-    ctx = click.Context(command, info_name=PROG)
-    for name in path:
-        if not isinstance(command, click.Group):
-            break
-        found = command.get_command(ctx, name)
+    ctx = context_of(path)
+    depth = len(ctx.command_path.split()) - 1
+    if isinstance(ctx.command, click.Group) and path[depth:]:
+        raise click.NoSuchCommand(path[depth], possibilities=ctx.command.commands, ctx=ctx)
+    return ctx.command.get_help(ctx)
+
+
+def context_of(words: list[str]) -> click.Context:
+    """The innermost command that the words begin with."""
+    ctx = click.Context(app, info_name=PROG)
+    for word in words:
+        found = ctx.command.get_command(ctx, word) if isinstance(ctx.command, click.Group) else None
         if found is None:
-            raise click.NoSuchCommand(name, possibilities=command.commands, ctx=ctx)
-        command = found
-        ctx = click.Context(command, info_name=name, parent=ctx)
-    return command.get_help(ctx)
+            break
+        ctx = click.Context(found, info_name=word, parent=ctx)
+    return ctx
 
 
-def _mistake(context: Context, error: click.UsageError) -> int:
-    path = error.ctx.command_path if error.ctx else PROG
-    what, near = _describe(error, path)
-    help_command = f"{path} --help"
+def _mistake(context: Context, error: click.UsageError, ctx: click.Context) -> int:
+    what, near = _describe(error, ctx)
+    help_command = f"{ctx.command_path} --help"
     if context.common.json:
         stop = Stop("InvalidRequest", what, exit_code=2, next=f"See: {help_command}")
         context.document(stop.to_json())
@@ -56,16 +60,16 @@ def _mistake(context: Context, error: click.UsageError) -> int:
     return 2
 
 
-def _describe(error: click.UsageError, path: str) -> tuple[str, str]:
+def _describe(error: click.UsageError, ctx: click.Context) -> tuple[str, str]:
     """(what is wrong, the nearest name or nothing)."""
+    path = ctx.command_path
     name = path.removeprefix(PROG).strip() or PROG
     if isinstance(error, click.NoSuchCommand):
         typed = error.command_name if name == PROG else f"{name} {error.command_name}"
         return f'there is no command "{typed}"', f"{path} {error.possibilities[0]}" if error.possibilities else ""
     if isinstance(error, click.NoSuchOption):
         # The parser's own possibilities lack the common options, which are taken out of the line before it.
-        known = [each for each in options_of(error.ctx.command) if each != error.option_name] if error.ctx else []
-        near = difflib.get_close_matches(error.option_name, known, 1)
+        near = difflib.get_close_matches(error.option_name, options_of(ctx.command), 1)
         return f"{name} has no option {error.option_name}", near[0] if near else ""
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:
         return f"{name}: {error.param.opts[-1]} {error.message}", ""

@@ -136,7 +136,7 @@ def test_an_entry_without_phase_keeps_its_columns() -> None:
 def test_progress_reads_phases_steps_and_warnings() -> None:
     progress = Progress(created_ms=START_MS)
     ended = [
-        progress.take(entry)
+        progress.apply(entry)
         for entry in (
             line(1, "14 files", 200, "FETCH_SOURCE", "SYSTEM"),
             line(2, "go, because go.mod is at the root", 300, "DETECT", "SYSTEM"),
@@ -158,9 +158,9 @@ def test_progress_reads_phases_steps_and_warnings() -> None:
     assert progress.step == "step 1 of 2, download modules"
     assert list(progress.tail) == ["100%"]
     assert progress.ahead() == ("package", "push", "attest", "finalize")
-    assert progress.take(line(51, "FAILED CompileFailed", 800, "FETCH_SOURCE", "SYSTEM")) is None
+    assert progress.apply(line(51, "FAILED CompileFailed", 800, "FETCH_SOURCE", "SYSTEM")) is None
     assert (progress.phase, progress.detail) == ("build", "step 1 of 2, download modules")
-    again = progress.take(line(6, "attempt 2", 900, "QUEUED", "SYSTEM"))
+    again = progress.apply(line(6, "attempt 2", 900, "QUEUED", "SYSTEM"))
     assert again is not None and (again.phase, again.mark) == ("build", "failed")
 
 
@@ -197,7 +197,7 @@ def test_live_never_wraps_nor_scrolls_and_leaves_final_lines_only(columns: int, 
 def test_live_region_fits_the_screen() -> None:
     progress = Progress(created_ms=0)
     for number in range(20):
-        progress.take(line(number + 1, f"row {number}"))
+        progress.apply(line(number + 1, f"row {number}"))
     for rows in range(1, 30):
         lines = frame(progress, Look(columns=88), elapsed_ms=5, in_phase_ms=3, rows=rows, hint="Ctrl-C cancels")
         assert 1 <= len(lines) <= max(rows - 1, 1)
@@ -237,9 +237,9 @@ def test_abandon_gives_the_cursor_back() -> None:
 
 def test_frame_is_the_mock_up() -> None:
     progress = Progress(created_ms=START_MS)
-    progress.take(line(1, "step 2 of 2, compile: go build", stream="SYSTEM"))
-    progress.take(line(2, "golang.org/x/net/http2"))
-    progress.take(line(3, "github.com/google/cel-go/parser/gen"))
+    progress.apply(line(1, "step 2 of 2, compile: go build", stream="SYSTEM"))
+    progress.apply(line(2, "golang.org/x/net/http2"))
+    progress.apply(line(3, "github.com/google/cel-go/parser/gen"))
     rows = frame(progress, Look(columns=88), elapsed_ms=12_900, in_phase_ms=12_400, rows=24, hint="Ctrl-C cancels")
     assert rows == (
         "⠏ build           12.4s  step 2 of 2, compile",
