@@ -127,7 +127,7 @@ def _exit_status(function: F) -> F:
 @click.option("--timeout", metavar="TIME", default="", help="such as 90s, 10m")
 @click.option("--detach", is_flag=True, help="print the id and leave; the build goes on")
 @click.pass_obj
-def _build(context: Context, path: str, version: str, **options: Any) -> int:
+def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
     """Build a folder, a file, an archive or stdin; print the artifact's reference by digest."""
     from builder.cli.commands.build import BuildOptions, build
 
@@ -154,9 +154,7 @@ def _plan(context: Context, path: str, runtime: str, version: str, target: str, 
 @click.option("--raw", is_flag=True, help="the bare lines")
 @_exit_status
 @click.pass_obj
-def _logs(
-    context: Context, build: str, *, follow: bool, start: int, failed: bool, raw: bool, exit_status: bool
-) -> int:
+def _logs(context: Context, build: str, *, follow: bool, start: int, failed: bool, raw: bool, exit_status: bool) -> int:
     """Print a build's log; with -f follow it."""
     from builder.cli.commands.read import logs
 

@@ -44,8 +44,7 @@ GONE = (errno.EPIPE, errno.EIO)
 class Out:
     """One stream. A reader or a terminal that went away ends its output silently; nothing else notices.
 
-    Anything else that keeps the answer from its place (a full disk) ends the command with `Stop`; the conversation has
-    no other place to say so.
+    Anything else that keeps the answer from its place (a full disk) ends the command with `Stop`.
     """
 
     stream: TextIO
@@ -123,7 +122,7 @@ class Context:
         except ValueError:
             return False
 
-    # -- speaking ----------------------------------------------------------------------------------------------------
+    # -- output ------------------------------------------------------------------------------------------------------
     def say(self, text: str) -> None:
         """A line of the conversation; silent with `-q`."""
         if not self.common.quiet:
@@ -203,7 +202,7 @@ class Context:
         if self.common.verbose > 1:
             self.notice(str(event))
 
-    # -- what was started here ---------------------------------------------------------------------------------------
+    # -- builds started here ------------------------------------------------------------------------------------------
     def remember(self, settings: Settings, build_id: str, name: str, status: str) -> None:
         """Keep the id of a build that was started here, newest first; one that is known only gets its status. A full
         disk is no reason to fail."""
@@ -228,7 +227,7 @@ class Context:
 
 @dataclass
 class _Noticing:
-    """Says at once what a client says about its connection; `-vv` lists each call."""
+    """Prints the events of a client's connection at once; `-vv` lists each call."""
 
     context: Context
 

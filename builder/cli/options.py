@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +11,17 @@ from typing import get_args
 from builder.cli.stop import PROG, mistake
 from builder.cli.terminal import When
 
-__all__ = ["COMMON_HELP", "COMMON_NAMES", "PROG", "Common", "check_id", "check_server", "pairs", "seconds", "split_common"]
+__all__ = [
+    "COMMON_HELP",
+    "COMMON_NAMES",
+    "PROG",
+    "Common",
+    "check_id",
+    "check_server",
+    "pairs",
+    "seconds",
+    "split_common",
+]
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -51,7 +62,7 @@ def split_common(argv: Sequence[str], takes_value: Container[str] = ()) -> tuple
         elif (flag := _flag(common, word)) is not None:
             common = flag
         elif word in takes_value:
-            rest += [word, *([value] if (value := next(words, None)) is not None else [])]
+            rest += [word, *itertools.islice(words, 1)]
         else:
             rest.append(word)
     return common, rest

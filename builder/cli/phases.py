@@ -94,7 +94,7 @@ class Progress:
     def _enter(self, entry: pb.LogEntry) -> Done | None:
         name = word(entry.phase) if entry.phase else self.phase
         goes_back = _place(name) < _place(self.phase)
-        # Only a retry goes back, and to the queue. The control side's own lines may name a phase it heard of earlier.
+        # Only a retry goes back, and to the queue. A line of the control side may name an earlier heartbeat's phase.
         if name == self.phase or (goes_back and name != "queued"):
             return None
         ended = Done(
@@ -125,7 +125,7 @@ class Progress:
                 continue
             record = known.get(name)
             failed = build.status == pb.BUILD_STATUS_FAILED and name == word(build.failure.phase)
-            # A phase that only our reading of the log knows, in a build that ended elsewhere, says nothing.
+            # A phase without a record, known from the log alone, has no duration to show.
             if record is None and not failed:
                 continue
             since = self.phase_since_ms if name == self.phase else build.ended_at_ms

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from builder import __version__
+import builder
 from builder.cli.context import Context, Out
 from builder.cli.options import PROG, Common, split_common, wants_json
 from builder.cli.refusal import refused
@@ -82,7 +82,7 @@ def run_program(
 
 def _dispatch(context: Context, rest: list[str]) -> int:
     if context.common.version:
-        context.out.line(f"{PROG} {__version__}")
+        context.out.line(f"{PROG} {builder.__version__}")
         return 0
     if not rest or rest in (["-h"], ["--help"], ["help"]):
         context.out.line(HELP)
@@ -104,7 +104,9 @@ def _our_bug(context: Context, error: Exception, argv: Sequence[str]) -> int:
     """Ours: one block, the trace in a file. The report holds no token and no value of a build argument."""
     import traceback
 
-    text = f"{PROG} {__version__}\nargv: {without_values(argv)!r}\n\n" + "".join(traceback.format_exception(error))
+    text = f"{PROG} {builder.__version__}\nargv: {without_values(argv)!r}\n\n" + "".join(
+        traceback.format_exception(error)
+    )
     stop = Stop(
         "Internal",
         f"{type(error).__name__} in {PROG} itself; this is a bug of ours",

@@ -1,4 +1,4 @@
-"""Why a command ends without an answer, and the exit code that says so. Pure.
+"""Why a command ends without an answer, and its exit code. Pure.
 
 A refused call ends with the contract's table (section 1), a build with its class's code (`builder/errors.py`).
 """

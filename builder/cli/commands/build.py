@@ -15,12 +15,12 @@ from builder.cli.failure import reference
 from builder.cli.follow import Interrupts, QueueWatcher, View, create, watch
 from builder.cli.live import LiveView, Screen
 from builder.cli.options import pairs, seconds
-from builder.cli.pack import Packed, first_bytes, pack
+from builder.cli.pack import Packed, check_size, first_bytes, pack
 from builder.cli.phases import word
 from builder.cli.plain import PlainView
 from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
 from builder.cli.safe import shown
-from builder.cli.stop import Stop, build_exit, missing_here, mistake, refused_here
+from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistake, refused_here
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
@@ -61,15 +61,17 @@ def build(ctx: Context, options: BuildOptions) -> int:
         )
     try:
         packed = pack(options.path, ctx.stdin)
+        check_size(packed, settings.upload_bytes)
         request = request_of(options, packed, nameable(pipelines.names(pipelines.load(settings.pipelines))))
     except BuildError as error:
         raise refused_here(error) from None
-    came = Interrupts(hup_stops=not settings.server)
+    interrupts = Interrupts(hup_stops=not settings.server)
     view = _view(ctx)
-    watcher = QueueWatcher(came.events.put, came.events.put if ctx.common.verbose > 1 else None)
+    watcher = QueueWatcher(interrupts.events.put, interrupts.events.put if ctx.common.verbose > 1 else None)
     place = f"on {settings.server}" if settings.server else LOCAL
-    with came.installed():
-        came.raises = True
+    record: pb.Build | None = None
+    with interrupts.installed():
+        interrupts.raises = True
         try:
             view.open(f"build {request.name}  {packed.summary}  {place}")
             if not settings.server:
@@ -77,8 +79,8 @@ def build(ctx: Context, options: BuildOptions) -> int:
             with ctx.client(settings, watcher, builds=True) as client:
                 _require_toolchain(ctx, options, packed)
                 _send(client, request, packed, settings.inline_bytes)
-                came.raises = False
-                record = create(client, request, view, came)
+                interrupts.raises = False
+                record = create(client, request, view, interrupts)
                 if record is None:
                     ctx.leave()
                     raise _unknown(ctx)
@@ -87,13 +89,15 @@ def build(ctx: Context, options: BuildOptions) -> int:
                 if options.detach:
                     view.abandon()
                     return _detached(ctx, record)
-                watched = watch(client, record, view, came)
+                watched = watch(client, record, view, interrupts)
                 if watched.left:
                     ctx.leave()
-                # What was started here now ends; whoever does not wait for that has it killed.
-                came.raises = not settings.server
-        except BaseException:
+                # What was started here now ends. A signal meanwhile kills it.
+                interrupts.raises = not settings.server
+        except BaseException as error:
             view.abandon()
+            if isinstance(error, KeyboardInterrupt) and record is None:
+                raise interrupted("stopped before a build existed") from None
             raise
     if watched.build is None:
         view.abandon()
