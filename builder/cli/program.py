@@ -104,9 +104,8 @@ def _our_bug(context: Context, error: Exception, argv: Sequence[str]) -> int:
     """Ours: one block, the trace in a file. The report holds no token and no value of a build argument."""
     import traceback
 
-    text = f"{PROG} {builder.__version__}\nargv: {without_values(argv)!r}\n\n" + "".join(
-        traceback.format_exception(error)
-    )
+    head = f"{PROG} {builder.__version__}\nargv: {without_values(argv)!r}\n\n"
+    text = head + "".join(traceback.format_exception(error))
     stop = Stop(
         "Internal",
         f"{type(error).__name__} in {PROG} itself; this is a bug of ours",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from builder.cli import format as fmt
-from builder.cli.live import CLEAR_BELOW, HIDE, SHOW, LiveView, Screen, frame
+from builder.cli.live import CLEAR_BELOW, HIDE, SHOW, LiveView, Screen, frame, phase_row
 from builder.cli.phases import Progress
 from builder.cli.plain import PlainView, entry_line
 from builder.cli.terminal import Look
@@ -89,6 +89,51 @@ def test_plain_build_is_the_grammar_of_the_page() -> None:
         " 61.500 build        | \\x1b[31mred\\x1b[0m\ttab",
         " 65.400 finalize     # SUCCEEDED k7m2xq9d 1m05s 9.4 MiB",
     ]
+
+
+def test_the_verdict_of_the_log_is_not_printed_beside_the_verdict_of_the_view() -> None:
+    for record, text in (
+        (build(), "SUCCEEDED"),
+        (failed_build("p2v8k5wn0000000000aa", 9, FAILURE), "FAILED StepFailed"),
+    ):
+        out: list[str] = []
+        terminal = Terminal()
+        screen = Screen(write=terminal.write, size=terminal.size)
+        live = LiveView(screen=screen, look=Look(columns=88), now_ms=Ticker().now, verbose=True)
+        plain = PlainView(write=out.append, look=Look(), now_ms=Ticker().now)
+        for view in (live, plain):
+            view.open("build")
+            view.created(build(), "build")
+            view.entry(line(1, text))  # a tool may print the same
+            view.entry(line(2, text, stream="SYSTEM"))
+            view.close(record, "")
+        for rows in (out, terminal.screen):
+            assert sum(text.split()[0] in row for row in rows) == 2, rows
+
+
+FAILURE = pb.Failure(reason="StepFailed", error_class="user_code", phase=pb.BUILD_PHASE_BUILD)
+
+
+@pytest.mark.parametrize(
+    ("status", "mark", "style"),
+    [(pb.BUILD_STATUS_FAILED, "failed", "31"), (pb.BUILD_STATUS_CANCELLED, "cancelled", "33")],
+)
+def test_a_step_that_was_stopped_has_no_tick_and_names_itself(
+    status: pb.BuildStatus.ValueType, mark: str, style: str
+) -> None:
+    progress = Progress(created_ms=START_MS)
+    progress.apply(line(1, "step 1 of 2, compile: go build", stream="SYSTEM"))
+    progress.apply(line(2, "egress index.example.com:443 allowed", stream="SYSTEM"))
+    records = [
+        pb.PhaseRecord(phase=pb.BUILD_PHASE_PLAN, status=pb.PHASE_STATUS_SUCCEEDED),
+        pb.PhaseRecord(phase=pb.BUILD_PHASE_BUILD, status=pb.PHASE_STATUS_FAILED, duration_ms=900),
+    ]
+    failure = FAILURE if status == pb.BUILD_STATUS_FAILED else pb.Failure(reason="Cancelled")
+    plan, stopped = progress.rest(build(status=status, failure=failure, phases=records))
+    assert (plan.mark, stopped.mark, stopped.detail) == ("done", mark, "step 1 of 2, compile")
+    assert phase_row(stopped, Look(colour=True)) == f"\x1b[{style}m✗\x1b[0m build            0.9s  step 1 of 2, compile"
+    running = frame(progress, Look(columns=88), elapsed_ms=5, in_phase_ms=3, rows=24, hint="")
+    assert running[0].endswith("step 1 of 2, compile")
 
 
 def test_plain_has_a_line_at_least_every_30_seconds() -> None:
