@@ -1,6 +1,6 @@
 """The line on a build node: fetch → unpack → detect → plan → run → package → push. One claimed build, one outcome.
 
-Knows no runtime, no transport, no clock: every effect is a port (`Ports`), made once in `builder/worker/ports.py`.
+Knows no runtime, no transport, no clock: every effect is a port (`Ports`), made once in `builder/node/ports.py`.
 The control side's half (attest, tags, report) is `builder/finalize.py`.
 """
 
@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import Protocol
 
 from builder import pipelines
-from builder.cache.key import build_key
 from builder.errors import BuildError
+from builder.key import build_key
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Plan, Step

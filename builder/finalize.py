@@ -18,7 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from builder.attest.provenance import MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.config import Settings
-from builder.oci.destination import Destination
+from builder.images.destination import Destination
 from builder.store import builds, record
 from builder.store.engine import Store
 

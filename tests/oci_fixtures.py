@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.oci.image import Image, ImageConfig, build_image
-from builder.oci.layer import Layer, write_layer
+from builder.images.image import Image, ImageConfig, build_image
+from builder.images.layer import Layer, write_layer
 
 
 def make_tree(root: Path, files: dict[str, str | bytes], executable: tuple[str, ...] = ()) -> Path:

@@ -17,9 +17,9 @@ import httpx
 from google.protobuf import json_format
 from google.protobuf.message import Message
 
-from builder.api import codec
 from builder.cli.stop import lost_server, refused_call
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 BUILDS = "/v1/ignite/builds"
 PATIENCE_S = 600.0

@@ -35,7 +35,7 @@ from builder.config import Loaded, Settings
 from builder.errors import BuildError
 
 if TYPE_CHECKING:
-    from builder.embedded import Embedded
+    from builder.local.embedded import Embedded
 
 RECENT = 50
 GONE = (errno.EPIPE, errno.EIO)
@@ -238,7 +238,7 @@ def _embedded(
     the answer's."""
     import structlog
 
-    from builder import embedded
+    from builder.local import embedded
 
     @contextlib.contextmanager
     def started() -> Iterator[Embedded]:

@@ -12,8 +12,8 @@ from builder.cli import format as fmt
 from builder.cli.safe import lines, shown
 from builder.cli.stop import Stop
 from builder.cli.terminal import Look
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 PROGRAM = "ignite-builder"
 LABEL = 7

@@ -18,7 +18,7 @@ from builder.cli.format import short_id
 from builder.cli.inbox import Inbox
 from builder.cli.plain import again_text, retry_text
 from builder.cli.stop import Stop
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 TICK_S = 0.1
 LAST_WORD_S = 2.0

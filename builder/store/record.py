@@ -7,8 +7,8 @@ import json
 from google.protobuf import json_format
 from sqlalchemy import RowMapping
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.store.transitions import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 
 VERSION_STATUS = {

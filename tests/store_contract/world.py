@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, outbox
 from builder.store.engine import Store, open_store
 from builder.store.events import Event

@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from builder.api import codec
 from builder.cli.client import Client, events
 from builder.cli.stop import Stop
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import FakeClock, build, line, sse
 
 

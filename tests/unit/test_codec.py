@@ -13,11 +13,11 @@ from google.protobuf.message_factory import GetMessageClass
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.api import codec
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.contract.dodil.ignite.v1 import ignite_compute_pb2 as compute
 from builder.errors import BuildError
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.proto.dodil.ignite.v1 import ignite_compute_pb2 as compute
 
 FILES = (common.DESCRIPTOR, compute.DESCRIPTOR, pb.DESCRIPTOR)
 CLASSES = [GetMessageClass(each) for file in FILES for each in file.message_types_by_name.values()]

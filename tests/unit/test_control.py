@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from builder import config
-from builder.control import Loops, event_log
+from builder.control.loops import Loops, event_log
 from builder.store.engine import Store
 from tests.store_contract.world import LEASE, World, open_world
 

@@ -12,11 +12,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from builder import config
-from builder.control import event_log
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.control.loops import event_log
 from builder.errors import PlatformError
 from builder.finalize import LATER_MS, Finalizer
-from builder.oci.layout import Layout
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.images.layout import Layout
 from builder.store import builds
 from tests.oci_fixtures import make_image
 from tests.store_contract.world import LEASE, World, open_world

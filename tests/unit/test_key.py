@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.cache.key import digest_of_parts
+from builder.key import digest_of_parts
 
 PARTS = {
     "organization": "a", "code_hash": "b", "runtime": "c", "version": "d", "target": "e", "platform": "f",

@@ -12,10 +12,10 @@ from google.protobuf.descriptor import ServiceDescriptor
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.api import codec
-from builder.api.routes import NOT_YET, SOURCE_PATH, UPLOAD_PATH, Match, address, allowed, bind, match, routes
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.routes import NOT_YET, SOURCE_PATH, UPLOAD_PATH, Match, address, allowed, bind, match, routes
 from builder.errors import BuildError
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 BUILD, WORKER = routes(SERVICES["BuildService"]), routes(SERVICES["WorkerService"])

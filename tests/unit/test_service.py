@@ -12,17 +12,17 @@ import pytest
 from sqlalchemy import update
 
 from builder import pipelines
-from builder.api import codec
-from builder.api.auth import Caller, CallRefused
-from builder.api.service import BuildService, Parts, WorkerService
 from builder.config import Settings
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.pipelines import catalog
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.source.store import FolderStore
+from builder.services.auth import Caller, CallRefused
+from builder.services.service import BuildService, Parts, WorkerService
 from builder.store import builds
 from builder.store.engine import Store, open_store
+from builder.stores.folder import FolderStore
 
 ACME = Caller(organization="acme", scopes=frozenset({"submit", "read"}))
 OTHER = Caller(organization="other", scopes=frozenset({"submit", "read"}))
