@@ -15,6 +15,8 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -40,6 +42,8 @@ KEEP_ALIVE_S = 15.0  # proxies and clients cut a connection that says nothing fo
 SILENCE_S = 60.0  # a client that sends nothing of its body for so long has gone, or does not mean it
 UPLOADS = 8  # at once; each holds a thread until its client has sent everything
 PROBES = 4  # anybody may ask, and a part that hangs holds the thread that asks it
+
+STORE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -258,9 +262,14 @@ def _detail(error: BuildError) -> Mapping[str, str]:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     """Ours. The log gets everything, the caller a word to find it by: an exception's text may hold anything."""
-    mark = secrets.token_hex(4)
     where = f"{request.method} {request.url.path}"
     log: FilteringBoundLogger = request.app.state.log
+    if isinstance(error, STORE_AWAY) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+        log.warning("the store does not answer", action="store-away", where=where, error=repr(error))
+        answer = _error(503, "UNAVAILABLE", "the store of the server does not answer; ask again")
+        answer.headers["retry-after"] = "1"
+        return answer
+    mark = secrets.token_hex(4)
     log.error("an unforeseen error", action="unforeseen", mark=mark, where=where, error=repr(error), exc_info=error)
     message = f"an error of ours; the server's log has it as {mark}"
     return _error(500, "INTERNAL", message, _detail(BuildError("Internal", message)))

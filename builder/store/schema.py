@@ -66,7 +66,6 @@ builds = Table(
     Column("offer_from", BigInteger, nullable=False, server_default="0"),  # offered (again) from here on
     Column("queue_until", BigInteger, nullable=False, server_default="0"),  # then it has waited too long
     Column("finalizer", Boolean, nullable=False, server_default="0"),  # somebody holds it in FINALIZE
-    Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them
     Column("finished", Text, nullable=False, server_default="[]"),  # the claims whose finish was kept
     Column("cancel_requested", Boolean, nullable=False, server_default="0"),
     Column("published", Boolean, nullable=False, server_default="0"),  # the PUBLISH mark: only forward from here
@@ -87,6 +86,7 @@ builds = Table(
     Column("started_at", BigInteger, nullable=False, server_default="0"),
     Column("ended_at", BigInteger, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False),
+    Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),
