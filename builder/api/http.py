@@ -43,8 +43,6 @@ SILENCE_S = 60.0  # a client that sends nothing of its body for so long has gone
 UPLOADS = 8  # at once; each holds a thread until its client has sent everything
 PROBES = 4  # anybody may ask, and a part that hangs holds the thread that asks it
 
-STORE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
-
 Handler = Callable[[Request], Awaitable[Response]]
 
 
@@ -264,7 +262,7 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
     """Ours. The log gets everything, the caller a word to find it by: an exception's text may hold anything."""
     where = f"{request.method} {request.url.path}"
     log: FilteringBoundLogger = request.app.state.log
-    if isinstance(error, STORE_AWAY) or (isinstance(error, DBAPIError) and error.connection_invalidated):
+    if _store_is_away(error):
         log.warning("the store does not answer", action="store-away", where=where, error=repr(error))
         answer = _error(503, "UNAVAILABLE", "the store of the server does not answer; ask again")
         answer.headers["retry-after"] = "1"
@@ -273,6 +271,15 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
     log.error("an unforeseen error", action="unforeseen", mark=mark, where=where, error=repr(error), exc_info=error)
     message = f"an error of ours; the server's log has it as {mark}"
     return _error(500, "INTERNAL", message, _detail(BuildError("Internal", message)))
+
+
+def _store_is_away(error: Exception) -> bool:
+    """Whether the store does not answer for now (gone, locked, full); a statement that it refuses is ours."""
+    if isinstance(error, OperationalError):  # SQLite has this class for statements that it refuses, too
+        return getattr(error.orig, "sqlite_errorname", "") != "SQLITE_ERROR"
+    return isinstance(error, InterfaceError | PoolTimeout) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
 
 
 async def _no_route(request: Request, error: Exception) -> Response:

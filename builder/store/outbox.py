@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
@@ -51,7 +52,7 @@ def delivered(store: Store, ids: Collection[int]) -> None:
         tx.execute(update(reports).where(reports.c.id.in_(ids)).values(delivered_at=store.now(tx)))
 
 
-def postponed(store: Store, row: Row, organization: str = "") -> None:
+def postponed(store: Store, row: Mapping[str, Any], organization: str = "") -> None:
     """The receiver did not take it: again after 1, 2, 4 … 60 s. With `organization`: whatever is due of it, too."""
     with store.transaction() as tx:
         now = store.now(tx)
