@@ -75,9 +75,9 @@ class Reports:
                     delivered.append(row["id"])
         outbox.delivered(self.store, delivered)
         for row in refused.values():
-            outbox.postponed(self.store, row)
+            outbox.postponed(self.store, row["id"], row["tries"])
         if unheard is not None:
-            outbox.postponed(self.store, unheard, organization)
+            outbox.postponed(self.store, unheard["id"], unheard["tries"], organization)
 
     def stop(self) -> None:
         """Wait a moment for what is being delivered: what is not noted is delivered again."""

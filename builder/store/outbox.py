@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
@@ -52,12 +51,12 @@ def delivered(store: Store, ids: Collection[int]) -> None:
         tx.execute(update(reports).where(reports.c.id.in_(ids)).values(delivered_at=store.now(tx)))
 
 
-def postponed(store: Store, row: Mapping[str, Any], organization: str = "") -> None:
+def postponed(store: Store, report_id: int, tries: int, organization: str = "") -> None:
     """The receiver did not take it: again after 1, 2, 4 … 60 s. With `organization`: whatever is due of it, too."""
     with store.transaction() as tx:
         now = store.now(tx)
-        later = now + min(1000 << min(row["tries"], 10), 60_000)
-        tx.execute(update(reports).where(reports.c.id == row["id"]).values(tries=row["tries"] + 1, due_at=later))
+        later = now + min(1000 << min(tries, 10), 60_000)
+        tx.execute(update(reports).where(reports.c.id == report_id).values(tries=tries + 1, due_at=later))
         if organization:
             of_it = reports.c.build_id.in_(select(builds.c.build_id).where(builds.c.organization == organization))
             tx.execute(

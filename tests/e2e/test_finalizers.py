@@ -159,9 +159,7 @@ def test_a_repository_in_trouble_stops_no_other_organization(
     assert not any(record.get("failures") or record.get("retries") for record in records)
 
 
-def test_a_registry_that_answers_nothing_at_all_is_asked_once_an_attempt(
-    serve: Serve, proxy: Proxy, tmp_path: Path
-) -> None:
+def test_a_registry_is_asked_once_an_attempt(serve: Serve, proxy: Proxy, tmp_path: Path) -> None:
     """The pause between attempts is the retry: each refused PUT is one attempt in the log."""
     proxy.mode = "503"
     build = built(serve, proxy, tmp_path, "both", "acme", "bad")

@@ -15,6 +15,10 @@ def ended(world: World, organization: str = "acme") -> str:
     return build
 
 
+def postpone(world: World, row: outbox.Row, organization: str = "") -> None:
+    outbox.postponed(world.store, row["id"], row["tries"], organization)
+
+
 def due(world: World, *busy: str) -> list[tuple[str, int]]:
     return [(row["build_id"], row["sequence"]) for row in outbox.due(world.store, 100, busy)]
 
@@ -38,7 +42,7 @@ def test_what_was_delivered_is_due_no_more(world: World) -> None:
 
 def test_a_report_that_was_not_taken_delays_the_later_ones_of_its_build_alone(world: World) -> None:
     first, second = ended(world), ended(world)
-    outbox.postponed(world.store, outbox.due(world.store, 1)[0])
+    postpone(world, outbox.due(world.store, 1)[0])
     assert due(world) == [(second, 1), (second, 2), (second, 3)]
     world.at[0] += 1_000
     assert due(world)[:3] == [(first, 1), (first, 2), (first, 3)]
@@ -46,7 +50,7 @@ def test_a_report_that_was_not_taken_delays_the_later_ones_of_its_build_alone(wo
 
 def test_a_receiver_that_is_not_there_delays_its_organization_alone(world: World) -> None:
     first, second, other = ended(world), ended(world), ended(world, "beta")
-    outbox.postponed(world.store, outbox.due(world.store, 1)[0], "acme")
+    postpone(world, outbox.due(world.store, 1)[0], "acme")
     assert due(world) == [(other, 1), (other, 2), (other, 3)]
     world.at[0] += 1_000
     assert {build for build, _ in due(world)} == {first, second, other}
@@ -56,7 +60,7 @@ def test_a_receiver_that_is_not_there_delays_its_organization_alone(world: World
 def test_the_pause_of_a_report_grows(world: World, organization: str) -> None:
     build = ended(world)
     for seconds in (1, 2, 4, 8, 16, 32, 60, 60):
-        outbox.postponed(world.store, outbox.due(world.store, 1)[0], organization)
+        postpone(world, outbox.due(world.store, 1)[0], organization)
         world.at[0] += seconds * 1000 - 1
         assert due(world) == [], f"before {seconds} s"
         world.at[0] += 1
@@ -67,8 +71,8 @@ def test_what_is_postponed_is_never_due_earlier_for_it(world: World) -> None:
     ended(world), ended(world)
     late, early = outbox.due(world.store, 1)[0], outbox.due(world.store, 4)[3]
     for _ in range(3):
-        outbox.postponed(world.store, {**late, "tries": 5})
-    outbox.postponed(world.store, early, "acme")
+        outbox.postponed(world.store, late["id"], 5)
+    postpone(world, early, "acme")
     world.at[0] += 1_000
     assert {row["build_id"] for row in outbox.due(world.store, 100)} == {early["build_id"]}
 
