@@ -1,6 +1,6 @@
 """The plan: what a build would run and why. Frozen data; imports nothing that can touch the world.
 
-Shapes only. `builder/pipelines/*` make plans, `builder/sandbox` runs their steps, `builder/oci` packages their output.
+Shapes only. `builder/pipelines` makes plans, `builder/sandbox` runs steps, `builder/images` packages the output.
 Inside the sandbox every plan sees the same paths: the source at `/work/src` (writable copy), results below `/work/out`,
 a scratch home at `/work/home`, caches at `/cache/<name>`, toolchains below `/opt/ignite`.
 """

@@ -21,6 +21,7 @@ from sqlalchemy import text
 from builder import pipelines
 from builder.broker import make_celery
 from builder.config import Settings
+from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control.loops import Loops, event_log
 from builder.control.metrics import Metrics
 from builder.data import catalog_file
@@ -28,7 +29,6 @@ from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
 from builder.images import place
-from builder.node.worker import CANCEL_CHANNEL
 from builder.pipelines import catalog as catalogs
 from builder.services.service import BuildService, Parts, WorkerService
 from builder.services.tails import Tails
