@@ -13,6 +13,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+PLATFORM = "linux/amd64"
+"""The one platform that artifacts are built for (OCI image-spec: os/architecture)."""
+
 
 class Network(enum.StrEnum):
     """What a step may reach. `INDEX`: the operator's package indexes through the egress proxy, nothing else."""
@@ -109,13 +112,21 @@ class Plan:
     warnings: tuple[str, ...] = ()
     materials: tuple[str, ...] = ()
     """Lock files (paths in the working copy) that name what was built in, read for the provenance."""
-    recipe: int = 1
-    """Version of the pipeline's recipe; part of the build key."""
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values, stable in order, for `plan --json` and the golden files."""
         value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return value
+
+    def effects(self) -> dict[str, Any]:
+        """The part of `to_json` that decides the artifact's bytes: no names of steps, reasons, summaries, warnings."""
+        whole = self.to_json()
+        return {
+            "toolchain": whole["toolchain"],
+            "files": whole["files"],
+            "steps": [{name: value for name, value in step.items() if name != "name"} for step in whole["steps"]],
+            "output": {name: value for name, value in whole["output"].items() if name != "summary"},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)
