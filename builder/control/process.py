@@ -22,6 +22,7 @@ from sqlalchemy import text
 from builder import pipelines
 from builder.broker import make_celery
 from builder.config import Settings
+from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control.finalizers import Finalizers
 from builder.control.loops import LOOPS, Loops, event_log, woken_by
 from builder.control.metrics import Metrics
@@ -32,7 +33,6 @@ from builder.faults import labels
 from builder.finalize import Finalizer
 from builder.images import place
 from builder.images.transport import ONE_SHORT_ATTEMPT
-from builder.node.worker import CANCEL_CHANNEL
 from builder.pipelines import catalog as catalogs
 from builder.services.service import BuildService, Parts, WorkerService
 from builder.services.tails import Tails

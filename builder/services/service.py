@@ -13,6 +13,7 @@ from typing import BinaryIO, TypeVar
 from builder.config import Settings
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
 from builder.contract.request import runtime_of
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
@@ -24,7 +25,6 @@ from builder.store.transitions import RUNNING, TERMINAL, WORK
 from builder.stores.folder import SourceStore
 
 Answer = TypeVar("Answer")
-PROTOCOL = 1
 PAGE = 50
 CANDIDATES = 8  # named when several builds have the start of an id that was given
 

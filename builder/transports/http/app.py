@@ -25,7 +25,6 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from structlog.typing import FilteringBoundLogger
 
-from builder.client.api import services
 from builder.config import Settings
 from builder.contract import codec, routes
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -61,7 +60,7 @@ def make_app(
     uploads, probes = anyio.CapacityLimiter(UPLOADS), anyio.CapacityLimiter(PROBES)
     inline = settings.inline_bytes * 4 // 3 + BESIDE_SOURCE_BYTES  # base64 makes a source a third larger
     targets = {"BuildService": (build_service, inline), "WorkerService": (worker_service, LOG_BATCH_BYTES)}
-    derived = {route.rpc_name: route for service in services() for route in routes.routes(service)}
+    derived = {route.rpc_name: route for service in routes.services() for route in routes.routes(service)}
     paths: list[BaseRoute] = [
         Route(route.template, _answering(_unary(route, *targets[route.service], tokens)), methods=[route.method])
         for route in derived.values()
@@ -223,6 +222,9 @@ def _answering(handle: Handler) -> Handler:
             return await handle(request)
         except CallRefused as error:
             return _error(error.http, error.code, error.message)
+        except codec.Malformed as error:
+            refused = BuildError("InvalidRequest", error.message, where=error.where)
+            return _error(refused.row.http, refused.row.grpc, refused.message, _detail(refused))
         except BuildError as error:
             return _error(error.row.http, error.row.grpc, error.message, _detail(error))
         except ClientDisconnect:

@@ -1,4 +1,4 @@
-"""What `celery -A builder.node.app worker` loads: the settings, the application, the node behind its task."""
+"""What `celery -A builder.node.celery worker` loads: the settings, the application, the node behind its task."""
 
 from __future__ import annotations
 
