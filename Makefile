@@ -35,11 +35,11 @@ lint: setup ## format, lint, types, import contracts, generated files
 	$(RUN)ruff check --preview --select PLW1514 builder # a file of ours is UTF-8, whatever the locale of a machine is
 	$(RUN)mypy builder bench
 	$(RUN)lint-imports
-	$(RUN)python -m builder.proto.generate --check
+	$(RUN)python -m builder.contract.generate --check
 	$(RUN)python -m builder.doc --check
 
 generate: setup ## write the generated files again
-	$(RUN)python -m builder.proto.generate
+	$(RUN)python -m builder.contract.generate
 	$(RUN)python -m builder.doc
 
 golden: setup ## write the golden plans again

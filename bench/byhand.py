@@ -17,16 +17,16 @@ from pathlib import Path
 
 from bench.projects import Project
 from builder import pipelines
+from builder.bases.base import BaseStore
 from builder.data import runtimes_dir
-from builder.oci import place
-from builder.oci.base import BaseStore
-from builder.oci.image import CONFIG_TYPE, MANIFEST_TYPE, Image, ImageConfig, build_image
-from builder.oci.layer import Layer, write_layer
+from builder.images import place
+from builder.images.image import CONFIG_TYPE, MANIFEST_TYPE, Image, ImageConfig, build_image
+from builder.images.layer import Layer, write_layer
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.base import PlanRequest
 from builder.plan import Plan
 from builder.source.tree import DirTree
-from builder.worker.toolchains import find_program
+from builder.toolchains.host import find_program
 
 
 @dataclass

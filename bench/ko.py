@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench.projects import Project
 from bench.servers import KEPT
-from builder.oci import place
-from builder.oci.base import BaseStore
+from builder.bases.base import BaseStore
+from builder.images import place
 
 VERSION = "v0.19.1"
 CONFIG = "builds:\n- main: .\n  ldflags: [-s, -w, -buildid=]\n"

@@ -21,7 +21,7 @@ from bench.projects import Project
 from bench.results import Row, if_long, p95_row, ratio_row, time_row
 from bench.servers import KEPT, Place, Server, place
 from builder.config import PREFIX
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]
 MOST_RATIO = 1.15

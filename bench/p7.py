@@ -17,11 +17,11 @@ from bench.servers import KEPT, Place, place
 from builder import config, sandbox
 from builder.config import Settings
 from builder.data import catalog_file
-from builder.embedded import ensure_bases, versions_here
+from builder.local.embedded import ensure_bases, versions_here
+from builder.node.steps import sandbox_egress
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Step
-from builder.worker.steps import sandbox_egress
-from builder.worker.toolchains import toolchains_of
+from builder.toolchains.host import toolchains_of
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]
 UID = 61_990

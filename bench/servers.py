@@ -1,4 +1,4 @@
-"""The servers that are measured: `builder.embedded` with its real worker, Redis and docker-registry, on tmpfs."""
+"""The servers that are measured: `builder.local.embedded` with its real worker, Redis and docker-registry, on tmpfs."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ import httpx
 from google.protobuf import json_format
 
 from bench.projects import Project
-from builder import config, embedded
-from builder.api.client import Api
+from builder import config
+from builder.bases.base import BaseStore
+from builder.client.api import Api
 from builder.config import Settings
-from builder.oci.base import BaseStore
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local import embedded
 
 # Bases, toolchains and the tools that are compared with stay here; work, caches and registry are on memory.
 KEPT = Path("/var/tmp/ignite-builder-bench")

@@ -1,6 +1,6 @@
 """The line on a build node: fetch → unpack → detect → plan → run → package → push. One claimed build, one outcome.
 
-Knows no runtime, no transport, no clock: every effect is a port (`Ports`), made once in `builder/worker/ports.py`.
+Knows no runtime, no transport, no clock: every effect is a port (`Ports`), made once in `builder/node/ports.py`.
 The control side's half (attest, tags, report) is `builder/finalize.py`.
 """
 
@@ -14,8 +14,8 @@ from types import ModuleType
 from typing import Protocol
 
 from builder import pipelines
-from builder.cache.key import build_key
 from builder.errors import BuildError
+from builder.key import build_key
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Plan, Step
@@ -122,7 +122,7 @@ def run_build(claim: Claim, ports: Ports, catalog: Catalog, known: tuple[ModuleT
         with _phase(log, "PLAN"):
             plan = pipelines.plan(detection, source.tree, claim.request, catalog, known)
             _explain(log, plan, source)
-            key = build_key(claim.organization, source.code_hash, plan, ports.toolchain_digests(plan), claim.request)
+            key = build_key(claim.organization, source.code_hash, plan, ports.toolchain_digests(plan))
             verdict = ports.planned(claim, key, source, plan)
         if verdict != "GO_ON":
             return Outcome(verdict=verdict)

@@ -17,14 +17,14 @@ from pathlib import Path
 import httpx
 from google.protobuf import json_format
 
-from builder.api.client import Api
+from builder.client.api import Api
 from builder.config import Settings, load
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
-from builder.embedded import Embedded, private_registry, start
+from builder.local.embedded import Embedded, private_registry, start
+from builder.local.run import started
 from builder.pipelines import catalog as catalogs
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.run import started
-from builder.worker.toolchains import toolchains_of
+from builder.toolchains.host import toolchains_of
 
 HERE = Path(__file__).resolve().parent
 DEMO = (("python-hello", "file"), ("python-numpy", "zip"), ("go-hello", "tar"), ("go-deps", "tar.gz"))

@@ -16,10 +16,10 @@ from typing import Any
 
 import httpx
 
-from builder.api.client import Api
-from builder.embedded import Embedded
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.client.api import Api
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.local.embedded import Embedded
 
 PATIENCE_S = 300.0
 TERMINAL = (pb.BUILD_STATUS_SUCCEEDED, pb.BUILD_STATUS_FAILED, pb.BUILD_STATUS_CANCELLED)

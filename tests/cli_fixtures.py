@@ -14,7 +14,7 @@ import pytest
 from builder.cli.client import Client
 from builder.cli.program import run_program
 from builder.config import Loaded, Settings
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 START_MS = 1_795_438_931_000
 
@@ -106,7 +106,7 @@ class FakeClock:
 
 def sse(entries: Sequence[pb.LogEntry], *, eof: bool = True) -> bytes:
     """Server-sent events as the API writes them."""
-    from builder.api import codec
+    from builder.contract import codec
 
     parts = [b"event: log\r\nid: %d\r\ndata: %s\r\n\r\n" % (entry.sequence, codec.dump(entry)) for entry in entries]
     if eof:

@@ -26,7 +26,7 @@ from typing import Any
 
 import httpx
 
-from builder.embedded import end, free_port, private_redis
+from builder.local.embedded import end, free_port, private_redis
 from tests import uids
 from tests.build_fixtures import tar_of
 

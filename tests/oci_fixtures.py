@@ -1,11 +1,11 @@
-"""Small trees and images for the tests of `builder/oci`."""
+"""Small trees and images for the tests of `builder/images`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from builder.oci.image import Image, ImageConfig, build_image
-from builder.oci.layer import Layer, write_layer
+from builder.images.image import Image, ImageConfig, build_image
+from builder.images.layer import Layer, write_layer
 
 
 def make_tree(root: Path, files: dict[str, str | bytes], executable: tuple[str, ...] = ()) -> Path:

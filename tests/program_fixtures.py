@@ -10,9 +10,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.api import codec
-from builder.embedded import end
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local.embedded import end
 
 PROGRAM = str(Path(sys.executable).parent / "ignite-builder")
 PATIENCE_S = 300

@@ -15,10 +15,10 @@ from typing import Any
 
 import httpx
 
-from builder.api.client import Api
-from builder.embedded import end, free_port
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.worker.owner import PROTOCOL
+from builder.client.api import Api
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
+from builder.local.embedded import end, free_port
 
 TOKENS = {
     "submit": '{ token = "t-submit", organization = "acme", scopes = ["submit"] }',

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from builder.cli.client import Client, Watcher
     from builder.config import Loaded, Settings
-    from builder.embedded import Embedded
+    from builder.local.embedded import Embedded
 
 RECENT = 50
 GONE = (errno.EPIPE, errno.EIO)
@@ -251,7 +251,7 @@ def _embedded(
 
     import structlog
 
-    from builder import embedded
+    from builder.local import embedded
 
     @contextlib.contextmanager
     def started() -> Iterator[Embedded]:

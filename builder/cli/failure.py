@@ -11,8 +11,8 @@ from builder.cli.refusal import LABEL, WHOSE, row, tool_output_rows, verdict
 from builder.cli.safe import shown
 from builder.cli.stop import PROG
 from builder.cli.terminal import Look
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 
 def took_ms(build: pb.Build, now_ms: int = 0) -> int:

@@ -17,7 +17,7 @@ from builder.cli.connection import again_text, retry_text
 from builder.cli.format import short_id
 from builder.cli.inbox import Inbox
 from builder.cli.stop import Stop
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 if TYPE_CHECKING:
     from builder.cli.client import Client

@@ -15,7 +15,7 @@ from builder.cli.phases import Done, Progress, is_verdict
 from builder.cli.plain import entry_line
 from builder.cli.safe import shown
 from builder.cli.terminal import Look
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 REDRAW_MS = 100
 HIDE, SHOW, CLEAR_BELOW = "\x1b[?25l", "\x1b[?25h", "\x1b[J"

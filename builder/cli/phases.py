@@ -10,7 +10,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from builder.cli.safe import latest, shown
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 ORDER = tuple(value.name for value in pb.BuildPhase.DESCRIPTOR.values if value.number)
 TAIL = 5

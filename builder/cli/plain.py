@@ -12,7 +12,7 @@ from builder.cli.failure import ended, success_facts
 from builder.cli.phases import Progress, is_verdict, word
 from builder.cli.safe import shown
 from builder.cli.terminal import Look
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 SILENCE_MS = 30_000
 

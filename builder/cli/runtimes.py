@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 
 from builder import pipelines
 from builder.cli.stop import mistake
-from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common_pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common_pb
 
 
 def nameable(planned: Sequence[str]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ Whoever dies in between, and at whatever line, the command does not run and noth
   nobody reads. It asks for the one before it writes to the other.
 
 Making that PID namespace takes CAP_SYS_ADMIN. Without it the first rule holds alone: what a killed worker leaves held
-waits for ever, runs nothing, and is ended by the node's next look (`builder/worker/leftovers.py`).
+waits for ever, runs nothing, and is ended by the node's next look (`builder/node/leftovers.py`).
 """
 
 from __future__ import annotations

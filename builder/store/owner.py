@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from google.protobuf import json_format
 from sqlalchemy import Connection, select
 
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import logs, outbox
 from builder.store.engine import Store
 from builder.store.rows import (

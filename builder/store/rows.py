@@ -10,8 +10,8 @@ from google.protobuf import json_format
 from sqlalchemy import Connection, Executable, RowMapping, Select, and_, insert, select, update
 from sqlalchemy.exc import IntegrityError
 
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, ErrorClass
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import logs, outbox
 from builder.store.engine import EVENTS
 from builder.store.events import Event

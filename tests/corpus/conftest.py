@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import Files, Server, tar_gz_of, zip_of
 from tests.corpus.projects import Project, build, fetch, projects, source
 from tests.e2e.conftest import Start, kept, registry, server, start

@@ -23,7 +23,7 @@ from typing import Any
 
 from uv import find_uv_bin
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import Server
 
 HERE = Path(__file__).resolve().parent

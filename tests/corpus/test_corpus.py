@@ -5,8 +5,8 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from builder import run
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local import run
 from tests.build_fixtures import CALLER, Server
 from tests.corpus.projects import Project, allowed_hashes, build, count_lines, go_sum
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from builder import config, embedded
-from builder.api.client import Api
+from builder import config
+from builder.client.api import Api
+from builder.local import embedded
 from tests import uids
 from tests.build_fixtures import Server
 

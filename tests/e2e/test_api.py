@@ -12,11 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from builder import embedded
-from builder.api import http
-from builder.api.client import services
-from builder.api.routes import SOURCE_PATH, UPLOAD_PATH, routes
 from builder.config import load
+from builder.contract.routes import SOURCE_PATH, UPLOAD_PATH, routes, services
+from builder.local import embedded
+from builder.transports.http import app as http
 from tests.serve_fixtures import Serve, compile_request, serving
 
 pytestmark = pytest.mark.e2e

@@ -14,8 +14,8 @@ from typing import Any
 import httpx
 import pytest
 
-from builder import embedded
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local import embedded
 from tests.build_fixtures import PYTHON_HANDLER, Server, until, zip_of
 from tests.serve_fixtures import Serve, serving
 

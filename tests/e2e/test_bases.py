@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from builder.oci.base import BaseStore
-from builder.oci.image import ImageConfig, build_image
-from builder.oci.layout import Layout
-from builder.oci.rootfs import unpack_image
+from builder.bases.base import BaseStore
+from builder.images.image import ImageConfig, build_image
+from builder.images.layout import Layout
+from builder.images.rootfs import unpack_image
 from tests.oci_fixtures import make_layer
 
 pytestmark = pytest.mark.e2e
@@ -58,7 +58,7 @@ def test_what_was_built_is_listed_and_kept(store: BaseStore) -> None:
 def test_the_same_packages_give_the_same_digest(store: BaseStore, tmp_path: Path, name: str) -> None:
     """In another folder, under another umask and zone, with another hash seed, from a process of its own."""
     program = (
-        "import os, sys; from pathlib import Path; from builder.oci.base import BaseStore; os.umask(0o077);"
+        "import os, sys; from pathlib import Path; from builder.bases.base import BaseStore; os.umask(0o077);"
         "print(BaseStore(Path(sys.argv[1])).build(sys.argv[2], Path(sys.argv[3])).digest)"
     )
     again = subprocess.run(
@@ -73,7 +73,7 @@ def test_the_same_packages_give_the_same_digest(store: BaseStore, tmp_path: Path
 
 def test_two_processes_at_once_make_one_base(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from builder.oci.base import BaseStore;"
+        "import sys; from pathlib import Path; from builder.bases.base import BaseStore;"
         "s = BaseStore(Path(sys.argv[1]));"
         "print(s.build('go', Path(sys.argv[2])).digest, s.rootfs('go'))"
     )

@@ -8,8 +8,8 @@ import subprocess
 import httpx
 import pytest
 
-from builder import run
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local import run
 from tests.build_fixtures import (
     CALLER,
     GO_MAIN,

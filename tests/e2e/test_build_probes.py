@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from builder import config
-from builder.oci.base import BaseStore
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.bases.base import BaseStore
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import Server, tar_of, until
 from tests.probe_fixtures import NAMES, SCRIPT, Host, PacketCount, answers
 

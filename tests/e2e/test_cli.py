@@ -23,9 +23,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.api import codec
 from builder.cli import format as fmt
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import build, failed_build, line, sse
 
 pytestmark = pytest.mark.e2e

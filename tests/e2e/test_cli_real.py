@@ -14,8 +14,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from builder.api import codec
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests import uids
 from tests.build_fixtures import CALLER, PYTHON_HANDLER, Server, processes_of, tar_of, until, zip_of
 from tests.golden.update import EXAMPLES

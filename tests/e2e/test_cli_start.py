@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import builder
-from builder.api import codec
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import build, line, sse
 
 pytestmark = pytest.mark.e2e

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from builder import run
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local import run
 from tests.build_fixtures import CALLER, Server, tar_gz_of
 from tests.golden.update import EXAMPLES, examples, files_of
 

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.worker.leftovers import remove_left_behind
-from builder.worker.spool import own, spool_path
+from builder.claims.spool import own, spool_path
+from builder.node.leftovers import remove_left_behind
 from tests.crash_fixtures import LEASE_MS, LINES, Installation, installation, is_terminal, kill_group, until
 
 pytestmark = pytest.mark.e2e

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.sandbox import cgroups
 from tests.build_fixtures import PYTHON_HANDLER, Server, tar_gz_of, tar_of, zip_of
 from tests.program_fixtures import Program, Ran

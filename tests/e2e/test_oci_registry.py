@@ -17,11 +17,11 @@ from pathlib import Path
 import pytest
 
 from builder.errors import PlatformError
-from builder.oci.destination import Destination, fallback_tag
-from builder.oci.image import ImageConfig, build_image
-from builder.oci.layer import write_layer
-from builder.oci.layout import Layout
-from builder.oci.registry import connect
+from builder.images.destination import Destination, fallback_tag
+from builder.images.image import ImageConfig, build_image
+from builder.images.layer import write_layer
+from builder.images.layout import Layout
+from builder.images.registry import connect
 from tests.oci_fixtures import make_image, make_layer, make_tree
 
 pytestmark = pytest.mark.e2e

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.api.client import ApiError
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.client.api import ApiError
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import PYTHON_HANDLER, Server, tar_of
 from tests.program_fixtures import Program
 

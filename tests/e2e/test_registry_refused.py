@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.build_fixtures import PYTHON_HANDLER
 from tests.e2e.conftest import Start
 from tests.e2e.test_oci_registry import HTPASSWD, docker_registry

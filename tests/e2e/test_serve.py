@@ -16,12 +16,12 @@ import httpx
 import pytest
 import redis
 
-from builder import embedded
-from builder.api import http
-from builder.api.http import UPLOADS
 from builder.config import load
-from builder.control import read_queued
+from builder.control.loops import read_queued
 from builder.errors import EXIT_CANCELLED
+from builder.local import embedded
+from builder.transports.http import app as http
+from builder.transports.http.app import UPLOADS
 from tests.build_fixtures import until
 from tests.serve_fixtures import Serve, compile_request, serving
 

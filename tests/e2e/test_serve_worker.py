@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from builder.embedded import free_port, private_redis
+from builder.local.embedded import free_port, private_redis
 from tests import uids
 from tests.build_fixtures import PYTHON_HANDLER, TERMINAL, processes_of, until
 from tests.crash_fixtures import Reports, is_terminal

@@ -17,8 +17,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, event, text
 
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, logs, rows
 from builder.store.engine import open_store
 from builder.store.schema import cache, metadata

@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, logs
 from tests.store_contract.world import CAN, LEASE, World
 

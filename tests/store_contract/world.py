@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, outbox
 from builder.store.engine import Store, open_store
 from builder.store.events import Event
@@ -104,6 +104,18 @@ def in_finalize(world: World) -> Any:
     row = builds.adopt_finalize(world.store, LEASE)
     assert row is not None and row["build_id"] == build
     return row
+
+
+def two_in_finalize(world: World) -> tuple[Any, Any]:
+    """The rows of an older and a newer build of one repository, both adopted: the older's finalizer is slower than its
+    lease, so that another has the newer one meanwhile."""
+    old = in_finalize(world)
+    new = world.submit()
+    world.succeed_work(new, world.claim(new))
+    world.at[0] += LEASE
+    row = builds.adopt_finalize(world.store, LEASE)
+    assert row is not None and row["build_id"] == new
+    return old, row
 
 
 def race(*calls: Callable[[], Any]) -> list[Any]:

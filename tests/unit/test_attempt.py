@@ -13,22 +13,22 @@ from typing import Any, cast
 import pytest
 
 from builder import build, sandbox
-from builder.api.client import Api, ApiUnreachable
 from builder.build import Claim
+from builder.claims.owner import Ownership, failure_record
+from builder.claims.spool import Spool
+from builder.client.api import Api, ApiUnreachable
 from builder.config import Settings
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
-from builder.oci.layer import write_layer
+from builder.images.layer import write_layer
+from builder.node import attempt as attempts
+from builder.node import ports, steps
+from builder.node.attempt import Attempt, NodeParts
+from builder.node.fetch import open_source
 from builder.pipelines.base import PlanRequest
 from builder.plan import Network, Plan, Step, WriteFile
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.source.unpack import Limits, unpack
-from builder.worker import attempt as attempts
-from builder.worker import ports, steps
-from builder.worker.attempt import Attempt, NodeParts
-from builder.worker.fetch import open_source
-from builder.worker.owner import Ownership, failure_record
-from builder.worker.spool import Spool
-from builder.worker.toolchains import Provided
+from builder.toolchains.host import Provided
 from tests.oci_fixtures import make_tree
 
 

@@ -13,11 +13,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from builder.api import codec
 from builder.config import Settings, load
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.plan import Toolchain
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import build, failed_build, line, play, run, sse
 
 CANDIDATES = "k7m2xq9d4t1zv6wh5r3p (hello-go), k7m2aaaaaaaaaaaaaaaa (thumbs)"

@@ -8,8 +8,8 @@ from builder.cli.failure import cancelled, ended, failed, reference, succeeded
 from builder.cli.refusal import refused
 from builder.cli.stop import build_exit, refused_call, refused_here
 from builder.cli.terminal import Look
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import EXIT_CANCELLED, EXIT_CODES, REASONS, BuildError
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import build, failed_build
 
 WIDE = Look(columns=88)

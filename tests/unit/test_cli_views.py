@@ -12,7 +12,7 @@ from builder.cli.live import CLEAR_BELOW, HIDE, SHOW, LiveView, Screen, frame, p
 from builder.cli.phases import Progress
 from builder.cli.plain import PlainView, entry_line
 from builder.cli.terminal import Look
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import START_MS, build, failed_build, line
 
 

@@ -22,13 +22,13 @@ def test_a_go_that_the_catalog_lacks_is_as_good_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, all_of_it: bool
 ) -> None:
     go_of(tmp_path, version)
-    monkeypatch.setattr("builder.worker.toolchains.find_program", lambda name: str(tmp_path / "go" / "bin" / "go"))
+    monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: str(tmp_path / "go" / "bin" / "go"))
     found = shown_here(Settings(node_dir=str(tmp_path)))
     assert found == [one for one in DEMO if all_of_it or one[0].startswith("python-")]
 
 
 def test_without_any_go_the_python_half_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.worker.toolchains.find_program", lambda name: None)
+    monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: None)
     assert [name for name, _ in shown_here(Settings(node_dir=str(tmp_path)))] == ["python-hello", "python-numpy"]
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import doctor
 from builder.config import Settings
+from builder.local import doctor
 from builder.sandbox import Finding
 
 NO_GROUPS = "not writable: memory and processes are watched from outside, CPU is not limited"
@@ -32,7 +32,7 @@ def test_control_groups_that_are_switched_off_are_said_too(monkeypatch: pytest.M
 
 def test_a_compressor_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert look(monkeypatch, tmp_path)["compressor"].ok
-    monkeypatch.setattr("builder.oci.layer.KNOWN_DIGEST", "another")
+    monkeypatch.setattr("builder.images.layer.KNOWN_DIGEST", "another")
     found = look(monkeypatch, tmp_path)["compressor"]
     assert not found.ok
     assert "other digests" in found.effect

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from builder import embedded
 from builder.config import Settings
 from builder.data import catalog_file
 from builder.errors import BuildError
+from builder.local import embedded
 from builder.pipelines import catalog as catalogs
 
 
@@ -44,8 +44,8 @@ class Process:
 @pytest.fixture
 def groups(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     killed: list[tuple[int, int]] = []
-    monkeypatch.setattr("builder.embedded.os.getpgid", lambda pid: pid)
-    monkeypatch.setattr("builder.embedded.os.killpg", lambda group, number: killed.append((group, number)))
+    monkeypatch.setattr("builder.local.embedded.os.getpgid", lambda pid: pid)
+    monkeypatch.setattr("builder.local.embedded.os.killpg", lambda group, number: killed.append((group, number)))
     return killed
 
 
@@ -73,8 +73,8 @@ def test_an_interrupt_before_a_worker_is_ready_kills_it_undrained(
 
 
 def test_the_rest_of_a_group_that_is_not_the_processs_own_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.embedded.os.getpgid", lambda pid: 1)
-    monkeypatch.setattr("builder.embedded.os.killpg", lambda *args: pytest.fail("another's group was killed"))
+    monkeypatch.setattr("builder.local.embedded.os.getpgid", lambda pid: 1)
+    monkeypatch.setattr("builder.local.embedded.os.killpg", lambda *args: pytest.fail("another's group was killed"))
     process: Any = Process(KeyboardInterrupt())
     embedded.kill(process)
     assert process.calls == ["kill"]
@@ -97,7 +97,7 @@ def test_a_base_that_could_not_be_made_says_why(tmp_path: Path, monkeypatch: pyt
         raise BuildError("Internal", "mmdebstrap: the mirror does not answer", said=("E: no route",))
 
     settings = Settings(node_dir=str(tmp_path))
-    monkeypatch.setattr("builder.embedded.BaseStore.build", fails)
+    monkeypatch.setattr("builder.local.embedded.BaseStore.build", fails)
     failed = embedded.ensure_bases(settings)
     assert set(failed) == {"go", "python"}
     row = catalogs.read(catalog_file("")).find("python")

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 from builder import pipelines
-from builder.api import intake
-from builder.api.auth import CallRefused
 from builder.config import Settings
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.pipelines import catalog
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.source.store import FolderStore
+from builder.services import intake
+from builder.services.auth import CallRefused
 from builder.store import builds
 from builder.store.engine import Store, open_store
+from builder.stores.folder import FolderStore
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 LOADED = pipelines.names()

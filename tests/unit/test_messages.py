@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.messages import read_run, run_message
+from builder.contract.messages import read_run, run_message
 
 KEY = "a key"
 BUILD = "k7m2xq9d4t1zv6wh5r3p"

@@ -10,14 +10,14 @@ from typing import Any, cast
 import pytest
 from celery import Celery
 
-from builder.api.client import Api, ApiUnreachable
+from builder.broker import make_celery, read_queues
+from builder.claims import owner
+from builder.client.api import Api, ApiUnreachable
 from builder.config import Settings
-from builder.messages import run_message
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.tasks import make_celery, read_queues
-from builder.worker import owner
-from builder.worker.attempt import NodeParts
-from builder.worker.node import KEY_BYTES, Node, Reads, reads_of
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.messages import run_message
+from builder.node.attempt import NodeParts
+from builder.node.worker import KEY_BYTES, Node, Reads, reads_of
 
 SETTINGS = Settings(queues=(), slots=2)
 

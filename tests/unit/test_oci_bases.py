@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from builder.bases.base import BaseStore, furnish
+from builder.bases.bytecode import compile_bytecode
+from builder.bases.debian import Ran, mirror_lines
+from builder.bases.recipe import Bytecode, Recipe, read_recipes
 from builder.errors import BuildError
-from builder.oci.base import BaseStore, furnish
-from builder.oci.bytecode import compile_bytecode
-from builder.oci.debian import Ran, mirror_lines
-from builder.oci.recipe import Bytecode, Recipe, read_recipes
 
 SHIPPED = Path(__file__).parent.parent.parent / "runtimes"
 DEB822 = """\

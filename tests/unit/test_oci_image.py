@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuildError
-from builder.oci.image import BaseImage, ImageConfig, Platform, build_image, canonical, digest_of
-from builder.oci.layer import Layer
+from builder.images.image import BaseImage, ImageConfig, Platform, build_image, canonical, digest_of
+from builder.images.layer import Layer
 
 
 def layer(number: int) -> Layer:

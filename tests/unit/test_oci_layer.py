@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import BuildError
-from builder.oci.gather import Entry, Kind
-from builder.oci.layer import compressor_is_the_known_one, tar_header, write_layer
+from builder.images.gather import Entry, Kind
+from builder.images.layer import compressor_is_the_known_one, tar_header, write_layer
 from tests.oci_fixtures import make_tree
 
 FILES: dict[str, str | bytes] = {"b": "bee", "a/x": "ex", "a-b": "dash", "a/sub/y": b"\0" * 3000, "z.sh": "#!/bin/sh\n"}

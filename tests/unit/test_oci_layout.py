@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuildError, PlatformError
-from builder.oci.destination import Destination, fallback_tag
-from builder.oci.image import digest_of
-from builder.oci.layout import REF_NAME, Layout
+from builder.images.destination import Destination, fallback_tag
+from builder.images.image import digest_of
+from builder.images.layout import REF_NAME, Layout
 from tests.oci_fixtures import make_image
 
 

@@ -16,10 +16,10 @@ import httpx
 import pytest
 
 from builder.errors import BuildError, PlatformError
-from builder.oci.destination import Destination, fallback_tag
-from builder.oci.image import digest_of
-from builder.oci.registry import Registry
-from builder.oci.transport import Credentials, Patience, Transport, is_loopback
+from builder.images.destination import Destination, fallback_tag
+from builder.images.image import digest_of
+from builder.images.registry import Registry
+from builder.images.transport import Credentials, Patience, Transport, is_loopback
 from tests.oci_fixtures import make_image
 
 Fault = Callable[[httpx.Request], httpx.Response | None]

@@ -15,8 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import BuildError, PlatformError
-from builder.oci.layer import Layer, write_layer
-from builder.oci.rootfs import unpack_image, unpack_tar
+from builder.images.layer import Layer, write_layer
+from builder.images.rootfs import unpack_image, unpack_tar
 from tests.oci_fixtures import make_tree
 
 Member = tuple[str, bytes, str | bytes, int]

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.control import read_queued
-from builder.messages import RUN, run_message
+from builder.contract.messages import RUN, run_message
+from builder.control.loops import read_queued
 from builder.store import builds, offers
 from tests.store_contract.world import World, open_world
 

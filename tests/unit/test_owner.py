@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from builder.api.client import ApiError, ApiUnreachable
 from builder.build import Outcome
+from builder.claims import owner
+from builder.claims.spool import Spool, forget_dead_owners, is_owned, left_behind, own, spool_path
+from builder.client.api import ApiError, ApiUnreachable
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError, PlatformError
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.worker import owner
-from builder.worker.spool import Spool, forget_dead_owners, is_owned, left_behind, own, spool_path
 
 DEAD = "4194999 1"  # above the kernel's largest pid
 

@@ -1,4 +1,4 @@
-"""What is committed is what the protos give; imports resolve below `builder.proto`; the page's table is current."""
+"""What is committed is what the protos give; imports resolve below `builder.contract`; the page's table is current."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.api.routes import NOT_YET, SOURCE_PATH, UPLOAD_PATH
-from builder.proto import generate
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.proto.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.proto.table import route_table
+from builder.contract import generate
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.contract.routes import NOT_YET, SOURCE_PATH, UPLOAD_PATH
+from builder.contract.table import route_table
 
 
 def test_generated_code_is_current() -> None:
@@ -37,8 +37,8 @@ def test_the_page_is_current() -> None:
 def test_imports_and_module_names_resolve() -> None:
     code = "from dodil.ignite.v1 import x_pb2 as y\nf(DESCRIPTOR, 'dodil.ignite.v1.x_pb2', _globals)\n"
     assert generate.resolvable(code) == (
-        "from builder.proto.dodil.ignite.v1 import x_pb2 as y\n"
-        "f(DESCRIPTOR, 'builder.proto.dodil.ignite.v1.x_pb2', _globals)\n"
+        "from builder.contract.dodil.ignite.v1 import x_pb2 as y\n"
+        "f(DESCRIPTOR, 'builder.contract.dodil.ignite.v1.x_pb2', _globals)\n"
     )
     assert pb.CreateBuildRequest().code.DESCRIPTOR is common.CodeSource.DESCRIPTOR
     build = pb.Build(build_id="b", status=pb.BUILD_STATUS_RUNNING)
@@ -52,7 +52,7 @@ def test_check_names_what_is_stale_and_writes_nothing(
     before = path.read_text()
     monkeypatch.setattr(generate, "generated", lambda: {path: before + "# other\n"})
     assert generate.main(["--check"]) == 1
-    assert "stale: builder/proto/dodil/ignite/v1/ignite_common_pb2.py" in capsys.readouterr().out
+    assert "stale: builder/contract/dodil/ignite/v1/ignite_common_pb2.py" in capsys.readouterr().out
     assert path.read_text() == before
 
 

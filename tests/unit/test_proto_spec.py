@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2, ignite_common_pb2, ignite_compute_pb2
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2, ignite_common_pb2, ignite_compute_pb2
 
 SPEC = Path(__file__).parents[2] / "docs" / "spec" / "ignite-compute-core-concepts.txt"
 FILES = (ignite_common_pb2.DESCRIPTOR, ignite_compute_pb2.DESCRIPTOR, ignite_build_pb2.DESCRIPTOR)

@@ -10,9 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from builder import run as runs
 from builder.config import Settings
 from builder.errors import BuildError
+from builder.local import run as runs
 from builder.sandbox import Result
 from tests.cli_fixtures import build
 
@@ -62,12 +62,12 @@ class App:
 @pytest.fixture
 def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[App], App]:
     def put(app: App) -> App:
-        monkeypatch.setattr("builder.run.sandbox.serve", app.serve)
+        monkeypatch.setattr("builder.local.run.sandbox.serve", app.serve)
         answers(monkeypatch, 200, then=app.answered)
         return app
 
     monkeypatch.setattr(runs, "pull", lambda *args: CONFIG)
-    monkeypatch.setattr("builder.run.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("builder.local.run.os.geteuid", lambda: 1000)
     return put
 
 
@@ -80,7 +80,7 @@ def answers(monkeypatch: pytest.MonkeyPatch, *statuses: int, then: Callable[[], 
 
     transport = httpx.MockTransport(answer)
     client = Client(transport=transport)
-    monkeypatch.setattr("builder.run.httpx.Client", lambda **options: client)
+    monkeypatch.setattr("builder.local.run.httpx.Client", lambda **options: client)
 
 
 def settings(folder: Path, **changed: Any) -> Settings:
@@ -140,7 +140,7 @@ def test_between_answers_that_are_no_success_there_is_a_pause(
     play(App())
     answers(monkeypatch, 503, 503, 200)
     slept: list[float] = []
-    monkeypatch.setattr("builder.run.time.sleep", slept.append)
+    monkeypatch.setattr("builder.local.run.time.sleep", slept.append)
     with runs.started(settings(tmp_path), record()):
         assert len(slept) == 2
 
@@ -174,7 +174,7 @@ def test_the_artifact_is_sought_where_the_record_says_unless_a_registry_is_set(
     play(App())
     asked: list[tuple[str, str]] = []
     monkeypatch.setattr(
-        "builder.run.place.destination", lambda host, layout, **login: asked.append((host, login["username"]))
+        "builder.local.run.place.destination", lambda host, layout, **login: asked.append((host, login["username"]))
     )
     with runs.started(settings(tmp_path, registry=registry, registry_username="me"), record(reference)):
         assert asked == [(host, username)], "a login is for the registry of the settings only"

@@ -12,17 +12,17 @@ import pytest
 from sqlalchemy import update
 
 from builder import pipelines
-from builder.api import codec
-from builder.api.auth import Caller, CallRefused
-from builder.api.service import BuildService, Parts, WorkerService
 from builder.config import Settings
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.pipelines import catalog
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.source.store import FolderStore
+from builder.services.auth import Caller, CallRefused
+from builder.services.service import BuildService, Parts, WorkerService
 from builder.store import builds
 from builder.store.engine import Store, open_store
+from builder.stores.folder import FolderStore
 
 ACME = Caller(organization="acme", scopes=frozenset({"submit", "read"}))
 OTHER = Caller(organization="other", scopes=frozenset({"submit", "read"}))
@@ -34,6 +34,7 @@ class Services:
     build: BuildService
     worker: WorkerService
     store: Store
+    woken: list[None]
 
     def submit(self, name: str = "app", caller: Caller = ACME, **fields: Any) -> str:
         request = pb.CreateBuildRequest(name=name, **fields)
@@ -59,17 +60,18 @@ class Services:
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     store = open_store(f"sqlite:///{tmp_path}/builder.db")
+    woken: list[None] = []
     parts = Parts(
         settings=Settings(),
         store=store,
         sources=FolderStore(tmp_path / "sources"),
         catalog=catalog.read(catalog_file("")),
         runtimes=pipelines.names(),
-        wake=lambda: None,
+        wake=lambda: woken.append(None),
         fan_out=lambda build_id, lines: None,
         stale=lambda call: None,
     )
-    yield Services(BuildService(parts), WorkerService(parts), store)
+    yield Services(BuildService(parts), WorkerService(parts), store, woken)
     store.engine.dispose()
 
 
@@ -104,10 +106,10 @@ NO_NUMBERS = ("\u00b2", "\u0663", "9" * 19, "9" * 5000, "-1", "1 ", "1\n", "x")
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
 def test_what_is_no_number_that_a_store_compares_is_refused(services: Services, text: str) -> None:
-    with pytest.raises(BuildError) as refused:
+    with pytest.raises(codec.Malformed) as refused:
         services.build.list_builds(ACME, pb.ListBuildsRequest(cursor=text))
-    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "cursor")
-    with pytest.raises(BuildError, match="InvalidRequest"):
+    assert refused.value.where == "cursor"
+    with pytest.raises(codec.Malformed):
         codec.number(text, "claim")
 
 
@@ -214,3 +216,17 @@ def test_a_claim_without_a_node_or_a_nonce_is_refused(services: Services, missin
 def test_a_node_without_an_id_is_refused(services: Services) -> None:
     with pytest.raises(BuildError, match="InvalidRequest: nodeId"):
         services.worker.register_node(NODE, pb.RegisterNodeRequest(protocol=1))
+
+
+def test_the_dispatcher_is_woken_by_a_node_that_can_something_else_and_by_no_repetition(services: Services) -> None:
+    request = pb.RegisterNodeRequest(protocol=1, node_id="node", queues=["compile.go"], slots=2)
+    for changed in ({}, {"slots": 3}, {"queues": ["compile.any"]}, {"toolchains": {"go-1.26": "d"}}):
+        request.MergeFrom(pb.RegisterNodeRequest(**changed))  # type: ignore[arg-type]
+        before = len(services.woken)
+        for _ in range(3):
+            services.worker.register_node(NODE, request)
+        assert len(services.woken) == before + 1
+    other = pb.RegisterNodeRequest(protocol=1, node_id="other", slots=1)
+    before = len(services.woken)
+    services.worker.register_node(NODE, other)
+    assert len(services.woken) == before + 1

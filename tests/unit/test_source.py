@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from builder.errors import BuildError
 from builder.source.digest import code_hash
 from builder.source.sniff import Kind, sniff
-from builder.source.store import FolderStore
 from builder.source.tree import DictTree, DirTree
 from builder.source.unpack import Limits, unpack, write_single
+from builder.stores.folder import FolderStore
 from tests.archive_rows import Make, honest, hostile, tar, zipped
 
 MIB = 1024 * 1024

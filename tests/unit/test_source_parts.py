@@ -20,9 +20,9 @@ from builder.source import unpack as unpacking
 from builder.source.digest import code_hash
 from builder.source.entry import shown
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
-from builder.source.store import FolderStore, SourceStore
 from builder.source.tree import DictTree, DirTree, Tree
 from builder.source.unpack import Limits, unpack, write_single
+from builder.stores.folder import FolderStore, SourceStore
 from tests.source_archives import END, OK, OK_ZIP, Tar, Zip, gz, tar, zipped
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\x06\0\0\0"

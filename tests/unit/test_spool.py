@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from builder.worker.spool import Spool, left_behind, spool_path
+from builder.claims.spool import Spool, left_behind, spool_path
 
 
 def make(path: Path, cap: int = 1024 * 1024) -> Spool:

@@ -11,10 +11,10 @@ import pytest
 from builder import sandbox
 from builder.config import Settings
 from builder.errors import PlatformError
+from builder.node import steps
+from builder.node.attempt import Attempt
 from builder.plan import Network, Plan, Step
 from builder.sandbox import EgressRecord, Verdict
-from builder.worker import steps
-from builder.worker.attempt import Attempt
 
 DONE = sandbox.Result(
     exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0

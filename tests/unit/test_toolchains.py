@@ -10,7 +10,7 @@ import pytest
 
 from builder.data import runtimes_dir
 from builder.plan import Toolchain
-from builder.worker.toolchains import Toolchains
+from builder.toolchains.host import Toolchains
 
 RECIPE = """\
 rootfs = ""

@@ -21,8 +21,8 @@ from builder.cli.plain import PlainView
 from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistake, refused_here
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import EXIT_CANCELLED, BuildError
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 if TYPE_CHECKING:
     from builder.cli.client import Client

@@ -1,7 +1,7 @@
 """`run`, `serve`, `worker`, `dev`, `doctor`, `runtimes`, `bases build`: the machine's side.
 
-What these start lives in modules of its own (`builder/run.py`, `builder/worker/`, `builder/api/`, `builder/doctor.py`);
-each is imported inside its command, so that the others work without it.
+What these start lives in `builder/local/`, `builder/node/` and `builder/control/`; each is imported inside its command,
+so that the others work without it.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from builder.cli.safe import shown
 from builder.cli.stop import Stop, mistake, refused_here
 from builder.cli.terminal import Look
 from builder.config import Settings
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.plan import Toolchain
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 
 class Finding(Protocol):
-    """One row of `builder.doctor.findings`."""
+    """One row of `builder.local.doctor.findings`."""
 
     @property
     def ok(self) -> bool: ...
@@ -67,7 +67,7 @@ def run(ctx: Context, build_id: str) -> int:
         what = f"{shown(build.name)} {fmt.short_id(build.build_id)} ready in {fmt.readiness(after_ms)}"
         ctx.say(f"{what}, sandboxed; Ctrl-C stops it")
 
-    from builder.run import run_artifact
+    from builder.local.run import run_artifact
 
     try:
         with term_interrupts():
@@ -80,14 +80,14 @@ def run(ctx: Context, build_id: str) -> int:
 
 def serve(ctx: Context) -> int:
     """The control side: API, dispatcher, reconciler. The first Ctrl-C drains, the second leaves."""
-    from builder.api import server
+    from builder.control import process as server
 
     return _until_interrupted(lambda: server.serve(ctx.settings()))
 
 
 def worker(ctx: Context) -> int:
     """A build node."""
-    from builder.worker.main import work
+    from builder.node.main import work
 
     return _until_interrupted(lambda: work(ctx.settings()))
 
@@ -137,7 +137,7 @@ def _until_interrupted(work: Any) -> int:
 
 def doctor(ctx: Context) -> int:
     """What is missing on this machine, what follows from it, and the command that mends it; 1 when something is."""
-    from builder.doctor import findings
+    from builder.local.doctor import findings
 
     found: tuple[Finding, ...] = findings(ctx.settings())
     missing = [each for each in found if not each.ok]
@@ -171,7 +171,7 @@ def _effect(finding: Finding) -> str:
 
 def runtimes(ctx: Context) -> int:
     """Versions and targets of the catalog, and which can be built here."""
-    from builder.embedded import obstacle
+    from builder.local.embedded import obstacle
 
     settings = ctx.settings()
     rows = [(row, obstacle(settings, row.toolchain)) for row in catalog_of(settings).rows]
@@ -196,8 +196,8 @@ def runtimes(ctx: Context) -> int:
 def bases_build(ctx: Context, names: list[str]) -> int:
     """Make the base images that this node needs, and print each with its digest."""
     from builder import pipelines
+    from builder.bases.base import BaseStore
     from builder.data import runtimes_dir
-    from builder.oci.base import BaseStore
 
     settings = ctx.settings()
     store = BaseStore(Path(settings.node_dir) / "bases")

@@ -14,9 +14,9 @@ from builder.cli.plain import entry_line
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, mistake
 from builder.cli.terminal import Look
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VersionStatus
 from builder.errors import EXIT_CANCELLED
-from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.proto.dodil.ignite.v1.ignite_common_pb2 import VersionStatus
 
 if TYPE_CHECKING:
     from builder.cli.client import Client

@@ -1,0 +1,51 @@
+"""The Celery application and its one task. Thin: the claim decides, `builder/node/worker.py` does the work.
+
+Delivery: JSON only, acknowledged early, nothing prefetched, no result backend, no countdown; a lost message costs
+seconds, since the store offers again (docs/architecture.md).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery
+
+from builder.config import Settings
+from builder.contract.messages import RUN
+
+
+def make_celery(settings: Settings) -> Celery:
+    """A Celery application over the broker of the settings."""
+    app = Celery("ignite-builder", broker=settings.redis_url, set_as_current=False)
+    app.conf.update(
+        accept_content=["json"],
+        task_serializer="json",
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_default_queue="compile.any",
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_enable_remote_control=False,
+        worker_send_task_events=False,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_timeout=5,
+        broker_transport_options={"visibility_timeout": 86_400, "socket_timeout": 10, "socket_keepalive": True},
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+    )
+    return app
+
+
+def read_queues(app: Celery, queues: tuple[str, ...], slots: int) -> None:
+    """What a worker reads and runs at once where its command line (`-Q`, `-c`) says nothing else."""
+    named = {name: {"exchange": name, "routing_key": name} for name in queues}
+    app.conf.update(task_queues=named, worker_concurrency=slots)
+
+
+def add_run_task(app: Celery, handle: Any) -> None:
+    """Register `ignite.build.run`; `handle` takes the message's body and never raises."""
+
+    @app.task(name=RUN)  # type: ignore[untyped-decorator]
+    def run(**body: object) -> None:
+        handle(body)

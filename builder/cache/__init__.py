@@ -1,1 +1,0 @@
-"""The whole-build cache: identical work is done once within an organization (docs/architecture.md)."""

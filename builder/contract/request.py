@@ -1,0 +1,18 @@
+"""Read a compile request: which runtime, version and target. Pure; both sides use it."""
+
+from __future__ import annotations
+
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+
+
+def runtime_of(runtime: common.Runtime) -> tuple[str, str]:
+    """(version, target) of whichever runtime is set; the target is the short wire word in lower case ("native")."""
+    name = runtime.WhichOneof("runtime")
+    if not name:
+        return "", ""
+    value = getattr(runtime, name)
+    version = str(getattr(value, "toolchain_version", "") or getattr(value, "version", ""))
+    field = value.DESCRIPTOR.fields_by_name.get("target")
+    if field is None or not value.target:
+        return version, ""
+    return version, str(field.enum_type.values_by_number[value.target].name).rsplit("_", 1)[1].lower()

@@ -1,0 +1,168 @@
+"""HTTP routes, derived from the `google.api.http` annotations of the protos. Pure: no server, no client, no socket."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from urllib.parse import quote
+
+from google.api import annotations_pb2
+from google.protobuf import json_format
+from google.protobuf.descriptor import Descriptor, MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+UPLOAD_PATH = "/v1/ignite/builds/contexts"
+"""POST: the plain streamed upload, `UploadBuildContext` over HTTP. It has no annotation: its body is not JSON."""
+
+SOURCE_PATH = "/v1/ignite/worker/builds/{build_id}/source"
+"""GET with `claim`: the stored source's bytes, for the claim's owner. It has no annotation: its answer is not JSON."""
+
+NOT_YET = frozenset({"SaveBuildSecrets"})
+"""RPCs that answer UNIMPLEMENTED for now."""
+
+NOT_YET_PATHS = ("/v1/ignite/app/", "/v1/ignite/compile/")
+"""Where ComputeService will be; it is not in the protos yet."""
+
+_PARAMETER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route:
+    """One RPC over HTTP. `template` holds `{field}` for what the path carries; `body` is "*" or, without one, ""."""
+
+    method: str
+    template: str
+    path_regex: re.Pattern[str]
+    path_params: tuple[str, ...]
+    service: str
+    rpc_name: str
+    input: Descriptor
+    output: Descriptor
+    server_streaming: bool
+    client_streaming: bool
+    body: str
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the request travels as the body, not in the query."""
+        return bool(self.body)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """A route that fits, and what its path carries."""
+
+    route: Route
+    params: Mapping[str, str]
+
+
+def services() -> tuple[ServiceDescriptor, ...]:
+    """The services of the API."""
+    by_name = pb.DESCRIPTOR.services_by_name
+    return (by_name["BuildService"], by_name["WorkerService"])
+
+
+def routes(service: ServiceDescriptor) -> tuple[Route, ...]:
+    """The routes of a service, in its order; an RPC without annotation has none.
+
+    Raises `ValueError` for an annotation beyond what we derive: one binding, `{field}` as a whole segment, body `*`.
+    """
+    return tuple(route for method in service.methods if (route := _route(service.name, method)) is not None)
+
+
+def _route(service: str, method: MethodDescriptor) -> Route | None:
+    rule = method.GetOptions().Extensions[annotations_pb2.http]
+    verb = rule.WhichOneof("pattern")
+    if verb is None:
+        return None
+    template = "" if verb == "custom" else str(getattr(rule, verb))
+    segments = template.split("/")[1:]
+    params = tuple(found[1] for segment in segments if (found := _PARAMETER.fullmatch(segment)))
+    plain = all(_PARAMETER.fullmatch(segment) or re.fullmatch(r"[\w.-]+", segment) for segment in segments)
+    known = all(name in method.input_type.fields_by_name for name in params)
+    if not plain or not known or rule.additional_bindings or rule.body not in ("", "*"):
+        raise ValueError(f"{service}.{method.name}: this annotation is not one we derive a route from")
+    return Route(
+        method=verb.upper(),
+        template=template,
+        path_regex=re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", template.replace(".", r"\."))),
+        path_params=params,
+        service=service,
+        rpc_name=method.name,
+        input=method.input_type,
+        output=method.output_type,
+        server_streaming=method.server_streaming,
+        client_streaming=method.client_streaming,
+        body=rule.body,
+    )
+
+
+def match(routes: Iterable[Route], method: str, path: str) -> Match | None:
+    """The route for a request, or None. `path` is decoded, without the query. A literal segment wins over `{field}`."""
+    found = [
+        Match(route=route, params=hit.groupdict())
+        for route in routes
+        if route.method == method and (hit := route.path_regex.fullmatch(path))
+    ]
+    return min(found, key=lambda each: len(each.params), default=None)
+
+
+def allowed(routes: Iterable[Route], path: str) -> tuple[str, ...]:
+    """The methods that this path has, sorted: for the Allow header of a 405; none means 404."""
+    return tuple(sorted({route.method for route in routes if route.path_regex.fullmatch(path)}))
+
+
+def bind(match: Match, query: Iterable[tuple[str, str]], body: bytes) -> Message:
+    """The request message, of path, decoded query pairs and body.
+
+    With a body the query must be empty, and what the body repeats of the path must be the same. An empty body is `{}`.
+    Raises `Malformed`; `where` names the field.
+    """
+    route, pairs = match.route, tuple(query)
+    cls = GetMessageClass(route.input)
+    if not route.has_body:
+        if body:
+            raise codec.Malformed(f"{route.method} {route.template} takes no body", "body")
+        return codec.from_query(cls, (*match.params.items(), *pairs))
+    if pairs:
+        name = pairs[0][0][:60]
+        raise codec.Malformed(f"{name!r}: parameters belong into the body here", name)
+    message = codec.parse(cls, body or b"{}")
+    carried = codec.from_query(cls, match.params.items())
+    for name in match.params:
+        wanted, given = getattr(carried, name), getattr(message, name)
+        if given and given != wanted:
+            raise codec.Malformed(f"{name} in the body is not the one in the path", name)
+        setattr(message, name, wanted)
+    return message
+
+
+def address(route: Route, message: Message) -> tuple[str, tuple[tuple[str, str], ...]]:
+    """The client's half of `bind`: the quoted path, and the query pairs of a route without a body.
+
+    Raises `ValueError` when a field that the path carries is empty, or the query cannot carry a field.
+    """
+    path = _PARAMETER.sub(lambda found: quote(_path_value(message, found[1]), safe=""), route.template)
+    if route.has_body:
+        return path, ()
+    pairs = []
+    for name, value in json_format.MessageToDict(message, preserving_proto_field_name=True).items():
+        if name in route.path_params:
+            continue
+        for one in value if isinstance(value, list) else [value]:
+            if isinstance(one, dict):
+                raise ValueError(f"{name} cannot travel in a query")
+            pairs.append((name, str(one).lower() if isinstance(one, bool) else str(one)))
+    return path, tuple(pairs)
+
+
+def _path_value(message: Message, name: str) -> str:
+    value = str(getattr(message, name))
+    if not value:
+        raise ValueError(f"{name} is empty, and the path needs it")
+    return value

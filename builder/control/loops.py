@@ -1,0 +1,253 @@
+"""The control side's loops: dispatch, finalize, reconcile, report, tags. Each is a thread that is woken or ticks.
+
+What a transition changed wakes the loops that see to it (`woken_by`), inside the call that made it.
+
+The store is the truth; a loop that dies or doubles costs time, never a build.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TextIO
+
+import redis
+import structlog
+from celery import Celery
+from kombu.exceptions import KombuError
+from redis.exceptions import RedisError
+from structlog.typing import FilteringBoundLogger
+
+from builder.config import Settings
+from builder.contract.messages import RUN, read_run, run_message
+from builder.control.finalizers import Finalizers
+from builder.control.reports import Reports
+from builder.store import builds, nodes, offers, sweeps
+from builder.store.engine import Store
+from builder.store.events import Event
+from builder.store.transitions import TERMINAL
+
+# A node that was not seen for this many leases takes no builds.
+LIVE_LEASES = 2
+TAGS_MS = 10_000
+LOOPS = ("dispatch", "finalize", "reconcile", "report", "tags")
+# So many failed steps, one after the other, and the process is not ready.
+FAILED_STEPS = 3
+
+# Transitions after which something is queued, or a node has a slot more than before.
+_DISPATCH = frozenset(
+    {"submit", "attach", "reuse", "built", "fail", "retry", "hand-back", "artifact-gone", "cancelled", "lease-expired",
+     "build-timeout", "promote"}
+)  # fmt: skip
+_FINALIZE = frozenset({"reuse", "built", "primary-succeeded"})
+_REPORT = frozenset({"submit", "claim"})
+
+
+class LoopFailing(Exception):
+    """A loop whose last steps have all failed."""
+
+
+def woken_by(event: Event) -> frozenset[str]:
+    """The loops that have something to do after a transition."""
+    reports = event.action in _REPORT or event.status in TERMINAL
+    due = {"dispatch": event.action in _DISPATCH, "finalize": event.action in _FINALIZE, "report": reports}
+    return frozenset(name for name, is_due in due.items() if is_due)
+
+
+def event_log(out: TextIO) -> FilteringBoundLogger:
+    """A logger that writes one JSON object on a line; two in one process know nothing of each other."""
+    made: FilteringBoundLogger = structlog.wrap_logger(
+        structlog.PrintLogger(out),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso"),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+        cache_logger_on_first_use=True,
+    )
+    return made
+
+
+def free_of(takers: Sequence[nodes.Node]) -> int:
+    """The free slots of some nodes."""
+    return sum(max(0, node.slots - node.running) for node in takers)
+
+
+def read_queued(raw: bytes, key: str) -> str | None:
+    """The build id of a message as it lies in Redis (kombu's envelope of Celery's protocol 2); None for any other."""
+    try:
+        _, kwargs, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
+        return read_run(kwargs, key)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+@dataclass
+class Loops:
+    """The loops over one store. `redis` is the broker of `celery`; `stepped` hears of each step, and whether it went
+    well; `monotonic` is in seconds."""
+
+    settings: Settings
+    store: Store
+    celery: Celery
+    finalizers: Finalizers
+    reports: Reports
+    redis: redis.Redis
+    log: FilteringBoundLogger
+    stepped: Callable[[str, bool], None] = lambda name, well: None
+    monotonic: Callable[[], float] = time.monotonic
+    _ticked: float = float("-inf")
+    """When the reconciler last reached the store."""
+    _expire_from: float = 0.0
+    _wakes: Mapping[str, threading.Event] = field(default_factory=lambda: {name: threading.Event() for name in LOOPS})
+    _failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOOPS, 0))
+    """Failed steps of each loop since its last one that went well."""
+    _stop: threading.Event = field(default_factory=threading.Event)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _told: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Start the threads."""
+        work: Mapping[str, Callable[[], None]] = {
+            "dispatch": self.dispatch,
+            "finalize": self.finalizers.step,
+            "reconcile": self.reconcile,
+            "report": self.reports.step,
+            "tags": self.finalizers.finalizer.check_tags,
+        }
+        periods_ms = {"finalize": self.finalizers.period_ms, "tags": TAGS_MS}
+        self.finalizers.freed, self.reports.freed = self._wakes["finalize"].set, self._wakes["report"].set
+        for name, step in work.items():
+            period_ms = periods_ms.get(name, self.settings.tick_ms)
+            thread = threading.Thread(target=self._loop, args=(name, step, period_ms), name=name, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def wake(self, *names: str) -> None:
+        """Something changed that these loops see to: look at once."""
+        for name in names:
+            self._wakes[name].set()
+
+    def ask(self, name: str) -> None:
+        """Raises `LoopFailing` for a loop that failed several times in a row."""
+        if self._failed[name] >= FAILED_STEPS:
+            raise LoopFailing(f"{name}: {self._failed[name]} steps in a row have failed")
+
+    def stop(self) -> None:
+        """End the threads and wait for them."""
+        self._stop.set()
+        for wake in self._wakes.values():
+            wake.set()
+        for thread in self._threads:
+            thread.join(timeout=5)
+        self.finalizers.stop()
+        self.reports.stop()
+
+    def _loop(self, name: str, step: Callable[[], None], period_ms: int) -> None:
+        wake = self._wakes[name]
+        while not self._stop.is_set():
+            wake.clear()
+            if self._stop.is_set():  # set between the two: its wake was cleared
+                return
+            if not self.take_step(name, step):
+                self._stop.wait(0.5)
+            wake.wait(period_ms / 1000)
+
+    def take_step(self, name: str, step: Callable[[], None]) -> bool:
+        """One step of a loop; whether it went well. A step that fails is counted, and the loop goes on."""
+        try:
+            step()
+        except Exception as error:
+            self._failed[name] += 1
+            self.log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
+        else:
+            self._failed[name] = 0
+        well = self._failed[name] == 0
+        self.stepped(name, well)
+        return well
+
+    def dispatch(self) -> None:
+        """Fill a small window of hints for each queue: about twice the free slots of its live nodes."""
+        waiting = sweeps.waiting_queues(self.store)
+        if not waiting:
+            return
+        for queue, takers in self._takers().items():
+            if queue not in waiting:
+                continue
+            self._compare(queue)
+            if not (free := free_of(takers)):
+                continue
+            toolchains = sorted({name for node in takers for name in node.toolchains})
+            for build_id in builds.offerable(self.store, queue, toolchains, 2 * free):
+                self._send(queue, build_id)
+
+    def free_slots(self) -> Mapping[str, int]:
+        """Queue → free slots of its live nodes; a node that reads several queues counts in each."""
+        return {queue: free_of(takers) for queue, takers in self._takers().items()}
+
+    def _takers(self) -> Mapping[str, Sequence[nodes.Node]]:
+        live = [node for node in nodes.all_nodes(self.store) if self._is_live(node)]
+        queues = sorted({queue for node in live for queue in node.queues})
+        return {queue: [node for node in live if queue in node.queues] for queue in queues}
+
+    def _is_live(self, node: nodes.Node) -> bool:
+        return not node.drain and node.seen_ms_ago < LIVE_LEASES * self.settings.lease_ms
+
+    def _compare(self, queue: str) -> None:
+        """Look into the queue's list in Redis: what lies there is not offered again, what vanished is, at once."""
+        try:
+            raw: Any = self.redis.lrange(queue, 0, offers.LOOKED_AT - 1)
+        except RedisError as error:  # nobody knows what lies there: the pauses between offers stand
+            self.log.warning("a queue could not be read", action="compare-failed", queue=queue, error=repr(error))
+            return
+        listed = {build_id for one in raw if (build_id := read_queued(one, self.settings.message_key))}
+        if vanished := offers.compare(self.store, queue, listed):
+            self.log.warning("hints vanished", action="hints-vanished", queue=queue, count=vanished)
+
+    def _send(self, queue: str, build_id: str) -> None:
+        message = run_message(build_id, self.settings.message_key)
+        try:
+            self.celery.send_task(RUN, kwargs=message, queue=queue, retry=False)
+        except (KombuError, RedisError, OSError) as error:
+            # The mark of the offer stands for a few seconds; then it is offered again.
+            self.log.warning("a hint could not be sent", action="offer-failed", build_id=build_id, error=repr(error))
+
+    def reconcile(self) -> None:
+        """Expire leases and timeouts. Safe with two of us: every statement carries what it read."""
+        lease_s, started = self.settings.lease_ms / 1000, self.monotonic()
+        # Time in which nobody could beat does not count: after our start, a pause of ours or an outage of the store,
+        # owners have a whole lease.
+        if started - self._ticked > lease_s:
+            self._expire_from = started + lease_s
+        if started < self._expire_from:
+            with self.store.transaction() as tx:
+                self.store.now(tx)  # a store that does not answer is an outage that goes on
+            self._ticked = started
+            return
+        builds.expire_leases(self.store)
+        live = self._live()
+        self._tell_untaken(live)
+        builds.queue_timeouts(self.store, live)
+        builds.build_timeouts(self.store, self.settings.lease_ms)
+        self._ticked = started
+
+    def _live(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for node in nodes.all_nodes(self.store):
+            for queue in node.queues if self._is_live(node) else ():
+                found.setdefault(queue, set()).update(node.toolchains)
+        return found
+
+    def _tell_untaken(self, live: Mapping[str, set[str]]) -> None:
+        """A build that no live node takes says so in its log, long before its queue timeout; the operator's log too."""
+        before = set(self._told)
+        for row in sweeps.tell_untaken(self.store, live, self.settings.lease_ms, self._told):
+            self.finalizers.changed(row["build_id"])
+        for queue, toolchain in set(self._told) - before:
+            self.log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)

@@ -1,0 +1,208 @@
+"""The control side as a process: store, services, loops, HTTP. `Control` is also what the embedded mode starts."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+import redis
+import uvicorn
+from sqlalchemy import text
+
+from builder import pipelines
+from builder.broker import make_celery
+from builder.config import Settings
+from builder.contract.protocol import CANCEL_CHANNEL
+from builder.control.finalizers import Finalizers
+from builder.control.loops import LOOPS, Loops, event_log, woken_by
+from builder.control.metrics import Metrics
+from builder.control.reports import Reports
+from builder.data import catalog_file
+from builder.errors import EXIT_CANCELLED, BuildError
+from builder.faults import labels
+from builder.finalize import Finalizer
+from builder.images import place
+from builder.images.transport import ONE_SHORT_ATTEMPT
+from builder.pipelines import catalog as catalogs
+from builder.services.service import BuildService, Parts, WorkerService
+from builder.services.tails import Tails
+from builder.store import outbox, queues
+from builder.store.engine import open_store
+from builder.store.events import Event
+from builder.stores.folder import FolderStore
+from builder.transports.http.app import make_app
+
+
+class Control:
+    """Everything of the control side in one process. `events` gets a line for each transition and each trouble;
+    by default standard output does."""
+
+    def __init__(
+        self, settings: Settings, on_event: Callable[[Event], None] = lambda _: None, *, events: TextIO | None = None
+    ) -> None:
+        if not settings.message_key or not settings.tokens:
+            raise BuildError("InvalidRequest", "serve needs the settings message_key and tokens", where="message_key")
+        self.settings = settings
+        self._on_event = on_event
+        self.log = event_log(events or sys.stdout)
+        self.metrics = Metrics(
+            queued=lambda: queues.lengths(self.store),
+            oldest_ms=lambda: queues.oldest_ms(self.store),
+            free=self._free_slots,
+            reports=lambda: outbox.waiting(self.store),
+        )
+        self.store = open_store(settings.database, self._emit)
+        self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
+        self.tails = Tails(self.redis)
+        catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
+        finalizer = Finalizer(
+            store=self.store,
+            destination=place.destination(
+                settings.registry,
+                f"{settings.data_dir}/artifacts",
+                username=settings.registry_username,
+                password=settings.registry_password,
+                insecure=settings.registry_insecure,
+                ca_bundle=settings.ca_bundle,
+                patience=ONE_SHORT_ATTEMPT,
+            ),
+            label=labels(settings.crash_at, Path(settings.data_dir)),
+            stale=self.metrics.stale,
+            log=self.log,
+        )
+        self.loops = Loops(
+            settings=settings,
+            store=self.store,
+            celery=make_celery(settings),
+            finalizers=Finalizers(
+                settings=settings, store=self.store, finalizer=finalizer, changed=self.tails.tell, log=self.log
+            ),
+            reports=Reports(settings=settings, store=self.store, log=self.log),
+            redis=self.redis,
+            log=self.log,
+            stepped=self.metrics.stepped,
+        )
+        parts = Parts(
+            settings=settings,
+            store=self.store,
+            sources=FolderStore(Path(settings.data_dir) / "sources"),
+            catalog=catalog,
+            runtimes=pipelines.names(pipelines.load(settings.pipelines)),
+            wake=functools.partial(self.loops.wake, "dispatch"),
+            fan_out=lambda build_id, lines: self.tails.tell(build_id),
+            stale=self.metrics.stale,
+        )
+        asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
+        asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
+        services = (BuildService(parts), WorkerService(parts))
+        self.app = make_app(settings, *services, self.tails, asked, self.metrics.page, self.log)
+        self._reader = threading.Thread(target=self.tails.read, daemon=True)
+
+    def _emit(self, event: Event) -> None:
+        self.metrics.count(event)
+        self.log.info("transition", **vars(event))
+        self.loops.wake(*woken_by(event))
+        if event.action == "cancel-request":
+            self._tell_owner(event.build_id)
+        self._on_event(event)
+
+    def _tell_owner(self, build_id: str) -> None:
+        """A cancel travels at once over Redis; without it the next heartbeat carries it."""
+        try:
+            self.redis.publish(CANCEL_CHANNEL + build_id, b"cancel")
+        except redis.RedisError:
+            self.log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
+
+    def _free_slots(self) -> Mapping[str, int]:
+        return self.loops.free_slots()
+
+    def _ask_store(self) -> None:
+        with self.store.transaction() as tx:
+            tx.execute(text("select 1"))
+
+    def server(self, listener: socket.socket) -> uvicorn.Server:
+        """The HTTP server over a listening socket; its loop is the one that tails run in. They end when it stops."""
+        config = uvicorn.Config(
+            self.app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2
+        )
+        server = uvicorn.Server(config)
+        startup, shutdown = server.startup, server.shutdown
+
+        async def bound(sockets: list[socket.socket] | None = None) -> None:
+            self.tails.bind(asyncio.get_running_loop())
+            await startup(sockets)
+
+        async def without_tails(sockets: list[socket.socket] | None = None) -> None:
+            self.tails.end()
+            await shutdown(sockets)
+
+        server.startup, server.shutdown = bound, without_tails  # type: ignore[method-assign]
+        return server
+
+    def start(self) -> None:
+        """Start the loops and the reader."""
+        self._reader.start()
+        self.loops.start()
+
+    def stop(self) -> None:
+        """End them."""
+        self.tails.stop()
+        self.loops.stop()
+        self._reader.join(timeout=2)
+        self.store.engine.dispose()
+        self.redis.close()
+
+
+def listen(address: str) -> socket.socket:
+    """A listening socket at "host:port" (port 0: any free one)."""
+    host, _, port = address.rpartition(":")
+    # With its protocol named, asyncio turns Nagle off: an answer in two writes would else wait 40 ms for an ACK.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host or "127.0.0.1", int(port)))
+    except OSError as error:
+        raise BuildError("InvalidRequest", f"cannot listen on {address}: {error.strerror}", where="listen") from None
+    listener.listen(512)
+    return listener
+
+
+def serve(settings: Settings) -> int:
+    """`ignite-builder serve`: until TERM or INT. The first lets what was asked be answered, a second leaves at once."""
+    control = Control(settings)
+    if settings.registry_username:
+        control.log.warning(
+            "every node that claims a build is lent this registry login: it should open nothing but the builds' own",
+            action="registry-login-lent",
+            registry=settings.registry,
+            username=settings.registry_username,
+        )
+    listener = listen(settings.listen)
+    server = control.server(listener)
+
+    def stop(sig: int, frame: FrameType | None) -> None:
+        if server.should_exit:
+            os._exit(EXIT_CANCELLED)  # nothing is lost: every write was one transaction, every claim has its lease
+        server.should_exit = True
+
+    # uvicorn would take the signals itself and raise them again at its end, when our parts still have to stop.
+    server.handle_exit = stop  # type: ignore[method-assign]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    control.start()
+    try:
+        server.run(sockets=[listener])
+    finally:
+        control.stop()
+        gc.freeze()  # at its exit the interpreter would look through all modules once more: a second for nothing
+    return 0

@@ -1,0 +1,358 @@
+"""A registry over HTTP as a destination (distribution-spec v1.1). Retries and authorization are `transport.py`.
+
+Order of a push: each blob (asked for first, so that nothing is sent twice), the manifest by digest, the tag. What fails
+on the way leaves no tag.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urljoin
+
+import httpx
+
+from builder.errors import BuildError, PlatformError
+from builder.images.destination import (
+    DIGEST,
+    EMPTY,
+    Manifest,
+    Pushed,
+    check_names,
+    check_reference,
+    fallback_tag,
+    index_entries,
+    index_with,
+    referrer_descriptor,
+    referrer_manifest,
+    verified,
+)
+from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, digest_of
+from builder.images.layer import Layer
+from builder.images.transport import PATIENT, Credentials, Patience, Transport, Trouble, counted, new_client
+
+ACCEPT = ", ".join(
+    (
+        MANIFEST_TYPE,
+        INDEX_TYPE,
+        "application/vnd.docker.distribution.manifest.v2+json",
+        "application/vnd.docker.distribution.manifest.list.v2+json",
+    )
+)
+CHUNK = 1024 * 1024
+ATTACH_ROUNDS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry:
+    """`transport` to one host.
+
+    `base_prefix`: the base image `go` is in the repository `<base_prefix>/go`; its layers are mounted from there, not
+    sent. Empty: nothing is mounted.
+    """
+
+    transport: Transport
+    base_prefix: str = ""
+
+    def close(self) -> None:
+        """End the connections; the registry cannot be used after it."""
+        self.transport.client.close()
+
+    def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
+        """See `Destination.push`."""
+        check_names(repository, tag=tag)
+        uploaded = [layer.size for layer in _once(image.layers) if self._give_layer(repository, layer)]
+        blobs = len(_once(image.layers)) + 1
+        if self._give(repository, image.config_digest, len(image.config), lambda: iter((image.config,))):
+            uploaded.append(len(image.config))
+        self._put_manifest(repository, image.digest, image.media_type, image.manifest)
+        if tag is not None:
+            self._put_manifest(repository, tag, image.media_type, image.manifest)
+        return Pushed(
+            reference=f"{self.transport.host}/{repository}@{image.digest}",
+            digest=image.digest,
+            size_bytes=image.size_bytes,
+            uploaded_blobs=len(uploaded),
+            uploaded_bytes=sum(uploaded),
+            existing_blobs=blobs - len(uploaded),
+        )
+
+    def put_tag(self, repository: str, digest: str, tag: str) -> None:
+        """See `Destination.put_tag`."""
+        check_names(repository, tag=tag, digest=digest)
+        manifest = self._need(repository, digest)
+        self._put_manifest(repository, tag, manifest.media_type, manifest.body)
+
+    def resolve(self, repository: str, reference: str) -> str | None:
+        """See `Destination.resolve`. One HEAD where the registry names the digest, else a GET."""
+        check_reference(repository, reference)
+        what = f"HEAD manifest {repository}:{reference}"
+        response = self._ask("HEAD", repository, f"manifests/{reference}", what, {"Accept": ACCEPT})
+        if response.status_code == 404:
+            return None
+        if response.status_code != 200:
+            raise self.transport.refused(what, response)
+        digest = response.headers.get("docker-content-digest", "")
+        if DIGEST.fullmatch(digest):
+            return str(digest)
+        manifest = self.get_manifest(repository, reference)
+        return manifest.digest if manifest else None
+
+    def get_manifest(self, repository: str, reference: str) -> Manifest | None:
+        """See `Destination.get_manifest`."""
+        is_digest = check_reference(repository, reference)
+        what = f"GET manifest {repository}:{reference}"
+        response = self._ask("GET", repository, f"manifests/{reference}", what, {"Accept": ACCEPT})
+        if response.status_code == 404:
+            return None
+        if response.status_code != 200:
+            raise self.transport.refused(what, response)
+        body = response.content
+        if is_digest:
+            verified(body, reference, self.transport.host)
+        media_type = response.headers.get("content-type", "").partition(";")[0].strip()
+        return Manifest(media_type=media_type or MANIFEST_TYPE, body=body, digest=digest_of(body))
+
+    def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
+        """See `Destination.open_blob`. A broken connection is taken up where it broke (RFC 9110, 14.2)."""
+        check_names(repository, digest=digest)
+        what = f"GET blob {repository}@{digest}"
+        hasher, done, failed = hashlib.sha256(), 0, 0
+        patience = self.transport.patience
+        while True:
+            try:
+                self.transport.check()
+                for chunk in self._blob_from(repository, digest, done, what):
+                    hasher.update(chunk)
+                    done += len(chunk)
+                    failed = 0
+                    yield chunk
+                break
+            except Trouble as trouble:
+                failed += 1
+                if failed >= patience.attempts or trouble.retry_after_ms > patience.longest_ms:
+                    said = f"{self.transport.host}: {what}: {trouble.said}; gave up after {counted(failed)}"
+                    raise PlatformError("RegistryUnavailable", said, retry_after_ms=trouble.retry_after_ms) from None
+                self.transport.sleep(patience.delay_ms(failed, trouble.retry_after_ms) / 1000)
+        if digest != "sha256:" + hasher.hexdigest():
+            raise self.transport.broken(f"{what}: the bytes are not what the digest says")
+
+    def attach(
+        self,
+        repository: str,
+        subject_digest: str,
+        artifact_type: str,
+        payload: bytes,
+        payload_media_type: str,
+        annotations: Mapping[str, str],
+    ) -> str:
+        """See `Destination.attach`. A registry that answers without `OCI-Subject` gets the fallback index."""
+        check_names(repository, digest=subject_digest)
+        subject = self._need(repository, subject_digest)
+        manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
+        digest = digest_of(manifest)
+        for blob in (payload, EMPTY):
+            self._give(repository, digest_of(blob), len(blob), lambda blob=blob: iter((blob,)))  # type: ignore[misc]
+        response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
+        if response.headers.get("oci-subject") != subject_digest:
+            self._list_in_fallback(repository, fallback_tag(subject_digest), referrer_descriptor(manifest))
+        return digest
+
+    def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:
+        """See `Destination.referrers`: the API where there is one, else the fallback tag."""
+        check_names(repository, digest=digest)
+        what = f"GET referrers of {repository}@{digest}"
+        found: dict[str, Mapping[str, Any]] = {}
+        path: str | None = f"referrers/{digest}"
+        while path is not None:
+            response = self._ask("GET", repository, path, what, {"Accept": INDEX_TYPE})
+            if response.status_code in (400, 404, 405) and not found:
+                index = self.get_manifest(repository, fallback_tag(digest))
+                return index_entries(index.body if index else None)
+            if response.status_code != 200:
+                raise self.transport.refused(what, response)
+            found |= {entry["digest"]: entry for entry in index_entries(response.content)}
+            path = self._next_page(response, repository)
+        return tuple(found[key] for key in sorted(found))
+
+    def _next_page(self, response: httpx.Response, repository: str) -> str | None:
+        """RFC 8288 `Link: <…>; rel="next"`; followed only inside the same repository."""
+        link = response.links.get("next", {}).get("url")
+        if not link:
+            return None
+        prefix = self.transport.url(f"{repository}/")
+        url = urljoin(str(response.request.url), link)
+        return url.removeprefix(prefix) if url.startswith(prefix) else None
+
+    def _list_in_fallback(self, repository: str, tag: str, entry: Mapping[str, Any]) -> None:
+        """Registries have no compare-and-set, so look again after writing: another writer may have been between."""
+        for round_ in range(ATTACH_ROUNDS):
+            index = self.get_manifest(repository, tag)
+            if index is not None and entry["digest"] in {one["digest"] for one in index_entries(index.body)}:
+                return
+            if round_:
+                self.transport.sleep(self.transport.patience.delay_ms(round_, 0) / 1000)
+            body = index_with(index.body if index else None, entry)
+            self._put_manifest(repository, tag, INDEX_TYPE, body)
+        index = self.get_manifest(repository, tag)
+        if index is None or entry["digest"] not in {one["digest"] for one in index_entries(index.body)}:
+            raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
+
+    def _give_layer(self, repository: str, layer: Layer) -> bool:
+        def body() -> Iterator[bytes]:
+            with layer.path.open("rb") as file:
+                while chunk := file.read(CHUNK):
+                    self.transport.check()
+                    yield chunk
+
+        source = f"{self.base_prefix}/{layer.base}" if self.base_prefix and layer.base else ""
+        return self._give(repository, layer.digest, layer.size, body, source)
+
+    def _give(
+        self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str = ""
+    ) -> bool:
+        """Make sure that the blob is there; True when its bytes were sent.
+
+        Repeated as a whole: an upload that broke is not taken up, and one that came through although its answer was
+        lost is seen by the HEAD.
+        """
+        what = f"PUT blob {repository}@{digest}"
+        return self.transport.persistently(what, lambda: self._give_once(repository, digest, size, body, source))
+
+    def _give_once(
+        self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str
+    ) -> bool:
+        transport, what = self.transport, f"blob {repository}@{digest}"
+        scope = self._scope(repository)
+        head = transport.request("HEAD", transport.url(f"{repository}/blobs/{digest}"), scope=scope)
+        if head.status_code == 200:
+            return False
+        if head.status_code != 404:
+            raise transport.refused(f"HEAD {what}", head)
+        start = self._start_upload(repository, digest, source)
+        if start is None:
+            return False
+        # Appended as text: whoever signed the address did not sign a normalized one.
+        location = f"{start}{'&' if '?' in start else '?'}digest={digest.replace(':', '%3A')}"
+        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
+        response = transport.request("PUT", location, scope=scope, headers=headers, body=body)
+        if response.status_code == 404:  # the session is gone: a restart, or another server behind the same name
+            raise Trouble("lost the upload")
+        if response.status_code != 201:
+            raise transport.refused(f"PUT {what}", response)
+        return True
+
+    def _start_upload(self, repository: str, digest: str, source: str) -> str | None:
+        """Where to PUT the bytes, or None when a mount from `source` made them unnecessary.
+
+        A mount that the registry does not do is answered with an upload, one that we may not do with a refusal.
+        """
+        transport, what = self.transport, f"POST blob {repository}@{digest}"
+        url = transport.url(f"{repository}/blobs/uploads/")
+        none = {"Content-Length": "0"}
+        response = None
+        if source and source != repository:
+            scope = f"{self._scope(repository)} repository:{source}:pull"
+            response = transport.request("POST", f"{url}?mount={digest}&from={source}", scope=scope, headers=none)
+            if response.status_code == 201:
+                return None
+        if response is None or response.status_code != 202:
+            response = transport.request("POST", url, scope=self._scope(repository), headers=none)
+        if response.status_code != 202 or "location" not in response.headers:
+            raise transport.refused(what, response)
+        return urljoin(str(response.request.url), response.headers["location"])
+
+    def _put_manifest(self, repository: str, reference: str, media_type: str, body: bytes) -> httpx.Response:
+        what = f"PUT manifest {repository}:{reference}"
+        headers = {"Content-Type": media_type}
+        response = self._ask("PUT", repository, f"manifests/{reference}", what, headers, body)
+        if response.status_code not in (200, 201, 202):
+            raise self.transport.refused(what, response)
+        return response
+
+    def _need(self, repository: str, digest: str) -> Manifest:
+        manifest = self.get_manifest(repository, digest)
+        if manifest is None:
+            raise self._absent(repository, digest)
+        return manifest
+
+    def _absent(self, repository: str, digest: str) -> BuildError:
+        return self.transport.broken(f"{repository} has no manifest {digest}")
+
+    def _ask(
+        self,
+        method: str,
+        repository: str,
+        path: str,
+        what: str,
+        headers: Mapping[str, str],
+        body: bytes = b"",
+    ) -> httpx.Response:
+        transport = self.transport
+        url = transport.url(f"{repository}/{path}")
+        scope = self._scope(repository)
+        return transport.persistently(
+            what, lambda: transport.request(method, url, scope=scope, headers=headers, body=body)
+        )
+
+    def _blob_from(self, repository: str, digest: str, done: int, what: str) -> Iterator[bytes]:
+        transport = self.transport
+        headers = {"Range": f"bytes={done}-"} if done else {}
+        url = transport.url(f"{repository}/blobs/{digest}")
+        with transport.stream("GET", url, scope=self._scope(repository), headers=headers) as response:
+            if done and response.status_code == 416:  # the whole blob was already there when the connection broke
+                return
+            if response.status_code not in (200, 206):
+                raise transport.refused(what, response)
+            skip = done if response.status_code == 200 else 0
+            for chunk in response.iter_raw():
+                fresh = chunk[skip:]
+                skip = max(0, skip - len(chunk))
+                if fresh:
+                    yield fresh
+
+    @staticmethod
+    def _scope(repository: str) -> str:
+        return f"repository:{repository}:pull,push"
+
+
+def _once(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
+    """Each digest once: two equal layers are one blob."""
+    return tuple({layer.digest: layer for layer in layers}.values())
+
+
+def connect(
+    host: str,
+    *,
+    username: str = "",
+    password: str = "",
+    insecure: bool = False,
+    ca_bundle: str = "",
+    proxy: str = "",
+    base_prefix: str = "",
+    check: Callable[[], None] = lambda: None,
+    sleep: Callable[[float], None] = time.sleep,
+    patience: Patience = PATIENT,
+) -> Registry:
+    """A registry at `host` ("name[:port]"). Plain HTTP on loopback or when `insecure`; sends nothing yet.
+
+    Loading the CA bundle takes some 20 ms and connections are kept: make one for a host and share it between threads.
+    """
+    credentials = Credentials(username=username, password=password) if username or password else None
+    client = new_client(ca_bundle=ca_bundle, proxy=proxy, timeout_s=patience.silence_s)
+    transport = Transport(
+        host=host,
+        client=client,
+        credentials=credentials,
+        insecure=insecure,
+        check=check,
+        sleep=sleep,
+        patience=patience,
+    )
+    registry = Registry(transport=transport, base_prefix=base_prefix)
+    weakref.finalize(registry, client.close)  # whoever forgets `close` leaves no connection open
+    return registry

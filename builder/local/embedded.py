@@ -1,0 +1,323 @@
+"""Everything in one: a private Redis, SQLite, folders, the API, a worker. For a laptop, the demo and the tests.
+
+The same code as in production, over private parts on free loopback ports, which end with it. Records, sources, logs and
+artifacts stay in the data folder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder import pipelines
+from builder.bases.base import BaseStore
+from builder.config import Settings, Token, environment, new_secret
+from builder.control.process import Control, listen
+from builder.data import catalog_file, runtimes_dir
+from builder.errors import BuildError, PlatformError
+from builder.node.main import worker_argv
+from builder.pipelines import catalog as catalogs
+from builder.plan import Toolchain
+from builder.toolchains.host import toolchains_of
+
+START_S = 30.0
+
+
+@dataclass
+class Embedded:
+    """A running embedded server: `url` and a `token` that may submit and read."""
+
+    url: str
+    token: str
+    settings: Settings
+    control: Control
+    redis: subprocess.Popen[bytes]
+    worker: subprocess.Popen[bytes] | None
+    worker_log: Path
+    server: Any = None
+    """The API's uvicorn server."""
+
+    without_base: Mapping[str, BuildError] = field(default_factory=dict)
+    """Runtime → why its base image could not be made."""
+
+    def require(self, row: Toolchain) -> None:
+        """One machine is all there is: what it cannot build would wait for another node. Raises `BuildError`."""
+        error, base = obstacle(self.settings, row), self.without_base.get(row.runtime)
+        if error is not None and base is not None:
+            message = f"{error.message}; its base image could not be made: {base.message}"
+            raise BuildError(error.reason, message, said=base.said)
+        if error is not None:
+            raise error
+
+    def kill(self) -> None:
+        """Leave at once: the sandboxes first, then no waiting for requests. What follows is `start`'s own way out."""
+        if self.worker is not None:
+            kill(self.worker)
+        if self.server is not None:
+            self.server.force_exit = True
+
+
+@contextmanager
+def start(
+    settings: Settings, on_event: Callable[[Any], None] = lambda _: None, *, worker: bool = True
+) -> Iterator[Embedded]:
+    """Start all parts, end them again. Raises `BuildError` SandboxUnavailable and kin, which say what is missing."""
+    with ExitStack() as stack:
+        data = Path(settings.data_dir)
+        without_base: dict[str, BuildError] = {}
+        if worker:
+            without_base = ensure_bases(settings)
+            settings = settings.model_copy(update={"default_versions": versions_here(settings)})
+        (data / "run").mkdir(parents=True, exist_ok=True)
+        # Standard output belongs to the command: what the control side tells goes to a file.
+        events = stack.enter_context((data / "run" / "events.jsonl").open("a", encoding="utf-8"))
+        stack.enter_context(_alone(data))
+        redis, redis_url = stack.enter_context(private_redis(data / "run"))
+        token, worker_token = new_secret(), new_secret()
+        listener = listen("127.0.0.1:0")
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        tokens = (
+            Token(token=token, organization=settings.organization, scopes=("submit", "read")),
+            Token(token=worker_token, scopes=("worker",)),
+        )
+        both = {"redis_url": redis_url, "message_key": new_secret()}
+        control = Control(settings.model_copy(update={**both, "tokens": tokens}), on_event, events=events)
+        server = control.server(listener)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+        control.start()
+        thread.start()
+        stack.callback(_stop_control, control, server, thread, listener)
+        log = data / "run" / "worker.log"
+        mine = {**both, "server": url, "token": worker_token, "message_key": "", "tokens": ()}
+        node = settings.model_copy(update=mine)
+        process = stack.enter_context(running_worker(node, log)) if worker else None
+        running = Embedded(url, token, settings, control, redis, process, log, server, without_base)
+        if process is not None:
+            _await_node(running)
+        yield running
+
+
+@contextmanager
+def _alone(data: Path) -> Iterator[None]:
+    """One embedded server for each data folder: two would both be its reconciler and its only worker."""
+    with (data / "lock").open("w") as lock:
+        for _ in range(600):
+            with suppress(BlockingIOError):
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            time.sleep(0.1)
+        else:
+            raise PlatformError("Internal", f"another ignite-builder has been using {data} for a minute")
+        yield
+
+
+@contextmanager
+def private_redis(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A Redis of our own on a loopback port, without persistence. Yields the process and its URL."""
+    program = shutil.which("redis-server")
+    if program is None:
+        raise BuildError("Internal", "redis-server is not installed", next="apt-get install -y redis-server")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = port or free_port()
+    argv = [
+        program,
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(folder),
+    ]
+    with (folder / "redis.log").open("ab") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _await_port(port, process)
+        yield process, f"redis://127.0.0.1:{port}/0"
+    finally:
+        end(process, 5)
+
+
+@contextmanager
+def running_worker(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A Celery worker process of this node; drained and ended on the way out, killed where that is a Ctrl-C."""
+    process = start_worker(settings, log)
+    try:
+        yield process
+    except KeyboardInterrupt:
+        kill(process)
+        raise
+    finally:
+        end(process, settings.drain_ms / 1000 + 10)
+
+
+def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
+    """Start the worker; its own words go to `log`."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            worker_argv(settings),
+            env=environment(settings),
+            stdout=out,
+            stderr=out,
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C is for the command: it must not drain the node
+        )
+
+
+def ensure_bases(settings: Settings) -> dict[str, BuildError]:
+    """Make the base images of the toolchains this machine has, once. Answers why a runtime has none: a machine without
+    it can still build the others."""
+    bases = BaseStore(Path(settings.node_dir) / "bases")
+    runtimes = runtimes_dir()
+    catalog = catalogs.read(catalog_file(settings.catalog))
+    failed = {}
+    for name in pipelines.names(pipelines.load(settings.pipelines)):
+        try:
+            row = catalog.find(name)
+            recipe = runtimes / name
+            if (recipe / "base.toml").is_file():
+                bases.build(row.base, recipe)
+        except BuildError as error:
+            failed[name] = error
+    return failed
+
+
+def obstacle(settings: Settings, row: Toolchain) -> BuildError | None:
+    """What keeps this machine from building with a toolchain, and the command that mends it; None: nothing does."""
+    try:
+        toolchains_of(settings).find(row)
+    except BuildError as error:
+        recipe = runtimes_dir() / row.runtime / "base.toml"
+        bases = BaseStore(Path(settings.node_dir) / "bases")
+        recipes = (
+            [each["name"] for each in tomllib.loads(recipe.read_text(encoding="utf-8"))["base"]]
+            if recipe.is_file()
+            else []
+        )
+        if bases.get(row.base) is None and row.base not in recipes:
+            return BuildError("ToolchainUnavailable", f"{row.name}: there is no recipe of its base image {row.base}")
+        return error
+    return None
+
+
+def versions_here(settings: Settings) -> dict[str, str]:
+    """Runtime → default version: where this machine lacks the catalog's default, the newest version that it has.
+
+    One machine is all there is: a build that names no version must not wait for another node.
+    """
+    catalog = catalogs.read(catalog_file(settings.catalog))
+    toolchains = toolchains_of(settings)
+    chosen = {}
+    for name in pipelines.names(pipelines.load(settings.pipelines)):
+        with suppress(BuildError):
+            rows = [catalog.find(name), *(row for row in reversed(catalog.toolchains()) if row.runtime == name)]
+            row = next((row for row in rows if toolchains.has(row)), rows[0])
+            if row != rows[0]:
+                chosen[name] = row.version
+    return chosen | settings.default_versions
+
+
+def _await_node(running: Embedded) -> None:
+    """Wait until the worker has registered; a worker that ends first is an error with its own words."""
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        if running.worker is not None and running.worker.poll() is not None:
+            words = running.worker_log.read_text(errors="replace").strip().splitlines()[-3:]
+            raise BuildError("SandboxUnavailable", "the worker did not start: " + " | ".join(words))
+        if _live_nodes(running.control):
+            return
+        time.sleep(0.02)
+    raise PlatformError("Internal", f"the worker did not register within {START_S:.0f} s; see {running.worker_log}")
+
+
+def _live_nodes(control: Control) -> bool:
+    from builder.store.nodes import all_nodes
+
+    return any(node.seen_ms_ago < START_S * 1000 and node.toolchains for node in all_nodes(control.store))
+
+
+def _stop_control(control: Control, server: Any, thread: threading.Thread, listener: socket.socket) -> None:
+    server.should_exit = True
+    thread.join(timeout=5)
+    control.stop()
+    listener.close()
+
+
+def end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """TERM, then KILL. Whoever does not wait for it (Ctrl-C) has it killed at once: it must not outlive us."""
+    if process.poll() is None:
+        try:
+            process.terminate()
+            process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            kill(process)
+        except KeyboardInterrupt:
+            kill(process)
+            raise
+
+
+def kill(process: subprocess.Popen[bytes]) -> None:
+    """KILL, with the whole group where it leads one: a worker's processes, whose sandboxes die with them."""
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            if os.getpgid(process.pid) == process.pid:
+                os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+        process.wait()
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + START_S
+    while time.monotonic() < until:
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        if process.poll() is not None:
+            raise PlatformError("Internal", f"redis-server ended with {process.returncode}")
+        time.sleep(0.01)
+    raise PlatformError("Internal", "redis-server does not answer")
+
+
+@contextmanager
+def private_registry(folder: Path) -> Iterator[str]:
+    """Debian's docker-registry on a loopback port. Yields "host:port"."""
+    program = shutil.which("docker-registry")
+    if program is None:
+        raise BuildError("Internal", "docker-registry is not installed", next="apt-get install -y docker-registry")
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    config = folder / "config.yml"
+    config.write_text(
+        "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n"
+        f"    rootdirectory: {folder / 'data'}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+        encoding="utf-8",
+    )
+    with (folder / "registry.log").open("ab") as log:
+        process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log, start_new_session=True)
+    try:
+        _await_port(port, process)
+        yield f"127.0.0.1:{port}"
+    finally:
+        end(process, 5)

@@ -1,0 +1,42 @@
+"""What killed owners left on this node: processes and work folders. Their lines are `owner.send_left_behind`'s."""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from pathlib import Path
+
+from builder.claims.spool import is_owned, spool_path
+from builder.sandbox import remove_tree
+
+
+def remove_left_behind(node_dir: Path) -> int:
+    """End and remove what killed owners left in the work folder; claims with a live process keep theirs.
+
+    An owner writes its pid before it makes its folder and withdraws it after it removed the folder. Returns how many
+    entries were removed.
+    """
+    removed = 0
+    for path in sorted((node_dir / "work").glob("*-*")):
+        name = path.name.partition(".")[0]
+        build_id, _, claim = name.rpartition("-")
+        if not claim.isdigit() or is_owned(spool_path(node_dir / "spool", build_id, int(claim))):
+            continue
+        _kill_those_in(name)
+        removed += remove_tree(path)
+    return removed
+
+
+def _kill_those_in(name: str) -> None:
+    """KILL every process that has the work folder `name` mounted (proc(5), mountinfo, field 4).
+
+    bubblewrap binds the life of a sandbox to its owner only once it is set up; an owner that is killed before leaves
+    it running.
+    """
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            lines = process.joinpath("mountinfo").read_text(encoding="utf-8").splitlines()
+            roots = (line.split()[3].removesuffix("//deleted") for line in lines)
+            if any(root.endswith("/" + name) for root in roots):
+                os.kill(int(process.name), signal.SIGKILL)

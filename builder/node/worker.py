@@ -1,0 +1,264 @@
+"""A build node: the composition of a worker process. Registers, keeps itself known, gives hints to owners.
+
+The parent process registers before it forks and keeps doing so; the key of the messages, which it learns there, is in
+memory shared with its children. Every client with a connection is made after the fork.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import redis
+import structlog
+from billiard import Array, Value, current_process
+from celery import signals
+
+from builder import pipelines, sandbox
+from builder.bases.base import BaseStore
+from builder.claims import owner
+from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.config import Settings
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.messages import read_run
+from builder.contract.protocol import CANCEL_CHANNEL, PROTOCOL
+from builder.data import catalog_file
+from builder.faults import labels
+from builder.images import place
+from builder.images.destination import Destination
+from builder.node.attempt import Attempt, NodeParts
+from builder.node.leftovers import remove_left_behind
+from builder.node.ports import run_claimed
+from builder.pipelines import catalog as catalogs
+from builder.toolchains.host import toolchains_of
+
+log = structlog.get_logger("node")
+
+GOODBYE_S = 3.0
+KEY_BYTES = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reads:
+    """What a Celery worker really does, whatever the settings say: the queues it reads, the builds it runs at once."""
+
+    queues: tuple[str, ...]
+    slots: int
+
+
+def reads_of(worker: Any, settings: Settings) -> Reads:
+    """From Celery's worker object, after `-Q`, `-X`, `-c` and `--autoscale` have had their say.
+
+    Before the pool is made its size may still be "auto"; then the setting stands until the worker is ready.
+    """
+    slots = getattr(worker, "max_concurrency", None) or worker.concurrency
+    return Reads(
+        queues=tuple(worker.app.amqp.queues.consume_from), slots=slots if isinstance(slots, int) else settings.slots
+    )
+
+
+class Node:
+    """One node process; its children share it by fork."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.folder = Path(settings.node_dir)
+        self.bases = BaseStore(self.folder / "bases")
+        self.catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
+        self.known = pipelines.load(settings.pipelines)
+        self.toolchains = toolchains_of(settings)
+        self._reads = Reads(queues=(), slots=settings.slots)
+        self._consumer: Any = None
+        self._told_to_drain = False
+        self._draining_since = Value("d", 0.0)
+        self._key = Array("c", KEY_BYTES)
+        self._learn_key(settings.message_key)
+        self._parts: NodeParts | None = None
+        self._leaving = threading.Event()
+        self._known_by: threading.Thread | None = None
+
+    # The parent process
+
+    def connect_signals(self) -> None:
+        """Hook into Celery's life."""
+        signals.worker_init.connect(self._on_init, weak=False)
+        signals.worker_ready.connect(self._on_ready, weak=False)
+        signals.worker_shutting_down.connect(self._on_shutdown, weak=False)
+        signals.worker_shutdown.connect(self._on_stopped, weak=False)
+
+    def queues(self) -> tuple[str, ...]:
+        """The queues this node reads where `-Q` names no others."""
+        return self.settings.queue_list(pipelines.names(self.known))
+
+    def _on_init(self, sender: Any, **_: object) -> None:
+        refuse_without_sandbox(self.settings)
+        self._reads = reads_of(sender, self.settings)
+        api = Api(self.settings.server, self.settings.token)
+        while True:
+            try:
+                self._register(api)
+                break
+            except ApiUnreachable as error:
+                log.warning("the API does not answer yet", action="register-failed", error=str(error))
+                time.sleep(0.5)
+        api.close()
+
+    def _on_ready(self, sender: Any, **_: object) -> None:
+        self._reads = reads_of(sender.controller, self.settings)
+        self._consumer = sender
+        self._known_by = threading.Thread(target=self._stay_known, daemon=True)
+        self._known_by.start()
+
+    def _on_shutdown(self, **_: object) -> None:
+        """Inside a signal handler: it only sets what others look at."""
+        self._draining_since.value = time.time()
+        self._leaving.set()
+
+    def _on_stopped(self, **_: object) -> None:
+        """The last builds have ended. An idle worker is here at once: it waits until the API knows that it leaves."""
+        self._leaving.set()
+        if self._known_by is not None:
+            self._known_by.join(GOODBYE_S)
+
+    def _stay_known(self) -> None:
+        """Register again and again, at last as a node that reads nothing; send what killed owners left behind."""
+        api = Api(self.settings.server, self.settings.token)
+        while not self._leaving.wait(min(self.settings.heartbeat_ms, 2000) / 1000):
+            try:
+                remove_left_behind(self.folder)
+                self._register(api)
+                owner.send_left_behind(api, self.folder / "spool")
+            except (ApiUnreachable, ApiError, OSError) as error:
+                log.warning("the API did not take the register", action="register-failed", error=repr(error))
+        # Else hints would come for two more leases. Said once: a successor of the same name may be starting already.
+        self._reads = Reads(queues=(), slots=self._reads.slots)
+        while True:
+            try:
+                self._register(api)
+                break
+            except (ApiUnreachable, ApiError) as error:
+                log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
+                time.sleep(0.5)
+
+    def _register(self, api: Api) -> None:
+        answer: pb.RegisterNodeResponse = api.call(
+            "RegisterNode",
+            pb.RegisterNodeRequest(
+                protocol=PROTOCOL,
+                node_id=self.settings.node_id,
+                queues=self._reads.queues,
+                toolchains=self.toolchains.available(self.catalog.toolchains()),
+                architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
+                slots=self._reads.slots,
+                disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
+            ),
+        )
+        self._learn_key(answer.message_key)
+        self._take_or_not(answer.drain)
+
+    def _take_or_not(self, drain: bool) -> None:
+        """Read no queue while the control side wants this node empty. What it runs ends as ever."""
+        if self._consumer is None or drain == self._told_to_drain:
+            return
+        self._told_to_drain = drain
+        log.info("told to drain" if drain else "told to take builds again", action="drain", drain=drain)
+        change = self._consumer.cancel_task_queue if drain else self._consumer.add_task_queue
+        for queue in self._reads.queues:
+            self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread
+
+    def _learn_key(self, key: str) -> None:
+        """A key that is changed while we run must reach the children, else they drop every hint until a restart."""
+        data = key.encode()
+        if len(data) > KEY_BYTES:
+            raise ApiUnreachable(f"the API's message key has {len(data)} bytes, limit {KEY_BYTES}")
+        self._key.value = data
+
+    # The children
+
+    def handle(self, body: dict[str, object]) -> None:
+        """One hint. A forged or malformed one is dropped; nothing that happens here kills the worker."""
+        build_id = read_run(body, self._key.value.decode())
+        if build_id is None:
+            log.warning("a message was dropped", action="message-dropped")
+            return
+        try:
+            parts = self._parts or self._make_parts()
+            word = owner.own_build(
+                build_id,
+                owner.Node(
+                    api=parts.api,
+                    node_id=self.settings.node_id,
+                    spool_dir=self.folder / "spool",
+                    log_bytes=self.settings.log_bytes,
+                    beat_s=self.settings.heartbeat_ms / 1000,
+                    draining=self._must_hand_back,
+                    run=lambda granted, held: run_claimed(granted, held, parts),
+                    listen=self._listen,
+                ),
+            )
+            log.info("owned", action="owned", build_id=build_id, word=word)
+        except Exception as error:
+            log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
+
+    def _must_hand_back(self) -> bool:
+        since = self._draining_since.value
+        return bool(since) and time.time() - since > self.settings.drain_ms / 1000
+
+    def _make_parts(self) -> NodeParts:
+        index = getattr(current_process(), "index", 0) or 0
+        settings = self.settings
+        self._parts = NodeParts(
+            settings=settings,
+            api=Api(settings.server, settings.token),
+            catalog=self.catalog,
+            known=self.known,
+            toolchains=self.toolchains,
+            bases=self.bases,
+            destination=self._destination,
+            label=labels(settings.crash_at, self.folder),
+            uid=settings.build_uid + index,
+        )
+        return self._parts
+
+    def _destination(self, target: pb.Destination, attempt: Attempt) -> Destination:
+        return place.destination(
+            target.registry,
+            target.layout_path,
+            username=target.username,
+            password=target.password,
+            insecure=target.insecure,
+            ca_bundle=self.settings.ca_bundle,
+            check=attempt.check,
+            sleep=attempt.pause,
+        )
+
+    def _listen(self, build_id: str, done: threading.Event, seconds: float) -> None:
+        """Wait for a cancel that travels over Redis, the end, or the time; without Redis only for the latter two."""
+        until = time.monotonic() + seconds
+        try:
+            client = redis.Redis.from_url(self.settings.redis_url, socket_timeout=5)
+            with client, client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+                channel.subscribe(CANCEL_CHANNEL + build_id)
+                while not done.is_set() and time.monotonic() < until:
+                    if channel.get_message(timeout=min(0.2, max(0.0, until - time.monotonic()))):
+                        return
+        except redis.RedisError:
+            done.wait(max(0.0, until - time.monotonic()))
+
+
+def refuse_without_sandbox(settings: Settings) -> None:
+    """A worker without a sandbox does not start, unless that is an explicit setting, said aloud."""
+    if settings.unsandboxed:
+        log.error("UNSANDBOXED: build steps run as this user, with its files and network", action="unsandboxed")
+        return
+    missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in ("bubblewrap", "sandbox")]
+    if missing:
+        words = "; ".join(f"{finding.name}: {finding.said}. {finding.next}" for finding in missing)
+        sys.stderr.write(f"a worker refuses to start without a sandbox: {words}\n")
+        raise SystemExit(75)

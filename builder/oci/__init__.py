@@ -1,1 +1,0 @@
-"""OCI artifacts: layers, images, base images, and the two places they are pushed to. Runs no container engine."""

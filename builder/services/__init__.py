@@ -1,0 +1,1 @@
+"""What the API does: service objects and uploads, without HTTP or gRPC."""

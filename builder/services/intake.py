@@ -1,0 +1,192 @@
+"""Intake: judge a request before a build exists, store its source by digest, and give the columns of the record."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from typing import Any
+
+from google.protobuf import json_format
+
+from builder.config import Settings
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import runtime_of
+from builder.errors import BuildError
+from builder.pipelines.catalog import Catalog
+from builder.plan import PLATFORM
+from builder.services.auth import unimplemented
+from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
+from builder.store import nodes
+from builder.store.engine import Store
+from builder.stores.folder import SourceStore
+
+_NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
+_OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and where referrers of a digest are listed
+MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
+_REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
+_LETTERS, _DIGITS = "abcdefghjkmnpqrstvwxyz", "0123456789abcdefghjkmnpqrstvwxyz"
+
+
+def new_build_id() -> str:
+    """20 characters of Crockford's alphabet, a letter first, random."""
+    return secrets.choice(_LETTERS) + "".join(secrets.choice(_DIGITS) for _ in range(19))
+
+
+def take(
+    request: pb.CreateBuildRequest,
+    organization: str,
+    settings: Settings,
+    catalog: Catalog,
+    store: Store,
+    sources: SourceStore,
+    runtimes: tuple[str, ...],
+) -> dict[str, Any]:
+    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED.
+
+    `runtimes` are those that a pipeline was loaded for: no node will ever take a build of another one.
+    """
+    _names(request)
+    compile_source, runtime = request.code.compile, ""
+    toolchain = ""
+    if request.WhichOneof("source") in ("git_source",) or request.code.WhichOneof("source") == "image":
+        raise unimplemented("image mode is not built yet; send code.compile (docs/api.md)")
+    if request.WhichOneof("source") is None:
+        raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
+    if request.WhichOneof("source") == "code":
+        runtime = compile_source.runtime.WhichOneof("runtime") or ""
+        if runtime and runtime not in runtimes:
+            raise unimplemented(f"{runtime} is not built yet; there is {', '.join(runtimes)} (docs/api.md)")
+        if runtime:  # without one the node detects it
+            version, target = runtime_of(compile_source.runtime)
+            row = catalog.find(runtime, version, target)
+            toolchain = row.name if version else ""
+    _nothing_ignored(request)
+    repository = _repository(request, organization, settings)
+    sha256, size = _source(request, organization, settings, store, sources)
+    kept = pb.CreateBuildRequest()
+    kept.CopyFrom(request)
+    body = kept.code.compile.WhichOneof("body")
+    if body:
+        setattr(kept.code.compile, body, b"")
+    if kept.WhichOneof("source") == "zipped_code":
+        kept.zipped_code = b""
+    text = json_format.MessageToJson(kept, indent=None, sort_keys=True)
+    timeout = int(request.timeout_secs) * 1000 or settings.timeout_ms
+    queue_timeout = int(request.queue_timeout_secs) * 1000 or settings.queue_timeout_ms
+    _maximum("timeoutSecs", timeout, 3_600_000)
+    _maximum("queueTimeoutSecs", queue_timeout, 86_400_000)
+    return {
+        "build_id": new_build_id(),
+        "organization": organization,
+        "name": request.name,
+        "idempotency_key": request.idempotency_key or None,
+        "request_hash": hashlib.sha256(f"{text} {sha256}".encode()).hexdigest(),
+        "request": text,
+        "source_sha256": sha256,
+        "source_size": size,
+        "single_file": body == "source_code",
+        "runtime": runtime,
+        "queue": f"compile.{runtime or 'any'}",
+        "toolchain": toolchain,
+        "repository": repository,
+        "tags": json.dumps(list(request.tags) or ["latest"]),
+        "priority": request.priority,
+        "no_cache": request.no_cache,
+        "timeout_ms": timeout,
+        "queue_timeout_ms": queue_timeout,
+        "log_limit": settings.log_bytes,
+    }
+
+
+def _names(request: pb.CreateBuildRequest) -> None:
+    if not _NAME.fullmatch(request.name):
+        raise BuildError("InvalidRequest", "name takes 1 to 64 of a-z, 0-9, . _ -", where="name")
+    if len(request.tags) > MAX_TAGS:
+        raise BuildError("InvalidRequest", f"{len(request.tags)} tags are given, {MAX_TAGS} are allowed", where="tags")
+    for index, tag in enumerate(request.tags):
+        if not _TAG.fullmatch(tag) or _OUR_TAG.fullmatch(tag):
+            raise BuildError("InvalidRequest", f'"{tag[:80]}" cannot be a tag', where=f"tags[{index}]")
+    if request.platform not in ("", PLATFORM):
+        raise BuildError("UnsupportedTarget", f"platform takes {PLATFORM}", where="platform")
+    if len(request.idempotency_key) > 200:
+        raise BuildError("InvalidRequest", "idempotencyKey takes up to 200 characters", where="idempotencyKey")
+
+
+def _nothing_ignored(request: pb.CreateBuildRequest) -> None:
+    """Refuse what no build of this request would look at: whoever sent it means something by it."""
+    if request.dockerfile and request.WhichOneof("source") != "code":
+        raise unimplemented("a Dockerfile asks for image mode, which is not built yet (docs/api.md)")
+    if request.dockerfile:
+        message = "a Dockerfile is for image mode; this request is built by its runtime's pipeline"
+        raise BuildError("InvalidRequest", message, where="dockerfile")
+    if request.build_args and request.code.compile.build_args:
+        message = "buildArgs and code.compile.buildArgs exclude each other"
+        raise BuildError("InvalidRequest", message, where="buildArgs")
+    if request.WhichOneof("source") == "context_id" and request.source_ref.WhichOneof("ref"):
+        raise BuildError("InvalidRequest", "contextId and sourceRef exclude each other", where="sourceRef")
+
+
+def _maximum(name: str, value: int, maximum: int) -> None:
+    if not 1000 <= value <= maximum:
+        raise BuildError("InvalidRequest", f"{name} takes 1 to {maximum // 1000}", where=name)
+
+
+def _repository(request: pb.CreateBuildRequest, organization: str, settings: Settings) -> str:
+    prefix = "/".join(part for part in (settings.repository_prefix, organization) if part)
+    named = request.output_repository or request.repository
+    if request.repository not in ("", named):
+        raise BuildError("InvalidRequest", "repository and outputRepository are not the same", where="repository")
+    if request.registry not in ("", settings.registry):
+        here = f'artifacts go to "{settings.registry}"' if settings.registry else "this server pushes to no registry"
+        raise BuildError("RepositoryForbidden", f'"{request.registry[:80]}" is refused: {here}', where="registry")
+    repository = named if named else f"{prefix}/{request.name}"
+    if not _REPOSITORY.fullmatch(repository) or len(repository) > 200:
+        raise BuildError("InvalidRequest", f'"{repository[:80]}" is no repository', where="repository")
+    if not repository.startswith(prefix + "/"):
+        message = f'"{repository}" is outside of your prefix "{prefix}/"'
+        raise BuildError("RepositoryForbidden", message, where="repository")
+    return repository
+
+
+def _source(
+    request: pb.CreateBuildRequest, organization: str, settings: Settings, store: Store, sources: SourceStore
+) -> tuple[str, int]:
+    kind = request.WhichOneof("source")
+    if kind == "context_id":
+        return _uploaded(nodes.context(store, request.context_id, organization), "contextId")
+    body = request.code.compile.WhichOneof("body")
+    data = request.zipped_code if kind == "zipped_code" else getattr(request.code.compile, body) if body else b""
+    reference = request.source_ref.WhichOneof("ref")
+    if reference and data:
+        raise BuildError("InvalidRequest", "a body and sourceRef exclude each other", where="sourceRef")
+    if reference == "context_id":
+        return _uploaded(nodes.context(store, request.source_ref.context_id, organization), "sourceRef.contextId")
+    if reference == "sha256":
+        sha256 = request.source_ref.sha256.removeprefix("sha256:")
+        size = nodes.uploaded(store, sha256, organization)
+        return _uploaded((sha256, size) if size is not None else None, "sourceRef.sha256")
+    where = (
+        "zippedCode"
+        if kind == "zipped_code"
+        else f"code.compile.{'sourceCode' if body == 'source_code' else 'archive'}"
+    )
+    if not data:
+        raise BuildError("SourceEmpty", f"{where} has no bytes", where=where)
+    if len(data) > settings.inline_bytes:
+        message = f"{where} has {len(data)} bytes, {settings.inline_bytes} are allowed inline; upload it first"
+        raise BuildError("ArchiveTooLarge", message, where=where)
+    found = sniff(data[:HEAD_BYTES])
+    if body == "source_code" and found is not Kind.TEXT:
+        what = describe(data[:HEAD_BYTES]) if found is Kind.OTHER else f"a {found.value}; send it as archive"
+        raise BuildError("NotAnArchive", f"sourceCode is {what}; a single text file is needed", where=where)
+    stored = sources.put([data], settings.inline_bytes)
+    return stored.sha256, stored.size
+
+
+def _uploaded(found: tuple[str, int] | None, where: str) -> tuple[str, int]:
+    if found is None:
+        raise BuildError("SourceNotFound", "there is no such upload of your organization", where=where)
+    return found

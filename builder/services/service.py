@@ -1,0 +1,350 @@
+"""The service objects: `BuildService` for clients, `WorkerService` for nodes. They know nothing of HTTP or gRPC.
+
+Methods are named as their RPCs in snake case and take (caller, request). An RPC without a method is UNIMPLEMENTED.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import BinaryIO, TypeVar
+
+from builder.config import Settings
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
+from builder.contract.request import runtime_of
+from builder.errors import BuildError
+from builder.pipelines.catalog import Catalog
+from builder.services import intake
+from builder.services.auth import Caller, CallRefused, not_found, permission_denied, require, same_organization
+from builder.store import builds, logs, nodes, record
+from builder.store.engine import Store
+from builder.store.transitions import RUNNING, TERMINAL, WORK
+from builder.stores.folder import SourceStore
+
+Answer = TypeVar("Answer")
+PAGE = 50
+CANDIDATES = 8  # named when several builds have the start of an id that was given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
+    tails; `stale` counts a write that came too late, by its call.
+
+    `runtimes`: those that can be built, as the loaded pipelines name them.
+    """
+
+    settings: Settings
+    store: Store
+    sources: SourceStore
+    catalog: Catalog
+    runtimes: tuple[str, ...]
+    wake: Callable[[], None]
+    fan_out: Callable[[str, list[logs.Line]], None]
+    stale: Callable[[str], None]
+
+
+class BuildService:
+    """What clients call."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def create_build(self, caller: Caller, request: pb.CreateBuildRequest) -> pb.CreateBuildResponse:
+        """Store the source, commit the record, answer at once."""
+        require(caller, "submit")
+        organization = same_organization(caller, request.organization_name)
+        parts = self._parts
+        values = intake.take(
+            request, organization, parts.settings, parts.catalog, parts.store, parts.sources, parts.runtimes
+        )
+        submission = builds.submit(parts.store, values)
+        if submission.outcome == "conflict":
+            message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
+            raise CallRefused("ALREADY_EXISTS", 409, message)
+        found = _shown(submission.row)
+        return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
+
+    def get_build(self, caller: Caller, request: pb.GetBuildRequest) -> pb.Build:
+        """One record, by any unique start of its id."""
+        require(caller, "read")
+        row = self._row(caller, request.build_id)
+        found = _shown(row)
+        found.queue_position = builds.position(self._parts.store, row)
+        return found
+
+    def list_builds(self, caller: Caller, request: pb.ListBuildsRequest) -> pb.ListBuildsResponse:
+        """Newest first; of one status and of one name, when these are given."""
+        require(caller, "read")
+        organization = same_organization(caller, request.organization_name)
+        limit = min(request.limit or PAGE, 500)
+        before = codec.number(request.cursor, "cursor") if request.cursor else None
+        status = pb.BuildStatus.Name(request.status).removeprefix("BUILD_STATUS_") if request.status else ""
+        rows = builds.page(self._parts.store, organization, limit + 1, before, status=status, name=request.name)
+        cursor = str(rows[limit - 1]["number"]) if len(rows) > limit else ""
+        return pb.ListBuildsResponse(builds=[_shown(row) for row in rows[:limit]], next_cursor=cursor)
+
+    def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
+        """A request; the record says CANCELLED only once that is written."""
+        require(caller, "submit")
+        row = self._row(caller, request.build_id)
+        changed = builds.cancel(self._parts.store, caller.organization, row["build_id"]) or row
+        self._parts.fan_out(row["build_id"], [])
+        return _shown(changed)
+
+    def upload(self, caller: Caller, stream: Iterable[bytes]) -> pb.UploadBuildContextResponse:
+        """Keep an uploaded source for a later CreateBuild."""
+        require(caller, "submit")
+        parts = self._parts
+        stored = parts.sources.put(stream, parts.settings.upload_bytes)
+        context_id = "ctx" + uuid.uuid4().hex
+        nodes.add_context(parts.store, context_id, caller.organization, stored.sha256, stored.size)
+        return pb.UploadBuildContextResponse(
+            context_id=context_id, size_bytes=stored.size, sha256="sha256:" + stored.sha256
+        )
+
+    def log_page(self, caller: Caller, build_id: str, after: int) -> tuple[list[pb.LogEntry], bool]:
+        """Kept lines after a sequence, and whether the log is at its end (then the last entry is the eof)."""
+        require(caller, "read")
+        row = self._row(caller, build_id)
+        lines = logs.read(self._parts.store, row["build_id"], after)
+        last = lines[-1]["s"] if lines else after
+        ended = row["status"] in TERMINAL and last >= row["log_lines"]
+        entries = [entry_of(line) for line in lines]
+        if ended:
+            status = pb.BuildStatus.Value("BUILD_STATUS_" + row["status"])
+            # Not `last`: whoever asks for what comes after a sequence that never was must not be told that it was.
+            entries.append(pb.LogEntry(sequence=row["log_lines"], eof=True, status=status))
+        return entries, ended
+
+    def _row(self, caller: Caller, build_id: str) -> builds.Row:
+        row = builds.get(self._parts.store, caller.organization, build_id)
+        if row is None:
+            found = builds.starting(self._parts.store, caller.organization, build_id, CANDIDATES + 1)
+            if not found:
+                raise not_found(f'no build starts with "{build_id[:40]}"; give 4 characters or more of its id')
+            names = ", ".join(found[:CANDIDATES]) + (" and more" if len(found) > CANDIDATES else "")
+            raise BuildError("InvalidRequest", f'several builds start with "{build_id}": {names}', where="buildId")
+        return row
+
+
+def _shown(row: builds.Row) -> pb.Build:
+    """A record with the version and target that were asked for: those that were found are not kept yet."""
+    found = record.build(row)
+    found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
+    return found
+
+
+def entry_of(line: logs.Line) -> pb.LogEntry:
+    """A kept line as the wire has it."""
+    entry = pb.LogEntry(timestamp_ms=line["t"], sequence=line["s"], line=line["l"])
+    entry.stream = pb.LogStream.Value("LOG_STREAM_" + line["o"])
+    if line["p"]:
+        entry.phase = pb.BuildPhase.Value("BUILD_PHASE_" + line["p"])
+    return entry
+
+
+class WorkerService:
+    """What build nodes call. Every write carries its claim; the store decides."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._registered: dict[str, object] = {}
+        """What each node could when it last registered here: the same again changes nothing for the dispatcher."""
+
+    def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
+        """Note what a node can build and that it lives."""
+        _worker(caller, request.protocol)
+        _given("nodeId", request.node_id)
+        _as_node(caller, request.node_id)
+        settings = self._parts.settings
+        drain = nodes.register(
+            self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
+        )
+        can = (frozenset(request.queues), frozenset(request.toolchains), request.slots, drain)
+        if self._registered.get(request.node_id) != can:
+            self._registered[request.node_id] = can
+            self._parts.wake()
+        return pb.RegisterNodeResponse(
+            heartbeat_interval_ms=settings.heartbeat_ms,
+            lease_ms=settings.lease_ms,
+            drain=drain,
+            message_key=settings.message_key,
+        )
+
+    def claim_build(self, caller: Caller, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
+        """Ownership of a build, or why not."""
+        _worker(caller, request.protocol)
+        _given("nodeId", request.node_id)
+        _given("nonce", request.nonce)  # two claims without one would pass for the same, sent twice
+        _as_node(caller, request.node_id)
+        store, settings = self._parts.store, self._parts.settings
+        node = next((one for one in nodes.all_nodes(store) if one.node_id == request.node_id), None)
+        if node is None:
+            raise CallRefused("FAILED_PRECONDITION", 400, "register the node first")
+        can = (set(node.queues), set(node.toolchains))
+        got = builds.claim(store, request.build_id, request.node_id, request.nonce, settings.lease_ms, can)
+        if got.row is None:
+            return pb.ClaimBuildResponse(refused_because=got.refused)
+        self._parts.fan_out(request.build_id, [])
+        return _grant(got.row, settings)
+
+    def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+        """Renew the lease; learn of a cancel."""
+        _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return self._stale("heartbeat", pb.HeartbeatResponse(stale=True))
+        phase = pb.BuildPhase.Name(request.phase).removeprefix("BUILD_PHASE_") if request.phase else ""
+        settings = self._parts.settings
+        row = builds.heartbeat(self._parts.store, request.build_id, request.claim, phase, settings.lease_ms)
+        if row is None:
+            return self._stale("heartbeat", pb.HeartbeatResponse(stale=True))
+        return pb.HeartbeatResponse(lease_ms=settings.lease_ms, cancel=row["cancel_requested"])
+
+    def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
+        """The key is known."""
+        _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return self._stale("planned", pb.PlannedResponse(verdict=pb.PLANNED_STALE))
+        verdict = builds.planned(
+            self._parts.store,
+            request.build_id,
+            request.claim,
+            request.key,
+            request.code_hash,
+            request.runtime,
+            request.phases,
+        )
+        if verdict == "STALE":
+            self._parts.stale("planned")
+        return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + verdict))
+
+    def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+        """Keep a batch in one transaction, then tell the tails, then answer."""
+        _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return self._stale("log", pb.AppendLogResponse(stale=True))
+        lines = [
+            {
+                "t": line.timestamp_ms,
+                "p": pb.BuildPhase.Name(line.phase).removeprefix("BUILD_PHASE_") if line.phase else "",
+                "o": pb.LogStream.Name(line.stream).removeprefix("LOG_STREAM_"),
+                "l": line.line,
+            }
+            for line in request.lines
+        ]
+        stale, kept, fresh = logs.append(self._parts.store, request.build_id, request.claim, request.first_index, lines)
+        if stale:
+            self._parts.stale("log")
+        if fresh:
+            self._parts.fan_out(request.build_id, fresh)
+        return pb.AppendLogResponse(stale=stale, kept_until_index=kept)
+
+    def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
+        """An owner's outcome; repeated, it is answered with the record."""
+        _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return self._stale("finish", pb.FinishResponse(stale=True))
+        settings = self._parts.settings
+        done = builds.finish(self._parts.store, request, settings.lease_ms, settings.retry_backoff_ms)
+        self._parts.fan_out(request.build_id, [])
+        if done.outcome == "stale":
+            self._parts.stale("finish")
+        status = pb.BuildStatus.Value("BUILD_STATUS_" + (done.row["status"] if done.row else "UNSPECIFIED"))
+        answer = pb.FinishResponse(
+            stale=done.outcome == "stale", log_incomplete=done.outcome == "incomplete", status=status
+        )
+        if done.outcome == "incomplete" and done.row:
+            answer.kept_until_index = done.row["claim_lines"]
+        return answer
+
+    def hand_back(self, caller: Caller, request: pb.HandBackRequest) -> pb.HandBackResponse:
+        """The owner gives the build back."""
+        _worker(caller, request.protocol)
+        if not self._is_owner(caller, request.build_id):
+            return self._stale("hand_back", pb.HandBackResponse(stale=True))
+        row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason)
+        self._parts.fan_out(request.build_id, [])
+        if row is None:
+            self._parts.stale("hand_back")
+        return pb.HandBackResponse(stale=row is None)
+
+    def _stale(self, call: str, answer: Answer) -> Answer:
+        self._parts.stale(call)
+        return answer
+
+    def _is_owner(self, caller: Caller, build_id: str) -> bool:
+        """Whether the last claim of a build was granted to the caller's node. The claim number itself is the store's
+        to check; it is small and can be guessed, and a node must not write for another one."""
+        if not caller.node:
+            return True
+        row = builds.by_id(self._parts.store, build_id)
+        return row is not None and _is_of(caller, row["node_id"])
+
+    def source(self, caller: Caller, build_id: str, claim: int) -> Iterator[bytes]:
+        """The stored source of a build, for the owner of its work: RUNNING, under this claim, on the caller's node."""
+        require(caller, "worker")
+        row = builds.by_id(self._parts.store, build_id)
+        owned = row is not None and (row["status"], row["half"], row["claim"]) == (RUNNING, WORK, claim)
+        if row is None or not owned or not _is_of(caller, row["node_id"]):
+            raise not_found("this claim owns no such build")
+        return _chunks(self._parts.sources.open(row["source_sha256"]))
+
+
+def _chunks(file: BinaryIO) -> Iterator[bytes]:
+    with file:
+        while chunk := file.read(1024 * 1024):
+            yield chunk
+
+
+def _given(name: str, value: str) -> None:
+    if not value:
+        raise BuildError("InvalidRequest", f"{name} is needed", where=name)
+
+
+def _as_node(caller: Caller, node_id: str) -> None:
+    if not _is_of(caller, node_id):
+        raise permission_denied(f'this token is for the node "{caller.node}"')
+
+
+def _is_of(caller: Caller, node_id: str) -> bool:
+    """Whether a token may speak for a node. One that names no node may for all of them (the embedded mode)."""
+    return caller.node in ("", node_id)
+
+
+def _worker(caller: Caller, protocol: int) -> None:
+    require(caller, "worker")
+    if protocol != PROTOCOL:
+        message = f"the worker speaks protocol {protocol}, the API speaks {PROTOCOL}: install the same version"
+        raise CallRefused("FAILED_PRECONDITION", 400, message)
+
+
+def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:
+    return pb.ClaimBuildResponse(
+        granted=True,
+        build_id=row["build_id"],
+        claim=row["claim"],
+        attempt=row["attempt"],
+        lease_ms=settings.lease_ms,
+        organization_name=row["organization"],
+        request=record.request(row),
+        source=pb.StoredSource(sha256="sha256:" + row["source_sha256"], size_bytes=row["source_size"]),
+        limits=pb.Limits(timeout_ms=row["timeout_ms"]),
+        destination=destination(settings, row),
+    )
+
+
+def destination(settings: Settings, row: builds.Row) -> pb.Destination:
+    """Where the artifact of this attempt goes, with what it takes to push it."""
+    return pb.Destination(
+        registry=settings.registry,
+        repository=row["repository"],
+        tag=f"build-{row['build_id']}-{row['attempt']}",
+        insecure=settings.registry_insecure,
+        username=settings.registry_username,
+        password=settings.registry_password,
+        layout_path="" if settings.registry else f"{settings.data_dir}/artifacts",
+    )

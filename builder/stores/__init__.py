@@ -1,0 +1,1 @@
+"""Where sources are kept, by digest."""

@@ -1,0 +1,1 @@
+"""How the services are reached: a transport translates, and decides nothing."""

@@ -1,0 +1,1 @@
+"""HTTP over the services: routes from the descriptors, proto3 JSON, server-sent events."""
