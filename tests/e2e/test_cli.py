@@ -100,7 +100,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, json.dumps({"contextId": "c1", "sizeBytes": str(len(body))}).encode())
         elif self.path.endswith("/cancel"):
             if not self.api.cancel_works:
-                self._answer(500, b'{"code": "INTERNAL", "message": "broken", "details": []}')
+                # Not a 5xx: about a known build that is asked again for ten minutes.
+                self._answer(403, b'{"code": "PERMISSION_DENIED", "message": "reads only", "details": []}')
                 return
             self.api.ended = GONE
             self._answer(200, codec.dump(self.api.record()))

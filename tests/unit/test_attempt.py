@@ -129,6 +129,13 @@ def test_a_download_stops(tmp_path: Path) -> None:
     assert api.sent == 3
 
 
+def test_the_size_of_a_source_is_that_of_its_archive_and_says_so(tmp_path: Path) -> None:
+    """The command line shows the size of the files: without a word the same source would have two sizes."""
+    api = Stopping(archive())
+    summary = open_source(make(tmp_path, api), claim(api.data)).summary
+    assert summary.startswith(f"20 files, {len(api.data) // 1024} KiB packed, sha256:")
+
+
 def test_a_source_whose_time_is_over_is_not_unpacked_to_its_end(tmp_path: Path) -> None:
     api = Stopping(archive())
     downloaded = len(api.data) // 512  # one look at the clock each
