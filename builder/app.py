@@ -1,14 +1,10 @@
-"""What `celery -A builder.app worker` loads: the settings, the application, the node behind its task."""
+"""What `celery -A builder.app worker` loads: the settings, and the worker's application over them."""
 
 from __future__ import annotations
 
-from builder.config import load
-from builder.tasks import add_run_task, make_celery, read_queues
-from builder.worker.node import Node
+import sys
 
-settings = load().settings
-app = make_celery(settings)
-node = Node(settings)
-read_queues(app, node.queues(), settings.slots)
-add_run_task(app, node.handle)
-node.connect_signals()
+from builder.config import load
+from builder.worker.main import make_app
+
+app = make_app(load().settings, sys.stderr)
