@@ -7,4 +7,8 @@ import sys
 from builder.config import load
 from builder.worker.main import make_app
 
+# At a SIGHUP Celery executes sys.argv again; `python -m celery` has a file there that does not run by its path.
+if sys.argv[0].endswith("/celery/__main__.py"):
+    sys.argv[:1] = ["-m", "celery"]
+
 app = make_app(load().settings, sys.stderr)
