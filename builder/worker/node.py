@@ -133,7 +133,7 @@ class Node:
                     action="register-failed",
                     server=without_credentials(self.settings.server),
                     error=str(error),
-                    next="check server, and that ignite-builder serve runs there",
+                    next="check server, and that the control side runs there",
                 )
                 time.sleep(pause)
                 pause = min(2 * pause, 2.0)

@@ -122,7 +122,7 @@ def test_a_node_that_shall_drain_reads_no_queue_until_it_may_again(
         consumer.said.clear()
 
 
-SERVED = {"server": "http://control.test:8480", "token": "t"}
+SERVED: dict[str, Any] = {"server": "http://control.test:8480", "token": "t"}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ SERVED = {"server": "http://control.test:8480", "token": "t"}
         ({**SERVED, "token": "líne"}, "token", "IGNITE_BUILDER_TOKEN_FILE"),
     ],
 )
-def test_a_worker_that_can_call_nobody_does_not_start(values: dict[str, str], where: str, step: str) -> None:
+def test_a_worker_that_can_call_nobody_does_not_start(values: dict[str, Any], where: str, step: str) -> None:
     with pytest.raises(BuildError) as caught:
         work(Settings(**values))
     assert (caught.value.reason, caught.value.where, caught.value.row.exit_code) == ("InvalidRequest", where, 2)
