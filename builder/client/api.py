@@ -72,7 +72,7 @@ class Api:
             raise ApiUnreachable(repr(error)) from error
         if response.status_code == 429 or response.status_code in (500, 502, 503, 504):
             raise ApiUnreachable(f"{response.status_code} {response.text[:200]}")
-        if response.status_code >= 400:
+        if response.status_code >= 300:
             raise _refusal(response)
         return response
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from builder import pipelines
 from builder.bases.base import BaseStore
-from builder.config import Settings, Token, environment, new_secret
+from builder.config import Settings, Token, handed_over, new_secret
 from builder.control.process import Control, listen
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError, PlatformError
@@ -156,23 +156,24 @@ def private_redis(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Pope
 @contextmanager
 def running_worker(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A Celery worker process of this node; drained and ended on the way out, killed where that is a Ctrl-C."""
-    process = start_worker(settings, log)
-    try:
-        yield process
-    except KeyboardInterrupt:
-        kill(process)
-        raise
-    finally:
-        end(process, settings.drain_ms / 1000 + 10)
+    with handed_over(settings) as environ:
+        process = start_worker(settings, environ, log)
+        try:
+            yield process
+        except KeyboardInterrupt:
+            kill(process)
+            raise
+        finally:
+            end(process, settings.drain_ms / 1000 + 10)
 
 
-def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
-    """Start the worker; its own words go to `log`."""
+def start_worker(settings: Settings, environ: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start the worker, which finds its settings in `environ`; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         return subprocess.Popen(
             worker_argv(settings),
-            env=environment(settings),
+            env=environ,
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,
