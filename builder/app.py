@@ -7,8 +7,8 @@ from builder.tasks import add_run_task, make_celery, read_queues
 from builder.worker.node import Node
 
 settings = load().settings
-app = make_celery(settings)
 node = Node(settings)
+app = make_celery(settings, node.dropped)
 read_queues(app, node.queues(), settings.slots)
 add_run_task(app, node.handle)
 node.connect_signals()
