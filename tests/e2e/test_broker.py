@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +21,8 @@ from tests.build_fixtures import until
 from tests.serve_fixtures import Serve, serving
 
 pytestmark = pytest.mark.e2e
+
+PLAIN = ("--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING")
 
 
 def build_id(number: int) -> str:
@@ -155,3 +158,14 @@ def test_the_private_redis_answers_nobody_without_its_password(tmp_path: Path) -
         password = url.removeprefix("redis://:").partition("@")[0]
         assert len(password) > 20
         assert password.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
+
+
+def test_a_child_that_dies_when_the_worker_starts_is_replaced(parts: Parts, tmp_path: Path) -> None:
+    """Celery asks once, before the first message, whether all children live, and else ends the whole worker."""
+    command = (sys.executable, "-m", "celery", "--app", "tests.killing_app", "worker", *PLAIN)
+    queue = "compile.killed"
+    with worker(tmp_path, parts.serve, parts.url, *command, NODE_ID="node-2", QUEUES=queue) as running:
+        hint(parts.url, build_id(7), queue=queue)
+        assert running.took(build_id(7)), running.said()
+        assert "killed " in running.said() and running.process.poll() is None
+        assert len(running.children()) == 1
