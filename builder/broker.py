@@ -89,6 +89,9 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
 
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "on_dropped")
 
+    do_restore = False
+    """What a worker has popped and not begun when it ends is offered again by the store; it never pushes."""
+
     on_dropped: Dropped = staticmethod(
         lambda queue, why: log.warning("a message was dropped", action="message-dropped", queue=queue, why=why)
     )

@@ -33,6 +33,8 @@ def make_celery(settings: Settings, on_dropped: Dropped | None = None) -> Celery
         worker_redirect_stdouts=False,
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=5,
+        # kombu's default for a URL without options is a connection that verifies nothing.
+        broker_use_ssl={"ssl_cert_reqs": "required"} if settings.redis_url.startswith("rediss://") else None,
         broker_transport="builder.broker:Transport",
         broker_transport_options=options | ({"on_dropped": on_dropped} if on_dropped else {}),
         worker_pool="builder.worker.pool:Pool",

@@ -102,9 +102,7 @@ def attempt(folder: Path, api: Api, build_id: str, number: int) -> tuple[Attempt
         api=api, build_id=build_id, claim=number, attempt=1, spool=spool, lease_s=60, beat_s=30,
         draining=lambda: False, listen=lambda *_: None,
     )  # fmt: skip
-    granted = pb.ClaimBuildResponse(
-        granted=True, build_id=build_id, claim=number, limits=pb.Limits(timeout_ms=120_000)
-    )
+    granted = pb.ClaimBuildResponse(granted=True, build_id=build_id, claim=number, limits=pb.Limits(timeout_ms=120_000))
     node = cast(NodeParts, SimpleNamespace(settings=Settings(), api=api, known=pipelines.load(()), uid=0))
     (folder / "work").mkdir()
     claim = Claim(
