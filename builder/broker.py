@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -23,6 +24,9 @@ from builder.messages import RUN
 
 MOST_BYTES = 16 * 1024
 """A hint has less than 1 KiB; a longer message is not parsed."""
+
+REFUSED_S = 1.0
+"""Between two pops that Redis refuses."""
 
 Dropped = Callable[[str, str], None]
 """Called with the queue and why its message was dropped."""
@@ -70,14 +74,22 @@ def arguments(item: bytes) -> Mapping[str, object]:
 
 
 class Client(redis.Redis):
-    """A Redis client whose pops yield envelopes. What has none is dropped, as if nothing had been there."""
+    """A Redis client whose pops yield envelopes. What has none is dropped, as if nothing had been there; so is a refusal
+    (a key that is no list, a replica, a missing permission), which would end the worker."""
 
     def __init__(self, *, popped: Callable[[bytes, bytes], bytes | None], **options: Any) -> None:
         super().__init__(**options)
         self._popped = popped
 
     def parse_response(self, connection: Any, command_name: str, **options: Any) -> Any:
-        answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        try:
+            answer = super().parse_response(connection, command_name, **options)  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:
+            if command_name != "BRPOP":
+                raise
+            log.error("the queues cannot be read", action="queues-refused", error=str(error))
+            time.sleep(REFUSED_S)  # a refusal, unlike an empty queue, comes at once
+            return None
         if command_name != "BRPOP" or not answer:
             return answer
         found = self._popped(*answer)

@@ -138,6 +138,14 @@ def test_a_hint_that_celery_dates_is_taken_at_once(parts: Parts) -> None:
     assert parts.worker.took(build_id(5)), parts.worker.said()
 
 
+def test_a_queue_that_is_no_list_is_read_again_when_it_is_one(parts: Parts) -> None:
+    parts.redis.set(QUEUE, "x")
+    assert until(lambda: parts.worker.said().count("action=queues-refused") > 1, 30), parts.worker.said()
+    parts.redis.delete(QUEUE)
+    hint(parts.url, build_id(8))
+    assert parts.worker.took(build_id(8)), parts.worker.said()
+
+
 def test_a_hint_that_was_taken_is_noted_nowhere_in_redis(parts: Parts) -> None:
     """A list of what is not yet acknowledged would be two round trips a hint, and be read with trust."""
     hint(parts.url, build_id(6))

@@ -130,7 +130,7 @@ def test_a_connection_that_breaks_is_made_again_while_the_claim_is_owned(serve: 
 
 
 def test_a_refusal_ends_it(serve: Serve, tmp_path: Path) -> None:
-    build_id, number = claimed(serve)
+    _, number = claimed(serve)
     with cutting(serve, []) as (proxy, api):
         one, claim = attempt(tmp_path, api, "k7m2xq9d4t1zv6wh5r3p", number)
         claim = Claim(**{**vars(claim), "build_id": "k7m2xq9d4t1zv6wh5r3p"})
