@@ -74,8 +74,10 @@ def arguments(item: bytes) -> Mapping[str, object]:
 
 
 class Client(redis.Redis):
-    """A Redis client whose pops yield envelopes. What has none is dropped, as if nothing had been there; so is a refusal
-    (a key that is no list, a replica, a missing permission), which would end the worker."""
+    """A Redis client whose pops yield envelopes. A message without one is dropped, as if nothing had been there.
+
+    Nor does a refusal (a key that is no list, a replica, a missing permission) leave here: it would end the worker.
+    """
 
     def __init__(self, *, popped: Callable[[bytes, bytes], bytes | None], **options: Any) -> None:
         super().__init__(**options)
@@ -96,20 +98,17 @@ class Client(redis.Redis):
         return None if found is None else (answer[0], found)
 
 
-class Channel(kombu_redis.Channel):  # type: ignore[misc]
+class Channel(kombu_redis.Channel):
     """Takes hints and nothing else. The transport option `on_dropped` hears of each message that was dropped."""
 
-    from_transport_options = (*kombu_redis.Channel.from_transport_options, "on_dropped")
-
-    do_restore = False
-    """What a worker has popped and not begun when it ends is offered again by the store; it never pushes."""
+    from_transport_options = (*kombu_redis.Channel.from_transport_options, "on_dropped")  # type: ignore[assignment]
 
     on_dropped: Dropped = staticmethod(
         lambda queue, why: log.warning("a message was dropped", action="message-dropped", queue=queue, why=why)
     )
 
     def _get_client(self) -> Callable[..., Client]:
-        super()._get_client()  # refuses a redis-py that is too old
+        super()._get_client()  # type: ignore[no-untyped-call] # refuses a redis-py that is too old
         return partial(Client, popped=self._take)
 
     def _take(self, key: bytes, item: bytes) -> bytes | None:
@@ -125,10 +124,10 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         """What is broadcast (gossip of plain Celery) is not listened to: its readers trust every field."""
         if queue in self._fanout_queues:
             return None
-        return super().basic_consume(queue, *args, **kwargs)
+        return super().basic_consume(queue, *args, **kwargs)  # type: ignore[no-untyped-call]
 
 
-class Transport(kombu_redis.Transport):  # type: ignore[misc]
+class Transport(kombu_redis.Transport):
     """kombu's Redis transport with our channel."""
 
     Channel = Channel

@@ -272,6 +272,6 @@ def refuse_without_sandbox(settings: Settings) -> None:
         return
     missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in ("bubblewrap", "sandbox")]
     if missing:
-        words = "; ".join(f"{finding.name}: {finding.said}. {finding.next}" for finding in missing)
+        words = "; ".join(f"{one.name}: {one.said}. {one.next}".removesuffix(". ") for one in missing)
         sys.stderr.write(f"a worker refuses to start without a sandbox: {words}\n")
         raise SystemExit(75)

@@ -109,7 +109,7 @@ def test_a_hint_goes_from_role_to_role_and_nothing_that_either_needs_is_refused(
 
 FORBIDDEN: dict[str, list[tuple[str, ...]]] = {
     "worker": [
-        ("LPUSH", QUEUE, "x"),
+        ("LPUSH", "another", "x"),
         ("LRANGE", QUEUE, "0", "-1"),
         ("PUBLISH", "ignite:cancel:x", "x"),
         ("SUBSCRIBE", "another"),
