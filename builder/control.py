@@ -20,7 +20,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
-from builder.broker import arguments
+from builder.broker_transport import arguments
 from builder.config import Settings
 from builder.finalize import Finalizer
 from builder.messages import RUN, read_run, run_message

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.broker import MOST_BYTES, arguments, envelope
+from builder.broker_transport import MOST_BYTES, arguments, envelope
 from builder.config import Settings
 from builder.messages import RUN, run_message
 from builder.tasks import add_run_task, make_celery
