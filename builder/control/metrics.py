@@ -31,6 +31,11 @@ class Metrics:
             ["call"],
             registry=self._registry,
         )
+        self._dropped = Counter(
+            "ignite_messages_dropped",
+            "Messages that nodes found in their queues and dropped, since they are no hints signed here.",
+            registry=self._registry,
+        )
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
@@ -41,6 +46,10 @@ class Metrics:
     def stale(self, call: str) -> None:
         """A stale write."""
         self._stale.labels(call).inc()
+
+    def dropped(self, messages: int) -> None:
+        """What a node has dropped since it last said so."""
+        self._dropped.inc(messages)
 
     def page(self) -> bytes:
         """In Prometheus' text format."""

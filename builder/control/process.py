@@ -89,6 +89,7 @@ class Control:
             wake=self.loops.wake,
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
             stale=self.metrics.stale,
+            dropped=self.metrics.dropped,
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         services = (BuildService(parts), WorkerService(parts))

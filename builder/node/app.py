@@ -7,8 +7,8 @@ from builder.config import load
 from builder.node.worker import Node
 
 settings = load().settings
-app = make_celery(settings)
 node = Node(settings)
+app = make_celery(settings, node.dropped)
 read_queues(app, node.queues(), settings.slots)
 add_run_task(app, node.handle)
 node.connect_signals()

@@ -78,6 +78,8 @@ class Node:
         self._told_to_drain = False
         self._draining_since = Value("d", 0.0)
         self._key = Array("c", KEY_BYTES)
+        self._dropped = Value("L", 0)
+        self._dropped_told = 0
         self._learn_key(settings.message_key)
         self._parts: NodeParts | None = None
         self._leaving = threading.Event()
@@ -147,6 +149,7 @@ class Node:
                 time.sleep(0.5)
 
     def _register(self, api: Api) -> None:
+        dropped = self._dropped.value
         answer: pb.RegisterNodeResponse = api.call(
             "RegisterNode",
             pb.RegisterNodeRequest(
@@ -157,8 +160,10 @@ class Node:
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
                 slots=self._reads.slots,
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
+                dropped_messages=dropped - self._dropped_told,
             ),
         )
+        self._dropped_told = dropped
         self._learn_key(answer.message_key)
         self._take_or_not(answer.drain)
 
@@ -179,13 +184,21 @@ class Node:
             raise ApiUnreachable(f"the API's message key has {len(data)} bytes, limit {KEY_BYTES}")
         self._key.value = data
 
+    # The parent process and the children
+
+    def dropped(self, queue: str, why: str) -> None:
+        """Count and log a message that is no hint."""
+        with self._dropped.get_lock():
+            self._dropped.value += 1
+        log.warning("a message was dropped", action="message-dropped", queue=queue, why=why)
+
     # The children
 
     def handle(self, body: dict[str, object]) -> None:
         """One hint. A forged or malformed one is dropped; nothing that happens here kills the worker."""
         build_id = read_run(body, self._key.value.decode())
         if build_id is None:
-            log.warning("a message was dropped", action="message-dropped")
+            self.dropped("", "another version, or not signed with our key")
             return
         try:
             parts = self._parts or self._make_parts()
@@ -259,6 +272,6 @@ def refuse_without_sandbox(settings: Settings) -> None:
         return
     missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in ("bubblewrap", "sandbox")]
     if missing:
-        words = "; ".join(f"{finding.name}: {finding.said}. {finding.next}" for finding in missing)
+        words = "; ".join(f"{one.name}: {one.said}. {one.next}".removesuffix(". ") for one in missing)
         sys.stderr.write(f"a worker refuses to start without a sandbox: {words}\n")
         raise SystemExit(75)

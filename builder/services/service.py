@@ -45,6 +45,7 @@ class Parts:
     wake: Callable[[], None]
     fan_out: Callable[[str, list[logs.Line]], None]
     stale: Callable[[str], None]
+    dropped: Callable[[int], None]
 
 
 class BuildService:
@@ -163,6 +164,7 @@ class WorkerService:
         drain = nodes.register(
             self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
         )
+        self._parts.dropped(request.dropped_messages)
         self._parts.wake()
         return pb.RegisterNodeResponse(
             heartbeat_interval_ms=settings.heartbeat_ms,
