@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder.broker import make_celery
+from builder.broker.app import make_celery
 from builder.config import Settings
 from builder.contract.messages import RUN, run_message
 from builder.local.embedded import end

@@ -1,4 +1,4 @@
-"""`builder.node.app` with a fault: a process of the pool is killed when the worker is ready, before its first message."""
+"""`builder.node.celery` with a fault: a pool process is killed when the worker is ready, before its first message."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import os
 import signal
 from typing import Any
 
+from builder.node.celery import app
 from celery import signals
-
-from builder.node.app import app
 
 __all__ = ["app"]
 

@@ -1,4 +1,4 @@
-"""`ignite-builder worker`: the Celery worker; which queues and slots it has, `builder/node/app.py` tells it."""
+"""`ignite-builder worker`: the Celery worker; which queues and slots it has, `builder/node/celery.py` tells it."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ def worker_argv(settings: Settings) -> list[str]:
     """The command line of the worker."""
     options = ["--hostname", f"{settings.node_id}@%h"]
     flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-    return [sys.executable, "-m", "celery", "--app", "builder.node.app", "worker", *options, *flags]
+    return [sys.executable, "-m", "celery", "--app", "builder.node.celery", "worker", *options, *flags]

@@ -27,6 +27,7 @@ from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
+from builder.contract.protocol import CANCEL_CHANNEL, PROTOCOL
 from builder.data import catalog_file
 from builder.faults import labels
 from builder.images import place
@@ -39,7 +40,6 @@ from builder.toolchains.host import toolchains_of
 
 log = structlog.get_logger("node")
 
-CANCEL_CHANNEL = "ignite:cancel:"
 GOODBYE_S = 3.0
 KEY_BYTES = 4096
 
@@ -153,7 +153,7 @@ class Node:
         answer: pb.RegisterNodeResponse = api.call(
             "RegisterNode",
             pb.RegisterNodeRequest(
-                protocol=owner.PROTOCOL,
+                protocol=PROTOCOL,
                 node_id=self.settings.node_id,
                 queues=self._reads.queues,
                 toolchains=self.toolchains.available(self.catalog.toolchains()),

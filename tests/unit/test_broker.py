@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.broker import add_run_task, make_celery
-from builder.broker_transport import MOST_BYTES, arguments, envelope
+from builder.broker.app import add_run_task, make_celery
+from builder.broker.transport import MOST_BYTES, arguments, envelope
 from builder.config import Settings
 from builder.contract.messages import RUN, run_message
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 from celery import Celery
 
-from builder.broker import make_celery, read_queues
+from builder.broker.app import make_celery, read_queues
 from builder.claims import owner
 from builder.client.api import Api, ApiUnreachable
 from builder.config import Settings

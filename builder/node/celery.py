@@ -1,8 +1,8 @@
-"""What `celery -A builder.node.app worker` loads: the settings, the application, the node behind its task."""
+"""What `celery -A builder.node.celery worker` loads: the settings, the application, the node behind its task."""
 
 from __future__ import annotations
 
-from builder.broker import add_run_task, make_celery, read_queues
+from builder.broker.app import add_run_task, make_celery, read_queues
 from builder.config import load
 from builder.node.worker import Node
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 
-from builder.broker_transport import Dropped
+from builder.broker.transport import Dropped
 from builder.config import Settings
 from builder.contract.messages import RUN
 
@@ -35,7 +35,7 @@ def make_celery(settings: Settings, on_dropped: Dropped | None = None) -> Celery
         broker_connection_timeout=5,
         # kombu's default for a URL without options is a connection that verifies nothing.
         broker_use_ssl={"ssl_cert_reqs": "required"} if settings.redis_url.startswith("rediss://") else None,
-        broker_transport="builder.broker_transport:Transport",
+        broker_transport="builder.broker.transport:Transport",
         broker_transport_options=options | ({"on_dropped": on_dropped} if on_dropped else {}),
         worker_pool="builder.node.pool:Pool",
         worker_cancel_long_running_tasks_on_connection_loss=False,
