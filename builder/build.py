@@ -122,7 +122,7 @@ def run_build(claim: Claim, ports: Ports, catalog: Catalog, known: tuple[ModuleT
         with _phase(log, "PLAN"):
             plan = pipelines.plan(detection, source.tree, claim.request, catalog, known)
             _explain(log, plan, source)
-            key = build_key(claim.organization, source.code_hash, plan, ports.toolchain_digests(plan), claim.request)
+            key = build_key(claim.organization, source.code_hash, plan, ports.toolchain_digests(plan))
             verdict = ports.planned(claim, key, source, plan)
         if verdict != "GO_ON":
             return Outcome(verdict=verdict)

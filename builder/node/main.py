@@ -8,15 +8,15 @@ from typing import TextIO
 
 from celery import Celery
 
-from builder.broker import add_run_task, make_celery, read_queues
+from builder.broker.app import add_run_task, make_celery, read_queues
 from builder.config import Settings
 from builder.node.worker import Node, Refused, require_membership
 
 
 def make_app(settings: Settings, say: TextIO | None = None) -> Celery:
     """The application with this node behind its task. A refusal to start is written to `say`, where there is one."""
-    app = make_celery(settings)
     node = Node(settings, say)
+    app = make_celery(settings, node.dropped)
     read_queues(app, node.queues(), settings.slots)
     add_run_task(app, node.handle)
     node.connect_signals()
@@ -48,4 +48,4 @@ def worker_argv(settings: Settings) -> list[str]:
     """The command line of a worker process, whose settings the environment hands over."""
     options = ["--hostname", f"{settings.node_id}@%h"]
     flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
-    return [sys.executable, "-m", "celery", "--app", "builder.node.app", "worker", *options, *flags]
+    return [sys.executable, "-m", "celery", "--app", "builder.node.celery", "worker", *options, *flags]

@@ -27,6 +27,7 @@ from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings, without_credentials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
+from builder.contract.protocol import CANCEL_CHANNEL, PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.faults import labels
@@ -40,7 +41,6 @@ from builder.toolchains.host import toolchains_of
 
 log = structlog.get_logger("node")
 
-CANCEL_CHANNEL = "ignite:cancel:"
 # Answers to RegisterNode that stay as they are until somebody changes token, node_id or version.
 ENDING = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"})
 GOODBYE_S = 3.0
@@ -90,6 +90,8 @@ class Node:
         self._told_to_drain = False
         self._draining_since = Value("d", 0.0)
         self._key = Array("c", KEY_BYTES)
+        self._dropped = Value("L", 0)
+        self._dropped_told = 0
         self._learn_key(settings.message_key)
         self._parts: NodeParts | None = None
         self._leaving = threading.Event()
@@ -196,18 +198,21 @@ class Node:
         state.should_stop = error.row.exit_code
 
     def _register(self, api: Api) -> None:
+        dropped = self._dropped.value
         answer: pb.RegisterNodeResponse = api.call(
             "RegisterNode",
             pb.RegisterNodeRequest(
-                protocol=owner.PROTOCOL,
+                protocol=PROTOCOL,
                 node_id=self.settings.node_id,
                 queues=self._reads.queues,
                 toolchains=self.toolchains.available(self.catalog.toolchains()),
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
                 slots=self._reads.slots,
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
+                dropped_messages=dropped - self._dropped_told,
             ),
         )
+        self._dropped_told = dropped
         self._learn_key(answer.message_key)
         self._take_or_not(answer.drain)
 
@@ -228,13 +233,21 @@ class Node:
             raise ApiUnreachable(f"the API's message key has {len(data)} bytes, limit {KEY_BYTES}")
         self._key.value = data
 
+    # The parent process and the children
+
+    def dropped(self, queue: str, why: str) -> None:
+        """Count and log a message that is no hint."""
+        with self._dropped.get_lock():
+            self._dropped.value += 1
+        log.warning("a message was dropped", action="message-dropped", queue=queue, why=why)
+
     # The children
 
     def handle(self, body: dict[str, object]) -> None:
         """One hint. A forged or malformed one is dropped; nothing that happens here kills the worker."""
         build_id = read_run(body, self._key.value.decode())
         if build_id is None:
-            log.warning("a message was dropped", action="message-dropped")
+            self.dropped("", "another version, or not signed with our key")
             return
         try:
             parts = self._parts or self._make_parts()

@@ -17,7 +17,7 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.gosource import GoFile, GoMod, is_built, reachable, read_all, read_mod
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed
-from builder.plan import Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile
+from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile
 from builder.source.tree import Tree
 
 NAME = "go"
@@ -80,7 +80,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             Choice(name="runtime", value=NAME, why=detection.because),
             Choice(name="version", value=row.version, why=why),
             Choice(name="entry", value=f"package main in {target}", why=entry),
-            Choice(name="target", value=f"{row.target}, linux/amd64", why="asked for" if request.target else "default"),
+            Choice(name="target", value=f"{row.target}, {PLATFORM}", why="asked for" if request.target else "default"),
         ),
         steps=(download, compile_step) if download else (compile_step,),
         output=Output(

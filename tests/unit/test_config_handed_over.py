@@ -32,6 +32,7 @@ OTHER: dict[str, Any] = {
     "report_token": "report-token",
     "node_id": "other-node",
     "slots": 8,
+    "finalizers": 9,
     "queues": ("compile.go", "a b", "with,comma"),
     "build_uid": 4242,
     "unsandboxed": True,

@@ -12,7 +12,7 @@ import pytest
 from celery import Celery
 from celery.worker import state
 
-from builder.broker import make_celery, read_queues
+from builder.broker.app import make_celery, read_queues
 from builder.claims import owner
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings

@@ -1,7 +1,7 @@
 """`run`, `serve`, `worker`, `dev`, `doctor`, `runtimes`, `bases build`: the machine's side.
 
-What these start lives in modules of its own (`builder/local/run.py`, `builder/worker/`, `builder/api/`, `builder/local/doctor.py`);
-each is imported inside its command, so that the others work without it.
+What these start lives in `builder/local/`, `builder/node/` and `builder/control/`; each is imported inside its command,
+so that the others work without it.
 """
 
 from __future__ import annotations

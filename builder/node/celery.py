@@ -1,4 +1,4 @@
-"""What `celery -A builder.node.app worker` loads: the settings, and the worker's application over them."""
+"""What `celery -A builder.node.celery worker` loads: the settings, and the worker's application over them."""
 
 from __future__ import annotations
 
