@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import click
 
 from builder.cli.context import Context
-from builder.cli.options import COMMON_HELP, COMMON_NAMES, PROG, pairs
-from builder.cli.stop import mistake
+from builder.cli.options import COMMON_HELP, COMMON_NAMES, pairs
+from builder.cli.stop import PROG, mistake
 
 F = TypeVar("F", bound=Callable[..., int])
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 from builder.cli.connection import again_text, retry_text
-from builder.cli.options import Common, check_server
+from builder.cli.options import Common
 from builder.cli.safe import shown
 from builder.cli.stop import missing_here, mistake, refused_here, unwritten
 from builder.cli.terminal import (
@@ -157,17 +157,15 @@ class Context:
         try:
             return self.load({"server": self.common.server}, self.environ)
         except BuildError as error:
-            raise refused_here(error) from None
+            stop = refused_here(error)
+            stop.where = "--server" if stop.where == "flag" else stop.where  # no other setting has a flag
+            raise stop from None
         except OSError as error:
             raise mistake(f"a settings file cannot be read: {error}", where=str(error.filename or "")) from None
 
     def settings(self) -> Settings:
-        """The settings alone. Raises `Stop` for a wrong one, also for a server that is no URL."""
-        loaded = self.loaded()
-        if loaded.settings.server:
-            origin = loaded.origins.get("server", "server")
-            check_server(loaded.settings.server, "--server" if origin == "flag" else origin)
-        return loaded.settings
+        """The settings alone."""
+        return self.loaded().settings
 
     @contextlib.contextmanager
     def client(self, settings: Settings, watcher: Watcher | None = None, *, builds: bool = False) -> Iterator[Client]:

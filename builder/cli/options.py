@@ -8,20 +8,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from builder.cli.stop import PROG, mistake
+from builder.cli.stop import mistake
 from builder.cli.terminal import When
-
-__all__ = [
-    "COMMON_HELP",
-    "COMMON_NAMES",
-    "PROG",
-    "Common",
-    "check_id",
-    "check_server",
-    "pairs",
-    "seconds",
-    "split_common",
-]
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
@@ -129,20 +117,3 @@ def check_id(text: str) -> str:
         what = "is shorter than 4 characters" if len(text) < 4 else "is not the start of an id"
         raise mistake(f'"{text}" {what}', where="BUILD", next="See which builds there are: ignite-builder ls")
     return text
-
-
-def check_server(url: str, where: str) -> None:
-    """A server's URL is `http://` or `https://`, a host, and maybe a port. Raises `Stop` for anything else, so that a
-    typing mistake is not tried again as a connection that was lost. `where` names the flag, variable or file."""
-    from urllib.parse import urlsplit
-
-    try:
-        parts = urlsplit(url)
-        is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_url = False
-    if not is_url:
-        near = f"http://{url}" if "://" not in url else "https://ignite.example.com"
-        raise mistake(
-            f'the server "{url}" is no URL that starts with http:// or https://', where=where, next=f"Such as {near}"
-        )

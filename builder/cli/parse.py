@@ -8,9 +8,8 @@ import click
 
 from builder.cli.app import app, options_of
 from builder.cli.context import Context
-from builder.cli.options import PROG
 from builder.cli.safe import shown
-from builder.cli.stop import Stop
+from builder.cli.stop import PROG, Stop
 
 
 def run_command(context: Context, words: list[str]) -> int:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
 import builder
 from builder.cli.context import Context, Out
-from builder.cli.options import PROG, Common, split_common, wants_json
+from builder.cli.options import Common, split_common, wants_json
 from builder.cli.refusal import refused
-from builder.cli.stop import OUR_BUG, Stop, interrupted
+from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted
 
 if TYPE_CHECKING:
     from builder.config import Loaded

@@ -117,16 +117,15 @@ def test_the_version_is_asked_for_anywhere(argv: tuple[str, ...]) -> None:
     assert run("build", "/nonexistent/path", "--name", "--version").code == 2
 
 
-@pytest.mark.parametrize(
-    "server", ["ftp://x", "127.0.0.1:8480", "ignite.example.com", "http://", "http://[x", "http://x:0"]
-)
+@pytest.mark.parametrize("server", ["ftp://x", "127.0.0.1:8480", "ignite.example.com", "http://", "http://[x"])
 def test_a_server_that_is_no_url_is_refused_before_any_call(server: str) -> None:
+    home = {"HOME": "/nonexistent"}
     for command in (("ls",), ("get", "k7m2"), ("build", "."), ("worker",)):
-        ran = run(*command, f"--server={server}", load=load, environ={"HOME": "/nonexistent"})
-        assert (ran.code, ran.out) == (2, "") and f'the server "{server}" is no URL' in ran.err
-    named = run("ls", load=load, environ={"HOME": "/nonexistent", "IGNITE_BUILDER_SERVER": server})
-    assert "whose  the request (client): IGNITE_BUILDER_SERVER" in named.err
-    assert run("config", f"--server={server}", load=load, environ={"HOME": "/nonexistent"}).code == 0
+        ran = run(*command, f"--server={server}", load=load, environ=home)
+        assert (ran.code, ran.out) == (2, "") and f"server: {server} is no URL" in ran.err
+        assert "whose  the request (client): --server\n" in ran.err
+    named = run("ls", load=load, environ=home | {"IGNITE_BUILDER_SERVER": server})
+    assert "whose  the request (client): IGNITE_BUILDER_SERVER\n" in named.err
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         wake=lambda: woken.append(None),
         fan_out=lambda build_id, lines: None,
         stale=lambda call: None,
+        dropped=lambda count: None,
     )
     yield Services(BuildService(parts), WorkerService(parts), store, woken)
     store.engine.dispose()
