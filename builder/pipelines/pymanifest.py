@@ -34,7 +34,7 @@ _REFUSED = (
     ),
     (re.compile(r"^--no-binary\b"), "a build from source"),
     (re.compile(r"\$\{"), "a variable"),  # uv replaces it by the environment's value, in paths too
-    (re.compile(r"^(-r|--requirement|-c|--constraint)\b.*(file:|://)"), "an include by URL"),
+    (re.compile(r"^(-r|--requirement|-c|--constraint).*(file:|://)"), "an include by URL"),
     (re.compile(r"^(git|hg|svn|bzr)\+|://|@\s*(git\+|https?:|file:)"), "a package by URL"),
     (re.compile(r"^(\.{1,2}(/|$)|/|file:)|^[\w./-]+\.(whl|zip|tar\.gz)$"), "a local path"),
 )
@@ -288,7 +288,7 @@ def wanted_version(tree: Tree, known: tuple[str, ...], default: str) -> tuple[st
             return found[1], f".python-version:{number}"
     project = _project(read_toml(tree, "pyproject.toml")) if tree.has("pyproject.toml") else {}
     wanted = project.get("requires-python", "")
-    if wanted == "":
+    if isinstance(wanted, str) and not wanted.strip():
         return default, "the catalog's default"
     where = _line_of(tree, "requires-python")
     specifiers = _specifiers(wanted, where)

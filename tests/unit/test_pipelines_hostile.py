@@ -23,7 +23,7 @@ SMALL, LARGE = 16 * 1024, 64 * 1024
 TAIL_LINE = 16 * 1024
 MOST_GROWTH = 9
 FLOOR_S = 0.05
-"""What a squaring parser may cost at this size: sixteen times 50 ms is no weapon, and less cannot be told from noise."""
+"""What a squaring parser may cost at this size: 16 times 50 ms is no weapon, and less cannot be told from noise."""
 TRIES = 4
 
 
@@ -89,6 +89,10 @@ def of_python(**files: str) -> None:
     plan({"handler.py": "", **there}, "python")
 
 
+def read_sums(text: str) -> None:
+    go.resolved(DictTree({"go.sum": text}))
+
+
 MODULE = "module example.com/app\n\ngo 1.24\n"
 MAIN = "package main\n\nfunc main() {}\n"
 PROJECT = '[project]\nname = "x"\n'
@@ -116,7 +120,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "a constraint": lambda text: plan({"main.go": MAIN, "a.go": f"//go:build {text}\n\n{MAIN}"}, "go"),
     "go.mod": lambda text: plan({"go.mod": text, "main.go": MAIN}, "go"),
     "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
-    "go.sum": lambda text: None if go.resolved(DictTree({"go.sum": text})) else None,
+    "go.sum": read_sums,
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),
