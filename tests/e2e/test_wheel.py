@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -25,6 +25,7 @@ from tests.program_fixtures import Program, serving
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
+PLAIN = uids.WHEEL + 10
 NEEDLESS = ("pytest", "mypy", "hypothesis", "grpcio-tools", "sse-starlette", "pydantic-settings")
 
 
@@ -55,8 +56,9 @@ def wheel(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def executable(folder: Path, wheel: Path) -> str:
-    """`ignite-builder` of an environment that holds the wheel and what it asks for."""
-    uv("venv", "--python", sys.executable, folder / "venv", cwd=folder)
+    """`ignite-builder` of an environment that holds the wheel and what it asks for, by Debian's Python: any user runs
+    it, wherever this session's own interpreter is."""
+    uv("venv", "--python", "/usr/bin/python3", folder / "venv", cwd=folder)
     uv("pip", "install", "--python", folder / "venv/bin/python", wheel, cwd=folder)
     return str(folder / "venv/bin/ignite-builder")
 
@@ -99,6 +101,26 @@ def test_it_builds_without_a_server(installed: Program, tmp_path: Path) -> None:
     built = installed.run("build", str(tmp_path / "app"), "--name", "hello", "--json")
     assert built.code == 0, built.out + built.err
     assert built.record.image_digest.startswith("sha256:")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="everything here already runs unprivileged")
+def test_it_builds_for_a_user_without_privileges(executable: str, kept: Path, folder: Path) -> None:
+    """Base images are the only thing that this user needs from others: to make them takes more than it has."""
+    own = folder / "plain"
+    shutil.copytree(kept / "bases/layout", own / "node/bases/layout")
+    (own / "app").mkdir()
+    (own / "app/handler.py").write_text(PYTHON_HANDLER)
+    for path in (own, *own.rglob("*")):
+        os.chown(path, PLAIN, PLAIN)
+    entry = folder / "as-plain-user"
+    entry.write_text(f'#!/bin/sh\nexec setpriv --reuid {PLAIN} --regid {PLAIN} --clear-groups {executable} "$@"\n')
+    entry.chmod(0o755)
+    settings = {"node_dir": str(own / "node"), "data_dir": str(own / "data")}
+    program = Program(own / "home", settings, executable=str(entry), cwd=Path("/"))
+    built = program.run("build", str(own / "app"), "--name", "hello", "--json")
+    assert built.code == 0, built.out + built.err
+    assert built.record.image_digest.startswith("sha256:")
+    assert (own / "data").stat().st_uid == PLAIN
 
 
 def test_it_serves_and_works(installed: Program, registry: str, tmp_path: Path) -> None:

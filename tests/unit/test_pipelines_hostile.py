@@ -21,6 +21,8 @@ from builder.source.tree import DictTree
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 SMALL, LARGE = 16 * 1024, 64 * 1024
 TAIL_LINE = 16 * 1024
+LARGER = {"main.go": 8, "imports": 8}
+"""Files of source may be this many times as large as a manifest; what squares there shows later."""
 MOST_GROWTH = 9
 FLOOR_S = 0.05
 """What a squaring parser may cost at this size: 16 times 50 ms is no weapon, and less cannot be told from noise."""
@@ -44,7 +46,7 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "operators": repeated("(a&&!", "//go:build "),
     "strings": repeated('"a"\n'),
     "words and strings": repeated('a "b";'),
-    "comments": repeated("/*"),
+    "comments": repeated("/* "),
     "one quote": repeated('"a '),
     "three quotes": repeated('"""\\'),
     "single quotes": repeated("'''a", "a = "),
@@ -97,6 +99,15 @@ MODULE = "module example.com/app\n\ngo 1.24\n"
 MAIN = "package main\n\nfunc main() {}\n"
 PROJECT = '[project]\nname = "x"\n'
 
+
+def imports_and_replacements(text: str) -> None:
+    """As many of each as the text is long: each import is looked for among the replaced modules."""
+    count = len(text) // 16
+    module = MODULE + "".join(f"replace a.b/{at} => ./{at}\n" for at in range(count))
+    imports = "".join(f'import "c.d/{at}"\n' for at in range(count))
+    plan({"go.mod": module, "main.go": f"package main\n{imports}func main() {{}}\n"}, "go")
+
+
 PARSERS: dict[str, Callable[[str], None]] = {
     "requirements.txt": lambda text: of_python(requirements=text),
     "an included file": lambda text: plan(
@@ -120,6 +131,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "a constraint": lambda text: plan({"main.go": MAIN, "a.go": f"//go:build {text}\n\n{MAIN}"}, "go"),
     "go.mod": lambda text: plan({"go.mod": text, "main.go": MAIN}, "go"),
     "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
+    "imports and replacements": imports_and_replacements,
     "go.sum": read_sums,
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
@@ -161,8 +173,9 @@ def spent(read: Callable[[str], None], text: str) -> float:
 @pytest.mark.parametrize("name", [*PARSERS, *DIAGNOSES])
 def test_work_grows_as_the_text_does(name: str) -> None:
     read = (PARSERS | DIAGNOSES)[name]
+    times = LARGER.get(name, 1)
     for shape, text in SHAPES.items():
-        small, large = text(SMALL), text(LARGE)
+        small, large = text(SMALL * times), text(LARGE * times)
         ratios = []
         for _ in range(TRIES):  # another process's use of the machine adds to one try, not to each
             ratios.append(spent(read, large) / max(FLOOR_S, spent(read, small)))
