@@ -51,7 +51,8 @@ class Toolchains:
         recipe, folder = self._recipe(row.runtime)
         base = self.bases.get(row.base)
         if base is None:
-            raise _unavailable(row, f"base image {row.base} is not on this node: ignite-builder bases build {row.base}")
+            step = f"ignite-builder bases build {row.base}"
+            raise _unavailable(row, f"base image {row.base} is not on this node", step)
         mounts: list[Mount] = []
         path: list[str] = []
         digests = {"base": base.digest}
@@ -108,17 +109,18 @@ class Toolchains:
         command = program["command"]
         found = self.which(command)
         if not found:
-            raise _unavailable(row, f"{command} is not on the PATH of this node")
+            raise _unavailable(row, f"{command} is not on the PATH of this node", _install(program, row))
         path = Path(found).resolve()
         if "marker" not in program:
             return path
         root = next((up for up in path.parents if (up / program["marker"]).is_file()), None)
         if root is None:
-            raise _unavailable(row, f"no {program['marker']} above {path}")
+            raise _unavailable(row, f"no {program['marker']} above {path}", _install(program, row))
         version = re.search(program["version"], (root / program["marker"]).read_text(encoding="utf-8"))
         if not version or version[1] != row.version:
             has = version[1] if version else "an unknown version"
-            raise _unavailable(row, f"{command} on this node is {has}, {row.version} is needed")
+            message = f"{command} on this node is {has}, {row.version} is needed"
+            raise _unavailable(row, message, _install(program, row))
         return root
 
     def _reachable(self, path: Path, name: str) -> Path:
@@ -172,8 +174,14 @@ def _linked(source: Path, dest: str) -> Iterator[Mount]:
             yield Mount(source=link.resolve(), dest=place)
 
 
-def _unavailable(row: Toolchain, message: str) -> BuildError:
-    return BuildError("ToolchainUnavailable", f"{row.name}: {message}")
+def _unavailable(row: Toolchain, message: str, step: str) -> BuildError:
+    return BuildError("ToolchainUnavailable", f"{row.name}: {message}", next=step)
+
+
+def _install(program: Mapping[str, Any], row: Toolchain) -> str:
+    """Only a program with a version of its own has to be the row's."""
+    wanted = f"{row.runtime} {row.version}, whole as its distribution unpacks it," if "version" in program else "it"
+    return f"install {wanted} and put {program['command']} on the PATH of this node"
 
 
 def _others_may_enter(folder: Path) -> bool:
