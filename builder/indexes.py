@@ -6,6 +6,7 @@ The client of a fetch step reaches the indexes of its own runtime and no others.
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -38,15 +39,16 @@ class Indexes:
     files: Mapping[str, str] = field(default_factory=dict)
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
-        """Of the operator's index settings those that this client reads."""
-        return {name: settings[name] for name in self.variables if name in settings}
+        """Of the operator's index settings those that are not another runtime's."""
+        mine = {*self.variables, *self.instead}
+        return {name: text for name, text in settings.items() if name in mine or name not in claimed()}
 
     def from_machine(self, environ: Mapping[str, str]) -> dict[str, str]:
-        """The settings of the machine's own clients, by the names that this client reads."""
-        found = {name: environ[name] for name in self.variables if environ.get(name)}
+        """The settings of the machine's own clients, those of another client also by a name that this client reads."""
+        found = {name: environ[name] for name in (*self.variables, *self.instead) if environ.get(name)}
         for other, own in self.instead.items():
-            if environ.get(other) and not any(name in found for name in own):
-                found[own[0]] = " ".join(environ[other].split())
+            if other in found and not any(name in found for name in own):
+                found[own[0]] = " ".join(found[other].split())
         return found
 
 
@@ -60,6 +62,12 @@ def read(recipe: Mapping[str, Any]) -> Indexes:
         hosts=tuple(Host(host=row["host"], unless=tuple(row.get("unless", ()))) for row in table.get("host", ())),
         files=dict(table.get("files", {})),
     )
+
+
+@functools.cache
+def claimed() -> frozenset[str]:
+    """The variables that any shipped runtime's client reads."""
+    return frozenset(name for one in shipped().values() for name in (*one.variables, *one.instead))
 
 
 def shipped(folder: Path | None = None) -> Mapping[str, Indexes]:
