@@ -11,15 +11,16 @@ import httpx
 import redis
 
 from builder import pipelines, sandbox
-from builder.claims.owner import PROTOCOL
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
 from builder.pipelines import catalog as catalogs
-from builder.toolchains.host import find_program, toolchains_of
+from builder.pipelines.catalog import Catalog
+from builder.toolchains.host import Toolchains, find_program, toolchains_of
 
 ANSWER_S = 5.0
 EMBEDDED_ONLY = ("redis-server",)
@@ -42,7 +43,7 @@ class Finding:
 
 def findings(settings: Settings) -> tuple[Finding, ...]:
     """Programs, sandbox, control groups, compressor, toolchains, disk; with a server, what a node needs of it."""
-    found = []
+    found: list[Finding] = []
     for name, effect, mend in PROGRAMS:
         if settings.server and name in EMBEDDED_ONLY:
             continue
@@ -66,13 +67,7 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
     toolchains = toolchains_of(settings)
     for name in pipelines.names(pipelines.load(settings.pipelines)):
-        row = catalog.find(name)
-        try:
-            toolchains.find(row)
-            found.append(Finding(ok=True, name=row.name))
-        except BuildError as error:
-            mend = f"ignite-builder bases build {row.base}" if "base image" in error.message else f"install {row.name}"
-            found.append(Finding(ok=False, name=row.name, effect=error.message, mend=mend))
+        found.append(_toolchain(catalog, toolchains, name))
     folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
     free = shutil.disk_usage(folder).free
     gib = free / 1024**3
@@ -160,3 +155,17 @@ def _without_login(url: str) -> str:
     """A URL as it may be shown: neither user nor password, nor what stands behind the path."""
     head, _, rest = url.partition("://")
     return f"{head}://{rest.rpartition('@')[2].partition('?')[0]}" if rest else url
+
+
+def _toolchain(catalog: Catalog, toolchains: Toolchains, runtime: str) -> Finding:
+    """Whether this machine builds a runtime in its default version."""
+    try:
+        row = catalog.find(runtime)
+    except BuildError as error:
+        mend = f"add a row for {runtime} to the catalog, or take its pipeline out of pipelines"
+        return Finding(ok=False, name=runtime, effect=f"not built anywhere: {error.message}", mend=mend)
+    try:
+        toolchains.find(row)
+    except BuildError as error:
+        return Finding(ok=False, name=row.name, effect=error.message, mend=error.next)
+    return Finding(ok=True, name=row.name)

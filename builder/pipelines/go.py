@@ -17,10 +17,12 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.gosource import GoFile, GoMod, is_built, reachable, read_all, read_mod
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
-from builder.plan import Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile
+from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile
 from builder.source.tree import Tree
 
 NAME = "go"
+EXTENSIONS: tuple[str, ...] = (".go",)
+BUILD_ARGS: tuple[str, ...] = ()
 SDK = "/opt/ignite/sdk/go"
 SDK_FILES = ("ignite.go",)
 GO = "/opt/ignite/toolchain/go/bin/go"
@@ -42,6 +44,11 @@ def detect(tree: Tree) -> Detection | None:
     roots = ("go.mod", "main.go", *(path for path in tree.glob("*.go") if not path.endswith("_test.go")))
     found = next((path for path in roots if tree.has(path)), "")
     return Detection(runtime=NAME, because=f"{found} is at the root") if found else None
+
+
+def looks_like(source: bytes) -> bool:
+    """A package clause of a program, at the start of a line."""
+    return b"\npackage main" in b"\n" + source
 
 
 def single_file_name(source: bytes) -> str:
@@ -80,7 +87,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             Choice(name="runtime", value=NAME, why=detection.because),
             Choice(name="version", value=row.version, why=why),
             Choice(name="entry", value=f"package main in {target}", why=entry),
-            Choice(name="target", value=f"{row.target}, linux/amd64", why="asked for" if request.target else "default"),
+            Choice(name="target", value=f"{row.target}, {PLATFORM}", why="asked for" if request.target else "default"),
         ),
         steps=(download, compile_step) if download else (compile_step,),
         output=Output(
