@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from builder import indexes
 from builder.errors import BuildError
 
 PREFIX = "IGNITE_BUILDER_"
@@ -30,20 +31,10 @@ HANDED_OVER = PREFIX + "SETTINGS"
 SECRET = "***"
 MIB = 1024 * 1024
 
-# What the machine's own package clients use; handed into the sandbox by name, since it starts with an empty one.
-INDEX_VARIABLES = (
-    "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL",
-    "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE",
-)  # fmt: skip
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 # A URL with a user (and maybe a password), and variables that exist to hold a secret (UV_INDEX_X_PASSWORD, GOAUTH).
 CREDENTIAL_URL = re.compile(r"://[^/?#\s,|]*@")
 CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
-# pip's settings by uv's names: fetch steps run uv, which does not read pip's. Not where either of uv's own is set.
-UV_FOR_PIP = {
-    "PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
-    "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
-}
 NO_PROXY_VARIABLES = ("NO_PROXY", "no_proxy")
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 # A segment of repository names, and of folders of a node: nothing that leads out of either.
@@ -300,12 +291,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _index_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """The index settings of the worker's own clients."""
-    found = {name: environ[name] for name in INDEX_VARIABLES if environ.get(name)}
-    for pips, uvs in UV_FOR_PIP.items():
-        if pips in found and not any(name in found for name in uvs):
-            found[uvs[0]] = " ".join(found[pips].split())
-    return found
+    """The index settings of the machine's own clients, of every runtime: a sandbox's environment starts empty."""
+    return {name: text for one in indexes.shipped().values() for name, text in one.from_machine(environ).items()}
 
 
 def _file(environ: Mapping[str, str]) -> Source:

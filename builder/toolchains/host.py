@@ -15,14 +15,16 @@ import stat
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder import indexes
 from builder.bases.base import BaseStore
 from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
+from builder.indexes import Indexes
 from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 
@@ -35,6 +37,8 @@ class Provided:
     digests: Mapping[str, str]
     path: tuple[str, ...] = ()
     """Folders of the sandbox that join the PATH of its steps."""
+    indexes: Indexes = field(default_factory=Indexes)
+    """The package indexes that its fetch steps reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +72,12 @@ class Toolchains:
             mounts.append(Mount(source=source, dest=shared["mount"]))
             digests["sdk " + shared["path"]] = _digest_of_files(source, tuple(_files_below(source)))
         rootfs = self.bases.rootfs(row.base) if recipe.get("rootfs") == "base" else None
-        return Provided(root=Root(rootfs=rootfs, mounts=tuple(mounts)), digests=digests, path=tuple(path))
+        return Provided(
+            root=Root(rootfs=rootfs, mounts=tuple(mounts)),
+            digests=digests,
+            path=tuple(path),
+            indexes=indexes.read(recipe),
+        )
 
     def has(self, row: Toolchain) -> bool:
         """Whether every program of this toolchain is here, in its version. Cheaper than `find`."""

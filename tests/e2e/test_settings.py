@@ -159,7 +159,7 @@ def test_a_worker_that_nobody_takes_ends_and_says_what_to_do(
 
 def test_plain_celery_says_so_as_well(serve: Serve, tmp_path: Path) -> None:
     program = Program(tmp_path / "home", node_of(serve, tmp_path, token="not-known"))
-    argv = [sys.executable, "-m", "celery", "-A", "builder.node.app", "worker"]
+    argv = [sys.executable, "-m", "celery", "-A", "builder.node.celery", "worker"]
     environ = program.environ
     program.home.mkdir()
     done = subprocess.run(argv, env=environ, capture_output=True, text=True, check=False, timeout=120)
