@@ -92,7 +92,7 @@ def run(seed: int, kept: Path, lane: int) -> tuple[int, str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__.splitlines()[0])
     parser.add_argument("--seed", type=int, help="play this one")
     parser.add_argument("--count", type=int, default=200, help="play so many (default 200)")
     parser.add_argument("--first", type=int, help="the first seed of many; default: drawn, and printed")

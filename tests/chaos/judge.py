@@ -43,7 +43,7 @@ def judge(play: Play) -> list[str]:
     submits = {one.build_id: one.submit for one in play.submitters.values()}
     wrong += list(_accepted_once(play, by_id))
     wrong += list(_ended_once(play.parts, by_id))
-    wrong += list(_outcomes(by_id, submits))
+    wrong += list(_outcomes(by_id, submits, play.cancels()))
     wrong += list(_reports(play.parts, by_id))
     wrong += list(_one_digest(builds))
     wrong += list(_logs(play, by_id, submits))
@@ -123,8 +123,8 @@ def _ended_once(parts: Parts, by_id: dict[str, Row]) -> Iterator[str]:
             yield f"{build_id} is {row['status']}, the log of events says {ends[build_id]}"
 
 
-def _outcomes(by_id: dict[str, Row], submits: dict[str, Submit]) -> Iterator[str]:
-    """A good source is never blamed; a bad one never succeeds."""
+def _outcomes(by_id: dict[str, Row], submits: dict[str, Submit], cancels: frozenset[int]) -> Iterator[str]:
+    """A good source is never blamed, a bad one never succeeds, and nobody cancels but who is asked to."""
     for build_id, row in by_id.items():
         if build_id not in submits:
             continue
@@ -134,7 +134,7 @@ def _outcomes(by_id: dict[str, Row], submits: dict[str, Submit]) -> Iterator[str
             yield f"{build_id} SUCCEEDED, and its source has to fail"
         if row["status"] == "FAILED" and not bad and failure.get("errorClass") != "platform":
             yield f"{build_id} has a good source and FAILED with {failure}"
-        if row["status"] == "CANCELLED" and not row["cancel_requested"]:
+        if row["status"] == "CANCELLED" and submits[build_id].number not in cancels:
             yield f"{build_id} is CANCELLED, and nobody asked for it"
 
 

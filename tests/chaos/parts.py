@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import redis
+from redis import Redis
 from sqlalchemy import Engine, create_engine
 from sqlalchemy.pool import NullPool
 
@@ -127,8 +127,8 @@ class Parts:
     def every(self) -> list[Part]:
         return [*self.workers, *self.apis, self.redis, self.registry, *([self.database] if self.database else [])]
 
-    def broker(self) -> redis.Redis:
-        return redis.Redis.from_url(self.redis_url, socket_timeout=1, socket_connect_timeout=1)
+    def broker(self) -> Redis:
+        return Redis.from_url(self.redis_url, socket_timeout=1, socket_connect_timeout=1)
 
     def node_dirs(self) -> list[Path]:
         return [self.folder / f"node-{number}" for number in range(WORKERS)]

@@ -88,6 +88,10 @@ class Play:
     def wrong(self) -> list[str]:
         return self._watch.wrong + [one for client in self.clients for one in client.wrong]
 
+    def cancels(self) -> frozenset[int]:
+        """The numbers of the builds whose cancel was asked for."""
+        return frozenset(step.number for _, step in self.history.steps if isinstance(step, Cancel))
+
     def seen(self) -> dict[str, dict[str, Any]]:
         """The builds as they were last seen, by id."""
         return self._watch.seen
@@ -97,7 +101,7 @@ class Play:
         watching = threading.Thread(target=self._watch.run, daemon=True)
         watching.start()
         try:
-            self.until(lambda: all('"listening"' in api.said() for api in self.parts.apis), READY_S, "no API listens")
+            self.until(self._nodes_are_known, READY_S, "the nodes do not register")
             for gate, step in self.history.steps:
                 self._await_progress(gate)
                 self._take(step)
@@ -125,6 +129,11 @@ class Play:
             if time.monotonic() > limit:
                 raise Broken(f"after {seconds:.0f} s: {what}; {self._state()}")
             time.sleep(POLL_S)
+
+    def _nodes_are_known(self) -> bool:
+        with suppress(SQLAlchemyError), self.parts.store.connect() as connection:
+            return connection.execute(text("select count(*) from nodes")).scalar() == len(self.parts.workers)
+        return False
 
     def _state(self) -> str:
         seen = [f"{one} {row['status']} claim {row['claim']}" for one, row in self._watch.seen.items()]
@@ -187,7 +196,7 @@ class Play:
             self._begin(tail)
 
     def _strike(self, fault: Fault) -> str:
-        """What was hit."""
+        """Begin a fault; what was hit."""
         verb, _, what = fault.kind.partition("-")
         parts = self.parts
         if verb == "registry":
@@ -220,7 +229,12 @@ class Play:
         elif verb == "pause":
             stopped = part.pid
             part.signal_all(signal.SIGSTOP)
-            self._later(fault, f"{part.name} goes on", lambda: part.pid == stopped and part.signal_all(signal.SIGCONT))
+
+            def go_on() -> None:
+                if part.pid == stopped:
+                    part.signal_all(signal.SIGCONT)
+
+            self._later(fault, f"{part.name} goes on", go_on)
         else:  # TERM; it is started again when it has ended
             os.kill(part.pid, signal.SIGTERM)
         return part.name
@@ -269,7 +283,7 @@ class Play:
         except redis.RedisError as error:
             return f"Redis is away: {type(error).__name__}"
 
-    def _later(self, fault: Fault, what: str, end: Callable[[], object]) -> None:
+    def _later(self, fault: Fault, what: str, end: Callable[[], None]) -> None:
         self._ends.append((time.monotonic() + fault.spell_s, what, end))
 
     def _end_spells(self) -> None:

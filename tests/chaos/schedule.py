@@ -128,7 +128,7 @@ def history(seed: int) -> History:
         apis=draw.choice((1, 2)) if postgres else 1,  # SQLite is one process's
         worker_labels=tuple(draw.choice((*LABELS, "", "")) for _ in range(WORKERS)),
         api_label=draw.choice(("finalize", "", "")),
-        steps=tuple((draw.choice((0, 0, 1, 2, 3, 5)), step) for step in mixed),
+        steps=tuple((draw.choice((0, 0, 1, 3, 5, 8)), step) for step in mixed),
     )
 
 
