@@ -11,7 +11,8 @@ import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -62,23 +63,31 @@ def play(seed: int, kept: Path, lane: int) -> int:
     return 1
 
 
-def play_many(seeds: range, kept: Path) -> int:
-    """`AT_ONCE` histories at once, each in a process of its own; the number of broken ones."""
+def play_many(seeds: Sequence[int], kept: Path) -> int:
+    """Play them all and print each; the number of broken ones."""
+    broken = 0
+    with ThreadPoolExecutor() as pool:
+        for future in as_completed(submit_all(pool, seeds, kept).values()):
+            code, out = future.result()
+            broken += code != 0
+            print(out, end="", flush=True)
+    return broken
+
+
+def submit_all(pool: Executor, seeds: Sequence[int], kept: Path) -> dict[int, Future[tuple[int, str]]]:
+    """Play histories, `AT_ONCE` of them at once, each in a process of its own. Seed → what `run` answers."""
     lanes: SimpleQueue[int] = SimpleQueue()
     for lane in range(AT_ONCE):
         lanes.put(lane)
 
-    def one(seed: int) -> int:
+    def in_a_lane(seed: int) -> tuple[int, str]:
         lane = lanes.get()
         try:
-            code, out = run(seed, kept, lane)
+            return run(seed, kept, lane)
         finally:
             lanes.put(lane)
-        print(out, end="", flush=True)
-        return code
 
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return sum(code != 0 for code in pool.map(one, seeds))
+    return {seed: pool.submit(in_a_lane, seed) for seed in seeds}
 
 
 def run(seed: int, kept: Path, lane: int) -> tuple[int, str]:
