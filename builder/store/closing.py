@@ -102,7 +102,7 @@ def claim_tag(store: Store, row: Row, tag: str, digest: str) -> bool:
         claimed = insert_into(tx, tags).values(repository=row["repository"], tag=tag, **values)
         newest = tags.c.number <= row["number"]
         claimed = claimed.on_conflict_do_update(index_elements=["repository", "tag"], set_=values, where=newest)
-        return bool(tx.execute(claimed).rowcount == 1)
+        return tx.execute(claimed.returning(tags.c.tag)).first() is not None
 
 
 def tag_digest(store: Store, repository: str, tag: str) -> str:

@@ -146,7 +146,7 @@ def insert_into(tx: Connection, table: Table) -> Any:
 def inserted(tx: Connection, table: Table, **values: Any) -> bool:
     """Whether a new row was written; False: there is one, or another transaction wrote it first."""
     statement = insert_into(tx, table).values(**values).on_conflict_do_nothing()
-    return bool(tx.execute(statement).rowcount == 1)
+    return tx.execute(statement.returning(*table.primary_key)).first() is not None
 
 
 # Values
@@ -232,7 +232,8 @@ def _let_go_on(tx: Connection, now: int, ended: Row) -> None:
     """The followers of a build share its end, or one of them takes its place."""
     if _dropped_key(tx, ended):
         return
-    waiting = followers(tx, ended)
+    if not (waiting := followers(tx, ended)):
+        return
     reason, status = reason_of(ended["failure"]), ended["status"]
     users = bool(reason) and REASONS[reason].error_class is ErrorClass.USER_CODE and reason not in _OWN_LIMITS
     if status == SUCCEEDED:

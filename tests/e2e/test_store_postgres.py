@@ -16,6 +16,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import InternalError
 
 from builder.errors import BuildError
 from builder.proto.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -173,6 +174,13 @@ def test_an_owner_that_stops_in_a_transaction_is_cut_off(world: World) -> None:
     with world.store.transaction() as tx:
         limit = tx.execute(text("show idle_in_transaction_session_timeout")).scalar_one()
     assert limit == "30s"
+
+
+def test_a_read_cannot_write_and_leaves_its_connection_as_it_was(world: World) -> None:
+    build = world.submit()
+    with pytest.raises(InternalError, match="read-only transaction"), world.store.read() as tx:
+        tx.execute(builds.builds.update().values(name="changed"))
+    assert world.claim(build) == 1
 
 
 def test_a_store_whose_connections_broke_goes_on(world: World) -> None:
