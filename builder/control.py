@@ -192,9 +192,11 @@ class Loops:
                 self._expire_from = self.monotonic() + lease_s
                 return
             now = self.store.now(tx)
-            told, warned = sweeps.warn_unschedulable(tx, now, due.unschedulable, self.settings.lease_ms, self._warned)
+            untaken, warned = sweeps.warn_unschedulable(
+                tx, now, due.unschedulable, self.settings.lease_ms, self._warned
+            )
             changed = sweeps.run(tx, now, due.sweeps)
-        for row in told:
+        for row in untaken:
             self.finalizer.changed(row["build_id"])
         for queue, toolchain in set(warned) - set(self._warned):
             self.log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)

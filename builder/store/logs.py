@@ -63,7 +63,7 @@ def append(
 
 
 def system(tx: Connection, now: int, row: Counters, text: str) -> Columns:
-    """A line of the control side, inside the transaction that it tells of. The caller writes the columns."""
+    """A line of the control side, inside the transaction that it describes. The caller writes the columns."""
     return _keep(tx, row, [_line_of(now, row, text)])[1]
 
 

@@ -1,4 +1,4 @@
-"""The reports that wait to be delivered. A report is written in the transaction of what it tells."""
+"""The reports that wait to be delivered. A report is written in the transaction that it describes."""
 
 from __future__ import annotations
 

@@ -124,7 +124,7 @@ def planned(
         row, now = fenced(store, tx, build_id, claim, WORK, node)
         if row is None:
             return "STALE"
-        if row["cancel_requested"]:  # nothing of the build runs at this point: the owner that asks is told to stop
+        if row["cancel_requested"]:  # nothing of the build runs at this point: STALE stops its owner
             cancelled(tx, now, row)
             return "STALE"
         if row["build_key"] and row["build_key"] != key:  # a retry with another key is the primary of the old no more

@@ -90,7 +90,7 @@ def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:
 
 
 def report(row: Mapping[Any, Any], sequence: int, now: int) -> pb.BuildReport:
-    """What the control plane is told."""
+    """The report for the control plane."""
     record = build(row)
     message = pb.BuildReport(
         build_id=record.build_id,

@@ -84,8 +84,9 @@ def page() -> str:
 _HEAD = """\
 # States of a build
 
-Generated from `builder/store/transitions.py` by `make generate`. Each row but heartbeat is told as one event, after its
-commit: a line of the control side's log, a count of `/metrics`.
+Generated from `builder/store/transitions.py` by `make generate`. Each row but heartbeat is emitted as one event, after
+its commit: a line of the control side's log, a count of `/metrics`. The transaction of an end (`SUCCEEDED`, `FAILED`,
+`CANCELLED`) also calls the listeners of `builder/store/listeners.py`; the report is the first.
 
 The store is the truth. A RUNNING build is in one of two stages: WORK (owned by a worker) or FINALIZE (owned by the
 control side). Every statement has what it read (status, claim) in its condition; a terminal status is written once.
