@@ -1,29 +1,31 @@
-"""The reports that wait to be delivered. A report is written in the transaction of what it tells."""
+"""The reports that wait to be delivered. A report is written in the transaction that it describes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from builder.store import record
 from builder.store.engine import Store
-from builder.store.schema import builds, reports
+from builder.store.schema import reports
 
 
-def report(tx: Connection, now: int, row: RowMapping) -> None:
-    """Write the next report of a build: PENDING, RUNNING → COMPILING; SUCCEEDED → DRAFT; FAILED, CANCELLED → FAILED."""
-    sequence = row["report_sequence"] + 1
-    body = record.report(row, sequence, now)
-    text = json_format.MessageToJson(body, indent=None)
-    tx.execute(insert(reports).values(build_id=row["build_id"], sequence=sequence, body=text, due_at=now))
-    tx.execute(update(builds).where(builds.c.build_id == row["build_id"]).values(report_sequence=sequence))
+def report(tx: Connection, now: int, before: Mapping[Any, Any] | None, after: Mapping[Any, Any]) -> None:
+    """Write the next report of a build: PENDING, RUNNING → COMPILING; SUCCEEDED → DRAFT; FAILED, CANCELLED → FAILED.
+
+    Its number is the `report_sequence` of `after`, which the statement that wrote `after` has counted up.
+    """
+    sequence = after["report_sequence"]
+    text = json_format.MessageToJson(record.report(after, sequence, now), indent=None)
+    tx.execute(insert(reports).values(build_id=after["build_id"], sequence=sequence, body=text, due_at=now))
 
 
 def due(store: Store, limit: int) -> Sequence[RowMapping]:
     """Reports to deliver now, oldest first."""
-    with store.transaction() as tx:
+    with store.read() as tx:
         now = store.now(tx)
         query = select(reports).where(reports.c.delivered_at == 0, reports.c.due_at <= now)
         return tx.execute(query.order_by(reports.c.id).limit(limit)).mappings().all()

@@ -12,5 +12,5 @@ from builder.store.transitions import PENDING
 def lengths(store: Store) -> dict[str, int]:
     """Queue → builds that wait in it for a slot (attached ones wait for another build). Read from an index alone."""
     query = select(builds.c.queue, func.count()).where(builds.c.status == PENDING, builds.c.attached_to == "")
-    with store.transaction() as tx:
+    with store.read() as tx:
         return {row[0]: int(row[1]) for row in tx.execute(query.group_by(builds.c.queue))}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,6 +14,7 @@ from sqlalchemy.exc import OperationalError
 from builder import config
 from builder.control.loops import Loops, event_log
 from builder.store.engine import Store
+from tests.store_contract.statements import begun
 from tests.store_contract.world import LEASE, World, open_world
 
 TICK_S = 0.5
@@ -29,14 +31,20 @@ class Control:
     """Loops whose clock, and the store's with it, only moves when it is told to."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.seconds, self.down = world, 0.0, False
+        self.world, self.seconds, self.down, self.waits_s = world, 0.0, "", 0.0
         store = world.store
 
         class Breaking(Store):
             def transaction(self) -> Any:
                 if outer.down:
                     raise OperationalError("select 1", None, Exception("no connection"))
+                outer.advance(outer.waits_s)
                 return super().transaction()
+
+            def read(self) -> Any:
+                if outer.down == "everything":
+                    raise OperationalError("select 1", None, Exception("no connection"))
+                return super().read()
 
         outer = self
         self.loops = Loops(
@@ -92,15 +100,53 @@ def test_a_pause_of_ours_gives_every_owner_a_whole_lease_and_then_leases_expire_
     assert expired(world, build)
 
 
-def test_an_outage_of_the_store_is_nobodys_fault(world: World) -> None:
+@pytest.mark.parametrize("what", ["everything", "writes"])
+def test_an_outage_of_the_store_is_nobodys_fault(world: World, what: str) -> None:
+    """Also one in which it still answers reads (a full disk): a heartbeat is a write."""
     control = Control(world)
     control.tick(60)
     build = world.submit()
     world.claim(build)
-    control.down = True
+    control.down = what
     control.tick(50)
-    control.down = False
+    control.down = ""
     control.tick(LEASE / 1000 - TICK_S)
     assert world.row(build)["status"] == "RUNNING", "the owner lives for two leases and could not beat"
     control.tick(2 * TICK_S)
     assert expired(world, build)
+
+
+def test_a_writer_that_held_everybody_up_costs_no_owner_its_lease(world: World) -> None:
+    control = Control(world)
+    control.tick(60)
+    build = world.submit()
+    world.claim(build)
+    control.waits_s = 15.0  # for the lock that heartbeats wait for too
+    control.tick(LEASE / 1000)
+    control.waits_s = 0.0
+    assert world.row(build)["status"] == "RUNNING"
+    control.tick(LEASE / 1000 - TICK_S)
+    assert world.row(build)["status"] == "RUNNING", "since then it has a whole lease"
+    control.tick(2 * TICK_S)
+    assert expired(world, build)
+
+
+def test_a_tick_with_nothing_to_do_is_one_read_of_each_loop_and_asks_no_broker(world: World) -> None:
+    control = Control(world)
+    control.tick(60)
+    world.claim(world.submit())
+    with begun(world.store) as seen:
+        control.tick(TICK_S)
+        control.loops.dispatch()  # without Redis and Celery: it would raise
+    assert seen == ["BEGIN DEFERRED"] * 2
+
+
+def test_a_build_that_no_node_takes_is_warned_of_once(world: World) -> None:
+    control = Control(world)
+    changed: list[str] = []
+    control.loops.finalizer = SimpleNamespace(changed=changed.append)  # type: ignore[assignment]
+    control.tick(60)
+    build = world.submit(queue="compile.any")
+    control.tick(2 * LEASE / 1000)
+    assert changed == [build]
+    assert world.row(build)["log_lines"] == 1

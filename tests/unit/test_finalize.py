@@ -74,7 +74,7 @@ def built(world: World, artifact: pb.BuiltArtifact, **fields: Any) -> str:
     build = world.submit(**fields)
     claim = world.claim(build)
     assert builds.planned(world.store, build, claim, *KEY) == "GO_ON"
-    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=claim, success=artifact), LEASE, 1000)
+    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=claim, success=artifact), 1000)
     return build
 
 
@@ -156,7 +156,7 @@ def test_a_reused_artifact_that_the_registry_lost_is_built_again(world: World, r
     claim = world.claim(again, "second")
     assert builds.planned(world.store, again, claim, *KEY) == "GO_ON", "the cache has forgotten it"
     artifact = push(empty, tmp_path, "a")
-    builds.finish(world.store, pb.FinishRequest(build_id=again, claim=claim, success=artifact), LEASE, 1000)
+    builds.finish(world.store, pb.FinishRequest(build_id=again, claim=claim, success=artifact), 1000)
     run(world, finish)
     assert world.row(again)["status"] == "SUCCEEDED"
     third = world.submit()

@@ -34,6 +34,8 @@ class Services:
     build: BuildService
     worker: WorkerService
     store: Store
+    wakes: list[str]
+    stale: list[str]
 
     def submit(self, name: str = "app", caller: Caller = ACME, **fields: Any) -> str:
         request = pb.CreateBuildRequest(name=name, **fields)
@@ -59,17 +61,19 @@ class Services:
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     store = open_store(f"sqlite:///{tmp_path}/builder.db")
+    wakes: list[str] = []
+    stale: list[str] = []
     parts = Parts(
         settings=Settings(),
         store=store,
         sources=FolderStore(tmp_path / "sources"),
         catalog=catalog.read(catalog_file("")),
         runtimes=pipelines.names(),
-        wake=lambda: None,
+        wake=lambda: wakes.append("wake"),
         fan_out=lambda build_id, lines: None,
-        stale=lambda call: None,
+        stale=stale.append,
     )
-    yield Services(BuildService(parts), WorkerService(parts), store)
+    yield Services(BuildService(parts), WorkerService(parts), store, wakes, stale)
     store.engine.dispose()
 
 
@@ -214,3 +218,49 @@ def test_a_claim_without_a_node_or_a_nonce_is_refused(services: Services, missin
 def test_a_node_without_an_id_is_refused(services: Services) -> None:
     with pytest.raises(BuildError, match="InvalidRequest: nodeId"):
         services.worker.register_node(NODE, pb.RegisterNodeRequest(protocol=1))
+
+
+def node_of(name: str) -> Caller:
+    return Caller(organization="", scopes=frozenset({"worker"}), node=name)
+
+
+def register(services: Services, name: str, **fields: Any) -> pb.RegisterNodeResponse:
+    request = pb.RegisterNodeRequest(protocol=1, node_id=name, queues=["compile.python"], **fields)
+    return services.worker.register_node(node_of(name), request)
+
+
+def test_a_node_that_never_registered_is_told_to(services: Services) -> None:
+    request = pb.ClaimBuildRequest(protocol=1, build_id=services.submit(), node_id="n", nonce="x")
+    with pytest.raises(CallRefused, match="register the node first") as refused:
+        services.worker.claim_build(NODE, request)
+    assert refused.value.code == "FAILED_PRECONDITION"
+
+
+def test_a_registration_that_changes_nothing_wakes_nobody(services: Services) -> None:
+    for slots in (1, 1, 1, 2):
+        register(services, "n", slots=slots)
+    assert len(services.wakes) == 2
+
+
+def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> None:
+    """The claim is right: only the node that the token names is not."""
+    build = services.submit()
+    for name in ("n", "other"):
+        register(services, name)
+    claimed = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    claim = services.worker.claim_build(node_of("n"), claimed).claim
+    before, common = services.get(build), {"protocol": 1, "build_id": build, "claim": claim}
+    failure = pb.Failure(reason="CompileFailed", message="m")
+    worker, other, services.wakes[:] = services.worker, node_of("other"), []
+    assert worker.heartbeat(other, pb.HeartbeatRequest(**common)).stale
+    assert worker.planned(other, pb.PlannedRequest(**common, key="k")).verdict == pb.PLANNED_STALE
+    assert worker.append_log(other, pb.AppendLogRequest(**common, lines=[pb.LogEntry(line="x")])).stale
+    assert worker.finish(other, pb.FinishRequest(**common, failure=failure)).stale
+    assert worker.hand_back(other, pb.HandBackRequest(**common, reason="drain")).stale
+    with pytest.raises(CallRefused, match="owns no such build"):
+        worker.source(other, build, claim)
+    assert (services.stale, services.wakes) == (["heartbeat", "planned", "log", "finish", "hand_back"], [])
+    assert services.get(build) == before
+    assert not worker.heartbeat(node_of("n"), pb.HeartbeatRequest(**common)).stale
+    assert not worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure)).stale
+    assert services.get(build).status == pb.BUILD_STATUS_FAILED
