@@ -1,6 +1,6 @@
 """The plan: what a build would run and why. Frozen data; imports nothing that can touch the world.
 
-Shapes only. `builder/pipelines/*` make plans, `builder/sandbox` runs their steps, `builder/oci` packages their output.
+Shapes only. `builder/pipelines` makes plans, `builder/sandbox` runs steps, `builder/images` packages the output.
 Inside the sandbox every plan sees the same paths: the source at `/work/src` (writable copy), results below `/work/out`,
 a scratch home at `/work/home`, caches at `/cache/<name>`, toolchains below `/opt/ignite`.
 """
@@ -12,6 +12,9 @@ import enum
 import json
 from dataclasses import dataclass
 from typing import Any
+
+PLATFORM = "linux/amd64"
+"""The one platform that artifacts are built for (OCI image-spec: os/architecture)."""
 
 
 class Network(enum.StrEnum):
@@ -109,13 +112,21 @@ class Plan:
     warnings: tuple[str, ...] = ()
     materials: tuple[str, ...] = ()
     """Lock files (paths in the working copy) that name what was built in, read for the provenance."""
-    recipe: int = 1
-    """Version of the pipeline's recipe; part of the build key."""
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values, stable in order, for `plan --json` and the golden files."""
         value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
         return value
+
+    def effects(self) -> dict[str, Any]:
+        """The part of `to_json` that decides the artifact's bytes: no names of steps, reasons, summaries, warnings."""
+        whole = self.to_json()
+        return {
+            "toolchain": whole["toolchain"],
+            "files": whole["files"],
+            "steps": [{name: value for name, value in step.items() if name != "name"} for step in whole["steps"]],
+            "output": {name: value for name, value in whole["output"].items() if name != "summary"},
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

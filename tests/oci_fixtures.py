@@ -1,4 +1,4 @@
-"""Small trees and images for the tests of `builder/oci`."""
+"""Small trees and images for the tests of `builder/images`."""
 
 from __future__ import annotations
 

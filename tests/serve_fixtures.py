@@ -15,9 +15,9 @@ from typing import Any
 
 import httpx
 
-from builder.claims.owner import PROTOCOL
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
 from builder.local.embedded import end, free_port
 
 TOKENS = {

@@ -6,10 +6,11 @@ build, so attaching it twice gives the same digest.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+
+from builder.text import canonical_json
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
@@ -63,7 +64,7 @@ def statement(built: Built) -> bytes:
             },
         },
     }
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+    return canonical_json(value)
 
 
 def _digest(text: str) -> dict[str, str]:

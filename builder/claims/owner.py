@@ -22,9 +22,9 @@ from builder.build import Outcome
 from builder.claims.spool import Line, Spool, forget_dead_owners, left_behind, own, spool_path
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
 from builder.errors import BuildError, PlatformError
 
-PROTOCOL = 1
 BATCH_LINES = 500
 BATCH_WAIT_S = 0.02
 

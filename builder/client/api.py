@@ -10,12 +10,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
-from google.protobuf.descriptor import ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from builder.contract import codec, routes
-from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 
 class ApiUnreachable(Exception):
@@ -37,7 +35,7 @@ class Api:
         self._http = httpx.Client(
             base_url=server, headers={"authorization": f"Bearer {token}"}, timeout=timeout_s, trust_env=False
         )
-        self._routes = {route.rpc_name: route for service in services() for route in routes.routes(service)}
+        self._routes = {route.rpc_name: route for service in routes.services() for route in routes.routes(service)}
 
     def call(self, name: str, request: Message) -> Any:
         """One unary call; the answer is the method's response message."""
@@ -47,7 +45,12 @@ class Api:
             response = self._send(route.method, path, content=codec.dump(request))
         else:
             response = self._send(route.method, path, params=query)
-        return codec.parse(GetMessageClass(route.output), response.content)
+        try:
+            return codec.parse(GetMessageClass(route.output), response.content)
+        except codec.Malformed as error:
+            raise ApiError(
+                response.status_code, "INTERNAL", f"the answer to {name} is malformed: {error}", {}
+            ) from error
 
     def download(self, path: str) -> Iterator[bytes]:
         """Stream a body."""
@@ -55,7 +58,7 @@ class Api:
             with self._http.stream("GET", path) as response:
                 if response.status_code >= 400:
                     response.read()
-                    raise _refusal(response)
+                _refuse(response)
                 yield from response.iter_bytes(1024 * 1024)
         except httpx.TransportError as error:
             raise ApiUnreachable(repr(error)) from error
@@ -70,17 +73,16 @@ class Api:
             response = self._http.request(method, path, headers=headers, **kwargs)
         except httpx.TransportError as error:
             raise ApiUnreachable(repr(error)) from error
-        if response.status_code == 429 or response.status_code in (500, 502, 503, 504):
-            raise ApiUnreachable(f"{response.status_code} {response.text[:200]}")
-        if response.status_code >= 400:
-            raise _refusal(response)
+        _refuse(response)
         return response
 
 
-def services() -> tuple[ServiceDescriptor, ...]:
-    """The services this API speaks."""
-    by_name = pb.DESCRIPTOR.services_by_name
-    return (by_name["BuildService"], by_name["WorkerService"])
+def _refuse(response: httpx.Response) -> None:
+    """Raises for an answer that is none; its body has been read."""
+    if response.status_code == 429 or response.status_code in (500, 502, 503, 504):
+        raise ApiUnreachable(f"{response.status_code} {response.text[:200]}")
+    if response.status_code >= 300:
+        raise _refusal(response)
 
 
 def _refusal(response: httpx.Response) -> ApiError:

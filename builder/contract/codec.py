@@ -21,8 +21,6 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from builder.errors import BuildError
-
 MAX_DEPTH = 32
 _SHOWN = 60
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
@@ -38,10 +36,18 @@ _RANGES = {
 M = TypeVar("M", bound=Message)
 
 
+class Malformed(ValueError):
+    """What the contract refuses. `where` is the JSON path ("code.compile.runtime"), or "body" for the whole."""
+
+    def __init__(self, message: str, where: str) -> None:
+        super().__init__(message)
+        self.message, self.where = message, where
+
+
 def parse(cls: type[M], data: bytes) -> M:
     """A message of `cls` from proto3 JSON in UTF-8.
 
-    Raises `BuildError` InvalidRequest; `where` is the JSON path ("code.compile.runtime"), or "body" for the whole.
+    Raises `Malformed`.
     """
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
@@ -99,12 +105,12 @@ def _from_text(field: FieldDescriptor, text: str) -> Any:
 
 
 def number(text: str, where: str) -> int:
-    """A number from a header, a parameter or a cursor. Raises `BuildError` InvalidRequest; any store can compare it.
+    """A number from a header, a parameter or a cursor. Raises `Malformed`; any store can compare it.
 
     `str.isdigit` takes digits that `int` does not, and `int` takes more than a column holds.
     """
     if not re.fullmatch("[0-9]{1,18}", text):
-        raise BuildError("InvalidRequest", f"{where} takes 1 to 18 digits, not {_short(text)!r}", where=where)
+        raise Malformed(f"{where} takes 1 to 18 digits, not {_short(text)!r}", where)
     return int(text)
 
 
@@ -328,4 +334,4 @@ def _kind(value: Any) -> str:
 
 
 def _refuse(where: str, message: str) -> NoReturn:
-    raise BuildError("InvalidRequest", message if where == "body" else f"{where} {message}", where=where)
+    raise Malformed(message if where == "body" else f"{where} {message}", where)

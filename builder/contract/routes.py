@@ -14,7 +14,7 @@ from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from builder.contract import codec
-from builder.errors import BuildError
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 UPLOAD_PATH = "/v1/ignite/builds/contexts"
 """POST: the plain streamed upload, `UploadBuildContext` over HTTP. It has no annotation: its body is not JSON."""
@@ -59,6 +59,12 @@ class Match:
 
     route: Route
     params: Mapping[str, str]
+
+
+def services() -> tuple[ServiceDescriptor, ...]:
+    """The services of the API."""
+    by_name = pb.DESCRIPTOR.services_by_name
+    return (by_name["BuildService"], by_name["WorkerService"])
 
 
 def routes(service: ServiceDescriptor) -> tuple[Route, ...]:
@@ -115,23 +121,23 @@ def bind(match: Match, query: Iterable[tuple[str, str]], body: bytes) -> Message
     """The request message, of path, decoded query pairs and body.
 
     With a body the query must be empty, and what the body repeats of the path must be the same. An empty body is `{}`.
-    Raises `BuildError` InvalidRequest; `where` names the field.
+    Raises `Malformed`; `where` names the field.
     """
     route, pairs = match.route, tuple(query)
     cls = GetMessageClass(route.input)
     if not route.has_body:
         if body:
-            raise BuildError("InvalidRequest", f"{route.method} {route.template} takes no body", where="body")
+            raise codec.Malformed(f"{route.method} {route.template} takes no body", "body")
         return codec.from_query(cls, (*match.params.items(), *pairs))
     if pairs:
         name = pairs[0][0][:60]
-        raise BuildError("InvalidRequest", f"{name!r}: parameters belong into the body here", where=name)
+        raise codec.Malformed(f"{name!r}: parameters belong into the body here", name)
     message = codec.parse(cls, body or b"{}")
     carried = codec.from_query(cls, match.params.items())
     for name in match.params:
         wanted, given = getattr(carried, name), getattr(message, name)
         if given and given != wanted:
-            raise BuildError("InvalidRequest", f"{name} in the body is not the one in the path", where=name)
+            raise codec.Malformed(f"{name} in the body is not the one in the path", name)
         setattr(message, name, wanted)
     return message
 

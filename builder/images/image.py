@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import BuildError
 from builder.images.layer import Layer
+from builder.text import canonical_json
 
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -70,7 +70,7 @@ class Image:
 def canonical(value: object) -> bytes:
     """JSON with sorted keys, no whitespace, UTF-8. Raises `BuildError` InvalidRequest for text that is no Unicode."""
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+        return canonical_json(value)
     except UnicodeEncodeError:
         raise BuildError("InvalidRequest", "an image setting holds text that is not Unicode") from None
 

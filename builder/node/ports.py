@@ -7,9 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from builder.build import Claim, Outcome, Ports, Source, run_build
-from builder.claims.owner import PROTOCOL, Ownership
+from builder.claims.owner import Ownership
 from builder.client.api import ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
 from builder.contract.request import runtime_of
 from builder.node.attempt import Attempt, NodeParts
 from builder.node.fetch import open_source

@@ -15,6 +15,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import runtime_of
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
+from builder.plan import PLATFORM
 from builder.services.auth import unimplemented
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.store import nodes
@@ -108,8 +109,8 @@ def _names(request: pb.CreateBuildRequest) -> None:
     for index, tag in enumerate(request.tags):
         if not _TAG.fullmatch(tag) or _OUR_TAG.fullmatch(tag):
             raise BuildError("InvalidRequest", f'"{tag[:80]}" cannot be a tag', where=f"tags[{index}]")
-    if request.platform not in ("", "linux/amd64"):
-        raise BuildError("UnsupportedTarget", "platform takes linux/amd64", where="platform")
+    if request.platform not in ("", PLATFORM):
+        raise BuildError("UnsupportedTarget", f"platform takes {PLATFORM}", where="platform")
     if len(request.idempotency_key) > 200:
         raise BuildError("InvalidRequest", "idempotencyKey takes up to 200 characters", where="idempotencyKey")
 

@@ -13,6 +13,7 @@ from typing import BinaryIO
 from builder.config import Settings
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
 from builder.contract.request import runtime_of
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
@@ -23,15 +24,14 @@ from builder.store.engine import Store
 from builder.store.transitions import RUNNING, TERMINAL, WORK
 from builder.stores.folder import SourceStore
 
-PROTOCOL = 1
 PAGE = 50
 CANDIDATES = 8  # named when several builds have the start of an id that was given
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the services share. `wake` wakes the dispatcher and the finalizer; `fan_out` tells the tails;
-    `stale` counts a write that came too late, by its call.
+    """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
+    tails; `stale` counts a write that came too late, by its call.
 
     `runtimes`: those that can be built, as the loaded pipelines name them.
     """
@@ -44,6 +44,7 @@ class Parts:
     wake: Callable[[], None]
     fan_out: Callable[[str, list[logs.Line]], None]
     stale: Callable[[str], None]
+    dropped: Callable[[int], None]
 
 
 class BuildService:
@@ -64,7 +65,6 @@ class BuildService:
         if submission.outcome == "conflict":
             message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
             raise CallRefused("ALREADY_EXISTS", 409, message)
-        parts.wake()
         found = _shown(submission.row)
         return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
 
@@ -162,6 +162,7 @@ class WorkerService:
         settings = self._parts.settings
         slots, live_ms = max(1, request.slots), nodes.LIVE_LEASES * settings.lease_ms
         known = nodes.register(self._parts.store, request.node_id, request.queues, request.toolchains, slots, live_ms)
+        self._parts.dropped(request.dropped_messages)
         if known.changed:
             self._parts.wake()
         return pb.RegisterNodeResponse(
@@ -215,8 +216,6 @@ class WorkerService:
         )
         if verdict == "STALE":
             self._parts.stale("planned")
-        if verdict in ("REUSE", "ATTACHED"):
-            self._parts.wake()
         return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + verdict))
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
@@ -248,7 +247,6 @@ class WorkerService:
         if done.outcome == "stale":
             self._parts.stale("finish")
         else:
-            self._parts.wake()
             self._parts.fan_out(request.build_id, [])
         status = pb.BuildStatus.Value("BUILD_STATUS_" + (done.row["status"] if done.row else "UNSPECIFIED"))
         answer = pb.FinishResponse(
@@ -265,7 +263,6 @@ class WorkerService:
         if row is None:
             self._parts.stale("hand_back")
         else:
-            self._parts.wake()
             self._parts.fan_out(request.build_id, [])
         return pb.HandBackResponse(stale=row is None)
 

@@ -15,7 +15,8 @@ from typing import Any
 
 import redis
 
-STREAM = "ignite:kept"
+from builder.contract.protocol import KEPT_STREAM
+
 KEEP = 1000
 
 
@@ -49,14 +50,14 @@ class Tails:
         """Any thread: wake this process's followers at once, the other processes' through Redis."""
         self._wake(build_id)
         with contextlib.suppress(redis.RedisError):
-            self._redis.xadd(STREAM, {"build_id": build_id}, maxlen=KEEP, approximate=True)
+            self._redis.xadd(KEPT_STREAM, {"build_id": build_id}, maxlen=KEEP, approximate=True)
 
     def read(self) -> None:
         """A thread: follow the stream until `stop`."""
         last = "$"
         while not self._stop.is_set():
             try:
-                answer: Any = self._redis.xread({STREAM: last}, count=KEEP, block=500)
+                answer: Any = self._redis.xread({KEPT_STREAM: last}, count=KEEP, block=500)
             except redis.RedisError:
                 self._stop.wait(0.5)
                 continue

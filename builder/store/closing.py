@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
-from sqlalchemy import and_, delete, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, tuple_, update
 
 from builder.store.engine import Store
 from builder.store.rows import (
@@ -23,19 +24,27 @@ from builder.store.rows import (
 from builder.store.schema import builds, cache, tags
 from builder.store.transitions import FINALIZE, RUNNING, SUCCEEDED
 
+LATER_MS, LATEST_MS = 2_000, 60_000
+"""The pause after the first failed attempt; it doubles with each further one, up to the second figure."""
+
+ADOPTING = 0x19117F  # the advisory locks that this module takes, one for each repository
+_OTHERS = builds.alias()
+
 
 def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
-    """Take the oldest build in FINALIZE whose lease is over; a new claim fences the last finalizer off.
+    """Take the build in FINALIZE that has been due for longest; a new claim fences the last finalizer off.
 
+    A repository at which a finalizer is at work (in this process or another) is passed over.
     A finalizer that was lost before the PUBLISH mark counts towards poison: that build ends, the next one is taken.
-    After the mark the build only goes forward. None: nothing waits.
+    After the mark the build only goes forward. None: nothing is due, which costs a read alone.
     """
     while True:
+        with store.read() as tx:
+            if tx.execute(_due(store.clock_column(tx)).with_only_columns(builds.c.number).limit(1)).first() is None:
+                return None
         with store.transaction() as tx:
             now = store.now(tx)
-            query = select(builds).where(builds.c.status == RUNNING, builds.c.stage == FINALIZE)
-            query = query.where(builds.c.lease_until <= now).order_by(builds.c.number).limit(1)
-            row = next(iter(lock(tx, query, skip=True)), None)
+            row = _longest_due(tx, now)
             if row is None:
                 return None
             counts = row["finalizer"] and not row["published"]
@@ -48,6 +57,34 @@ def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
                 )  # fmt: skip
 
 
+def _due(now: int | ColumnElement[int]) -> Select[Any]:
+    """The builds to finalize of repositories that no finalizer is at, those that have been due for longest first."""
+    query = select(builds).where(builds.c.status == RUNNING, builds.c.stage == FINALIZE, builds.c.lease_until <= now)
+    return query.where(builds.c.repository.not_in(_at_work(now))).order_by(builds.c.lease_until, builds.c.number)
+
+
+def _at_work(now: int | ColumnElement[int]) -> Select[Any]:
+    """The repositories that a finalizer is at."""
+    query = select(_OTHERS.c.repository).where(_OTHERS.c.status == RUNNING, _OTHERS.c.stage == FINALIZE)
+    return query.where(_OTHERS.c.finalizer.is_(True), _OTHERS.c.lease_until > now)
+
+
+def _longest_due(tx: Connection, now: int) -> Row | None:
+    """The next build to finalize, locked."""
+    query, passed = _due(now).limit(1), list[str]()
+    while True:
+        row = next(iter(lock(tx, query.where(builds.c.repository.not_in(passed)), skip=True)), None)
+        if row is None or tx.dialect.name == "sqlite":  # SQLite has one writer: nobody adopts beside us
+            return row
+        # Elsewhere a transaction that is not committed may adopt another build of this repository right now. The lock
+        # lasts until the commit; with it, a second look sees what was committed before.
+        mine = select(func.pg_try_advisory_xact_lock(ADOPTING, func.hashtext(row["repository"])))
+        taken = _at_work(now).where(_OTHERS.c.repository == row["repository"]).limit(1)
+        if tx.execute(mine).scalar() and tx.execute(taken).first() is None:
+            return row
+        passed.append(row["repository"])
+
+
 def keep_finalize(store: Store, build_id: str, claim: int, lease_ms: int) -> bool:
     """Renew the lease of a finalizer that is still at it: one fenced UPDATE. False: stale."""
     with store.transaction() as tx:
@@ -55,12 +92,18 @@ def keep_finalize(store: Store, build_id: str, claim: int, lease_ms: int) -> boo
         return tx.execute(renewed.values(lease_until=store.clock_column(tx) + lease_ms)).rowcount == 1
 
 
-def release_finalize(store: Store, build_id: str, claim: int, after_ms: int) -> None:
-    """Trouble in FINALIZE repeats the step later, never the build. No owner was lost: nothing counts."""
+def release_finalize(store: Store, build_id: str, claim: int, wish_ms: int = 0) -> None:
+    """Trouble in FINALIZE repeats the step later, never the build. No owner was lost: nothing counts.
+
+    The pause grows with each attempt of this build that failed: 2, 4, 8 … 60 s. `wish_ms` (the registry's Retry-After)
+    makes it longer, up to 60 s.
+    """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, FINALIZE)
         if row is not None:
-            transition(tx, now, row, "finalize-later", lease_until=now + after_ms, finalizer=False)
+            pause = min(max(LATER_MS << min(row["finalize_tries"], 10), wish_ms), LATEST_MS)
+            later = {"lease_until": now + pause, "finalize_tries": row["finalize_tries"] + 1}
+            transition(tx, now, row, "finalize-later", **later, finalizer=False)
 
 
 def rebuild(store: Store, build_id: str, claim: int, digest: str) -> Row | None:
@@ -74,7 +117,8 @@ def rebuild(store: Store, build_id: str, claim: int, digest: str) -> Row | None:
         mine = (cache.c.organization == row["organization"], cache.c.build_key == row["build_key"])
         tx.execute(delete(cache).where(*mine, cache.c.repository == row["repository"]))
         line = f"the artifact {digest} of {row['from_cache_of']} is not in the registry any more; building it again"
-        return requeue(tx, now, row, "artifact-gone", artifact="", from_cache_of="", line=line)
+        anew = {"artifact": "", "from_cache_of": "", "finalize_tries": 0}
+        return requeue(tx, now, row, "artifact-gone", **anew, line=line)
 
 
 def publish(store: Store, build_id: str, claim: int) -> Row | None:

@@ -10,6 +10,7 @@ from google.protobuf import json_format
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.plan import PLATFORM
 from builder.store.transitions import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 
 VERSION_STATUS = {
@@ -41,7 +42,7 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         runtime=row["runtime"],
         phase=pb.BuildPhase.Value("BUILD_PHASE_" + row["phase"]),
         source_sha256="sha256:" + row["source_sha256"],
-        platform="linux/amd64",
+        platform=PLATFORM,
         priority=row["priority"],
         node_id=row["node_id"],
         code_hash=row["code_hash"],

@@ -188,8 +188,8 @@ def requeue(tx: Connection, now: int, row: Row, action: str, **more: Any) -> Row
 
 
 def to_finalize(tx: Connection, now: int, row: Row, action: str, **values: Any) -> Row:
-    """The worker is free; the control side adopts at once, since the lease is over."""
-    grant: dict[str, Any] = {"stage": FINALIZE, "claim": row["claim"] + 1, "lease_until": 0, "finalizer": False}
+    """The worker is free; the control side adopts at once, since the lease is over: the build is due since now."""
+    grant: dict[str, Any] = {"stage": FINALIZE, "claim": row["claim"] + 1, "lease_until": now, "finalizer": False}
     return transition(tx, now, row, action, **grant, **values)
 
 
@@ -240,7 +240,8 @@ def _let_go_on(tx: Connection, now: int, ended: Row) -> None:
         for follower in waiting:
             transition(
                 tx, now, follower, "primary-succeeded", status=RUNNING, stage=FINALIZE, attached_to="", started_at=now,
-                artifact=ended["artifact"], from_cache_of=ended["build_id"], claim=follower["claim"] + 1, lease_until=0,
+                artifact=ended["artifact"], from_cache_of=ended["build_id"], claim=follower["claim"] + 1,
+                lease_until=now,
             )  # fmt: skip
         _dropped_key(tx, ended)
     elif status == FAILED and (users or reason == "WorkerLost"):

@@ -12,9 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from builder.client.api import services
 from builder.config import load
-from builder.contract.routes import SOURCE_PATH, UPLOAD_PATH, routes
+from builder.contract.routes import SOURCE_PATH, UPLOAD_PATH, routes, services
 from builder.local import embedded
 from builder.transports.http import app as http
 from tests.serve_fixtures import Serve, compile_request, serving

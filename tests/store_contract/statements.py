@@ -159,7 +159,8 @@ def test_a_read_waits_for_no_writer_and_sees_what_was_committed(world: World) ->
                 lambda: builds.tag_digest(store, "acme/n", "latest"), lambda: queues.lengths(store),
                 lambda: sweeps.look(store, LEASE, LIVE_MS, {}), lambda: offers.waiting(store, LIVE_MS),
                 lambda: nodes.context(store, "c", "acme"), lambda: nodes.uploaded(store, "0" * 64, "acme"),
-                lambda: builds.tags_to_check(store, 1, 1, 1),
+                lambda: builds.tags_to_check(store, 1, 1, 1), lambda: builds.adopt_finalize(store, LEASE),
+                lambda: outbox.waiting(store), lambda: queues.oldest_ms(store),
             )  # fmt: skip
             for read in reads:
                 read()
@@ -175,6 +176,24 @@ def test_a_look_of_dispatcher_and_reconciler_with_nothing_to_do_is_a_read(world:
         assert not sweeps.look(world.store, LEASE, LIVE_MS, {})
     assert len(transactions) == 2 and "BEGIN IMMEDIATE" not in transactions
     assert len(statements) == 3
+
+
+def test_a_look_of_a_finalizer_with_nothing_to_adopt_is_one_statement(world: World) -> None:
+    """Also while a build waits for the finalizer of its repository, or for its next attempt."""
+    first, second = in_finalize(world), world.submit()
+    world.succeed_work(second, world.claim(second))
+
+    def look() -> None:
+        with begun(world.store) as transactions, counted(world.store) as statements:
+            assert builds.adopt_finalize(world.store, LEASE) is None
+        assert (len(transactions), len(statements)) == (1, 1) and "BEGIN IMMEDIATE" not in transactions
+
+    look()
+    builds.release_finalize(world.store, first["build_id"], first["claim"])
+    adopted = builds.adopt_finalize(world.store, LEASE)
+    assert adopted is not None and adopted["build_id"] == second
+    builds.release_finalize(world.store, second, adopted["claim"])
+    look()
 
 
 def test_all_queues_are_offered_in_one_transaction(world: World) -> None:

@@ -36,6 +36,7 @@ class Services:
     store: Store
     wakes: list[str]
     stale: list[str]
+    dropped: list[int]
 
     def submit(self, name: str = "app", caller: Caller = ACME, **fields: Any) -> str:
         request = pb.CreateBuildRequest(name=name, **fields)
@@ -63,6 +64,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
     store = open_store(f"sqlite:///{tmp_path}/builder.db")
     wakes: list[str] = []
     stale: list[str] = []
+    dropped: list[int] = []
     parts = Parts(
         settings=Settings(),
         store=store,
@@ -72,8 +74,9 @@ def services(tmp_path: Path) -> Iterator[Services]:
         wake=lambda: wakes.append("wake"),
         fan_out=lambda build_id, lines: None,
         stale=stale.append,
+        dropped=dropped.append,
     )
-    yield Services(BuildService(parts), WorkerService(parts), store, wakes, stale)
+    yield Services(BuildService(parts), WorkerService(parts), store, wakes, stale, dropped)
     store.engine.dispose()
 
 
@@ -108,10 +111,10 @@ NO_NUMBERS = ("\u00b2", "\u0663", "9" * 19, "9" * 5000, "-1", "1 ", "1\n", "x")
 
 @pytest.mark.parametrize("text", NO_NUMBERS)
 def test_what_is_no_number_that_a_store_compares_is_refused(services: Services, text: str) -> None:
-    with pytest.raises(BuildError) as refused:
+    with pytest.raises(codec.Malformed) as refused:
         services.build.list_builds(ACME, pb.ListBuildsRequest(cursor=text))
-    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "cursor")
-    with pytest.raises(BuildError, match="InvalidRequest"):
+    assert refused.value.where == "cursor"
+    with pytest.raises(codec.Malformed):
         codec.number(text, "claim")
 
 
@@ -236,12 +239,6 @@ def test_a_node_that_never_registered_is_told_to(services: Services) -> None:
     assert refused.value.code == "FAILED_PRECONDITION"
 
 
-def test_a_registration_that_changes_nothing_wakes_nobody(services: Services) -> None:
-    for slots in (1, 1, 1, 2):
-        register(services, "n", slots=slots)
-    assert len(services.wakes) == 2
-
-
 def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> None:
     """The claim is right: only the node that the token names is not."""
     build = services.submit()
@@ -264,3 +261,23 @@ def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> Non
     assert not worker.heartbeat(node_of("n"), pb.HeartbeatRequest(**common)).stale
     assert not worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure)).stale
     assert services.get(build).status == pb.BUILD_STATUS_FAILED
+
+
+def test_what_a_node_dropped_is_counted_though_nothing_else_changed(services: Services) -> None:
+    for count in (0, 3, 2):
+        register(services, "n", slots=1, dropped_messages=count)
+    assert (services.dropped, len(services.wakes)) == ([0, 3, 2], 1)
+
+
+def test_the_dispatcher_is_woken_by_a_node_that_can_something_else_and_by_no_repetition(services: Services) -> None:
+    request = pb.RegisterNodeRequest(protocol=1, node_id="node", queues=["compile.go"], slots=2)
+    for changed in ({}, {"slots": 3}, {"queues": ["compile.any"]}, {"toolchains": {"go-1.26": "d"}}):
+        request.MergeFrom(pb.RegisterNodeRequest(**changed))  # type: ignore[arg-type]
+        before = len(services.wakes)
+        for _ in range(3):
+            services.worker.register_node(NODE, request)
+        assert len(services.wakes) == before + 1
+    other = pb.RegisterNodeRequest(protocol=1, node_id="other", slots=1)
+    before = len(services.wakes)
+    services.worker.register_node(NODE, other)
+    assert len(services.wakes) == before + 1
