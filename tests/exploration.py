@@ -105,6 +105,7 @@ class World:
         self.ids = [f"b{number:019d}" for number in range(model.builds)]
         for build_id in self.ids:
             self.submit(build_id)
+        self.start = self.save()
 
     def close(self) -> None:
         self._checkout.close()
@@ -450,6 +451,9 @@ def _check_owner(old: Row, new: Row, events: list[Event]) -> None:
     granted = {"claim", "adopt"} & set(actions)
     if granted or (owned and moved):
         _require(new["claim"] > old["claim"], "a claim with two owners", old, new)
+    taken_over = "adopt" in actions and old["finalizer"] and not old["published"]
+    if new["status"] not in TERMINAL and (taken_over or "lease-expired" in actions):
+        _require(new["failures"] == old["failures"] + 1, "a lost owner that does not count", old, new)
     _require(new["attempt"] - old["attempt"] == actions.count("claim"), "an attempt that is no claim", old, new)
     if "cancel-request" in actions:
         _require(new["cancel_requested"], "a cancel was lost", old, new)
@@ -519,20 +523,30 @@ Came = dict[State, tuple[State, str]]
 """State → the one that it was first reached from, and by which step."""
 
 
-def explore(model: Model) -> Explored:
+@contextmanager
+def opened(model: Model) -> Iterator[World]:
+    """The world of a model, for any number of explorations."""
+    world = World(model)
+    try:
+        yield world
+    finally:
+        world.close()
+
+
+def explore(world: World) -> Explored:
     """Every state there is. Raises `Violation` for a broken promise and for a state that cannot end."""
     with ExitStack() as stack:
-        for module, name, value in ((rows, "MAX_FAILURES", model.failures), (owner, "MAX_RETRIES", model.retries)):
+        limits = ((rows, "MAX_FAILURES", world.model.failures), (owner, "MAX_RETRIES", world.model.retries))
+        for module, name, value in limits:
             stack.callback(setattr, module, name, getattr(module, name))
             setattr(module, name, value)
-        world = World(model)
-        stack.callback(world.close)
         return _explore(world)
 
 
 def _explore(world: World) -> Explored:
+    world.load(world.start)
     start = canonical(world.dump())
-    images, came, leads = {start: world.save()}, Came(), defaultdict[State, set[State]](set)
+    images, came, leads = {start: world.start}, Came(), defaultdict[State, set[State]](set)
     seen, todo, actions, edges = set[object](), deque([start]), set[str](), 0
     while todo:
         here = todo.popleft()

@@ -3,7 +3,8 @@
 `removed` compiles the function again without one guard. A guard that moved is not found, which fails its test: name it
 anew. Not here are the conditions that no reachable state needs, because another guard stands before them: the status
 beside the stage in `rows.fence`, the condition of `rows.write` (the row is locked), a cancel that is asked for in
-FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends the build at once).
+FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends the build at once), the look for the key in
+`builds.submit` (the index refuses the second row).
 """
 
 from __future__ import annotations
@@ -90,8 +91,7 @@ GUARDS = (
     _guard("succeed: the mark", "closing.succeed", ' or not row["published"]'),
     # Clients
     _guard("cancel: the mark", "builds.cancel", ' or row["published"]'),
-    _guard("cancel: its organization", "builds.cancel", ", builds.c.organization == organization"),
-    _guard("submit: the key", "builds.submit", "if known := _known(tx, values):\n            return known\n        now", "now"),
+    _guard("cancel: its organization", "builds.cancel", ", builds.c.organization == organization", ","),
     # Times
     _guard("expired: the stage", "sweeps.expired_leases", ", builds.c.stage == WORK"),
     _guard("expired: the lease", "sweeps.expired_leases", ", builds.c.lease_until <= now"),
@@ -105,7 +105,7 @@ GUARDS = (
     _guard("reuse: the repository", "owner._by_key", ", cache.c.repository == row[\"repository\"]", "", TWO_APART),
     _guard("end: who waits goes on", "rows.end", 'if not row["attached_to"]:', "if False:", TWO),
     _guard("end: a key that is waited for stays", "rows._dropped_key", ", ~waits", model=TWO),
-    _guard("promoted: the key", "rows._promote", "values(build_id=first[\"build_id\"])", 'values(build_id=primary["build_id"])', TWO),
+    _guard("promoted: the key", "rows._promote", 'values(build_id=first["build_id"])', "values()", TWO),
     _guard("a primary's success: a new claim", "rows._let_go_on", 'claim=follower["claim"] + 1, ', model=TWO),
 )  # fmt: skip
 

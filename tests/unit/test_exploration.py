@@ -1,12 +1,9 @@
-"""One build, every step in every order; and each guard of the statements is needed. Two builds: tests/e2e."""
+"""One build: every step in every order. The guards, and two builds that share a key, are in tests/e2e."""
 
 from __future__ import annotations
 
-import pytest
-
 from builder.store.transitions import BY_NAME
-from tests.exploration import ONE, Violation, explore
-from tests.exploration_guards import GUARDS, Guard, removed
+from tests.exploration import ONE, explore, opened
 
 SILENT = {"heartbeat"}
 """It emits no event."""
@@ -19,12 +16,7 @@ SHARED = {"attach", "reuse", "primary-succeeded", "primary-failed", "promote", "
 
 
 def test_one_build() -> None:
-    explored = explore(ONE)
+    with opened(ONE) as world:
+        explored = explore(world)
     assert explored.actions == set(BY_NAME) - SILENT - BEFORE - HINTS - SHARED
     assert explored.states > 100
-
-
-@pytest.mark.parametrize("guard", [guard for guard in GUARDS if guard.model is ONE], ids=lambda guard: guard.name)
-def test_each_guard_is_needed(guard: Guard) -> None:
-    with removed(guard), pytest.raises(Violation):
-        explore(guard.model)
