@@ -20,7 +20,9 @@ from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
-from builder.toolchains.host import Toolchains, find_program, toolchains_of
+from builder.toolchains.host import find_program
+from builder.toolchains.provider import Toolchains
+from builder.toolchains.providers import toolchains_of
 
 ANSWER_S = 5.0
 EMBEDDED_ONLY = ("redis-server",)

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.bases.base import BaseStore
 from builder.build import working_copy
 from builder.claims.owner import Ownership
 from builder.client.api import Api
@@ -18,7 +17,7 @@ from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline
 from builder.pipelines.catalog import Catalog
-from builder.toolchains.host import Provided, Toolchains
+from builder.toolchains.provider import Provided, Toolchains
 
 PAUSE_S = 0.2
 """How late a pause hears that its attempt must stop."""
@@ -33,7 +32,6 @@ class NodeParts:
     catalog: Catalog
     known: tuple[Pipeline, ...]
     toolchains: Toolchains
-    bases: BaseStore
     destination: Callable[[pb.Destination, Attempt], Destination]
     """Where the artifact of this attempt goes; its waits end when the attempt must."""
     label: Callable[[str], None]

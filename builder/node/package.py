@@ -19,7 +19,6 @@ RESOLVED_MAX = 5000
 def package(attempt: Attempt, claim: Claim, plan: Plan) -> object:
     """One image; what the resolver took is read while the working copy is there."""
     attempt.materials += _resolved(attempt, plan)
-    base = attempt.node.bases.get(plan.toolchain.base)
     layers: list[Layer] = []
     left = attempt.node.settings.artifact_bytes
     for index, source in enumerate(plan.output.layers):
@@ -29,7 +28,7 @@ def package(attempt: Attempt, claim: Claim, plan: Plan) -> object:
     config = ImageConfig(
         entrypoint=output.entrypoint, env=output.env, workdir=output.workdir, user=output.user, labels=()
     )
-    return build_image(base, tuple(layers), config)
+    return build_image(attempt.provided.base, tuple(layers), config)
 
 
 def _resolved(attempt: Attempt, plan: Plan) -> tuple[tuple[str, str], ...]:

@@ -76,7 +76,7 @@ def claim_of(granted: pb.ClaimBuildResponse) -> Claim:
 
 def toolchain_digests(attempt: Attempt, plan: Plan) -> Mapping[str, str]:
     """Bind the plan's catalog row to what this node has."""
-    provided = attempt.node.toolchains.find(plan.toolchain)
+    provided = attempt.node.toolchains.provide(plan.toolchain)
     attempt.bind(provided)
     return provided.digests
 

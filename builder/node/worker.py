@@ -21,7 +21,6 @@ from billiard import Array, Value, current_process
 from celery import signals
 
 from builder import pipelines, sandbox
-from builder.bases.base import BaseStore
 from builder.claims import owner
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings, without_credentials
@@ -37,7 +36,7 @@ from builder.node.attempt import Attempt, NodeParts
 from builder.node.leftovers import remove_left_behind
 from builder.node.ports import run_claimed
 from builder.pipelines import catalog as catalogs
-from builder.toolchains.host import toolchains_of
+from builder.toolchains.providers import toolchains_of
 
 log = structlog.get_logger("node")
 
@@ -81,7 +80,6 @@ class Node:
         self.settings = settings
         self._say = say
         self.folder = Path(settings.node_dir)
-        self.bases = BaseStore(self.folder / "bases")
         self.catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         self.known = pipelines.load(settings.pipelines)
         self.toolchains = toolchains_of(settings)
@@ -281,7 +279,6 @@ class Node:
             catalog=self.catalog,
             known=self.known,
             toolchains=self.toolchains,
-            bases=self.bases,
             destination=self._destination,
             label=labels(settings.crash_at, self.folder),
             uid=settings.build_uid + index,

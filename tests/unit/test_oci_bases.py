@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.bases.base import BaseStore, furnish
 from builder.bases.bytecode import compile_bytecode
 from builder.bases.debian import Ran, mirror_lines
+from builder.bases.make import build_base, furnish
 from builder.bases.recipe import Bytecode, Recipe, read_recipes
 from builder.errors import BuildError
+from builder.images.store import ImageStore
 
 SHIPPED = Path(__file__).parent.parent.parent / "runtimes"
 DEB822 = """\
@@ -78,14 +79,14 @@ def test_without_mmdebstrap_the_package_is_named(tmp_path: Path) -> None:
     def absent(argv: Sequence[str], out: Path | None) -> Ran:
         raise FileNotFoundError(argv[0])
 
-    store = BaseStore(tmp_path / "bases", apt=tmp_path, run=absent)
+    store = ImageStore(tmp_path / "bases")
     with pytest.raises(BuildError) as caught:
-        store.build("go", SHIPPED / "go")
+        build_base(store, "go", SHIPPED / "go", apt=tmp_path, run=absent)
     assert caught.value.reason == "ToolchainUnavailable"
     assert "mmdebstrap" in caught.value.message and caught.value.next.endswith("apt-get install -y mmdebstrap")
     assert store.get("go") is None and store.names() == ()
     with pytest.raises(BuildError, match="ToolchainUnavailable"):
-        store.rootfs("go")
+        store.rootfs("sha256:" + "0" * 64)
 
 
 def test_what_mmdebstrap_said_is_passed_on(tmp_path: Path) -> None:
@@ -93,9 +94,9 @@ def test_what_mmdebstrap_said_is_passed_on(tmp_path: Path) -> None:
         assert argv[0] == "mmdebstrap" and "--include=base-files,ca-certificates,tzdata" in argv
         return Ran(exit_code=25, out=b"", err="I: fine\nE: apt-get update failed\n")
 
-    store = BaseStore(tmp_path / "bases", apt=tmp_path, run=failing)
+    store = ImageStore(tmp_path / "bases")
     with pytest.raises(BuildError) as caught:
-        store.build("go", SHIPPED / "go")
+        build_base(store, "go", SHIPPED / "go", apt=tmp_path, run=failing)
     assert caught.value.reason == "PackageIndexUnavailable" and "apt-get update failed" in caught.value.message
     assert not [path for path in store.root.iterdir() if path.name.startswith(".build-")]
 
