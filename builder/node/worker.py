@@ -32,6 +32,7 @@ from builder.errors import BuildError
 from builder.faults import labels
 from builder.images import place
 from builder.images.destination import Destination
+from builder.images.mounts import Mounts
 from builder.node.attempt import Attempt, NodeParts
 from builder.node.leftovers import remove_left_behind
 from builder.node.ports import run_claimed
@@ -295,6 +296,11 @@ class Node:
             ca_bundle=self.settings.ca_bundle,
             check=attempt.check,
             sleep=attempt.pause,
+            mounts=Mounts(
+                folder=self.folder / "pushed",
+                host=target.registry,
+                organization=attempt.granted.organization_name,
+            ),
         )
 
     def _listen(self, build_id: str, done: threading.Event, seconds: float) -> None:

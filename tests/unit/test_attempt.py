@@ -20,6 +20,7 @@ from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
+from builder.images.image import BaseImage
 from builder.images.layer import write_layer
 from builder.node import attempt as attempts
 from builder.node import ports, steps
@@ -28,7 +29,7 @@ from builder.node.fetch import open_source
 from builder.pipelines.base import PlanRequest
 from builder.plan import Network, Plan, Step, WriteFile
 from builder.source.unpack import Limits, unpack
-from builder.toolchains.host import Provided
+from builder.toolchains.provider import Provided
 from tests.oci_fixtures import make_tree
 
 
@@ -225,7 +226,7 @@ def test_the_record_has_the_limit_that_was_reached_and_the_peak(
 ) -> None:
     clock = Clock()
     one = make(tmp_path, clock=clock, timeout_ms=5_000)
-    one.bind(Provided(root=sandbox.Root(), path=(), digests={}))
+    one.bind(Provided(root=sandbox.Root(), base=BaseImage(name="go", digest="", layers=()), path=(), digests={}))
 
     def stopped(*args: object, **kwargs: object) -> sandbox.Result:
         clock.seconds = 6.0
