@@ -1,7 +1,9 @@
 """Debian packages as files: which mirror, which packages, what is in them. Installs nothing.
 
-mmdebstrap resolves, downloads and verifies, dpkg-deb opens. The root that mmdebstrap makes is thrown away and only the
-packages are kept. No maintainer script ever runs.
+mmdebstrap resolves, downloads and verifies; dpkg-deb opens. The packages are read out of the root that mmdebstrap makes,
+and the root is deleted. No maintainer script ever runs.
+
+The sources of apt are parsed here, because `apt-get indextargets` does not print their `Signed-By`.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ POCKETS = ("", "-updates", "-security")
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """How a process ended; `err` is the end of what it said, decoded."""
+    """How a process ended: exit code, standard output, and standard error as text."""
 
     exit_code: int
     out: bytes
@@ -75,10 +77,10 @@ def fetch_packages(
     if done.exit_code and (lack := missing_for_mmdebstrap()):
         raise BuildError("ToolchainUnavailable", f"base images cannot be made here: {lack.what}", next=lack.mend)
     if done.exit_code:
-        said = tuple(line for line in done.err.splitlines() if line.startswith(("E:", "W:")))[-6:]
+        errors = tuple(line for line in done.err.splitlines() if line.startswith(("E:", "W:")))[-6:]
         raise PlatformError(
             "PackageIndexUnavailable",
-            f"mmdebstrap could not fetch {', '.join(names)} of {suite}: {' '.join(said) or done.err[-300:]}",
+            f"mmdebstrap could not fetch {', '.join(names)} of {suite}: {' '.join(errors) or done.err[-300:]}",
         )
     packages = tuple(_packages_in(archive, into))
     archive.unlink()
