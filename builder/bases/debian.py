@@ -1,7 +1,7 @@
 """Debian packages as files: which mirror, which packages, what is in them. Installs nothing.
 
-mmdebstrap resolves, downloads and verifies; dpkg-deb opens. The packages are read out of the root that mmdebstrap makes,
-and the root is deleted. No maintainer script ever runs.
+mmdebstrap resolves, downloads and verifies; dpkg-deb opens. The packages are read out of the root that mmdebstrap
+makes, and the root is deleted. No maintainer script ever runs.
 
 The sources of apt are parsed here, because `apt-get indextargets` does not print their `Signed-By`.
 """
