@@ -7,17 +7,17 @@ from pathlib import Path
 from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.images.store import images_of
-from builder.toolchains.host import HostProvider, find_program
+from builder.toolchains import host
 from builder.toolchains.provider import Toolchains
 
 
 def toolchains_of(settings: Settings) -> Toolchains:
     """The toolchains of this machine. The runtimes of an operator's own catalog lie beside it."""
     folders = (catalog_file(settings.catalog).parent, runtimes_dir())
-    host = HostProvider(
+    here = host.HostProvider(
         folders=tuple(dict.fromkeys(folders)),
         copies=Path(settings.node_dir) / "toolchains",
         images=images_of(settings.node_dir),
-        which=find_program,
+        which=host.find_program,
     )
-    return Toolchains(providers=(host,))
+    return Toolchains(providers=(here,))

@@ -91,7 +91,7 @@ def test_each_missing_part_of_a_toolchain_has_its_own_step(monkeypatch: pytest.M
     assert without_base.effect == "go-1.26: base image go is not on this node"
     monkeypatch.setattr("builder.images.store.ImageStore.get", lambda store, name: SimpleNamespace(digest="d"))
     monkeypatch.setattr(doctor, "find_program", lambda name: None)
-    monkeypatch.setattr("builder.toolchains.providers.find_program", lambda name: None)
+    monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: None)
     found = look(monkeypatch, tmp_path)
     assert found["go-1.26"].mend == (
         "install go 1.26, whole as its distribution unpacks it, and put go on the PATH of this node"
