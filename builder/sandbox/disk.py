@@ -98,7 +98,8 @@ def deleted_but_open(pids: Iterable[int], device: int) -> int:
 class DiskWatch:
     """Looks at the work folder (all of it counts) and the caches (what they grow by) until stopped.
 
-    A look takes time with many files: the pause after it is ten times as long, at least half a second.
+    A look takes time with many files: the pause after it is ten times as long, at least half a second. The thread
+    starts with the first look, so a short run has none.
     """
 
     def __init__(
@@ -109,24 +110,29 @@ class DiskWatch:
         pids: Callable[[], Iterable[int]] = tuple,
     ) -> None:
         self._work, self._caches, self._limit, self._pids = work, caches, limit, pids
+        self._first_look = time.monotonic() + FIRST_LOOK_S
         self._baseline: int | None = None
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="sandbox-disk", daemon=True)
+        self._thread: threading.Thread | None = None
+        self._exceeded = False
         self.peak = 0
-        self.exceeded = False
 
-    def start(self) -> None:
-        self._thread.start()
+    def exceeded(self) -> bool:
+        """Whether any look so far found too much. Asked often: it starts the looks when their time has come."""
+        if self._thread is None and not self._stopped.is_set() and time.monotonic() >= self._first_look:
+            self._thread = threading.Thread(target=self._watch, name="sandbox-disk", daemon=True)
+            self._thread.start()
+        return self._exceeded
 
     def stop(self) -> None:
         """End the watch and look once more; caches only when they were looked at before (a short run is cheap)."""
         self._stopped.set()
-        if self._thread.is_alive():
+        if self._thread:
             self._thread.join()
         self._look(with_caches=self._baseline is not None)
 
     def _watch(self) -> None:
-        pause = FIRST_LOOK_S
+        pause = 0.0
         while not self._stopped.wait(pause):
             before = time.monotonic()
             self._look(with_caches=True)
@@ -142,4 +148,4 @@ class DiskWatch:
         with contextlib.suppress(OSError):
             total += deleted_but_open(self._pids(), self._work.stat().st_dev)
         self.peak = max(self.peak, total)
-        self.exceeded = self.exceeded or total > self._limit
+        self._exceeded = self._exceeded or total > self._limit

@@ -7,6 +7,7 @@ the kernel's least tested doors. Format: seccomp(2), linux/filter.h; numbers: as
 from __future__ import annotations
 
 import errno
+import functools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -79,6 +80,7 @@ def assemble() -> tuple[Instruction, ...]:
     )
 
 
+@functools.cache
 def program() -> bytes:
     """The filter as bubblewrap's `--seccomp` reads it."""
     return b"".join(instruction.packed() for instruction in assemble())
