@@ -49,16 +49,15 @@ def outer(
     argv: Sequence[str],
     nested: tuple[int, int] | None = None,
 ) -> list[str]:
-    """What is executed on the host: prlimit where there are `rlimits`, then bubblewrap, then the command itself.
+    """What is executed on the host: prlimit, then bubblewrap, then the command itself.
 
     bubblewrap reads its arguments, then the gate up to its end, and only then starts anything.
 
     `nested`: as process 1 of a PID namespace and still root, which is to become this uid and gid. It gets a /proc of
     its own first: bubblewrap looks its child up there, by the number that it has in this namespace.
     """
-    line = [programs.bwrap, "--args", str(fds.args), "--args", str(fds.gate), "--", *argv]
-    if rlimits:
-        line = [*limiting(programs.prlimit, rlimits), *line]
+    bwrap = [programs.bwrap, "--args", str(fds.args), "--args", str(fds.gate), "--"]
+    line = [*limiting(programs.prlimit, rlimits), *bwrap, *argv]
     if nested is None:
         return line
     uid, gid = nested

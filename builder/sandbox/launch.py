@@ -1,7 +1,7 @@
 """Start one sandbox and hold it before its command runs, so that it can be limited and wired first.
 
-bubblewrap waits twice. At the gate, an empty second `--args` whose end of file lets it go on, it has no child yet:
-rlimits and the control group that it gets there hold for all that it starts. At the hold the sandbox is complete.
+bubblewrap waits twice. At the gate, an empty second `--args` whose end of file lets it go on, it has no child yet: the
+control group that it enters there holds for all that it starts. At the hold the sandbox is complete.
 
 Whoever dies in between, and at whatever line, the command does not run and nothing stays:
 
@@ -44,13 +44,6 @@ FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin",
 SETUP_TIMEOUT_S = 30.0
 DEATH_TIMEOUT_S = 10.0
 MOST_FILES = 65_536
-RLIMITS = {
-    "nproc": resource.RLIMIT_NPROC,
-    "core": resource.RLIMIT_CORE,
-    "fsize": resource.RLIMIT_FSIZE,
-    "nofile": resource.RLIMIT_NOFILE,
-}
-CAP_SYS_RESOURCE = 24
 PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWPID = 0x20000000
 INSTALL = "apt-get install -y bubblewrap"
@@ -176,10 +169,15 @@ def rlimits(limits: Limits, uid: int, grouped: bool) -> dict[str, int]:
     run, and bubblewrap's two are free. With control groups this is only the second fence."""
     tasks = limits.pids * 2 + 64 if grouped else limits.pids + 2
     tasks += processes.tasks_of_user(uid) if os.geteuid() != 0 else 0
-    wanted = {"nproc": tasks, "core": 0, "fsize": limits.disk, "nofile": MOST_FILES}
-    most = {name: resource.getrlimit(RLIMITS[name])[1] for name in wanted}
+    wanted = {
+        "nproc": (resource.RLIMIT_NPROC, tasks),
+        "core": (resource.RLIMIT_CORE, 0),
+        "fsize": (resource.RLIMIT_FSIZE, limits.disk),
+        "nofile": (resource.RLIMIT_NOFILE, MOST_FILES),
+    }
+    most = {name: resource.getrlimit(which)[1] for name, (which, _) in wanted.items()}
     unlimited = resource.RLIM_INFINITY
-    return {name: value if most[name] == unlimited else min(value, most[name]) for name, value in wanted.items()}
+    return {name: value if most[name] == unlimited else min(value, most[name]) for name, (_, value) in wanted.items()}
 
 
 @contextmanager
@@ -221,14 +219,14 @@ def in_sandbox(
         os.write(fds.args, b"\0".join(os.fsencode(text) for text in arguments) + b"\0")
         os.lseek(fds.args, 0, os.SEEK_SET)
         limited = rlimits(limits, uid, grouped=group is not None)
-        from_outside = _may_limit_others()
         with _children_in_a_pid_namespace() as nested:
             who = (uid, gid) if nested else None
-            line = argv.outer(_programs(), {} if from_outside else limited, fds, command.argv, who)
+            line = argv.outer(_programs(), limited, fds, command.argv, who)
             process = start(line, {}, "/", fds.inherited(), None if nested else (uid, gid))
         pipes = pipes_of(process, stack)
         try:
-            _limit(process.pid, limited if from_outside else {}, group)
+            if group:
+                _add(group, process.pid)
             for end in (gate_read, gate_write, status_write):
                 end.close()
             first, status = _first_process(process, status_read.fileno(), nested)
@@ -275,27 +273,13 @@ def _group(limits: Limits) -> Iterator[cgroups.Group | None]:
         group.close()
 
 
-def _limit(pid: int, rlimits: Mapping[str, int], group: cgroups.Group | None) -> None:
-    """Put a process that has no child yet under its limits; one that is gone is left to `_first_process`."""
+def _add(group: cgroups.Group, pid: int) -> None:
     try:
-        for name, value in rlimits.items():
-            resource.prlimit(pid, RLIMITS[name], (value, value))
-        if group:
-            group.add(pid)
+        group.add(pid)
     except ProcessLookupError:
-        pass
+        pass  # it could not start bubblewrap and is gone; `_first_process` finds its complaint
     except OSError as error:
-        raise PlatformError("SandboxUnavailable", f"the build cannot be put under its limits: {error}") from None
-
-
-@functools.cache
-def _may_limit_others() -> bool:
-    """Whether prlimit(2) works on processes of other users; where not, they start through the program prlimit."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as file:
-        for line in file:
-            if line.startswith("CapEff:"):
-                return bool(int(line.split()[1], 16) >> CAP_SYS_RESOURCE & 1)
-    return False
+        raise PlatformError("SandboxUnavailable", f"the build cannot enter its control group: {error}") from None
 
 
 def _programs() -> argv.Programs:

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from builder import sandbox
+from builder.sandbox import cgroups
 from builder.errors import PlatformError
 from builder.sandbox import cgroups
 from tests.sandbox_fixtures import MIB, PYTHON, UID, alive, limits, run, until, work_folder
@@ -415,12 +416,19 @@ def test_a_killed_worker_takes_its_sandbox_with_it(work: Path) -> None:
     assert until(lambda: alive(marker) == [])
 
 
+def test_the_name_of_its_control_group_does_not_show(work: Path) -> None:
+    """It holds the worker's process number; bubblewrap enters the group before it makes the control group namespace."""
+    text = run(work, "/bin/cat", "/proc/self/cgroup").text()
+    assert text
+    assert cgroups.PREFIX not in text
+
+
 # --- without a sandbox, and doctor
 
 
 def test_unsandboxed_says_so_and_turns_paths(work: Path) -> None:
     lines: list[tuple[str, bytes]] = []
-    result = sandbox.Unsandboxed.run(
+    result = sandbox.run(
         sandbox.Command(argv=("/bin/sh", "-c", "pwd; echo $WHERE"), work=work, env={"WHERE": "/work/a:/work"}),
         sandbox.Root(),
         limits(),
@@ -429,6 +437,7 @@ def test_unsandboxed_says_so_and_turns_paths(work: Path) -> None:
         egress=None,
         on_line=lambda stream, line: lines.append((stream.value, line)),
         cancelled=lambda: False,
+        launcher=sandbox.on_host,
     )
     assert result.exit_code == 0
     assert lines[0][0] == "SYSTEM"
@@ -438,5 +447,5 @@ def test_unsandboxed_says_so_and_turns_paths(work: Path) -> None:
 
 def test_check_finds_this_host_fit() -> None:
     found = {finding.name: finding for finding in sandbox.check()}
-    assert found["sandbox"].ok, found["sandbox"].said
+    assert found["sandbox"].ok, found["sandbox"].detail
     assert found["bubblewrap"].ok and found["prlimit"].ok and found["user namespaces"].ok
