@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from builder import sandbox
-from builder.sandbox import cgroups
 from builder.errors import PlatformError
 from builder.sandbox import cgroups
 from tests.sandbox_fixtures import MIB, PYTHON, UID, alive, limits, run, until, work_folder

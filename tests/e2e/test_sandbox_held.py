@@ -83,9 +83,9 @@ def test_the_worker_is_killed(work: Path, moment: str, use_cgroups: bool) -> Non
 def test_the_worker_is_killed_at_any_moment(work: Path) -> None:
     """From the start of prlimit on, every 2 ms: where the command ran it was released, and it went with the worker."""
     arrange = (
-        "real = launch._start\n"
+        "real = launch.start\n"
         "def start(*given):\n    started = real(*given)\n    print('started', flush=True)\n    return started\n"
-        "launch._start = start"
+        "launch.start = start"
     )
     for delay_ms in range(0, 30, 2):
         with start(work, arrange) as worker:
