@@ -104,8 +104,8 @@ def _by_process(pid: int) -> Iterator[MakeSocket]:
                 ours.sendall(b"s")
                 _, fds, _, _ = socket.recv_fds(ours, 1, 1)
             if not fds:
-                said = process.stderr.read().decode("utf-8", "replace") if process.stderr else ""
-                raise _cannot_join((said.strip().splitlines() or ["no answer"])[-1])
+                output = process.stderr.read().decode("utf-8", "replace") if process.stderr else ""
+                raise _cannot_join((output.strip().splitlines() or ["no answer"])[-1])
             return socket.socket(fileno=fds[0])
 
         try:

@@ -87,38 +87,38 @@ def run(
         on_line(stream, line)
 
     with ExitStack() as stack:
-        held = stack.enter_context(
+        target = stack.enter_context(
             launcher(command, root, limits, uid=uid, gid=gid, use_cgroups=use_cgroups, proxied=egress is not None)
         )
-        for notice in held.notices:
+        for notice in target.notices:
             on_line(Stream.SYSTEM, notice)
-        if held.network is not None and (egress or started):
-            make = stack.enter_context(netns.sockets_inside(held.network))
+        if target.network is not None and (egress or started):
+            make = stack.enter_context(netns.sockets_inside(target.network))
             if egress:
                 stack.enter_context(proxy.serving(netns.listener_inside(make, proxy.PORT), egress))
             if started:
                 started(make)
-        watch = DiskWatch(command.work, tuple(command.caches.values()), limits.disk, held.fence.pids)
+        watch = DiskWatch(command.work, tuple(command.caches.values()), limits.disk, target.fence.pids)
         supervision = Supervision(
-            target=held,
-            pipes=held.pipes,
+            target=target,
+            pipes=target.pipes,
             on_line=keep,
-            check=lambda: "DiskQuotaExceeded" if watch.exceeded() else held.fence.check(),
+            check=lambda: "DiskQuotaExceeded" if watch.exceeded() else target.fence.check(),
             cancelled=cancelled,
             wall_s=limits.wall_ms / 1000,
             grace_s=grace_ms / 1000,
         )
         try:
-            held.release()
+            target.release()
             code = supervision.run()
         finally:
-            held.end()
+            target.end()
             watch.stop()
-        reason = supervision.ending.reason or held.fence.verdict(code)
+        reason = supervision.ending.reason or target.fence.verdict(code)
         reason = reason or ("DiskQuotaExceeded" if watch.exceeded() else None)
-        memory, tasks = held.fence.peaks()
-        if reason is None and not held.ran():
-            code = _never_ran(complaints, held.process.returncode)
+        memory, tasks = target.fence.peaks()
+        if reason is None and not target.ran():
+            code = _never_ran(complaints, target.process.returncode)
     for refused in sorted(egress.refused())[:MOST_REFUSALS_SHOWN] if egress else ():
         on_line(Stream.SYSTEM, f"network: {refused} was refused; only package indexes can be reached".encode())
     return Result(

@@ -147,6 +147,16 @@ def test_files_are_owned_outside_by_the_build_user(work: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to ask for root")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has groups to lose")
+def test_the_workers_own_groups_stay_outside(work: Path) -> None:
+    before = os.getgroups()
+    os.setgroups([4, 27])
+    try:
+        assert run(work, "/usr/bin/id", "-G").text() == str(UID)
+    finally:
+        os.setgroups(before)
+
+
 def test_a_build_never_runs_as_root(work: Path) -> None:
     with pytest.raises(PlatformError, match="never runs as root"):
         sandbox.run(

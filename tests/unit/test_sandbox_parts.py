@@ -6,6 +6,7 @@ import errno
 import os
 import struct
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,11 +15,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.sandbox import Limits, cgroups, disk, remove_tree, seccomp
-from builder.sandbox.disk import SMALLEST, used
+from builder.sandbox import Limits, Stream, cgroups, disk, remove_tree, seccomp
+from builder.sandbox.disk import SMALLEST, DiskWatch, used
 from builder.sandbox.fence import Sustained
 from builder.sandbox.lines import LineSplitter
-from builder.sandbox.supervise import signal_of
+from builder.sandbox.supervise import Supervision, signal_of
 
 # --- lines
 
@@ -313,6 +314,85 @@ def test_opening_a_folder_follows_no_link_out_of_the_tree(somebodys: Path) -> No
 
 def test_disk_of_a_folder_that_is_gone(tmp_path: Path) -> None:
     assert used((tmp_path / "gone",)) == 0
+
+
+def watchers() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "sandbox-disk"]
+
+
+def test_a_short_run_has_its_disk_looked_at_once_and_no_thread(tmp_path: Path) -> None:
+    (tmp_path / "large").write_bytes(b"x" * 1_000_000)
+    watch = DiskWatch(tmp_path, (), limit=500_000)
+    assert not watch.exceeded()
+    assert watchers() == []
+    watch.stop()
+    assert watch.exceeded()
+    assert watchers() == [], "a watch that has stopped starts nothing"
+    assert 1_000_000 <= watch.peak <= 1_100_000
+
+
+def test_a_watch_that_is_asked_looks_once_its_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "FIRST_LOOK_S", 0.0)
+    looked = threading.Event()
+    real = disk.used
+
+    def used_and_seen(folders: tuple[Path, ...]) -> int:
+        looked.set()
+        return real(folders)
+
+    monkeypatch.setattr(disk, "used", used_and_seen)
+    watch = DiskWatch(tmp_path, (), limit=1 << 30)
+    try:
+        assert not watch.exceeded()
+        assert looked.wait(10)
+        assert watchers() == ["sandbox-disk"]
+    finally:
+        watch.stop()
+    assert watchers() == []
+
+
+class Quiet:
+    """A command that has closed both pipes and lives until the third look at its limits."""
+
+    def __init__(self) -> None:
+        self.ended_fd, self._end = os.pipe()
+        self.polls = self.checks = 0
+        self.code: int | None = None
+
+    def poll(self) -> int | None:
+        self.polls += 1
+        return self.code
+
+    def check(self) -> str | None:
+        self.checks += 1
+        if self.checks == 3:
+            self.code = 7
+            os.close(self._end)
+        return None
+
+    def term(self) -> None:
+        raise AssertionError("nobody ends it")
+
+    kill = term
+
+
+def test_a_command_that_has_closed_its_output_is_waited_for_without_polling() -> None:
+    target = Quiet()
+    read, write = os.pipe()
+    os.close(write)
+    with os.fdopen(read, "rb") as pipe:
+        supervision = Supervision(
+            target=target,
+            pipes={Stream.STDOUT: pipe},
+            on_line=lambda stream, line: None,
+            check=target.check,
+            cancelled=lambda: False,
+            wall_s=60,
+            grace_s=1,
+        )
+        assert supervision.run() == 7
+    os.close(target.ended_fd)
+    assert target.polls <= target.checks + 2, "once for the pipe, once for each look, once for its end"
 
 
 def test_a_storm_is_what_lasts_a_second() -> None:
