@@ -51,7 +51,7 @@ class SystemClock:
 
 
 class Watcher(Protocol):
-    """Who hears about the connection. `after` is the last line that arrived."""
+    """Receives the events of the connection. `after` is the last line that arrived."""
 
     def lost(self, seconds: int, after: int) -> None: ...
 
@@ -60,8 +60,8 @@ class Watcher(Protocol):
     def called(self, method: str, path: str, status: int, took_ms: int) -> None: ...
 
 
-class Silent:
-    """Nobody listens."""
+class NullWatcher:
+    """Ignores the events of the connection."""
 
     def lost(self, seconds: int, after: int) -> None:
         return
@@ -83,7 +83,7 @@ class Event:
 
 
 class _Broken(Exception):
-    """The connection, not the answer, went wrong; the call may be repeated after `wait_s` (0: no wish)."""
+    """The connection, not the answer, went wrong. The call may be repeated, at the earliest after `wait_s`."""
 
     def __init__(self, why: str, wait_s: float = 0.0) -> None:
         super().__init__(why)
@@ -91,7 +91,7 @@ class _Broken(Exception):
 
 
 class _Idle(Exception):
-    """Nothing was heard for so long that the connection is made anew; the server may well be there."""
+    """The connection was silent for so long that it is made anew. The server may well be there."""
 
 
 class Client:
@@ -110,7 +110,7 @@ class Client:
         watcher: Watcher | None = None,
     ) -> None:
         self.server = server.rstrip("/")
-        self.watcher: Watcher = watcher or Silent()
+        self.watcher: Watcher = watcher or NullWatcher()
         self._clock: Clock = clock or SystemClock()
         self._reached = False
         self._http = httpx.Client(
@@ -234,7 +234,7 @@ class Client:
             raise _refusal(response)
 
     def _wait(self, why: _Broken, tries: int, since: float, after: int, next: str) -> None:
-        """Wait 1, 2, 4 … 30 s, or as long as the server wished; raises LOST when patience ends."""
+        """Wait 1, 2, 4 … 30 s, or as long as the server asks; raises LOST when patience ends."""
         wait = min(max(2.0**tries, why.wait_s), LONGEST_WAIT_S)
         over = self._clock.now() + wait - since > PATIENCE_S
         if over or (not self._reached and tries + 1 >= FIRST_CONTACT_TRIES):
