@@ -379,7 +379,7 @@ def _gone(process: subprocess.Popen[bytes]) -> PlatformError:
 def setup_failed(complaint: str, code: int) -> PlatformError:
     """The complaint of bubblewrap or prlimit before the command ran, and how it ended (as `Popen` counts)."""
     ended = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
-    words = f"{complaint[-500:]} ({ended})" if said else f"bubblewrap {ended} without a word"
+    words = f"{complaint[-500:]} ({ended})" if complaint else f"bubblewrap {ended} without a word"
     return PlatformError("SandboxUnavailable", f"the sandbox cannot be made: {words}")
 
 
