@@ -231,7 +231,7 @@ def in_sandbox(
                 end.close()
             first, status = _first_process(process, status_read.fileno(), nested)
             ended_fd, first_fd = (_pidfd(stack, pid) for pid in (process.pid, first))
-        except OSError:
+        except ProcessLookupError:
             raise _gone(process) from None
         except BaseException:
             process.kill()
