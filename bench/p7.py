@@ -15,10 +15,10 @@ from bench.pairs import differences, interleave, ratios, spread
 from bench.results import Row, if_long, ratio_row, time_row
 from bench.servers import KEPT, Place, place
 from builder import config, sandbox
+from builder.attempt.steps import sandbox_egress
 from builder.config import Settings
 from builder.data import catalog_file
 from builder.local.embedded import ensure_bases, versions_here
-from builder.node.steps import sandbox_egress
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Step
 from builder.toolchains.host import toolchains_of

@@ -1,4 +1,4 @@
-"""A build node: the composition of a worker process. Registers, keeps itself known, gives hints to owners.
+"""A build node: the composition of a worker process. Registers, stays registered, builds what hints name.
 
 The parent process registers before it forks and keeps doing so; the key of the messages, which it learns there, is in
 memory shared with its children. Every client with a connection is made after the fork.
@@ -11,30 +11,34 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import redis
 import structlog
 from billiard import Array, Value, current_process
 from celery import signals
 
 from builder import pipelines, sandbox
-from builder.bases.base import BaseStore
-from builder.claims import owner
+from builder.attempt.attempt import Attempt, Node
+from builder.build import run_build
+from builder.claims.calls import Unanswered
+from builder.claims.left import send_left_behind
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
-from builder.contract.protocol import CANCEL_CHANNEL, PROTOCOL
+from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.faults import labels
 from builder.images import place
 from builder.images.destination import Destination
-from builder.node.attempt import Attempt, NodeParts
+from builder.node.calls import ApiCalls
+from builder.node.cancels import listening
+from builder.node.drive import claim_build, close, driving, work_folder
 from builder.node.leftovers import remove_left_behind
-from builder.node.ports import run_claimed
 from builder.pipelines import catalog as catalogs
 from builder.toolchains.host import toolchains_of
 
@@ -63,13 +67,12 @@ def reads_of(worker: Any, settings: Settings) -> Reads:
     )
 
 
-class Node:
+class WorkerProcess:
     """One node process; its children share it by fork."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.folder = Path(settings.node_dir)
-        self.bases = BaseStore(self.folder / "bases")
         self.catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         self.known = pipelines.load(settings.pipelines)
         self.toolchains = toolchains_of(settings)
@@ -79,7 +82,7 @@ class Node:
         self._draining_since = Value("d", 0.0)
         self._key = Array("c", KEY_BYTES)
         self._learn_key(settings.message_key)
-        self._parts: NodeParts | None = None
+        self._node: Node | None = None
         self._leaving = threading.Event()
         self._known_by: threading.Thread | None = None
 
@@ -133,8 +136,8 @@ class Node:
             try:
                 remove_left_behind(self.folder)
                 self._register(api)
-                owner.send_left_behind(api, self.folder / "spool")
-            except (ApiUnreachable, ApiError, OSError) as error:
+                send_left_behind(ApiCalls(api), self.folder / "spool")
+            except (ApiUnreachable, ApiError, Unanswered, OSError) as error:
                 log.warning("the API did not take the register", action="register-failed", error=repr(error))
         # Else hints would come for two more leases. Said once: a successor of the same name may be starting already.
         self._reads = Reads(queues=(), slots=self._reads.slots)
@@ -188,21 +191,15 @@ class Node:
             log.warning("a message was dropped", action="message-dropped")
             return
         try:
-            parts = self._parts or self._make_parts()
-            word = owner.own_build(
-                build_id,
-                owner.Node(
-                    api=parts.api,
-                    node_id=self.settings.node_id,
-                    spool_dir=self.folder / "spool",
-                    log_bytes=self.settings.log_bytes,
-                    beat_s=self.settings.heartbeat_ms / 1000,
-                    draining=self._must_hand_back,
-                    run=lambda granted, held: run_claimed(granted, held, parts),
-                    listen=self._listen,
-                ),
-            )
-            log.info("owned", action="owned", build_id=build_id, word=word)
+            node = self._node = self._node or self._make_node()
+            grant = claim_build(node, build_id)
+            if grant is None:
+                return
+            with driving(node, grant, draining=self._must_hand_back, listening=self._listening) as attempt:
+                with work_folder(attempt):
+                    outcome = run_build(attempt)
+                how = close(attempt, outcome)
+            log.info("owned", action="owned", build_id=build_id, word=how.value)
         except Exception as error:
             log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
 
@@ -210,46 +207,37 @@ class Node:
         since = self._draining_since.value
         return bool(since) and time.time() - since > self.settings.drain_ms / 1000
 
-    def _make_parts(self) -> NodeParts:
+    def _listening(self, build_id: str, on_cancel: Callable[[], None]) -> AbstractContextManager[None]:
+        return listening(self.settings.redis_url, build_id, on_cancel)
+
+    def _make_node(self) -> Node:
         index = getattr(current_process(), "index", 0) or 0
         settings = self.settings
-        self._parts = NodeParts(
+        return Node(
             settings=settings,
-            api=Api(settings.server, settings.token),
+            calls=ApiCalls(Api(settings.server, settings.token)),
             catalog=self.catalog,
             known=self.known,
             toolchains=self.toolchains,
-            bases=self.bases,
-            destination=self._destination,
+            destination=destination_of,
             label=labels(settings.crash_at, self.folder),
             uid=settings.build_uid + index,
         )
-        return self._parts
 
-    def _destination(self, target: pb.Destination, attempt: Attempt) -> Destination:
-        return place.destination(
-            target.registry,
-            target.layout_path,
-            username=target.username,
-            password=target.password,
-            insecure=target.insecure,
-            ca_bundle=self.settings.ca_bundle,
-            check=attempt.check,
-            sleep=attempt.pause,
-        )
 
-    def _listen(self, build_id: str, done: threading.Event, seconds: float) -> None:
-        """Wait for a cancel that travels over Redis, the end, or the time; without Redis only for the latter two."""
-        until = time.monotonic() + seconds
-        try:
-            client = redis.Redis.from_url(self.settings.redis_url, socket_timeout=5)
-            with client, client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-                channel.subscribe(CANCEL_CHANNEL + build_id)
-                while not done.is_set() and time.monotonic() < until:
-                    if channel.get_message(timeout=min(0.2, max(0.0, until - time.monotonic()))):
-                        return
-        except redis.RedisError:
-            done.wait(max(0.0, until - time.monotonic()))
+def destination_of(attempt: Attempt) -> Destination:
+    """The place that the grant names; its waits end when the attempt must stop."""
+    target = attempt.grant.destination
+    return place.destination(
+        target.registry,
+        target.layout_path,
+        username=target.username,
+        password=target.password,
+        insecure=target.insecure,
+        ca_bundle=attempt.node.settings.ca_bundle,
+        check=attempt.check,
+        sleep=attempt.pause,
+    )
 
 
 def refuse_without_sandbox(settings: Settings) -> None:

@@ -23,14 +23,17 @@ from builder.bases.base import BaseStore
 from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
+from builder.images.image import BaseImage
 from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provided:
-    """A toolchain as this node has it: the composed root and the digests of everything that compiles."""
+    """A toolchain as this node has it: the composed root, the digests of everything that compiles, and its base."""
 
+    base: BaseImage
+    """The image that the output is put on."""
     root: Root
     digests: Mapping[str, str]
     path: tuple[str, ...] = ()
@@ -67,7 +70,8 @@ class Toolchains:
             mounts.append(Mount(source=source, dest=shared["mount"]))
             digests["sdk " + shared["path"]] = _digest_of_files(source, tuple(_files_below(source)))
         rootfs = self.bases.rootfs(row.base) if recipe.get("rootfs") == "base" else None
-        return Provided(root=Root(rootfs=rootfs, mounts=tuple(mounts)), digests=digests, path=tuple(path))
+        root = Root(rootfs=rootfs, mounts=tuple(mounts))
+        return Provided(base=base, root=root, digests=digests, path=tuple(path))
 
     def has(self, row: Toolchain) -> bool:
         """Whether every program of this toolchain is here, in its version. Cheaper than `find`."""

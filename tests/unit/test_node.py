@@ -11,13 +11,12 @@ import pytest
 from celery import Celery
 
 from builder.broker import make_celery, read_queues
-from builder.claims import owner
 from builder.client.api import Api, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
-from builder.node.attempt import NodeParts
-from builder.node.worker import KEY_BYTES, Node, Reads, reads_of
+from builder.node import worker as workers
+from builder.node.worker import KEY_BYTES, Reads, WorkerProcess, reads_of
 
 SETTINGS = Settings(queues=(), slots=2)
 
@@ -64,11 +63,10 @@ class Registrar:
 
 def test_a_new_key_reaches_the_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owned: list[str] = []
-    monkeypatch.setattr(owner, "own_build", lambda build_id, node: owned.append(build_id))
-    parent, api, build = Node(Settings(node_dir=str(tmp_path))), Registrar(), "k7m2xq9d4t1zv6wh5r3p"
+    monkeypatch.setattr(workers, "claim_build", lambda node, build_id: owned.append(build_id))
+    parent, api, build = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), "k7m2xq9d4t1zv6wh5r3p"
     parent._register(cast(Api, api))
     child = copy.copy(parent)  # as a fork has it: every attribute of its own, shared memory shared
-    child._parts = cast(NodeParts, SimpleNamespace(api=None))
     child.handle(run_message(build, "one"))
     api.key = "zwei, länger"
     parent._register(cast(Api, api))
@@ -79,7 +77,7 @@ def test_a_new_key_reaches_the_children(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_key_that_is_too_long_is_no_key(tmp_path: Path) -> None:
-    node, api = Node(Settings(node_dir=str(tmp_path))), Registrar()
+    node, api = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar()
     api.key = "x" * (KEY_BYTES + 1)
     with pytest.raises(ApiUnreachable, match="4097 bytes"):
         node._register(cast(Any, api))
@@ -105,7 +103,7 @@ class Consumer:
 def test_a_node_that_shall_drain_reads_no_queue_until_it_may_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node, api, consumer = Node(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
+    node, api, consumer = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
     monkeypatch.setattr(node, "_stay_known", lambda: None)
     api.drain = True
     node._register(cast(Any, api))  # before Celery reads anything; heard again by the next one
