@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 from builder.attempt.log import Log
 from builder.claims.calls import Calls
@@ -19,7 +18,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import runtime_of
 from builder.errors import BuildError
 from builder.images.destination import Destination
-from builder.pipelines.base import PlanRequest
+from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.toolchains.host import Toolchains
 
@@ -31,7 +30,7 @@ class Node:
     settings: Settings
     calls: Calls
     catalog: Catalog
-    known: tuple[ModuleType, ...]
+    known: tuple[Pipeline, ...]
     toolchains: Toolchains
     destination: Callable[[Attempt], Destination]
     """Where the artifact of an attempt goes. Its waits end when the attempt must."""

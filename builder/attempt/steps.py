@@ -11,7 +11,6 @@ from pathlib import Path
 
 from builder import sandbox
 from builder.attempt.attempt import Attempt
-from builder.config import Settings
 from builder.errors import BuildError, PlatformError
 from builder.plan import Network, Plan, Step
 from builder.sandbox.argv import PATH
@@ -70,7 +69,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
         attempt.log.emit(stream.value, text)
         attempt.node.label("in-step")
 
-    egress = sandbox_egress(settings) if step.network is Network.INDEX else None
+    egress = sandbox_egress(attempt, toolchain) if step.network is Network.INDEX else None
     sandboxed = functools.partial(sandbox.run, use_cgroups=settings.use_cgroups)
     result = (sandbox.Unsandboxed().run if settings.unsandboxed else sandboxed)(
         sandbox.Command(
@@ -113,7 +112,7 @@ def _environment(attempt: Attempt, toolchain: Provided, step: Step) -> Mapping[s
     env["PATH"] = ":".join((*toolchain.path, PATH))
     env["SOURCE_DATE_EPOCH"] = "0"
     if step.network is Network.INDEX:
-        env |= settings.index_env
+        env |= toolchain.indexes.environment(settings.index_env)
         if settings.ca_bundle:
             env["SSL_CERT_FILE"] = CA_MOUNT
     return env | dict(step.env)
@@ -140,10 +139,14 @@ def _cache(attempt: Attempt, name: str) -> Path:
     return folder
 
 
-def sandbox_egress(settings: Settings) -> sandbox.Egress:
-    """The way out of a fetch step: the operator's package indexes and nothing else."""
+def sandbox_egress(attempt: Attempt, toolchain: Provided) -> sandbox.Egress:
+    """The way out of a fetch step: the package indexes of its runtime and nothing else."""
+    settings = attempt.node.settings
     return sandbox.Egress.for_indexes(
-        settings.index_env, upstream_proxy=settings.upstream_proxy, no_proxy=settings.no_proxy
+        toolchain.indexes,
+        settings.index_env,
+        upstream_proxy=settings.upstream_proxy,
+        no_proxy=settings.no_proxy,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
 import os
 import signal
@@ -19,22 +20,25 @@ import uvicorn
 from sqlalchemy import text
 
 from builder import pipelines
-from builder.broker import make_celery
-from builder.config import Settings
+from builder.broker.app import make_celery
+from builder.config import Settings, address_of
 from builder.contract.protocol import CANCEL_CHANNEL
-from builder.control.loops import Loops, event_log
+from builder.control.finalizers import Finalizers
+from builder.control.loops import LOOPS, Loops, event_log, woken_by
 from builder.control.metrics import Metrics
+from builder.control.reports import Reports
 from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
 from builder.images import place
+from builder.images.transport import ONE_SHORT_ATTEMPT
 from builder.pipelines import catalog as catalogs
 from builder.services.service import BuildService, Parts, WorkerService
 from builder.services.tails import Tails
+from builder.store import outbox, queues
 from builder.store.engine import open_store
 from builder.store.events import Event
-from builder.store.queues import lengths
 from builder.stores.folder import FolderStore
 from builder.transports.http.app import make_app
 
@@ -51,13 +55,17 @@ class Control:
         self.settings = settings
         self._on_event = on_event
         self.log = event_log(events or sys.stdout)
-        self.metrics = Metrics(queued=lambda: lengths(self.store), free=self._free_slots)
+        self.metrics = Metrics(
+            queued=lambda: queues.lengths(self.store),
+            oldest_ms=lambda: queues.oldest_ms(self.store),
+            free=self._free_slots,
+            reports=lambda: outbox.waiting(self.store),
+        )
         self.store = open_store(settings.database, self._emit)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
         self.tails = Tails(self.redis)
         catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         finalizer = Finalizer(
-            settings=settings,
             store=self.store,
             destination=place.destination(
                 settings.registry,
@@ -66,9 +74,9 @@ class Control:
                 password=settings.registry_password,
                 insecure=settings.registry_insecure,
                 ca_bundle=settings.ca_bundle,
+                patience=ONE_SHORT_ATTEMPT,
             ),
             label=labels(settings.crash_at, Path(settings.data_dir)),
-            changed=self.tails.tell,
             stale=self.metrics.stale,
             log=self.log,
         )
@@ -76,9 +84,13 @@ class Control:
             settings=settings,
             store=self.store,
             celery=make_celery(settings),
-            finalizer=finalizer,
+            finalizers=Finalizers(
+                settings=settings, store=self.store, finalizer=finalizer, changed=self.tails.tell, log=self.log
+            ),
+            reports=Reports(settings=settings, store=self.store, log=self.log),
             redis=self.redis,
             log=self.log,
+            stepped=self.metrics.stepped,
         )
         parts = Parts(
             settings=settings,
@@ -86,11 +98,13 @@ class Control:
             sources=FolderStore(Path(settings.data_dir) / "sources"),
             catalog=catalog,
             runtimes=pipelines.names(pipelines.load(settings.pipelines)),
-            wake=self.loops.wake,
+            wake=functools.partial(self.loops.wake, "dispatch"),
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
             stale=self.metrics.stale,
+            dropped=self.metrics.dropped,
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
+        asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
         services = (BuildService(parts), WorkerService(parts))
         self.app = make_app(settings, *services, self.tails, asked, self.metrics.page, self.log)
         self._reader = threading.Thread(target=self.tails.read, daemon=True)
@@ -98,6 +112,7 @@ class Control:
     def _emit(self, event: Event) -> None:
         self.metrics.count(event)
         self.log.info("transition", **vars(event))
+        self.loops.wake(*woken_by(event))
         if event.action == "cancel-request":
             self._tell_owner(event.build_id)
         self._on_event(event)
@@ -150,16 +165,22 @@ class Control:
 
 
 def listen(address: str) -> socket.socket:
-    """A listening socket at "host:port" (port 0: any free one)."""
-    host, _, port = address.rpartition(":")
+    """A listening socket at "host:port" (port 0: any free one). Raises `BuildError` InvalidRequest."""
+    try:
+        host, port = address_of(address)
+    except ValueError as error:
+        raise BuildError("InvalidRequest", f"listen: {error}", where="listen") from None
     # With its protocol named, asyncio turns Nagle off: an answer in two writes would else wait 40 ms for an ACK.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host or "127.0.0.1", int(port)))
-    except OSError as error:
-        raise BuildError("InvalidRequest", f"cannot listen on {address}: {error.strerror}", where="listen") from None
-    listener.listen(512)
+        listener.bind((host, port))
+        listener.listen(512)
+    except (OSError, UnicodeError) as error:  # a host name may have no form in IDNA
+        listener.close()
+        why = getattr(error, "strerror", "") or error
+        step = "Set listen to an address of this machine and a port that is free."
+        raise BuildError("InvalidRequest", f"cannot listen on {address}: {why}", where="listen", next=step) from None
     return listener
 
 
@@ -186,6 +207,8 @@ def serve(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     control.start()
+    host, port = listener.getsockname()
+    control.log.info("listening", action="listening", url=f"http://{host}:{port}")
     try:
         server.run(sockets=[listener])
     finally:

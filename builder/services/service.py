@@ -31,8 +31,8 @@ CANDIDATES = 8  # named when several builds have the start of an id that was giv
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the services share. `wake` wakes the dispatcher and the finalizer; `fan_out` tells the tails;
-    `stale` counts a write that came too late, by its call.
+    """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
+    tails; `stale` counts a write that came too late, by its call.
 
     `runtimes`: those that can be built, as the loaded pipelines name them.
     """
@@ -45,6 +45,7 @@ class Parts:
     wake: Callable[[], None]
     fan_out: Callable[[str, list[logs.Line]], None]
     stale: Callable[[str], None]
+    dropped: Callable[[int], None]
 
 
 class BuildService:
@@ -65,7 +66,6 @@ class BuildService:
         if submission.outcome == "conflict":
             message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
             raise CallRefused("ALREADY_EXISTS", 409, message)
-        parts.wake()
         found = _shown(submission.row)
         return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
 
@@ -153,6 +153,8 @@ class WorkerService:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._registered: dict[str, object] = {}
+        """What each node could when it last registered here: the same again changes nothing for the dispatcher."""
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
@@ -163,7 +165,11 @@ class WorkerService:
         drain = nodes.register(
             self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
         )
-        self._parts.wake()
+        self._parts.dropped(request.dropped_messages)
+        can = (frozenset(request.queues), frozenset(request.toolchains), request.slots, drain)
+        if self._registered.get(request.node_id) != can:
+            self._registered[request.node_id] = can
+            self._parts.wake()
         return pb.RegisterNodeResponse(
             heartbeat_interval_ms=settings.heartbeat_ms,
             lease_ms=settings.lease_ms,
@@ -216,8 +222,6 @@ class WorkerService:
         )
         if verdict == "STALE":
             self._parts.stale("planned")
-        if verdict in ("REUSE", "ATTACHED"):
-            self._parts.wake()
         return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + verdict))
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
@@ -248,7 +252,6 @@ class WorkerService:
             return self._stale("finish", pb.FinishResponse(stale=True))
         settings = self._parts.settings
         done = builds.finish(self._parts.store, request, settings.lease_ms, settings.retry_backoff_ms)
-        self._parts.wake()
         self._parts.fan_out(request.build_id, [])
         if done.outcome == "stale":
             self._parts.stale("finish")
@@ -266,7 +269,6 @@ class WorkerService:
         if not self._is_owner(caller, request.build_id):
             return self._stale("hand_back", pb.HandBackResponse(stale=True))
         row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason)
-        self._parts.wake()
         self._parts.fan_out(request.build_id, [])
         if row is None:
             self._parts.stale("hand_back")

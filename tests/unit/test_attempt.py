@@ -16,7 +16,7 @@ from builder import build, sandbox
 from builder.attempt import planned, steps
 from builder.attempt.attempt import Attempt
 from builder.attempt.fetch import open_source
-from builder.claims.calls import Unanswered
+from builder.claims.calls import Refused, Unanswered
 from builder.claims.outcome import Verdict
 from builder.claims.requests import failure_record
 from builder.config import Settings
@@ -120,6 +120,57 @@ def test_a_download_stops(tmp_path: Path) -> None:
     api.stop = cancel(one)
     assert reason(lambda: open_source(one)) == "Cancelled"
     assert api.sent == 3
+
+
+def test_the_size_of_a_source_is_that_of_its_archive_and_says_so(tmp_path: Path) -> None:
+    """The command line shows the size of the files: without a word the same source would have two sizes."""
+    api = Stopping(archive())
+    summary = open_source(owned(attempt_at(tmp_path, api), api.data)).summary
+    assert summary.startswith(f"20 files, {len(api.data) // 1024} KiB packed, sha256:")
+
+
+class Breaking:
+    """An API whose answers to a download break off, the last one in nothing. `error` is what the client says then."""
+
+    def __init__(self, data: bytes, error: Exception, times: int) -> None:
+        self.data, self.error, self.left, self.asked = data, error, times, 0
+
+    def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
+        self.asked += 1
+        if self.left:
+            self.left -= 1
+            yield self.data[: 512 * self.left]
+            raise self.error
+        yield self.data
+
+
+def test_a_download_that_breaks_off_begins_anew(tmp_path: Path) -> None:
+    api = Breaking(archive(), Unanswered("reset"), times=3)
+    one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)
+    assert open_source(one).summary.startswith("20 files")
+    assert api.asked == 4
+
+
+def test_a_download_that_is_refused_is_not_asked_for_again(tmp_path: Path) -> None:
+    api = Breaking(archive(), Refused("gone"), times=3)
+    one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)
+    assert reason(lambda: open_source(one)) == "SourceStoreUnavailable"
+    assert api.asked == 1
+
+
+def test_a_download_ends_with_the_claim(tmp_path: Path) -> None:
+    api = Breaking(archive(), Unanswered("reset"), times=99)
+    one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)
+    answers = api.open_source
+
+    def lost_at_the_third(build_id: str, claim: int) -> Iterator[bytes]:
+        if api.asked == 2:
+            one.lose()
+        return answers(build_id, claim)
+
+    api.open_source = lost_at_the_third  # type: ignore[method-assign]
+    assert reason(lambda: open_source(one)) == "Cancelled"
+    assert api.asked == 3
 
 
 def test_a_source_whose_time_is_over_is_not_unpacked_to_its_end(tmp_path: Path) -> None:

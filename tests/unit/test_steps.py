@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from builder import sandbox
+from builder import indexes, sandbox
 from builder.attempt import steps
 from builder.errors import PlatformError
 from builder.images.image import BaseImage
@@ -33,7 +33,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
     monkeypatch.setattr(steps.sandbox, "run", run)
     attempt = attempt_at(tmp_path, settings={"index_env": {"UV_DEFAULT_INDEX": "https://pypi.corp/simple"}})
     base = BaseImage(name="go", digest="sha256:" + "a" * 64, layers=())
-    toolchain = Provided(base=base, root=sandbox.Root(), digests={})
+    toolchain = Provided(base=base, root=sandbox.Root(), digests={}, indexes=indexes.shipped()["python"])
     reasons: list[tuple[str, str, str]] = []
     try:
         with attempt.phase("BUILD"):

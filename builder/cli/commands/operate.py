@@ -158,10 +158,15 @@ def doctor_rows(found: tuple[Finding, ...], look: Look) -> tuple[str, ...]:
     lines = [f"{look.paint('green', look.symbols.done)} {fmt.wrap(there, room)[0]}", *rest] if there else []
     missing = [each for each in found if not each.ok]
     rows = [
-        (shown(each.name), shown(each.effect), f"mend: {shown(each.mend)}" if each.mend else "") for each in missing
+        (shown(each.name), shown(_effect(each)), f"mend: {shown(each.mend)}" if each.mend else "") for each in missing
     ]
     mark = look.paint("red", look.symbols.failed)
     return (*lines, *(f"{mark} {line}" for line in fmt.table(rows)))
+
+
+def _effect(finding: Finding) -> str:
+    """What follows, without the name and the command: they stand in columns of their own."""
+    return finding.effect.removeprefix(f"{finding.name}: ").removesuffix(f": {finding.mend}")
 
 
 def runtimes(ctx: Context) -> int:
@@ -181,11 +186,17 @@ def runtimes(ctx: Context) -> int:
     for row, why in rows:
         each = row.toolchain
         default = "yes" if row.is_default else "-"
-        here = f"no: {shown(why.message.removeprefix(each.name + ': '))}" if why else "yes"
+        here = f"no: {shown(_obstacle_text(each, why))}" if why else "yes"
         table.append((each.runtime, each.version, each.target or "native", default, each.name, here))
     for line in fmt.table(table):
         ctx.out.line(line)
     return 0
+
+
+def _obstacle_text(row: Toolchain, why: BuildError) -> str:
+    """What is missing, and the step that mends it where there is one for this row alone."""
+    what = why.message.removeprefix(row.name + ": ")
+    return what if why.next == why.row.hint else f"{what}: {why.next}"
 
 
 def bases_build(ctx: Context, names: list[str]) -> int:

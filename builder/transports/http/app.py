@@ -15,6 +15,8 @@ import anyio
 import anyio.from_thread
 import anyio.to_thread
 from prometheus_client import CONTENT_TYPE_LATEST
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.applications import Starlette
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.exceptions import HTTPException
@@ -260,12 +262,26 @@ def _detail(error: BuildError) -> Mapping[str, str]:
 
 async def _unforeseen(request: Request, error: Exception) -> Response:
     """Ours. The log gets everything, the caller a word to find it by: an exception's text may hold anything."""
-    mark = secrets.token_hex(4)
     where = f"{request.method} {request.url.path}"
     log: FilteringBoundLogger = request.app.state.log
+    if _store_is_away(error):
+        log.warning("the store does not answer", action="store-away", where=where, error=repr(error))
+        answer = _error(503, "UNAVAILABLE", "the store of the server does not answer; ask again")
+        answer.headers["retry-after"] = "1"
+        return answer
+    mark = secrets.token_hex(4)
     log.error("an unforeseen error", action="unforeseen", mark=mark, where=where, error=repr(error), exc_info=error)
     message = f"an error of ours; the server's log has it as {mark}"
     return _error(500, "INTERNAL", message, _detail(BuildError("Internal", message)))
+
+
+def _store_is_away(error: Exception) -> bool:
+    """Whether the store does not answer for now (gone, locked, full); a statement that it refuses is ours."""
+    if isinstance(error, OperationalError):  # SQLite has this class for statements that it refuses, too
+        return getattr(error.orig, "sqlite_errorname", "") != "SQLITE_ERROR"
+    return isinstance(error, InterfaceError | PoolTimeout) or (
+        isinstance(error, DBAPIError) and error.connection_invalidated
+    )
 
 
 async def _no_route(request: Request, error: Exception) -> Response:
