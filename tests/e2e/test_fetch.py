@@ -13,18 +13,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from builder.claims.owner import Ownership
+from builder.node.attempt import Attempt, NodeParts
+from builder.node.fetch import open_source
 
 from builder import pipelines
 from builder.build import Claim
-from builder.claims.owner import Ownership
 from builder.claims.spool import Spool
 from builder.client.api import Api, ApiError
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import PlatformError
 from builder.local import embedded
-from builder.node.attempt import Attempt, NodeParts
-from builder.node.fetch import open_source
 from builder.pipelines.base import PlanRequest
 from tests.serve_fixtures import Serve, serving
 
