@@ -111,7 +111,7 @@ def node_at(folder: Path, calls: object = None, **more: Any) -> Node:
 def attempt_at(
     folder: Path,
     calls: object = None,
-    clock: Clock | None = None,
+    clock: Callable[[], float] | None = None,
     timeout_ms: int = 60_000,
     request: PlanRequest = PlanRequest(runtime="go"),  # noqa: B008
     **more: Any,
