@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from builder import pipelines
+from builder import pipelines, sandbox
 from builder.attempt.attempt import Attempt
 from builder.attempt.package import package
 from builder.attempt.planned import Bound
@@ -20,7 +22,8 @@ from builder.claims.outcome import Verdict
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import runtimes_dir
 from builder.errors import BuildError
-from builder.images.image import ImageConfig, build_image
+from builder.images.destination import Pushed
+from builder.images.image import Image, ImageConfig, build_image
 from builder.images.layout import Layout
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
@@ -168,3 +171,39 @@ def test_a_stop_ends_the_line_at_the_next_phase(folder: Path) -> None:
     attempt.lease.cancelled = True
     with pytest.raises(BuildError, match="stopped before PACKAGE"):
         finish_build(attempt, bound)
+
+
+def names_up_to(function: str) -> list[str]:
+    """The functions of the builder from `function` (left out) to the caller of the caller."""
+    names = [frame.function for frame in inspect.stack()[2:]]
+    return [name for name in names[: names.index(function)] if name not in ("__enter__", "__exit__")]
+
+
+def test_from_the_line_to_the_sandbox_and_to_the_push_there_is_nothing_between(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One value travels down, and no call climbs back up: a reader follows the line from one page."""
+    ways: dict[str, list[str]] = {}
+    make_base(folder, "old")
+    attempt = attempt_in(folder, OneSource())
+
+    def run(command: sandbox.Command, *_: object, **__: object) -> sandbox.Result:
+        ways["sandbox"] = names_up_to("run_build")
+        make_tree(command.work / "out", {"app": "compiled"}, ("app",))
+        return sandbox.Result(
+            exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
+        )
+
+    class Watched(Layout):
+        def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
+            ways["push"] = names_up_to("run_build")
+            return super().push(image, repository, tag)
+
+    monkeypatch.setattr(sandbox, "run", run)
+    attempt.node = replace(attempt.node, destination=lambda _: Watched(folder / "artifacts"))
+    outcome = run_build(attempt)
+    assert outcome.artifact is not None, outcome.failure
+    assert ways == {"sandbox": ["execute_step"], "push": ["push", "finish_build"]}
+    assert [pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_") for phase in attempt.log.phases] == [
+        "FETCH_SOURCE", "DETECT", "PLAN", "BUILD", "PACKAGE", "PUSH",
+    ]  # fmt: skip
