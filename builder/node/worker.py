@@ -53,14 +53,14 @@ KEY_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What a Celery worker really does, whatever the settings say: the queues it reads, the builds it runs at once."""
+    """What a Celery worker does after its command line overrode the settings: its queues, its concurrency."""
 
     queues: tuple[str, ...]
     slots: int
 
 
 def reads_of(worker: Any, settings: Settings) -> Reads:
-    """From Celery's worker object, after `-Q`, `-X`, `-c` and `--autoscale` have had their say.
+    """From Celery's worker object, which has `-Q`, `-X`, `-c` and `--autoscale` applied.
 
     Before the pool is made its size may still be "auto"; then the setting stands until the worker is ready.
     """
@@ -90,11 +90,11 @@ class WorkerProcess:
         self.toolchains = toolchains_of(settings)
         self._reads = Reads(queues=(), slots=settings.slots)
         self._consumer: Any = None
-        self._told_to_drain = False
+        self._drains = False
         self._draining_since = Value("d", 0.0)
         self._key = Array("c", KEY_BYTES)
         self._dropped = Value("L", 0)
-        self._dropped_told = 0
+        self._dropped_reported = 0
         self._learn_key(settings.message_key)
         self._node: Node | None = None
         self._leaving = threading.Event()
@@ -156,18 +156,18 @@ class WorkerProcess:
         self._known_by.start()
 
     def _on_shutdown(self, **_: object) -> None:
-        """Inside a signal handler: it only sets what others look at."""
+        """Runs inside a signal handler, so it only sets flags."""
         self._draining_since.value = time.time()
         self._leaving.set()
 
     def _on_stopped(self, **_: object) -> None:
-        """The last builds have ended. An idle worker is here at once: it waits until the API knows that it leaves."""
+        """The last builds have ended: wait until the API knows that this node leaves."""
         self._leaving.set()
         if self._known_by is not None:
             self._known_by.join(GOODBYE_S)
 
     def _stay_known(self) -> None:
-        """Register again and again, at last as a node that reads nothing; send what killed owners left behind."""
+        """Register in a loop and settle what killed owners left behind; at the end register without queues."""
         api = Api(self.settings.server, self.settings.token)
         while not self._leaving.wait(min(self.settings.heartbeat_ms, 2000) / 1000):
             try:
@@ -182,7 +182,7 @@ class WorkerProcess:
                 return
             except (ApiUnreachable, Unanswered, BuildError, OSError) as error:
                 log.warning("the API did not take the register", action="register-failed", error=repr(error))
-        # Else hints would come for two more leases. Said once: a successor of the same name may be starting already.
+        # Without it hints would arrive for two more leases. Sent once: a successor of the same name may be starting.
         self._reads = Reads(queues=(), slots=self._reads.slots)
         while True:
             try:
@@ -193,7 +193,7 @@ class WorkerProcess:
                 time.sleep(0.5)
 
     def _give_up(self, error: BuildError) -> None:
-        """End the worker: no call of it is taken any more, so it would neither build nor keep what it builds."""
+        """End the worker: the API refuses its calls, so it could neither claim a build nor finish one."""
         from celery.worker import state  # all of Celery's worker; the control side reads this module as well
 
         log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
@@ -212,25 +212,25 @@ class WorkerProcess:
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
                 slots=self._reads.slots,
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
-                dropped_messages=dropped - self._dropped_told,
+                dropped_messages=dropped - self._dropped_reported,
             ),
         )
-        self._dropped_told = dropped
+        self._dropped_reported = dropped
         self._learn_key(answer.message_key)
-        self._take_or_not(answer.drain)
+        self._follow_drain(answer.drain)
 
-    def _take_or_not(self, drain: bool) -> None:
-        """Read no queue while the control side wants this node empty. What it runs ends as ever."""
-        if self._consumer is None or drain == self._told_to_drain:
+    def _follow_drain(self, drain: bool) -> None:
+        """Read no queue while the control side drains this node. Builds that run end normally."""
+        if self._consumer is None or drain == self._drains:
             return
-        self._told_to_drain = drain
-        log.info("told to drain" if drain else "told to take builds again", action="drain", drain=drain)
+        self._drains = drain
+        log.info("drain begins" if drain else "drain ends", action="drain", drain=drain)
         change = self._consumer.cancel_task_queue if drain else self._consumer.add_task_queue
         for queue in self._reads.queues:
             self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread
 
     def _learn_key(self, key: str) -> None:
-        """A key that is changed while we run must reach the children, else they drop every hint until a restart."""
+        """Share a changed key with the children, which would drop every hint until a restart."""
         data = key.encode()
         if len(data) > KEY_BYTES:
             raise ApiUnreachable(f"the API's message key has {len(data)} bytes, limit {KEY_BYTES}")
@@ -247,7 +247,7 @@ class WorkerProcess:
     # The children
 
     def handle(self, body: dict[str, object]) -> None:
-        """One hint. A forged or malformed one is dropped; nothing that happens here kills the worker."""
+        """The task's body: from a hint to the end of a claim. A bad hint is dropped; no failure ends the worker."""
         build_id = read_run(body, self._key.value.decode())
         if build_id is None:
             self.dropped("", "another version, or not signed with our key")
