@@ -47,9 +47,9 @@ builds = Table(
     Column("no_cache", Boolean, nullable=False),
     Column("timeout_ms", BigInteger, nullable=False),
     Column("queue_timeout_ms", BigInteger, nullable=False),
-    # Status; a RUNNING build is in the half WORK or FINALIZE, a PENDING one may be attached to another
+    # Status; a RUNNING build is in the stage WORK or FINALIZE, a PENDING one may be attached to another
     Column("status", String(12), nullable=False),
-    Column("half", String(10), nullable=False, server_default=""),
+    Column("stage", String(10), nullable=False, server_default=""),
     Column("attached_to", String(20), nullable=False, server_default=""),
     Column("from_cache_of", String(20), nullable=False, server_default=""),
     Column("claim", BigInteger, nullable=False, server_default="0"),
