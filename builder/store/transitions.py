@@ -62,7 +62,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     _row("lease-expired", RUNNING, f"{PENDING} {FAILED} {CANCELLED}", "claim, WORK, lease over",
          f"poison at {MAX_FAILURES}; CANCELLED when that was asked for"),
     _row("queue-timeout", PENDING, FAILED, "not attached", "since it entered the queue, without backoff"),
-    _row("build-timeout", RUNNING, FAILED, "no PUBLISH mark", "of the attempt without its owner's waits, one lease late"),
+    _row("build-timeout", RUNNING, FAILED, "no PUBLISH mark", "time without its owner's waits, one lease late"),
     _row("primary-succeeded", PENDING, RUNNING, "attached", "FINALIZE with its own tags and report"),
     _row("primary-failed", PENDING, FAILED, "attached", "user_code but for limits, or poison: alike"),
     _row("promote", PENDING, PENDING, "attached, the primary ended otherwise",
