@@ -59,13 +59,16 @@ class Violation(AssertionError):
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """`builds` have one key. `lines`: each attempt prints one. `pauses`: a retry waits. `apart`: each build has a
-    repository of its own. `failures`, `retries`: the limits, in place of those of `transitions`."""
+    """`builds` have one key, or `keys` of their own, and one repository, or are `apart`. `lines`: each attempt prints
+    one. `pauses`: a retry waits. `calm`: nobody cancels, fails, drains or is too late. `failures` and `retries` are the
+    limits, in place of those of `transitions`."""
 
     builds: int
     lines: bool = False
     pauses: bool = False
+    keys: bool = False
     apart: bool = False
+    calm: bool = False
     failures: int
     retries: int
 
@@ -73,7 +76,9 @@ class Model:
 ONE = Model(builds=1, lines=True, pauses=True, failures=2, retries=1)
 ONE_IN_FULL = Model(builds=1, lines=True, pauses=True, failures=MAX_FAILURES, retries=MAX_RETRIES)
 TWO = Model(builds=2, failures=1, retries=1)
-TWO_APART = Model(builds=2, apart=True, failures=1, retries=1)
+TWO_CALM = Model(builds=2, calm=True, failures=2, retries=1)
+TWO_KEYS = Model(builds=2, keys=True, calm=True, failures=1, retries=1)
+TWO_APART = Model(builds=2, apart=True, calm=True, failures=1, retries=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,7 +163,8 @@ class World:
         return builds.finish(self.store, request, BACKOFF if self.model.pauses else 0, node)
 
     def plan(self, row: Row, claim: int, node: str = "") -> str:
-        return builds.planned(self.store, row["build_id"], claim, "key", "code", "go", (), node)
+        key = f"key {row['build_id']}" if self.model.keys else "key"
+        return builds.planned(self.store, row["build_id"], claim, key, "code", "go", (), node)
 
     def line(self, row: Row, claim: int, node: str = "") -> object:
         return logs.append(self.store, row["build_id"], claim, 0, [LINE], node)
@@ -185,14 +191,13 @@ def steps(world: World, dump: Dump) -> Iterator[Step]:
     for number, row in enumerate(every):
         if row["status"] in TERMINAL:
             continue
-        yield Step(name="cancel", of=number, act=_cancel(world, row))
+        if not world.model.calm:
+            yield from _from_outside(world, number, row)
         if row["status"] == PENDING and not row["attached_to"]:
             yield from _of_pending(world, number, row)
         elif row["status"] == RUNNING:
             if row["lease_until"] > NOW:
                 yield Step(name="lease over", of=number, act=_set(world, row, lease_until=NOW))
-            late = _came(world, row, sweeps.build_timeouts(LEASE), started_at=NOW - FAR - LEASE)
-            yield Step(name="build timeout", of=number, act=late)
             yield from (
                 _of_owner(world, number, row) if row["stage"] == WORK else _of_finalizer(world, number, row, dump)
             )
@@ -201,6 +206,17 @@ def steps(world: World, dump: Dump) -> Iterator[Step]:
     if _some(every, FINALIZE):
         # Repeated it takes the next build.
         yield Step(name="adopt", act=lambda: builds.adopt_finalize(world.store, LEASE), again=False)
+
+
+def _from_outside(world: World, number: int, row: Row) -> Iterator[Step]:
+    """A cancel, and the two times that the reconciler watches."""
+    yield Step(name="cancel", of=number, act=_cancel(world, row))
+    if row["status"] == PENDING:
+        late = _came(world, row, sweeps.queue_timeouts(LIVE), queue_until=NOW)
+        yield Step(name="queue timeout", of=number, act=late)
+    else:
+        late = _came(world, row, sweeps.build_timeouts(LEASE), started_at=NOW - FAR - LEASE)
+        yield Step(name="build timeout", of=number, act=late)
 
 
 def _some(every: list[Row], stage: str) -> bool:
@@ -213,7 +229,6 @@ def _of_pending(world: World, number: int, row: Row) -> Iterator[Step]:
         yield Step(name="backoff over", of=number, act=_set(world, row, not_before=NOW))
     else:
         yield Step(name="claim", of=number, act=lambda: world.claim(row), same=_granted_alike)
-    yield Step(name="queue timeout", of=number, act=_came(world, row, sweeps.queue_timeouts(LIVE), queue_until=NOW))
 
 
 def _granted_alike(first: builds.Claimed, second: builds.Claimed) -> bool:
@@ -232,11 +247,11 @@ def _of_owner(world: World, number: int, row: Row) -> Iterator[Step]:
     if world.model.lines and not row["claim_lines"]:
         line = partial(world.line, row, claim)
         yield Step(name="line", of=number, act=line, same=lambda first, second: first[:2] == second[:2])
-    for how in FINISHES:
+    for how in FINISHES[:1] if world.model.calm else FINISHES:
         if how != "ok" or row["build_key"]:  # who has built has planned
             finish = partial(world.finish, row, claim, how)
             yield Step(name=f"finish {how}", of=number, act=finish, same=_finished_alike)
-    for why in ("drain", "lost"):
+    for why in () if world.model.calm else ("drain", "lost"):
         yield Step(name=f"hand back {why}", of=number, act=partial(builds.hand_back, store, build_id, claim, why))
 
 
@@ -398,6 +413,9 @@ def check(model: Model, before: Dump, after: Dump, events: list[Event]) -> None:
             _require(new[name] >= old[name], f"{name} went back", old, new)
         _check_events(model, old, new, told[old["build_id"]])
         _check_owner(old, new, told[old["build_id"]])
+        if any(event.action == "adopt" for event in told[old["build_id"]]):
+            at_work = [one for one in before["builds"] if one["finalizer"] and one["lease_until"] > NOW]
+            _require(old["repository"] not in [one["repository"] for one in at_work], "two at a repository", at_work)
     for row in after["builds"]:
         _check_row(model, row, by_id, after)
     _check_shared(before, after, by_id)
@@ -482,12 +500,15 @@ def _check_row(model: Model, row: Row, by_id: Mapping[str, Row], dump: Dump) -> 
         _require(not row["cancel_requested"], "a cancel was lost", row)
     if row["stage"] == FINALIZE:
         _require(row["artifact"], "FINALIZE without an artifact", row)
+    if row["from_cache_of"]:
+        origin = by_id[row["from_cache_of"]]
+        _require(origin["repository"] == row["repository"], "reused across repositories", row, origin)
     if row["attached_to"]:
         primary = by_id[row["attached_to"]]
         _require(row["status"] == PENDING, "attached and not waiting", row)
         _require(primary["status"] not in TERMINAL and not primary["attached_to"], "attached to none", row, primary)
         _require(primary["repository"] == row["repository"], "attached across repositories", row, primary)
-        holders = [one["build_id"] for one in dump["in_flight"]]
+        holders = [one["build_id"] for one in dump["in_flight"] if one["build_key"] == row["build_key"]]
         _require(holders == [primary["build_id"]], "attached to who has no key", row, holders)
 
 

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from tests.exploration import ONE, TWO, TWO_APART, Model
+from tests.exploration import ONE, TWO, TWO_APART, TWO_CALM, TWO_KEYS, Model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,11 +83,11 @@ GUARDS = (
     _guard("adopt: the lease is over", "closing._due", ", builds.c.lease_until <= now"),
     _guard("adopt: a new claim", "closing.adopt_finalize", 'claim=row["claim"] + 1, '),
     _guard("adopt: poison ends at the mark", "closing.adopt_finalize", ' and not row["published"]'),
-    _guard("adopt: one at a repository", "closing._due", "builds.c.repository.not_in(_at_work(now))", "True", TWO),
-    _guard("artifact gone: not published", "closing.rebuild", 'row["published"] or ', model=TWO),
+    _guard("adopt: one at a repository", "closing._due", "builds.c.repository.not_in(_at_work(now))", "True", TWO_KEYS),
+    _guard("artifact gone: not published", "closing.rebuild", 'row["published"] or ', model=TWO_CALM),
     _guard("artifact gone: reused", "closing.rebuild", ' or not row["from_cache_of"]'),
     _guard("tag: the mark", "closing.claim_tag", ' or not owned["published"]'),
-    _guard("tag: the newest", "closing.claim_tag", ", where=newest", model=TWO),
+    _guard("tag: the newest", "closing.claim_tag", ", where=newest", model=TWO_CALM),
     _guard("succeed: the mark", "closing.succeed", ' or not row["published"]'),
     # Clients
     _guard("cancel: the mark", "builds.cancel", ' or row["published"]'),
@@ -105,8 +105,8 @@ GUARDS = (
     _guard("reuse: the repository", "owner._by_key", ", cache.c.repository == row[\"repository\"]", "", TWO_APART),
     _guard("end: who waits goes on", "rows.end", 'if not row["attached_to"]:', "if False:", TWO),
     _guard("end: a key that is waited for stays", "rows._dropped_key", ", ~waits", model=TWO),
-    _guard("promoted: the key", "rows._promote", 'values(build_id=first["build_id"])', "values()", TWO),
-    _guard("a primary's success: a new claim", "rows._let_go_on", 'claim=follower["claim"] + 1, ', model=TWO),
+    _guard("promoted: the key", "rows._promote", "_in_flight(primary)", "_in_flight(first)", TWO),
+    _guard("a primary's success: a new claim", "rows._let_go_on", 'claim=follower["claim"] + 1,', model=TWO),
 )  # fmt: skip
 
 

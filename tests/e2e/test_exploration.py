@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 
 from builder.store.transitions import BY_NAME
-from tests.exploration import ONE_IN_FULL, TWO, TWO_APART, Model, Violation, World, explore, opened
+from tests.exploration import ONE_IN_FULL, TWO, TWO_APART, TWO_CALM, TWO_KEYS, Model, Violation, World, explore, opened
 from tests.exploration_guards import GUARDS, Guard, removed
 
 pytestmark = pytest.mark.e2e
@@ -38,8 +38,9 @@ def test_two_builds_of_one_key(worlds: Worlds) -> None:
     assert explored.states > 1000
 
 
-def test_two_builds_of_one_key_in_repositories_of_their_own(worlds: Worlds) -> None:
-    assert explore(worlds(TWO_APART)).states > 1000
+@pytest.mark.parametrize("model", [TWO_CALM, TWO_KEYS, TWO_APART], ids=["one key", "two keys", "two repositories"])
+def test_two_builds_that_nobody_stops(worlds: Worlds, model: Model) -> None:
+    assert explore(worlds(model)).states > 100
 
 
 @pytest.mark.parametrize("guard", GUARDS, ids=lambda guard: guard.name)
