@@ -4,7 +4,8 @@
 anew. Not here are the conditions that no reachable state needs, because another guard stands before them: the status
 beside the stage in `rows.fence`, the condition of `rows.write` (the row is locked), a cancel that is asked for in
 FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends the build at once), the look for the key in
-`builds.submit` (the index refuses the second row).
+`builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has granted one that
+nobody holds).
 """
 
 from __future__ import annotations
@@ -106,7 +107,6 @@ GUARDS = (
     _guard("end: who waits goes on", "rows.end", 'if not row["attached_to"]:', "if False:", TWO),
     _guard("end: a key that is waited for stays", "rows._dropped_key", ", ~waits", model=TWO),
     _guard("promoted: the key", "rows._promote", "_in_flight(primary)", "_in_flight(first)", TWO),
-    _guard("a primary's success: a new claim", "rows._let_go_on", 'claim=follower["claim"] + 1,', model=TWO),
 )  # fmt: skip
 
 
