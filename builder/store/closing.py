@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, and_, case, delete, func, insert, select, update
 
-from builder.store import logs
+from builder.store import logs, retention
 from builder.store.engine import Store
 from builder.store.rows import (
     Row,
@@ -186,9 +186,10 @@ def succeed(store: Store, build_id: str, number: int, phases: Sequence[tuple[str
             add_phase(tx, row, name, start, stop)
         if row["build_key"]:
             same = {name: row[name] for name in ("organization", "build_key", "repository")}
-            kept = {name: row[name] for name in ("build_id", "artifact")}
+            kept = {**{name: row[name] for name in ("build_id", "artifact")}, "used_at": now}
             if not inserted(tx, insert(cache).values(**same, **kept)) and row["no_cache"]:  # asked for anew
                 mine = and_(*(cache.c[name] == value for name, value in same.items()))
+                retention.unnamed_by_cache(tx, tx.execute(select(cache.c.build_id).where(mine)).scalars().all())
                 tx.execute(update(cache).where(mine).values(**kept))
         end(tx, now, row, "succeed", SUCCEEDED, "")
         return get(tx, build_id)

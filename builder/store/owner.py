@@ -11,7 +11,7 @@ from sqlalchemy import Connection, select
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import logs, outbox
+from builder.store import logs, outbox, retention
 from builder.store.engine import Store
 from builder.store.rows import (
     Row,
@@ -139,6 +139,7 @@ def _by_key(tx: Connection, now: int, row: Row, key: str) -> str:
     query = select(cache).where(*where, cache.c.repository == row["repository"])
     for _ in range(_TRIES):
         if hit := tx.execute(query).mappings().first():
+            retention.used(tx, now, hit)
             to_finalize(tx, row, now, "reuse", artifact=hit["artifact"], from_cache_of=hit["build_id"])
             logs.system(tx, now, get(tx, build_id), f"same key as {hit['build_id']}; nothing was run or sent")
             return "REUSE"
