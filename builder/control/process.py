@@ -27,6 +27,7 @@ from builder.control.finalizers import Finalizers
 from builder.control.loops import LOOPS, Loops, event_log, woken_by
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
+from builder.control.retention import Retention
 from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
@@ -80,6 +81,7 @@ class Control:
             stale=self.metrics.stale,
             log=self.log,
         )
+        sources = FolderStore(Path(settings.data_dir) / "sources")
         self.loops = Loops(
             settings=settings,
             store=self.store,
@@ -88,6 +90,15 @@ class Control:
                 settings=settings, store=self.store, finalizer=finalizer, changed=self.tails.tell, log=self.log
             ),
             reports=Reports(settings=settings, store=self.store, log=self.log),
+            retention=Retention(
+                settings=settings,
+                store=self.store,
+                sources=sources,
+                destination=finalizer.destination,
+                log=self.log,
+                deleted=self.metrics.deleted,
+                left=self.metrics.left,
+            ),
             redis=self.redis,
             log=self.log,
             stepped=self.metrics.stepped,
@@ -95,7 +106,7 @@ class Control:
         parts = Parts(
             settings=settings,
             store=self.store,
-            sources=FolderStore(Path(settings.data_dir) / "sources"),
+            sources=sources,
             catalog=catalog,
             runtimes=pipelines.names(pipelines.load(settings.pipelines)),
             wake=functools.partial(self.loops.wake, "dispatch"),

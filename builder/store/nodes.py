@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import func, insert, select, update
 
+from builder.store import membership
 from builder.store.engine import Store
 from builder.store.rows import inserted
 from builder.store.schema import builds, contexts, nodes
@@ -27,16 +28,22 @@ class Node:
     running: int
 
 
-def register(store: Store, node_id: str, queues: Sequence[str], toolchains: Mapping[str, str], slots: int) -> bool:
-    """Note a node and that it lives. Returns whether it shall drain."""
+def register(
+    store: Store, node_id: str, queues: Sequence[str], toolchains: Mapping[str, str], slots: int, token: str = ""
+) -> bool:
+    """Note a node and that it lives. Returns whether it shall drain. Raises `Forgotten` when it is new and `token`
+    (a digest) may not act as it any more."""
     with store.transaction() as tx:
         now = store.now(tx)
         values = {"queues": json.dumps(list(queues)), "toolchains": json.dumps(dict(toolchains))}
         query = select(nodes.c.drain).where(nodes.c.node_id == node_id)
         known = tx.execute(query).first()
         if known is None and inserted(tx, insert(nodes).values(node_id=node_id, slots=slots, seen_at=now, **values)):
+            membership.refuse_revoked(tx, node_id, token)
             return False
-        tx.execute(update(nodes).where(nodes.c.node_id == node_id).values(slots=slots, seen_at=now, **values))
+        same = update(nodes).where(nodes.c.node_id == node_id).values(slots=slots, seen_at=now, **values)
+        if not tx.execute(same).rowcount:  # forgotten since it was looked up; the next registration is told so
+            membership.refuse_revoked(tx, node_id, token)
         return bool(tx.execute(query).scalar())
 
 
