@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import httpx
 from google.protobuf import json_format
@@ -22,6 +22,7 @@ from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 BUILDS = "/v1/ignite/builds"
+NODES = "/v1/ignite/nodes"
 PATIENCE_S = 600.0
 LONGEST_WAIT_S = 30.0
 FIRST_CONTACT_TRIES = 3
@@ -143,6 +144,20 @@ class Client:
     def cancel(self, build_id: str) -> pb.Build:
         """Ask for the end of a build; the answer is its record."""
         return self._call(pb.Build, "POST", f"{BUILDS}/{build_id}/cancel", known=build_id, content=b"{}", headers=_JSON)
+
+    def nodes(self) -> pb.ListNodesResponse:
+        """Every build node, by name."""
+        return self._call(pb.ListNodesResponse, "GET", NODES)
+
+    def drain(self, node_id: str, *, undo: bool) -> pb.Node:
+        """Let a node take no more builds, or again."""
+        body = codec.dump(pb.DrainNodeRequest(undo=undo))
+        return self._call(pb.Node, "POST", f"{NODES}/{quote(node_id, safe='')}/drain", content=body, headers=_JSON)
+
+    def forget(self, node_id: str) -> pb.ForgetNodeResponse:
+        """Delete a node and revoke its tokens."""
+        path = f"{NODES}/{quote(node_id, safe='')}/forget"
+        return self._call(pb.ForgetNodeResponse, "POST", path, content=b"{}", headers=_JSON)
 
     def upload(self, chunks: Iterable[bytes]) -> pb.UploadBuildContextResponse:
         """Stream a source. Not repeated: the stream cannot be read twice, and a broken upload creates no build."""

@@ -1,4 +1,6 @@
-"""The control side's loops: dispatch, finalize, reconcile, report, retention, tags, each a thread that is woken or ticks.
+"""The control side's loops: dispatch, finalize, reconcile, report, retention, tags.
+
+Each is a thread that is woken or ticks.
 
 What a transition changed wakes the loops that see to it (`woken_by`), inside the call that made it.
 

@@ -35,6 +35,7 @@ from builder.finalize import Finalizer
 from builder.images import place
 from builder.images.transport import ONE_SHORT_ATTEMPT
 from builder.pipelines import catalog as catalogs
+from builder.services.nodes import OperateService
 from builder.services.service import BuildService, Parts, WorkerService
 from builder.services.tails import Tails
 from builder.store import outbox, queues
@@ -116,7 +117,7 @@ class Control:
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
-        services = (BuildService(parts), WorkerService(parts))
+        services = (BuildService(parts), WorkerService(parts), OperateService(parts))
         self.app = make_app(settings, *services, self.tails, asked, self.metrics.page, self.log)
         self._reader = threading.Thread(target=self.tails.read, daemon=True)
 

@@ -12,11 +12,12 @@ from builder.config import Token
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """A verified caller. `node` is set for workers."""
+    """A verified caller. `node` is set for workers; `token_sha256` names the token without telling it."""
 
     organization: str
     scopes: frozenset[str]
     node: str = ""
+    token_sha256: str = ""
 
 
 class CallRefused(Exception):
@@ -58,7 +59,9 @@ class Tokens:
         for known, token in self._by_hash.items():
             if hmac.compare_digest(known, wanted):
                 scopes = frozenset(token.scopes)
-                return Caller(organization=token.organization, scopes=scopes, node=token.node)
+                return Caller(
+                    organization=token.organization, scopes=scopes, node=token.node, token_sha256=wanted.hex()
+                )
         raise unauthenticated("this token is not known here")
 
 

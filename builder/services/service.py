@@ -5,6 +5,7 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.services import intake
 from builder.services.auth import Caller, CallRefused, not_found, permission_denied, require, same_organization
-from builder.store import builds, logs, nodes, record
+from builder.services.revocations import Revocations, forgotten
+from builder.store import builds, logs, membership, nodes, record
 from builder.store.engine import Store
 from builder.store.transitions import RUNNING, TERMINAL, WORK
 from builder.stores.folder import SourceStore
 
 Answer = TypeVar("Answer")
 PAGE = 50
+_NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 CANDIDATES = 8  # named when several builds have the start of an id that was given
 
 
@@ -155,16 +158,22 @@ class WorkerService:
         self._parts = parts
         self._registered: dict[str, object] = {}
         """What each node could when it last registered here: the same again changes nothing for the dispatcher."""
+        self._revocations = Revocations(parts.store)
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         _given("nodeId", request.node_id)
+        if not _NODE_ID.fullmatch(request.node_id):
+            message = "nodeId takes 1 to 200 printable ASCII characters without a slash, a letter or digit first"
+            raise BuildError("InvalidRequest", message, where="nodeId")
         _as_node(caller, request.node_id)
         settings = self._parts.settings
-        drain = nodes.register(
-            self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
-        )
+        can_build = (request.queues, request.toolchains, max(1, request.slots))
+        try:
+            drain = nodes.register(self._parts.store, request.node_id, *can_build, caller.token_sha256)
+        except membership.Forgotten:
+            raise forgotten(request.node_id) from None
         self._parts.dropped(request.dropped_messages)
         can = (frozenset(request.queues), frozenset(request.toolchains), request.slots, drain)
         if self._registered.get(request.node_id) != can:
@@ -179,7 +188,7 @@ class WorkerService:
 
     def claim_build(self, caller: Caller, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
         """Ownership of a build, or why not."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         _given("nodeId", request.node_id)
         _given("nonce", request.nonce)  # two claims without one would pass for the same, sent twice
         _as_node(caller, request.node_id)
@@ -187,7 +196,8 @@ class WorkerService:
         node = next((one for one in nodes.all_nodes(store) if one.node_id == request.node_id), None)
         if node is None:
             raise CallRefused("FAILED_PRECONDITION", 400, "register the node first")
-        can = (set(node.queues), set(node.toolchains))
+        # One that drains gets nothing new, also in the seconds after its start in which it reads its queues.
+        can = (set[str](), set[str]()) if node.drain else (set(node.queues), set(node.toolchains))
         got = builds.claim(store, request.build_id, request.node_id, request.nonce, settings.lease_ms, can)
         if got.row is None:
             return pb.ClaimBuildResponse(refused_because=got.refused)
@@ -196,7 +206,7 @@ class WorkerService:
 
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
             return self._stale("heartbeat", pb.HeartbeatResponse(stale=True))
         phase = pb.BuildPhase.Name(request.phase).removeprefix("BUILD_PHASE_") if request.phase else ""
@@ -208,7 +218,7 @@ class WorkerService:
 
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
             return self._stale("planned", pb.PlannedResponse(verdict=pb.PLANNED_STALE))
         verdict = builds.planned(
@@ -226,7 +236,7 @@ class WorkerService:
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         """Keep a batch in one transaction, then tell the tails, then answer."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
             return self._stale("log", pb.AppendLogResponse(stale=True))
         lines = [
@@ -247,7 +257,7 @@ class WorkerService:
 
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
         """An owner's outcome; repeated, it is answered with the record."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
             return self._stale("finish", pb.FinishResponse(stale=True))
         settings = self._parts.settings
@@ -265,7 +275,7 @@ class WorkerService:
 
     def hand_back(self, caller: Caller, request: pb.HandBackRequest) -> pb.HandBackResponse:
         """The owner gives the build back."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         if not self._is_owner(caller, request.build_id):
             return self._stale("hand_back", pb.HandBackResponse(stale=True))
         row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason)
@@ -273,6 +283,10 @@ class WorkerService:
         if row is None:
             self._parts.stale("hand_back")
         return pb.HandBackResponse(stale=row is None)
+
+    def _admit(self, caller: Caller, protocol: int) -> None:
+        _worker(caller, protocol)
+        self._revocations.check(caller)
 
     def _stale(self, call: str, answer: Answer) -> Answer:
         self._parts.stale(call)
@@ -289,6 +303,7 @@ class WorkerService:
     def source(self, caller: Caller, build_id: str, claim: int) -> Iterator[bytes]:
         """The stored source of a build, for the owner of its work: RUNNING, under this claim, on the caller's node."""
         require(caller, "worker")
+        self._revocations.check(caller)
         row = builds.by_id(self._parts.store, build_id)
         owned = row is not None and (row["status"], row["half"], row["claim"]) == (RUNNING, WORK, claim)
         if row is None or not owned or not _is_of(caller, row["node_id"]):

@@ -20,6 +20,7 @@ from builder.control.loops import event_log
 from builder.control.metrics import Metrics
 from builder.data import catalog_file
 from builder.pipelines import catalog
+from builder.services.nodes import OperateService
 from builder.services.service import BuildService, Parts, WorkerService
 from builder.store import outbox, queues
 from builder.store.engine import Store, open_store
@@ -51,7 +52,7 @@ class Api:
             free=lambda: {"compile.go": 1},
             reports=lambda: outbox.waiting(self.store),
         )
-        services = (BuildService(shared), WorkerService(shared))
+        services = (BuildService(shared), WorkerService(shared), OperateService(shared))
         log = event_log(self.said)
         self.app = make_app(settings, *services, cast(Any, None), parts, self.metrics.page, log)
 

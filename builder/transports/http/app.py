@@ -30,6 +30,7 @@ from builder.contract import codec, routes
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.services.auth import Caller, CallRefused, Tokens, unimplemented
+from builder.services.nodes import OperateService
 from builder.services.service import BuildService, WorkerService
 from builder.services.tails import Tails
 
@@ -49,6 +50,7 @@ def make_app(
     settings: Settings,
     build_service: BuildService,
     worker_service: WorkerService,
+    operate_service: OperateService,
     tails: Tails,
     parts: Mapping[str, Callable[[], object]],
     metrics_page: Callable[[], bytes],
@@ -59,7 +61,11 @@ def make_app(
     # Not the threads that answer everything else: heartbeats and claims must not wait for who holds one of these.
     uploads, probes = anyio.CapacityLimiter(UPLOADS), anyio.CapacityLimiter(PROBES)
     inline = settings.inline_bytes * 4 // 3 + BESIDE_SOURCE_BYTES  # base64 makes a source a third larger
-    targets = {"BuildService": (build_service, inline), "WorkerService": (worker_service, LOG_BATCH_BYTES)}
+    targets: Mapping[str, tuple[object, int]] = {
+        "BuildService": (build_service, inline),
+        "WorkerService": (worker_service, LOG_BATCH_BYTES),
+        "OperateService": (operate_service, BESIDE_SOURCE_BYTES),
+    }
     derived = {route.rpc_name: route for service in routes.services() for route in routes.routes(service)}
     paths: list[BaseRoute] = [
         Route(route.template, _answering(_unary(route, *targets[route.service], tokens)), methods=[route.method])
