@@ -269,7 +269,7 @@ def _bases_build(context: Context, names: tuple[str, ...]) -> int:
 @_command("ls", nodes, "nodes ls")
 @click.pass_obj
 def _nodes_ls(context: Context) -> int:
-    """List the nodes: what each does, what it can build, when it was last seen."""
+    """List the nodes and what each does."""
     from builder.cli.commands.nodes import ls
 
     return ls(context)
@@ -280,7 +280,10 @@ def _nodes_ls(context: Context) -> int:
 @click.option("--undo", is_flag=True, help="take builds again")
 @click.pass_obj
 def _nodes_drain(context: Context, name: str, *, undo: bool) -> int:
-    """Let a node take no more builds, also after a restart; what it runs ends as ever."""
+    """Let a node take no more builds.
+
+    What it runs ends as ever. It holds after a restart, until --undo.
+    """
     from builder.cli.commands.nodes import drain
 
     return drain(context, name, undo=undo)
@@ -290,7 +293,10 @@ def _nodes_drain(context: Context, name: str, *, undo: bool) -> int:
 @click.argument("name", metavar="NAME", default="", help="as nodes ls shows it")
 @click.pass_obj
 def _nodes_forget(context: Context, name: str) -> int:
-    """Delete a node that is drained or was not seen for a lease; its token is revoked."""
+    """Delete a node and revoke its token.
+
+    Only one that is drained and runs nothing, or was not seen for a lease.
+    """
     from builder.cli.commands.nodes import forget
 
     return forget(context, name)
