@@ -163,8 +163,8 @@ def _source(
     if reference and data:
         raise BuildError("InvalidRequest", "a body and sourceRef exclude each other", where="sourceRef")
     if reference == "context_id":
-        found = nodes.context(store, request.source_ref.context_id, organization)
-        return _uploaded(found, sources, "sourceRef.contextId")
+        upload = nodes.context(store, request.source_ref.context_id, organization)
+        return _uploaded(upload, sources, "sourceRef.contextId")
     if reference == "sha256":
         sha256 = request.source_ref.sha256.removeprefix("sha256:")
         size = nodes.uploaded(store, sha256, organization)

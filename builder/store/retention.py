@@ -178,10 +178,10 @@ def delete_uploads(store: Store, age_ms: int, at: Cursor = START, limit: int = P
         page = select(*place).where(contexts.c.created_at <= store.now(tx) - age_ms)
         found = tx.execute(page.where(tuple_(*place) > (at[0], str(at[1]))).order_by(*place).limit(limit)).all()
         named = and_(builds.c.source_sha256 == contexts.c.sha256, builds.c.organization == contexts.c.organization)
-        unused = contexts.c.context_id.in_([row.context_id for row in found])
-        unused = and_(unused, ~select(builds.c.number).where(named).exists())
+        here = contexts.c.context_id.in_([row.context_id for row in found])
+        unused = and_(here, ~select(builds.c.number).where(named).exists())
         deleted = tx.execute(delete(contexts).where(unused)).rowcount if found else 0
-        return Batch(deleted=deleted, at=tuple(found[-1]) if len(found) == limit else None)  # type: ignore[arg-type]
+        return Batch(deleted=deleted, at=tuple(found[-1]) if len(found) == limit else None)
 
 
 def delete_nodes(store: Store, age_ms: int) -> list[str]:
