@@ -114,32 +114,33 @@ class Retention:
 
     def _attempt_tags(self) -> None:
         """Each as a tag. A registry that has no such thing keeps them: deleting their digest would take users' tags."""
+        age_ms, failed = _ms(self.settings.keep_attempt_tags_days), 0
         can_untag: bool | None = None
-        at, age_ms, failed = retention.START, _ms(self.settings.keep_attempt_tags_days), 0
-        while found := retention.ended_attempts(self.store, age_ms, at):
-            for attempts in found:
-                if self._stop.is_set():
-                    return
-                try:
-                    if attempts.tags and can_untag is None:
-                        can_untag = self.destination.can_untag(attempts.repository)
-                    for tag in attempts.tags if can_untag else ():
-                        self.destination.untag(attempts.repository, tag)
-                except BuildError as error:  # one repository in trouble: the others have their turn, but not for ever
-                    failed += 1
-                    if failed == FAILURES:
-                        raise
-                    self.log.warning(
-                        "tags were not deleted", action="untag-failed", build_id=attempts.build_id, error=repr(error)
-                    )
-                    continue
-                if retention.attempts_swept(self.store, attempts):
+        for swept in (retention.NOT_SWEPT, retention.BUT_THE_LAST):
+            at: retention.Cursor | None = retention.START
+            while at is not None:
+                found, at = retention.ended_attempts(self.store, age_ms, swept, at)
+                for attempts in found:
+                    if self._stop.is_set():
+                        return
+                    try:
+                        if attempts.tags and can_untag is None:
+                            can_untag = self.destination.can_untag(attempts.repository)
+                        for tag in attempts.tags if can_untag else ():
+                            self.destination.untag(attempts.repository, tag)
+                    except BuildError as error:  # of one repository: the others have their turn
+                        failed += 1
+                        if failed == FAILURES:
+                            raise
+                        fields = {"build_id": attempts.build_id, "error": repr(error)}
+                        self.log.warning("tags were not deleted", action="untag-failed", **fields)
+                        continue
+                    retention.attempts_swept(self.store, attempts)
                     if can_untag:
                         self._count("attempt-tags", len(attempts.tags))
                     else:
                         self.left(len(attempts.tags))
-            at = found[-1].at
-            self._stop.wait(PAUSE_S)
+                self._stop.wait(PAUSE_S)
 
     def _sources(self) -> None:
         age_s = max(_ms(self.settings.keep_uploads_days) / 1000, GRACE_S)

@@ -10,8 +10,6 @@ from builder.services.auth import Caller, CallRefused, not_found, require
 from builder.services.service import Parts
 from builder.store import membership, nodes
 
-LIVE_LEASES = 2  # as the dispatcher counts
-
 
 class OperateService:
     """What operators call."""
@@ -53,7 +51,7 @@ class OperateService:
         return pb.ForgetNodeResponse(revoked_tokens=len(tokens))
 
     def _nodes(self) -> list[pb.Node]:
-        now_ms, live_ms = time.time_ns() // 1_000_000, LIVE_LEASES * self._parts.settings.lease_ms
+        now_ms, live_ms = time.time_ns() // 1_000_000, nodes.LIVE_LEASES * self._parts.settings.lease_ms
         return [
             pb.Node(
                 node_id=node.node_id,

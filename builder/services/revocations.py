@@ -14,6 +14,7 @@ from builder.store.engine import Store
 
 STALE_S = 2.0
 """How long a process may take a token for good that another one has revoked; RegisterNode looks anew each time."""
+REMEMBERED = 10_000  # nodes
 
 
 def forgotten(node_id: str) -> BuildError:
@@ -30,16 +31,20 @@ class Revocations:
     _known: dict[tuple[str, str], tuple[float, bool]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def check(self, caller: Caller) -> None:
-        """Raises `BuildError` NodeForgotten for a node's own token that is revoked."""
-        if not caller.node:  # for all nodes; RegisterNode and ClaimBuild name one
+    def check(self, caller: Caller, named: str = "") -> None:
+        """Raises `BuildError` NodeForgotten when the token may not act as its node, or as the one that the call names
+        where the token names none."""
+        node = caller.node or named
+        if not node:
             return
-        key, now = (caller.node, caller.token_sha256), self.monotonic()
+        key, now = (node, caller.token_sha256), self.monotonic()
         with self._lock:
             at, revoked = self._known.get(key, (float("-inf"), False))
         if now - at >= STALE_S:
             revoked = membership.is_revoked(self.store, *key)
             with self._lock:
+                if len(self._known) >= REMEMBERED:
+                    self._known.clear()
                 self._known[key] = (now, revoked)
         if revoked:
-            raise forgotten(caller.node)
+            raise forgotten(node)

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, select, update
 
 from builder.store.engine import Store
-from builder.store.rows import inserted, locked
+from builder.store.rows import insert_into
 from builder.store.schema import builds, nodes, revoked
 from builder.store.transitions import RUNNING, WORK
 
@@ -36,17 +36,18 @@ def forget(store: Store, node_id: str, tokens: Iterable[str], lease_ms: int) -> 
     """
     with store.transaction() as tx:
         now = store.now(tx)
-        row = next(iter(locked(tx, select(nodes).where(nodes.c.node_id == node_id))), None)
+        row = tx.execute(select(nodes).where(nodes.c.node_id == node_id).with_for_update()).mappings().first()
         if row is None:
             return UNKNOWN
         if now - row["seen_at"] < lease_ms:
             if not row["drain"]:
                 return AT_WORK
-            mine = and_(builds.c.status == RUNNING, builds.c.half == WORK, builds.c.node_id == node_id)
+            mine = and_(builds.c.status == RUNNING, builds.c.stage == WORK, builds.c.node_id == node_id)
             if tx.execute(select(func.count()).where(mine)).scalar_one():
                 return BUSY
         for token in sorted(set(tokens)):
-            inserted(tx, insert(revoked).values(node_id=node_id, token_sha256=token, revoked_at=now))
+            row_of = insert_into(tx, revoked).values(node_id=node_id, token_sha256=token, revoked_at=now)
+            tx.execute(row_of.on_conflict_do_nothing())
         tx.execute(delete(nodes).where(nodes.c.node_id == node_id))
         return FORGOTTEN
 
@@ -59,7 +60,7 @@ def refuse_revoked(tx: Connection, node_id: str, token: str) -> None:
 
 def is_revoked(store: Store, node_id: str, token: str) -> bool:
     """Whether a token may not act as a node."""
-    with store.transaction() as tx:
+    with store.read() as tx:
         return _is_revoked(tx, node_id, token)
 
 

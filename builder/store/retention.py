@@ -14,13 +14,16 @@ from typing import Any
 from sqlalchemy import Connection, and_, delete, func, or_, select, tuple_, update
 
 from builder.store.engine import Store
-from builder.store.rows import Row, locked
+from builder.store.rows import Row, lock
 from builder.store.schema import builds, cache, contexts, held_lines, log_chunks, nodes, reports, revoked, tags
 from builder.store.transitions import TERMINAL
 
 BATCH = 50
 BATCH_BYTES = 16 * 1024 * 1024  # of logs that one transaction deletes, and at least one build
 PAGE = 500
+
+NOT_SWEPT, BUT_THE_LAST, SWEPT = 0, 1, 2
+"""Of the tags of a build's attempts: none was looked at; all were, and a cache entry kept the last; all were."""
 
 Cursor = tuple[Any, Any]
 START: Cursor = (0, 0)
@@ -42,7 +45,6 @@ class Attempts:
     repository: str
     tags: tuple[str, ...]
     cached: bool
-    at: Cursor
 
 
 # Builds
@@ -63,14 +65,14 @@ def delete_builds(
         found = tx.execute(page.where(tuple_(*place) > at).order_by(*place).limit(limit)).all()
         taken = _within(found)
         ids = [row.build_id for row in taken]
-        free = [or_(builds.c.attempts_swept, builds.c.attempt == 0), ~_cached().exists()]
+        free = [or_(builds.c.attempts_swept == SWEPT, builds.c.attempt == 0), ~_cached().exists()]
         # Of an empty end SQLite gives a number again, and `tags` compares numbers of builds that are gone.
         free.append(builds.c.number < select(func.max(builds.alias().c.number)).scalar_subquery())
         if tagged_stay:
             names = and_(tags.c.repository == builds.c.repository, tags.c.number == builds.c.number)
             free.append(~select(tags.c.tag).where(names).exists())
         unneeded = select(builds.c.build_id).where(builds.c.build_id.in_(ids), due, *free)
-        doomed = [row["build_id"] for row in locked(tx, unneeded, skip=True)] if ids else []
+        doomed = [row["build_id"] for row in lock(tx, unneeded, skip=True)] if ids else []
         if doomed:
             for table in (log_chunks, held_lines, reports, builds):
                 tx.execute(delete(table).where(table.c.build_id.in_(doomed)))
@@ -96,39 +98,40 @@ def _cached() -> Any:
 # Tags of attempts
 
 
-def ended_attempts(store: Store, age_ms: int, at: Cursor = START, limit: int = BATCH) -> list[Attempts]:
-    """Builds that ended so long ago and whose attempts may still have tags, oldest first."""
+def ended_attempts(
+    store: Store, age_ms: int, swept: int = NOT_SWEPT, at: Cursor = START, limit: int = BATCH
+) -> tuple[list[Attempts], Cursor | None]:
+    """Builds that ended so long ago and have tags to delete, oldest first, and where the next page begins.
+
+    `swept` is NOT_SWEPT, or BUT_THE_LAST for those whose last tag was kept for a cache entry that has gone since.
+    """
     place = (builds.c.ended_at, builds.c.number)
-    cached = _cached().exists().label("cached")
-    query = select(builds.c.build_id, builds.c.repository, builds.c.attempt, cached, *place)
-    with store.transaction() as tx:
-        due = (builds.c.attempts_swept.is_(False), builds.c.ended_at > 0, builds.c.ended_at <= store.now(tx) - age_ms)
+    query = select(builds.c.build_id, builds.c.repository, builds.c.attempt, _cached().exists().label("cached"), *place)
+    with store.read() as tx:
+        due = (builds.c.attempts_swept == swept, builds.c.ended_at > 0, builds.c.ended_at <= store.now(tx) - age_ms)
         query = query.where(*due, builds.c.attempt > 0, builds.c.status.in_(TERMINAL))
         rows = tx.execute(query.where(tuple_(*place) > at).order_by(*place).limit(limit)).all()
-    return [
+    found = [
         Attempts(
             build_id=row.build_id,
             repository=row.repository,
-            tags=tuple(f"build-{row.build_id}-{n}" for n in range(1, row.attempt + (0 if row.cached else 1))),
+            tags=tuple(
+                f"build-{row.build_id}-{n}"
+                for n in range(1 if swept == NOT_SWEPT else row.attempt, row.attempt + (0 if row.cached else 1))
+            ),
             cached=bool(row.cached),
-            at=(row.ended_at, row.number),
         )
         for row in rows
+        if swept == NOT_SWEPT or not row.cached
     ]
+    return found, (rows[-1].ended_at, rows[-1].number) if len(rows) == limit else None
 
 
-def attempts_swept(store: Store, found: Attempts) -> bool:
-    """Note that the tags were seen to. False: the cache entry that kept the last one has gone; it is due again."""
+def attempts_swept(store: Store, found: Attempts) -> None:
+    """Note that the tags were seen to. Nothing new names the attempts of an ended build."""
     with store.transaction() as tx:
-        mine = builds.c.build_id == found.build_id
-        # Locked first: whoever deletes the entry writes this row after it.
-        if not locked(tx, select(builds.c.build_id).where(mine)):
-            return True
-        names = select(cache.c.build_id).where(cache.c.build_id == found.build_id)
-        if found.cached and tx.execute(names).first() is None:
-            return False
-        tx.execute(update(builds).where(mine).values(attempts_swept=True))
-        return True
+        swept = BUT_THE_LAST if found.cached else SWEPT
+        tx.execute(update(builds).where(builds.c.build_id == found.build_id).values(attempts_swept=swept))
 
 
 # The cache
@@ -140,21 +143,16 @@ def used(tx: Connection, now: int, entry: Row) -> None:
     tx.execute(update(cache).where(where).values(used_at=now))
 
 
-def unnamed_by_cache(tx: Connection, build_ids: Collection[str]) -> None:
-    """No cache entry names these builds any more: the tags of their last attempts may go."""
-    tx.execute(update(builds).where(builds.c.build_id.in_(build_ids)).values(attempts_swept=False))
-
-
 def delete_cache(store: Store, age_ms: int, limit: int = BATCH) -> Batch:
     """Delete entries that have answered nothing for so long."""
     with store.transaction() as tx:
         due = cache.c.used_at <= store.now(tx) - age_ms
-        rows = locked(tx, select(cache).where(due).order_by(cache.c.used_at).limit(limit), skip=True)
+        page = select(cache).where(due).order_by(cache.c.used_at).limit(limit)
+        rows = tx.execute(page.with_for_update(skip_locked=True)).mappings().all()  # SQLite locks the whole store
         if rows:
             key = tuple_(cache.c.organization, cache.c.build_key, cache.c.repository)
             keys = [(row["organization"], row["build_key"], row["repository"]) for row in rows]
             tx.execute(delete(cache).where(key.in_(keys), due))
-            unnamed_by_cache(tx, [row["build_id"] for row in rows])
         return Batch(deleted=len(rows), at=START if len(rows) == limit else None)
 
 
@@ -208,7 +206,7 @@ def delete_revoked(store: Store, age_ms: int, listed: Collection[str]) -> int:
 
 def unnamed_sources(store: Store, digests: Collection[str]) -> set[str]:
     """Those of some sources (hex digests) that neither a build nor an upload names."""
-    with store.transaction() as tx:
+    with store.read() as tx:
         by_build = select(builds.c.source_sha256).where(builds.c.source_sha256.in_(digests)).distinct()
         by_upload = select(contexts.c.sha256).where(contexts.c.sha256.in_(digests)).distinct()
         return set(digests) - set(tx.execute(by_build).scalars()) - set(tx.execute(by_upload).scalars())
@@ -220,7 +218,7 @@ def named_artifacts(store: Store) -> Iterator[tuple[str, str]]:
     while True:
         query = select(builds.c.number, builds.c.repository, builds.c.artifact).where(builds.c.number > last)
         query = query.where(builds.c.artifact != "").order_by(builds.c.number).limit(PAGE)
-        with store.transaction() as tx:
+        with store.read() as tx:
             rows = tx.execute(query).all()
         for row in rows:
             yield row.repository, str(json.loads(row.artifact)["digest"])
@@ -231,7 +229,7 @@ def named_artifacts(store: Store) -> Iterator[tuple[str, str]]:
     at = ("", "", "")
     while True:
         entries = select(*key, cache.c.artifact).where(tuple_(*key) > at).order_by(*key).limit(PAGE)
-        with store.transaction() as tx:
+        with store.read() as tx:
             found = tx.execute(entries).all()
         for entry in found:
             yield entry.repository, str(json.loads(entry.artifact)["digest"])

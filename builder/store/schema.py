@@ -47,9 +47,9 @@ builds = Table(
     Column("no_cache", Boolean, nullable=False),
     Column("timeout_ms", BigInteger, nullable=False),
     Column("queue_timeout_ms", BigInteger, nullable=False),
-    # Status; a RUNNING build is in the half WORK or FINALIZE, a PENDING one may be attached to another
+    # Status; a RUNNING build is in the stage WORK or FINALIZE, a PENDING one may be attached to another
     Column("status", String(12), nullable=False),
-    Column("half", String(10), nullable=False, server_default=""),
+    Column("stage", String(10), nullable=False, server_default=""),
     Column("attached_to", String(20), nullable=False, server_default=""),
     Column("from_cache_of", String(20), nullable=False, server_default=""),
     Column("claim", BigInteger, nullable=False, server_default="0"),
@@ -87,7 +87,7 @@ builds = Table(
     Column("ended_at", BigInteger, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False),
     Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them
-    Column("attempts_swept", Boolean, nullable=False, server_default="0"),  # their tags are deleted, but a cached one's
+    Column("attempts_swept", Integer, nullable=False, server_default="0"),  # `retention.SWEPT` and kin
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),

@@ -1,4 +1,4 @@
-"""What may become what: the one table of transitions. `rows.move` writes by it and refuses what it lacks.
+"""What may become what: the one table of transitions. `rows.transition` writes by it and refuses what it lacks.
 
 `docs/states.md` is generated from it (`make generate`). Terminal statuses are written once; every statement has what it
 read (status, claim) in its condition.
@@ -85,10 +85,11 @@ def page() -> str:
 _HEAD = """\
 # States of a build
 
-Generated from `builder/store/transitions.py` by `make generate`. Each row but heartbeat is told as one event, after its
-commit: a line of the control side's log, a count of `/metrics`.
+Generated from `builder/store/transitions.py` by `make generate`. Each row but heartbeat is emitted as one event, after
+its commit: a line of the control side's log, a count of `/metrics`. The transaction of an end (`SUCCEEDED`, `FAILED`,
+`CANCELLED`) also calls the listeners of `builder/store/listeners.py`; the report is the first.
 
-The store is the truth. A RUNNING build is in one of two halves: WORK (owned by a worker) or FINALIZE (owned by the
+The store is the truth. A RUNNING build is in one of two stages: WORK (owned by a worker) or FINALIZE (owned by the
 control side). Every statement has what it read (status, claim) in its condition; a terminal status is written once.
 Where several rows fit: terminal stands, then cancel, then poison, then the rest.
 """

@@ -15,13 +15,12 @@ from builder.control.loops import event_log
 from builder.control.retention import Retention
 from builder.images.registry import connect
 from builder.local.embedded import private_redis
-from builder.store import retention
 from builder.stores.folder import FolderStore
 from tests.build_fixtures import until
 from tests.e2e.test_oci_registry import docker_registry
 from tests.oci_fixtures import make_image
 from tests.serve_fixtures import serving
-from tests.store_contract.retaining import built
+from tests.store_contract.retaining import built, due_attempts
 from tests.store_contract.world import World, open_world
 
 pytestmark = pytest.mark.e2e
@@ -62,7 +61,7 @@ def test_two_tags_on_one_manifest_survive_every_run_at_docker_registry(
             world.at[0] += 100 * 86_400_000
             loop.run()
         assert left == [1], "counted once"
-        assert retention.ended_attempts(world.store, 0) == []
+        assert due_attempts(world) == []
         for tag in ("latest", "v1", f"build-{build}-1"):
             assert registry.resolve("acme/n", tag) == image.digest
         for layer in image.layers:

@@ -37,5 +37,5 @@ def test_cancel_wins_over_build_timeout(world: World) -> None:
     builds.cancel(world.store, "acme", build)
     world.at[0] += 1000 + LEASE + 1
     builds.heartbeat(world.store, build, claim, "BUILD", LEASE)
-    builds.build_timeouts(world.store, LEASE)
+    world.build_timeouts()
     assert world.row(build)["status"] == "CANCELLED"

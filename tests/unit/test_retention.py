@@ -20,11 +20,11 @@ from builder.errors import BuildError, PlatformError
 from builder.images.destination import fallback_tag
 from builder.images.image import Image
 from builder.images.layout import Layout
-from builder.store import builds, nodes, retention
+from builder.store import builds, nodes
 from builder.store.schema import builds as builds_table
 from builder.stores.folder import FolderStore
 from tests.oci_fixtures import make_image
-from tests.store_contract.retaining import DAY, built, delete, failed, is_there, swept
+from tests.store_contract.retaining import DAY, built, delete, due_attempts, failed, is_there, register, swept
 from tests.store_contract.world import World, open_world
 
 
@@ -324,7 +324,7 @@ def test_a_repository_in_trouble_holds_up_no_other_and_its_builds_wait(control: 
     control.age(100)
     control.loop.run()
     assert control.deleted["attempt-tags"] == 1 and "untag-failed" in control.said.getvalue()
-    assert {one.build_id for one in retention.ended_attempts(control.world.store, 0)} == set(bad)
+    assert {one.build_id for one in due_attempts(control.world)} == set(bad)
     assert all(is_there(control.world, build) for build in (*bad, good))
     control.loop.destination = control.layout
     control.loop.run()
@@ -362,7 +362,7 @@ def test_revocations_of_tokens_that_are_listed_stay(world: World, tmp_path: Path
 
     tokens = (Token(token="t", scopes=("worker",), node="n"),)
     control = Control(world, tmp_path, tokens=tokens)
-    nodes.register(world.store, "n", [], {}, 1)
+    register(world, "n")
     membership.set_drain(world.store, "n", True)
     listed, gone = (hashlib.sha256(text).hexdigest() for text in (b"t", b"u"))
     membership.forget(world.store, "n", [listed, gone], 1)

@@ -4,12 +4,12 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "0005"
-down_revision = "0003"
+down_revision = "0004"
 
 
 def upgrade() -> None:
     """Cache entries that are there count as used now."""
-    op.add_column("builds", sa.Column("attempts_swept", sa.Boolean, nullable=False, server_default="0"))
+    op.add_column("builds", sa.Column("attempts_swept", sa.Integer, nullable=False, server_default="0"))
     op.create_index("builds_ended", "builds", ["status", "ended_at", "number"])
     op.create_index("builds_unswept", "builds", ["attempts_swept", "ended_at", "number"])
     op.create_index("builds_by_source", "builds", ["source_sha256"])
