@@ -18,7 +18,7 @@ from builder.store.rows import Row, lock
 from builder.store.schema import builds, cache, contexts, held_lines, log_chunks, nodes, reports, revoked, tags
 from builder.store.transitions import TERMINAL
 
-BATCH = 50
+BATCH = 20
 BATCH_BYTES = 16 * 1024 * 1024  # of logs that one transaction deletes, and at least one build
 PAGE = 500
 
