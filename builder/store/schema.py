@@ -84,10 +84,10 @@ builds = Table(
     Column("log_cut", Boolean, nullable=False, server_default="0"),  # lines were left out; the marker stands there
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False, server_default="0"),
-    Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
     Column("ended_at", BigInteger, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False),
     Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them
+    Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
     Column("attempts_swept", Integer, nullable=False, server_default="0"),  # `retention.SWEPT` and kin
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.

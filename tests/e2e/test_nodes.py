@@ -58,14 +58,14 @@ def test_a_node_is_drained_over_restarts_taken_back_and_forgotten(parts: Parts, 
             assert parts.client.run("nodes", "ls").code == 4, "a client is no operator"
             drained = operator.run("nodes", "drain", "node-1")
             assert (drained.code, drained.err) == (0, "node-1 takes no more builds and runs none\n")
-            assert until(lambda: "told to drain" in said.read_text(), 30)
+            assert until(lambda: "drain begins" in said.read_text(), 30)
             build_id = parts.client.run("build", str(tmp_path), "--name", "waits", "--detach").out.strip()
             end(worker)
         end(serve)
     with serving(parts.control, "serve") as (serve, _):
         assert until(answers, 60)
         with serving(parts.node, "worker") as (worker, said):
-            assert until(lambda: "told to drain" in said.read_text(), 60), said.read_text()
+            assert until(lambda: "drain begins" in said.read_text(), 60), said.read_text()
             assert listed(operator)["node-1"]["drain"] is True and status() == pb.BUILD_STATUS_PENDING
             assert operator.run("nodes", "drain", "node-1", "--undo").err == "node-1 takes builds again\n"
             assert until(lambda: status() == pb.BUILD_STATUS_SUCCEEDED, 120), said.read_text()
