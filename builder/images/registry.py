@@ -192,7 +192,7 @@ class Registry:
         check_names(repository)
         body = canonical({**PROBE, "config": descriptor(EMPTY_TYPE, EMPTY)})
         digest = digest_of(body)
-        self._give(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)))
+        self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)))
         for reference in (digest, *PROBE_TAGS):
             self._put_manifest(repository, reference, MANIFEST_TYPE, body)
         first, second = PROBE_TAGS
