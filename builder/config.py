@@ -93,6 +93,7 @@ class Settings(BaseModel):
     repository_prefix: str = Field("", description="put before <organization>/<name> in the registry")
     report_url: str = Field("", description="where VersionStatus reports are posted; empty: kept, not sent")
     report_token: str = Field("", description="bearer token of the report's receiver")
+    finalizers: int = Field(4, ge=1, description="builds that a control process attests and tags at once")
     # Build node
     node_id: str = Field("", description="identity of this node; default: the host's name")
     slots: int = Field(2, ge=1, description="builds at once on this node")

@@ -27,6 +27,7 @@ LONGEST_WAIT_S = 30.0
 FIRST_CONTACT_TRIES = 3
 LINE_LIMIT = 8 * 1024 * 1024
 _LATER = frozenset({429, 502, 503, 504})
+_NEVER = frozenset({501, 505})  # of 5xx: the answer of a server that will not do it, however often it is asked
 
 M = TypeVar("M", bound=Message)
 
@@ -132,7 +133,7 @@ class Client:
     def get(self, build_id: str) -> pb.Build:
         """The record; any unique start of the id of four characters or more will do. One that fits several builds is
         refused by the server, which lists them: only it sees all."""
-        return self._call(pb.Build, "GET", f"{BUILDS}/{build_id}")
+        return self._call(pb.Build, "GET", f"{BUILDS}/{build_id}", known=build_id)
 
     def builds(self, limit: int, cursor: str = "") -> pb.ListBuildsResponse:
         """One page, newest first."""
@@ -141,7 +142,7 @@ class Client:
 
     def cancel(self, build_id: str) -> pb.Build:
         """Ask for the end of a build; the answer is its record."""
-        return self._call(pb.Build, "POST", f"{BUILDS}/{build_id}/cancel", content=b"{}", headers=_JSON)
+        return self._call(pb.Build, "POST", f"{BUILDS}/{build_id}/cancel", known=build_id, content=b"{}", headers=_JSON)
 
     def upload(self, chunks: Iterable[bytes]) -> pb.UploadBuildContextResponse:
         """Stream a source. Not repeated: the stream cannot be read twice, and a broken upload creates no build."""
@@ -192,7 +193,7 @@ class Client:
             with self._http.stream("GET", path, params=query, headers=headers, timeout=timeout) as response:
                 if response.status_code >= 400:
                     response.read()
-                self._judge(response)
+                self._judge(response, known=True)
                 try:
                     for event in events(_lines(response.iter_bytes())):
                         entry = _entry(event)
@@ -203,28 +204,30 @@ class Client:
         except (httpx.TransportError, httpx.StreamError) as error:
             raise _Broken(_why(error)) from error
 
-    def _call(self, answer: type[M], method: str, path: str, **kwargs: Any) -> M:
+    def _call(self, answer: type[M], method: str, path: str, *, known: str = "", **kwargs: Any) -> M:
+        """`known`: the build that the call is about. It exists whatever the server answers."""
         tries, since = 0, self._clock.now()
         while True:
             try:
-                return self._once(answer, method, path, **kwargs)
+                return self._once(answer, method, path, known=bool(known), **kwargs)
             except _Broken as error:
-                self._wait(error, tries, since, 0, "")
+                self._wait(error, tries, since, 0, f"ignite-builder get {known}" if known and self._reached else "")
                 tries += 1
 
-    def _once(self, answer: type[M], method: str, path: str, **kwargs: Any) -> M:
+    def _once(self, answer: type[M], method: str, path: str, *, known: bool = False, **kwargs: Any) -> M:
         started = self._clock.now()
         try:
             response = self._http.request(method, path, **kwargs)
         except httpx.TransportError as error:
             raise _Broken(_why(error)) from error
         self.watcher.called(method, path, response.status_code, int((self._clock.now() - started) * 1000))
-        self._judge(response)
+        self._judge(response, known)
         return _read(answer, response.content)
 
-    def _judge(self, response: httpx.Response) -> None:
+    def _judge(self, response: httpx.Response, known: bool = False) -> None:
+        """A server in trouble is asked again where that cannot make anything twice; about a `known` build always."""
         status = response.status_code
-        if status in _LATER:
+        if status in _LATER or (known and status >= 500 and status not in _NEVER):
             raise _Broken(f"answered {status}", _retry_after(response))
         self._reached = True
         if status >= 400 or 300 <= status < 400:

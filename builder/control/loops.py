@@ -1,5 +1,7 @@
 """The control side's loops: dispatch, finalize, reconcile, report, tags. Each is a thread that is woken or ticks.
 
+What a transition changed wakes the loops that see to it (`woken_by`), inside the call that made it.
+
 The store is the truth; a loop that dies or doubles costs time, never a build.
 """
 
@@ -9,12 +11,10 @@ import base64
 import json
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-import httpx
 import redis
 import structlog
 from celery import Celery
@@ -24,14 +24,38 @@ from structlog.typing import FilteringBoundLogger
 
 from builder.config import Settings
 from builder.contract.messages import RUN, read_run, run_message
-from builder.finalize import Finalizer
-from builder.store import builds, nodes, offers, outbox, sweeps
+from builder.control.finalizers import Finalizers
+from builder.control.reports import Reports
+from builder.store import builds, nodes, offers, sweeps
 from builder.store.engine import Store
+from builder.store.events import Event
+from builder.store.transitions import TERMINAL
 
 # A node that was not seen for this many leases takes no builds.
 LIVE_LEASES = 2
-REPORT_TIMEOUT_S = 10.0
 TAGS_MS = 10_000
+LOOPS = ("dispatch", "finalize", "reconcile", "report", "tags")
+# So many failed steps, one after the other, and the process is not ready.
+FAILED_STEPS = 3
+
+# Transitions after which something is queued, or a node has a slot more than before.
+_DISPATCH = frozenset(
+    {"submit", "attach", "reuse", "built", "fail", "retry", "hand-back", "artifact-gone", "cancelled", "lease-expired",
+     "build-timeout", "promote"}
+)  # fmt: skip
+_FINALIZE = frozenset({"reuse", "built", "primary-succeeded"})
+_REPORT = frozenset({"submit", "claim"})
+
+
+class LoopFailing(Exception):
+    """A loop whose last steps have all failed."""
+
+
+def woken_by(event: Event) -> frozenset[str]:
+    """The loops that have something to do after a transition."""
+    reports = event.action in _REPORT or event.status in TERMINAL
+    due = {"dispatch": event.action in _DISPATCH, "finalize": event.action in _FINALIZE, "report": reports}
+    return frozenset(name for name, is_due in due.items() if is_due)
 
 
 def event_log(out: TextIO) -> FilteringBoundLogger:
@@ -66,19 +90,24 @@ def read_queued(raw: bytes, key: str) -> str | None:
 
 @dataclass
 class Loops:
-    """The loops over one store. `redis` is the broker of `celery`; `monotonic` is in seconds."""
+    """The loops over one store. `redis` is the broker of `celery`; `stepped` hears of each step, and whether it went
+    well; `monotonic` is in seconds."""
 
     settings: Settings
     store: Store
     celery: Celery
-    finalizer: Finalizer
+    finalizers: Finalizers
+    reports: Reports
     redis: redis.Redis
     log: FilteringBoundLogger
+    stepped: Callable[[str, bool], None] = lambda name, well: None
     monotonic: Callable[[], float] = time.monotonic
     _ticked: float = float("-inf")
     """When the reconciler last reached the store."""
     _expire_from: float = 0.0
-    _wakes: dict[str, threading.Event] = field(default_factory=lambda: defaultdict(threading.Event))
+    _wakes: Mapping[str, threading.Event] = field(default_factory=lambda: {name: threading.Event() for name in LOOPS})
+    _failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOOPS, 0))
+    """Failed steps of each loop since its last one that went well."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _told: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
@@ -87,21 +116,28 @@ class Loops:
         """Start the threads."""
         work: Mapping[str, Callable[[], None]] = {
             "dispatch": self.dispatch,
-            "finalize": self.finalize,
+            "finalize": self.finalizers.step,
             "reconcile": self.reconcile,
-            "report": self.report,
-            "tags": self.finalizer.check_tags,
+            "report": self.reports.step,
+            "tags": self.finalizers.finalizer.check_tags,
         }
-        periods_ms = defaultdict(lambda: self.settings.tick_ms, tags=TAGS_MS)
+        periods_ms = {"finalize": self.finalizers.period_ms, "tags": TAGS_MS}
+        self.finalizers.freed, self.reports.freed = self._wakes["finalize"].set, self._wakes["report"].set
         for name, step in work.items():
-            thread = threading.Thread(target=self._loop, args=(name, step, periods_ms[name]), name=name, daemon=True)
+            period_ms = periods_ms.get(name, self.settings.tick_ms)
+            thread = threading.Thread(target=self._loop, args=(name, step, period_ms), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
 
-    def wake(self) -> None:
-        """Something changed: look at once."""
-        for name in ("dispatch", "finalize", "report"):
+    def wake(self, *names: str) -> None:
+        """Something changed that these loops see to: look at once."""
+        for name in names:
             self._wakes[name].set()
+
+    def ask(self, name: str) -> None:
+        """Raises `LoopFailing` for a loop that failed several times in a row."""
+        if self._failed[name] >= FAILED_STEPS:
+            raise LoopFailing(f"{name}: {self._failed[name]} steps in a row have failed")
 
     def stop(self) -> None:
         """End the threads and wait for them."""
@@ -110,6 +146,8 @@ class Loops:
             wake.set()
         for thread in self._threads:
             thread.join(timeout=5)
+        self.finalizers.stop()
+        self.reports.stop()
 
     def _loop(self, name: str, step: Callable[[], None], period_ms: int) -> None:
         wake = self._wakes[name]
@@ -117,12 +155,22 @@ class Loops:
             wake.clear()
             if self._stop.is_set():  # set between the two: its wake was cleared
                 return
-            try:
-                step()
-            except Exception as error:
-                self.log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
+            if not self.take_step(name, step):
                 self._stop.wait(0.5)
             wake.wait(period_ms / 1000)
+
+    def take_step(self, name: str, step: Callable[[], None]) -> bool:
+        """One step of a loop; whether it went well. A step that fails is counted, and the loop goes on."""
+        try:
+            step()
+        except Exception as error:
+            self._failed[name] += 1
+            self.log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
+        else:
+            self._failed[name] = 0
+        well = self._failed[name] == 0
+        self.stepped(name, well)
+        return well
 
     def dispatch(self) -> None:
         """Fill a small window of hints for each queue: about twice the free slots of its live nodes."""
@@ -170,11 +218,6 @@ class Loops:
             # The mark of the offer stands for a few seconds; then it is offered again.
             self.log.warning("a hint could not be sent", action="offer-failed", build_id=build_id, error=repr(error))
 
-    def finalize(self) -> None:
-        """Finish what is built: one after the other, oldest first."""
-        while not self._stop.is_set() and self.finalizer.next():
-            self._wakes["dispatch"].set()
-
     def reconcile(self) -> None:
         """Expire leases and timeouts. Safe with two of us: every statement carries what it read."""
         lease_s, started = self.settings.lease_ms / 1000, self.monotonic()
@@ -187,14 +230,12 @@ class Loops:
                 self.store.now(tx)  # a store that does not answer is an outage that goes on
             self._ticked = started
             return
-        changed = builds.expire_leases(self.store)
+        builds.expire_leases(self.store)
         live = self._live()
         self._tell_untaken(live)
-        changed += builds.queue_timeouts(self.store, live)
-        changed += builds.build_timeouts(self.store, self.settings.lease_ms)
+        builds.queue_timeouts(self.store, live)
+        builds.build_timeouts(self.store, self.settings.lease_ms)
         self._ticked = started
-        if changed:
-            self.wake()
 
     def _live(self) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
@@ -207,25 +248,6 @@ class Loops:
         """A build that no live node takes says so in its log, long before its queue timeout; the operator's log too."""
         before = set(self._told)
         for row in sweeps.tell_untaken(self.store, live, self.settings.lease_ms, self._told):
-            self.finalizer.changed(row["build_id"])
+            self.finalizers.changed(row["build_id"])
         for queue, toolchain in set(self._told) - before:
             self.log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)
-
-    def report(self) -> None:
-        """Deliver what the outbox holds, at least once."""
-        if not self.settings.report_url:
-            for row in outbox.due(self.store, 100):
-                outbox.delivered(self.store, row["id"])
-            return
-        headers = {"content-type": "application/json"}
-        if self.settings.report_token:
-            headers["authorization"] = f"Bearer {self.settings.report_token}"
-        with httpx.Client(timeout=REPORT_TIMEOUT_S, trust_env=False) as client:
-            for row in outbox.due(self.store, 100):
-                try:
-                    client.post(self.settings.report_url, content=row["body"], headers=headers).raise_for_status()
-                except httpx.HTTPError as error:
-                    self.log.warning("a report was not taken", action="report-failed", error=repr(error))
-                    outbox.postponed(self.store, row["id"], row["tries"])
-                else:
-                    outbox.delivered(self.store, row["id"])

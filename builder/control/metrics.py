@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from sqlalchemy.exc import SQLAlchemyError
 
 from builder.store.events import Event
 
@@ -16,9 +17,9 @@ Levels = Callable[[], Mapping[str, int]]
 class Metrics:
     """A registry of its own: two control sides in one process do not count each other's builds."""
 
-    def __init__(self, queued: Levels, free: Levels) -> None:
+    def __init__(self, queued: Levels, oldest_ms: Levels, free: Levels, reports: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
-        self._queued, self._free = queued, free
+        self._queued, self._oldest_ms, self._free, self._reports = queued, oldest_ms, free, reports
         self._transitions = Counter(
             "ignite_build_transitions",
             "Transitions of builds.",
@@ -29,6 +30,15 @@ class Metrics:
             "ignite_stale_writes",
             "Writes of owners that own their build no more; they changed nothing.",
             ["call"],
+            registry=self._registry,
+        )
+        self._failures = Counter(
+            "ignite_loop_failures", "Steps of the control side's loops that failed.", ["loop"], registry=self._registry
+        )
+        self._stepped = Gauge(
+            "ignite_loop_last_success_timestamp_seconds",
+            "When a step of a loop last went well.",
+            ["loop"],
             registry=self._registry,
         )
         ProcessCollector(registry=self._registry)
@@ -42,19 +52,35 @@ class Metrics:
         """A stale write."""
         self._stale.labels(call).inc()
 
+    def stepped(self, loop: str, well: bool) -> None:
+        """A step of a loop."""
+        failures = self._failures.labels(loop)  # a loop that never failed shows as 0
+        if well:
+            self._stepped.labels(loop).set_to_current_time()
+        else:
+            failures.inc()
+
     def page(self) -> bytes:
         """In Prometheus' text format."""
         return generate_latest(self._registry)
 
     def collect(self) -> Iterator[Metric]:
-        """The levels; called by the registry."""
-        free, queued = self._free(), self._queued()
+        """The levels; called by the registry. While the store is away there are none, and the counts still show."""
+        try:
+            free, queued, oldest_ms, reports = self._free(), self._queued(), self._oldest_ms(), self._reports()
+        except SQLAlchemyError:
+            return
         length = GaugeMetricFamily("ignite_queue_length", "Builds that wait for a slot.", labels=["queue"])
         slots = GaugeMetricFamily("ignite_free_slots", "Free slots of the live nodes.", labels=["queue"])
+        age = GaugeMetricFamily(
+            "ignite_oldest_queued_seconds", "How long the oldest build has waited for a slot.", labels=["queue"]
+        )
+        waiting = GaugeMetricFamily("ignite_reports_waiting", "Reports that no receiver has taken yet.", value=reports)
         for queue in sorted({*free, *queued}):
             length.add_metric([queue], queued.get(queue, 0))
             slots.add_metric([queue], free.get(queue, 0))
-        yield from (length, slots)
+            age.add_metric([queue], oldest_ms.get(queue, 0) / 1000)
+        yield from (length, slots, age, waiting)
 
     def describe(self) -> Iterator[Metric]:
         """So that registering does not already ask for the levels."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import signal
@@ -20,13 +21,16 @@ from builder import pipelines
 from builder.broker import make_celery
 from builder.config import Settings
 from builder.contract.protocol import CANCEL_CHANNEL
-from builder.control.loops import Loops, event_log
+from builder.control.finalizers import Finalizers
+from builder.control.loops import LOOPS, Loops, event_log, woken_by
 from builder.control.metrics import Metrics
+from builder.control.reports import Reports
 from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
 from builder.images import place
+from builder.images.transport import ONE_SHORT_ATTEMPT
 from builder.pipelines import catalog as catalogs
 from builder.services.builds import BuildService
 from builder.services.parts import Parts
@@ -34,9 +38,9 @@ from builder.services.streams import LogStreams
 from builder.services.tails import Tails
 from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
+from builder.store import outbox, queues
 from builder.store.engine import open_store
 from builder.store.events import Event
-from builder.store.queues import lengths
 from builder.stores.folder import FolderStore
 from builder.transports.http.app import Api, make_app
 from builder.transports.http.events import log_event
@@ -56,13 +60,17 @@ class Control:
         self.settings = settings
         self._on_event = on_event
         self.log = event_log(events or sys.stdout)
-        self.metrics = Metrics(queued=lambda: lengths(self.store), free=self._free_slots)
+        self.metrics = Metrics(
+            queued=lambda: queues.lengths(self.store),
+            oldest_ms=lambda: queues.oldest_ms(self.store),
+            free=self._free_slots,
+            reports=lambda: outbox.waiting(self.store),
+        )
         self.store = open_store(settings.database, self._emit)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
         self.tails = Tails(self.redis)
         catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         finalizer = Finalizer(
-            settings=settings,
             store=self.store,
             destination=place.destination(
                 settings.registry,
@@ -71,9 +79,9 @@ class Control:
                 password=settings.registry_password,
                 insecure=settings.registry_insecure,
                 ca_bundle=settings.ca_bundle,
+                patience=ONE_SHORT_ATTEMPT,
             ),
             label=labels(settings.crash_at, Path(settings.data_dir)),
-            changed=self.tails.tell,
             stale=self.metrics.stale,
             log=self.log,
         )
@@ -81,9 +89,13 @@ class Control:
             settings=settings,
             store=self.store,
             celery=make_celery(settings),
-            finalizer=finalizer,
+            finalizers=Finalizers(
+                settings=settings, store=self.store, finalizer=finalizer, changed=self.tails.tell, log=self.log
+            ),
+            reports=Reports(settings=settings, store=self.store, log=self.log),
             redis=self.redis,
             log=self.log,
+            stepped=self.metrics.stepped,
         )
         parts = Parts(
             settings=settings,
@@ -91,11 +103,12 @@ class Control:
             sources=FolderStore(Path(settings.data_dir) / "sources"),
             catalog=catalog,
             runtimes=pipelines.names(pipelines.load(settings.pipelines)),
-            wake=self.loops.wake,
+            wake=functools.partial(self.loops.wake, "dispatch"),
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
             stale=self.metrics.stale,
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
+        asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
         streams = LogStreams(parts, self.tails, log_event)
         api = Api(settings, BuildService(parts), WorkerService(parts), streams, Uploads(parts))
         self.app = make_app(api, Probes(asked, self.metrics.page, self.log), self.log)
@@ -104,6 +117,7 @@ class Control:
     def _emit(self, event: Event) -> None:
         self.metrics.count(event)
         self.log.info("transition", **vars(event))
+        self.loops.wake(*woken_by(event))
         if event.action == "cancel-request":
             self._tell_owner(event.build_id)
         self._on_event(event)

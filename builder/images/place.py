@@ -9,6 +9,7 @@ from pathlib import Path
 from builder.images import registry
 from builder.images.destination import Destination
 from builder.images.layout import Layout
+from builder.images.transport import PATIENT, Patience
 
 
 def destination(
@@ -21,8 +22,10 @@ def destination(
     ca_bundle: str = "",
     check: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
+    patience: Patience = PATIENT,
 ) -> Destination:
-    """The registry at `host` (`check` and `sleep` as of `transport.Transport`), or where that is empty the folder."""
+    """The registry at `host` (`check`, `sleep` and `patience` as of `transport.Transport`), or where that is empty the
+    folder."""
     if not host:
         return Layout(Path(layout))
     return registry.connect(
@@ -33,4 +36,5 @@ def destination(
         ca_bundle=ca_bundle,
         check=check,
         sleep=sleep,
+        patience=patience,
     )

@@ -33,7 +33,7 @@ from builder.images.destination import (
 )
 from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, digest_of
 from builder.images.layer import Layer
-from builder.images.transport import Credentials, Transport, Trouble, counted, new_client
+from builder.images.transport import PATIENT, Credentials, Patience, Transport, Trouble, counted, new_client
 
 ACCEPT = ", ".join(
     (
@@ -336,15 +336,22 @@ def connect(
     base_prefix: str = "",
     check: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
+    patience: Patience = PATIENT,
 ) -> Registry:
     """A registry at `host` ("name[:port]"). Plain HTTP on loopback or when `insecure`; sends nothing yet.
 
     Loading the CA bundle takes some 20 ms and connections are kept: make one for a host and share it between threads.
     """
     credentials = Credentials(username=username, password=password) if username or password else None
-    client = new_client(ca_bundle=ca_bundle, proxy=proxy)
+    client = new_client(ca_bundle=ca_bundle, proxy=proxy, timeout_s=patience.silence_s)
     transport = Transport(
-        host=host, client=client, credentials=credentials, insecure=insecure, check=check, sleep=sleep
+        host=host,
+        client=client,
+        credentials=credentials,
+        insecure=insecure,
+        check=check,
+        sleep=sleep,
+        patience=patience,
     )
     registry = Registry(transport=transport, base_prefix=base_prefix)
     weakref.finalize(registry, client.close)  # whoever forgets `close` leaves no connection open

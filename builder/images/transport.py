@@ -33,15 +33,25 @@ MAX_TOKEN_BYTES = 64 * 1024
 
 @dataclass(frozen=True, kw_only=True)
 class Patience:
-    """How often and how long: `attempts` in all; delays in ms, doubling from `first` to `longest`."""
+    """How often and how long: `attempts` in all; delays in ms, doubling from `first` to `longest`.
+
+    `silence_s`: how long the other side may send nothing before the attempt counts as failed.
+    """
 
     attempts: int = 6
     first_ms: int = 200
     longest_ms: int = 20_000
+    silence_s: float = 60.0
 
     def delay_ms(self, failed: int, asked_ms: int) -> int:
         """The pause after `failed` attempts; the other side's wish counts, up to `longest_ms`."""
         return min(max(asked_ms, self.first_ms << (failed - 1)), self.longest_ms)
+
+
+PATIENT = Patience()
+
+ONE_SHORT_ATTEMPT = Patience(attempts=1, silence_s=10.0)
+"""For a caller whose own pauses are the retry, and who keeps others waiting meanwhile."""
 
 
 class Trouble(Exception):
@@ -76,7 +86,7 @@ class Transport:
     client: httpx.Client = field(repr=False)
     credentials: Credentials | None = None
     insecure: bool = False
-    patience: Patience = Patience()
+    patience: Patience = PATIENT
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], float] = time.time
     check: Callable[[], None] = lambda: None

@@ -36,7 +36,6 @@ class BuildService:
         if submission.outcome == "conflict":
             message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
             raise CallRefused("ALREADY_EXISTS", message)
-        parts.wake()
         found = _shown(submission.row)
         return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
 

@@ -19,8 +19,8 @@ CANDIDATES = 8  # named when several builds have the start of an id that was giv
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """What the services share. `wake` wakes the dispatcher and the finalizer; `fan_out` tells the tails;
-    `stale` counts a write that came too late, by its call.
+    """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
+    tails; `stale` counts a write that came too late, by its call.
 
     `runtimes`: those that can be built, as the loaded pipelines name them.
     """

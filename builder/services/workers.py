@@ -26,6 +26,8 @@ class WorkerService:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._registered: dict[str, object] = {}
+        """What each node could when it last registered here: the same again changes nothing for the dispatcher."""
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
@@ -36,7 +38,10 @@ class WorkerService:
         drain = nodes.register(
             self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
         )
-        self._parts.wake()
+        can = (frozenset(request.queues), frozenset(request.toolchains), request.slots, drain)
+        if self._registered.get(request.node_id) != can:
+            self._registered[request.node_id] = can
+            self._parts.wake()
         return pb.RegisterNodeResponse(
             heartbeat_interval_ms=settings.heartbeat_ms,
             lease_ms=settings.lease_ms,
@@ -89,8 +94,6 @@ class WorkerService:
         )
         if verdict == "STALE":
             self._parts.stale("planned")
-        if verdict in ("REUSE", "ATTACHED"):
-            self._parts.wake()
         return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + verdict))
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
@@ -121,7 +124,6 @@ class WorkerService:
             return self._stale("finish", pb.FinishResponse(stale=True))
         settings = self._parts.settings
         done = builds.finish(self._parts.store, request, settings.lease_ms, settings.retry_backoff_ms)
-        self._parts.wake()
         self._parts.fan_out(request.build_id, [])
         if done.outcome == "stale":
             self._parts.stale("finish")
@@ -139,7 +141,6 @@ class WorkerService:
         if not self._is_owner(caller, request.build_id):
             return self._stale("hand_back", pb.HandBackResponse(stale=True))
         row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason)
-        self._parts.wake()
         self._parts.fan_out(request.build_id, [])
         if row is None:
             self._parts.stale("hand_back")

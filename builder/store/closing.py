@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import and_, delete, insert, select, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, select, update
 
 from builder.store import logs
 from builder.store.engine import Store
@@ -25,19 +25,23 @@ from builder.store.rows import (
 from builder.store.schema import builds, cache, tags
 from builder.store.transitions import FINALIZE, RUNNING, SUCCEEDED
 
+LATER_MS, LATEST_MS = 2_000, 60_000
+"""The pause after the first failed attempt; it doubles with each further one, up to the second figure."""
+
+ADOPTING = 0x19117F  # the advisory locks that this module takes, one for each repository
+
 
 def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
-    """Take the oldest build in FINALIZE whose lease is over; a new claim fences the last finalizer off.
+    """Take the build in FINALIZE that has been due for longest; a new claim fences the last finalizer off.
 
+    A repository at which a finalizer is at work (in this process or another) is passed over.
     A finalizer that was lost before the PUBLISH mark counts towards poison: that build ends, the next one is taken.
     After the mark the build only goes forward. None: nothing waits.
     """
     while True:
         with store.transaction() as tx:
             now = store.now(tx)
-            query = select(builds).where(builds.c.status == RUNNING, builds.c.half == FINALIZE)
-            query = query.where(builds.c.lease_until <= now).order_by(builds.c.number).limit(1)
-            row = next(iter(locked(tx, query, skip=True)), None)
+            row = _longest_due(tx, now)
             if row is None:
                 return None
             counts = row["finalizer"] and not row["published"]
@@ -53,6 +57,30 @@ def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
                 return get(tx, row["build_id"])
 
 
+def _longest_due(tx: Connection, now: int) -> Row | None:
+    """The next build to finalize, locked, of a repository that no finalizer is at."""
+    others = builds.alias()
+    at_work = select(others.c.repository).where(
+        others.c.status == RUNNING, others.c.half == FINALIZE, others.c.finalizer.is_(True), others.c.lease_until > now
+    )
+    # A build that has just entered FINALIZE has no lease yet: it is due since then.
+    due_since = case((builds.c.lease_until == 0, builds.c.updated_at), else_=builds.c.lease_until)
+    query = select(builds).where(builds.c.status == RUNNING, builds.c.half == FINALIZE, builds.c.lease_until <= now)
+    query = query.where(builds.c.repository.not_in(at_work)).order_by(due_since, builds.c.number).limit(1)
+    passed: list[str] = []
+    while True:
+        row = next(iter(locked(tx, query.where(builds.c.repository.not_in(passed)), skip=True)), None)
+        if row is None or tx.dialect.name == "sqlite":  # SQLite has one writer: nobody adopts beside us
+            return row
+        # Elsewhere a transaction that is not committed may adopt another build of this repository right now. The lock
+        # lasts until the commit; with it, a second look sees what was committed before.
+        mine = select(func.pg_try_advisory_xact_lock(ADOPTING, func.hashtext(row["repository"])))
+        taken = at_work.where(others.c.repository == row["repository"]).limit(1)
+        if tx.execute(mine).scalar() and tx.execute(taken).first() is None:
+            return row
+        passed.append(row["repository"])
+
+
 def keep_finalize(store: Store, build_id: str, number: int, lease_ms: int) -> bool:
     """Renew the lease of a finalizer that is still at it. False: stale."""
     with store.transaction() as tx:
@@ -63,13 +91,19 @@ def keep_finalize(store: Store, build_id: str, number: int, lease_ms: int) -> bo
         return True
 
 
-def release_finalize(store: Store, build_id: str, number: int, after_ms: int) -> None:
-    """Trouble in FINALIZE repeats the step later, never the build. No owner was lost: nothing counts."""
+def release_finalize(store: Store, build_id: str, number: int, wish_ms: int = 0) -> None:
+    """Trouble in FINALIZE repeats the step later, never the build. No owner was lost: nothing counts.
+
+    The pause grows with each attempt of this build that failed: 2, 4, 8 … 60 s. `wish_ms` (the registry's Retry-After)
+    makes it longer, up to 60 s.
+    """
     with store.transaction() as tx:
         row = owned(tx, build_id, number)
         if row is not None and row["half"] == FINALIZE:
             now = store.now(tx)
-            move(tx, row, "finalize-later", lease_until=now + after_ms, finalizer=False, updated_at=now)
+            pause = min(max(LATER_MS << min(row["finalize_tries"], 10), wish_ms), LATEST_MS)
+            later = {"lease_until": now + pause, "finalize_tries": row["finalize_tries"] + 1}
+            move(tx, row, "finalize-later", **later, finalizer=False, updated_at=now)
 
 
 def rebuild(store: Store, build_id: str, number: int, digest: str) -> Row | None:
@@ -86,7 +120,7 @@ def rebuild(store: Store, build_id: str, number: int, digest: str) -> Row | None
         tx.execute(delete(cache).where(*mine, cache.c.repository == row["repository"]))
         text = f"the artifact {digest} of {row['from_cache_of']} is not in the registry any more; building it again"
         logs.system(tx, now, row, text)
-        requeue(tx, now, row, "artifact-gone", artifact="", from_cache_of="")
+        requeue(tx, now, row, "artifact-gone", artifact="", from_cache_of="", finalize_tries=0)
         return get(tx, build_id)
 
 

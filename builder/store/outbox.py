@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, RowMapping, insert, select, update
+from sqlalchemy import Connection, RowMapping, func, insert, select, update
 
 from builder.store import record
 from builder.store.engine import Store
 from builder.store.schema import builds, reports
+
+Row = RowMapping
 
 
 def report(tx: Connection, now: int, row: RowMapping) -> None:
@@ -21,23 +23,48 @@ def report(tx: Connection, now: int, row: RowMapping) -> None:
     tx.execute(update(builds).where(builds.c.build_id == row["build_id"]).values(report_sequence=sequence))
 
 
-def due(store: Store, limit: int) -> Sequence[RowMapping]:
-    """Reports to deliver now, oldest first."""
+def due(store: Store, limit: int, busy: Collection[str] = ()) -> Sequence[Row]:
+    """Reports to deliver now with their organization, oldest first; none of the organizations that are `busy`.
+
+    Of one build in order: while a report waits for its next try, the later ones of its build wait, too.
+    """
+    earlier = reports.alias()
     with store.transaction() as tx:
         now = store.now(tx)
-        query = select(reports).where(reports.c.delivered_at == 0, reports.c.due_at <= now)
-        return tx.execute(query.order_by(reports.c.id).limit(limit)).mappings().all()
+        waits = select(earlier.c.id).where(
+            earlier.c.build_id == reports.c.build_id,
+            earlier.c.sequence < reports.c.sequence,
+            earlier.c.delivered_at == 0,
+            earlier.c.due_at > now,
+        )
+        query = select(reports, builds.c.organization).join(builds, builds.c.build_id == reports.c.build_id)
+        query = query.where(reports.c.delivered_at == 0, reports.c.due_at <= now, ~waits.exists())
+        query = query.where(builds.c.organization.not_in(tuple(busy))).order_by(reports.c.id).limit(limit)
+        return tx.execute(query).mappings().all()
 
 
-def delivered(store: Store, report_id: int) -> None:
-    """The receiver has it."""
+def delivered(store: Store, ids: Collection[int]) -> None:
+    """The receiver has them."""
+    if not ids:
+        return
     with store.transaction() as tx:
-        tx.execute(update(reports).where(reports.c.id == report_id).values(delivered_at=store.now(tx)))
+        tx.execute(update(reports).where(reports.c.id.in_(ids)).values(delivered_at=store.now(tx)))
 
 
-def postponed(store: Store, report_id: int, tries: int) -> None:
-    """The receiver did not take it: again after 1, 2, 4 … 60 s."""
+def postponed(store: Store, report_id: int, tries: int, organization: str = "") -> None:
+    """The receiver did not take it: again after 1, 2, 4 … 60 s. With `organization`: whatever is due of it, too."""
     with store.transaction() as tx:
-        pause = min(1000 * 2**tries, 60_000)
-        later = {"tries": tries + 1, "due_at": store.now(tx) + pause}
-        tx.execute(update(reports).where(reports.c.id == report_id).values(**later))
+        now = store.now(tx)
+        later = now + min(1000 << min(tries, 10), 60_000)
+        tx.execute(update(reports).where(reports.c.id == report_id).values(tries=tries + 1, due_at=later))
+        if organization:
+            of_it = reports.c.build_id.in_(select(builds.c.build_id).where(builds.c.organization == organization))
+            tx.execute(
+                update(reports).where(reports.c.delivered_at == 0, reports.c.due_at < later, of_it).values(due_at=later)
+            )
+
+
+def waiting(store: Store) -> int:
+    """Reports that no receiver has taken yet."""
+    with store.transaction() as tx:
+        return int(tx.execute(select(func.count()).where(reports.c.delivered_at == 0)).scalar_one())

@@ -86,6 +86,7 @@ builds = Table(
     Column("started_at", BigInteger, nullable=False, server_default="0"),
     Column("ended_at", BigInteger, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False),
+    Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),

@@ -7,7 +7,8 @@ one) and `empty_url` (a database without tables).
 import pytest
 
 SUBJECTS = (
-    "claims", "lines", "attaching", "finalizing", "offering", "untaken", "cancelling", "races", "interleavings",
+    "claims", "lines", "attaching", "finalizing", "offering", "untaken", "cancelling", "races", "reporting",
+    "interleavings",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in (*SUBJECTS, "world")))  # before they are imported
 
@@ -19,4 +20,5 @@ from tests.store_contract.interleavings import *  # noqa: E402, F403
 from tests.store_contract.lines import *  # noqa: E402, F403
 from tests.store_contract.offering import *  # noqa: E402, F403
 from tests.store_contract.races import *  # noqa: E402, F403
+from tests.store_contract.reporting import *  # noqa: E402, F403
 from tests.store_contract.untaken import *  # noqa: E402, F403

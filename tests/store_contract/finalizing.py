@@ -1,13 +1,17 @@
-"""FINALIZE: adopt, release, the PUBLISH mark, tags."""
+"""FINALIZE: adopt (in due order, one for each repository), release, the PUBLISH mark, tags."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from builder.store import builds
-from tests.store_contract.world import LEASE, World, in_finalize
+from tests.store_contract.world import LEASE, World, in_finalize, two_in_finalize
 
 
 def test_the_newest_submitted_holds_a_tag_and_only_its_owner_takes_it(world: World) -> None:
-    old, new = in_finalize(world), in_finalize(world)
+    old, new = two_in_finalize(world)
     assert not builds.claim_tag(world.store, new, "latest", "sha256:b"), "before the PUBLISH mark"
     for row in (old, new):
         assert builds.publish(world.store, row["build_id"], row["claim"])
@@ -31,9 +35,9 @@ def test_publish_of_a_build_whose_cancel_was_asked_for_cancels_it(world: World) 
 def test_a_release_costs_nothing_and_after_the_mark_it_only_goes_forward(world: World) -> None:
     build = in_finalize(world)["build_id"]
     for _ in range(5):
-        builds.release_finalize(world.store, build, world.row(build)["claim"], 2000)
+        builds.release_finalize(world.store, build, world.row(build)["claim"])
         assert builds.adopt_finalize(world.store, LEASE) is None
-        world.at[0] += 2000
+        world.at[0] += 60_000
         assert builds.adopt_finalize(world.store, LEASE) is not None
     assert world.row(build)["failures"] == 0
     assert builds.publish(world.store, build, world.row(build)["claim"])
@@ -45,6 +49,108 @@ def test_a_release_costs_nothing_and_after_the_mark_it_only_goes_forward(world: 
     assert builds.cancel(world.store, "acme", build)
     world.finalize(build)
     assert world.row(build)["status"] == "SUCCEEDED"
+
+
+def waiting(world: World, **fields: Any) -> str:
+    """A build whose work has ended now; it waits in FINALIZE."""
+    build = world.submit(**fields)
+    world.succeed_work(build, world.claim(build))
+    return build
+
+
+def adopted(world: World) -> str:
+    """The build that is adopted next; "" for none."""
+    row = builds.adopt_finalize(world.store, LEASE)
+    return str(row["build_id"]) if row is not None else ""
+
+
+def test_the_build_that_has_been_due_for_longest_is_taken_first(world: World) -> None:
+    oldest, second, third = (world.submit(repository=f"acme/{number}") for number in range(3))
+    for build in (third, second):  # the work ends in another order than it was asked for
+        world.succeed_work(build, world.claim(build))
+        world.at[0] += 1
+    assert adopted(world) == third
+    builds.release_finalize(world.store, third, world.row(third)["claim"])
+    world.at[0] += 10_000
+    world.succeed_work(oldest, world.claim(oldest))
+    world.at[0] += 1
+    assert [adopted(world) for _ in range(4)] == [second, third, oldest, ""]
+
+
+def test_of_two_that_are_due_since_one_moment_the_first_submitted_is_taken_first(world: World) -> None:
+    first, second = (world.submit(repository=f"acme/{number}") for number in range(2))
+    for build in (second, first):
+        world.succeed_work(build, world.claim(build))
+    assert [adopted(world), adopted(world)] == [first, second]
+
+
+def test_builds_that_are_in_trouble_do_not_keep_a_younger_one_waiting(world: World) -> None:
+    """Each attempt of the two takes longer than their pause, so that they are always due again."""
+    troubled = [waiting(world, repository=f"acme/{number}") for number in range(2)]
+    healthy = waiting(world, organization="beta")
+    taken = []
+    while healthy not in taken:
+        taken.append(adopted(world))
+        world.at[0] += 20_000
+        builds.release_finalize(world.store, taken[-1], world.row(taken[-1])["claim"])
+    assert taken == [*troubled, healthy]
+
+
+def test_a_repository_has_one_finalizer_at_a_time(world: World) -> None:
+    first, second = waiting(world), waiting(world)
+    elsewhere = waiting(world, organization="beta")
+    assert [adopted(world) for _ in range(3)] == [first, elsewhere, ""]
+    world.at[0] += LEASE - 1
+    assert builds.keep_finalize(world.store, first, world.row(first)["claim"], LEASE)
+    assert builds.keep_finalize(world.store, elsewhere, world.row(elsewhere)["claim"], LEASE)
+    world.at[0] += LEASE - 1
+    assert adopted(world) == "", "its finalizer is still at work"
+    builds.release_finalize(world.store, first, world.row(first)["claim"])
+    assert adopted(world) == second, "a build that only waits for its next attempt keeps no other one waiting"
+    assert builds.publish(world.store, second, world.row(second)["claim"])
+    assert builds.succeed(world.store, second, world.row(second)["claim"], ())
+    world.at[0] += 60_000
+    assert adopted(world) in (first, elsewhere)
+
+
+def test_a_finalizer_that_died_closes_its_repository_for_a_lease(world: World) -> None:
+    first, second = waiting(world), waiting(world)
+    assert adopted(world) == first
+    world.at[0] += LEASE - 1
+    assert adopted(world) == ""
+    world.at[0] += 1
+    assert adopted(world) == second, "due for longer"
+
+
+@pytest.mark.parametrize(("wish_ms", "pauses"), [(0, [2, 4, 8, 16, 32, 60, 60]), (5_000, [5, 5, 8, 16, 32, 60, 60])])
+def test_the_pause_of_a_build_grows_with_each_attempt_that_failed(
+    world: World, wish_ms: int, pauses: list[int]
+) -> None:
+    build = waiting(world)
+    for seconds in pauses:
+        assert adopted(world) == build
+        builds.release_finalize(world.store, build, world.row(build)["claim"], wish_ms)
+        world.at[0] += seconds * 1000 - 1
+        assert adopted(world) == "", f"before {seconds} s"
+        world.at[0] += 1
+    assert adopted(world) == build
+    builds.release_finalize(world.store, build, world.row(build)["claim"], 3_600_000)
+    world.at[0] += 60_000
+    assert adopted(world) == build, "whatever a registry wishes"
+
+
+def test_an_artifact_that_is_built_again_starts_with_the_first_pause(world: World) -> None:
+    first = waiting(world)
+    assert adopted(world) == first
+    with world.store.engine.begin() as tx:
+        tx.execute(builds.builds.update().values(from_cache_of="another", finalize_tries=4))
+    claim = world.row(first)["claim"]
+    assert builds.rebuild(world.store, first, claim, "sha256:gone")
+    world.succeed_work(first, world.claim(first, "again"))
+    assert adopted(world) == first
+    builds.release_finalize(world.store, first, world.row(first)["claim"])
+    world.at[0] += 2_000
+    assert adopted(world) == first
 
 
 def test_finalize_is_timed_out_before_the_mark(world: World) -> None:

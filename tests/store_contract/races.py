@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from builder.store import builds, logs, nodes, outbox
-from tests.store_contract.world import CAN, LEASE, World, in_finalize, line, open_world, race
+from tests.store_contract.world import CAN, LEASE, World, line, open_world, race, two_in_finalize
 
 ROUNDS = 10
 
@@ -114,7 +114,7 @@ def test_a_build_planned_while_its_primary_ends_does_not_wait_for_ever(world: Wo
 
 
 def test_two_finalizers_adopt_different_builds(world: World) -> None:
-    for build in [world.submit() for _ in range(4)]:
+    for build in [world.submit(repository=f"acme/{number}") for number in range(4)]:
         world.succeed_work(build, world.claim(build))
     adopted = race(*[partial(builds.adopt_finalize, world.store, LEASE)] * 4)
     found = [row["build_id"] for row in adopted if row is not None]
@@ -122,6 +122,22 @@ def test_two_finalizers_adopt_different_builds(world: World) -> None:
     while (row := builds.adopt_finalize(world.store, LEASE)) is not None:
         found.append(row["build_id"])
     assert len(found) == len(set(found)) == 4
+
+
+def test_finalizers_that_adopt_at_once_are_never_two_at_one_repository(world: World) -> None:
+    for number in range(ROUNDS):
+        for build in [world.submit(repository=f"acme/{number}-{index % 2}") for index in range(6)]:
+            world.succeed_work(build, world.claim(build))
+        left = 6
+        while left:
+            adopted = race(*[partial(builds.adopt_finalize, world.store, LEASE)] * 4)
+            found = [row for row in adopted if row is not None]
+            repositories = [row["repository"] for row in found]
+            assert len(repositories) == len(set(repositories)) >= 1
+            for row in found:
+                assert builds.publish(world.store, row["build_id"], row["claim"])
+                assert builds.succeed(world.store, row["build_id"], row["claim"], ())
+            left -= len(found)
 
 
 def test_two_reconcilers_count_a_lost_owner_once(world: World) -> None:
@@ -146,7 +162,7 @@ def test_a_finish_and_a_cancel_at_once_end_a_build_once(world: World) -> None:
 
 def test_of_two_builds_that_take_a_tag_at_once_the_newest_submitted_holds_it(world: World) -> None:
     for number in range(ROUNDS):
-        old, new = in_finalize(world), in_finalize(world)
+        old, new = two_in_finalize(world)
         for row in (old, new):
             assert builds.publish(world.store, row["build_id"], row["claim"])
         tag = f"tag{number}"

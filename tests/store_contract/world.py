@@ -106,6 +106,18 @@ def in_finalize(world: World) -> Any:
     return row
 
 
+def two_in_finalize(world: World) -> tuple[Any, Any]:
+    """The rows of an older and a newer build of one repository, both adopted: the older's finalizer is slower than its
+    lease, so that another has the newer one meanwhile."""
+    old = in_finalize(world)
+    new = world.submit()
+    world.succeed_work(new, world.claim(new))
+    world.at[0] += LEASE
+    row = builds.adopt_finalize(world.store, LEASE)
+    assert row is not None and row["build_id"] == new
+    return old, row
+
+
 def race(*calls: Callable[[], Any]) -> list[Any]:
     """What the calls return, each on a thread (so on a connection) of its own, all let go at once."""
     start = threading.Barrier(len(calls))

@@ -116,7 +116,6 @@ def test_a_refusal_carries_reason_where_and_hint() -> None:
     [
         (refusal(401, "UNAUTHENTICATED", "unknown token"), "Unauthenticated", 3),
         (refusal(404, "NOT_FOUND", "no such build"), "NotFound", 5),
-        (refusal(500, "INTERNAL", "oops"), "Internal", 10),
         (httpx.Response(404, text="<html>not ours</html>"), "Unknown", 10),
         (httpx.Response(302, headers={"location": "http://elsewhere"}), "Unknown", 10),
     ],
@@ -126,6 +125,44 @@ def test_other_refusals(response: httpx.Response, reason: str, code: int) -> Non
     with pytest.raises(Stop) as caught:
         made.get("k7m2")
     assert (caught.value.reason, caught.value.exit_code) == (reason, code)
+    assert clock.slept == []
+
+
+def test_an_error_of_the_server_refuses_a_call_that_is_about_no_build() -> None:
+    made, clock, _ = client(lambda request: refusal(500, "INTERNAL", "oops"))
+    with pytest.raises(Stop) as caught:
+        made.create(pb.CreateBuildRequest(idempotency_key="k"))
+    assert (caught.value.reason, caught.value.exit_code, clock.slept) == ("Internal", 10, [])
+
+
+@pytest.mark.parametrize("status", [500, 503, 507])
+def test_an_error_of_the_server_about_a_build_that_is_there_is_waited_out(status: int) -> None:
+    wrong = refusal(status, "INTERNAL", "an error of ours")
+    answers = {
+        "/stream": [wrong, httpx.Response(200, content=sse([line(1, "one")]))],
+        "/k7m2": [wrong, answer(build("k7m2"))],
+    }
+    answers["/cancel"] = [wrong, answer(build("k7m2"))]
+    made, _, _ = client(lambda request: answers["/" + request.url.path.rpartition("/")[2]].pop(0))
+    assert [entry.line for entry in made.follow("k7m2") if not entry.eof] == ["one"]
+    assert made.get("k7m2").build_id == made.cancel("k7m2").build_id == "k7m2"
+    assert not any(answers.values())
+
+
+def test_an_error_of_the_server_that_stays_is_no_refusal_of_a_build_that_is_there() -> None:
+    first = [answer(build("k7m2"))]
+    made, _, _ = client(lambda request: first.pop() if first else refusal(500, "INTERNAL", "an error of ours"))
+    made.get("k7m2")
+    with pytest.raises(Stop) as caught:
+        made.get("k7m2")
+    assert (caught.value.verdict, caught.value.exit_code) == ("LOST", 9)
+    assert "ignite-builder get k7m2" in caught.value.next
+
+
+def test_what_a_server_never_does_is_refused_at_once() -> None:
+    made, clock, _ = client(lambda request: refusal(501, "UNIMPLEMENTED", "not built yet"))
+    with pytest.raises(Stop):
+        made.get("k7m2")
     assert clock.slept == []
 
 

@@ -1,9 +1,10 @@
-"""The reconciler's patience: time in which no owner could beat does not count, and afterwards it goes on."""
+"""The loops: the reconciler's patience, what wakes which loop, and a loop that fails."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
@@ -11,7 +12,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from builder import config
-from builder.control.loops import Loops, event_log
+from builder.control.loops import FAILED_STEPS, LoopFailing, Loops, event_log, woken_by
+from builder.store import builds, outbox, sweeps
 from builder.store.engine import Store
 from tests.store_contract.world import LEASE, World, open_world
 
@@ -43,7 +45,8 @@ class Control:
             settings=config.load({"lease_ms": LEASE}).settings,
             store=Breaking(engine=store.engine, emit=store.emit, clock=store.clock),
             celery=cast(Any, None),
-            finalizer=cast(Any, None),
+            finalizers=cast(Any, None),
+            reports=cast(Any, None),
             redis=cast(Any, None),
             log=event_log(io.StringIO()),
             monotonic=lambda: self.seconds,
@@ -104,3 +107,158 @@ def test_an_outage_of_the_store_is_nobodys_fault(world: World) -> None:
     assert world.row(build)["status"] == "RUNNING", "the owner lives for two leases and could not beat"
     control.tick(2 * TICK_S)
     assert expired(world, build)
+
+
+# What wakes whom
+
+
+def seen(world: World) -> dict[str, object]:
+    """What each loop would find: waiting reports, builds due in FINALIZE, what is queued for a slot, used slots."""
+    with world.store.engine.connect() as tx:
+        rows = tx.execute(builds.builds.select()).mappings().all()
+    at_work = [row["build_id"] for row in rows if row["half"] == "WORK"]
+    return {
+        "report": outbox.waiting(world.store),
+        "finalize": {row["build_id"] for row in rows if row["half"] == "FINALIZE" and row["lease_until"] == 0},
+        "dispatch": (
+            {row["build_id"] for row in rows if row["status"] == "PENDING" and not row["attached_to"]},
+            at_work,
+        ),
+    }
+
+
+def found_more(before: dict[str, Any], after: dict[str, Any]) -> set[str]:
+    """The loops that have more to do than before."""
+    queued, used = before["dispatch"]
+    now_queued, now_used = after["dispatch"]
+    more = {"report"} if after["report"] > before["report"] else set()
+    more |= {"finalize"} if after["finalize"] - before["finalize"] else set()
+    return more | ({"dispatch"} if now_queued - queued or set(used) - set(now_used) else set())
+
+
+def planned_alike(world: World) -> tuple[str, str]:
+    """A primary with a follower."""
+    primary, follower = world.submit(), world.submit()
+    for build in (primary, follower):
+        builds.planned(world.store, build, world.claim(build), "key", "code", "go")
+    return primary, follower
+
+
+def succeeded(world: World) -> None:
+    primary, _ = planned_alike(world)
+    world.succeed_work(primary, world.row(primary)["claim"])
+    adopted = builds.adopt_finalize(world.store, LEASE)
+    assert adopted is not None and builds.publish(world.store, primary, adopted["claim"])
+    builds.succeed(world.store, primary, adopted["claim"], ())
+    late = world.submit()
+    assert builds.planned(world.store, late, world.claim(late), "key", "code", "go") == "REUSE"
+
+
+def failed(world: World, reason: str) -> None:
+    primary, _ = planned_alike(world)
+    world.fail_work(primary, world.row(primary)["claim"], reason)
+
+
+def handed_back(world: World) -> None:
+    build = world.submit()
+    builds.hand_back(world.store, build, world.claim(build), "drain")
+
+
+def cancelled(world: World) -> None:
+    builds.cancel(world.store, "acme", world.submit())
+    build = world.submit()
+    claim = world.claim(build)
+    builds.cancel(world.store, "acme", build)
+    builds.hand_back(world.store, build, claim, "drain")
+
+
+def late(world: World) -> None:
+    world.submit(queue_timeout_ms=1_000)
+    for _ in range(2):
+        world.claim(world.submit(timeout_ms=1_000))
+    world.at[0] += 1_000 + LEASE + 1
+    builds.queue_timeouts(world.store, {})
+    sweeps.build_timeouts(world.store, LEASE)
+    world.claim(world.submit())
+    world.at[0] += LEASE + 1
+    builds.expire_leases(world.store)
+
+
+def gone(world: World) -> None:
+    succeeded(world)
+    for _ in range(2):
+        row = builds.adopt_finalize(world.store, LEASE)
+        if row is not None and row["from_cache_of"]:
+            builds.rebuild(world.store, row["build_id"], row["claim"], "sha256:gone")
+
+
+@pytest.mark.parametrize(
+    "story",
+    [succeeded, lambda world: failed(world, "CompileFailed"), lambda world: failed(world, "OutOfMemory"),
+     lambda world: failed(world, "RegistryUnavailable"), handed_back, cancelled, late, gone],
+    ids=["succeeded", "failed", "promoted", "retried", "handed-back", "cancelled", "late", "gone"],
+)  # fmt: skip
+def test_whatever_a_transition_gives_a_loop_to_do_wakes_it(
+    world: World, story: Callable[[World], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each transaction, that is: what was found more, and which loops its events wake."""
+    met: list[tuple[set[str], set[str], list[str]]] = []
+    real = Store.transaction
+    depth = [0]
+
+    @contextmanager
+    def watched(store: Store) -> Iterator[Any]:
+        if depth[0]:
+            with real(store) as tx:
+                yield tx
+            return
+        depth[0] += 1
+        before, told = seen(world), len(world.events)
+        try:
+            with real(store) as tx:
+                yield tx
+            events = world.events[told:]
+            woken = {name for event in events for name in woken_by(event)}
+            met.append((found_more(before, seen(world)), woken, [event.action for event in events]))
+        finally:
+            depth[0] -= 1
+
+    monkeypatch.setattr(Store, "transaction", watched)
+    story(world)
+    assert any(more for more, _, _ in met)
+    for more, woken, actions in met:
+        assert more <= woken, f"{actions} give {more - woken} something to do"
+
+
+def test_a_transition_that_gives_nobody_anything_to_do_wakes_nobody(world: World) -> None:
+    build = world.submit()
+    builds.offerable(world.store, "compile.go", ["go-1.26"], 4)
+    claim = world.claim(build)
+    world.events.clear()
+    builds.heartbeat(world.store, build, claim, "BUILD", LEASE)
+    builds.cancel(world.store, "acme", build)
+    assert [set(woken_by(event)) for event in world.events if event.action != "cancelled"] == [set()] * len(
+        world.events
+    )
+
+
+# A loop that fails
+
+
+def test_a_loop_that_fails_several_times_in_a_row_is_named_until_it_goes_well(world: World) -> None:
+    control = Control(world)
+    steps: list[tuple[str, bool]] = []
+    control.loops.stepped = lambda name, well: steps.append((name, well))
+
+    def broken() -> None:
+        raise ImportError("No module named 'packaging'")
+
+    for _ in range(FAILED_STEPS):
+        control.loops.ask("dispatch")
+        assert not control.loops.take_step("dispatch", broken)
+    with pytest.raises(LoopFailing, match="dispatch"):
+        control.loops.ask("dispatch")
+    control.loops.ask("report")
+    assert control.loops.take_step("dispatch", lambda: None)
+    control.loops.ask("dispatch")
+    assert steps == [("dispatch", False)] * FAILED_STEPS + [("dispatch", True)]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import queue
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,14 @@ from sqlalchemy.exc import OperationalError
 
 from builder import config
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.control import finalizers
+from builder.control.finalizers import Finalizers
 from builder.control.loops import event_log
 from builder.errors import PlatformError
-from builder.finalize import LATER_MS, Finalizer
+from builder.finalize import Finalizer
 from builder.images.layout import Layout
 from builder.store import builds
+from builder.store.closing import LATER_MS, LATEST_MS
 from tests.oci_fixtures import make_image
 from tests.store_contract.world import LEASE, World, open_world
 
@@ -52,16 +58,31 @@ def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Flaky:
     return Flaky(tmp_path / "layout")
 
 
-def finalizer(world: World, registry: Layout, **settings: Any) -> Finalizer:
-    return Finalizer(
-        settings=config.load({"lease_ms": LEASE, **settings}).settings,
+def pool(world: World, registry: Layout, **more: Any) -> Finalizers:
+    log = event_log(io.StringIO())
+    finalizer = Finalizer(
         store=world.store,
         destination=registry,
         label=lambda name: None,
-        changed=lambda build_id: None,
         stale=lambda call: None,
-        log=event_log(io.StringIO()),
+        log=log,
     )
+    return Finalizers(
+        settings=config.load({"lease_ms": LEASE, **more.pop("settings", {})}).settings,
+        store=world.store,
+        finalizer=finalizer,
+        changed=lambda build_id: None,
+        log=log,
+        **more,
+    )
+
+
+def attempt(ours: Finalizers) -> bool:
+    """One attempt at the next build, here. False: none is due."""
+    row = ours.adopt()
+    if row is not None:
+        ours.attempt(row)
+    return row is not None
 
 
 def push(registry: Layout, tmp_path: Path, text: str) -> pb.BuiltArtifact:
@@ -78,13 +99,13 @@ def built(world: World, artifact: pb.BuiltArtifact, **fields: Any) -> str:
     return build
 
 
-def run(world: World, finish: Finalizer) -> int:
-    """Until nothing waits; how often trouble made it wait."""
-    waited = 0
-    while finish.next():
-        world.at[0] += LATER_MS
-        waited += 1
-    return waited - 1
+def run(world: World, ours: Finalizers) -> int:
+    """Until nothing waits; how many attempts that took."""
+    attempts = 0
+    while attempt(ours):
+        world.at[0] += LATEST_MS
+        attempts += 1
+    return attempts
 
 
 @pytest.mark.parametrize("step", ["attach", "put_tag"])
@@ -109,7 +130,7 @@ def test_trouble_repeats_the_step_and_costs_the_build_nothing(
     monkeypatch.setattr(Flaky, "before", staticmethod(before))
     artifact = push(registry, tmp_path, "a")
     build = built(world, artifact)
-    assert run(world, finalizer(world, registry)) == 4
+    assert run(world, pool(world, registry)) == 5
     row = world.row(build)
     assert (row["status"], row["failures"], row["retries"]) == ("SUCCEEDED", 0, 0)
     assert registry.resolve(REPOSITORY, "latest") == artifact.digest
@@ -129,14 +150,15 @@ def test_a_store_that_cannot_even_hear_of_the_trouble_counts_no_lost_finalizer(
     real = builds.release_finalize
     monkeypatch.setattr(Flaky, "before", staticmethod(before))
     monkeypatch.setattr(builds, "release_finalize", lambda *args: before("release") or real(*args))
-    finish = finalizer(world, registry)
+    finish = pool(world, registry)
+    assert attempt(finish)
     for _ in range(4):
-        with pytest.raises(OperationalError):
-            finish.next()
         world.at[0] += LEASE + 1
+        with pytest.raises(OperationalError):
+            finish.step()  # it first releases what was not released
     down[0] = False
-    finish.next()
-    world.at[0] += LATER_MS
+    finish.step()
+    world.at[0] += LATEST_MS
     run(world, finish)
     assert (world.row(build)["status"], world.row(build)["failures"]) == ("SUCCEEDED", 0)
 
@@ -144,13 +166,13 @@ def test_a_store_that_cannot_even_hear_of_the_trouble_counts_no_lost_finalizer(
 def test_a_reused_artifact_that_the_registry_lost_is_built_again(world: World, registry: Flaky, tmp_path: Path) -> None:
     artifact = push(registry, tmp_path, "a")
     first = built(world, artifact)
-    run(world, finalizer(world, registry))
+    run(world, pool(world, registry))
     empty = Flaky(tmp_path / "another registry")
-    finish = finalizer(world, empty)
+    finish = pool(world, empty)
     again = world.submit()
     assert builds.planned(world.store, again, world.claim(again), *KEY) == "REUSE"
     assert world.row(again)["from_cache_of"] == first
-    finish.next()
+    assert attempt(finish)
     row = world.row(again)
     assert (row["status"], row["from_cache_of"], row["failures"], row["retries"]) == ("PENDING", "", 0, 0)
     claim = world.claim(again, "second")
@@ -168,7 +190,7 @@ def test_a_reused_artifact_that_the_registry_lost_is_built_again(world: World, r
 def test_what_was_built_without_the_cache_is_what_the_cache_answers_next(
     world: World, registry: Flaky, tmp_path: Path
 ) -> None:
-    finish = finalizer(world, registry)
+    finish = pool(world, registry)
     built(world, push(registry, tmp_path, "a"))
     run(world, finish)
     anew = built(world, push(registry, tmp_path, "b"), no_cache=True)
@@ -189,10 +211,11 @@ def test_a_newer_build_between_our_claim_of_a_tag_and_our_put_keeps_the_tag(
     def before(name: str) -> None:
         if name == "put_tag" and not met:
             met.append(name)
-            run(world, finalizer(world, registry))  # another control side, all of it in between
+            world.at[0] += LEASE  # the older's finalizer is slower than its lease
+            assert attempt(pool(world, registry))  # another control side, all of it in between
 
     monkeypatch.setattr(Flaky, "before", staticmethod(before))
-    run(world, finalizer(world, registry))
+    run(world, pool(world, registry))
     assert world.row(second)["status"] == "SUCCEEDED"
     assert registry.resolve(REPOSITORY, "latest") == newer.digest
 
@@ -200,44 +223,159 @@ def test_a_newer_build_between_our_claim_of_a_tag_and_our_put_keeps_the_tag(
 def test_a_tag_that_was_moved_is_put_back_for_ten_minutes(world: World, registry: Flaky, tmp_path: Path) -> None:
     ours, foreign = push(registry, tmp_path, "ours"), push(registry, tmp_path, "foreign")
     built(world, ours)
-    finish = finalizer(world, registry)
-    run(world, finish)
+    finish = pool(world, registry)
+    assert attempt(finish)
     for minute in range(1, 12):
         registry.put_tag(REPOSITORY, foreign.digest, "latest")
         world.at[0] += 60_000
-        finish.check_tags()
+        finish.finalizer.check_tags()
         wanted = ours if minute < 10 else foreign
         assert registry.resolve(REPOSITORY, "latest") == wanted.digest, f"minute {minute}"
 
 
-def test_a_slow_registry_does_not_let_another_control_side_adopt(
+@dataclass
+class Held:
+    """Registry calls that wait until they are let go; `entered` counts those that came, by repository."""
+
+    go: threading.Event
+    entered: queue.SimpleQueue[str]
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
+    """`attach` waits, of repositories whose name begins with "slow"."""
+    made = Held(threading.Event(), queue.SimpleQueue())
+    real = Layout.attach
+
+    def attach(self: Layout, repository: str, *args: Any) -> str:
+        made.entered.put(repository)
+        if repository.startswith("slow"):
+            assert made.go.wait(60)
+        return real(self, repository, *args)
+
+    monkeypatch.setattr(Layout, "attach", attach)
+    yield made
+    made.go.set()
+
+
+def waiting(world: World, registry: Layout, tmp_path: Path, repository: str) -> str:
+    """A build that waits in FINALIZE, of this repository."""
+    image = make_image(tmp_path / repository.replace("/", "-"), repository)
+    digest = registry.push(image, repository, None).digest
+    build = world.submit(repository=repository)
+    success = pb.BuiltArtifact(digest=digest, reference=f"{repository}@{digest}", size_bytes=1)
+    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=world.claim(build), success=success), LEASE, 1000)
+    return build
+
+
+def test_a_slow_registry_does_not_let_another_control_side_adopt(world: World, tmp_path: Path, held: Held) -> None:
+    registry = Layout(tmp_path / "layout")
+    build = waiting(world, registry, tmp_path, "slow/n")
+    seconds, freed = [0.0], threading.Event()
+    ours = pool(world, registry, monotonic=lambda: seconds[0], freed=freed.set)
+    ours.step()
+    assert held.entered.get(timeout=60) == "slow/n"
+    for _ in range(9):  # three leases
+        seconds[0] += LEASE / 3000
+        world.at[0] += LEASE // 3
+        ours.step()
+        assert builds.adopt_finalize(world.store, LEASE) is None
+    held.go.set()
+    assert freed.wait(60)
+    assert (world.row(build)["status"], world.row(build)["failures"]) == ("SUCCEEDED", 0)
+    ours.step()
+    assert not ours._renewed, "the lease of an ended attempt is nobody's"
+
+
+def test_a_repository_that_hangs_keeps_one_thread_and_no_other_repository(
+    world: World, tmp_path: Path, held: Held
+) -> None:
+    registry = Layout(tmp_path / "layout")
+    slow = [waiting(world, registry, tmp_path, "slow/n") for _ in range(3)]
+    healthy = waiting(world, registry, tmp_path, "beta/n")
+    freed: queue.SimpleQueue[None] = queue.SimpleQueue()
+    ours = pool(world, registry, settings={"finalizers": 2}, freed=lambda: freed.put(None))
+    ours.step()
+    assert {held.entered.get(timeout=60) for _ in range(2)} == {"slow/n", "beta/n"}
+    freed.get(timeout=60)
+    assert world.row(healthy)["status"] == "SUCCEEDED"
+    ours.step()
+    assert len(ours._at_work) == 1, "there is a free thread, and the others are of a repository that has its finalizer"
+    held.go.set()
+    for _ in slow:
+        freed.get(timeout=60)
+        ours.step()
+    assert {world.row(build)["status"] for build in slow} == {"SUCCEEDED"}
+
+
+def test_no_more_are_attempted_at_once_than_the_setting_allows(world: World, tmp_path: Path, held: Held) -> None:
+    registry = Layout(tmp_path / "layout")
+    slow = [waiting(world, registry, tmp_path, f"slow/{number}") for number in range(3)]
+    freed: queue.SimpleQueue[None] = queue.SimpleQueue()
+    ours = pool(world, registry, settings={"finalizers": 2}, freed=lambda: freed.put(None))
+    ours.step()
+    ours.step()
+    assert [world.row(build)["finalizer"] for build in slow] == [True, True, False]
+    held.go.set()
+    freed.get(timeout=60)
+    ours.step()
+    for _ in range(2):
+        freed.get(timeout=60)
+    assert {world.row(build)["status"] for build in slow} == {"SUCCEEDED"}
+
+
+def test_a_pool_that_stops_leaves_what_hangs_to_another_and_it_counts_as_nothing(
+    world: World, tmp_path: Path, held: Held, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finalizers, "STOP_S", 0.0)
+    registry = Layout(tmp_path / "layout")
+    build = waiting(world, registry, tmp_path, "slow/n")
+    freed = threading.Event()
+    ours = pool(world, registry, freed=freed.set)
+    ours.step()
+    held.entered.get(timeout=60)
+    ours.stop()
+    world.at[0] += LATER_MS
+    row = builds.adopt_finalize(world.store, LEASE)
+    assert row is not None and (row["build_id"], row["failures"]) == (build, 0)
+    held.go.set()
+    assert freed.wait(60)
+    assert world.row(build)["status"] == "RUNNING", "it is the other's now"
+
+
+def test_a_registrys_wish_to_wait_makes_the_pause_longer(
     world: World, registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = built(world, push(registry, tmp_path, "a"))
-    renewed = threading.Event()
-    real = builds.keep_finalize
-
-    def keep(store: Any, build_id: str, claim: int, lease_ms: int) -> bool:
-        kept = real(store, build_id, claim, LEASE)
-        renewed.set()
-        return kept
-
     def before(name: str) -> None:
-        if name == "attach":
-            for _ in range(3):  # longer than a lease, in steps that are shorter
-                world.at[0] += LEASE - 1
-                renewed.clear()
-                assert renewed.wait(60)
-                assert builds.adopt_finalize(world.store, LEASE) is None
+        raise PlatformError("RegistryUnavailable", "answered 429", retry_after_ms=30_000)
 
     monkeypatch.setattr(Flaky, "before", staticmethod(before))
-    monkeypatch.setattr(builds, "keep_finalize", keep)
-    finish = finalizer(world, registry, lease_ms=200)
-    monkeypatch.setattr(builds, "adopt_finalize", _with_lease(builds.adopt_finalize))
-    assert finish.next()
-    assert (world.row(build)["status"], world.row(build)["failures"]) == ("SUCCEEDED", 0)
+    build = built(world, push(registry, tmp_path, "a"))
+    assert attempt(pool(world, registry))
+    assert world.row(build)["lease_until"] == world.at[0] + 30_000
 
 
-def _with_lease(real: Callable[..., Any]) -> Callable[..., Any]:
-    """The real thread beats every 67 ms; the store's clock, which decides, goes by whole leases."""
-    return lambda store, lease_ms: real(store, LEASE)
+def test_a_repository_in_trouble_keeps_no_other_tag_from_being_compared(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = Layout(tmp_path / "layout")
+    digests = {}
+    for repository in ("acme/a", "acme/b"):
+        build = waiting(world, registry, tmp_path, repository)
+        world.at[0] += 1
+        run_here = pool(world, registry)
+        assert attempt(run_here)
+        digests[repository] = json.loads(world.row(build)["artifact"])["digest"]
+    foreign = registry.push(make_image(tmp_path / "foreign", "foreign"), "acme/b", "latest").digest
+    assert foreign != digests["acme/b"]
+    real = Layout.resolve
+
+    def resolve(self: Layout, repository: str, reference: str) -> str | None:
+        if repository == "acme/a":
+            raise PlatformError("RegistryUnavailable", "no answer")
+        return real(self, repository, reference)
+
+    monkeypatch.setattr(Layout, "resolve", resolve)
+    world.at[0] += 60_000
+    run_here.finalizer.check_tags()
+    assert real(registry, "acme/b", "latest") == digests["acme/b"]

@@ -38,6 +38,7 @@ class Services:
     worker: WorkerService
     store: Store
     parts: Parts
+    woken: list[None]
 
     def submit(self, name: str = "app", caller: Caller = ACME, **fields: Any) -> str:
         request = pb.CreateBuildRequest(name=name, **fields)
@@ -63,17 +64,18 @@ class Services:
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     store = open_store(f"sqlite:///{tmp_path}/builder.db")
+    woken: list[None] = []
     parts = Parts(
         settings=Settings(),
         store=store,
         sources=FolderStore(tmp_path / "sources"),
         catalog=catalog.read(catalog_file("")),
         runtimes=pipelines.names(),
-        wake=lambda: None,
+        wake=lambda: woken.append(None),
         fan_out=lambda build_id, lines: None,
         stale=lambda call: None,
     )
-    yield Services(BuildService(parts), WorkerService(parts), store, parts)
+    yield Services(BuildService(parts), WorkerService(parts), store, parts, woken)
     store.engine.dispose()
 
 
@@ -209,3 +211,17 @@ def test_a_claim_without_a_node_or_a_nonce_is_refused(services: Services, missin
 def test_a_node_without_an_id_is_refused(services: Services) -> None:
     with pytest.raises(BuildError, match="InvalidRequest: nodeId"):
         services.worker.register_node(NODE, pb.RegisterNodeRequest(protocol=1))
+
+
+def test_the_dispatcher_is_woken_by_a_node_that_can_something_else_and_by_no_repetition(services: Services) -> None:
+    request = pb.RegisterNodeRequest(protocol=1, node_id="node", queues=["compile.go"], slots=2)
+    for changed in ({}, {"slots": 3}, {"queues": ["compile.any"]}, {"toolchains": {"go-1.26": "d"}}):
+        request.MergeFrom(pb.RegisterNodeRequest(**changed))  # type: ignore[arg-type]
+        before = len(services.woken)
+        for _ in range(3):
+            services.worker.register_node(NODE, request)
+        assert len(services.woken) == before + 1
+    other = pb.RegisterNodeRequest(protocol=1, node_id="other", slots=1)
+    before = len(services.woken)
+    services.worker.register_node(NODE, other)
+    assert len(services.woken) == before + 1

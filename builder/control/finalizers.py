@@ -1,0 +1,129 @@
+"""The pool of finalizers: builds in due order, one for each repository, one short attempt each.
+
+The pause between two attempts is the retry (`store/closing.py`), so that a registry in trouble keeps no other build
+waiting. A pool is driven: `step` is called when something changed, and at least every third of a lease.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from sqlalchemy.exc import SQLAlchemyError
+from structlog.typing import FilteringBoundLogger
+
+from builder.config import Settings
+from builder.errors import PlatformError
+from builder.finalize import Finalizer
+from builder.store import builds
+from builder.store.engine import Store
+
+STOP_S = 5.0
+
+Claimed = tuple[str, int]
+"""(build id, claim)"""
+
+
+@dataclass(kw_only=True)
+class Finalizers:
+    """At most `settings.finalizers` builds at once, each on a thread. `changed` hears of each build that was attempted,
+    `freed` of each thread that can take another; `monotonic` is in seconds."""
+
+    settings: Settings
+    store: Store
+    finalizer: Finalizer
+    changed: Callable[[str], None]
+    freed: Callable[[], None] = lambda: None
+    log: FilteringBoundLogger
+    monotonic: Callable[[], float] = time.monotonic
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _at_work: dict[Claimed, threading.Thread] = field(default_factory=dict)
+    _renewed: dict[Claimed, float] = field(default_factory=dict)
+    """When each lease was last renewed; a claim that is stale is not in it."""
+    _unreleased: dict[Claimed, int] = field(default_factory=dict)
+    """Claims that trouble ended while the store did not answer, and the registry's Retry-After: they must not count as
+    lost finalizers."""
+
+    @property
+    def period_ms(self) -> int:
+        """How long a pool may go without a `step`."""
+        return min(self.settings.tick_ms, self.settings.lease_ms // 3)
+
+    def step(self) -> None:
+        """Renew the leases of what is at work, then adopt what is due while a thread is free."""
+        self._release()
+        self._renew()
+        while len(self._at_work) < self.settings.finalizers and (row := self.adopt()) is not None:
+            claimed = (row["build_id"], row["claim"])
+            thread = threading.Thread(target=self._run, args=(claimed, row), name="finalizer", daemon=True)
+            with self._lock:
+                self._at_work[claimed] = thread
+                self._renewed[claimed] = self.monotonic()
+            thread.start()
+
+    def adopt(self) -> builds.Row | None:
+        """The next build, as adopted. None: nothing is due."""
+        return builds.adopt_finalize(self.store, self.settings.lease_ms)
+
+    def attempt(self, row: builds.Row) -> None:
+        """One attempt on this thread. A build that is in trouble waits for its next one, and no build pays for it."""
+        try:
+            self.finalizer.finish(row)
+        except Exception as error:  # the registry's, the store's: whatever it is, the build is not at fault
+            self.log.warning(
+                "trouble in FINALIZE", action="finalize-later", build_id=row["build_id"], error=repr(error)
+            )
+            wish_ms = error.retry_after_ms if isinstance(error, PlatformError) else 0
+            self._unreleased[row["build_id"], row["claim"]] = wish_ms
+            try:
+                self._release()
+            except SQLAlchemyError as deaf:  # the next step does it
+                self.log.warning("a claim was not released", action="finalize-unreleased", error=repr(deaf))
+        self.changed(row["build_id"])
+
+    def stop(self) -> None:
+        """Wait a moment for what is at work; what takes longer is due again for another control process."""
+        until = time.monotonic() + STOP_S
+        for thread in tuple(self._at_work.values()):
+            thread.join(max(0.0, until - time.monotonic()))
+        for claimed in tuple(self._at_work):
+            self._unreleased[claimed] = 0
+        try:
+            self._release()
+        except SQLAlchemyError as error:
+            self.log.warning("a claim was not released", action="finalize-unreleased", error=repr(error))
+
+    def _run(self, claimed: Claimed, row: builds.Row) -> None:
+        try:
+            self.attempt(row)
+        finally:
+            with self._lock:
+                del self._at_work[claimed]
+                self._renewed.pop(claimed, None)
+            self.freed()
+
+    def _release(self) -> None:
+        for claimed in tuple(self._unreleased):
+            wish_ms = self._unreleased.pop(claimed, None)
+            if wish_ms is None:  # another thread does it
+                continue
+            try:
+                builds.release_finalize(self.store, *claimed, wish_ms)
+            except BaseException:
+                self._unreleased[claimed] = wish_ms
+                raise
+
+    def _renew(self) -> None:
+        """A registry may take its time: else another finalizer adopts, and this one counts as lost."""
+        now = self.monotonic()
+        with self._lock:
+            due = [claimed for claimed, at in self._renewed.items() if now - at >= self.settings.lease_ms / 3000]
+        for claimed in due:
+            kept = builds.keep_finalize(self.store, *claimed, self.settings.lease_ms)
+            with self._lock:
+                if kept and claimed in self._at_work:
+                    self._renewed[claimed] = now
+                else:
+                    self._renewed.pop(claimed, None)

@@ -1,0 +1,153 @@
+"""Reports over real HTTP: kept without a receiver, in order, and a receiver that hangs for one organization."""
+
+from __future__ import annotations
+
+import io
+import json
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import config
+from builder.control.loops import event_log
+from builder.control.reports import Reports
+from builder.local.embedded import free_port
+from builder.store import outbox
+from tests.store_contract.world import World, open_world
+
+pytestmark = pytest.mark.e2e
+
+Judge = Callable[[dict[str, Any]], int]
+
+
+@contextmanager
+def receiver(judge: Judge) -> Iterator[str]:
+    """Answers each report with the status that `judge` gives it; yields the URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            status = judge(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/reports"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = open_world(f"sqlite:///{tmp_path / 'store.db'}")
+    yield made
+    made.store.engine.dispose()
+
+
+class Driven:
+    """Reports whose batches a test waits for."""
+
+    def __init__(self, world: World, url: str) -> None:
+        self.batches: queue.SimpleQueue[None] = queue.SimpleQueue()
+        settings = config.load({"report_url": url}).settings
+        self.reports = Reports(
+            settings=settings, store=world.store, log=event_log(io.StringIO()), freed=lambda: self.batches.put(None)
+        )
+
+    def run(self, batches: int) -> None:
+        """One step, and so many batches that end."""
+        self.reports.step()
+        for _ in range(batches):
+            self.batches.get(timeout=60)
+
+
+def ended(world: World, organization: str = "acme") -> str:
+    build = world.submit(organization)
+    world.fail_work(build, world.claim(build))
+    return build
+
+
+def test_without_a_receiver_reports_are_kept_and_one_that_comes_later_gets_all(world: World) -> None:
+    build = ended(world)
+    Driven(world, "").run(0)
+    assert outbox.waiting(world.store) == 3
+    got: list[tuple[str, int]] = []
+    with receiver(lambda report: got.append((report["buildId"], int(report["sequence"]))) or 200) as url:  # type: ignore[func-returns-value]
+        Driven(world, url).run(1)
+    assert got == [(build, 1), (build, 2), (build, 3)]
+    assert outbox.waiting(world.store) == 0
+
+
+def test_a_report_that_is_refused_comes_again_before_the_next_one_of_its_build(world: World) -> None:
+    first, second = ended(world), ended(world)
+    got: list[tuple[str, int]] = []
+    refusals = [(first, 2)]
+
+    def judge(report: dict[str, Any]) -> int:
+        one = (report["buildId"], int(report["sequence"]))
+        if one in refusals:
+            refusals.remove(one)
+            return 500
+        got.append(one)
+        return 200
+
+    with receiver(judge) as url:
+        driven = Driven(world, url)
+        driven.run(1)
+        assert got == [(first, 1), (second, 1), (second, 2), (second, 3)]
+        driven.run(0)
+        world.at[0] += 1_000
+        driven.run(1)
+    assert got[4:] == [(first, 2), (first, 3)]
+
+
+def test_a_receiver_that_hangs_for_one_organization_gets_the_others_reports(world: World) -> None:
+    slow, hanging = ended(world), threading.Event()
+    go = threading.Event()
+    got: list[str] = []
+
+    def judge(report: dict[str, Any]) -> int:
+        if report["organizationName"] == "acme":
+            hanging.set()
+            assert go.wait(60)
+        got.append(report["buildId"])
+        return 200
+
+    with receiver(judge) as url:
+        driven = Driven(world, url)
+        driven.run(0)
+        assert hanging.wait(60)
+        other = ended(world, "beta")
+        driven.run(1)
+        assert got == [other] * 3
+        assert outbox.waiting(world.store) == 3
+        go.set()
+        driven.batches.get(timeout=60)
+    assert got[3:] == [slow] * 3
+
+
+def test_a_receiver_that_is_not_there_is_asked_once_for_all_of_an_organization(world: World) -> None:
+    first, _ = ended(world), ended(world)
+    driven = Driven(world, f"http://127.0.0.1:{free_port()}/reports")
+    driven.run(1)
+    driven.run(0)
+    assert outbox.due(world.store, 100) == []
+    with world.store.engine.connect() as tx:
+        tries = tx.execute(outbox.reports.select()).mappings().all()
+    assert {(row["build_id"], row["sequence"]) for row in tries if row["tries"]} == {(first, 1)}
+    world.at[0] += 1_000
+    assert len(outbox.due(world.store, 100)) == 6
