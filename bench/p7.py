@@ -14,11 +14,10 @@ from bench.byhand import Hand
 from bench.pairs import differences, interleave, ratios, spread
 from bench.results import Row, if_long, ratio_row, time_row
 from bench.servers import KEPT, Place, place
-from builder import config, sandbox
+from builder import config, indexes, sandbox
 from builder.config import Settings
 from builder.data import catalog_file
 from builder.local.embedded import ensure_bases, versions_here
-from builder.node.steps import sandbox_egress
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Step
 from builder.toolchains.host import toolchains_of
@@ -87,7 +86,7 @@ def _python(here: Place, settings: Settings) -> tuple[sandbox.Root, dict[str, Pa
 
 
 def _spawn(work: Path, root: sandbox.Root, caches: dict[str, Path], egress: bool) -> Callable[[int], float]:
-    way_out = sandbox_egress(config.load().settings)
+    way_out = sandbox.Egress.for_indexes(indexes.shipped()["python"], config.load().settings.index_env)
 
     def spawn(_: int) -> float:
         began = time.perf_counter()

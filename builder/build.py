@@ -10,13 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import Protocol
 
 from builder import pipelines
 from builder.errors import BuildError
 from builder.key import build_key
-from builder.pipelines.base import PlanRequest
+from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Plan, Step
 from builder.source.tree import Tree
@@ -108,7 +107,7 @@ class Outcome:
     phases: tuple[str, ...] = field(default=())
 
 
-def run_build(claim: Claim, ports: Ports, catalog: Catalog, known: tuple[ModuleType, ...]) -> Outcome:
+def run_build(claim: Claim, ports: Ports, catalog: Catalog, known: tuple[Pipeline, ...]) -> Outcome:
     """Turn one claimed build into one outcome. Does not raise, does not retry, does not know any runtime."""
     log = ports.log
     try:
@@ -165,7 +164,7 @@ def _explain(log: Log, plan: Plan, source: Source) -> None:
         log.said(f"warning: {warning}")
 
 
-def _judge(plan: Plan, step: Step, result: StepResult, known: tuple[ModuleType, ...]) -> None:
+def _judge(plan: Plan, step: Step, result: StepResult, known: tuple[Pipeline, ...]) -> None:
     """Raise what a step's end means; a limit that stopped it speaks before its exit code does."""
     if result.reason:
         said = f"step {step.name}: {result.detail}"

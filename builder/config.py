@@ -2,43 +2,39 @@
 
 Precedence: flag (an argument of `load`), `IGNITE_BUILDER_<NAME>`, `$XDG_CONFIG_HOME/ignite-builder/config.toml`,
 default. No file of the current folder is read: a checkout must not redirect a token (docs/cli.md).
+
+A process that this program starts gets the loaded settings whole, as one value (`handed_over`), and reads nothing else.
 """
 
 from __future__ import annotations
 
 import difflib
-import json
+import fcntl
 import os
 import re
 import secrets
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from builder import indexes
 from builder.errors import BuildError
 
 PREFIX = "IGNITE_BUILDER_"
+HANDED_OVER = PREFIX + "SETTINGS"
 SECRET = "***"
 MIB = 1024 * 1024
 
-# What the machine's own package clients use; handed into the sandbox by name, since it starts with an empty one.
-INDEX_VARIABLES = (
-    "UV_INDEX_URL", "UV_DEFAULT_INDEX", "UV_INDEX", "UV_EXTRA_INDEX_URL", "PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL",
-    "GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOSUMCHECK", "GOPRIVATE", "GONOPROXY", "GOINSECURE",
-)  # fmt: skip
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 # A URL with a user (and maybe a password), and variables that exist to hold a secret (UV_INDEX_X_PASSWORD, GOAUTH).
 CREDENTIAL_URL = re.compile(r"://[^/?#\s,|]*@")
 CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
-# pip's settings by uv's names: fetch steps run uv, which does not read pip's. Not where either of uv's own is set.
-UV_FOR_PIP = {
-    "PIP_INDEX_URL": ("UV_DEFAULT_INDEX", "UV_INDEX_URL"),
-    "PIP_EXTRA_INDEX_URL": ("UV_INDEX", "UV_EXTRA_INDEX_URL"),
-}
 NO_PROXY_VARIABLES = ("NO_PROXY", "no_proxy")
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 # A segment of repository names, and of folders of a node: nothing that leads out of either.
@@ -110,7 +106,7 @@ class Settings(BaseModel):
     timeout_ms: int = Field(600_000, ge=1000, le=3_600_000)
     queue_timeout_ms: int = Field(3_600_000, ge=1000, le=86_400_000)
     memory_bytes: int = Field(2048 * MIB, ge=16 * MIB)
-    cpus: float = Field(2.0, gt=0)
+    cpus: float = Field(2.0, gt=0, allow_inf_nan=False)
     pids: int = Field(512, ge=8)
     disk_bytes: int = Field(4096 * MIB, ge=MIB)
     artifact_bytes: int = Field(1024 * MIB, ge=MIB, le=10240 * MIB)
@@ -136,6 +132,32 @@ class Settings(BaseModel):
     @classmethod
     def _is_an_organization(cls, value: str) -> str:
         return _organization(value)
+
+    @field_validator("server", "report_url")
+    @classmethod
+    def _is_a_url(cls, value: str) -> str:
+        if value:
+            _check_url(value)
+        return value
+
+    @field_validator("listen")
+    @classmethod
+    def _is_an_address(cls, value: str) -> str:
+        address_of(value)
+        return value
+
+    @field_validator("tokens")
+    @classmethod
+    def _each_once(cls, value: tuple[Token, ...]) -> tuple[Token, ...]:
+        """A token in two rows would belong to whichever of them is looked up first."""
+        first: dict[str, int] = {}
+        for number, row in enumerate(value, 1):
+            if not row.token:
+                raise ValueError(f"row {number} has an empty token")
+            if row.token in first:
+                raise ValueError(f"rows {first[row.token]} and {number} have the same token: give each row its own")
+            first[row.token] = number
+        return value
 
     @field_validator("index_env")
     @classmethod
@@ -165,27 +187,64 @@ class Loaded:
     origins: Mapping[str, str]
 
     def describe(self) -> tuple[tuple[str, str, str], ...]:
-        """Rows (name, value, origin); what may hold a secret shows as `***`."""
+        """Rows (name, value, origin); what may hold a secret shows as `***`, of a URL only its credentials."""
         rows = []
         for name in Settings.model_fields:
             value = getattr(self.settings, name)
-            shown = SECRET if value and _is_secret(name) else str(value)
+            shown = _without_secrets(name, value) if value else str(value)
             rows.append((name, shown, self.origins.get(name, "default")))
         return tuple(rows)
 
 
-def _is_secret(name: str) -> bool:
-    return any(word in name for word in ("token", "password", "message_key", "index_env", "upstream_proxy", "_url"))
+def _without_secrets(name: str, value: object) -> str:
+    if any(word in name for word in ("token", "password", "message_key", "index_env")):
+        return SECRET
+    if name.endswith("_url") or name in ("server", "upstream_proxy"):
+        return without_credentials(str(value))
+    return str(value)
+
+
+def without_credentials(url: str) -> str:
+    """A URL whose user, password and values of the query show as `***`. Where it is ambiguous, more is hidden."""
+    scheme, colon, rest = url.partition("://") if "://" in url else ("", "", url)
+    _, at, place = rest.rpartition("@")  # the last one: drivers allow a password with @, / and ? in it
+    place, question, query = place.partition("?")
+    pairs = (pair.rpartition("=") if "=" not in pair else pair.partition("=") for pair in query.split("&"))
+    hidden = "&".join(name + equals + SECRET for name, equals, _ in pairs)
+    return scheme + colon + (SECRET + at if at else "") + place + (question + hidden if query else "")
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{without_credentials(url)} is no URL: {error}") from None
+    if parts.scheme not in ("http", "https") or not host:
+        raise ValueError(f"{without_credentials(url)} is no URL of the form http://HOST[:PORT] or https://HOST[:PORT]")
+    if port is None and parts.netloc.endswith(":"):
+        raise ValueError(f"{without_credentials(url)} has a colon and no port after it")
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """(host, port) of "host:port" or ":port" (loopback). Raises `ValueError` for anything else."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"{text[:80]!r} is no address of the form HOST:PORT, such as 127.0.0.1:8480")
+    return host or "127.0.0.1", int(port)
 
 
 def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os.environ) -> Loaded:
-    """Read flag, environment, file and default, in this order of precedence.
+    """Read flag, environment, file and default, in this order of precedence; settings that were handed over replace
+    the last three.
 
     Raises `BuildError` InvalidRequest for an unknown key (with the nearest known one) or a value of the wrong shape.
     """
+    handed = environ.get(HANDED_OVER)
+    sources = (_handed(handed),) if handed else (_defaults(environ), _file(environ), _environment(environ))
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    for source, origin in (_defaults(environ), _file(environ), _environment(environ)):
+    for source, origin in sources:
         for key, value in source.items():
             values[key] = value
             origins[key] = origin.get(key, "") if isinstance(origin, dict) else origin
@@ -202,7 +261,8 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        raise BuildError("InvalidRequest", f"{name}: {first['msg']}", where=origins.get(name, name)) from None
+        message = f"{name}: {first['msg'].removeprefix('Value error, ')}"
+        raise BuildError("InvalidRequest", message, where=origins.get(name, name)) from None
     return Loaded(settings=settings, origins=origins)
 
 
@@ -231,12 +291,8 @@ def _words(text: str) -> tuple[str, ...]:
 
 
 def _index_env(environ: Mapping[str, str]) -> dict[str, str]:
-    """The index settings of the worker's own clients."""
-    found = {name: environ[name] for name in INDEX_VARIABLES if environ.get(name)}
-    for pips, uvs in UV_FOR_PIP.items():
-        if pips in found and not any(name in found for name in uvs):
-            found[uvs[0]] = " ".join(found[pips].split())
-    return found
+    """The index settings of the machine's own clients, of every runtime: a sandbox's environment starts empty."""
+    return {name: text for one in indexes.shipped().values() for name, text in one.from_machine(environ).items()}
 
 
 def _file(environ: Mapping[str, str]) -> Source:
@@ -284,19 +340,37 @@ def new_secret() -> str:
     return secrets.token_urlsafe(32)
 
 
-def environment(settings: Settings) -> dict[str, str]:
-    """This process's environment with every setting that differs from its default, for a process of ours."""
-    env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
-    for name, value in settings.model_dump().items():
-        if value == Settings.model_fields[name].get_default(call_default_factory=True):
-            continue
-        if isinstance(value, tuple) and name != "tokens":
-            text = ",".join(value)
-        elif isinstance(value, dict):
-            text = "{" + ", ".join(f"{json.dumps(key)} = {json.dumps(item)}" for key, item in value.items()) + "}"
-        elif name == "tokens":
-            continue
-        else:
-            text = str(value).lower() if isinstance(value, bool) else str(value)
-        env[PREFIX + name.upper()] = text
-    return env
+@contextmanager
+def handed_over(settings: Settings) -> Iterator[dict[str, str]]:
+    """The environment of a process of ours that is to have exactly these settings, for as long as this is open.
+
+    The settings lie in memory of this process and on no disk. The variable names the place, so the other's environment
+    holds no secret, and a worker that restarts itself (SIGHUP, which closes every descriptor) finds them again.
+    Variables of the machine (PATH, proxies, CA) go on as they are.
+    """
+    descriptor = os.memfd_create("ignite-builder-settings", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(descriptor, "wb", buffering=0) as memory:
+        os.fchmod(descriptor, 0o600)
+        memory.write(settings.model_dump_json().encode())
+        seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL
+        fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, seals)
+        env = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+        yield env | {HANDED_OVER: f"/proc/{os.getpid()}/fd/{descriptor}"}
+
+
+def _handed(place: str) -> Source:
+    """All settings of the process that started this one."""
+    try:
+        text = Path(place).read_bytes()
+        values = Settings.model_validate_json(text)
+    except (OSError, ValidationError) as error:
+        why = error.strerror if isinstance(error, OSError) else "they are not whole"
+        message = f"the settings that this process was started with cannot be read: {why}"
+        step = f"Unset {HANDED_OVER} to read the settings file and the environment."
+        raise BuildError("InvalidRequest", message, where=HANDED_OVER, next=step) from None
+    missing = set(Settings.model_fields) - values.model_fields_set
+    if missing:
+        message = f"the settings that this process was started with lack {', '.join(sorted(missing))}"
+        step = "Both processes must be of the same version."
+        raise BuildError("InvalidRequest", message, where=HANDED_OVER, next=step)
+    return {name: getattr(values, name) for name in Settings.model_fields}, HANDED_OVER

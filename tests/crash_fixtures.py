@@ -32,6 +32,7 @@ from tests.build_fixtures import tar_of
 
 HEARTBEAT_MS, LEASE_MS, TICK_MS = 300, 1500, 100
 BUILD_UID = uids.CRASH
+REDIS_PASSWORD = "of-the-crash-tests"
 ROOT = Path(__file__).resolve().parents[1]
 LINES = 20
 SPEAKS = f"""\
@@ -106,7 +107,7 @@ class Installation:
 
     def start_redis(self) -> None:
         """On the same port each time, and empty each time: it persists nothing."""
-        self.redis, _ = self.stack.enter_context(private_redis(self.folder / "redis", self.redis_port))
+        self.redis, _ = self.stack.enter_context(private_redis(self.folder / "redis", self.redis_port, REDIS_PASSWORD))
 
     def start_api(self) -> None:
         settings = {"CRASH_AT": self.crash_api_at, "DATA_DIR": str(self.folder / "data")}
@@ -330,7 +331,7 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
                 f' {{token="{worker_token}", scopes=["worker"]}}]'
             ),
             "MESSAGE_KEY": secrets.token_hex(16),
-            "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
+            "REDIS_URL": f"redis://:{REDIS_PASSWORD}@127.0.0.1:{redis_port}/0",
             "REPORT_URL": reports.url,
             "NODE_ID": "crash-node",
             "QUEUES": "compile.python,compile.any",

@@ -16,13 +16,19 @@ from builder.plan import Choice, Detection, Diagnosis, LayerSource, Output, Plan
 from builder.source.tree import Tree
 
 NAME = "script"
-BUILD_ARGS = ("GREETING",)
+EXTENSIONS: tuple[str, ...] = (".script",)
+BUILD_ARGS: tuple[str, ...] = ("GREETING",)
 PYTHON = "/usr/bin/python3.11"
 
 
 def detect(tree: Tree) -> Detection | None:
     """build.py at the root."""
     return Detection(runtime=NAME, because="build.py is at the root") if tree.has("build.py") else None
+
+
+def looks_like(source: bytes) -> bool:
+    """Nothing is known about what a script looks like."""
+    return False
 
 
 def single_file_name(source: bytes) -> str:
@@ -48,3 +54,8 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """Nothing is known about what a script says."""
     return step_failed(step, exit_code, lines)
+
+
+def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
+    """A script resolves nothing."""
+    return ()

@@ -58,7 +58,7 @@ class Api:
             with self._http.stream("GET", path) as response:
                 if response.status_code >= 400:
                     response.read()
-                    raise _refusal(response)
+                _refuse(response)
                 yield from response.iter_bytes(1024 * 1024)
         except httpx.TransportError as error:
             raise ApiUnreachable(repr(error)) from error
@@ -73,11 +73,16 @@ class Api:
             response = self._http.request(method, path, headers=headers, **kwargs)
         except httpx.TransportError as error:
             raise ApiUnreachable(repr(error)) from error
-        if response.status_code == 429 or response.status_code in (500, 502, 503, 504):
-            raise ApiUnreachable(f"{response.status_code} {response.text[:200]}")
-        if response.status_code >= 400:
-            raise _refusal(response)
+        _refuse(response)
         return response
+
+
+def _refuse(response: httpx.Response) -> None:
+    """Raises for an answer that is none; its body has been read."""
+    if response.status_code == 429 or response.status_code in (500, 502, 503, 504):
+        raise ApiUnreachable(f"{response.status_code} {response.text[:200]}")
+    if response.status_code >= 300:
+        raise _refusal(response)
 
 
 def _refusal(response: httpx.Response) -> ApiError:

@@ -7,8 +7,6 @@ The store is the truth; a loop that dies or doubles costs time, never a build.
 
 from __future__ import annotations
 
-import base64
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +20,7 @@ from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
+from builder.broker.transport import arguments
 from builder.config import Settings
 from builder.contract.messages import RUN, read_run, run_message
 from builder.control.finalizers import Finalizers
@@ -82,9 +81,8 @@ def free_of(takers: Sequence[nodes.Node]) -> int:
 def read_queued(raw: bytes, key: str) -> str | None:
     """The build id of a message as it lies in Redis (kombu's envelope of Celery's protocol 2); None for any other."""
     try:
-        _, kwargs, _ = json.loads(base64.b64decode(json.loads(raw)["body"]))
-        return read_run(kwargs, key)
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return read_run(arguments(raw), key)
+    except ValueError:
         return None
 
 

@@ -32,6 +32,11 @@ class Metrics:
             ["call"],
             registry=self._registry,
         )
+        self._dropped = Counter(
+            "ignite_messages_dropped",
+            "Messages that nodes found in their queues and dropped, since they are no hints signed here.",
+            registry=self._registry,
+        )
         self._failures = Counter(
             "ignite_loop_failures", "Steps of the control side's loops that failed.", ["loop"], registry=self._registry
         )
@@ -51,6 +56,10 @@ class Metrics:
     def stale(self, call: str) -> None:
         """A stale write."""
         self._stale.labels(call).inc()
+
+    def dropped(self, messages: int) -> None:
+        """What a node has dropped since it last said so."""
+        self._dropped.inc(messages)
 
     def stepped(self, loop: str, well: bool) -> None:
         """A step of a loop."""

@@ -18,8 +18,8 @@ import redis
 from sqlalchemy import text
 
 from builder import pipelines
-from builder.broker import make_celery
-from builder.config import Settings
+from builder.broker.app import make_celery
+from builder.config import Settings, address_of
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control.finalizers import Finalizers
 from builder.control.loops import LOOPS, Loops, event_log, woken_by
@@ -106,6 +106,7 @@ class Control:
             wake=functools.partial(self.loops.wake, "dispatch"),
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
             stale=self.metrics.stale,
+            dropped=self.metrics.dropped,
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
@@ -155,16 +156,22 @@ class Control:
 
 
 def listen(address: str) -> socket.socket:
-    """A listening socket at "host:port" (port 0: any free one)."""
-    host, _, port = address.rpartition(":")
+    """A listening socket at "host:port" (port 0: any free one). Raises `BuildError` InvalidRequest."""
+    try:
+        host, port = address_of(address)
+    except ValueError as error:
+        raise BuildError("InvalidRequest", f"listen: {error}", where="listen") from None
     # With its protocol named, asyncio turns Nagle off: an answer in two writes would else wait 40 ms for an ACK.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
-        listener.bind((host or "127.0.0.1", int(port)))
-    except OSError as error:
-        raise BuildError("InvalidRequest", f"cannot listen on {address}: {error.strerror}", where="listen") from None
-    listener.listen(512)
+        listener.bind((host, port))
+        listener.listen(512)
+    except (OSError, UnicodeError) as error:  # a host name may have no form in IDNA
+        listener.close()
+        why = getattr(error, "strerror", "") or error
+        step = "Set listen to an address of this machine and a port that is free."
+        raise BuildError("InvalidRequest", f"cannot listen on {address}: {why}", where="listen", next=step) from None
     return listener
 
 
@@ -189,6 +196,8 @@ def serve(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     control.start()
+    host, port = listener.getsockname()
+    control.log.info("listening", action="listening", url=f"http://{host}:{port}")
     try:
         server.run(sockets=[listener])
     finally:

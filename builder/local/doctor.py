@@ -12,7 +12,8 @@ from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
 from builder.pipelines import catalog as catalogs
-from builder.toolchains.host import find_program, toolchains_of
+from builder.pipelines.catalog import Catalog
+from builder.toolchains.host import Toolchains, find_program, toolchains_of
 
 PROGRAMS = (
     ("redis-server", "the embedded mode does not start", "apt-get install -y redis-server"),
@@ -33,7 +34,7 @@ class Finding:
 
 def findings(settings: Settings) -> tuple[Finding, ...]:
     """Programs, sandbox, control groups, compressor, toolchains, disk."""
-    found = []
+    found: list[Finding] = []
     for name, effect, mend in PROGRAMS:
         found.append(Finding(ok=bool(find_program(name)), name=name, effect=effect, mend=mend))
     for each in sandbox.check():
@@ -55,13 +56,7 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
     toolchains = toolchains_of(settings)
     for name in pipelines.names(pipelines.load(settings.pipelines)):
-        row = catalog.find(name)
-        try:
-            toolchains.find(row)
-            found.append(Finding(ok=True, name=row.name))
-        except BuildError as error:
-            mend = f"ignite-builder bases build {row.base}" if "base image" in error.message else f"install {row.name}"
-            found.append(Finding(ok=False, name=row.name, effect=error.message, mend=mend))
+        found.append(_toolchain(catalog, toolchains, name))
     folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
     free = shutil.disk_usage(folder).free
     gib = free / 1024**3
@@ -74,3 +69,17 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
         )
     )
     return tuple(found)
+
+
+def _toolchain(catalog: Catalog, toolchains: Toolchains, runtime: str) -> Finding:
+    """Whether this machine builds a runtime in its default version."""
+    try:
+        row = catalog.find(runtime)
+    except BuildError as error:
+        mend = f"add a row for {runtime} to the catalog, or take its pipeline out of pipelines"
+        return Finding(ok=False, name=runtime, effect=f"not built anywhere: {error.message}", mend=mend)
+    try:
+        toolchains.find(row)
+    except BuildError as error:
+        return Finding(ok=False, name=row.name, effect=error.message, mend=error.next)
+    return Finding(ok=True, name=row.name)

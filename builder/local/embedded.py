@@ -23,7 +23,7 @@ from typing import Any
 
 from builder import pipelines
 from builder.bases.base import BaseStore
-from builder.config import Settings, Token, environment, new_secret
+from builder.config import Settings, Token, handed_over, new_secret
 from builder.control.process import Control, listen
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError, PlatformError
@@ -124,13 +124,16 @@ def _alone(data: Path) -> Iterator[None]:
 
 
 @contextmanager
-def private_redis(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen[bytes], str]]:
-    """A Redis of our own on a loopback port, without persistence. Yields the process and its URL."""
+def private_redis(folder: Path, port: int = 0, password: str = "") -> Iterator[tuple[subprocess.Popen[bytes], str]]:
+    """A Redis of our own on a loopback port, without persistence. Yields the process and its URL.
+
+    It takes a password, since every user of the machine reaches the port; a new one where none is named.
+    """
     program = shutil.which("redis-server")
     if program is None:
         raise BuildError("Internal", "redis-server is not installed", next="apt-get install -y redis-server")
     folder.mkdir(parents=True, exist_ok=True)
-    port = port or free_port()
+    port, password = port or free_port(), password or new_secret()
     argv = [
         program,
         "--port",
@@ -143,12 +146,16 @@ def private_redis(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Pope
         "no",
         "--dir",
         str(folder),
+        "-",  # the rest from standard input, where no other process sees it
     ]
     with (folder / "redis.log").open("ab") as log:
-        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     try:
+        assert process.stdin
+        with suppress(BrokenPipeError), process.stdin as config:  # a Redis that has ended says so below
+            config.write(f"requirepass {password}\n".encode())
         _await_port(port, process)
-        yield process, f"redis://127.0.0.1:{port}/0"
+        yield process, f"redis://:{password}@127.0.0.1:{port}/0"
     finally:
         end(process, 5)
 
@@ -156,23 +163,24 @@ def private_redis(folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Pope
 @contextmanager
 def running_worker(settings: Settings, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     """A Celery worker process of this node; drained and ended on the way out, killed where that is a Ctrl-C."""
-    process = start_worker(settings, log)
-    try:
-        yield process
-    except KeyboardInterrupt:
-        kill(process)
-        raise
-    finally:
-        end(process, settings.drain_ms / 1000 + 10)
+    with handed_over(settings) as environ:
+        process = start_worker(settings, environ, log)
+        try:
+            yield process
+        except KeyboardInterrupt:
+            kill(process)
+            raise
+        finally:
+            end(process, settings.drain_ms / 1000 + 10)
 
 
-def start_worker(settings: Settings, log: Path) -> subprocess.Popen[bytes]:
-    """Start the worker; its own words go to `log`."""
+def start_worker(settings: Settings, environ: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:
+    """Start the worker, which finds its settings in `environ`; its output goes to `log`."""
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as out:
         return subprocess.Popen(
             worker_argv(settings),
-            env=environment(settings),
+            env=environ,
             stdout=out,
             stderr=out,
             stdin=subprocess.DEVNULL,

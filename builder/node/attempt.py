@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 from builder.bases.base import BaseStore
 from builder.build import working_copy
@@ -17,6 +16,7 @@ from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.images.destination import Destination
+from builder.pipelines.base import Pipeline
 from builder.pipelines.catalog import Catalog
 from builder.toolchains.host import Provided, Toolchains
 
@@ -31,7 +31,7 @@ class NodeParts:
     settings: Settings
     api: Api
     catalog: Catalog
-    known: tuple[ModuleType, ...]
+    known: tuple[Pipeline, ...]
     toolchains: Toolchains
     bases: BaseStore
     destination: Callable[[pb.Destination, Attempt], Destination]

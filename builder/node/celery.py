@@ -1,14 +1,14 @@
-"""What `celery -A builder.node.celery worker` loads: the settings, the application, the node behind its task."""
+"""What `celery -A builder.node.celery worker` loads: the settings, and the worker's application over them."""
 
 from __future__ import annotations
 
-from builder.broker import add_run_task, make_celery, read_queues
-from builder.config import load
-from builder.node.worker import Node
+import sys
 
-settings = load().settings
-app = make_celery(settings)
-node = Node(settings)
-read_queues(app, node.queues(), settings.slots)
-add_run_task(app, node.handle)
-node.connect_signals()
+from builder.config import load
+from builder.node.main import make_app
+
+# At a SIGHUP Celery executes sys.argv again; `python -m celery` has a file there that does not run by its path.
+if sys.argv[0].endswith("/celery/__main__.py"):
+    sys.argv[:1] = ["-m", "celery"]
+
+app = make_app(load().settings, sys.stderr)

@@ -14,6 +14,9 @@ from builder.source.digest import code_hash
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
 
+AGAIN_S = 0.2
+"""Between two tries at the source, as between those of every call of an owner."""
+
 
 def open_source(attempt: Attempt, claim: Claim) -> Source:
     """Fetch, verify, unpack."""
@@ -38,17 +41,30 @@ def open_source(attempt: Attempt, claim: Claim) -> Source:
 
 
 def _download(attempt: Attempt, claim: Claim, dest: Path) -> int:
-    hasher, size = hashlib.sha256(), 0
+    """Into the file; its size. An API that is away costs no retry of the build: the file begins anew while the claim
+    is ours. Only a refusal ends that."""
     path = f"/v1/ignite/worker/builds/{claim.build_id}/source?claim={claim.number}"
-    try:
-        with dest.open("wb") as out:
-            for chunk in attempt.node.api.download(path):
-                attempt.check()
-                hasher.update(chunk)
-                size += len(chunk)
-                out.write(chunk)
-    except (ApiUnreachable, ApiError) as error:
-        raise PlatformError("SourceStoreUnavailable", f"the source could not be fetched: {error}") from error
-    if hasher.hexdigest() != claim.source_sha256.removeprefix("sha256:"):
+    while True:
+        attempt.check()
+        try:
+            digest, size = _download_once(attempt, path, dest)
+            break
+        except ApiUnreachable:
+            attempt.pause(AGAIN_S)
+        except ApiError as error:
+            raise PlatformError("SourceStoreUnavailable", f"the source could not be fetched: {error}") from error
+    if digest != claim.source_sha256.removeprefix("sha256:"):
         raise PlatformError("SourceStoreUnavailable", "the source arrived with another digest than was stored")
     return size
+
+
+def _download_once(attempt: Attempt, path: str, dest: Path) -> tuple[str, int]:
+    """SHA-256 and size of what arrived."""
+    hasher, size = hashlib.sha256(), 0
+    with dest.open("wb") as out:
+        for chunk in attempt.node.api.download(path):
+            attempt.check()
+            hasher.update(chunk)
+            size += len(chunk)
+            out.write(chunk)
+    return hasher.hexdigest(), size

@@ -1,20 +1,51 @@
-"""`ignite-builder worker`: the Celery worker; which queues and slots it has, `builder/node/celery.py` tells it."""
+"""The Celery worker of a build node: its application, `ignite-builder worker`, the command line of a child worker."""
 
 from __future__ import annotations
 
 import os
 import sys
+from typing import TextIO
 
-from builder.config import Settings, environment
+from celery import Celery
+
+from builder.broker.app import add_run_task, make_celery, read_queues
+from builder.config import Settings
+from builder.node.worker import Node, Refused, require_membership
+
+
+def make_app(settings: Settings, say: TextIO | None = None) -> Celery:
+    """The application with this node behind its task. A refusal to start is written to `say`, where there is one."""
+    node = Node(settings, say)
+    app = make_celery(settings, node.dropped)
+    read_queues(app, node.queues(), settings.slots)
+    add_run_task(app, node.handle)
+    node.connect_signals()
+    return app
 
 
 def work(settings: Settings) -> int:
-    """Become the worker process; does not return. Raises `BuildError` InvalidRequest without server and token."""
-    os.execve(sys.executable, worker_argv(settings), environment(settings))
+    """Be the worker until it ends; the exit code. A SIGHUP starts the command anew, which reads its settings again.
+
+    Raises `BuildError` InvalidRequest without server and token, and what the API refuses this node for.
+    """
+    require_membership(settings)
+    app = make_app(settings)
+    try:
+        worker = app.Worker(
+            hostname=f"{settings.node_id}@{os.uname().nodename}",
+            loglevel="WARNING",
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+        )
+        worker.start()
+    except Refused as refused:
+        raise refused.error from None
+    return int(worker.exitcode or 0)
 
 
 def worker_argv(settings: Settings) -> list[str]:
-    """The command line of the worker."""
+    """The command line of a worker process, whose settings the environment hands over."""
     options = ["--hostname", f"{settings.node_id}@%h"]
     flags = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "WARNING"]
     return [sys.executable, "-m", "celery", "--app", "builder.node.celery", "worker", *options, *flags]

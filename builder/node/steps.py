@@ -10,7 +10,6 @@ from pathlib import Path
 
 from builder import sandbox
 from builder.build import StepResult
-from builder.config import Settings
 from builder.errors import BuildError, PlatformError
 from builder.node.attempt import Attempt
 from builder.plan import Network, Plan, Step
@@ -60,7 +59,7 @@ def run(attempt: Attempt, plan: Plan, step: Step) -> StepResult:
         attempt.held.spool.add("BUILD", stream.value, text)
         attempt.node.label("in-step")
 
-    egress = sandbox_egress(settings) if step.network is Network.INDEX else None
+    egress = sandbox_egress(attempt) if step.network is Network.INDEX else None
     sandboxed = functools.partial(sandbox.run, use_cgroups=settings.use_cgroups)
     result = (sandbox.Unsandboxed().run if settings.unsandboxed else sandboxed)(
         sandbox.Command(
@@ -103,7 +102,7 @@ def _environment(attempt: Attempt, step: Step) -> Mapping[str, str]:
     env["PATH"] = ":".join((*attempt.provided.path, PATH))
     env["SOURCE_DATE_EPOCH"] = "0"
     if step.network is Network.INDEX:
-        env |= settings.index_env
+        env |= attempt.provided.indexes.environment(settings.index_env)
         if settings.ca_bundle:
             env["SSL_CERT_FILE"] = CA_MOUNT
     return env | dict(step.env)
@@ -130,10 +129,14 @@ def _cache(attempt: Attempt, name: str) -> Path:
     return folder
 
 
-def sandbox_egress(settings: Settings) -> sandbox.Egress:
-    """The way out of a fetch step: the operator's package indexes and nothing else."""
+def sandbox_egress(attempt: Attempt) -> sandbox.Egress:
+    """The way out of a fetch step: the package indexes of its runtime and nothing else."""
+    settings = attempt.node.settings
     return sandbox.Egress.for_indexes(
-        settings.index_env, upstream_proxy=settings.upstream_proxy, no_proxy=settings.no_proxy
+        attempt.provided.indexes,
+        settings.index_env,
+        upstream_proxy=settings.upstream_proxy,
+        no_proxy=settings.no_proxy,
     )
 
 

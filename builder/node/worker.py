@@ -7,13 +7,13 @@ memory shared with its children. Every client with a connection is made after th
 from __future__ import annotations
 
 import platform
+import re
 import shutil
-import sys
 import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import redis
 import structlog
@@ -24,11 +24,12 @@ from builder import pipelines, sandbox
 from builder.bases.base import BaseStore
 from builder.claims import owner
 from builder.client.api import Api, ApiError, ApiUnreachable
-from builder.config import Settings
+from builder.config import Settings, without_credentials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
 from builder.contract.protocol import CANCEL_CHANNEL, PROTOCOL
 from builder.data import catalog_file
+from builder.errors import BuildError
 from builder.faults import labels
 from builder.images import place
 from builder.images.destination import Destination
@@ -40,6 +41,8 @@ from builder.toolchains.host import toolchains_of
 
 log = structlog.get_logger("node")
 
+# Answers to RegisterNode that stay as they are until somebody changes token, node_id or version.
+ENDING = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"})
 GOODBYE_S = 3.0
 KEY_BYTES = 4096
 
@@ -63,11 +66,20 @@ def reads_of(worker: Any, settings: Settings) -> Reads:
     )
 
 
-class Node:
-    """One node process; its children share it by fork."""
+class Refused(SystemExit):
+    """This worker does not start, or not go on. Celery lets only a `SystemExit` out of a signal's receiver."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, error: BuildError) -> None:
+        super().__init__(error.row.exit_code)
+        self.error = error
+
+
+class Node:
+    """One node process; its children share it by fork. Writes why it refuses to start to `say`, where there is one."""
+
+    def __init__(self, settings: Settings, say: TextIO | None = None) -> None:
         self.settings = settings
+        self._say = say
         self.folder = Path(settings.node_dir)
         self.bases = BaseStore(self.folder / "bases")
         self.catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
@@ -78,6 +90,8 @@ class Node:
         self._told_to_drain = False
         self._draining_since = Value("d", 0.0)
         self._key = Array("c", KEY_BYTES)
+        self._dropped = Value("L", 0)
+        self._dropped_told = 0
         self._learn_key(settings.message_key)
         self._parts: NodeParts | None = None
         self._leaving = threading.Event()
@@ -97,16 +111,39 @@ class Node:
         return self.settings.queue_list(pipelines.names(self.known))
 
     def _on_init(self, sender: Any, **_: object) -> None:
-        refuse_without_sandbox(self.settings)
-        self._reads = reads_of(sender, self.settings)
+        try:
+            require_membership(self.settings)
+            require_sandbox(self.settings)
+            self._reads = reads_of(sender, self.settings)
+            self._join()
+        except BuildError as error:
+            if self._say is not None:
+                self._say.write(f"the worker does not start: {error.reason}: {error.message}\nnext: {error.next}\n")
+            raise Refused(error) from None
+
+    def _join(self) -> None:
+        """Register for the first time, however long the API takes to answer. Raises `BuildError` when it refuses."""
         api = Api(self.settings.server, self.settings.token)
+        pause = 0.5
         while True:
             try:
                 self._register(api)
                 break
             except ApiUnreachable as error:
-                log.warning("the API does not answer yet", action="register-failed", error=str(error))
-                time.sleep(0.5)
+                log.warning(
+                    "the API does not answer yet",
+                    action="register-failed",
+                    server=without_credentials(self.settings.server),
+                    error=str(error),
+                    next="check server, and that the control side runs there",
+                )
+                time.sleep(pause)
+                pause = min(2 * pause, 2.0)
+            except ApiError as error:
+                raise refusal(error) from None
+            except BuildError as error:  # of the codec: an answer that is none of this API
+                message = f"what answers at server is no ignite-builder serve: {error.message}"
+                raise BuildError("InvalidRequest", message, where="server", next=_CHECK_SERVER) from None
         api.close()
 
     def _on_ready(self, sender: Any, **_: object) -> None:
@@ -134,7 +171,13 @@ class Node:
                 remove_left_behind(self.folder)
                 self._register(api)
                 owner.send_left_behind(api, self.folder / "spool")
-            except (ApiUnreachable, ApiError, OSError) as error:
+            except ApiError as error:
+                if error.code not in ENDING:
+                    log.warning("the API did not take the register", action="register-failed", error=repr(error))
+                    continue
+                self._give_up(refusal(error))
+                return
+            except (ApiUnreachable, BuildError, OSError) as error:
                 log.warning("the API did not take the register", action="register-failed", error=repr(error))
         # Else hints would come for two more leases. Said once: a successor of the same name may be starting already.
         self._reads = Reads(queues=(), slots=self._reads.slots)
@@ -146,7 +189,16 @@ class Node:
                 log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
                 time.sleep(0.5)
 
+    def _give_up(self, error: BuildError) -> None:
+        """End the worker: no call of it is taken any more, so it would neither build nor keep what it builds."""
+        from celery.worker import state  # all of Celery's worker; the control side reads this module as well
+
+        log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
+        self._on_shutdown()
+        state.should_stop = error.row.exit_code
+
     def _register(self, api: Api) -> None:
+        dropped = self._dropped.value
         answer: pb.RegisterNodeResponse = api.call(
             "RegisterNode",
             pb.RegisterNodeRequest(
@@ -157,8 +209,10 @@ class Node:
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
                 slots=self._reads.slots,
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
+                dropped_messages=dropped - self._dropped_told,
             ),
         )
+        self._dropped_told = dropped
         self._learn_key(answer.message_key)
         self._take_or_not(answer.drain)
 
@@ -179,13 +233,21 @@ class Node:
             raise ApiUnreachable(f"the API's message key has {len(data)} bytes, limit {KEY_BYTES}")
         self._key.value = data
 
+    # The parent process and the children
+
+    def dropped(self, queue: str, why: str) -> None:
+        """Count and log a message that is no hint."""
+        with self._dropped.get_lock():
+            self._dropped.value += 1
+        log.warning("a message was dropped", action="message-dropped", queue=queue, why=why)
+
     # The children
 
     def handle(self, body: dict[str, object]) -> None:
         """One hint. A forged or malformed one is dropped; nothing that happens here kills the worker."""
         build_id = read_run(body, self._key.value.decode())
         if build_id is None:
-            log.warning("a message was dropped", action="message-dropped")
+            self.dropped("", "another version, or not signed with our key")
             return
         try:
             parts = self._parts or self._make_parts()
@@ -252,13 +314,50 @@ class Node:
             done.wait(max(0.0, until - time.monotonic()))
 
 
-def refuse_without_sandbox(settings: Settings) -> None:
-    """A worker without a sandbox does not start, unless that is an explicit setting, said aloud."""
+def require_membership(settings: Settings) -> None:
+    """Raises `BuildError` InvalidRequest for a node that cannot call any API."""
+    if not settings.server:
+        message = "a worker needs the URL of the control side"
+        step = "Set server, or IGNITE_BUILDER_SERVER=http://HOST:8480; for all of it on one machine: ignite-builder dev"
+        raise BuildError("InvalidRequest", message, where="server", next=step)
+    if not settings.token:
+        message = "a worker needs a token of the control side"
+        raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
+    if not re.fullmatch(r"[!-~]+", settings.token):
+        message = "the token holds a blank, a line end or a character that is not ASCII, which no header may carry"
+        raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
+
+
+_CHECK_SERVER = "Set server to the URL of an ignite-builder serve, and node_id and queues to what it takes."
+_SET_TOKEN = (
+    "Set IGNITE_BUILDER_TOKEN_FILE to a file with a token that the control side lists in tokens with the scope worker."
+)
+
+
+def refusal(error: ApiError) -> BuildError:
+    """Why this node is not wanted, and what the operator changes."""
+    message = f"the API refuses this node: {error.message}"
+    if error.code == "FAILED_PRECONDITION":
+        step = "Install the same version on the control side and its nodes, the control side first."
+        return BuildError("Internal", message, where="server", next=step)
+    if error.code == "PERMISSION_DENIED":
+        step = "Use a token with the scope worker, and as node_id the node that this token names, if it names one."
+        return BuildError("InvalidRequest", message, where="token", next=step)
+    if error.code == "UNAUTHENTICATED":
+        return BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
+    return BuildError("InvalidRequest", f"{message} (status {error.status})", where="server", next=_CHECK_SERVER)
+
+
+def require_sandbox(settings: Settings) -> None:
+    """A worker without a sandbox does not start, unless that is an explicit setting, noted in its log.
+
+    Raises `BuildError` SandboxUnavailable.
+    """
     if settings.unsandboxed:
         log.error("UNSANDBOXED: build steps run as this user, with its files and network", action="unsandboxed")
         return
     missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in ("bubblewrap", "sandbox")]
     if missing:
-        words = "; ".join(f"{finding.name}: {finding.said}. {finding.next}" for finding in missing)
-        sys.stderr.write(f"a worker refuses to start without a sandbox: {words}\n")
-        raise SystemExit(75)
+        words = "; ".join(f"{finding.name}: {finding.said}" for finding in missing)
+        steps = "; ".join(finding.next for finding in missing)
+        raise BuildError("SandboxUnavailable", f"a worker refuses to start without a sandbox: {words}", next=steps)

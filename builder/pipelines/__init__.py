@@ -4,31 +4,44 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
-from types import ModuleType
+from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
-from builder.pipelines.base import PlanRequest
+from builder.pipelines.base import Pipeline, PlanRequest, missing
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Plan, Step
 from builder.source.tree import Tree
 
-PIPELINES: tuple[ModuleType, ...] = (go, python)
+PIPELINES: tuple[Pipeline, ...] = (go, python)
+_NAME_IT = "Name its runtime: --runtime, or code.compile.runtime on the wire."
 
 
-def load(names: Sequence[str]) -> tuple[ModuleType, ...]:
-    """The list, and the modules a setting names beside it."""
-    return (*PIPELINES, *(importlib.import_module(name) for name in names))
+def load(names: Sequence[str]) -> tuple[Pipeline, ...]:
+    """The list, and the modules that the setting `pipelines` names beside it.
+
+    Raises `BuildError` InvalidRequest for a module that cannot be loaded or is no pipeline.
+    """
+    return (*PIPELINES, *(_loaded(name) for name in names))
 
 
-def names(known: tuple[ModuleType, ...] = PIPELINES) -> tuple[str, ...]:
+def _loaded(name: str) -> Pipeline:
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise BuildError("InvalidRequest", f"pipelines: {name} cannot be loaded: {error}", where="pipelines") from None
+    if lacks := missing(module):
+        raise BuildError("InvalidRequest", f"pipelines: {name} has no {', '.join(lacks)}", where="pipelines")
+    return cast(Pipeline, module)
+
+
+def names(known: tuple[Pipeline, ...] = PIPELINES) -> tuple[str, ...]:
     """The runtimes that can be planned."""
     return tuple(module.NAME for module in known)
 
 
-def detect(tree: Tree, runtime: str | None = None, known: tuple[ModuleType, ...] = PIPELINES) -> Detection:
+def detect(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Detection:
     """The runtime asked for, or the first that recognizes the source. Raises `BuildError` EntryPointMissing."""
-    found: Detection | None
     if runtime:
         found = _named(runtime, known).detect(tree)
         if found:
@@ -49,42 +62,53 @@ def plan(
     tree: Tree,
     request: PlanRequest,
     catalog: Catalog,
-    known: tuple[ModuleType, ...] = PIPELINES,
+    known: tuple[Pipeline, ...] = PIPELINES,
 ) -> Plan:
     """What would run for a detected source. Raises `BuildError` BuildArgUnknown and what the pipeline raises."""
     module = _named(detection.runtime, known)
-    takes: tuple[str, ...] = getattr(module, "BUILD_ARGS", ())
-    if unknown := sorted(set(request.build_args) - set(takes)):
-        has = f"it takes {', '.join(takes)}" if takes else "it takes none"
+    if unknown := sorted(set(request.build_args) - set(module.BUILD_ARGS)):
+        has = f"it takes {', '.join(module.BUILD_ARGS)}" if module.BUILD_ARGS else "it takes none"
         message = f'{module.NAME} has no build argument "{unknown[0][:80]}"; {has}'
         raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
-    made: Plan = module.plan(tree, detection, request, catalog)
-    return made
+    return module.plan(tree, detection, request, catalog)
 
 
 def diagnose(
-    runtime: str, step: Step, exit_code: int, lines: Sequence[str], known: tuple[ModuleType, ...] = PIPELINES
+    runtime: str, step: Step, exit_code: int, lines: Sequence[str], known: tuple[Pipeline, ...] = PIPELINES
 ) -> Diagnosis:
     """What a failed step's output means."""
-    found: Diagnosis = _named(runtime, known).diagnose(step, exit_code, lines)
-    return found
+    return _named(runtime, known).diagnose(step, exit_code, lines)
 
 
-def resolved(runtime: str, tree: Tree, known: tuple[ModuleType, ...] = PIPELINES) -> tuple[tuple[str, str], ...]:
-    """(package URL, "algorithm:hex") of what the resolver took, read after the steps; many pipelines tell none."""
-    module = _named(runtime, known)
-    found: tuple[tuple[str, str], ...] = module.resolved(tree) if hasattr(module, "resolved") else ()
-    return found
+def resolved(runtime: str, tree: Tree, known: tuple[Pipeline, ...] = PIPELINES) -> tuple[tuple[str, str], ...]:
+    """(package URL, "algorithm:hex") of each package the resolver pinned, read after the steps."""
+    return _named(runtime, known).resolved(tree)
 
 
-def single_file_name(runtime: str | None, source: bytes, known: tuple[ModuleType, ...] = PIPELINES) -> str:
-    """The name a single file gets; without a runtime, by what it looks like."""
+def single_file_name(runtime: str | None, source: bytes, known: tuple[Pipeline, ...] = PIPELINES) -> str:
+    """The name a single file gets; without a runtime, by the first pipeline that it looks like.
+
+    Raises `BuildError` EntryPointMissing when it looks like none.
+    """
     if runtime:
-        return str(_named(runtime, known).single_file_name(source))
-    return "main.go" if b"\npackage main" in b"\n" + source else "handler.py"
+        return _named(runtime, known).single_file_name(source)
+    for module in known:
+        if module.looks_like(source):
+            return module.single_file_name(source)
+    raise BuildError("EntryPointMissing", f"none of {', '.join(names(known))} recognizes this file", next=_NAME_IT)
 
 
-def _named(runtime: str, known: tuple[ModuleType, ...]) -> ModuleType:
+def runtime_of_file(name: str, known: tuple[Pipeline, ...] = PIPELINES) -> str:
+    """The runtime that a single file's extension names, or "" for a name without one that any pipeline claims."""
+    return next((one.NAME for one in known if name.endswith(one.EXTENSIONS)), "")
+
+
+def extensions(known: tuple[Pipeline, ...] = PIPELINES) -> tuple[str, ...]:
+    """All extensions that name a runtime."""
+    return tuple(each for one in known for each in one.EXTENSIONS)
+
+
+def _named(runtime: str, known: tuple[Pipeline, ...]) -> Pipeline:
     for module in known:
         if runtime == module.NAME:
             return module

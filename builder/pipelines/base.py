@@ -23,16 +23,28 @@ class PlanRequest:
 
 
 class Pipeline(Protocol):
-    """A runtime's module.
+    """A runtime's module: all facts of the runtime that are not in its folder of `runtimes/`.
 
-    It may have `BUILD_ARGS`: the build arguments its plans read; any other is refused. And `resolved(tree)`: after the
-    steps, (package URL, "algorithm:hex") of each package the resolver took and pinned, for the provenance.
+    A module fulfils this protocol by its own names; mypy checks those in `PIPELINES`, `missing` those of a setting.
     """
 
     NAME: str
+    """The runtime, as the wire names it."""
+    EXTENSIONS: tuple[str, ...]
+    """File name extensions that mean this runtime when a single file is sent by name (".go")."""
+    BUILD_ARGS: tuple[str, ...]
+    """The build arguments that its plans read; any other is refused."""
 
     def detect(self, tree: Tree) -> Detection | None:
         """Whether the source is of this runtime, and why."""
+        ...
+
+    def looks_like(self, source: bytes) -> bool:
+        """Whether a single file without a name is of this runtime. The first of the list that says so has it."""
+        ...
+
+    def single_file_name(self, source: bytes) -> str:
+        """The name a single file gets."""
         ...
 
     def plan(self, tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
@@ -43,6 +55,14 @@ class Pipeline(Protocol):
         """What a failed step's last lines mean."""
         ...
 
-    def single_file_name(self, source: bytes) -> str:
-        """The name a single file gets."""
+    def resolved(self, tree: Tree) -> tuple[tuple[str, str], ...]:
+        """After the steps: (package URL, "algorithm:hex") of each package the resolver pinned, for the provenance."""
         ...
+
+
+MEMBERS = tuple(name for name in (*Pipeline.__annotations__, *vars(Pipeline)) if not name.startswith("_"))
+
+
+def missing(module: object) -> tuple[str, ...]:
+    """The names of the protocol that a module lacks."""
+    return tuple(name for name in MEMBERS if not hasattr(module, name))

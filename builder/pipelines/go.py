@@ -21,6 +21,8 @@ from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Ne
 from builder.source.tree import Tree
 
 NAME = "go"
+EXTENSIONS: tuple[str, ...] = (".go",)
+BUILD_ARGS: tuple[str, ...] = ()
 SDK = "/opt/ignite/sdk/go"
 SDK_FILES = ("ignite.go",)
 GO = "/opt/ignite/toolchain/go/bin/go"
@@ -42,6 +44,11 @@ def detect(tree: Tree) -> Detection | None:
     roots = ("go.mod", "main.go", *(path for path in tree.glob("*.go") if not path.endswith("_test.go")))
     found = next((path for path in roots if tree.has(path)), "")
     return Detection(runtime=NAME, because=f"{found} is at the root") if found else None
+
+
+def looks_like(source: bytes) -> bool:
+    """A package clause of a program, at the start of a line."""
+    return b"\npackage main" in b"\n" + source
 
 
 def single_file_name(source: bytes) -> str:

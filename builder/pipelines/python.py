@@ -19,6 +19,8 @@ from builder.plan import Choice, Detection, Diagnosis, LayerSource, Network, Out
 from builder.source.tree import Tree
 
 NAME = "python"
+EXTENSIONS: tuple[str, ...] = (".py",)
+BUILD_ARGS: tuple[str, ...] = ()
 SDK = "/opt/ignite/sdk/python"
 UV = "/opt/ignite/toolchain/uv/uv"
 LOCKED = "/work/out/uv.lock.txt"
@@ -30,6 +32,11 @@ def detect(tree: Tree) -> Detection | None:
         if tree.has(name):
             return Detection(runtime=NAME, because=f"{name} is at the root")
     return None
+
+
+def looks_like(source: bytes) -> bool:
+    """Any text may be Python, so this runtime stands last in the list."""
+    return True
 
 
 def single_file_name(source: bytes) -> str:
@@ -126,6 +133,11 @@ _CONFLICT = re.compile(
     r"requirements are unsatisfiable|are incompatible|No solution found|Requirements contain conflicting"
 )
 _PARSE = re.compile(r"Couldn't parse requirement in `([^`]+)`|error: Couldn't parse|TOML parse error")
+
+
+def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
+    """What a lock pins stands in the materials already."""
+    return ()
 
 
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:

@@ -287,13 +287,16 @@ def _first_process(process: subprocess.Popen[bytes], status_fd: int, nested: boo
 
 def _gone(process: subprocess.Popen[bytes]) -> PlatformError:
     """What a bubblewrap that ended by itself has to say."""
-    process.wait()
-    return setup_failed(process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else "")
+    code = process.wait()
+    said = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
+    return setup_failed(said, code)
 
 
-def setup_failed(said: str) -> PlatformError:
-    """What bubblewrap or prlimit complained about, before the command ran."""
-    return PlatformError("SandboxUnavailable", f"the sandbox cannot be made: {said[-500:] or 'no word why'}")
+def setup_failed(said: str, code: int) -> PlatformError:
+    """What bubblewrap or prlimit complained about before the command ran, and how it ended (as `Popen` counts)."""
+    ended = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
+    words = f"{said[-500:]} ({ended})" if said else f"bubblewrap {ended} without a word"
+    return PlatformError("SandboxUnavailable", f"the sandbox cannot be made: {words}")
 
 
 def _pipe(stack: ExitStack) -> tuple[FileIO, FileIO]:

@@ -11,24 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-# Where a client goes by itself: (settings that each send it elsewhere instead, hosts). A setting that only adds an
-# index (UV_INDEX) leaves the client's own in use.
-OWN_INDEXES = (
-    (("UV_DEFAULT_INDEX", "UV_INDEX_URL"), ("pypi.org",)),
-    (("GOPROXY",), ("proxy.golang.org",)),
-    (("GOSUMDB",), ("sum.golang.org",)),
-    (("CARGO_REGISTRIES_CRATES_IO_INDEX",), ("index.crates.io",)),
-    (("NPM_CONFIG_REGISTRY",), ("registry.npmjs.org",)),
-    (("JSR_URL",), ("jsr.io", "npm.jsr.io", "deno.land")),
-)
-# Where an index's files are, when its pages lead elsewhere. Only for these: behind an operator's mirror the public host
-# of the files would hand out, by a direct URL, what the mirror does not have.
-FILES_OF = {
-    "pypi.org": "files.pythonhosted.org",
-    "test.pypi.org": "test-files.pythonhosted.org",
-    "proxy.golang.org": "storage.googleapis.com",
-    "index.crates.io": "static.crates.io",
-}
+from builder.indexes import Indexes
+
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RECORDS = 10_000
 MOST_SAID = 20
@@ -135,8 +119,8 @@ def normalized(host: str) -> str:
 
 
 def hosts_of(values: Mapping[str, str]) -> frozenset[Address]:
-    """Host and port of every URL in the operator's index settings: `GOPROXY` lists them with commas and bars, and
-    `UV_INDEX` may name each (`mine=https://…`)."""
+    """Host and port of every URL in index settings: lists have blanks, commas or bars, and an entry may have a name
+    (`mine=https://…`)."""
     found = set()
     for value in values.values():
         for text in re.split(r"[\s,|]+", value):
@@ -146,18 +130,20 @@ def hosts_of(values: Mapping[str, str]) -> frozenset[Address]:
     return frozenset(found)
 
 
-def indexes(index_env: Mapping[str, str]) -> frozenset[Address]:
-    """The package indexes of the operator's settings, and those that a client takes by itself where they name none."""
-    own = (host for names, hosts in OWN_INDEXES if not any(index_env.get(name) for name in names) for host in hosts)
-    found = hosts_of(index_env) | _checksums(index_env.get("GOSUMDB", "")) | {(host, 443) for host in own}
-    return found | {(FILES_OF[host], 443) for host, port in found if host in FILES_OF and port == 443}
+def index_hosts(client: Indexes, settings: Mapping[str, str]) -> frozenset[Address]:
+    """The package indexes of the operator's settings that a client reads, and its own where they name none."""
+    read = client.environment(settings)
+    own = (row.host for row in client.hosts if not any(read.get(name) for name in row.unless))
+    named = (host for name in client.named for host in _named_host(read.get(name, "")))
+    found = hosts_of(read) | {(host, 443) for host in (*own, *named)}
+    return found | {(client.files[host], 443) for host, port in found if host in client.files and port == 443}
 
 
-def _checksums(gosumdb: str) -> frozenset[Address]:
-    """The host of `GOSUMDB` where it is no URL: `off`, a database's name, `name+hash+key` and maybe its URL behind."""
-    name, *url = gosumdb.split() or ["off"]
+def _named_host(value: str) -> tuple[str, ...]:
+    """The host of a variable that names one without a scheme: `off`, a name, `name+hash+key` and maybe a URL behind."""
+    name, *url = value.split() or ["off"]
     host = name.partition("+")[0].partition("/")[0]
-    return frozenset() if url or host == "off" else frozenset({(normalized(host), 443)})
+    return () if url or host == "off" else (normalized(host),)
 
 
 def _size(count: int) -> str:
@@ -186,14 +172,16 @@ class Egress:
     @classmethod
     def for_indexes(
         cls,
-        index_env: Mapping[str, str],
+        client: Indexes,
+        settings: Mapping[str, str],
         *,
         upstream_proxy: str = "",
         no_proxy: tuple[str, ...] = (),
         request_hosts: frozenset[str] = frozenset(),
     ) -> Egress:
-        """What `indexes` finds in the operator's settings, and hosts that a request names."""
-        return cls(EgressPolicy(hosts=indexes(index_env), request_hosts=request_hosts), upstream_proxy, no_proxy)
+        """The indexes of one runtime's client, as the operator's settings move them, and hosts that a request names."""
+        policy = EgressPolicy(hosts=index_hosts(client, settings), request_hosts=request_hosts)
+        return cls(policy, upstream_proxy, no_proxy)
 
     def decide(self, host: str, port: int) -> Decision:
         """Whether and where to connect. Resolves a name that is allowed or may be; never another."""

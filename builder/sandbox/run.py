@@ -88,7 +88,7 @@ def run(
         reason = reason or ("DiskQuotaExceeded" if watch.exceeded else None)
         memory, tasks = fence.peaks()
         if reason is None and not sandbox.ran():
-            code = _never_ran(said_by_bwrap)
+            code = _never_ran(said_by_bwrap, sandbox.process.returncode)
     for refused in sorted(egress.refused())[:MOST_REFUSALS_SHOWN] if egress else ():
         on_line(Stream.SYSTEM, f"network: {refused} was refused; only package indexes can be reached".encode())
     return Result(
@@ -128,8 +128,8 @@ def _add(group: cgroups.Group, pid: int) -> None:
         raise PlatformError("SandboxUnavailable", f"the build cannot enter its control group: {error}") from None
 
 
-def _never_ran(said: list[bytes]) -> int:
+def _never_ran(said: list[bytes], code: int) -> int:
     """Exit code of a program that is not there; everything else that stops a sandbox before its command is ours."""
     if any(line.startswith(b"bwrap: execvp") for line in said):
         return NO_SUCH_PROGRAM
-    raise launch.setup_failed(b"; ".join(said).decode("utf-8", "replace"))
+    raise launch.setup_failed(b"; ".join(said).decode("utf-8", "replace"), code)

@@ -20,7 +20,7 @@ CANDIDATES = 8  # named when several builds have the start of an id that was giv
 @dataclass(frozen=True, kw_only=True)
 class Parts:
     """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
-    tails; `stale` counts a write that came too late, by its call.
+    tails; `stale` counts a write that came too late, by its call, `dropped` the messages that a node did not accept.
 
     `runtimes`: those that can be built, as the loaded pipelines name them.
     """
@@ -33,6 +33,7 @@ class Parts:
     wake: Callable[[], None]
     fan_out: Callable[[str, list[logs.Line]], None]
     stale: Callable[[str], None]
+    dropped: Callable[[int], None]
 
 
 def find_build(parts: Parts, caller: Caller, build_id: str) -> builds.Row:

@@ -38,6 +38,7 @@ class WorkerService:
         drain = nodes.register(
             self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
         )
+        self._parts.dropped(request.dropped_messages)
         can = (frozenset(request.queues), frozenset(request.toolchains), request.slots, drain)
         if self._registered.get(request.node_id) != can:
             self._registered[request.node_id] = can

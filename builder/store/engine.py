@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import DataError
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError
 
 from builder.errors import BuildError
 from builder.store.events import Event
@@ -22,6 +22,7 @@ from builder.store.events import Event
 # A process that stopped in a transaction (paused, cut off) must not hold a build's row for longer than a lease.
 IDLE_IN_TRANSACTION_MS = 30_000
 EVENTS = "ignite.events"
+DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgresql+psycopg"})
 BUSY_MS = 20_000
 MIGRATION_LOCK = 0x19117E  # any number of our own: who brings the schema up to date holds it
 
@@ -64,12 +65,21 @@ class Store:
 
 
 def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Store:
-    """Connect and bring the schema up to date. Raises `BuildError` when a newer version of this program wrote it."""
-    parsed = _driver(make_url(url))
+    """Connect and bring the schema up to date.
+
+    Raises `BuildError`: InvalidRequest for a URL of another kind and for a schema that a newer version of this program
+    wrote, Internal for a database that does not answer or does not accept the login.
+    """
+    parsed = _parsed(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
-    if is_sqlite and parsed.database:
-        Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
+    try:
+        if is_sqlite and parsed.database:
+            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
+    except (ArgumentError, TypeError, ValueError) as error:  # of the query: what the driver does not know
+        raise _no_store(f"the store {_shown(parsed)} cannot be opened: {error}") from None
+    except OSError as error:
+        raise _unreachable(parsed, error.strerror or str(error)) from None
     if is_sqlite:
         _prepare_sqlite(engine)
     else:
@@ -77,15 +87,41 @@ def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Stor
     try:
         with engine.begin() as connection:
             _migrate(connection)
+    except OperationalError as error:
+        engine.dispose()
+        raise _unreachable(parsed, " ".join(str(error.orig).split())) from None
     except BaseException:
         engine.dispose()
         raise
     return Store(engine=engine, emit=emit)
 
 
-def _driver(url: URL) -> URL:
+def _parsed(url: str) -> URL:
     """`postgresql://` and `postgres://`, as everybody writes them, mean the driver that is installed with us."""
-    return url.set(drivername="postgresql+psycopg") if url.drivername in ("postgresql", "postgres") else url
+    try:
+        parsed = make_url(url)
+    except (ArgumentError, ValueError):
+        raise _no_store("the store's URL cannot be read") from None
+    if parsed.drivername in ("postgresql", "postgres"):
+        return parsed.set(drivername="postgresql+psycopg")
+    if parsed.drivername not in DRIVERS:
+        raise _no_store(f'the store cannot be "{parsed.drivername}"')
+    return parsed
+
+
+def _shown(url: URL) -> str:
+    """The URL without its password; the query may hold another one."""
+    return url.set(query={}).render_as_string(hide_password=True)
+
+
+def _no_store(message: str) -> BuildError:
+    step = "Set store_url to sqlite:////FILE or postgresql://USER@HOST/DATABASE; without it records are in data_dir."
+    return BuildError("InvalidRequest", message, where="store_url", next=step)
+
+
+def _unreachable(url: URL, why: str) -> BuildError:
+    step = "See that the database runs, can be reached from here and accepts this login; else correct store_url."
+    return BuildError("Internal", f"the store {_shown(url)} does not open: {why}", where="store_url", next=step)
 
 
 def _migrate(connection: Connection) -> None:
@@ -97,8 +133,7 @@ def _migrate(connection: Connection) -> None:
     try:
         command.upgrade(config, "head")
     except CommandError as error:
-        shown = connection.engine.url.render_as_string(hide_password=True)
-        message = f"the store {shown} has a schema that this version does not know ({error})"
+        message = f"the store {_shown(connection.engine.url)} has a schema that this version does not know ({error})"
         step = "run the version that wrote it, or name another store in store_url"
         raise BuildError("InvalidRequest", message, where="store_url", next=step) from error
 

@@ -15,14 +15,16 @@ import stat
 import sys
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder import indexes
 from builder.bases.base import BaseStore
 from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
+from builder.indexes import Indexes
 from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 
@@ -35,6 +37,8 @@ class Provided:
     digests: Mapping[str, str]
     path: tuple[str, ...] = ()
     """Folders of the sandbox that join the PATH of its steps."""
+    indexes: Indexes = field(default_factory=Indexes)
+    """The package indexes that its fetch steps reach."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +55,8 @@ class Toolchains:
         recipe, folder = self._recipe(row.runtime)
         base = self.bases.get(row.base)
         if base is None:
-            raise _unavailable(row, f"base image {row.base} is not on this node: ignite-builder bases build {row.base}")
+            step = f"ignite-builder bases build {row.base}"
+            raise _unavailable(row, f"base image {row.base} is not on this node", step)
         mounts: list[Mount] = []
         path: list[str] = []
         digests = {"base": base.digest}
@@ -67,7 +72,12 @@ class Toolchains:
             mounts.append(Mount(source=source, dest=shared["mount"]))
             digests["sdk " + shared["path"]] = _digest_of_files(source, tuple(_files_below(source)))
         rootfs = self.bases.rootfs(row.base) if recipe.get("rootfs") == "base" else None
-        return Provided(root=Root(rootfs=rootfs, mounts=tuple(mounts)), digests=digests, path=tuple(path))
+        return Provided(
+            root=Root(rootfs=rootfs, mounts=tuple(mounts)),
+            digests=digests,
+            path=tuple(path),
+            indexes=indexes.read(recipe),
+        )
 
     def has(self, row: Toolchain) -> bool:
         """Whether every program of this toolchain is here, in its version. Cheaper than `find`."""
@@ -108,17 +118,18 @@ class Toolchains:
         command = program["command"]
         found = self.which(command)
         if not found:
-            raise _unavailable(row, f"{command} is not on the PATH of this node")
+            raise _unavailable(row, f"{command} is not on the PATH of this node", _install(program, row))
         path = Path(found).resolve()
         if "marker" not in program:
             return path
         root = next((up for up in path.parents if (up / program["marker"]).is_file()), None)
         if root is None:
-            raise _unavailable(row, f"no {program['marker']} above {path}")
+            raise _unavailable(row, f"no {program['marker']} above {path}", _install(program, row))
         version = re.search(program["version"], (root / program["marker"]).read_text(encoding="utf-8"))
         if not version or version[1] != row.version:
             has = version[1] if version else "an unknown version"
-            raise _unavailable(row, f"{command} on this node is {has}, {row.version} is needed")
+            message = f"{command} on this node is {has}, {row.version} is needed"
+            raise _unavailable(row, message, _install(program, row))
         return root
 
     def _reachable(self, path: Path, name: str) -> Path:
@@ -172,8 +183,14 @@ def _linked(source: Path, dest: str) -> Iterator[Mount]:
             yield Mount(source=link.resolve(), dest=place)
 
 
-def _unavailable(row: Toolchain, message: str) -> BuildError:
-    return BuildError("ToolchainUnavailable", f"{row.name}: {message}")
+def _unavailable(row: Toolchain, message: str, step: str) -> BuildError:
+    return BuildError("ToolchainUnavailable", f"{row.name}: {message}", next=step)
+
+
+def _install(program: Mapping[str, Any], row: Toolchain) -> str:
+    """Only a program with a version of its own has to be the row's."""
+    wanted = f"{row.runtime} {row.version}, whole as its distribution unpacks it," if "version" in program else "it"
+    return f"install {wanted} and put {program['command']} on the PATH of this node"
 
 
 def _others_may_enter(folder: Path) -> bool:

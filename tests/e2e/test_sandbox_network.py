@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import sandbox
+from builder import indexes, sandbox
 from builder.config import load
 from builder.sandbox import proxy
 from tests.sandbox_fixtures import PYTHON, UID, Ran, alive, limits, run, until, work_folder
@@ -197,10 +197,15 @@ def test_the_operators_proxy_is_logged_in_to_from_outside(work: Path) -> None:
 # --- real clients of real registries, through whatever this machine's own clients use
 
 
-def fetching(work: Path, mounts: tuple[sandbox.Mount, ...], argv: tuple[str, ...], env: dict[str, str]) -> Ran:
+def fetching(
+    runtime: str, work: Path, mounts: tuple[sandbox.Mount, ...], argv: tuple[str, ...], env: dict[str, str]
+) -> Ran:
     settings = load().settings
     egress = sandbox.Egress.for_indexes(
-        settings.index_env, upstream_proxy=settings.upstream_proxy, no_proxy=settings.no_proxy
+        indexes.shipped()[runtime],
+        settings.index_env,
+        upstream_proxy=settings.upstream_proxy,
+        no_proxy=settings.no_proxy,
     )
     bundle = Path(settings.ca_bundle or BUNDLE).resolve()
     root = sandbox.host_root()
@@ -225,7 +230,7 @@ def test_uv_installs_a_package(work: Path) -> None:
         pytest.skip("uv is not installed")
     mount = sandbox.Mount(source=reachable(Path(uv).resolve(), work.parent), dest="/opt/ignite/uv")
     argv = ("/opt/ignite/uv", "pip", "install", "--target", "/work/out", "--python", PYTHON, "idna==3.10")
-    ran = fetching(work, (mount,), argv, {"UV_CACHE_DIR": "/work/cache", "UV_PYTHON_DOWNLOADS": "never"})
+    ran = fetching("python", work, (mount,), argv, {"UV_CACHE_DIR": "/work/cache", "UV_PYTHON_DOWNLOADS": "never"})
     assert ran.result.exit_code == 0, ran.lines
     assert (work / "out/idna/__init__.py").is_file()
 
@@ -240,10 +245,10 @@ def test_go_downloads_a_module_and_without_the_proxy_nothing(work: Path) -> None
     env = {"GOTOOLCHAIN": "local", "GOFLAGS": "-mod=mod", "GOPATH": "/work/gopath", "GOCACHE": "/work/cache"}
     argv = ("/opt/ignite/go/bin/go", "mod", "download", "-x", "golang.org/x/text")
     ignoring = ("/usr/bin/env", "-u", "HTTPS_PROXY", "-u", "https_proxy", "-u", "HTTP_PROXY", "-u", "http_proxy")
-    failed = fetching(work, (mount,), (*ignoring, *argv), env)
+    failed = fetching("go", work, (mount,), (*ignoring, *argv), env)
     assert failed.result.exit_code != 0
     assert not (work / "gopath/pkg/mod/golang.org").exists()
-    ran = fetching(work, (mount,), argv, env)
+    ran = fetching("go", work, (mount,), argv, env)
     assert ran.result.exit_code == 0, ran.lines
     assert (work / "gopath/pkg/mod/golang.org/x/text@v0.14.0/go.mod").is_file()
 
@@ -329,7 +334,7 @@ def test_a_worker_that_is_not_root(work: Path) -> None:
     """Joining the namespace then needs a process of its own, through the user namespace that owns it."""
     package = work.parent / "package"
     shutil.copytree(Path(sandbox.__file__).parent, package / "builder" / "sandbox")
-    for name in ("__init__.py", "errors.py"):
+    for name in ("__init__.py", "errors.py", "indexes.py", "data.py"):
         shutil.copy(Path(sandbox.__file__).parents[1] / name, package / "builder" / name)
     with http_server() as port:
         done = subprocess.run(

@@ -16,7 +16,7 @@ from builder import build, sandbox
 from builder.build import Claim
 from builder.claims.owner import Ownership, failure_record
 from builder.claims.spool import Spool
-from builder.client.api import Api, ApiUnreachable
+from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
@@ -127,6 +127,50 @@ def test_a_download_stops(tmp_path: Path) -> None:
     api.stop = one.held.cancelled.set
     assert reason(lambda: open_source(one, claim(api.data))) == "Cancelled"
     assert api.sent == 3
+
+
+class Breaking:
+    """An API whose answers to a download break off, the last one in nothing. `error` is what the client says then."""
+
+    def __init__(self, data: bytes, error: Exception, times: int) -> None:
+        self.data, self.error, self.left, self.asked = data, error, times, 0
+
+    def download(self, path: str) -> Iterator[bytes]:
+        self.asked += 1
+        if self.left:
+            self.left -= 1
+            yield self.data[: 512 * self.left]
+            raise self.error
+        yield self.data
+
+
+def test_a_download_that_breaks_off_begins_anew(tmp_path: Path) -> None:
+    api = Breaking(archive(), ApiUnreachable("reset"), times=3)
+    one = make(tmp_path, api, Clock(step=0.1))
+    assert open_source(one, claim(api.data)).summary.startswith("20 files")
+    assert api.asked == 4
+
+
+def test_a_download_that_is_refused_is_not_asked_for_again(tmp_path: Path) -> None:
+    api = Breaking(archive(), ApiError(404, "NOT_FOUND", "gone", {}), times=3)
+    one = make(tmp_path, api, Clock(step=0.1))
+    assert reason(lambda: open_source(one, claim(api.data))) == "SourceStoreUnavailable"
+    assert api.asked == 1
+
+
+def test_a_download_ends_with_the_claim(tmp_path: Path) -> None:
+    api = Breaking(archive(), ApiUnreachable("reset"), times=99)
+    one = make(tmp_path, api, Clock(step=0.1))
+    answers = api.download
+
+    def lost_at_the_third(path: str) -> Iterator[bytes]:
+        if api.asked == 2:
+            one.held.lost.set()
+        return answers(path)
+
+    api.download = lost_at_the_third  # type: ignore[method-assign]
+    assert reason(lambda: open_source(one, claim(api.data))) == "Cancelled"
+    assert api.asked == 3
 
 
 def test_a_source_whose_time_is_over_is_not_unpacked_to_its_end(tmp_path: Path) -> None:

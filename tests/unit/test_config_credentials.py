@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder import config
+from builder import config, indexes
 from builder.errors import BuildError
 from builder.sandbox.policy import hosts_of
 
@@ -32,7 +32,7 @@ def test_a_credential_is_refused_and_not_repeated(how: str, origin: str) -> None
     environ = {"HOME": "/nowhere", name: value}
     if origin == "setting":
         environ = {"HOME": "/nowhere", "IGNITE_BUILDER_INDEX_ENV": f'{{{name} = "{value}"}}'}
-    elif name not in config.INDEX_VARIABLES:
+    elif name not in indexes.claimed():
         assert config.load({}, environ).settings.index_env == {}, "never taken over by itself"
         return
     with pytest.raises(BuildError, match=f"index_env: .*{name} holds credentials") as refused:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -36,3 +37,31 @@ def test_a_compressor_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, 
     found = look(monkeypatch, tmp_path)["compressor"]
     assert not found.ok
     assert "other digests" in found.effect
+
+
+def test_a_catalog_without_a_row_of_a_loaded_pipeline_is_a_finding(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    catalog = tmp_path / "catalog.toml"
+    catalog.write_text(
+        '[[row]]\nruntime = "go"\nversion = "1.26"\ntoolchain = "go-1.26"\nbase = "go"\ndefault = true\n'
+    )
+    found = look(monkeypatch, tmp_path, catalog=str(catalog))
+    assert not found["python"].ok
+    assert 'there is no runtime "python"; the catalog has go' in found["python"].effect
+    assert found["python"].mend == "add a row for python to the catalog, or take its pipeline out of pipelines"
+    assert "go-1.26" in found
+
+
+def test_each_missing_part_of_a_toolchain_has_its_own_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    without_base = look(monkeypatch, tmp_path)["go-1.26"]
+    assert without_base.mend == "ignite-builder bases build go"
+    assert without_base.effect == "go-1.26: base image go is not on this node"
+    monkeypatch.setattr("builder.toolchains.host.BaseStore.get", lambda store, name: SimpleNamespace(digest="d"))
+    monkeypatch.setattr(doctor, "find_program", lambda name: None)
+    monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: None)
+    found = look(monkeypatch, tmp_path)
+    assert found["go-1.26"].mend == (
+        "install go 1.26, whole as its distribution unpacks it, and put go on the PATH of this node"
+    )
+    assert found["python-3.11"].mend == "install it and put uv on the PATH of this node"

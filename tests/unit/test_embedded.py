@@ -66,7 +66,7 @@ def test_an_interrupt_before_a_worker_is_ready_kills_it_undrained(
     groups: list[tuple[int, int]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     process: Any = Process(subprocess.TimeoutExpired("worker", 1))
-    monkeypatch.setattr(embedded, "start_worker", lambda settings, log: process)
+    monkeypatch.setattr(embedded, "start_worker", lambda settings, environ, log: process)
     with pytest.raises(KeyboardInterrupt), embedded.running_worker(Settings(), tmp_path / "log"):
         raise KeyboardInterrupt
     assert process.calls == ["kill"] and groups

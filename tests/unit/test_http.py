@@ -57,6 +57,7 @@ class Api:
             wake=lambda: None,
             fan_out=lambda build_id, lines: None,
             stale=lambda call: None,
+            dropped=lambda messages: None,
         )
         self.metrics = Metrics(
             queued=lambda: queues.lengths(self.store),

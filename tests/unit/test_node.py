@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import copy
+import io
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from celery import Celery
+from celery.worker import state
 
-from builder.broker import make_celery, read_queues
+from builder.broker.app import make_celery, read_queues
 from builder.claims import owner
-from builder.client.api import Api, ApiUnreachable
+from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
+from builder.errors import BuildError
 from builder.node.attempt import NodeParts
-from builder.node.worker import KEY_BYTES, Node, Reads, reads_of
+from builder.node.main import work
+from builder.node.worker import KEY_BYTES, Node, Reads, Refused, reads_of
 
 SETTINGS = Settings(queues=(), slots=2)
 
@@ -116,3 +120,80 @@ def test_a_node_that_shall_drain_reads_no_queue_until_it_may_again(
         node._register(cast(Any, api))
         assert sorted(consumer.said) == sorted(said)
         consumer.said.clear()
+
+
+SERVED: dict[str, Any] = {"server": "http://control.test:8480", "token": "t"}
+
+
+@pytest.mark.parametrize(
+    ("values", "where", "step"),
+    [
+        ({"token": "t"}, "server", "IGNITE_BUILDER_SERVER"),
+        ({"server": "http://control.test"}, "token", "IGNITE_BUILDER_TOKEN_FILE"),
+        ({**SERVED, "token": "two words"}, "token", "IGNITE_BUILDER_TOKEN_FILE"),
+        ({**SERVED, "token": "líne"}, "token", "IGNITE_BUILDER_TOKEN_FILE"),
+    ],
+)
+def test_a_worker_that_can_call_nobody_does_not_start(values: dict[str, Any], where: str, step: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        work(Settings(**values))
+    assert (caught.value.reason, caught.value.where, caught.value.row.exit_code) == ("InvalidRequest", where, 2)
+    assert step in caught.value.next
+
+
+REFUSALS = {
+    "UNAUTHENTICATED": (401, "InvalidRequest", 2, "IGNITE_BUILDER_TOKEN_FILE"),
+    "PERMISSION_DENIED": (403, "InvalidRequest", 2, "node_id"),
+    "FAILED_PRECONDITION": (400, "Internal", 75, "the same version"),
+    "UNKNOWN": (404, "InvalidRequest", 2, "URL of an ignite-builder serve"),
+}
+
+
+class Refusing:
+    """An API that does not want this node."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error, self.calls = error, 0
+
+    def __call__(self, *_: object) -> Refusing:
+        return self
+
+    def call(self, name: str, request: object) -> object:
+        self.calls += 1
+        raise self.error
+
+
+@pytest.mark.parametrize("code", REFUSALS)
+def test_a_refused_node_ends_at_its_start_and_says_what_to_do(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, reason, exit_code, step = REFUSALS[code]
+    api, said = Refusing(ApiError(status, code, "not you", {})), io.StringIO()
+    monkeypatch.setattr("builder.node.worker.Api", api)
+    node = Node(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED), said)
+    with pytest.raises(Refused) as caught:
+        node._on_init(worker(None, concurrency=1))
+    assert (caught.value.error.reason, caught.value.code, api.calls) == (reason, exit_code, 1)
+    assert "not you" in said.getvalue() and step in said.getvalue()
+
+
+@pytest.mark.parametrize("code", ["UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"])
+def test_a_node_that_is_refused_later_drains_and_ends(
+    code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status, _, exit_code, _ = REFUSALS[code]
+    api = Refusing(ApiError(status, code, "no more", {}))
+    monkeypatch.setattr("builder.node.worker.Api", api)
+    monkeypatch.setattr("celery.worker.state.should_stop", None)
+    node = Node(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED))
+    node._stay_known()
+    assert (state.should_stop, api.calls) == (exit_code, 1)
+    assert node._draining_since.value > 0
+
+
+def test_an_answer_of_something_else_ends_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.node.worker.Api", Refusing(BuildError("InvalidRequest", "body is not JSON")))
+    node = Node(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED))
+    with pytest.raises(Refused) as caught:
+        node._on_init(worker(None, concurrency=1))
+    assert "no ignite-builder serve" in caught.value.error.message and caught.value.error.where == "server"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from builder import indexes
+from builder.indexes import Indexes
 from builder.sandbox import Egress, EgressPolicy, EgressRecord, Verdict
 from builder.sandbox.policy import bypasses, hosts_of, is_global
 from builder.sandbox.proxy import BadRequest, environment, parse
@@ -117,8 +119,8 @@ def test_whom_the_upstream_proxy_is_not_for(entry: str, host: str, direct: bool)
 
 def test_an_internal_mirror_behind_a_corporate_proxy_is_reached_by_itself() -> None:
     names = Names({"pypi.corp": [("10.1.2.3",)], "out.example": [(PUBLIC,)]})
-    indexes = {"UV_DEFAULT_INDEX": "https://pypi.corp/simple", "UV_INDEX": "https://out.example/simple"}
-    way = Egress.for_indexes(indexes, upstream_proxy="http://proxy:3128", no_proxy=("corp",))
+    moved = {"UV_DEFAULT_INDEX": "https://pypi.corp/simple", "UV_INDEX": "https://out.example/simple"}
+    way = Egress.for_indexes(CLIENTS["python"], moved, upstream_proxy="http://proxy:3128", no_proxy=("corp",))
     way.resolve = names
     inside, outside = way.decide("pypi.corp", 443), way.decide("out.example", 443)
     assert (inside.addresses, inside.upstream) == (("10.1.2.3",), "")
@@ -158,6 +160,7 @@ def test_hosts_are_read_from_the_operators_settings() -> None:
     }
 
 
+CLIENTS = indexes.shipped()
 PYPI = {"pypi.org", "files.pythonhosted.org"}
 GO_PROXY = {"proxy.golang.org", "storage.googleapis.com"}
 GO_SUM = {"sum.golang.org"}
@@ -165,34 +168,38 @@ CORP = "https://pypi.corp/simple"
 
 
 @pytest.mark.parametrize(
-    ("settings", "hosts"),
+    ("runtime", "settings", "hosts"),
     [
-        ({}, PYPI | GO_PROXY | GO_SUM),
-        ({"UV_DEFAULT_INDEX": CORP}, {"pypi.corp"} | GO_PROXY | GO_SUM),
-        ({"UV_INDEX_URL": CORP}, {"pypi.corp"} | GO_PROXY | GO_SUM),
-        ({"UV_DEFAULT_INDEX": ""}, PYPI | GO_PROXY | GO_SUM),
-        ({"UV_INDEX": f"mine={CORP}"}, {"pypi.corp"} | PYPI | GO_PROXY | GO_SUM),
-        ({"UV_DEFAULT_INDEX": "https://pypi.org/simple"}, PYPI | GO_PROXY | GO_SUM),
-        ({"UV_DEFAULT_INDEX": CORP, "UV_INDEX": "https://pypi.org/simple"}, {"pypi.corp"} | PYPI | GO_PROXY | GO_SUM),
-        ({"UV_DEFAULT_INDEX": CORP, "FILES": "https://files.corp"}, {"pypi.corp", "files.corp"} | GO_PROXY | GO_SUM),
-        ({"GOPROXY": "https://go.corp,direct"}, {"go.corp"} | PYPI | GO_SUM),
-        ({"GOPROXY": "https://go.corp|https://proxy.golang.org"}, {"go.corp"} | GO_PROXY | PYPI | GO_SUM),
-        ({"GOPROXY": "off"}, PYPI | GO_SUM),
-        ({"GOPROXY": "https://go.corp", "GONOSUMDB": "corp/*", "GOPRIVATE": "corp/*"}, {"go.corp"} | PYPI | GO_SUM),
-        ({"GOSUMDB": "off"}, PYPI | GO_PROXY),
-        ({"GOSUMDB": "sum.golang.org"}, PYPI | GO_PROXY | GO_SUM),
-        ({"GOSUMDB": "sum.corp+033de0ae+Ac4z"}, PYPI | GO_PROXY | {"sum.corp"}),
-        ({"GOSUMDB": "sum.golang.org+033de0ae+Ac4z https://sum.corp/x"}, PYPI | GO_PROXY | {"sum.corp"}),
+        ("python", {}, PYPI),
+        ("python", {"UV_DEFAULT_INDEX": CORP}, {"pypi.corp"}),
+        ("python", {"UV_INDEX_URL": CORP}, {"pypi.corp"}),
+        ("python", {"UV_DEFAULT_INDEX": ""}, PYPI),
+        ("python", {"UV_INDEX": f"mine={CORP}"}, {"pypi.corp"} | PYPI),
+        ("python", {"UV_DEFAULT_INDEX": "https://pypi.org/simple"}, PYPI),
+        ("python", {"UV_DEFAULT_INDEX": CORP, "UV_INDEX": "https://pypi.org/simple"}, {"pypi.corp"} | PYPI),
+        ("python", {"UV_DEFAULT_INDEX": CORP, "FILES": "https://files.corp"}, {"pypi.corp", "files.corp"}),
+        ("python", {"UV_DEFAULT_INDEX": CORP, "GOPROXY": "https://go.corp"}, {"pypi.corp"}),
+        ("go", {}, GO_PROXY | GO_SUM),
+        ("go", {"UV_DEFAULT_INDEX": CORP}, GO_PROXY | GO_SUM),
+        ("go", {"GOPROXY": "https://go.corp,direct"}, {"go.corp"} | GO_SUM),
+        ("go", {"GOPROXY": "https://go.corp|https://proxy.golang.org"}, {"go.corp"} | GO_PROXY | GO_SUM),
+        ("go", {"GOPROXY": "off"}, GO_SUM),
+        ("go", {"GOPROXY": "https://go.corp", "GONOSUMDB": "corp/*", "GOPRIVATE": "corp/*"}, {"go.corp"} | GO_SUM),
+        ("go", {"GOSUMDB": "off"}, GO_PROXY),
+        ("go", {"GOSUMDB": "sum.golang.org"}, GO_PROXY | GO_SUM),
+        ("go", {"GOSUMDB": "sum.corp+033de0ae+Ac4z"}, GO_PROXY | {"sum.corp"}),
+        ("go", {"GOSUMDB": "sum.golang.org+033de0ae+Ac4z https://sum.corp/x"}, GO_PROXY | {"sum.corp"}),
     ],
 )
-def test_a_clients_public_indexes_are_open_only_where_no_setting_sends_it_elsewhere(
-    settings: dict[str, str], hosts: set[str]
+def test_a_runtimes_public_indexes_are_open_only_where_no_setting_moves_its_client(
+    runtime: str, settings: dict[str, str], hosts: set[str]
 ) -> None:
-    python_and_go = settings | {
-        name: "https://other.corp" for name in ("CARGO_REGISTRIES_CRATES_IO_INDEX", "NPM_CONFIG_REGISTRY", "JSR_URL")
-    }
-    found = Egress.for_indexes(python_and_go).policy.hosts
-    assert found == {(host, 443) for host in hosts | {"other.corp"}}
+    found = Egress.for_indexes(CLIENTS[runtime], settings).policy.hosts
+    assert found == {(host, 443) for host in hosts}
+
+
+def test_a_runtime_that_lists_no_index_reaches_none() -> None:
+    assert Egress.for_indexes(Indexes(), {"UV_DEFAULT_INDEX": CORP, "GOPROXY": CORP}).policy.hosts == frozenset()
 
 
 def test_records_tell_refused_from_unreachable() -> None:

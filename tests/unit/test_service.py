@@ -74,6 +74,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         wake=lambda: woken.append(None),
         fan_out=lambda build_id, lines: None,
         stale=lambda call: None,
+        dropped=lambda count: None,
     )
     yield Services(BuildService(parts), WorkerService(parts), store, parts, woken)
     store.engine.dispose()

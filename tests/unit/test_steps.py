@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from builder import sandbox
+from builder import indexes, sandbox
 from builder.config import Settings
 from builder.errors import PlatformError
 from builder.node import steps
@@ -36,7 +36,7 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
     attempt = SimpleNamespace(
         node=SimpleNamespace(settings=settings, uid=1),
         held=SimpleNamespace(spool=SimpleNamespace(add=lambda *line: lines.append(line)), must_stop=lambda: False),
-        provided=SimpleNamespace(path=(), root=sandbox.Root()),
+        provided=SimpleNamespace(path=(), root=sandbox.Root(), indexes=indexes.shipped()["python"]),
         work=tmp_path,
         deadline=1.0,
         now=lambda: 0.0,

@@ -117,6 +117,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         wake=lambda: None,
         fan_out=lambda build_id, lines: tails.tell(build_id),
         stale=lambda call: None,
+        dropped=lambda count: None,
     )
     encoded: list[int] = []
 

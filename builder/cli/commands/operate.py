@@ -181,11 +181,17 @@ def runtimes(ctx: Context) -> int:
     for row, why in rows:
         each = row.toolchain
         default = "yes" if row.is_default else "-"
-        here = f"no: {shown(why.message.removeprefix(each.name + ': '))}" if why else "yes"
+        here = f"no: {shown(_obstacle_text(each, why))}" if why else "yes"
         table.append((each.runtime, each.version, each.target or "native", default, each.name, here))
     for line in fmt.table(table):
         ctx.out.line(line)
     return 0
+
+
+def _obstacle_text(row: Toolchain, why: BuildError) -> str:
+    """What is missing, and the step that mends it where there is one for this row alone."""
+    what = why.message.removeprefix(row.name + ": ")
+    return what if why.next == why.row.hint else f"{what}: {why.next}"
 
 
 def bases_build(ctx: Context, names: list[str]) -> int:

@@ -1040,12 +1040,15 @@ class RegisterNodeRequest(_message.Message):
     ARCHITECTURE_FIELD_NUMBER: _builtins.int
     SLOTS_FIELD_NUMBER: _builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
+    DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     node_id: _builtins.str
     architecture: _builtins.str
     """"linux/amd64" """
     slots: _builtins.int
     disk_free_bytes: _builtins.int
+    dropped_messages: _builtins.int
+    """Messages of the queues that were no hints, since the last registration that was answered."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1067,10 +1070,11 @@ class RegisterNodeRequest(_message.Message):
         architecture: _builtins.str = ...,
         slots: _builtins.int = ...,
         disk_free_bytes: _builtins.int = ...,
+        dropped_messages: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bases", b"bases", "disk_free_bytes", b"disk_free_bytes", "node_id", b"node_id", "protocol", b"protocol", "queues", b"queues", "slots", b"slots", "toolchains", b"toolchains"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bases", b"bases", "disk_free_bytes", b"disk_free_bytes", "dropped_messages", b"dropped_messages", "node_id", b"node_id", "protocol", b"protocol", "queues", b"queues", "slots", b"slots", "toolchains", b"toolchains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

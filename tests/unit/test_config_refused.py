@@ -1,0 +1,84 @@
+"""Settings that nothing could work with are refused when they are read, and `config` shows addresses, not logins."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.config import Settings, address_of, load, without_credentials
+from builder.errors import BuildError
+
+WRONG = {
+    "report_url": ("notaurl", "http://", "http:///reports", "http://127.0.0.1:/reports", "ftp://x", "http://h:99999/"),
+    "server": ("127.0.0.1:8480", "ftp://x", "https://[::1", "localhost"),
+    "listen": ("nonsense", "", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:-1"),
+    "cpus": ("inf", "nan"),
+}
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_a_value_that_cannot_work_is_refused(name: str, value: str) -> None:
+    with pytest.raises(BuildError, match=name) as caught:
+        load({name: value}, {"HOME": "/nowhere"})
+    assert caught.value.reason == "InvalidRequest"
+    assert "Value error" not in caught.value.message
+
+
+def test_a_refused_url_does_not_show_its_login() -> None:
+    with pytest.raises(BuildError) as caught:
+        load({"report_url": "ftp://user:hunter2@host.test/x"}, {"HOME": "/nowhere"})
+    assert "hunter2" not in caught.value.message and "host.test" in caught.value.message
+
+
+def test_addresses() -> None:
+    assert address_of(":8480") == address_of("127.0.0.1:8480") == ("127.0.0.1", 8480)
+    assert address_of("control.test:0") == ("control.test", 0)
+
+
+@pytest.mark.parametrize("second", [{"organization": "beta"}, {"organization": "acme"}, {"scopes": ("worker",)}])
+def test_a_token_stands_once(second: dict[str, object]) -> None:
+    rows = ({"token": "hunter2", "organization": "acme"}, {"token": "hunter2", **second})
+    with pytest.raises(BuildError, match="rows 1 and 2 have the same token") as caught:
+        load({"tokens": rows}, {"HOME": "/nowhere"})
+    assert caught.value.reason == "InvalidRequest" and "hunter2" not in caught.value.message
+
+
+def test_an_empty_token_is_none() -> None:
+    with pytest.raises(BuildError, match="row 1 has an empty token"):
+        load({"tokens": ({"token": "", "organization": "acme"},)}, {"HOME": "/nowhere"})
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://127.0.0.1:6379/0", "redis://127.0.0.1:6379/0"),
+        ("redis://:hunter2@redis.test:6379/0", "redis://***@redis.test:6379/0"),
+        ("postgresql://u:hun/te@r2@db.test/x", "postgresql://***@db.test/x"),
+        ("postgresql://u:hun?ter2@db.test/x", "postgresql://***@db.test/x"),
+        ("postgresql://db.test/x?password=hunter2&sslmode=require", "postgresql://db.test/x?password=***&sslmode=***"),
+        ("https://reports.test/x?hunter2", "https://reports.test/x?***"),
+        ("user:hunter2@proxy.test:3128", "***@proxy.test:3128"),
+        ("sqlite:////var/lib/builder.db", "sqlite:////var/lib/builder.db"),
+    ],
+)
+def test_a_url_shows_all_but_its_credentials(url: str, shown: str) -> None:
+    assert without_credentials(url) == shown
+
+
+def test_config_shows_the_hosts_and_hides_the_logins() -> None:
+    values = {
+        "redis_url": "redis://:hunter2@redis.test:6379/0",
+        "store_url": "postgresql://u:hunter2@db.test/x",
+        "report_url": "https://u:hunter2@reports.test/x",
+        "upstream_proxy": "http://u:hunter2@proxy.test:3128",
+        "server": "https://u:hunter2@control.test",
+        "token": "hunter2",
+        "message_key": "hunter2",
+        "registry_password": "hunter2",
+        "report_token": "hunter2",
+    }
+    shown = {name: value for name, value, _ in load(values, {"HOME": "/nowhere"}).describe()}
+    assert not [name for name, value in shown.items() if "hunter2" in value]
+    hosts = {"redis_url": "redis", "store_url": "db", "report_url": "reports", "upstream_proxy": "proxy"}
+    assert not [name for name, host in hosts.items() if f"@{host}.test" not in shown[name]]
+    assert {shown[name] for name in values if not name.endswith("_url")} >= {"***"}
+    assert Settings(**values)

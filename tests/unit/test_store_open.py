@@ -1,0 +1,38 @@
+"""A store that cannot be opened is refused in words: what it is, whose fault, what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.errors import BuildError
+from builder.store.engine import open_store
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u:hunter2@db.test/x",
+        "postgresql+asyncpg://u:hunter2@db.test/x",
+        "sqlite+aiosqlite:////x.db",
+        "no url hunter2",
+        "postgresql://u:hunter2@db.test:port/x",
+    ],
+)
+def test_a_store_of_another_kind_is_refused(url: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        open_store(url)
+    assert (caught.value.reason, caught.value.where) == ("InvalidRequest", "store_url")
+    assert "postgresql://USER@HOST" in caught.value.next
+    assert "hunter2" not in caught.value.message
+
+
+def test_a_file_that_cannot_be_made_is_ours_and_names_itself(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.db").mkdir()
+    for path in (tmp_path / "file" / "x.db", tmp_path / "folder.db"):
+        with pytest.raises(BuildError, match=str(path)) as caught:
+            open_store(f"sqlite:///{path}")
+        assert (caught.value.reason, caught.value.where, caught.value.row.exit_code) == ("Internal", "store_url", 75)
+        assert "store_url" in caught.value.next
