@@ -126,8 +126,9 @@ def address(route: Route, message: Message) -> tuple[str, tuple[tuple[str, str],
     if route.has_body:
         return path, ()
     pairs = []
-    for name, value in json_format.MessageToDict(message, preserving_proto_field_name=True).items():
-        if name in route.path_params:
+    carried = {route.input.fields_by_name[name].json_name for name in route.path_params}
+    for name, value in json_format.MessageToDict(message).items():
+        if name in carried:
             continue
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict):

@@ -290,3 +290,9 @@ def test_a_second_interrupt_kills_the_sandbox_of_a_build_of_its_own(
     assert ran.code == 130, ran.err
     uids = range(EMBEDDED_UID, EMBEDDED_UID + 1)
     assert until(lambda: not processes_of(uids) and not processes_that_name(alone.home), 10)
+
+
+def test_making_a_client_loads_no_http_library() -> None:
+    """In a fresh interpreter: this one has it loaded already."""
+    code = "import sys\nfrom builder.cli.client import Client\nClient('http://x', 't').close()\nprint('httpx' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

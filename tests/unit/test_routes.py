@@ -108,6 +108,9 @@ def test_address() -> None:
         "/v1/ignite/builds",
         (("limit", "5"), ("status", "BUILD_STATUS_FAILED"), ("name", "a b")),
     )
+    stream = pb.StreamBuildLogsRequest(build_id="b1", from_start=True)
+    path = "/v1/ignite/builds/b1/logs/stream"
+    assert address(by_name["StreamBuildLogs"], stream) == (path, (("fromStart", "true"),))
     assert address(by_name["Finish"], pb.FinishRequest(build_id="a/b")) == ("/v1/ignite/worker/builds/a%2Fb/finish", ())
     with pytest.raises(ValueError, match="build_id is empty"):
         address(by_name["GetBuild"], pb.GetBuildRequest())
