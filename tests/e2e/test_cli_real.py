@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -294,5 +295,6 @@ def test_a_second_interrupt_kills_the_sandbox_of_a_build_of_its_own(
 
 def test_making_a_client_loads_no_http_library() -> None:
     """In a fresh interpreter: this one has it loaded already."""
-    code = "import sys\nfrom builder.cli.client import Client\nClient('http://x', 't').close()\nprint('httpx' in sys.modules)"
+    made = "from builder.cli.client import Client; Client('http://x', 't').close()"
+    code = made + "; import sys; print('httpx' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
