@@ -17,7 +17,7 @@ from bench.projects import Project
 from builder import config
 from builder.bases.base import BaseStore
 from builder.client.api import Api
-from builder.client.patient import PatientApi, Silent, SystemClock
+from builder.client.patient import NullWatcher, PatientApi, SystemClock
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local import embedded
@@ -47,7 +47,7 @@ class Server:
         getattr(compiled.runtime, project.runtime).SetInParent()
         began = time.perf_counter()
         created: pb.CreateBuildResponse = self.api.call("CreateBuild", request)
-        for _ in PatientApi(self.api, SystemClock(), Silent()).follow(created.build_id):
+        for _ in PatientApi(self.api, SystemClock(), NullWatcher()).follow(created.build_id):
             pass
         record: pb.Build = self.api.call("GetBuild", pb.GetBuildRequest(build_id=created.build_id))
         took = time.perf_counter() - began

@@ -17,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from builder.client.api import Api
-from builder.client.patient import PatientApi, Silent, SystemClock
+from builder.client.patient import NullWatcher, PatientApi, SystemClock
 from builder.config import Settings, load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
@@ -59,7 +59,7 @@ def request(name: str, kind: str) -> pb.CreateBuildRequest:
 
 def tail(api: Api, build_id: str, show: bool) -> None:
     """Print the log of a build until its end."""
-    for entry in PatientApi(api, SystemClock(), Silent()).follow(build_id):
+    for entry in PatientApi(api, SystemClock(), NullWatcher()).follow(build_id):
         if show and not entry.eof:
             print(f"    {pb.BuildPhase.Name(entry.phase)[12:].lower():<13}{entry.line[:200]}", flush=True)
 

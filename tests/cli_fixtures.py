@@ -79,13 +79,13 @@ def run(
     """Run the program over streams in memory; settings are handed in, nothing of this machine is read."""
     out, err = Stream(terminal=out_terminal), Stream(terminal=err_terminal)
 
-    def given(flags: Mapping[str, Any], env: Mapping[str, str]) -> Loaded:
+    def settled(flags: Mapping[str, Any], env: Mapping[str, str]) -> Loaded:
         base = settings or Settings(server="http://ignite.test", data_dir="/nonexistent")
         changed = {name: value for name, value in flags.items() if value is not None}
         return Loaded(settings=base.model_copy(update=changed), origins={})
 
     env = {"LANG": "C.UTF-8", "TERM": "xterm"} | dict(environ or {})
-    code = run_program(list(argv), env, out, err, io.BytesIO(stdin), load or given, now_ms=lambda: START_MS + 60_000)
+    code = run_program(list(argv), env, out, err, io.BytesIO(stdin), load or settled, now_ms=lambda: START_MS + 60_000)
     return Ran(code=code, out=out.getvalue(), err=err.getvalue())
 
 
@@ -118,4 +118,4 @@ def sse(entries: Sequence[pb.LogEntry], *, eof: bool = True) -> bytes:
 def play(monkeypatch: pytest.MonkeyPatch, handler: Callable[[httpx.Request], httpx.Response]) -> None:
     """The server of each command from here on is `handler`: no socket, and time passes when somebody sleeps."""
     made = functools.partial(Client, transport=httpx.MockTransport(handler), clock=FakeClock())
-    monkeypatch.setattr("builder.cli.context.Client", made)
+    monkeypatch.setattr("builder.cli.client.Client", made)

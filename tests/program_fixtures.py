@@ -36,10 +36,15 @@ class Ran:
 
 @dataclass(frozen=True)
 class Program:
-    """The program with a home and settings; `settings` are those that a variable gives ("server" and so on)."""
+    """The program with a home and settings; `settings` are those that a variable gives ("server" and so on).
+
+    `executable` may be another installation, and `cwd` the folder it starts in.
+    """
 
     home: Path
     settings: Mapping[str, str] = field(default_factory=dict)
+    executable: str = PROGRAM
+    cwd: Path | None = None
 
     @property
     def environ(self) -> dict[str, str]:
@@ -50,7 +55,13 @@ class Program:
     def run(self, *argv: str, stdin: bytes = b"", **more: str) -> Ran:
         """Run to the end; `more` are further environment variables."""
         done = subprocess.run(
-            [PROGRAM, *argv], env=self.environ | more, input=stdin, capture_output=True, timeout=PATIENCE_S, check=False
+            [self.executable, *argv],
+            cwd=self.cwd,
+            env=self.environ | more,
+            input=stdin,
+            capture_output=True,
+            timeout=PATIENCE_S,
+            check=False,
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
@@ -58,7 +69,8 @@ class Program:
     def started(self, *argv: str) -> Iterator[subprocess.Popen[bytes]]:
         """Start it, stdout and stderr as pipes; what still runs afterwards is ended."""
         process = subprocess.Popen(
-            [PROGRAM, *argv],
+            [self.executable, *argv],
+            cwd=self.cwd,
             env=self.environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -80,7 +92,12 @@ def serving(program: Program, command: str) -> Iterator[tuple[subprocess.Popen[b
     said = program.home / f"{command}.log"
     with said.open("wb") as log:
         process = subprocess.Popen(
-            [PROGRAM, command], env=program.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            [program.executable, command],
+            cwd=program.cwd,
+            env=program.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
     try:
         yield process, said

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-import inspect
 import io
+import os
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TextIO
+
+if TYPE_CHECKING:
+    from builder.config import Loaded
 
 __all__ = ["main"]
 
 
 def main() -> int:
     """The console script: hands the world to `builder.cli.program.run_program` and answers the exit code."""
-    from builder import config
     from builder.cli.program import run_program
 
-    # The environment is read in builder/config.py only; this is the mapping that its `load` reads.
-    environ = inspect.signature(config.load).parameters["environ"].default
-    return run_program(sys.argv[1:], environ, _lenient(sys.stdout), _lenient(sys.stderr), sys.stdin.buffer, config.load)
+    return run_program(sys.argv[1:], os.environ, _lenient(sys.stdout), _lenient(sys.stderr), sys.stdin.buffer, _load)
+
+
+def _load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Loaded:
+    """The settings; their module is imported by the first command that asks for one."""
+    from builder import config
+
+    return config.load(flags, environ)
 
 
 def _lenient(stream: TextIO) -> TextIO:

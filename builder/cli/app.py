@@ -1,31 +1,20 @@
-"""The commands and their options, as Typer parses them; what each does is in `builder/cli/commands/`."""
+"""The commands and their options, as click parses them; what each does is in `builder/cli/commands/`.
+
+Nothing of a command is imported before it runs: a help text or a mistyped word costs the parser alone.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
-import typer
+import click
 
 from builder.cli.context import Context
 from builder.cli.options import COMMON_HELP, COMMON_NAMES, pairs
-from builder.cli.runtimes import RUNTIMES
-from builder.cli.stop import mistake
+from builder.cli.stop import PROG, mistake
 
-PROG = "ignite-builder"
-
-app = typer.Typer(
-    name=PROG, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False
-)
-bases = typer.Typer(add_completion=False, rich_markup_mode=None, no_args_is_help=False)
-
-BuildId = Annotated[str, typer.Argument(metavar="BUILD", help="an id or its start (4 or more); default: your last")]
-ExitStatus = Annotated[bool, typer.Option("--exit-status", help="exit with the build's own code")]
-Runtime = Annotated[str, typer.Option("--runtime", help=f"{', '.join(RUNTIMES)}; default: detected")]
-Version = Annotated[str, typer.Option("--runtime-version", help="a version of the catalog; default: from the source")]
-Target = Annotated[str, typer.Option("--target", help="native or wasm")]
-BuildArg = Annotated[list[str] | None, typer.Option("--build-arg", metavar="K=V", help="may be repeated")]
+F = TypeVar("F", bound=Callable[..., int])
 
 
 def _examples(*lines: str) -> str:
@@ -53,210 +42,262 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 }
 
 
-app.add_typer(bases, name="bases", help="Base images of this node.", epilog=_examples(*EXAMPLES["bases"]))
+class Number(click.ParamType[int]):
+    """A whole number between two bounds. The message of a wrong one is a sentence of this program."""
+
+    name = "number"
+
+    def __init__(self, low: int, high: int) -> None:
+        self.low, self.high = low, high
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """The number. Raises `click.BadParameter`."""
+        if isinstance(value, int):
+            return value
+        text = str(value)
+        if text.isascii() and text.isdigit() and len(text) <= 18 and self.low <= int(text) <= self.high:
+            return int(text)
+        bounds = f"{self.low} or more" if self.high >= LAST_SEQUENCE else f"{self.low} to {self.high}"
+        self.fail(f'is "{text}"; it takes a whole number, {bounds}', param, ctx)
 
 
-def _command(name: str) -> Callable[[Any], Any]:
-    return app.command(name, epilog=_examples(*EXAMPLES[name]))
+LAST_SEQUENCE = 10**18
+
+
+class RuntimeOption(click.Option):
+    """`--runtime`, whose help lists the runtimes. They are loaded when the help is printed."""
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        """The row of the help."""
+        from builder.cli.runtimes import RUNTIMES
+
+        self.help = f"{', '.join(RUNTIMES)}; default: detected"
+        return super().get_help_record(ctx)
+
+
+@click.group(PROG, no_args_is_help=False)
+def app() -> None:
+    """Turn source code into a runnable artifact, and say how it went."""
+
+
+@app.group("bases", no_args_is_help=False, epilog=_examples(*EXAMPLES["bases"]))
+def bases() -> None:
+    """Base images of this node."""
+
+
+def _command(name: str, group: click.Group = app, examples: str = "") -> Callable[[F], click.Command]:
+    return group.command(name, epilog=_examples(*EXAMPLES[examples or name]))
+
+
+def _source_options(function: F) -> F:
+    """PATH and the options by which `build` and `plan` choose a toolchain."""
+    for decorate in (
+        click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
+        click.option("--target", metavar="NAME", default="", help="native or wasm"),
+        click.option(
+            "--runtime-version",
+            "version",
+            metavar="VERSION",
+            default="",
+            help="a version of the catalog; default: from the source",
+        ),
+        click.option("--runtime", cls=RuntimeOption, metavar="NAME", default=""),
+        click.argument("path", metavar="PATH|-", help="a folder, a file, an archive, or - for stdin"),
+    ):
+        function = decorate(function)
+    return function
+
+
+def _build_argument(function: F) -> F:
+    text = "an id or its start (4 or more); default: your last"
+    return click.argument("build", metavar="[BUILD]", default="", help=text)(function)
+
+
+def _exit_status(function: F) -> F:
+    return click.option("--exit-status", is_flag=True, help="exit with the build's own code")(function)
 
 
 @_command("build")
-def _build(
-    ctx: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH|-", help="a folder, a file, an archive, or - for stdin")],
-    runtime: Runtime = "",
-    runtime_version: Version = "",
-    target: Target = "",
-    build_arg: BuildArg = None,
-    name: Annotated[str, typer.Option("--name", help="default: the folder's or file's name")] = "",
-    repository: Annotated[str, typer.Option("--repository", help="below your organization's prefix")] = "",
-    tag: Annotated[list[str] | None, typer.Option("--tag", help="may be repeated; default: latest")] = None,
-    platform: Annotated[str, typer.Option("--platform", help="default: linux/amd64")] = "",
-    no_cache: Annotated[bool, typer.Option("--no-cache", help="build even what was built before")] = False,
-    timeout: Annotated[str, typer.Option("--timeout", metavar="TIME", help="such as 90s, 10m")] = "",
-    detach: Annotated[bool, typer.Option("--detach", help="print the id and leave; the build goes on")] = False,
-) -> int:
+@_source_options
+@click.option("--name", metavar="NAME", default="", help="default: the folder's or file's name")
+@click.option("--repository", metavar="NAME", default="", help="below your organization's prefix")
+@click.option("--tag", "tags", metavar="TAG", multiple=True, help="may be repeated; default: latest")
+@click.option("--platform", metavar="OS/ARCH", default="", help="default: linux/amd64")
+@click.option("--no-cache", is_flag=True, help="build even what was built before")
+@click.option("--timeout", metavar="TIME", default="", help="such as 90s, 10m")
+@click.option("--detach", is_flag=True, help="print the id and leave; the build goes on")
+@click.pass_obj
+def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
     """Build a folder, a file, an archive or stdin; print the artifact's reference by digest."""
-    from builder.cli.commands.build import Asked, build
+    from builder.cli.commands.build import BuildOptions, build
 
-    context: Context = ctx.obj
     if path == "-" and context.stdin_is_terminal():
         raise mistake("- reads stdin, and that is a terminal", where="PATH", next=f"See: {PROG} build --help")
-    asked = Asked(
-        path=path,
-        runtime=runtime,
-        runtime_version=runtime_version,
-        target=target,
-        build_args=build_arg or (),
-        name=name,
-        repository=repository,
-        tags=tag or (),
-        platform=platform,
-        no_cache=no_cache,
-        timeout=timeout,
-        detach=detach,
-    )
-    return build(context, asked)
+    return build(context, BuildOptions(path=path, runtime_version=version, **options))
 
 
 @_command("plan")
-def _plan(
-    ctx: typer.Context,
-    path: Annotated[str, typer.Argument(metavar="PATH|-")],
-    runtime: Runtime = "",
-    runtime_version: Version = "",
-    target: Target = "",
-    build_arg: BuildArg = None,
-) -> int:
+@_source_options
+@click.pass_obj
+def _plan(context: Context, path: str, runtime: str, version: str, target: str, build_args: tuple[str, ...]) -> int:
     """Show what would run, and why. Runs nothing, calls nobody."""
     from builder.cli.commands.plan import plan
 
-    return plan(ctx.obj, path, runtime, runtime_version, target, pairs(build_arg or (), "--build-arg"))
+    return plan(context, path, runtime, version, target, pairs(build_args, "--build-arg"))
 
 
 @_command("logs")
-def _logs(
-    ctx: typer.Context,
-    build: BuildId = "",
-    follow: Annotated[bool, typer.Option("-f", "--follow", help="go on until the build ends")] = False,
-    start: Annotated[int, typer.Option("--from", metavar="N", min=0, help="begin at this line")] = 0,
-    failed: Annotated[bool, typer.Option("--failed", help="only the step that failed")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="the bare lines")] = False,
-    exit_status: ExitStatus = False,
-) -> int:
+@_build_argument
+@click.option("-f", "--follow", is_flag=True, help="go on until the build ends")
+@click.option("--from", "start", metavar="N", type=Number(0, LAST_SEQUENCE), default=0, help="begin at this line")
+@click.option("--failed", is_flag=True, help="only the step that failed")
+@click.option("--raw", is_flag=True, help="the bare lines")
+@_exit_status
+@click.pass_obj
+def _logs(context: Context, build: str, *, follow: bool, start: int, failed: bool, raw: bool, exit_status: bool) -> int:
     """Print a build's log; with -f follow it."""
     from builder.cli.commands.read import logs
 
-    return logs(ctx.obj, build, follow=follow, start=start, only_failed=failed, raw=raw, exit_status=exit_status)
+    return logs(context, build, follow=follow, start=start, only_failed=failed, raw=raw, exit_status=exit_status)
 
 
 @_command("get")
-def _get(ctx: typer.Context, build: BuildId = "", exit_status: ExitStatus = False) -> int:
+@_build_argument
+@_exit_status
+@click.pass_obj
+def _get(context: Context, build: str, *, exit_status: bool) -> int:
     """Show one build; a failed one with what to do."""
     from builder.cli.commands.read import get
 
-    return get(ctx.obj, build, exit_status=exit_status)
+    return get(context, build, exit_status=exit_status)
 
 
 @_command("ls")
-def _ls(ctx: typer.Context, limit: Annotated[int, typer.Option("--limit", min=1, max=10_000)] = 20) -> int:
+@click.option("--limit", metavar="N", type=Number(1, 10_000), default=20, help="1 to 10000; default: 20")
+@click.pass_obj
+def _ls(context: Context, limit: int) -> int:
     """List builds, newest first."""
     from builder.cli.commands.read import ls
 
-    return ls(ctx.obj, limit)
+    return ls(context, limit)
 
 
 @_command("cancel")
-def _cancel(ctx: typer.Context, build: Annotated[str, typer.Argument(metavar="BUILD")] = "") -> int:
+@click.argument("build", metavar="BUILD", default="", help="an id or its start (4 or more)")
+@click.pass_obj
+def _cancel(context: Context, build: str) -> int:
     """Stop a build; says so when it had ended before."""
     from builder.cli.commands.read import cancel
 
-    return cancel(ctx.obj, build)
+    return cancel(context, build)
 
 
 @_command("run")
-def _run(ctx: typer.Context, build: BuildId = "") -> int:
+@_build_argument
+@click.pass_obj
+def _run(context: Context, build: str) -> int:
     """Start a build's artifact here, sandboxed, and print its URL."""
     from builder.cli.commands.operate import run
 
-    return run(ctx.obj, build)
+    return run(context, build)
 
 
 @_command("serve")
-def _serve(ctx: typer.Context) -> int:
+@click.pass_obj
+def _serve(context: Context) -> int:
     """The control side: API, dispatcher, reconciler."""
     from builder.cli.commands.operate import serve
 
-    return serve(ctx.obj)
+    return serve(context)
 
 
 @_command("worker")
-def _worker(ctx: typer.Context) -> int:
+@click.pass_obj
+def _worker(context: Context) -> int:
     """A build node: takes builds from the server and runs them."""
     from builder.cli.commands.operate import worker
 
-    return worker(ctx.obj)
+    return worker(context)
 
 
 @_command("dev")
-def _dev(ctx: typer.Context) -> int:
+@click.pass_obj
+def _dev(context: Context) -> int:
     """Server and worker together, for a laptop; prints the URL."""
     from builder.cli.commands.operate import dev
 
-    return dev(ctx.obj)
+    return dev(context)
 
 
 @_command("doctor")
-def _doctor(ctx: typer.Context) -> int:
+@click.pass_obj
+def _doctor(context: Context) -> int:
     """What is missing on this machine, and the command that mends it."""
     from builder.cli.commands.operate import doctor
 
-    return doctor(ctx.obj)
+    return doctor(context)
 
 
 @_command("runtimes")
-def _runtimes(ctx: typer.Context) -> int:
+@click.pass_obj
+def _runtimes(context: Context) -> int:
     """Versions and targets of the catalog."""
     from builder.cli.commands.operate import runtimes
 
-    return runtimes(ctx.obj)
+    return runtimes(context)
 
 
-@bases.command("build", epilog=_examples(*EXAMPLES["bases"]))
-def _bases_build(ctx: typer.Context, names: Annotated[list[str] | None, typer.Argument(metavar="NAME")] = None) -> int:
+@_command("build", bases, "bases")
+@click.argument("names", metavar="[NAME]...", nargs=-1, help="default: the bases of the default versions")
+@click.pass_obj
+def _bases_build(context: Context, names: tuple[str, ...]) -> int:
     """Make the base images that this node needs."""
     from builder.cli.commands.operate import bases_build
 
-    return bases_build(ctx.obj, names or [])
+    return bases_build(context, list(names))
 
 
 @_command("config")
-def _config(ctx: typer.Context) -> int:
+@click.pass_obj
+def _config(context: Context) -> int:
     """Each setting, its value, where it comes from."""
     from builder.cli.commands.about import config
 
-    return config(ctx.obj)
+    return config(context)
 
 
 @_command("reasons")
-def _reasons(ctx: typer.Context, reason: Annotated[str, typer.Argument(metavar="REASON")] = "") -> int:
+@click.argument("reason", metavar="[REASON]", default="", help="default: all")
+@click.pass_obj
+def _reasons(context: Context, reason: str) -> int:
     """Each failure reason: whose fault, exit code, what to do."""
     from builder.cli.commands.about import reasons
 
-    return reasons(ctx.obj, reason)
+    return reasons(context, reason)
 
 
 @_command("completion")
-def _completion(ctx: typer.Context, shell: Annotated[str, typer.Argument(metavar="bash|zsh|fish")]) -> int:
+@click.argument("shell", metavar="bash|zsh|fish", help="the shell that loads it")
+@click.pass_obj
+def _completion(context: Context, shell: str) -> int:
     """Print a completion script for a shell."""
     from builder.cli.commands.about import completion
 
-    return completion(ctx.obj, shell, command_options())
+    return completion(context, shell, command_options())
 
 
-def version() -> str:
-    """The installed version of this program."""
-    return importlib.metadata.version(PROG)
+def options_of(command: click.Command) -> tuple[str, ...]:
+    """The long options of a command, the common ones included."""
+    return tuple(sorted({opt for param in command.params for opt in param.opts if opt[:2] == "--"} | set(COMMON_NAMES)))
 
 
 def command_options() -> Mapping[str, tuple[str, ...]]:
     """Every command and its long options."""
-    group: Any = typer.main.get_command(app)
-    return {
-        name: tuple(
-            sorted({opt for param in command.params for opt in param.opts if opt.startswith("--")} | set(COMMON_NAMES))
-        )
-        for name, command in group.commands.items()
-    }
+    return {name: options_of(command) for name, command in app.commands.items()}
 
 
 def valued_options() -> frozenset[str]:
-    """Every option of a command that takes a value, so that the value is never read as an option of ours."""
-    group: Any = typer.main.get_command(app)
-    params = [param for command in group.commands.values() for param in command.params]
-    return frozenset(opt for param in params if opt_takes_value(param) for opt in param.opts if opt.startswith("-"))
-
-
-def opt_takes_value(param: Any) -> bool:
-    """Whether a parameter is an option with a value."""
-    return not getattr(param, "is_flag", True) and param.param_type_name == "option"
+    """Every option of a command that takes a value, so that the value is never read as a common option."""
+    params = [param for command in app.commands.values() for param in command.params]
+    options = [param for param in params if isinstance(param, click.Option) and not param.is_flag]
+    return frozenset(opt for option in options for opt in option.opts)

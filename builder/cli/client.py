@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from builder.cli.stop import lost_server, refused_call
 from builder.client.api import Api, ApiError, ApiUnreachable
-from builder.client.patient import Clock, OutOfPatience, PatientApi, Silent, SystemClock, Watcher
+from builder.client.patient import Clock, NullWatcher, OutOfPatience, PatientApi, SystemClock, Watcher
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class Client:
         clock: Clock | None = None,
         watcher: Watcher | None = None,
     ) -> None:
-        self.server, clock, watcher = server.rstrip("/"), clock or SystemClock(), watcher or Silent()
+        self.server, clock, watcher = server.rstrip("/"), clock or SystemClock(), watcher or NullWatcher()
         trust_env = not _is_loopback(self.server)
         self._api = Api(
             self.server,

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from google.protobuf import json_format
-from google.protobuf.message import Message
-
-from builder.cli.client import Client, Watcher
+from builder.cli.connection import again_text, retry_text
 from builder.cli.options import Common
-from builder.cli.plain import again_text, retry_text
 from builder.cli.safe import shown
 from builder.cli.stop import missing_here, mistake, refused_here, unwritten
 from builder.cli.terminal import (
@@ -31,10 +24,15 @@ from builder.cli.terminal import (
     use_colour,
     use_live,
 )
-from builder.config import Loaded, Settings
 from builder.errors import BuildError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from google.protobuf.message import Message
+
+    from builder.cli.client import Client, Watcher
+    from builder.config import Loaded, Settings
     from builder.local.embedded import Embedded
 
 RECENT = 50
@@ -46,8 +44,7 @@ GONE = (errno.EPIPE, errno.EIO)
 class Out:
     """One stream. A reader or a terminal that went away ends its output silently; nothing else notices.
 
-    Anything else that keeps the answer from its place (a full disk) ends the command with `Stop`; the conversation has
-    no other place to say so.
+    Anything else that keeps the answer from its place (a full disk) ends the command with `Stop`.
     """
 
     stream: TextIO
@@ -105,12 +102,13 @@ class Context:
         )
 
     def size(self) -> tuple[int, int]:
-        """(columns, rows) of the terminal behind stderr, now."""
-        try:
-            reported = tuple(os.get_terminal_size(self.err.stream.fileno()))
-        except (OSError, ValueError):
-            reported = tuple(shutil.get_terminal_size())
-        return columns_of(reported[0], self.environ) or 80, rows_of(reported[1], self.environ) or 24
+        """(columns, rows) of the terminal behind stderr, now; of that behind stdout where stderr is none."""
+        columns, rows = 0, 0
+        for out in (self.err, self.out):
+            with contextlib.suppress(OSError, ValueError):
+                columns, rows = os.get_terminal_size(out.stream.fileno())
+                break
+        return columns_of(columns, self.environ) or 80, rows_of(rows, self.environ) or 24
 
     def is_live(self) -> bool:
         """Whether stderr gets the live view."""
@@ -124,7 +122,7 @@ class Context:
         except ValueError:
             return False
 
-    # -- speaking ----------------------------------------------------------------------------------------------------
+    # -- output ------------------------------------------------------------------------------------------------------
     def say(self, text: str) -> None:
         """A line of the conversation; silent with `-q`."""
         if not self.common.quiet:
@@ -137,14 +135,21 @@ class Context:
     def document(self, value: Message | Mapping[str, Any] | list[Any]) -> None:
         """The one JSON document of `--json`: one line when piped, indented on a terminal, ASCII only."""
         indent = 2 if self.out.is_terminal else None
-        if isinstance(value, Message):
-            self.out.line(json_format.MessageToJson(value, indent=indent))
-        else:
+        if isinstance(value, Mapping | list):
+            import json
+
             self.out.line(json.dumps(value, indent=indent))
+        else:
+            self._message(value, indent)
 
     def document_line(self, value: Message) -> None:
         """One JSON document on one line, for `logs --json`."""
-        self.out.line(json_format.MessageToJson(value, indent=None))
+        self._message(value, None)
+
+    def _message(self, value: Message, indent: int | None) -> None:
+        from google.protobuf import json_format
+
+        self.out.line(json_format.MessageToJson(value, indent=indent))
 
     # -- settings and server -----------------------------------------------------------------------------------------
     def loaded(self) -> Loaded:
@@ -152,7 +157,9 @@ class Context:
         try:
             return self.load({"server": self.common.server}, self.environ)
         except BuildError as error:
-            raise refused_here(error) from None
+            stop = refused_here(error)
+            stop.where = "--server" if stop.where == "flag" else stop.where  # no other setting has a flag
+            raise stop from None
         except OSError as error:
             raise mistake(f"a settings file cannot be read: {error}", where=str(error.filename or "")) from None
 
@@ -167,6 +174,8 @@ class Context:
 
         Raises `Stop` when a part that building here needs is missing (exit 75).
         """
+        from builder.cli.client import Client
+
         with contextlib.ExitStack() as stack:
             url, token = settings.server, settings.token
             if not url:
@@ -191,7 +200,7 @@ class Context:
         if self.common.verbose > 1:
             self.notice(str(event))
 
-    # -- what was started here ---------------------------------------------------------------------------------------
+    # -- builds started here ------------------------------------------------------------------------------------------
     def remember(self, settings: Settings, build_id: str, name: str, status: str) -> None:
         """Keep the id of a build that was started here, newest first; one that is known only gets its status. A full
         disk is no reason to fail."""
@@ -216,7 +225,7 @@ class Context:
 
 @dataclass
 class _Noticing:
-    """Says at once what a client says about its connection; `-vv` lists each call."""
+    """Prints the events of a client's connection at once; `-vv` lists each call."""
 
     context: Context
 
@@ -236,6 +245,8 @@ def _embedded(
 ) -> contextlib.AbstractContextManager[Embedded]:
     """The server of this command; not imported where a server is configured. Its own log goes to a file: stdout is
     the answer's."""
+    from pathlib import Path
+
     import structlog
 
     from builder.local import embedded
@@ -260,6 +271,8 @@ def _embedded(
 
 def recent_path(settings: Settings) -> Path:
     """The file of the builds that were started here: a line "ID NAME STATUS" each."""
+    from pathlib import Path
+
     return Path(settings.data_dir) / "recent"
 
 

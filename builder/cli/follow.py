@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import FrameType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from builder.cli.client import Client
+from builder.cli.connection import again_text, retry_text
 from builder.cli.format import short_id
 from builder.cli.inbox import Inbox
-from builder.cli.plain import again_text, retry_text
 from builder.cli.stop import Stop
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
+if TYPE_CHECKING:
+    from builder.cli.client import Client
+
 TICK_S = 0.1
-LAST_WORD_S = 2.0
+CANCEL_GRACE_S = 2.0
 """How long a second Ctrl-C still waits for the cancel to be delivered."""
 
 
@@ -51,7 +53,7 @@ Event = pb.LogEntry | pb.Build | str | Exception | None
 
 @dataclass
 class Interrupts:
-    """Signals that came. `events` wakes the loop; an Inbox may be written from a handler."""
+    """Signals that arrived. `events` wakes the loop; an Inbox may be written from a handler."""
 
     events: Inbox[Event] = field(default_factory=Inbox)
     stops: int = 0
@@ -69,13 +71,13 @@ class Interrupts:
             for each, handler in former.items():
                 # A program started by nohup ignores HUP; that stays so.
                 if handler is not signal.SIG_IGN:
-                    signal.signal(each, self._came)
+                    signal.signal(each, self._on_signal)
             yield self
         finally:
             for each, handler in former.items():
                 signal.signal(each, handler)
 
-    def _came(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.raises:
             raise KeyboardInterrupt
         if number == signal.SIGHUP and not self.hup_stops:
@@ -87,7 +89,7 @@ class Interrupts:
 
 @dataclass
 class QueueWatcher:
-    """Passes what the client says about the connection into the loop."""
+    """Passes the client's notices of the connection into the loop."""
 
     put: Callable[[str], None]
     calls: Callable[[str], None] | None = None
@@ -111,16 +113,16 @@ class Watched:
     left: str = ""
 
 
-def create(client: Client, request: pb.CreateBuildRequest, view: View, came: Interrupts) -> pb.Build | None:
+def create(client: Client, request: pb.CreateBuildRequest, view: View, interrupts: Interrupts) -> pb.Build | None:
     """Ask for the build. A signal meanwhile waits for the answer, so that the cancel has a name; a second one does not
     (None). Raises `Stop`."""
-    _thread(lambda: _create(client, request, came.events))
+    _thread(lambda: _create(client, request, interrupts.events))
     warned = False
     while True:
-        event = came.events.get(TICK_S)
-        if came.stops > 1 or came.hung_up:
+        event = interrupts.events.get(TICK_S)
+        if interrupts.stops > 1 or interrupts.hung_up:
             return None
-        if came.stops and not warned:
+        if interrupts.stops and not warned:
             warned = True
             view.notice("cancelling as soon as the build has an id; Ctrl-C again leaves now")
         if isinstance(event, pb.Build):
@@ -132,20 +134,20 @@ def create(client: Client, request: pb.CreateBuildRequest, view: View, came: Int
         view.tick()
 
 
-def watch(client: Client, build: pb.Build, view: View, came: Interrupts) -> Watched:
+def watch(client: Client, build: pb.Build, view: View, interrupts: Interrupts) -> Watched:
     """Follow a build that this command started. Raises `Stop` when the server is lost or the cancel cannot land."""
     build_id = build.build_id
-    _thread(lambda: _read(client, build_id, came.events))
+    _thread(lambda: _read(client, build_id, interrupts.events))
     canceller: threading.Thread | None = None
     while True:
-        event = came.events.get(TICK_S)
-        if came.hung_up:
+        event = interrupts.events.get(TICK_S)
+        if interrupts.hung_up:
             return Watched(left="detached")
-        if came.stops and canceller is None:
+        if interrupts.stops and canceller is None:
             view.notice(f"cancelling {short_id(build_id)}; Ctrl-C again leaves now, the cancel goes on")
-            canceller = _thread(lambda: _cancel(client, build_id, came.events))
-        if came.stops > 1 and canceller is not None:
-            canceller.join(LAST_WORD_S)
+            canceller = _thread(lambda: _cancel(client, build_id, interrupts.events))
+        if interrupts.stops > 1 and canceller is not None:
+            canceller.join(CANCEL_GRACE_S)
             return Watched(left="interrupted")
         if event is None:
             view.tick()
@@ -161,12 +163,14 @@ def watch(client: Client, build: pb.Build, view: View, came: Interrupts) -> Watc
             view.entry(event)
 
 
-def entries_or_ticks(client: Client, build_id: str, after: int, came: Interrupts) -> Iterator[pb.LogEntry | str | None]:
-    """Entries and notices as they come, None at least every 100 ms; ends after `eof` or when a signal came."""
-    _thread(lambda: _read(client, build_id, came.events, after))
+def entries_or_ticks(
+    client: Client, build_id: str, after: int, interrupts: Interrupts
+) -> Iterator[pb.LogEntry | str | None]:
+    """Entries and notices as they come, None at least every 100 ms; ends after `eof` or when a signal arrived."""
+    _thread(lambda: _read(client, build_id, interrupts.events, after))
     while True:
-        event = came.events.get(TICK_S)
-        if came.stops or came.hung_up:
+        event = interrupts.events.get(TICK_S)
+        if interrupts.stops or interrupts.hung_up:
             return
         if isinstance(event, Exception):
             raise event

@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
 
-from rich.cells import cell_len, set_cell_size
-
 SHORT_ID = 8
 DAY_MS = 86_400_000
+
+
+def cell_len(text: str) -> int:
+    """How many terminal cells a text takes. It holds no control character: callers pass it through `safe.shown`."""
+    if text.isascii():
+        return len(text)
+    # The tables of widths cost more than everything else that a help text loads.
+    import wcwidth
+
+    return wcwidth.width(text, control_codes="ignore")
 
 
 def duration(ms: int) -> str:
@@ -93,7 +101,15 @@ def cut(text: str, columns: int, ellipsis: str = "…") -> str:
     if cell_len(text) <= columns:
         return text
     room = columns - cell_len(ellipsis)
-    return set_cell_size(text, room).rstrip() + ellipsis if room > 0 else ellipsis[: max(columns, 0)]
+    return _first_cells(text, room).rstrip() + ellipsis if room > 0 else ellipsis[: max(columns, 0)]
+
+
+def _first_cells(text: str, columns: int) -> str:
+    if text.isascii():
+        return text[:columns]
+    import wcwidth
+
+    return wcwidth.clip(text, 0, columns, tabsize=0, control_codes="ignore", propagate_sgr=False)
 
 
 def pad(text: str, columns: int) -> str:

@@ -15,7 +15,7 @@ class Inbox(Generic[T]):
 
     Not `queue.Queue`: a handler that runs while the reader holds its lock would wait for itself. Not
     `queue.SimpleQueue` either: when its deadline passes between two looks (a busy machine, a slow handler), CPython
-    3.11 takes the negative rest for "for ever", and a signal that came in that moment waits with it. `Lock.acquire`
+    3.11 takes the negative rest for "for ever", and a signal of that moment waits with it. `Lock.acquire`
     looks at its deadline again.
     """
 

@@ -9,11 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from rich.cells import cell_len
-
 from builder.cli import format as fmt
 from builder.cli.failure import ended
-from builder.cli.phases import Done, Progress
+from builder.cli.phases import Done, Progress, is_verdict
 from builder.cli.plain import entry_line
 from builder.cli.safe import shown
 from builder.cli.terminal import Look
@@ -21,7 +19,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 REDRAW_MS = 100
 HIDE, SHOW, CLEAR_BELOW = "\x1b[?25l", "\x1b[?25h", "\x1b[J"
-_STYLE = {"done": "green", "same": "green", "failed": "red"}
+_STYLE = {"done": "green", "same": "green", "failed": "red", "cancelled": "yellow"}
 
 
 def phase_row(done: Done, look: Look) -> str:
@@ -47,7 +45,7 @@ def frame(
     width = (look.columns or 80) - 1
     spinner = look.symbols.spinner
     turn = spinner[elapsed_ms // REDRAW_MS % len(spinner)]
-    running = Done(phase=progress.phase, duration_ms=in_phase_ms, detail=progress.detail)
+    running = Done(phase=progress.phase, duration_ms=in_phase_ms, detail=progress.doing())
     head = f" {running.phase:<12}{fmt.duration(in_phase_ms):>9}"
     first = look.paint("cyan", turn) + _cut(head, running.detail, look, 1)
     room = max(rows - 1, 1)
@@ -63,7 +61,7 @@ def frame(
 def _ahead(phases: Sequence[str], right: str, look: Look, width: int) -> str:
     left = f"{look.symbols.waiting} " + "  ".join(phases) if phases else ""
     left = fmt.cut(left, max(width - len(right) - 2, 0), look.symbols.ellipsis)
-    return look.paint("dim", left + " " * max(width - cell_len(left) - len(right), 2) + right)
+    return look.paint("dim", left + " " * max(width - fmt.cell_len(left) - len(right), 2) + right)
 
 
 @dataclass
@@ -133,15 +131,15 @@ class LiveView:
 
     def entry(self, entry: pb.LogEntry) -> None:
         """A log line; a phase that ended by it stays above."""
-        done = self.progress.take(entry)
-        kept = []
+        done = self.progress.apply(entry)
+        rows = []
         if done is not None:
             self.phase_started_ms = self.now_ms()
-            kept.append(phase_row(done, self._look()))
-        if self.verbose:
-            kept.append(self.look.paint("dim", entry_line(entry, self.progress.created_ms).expandtabs(8)))
-        if kept:
-            self.screen.keep(kept)
+            rows.append(phase_row(done, self._look()))
+        if self.verbose and not is_verdict(entry):
+            rows.append(self.look.paint("dim", entry_line(entry, self.progress.created_ms).expandtabs(8)))
+        if rows:
+            self.screen.keep(rows)
             self.drawn_ms = -REDRAW_MS
         self._draw()
 
@@ -197,4 +195,4 @@ class LiveView:
         if self.head:
             head = self._fit(self.head)
             lines, bare = (head, *lines[:1]), (head, *bare[:1])
-        self.screen.show(lines, [cell_len(line) for line in bare])
+        self.screen.show(lines, [fmt.cell_len(line) for line in bare])

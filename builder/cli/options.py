@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
@@ -15,7 +16,7 @@ _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """`--json --plain -q -v --color --ascii --server`; `verbose` counts."""
+    """`--json --plain -q -v --color --ascii --server --version`; `verbose` counts."""
 
     json: bool = False
     plain: bool = False
@@ -24,13 +25,14 @@ class Common:
     color: When = "auto"
     ascii: bool = False
     server: str | None = None
+    version: bool = False
 
 
 COMMON_HELP = "--json  --plain  -q, --quiet  -v, --verbose  --color=WHEN  --ascii  --server=URL  --version"
 COMMON_NAMES = ("--json", "--plain", "--quiet", "--verbose", "--color", "--ascii", "--server", "--version", "--help")
 
 
-def split_common(argv: Sequence[str], takes_value: frozenset[str] = frozenset()) -> tuple[Common, list[str]]:
+def split_common(argv: Sequence[str], takes_value: Container[str] = ()) -> tuple[Common, list[str]]:
     """Take the common options out of `argv`; what follows `--`, and the values of `takes_value`, stay untouched.
 
     Raises `Stop` for a value that `--color` does not know, or one that is missing.
@@ -40,14 +42,15 @@ def split_common(argv: Sequence[str], takes_value: frozenset[str] = frozenset())
     for word in words:
         if word == "--":
             rest += [word, *words]
-        elif word in takes_value:
-            rest += [word, *([value] if (value := next(words, None)) is not None else [])]
-        elif word.startswith(("--color", "--server")) and word.partition("=")[0] in ("--color", "--server"):
+        elif not word.startswith("-") or word in ("-", "-h", "--help"):
+            rest.append(word)
+        elif word.partition("=")[0] in ("--color", "--server"):
             name, equals, value = word.partition("=")
-            given = value if equals else next(words, None)
-            common = _valued(common, name, given)
+            common = _valued(common, name, value if equals else next(words, None))
         elif (flag := _flag(common, word)) is not None:
             common = flag
+        elif word in takes_value:
+            rest += [word, *itertools.islice(words, 1)]
         else:
             rest.append(word)
     return common, rest
@@ -60,6 +63,8 @@ def _flag(common: Common, word: str) -> Common | None:
         return replace(common, plain=True)
     if word == "--ascii":
         return replace(common, ascii=True)
+    if word == "--version":
+        return replace(common, version=True)
     if word in ("-q", "--quiet"):
         return replace(common, quiet=True)
     if word == "--verbose":
@@ -93,10 +98,10 @@ def seconds(text: str) -> int:
     return int(found[1]) * _SECONDS[found[2]]
 
 
-def pairs(given: Sequence[str], option: str) -> Mapping[str, str]:
-    """`KEY=VALUE` each. Raises `Stop` for one without `=`, without a key, or given twice."""
+def pairs(texts: Sequence[str], option: str) -> Mapping[str, str]:
+    """`KEY=VALUE` each. Raises `Stop` for one without `=`, without a key, or with a key that came before."""
     out: dict[str, str] = {}
-    for text in given:
+    for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise mistake(f'{option} is "{text}"; it takes KEY=VALUE', where=option)

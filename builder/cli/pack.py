@@ -17,9 +17,11 @@ from typing import BinaryIO, Literal
 
 from builder.cli import format as fmt
 from builder.errors import BuildError
+from builder.source.limits import Limits
 from builder.source.sniff import HEAD_BYTES, Kind, sniff
 
 CHUNK = 512 * 1024
+LARGEST = 3
 # Version control, and what tools rebuild anyway. `target` only where Cargo made it.
 SKIPPED = frozenset({".git", "__pycache__", ".venv", "node_modules"})
 
@@ -37,8 +39,12 @@ class Packed:
     summary: str
     """For people: `folder, 14 files, 38.2 KiB`."""
     chunks: Callable[[], Iterator[bytes]]
+    size: int
+    """Bytes of the files, before a folder is compressed."""
     runtime: str = ""
-    """What a single file's extension says."""
+    """The runtime that a single file's extension names."""
+    parts: tuple[tuple[str, int], ...] = ()
+    """What lies at a folder's root, with its bytes, the largest first; empty where the source is no folder."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +72,13 @@ def pack(path: str, stdin: BinaryIO) -> Packed:
     with root.open("rb") as file:
         head = file.read(HEAD_BYTES)
     if is_archive(head):
-        size = fmt.size(root.stat().st_size)
+        size = root.stat().st_size
         return Packed(
-            kind="archive", name=build_name(root.name), summary=f"archive, {size}", chunks=lambda: _read(root)
+            kind="archive",
+            name=build_name(root.name),
+            summary=f"archive, {fmt.size(size)}",
+            size=size,
+            chunks=lambda: _read(root),
         )
     return _bytes(path, root.name, root.read_bytes())
 
@@ -94,8 +104,8 @@ def build_name(name: str) -> str:
         *(f".{each}" for each in ("py", "rs", "go", "ts", "js", "txt")),
     ):
         stem = stem.removesuffix(suffix)
-    kept = "".join(c if c.isascii() and c.isalnum() else "-" for c in stem.lower())
-    parts = [part for part in kept.split("-") if part]
+    plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in stem.lower())
+    parts = [part for part in plain.split("-") if part]
     return "-".join(parts)[:63] or "app"
 
 
@@ -133,8 +143,42 @@ def _folder(root: Path) -> Packed:
         kind="archive",
         name=build_name(root.resolve().name),
         summary=f"folder, {fmt.count(len(files), 'file')}, {fmt.size(total)}",
+        size=total,
+        parts=_parts(files),
         chunks=lambda: tar_gz(root, found),
     )
+
+
+def _parts(files: list[Entry]) -> tuple[tuple[str, int], ...]:
+    sizes: dict[str, int] = {}
+    for file in files:
+        first, slash, _ = file.path.partition("/")
+        sizes[first + slash] = sizes.get(first + slash, 0) + file.size
+    return tuple(sorted(sizes.items(), key=lambda part: (-part[1], part[0])))
+
+
+def check_size(packed: Packed, upload_bytes: int) -> None:
+    """Refuse, before anything is sent, what the server would refuse after it has received all of it.
+
+    `upload_bytes` limits what is sent: a folder beyond it is compressed once to see whether it fits. Raises
+    `BuildError` ArchiveTooLarge that names the largest parts.
+    """
+    unpacked = Limits().unpacked
+    if packed.parts and packed.size > unpacked:
+        raise _too_large(packed, unpacked)
+    if packed.size > upload_bytes and (not packed.parts or _is_longer(packed.chunks(), upload_bytes)):
+        raise _too_large(packed, upload_bytes)
+
+
+def _is_longer(chunks: Iterator[bytes], limit: int) -> bool:
+    size = 0
+    return any((size := size + len(chunk)) > limit for chunk in chunks)
+
+
+def _too_large(packed: Packed, limit: int) -> BuildError:
+    named = ", ".join(f"{name} {fmt.size(size)}" for name, size in packed.parts[:LARGEST])
+    largest = f"; largest: {named}" if named else ""
+    return BuildError("ArchiveTooLarge", f"{packed.summary}; limit {fmt.size(limit)}{largest}", where="PATH")
 
 
 def tar_gz(root: Path, found: tuple[Entry, ...]) -> Iterator[bytes]:
@@ -186,28 +230,30 @@ def _read(path: Path) -> Iterator[bytes]:
             yield part
 
 
-def _bytes(shown_as: str, name: str, data: bytes) -> Packed:
+def _bytes(label: str, name: str, data: bytes) -> Packed:
     """A file that is no archive must be text."""
     if not data:
-        raise BuildError("SourceEmpty", f"{shown_as} is empty", where=shown_as)
+        raise BuildError("SourceEmpty", f"{label} is empty", where=label)
     if is_archive(data[:HEAD_BYTES]):
         return Packed(
             kind="archive",
             name=build_name(name),
             summary=f"archive, {fmt.size(len(data))}",
+            size=len(data),
             chunks=lambda: iter((data,)),
         )
-    require_text(data, shown_as)
+    require_text(data, label)
     return Packed(
         kind="file",
         name=build_name(name),
         summary=f"one file, {fmt.size(len(data))}",
+        size=len(data),
         runtime=runtime_of_file(name),
         chunks=lambda: iter((data,)),
     )
 
 
-def require_text(data: bytes, shown_as: str) -> None:
+def require_text(data: bytes, label: str) -> None:
     """Raises `BuildError` NotAnArchive for what is no UTF-8 text. Does not ask libmagic what it is instead: loading
     that starts a process, and `plan` must not."""
     try:
@@ -215,7 +261,7 @@ def require_text(data: bytes, shown_as: str) -> None:
     except UnicodeDecodeError:
         is_text = False
     if not is_text:
-        raise BuildError("NotAnArchive", f"{shown_as} is neither an archive nor UTF-8 text", where=shown_as)
+        raise BuildError("NotAnArchive", f"{label} is neither an archive nor UTF-8 text", where=label)
 
 
 def first_bytes(chunks: Iterator[bytes], limit: int) -> tuple[bytes, bool]:

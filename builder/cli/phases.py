@@ -1,6 +1,6 @@
 """What a build has done so far, read off its log entries. Pure; the live and the plain view share it.
 
-A phase ends where the first line of another one appears; its detail is the last thing the builder itself said in it.
+A phase ends where the first line of another one appears. Its detail is its step, else the last SYSTEM line in it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ TAIL = 5
 _STEP = re.compile(r"step (\d+) of (\d+), ([^:]+)(?:: (.*))?", re.DOTALL)
 _CHOICE = re.compile(r"(runtime|version|entry|target) (.+?): ")
 _WARNING = "warning: "
-_VERDICTS = ("SUCCEEDED", "FAILED", "CANCELLED")
+_VERDICT = re.compile(r"(SUCCEEDED|FAILED|CANCELLED)( [A-Za-z]+)?")
+_STOPPED = (pb.PHASE_STATUS_FAILED, pb.PHASE_STATUS_CANCELLED)
 
 
 def word(phase: int) -> str:
@@ -29,9 +30,14 @@ def word(phase: int) -> str:
     return name.removeprefix("BUILD_PHASE_").lower()
 
 
+def is_verdict(entry: pb.LogEntry) -> bool:
+    """Whether an entry is the last line of an ended build, which repeats the status of its record."""
+    return entry.stream == pb.LOG_STREAM_SYSTEM and _VERDICT.fullmatch(entry.line) is not None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Done:
-    """One phase that ended. `mark` is done, same or failed; a phase that went back to the queue failed."""
+    """One phase that ended. `mark` is done, same, failed or cancelled; a phase that went back to the queue failed."""
 
     phase: str
     duration_ms: int
@@ -56,7 +62,7 @@ class Progress:
     def __post_init__(self) -> None:
         self.phase_since_ms = self.phase_since_ms or self.created_ms
 
-    def take(self, entry: pb.LogEntry) -> Done | None:
+    def apply(self, entry: pb.LogEntry) -> Done | None:
         """Read one entry; answers the phase that ended by it."""
         ended = self._enter(entry)
         if entry.stream != pb.LOG_STREAM_SYSTEM:
@@ -72,9 +78,13 @@ class Progress:
         elif found := _CHOICE.match(line):
             self.choices[found[1]] = shown(found[2])
             self.detail = self._chosen()
-        elif not line.startswith(_VERDICTS):
+        elif not is_verdict(entry):
             self.detail = shown(line)
         return ended
+
+    def doing(self) -> str:
+        """What goes on in the phase: its step; a line that the builder adds within a step does not hide that."""
+        return self.step or self.detail
 
     def _chosen(self) -> str:
         """`go 1.26, native, linux/amd64` from the plan's own lines."""
@@ -84,13 +94,13 @@ class Progress:
     def _enter(self, entry: pb.LogEntry) -> Done | None:
         name = word(entry.phase) if entry.phase else self.phase
         goes_back = _place(name) < _place(self.phase)
-        # Only a retry goes back, and to the queue. The control side's own lines may name a phase it heard of earlier.
+        # Only a retry goes back, and to the queue. A line of the control side may name an earlier heartbeat's phase.
         if name == self.phase or (goes_back and name != "queued"):
             return None
         ended = Done(
             phase=self.phase,
             duration_ms=max(entry.timestamp_ms - self.phase_since_ms, 0),
-            detail=self.detail,
+            detail=self.doing(),
             mark="failed" if goes_back else "done",
         )
         if goes_back:
@@ -115,14 +125,20 @@ class Progress:
                 continue
             record = known.get(name)
             failed = build.status == pb.BUILD_STATUS_FAILED and name == word(build.failure.phase)
-            # A phase that only our reading of the log knows, in a build that ended elsewhere, says nothing.
+            # A phase without a record, known from the log alone, has no duration to show.
             if record is None and not failed:
                 continue
             since = self.phase_since_ms if name == self.phase else build.ended_at_ms
             took = record.duration_ms if record else max(build.ended_at_ms - since, 0)
-            mark = "failed" if failed else "same" if build.from_cache_of and name == "build" else "done"
-            out.append(Done(phase=name, duration_ms=took, detail=self.detail if name == self.phase else "", mark=mark))
+            mark = "failed" if failed else _mark(build, name, record)
+            out.append(Done(phase=name, duration_ms=took, detail=self.doing() if name == self.phase else "", mark=mark))
         return tuple(out)
+
+
+def _mark(build: pb.Build, name: str, record: pb.PhaseRecord | None) -> str:
+    if build.status == pb.BUILD_STATUS_CANCELLED and record is not None and record.status in _STOPPED:
+        return "cancelled"
+    return "same" if build.from_cache_of and name == "build" else "done"
 
 
 def _place(name: str) -> int:

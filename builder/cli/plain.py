@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from builder.cli.failure import ended, success_facts
-from builder.cli.phases import Progress, word
+from builder.cli.phases import Progress, is_verdict, word
 from builder.cli.safe import shown
 from builder.cli.terminal import Look
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -39,28 +39,28 @@ class PlainView:
     quiet: bool = False
     progress: Progress = field(default_factory=lambda: Progress(created_ms=0))
     started_ms: int = 0
-    heard_ms: int = 0
+    last_event_ms: int = 0
     silences: int = 0
     last_ms: int = 0
 
     def open(self, head: str) -> None:
         """The head line, before the first call to a server."""
-        self.started_ms = self.heard_ms = self.now_ms()
+        self.started_ms = self.last_event_ms = self.now_ms()
         self._ours(0, "queued", head)
 
     def created(self, build: pb.Build, head: str) -> None:
         """The server has a record: time begins here, so that `logs` prints the same seconds later."""
         self.progress = Progress(created_ms=build.created_at_ms)
-        self.started_ms = self.heard_ms = self.now_ms()
+        self.started_ms = self.last_event_ms = self.now_ms()
         self.last_ms = 0
         self._ours(0, "queued", head)
 
     def entry(self, entry: pb.LogEntry) -> None:
-        """A log line."""
-        self.heard_ms, self.silences = self.now_ms(), 0
-        self.progress.take(entry)
+        """A log line. The verdict that ends the log is left to `close`, which knows time and size."""
+        self.last_event_ms, self.silences = self.now_ms(), 0
+        self.progress.apply(entry)
         self.last_ms = max(entry.timestamp_ms - self.progress.created_ms, self.last_ms)
-        if not self.quiet:
+        if not self.quiet and not is_verdict(entry):
             self.write(entry_line(entry, self.progress.created_ms))
 
     def notice(self, text: str) -> None:
@@ -68,14 +68,14 @@ class PlainView:
         self._ours(self.now_ms() - self.started_ms, self.progress.phase, text)
 
     def status(self, text: str) -> None:
-        """What the build waits for; said once for each change."""
+        """What the build waits for; one line for each change."""
         if text != self.progress.detail:
             self.progress.detail = text
             self._ours(self.now_ms() - self.started_ms, self.progress.phase, text)
 
     def tick(self) -> None:
-        """Call at least once a second: says so when nothing was heard for another 30 s."""
-        quiet_ms = self.now_ms() - self.heard_ms
+        """Call at least once a second: another 30 s of silence give a line."""
+        quiet_ms = self.now_ms() - self.last_event_ms
         if quiet_ms // SILENCE_MS > self.silences:
             self.silences = quiet_ms // SILENCE_MS
             seconds = self.silences * SILENCE_MS // 1000
@@ -98,15 +98,3 @@ class PlainView:
         self.last_ms = max(since_ms, self.last_ms)
         if always or not self.quiet:
             self.write(plain_line(self.last_ms, phase, "#", text))
-
-
-def retry_text(seconds: int, sequence: int) -> str:
-    """The notice of a lost connection, or of one that was never there."""
-    if sequence == 0:
-        return f"no connection; trying again in {seconds}s"
-    return f"connection lost after line {sequence}; trying again in {seconds}s"
-
-
-def again_text(sequence: int) -> str:
-    """The notice of a connection that is back."""
-    return f"connected again at line {sequence}; none lost, none doubled"

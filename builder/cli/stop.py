@@ -1,4 +1,4 @@
-"""Why a command ends without an answer, and the exit code that says so. Pure.
+"""Why a command ends without an answer, and its exit code. Pure.
 
 A refused call ends with the contract's table (section 1), a build with its class's code (`builder/errors.py`).
 """
@@ -9,6 +9,7 @@ import re
 
 from builder.errors import EXIT_CANCELLED, EXIT_CODES, REASONS, BuildError, ErrorClass
 
+PROG = "ignite-builder"
 OK = 0
 LOST = 9
 OUR_BUG = 10
@@ -42,7 +43,8 @@ _NEXT = {
 
 
 class Stop(Exception):
-    """A command ends here. `verdict` is REFUSED or LOST; `reason` a word of the table or of gRPC ("Unavailable")."""
+    """A command ends here. `verdict` is REFUSED, LOST, LEFT, CANCELLED or BROKEN; `reason` a word of the table or of
+    gRPC ("Unavailable"); `tool_output` lines of the tool that failed."""
 
     def __init__(
         self,
@@ -54,12 +56,12 @@ class Stop(Exception):
         where: str = "",
         next: str = "",
         verdict: str = "REFUSED",
-        said: tuple[str, ...] = (),
+        tool_output: tuple[str, ...] = (),
     ) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason, self.message, self.exit_code = reason, message, exit_code
         self.error_class, self.where, self.next, self.verdict = error_class, where, next, verdict
-        self.said = said
+        self.tool_output = tool_output
 
     def to_json(self) -> dict[str, str]:
         """The error document of `--json`."""
@@ -72,7 +74,7 @@ class Stop(Exception):
 
 
 def refused_call(code: str, message: str, detail: dict[str, object]) -> Stop:
-    """A refusal of the server: gRPC status name, its words, and `{reason, errorClass, where, hint}` where given."""
+    """A refusal of the server: gRPC status name, message, and the detail `{reason, errorClass, where, hint}` or {}."""
     code = code if code in CALL_EXITS else "UNKNOWN"
     reason = _text(detail, "reason") or _camel(code)
     row = REASONS.get(reason)
@@ -98,7 +100,7 @@ def refused_here(error: BuildError) -> Stop:
         error_class=str(error.error_class),
         where=error.where,
         next=error.next,
-        said=error.said,
+        tool_output=error.said,
     )
 
 
@@ -119,6 +121,11 @@ def lost_server(server: str, why: str, next: str) -> Stop:
 def mistake(message: str, *, where: str = "", next: str = "") -> Stop:
     """A request that cannot be right: exit 2."""
     return Stop("InvalidRequest", message, exit_code=2, where=where, next=next)
+
+
+def interrupted(message: str = "stopped") -> Stop:
+    """Ctrl-C or TERM while there is no build that a cancel could name."""
+    return Stop("Cancelled", message, exit_code=EXIT_CANCELLED, verdict="CANCELLED")
 
 
 def unwritten(error: OSError) -> Stop:

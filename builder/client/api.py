@@ -35,7 +35,7 @@ Called = Callable[[str, str, int, int], None]
 
 
 class ApiUnreachable(Exception):
-    """No answer, or one that says "later": the call may be repeated, after `wait_s` if the server wished so."""
+    """No answer, or one that says "later". The call may be repeated, at the earliest after `wait_s`."""
 
     def __init__(self, why: str, wait_s: float = 0.0) -> None:
         super().__init__(why)
@@ -43,7 +43,7 @@ class ApiUnreachable(Exception):
 
 
 class StreamIdle(Exception):
-    """Nothing came for so long that the stream is opened anew; the server may well be there."""
+    """The stream was silent for so long that it is opened anew. The server may well be there."""
 
 
 class ApiError(Exception):

@@ -38,7 +38,7 @@ class SystemClock:
 
 
 class Watcher(Protocol):
-    """Who hears about the connection. `after` is the last line that arrived."""
+    """Receives the events of the connection. `after` is the last line that arrived."""
 
     def lost(self, seconds: int, after: int) -> None: ...
 
@@ -47,8 +47,8 @@ class Watcher(Protocol):
     def called(self, method: str, path: str, status: int, took_ms: int) -> None: ...
 
 
-class Silent:
-    """Nobody listens."""
+class NullWatcher:
+    """Ignores the events of the connection."""
 
     def lost(self, seconds: int, after: int) -> None:
         return
@@ -115,7 +115,7 @@ class PatientApi:
             tries += 1
 
     def _wait(self, why: ApiUnreachable, tries: int, since: float, after: int) -> None:
-        """Wait 1, 2, 4 … 30 s, or as long as the server wished; raises `OutOfPatience` in the end."""
+        """Wait 1, 2, 4 … 30 s, or as long as the server asks; raises `OutOfPatience` in the end."""
         wait = min(max(2.0**tries, why.wait_s), LONGEST_WAIT_S)
         over = self._clock.now() + wait - since > PATIENCE_S
         if over or (not self._api.answered and tries + 1 >= FIRST_CONTACT_TRIES):

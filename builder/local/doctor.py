@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
+import redis
+
 from builder import pipelines, sandbox
+from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
@@ -15,6 +22,8 @@ from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
 from builder.toolchains.host import Toolchains, find_program, toolchains_of
 
+ANSWER_S = 5.0
+EMBEDDED_ONLY = ("redis-server",)
 PROGRAMS = (
     ("redis-server", "the embedded mode does not start", "apt-get install -y redis-server"),
     ("mmdebstrap", "base images cannot be made here", "apt-get install -y mmdebstrap"),
@@ -33,9 +42,11 @@ class Finding:
 
 
 def findings(settings: Settings) -> tuple[Finding, ...]:
-    """Programs, sandbox, control groups, compressor, toolchains, disk."""
+    """Programs, sandbox, control groups, compressor, toolchains, disk; with a server, what a node needs of it."""
     found: list[Finding] = []
     for name, effect, mend in PROGRAMS:
+        if settings.server and name in EMBEDDED_ONLY:
+            continue
         found.append(Finding(ok=bool(find_program(name)), name=name, effect=effect, mend=mend))
     for each in sandbox.check():
         if each.ok:
@@ -68,7 +79,82 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
             mend="free some",
         )
     )
+    found += control_side(settings) if settings.server else ()
     return tuple(found)
+
+
+def control_side(settings: Settings) -> tuple[Finding, ...]:
+    """What a build node needs of the control side: the server, a token for this node, one protocol, the broker."""
+    if settings.token.isascii() and settings.token.isprintable() and settings.token:
+        asked = _asked(settings)
+    else:
+        effect = "it has characters that no header takes" if settings.token else "the server takes no call without one"
+        mend = "set token_file to a file with a token of the scope worker"
+        asked = Finding(ok=False, name="token", effect=effect, mend=mend)
+    return (asked, _broker(settings))
+
+
+def _asked(settings: Settings) -> Finding:
+    """Two claims of no build, which change nothing: one without a nonce ends at it, behind scope and protocol."""
+    server = _without_login(settings.server)
+    try:
+        with closing(Api(settings.server, settings.token, timeout_s=ANSWER_S)) as api:
+            return (
+                _judged(settings, _refusal(api, settings, nonce=""))
+                or _judged(settings, _refusal(api, settings, nonce="doctor"))
+                or Finding(ok=True, name=f"server {server}, token, protocol {PROTOCOL}")
+            )
+    except (ApiUnreachable, httpx.InvalidURL, ValueError) as error:
+        mend = "correct the setting server, or start it: ignite-builder serve"
+        return Finding(ok=False, name="server", effect=f"{server} does not answer: {error}"[:300], mend=mend)
+
+
+def _refusal(api: Api, settings: Settings, nonce: str) -> ApiError | None:
+    """How a claim of a build that cannot be is refused, where its protocol, scope or node is the cause."""
+    request = pb.ClaimBuildRequest(protocol=PROTOCOL, node_id=settings.node_id, build_id="doctor", nonce=nonce)
+    try:
+        api.call("ClaimBuild", request)
+    except ApiError as error:
+        at_the_nonce = not nonce and error.detail.get("where") == "nonce"
+        not_registered = nonce and error.code == "FAILED_PRECONDITION"
+        return None if at_the_nonce or not_registered else error
+    return None
+
+
+def _judged(settings: Settings, error: ApiError | None) -> Finding | None:
+    if error is None:
+        return None
+    message = error.message[:300]
+    if error.code == "UNAUTHENTICATED":
+        mend = "take a token from the setting tokens of the server"
+        return Finding(ok=False, name="token", effect=message, mend=mend)
+    if error.code == "PERMISSION_DENIED":
+        mend = f'give it scopes = ["worker"] and node = "{settings.node_id}" in the setting tokens of the server'
+        return Finding(ok=False, name="token", effect=message, mend=mend)
+    if error.code == "FAILED_PRECONDITION":
+        return Finding(ok=False, name="protocol", effect=message, mend="install the server's version here")
+    mend = "correct the setting server: this is no server of ignite-builder"
+    return Finding(ok=False, name="server", effect=message, mend=mend)
+
+
+def _broker(settings: Settings) -> Finding:
+    where = _without_login(settings.redis_url)
+    try:
+        client = redis.Redis.from_url(
+            settings.redis_url, socket_connect_timeout=ANSWER_S, socket_timeout=ANSWER_S, retry=None
+        )
+        with client:
+            client.ping()
+    except (redis.RedisError, OSError, ValueError, TypeError) as error:  # TypeError: an unknown option of the URL
+        mend = "correct the setting redis_url, or start Redis there"
+        return Finding(ok=False, name="broker", effect=f"{where} does not answer: {error}"[:300], mend=mend)
+    return Finding(ok=True, name=f"broker {where}")
+
+
+def _without_login(url: str) -> str:
+    """A URL as it may be shown: neither user nor password, nor what stands behind the path."""
+    head, _, rest = url.partition("://")
+    return f"{head}://{rest.rpartition('@')[2].partition('?')[0]}" if rest else url
 
 
 def _toolchain(catalog: Catalog, toolchains: Toolchains, runtime: str) -> Finding:

@@ -11,6 +11,7 @@ from builder.client.api import ApiError, ApiUnreachable
 from builder.errors import PlatformError
 from builder.node.attempt import Attempt
 from builder.source.digest import code_hash
+from builder.source.limits import words
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
 
@@ -36,7 +37,7 @@ def open_source(attempt: Attempt, claim: Claim) -> Source:
     finally:
         blob.unlink(missing_ok=True)
     digest = code_hash(dest)
-    summary = f"{count} file{'s' if count != 1 else ''}, {size} bytes, {digest}"
+    summary = f"{count} file{'s' if count != 1 else ''}, {words(size)} packed, {digest}"
     return Source(tree=DirTree(dest), code_hash=digest, summary=summary, warnings=warnings)
 
 

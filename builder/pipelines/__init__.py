@@ -70,7 +70,10 @@ def plan(
         has = f"it takes {', '.join(module.BUILD_ARGS)}" if module.BUILD_ARGS else "it takes none"
         message = f'{module.NAME} has no build argument "{unknown[0][:80]}"; {has}'
         raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
-    return module.plan(tree, detection, request, catalog)
+    try:
+        return module.plan(tree, detection, request, catalog)
+    except RecursionError:
+        raise BuildError("ManifestInvalid", "a file of the source is nested too deeply to be read") from None
 
 
 def diagnose(

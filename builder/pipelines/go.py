@@ -16,7 +16,7 @@ from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.gosource import GoFile, GoMod, is_built, reachable, read_all, read_mod
-from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed
+from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
 from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile
 from builder.source.tree import Tree
 
@@ -201,12 +201,8 @@ def _download(tree: Tree, mod: GoMod, imports: set[str], warnings: list[str]) ->
     """`go mod download` for what go.sum pins; `go mod tidy` where nothing is pinned yet; nothing where nothing is."""
     local = {path for path, (target, _) in mod.replaces.items() if target.startswith((".", "/"))} | {"ignite"}
     requires = [path for path in mod.requires if path not in local]
-    own = (mod.module or "app", *local)
-    foreign = sorted(
-        name
-        for name in imports
-        if "." in name.split("/", 1)[0] and not any(name == one or name.startswith(one + "/") for one in own)
-    )
+    own = {mod.module or "app", *local}
+    foreign = any("." in name.split("/", 1)[0] and not own & _prefixes(name) for name in imports)
     if tree.has("go.sum") and requires:
         return Step(
             name="download modules", argv=(GO, "mod", "download"), network=Network.INDEX, env=ENV, caches=("go-mod",)
@@ -220,13 +216,19 @@ def _download(tree: Tree, mod: GoMod, imports: set[str], warnings: list[str]) ->
     )
 
 
+def _prefixes(name: str) -> set[str]:
+    """An import path and the paths above it: "a/b/c", "a/b", "a"."""
+    parts = name.split("/")
+    return {"/".join(parts[:count]) for count in range(1, len(parts) + 1)}
+
+
 _AT = re.compile(r"^(?:\./)?([\w./@+-]+\.go):(\d+)(?::(\d+))?: (.+)$")
 _MOD_AT = re.compile(r"^(go\.mod:\d+): (.+)$")
 _CHECKSUM = re.compile(r"checksum mismatch|SECURITY ERROR")
 _STALE = re.compile(r"missing go\.sum entry|updates to go\.(?:mod|sum) needed|inconsistent vendoring")
-_NEWER = re.compile(r"(\S+?):? requires go >= ([\d.]+)")
+_NEWER = re.compile(r" requires go >= ([\d.]{1,64})")
 _NO_MODULE = re.compile(
-    r"40[0134] [A-Z][\w ]+$|410 Gone|: Forbidden$|unknown revision|no matching versions|unrecognized import path|"
+    r"40[0134] [A-Z][\w ]{1,60}$|410 Gone|: Forbidden$|unknown revision|no matching versions|unrecognized import path|"
     r"[Rr]epository not found|could not read Username|executable file not found|disabled by GOPROXY|"
     r"invalid version|malformed module path|does not contain package"
 )
@@ -281,7 +283,7 @@ def _lock(said: Sequence[str]) -> Diagnosis | None:
 def _manifest(said: Sequence[str]) -> Diagnosis | None:
     if line := first_match(said, _NEWER):
         found = _NEWER.search(line)
-        who, wanted = (found[1], found[2]) if found else ("", "")
+        who, wanted = (word_before(line, found).removesuffix(":"), found[1]) if found else ("", "")
         return Diagnosis(
             reason="UnknownRuntimeVersion", message=f"{who} needs go {wanted}, which is newer than the toolchain here",
             where="go.mod", said=said_from(said, _NEWER),

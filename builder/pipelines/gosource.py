@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from builder.errors import BuildError
+from builder.pipelines.limits import LINE_LIMIT
 from builder.source.tree import Tree
 
 FILE_LIMIT = 128 * 1024 * 1024
 """Generated Go files may be large; only their head is looked at."""
 
-_TOKEN = re.compile(r'//[^\n]*|/\*.*?\*/|"([^"\n]*)"|`([^`]*)`|([^\W\d]\w*)|(\S)', re.DOTALL)
+_TOKEN = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"([^"\n]*)"|`([^`]*)`|([^\W\d]\w*)|(\S)', re.DOTALL)
 _CONSTRAINT = re.compile(r"^//go:build\s+(.+)$", re.MULTILINE)
-_UNIX = frozenset(("linux", "amd64", "unix", "gc"))
-_ELSEWHERE = frozenset(
+_TAGS = frozenset(("linux", "amd64", "unix", "gc"))
+# `internal/syslist` of Go: past, present and future names. "unix" is a tag, but no part of a file name.
+_KNOWN_OS = frozenset(
     (
-        "aix", "android", "darwin", "dragonfly", "freebsd", "illumos", "ios", "js", "netbsd", "openbsd", "plan9",
-        "solaris", "wasip1", "windows", "386", "arm", "arm64", "loong64", "mips", "mips64", "mips64le", "mipsle",
-        "ppc64", "ppc64le", "riscv64", "s390x", "wasm",
+        "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux", "nacl", "netbsd",
+        "openbsd", "plan9", "solaris", "wasip1", "windows", "zos",
     )
 )  # fmt: skip
+_KNOWN_ARCH = frozenset(
+    (
+        "386", "amd64", "amd64p32", "arm", "armbe", "arm64", "arm64be", "loong64", "mips", "mipsle", "mips64",
+        "mips64le", "mips64p32", "mips64p32le", "ppc", "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x",
+        "sparc", "sparc64", "wasm",
+    )
+)  # fmt: skip
+_NESTING = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,20 +52,27 @@ def read_head(path: str, text: str) -> GoFile:
     imports: list[tuple[str, int]] = []
     constraint = ""
     previous, inside = "", False
-    for match in _TOKEN.finditer(text.removeprefix("\ufeff")):
+    text = text.removeprefix("\ufeff")
+    here, counted = 1, 0  # the line of the token, and how far newlines are counted
+    for match in _TOKEN.finditer(text):
         token = match[0]
+        here += text.count("\n", counted, match.start())
+        counted = match.start()
         if token.startswith(("//", "/*")):
             if not package and (found := _CONSTRAINT.match(token)):
                 constraint = found[1]
+                if len(constraint) > LINE_LIMIT or _depth(constraint) > _NESTING:
+                    message = "the build constraint is too long, or nested too deeply"
+                    raise BuildError("ManifestInvalid", message, where=f"{path}:{here}", next="Write it shorter.")
             continue
         literal = match[1] if match[1] is not None else match[2]
         if not package:
             if previous == "package" and match[3]:
-                package, line = token, text.count("\n", 0, match.start()) + 1
+                package, line = token, here
             elif token not in ("package", ";"):
                 break
         elif literal is not None and (inside or previous == "import"):
-            imports.append((literal, text.count("\n", 0, match.start()) + 1))
+            imports.append((literal[:LINE_LIMIT], here))
             previous = "(" if inside else ""
             continue
         elif token == "(" and previous == "import":
@@ -71,48 +89,70 @@ def read_head(path: str, text: str) -> GoFile:
     return GoFile(path=path, package=package, line=line, imports=tuple(imports), constraint=constraint)
 
 
+def _depth(expression: str) -> int:
+    """How deep its parentheses nest."""
+    depth = deepest = 0
+    for character in expression:
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    return deepest
+
+
 def is_built(file: GoFile, cgo: bool = False) -> bool:
     """Whether a linux/amd64 build takes this file: its name and its constraint (go help buildconstraint)."""
-    parts = posixpath.basename(file.path).removesuffix(".go").split("_")[1:]
-    if _ELSEWHERE & set(parts[-2:]):
+    if not _fits_by_name(posixpath.basename(file.path)):
         return False
-    return not file.constraint or _holds(file.constraint, _UNIX | ({"cgo"} if cgo else set()))
+    return not file.constraint or _holds(file.constraint, _TAGS | ({"cgo"} if cgo else set()))
+
+
+def _fits_by_name(name: str) -> bool:
+    """The rule of `go/build` for `*_GOOS.go`, `*_GOARCH.go` and `*_GOOS_GOARCH.go`, each also before `_test`."""
+    parts = name.partition(".")[0].split("_")[1:]
+    if parts[-1:] == ["test"]:
+        parts.pop()
+    if len(parts) >= 2 and parts[-2] in _KNOWN_OS and parts[-1] in _KNOWN_ARCH:
+        return parts[-2] in _TAGS and parts[-1] in _TAGS
+    return not parts or parts[-1] not in _KNOWN_OS | _KNOWN_ARCH or parts[-1] in _TAGS
 
 
 def _holds(expression: str, tags: frozenset[str]) -> bool:
-    tokens = re.findall(r"&&|\|\||[!()]|[\w.]+", expression)
+    """The value of a constraint. What is malformed is left to `go`; `read_head` has bounded its parentheses."""
+    tokens = deque(re.findall(r"&&|\|\||[!()]|[\w.]+", expression))
 
     def either() -> bool:
         value = both()
         while tokens and tokens[0] == "||":
-            tokens.pop(0)
+            tokens.popleft()
             value = both() or value
         return value
 
     def both() -> bool:
         value = single()
         while tokens and tokens[0] == "&&":
-            tokens.pop(0)
+            tokens.popleft()
             value = single() and value
         return value
 
     def single() -> bool:
-        token = tokens.pop(0) if tokens else ""
-        if token == "!":
-            return not single()
+        negated = False
+        while tokens and tokens[0] == "!":
+            tokens.popleft()
+            negated = not negated
+        token = tokens.popleft() if tokens else ""
         if token == "(":
             value = either()
             if tokens:
-                tokens.pop(0)
-            return value
-        return token in tags or bool(re.fullmatch(r"go1\.\d+", token))
+                tokens.popleft()
+        else:
+            value = token in tags or bool(re.fullmatch(r"go1\.\d+", token))
+        return value is not negated
 
     return either()
 
 
 def read_all(tree: Tree) -> dict[str, list[GoFile]]:
     """Folder → its files, of this module only: no vendor, testdata, hidden folders, tests or nested modules."""
-    nested = {posixpath.dirname(path) + "/" for path in tree.files() if path.endswith("/go.mod")}
+    nested = {posixpath.dirname(path) for path in tree.files() if path.endswith("/go.mod")}
     found: dict[str, list[GoFile]] = {}
     for path in tree.files():
         if not path.endswith(".go") or path.endswith("_test.go"):
@@ -120,7 +160,9 @@ def read_all(tree: Tree) -> dict[str, list[GoFile]]:
         folders = posixpath.dirname(path).split("/") if "/" in path else []
         if any(name in ("vendor", "testdata") or name.startswith((".", "_")) for name in folders):
             continue
-        if posixpath.basename(path).startswith((".", "_")) or any(path.startswith(one) for one in nested):
+        if posixpath.basename(path).startswith((".", "_")):
+            continue
+        if nested and any("/".join(folders[: depth + 1]) in nested for depth in range(len(folders))):
             continue
         file = read_head(path, tree.read_text(path, FILE_LIMIT))
         found.setdefault("/".join(folders) or ".", []).append(file)
@@ -129,13 +171,13 @@ def read_all(tree: Tree) -> dict[str, list[GoFile]]:
 
 def reachable(packages: Mapping[str, list[GoFile]], start: str, module: str) -> tuple[str, ...]:
     """The folders of this module that the package in `start` imports, itself first."""
-    seen, waiting = [start], [start]
+    seen, waiting = {start: None}, [start]
     while waiting:
         for file in packages.get(waiting.pop(), ()):
             for name, _ in file.imports if is_built(file) else ():
                 folder = name.removeprefix(module + "/") if name.startswith(module + "/") else ""
                 if folder in packages and folder not in seen:
-                    seen.append(folder)
+                    seen[folder] = None
                     waiting.append(folder)
     return tuple(seen)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from builder.pipelines.limits import LINE_LIMIT
 from builder.plan import Diagnosis, Step
 
 SAID = 6
@@ -20,8 +21,17 @@ _TROUBLE = re.compile(
 
 
 def cut_root(line: str) -> str:
-    """The sandbox's root is the only thing that is ever cut from a tool's words."""
-    return line.rstrip().replace("/work/src/", "").replace("/work/src", ".")
+    """A line without the sandbox's root, which nobody else knows, and no longer than is matched."""
+    return line[:LINE_LIMIT].rstrip().replace("/work/src/", "").replace("/work/src", ".")
+
+
+def word_before(text: str, found: re.Match[str]) -> str:
+    """The word that a match follows: "x" of "Because x has no wheels", at most its last 256 characters.
+
+    An expression that starts with a word and goes on with a literal tries each character of each word as its start.
+    """
+    words = text[max(0, found.start() - 256) : found.start()].split()
+    return words[-1] if words else ""
 
 
 def first_match(lines: Sequence[str], pattern: re.Pattern[str]) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
-from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed
+from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
 from builder.pipelines.pymanifest import MANIFESTS, Dependencies, read_dependencies, wanted_version
 from builder.plan import Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step
 from builder.source.tree import Tree
@@ -113,26 +113,27 @@ def _install(needs: Dependencies, python: str) -> tuple[Step, ...]:
         )  # fmt: skip
         steps = (Step(name="read lock", argv=argv),)
     argv = (
-        UV, "pip", "install", "--no-config", "--only-binary", ":all:", "--target", "/work/out/deps",
+        UV, "pip", "install", "--no-config", "--no-sources", "--only-binary", ":all:", "--target", "/work/out/deps",
         "--python", python, "--link-mode", "copy", "--cache-dir", "/cache/uv", "-r", source,
     )  # fmt: skip
     return (*steps, Step(name="install dependencies", argv=argv, network=Network.INDEX, caches=("uv",)))
 
 
 _MISSING = re.compile(
-    r"Because (\S+) was not found in the package registry"
-    r"|there (?:is|are) no versions? of ([A-Za-z0-9._-]+(?:[=<>!~]=?\S+)?)"
-    r"|no versions? of ([A-Za-z0-9._-]+(?:[=<>!~]=?\S+)?)"
+    r"Because (\S{1,256}) was not found in the package registry"
+    r"|there (?:is|are) no versions? of ([A-Za-z0-9._-]{1,256}(?:[=<>!~]=?\S{1,256})?)"
+    r"|no versions? of ([A-Za-z0-9._-]{1,256}(?:[=<>!~]=?\S{1,256})?)"
 )
+# Every expression starts with a literal and bounds what it captures: a tool repeats the source's own words.
 _NO_WHEEL = re.compile(
-    r"(\S+) has no (?:usable )?wheels|Wheels are required for `([^`]+)`|building from source is disabled|`--no-build`"
+    r" has no (?:usable )?wheels|Wheels are required for `([^`]{1,256})`|building from source is disabled|`--no-build`"
 )
-_OTHER_PYTHON = re.compile(r"the current Python version \(([^)]+)\) does not satisfy Python([^\s,]+)")
-_HASH = re.compile(r"Hash mismatch for `([^`]+)`|hashes? (?:is|are) required|In `--require-hashes` mode")
+_OTHER_PYTHON = re.compile(r"the current Python version \(([^)]{1,64})\) does not satisfy Python([^\s,]{1,256})")
+_HASH = re.compile(r"Hash mismatch for `([^`]{1,256})`|hashes? (?:is|are) required|In `--require-hashes` mode")
 _CONFLICT = re.compile(
     r"requirements are unsatisfiable|are incompatible|No solution found|Requirements contain conflicting"
 )
-_PARSE = re.compile(r"Couldn't parse requirement in `([^`]+)`|error: Couldn't parse|TOML parse error")
+_PARSE = re.compile(r"Couldn't parse requirement in `([^`]{1,256})`|error: Couldn't parse|TOML parse error")
 
 
 def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
@@ -142,9 +143,9 @@ def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
 
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """What uv, or our check, said."""
-    said = [cut_root(line) for line in lines]
     if step.name == "compile":
-        return _compile(step, exit_code, said)
+        return _compile(step, exit_code, lines)
+    said = [cut_root(line) for line in lines]
     start = next((at for at, line in enumerate(said) if re.match(r"\s*error\b", line)), 0)
     said = [line for line in said[start:] if line]
     found = _uv(_manifest_of(step), exit_code, said)
@@ -161,7 +162,8 @@ def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:
     whole = " ".join(part.strip() for part in said)
     words = tuple(said[:SAID])
     if found := _NO_WHEEL.search(whole):
-        name = (found[1] or found[2] or "a dependency").strip("`,")
+        before = word_before(whole, found) if found[0].startswith(" has no") else ""
+        name = (before or found[1] or "a dependency").strip("`,")
         return Diagnosis(
             reason="DependencyNotFound",
             message=f"{name} has no wheel for this Python; only wheels are taken for now, nothing is built from source",
@@ -210,14 +212,16 @@ def _conflict(manifest: str, said: Sequence[str]) -> Diagnosis | None:
     )  # fmt: skip
 
 
-def _compile(step: Step, exit_code: int, said: list[str]) -> Diagnosis:
-    """The check prints one JSON line {reason, message, where, next} for what it found."""
-    for line in said:
+def _compile(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
+    """The check prints one JSON line {reason, message, where, next, said} for what it found, longer than others."""
+    for line in lines:
         try:
-            found = json.loads(line)
-        except ValueError:
+            found = json.loads(line) if line.startswith("{") else None
+        except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and found.get("reason") in ("CompileFailed", "EntryPointMissing"):
-            texts = {key: str(found.get(key, ""))[:500] for key in ("reason", "message", "where", "next")}
-            return Diagnosis(**texts, said=tuple(str(text)[:200] for text in found.get("said", ())[:6]))
-    return step_failed(step, exit_code, said)
+            texts = {key: cut_root(str(found.get(key, "")))[:500] for key in ("reason", "message", "where", "next")}
+            said = found.get("said", ())
+            words = tuple(cut_root(str(text))[:200] for text in said[:SAID]) if isinstance(said, list) else ()
+            return Diagnosis(**texts, said=words)
+    return step_failed(step, exit_code, [cut_root(line) for line in lines])

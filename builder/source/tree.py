@@ -85,14 +85,17 @@ class DirTree:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._files: tuple[str, ...] | None = None
+        self._names: frozenset[str] = frozenset()
 
     def files(self) -> tuple[str, ...]:
         if self._files is None:
             self._files = tuple(sorted(self._walk(os.fspath(self._root), "")))
+            self._names = frozenset(self._files)
         return self._files
 
     def has(self, path: str) -> bool:
-        return path in self.files()
+        self.files()
+        return path in self._names
 
     def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
         if not self.has(path):

@@ -22,8 +22,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from rich.cells import cell_len
 
+from builder.cli import format as fmt
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import build, failed_build, line, sse
@@ -100,7 +100,8 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(200, json.dumps({"contextId": "c1", "sizeBytes": str(len(body))}).encode())
         elif self.path.endswith("/cancel"):
             if not self.api.cancel_works:
-                self._answer(500, b'{"code": "INTERNAL", "message": "broken", "details": []}')
+                # Not a 5xx: about a known build that is asked again for ten minutes.
+                self._answer(403, b'{"code": "PERMISSION_DENIED", "message": "reads only", "details": []}')
                 return
             self.api.ended = GONE
             self._answer(200, codec.dump(self.api.record()))
@@ -495,7 +496,7 @@ class Screen:
             else:
                 self.row += part
                 assert "\x1b" not in self.row
-                assert cell_len(self.row) <= self.columns, f"a row of the live view wraps: {self.row!r}"
+                assert fmt.cell_len(self.row) <= self.columns, f"a row of the live view wraps: {self.row!r}"
 
     def _sequence(self, part: str) -> None:
         self.sequences.add(part[-1])

@@ -129,6 +129,13 @@ def test_a_download_stops(tmp_path: Path) -> None:
     assert api.sent == 3
 
 
+def test_the_size_of_a_source_is_that_of_its_archive_and_says_so(tmp_path: Path) -> None:
+    """The command line shows the size of the files: without a word the same source would have two sizes."""
+    api = Stopping(archive())
+    summary = open_source(make(tmp_path, api), claim(api.data)).summary
+    assert summary.startswith(f"20 files, {len(api.data) // 1024} KiB packed, sha256:")
+
+
 class Breaking:
     """An API whose answers to a download break off, the last one in nothing. `error` is what the client says then."""
 

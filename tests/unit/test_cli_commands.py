@@ -170,6 +170,27 @@ def test_without_a_server_one_interrupt_or_a_gone_terminal_cancels(
     assert local.calls == ["start", "python-3.11", "end"] and "cancel" in calls
 
 
+def test_an_interrupt_before_a_build_exists_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, local: Local
+) -> None:
+    def interrupted(toolchain: Toolchain) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(local, "require", interrupted)
+    ran = run("build", handler_in(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
+    assert ran.code == 130 and ran.out == ""
+    assert ran.err.splitlines()[-1] == "CANCELLED  stopped before a build existed" and "whose" not in ran.err
+
+
+def test_a_folder_that_is_too_large_is_refused_before_anything_starts(tmp_path: Path, local: Local) -> None:
+    (tmp_path / "handler.py").write_text("def handler(payload, ctx):\n    return payload\n")
+    with (tmp_path / "data.bin").open("wb") as file:
+        file.truncate(600 * 1024 * 1024)
+    ran = run("build", str(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
+    assert (ran.code, ran.out, local.calls) == (7, "", [])
+    assert "REFUSED  ArchiveTooLarge: folder, 2 files, 600.0 MiB; limit 512.0 MiB; largest: data.bin" in ran.err
+
+
 def test_without_a_server_nothing_can_be_detached(tmp_path: Path, local: Local) -> None:
     ran = run("build", handler_in(tmp_path), "--detach", settings=Settings(server="", data_dir=str(tmp_path / "data")))
     assert (ran.code, ran.out, local.calls) == (2, "", [])

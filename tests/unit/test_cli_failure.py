@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from builder.cli.failure import cancelled, ended, failed, reference, refused, succeeded
+from builder.cli.failure import cancelled, ended, failed, reference, succeeded
+from builder.cli.refusal import refused
 from builder.cli.stop import build_exit, refused_call, refused_here
 from builder.cli.terminal import Look
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb

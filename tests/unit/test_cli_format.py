@@ -87,6 +87,9 @@ def test_cut_and_pad_count_cells() -> None:
     assert fmt.cut("abcdef", 5, "...") == "ab..."
     assert fmt.cut("漢字漢字", 5) == "漢字…"
     assert fmt.cut("abc", 0) == ""
+    assert fmt.cut("漢字漢字", 6) == "漢字…"
+    assert fmt.cell_len("e\u0301 漢 👩\u200d💻") == 7
+    assert fmt.cell_len("") == 0
     assert fmt.pad("漢", 4) == "漢  "
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import random
 import shutil
 import tarfile
 import zipfile
@@ -12,10 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli.pack import build_name, entries, first_bytes, pack
+from builder.cli.pack import build_name, check_size, entries, first_bytes, pack
 from builder.errors import BuildError
 from builder.source.digest import code_hash
 from builder.source.unpack import Limits, unpack
+
+MIB = 1024 * 1024
 
 
 def project(root: Path) -> Path:
@@ -136,6 +139,42 @@ def test_a_file_that_shrinks_while_it_is_read_ends_the_packing(tmp_path: Path) -
     (tmp_path / "a.txt").write_text("short")
     with pytest.raises(BuildError, match="shorter"):
         list(source.chunks())
+
+
+def test_a_folder_over_the_limit_of_unpacked_sources_names_its_largest_parts(tmp_path: Path) -> None:
+    for name, size in (
+        ("data/a/x.bin", 400),
+        ("data/y.bin", 200),
+        ("assets/z.bin", 100),
+        ("model.bin", 7),
+        ("a.go", 1),
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("wb") as file:
+            file.truncate(size * MIB)
+    source = pack(str(tmp_path), io.BytesIO())
+    with pytest.raises(BuildError) as caught:
+        check_size(source, 512 * MIB)
+    assert (caught.value.reason, caught.value.where) == ("ArchiveTooLarge", "PATH")
+    assert caught.value.message == (
+        "folder, 5 files, 708.0 MiB; limit 512.0 MiB; largest: data/ 600.0 MiB, assets/ 100.0 MiB, model.bin 7.0 MiB"
+    )
+
+
+def test_what_is_sent_is_compared_with_the_limit_of_uploads(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    (root / "noise").write_bytes(random.Random(1).randbytes(2 * MIB))
+    with pytest.raises(BuildError, match=r"limit 1\.0 MiB; largest: noise 2\.0 MiB"):
+        check_size(pack(str(root), io.BytesIO()), MIB)
+    check_size(pack(str(root), io.BytesIO()), 3 * MIB)
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(packed(root))
+    with pytest.raises(BuildError, match=r"^ArchiveTooLarge: archive, 2\.0 MiB; limit 1\.0 MiB$"):
+        check_size(pack(str(archive), io.BytesIO()), MIB)
+    (root / "noise").write_bytes(bytes(2 * MIB))  # compresses to some KiB, so the upload is not too large
+    check_size(pack(str(root), io.BytesIO()), MIB)
 
 
 @pytest.mark.parametrize(

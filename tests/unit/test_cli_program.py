@@ -13,9 +13,10 @@ from typing import Any
 
 import pytest
 
+import builder
 from builder.cli import program
 from builder.cli.app import command_options
-from builder.cli.commands.build import Asked, request_of
+from builder.cli.commands.build import BuildOptions, request_of
 from builder.cli.commands.operate import doctor_rows
 from builder.cli.commands.read import described, listed
 from builder.cli.pack import pack
@@ -26,7 +27,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VERSION_STATUS_DRAFT
 from builder.errors import REASONS
 from builder.local.doctor import Finding
-from tests.cli_fixtures import START_MS, build, failed_build, run
+from tests.cli_fixtures import START_MS, Ran, build, failed_build, run
 
 GO = {"go.mod": "module example.com/hello\n\ngo 1.26\n", "main.go": "package main\n\nfunc main() {}\n"}
 
@@ -60,6 +61,41 @@ def test_help_is_on_stdout_and_fits_88_columns(argv: tuple[str, ...]) -> None:
             ["build has no option --runtme", "Is --runtime meant?", "See: ignite-builder build --help"],
         ),
         (("build",), ["build: Missing argument 'PATH|-'", "See: ignite-builder build --help"]),
+        (("bases",), ["bases: Missing command", "See: ignite-builder bases --help"]),
+        (
+            ("bases", "biuld"),
+            [
+                'there is no command "bases biuld"',
+                "Is ignite-builder bases build meant?",
+                "See: ignite-builder bases --help",
+            ],
+        ),
+        (
+            ("bases", "build", "--nope"),
+            ["bases build has no option --nope", "See: ignite-builder bases build --help"],
+        ),
+        (("nodez", "ls"), ['there is no command "nodez"', "See: ignite-builder --help"]),
+        (("help", "nodez"), ['there is no command "nodez"', "See: ignite-builder --help"]),
+        (
+            ("ls", "--jsn"),
+            ["ls has no option --jsn", "Is --json meant?", "See: ignite-builder ls --help"],
+        ),
+        (
+            ("build", "--detach=3", "."),
+            ["build: Option '--detach' does not take a value", "See: ignite-builder build --help"],
+        ),
+        (
+            ("logs", "--from", "x"),
+            ['logs: --from is "x"; it takes a whole number, 0 or more', "See: ignite-builder logs --help"],
+        ),
+        (
+            ("ls", "--limit=0"),
+            ['ls: --limit is "0"; it takes a whole number, 1 to 10000', "See: ignite-builder ls --help"],
+        ),
+        (
+            ("build", "--no-cach", "."),
+            ["build has no option --no-cach", "Is --no-cache meant?", "See: ignite-builder build --help"],
+        ),
         (("xqzw",), ['there is no command "xqzw"', "See: ignite-builder --help"]),
     ],
 )
@@ -73,6 +109,23 @@ def test_a_mistake_with_json_is_one_document() -> None:
     assert ran.code == 2
     assert json.loads(ran.out)["reason"] == "InvalidRequest"
     assert ran.out.count("\n") == 1
+
+
+@pytest.mark.parametrize("argv", [("--version",), ("build", ".", "--version"), ("--version", "--json")])
+def test_the_version_is_asked_for_anywhere(argv: tuple[str, ...]) -> None:
+    assert run(*argv) == Ran(code=0, out=f"ignite-builder {builder.__version__}\n", err="")
+    assert run("build", "/nonexistent/path", "--name", "--version").code == 2
+
+
+@pytest.mark.parametrize("server", ["ftp://x", "127.0.0.1:8480", "ignite.example.com", "http://", "http://[x"])
+def test_a_server_that_is_no_url_is_refused_before_any_call(server: str) -> None:
+    home = {"HOME": "/nonexistent"}
+    for command in (("ls",), ("get", "k7m2"), ("build", "."), ("worker",)):
+        ran = run(*command, f"--server={server}", load=load, environ=home)
+        assert (ran.code, ran.out) == (2, "") and f"server: {server} is no URL" in ran.err
+        assert "whose  the request (client): --server\n" in ran.err
+    named = run("ls", load=load, environ=home | {"IGNITE_BUILDER_SERVER": server})
+    assert "whose  the request (client): IGNITE_BUILDER_SERVER\n" in named.err
 
 
 @pytest.mark.parametrize(
@@ -242,6 +295,7 @@ def test_interrupted_before_anything_exists_is_130_and_still_one_document(monkey
     monkeypatch.setattr("builder.cli.commands.about.reasons", interrupted)
     ran = run("reasons", "--json")
     assert ran.code == 130 and json.loads(ran.out)["reason"] == "Cancelled"
+    assert run("reasons").err == "CANCELLED  stopped\n"
 
 
 class Failing:
@@ -282,7 +336,7 @@ def test_an_answer_that_cannot_be_written_is_said_and_is_no_bug_of_ours() -> Non
 
 
 def test_request_of_build_has_what_was_typed(hello: Path) -> None:
-    asked = Asked(
+    options = BuildOptions(
         path=str(hello),
         runtime="go",
         runtime_version="1.26",
@@ -293,7 +347,7 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
         timeout="2m",
         no_cache=True,
     )
-    request = request_of(asked, pack(str(hello), None))  # type: ignore[arg-type]
+    request = request_of(options, pack(str(hello), None))  # type: ignore[arg-type]
     go = request.code.compile.runtime.go
     assert (go.toolchain_version, go.target, request.timeout_secs) == ("1.26", 2, 120)
     assert (request.name, list(request.tags), request.no_cache) == ("hello-go", ["v1", "v2"], True)
@@ -302,16 +356,16 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
 
 
 def test_a_version_without_a_runtime_belongs_to_the_detected_one(hello: Path) -> None:
-    request = request_of(Asked(path=str(hello), runtime_version="1.19"), pack(str(hello), None))  # type: ignore[arg-type]
+    request = request_of(BuildOptions(path=str(hello), runtime_version="1.19"), pack(str(hello), None))  # type: ignore[arg-type]
     assert request.code.compile.runtime.go.toolchain_version == "1.19"
-    plain = request_of(Asked(path=str(hello)), pack(str(hello), None))  # type: ignore[arg-type]
+    plain = request_of(BuildOptions(path=str(hello)), pack(str(hello), None))  # type: ignore[arg-type]
     assert plain.code.compile.runtime.WhichOneof("runtime") is None
 
 
 @pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("rust", ""), ("go", "arm"), ("python", "wasm")])
 def test_runtimes_and_targets_that_do_not_exist(hello: Path, runtime: str, target: str) -> None:
     with pytest.raises(Stop) as caught:
-        request_of(Asked(path=str(hello), runtime=runtime, target=target), pack(str(hello), None))  # type: ignore[arg-type]
+        request_of(BuildOptions(path=str(hello), runtime=runtime, target=target), pack(str(hello), None))  # type: ignore[arg-type]
     assert caught.value.exit_code == 2
 
 
@@ -369,9 +423,16 @@ def test_doctor_rows() -> None:
         Finding(ok=True, name="redis-server"),
         Finding(ok=False, name="bubblewrap", effect="a worker refuses to start", mend="apt-get install -y bubblewrap"),
         Finding(ok=False, name="go 1.26", effect="compile.go gets no work here", mend="install go-1.26"),
+        Finding(
+            ok=False,
+            name="py",
+            effect="py: no base py: ignite-builder bases build py",
+            mend="ignite-builder bases build py",
+        ),
     )
     assert doctor_rows(found, Look(symbols=ASCII)) == (
         "+ redis-server",
         "x bubblewrap  a worker refuses to start     mend: apt-get install -y bubblewrap",
         "x go 1.26     compile.go gets no work here  mend: install go-1.26",
+        "x py          no base py                    mend: ignite-builder bases build py",
     )

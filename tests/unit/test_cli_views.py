@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass, field
 
 import pytest
-from rich.cells import cell_len
 
-from builder.cli.live import CLEAR_BELOW, HIDE, SHOW, LiveView, Screen, frame
+from builder.cli import format as fmt
+from builder.cli.live import CLEAR_BELOW, HIDE, SHOW, LiveView, Screen, frame, phase_row
 from builder.cli.phases import Progress
 from builder.cli.plain import PlainView, entry_line
 from builder.cli.terminal import Look
@@ -55,7 +55,7 @@ class Terminal:
         bare = re.sub(r"\x1b\[\d+m", "", text)
         assert "\x1b" not in bare
         for row in bare.split("\n")[:-1]:
-            assert cell_len(row) <= self.columns, row
+            assert fmt.cell_len(row) <= self.columns, row
             self.screen.append(row)
 
 
@@ -89,6 +89,51 @@ def test_plain_build_is_the_grammar_of_the_page() -> None:
         " 61.500 build        | \\x1b[31mred\\x1b[0m\ttab",
         " 65.400 finalize     # SUCCEEDED k7m2xq9d 1m05s 9.4 MiB",
     ]
+
+
+def test_the_verdict_of_the_log_is_not_printed_beside_the_verdict_of_the_view() -> None:
+    for record, text in (
+        (build(), "SUCCEEDED"),
+        (failed_build("p2v8k5wn0000000000aa", 9, FAILURE), "FAILED StepFailed"),
+    ):
+        out: list[str] = []
+        terminal = Terminal()
+        screen = Screen(write=terminal.write, size=terminal.size)
+        live = LiveView(screen=screen, look=Look(columns=88), now_ms=Ticker().now, verbose=True)
+        plain = PlainView(write=out.append, look=Look(), now_ms=Ticker().now)
+        for view in (live, plain):
+            view.open("build")
+            view.created(build(), "build")
+            view.entry(line(1, text))  # a tool may print the same
+            view.entry(line(2, text, stream="SYSTEM"))
+            view.close(record, "")
+        for rows in (out, terminal.screen):
+            assert sum(text.split()[0] in row for row in rows) == 2, rows
+
+
+FAILURE = pb.Failure(reason="StepFailed", error_class="user_code", phase=pb.BUILD_PHASE_BUILD)
+
+
+@pytest.mark.parametrize(
+    ("status", "mark", "style"),
+    [(pb.BUILD_STATUS_FAILED, "failed", "31"), (pb.BUILD_STATUS_CANCELLED, "cancelled", "33")],
+)
+def test_a_step_that_was_stopped_has_no_tick_and_names_itself(
+    status: pb.BuildStatus.ValueType, mark: str, style: str
+) -> None:
+    progress = Progress(created_ms=START_MS)
+    progress.apply(line(1, "step 1 of 2, compile: go build", stream="SYSTEM"))
+    progress.apply(line(2, "egress index.example.com:443 allowed", stream="SYSTEM"))
+    records = [
+        pb.PhaseRecord(phase=pb.BUILD_PHASE_PLAN, status=pb.PHASE_STATUS_SUCCEEDED),
+        pb.PhaseRecord(phase=pb.BUILD_PHASE_BUILD, status=pb.PHASE_STATUS_FAILED, duration_ms=900),
+    ]
+    failure = FAILURE if status == pb.BUILD_STATUS_FAILED else pb.Failure(reason="Cancelled")
+    plan, stopped = progress.rest(build(status=status, failure=failure, phases=records))
+    assert (plan.mark, stopped.mark, stopped.detail) == ("done", mark, "step 1 of 2, compile")
+    assert phase_row(stopped, Look(colour=True)) == f"\x1b[{style}m✗\x1b[0m build            0.9s  step 1 of 2, compile"
+    running = frame(progress, Look(columns=88), elapsed_ms=5, in_phase_ms=3, rows=24, hint="")
+    assert running[0].endswith("step 1 of 2, compile")
 
 
 def test_plain_has_a_line_at_least_every_30_seconds() -> None:
@@ -136,7 +181,7 @@ def test_an_entry_without_phase_keeps_its_columns() -> None:
 def test_progress_reads_phases_steps_and_warnings() -> None:
     progress = Progress(created_ms=START_MS)
     ended = [
-        progress.take(entry)
+        progress.apply(entry)
         for entry in (
             line(1, "14 files", 200, "FETCH_SOURCE", "SYSTEM"),
             line(2, "go, because go.mod is at the root", 300, "DETECT", "SYSTEM"),
@@ -158,9 +203,9 @@ def test_progress_reads_phases_steps_and_warnings() -> None:
     assert progress.step == "step 1 of 2, download modules"
     assert list(progress.tail) == ["100%"]
     assert progress.ahead() == ("package", "push", "attest", "finalize")
-    assert progress.take(line(51, "FAILED CompileFailed", 800, "FETCH_SOURCE", "SYSTEM")) is None
+    assert progress.apply(line(51, "FAILED CompileFailed", 800, "FETCH_SOURCE", "SYSTEM")) is None
     assert (progress.phase, progress.detail) == ("build", "step 1 of 2, download modules")
-    again = progress.take(line(6, "attempt 2", 900, "QUEUED", "SYSTEM"))
+    again = progress.apply(line(6, "attempt 2", 900, "QUEUED", "SYSTEM"))
     assert again is not None and (again.phase, again.mark) == ("build", "failed")
 
 
@@ -197,7 +242,7 @@ def test_live_never_wraps_nor_scrolls_and_leaves_final_lines_only(columns: int, 
 def test_live_region_fits_the_screen() -> None:
     progress = Progress(created_ms=0)
     for number in range(20):
-        progress.take(line(number + 1, f"row {number}"))
+        progress.apply(line(number + 1, f"row {number}"))
     for rows in range(1, 30):
         lines = frame(progress, Look(columns=88), elapsed_ms=5, in_phase_ms=3, rows=rows, hint="Ctrl-C cancels")
         assert 1 <= len(lines) <= max(rows - 1, 1)
@@ -237,9 +282,9 @@ def test_abandon_gives_the_cursor_back() -> None:
 
 def test_frame_is_the_mock_up() -> None:
     progress = Progress(created_ms=START_MS)
-    progress.take(line(1, "step 2 of 2, compile: go build", stream="SYSTEM"))
-    progress.take(line(2, "golang.org/x/net/http2"))
-    progress.take(line(3, "github.com/google/cel-go/parser/gen"))
+    progress.apply(line(1, "step 2 of 2, compile: go build", stream="SYSTEM"))
+    progress.apply(line(2, "golang.org/x/net/http2"))
+    progress.apply(line(3, "github.com/google/cel-go/parser/gen"))
     rows = frame(progress, Look(columns=88), elapsed_ms=12_900, in_phase_ms=12_400, rows=24, hint="Ctrl-C cancels")
     assert rows == (
         "⠏ build           12.4s  step 2 of 2, compile",

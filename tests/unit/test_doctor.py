@@ -39,6 +39,29 @@ def test_a_compressor_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, 
     assert "other digests" in found.effect
 
 
+def test_a_node_needs_no_redis_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "redis-server" in look(monkeypatch, tmp_path)
+    found = look(monkeypatch, tmp_path, server="http://127.0.0.1:1", redis_url="nonsense")
+    assert "redis-server" not in found and "uv" in found
+
+
+@pytest.mark.parametrize(("token", "effect"), [("", "the server takes no call without one"), ("a\nb", "no header")])
+def test_a_token_that_cannot_be_sent_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, token: str, effect: str
+) -> None:
+    found = look(monkeypatch, tmp_path, server="http://127.0.0.1:1", token=token, redis_url="nonsense")
+    assert not found["token"].ok and effect in found["token"].effect and "token_file" in found["token"].mend
+
+
+@pytest.mark.parametrize("url", ["nonsense", "http://u:secret@h", "redis://u:secret@127.0.0.1/0?unknown=1"])
+def test_a_broker_that_cannot_be_is_named_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: str
+) -> None:
+    found = look(monkeypatch, tmp_path, server="http://127.0.0.1:1", redis_url=url)
+    assert not found["broker"].ok and "redis_url" in found["broker"].mend
+    assert "secret" not in found["broker"].effect
+
+
 def test_a_catalog_without_a_row_of_a_loaded_pipeline_is_a_finding(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.gosource import is_built, read_head, read_mod
 from builder.plan import Network, Plan
 from builder.source.tree import DictTree
+from tests.go_file_names import BY_NAME
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 MAIN = "package main\n\nfunc main() {}\n"
@@ -278,6 +279,26 @@ def test_heads_of_go_files(text: str, package: str, imports: list[str]) -> None:
 def test_build_constraints(path: str, constraint: str, expected: bool) -> None:
     head = f"//go:build {constraint}\n\n" if constraint else ""
     assert is_built(read_head(path, head + "package a\n")) is expected
+
+
+@pytest.mark.parametrize("name", BY_NAME, ids=str)
+def test_the_name_of_a_file_says_where_it_is_built(name: str) -> None:
+    assert is_built(read_head(name, "package a\n")) is BY_NAME[name]
+
+
+def test_a_main_package_whose_file_name_only_looks_constrained_is_built() -> None:
+    made = planned({"go.mod": MOD, "serve_js_app.go": MAIN})
+    assert made.steps[0].argv[-1] == "."
+
+
+def test_a_comment_that_does_not_end_hides_the_rest() -> None:
+    found = read_head("a.go", 'package a\nimport (\n"x"\n/* "y"\n')
+    assert found.imports == (("x", 3),)
+
+
+def test_imports_stand_at_their_lines() -> None:
+    found = read_head("a.go", '\ufeff/* a\n b */\npackage a\n\nimport (\n\t"x"\n\n\t"y"\n)\nimport "z"\n')
+    assert (found.line, found.imports) == (3, (("x", 6), ("y", 8), ("z", 10)))
 
 
 def test_go_mod_is_read() -> None:

@@ -159,6 +159,11 @@ def test_manifests_without_dependencies_install_nothing(files: dict[str, str]) -
         "--pre",
         "--require-hashes",
         "--only-binary :all:",
+        "--prefer-binary",
+        "--use-feature=fast-deps",
+        "idna==3.10\t--hash sha256:00",
+        "idna" + " \\\n    --hash=sha256:00" * 500,
+        "idna  # " + "comment " * 500,
     ],
 )
 def test_honest_requirements_are_taken(line: str) -> None:
@@ -185,6 +190,25 @@ def test_honest_requirements_are_taken(line: str) -> None:
         ("--no-binary :all:", "a build from source"),
         ("-r ../up.txt", "../up.txt is not in the source"),
         ("-r missing.txt", "missing.txt is not in the source"),
+        ("-epkg", "an editable install"),
+        ("-r ${HOME}/../src/evil.txt", "a variable"),
+        ("-c ${HOME}/evil.txt", "a variable"),
+        ("evil @ ${HOME}/pkg", "a variable"),
+        ("idna${X}", "a variable"),
+        ("-r file:///work/src/evil.txt", "an include by URL"),
+        ("-rfile:/work/src/evil.txt", "an include by URL"),
+        ("--constraint=https://example.com/evil.txt", "an include by URL"),
+        ("--requirement ftp://example.com/evil.txt", "an include by URL"),
+        ("idna @ ftp://example.com/x.whl", "a package by URL"),
+        ("-ihttps://example.com", "an index of its own"),
+        ("idna @ pkg", "this is no requirement"),
+        ('-r "a.txt"', "this is no plain path"),
+        ("-r a\\b.txt", "this is no plain path"),
+        ("idna==3.10 --hash=sha256:00 -e ./pkg", "only --hash is taken"),
+        ("idna==3.10 --config-settings=a=b", "only --hash is taken"),
+        ("--unknown-option", "this option is not taken"),
+        ("idna; " + "(" * 1000, "this is no requirement"),
+        ("a" * 3000, "the line has 3000 characters; 2048 are taken"),
         ("idna==", "this is no requirement"),
         ("idna 3.10", "this is no requirement"),
         ("import idna", "this is no requirement"),
@@ -199,6 +223,51 @@ def test_what_is_not_taken_is_told_with_its_line(line: str, words: str) -> None:
 def test_a_line_of_an_included_file_is_told_with_that_file() -> None:
     error = refused({"requirements.txt": "-r deps/a.txt\n", "deps/a.txt": "idna\n-e .\n"})
     assert error.where == "deps/a.txt:2"
+
+
+def test_an_include_that_two_readers_read_differently_is_refused_though_the_source_has_it() -> None:
+    """uv takes quotes, escapes and variables off; a decoy of the literal name would pass a check of the name alone."""
+    for decoy in ("${HOME}/../src/evil.txt", '"e\\vil.txt"', "file:/work/src/evil.txt"):
+        written = decoy.replace("file:/", "file:///")
+        files = {"requirements.txt": f"-r {written}\n", decoy: "six\n", "evil.txt": "-e /work/src/pkg\n"}
+        error = refused(files)
+        assert (error.reason, error.where) == ("ManifestInvalid", "requirements.txt:1")
+
+
+def test_uv_is_asked_to_take_no_source_of_the_project() -> None:
+    (step,) = [step for step in planned({"pyproject.toml": PROJECT}).steps if step.name == "install dependencies"]
+    assert "--no-sources" in step.argv
+
+
+@pytest.mark.parametrize(
+    ("entry", "kind"),
+    [
+        ('{ path = "pkg" }', "path"),
+        ('{ path = "pkg", editable = true }', "path"),
+        ("{ workspace = true }", "workspace"),
+        ('{ git = "https://example.com/x" }', "git"),
+        ('{ url = "https://example.com/x.whl" }', "url"),
+        ('{ index = "corp" }', "an index of its own"),
+        ('[{ index = "corp", marker = "sys_platform == \'linux\'" }, { path = "pkg" }]', "path"),
+        ("{ editable = true }", "editable"),
+        ('{ other = "x" }', "no source that uv knows"),
+    ],
+)
+def test_sources_of_uv_are_refused_with_their_line(entry: str, kind: str) -> None:
+    error = refused({"pyproject.toml": PROJECT + f"\n[tool.uv.sources]\nidna = {entry}\n"})
+    assert (error.reason, error.where) == ("ManifestInvalid", "pyproject.toml:11")
+    assert f"tool.uv.sources takes idna from {kind};" in error.message and "Remove idna" in error.next
+
+
+def test_sources_of_uv_are_found_however_they_are_written() -> None:
+    for text in ('[tool]\nuv.sources.idna.path = "pkg"\n', '[tool.uv.sources.idna]\npath = "pkg"\n'):
+        error = refused({"pyproject.toml": PROJECT + text})
+        assert error.reason == "ManifestInvalid" and "takes idna from path" in error.message
+
+
+def test_sources_of_uv_do_no_harm_where_another_manifest_decides() -> None:
+    files = {"pyproject.toml": PROJECT + '[tool.uv.sources]\nidna = { path = "pkg" }\n', "requirements.txt": "idna\n"}
+    assert installed(planned(files)) == "requirements.txt"
 
 
 def test_files_that_include_each_other_end() -> None:
@@ -255,11 +324,26 @@ def test_the_source_decides_the_version(files: dict[str, str], version: str, why
         ("!=3.11.*", "3.12"),
         ("!=3.11.1", "3.11"),
         ("<3.12.4", "3.11"),
+        (">3.11", "3.11"),
+        (">3.11,<3.12", "3.11"),
+        (">3.11.30,!=3.11.*", "3.12"),
+        ("==3.11", "3.11"),
+        ("===3.12.4", "3.12"),
+        ("~=3.12", "3.12"),
+        ("<=3.12", "3.11"),
+        (">=3.11,", "3.11"),
     ],
 )
 def test_requires_python_decides_the_version(wanted: str, version: str) -> None:
     made = planned({"pyproject.toml": f'[project]\nrequires-python = "{wanted}"\n'})
     assert choice(made, "version") == (version, f"pyproject.toml:2 asks for {wanted}")
+
+
+@pytest.mark.parametrize("wanted", ['"^3.11"', '"3.11"', '">=3.11;"', '">=3.11 <4"', '"python>=3.11"', "3.11"])
+def test_a_requires_python_that_is_no_specifier_is_refused_with_its_line(wanted: str) -> None:
+    error = refused({"pyproject.toml": f'[project]\nname = "x"\nrequires-python = {wanted}\n'})
+    assert (error.reason, error.where) == ("ManifestInvalid", "pyproject.toml:3")
+    assert "no version specifier" in error.message
 
 
 def test_the_request_is_stronger_than_the_source() -> None:

@@ -1,4 +1,4 @@
-"""`config`, `reasons`, `completion`: what this program is set to, what its words mean."""
+"""`config`, `reasons`, `completion`: the settings, the reasons of failures, completion scripts."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.cli import format as fmt
-from builder.cli.commands.plan import catalog_of
 from builder.cli.context import Context, recent_path
-from builder.cli.runtimes import RUNTIMES
 from builder.cli.safe import shown
 from builder.cli.stop import mistake
 from builder.errors import REASONS
@@ -66,7 +64,7 @@ def reasons(ctx: Context, reason: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What a completion script offers: commands with options, values of options, and where recent ids are kept."""
+    """What a completion script offers: commands with options, values of options, and the file of recent ids."""
 
     prog: str
     commands: Mapping[str, Sequence[str]]
@@ -77,6 +75,9 @@ class Words:
 
 def completion(ctx: Context, shell: str, commands: Mapping[str, Sequence[str]]) -> int:
     """A completion script: commands, options, runtimes and versions, recent ids. Silent, and without network."""
+    from builder.cli.commands.plan import catalog_of
+    from builder.cli.runtimes import RUNTIMES
+
     scripts = {"bash": _bash, "zsh": _zsh, "fish": _fish}
     if shell not in scripts:
         raise mistake(f'"{shell}" has no completion here; it takes {", ".join(scripts)}', where="SHELL")

@@ -5,24 +5,27 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from builder import pipelines
 from builder.cli import format as fmt
-from builder.cli.client import Client
 from builder.cli.commands.plan import make, opened
 from builder.cli.context import Context
 from builder.cli.failure import reference
 from builder.cli.follow import Interrupts, QueueWatcher, View, create, watch
 from builder.cli.live import LiveView, Screen
 from builder.cli.options import pairs, seconds
-from builder.cli.pack import Packed, first_bytes, pack
+from builder.cli.pack import Packed, check_size, first_bytes, pack
 from builder.cli.phases import word
 from builder.cli.plain import PlainView
 from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
 from builder.cli.safe import shown
-from builder.cli.stop import Stop, build_exit, missing_here, mistake, refused_here
+from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistake, refused_here
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import EXIT_CANCELLED, BuildError
+
+if TYPE_CHECKING:
+    from builder.cli.client import Client
 
 LOCAL = "local"
 CONTEXT_SLACK = 64 * 1024
@@ -30,7 +33,7 @@ CONTEXT_SLACK = 64 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class Asked:
+class BuildOptions:
     """The options of `build` as they were typed."""
 
     path: str
@@ -47,50 +50,54 @@ class Asked:
     detach: bool = False
 
 
-def build(ctx: Context, asked: Asked) -> int:
+def build(ctx: Context, options: BuildOptions) -> int:
     """Build PATH; the exit code says whose fault a failure is."""
     settings = ctx.settings()
-    if asked.detach and not settings.server:
+    if options.detach and not settings.server:
         raise mistake(
             "--detach needs a server: without one the build would end with this command",
             where="--detach",
             next="Leave it out, or name a server (--server=URL); one for this machine: ignite-builder dev",
         )
     try:
-        packed = pack(asked.path, ctx.stdin)
-        request = request_of(asked, packed, nameable(pipelines.names(pipelines.load(settings.pipelines))))
+        packed = pack(options.path, ctx.stdin)
+        check_size(packed, settings.upload_bytes)
+        request = request_of(options, packed, nameable(pipelines.names(pipelines.load(settings.pipelines))))
     except BuildError as error:
         raise refused_here(error) from None
-    came = Interrupts(hup_stops=not settings.server)
+    interrupts = Interrupts(hup_stops=not settings.server)
     view = _view(ctx)
-    watcher = QueueWatcher(came.events.put, came.events.put if ctx.common.verbose > 1 else None)
+    watcher = QueueWatcher(interrupts.events.put, interrupts.events.put if ctx.common.verbose > 1 else None)
     place = f"on {settings.server}" if settings.server else LOCAL
-    with came.installed():
-        came.raises = True
+    record: pb.Build | None = None
+    with interrupts.installed():
+        interrupts.raises = True
         try:
             view.open(f"build {request.name}  {packed.summary}  {place}")
             if not settings.server:
                 view.status("starting what building here needs")
             with ctx.client(settings, watcher, builds=True) as client:
-                _require_toolchain(ctx, asked, packed)
+                _require_toolchain(ctx, options, packed)
                 _send(client, request, packed, settings.inline_bytes)
-                came.raises = False
-                record = create(client, request, view, came)
+                interrupts.raises = False
+                record = create(client, request, view, interrupts)
                 if record is None:
                     ctx.leave()
                     raise _unknown(ctx)
                 ctx.remember(settings, record.build_id, request.name, "started")
                 view.created(record, _head(record, request.name, place))
-                if asked.detach:
+                if options.detach:
                     view.abandon()
                     return _detached(ctx, record)
-                watched = watch(client, record, view, came)
+                watched = watch(client, record, view, interrupts)
                 if watched.left:
                     ctx.leave()
-                # What was started here now ends; whoever does not wait for that has it killed.
-                came.raises = not settings.server
-        except BaseException:
+                # What was started here now ends. A signal meanwhile kills it.
+                interrupts.raises = not settings.server
+        except BaseException as error:
             view.abandon()
+            if isinstance(error, KeyboardInterrupt) and record is None:
+                raise interrupted("stopped before a build existed") from None
             raise
     if watched.build is None:
         view.abandon()
@@ -98,30 +105,30 @@ def build(ctx: Context, asked: Asked) -> int:
     ctx.remember(
         settings, record.build_id, request.name, pb.BuildStatus.Name(watched.build.status)[len("BUILD_STATUS_") :]
     )
-    view.close(watched.build, f"{ctx.prog} build {asked.path}")
+    view.close(watched.build, f"{ctx.prog} build {options.path}")
     return _answer(ctx, watched.build)
 
 
-def request_of(asked: Asked, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
+def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
     """The request without its source. Raises `Stop` for an option that cannot be right."""
     request = pb.CreateBuildRequest(
-        name=asked.name or packed.name,
-        tags=list(asked.tags),
-        no_cache=asked.no_cache,
-        timeout_secs=seconds(asked.timeout) if asked.timeout else 0,
-        platform=asked.platform,
-        repository=asked.repository,
+        name=options.name or packed.name,
+        tags=list(options.tags),
+        no_cache=options.no_cache,
+        timeout_secs=seconds(options.timeout) if options.timeout else 0,
+        platform=options.platform,
+        repository=options.repository,
         idempotency_key=uuid.uuid4().hex,
     )
     compiled = request.code.compile
     compiled.SetInParent()
-    for key, value in pairs(asked.build_args, "--build-arg").items():
+    for key, value in pairs(options.build_args, "--build-arg").items():
         compiled.build_args[key] = value
-    name = asked.runtime or packed.runtime
-    if not name and (asked.runtime_version or asked.target):
-        name = _detected(asked.path)
+    name = options.runtime or packed.runtime
+    if not name and (options.runtime_version or options.target):
+        name = _detected(options.path)
     if name:
-        set_runtime(compiled.runtime, name, asked.runtime_version, asked.target, runtimes)
+        set_runtime(compiled.runtime, name, options.runtime_version, options.target, runtimes)
     return request
 
 
@@ -131,19 +138,19 @@ def _detected(path: str) -> str:
         return source.detect("").runtime
 
 
-def _require_toolchain(ctx: Context, asked: Asked, packed: Packed) -> None:
+def _require_toolchain(ctx: Context, options: BuildOptions, packed: Packed) -> None:
     """Without a server this machine is the only node: what it cannot build would wait until its queue timeout.
 
     Raises `Stop` (75). A source that cannot be planned is left to the build, which keeps a record of it; stdin can be
     read only once.
     """
-    if ctx.local is None or asked.path == "-":
+    if ctx.local is None or options.path == "-":
         return
     try:
-        runtime = asked.runtime or packed.runtime
-        with opened(asked.path, runtime=runtime) as source:
-            arguments = pairs(asked.build_args, "--build-arg")
-            plan = make(ctx.local.settings, source, runtime, asked.runtime_version, asked.target, arguments)
+        runtime = options.runtime or packed.runtime
+        with opened(options.path, runtime=runtime) as source:
+            arguments = pairs(options.build_args, "--build-arg")
+            plan = make(ctx.local.settings, source, runtime, options.runtime_version, options.target, arguments)
     except BuildError:
         return
     try:

@@ -158,10 +158,15 @@ def doctor_rows(found: tuple[Finding, ...], look: Look) -> tuple[str, ...]:
     lines = [f"{look.paint('green', look.symbols.done)} {fmt.wrap(there, room)[0]}", *rest] if there else []
     missing = [each for each in found if not each.ok]
     rows = [
-        (shown(each.name), shown(each.effect), f"mend: {shown(each.mend)}" if each.mend else "") for each in missing
+        (shown(each.name), shown(_effect(each)), f"mend: {shown(each.mend)}" if each.mend else "") for each in missing
     ]
     mark = look.paint("red", look.symbols.failed)
     return (*lines, *(f"{mark} {line}" for line in fmt.table(rows)))
+
+
+def _effect(finding: Finding) -> str:
+    """What follows, without the name and the command: they stand in columns of their own."""
+    return finding.effect.removeprefix(f"{finding.name}: ").removesuffix(f": {finding.mend}")
 
 
 def runtimes(ctx: Context) -> int:

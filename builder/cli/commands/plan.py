@@ -60,13 +60,13 @@ def opened(path: str, stdin: bytes = b"", runtime: str = "") -> Iterator[Source]
 
 
 def _fill(path: str, stdin: bytes, root: Path, scratch: Path, runtime: str) -> bool:
-    given = Path(path)
-    if path != "-" and given.is_dir():
-        _mirror(given, root)
+    source = Path(path)
+    if path != "-" and source.is_dir():
+        _mirror(source, root)
         return False
-    if path != "-" and not given.is_file():
+    if path != "-" and not source.is_file():
         raise BuildError("InvalidRequest", f"{path} does not exist", where="PATH", next="Name a folder, a file, or -")
-    data = stdin if path == "-" else given.read_bytes()
+    data = stdin if path == "-" else source.read_bytes()
     if is_archive(data[:4096]):
         archive = scratch / "archive"
         archive.write_bytes(data)
@@ -74,14 +74,14 @@ def _fill(path: str, stdin: bytes, root: Path, scratch: Path, runtime: str) -> b
         return False
     if data:
         require_text(data, path)
-    name = _single_name(given.name if path != "-" else "", data, runtime)
+    name = _single_name(source.name if path != "-" else "", data, runtime)
     write_single(name, data, root)
     return True
 
 
 def _single_name(name: str, data: bytes, runtime: str) -> str:
-    """A single file is named by its runtime, never by the user: the wire carries no name. Here the extension tells
-    which runtime is meant, as `build` would be told by --runtime."""
+    """A single file is named by its runtime, never by the user: the wire carries no name. Here the extension stands for
+    the runtime where --runtime names none."""
     return pipelines.single_file_name(runtime or runtime_of_file(name) or None, data)
 
 

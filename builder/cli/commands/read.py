@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from builder.cli import format as fmt
-from builder.cli.client import Client
 from builder.cli.context import Context
 from builder.cli.failure import cancelled, failed, reference, took_ms
 from builder.cli.follow import Interrupts, QueueWatcher, entries_or_ticks
@@ -16,6 +17,9 @@ from builder.cli.terminal import Look
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VersionStatus
 from builder.errors import EXIT_CANCELLED
+
+if TYPE_CHECKING:
+    from builder.cli.client import Client
 
 IDLE_MS = 3_000
 """How long `logs` without -f waits for a line that the record counts but the stream does not give …"""
@@ -176,42 +180,42 @@ def logs(
     """The log of a build: stdout is the lines, stderr the notices."""
     settings = ctx.settings()
     wanted = check_id(build_id) if build_id else ctx.last_started(settings)
-    came = Interrupts(raises=True)
-    with came.installed(), ctx.client(settings, QueueWatcher(came.events.put)) as client:
+    interrupts = Interrupts(raises=True)
+    with interrupts.installed(), ctx.client(settings, QueueWatcher(interrupts.events.put)) as client:
         # Only a log that is being read has a line to go on from; before and after it a signal just ends the program.
         build = client.get(wanted)
         if only_failed:
             return _failed_lines(ctx, client, build, raw=raw, exit_status=exit_status)
-        came.raises = False
-        last = _stream(ctx, client, build, came, follow=follow, start=start, raw=raw)
-        if came.stops:
+        interrupts.raises = False
+        last = _stream(ctx, client, build, interrupts, follow=follow, start=start, raw=raw)
+        if interrupts.stops:
             goes_on = f"{ctx.prog} logs -f {build.build_id} --from {last + 1}"
             ctx.notice(f"stopped after line {last}; the build goes on: {goes_on}")
             return EXIT_CANCELLED
-        came.raises = True
+        interrupts.raises = True
         return exit_of(client.get(build.build_id)) if exit_status else 0
 
 
 def _stream(
-    ctx: Context, client: Client, build: pb.Build, came: Interrupts, *, follow: bool, start: int, raw: bool
+    ctx: Context, client: Client, build: pb.Build, interrupts: Interrupts, *, follow: bool, start: int, raw: bool
 ) -> int:
-    """Print entries until the end (or until what is kept is shown); answers the last sequence."""
+    """Print entries until the end (or until every stored line is shown); answers the last sequence."""
     last = max(start - 1, 0)
     until = None if follow or build.status in ENDED else build.log_lines
     if until is not None and last >= until:
         return last
-    heard, patience = ctx.now_ms(), FIRST_MS
-    for event in entries_or_ticks(client, build.build_id, last, came):
+    last_event, patience = ctx.now_ms(), FIRST_MS
+    for event in entries_or_ticks(client, build.build_id, last, interrupts):
         if isinstance(event, str):
             ctx.notice(event)
-            heard, patience = ctx.now_ms(), FIRST_MS
+            last_event, patience = ctx.now_ms(), FIRST_MS
         elif event is None:
-            if until is not None and ctx.now_ms() - heard > patience:
+            if until is not None and ctx.now_ms() - last_event > patience:
                 goes_on = f"{ctx.prog} logs {build.build_id} --from {last + 1}"
                 ctx.notice(f"stopped after line {last} of {until}: no more came; go on: {goes_on}")
                 break
         elif not event.eof:
-            heard, patience, last = ctx.now_ms(), IDLE_MS, event.sequence
+            last_event, patience, last = ctx.now_ms(), IDLE_MS, event.sequence
             print_entry(ctx, event, build.created_at_ms, raw=raw)
             if ctx.out.closed or (until is not None and last >= until):
                 break

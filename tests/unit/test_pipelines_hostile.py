@@ -1,0 +1,277 @@
+"""Every parser and every diagnosis over hostile text: a failure of the table, in time that grows as the text does.
+
+Processor time of four times the text is compared with that of the text: 4 where work is linear, 16 where it squares.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import pytest
+
+from builder import pipelines
+from builder.data import runtimes_dir
+from builder.errors import BuildError
+from builder.pipelines import catalog, go, python
+from builder.pipelines.base import PlanRequest
+from builder.plan import Network, Step
+from builder.source.tree import DictTree
+
+CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
+SMALL, LARGE = 16 * 1024, 64 * 1024
+TAIL_LINE = 16 * 1024
+LARGER = {"main.go": 8, "imports": 8}
+"""Files of source may be this many times as large as a manifest; what squares there shows later."""
+MOST_GROWTH = 9
+FLOOR_S = 0.05
+"""What a squaring parser may cost at this size: 16 times 50 ms is no weapon, and less cannot be told from noise."""
+TRIES = 4
+
+
+def repeated(unit: str, before: str = "", after: str = "") -> Callable[[int], str]:
+    return lambda size: before + unit * (size // len(unit)) + after
+
+
+SHAPES: dict[str, Callable[[int], str]] = {
+    "one name": repeated("a"),
+    "blanks": repeated(" ", "requests", "!"),
+    "tabs": repeated("\t", "-r", "\\"),
+    "dotted key": repeated("a.", after="a=1"),
+    "dotted keys": repeated("a.b.c.d.e.f.g.h=1\n"),
+    "square brackets": repeated("[", "a="),
+    "parentheses": repeated("(", 'a; python_version < "'),
+    "braces": repeated("{a=", "a="),
+    "negations": repeated("!"),
+    "operators": repeated("(a&&!", "//go:build "),
+    "strings": repeated('"a"\n'),
+    "words and strings": repeated('a "b";'),
+    "comments": repeated("/* "),
+    "one quote": repeated('"a '),
+    "three quotes": repeated('"""\\'),
+    "single quotes": repeated("'''a", "a = "),
+    "backquotes": repeated("`a"),
+    "continued lines": repeated("a\\\n"),
+    "empty lines": repeated("\n"),
+    "short lines": repeated("a\n"),
+    "specifiers": repeated(">=1,", "requests"),
+    "markers": repeated(" or a == 'b'", "a; a == 'b'"),
+    "digits": repeated("1", "a = "),
+    "hashes": repeated(" --hash=sha256:a-", "a==1"),
+    "includes": repeated("-r a.txt\n"),
+    "paths": repeated("a/.go"),
+    "dashes": repeated("a-1."),
+    "at signs": repeated("@ "),
+    "directives": repeated("require a v1\n"),
+    "404s": repeated("404 A", after="!"),
+    "no wheels": repeated("has no "),
+    "requires go": repeated("requires go >= 1"),
+    "versions": repeated("the current Python version (1"),
+    "mismatches": repeated("Hash mismatch for `"),
+    "because": repeated("Because there is no version of a=="),
+    "error lines": repeated("error: a\n"),
+    "objects": repeated('{"reason":', "", "\n"),
+}
+
+
+def toml(text: str) -> str:
+    """As a value of TOML, in one string."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t") + '"'
+
+
+def plan(files: Mapping[str, str], runtime: str) -> None:
+    tree = DictTree(files)
+    detection = pipelines.detect(tree, runtime)
+    pipelines.plan(detection, tree, PlanRequest(), CATALOG)
+
+
+def of_python(**files: str) -> None:
+    names = {"requirements": "requirements.txt", "python_version": ".python-version"}
+    there = {names.get(name, name.replace("_", ".")): text for name, text in files.items()}
+    plan({"handler.py": "", **there}, "python")
+
+
+def read_sums(text: str) -> None:
+    go.resolved(DictTree({"go.sum": text}))
+
+
+MODULE = "module example.com/app\n\ngo 1.24\n"
+MAIN = "package main\n\nfunc main() {}\n"
+PROJECT = '[project]\nname = "x"\n'
+
+
+def imports_and_replacements(text: str) -> None:
+    """As many of each as the text is long: each import is looked for among the replaced modules."""
+    count = len(text) // 16
+    module = MODULE + "".join(f"replace a.b/{at} => ./{at}\n" for at in range(count))
+    imports = "".join(f'import "c.d/{at}"\n' for at in range(count))
+    plan({"go.mod": module, "main.go": f"package main\n{imports}func main() {{}}\n"}, "go")
+
+
+PARSERS: dict[str, Callable[[str], None]] = {
+    "requirements.txt": lambda text: of_python(requirements=text),
+    "an included file": lambda text: plan(
+        {"handler.py": "", "requirements.txt": "-r a.txt\n", "a.txt": text}, "python"
+    ),
+    "pyproject.toml": lambda text: of_python(pyproject_toml=text),
+    "dependencies": lambda text: of_python(pyproject_toml=f"{PROJECT}dependencies = [{toml(text)}]\n"),
+    "many dependencies": lambda text: of_python(
+        pyproject_toml=f"{PROJECT}dependencies = [{', '.join(toml(line) for line in text.splitlines())}]\n"
+    ),
+    "requires-python": lambda text: of_python(pyproject_toml=f"{PROJECT}requires-python = {toml(text)}\n"),
+    "sources": lambda text: of_python(
+        pyproject_toml=f'{PROJECT}dependencies = ["a"]\n[tool.uv.sources]\n{toml(text)} = {{ path = "a" }}\n'
+    ),
+    "uv.lock": lambda text: of_python(pyproject_toml=PROJECT, uv_lock=text),
+    "pylock.toml": lambda text: of_python(pylock_toml=text),
+    ".python-version": lambda text: of_python(python_version=text),
+    ".python-version, digits": lambda text: of_python(python_version="3." + "1" * len(text)),
+    "main.go": lambda text: plan({"main.go": text}, "go"),
+    "imports": lambda text: plan({"main.go": f"package main\nimport (\n{text}\n)\n"}, "go"),
+    "a constraint": lambda text: plan({"main.go": MAIN, "a.go": f"//go:build {text}\n\n{MAIN}"}, "go"),
+    "go.mod": lambda text: plan({"go.mod": text, "main.go": MAIN}, "go"),
+    "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
+    "imports and replacements": imports_and_replacements,
+    "go.sum": read_sums,
+    "vendor/modules.txt": lambda text: plan(
+        {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
+    ),
+}
+
+
+def diagnosis(runtime: str, name: str) -> Callable[[str], None]:
+    """The diagnosis of a step whose output is this text, in lines as a step's tail has them."""
+    network = Network.NONE if name == "compile" else Network.INDEX
+    step = Step(name=name, argv=("uv", "-r", "requirements.txt"), network=network)
+
+    def judged(text: str) -> None:
+        lines = [line[at : at + TAIL_LINE] for line in text.split("\n") for at in range(0, len(line) or 1, TAIL_LINE)]
+        pipelines.diagnose(runtime, step, 1, lines)
+
+    return judged
+
+
+DIAGNOSES = {
+    "go build": diagnosis("go", "compile"),
+    "go mod download": diagnosis("go", "download modules"),
+    "uv pip install": diagnosis("python", "install dependencies"),
+    "the check of Python": diagnosis("python", "compile"),
+}
+
+
+def spent(read: Callable[[str], None], text: str) -> float:
+    """Processor time in seconds; what is refused is refused by the table."""
+    start = time.process_time()
+    try:
+        read(text)
+    except BuildError as error:
+        assert error.error_class != "platform", error
+    return time.process_time() - start
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", [*PARSERS, *DIAGNOSES])
+def test_work_grows_as_the_text_does(name: str) -> None:
+    read = (PARSERS | DIAGNOSES)[name]
+    times = LARGER.get(name, 1)
+    for shape, text in SHAPES.items():
+        small, large = text(SMALL * times), text(LARGE * times)
+        ratios = []
+        for _ in range(TRIES):  # another process's use of the machine adds to one try, not to each
+            ratios.append(spent(read, large) / max(FLOOR_S, spent(read, small)))
+            if ratios[-1] <= MOST_GROWTH:
+                break
+        assert min(ratios) <= MOST_GROWTH, f"{name} over {shape}: {ratios}"
+
+
+def test_a_growth_that_squares_is_seen() -> None:
+    def squares(text: str) -> None:
+        for _ in range((len(text) // 8) ** 2):
+            pass
+
+    assert spent(squares, "a" * LARGE) / max(FLOOR_S, spent(squares, "a" * SMALL)) > MOST_GROWTH
+
+
+def test_many_files_that_include_each_other_are_refused() -> None:
+    files = {f"{number}.txt": f"-r {number + 1}.txt\n" for number in range(1200)}
+    with pytest.raises(BuildError) as caught:
+        plan({"handler.py": "", "requirements.txt": "-r 0.txt\n", **files, "1200.txt": "six\n"}, "python")
+    assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", "49.txt")
+
+
+def test_many_requirements_are_refused() -> None:
+    with pytest.raises(BuildError) as caught:
+        of_python(requirements="a\n" * 10_001)
+    assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", "requirements.txt:10001")
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "words"),
+    [
+        ("\n" + "a." * 16 + "a = 1\n", "pyproject.toml:2", "a key has more than 16 parts"),
+        ('"""\n"""."b" = 1\n' + '"a" . ' * 16 + "a = 1\n", "pyproject.toml:3", "a key has more than 16 parts"),
+        ("a = [\n" * 40, "pyproject.toml:33", "nested more than 32 deep"),
+        ("a = " + "{a = " * 40, "pyproject.toml:1", "nested more than 32 deep"),
+        ("a = " + "1" * 5000, "pyproject.toml", "is no TOML"),
+        ("#" * 1024 * 1024 + "\n", "pyproject.toml", "is larger than 1048576 bytes"),
+    ],
+    ids=["bare key", "quoted key", "brackets", "braces", "digits", "size"],
+)
+def test_toml_that_costs_too_much_is_refused(text: str, where: str, words: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        of_python(pyproject_toml=text)
+    assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", where)
+    assert words in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[project]\nname = "x"\ndescription = """\n' + "." * 100 + "[" * 100 + '\n"""\n',
+        "[project]\nname = \"x\"\ndescription = '''\n" + "{" * 100 + "\\'''\n",
+        "# " + "a." * 100 + "[" * 100 + '\n[project]\nname = "' + "{." * 100 + '\\""\n',
+        "[tool.a.b.c.d.e.f]\n" + 'x.y.z = [{ a = { b = ["c"] } }]\n',
+        "[tool]\nfiles = [\n" + '  "a.b.c.d",\n' * 100 + "]\nnumbers = [" + "1.5, " * 100 + "]\n",
+    ],
+)
+def test_honest_toml_is_read(text: str) -> None:
+    of_python(pyproject_toml=text)
+
+
+def test_a_constraint_that_is_too_deep_is_refused_with_its_line() -> None:
+    with pytest.raises(BuildError) as caught:
+        plan({"main.go": MAIN, "a.go": "// a\n\n//go:build " + "(" * 40 + "linux\n\npackage main\n"}, "go")
+    assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", "a.go:3")
+
+
+def test_many_negations_are_read() -> None:
+    plan({"main.go": "//go:build " + "!" * 2000 + "linux\n\n" + MAIN}, "go")
+
+
+def test_what_nests_too_deeply_for_a_pipeline_is_the_sources_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    def endless(*_: object) -> None:
+        endless()
+
+    monkeypatch.setattr(python, "read_dependencies", endless)
+    with pytest.raises(BuildError) as caught:
+        of_python(requirements="six\n")
+    assert caught.value.reason == "ManifestInvalid"
+
+
+def test_the_check_of_python_may_print_what_is_no_report() -> None:
+    deep = "{" + '"a":[' * 3000
+    step = Step(name="compile", argv=())
+    report = '{"reason": "CompileFailed", "message": "m", "where": "w", "next": "n", "said": 5}'
+    assert python.diagnose(step, 1, [deep, report]).said == ()
+
+
+@pytest.mark.parametrize(
+    ("line", "who"),
+    [
+        ("go: example.com/dep@v1.0.0 requires go >= 1.99", "example.com/dep@v1.0.0"),
+        ("go: ./dep: requires go >= 1.99 (running go 1.26)", "./dep"),
+    ],
+)
+def test_who_requires_a_newer_go_is_named(line: str, who: str) -> None:
+    found = go.diagnose(Step(name="compile", argv=()), 1, [line])
+    assert found.message.startswith(f"{who} needs go 1.99")
