@@ -23,7 +23,7 @@ def _examples(*lines: str) -> str:
 
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "build": ("build .", "build handler.py --runtime python --json", "build - --name thumbs < app.tar.gz"),
+    "build": ("build .", "build service.zip --json", "build - --name thumbs < app.tar.gz"),
     "plan": ("plan .", "plan examples/go-hello --json"),
     "logs": ("logs -f k7m2", "logs k7m2 --failed"),
     "get": ("get k7m2", "get k7m2 --json"),
@@ -93,7 +93,7 @@ def _source_options(function: F) -> F:
     """PATH and the options by which `build` and `plan` choose a toolchain."""
     for decorate in (
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
-        click.option("--target", metavar="NAME", default="", help="native or wasm"),
+        click.option("--target", metavar="NAME", default="", help="one that `runtimes` lists"),
         click.option(
             "--runtime-version",
             "version",

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from builder import pipelines
 from builder.cli import format as fmt
 from builder.errors import BuildError
 from builder.source.limits import Limits
@@ -24,9 +25,6 @@ CHUNK = 512 * 1024
 LARGEST = 3
 # Version control, and what tools rebuild anyway. `target` only where Cargo made it.
 SKIPPED = frozenset({".git", "__pycache__", ".venv", "node_modules"})
-
-# A single file's extension says which runtime is meant; the wire carries no file name.
-_RUNTIME_OF = {".py": "python", ".rs": "rust", ".go": "go", ".ts": "deno", ".js": "deno"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +39,14 @@ class Packed:
     chunks: Callable[[], Iterator[bytes]]
     size: int
     """Bytes of the files, before a folder is compressed."""
-    runtime: str = ""
-    """The runtime that a single file's extension names."""
+    file_name: str = ""
+    """A single file's own name, whose extension says which runtime is meant; empty for standard input."""
     parts: tuple[tuple[str, int], ...] = ()
     """What lies at a folder's root, with its bytes, the largest first; empty where the source is no folder."""
+
+    def runtime(self, named: str) -> str:
+        """The runtime that the user names, else the one of the file's extension. Raises as `runtime_of_file`."""
+        return named or runtime_of_file(self.file_name)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ def pack(path: str, stdin: BinaryIO) -> Packed:
             size=size,
             chunks=lambda: _read(root),
         )
-    return _bytes(path, root.name, root.read_bytes())
+    return _bytes(path, root.name, root.read_bytes(), root.name)
 
 
 def is_archive(head: bytes) -> bool:
@@ -89,8 +91,19 @@ def is_archive(head: bytes) -> bool:
 
 
 def runtime_of_file(name: str) -> str:
-    """The runtime that a single file's extension names, or nothing."""
-    return _RUNTIME_OF.get(Path(name).suffix, "")
+    """The runtime that a single file's extension names, or "" for a name without one.
+
+    The wire carries no file name, so the extension stands for the runtime. Raises `BuildError` UnsupportedTarget for an
+    extension that no pipeline claims: as any other runtime's source the file would only fail later.
+    """
+    suffix = Path(name).suffix
+    if suffix in ("", ".txt"):
+        return ""
+    if runtime := pipelines.runtime_of_file(name):
+        return runtime
+    taken = ", ".join(pipelines.extensions())
+    message = f"{name[-80:]}: no runtime here builds {suffix[:20]} files; there is {taken}"
+    raise BuildError("UnsupportedTarget", message, where="PATH", next="Name the runtime of the file: --runtime NAME")
 
 
 def build_name(name: str) -> str:
@@ -101,7 +114,8 @@ def build_name(name: str) -> str:
         ".tgz",
         ".tar",
         ".zip",
-        *(f".{each}" for each in ("py", "rs", "go", "ts", "js", "txt")),
+        ".txt",
+        *pipelines.extensions(),
     ):
         stem = stem.removesuffix(suffix)
     plain = "".join(c if c.isascii() and c.isalnum() else "-" for c in stem.lower())
@@ -230,7 +244,7 @@ def _read(path: Path) -> Iterator[bytes]:
             yield part
 
 
-def _bytes(label: str, name: str, data: bytes) -> Packed:
+def _bytes(label: str, name: str, data: bytes, file_name: str = "") -> Packed:
     """A file that is no archive must be text."""
     if not data:
         raise BuildError("SourceEmpty", f"{label} is empty", where=label)
@@ -248,7 +262,7 @@ def _bytes(label: str, name: str, data: bytes) -> Packed:
         name=build_name(name),
         summary=f"one file, {fmt.size(len(data))}",
         size=len(data),
-        runtime=runtime_of_file(name),
+        file_name=file_name,
         chunks=lambda: iter((data,)),
     )
 

@@ -33,9 +33,7 @@ def set_runtime(
     if not target:
         return
     if "target" not in fields:
-        if target != "native":
-            raise mistake(f'--target is "{target}"; {name} has native only', where="--target")
-        return
+        raise mistake(f'--target is "{target}"; {name} has no targets to choose from', where="--target")
     kinds = fields["target"].enum_type
     assert kinds is not None
     words = {each.name.rsplit("_", 1)[1].lower(): each.number for each in kinds.values}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -25,13 +25,11 @@ from builder.config import Settings
 from builder.contract.messages import RUN, read_run, run_message
 from builder.control.finalizers import Finalizers
 from builder.control.reports import Reports
-from builder.store import builds, nodes, offers, sweeps
+from builder.store import nodes, offers, sweeps
 from builder.store.engine import Store
 from builder.store.events import Event
 from builder.store.transitions import TERMINAL
 
-# A node that was not seen for this many leases takes no builds.
-LIVE_LEASES = 2
 TAGS_MS = 10_000
 LOOPS = ("dispatch", "finalize", "reconcile", "report", "tags")
 # So many failed steps, one after the other, and the process is not ready.
@@ -73,11 +71,6 @@ def event_log(out: TextIO) -> FilteringBoundLogger:
     return made
 
 
-def free_of(takers: Sequence[nodes.Node]) -> int:
-    """The free slots of some nodes."""
-    return sum(max(0, node.slots - node.running) for node in takers)
-
-
 def read_queued(raw: bytes, key: str) -> str | None:
     """The build id of a message as it lies in Redis (kombu's envelope of Celery's protocol 2); None for any other."""
     try:
@@ -103,12 +96,14 @@ class Loops:
     _ticked: float = float("-inf")
     """When the reconciler last reached the store."""
     _expire_from: float = 0.0
+    _outage: bool = False
+    """The last tick did not come through: nobody may have been able to write."""
     _wakes: Mapping[str, threading.Event] = field(default_factory=lambda: {name: threading.Event() for name in LOOPS})
     _failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOOPS, 0))
     """Failed steps of each loop since its last one that went well."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
-    _told: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    _warned: sweeps.Warned = field(default_factory=dict)
 
     def start(self) -> None:
         """Start the threads."""
@@ -171,42 +166,40 @@ class Loops:
         return well
 
     def dispatch(self) -> None:
-        """Fill a small window of hints for each queue: about twice the free slots of its live nodes."""
-        waiting = sweeps.waiting_queues(self.store)
+        """Fill a small window of hints for each queue: about twice the free slots of its live nodes.
+
+        With nothing to offer it only reads; a tick that offers adds one transaction for all queues.
+        """
+        waiting = offers.waiting(self.store, self._live_ms)
         if not waiting:
             return
-        for queue, takers in self._takers().items():
-            if queue not in waiting:
-                continue
-            self._compare(queue)
-            if not (free := free_of(takers)):
-                continue
-            toolchains = sorted({name for node in takers for name in node.toolchains})
-            for build_id in builds.offerable(self.store, queue, toolchains, 2 * free):
-                self._send(queue, build_id)
+        found = {each.queue: self._listed(each.queue) for each in waiting if each.marked}
+        listed = {queue: ids for queue, ids in found.items() if ids is not None}
+        if not (listed or any(each.room for each in waiting)):
+            return
+        offered = offers.offer(self.store, waiting, listed)
+        for queue, count in offered.vanished.items():
+            self.log.warning("hints vanished", action="hints-vanished", queue=queue, count=count)
+        for queue, build_id in offered.hints:
+            self._send(queue, build_id)
 
     def free_slots(self) -> Mapping[str, int]:
         """Queue → free slots of its live nodes; a node that reads several queues counts in each."""
-        return {queue: free_of(takers) for queue, takers in self._takers().items()}
+        readers = nodes.takers(nodes.all_nodes(self.store), self._live_ms)
+        return {queue: nodes.free_of(takers) for queue, takers in readers.items()}
 
-    def _takers(self) -> Mapping[str, Sequence[nodes.Node]]:
-        live = [node for node in nodes.all_nodes(self.store) if self._is_live(node)]
-        queues = sorted({queue for node in live for queue in node.queues})
-        return {queue: [node for node in live if queue in node.queues] for queue in queues}
+    @property
+    def _live_ms(self) -> int:
+        return nodes.LIVE_LEASES * self.settings.lease_ms
 
-    def _is_live(self, node: nodes.Node) -> bool:
-        return not node.drain and node.seen_ms_ago < LIVE_LEASES * self.settings.lease_ms
-
-    def _compare(self, queue: str) -> None:
-        """Look into the queue's list in Redis: what lies there is not offered again, what vanished is, at once."""
+    def _listed(self, queue: str) -> set[str] | None:
+        """The ids in the queue's list in Redis: they are not offered again. None: nobody knows what lies there."""
         try:
             raw: Any = self.redis.lrange(queue, 0, offers.LOOKED_AT - 1)
-        except RedisError as error:  # nobody knows what lies there: the pauses between offers stand
+        except RedisError as error:  # the pauses between offers stand
             self.log.warning("a queue could not be read", action="compare-failed", queue=queue, error=repr(error))
-            return
-        listed = {build_id for one in raw if (build_id := read_queued(one, self.settings.message_key))}
-        if vanished := offers.compare(self.store, queue, listed):
-            self.log.warning("hints vanished", action="hints-vanished", queue=queue, count=vanished)
+            return None
+        return {build_id for one in raw if (build_id := read_queued(one, self.settings.message_key))}
 
     def _send(self, queue: str, build_id: str) -> None:
         message = run_message(build_id, self.settings.message_key)
@@ -217,35 +210,35 @@ class Loops:
             self.log.warning("a hint could not be sent", action="offer-failed", build_id=build_id, error=repr(error))
 
     def reconcile(self) -> None:
-        """Expire leases and timeouts. Safe with two of us: every statement carries what it read."""
+        """Expire leases and timeouts. Safe with two of us: every statement carries what it read.
+
+        A tick with nothing due only reads. Time in which nobody could beat does not count: after our start, a pause of
+        ours or an outage of the store, owners have a whole lease.
+        """
         lease_s, started = self.settings.lease_ms / 1000, self.monotonic()
-        # Time in which nobody could beat does not count: after our start, a pause of ours or an outage of the store,
-        # owners have a whole lease.
-        if started - self._ticked > lease_s:
+        if self._outage or started - self._ticked > lease_s:
             self._expire_from = started + lease_s
+        self._outage = True  # until this tick is through
         if started < self._expire_from:
             with self.store.transaction() as tx:
-                self.store.now(tx)  # a store that does not answer is an outage that goes on
-            self._ticked = started
-            return
-        builds.expire_leases(self.store)
-        live = self._live()
-        self._tell_untaken(live)
-        builds.queue_timeouts(self.store, live)
-        builds.build_timeouts(self.store, self.settings.lease_ms)
-        self._ticked = started
+                self.store.now(tx)  # a store that takes no writes is an outage that goes on
+        elif due := sweeps.look(self.store, self.settings.lease_ms, self._live_ms, self._warned):
+            self._sweep(due, lease_s)
+        self._ticked, self._outage = started, False
 
-    def _live(self) -> dict[str, set[str]]:
-        found: dict[str, set[str]] = {}
-        for node in nodes.all_nodes(self.store):
-            for queue in node.queues if self._is_live(node) else ():
-                found.setdefault(queue, set()).update(node.toolchains)
-        return found
-
-    def _tell_untaken(self, live: Mapping[str, set[str]]) -> None:
-        """A build that no live node takes says so in its log, long before its queue timeout; the operator's log too."""
-        before = set(self._told)
-        for row in sweeps.tell_untaken(self.store, live, self.settings.lease_ms, self._told):
+    def _sweep(self, due: sweeps.Due, lease_s: float) -> None:
+        began = self.monotonic()
+        with self.store.transaction() as tx:
+            if self.monotonic() - began > lease_s / 10:  # owners waited for the same lock and could not beat
+                self._expire_from = self.monotonic() + lease_s
+                return
+            now = self.store.now(tx)
+            untaken, warned = sweeps.warn_unschedulable(
+                tx, now, due.unschedulable, self.settings.lease_ms, self._warned
+            )
+            sweeps.run(tx, now, due.sweeps)
+        for row in untaken:
             self.finalizers.changed(row["build_id"])
-        for queue, toolchain in set(self._told) - before:
+        for queue, toolchain in set(warned) - set(self._warned):
             self.log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)
+        self._warned = warned

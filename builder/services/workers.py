@@ -6,7 +6,7 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO
 
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -18,16 +18,13 @@ from builder.services.parts import Parts
 from builder.store import builds, logs, nodes, record
 from builder.store.transitions import RUNNING, WORK
 
-Answer = TypeVar("Answer")
-
 
 class WorkerService:
-    """What build nodes call. Every write carries its claim; the store decides."""
+    """What build nodes call. Every write carries its claim, and the node that the caller's token names; the store
+    has both in the condition of its statement."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
-        self._registered: dict[str, object] = {}
-        """What each node could when it last registered here: the same again changes nothing for the dispatcher."""
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
@@ -35,18 +32,15 @@ class WorkerService:
         _given("nodeId", request.node_id)
         _as_node(caller, request.node_id)
         settings = self._parts.settings
-        drain = nodes.register(
-            self._parts.store, request.node_id, request.queues, request.toolchains, max(1, request.slots)
-        )
+        slots, live_ms = max(1, request.slots), nodes.LIVE_LEASES * settings.lease_ms
+        known = nodes.register(self._parts.store, request.node_id, request.queues, request.toolchains, slots, live_ms)
         self._parts.dropped(request.dropped_messages)
-        can = (frozenset(request.queues), frozenset(request.toolchains), request.slots, drain)
-        if self._registered.get(request.node_id) != can:
-            self._registered[request.node_id] = can
+        if known.changed:
             self._parts.wake()
         return pb.RegisterNodeResponse(
             heartbeat_interval_ms=settings.heartbeat_ms,
             lease_ms=settings.lease_ms,
-            drain=drain,
+            drain=known.drain,
             message_key=settings.message_key,
         )
 
@@ -57,11 +51,10 @@ class WorkerService:
         _given("nonce", request.nonce)  # two claims without one would pass for the same, sent twice
         _as_node(caller, request.node_id)
         store, settings = self._parts.store, self._parts.settings
-        node = next((one for one in nodes.all_nodes(store) if one.node_id == request.node_id), None)
-        if node is None:
-            raise CallRefused("FAILED_PRECONDITION", "register the node first")
-        can = (set(node.queues), set(node.toolchains))
-        got = builds.claim(store, request.build_id, request.node_id, request.nonce, settings.lease_ms, can)
+        try:
+            got = builds.claim(store, request.build_id, request.node_id, request.nonce, settings.lease_ms)
+        except builds.UnknownNode:
+            raise CallRefused("FAILED_PRECONDITION", "register the node first") from None
         if got.row is None:
             return pb.ClaimBuildResponse(refused_because=got.refused)
         self._parts.fan_out(request.build_id, [])
@@ -70,20 +63,25 @@ class WorkerService:
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
         _worker(caller, request.protocol)
-        if not self._is_owner(caller, request.build_id):
-            return self._stale("heartbeat", pb.HeartbeatResponse(stale=True))
         phase = pb.BuildPhase.Name(request.phase).removeprefix("BUILD_PHASE_") if request.phase else ""
         settings = self._parts.settings
-        row = builds.heartbeat(self._parts.store, request.build_id, request.claim, phase, settings.lease_ms)
+        row = builds.heartbeat(
+            self._parts.store,
+            request.build_id,
+            request.claim,
+            phase,
+            settings.lease_ms,
+            caller.node,
+            request.waited_ms,
+        )
         if row is None:
-            return self._stale("heartbeat", pb.HeartbeatResponse(stale=True))
+            self._parts.stale("heartbeat")
+            return pb.HeartbeatResponse(stale=True)
         return pb.HeartbeatResponse(lease_ms=settings.lease_ms, cancel=row["cancel_requested"])
 
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
         _worker(caller, request.protocol)
-        if not self._is_owner(caller, request.build_id):
-            return self._stale("planned", pb.PlannedResponse(verdict=pb.PLANNED_STALE))
         verdict = builds.planned(
             self._parts.store,
             request.build_id,
@@ -92,6 +90,7 @@ class WorkerService:
             request.code_hash,
             request.runtime,
             request.phases,
+            caller.node,
         )
         if verdict == "STALE":
             self._parts.stale("planned")
@@ -100,8 +99,6 @@ class WorkerService:
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         """Keep a batch in one transaction, then tell the tails, then answer."""
         _worker(caller, request.protocol)
-        if not self._is_owner(caller, request.build_id):
-            return self._stale("log", pb.AppendLogResponse(stale=True))
         lines = [
             {
                 "t": line.timestamp_ms,
@@ -111,7 +108,9 @@ class WorkerService:
             }
             for line in request.lines
         ]
-        stale, kept, fresh = logs.append(self._parts.store, request.build_id, request.claim, request.first_index, lines)
+        stale, kept, fresh = logs.append(
+            self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node
+        )
         if stale:
             self._parts.stale("log")
         if fresh:
@@ -121,13 +120,12 @@ class WorkerService:
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
         """An owner's outcome; repeated, it is answered with the record."""
         _worker(caller, request.protocol)
-        if not self._is_owner(caller, request.build_id):
-            return self._stale("finish", pb.FinishResponse(stale=True))
         settings = self._parts.settings
-        done = builds.finish(self._parts.store, request, settings.lease_ms, settings.retry_backoff_ms)
-        self._parts.fan_out(request.build_id, [])
+        done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node)
         if done.outcome == "stale":
             self._parts.stale("finish")
+        else:
+            self._parts.fan_out(request.build_id, [])
         status = pb.BuildStatus.Value("BUILD_STATUS_" + (done.row["status"] if done.row else "UNSPECIFIED"))
         answer = pb.FinishResponse(
             stale=done.outcome == "stale", log_incomplete=done.outcome == "incomplete", status=status
@@ -139,31 +137,18 @@ class WorkerService:
     def hand_back(self, caller: Caller, request: pb.HandBackRequest) -> pb.HandBackResponse:
         """The owner gives the build back."""
         _worker(caller, request.protocol)
-        if not self._is_owner(caller, request.build_id):
-            return self._stale("hand_back", pb.HandBackResponse(stale=True))
-        row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason)
-        self._parts.fan_out(request.build_id, [])
+        row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason, caller.node)
         if row is None:
             self._parts.stale("hand_back")
+        else:
+            self._parts.fan_out(request.build_id, [])
         return pb.HandBackResponse(stale=row is None)
-
-    def _stale(self, call: str, answer: Answer) -> Answer:
-        self._parts.stale(call)
-        return answer
-
-    def _is_owner(self, caller: Caller, build_id: str) -> bool:
-        """Whether the last claim of a build was granted to the caller's node. The claim number itself is the store's
-        to check; it is small and can be guessed, and a node must not write for another one."""
-        if not caller.node:
-            return True
-        row = builds.by_id(self._parts.store, build_id)
-        return row is not None and _is_of(caller, row["node_id"])
 
     def source(self, caller: Caller, build_id: str, claim: int) -> Iterator[bytes]:
         """The stored source of a build, for the owner of its work: RUNNING, under this claim, on the caller's node."""
         require(caller, "worker")
         row = builds.by_id(self._parts.store, build_id)
-        owned = row is not None and (row["status"], row["half"], row["claim"]) == (RUNNING, WORK, claim)
+        owned = row is not None and (row["status"], row["stage"], row["claim"]) == (RUNNING, WORK, claim)
         if row is None or not owned or not _is_of(caller, row["node_id"]):
             raise not_found("this claim owns no such build")
         return _chunks(self._parts.sources.open(row["source_sha256"]))

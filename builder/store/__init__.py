@@ -1,7 +1,12 @@
 """The store: the truth about every build. SQLite (WAL) or PostgreSQL, by URL; its clock is the one that counts.
 
-`schema.py` holds the tables, `transitions.py` the table of what may become what. The guarded statements (one
-transaction each) are given out by `builds.py`: of clients there, of owners in `owner.py`, of FINALIZE in `closing.py`,
-of dispatcher and reconciler in `sweeps.py`, what they share in `rows.py`. `logs.py` keeps the lines, `outbox.py` the
-reports, `nodes.py` the build nodes.
+Each file of statements has its callers:
+
+- `builds.py`: clients submit, read, list and cancel builds.
+- `owner.py`, `logs.py`, `nodes.py`: build nodes register, claim, renew, send lines and finish.
+- `closing.py`: the finalizer adopts, publishes, tags and succeeds.
+- `offers.py`, `sweeps.py`, `outbox.py`: the loops of the control side offer, expire and report.
+
+Below them: `schema.py` (tables), `transitions.py` (what may become what), `rows.py` (the one function that changes a
+status), `listeners.py` (what runs in the transaction of an end), `engine.py` (transactions, clock, migrations).
 """

@@ -1,8 +1,8 @@
 """The guarded statements: each function is one transaction, each write has what it read in its condition.
 
 A write that comes too late answers `None` or `stale`; it changes nothing and raises nothing. Rows of the `builds`
-table are given out as mappings (`Row`). Here are the clients' statements; the others are given out from here:
-`owner.py` (of work), `closing.py` (control side in FINALIZE), `sweeps.py` (dispatcher, reconciler).
+table are mappings (`Row`). Here are the clients' statements; those of owners (`owner.py`) and of the control side in
+FINALIZE (`closing.py`) have their names here too.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, false, func, insert, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
 
 from builder.store import outbox
 from builder.store.closing import (
@@ -26,18 +26,15 @@ from builder.store.closing import (
     tags_to_check,
 )
 from builder.store.engine import Store
-from builder.store.owner import Claimed, Finished, claim, finish, hand_back, heartbeat, planned
-from builder.store.rows import Row, cancelled, inserted, move, one, tell
-from builder.store.rows import get as _get
+from builder.store.owner import Claimed, Finished, UnknownNode, claim, finish, hand_back, heartbeat, planned
+from builder.store.rows import Row, cancelled, emit, insert_into, lock_timed, transition
 from builder.store.schema import builds
-from builder.store.sweeps import build_timeouts, expire_leases, offerable, queue_timeouts
 from builder.store.transitions import FINALIZE, PENDING, RUNNING
 
 __all__ = [
-    "Claimed", "Finished", "Row", "Submission", "adopt_finalize", "build_timeouts", "builds", "by_id", "cancel",
-    "claim", "claim_tag", "expire_leases", "finish", "get", "hand_back", "heartbeat", "keep_finalize", "offerable",
-    "page", "planned", "position", "publish", "queue_timeouts", "rebuild", "release_finalize", "starting", "submit",
-    "succeed", "tag_digest", "tags_to_check",
+    "Claimed", "Finished", "Row", "Submission", "UnknownNode", "adopt_finalize", "builds", "by_id", "cancel", "claim",
+    "claim_tag", "finish", "get", "hand_back", "heartbeat", "keep_finalize", "page", "planned", "position", "publish",
+    "rebuild", "release_finalize", "starting", "submit", "succeed", "tag_digest", "tags_to_check",
 ]  # fmt: skip
 
 COUNTED = 1000
@@ -54,17 +51,19 @@ class Submission:
 def submit(store: Store, values: Mapping[str, Any]) -> Submission:
     """Record a build and its first report (COMPILING). `values` are columns of `builds` beside the kept ones."""
     with store.transaction() as tx:
-        now = store.now(tx)
         if known := _known(tx, values):
             return known
+        now = store.clock_column(tx)
         times = {"queued_at": now, "queue_until": now + values["queue_timeout_ms"], "created_at": now}
-        if not inserted(tx, insert(builds).values(**{**values, **times, "updated_at": now, "status": PENDING})):
+        kept = {**values, **times, "updated_at": now, "status": PENDING, "report_sequence": 1}
+        new = insert_into(tx, builds).values(**kept).on_conflict_do_nothing().returning(builds)
+        row = tx.execute(new).mappings().first()
+        if row is None:
             if known := _known(tx, values):  # another request with the key was a moment earlier
                 return known
             raise RuntimeError("a build id was drawn twice")
-        outbox.report(tx, now, _get(tx, values["build_id"]))
-        row = _get(tx, values["build_id"])
-        tell(tx, "submit", row)
+        outbox.report(tx, row["created_at"], None, row)
+        emit(tx, "submit", row)
     return Submission(outcome="new", row=row)
 
 
@@ -72,7 +71,8 @@ def _known(tx: Connection, values: Mapping[str, Any]) -> Submission | None:
     key = values.get("idempotency_key")
     if not key:
         return None
-    row = one(tx, builds.c.organization == values["organization"], builds.c.idempotency_key == key)
+    mine = (builds.c.organization == values["organization"], builds.c.idempotency_key == key)
+    row = tx.execute(select(builds).where(*mine)).mappings().first()
     if row is None:
         return None
     return Submission(outcome="same" if row["request_hash"] == values["request_hash"] else "conflict", row=row)
@@ -80,7 +80,7 @@ def _known(tx: Connection, values: Mapping[str, Any]) -> Submission | None:
 
 def get(store: Store, organization: str, build_id: str) -> Row | None:
     """A build by any unique start of its id (4 characters or more); None when there is none or several."""
-    with store.transaction() as tx:
+    with store.read() as tx:
         rows = tx.execute(select(builds).where(*_begins(organization, build_id)).limit(2)).mappings().all()
     return rows[0] if len(rows) == 1 else None
 
@@ -88,7 +88,7 @@ def get(store: Store, organization: str, build_id: str) -> Row | None:
 def starting(store: Store, organization: str, start: str, limit: int) -> Sequence[str]:
     """The ids of an organization's builds that begin so (4 characters or more), in order; at most `limit`."""
     query = select(builds.c.build_id).where(*_begins(organization, start)).order_by(builds.c.build_id)
-    with store.transaction() as tx:
+    with store.read() as tx:
         return tx.execute(query.limit(limit)).scalars().all()
 
 
@@ -111,14 +111,14 @@ def position(store: Store, row: Row) -> int:
     before = or_(and_(mine, or_(builds.c.priority > row["priority"], same)), and_(~mine, earlier))
     queued = (builds.c.status == PENDING, builds.c.queue == row["queue"], builds.c.attached_to == "")
     query = select(builds.c.number).where(*queued, before).limit(COUNTED).subquery()
-    with store.transaction() as tx:
+    with store.read() as tx:
         return 1 + int(tx.execute(select(func.count()).select_from(query)).scalar_one())
 
 
 def by_id(store: Store, build_id: str) -> Row | None:
     """A build by its whole id, whosever it is: for workers and the control side."""
-    with store.transaction() as tx:
-        return one(tx, builds.c.build_id == build_id)
+    with store.read() as tx:
+        return tx.execute(select(builds).where(builds.c.build_id == build_id)).mappings().first()
 
 
 def page(
@@ -132,21 +132,21 @@ def page(
         query = query.where(builds.c.name == name)
     if before is not None:
         query = query.where(builds.c.number < before)
-    with store.transaction() as tx:
+    with store.read() as tx:
         return tx.execute(query.order_by(builds.c.number.desc()).limit(limit)).mappings().all()
 
 
 def cancel(store: Store, organization: str, build_id: str) -> Row | None:
     """PENDING, FINALIZE before the PUBLISH mark: CANCELLED now. Work: a request. Otherwise nothing changes."""
     with store.transaction() as tx:
-        row = one(tx, builds.c.build_id == build_id, builds.c.organization == organization)
-        if row is None:
-            return None
-        now = store.now(tx)
+        mine = (builds.c.build_id == build_id, builds.c.organization == organization)
+        row, now = lock_timed(store, tx, *mine)
+        if row is None or row["published"]:
+            return row
         if row["status"] == PENDING:
-            cancelled(tx, now, row, "cancelled before it started")
-        elif row["status"] == RUNNING and row["half"] == FINALIZE and not row["published"]:
-            cancelled(tx, now, row)
-        elif row["status"] == RUNNING and not row["published"]:
-            move(tx, row, "cancel-request", cancel_requested=True, updated_at=now)
-        return _get(tx, build_id)
+            return cancelled(tx, now, row, "cancelled before it started")
+        if row["status"] == RUNNING and row["stage"] == FINALIZE:
+            return cancelled(tx, now, row)
+        if row["status"] == RUNNING:
+            return transition(tx, now, row, "cancel-request", cancel_requested=True)
+        return row

@@ -13,7 +13,19 @@ from typing import Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy import (
+    URL,
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    literal,
+    literal_column,
+    make_url,
+    text,
+)
 from sqlalchemy.exc import ArgumentError, DataError, OperationalError
 
 from builder.errors import BuildError
@@ -22,6 +34,8 @@ from builder.store.events import Event
 # A process that stopped in a transaction (paused, cut off) must not hold a build's row for longer than a lease.
 IDLE_IN_TRANSACTION_MS = 30_000
 EVENTS = "ignite.events"
+READ = "ignite.read"  # an execution option of a connection: its transaction only reads
+POSTGRESQL_NOW = "(extract(epoch from statement_timestamp()) * 1000)::bigint"  # one value all over a statement
 DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgresql+psycopg"})
 BUSY_MS = 20_000
 MIGRATION_LOCK = 0x19117E  # any number of our own: who brings the schema up to date holds it
@@ -37,31 +51,56 @@ class Store:
 
     @contextmanager
     def transaction(self) -> Iterator[Connection]:
-        """One transaction; on SQLite it takes the write lock at once, so what was read stays true.
+        """One transaction that writes; on SQLite it takes the write lock at once, so what was read stays true.
 
-        The events that its statements leave (`rows.move`) are given out after the commit.
+        The events that its statements leave (`rows.transition`) are emitted after the commit.
         Raises `BuildError` InvalidRequest for a value that PostgreSQL cannot keep (a NUL, more than the column holds).
         """
-        try:
-            with self.engine.begin() as connection:
-                # Of the pooled connection: whatever a transaction that failed left behind is dropped here.
-                told: list[Event] = connection.info.setdefault(EVENTS, [])
-                told.clear()
-                yield connection
-                events = tuple(told)
-        except DataError as error:
-            raise BuildError("InvalidRequest", f"the store cannot keep a value: {error.orig}") from error
+        with _refusing_values(), self.engine.begin() as connection:
+            # Of the pooled connection: whatever a transaction that failed left behind is dropped here.
+            left: list[Event] = connection.info.setdefault(EVENTS, [])
+            left.clear()
+            yield connection
+            events = tuple(left)
         for one in events:
             self.emit(one)
 
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """One transaction that only reads: it takes no lock and waits for no writer.
+
+        On SQLite all its statements see the store as it was at the first one (WAL). PostgreSQL refuses a write in it.
+        """
+        with _refusing_values(), self.engine.connect() as connection:
+            options = {READ: True} if connection.dialect.name == "sqlite" else {"postgresql_readonly": True}
+            with connection.execution_options(**options).begin():
+                yield connection
+
     def now(self, connection: Connection) -> int:
-        """The store's clock, ms."""
+        """The store's clock, ms. A statement of its own on PostgreSQL."""
         if self.clock is not None:
             return self.clock()
         if connection.dialect.name == "postgresql":
-            query = text("select (extract(epoch from clock_timestamp()) * 1000)::bigint")
-            return int(connection.execute(query).scalar_one())
-        return time.time_ns() // 1_000_000  # SQLite lives in this process: its clock is ours
+            return int(connection.execute(text(f"select {POSTGRESQL_NOW}")).scalar_one())
+        return _own_clock()
+
+    def clock_column(self, connection: Connection) -> ColumnElement[int]:
+        """The same clock as a part of another statement."""
+        if self.clock is None and connection.dialect.name == "postgresql":
+            return literal_column(POSTGRESQL_NOW, BigInteger)
+        return literal(self.now(connection), BigInteger)
+
+
+def _own_clock() -> int:
+    return time.time_ns() // 1_000_000  # SQLite lives in this process: its clock is ours
+
+
+@contextmanager
+def _refusing_values() -> Iterator[None]:
+    try:
+        yield
+    except DataError as error:
+        raise BuildError("InvalidRequest", f"the store cannot keep a value: {error.orig}") from error
 
 
 def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Store:
@@ -148,7 +187,8 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        only_reads = connection.get_execution_options().get(READ, False)
+        connection.exec_driver_sql("BEGIN DEFERRED" if only_reads else "BEGIN IMMEDIATE")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

@@ -1,4 +1,4 @@
-"""One structured event for each transition, given out after the commit."""
+"""One structured event for each transition, emitted after the commit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kept log lines. The public `sequence` (from 1, dense for each build) is given here and nowhere else.
+"""The kept log lines. The public `sequence` (from 1, dense for each build) is assigned here and nowhere else.
 
 A log takes up `log_limit` bytes over all claims of its build. What is beyond nine tenths of it is held back without a
 sequence, and of that only the last tenth, which follows when the build ends: one marker stands for the rest.
@@ -7,10 +7,11 @@ sequence, and of that only the last tenth, which follows when the build ends: on
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy.sql.dml import ReturningDelete
 
 from builder.store.engine import Store
 from builder.store.schema import builds, held_lines, log_chunks
@@ -19,21 +20,32 @@ from builder.store.transitions import RUNNING
 Line = dict[str, Any]
 """{"s": sequence, "t": ms, "p": phase, "o": stream, "l": text}"""
 
+Counters = Mapping[Any, Any]
+"""A locked build, or what of it a line needs: `_COUNTERS`, and its phase for a line of the control side."""
+Columns = dict[str, Any]
+"""Columns of the build that the caller writes with its own, in one UPDATE."""
+_COUNTERS = (
+    builds.c.build_id, builds.c.claim_lines, builds.c.log_lines, builds.c.log_limit, builds.c.log_bytes,
+    builds.c.held_bytes, builds.c.log_cut,
+)  # fmt: skip
+
 TAIL = 10  # a tenth of the limit is for the last lines
 LINE_OVERHEAD = 64  # what a held line costs beside its text, so that empty lines are bounded as well
 CHUNK = 500  # lines, when the held ones follow
+EVICTED = 100  # held batches that one statement deletes
 
 
 def append(
-    store: Store, build_id: str, claim: int, first_index: int, lines: Sequence[Line]
+    store: Store, build_id: str, claim: int, first_index: int, lines: Sequence[Line], node: str = ""
 ) -> tuple[bool, int, list[Line]]:
     """Keep a batch: the fence, what is kept already, the next sequences, the chunk. One transaction.
 
     Returns (stale, kept until this index of the claim, the lines that are new with their sequences).
     """
+    mine = (builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING)
+    same = and_(*mine, builds.c.node_id == node) if node else and_(*mine)
     with store.transaction() as tx:
-        same = and_(builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING)
-        query = select(builds).where(same)
+        query = select(*_COUNTERS).where(same)
         if tx.dialect.name != "sqlite":  # a batch sent twice may be here twice at once
             query = query.with_for_update()
         row = tx.execute(query).mappings().first()
@@ -43,41 +55,40 @@ def append(
         if first_index > kept:  # a gap would lose lines for ever: the owner sends again from `kept`
             return False, kept, []
         fresh = list(lines[kept - first_index :])
-        numbered = _keep(tx, build_id, fresh)
-        tx.execute(update(builds).where(same).values(claim_lines=kept + len(fresh)))
+        if not fresh:
+            return False, kept, []
+        numbered, columns = _keep(tx, row, fresh)
+        tx.execute(update(builds).where(same).values(claim_lines=kept + len(fresh), **columns))
     return False, kept + len(fresh), numbered
 
 
-def system(tx: Connection, now: int, row: RowMapping, text: str) -> None:
-    """A line of the control side, inside the transaction that it tells of."""
-    _keep(tx, row["build_id"], [_line_of(now, row, text)])
+def system(tx: Connection, now: int, row: Counters, text: str) -> Columns:
+    """A line of the control side, inside the transaction that it describes. The caller writes the columns."""
+    return _keep(tx, row, [_line_of(now, row, text)])[1]
 
 
-def final(tx: Connection, now: int, row: RowMapping, text: str) -> None:
-    """The last line of a build, in the transaction that ends it, after the lines that were held back."""
-    build_id = row["build_id"]
-    query = select(held_lines.c.lines).where(held_lines.c.build_id == build_id).order_by(held_lines.c.number)
-    held = [line for chunk in tx.execute(query).scalars() for line in json.loads(chunk)]
-    if held:
-        tx.execute(delete(held_lines).where(held_lines.c.build_id == build_id))
-    held.append(_line_of(now, row, text))
-    for start in range(0, len(held), CHUNK):
-        _insert(tx, build_id, held[start : start + CHUNK])
+def final(tx: Connection, now: int, row: Counters, texts: Sequence[str]) -> Columns:
+    """The last lines of a build, in the transaction that ends it, after those that were held back. As `system`."""
+    found: list[Line] = []
+    if row["held_bytes"]:
+        gone = delete(held_lines).where(held_lines.c.build_id == row["build_id"])
+        chunks = tx.execute(gone.returning(held_lines.c.number, held_lines.c.lines)).all()
+        found = [line for chunk in sorted(chunks, key=lambda one: one.number) for line in json.loads(chunk.lines)]
+    found += [_line_of(now, row, text) for text in texts]
+    return {"log_lines": _insert(tx, row, found)[1], "held_bytes": 0}
 
 
-def _line_of(now: int, row: RowMapping, text: str) -> Line:
+def _line_of(now: int, row: Counters, text: str) -> Line:
     return {"t": now, "p": row["phase"], "o": "SYSTEM", "l": text}
 
 
-def _keep(tx: Connection, build_id: str, lines: Sequence[Line]) -> list[Line]:
-    """Number and keep what is within the limit, hold back what is beyond. Its cost does not grow with the log."""
-    if not lines:
-        return []
-    columns = (builds.c.log_limit, builds.c.log_bytes, builds.c.held_bytes, builds.c.log_cut)
-    query = select(*columns).where(builds.c.build_id == build_id)
-    if tx.dialect.name != "sqlite":  # whoever writes lines, the next sequence is given to one at a time
-        query = query.with_for_update()
-    limit, written, held, cut = tx.execute(query).one()
+def _keep(tx: Connection, row: Counters, lines: Sequence[Line]) -> tuple[list[Line], Columns]:
+    """Number and keep what is within the limit, hold back what is beyond. Its cost does not grow with the log.
+
+    `row` is locked: the next sequence goes to one writer at a time. Returns (what has a sequence now, the columns of
+    the build that change).
+    """
+    limit, written, held, cut = row["log_limit"], row["log_bytes"], row["held_bytes"], row["log_cut"]
     within = 0
     if not held:  # from the first line held back on, all are: their order stays
         for line in lines:
@@ -85,16 +96,16 @@ def _keep(tx: Connection, build_id: str, lines: Sequence[Line]) -> list[Line]:
                 break
             written += _size(line)
             within += 1
-    numbered = _insert(tx, build_id, lines[:within])
-    values = {"log_bytes": written}
+    columns: Columns = {"log_bytes": written}
+    numbered = list(lines[:within])
     if beyond := lines[within:]:
-        held, dropped = _hold(tx, build_id, beyond, held, limit // TAIL)
+        held, dropped = _hold(tx, row["build_id"], beyond, held, limit // TAIL)
         if dropped and not cut:
             text = f"... the log reached its limit of {limit} bytes; its last lines follow when the build ends ..."
-            numbered += _insert(tx, build_id, [{**beyond[0], "o": "SYSTEM", "l": text}])
-        values |= {"held_bytes": held, "log_cut": cut or dropped}
-    tx.execute(update(builds).where(builds.c.build_id == build_id).values(**values))
-    return numbered
+            numbered.append({**beyond[0], "o": "SYSTEM", "l": text})
+        columns |= {"held_bytes": held, "log_cut": cut or dropped}
+    numbered, columns["log_lines"] = _insert(tx, row, numbered)
+    return numbered, columns
 
 
 def _size(line: Line) -> int:
@@ -108,43 +119,54 @@ def _hold(tx: Connection, build_id: str, lines: Sequence[Line], held: int, room:
     while total > room and start < len(lines) - 1:  # the very last line stays, whatever its size
         total -= sizes[start]
         start += 1
-    mine = held_lines.c.build_id == build_id
-    newest = tx.execute(select(func.max(held_lines.c.number)).where(mine)).scalar() or 0
-    gone = 0
-    oldest = select(held_lines.c.number, held_lines.c.bytes).where(mine).order_by(held_lines.c.number).limit(100)
+    dropped = bool(start)
     while held and held + total > room:
-        for number, size in tx.execute(oldest.where(held_lines.c.number > gone)):
-            held, gone = held - size, number
-            if held + total <= room:
-                break
-    if gone:
-        tx.execute(delete(held_lines).where(mine, held_lines.c.number <= gone))
-    values = {"build_id": build_id, "number": newest + 1, "bytes": total, "lines": json.dumps(lines[start:])}
+        held -= sum(tx.execute(_oldest(build_id, held + total - room)).scalars())
+        dropped = True
+    mine = held_lines.c.build_id == build_id
+    newest = select(func.coalesce(func.max(held_lines.c.number), 0) + 1).where(mine).scalar_subquery()
+    values = {"build_id": build_id, "number": newest, "bytes": total, "lines": json.dumps(lines[start:])}
     tx.execute(insert(held_lines).values(**values))
-    return held + total, bool(start or gone)
+    return held + total, dropped
 
 
-def _insert(tx: Connection, build_id: str, lines: Sequence[Line]) -> list[Line]:
-    if not lines:
-        return []
-    last = tx.execute(select(builds.c.log_lines).where(builds.c.build_id == build_id)).scalar_one()
+def _oldest(build_id: str, excess: int) -> ReturningDelete[Any]:
+    """Delete the oldest held batches that free so many bytes, `EVICTED` at most; it returns their sizes."""
+    mine = held_lines.c.build_id == build_id
+    first = select(held_lines.c.number, held_lines.c.bytes).where(mine).order_by(held_lines.c.number).limit(EVICTED)
+    oldest = first.subquery()
+    before = func.sum(oldest.c.bytes).over(order_by=oldest.c.number) - oldest.c.bytes
+    freed = select(oldest.c.number, before.label("before")).subquery()
+    gone = select(freed.c.number).where(freed.c.before < excess)
+    return delete(held_lines).where(mine, held_lines.c.number.in_(gone)).returning(held_lines.c.bytes)
+
+
+def _insert(tx: Connection, row: Counters, lines: Sequence[Line]) -> tuple[list[Line], int]:
+    """Keep lines under the next sequences. Returns (the lines with them, `log_lines` of the build from here on)."""
+    last = row["log_lines"]
     numbered = [{**line, "s": last + index} for index, line in enumerate(lines, 1)]
-    values = {"build_id": build_id, "first_sequence": last + 1, "count": len(numbered)}
-    tx.execute(insert(log_chunks).values(**values, lines=json.dumps(numbered)))
-    tx.execute(update(builds).where(builds.c.build_id == build_id).values(log_lines=last + len(numbered)))
-    return numbered
+    chunks = [numbered[start : start + CHUNK] for start in range(0, len(numbered), CHUNK)]
+    values = [
+        {
+            "build_id": row["build_id"],
+            "first_sequence": chunk[0]["s"],
+            "count": len(chunk),
+            "lines": json.dumps(chunk),
+        }
+        for chunk in chunks
+    ]
+    if values:
+        tx.execute(insert(log_chunks), values)
+    return numbered, last + len(numbered)
 
 
 def read(store: Store, build_id: str, after: int, limit: int = 2000) -> list[Line]:
-    """Lines whose sequence is greater than `after`, in order, about `limit` of them."""
+    """Lines whose sequence is greater than `after`, in order: `limit` of them and the rest of the last one's chunk."""
     mine, first = log_chunks.c.build_id == build_id, log_chunks.c.first_sequence
     # The chunk that holds the next line; from it on. Without it a tail would read the whole log again each time.
     here = select(func.max(first)).where(mine, first <= after + 1).scalar_subquery()
-    query = select(log_chunks.c.lines).where(mine, first >= func.coalesce(here, 0)).order_by(first)
-    found: list[Line] = []
-    with store.transaction() as tx:
-        for text in tx.execute(query.limit(200)).scalars():
-            found.extend(line for line in json.loads(text) if line["s"] > after)
-            if len(found) >= limit:
-                break
-    return found
+    # Sequences are dense, so the chunks that begin below hold so many lines, and no driver buffers more of them.
+    within = (first >= func.coalesce(here, 0), first <= after + limit)
+    with store.read() as tx:
+        chunks = tx.execute(select(log_chunks.c.lines).where(mine, *within).order_by(first)).scalars()
+        return [line for text in chunks for line in json.loads(text) if line["s"] > after]

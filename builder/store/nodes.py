@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Connection, func, insert, select, update
 
 from builder.store.engine import Store
-from builder.store.rows import inserted
+from builder.store.rows import insert_into
 from builder.store.schema import builds, contexts, nodes
 from builder.store.transitions import RUNNING, WORK
+
+LIVE_LEASES = 2  # a node that was not seen for so many leases takes no builds
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,30 +29,45 @@ class Node:
     running: int
 
 
-def register(store: Store, node_id: str, queues: Sequence[str], toolchains: Mapping[str, str], slots: int) -> bool:
-    """Note a node and that it lives. Returns whether it shall drain."""
+@dataclass(frozen=True, kw_only=True)
+class Registered:
+    """`drain`: the node shall drain. `changed`: it can build what it could not before, or was not seen for so long."""
+
+    drain: bool
+    changed: bool
+
+
+def register(
+    store: Store, node_id: str, queues: Sequence[str], toolchains: Mapping[str, str], slots: int, live_ms: int
+) -> Registered:
+    """Note a node and that it lives; one that was not seen for `live_ms` comes back."""
     with store.transaction() as tx:
         now = store.now(tx)
-        values = {"queues": json.dumps(list(queues)), "toolchains": json.dumps(dict(toolchains))}
-        query = select(nodes.c.drain).where(nodes.c.node_id == node_id)
-        known = tx.execute(query).first()
-        if known is None and inserted(tx, insert(nodes).values(node_id=node_id, slots=slots, seen_at=now, **values)):
-            return False
-        tx.execute(update(nodes).where(nodes.c.node_id == node_id).values(slots=slots, seen_at=now, **values))
-        return bool(tx.execute(query).scalar())
+        can = {"queues": json.dumps(list(queues)), "toolchains": json.dumps(dict(toolchains)), "slots": slots}
+        same = (nodes.c.node_id == node_id, *(nodes.c[name] == value for name, value in can.items()))
+        renewed = update(nodes).where(*same, nodes.c.seen_at > now - live_ms).values(seen_at=now)
+        found = tx.execute(renewed.returning(nodes.c.drain)).first()
+        if found is not None:
+            return Registered(drain=found.drain, changed=False)
+        new = insert_into(tx, nodes).values(node_id=node_id, seen_at=now, **can)
+        new = new.on_conflict_do_update(index_elements=["node_id"], set_={"seen_at": now, **can})
+        return Registered(drain=bool(tx.execute(new.returning(nodes.c.drain)).scalar_one()), changed=True)
 
 
 def all_nodes(store: Store) -> list[Node]:
     """Every node that ever registered."""
-    with store.transaction() as tx:
-        now = store.now(tx)
-        query = (
-            select(builds.c.node_id, func.count())
-            .where(builds.c.status == RUNNING, builds.c.half == WORK)
-            .group_by(builds.c.node_id)
-        )
-        busy = {row[0]: int(row[1]) for row in tx.execute(query)}
-        rows = tx.execute(select(nodes)).mappings().all()
+    with store.read() as tx:
+        return read(tx, store.now(tx))
+
+
+def read(tx: Connection, now: int) -> list[Node]:
+    """The same inside a transaction."""
+    query = (
+        select(builds.c.node_id, func.count())
+        .where(builds.c.status == RUNNING, builds.c.stage == WORK)
+        .group_by(builds.c.node_id)
+    )
+    busy = {row[0]: int(row[1]) for row in tx.execute(query)}
     return [
         Node(
             node_id=row["node_id"],
@@ -61,8 +78,27 @@ def all_nodes(store: Store) -> list[Node]:
             seen_ms_ago=now - row["seen_at"],
             running=busy.get(row["node_id"], 0),
         )
-        for row in rows
+        for row in tx.execute(select(nodes)).mappings()
     ]
+
+
+def takers(found: Iterable[Node], live_ms: int) -> dict[str, list[Node]]:
+    """Queue → the nodes that read it, do not drain and were seen in the last `live_ms`."""
+    readers: dict[str, list[Node]] = {}
+    for node in found:
+        for queue in sorted(node.queues) if not node.drain and node.seen_ms_ago < live_ms else ():
+            readers.setdefault(queue, []).append(node)
+    return readers
+
+
+def toolchains_of(readers: Iterable[Node]) -> set[str]:
+    """The toolchains that any of these nodes has."""
+    return {name for node in readers for name in node.toolchains}
+
+
+def free_of(readers: Iterable[Node]) -> int:
+    """The free slots of these nodes."""
+    return sum(max(0, node.slots - node.running) for node in readers)
 
 
 def add_context(store: Store, context_id: str, organization: str, sha256: str, size: int) -> None:
@@ -77,7 +113,7 @@ def context(store: Store, context_id: str, organization: str) -> tuple[str, int]
     query = select(contexts.c.sha256, contexts.c.size).where(
         contexts.c.context_id == context_id, contexts.c.organization == organization
     )
-    with store.transaction() as tx:
+    with store.read() as tx:
         row = tx.execute(query).first()
     return (row.sha256, row.size) if row else None
 
@@ -85,5 +121,5 @@ def context(store: Store, context_id: str, organization: str) -> tuple[str, int]
 def uploaded(store: Store, sha256: str, organization: str) -> int | None:
     """The size of an upload of this organization, named by its digest."""
     query = select(contexts.c.size).where(contexts.c.sha256 == sha256, contexts.c.organization == organization)
-    with store.transaction() as tx:
+    with store.read() as tx:
         return tx.execute(query.limit(1)).scalar()

@@ -1,39 +1,201 @@
-"""What the dispatcher's marks are worth: hints that lie in their queue are kept, those that vanished forgotten."""
+"""What the dispatcher reads and writes: which queues need hints, what the marks of its offers are worth, the offers.
+
+A hint that lies in its queue is kept, one that vanished forgotten. Every query is a seek or bounded: 10,000 queued cost
+what 10 cost.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import select, update
+from sqlalchemy import Connection, and_, func, select, update
 
+from builder.store import nodes
 from builder.store.engine import Store
-from builder.store.schema import builds
-from builder.store.sweeps import OFFER_AGAIN_MS
-from builder.store.transitions import PENDING
+from builder.store.rows import Row, emit, insert_into
+from builder.store.schema import builds, turns
+from builder.store.transitions import PENDING, RUNNING
 
+OFFER_AGAIN_MS = (5_000, 10_000, 20_000, 30_000)
+ORGANIZATIONS = 64  # looked at in one call; the round goes on where it ended
 SETTLE_MS = 1_000  # between the mark and the list, and between the list and the claim, a hint is nowhere to be seen
 LOOKED_AT = 1_000
 
+Lane = tuple[str, str]
+"""(queue, toolchain) as builds wait in."""
 
-def compare(store: Store, queue: str, listed: Collection[str]) -> int:
+
+@dataclass(frozen=True, kw_only=True)
+class Waiting:
+    """A queue that builds wait in and live nodes read. `limit` is its window: about twice the free slots.
+
+    `marked`: offers of it are old enough to be compared with its list. `room`: the window has room for more.
+    """
+
+    queue: str
+    toolchains: Sequence[str]
+    limit: int
+    marked: bool
+    room: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Offered:
+    """(queue, build id) of the hints to send, and queue → how many hints vanished from its list."""
+
+    hints: list[tuple[str, str]] = field(default_factory=list)
+    vanished: dict[str, int] = field(default_factory=dict)
+
+
+def waiting(store: Store, live_ms: int) -> list[Waiting]:
+    """The queues that need the dispatcher now. It only reads; with nothing queued that is one statement."""
+    with store.read() as tx:
+        queued = {queue for queue, _ in lanes(tx)}
+        if not queued:
+            return []
+        now = store.now(tx)
+        found: list[Waiting] = []
+        for queue, readers in sorted(nodes.takers(nodes.read(tx, now), live_ms).items()):
+            if queue not in queued:
+                continue
+            limit = 2 * nodes.free_of(readers)
+            marked = tx.execute(_marked(now, queue).limit(1)).first() is not None
+            room = limit > 0 and _hints(tx, now, queue, limit) < limit
+            if marked or room:
+                toolchains = sorted(nodes.toolchains_of(readers))
+                found.append(Waiting(queue=queue, toolchains=toolchains, limit=limit, marked=marked, room=room))
+    return found
+
+
+def offer(store: Store, queues: Sequence[Waiting], listed: Mapping[str, Collection[str]]) -> Offered:
+    """Compare the marks with the lists (queue → the ids in it; a queue that could not be read is absent), then offer.
+
+    One transaction for all queues.
+    """
+    done = Offered()
+    with store.transaction() as tx:
+        now = store.now(tx)
+        for each in queues:
+            if each.queue in listed and (vanished := compare(tx, now, each.queue, listed[each.queue])):
+                done.vanished[each.queue] = vanished
+            for build_id in offerable(tx, now, each.queue, each.toolchains, each.limit) if each.limit else ():
+                done.hints.append((each.queue, build_id))
+    return done
+
+
+def compare(tx: Connection, now: int, queue: str, listed: Collection[str]) -> int:
     """Compare the offers of a queue with the ids in its list. Returns how many vanished: they can be offered at once.
 
     A hint in the list is not offered again however long it lies there. One that is neither there nor claimed was lost,
     or its taker is slow: offered again at once the first time, then after the pauses of `offerable`.
     """
-    with store.transaction() as tx:
-        now = store.now(tx)
-        query = select(builds.c.build_id, builds.c.offers).where(
-            builds.c.status == PENDING,
-            builds.c.queue == queue,
-            builds.c.offered_at > 0,
-            builds.c.offered_at <= now - SETTLE_MS,
-        )
-        rows = tx.execute(query.limit(LOOKED_AT)).all()
-        here = [row.build_id for row in rows if row.build_id in listed]
-        gone = [row.build_id for row in rows if row.build_id not in listed and row.offers == 1]
-        kept = {"offered_at": now, "offer_from": now + OFFER_AGAIN_MS[0], "offers": 1}
-        for ids, values in ((here, kept), (gone, {"offered_at": 0, "offer_from": now})):
+    rows = tx.execute(_marked(now, queue).limit(LOOKED_AT)).all()
+    here = [row.build_id for row in rows if row.build_id in listed]
+    gone = [row.build_id for row in rows if row.build_id not in listed and row.offers == 1]
+    kept = {"offered_at": now, "offer_from": now + OFFER_AGAIN_MS[0], "offers": 1}
+    for ids, values in ((here, kept), (gone, {"offered_at": 0, "offer_from": now})):
+        if ids:
             same = (builds.c.build_id.in_(ids), builds.c.status == PENDING)
             tx.execute(update(builds).where(*same).values(**values))
     return len(gone)
+
+
+def _marked(now: int, queue: str) -> Any:
+    here = and_(builds.c.status == PENDING, builds.c.queue == queue)
+    settled = (builds.c.offered_at > 0, builds.c.offered_at <= now - SETTLE_MS)
+    return select(builds.c.build_id, builds.c.offers).where(here, *settled)
+
+
+def _hints(tx: Connection, now: int, queue: str, limit: int) -> int:
+    """The offers of the last 5 s that nobody claimed yet, counted up to the limit."""
+    recent = builds.c.offered_at > now - OFFER_AGAIN_MS[0]
+    query = select(builds.c.number).where(builds.c.status == PENDING, builds.c.queue == queue, recent)
+    return len(tx.execute(query.limit(limit)).all())
+
+
+def offerable(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limit: int) -> list[str]:
+    """Ids to offer: fair between organizations (fewest running first), then priority, then age. Marks them offered.
+
+    `limit` is the queue's window: hints of the last 5 s that nobody claimed yet fill it. A hint that is still
+    unclaimed is offered again after 5, 10, 20, then 30 s.
+    """
+    limit -= _hints(tx, now, queue, limit)
+    if limit <= 0:
+        return []
+    query = select(builds.c.organization, func.count()).where(builds.c.status == RUNNING)
+    busy = {row[0]: int(row[1]) for row in tx.execute(query.group_by(builds.c.organization))}
+    waiting: dict[str, list[Row]] = {}
+    for organization in _in_turn(tx, queue, [*toolchains, ""]):
+        if found := _ready(tx, now, organization, queue, [*toolchains, ""], limit):
+            waiting[organization] = found
+    picked: list[Row] = []
+    while len(picked) < limit and waiting:
+        turn = min(waiting, key=lambda name: busy.get(name, 0))  # among equals: whose turn it is
+        picked.append(waiting[turn].pop(0))
+        busy[turn] = busy.get(turn, 0) + 1
+        if not waiting[turn]:
+            del waiting[turn]
+    for row in picked:
+        pause = OFFER_AGAIN_MS[min(row["offers"], len(OFFER_AGAIN_MS) - 1)]
+        mark = {"offered_at": now, "offer_from": now + pause, "offers": row["offers"] + 1}
+        same = and_(builds.c.build_id == row["build_id"], builds.c.status == PENDING)
+        if tx.execute(update(builds).where(same).values(**mark)).rowcount:
+            emit(tx, "offer", row)
+    if picked:
+        _turn_ends(tx, queue, picked[-1]["organization"])
+    return [row["build_id"] for row in picked]
+
+
+def _in_turn(tx: Connection, queue: str, toolchains: Sequence[str]) -> list[str]:
+    """Organizations with queued builds, from the one after the last served, at most `ORGANIZATIONS` of them."""
+    last = tx.execute(select(turns.c.organization).where(turns.c.queue == queue)).scalar() or ""
+    found: list[str] = []
+    for start, stop in ((last, None), ("", last)):
+        at = start
+        while len(found) < ORGANIZATIONS:
+            nearest = [name for name in (_next(tx, queue, one, at) for one in toolchains) if name]
+            at = min(nearest, default="")
+            if not at or (stop is not None and at > stop):
+                break
+            found.append(at)
+    return found
+
+
+def _next(tx: Connection, queue: str, toolchain: str, after: str) -> str:
+    query = select(builds.c.organization).where(*lane_of(queue, toolchain), builds.c.organization > after)
+    return tx.execute(query.order_by(builds.c.organization).limit(1)).scalar() or ""
+
+
+def lane_of(queue: str, toolchain: str) -> Iterable[Any]:
+    """The front columns of the index `builds_to_offer`."""
+    lane = (builds.c.queue == queue, builds.c.toolchain == toolchain)
+    return (builds.c.status == PENDING, *lane, builds.c.attached_to == "")
+
+
+def _ready(tx: Connection, now: int, organization: str, queue: str, toolchains: Sequence[str], limit: int) -> list[Row]:
+    found: list[Row] = []
+    for toolchain in toolchains:
+        query = select(builds).where(*lane_of(queue, toolchain), builds.c.organization == organization)
+        query = query.where(builds.c.offer_from <= now).order_by(builds.c.priority.desc(), builds.c.number)
+        found += tx.execute(query.limit(limit)).mappings()
+    return sorted(found, key=lambda row: (-row["priority"], row["number"]))[:limit]
+
+
+def _turn_ends(tx: Connection, queue: str, organization: str) -> None:
+    new = insert_into(tx, turns).values(queue=queue, organization=organization)
+    tx.execute(new.on_conflict_do_update(index_elements=["queue"], set_={"organization": organization}))
+
+
+def lanes(tx: Connection) -> list[Lane]:
+    """The lanes of all that is queued: a few seeks, however much that is."""
+    found: list[Lane] = []
+    at = select(builds.c.queue, builds.c.toolchain).where(builds.c.status == PENDING)
+    at = at.order_by(builds.c.queue, builds.c.toolchain).limit(1)
+    row = tx.execute(at).first()
+    while row:
+        found.append((row.queue, row.toolchain))
+        same = at.where(builds.c.queue == row.queue, builds.c.toolchain > row.toolchain)
+        row = tx.execute(same).first() or tx.execute(at.where(builds.c.queue > row.queue)).first()
+    return found

@@ -1,8 +1,9 @@
-"""The reports that wait to be delivered. A report is written in the transaction of what it tells."""
+"""The reports that wait to be delivered. A report is written in the transaction that it describes."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, RowMapping, func, insert, select, update
@@ -14,13 +15,14 @@ from builder.store.schema import builds, reports
 Row = RowMapping
 
 
-def report(tx: Connection, now: int, row: RowMapping) -> None:
-    """Write the next report of a build: PENDING, RUNNING → COMPILING; SUCCEEDED → DRAFT; FAILED, CANCELLED → FAILED."""
-    sequence = row["report_sequence"] + 1
-    body = record.report(row, sequence, now)
-    text = json_format.MessageToJson(body, indent=None)
-    tx.execute(insert(reports).values(build_id=row["build_id"], sequence=sequence, body=text, due_at=now))
-    tx.execute(update(builds).where(builds.c.build_id == row["build_id"]).values(report_sequence=sequence))
+def report(tx: Connection, now: int, before: Mapping[Any, Any] | None, after: Mapping[Any, Any]) -> None:
+    """Write the next report of a build: PENDING, RUNNING → COMPILING; SUCCEEDED → DRAFT; FAILED, CANCELLED → FAILED.
+
+    Its number is the `report_sequence` of `after`, which the statement that wrote `after` has counted up.
+    """
+    sequence = after["report_sequence"]
+    text = json_format.MessageToJson(record.report(after, sequence, now), indent=None)
+    tx.execute(insert(reports).values(build_id=after["build_id"], sequence=sequence, body=text, due_at=now))
 
 
 def due(store: Store, limit: int, busy: Collection[str] = ()) -> Sequence[Row]:
@@ -29,7 +31,7 @@ def due(store: Store, limit: int, busy: Collection[str] = ()) -> Sequence[Row]:
     Of one build in order: while a report waits for its next try, the later ones of its build wait, too.
     """
     earlier = reports.alias()
-    with store.transaction() as tx:
+    with store.read() as tx:
         now = store.now(tx)
         waits = select(earlier.c.id).where(
             earlier.c.build_id == reports.c.build_id,
@@ -66,5 +68,5 @@ def postponed(store: Store, report_id: int, tries: int, organization: str = "") 
 
 def waiting(store: Store) -> int:
     """Reports that no receiver has taken yet."""
-    with store.transaction() as tx:
+    with store.read() as tx:
         return int(tx.execute(select(func.count()).where(reports.c.delivered_at == 0)).scalar_one())

@@ -1,37 +1,40 @@
-"""What an owner of work writes: claim, heartbeat, planned, finish, hand back. Each carries its claim number."""
+"""What an owner of work writes: claim, heartbeat, planned, finish, hand back. Each carries its claim."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, and_, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import logs, outbox
+from builder.store import outbox
 from builder.store.engine import Store
 from builder.store.rows import (
     Row,
-    add_phase,
     cancelled,
     end,
+    fence,
+    fenced,
     followers,
-    get,
     give_up_key,
+    granted_to,
     holder,
+    lock,
+    lock_one,
+    lock_timed,
     lost,
-    move,
-    one,
-    owned,
     requeue,
     take_key,
     to_finalize,
+    transition,
+    with_phases,
     write,
 )
-from builder.store.schema import builds, cache
+from builder.store.schema import builds, cache, nodes
 from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK
 
 MAX_BACKOFF_MS = 60_000
@@ -48,104 +51,125 @@ class Claimed:
     refused: str = ""
 
 
-def claim(
-    store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, can: tuple[set[str], set[str]]
-) -> Claimed:
-    """Grant ownership. `can` is (queues, toolchains) of the node. Repeated with its nonce: the same answer."""
+class UnknownNode(Exception):
+    """A node claims before it registered."""
+
+
+def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) -> Claimed:
+    """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`."""
     with store.transaction() as tx:
-        now = store.now(tx)
-        row = one(tx, builds.c.build_id == build_id)
-        if row is None:
+        node = (nodes.c.queues.label("node_queues"), nodes.c.toolchains.label("node_toolchains"))
+        query = select(builds, *node, store.clock_column(tx).label("now"))
+        query = query.outerjoin_from(builds, nodes, nodes.c.node_id == node_id).where(builds.c.build_id == build_id)
+        found = lock(tx, query)
+        if not found:
             return Claimed(row=None, refused="there is no such build")
-        if row["status"] == RUNNING and row["nonce"] == nonce and row["node_id"] == node_id and row["half"] == WORK:
-            write(tx, row, lease_until=now + lease_ms, updated_at=now)
-            return Claimed(row=get(tx, build_id))
-        if refused := _refusal(row, now, can):
+        row = dict(found[0])
+        now, queues, toolchains = (row.pop(name) for name in ("now", "node_queues", "node_toolchains"))
+        if queues is None:
+            raise UnknownNode(node_id)
+        if row["status"] == RUNNING and row["nonce"] == nonce and row["node_id"] == node_id and row["stage"] == WORK:
+            return Claimed(row=write(tx, row, lease_until=now + lease_ms, updated_at=now))
+        if refused := _refusal(row, now, json.loads(queues), json.loads(toolchains)):
             return Claimed(row=None, refused=refused)
         if row["cancel_requested"]:
             cancelled(tx, now, row)
-            refused = "it is CANCELLED"
-        else:
-            move(
-                tx, row, "claim", status=RUNNING, half=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
-                node_id=node_id, nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
-                offers=0, offered_at=0, offer_from=0, started_at=now, updated_at=now,
-            )  # fmt: skip
-            add_phase(tx, row, "QUEUED", row["queued_at"], now)
-            outbox.report(tx, now, get(tx, build_id))
-        return Claimed(row=None if refused else get(tx, build_id), refused=refused)
+            return Claimed(row=None, refused="it is CANCELLED")
+        after = transition(
+            tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
+            node_id=node_id, nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
+            offers=0, offered_at=0, offer_from=0, started_at=now, waited_ms=0,
+            report_sequence=row["report_sequence"] + 1,
+            phases=with_phases(row, [("QUEUED", row["queued_at"], now, True)]),
+        )  # fmt: skip
+        outbox.report(tx, now, row, after)
+        return Claimed(row=after)
 
 
-def _refusal(row: Row, now: int, can: tuple[set[str], set[str]]) -> str:
+def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection[str]) -> str:
     if row["status"] != PENDING or row["attached_to"]:
         return f"it is {row['status']}"
     if row["cancel_requested"]:
         return ""
     if row["not_before"] > now:
         return "its time has not come"
-    if row["queue"] not in can[0] or (row["toolchain"] and row["toolchain"] not in can[1]):
+    if row["queue"] not in queues or (row["toolchain"] and row["toolchain"] not in toolchains):
         return "this node cannot build it"
     return ""
 
 
-def heartbeat(store: Store, build_id: str, number: int, phase: str, lease_ms: int) -> Row | None:
-    """Renew the lease. None: stale."""
+def heartbeat(
+    store: Store, build_id: str, claim: int, phase: str, lease_ms: int, node: str = "", waited_ms: int = 0
+) -> Row | None:
+    """Renew the lease: one fenced UPDATE. `waited_ms` is what the owner has waited for us so far. None: stale."""
     with store.transaction() as tx:
-        row = owned(tx, build_id, number)
-        if row is None or row["half"] != WORK:
-            return None
-        now = store.now(tx)
-        write(tx, row, lease_until=now + lease_ms, phase=phase or row["phase"], updated_at=now)
-        return row
+        now = store.clock_column(tx)
+        values = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited_ms}
+        values |= {"phase": phase} if phase else {}
+        renewed = update(builds).where(and_(*fence(build_id, claim, WORK, node))).values(**values)
+        return tx.execute(renewed.returning(builds.c.cancel_requested)).mappings().first()
 
 
 def planned(
-    store: Store, build_id: str, number: int, key: str, code_hash: str, runtime: str, phases: Phases = ()
+    store: Store,
+    build_id: str,
+    claim: int,
+    key: str,
+    code_hash: str,
+    runtime: str,
+    phases: Phases = (),
+    node: str = "",
 ) -> str:
     """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
 
     `phases` are those of this claim so far; kept where it ends here.
     """
     with store.transaction() as tx:
-        row = owned(tx, build_id, number)
-        if row is None or row["half"] != WORK:
+        row, now = fenced(store, tx, build_id, claim, WORK, node)
+        if row is None:
             return "STALE"
-        now = store.now(tx)
-        if row["cancel_requested"]:  # nothing of the build runs at this point: the owner that asks is told to stop
+        if row["cancel_requested"]:  # nothing of the build runs at this point: STALE stops its owner
             cancelled(tx, now, row)
             return "STALE"
-        if row["build_key"] != key:  # a retry that comes to another key is the primary of the old one no more
+        if row["build_key"] and row["build_key"] != key:  # a retry with another key is the primary of the old no more
             give_up_key(tx, now, row)
-        move(tx, row, "planned", build_key=key, code_hash=code_hash, runtime=runtime, updated_at=now)
-        verdict = _by_key(tx, now, row, key)
-        if verdict != "GO_ON":
-            _add_phases(tx, row, phases)
-        return verdict
+        row = transition(tx, now, row, "planned", build_key=key, code_hash=code_hash, runtime=runtime)
+        return _by_key(tx, now, row, phases)
 
 
-def _add_phases(tx: Connection, row: Row, phases: Phases) -> None:
-    for phase in phases:
-        name = pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_")
-        ok = phase.status == pb.PHASE_STATUS_SUCCEEDED
-        add_phase(tx, row, name, phase.started_at_ms, phase.ended_at_ms, ok)
+def _all_phases(row: Row, phases: Phases) -> str:
+    """The column `phases` with what the owner measured."""
+    return with_phases(
+        row,
+        [
+            (
+                pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_"),
+                phase.started_at_ms,
+                phase.ended_at_ms,
+                phase.status == pb.PHASE_STATUS_SUCCEEDED,
+            )
+            for phase in phases
+        ],
+    )
 
 
-def _by_key(tx: Connection, now: int, row: Row, key: str) -> str:
+def _by_key(tx: Connection, now: int, row: Row, phases: Phases) -> str:
     """The verdict for a key. Only a build without followers can be attached: a primary holds its key itself."""
-    build_id = row["build_id"]
-    if row["no_cache"]:
+    build_id, key = row["build_id"], row["build_key"]
+    if row["no_cache"] or not key:  # without a key nothing is the same
         return "GO_ON"
     where = (cache.c.organization == row["organization"], cache.c.build_key == key)
     query = select(cache).where(*where, cache.c.repository == row["repository"])
     for _ in range(_TRIES):
         if hit := tx.execute(query).mappings().first():
-            to_finalize(tx, row, now, "reuse", artifact=hit["artifact"], from_cache_of=hit["build_id"])
-            logs.system(tx, now, get(tx, build_id), f"same key as {hit['build_id']}; nothing was run or sent")
+            line = f"same key as {hit['build_id']}; nothing was run or sent"
+            reused = {"artifact": hit["artifact"], "from_cache_of": hit["build_id"]}
+            to_finalize(tx, now, row, "reuse", **reused, phases=_all_phases(row, phases), line=line)
             return "REUSE"
         primary = take_key(tx, row, key)
         if primary == build_id:
             return "GO_ON"
-        first = one(tx, builds.c.build_id == primary)
+        first = lock_one(tx, builds.c.build_id == primary)
         # Locked, it can neither end nor give the key up before this build waits for it; until then it could do both.
         if first is not None and first["status"] not in TERMINAL and holder(tx, row, key) == primary:
             break
@@ -155,9 +179,11 @@ def _by_key(tx: Connection, now: int, row: Row, key: str) -> str:
         return "GO_ON"
     for follower in followers(tx, row):
         write(tx, follower, attached_to=primary, updated_at=now)
-    values = {"status": PENDING, "half": "", "phase": "QUEUED", "attached_to": primary, "lease_until": 0}
-    move(tx, row, "attach", **values, claim=row["claim"] + 1)
-    logs.system(tx, now, get(tx, build_id), f"the same build is running as {primary}; waiting for its result")
+    row = {**row, "phase": "QUEUED"}  # the line belongs to the wait
+    values = {"status": PENDING, "stage": "", "phase": "QUEUED", "attached_to": primary, "lease_until": 0}
+    line = f"the same build is running as {primary}; waiting for its result"
+    values |= {"claim": row["claim"] + 1, "phases": _all_phases(row, phases)}
+    transition(tx, now, row, "attach", **values, line=line)
     return "ATTACHED"
 
 
@@ -169,57 +195,55 @@ class Finished:
     row: Row | None = None
 
 
-def finish(store: Store, request: pb.FinishRequest, lease_ms: int, backoff_ms: int) -> Finished:
+def finish(store: Store, request: pb.FinishRequest, backoff_ms: int, node: str = "") -> Finished:
     """An owner's outcome: FINALIZE under a new claim, FAILED, CANCELLED, or PENDING again for a platform failure.
 
     A finish that was kept is answered "done" with the record however often and late it is repeated.
     """
     with store.transaction() as tx:
-        now = store.now(tx)
-        row = one(tx, builds.c.build_id == request.build_id)
-        if row is not None and request.claim in json.loads(row["finished"]):
+        row, now = lock_timed(store, tx, builds.c.build_id == request.build_id, *granted_to(node))
+        if row is None:
+            return Finished(outcome="stale")
+        finished = json.loads(row["finished"])
+        if request.claim in finished:
             return Finished(outcome="done", row=row)
-        if row is None or row["claim"] != request.claim or row["status"] != RUNNING or row["half"] != WORK:
+        if (row["claim"], row["status"], row["stage"]) != (request.claim, RUNNING, WORK):
             return Finished(outcome="stale", row=row)
         if row["claim_lines"] < request.log_count:
             return Finished(outcome="incomplete", row=row)
-        _add_phases(tx, row, request.phases)
-        write(tx, row, finished=json.dumps([*json.loads(row["finished"]), request.claim]))
+        kept = {"finished": json.dumps([*finished, request.claim]), "phases": _all_phases(row, request.phases)}
         if row["cancel_requested"]:
-            cancelled(tx, now, row)
+            after = cancelled(tx, now, row, **kept)
         elif request.WhichOneof("outcome") == "success":
-            to_finalize(tx, row, now, "built", artifact=json_format.MessageToJson(request.success, indent=None))
+            artifact = json_format.MessageToJson(request.success, indent=None)
+            after = to_finalize(tx, now, row, "built", artifact=artifact, **kept)
         else:
-            _failed(tx, now, row, request.failure, backoff_ms)
-        return Finished(outcome="done", row=get(tx, request.build_id))
+            after = _failed(tx, now, row, request.failure, backoff_ms, kept)
+        return Finished(outcome="done", row=after)
 
 
-def _failed(tx: Connection, now: int, row: Row, found: pb.Failure, backoff_ms: int) -> None:
+def _failed(tx: Connection, now: int, row: Row, found: pb.Failure, backoff_ms: int, kept: Mapping[str, str]) -> Row:
     known = REASONS.get(found.reason, REASONS["Internal"])
     if known.retried and row["retries"] < MAX_RETRIES:
         pause = min(backoff_ms * 2 ** row["retries"], MAX_BACKOFF_MS)
         pause = max(pause, min(int(found.retry_after_ms), MAX_RETRY_AFTER_MS))
-        text = f"{found.reason}: {found.message}; the platform's fault, trying again in {pause} ms"
-        logs.system(tx, now, row, text)
-        requeue(tx, now, row, "retry", retries=row["retries"] + 1, not_before=now + pause)
-        return
+        line = f"{found.reason}: {found.message}; the platform's fault, trying again in {pause} ms"
+        again = {"retries": row["retries"] + 1, "not_before": now + pause}
+        return requeue(tx, now, row, "retry", line=line, **again, **kept)
     if found.reason not in REASONS:  # a worker of another version: whoever reads the record must know the word
         found.message = f"{found.reason or 'no reason'}: {found.message}"
         found.reason, found.error_class = known.name, str(known.error_class)
-    end(tx, now, row, "fail", FAILED, json_format.MessageToJson(found, indent=None))
+    return end(tx, now, row, "fail", FAILED, json_format.MessageToJson(found, indent=None), **kept)
 
 
-def hand_back(store: Store, build_id: str, number: int, reason: str) -> Row | None:
+def hand_back(store: Store, build_id: str, claim: int, reason: str, node: str = "") -> Row | None:
     """The owner gives the build back: "drain" costs nothing, "lost" counts as a failure (poison). None: stale."""
     with store.transaction() as tx:
-        row = owned(tx, build_id, number)
-        if row is None or row["half"] != WORK:
+        row, now = fenced(store, tx, build_id, claim, WORK, node)
+        if row is None:
             return None
-        now = store.now(tx)
         if reason == "lost":
-            lost(tx, now, row)
-        elif row["cancel_requested"]:
-            cancelled(tx, now, row)
-        else:
-            requeue(tx, now, row, "hand-back")
-        return get(tx, build_id)
+            return lost(tx, now, row)
+        if row["cancel_requested"]:
+            return cancelled(tx, now, row)
+        return requeue(tx, now, row, "hand-back")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import RowMapping
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
@@ -21,13 +22,13 @@ VERSION_STATUS = {
 }
 
 
-def request(row: RowMapping) -> pb.CreateBuildRequest:
+def request(row: Mapping[Any, Any]) -> pb.CreateBuildRequest:
     """What was asked for, without its source."""
     asked: pb.CreateBuildRequest = json_format.Parse(row["request"], pb.CreateBuildRequest())
     return asked
 
 
-def build(row: RowMapping) -> pb.Build:
+def build(row: Mapping[Any, Any]) -> pb.Build:
     """The build record."""
     asked = request(row)
     message = pb.Build(
@@ -83,14 +84,14 @@ def build(row: RowMapping) -> pb.Build:
     return message
 
 
-def built(row: RowMapping) -> pb.BuiltArtifact:
+def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:
     """What the owner pushed."""
     artifact: pb.BuiltArtifact = json_format.Parse(row["artifact"], pb.BuiltArtifact())
     return artifact
 
 
-def report(row: RowMapping, sequence: int, now: int) -> pb.BuildReport:
-    """What the control plane is told."""
+def report(row: Mapping[Any, Any], sequence: int, now: int) -> pb.BuildReport:
+    """The report for the control plane."""
     record = build(row)
     message = pb.BuildReport(
         build_id=record.build_id,

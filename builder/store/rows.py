@@ -1,75 +1,131 @@
-"""What the statements share: reads under a lock, writes under what was read, the end of a build, its followers."""
+"""What the statements share: the fence, the one function that changes a status, the end of a build, its followers.
+
+A statement locks the row that it read, computes the row it wants in Python and writes both under one condition; the
+row that it returns is that value and is not read again.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, Executable, RowMapping, Select, and_, insert, select, update
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Connection, Select, Table, and_, delete, exists, select, update
+from sqlalchemy.dialects import postgresql, sqlite
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, ErrorClass
-from builder.store import logs, outbox
-from builder.store.engine import EVENTS
+from builder.store import listeners, logs
+from builder.store.engine import EVENTS, Store
 from builder.store.events import Event
 from builder.store.schema import builds, in_flight
-from builder.store.transitions import BY_NAME, CANCELLED, FAILED, FINALIZE, MAX_FAILURES, PENDING, RUNNING, SUCCEEDED
+from builder.store.transitions import (
+    BY_NAME,
+    CANCELLED,
+    FAILED,
+    FINALIZE,
+    MAX_FAILURES,
+    PENDING,
+    RUNNING,
+    SUCCEEDED,
+    TERMINAL,
+)
 
-Row = RowMapping
+Row = Mapping[Any, Any]
+"""A row as it was read, or as a statement wrote it: column name → value."""
 
 # What only this attempt or these limits caused; an attached build is not failed for it but tries by itself.
 _OWN_LIMITS = frozenset({"OutOfMemory", "DiskQuotaExceeded", "ProcessLimitExceeded", "Timeout"})
 
 
-def locked(tx: Connection, query: Select[Any], *, skip: bool = False) -> Sequence[Row]:
-    """Rows that stay as read until the commit. SQLite holds the whole store; elsewhere the rows are locked.
+# Reads that lock
 
-    `skip` passes over rows that another transaction holds: whoever holds them sees to them.
+
+def lock(tx: Connection, query: Select[Any], *, skip: bool = False) -> Sequence[Row]:
+    """Rows that stay as read until the commit. SQLite locks the whole store; elsewhere the rows are locked.
+
+    `skip` passes over rows that another transaction has locked: that one sees to them.
     """
     if tx.dialect.name != "sqlite":
-        query = query.with_for_update(skip_locked=skip)
+        query = query.with_for_update(skip_locked=skip, of=builds)
     return tx.execute(query).mappings().all()
 
 
-def one(tx: Connection, *conditions: Any) -> Row | None:
+def lock_one(tx: Connection, *conditions: Any) -> Row | None:
     """The build that meets the conditions, locked."""
-    return next(iter(locked(tx, select(builds).where(*conditions))), None)
+    return next(iter(lock(tx, select(builds).where(*conditions))), None)
 
 
-def get(tx: Connection, build_id: str) -> Row:
-    """A build as it is now in this transaction."""
-    return tx.execute(select(builds).where(builds.c.build_id == build_id)).mappings().one()
+def lock_timed(store: Store, tx: Connection, *conditions: Any) -> tuple[Row | None, int]:
+    """The same and the store's time, in one statement. No build: the time is 0."""
+    found = lock(tx, select(builds, store.clock_column(tx).label("now")).where(*conditions))
+    if not found:
+        return None, 0
+    row = dict(found[0])
+    now = int(row.pop("now"))
+    return row, now
 
 
-def owned(tx: Connection, build_id: str, number: int) -> Row | None:
-    """The fence: this claim and RUNNING."""
-    return one(tx, builds.c.build_id == build_id, builds.c.claim == number, builds.c.status == RUNNING)
+def fence(build_id: str, claim: int, stage: str, node: str = "") -> Sequence[Any]:
+    """What a write of an owner holds in its condition. `node`: the claim was granted to it; "" asks for none.
+
+    A claim is small and can be guessed, so a token that names a node writes only for that node's claims.
+    """
+    mine = (builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING, builds.c.stage == stage)
+    return (*mine, *granted_to(node))
 
 
-def write(tx: Connection, row: Row, **values: Any) -> None:
+def granted_to(node: str) -> Sequence[Any]:
+    """The condition that the last claim of a build was granted to this node."""
+    return (builds.c.node_id == node,) if node else ()
+
+
+def fenced(
+    store: Store, tx: Connection, build_id: str, claim: int, stage: str, node: str = ""
+) -> tuple[Row | None, int]:
+    """The build behind its fence, locked, and the store's time. None: stale."""
+    return lock_timed(store, tx, *fence(build_id, claim, stage, node))
+
+
+# Writes
+
+
+def write(tx: Connection, row: Row, **values: Any) -> Row:
     """Update under what was read: status and claim. The lock makes a miss impossible; if it happens, it is a bug."""
     same = and_(builds.c.build_id == row["build_id"], builds.c.status == row["status"], builds.c.claim == row["claim"])
     if tx.execute(update(builds).where(same).values(**values)).rowcount != 1:
         raise RuntimeError(f"{row['build_id']} changed inside a transaction")
+    return {**row, **values}
 
 
-def move(tx: Connection, row: Row, action: str, **values: Any) -> None:
-    """`write` a transition of the table, and tell of it after the commit. One that the table lacks is a bug."""
+def transition(tx: Connection, now: int, row: Row, action: str, *, line: str = "", **values: Any) -> Row:
+    """The one function that changes a status: `write` a transition of the table, with all that goes with it.
+
+    `line` is a SYSTEM line of the log. A terminal status adds its last line and a report, and calls the listeners.
+    The event is emitted after the commit. A transition that the table lacks is a bug.
+    """
     rule, status = BY_NAME[action], values.get("status", row["status"])
     if row["status"] != rule.before or status not in rule.after:
         raise RuntimeError(f"{row['build_id']}: {action} does not lead from {row['status']} to {status}")
-    write(tx, row, **values)
-    tell(tx, action, row, **values)
+    if status in TERMINAL:
+        values["report_sequence"] = row["report_sequence"] + 1
+        last = f"{status} {reason_of(values['failure'])}".rstrip()
+        values |= logs.final(tx, now, row, [line, last] if line else [last])
+    elif line:
+        values |= logs.system(tx, now, row, line)
+    after = write(tx, row, **{"updated_at": now, **values})
+    if status in TERMINAL:
+        for listener in listeners.LISTENERS:
+            listener(tx, now, row, after)
+    emit(tx, action, after)
+    return after
 
 
-def tell(tx: Connection, action: str, read: Row, **changed: Any) -> None:
-    """Leave an event for after the commit: the row as it was read, and what was changed of it."""
-    told: list[Event] = tx.info[EVENTS]
-    row = {**read, **changed}
-    told.append(
+def emit(tx: Connection, action: str, row: Row) -> None:
+    """Leave an event for after the commit: the row as it was written."""
+    left: list[Event] = tx.info[EVENTS]
+    left.append(
         Event(
             action=action,
             build_id=row["build_id"],
@@ -82,14 +138,18 @@ def tell(tx: Connection, action: str, read: Row, **changed: Any) -> None:
     )
 
 
-def inserted(tx: Connection, statement: Executable) -> bool:
-    """Whether a new row was written; False: another transaction wrote it first. Ours goes on either way."""
-    try:
-        with tx.begin_nested():
-            tx.execute(statement)
-    except IntegrityError:
-        return False
-    return True
+def insert_into(tx: Connection, table: Table) -> Any:
+    """An INSERT of the store's dialect, for its ON CONFLICT."""
+    return sqlite.insert(table) if tx.dialect.name == "sqlite" else postgresql.insert(table)
+
+
+def inserted(tx: Connection, table: Table, **values: Any) -> bool:
+    """Whether a new row was written; False: there is one, or another transaction wrote it first."""
+    statement = insert_into(tx, table).values(**values).on_conflict_do_nothing()
+    return tx.execute(statement.returning(*table.primary_key)).first() is not None
+
+
+# Values
 
 
 def failure(reason: str, message: str, phase: str = "") -> str:
@@ -106,108 +166,133 @@ def reason_of(kept: str) -> str:
     return str(json.loads(kept).get("reason", "")) if kept else ""
 
 
-def add_phase(tx: Connection, row: Row, name: str, start: int, end: int, ok: bool = True) -> None:
-    """Append to the record's phases."""
-    phases = json.loads(get(tx, row["build_id"])["phases"])
-    phases.append([name, start, end, ok])
-    tx.execute(update(builds).where(builds.c.build_id == row["build_id"]).values(phases=json.dumps(phases)))
+def with_phases(row: Row, phases: Iterable[tuple[str, int, int, bool]]) -> str:
+    """The column `phases` with these (name, start, end, ok) behind those of the row."""
+    return json.dumps([*json.loads(row["phases"]), *phases])
 
 
-def queued(row: Row, since: int) -> dict[str, int]:
+def queued(row: Row, since: int) -> dict[str, Any]:
     """The columns of an entry to the queue. Time before `since` (a backoff) does not count as waiting."""
     until = since + row["queue_timeout_ms"]
     return {"queued_at": since, "queue_until": until, "offer_from": since, "offered_at": 0, "offers": 0}
 
 
-def requeue(tx: Connection, now: int, row: Row, action: str, **more: Any) -> None:
+# Transitions that several statements make
+
+
+def requeue(tx: Connection, now: int, row: Row, action: str, **more: Any) -> Row:
     """PENDING again. That is no end: the build stays the primary of its key, and its followers stay attached."""
     since = max(now, more.get("not_before", 0))
-    values = {"status": PENDING, "half": "", "lease_until": 0, "finalizer": False, "phase": "QUEUED"}
-    move(tx, row, action, **values, **queued(row, since), claim=row["claim"] + 1, updated_at=now, **more)
+    values: dict[str, Any] = {"status": PENDING, "stage": "", "lease_until": 0, "finalizer": False, "phase": "QUEUED"}
+    return transition(tx, now, row, action, **values, **queued(row, since), claim=row["claim"] + 1, **more)
 
 
-def to_finalize(tx: Connection, row: Row, now: int, action: str, **values: Any) -> None:
-    """The worker is free; the control side adopts at once, since the lease is over."""
-    grant = {"half": FINALIZE, "claim": row["claim"] + 1, "lease_until": 0, "finalizer": False, "updated_at": now}
-    move(tx, row, action, **grant, **values)
+def to_finalize(tx: Connection, now: int, row: Row, action: str, **values: Any) -> Row:
+    """The worker is free; the control side adopts at once, since the lease is over: the build is due since now."""
+    grant: dict[str, Any] = {"stage": FINALIZE, "claim": row["claim"] + 1, "lease_until": now, "finalizer": False}
+    return transition(tx, now, row, action, **grant, **values)
 
 
-def cancelled(tx: Connection, now: int, row: Row, how: str = "cancelled on request", action: str = "") -> None:
+def cancelled(
+    tx: Connection, now: int, row: Row, how: str = "cancelled on request", action: str = "", **more: Any
+) -> Row:
     """CANCELLED: nothing of the build lives, or nothing that does can count."""
     action = action or ("cancel-pending" if row["status"] == PENDING else "cancelled")
-    end(tx, now, row, action, CANCELLED, failure("Cancelled", how))
+    return end(tx, now, row, action, CANCELLED, failure("Cancelled", how), **more)
 
 
-def lost(tx: Connection, now: int, row: Row) -> None:
+def lost(tx: Connection, now: int, row: Row) -> Row:
     """The owner of the work has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for."""
-    logs.system(tx, now, row, "the owner of this build was lost; its last output may be missing")
-    row, action = get(tx, row["build_id"]), "lease-expired"
+    line, action = "the owner of this build was lost; its last output may be missing", "lease-expired"
     if row["cancel_requested"]:
-        cancelled(tx, now, row, "cancelled; its owner was lost", action)
-    elif not poisoned(tx, now, row, action):
-        requeue(tx, now, row, action, failures=row["failures"] + 1)
+        return cancelled(tx, now, row, "cancelled; its owner was lost", action, line=line)
+    ended = poisoned(tx, now, row, action, line=line)
+    return ended or requeue(tx, now, row, action, line=line, failures=row["failures"] + 1)
 
 
-def poisoned(tx: Connection, now: int, row: Row, action: str) -> bool:
-    """End a build that has cost too many owners; False: it has not yet."""
+def poisoned(tx: Connection, now: int, row: Row, action: str, *, line: str = "") -> Row | None:
+    """End a build that has cost too many owners; None: it has not yet."""
     failures = row["failures"] + 1
     if failures < MAX_FAILURES:
-        return False
-    write(tx, row, failures=failures)
-    message = f"{failures} owners of this build were lost"
-    end(tx, now, get(tx, row["build_id"]), action, FAILED, failure("WorkerLost", message, row["phase"]))
-    return True
+        return None
+    kept = failure("WorkerLost", f"{failures} owners of this build were lost", row["phase"])
+    return end(tx, now, row, action, FAILED, kept, line=line, failures=failures)
 
 
-def end(tx: Connection, now: int, row: Row, action: str, status: str, kept: str) -> None:
-    """Write a terminal status once, its report, its last log line, and let the attached builds go on."""
-    logs.final(tx, now, row, f"{status} {reason_of(kept)}".rstrip())
-    move(
-        tx, get(tx, row["build_id"]), action, status=status, half="", failure=kept, ended_at=now, updated_at=now,
-        lease_until=0, finalizer=False, attached_to="",
-    )  # fmt: skip
-    ended = get(tx, row["build_id"])
-    outbox.report(tx, now, ended)
-    reason = reason_of(kept)
+def end(tx: Connection, now: int, row: Row, action: str, status: str, kept: str, **more: Any) -> Row:
+    """Write a terminal status once, and let the attached builds go on."""
+    ended: dict[str, Any] = {"status": status, "stage": "", "failure": kept, "ended_at": now, "attached_to": ""}
+    after = transition(tx, now, row, action, **ended, lease_until=0, finalizer=False, **more)
+    if not row["attached_to"]:  # an attached build has neither a key nor followers
+        _let_go_on(tx, now, after)
+    return after
+
+
+def _let_go_on(tx: Connection, now: int, ended: Row) -> None:
+    """The followers of a build share its end, or one of them takes its place."""
+    if _dropped_key(tx, ended):
+        return
+    if not (waiting := followers(tx, ended)):
+        return
+    reason, status = reason_of(ended["failure"]), ended["status"]
     users = bool(reason) and REASONS[reason].error_class is ErrorClass.USER_CODE and reason not in _OWN_LIMITS
     if status == SUCCEEDED:
-        for follower in followers(tx, row):
-            done = {"status": RUNNING, "half": FINALIZE, "attached_to": "", "artifact": row["artifact"]}
-            from_cache = {"from_cache_of": row["build_id"], "claim": follower["claim"] + 1, "lease_until": 0}
-            move(tx, follower, "primary-succeeded", **done, **from_cache, started_at=now, updated_at=now)
+        for follower in waiting:
+            transition(
+                tx, now, follower, "primary-succeeded", status=RUNNING, stage=FINALIZE, attached_to="", started_at=now,
+                waited_ms=0, artifact=ended["artifact"], from_cache_of=ended["build_id"], claim=follower["claim"] + 1,
+                lease_until=now,
+            )  # fmt: skip
+        _dropped_key(tx, ended)
     elif status == FAILED and (users or reason == "WorkerLost"):
-        for follower in followers(tx, row):
-            write(tx, follower, attached_to="")
-            end(tx, now, get(tx, follower["build_id"]), "primary-failed", FAILED, kept)
-    give_up_key(tx, now, row)
+        for follower in waiting:
+            end(tx, now, follower, "primary-failed", FAILED, ended["failure"])
+        _dropped_key(tx, ended)
+    else:
+        _promote(tx, now, ended, waiting)
+
+
+# Keys in flight
 
 
 def followers(tx: Connection, primary: Row) -> Sequence[Row]:
     """The builds attached to this one, oldest first."""
     query = select(builds).where(builds.c.attached_to == primary["build_id"], builds.c.status == PENDING)
-    return locked(tx, query.order_by(builds.c.number))
+    return lock(tx, query.order_by(builds.c.number))
 
 
 def give_up_key(tx: Connection, now: int, primary: Row) -> None:
-    """No longer in flight. Who still waits for it: the oldest is queued and takes over its key and the others."""
-    mine = in_flight.c.build_id == primary["build_id"]
-    waiting = followers(tx, primary)
+    """No longer in flight. The oldest that still waits for it is queued, and takes over its key and the others."""
+    if not _dropped_key(tx, primary):
+        _promote(tx, now, primary, followers(tx, primary))
+
+
+def _dropped_key(tx: Connection, primary: Row) -> bool:
+    """Whether the build had its key in flight, and nobody waits for it: then it is in flight no more."""
+    waits = exists().where(builds.c.attached_to == primary["build_id"], builds.c.status == PENDING)
+    return tx.execute(delete(in_flight).where(*_in_flight(primary), ~waits)).rowcount == 1
+
+
+def _promote(tx: Connection, now: int, primary: Row, waiting: Sequence[Row]) -> None:
     if not waiting:
-        tx.execute(in_flight.delete().where(mine))
         return
     first, *others = waiting
-    move(tx, first, "promote", attached_to="", phase="QUEUED", **queued(first, now), updated_at=now)
+    transition(tx, now, first, "promote", attached_to="", phase="QUEUED", **queued(first, now))
     for row in others:
         write(tx, row, attached_to=first["build_id"], updated_at=now)
-    tx.execute(update(in_flight).where(mine).values(build_id=first["build_id"]))
+    tx.execute(update(in_flight).where(*_in_flight(primary)).values(build_id=first["build_id"]))
+
+
+def _in_flight(primary: Row) -> Sequence[Any]:
+    key = (in_flight.c.organization == primary["organization"], in_flight.c.build_key == primary["build_key"])
+    return (*key, in_flight.c.build_id == primary["build_id"])
 
 
 def take_key(tx: Connection, row: Row, key: str) -> str:
     """The build that has this key in flight: this one, if none had it. Empty: whoever had it gave it up just now."""
     if found := holder(tx, row, key):
         return found
-    values = {"organization": row["organization"], "build_key": key, "build_id": row["build_id"]}
-    if inserted(tx, insert(in_flight).values(**values)):
+    if inserted(tx, in_flight, organization=row["organization"], build_key=key, build_id=row["build_id"]):
         return str(row["build_id"])
     return holder(tx, row, key)
 

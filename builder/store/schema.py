@@ -47,9 +47,9 @@ builds = Table(
     Column("no_cache", Boolean, nullable=False),
     Column("timeout_ms", BigInteger, nullable=False),
     Column("queue_timeout_ms", BigInteger, nullable=False),
-    # Status; a RUNNING build is in the half WORK or FINALIZE, a PENDING one may be attached to another
+    # Status; a RUNNING build is in the stage WORK or FINALIZE, a PENDING one may be attached to another
     Column("status", String(12), nullable=False),
-    Column("half", String(10), nullable=False, server_default=""),
+    Column("stage", String(10), nullable=False, server_default=""),
     Column("attached_to", String(20), nullable=False, server_default=""),
     Column("from_cache_of", String(20), nullable=False, server_default=""),
     Column("claim", BigInteger, nullable=False, server_default="0"),
@@ -84,6 +84,7 @@ builds = Table(
     Column("log_cut", Boolean, nullable=False, server_default="0"),  # lines were left out; the marker stands there
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False, server_default="0"),
+    Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
     Column("ended_at", BigInteger, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False),
     Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them

@@ -1,4 +1,4 @@
-"""What may become what: the one table of transitions. `rows.move` writes by it and refuses what it lacks.
+"""What may become what: the one table of transitions. `rows.transition` writes by it and refuses what it lacks.
 
 `docs/states.md` is generated from it (`make generate`). Terminal statuses are written once; every statement has what it
 read (status, claim) in its condition.
@@ -38,7 +38,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     _row("offer", PENDING, PENDING, "not attached, `offer_from` over",
          "a hint; once it lies in Redis no more: again at once, then after 10, 20, 30 s"),
     _row("claim", PENDING, RUNNING, "not attached, `not_before` over, the node can", "new claim and attempt, WORK"),
-    _row("heartbeat", RUNNING, RUNNING, _OWNER, "renews the lease"),
+    _row("heartbeat", RUNNING, RUNNING, _OWNER, "renews the lease, notes what the owner waited"),
     _row("planned", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for", "the key is known: on, or one of the next two"),
     _row("reuse", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for", "built before: FINALIZE with the stored digest"),
     _row("attach", RUNNING, PENDING, f"{_OWNER}, no followers", "the key is in flight: waits for its primary"),
@@ -62,7 +62,7 @@ TRANSITIONS: tuple[Transition, ...] = (
     _row("lease-expired", RUNNING, f"{PENDING} {FAILED} {CANCELLED}", "claim, WORK, lease over",
          f"poison at {MAX_FAILURES}; CANCELLED when that was asked for"),
     _row("queue-timeout", PENDING, FAILED, "not attached", "since it entered the queue, without backoff"),
-    _row("build-timeout", RUNNING, FAILED, "no PUBLISH mark", "of this attempt, one lease late"),
+    _row("build-timeout", RUNNING, FAILED, "no PUBLISH mark", "time without its owner's waits, one lease late"),
     _row("primary-succeeded", PENDING, RUNNING, "attached", "FINALIZE with its own tags and report"),
     _row("primary-failed", PENDING, FAILED, "attached", "user_code but for limits, or poison: alike"),
     _row("promote", PENDING, PENDING, "attached, the primary ended otherwise",
@@ -85,10 +85,11 @@ def page() -> str:
 _HEAD = """\
 # States of a build
 
-Generated from `builder/store/transitions.py` by `make generate`. Each row but heartbeat is told as one event, after its
-commit: a line of the control side's log, a count of `/metrics`.
+Generated from `builder/store/transitions.py` by `make generate`. Each row but heartbeat is emitted as one event, after
+its commit: a line of the control side's log, a count of `/metrics`. The transaction of an end (`SUCCEEDED`, `FAILED`,
+`CANCELLED`) also calls the listeners of `builder/store/listeners.py`; the report is the first.
 
-The store is the truth. A RUNNING build is in one of two halves: WORK (owned by a worker) or FINALIZE (owned by the
+The store is the truth. A RUNNING build is in one of two stages: WORK (owned by a worker) or FINALIZE (owned by the
 control side). Every statement has what it read (status, claim) in its condition; a terminal status is written once.
 Where several rows fit: terminal stands, then cancel, then poison, then the rest.
 """

@@ -134,6 +134,7 @@ def test_an_operators_worker_reads_its_file_and_reads_it_again_at_a_hup(serve: S
         assert until(lambda: len(children_of(worker.pid)) >= 8, 60), log.read_text()  # it hears signals by then
         worker.send_signal(signal.SIGHUP)
         assert until(lambda: serve.metrics().get(NODE_QUEUE) == 3, 60), log.read_text()
+        assert until(lambda: len(children_of(worker.pid)) >= 3, 60), log.read_text()  # as above: it registers first
         worker.send_signal(signal.SIGTERM)
         assert worker.wait(60) == 0, log.read_text()
 

@@ -16,6 +16,7 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Engine, create_engine, event, text
+from sqlalchemy.exc import InternalError
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
@@ -26,7 +27,7 @@ from tests.build_fixtures import PYTHON_HANDLER
 from tests.e2e.conftest import Start
 from tests.postgres_fixtures import private_postgres, programs
 from tests.store_contract import *  # noqa: F403
-from tests.store_contract.world import CAN, LEASE, LIVE, World, Worlds, attached, line, open_world
+from tests.store_contract.world import LEASE, World, Worlds, attached, line, open_world
 
 pytestmark = pytest.mark.e2e
 
@@ -175,6 +176,13 @@ def test_an_owner_that_stops_in_a_transaction_is_cut_off(world: World) -> None:
     assert limit == "30s"
 
 
+def test_a_read_cannot_write_and_leaves_its_connection_as_it_was(world: World) -> None:
+    build = world.submit()
+    with pytest.raises(InternalError, match="read-only transaction"), world.store.read() as tx:
+        tx.execute(builds.builds.update().values(name="changed"))
+    assert world.claim(build) == 1
+
+
 def test_a_store_whose_connections_broke_goes_on(world: World) -> None:
     build = world.submit()
     with world.store.engine.connect() as held:
@@ -192,7 +200,7 @@ def test_organizations_take_turns_whatever_the_locale_sorts_first(world: World) 
             world.submit(name, toolchain=toolchain)
     seen = []
     for _ in range(2 * len(names)):
-        (build,) = builds.offerable(world.store, "compile.go", ["go-1.26"], 1)
+        (build,) = world.offer(1)
         seen.append(world.row(build)["organization"])
         world.fail_work(build, world.claim(build))
     assert seen == sorted(names) * 2
@@ -212,7 +220,7 @@ def while_it_waits(world: World, build: str, call: Callable[[], Any], then: Call
     answers: list[Any] = []
     thread = threading.Thread(target=lambda: answers.append(call()))
     with world.store.transaction() as tx:
-        row = rows.one(tx, builds.builds.c.build_id == build)
+        row = rows.lock_one(tx, builds.builds.c.build_id == build)
         thread.start()
         deadline = time.monotonic() + 20
         while not blocked(world):
@@ -228,9 +236,9 @@ def test_a_claim_that_waited_for_another_loses(world: World) -> None:
     build = world.submit()
 
     def granted(tx: Any, row: Any) -> None:
-        rows.write(tx, row, status="RUNNING", half="WORK", claim=row["claim"] + 1, node_id="other", nonce="other")
+        rows.write(tx, row, status="RUNNING", stage="WORK", claim=row["claim"] + 1, node_id="other", nonce="other")
 
-    claimed = while_it_waits(world, build, lambda: builds.claim(world.store, build, "node", "n", LEASE, CAN), granted)
+    claimed = while_it_waits(world, build, lambda: builds.claim(world.store, build, "node", "n", LEASE), granted)
     assert claimed.row is None and claimed.refused == "it is RUNNING"
     assert world.row(build)["node_id"] == "other"
 
@@ -304,9 +312,9 @@ def test_a_held_build_holds_up_neither_reconciler_nor_finalizer(world: World) ->
         world.claim(build)
     world.at[0] += LEASE + 1
     with world.store.transaction() as tx:
-        rows.one(tx, builds.builds.c.build_id == held)
-        assert [row["build_id"] for row in builds.expire_leases(world.store)] == [other]
-    assert [row["build_id"] for row in builds.expire_leases(world.store)] == [held]
+        rows.lock_one(tx, builds.builds.c.build_id == held)
+        assert [row["build_id"] for row in world.expire_leases()] == [other]
+    assert [row["build_id"] for row in world.expire_leases()] == [held]
 
 
 # Cost
@@ -349,9 +357,9 @@ def test_ten_thousand_queued_cost_what_ten_cost(world: World, organizations: int
         tx.execute(builds.builds.insert(), many)
         tx.execute(text("analyze builds"))
     for call in (
-        lambda: builds.offerable(world.store, "compile.go", ["go-1.26"], 4),
-        lambda: builds.queue_timeouts(world.store, LIVE),
-        lambda: builds.expire_leases(world.store),
+        lambda: world.offer(4),
+        world.queue_timeouts,
+        world.expire_leases,
         lambda: builds.adopt_finalize(world.store, LEASE),
         lambda: builds.page(world.store, "o000000", 20, None),
         lambda: builds.get(world.store, "o000000", "q0000000000000000000"),

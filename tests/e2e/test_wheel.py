@@ -156,8 +156,8 @@ def test_it_serves_and_works(installed: Program, registry: str, tmp_path: Path) 
         assert not looked_at(node)["server"]["ok"]
         with serving(control, "serve") as (serve, serve_said):
             assert until(is_ready, 60), serve_said.read_text()
-            found = looked_at(node)
-            assert found[f"server {url}, token, protocol 1"]["ok"] and found[f"broker {redis_url}"]["ok"], found
+            found, broker = looked_at(node), f"broker redis://{redis_url.rpartition('@')[2]}"
+            assert found[f"server {url}, token, protocol 1"]["ok"] and found[broker]["ok"], found
             assert "redis-server" not in found
             for token, words in (
                 ("t-unknown", "not known here"),

@@ -8,7 +8,7 @@ import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, logs
-from tests.store_contract.world import CAN, LEASE, World
+from tests.store_contract.world import LEASE, World, line
 
 
 def test_a_submitted_build_has_its_record_and_first_report(world: World) -> None:
@@ -45,19 +45,57 @@ def test_a_claim_repeated_with_its_nonce_is_the_same_claim_with_a_new_lease(worl
     assert world.claim(build) == first
     assert world.row(build)["lease_until"] == world.at[0] + LEASE
     assert world.row(build)["attempt"] == 1
-    assert builds.claim(world.store, build, "node", "another", LEASE, CAN).row is None
+    assert builds.claim(world.store, build, "node", "another", LEASE).row is None
 
 
-@pytest.mark.parametrize("can", [(set(), {"go-1.26"}), ({"compile.go"}, {"go-1.19"})])
-def test_a_node_without_queue_or_toolchain_gets_no_claim(world: World, can: tuple[set[str], set[str]]) -> None:
-    assert builds.claim(world.store, world.submit(), "node", "n", LEASE, can).row is None
+@pytest.mark.parametrize(("queue", "toolchain"), [("compile.python", "go-1.26"), ("compile.go", "go-1.19")])
+def test_a_node_without_queue_or_toolchain_gets_no_claim(world: World, queue: str, toolchain: str) -> None:
+    world.register("other", queue=queue, toolchain=toolchain)
+    assert builds.claim(world.store, world.submit(), "other", "n", LEASE).refused == "this node cannot build it"
+
+
+def test_a_node_that_never_registered_gets_no_claim(world: World) -> None:
+    build = world.submit()
+    with pytest.raises(builds.UnknownNode):
+        builds.claim(world.store, build, "stranger", "n", LEASE)
+    assert world.row(build)["status"] == "PENDING"
+
+
+def test_another_node_with_the_right_claim_is_stale(world: World) -> None:
+    """A claim is a small number: the node that it was granted to is a part of the fence of each write."""
+    build = world.submit()
+    claim = world.claim(build)
+    before, events = dict(world.row(build)), len(world.events)
+    failure = pb.Failure(reason="CompileFailed", message="m")
+    request = pb.FinishRequest(build_id=build, claim=claim, failure=failure)
+    for node, stale in (("other", True), ("node", False)):
+        writes = (
+            builds.heartbeat(world.store, build, claim, "BUILD", LEASE, node) is None,
+            builds.planned(world.store, build, claim, "key", "code", "go", (), node) == "STALE",
+            logs.append(world.store, build, claim, 0, [line("x")], node)[0],
+            builds.finish(world.store, request, 1000, node).outcome == "stale",
+        )
+        assert writes == (stale,) * 4
+        if stale:
+            assert builds.hand_back(world.store, build, claim, "drain", node) is None
+            assert (dict(world.row(build)), len(world.events)) == (before, events)
+    assert builds.finish(world.store, request, 1000, "other").outcome == "stale", "a kept finish too"
+    assert builds.finish(world.store, request, 1000, "node").outcome == "done"
+    again = world.submit()
+    assert builds.hand_back(world.store, again, world.claim(again), "drain", "node") is not None
+
+
+def test_a_build_without_a_key_waits_for_no_other(world: World) -> None:
+    for _ in range(2):
+        build = world.submit()
+        assert builds.planned(world.store, build, world.claim(build), "", "code", "go") == "GO_ON"
 
 
 def test_a_stale_owner_changes_nothing(world: World) -> None:
     build = world.submit()
     old = world.claim(build)
     world.at[0] += LEASE + 1
-    builds.expire_leases(world.store)
+    world.expire_leases()
     new = world.claim(build, "second")
     assert new > old
     before = dict(world.row(build))
@@ -77,7 +115,7 @@ def test_platform_failures_are_retried_with_backoff_until_none_is_left(world: Wo
     for number in range(3):
         assert world.fail_work(build, world.claim(build, str(number)), "RegistryUnavailable").outcome == "done"
         if number < 2:
-            assert builds.claim(world.store, build, "node", "x", LEASE, CAN).row is None
+            assert builds.claim(world.store, build, "node", "x", LEASE).row is None
             world.at[0] += 60_000
     assert world.row(build)["status"] == "FAILED"
 
@@ -87,7 +125,7 @@ def test_a_retry_waits_as_long_as_the_other_side_asked_for(world: World, asked: 
     build = world.submit()
     failure = pb.Failure(reason="RegistryUnavailable", message="m", retry_after_ms=asked)
     request = pb.FinishRequest(build_id=build, claim=world.claim(build), failure=failure)
-    builds.finish(world.store, request, LEASE, 1_000)
+    builds.finish(world.store, request, 1_000)
     assert world.row(build)["not_before"] == world.at[0] + waits
 
 
@@ -96,7 +134,7 @@ def test_three_lost_owners_are_poison(world: World) -> None:
     for number in range(3):
         world.claim(build, str(number))
         world.at[0] += LEASE + 1
-        builds.expire_leases(world.store)
+        world.expire_leases()
     assert world.row(build)["status"] == "FAILED"
     assert '"WorkerLost"' in world.row(build)["failure"]
 
@@ -122,3 +160,18 @@ def test_a_repeated_finish_after_adoption_is_answered_with_the_record(world: Wor
     world.succeed_work(build, claim)
     builds.adopt_finalize(world.store, LEASE)
     assert world.succeed_work(build, claim).outcome == "done"
+
+
+def test_the_owner_of_the_work_renews_no_lease_in_finalize(world: World) -> None:
+    """Neither under its old claim nor by a guess of the new one: FINALIZE is the control side's."""
+    build = world.submit()
+    claim = world.claim(build)
+    world.succeed_work(build, claim)
+    adopted = builds.adopt_finalize(world.store, LEASE)
+    assert adopted is not None
+    before = world.row(build)
+    world.at[0] += 1
+    for number in (claim, adopted["claim"]):
+        assert builds.heartbeat(world.store, build, number, "BUILD", LEASE) is None
+        assert builds.planned(world.store, build, number, "key", "code", "go") == "STALE"
+    assert world.row(build) == before

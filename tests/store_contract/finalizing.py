@@ -42,7 +42,7 @@ def test_a_release_costs_nothing_and_after_the_mark_it_only_goes_forward(world: 
     assert world.row(build)["failures"] == 0
     assert builds.publish(world.store, build, world.row(build)["claim"])
     world.at[0] += 10_000_000
-    assert not builds.build_timeouts(world.store, LEASE)
+    assert not world.build_timeouts()
     for _ in range(5):
         assert builds.adopt_finalize(world.store, LEASE) is not None
         world.at[0] += LEASE
@@ -157,7 +157,7 @@ def test_finalize_is_timed_out_before_the_mark(world: World) -> None:
     build = world.submit(timeout_ms=1000)
     world.succeed_work(build, world.claim(build))
     world.at[0] += 1000 + LEASE + 1
-    builds.build_timeouts(world.store, LEASE)
+    world.build_timeouts()
     assert world.row(build)["status"] == "FAILED"
 
 

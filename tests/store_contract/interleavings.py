@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from builder.store import builds, logs
 from builder.store.transitions import BY_NAME, TERMINAL
-from tests.store_contract.world import CAN, LEASE, LIVE, World, Worlds
+from tests.store_contract.world import LEASE, World, Worlds
 
 ACTIONS = ("submit", "claim", "plan", "line", "ok", "user", "platform", "back", "lost", "cancel",
            "adopt", "publish", "rebuild", "succeed", "time", "sweep")  # fmt: skip
@@ -67,7 +67,7 @@ def act(world: World, action: str, build: str, claim: int, ids: list[str]) -> No
     if action == "submit" and len(ids) < 5:
         ids.append(world.submit())
     elif action == "claim":
-        builds.claim(store, build, "node", f"{world.at[0]}", LEASE, CAN)
+        builds.claim(store, build, "node", f"{world.at[0]}", LEASE)
     elif action == "plan":
         builds.planned(store, build, claim, "key", "code", "go")
     elif action == "line":
@@ -92,6 +92,6 @@ def act(world: World, action: str, build: str, claim: int, ids: list[str]) -> No
     elif action == "time":
         world.at[0] += 15_000
     elif action == "sweep":
-        builds.expire_leases(store)
-        builds.queue_timeouts(store, LIVE)
-        builds.build_timeouts(store, LEASE)
+        world.expire_leases()
+        world.queue_timeouts()
+        world.build_timeouts()

@@ -7,14 +7,15 @@ import threading
 from functools import partial
 from typing import Any
 
-from builder.store import builds, logs, nodes, outbox
-from tests.store_contract.world import CAN, LEASE, World, line, open_world, race, two_in_finalize
+from builder.store import builds, logs, nodes, outbox, rows
+from tests.store_contract.world import LEASE, LIVE_MS, World, line, open_world, race, two_in_finalize
 
 ROUNDS = 10
 
 
 def claims(world: World, build: str, count: int) -> list[Any]:
-    return [partial(builds.claim, world.store, build, f"node-{n}", f"nonce-{n}", LEASE, CAN) for n in range(count)]
+    world.register(*(f"node-{n}" for n in range(count)))
+    return [partial(builds.claim, world.store, build, f"node-{n}", f"nonce-{n}", LEASE) for n in range(count)]
 
 
 def test_two_that_claim_a_build_at_once_are_one_owner(world: World) -> None:
@@ -29,10 +30,11 @@ def test_two_that_claim_a_build_at_once_are_one_owner(world: World) -> None:
 def test_eight_threads_grant_each_of_fifty_builds_once(world: World) -> None:
     ids = [world.submit() for _ in range(50)]
     granted: list[str] = []
+    world.register(*(f"node-{number}" for number in range(8)))
 
     def work(name: str) -> None:
         for build in ids:
-            if builds.claim(world.store, build, name, name, LEASE, CAN).row is not None:
+            if builds.claim(world.store, build, name, name, LEASE).row is not None:
                 granted.append(build)
 
     race(*(partial(work, f"node-{number}") for number in range(8)))
@@ -41,7 +43,7 @@ def test_eight_threads_grant_each_of_fifty_builds_once(world: World) -> None:
 
 def test_a_claim_repeated_at_once_is_one_attempt(world: World) -> None:
     build = world.submit()
-    repeated = partial(builds.claim, world.store, build, "node", "nonce", LEASE, CAN)
+    repeated = partial(builds.claim, world.store, build, "node", "nonce", LEASE)
     assert [claimed.row["claim"] for claimed in race(*[repeated] * 4)] == [1] * 4
     assert world.row(build)["attempt"] == 1
 
@@ -69,18 +71,19 @@ def test_a_batch_sent_twice_at_once_is_kept_once(world: World) -> None:
 def test_lines_of_the_owner_and_of_the_control_side_at_once_are_all_kept(world: World) -> None:
     build = world.submit()
     claim = world.claim(build)
-    row = world.row(build)
 
     def send() -> None:
         for number in range(20):
             logs.append(world.store, build, claim, number, [line(str(number))])
 
-    def tell() -> None:
+    def write() -> None:
         for number in range(20):
             with world.store.transaction() as tx:
-                logs.system(tx, 0, row, str(number))
+                row = rows.lock_one(tx, builds.builds.c.build_id == build)
+                assert row is not None
+                rows.write(tx, row, **logs.system(tx, 0, row, str(number)))
 
-    race(send, tell)
+    race(send, write)
     lines = logs.read(world.store, build, 0)
     assert [one["s"] for one in lines] == list(range(1, 41))
     for stream in ("STDOUT", "SYSTEM"):
@@ -145,8 +148,8 @@ def test_two_reconcilers_count_a_lost_owner_once(world: World) -> None:
     for build in ids:
         world.claim(build)
     world.at[0] += LEASE + 1
-    race(*[partial(builds.expire_leases, world.store)] * 3)
-    builds.expire_leases(world.store)
+    race(*[world.expire_leases] * 3)
+    world.expire_leases()
     assert [(world.row(build)["status"], world.row(build)["failures"]) for build in ids] == [("PENDING", 1)] * ROUNDS
 
 
@@ -175,14 +178,16 @@ def test_of_two_builds_that_take_a_tag_at_once_the_newest_submitted_holds_it(wor
 
 def test_a_node_that_registers_twice_at_once_is_one_node(world: World) -> None:
     for number in range(ROUNDS):
-        registered = partial(nodes.register, world.store, f"node-{number}", ["compile.go"], {"go-1.26": "d"}, 2)
-        assert race(registered, registered) == [False, False]
-    assert len(nodes.all_nodes(world.store)) == ROUNDS
+        registered = partial(
+            nodes.register, world.store, f"node-{number}", ["compile.go"], {"go-1.26": "d"}, 2, LIVE_MS
+        )
+        assert [one.drain for one in race(registered, registered)] == [False, False]
+    assert len([node for node in nodes.all_nodes(world.store) if node.node_id.startswith("node-")]) == ROUNDS
 
 
 def test_two_dispatchers_offer_and_everything_is_offered(world: World) -> None:
     ids = [world.submit(f"org{number % 3}") for number in range(12)]
-    offer = partial(builds.offerable, world.store, "compile.go", ["go-1.26"], 6)
+    offer = partial(world.offer, 6)
     offered = [build for part in race(offer, offer) for build in part]
     assert len(set(offered)) >= 6, "a second dispatcher may repeat a hint, never lose one"
     world.at[0] += 5_001
@@ -196,12 +201,13 @@ def test_two_dispatchers_offer_and_everything_is_offered(world: World) -> None:
 def test_a_mixed_crowd_ends_every_build_once(world: World) -> None:
     """Workers that claim, plan one of two keys, fail or succeed; finalizers, cancels and reconcilers beside them."""
     ids = [world.submit() for _ in range(24)]
+    world.register(*(f"node-{number}" for number in range(3)), *(f"last-{turn}" for turn in range(9)))
     stop = threading.Event()
 
     def work(name: str) -> None:
         for turn in range(3):
             for index, build in enumerate(ids):
-                granted = builds.claim(world.store, build, name, f"{name}-{turn}", LEASE, CAN)
+                granted = builds.claim(world.store, build, name, f"{name}-{turn}", LEASE)
                 if granted.row is None:
                     continue
                 claim = granted.row["claim"]
@@ -220,8 +226,8 @@ def test_a_mixed_crowd_ends_every_build_once(world: World) -> None:
 
     def sweep() -> None:
         while not stop.is_set():
-            builds.expire_leases(world.store)
-            builds.offerable(world.store, "compile.go", ["go-1.26"], 4)
+            world.expire_leases()
+            world.offer(4)
             stop.wait(0.005)
 
     def cancel() -> None:

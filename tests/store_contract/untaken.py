@@ -6,10 +6,26 @@ import json
 
 import pytest
 
-from builder.store import builds, logs, sweeps
-from tests.store_contract.world import LEASE, World
+from builder.store import logs, sweeps
+from tests.store_contract.world import LEASE, LIVE_MS, World
 
 GO_NODE = {"compile.go": {"go-1.26"}}
+
+
+def warn(world: World, seen: sweeps.Warned, *nodes_: tuple[str, str]) -> list[str]:
+    """The builds that a reconciler warns of with these nodes (queue, toolchain) alive and no other."""
+    world.at[0] += 2 * LIVE_MS  # whoever registered before is gone
+    for queue, toolchain in nodes_:
+        world.register(queue, queue=queue, toolchain=toolchain)
+    due = sweeps.look(world.store, LEASE, LIVE_MS, seen)
+    with world.store.transaction() as tx:
+        changed, warned = sweeps.warn_unschedulable(tx, world.store.now(tx), due.unschedulable, LEASE, seen)
+    seen.clear()
+    seen.update(warned)
+    return [row["build_id"] for row in changed]
+
+
+GO = ("compile.go", "go-1.26")
 
 
 def system_lines(world: World, build: str) -> list[str]:
@@ -27,33 +43,30 @@ def system_lines(world: World, build: str) -> list[str]:
 def test_a_build_that_no_node_takes_says_so_once_after_a_lease(
     world: World, queue: str, toolchain: str, says: str
 ) -> None:
-    build = world.submit(queue=queue, toolchain=toolchain)
     taken = world.submit()
-    seen: dict[tuple[str, str], tuple[int, int]] = {}
-    assert sweeps.tell_untaken(world.store, GO_NODE, LEASE, seen) == []
-    world.at[0] += LEASE
-    assert [row["build_id"] for row in sweeps.tell_untaken(world.store, GO_NODE, LEASE, seen)] == [build]
-    assert sweeps.tell_untaken(world.store, GO_NODE, LEASE, seen) == []
+    seen: sweeps.Warned = {}
+    warn(world, seen, GO)
+    build = world.submit(queue=queue, toolchain=toolchain)
+    assert not sweeps.look(world.store, LEASE, LIVE_MS, seen).unschedulable, "it may be a node that starts"
+    assert warn(world, seen, GO) == [build]
+    assert warn(world, seen, GO) == []
     assert (system_lines(world, build), system_lines(world, taken)) == ([says], [])
 
 
 def test_builds_of_other_lanes_and_later_ones_are_told_too(world: World) -> None:
-    seen: dict[tuple[str, str], tuple[int, int]] = {}
+    seen: sweeps.Warned = {}
     first = [world.submit(toolchain="go-1.24"), world.submit(toolchain="")]
-    world.at[0] += LEASE
-    sweeps.tell_untaken(world.store, {}, LEASE, seen)
+    warn(world, seen)
     later = world.submit(toolchain="go-1.24")
-    world.at[0] += LEASE
-    sweeps.tell_untaken(world.store, {}, LEASE, seen)
+    warn(world, seen)
     assert [len(system_lines(world, one)) for one in (*first, later)] == [1, 1, 1]
 
 
 def test_a_node_that_came_and_went_is_told_anew(world: World) -> None:
     build = world.submit(queue="compile.any", toolchain="")
-    seen: dict[tuple[str, str], tuple[int, int]] = {}
-    world.at[0] += LEASE
-    for live in (GO_NODE, {"compile.any": set()}, GO_NODE):
-        sweeps.tell_untaken(world.store, live, LEASE, seen)
+    seen: sweeps.Warned = {}
+    for alive in (GO, ("compile.any", "x"), GO):
+        warn(world, seen, alive)
     assert len(system_lines(world, build)) == 2
 
 
@@ -70,7 +83,7 @@ def test_the_queue_timeout_says_what_was_missing(
 ) -> None:
     build = world.submit(queue_timeout_ms=1000)
     world.at[0] += 1000
-    builds.queue_timeouts(world.store, live)
+    world.queue_timeouts(live)
     failure = json.loads(world.row(build)["failure"])
     assert failure["reason"] == reason
     assert why in failure["message"]

@@ -9,19 +9,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.store import builds, outbox
+from builder.store import builds, nodes, offers, outbox, sweeps
 from builder.store.engine import Store, open_store
 from builder.store.events import Event
 
 LEASE = 30_000
-CAN = ({"compile.go"}, {"go-1.26"})
+LIVE_MS = 2 * LEASE
 LIVE = {"compile.go": {"go-1.26"}}
 _IDS = itertools.count()
 
 
 @dataclass
 class World:
-    """A store, its clock and what it told."""
+    """A store, its clock and what it emitted. The node "node" is registered."""
 
     store: Store
     at: list[int]
@@ -43,19 +43,24 @@ class World:
         assert row is not None
         return row
 
+    def register(self, *names: str, queue: str = "compile.go", toolchain: str = "go-1.26") -> None:
+        """Nodes that can build what `submit` asks for, unless told otherwise."""
+        for name in names:
+            nodes.register(self.store, name, [queue], {toolchain: "sha256:0"}, 2, LIVE_MS)
+
     def claim(self, build_id: str, nonce: str = "n") -> int:
-        granted = builds.claim(self.store, build_id, "node", nonce, LEASE, CAN)
+        granted = builds.claim(self.store, build_id, "node", nonce, LEASE)
         assert granted.row is not None, granted.refused
         return int(granted.row["claim"])
 
     def succeed_work(self, build_id: str, claim: int) -> builds.Finished:
         built = pb.BuiltArtifact(digest="sha256:" + "a" * 64, reference="r@sha256:" + "a" * 64, size_bytes=1)
-        return builds.finish(self.store, pb.FinishRequest(build_id=build_id, claim=claim, success=built), LEASE, 1000)
+        return builds.finish(self.store, pb.FinishRequest(build_id=build_id, claim=claim, success=built), 1000)
 
     def fail_work(self, build_id: str, claim: int, reason: str = "CompileFailed", count: int = 0) -> builds.Finished:
         failure = pb.Failure(reason=reason, message="m")
         request = pb.FinishRequest(build_id=build_id, claim=claim, failure=failure, log_count=count)
-        return builds.finish(self.store, request, LEASE, 1000)
+        return builds.finish(self.store, request, 1000)
 
     def finalize(self, build_id: str) -> None:
         while self.row(build_id)["status"] == "RUNNING":
@@ -63,6 +68,30 @@ class World:
             assert row is not None
             assert builds.publish(self.store, row["build_id"], row["claim"])
             assert builds.succeed(self.store, row["build_id"], row["claim"], ())
+
+    def sweep(self, *sweeps_: sweeps.Sweep) -> list[builds.Row]:
+        """What the reconciler does of these."""
+        with self.store.transaction() as tx:
+            return sweeps.run(tx, self.store.now(tx), sweeps_)
+
+    def expire_leases(self) -> list[builds.Row]:
+        return self.sweep(sweeps.expired_leases())
+
+    def queue_timeouts(self, live: sweeps.Live = LIVE) -> list[builds.Row]:
+        return self.sweep(sweeps.queue_timeouts(live))
+
+    def build_timeouts(self) -> list[builds.Row]:
+        return self.sweep(sweeps.build_timeouts(LEASE))
+
+    def offer(self, limit: int, queue: str = "compile.go", toolchains: tuple[str, ...] = ("go-1.26",)) -> list[str]:
+        """What the dispatcher offers of a queue whose window is so large."""
+        with self.store.transaction() as tx:
+            return offers.offerable(tx, self.store.now(tx), queue, toolchains, limit)
+
+    def compare(self, listed: set[str], queue: str = "compile.go") -> int:
+        """How many hints vanished, by the ids that lie in the queue's list."""
+        with self.store.transaction() as tx:
+            return offers.compare(tx, self.store.now(tx), queue, listed)
 
     def reports(self, build_id: str) -> list[Any]:
         return [report for report in outbox.due(self.store, 10_000) if report["build_id"] == build_id]
@@ -77,7 +106,9 @@ def open_world(url: str) -> World:
     at: list[int] = [1_000_000]
     events: list[Event] = []
     opened = open_store(url, emit=events.append)
-    return World(store=Store(engine=opened.engine, emit=events.append, clock=lambda: at[0]), at=at, events=events)
+    world = World(store=Store(engine=opened.engine, emit=events.append, clock=lambda: at[0]), at=at, events=events)
+    world.register("node")
+    return world
 
 
 def line(text: str) -> dict[str, Any]:

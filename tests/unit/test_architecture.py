@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from builder import doc
+from builder import doc, indexes, pipelines
+from builder.data import runtimes_dir
 from builder.errors import EXIT_CODES, REASONS, ErrorClass
-from builder.pipelines import PIPELINES
+from builder.pipelines import PIPELINES, catalog
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,7 +37,7 @@ def test_every_module_and_arrow_is_in_the_table() -> None:
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("| errors, key, pipelines, plan, source |", "| errors, key, pipelines, plan |"),
+        ("| attempt, claims, errors, key, pipelines, plan |", "| attempt, claims, errors, key, pipelines |"),
         ("| config, contract |", "| config, contract, store |"),
         ("| `build` |", "| `bild` |"),
     ],
@@ -108,3 +111,33 @@ def test_no_part_but_the_pipelines_names_a_path_of_one_runtime() -> None:
 def test_links_of_the_readme_exist() -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / "README.md").read_text()):
         assert (ROOT / target.replace("\\", "")).exists(), target
+
+
+def test_no_other_module_names_a_runtime() -> None:
+    """Names, extensions, file names, index variables, hosts and targets are facts of a runtime's module and folder."""
+    rows = catalog.read(runtimes_dir() / "catalog.toml").toolchains()
+    whole = set(pipelines.names())
+    whole |= {row.runtime for row in rows} | {row.target for row in rows if row.target}
+    inside = {*pipelines.extensions(), *indexes.claimed(), *(module.single_file_name(b"") for module in PIPELINES)}
+    inside |= {host.host for one in indexes.shipped().values() for host in one.hosts}
+    found = {
+        f"{path.relative_to(ROOT).as_posix()}: {text}"
+        for path in (ROOT / "builder").rglob("*.py")
+        if "dodil" not in path.parts
+        and path.parent.name != "pipelines"
+        and path.name != "doc.py"  # it reads our own files
+        for text in strings_of(path)
+        if text.strip() in whole or inside & set(re.split(r"[^\w.-]+", text))
+    }
+    assert found == set()
+
+
+def strings_of(path: Path) -> Iterator[str]:
+    """The string literals of a module, without its docstrings: those are for people and may give an example."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    docs = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
+            yield node.value

@@ -106,7 +106,7 @@ def test_a_text_file_an_archive_and_stdin(tmp_path: Path) -> None:
     handler = tmp_path / "handler.py"
     handler.write_text("def handler(payload, ctx): ...\n")
     text = pack(str(handler), io.BytesIO())
-    assert (text.kind, text.name, text.runtime) == ("file", "handler", "python")
+    assert (text.kind, text.name, text.runtime("")) == ("file", "handler", "python")
     archive = tmp_path / "My App_1.zip"
     with zipfile.ZipFile(archive, "w") as file:
         file.writestr("main.go", "package main")
@@ -183,3 +183,16 @@ def test_what_is_sent_is_compared_with_the_limit_of_uploads(tmp_path: Path) -> N
 )
 def test_names(name: str, expected: str) -> None:
     assert build_name(name) == expected
+
+
+@pytest.mark.parametrize("name", ["main.rs", "page.ts", "app.unknown"])
+def test_a_file_that_no_pipeline_claims_is_refused_unless_its_runtime_is_named(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    file.write_text("text\n")
+    packed = pack(str(file), io.BytesIO())
+    with pytest.raises(BuildError, match=r"no runtime here builds .* files; there is \.go, \.py") as caught:
+        packed.runtime("")
+    assert (caught.value.reason, caught.value.next) == (
+        "UnsupportedTarget", "Name the runtime of the file: --runtime NAME",
+    )  # fmt: skip
+    assert packed.runtime("go") == "go"

@@ -6,6 +6,7 @@ import io
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -13,8 +14,9 @@ from sqlalchemy.exc import OperationalError
 
 from builder import config
 from builder.control.loops import FAILED_STEPS, LoopFailing, Loops, event_log, woken_by
-from builder.store import builds, outbox, sweeps
+from builder.store import builds, outbox
 from builder.store.engine import Store
+from tests.store_contract.statements import begun
 from tests.store_contract.world import LEASE, World, open_world
 
 TICK_S = 0.5
@@ -31,14 +33,20 @@ class Control:
     """Loops whose clock, and the store's with it, only moves when it is told to."""
 
     def __init__(self, world: World) -> None:
-        self.world, self.seconds, self.down = world, 0.0, False
+        self.world, self.seconds, self.down, self.waits_s = world, 0.0, "", 0.0
         store = world.store
 
         class Breaking(Store):
             def transaction(self) -> Any:
                 if outer.down:
                     raise OperationalError("select 1", None, Exception("no connection"))
+                outer.advance(outer.waits_s)
                 return super().transaction()
+
+            def read(self) -> Any:
+                if outer.down == "everything":
+                    raise OperationalError("select 1", None, Exception("no connection"))
+                return super().read()
 
         outer = self
         self.loops = Loops(
@@ -95,18 +103,56 @@ def test_a_pause_of_ours_gives_every_owner_a_whole_lease_and_then_leases_expire_
     assert expired(world, build)
 
 
-def test_an_outage_of_the_store_is_nobodys_fault(world: World) -> None:
+@pytest.mark.parametrize("what", ["everything", "writes"])
+def test_an_outage_of_the_store_is_nobodys_fault(world: World, what: str) -> None:
+    """Also one in which it still answers reads (a full disk): a heartbeat is a write."""
     control = Control(world)
     control.tick(60)
     build = world.submit()
     world.claim(build)
-    control.down = True
+    control.down = what
     control.tick(50)
-    control.down = False
+    control.down = ""
     control.tick(LEASE / 1000 - TICK_S)
     assert world.row(build)["status"] == "RUNNING", "the owner lives for two leases and could not beat"
     control.tick(2 * TICK_S)
     assert expired(world, build)
+
+
+def test_a_writer_that_held_everybody_up_costs_no_owner_its_lease(world: World) -> None:
+    control = Control(world)
+    control.tick(60)
+    build = world.submit()
+    world.claim(build)
+    control.waits_s = 15.0  # for the lock that heartbeats wait for too
+    control.tick(LEASE / 1000)
+    control.waits_s = 0.0
+    assert world.row(build)["status"] == "RUNNING"
+    control.tick(LEASE / 1000 - TICK_S)
+    assert world.row(build)["status"] == "RUNNING", "since then it has a whole lease"
+    control.tick(2 * TICK_S)
+    assert expired(world, build)
+
+
+def test_a_tick_with_nothing_to_do_is_one_read_of_each_loop_and_asks_no_broker(world: World) -> None:
+    control = Control(world)
+    control.tick(60)
+    world.claim(world.submit())
+    with begun(world.store) as seen:
+        control.tick(TICK_S)
+        control.loops.dispatch()  # without Redis and Celery: it would raise
+    assert seen == ["BEGIN DEFERRED"] * 2
+
+
+def test_a_build_that_no_node_takes_is_warned_of_once(world: World) -> None:
+    control = Control(world)
+    changed: list[str] = []
+    control.loops.finalizers = SimpleNamespace(changed=changed.append)  # type: ignore[assignment]
+    control.tick(60)
+    build = world.submit(queue="compile.any")
+    control.tick(2 * LEASE / 1000)
+    assert changed == [build]
+    assert world.row(build)["log_lines"] == 1
 
 
 # What wakes whom
@@ -116,10 +162,12 @@ def seen(world: World) -> dict[str, object]:
     """What each loop would find: waiting reports, builds due in FINALIZE, what is queued for a slot, used slots."""
     with world.store.engine.connect() as tx:
         rows = tx.execute(builds.builds.select()).mappings().all()
-    at_work = [row["build_id"] for row in rows if row["half"] == "WORK"]
+    at_work = [row["build_id"] for row in rows if row["stage"] == "WORK"]
     return {
         "report": outbox.waiting(world.store),
-        "finalize": {row["build_id"] for row in rows if row["half"] == "FINALIZE" and row["lease_until"] == 0},
+        "finalize": {
+            row["build_id"] for row in rows if row["stage"] == "FINALIZE" and row["lease_until"] <= world.at[0]
+        },
         "dispatch": (
             {row["build_id"] for row in rows if row["status"] == "PENDING" and not row["attached_to"]},
             at_work,
@@ -177,11 +225,11 @@ def late(world: World) -> None:
     for _ in range(2):
         world.claim(world.submit(timeout_ms=1_000))
     world.at[0] += 1_000 + LEASE + 1
-    builds.queue_timeouts(world.store, {})
-    sweeps.build_timeouts(world.store, LEASE)
+    assert world.queue_timeouts({})
+    assert world.build_timeouts()
     world.claim(world.submit())
     world.at[0] += LEASE + 1
-    builds.expire_leases(world.store)
+    assert world.expire_leases()
 
 
 def gone(world: World) -> None:
@@ -232,7 +280,7 @@ def test_whatever_a_transition_gives_a_loop_to_do_wakes_it(
 
 def test_a_transition_that_gives_nobody_anything_to_do_wakes_nobody(world: World) -> None:
     build = world.submit()
-    builds.offerable(world.store, "compile.go", ["go-1.26"], 4)
+    assert world.offer(4) == [build]
     claim = world.claim(build)
     world.events.clear()
     builds.heartbeat(world.store, build, claim, "BUILD", LEASE)

@@ -95,7 +95,7 @@ def built(world: World, artifact: pb.BuiltArtifact, **fields: Any) -> str:
     build = world.submit(**fields)
     claim = world.claim(build)
     assert builds.planned(world.store, build, claim, *KEY) == "GO_ON"
-    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=claim, success=artifact), LEASE, 1000)
+    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=claim, success=artifact), 1000)
     return build
 
 
@@ -178,7 +178,7 @@ def test_a_reused_artifact_that_the_registry_lost_is_built_again(world: World, r
     claim = world.claim(again, "second")
     assert builds.planned(world.store, again, claim, *KEY) == "GO_ON", "the cache has forgotten it"
     artifact = push(empty, tmp_path, "a")
-    builds.finish(world.store, pb.FinishRequest(build_id=again, claim=claim, success=artifact), LEASE, 1000)
+    builds.finish(world.store, pb.FinishRequest(build_id=again, claim=claim, success=artifact), 1000)
     run(world, finish)
     assert world.row(again)["status"] == "SUCCEEDED"
     third = world.submit()
@@ -264,7 +264,7 @@ def waiting(world: World, registry: Layout, tmp_path: Path, repository: str) -> 
     digest = registry.push(image, repository, None).digest
     build = world.submit(repository=repository)
     success = pb.BuiltArtifact(digest=digest, reference=f"{repository}@{digest}", size_bytes=1)
-    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=world.claim(build), success=success), LEASE, 1000)
+    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=world.claim(build), success=success), 1000)
     return build
 
 

@@ -121,7 +121,8 @@ def test_a_connection_that_broke_is_an_outage(api: Api, monkeypatch: pytest.Monk
     def broken(self: Store) -> None:
         raise OperationalError("select 1", None, Exception("server closed the connection unexpectedly"))
 
-    monkeypatch.setattr(Store, "transaction", broken)
+    for name in ("read", "transaction"):
+        monkeypatch.setattr(Store, name, broken)
     assert api.get("/v1/ignite/builds").status_code == 503
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from builder.contract.messages import RUN, run_message
 from builder.control.loops import read_queued
-from builder.store import builds, offers
+from builder.store import offers
 from tests.store_contract.world import World, open_world
 
 QUEUE = "compile.go"
@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def offer(world: World, limit: int = 2) -> list[str]:
-    return builds.offerable(world.store, QUEUE, ["go-1.26"], limit)
+    return world.offer(limit)
 
 
 def test_a_hint_that_lies_in_its_list_is_never_offered_again_and_fills_the_window(world: World) -> None:
@@ -35,7 +35,7 @@ def test_a_hint_that_lies_in_its_list_is_never_offered_again_and_fills_the_windo
     assert set(offer(world)) == listed
     for _ in range(100):
         world.at[0] += 1_000
-        assert offers.compare(world.store, QUEUE, listed) == 0
+        assert world.compare(listed) == 0
         assert offer(world) == []
 
 
@@ -43,9 +43,9 @@ def test_hints_that_vanished_are_offered_again_at_once_and_in_turn(world: World)
     mine = [world.submit(), world.submit()]
     assert offer(world) == mine
     world.at[0] += offers.SETTLE_MS - 1
-    assert offers.compare(world.store, QUEUE, set()) == 0  # it may be on its way to the list, or to its claim
+    assert world.compare(set()) == 0  # it may be on its way to the list, or to its claim
     world.at[0] += 1
-    assert offers.compare(world.store, QUEUE, {mine[1]}) == 1
+    assert world.compare({mine[1]}) == 1
     assert offer(world) == [mine[0]]
 
 
@@ -55,7 +55,7 @@ def test_a_hint_whose_taker_is_slow_makes_no_flood(world: World) -> None:
     sent = 0
     for _ in range(60):
         world.at[0] += 1_000
-        offers.compare(world.store, QUEUE, set())
+        world.compare(set())
         sent += len(offer(world))
     assert sent == 3  # after 1 s, 10 s and 20 s later, and so on every 30 s
 
@@ -65,7 +65,7 @@ def test_a_hint_that_was_seen_again_counts_as_new_when_it_vanishes(world: World)
     offer(world)
     for listed, vanished in ((set(), 1), ({build}, 0), (set(), 1)):
         world.at[0] += offers.SETTLE_MS
-        assert offers.compare(world.store, QUEUE, listed) == vanished
+        assert world.compare(listed) == vanished
         if vanished:
             assert offer(world) == [build]
 
@@ -76,7 +76,7 @@ def test_what_was_claimed_is_not_touched(world: World) -> None:
     world.claim(build)
     before = dict(world.row(build))
     world.at[0] += 60_000
-    assert offers.compare(world.store, QUEUE, set()) == 0
+    assert world.compare(set()) == 0
     assert dict(world.row(build)) == before
 
 

@@ -38,7 +38,9 @@ class Services:
     worker: WorkerService
     store: Store
     parts: Parts
-    woken: list[None]
+    wakes: list[str]
+    stale: list[str]
+    dropped: list[int]
 
     def submit(self, name: str = "app", caller: Caller = ACME, **fields: Any) -> str:
         request = pb.CreateBuildRequest(name=name, **fields)
@@ -64,19 +66,21 @@ class Services:
 @pytest.fixture
 def services(tmp_path: Path) -> Iterator[Services]:
     store = open_store(f"sqlite:///{tmp_path}/builder.db")
-    woken: list[None] = []
+    wakes: list[str] = []
+    stale: list[str] = []
+    dropped: list[int] = []
     parts = Parts(
         settings=Settings(),
         store=store,
         sources=FolderStore(tmp_path / "sources"),
         catalog=catalog.read(catalog_file("")),
         runtimes=pipelines.names(),
-        wake=lambda: woken.append(None),
+        wake=lambda: wakes.append("wake"),
         fan_out=lambda build_id, lines: None,
-        stale=lambda call: None,
-        dropped=lambda count: None,
+        stale=stale.append,
+        dropped=dropped.append,
     )
-    yield Services(BuildService(parts), WorkerService(parts), store, parts, woken)
+    yield Services(BuildService(parts), WorkerService(parts), store, parts, wakes, stale, dropped)
     store.engine.dispose()
 
 
@@ -214,15 +218,61 @@ def test_a_node_without_an_id_is_refused(services: Services) -> None:
         services.worker.register_node(NODE, pb.RegisterNodeRequest(protocol=1))
 
 
+def node_of(name: str) -> Caller:
+    return Caller(organization="", scopes=frozenset({"worker"}), node=name)
+
+
+def register(services: Services, name: str, **fields: Any) -> pb.RegisterNodeResponse:
+    request = pb.RegisterNodeRequest(protocol=1, node_id=name, queues=["compile.python"], **fields)
+    return services.worker.register_node(node_of(name), request)
+
+
+def test_a_node_that_never_registered_is_told_to(services: Services) -> None:
+    request = pb.ClaimBuildRequest(protocol=1, build_id=services.submit(), node_id="n", nonce="x")
+    with pytest.raises(CallRefused, match="register the node first") as refused:
+        services.worker.claim_build(NODE, request)
+    assert refused.value.code == "FAILED_PRECONDITION"
+
+
+def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> None:
+    """The claim is right: only the node that the token names is not."""
+    build = services.submit()
+    for name in ("n", "other"):
+        register(services, name)
+    claimed = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    claim = services.worker.claim_build(node_of("n"), claimed).claim
+    before, common = services.get(build), {"protocol": 1, "build_id": build, "claim": claim}
+    failure = pb.Failure(reason="CompileFailed", message="m")
+    worker, other, services.wakes[:] = services.worker, node_of("other"), []
+    assert worker.heartbeat(other, pb.HeartbeatRequest(**common)).stale
+    assert worker.planned(other, pb.PlannedRequest(**common, key="k")).verdict == pb.PLANNED_STALE
+    assert worker.append_log(other, pb.AppendLogRequest(**common, lines=[pb.LogEntry(line="x")])).stale
+    assert worker.finish(other, pb.FinishRequest(**common, failure=failure)).stale
+    assert worker.hand_back(other, pb.HandBackRequest(**common, reason="drain")).stale
+    with pytest.raises(CallRefused, match="owns no such build"):
+        worker.source(other, build, claim)
+    assert (services.stale, services.wakes) == (["heartbeat", "planned", "log", "finish", "hand_back"], [])
+    assert services.get(build) == before
+    assert not worker.heartbeat(node_of("n"), pb.HeartbeatRequest(**common)).stale
+    assert not worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure)).stale
+    assert services.get(build).status == pb.BUILD_STATUS_FAILED
+
+
+def test_what_a_node_dropped_is_counted_though_nothing_else_changed(services: Services) -> None:
+    for count in (0, 3, 2):
+        register(services, "n", slots=1, dropped_messages=count)
+    assert (services.dropped, len(services.wakes)) == ([0, 3, 2], 1)
+
+
 def test_the_dispatcher_is_woken_by_a_node_that_can_something_else_and_by_no_repetition(services: Services) -> None:
     request = pb.RegisterNodeRequest(protocol=1, node_id="node", queues=["compile.go"], slots=2)
     for changed in ({}, {"slots": 3}, {"queues": ["compile.any"]}, {"toolchains": {"go-1.26": "d"}}):
         request.MergeFrom(pb.RegisterNodeRequest(**changed))  # type: ignore[arg-type]
-        before = len(services.woken)
+        before = len(services.wakes)
         for _ in range(3):
             services.worker.register_node(NODE, request)
-        assert len(services.woken) == before + 1
+        assert len(services.wakes) == before + 1
     other = pb.RegisterNodeRequest(protocol=1, node_id="other", slots=1)
-    before = len(services.woken)
+    before = len(services.wakes)
     services.worker.register_node(NODE, other)
-    assert len(services.woken) == before + 1
+    assert len(services.wakes) == before + 1

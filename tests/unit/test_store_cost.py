@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.store import builds, logs
-from tests.store_contract.world import LIVE, World, line, open_world
+from builder.store import builds, logs, offers, sweeps
+from tests.store_contract.world import LEASE, LIVE_MS, World, line, open_world
 
 
 @pytest.fixture
@@ -39,11 +39,13 @@ def steps_of(world: World, call: Callable[[], object]) -> int:
     return count - raw_count
 
 
-@pytest.mark.parametrize("what", ["offerable", "queue_timeouts"])
+@pytest.mark.parametrize("what", ["offerable", "queue_timeouts", "waiting", "look"])
 def test_ten_thousand_queued_cost_what_ten_cost(world: World, what: str) -> None:
     calls: dict[str, Callable[[], object]] = {
-        "offerable": lambda: builds.offerable(world.store, "compile.go", ["go-1.26"], 4),
-        "queue_timeouts": lambda: builds.queue_timeouts(world.store, LIVE),
+        "offerable": lambda: world.offer(4),
+        "queue_timeouts": world.queue_timeouts,
+        "waiting": lambda: offers.waiting(world.store, LIVE_MS),
+        "look": lambda: sweeps.look(world.store, LEASE, LIVE_MS, {}),
     }
     for _ in range(10):
         world.submit()
@@ -61,7 +63,7 @@ def test_ten_thousand_queued_cost_what_ten_cost(world: World, what: str) -> None
 
 def test_ten_thousand_organizations_cost_little_more_than_ten(world: World) -> None:
     def offer() -> object:
-        return builds.offerable(world.store, "compile.go", ["go-1.26"], 4)
+        return world.offer(4)
 
     values = dict(world.row(world.submit()))
     start = values.pop("number")

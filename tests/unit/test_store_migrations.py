@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, create_engine
 
 from builder.errors import BuildError
-from builder.store import engine
+from builder.store import builds, engine
 from builder.store.engine import open_store
 from builder.store.schema import metadata
 
@@ -52,6 +53,25 @@ def test_a_current_store_is_left_as_it_is(migrated: Engine, tmp_path: Path, monk
     again.engine.dispose()
     assert seen and not [statement for statement in seen if not statement.startswith(("SELECT", "PRAGMA"))]
     assert statements(migrated) == before
+
+
+def test_the_stage_of_a_build_outlives_the_new_name_of_its_column(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    old = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(engine.__file__).parent / "migrations"))
+    with old.begin() as tx:
+        config.attributes["connection"] = tx
+        command.upgrade(config, "0002")
+        columns = [row.name for row in tx.exec_driver_sql("pragma table_info(builds)") if row.notnull]
+        values = dict.fromkeys(columns, 0) | {"build_id": "b" * 20, "status": "RUNNING", "half": "FINALIZE"}
+        marks = ", ".join(f":{name}" for name in values)
+        tx.exec_driver_sql(f"insert into builds ({', '.join(values)}) values ({marks})", values)
+    old.dispose()
+    store = open_store(url)
+    row = builds.by_id(store, "b" * 20)
+    store.engine.dispose()
+    assert row is not None and (row["status"], row["stage"]) == ("RUNNING", "FINALIZE")
 
 
 def watched(connection: Connection, seen: list[str]) -> None:

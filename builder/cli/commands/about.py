@@ -83,7 +83,8 @@ def completion(ctx: Context, shell: str, commands: Mapping[str, Sequence[str]]) 
         raise mistake(f'"{shell}" has no completion here; it takes {", ".join(scripts)}', where="SHELL")
     settings = ctx.settings()
     versions = dict.fromkeys(row.version for row in catalog_of(settings).toolchains())
-    values = {"--runtime": RUNTIMES, "--runtime-version": tuple(versions), "--target": ("native", "wasm")}
+    targets = sorted({row.target for row in catalog_of(settings).toolchains() if row.target})
+    values = {"--runtime": RUNTIMES, "--runtime-version": tuple(versions), "--target": tuple(targets)}
     words = Words(prog=ctx.prog, commands=commands, values=values, recent=shlex.quote(str(recent_path(settings))))
     ctx.out.line(scripts[shell](words))
     return 0

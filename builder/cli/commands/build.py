@@ -124,7 +124,7 @@ def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = 
     compiled.SetInParent()
     for key, value in pairs(options.build_args, "--build-arg").items():
         compiled.build_args[key] = value
-    name = options.runtime or packed.runtime
+    name = packed.runtime(options.runtime)
     if not name and (options.runtime_version or options.target):
         name = _detected(options.path)
     if name:
@@ -147,7 +147,7 @@ def _require_toolchain(ctx: Context, options: BuildOptions, packed: Packed) -> N
     if ctx.local is None or options.path == "-":
         return
     try:
-        runtime = options.runtime or packed.runtime
+        runtime = packed.runtime(options.runtime)
         with opened(options.path, runtime=runtime) as source:
             arguments = pairs(options.build_args, "--build-arg")
             plan = make(ctx.local.settings, source, runtime, options.runtime_version, options.target, arguments)

@@ -187,7 +187,7 @@ def runtimes(ctx: Context) -> int:
         each = row.toolchain
         default = "yes" if row.is_default else "-"
         here = f"no: {shown(_obstacle_text(each, why))}" if why else "yes"
-        table.append((each.runtime, each.version, each.target or "native", default, each.name, here))
+        table.append((each.runtime, each.version, each.target or "-", default, each.name, here))
     for line in fmt.table(table):
         ctx.out.line(line)
     return 0
