@@ -6,8 +6,9 @@ import hashlib
 import time
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.services.auth import Caller, CallRefused, not_found, require
-from builder.services.service import Parts
+from builder.services.auth import Caller, require
+from builder.services.errors import CallRefused, not_found
+from builder.services.parts import Parts
 from builder.store import membership, nodes
 
 
@@ -44,10 +45,10 @@ class OperateService:
             raise _unknown(name)
         if outcome == membership.AT_WORK:
             message = f"{name} is at work: drain it first, or wait until it was not seen for {settings.lease_ms} ms"
-            raise CallRefused("FAILED_PRECONDITION", 400, message)
+            raise CallRefused("FAILED_PRECONDITION", message)
         if outcome == membership.BUSY:
             message = f"{name} is drained, and some of its builds still run: wait for them, or stop the node"
-            raise CallRefused("FAILED_PRECONDITION", 400, message)
+            raise CallRefused("FAILED_PRECONDITION", message)
         return pb.ForgetNodeResponse(revoked_tokens=len(tokens))
 
     def _nodes(self) -> list[pb.Node]:

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from builder.errors import BuildError, PlatformError
-from builder.source.limits import too_large, words
+from builder.source.limits import too_large
+from builder.text import size as in_words
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = ".partial-"
@@ -73,7 +74,7 @@ class FolderStore:
                 for chunk in stream:
                     size += len(chunk)
                     if size > limit:
-                        raise too_large(f"the source has more than {words(limit)}", words(limit))
+                        raise too_large(f"the source has more than {in_words(limit)}", in_words(limit))
                     hasher.update(chunk)
                     with _ours():
                         file.write(chunk)

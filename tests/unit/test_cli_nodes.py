@@ -78,7 +78,7 @@ def test_drain_says_what_happens_now(monkeypatch: pytest.MonkeyPatch, undo: bool
     assert (ran.code, ran.out, ran.err) == (0, "", words + "\n")
     ((method, path, body),) = calls
     assert (method, path) == ("POST", "/v1/ignite/nodes/node%2F1/drain")
-    assert json.loads(body) == ({"undo": True} if undo else {})
+    assert json.loads(body) == {"nodeId": "node/1"} | ({"undo": True} if undo else {})
     assert json.loads(run("nodes", "drain", "node/1", "--json").out)["nodeId"] == "node/1"
 
 
@@ -87,7 +87,7 @@ def test_forget_says_what_that_means(monkeypatch: pytest.MonkeyPatch) -> None:
     ran = run("nodes", "forget", "node-1")
     assert (ran.code, ran.out) == (0, "")
     assert ran.err == "node-1 is forgotten; its worker ends, and comes back only with a new token\n"
-    assert calls == [("POST", "/v1/ignite/nodes/node-1/forget", b"{}")]
+    assert calls == [("POST", "/v1/ignite/nodes/node-1/forget", b'{"nodeId":"node-1"}')]
 
 
 def test_a_node_at_work_is_refused_with_the_servers_words(monkeypatch: pytest.MonkeyPatch) -> None:
