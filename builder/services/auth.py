@@ -8,39 +8,17 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from builder.config import Token
+from builder.services.errors import permission_denied, unauthenticated
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """A verified caller. `node` is set for workers."""
+    """A verified caller. `node` is set for workers; `token_sha256` names the token without telling it."""
 
     organization: str
     scopes: frozenset[str]
     node: str = ""
-
-
-class CallRefused(Exception):
-    """A refused call: gRPC status name, HTTP status and a message (contract, section 1)."""
-
-    def __init__(self, code: str, http: int, message: str) -> None:
-        super().__init__(message)
-        self.code, self.http, self.message = code, http, message
-
-
-def unauthenticated(message: str) -> CallRefused:
-    return CallRefused("UNAUTHENTICATED", 401, message)
-
-
-def permission_denied(message: str) -> CallRefused:
-    return CallRefused("PERMISSION_DENIED", 403, message)
-
-
-def not_found(message: str) -> CallRefused:
-    return CallRefused("NOT_FOUND", 404, message)
-
-
-def unimplemented(message: str) -> CallRefused:
-    return CallRefused("UNIMPLEMENTED", 501, message)
+    token_sha256: str = ""
 
 
 class Tokens:
@@ -58,8 +36,30 @@ class Tokens:
         for known, token in self._by_hash.items():
             if hmac.compare_digest(known, wanted):
                 scopes = frozenset(token.scopes)
-                return Caller(organization=token.organization, scopes=scopes, node=token.node)
+                return Caller(
+                    organization=token.organization, scopes=scopes, node=token.node, token_sha256=wanted.hex()
+                )
         raise unauthenticated("this token is not known here")
+
+
+SCOPES = {
+    "CreateBuild": "submit",
+    "CancelBuild": "submit",
+    "SaveBuildSecrets": "submit",
+    "UploadBuildContext": "submit",
+    "GetBuild": "read",
+    "ListBuilds": "read",
+    "StreamBuildLogs": "read",
+    "ListNodes": "operate",
+    "DrainNode": "operate",
+    "ForgetNode": "operate",
+}
+"""RPC of `BuildService` and `OperateService` → the scope that a token needs. All of `WorkerService` needs `worker`."""
+
+
+def admit(caller: Caller, rpc_name: str) -> None:
+    """Whether the caller may call at all, before a byte of the body is read. Raises as `require` does."""
+    require(caller, SCOPES.get(rpc_name, "worker"))
 
 
 def require(caller: Caller, scope: str) -> None:
