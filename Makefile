@@ -16,11 +16,11 @@ demo: setup ## build, push, run and call four examples, twice; needs no server
 	@$(RUN)python -m examples.demo
 
 test: setup ## all tests: unit, then end to end on real servers and compilers
-	$(RUN)python -m pytest tests/unit
+	$(RUN)python -m pytest tests/unit -n auto --dist loadscope
 	$(RUN)python -m pytest tests/e2e
 
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
-	$(RUN)python -m pytest tests/unit
+	$(RUN)python -m pytest tests/unit -n auto --dist loadscope
 
 test-e2e: setup ## only the end-to-end tests
 	$(RUN)python -m pytest tests/e2e
