@@ -1,1 +1,1 @@
-"""The owner's protocol: claim, lease, spool, finish. Every write carries the claim."""
+"""The owner's protocol as values that a loop drives: calls, lease, time limit, spool, requests. No thread, no clock."""

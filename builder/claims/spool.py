@@ -1,20 +1,23 @@
 """The lines of one claim, on disk before they are sent, numbered from 0.
 
-A line leaves the spool only when the API has kept it. The file is JSON lines; after a crash a restarted worker sends
-what it finds (`left_behind`). At the size cap the head stays and the newest lines push out the middle: one marker
-line stands for the rest, and the build never waits.
+A line leaves the spool only when the control side acknowledged it. The file is JSON lines; after a crash the restarted
+process sends what it finds (`left_behind`). At the size cap the first lines stay and the newest push out the middle:
+one marker line stands for the rest, and the build never waits.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-LINE_BYTES = 16 * 1024
+LINE_OVERHEAD = 64
+"""What a line counts beside its text, so that empty lines are bounded too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,21 +32,20 @@ class Line:
 
 
 class Spool:
-    """Append on any thread, send on one. `now_ms` is the node's clock: it only dates lines, it decides nothing."""
+    """Any thread may add; one loop sends. `changed` guards it and is notified at each change; spools may share one."""
 
-    def __init__(self, path: Path, now_ms: Callable[[], int], cap_bytes: int) -> None:
+    def __init__(self, path: Path, cap_bytes: int, changed: threading.Condition | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
+        self.changed = changed or threading.Condition()
         self._file = path.open("a", encoding="utf-8")
-        self._now_ms = now_ms
         self._cap = cap_bytes
         self._written = 0
         self._dropped = 0
         self._count = 0
-        self._pending: list[Line] = []
-        self._tail: list[Line] = []
+        self._pending: deque[Line] = deque()
+        self._tail: deque[Line] = deque()
         self._tail_bytes = 0
-        self._changed = threading.Condition()
         self._closed = False
 
     @property
@@ -52,77 +54,78 @@ class Spool:
         return self._count
 
     @property
-    def closed(self) -> bool:
-        """Whether no line will come any more."""
-        return self._closed
+    def acknowledged(self) -> bool:
+        """Whether the control side has every line numbered so far."""
+        return not self._pending
 
-    def add(self, phase: str, stream: str, text: str) -> None:
-        """Number, write and queue one line. Beyond the cap only the last lines (a tenth of it) are held for the end."""
-        with self._changed:
-            line = Line(index=-1, timestamp_ms=self._now_ms(), phase=phase, stream=stream, text=text)
-            size = len(text) + 64
-            # Once a line is held, all that follow are: a shorter one kept before it would stand out of order.
+    def add(self, timestamp_ms: int, phase: str, stream: str, text: str) -> None:
+        """Number, write and queue one line. Beyond the cap only the last lines (a tenth of it) wait for the end."""
+        line = Line(index=-1, timestamp_ms=timestamp_ms, phase=phase, stream=stream, text=text)
+        size = len(text) + LINE_OVERHEAD
+        with self.changed:
+            # Once a line is in the tail, all that follow are: a shorter one numbered before it would be out of order.
             if self._tail or self._written + size > self._cap - self._cap // 10:
-                self._hold(line, size)
-                return
-            self._keep(line, size)
+                self._add_to_tail(line, size)
+            else:
+                self._number(line, size)
 
-    def _keep(self, line: Line, size: int) -> None:
-        numbered = Line(**{**asdict(line), "index": self._count})
+    def _number(self, line: Line, size: int) -> None:
+        numbered = replace(line, index=self._count)
         self._count += 1
         self._written += size
         self._file.write(json.dumps(asdict(numbered)) + "\n")
         self._file.flush()
         self._pending.append(numbered)
-        self._changed.notify_all()
+        self.changed.notify_all()
 
-    def _hold(self, line: Line, size: int) -> None:
+    def _add_to_tail(self, line: Line, size: int) -> None:
         self._tail.append(line)
         self._tail_bytes += size
         while self._tail_bytes > self._cap // 10 and len(self._tail) > 1:
-            gone = self._tail.pop(0)
-            self._tail_bytes -= len(gone.text) + 64
+            gone = self._tail.popleft()
+            self._tail_bytes -= len(gone.text) + LINE_OVERHEAD
             self._dropped += 1
 
     def close(self) -> int:
-        """No more lines; the held tail is numbered after its marker. Returns the number of lines of the claim."""
-        with self._changed:
+        """End the log; the tail is numbered after its marker. Returns the number of lines of the claim."""
+        with self.changed:
             if self._closed:
                 return self._count
             if self._dropped:
                 text = f"... {self._dropped} lines left out: the log reached its limit of {self._cap} bytes ..."
-                self._keep(Line(index=-1, timestamp_ms=self._now_ms(), phase="", stream="SYSTEM", text=text), 0)
+                self._number(replace(self._tail[0], phase="", stream="SYSTEM", text=text), 0)
             for line in self._tail:
-                self._keep(line, 0)
+                self._number(line, 0)
             self._tail.clear()
             self._closed = True
             self._file.close()
-            self._changed.notify_all()
+            self.changed.notify_all()
             return self._count
 
-    def batch(self, limit: int, wait_s: float) -> tuple[Line, ...]:
-        """The oldest lines not yet kept, at most `limit`; waits up to `wait_s` for the first."""
-        with self._changed:
-            if not self._pending and not self._closed:
-                self._changed.wait(wait_s)
-            return tuple(self._pending[:limit])
+    def batch(self, limit: int) -> tuple[Line, ...]:
+        """The oldest lines not yet acknowledged, at most `limit`."""
+        with self.changed:
+            return tuple(itertools.islice(self._pending, limit))
 
-    def kept(self, until_index: int) -> None:
-        """The API has every line below `until_index`."""
-        with self._changed:
-            self._pending = [line for line in self._pending if line.index >= until_index]
+    def acknowledge(self, until_index: int) -> None:
+        """The control side has every line below `until_index`."""
+        with self.changed:
+            while self._pending and self._pending[0].index < until_index:
+                self._pending.popleft()
+            self.changed.notify_all()
 
     def again(self, from_index: int) -> int:
-        """The API turns out to lack the lines from here on: queue them again, read back from the disk. How many."""
-        with self._changed:
-            lines = read_lines(self.path)
-            self._pending = [line for line in lines if line.index >= from_index]
-            self._changed.notify_all()
+        """Queue the lines from here on once more, read back from the disk. Returns how many there are."""
+        with self.changed:
+            self._pending = deque(line for line in read_lines(self.path) if line.index >= from_index)
+            self.changed.notify_all()
             return len(self._pending)
 
     def remove(self) -> None:
-        """Forget the claim: all its lines are kept, or nobody wants them any more."""
-        self._file.close()
+        """Remove file and identity: the claim is settled."""
+        with self.changed:
+            self._closed = True
+            self._file.close()
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(".pid").unlink(missing_ok=True)
 
@@ -161,7 +164,7 @@ def forget_dead_owners(folder: Path) -> None:
 
 
 def is_owned(path: Path) -> bool:
-    """Whether the spool's claim has a live process: its pid stands beside it; a stranger with that pid is not it."""
+    """Whether the spool's claim has a live process, by pid and start time: a pid may name another process later."""
     try:
         pid, start = os.readlink(path.with_suffix(".pid")).split()
         return process_start(int(pid)) == start
@@ -178,7 +181,7 @@ def process_start(pid: int) -> str:
 
 
 def own(path: Path) -> None:
-    """Write this process's identity beside the spool, as a link's target: one system call, never half there."""
+    """Write this process's identity beside the spool, as a link's target: one system call, so it is whole or absent."""
     path.parent.mkdir(parents=True, exist_ok=True)
     mark = path.with_suffix(".pid")
     mark.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What killed owners left on this node: processes and work folders. Their lines are `owner.send_left_behind`'s."""
+"""What killed owners left on this node: processes and work folders. Their lines: `builder/claims/left.py`."""
 
 from __future__ import annotations
 

@@ -10,12 +10,12 @@ from celery import Celery
 
 from builder.broker.app import add_run_task, make_celery, read_queues
 from builder.config import Settings
-from builder.node.worker import Node, Refused, require_membership
+from builder.node.worker import Refused, WorkerProcess, require_membership
 
 
 def make_app(settings: Settings, say: TextIO | None = None) -> Celery:
     """The application with this node behind its task. A refusal to start is written to `say`, where there is one."""
-    node = Node(settings, say)
+    node = WorkerProcess(settings, say)
     app = make_celery(settings, node.dropped)
     read_queues(app, node.queues(), settings.slots)
     add_run_task(app, node.handle)

@@ -1,4 +1,4 @@
-"""A build node: the composition of a worker process. Registers, keeps itself known, gives hints to owners.
+"""A build node: the composition of a worker process. Registers, stays registered, builds what hints name.
 
 The parent process registers before it forks and keeps doing so; the key of the messages, which it learns there, is in
 memory shared with its children. Every client with a connection is made after the fork.
@@ -11,31 +11,35 @@ import re
 import shutil
 import threading
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
-import redis
 import structlog
 from billiard import Array, Value, current_process
 from celery import signals
 
 from builder import pipelines, sandbox
-from builder.bases.base import BaseStore
-from builder.claims import owner
+from builder.attempt.attempt import Attempt, Node
+from builder.build import run_build
+from builder.claims.calls import Unanswered
+from builder.claims.left import send_left_behind
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings, without_credentials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
-from builder.contract.protocol import CANCEL_CHANNEL, PROTOCOL
+from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.faults import labels
 from builder.images import place
 from builder.images.destination import Destination
-from builder.node.attempt import Attempt, NodeParts
+from builder.node.calls import ApiCalls
+from builder.node.cancels import listening
+from builder.node.drive import claim_build, close, driving, work_folder
 from builder.node.leftovers import remove_left_behind
-from builder.node.ports import run_claimed
 from builder.pipelines import catalog as catalogs
 from builder.toolchains.host import toolchains_of
 
@@ -49,14 +53,14 @@ KEY_BYTES = 4096
 
 @dataclass(frozen=True, kw_only=True)
 class Reads:
-    """What a Celery worker really does, whatever the settings say: the queues it reads, the builds it runs at once."""
+    """What a Celery worker does after its command line overrode the settings: its queues, its concurrency."""
 
     queues: tuple[str, ...]
     slots: int
 
 
 def reads_of(worker: Any, settings: Settings) -> Reads:
-    """From Celery's worker object, after `-Q`, `-X`, `-c` and `--autoscale` have had their say.
+    """From Celery's worker object, which has `-Q`, `-X`, `-c` and `--autoscale` applied.
 
     Before the pool is made its size may still be "auto"; then the setting stands until the worker is ready.
     """
@@ -74,26 +78,25 @@ class Refused(SystemExit):
         self.error = error
 
 
-class Node:
+class WorkerProcess:
     """One node process; its children share it by fork. Writes why it refuses to start to `say`, where there is one."""
 
     def __init__(self, settings: Settings, say: TextIO | None = None) -> None:
         self.settings = settings
         self._say = say
         self.folder = Path(settings.node_dir)
-        self.bases = BaseStore(self.folder / "bases")
         self.catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         self.known = pipelines.load(settings.pipelines)
         self.toolchains = toolchains_of(settings)
         self._reads = Reads(queues=(), slots=settings.slots)
         self._consumer: Any = None
-        self._told_to_drain = False
+        self._drains = False
         self._draining_since = Value("d", 0.0)
         self._key = Array("c", KEY_BYTES)
         self._dropped = Value("L", 0)
-        self._dropped_told = 0
+        self._dropped_reported = 0
         self._learn_key(settings.message_key)
-        self._parts: NodeParts | None = None
+        self._node: Node | None = None
         self._leaving = threading.Event()
         self._known_by: threading.Thread | None = None
 
@@ -153,33 +156,33 @@ class Node:
         self._known_by.start()
 
     def _on_shutdown(self, **_: object) -> None:
-        """Inside a signal handler: it only sets what others look at."""
+        """Runs inside a signal handler, so it only sets flags."""
         self._draining_since.value = time.time()
         self._leaving.set()
 
     def _on_stopped(self, **_: object) -> None:
-        """The last builds have ended. An idle worker is here at once: it waits until the API knows that it leaves."""
+        """The last builds have ended: wait until the API knows that this node leaves."""
         self._leaving.set()
         if self._known_by is not None:
             self._known_by.join(GOODBYE_S)
 
     def _stay_known(self) -> None:
-        """Register again and again, at last as a node that reads nothing; send what killed owners left behind."""
+        """Register in a loop and settle what killed owners left behind; at the end register without queues."""
         api = Api(self.settings.server, self.settings.token)
         while not self._leaving.wait(min(self.settings.heartbeat_ms, 2000) / 1000):
             try:
                 remove_left_behind(self.folder)
                 self._register(api)
-                owner.send_left_behind(api, self.folder / "spool")
+                send_left_behind(ApiCalls(api), self.folder / "spool")
             except ApiError as error:
                 if error.code not in ENDING:
                     log.warning("the API did not take the register", action="register-failed", error=repr(error))
                     continue
                 self._give_up(refusal(error))
                 return
-            except (ApiUnreachable, BuildError, OSError) as error:
+            except (ApiUnreachable, Unanswered, BuildError, OSError) as error:
                 log.warning("the API did not take the register", action="register-failed", error=repr(error))
-        # Else hints would come for two more leases. Said once: a successor of the same name may be starting already.
+        # Without it hints would arrive for two more leases. Sent once: a successor of the same name may be starting.
         self._reads = Reads(queues=(), slots=self._reads.slots)
         while True:
             try:
@@ -190,7 +193,7 @@ class Node:
                 time.sleep(0.5)
 
     def _give_up(self, error: BuildError) -> None:
-        """End the worker: no call of it is taken any more, so it would neither build nor keep what it builds."""
+        """End the worker: the API refuses its calls, so it could neither claim a build nor finish one."""
         from celery.worker import state  # all of Celery's worker; the control side reads this module as well
 
         log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
@@ -209,25 +212,25 @@ class Node:
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
                 slots=self._reads.slots,
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
-                dropped_messages=dropped - self._dropped_told,
+                dropped_messages=dropped - self._dropped_reported,
             ),
         )
-        self._dropped_told = dropped
+        self._dropped_reported = dropped
         self._learn_key(answer.message_key)
-        self._take_or_not(answer.drain)
+        self._follow_drain(answer.drain)
 
-    def _take_or_not(self, drain: bool) -> None:
-        """Read no queue while the control side wants this node empty. What it runs ends as ever."""
-        if self._consumer is None or drain == self._told_to_drain:
+    def _follow_drain(self, drain: bool) -> None:
+        """Read no queue while the control side drains this node. Builds that run end normally."""
+        if self._consumer is None or drain == self._drains:
             return
-        self._told_to_drain = drain
-        log.info("told to drain" if drain else "told to take builds again", action="drain", drain=drain)
+        self._drains = drain
+        log.info("drain begins" if drain else "drain ends", action="drain", drain=drain)
         change = self._consumer.cancel_task_queue if drain else self._consumer.add_task_queue
         for queue in self._reads.queues:
             self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread
 
     def _learn_key(self, key: str) -> None:
-        """A key that is changed while we run must reach the children, else they drop every hint until a restart."""
+        """Share a changed key with the children, which would drop every hint until a restart."""
         data = key.encode()
         if len(data) > KEY_BYTES:
             raise ApiUnreachable(f"the API's message key has {len(data)} bytes, limit {KEY_BYTES}")
@@ -244,27 +247,21 @@ class Node:
     # The children
 
     def handle(self, body: dict[str, object]) -> None:
-        """One hint. A forged or malformed one is dropped; nothing that happens here kills the worker."""
+        """The task's body: from a hint to the end of a claim. A bad hint is dropped; no failure ends the worker."""
         build_id = read_run(body, self._key.value.decode())
         if build_id is None:
             self.dropped("", "another version, or not signed with our key")
             return
         try:
-            parts = self._parts or self._make_parts()
-            word = owner.own_build(
-                build_id,
-                owner.Node(
-                    api=parts.api,
-                    node_id=self.settings.node_id,
-                    spool_dir=self.folder / "spool",
-                    log_bytes=self.settings.log_bytes,
-                    beat_s=self.settings.heartbeat_ms / 1000,
-                    draining=self._must_hand_back,
-                    run=lambda granted, held: run_claimed(granted, held, parts),
-                    listen=self._listen,
-                ),
-            )
-            log.info("owned", action="owned", build_id=build_id, word=word)
+            node = self._node = self._node or self._make_node()
+            grant = claim_build(node, build_id)
+            if grant is None:
+                return
+            with driving(node, grant, draining=self._must_hand_back, listening=self._listening) as attempt:
+                with work_folder(attempt):
+                    outcome = run_build(attempt)
+                how = close(attempt, outcome)
+            log.info("owned", action="owned", build_id=build_id, word=how.value)
         except Exception as error:
             log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
 
@@ -272,46 +269,37 @@ class Node:
         since = self._draining_since.value
         return bool(since) and time.time() - since > self.settings.drain_ms / 1000
 
-    def _make_parts(self) -> NodeParts:
+    def _listening(self, build_id: str, on_cancel: Callable[[], None]) -> AbstractContextManager[None]:
+        return listening(self.settings.redis_url, build_id, on_cancel)
+
+    def _make_node(self) -> Node:
         index = getattr(current_process(), "index", 0) or 0
         settings = self.settings
-        self._parts = NodeParts(
+        return Node(
             settings=settings,
-            api=Api(settings.server, settings.token),
+            calls=ApiCalls(Api(settings.server, settings.token)),
             catalog=self.catalog,
             known=self.known,
             toolchains=self.toolchains,
-            bases=self.bases,
-            destination=self._destination,
+            destination=destination_of,
             label=labels(settings.crash_at, self.folder),
             uid=settings.build_uid + index,
         )
-        return self._parts
 
-    def _destination(self, target: pb.Destination, attempt: Attempt) -> Destination:
-        return place.destination(
-            target.registry,
-            target.layout_path,
-            username=target.username,
-            password=target.password,
-            insecure=target.insecure,
-            ca_bundle=self.settings.ca_bundle,
-            check=attempt.check,
-            sleep=attempt.pause,
-        )
 
-    def _listen(self, build_id: str, done: threading.Event, seconds: float) -> None:
-        """Wait for a cancel that travels over Redis, the end, or the time; without Redis only for the latter two."""
-        until = time.monotonic() + seconds
-        try:
-            client = redis.Redis.from_url(self.settings.redis_url, socket_timeout=5)
-            with client, client.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
-                channel.subscribe(CANCEL_CHANNEL + build_id)
-                while not done.is_set() and time.monotonic() < until:
-                    if channel.get_message(timeout=min(0.2, max(0.0, until - time.monotonic()))):
-                        return
-        except redis.RedisError:
-            done.wait(max(0.0, until - time.monotonic()))
+def destination_of(attempt: Attempt) -> Destination:
+    """The place that the grant names; its waits end when the attempt must stop."""
+    target = attempt.grant.destination
+    return place.destination(
+        target.registry,
+        target.layout_path,
+        username=target.username,
+        password=target.password,
+        insecure=target.insecure,
+        ca_bundle=attempt.node.settings.ca_bundle,
+        check=attempt.check,
+        sleep=attempt.pause,
+    )
 
 
 def require_membership(settings: Settings) -> None:

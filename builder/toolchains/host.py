@@ -24,6 +24,7 @@ from builder.bases.base import BaseStore
 from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
+from builder.images.image import BaseImage
 from builder.indexes import Indexes
 from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
@@ -31,8 +32,10 @@ from builder.sandbox import Mount, Root
 
 @dataclass(frozen=True, kw_only=True)
 class Provided:
-    """A toolchain as this node has it: the composed root and the digests of everything that compiles."""
+    """A toolchain as this node has it: the composed root, the digests of everything that compiles, and its base."""
 
+    base: BaseImage
+    """The image that the output is put on."""
     root: Root
     digests: Mapping[str, str]
     path: tuple[str, ...] = ()
@@ -73,6 +76,7 @@ class Toolchains:
             digests["sdk " + shared["path"]] = _digest_of_files(source, tuple(_files_below(source)))
         rootfs = self.bases.rootfs(row.base) if recipe.get("rootfs") == "base" else None
         return Provided(
+            base=base,
             root=Root(rootfs=rootfs, mounts=tuple(mounts)),
             digests=digests,
             path=tuple(path),

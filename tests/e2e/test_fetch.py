@@ -6,26 +6,25 @@ import base64
 import hashlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from builder import pipelines
-from builder.build import Claim
-from builder.claims.owner import Ownership
-from builder.claims.spool import Spool
-from builder.client.api import Api, ApiError
-from builder.config import Settings
-from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.attempt.attempt import Attempt
+from builder.attempt.fetch import open_source
+from builder.claims.calls import Refused
+from builder.client.api import Api
 from builder.errors import PlatformError
 from builder.local import embedded
-from builder.node.attempt import Attempt, NodeParts
-from builder.node.fetch import open_source
+from builder.node.calls import ApiCalls
 from builder.pipelines.base import PlanRequest
+from builder.source.limits import words
+from tests.attempt_fixtures import attempt_at
 from tests.serve_fixtures import Serve, serving
 
 pytestmark = pytest.mark.e2e
@@ -95,22 +94,13 @@ def cutting(serve: Serve, cuts: list[int]) -> Iterator[tuple[Cutting, Api]]:
             _shut(listener)
 
 
-def attempt(folder: Path, api: Api, build_id: str, number: int) -> tuple[Attempt, Claim]:
+def attempt(folder: Path, api: Api, build_id: str, claim: int) -> Attempt:
     """As a node has it after the claim."""
-    spool = Spool(folder / "b.1.jsonl", lambda: 5, 1 << 20)
-    spool.close()
-    held = Ownership(
-        api=api, build_id=build_id, claim=number, attempt=1, spool=spool, lease_s=60, beat_s=30,
-        draining=lambda: False, listen=lambda *_: None,
-    )  # fmt: skip
-    granted = pb.ClaimBuildResponse(granted=True, build_id=build_id, claim=number, limits=pb.Limits(timeout_ms=120_000))
-    node = cast(NodeParts, SimpleNamespace(settings=Settings(), api=api, known=pipelines.load(()), uid=0))
-    (folder / "work").mkdir()
-    claim = Claim(
-        build_id=build_id, number=number, attempt=1, organization="acme", request=PlanRequest(runtime="python"),
-        source_sha256=hashlib.sha256(SOURCE).hexdigest(), single_file=True, no_cache=False, timeout_ms=0,
-    )  # fmt: skip
-    return Attempt(node=node, granted=granted, held=held, work=folder / "work"), claim
+    request = PlanRequest(runtime="python", single_file=True)
+    made = attempt_at(folder, ApiCalls(api), time.monotonic, 120_000, request, known=pipelines.load(()))
+    made.lease.build_id, made.lease.claim = build_id, claim
+    made.grant.source.sha256 = hashlib.sha256(SOURCE).hexdigest()
+    return made
 
 
 def claimed(serve: Serve) -> tuple[str, int]:
@@ -123,18 +113,17 @@ def claimed(serve: Serve) -> tuple[str, int]:
 def test_a_connection_that_breaks_is_made_again_while_the_claim_is_owned(serve: Serve, tmp_path: Path) -> None:
     build_id, number = claimed(serve)
     with cutting(serve, [0, 40, 20_000, 150_000]) as (proxy, api):
-        one, claim = attempt(tmp_path, api, build_id, number)
-        found = open_source(one, claim)
+        one = attempt(tmp_path, api, build_id, number)
+        found = open_source(one)
         assert proxy.connections == 5
     [path] = one.source.iterdir()
-    assert path.read_bytes() == SOURCE and f"{len(SOURCE)} bytes" in found.summary
+    assert path.read_bytes() == SOURCE and words(len(SOURCE)) in found.summary
 
 
 def test_a_refusal_ends_it(serve: Serve, tmp_path: Path) -> None:
     _, number = claimed(serve)
     with cutting(serve, []) as (proxy, api):
-        one, claim = attempt(tmp_path, api, "k7m2xq9d4t1zv6wh5r3p", number)
-        claim = Claim(**{**vars(claim), "build_id": "k7m2xq9d4t1zv6wh5r3p"})
+        one = attempt(tmp_path, api, "k7m2xq9d4t1zv6wh5r3p", number)
         with pytest.raises(PlatformError, match="could not be fetched") as caught:
-            open_source(one, claim)
-        assert isinstance(caught.value.__cause__, ApiError) and proxy.connections == 1
+            open_source(one)
+        assert isinstance(caught.value.__cause__, Refused) and proxy.connections == 1

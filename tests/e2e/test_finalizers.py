@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.claims.owner import PROTOCOL
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
 from builder.images import registry as registries
 from builder.local import embedded
 from tests.oci_fixtures import make_image

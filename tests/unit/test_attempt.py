@@ -8,59 +8,29 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
 from builder import build, sandbox
-from builder.build import Claim
-from builder.claims.owner import Ownership, failure_record
-from builder.claims.spool import Spool
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.attempt import planned, steps
+from builder.attempt.attempt import Attempt
+from builder.attempt.fetch import open_source
+from builder.claims.calls import Refused, Unanswered
+from builder.claims.outcome import Verdict
+from builder.claims.requests import failure_record
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
+from builder.images.image import BaseImage
 from builder.images.layer import write_layer
-from builder.node import attempt as attempts
-from builder.node import ports, steps
-from builder.node.attempt import Attempt, NodeParts
-from builder.node.fetch import open_source
-from builder.pipelines.base import PlanRequest
 from builder.plan import Network, Plan, Step, WriteFile
 from builder.source.unpack import Limits, unpack
 from builder.toolchains.host import Provided
+from tests.attempt_fixtures import Clock, attempt_at
 from tests.oci_fixtures import make_tree
 
-
-class Clock:
-    """Seconds; it moves when somebody looks."""
-
-    def __init__(self, step: float = 0.0) -> None:
-        self.seconds, self.step = 0.0, step
-
-    def __call__(self) -> float:
-        self.seconds += self.step
-        return self.seconds
-
-
-def make(folder: Path, api: object = None, clock: Clock | None = None, timeout_ms: int = 60_000) -> Attempt:
-    spool = Spool(folder / "b.1.jsonl", lambda: 5, 1 << 20)
-    spool.close()  # no test here says a line
-    held = Ownership(
-        api=cast(Api, api), build_id="b", claim=1, attempt=1, spool=spool, lease_s=60, beat_s=30,
-        draining=lambda: False, listen=lambda *_: None,
-    )  # fmt: skip
-    granted = pb.ClaimBuildResponse(granted=True, build_id="b", claim=1, limits=pb.Limits(timeout_ms=timeout_ms))
-    node = cast(NodeParts, SimpleNamespace(settings=Settings(), api=api, known=(), uid=0))
-    (folder / "work").mkdir()
-    return Attempt(node=node, granted=granted, held=held, work=folder / "work", now=clock or Clock())
-
-
-def claim(data: bytes = b"") -> Claim:
-    return Claim(
-        build_id="b", number=1, attempt=1, organization="o", request=PlanRequest(runtime="go"),
-        source_sha256=hashlib.sha256(data).hexdigest(), single_file=False, no_cache=False, timeout_ms=0,
-    )  # fmt: skip
+TOOLCHAIN = Provided(base=BaseImage(name="go", digest="sha256:" + "a" * 64, layers=()), root=sandbox.Root(), digests={})
 
 
 def reason(work: Callable[[], object]) -> str:
@@ -71,44 +41,60 @@ def reason(work: Callable[[], object]) -> str:
 
 def test_a_check_says_why_it_must_stop(tmp_path: Path) -> None:
     clock = Clock()
-    one = make(tmp_path, clock=clock, timeout_ms=5000)
+    one = attempt_at(tmp_path, clock=clock, timeout_ms=5000)
     one.check()
     clock.seconds = 5.1
     assert reason(one.check) == "Timeout"
-    one.held.drained.set()
+    one.lease.drained = True
     assert reason(one.check) == "Cancelled"
 
 
-def test_a_pause_ends_with_the_time_and_with_the_claim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attempts, "PAUSE_S", 0)
+def test_a_pause_ends_with_the_time_and_with_the_claim(tmp_path: Path) -> None:
     clock = Clock(step=0.1)
-    one = make(tmp_path, clock=clock, timeout_ms=5000)
+    one = attempt_at(tmp_path, clock=clock, timeout_ms=5000)
+    began = clock.seconds
     one.pause(2)
-    assert 2 < clock.seconds < 3
+    assert 2 < clock.seconds - began < 3
     assert reason(lambda: one.pause(60)) == "Timeout"
-    one.held.lost.set()
+    one.lose()
     assert reason(lambda: one.pause(60)) == "Cancelled"
-    assert clock.seconds < 6
+    assert clock.seconds < 7
 
 
 class Stopping:
-    """An API that cancels the build in the middle of an answer."""
+    """An API that stops the build in the middle of an answer, at the third call or piece."""
 
-    def __init__(self, data: bytes = b"", silent: bool = False) -> None:
-        self.data, self.silent, self.sent = data, silent, 0
+    def __init__(self, data: bytes = b"", away: int = 0) -> None:
+        self.data, self.away, self.sent = data, away, 0
         self.stop: Callable[[], None] = lambda: None
+        self.tick: Callable[[], object] = lambda: None
 
-    def download(self, path: str) -> Iterator[bytes]:
+    def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         for at in range(0, len(self.data), 512):
             self.sent += 1
             if self.sent == 3:
                 self.stop()
+            if self.away and at:
+                self.away -= 1
+                self.tick()
+                raise Unanswered("away")
             yield self.data[at : at + 512]
 
-    def call(self, name: str, request: Any) -> Any:
+    def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
         self.sent += 1
-        self.stop()
-        raise ApiUnreachable("away")
+        self.tick()
+        if self.sent == 3:
+            self.stop()
+        if self.away:
+            self.away -= 1
+            raise Unanswered("away")
+        return pb.PlannedResponse(verdict=pb.PLANNED_REUSE)
+
+
+def owned(attempt: Attempt, data: bytes) -> Attempt:
+    """The attempt, granted the source `data`."""
+    attempt.grant.source.sha256 = "sha256:" + hashlib.sha256(data).hexdigest()
+    return attempt
 
 
 def archive() -> bytes:
@@ -121,18 +107,25 @@ def archive() -> bytes:
     return out.getvalue()
 
 
+def cancel(attempt: Attempt) -> Callable[[], None]:
+    def stop() -> None:
+        attempt.lease.cancelled = True
+
+    return stop
+
+
 def test_a_download_stops(tmp_path: Path) -> None:
     api = Stopping(archive())
-    one = make(tmp_path, api)
-    api.stop = one.held.cancelled.set
-    assert reason(lambda: open_source(one, claim(api.data))) == "Cancelled"
+    one = owned(attempt_at(tmp_path, api), api.data)
+    api.stop = cancel(one)
+    assert reason(lambda: open_source(one)) == "Cancelled"
     assert api.sent == 3
 
 
 def test_the_size_of_a_source_is_that_of_its_archive_and_says_so(tmp_path: Path) -> None:
     """The command line shows the size of the files: without a word the same source would have two sizes."""
     api = Stopping(archive())
-    summary = open_source(make(tmp_path, api), claim(api.data)).summary
+    summary = open_source(owned(attempt_at(tmp_path, api), api.data)).summary
     assert summary.startswith(f"20 files, {len(api.data) // 1024} KiB packed, sha256:")
 
 
@@ -142,7 +135,7 @@ class Breaking:
     def __init__(self, data: bytes, error: Exception, times: int) -> None:
         self.data, self.error, self.left, self.asked = data, error, times, 0
 
-    def download(self, path: str) -> Iterator[bytes]:
+    def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         self.asked += 1
         if self.left:
             self.left -= 1
@@ -152,57 +145,97 @@ class Breaking:
 
 
 def test_a_download_that_breaks_off_begins_anew(tmp_path: Path) -> None:
-    api = Breaking(archive(), ApiUnreachable("reset"), times=3)
-    one = make(tmp_path, api, Clock(step=0.1))
-    assert open_source(one, claim(api.data)).summary.startswith("20 files")
+    api = Breaking(archive(), Unanswered("reset"), times=3)
+    one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)
+    assert open_source(one).summary.startswith("20 files")
     assert api.asked == 4
 
 
 def test_a_download_that_is_refused_is_not_asked_for_again(tmp_path: Path) -> None:
-    api = Breaking(archive(), ApiError(404, "NOT_FOUND", "gone", {}), times=3)
-    one = make(tmp_path, api, Clock(step=0.1))
-    assert reason(lambda: open_source(one, claim(api.data))) == "SourceStoreUnavailable"
+    api = Breaking(archive(), Refused("gone"), times=3)
+    one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)
+    assert reason(lambda: open_source(one)) == "SourceStoreUnavailable"
     assert api.asked == 1
 
 
 def test_a_download_ends_with_the_claim(tmp_path: Path) -> None:
-    api = Breaking(archive(), ApiUnreachable("reset"), times=99)
-    one = make(tmp_path, api, Clock(step=0.1))
-    answers = api.download
+    api = Breaking(archive(), Unanswered("reset"), times=99)
+    one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)
+    answers = api.open_source
 
-    def lost_at_the_third(path: str) -> Iterator[bytes]:
+    def lost_at_the_third(build_id: str, claim: int) -> Iterator[bytes]:
         if api.asked == 2:
-            one.held.lost.set()
-        return answers(path)
+            one.lose()
+        return answers(build_id, claim)
 
-    api.download = lost_at_the_third  # type: ignore[method-assign]
-    assert reason(lambda: open_source(one, claim(api.data))) == "Cancelled"
+    api.open_source = lost_at_the_third  # type: ignore[method-assign]
+    assert reason(lambda: open_source(one)) == "Cancelled"
     assert api.asked == 3
 
 
 def test_a_source_whose_time_is_over_is_not_unpacked_to_its_end(tmp_path: Path) -> None:
     api = Stopping(archive())
     downloaded = len(api.data) // 512  # one look at the clock each
-    one = make(tmp_path, api, Clock(step=0.1), timeout_ms=100 * (downloaded + 20))
-    assert reason(lambda: open_source(one, claim(api.data))) == "Timeout"
+    one = owned(attempt_at(tmp_path, api, Clock(step=0.1), timeout_ms=100 * (downloaded + 20)), api.data)
+    assert reason(lambda: open_source(one)) == "Timeout"
     assert 0 < len(list(one.source.iterdir())) < 20
 
 
-def test_a_plan_nobody_answers_is_given_up(tmp_path: Path) -> None:
-    api = Stopping()
-    one = make(tmp_path, api)
-    api.stop = one.held.lost.set
-    source = cast(Any, SimpleNamespace(code_hash="sha256:0"))
-    plan = cast(Plan, SimpleNamespace(toolchain=SimpleNamespace(runtime="go")))
-    assert reason(lambda: ports.planned(one, claim(), "key", source, plan)) == "Cancelled"
-    assert api.sent == 1
+def test_a_plan_without_an_answer_is_repeated_until_the_claim_ends(tmp_path: Path) -> None:
+    api = Stopping(away=100)
+    one = attempt_at(tmp_path, api, Clock(step=0.1))
+    api.stop = one.lose
+    assert reason(lambda: planned.report_key(one, "key", "sha256:0", "go")) == "Cancelled"
+    assert api.sent == 3
+
+
+# --- the time that an owner waits for the control side is not the build's
+
+
+def test_an_hour_without_an_answer_to_planned_costs_the_build_nothing(tmp_path: Path) -> None:
+    clock, api = Clock(step=0.01), Stopping(away=2)
+    one = attempt_at(tmp_path, api, clock, timeout_ms=5000)
+
+    def an_hour() -> None:
+        clock.seconds += 3600
+
+    api.tick = an_hour
+    assert planned.report_key(one, "key", "sha256:0", "go") is Verdict.REUSE
+    one.check()
+    assert 3 * 3600_000 <= one.time_limit.waited_ms(clock.seconds) < 3 * 3600_000 + 5000
+    clock.seconds += 5
+    assert reason(one.check) == "Timeout"
+
+
+def test_an_hour_without_a_source_costs_the_build_nothing(tmp_path: Path) -> None:
+    clock, data = Clock(step=0.001), archive()
+    api = Stopping(data, away=2)
+    one = owned(attempt_at(tmp_path, api, clock, timeout_ms=5000), data)
+
+    def an_hour() -> None:
+        clock.seconds += 3600
+
+    api.tick = an_hour
+    assert open_source(one).summary.startswith("20 files")
+    assert 2 * 3600_000 <= one.time_limit.waited_ms(clock.seconds) < 2 * 3600_000 + 5000
+
+
+def test_a_wait_that_goes_on_counts_already(tmp_path: Path) -> None:
+    clock = Clock()
+    one = attempt_at(tmp_path, clock=clock, timeout_ms=5000)
+    with one.waiting():
+        clock.seconds = 100
+        assert (one.time_limit.waited_ms(100), one.time_limit.elapsed_ms(100)) == (100_000, 0)
+        one.check()
+    clock.seconds = 104.0
+    assert (one.time_limit.waited_ms(104), one.time_limit.left_ms(104)) == (100_000, 1_000)
 
 
 @pytest.mark.parametrize(
     ("made", "file"), [("go.mod/x", "go.mod"), ("gen", "gen/main.go"), ("a/gen", "a/gen/deep/main.go")]
 )
 def test_what_stands_in_the_way_of_the_plans_files_is_named(tmp_path: Path, made: str, file: str) -> None:
-    one = make(tmp_path)
+    one = attempt_at(tmp_path)
     make_tree(one.source, {"main.go": "package main", made: ""})
     plan = cast(Plan, SimpleNamespace(files=(WriteFile(path=file, content="x"),), materials=()))
     with pytest.raises(BuildError) as caught:
@@ -224,8 +257,7 @@ def test_the_record_has_the_limit_that_was_reached_and_the_peak(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, why: str, limit: int, peak: int
 ) -> None:
     clock = Clock()
-    one = make(tmp_path, clock=clock, timeout_ms=5_000)
-    one.bind(Provided(root=sandbox.Root(), path=(), digests={}))
+    one = attempt_at(tmp_path, clock=clock, timeout_ms=5_000)
 
     def stopped(*args: object, **kwargs: object) -> sandbox.Result:
         clock.seconds = 6.0
@@ -237,14 +269,14 @@ def test_the_record_has_the_limit_that_was_reached_and_the_peak(
     step = Step(name="build", argv=("go",), network=Network.NONE)
     plan = cast(Plan, SimpleNamespace(steps=(step,)))
     with pytest.raises(BuildError) as caught:
-        build._judge(plan, step, steps.run(one, plan, step), ())
+        build.judge(one, plan, step, steps.execute_step(one, TOOLCHAIN, step))
     record = failure_record(caught.value, "BUILD")
     assert (record.reason, record.limit, record.peak, record.exit_code) == (why, limit, peak, 137)
 
 
 def test_a_timeout_between_the_steps_has_them_too(tmp_path: Path) -> None:
     clock = Clock()
-    one = make(tmp_path, clock=clock, timeout_ms=5_000)
+    one = attempt_at(tmp_path, clock=clock, timeout_ms=5_000)
     clock.seconds = 5.5
     with pytest.raises(BuildError) as caught:
         one.check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,15 +14,17 @@ from celery import Celery
 from celery.worker import state
 
 from builder.broker.app import make_celery, read_queues
-from builder.claims import owner
+from builder.claims.calls import Refused as CallRefused
+from builder.claims.calls import Unanswered
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
 from builder.errors import BuildError
-from builder.node.attempt import NodeParts
+from builder.node import worker as workers
+from builder.node.calls import ApiCalls
 from builder.node.main import work
-from builder.node.worker import KEY_BYTES, Node, Reads, Refused, reads_of
+from builder.node.worker import KEY_BYTES, Reads, Refused, WorkerProcess, reads_of
 
 SETTINGS = Settings(queues=(), slots=2)
 
@@ -68,11 +71,10 @@ class Registrar:
 
 def test_a_new_key_reaches_the_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owned: list[str] = []
-    monkeypatch.setattr(owner, "own_build", lambda build_id, node: owned.append(build_id))
-    parent, api, build = Node(Settings(node_dir=str(tmp_path))), Registrar(), "k7m2xq9d4t1zv6wh5r3p"
+    monkeypatch.setattr(workers, "claim_build", lambda node, build_id: owned.append(build_id))
+    parent, api, build = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), "k7m2xq9d4t1zv6wh5r3p"
     parent._register(cast(Api, api))
     child = copy.copy(parent)  # as a fork has it: every attribute of its own, shared memory shared
-    child._parts = cast(NodeParts, SimpleNamespace(api=None))
     child.handle(run_message(build, "one"))
     api.key = "zwei, länger"
     parent._register(cast(Api, api))
@@ -83,7 +85,7 @@ def test_a_new_key_reaches_the_children(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_key_that_is_too_long_is_no_key(tmp_path: Path) -> None:
-    node, api = Node(Settings(node_dir=str(tmp_path))), Registrar()
+    node, api = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar()
     api.key = "x" * (KEY_BYTES + 1)
     with pytest.raises(ApiUnreachable, match="4097 bytes"):
         node._register(cast(Any, api))
@@ -109,7 +111,7 @@ class Consumer:
 def test_a_node_that_shall_drain_reads_no_queue_until_it_may_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    node, api, consumer = Node(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
+    node, api, consumer = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
     monkeypatch.setattr(node, "_stay_known", lambda: None)
     api.drain = True
     node._register(cast(Any, api))  # before Celery reads anything; heard again by the next one
@@ -170,7 +172,7 @@ def test_a_refused_node_ends_at_its_start_and_says_what_to_do(
     status, reason, exit_code, step = REFUSALS[code]
     api, said = Refusing(ApiError(status, code, "not you", {})), io.StringIO()
     monkeypatch.setattr("builder.node.worker.Api", api)
-    node = Node(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED), said)
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED), said)
     with pytest.raises(Refused) as caught:
         node._on_init(worker(None, concurrency=1))
     assert (caught.value.error.reason, caught.value.code, api.calls) == (reason, exit_code, 1)
@@ -185,7 +187,7 @@ def test_a_node_that_is_refused_later_drains_and_ends(
     api = Refusing(ApiError(status, code, "no more", {}))
     monkeypatch.setattr("builder.node.worker.Api", api)
     monkeypatch.setattr("celery.worker.state.should_stop", None)
-    node = Node(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED))
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED))
     node._stay_known()
     assert (state.should_stop, api.calls) == (exit_code, 1)
     assert node._draining_since.value > 0
@@ -193,7 +195,37 @@ def test_a_node_that_is_refused_later_drains_and_ends(
 
 def test_an_answer_of_something_else_ends_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.node.worker.Api", Refusing(BuildError("InvalidRequest", "body is not JSON")))
-    node = Node(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED))
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED))
     with pytest.raises(Refused) as caught:
         node._on_init(worker(None, concurrency=1))
     assert "no ignite-builder serve" in caught.value.error.message and caught.value.error.where == "server"
+
+
+@pytest.mark.parametrize(
+    ("error", "means"),
+    [(ApiUnreachable("503"), Unanswered), (ApiError(403, "PERMISSION_DENIED", "no", {}), CallRefused)],
+    ids=["unreachable", "refused"],
+)
+def test_every_call_of_an_owner_ends_unanswered_or_refused(error: Exception, means: type[Exception]) -> None:
+    class Failing:
+        def call(self, name: str, request: Any) -> Any:
+            raise error
+
+        def download(self, path: str) -> Iterator[bytes]:
+            assert path == "/v1/ignite/worker/builds/b/source?claim=3"
+            yield b"a"
+            raise error
+
+    calls = ApiCalls(cast(Api, Failing()))
+    for call, request in (
+        (calls.claim, pb.ClaimBuildRequest()),
+        (calls.heartbeat, pb.HeartbeatRequest()),
+        (calls.planned, pb.PlannedRequest()),
+        (calls.append_log, pb.AppendLogRequest()),
+        (calls.finish, pb.FinishRequest()),
+        (calls.hand_back, pb.HandBackRequest()),
+    ):
+        with pytest.raises(means):
+            cast(Any, call)(request)
+    with pytest.raises(means):
+        list(calls.open_source("b", 3))

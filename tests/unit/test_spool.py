@@ -1,4 +1,4 @@
-"""The spool: numbered densely, kept until the API has it, found again after a crash, bounded."""
+"""The spool: numbered densely, on disk until it is acknowledged, found again after a crash, bounded."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from builder.claims.spool import Spool, left_behind, spool_path
 
 
 def make(path: Path, cap: int = 1024 * 1024) -> Spool:
-    return Spool(path, now_ms=lambda: 5, cap_bytes=cap)
+    return Spool(path, cap_bytes=cap)
 
 
-def test_lines_leave_only_when_they_are_kept(tmp_path: Path) -> None:
+def test_lines_leave_only_when_they_are_acknowledged(tmp_path: Path) -> None:
     spool = make(tmp_path / "b.1.jsonl")
     for text in "abc":
-        spool.add("BUILD", "STDOUT", text)
-    assert [line.text for line in spool.batch(2, 0)] == ["a", "b"]
-    spool.kept(1)
-    assert [line.index for line in spool.batch(9, 0)] == [1, 2]
+        spool.add(5, "BUILD", "STDOUT", text)
+    assert [line.text for line in spool.batch(2)] == ["a", "b"]
+    spool.acknowledge(1)
+    assert not spool.acknowledged
+    assert [line.index for line in spool.batch(9)] == [1, 2]
+    spool.acknowledge(3)
+    assert spool.acknowledged
     assert spool.close() == 3
 
 
@@ -31,7 +34,7 @@ def test_a_crashed_claims_lines_are_found(tmp_path_factory: object, texts: list[
     path = spool_path(folder, "build", 7)
     spool = make(path)
     for text in texts:
-        spool.add("BUILD", "STDERR", text)
+        spool.add(5, "BUILD", "STDERR", text)
     spool.close()
     with path.open("a") as torn:
         torn.write('{"index": 99, "ti')
@@ -42,9 +45,9 @@ def test_a_crashed_claims_lines_are_found(tmp_path_factory: object, texts: list[
 def test_at_the_cap_head_and_tail_stay_and_one_marker_counts_the_rest(tmp_path: Path) -> None:
     spool = make(tmp_path / "b.1.jsonl", cap=100_000)
     for number in range(5_000):
-        spool.add("BUILD", "STDOUT", f"line {number:05d} {'x' * 50}")
+        spool.add(5, "BUILD", "STDOUT", f"line {number:05d} {'x' * 50}")
     count = spool.close()
-    lines = spool.batch(10_000, 0)
+    lines = spool.batch(10_000)
     assert len(lines) == count < 2_000
     assert [line.index for line in lines] == list(range(count))
     assert lines[0].text.startswith("line 00000")
@@ -60,9 +63,9 @@ def test_near_the_cap_lines_of_any_length_keep_their_order(tmp_path_factory: obj
     folder = tmp_path_factory.mktemp("spool")  # type: ignore[attr-defined]
     spool = make(spool_path(folder, "build", 1), cap=4_000)
     for number, size in enumerate(sizes):
-        spool.add("BUILD", "STDOUT", f"{number} {'x' * size}")
+        spool.add(5, "BUILD", "STDOUT", f"{number} {'x' * size}")
     spool.close()
-    lines = spool.batch(1_000, 0)
+    lines = spool.batch(1_000)
     numbers = [int(line.text.split()[0]) if line.stream == "STDOUT" else -1 for line in lines]
     kept = [number for number in numbers if number >= 0]
     assert kept == sorted(kept) and kept[-1:] == [len(sizes) - 1][: len(sizes)]

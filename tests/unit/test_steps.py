@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
 from builder import indexes, sandbox
-from builder.config import Settings
+from builder.attempt import steps
 from builder.errors import PlatformError
-from builder.node import steps
-from builder.node.attempt import Attempt
-from builder.plan import Network, Plan, Step
+from builder.images.image import BaseImage
+from builder.plan import Network, Step
 from builder.sandbox import EgressRecord, Verdict
+from builder.toolchains.host import Provided
+from tests.attempt_fixtures import attempt_at
 
 DONE = sandbox.Result(
     exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
@@ -23,7 +23,6 @@ DONE = sandbox.Result(
 
 def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *tried: EgressRecord, code: int = 0) -> Any:
     """The lines that a step adds to the log, when its connections were these."""
-    lines: list[tuple[str, str, str]] = []
 
     def run(*_: object, egress: sandbox.Egress | None, **others: object) -> sandbox.Result:
         for record in tried:
@@ -32,20 +31,16 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
         return sandbox.Result(**{**vars(DONE), "exit_code": code})
 
     monkeypatch.setattr(steps.sandbox, "run", run)
-    settings = Settings(index_env={"UV_DEFAULT_INDEX": "https://pypi.corp/simple"}, node_dir=str(tmp_path))
-    attempt = SimpleNamespace(
-        node=SimpleNamespace(settings=settings, uid=1),
-        held=SimpleNamespace(spool=SimpleNamespace(add=lambda *line: lines.append(line)), must_stop=lambda: False),
-        provided=SimpleNamespace(path=(), root=sandbox.Root(), indexes=indexes.shipped()["python"]),
-        work=tmp_path,
-        deadline=1.0,
-        now=lambda: 0.0,
-    )
+    attempt = attempt_at(tmp_path, settings={"index_env": {"UV_DEFAULT_INDEX": "https://pypi.corp/simple"}})
+    base = BaseImage(name="go", digest="sha256:" + "a" * 64, layers=())
+    toolchain = Provided(base=base, root=sandbox.Root(), digests={}, indexes=indexes.shipped()["python"])
+    reasons: list[tuple[str, str, str]] = []
     try:
-        steps.run(cast(Attempt, attempt), cast(Plan, None), Step(name="fetch", argv=("x",), network=network))
+        with attempt.phase("BUILD"):
+            steps.execute_step(attempt, toolchain, Step(name="fetch", argv=("x",), network=network))
     except PlatformError as error:
-        lines.append(("", "", error.reason))
-    return lines
+        reasons.append(("", "", error.reason))
+    return [(line.phase, line.stream, line.text) for line in attempt.log.spool.batch(100)] + reasons
 
 
 def connection(host: str, verdict: Verdict, came: int = 0) -> EgressRecord:

@@ -1351,10 +1351,13 @@ class HeartbeatRequest(_message.Message):
     BUILD_ID_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
+    WAITED_MS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     build_id: _builtins.str
     claim: _builtins.int
     phase: Global___BuildPhase.ValueType
+    waited_ms: _builtins.int
+    """How long this claim has waited for the control side so far; no part of the build's time."""
     def __init__(
         self,
         *,
@@ -1362,10 +1365,11 @@ class HeartbeatRequest(_message.Message):
         build_id: _builtins.str = ...,
         claim: _builtins.int = ...,
         phase: Global___BuildPhase.ValueType = ...,
+        waited_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "phase", b"phase", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "phase", b"phase", "protocol", b"protocol", "waited_ms", b"waited_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

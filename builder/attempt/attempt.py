@@ -1,0 +1,141 @@
+"""One attempt at a build: what was granted and asked for, its lease, its log, its work folder, its node."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.attempt.log import Log
+from builder.claims.calls import Calls
+from builder.claims.lease import Lease
+from builder.claims.timelimit import TimeLimit
+from builder.config import Settings
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import runtime_of
+from builder.errors import BuildError
+from builder.images.destination import Destination
+from builder.pipelines.base import Pipeline, PlanRequest
+from builder.pipelines.catalog import Catalog
+from builder.toolchains.host import Toolchains
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """What all attempts of one process share."""
+
+    settings: Settings
+    calls: Calls
+    catalog: Catalog
+    known: tuple[Pipeline, ...]
+    toolchains: Toolchains
+    destination: Callable[[Attempt], Destination]
+    """Where the artifact of an attempt goes. Its waits end when the attempt must."""
+    uid: int
+    """The build user of this process; its group is `settings.build_uid`."""
+    label: Callable[[str], None] = lambda name: None
+    """Names a point of the line; a fault test ends the process here."""
+
+    @property
+    def folder(self) -> Path:
+        """The node's own folder."""
+        return Path(self.settings.node_dir)
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """The one value that travels the line. `grant` is the claim's answer; `work` is `/work` inside the sandbox."""
+
+    node: Node
+    grant: pb.ClaimBuildResponse
+    request: PlanRequest
+    lease: Lease
+    log: Log
+    time_limit: TimeLimit
+    work: Path
+    now: Callable[[], float] = time.monotonic
+
+    @property
+    def source(self) -> Path:
+        """The working copy of the source; `/work/src` inside the sandbox."""
+        return self.work / "src"
+
+    @property
+    def build_user(self) -> tuple[int, int] | None:
+        """(uid, gid) that the work folder belongs to; None: this process may not change owners."""
+        return (self.node.uid, self.node.settings.build_uid) if os.geteuid() == 0 else None
+
+    def chown_to_build_user(self, path: Path) -> None:
+        """Change the owner, where this process may."""
+        if self.build_user:
+            os.lchown(path, *self.build_user)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """One phase of the line. A failure inside carries its name; a stop request ends the build before the next."""
+        if self.lease.must_stop():
+            raise BuildError("Cancelled", "stopped before " + name)
+        with self.log.phase(name):
+            try:
+                yield
+            except BuildError as error:
+                error.phase = error.phase or name
+                raise
+
+    def check(self) -> None:
+        """Between the pieces of long work: raises `BuildError` Cancelled when the lease must stop, Timeout."""
+        if self.lease.must_stop():
+            raise BuildError("Cancelled", "stopped while it went on")
+        now, limit = self.now(), self.time_limit.limit_ms
+        if self.time_limit.left_ms(now) < 0:
+            message = f"reached the time limit of the build, {limit} ms"
+            raise BuildError("Timeout", message, limit=limit, peak=self.time_limit.elapsed_ms(now))
+
+    def lose(self) -> None:
+        """Give the claim up without a word, and wake what waits."""
+        with self.log.spool.changed:
+            self.lease.lost = True
+            self.log.spool.changed.notify_all()
+
+    def pause(self, seconds: float) -> None:
+        """Wait so long, at most until the attempt must stop; raises as `check` does."""
+        until = self.now() + seconds
+        while (left := until - self.now()) > 0:
+            self.check()
+            left = min(left, max(0.0, self.time_limit.left_ms(self.now()) / 1000) + 0.001)
+            self._wait_for(self.lease.must_stop, left)
+        self.check()
+
+    def wait_until_acknowledged(self) -> None:
+        """Wait until the control side has every line so far, or the attempt must stop."""
+        self._wait_for(lambda: self.log.spool.acknowledged or self.lease.must_stop(), None)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """What happens inside waits for the control side; its time is not the build's."""
+        self.time_limit.wait(self.now())
+        try:
+            yield
+        finally:
+            self.time_limit.resume(self.now())
+
+    def _wait_for(self, condition: Callable[[], bool], seconds: float | None) -> None:
+        changed = self.log.spool.changed
+        with changed:
+            changed.wait_for(condition, seconds)
+
+
+def plan_request(request: pb.CreateBuildRequest) -> PlanRequest:
+    """The request as a pipeline reads it."""
+    source = request.code.compile
+    version, target = runtime_of(source.runtime)
+    return PlanRequest(
+        runtime=source.runtime.WhichOneof("runtime"),
+        version=version,
+        target=target,
+        build_args=dict(source.build_args or request.build_args),
+        single_file=source.WhichOneof("body") == "source_code",
+    )

@@ -1,0 +1,97 @@
+"""PACKAGE and PUSH: layers of the output over the base as one image, by digest to this attempt's tag."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import pipelines
+from builder.attempt.attempt import Attempt
+from builder.attempt.planned import Bound
+from builder.claims.outcome import Artifact, Material
+from builder.errors import BuildError
+from builder.images.image import BaseImage, Image, ImageConfig, build_image
+from builder.images.layer import Layer, write_layer
+from builder.plan import LayerSource, Plan
+from builder.source.tree import DirTree
+from builder.toolchains.host import Provided
+
+RESOLVED_MAX = 5000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packaged:
+    """An image ready to push, and everything that went into it."""
+
+    image: Image
+    materials: tuple[Material, ...]
+
+
+def package(attempt: Attempt, bound: Bound) -> Packaged:
+    """One image over the base that PLAN bound. What the resolver took is read while the working copy is there."""
+    plan, base = bound.plan, bound.toolchain.base
+    _require_layers(base)
+    resolved = _resolved(attempt, plan)
+    layers: list[Layer] = []
+    left = attempt.node.settings.artifact_bytes
+    for index, source in enumerate(plan.output.layers):
+        layers.append(_layer(attempt, bound.toolchain, index, source, left))
+        left = max(0, left - layers[-1].unpacked)
+    output = plan.output
+    config = ImageConfig(
+        entrypoint=output.entrypoint, env=output.env, workdir=output.workdir, user=output.user, labels=()
+    )
+    return Packaged(image=build_image(base, tuple(layers), config), materials=(*bound.materials, *resolved))
+
+
+def _require_layers(base: BaseImage) -> None:
+    """A base that is built anew leaves the layers of the old one; one that was removed does not."""
+    if gone := [layer.digest for layer in base.layers if not layer.path.is_file()]:
+        message = f"base image {base.name} ({base.digest}) was removed from this node during the build: no {gone[0]}"
+        next_step = f"An operator runs: ignite-builder bases build {base.name}. Then build again."
+        raise BuildError("ToolchainUnavailable", message, next=next_step)
+
+
+def _resolved(attempt: Attempt, plan: Plan) -> tuple[Material, ...]:
+    found = pipelines.resolved(plan.detection.runtime, DirTree(attempt.source), attempt.node.known)
+    if len(found) > RESOLVED_MAX:
+        attempt.log.system(f"warning: {len(found)} packages were resolved; the provenance names only the lock file")
+        return ()
+    return found
+
+
+def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSource, limit: int) -> Layer:
+    """One layer; what lies below the work folder may be hostile and is walked without following a link."""
+    host = _host_path(attempt, toolchain, source.source)
+    out = attempt.work / f"layer-{index}.tar.gz"
+    below = attempt.work if host.is_relative_to(attempt.work) else None
+    layer = write_layer(
+        [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check
+    )
+    for warning in layer.warnings:
+        attempt.log.system(f"warning: {warning}")
+    return layer
+
+
+def _host_path(attempt: Attempt, toolchain: Provided, inside: str) -> Path:
+    """A path of the sandbox on this host: below /work, or in a mounted folder of ours."""
+    if inside.startswith("/work/"):
+        return attempt.work / inside.removeprefix("/work/")
+    for mount in toolchain.root.mounts:
+        if inside == mount.dest or inside.startswith(mount.dest + "/"):
+            return mount.source / inside.removeprefix(mount.dest).lstrip("/")
+    raise BuildError("Internal", f"{inside} is nowhere on this node")
+
+
+def push(attempt: Attempt, packaged: Packaged) -> Artifact:
+    """By digest, and to this attempt's tag."""
+    target = attempt.grant.destination
+    pushed = attempt.node.destination(attempt).push(packaged.image, target.repository, target.tag)
+    summary = f"{pushed.reference}: {pushed.uploaded_blobs} blobs sent, {pushed.existing_blobs} were there"
+    return Artifact(
+        digest=pushed.digest,
+        reference=pushed.reference,
+        size_bytes=pushed.size_bytes,
+        summary=summary,
+        materials=packaged.materials,
+    )

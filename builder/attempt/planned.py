@@ -1,0 +1,48 @@
+"""PLAN: bind the plan to what this node has, and ask the store whether its key was built or is being built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from builder.attempt.attempt import Attempt
+from builder.claims.calls import Unanswered
+from builder.claims.outcome import Material, Verdict
+from builder.claims.requests import planned_request
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.plan import Plan
+from builder.source.tree import DirTree
+from builder.toolchains.host import Provided
+
+AGAIN_S = 0.2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bound:
+    """A plan with the toolchain and the base image that PLAN bound to it. PACKAGE builds on these and looks up none."""
+
+    plan: Plan
+    toolchain: Provided
+    materials: tuple[Material, ...]
+    """Toolchain, base and lock files, these as they were sent: the build itself changes some."""
+
+
+def bind(attempt: Attempt, plan: Plan) -> Bound:
+    """Bind the catalog row of a plan to what this node has. Raises `BuildError` ToolchainUnavailable."""
+    toolchain = attempt.node.toolchains.find(plan.toolchain)
+    sent = DirTree(attempt.source)
+    files = [(path, sent.sha256(path)) for path in plan.materials if sent.has(path)]
+    return Bound(plan=plan, toolchain=toolchain, materials=(*sorted(toolchain.digests.items()), *files))
+
+
+def report_key(attempt: Attempt, key: str, code_hash: str, runtime: str) -> Verdict:
+    """Send the key; returns what the store decides. All of it is a wait for the control side."""
+    phases = (*attempt.log.phases, attempt.log.current(pb.PHASE_STATUS_SUCCEEDED))
+    request = planned_request(attempt.lease, key=key, code_hash=code_hash, runtime=runtime, phases=phases)
+    with attempt.waiting():
+        attempt.wait_until_acknowledged()  # a reuse or an attachment ends this claim, and with it its log
+        while True:
+            attempt.check()
+            try:
+                return Verdict(attempt.node.calls.planned(request).verdict)
+            except Unanswered:
+                attempt.pause(AGAIN_S)

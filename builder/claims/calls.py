@@ -1,0 +1,53 @@
+"""The calls of an owner, whatever carries them: HTTP on a node, the service objects themselves in one process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+
+class Unanswered(Exception):
+    """No answer, or one that asks to come later. The same call may be repeated."""
+
+
+class Refused(Exception):
+    """A final refusal. The same call gets it again."""
+
+
+class Calls(Protocol):
+    """Every call may be repeated with the same request. Each raises `Unanswered` or `Refused`."""
+
+    def claim(self, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse: ...
+
+    def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse: ...
+
+    def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse: ...
+
+    def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse: ...
+
+    def finish(self, request: pb.FinishRequest) -> pb.FinishResponse: ...
+
+    def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse: ...
+
+    def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
+        """The stored bytes of the source in pieces."""
+        ...
+
+
+class Backoff:
+    """Growing pauses between two tries of one call, in seconds."""
+
+    def __init__(self, first_s: float, most_s: float) -> None:
+        self._first_s, self._most_s = first_s, most_s
+        self._next_s = first_s
+
+    def pause_s(self) -> float:
+        """The next pause; each is twice the one before, up to the longest."""
+        pause, self._next_s = self._next_s, min(self._next_s * 2, self._most_s)
+        return pause
+
+    def reset(self) -> None:
+        """An answer came: the next pause is the first again."""
+        self._next_s = self._first_s

@@ -1,0 +1,140 @@
+"""What an owner sends, and what each answer asks of it next. All but the first carry the claim."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Sequence
+
+from builder.claims.lease import Lease
+from builder.claims.outcome import Artifact, Outcome, Verdict
+from builder.claims.spool import Line, Spool
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.protocol import PROTOCOL
+from builder.errors import BuildError, PlatformError
+
+CLAIM_PAUSES_S = (0.1, 0.3, 1.0, 2.0)
+"""Between the tries of one claim. After the last the owner lets the hint go: the store offers the build again."""
+
+BATCH_LINES = 500
+
+
+def claim_request(node_id: str, build_id: str, nonce: str) -> pb.ClaimBuildRequest:
+    """A claim. Repeated with its nonce it gets the same answer."""
+    return pb.ClaimBuildRequest(protocol=PROTOCOL, node_id=node_id, build_id=build_id, nonce=nonce)
+
+
+def planned_request(
+    lease: Lease, *, key: str, code_hash: str, runtime: str, phases: Sequence[pb.PhaseRecord]
+) -> pb.PlannedRequest:
+    """The key is known. `phases` are kept where the verdict ends this claim."""
+    return pb.PlannedRequest(
+        protocol=PROTOCOL,
+        build_id=lease.build_id,
+        claim=lease.claim,
+        key=key,
+        code_hash=code_hash,
+        runtime=runtime,
+        phases=phases,
+    )
+
+
+def append_request(build_id: str, claim: int, lines: Sequence[Line]) -> pb.AppendLogRequest:
+    """One batch of lines, dense from the index of the first."""
+    return pb.AppendLogRequest(
+        protocol=PROTOCOL,
+        build_id=build_id,
+        claim=claim,
+        first_index=lines[0].index,
+        lines=[
+            pb.LogEntry(
+                timestamp_ms=line.timestamp_ms,
+                phase=pb.BuildPhase.Value("BUILD_PHASE_" + (line.phase or "UNSPECIFIED")),
+                stream=pb.LogStream.Value("LOG_STREAM_" + line.stream),
+                line=line.text,
+            )
+            for line in lines
+        ],
+    )
+
+
+def appended(lease: Lease, spool: Spool, request: pb.AppendLogRequest, answer: pb.AppendLogResponse) -> None:
+    """A batch was answered: acknowledge its lines, or send again what the control side lacks."""
+    lease.lost = lease.lost or answer.stale
+    if answer.kept_until_index < request.first_index:  # the store went back in time
+        spool.again(answer.kept_until_index)
+    else:
+        spool.acknowledge(answer.kept_until_index)
+
+
+class Close(enum.Enum):
+    """How an owner leaves its claim."""
+
+    LOST = "lost"
+    """Without a word: the claim is another's, or nobody's."""
+    RELEASED = "released"
+    """The store ended the claim at PLAN; only the log is completed."""
+    HAND_BACK = "handed-back"
+    FINISH = "finished"
+
+
+def close_of(lease: Lease, outcome: Outcome) -> Close:
+    """How an owner with this outcome leaves its claim."""
+    if lease.lost or outcome.verdict is Verdict.STALE:
+        return Close.LOST
+    if outcome.verdict in (Verdict.REUSE, Verdict.ATTACHED):
+        return Close.RELEASED
+    if lease.drained and not lease.cancelled and outcome.artifact is None:
+        return Close.HAND_BACK
+    return Close.FINISH
+
+
+def hand_back_request(build_id: str, claim: int, reason: str) -> pb.HandBackRequest:
+    """Give the build back: "drain" costs nothing, "lost" counts as a lost owner."""
+    return pb.HandBackRequest(protocol=PROTOCOL, build_id=build_id, claim=claim, reason=reason)
+
+
+def finish_request(
+    lease: Lease, outcome: Outcome, *, log_count: int, phase: str, phases: Sequence[pb.PhaseRecord]
+) -> pb.FinishRequest:
+    """The outcome as the wire has it. `log_count`: the lines of this claim; `phase`: where a failure without one was.
+
+    A cancel beats whatever failure it led to.
+    """
+    request = pb.FinishRequest(
+        protocol=PROTOCOL, build_id=lease.build_id, claim=lease.claim, log_count=log_count, phases=phases
+    )
+    if outcome.artifact is not None:
+        request.success.CopyFrom(artifact_record(outcome.artifact))
+        return request
+    error = outcome.failure or BuildError("Internal", "the build ended without an outcome")
+    if lease.cancelled:
+        error = BuildError("Cancelled", "cancelled on request", phase=phase)
+    request.failure.CopyFrom(failure_record(error, phase))
+    return request
+
+
+def artifact_record(artifact: Artifact) -> pb.BuiltArtifact:
+    """An `Artifact` as the wire has it."""
+    return pb.BuiltArtifact(
+        digest=artifact.digest,
+        reference=artifact.reference,
+        size_bytes=artifact.size_bytes,
+        materials=[pb.Material(name=name, digest=digest) for name, digest in artifact.materials],
+    )
+
+
+def failure_record(error: BuildError, phase: str) -> pb.Failure:
+    """A `BuildError` as the record's failure."""
+    return pb.Failure(
+        reason=error.reason,
+        message=error.message,
+        exit_code=error.exit_code,
+        error_class=str(error.error_class),
+        where=error.where,
+        said=error.said,
+        next=error.next,
+        limit=error.limit,
+        peak=error.peak,
+        retry_after_ms=error.retry_after_ms if isinstance(error, PlatformError) else 0,
+        phase=pb.BuildPhase.Value("BUILD_PHASE_" + (error.phase or phase)),
+    )

@@ -1,0 +1,56 @@
+"""The calls of an owner over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypeVar, cast
+
+from google.protobuf.message import Message
+
+from builder.claims.calls import Refused, Unanswered
+from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.routes import SOURCE_PATH
+
+Answer = TypeVar("Answer", bound=Message)
+
+
+class ApiCalls:
+    """`claims.calls.Calls` over a client of the API; one for each process, shared by its threads."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    def claim(self, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
+        return self._call("ClaimBuild", request, pb.ClaimBuildResponse)
+
+    def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+        return self._call("Heartbeat", request, pb.HeartbeatResponse)
+
+    def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+        return self._call("Planned", request, pb.PlannedResponse)
+
+    def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+        return self._call("AppendLog", request, pb.AppendLogResponse)
+
+    def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
+        return self._call("Finish", request, pb.FinishResponse)
+
+    def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse:
+        return self._call("HandBack", request, pb.HandBackResponse)
+
+    def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
+        try:
+            yield from self._api.download(f"{SOURCE_PATH.format(build_id=build_id)}?claim={claim}")
+        except ApiUnreachable as error:
+            raise Unanswered(str(error)) from error
+        except ApiError as error:
+            raise Refused(str(error)) from error
+
+    def _call(self, name: str, request: Message, answer: type[Answer]) -> Answer:
+        try:
+            return cast(Answer, self._api.call(name, request))
+        except ApiUnreachable as error:
+            raise Unanswered(str(error)) from error
+        except ApiError as error:
+            raise Refused(str(error)) from error

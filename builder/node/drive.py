@@ -1,0 +1,261 @@
+"""Drive one claim: its heartbeat and its log on two threads, its calls until they are answered, its end.
+
+The rules are values of `builder/claims/`; this module has their threads and their clock. When the claim is lost the
+work is killed and leaves no trace: another owner may have the build. A thread that dies loses the claim too, since work
+without a heartbeat or a log is worth nothing.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from typing import TypeVar
+
+import structlog
+
+from builder.attempt.attempt import Attempt, Node, plan_request
+from builder.attempt.log import Log
+from builder.claims.calls import Backoff, Refused, Unanswered
+from builder.claims.lease import lease_of
+from builder.claims.outcome import Outcome
+from builder.claims.requests import (
+    BATCH_LINES,
+    CLAIM_PAUSES_S,
+    Close,
+    append_request,
+    appended,
+    claim_request,
+    close_of,
+    finish_request,
+    hand_back_request,
+)
+from builder.claims.spool import Spool, own, spool_path
+from builder.claims.timelimit import TimeLimit
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.sandbox import remove_tree
+
+log = structlog.get_logger("worker")
+
+Request = TypeVar("Request", pb.FinishRequest, pb.HandBackRequest)
+Answer = TypeVar("Answer", pb.FinishResponse, pb.HandBackResponse)
+Listening = Callable[[str, Callable[[], None]], AbstractContextManager[None]]
+"""(build id, what to call at a cancel): listens while the context is open."""
+
+
+def no_listener(build_id: str, on_cancel: Callable[[], None]) -> AbstractContextManager[None]:
+    """Cancels arrive with a heartbeat only."""
+    return nullcontext()
+
+
+def claim_build(node: Node, build_id: str) -> pb.ClaimBuildResponse | None:
+    """Claim the build; None when it is not granted. A claim whose answer is lost is repeated with its nonce."""
+    request = claim_request(node.settings.node_id, build_id, uuid.uuid4().hex)
+    for pause in (*CLAIM_PAUSES_S, None):
+        try:
+            answer = node.calls.claim(request)
+        except Unanswered as error:
+            if pause is None:
+                log.warning("claim unanswered", action="claim-unanswered", build_id=build_id, error=str(error))
+                return None
+            time.sleep(pause * (0.5 + random.random()))
+            continue
+        except Refused as error:
+            log.warning("claim refused", action="claim-refused", build_id=build_id, error=str(error))
+            return None
+        if answer.granted:
+            return answer
+        log.info("claim refused", action="claim-refused", build_id=build_id, why=answer.refused_because)
+        return None
+    return None
+
+
+@contextmanager
+def driving(
+    node: Node,
+    grant: pb.ClaimBuildResponse,
+    *,
+    draining: Callable[[], bool] = lambda: False,
+    listening: Listening = no_listener,
+    now: Callable[[], float] = time.monotonic,
+) -> Iterator[Attempt]:
+    """The attempt of a granted claim. Inside, its lease is renewed and its log sent; afterwards its spool is gone."""
+    path = spool_path(node.folder / "spool", grant.build_id, grant.claim)
+    own(path)
+    spool = Spool(path, node.settings.log_bytes)
+    attempt = Attempt(
+        node=node,
+        grant=grant,
+        request=plan_request(grant.request),
+        lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
+        log=Log(spool=spool, now=now),
+        time_limit=TimeLimit(limit_ms=int(grant.limits.timeout_ms) or node.settings.timeout_ms, started_at=now()),
+        work=node.folder / "work" / f"{grant.build_id}-{grant.claim}",
+        now=now,
+    )
+    driver = _Driver(attempt, draining)
+    try:
+        driver.start()
+        with listening(grant.build_id, driver.beat_now):
+            yield attempt
+    except BaseException:
+        attempt.lose()  # the log sender must not wait for an API that may never answer
+        raise
+    finally:
+        driver.stop()
+        spool.remove()
+
+
+class _Driver:
+    """The two threads of one claim."""
+
+    def __init__(self, attempt: Attempt, draining: Callable[[], bool]) -> None:
+        self._attempt, self._draining = attempt, draining
+        self._lease, self._spool = attempt.lease, attempt.log.spool
+        self._done = False
+        self._woken = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), daemon=True) for work in (self._beat, self._send)
+        ]
+        self._started: list[threading.Thread] = []
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+            self._started.append(thread)
+
+    def stop(self) -> None:
+        """Let the log sender end. The heartbeat may be inside a call; it sends no other, and nothing waits for it."""
+        with self._spool.changed:
+            self._done = True
+            self._spool.changed.notify_all()
+        self._woken.set()
+        if self._threads[1] in self._started:
+            self._threads[1].join()
+
+    def beat_now(self) -> None:
+        """Send a heartbeat at once: its answer may have news."""
+        self._woken.set()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except BaseException as error:
+            build_id = self._lease.build_id
+            log.error("side task died", action="side-task-died", build_id=build_id, error=repr(error), exc_info=True)
+            self._attempt.lose()
+
+    def _beat(self) -> None:
+        attempt, lease = self._attempt, self._lease
+        while True:
+            woken = self._woken.wait(lease.due_in(attempt.now()))
+            self._woken.clear()
+            if self._done:
+                return
+            if not woken and not lease.beat_due(attempt.now()):
+                continue
+            request = lease.beat_request(attempt.log.phase_name, attempt.time_limit.waited_ms(attempt.now()))
+            answer: pb.HeartbeatResponse | None = None
+            with suppress(Unanswered):
+                answer = attempt.node.calls.heartbeat(request)
+            with self._spool.changed:
+                lease.answered(attempt.now(), answer)
+                lease.drained = lease.drained or self._draining()
+                self._spool.changed.notify_all()
+
+    def _send(self) -> None:
+        lease, spool, backoff = self._lease, self._spool, Backoff(0.02, 2.0)
+        while True:
+            with spool.changed:
+                spool.changed.wait_for(lambda: not spool.acknowledged or self._done or lease.lost)
+                lines = spool.batch(BATCH_LINES)
+            if lease.lost or not lines:
+                return
+            request = append_request(lease.build_id, lease.claim, lines)
+            try:
+                answer = self._attempt.node.calls.append_log(request)
+            except Unanswered:
+                self._wait(backoff.pause_s())
+                continue
+            backoff.reset()
+            with spool.changed:
+                appended(lease, spool, request, answer)
+
+    def _wait(self, seconds: float) -> None:
+        with self._spool.changed:
+            self._spool.changed.wait_for(lambda: self._lease.lost, seconds)
+
+
+@contextmanager
+def work_folder(attempt: Attempt) -> Iterator[None]:
+    """The attempt's work folder while the context is open; afterwards nothing is left of it."""
+    root = attempt.work.parent
+    root.mkdir(parents=True, exist_ok=True)
+    root.chmod(0o711)
+    attempt.node.folder.chmod(0o755)
+    attempt.work.mkdir(mode=0o700)
+    try:
+        attempt.chown_to_build_user(attempt.work)
+        yield
+    finally:
+        remove_tree(attempt.work)
+
+
+def close(attempt: Attempt, outcome: Outcome) -> Close:
+    """End the claim as the outcome asks, once every line is acknowledged. All of it is a wait for the control side."""
+    lease = attempt.lease
+    if outcome.unexpected:
+        log.error("unexpected", action="unexpected", build_id=lease.build_id, error=outcome.unexpected)
+    how = close_of(lease, outcome)
+    if how is Close.LOST:
+        attempt.lose()
+    with attempt.waiting():
+        if how is Close.RELEASED:
+            _flush(attempt)
+        elif how is Close.HAND_BACK:
+            attempt.log.system("this node is draining; the build goes back to the queue")
+            _flush(attempt)
+            back = hand_back_request(lease.build_id, lease.claim, "drain")
+            how = how if _insist(attempt, attempt.node.calls.hand_back, back) else Close.LOST
+        elif how is Close.FINISH:
+            how = _finish(attempt, outcome)
+    return how
+
+
+def _finish(attempt: Attempt, outcome: Outcome) -> Close:
+    lease, attempt_log = attempt.lease, attempt.log
+    count = _flush(attempt)
+    phase, phases = attempt_log.phase_name, attempt_log.phases
+    request = finish_request(lease, outcome, log_count=count, phase=phase, phases=phases)
+    while (answer := _insist(attempt, attempt.node.calls.finish, request)) is not None and answer.log_incomplete:
+        if not attempt_log.spool.again(answer.kept_until_index):
+            log.error("lines are gone from the spool", action="spool-damaged", build_id=lease.build_id)
+            return Close.LOST
+        _flush(attempt)
+    return Close.FINISH if answer is not None else Close.LOST
+
+
+def _flush(attempt: Attempt) -> int:
+    """Close the spool and wait until all of it is acknowledged, or the claim is lost. Returns the number of lines."""
+    spool = attempt.log.spool
+    count = spool.close()
+    with spool.changed:
+        spool.changed.wait_for(lambda: spool.acknowledged or attempt.lease.lost)
+    return count
+
+
+def _insist(attempt: Attempt, call: Callable[[Request], Answer], request: Request) -> Answer | None:
+    """Repeat a fenced call until it is answered; returns the answer, None when the claim is lost."""
+    backoff, changed = Backoff(0.1, 3.0), attempt.log.spool.changed
+    while not attempt.lease.lost:
+        try:
+            answer = call(request)
+        except Unanswered:
+            with changed:
+                changed.wait_for(lambda: attempt.lease.lost, backoff.pause_s())
+            continue
+        return None if answer.stale else answer
+    return None

@@ -1,0 +1,137 @@
+"""Attempts for unit tests: real values, over an API in memory that keeps what a store would keep."""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+from builder.attempt.attempt import Attempt, Node
+from builder.attempt.log import Log
+from builder.claims.calls import Refused, Unanswered
+from builder.claims.lease import lease_of
+from builder.claims.spool import Spool
+from builder.claims.timelimit import TimeLimit
+from builder.config import Settings
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.pipelines.base import PlanRequest
+
+
+class Clock:
+    """Seconds; it moves when it is read."""
+
+    def __init__(self, step: float = 0.0) -> None:
+        self.seconds, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.seconds += self.step
+        return self.seconds
+
+
+class Instant(threading.Condition):
+    """A condition over a clock of the test: a wait ends at once, whatever it waits for."""
+
+    def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
+        return predicate()
+
+
+class MemoryCalls:
+    """Keeps lines as the store does (`builder/store/logs.py`); before `forgets` answers of Finish it loses some."""
+
+    def __init__(self, forgets: int = 0, keep: int = 0, refuses: tuple[str, ...] = ()) -> None:
+        self.kept: dict[str, list[str]] = {}
+        self.finished: list[pb.FinishRequest] = []
+        self.handed_back: list[str] = []
+        self.beats: list[pb.HeartbeatRequest] = []
+        self.forgets, self.keep, self.refuses = forgets, keep, refuses
+
+    def claim(self, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
+        return grant_of(request.build_id)
+
+    def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+        self.beats.append(request)
+        return pb.HeartbeatResponse(lease_ms=60_000)
+
+    def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+        return pb.PlannedResponse(verdict=pb.PLANNED_GO_ON)
+
+    def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+        if request.build_id in self.refuses:
+            raise Refused("not yours")
+        kept = self.kept.setdefault(request.build_id, [])
+        if request.first_index <= len(kept):
+            kept += [line.line for line in request.lines][len(kept) - request.first_index :]
+        return pb.AppendLogResponse(kept_until_index=len(kept))
+
+    def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
+        if self.forgets:
+            self.forgets -= 1
+            del self.kept[request.build_id][self.keep :]
+        kept = len(self.kept.get(request.build_id, []))
+        if kept < request.log_count:
+            return pb.FinishResponse(log_incomplete=True, kept_until_index=kept)
+        self.finished.append(request)
+        return pb.FinishResponse(status=pb.BUILD_STATUS_FAILED)
+
+    def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse:
+        self.handed_back.append(request.build_id)
+        return pb.HandBackResponse()
+
+    def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
+        raise Unanswered("this API keeps no sources")
+
+
+def grant_of(build_id: str = "b", *, timeout_ms: int = 60_000, lease_ms: int = 60_000) -> pb.ClaimBuildResponse:
+    return pb.ClaimBuildResponse(
+        granted=True,
+        build_id=build_id,
+        claim=1,
+        attempt=1,
+        lease_ms=lease_ms,
+        organization_name="o",
+        limits=pb.Limits(timeout_ms=timeout_ms),
+    )
+
+
+def node_at(folder: Path, calls: object = None, **more: Any) -> Node:
+    """A node whose folder is `folder`; `settings` are those beside the folder."""
+    settings = Settings(**{"node_dir": str(folder), "node_id": "n", **more.pop("settings", {})})
+    parts = {"catalog": SimpleNamespace(), "known": (), "toolchains": SimpleNamespace(), "uid": 0, **more}
+    return Node(
+        settings=settings,
+        calls=cast(Any, calls or MemoryCalls()),
+        destination=cast(Any, parts.pop("destination", None)),
+        **cast(Any, parts),
+    )
+
+
+def attempt_at(
+    folder: Path,
+    calls: object = None,
+    clock: Callable[[], float] | None = None,
+    timeout_ms: int = 60_000,
+    request: PlanRequest = PlanRequest(runtime="go"),  # noqa: B008
+    **more: Any,
+) -> Attempt:
+    """An attempt that nothing drives: its waits end at once, its lines stay in the spool."""
+    now = clock or Clock()
+    node = node_at(folder, calls, **more)
+    grant = grant_of(timeout_ms=timeout_ms)
+    work = folder / "work"
+    work.mkdir()
+    spool = Spool(folder / "spool/b.1.jsonl", 1 << 20, Instant())
+    made = Attempt(
+        node=node,
+        grant=grant,
+        request=request,
+        lease=lease_of(grant, 30, now()),
+        log=Log(spool=spool, now=now),
+        time_limit=TimeLimit(limit_ms=timeout_ms, started_at=now()),
+        work=work,
+        now=now,
+    )
+    weakref.finalize(made, spool.close)
+    return made

@@ -1,0 +1,302 @@
+"""A driven claim against an API that forgets, refuses, goes away: every line arrives in the end, no wait is endless."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+
+import pytest
+
+from builder.attempt.attempt import Attempt
+from builder.claims.calls import Refused, Unanswered
+from builder.claims.outcome import Artifact, Outcome, Verdict
+from builder.claims.requests import Close
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
+from builder.node.drive import claim_build, close, driving, work_folder
+from tests.attempt_fixtures import Clock, MemoryCalls, grant_of, node_at
+
+FAILED = Outcome(failure=BuildError("CompileFailed", "no"))
+PUSHED = Outcome(artifact=Artifact(digest="sha256:0", reference="r@sha256:0", size_bytes=1, summary=""))
+LONG_S = 60.0
+
+
+def own(
+    folder: Path, calls: MemoryCalls, work: Callable[[Attempt], Outcome], *, lease_ms: int = 60_000, **settings: object
+) -> Close:
+    """Drive one claim through `work` to its end; nothing of it may stay on the disk."""
+    node = node_at(folder, calls, settings=settings)
+    with driving(node, grant_of(lease_ms=lease_ms)) as attempt:
+        with work_folder(attempt):
+            outcome = work(attempt)
+        how = close(attempt, outcome)
+    assert list(folder.glob("*/*")) == []
+    return how
+
+
+def says(lines: int, outcome: Outcome = FAILED) -> Callable[[Attempt], Outcome]:
+    def work(attempt: Attempt) -> Outcome:
+        for number in range(lines):
+            attempt.log.system(f"line {number}")
+        return outcome
+
+    return work
+
+
+def wait_for(attempt: Attempt, condition: Callable[[], bool]) -> bool:
+    """Wait as the attempt itself does."""
+    with attempt.log.spool.changed:
+        return attempt.log.spool.changed.wait_for(condition, LONG_S)
+
+
+# --- the log
+
+
+@pytest.mark.parametrize(("forgets", "keep"), [(1, 0), (1, 700), (3, 1199)])
+def test_a_finish_that_is_short_of_lines_sends_them_again(tmp_path: Path, forgets: int, keep: int) -> None:
+    calls = MemoryCalls(forgets, keep)
+    assert own(tmp_path, calls, says(1200)) is Close.FINISH
+    assert calls.kept["b"] == [f"line {number}" for number in range(1200)]
+    assert [request.log_count for request in calls.finished] == [1200]
+
+
+def test_an_api_that_forgets_in_mid_build_gets_its_lines_again(tmp_path: Path) -> None:
+    calls = MemoryCalls()
+
+    def work(attempt: Attempt) -> Outcome:
+        says(100)(attempt)
+        attempt.wait_until_acknowledged()
+        del calls.kept["b"][10:]
+        attempt.log.system("line 100")
+        attempt.wait_until_acknowledged()
+        assert calls.kept["b"] == [f"line {number}" for number in range(101)]
+        return FAILED
+
+    assert own(tmp_path, calls, work) is Close.FINISH
+
+
+def test_a_finish_whose_lines_are_gone_from_the_disk_is_given_up(tmp_path: Path) -> None:
+    class Damaging(MemoryCalls):
+        def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
+            (tmp_path / "spool/b.1.jsonl").write_text("")
+            return super().finish(request)
+
+    assert own(tmp_path, Damaging(1, 0), says(5)) is Close.LOST
+
+
+def test_a_log_over_its_cap_ends_like_any_other(tmp_path: Path) -> None:
+    calls = MemoryCalls(1, 3)
+    assert own(tmp_path, calls, says(5000), log_bytes=64 * 1024) is Close.FINISH
+    assert calls.kept["b"][-1] == "line 4999"
+    assert len(calls.kept["b"]) == calls.finished[0].log_count < 2000
+
+
+def test_lines_that_no_api_takes_yet_are_waited_for_and_the_wait_is_not_the_builds(tmp_path: Path) -> None:
+    class Late(MemoryCalls):
+        tries = 0
+
+        def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+            self.tries += 1
+            if self.tries < 4:
+                raise Unanswered("away")
+            clock.seconds += 3600
+            return super().append_log(request)
+
+    clock, calls = Clock(), Late()
+    node = node_at(tmp_path, calls)
+    with driving(node, grant_of(timeout_ms=5000), now=clock) as attempt:
+        with work_folder(attempt), attempt.waiting():
+            attempt.log.system("x")
+            attempt.wait_until_acknowledged()
+        attempt.check()
+        assert attempt.time_limit.waited_ms(clock.seconds) == 3_600_000
+        assert close(attempt, FAILED) is Close.FINISH
+    assert calls.kept["b"] == ["x"]
+
+
+# --- the end
+
+
+def test_an_owner_that_fails_waits_for_no_api(tmp_path: Path) -> None:
+    class Away(MemoryCalls):
+        def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+            raise Unanswered("away")
+
+    def broken(attempt: Attempt) -> Outcome:
+        attempt.log.system("x")
+        raise RuntimeError("the disk is gone")
+
+    with pytest.raises(RuntimeError, match="the disk is gone"):
+        own(tmp_path, Away(), broken)
+    assert list(tmp_path.glob("*/*")) == []
+
+
+@pytest.mark.parametrize("verdict", [Verdict.REUSE, Verdict.ATTACHED])
+def test_a_verdict_that_ends_the_claim_completes_the_log_and_finishes_nothing(tmp_path: Path, verdict: Verdict) -> None:
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, says(700, Outcome(verdict=verdict))) is Close.RELEASED
+    assert (len(calls.kept["b"]), calls.finished) == (700, [])
+
+
+def test_a_stale_verdict_waits_for_no_line(tmp_path: Path) -> None:
+    class Away(MemoryCalls):
+        def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+            raise Unanswered("away")
+
+    assert own(tmp_path, Away(), says(3, Outcome(verdict=Verdict.STALE))) is Close.LOST
+
+
+def test_a_finish_is_repeated_until_it_is_answered(tmp_path: Path) -> None:
+    class Away(MemoryCalls):
+        away = 2
+
+        def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
+            if self.away:
+                self.away -= 1
+                raise Unanswered("away")
+            return super().finish(request)
+
+    calls = Away()
+    assert own(tmp_path, calls, says(2, PUSHED)) is Close.FINISH
+    assert [request.success.digest for request in calls.finished] == ["sha256:0"]
+
+
+@pytest.mark.parametrize(
+    ("outcome", "how"), [(FAILED, Close.HAND_BACK), (PUSHED, Close.FINISH)], ids=["unfinished", "finished"]
+)
+def test_a_node_that_drains_hands_back_what_is_not_finished(tmp_path: Path, outcome: Outcome, how: Close) -> None:
+    calls = MemoryCalls()
+    node = node_at(tmp_path, calls, settings={"heartbeat_ms": 50})
+    with driving(node, grant_of(), draining=lambda: True) as attempt:
+        assert wait_for(attempt, attempt.lease.must_stop)
+        with pytest.raises(BuildError, match="stopped before PUSH"), attempt.phase("PUSH"):
+            pass
+        assert close(attempt, outcome) is how
+    assert calls.handed_back == (["b"] if how is Close.HAND_BACK else [])
+    assert len(calls.finished) == (how is Close.FINISH)
+
+
+# --- the lease
+
+
+@pytest.mark.parametrize(("stale", "how", "finished"), [(True, Close.LOST, []), (False, Close.FINISH, ["Timeout"])])
+def test_a_lost_claim_ends_without_a_word_and_a_timeout_does_not(
+    tmp_path: Path, stale: bool, how: Close, finished: list[str]
+) -> None:
+    class Stale(MemoryCalls):
+        def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+            return pb.HeartbeatResponse(stale=stale)
+
+    def work(attempt: Attempt) -> Outcome:
+        assert not stale or wait_for(attempt, lambda: attempt.lease.lost)
+        return Outcome(failure=BuildError("Timeout", "over"))
+
+    calls = Stale()
+    assert own(tmp_path, calls, work, heartbeat_ms=50) is how
+    assert [request.failure.reason for request in calls.finished] == finished
+
+
+def test_a_heartbeat_carries_phase_and_wait(tmp_path: Path) -> None:
+    calls = MemoryCalls()
+
+    def work(attempt: Attempt) -> Outcome:
+        with attempt.phase("PUSH"), attempt.waiting():
+            assert wait_for(attempt, lambda: len(calls.beats) > 1 and calls.beats[-1].waited_ms > 0)
+        return FAILED
+
+    assert own(tmp_path, calls, work, heartbeat_ms=50) is Close.FINISH
+    assert calls.beats[-1].phase == pb.BUILD_PHASE_PUSH
+
+
+def test_a_hint_of_a_cancel_brings_the_heartbeat_forward(tmp_path: Path) -> None:
+    """The hint comes while a heartbeat is under way whose answer does not know of the cancel yet."""
+    hints: list[Callable[[], None]] = []
+
+    class Cancelled(MemoryCalls):
+        def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+            self.beats.append(request)
+            if len(self.beats) == 1:
+                hints[0]()
+                return pb.HeartbeatResponse()
+            return pb.HeartbeatResponse(cancel=True)
+
+    def listening(build_id: str, on_cancel: Callable[[], None]) -> AbstractContextManager[None]:
+        hints.append(on_cancel)
+        return nullcontext()
+
+    node = node_at(tmp_path, calls := Cancelled(), settings={"heartbeat_ms": 3_600_000})
+    with driving(node, grant_of(lease_ms=36_000_000), listening=listening) as attempt:
+        hints[0]()
+        assert wait_for(attempt, lambda: attempt.lease.cancelled)
+        assert close(attempt, FAILED) is Close.FINISH
+    assert (len(calls.beats), calls.finished[0].failure.reason) == (2, "Cancelled")
+
+
+@pytest.mark.parametrize("call", ["heartbeat", "append_log"])
+@pytest.mark.parametrize("error", [Refused("no"), RuntimeError("a bug"), MemoryError()], ids=repr)
+def test_a_dead_heartbeat_or_log_thread_ends_the_build(tmp_path: Path, call: str, error: BaseException) -> None:
+    """Work whose lease nobody renews, or whose lines nobody sends, is killed like that of a lost claim."""
+
+    def dies(request: object) -> None:
+        raise error
+
+    calls = MemoryCalls()
+    setattr(calls, call, dies)
+
+    def work(attempt: Attempt) -> Outcome:
+        attempt.log.system("x")
+        assert wait_for(attempt, attempt.lease.must_stop)
+        with pytest.raises(BuildError, match="stopped"):
+            attempt.check()
+        with pytest.raises(BuildError, match="stopped before PUSH"), attempt.phase("PUSH"):
+            pass
+        return PUSHED
+
+    assert own(tmp_path, calls, work, heartbeat_ms=50) is Close.LOST
+    assert calls.finished == []
+
+
+def test_no_thread_of_a_claim_outlives_it(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    own(tmp_path, MemoryCalls(), says(10))
+    for thread in set(threading.enumerate()) - before:
+        thread.join(LONG_S)
+        assert not thread.is_alive()
+
+
+# --- the claim
+
+
+def test_a_claim_whose_answer_is_lost_is_repeated_with_its_nonce(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Lost(MemoryCalls):
+        def __init__(self) -> None:
+            super().__init__()
+            self.nonces: list[str] = []
+
+        def claim(self, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
+            self.nonces.append(request.nonce)
+            if len(self.nonces) < 3:
+                raise Unanswered("away")
+            return super().claim(request)
+
+    monkeypatch.setattr("builder.node.drive.CLAIM_PAUSES_S", (0.0, 0.0, 0.0))
+    calls = Lost()
+    grant = claim_build(node_at(tmp_path, calls), "b")
+    assert grant is not None and grant.claim == 1
+    assert len(calls.nonces) == 3 and len(set(calls.nonces)) == 1
+
+
+@pytest.mark.parametrize("error", [Unanswered("away"), Refused("no")], ids=["away", "refused"])
+def test_a_claim_that_is_not_answered_or_refused_lets_the_hint_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    class Away(MemoryCalls):
+        def claim(self, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
+            raise error
+
+    monkeypatch.setattr("builder.node.drive.CLAIM_PAUSES_S", (0.0,))
+    assert claim_build(node_at(tmp_path, Away()), "b") is None
