@@ -13,13 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
-from google.protobuf import json_format
-
 from bench.projects import Project
 from builder import config
 from builder.bases.base import BaseStore
 from builder.client.api import Api
+from builder.client.patient import NullWatcher, PatientApi, SystemClock
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local import embedded
@@ -28,7 +26,6 @@ from builder.local import embedded
 KEPT = Path("/var/tmp/ignite-builder-bench")
 MEMORY = Path("/dev/shm")
 FIRST_UID = 61_500
-PATIENCE_S = 600.0
 
 
 @dataclass
@@ -37,7 +34,6 @@ class Server:
 
     running: embedded.Embedded
     api: Api
-    http: httpx.Client
 
     @property
     def settings(self) -> Settings:
@@ -51,20 +47,13 @@ class Server:
         getattr(compiled.runtime, project.runtime).SetInParent()
         began = time.perf_counter()
         created: pb.CreateBuildResponse = self.api.call("CreateBuild", request)
-        self._follow(created.build_id)
+        for _ in PatientApi(self.api, SystemClock(), NullWatcher()).follow(created.build_id):
+            pass
         record: pb.Build = self.api.call("GetBuild", pb.GetBuildRequest(build_id=created.build_id))
         took = time.perf_counter() - began
         if record.status != pb.BUILD_STATUS_SUCCEEDED:
             raise RuntimeError(f"{project.name}: {pb.BuildStatus.Name(record.status)} {record.failure}")
         return took, record
-
-    def _follow(self, build_id: str) -> None:
-        path = f"/v1/ignite/builds/{build_id}/logs/stream"
-        with self.http.stream("GET", path, params={"fromStart": "true"}) as response:
-            response.raise_for_status()
-            for line in response.iter_lines():
-                if line.startswith("data: ") and json_format.Parse(line[6:], pb.LogEntry()).eof:
-                    return
 
     def forget_compiler_cache(self) -> None:
         """Make the next Go build a cold one: the compiler's cache goes, the modules stay."""
@@ -103,9 +92,7 @@ class Place:
             running = stack.enter_context(embedded.start(config.load(values).settings))
             api = Api(running.url, running.token)
             stack.callback(api.close)
-            headers = {"authorization": f"Bearer {running.token}"}
-            http = httpx.Client(base_url=running.url, headers=headers, timeout=PATIENCE_S, trust_env=False)
-            yield Server(running, api, stack.enter_context(http))
+            yield Server(running, api)
 
 
 @contextmanager

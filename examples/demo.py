@@ -15,13 +15,13 @@ import zipfile
 from pathlib import Path
 
 import httpx
-from google.protobuf import json_format
 
 from builder.client.api import Api
+from builder.client.patient import NullWatcher, PatientApi, SystemClock
 from builder.config import Settings, load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
-from builder.local.embedded import Embedded, private_registry, start
+from builder.local.embedded import private_registry, start
 from builder.local.run import started
 from builder.pipelines import catalog as catalogs
 from builder.toolchains.host import toolchains_of
@@ -57,24 +57,18 @@ def request(name: str, kind: str) -> pb.CreateBuildRequest:
     return made
 
 
-def tail(server: Embedded, build_id: str, show: bool) -> None:
+def tail(api: Api, build_id: str, show: bool) -> None:
     """Print the log of a build until its end."""
-    url = f"{server.url}/v1/ignite/builds/{build_id}/logs/stream?fromStart=true"
-    headers = {"authorization": f"Bearer {server.token}"}
-    with httpx.stream("GET", url, headers=headers, timeout=300, trust_env=False) as response:
-        for line in response.iter_lines():
-            if show and line.startswith("data: "):
-                entry = pb.LogEntry()
-                json_format.Parse(line[6:], entry)
-                if not entry.eof:
-                    print(f"    {pb.BuildPhase.Name(entry.phase)[12:].lower():<13}{entry.line[:200]}", flush=True)
+    for entry in PatientApi(api, SystemClock(), NullWatcher()).follow(build_id):
+        if show and not entry.eof:
+            print(f"    {pb.BuildPhase.Name(entry.phase)[12:].lower():<13}{entry.line[:200]}", flush=True)
 
 
-def build(server: Embedded, api: Api, name: str, kind: str, show: bool) -> tuple[pb.Build, float]:
+def build(api: Api, name: str, kind: str, show: bool) -> tuple[pb.Build, float]:
     """Submit, tail, wait. The record and the seconds it took."""
     began = time.monotonic()
     created = api.call("CreateBuild", request(name, kind))
-    tail(server, created.build_id, show)
+    tail(api, created.build_id, show)
     record = api.call("GetBuild", pb.GetBuildRequest(build_id=created.build_id))
     took = time.monotonic() - began
     if record.status != pb.BUILD_STATUS_SUCCEEDED:
@@ -125,10 +119,10 @@ def main() -> int:
             api = Api(server.url, server.token)
             for name, kind in examples:
                 print(f"\n== {name}, from a {kind}", flush=True)
-                record, cold = build(server, api, name, kind, show=True)
+                record, cold = build(api, name, kind, show=True)
                 print(f"   {record.artifact_ref}")
                 print(f"   POST / -> {call(settings, record, name)}", flush=True)
-                again, warm = build(server, api, name, kind, show=False)
+                again, warm = build(api, name, kind, show=False)
                 if not again.from_cache_of or again.image_digest != record.image_digest:
                     raise SystemExit(f"{name}: the second build was not answered from the cache")
                 rows.append((name, kind, cold, warm, record.size_bytes))

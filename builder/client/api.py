@@ -1,23 +1,49 @@
-"""A typed HTTP client of the control API, its paths derived from the same descriptors as the server's routes.
+"""The client of the control API: each call once, its path from the same descriptors as the server's routes.
 
-Made after the fork, one per process; safe to share between threads.
+httpx is loaded by the first call, which may be after a fork. One client for each process; threads may share it.
+`patient.py` repeats calls.
 """
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterator
-from typing import Any
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
-import httpx
+from google.protobuf import json_format
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from builder.client import sse
 from builder.contract import codec, routes
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+
+if TYPE_CHECKING:
+    import httpx
+
+LATER = frozenset({429, 502, 503, 504})
+NEVER = frozenset({501, 505})  # of 5xx: a server that will not do it, however often it is asked
+CONNECT_S, READ_S = 10.0, 15.0
+STREAM_SILENCE_S = 90.0  # a step may be silent for minutes, and nothing obliges the server to send comments meanwhile
+CHUNK_BYTES = 1024 * 1024
+
+Called = Callable[[str, str, int, int], None]
+"""Hears of each answer: method, path, status, ms."""
 
 
 class ApiUnreachable(Exception):
-    """No answer, or an answer that says "later" (429, 5xx): the call may be repeated."""
+    """No answer, or one that says "later". The call may be repeated, at the earliest after `wait_s`."""
+
+    def __init__(self, why: str, wait_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.wait_s = wait_s
+
+
+class StreamIdle(Exception):
+    """The stream was silent for so long that it is opened anew. The server may well be there."""
 
 
 class ApiError(Exception):
@@ -29,66 +55,169 @@ class ApiError(Exception):
 
 
 class Api:
-    """Calls of `BuildService` and `WorkerService` by their names. Raises `ApiUnreachable` and `ApiError`."""
+    """Calls of `BuildService` and `WorkerService` by their names. Raises `ApiUnreachable` and `ApiError`.
 
-    def __init__(self, server: str, token: str, timeout_s: float = 15.0) -> None:
-        self._http = httpx.Client(
-            base_url=server, headers={"authorization": f"Bearer {token}"}, timeout=timeout_s, trust_env=False
+    `answered` is whether any answer was a verdict of the server. An HTTP proxy of the environment is used only where
+    `trust_env` says so.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        token: str,
+        timeout_s: float = READ_S,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        trust_env: bool = False,
+        called: Called | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.server, self.answered = server.rstrip("/"), False
+        self._token, self._timeout_s, self._transport, self._trust_env = token, timeout_s, transport, trust_env
+        self._called, self._clock = called, clock
+
+    @functools.cached_property
+    def _http(self) -> httpx.Client:
+        import httpx
+
+        return httpx.Client(
+            base_url=self.server,
+            headers={"authorization": f"Bearer {self._token}"} if self._token else {},
+            timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
+            transport=self._transport,
+            trust_env=self._trust_env,
         )
-        self._routes = {route.rpc_name: route for service in routes.services() for route in routes.routes(service)}
 
-    def call(self, name: str, request: Message) -> Any:
-        """One unary call; the answer is the method's response message."""
-        route = self._routes[name]
+    def call(self, name: str, request: Message, *, repeatable: bool = True) -> Any:
+        """One unary call; the answer is the method's response message.
+
+        An error of the server (500 and kin) is a reason to repeat a call that changes nothing twice, else a refusal.
+        """
+        route = _routes()[name]
         path, query = routes.address(route, request)
         if route.has_body:
-            response = self._send(route.method, path, content=codec.dump(request))
+            headers = {"content-type": "application/json"}
+            data = self._once(route.method, path, repeatable, content=codec.dump(request), headers=headers)
         else:
-            response = self._send(route.method, path, params=query)
-        try:
-            return codec.parse(GetMessageClass(route.output), response.content)
-        except codec.Malformed as error:
-            raise ApiError(
-                response.status_code, "INTERNAL", f"the answer to {name} is malformed: {error}", {}
-            ) from error
+            data = self._once(route.method, path, repeatable, params=query)
+        return _message(GetMessageClass(route.output), data)
+
+    def upload(self, chunks: Iterable[bytes]) -> pb.UploadBuildContextResponse:
+        """Stream a source."""
+        headers = {"content-type": "application/octet-stream"}
+        data = self._once("POST", routes.UPLOAD_PATH, repeatable=False, content=chunks, headers=headers)
+        answer: pb.UploadBuildContextResponse = _message(pb.UploadBuildContextResponse, data)
+        return answer
 
     def download(self, path: str) -> Iterator[bytes]:
         """Stream a body."""
-        try:
-            with self._http.stream("GET", path) as response:
-                if response.status_code >= 400:
-                    response.read()
-                _refuse(response)
-                yield from response.iter_bytes(1024 * 1024)
-        except httpx.TransportError as error:
-            raise ApiUnreachable(repr(error)) from error
+        with self._stream(path) as response:
+            yield from response.iter_bytes(CHUNK_BYTES)
+
+    def log(self, build_id: str, after: int = 0) -> Iterator[pb.LogEntry]:
+        """One stream of the lines after a sequence, in order; the entry with `eof` is the last one. A stream may end
+        without it. Raises `StreamIdle`, too."""
+        import httpx
+
+        request = pb.StreamBuildLogsRequest(build_id=build_id, from_start=True)
+        path, query = routes.address(_routes()["StreamBuildLogs"], request)
+        headers = {"accept": "text/event-stream"} | ({"last-event-id": str(after)} if after > 0 else {})
+        timeout = httpx.Timeout(self._timeout_s, read=STREAM_SILENCE_S)
+        with self._stream(path, params=query, headers=headers, timeout=timeout) as response:
+            try:
+                for event in sse.events(sse.lines(response.iter_bytes())):
+                    if (entry := _entry(event)) is not None:
+                        yield entry
+            except httpx.ReadTimeout:
+                raise StreamIdle from None
+            except sse.LineTooLong as error:
+                raise ApiUnreachable(str(error)) from None
 
     def close(self) -> None:
         """Close the connections."""
-        self._http.close()
+        if "_http" in self.__dict__:
+            self._http.close()
 
-    def _send(self, method: str, path: str, **kwargs: Any) -> httpx.Response:
-        headers = {"content-type": "application/json"}
+    @contextmanager
+    def _stream(self, path: str, **kwargs: Any) -> Iterator[httpx.Response]:
+        import httpx
+
         try:
-            response = self._http.request(method, path, headers=headers, **kwargs)
+            with self._http.stream("GET", path, **kwargs) as response:
+                if response.status_code >= 300:
+                    response.read()
+                self._judge(response, repeatable=True)
+                yield response
+        except (httpx.TransportError, httpx.StreamError) as error:
+            raise ApiUnreachable(_why(error)) from error
+
+    def _once(self, method: str, path: str, repeatable: bool, **kwargs: Any) -> bytes:
+        import httpx
+
+        began = self._clock()
+        try:
+            response = self._http.request(method, path, **kwargs)
         except httpx.TransportError as error:
-            raise ApiUnreachable(repr(error)) from error
-        _refuse(response)
-        return response
+            raise ApiUnreachable(_why(error)) from error
+        if self._called is not None:
+            self._called(method, path, response.status_code, int((self._clock() - began) * 1000))
+        self._judge(response, repeatable)
+        return response.content
+
+    def _judge(self, response: httpx.Response, repeatable: bool) -> None:
+        """What kind of answer it is: none for now, a refusal, or one to read."""
+        status = response.status_code
+        if status in LATER or (repeatable and status >= 500 and status not in NEVER):
+            raise ApiUnreachable(f"answered {status}", _retry_after(response))
+        self.answered = True
+        if status >= 300:
+            raise _refusal(response)
 
 
-def _refuse(response: httpx.Response) -> None:
-    """Raises for an answer that is none; its body has been read."""
-    if response.status_code == 429 or response.status_code in (500, 502, 503, 504):
-        raise ApiUnreachable(f"{response.status_code} {response.text[:200]}")
-    if response.status_code >= 300:
-        raise _refusal(response)
+@functools.cache
+def _routes() -> dict[str, routes.Route]:
+    return {route.rpc_name: route for service in routes.services() for route in routes.routes(service)}
+
+
+def _message(answer: type[Any], data: bytes) -> Any:
+    """An answer; fields that only a newer server knows are skipped."""
+    try:
+        return json_format.Parse(data, answer(), ignore_unknown_fields=True)
+    except (json_format.ParseError, UnicodeDecodeError) as error:
+        raise ApiUnreachable(f"sent something that is no {answer.DESCRIPTOR.name}: {str(error)[:200]}") from error
+
+
+def _entry(event: sse.Event) -> pb.LogEntry | None:
+    if event.name not in ("log", "eof"):
+        return None
+    entry: pb.LogEntry = _message(pb.LogEntry, event.data.encode()) if event.data else pb.LogEntry()
+    entry.eof = entry.eof or event.name == "eof"
+    if event.id.isascii() and event.id.isdigit() and not entry.eof:
+        entry.sequence = int(event.id)
+    return entry
 
 
 def _refusal(response: httpx.Response) -> ApiError:
+    status = response.status_code
     try:
         body = json.loads(response.content)
-        details = body.get("details") or [{}]
-        return ApiError(response.status_code, str(body["code"]), str(body["message"]), dict(details[0]))
+        code, message = str(body["code"]), str(body["message"])
+        details = [each for each in body.get("details") or [] if isinstance(each, dict)]
     except (ValueError, KeyError, TypeError, AttributeError):
-        return ApiError(response.status_code, "UNKNOWN", response.text[:200], {})
+        return ApiError(status, "UNKNOWN", f"the server answered {status} without an error of ours", {})
+    return ApiError(status, code, message, details[0] if details else {})
+
+
+def _retry_after(response: httpx.Response) -> float:
+    text = response.headers.get("retry-after", "")
+    return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _why(error: Exception) -> str:
+    import httpx
+
+    if isinstance(error, httpx.ConnectTimeout | httpx.ReadTimeout | httpx.WriteTimeout):
+        return "did not answer in time"
+    if isinstance(error, httpx.ConnectError):
+        return f"cannot be reached: {str(error)[:200]}"
+    return f"broke the connection: {str(error)[:200] or type(error).__name__}"

@@ -37,7 +37,6 @@ class Route:
 
     method: str
     template: str
-    path_regex: re.Pattern[str]
     path_params: tuple[str, ...]
     service: str
     rpc_name: str
@@ -51,14 +50,6 @@ class Route:
     def has_body(self) -> bool:
         """Whether the request travels as the body, not in the query."""
         return bool(self.body)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Match:
-    """A route that fits, and what its path carries."""
-
-    route: Route
-    params: Mapping[str, str]
 
 
 def services() -> tuple[ServiceDescriptor, ...]:
@@ -90,7 +81,6 @@ def _route(service: str, method: MethodDescriptor) -> Route | None:
     return Route(
         method=verb.upper(),
         template=template,
-        path_regex=re.compile(_PARAMETER.sub(r"(?P<\1>[^/]+)", template.replace(".", r"\."))),
         path_params=params,
         service=service,
         rpc_name=method.name,
@@ -102,39 +92,24 @@ def _route(service: str, method: MethodDescriptor) -> Route | None:
     )
 
 
-def match(routes: Iterable[Route], method: str, path: str) -> Match | None:
-    """The route for a request, or None. `path` is decoded, without the query. A literal segment wins over `{field}`."""
-    found = [
-        Match(route=route, params=hit.groupdict())
-        for route in routes
-        if route.method == method and (hit := route.path_regex.fullmatch(path))
-    ]
-    return min(found, key=lambda each: len(each.params), default=None)
-
-
-def allowed(routes: Iterable[Route], path: str) -> tuple[str, ...]:
-    """The methods that this path has, sorted: for the Allow header of a 405; none means 404."""
-    return tuple(sorted({route.method for route in routes if route.path_regex.fullmatch(path)}))
-
-
-def bind(match: Match, query: Iterable[tuple[str, str]], body: bytes) -> Message:
-    """The request message, of path, decoded query pairs and body.
+def bind(route: Route, params: Mapping[str, str], query: Iterable[tuple[str, str]], body: bytes) -> Message:
+    """The request message, of what the path carries, decoded query pairs and body.
 
     With a body the query must be empty, and what the body repeats of the path must be the same. An empty body is `{}`.
     Raises `Malformed`; `where` names the field.
     """
-    route, pairs = match.route, tuple(query)
+    pairs = tuple(query)
     cls = GetMessageClass(route.input)
     if not route.has_body:
         if body:
             raise codec.Malformed(f"{route.method} {route.template} takes no body", "body")
-        return codec.from_query(cls, (*match.params.items(), *pairs))
+        return codec.from_query(cls, (*params.items(), *pairs))
     if pairs:
         name = pairs[0][0][:60]
         raise codec.Malformed(f"{name!r}: parameters belong into the body here", name)
     message = codec.parse(cls, body or b"{}")
-    carried = codec.from_query(cls, match.params.items())
-    for name in match.params:
+    carried = codec.from_query(cls, params.items())
+    for name in params:
         wanted, given = getattr(carried, name), getattr(message, name)
         if given and given != wanted:
             raise codec.Malformed(f"{name} in the body is not the one in the path", name)
@@ -151,8 +126,9 @@ def address(route: Route, message: Message) -> tuple[str, tuple[tuple[str, str],
     if route.has_body:
         return path, ()
     pairs = []
-    for name, value in json_format.MessageToDict(message, preserving_proto_field_name=True).items():
-        if name in route.path_params:
+    carried = {route.input.fields_by_name[name].json_name for name in route.path_params}
+    for name, value in json_format.MessageToDict(message).items():
+        if name in carried:
             continue
         for one in value if isinstance(value, list) else [value]:
             if isinstance(one, dict):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import gc
 import os
@@ -16,7 +15,6 @@ from types import FrameType
 from typing import TextIO
 
 import redis
-import uvicorn
 from sqlalchemy import text
 
 from builder import pipelines
@@ -34,13 +32,20 @@ from builder.finalize import Finalizer
 from builder.images import place
 from builder.images.transport import ONE_SHORT_ATTEMPT
 from builder.pipelines import catalog as catalogs
-from builder.services.service import BuildService, Parts, WorkerService
+from builder.services.builds import BuildService
+from builder.services.parts import Parts
+from builder.services.streams import LogStreams
 from builder.services.tails import Tails
+from builder.services.uploads import Uploads
+from builder.services.workers import WorkerService
 from builder.store import outbox, queues
 from builder.store.engine import open_store
 from builder.store.events import Event
 from builder.stores.folder import FolderStore
-from builder.transports.http.app import make_app
+from builder.transports.http.app import Api, make_app
+from builder.transports.http.events import log_event
+from builder.transports.http.probes import Probes
+from builder.transports.http.server import Server
 
 
 class Control:
@@ -105,8 +110,9 @@ class Control:
         )
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
-        services = (BuildService(parts), WorkerService(parts))
-        self.app = make_app(settings, *services, self.tails, asked, self.metrics.page, self.log)
+        streams = LogStreams(parts, self.tails, log_event)
+        api = Api(settings, BuildService(parts), WorkerService(parts), streams, Uploads(parts))
+        self.app = make_app(api, Probes(asked, self.metrics.page, self.log), self.log)
         self._reader = threading.Thread(target=self.tails.read, daemon=True)
 
     def _emit(self, event: Event) -> None:
@@ -131,24 +137,9 @@ class Control:
         with self.store.transaction() as tx:
             tx.execute(text("select 1"))
 
-    def server(self, listener: socket.socket) -> uvicorn.Server:
-        """The HTTP server over a listening socket; its loop is the one that tails run in. They end when it stops."""
-        config = uvicorn.Config(
-            self.app, log_level="warning", access_log=False, lifespan="off", timeout_graceful_shutdown=2
-        )
-        server = uvicorn.Server(config)
-        startup, shutdown = server.startup, server.shutdown
-
-        async def bound(sockets: list[socket.socket] | None = None) -> None:
-            self.tails.bind(asyncio.get_running_loop())
-            await startup(sockets)
-
-        async def without_tails(sockets: list[socket.socket] | None = None) -> None:
-            self.tails.end()
-            await shutdown(sockets)
-
-        server.startup, server.shutdown = bound, without_tails  # type: ignore[method-assign]
-        return server
+    def server(self) -> Server:
+        """The HTTP server, to be run over a listening socket; its loop is the one that tails run in."""
+        return Server(self.app, self.tails)
 
     def start(self) -> None:
         """Start the loops and the reader."""
@@ -195,15 +186,13 @@ def serve(settings: Settings) -> int:
             username=settings.registry_username,
         )
     listener = listen(settings.listen)
-    server = control.server(listener)
+    server = control.server()
 
     def stop(sig: int, frame: FrameType | None) -> None:
         if server.should_exit:
             os._exit(EXIT_CANCELLED)  # nothing is lost: every write was one transaction, every claim has its lease
         server.should_exit = True
 
-    # uvicorn would take the signals itself and raise them again at its end, when our parts still have to stop.
-    server.handle_exit = stop  # type: ignore[method-assign]
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     control.start()

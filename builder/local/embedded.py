@@ -94,7 +94,7 @@ def start(
         )
         both = {"redis_url": redis_url, "message_key": new_secret()}
         control = Control(settings.model_copy(update={**both, "tokens": tokens}), on_event, events=events)
-        server = control.server(listener)
+        server = control.server()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         control.start()
         thread.start()

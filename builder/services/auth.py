@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from builder.config import Token
+from builder.services.errors import permission_denied, unauthenticated
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,30 +18,6 @@ class Caller:
     organization: str
     scopes: frozenset[str]
     node: str = ""
-
-
-class CallRefused(Exception):
-    """A refused call: gRPC status name, HTTP status and a message (contract, section 1)."""
-
-    def __init__(self, code: str, http: int, message: str) -> None:
-        super().__init__(message)
-        self.code, self.http, self.message = code, http, message
-
-
-def unauthenticated(message: str) -> CallRefused:
-    return CallRefused("UNAUTHENTICATED", 401, message)
-
-
-def permission_denied(message: str) -> CallRefused:
-    return CallRefused("PERMISSION_DENIED", 403, message)
-
-
-def not_found(message: str) -> CallRefused:
-    return CallRefused("NOT_FOUND", 404, message)
-
-
-def unimplemented(message: str) -> CallRefused:
-    return CallRefused("UNIMPLEMENTED", 501, message)
 
 
 class Tokens:
@@ -60,6 +37,23 @@ class Tokens:
                 scopes = frozenset(token.scopes)
                 return Caller(organization=token.organization, scopes=scopes, node=token.node)
         raise unauthenticated("this token is not known here")
+
+
+SCOPES = {
+    "CreateBuild": "submit",
+    "CancelBuild": "submit",
+    "SaveBuildSecrets": "submit",
+    "UploadBuildContext": "submit",
+    "GetBuild": "read",
+    "ListBuilds": "read",
+    "StreamBuildLogs": "read",
+}
+"""RPC of `BuildService` → the scope that a token needs. All of `WorkerService` needs `worker`."""
+
+
+def admit(caller: Caller, rpc_name: str) -> None:
+    """Whether the caller may call at all, before a byte of the body is read. Raises as `require` does."""
+    require(caller, SCOPES.get(rpc_name, "worker"))
 
 
 def require(caller: Caller, scope: str) -> None:

@@ -16,7 +16,7 @@ from builder.contract.request import runtime_of
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.plan import PLATFORM
-from builder.services.auth import unimplemented
+from builder.services.errors import unimplemented
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.store import nodes
 from builder.store.engine import Store

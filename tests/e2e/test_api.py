@@ -15,7 +15,7 @@ import pytest
 from builder.config import load
 from builder.contract.routes import SOURCE_PATH, UPLOAD_PATH, routes, services
 from builder.local import embedded
-from builder.transports.http import app as http
+from builder.services import streams
 from tests.serve_fixtures import Serve, compile_request, serving
 
 pytestmark = pytest.mark.e2e
@@ -152,7 +152,7 @@ def test_a_stream_resumes_after_the_event_it_heard_last(serve: Serve) -> None:
 
 
 def test_a_quiet_stream_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "KEEP_ALIVE_S", 0.2)
+    monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.2)
     settings = load({"data_dir": str(tmp_path)}).settings
     with embedded.start(settings, worker=False) as running, httpx.Client(trust_env=False) as client:
         client.headers["authorization"] = f"Bearer {running.token}"

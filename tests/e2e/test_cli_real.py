@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -290,3 +291,10 @@ def test_a_second_interrupt_kills_the_sandbox_of_a_build_of_its_own(
     assert ran.code == 130, ran.err
     uids = range(EMBEDDED_UID, EMBEDDED_UID + 1)
     assert until(lambda: not processes_of(uids) and not processes_that_name(alone.home), 10)
+
+
+def test_making_a_client_loads_no_http_library() -> None:
+    """In a fresh interpreter: this one has it loaded already."""
+    made = "from builder.cli.client import Client; Client('http://x', 't').close()"
+    code = made + "; import sys; print('httpx' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"

@@ -20,7 +20,7 @@ from builder.config import load
 from builder.control.loops import read_queued
 from builder.errors import EXIT_CANCELLED
 from builder.local import embedded
-from builder.transports.http import app as http
+from builder.transports.http import bodies
 from builder.transports.http.app import UPLOADS
 from tests.build_fixtures import until
 from tests.serve_fixtures import Serve, compile_request, serving
@@ -208,7 +208,7 @@ def test_uploads_that_do_not_go_on_hold_up_nobody_else(own: Serve) -> None:
 
 
 def test_a_body_of_which_nothing_comes_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http, "SILENCE_S", 0.2)
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.2)
     settings = load({"data_dir": str(tmp_path)}).settings
     with embedded.start(settings, worker=False) as running:
         with begin_upload(running.url, running.token) as waiting:

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
-from builder.cli.client import Client, events
+from builder.cli.client import Client
 from builder.cli.stop import Stop
+from builder.client.sse import events
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests.cli_fixtures import FakeClock, build, line, sse

@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 import pytest
+from google.protobuf import json_format
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
@@ -202,8 +203,8 @@ def test_accepted_spellings() -> None:
 
 def test_deep_nesting_is_refused_by_depth() -> None:
     shape = codec._shape(pb.Build.DESCRIPTOR)
-    with pytest.raises(Malformed, match="nested deeper than 32"):
-        codec._check_message(shape, {}, "x", codec.MAX_DEPTH + 1)
+    with pytest.raises(codec._Wrong, match="nested deeper than 32"):
+        codec._read_message(shape, {}, codec.MAX_DEPTH + 1)
 
 
 def test_queries() -> None:
@@ -290,6 +291,9 @@ def test_every_message_survives_dump_and_parse(cls: type[Message], data: st.Data
     dumped = codec.dump(message)
     assert codec.parse(cls, dumped) == message
     assert dumped.isascii() and b"\n" not in dumped
+    wanted = json_format.MessageToDict(message)
+    assert dumped == json.dumps(wanted, separators=(",", ":")).encode()
+    assert codec.parse(cls, dumped) == json_format.ParseDict(wanted, cls())
 
 
 ODD: st.SearchStrategy[Any] = st.recursive(
@@ -330,6 +334,7 @@ def test_mutated_json_is_read_or_refused_with_words(cls: type[Message], data: st
         error.message.encode()
     else:
         assert codec.parse(cls, codec.dump(message)) == message
+        assert json_format.ParseDict(json.loads(text), cls()) == message
 
 
 @settings(max_examples=200, deadline=None)

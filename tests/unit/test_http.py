@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, cast
 
 import httpx
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
+from starlette.routing import Route
 
 from builder import config, pipelines
 from builder.config import Token
+from builder.contract import routes
 from builder.control.loops import event_log
 from builder.control.metrics import Metrics
 from builder.data import catalog_file
 from builder.pipelines import catalog
-from builder.services.service import BuildService, Parts, WorkerService
+from builder.services.auth import SCOPES, Caller, admit
+from builder.services.builds import BuildService
+from builder.services.errors import CallRefused
+from builder.services.parts import Parts
+from builder.services.streams import LogStreams
+from builder.services.tails import Tails
+from builder.services.uploads import Uploads
+from builder.services.workers import WorkerService
 from builder.store import outbox, queues
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
+from builder.transports.http.app import Api as HttpApi
 from builder.transports.http.app import make_app
+from builder.transports.http.events import log_event
+from builder.transports.http.probes import Probes
 
 
 class Api:
@@ -33,7 +46,8 @@ class Api:
     def __init__(self, folder: Path, parts: Mapping[str, Callable[[], object]]) -> None:
         self.folder, self.said = folder, io.StringIO()
         self.store: Store = open_store(f"sqlite:///{folder}/store/builder.db")
-        settings = config.load({"tokens": (Token(token="t", organization="acme"),)}).settings
+        tokens = (Token(token="t", organization="acme"), Token(token="reader", organization="acme", scopes=("read",)))
+        settings = config.load({"tokens": tokens}).settings
         shared = Parts(
             settings=settings,
             store=self.store,
@@ -51,9 +65,10 @@ class Api:
             free=lambda: {"compile.go": 1},
             reports=lambda: outbox.waiting(self.store),
         )
-        services = (BuildService(shared), WorkerService(shared))
         log = event_log(self.said)
-        self.app = make_app(settings, *services, cast(Any, None), parts, self.metrics.page, log)
+        streams = LogStreams(shared, Tails(redis.Redis()), log_event)
+        api = HttpApi(settings, BuildService(shared), WorkerService(shared), streams, Uploads(shared))
+        self.app = make_app(api, Probes(parts, self.metrics.page, log), log)
 
     def get(self, path: str) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -136,3 +151,48 @@ def test_readyz_names_the_part_that_is_missing(api: Api, parts: dict[str, Callab
     answer = api.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["details"] == [{"part": "loop dispatch", "why": "RuntimeError"}]
+
+
+def test_a_token_without_the_scope_is_refused_before_its_body_is_read(api: Api) -> None:
+    async def body() -> AsyncIterator[bytes]:
+        raise AssertionError("the body was read")
+        yield b""
+
+    async def ask(path: str) -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://api") as client:
+            return await client.post(path, headers={"authorization": "Bearer reader"}, content=body())
+
+    for path in ("/v1/ignite/builds", "/v1/ignite/builds/contexts", "/v1/ignite/worker/builds/b1/log"):
+        answer = asyncio.run(ask(path))
+        assert (answer.status_code, answer.json()["code"]) == (403, "PERMISSION_DENIED")
+
+
+def test_a_literal_segment_of_a_path_wins_over_a_parameter(api: Api) -> None:
+    paths = [route.path for route in api.app.routes if isinstance(route, Route)]
+    assert paths.index("/v1/ignite/builds/secrets") < paths.index("/v1/ignite/builds/{build_id}")
+    assert paths.index("/v1/ignite/builds/contexts") < paths.index("/v1/ignite/builds/{build_id}/cancel")
+
+
+def test_what_is_not_built_yet_is_what_has_no_method() -> None:
+    """The contract's list, which the tables of the documents are made of."""
+    served = {name for target in (BuildService, WorkerService, LogStreams, Uploads) for name in vars(target)}
+    names = {method.name for service in routes.services() for method in service.methods}
+    snake = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in names}
+    assert {name for name in names if snake[name] not in served} - {"StreamBuildLogs"} == routes.NOT_YET
+
+
+def test_the_scope_of_each_call() -> None:
+    build, worker = routes.services()
+    assert SCOPES == {
+        "CreateBuild": "submit",
+        "CancelBuild": "submit",
+        "SaveBuildSecrets": "submit",
+        "UploadBuildContext": "submit",
+        "GetBuild": "read",
+        "ListBuilds": "read",
+        "StreamBuildLogs": "read",
+    }
+    assert set(SCOPES) == {method.name for method in build.methods}
+    for method in worker.methods:
+        with pytest.raises(CallRefused):
+            admit(Caller(organization="", scopes=frozenset({"submit", "read"})), method.name)

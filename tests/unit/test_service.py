@@ -18,8 +18,11 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.pipelines import catalog
-from builder.services.auth import Caller, CallRefused
-from builder.services.service import BuildService, Parts, WorkerService
+from builder.services.auth import Caller
+from builder.services.builds import BuildService
+from builder.services.errors import CallRefused
+from builder.services.parts import Parts, find_build
+from builder.services.workers import WorkerService
 from builder.store import builds
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
@@ -37,6 +40,7 @@ class Services:
     wakes: list[str]
     stale: list[str]
     dropped: list[int]
+    parts: Parts
 
     def submit(self, name: str = "app", caller: Caller = ACME, **fields: Any) -> str:
         request = pb.CreateBuildRequest(name=name, **fields)
@@ -76,7 +80,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         stale=stale.append,
         dropped=dropped.append,
     )
-    yield Services(BuildService(parts), WorkerService(parts), store, wakes, stale, dropped)
+    yield Services(BuildService(parts), WorkerService(parts), store, wakes, stale, dropped, parts)
     store.engine.dispose()
 
 
@@ -126,12 +130,12 @@ def test_the_largest_number_is_compared(services: Services) -> None:
 # Ids
 
 
-CALLS = ("get_build", "cancel_build", "log_page")
+CALLS = ("get_build", "cancel_build", "find_build")
 
 
 def call(services: Services, name: str, build_id: str, caller: Caller = ACME) -> object:
-    if name == "log_page":
-        return services.build.log_page(caller, build_id, 0)
+    if name == "find_build":
+        return find_build(services.parts, caller, build_id)
     request = pb.GetBuildRequest(build_id=build_id)
     return getattr(services.build, name)(
         caller, request if name == "get_build" else pb.CancelBuildRequest(build_id=build_id)
@@ -192,15 +196,6 @@ def test_a_record_has_the_version_that_was_asked_for(services: Services) -> None
     answered = services.build.create_build(ACME, request).build
     assert (answered.runtime_version, services.get(answered.build_id).runtime_version) == ("3.11", "3.11")
     assert services.get(services.submit()).runtime_version == ""
-
-
-def test_the_end_of_a_log_has_the_sequence_of_its_last_line(services: Services) -> None:
-    build = services.submit()
-    services.build.cancel_build(ACME, pb.CancelBuildRequest(build_id=build))
-    lines = services.get(build).log_lines
-    for after in (0, lines, lines + 100, 10**18 - 1):
-        entries, ended = services.build.log_page(ACME, build, after)
-        assert (ended, entries[-1].eof, entries[-1].sequence) == (True, True, lines)
 
 
 # Nodes

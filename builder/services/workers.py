@@ -1,150 +1,22 @@
-"""The service objects: `BuildService` for clients, `WorkerService` for nodes. They know nothing of HTTP or gRPC.
+"""`WorkerService`: what build nodes call. Every write carries its claim; the store decides.
 
 Methods are named as their RPCs in snake case and take (caller, request). An RPC without a method is UNIMPLEMENTED.
 """
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from builder.config import Settings
-from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
-from builder.contract.request import runtime_of
 from builder.errors import BuildError
-from builder.pipelines.catalog import Catalog
-from builder.services import intake
-from builder.services.auth import Caller, CallRefused, not_found, permission_denied, require, same_organization
+from builder.services.auth import Caller, require
+from builder.services.errors import CallRefused, not_found, permission_denied
+from builder.services.parts import Parts
 from builder.store import builds, logs, nodes, record
-from builder.store.engine import Store
-from builder.store.transitions import RUNNING, TERMINAL, WORK
-from builder.stores.folder import SourceStore
-
-PAGE = 50
-CANDIDATES = 8  # named when several builds have the start of an id that was given
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parts:
-    """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
-    tails; `stale` counts a write that came too late, by its call.
-
-    `runtimes`: those that can be built, as the loaded pipelines name them.
-    """
-
-    settings: Settings
-    store: Store
-    sources: SourceStore
-    catalog: Catalog
-    runtimes: tuple[str, ...]
-    wake: Callable[[], None]
-    fan_out: Callable[[str, list[logs.Line]], None]
-    stale: Callable[[str], None]
-    dropped: Callable[[int], None]
-
-
-class BuildService:
-    """What clients call."""
-
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-
-    def create_build(self, caller: Caller, request: pb.CreateBuildRequest) -> pb.CreateBuildResponse:
-        """Store the source, commit the record, answer at once."""
-        require(caller, "submit")
-        organization = same_organization(caller, request.organization_name)
-        parts = self._parts
-        values = intake.take(
-            request, organization, parts.settings, parts.catalog, parts.store, parts.sources, parts.runtimes
-        )
-        submission = builds.submit(parts.store, values)
-        if submission.outcome == "conflict":
-            message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
-            raise CallRefused("ALREADY_EXISTS", 409, message)
-        found = _shown(submission.row)
-        return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
-
-    def get_build(self, caller: Caller, request: pb.GetBuildRequest) -> pb.Build:
-        """One record, by any unique start of its id."""
-        require(caller, "read")
-        row = self._row(caller, request.build_id)
-        found = _shown(row)
-        found.queue_position = builds.position(self._parts.store, row)
-        return found
-
-    def list_builds(self, caller: Caller, request: pb.ListBuildsRequest) -> pb.ListBuildsResponse:
-        """Newest first; of one status and of one name, when these are given."""
-        require(caller, "read")
-        organization = same_organization(caller, request.organization_name)
-        limit = min(request.limit or PAGE, 500)
-        before = codec.number(request.cursor, "cursor") if request.cursor else None
-        status = pb.BuildStatus.Name(request.status).removeprefix("BUILD_STATUS_") if request.status else ""
-        rows = builds.page(self._parts.store, organization, limit + 1, before, status=status, name=request.name)
-        cursor = str(rows[limit - 1]["number"]) if len(rows) > limit else ""
-        return pb.ListBuildsResponse(builds=[_shown(row) for row in rows[:limit]], next_cursor=cursor)
-
-    def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
-        """A request; the record says CANCELLED only once that is written."""
-        require(caller, "submit")
-        row = self._row(caller, request.build_id)
-        changed = builds.cancel(self._parts.store, caller.organization, row["build_id"]) or row
-        self._parts.fan_out(row["build_id"], [])
-        return _shown(changed)
-
-    def upload(self, caller: Caller, stream: Iterable[bytes]) -> pb.UploadBuildContextResponse:
-        """Keep an uploaded source for a later CreateBuild."""
-        require(caller, "submit")
-        parts = self._parts
-        stored = parts.sources.put(stream, parts.settings.upload_bytes)
-        context_id = "ctx" + uuid.uuid4().hex
-        nodes.add_context(parts.store, context_id, caller.organization, stored.sha256, stored.size)
-        return pb.UploadBuildContextResponse(
-            context_id=context_id, size_bytes=stored.size, sha256="sha256:" + stored.sha256
-        )
-
-    def log_page(self, caller: Caller, build_id: str, after: int) -> tuple[list[pb.LogEntry], bool]:
-        """Kept lines after a sequence, and whether the log is at its end (then the last entry is the eof)."""
-        require(caller, "read")
-        row = self._row(caller, build_id)
-        lines = logs.read(self._parts.store, row["build_id"], after)
-        last = lines[-1]["s"] if lines else after
-        ended = row["status"] in TERMINAL and last >= row["log_lines"]
-        entries = [entry_of(line) for line in lines]
-        if ended:
-            status = pb.BuildStatus.Value("BUILD_STATUS_" + row["status"])
-            # Not `last`: whoever asks for what comes after a sequence that never was must not be told that it was.
-            entries.append(pb.LogEntry(sequence=row["log_lines"], eof=True, status=status))
-        return entries, ended
-
-    def _row(self, caller: Caller, build_id: str) -> builds.Row:
-        row = builds.get(self._parts.store, caller.organization, build_id)
-        if row is None:
-            found = builds.starting(self._parts.store, caller.organization, build_id, CANDIDATES + 1)
-            if not found:
-                raise not_found(f'no build starts with "{build_id[:40]}"; give 4 characters or more of its id')
-            names = ", ".join(found[:CANDIDATES]) + (" and more" if len(found) > CANDIDATES else "")
-            raise BuildError("InvalidRequest", f'several builds start with "{build_id}": {names}', where="buildId")
-        return row
-
-
-def _shown(row: builds.Row) -> pb.Build:
-    """A record with the version and target that were asked for: those that were found are not kept yet."""
-    found = record.build(row)
-    found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
-    return found
-
-
-def entry_of(line: logs.Line) -> pb.LogEntry:
-    """A kept line as the wire has it."""
-    entry = pb.LogEntry(timestamp_ms=line["t"], sequence=line["s"], line=line["l"])
-    entry.stream = pb.LogStream.Value("LOG_STREAM_" + line["o"])
-    if line["p"]:
-        entry.phase = pb.BuildPhase.Value("BUILD_PHASE_" + line["p"])
-    return entry
+from builder.store.transitions import RUNNING, WORK
 
 
 class WorkerService:
@@ -182,7 +54,7 @@ class WorkerService:
         try:
             got = builds.claim(store, request.build_id, request.node_id, request.nonce, settings.lease_ms)
         except builds.UnknownNode:
-            raise CallRefused("FAILED_PRECONDITION", 400, "register the node first") from None
+            raise CallRefused("FAILED_PRECONDITION", "register the node first") from None
         if got.row is None:
             return pb.ClaimBuildResponse(refused_because=got.refused)
         self._parts.fan_out(request.build_id, [])
@@ -301,7 +173,7 @@ def _worker(caller: Caller, protocol: int) -> None:
     require(caller, "worker")
     if protocol != PROTOCOL:
         message = f"the worker speaks protocol {protocol}, the API speaks {PROTOCOL}: install the same version"
-        raise CallRefused("FAILED_PRECONDITION", 400, message)
+        raise CallRefused("FAILED_PRECONDITION", message)
 
 
 def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:

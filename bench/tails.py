@@ -1,0 +1,226 @@
+"""P11: tails of a build that prints 10,000 lines a second: how old a line is when it arrives, and whom that delays."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.results import NO_TARGET, Row, judged
+from bench.servers import KEPT, Place, place
+from builder import config
+from builder.client.api import Api
+from builder.config import Settings, Token
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local import embedded
+from tests.build_fixtures import tar_of
+
+ROOT = Path(__file__).resolve().parent.parent
+READER = ROOT / "bench/reader"
+SECONDS, RATE, WIDTH = 20, 10_000, 60
+READERS = (0, 1, 50)
+SLOW_BYTES = 10 * 1024
+MOST_P50_MS, MOST_P99_MS, MOST_SLOWED, MOST_ASKED_MS = 50, 250, 5, 50
+SCRIPT = f"""\
+import os, time
+REVISION = "{{revision}}"
+began, step = time.monotonic(), {RATE} // 200
+for batch in range({SECONDS} * 200):
+    wait = began + batch / 200 - time.monotonic()
+    if wait > 0:
+        time.sleep(wait)
+    line = (str(time.time_ns()) + " " + "x" * {WIDTH - 20} + chr(10)).encode()
+    data = line * step
+    while data:
+        data = data[os.write(1, data):]
+open("/work/out/server.py", "w").close()
+"""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One build and its readers. `took_s` is the build's, from its claim to its end; `server_mib` the most that the
+    server held, `server_cpu_s` what it used."""
+
+    took_s: float
+    lines: int
+    server_mib: float
+    server_cpu_s: float
+    seen: dict[str, Any]
+
+
+def measure(rounds: int) -> tuple[tuple[Row, ...], tuple[str, ...]]:
+    """One build for each number of readers, and one more with a reader that cannot keep up. `rounds` plays no part:
+    each build is 200,000 lines."""
+    program = _reader()
+    with place() as here, _served(here) as (api, server, token, other):
+        runs = {
+            count: _run(api, server, (program, token, other), number, count, 0) for number, count in enumerate(READERS)
+        }
+        slow = _run(api, server, (program, token, other), len(READERS), READERS[-1], SLOW_BYTES)
+    rows = [row for count in READERS for row in _rows(f"{count} readers", runs[count], runs[0])]
+    rows += _rows(f"{READERS[-1]} readers and one of 10 KB/s", slow, runs[0])
+    return tuple(rows), (_note({**{str(count): run for count, run in runs.items()}, "50 and a slow one": slow}),)
+
+
+def _rows(what: str, run: Run, alone: Run) -> list[Row]:
+    seen = run.seen
+    if seen["errors"]:
+        raise RuntimeError(f"{what}: {seen['errors'][:3]}")
+    asked = seen["asked_ms"]
+    rows = [
+        _row(f"{what}: another organization's list, p99", asked[int(len(asked) * 0.99)], MOST_ASKED_MS, "ms"),
+        _row(f"{what}: the most that the server held", run.server_mib, None, "MiB"),
+    ]
+    if seen["lines"]:
+        cores = len(os.sched_getaffinity(0))
+        # The readers run on this machine's cores; a user's do not.
+        slowed = (run.took_s - alone.took_s - seen["cpu_s"] / cores) / alone.took_s * 100
+        rows += [
+            _row(f"{what}: age of a line, p50", seen["age_p50_ms"], MOST_P50_MS, "ms"),
+            _row(f"{what}: age of a line, p99", seen["age_p99_ms"], MOST_P99_MS, "ms"),
+            _row(f"{what}: the build slowed", max(0.0, slowed), MOST_SLOWED, "%"),
+        ]
+    return rows
+
+
+def _row(what: str, value: float, most: float | None, unit: str) -> Row:
+    return Row(
+        what=what,
+        target=f"≤ {most:g} {unit}" if most is not None else NO_TARGET,
+        measured=f"{value:.3g} {unit}",
+        spread=NO_TARGET,
+        pairs=1,
+        verdict=judged(value, most) if most is not None else NO_TARGET,
+        raw=(value,),
+    )
+
+
+def _note(runs: dict[str, Run]) -> str:
+    parts = [
+        f"{name} readers: {run.took_s:.1f} s for {run.lines:,} lines, server {run.server_cpu_s:.1f} s of CPU, "
+        f"readers {run.seen['cpu_s']:.1f} s"
+        for name, run in runs.items()
+    ]
+    return "From the claim to the end of the build, by readers: " + "; ".join(parts) + "."
+
+
+def _reader() -> Path:
+    """The compiled program of the readers."""
+    program = KEPT / "reader"
+    KEPT.mkdir(parents=True, exist_ok=True)
+    subprocess.run(("go", "build", "-o", program, "."), cwd=READER, check=True)
+    return program
+
+
+@contextmanager
+def _served(here: Place) -> Iterator[tuple[Api, subprocess.Popen[bytes], str, str]]:
+    """`serve` and a worker as processes of their own, with two organizations."""
+    node = here.folder / "node"
+    node.mkdir(mode=0o755)
+    for shared in ("bases", "toolchains"):
+        (KEPT / shared).mkdir(parents=True, exist_ok=True)
+        (node / shared).symlink_to(KEPT / shared)
+    with ExitStack() as stack:
+        _, redis_url = stack.enter_context(embedded.private_redis(here.folder / "redis"))
+        token, other, worker_token = (config.new_secret() for _ in range(3))
+        url = f"http://127.0.0.1:{embedded.free_port()}"
+        settings = config.load(
+            {
+                "data_dir": str(here.folder / "data"),
+                "node_dir": str(node),
+                "listen": url.removeprefix("http://"),
+                "server": url,
+                "registry": here.registry,
+                "redis_url": redis_url,
+                "message_key": config.new_secret(),
+                "build_uid": 61_900,
+                "log_bytes": 50 * 1024 * 1024,
+                "pipelines": ("tests.pipeline_script",),
+                "catalog": str(ROOT / "tests/data/catalog.toml"),
+            }
+        ).settings
+        tokens = (
+            Token(token=token, organization="bench", scopes=("submit", "read")),
+            Token(token=other, organization="other", scopes=("submit", "read")),
+            Token(token=worker_token, scopes=("worker",)),
+        )
+        embedded.ensure_bases(settings.model_copy(update={"pipelines": (), "catalog": ""}))  # Python's
+        path = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = str(ROOT) + (os.pathsep + path if path else "")
+        server = stack.enter_context(_serving(settings.model_copy(update={"tokens": tokens}), here.folder))
+        api = Api(url, token)
+        stack.callback(api.close)
+        of_node = {"token": worker_token, "message_key": "", "tokens": ()}
+        stack.enter_context(embedded.running_worker(settings.model_copy(update=of_node), here.folder / "worker.log"))
+        yield api, server, token, other
+
+
+@contextmanager
+def _serving(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    program = Path(sys.executable).parent / "ignite-builder"
+    with config.handed_over(settings) as environ, (folder / "serve.log").open("ab") as log:
+        process = subprocess.Popen([program, "serve"], env=environ, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            embedded.end(process, 10)
+
+
+def _run(
+    api: Api,
+    server: subprocess.Popen[bytes],
+    who: tuple[Path, str, str],
+    revision: int,
+    readers: int,
+    slow: int,
+) -> Run:
+    """Submit, read, wait."""
+    program, token, other = who
+    request = pb.CreateBuildRequest(name="talks", idempotency_key=f"talks-{revision}-{os.getpid()}")
+    request.code.compile.archive = tar_of({"build.py": SCRIPT.format(revision=revision)})
+    _peak(server.pid, forget=True)
+    used = _cpu(server.pid)
+    created: pb.CreateBuildResponse = _until_served(api, request)
+    argv = [program, "-server", api.server, "-token", token, "-build", created.build_id, "-readers", str(readers)]
+    argv += ["-slow", str(slow), "-other-token", other]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    asked = pb.GetBuildRequest(build_id=created.build_id)
+    while (record := api.call("GetBuild", asked)).ended_at_ms == 0:
+        time.sleep(0.5)
+    out, _ = process.communicate()
+    if record.status != pb.BUILD_STATUS_SUCCEEDED:
+        raise RuntimeError(f"talks: {pb.BuildStatus.Name(record.status)} {record.failure}")
+    took = (record.ended_at_ms - record.started_at_ms) / 1000
+    return Run(took, record.log_lines, _peak(server.pid), _cpu(server.pid) - used, json.loads(out))
+
+
+def _until_served(api: Api, request: pb.CreateBuildRequest) -> Any:
+    for _ in range(300):
+        try:
+            return api.call("CreateBuild", request)
+        except Exception:  # it starts
+            time.sleep(0.1)
+    return api.call("CreateBuild", request)
+
+
+def _peak(pid: int, *, forget: bool = False) -> float:
+    """The most memory that a process held, in MiB, since it was last forgotten."""
+    if forget:
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+        return 0.0
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
+
+
+def _cpu(pid: int) -> float:
+    """Seconds of CPU that a process used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,0 +1,74 @@
+"""`BuildService`: what clients call. It knows nothing of HTTP or gRPC.
+
+Methods are named as their RPCs in snake case and take (caller, request). An RPC without a method is UNIMPLEMENTED;
+`StreamBuildLogs` is in `streams.py`, `UploadBuildContext` in `uploads.py`.
+"""
+
+from __future__ import annotations
+
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import runtime_of
+from builder.services import intake
+from builder.services.auth import Caller, require, same_organization
+from builder.services.errors import CallRefused
+from builder.services.parts import Parts, find_build
+from builder.store import builds, record
+
+PAGE = 50
+
+
+class BuildService:
+    """What clients call."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    def create_build(self, caller: Caller, request: pb.CreateBuildRequest) -> pb.CreateBuildResponse:
+        """Store the source, commit the record, answer at once."""
+        require(caller, "submit")
+        organization = same_organization(caller, request.organization_name)
+        parts = self._parts
+        values = intake.take(
+            request, organization, parts.settings, parts.catalog, parts.store, parts.sources, parts.runtimes
+        )
+        submission = builds.submit(parts.store, values)
+        if submission.outcome == "conflict":
+            message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
+            raise CallRefused("ALREADY_EXISTS", message)
+        found = _shown(submission.row)
+        return pb.CreateBuildResponse(build_id=found.build_id, status=found.status, build=found)
+
+    def get_build(self, caller: Caller, request: pb.GetBuildRequest) -> pb.Build:
+        """One record, by any unique start of its id."""
+        require(caller, "read")
+        row = find_build(self._parts, caller, request.build_id)
+        found = _shown(row)
+        found.queue_position = builds.position(self._parts.store, row)
+        return found
+
+    def list_builds(self, caller: Caller, request: pb.ListBuildsRequest) -> pb.ListBuildsResponse:
+        """Newest first; of one status and of one name, when these are given."""
+        require(caller, "read")
+        organization = same_organization(caller, request.organization_name)
+        limit = min(request.limit or PAGE, 500)
+        before = codec.number(request.cursor, "cursor") if request.cursor else None
+        status = pb.BuildStatus.Name(request.status).removeprefix("BUILD_STATUS_") if request.status else ""
+        rows = builds.page(self._parts.store, organization, limit + 1, before, status=status, name=request.name)
+        cursor = str(rows[limit - 1]["number"]) if len(rows) > limit else ""
+        return pb.ListBuildsResponse(builds=[_shown(row) for row in rows[:limit]], next_cursor=cursor)
+
+    def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
+        """A request; the record says CANCELLED only once that is written."""
+        require(caller, "submit")
+        row = find_build(self._parts, caller, request.build_id)
+        changed = builds.cancel(self._parts.store, caller.organization, row["build_id"]) or row
+        self._parts.fan_out(row["build_id"], [])
+        return _shown(changed)
+
+
+def _shown(row: builds.Row) -> pb.Build:
+    """A record with the version and target that were asked for: those that were found are not kept yet."""
+    found = record.build(row)
+    found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
+    return found

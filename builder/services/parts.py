@@ -1,0 +1,51 @@
+"""What the services share: settings, store, sources, and whom a change concerns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from builder.config import Settings
+from builder.errors import BuildError
+from builder.pipelines.catalog import Catalog
+from builder.services.auth import Caller
+from builder.services.errors import not_found
+from builder.store import builds, logs
+from builder.store.engine import Store
+from builder.stores.folder import SourceStore
+
+CANDIDATES = 8  # named when several builds have the start of an id that was given
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
+    tails; `stale` counts a write that came too late, by its call, `dropped` the messages that a node did not accept.
+
+    `runtimes`: those that can be built, as the loaded pipelines name them.
+    """
+
+    settings: Settings
+    store: Store
+    sources: SourceStore
+    catalog: Catalog
+    runtimes: tuple[str, ...]
+    wake: Callable[[], None]
+    fan_out: Callable[[str, list[logs.Line]], None]
+    stale: Callable[[str], None]
+    dropped: Callable[[int], None]
+
+
+def find_build(parts: Parts, caller: Caller, build_id: str) -> builds.Row:
+    """A build of the caller's organization by any unique start of its id.
+
+    Raises `CallRefused` NOT_FOUND; `BuildError` InvalidRequest, which names the candidates, when several fit.
+    """
+    row = builds.get(parts.store, caller.organization, build_id)
+    if row is None:
+        found = builds.starting(parts.store, caller.organization, build_id, CANDIDATES + 1)
+        if not found:
+            raise not_found(f'no build starts with "{build_id[:40]}"; give 4 characters or more of its id')
+        names = ", ".join(found[:CANDIDATES]) + (" and more" if len(found) > CANDIDATES else "")
+        raise BuildError("InvalidRequest", f'several builds start with "{build_id}": {names}', where="buildId")
+    return row
