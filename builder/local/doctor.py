@@ -50,9 +50,9 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
         found.append(Finding(ok=bool(find_program(name)), name=name, effect=effect, mend=mend))
     for each in sandbox.check():
         if each.ok:
-            found.append(Finding(ok=True, name=f"{each.name}: {each.said}"))
+            found.append(Finding(ok=True, name=f"{each.name}: {each.detail}"))
         else:
-            found.append(Finding(ok=False, name=each.name, effect=each.said, mend=each.next))
+            found.append(Finding(ok=False, name=each.name, effect=each.detail, mend=each.next))
     if not settings.use_cgroups:
         effect = "memory and processes are watched from outside, CPU is not limited"
         found.append(Finding(ok=False, name="use_cgroups is off", effect=effect, mend="set use_cgroups = true"))

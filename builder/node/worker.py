@@ -346,6 +346,6 @@ def require_sandbox(settings: Settings) -> None:
         return
     missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in ("bubblewrap", "sandbox")]
     if missing:
-        words = "; ".join(f"{finding.name}: {finding.said}" for finding in missing)
+        words = "; ".join(f"{finding.name}: {finding.detail}" for finding in missing)
         steps = "; ".join(finding.next for finding in missing)
         raise BuildError("SandboxUnavailable", f"a worker refuses to start without a sandbox: {words}", next=steps)

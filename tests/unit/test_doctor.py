@@ -21,7 +21,7 @@ def look(monkeypatch: pytest.MonkeyPatch, folder: Path, *said: Finding, **flags:
 
 
 def test_without_control_groups_cpu_is_not_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    missing = Finding(name="control groups", ok=False, said=NO_GROUPS, next="Delegate=yes")
+    missing = Finding(name="control groups", ok=False, detail=NO_GROUPS, next="Delegate=yes")
     found = look(monkeypatch, tmp_path, missing)["control groups"]
     assert (found.ok, found.effect, found.mend) == (False, NO_GROUPS, "Delegate=yes")
 
