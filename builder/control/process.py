@@ -22,7 +22,7 @@ from builder.broker.app import make_celery
 from builder.config import Settings, address_of
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control.finalizers import Finalizers
-from builder.control.loops import LOOPS, Loops, event_log, woken_by
+from builder.control.loops import LOOPS, Loops, event_log
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
 from builder.data import catalog_file
@@ -96,6 +96,7 @@ class Control:
             redis=self.redis,
             log=self.log,
             stepped=self.metrics.stepped,
+            alone=lambda: self.tails.alone,
         )
         parts = Parts(
             settings=settings,
@@ -113,12 +114,14 @@ class Control:
         streams = LogStreams(parts, self.tails, log_event)
         api = Api(settings, BuildService(parts), WorkerService(parts), streams, Uploads(parts))
         self.app = make_app(api, Probes(asked, self.metrics.page, self.log), self.log)
-        self._reader = threading.Thread(target=self.tails.read, daemon=True)
+        self._tails_threads = [
+            threading.Thread(target=work, name="tails", daemon=True) for work in (self.tails.read, self.tails.publish)
+        ]
 
     def _emit(self, event: Event) -> None:
         self.metrics.count(event)
         self.log.info("transition", **vars(event))
-        self.loops.wake(*woken_by(event))
+        self.loops.changed(event)
         if event.action == "cancel-request":
             self._tell_owner(event.build_id)
         self._on_event(event)
@@ -126,7 +129,7 @@ class Control:
     def _tell_owner(self, build_id: str) -> None:
         """A cancel travels at once over Redis; without it the next heartbeat carries it."""
         try:
-            self.redis.publish(CANCEL_CHANNEL + build_id, b"cancel")
+            self.redis.publish(CANCEL_CHANNEL, build_id)
         except redis.RedisError:
             self.log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
 
@@ -142,15 +145,17 @@ class Control:
         return Server(self.app, self.tails)
 
     def start(self) -> None:
-        """Start the loops and the reader."""
-        self._reader.start()
+        """Start the loops and the threads of the tails."""
+        for thread in self._tails_threads:
+            thread.start()
         self.loops.start()
 
     def stop(self) -> None:
         """End them."""
         self.tails.stop()
         self.loops.stop()
-        self._reader.join(timeout=2)
+        for thread in self._tails_threads:
+            thread.join(timeout=2)
         self.store.engine.dispose()
         self.redis.close()
 
