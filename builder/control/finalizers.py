@@ -29,7 +29,7 @@ Claimed = tuple[str, int]
 @dataclass(kw_only=True)
 class Finalizers:
     """At most `settings.finalizers` builds at once, each on a thread. `changed` hears of each build that was attempted,
-    `freed` of each thread that ends while others wait for one; `monotonic` is in seconds."""
+    `freed` of each thread that has ended; `monotonic` is in seconds."""
 
     settings: Settings
     store: Store
@@ -45,7 +45,7 @@ class Finalizers:
     _unreleased: dict[Claimed, int] = field(default_factory=dict)
     """Claims that trouble ended while the store did not answer, and the registry's Retry-After: they must not count as
     lost finalizers."""
-    _left: bool = False
+    left: bool = False
     """The last look found builds that are due and could not be adopted: whoever ends frees a thread or a repository."""
 
     @property
@@ -61,7 +61,7 @@ class Finalizers:
         self._release()
         self._renew()
         free = self.settings.finalizers - len(self._at_work)
-        self._left = True  # a thread that ends while this looks must not be missed
+        self.left = True  # a thread that ends while this looks must not be missed
         if free <= 0:
             return
         adopted = builds.adopt_due(self.store, self.settings.lease_ms, free, look=not woken)
@@ -72,7 +72,7 @@ class Finalizers:
                 self._at_work[claimed] = thread
                 self._renewed[claimed] = self.monotonic()
             thread.start()
-        self._left = adopted.left
+        self.left = adopted.left
 
     def adopt(self) -> builds.Row | None:
         """The next build, as adopted. None: nothing is due."""
@@ -113,8 +113,7 @@ class Finalizers:
             with self._lock:
                 del self._at_work[claimed]
                 self._renewed.pop(claimed, None)
-            if self._left:
-                self.freed()
+            self.freed()
 
     def _release(self) -> None:
         for claimed in tuple(self._unreleased):

@@ -125,7 +125,7 @@ class Loops:
             "tags": lambda _: self.finalizers.finalizer.check_tags(),
         }
         periods_ms = {"finalize": self.finalizers.period_ms, "tags": TAGS_MS}
-        self.finalizers.freed, self.reports.freed = self._wakes["finalize"].set, self._report_freed
+        self.finalizers.freed, self.reports.freed = self._finalizer_freed, self._report_freed
         for name, step in work.items():
             period_ms = periods_ms.get(name, self.settings.tick_ms)
             thread = threading.Thread(target=self._loop, args=(name, step, period_ms), name=name, daemon=True)
@@ -143,6 +143,10 @@ class Loops:
         if "report" in names and self.reports.heard(event.organization):
             names.discard("report")
         self.wake(*names)
+
+    def _finalizer_freed(self) -> None:
+        if self.finalizers.left:
+            self.wake("finalize")
 
     def _report_freed(self) -> None:
         if self.reports.crowded:

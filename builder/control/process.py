@@ -67,6 +67,7 @@ class Control:
             reports=lambda: outbox.waiting(self.store),
         )
         self.store = open_store(settings.database, self._emit)
+        self.metrics.count_transactions(self.store)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
         self.tails = Tails(self.redis)
         catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
@@ -112,7 +113,7 @@ class Control:
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
         streams = LogStreams(parts, self.tails, log_event)
-        api = Api(settings, BuildService(parts), WorkerService(parts), streams, Uploads(parts))
+        api = Api(settings, BuildService(parts), WorkerService(parts), streams, Uploads(parts), self.metrics.called)
         self.app = make_app(api, Probes(asked, self.metrics.page, self.log), self.log)
         self._tails_threads = [
             threading.Thread(target=work, name="tails", daemon=True) for work in (self.tails.read, self.tails.publish)

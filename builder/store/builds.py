@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
 
 from builder.store import outbox
 from builder.store.closing import (
+    Adopted,
     Published,
     TagsMoved,
     adopt_due,
@@ -34,8 +35,8 @@ from builder.store.schema import builds
 from builder.store.transitions import FINALIZE, PENDING, RUNNING
 
 __all__ = [
-    "Claimed", "Finished", "Published", "Row", "Submission", "TagsMoved", "UnknownNode", "adopt_due", "adopt_finalize",
-    "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat", "keep_finalize", "page", "planned",
+    "Adopted", "Claimed", "Finished", "Published", "Row", "Submission", "TagsMoved", "UnknownNode", "adopt_due",
+    "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat", "keep_finalize", "page", "planned",
     "position", "publish", "rebuild", "release_finalize", "starting", "submit", "succeed", "tag_digest",
     "tags_to_check",
 ]  # fmt: skip

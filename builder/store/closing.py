@@ -70,11 +70,11 @@ def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True) -> 
     """
     if look:
         with store.read() as tx:
-            now_column = store.clock_column(tx)
-            if not _any_late(tx, now_column):
-                return Adopted()
-            if tx.execute(_due(now_column).with_only_columns(builds.c.number).limit(1)).first() is None:
-                return Adopted(left=True)
+            due = store.clock_column(tx)
+            idle = builds.c.repository.not_in(_at_work(due)).label("idle")
+            found = tx.execute(select(idle).where(*_late(due)).order_by(idle.desc()).limit(1)).scalar()
+        if not found:
+            return Adopted(left=found is not None)
     rows: list[Row] = []
     with store.transaction() as tx:
         now = store.now(tx)
@@ -90,19 +90,18 @@ def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True) -> 
                     line=line,
                 )
             )  # fmt: skip
-        left = _any_late(tx, now)
+        left = tx.execute(select(builds.c.number).where(*_late(now)).limit(1)).first() is not None
     return Adopted(rows=rows, left=left)
 
 
-def _any_late(tx: Connection, now: int | ColumnElement[int]) -> bool:
-    """Whether any build is due, also one whose repository is busy."""
-    late = (builds.c.status == RUNNING, builds.c.stage == FINALIZE, builds.c.lease_until <= now)
-    return tx.execute(select(builds.c.number).where(*late).limit(1)).first() is not None
+def _late(now: int | ColumnElement[int]) -> Sequence[ColumnElement[bool]]:
+    """The condition of a build that is due, also one whose repository is busy."""
+    return (builds.c.status == RUNNING, builds.c.stage == FINALIZE, builds.c.lease_until <= now)
 
 
 def _due(now: int | ColumnElement[int]) -> Select[Any]:
     """The builds to finalize of repositories that no finalizer is at, those that have been due for longest first."""
-    query = select(builds).where(builds.c.status == RUNNING, builds.c.stage == FINALIZE, builds.c.lease_until <= now)
+    query = select(builds).where(*_late(now))
     return query.where(builds.c.repository.not_in(_at_work(now))).order_by(builds.c.lease_until, builds.c.number)
 
 
@@ -234,7 +233,7 @@ def succeed(
         if pointed:
             wanted = select(tags.c.tag, tags.c.digest).where(tags.c.repository == row["repository"])
             found = tx.execute(wanted.where(tags.c.tag.in_(tuple(pointed))))
-            if moved := {tag: digest for tag, digest in found.tuples() if digest != pointed[tag]}:
+            if moved := {str(one.tag): str(one.digest) for one in found if one.digest != pointed[one.tag]}:
                 raise TagsMoved(moved)
         if row["build_key"]:
             same = {name: row[name] for name in ("organization", "build_key", "repository")}
