@@ -51,7 +51,9 @@ class Metrics:
         self._transactions = Counter(
             "ignite_store_transactions", "Transactions in the store.", ["mode"], registry=self._registry
         )
-        self._calls = Counter("ignite_api_calls", "Calls of the API that were admitted.", ["rpc"], registry=self._registry)
+        self._calls = Counter(
+            "ignite_api_calls", "Calls of the API that were admitted.", ["rpc"], registry=self._registry
+        )
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 

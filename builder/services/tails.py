@@ -117,7 +117,7 @@ class Tails:
             if not told:
                 continue
             try:
-                heard = int(self._redis.publish(CHANGED_CHANNEL, b" ".join((self._origin, *map(str.encode, told)))))  # type: ignore[arg-type]
+                heard = int(self._redis.publish(CHANGED_CHANNEL, b" ".join((self._origin, *map(str.encode, told)))))
             except redis.RedisError:
                 self._alone_until = 0.0
             else:

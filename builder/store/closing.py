@@ -34,7 +34,7 @@ _OTHERS = builds.alias()
 
 @dataclass(frozen=True, kw_only=True)
 class Adopted:
-    """Builds that were adopted. `left`: others are due, and wait for a free finalizer or for one at their repository."""
+    """Builds that were adopted. `left`: others are due and wait for a free finalizer, or for their repository's."""
 
     rows: list[Row] = field(default_factory=list)
     left: bool = False

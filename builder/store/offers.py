@@ -90,7 +90,7 @@ def offer(store: Store, queues: Sequence[Waiting], listed: Mapping[str, Collecti
 
 
 def offer_at_once(store: Store, live_ms: int) -> Offered:
-    """Offer what there is room for, after a transition that may have made some. One transaction; it compares nothing."""
+    """Offer what there is room for, after a transition that may have made some. One transaction; compares nothing."""
     done = Offered()
     with store.transaction() as tx:
         now = store.now(tx)
