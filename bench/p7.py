@@ -20,7 +20,7 @@ from builder.data import catalog_file
 from builder.local.embedded import ensure_bases, versions_here
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Step
-from builder.toolchains.host import toolchains_of
+from builder.toolchains.providers import toolchains_of
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]
 UID = 61_990
@@ -82,7 +82,7 @@ def _node(here: Place) -> Settings:
 def _python(here: Place, settings: Settings) -> tuple[sandbox.Root, dict[str, Path]]:
     """A Python step's root and caches. Go's root has no C library, so no program of the host starts there."""
     row = catalogs.read(catalog_file(""), settings.default_versions).find("python")
-    return toolchains_of(settings).find(row).root, {"uv": _work(_made(here.folder / "caches" / "uv"))}
+    return toolchains_of(settings).provide(row).root, {"uv": _work(_made(here.folder / "caches" / "uv"))}
 
 
 def _spawn(work: Path, root: sandbox.Root, caches: dict[str, Path], egress: bool) -> Callable[[int], float]:
@@ -132,7 +132,7 @@ def _compile(here: Place, settings: Settings, rounds: int) -> tuple[Row, str]:
     outside.project.write(outside.folder / "src", 0)
     plan: Plan = inside.plan
     step: Step = plan.steps[-1]
-    root = toolchains_of(settings).find(plan.toolchain).root
+    root = toolchains_of(settings).provide(plan.toolchain).root
     caches = {name: _work(_made(here.folder / "caches" / name)) for name in step.caches}
     for hand in (inside, outside):
         _give(hand.folder)

@@ -18,3 +18,5 @@ CRASH = FIRST_UID + 1000
 NODE = FIRST_UID + 1300
 WHEEL = FIRST_UID + 1400
 """Of builds by an installed wheel."""
+CHAOS = FIRST_UID + 1500
+"""Of histories of kills, 20 for each that runs at once."""

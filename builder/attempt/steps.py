@@ -13,7 +13,7 @@ from builder.attempt.attempt import Attempt
 from builder.errors import BuildError, PlatformError
 from builder.plan import Network, Plan, Step
 from builder.sandbox.argv import PATH
-from builder.toolchains.host import Provided
+from builder.toolchains.provider import Provided
 
 TAIL_LINES = 400
 CA_MOUNT = "/etc/ssl/certs/ca-certificates.crt"

@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
 
+from builder.control.retention import WHAT
 from builder.store.engine import Store, only_reads
 from builder.store.events import Event
 
@@ -54,6 +55,16 @@ class Metrics:
         self._calls = Counter(
             "ignite_api_calls", "Calls of the API that were admitted.", ["rpc"], registry=self._registry
         )
+        self._deleted = Counter(
+            "ignite_retention_deleted", "What was past its time and was deleted.", ["what"], registry=self._registry
+        )
+        for what in WHAT:  # each shows as 0
+            self._deleted.labels(what)
+        self._left = Counter(
+            "ignite_attempt_tags_left",
+            "Tags of attempts that stay in the registry, since it deletes no single tag.",
+            registry=self._registry,
+        )
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
@@ -87,6 +98,14 @@ class Metrics:
             self._stepped.labels(loop).set_to_current_time()
         else:
             failures.inc()
+
+    def deleted(self, what: str, count: int) -> None:
+        """Retention."""
+        self._deleted.labels(what).inc(count)
+
+    def left(self, tags: int) -> None:
+        """Tags of attempts that retention had to leave."""
+        self._left.inc(tags)
 
     def page(self) -> bytes:
         """In Prometheus' text format."""

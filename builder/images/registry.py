@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
@@ -20,6 +21,7 @@ from builder.errors import BuildError, PlatformError
 from builder.images.destination import (
     DIGEST,
     EMPTY,
+    EMPTY_TYPE,
     Manifest,
     Pushed,
     check_names,
@@ -31,8 +33,9 @@ from builder.images.destination import (
     referrer_manifest,
     verified,
 )
-from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, digest_of
+from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, canonical, descriptor, digest_of
 from builder.images.layer import Layer
+from builder.images.mounts import Mounts
 from builder.images.transport import PATIENT, Credentials, Patience, Transport, Trouble, counted, new_client
 
 ACCEPT = ", ".join(
@@ -45,18 +48,22 @@ ACCEPT = ", ".join(
 )
 CHUNK = 1024 * 1024
 ATTACH_ROUNDS = 5
+# What `can_untag` tries it out with; no tag of a user begins so.
+PROBE_TAGS = ("build-untag-1", "build-untag-2")
+PROBE = {
+    "schemaVersion": 2,
+    "mediaType": MANIFEST_TYPE,
+    "artifactType": "application/vnd.ignite.untag-probe",
+    "layers": [descriptor(EMPTY_TYPE, EMPTY)],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """`transport` to one host.
-
-    `base_prefix`: the base image `go` is in the repository `<base_prefix>/go`; its layers are mounted from there, not
-    sent. Empty: nothing is mounted.
-    """
+    """`transport` to one host. With `mounts` a base image's layers are taken from where they are, not sent again."""
 
     transport: Transport
-    base_prefix: str = ""
+    mounts: Mounts | None = None
 
     def close(self) -> None:
         """End the connections; the registry cannot be used after it."""
@@ -65,9 +72,9 @@ class Registry:
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """See `Destination.push`."""
         check_names(repository, tag=tag)
-        uploaded = [layer.size for layer in _once(image.layers) if self._give_layer(repository, layer)]
+        uploaded = [layer.size for layer in _once(image.layers) if self._upload_layer(repository, layer)]
         blobs = len(_once(image.layers)) + 1
-        if self._give(repository, image.config_digest, len(image.config), lambda: iter((image.config,))):
+        if self._upload(repository, image.config_digest, len(image.config), lambda: iter((image.config,))):
             uploaded.append(len(image.config))
         self._put_manifest(repository, image.digest, image.media_type, image.manifest)
         if tag is not None:
@@ -156,7 +163,7 @@ class Registry:
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         digest = digest_of(manifest)
         for blob in (payload, EMPTY):
-            self._give(repository, digest_of(blob), len(blob), lambda blob=blob: iter((blob,)))  # type: ignore[misc]
+            self._upload(repository, digest_of(blob), len(blob), lambda blob=blob: iter((blob,)))  # type: ignore[misc]
         response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
         if response.headers.get("oci-subject") != subject_digest:
             self._list_in_fallback(repository, fallback_tag(subject_digest), referrer_descriptor(manifest))
@@ -178,6 +185,44 @@ class Registry:
             found |= {entry["digest"]: entry for entry in index_entries(response.content)}
             path = self._next_page(response, repository)
         return tuple(found[key] for key in sorted(found))
+
+    def can_untag(self, repository: str) -> bool:
+        """See `Destination.can_untag`. Two tags of a manifest of our own tell: docker-registry 2.8 deletes none, and a
+        registry that took the manifest along would take ours."""
+        check_names(repository)
+        body = canonical({**PROBE, "config": descriptor(EMPTY_TYPE, EMPTY)})
+        digest = digest_of(body)
+        self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)))
+        for reference in (digest, *PROBE_TAGS):
+            self._put_manifest(repository, reference, MANIFEST_TYPE, body)
+        first, second = PROBE_TAGS
+        try:
+            self._delete(repository, first)
+        except PlatformError as error:
+            if error.reason != "RegistryRefused":
+                raise
+            return False  # this login may push and not delete
+        works = self.resolve(repository, first) is None and self.resolve(repository, second) == digest
+        # Nothing else names this manifest, so here the digest may go with its tags.
+        self._delete(repository, second if works else digest)
+        return works
+
+    def untag(self, repository: str, tag: str) -> None:
+        """See `Destination.untag`; by the tag's name, never by a digest."""
+        check_names(repository, tag=tag)
+        response = self._delete(repository, tag)
+        if response.status_code not in (200, 202, 204, 404):
+            raise self.transport.refused(f"DELETE tag {repository}:{tag}", response)
+
+    def collect(self, named: Iterable[tuple[str, str]], age_s: float) -> int:
+        """See `Destination.collect`."""
+        return 0
+
+    def _delete(self, repository: str, reference: str) -> httpx.Response:
+        transport, scope = self.transport, f"repository:{repository}:pull,push,delete"
+        url = transport.url(f"{repository}/manifests/{reference}")
+        what = f"DELETE manifest {repository}:{reference}"
+        return transport.persistently(what, lambda: transport.request("DELETE", url, scope=scope))
 
     def _next_page(self, response: httpx.Response, repository: str) -> str | None:
         """RFC 8288 `Link: <…>; rel="next"`; followed only inside the same repository."""
@@ -202,17 +247,21 @@ class Registry:
         if index is None or entry["digest"] not in {one["digest"] for one in index_entries(index.body)}:
             raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
 
-    def _give_layer(self, repository: str, layer: Layer) -> bool:
+    def _upload_layer(self, repository: str, layer: Layer) -> bool:
         def body() -> Iterator[bytes]:
             with layer.path.open("rb") as file:
                 while chunk := file.read(CHUNK):
                     self.transport.check()
                     yield chunk
 
-        source = f"{self.base_prefix}/{layer.base}" if self.base_prefix and layer.base else ""
-        return self._give(repository, layer.digest, layer.size, body, source)
+        mounts = self.mounts if layer.base else None
+        source = mounts.source(layer.digest) if mounts else ""
+        sent = self._upload(repository, layer.digest, layer.size, body, source)
+        if mounts and (sent or not source):
+            mounts.remember(layer.digest, repository)
+        return sent
 
-    def _give(
+    def _upload(
         self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str = ""
     ) -> bool:
         """Make sure that the blob is there; True when its bytes were sent.
@@ -221,9 +270,9 @@ class Registry:
         lost is seen by the HEAD.
         """
         what = f"PUT blob {repository}@{digest}"
-        return self.transport.persistently(what, lambda: self._give_once(repository, digest, size, body, source))
+        return self.transport.persistently(what, lambda: self._upload_once(repository, digest, size, body, source))
 
-    def _give_once(
+    def _upload_once(
         self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str
     ) -> bool:
         transport, what = self.transport, f"blob {repository}@{digest}"
@@ -257,8 +306,9 @@ class Registry:
         response = None
         if source and source != repository:
             scope = f"{self._scope(repository)} repository:{source}:pull"
-            response = transport.request("POST", f"{url}?mount={digest}&from={source}", scope=scope, headers=none)
-            if response.status_code == 201:
+            with suppress(BuildError):  # a token service may refuse the whole token for the one repository
+                response = transport.request("POST", f"{url}?mount={digest}&from={source}", scope=scope, headers=none)
+            if response is not None and response.status_code == 201:
                 return None
         if response is None or response.status_code != 202:
             response = transport.request("POST", url, scope=self._scope(repository), headers=none)
@@ -333,7 +383,7 @@ def connect(
     insecure: bool = False,
     ca_bundle: str = "",
     proxy: str = "",
-    base_prefix: str = "",
+    mounts: Mounts | None = None,
     check: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
     patience: Patience = PATIENT,
@@ -353,6 +403,6 @@ def connect(
         sleep=sleep,
         patience=patience,
     )
-    registry = Registry(transport=transport, base_prefix=base_prefix)
+    registry = Registry(transport=transport, mounts=mounts)
     weakref.finalize(registry, client.close)  # whoever forgets `close` leaves no connection open
     return registry

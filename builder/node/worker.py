@@ -34,12 +34,13 @@ from builder.errors import BuildError
 from builder.faults import labels
 from builder.images import place
 from builder.images.destination import Destination
+from builder.images.mounts import Mounts
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, driving, work_folder
 from builder.node.leftovers import remove_left_behind
 from builder.pipelines import catalog as catalogs
-from builder.toolchains.host import toolchains_of
+from builder.toolchains.providers import toolchains_of
 
 log = structlog.get_logger("node")
 
@@ -295,6 +296,11 @@ def destination_of(attempt: Attempt) -> Destination:
         ca_bundle=attempt.node.settings.ca_bundle,
         check=attempt.check,
         sleep=attempt.pause,
+        mounts=Mounts(
+            folder=Path(attempt.node.settings.node_dir) / "pushed",
+            host=target.registry,
+            organization=attempt.grant.organization_name,
+        ),
     )
 
 
@@ -321,6 +327,8 @@ _SET_TOKEN = (
 def refusal(error: ApiError) -> BuildError:
     """Why this node is not wanted, and what the operator changes."""
     message = f"the API refuses this node: {error.message}"
+    if error.detail.get("reason") == "NodeForgotten":
+        return BuildError("NodeForgotten", message, where="token")
     if error.code == "FAILED_PRECONDITION":
         step = "Install the same version on the control side and its nodes, the control side first."
         return BuildError("Internal", message, where="server", next=step)

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import outbox
+from builder.store import outbox, retention
 from builder.store.engine import Store
 from builder.store.rows import (
     Row,
@@ -58,18 +58,21 @@ class UnknownNode(Exception):
 def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) -> Claimed:
     """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`."""
     with store.transaction() as tx:
-        node = (nodes.c.queues.label("node_queues"), nodes.c.toolchains.label("node_toolchains"))
+        node = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
         query = select(builds, *node, store.clock_column(tx).label("now"))
         query = query.outerjoin_from(builds, nodes, nodes.c.node_id == node_id).where(builds.c.build_id == build_id)
         found = lock(tx, query)
         if not found:
             return Claimed(row=None, refused="there is no such build")
         row = dict(found[0])
-        now, queues, toolchains = (row.pop(name) for name in ("now", "node_queues", "node_toolchains"))
+        names = ("now", "node_queues", "node_toolchains", "node_drain")
+        now, queues, toolchains, drains = (row.pop(name) for name in names)
         if queues is None:
             raise UnknownNode(node_id)
         if row["status"] == RUNNING and row["nonce"] == nonce and row["node_id"] == node_id and row["stage"] == WORK:
             return Claimed(row=write(tx, row, lease_until=now + lease_ms, updated_at=now))
+        if drains:  # in the seconds after its start a node reads its queues, whatever it was told before
+            return Claimed(row=None, refused="this node drains")
         if refused := _refusal(row, now, json.loads(queues), json.loads(toolchains)):
             return Claimed(row=None, refused=refused)
         if row["cancel_requested"]:
@@ -78,7 +81,8 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
         after = transition(
             tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
             node_id=node_id, nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
-            offers=0, offered_at=0, offer_from=0, started_at=now, report_sequence=row["report_sequence"] + 1,
+            offers=0, offered_at=0, offer_from=0, started_at=now, waited_ms=0,
+            report_sequence=row["report_sequence"] + 1,
             phases=with_phases(row, [("QUEUED", row["queued_at"], now, True)]),
         )  # fmt: skip
         outbox.report(tx, now, row, after)
@@ -97,11 +101,14 @@ def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection
     return ""
 
 
-def heartbeat(store: Store, build_id: str, claim: int, phase: str, lease_ms: int, node: str = "") -> Row | None:
-    """Renew the lease: one fenced UPDATE. None: stale."""
+def heartbeat(
+    store: Store, build_id: str, claim: int, phase: str, lease_ms: int, node: str = "", waited_ms: int = 0
+) -> Row | None:
+    """Renew the lease: one fenced UPDATE. `waited_ms` is what the owner has waited for us so far. None: stale."""
     with store.transaction() as tx:
         now = store.clock_column(tx)
-        values = {"lease_until": now + lease_ms, "updated_at": now, **({"phase": phase} if phase else {})}
+        values = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited_ms}
+        values |= {"phase": phase} if phase else {}
         renewed = update(builds).where(and_(*fence(build_id, claim, WORK, node))).values(**values)
         return tx.execute(renewed.returning(builds.c.cancel_requested)).mappings().first()
 
@@ -158,6 +165,7 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases) -> str:
     query = select(cache).where(*where, cache.c.repository == row["repository"])
     for _ in range(_TRIES):
         if hit := tx.execute(query).mappings().first():
+            retention.used(tx, now, hit)
             line = f"same key as {hit['build_id']}; nothing was run or sent"
             reused = {"artifact": hit["artifact"], "from_cache_of": hit["build_id"]}
             to_finalize(tx, now, row, "reuse", **reused, phases=_all_phases(row, phases), line=line)

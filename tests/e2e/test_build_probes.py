@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from builder import config
-from builder.bases.base import BaseStore
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.images.store import images_of
 from tests.build_fixtures import Server, tar_of, until
 from tests.probe_fixtures import NAMES, SCRIPT, Host, PacketCount, answers
 
@@ -164,11 +164,11 @@ def services(server: Server) -> dict[str, int]:
 
 
 def settings_of_the_worker(server: Server) -> list[str]:
-    """Names of the variables that a worker is started with, its token among them."""
+    """Names of the variables that a worker is started with; one leads to all of its settings."""
     assert server.embedded.worker is not None
     pairs = Path(f"/proc/{server.embedded.worker.pid}/environ").read_text(encoding="utf-8").split("\0")
     names = [name for name in (pair.partition("=")[0] for pair in pairs) if name.startswith(config.PREFIX)]
-    assert f"{config.PREFIX}TOKEN" in names, names
+    assert names == [f"{config.PREFIX}SETTINGS"], names
     return names
 
 
@@ -202,7 +202,10 @@ def test_no_packet_came_to_another_network(probed: Probed, beside: Elsewhere | N
 
 
 def test_the_root_shows_the_image_and_nothing_of_the_host(probed: Probed, scripts: Server) -> None:
-    rootfs = BaseStore(Path(scripts.embedded.settings.node_dir) / "bases").rootfs("python-3.11")
+    images = images_of(scripts.embedded.settings.node_dir)
+    base = images.get("python-3.11")
+    assert base is not None
+    rootfs = images.rootfs(base.digest)
     for path, names in probed.folders.items():
         image = rootfs / path.lstrip("/")
         shown = set(os.listdir(image)) if image.is_dir() else set()

@@ -18,6 +18,7 @@ import pytest
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import Destination, fallback_tag
 from builder.images.image import digest_of
+from builder.images.mounts import Mounts
 from builder.images.registry import Registry
 from builder.images.transport import Credentials, Patience, Transport, is_loopback
 from tests.oci_fixtures import make_image
@@ -31,6 +32,7 @@ class Memory:
     """A registry in memory. It refuses a manifest whose blobs are missing, as real ones do."""
 
     referrers_api: bool = False
+    deletes: str = "tag"
     token: str = ""
     basic: str = ""
     fault: Fault = lambda request: None
@@ -84,6 +86,8 @@ class Memory:
             return httpx.Response(206 if start else 200, content=content)
         if request.method == "PUT":
             return self.put_manifest(request, name, body, blobs, manifests)
+        if request.method == "DELETE":
+            return self.delete_manifest(name, manifests)
         if name not in manifests:
             return httpx.Response(404)
         media_type, data = manifests[name]
@@ -124,6 +128,21 @@ class Memory:
         subject = value.get("subject", {}).get("digest") if self.referrers_api else None
         return httpx.Response(201, headers={"OCI-Subject": subject} if subject else {})
 
+    def delete_manifest(self, name: str, manifests: dict[str, tuple[str, bytes]]) -> httpx.Response:
+        """`deletes` is tag (as the specification says), manifest (of a tag, with all its tags), a digest alone as
+        docker-registry 2.8 does, or the status of the refusal."""
+        if self.deletes.isdigit():
+            return httpx.Response(int(self.deletes))
+        is_tag = not name.startswith("sha256:")
+        if name not in manifests or (is_tag and self.deletes == "digest"):
+            return httpx.Response(404)
+        if is_tag and self.deletes == "tag":
+            del manifests[name]
+            return httpx.Response(202)
+        for same in [one for one, value in manifests.items() if value == manifests[name]][::-1]:
+            del manifests[same]
+        return httpx.Response(202)
+
     def list_referrers(self, digest: str, manifests: dict[str, tuple[str, bytes]]) -> httpx.Response:
         if not self.referrers_api:
             return httpx.Response(404)
@@ -141,7 +160,7 @@ def registry(
     *,
     credentials: Credentials | None = None,
     slept: list[float] | None = None,
-    base_prefix: str = "",
+    mounts: Mounts | None = None,
     host: str = "reg.test",
     check: Callable[[], None] = lambda: None,
 ) -> Registry:
@@ -154,7 +173,11 @@ def registry(
         now=lambda: 1_700_000_000.0,
         check=check,
     )
-    return Registry(transport=transport, base_prefix=base_prefix)
+    return Registry(transport=transport, mounts=mounts)
+
+
+def mounts_of(folder: Path, organization: str) -> Mounts:
+    return Mounts(folder=folder / "pushed", host="reg.test", organization=organization)
 
 
 def attach(to: Destination, digest: str, text: str = "statement") -> str:
@@ -181,18 +204,71 @@ def test_a_second_push_is_heads_and_two_manifests(tmp_path: Path) -> None:
 
 def test_a_base_layer_is_mounted_where_it_is_and_sent_where_it_is_not(tmp_path: Path) -> None:
     memory, image = Memory(), make_image(tmp_path, layers=1)
-    own = image.layers[0]
-    based = replace(image, layers=(replace(own, base="go"),))
-    assert registry(memory, base_prefix="bases").push(based, "org/early", None).uploaded_blobs == 2
-    registry(memory).push(image, "bases/go", None)
-    pushed = registry(memory, base_prefix="bases").push(based, "org/app", "v1")
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    known = mounts_of(tmp_path, "org")
+    assert registry(memory, mounts=known).push(based, "org/first", None).uploaded_blobs == 2
+    pushed = registry(memory, mounts=known).push(based, "org/app", "v1")
     assert (pushed.uploaded_blobs, pushed.uploaded_bytes) == (1, len(image.config))
 
     def no_mount(request: httpx.Request) -> httpx.Response | None:
         return httpx.Response(403) if "mount" in request.url.params else None
 
     memory.fault = no_mount
-    assert registry(memory, base_prefix="bases").push(based, "org/late", None).uploaded_blobs == 2
+    assert registry(memory, mounts=known).push(based, "org/late", None).uploaded_blobs == 2
+    memory.fault = None
+    assert known.source(based.layers[0].digest) == "org/late", "what was sent last is the better source"
+
+
+def test_a_token_service_that_refuses_the_other_repository_costs_an_upload(tmp_path: Path) -> None:
+    memory, image = Memory(token="t0ken"), make_image(tmp_path, layers=1)
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    known = mounts_of(tmp_path, "org")
+    registry(memory, mounts=known).push(based, "org/first", None)
+
+    def one_repository(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(403) if len(request.url.params.get_list("scope")) > 1 else None
+
+    memory.fault = one_repository
+    assert registry(memory, mounts=known).push(based, "org/second", None).uploaded_blobs == 2
+    assert memory.seen.count("GET /token") == 3, "one for each repository, and the one that was refused"
+
+
+def test_a_source_that_is_gone_costs_an_upload_once(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path, layers=1)
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    known = mounts_of(tmp_path, "org")
+    registry(memory, mounts=known).push(based, "org/first", None)
+    memory.blobs["org/first"].clear()
+    assert registry(memory, mounts=known).push(based, "org/second", None).uploaded_blobs == 2
+    assert registry(memory, mounts=known).push(based, "org/third", None).uploaded_blobs == 1
+
+
+def test_a_repository_of_another_organization_or_registry_is_never_named(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path, layers=1)
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    registry(memory, mounts=mounts_of(tmp_path, "org")).push(based, "org/app", None)
+
+    def named(request: httpx.Request) -> httpx.Response | None:
+        assert "from" not in request.url.params
+        return None
+
+    memory.fault = named
+    assert registry(memory, mounts=mounts_of(tmp_path, "other")).push(based, "other/app", None).uploaded_blobs == 2
+    elsewhere = replace(mounts_of(tmp_path, "org"), host="elsewhere.test")
+    assert registry(memory, mounts=elsewhere).push(based, "org/new", None).uploaded_blobs == 2
+    plain = registry(memory, mounts=mounts_of(tmp_path, "org")).push(image, "org/plain", None)
+    assert plain.uploaded_blobs == 2, "only a base's layers are noted"
+
+
+def test_a_note_that_is_no_repository_or_cannot_be_kept_is_no_trouble(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path, layers=1)
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    known = mounts_of(tmp_path, "org")
+    known.remember(based.layers[0].digest, "../../etc?x=1")
+    assert known.source(based.layers[0].digest) == ""
+    (tmp_path / "file").write_text("")
+    nowhere = replace(known, folder=tmp_path / "file" / "pushed")
+    assert registry(memory, mounts=nowhere).push(based, "org/app", None).uploaded_blobs == 2
 
 
 def broken(request: httpx.Request) -> httpx.Response:
@@ -505,3 +581,57 @@ def test_a_name_that_is_none_never_becomes_a_request() -> None:
             registry(memory).resolve(repository, reference)
         assert caught.value.reason == "InvalidRequest"
     assert memory.seen == []
+
+
+@pytest.mark.parametrize(
+    ("deletes", "works", "left"),
+    [
+        ("tag", True, "a manifest"),
+        ("manifest", False, ""),
+        ("digest", False, ""),
+        ("405", False, "all"),
+        ("400", False, "all"),
+        ("403", False, "all"),
+        ("401", False, "all"),
+    ],
+)
+def test_whether_a_single_tag_can_be_deleted_is_tried_out_on_a_manifest_of_ours(
+    tmp_path: Path, deletes: str, works: bool, left: str
+) -> None:
+    memory, image = Memory(deletes=deletes), make_image(tmp_path)
+    registry(memory).push(image, "org/app", "v1")
+    before = dict(memory.manifests["org/app"])
+    assert registry(memory).can_untag("org/app") is works
+    after = memory.manifests["org/app"]
+    assert {name: after[name] for name in before} == before, "what was there is as it was"
+    extra = sorted(name for name in after if name not in before)
+    ours = ["build-untag-1", "build-untag-2"] if left == "all" else []
+    assert [name for name in extra if not name.startswith("sha256:")] == ours
+    assert len(extra) - len(ours) == (1 if left else 0)
+    asked = [line for line in memory.seen if line.startswith("DELETE")]
+    assert not [line for line in asked if image.digest in line or line.endswith("/v1")]
+
+
+def test_a_tag_is_deleted_by_its_name_and_the_others_of_its_manifest_stay(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    to = registry(memory)
+    to.push(image, "org/app", "v1")
+    to.put_tag("org/app", image.digest, "build-x-1")
+    for _ in range(2):
+        to.untag("org/app", "build-x-1")
+    assert to.resolve("org/app", "build-x-1") is None
+    assert to.resolve("org/app", "v1") == image.digest == to.resolve("org/app", image.digest)
+    assert {line for line in memory.seen if line.startswith("DELETE")} == {"DELETE /v2/org/app/manifests/build-x-1"}
+    memory.deletes = "405"
+    with pytest.raises(PlatformError, match="DELETE tag"):
+        to.untag("org/app", "v1")
+    with pytest.raises(BuildError, match="is no tag"):
+        to.untag("org/app", image.digest)
+
+
+def test_an_outage_while_that_is_tried_out_is_no_answer() -> None:
+    def away(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(503) if request.method == "DELETE" else None
+
+    with pytest.raises(PlatformError, match="503"):
+        registry(Memory(fault=away)).can_untag("org/app")

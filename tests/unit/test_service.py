@@ -37,10 +37,10 @@ class Services:
     build: BuildService
     worker: WorkerService
     store: Store
+    parts: Parts
     wakes: list[str]
     stale: list[str]
     dropped: list[int]
-    parts: Parts
 
     def submit(self, name: str = "app", caller: Caller = ACME, **fields: Any) -> str:
         request = pb.CreateBuildRequest(name=name, **fields)
@@ -80,7 +80,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         stale=stale.append,
         dropped=dropped.append,
     )
-    yield Services(BuildService(parts), WorkerService(parts), store, wakes, stale, dropped, parts)
+    yield Services(BuildService(parts), WorkerService(parts), store, parts, wakes, stale, dropped)
     store.engine.dispose()
 
 
