@@ -68,6 +68,22 @@ already. `ignite-builder build` is the same service asked by a whole program, pa
 Where a ratio is missed for a changed line, the service's fixed price (P1) is what is above the linker's time. A whole
 `ignite-builder build` is above all the start of a Python program and its imports, which ko does not have.""",
     ),
+    "P2": Prose(
+        "P2: dispatch",
+        """\
+From the commit of PENDING to the claim, by the store's clock, with nothing else queued and two slots, beside a plain
+Celery task (acks_late, prefetch 1) on the same Redis from `delay` to its body; they take turns.""",
+        """\
+Above the plain task: the dispatcher's transaction, which marks the offer, and the claim, an HTTP call with a
+transaction of its own.""",
+    ),
+    "P4": Prose(
+        "P4: transactions, round trips and calls of a build",
+        """\
+Thirty builds at once on one node with two slots, cache miss, no retry, a receiver of reports; the idle rate of the same
+run is subtracted. Log batches are not part of it: each is a transaction and a call.""",
+        "A test holds the targets, so a miss here is a defect.",
+    ),
     "P7": Prose(
         "P7: the sandbox",
         """\

@@ -21,6 +21,8 @@ from builder.store.engine import Store
 
 TAG_ROUNDS = 5
 TAG_CHECK_FOR_MS, TAG_CHECK_EVERY_MS, TAG_CHECKS = 600_000, 60_000, 20
+Phases = tuple[tuple[str, int, int], ...]
+"""(name, start, end) in ms"""
 BUILDER_ID = "https://ignite.dodil.dev/builder"
 
 
@@ -47,14 +49,28 @@ class Finalizer:
             self._attest(row)
         attested = _now()
         self.label("finalize")
-        if builds.publish(self.store, build_id, claim) is None:
+        published = builds.publish(self.store, build_id, claim, json.loads(row["tags"]), digest)
+        if published is None:
             return
-        for tag in json.loads(row["tags"]):
-            if builds.claim_tag(self.store, row, tag, digest):
-                self._point(repository, tag, digest)
-        phases = (("ATTEST", started, attested), ("FINALIZE", attested, _now()))
-        if builds.succeed(self.store, build_id, claim, phases) is None:
+        pointed = dict.fromkeys(published.tags, digest)
+        for tag in pointed:
+            self.destination.put_tag(repository, digest, tag)
+        if not self._succeed(row, (("ATTEST", started, attested),), attested, pointed):
             self.stale("succeed")
+
+    def _succeed(self, row: builds.Row, phases: Phases, since: int, pointed: dict[str, str]) -> bool:
+        """SUCCEEDED, once every tag points where it should: a newer build may have put its own between our claim and
+        our PUT. False: stale."""
+        for last in (*[False] * TAG_ROUNDS, True):
+            every = (*phases, ("FINALIZE", since, _now()))
+            try:
+                done = builds.succeed(self.store, row["build_id"], row["claim"], every, {} if last else pointed)
+                return done is not None
+            except builds.TagsMoved as moved:
+                for tag, digest in moved.tags.items():
+                    self.destination.put_tag(row["repository"], digest, tag)
+                pointed |= moved.tags
+        raise AssertionError("the last round compares no tags")
 
     def check_tags(self) -> None:
         """Compare tags that changed in the last ten minutes with the registry; two control sides may have met there."""

@@ -169,8 +169,9 @@ class World:
     def line(self, row: Row, claim: int, node: str = "") -> object:
         return logs.append(self.store, row["build_id"], claim, 0, [LINE], node)
 
-    def tag(self, row: Row) -> bool:
-        return builds.claim_tag(self.store, row, "latest", json.loads(row["artifact"] or "{}").get("digest", ""))
+    def publish(self, row: Row) -> builds.Published | None:
+        digest = json.loads(row["artifact"] or "{}").get("digest", "")
+        return builds.publish(self.store, row["build_id"], row["claim"], ["latest"], digest)
 
     def sweep(self, sweep: sweeps.Sweep) -> None:
         with self.store.transaction() as tx:
@@ -259,17 +260,19 @@ def _finished_alike(first: builds.Finished, second: builds.Finished) -> bool:
     return first.outcome == second.outcome
 
 
+def _published_alike(first: builds.Published | None, second: builds.Published | None) -> bool:
+    return (first and first.tags) == (second and second.tags)
+
+
 def _of_finalizer(world: World, number: int, row: Row, dump: Dump) -> Iterator[Step]:
     act = partial(partial, store=world.store, build_id=row["build_id"], claim=row["claim"])
     if not row["finalizer"]:
         return
     yield Step(name="keep", of=number, act=act(builds.keep_finalize, lease_ms=LEASE), same=_equal)
     yield Step(name="later", of=number, act=act(builds.release_finalize))
-    yield Step(name="publish", of=number, act=act(builds.publish))
+    yield Step(name="publish", of=number, act=partial(world.publish, row), same=_published_alike)
     if row["from_cache_of"] and not row["published"]:
         yield Step(name="artifact gone", of=number, act=act(builds.rebuild, digest=DIGESTS[0]))
-    if row["published"]:
-        yield Step(name="tag", of=number, act=partial(world.tag, row), same=_equal)
     mine = [tag for tag in dump["tags"] if tag["repository"] == row["repository"]]
     if row["published"] and any(tag["number"] >= row["number"] for tag in mine):
         yield Step(name="succeed", of=number, act=act(builds.succeed, phases=()))
@@ -304,7 +307,6 @@ def idle_calls(world: World, number: int, dump: Dump) -> Iterator[Step]:
         yield from _finalizer_writes(world, row, "no finalizer")
     else:
         if not row["published"]:
-            yield Step(name="tag before the mark", act=partial(world.tag, row))
             yield Step(name="succeed before the mark", act=partial(builds.succeed, store, build_id, claim, ()))
         if row["published"] or not row["from_cache_of"]:
             yield Step(name="artifact gone", act=partial(builds.rebuild, store, build_id, claim, DIGESTS[0]))
@@ -349,8 +351,7 @@ def _finalizer_writes(world: World, row: Row, who: str) -> Iterator[Step]:
     yield Step(name=f"{who}: keep", act=act(builds.keep_finalize, lease_ms=2 * LEASE))
     yield Step(name=f"{who}: later", act=act(builds.release_finalize))
     yield Step(name=f"{who}: artifact gone", act=act(builds.rebuild, digest=DIGESTS[0]))
-    yield Step(name=f"{who}: publish", act=act(builds.publish))
-    yield Step(name=f"{who}: tag", act=partial(world.tag, row))
+    yield Step(name=f"{who}: publish", act=partial(world.publish, row))
     yield Step(name=f"{who}: succeed", act=act(builds.succeed, phases=()))
 
 

@@ -81,14 +81,13 @@ GUARDS = (
     _guard("lines: a gap", "logs.append", "first_index > kept", "False"),
     _guard("lines: once", "logs.append", "lines[kept - first_index :]", "lines"),
     # Finalizers
-    _guard("adopt: the lease is over", "closing._due", ", builds.c.lease_until <= now"),
-    _guard("adopt: a new claim", "closing.adopt_finalize", 'claim=row["claim"] + 1, '),
-    _guard("adopt: poison ends at the mark", "closing.adopt_finalize", ' and not row["published"]'),
+    _guard("adopt: the lease is over", "closing._late", ", builds.c.lease_until <= now"),
+    _guard("adopt: a new claim", "closing.adopt_due", 'claim=row["claim"] + 1, '),
+    _guard("adopt: poison ends at the mark", "closing.adopt_due", ' and not row["published"]'),
     _guard("adopt: one at a repository", "closing._due", "builds.c.repository.not_in(_at_work(now))", "True", TWO_KEYS),
     _guard("artifact gone: not published", "closing.rebuild", 'row["published"] or ', model=TWO_CALM),
     _guard("artifact gone: reused", "closing.rebuild", ' or not row["from_cache_of"]'),
-    _guard("tag: the mark", "closing.claim_tag", ' or not owned["published"]'),
-    _guard("tag: the newest", "closing.claim_tag", ", where=newest", model=TWO_CALM),
+    _guard("tag: the newest", "closing._claim_tags", ", where=newest", model=TWO_CALM),
     _guard("succeed: the mark", "closing.succeed", ' or not row["published"]'),
     # Clients
     _guard("cancel: the mark", "builds.cancel", ' or row["published"]'),

@@ -3,8 +3,8 @@
 PROTOCOL = 1
 """Version of the worker's protocol. Each call carries it; the API refuses any other."""
 
-CANCEL_CHANNEL = "ignite:cancel:"
-"""Pub/sub channel of one build's cancel, followed by the build id."""
+CANCEL_CHANNEL = "ignite:cancel"
+"""Pub/sub channel of cancels; a message is the id of the build."""
 
-KEPT_STREAM = "ignite:kept"
-"""Redis Stream of the ids of builds that have new log lines."""
+CHANGED_CHANNEL = "ignite:changed"
+"""Pub/sub channel between control processes: who wrote, then the ids of builds that have new log lines."""

@@ -29,7 +29,7 @@ Claimed = tuple[str, int]
 @dataclass(kw_only=True)
 class Finalizers:
     """At most `settings.finalizers` builds at once, each on a thread. `changed` hears of each build that was attempted,
-    `freed` of each thread that can take another; `monotonic` is in seconds."""
+    `freed` of each thread that has ended; `monotonic` is in seconds."""
 
     settings: Settings
     store: Store
@@ -45,23 +45,34 @@ class Finalizers:
     _unreleased: dict[Claimed, int] = field(default_factory=dict)
     """Claims that trouble ended while the store did not answer, and the registry's Retry-After: they must not count as
     lost finalizers."""
+    left: bool = False
+    """The last look found builds that are due and could not be adopted: whoever ends frees a thread or a repository."""
 
     @property
     def period_ms(self) -> int:
         """How long a pool may go without a `step`."""
         return min(self.settings.tick_ms, self.settings.lease_ms // 3)
 
-    def step(self) -> None:
-        """Renew the leases of what is at work, then adopt what is due while a thread is free."""
+    def step(self, woken: bool = False) -> None:
+        """Renew the leases of what is at work, then adopt what is due while threads are free.
+
+        `woken`: a transition has made a build due, so there is something to adopt, and no read goes first.
+        """
         self._release()
         self._renew()
-        while len(self._at_work) < self.settings.finalizers and (row := self.adopt()) is not None:
+        free = self.settings.finalizers - len(self._at_work)
+        self.left = True  # a thread that ends while this looks must not be missed
+        if free <= 0:
+            return
+        adopted = builds.adopt_due(self.store, self.settings.lease_ms, free, look=not woken)
+        for row in adopted.rows:
             claimed = (row["build_id"], row["claim"])
             thread = threading.Thread(target=self._run, args=(claimed, row), name="finalizer", daemon=True)
             with self._lock:
                 self._at_work[claimed] = thread
                 self._renewed[claimed] = self.monotonic()
             thread.start()
+        self.left = adopted.left
 
     def adopt(self) -> builds.Row | None:
         """The next build, as adopted. None: nothing is due."""

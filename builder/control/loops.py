@@ -9,6 +9,7 @@ The store is the truth; a loop that dies or doubles costs time, never a build.
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -43,6 +44,9 @@ _DISPATCH = frozenset(
     {"submit", "attach", "reuse", "built", "fail", "retry", "hand-back", "artifact-gone", "cancelled", "lease-expired",
      "build-timeout", "promote"}
 )  # fmt: skip
+# Of these the ones that only add to a queue, and those that only free a slot.
+_QUEUES = frozenset({"submit", "promote", "artifact-gone"})
+_FREES = frozenset({"attach", "reuse", "built", "fail", "cancelled", "build-timeout"})
 _FINALIZE = frozenset({"reuse", "built", "primary-succeeded"})
 _REPORT = frozenset({"submit", "claim"})
 
@@ -108,28 +112,54 @@ class Loops:
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _warned: sweeps.Warned = field(default_factory=dict)
+    alone: Callable[[], bool] = lambda: True
+    """Whether no other control process is there, whose submissions and ends this one does not hear of."""
+    _full: frozenset[str] = frozenset()
+    """The queues whose window the last wake found full; a tick forgets them."""
+    _left: bool = True
+    """Builds may be queued that were not offered."""
 
     def start(self) -> None:
         """Start the threads."""
-        work: Mapping[str, Callable[[], None]] = {
+        work: Mapping[str, Callable[[bool], None]] = {
             "dispatch": self.dispatch,
             "finalize": self.finalizers.step,
-            "reconcile": self.reconcile,
+            "reconcile": lambda _: self.reconcile(),
             "report": self.reports.step,
-            "retention": self.retention.step,
-            "tags": self.finalizers.finalizer.check_tags,
+            "retention": lambda _: self.retention.step(),
+            "tags": lambda _: self.finalizers.finalizer.check_tags(),
         }
         periods_ms = {
             "finalize": self.finalizers.period_ms,
             "retention": self.retention.period_ms,
             "tags": TAGS_MS,
         }
-        self.finalizers.freed, self.reports.freed = self._wakes["finalize"].set, self._wakes["report"].set
+        self.finalizers.freed, self.reports.freed = self._finalizer_freed, self._report_freed
         for name, step in work.items():
             period_ms = periods_ms.get(name, self.settings.tick_ms)
             thread = threading.Thread(target=self._loop, args=(name, step, period_ms), name=name, daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def changed(self, event: Event) -> None:
+        """Wake the loops that have something to do after a transition, which a full window or no queue spares some."""
+        names = set(woken_by(event))
+        if self.alone():
+            if event.action in _QUEUES and event.queue in self._full:
+                names.discard("dispatch")  # the slot that becomes free next wakes it
+            elif event.action in _FREES and not self._left:
+                names.discard("dispatch")  # nothing is queued without a hint
+        if "report" in names and self.reports.heard(event.organization):
+            names.discard("report")
+        self.wake(*names)
+
+    def _finalizer_freed(self) -> None:
+        if self.finalizers.left:
+            self.wake("finalize")
+
+    def _report_freed(self) -> None:
+        if self.reports.crowded:
+            self.wake("report")
 
     def wake(self, *names: str) -> None:
         """Something changed that these loops see to: look at once."""
@@ -152,15 +182,15 @@ class Loops:
         self.finalizers.stop()
         self.reports.stop()
 
-    def _loop(self, name: str, step: Callable[[], None], period_ms: int) -> None:
-        wake = self._wakes[name]
+    def _loop(self, name: str, step: Callable[[bool], None], period_ms: int) -> None:
+        wake, woken = self._wakes[name], False
         while not self._stop.is_set():
             wake.clear()
             if self._stop.is_set():  # set between the two: its wake was cleared
                 return
-            if not self.take_step(name, step):
+            if not self.take_step(name, functools.partial(step, woken)):
                 self._stop.wait(0.5)
-            wake.wait(period_ms / 1000)
+            woken = wake.wait(period_ms / 1000)
 
     def take_step(self, name: str, step: Callable[[], None]) -> bool:
         """One step of a loop; whether it went well. A step that fails is counted, and the loop goes on."""
@@ -175,14 +205,24 @@ class Loops:
         self.stepped(name, well)
         return well
 
-    def dispatch(self) -> None:
+    def dispatch(self, woken: bool = False) -> None:
         """Fill a small window of hints for each queue: about twice the free slots of its live nodes.
 
-        With nothing to offer it only reads; a tick that offers adds one transaction for all queues.
+        A tick with nothing to offer only reads. One that offers, or a wake (`woken`), is one transaction for all
+        queues; lists in Redis are only compared at a tick.
         """
+        self._full = frozenset()  # what is submitted from here on may have come too late for this look
+        if woken:
+            self._left = True
+            offered = offers.offer_at_once(self.store, self._live_ms)
+            self._full, self._left = frozenset(offered.full), bool(offered.full)
+            for queue, build_id in offered.hints:
+                self._send(queue, build_id)
+            return
         waiting = offers.waiting(self.store, self._live_ms)
         if not waiting:
             return
+        self._left = True
         found = {each.queue: self._listed(each.queue) for each in waiting if each.marked}
         listed = {queue: ids for queue, ids in found.items() if ids is not None}
         if not (listed or any(each.room for each in waiting)):

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
+from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
 
 from builder.control.retention import WHAT
+from builder.store.engine import Store, only_reads
 from builder.store.events import Event
 
 Levels = Callable[[], Mapping[str, int]]
@@ -47,6 +49,12 @@ class Metrics:
             ["loop"],
             registry=self._registry,
         )
+        self._transactions = Counter(
+            "ignite_store_transactions", "Transactions in the store.", ["mode"], registry=self._registry
+        )
+        self._calls = Counter(
+            "ignite_api_calls", "Calls of the API that were admitted.", ["rpc"], registry=self._registry
+        )
         self._deleted = Counter(
             "ignite_retention_deleted", "What was past its time and was deleted.", ["what"], registry=self._registry
         )
@@ -60,9 +68,20 @@ class Metrics:
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
-    def count(self, event: Event) -> None:
+    def count(self, one: Event) -> None:
         """A transition."""
-        self._transitions.labels(event.action, event.status, event.reason).inc()
+        self._transitions.labels(one.action, one.status, one.reason).inc()
+
+    def count_transactions(self, store: Store) -> None:
+        """From here on, each transaction of this store: one that only reads, or one that writes."""
+
+        @event.listens_for(store.engine, "begin")
+        def on_begin(connection: Connection) -> None:
+            self._transactions.labels("read" if only_reads(connection) else "write").inc()
+
+    def called(self, rpc_name: str) -> None:
+        """A call of the API."""
+        self._calls.labels(rpc_name).inc()
 
     def stale(self, call: str) -> None:
         """A stale write."""

@@ -22,7 +22,7 @@ from builder.broker.app import make_celery
 from builder.config import Settings, address_of
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control.finalizers import Finalizers
-from builder.control.loops import LOOPS, Loops, event_log, woken_by
+from builder.control.loops import LOOPS, Loops, event_log
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
 from builder.control.retention import Retention
@@ -69,6 +69,7 @@ class Control:
             reports=lambda: outbox.waiting(self.store),
         )
         self.store = open_store(settings.database, self._emit)
+        self.metrics.count_transactions(self.store)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
         self.tails = Tails(self.redis)
         catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
@@ -108,6 +109,7 @@ class Control:
             redis=self.redis,
             log=self.log,
             stepped=self.metrics.stepped,
+            alone=lambda: self.tails.alone,
         )
         parts = Parts(
             settings=settings,
@@ -124,14 +126,16 @@ class Control:
         asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
         streams = LogStreams(parts, self.tails, log_event)
         services = (BuildService(parts), WorkerService(parts), OperateService(parts))
-        api = Api(settings, *services, streams, Uploads(parts))
+        api = Api(settings, *services, streams, Uploads(parts), self.metrics.called)
         self.app = make_app(api, Probes(asked, self.metrics.page, self.log), self.log)
-        self._reader = threading.Thread(target=self.tails.read, daemon=True)
+        self._tails_threads = [
+            threading.Thread(target=work, name="tails", daemon=True) for work in (self.tails.read, self.tails.publish)
+        ]
 
     def _emit(self, event: Event) -> None:
         self.metrics.count(event)
         self.log.info("transition", **vars(event))
-        self.loops.wake(*woken_by(event))
+        self.loops.changed(event)
         if event.action == "cancel-request":
             self._tell_owner(event.build_id)
         self._on_event(event)
@@ -139,7 +143,7 @@ class Control:
     def _tell_owner(self, build_id: str) -> None:
         """A cancel travels at once over Redis; without it the next heartbeat carries it."""
         try:
-            self.redis.publish(CANCEL_CHANNEL + build_id, b"cancel")
+            self.redis.publish(CANCEL_CHANNEL, build_id)
         except redis.RedisError:
             self.log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
 
@@ -155,15 +159,17 @@ class Control:
         return Server(self.app, self.tails)
 
     def start(self) -> None:
-        """Start the loops and the reader."""
-        self._reader.start()
+        """Start the loops and the threads of the tails."""
+        for thread in self._tails_threads:
+            thread.start()
         self.loops.start()
 
     def stop(self) -> None:
         """End them."""
         self.tails.stop()
         self.loops.stop()
-        self._reader.join(timeout=2)
+        for thread in self._tails_threads:
+            thread.join(timeout=2)
         self.store.engine.dispose()
         self.redis.close()
 

@@ -1,6 +1,7 @@
 """Delivers the reports of the outbox, at least once: of one build in order, of one organization on its own.
 
-A receiver that hangs keeps only the reports of the organization that it hangs for.
+A receiver that hangs keeps only the reports of the organization that it hangs for. The thread of an organization stays
+for a moment: what it delivered is noted in the transaction that reads what comes next.
 """
 
 from __future__ import annotations
@@ -22,19 +23,32 @@ REPORT_TIMEOUT_S = 10.0
 BATCH = 100
 STOP_S = 5.0
 ORGANIZATIONS = 16  # at once; each has a thread for as long as it has reports to deliver
+LINGER_S = 0.3
+"""How long a thread waits for the next report of its organization before it notes what it has delivered."""
+GATHER_S = 0.1
+"""Between two batches of an organization: what happens meanwhile travels with the next one."""
 
 
 @dataclass(kw_only=True)
 class Reports:
-    """Driven by `step`. `freed` hears of each organization whose batch has ended: there may be more of it."""
+    """Driven by `step`, and by `heard` for each new report. `freed` hears of each organization whose thread has
+    ended."""
 
     settings: Settings
     store: Store
     log: FilteringBoundLogger
     freed: Callable[[], None] = lambda: None
-    _busy: dict[str, threading.Thread] = field(default_factory=dict)
+    _busy: dict[str, tuple[threading.Thread, threading.Event]] = field(default_factory=dict)
+    """Organization → its thread, and what wakes that."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stopping: threading.Event = field(default_factory=threading.Event)
 
-    def step(self) -> None:
+    @property
+    def crowded(self) -> bool:
+        """Whether organizations may be waiting for a thread that ends."""
+        return len(self._busy) >= ORGANIZATIONS - 1
+
+    def step(self, woken: bool = False) -> None:
         """Start the delivery of what is due, but of organizations that are being delivered to. Without a receiver the
         reports wait for one."""
         if not self.settings.report_url:
@@ -44,14 +58,28 @@ class Reports:
             for row in rows:
                 batches.setdefault(row["organization"], []).append(row)
             for organization, batch in batches.items():
-                self._busy[organization] = threading.Thread(
-                    target=self._run, args=(organization, batch), name="report", daemon=True
-                )
-                self._busy[organization].start()
+                thread = threading.Thread(target=self._run, args=(organization, batch), name="report", daemon=True)
+                with self._lock:
+                    self._busy[organization] = thread, threading.Event()
+                thread.start()
 
-    def deliver(self, organization: str, batch: Sequence[outbox.Row]) -> None:
-        """Deliver a batch of one organization's reports on this thread. A report that is refused delays the later ones
-        of its build; a receiver that is not there delays all of this organization's."""
+    def heard(self, organization: str) -> bool:
+        """Whether a new report of this organization needs no `step`: its thread sees to it, or there is no receiver."""
+        if not self.settings.report_url:
+            return True
+        with self._lock:
+            _, more = self._busy.get(organization, (None, None))
+            if more is not None:
+                more.set()
+            return more is not None
+
+    def deliver(self, organization: str, batch: Sequence[outbox.Row]) -> Sequence[int] | None:
+        """Deliver a batch of one organization's reports on this thread. Returns the ids to note as delivered; None
+        after trouble, when they are noted already.
+
+        A report that is refused delays the later ones of its build; a receiver that is not there delays all of this
+        organization's.
+        """
         headers = {"content-type": "application/json"}
         if self.settings.report_token:
             headers["authorization"] = f"Bearer {self.settings.report_token}"
@@ -73,26 +101,53 @@ class Reports:
                     break
                 else:
                     delivered.append(row["id"])
+        if unheard is None and not refused:
+            return delivered
         outbox.delivered(self.store, delivered)
         for row in refused.values():
             outbox.postponed(self.store, row["id"], row["tries"])
         if unheard is not None:
             outbox.postponed(self.store, unheard["id"], unheard["tries"], organization)
 
+        return None
+
     def stop(self) -> None:
         """Wait a moment for what is being delivered: what is not noted is delivered again."""
         until = time.monotonic() + STOP_S
-        for thread in tuple(self._busy.values()):
+        self._stopping.set()
+        for thread, more in tuple(self._busy.values()):
+            more.set()
             thread.join(max(0.0, until - time.monotonic()))
 
     def _run(self, organization: str, batch: Sequence[outbox.Row]) -> None:
+        more = self._busy[organization][1]
         try:
-            self.deliver(organization, batch)
+            while True:
+                while batch and not self._stopping.is_set():
+                    delivered = self.deliver(organization, batch)
+                    if delivered is None:
+                        break
+                    if len(batch) < BATCH:
+                        self._gather(more)
+                    batch = outbox.exchange(self.store, delivered, organization, BATCH)
+                with self._lock:
+                    if not more.is_set() or self._stopping.is_set():
+                        del self._busy[organization]
+                        break
+                more.clear()
+                batch = outbox.exchange(self.store, (), organization, BATCH)
         except SQLAlchemyError as error:  # they are due as before, and the receiver may get some of them twice
             self.log.warning("what was delivered was not noted", action="report-unnoted", error=repr(error))
+            with self._lock:
+                del self._busy[organization]
         finally:
-            del self._busy[organization]
             self.freed()
+
+    def _gather(self, more: threading.Event) -> None:
+        """Wait for the next report, and a moment longer for what comes with it."""
+        if more.wait(LINGER_S):
+            self._stopping.wait(GATHER_S)
+        more.clear()
 
     def _failed(self, row: outbox.Row, error: Exception) -> None:
         self.log.warning("a report was not taken", action="report-failed", build_id=row["build_id"], error=repr(error))

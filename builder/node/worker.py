@@ -11,8 +11,6 @@ import re
 import shutil
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -38,7 +36,7 @@ from builder.images import place
 from builder.images.destination import Destination
 from builder.images.mounts import Mounts
 from builder.node.calls import ApiCalls
-from builder.node.cancels import listening
+from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, driving, work_folder
 from builder.node.leftovers import remove_left_behind
 from builder.pipelines import catalog as catalogs
@@ -98,6 +96,7 @@ class WorkerProcess:
         self._dropped_reported = 0
         self._learn_key(settings.message_key)
         self._node: Node | None = None
+        self._cancels = Cancels(settings.redis_url)
         self._leaving = threading.Event()
         self._known_by: threading.Thread | None = None
 
@@ -258,7 +257,7 @@ class WorkerProcess:
             grant = claim_build(node, build_id)
             if grant is None:
                 return
-            with driving(node, grant, draining=self._must_hand_back, listening=self._listening) as attempt:
+            with driving(node, grant, draining=self._must_hand_back, listening=self._cancels.listening) as attempt:
                 with work_folder(attempt):
                     outcome = run_build(attempt)
                 how = close(attempt, outcome)
@@ -269,9 +268,6 @@ class WorkerProcess:
     def _must_hand_back(self) -> bool:
         since = self._draining_since.value
         return bool(since) and time.time() - since > self.settings.drain_ms / 1000
-
-    def _listening(self, build_id: str, on_cancel: Callable[[], None]) -> AbstractContextManager[None]:
-        return listening(self.settings.redis_url, build_id, on_cancel)
 
     def _make_node(self) -> Node:
         index = getattr(current_process(), "index", 0) or 0

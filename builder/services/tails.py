@@ -1,7 +1,8 @@
-"""Who follows a build in this process, and when it changed. A hint over a Redis Stream, one reader for each process.
+"""Who follows a build in this process, and when it changed. Other processes hear of it over Redis.
 
-Only "build X has new lines" travels; the lines come from the store. So a flushed or lost Redis costs at most the
-second after which a feed looks by itself.
+Only "build X has new lines" travels, as a message that gathers all builds of a moment; the lines come from the store.
+So a lost message or Redis costs at most the second after which a feed looks by itself. While no other process
+subscribes nothing is published but one message a second, whose answer says how many do.
 """
 
 from __future__ import annotations
@@ -9,16 +10,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import redis
 
-from builder.contract.protocol import KEPT_STREAM
+from builder.contract.protocol import CHANGED_CHANNEL
 
-KEEP = 1000
 LOOK_S = 1.0
+GATHER_S = 0.02
+"""Between two messages: the first of a burst travels at once, the rest together."""
+LISTEN_S = 1.0
+"""How late the reader sees that it shall end."""
+ALONE_S = 1.0
+"""How long a process takes itself for the only one after a message that nobody else received."""
 
 
 class Feed:
@@ -64,7 +71,15 @@ class Tails:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._feeds: dict[str, Feed] = {}
         self._stop = threading.Event()
+        self._told: set[str] = set()
+        self._news = threading.Condition()
+        self._alone_until = 0.0
         self.ended = False
+
+    @property
+    def alone(self) -> bool:
+        """Whether the last message reached no other process."""
+        return self._alone_until > 0
 
     def bind(self, loop: asyncio.AbstractEventLoop) -> None:
         """Remember the loop that readers run in."""
@@ -86,28 +101,48 @@ class Tails:
                 del self._feeds[build_id]
 
     def tell(self, build_id: str) -> None:
-        """Any thread: wake this process's feed at once, the other processes' through Redis."""
+        """Any thread: wake this process's feed at once, the other processes' through Redis. Waits for nothing."""
         self._wake(build_id)
-        with contextlib.suppress(redis.RedisError):
-            fields: dict[Any, Any] = {"build_id": build_id, "origin": self._origin}
-            self._redis.xadd(KEPT_STREAM, fields, maxlen=KEEP, approximate=True)
+        with self._news:
+            if build_id not in self._told and time.monotonic() >= self._alone_until:
+                self._told.add(build_id)
+                self._news.notify()
+
+    def publish(self) -> None:
+        """A thread: tell the other processes, until `stop`."""
+        while not self._stop.is_set():
+            with self._news:
+                self._news.wait_for(lambda: self._told or self._stop.is_set())
+                told, self._told = self._told, set()
+            if not told:
+                continue
+            try:
+                heard = int(self._redis.publish(CHANGED_CHANNEL, b" ".join((self._origin, *map(str.encode, told)))))
+            except redis.RedisError:
+                self._alone_until = 0.0
+            else:
+                self._alone_until = time.monotonic() + ALONE_S if heard <= 1 else 0.0
+            self._stop.wait(GATHER_S)
 
     def read(self) -> None:
-        """A thread: follow the stream until `stop`. What this process wrote itself it knows already."""
-        last = "$"
+        """A thread: hear what other processes publish, until `stop`."""
         while not self._stop.is_set():
             try:
-                answer: Any = self._redis.xread({KEPT_STREAM: last}, count=KEEP, block=500)
-            except redis.RedisError:
+                with self._redis.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
+                    channel.subscribe(CHANGED_CHANNEL)
+                    while not self._stop.is_set():
+                        message: Any = channel.get_message(timeout=LISTEN_S)
+                        if message:
+                            self._heard(message["data"])
+            except (redis.RedisError, OSError):
                 self._stop.wait(0.5)
-                continue
-            found: set[str] = set()
-            for _, entries in answer or []:
-                for last, fields in entries:  # noqa: B007 - `last` goes on from here
-                    if fields.get(b"origin") != self._origin:
-                        found.add(fields[b"build_id"].decode())
-            for build_id in found:
-                self._wake(build_id)
+
+    def _heard(self, data: bytes) -> None:
+        origin, *build_ids = data.split(b" ")
+        if origin != self._origin:
+            self._alone_until = 0.0
+            for build_id in build_ids:
+                self._wake(build_id.decode("utf-8", "replace"))
 
     def end(self) -> None:
         """In the loop: let every reader end now. Each resumes elsewhere, from the last event's id."""
@@ -116,9 +151,10 @@ class Tails:
             feed.wake()
 
     def stop(self) -> None:
-        """End the reader of Redis; an entry that names no build wakes it."""
+        """End both threads."""
         self._stop.set()
-        self.tell("")
+        with self._news:
+            self._news.notify()
 
     def _wake(self, build_id: str) -> None:
         loop = self._loop

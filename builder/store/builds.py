@@ -15,8 +15,11 @@ from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
 
 from builder.store import outbox
 from builder.store.closing import (
+    Adopted,
+    Published,
+    TagsMoved,
+    adopt_due,
     adopt_finalize,
-    claim_tag,
     keep_finalize,
     publish,
     rebuild,
@@ -32,9 +35,10 @@ from builder.store.schema import builds
 from builder.store.transitions import FINALIZE, PENDING, RUNNING
 
 __all__ = [
-    "Claimed", "Finished", "Row", "Submission", "UnknownNode", "adopt_finalize", "builds", "by_id", "cancel", "claim",
-    "claim_tag", "finish", "get", "hand_back", "heartbeat", "keep_finalize", "page", "planned", "position", "publish",
-    "rebuild", "release_finalize", "starting", "submit", "succeed", "tag_digest", "tags_to_check",
+    "Adopted", "Claimed", "Finished", "Published", "Row", "Submission", "TagsMoved", "UnknownNode", "adopt_due",
+    "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat", "keep_finalize",
+    "page", "planned", "position", "publish", "rebuild", "release_finalize", "starting", "submit", "succeed",
+    "tag_digest", "tags_to_check",
 ]  # fmt: skip
 
 COUNTED = 1000

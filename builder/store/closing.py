@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, tuple_, update
@@ -31,35 +32,76 @@ ADOPTING = 0x19117F  # the advisory locks that this module takes, one for each r
 _OTHERS = builds.alias()
 
 
-def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
-    """Take the build in FINALIZE that has been due for longest; a new claim fences the last finalizer off.
+@dataclass(frozen=True, kw_only=True)
+class Adopted:
+    """Builds that were adopted. `left`: others are due and wait for a free finalizer, or for their repository's."""
 
-    A repository at which a finalizer is at work (in this process or another) is passed over.
-    A finalizer that was lost before the PUBLISH mark counts towards poison: that build ends, the next one is taken.
-    After the mark the build only goes forward. None: nothing is due, which costs a read alone.
+    rows: list[Row] = field(default_factory=list)
+    left: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """A build behind the PUBLISH mark, and which of its tags are its own to point."""
+
+    row: Row
+    tags: tuple[str, ...]
+
+
+class TagsMoved(Exception):
+    """Tags that this build pointed are those of newer builds meanwhile: tag → the digest it has to point at."""
+
+    def __init__(self, tags: Mapping[str, str]) -> None:
+        super().__init__(", ".join(sorted(tags)))
+        self.tags = tags
+
+
+def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
+    """Take the build in FINALIZE that has been due for longest. None: nothing is due, which costs a read alone."""
+    return next(iter(adopt_due(store, lease_ms, 1).rows), None)
+
+
+def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True) -> Adopted:
+    """Take up to `limit` builds in FINALIZE, those that have been due for longest first, in one transaction.
+
+    A new claim fences the last finalizer off. A repository at which a finalizer is at work (in this process or
+    another) is passed over. A finalizer that was lost before the PUBLISH mark counts towards poison: that build ends.
+    After the mark the build only goes forward. `look` reads first, for a caller that expects to find nothing.
     """
-    while True:
+    if look:
         with store.read() as tx:
-            if tx.execute(_due(store.clock_column(tx)).with_only_columns(builds.c.number).limit(1)).first() is None:
-                return None
-        with store.transaction() as tx:
-            now = store.now(tx)
-            row = _longest_due(tx, now)
-            if row is None:
-                return None
+            due = store.clock_column(tx)
+            idle = builds.c.repository.not_in(_at_work(due)).label("idle")
+            found = tx.execute(select(idle).where(*_late(due)).order_by(idle.desc()).limit(1)).scalar()
+        if not found:
+            return Adopted(left=found is not None)
+    rows: list[Row] = []
+    with store.transaction() as tx:
+        now = store.now(tx)
+        while len(rows) < limit and (row := _longest_due(tx, now)) is not None:
             counts = row["finalizer"] and not row["published"]
             line = "the finalizer of this build was lost; another takes over" if counts else ""
-            if not (counts and poisoned(tx, now, row, "finalizer-lost", line=line)):
-                return transition(
+            if counts and poisoned(tx, now, row, "finalizer-lost", line=line):
+                continue
+            rows.append(
+                transition(
                     tx, now, row, "adopt", claim=row["claim"] + 1, lease_until=now + lease_ms, finalizer=True,
                     phase="FINALIZE" if row["published"] else "ATTEST", failures=row["failures"] + int(counts),
                     line=line,
-                )  # fmt: skip
+                )
+            )  # fmt: skip
+        left = tx.execute(select(builds.c.number).where(*_late(now)).limit(1)).first() is not None
+    return Adopted(rows=rows, left=left)
+
+
+def _late(now: int | ColumnElement[int]) -> Sequence[ColumnElement[bool]]:
+    """The condition of a build that is due, also one whose repository is busy."""
+    return (builds.c.status == RUNNING, builds.c.stage == FINALIZE, builds.c.lease_until <= now)
 
 
 def _due(now: int | ColumnElement[int]) -> Select[Any]:
     """The builds to finalize of repositories that no finalizer is at, those that have been due for longest first."""
-    query = select(builds).where(builds.c.status == RUNNING, builds.c.stage == FINALIZE, builds.c.lease_until <= now)
+    query = select(builds).where(*_late(now))
     return query.where(builds.c.repository.not_in(_at_work(now))).order_by(builds.c.lease_until, builds.c.number)
 
 
@@ -121,8 +163,12 @@ def rebuild(store: Store, build_id: str, claim: int, digest: str) -> Row | None:
         return requeue(tx, now, row, "artifact-gone", **anew, line=line)
 
 
-def publish(store: Store, build_id: str, claim: int) -> Row | None:
-    """The PUBLISH mark: from here the build only goes forward. None: stale, or CANCELLED because that was asked for."""
+def publish(store: Store, build_id: str, claim: int, tags_: Collection[str] = (), digest: str = "") -> Published | None:
+    """The PUBLISH mark, from which the build only goes forward, and with it the build's claims on its tags.
+
+    The newest submitted build wins a tag; an older one that ends later leaves it. Can be repeated.
+    None: stale, or CANCELLED because that was asked for.
+    """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, FINALIZE)
         if row is None:
@@ -130,23 +176,20 @@ def publish(store: Store, build_id: str, claim: int) -> Row | None:
         if row["cancel_requested"] and not row["published"]:
             cancelled(tx, now, row)
             return None
-        return transition(tx, now, row, "publish", published=True, phase="FINALIZE")
+        after = transition(tx, now, row, "publish", published=True, phase="FINALIZE")
+        return Published(row=after, tags=_claim_tags(tx, now, row, tags_, digest))
 
 
-def claim_tag(store: Store, row: Row, tag: str, digest: str) -> bool:
-    """Whether the tag is this build's: the newest submitted wins, an older one that ends later leaves it.
-
-    False also when `row` (as adopted) owns its build no more, or the PUBLISH mark is missing.
-    """
-    with store.transaction() as tx:
-        owned, now = fenced(store, tx, row["build_id"], row["claim"], FINALIZE)
-        if owned is None or not owned["published"]:
-            return False
-        values = {"number": row["number"], "digest": digest, "changed_at": now, "checked_at": 0}
-        claimed = insert_into(tx, tags).values(repository=row["repository"], tag=tag, **values)
-        newest = tags.c.number <= row["number"]
-        claimed = claimed.on_conflict_do_update(index_elements=["repository", "tag"], set_=values, where=newest)
-        return tx.execute(claimed.returning(tags.c.tag)).first() is not None
+def _claim_tags(tx: Connection, now: int, row: Row, names: Collection[str], digest: str) -> tuple[str, ...]:
+    if not names:
+        return ()
+    values = {"number": row["number"], "digest": digest, "changed_at": now, "checked_at": 0}
+    each = [{"repository": row["repository"], "tag": name, **values} for name in dict.fromkeys(names)]
+    claimed = insert_into(tx, tags).values(each)
+    newest = tags.c.number <= row["number"]
+    claimed = claimed.on_conflict_do_update(index_elements=["repository", "tag"], set_=values, where=newest)
+    ours = set(tx.execute(claimed.returning(tags.c.tag)).scalars())
+    return tuple(name for name in dict.fromkeys(names) if name in ours)
 
 
 def tag_digest(store: Store, repository: str, tag: str) -> str:
@@ -171,12 +214,27 @@ def tags_to_check(store: Store, for_ms: int, every_ms: int, limit: int) -> Seque
     return found
 
 
-def succeed(store: Store, build_id: str, claim: int, phases: Sequence[tuple[str, int, int]]) -> Row | None:
-    """SUCCEEDED, its report, the cache entry and what the attached builds get: one transaction. None: stale."""
+def succeed(
+    store: Store,
+    build_id: str,
+    claim: int,
+    phases: Sequence[tuple[str, int, int]],
+    pointed: Mapping[str, str] | None = None,
+) -> Row | None:
+    """SUCCEEDED, its report, the cache entry and what the attached builds get: one transaction. None: stale.
+
+    `pointed`: tag → the digest it was pointed at. Raises `TagsMoved`, and writes nothing, when a newer build has
+    claimed one meanwhile and may have pointed it before that.
+    """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, FINALIZE)
         if row is None or not row["published"]:
             return None
+        if pointed:
+            wanted = select(tags.c.tag, tags.c.digest).where(tags.c.repository == row["repository"])
+            found = tx.execute(wanted.where(tags.c.tag.in_(tuple(pointed))))
+            if moved := {str(one.tag): str(one.digest) for one in found if one.digest != pointed[one.tag]}:
+                raise TagsMoved(moved)
         if row["build_key"]:
             same = {name: row[name] for name in ("organization", "build_key", "repository")}
             kept = {**{name: row[name] for name in ("build_id", "artifact")}, "used_at": now}

@@ -91,6 +91,12 @@ class Store:
         return literal(self.now(connection), BigInteger)
 
 
+def only_reads(connection: Connection) -> bool:
+    """Whether the transaction of this connection is one of `Store.read`."""
+    options = connection.get_execution_options()
+    return bool(options.get(READ) or options.get("postgresql_readonly"))
+
+
 def _own_clock() -> int:
     return time.time_ns() // 1_000_000  # SQLite lives in this process: its clock is ours
 
@@ -187,8 +193,7 @@ def _prepare_sqlite(engine: Engine) -> None:
 
     @event.listens_for(engine, "begin")
     def on_begin(connection: Connection) -> None:
-        only_reads = connection.get_execution_options().get(READ, False)
-        connection.exec_driver_sql("BEGIN DEFERRED" if only_reads else "BEGIN IMMEDIATE")
+        connection.exec_driver_sql("BEGIN DEFERRED" if only_reads(connection) else "BEGIN IMMEDIATE")
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:

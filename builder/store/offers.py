@@ -43,10 +43,14 @@ class Waiting:
 
 @dataclass(frozen=True, kw_only=True)
 class Offered:
-    """(queue, build id) of the hints to send, and queue → how many hints vanished from its list."""
+    """(queue, build id) of the hints to send, and queue → how many hints vanished from its list.
+
+    `full`: the queues whose window is full, so that only a slot that becomes free makes room for another hint.
+    """
 
     hints: list[tuple[str, str]] = field(default_factory=list)
     vanished: dict[str, int] = field(default_factory=dict)
+    full: set[str] = field(default_factory=set)
 
 
 def waiting(store: Store, live_ms: int) -> list[Waiting]:
@@ -82,6 +86,23 @@ def offer(store: Store, queues: Sequence[Waiting], listed: Mapping[str, Collecti
                 done.vanished[each.queue] = vanished
             for build_id in offerable(tx, now, each.queue, each.toolchains, each.limit) if each.limit else ():
                 done.hints.append((each.queue, build_id))
+    return done
+
+
+def offer_at_once(store: Store, live_ms: int) -> Offered:
+    """Offer what there is room for, after a transition that may have made some. One transaction; compares nothing."""
+    done = Offered()
+    with store.transaction() as tx:
+        now = store.now(tx)
+        queued = {queue for queue, _ in lanes(tx)}
+        readers = nodes.takers(nodes.read(tx, now), live_ms) if queued else {}
+        for queue in sorted(queued & readers.keys()):
+            limit = 2 * nodes.free_of(readers[queue])
+            room = limit - _hints(tx, now, queue, limit) if limit else 0
+            picked = _offer(tx, now, queue, sorted(nodes.toolchains_of(readers[queue])), room) if room > 0 else []
+            done.hints.extend((queue, build_id) for build_id in picked)
+            if len(picked) >= room:
+                done.full.add(queue)
     return done
 
 
@@ -122,8 +143,10 @@ def offerable(tx: Connection, now: int, queue: str, toolchains: Sequence[str], l
     unclaimed is offered again after 5, 10, 20, then 30 s.
     """
     limit -= _hints(tx, now, queue, limit)
-    if limit <= 0:
-        return []
+    return _offer(tx, now, queue, toolchains, limit) if limit > 0 else []
+
+
+def _offer(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limit: int) -> list[str]:
     query = select(builds.c.organization, func.count()).where(builds.c.status == RUNNING)
     busy = {row[0]: int(row[1]) for row in tx.execute(query.group_by(builds.c.organization))}
     waiting: dict[str, list[Row]] = {}

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, RowMapping, func, insert, select, update
+from sqlalchemy import Connection, RowMapping, Select, func, insert, select, update
 
 from builder.store import record
 from builder.store.engine import Store
@@ -30,19 +30,29 @@ def due(store: Store, limit: int, busy: Collection[str] = ()) -> Sequence[Row]:
 
     Of one build in order: while a report waits for its next try, the later ones of its build wait, too.
     """
-    earlier = reports.alias()
     with store.read() as tx:
+        query = _due(store.now(tx)).where(builds.c.organization.not_in(tuple(busy)))
+        return tx.execute(query.limit(limit)).mappings().all()
+
+
+def exchange(store: Store, ids: Collection[int], organization: str, limit: int) -> Sequence[Row]:
+    """The receiver has these; what is due of this organization now. One transaction."""
+    with store.transaction() as tx:
         now = store.now(tx)
-        waits = select(earlier.c.id).where(
-            earlier.c.build_id == reports.c.build_id,
-            earlier.c.sequence < reports.c.sequence,
-            earlier.c.delivered_at == 0,
-            earlier.c.due_at > now,
-        )
-        query = select(reports, builds.c.organization).join(builds, builds.c.build_id == reports.c.build_id)
-        query = query.where(reports.c.delivered_at == 0, reports.c.due_at <= now, ~waits.exists())
-        query = query.where(builds.c.organization.not_in(tuple(busy))).order_by(reports.c.id).limit(limit)
-        return tx.execute(query).mappings().all()
+        _delivered(tx, now, ids)
+        return tx.execute(_due(now).where(builds.c.organization == organization).limit(limit)).mappings().all()
+
+
+def _due(now: int) -> Select[Any]:
+    earlier = reports.alias()
+    waits = select(earlier.c.id).where(
+        earlier.c.build_id == reports.c.build_id,
+        earlier.c.sequence < reports.c.sequence,
+        earlier.c.delivered_at == 0,
+        earlier.c.due_at > now,
+    )
+    query = select(reports, builds.c.organization).join(builds, builds.c.build_id == reports.c.build_id)
+    return query.where(reports.c.delivered_at == 0, reports.c.due_at <= now, ~waits.exists()).order_by(reports.c.id)
 
 
 def delivered(store: Store, ids: Collection[int]) -> None:
@@ -50,7 +60,12 @@ def delivered(store: Store, ids: Collection[int]) -> None:
     if not ids:
         return
     with store.transaction() as tx:
-        tx.execute(update(reports).where(reports.c.id.in_(ids)).values(delivered_at=store.now(tx)))
+        _delivered(tx, store.now(tx), ids)
+
+
+def _delivered(tx: Connection, now: int, ids: Collection[int]) -> None:
+    if ids:
+        tx.execute(update(reports).where(reports.c.id.in_(ids)).values(delivered_at=now))
 
 
 def postponed(store: Store, report_id: int, tries: int, organization: str = "") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -22,35 +23,48 @@ def publish_until(url: str, build_id: str, heard: threading.Event) -> None:
     """Publish as long as nobody has heard it: a subscription is made in its own time."""
     with redis.Redis.from_url(url) as client:
         for _ in range(int(LONG_S / 0.05)):
-            client.publish(CANCEL_CHANNEL + build_id, "1")
+            client.publish(CANCEL_CHANNEL, build_id)
             if heard.wait(0.05):
                 return
     raise AssertionError("the cancel was not heard")
 
 
-def test_a_cancel_is_heard_by_the_owner_of_its_build_only(tmp_path: Path) -> None:
+def test_a_cancel_is_heard_by_the_owner_of_its_build_only_and_one_subscription_serves_all(tmp_path: Path) -> None:
     mine, other = threading.Event(), threading.Event()
-    with (
-        embedded.private_redis(tmp_path / "redis") as (_, url),
-        cancels.listening(url, "mine", mine.set),
-        cancels.listening(url, "other", other.set),
-    ):
-        publish_until(url, "mine", mine)
-        assert not other.is_set()
-        publish_until(url, "other", other)
+    with embedded.private_redis(tmp_path / "redis") as (_, url), closing(cancels.Cancels(url)) as listener:
+        with listener.listening("mine", mine.set):
+            publish_until(url, "mine", mine)
+            with listener.listening("other", other.set):
+                with redis.Redis.from_url(url) as client:
+                    assert client.publish(CANCEL_CHANNEL, "mine") == 1
+                publish_until(url, "other", other)
+        mine.clear()
+        with listener.listening("next", other.set):
+            other.clear()
+            with redis.Redis.from_url(url) as client:
+                client.publish(CANCEL_CHANNEL, "mine")
+            publish_until(url, "next", other)
+        assert not mine.is_set(), "its build has ended"
 
 
 def test_a_redis_that_comes_late_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cancels, "AGAIN_S", 0.05)
     heard, port, password = threading.Event(), free_port(), "p" * 32
     url = f"redis://:{password}@127.0.0.1:{port}/0"
-    with cancels.listening(url, "b", heard.set), embedded.private_redis(tmp_path / "redis", port, password):
+    with (
+        closing(cancels.Cancels(url)) as listener,
+        listener.listening("b", heard.set),
+        embedded.private_redis(tmp_path / "redis", port, password),
+    ):
         publish_until(url, "b", heard)
 
 
-def test_a_listener_ends_with_its_build_whether_redis_is_there_or_not() -> None:
+def test_a_listener_ends_whether_redis_is_there_or_not() -> None:
     before = set(threading.enumerate())
-    with cancels.listening(f"redis://127.0.0.1:{free_port()}/0", "b", lambda: None):
+    with (
+        closing(cancels.Cancels(f"redis://127.0.0.1:{free_port()}/0")) as listener,
+        listener.listening("b", lambda: None),
+    ):
         pass
     for thread in set(threading.enumerate()) - before:
         thread.join(LONG_S)

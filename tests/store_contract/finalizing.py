@@ -10,18 +10,50 @@ from builder.store import builds
 from tests.store_contract.world import LEASE, World, in_finalize, two_in_finalize
 
 
+def tags_of(world: World, row: Any, tag: str, digest: str) -> tuple[str, ...] | None:
+    """The tags that the mark gives a build; None when it has no mark."""
+    published = builds.publish(world.store, row["build_id"], row["claim"], [tag, tag], digest)
+    return None if published is None else published.tags
+
+
 def test_the_newest_submitted_holds_a_tag_and_only_its_owner_takes_it(world: World) -> None:
     old, new = two_in_finalize(world)
-    assert not builds.claim_tag(world.store, new, "latest", "sha256:b"), "before the PUBLISH mark"
-    for row in (old, new):
-        assert builds.publish(world.store, row["build_id"], row["claim"])
-    assert builds.claim_tag(world.store, new, "latest", "sha256:b")
-    assert not builds.claim_tag(world.store, old, "latest", "sha256:a")
-    assert builds.claim_tag(world.store, new, "latest", "sha256:b"), "repeatable"
-    assert builds.claim_tag(world.store, old, "other", "sha256:a")
+    assert tags_of(world, new, "latest", "sha256:b") == ("latest",)
+    assert tags_of(world, old, "latest", "sha256:a") == ()
+    assert tags_of(world, new, "latest", "sha256:b") == ("latest",), "repeatable"
+    assert tags_of(world, old, "other", "sha256:a") == ("other",)
+    assert builds.tag_digest(world.store, "acme/n", "latest") == "sha256:b"
     world.at[0] += LEASE
     assert builds.adopt_finalize(world.store, LEASE)["build_id"] == old["build_id"]  # type: ignore[index]
-    assert not builds.claim_tag(world.store, old, "third", "sha256:a"), "its claim is stale"
+    assert tags_of(world, old, "third", "sha256:a") is None, "its claim is stale"
+    assert builds.tag_digest(world.store, "acme/n", "third") == ""
+
+
+def test_a_build_whose_tag_a_newer_one_took_meanwhile_does_not_end_before_it_points_there(world: World) -> None:
+    old, new = two_in_finalize(world)
+    assert tags_of(world, old, "latest", "sha256:a") == ("latest",)
+    assert tags_of(world, new, "latest", "sha256:b") == ("latest",)
+    with pytest.raises(builds.TagsMoved) as moved:
+        builds.succeed(world.store, old["build_id"], old["claim"], (), {"latest": "sha256:a"})
+    assert moved.value.tags == {"latest": "sha256:b"}
+    assert world.row(old["build_id"])["status"] == "RUNNING"
+    assert builds.succeed(world.store, old["build_id"], old["claim"], (), {"latest": "sha256:b"})
+
+
+def test_adopting_several_takes_one_of_each_repository_and_names_that_others_wait(world: World) -> None:
+    first, second = waiting(world), waiting(world)
+    other, third = waiting(world, repository="acme/other"), waiting(world, repository="acme/third")
+    adopted = builds.adopt_due(world.store, LEASE, 2, look=False)
+    assert ([row["build_id"] for row in adopted.rows], adopted.left) == ([first, other], True)
+    adopted = builds.adopt_due(world.store, LEASE, 2)
+    assert ([row["build_id"] for row in adopted.rows], adopted.left) == ([third], True)
+    assert builds.adopt_due(world.store, LEASE, 2) == builds.Adopted(left=True), "its repository is busy"
+    for build in (first, other, third):
+        row = world.row(build)
+        assert builds.publish(world.store, build, row["claim"]) and builds.succeed(world.store, build, row["claim"], ())
+    adopted = builds.adopt_due(world.store, LEASE, 2)
+    assert ([row["build_id"] for row in adopted.rows], adopted.left) == ([second], False)
+    assert builds.adopt_due(world.store, LEASE, 2, look=False) == builds.Adopted()
 
 
 def test_publish_of_a_build_whose_cancel_was_asked_for_cancels_it(world: World) -> None:

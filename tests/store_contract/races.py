@@ -166,12 +166,13 @@ def test_a_finish_and_a_cancel_at_once_end_a_build_once(world: World) -> None:
 def test_of_two_builds_that_take_a_tag_at_once_the_newest_submitted_holds_it(world: World) -> None:
     for number in range(ROUNDS):
         old, new = two_in_finalize(world)
-        for row in (old, new):
-            assert builds.publish(world.store, row["build_id"], row["claim"])
         tag = f"tag{number}"
-        race(*(partial(builds.claim_tag, world.store, row, tag, "sha256:a") for row in (old, new)))
-        assert not builds.claim_tag(world.store, old, tag, "sha256:a")
-        assert builds.claim_tag(world.store, new, tag, "sha256:a")
+        take = [
+            partial(builds.publish, world.store, row["build_id"], row["claim"], [tag], "sha256:a") for row in (old, new)
+        ]
+        race(*take)
+        held = [each() for each in take]
+        assert [each.tags for each in held if each is not None] == [(), (tag,)]
         for row in (old, new):
             assert builds.succeed(world.store, row["build_id"], row["claim"], ())
 

@@ -38,6 +38,11 @@ def test_what_was_delivered_is_due_no_more(world: World) -> None:
     assert (due(world), outbox.waiting(world.store)) == ([(build, 3)], 1)
     outbox.delivered(world.store, [])
     assert outbox.waiting(world.store) == 1
+    assert [row["sequence"] for row in outbox.exchange(world.store, (), "acme", 9)] == [3]
+    assert outbox.exchange(world.store, (), "other", 9) == []
+    last = outbox.due(world.store, 9)[0]["id"]
+    assert outbox.exchange(world.store, [last], "acme", 9) == [], "noted first"
+    assert outbox.waiting(world.store) == 0
 
 
 def test_a_report_that_was_not_taken_delays_the_later_ones_of_its_build_alone(world: World) -> None:

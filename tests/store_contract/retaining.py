@@ -30,8 +30,7 @@ def built(world: World, key: str = "", tag: str = "latest", **more: Any) -> str:
     logs.append(world.store, build, claim, 0, [line("built")])
     world.succeed_work(build, claim)
     row = builds.adopt_finalize(world.store, 30_000)
-    assert row is not None and builds.publish(world.store, build, row["claim"])
-    assert builds.claim_tag(world.store, row, tag, "sha256:" + "a" * 64)
+    assert row is not None and builds.publish(world.store, build, row["claim"], [tag], "sha256:" + "a" * 64)
     assert builds.succeed(world.store, build, row["claim"], ())
     return build
 

@@ -40,7 +40,7 @@ UPLOADS = 8  # at once; each holds a thread until its client has sent everything
 
 
 class Api:
-    """The routes of the services."""
+    """The routes of the services. `called` hears the name of each call that is admitted."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Api:
         operate_service: OperateService,
         streams: LogStreams,
         uploads: Uploads,
+        called: Callable[[str], None] = lambda _: None,
     ) -> None:
         inline = settings.inline_bytes * 4 // 3 + BESIDE_SOURCE_BYTES  # base64 makes a source a third larger
         self._tokens = Tokens(settings.tokens)
@@ -58,7 +59,7 @@ class Api:
             "WorkerService": (worker_service, LOG_BATCH_BYTES),
             "OperateService": (operate_service, BESIDE_SOURCE_BYTES),
         }
-        self._workers, self._streams, self._uploads = worker_service, streams, uploads
+        self._workers, self._streams, self._uploads, self._called = worker_service, streams, uploads, called
         # Own threads: a slow upload holds up no heartbeat and no claim.
         self._upload_threads = anyio.CapacityLimiter(UPLOADS)
 
@@ -82,6 +83,7 @@ class Api:
         """The caller, when its token may make this call. Nothing of the body is read yet."""
         caller = self._caller(request)
         admit(caller, rpc_name)
+        self._called(rpc_name)
         return caller
 
     def _caller(self, request: Request) -> Caller:
@@ -122,6 +124,7 @@ class Api:
 
     async def _source(self, request: Request) -> Response:
         caller = self._caller(request)
+        self._called("Source")
         claim = codec.number(request.query_params.get("claim", ""), "claim")
         find = functools.partial(self._workers.source, caller, request.path_params["build_id"], claim)
         stream = await run_in_threadpool(find)
