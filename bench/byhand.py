@@ -17,11 +17,11 @@ from pathlib import Path
 
 from bench.projects import Project
 from builder import pipelines
-from builder.bases.base import BaseStore
 from builder.data import runtimes_dir
 from builder.images import place
 from builder.images.image import CONFIG_TYPE, MANIFEST_TYPE, Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer
+from builder.images.store import ImageStore
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.base import PlanRequest
 from builder.plan import Plan
@@ -36,7 +36,7 @@ class Hand:
     project: Project
     folder: Path
     registry: str
-    bases: BaseStore
+    bases: ImageStore
     versions: dict[str, str]
     digest: str = ""
     """Of the last artifact."""

@@ -72,9 +72,9 @@ Where a ratio is missed for a changed line, the service's fixed price (P1) is wh
         "P7: the sandbox",
         """\
 The same program started by `builder.sandbox.run`, as the worker does it (limits, seccomp filter, uid, supervision),
-and bare as the same user: the host's `true` on the root and with the cache that the worker gives a Python step. A fetch
-step has the egress proxy in addition. The step of over a second is the compile step
-of a Go build with its own warm cache on each side.""",
+and bare: the host's `true` on the root and with the cache that the worker gives a Python step. A fetch step has the
+egress proxy in addition. Bare is vfork(2) and exec, the least that a process of this size can do. The step of over a
+second is the compile step of a Go build as the same user, with its own warm cache on each side.""",
         """\
 A spawn here is more than bubblewrap: prlimit before it, the namespaces' set-up, control group where there is one, disk
 watch, and the wait until nothing of the sandbox lives.""",

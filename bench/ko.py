@@ -11,8 +11,8 @@ from pathlib import Path
 
 from bench.projects import Project
 from bench.servers import KEPT
-from builder.bases.base import BaseStore
 from builder.images import place
+from builder.images.store import ImageStore
 
 VERSION = "v0.19.1"
 CONFIG = "builds:\n- main: .\n  ldflags: [-s, -w, -buildid=]\n"
@@ -36,7 +36,7 @@ class Ko:
     registry: str
     program: Path
 
-    def prepare(self, bases: BaseStore, base: str) -> None:
+    def prepare(self, bases: ImageStore, base: str) -> None:
         """Push the base image that both build on; ko reads it from the registry."""
         image = bases.image(base)
         assert image is not None, base

@@ -20,7 +20,7 @@ from builder.data import catalog_file
 from builder.local.embedded import ensure_bases, versions_here
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Step
-from builder.toolchains.host import toolchains_of
+from builder.toolchains.providers import toolchains_of
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]
 UID = 61_990
@@ -63,7 +63,7 @@ def _work(folder: Path) -> Path:
 
 
 def _user() -> dict[str, int]:
-    """Who both arms run as."""
+    """Who both arms of a step run as."""
     return {"user": UID, "group": UID} if os.geteuid() == 0 else {}
 
 
@@ -82,7 +82,7 @@ def _node(here: Place) -> Settings:
 def _python(here: Place, settings: Settings) -> tuple[sandbox.Root, dict[str, Path]]:
     """A Python step's root and caches. Go's root has no C library, so no program of the host starts there."""
     row = catalogs.read(catalog_file(""), settings.default_versions).find("python")
-    return toolchains_of(settings).find(row).root, {"uv": _work(_made(here.folder / "caches" / "uv"))}
+    return toolchains_of(settings).provide(row).root, {"uv": _work(_made(here.folder / "caches" / "uv"))}
 
 
 def _spawn(work: Path, root: sandbox.Root, caches: dict[str, Path], egress: bool) -> Callable[[int], float]:
@@ -97,16 +97,18 @@ def _spawn(work: Path, root: sandbox.Root, caches: dict[str, Path], egress: bool
 
 
 def _bare_spawn() -> Callable[[int], float]:
+    """As this process's own user: to become another one it would be forked, which costs more the larger it is."""
+
     def spawn(_: int) -> float:
         began = time.perf_counter()
-        subprocess.run((TRUE,), check=True, capture_output=True, **_user())  # type: ignore[call-overload]
+        subprocess.run((TRUE,), check=True, capture_output=True)
         return time.perf_counter() - began
 
     return spawn
 
 
 def _run(command: sandbox.Command, root: sandbox.Root, egress: sandbox.Egress | None) -> None:
-    said: list[bytes] = []
+    lines: list[bytes] = []
     result = sandbox.run(
         command,
         root,
@@ -114,11 +116,11 @@ def _run(command: sandbox.Command, root: sandbox.Root, egress: sandbox.Egress | 
         uid=UID,
         gid=UID,
         egress=egress,
-        on_line=lambda _, line: said.append(line),
+        on_line=lambda _, line: lines.append(line),
         cancelled=lambda: False,
     )
     if result.exit_code:
-        raise RuntimeError(f"{command.argv}: {result} {b' '.join(said[-5:])!r}")
+        raise RuntimeError(f"{command.argv}: {result} {b' '.join(lines[-5:])!r}")
 
 
 def _compile(here: Place, settings: Settings, rounds: int) -> tuple[Row, str]:
@@ -130,7 +132,7 @@ def _compile(here: Place, settings: Settings, rounds: int) -> tuple[Row, str]:
     outside.project.write(outside.folder / "src", 0)
     plan: Plan = inside.plan
     step: Step = plan.steps[-1]
-    root = toolchains_of(settings).find(plan.toolchain).root
+    root = toolchains_of(settings).provide(plan.toolchain).root
     caches = {name: _work(_made(here.folder / "caches" / name)) for name in step.caches}
     for hand in (inside, outside):
         _give(hand.folder)

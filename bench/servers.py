@@ -15,11 +15,11 @@ from typing import Any
 
 from bench.projects import Project
 from builder import config
-from builder.bases.base import BaseStore
 from builder.client.api import Api
 from builder.client.patient import NullWatcher, PatientApi, SystemClock
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.images.store import ImageStore, images_of
 from builder.local import embedded
 
 # Bases, toolchains and the tools that are compared with stay here; work, caches and registry are on memory.
@@ -69,8 +69,8 @@ class Place:
     _next_uid: Iterator[int] = field(default_factory=lambda: iter(range(FIRST_UID, 62_000, 20)))
 
     @property
-    def bases(self) -> BaseStore:
-        return BaseStore(KEPT / "bases")
+    def bases(self) -> ImageStore:
+        return images_of(KEPT)
 
     @contextmanager
     def server(self, name: str, **flags: Any) -> Iterator[Server]:

@@ -24,7 +24,7 @@ from builder.data import catalog_file
 from builder.local.embedded import private_registry, start
 from builder.local.run import started
 from builder.pipelines import catalog as catalogs
-from builder.toolchains.host import toolchains_of
+from builder.toolchains.providers import toolchains_of
 
 HERE = Path(__file__).resolve().parent
 DEMO = (("python-hello", "file"), ("python-numpy", "zip"), ("go-hello", "tar"), ("go-deps", "tar.gz"))

@@ -20,7 +20,7 @@ from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
-from builder.toolchains.host import Toolchains
+from builder.toolchains.provider import Toolchains
 
 
 @dataclass(frozen=True, kw_only=True)

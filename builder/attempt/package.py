@@ -14,7 +14,7 @@ from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer
 from builder.plan import LayerSource, Plan
 from builder.source.tree import DirTree
-from builder.toolchains.host import Provided
+from builder.toolchains.provider import Provided
 
 RESOLVED_MAX = 5000
 

@@ -11,7 +11,7 @@ from builder.claims.requests import planned_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.plan import Plan
 from builder.source.tree import DirTree
-from builder.toolchains.host import Provided
+from builder.toolchains.provider import Provided
 
 AGAIN_S = 0.2
 
@@ -28,7 +28,7 @@ class Bound:
 
 def bind(attempt: Attempt, plan: Plan) -> Bound:
     """Bind the catalog row of a plan to what this node has. Raises `BuildError` ToolchainUnavailable."""
-    toolchain = attempt.node.toolchains.find(plan.toolchain)
+    toolchain = attempt.node.toolchains.provide(plan.toolchain)
     sent = DirTree(attempt.source)
     files = [(path, sent.sha256(path)) for path in plan.materials if sent.has(path)]
     return Bound(plan=plan, toolchain=toolchain, materials=(*sorted(toolchain.digests.items()), *files))

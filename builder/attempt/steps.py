@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from collections import deque
 from collections.abc import Mapping
@@ -14,7 +13,7 @@ from builder.attempt.attempt import Attempt
 from builder.errors import BuildError, PlatformError
 from builder.plan import Network, Plan, Step
 from builder.sandbox.argv import PATH
-from builder.toolchains.host import Provided
+from builder.toolchains.provider import Provided
 
 TAIL_LINES = 400
 CA_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
@@ -70,8 +69,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
         attempt.node.label("in-step")
 
     egress = sandbox_egress(attempt, toolchain) if step.network is Network.INDEX else None
-    sandboxed = functools.partial(sandbox.run, use_cgroups=settings.use_cgroups)
-    result = (sandbox.Unsandboxed().run if settings.unsandboxed else sandboxed)(
+    result = sandbox.run(
         sandbox.Command(
             argv=step.argv,
             env=dict(_environment(attempt, toolchain, step)),
@@ -93,8 +91,10 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
         on_line=on_line,
         cancelled=attempt.lease.must_stop,
         grace_ms=settings.stop_grace_ms,
+        use_cgroups=settings.use_cgroups,
+        launcher=sandbox.on_host if settings.unsandboxed else sandbox.in_sandbox,
     )
-    for line in egress.said() if egress else ():
+    for line in egress.summary_lines() if egress else ():
         attempt.log.system(line)
     reason = result.reason or ""
     if not reason and result.exit_code and egress is not None and egress.unreachable():

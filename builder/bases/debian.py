@@ -1,11 +1,16 @@
 """Debian packages as files: which mirror, which packages, what is in them. Installs nothing.
 
-mmdebstrap resolves, downloads and verifies, dpkg-deb opens. The root that mmdebstrap makes is thrown away and only the
-packages are kept. No maintainer script ever runs.
+mmdebstrap resolves, downloads and verifies; dpkg-deb opens. The packages are read out of the root that mmdebstrap
+makes, and the root is deleted. No maintainer script ever runs.
+
+The sources of apt are parsed here, because `apt-get indextargets` does not print their `Signed-By`.
 """
 
 from __future__ import annotations
 
+import os
+import pwd
+import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +27,7 @@ POCKETS = ("", "-updates", "-security")
 
 @dataclass(frozen=True, kw_only=True)
 class Ran:
-    """How a process ended; `err` is the end of what it said, decoded."""
+    """How a process ended: exit code, standard output, and standard error as text."""
 
     exit_code: int
     out: bytes
@@ -62,21 +67,60 @@ def fetch_packages(
 ) -> tuple[Package, ...]:
     """Download `names` and what they depend on into the folder `into`, sorted by name.
 
-    Raises `BuildError` ToolchainUnavailable without mmdebstrap, `PlatformError` PackageIndexUnavailable when it fails.
+    Raises `BuildError` ToolchainUnavailable where mmdebstrap cannot run, `PlatformError` PackageIndexUnavailable when
+    it fails.
     """
     archive = into / "root.tar"
     argv = ["mmdebstrap", "--variant=extract", "--format=tar", "--skip=cleanup/apt/cache,output/dev"]
     argv += [f"--include={','.join(names)}", suite, str(archive), *mirrors]
     done = _checked(argv, None, run)
+    if done.exit_code and (lack := missing_for_mmdebstrap()):
+        raise BuildError("ToolchainUnavailable", f"base images cannot be made here: {lack.what}", next=lack.mend)
     if done.exit_code:
-        said = tuple(line for line in done.err.splitlines() if line.startswith(("E:", "W:")))[-6:]
+        errors = tuple(line for line in done.err.splitlines() if line.startswith(("E:", "W:")))[-6:]
         raise PlatformError(
             "PackageIndexUnavailable",
-            f"mmdebstrap could not fetch {', '.join(names)} of {suite}: {' '.join(said) or done.err[-300:]}",
+            f"mmdebstrap could not fetch {', '.join(names)} of {suite}: {' '.join(errors) or done.err[-300:]}",
         )
     packages = tuple(_packages_in(archive, into))
     archive.unlink()
     return tuple(sorted(packages, key=lambda package: package.name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lack:
+    """What a machine lacks, and the step that mends it."""
+
+    what: str
+    mend: str
+
+
+def missing_for_mmdebstrap(subordinate: Sequence[Path] = (Path("/etc/subuid"), Path("/etc/subgid"))) -> Lack | None:
+    """What keeps mmdebstrap from making a root as this user; root needs nothing.
+
+    Without root it unpacks in a user namespace, whose users newuidmap maps to the subordinate ones of this user, or
+    under fakechroot.
+    """
+    if os.geteuid() == 0 or shutil.which("fakechroot"):
+        return None
+    if not shutil.which("newuidmap"):
+        what = "mmdebstrap needs newuidmap when it does not run as root"
+        return Lack(what=what, mend="An operator runs: apt-get install -y uidmap")
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # a user of a container's uid alone
+        user = str(os.geteuid())
+    for path in subordinate:
+        try:
+            owners = {
+                line.partition(":")[0] for line in path.read_text(encoding="utf-8", errors="replace").splitlines()
+            }
+        except OSError:
+            owners = set()
+        if not owners & {user, str(os.geteuid())}:
+            mend = f"An operator runs: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 {user}"
+            return Lack(what=f"user {user} has no row in {path}, which mmdebstrap needs when it is not root", mend=mend)
+    return None
 
 
 def files_of(package: Package, tar: Path, run: Run) -> None:

@@ -41,7 +41,7 @@ KNOWN_DIGEST = "2d5f334b8176e5ca63844b4ba8b5190bca69b334f2705f61b698b6c7c8b9b1e0
 class Layer:
     """A layer on disk. `digest` and `size` (bytes) are of the compressed file, `diff_id` and `unpacked` of the tar.
 
-    `base` names the base image it came from; a registry may have the blob there already.
+    `base` names the base image that the layer is of; a registry may mount its blob from another repository.
     """
 
     path: Path

@@ -39,6 +39,9 @@ REF_NAME = "org.opencontainers.image.ref.name"
 VERSION_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 CHUNK = 1024 * 1024
 
+Stamp = tuple[int, int, int] | None
+"""Inode, size and time of a file; None where there is none."""
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -140,6 +143,14 @@ class Layout:
         check_names("any", digest=digest)
         return self.root / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
+    def stamp(self) -> Stamp:
+        """Changes with every change of the index, which arrives by rename."""
+        try:
+            info = os.stat(self._index)
+        except FileNotFoundError:
+            return None
+        return info.st_ino, info.st_size, info.st_mtime_ns
+
     def names(self) -> tuple[str, ...]:
         """All names of the index, sorted: `repository:tag` and `repository@digest`."""
         return tuple(sorted(_name(entry) for entry in self._entries() if _name(entry)))
@@ -149,9 +160,13 @@ class Layout:
         name = f"{repository}{separator}{reference}"
         return next((entry for entry in self._entries() if _name(entry) == name), None)
 
+    @property
+    def _index(self) -> Path:
+        return self.root / "index.json"
+
     def _entries(self) -> list[dict[str, Any]]:
         try:
-            text = (self.root / "index.json").read_bytes()
+            text = self._index.read_bytes()
         except FileNotFoundError:
             return []
         try:
@@ -178,7 +193,7 @@ class Layout:
             entries.sort(key=_name)
             if canonical(entries) != before:
                 index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": entries}
-                self._write(self.root / "index.json", [canonical(index)])
+                self._write(self._index, [canonical(index)])
 
     def _point(self, names: Iterable[str], entry: Mapping[str, Any]) -> None:
         with self._locked() as entries:

@@ -9,6 +9,7 @@ from pathlib import Path
 from builder.images import registry
 from builder.images.destination import Destination
 from builder.images.layout import Layout
+from builder.images.mounts import Mounts
 from builder.images.transport import PATIENT, Patience
 
 
@@ -23,9 +24,9 @@ def destination(
     check: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
     patience: Patience = PATIENT,
+    mounts: Mounts | None = None,
 ) -> Destination:
-    """The registry at `host` (`check`, `sleep` and `patience` as of `transport.Transport`), or where that is empty the
-    folder."""
+    """The registry at `host`, or the folder `layout` where `host` is empty. The rest is as of `registry.connect`."""
     if not host:
         return Layout(Path(layout))
     return registry.connect(
@@ -37,4 +38,5 @@ def destination(
         check=check,
         sleep=sleep,
         patience=patience,
+        mounts=mounts,
     )

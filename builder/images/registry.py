@@ -10,6 +10,7 @@ import hashlib
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
@@ -33,6 +34,7 @@ from builder.images.destination import (
 )
 from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, digest_of
 from builder.images.layer import Layer
+from builder.images.mounts import Mounts
 from builder.images.transport import PATIENT, Credentials, Patience, Transport, Trouble, counted, new_client
 
 ACCEPT = ", ".join(
@@ -49,14 +51,10 @@ ATTACH_ROUNDS = 5
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """`transport` to one host.
-
-    `base_prefix`: the base image `go` is in the repository `<base_prefix>/go`; its layers are mounted from there, not
-    sent. Empty: nothing is mounted.
-    """
+    """`transport` to one host. With `mounts` a base image's layers are taken from where they are, not sent again."""
 
     transport: Transport
-    base_prefix: str = ""
+    mounts: Mounts | None = None
 
     def close(self) -> None:
         """End the connections; the registry cannot be used after it."""
@@ -65,9 +63,9 @@ class Registry:
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """See `Destination.push`."""
         check_names(repository, tag=tag)
-        uploaded = [layer.size for layer in _once(image.layers) if self._give_layer(repository, layer)]
+        uploaded = [layer.size for layer in _once(image.layers) if self._upload_layer(repository, layer)]
         blobs = len(_once(image.layers)) + 1
-        if self._give(repository, image.config_digest, len(image.config), lambda: iter((image.config,))):
+        if self._upload(repository, image.config_digest, len(image.config), lambda: iter((image.config,))):
             uploaded.append(len(image.config))
         self._put_manifest(repository, image.digest, image.media_type, image.manifest)
         if tag is not None:
@@ -156,7 +154,7 @@ class Registry:
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         digest = digest_of(manifest)
         for blob in (payload, EMPTY):
-            self._give(repository, digest_of(blob), len(blob), lambda blob=blob: iter((blob,)))  # type: ignore[misc]
+            self._upload(repository, digest_of(blob), len(blob), lambda blob=blob: iter((blob,)))  # type: ignore[misc]
         response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
         if response.headers.get("oci-subject") != subject_digest:
             self._list_in_fallback(repository, fallback_tag(subject_digest), referrer_descriptor(manifest))
@@ -202,17 +200,21 @@ class Registry:
         if index is None or entry["digest"] not in {one["digest"] for one in index_entries(index.body)}:
             raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
 
-    def _give_layer(self, repository: str, layer: Layer) -> bool:
+    def _upload_layer(self, repository: str, layer: Layer) -> bool:
         def body() -> Iterator[bytes]:
             with layer.path.open("rb") as file:
                 while chunk := file.read(CHUNK):
                     self.transport.check()
                     yield chunk
 
-        source = f"{self.base_prefix}/{layer.base}" if self.base_prefix and layer.base else ""
-        return self._give(repository, layer.digest, layer.size, body, source)
+        mounts = self.mounts if layer.base else None
+        source = mounts.source(layer.digest) if mounts else ""
+        sent = self._upload(repository, layer.digest, layer.size, body, source)
+        if mounts and (sent or not source):
+            mounts.remember(layer.digest, repository)
+        return sent
 
-    def _give(
+    def _upload(
         self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str = ""
     ) -> bool:
         """Make sure that the blob is there; True when its bytes were sent.
@@ -221,9 +223,9 @@ class Registry:
         lost is seen by the HEAD.
         """
         what = f"PUT blob {repository}@{digest}"
-        return self.transport.persistently(what, lambda: self._give_once(repository, digest, size, body, source))
+        return self.transport.persistently(what, lambda: self._upload_once(repository, digest, size, body, source))
 
-    def _give_once(
+    def _upload_once(
         self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str
     ) -> bool:
         transport, what = self.transport, f"blob {repository}@{digest}"
@@ -257,8 +259,9 @@ class Registry:
         response = None
         if source and source != repository:
             scope = f"{self._scope(repository)} repository:{source}:pull"
-            response = transport.request("POST", f"{url}?mount={digest}&from={source}", scope=scope, headers=none)
-            if response.status_code == 201:
+            with suppress(BuildError):  # a token service may refuse the whole token for the one repository
+                response = transport.request("POST", f"{url}?mount={digest}&from={source}", scope=scope, headers=none)
+            if response is not None and response.status_code == 201:
                 return None
         if response is None or response.status_code != 202:
             response = transport.request("POST", url, scope=self._scope(repository), headers=none)
@@ -333,7 +336,7 @@ def connect(
     insecure: bool = False,
     ca_bundle: str = "",
     proxy: str = "",
-    base_prefix: str = "",
+    mounts: Mounts | None = None,
     check: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
     patience: Patience = PATIENT,
@@ -353,6 +356,6 @@ def connect(
         sleep=sleep,
         patience=patience,
     )
-    registry = Registry(transport=transport, base_prefix=base_prefix)
+    registry = Registry(transport=transport, mounts=mounts)
     weakref.finalize(registry, client.close)  # whoever forgets `close` leaves no connection open
     return registry

@@ -11,6 +11,7 @@ import httpx
 import redis
 
 from builder import pipelines, sandbox
+from builder.bases.debian import missing_for_mmdebstrap
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -20,7 +21,9 @@ from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
-from builder.toolchains.host import Toolchains, find_program, toolchains_of
+from builder.toolchains.host import find_program
+from builder.toolchains.provider import Toolchains
+from builder.toolchains.providers import toolchains_of
 
 ANSWER_S = 5.0
 EMBEDDED_ONLY = ("redis-server",)
@@ -48,11 +51,16 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
         if settings.server and name in EMBEDDED_ONLY:
             continue
         found.append(Finding(ok=bool(find_program(name)), name=name, effect=effect, mend=mend))
+    if lack := missing_for_mmdebstrap():
+        mend = lack.mend.removeprefix("An operator runs: ")
+        found.append(
+            Finding(ok=False, name="uidmap", effect=f"base images cannot be made here: {lack.what}", mend=mend)
+        )
     for each in sandbox.check():
         if each.ok:
-            found.append(Finding(ok=True, name=f"{each.name}: {each.said}"))
+            found.append(Finding(ok=True, name=f"{each.name}: {each.detail}"))
         else:
-            found.append(Finding(ok=False, name=each.name, effect=each.said, mend=each.next))
+            found.append(Finding(ok=False, name=each.name, effect=each.detail, mend=each.next))
     if not settings.use_cgroups:
         effect = "memory and processes are watched from outside, CPU is not limited"
         found.append(Finding(ok=False, name="use_cgroups is off", effect=effect, mend="set use_cgroups = true"))

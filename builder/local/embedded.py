@@ -14,7 +14,6 @@ import socket
 import subprocess
 import threading
 import time
-import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -22,15 +21,17 @@ from pathlib import Path
 from typing import Any
 
 from builder import pipelines
-from builder.bases.base import BaseStore
+from builder.bases.make import build_base
+from builder.bases.recipe import read_recipes
 from builder.config import Settings, Token, handed_over, new_secret
 from builder.control.process import Control, listen
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError, PlatformError
+from builder.images.store import images_of
 from builder.node.main import worker_argv
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
-from builder.toolchains.host import toolchains_of
+from builder.toolchains.providers import toolchains_of
 
 START_S = 30.0
 
@@ -54,7 +55,7 @@ class Embedded:
 
     def require(self, row: Toolchain) -> None:
         """One machine is all there is: what it cannot build would wait for another node. Raises `BuildError`."""
-        error, base = obstacle(self.settings, row), self.without_base.get(row.runtime)
+        error, base = why_unbuildable(self.settings, row), self.without_base.get(row.runtime)
         if error is not None and base is not None:
             message = f"{error.message}; its base image could not be made: {base.message}"
             raise BuildError(error.reason, message, said=base.said)
@@ -83,7 +84,7 @@ def start(
         (data / "run").mkdir(parents=True, exist_ok=True)
         # Standard output belongs to the command: what the control side tells goes to a file.
         events = stack.enter_context((data / "run" / "events.jsonl").open("a", encoding="utf-8"))
-        stack.enter_context(_alone(data))
+        stack.enter_context(_exclusive(data))
         redis, redis_url = stack.enter_context(private_redis(data / "run"))
         token, worker_token = new_secret(), new_secret()
         listener = listen("127.0.0.1:0")
@@ -110,7 +111,7 @@ def start(
 
 
 @contextmanager
-def _alone(data: Path) -> Iterator[None]:
+def _exclusive(data: Path) -> Iterator[None]:
     """One embedded server for each data folder: two would both be its reconciler and its only worker."""
     with (data / "lock").open("w") as lock:
         for _ in range(600):
@@ -189,9 +190,9 @@ def start_worker(settings: Settings, environ: Mapping[str, str], log: Path) -> s
 
 
 def ensure_bases(settings: Settings) -> dict[str, BuildError]:
-    """Make the base images of the toolchains this machine has, once. Answers why a runtime has none: a machine without
-    it can still build the others."""
-    bases = BaseStore(Path(settings.node_dir) / "bases")
+    """Make the base images of the default toolchains, once each. Returns runtime → why its base could not be made: the
+    machine can still build the other runtimes."""
+    images = images_of(settings.node_dir)
     runtimes = runtimes_dir()
     catalog = catalogs.read(catalog_file(settings.catalog))
     failed = {}
@@ -200,25 +201,23 @@ def ensure_bases(settings: Settings) -> dict[str, BuildError]:
             row = catalog.find(name)
             recipe = runtimes / name
             if (recipe / "base.toml").is_file():
-                bases.build(row.base, recipe)
+                build_base(images, row.base, recipe)
         except BuildError as error:
             failed[name] = error
     return failed
 
 
-def obstacle(settings: Settings, row: Toolchain) -> BuildError | None:
-    """What keeps this machine from building with a toolchain, and the command that mends it; None: nothing does."""
+def why_unbuildable(settings: Settings, row: Toolchain) -> BuildError | None:
+    """What keeps this machine from building with a toolchain, and the command that mends it; None: nothing does.
+
+    Reads only: it makes, copies and unpacks nothing.
+    """
     try:
         toolchains_of(settings).find(row)
     except BuildError as error:
-        recipe = runtimes_dir() / row.runtime / "base.toml"
-        bases = BaseStore(Path(settings.node_dir) / "bases")
-        recipes = (
-            [each["name"] for each in tomllib.loads(recipe.read_text(encoding="utf-8"))["base"]]
-            if recipe.is_file()
-            else []
-        )
-        if bases.get(row.base) is None and row.base not in recipes:
+        folder = runtimes_dir() / row.runtime
+        recipes = read_recipes(folder) if (folder / "base.toml").is_file() else {}
+        if images_of(settings.node_dir).get(row.base) is None and row.base not in recipes:
             return BuildError("ToolchainUnavailable", f"{row.name}: there is no recipe of its base image {row.base}")
         return error
     return None

@@ -6,8 +6,6 @@ is no network but the relay that brings requests in.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import shutil
 import tempfile
@@ -28,10 +26,8 @@ from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, BuildError
 from builder.images import place
-from builder.images.destination import Destination
-from builder.images.layer import Layer
 from builder.images.layout import Layout
-from builder.images.rootfs import unpack_image
+from builder.images.store import pull
 
 PORT = 8080
 READY_S = 20.0
@@ -182,35 +178,6 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any]:
         where = f"registry = {host}" if host else "registry is not set: looked in the data folder"
         hint = f"Set IGNITE_BUILDER_REGISTRY to where it is, with REGISTRY_USERNAME and _PASSWORD: {build.artifact_ref}"
         raise BuildError(error.reason, error.message, where=where, said=error.said, next=hint) from None
-
-
-def pull(source: Destination, repository: str, digest: str, home: Path) -> dict[str, Any]:
-    """Layers into `home`/root; the image's config."""
-    manifest = source.get_manifest(repository, digest)
-    if manifest is None:
-        raise BuildError("SourceNotFound", f"{repository}@{digest} is not there any more")
-    value = json.loads(manifest.body)
-    config = json.loads(b"".join(source.open_blob(repository, value["config"]["digest"])))
-    layers = []
-    for index, (part, diff_id) in enumerate(zip(value["layers"], config["rootfs"]["diff_ids"], strict=True)):
-        path = home / f"layer-{index}"
-        hasher = hashlib.sha256()
-        with path.open("wb") as out:
-            for chunk in source.open_blob(repository, part["digest"]):
-                hasher.update(chunk)
-                out.write(chunk)
-        layers.append(
-            Layer(
-                path=path,
-                digest=part["digest"],
-                diff_id=diff_id,
-                size=part["size"],
-                media_type=part["mediaType"],
-                created_by="",
-            )
-        )
-    unpack_image(layers, home / "root")
-    return dict(config["config"])
 
 
 def _await_ready(url: str, ended: Future[sandbox.Result], said: Collection[str]) -> None:

@@ -36,12 +36,13 @@ from builder.errors import BuildError
 from builder.faults import labels
 from builder.images import place
 from builder.images.destination import Destination
+from builder.images.mounts import Mounts
 from builder.node.calls import ApiCalls
 from builder.node.cancels import listening
 from builder.node.drive import claim_build, close, driving, work_folder
 from builder.node.leftovers import remove_left_behind
 from builder.pipelines import catalog as catalogs
-from builder.toolchains.host import toolchains_of
+from builder.toolchains.providers import toolchains_of
 
 log = structlog.get_logger("node")
 
@@ -299,6 +300,11 @@ def destination_of(attempt: Attempt) -> Destination:
         ca_bundle=attempt.node.settings.ca_bundle,
         check=attempt.check,
         sleep=attempt.pause,
+        mounts=Mounts(
+            folder=Path(attempt.node.settings.node_dir) / "pushed",
+            host=target.registry,
+            organization=attempt.grant.organization_name,
+        ),
     )
 
 
@@ -346,6 +352,6 @@ def require_sandbox(settings: Settings) -> None:
         return
     missing = [finding for finding in sandbox.check() if not finding.ok and finding.name in ("bubblewrap", "sandbox")]
     if missing:
-        words = "; ".join(f"{finding.name}: {finding.said}" for finding in missing)
+        words = "; ".join(f"{finding.name}: {finding.detail}" for finding in missing)
         steps = "; ".join(finding.next for finding in missing)
         raise BuildError("SandboxUnavailable", f"a worker refuses to start without a sandbox: {words}", next=steps)

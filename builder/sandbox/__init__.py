@@ -6,30 +6,32 @@ through a proxy at 127.0.0.1:3128, and nothing else: no route, no name server, n
 host's `/root`, `/home`, `/etc`, other builds' folders or processes, nor raise its limits on memory, CPU, processes,
 disk and time, nor outlive its end.
 
-What it can still learn: the kernel's version, CPU and memory size (`/proc`), and from `/proc/self/mountinfo` of each of
-its own folders and of nothing else the path within the host's file system (the node's folder, build id, claim and
-organization: `.../work/<build>-<claim>`, `.../caches/<organization>/<name>`, the toolchain), and that file system's
-device, type and options. A bind mount always shows this, and /proc/self cannot be covered; only a file system for each
-run would not, and the worker finds by it what an earlier one left.
+What it can still learn: the kernel's version, boot command line, partitions and interrupts, CPU and memory size
+(`/proc`), and the place of its own folders on the host. `/proc/self/mountinfo` shows of each of them, and of nothing
+else, the path within the host's file system (the node's folder, build id, claim and organization:
+`.../work/<build>-<claim>`, `.../caches/<organization>/<name>`, the toolchain), and that file system's device, type and
+options. A bind mount always shows this, and /proc/self cannot be covered; only a file system for each run would not.
+The worker finds by these paths what an earlier one left.
 
 What shields less: without control groups memory is watched, not fenced, and CPU is not limited; the disk is watched
 (half a second, more with many files), not fenced; a cache is shared by all builds that are given it; the kernel itself
 is shared. The caller must keep a uid for one build at a time.
 
     run       one command under limits, line by line; `SandboxUnavailable` when it cannot be
+    in_sandbox, on_host   launchers of `run`: the sandbox, or nothing of it, for one's own code; the log names it
     serve     an app in an empty network, one outside address relayed to its port
     check     what `doctor` shows
     remove_tree   a folder that a run has left
-    Unsandboxed   the same `run` without any of this, for one's own code; says so in the log
 """
 
 from builder.sandbox.check import check, host_root
+from builder.sandbox.launch import in_sandbox
 from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
 from builder.sandbox.remove import remove_tree
 from builder.sandbox.run import run
 from builder.sandbox.serve import Serving, serve
 from builder.sandbox.shapes import Command, Finding, Limits, Mount, OnLine, Result, Root, Stream
-from builder.sandbox.unsandboxed import Unsandboxed
+from builder.sandbox.unsandboxed import on_host
 
 __all__ = [
     "Command",
@@ -44,10 +46,11 @@ __all__ = [
     "Root",
     "Serving",
     "Stream",
-    "Unsandboxed",
     "Verdict",
     "check",
     "host_root",
+    "in_sandbox",
+    "on_host",
     "remove_tree",
     "run",
     "serve",

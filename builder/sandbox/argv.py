@@ -21,10 +21,16 @@ class Descriptors:
     """Descriptor numbers that bubblewrap inherits; `seccomp` is -1 where there is no filter."""
 
     args: int
+    gate: int
     status: int
     block: int
     seccomp: int
     files: Mapping[str, int]
+
+    def inherited(self) -> tuple[int, ...]:
+        """All of them."""
+        fds = (self.args, self.gate, self.status, self.block, self.seccomp, *self.files.values())
+        return tuple(fd for fd in fds if fd >= 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +51,22 @@ def outer(
 ) -> list[str]:
     """What is executed on the host: prlimit, then bubblewrap, then the command itself.
 
+    bubblewrap reads its arguments, then the gate up to its end, and only then starts anything.
+
     `nested`: as process 1 of a PID namespace and still root, which is to become this uid and gid. It gets a /proc of
     its own first: bubblewrap looks its child up there, by the number that it has in this namespace.
     """
-    limits = [f"--{name}={value}:{value}" for name, value in rlimits.items()]
-    line = [programs.prlimit, *limits, "--", programs.bwrap, "--args", str(fds.args), "--", *argv]
+    bwrap = [programs.bwrap, "--args", str(fds.args), "--args", str(fds.gate), "--"]
+    line = [*limiting(programs.prlimit, rlimits), *bwrap, *argv]
     if nested is None:
         return line
     uid, gid = nested
     return [programs.unshare, "--mount-proc", f"--setgid={gid}", f"--setuid={uid}", "--", *line]
+
+
+def limiting(prlimit: str, rlimits: Mapping[str, int]) -> list[str]:
+    """What stands before a command line to run it under `rlimits`."""
+    return [prlimit, *(f"--{name}={value}:{value}" for name, value in rlimits.items()), "--"]
 
 
 def inner(

@@ -25,6 +25,8 @@ REQUIRED = ("memory", "pids")
 OPTIONAL_FILES = frozenset({"memory.memsw.limit_in_bytes", "memory.swap.max", "memory.oom.group"})
 MOUNT_POINT = Path("/sys/fs/cgroup")
 PERIOD_US = 100_000
+OWN_TASKS = 2
+"""bubblewrap, and the first process of its PID namespace: in the group, not the build's."""
 PREFIX = "ignite-"
 LEAF = "ignite-worker"
 SYSTEMD = Path("/run/systemd/system")
@@ -263,8 +265,8 @@ class Group:
         return tuple(int(line) for line in self._read("pids", "cgroup.procs").split())
 
     def tasks(self) -> int:
-        """Processes and threads now."""
-        return _number(self._read("pids", "pids.current"))
+        """Processes and threads of the build now."""
+        return max(0, _number(self._read("pids", "pids.current")) - OWN_TASKS)
 
     def events(self) -> Events:
         memory = "memory.oom_control" if self._version == 1 else "memory.events"
@@ -276,7 +278,8 @@ class Group:
     def peaks(self) -> tuple[int, int]:
         """Memory in bytes and processes at their highest; 0 where the kernel does not say."""
         memory = "memory.max_usage_in_bytes" if self._version == 1 else "memory.peak"
-        return _number(self._read("memory", memory)), _number(self._read("pids", "pids.peak"))
+        tasks = _number(self._read("pids", "pids.peak")) - OWN_TASKS
+        return _number(self._read("memory", memory)), max(0, tasks)
 
     def close(self) -> None:
         """Remove it, and whatever might still live in it."""
@@ -293,7 +296,7 @@ class Group:
 def _limit_files(version: int, limits: Limits) -> tuple[tuple[str, str, str], ...]:
     """(controller, file, value), in the order to write: on v1 memory before memory and swap."""
     quota = str(max(1000, int(limits.cpus * PERIOD_US)))
-    pids = ("pids", "pids.max", str(limits.pids + 1))  # and the namespace's own first process
+    pids = ("pids", "pids.max", str(limits.pids + OWN_TASKS))
     if version == 1:
         return (
             ("memory", "memory.limit_in_bytes", str(limits.memory)),

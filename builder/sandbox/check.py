@@ -42,21 +42,23 @@ def check(*, uid: int = 65534, gid: int = 65534) -> tuple[Finding, ...]:
 
 def _program(name: str, program: str, package: str) -> Finding:
     try:
-        return Finding(name=name, ok=True, said=launch.program(program))
+        return Finding(name=name, ok=True, detail=launch.program(program))
     except PlatformError:
-        return Finding(name=name, ok=False, said="not installed", next=f"apt-get install -y {package}")
+        return Finding(name=name, ok=False, detail="not installed", next=f"apt-get install -y {package}")
 
 
 def _bubblewrap() -> Finding:
     found = _program("bubblewrap", "bwrap", "bubblewrap")
     if not found.ok:
         return found
-    answer = subprocess.run([found.said, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    answer = subprocess.run([found.detail, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
     version = re.search(r"(\d+)\.(\d+)", answer)
     if version and (int(version[1]), int(version[2])) < NEEDED:
         needed = ".".join(map(str, NEEDED))
-        said = f"{answer.strip()} is too old"
-        return Finding(name="bubblewrap", ok=False, said=said, next=f"bubblewrap {needed} or newer: {launch.INSTALL}")
+        detail = f"{answer.strip()} is too old"
+        return Finding(
+            name="bubblewrap", ok=False, detail=detail, next=f"bubblewrap {needed} or newer: {launch.INSTALL}"
+        )
     return found
 
 
@@ -66,28 +68,28 @@ def _user_namespaces() -> Finding:
             setting = path.removeprefix("/proc/sys/").replace("/", ".")
             value = "1" if "clone" in setting else "10000"
             return Finding(
-                name="user namespaces", ok=False, said=f"{setting} is 0", next=f"sysctl -w {setting}={value}"
+                name="user namespaces", ok=False, detail=f"{setting} is 0", next=f"sysctl -w {setting}={value}"
             )
-    return Finding(name="user namespaces", ok=True, said="allowed")
+    return Finding(name="user namespaces", ok=True, detail="allowed")
 
 
 def _groups() -> Finding:
     hierarchy = cgroups.available()
     if hierarchy is None:
-        said = "not writable: memory and processes are watched from outside, CPU is not limited"
-        return Finding(name="control groups", ok=False, said=said, next=DELEGATE)
-    said = f"v{hierarchy.version}: {', '.join(sorted(hierarchy.parents))}"
+        detail = "not writable: memory and processes are watched from outside, CPU is not limited"
+        return Finding(name="control groups", ok=False, detail=detail, next=DELEGATE)
+    detail = f"v{hierarchy.version}: {', '.join(sorted(hierarchy.parents))}"
     if "cpu" not in hierarchy.parents:
-        return Finding(name="control groups", ok=False, said=said + "; CPU is not limited", next=DELEGATE)
-    return Finding(name="control groups", ok=True, said=said)
+        return Finding(name="control groups", ok=False, detail=detail + "; CPU is not limited", next=DELEGATE)
+    return Finding(name="control groups", ok=True, detail=detail)
 
 
 def _filter() -> Finding:
     machine = os.uname().machine
     if seccomp.supported(machine):
-        return Finding(name="system-call filter", ok=True, said=f"{len(seccomp.DENIED)} calls denied")
-    said = f"none for {machine}: the namespaces alone contain a build"
-    return Finding(name="system-call filter", ok=False, said=said, next="prefer x86_64 nodes for strangers' code")
+        return Finding(name="system-call filter", ok=True, detail=f"{len(seccomp.DENIED)} calls denied")
+    detail = f"none for {machine}: the namespaces alone contain a build"
+    return Finding(name="system-call filter", ok=False, detail=detail, next="prefer x86_64 nodes for strangers' code")
 
 
 def _trial(uid: int, gid: int) -> Finding:
@@ -118,12 +120,12 @@ def _try_once(uid: int, gid: int) -> Finding:
                 cancelled=lambda: False,
             )
     except PlatformError as error:
-        said = f"{error.message}, {TRIALS} times in a row"
-        return Finding(name="sandbox", ok=False, said=said, next="`dmesg` names what the kernel refused or killed")
+        detail = f"{error.message}, {TRIALS} times in a row"
+        return Finding(name="sandbox", ok=False, detail=detail, next="`dmesg` names what the kernel refused or killed")
     except OSError as error:
-        return Finding(name="sandbox", ok=False, said=str(error), next="make the temporary folder writable")
+        return Finding(name="sandbox", ok=False, detail=str(error), next="make the temporary folder writable")
     if result.exit_code:
-        said = b": ".join((b"", *lines)).decode("utf-8", "replace")
+        detail = b": ".join((b"", *lines)).decode("utf-8", "replace")
         how = f"by signal {result.signal}" if result.signal else f"with exit status {result.exit_code}"
-        return Finding(name="sandbox", ok=False, said=f"/bin/true ended {how}{said}, {TRIALS} times in a row")
-    return Finding(name="sandbox", ok=True, said=f"/bin/true ran in {result.duration_ms} ms")
+        return Finding(name="sandbox", ok=False, detail=f"/bin/true ended {how}{detail}, {TRIALS} times in a row")
+    return Finding(name="sandbox", ok=True, detail=f"/bin/true ran in {result.duration_ms} ms")

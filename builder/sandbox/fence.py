@@ -71,7 +71,7 @@ class GroupFence:
         if events.oom_kills:
             return "OutOfMemory"
         grew, self._refused = events.forks_refused > self._refused, events.forks_refused
-        full = grew and self._group.tasks() - 1 >= self._near  # without the namespace's own first process
+        full = grew and self._group.tasks() >= self._near
         self._full = self._full if self._ended() else full
         return "ProcessLimitExceeded" if self._storm(grew) else None
 
@@ -83,6 +83,22 @@ class GroupFence:
 
     def peaks(self) -> tuple[int, int]:
         return self._group.peaks()
+
+
+class NoFence:
+    """Nothing is counted and nothing is refused."""
+
+    def pids(self) -> Iterable[int]:
+        return ()
+
+    def check(self) -> str | None:
+        return None
+
+    def verdict(self, code: int) -> str | None:
+        return None
+
+    def peaks(self) -> tuple[int, int]:
+        return 0, 0
 
 
 class TreeFence:

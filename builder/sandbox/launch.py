@@ -1,9 +1,12 @@
 """Start one sandbox and hold it before its command runs, so that it can be limited and wired first.
 
+bubblewrap waits twice. At the gate, an empty second `--args` whose end of file lets it go on, it has no child yet: the
+control group that it enters there holds for all that it starts. At the hold the sandbox is complete.
+
 Whoever dies in between, and at whatever line, the command does not run and nothing stays:
 
 - The hold ends with a byte, never with an end of file: the pipe that bubblewrap waits on is open for writing inside,
-  too, so a worker that dies leaves it waiting.
+  too, so a worker that dies leaves it waiting. The gate may end with an end of file, for the hold is behind it.
 - bubblewrap is process 1 of a PID namespace of its own, so the kernel kills whatever it started when it dies, also
   what it has not yet bound to itself (`--die-with-parent` binds the inner first process only once it is released).
 - bubblewrap dies with the thread that started it, and where it was too late to ask for that, of the status pipe that
@@ -17,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import os
 import resource
@@ -25,14 +29,15 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import FileIO
 from typing import IO
 
 from builder.errors import PlatformError
-from builder.sandbox import argv, compose, processes, seccomp
+from builder.sandbox import argv, cgroups, compose, processes, proxy, seccomp
+from builder.sandbox.fence import Fence, GroupFence, TreeFence
 from builder.sandbox.shapes import Command, Limits, Root, Stream
 
 FOLDERS = ("/usr/local/bin", "/usr/bin", "/bin", "/usr/local/sbin", "/usr/sbin", "/sbin")
@@ -42,18 +47,28 @@ MOST_FILES = 65_536
 PR_SET_CHILD_SUBREAPER = 36
 CLONE_NEWPID = 0x20000000
 INSTALL = "apt-get install -y bubblewrap"
+_libc = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Sandbox:
     """A started sandbox. `first` is its PID namespace's first process as seen from here; its death is everybody's."""
 
     process: subprocess.Popen[bytes]
+    pipes: Mapping[Stream, IO[bytes]]
+    fence: Fence
+    ended_fd: int
     first: int
     first_fd: int
     block_fd: int
     status_fd: int
     status: bytes = b""
+    notices: tuple[bytes, ...] = ()
+
+    @property
+    def network(self) -> int | None:
+        """A process in the command's own network namespace."""
+        return self.first
 
     def release(self) -> None:
         """Let the command run."""
@@ -61,8 +76,7 @@ class Sandbox:
             os.write(self.block_fd, b"x")
 
     def poll(self) -> int | None:
-        code = self.process.poll()
-        return None if code is None else (code if code >= 0 else 128 - code)
+        return exit_code(self.process)
 
     def term(self) -> None:
         """TERM to the command's session; the first process itself ignores it (pid_namespaces(7))."""
@@ -125,7 +139,7 @@ class _Adopting:
                 self._set(0)
 
     def _set(self, value: int) -> None:
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, value, 0, 0, 0)
+        _libc.prctl(PR_SET_CHILD_SUBREAPER, value, 0, 0, 0)
 
 
 _adopting = _Adopting()
@@ -167,25 +181,35 @@ def rlimits(limits: Limits, uid: int, grouped: bool) -> dict[str, int]:
 
 
 @contextmanager
-def held(
-    command: Command, root: Root, limits: Limits, *, env: Mapping[str, str], uid: int, gid: int, grouped: bool
-) -> Iterator[tuple[Sandbox, dict[Stream, IO[bytes]]]]:
-    """A sandbox that waits for `release`; when the block ends nothing of it lives.
+def in_sandbox(
+    command: Command,
+    root: Root,
+    limits: Limits,
+    *,
+    uid: int,
+    gid: int,
+    use_cgroups: bool,
+    proxied: bool,
+) -> Iterator[Sandbox]:
+    """A launcher: the command in a sandbox that waits for `release`; when the block ends nothing of it lives.
 
     Raises `PlatformError` SandboxUnavailable with bubblewrap's own words where it cannot be made.
     """
-    programs = argv.Programs(bwrap=program("bwrap"), prlimit=program("prlimit"), unshare=program("unshare"))
     root = compose.settled(root)
     files = compose.identity_files(uid, gid)
     needed = {*compose.OUR_FOLDERS, *files, "/work", *(f"/cache/{name}" for name in command.caches)}
     bound = compose.layers(root.rootfs, needed | {mount.dest for mount in root.mounts})
+    env = dict(command.env) | (proxy.environment() if proxied else {})
     with ExitStack() as stack:
+        group = stack.enter_context(_group(limits)) if use_cgroups else None  # closed last: after the sandbox's death
         stack.enter_context(_adopting)
         block = stack.enter_context(FileIO(_endless_pipe(), "r+"))
         status_read, status_write = _pipe(stack)
+        gate_read, gate_write = _pipe(stack)
         filtered = seccomp.supported(os.uname().machine)
         fds = argv.Descriptors(
             args=_memory_file(stack, b""),
+            gate=gate_read.fileno(),
             status=status_write.fileno(),
             block=block.fileno(),
             seccomp=_memory_file(stack, seccomp.program()) if filtered else -1,
@@ -194,54 +218,115 @@ def held(
         arguments = argv.inner(root=root, bound=bound, command=command, limits=limits, env=env, fds=fds)
         os.write(fds.args, b"\0".join(os.fsencode(text) for text in arguments) + b"\0")
         os.lseek(fds.args, 0, os.SEEK_SET)
-        inherited = [fds.args, fds.status, fds.block, *fds.files.values(), *([fds.seccomp] if filtered else [])]
+        limited = rlimits(limits, uid, grouped=group is not None)
         with _children_in_a_pid_namespace() as nested:
             who = (uid, gid) if nested else None
-            line = argv.outer(programs, rlimits(limits, uid, grouped), fds, command.argv, who)
-            process = _start(line, inherited, None if nested else (uid, gid))
-        assert process.stdout and process.stderr
-        pipes: dict[Stream, IO[bytes]] = {Stream.STDOUT: process.stdout, Stream.STDERR: process.stderr}
-        stack.enter_context(process.stdout)
-        stack.enter_context(process.stderr)
-        status_write.close()
+            line = argv.outer(_programs(), limited, fds, command.argv, who)
+            process = start(line, {}, "/", fds.inherited(), None if nested else (uid, gid))
+        pipes = pipes_of(process, stack)
         try:
+            if group:
+                _add(group, process.pid)
+            for end in (gate_read, gate_write, status_write):
+                end.close()
             first, status = _first_process(process, status_read.fileno(), nested)
-            first_fd = FileIO(os.pidfd_open(first), "r")
-        except PlatformError:
+            ended_fd, first_fd = (_pidfd(stack, pid) for pid in (process.pid, first))
+        except ProcessLookupError:
+            raise _gone(process) from None
+        except BaseException:
             process.kill()
             process.wait()
             raise
-        except OSError:
-            raise _gone(process) from None
-        stack.enter_context(first_fd)
-        sandbox = Sandbox(process, first, first_fd.fileno(), block.fileno(), status_read.fileno(), status)
+        status_fd = status_read.fileno()
+        ended = functools.partial(_readable, status_fd, 0)
+        sandbox = Sandbox(
+            process=process,
+            pipes=pipes,
+            fence=GroupFence(group, limits, ended) if group else TreeFence(first, limits, ended),
+            ended_fd=ended_fd,
+            first=first,
+            first_fd=first_fd,
+            block_fd=block.fileno(),
+            status_fd=status_fd,
+            status=status,
+        )
         try:
-            yield sandbox, pipes
+            yield sandbox
         finally:
             sandbox.end()
 
 
-def _start(line: list[str], inherited: list[int], who: tuple[int, int] | None) -> subprocess.Popen[bytes]:
-    """`who`: whom to become; None: `line` does it itself."""
-    as_root = os.geteuid() == 0
-    uid, gid = who if who and as_root else (None, None)
+@contextmanager
+def _group(limits: Limits) -> Iterator[cgroups.Group | None]:
+    """A group of this run where the host lets us make one."""
+    hierarchy = cgroups.available()
+    if hierarchy is None:
+        yield None
+        return
+    try:
+        group = cgroups.Group(hierarchy, limits)
+    except OSError as error:
+        raise PlatformError("SandboxUnavailable", f"no control group for the build: {error}") from None
+    try:
+        yield group
+    finally:
+        group.close()
+
+
+def _add(group: cgroups.Group, pid: int) -> None:
+    try:
+        group.add(pid)
+    except ProcessLookupError:
+        pass  # it could not start bubblewrap and is gone; `_first_process` finds its complaint
+    except OSError as error:
+        raise PlatformError("SandboxUnavailable", f"the build cannot enter its control group: {error}") from None
+
+
+def _programs() -> argv.Programs:
+    return argv.Programs(bwrap=program("bwrap"), prlimit=program("prlimit"), unshare=program("unshare"))
+
+
+def start(
+    line: list[str], env: Mapping[str, str], cwd: str, inherited: Collection[int], who: tuple[int, int] | None
+) -> subprocess.Popen[bytes]:
+    """Start a line in a session of its own. `who`: as whom; None: as we are, and `line` changes that itself.
+
+    Its environment is all that it gets: /proc/1/environ inside a sandbox is bubblewrap's own.
+    Without `who` this is vfork(2): fork(2) copies the page tables of a large worker.
+    """
+    uid, gid = who if who and os.geteuid() == 0 else (None, None)
     try:
         return subprocess.Popen(
             line,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env={},  # /proc/1/environ inside is bubblewrap's own
-            cwd="/",
+            env=dict(env),
+            cwd=cwd,
             user=uid,
             group=gid,
-            extra_groups=[] if as_root else None,
+            extra_groups=None if uid is None else [],
             umask=0o002,
             start_new_session=True,
-            pass_fds=inherited,
+            pass_fds=tuple(inherited),
         )
     except OSError as error:
-        raise PlatformError("SandboxUnavailable", f"the sandbox does not start: {error}") from None
+        raise PlatformError("SandboxUnavailable", f"the command does not start: {error}") from None
+
+
+def pipes_of(process: subprocess.Popen[bytes], stack: ExitStack) -> Mapping[Stream, IO[bytes]]:
+    """Both outputs, closed with `stack`."""
+    assert process.stdout and process.stderr
+    return {
+        Stream.STDOUT: stack.enter_context(process.stdout),
+        Stream.STDERR: stack.enter_context(process.stderr),
+    }
+
+
+def exit_code(process: subprocess.Popen[bytes]) -> int | None:
+    """As a shell counts: 128 and the signal; None while it runs."""
+    code = process.poll()
+    return None if code is None else (code if code >= 0 else 128 - code)
 
 
 @contextmanager
@@ -250,14 +335,13 @@ def _children_in_a_pid_namespace() -> Iterator[bool]:
 
     Gives whether it could be arranged.
     """
-    libc = ctypes.CDLL(None, use_errno=True)
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        nested = libc.unshare(CLONE_NEWPID) == 0
+        nested = _libc.unshare(CLONE_NEWPID) == 0
         try:
             yield nested
         finally:
-            if nested and libc.setns(own, CLONE_NEWPID):
+            if nested and _libc.setns(own, CLONE_NEWPID):
                 raise PlatformError("SandboxUnavailable", f"PID namespace: {os.strerror(ctypes.get_errno())}")
     finally:
         os.close(own)
@@ -279,23 +363,23 @@ def _first_process(process: subprocess.Popen[bytes], status_fd: int, nested: boo
         status += data
     if not nested:
         return int(json.loads(status.split(b"\n")[0])["child-pid"]), status
-    children = processes.tree(process.pid)[1:]
+    children = processes.children(process.pid)
     if not children:
         raise ProcessLookupError(process.pid)
     return children[0], status
 
 
 def _gone(process: subprocess.Popen[bytes]) -> PlatformError:
-    """What a bubblewrap that ended by itself has to say."""
+    """The failure of a bubblewrap that ended by itself."""
     code = process.wait()
-    said = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
-    return setup_failed(said, code)
+    complaint = process.stderr.read().decode("utf-8", "replace").strip() if process.stderr else ""
+    return setup_failed(complaint, code)
 
 
-def setup_failed(said: str, code: int) -> PlatformError:
-    """What bubblewrap or prlimit complained about before the command ran, and how it ended (as `Popen` counts)."""
+def setup_failed(complaint: str, code: int) -> PlatformError:
+    """The complaint of bubblewrap or prlimit before the command ran, and how it ended (as `Popen` counts)."""
     ended = f"ended by signal {-code}" if code < 0 else f"ended with exit status {code}"
-    words = f"{said[-500:]} ({ended})" if said else f"bubblewrap {ended} without a word"
+    words = f"{complaint[-500:]} ({ended})" if complaint else f"bubblewrap {ended} without a word"
     return PlatformError("SandboxUnavailable", f"the sandbox cannot be made: {words}")
 
 
@@ -320,6 +404,10 @@ def _memory_file(stack: ExitStack, data: bytes) -> int:
     file.write(data)
     file.seek(0)
     return file.fileno()
+
+
+def _pidfd(stack: ExitStack, pid: int) -> int:
+    return stack.enter_context(FileIO(os.pidfd_open(pid), "r")).fileno()
 
 
 def _readable(fd: int, timeout_s: float) -> bool:

@@ -9,20 +9,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
-import queue
 import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 
 from builder.errors import PlatformError
 
 CLONE_NEWNET = 0x40000000
 IP_FREEBIND = 15  # linux/in.h; the loopback inside may not have its address yet
+
+_libc = ctypes.CDLL(None, use_errno=True)
 
 MakeSocket = Callable[[], socket.socket]
 
@@ -31,10 +32,10 @@ MakeSocket = Callable[[], socket.socket]
 def sockets_inside(pid: int) -> Iterator[MakeSocket]:
     """A function that makes TCP sockets in the network namespace of process `pid`.
 
-    Root joins it with one thread; anybody else needs the owning user namespace first, hence a process of its own.
+    Root joins it for a moment; anybody else needs the owning user namespace first, hence a process of its own.
     Raises `PlatformError` SandboxUnavailable where the namespace cannot be joined.
     """
-    maker = _by_thread if os.geteuid() == 0 else _by_process
+    maker = _by_visit if os.geteuid() == 0 else _by_process
     with maker(pid) as make:
         yield make
 
@@ -49,45 +50,37 @@ def listener_inside(make: MakeSocket, port: int) -> socket.socket:
 
 
 @contextmanager
-def _by_thread(pid: int) -> Iterator[MakeSocket]:
-    """A namespace belongs to a thread: this one moves in, the rest of the worker stays where it is."""
-    asks: queue.SimpleQueue[Future[socket.socket] | None] = queue.SimpleQueue()
-    namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-    def live_inside() -> None:
-        libc = ctypes.CDLL(None, use_errno=True)
-        failed = libc.setns(namespace, CLONE_NEWNET) and ctypes.get_errno()
-        while ask := asks.get():
-            if failed:  # never a socket of the host's own network
-                ask.set_exception(_cannot_join(os.strerror(failed)))
-                continue
-            try:
-                ask.set_result(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
-            except OSError as error:
-                ask.set_exception(error)
-
-    thread = threading.Thread(target=live_inside, name="sandbox-netns", daemon=True)
-    thread.start()
-
+def _by_visit(pid: int) -> Iterator[MakeSocket]:
+    """A namespace belongs to a thread: the one that asks moves in for one call, all others stay where they are."""
     lock = threading.Lock()
     closed = False
+    with FileIO(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
 
-    def make() -> socket.socket:
-        ask: Future[socket.socket] = Future()
-        with lock:
-            if closed:
-                raise _cannot_join("the sandbox is gone")
-            asks.put(ask)
-        return ask.result()
+        def make() -> socket.socket:
+            with lock:
+                if closed:
+                    raise _cannot_join("the sandbox is gone")
+                with _visit(namespace.fileno()):
+                    return socket.socket(socket.AF_INET, socket.SOCK_STREAM)
 
-    try:
-        yield make
-    finally:
-        with lock:
-            closed = True
-            asks.put(None)  # what was asked before it is still answered
-        thread.join()
-        os.close(namespace)
+        try:
+            yield make
+        finally:
+            with lock:
+                closed = True
+
+
+@contextmanager
+def _visit(namespace: int) -> Iterator[None]:
+    """This thread in another network namespace; back in its own at the end, also when it never got there."""
+    with FileIO(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)) as own:
+        try:
+            if _libc.setns(namespace, CLONE_NEWNET):  # never a socket of the host's own network
+                raise _cannot_join(os.strerror(ctypes.get_errno()))
+            yield
+        finally:
+            if _libc.setns(own.fileno(), CLONE_NEWNET):
+                raise PlatformError("SandboxUnavailable", f"network namespace: {os.strerror(ctypes.get_errno())}")
 
 
 @contextmanager
@@ -111,8 +104,8 @@ def _by_process(pid: int) -> Iterator[MakeSocket]:
                 ours.sendall(b"s")
                 _, fds, _, _ = socket.recv_fds(ours, 1, 1)
             if not fds:
-                said = process.stderr.read().decode("utf-8", "replace") if process.stderr else ""
-                raise _cannot_join((said.strip().splitlines() or ["no answer"])[-1])
+                output = process.stderr.read().decode("utf-8", "replace") if process.stderr else ""
+                raise _cannot_join((output.strip().splitlines() or ["no answer"])[-1])
             return socket.socket(fileno=fds[0])
 
         try:

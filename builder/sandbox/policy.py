@@ -15,7 +15,7 @@ from builder.indexes import Indexes
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RECORDS = 10_000
-MOST_SAID = 20
+MOST_SUMMARY_LINES = 20
 MOST_NAME = 253  # of a host, RFC 1035
 NAMED = re.compile(r"^[\w.-]+=(?=https?://)")
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
@@ -216,7 +216,7 @@ class Egress:
         with self._lock:
             return frozenset(f"{r.host}:{r.port}" for r in self.records if r.verdict is Verdict.REFUSED)
 
-    def said(self) -> tuple[str, ...]:
+    def summary_lines(self) -> tuple[str, ...]:
         """A line for each host and verdict, for the log; the indexes first: a step can name any number of others."""
         sums: dict[tuple[Verdict, str], tuple[int, int]] = {}
         with self._lock:
@@ -227,9 +227,9 @@ class Egress:
         ranked = sorted(sums.items(), key=lambda item: (ORDER.index(item[0][0]), item[0][1]))
         lines = [
             f"egress {where} {verdict}" + (f", {_size(came)} in, {_size(went)} out" if came or went else "")
-            for (verdict, where), (came, went) in ranked[:MOST_SAID]
+            for (verdict, where), (came, went) in ranked[:MOST_SUMMARY_LINES]
         ]
-        more = len(ranked) - MOST_SAID
+        more = len(ranked) - MOST_SUMMARY_LINES
         return (*lines, *((f"egress: {more} more hosts",) if more > 0 else ()))
 
     def _hosts(self, verdict: Verdict) -> frozenset[str]:

@@ -32,6 +32,16 @@ def tree(first: int) -> tuple[int, ...]:
     return tuple(found)
 
 
+def children(pid: int) -> tuple[int, ...]:
+    """The children of a process with one thread that is starting none now (proc(5), children)."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", "rb") as file:
+            return tuple(map(int, file.read().split()))
+    except OSError:  # no such file in this kernel, or no such process
+        fields = ((int(name), _stat(int(name))) for name in os.listdir("/proc") if name.isdigit())
+        return tuple(child for child, stat in fields if stat and int(stat[1]) == pid)
+
+
 def usage(pids: Sequence[int], first: int, tmpfs: Iterable[str]) -> Usage:
     """What `pids` use now; `tmpfs` are paths inside, seen through the first process's root."""
     memory = tasks = 0

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Stream(enum.StrEnum):
-    """Where a line came from. `SYSTEM`: said by the sandbox itself, never by the command."""
+    """Where a line came from. `SYSTEM`: from the sandbox itself, never by the command."""
 
     STDOUT = "STDOUT"
     STDERR = "STDERR"
@@ -22,7 +22,7 @@ OnLine = Callable[[Stream, bytes], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Mount:
-    """A host folder or file shown at `dest` (absolute, inside), read-only unless said otherwise."""
+    """A host folder or file shown at `dest` (absolute, inside), read-only unless `writable`."""
 
     source: Path
     dest: str
@@ -84,5 +84,5 @@ class Finding:
 
     name: str
     ok: bool
-    said: str
+    detail: str
     next: str = ""

@@ -7,7 +7,7 @@ import os
 import selectors
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Protocol
 
@@ -15,7 +15,6 @@ from builder.sandbox.lines import LineSplitter
 from builder.sandbox.shapes import OnLine, Stream
 
 POLL_S = 0.05
-FIRST_PAUSE_S = 0.0002
 READ = 64 * 1024
 LINGER_S = 2.0
 UNKILLABLE = 128 + signal.SIGKILL
@@ -24,6 +23,11 @@ DEATH_S = 10.0
 
 class Target(Protocol):
     """What is watched. `kill` ends every process of it at once; `term` asks the command."""
+
+    @property
+    def ended_fd(self) -> int:
+        """Readable once `poll` has an exit code (pidfd_open(2))."""
+        ...
 
     def poll(self) -> int | None: ...
 
@@ -49,7 +53,7 @@ class Supervision:
     """One command being watched. `gentle` reasons get TERM and `grace_s` first, others are killed."""
 
     target: Target
-    pipes: dict[Stream, IO[bytes]]
+    pipes: Mapping[Stream, IO[bytes]]
     on_line: OnLine
     check: Check
     cancelled: Callable[[], bool]
@@ -61,20 +65,23 @@ class Supervision:
         """Read to the end of both pipes, then wait. Returns the exit code; `ending.reason` says what ended it."""
         deadline = time.monotonic() + self.wall_s
         splitters = {stream: LineSplitter() for stream in self.pipes}
+        opened = len(self.pipes)
         gone_at = 0.0
         with selectors.DefaultSelector() as ready:
             for stream, pipe in self.pipes.items():
                 os.set_blocking(pipe.fileno(), False)
                 ready.register(pipe, selectors.EVENT_READ, stream)
+            ready.register(self.target.ended_fd, selectors.EVENT_READ)
             next_check = time.monotonic() + POLL_S  # the first look at all processes is not free; a short step has none
-            pause = FIRST_PAUSE_S
             while True:
-                if ready.get_map():
-                    for key, _ in ready.select(POLL_S):
-                        if not self._read(key.fd, key.data, splitters[key.data]):
-                            ready.unregister(key.fileobj)
+                for key, _ in ready.select(max(0.0, next_check - time.monotonic())):
+                    if key.data is None:
+                        ready.unregister(key.fileobj)  # the loop ends with its pipes
+                    elif not self._read(key.fd, key.data, splitters[key.data]):
+                        ready.unregister(key.fileobj)
+                        opened -= 1
                 code = self.target.poll()
-                if code is not None and not ready.get_map():
+                if code is not None and not opened:
                     return code
                 now = time.monotonic()
                 killed_at = self.ending.kill_at or (gone_at and gone_at + LINGER_S)
@@ -85,9 +92,6 @@ class Supervision:
                     gone_at = gone_at or now
                     if now - gone_at > LINGER_S:
                         self.target.kill()
-                elif not ready.get_map():
-                    time.sleep(pause)  # it closes its pipes a moment before it ends
-                    pause = min(2 * pause, POLL_S)
                 if now >= next_check:
                     next_check = now + POLL_S
                     self._judge(now, deadline)

@@ -66,7 +66,13 @@ class WorkerService:
         phase = pb.BuildPhase.Name(request.phase).removeprefix("BUILD_PHASE_") if request.phase else ""
         settings = self._parts.settings
         row = builds.heartbeat(
-            self._parts.store, request.build_id, request.claim, phase, settings.lease_ms, caller.node
+            self._parts.store,
+            request.build_id,
+            request.claim,
+            phase,
+            settings.lease_ms,
+            caller.node,
+            request.waited_ms,
         )
         if row is None:
             self._parts.stale("heartbeat")

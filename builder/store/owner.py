@@ -78,7 +78,8 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
         after = transition(
             tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
             node_id=node_id, nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
-            offers=0, offered_at=0, offer_from=0, started_at=now, report_sequence=row["report_sequence"] + 1,
+            offers=0, offered_at=0, offer_from=0, started_at=now, waited_ms=0,
+            report_sequence=row["report_sequence"] + 1,
             phases=with_phases(row, [("QUEUED", row["queued_at"], now, True)]),
         )  # fmt: skip
         outbox.report(tx, now, row, after)
@@ -97,11 +98,14 @@ def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection
     return ""
 
 
-def heartbeat(store: Store, build_id: str, claim: int, phase: str, lease_ms: int, node: str = "") -> Row | None:
-    """Renew the lease: one fenced UPDATE. None: stale."""
+def heartbeat(
+    store: Store, build_id: str, claim: int, phase: str, lease_ms: int, node: str = "", waited_ms: int = 0
+) -> Row | None:
+    """Renew the lease: one fenced UPDATE. `waited_ms` is what the owner has waited for us so far. None: stale."""
     with store.transaction() as tx:
         now = store.clock_column(tx)
-        values = {"lease_until": now + lease_ms, "updated_at": now, **({"phase": phase} if phase else {})}
+        values = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited_ms}
+        values |= {"phase": phase} if phase else {}
         renewed = update(builds).where(and_(*fence(build_id, claim, WORK, node))).values(**values)
         return tx.execute(renewed.returning(builds.c.cancel_requested)).mappings().first()
 

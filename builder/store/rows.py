@@ -240,7 +240,7 @@ def _let_go_on(tx: Connection, now: int, ended: Row) -> None:
         for follower in waiting:
             transition(
                 tx, now, follower, "primary-succeeded", status=RUNNING, stage=FINALIZE, attached_to="", started_at=now,
-                artifact=ended["artifact"], from_cache_of=ended["build_id"], claim=follower["claim"] + 1,
+                waited_ms=0, artifact=ended["artifact"], from_cache_of=ended["build_id"], claim=follower["claim"] + 1,
                 lease_until=now,
             )  # fmt: skip
         _dropped_key(tx, ended)

@@ -108,11 +108,12 @@ def queue_timeouts(live: Live) -> Sweep:
 def build_timeouts(lease_ms: int) -> Sweep:
     """Builds past the time of their attempt whose owner did not end them, one lease late; never after the mark.
 
+    What the owner waited for the control side extends the time, as it extends the owner's own deadline.
     In FINALIZE the user's code is built and pushed: what is late there is ours.
     """
 
     def due(now: int) -> ColumnElement[bool]:
-        late = builds.c.started_at + builds.c.timeout_ms + lease_ms <= now
+        late = builds.c.started_at + builds.c.timeout_ms + builds.c.waited_ms + lease_ms <= now
         return and_(builds.c.status == RUNNING, builds.c.published.is_(False), late)
 
     def over(tx: Connection, now: int, row: Row) -> Row:

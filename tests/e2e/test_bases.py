@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from builder.bases.base import BaseStore
+from builder.bases.make import build_base
 from builder.images.image import ImageConfig, build_image
 from builder.images.layout import Layout
 from builder.images.rootfs import unpack_image
+from builder.images.store import ImageStore
 from tests.oci_fixtures import make_layer
 
 pytestmark = pytest.mark.e2e
@@ -24,14 +25,20 @@ SOMEBODY = 61234
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> BaseStore:
+def store(tmp_path_factory: pytest.TempPathFactory) -> ImageStore:
     root = tmp_path_factory.mktemp("bases")
     for folder in (root, *list(root.parents)[:2]):
         folder.chmod(0o755)
-    store = BaseStore(root / "store")
+    store = ImageStore(root / "store")
     for name, recipe_dir in BASES.items():
-        store.build(name, recipe_dir)
+        build_base(store, name, recipe_dir)
     return store
+
+
+def root_of(store: ImageStore, name: str) -> Path:
+    base = store.get(name)
+    assert base is not None
+    return store.rootfs(base.digest)
 
 
 def inside(root: Path, *argv: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
@@ -43,23 +50,24 @@ def inside(root: Path, *argv: str, env: dict[str, str] | None = None) -> subproc
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_what_was_built_is_listed_and_kept(store: BaseStore) -> None:
+def test_what_was_built_is_listed_and_kept(store: ImageStore) -> None:
     assert store.names() == ("go", "python-3.11")
     for name, recipe_dir in BASES.items():
         base = store.get(name)
         assert base is not None and base.name == name
-        assert store.build(name, recipe_dir, refresh=False) == base
-        assert store.rootfs(name) == store.rootfs(name)
+        assert build_base(store, name, recipe_dir, refresh=False) == base
+        assert store.rootfs(base.digest) == store.rootfs(base.digest)
     assert store.get("absent") is None
     assert {path.name[0] for path in store.root.iterdir() if path.is_dir()} == {"l", "r"}, "no work folder stays"
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_the_same_packages_give_the_same_digest(store: BaseStore, tmp_path: Path, name: str) -> None:
+def test_the_same_packages_give_the_same_digest(store: ImageStore, tmp_path: Path, name: str) -> None:
     """In another folder, under another umask and zone, with another hash seed, from a process of its own."""
     program = (
-        "import os, sys; from pathlib import Path; from builder.bases.base import BaseStore; os.umask(0o077);"
-        "print(BaseStore(Path(sys.argv[1])).build(sys.argv[2], Path(sys.argv[3])).digest)"
+        "import os, sys; from pathlib import Path; from builder.bases.make import build_base;"
+        "from builder.images.store import ImageStore; os.umask(0o077);"
+        "print(build_base(ImageStore(Path(sys.argv[1])), sys.argv[2], Path(sys.argv[3])).digest)"
     )
     again = subprocess.run(
         [sys.executable, "-c", program, str(tmp_path / "other"), name, str(BASES[name])],
@@ -73,9 +81,9 @@ def test_the_same_packages_give_the_same_digest(store: BaseStore, tmp_path: Path
 
 def test_two_processes_at_once_make_one_base(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from builder.bases.base import BaseStore;"
-        "s = BaseStore(Path(sys.argv[1]));"
-        "print(s.build('go', Path(sys.argv[2])).digest, s.rootfs('go'))"
+        "import sys; from pathlib import Path; from builder.bases.make import build_base;"
+        "from builder.images.store import ImageStore; s = ImageStore(Path(sys.argv[1]));"
+        "base = build_base(s, 'go', Path(sys.argv[2])); print(base.digest, s.rootfs(base.digest))"
     )
     argv = [sys.executable, "-c", program, str(tmp_path / "store"), str(BASES["go"])]
     running = [subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, cwd=ROOT) for _ in range(3)]
@@ -84,8 +92,8 @@ def test_two_processes_at_once_make_one_base(tmp_path: Path) -> None:
     assert len(list((tmp_path / "store" / "rootfs").iterdir())) == 1
 
 
-def test_go_has_certificates_zones_users_and_no_program(store: BaseStore) -> None:
-    root = store.rootfs("go")
+def test_go_has_certificates_zones_users_and_no_program(store: ImageStore) -> None:
+    root = root_of(store, "go")
     assert (root / "etc/ssl/certs/ca-certificates.crt").read_text().count("BEGIN CERTIFICATE") > 100
     assert (root / "usr/share/zoneinfo/Europe/Berlin").is_file()
     assert "nonroot:x:65532:65532" in (root / "etc/passwd").read_text()
@@ -96,9 +104,9 @@ def test_go_has_certificates_zones_users_and_no_program(store: BaseStore) -> Non
     assert base is not None and sum(layer.size for layer in base.layers) < 2 * 1024 * 1024
 
 
-def test_any_user_can_read_a_root(store: BaseStore) -> None:
+def test_any_user_can_read_a_root(store: ImageStore) -> None:
     for name in BASES:
-        for path in store.rootfs(name).rglob("*"):
+        for path in root_of(store, name).rglob("*"):
             if not path.is_symlink():
                 mode = path.stat().st_mode
                 assert mode & 0o004 and not mode & 0o6000 and (not path.is_dir() or mode & 0o001), path
@@ -123,10 +131,12 @@ print(json.dumps({"missing": missing, "authorities": len(ssl.create_default_cont
 
 
 @pytest.mark.parametrize("with_env", [True, False], ids=["its own environment", "an empty environment"])
-def test_python_runs_with_its_whole_library(store: BaseStore, with_env: bool) -> None:
+def test_python_runs_with_its_whole_library(store: ImageStore, with_env: bool) -> None:
     base = store.get("python-3.11")
     assert base is not None
-    done = inside(store.rootfs("python-3.11"), "/usr/bin/python3", "-c", PYTHON, env=dict(base.env) if with_env else {})
+    done = inside(
+        root_of(store, "python-3.11"), "/usr/bin/python3", "-c", PYTHON, env=dict(base.env) if with_env else {}
+    )
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["missing"] == [] and said["authorities"] > 100
@@ -138,8 +148,8 @@ def test_python_runs_with_its_whole_library(store: BaseStore, with_env: bool) ->
     )
 
 
-def test_python_brings_no_shell_and_no_package_manager(store: BaseStore) -> None:
-    root = store.rootfs("python-3.11")
+def test_python_brings_no_shell_and_no_package_manager(store: ImageStore) -> None:
+    root = root_of(store, "python-3.11")
     names = {path.name for path in (root / "usr/bin").iterdir()}
     assert names == {"python", "python3", "python3.11"}
     assert not list(root.rglob("apt*")) and not (root / "etc/resolv.conf").exists()
@@ -167,16 +177,16 @@ print(json.dumps({"modules": len(modules), "without": sorted(set(modules) - set(
 """
 
 
-def test_python_compiles_nothing_of_its_library_again(store: BaseStore) -> None:
+def test_python_compiles_nothing_of_its_library_again(store: ImageStore) -> None:
     """Each module has bytecode of this very interpreter that names its place in the image and needs no check."""
-    done = inside(store.rootfs("python-3.11"), "/usr/bin/python3", "-B", "-c", BYTECODE)
+    done = inside(root_of(store, "python-3.11"), "/usr/bin/python3", "-B", "-c", BYTECODE)
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert said["modules"] > 500
     assert (said["without"], said["wrong"], said["slow"]) == ([], [], [])
 
 
-def test_an_app_on_a_base_is_read_by_others_and_runs(store: BaseStore, tmp_path: Path) -> None:
+def test_an_app_on_a_base_is_read_by_others_and_runs(store: ImageStore, tmp_path: Path) -> None:
     base = store.get("python-3.11")
     app = make_layer(tmp_path, "app", {"main.py": "print('hello from', __file__)"})
     image = build_image(base, (app,), ImageConfig(entrypoint=("/usr/bin/python3", "/app/main.py")))
@@ -208,7 +218,7 @@ def test_an_app_on_a_base_is_read_by_others_and_runs(store: BaseStore, tmp_path:
         assert done.stdout == "hello from /app/main.py\n", done.stderr
 
 
-def test_a_base_can_be_pushed_as_an_image(store: BaseStore, tmp_path: Path) -> None:
+def test_a_base_can_be_pushed_as_an_image(store: ImageStore, tmp_path: Path) -> None:
     image, base = store.image("go"), store.get("go")
     assert image is not None and base is not None and image.digest == base.digest
     pushed = Layout(tmp_path / "elsewhere").push(image, "bases/go", "current")

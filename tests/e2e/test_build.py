@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.images.store import images_of
 from builder.local import run
 from tests.build_fixtures import (
     CALLER,
@@ -97,6 +98,15 @@ def test_the_registry_holds_artifact_tags_and_statement(server: Server, registry
     assert [subject["digest"] for subject in statement["subject"]] == [{"sha256": digest.removeprefix("sha256:")}]
     named = {part["name"]: part["digest"] for part in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}
     assert named["source"] == {"sha256": build.source_sha256.removeprefix("sha256:")}
+
+
+def test_a_new_repository_of_an_organization_takes_the_base_from_an_earlier_one(server: Server) -> None:
+    server.build("mountedfrom", PYTHON_HANDLER + "# earlier\n", "python")
+    later = server.build("mountedto", PYTHON_HANDLER + "# later\n", "python")
+    images = images_of(server.embedded.settings.node_dir)
+    base = images.get("python-3.11")
+    assert base is not None and len(base.layers) == 1
+    assert " 1 were there" in server.log(later.build_id).text
 
 
 def test_skopeo_reads_the_artifact(server: Server, registry: str) -> None:

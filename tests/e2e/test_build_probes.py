@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from builder import config
-from builder.bases.base import BaseStore
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.images.store import images_of
 from tests.build_fixtures import Server, tar_of, until
 from tests.probe_fixtures import NAMES, SCRIPT, Host, PacketCount, answers
 
@@ -202,7 +202,10 @@ def test_no_packet_came_to_another_network(probed: Probed, beside: Elsewhere | N
 
 
 def test_the_root_shows_the_image_and_nothing_of_the_host(probed: Probed, scripts: Server) -> None:
-    rootfs = BaseStore(Path(scripts.embedded.settings.node_dir) / "bases").rootfs("python-3.11")
+    images = images_of(scripts.embedded.settings.node_dir)
+    base = images.get("python-3.11")
+    assert base is not None
+    rootfs = images.rootfs(base.digest)
     for path, names in probed.folders.items():
         image = rootfs / path.lstrip("/")
         shown = set(os.listdir(image)) if image.is_dir() else set()

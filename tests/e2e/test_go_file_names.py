@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.pipelines.gosource import is_built, read_head
+from builder.pipelines.go.source import is_built, read_head
 from builder.toolchains.host import find_program
 from tests.go_file_names import BY_NAME
 

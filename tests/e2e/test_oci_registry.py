@@ -21,6 +21,7 @@ from builder.images.destination import Destination, fallback_tag
 from builder.images.image import ImageConfig, build_image
 from builder.images.layer import write_layer
 from builder.images.layout import Layout
+from builder.images.mounts import Mounts
 from builder.images.registry import connect
 from tests.oci_fixtures import make_image, make_layer, make_tree
 
@@ -140,10 +141,12 @@ def test_only_the_changed_layer_is_sent(tmp_path: Path, host: str) -> None:
 
 def test_base_layers_are_mounted(tmp_path: Path, host: str) -> None:
     image = make_image(tmp_path, "mounted", layers=1)
-    connect(host).push(image, "bases/go", "current")
     based = replace(image, layers=tuple(replace(layer, base="go") for layer in image.layers))
-    pushed = connect(host, base_prefix="bases").push(based, "org/mounting", None)
+    mounts = Mounts(folder=tmp_path / "pushed", host=host, organization="org")
+    assert connect(host, mounts=mounts).push(based, "org/first", None).uploaded_blobs == 2
+    pushed = connect(host, mounts=mounts).push(based, "org/mounting", None)
     assert pushed.uploaded_bytes == len(image.config)
+    assert connect(host).resolve("org/mounting", image.digest) == image.digest
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["registry", "layout"])

@@ -60,7 +60,7 @@ def found() -> dict[str, sandbox.Finding]:
 def test_a_sandbox_that_fails_twice_and_works_then_is_one(bubblewrap: Bubblewrap) -> None:
     bubblewrap.fail(2)
     finding = found()["sandbox"]
-    assert finding.ok, finding.said
+    assert finding.ok, finding.detail
     assert bubblewrap.tries == 3
 
 
@@ -78,13 +78,13 @@ def test_how_it_ended_is_said_and_nothing_that_is_there_is_to_be_installed(
     bubblewrap.fail(99, how)
     findings = found()
     assert not findings["sandbox"].ok and findings["bubblewrap"].ok
-    assert said in findings["sandbox"].said
-    assert "install" not in findings["sandbox"].said + findings["sandbox"].next
+    assert said in findings["sandbox"].detail
+    assert "install" not in findings["sandbox"].detail + findings["sandbox"].next
     assert bubblewrap.tries == 3
 
 
 def test_a_bubblewrap_that_is_too_old_is_named_with_the_command_that_mends_it(bubblewrap: Bubblewrap) -> None:
     bubblewrap.fail(0, version="0.6.1")
     finding = found()["bubblewrap"]
-    assert not finding.ok and finding.said == "bubblewrap 0.6.1 is too old"
+    assert not finding.ok and finding.detail == "bubblewrap 0.6.1 is too old"
     assert "0.8 or newer: apt-get install -y bubblewrap" in finding.next

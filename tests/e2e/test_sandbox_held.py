@@ -35,6 +35,7 @@ def reached(*_, **__):
 run(Path(sys.argv[1]), "/bin/sh", "-c", {step!r}, use_cgroups={use_cgroups})
 """
 HELD = "launch.Sandbox.release = reached"
+AT_THE_GATE = "launch.pipes_of = reached"
 UNREAD = "launch._first_process = reached"
 # prlimit waits before it becomes bubblewrap, so that bubblewrap starts when the worker is dead already.
 LATE = """
@@ -45,7 +46,7 @@ real = launch.program
 launch.program = lambda name: str(slow) if name == "prlimit" else real(name)
 launch._first_process = reached
 """
-MOMENTS = {"held": HELD, "its status is unread": UNREAD, "before bubblewrap starts": LATE}
+MOMENTS = {"held": HELD, "at the gate": AT_THE_GATE, "its status is unread": UNREAD, "before bubblewrap starts": LATE}
 
 
 @pytest.fixture
@@ -82,9 +83,9 @@ def test_the_worker_is_killed(work: Path, moment: str, use_cgroups: bool) -> Non
 def test_the_worker_is_killed_at_any_moment(work: Path) -> None:
     """From the start of prlimit on, every 2 ms: where the command ran it was released, and it went with the worker."""
     arrange = (
-        "real = launch._start\n"
+        "real = launch.start\n"
         "def start(*given):\n    started = real(*given)\n    print('started', flush=True)\n    return started\n"
-        "launch._start = start"
+        "launch.start = start"
     )
     for delay_ms in range(0, 30, 2):
         with start(work, arrange) as worker:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builder.store import builds
-from tests.store_contract.world import World, attached
+from tests.store_contract.world import LEASE, World, attached
 
 
 def test_attached_builds_share_success_with_their_own_end(world: World) -> None:
@@ -19,6 +19,25 @@ def test_attached_builds_fail_alike_for_user_code(world: World) -> None:
     primary, claim, followers = attached(world)
     world.fail_work(primary, claim)
     assert [world.row(one)["status"] for one in followers] == ["FAILED"] * 3
+
+
+def test_a_limit_of_the_primary_is_no_verdict_on_its_followers(world: World) -> None:
+    """Each has limits and a time of its own. The words of state.md: user_code but for limits, or poison."""
+    for reason in ("Timeout", "OutOfMemory", "DiskQuotaExceeded", "ProcessLimitExceeded"):
+        primary, claim, followers = attached(world)
+        world.fail_work(primary, claim, reason)
+        assert world.row(primary)["status"] == "FAILED"
+        assert [world.row(one)["status"] for one in followers] == ["PENDING"] * 3, reason
+        for one in followers:
+            builds.cancel(world.store, "acme", one)
+
+
+def test_a_build_timeout_of_the_primary_is_none_of_its_followers(world: World) -> None:
+    primary, _, followers = attached(world)
+    world.at[0] += 600_000 + LEASE
+    world.build_timeouts()
+    assert world.row(primary)["status"] == "FAILED"
+    assert [world.row(one)["status"] for one in followers] == ["PENDING"] * 3
 
 
 def test_after_a_limit_or_a_cancel_the_oldest_is_queued_and_the_others_follow_it(world: World) -> None:

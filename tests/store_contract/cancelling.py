@@ -31,6 +31,29 @@ def test_cancel_asked_for_before_planned_is_not_lost_in_reuse(world: World) -> N
     assert world.row(build)["status"] != "SUCCEEDED"
 
 
+def test_what_an_owner_waits_for_the_control_side_is_not_the_builds_time(world: World) -> None:
+    build = world.submit(timeout_ms=1000)
+    claim = world.claim(build)
+    world.at[0] += 50_000
+    builds.heartbeat(world.store, build, claim, "PUSH", LEASE, waited_ms=49_500)
+    world.at[0] += LEASE
+    assert not world.build_timeouts()
+    world.at[0] += 499
+    assert not world.build_timeouts()
+    world.at[0] += 1
+    [ended] = world.build_timeouts()
+    assert (ended["status"], ended["phase"]) == ("FAILED", "PUSH")
+
+
+def test_a_new_attempt_has_waited_for_nothing(world: World) -> None:
+    build = world.submit(timeout_ms=1000)
+    builds.heartbeat(world.store, build, world.claim(build), "BUILD", LEASE, waited_ms=10_000_000)
+    assert world.row(build)["waited_ms"] == 10_000_000
+    builds.hand_back(world.store, build, 1, "drain")
+    world.claim(build, "again")
+    assert world.row(build)["waited_ms"] == 0
+
+
 def test_cancel_wins_over_build_timeout(world: World) -> None:
     build = world.submit(timeout_ms=1000)
     claim = world.claim(build)

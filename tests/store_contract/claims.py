@@ -160,3 +160,18 @@ def test_a_repeated_finish_after_adoption_is_answered_with_the_record(world: Wor
     world.succeed_work(build, claim)
     builds.adopt_finalize(world.store, LEASE)
     assert world.succeed_work(build, claim).outcome == "done"
+
+
+def test_the_owner_of_the_work_renews_no_lease_in_finalize(world: World) -> None:
+    """Neither under its old claim nor by a guess of the new one: FINALIZE is the control side's."""
+    build = world.submit()
+    claim = world.claim(build)
+    world.succeed_work(build, claim)
+    adopted = builds.adopt_finalize(world.store, LEASE)
+    assert adopted is not None
+    before = world.row(build)
+    world.at[0] += 1
+    for number in (claim, adopted["claim"]):
+        assert builds.heartbeat(world.store, build, number, "BUILD", LEASE) is None
+        assert builds.planned(world.store, build, number, "key", "code", "go") == "STALE"
+    assert world.row(build) == before

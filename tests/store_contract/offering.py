@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from tests.store_contract.world import World
+from builder.store import offers
+from tests.store_contract.world import LIVE_MS, World
 
 
 def test_a_hint_is_offered_again_after_5_10_20_and_30_seconds(world: World) -> None:
@@ -25,6 +26,22 @@ def test_hints_nobody_claimed_yet_fill_the_window(world: World) -> None:
     assert (offer(), offer()) == (ids[:4], [])
     world.claim(ids[0])
     assert offer() == ids[4:5]
+
+
+def test_the_window_is_twice_the_free_slots_of_the_live_nodes(world: World) -> None:
+    world.submit()
+    (queue,) = offers.waiting(world.store, LIVE_MS)
+    assert (queue.queue, queue.limit) == ("compile.go", 4), "one node with 2 slots"
+    world.register("second")
+    (queue,) = offers.waiting(world.store, LIVE_MS)
+    assert queue.limit == 8
+    world.claim(world.submit())
+    (queue,) = offers.waiting(world.store, LIVE_MS)
+    assert queue.limit == 6, "a slot is used"
+    world.at[0] += LIVE_MS
+    world.register("second")
+    (queue,) = offers.waiting(world.store, LIVE_MS)
+    assert queue.limit == 4, "the first node was not seen for two leases"
 
 
 def test_organizations_share_the_window_and_take_turns(world: World) -> None:

@@ -26,7 +26,7 @@ from builder.images.image import BaseImage
 from builder.images.layer import write_layer
 from builder.plan import Network, Plan, Step, WriteFile
 from builder.source.unpack import Limits, unpack
-from builder.toolchains.host import Provided
+from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import Clock, attempt_at
 from tests.oci_fixtures import make_tree
 

@@ -14,11 +14,13 @@ from builder.pipelines.base import PlanRequest
 from builder.plan import Plan
 from builder.source.tree import DictTree
 from tests import pipeline_script
+from tests.golden.update import examples, files_of
 
-SOURCES = {"go": {"main.go": "package main\n\nfunc main() {}\n"}, "python": {"handler.py": ""}}
+SOURCES = {pipelines.detect(DictTree(files_of(folder))).runtime: files_of(folder) for folder in examples()}
+"""Runtime → the source of one of its examples."""
 
 
-def planned(runtime: str, files: dict[str, str], **arguments: str) -> Plan:
+def planned(runtime: str, files: dict[str, str | bytes], **arguments: str) -> Plan:
     own = runtime == pipeline_script.NAME
     known = (pipeline_script,) if own else pipelines.PIPELINES
     rows = catalog.read((Path(__file__).parents[1] / "data" if own else runtimes_dir()) / "catalog.toml")

@@ -21,7 +21,7 @@ def look(monkeypatch: pytest.MonkeyPatch, folder: Path, *said: Finding, **flags:
 
 
 def test_without_control_groups_cpu_is_not_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    missing = Finding(name="control groups", ok=False, said=NO_GROUPS, next="Delegate=yes")
+    missing = Finding(name="control groups", ok=False, detail=NO_GROUPS, next="Delegate=yes")
     found = look(monkeypatch, tmp_path, missing)["control groups"]
     assert (found.ok, found.effect, found.mend) == (False, NO_GROUPS, "Delegate=yes")
 
@@ -76,11 +76,20 @@ def test_a_catalog_without_a_row_of_a_loaded_pipeline_is_a_finding(
     assert "go-1.26" in found
 
 
+def test_a_user_who_cannot_make_a_base_is_told_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("builder.bases.debian.os.geteuid", lambda: 0)
+    assert "uidmap" not in look(monkeypatch, tmp_path)
+    monkeypatch.setattr("builder.bases.debian.os.geteuid", lambda: 1000)
+    monkeypatch.setattr("builder.bases.debian.shutil.which", lambda name: None)
+    found = look(monkeypatch, tmp_path)["uidmap"]
+    assert not found.ok and "newuidmap" in found.effect and found.mend == "apt-get install -y uidmap"
+
+
 def test_each_missing_part_of_a_toolchain_has_its_own_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_base = look(monkeypatch, tmp_path)["go-1.26"]
     assert without_base.mend == "ignite-builder bases build go"
     assert without_base.effect == "go-1.26: base image go is not on this node"
-    monkeypatch.setattr("builder.toolchains.host.BaseStore.get", lambda store, name: SimpleNamespace(digest="d"))
+    monkeypatch.setattr("builder.images.store.ImageStore.get", lambda store, name: SimpleNamespace(digest="d"))
     monkeypatch.setattr(doctor, "find_program", lambda name: None)
     monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: None)
     found = look(monkeypatch, tmp_path)

@@ -16,7 +16,6 @@ from builder import pipelines, sandbox
 from builder.attempt.attempt import Attempt
 from builder.attempt.package import package
 from builder.attempt.planned import Bound
-from builder.bases.base import BaseStore
 from builder.build import finish_build, plan_build, run_build
 from builder.claims.outcome import Verdict
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -25,9 +24,11 @@ from builder.errors import BuildError
 from builder.images.destination import Pushed
 from builder.images.image import Image, ImageConfig, build_image
 from builder.images.layout import Layout
+from builder.images.store import images_of
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
-from builder.toolchains.host import Toolchains
+from builder.toolchains.host import HostProvider
+from builder.toolchains.provider import Toolchains
 from tests.attempt_fixtures import MemoryCalls, attempt_at
 from tests.oci_fixtures import make_layer, make_tree
 
@@ -69,10 +70,14 @@ def attempt_in(folder: Path, calls: OneSource) -> Attempt:
         known=pipelines.PIPELINES,
         catalog=catalog.read(runtimes_dir() / "catalog.toml"),
         toolchains=Toolchains(
-            folders=(folder / "runtimes",),
-            node_dir=folder,
-            bases=BaseStore(folder / "bases"),
-            which=lambda name: None,
+            providers=(
+                HostProvider(
+                    folders=(folder / "runtimes",),
+                    copies=folder / "toolchains",
+                    images=images_of(folder),
+                    which=lambda name: None,
+                ),
+            )
         ),
         destination=lambda attempt: Layout(folder / "artifacts"),
     )

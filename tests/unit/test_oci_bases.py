@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from builder.bases.base import BaseStore, furnish
 from builder.bases.bytecode import compile_bytecode
-from builder.bases.debian import Ran, mirror_lines
+from builder.bases.debian import Ran, mirror_lines, missing_for_mmdebstrap
+from builder.bases.make import build_base, furnish
 from builder.bases.recipe import Bytecode, Recipe, read_recipes
 from builder.errors import BuildError
+from builder.images.store import ImageStore
 
 SHIPPED = Path(__file__).parent.parent.parent / "runtimes"
 DEB822 = """\
@@ -78,14 +79,14 @@ def test_without_mmdebstrap_the_package_is_named(tmp_path: Path) -> None:
     def absent(argv: Sequence[str], out: Path | None) -> Ran:
         raise FileNotFoundError(argv[0])
 
-    store = BaseStore(tmp_path / "bases", apt=tmp_path, run=absent)
+    store = ImageStore(tmp_path / "bases")
     with pytest.raises(BuildError) as caught:
-        store.build("go", SHIPPED / "go")
+        build_base(store, "go", SHIPPED / "go", apt=tmp_path, run=absent)
     assert caught.value.reason == "ToolchainUnavailable"
     assert "mmdebstrap" in caught.value.message and caught.value.next.endswith("apt-get install -y mmdebstrap")
     assert store.get("go") is None and store.names() == ()
     with pytest.raises(BuildError, match="ToolchainUnavailable"):
-        store.rootfs("go")
+        store.rootfs("sha256:" + "0" * 64)
 
 
 def test_what_mmdebstrap_said_is_passed_on(tmp_path: Path) -> None:
@@ -93,11 +94,43 @@ def test_what_mmdebstrap_said_is_passed_on(tmp_path: Path) -> None:
         assert argv[0] == "mmdebstrap" and "--include=base-files,ca-certificates,tzdata" in argv
         return Ran(exit_code=25, out=b"", err="I: fine\nE: apt-get update failed\n")
 
-    store = BaseStore(tmp_path / "bases", apt=tmp_path, run=failing)
+    store = ImageStore(tmp_path / "bases")
     with pytest.raises(BuildError) as caught:
-        store.build("go", SHIPPED / "go")
+        build_base(store, "go", SHIPPED / "go", apt=tmp_path, run=failing)
     assert caught.value.reason == "PackageIndexUnavailable" and "apt-get update failed" in caught.value.message
     assert not [path for path in store.root.iterdir() if path.name.startswith(".build-")]
+
+
+def as_user(monkeypatch: pytest.MonkeyPatch, uid: int, *programs: str) -> None:
+    monkeypatch.setattr("builder.bases.debian.os.geteuid", lambda: uid)
+    monkeypatch.setattr("builder.bases.debian.shutil.which", lambda name: name if name in programs else None)
+
+
+def test_a_user_without_uidmap_is_not_told_to_try_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(argv: Sequence[str], out: Path | None) -> Ran:
+        return Ran(exit_code=25, out=b"", err="E: unable to pick chroot mode automatically\n")
+
+    as_user(monkeypatch, 1000)
+    with pytest.raises(BuildError) as caught:
+        build_base(ImageStore(tmp_path / "bases"), "go", SHIPPED / "go", apt=tmp_path, run=refusing)
+    assert caught.value.reason == "ToolchainUnavailable" and "newuidmap" in caught.value.message
+    assert caught.value.next.endswith("apt-get install -y uidmap")
+
+
+def test_what_mmdebstrap_needs_depends_on_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    files = (tmp_path / "subuid", tmp_path / "subgid")
+    as_user(monkeypatch, 0)
+    assert missing_for_mmdebstrap(files) is None
+    as_user(monkeypatch, 54321, "fakechroot")
+    assert missing_for_mmdebstrap(files) is None
+    as_user(monkeypatch, 54321, "newuidmap")
+    files[0].write_text("54321:100000:65536\n")
+    lack = missing_for_mmdebstrap(files)
+    assert lack is not None and f"no row in {files[1]}" in lack.what and lack.mend.endswith("54321")
+    files[1].write_text("somebody:100000:65536\n")
+    assert missing_for_mmdebstrap(files) == lack
+    files[1].write_text("54321:100000:65536\n")
+    assert missing_for_mmdebstrap(files) is None
 
 
 @pytest.mark.parametrize(("runtime", "name"), [("go", "go"), ("python", "python-3.11")])

@@ -18,6 +18,7 @@ import pytest
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import Destination, fallback_tag
 from builder.images.image import digest_of
+from builder.images.mounts import Mounts
 from builder.images.registry import Registry
 from builder.images.transport import Credentials, Patience, Transport, is_loopback
 from tests.oci_fixtures import make_image
@@ -141,7 +142,7 @@ def registry(
     *,
     credentials: Credentials | None = None,
     slept: list[float] | None = None,
-    base_prefix: str = "",
+    mounts: Mounts | None = None,
     host: str = "reg.test",
     check: Callable[[], None] = lambda: None,
 ) -> Registry:
@@ -154,7 +155,11 @@ def registry(
         now=lambda: 1_700_000_000.0,
         check=check,
     )
-    return Registry(transport=transport, base_prefix=base_prefix)
+    return Registry(transport=transport, mounts=mounts)
+
+
+def mounts_of(folder: Path, organization: str) -> Mounts:
+    return Mounts(folder=folder / "pushed", host="reg.test", organization=organization)
 
 
 def attach(to: Destination, digest: str, text: str = "statement") -> str:
@@ -181,18 +186,71 @@ def test_a_second_push_is_heads_and_two_manifests(tmp_path: Path) -> None:
 
 def test_a_base_layer_is_mounted_where_it_is_and_sent_where_it_is_not(tmp_path: Path) -> None:
     memory, image = Memory(), make_image(tmp_path, layers=1)
-    own = image.layers[0]
-    based = replace(image, layers=(replace(own, base="go"),))
-    assert registry(memory, base_prefix="bases").push(based, "org/early", None).uploaded_blobs == 2
-    registry(memory).push(image, "bases/go", None)
-    pushed = registry(memory, base_prefix="bases").push(based, "org/app", "v1")
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    known = mounts_of(tmp_path, "org")
+    assert registry(memory, mounts=known).push(based, "org/first", None).uploaded_blobs == 2
+    pushed = registry(memory, mounts=known).push(based, "org/app", "v1")
     assert (pushed.uploaded_blobs, pushed.uploaded_bytes) == (1, len(image.config))
 
     def no_mount(request: httpx.Request) -> httpx.Response | None:
         return httpx.Response(403) if "mount" in request.url.params else None
 
     memory.fault = no_mount
-    assert registry(memory, base_prefix="bases").push(based, "org/late", None).uploaded_blobs == 2
+    assert registry(memory, mounts=known).push(based, "org/late", None).uploaded_blobs == 2
+    memory.fault = None
+    assert known.source(based.layers[0].digest) == "org/late", "what was sent last is the better source"
+
+
+def test_a_token_service_that_refuses_the_other_repository_costs_an_upload(tmp_path: Path) -> None:
+    memory, image = Memory(token="t0ken"), make_image(tmp_path, layers=1)
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    known = mounts_of(tmp_path, "org")
+    registry(memory, mounts=known).push(based, "org/first", None)
+
+    def one_repository(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(403) if len(request.url.params.get_list("scope")) > 1 else None
+
+    memory.fault = one_repository
+    assert registry(memory, mounts=known).push(based, "org/second", None).uploaded_blobs == 2
+    assert memory.seen.count("GET /token") == 3, "one for each repository, and the one that was refused"
+
+
+def test_a_source_that_is_gone_costs_an_upload_once(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path, layers=1)
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    known = mounts_of(tmp_path, "org")
+    registry(memory, mounts=known).push(based, "org/first", None)
+    memory.blobs["org/first"].clear()
+    assert registry(memory, mounts=known).push(based, "org/second", None).uploaded_blobs == 2
+    assert registry(memory, mounts=known).push(based, "org/third", None).uploaded_blobs == 1
+
+
+def test_a_repository_of_another_organization_or_registry_is_never_named(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path, layers=1)
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    registry(memory, mounts=mounts_of(tmp_path, "org")).push(based, "org/app", None)
+
+    def named(request: httpx.Request) -> httpx.Response | None:
+        assert "from" not in request.url.params
+        return None
+
+    memory.fault = named
+    assert registry(memory, mounts=mounts_of(tmp_path, "other")).push(based, "other/app", None).uploaded_blobs == 2
+    elsewhere = replace(mounts_of(tmp_path, "org"), host="elsewhere.test")
+    assert registry(memory, mounts=elsewhere).push(based, "org/new", None).uploaded_blobs == 2
+    plain = registry(memory, mounts=mounts_of(tmp_path, "org")).push(image, "org/plain", None)
+    assert plain.uploaded_blobs == 2, "only a base's layers are noted"
+
+
+def test_a_note_that_is_no_repository_or_cannot_be_kept_is_no_trouble(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path, layers=1)
+    based = replace(image, layers=(replace(image.layers[0], base="go"),))
+    known = mounts_of(tmp_path, "org")
+    known.remember(based.layers[0].digest, "../../etc?x=1")
+    assert known.source(based.layers[0].digest) == ""
+    (tmp_path / "file").write_text("")
+    nowhere = replace(known, folder=tmp_path / "file" / "pushed")
+    assert registry(memory, mounts=nowhere).push(based, "org/app", None).uploaded_blobs == 2
 
 
 def broken(request: httpx.Request) -> httpx.Response:

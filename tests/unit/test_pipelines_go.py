@@ -11,7 +11,7 @@ from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines import catalog, go
 from builder.pipelines.base import PlanRequest
-from builder.pipelines.gosource import is_built, read_head, read_mod
+from builder.pipelines.go.source import is_built, read_head, read_mod
 from builder.plan import Network, Plan
 from builder.source.tree import DictTree
 from tests.go_file_names import BY_NAME

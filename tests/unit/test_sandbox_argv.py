@@ -10,9 +10,9 @@ from builder.errors import BuildError, PlatformError
 from builder.sandbox import Command, Limits, Mount, Root
 from builder.sandbox.argv import Descriptors, Programs, inner, outer
 from builder.sandbox.compose import Bound, identity_files, layers, resolve_inside, settled
-from builder.sandbox.unsandboxed import on_host
+from builder.sandbox.unsandboxed import translated
 
-FDS = Descriptors(args=3, status=4, block=5, seccomp=6, files={"/etc/passwd": 7})
+FDS = Descriptors(args=3, gate=8, status=4, block=5, seccomp=6, files={"/etc/passwd": 7})
 LIMITS = Limits(memory=1000, cpus=1, pids=10, disk=800, wall_ms=1)
 COMMAND = Command(
     argv=("go", "build"),
@@ -28,7 +28,7 @@ def test_outer_is_prlimit_then_bubblewrap_then_the_command() -> None:
     line = outer(programs, {"nproc": 10, "core": 0}, FDS, COMMAND.argv)
     assert line == [
         *("/usr/bin/prlimit", "--nproc=10:10", "--core=0:0", "--"),
-        *("/usr/bin/bwrap", "--args", "3", "--", "go", "build"),
+        *("/usr/bin/bwrap", "--args", "3", "--args", "8", "--", "go", "build"),
     ]
     nested = outer(programs, {"nproc": 10, "core": 0}, FDS, COMMAND.argv, (61000, 61001))
     assert nested == ["/usr/bin/unshare", "--mount-proc", "--setgid=61001", "--setuid=61000", "--", *line]
@@ -52,7 +52,7 @@ def test_inner_golden() -> None:
 
 
 def test_inner_without_a_filter_and_with_an_image() -> None:
-    fds = Descriptors(args=3, status=4, block=5, seccomp=-1, files={})
+    fds = Descriptors(args=3, gate=8, status=4, block=5, seccomp=-1, files={})
     bound = (Bound(kind="bind", dest="/etc", source="/image/etc"), Bound(kind="link", dest="/bin", source="usr/bin"))
     line = inner(root=Root(), bound=bound, command=COMMAND, limits=LIMITS, env={"PATH": "/x"}, fds=fds)
     text = " ".join(line)
@@ -163,7 +163,7 @@ def test_paths_are_turned_for_the_host_only_as_whole_paths() -> None:
         caches={"go": Path("/n/c")},
         cwd="/work/src",
     )
-    turned = on_host(command, root)
+    turned = translated(command, root)
     assert turned.argv == ("/usr/lib/go/bin/go", "-o=/n/w/out/app", "/workshop", "/opt/ignite/gopher", "a/work")
     assert turned.env == {"P": "/usr/lib/go/bin:/usr/bin", "C": "/n/c"}
     assert turned.cwd == "/n/w/src"

@@ -168,11 +168,11 @@ def test_cpu_that_is_refused_alone_leaves_the_others_and_is_said(
     assert found is not None
     assert set(found.parents) == {"memory", "pids"}
     monkeypatch.setattr(cgroups, "available", lambda: found)
-    said = _groups()
-    assert not said.ok
-    assert "CPU is not limited" in said.said
+    found_here = _groups()
+    assert not found_here.ok
+    assert "CPU is not limited" in found_here.detail
     monkeypatch.setattr(cgroups, "available", lambda: None)
-    assert "CPU is not limited" in _groups().said
+    assert "CPU is not limited" in _groups().detail
 
 
 def test_the_mount_point_is_never_left(kernel: Kernel) -> None:
@@ -220,7 +220,7 @@ def test_a_groups_limits_are_written_before_a_process_enters(kernel: Kernel) -> 
         f"one/memory.max={1 << 30}",
         "one/memory.swap.max=0",
         "one/memory.oom.group=1",
-        "one/pids.max=101",
+        "one/pids.max=102",
         "one/cpu.max=150000 100000",
         "one/cgroup.procs=42",
     ]
@@ -249,7 +249,7 @@ def test_events_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, versio
     (tmp_path / "one/pids.current").write_text("12\n")
     (tmp_path / "one/cgroup.procs").write_text("11\n12\n")
     assert group.events() == cgroups.Events(oom_kills=2, forks_refused=41)
-    assert (group.pids(), group.tasks(), group.peaks()) == ((11, 12), 12, (0, 0))
+    assert (group.pids(), group.tasks(), group.peaks()) == ((11, 12), 10, (0, 0))
 
 
 # --- what a killed worker left

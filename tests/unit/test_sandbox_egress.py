@@ -219,7 +219,7 @@ def test_what_was_reached_is_said_a_line_for_each_host_the_indexes_first() -> No
         ("go.corp", 0, 0, "unreachable"),
     ):
         way.record(EgressRecord(host=host, port=443, bytes_in=came, bytes_out=went, verdict=Verdict(verdict)))
-    assert way.said() == (
+    assert way.summary_lines() == (
         "egress pypi.corp:443 allowed, 1.2 MiB in, 1.1 KiB out",
         "egress go.corp:443 unreachable",
         "egress evil.example:443 refused",
@@ -232,7 +232,7 @@ def test_a_step_that_asks_for_many_hosts_cannot_fill_the_log_nor_hide_an_index()
         refused = EgressRecord(host=f"{number}.{'x' * 999}", port=1, bytes_in=0, bytes_out=0, verdict=Verdict.REFUSED)
         way.record(refused)
     way.record(EgressRecord(host="z.corp", port=443, bytes_in=1, bytes_out=2, verdict=Verdict.ALLOWED))
-    lines = way.said()
+    lines = way.summary_lines()
     assert (len(lines), lines[0], lines[-1]) == (
         21,
         "egress z.corp:443 allowed, 1 B in, 2 B out",

@@ -13,7 +13,7 @@ from builder.errors import PlatformError
 from builder.images.image import BaseImage
 from builder.plan import Network, Step
 from builder.sandbox import EgressRecord, Verdict
-from builder.toolchains.host import Provided
+from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import attempt_at
 
 DONE = sandbox.Result(

@@ -1,19 +1,34 @@
-"""What toolchain.toml says is what a step gets: mounts, digests and folders of the PATH. No code names a runtime's."""
+"""Finding a toolchain reads what toolchain.toml names and changes nothing; providing it has the effects."""
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 
-from builder.data import runtimes_dir
+from builder.config import Settings
+from builder.data import catalog_file, runtimes_dir
+from builder.errors import BuildError
+from builder.images.image import ImageConfig, build_image
+from builder.images.store import ImageStore, images_of
+from builder.local.embedded import why_unbuildable
+from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
-from builder.toolchains.host import Toolchains
+from builder.toolchains.digests import digest_of
+from builder.toolchains.host import HostProvider
+from builder.toolchains.provider import Toolchains
+from builder.toolchains.providers import toolchains_of
+from builder.toolchains.recipe import read_recipe
+from tests.cli_fixtures import run
+from tests.oci_fixtures import make_layer, make_tree
 
 RECIPE = """\
-rootfs = ""
+rootfs = "base"
 [[program]]
 command = "zig"
 marker = "VERSION"
@@ -21,29 +36,229 @@ version = "zig(\\\\d+)"
 mount = "/opt/ignite/toolchain/zig"
 digest = ["VERSION"]
 """
+SDK = '[[folder]]\npath = "sdk"\nmount = "/opt/ignite/sdk/zig"\n'
+ROW = Toolchain(runtime="zig", version="1", target="", name="zig-1", base="zig")
+
+
+def store_base(images: ImageStore, work: Path, name: str, text: str = "hello") -> str:
+    """A base image of one file; its digest."""
+    layer = make_layer(work / f"base-{text}", "base", {"greeting": text})
+    return images.put(build_image(None, (layer,), ImageConfig(entrypoint=())), name).digest
+
+
+@dataclass
+class Node:
+    """A machine with one toolchain: `runtimes/zig`, the program `zig/bin/zig`, the node's folder `node`."""
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        make_tree(self.root, {"runtimes/zig/toolchain.toml": RECIPE, "zig/bin/zig": "", "zig/VERSION": "zig1"})
+        make_tree(self.root, {"runtimes/zig/sdk/main.zig": "fn"})
+        self.digest = store_base(self.images, self.root, "zig")
+
+    @property
+    def images(self) -> ImageStore:
+        return images_of(self.root / "node")
+
+    def provider(self, runtimes: str = "runtimes") -> HostProvider:
+        return HostProvider(
+            folders=(self.root / runtimes,),
+            copies=self.root / "node/toolchains",
+            images=self.images,
+            which=lambda name: str(self.root / f"{name}/bin/{name}"),
+        )
+
+    def recipe(self, text: str) -> None:
+        (self.root / "runtimes/zig/toolchain.toml").write_text(text)
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Node:
+    return Node(tmp_path)
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    """Every path below a folder with the size and time of what is there."""
+    found = {path: path.lstat() for path in folder.rglob("*")}
+    return {str(path.relative_to(folder)): (info.st_size, info.st_mtime_ns) for path, info in found.items()}
 
 
 @pytest.mark.parametrize(
     ("line", "path"), [('path = "bin"\n', ("/opt/ignite/toolchain/zig/bin",)), ("", ())], ids=["on the PATH", "not"]
 )
-def test_a_program_may_join_the_path(tmp_path: Path, line: str, path: tuple[str, ...]) -> None:
-    (tmp_path / "runtimes/zig").mkdir(parents=True)
-    (tmp_path / "runtimes/zig/toolchain.toml").write_text(RECIPE + line)
-    (tmp_path / "zig/bin").mkdir(parents=True)
-    (tmp_path / "zig/bin/zig").write_text("")
-    (tmp_path / "zig/VERSION").write_text("zig1")
-    bases: Any = SimpleNamespace(get=lambda name: SimpleNamespace(digest="sha256:" + "0" * 64))
-    here = Toolchains(
-        folders=(tmp_path / "runtimes",),
-        node_dir=tmp_path / "node",
-        bases=cast("Any", bases),
-        which=lambda name: str(tmp_path / "zig/bin/zig"),
-    )
-    found = here.find(Toolchain(runtime="zig", version="1", target="", name="zig-1", base="zig"))
+def test_a_program_may_join_the_path(node: Node, line: str, path: tuple[str, ...]) -> None:
+    node.recipe(RECIPE + line + SDK)
+    found = node.provider().find(ROW)
     assert found.path == path
-    assert [mount.dest for mount in found.root.mounts] == ["/opt/ignite/toolchain/zig"]
-    assert set(found.digests) == {"base", "zig"}
+    assert [part.dest for part in found.parts] == ["/opt/ignite/toolchain/zig", "/opt/ignite/sdk/zig"]
+    assert set(found.digests()) == {"base", "zig", "sdk sdk"}
+    assert found.base.name == "zig" and found.root == found.base.digest == node.digest
+    provided = node.provider().provide(found)
+    assert [mount.dest for mount in provided.root.mounts] == [part.dest for part in found.parts]
+    assert (provided.path, provided.base, provided.digests) == (path, found.base, found.digests())
 
 
 def test_go_finds_its_own_tools_on_the_path() -> None:
     assert 'path = "bin"' in (runtimes_dir() / "go/toolchain.toml").read_text()
+
+
+def test_finding_changes_nothing_and_providing_unpacks_once(node: Node) -> None:
+    toolchains, before = Toolchains(providers=(node.provider(),)), listing(node.root)
+    assert toolchains.find(ROW).root == node.digest and toolchains.has(ROW)
+    assert set(toolchains.available((ROW,))) == {"zig-1"}
+    assert listing(node.root) == before
+    rootfs = toolchains.provide(ROW).root.rootfs
+    assert rootfs is not None and (rootfs / "app/greeting").read_text() == "hello"
+    after = listing(node.root)
+    assert toolchains.provide(ROW).root.rootfs == rootfs and listing(node.root) == after
+
+
+def test_an_empty_root_unpacks_nothing(node: Node) -> None:
+    node.recipe(RECIPE.replace('"base"', '""', 1))
+    before = listing(node.root / "node/bases")
+    provided = node.provider().provide(node.provider().find(ROW))
+    assert provided.root.rootfs is None and provided.base.digest == node.digest
+    assert listing(node.root / "node/bases") == before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="no root: a program that only root reaches is not there")
+def test_what_the_build_user_cannot_reach_is_copied_when_it_is_provided(node: Node) -> None:
+    node.root.chmod(0o700)
+    node.recipe(RECIPE + SDK)
+    provider = node.provider()
+    found = provider.find(ROW)
+    assert not (node.root / "node/toolchains").exists()
+    first = [mount.source for mount in provider.provide(found).root.mounts]
+    assert {path.parent for path in first} == {node.root / "node/toolchains"}
+    assert (first[0] / "bin/zig").is_file() and (first[1] / "main.zig").read_text() == "fn"
+    assert [mount.source for mount in provider.provide(found).root.mounts] == first
+    changed = node.root / "runtimes/zig/sdk/main.zig"
+    changed.write_text("fn changed")
+    second = [mount.source for mount in provider.provide(provider.find(ROW)).root.mounts]
+    assert second[0] == first[0] and (second[1] / "main.zig").read_text() == "fn changed"
+    assert not [path for path in (node.root / "node/toolchains").iterdir() if path.name.startswith(".partial-")]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="no root: a program that only root reaches is not there")
+def test_a_copy_that_is_not_what_was_found_is_refused(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    node.root.chmod(0o700)
+    copytree = shutil.copytree
+
+    def upgraded_meanwhile(source: Path, dest: Path, *args: Any, **flags: Any) -> None:
+        copytree(source, dest, *args, **flags)
+        (Path(dest) / "VERSION").write_text("zig1 patch 2")
+
+    found = node.provider().find(ROW)
+    monkeypatch.setattr("builder.toolchains.host.shutil.copytree", upgraded_meanwhile)
+    with pytest.raises(BuildError, match="changed while it was copied"):
+        node.provider().provide(found)
+    assert list((node.root / "node/toolchains").iterdir()) == []
+
+
+def test_a_file_is_hashed_again_only_when_its_size_or_time_changes(tmp_path: Path) -> None:
+    compiler = tmp_path / "compile"
+    compiler.write_text("one")
+    first, times = digest_of(tmp_path, ("compile",)), compiler.stat()
+    compiler.write_text("two")
+    os.utime(compiler, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert digest_of(tmp_path, ("compile",)) == first, "the bytes were read again"
+    os.utime(compiler, ns=(times.st_atime_ns, times.st_mtime_ns + 1))
+    assert digest_of(tmp_path, ("compile",)) != first
+
+
+def test_the_digest_of_a_folder_covers_names_and_contents_and_no_bytecode(tmp_path: Path) -> None:
+    make_tree(tmp_path, {"a/one": "1", "b": "2"})
+    first = digest_of(tmp_path)
+    assert first == digest_of(tmp_path, ("a/one", "b")), "the same files by name"
+    make_tree(tmp_path, {"a/__pycache__/one.pyc": "code"})
+    assert digest_of(tmp_path) == first
+    (tmp_path / "a/one").rename(tmp_path / "a/uno")
+    renamed = digest_of(tmp_path)
+    make_tree(tmp_path, {"c": ""})
+    assert len({first, renamed, digest_of(tmp_path)}) == 3
+
+
+def test_a_recipe_is_parsed_again_only_when_its_file_changes(node: Node) -> None:
+    folders = (node.root / "nowhere", node.root / "runtimes")
+    first = read_recipe(folders, "zig")
+    assert read_recipe(folders, "zig") is first
+    node.recipe(RECIPE + SDK)
+    assert len(read_recipe(folders, "zig").folders) == 1
+    with pytest.raises(BuildError, match="there is no runtimes/other"):
+        read_recipe(folders, "other")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("= 1", "Invalid"),
+        ('[[program]]\ncommand = "zig"\n', "lacks the key 'mount'"),
+        (RECIPE.replace("(", "[", 1), "unterminated"),
+        ("program = 1\n", "not iterable"),
+    ],
+)
+def test_a_damaged_recipe_is_a_missing_toolchain_that_names_the_file(node: Node, text: str, said: str) -> None:
+    node.recipe(text)
+    with pytest.raises(BuildError, match="ToolchainUnavailable") as caught:
+        node.provider().find(ROW)
+    assert said in caught.value.message and caught.value.where.endswith("zig/toolchain.toml")
+    assert Toolchains(providers=(node.provider(),)).available((ROW,)) == {}
+
+
+def test_an_image_is_read_again_only_when_the_index_changes(node: Node) -> None:
+    images = node.images
+    first = images.get("zig")
+    assert images.get("zig") is first
+    second = store_base(images, node.root, "zig", "changed")
+    now, former = images.get("zig"), images.get("zig", node.digest)
+    assert now is not None and now.digest == second != node.digest
+    assert former == first, "by digest also after the name has moved on"
+    assert images.get("zig", "sha256:" + "0" * 64) is None and images.get("other") is None
+    assert (images.rootfs(node.digest) / "app/greeting").read_text() == "hello"
+    assert (images.rootfs(second) / "app/greeting").read_text() == "changed"
+
+
+@pytest.mark.parametrize("digest", ["sha256:" + "0" * 64, "../bases", ""])
+def test_a_root_of_no_image_is_refused(node: Node, digest: str) -> None:
+    with pytest.raises(BuildError, match="ToolchainUnavailable"):
+        node.images.rootfs(digest)
+
+
+def test_the_first_provider_that_finds_a_row_provides_it(node: Node) -> None:
+    empty, own = node.provider("nowhere"), node.provider()
+    both = Toolchains(providers=(empty, own))
+    assert both.provide(ROW).base.digest == node.digest and both.has(ROW)
+    wrong = Toolchain(runtime="zig", version="2", target="", name="zig-2", base="zig")
+    with pytest.raises(BuildError, match="zig on this node is 1, 2 is needed"):
+        Toolchains(providers=(own, empty)).find(wrong)
+    assert not both.has(wrong) and set(both.available((ROW, wrong))) == {"zig-1"}
+
+
+def test_a_row_without_its_base_is_there_and_not_found(node: Node) -> None:
+    row = Toolchain(runtime="zig", version="1", target="", name="zig-1", base="other")
+    toolchains = Toolchains(providers=(node.provider(),))
+    assert toolchains.has(row)
+    with pytest.raises(BuildError) as caught:
+        toolchains.find(row)
+    assert caught.value.next == "ignite-builder bases build other"
+
+
+def test_runtimes_and_doctor_write_nothing_and_unpack_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.local.doctor.sandbox.check", lambda: ())
+    folder, data = tmp_path / "node", tmp_path / "data"
+    images = images_of(folder)
+    for row in catalogs.read(catalog_file("")).toolchains():
+        if images.get(row.base) is None:
+            store_base(images, tmp_path / row.base, row.base)
+    data.mkdir()
+    settings = Settings(node_dir=str(folder), data_dir=str(data))
+    python = catalogs.read(catalog_file("")).find("python")
+    before = listing(tmp_path)
+    rows = json.loads(run("runtimes", "--json", settings=settings).out)["runtimes"]
+    assert python.name in {row["name"] for row in rows if row["here"]}, "its root would be its base"
+    assert python.name in run("doctor", settings=settings).out
+    assert why_unbuildable(settings, python) is None
+    assert listing(tmp_path) == before
+    assert toolchains_of(settings).provide(python).root.rootfs is not None
+    assert set(listing(tmp_path)) > set(before), "what they did not unpack"

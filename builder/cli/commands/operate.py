@@ -171,10 +171,10 @@ def _effect(finding: Finding) -> str:
 
 def runtimes(ctx: Context) -> int:
     """Versions and targets of the catalog, and which can be built here."""
-    from builder.local.embedded import obstacle
+    from builder.local.embedded import why_unbuildable
 
     settings = ctx.settings()
-    rows = [(row, obstacle(settings, row.toolchain)) for row in catalog_of(settings).rows]
+    rows = [(row, why_unbuildable(settings, row.toolchain)) for row in catalog_of(settings).rows]
     if ctx.common.json:
         facts = [
             asdict(row.toolchain) | {"default": row.is_default, "here": why is None, "why": why.message if why else ""}
@@ -186,14 +186,14 @@ def runtimes(ctx: Context) -> int:
     for row, why in rows:
         each = row.toolchain
         default = "yes" if row.is_default else "-"
-        here = f"no: {shown(_obstacle_text(each, why))}" if why else "yes"
+        here = f"no: {shown(_reason_text(each, why))}" if why else "yes"
         table.append((each.runtime, each.version, each.target or "-", default, each.name, here))
     for line in fmt.table(table):
         ctx.out.line(line)
     return 0
 
 
-def _obstacle_text(row: Toolchain, why: BuildError) -> str:
+def _reason_text(row: Toolchain, why: BuildError) -> str:
     """What is missing, and the step that mends it where there is one for this row alone."""
     what = why.message.removeprefix(row.name + ": ")
     return what if why.next == why.row.hint else f"{what}: {why.next}"
@@ -202,11 +202,12 @@ def _obstacle_text(row: Toolchain, why: BuildError) -> str:
 def bases_build(ctx: Context, names: list[str]) -> int:
     """Make the base images that this node needs, and print each with its digest."""
     from builder import pipelines
-    from builder.bases.base import BaseStore
+    from builder.bases.make import build_base
     from builder.data import runtimes_dir
+    from builder.images.store import images_of
 
     settings = ctx.settings()
-    store = BaseStore(Path(settings.node_dir) / "bases")
+    images = images_of(settings.node_dir)
     planned = pipelines.names(pipelines.load(settings.pipelines))
     wanted = {}
     for row in catalog_of(settings).toolchains():
@@ -219,7 +220,7 @@ def bases_build(ctx: Context, names: list[str]) -> int:
     try:
         for name, recipe in wanted.items():
             ctx.say(f"making {name}")
-            made.append((name, store.build(name, recipe).digest))
+            made.append((name, build_base(images, name, recipe).digest))
     except BuildError as error:
         raise refused_here(error) from None
     if ctx.common.json:

@@ -1,0 +1,142 @@
+"""Base images, made from Debian packages by a recipe, without a container engine.
+
+recipe → packages → rootfs → bytecode → one reproducible layer → the node's image store. The same recipe and package
+versions give the same digest on every machine, and the digest pins what artifacts are built on. No code of a package
+runs except the base's interpreter, sandboxed, to compile its standard library.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from builder.bases.bytecode import compile_bytecode
+from builder.bases.debian import Run, control_of, fetch_packages, files_of, mirror_lines, read_sources, run_process
+from builder.bases.recipe import Recipe, read_recipes
+from builder.errors import BuildError
+from builder.images.image import BaseImage, Image, ImageConfig, build_image
+from builder.images.layer import write_layer
+from builder.images.rootfs import unpack_tar
+from builder.images.store import ImageStore
+
+RECIPE_LABEL = "dev.dodil.ignite.base.recipe"
+MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+CERTIFICATES = "usr/share/ca-certificates/mozilla"
+STATUS = "var/lib/dpkg/status.d"
+
+
+def build_base(
+    images: ImageStore,
+    name: str,
+    recipe_dir: Path,
+    *,
+    refresh: bool = False,
+    apt: Path = Path("/etc/apt"),
+    run: Run = run_process,
+) -> BaseImage:
+    """Make the base `name` from `recipe_dir`/base.toml, unless `images` has one made from the same recipe.
+
+    `refresh` makes it anew with the package versions of now; the same versions give the same digest. `apt` is where the
+    machine's own apt sources are; `run` starts mmdebstrap, dpkg-deb and bwrap. Raises `BuildError` InvalidRequest
+    (recipe), ToolchainUnavailable (a program is absent), `PlatformError` PackageIndexUnavailable.
+    """
+    recipes = read_recipes(recipe_dir)
+    if name not in recipes:
+        raise BuildError("InvalidRequest", f"{recipe_dir / 'base.toml'} has {', '.join(recipes)}, not {name}")
+    recipe = recipes[name]
+    with _exclusive(images, name):
+        known = images.get(name)
+        if known is not None and not refresh and dict(known.labels).get(RECIPE_LABEL) == recipe.digest:
+            return known
+        with tempfile.TemporaryDirectory(dir=images.root, prefix=".build-") as work:
+            return images.put(_make(recipe, Path(work), apt, run), name)
+
+
+@contextmanager
+def _exclusive(images: ImageStore, name: str) -> Iterator[None]:
+    """One process at a time makes a base; the next one finds it made."""
+    images.prepare()
+    with (images.root / f".{name}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _make(recipe: Recipe, work: Path, apt: Path, run: Run) -> Image:
+    debs = work / "debs"
+    debs.mkdir()
+    mirrors = mirror_lines(read_sources(apt), recipe.suite)
+    packages = fetch_packages(recipe.suite, recipe.packages, mirrors, debs, run)
+    rootfs = work / "rootfs"
+    rootfs.mkdir()
+    for name in MERGED:  # merged /usr first, so that every package lands in it
+        (rootfs / "usr" / name).mkdir(parents=True)
+        (rootfs / name).symlink_to(f"usr/{name}")
+    for package in packages:
+        if not recipe.wants(package.name):
+            continue
+        tar = work / "files.tar"
+        files_of(package, tar, run)
+        with tar.open("rb") as blob:
+            unpack_tar(blob, rootfs, packed=False, keep_links=True)
+        _write(rootfs, f"{STATUS}/{package.name}", control_of(package, run))
+    furnish(rootfs, recipe)
+    if recipe.bytecode:
+        compile_bytecode(rootfs, recipe.bytecode, work / "bytecode", run)
+    layer = write_layer(
+        [(rootfs, "/")],
+        work / "layer.tar.gz",
+        folders={f"/{path}": mode for path, mode in recipe.folders},
+        created_by=f"Debian {recipe.suite}: {' '.join(recipe.packages)}",
+    )
+    config = ImageConfig(entrypoint=(), env=recipe.env, labels=((RECIPE_LABEL, recipe.digest),), ports=())
+    return build_image(None, (layer,), config)
+
+
+def furnish(rootfs: Path, recipe: Recipe) -> None:
+    """What maintainer scripts would have done, then the recipe's own files, then what it leaves out."""
+    if recipe.ca_bundle:
+        certificates = sorted((rootfs / CERTIFICATES).glob("*.crt"))
+        if not certificates:
+            raise BuildError("InvalidRequest", f"{recipe.name}: ca_bundle needs the package ca-certificates")
+        texts = [path.read_bytes().rstrip(b"\n") + b"\n" for path in certificates]
+        _write(rootfs, recipe.ca_bundle, b"".join(texts))
+    for path, text in recipe.files:
+        _write(rootfs, path, text.encode())
+    for path, target in recipe.links:
+        link = rootfs / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    added = {path for path, _ in (*recipe.files, *recipe.links)} | {recipe.ca_bundle}
+    _strip(rootfs, recipe, added)
+
+
+def _strip(rootfs: Path, recipe: Recipe, added: set[str]) -> None:
+    """Leave out what the recipe strips, and folders that are empty after it."""
+    for folder, folders, files in os.walk(rootfs, topdown=False):
+        here = Path(folder)
+        for name in (*files, *folders):
+            path = here / name
+            relative = path.relative_to(rootfs).as_posix()
+            if path.is_dir() and not path.is_symlink():
+                stripped = recipe.leaves_out(relative)
+                if stripped or relative in {f"usr/{one}" for one in MERGED}:
+                    with suppress(OSError):  # not empty: something in it is kept
+                        path.rmdir()
+            elif relative not in added and recipe.leaves_out(relative):
+                path.unlink()
+    for name in MERGED:
+        if (rootfs / name).is_symlink() and not (rootfs / name).is_dir():
+            (rootfs / name).unlink()
+
+
+def _write(rootfs: Path, path: str, data: bytes) -> None:
+    target = rootfs / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_symlink():
+        target.unlink()
+    target.write_bytes(data)

@@ -1,0 +1,187 @@
+"""Images on a node's disk: an OCI layout folder, and each image's root unpacked once.
+
+`builder/bases/` puts base images in, a build reads them. Several processes may use one store at once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from builder.errors import BuildError, PlatformError
+from builder.images.destination import DIGEST, REPOSITORY, Destination, check_names
+from builder.images.image import BaseImage, Image, Platform
+from builder.images.layer import Layer
+from builder.images.layout import Layout, Stamp
+from builder.images.rootfs import unpack_image
+
+PREFIX = "bases/"
+TAG = "current"
+
+
+@dataclass(frozen=True)
+class ImageStore:
+    """The images of a node below `root`: `layout/` holds the blobs, `rootfs/` the unpacked roots."""
+
+    root: Path
+    _known: dict[str, tuple[Stamp, BaseImage | None]] = field(default_factory=dict, repr=False, compare=False)
+
+    def get(self, name: str, digest: str = "") -> BaseImage | None:
+        """The image that `name` points at, or pointed at once for a `digest`; None when there is none.
+
+        An image by name is read again only when the index has changed.
+        """
+        if digest:
+            return self._read(name, digest)
+        stamp = self._layout.stamp()
+        known = self._known.get(name)
+        if known is None or known[0] != stamp:
+            known = self._known[name] = (stamp, self._read(name, TAG))
+        return known[1]
+
+    def image(self, name: str) -> Image | None:
+        """The image as it can be pushed elsewhere; None when there is none of this name."""
+        base = self.get(name)
+        if base is None:
+            return None
+        manifest = self._blob(base.digest)
+        return Image(
+            manifest=manifest,
+            config=self._blob(json.loads(manifest)["config"]["digest"]),
+            digest=base.digest,
+            layers=base.layers,
+        )
+
+    def put(self, image: Image, name: str) -> BaseImage:
+        """Store `image` and point `name` at it."""
+        self.prepare()
+        self._layout.push(image, PREFIX + name, TAG)
+        stored = self._read(name, image.digest)
+        if stored is None:
+            raise PlatformError("Internal", f"image {name} was stored and is not there")
+        return stored
+
+    def names(self) -> tuple[str, ...]:
+        """The names that point at an image, sorted."""
+        suffix = f":{TAG}"
+        found = (name for name in self._layout.names() if name.startswith(PREFIX) and name.endswith(suffix))
+        return tuple(name.removeprefix(PREFIX).removesuffix(suffix) for name in found)
+
+    def rootfs(self, digest: str) -> Path:
+        """The image of this digest unpacked, for use as a sandbox root: read-only by custom, readable by any uid.
+
+        Unpacked by the first call for a digest. Raises `BuildError` ToolchainUnavailable when the image is absent.
+        """
+        folder = self.root / "rootfs"
+        final = folder / digest.removeprefix("sha256:")
+        if DIGEST.fullmatch(digest) and final.is_dir():
+            return final
+        layers = self._layers(digest)
+        self.prepare(folder)
+        partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
+        try:
+            unpack_image(layers, partial / "root")
+            with suppress(OSError):  # another process was first: its folder holds the same
+                (partial / "root").rename(final)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        if not final.is_dir():
+            raise PlatformError("Internal", f"image {digest} could not be unpacked")
+        return final
+
+    def prepare(self, folder: Path | None = None) -> None:
+        """Make the store's folders, passable for the build user whatever the umask."""
+        for each in (self.root, folder or self.root):
+            each.mkdir(parents=True, exist_ok=True)
+            with suppress(PermissionError):  # another user's folder stays as open as its owner made it
+                each.chmod(0o755)
+
+    @property
+    def _layout(self) -> Layout:
+        return Layout(self.root / "layout", name="images")
+
+    def _blob(self, digest: str) -> bytes:
+        return self._layout.blob_path(digest).read_bytes()
+
+    def _read(self, name: str, reference: str) -> BaseImage | None:
+        if not REPOSITORY.fullmatch(name) or "/" in name:
+            return None
+        manifest = self._layout.get_manifest(PREFIX + name, reference)
+        if manifest is None:
+            return None
+        value = json.loads(manifest.body)
+        config = json.loads(self._blob(value["config"]["digest"]))
+        return BaseImage(
+            name=name,
+            digest=manifest.digest,
+            layers=layers_of(value, config, self._layout.blob_path, base=name),
+            env=tuple((key, value) for key, _, value in (pair.partition("=") for pair in config["config"]["Env"])),
+            labels=tuple(sorted(config["config"].get("Labels", {}).items())),
+            platform=Platform(os=config["os"], architecture=config["architecture"]),
+        )
+
+    def _layers(self, digest: str) -> tuple[Layer, ...]:
+        """The layers of the image of this digest, whatever its name. Raises `BuildError` ToolchainUnavailable."""
+        try:
+            if not DIGEST.fullmatch(digest):
+                raise FileNotFoundError(digest)
+            manifest = json.loads(self._blob(digest))
+            config = json.loads(self._blob(manifest["config"]["digest"]))
+        except FileNotFoundError:
+            raise BuildError("ToolchainUnavailable", f"image {digest} is not on this node") from None
+        return layers_of(manifest, config, self._layout.blob_path)
+
+
+def images_of(node_dir: str | Path) -> ImageStore:
+    """The image store of the node whose folder is `node_dir`."""
+    return ImageStore(Path(node_dir) / "bases")
+
+
+def layers_of(
+    manifest: Mapping[str, Any], config: Mapping[str, Any], blob: Callable[[str], Path], base: str = ""
+) -> tuple[Layer, ...]:
+    """The layers that a manifest and its config describe, lowest first; `blob` maps a digest to its file."""
+    parts, diff_ids = manifest["layers"], config["rootfs"]["diff_ids"]
+    history = [row.get("created_by", "") for row in config.get("history", ()) if not row.get("empty_layer")]
+    return tuple(
+        Layer(
+            path=blob(part["digest"]),
+            digest=part["digest"],
+            diff_id=diff_id,
+            size=part["size"],
+            media_type=part["mediaType"],
+            created_by=history[index] if index < len(history) else "",
+            base=base,
+        )
+        for index, (part, diff_id) in enumerate(zip(parts, diff_ids, strict=True))
+    )
+
+
+def pull(source: Destination, repository: str, digest: str, folder: Path) -> dict[str, Any]:
+    """Unpack the image of `digest` into `folder`/root; returns its config. The layers' blobs stay in `folder`.
+
+    Raises `BuildError` SourceNotFound when it is absent, and as `Destination.open_blob` and `unpack_image` do.
+    """
+    manifest = source.get_manifest(repository, digest)
+    if manifest is None:
+        raise BuildError("SourceNotFound", f"{repository}@{digest} is not there any more")
+    value = json.loads(manifest.body)
+    config = json.loads(b"".join(source.open_blob(repository, value["config"]["digest"])))
+
+    def blob_path(blob: str) -> Path:
+        check_names(repository, digest=blob)
+        return folder / blob.removeprefix("sha256:")
+
+    layers = layers_of(value, config, blob_path)
+    for layer in layers:
+        with layer.path.open("wb") as out:
+            for chunk in source.open_blob(repository, layer.digest):
+                out.write(chunk)
+    unpack_image(layers, folder / "root")
+    return dict(config["config"])

@@ -1,0 +1,130 @@
+"""What a provider of toolchains is, and the ordered tuple of them that a node asks.
+
+`find` only reads: registration, `doctor` and `runtimes` call it. `provide` has effects: a build calls it when it binds
+its plan to this node.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from builder.errors import BuildError
+from builder.images.image import BaseImage
+from builder.indexes import Indexes
+from builder.plan import Toolchain
+from builder.sandbox import Root
+from builder.toolchains.digests import digest_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A file or folder of the toolchain on this machine, and where a step finds it.
+
+    `files` below `source` decide the bytes that come out; None stands for all of them.
+    """
+
+    name: str
+    source: Path
+    dest: str
+    files: tuple[str, ...] | None
+
+    @property
+    def digest(self) -> str:
+        """Of a single file its own; of a folder that of `files`."""
+        if self.source.is_dir():
+            return digest_of(self.source, self.files)
+        return digest_of(self.source.parent, (self.source.name,))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A toolchain that could be provided here.
+
+    `base` is the image that artifacts are built on. `root` is the digest of the image that is the sandbox's root; empty
+    where the root has nothing but mounts. `path` are folders of the sandbox that join the PATH of its steps.
+    """
+
+    row: Toolchain
+    base: BaseImage
+    root: str = ""
+    parts: tuple[Part, ...] = ()
+    path: tuple[str, ...] = ()
+    indexes: Indexes = field(default_factory=Indexes)
+
+    def digests(self) -> dict[str, str]:
+        """Name → digest of everything that decides what comes out. Hashes only what has changed since the last call."""
+        return {"base": self.base.digest} | {part.name: part.digest for part in self.parts}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Provided:
+    """A toolchain as a build uses it: the composed root, the base image, the digests of everything that compiles."""
+
+    root: Root
+    base: BaseImage
+    digests: Mapping[str, str]
+    path: tuple[str, ...] = ()
+    """Folders of the sandbox that join the PATH of its steps."""
+    indexes: Indexes = field(default_factory=Indexes)
+    """The package indexes that its fetch steps reach."""
+
+
+class Provider(Protocol):
+    """A source of toolchains: the host's own programs, a toolchain image."""
+
+    def find(self, row: Toolchain) -> Found:
+        """What `provide` would give. Reads only. Raises `BuildError` ToolchainUnavailable that names what lacks."""
+        ...
+
+    def has(self, row: Toolchain) -> bool:
+        """Whether `find` lacks nothing, or nothing but the base image."""
+        ...
+
+    def provide(self, found: Found) -> Provided:
+        """Make what this provider found usable: copy what the build user cannot reach, unpack the root. Repeatable."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toolchains:
+    """The toolchains of a node. The first provider that finds a row provides it."""
+
+    providers: tuple[Provider, ...]
+
+    def find(self, row: Toolchain) -> Found:
+        """What this node would build with. Raises `BuildError` ToolchainUnavailable of the first provider."""
+        return self._found(row)[1]
+
+    def provide(self, row: Toolchain) -> Provided:
+        """Bind a row to this node. Raises as `find`, and `PlatformError` NodeDiskFull and kin of the effects."""
+        provider, found = self._found(row)
+        return provider.provide(found)
+
+    def has(self, row: Toolchain) -> bool:
+        """Whether a provider finds this row as soon as its base image is made."""
+        return any(provider.has(row) for provider in self.providers)
+
+    def available(self, rows: Iterable[Toolchain]) -> dict[str, str]:
+        """Toolchain name → one digest over everything, for the rows this node can build."""
+        available = {}
+        for row in rows:
+            try:
+                digests = self.find(row).digests()
+            except BuildError:
+                continue
+            lines = "".join(f"{name}={digest}\n" for name, digest in sorted(digests.items()))
+            available[row.name] = "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
+        return available
+
+    def _found(self, row: Toolchain) -> tuple[Provider, Found]:
+        errors = []
+        for provider in self.providers:
+            try:
+                return provider, provider.find(row)
+            except BuildError as error:
+                errors.append(error)
+        raise errors[0]

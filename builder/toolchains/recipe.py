@@ -1,0 +1,106 @@
+"""Recipes of toolchains: `runtimes/<name>/toolchain.toml` as typed values, parsed once for each state of the file.
+
+A recipe says which programs and folders of a machine are mounted where, and whether the base image is the root.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder import indexes
+from builder.errors import BuildError
+from builder.indexes import Indexes
+
+FILE = "toolchain.toml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A program of the machine, found by its `command` on the PATH and mounted at `mount`.
+
+    With a `marker` the nearest folder above the program that holds this file is mounted, whole. `version` reads the
+    marker and must give the row's version. `path` below the mount joins the PATH of every step. `digest` are the files
+    below the mount whose bytes decide what comes out.
+    """
+
+    command: str
+    mount: str
+    marker: str = ""
+    version: re.Pattern[str] | None = None
+    path: str = ""
+    digest: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Folder:
+    """A folder beside the recipe and where it is mounted."""
+
+    path: str
+    mount: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """One `toolchain.toml` in the folder `folder`."""
+
+    folder: Path
+    base_is_root: bool
+    programs: tuple[Program, ...]
+    folders: tuple[Folder, ...]
+    indexes: Indexes
+
+
+_parsed: dict[str, tuple[tuple[int, int, int], Recipe]] = {}
+
+
+def read_recipe(folders: tuple[Path, ...], runtime: str) -> Recipe:
+    """The recipe of `runtime` in the first of `folders` that has one. Raises `BuildError` ToolchainUnavailable."""
+    for folder in folders:
+        path = os.path.join(folder, runtime, FILE)
+        try:
+            info = os.stat(path)
+        except OSError:
+            continue
+        stamp = (info.st_ino, info.st_size, info.st_mtime_ns)
+        known = _parsed.get(path)
+        if known is None or known[0] != stamp:
+            known = _parsed[path] = (stamp, _read(Path(path)))
+        return known[1]
+    raise BuildError("ToolchainUnavailable", f"there is no runtimes/{runtime}/{FILE}")
+
+
+def _read(path: Path) -> Recipe:
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Recipe(
+            folder=path.parent,
+            base_is_root=tables.get("rootfs") == "base",
+            programs=tuple(_program(table) for table in tables.get("program", ())),
+            folders=tuple(Folder(path=table["path"], mount=table["mount"]) for table in tables.get("folder", ())),
+            indexes=indexes.read(tables),
+        )
+    except KeyError as error:
+        raise _damaged(path, f"a table lacks the key {error}") from None
+    except (OSError, ValueError, TypeError, AttributeError, re.error) as error:
+        raise _damaged(path, str(error)) from None
+
+
+def _program(table: Mapping[str, Any]) -> Program:
+    return Program(
+        command=table["command"],
+        mount=table["mount"],
+        marker=table.get("marker", ""),
+        version=re.compile(table["version"]) if "version" in table else None,
+        path=table.get("path", ""),
+        digest=tuple(table.get("digest", ())),
+    )
+
+
+def _damaged(path: Path, why: str) -> BuildError:
+    return BuildError("ToolchainUnavailable", f"{path.parent.name}/{FILE}: {why}", where=str(path))

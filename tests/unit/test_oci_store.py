@@ -1,0 +1,56 @@
+"""Images on a node's disk, and pulling one from where artifacts are."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder.errors import BuildError
+from builder.images.image import canonical, digest_of
+from builder.images.layout import Layout
+from builder.images.store import ImageStore, pull
+from tests.oci_fixtures import make_image
+
+
+def test_a_pulled_image_is_its_files_and_its_config(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "w")
+    registry = Layout(tmp_path / "registry")
+    registry.push(image, "org/app", None)
+    home = tmp_path / "home"
+    home.mkdir()
+    config = pull(registry, "org/app", image.digest, home)
+    assert config == json.loads(image.config)["config"]
+    assert sorted(path.name for path in (home / "root/app").iterdir()) == ["file0", "file1", "sub"]
+    with pytest.raises(BuildError, match="SourceNotFound"):
+        pull(registry, "org/app", "sha256:" + "0" * 64, home)
+
+
+def test_a_manifest_cannot_name_a_file_outside_the_folder(tmp_path: Path) -> None:
+    image = make_image(tmp_path / "w", layers=1)
+    value = json.loads(image.manifest)
+    value["layers"][0]["digest"] = "sha256:../../escaped"
+    body = canonical(value)
+    registry = Layout(tmp_path / "registry")
+    registry.push(replace(image, manifest=body, digest=digest_of(body)), "org/app", None)
+    home = tmp_path / "deep/home"
+    home.mkdir(parents=True)
+    with pytest.raises(BuildError, match="is no sha256 digest"):
+        pull(registry, "org/app", digest_of(body), home)
+    assert list(home.iterdir()) == [] and not (tmp_path / "escaped").exists()
+
+
+def test_an_image_that_is_put_is_found_by_name_and_pushed_on_as_it_was(tmp_path: Path) -> None:
+    store, image = ImageStore(tmp_path / "store"), make_image(tmp_path / "w")
+    put = store.put(image, "go")
+    assert put == store.get("go") == store.get("go", image.digest) and store.names() == ("go",)
+    assert [layer.base for layer in put.layers] == ["go", "go"]
+    again = store.image("go")
+    assert again is not None and (again.digest, again.manifest, again.config) == (
+        image.digest,
+        image.manifest,
+        image.config,
+    )
+    assert store.image("absent") is None and store.get("../go") is None

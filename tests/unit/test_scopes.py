@@ -1,0 +1,88 @@
+"""Each call needs its scope, and no other one will do. The table is this test's own, written by hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from google.protobuf.message_factory import GetMessageClass
+
+from builder import pipelines
+from builder.config import Settings
+from builder.contract import routes
+from builder.data import catalog_file
+from builder.errors import BuildError
+from builder.pipelines import catalog
+from builder.services.auth import Caller, CallRefused
+from builder.services.service import BuildService, Parts, WorkerService
+from builder.store.engine import open_store
+from builder.stores.folder import FolderStore
+
+NEEDED = {
+    "create_build": "submit",
+    "get_build": "read",
+    "list_builds": "read",
+    "cancel_build": "submit",
+    "register_node": "worker",
+    "claim_build": "worker",
+    "heartbeat": "worker",
+    "planned": "worker",
+    "append_log": "worker",
+    "finish": "worker",
+    "hand_back": "worker",
+}
+SCOPES = ("submit", "read", "worker")
+
+
+@pytest.fixture
+def services(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    store = open_store(f"sqlite:///{tmp_path}/builder.db")
+    parts = Parts(
+        settings=Settings(),
+        store=store,
+        sources=FolderStore(tmp_path / "sources"),
+        catalog=catalog.read(catalog_file("")),
+        runtimes=pipelines.names(),
+        wake=lambda: None,
+        fan_out=lambda build_id, lines: None,
+        stale=lambda call: None,
+        dropped=lambda count: None,
+    )
+    yield SimpleNamespace(build=BuildService(parts), worker=WorkerService(parts))
+    store.engine.dispose()
+
+
+def snake(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+
+
+def implemented(services: SimpleNamespace) -> dict[str, object]:
+    """RPC in snake case → its method."""
+    names = (snake(method.name) for service in routes.services() for method in service.methods)
+    found = {name: getattr(services.build, name, getattr(services.worker, name, None)) for name in names}
+    return {name: method for name, method in found.items() if method is not None}
+
+
+def test_the_table_lists_every_call_that_is_implemented(services: SimpleNamespace) -> None:
+    assert set(implemented(services)) == set(NEEDED)
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_call_needs_its_scope_and_no_other_one_will_do(services: SimpleNamespace, name: str) -> None:
+    (method,) = (each for each in (m for s in routes.services() for m in s.methods) if snake(each.name) == name)
+    request = GetMessageClass(method.input_type)()
+    if "protocol" in method.input_type.fields_by_name:
+        request.protocol = 1
+    for scope in SCOPES:
+        caller = Caller(organization="acme", scopes=frozenset({scope}))
+        refused = ""
+        try:
+            implemented(services)[name](caller, request)  # type: ignore[operator]
+        except CallRefused as error:
+            refused = error.code
+        except BuildError:  # the empty request is refused for what it lacks, so the scope was enough
+            pass
+        assert (refused == "PERMISSION_DENIED") == (scope != NEEDED[name]), (scope, refused)
