@@ -1,4 +1,4 @@
-"""`python -m bench [P1 P13 P7 P8 P12] [--pairs N]`: measure, keep the raw values, write docs/benchmarks.md."""
+"""`python -m bench [P1 P13 P7 P8 P11 P12] [--pairs N]`: measure, keep the raw values, write docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import document, p1, p7, p8, p12, results
+from bench import document, p1, p7, p8, p12, results, tails
 from bench.ko import VERSION
 from bench.results import Row, Section
 from bench.servers import KEPT
@@ -25,6 +25,7 @@ METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
     "P13": p1.measure_ko,
     "P7": p7.measure,
     "P8": p8.measure,
+    "P11": tails.measure,
     "P12": p12.measure,
 }
 

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,24 +24,50 @@ from tests.build_fixtures import tar_of
 
 ROOT = Path(__file__).resolve().parent.parent
 READER = ROOT / "bench/reader"
-SECONDS, RATE, WIDTH = 20, 10_000, 60
+SECONDS, CHATTY, ORDINARY, WIDTH = 20, 10_000, 100, 60
 READERS = (0, 1, 50)
 SLOW_BYTES = 10 * 1024
-MOST_P50_MS, MOST_P99_MS, MOST_SLOWED, MOST_ASKED_MS = 50, 250, 5, 50
+MOST_MS = {CHATTY: (50, 250), ORDINARY: (10, 50)}  # p50 and p99 of the age of a line, by lines a second
+MOST_SLOWED, MOST_ASKED_MS = 5, 50
 SCRIPT = f"""\
 import os, time
 REVISION = "{{revision}}"
-began, step = time.monotonic(), {RATE} // 200
-for batch in range({SECONDS} * 200):
-    wait = began + batch / 200 - time.monotonic()
+began, turns = time.monotonic(), min({{rate}}, 200)
+for batch in range({SECONDS} * turns):
+    wait = began + batch / turns - time.monotonic()
     if wait > 0:
         time.sleep(wait)
     line = (str(time.time_ns()) + " " + "x" * {WIDTH - 20} + chr(10)).encode()
-    data = line * step
+    data = line * ({{rate}} // turns)
     while data:
         data = data[os.write(1, data):]
 open("/work/out/server.py", "w").close()
 """
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arm:
+    """Lines a second, readers, and the bytes a second of one more that cannot keep up."""
+
+    rate: int
+    readers: int
+    slow: int = 0
+
+    @property
+    def what(self) -> str:
+        """As the table has it."""
+        slow = f" and one of {self.slow // 1024} KB/s" if self.slow else ""
+        return f"{self.rate:,} lines/s, {self.readers} reader{'s' if self.readers != 1 else ''}{slow}"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running server, its process, and the tokens of two organizations."""
+
+    api: Api
+    process: subprocess.Popen[bytes]
+    token: str
+    other: str
 
 
 @dataclass(frozen=True)
@@ -57,36 +83,35 @@ class Run:
 
 
 def measure(rounds: int) -> tuple[tuple[Row, ...], tuple[str, ...]]:
-    """One build for each number of readers, and one more with a reader that cannot keep up. `rounds` plays no part:
-    each build is 200,000 lines."""
+    """One build for each number of readers, one with a reader more that cannot keep up, an ordinary one. `rounds` plays
+    no part: each build is 20 s of lines."""
+    arms = [Arm(rate=CHATTY, readers=readers) for readers in READERS]
+    arms += [Arm(rate=CHATTY, readers=READERS[-1], slow=SLOW_BYTES), Arm(rate=ORDINARY, readers=READERS[-1])]
     program = _reader()
-    with place() as here, _served(here) as (api, server, token, other):
-        runs = {
-            count: _run(api, server, (program, token, other), number, count, 0) for number, count in enumerate(READERS)
-        }
-        slow = _run(api, server, (program, token, other), len(READERS), READERS[-1], SLOW_BYTES)
-    rows = [row for count in READERS for row in _rows(f"{count} readers", runs[count], runs[0])]
-    rows += _rows(f"{READERS[-1]} readers and one of 10 KB/s", slow, runs[0])
-    return tuple(rows), (_note({**{str(count): run for count, run in runs.items()}, "50 and a slow one": slow}),)
+    with place() as here, _served(here) as served:
+        runs = {arm: _run(served, program, arm) for arm in arms}
+    rows = [row for arm, run in runs.items() for row in _rows(arm, run, runs[arms[0]])]
+    return tuple(rows), (_note(runs),)
 
 
-def _rows(what: str, run: Run, alone: Run) -> list[Row]:
+def _rows(arm: Arm, run: Run, alone: Run) -> list[Row]:
     seen = run.seen
-    if seen["errors"]:
-        raise RuntimeError(f"{what}: {seen['errors'][:3]}")
+    if seen["errors"] or seen["lines"] != arm.readers * run.lines:
+        raise RuntimeError(f"{arm.what}: {seen['lines']} of {arm.readers} × {run.lines} lines, {seen['errors'][:3]}")
     asked = seen["asked_ms"]
     rows = [
-        _row(f"{what}: another organization's list, p99", asked[int(len(asked) * 0.99)], MOST_ASKED_MS, "ms"),
-        _row(f"{what}: the most that the server held", run.server_mib, None, "MiB"),
+        _row(f"{arm.what}: another organization's list, p99", asked[int(len(asked) * 0.99)], MOST_ASKED_MS, "ms"),
+        _row(f"{arm.what}: the most that the server held", run.server_mib, None, "MiB"),
     ]
-    if seen["lines"]:
+    if arm.readers:
+        most_p50, most_p99 = MOST_MS[arm.rate]
         cores = len(os.sched_getaffinity(0))
         # The readers run on this machine's cores; a user's do not.
         slowed = (run.took_s - alone.took_s - seen["cpu_s"] / cores) / alone.took_s * 100
         rows += [
-            _row(f"{what}: age of a line, p50", seen["age_p50_ms"], MOST_P50_MS, "ms"),
-            _row(f"{what}: age of a line, p99", seen["age_p99_ms"], MOST_P99_MS, "ms"),
-            _row(f"{what}: the build slowed", max(0.0, slowed), MOST_SLOWED, "%"),
+            _row(f"{arm.what}: age of a line, p50", seen["age_p50_ms"], most_p50, "ms"),
+            _row(f"{arm.what}: age of a line, p99", seen["age_p99_ms"], most_p99, "ms"),
+            _row(f"{arm.what}: the build slowed", max(0.0, slowed), MOST_SLOWED, "%"),
         ]
     return rows
 
@@ -103,13 +128,13 @@ def _row(what: str, value: float, most: float | None, unit: str) -> Row:
     )
 
 
-def _note(runs: dict[str, Run]) -> str:
+def _note(runs: Mapping[Arm, Run]) -> str:
     parts = [
-        f"{name} readers: {run.took_s:.1f} s for {run.lines:,} lines, server {run.server_cpu_s:.1f} s of CPU, "
-        f"readers {run.seen['cpu_s']:.1f} s"
-        for name, run in runs.items()
+        f"{arm.what}: {run.took_s:.1f} s for {run.lines:,} lines, {run.server_cpu_s:.1f} s of the server's CPU, "
+        f"{run.seen['cpu_s']:.1f} s of the readers'"
+        for arm, run in runs.items()
     ]
-    return "From the claim to the end of the build, by readers: " + "; ".join(parts) + "."
+    return "From the claim to the end of the build: " + "; ".join(parts)
 
 
 def _reader() -> Path:
@@ -121,7 +146,7 @@ def _reader() -> Path:
 
 
 @contextmanager
-def _served(here: Place) -> Iterator[tuple[Api, subprocess.Popen[bytes], str, str]]:
+def _served(here: Place) -> Iterator[Served]:
     """`serve` and a worker as processes of their own, with two organizations."""
     node = here.folder / "node"
     node.mkdir(mode=0o755)
@@ -160,7 +185,7 @@ def _served(here: Place) -> Iterator[tuple[Api, subprocess.Popen[bytes], str, st
         stack.callback(api.close)
         of_node = {"token": worker_token, "message_key": "", "tokens": ()}
         stack.enter_context(embedded.running_worker(settings.model_copy(update=of_node), here.folder / "worker.log"))
-        yield api, server, token, other
+        yield Served(api, server, token, other)
 
 
 @contextmanager
@@ -174,23 +199,16 @@ def _serving(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[byte
             embedded.end(process, 10)
 
 
-def _run(
-    api: Api,
-    server: subprocess.Popen[bytes],
-    who: tuple[Path, str, str],
-    revision: int,
-    readers: int,
-    slow: int,
-) -> Run:
+def _run(served: Served, program: Path, arm: Arm) -> Run:
     """Submit, read, wait."""
-    program, token, other = who
-    request = pb.CreateBuildRequest(name="talks", idempotency_key=f"talks-{revision}-{os.getpid()}")
-    request.code.compile.archive = tar_of({"build.py": SCRIPT.format(revision=revision)})
+    api, server = served.api, served.process
+    request = pb.CreateBuildRequest(name="talks", idempotency_key=arm.what)
+    request.code.compile.archive = tar_of({"build.py": SCRIPT.format(revision=arm.what, rate=arm.rate)})
     _peak(server.pid, forget=True)
     used = _cpu(server.pid)
     created: pb.CreateBuildResponse = _until_served(api, request)
-    argv = [program, "-server", api.server, "-token", token, "-build", created.build_id, "-readers", str(readers)]
-    argv += ["-slow", str(slow), "-other-token", other]
+    argv = [str(program), "-server", api.server, "-token", served.token, "-build", created.build_id]
+    argv += ["-readers", str(arm.readers), "-slow", str(arm.slow), "-other-token", served.other]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     asked = pb.GetBuildRequest(build_id=created.build_id)
     while (record := api.call("GetBuild", asked)).ended_at_ms == 0:

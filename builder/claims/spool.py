@@ -13,7 +13,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 LINE_OVERHEAD = 64
@@ -60,22 +60,24 @@ class Spool:
 
     def add(self, timestamp_ms: int, phase: str, stream: str, text: str) -> None:
         """Number, write and queue one line. Beyond the cap only the last lines (a tenth of it) wait for the end."""
-        line = Line(index=-1, timestamp_ms=timestamp_ms, phase=phase, stream=stream, text=text)
         size = len(text) + LINE_OVERHEAD
         with self.changed:
+            line = Line(index=self._count, timestamp_ms=timestamp_ms, phase=phase, stream=stream, text=text)
             # Once a line is in the tail, all that follow are: a shorter one numbered before it would be out of order.
             if self._tail or self._written + size > self._cap - self._cap // 10:
                 self._add_to_tail(line, size)
             else:
-                self._number(line, size)
+                self._append(line, size)
 
     def _number(self, line: Line, size: int) -> None:
-        numbered = replace(line, index=self._count)
+        self._append(replace(line, index=self._count), size)
+
+    def _append(self, line: Line, size: int) -> None:
         self._count += 1
         self._written += size
-        self._file.write(json.dumps(asdict(numbered)) + "\n")
+        self._file.write(json.dumps(vars(line)) + "\n")
         self._file.flush()
-        self._pending.append(numbered)
+        self._pending.append(line)
         self.changed.notify_all()
 
     def _add_to_tail(self, line: Line, size: int) -> None:

@@ -161,15 +161,12 @@ def _insert(tx: Connection, row: Counters, lines: Sequence[Line]) -> tuple[list[
 
 
 def read(store: Store, build_id: str, after: int, limit: int = 2000) -> list[Line]:
-    """Lines whose sequence is greater than `after`, in order, about `limit` of them."""
+    """Lines whose sequence is greater than `after`, in order: `limit` of them and the rest of the last one's chunk."""
     mine, first = log_chunks.c.build_id == build_id, log_chunks.c.first_sequence
     # The chunk that holds the next line; from it on. Without it a tail would read the whole log again each time.
     here = select(func.max(first)).where(mine, first <= after + 1).scalar_subquery()
-    query = select(log_chunks.c.lines).where(mine, first >= func.coalesce(here, 0)).order_by(first)
-    found: list[Line] = []
+    # Sequences are dense, so the chunks that begin below hold so many lines, and no driver buffers more of them.
+    within = (first >= func.coalesce(here, 0), first <= after + limit)
     with store.read() as tx:
-        for text in tx.execute(query.limit(200)).scalars():
-            found.extend(line for line in json.loads(text) if line["s"] > after)
-            if len(found) >= limit:
-                break
-    return found
+        chunks = tx.execute(select(log_chunks.c.lines).where(mine, *within).order_by(first)).scalars()
+        return [line for text in chunks for line in json.loads(text) if line["s"] > after]

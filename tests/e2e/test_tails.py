@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,7 @@ from builder.contract.protocol import PROTOCOL
 from builder.local import embedded
 from builder.services import streams
 from builder.services.streams import Pages
+from tests.build_fixtures import until
 
 pytestmark = pytest.mark.e2e
 
@@ -157,19 +159,28 @@ def test_fifty_readers_get_every_line_once_beside_one_that_stalls(
 
 def test_tails_hold_up_no_heartbeat(running: embedded.Embedded, node: Node) -> None:
     """More tails than there are threads for all calls, each in a read of the store that does not end."""
-    released, entered = threading.Event(), threading.Semaphore(0)
+    released, asked = threading.Event(), threading.Semaphore(0)
+    fill = streams.LogStreams._fill
 
     def slow(*args: object) -> list[object]:
-        entered.release()
         assert released.wait(PATIENCE_S)
         return []
 
+    async def counted(self: streams.LogStreams, *args: Any) -> streams.Page:
+        asked.release()
+        return await fill(self, *args)
+
     builds = [node.submit() for _ in range(45)]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(builds)) as pool:
-        patch.setattr(streams.logs, "read", slow)
         try:
             readers = [pool.submit(read_all, running, build, threading.Semaphore(0)) for build in builds]
-            assert entered.acquire(timeout=PATIENCE_S)
+            assert until(lambda: len(running.control.tails._feeds) == len(builds), PATIENCE_S)
+            patch.setattr(streams.logs, "read", slow)
+            patch.setattr(streams.LogStreams, "_fill", counted)
+            for build in builds:
+                running.control.tails.tell(build)
+            for _ in builds:
+                assert asked.acquire(timeout=PATIENCE_S)
             beat = pb.HeartbeatRequest(protocol=PROTOCOL, build_id=node.build_id, claim=node.claim)
             for _ in range(20):
                 assert not node.api.call("Heartbeat", beat).stale
@@ -178,4 +189,5 @@ def test_tails_hold_up_no_heartbeat(running: embedded.Embedded, node: Node) -> N
         finally:
             released.set()
             running.control.tails.ended = True
-        assert [reader.result(timeout=PATIENCE_S) for reader in readers] == [([], False)] * len(builds)
+        for reader in readers:
+            assert reader.result(timeout=PATIENCE_S)[1] is False

@@ -16,8 +16,11 @@ from builder.contract import routes
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.pipelines import catalog
-from builder.services.auth import Caller, CallRefused
-from builder.services.service import BuildService, Parts, WorkerService
+from builder.services.auth import Caller
+from builder.services.builds import BuildService
+from builder.services.errors import CallRefused
+from builder.services.parts import Parts
+from builder.services.workers import WorkerService
 from builder.store.engine import open_store
 from builder.stores.folder import FolderStore
 
