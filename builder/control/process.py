@@ -21,7 +21,7 @@ from builder import pipelines
 from builder.broker.app import make_celery
 from builder.config import Settings, address_of
 from builder.contract.protocol import CANCEL_CHANNEL
-from builder.control.finalizers import Finalizers
+from builder.control.finalizers import Finalizers, finalizers_destination
 from builder.control.loops import LOOPS, Loops, event_log, woken_by
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
@@ -29,8 +29,6 @@ from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
-from builder.images import place
-from builder.images.transport import ONE_SHORT_ATTEMPT
 from builder.pipelines import catalog as catalogs
 from builder.services.builds import BuildService
 from builder.services.parts import Parts
@@ -72,15 +70,7 @@ class Control:
         catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         finalizer = Finalizer(
             store=self.store,
-            destination=place.destination(
-                settings.registry,
-                f"{settings.data_dir}/artifacts",
-                username=settings.registry_username,
-                password=settings.registry_password,
-                insecure=settings.registry_insecure,
-                ca_bundle=settings.ca_bundle,
-                patience=ONE_SHORT_ATTEMPT,
-            ),
+            destination=finalizers_destination(settings),
             label=labels(settings.crash_at, Path(settings.data_dir)),
             stale=self.metrics.stale,
             log=self.log,

@@ -31,12 +31,13 @@ ADOPTING = 0x19117F  # the advisory locks that this module takes, one for each r
 _OTHERS = builds.alias()
 
 
-def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
+def adopt_finalize(store: Store, lease_ms: int, nonce: str = "") -> Row | None:
     """Take the build in FINALIZE that has been due for longest; a new claim fences the last finalizer off.
 
     A repository at which a finalizer is at work (in this process or another) is passed over.
     A finalizer that was lost before the PUBLISH mark counts towards poison: that build ends, the next one is taken.
-    After the mark the build only goes forward. None: nothing is due, which costs a read alone.
+    After the mark the build only goes forward. `nonce` names the process that adopts, as that of a claim does.
+    None: nothing is due, which costs a read alone.
     """
     while True:
         with store.read() as tx:
@@ -52,6 +53,7 @@ def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
             if not (counts and poisoned(tx, now, row, "finalizer-lost", line=line)):
                 return transition(
                     tx, now, row, "adopt", claim=row["claim"] + 1, lease_until=now + lease_ms, finalizer=True,
+                    nonce=nonce,
                     phase="FINALIZE" if row["published"] else "ATTEST", failures=row["failures"] + int(counts),
                     line=line,
                 )  # fmt: skip
