@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -176,10 +177,13 @@ class Context:
             return settings
         from pathlib import Path
 
-        from builder.local.folder import server_of
+        from builder.control.folder import server_of
 
         found = server_of(Path(settings.data_dir))
-        return settings if found is None else settings.model_copy(update={"server": found[0], "token": found[1]})
+        if found is None:
+            return settings
+        url, token = found
+        return settings.model_copy(update={"server": url, "token": token or settings.token})
 
     @contextlib.contextmanager
     def client(
@@ -187,6 +191,7 @@ class Context:
     ) -> Iterator[Client | LocalClient]:
         """A client of the server, or the services themselves in this process, which then also builds where the command
         `builds`. Raises `Stop` when a part that building here needs is missing (exit 75)."""
+        _collect()
         if settings.server:
             from builder.cli.client import Client
 
@@ -279,6 +284,12 @@ def _embedded(settings: Settings, on_event: Callable[[object], None]) -> context
             yield server
 
     return started()
+
+
+def _collect() -> None:
+    """From here on what becomes garbage is collected; what was loaded before is none (`builder.cli.run`)."""
+    gc.freeze()
+    gc.enable()
 
 
 def recent_path(settings: Settings) -> Path:

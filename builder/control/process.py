@@ -21,6 +21,7 @@ from builder import pipelines
 from builder.broker.app import make_celery
 from builder.config import Settings, address_of
 from builder.contract.protocol import CANCEL_CHANNEL
+from builder.control import folder
 from builder.control.finalizers import Finalizers, finalizers_destination
 from builder.control.loops import LOOPS, Loops, event_log, woken_by
 from builder.control.metrics import Metrics
@@ -145,6 +146,14 @@ class Control:
         self.redis.close()
 
 
+def own_token(settings: Settings) -> str:
+    """A token that lets the user of this data folder build for the organization of the settings; empty without one."""
+    for row in settings.tokens:
+        if row.organization == settings.organization and {"submit", "read"} <= set(row.scopes):
+            return row.token
+    return ""
+
+
 def listen(address: str) -> socket.socket:
     """A listening socket at "host:port" (port 0: any free one). Raises `BuildError` InvalidRequest."""
     try:
@@ -189,7 +198,8 @@ def serve(settings: Settings) -> int:
     host, port = listener.getsockname()
     control.log.info("listening", action="listening", url=f"http://{host}:{port}")
     try:
-        server.run(sockets=[listener])
+        with folder.served(Path(settings.data_dir), f"http://{host}:{port}", own_token(settings)):
+            server.run(sockets=[listener])
     finally:
         control.stop()
         gc.freeze()  # at its exit the interpreter would look through all modules once more: a second for nothing

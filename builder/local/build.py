@@ -33,6 +33,7 @@ from builder.node.target import destination_of
 from builder.services.workers import WorkerService
 from builder.store import builds, nodes, sweeps
 from builder.store.transitions import PENDING, TERMINAL
+from builder.toolchains import digests
 from builder.toolchains.providers import toolchains_of
 
 log = logger("local")
@@ -80,6 +81,7 @@ class Owner:
             log=log,
             nonce=self.nonce,
         )
+        digests.remember_in(Path(settings.node_dir) / "local" / "digests.json")
         self.settle()
         # What this machine cannot build was refused before; slots are none, since no dispatcher's hint leads here.
         can = {row.name: "" for row in here.parts.catalog.toolchains()}

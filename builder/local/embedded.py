@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from builder.config import Settings, Token, handed_over, new_secret
+from builder.control import folder
 from builder.control.process import Control, listen
 from builder.errors import BuildError, PlatformError
-from builder.local import folder
 from builder.local.machine import ensure_bases, require, versions_here
 from builder.node.main import worker_argv
 from builder.plan import Toolchain

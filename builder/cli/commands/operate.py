@@ -7,6 +7,7 @@ so that the others work without it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 from collections.abc import Iterator
@@ -125,6 +126,7 @@ def _token_file(settings: Settings, token: str) -> Iterator[Path]:
 
 
 def _until_interrupted(work: Any) -> int:
+    gc.enable()
     try:
         with term_interrupts():
             answer = work()

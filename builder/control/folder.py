@@ -11,12 +11,14 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from builder.errors import PlatformError
 
 LOCK_TRIES, LOCK_PAUSE_S = 600, 0.1
+SERVE_TRIES = 5
+"""Whoever looks for a server has the lock for a moment."""
 
 
 @contextmanager
@@ -45,6 +47,17 @@ def published(data: Path, url: str, token: str) -> Iterator[None]:
         yield
     finally:
         path.unlink(missing_ok=True)
+
+
+@contextmanager
+def served(data: Path, url: str, token: str) -> Iterator[None]:
+    """Lock and address for a control process. Several may share a data folder: the first one is found in it."""
+    with ExitStack() as stack:
+        data.mkdir(parents=True, exist_ok=True)
+        with suppress(PlatformError):
+            stack.enter_context(exclusive(data, SERVE_TRIES))
+            stack.enter_context(published(data, url, token))
+        yield
 
 
 def server_of(data: Path) -> tuple[str, str] | None:
