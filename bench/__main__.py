@@ -1,4 +1,4 @@
-"""`python -m bench [P1 P13 P7 P8 P11 P12] [--pairs N]`: measure, keep the raw values, write docs/benchmarks.md."""
+"""`python -m bench [P1 P13 P14 P7 P8 P11 P12] [--pairs N]`: measure, keep the raw values, write docs/benchmarks.md."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import document, p1, p7, p8, p12, results, tails
+from bench import document, p1, p7, p8, p12, p14, results, tails
 from bench.ko import VERSION
 from bench.results import Row, Section
 from bench.servers import KEPT
@@ -23,6 +23,7 @@ RAW = KEPT / "results.json"
 METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
     "P1": p1.measure,
     "P13": p1.measure_ko,
+    "P14": p14.measure,
     "P7": p7.measure,
     "P8": p8.measure,
     "P11": tails.measure,

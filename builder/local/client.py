@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PAGE_LINES = 1000
 POLL_S = 0.1
+TIDY_S = 1.0
 LEAVE_S = 3.0
 """How long whoever leaves waits for the end of the build whose sandbox was killed."""
 
@@ -119,7 +120,9 @@ class LocalClient:
         self._thread.join(LEAVE_S)
 
     def close(self) -> None:
-        """Nothing is waited for: the process ends, and what is still open with it."""
+        """Let the thread of an ended build remove its spool; the rest ends with the process."""
+        if self._thread is not None:
+            self._thread.join(TIDY_S)
         if self._owner is not None:
             self._owner.close()
 

@@ -164,7 +164,7 @@ def _unreachable(url: URL, why: str) -> BuildError:
 
 def newest_version() -> str:
     """The version of the schema that this program writes: the first word of its newest migration's name."""
-    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*.py"))
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*"))
 
 
 def _is_current(engine: Engine) -> bool:

@@ -93,21 +93,20 @@ def build(ctx: Context, options: BuildOptions) -> int:
                 watched = watch(client, record, view, interrupts)
                 if watched.left:
                     ctx.leave()
-                # What was started here now ends. A signal meanwhile kills it.
+                if watched.build is None:
+                    view.abandon()
+                    return _left(ctx, record, watched.left)
+                # The answer first: what builds here has its folders to tidy up.
                 interrupts.raises = not settings.server
+                status = pb.BuildStatus.Name(watched.build.status)[len("BUILD_STATUS_") :]
+                ctx.remember(settings, record.build_id, request.name, status)
+                view.close(watched.build, f"{ctx.prog} build {options.path}")
+                return _answer(ctx, watched.build)
         except BaseException as error:
             view.abandon()
             if isinstance(error, KeyboardInterrupt) and record is None:
                 raise interrupted("stopped before a build existed") from None
             raise
-    if watched.build is None:
-        view.abandon()
-        return _left(ctx, record, watched.left)
-    ctx.remember(
-        settings, record.build_id, request.name, pb.BuildStatus.Name(watched.build.status)[len("BUILD_STATUS_") :]
-    )
-    view.close(watched.build, f"{ctx.prog} build {options.path}")
-    return _answer(ctx, watched.build)
 
 
 def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
