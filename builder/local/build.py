@@ -8,8 +8,10 @@ whose key another process builds is attached to that one, and goes on in its pla
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -52,7 +54,13 @@ class Owner:
     def __init__(self, here: Here) -> None:
         settings = here.settings.model_copy(update={"heartbeat_ms": min(here.settings.heartbeat_ms, BEAT_MS)})
         self.here, self.nonce = here, process_name()
-        label = labels(settings.crash_at, Path(settings.data_dir))
+        crash = labels(settings.crash_at, Path(settings.data_dir))
+
+        def label(name: str) -> None:
+            crash(name)
+            if name == "prepared" and settings.registry:  # the step runs in processes of its own; this one is idle
+                threading.Thread(target=load_registry, name="load", daemon=True).start()
+
         self._stack = ExitStack()
         self.node = Node(
             settings=settings,
@@ -65,28 +73,35 @@ class Owner:
             uid=self._stack.enter_context(build_user(settings.build_uid + settings.slots, Path(settings.node_dir))),
             apart=Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12],
         )
-        finalizer = Finalizer(
-            store=here.store,
-            destination=finalizers_destination(settings),
-            label=label,
-            stale=lambda call: None,
-            log=log,
-        )
-        self.finalizers = Finalizers(
-            settings=settings,
-            store=here.store,
-            finalizer=finalizer,
-            changed=here.changes.tell,
-            freed=here.changes.tell,
-            log=log,
-            nonce=self.nonce,
-        )
+        self._label = label
         digests.remember_in(Path(settings.node_dir) / "local" / "digests.json")
         self.settle()
         # What this machine cannot build was refused before; slots are none, since no dispatcher's hint leads here.
         can = {row.name: "" for row in here.parts.catalog.toolchains()}
         queues = settings.queue_list(here.parts.runtimes)
         nodes.register(here.store, NODE, queues, can, 0, nodes.LIVE_LEASES * settings.lease_ms)
+
+    @functools.cached_property
+    def finalizers(self) -> Finalizers:
+        """Made once a build is about to be finalized: the client of a registry takes a while to load."""
+        here, settings = self.here, self.node.settings
+        finalizer = Finalizer(
+            store=here.store,
+            destination=finalizers_destination(settings),
+            label=self._label,
+            stale=lambda call: None,
+            log=log,
+        )
+        changed = here.changes.tell
+        return Finalizers(
+            settings=settings,
+            store=here.store,
+            finalizer=finalizer,
+            changed=changed,
+            freed=changed,
+            log=log,
+            nonce=self.nonce,
+        )
 
     def settle(self) -> None:
         """Keep the lines that dead processes left, and end their leases: their builds are free now."""
@@ -132,6 +147,13 @@ class Owner:
             yield
         finally:
             del self.here.cancels[build_id]
+
+
+def load_registry() -> None:
+    """Load what the push needs."""
+    from builder.images import registry
+
+    assert registry
 
 
 def process_name() -> str:

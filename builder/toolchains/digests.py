@@ -1,4 +1,4 @@
-"""Digests of what compiles, over names and contents. A file is hashed again only when its size or a time has changed.
+"""Digests of what compiles, over names and contents. A file is hashed again only when its size or time has changed.
 
 A process that lives for one build finds the digests of earlier ones in a file (`remember_in`).
 """
@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-File = tuple[str, int, int, int]
-"""Path below the root, size, time of the last change of its content and of its inode, in ns."""
+File = tuple[str, int, int]
+"""Path below the root, size, time of the last change in ns."""
 
 _known: dict[tuple[str, tuple[str, ...] | None], tuple[tuple[File, ...], str]] = {}
 _memory: list[Path] = []
@@ -39,7 +39,8 @@ def _remembered(root: Path, names: tuple[str, ...] | None, files: tuple[File, ..
         return _hash(root, files)
     (memory,) = _memory
     name = f"{root} {names}"
-    stamp = hashlib.sha256(repr(files).encode()).hexdigest()
+    inodes = [(info.st_ino, info.st_ctime_ns) for info in (os.stat(root / name) for name, *_ in files)]
+    stamp = hashlib.sha256(repr((files, inodes)).encode()).hexdigest()  # ctime: nobody can set it back
     kept: dict[str, list[str]] = {}
     with suppress(OSError, ValueError):
         kept = json.loads(memory.read_text(encoding="utf-8"))
@@ -68,7 +69,7 @@ def _named(root: str, names: tuple[str, ...]) -> Iterator[File]:
         path = os.path.join(root, name)
         if os.path.isfile(path):
             info = os.stat(path)
-            yield name, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+            yield name, info.st_size, info.st_mtime_ns
 
 
 def _below(root: str, inside: str = "") -> Iterator[File]:
@@ -80,4 +81,4 @@ def _below(root: str, inside: str = "") -> Iterator[File]:
                     yield from _below(root, f"{inside}{entry.name}/")
             elif entry.is_file():
                 info = entry.stat()
-                yield inside + entry.name, info.st_size, info.st_mtime_ns, info.st_ctime_ns
+                yield inside + entry.name, info.st_size, info.st_mtime_ns
