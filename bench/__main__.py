@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import document, p1, p2, p4, p7, p8, p12, results, tails
+from bench import document, p1, p2, p4, p7, p8, p12, p14, results, tails
 from bench.ko import VERSION
 from bench.results import Row, Section
 from bench.servers import KEPT
@@ -25,6 +25,7 @@ METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
     "P13": p1.measure_ko,
     "P2": p2.measure,
     "P4": p4.measure,
+    "P14": p14.measure,
     "P7": p7.measure,
     "P8": p8.measure,
     "P11": tails.measure,

@@ -34,7 +34,7 @@ HEAD = """\
 Written by `make bench` (`python -m bench P7` measures one metric again); do not edit, the prose is in
 `bench/document.py`. A shortfall is printed like a success.
 
-All arms of a comparison run in one process on one machine. In P1, P13 and P7 they take turns round by round in
+All arms of a comparison run in one process on one machine. In P1, P13, P14 and P7 they take turns round by round in
 alternating order and are compared inside a round; in P8 the identical rebuild always follows its first build, P11 has
 one build for each number of readers, and P12 goes node by node, for it compares digests and no times. Work folders,
 caches and the registry are on tmpfs. A verdict is about the median. "Service" is the real thing: a build submitted over
@@ -83,6 +83,15 @@ transaction of its own.""",
 Thirty builds at once on one node with two slots, cache miss, no retry, a receiver of reports; the idle rate of the same
 run is subtracted. Log batches are not part of it: each is a transaction and a call.""",
         "A test holds the targets, so a miss here is a defect.",
+    ),
+    "P14": Prose(
+        "P14: a local build against ko",
+        """\
+`ignite-builder build` without a server (services, store, line and finalizer in its own process) and `ko build`, both as
+whole programs: same project, base image and registry, caches warm, each arm's its own. What ko does not do is in it:
+the sandbox, a record with its log, the statement of what was built from what, the user's tag.""",
+        """\
+What is above the target is the start of the interpreter and its imports.""",
     ),
     "P7": Prose(
         "P7: the sandbox",

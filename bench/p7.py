@@ -17,7 +17,7 @@ from bench.servers import KEPT, Place, place
 from builder import config, indexes, sandbox
 from builder.config import Settings
 from builder.data import catalog_file
-from builder.local.embedded import ensure_bases, versions_here
+from builder.local.machine import ensure_bases, versions_here
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Step
 from builder.toolchains.providers import toolchains_of

@@ -66,7 +66,8 @@ class Place:
 
     folder: Path
     registry: str
-    _next_uid: Iterator[int] = field(default_factory=lambda: iter(range(FIRST_UID, 62_000, 20)))
+    uids: Iterator[int] = field(default_factory=lambda: iter(range(FIRST_UID, 62_000, 20)))
+    """First build users, one for each server or program."""
 
     @property
     def bases(self) -> ImageStore:
@@ -85,7 +86,7 @@ class Place:
             "node_dir": str(node),
             "registry": self.registry,
             "organization": "bench",
-            "build_uid": next(self._next_uid),
+            "build_uid": next(self.uids),
             **flags,
         }
         with ExitStack() as stack:

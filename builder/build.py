@@ -38,6 +38,7 @@ def run_build(attempt: Attempt) -> Outcome:
         bound, steps = planned.bound, planned.bound.plan.steps
         with attempt.phase("BUILD"):
             prepare(attempt, bound.plan)
+            attempt.node.label("prepared")
             for number, step in enumerate(steps, 1):
                 attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
                 judge(attempt, bound.plan, step, execute_step(attempt, bound.toolchain, step))

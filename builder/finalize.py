@@ -10,14 +10,16 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-from structlog.typing import FilteringBoundLogger
+from typing import TYPE_CHECKING
 
 from builder.attest.provenance import MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.store import builds, record
 from builder.store.engine import Store
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 TAG_ROUNDS = 5
 TAG_CHECK_FOR_MS, TAG_CHECK_EVERY_MS, TAG_CHECKS = 600_000, 60_000, 20

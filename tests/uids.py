@@ -16,6 +16,8 @@ SERVERS = range(FIRST_UID, FIRST_UID + 1000, 20)
 """Of further servers, one each; a server takes its slots' uids after it and the one before it."""
 CRASH = FIRST_UID + 1000
 NODE = FIRST_UID + 1300
+LOCAL = FIRST_UID + 1350
+"""Of builds without a server."""
 WHEEL = FIRST_UID + 1400
 """Of builds by an installed wheel."""
 CHAOS = FIRST_UID + 1500

@@ -38,11 +38,18 @@ class Node:
     """The build user of this process; its group is `settings.build_uid`."""
     label: Callable[[str], None] = lambda name: None
     """Names a point of the line; a fault test ends the process here."""
+    apart: Path | None = None
+    """Where its work folders and spools are, if not in the node's folder: other processes settle what is left there."""
 
     @property
     def folder(self) -> Path:
         """The node's own folder."""
         return Path(self.settings.node_dir)
+
+    @property
+    def scratch(self) -> Path:
+        """The folder of work folders and spools."""
+        return self.apart or self.folder
 
 
 @dataclass(kw_only=True)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import structlog
-
 from builder.claims.calls import Calls, Refused
 from builder.claims.requests import BATCH_LINES, append_request, hand_back_request
 from builder.claims.spool import Line, forget_dead_owners, left_behind
+from builder.logs import logger
 
-log = structlog.get_logger("claims")
+log = logger("claims")
 
 
 def send_left_behind(calls: Calls, folder: Path) -> int:

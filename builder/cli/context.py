@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 from builder.cli.connection import again_text, retry_text
 from builder.cli.options import Common
 from builder.cli.safe import shown
-from builder.cli.stop import missing_here, mistake, refused_here, unwritten
+from builder.cli.stop import missing_here, mistake, refused_call, refused_here, unwritten
 from builder.cli.terminal import (
     ASCII,
     MAX_COLUMNS,
@@ -33,7 +34,9 @@ if TYPE_CHECKING:
 
     from builder.cli.client import Client, Watcher
     from builder.config import Loaded, Settings
+    from builder.local.client import LocalClient
     from builder.local.embedded import Embedded
+    from builder.services.errors import Status
 
 RECENT = 50
 GONE = (errno.EPIPE, errno.EIO)
@@ -87,8 +90,8 @@ class Context:
     now_ms: Callable[[], int]
     load: Callable[[Mapping[str, Any], Mapping[str, str]], Loaded]
     prog: str = "ignite-builder"
-    local: Embedded | None = None
-    """The server that this command started here, while it runs."""
+    local: LocalClient | None = None
+    """What builds in this process, while it does."""
 
     # -- looks -------------------------------------------------------------------------------------------------------
     def look(self, out: Out) -> Look:
@@ -167,32 +170,55 @@ class Context:
         """The settings alone."""
         return self.loaded().settings
 
-    @contextlib.contextmanager
-    def client(self, settings: Settings, watcher: Watcher | None = None, *, builds: bool = False) -> Iterator[Client]:
-        """A client of the configured server, or of one started here for the time of the command (with a worker where
-        the command `builds`).
+    def settings_for_builds(self) -> Settings:
+        """The settings, with the server that has this data folder where one runs and no other is configured."""
+        settings = self.settings()
+        if settings.server:
+            return settings
+        from pathlib import Path
 
-        Raises `Stop` when a part that building here needs is missing (exit 75).
-        """
-        from builder.cli.client import Client
+        from builder.control.folder import server_of
 
-        with contextlib.ExitStack() as stack:
-            url, token = settings.server, settings.token
-            if not url:
-                server = stack.enter_context(self.local_server(settings, worker=builds))
-                url, token = server.url, server.token
-            client = Client(url, token, watcher=watcher or _Noticing(self))
-            stack.callback(client.close)
-            yield client
+        found = server_of(Path(settings.data_dir))
+        if found is None:
+            return settings
+        url, token = found
+        return settings.model_copy(update={"server": url, "token": token or settings.token})
 
     @contextlib.contextmanager
-    def local_server(self, settings: Settings, *, worker: bool) -> Iterator[Embedded]:
-        """A server started here (with `url` and `token`). Raises `Stop` when a part is missing (exit 75)."""
-        with _embedded(settings, self._event, worker=worker) as self.local:
+    def client(
+        self, settings: Settings, watcher: Watcher | None = None, *, builds: bool = False
+    ) -> Iterator[Client | LocalClient]:
+        """A client of the server, or the services themselves in this process, which then also builds where the command
+        `builds`. Raises `Stop` when a part that building here needs is missing (exit 75)."""
+        _collect()
+        if settings.server:
+            from builder.cli.client import Client
+
+            client = Client(settings.server, settings.token, watcher=watcher or _Noticing(self))
+            with contextlib.closing(client):
+                yield client
+            return
+        from builder.local.client import LocalClient
+
+        def refused(status: Status) -> Exception:
+            return refused_call(status.code, status.message, dict(status.detail))
+
+        try:
+            self.local = LocalClient(settings, refused, self._event, builds=builds)
+        except BuildError as error:
+            raise missing_here(error) from None
+        with contextlib.closing(self.local):
             yield self.local
 
+    @contextlib.contextmanager
+    def local_server(self, settings: Settings) -> Iterator[Embedded]:
+        """A server with its worker, started here. Raises `Stop` when a part is missing (exit 75)."""
+        with _embedded(settings, self._event) as server:
+            yield server
+
     def leave(self) -> None:
-        """Without waiting: what was started here is killed, its sandboxes first. A server elsewhere is not touched."""
+        """Without waiting: what builds in this process is killed. A server elsewhere is not touched."""
         if self.local is not None:
             self.local.kill()
 
@@ -240,33 +266,30 @@ class _Noticing:
             self.context.notice(f"{method} {path} {status} {took_ms}ms")
 
 
-def _embedded(
-    settings: Settings, on_event: Callable[[object], None], *, worker: bool
-) -> contextlib.AbstractContextManager[Embedded]:
-    """The server of this command; not imported where a server is configured. Its own log goes to a file: stdout is
-    the answer's."""
+def _embedded(settings: Settings, on_event: Callable[[object], None]) -> contextlib.AbstractContextManager[Embedded]:
+    """The server of `dev`. Its own log goes to a file: stdout is the answer's."""
     from pathlib import Path
 
-    import structlog
-
     from builder.local import embedded
+    from builder.logs import log_to
 
     @contextlib.contextmanager
     def started() -> Iterator[Embedded]:
-        folder = Path(settings.data_dir) / "run"
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / "control.log").open("a", encoding="utf-8") as log, contextlib.ExitStack() as stack:
-            structlog.configure(
-                processors=[structlog.processors.TimeStamper(fmt="iso"), structlog.processors.JSONRenderer()],
-                logger_factory=structlog.WriteLoggerFactory(file=log),
-            )
+        log_to(Path(settings.data_dir) / "run" / "control.log")
+        with contextlib.ExitStack() as stack:
             try:
-                server = stack.enter_context(embedded.start(settings, on_event, worker=worker))
+                server = stack.enter_context(embedded.start(settings, on_event))
             except BuildError as error:
                 raise missing_here(error) from None
             yield server
 
     return started()
+
+
+def _collect() -> None:
+    """From here on what becomes garbage is collected; what was loaded before is none (`builder.cli.run`)."""
+    gc.freeze()
+    gc.enable()
 
 
 def recent_path(settings: Settings) -> Path:

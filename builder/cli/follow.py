@@ -21,6 +21,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
+    from builder.local.client import LocalClient
 
 TICK_S = 0.1
 CANCEL_GRACE_S = 2.0
@@ -113,7 +114,9 @@ class Watched:
     left: str = ""
 
 
-def create(client: Client, request: pb.CreateBuildRequest, view: View, interrupts: Interrupts) -> pb.Build | None:
+def create(
+    client: Client | LocalClient, request: pb.CreateBuildRequest, view: View, interrupts: Interrupts
+) -> pb.Build | None:
     """Ask for the build. A signal meanwhile waits for the answer, so that the cancel has a name; a second one does not
     (None). Raises `Stop`."""
     _thread(lambda: _create(client, request, interrupts.events))
@@ -134,7 +137,7 @@ def create(client: Client, request: pb.CreateBuildRequest, view: View, interrupt
         view.tick()
 
 
-def watch(client: Client, build: pb.Build, view: View, interrupts: Interrupts) -> Watched:
+def watch(client: Client | LocalClient, build: pb.Build, view: View, interrupts: Interrupts) -> Watched:
     """Follow a build that this command started. Raises `Stop` when the server is lost or the cancel cannot land."""
     build_id = build.build_id
     _thread(lambda: _read(client, build_id, interrupts.events))
@@ -164,7 +167,7 @@ def watch(client: Client, build: pb.Build, view: View, interrupts: Interrupts) -
 
 
 def entries_or_ticks(
-    client: Client, build_id: str, after: int, interrupts: Interrupts
+    client: Client | LocalClient, build_id: str, after: int, interrupts: Interrupts
 ) -> Iterator[pb.LogEntry | str | None]:
     """Entries and notices as they come, None at least every 100 ms; ends after `eof` or when a signal arrived."""
     _thread(lambda: _read(client, build_id, interrupts.events, after))
@@ -180,7 +183,7 @@ def entries_or_ticks(
             return
 
 
-def _read(client: Client, build_id: str, events: Inbox[Event], after: int = 0) -> None:
+def _read(client: Client | LocalClient, build_id: str, events: Inbox[Event], after: int = 0) -> None:
     try:
         for entry in client.follow(build_id, after):
             events.put(entry)
@@ -188,14 +191,14 @@ def _read(client: Client, build_id: str, events: Inbox[Event], after: int = 0) -
         events.put(error)
 
 
-def _create(client: Client, request: pb.CreateBuildRequest, events: Inbox[Event]) -> None:
+def _create(client: Client | LocalClient, request: pb.CreateBuildRequest, events: Inbox[Event]) -> None:
     try:
         events.put(client.create(request))
     except Exception as error:
         events.put(error)
 
 
-def _cancel(client: Client, build_id: str, events: Inbox[Event]) -> None:
+def _cancel(client: Client | LocalClient, build_id: str, events: Inbox[Event]) -> None:
     try:
         client.cancel(build_id)
     except Stop as error:

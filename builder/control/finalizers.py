@@ -10,20 +10,43 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
-from structlog.typing import FilteringBoundLogger
 
 from builder.config import Settings
 from builder.errors import PlatformError
 from builder.finalize import Finalizer
+from builder.images import place
+from builder.images.destination import Destination
 from builder.store import builds
 from builder.store.engine import Store
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 STOP_S = 5.0
 
 Claimed = tuple[str, int]
 """(build id, claim)"""
+
+
+def finalizers_destination(settings: Settings) -> Destination:
+    """Where finalizers attest and tag. A registry gets one short attempt: the pause of a build is the retry."""
+    patience = None
+    if settings.registry:
+        from builder.images.transport import ONE_SHORT_ATTEMPT  # with the HTTP client, which a folder does without
+
+        patience = ONE_SHORT_ATTEMPT
+    return place.destination(
+        settings.registry,
+        f"{settings.data_dir}/artifacts",
+        username=settings.registry_username,
+        password=settings.registry_password,
+        insecure=settings.registry_insecure,
+        ca_bundle=settings.ca_bundle,
+        patience=patience,
+    )
 
 
 @dataclass(kw_only=True)
@@ -37,6 +60,8 @@ class Finalizers:
     changed: Callable[[str], None]
     freed: Callable[[], None] = lambda: None
     log: FilteringBoundLogger
+    nonce: str = ""
+    """Names this process in the builds that it adopts, where others watch for its end."""
     monotonic: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _at_work: dict[Claimed, threading.Thread] = field(default_factory=dict)
@@ -64,7 +89,7 @@ class Finalizers:
         self.left = True  # a thread that ends while this looks must not be missed
         if free <= 0:
             return
-        adopted = builds.adopt_due(self.store, self.settings.lease_ms, free, look=not woken)
+        adopted = builds.adopt_due(self.store, self.settings.lease_ms, free, look=not woken, nonce=self.nonce)
         for row in adopted.rows:
             claimed = (row["build_id"], row["claim"])
             thread = threading.Thread(target=self._run, args=(claimed, row), name="finalizer", daemon=True)
@@ -76,7 +101,7 @@ class Finalizers:
 
     def adopt(self) -> builds.Row | None:
         """The next build, as adopted. None: nothing is due."""
-        return builds.adopt_finalize(self.store, self.settings.lease_ms)
+        return builds.adopt_finalize(self.store, self.settings.lease_ms, self.nonce)
 
     def attempt(self, row: builds.Row) -> None:
         """One attempt on this thread. A build that is in trouble waits for its next one, and no build pays for it."""

@@ -21,7 +21,8 @@ from builder import pipelines
 from builder.broker.app import make_celery
 from builder.config import Settings, address_of
 from builder.contract.protocol import CANCEL_CHANNEL
-from builder.control.finalizers import Finalizers
+from builder.control import folder
+from builder.control.finalizers import Finalizers, finalizers_destination
 from builder.control.loops import LOOPS, Loops, event_log
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
@@ -30,8 +31,6 @@ from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
-from builder.images import place
-from builder.images.transport import ONE_SHORT_ATTEMPT
 from builder.pipelines import catalog as catalogs
 from builder.services.builds import BuildService
 from builder.services.nodes import OperateService
@@ -75,15 +74,7 @@ class Control:
         catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         finalizer = Finalizer(
             store=self.store,
-            destination=place.destination(
-                settings.registry,
-                f"{settings.data_dir}/artifacts",
-                username=settings.registry_username,
-                password=settings.registry_password,
-                insecure=settings.registry_insecure,
-                ca_bundle=settings.ca_bundle,
-                patience=ONE_SHORT_ATTEMPT,
-            ),
+            destination=finalizers_destination(settings),
             label=labels(settings.crash_at, Path(settings.data_dir)),
             stale=self.metrics.stale,
             log=self.log,
@@ -174,6 +165,14 @@ class Control:
         self.redis.close()
 
 
+def own_token(settings: Settings) -> str:
+    """A token that lets the user of this data folder build for the organization of the settings; empty without one."""
+    for row in settings.tokens:
+        if row.organization == settings.organization and {"submit", "read"} <= set(row.scopes):
+            return row.token
+    return ""
+
+
 def listen(address: str) -> socket.socket:
     """A listening socket at "host:port" (port 0: any free one). Raises `BuildError` InvalidRequest."""
     try:
@@ -218,7 +217,8 @@ def serve(settings: Settings) -> int:
     host, port = listener.getsockname()
     control.log.info("listening", action="listening", url=f"http://{host}:{port}")
     try:
-        server.run(sockets=[listener])
+        with folder.served(Path(settings.data_dir), f"http://{host}:{port}", own_token(settings)):
+            server.run(sockets=[listener])
     finally:
         control.stop()
         gc.freeze()  # at its exit the interpreter would look through all modules once more: a second for nothing

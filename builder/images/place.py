@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from builder.images import registry
 from builder.images.destination import Destination
 from builder.images.layout import Layout
 from builder.images.mounts import Mounts
-from builder.images.transport import PATIENT, Patience
+
+if TYPE_CHECKING:
+    from builder.images.transport import Patience
 
 
 def destination(
@@ -23,12 +25,14 @@ def destination(
     ca_bundle: str = "",
     check: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
-    patience: Patience = PATIENT,
+    patience: Patience | None = None,
     mounts: Mounts | None = None,
 ) -> Destination:
     """The registry at `host`, or the folder `layout` where `host` is empty. The rest is as of `registry.connect`."""
     if not host:
         return Layout(Path(layout))
+    from builder.images import registry, transport  # with the HTTP client, which a folder does without
+
     return registry.connect(
         host,
         username=username,
@@ -37,6 +41,6 @@ def destination(
         ca_bundle=ca_bundle,
         check=check,
         sleep=sleep,
-        patience=patience,
+        patience=patience or transport.PATIENT,
         mounts=mounts,
     )

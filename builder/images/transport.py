@@ -12,6 +12,7 @@ import functools
 import ipaddress
 import re
 import ssl
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -267,7 +268,29 @@ class Transport:
 def new_client(*, ca_bundle: str = "", proxy: str = "", timeout_s: float = 60.0) -> httpx.Client:
     """A client that reads no environment variable of its own. `ca_bundle`: a file; empty: the system's."""
     limits = httpx.Timeout(timeout_s, connect=10.0)
-    return httpx.Client(verify=_tls(ca_bundle), proxy=proxy or None, trust_env=False, timeout=limits)
+    if proxy:
+        return httpx.Client(verify=_tls(ca_bundle), proxy=proxy, trust_env=False, timeout=limits)
+    # Plain HTTP has no use for a bundle, and a client of its own verifies nothing: this context trusts nobody.
+    plain = httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False)
+    return httpx.Client(transport=_Tls(ca_bundle), mounts={"http://": plain}, trust_env=False, timeout=limits)
+
+
+class _Tls(httpx.BaseTransport):
+    """HTTPS that loads its bundle with the first request."""
+
+    def __init__(self, ca_bundle: str) -> None:
+        self._ca_bundle = ca_bundle
+        self._lock = threading.Lock()
+        self._made: httpx.HTTPTransport | None = None
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        with self._lock:
+            made = self._made = self._made or httpx.HTTPTransport(verify=_tls(self._ca_bundle), trust_env=False)
+        return made.handle_request(request)
+
+    def close(self) -> None:
+        if self._made is not None:
+            self._made.close()
 
 
 @functools.cache

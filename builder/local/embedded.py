@@ -6,7 +6,6 @@ artifacts stay in the data folder.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import signal
@@ -20,18 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder import pipelines
-from builder.bases.make import build_base
-from builder.bases.recipe import read_recipes
 from builder.config import Settings, Token, handed_over, new_secret
+from builder.control import folder
 from builder.control.process import Control, listen
-from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError, PlatformError
-from builder.images.store import images_of
+from builder.local.machine import ensure_bases, require, versions_here
 from builder.node.main import worker_argv
-from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
-from builder.toolchains.providers import toolchains_of
 
 START_S = 30.0
 
@@ -55,12 +49,7 @@ class Embedded:
 
     def require(self, row: Toolchain) -> None:
         """One machine is all there is: what it cannot build would wait for another node. Raises `BuildError`."""
-        error, base = why_unbuildable(self.settings, row), self.without_base.get(row.runtime)
-        if error is not None and base is not None:
-            message = f"{error.message}; its base image could not be made: {base.message}"
-            raise BuildError(error.reason, message, said=base.said)
-        if error is not None:
-            raise error
+        require(self.settings, row, self.without_base.get(row.runtime))
 
     def kill(self) -> None:
         """Leave at once: the sandboxes first, then no waiting for requests. What follows is `start`'s own way out."""
@@ -84,7 +73,7 @@ def start(
         (data / "run").mkdir(parents=True, exist_ok=True)
         # Standard output belongs to the command: what the control side tells goes to a file.
         events = stack.enter_context((data / "run" / "events.jsonl").open("a", encoding="utf-8"))
-        stack.enter_context(_exclusive(data))
+        stack.enter_context(folder.exclusive(data))
         redis, redis_url = stack.enter_context(private_redis(data / "run"))
         token, worker_token = new_secret(), new_secret()
         listener = listen("127.0.0.1:0")
@@ -107,21 +96,8 @@ def start(
         running = Embedded(url, token, settings, control, redis, process, log, server, without_base)
         if process is not None:
             _await_node(running)
+        stack.enter_context(folder.published(data, url, token))
         yield running
-
-
-@contextmanager
-def _exclusive(data: Path) -> Iterator[None]:
-    """One embedded server for each data folder: two would both be its reconciler and its only worker."""
-    with (data / "lock").open("w") as lock:
-        for _ in range(600):
-            with suppress(BlockingIOError):
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            time.sleep(0.1)
-        else:
-            raise PlatformError("Internal", f"another ignite-builder has been using {data} for a minute")
-        yield
 
 
 @contextmanager
@@ -187,57 +163,6 @@ def start_worker(settings: Settings, environ: Mapping[str, str], log: Path) -> s
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C is for the command: it must not drain the node
         )
-
-
-def ensure_bases(settings: Settings) -> dict[str, BuildError]:
-    """Make the base images of the default toolchains, once each. Returns runtime → why its base could not be made: the
-    machine can still build the other runtimes."""
-    images = images_of(settings.node_dir)
-    runtimes = runtimes_dir()
-    catalog = catalogs.read(catalog_file(settings.catalog))
-    failed = {}
-    for name in pipelines.names(pipelines.load(settings.pipelines)):
-        try:
-            row = catalog.find(name)
-            recipe = runtimes / name
-            if (recipe / "base.toml").is_file():
-                build_base(images, row.base, recipe)
-        except BuildError as error:
-            failed[name] = error
-    return failed
-
-
-def why_unbuildable(settings: Settings, row: Toolchain) -> BuildError | None:
-    """What keeps this machine from building with a toolchain, and the command that mends it; None: nothing does.
-
-    Reads only: it makes, copies and unpacks nothing.
-    """
-    try:
-        toolchains_of(settings).find(row)
-    except BuildError as error:
-        folder = runtimes_dir() / row.runtime
-        recipes = read_recipes(folder) if (folder / "base.toml").is_file() else {}
-        if images_of(settings.node_dir).get(row.base) is None and row.base not in recipes:
-            return BuildError("ToolchainUnavailable", f"{row.name}: there is no recipe of its base image {row.base}")
-        return error
-    return None
-
-
-def versions_here(settings: Settings) -> dict[str, str]:
-    """Runtime → default version: where this machine lacks the catalog's default, the newest version that it has.
-
-    One machine is all there is: a build that names no version must not wait for another node.
-    """
-    catalog = catalogs.read(catalog_file(settings.catalog))
-    toolchains = toolchains_of(settings)
-    chosen = {}
-    for name in pipelines.names(pipelines.load(settings.pipelines)):
-        with suppress(BuildError):
-            rows = [catalog.find(name), *(row for row in reversed(catalog.toolchains()) if row.runtime == name)]
-            row = next((row for row in rows if toolchains.has(row)), rows[0])
-            if row != rows[0]:
-                chosen[name] = row.version
-    return chosen | settings.default_versions
 
 
 def _await_node(running: Embedded) -> None:

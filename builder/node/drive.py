@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TypeVar
 
-import structlog
-
 from builder.attempt.attempt import Attempt, Node, plan_request
 from builder.attempt.log import Log
 from builder.claims.calls import Backoff, Refused, Unanswered
@@ -36,9 +34,10 @@ from builder.claims.requests import (
 from builder.claims.spool import Spool, own, spool_path
 from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.logs import logger
 from builder.sandbox import remove_tree
 
-log = structlog.get_logger("worker")
+log = logger("worker")
 
 Request = TypeVar("Request", pb.FinishRequest, pb.HandBackRequest)
 Answer = TypeVar("Answer", pb.FinishResponse, pb.HandBackResponse)
@@ -83,7 +82,7 @@ def driving(
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Attempt]:
     """The attempt of a granted claim. Inside, its lease is renewed and its log sent; afterwards its spool is gone."""
-    path = spool_path(node.folder / "spool", grant.build_id, grant.claim)
+    path = spool_path(node.scratch / "spool", grant.build_id, grant.claim)
     own(path)
     spool = Spool(path, node.settings.log_bytes)
     attempt = Attempt(
@@ -93,7 +92,7 @@ def driving(
         lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
         log=Log(spool=spool, now=now),
         time_limit=TimeLimit(limit_ms=int(grant.limits.timeout_ms) or node.settings.timeout_ms, started_at=now()),
-        work=node.folder / "work" / f"{grant.build_id}-{grant.claim}",
+        work=node.scratch / "work" / f"{grant.build_id}-{grant.claim}",
         now=now,
     )
     driver = _Driver(attempt, draining)
@@ -195,7 +194,8 @@ def work_folder(attempt: Attempt) -> Iterator[None]:
     root = attempt.work.parent
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o711)
-    attempt.node.folder.chmod(0o755)
+    for above in (attempt.node.scratch, attempt.node.folder):
+        above.chmod(0o755)
     attempt.work.mkdir(mode=0o700)
     try:
         attempt.chown_to_build_user(attempt.work)

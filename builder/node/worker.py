@@ -20,7 +20,7 @@ from billiard import Array, Value, current_process
 from celery import signals
 
 from builder import pipelines, sandbox
-from builder.attempt.attempt import Attempt, Node
+from builder.attempt.attempt import Node
 from builder.build import run_build
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
@@ -32,13 +32,11 @@ from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.faults import labels
-from builder.images import place
-from builder.images.destination import Destination
-from builder.images.mounts import Mounts
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, driving, work_folder
 from builder.node.leftovers import remove_left_behind
+from builder.node.target import destination_of
 from builder.pipelines import catalog as catalogs
 from builder.toolchains.providers import toolchains_of
 
@@ -282,26 +280,6 @@ class WorkerProcess:
             label=labels(settings.crash_at, self.folder),
             uid=settings.build_uid + index,
         )
-
-
-def destination_of(attempt: Attempt) -> Destination:
-    """The place that the grant names; its waits end when the attempt must stop."""
-    target = attempt.grant.destination
-    return place.destination(
-        target.registry,
-        target.layout_path,
-        username=target.username,
-        password=target.password,
-        insecure=target.insecure,
-        ca_bundle=attempt.node.settings.ca_bundle,
-        check=attempt.check,
-        sleep=attempt.pause,
-        mounts=Mounts(
-            folder=Path(attempt.node.settings.node_dir) / "pushed",
-            host=target.registry,
-            organization=attempt.grant.organization_name,
-        ),
-    )
 
 
 def require_membership(settings: Settings) -> None:

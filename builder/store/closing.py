@@ -56,17 +56,18 @@ class TagsMoved(Exception):
         self.tags = tags
 
 
-def adopt_finalize(store: Store, lease_ms: int) -> Row | None:
+def adopt_finalize(store: Store, lease_ms: int, nonce: str = "") -> Row | None:
     """Take the build in FINALIZE that has been due for longest. None: nothing is due, which costs a read alone."""
-    return next(iter(adopt_due(store, lease_ms, 1).rows), None)
+    return next(iter(adopt_due(store, lease_ms, 1, nonce=nonce).rows), None)
 
 
-def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True) -> Adopted:
+def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True, nonce: str = "") -> Adopted:
     """Take up to `limit` builds in FINALIZE, those that have been due for longest first, in one transaction.
 
     A new claim fences the last finalizer off. A repository at which a finalizer is at work (in this process or
     another) is passed over. A finalizer that was lost before the PUBLISH mark counts towards poison: that build ends.
     After the mark the build only goes forward. `look` reads first, for a caller that expects to find nothing.
+    `nonce` names the process that adopts, as that of a claim does.
     """
     if look:
         with store.read() as tx:
@@ -86,6 +87,7 @@ def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True) -> 
             rows.append(
                 transition(
                     tx, now, row, "adopt", claim=row["claim"] + 1, lease_until=now + lease_ms, finalizer=True,
+                    nonce=nonce,
                     phase="FINALIZE" if row["published"] else "ATTEST", failures=row["failures"] + int(counts),
                     line=line,
                 )

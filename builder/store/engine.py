@@ -10,9 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from alembic import command
-from alembic.config import Config
-from alembic.util import CommandError
 from sqlalchemy import (
     URL,
     BigInteger,
@@ -26,7 +23,7 @@ from sqlalchemy import (
     make_url,
     text,
 )
-from sqlalchemy.exc import ArgumentError, DataError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError, ProgrammingError
 
 from builder.errors import BuildError
 from builder.store.events import Event
@@ -38,6 +35,7 @@ READ = "ignite.read"  # an execution option of a connection: its transaction onl
 POSTGRESQL_NOW = "(extract(epoch from statement_timestamp()) * 1000)::bigint"  # one value all over a statement
 DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgresql+psycopg"})
 BUSY_MS = 20_000
+MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x19117E  # any number of our own: who brings the schema up to date holds it
 
 
@@ -130,8 +128,9 @@ def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Stor
     else:
         _prepare_postgresql(engine)
     try:
-        with engine.begin() as connection:
-            _migrate(connection)
+        if not _is_current(engine):
+            with engine.begin() as connection:
+                _migrate(connection)
     except OperationalError as error:
         engine.dispose()
         raise _unreachable(parsed, " ".join(str(error.orig).split())) from None
@@ -169,11 +168,29 @@ def _unreachable(url: URL, why: str) -> BuildError:
     return BuildError("Internal", f"the store {_shown(url)} does not open: {why}", where="store_url", next=step)
 
 
+def newest_version() -> str:
+    """The version of the schema that this program writes: the first word of its newest migration's name."""
+    return max(path.name.partition("_")[0] for path in (MIGRATIONS / "versions").glob("[0-9]*"))
+
+
+def _is_current(engine: Engine) -> bool:
+    """Whether the schema has this program's version: one query, where the migration tool would take 0.2 s to load."""
+    try:
+        with engine.connect().execution_options(**{READ: True}) as connection:
+            return connection.exec_driver_sql("select version_num from alembic_version").scalar() == newest_version()
+    except (OperationalError, ProgrammingError):  # no such table; whoever cannot be reached says so below
+        return False
+
+
 def _migrate(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+    from alembic.util import CommandError
+
     if connection.dialect.name == "postgresql":  # two processes that start at once: the second finds it done
         connection.execute(text("select pg_advisory_xact_lock(:lock)"), {"lock": MIGRATION_LOCK})
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["connection"] = connection
     try:
         command.upgrade(config, "head")

@@ -156,3 +156,30 @@ def _late(lane: Lane, now: int, waited_ms: int, warned: Warned) -> Select[Any]:
     later = or_(builds.c.queued_at > at, and_(builds.c.queued_at == at, builds.c.number > number))
     query = select(builds).where(*lane_of(*lane), later, builds.c.queued_at <= now - waited_ms)
     return query.order_by(builds.c.queued_at, builds.c.number).limit(BATCH)
+
+
+def expire_gone(store: Store, node_id: str, is_gone: Callable[[str], bool]) -> int:
+    """End at once the leases of a node's processes that are gone, as the nonces of their claims name them.
+
+    Without it they end by themselves, a lease later. A read that finds none is all it costs then. Returns how many.
+    """
+    mine = (builds.c.status == RUNNING, builds.c.node_id == node_id)
+    query = select(builds.c.build_id, builds.c.claim, builds.c.nonce).where(*mine)
+    with store.read() as tx:
+        found = [row for row in tx.execute(query).all() if is_gone(row.nonce)]
+    if not found:
+        return 0
+    expired = 0
+    with store.transaction() as tx:
+        now = store.now(tx)
+        for each in found:
+            same = (builds.c.build_id == each.build_id, builds.c.claim == each.claim)
+            for row in lock(tx, select(builds).where(*mine, *same), skip=True):
+                if row["stage"] == WORK:
+                    lost(tx, now, row)
+                elif row["finalizer"] and row["lease_until"] > now:
+                    write(tx, row, lease_until=now)  # due; who adopts it counts the finalizer as lost
+                else:
+                    continue
+                expired += 1
+    return expired

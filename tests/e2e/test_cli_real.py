@@ -250,7 +250,8 @@ def test_a_build_of_its_own_leaves_records_and_artifact_but_no_process(alone: Pr
     assert (failed.code, failed.out) == (1, "")
     assert "EntryPointMissing" in failed.err and failed.err.splitlines()[-1].startswith("next   ")
     assert not processes_that_name(alone.home)
-    assert not [*(alone.home.parent / "node" / "work").iterdir(), *(alone.home.parent / "node" / "run").iterdir()]
+    node = alone.home.parent / "node"
+    assert not [*node.glob("local/*/work/*"), *node.glob("local/*/spool/*"), *(node / "run").iterdir()]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

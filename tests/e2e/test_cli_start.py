@@ -27,8 +27,8 @@ SERVER = {"starlette", "uvicorn", "structlog"}
 EVERYTHING = {"httpx", "google.protobuf", "pydantic", *STORE, *NODE, *SERVER}
 MAIN = """
 import json, sys
-from builder.cli import main
-code = main()
+from builder.cli import run
+code = run()
 print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 

@@ -6,13 +6,15 @@ import json
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from builder.cli import client as cli_client
 from builder.config import Settings, load
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -83,22 +85,34 @@ def test_every_command_with_an_id_takes_its_start(monkeypatch: pytest.MonkeyPatc
 
 
 class Local:
-    """A server that a command started here, played: what the command does to it, in order."""
+    """What builds in the process of the command, played over the played server: what is done to it, in order."""
 
     url, token = "http://local.test", "t"
 
     def __init__(self) -> None:
+        self.played: Any = None
         self.calls: list[str] = []
         self.settings = Settings()
         self.lacks: BuildError | None = None
 
-    def require(self, row: Toolchain) -> None:
+    def prepare(self, settings: Settings, row: Toolchain, making: Callable[[], None]) -> None:
         self.calls.append(row.name)
         if self.lacks is not None:
             raise self.lacks
 
     def kill(self) -> None:
         self.calls.append("kill")
+
+    def client(self, *args: object, **options: object) -> Local:
+        self.calls.append("start")
+        self.played = cli_client.Client(self.url, self.token)
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.played, name)
+
+    def close(self) -> None:
+        self.calls.append("end")
 
     @contextmanager
     def started(self, *args: object, **options: object) -> Iterator[Local]:
@@ -114,6 +128,8 @@ class Local:
 def local(monkeypatch: pytest.MonkeyPatch) -> Local:
     made = Local()
     monkeypatch.setattr("builder.cli.context._embedded", made.started)
+    monkeypatch.setattr("builder.local.client.LocalClient", made.client)
+    monkeypatch.setattr("builder.local.machine.prepare", made.prepare)
     return made
 
 
@@ -157,7 +173,7 @@ def test_without_a_server_the_second_interrupt_kills_what_was_started(
     calls = played_build(monkeypatch, signal.SIGINT, again=True)
     ran = run("build", handler_in(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
     assert ran.code == 130, ran
-    assert local.calls == ["start", "python-3.11", "kill", "end"] and "cancel" in calls
+    assert local.calls == ["python-3.11", "start", "kill", "end"] and "cancel" in calls
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
@@ -167,16 +183,16 @@ def test_without_a_server_one_interrupt_or_a_gone_terminal_cancels(
     calls = played_build(monkeypatch, number, again=False)
     ran = run("build", handler_in(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
     assert ran.code == 130 and "CANCELLED" in ran.err, ran
-    assert local.calls == ["start", "python-3.11", "end"] and "cancel" in calls
+    assert local.calls == ["python-3.11", "start", "end"] and "cancel" in calls
 
 
 def test_an_interrupt_before_a_build_exists_says_so_in_one_line(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, local: Local
 ) -> None:
-    def interrupted(toolchain: Toolchain) -> None:
+    def interrupted(*args: object, **options: object) -> None:
         signal.raise_signal(signal.SIGINT)
 
-    monkeypatch.setattr(local, "require", interrupted)
+    monkeypatch.setattr("builder.local.client.LocalClient", interrupted)
     ran = run("build", handler_in(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
     assert ran.code == 130 and ran.out == ""
     assert ran.err.splitlines()[-1] == "CANCELLED  stopped before a build existed" and "whose" not in ran.err
@@ -215,7 +231,7 @@ def test_without_a_server_a_toolchain_that_is_not_here_ends_the_build_at_once(tm
     assert (ran.code, ran.out) == (75, ""), ran
     assert "REFUSED  ToolchainUnavailable: python-3.12" in ran.err
     assert ran.err.splitlines()[-1] == "next   See what is missing: ignite-builder doctor"
-    assert local.calls[:2] == ["start", "python-3.12"]
+    assert local.calls == ["python-3.12"]
 
 
 def test_runtimes_says_what_can_be_built_here_and_what_is_missing(tmp_path: Path) -> None:

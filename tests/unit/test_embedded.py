@@ -97,7 +97,7 @@ def test_a_base_that_could_not_be_made_says_why(tmp_path: Path, monkeypatch: pyt
         raise BuildError("Internal", "mmdebstrap: the mirror does not answer", said=("E: no route",))
 
     settings = Settings(node_dir=str(tmp_path))
-    monkeypatch.setattr("builder.local.embedded.build_base", fails)
+    monkeypatch.setattr("builder.bases.make.build_base", fails)
     failed = embedded.ensure_bases(settings)
     assert set(failed) == {"go", "python"}
     row = catalogs.read(catalog_file("")).find("python")

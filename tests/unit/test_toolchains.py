@@ -16,7 +16,7 @@ from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
 from builder.images.image import ImageConfig, build_image
 from builder.images.store import ImageStore, images_of
-from builder.local.embedded import why_unbuildable
+from builder.local.machine import why_unbuildable
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.toolchains.digests import digest_of

@@ -26,6 +26,8 @@ from builder.errors import EXIT_CANCELLED, BuildError
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
+    from builder.config import Settings
+    from builder.local.client import LocalClient
 
 LOCAL = "local"
 CONTEXT_SLACK = 64 * 1024
@@ -52,7 +54,7 @@ class BuildOptions:
 
 def build(ctx: Context, options: BuildOptions) -> int:
     """Build PATH; the exit code says whose fault a failure is."""
-    settings = ctx.settings()
+    settings = ctx.settings_for_builds()
     if options.detach and not settings.server:
         raise mistake(
             "--detach needs a server: without one the build would end with this command",
@@ -75,9 +77,8 @@ def build(ctx: Context, options: BuildOptions) -> int:
         try:
             view.open(f"build {request.name}  {packed.summary}  {place}")
             if not settings.server:
-                view.status("starting what building here needs")
+                settings = _prepared(ctx, settings, options, packed, view)
             with ctx.client(settings, watcher, builds=True) as client:
-                _require_toolchain(ctx, options, packed)
                 _send(client, request, packed, settings.inline_bytes)
                 interrupts.raises = False
                 record = create(client, request, view, interrupts)
@@ -92,21 +93,20 @@ def build(ctx: Context, options: BuildOptions) -> int:
                 watched = watch(client, record, view, interrupts)
                 if watched.left:
                     ctx.leave()
-                # What was started here now ends. A signal meanwhile kills it.
+                if watched.build is None:
+                    view.abandon()
+                    return _left(ctx, record, watched.left)
+                # The answer first: what builds here has its folders to tidy up.
                 interrupts.raises = not settings.server
+                status = pb.BuildStatus.Name(watched.build.status)[len("BUILD_STATUS_") :]
+                ctx.remember(settings, record.build_id, request.name, status)
+                view.close(watched.build, f"{ctx.prog} build {options.path}")
+                return _answer(ctx, watched.build)
         except BaseException as error:
             view.abandon()
             if isinstance(error, KeyboardInterrupt) and record is None:
                 raise interrupted("stopped before a build existed") from None
             raise
-    if watched.build is None:
-        view.abandon()
-        return _left(ctx, record, watched.left)
-    ctx.remember(
-        settings, record.build_id, request.name, pb.BuildStatus.Name(watched.build.status)[len("BUILD_STATUS_") :]
-    )
-    view.close(watched.build, f"{ctx.prog} build {options.path}")
-    return _answer(ctx, watched.build)
 
 
 def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
@@ -138,28 +138,36 @@ def _detected(path: str) -> str:
         return source.detect("").runtime
 
 
-def _require_toolchain(ctx: Context, options: BuildOptions, packed: Packed) -> None:
+def _prepared(ctx: Context, settings: Settings, options: BuildOptions, packed: Packed, view: View) -> Settings:
     """Without a server this machine is the only node: what it cannot build would wait until its queue timeout.
 
-    Raises `Stop` (75). A source that cannot be planned is left to the build, which keeps a record of it; stdin can be
-    read only once.
+    The settings with the versions that it has. A base image that is lacking is made. Raises `Stop` (75). A source that
+    cannot be planned is left to the build, which keeps a record of it; stdin can be read only once.
     """
-    if ctx.local is None or options.path == "-":
-        return
+    from builder.local.machine import prepare, require_sandbox, versions_here
+
+    try:
+        require_sandbox(settings)
+    except BuildError as error:
+        raise missing_here(error) from None
+    settings = settings.model_copy(update={"default_versions": versions_here(settings)})
+    if options.path == "-":
+        return settings
     try:
         runtime = packed.runtime(options.runtime)
         with opened(options.path, runtime=runtime) as source:
             arguments = pairs(options.build_args, "--build-arg")
-            plan = make(ctx.local.settings, source, runtime, options.runtime_version, options.target, arguments)
+            plan = make(settings, source, runtime, options.runtime_version, options.target, arguments)
     except BuildError:
-        return
+        return settings
     try:
-        ctx.local.require(plan.toolchain)
+        prepare(settings, plan.toolchain, lambda: view.status("making the base image; that happens once"))
     except BuildError as error:
         raise missing_here(error) from None
+    return settings
 
 
-def _send(client: Client, request: pb.CreateBuildRequest, packed: Packed, inline_bytes: int) -> None:
+def _send(client: Client | LocalClient, request: pb.CreateBuildRequest, packed: Packed, inline_bytes: int) -> None:
     """Put a small source into the request (base64 makes it a third larger), upload a large one before it."""
     room = max(inline_bytes - CONTEXT_SLACK, 0) * 3 // 4
     try:

@@ -7,6 +7,7 @@ so that the others work without it.
 from __future__ import annotations
 
 import contextlib
+import gc
 import signal
 import threading
 from collections.abc import Iterator
@@ -46,7 +47,7 @@ class Finding(Protocol):
 
 def run(ctx: Context, build_id: str) -> int:
     """Start the artifact of a build here, sandboxed; print its URL. Ctrl-C stops it, with 0."""
-    settings = ctx.settings()
+    settings = ctx.settings_for_builds()
     wanted = check_id(build_id) if build_id else ctx.last_started(settings)
     with ctx.client(settings) as client:
         build = client.get(wanted)
@@ -97,7 +98,7 @@ def dev(ctx: Context) -> int:
     settings = ctx.settings().model_copy(update={"server": ""})
 
     def together() -> None:
-        with ctx.local_server(settings, worker=True) as server, _token_file(settings, server.token) as token:
+        with ctx.local_server(settings) as server, _token_file(settings, server.token) as token:
             if ctx.common.json:
                 ctx.document({"url": server.url, "tokenFile": str(token)})
             else:
@@ -125,6 +126,7 @@ def _token_file(settings: Settings, token: str) -> Iterator[Path]:
 
 
 def _until_interrupted(work: Any) -> int:
+    gc.enable()
     try:
         with term_interrupts():
             answer = work()
@@ -171,7 +173,7 @@ def _effect(finding: Finding) -> str:
 
 def runtimes(ctx: Context) -> int:
     """Versions and targets of the catalog, and which can be built here."""
-    from builder.local.embedded import why_unbuildable
+    from builder.local.machine import why_unbuildable
 
     settings = ctx.settings()
     rows = [(row, why_unbuildable(settings, row.toolchain)) for row in catalog_of(settings).rows]

@@ -20,6 +20,7 @@ from builder.errors import EXIT_CANCELLED
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
+    from builder.local.client import LocalClient
 
 IDLE_MS = 3_000
 """How long `logs` without -f waits for a line that the record counts but the stream does not give …"""
@@ -42,7 +43,7 @@ def exit_of(build: pb.Build) -> int:
 
 def get(ctx: Context, build_id: str, *, exit_status: bool = False) -> int:
     """Show one build."""
-    settings = ctx.settings()
+    settings = ctx.settings_for_builds()
     wanted = check_id(build_id) if build_id else ctx.last_started(settings)
     with ctx.client(settings) as client:
         build = client.get(wanted)
@@ -103,7 +104,7 @@ def phase_rows(build: pb.Build) -> list[str]:
 def ls(ctx: Context, limit: int) -> int:
     """List builds, newest first."""
     found: list[pb.Build] = []
-    with ctx.client(ctx.settings()) as client:
+    with ctx.client(ctx.settings_for_builds()) as client:
         cursor = ""
         while len(found) < limit:
             page = client.builds(min(limit - len(found), 100), cursor)
@@ -148,7 +149,7 @@ def cancel(ctx: Context, build_id: str) -> int:
     if not build_id:
         raise mistake("cancel needs the build named", where="BUILD", next=f"See which run: {ctx.prog} ls")
     look = ctx.look(ctx.err)
-    with ctx.client(ctx.settings()) as client:
+    with ctx.client(ctx.settings_for_builds()) as client:
         before = client.get(check_id(build_id))
         after = before if before.status in ENDED else _cancelled(ctx, client, before)
     if ctx.common.json:
@@ -162,7 +163,7 @@ def cancel(ctx: Context, build_id: str) -> int:
     return 0
 
 
-def _cancelled(ctx: Context, client: Client, build: pb.Build) -> pb.Build:
+def _cancelled(ctx: Context, client: Client | LocalClient, build: pb.Build) -> pb.Build:
     """Ask, then wait for the end: CANCELLED is only true once nothing of it runs any more."""
     answered = client.cancel(build.build_id)
     if answered.status in ENDED:
@@ -178,7 +179,7 @@ def logs(
     ctx: Context, build_id: str, *, follow: bool, start: int, only_failed: bool, raw: bool, exit_status: bool
 ) -> int:
     """The log of a build: stdout is the lines, stderr the notices."""
-    settings = ctx.settings()
+    settings = ctx.settings_for_builds()
     wanted = check_id(build_id) if build_id else ctx.last_started(settings)
     interrupts = Interrupts(raises=True)
     with interrupts.installed(), ctx.client(settings, QueueWatcher(interrupts.events.put)) as client:
@@ -197,7 +198,14 @@ def logs(
 
 
 def _stream(
-    ctx: Context, client: Client, build: pb.Build, interrupts: Interrupts, *, follow: bool, start: int, raw: bool
+    ctx: Context,
+    client: Client | LocalClient,
+    build: pb.Build,
+    interrupts: Interrupts,
+    *,
+    follow: bool,
+    start: int,
+    raw: bool,
 ) -> int:
     """Print entries until the end (or until every stored line is shown); answers the last sequence."""
     last = max(start - 1, 0)
@@ -232,7 +240,7 @@ def print_entry(ctx: Context, entry: pb.LogEntry, created_ms: int, *, raw: bool)
         ctx.out.line(entry_line(entry, created_ms))
 
 
-def _failed_lines(ctx: Context, client: Client, build: pb.Build, *, raw: bool, exit_status: bool) -> int:
+def _failed_lines(ctx: Context, client: Client | LocalClient, build: pb.Build, *, raw: bool, exit_status: bool) -> int:
     """The log of the step that failed: the lines of its phase since the last step began."""
     if build.status not in ENDED:
         raise Stop(

@@ -1,0 +1,191 @@
+"""A build in this process: claim → the line → finish → finalize, over the store itself, until the build has ended.
+
+Any number of processes build over one store. Each is owner and control side of its own build, with a claim and a lease
+like any node. A claim's nonce names its process: one that is gone loses its leases to whoever looks next. A build
+whose key another process builds is attached to that one, and goes on in its place should it vanish.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import os
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from builder.attempt.attempt import Node
+from builder.build import run_build
+from builder.claims.left import send_left_behind
+from builder.claims.requests import claim_request
+from builder.claims.spool import process_start
+from builder.control.finalizers import Finalizers, finalizers_destination
+from builder.faults import labels
+from builder.finalize import Finalizer
+from builder.local.calls import ServiceCalls
+from builder.local.here import Here
+from builder.logs import logger
+from builder.node.drive import close, driving, work_folder
+from builder.node.leftovers import remove_left_behind
+from builder.node.target import destination_of
+from builder.services.workers import WorkerService
+from builder.store import builds, nodes, sweeps
+from builder.store.transitions import PENDING, TERMINAL
+from builder.toolchains import digests
+from builder.toolchains.providers import toolchains_of
+
+log = logger("local")
+NODE = f"local@{os.uname().nodename}"
+"""The node of all processes of this machine that build without a server."""
+BEAT_MS = 1000
+"""A cancel by another process travels with a heartbeat, and there is no server that many of them would load."""
+POLL_S = 0.1
+LOOK_S = 0.5
+"""Between two looks for processes that are gone, while this build waits for another's."""
+
+
+class Owner:
+    """This process as the owner and the finalizer of builds."""
+
+    def __init__(self, here: Here) -> None:
+        settings = here.settings.model_copy(update={"heartbeat_ms": min(here.settings.heartbeat_ms, BEAT_MS)})
+        self.here, self.nonce = here, process_name()
+        crash = labels(settings.crash_at, Path(settings.data_dir))
+
+        def label(name: str) -> None:
+            crash(name)
+            if name == "prepared" and settings.registry:  # the step runs in processes of its own; this one is idle
+                threading.Thread(target=load_registry, name="load", daemon=True).start()
+
+        self._stack = ExitStack()
+        self.node = Node(
+            settings=settings,
+            calls=ServiceCalls(WorkerService(here.parts)),
+            catalog=here.parts.catalog,
+            known=here.known,
+            toolchains=toolchains_of(settings),
+            destination=destination_of,
+            label=label,
+            uid=self._stack.enter_context(build_user(settings.build_uid + settings.slots, Path(settings.node_dir))),
+            apart=Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12],
+        )
+        self._label = label
+        digests.remember_in(Path(settings.node_dir) / "local" / "digests.json")
+        self.settle()
+        # What this machine cannot build was refused before; slots are none, since no dispatcher's hint leads here.
+        can = {row.name: "" for row in here.parts.catalog.toolchains()}
+        queues = settings.queue_list(here.parts.runtimes)
+        nodes.register(here.store, NODE, queues, can, 0, nodes.LIVE_LEASES * settings.lease_ms)
+
+    @functools.cached_property
+    def finalizers(self) -> Finalizers:
+        """Made once a build is about to be finalized: the client of a registry takes a while to load."""
+        here, settings = self.here, self.node.settings
+        finalizer = Finalizer(
+            store=here.store,
+            destination=finalizers_destination(settings),
+            label=self._label,
+            stale=lambda call: None,
+            log=log,
+        )
+        changed = here.changes.tell
+        return Finalizers(
+            settings=settings,
+            store=here.store,
+            finalizer=finalizer,
+            changed=changed,
+            freed=changed,
+            log=log,
+            nonce=self.nonce,
+        )
+
+    def settle(self) -> None:
+        """Keep the lines that dead processes left, and end their leases: their builds are free now."""
+        remove_left_behind(self.node.scratch)
+        send_left_behind(self.node.calls, self.node.scratch / "spool")
+        sweeps.expire_gone(self.here.store, NODE, is_gone)
+
+    def build(self, build_id: str) -> None:
+        """Do what brings the build to its end, or wait for who does it. Returns once it is terminal."""
+        store, changes, looked = self.here.store, self.here.changes, time.monotonic()
+        while True:
+            seen = changes.generation
+            row = builds.by_id(store, build_id)
+            if row is None or row["status"] in TERMINAL:
+                return
+            if row["status"] == PENDING and self.work(row["attached_to"] or build_id):
+                continue
+            self.finalizers.step()
+            if time.monotonic() - looked > LOOK_S:
+                self.settle()
+                looked = time.monotonic()
+            changes.wait(seen, POLL_S)
+
+    def work(self, build_id: str) -> bool:
+        """Claim a build and do its work. False: it is not to be had (yet)."""
+        grant = self.node.calls.claim(claim_request(NODE, build_id, f"{self.nonce} {uuid.uuid4().hex[:12]}"))
+        if not grant.granted:
+            return False
+        with driving(self.node, grant, listening=self._listening) as attempt:
+            with work_folder(attempt):
+                outcome = run_build(attempt)
+            close(attempt, outcome)
+        return True
+
+    def close(self) -> None:
+        """Free the build user."""
+        self._stack.close()
+
+    @contextmanager
+    def _listening(self, build_id: str, on_cancel: Callable[[], None]) -> Iterator[None]:
+        self.here.cancels[build_id] = on_cancel
+        try:
+            yield
+        finally:
+            del self.here.cancels[build_id]
+
+
+def load_registry() -> None:
+    """Load what the push needs."""
+    from builder.images import registry
+
+    assert registry
+
+
+def process_name() -> str:
+    """Names this process for ever: PID namespace, pid, start time."""
+    namespace = os.readlink("/proc/self/ns/pid").strip("pid:[]")
+    return f"{namespace} {os.getpid()} {process_start(os.getpid())}"
+
+
+def is_gone(nonce: str) -> bool:
+    """Whether the process that a nonce names has ended. Of one of another PID namespace nothing is known."""
+    namespace, _, rest = nonce.partition(" ")
+    if namespace != os.readlink("/proc/self/ns/pid").strip("pid:[]"):
+        return False
+    pid, _, rest = rest.partition(" ")
+    return not pid.isdigit() or process_start(int(pid)) != rest.partition(" ")[0]
+
+
+@contextmanager
+def build_user(first: int, node_dir: Path) -> Iterator[int]:
+    """A uid for the builds of this process alone: limits and kills go by uid. Any other user than root has only one."""
+    if os.geteuid() != 0:
+        yield first
+        return
+    folder = node_dir / "local"
+    folder.mkdir(parents=True, exist_ok=True)
+    uid = first
+    while True:
+        with (folder / f"uid-{uid}").open("w") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                uid += 1
+                continue
+            yield uid
+            return

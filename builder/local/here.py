@@ -1,0 +1,73 @@
+"""The control side within this process: the services over the store of the data folder, and who waits for a change."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from builder import pipelines
+from builder.config import Settings
+from builder.data import catalog_file
+from builder.pipelines import catalog as catalogs
+from builder.services.auth import Caller
+from builder.services.builds import BuildService
+from builder.services.parts import Parts
+from builder.store.engine import open_store
+from builder.store.events import Event
+from builder.stores.folder import FolderStore
+
+
+class Changes:
+    """Wakes who waits for a change of the store by this process; those of other processes show after the wait."""
+
+    def __init__(self) -> None:
+        self.generation = 0
+        self._changed = threading.Condition()
+
+    def tell(self, build_id: str = "") -> None:
+        """Any thread: something changed."""
+        with self._changed:
+            self.generation += 1
+            self._changed.notify_all()
+
+    def wait(self, seen: int, seconds: float) -> None:
+        """Wait for a change after the generation `seen`."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.generation != seen, seconds)
+
+
+class Here:
+    """The services over one store. `on_event` gets each transition of this process."""
+
+    def __init__(self, settings: Settings, on_event: Callable[[Event], None] = lambda _: None) -> None:
+        self.settings = settings
+        self.changes = Changes()
+        self.cancels: dict[str, Callable[[], None]] = {}
+        """What a cancel of a build that is owned here wakes."""
+        self._on_event = on_event
+        self.store = open_store(settings.database, self._emit)
+        self.known = pipelines.load(settings.pipelines)
+        self.parts = Parts(
+            settings=settings,
+            store=self.store,
+            sources=FolderStore(Path(settings.data_dir) / "sources"),
+            catalog=catalogs.read(catalog_file(settings.catalog), settings.default_versions),
+            runtimes=pipelines.names(self.known),
+            wake=self.changes.tell,
+            fan_out=lambda build_id, lines: self.changes.tell(),
+            stale=lambda call: None,
+            dropped=lambda messages: None,
+        )
+        self.builds = BuildService(self.parts)
+        self.caller = Caller(organization=settings.organization, scopes=frozenset({"submit", "read"}))
+
+    def _emit(self, event: Event) -> None:
+        self._on_event(event)
+        if event.action == "cancel-request" and (wake := self.cancels.get(event.build_id)):
+            wake()
+        self.changes.tell()
+
+    def close(self) -> None:
+        """Close the store."""
+        self.store.engine.dispose()

@@ -1,0 +1,223 @@
+"""Builds without a server: the installed program, real processes over one data folder, killed where it hurts."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from builder.contract import codec
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.store import outbox
+from builder.store.engine import open_store
+from tests import uids
+from tests.build_fixtures import processes_of, until
+from tests.program_fixtures import PATIENCE_S, Program, Ran, ended, processes_that_name
+
+pytestmark = pytest.mark.e2e
+
+ROOT = Path(__file__).resolve().parents[2]
+LABELS = ("after-claim", "in-step", "mid-build", "after-push", "finalize")
+REFERENCE = re.compile(r"oci-layout/local/[a-z0-9-]+@sha256:[0-9a-f]{64}\n")
+UNWANTED = {
+    "alembic", "billiard", "celery", "httpx", "kombu", "psycopg", "redis", "starlette", "structlog", "uvicorn",
+}  # fmt: skip
+MAIN = """
+import json, sys
+from builder.cli import run
+code = run()
+print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
+"""
+WAITS = """\
+import pathlib, time
+print("running now", flush=True)
+time.sleep({seconds})
+pathlib.Path("/work/out/server.py").write_text("")
+"""
+
+
+@pytest.fixture
+def home(kept: Path) -> Iterator[Program]:
+    """The program in a home of its own, with a runtime that runs what a test writes."""
+    with tempfile.TemporaryDirectory(prefix="ignite-builder-local-", dir="/var/tmp") as folder:
+        home, node = Path(folder) / "home", Path(folder) / "node"
+        for each in (Path(folder), home, node):
+            each.mkdir(exist_ok=True)
+            each.chmod(0o755)
+        (node / "bases").symlink_to(kept / "bases")
+        settings = {
+            "node_dir": str(node),
+            "build_uid": str(uids.LOCAL),
+            "slots": "1",
+            "stop_grace_ms": "2000",
+            "retry_backoff_ms": "50",
+            "pipelines": "tests.pipeline_script",
+            "catalog": str(ROOT / "tests/data/catalog.toml"),
+        }
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("PYTHONPATH", str(ROOT))
+            yield Program(home, settings)
+
+
+def script(folder: Path, text: str = "", seconds: float = 0) -> str:
+    (folder / "build.py").write_text((text or WAITS).replace("{seconds}", str(seconds)))
+    return str(folder)
+
+
+def heard(process: subprocess.Popen[bytes], words: bytes) -> None:
+    """Read what the program says until these words."""
+    assert process.stderr is not None
+    lines = []
+    while words not in (line := process.stderr.readline()):
+        lines.append(line)
+        assert line, b"".join(lines)
+
+
+def listed(program: Program) -> list[pb.Build]:
+    ran = program.run("ls", "--json")
+    assert ran.code == 0, ran.err
+    return list(codec.parse(pb.ListBuildsResponse, ran.out.encode()).builds)
+
+
+def assert_nothing_left(program: Program) -> None:
+    assert until(lambda: not processes_of(range(uids.LOCAL, uids.LOCAL + 4)), 10)
+    assert not processes_that_name(program.home)
+    below = Path(program.settings["node_dir"]) / "local"
+    assert not [*below.glob("*/work/*"), *below.glob("*/spool/*")]
+
+
+def assert_built(ran: Ran) -> str:
+    assert ran.code == 0 and REFERENCE.fullmatch(ran.out), (ran.out, ran.err)
+    return ran.out
+
+
+def test_a_build_loads_no_server_no_broker_and_no_http(home: Program, tmp_path: Path) -> None:
+    source = script(tmp_path)
+    assert_built(home.run("build", source))  # makes the schema, for which it takes the migrations
+    for argv in (("build", source), ("build", source, "--no-cache"), ("ls",), ("get",), ("logs",)):
+        command = [sys.executable, "-c", MAIN, *argv]
+        ran = subprocess.run(
+            command, env=home.environ, cwd=ROOT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
+        )
+        code, modules = json.loads(ran.stderr.splitlines()[-1])
+        assert code == 0 and not UNWANTED & set(modules), (argv, UNWANTED & set(modules))
+
+
+@pytest.mark.parametrize("label", LABELS)
+def test_a_build_killed_at_any_point_is_built_by_the_next(home: Program, tmp_path: Path, label: str) -> None:
+    source = script(tmp_path)
+    killed = home.run("build", source, IGNITE_BUILDER_CRASH_AT=label)
+    assert killed.code == -signal.SIGKILL, killed.err
+    assert_built(home.run("build", source))
+    first, second = sorted(listed(home), key=lambda build: build.created_at_ms)
+    assert second.status == pb.BUILD_STATUS_SUCCEEDED
+    if second.attached_to or second.from_cache_of or label != "after-claim":
+        # Its key was in flight: the second took it over, and both have one artifact.
+        assert first.status == pb.BUILD_STATUS_SUCCEEDED and first.image_digest == second.image_digest
+    assert first.failures == 1
+    lines = home.run("logs", first.build_id).out
+    assert "the owner of this build was lost" in lines or "the finalizer of this build was lost" in lines
+    assert_nothing_left(home)
+
+
+def test_two_terminals_build_one_source_once(home: Program, tmp_path: Path) -> None:
+    source = script(tmp_path, seconds=2)
+    with home.started("build", source) as first:
+        heard(first, b"running now")
+        second = home.run("build", source)
+        one, other = ended(first), second
+    assert_built(one)
+    assert other.out == one.out, other.err
+    assert "waiting for its result" in other.err and "running now" not in other.err
+    assert_nothing_left(home)
+
+
+def test_who_waits_for_a_build_takes_over_when_its_process_dies(home: Program, tmp_path: Path) -> None:
+    source = script(tmp_path, seconds=3)
+    with ExitStack() as stack:
+        first = stack.enter_context(home.started("build", source))
+        heard(first, b"running now")
+        second = stack.enter_context(home.started("build", source))
+        heard(second, b"waiting for its result")
+        first.kill()
+        first.wait()
+        assert_built(ended(second, PATIENCE_S))
+    one, other = listed(home)
+    assert {one.status, other.status} == {pb.BUILD_STATUS_SUCCEEDED} and one.image_digest == other.image_digest
+    assert_nothing_left(home)
+
+
+def test_an_interrupt_cancels_and_leaves_nothing(home: Program, tmp_path: Path) -> None:
+    source = script(tmp_path, seconds=600)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        with home.started("build", source, "--json") as process:
+            heard(process, b"running now")
+            process.send_signal(number)
+            ran = ended(process)
+        assert (ran.code, ran.record.status) == (130, pb.BUILD_STATUS_CANCELLED), ran.err
+        assert_nothing_left(home)
+
+
+def test_another_shell_follows_and_cancels(home: Program, tmp_path: Path) -> None:
+    source = script(tmp_path, seconds=600)
+    with ExitStack() as stack:
+        process = stack.enter_context(home.started("build", source))
+        heard(process, b"running now")
+        (running,) = listed(home)
+        follower = stack.enter_context(home.started("logs", "-f", running.build_id, "--raw"))
+        assert follower.stdout is not None
+        while b"running now" not in (line := follower.stdout.readline()):
+            assert line
+        cancelled = home.run("cancel", running.build_id[:8])
+        assert cancelled.code == 0 and cancelled.err.splitlines()[-1].startswith("CANCELLED"), cancelled.err
+        assert ended(process).code == 130
+        assert ended(follower).code == 0
+    assert_nothing_left(home)
+
+
+def test_a_failing_build_says_whose_fault(home: Program, tmp_path: Path) -> None:
+    failed = home.run("build", script(tmp_path, "raise SystemExit(3)"))
+    assert (failed.code, failed.out) == (1, "") and "StepFailed" in failed.err
+    assert home.run("get", "--exit-status").code == 1
+    (tmp_path / "empty").mkdir()
+    refused = home.run("build", str(tmp_path / "empty"))
+    assert (refused.code, refused.out) == (2, "") and "SourceEmpty" in refused.err
+    named = home.run("get", "zzzzzzzz")
+    assert named.code == 5 and "no build starts with" in named.err
+    assert_nothing_left(home)
+
+
+def test_where_dev_runs_a_command_is_its_client(home: Program, kept: Path, tmp_path: Path) -> None:
+    source = script(tmp_path)
+    with home.started("dev", "--json") as dev:
+        assert dev.stdout is not None
+        url = json.loads(dev.stdout.readline())["url"]
+        built = home.run("build", source)
+        assert_built(built)
+        assert built.err.splitlines()[0].endswith(f"on {url}")
+        assert [build.node_id for build in listed(home)] == [os.uname().nodename]
+        dev.send_signal(signal.SIGTERM)
+        assert ended(dev).code == 0
+    again = home.run("build", source)
+    assert again.out == built.out and again.err.splitlines()[0].endswith("  local")
+    assert until(lambda: not processes_that_name(home.home), 5)
+
+
+def test_reports_wait_in_the_outbox_for_the_next_server(home: Program, tmp_path: Path) -> None:
+    assert_built(home.run("build", script(tmp_path)))
+    database = home.home / ".local/share/ignite-builder/builder.db"
+    store = open_store(f"sqlite:///{database}")
+    try:
+        waiting = [json.loads(row["body"])["buildStatus"] for row in outbox.due(store, 10, ())]
+    finally:
+        store.engine.dispose()
+    assert waiting == [f"BUILD_STATUS_{status}" for status in ("PENDING", "RUNNING", "SUCCEEDED")]
