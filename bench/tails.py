@@ -19,7 +19,7 @@ from builder import config
 from builder.client.api import Api
 from builder.config import Settings, Token
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.local import embedded
+from builder.local import embedded, machine
 from tests.build_fixtures import tar_of
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -177,7 +177,7 @@ def _served(here: Place) -> Iterator[Served]:
             Token(token=other, organization="other", scopes=("submit", "read")),
             Token(token=worker_token, scopes=("worker",)),
         )
-        embedded.ensure_bases(settings.model_copy(update={"pipelines": (), "catalog": ""}))  # Python's
+        machine.ensure_bases(settings.model_copy(update={"pipelines": (), "catalog": ""}))  # Python's
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = str(ROOT) + (os.pathsep + path if path else "")
         server = stack.enter_context(_serving(settings.model_copy(update={"tokens": tokens}), here.folder))
