@@ -291,6 +291,62 @@ def test_a_transition_that_gives_nobody_anything_to_do_wakes_nobody(world: World
     )
 
 
+class Sent:
+    """A Celery application that notes what it is given to send."""
+
+    def __init__(self) -> None:
+        self.ids: list[str] = []
+
+    def send_task(self, name: str, *, kwargs: dict[str, str], **options: object) -> None:
+        self.ids.append(kwargs["build_id"])
+
+
+def test_a_full_window_spares_the_dispatcher_submissions_and_a_free_slot_wakes_it(world: World) -> None:
+    control, sent = Control(world), Sent()
+    loops = control.loops
+    loops.celery, loops.reports = cast(Any, sent), cast(Any, SimpleNamespace(heard=lambda organization: True))
+    woken = loops._wakes["dispatch"]
+
+    def wakes(act: Callable[[], object]) -> bool:
+        world.events.clear()
+        woken.clear()
+        act()
+        for event in world.events:
+            loops.changed(event)
+        return woken.is_set()
+
+    ids: list[str] = []
+    for _ in range(5):
+        assert wakes(lambda: ids.append(world.submit()))
+    loops.dispatch(woken=True)
+    assert sent.ids == ids[:4], "two slots, so a window of four"
+    assert not wakes(world.submit), "its window is full"
+    assert wakes(lambda: world.submit(queue="compile.python")), "another queue"
+    loops.alone = lambda: False
+    assert wakes(world.submit), "another control process may have made room"
+    loops.alone = lambda: True
+    claims = {build: world.claim(build) for build in ids[:2]}
+    assert wakes(lambda: world.fail_work(ids[0], claims[ids[0]])), "a slot is free, and builds wait for a hint"
+    loops.dispatch(woken=True)
+    loops.dispatch()  # a tick forgets which windows were full
+    assert wakes(world.submit)
+
+
+def test_a_slot_that_becomes_free_wakes_nobody_while_nothing_waits_for_a_hint(world: World) -> None:
+    control, sent = Control(world), Sent()
+    loops = control.loops
+    loops.celery, loops.reports = cast(Any, sent), cast(Any, SimpleNamespace(heard=lambda organization: True))
+    build = world.submit()
+    loops.dispatch(woken=True)
+    assert sent.ids == [build]
+    claim = world.claim(build)
+    world.events.clear()
+    world.fail_work(build, claim)
+    for event in world.events:
+        loops.changed(event)
+    assert not loops._wakes["dispatch"].is_set()
+
+
 # A loop that fails
 
 
