@@ -4,7 +4,7 @@ export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-e2e test-corpus lint generate golden bench
+.PHONY: help setup demo test test-unit test-e2e test-corpus lint generate golden bench chaos
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -16,11 +16,11 @@ demo: setup ## build, push, run and call four examples, twice; needs no server
 	@$(RUN)python -m examples.demo
 
 test: setup ## all tests: unit, then end to end on real servers and compilers
-	$(RUN)python -m pytest tests/unit
+	$(RUN)python -m pytest tests/unit -n auto --dist loadscope
 	$(RUN)python -m pytest tests/e2e
 
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
-	$(RUN)python -m pytest tests/unit
+	$(RUN)python -m pytest tests/unit -n auto --dist loadscope
 
 test-e2e: setup ## only the end-to-end tests
 	$(RUN)python -m pytest tests/e2e
@@ -28,6 +28,10 @@ test-e2e: setup ## only the end-to-end tests
 # Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.
 test-corpus: setup ## real projects from the registries: built, run, called, built again
 	$(RUN)python -m pytest tests/corpus --timeout 1800
+
+# SEED plays one history, COUNT as many, FIRST is the first of them.
+chaos: setup ## 200 histories of kills on real parts, an hour and a half; SEED=N plays one again
+	$(RUN)python -m tests.chaos $(if $(SEED),--seed $(SEED),--count $(or $(COUNT),200) $(if $(FIRST),--first $(FIRST)))
 
 lint: setup ## format, lint, types, import contracts, generated files
 	$(RUN)ruff format --check .

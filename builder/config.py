@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Annotated, Any, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -41,8 +41,13 @@ PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
 
+# The time that something stays, in days.
+Days = Annotated[float, Field(gt=0, le=36_500, allow_inf_nan=False)]
+
+
 class Token(BaseModel):
-    """A bearer token: what it may do (`submit`, `read`, `worker`), for whom, and for a worker as which node."""
+    """A bearer token: what it may do (`submit`, `read`, `worker`, `operate`), for whom, and for a worker as which
+    node."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     token: str
@@ -70,11 +75,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Who talks to whom
-    server: str = Field("", description="URL of the control API; empty: commands start what they need")
+    server: str = Field("", description="URL of the control API; empty: commands do it in their own process")
     token: str = Field("", description="bearer token of this client or worker")
     listen: str = Field("127.0.0.1:8480", description="address the control API listens on")
     tokens: tuple[Token, ...] = Field((), description="bearer tokens the control API accepts")
-    organization: str = Field("local", description="organization of the embedded mode")
+    organization: str = Field("local", description="organization of builds without a server")
     # Where things are kept
     data_dir: str = Field("", description="records, sources, logs, artifacts of the control side")
     node_dir: str = Field("", description="work folders, caches, toolchains and bases of a build node")
@@ -120,6 +125,16 @@ class Settings(BaseModel):
     stop_grace_ms: int = Field(10_000, ge=0)
     tick_ms: int = Field(1_000, ge=10, description="period of the reconciler")
     retry_backoff_ms: int = Field(2_000, ge=0, description="first delay after a platform failure; doubles")
+    # How long what is not needed stays; a day may be a fraction
+    keep_succeeded_days: Days = Field(90, description="succeeded builds with their logs")
+    keep_failed_days: Days = Field(7, description="failed and cancelled builds with their logs")
+    keep_tagged_builds: bool = Field(True, description="keep the record of a build that a current tag names, always")
+    keep_cache_days: Days = Field(30, description="a cache entry, since its last answer")
+    keep_reports_days: Days = Field(7, description="reports that were delivered")
+    keep_nodes_days: Days = Field(7, description="a node that was not seen")
+    keep_uploads_days: Days = Field(1, description="an upload that no build names")
+    keep_attempt_tags_days: Days = Field(1, description="tags build-<id>-<attempt>, after the build's end")
+    retention_ms: int = Field(3_600_000, ge=10, description="period of the loop that deletes what is past its time")
     # What the machine's package clients use
     index_env: dict[str, str] = Field(default_factory=dict, description="package index variables of build steps")
     ca_bundle: str = Field("", description="CA bundle that fetch steps trust")

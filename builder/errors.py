@@ -110,6 +110,14 @@ REASONS: dict[str, Reason] = {
             retried=False,
         ),
         _platform("WorkerLost", _NOT_YOURS, retried=False),
+        Reason(
+            "NodeForgotten",
+            ErrorClass.PLATFORM,
+            "An operator gives the node a new token (a row of tokens on the control side), or takes the machine away.",
+            False,
+            "UNAUTHENTICATED",
+            401,
+        ),
         _platform("QueueTimeout", "Try again later, or ask for a longer queueTimeoutSecs.", retried=False),
     )
 }

@@ -7,6 +7,7 @@ operator starts them. Node folders lie below /var/tmp, because the build user ca
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import os
 import secrets
@@ -47,17 +48,23 @@ PROGRAM = str(Path(sys.executable).parent / "ignite-builder")
 
 
 class Reports:
-    """Receives reports over HTTP as a control plane does: everything that arrives, in order of arrival."""
+    """Receives reports over HTTP as a control plane does: everything that arrives, in order of arrival.
 
-    def __init__(self) -> None:
+    Each `refuse_every`th request is answered with 500 (0: none), and what it brought is not received.
+    """
+
+    def __init__(self, refuse_every: int = 0) -> None:
         self.received: list[dict[str, Any]] = []
+        asked = itertools.count(1)
         outer = self
 
         class Receiver(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
-                outer.received.append(json.loads(body))
-                self.send_response(200)
+                refused = bool(refuse_every) and next(asked) % refuse_every == 0
+                if not refused:
+                    outer.received.append(json.loads(body))
+                self.send_response(500 if refused else 200)
                 self.send_header("content-length", "0")
                 self.end_headers()
 

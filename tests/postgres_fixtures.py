@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,19 @@ START_S = 60.0
 QUICK = ("fsync=off", "full_page_writes=off", "shared_buffers=32MB", "listen_addresses=")
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that is made and not started: how to start its server. The socket lies in `folder`."""
+
+    folder: Path
+    argv: tuple[str, ...]
+    environ: dict[str, str]
+    as_user: dict[str, Any]
+
+
 @contextmanager
-def private_postgres() -> Iterator[Path]:
-    """Start one; yields the folder of its socket. As root it runs as another user: PostgreSQL refuses root."""
+def cluster() -> Iterator[Cluster]:
+    """Make one, remove it on the way out. As root it belongs to another user: PostgreSQL refuses root."""
     server_programs = programs()
     owner = _owner()
     folder = Path(tempfile.mkdtemp(prefix="ignite-builder-postgres-", dir="/var/tmp"))  # a socket's path is short
@@ -32,15 +43,24 @@ def private_postgres() -> Iterator[Path]:
         made = ("--pgdata=data", "--username=postgres", "--auth=trust", "--no-sync", *locale)
         _run(folder, owner, [str(server_programs / "initdb"), *made])
         settings = [part for setting in (*QUICK, f"unix_socket_directories={folder}") for part in ("-c", setting)]
-        with (folder / "server.log").open("ab") as log:
+        argv = (str(server_programs / "postgres"), "-D", "data", *settings)
+        yield Cluster(folder, argv, _environment(), _as(owner))
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def private_postgres() -> Iterator[Path]:
+    """Start one; yields the folder of its socket."""
+    with cluster() as made:
+        with (made.folder / "server.log").open("ab") as log:
             server = subprocess.Popen(
-                [str(server_programs / "postgres"), "-D", "data", *settings],
-                cwd=folder, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                start_new_session=True, **_as(owner),
+                made.argv, cwd=made.folder, env=made.environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True, **made.as_user,
             )  # fmt: skip
         try:
-            _await(folder, server)
-            yield folder
+            _await(made.folder, server)
+            yield made.folder
         finally:
             server.send_signal(signal.SIGINT)  # "fast": sessions are ended, not awaited
             try:
@@ -48,8 +68,6 @@ def private_postgres() -> Iterator[Path]:
             except subprocess.TimeoutExpired:
                 server.send_signal(signal.SIGQUIT)
                 server.wait(20)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def programs() -> Path:

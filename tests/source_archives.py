@@ -510,9 +510,9 @@ def _zips() -> list[Hostile]:
             one, Zip(name="a", local={"size": 2**32 - 9}, central={"size": 2**32 - 9})), "unpacked, limit 512 MiB; largest: a"),
         _large("a file of 2^62 bytes by ZIP64", zipped(
             one, Zip(name="a", central={"size": 2**32 - 1}, extra=wide(2**62))), "limit 512 MiB"),
-        _large("a large file", zipped(one, Zip(name="a", data=text * 9)), "limit 1000 bytes", file=1000),
+        _large("a large file", zipped(one, Zip(name="a", data=text * 9)), "limit 1000 B", file=1000),
         _large("large in all", zipped(one, *[Zip(name=f"a{i}", data=text) for i in range(4)]),
-               "2.3 KiB unpacked, limit 2 KiB; largest: a0, 600 bytes", unpacked=2048),
+               "2.3 KiB unpacked, limit 2 KiB; largest: a0, 600 B", unpacked=2048),
         _large("too many entries", zipped(*[Zip(name=f"a{i}") for i in range(11)]), "11 entries, limit 10", entries=10),
         _large("65,535 entries by count", zipped(one, end={"here": 65535, "total": 65535}), "65535 entries"),
         _large("2^40 entries by ZIP64", zipped(

@@ -20,3 +20,5 @@ LOCAL = FIRST_UID + 1350
 """Of builds without a server."""
 WHEEL = FIRST_UID + 1400
 """Of builds by an installed wheel."""
+CHAOS = FIRST_UID + 1500
+"""Of histories of kills, 20 for each that runs at once."""

@@ -11,9 +11,9 @@ from builder.attempt.attempt import Attempt
 from builder.claims.calls import Refused, Unanswered
 from builder.errors import PlatformError
 from builder.source.digest import code_hash
-from builder.source.limits import words
 from builder.source.tree import DirTree, Tree
 from builder.source.unpack import Limits, unpack, write_single
+from builder.text import size as in_words
 
 AGAIN_S = 0.2
 """Between two tries at the source, as between those of every call of an owner."""
@@ -47,7 +47,7 @@ def open_source(attempt: Attempt) -> Source:
     finally:
         blob.unlink(missing_ok=True)
     digest = code_hash(dest)
-    summary = f"{count} file{'s' if count != 1 else ''}, {words(size)} packed, {digest}"
+    summary = f"{count} file{'s' if count != 1 else ''}, {in_words(size)} packed, {digest}"
     return Source(tree=DirTree(dest), code_hash=digest, summary=summary, warnings=warnings)
 
 

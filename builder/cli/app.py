@@ -36,6 +36,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "doctor": ("doctor", "doctor --json"),
     "runtimes": ("runtimes", "runtimes --json"),
     "bases": ("bases build", "bases build python-3.11"),
+    "nodes": ("nodes ls", "nodes drain node-1"),
+    "nodes ls": ("nodes ls", "nodes ls --json"),
+    "nodes drain": ("nodes drain node-1", "nodes drain node-1 --undo"),
+    "nodes forget": ("nodes forget node-1", "nodes forget node-1 --json"),
     "config": ("config", "config --json"),
     "reasons": ("reasons", "reasons CompileFailed"),
     "completion": ("completion bash", "completion fish"),
@@ -83,6 +87,11 @@ def app() -> None:
 @app.group("bases", no_args_is_help=False, epilog=_examples(*EXAMPLES["bases"]))
 def bases() -> None:
     """Base images of this node."""
+
+
+@app.group("nodes", no_args_is_help=False, epilog=_examples(*EXAMPLES["nodes"]))
+def nodes() -> None:
+    """The build nodes of the server; needs a token with the scope operate."""
 
 
 def _command(name: str, group: click.Group = app, examples: str = "") -> Callable[[F], click.Command]:
@@ -255,6 +264,42 @@ def _bases_build(context: Context, names: tuple[str, ...]) -> int:
     from builder.cli.commands.operate import bases_build
 
     return bases_build(context, list(names))
+
+
+@_command("ls", nodes, "nodes ls")
+@click.pass_obj
+def _nodes_ls(context: Context) -> int:
+    """List the nodes and what each does."""
+    from builder.cli.commands.nodes import ls
+
+    return ls(context)
+
+
+@_command("drain", nodes, "nodes drain")
+@click.argument("name", metavar="NAME", default="", help="as nodes ls shows it")
+@click.option("--undo", is_flag=True, help="take builds again")
+@click.pass_obj
+def _nodes_drain(context: Context, name: str, *, undo: bool) -> int:
+    """Let a node take no more builds.
+
+    What it runs ends as ever. It holds after a restart, until --undo.
+    """
+    from builder.cli.commands.nodes import drain
+
+    return drain(context, name, undo=undo)
+
+
+@_command("forget", nodes, "nodes forget")
+@click.argument("name", metavar="NAME", default="", help="as nodes ls shows it")
+@click.pass_obj
+def _nodes_forget(context: Context, name: str) -> int:
+    """Delete a node and revoke its token.
+
+    Only one that is drained and runs nothing, or was not seen for a lease.
+    """
+    from builder.cli.commands.nodes import forget
+
+    return forget(context, name)
 
 
 @_command("config")

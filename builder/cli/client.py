@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -71,9 +71,24 @@ class Client:
         build: pb.Build = self._call("CancelBuild", pb.CancelBuildRequest(build_id=build_id), build_id)
         return build
 
+    def nodes(self) -> pb.ListNodesResponse:
+        """Every build node, by name."""
+        found: pb.ListNodesResponse = self._call("ListNodes", pb.ListNodesRequest())
+        return found
+
+    def drain(self, node_id: str, *, undo: bool) -> pb.Node:
+        """Let a node take no more builds, or again."""
+        node: pb.Node = self._call("DrainNode", pb.DrainNodeRequest(node_id=node_id, undo=undo))
+        return node
+
+    def forget(self, node_id: str) -> pb.ForgetNodeResponse:
+        """Delete a node and revoke its tokens."""
+        done: pb.ForgetNodeResponse = self._call("ForgetNode", pb.ForgetNodeRequest(node_id=node_id))
+        return done
+
     def upload(self, chunks: Iterable[bytes]) -> pb.UploadBuildContextResponse:
         """Stream a source. Not repeated: the stream cannot be read twice, and a broken upload creates no build."""
-        with self._stops(""):
+        with self._stops(lambda _: ""):
             try:
                 return self._api.upload(chunks)
             except ApiUnreachable as error:
@@ -81,7 +96,7 @@ class Client:
 
     def follow(self, build_id: str, after: int = 0) -> Iterator[pb.LogEntry]:
         """Every log line after sequence `after`, each once and in order, then the entry with `eof`."""
-        with self._stops(f"ignite-builder logs -f {build_id} --from {{}}"):
+        with self._stops(lambda line: f"ignite-builder logs -f {build_id} --from {line}", always=True):
             yield from self._patient.follow(build_id, after)
 
     def close(self) -> None:
@@ -90,20 +105,23 @@ class Client:
 
     def _call(self, name: str, request: Message, known: str = "") -> Any:
         """`known`: the build that the call is about. It exists whatever the server answers."""
-        with self._stops(f"ignite-builder get {known}" if known else ""):
+        with self._stops(lambda _: f"ignite-builder get {known}" if known else ""):
             return self._patient.call(name, request, known=bool(known))
 
     @contextmanager
-    def _stops(self, next: str) -> Iterator[None]:
-        """How a call ends without an answer; `next` is the command that goes on, with a place for the next line."""
+    def _stops(self, goes_on: Callable[[int], str], *, always: bool = False) -> Iterator[None]:
+        """How a call ends without an answer. `goes_on` gives the command that continues at a line.
+
+        A server that was never reached is more likely the wrong one, so it is named only when one was, or `always`:
+        who follows a log had the build's id from somewhere.
+        """
         try:
             yield
         except ApiError as error:
             raise refused_call(error.code, error.message, error.detail) from None
         except OutOfPatience as error:
-            # A server that was never there is more likely the wrong one; but who follows a log had it from somewhere.
-            goes_on = next if error.reached or "{}" in next else ""
-            hint = goes_on.format(error.after + 1) or "See which server is taken, and why: ignite-builder config"
+            hint = goes_on(error.after + 1) if error.reached or always else ""
+            hint = hint or "See which server is taken, and why: ignite-builder config"
             raise lost_server(self.server, str(error), hint) from None
 
 

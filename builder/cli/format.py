@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, tzinfo
 
+from builder import text
+
 SHORT_ID = 8
 DAY_MS = 86_400_000
 
@@ -40,16 +42,7 @@ def readiness(ms: int) -> str:
     return f"{max(ms, 0)}ms" if ms < 1000 else duration(ms)
 
 
-def size(count: int) -> str:
-    """`512 B`, `38.2 KiB`, `9.4 MiB`, `1.0 GiB`."""
-    if count < 1024:
-        return f"{count} B"
-    value = float(count)
-    for unit in ("KiB", "MiB", "GiB"):
-        value /= 1024
-        if round(value, 1) < 1024:
-            return f"{value:.1f} {unit}"
-    return f"{value / 1024:.1f} TiB"
+size = text.size
 
 
 def ago(then_ms: int, now_ms: int) -> str:

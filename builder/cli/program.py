@@ -35,6 +35,7 @@ Operate   serve, worker  the control side; a build node
           doctor         what is missing on this machine, and the command that mends it
           runtimes       versions and targets of the catalog
           bases build    make the base images
+          nodes          ls, drain, forget: the build nodes of a server
 About     config         each setting, its value, where it comes from
           reasons        each failure reason; completion: for bash, zsh, fish
 Options   --json  --plain  -q  -v  --color=WHEN  --ascii  --server=URL  --version

@@ -1,36 +1,13 @@
-"""Strangers' text on its way to a terminal: control, escape and direction characters are shown, never sent. Pure.
+"""Strangers' text on its way to a terminal: quoted names, several lines, progress bars. Pure.
 
-Names, messages and log lines come from people we do not know. An escape sequence can move the cursor, set the
-clipboard or forge our own words; a direction mark can make a path read backwards (CVE-2021-42574).
+What no terminal may get is escaped by `builder/text.py`.
 """
 
 from __future__ import annotations
 
-import unicodedata
+from builder.text import visible as shown
 
-# Cc: C0, DEL, C1. Cf: direction marks, joiners, tags. Cs: lone surrogates. Zl, Zp: line ends that `\n` searches miss.
-_HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-# Two joiners that ordinary scripts and emoji need; they cannot change the direction or move anything.
-_JOINERS = frozenset("\u200c\u200d")
-
-
-def shown(text: str, *, tabs: bool = False) -> str:
-    r"""One line of text, safe on any terminal: each hidden character as `\x1b` or `\u202e`.
-
-    Line ends are hidden characters too, so the result never has more than one line. `tabs` keeps tabs.
-    """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(_character(c, tabs) for c in text)
-
-
-def _character(c: str, tabs: bool) -> str:
-    if (c == "\t" and tabs) or c in _JOINERS or unicodedata.category(c) not in _HIDDEN:
-        return c
-    code = ord(c)
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+__all__ = ["latest", "lines", "quoted", "shown"]
 
 
 def quoted(name: str) -> str:

@@ -55,7 +55,7 @@ class Route:
 def services() -> tuple[ServiceDescriptor, ...]:
     """The services of the API."""
     by_name = pb.DESCRIPTOR.services_by_name
-    return (by_name["BuildService"], by_name["WorkerService"])
+    return (by_name["BuildService"], by_name["WorkerService"], by_name["OperateService"])
 
 
 def routes(service: ServiceDescriptor) -> tuple[Route, ...]:

@@ -16,7 +16,8 @@ def route_table() -> str:
     build, worker = services["BuildService"], services["WorkerService"]
     upload = f"| (upload) | `POST {UPLOAD_PATH}` | bytes, streamed | `UploadBuildContextResponse` | yes |\n"
     source = f"| (source) | `GET {SOURCE_PATH}?claim=N` | none | bytes, streamed | yes |\n"
-    return f"{_table(build)}{upload}\n{_table(worker)}{source}"
+    operate = _table(services["OperateService"])
+    return f"{_table(build)}{upload}\n{_table(worker)}{source}\n{operate}"
 
 
 def _table(service: ServiceDescriptor) -> str:

@@ -1,4 +1,6 @@
-"""The control side's loops: dispatch, finalize, reconcile, report, tags. Each is a thread that is woken or ticks.
+"""The control side's loops: dispatch, finalize, reconcile, report, retention, tags.
+
+Each is a thread that is woken or ticks.
 
 What a transition changed wakes the loops that see to it (`woken_by`), inside the call that made it.
 
@@ -25,13 +27,14 @@ from builder.config import Settings
 from builder.contract.messages import RUN, read_run, run_message
 from builder.control.finalizers import Finalizers
 from builder.control.reports import Reports
+from builder.control.retention import Retention
 from builder.store import nodes, offers, sweeps
 from builder.store.engine import Store
 from builder.store.events import Event
 from builder.store.transitions import TERMINAL
 
 TAGS_MS = 10_000
-LOOPS = ("dispatch", "finalize", "reconcile", "report", "tags")
+LOOPS = ("dispatch", "finalize", "reconcile", "report", "retention", "tags")
 # So many failed steps, one after the other, and the process is not ready.
 FAILED_STEPS = 3
 
@@ -89,6 +92,7 @@ class Loops:
     celery: Celery
     finalizers: Finalizers
     reports: Reports
+    retention: Retention
     redis: redis.Redis
     log: FilteringBoundLogger
     stepped: Callable[[str, bool], None] = lambda name, well: None
@@ -112,9 +116,14 @@ class Loops:
             "finalize": self.finalizers.step,
             "reconcile": self.reconcile,
             "report": self.reports.step,
+            "retention": self.retention.step,
             "tags": self.finalizers.finalizer.check_tags,
         }
-        periods_ms = {"finalize": self.finalizers.period_ms, "tags": TAGS_MS}
+        periods_ms = {
+            "finalize": self.finalizers.period_ms,
+            "retention": self.retention.period_ms,
+            "tags": TAGS_MS,
+        }
         self.finalizers.freed, self.reports.freed = self._wakes["finalize"].set, self._wakes["report"].set
         for name, step in work.items():
             period_ms = periods_ms.get(name, self.settings.tick_ms)
@@ -135,6 +144,7 @@ class Loops:
     def stop(self) -> None:
         """End the threads and wait for them."""
         self._stop.set()
+        self.retention.stop()
         for wake in self._wakes.values():
             wake.set()
         for thread in self._threads:

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollecto
 from prometheus_client.core import GaugeMetricFamily, Metric
 from sqlalchemy.exc import SQLAlchemyError
 
+from builder.control.retention import WHAT
 from builder.store.events import Event
 
 Levels = Callable[[], Mapping[str, int]]
@@ -46,6 +47,16 @@ class Metrics:
             ["loop"],
             registry=self._registry,
         )
+        self._deleted = Counter(
+            "ignite_retention_deleted", "What was past its time and was deleted.", ["what"], registry=self._registry
+        )
+        for what in WHAT:  # each shows as 0
+            self._deleted.labels(what)
+        self._left = Counter(
+            "ignite_attempt_tags_left",
+            "Tags of attempts that stay in the registry, since it deletes no single tag.",
+            registry=self._registry,
+        )
         ProcessCollector(registry=self._registry)
         self._registry.register(self)
 
@@ -68,6 +79,14 @@ class Metrics:
             self._stepped.labels(loop).set_to_current_time()
         else:
             failures.inc()
+
+    def deleted(self, what: str, count: int) -> None:
+        """Retention."""
+        self._deleted.labels(what).inc(count)
+
+    def left(self, tags: int) -> None:
+        """Tags of attempts that retention had to leave."""
+        self._left.inc(tags)
 
     def page(self) -> bytes:
         """In Prometheus' text format."""

@@ -26,12 +26,14 @@ from builder.control.finalizers import Finalizers, finalizers_destination
 from builder.control.loops import LOOPS, Loops, event_log, woken_by
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
+from builder.control.retention import Retention
 from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
 from builder.pipelines import catalog as catalogs
 from builder.services.builds import BuildService
+from builder.services.nodes import OperateService
 from builder.services.parts import Parts
 from builder.services.streams import LogStreams
 from builder.services.tails import Tails
@@ -76,6 +78,7 @@ class Control:
             stale=self.metrics.stale,
             log=self.log,
         )
+        sources = FolderStore(Path(settings.data_dir) / "sources")
         self.loops = Loops(
             settings=settings,
             store=self.store,
@@ -84,6 +87,15 @@ class Control:
                 settings=settings, store=self.store, finalizer=finalizer, changed=self.tails.tell, log=self.log
             ),
             reports=Reports(settings=settings, store=self.store, log=self.log),
+            retention=Retention(
+                settings=settings,
+                store=self.store,
+                sources=sources,
+                destination=finalizer.destination,
+                log=self.log,
+                deleted=self.metrics.deleted,
+                left=self.metrics.left,
+            ),
             redis=self.redis,
             log=self.log,
             stepped=self.metrics.stepped,
@@ -91,7 +103,7 @@ class Control:
         parts = Parts(
             settings=settings,
             store=self.store,
-            sources=FolderStore(Path(settings.data_dir) / "sources"),
+            sources=sources,
             catalog=catalog,
             runtimes=pipelines.names(pipelines.load(settings.pipelines)),
             wake=functools.partial(self.loops.wake, "dispatch"),
@@ -102,7 +114,8 @@ class Control:
         asked: dict[str, Callable[[], object]] = {"redis": self.redis.ping, "store": self._ask_store}
         asked |= {f"loop {name}": functools.partial(self.loops.ask, name) for name in LOOPS}
         streams = LogStreams(parts, self.tails, log_event)
-        api = Api(settings, BuildService(parts), WorkerService(parts), streams, Uploads(parts))
+        services = (BuildService(parts), WorkerService(parts), OperateService(parts))
+        api = Api(settings, *services, streams, Uploads(parts))
         self.app = make_app(api, Probes(asked, self.metrics.page, self.log), self.log)
         self._reader = threading.Thread(target=self.tails.read, daemon=True)
 

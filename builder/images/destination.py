@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -81,6 +81,21 @@ class Destination(Protocol):
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:
         """Descriptors of what was attached to `digest`, with `artifactType` and `annotations`."""
+        ...
+
+    def can_untag(self, repository: str) -> bool:
+        """Whether deleting one tag of a manifest leaves the others; tried out where it cannot be known."""
+        ...
+
+    def untag(self, repository: str, tag: str) -> None:
+        """Delete a tag and nothing that it points at; one that is not there is no trouble."""
+        ...
+
+    def collect(self, named: Iterable[tuple[str, str]], age_s: float) -> int:
+        """Delete what is at least so old and neither a tag nor `named` (repository, digest) needs; how much it was.
+
+        A registry collects its garbage itself.
+        """
         ...
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.errors import BuildError
+from builder.text import visible
 
 MAX_DEPTH = 200
 MAX_WARNINGS = 20
@@ -161,9 +162,8 @@ def place_parts(place: str) -> tuple[bytes, ...]:
 
 
 def shown(name: bytes) -> str:
-    """A hostile name for people: control characters and broken UTF-8 are escaped."""
-    text = name.decode("utf-8", "backslashreplace")
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text) or "/"
+    """A hostile name for people; "/" for the root."""
+    return visible(name) or "/"
 
 
 def _add_parents(gathered: Gathered, parts: tuple[bytes, ...]) -> None:

@@ -12,7 +12,9 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -38,6 +40,8 @@ from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, canonical, de
 REF_NAME = "org.opencontainers.image.ref.name"
 VERSION_FILE = b'{"imageLayoutVersion":"1.0.0"}'
 CHUNK = 1024 * 1024
+_PARTIAL = ".partial-"
+_FALLBACK = re.compile(r":sha256-[0-9a-f]{64}\Z")
 
 Stamp = tuple[int, int, int] | None
 """Inode, size and time of a file; None where there is none."""
@@ -138,6 +142,89 @@ class Layout:
         index = self.get_manifest(repository, fallback_tag(digest))
         return index_entries(index.body if index else None)
 
+    def can_untag(self, repository: str) -> bool:
+        """See `Destination.can_untag`: a tag is a line of the index."""
+        return True
+
+    def untag(self, repository: str, tag: str) -> None:
+        """See `Destination.untag`."""
+        check_names(repository, tag=tag)
+        if self._find(repository, tag) is None:  # without the lock, which makes the folder
+            return
+        with self._locked() as entries:
+            entries[:] = [entry for entry in entries if _name(entry) != f"{repository}:{tag}"]
+
+    def collect(self, named: Iterable[tuple[str, str]], age_s: float) -> int:
+        """See `Destination.collect`. First lines of the index under its lock, then blobs without it.
+
+        A push finds a blob and writes its line later. It renews the blob's age when it finds it, so that a blob is
+        deleted only after it was moved away and is still old there.
+        """
+        if not (self.root / "index.json").exists():
+            return 0
+        before, wanted = time.time() - age_s, {f"{repository}@{digest}" for repository, digest in named}
+        with self._locked() as entries:
+            known = len(entries)
+            entries[:] = self._needed(entries, wanted, before)
+            lines, kept = known - len(entries), {str(entry["digest"]) for entry in entries}
+        needed: set[str] = set()
+        while fresh := kept - needed:
+            needed |= fresh
+            kept = set().union(*(self._children(digest, needed) for digest in fresh))
+        return lines + self._delete_blobs({digest.removeprefix("sha256:") for digest in needed}, before)
+
+    def _needed(self, entries: list[dict[str, Any]], wanted: set[str], before: float) -> list[dict[str, Any]]:
+        """The lines that stay: tags, the manifests they or `wanted` name, young ones, and what is attached to these."""
+        by_name = {_name(entry): entry for entry in entries}
+        attached = {name for name in by_name if _FALLBACK.search(name)}
+        tagged = {
+            f"{name.rpartition(':')[0]}@{entry['digest']}"
+            for name, entry in by_name.items()
+            if "@" not in name and name not in attached
+        }
+        stay = {name for name in by_name if "@" not in name and name not in attached} | {""}
+        for name, entry in by_name.items():
+            young = "@" in name and _modified(self.blob_path(entry["digest"])) > before
+            if name in tagged or name in wanted or young:
+                stay.add(name)
+        for name in attached:
+            repository, _, tag = name.rpartition(":")
+            if f"{repository}@{tag.replace('-', ':', 1)}" in stay:
+                body = self.blob_path(by_name[name]["digest"]).read_bytes()
+                stay |= {name, *(f"{repository}@{listed['digest']}" for listed in index_entries(body))}
+        return [entry for entry in entries if _name(entry) in stay]
+
+    def _children(self, digest: str, needed: set[str]) -> set[str]:
+        """The manifests that a manifest or index names; its blobs join `needed`. Raises `PlatformError` for one that
+        cannot be read: then nothing goes."""
+        with _disk("read"):
+            body = self.blob_path(digest).read_bytes()
+        try:
+            value = json.loads(verified(body, digest, self.name))
+            blobs = [*value.get("layers", ()), *(value[name] for name in ("config", "subject") if name in value)]
+            needed |= {str(blob["digest"]) for blob in blobs}
+            return {str(child["digest"]) for child in value.get("manifests", ())}
+        except (ValueError, TypeError, KeyError, AttributeError):
+            raise PlatformError("RegistryUnavailable", f"{self.name}: {digest} is no manifest") from None
+
+    def _delete_blobs(self, needed: set[str], before: float) -> int:
+        count, folder = 0, self.root / "blobs" / "sha256"
+        with _disk("write"):
+            for name in os.listdir(folder):
+                path, aside = folder / name, folder / f"{_PARTIAL}{name}"
+                if name in needed or _modified(path) > before:
+                    continue
+                with suppress(FileNotFoundError):
+                    if not name.startswith(_PARTIAL):
+                        path.rename(aside)
+                        if _modified(aside) > before:
+                            aside.rename(path)
+                            continue
+                        path = aside
+                    path.unlink()
+                    count += 1
+        return count
+
     def blob_path(self, digest: str) -> Path:
         """Where the blob is or would be."""
         check_names("any", digest=digest)
@@ -202,7 +289,7 @@ class Layout:
     def _put(self, data: bytes) -> bool:
         """Store a small blob; False when it was there."""
         path = self.blob_path(digest_of(data))
-        if path.exists():
+        if _renewed(path):
             return False
         self._prepare()
         with _disk("write"):
@@ -212,7 +299,7 @@ class Layout:
     def _take(self, source: Path, digest: str) -> bool:
         """Store a file as a blob, verified while it is copied; False when it was there."""
         path = self.blob_path(digest)
-        if path.exists():
+        if _renewed(path):
             return False
         hasher = hashlib.sha256()
 
@@ -230,7 +317,7 @@ class Layout:
 
     def _write(self, path: Path, chunks: Iterable[bytes]) -> None:
         """Write beside `path`, to the disk, then rename: a reader sees all of it or nothing."""
-        fd, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
+        fd, partial = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
         try:
             with open(fd, "wb") as file:
                 for chunk in chunks:
@@ -243,6 +330,23 @@ class Layout:
             with suppress(FileNotFoundError):
                 os.unlink(partial)
             raise
+
+
+def _renewed(path: Path) -> bool:
+    """Whether a blob is there; then it is as young as a new one. One of another user cannot be: it is written anew."""
+    try:
+        os.utime(path)
+    except (FileNotFoundError, PermissionError):
+        return False
+    return True
+
+
+def _modified(path: Path) -> float:
+    """When a file was written or renewed; one that is not there is old."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _name(entry: Mapping[str, Any]) -> str:

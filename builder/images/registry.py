@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +21,7 @@ from builder.errors import BuildError, PlatformError
 from builder.images.destination import (
     DIGEST,
     EMPTY,
+    EMPTY_TYPE,
     Manifest,
     Pushed,
     check_names,
@@ -32,7 +33,7 @@ from builder.images.destination import (
     referrer_manifest,
     verified,
 )
-from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, digest_of
+from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, canonical, descriptor, digest_of
 from builder.images.layer import Layer
 from builder.images.mounts import Mounts
 from builder.images.transport import PATIENT, Credentials, Patience, Transport, Trouble, counted, new_client
@@ -47,6 +48,14 @@ ACCEPT = ", ".join(
 )
 CHUNK = 1024 * 1024
 ATTACH_ROUNDS = 5
+# What `can_untag` tries it out with; no tag of a user begins so.
+PROBE_TAGS = ("build-untag-1", "build-untag-2")
+PROBE = {
+    "schemaVersion": 2,
+    "mediaType": MANIFEST_TYPE,
+    "artifactType": "application/vnd.ignite.untag-probe",
+    "layers": [descriptor(EMPTY_TYPE, EMPTY)],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +185,44 @@ class Registry:
             found |= {entry["digest"]: entry for entry in index_entries(response.content)}
             path = self._next_page(response, repository)
         return tuple(found[key] for key in sorted(found))
+
+    def can_untag(self, repository: str) -> bool:
+        """See `Destination.can_untag`. Two tags of a manifest of our own tell: docker-registry 2.8 deletes none, and a
+        registry that took the manifest along would take ours."""
+        check_names(repository)
+        body = canonical({**PROBE, "config": descriptor(EMPTY_TYPE, EMPTY)})
+        digest = digest_of(body)
+        self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)))
+        for reference in (digest, *PROBE_TAGS):
+            self._put_manifest(repository, reference, MANIFEST_TYPE, body)
+        first, second = PROBE_TAGS
+        try:
+            self._delete(repository, first)
+        except PlatformError as error:
+            if error.reason != "RegistryRefused":
+                raise
+            return False  # this login may push and not delete
+        works = self.resolve(repository, first) is None and self.resolve(repository, second) == digest
+        # Nothing else names this manifest, so here the digest may go with its tags.
+        self._delete(repository, second if works else digest)
+        return works
+
+    def untag(self, repository: str, tag: str) -> None:
+        """See `Destination.untag`; by the tag's name, never by a digest."""
+        check_names(repository, tag=tag)
+        response = self._delete(repository, tag)
+        if response.status_code not in (200, 202, 204, 404):
+            raise self.transport.refused(f"DELETE tag {repository}:{tag}", response)
+
+    def collect(self, named: Iterable[tuple[str, str]], age_s: float) -> int:
+        """See `Destination.collect`."""
+        return 0
+
+    def _delete(self, repository: str, reference: str) -> httpx.Response:
+        transport, scope = self.transport, f"repository:{repository}:pull,push,delete"
+        url = transport.url(f"{repository}/manifests/{reference}")
+        what = f"DELETE manifest {repository}:{reference}"
+        return transport.persistently(what, lambda: transport.request("DELETE", url, scope=scope))
 
     def _next_page(self, response: httpx.Response, repository: str) -> str | None:
         """RFC 8288 `Link: <…>; rel="next"`; followed only inside the same repository."""

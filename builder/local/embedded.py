@@ -32,7 +32,7 @@ START_S = 30.0
 
 @dataclass
 class Embedded:
-    """A running embedded server: `url` and a `token` that may submit and read."""
+    """A running embedded server: `url` and a `token` that may submit, read and operate."""
 
     url: str
     token: str
@@ -79,7 +79,7 @@ def start(
         listener = listen("127.0.0.1:0")
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         tokens = (
-            Token(token=token, organization=settings.organization, scopes=("submit", "read")),
+            Token(token=token, organization=settings.organization, scopes=("submit", "read", "operate")),
             Token(token=worker_token, scopes=("worker",)),
         )
         both = {"redis_url": redis_url, "message_key": new_secret()}

@@ -309,6 +309,8 @@ _SET_TOKEN = (
 def refusal(error: ApiError) -> BuildError:
     """Why this node is not wanted, and what the operator changes."""
     message = f"the API refuses this node: {error.message}"
+    if error.detail.get("reason") == "NodeForgotten":
+        return BuildError("NodeForgotten", message, where="token")
     if error.code == "FAILED_PRECONDITION":
         step = "Install the same version on the control side and its nodes, the control side first."
         return BuildError("Internal", message, where="server", next=step)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from builder.indexes import Indexes
+from builder.text import size
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RECORDS = 10_000
@@ -146,13 +147,6 @@ def _named_host(value: str) -> tuple[str, ...]:
     return () if url or host == "off" else (normalized(host),)
 
 
-def _size(count: int) -> str:
-    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} B"
-
-
 @dataclass
 class Egress:
     """The way out of one step: what is allowed, through which upstream proxy, and everything that was tried.
@@ -226,7 +220,7 @@ class Egress:
                 sums[key] = (came + record.bytes_in, went + record.bytes_out)
         ranked = sorted(sums.items(), key=lambda item: (ORDER.index(item[0][0]), item[0][1]))
         lines = [
-            f"egress {where} {verdict}" + (f", {_size(came)} in, {_size(went)} out" if came or went else "")
+            f"egress {where} {verdict}" + (f", {size(came)} in, {size(went)} out" if came or went else "")
             for (verdict, where), (came, went) in ranked[:MOST_SUMMARY_LINES]
         ]
         more = len(ranked) - MOST_SUMMARY_LINES

@@ -13,11 +13,12 @@ from builder.services.errors import permission_denied, unauthenticated
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """A verified caller. `node` is set for workers."""
+    """A verified caller. `node` is set for workers; `token_sha256` names the token without telling it."""
 
     organization: str
     scopes: frozenset[str]
     node: str = ""
+    token_sha256: str = ""
 
 
 class Tokens:
@@ -35,7 +36,9 @@ class Tokens:
         for known, token in self._by_hash.items():
             if hmac.compare_digest(known, wanted):
                 scopes = frozenset(token.scopes)
-                return Caller(organization=token.organization, scopes=scopes, node=token.node)
+                return Caller(
+                    organization=token.organization, scopes=scopes, node=token.node, token_sha256=wanted.hex()
+                )
         raise unauthenticated("this token is not known here")
 
 
@@ -47,8 +50,11 @@ SCOPES = {
     "GetBuild": "read",
     "ListBuilds": "read",
     "StreamBuildLogs": "read",
+    "ListNodes": "operate",
+    "DrainNode": "operate",
+    "ForgetNode": "operate",
 }
-"""RPC of `BuildService` → the scope that a token needs. All of `WorkerService` needs `worker`."""
+"""RPC of `BuildService` and `OperateService` → the scope that a token needs. All of `WorkerService` needs `worker`."""
 
 
 def admit(caller: Caller, rpc_name: str) -> None:

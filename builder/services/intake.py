@@ -156,18 +156,19 @@ def _source(
 ) -> tuple[str, int]:
     kind = request.WhichOneof("source")
     if kind == "context_id":
-        return _uploaded(nodes.context(store, request.context_id, organization), "contextId")
+        return _uploaded(nodes.context(store, request.context_id, organization), sources, "contextId")
     body = request.code.compile.WhichOneof("body")
     data = request.zipped_code if kind == "zipped_code" else getattr(request.code.compile, body) if body else b""
     reference = request.source_ref.WhichOneof("ref")
     if reference and data:
         raise BuildError("InvalidRequest", "a body and sourceRef exclude each other", where="sourceRef")
     if reference == "context_id":
-        return _uploaded(nodes.context(store, request.source_ref.context_id, organization), "sourceRef.contextId")
+        upload = nodes.context(store, request.source_ref.context_id, organization)
+        return _uploaded(upload, sources, "sourceRef.contextId")
     if reference == "sha256":
         sha256 = request.source_ref.sha256.removeprefix("sha256:")
         size = nodes.uploaded(store, sha256, organization)
-        return _uploaded((sha256, size) if size is not None else None, "sourceRef.sha256")
+        return _uploaded((sha256, size) if size is not None else None, sources, "sourceRef.sha256")
     where = (
         "zippedCode"
         if kind == "zipped_code"
@@ -186,7 +187,14 @@ def _source(
     return stored.sha256, stored.size
 
 
-def _uploaded(found: tuple[str, int] | None, where: str) -> tuple[str, int]:
+def _uploaded(found: tuple[str, int] | None, sources: SourceStore, where: str) -> tuple[str, int]:
+    """An upload that a record is about to name; renewed, so that retention leaves it alone until it does."""
     if found is None:
         raise BuildError("SourceNotFound", "there is no such upload of your organization", where=where)
+    try:
+        sources.renew(found[0])
+    except BuildError as error:
+        if error.reason != "SourceNotFound":
+            raise
+        raise BuildError("SourceNotFound", "this upload was not used in time; upload it again", where=where) from None
     return found

@@ -35,7 +35,8 @@ KEEP_ALIVE_S = 15.0  # proxies and clients cut a connection that says nothing fo
 EDGE_THREADS = 2
 HISTORY_THREADS = 2
 
-Encode = Callable[[logs.Line], bytes]
+Line = logs.Line
+Encode = Callable[[Line], bytes]
 """A kept line as the transport sends it."""
 
 
@@ -212,13 +213,13 @@ class LogStreams:
         return _encoded(lines, after, last, eof, self._encode), row["log_lines"]
 
 
-def _encoded(lines: Sequence[logs.Line], after: int, last: int, eof: pb.LogEntry | None, encode: Encode) -> Page:
+def _encoded(lines: Sequence[Line], after: int, last: int, eof: pb.LogEntry | None, encode: Encode) -> Page:
     parts = [encode(line) for line in lines]
     ends = array("I", accumulate(map(len, parts)))
     return Page(first=after + 1, last=last, data=b"".join(parts), ends=ends, eof=eof)
 
 
-def entry_json(line: logs.Line) -> str:
+def entry_json(line: Line) -> str:
     """The `LogEntry` of a kept line as `codec.dump` writes it, without the message: this runs for every line."""
     parts = []
     if line["t"]:

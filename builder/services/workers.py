@@ -5,6 +5,7 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -15,8 +16,11 @@ from builder.errors import BuildError
 from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, not_found, permission_denied
 from builder.services.parts import Parts
-from builder.store import builds, logs, nodes, record
+from builder.services.revocations import Revocations, forgotten
+from builder.store import builds, logs, membership, nodes, record
 from builder.store.transitions import RUNNING, WORK
+
+_NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 
 
 class WorkerService:
@@ -25,15 +29,23 @@ class WorkerService:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._revocations = Revocations(parts.store)
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol, request.node_id)
         _given("nodeId", request.node_id)
+        if not _NODE_ID.fullmatch(request.node_id):
+            message = "nodeId takes 1 to 200 printable ASCII characters without a slash, a letter or digit first"
+            raise BuildError("InvalidRequest", message, where="nodeId")
         _as_node(caller, request.node_id)
         settings = self._parts.settings
-        slots, live_ms = max(1, request.slots), nodes.LIVE_LEASES * settings.lease_ms
-        known = nodes.register(self._parts.store, request.node_id, request.queues, request.toolchains, slots, live_ms)
+        can = (request.queues, request.toolchains, max(1, request.slots))
+        live_ms = nodes.LIVE_LEASES * settings.lease_ms
+        try:
+            known = nodes.register(self._parts.store, request.node_id, *can, live_ms, caller.token_sha256)
+        except membership.Forgotten:
+            raise forgotten(request.node_id) from None
         self._parts.dropped(request.dropped_messages)
         if known.changed:
             self._parts.wake()
@@ -46,7 +58,7 @@ class WorkerService:
 
     def claim_build(self, caller: Caller, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
         """Ownership of a build, or why not."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol, request.node_id)
         _given("nodeId", request.node_id)
         _given("nonce", request.nonce)  # two claims without one would pass for the same, sent twice
         _as_node(caller, request.node_id)
@@ -62,7 +74,7 @@ class WorkerService:
 
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         phase = pb.BuildPhase.Name(request.phase).removeprefix("BUILD_PHASE_") if request.phase else ""
         settings = self._parts.settings
         row = builds.heartbeat(
@@ -81,7 +93,7 @@ class WorkerService:
 
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         verdict = builds.planned(
             self._parts.store,
             request.build_id,
@@ -98,7 +110,7 @@ class WorkerService:
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         """Keep a batch in one transaction, then tell the tails, then answer."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         lines = [
             {
                 "t": line.timestamp_ms,
@@ -119,7 +131,7 @@ class WorkerService:
 
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
         """An owner's outcome; repeated, it is answered with the record."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         settings = self._parts.settings
         done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node)
         if done.outcome == "stale":
@@ -136,7 +148,7 @@ class WorkerService:
 
     def hand_back(self, caller: Caller, request: pb.HandBackRequest) -> pb.HandBackResponse:
         """The owner gives the build back."""
-        _worker(caller, request.protocol)
+        self._admit(caller, request.protocol)
         row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason, caller.node)
         if row is None:
             self._parts.stale("hand_back")
@@ -144,9 +156,15 @@ class WorkerService:
             self._parts.fan_out(request.build_id, [])
         return pb.HandBackResponse(stale=row is None)
 
+    def _admit(self, caller: Caller, protocol: int, node_id: str = "") -> None:
+        """Raises for a caller that is no worker, or no longer one."""
+        _worker(caller, protocol)
+        self._revocations.check(caller, node_id)
+
     def source(self, caller: Caller, build_id: str, claim: int) -> Iterator[bytes]:
         """The stored source of a build, for the owner of its work: RUNNING, under this claim, on the caller's node."""
         require(caller, "worker")
+        self._revocations.check(caller)
         row = builds.by_id(self._parts.store, build_id)
         owned = row is not None and (row["status"], row["stage"], row["claim"]) == (RUNNING, WORK, claim)
         if row is None or not owned or not _is_of(caller, row["node_id"]):

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from builder.errors import BuildError
+from builder.text import visible
 
 PART_BYTES = 255  # NAME_MAX of every file system we write to
 PATH_BYTES = 2048  # leaves room below PATH_MAX (4096) for the folders above, in the sandbox and outside
@@ -37,16 +38,8 @@ class Entry:
 
 
 def shown(text: str) -> str:
-    """Text from strangers: what does not print (controls, escapes, directions) as `\\x1b`, at most 200 characters."""
-    safe = "".join(char if char.isprintable() else _escaped(char) for char in text[:200])
-    return safe + ("…" if len(text) > 200 else "")
-
-
-def _escaped(char: str) -> str:
-    code = ord(char)
-    if 0xDC80 <= code <= 0xDCFF:  # a byte that is no UTF-8, kept by "surrogateescape"
-        return f"\\x{code - 0xDC00:02x}"
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    """A stranger's name in an error message, at most 200 characters."""
+    return visible(text, limit=200)
 
 
 def unsafe(entry: Entry, what: str) -> BuildError:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from builder.errors import BuildError
 from builder.source.entry import Entry, shown
+from builder.text import size as in_words
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -32,14 +33,6 @@ class Limits:
 def too_large(found: str, limit: str, where: str = "") -> BuildError:
     """The refusal of an archive over a limit: what was found and what is allowed."""
     return BuildError("ArchiveTooLarge", f"{found}, limit {limit}", where=where)
-
-
-def words(size: int) -> str:
-    """A size for people: `731 MiB`, `1.5 KiB`, `12 bytes`."""
-    for unit, name in ((MIB, "MiB"), (KIB, "KiB")):
-        if size >= unit:
-            return f"{size / unit:.1f}".removesuffix(".0") + f" {name}"
-    return f"{size} bytes"
 
 
 class Meter:
@@ -113,19 +106,19 @@ class Meter:
         found, limit = _pair(total, self.limits.unpacked)
         return BuildError(
             "ArchiveTooLarge",
-            f"{found} unpacked, limit {limit}; largest: {shown(largest[1])}, {words(largest[0])}",
+            f"{found} unpacked, limit {limit}; largest: {shown(largest[1])}, {in_words(largest[0])}",
         )
 
     def _ratio(self, total: int) -> None:
         limits = self.limits
         if total > limits.ratio_after and total > limits.ratio * self._packed:
             times = total // max(self._packed, 1)
-            found = f"{words(self._packed)} unpack to {words(total)} or more, {times} times as much"
-            raise too_large(found, f"{limits.ratio} times after {words(limits.ratio_after)}")
+            found = f"{in_words(self._packed)} unpack to {in_words(total)} or more, {times} times as much"
+            raise too_large(found, f"{limits.ratio} times after {in_words(limits.ratio_after)}")
 
 
 def _pair(found: int, limit: int) -> tuple[str, str]:
     """Two sizes for people; exact where rounding would make them look alike."""
-    if words(found) == words(limit):
+    if in_words(found) == in_words(limit):
         return f"{found} bytes", f"{limit} bytes"
-    return words(found), words(limit)
+    return in_words(found), in_words(limit)

@@ -24,8 +24,9 @@ from isal import igzip, igzip_lib
 
 from builder.errors import BuildError
 from builder.source.entry import Entry, unreadable, unsafe
-from builder.source.limits import MIB, too_large, words
+from builder.source.limits import MIB, too_large
 from builder.source.sniff import BLOCK, is_tar
+from builder.text import size as in_words
 
 CHUNK = 256 * 1024
 META_LIMIT = MIB  # one PAX or long-name header
@@ -135,9 +136,9 @@ def read_tar(file: BinaryIO, gzipped: bool) -> Iterator[Entry]:
             size = _number(header[124:136])
             meta_bytes += BLOCK + size
             if size > META_LIMIT:
-                raise too_large(f"a header before entry {number + 1} has {words(size)}", words(META_LIMIT))
+                raise too_large(f"a header before entry {number + 1} has {in_words(size)}", in_words(META_LIMIT))
             if meta_bytes > META_TOTAL:
-                raise too_large(f"{words(meta_bytes)} of headers", words(META_TOTAL))
+                raise too_large(f"{in_words(meta_bytes)} of headers", in_words(META_TOTAL))
             data = stream.exact(size)
             stream.exact(-size % BLOCK)
             _meta(meta, kind, data, number + 1)
@@ -220,7 +221,7 @@ def _only_zeros(stream: _Stream) -> None:
         if bytes(data).strip(b"\0"):
             raise unreadable("there is more after the end of the archive")
         if padding > PADDING_LIMIT:
-            raise too_large(f"more than {words(PADDING_LIMIT)} of padding", words(PADDING_LIMIT))
+            raise too_large(f"more than {in_words(PADDING_LIMIT)} of padding", in_words(PADDING_LIMIT))
 
 
 def _number(field: bytes) -> int:

@@ -27,7 +27,8 @@ from isal import isal_zlib
 
 from builder.errors import BuildError
 from builder.source.entry import TARGET_BYTES, Entry, shown, unreadable, unsafe
-from builder.source.limits import MIB, Meter, too_large, words
+from builder.source.limits import MIB, Meter, too_large
+from builder.text import size as in_words
 
 CHUNK = 256 * 1024
 DIRECTORY_LIMIT = 16 * MIB  # 50,000 entries with 335 bytes each
@@ -164,7 +165,7 @@ def _directory(file: int, meter: Meter) -> tuple[list[Member], int]:
         raise unreadable("the central directory is not where the archive says; bytes were put before or into it")
     meter.entries(total)
     if size > DIRECTORY_LIMIT:
-        raise too_large(f"a central directory of {words(size)}", words(DIRECTORY_LIMIT))
+        raise too_large(f"a central directory of {in_words(size)}", in_words(DIRECTORY_LIMIT))
     data = os.pread(file, size, offset)
     if len(data) < size or size < total * _CENTRAL.size:
         raise unreadable("the central directory is cut off")

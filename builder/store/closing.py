@@ -181,7 +181,7 @@ def succeed(store: Store, build_id: str, claim: int, phases: Sequence[tuple[str,
             return None
         if row["build_key"]:
             same = {name: row[name] for name in ("organization", "build_key", "repository")}
-            kept = {name: row[name] for name in ("build_id", "artifact")}
+            kept = {**{name: row[name] for name in ("build_id", "artifact")}, "used_at": now}
             entry = insert_into(tx, cache).values(**same, **kept)
             if row["no_cache"]:  # asked for anew
                 tx.execute(entry.on_conflict_do_update(index_elements=list(same), set_=kept))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, insert, select, update
 
+from builder.store import membership
 from builder.store.engine import Store
 from builder.store.rows import insert_into
 from builder.store.schema import builds, contexts, nodes
@@ -38,9 +39,18 @@ class Registered:
 
 
 def register(
-    store: Store, node_id: str, queues: Sequence[str], toolchains: Mapping[str, str], slots: int, live_ms: int
+    store: Store,
+    node_id: str,
+    queues: Sequence[str],
+    toolchains: Mapping[str, str],
+    slots: int,
+    live_ms: int,
+    token: str = "",
 ) -> Registered:
-    """Note a node and that it lives; one that was not seen for `live_ms` comes back."""
+    """Note a node and that it lives; one that was not seen for `live_ms` comes back.
+
+    Raises `Forgotten` for one that would be new and as which `token` (a digest) may not act any more.
+    """
     with store.transaction() as tx:
         now = store.now(tx)
         can = {"queues": json.dumps(list(queues)), "toolchains": json.dumps(dict(toolchains)), "slots": slots}
@@ -51,7 +61,9 @@ def register(
             return Registered(drain=found.drain, changed=False)
         new = insert_into(tx, nodes).values(node_id=node_id, seen_at=now, **can)
         new = new.on_conflict_do_update(index_elements=["node_id"], set_={"seen_at": now, **can})
-        return Registered(drain=bool(tx.execute(new.returning(nodes.c.drain)).scalar_one()), changed=True)
+        drain = bool(tx.execute(new.returning(nodes.c.drain)).scalar_one())
+        membership.refuse_revoked(tx, node_id, token)  # after the insert, which waits for a forget that is under way
+        return Registered(drain=drain, changed=True)
 
 
 def all_nodes(store: Store) -> list[Node]:

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, and_, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import outbox
+from builder.store import outbox, retention
 from builder.store.engine import Store
 from builder.store.rows import (
     Row,
@@ -58,18 +58,21 @@ class UnknownNode(Exception):
 def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) -> Claimed:
     """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`."""
     with store.transaction() as tx:
-        node = (nodes.c.queues.label("node_queues"), nodes.c.toolchains.label("node_toolchains"))
+        node = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
         query = select(builds, *node, store.clock_column(tx).label("now"))
         query = query.outerjoin_from(builds, nodes, nodes.c.node_id == node_id).where(builds.c.build_id == build_id)
         found = lock(tx, query)
         if not found:
             return Claimed(row=None, refused="there is no such build")
         row = dict(found[0])
-        now, queues, toolchains = (row.pop(name) for name in ("now", "node_queues", "node_toolchains"))
+        names = ("now", "node_queues", "node_toolchains", "node_drain")
+        now, queues, toolchains, drains = (row.pop(name) for name in names)
         if queues is None:
             raise UnknownNode(node_id)
         if row["status"] == RUNNING and row["nonce"] == nonce and row["node_id"] == node_id and row["stage"] == WORK:
             return Claimed(row=write(tx, row, lease_until=now + lease_ms, updated_at=now))
+        if drains:  # in the seconds after its start a node reads its queues, whatever it was told before
+            return Claimed(row=None, refused="this node drains")
         if refused := _refusal(row, now, json.loads(queues), json.loads(toolchains)):
             return Claimed(row=None, refused=refused)
         if row["cancel_requested"]:
@@ -162,6 +165,7 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases) -> str:
     query = select(cache).where(*where, cache.c.repository == row["repository"])
     for _ in range(_TRIES):
         if hit := tx.execute(query).mappings().first():
+            retention.used(tx, now, hit)
             line = f"same key as {hit['build_id']}; nothing was run or sent"
             reused = {"artifact": hit["artifact"], "from_cache_of": hit["build_id"]}
             to_finalize(tx, now, row, "reuse", **reused, phases=_all_phases(row, phases), line=line)

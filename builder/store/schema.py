@@ -84,10 +84,11 @@ builds = Table(
     Column("log_cut", Boolean, nullable=False, server_default="0"),  # lines were left out; the marker stands there
     Column("created_at", BigInteger, nullable=False),
     Column("started_at", BigInteger, nullable=False, server_default="0"),
-    Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
     Column("ended_at", BigInteger, nullable=False, server_default="0"),
     Column("updated_at", BigInteger, nullable=False),
     Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them
+    Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
+    Column("attempts_swept", Integer, nullable=False, server_default="0"),  # `retention.SWEPT` and kin
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),
@@ -96,6 +97,9 @@ builds = Table(
     Index("builds_by_lease", "status", "lease_until"),
     Index("builds_by_organization", "organization", "number"),
     Index("builds_attached", "attached_to"),
+    Index("builds_ended", "status", "ended_at", "number"),
+    Index("builds_unswept", "attempts_swept", "ended_at", "number"),
+    Index("builds_by_source", "source_sha256"),
 )
 
 log_chunks = Table(
@@ -153,6 +157,9 @@ cache = Table(
     Column("repository", String(400), primary_key=True),
     Column("build_id", _ordered(20), nullable=False),
     Column("artifact", Text, nullable=False),
+    Column("used_at", BigInteger, nullable=False, server_default="0"),  # its last answer, or when it was written
+    Index("cache_used", "used_at"),
+    Index("cache_by_build", "build_id"),
 )
 
 tags = Table(
@@ -175,6 +182,8 @@ contexts = Table(
     Column("sha256", String(64), nullable=False),
     Column("size", BigInteger, nullable=False),
     Column("created_at", BigInteger, nullable=False),
+    Index("contexts_created", "created_at", "context_id"),
+    Index("contexts_by_source", "sha256"),
 )
 
 nodes = Table(
@@ -186,4 +195,12 @@ nodes = Table(
     Column("slots", Integer, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
     Column("drain", Boolean, nullable=False, server_default="0"),
+)
+
+revoked = Table(
+    "revoked",  # tokens that may not act as a node any more: it was forgotten
+    metadata,
+    Column("node_id", String(200), primary_key=True),
+    Column("token_sha256", String(64), primary_key=True),
+    Column("revoked_at", BigInteger, nullable=False),
 )

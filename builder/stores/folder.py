@@ -6,16 +6,19 @@ import hashlib
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from builder.errors import BuildError, PlatformError
-from builder.source.limits import too_large, words
+from builder.source.limits import too_large
+from builder.text import size as in_words
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PARTIAL = ".partial-"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,8 +40,20 @@ class SourceStore(Protocol):
         """Read one; the caller compares the digest. Raises SourceNotFound, SourceStoreUnavailable."""
         ...
 
-    def path(self, sha256: str) -> Path:
-        """Where it is, or would be, on this disk. Raises SourceNotFound for what is no digest."""
+    def renew(self, sha256: str) -> None:
+        """Make it as young as one that was just put: a record is about to name it. Raises SourceNotFound."""
+        ...
+
+    def list(self, age_s: float) -> Iterator[str]:
+        """The sources that were put or renewed at least so long ago. Raises SourceStoreUnavailable."""
+        ...
+
+    def delete(self, sha256: str, age_s: float) -> bool:
+        """Delete one, unless it was put or renewed since. Nothing may name it."""
+        ...
+
+    def delete_unfinished(self, age_s: float) -> int:
+        """Delete what puts that broke off so long ago have left behind."""
         ...
 
 
@@ -52,14 +67,14 @@ class FolderStore:
         hasher, size = hashlib.sha256(), 0
         with _ours():
             self._root.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=self._root, prefix=".partial-")
+            descriptor, name = tempfile.mkstemp(dir=self._root, prefix=_PARTIAL)
         temporary = Path(name)
         try:
             with os.fdopen(descriptor, "wb") as file:
                 for chunk in stream:
                     size += len(chunk)
                     if size > limit:
-                        raise too_large(f"the source has more than {words(limit)}", words(limit))
+                        raise too_large(f"the source has more than {in_words(limit)}", in_words(limit))
                     hasher.update(chunk)
                     with _ours():
                         file.write(chunk)
@@ -67,27 +82,68 @@ class FolderStore:
                     file.flush()
                     os.fsync(file.fileno())
             with _ours():
-                self._publish(temporary, self.path(hasher.hexdigest()))
+                self._publish(temporary, self._path(hasher.hexdigest()))
         finally:
             temporary.unlink(missing_ok=True)
         return Stored(sha256=hasher.hexdigest(), size=size)
 
     def open(self, sha256: str) -> BinaryIO:
         try:
-            return self.path(sha256).open("rb")
+            return self._path(sha256).open("rb")
         except FileNotFoundError:
             raise BuildError("SourceNotFound", f"there is no source sha256:{sha256}") from None
         except OSError as error:
             raise PlatformError("SourceStoreUnavailable", f"the source could not be read: {error.strerror}") from error
 
-    def path(self, sha256: str) -> Path:
+    def renew(self, sha256: str) -> None:
+        with _ours():
+            if not _touched(self._path(sha256)):
+                raise BuildError("SourceNotFound", f"there is no source sha256:{sha256}")
+
+    def list(self, age_s: float) -> Iterator[str]:
+        before = time.time() - age_s
+        with _ours():
+            for folder in sorted((self._root / "sha256").glob("[0-9a-f][0-9a-f]")):
+                for name in os.listdir(folder):
+                    with suppress(FileNotFoundError):
+                        if _SHA256.fullmatch(name) and _modified(folder / name) <= before:
+                            yield name
+
+    def delete(self, sha256: str, age_s: float) -> bool:
+        """Whoever is about to name a source renews it first. So it is moved away, looked at, and put back if young: a
+        renewal before that shows in its age, a later one finds no source."""
+        path, before = self._path(sha256), time.time() - age_s
+        aside = self._root / f"{_PARTIAL}{sha256}"
+        with _ours(), suppress(FileNotFoundError):
+            if _modified(path) > before:
+                return False
+            path.rename(aside)
+            if _modified(aside) > before:
+                aside.rename(path)
+                return False
+            aside.unlink()
+            return True
+        return False
+
+    def delete_unfinished(self, age_s: float) -> int:
+        count, before = 0, time.time() - age_s
+        with _ours():
+            for path in self._root.glob(f"{_PARTIAL}*"):
+                with suppress(FileNotFoundError):
+                    if _modified(path) <= before:
+                        path.unlink()
+                        count += 1
+        return count
+
+    def _path(self, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
             raise BuildError("SourceNotFound", "a source is named by 64 hexadecimal digits")
         return self._root / "sha256" / sha256[:2] / sha256
 
     def _publish(self, temporary: Path, final: Path) -> None:
-        """Give the file its name. The same bytes twice are the same file; the names above survive a crash too."""
-        if final.exists():
+        """Give the file its name. The same bytes twice are the same file, which is young again; the names above
+        survive a crash too."""
+        if _touched(final):
             return
         final.parent.mkdir(parents=True, exist_ok=True)
         temporary.rename(final)
@@ -97,6 +153,19 @@ class FolderStore:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def _touched(path: Path) -> bool:
+    """Renew a file's age. False: there is none."""
+    try:
+        os.utime(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _modified(path: Path) -> float:
+    return path.stat().st_mtime
 
 
 @contextmanager

@@ -46,7 +46,7 @@ class HostProvider:
         for shared in recipe.folders:
             source = _resolved(os.path.join(recipe.folder, shared.path))
             if not source.is_dir():
-                raise _unavailable(row, f"{source} is no folder", "install ignite-builder anew, whole")
+                raise _unavailable(row, f"{source} is no folder", "install this package again, whole")
             parts.append(Part(name=f"sdk {shared.path}", source=source, dest=shared.mount, files=None))
         return Found(
             row=row,

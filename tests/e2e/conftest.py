@@ -6,7 +6,6 @@ else is new for each session. Sessions take turns, because they share the caches
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 import tempfile
@@ -22,28 +21,17 @@ from builder.client.api import Api
 from builder.local import embedded
 from tests import uids
 from tests.build_fixtures import Server
+from tests.kept import SHARED, keeping
 
-KEPT = Path("/var/tmp/ignite-builder-tests")
 ROOT = Path(__file__).resolve().parents[2]
-SHARED = ("bases", "toolchains", "caches")
 Start = Callable[..., AbstractContextManager[Server]]
 
 
 @pytest.fixture(scope="session")
 def kept() -> Iterator[Path]:
     """The folder that stays, with the bases made; ours alone while the session runs."""
-    KEPT.mkdir(parents=True, exist_ok=True)
-    KEPT.chmod(0o755)
-    with (KEPT / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        filler = KEPT / "caches-of"
-        if not filler.is_file() or filler.read_text() != str(uids.SERVER):  # another session's users filled them
-            shutil.rmtree(KEPT / "caches", ignore_errors=True)
-            filler.write_text(str(uids.SERVER))
-        for name in SHARED:
-            (KEPT / name).mkdir(exist_ok=True)
-        embedded.ensure_bases(config.load({"node_dir": str(KEPT)}).settings)
-        yield KEPT
+    with keeping() as folder:
+        yield folder
 
 
 @pytest.fixture(scope="session")

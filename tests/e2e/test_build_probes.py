@@ -164,11 +164,11 @@ def services(server: Server) -> dict[str, int]:
 
 
 def settings_of_the_worker(server: Server) -> list[str]:
-    """Names of the variables that a worker is started with, its token among them."""
+    """Names of the variables that a worker is started with; one leads to all of its settings."""
     assert server.embedded.worker is not None
     pairs = Path(f"/proc/{server.embedded.worker.pid}/environ").read_text(encoding="utf-8").split("\0")
     names = [name for name in (pair.partition("=")[0] for pair in pairs) if name.startswith(config.PREFIX)]
-    assert f"{config.PREFIX}TOKEN" in names, names
+    assert names == [f"{config.PREFIX}SETTINGS"], names
     return names
 
 

@@ -23,7 +23,7 @@ from builder.errors import PlatformError
 from builder.local import embedded
 from builder.node.calls import ApiCalls
 from builder.pipelines.base import PlanRequest
-from builder.source.limits import words
+from builder.text import size as words
 from tests.attempt_fixtures import attempt_at
 from tests.serve_fixtures import Serve, serving
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from sqlalchemy import update
 
 from builder import config
 from builder.broker.app import make_celery
@@ -25,7 +24,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import RUN, run_message
 from builder.local import embedded
 from builder.local.embedded import end
-from builder.store import nodes, schema
+from builder.store import membership, nodes
 from tests import uids
 from tests.build_fixtures import GO_MAIN, PYTHON_HANDLER, Server, fetch_json, processes_of, until, zip_of
 from tests.crash_fixtures import handler
@@ -203,8 +202,7 @@ def test_a_node_that_is_told_to_drain_reads_nothing_until_it_may_again(control: 
     server, store = control.server, control.server.embedded.control.store
 
     def tell(drain: bool) -> None:
-        with store.transaction() as tx:
-            tx.execute(update(schema.nodes).where(schema.nodes.c.node_id == "plain").values(drain=drain))
+        assert membership.set_drain(store, "plain", drain)
 
     with control.worker("-Q", "compile.python"):
         tell(True)

@@ -57,7 +57,9 @@ def parts(kept: Path, registry: str) -> Iterator[Parts]:
             "message_key": "a long random text",
         }
         control = Program(folder / "control")
-        write_config(control.home / ".config/ignite-builder/config.toml", values, ("acme-token", "node-token"))
+        write_config(
+            control.home / ".config/ignite-builder/config.toml", values, ("acme-token", "node-token", "operator-token")
+        )
         (folder / "token").write_text("node-token\n")
         exported = {
             "server": url,

@@ -204,7 +204,7 @@ def test_a_folder_that_is_too_large_is_refused_before_anything_starts(tmp_path: 
         file.truncate(600 * 1024 * 1024)
     ran = run("build", str(tmp_path), settings=Settings(server="", data_dir=str(tmp_path / "data")))
     assert (ran.code, ran.out, local.calls) == (7, "", [])
-    assert "REFUSED  ArchiveTooLarge: folder, 2 files, 600.0 MiB; limit 512.0 MiB; largest: data.bin" in ran.err
+    assert "REFUSED  ArchiveTooLarge: folder, 2 files, 600 MiB; limit 512 MiB; largest: data.bin" in ran.err
 
 
 def test_without_a_server_nothing_can_be_detached(tmp_path: Path, local: Local) -> None:

@@ -74,8 +74,8 @@ def test_help_is_on_stdout_and_fits_88_columns(argv: tuple[str, ...]) -> None:
             ("bases", "build", "--nope"),
             ["bases build has no option --nope", "See: ignite-builder bases build --help"],
         ),
-        (("nodez", "ls"), ['there is no command "nodez"', "See: ignite-builder --help"]),
-        (("help", "nodez"), ['there is no command "nodez"', "See: ignite-builder --help"]),
+        (("xyzzy", "ls"), ['there is no command "xyzzy"', "See: ignite-builder --help"]),
+        (("help", "xyzzy"), ['there is no command "xyzzy"', "See: ignite-builder --help"]),
         (
             ("ls", "--jsn"),
             ["ls has no option --jsn", "Is --json meant?", "See: ignite-builder ls --help"],

@@ -103,7 +103,7 @@ def test_a_page_that_we_name_is_there() -> None:
 
 @pytest.mark.parametrize("name", sorted(EXAMPLES))
 def test_every_command_has_two_examples_that_our_parser_takes(name: str) -> None:
-    ran = run(name, "--help")
+    ran = run(*name.split(), "--help")
     assert (ran.code, ran.err) == (0, "")
     assert all(example in ran.out for example in EXAMPLES[name])
     assert len(EXAMPLES[name]) >= 2

@@ -55,6 +55,7 @@ class Control:
             celery=cast(Any, None),
             finalizers=cast(Any, None),
             reports=cast(Any, None),
+            retention=cast(Any, None),
             redis=cast(Any, None),
             log=event_log(io.StringIO()),
             monotonic=lambda: self.seconds,

@@ -26,6 +26,7 @@ from builder.pipelines import catalog
 from builder.services.auth import SCOPES, Caller, admit
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused
+from builder.services.nodes import OperateService
 from builder.services.parts import Parts
 from builder.services.streams import LogStreams
 from builder.services.tails import Tails
@@ -67,7 +68,8 @@ class Api:
         )
         log = event_log(self.said)
         streams = LogStreams(shared, Tails(redis.Redis()), log_event)
-        api = HttpApi(settings, BuildService(shared), WorkerService(shared), streams, Uploads(shared))
+        services = (BuildService(shared), WorkerService(shared), OperateService(shared))
+        api = HttpApi(settings, *services, streams, Uploads(shared))
         self.app = make_app(api, Probes(parts, self.metrics.page, log), log)
 
     def get(self, path: str) -> httpx.Response:
@@ -175,14 +177,16 @@ def test_a_literal_segment_of_a_path_wins_over_a_parameter(api: Api) -> None:
 
 def test_what_is_not_built_yet_is_what_has_no_method() -> None:
     """The contract's list, which the tables of the documents are made of."""
-    served = {name for target in (BuildService, WorkerService, LogStreams, Uploads) for name in vars(target)}
+    served = {
+        name for target in (BuildService, WorkerService, OperateService, LogStreams, Uploads) for name in vars(target)
+    }
     names = {method.name for service in routes.services() for method in service.methods}
     snake = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in names}
     assert {name for name in names if snake[name] not in served} - {"StreamBuildLogs"} == routes.NOT_YET
 
 
 def test_the_scope_of_each_call() -> None:
-    build, worker = routes.services()
+    build, worker, operate = routes.services()
     assert SCOPES == {
         "CreateBuild": "submit",
         "CancelBuild": "submit",
@@ -191,8 +195,11 @@ def test_the_scope_of_each_call() -> None:
         "GetBuild": "read",
         "ListBuilds": "read",
         "StreamBuildLogs": "read",
+        "ListNodes": "operate",
+        "DrainNode": "operate",
+        "ForgetNode": "operate",
     }
-    assert set(SCOPES) == {method.name for method in build.methods}
+    assert set(SCOPES) == {method.name for method in (*build.methods, *operate.methods)}
     for method in worker.methods:
         with pytest.raises(CallRefused):
             admit(Caller(organization="", scopes=frozenset({"submit", "read"})), method.name)

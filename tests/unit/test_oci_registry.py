@@ -32,6 +32,7 @@ class Memory:
     """A registry in memory. It refuses a manifest whose blobs are missing, as real ones do."""
 
     referrers_api: bool = False
+    deletes: str = "tag"
     token: str = ""
     basic: str = ""
     fault: Fault = lambda request: None
@@ -85,6 +86,8 @@ class Memory:
             return httpx.Response(206 if start else 200, content=content)
         if request.method == "PUT":
             return self.put_manifest(request, name, body, blobs, manifests)
+        if request.method == "DELETE":
+            return self.delete_manifest(name, manifests)
         if name not in manifests:
             return httpx.Response(404)
         media_type, data = manifests[name]
@@ -124,6 +127,21 @@ class Memory:
         manifests[name] = manifests[digest_of(body)] = (request.headers["content-type"], body)
         subject = value.get("subject", {}).get("digest") if self.referrers_api else None
         return httpx.Response(201, headers={"OCI-Subject": subject} if subject else {})
+
+    def delete_manifest(self, name: str, manifests: dict[str, tuple[str, bytes]]) -> httpx.Response:
+        """`deletes` is tag (as the specification says), manifest (of a tag, with all its tags), a digest alone as
+        docker-registry 2.8 does, or the status of the refusal."""
+        if self.deletes.isdigit():
+            return httpx.Response(int(self.deletes))
+        is_tag = not name.startswith("sha256:")
+        if name not in manifests or (is_tag and self.deletes == "digest"):
+            return httpx.Response(404)
+        if is_tag and self.deletes == "tag":
+            del manifests[name]
+            return httpx.Response(202)
+        for same in [one for one, value in manifests.items() if value == manifests[name]][::-1]:
+            del manifests[same]
+        return httpx.Response(202)
 
     def list_referrers(self, digest: str, manifests: dict[str, tuple[str, bytes]]) -> httpx.Response:
         if not self.referrers_api:
@@ -563,3 +581,57 @@ def test_a_name_that_is_none_never_becomes_a_request() -> None:
             registry(memory).resolve(repository, reference)
         assert caught.value.reason == "InvalidRequest"
     assert memory.seen == []
+
+
+@pytest.mark.parametrize(
+    ("deletes", "works", "left"),
+    [
+        ("tag", True, "a manifest"),
+        ("manifest", False, ""),
+        ("digest", False, ""),
+        ("405", False, "all"),
+        ("400", False, "all"),
+        ("403", False, "all"),
+        ("401", False, "all"),
+    ],
+)
+def test_whether_a_single_tag_can_be_deleted_is_tried_out_on_a_manifest_of_ours(
+    tmp_path: Path, deletes: str, works: bool, left: str
+) -> None:
+    memory, image = Memory(deletes=deletes), make_image(tmp_path)
+    registry(memory).push(image, "org/app", "v1")
+    before = dict(memory.manifests["org/app"])
+    assert registry(memory).can_untag("org/app") is works
+    after = memory.manifests["org/app"]
+    assert {name: after[name] for name in before} == before, "what was there is as it was"
+    extra = sorted(name for name in after if name not in before)
+    ours = ["build-untag-1", "build-untag-2"] if left == "all" else []
+    assert [name for name in extra if not name.startswith("sha256:")] == ours
+    assert len(extra) - len(ours) == (1 if left else 0)
+    asked = [line for line in memory.seen if line.startswith("DELETE")]
+    assert not [line for line in asked if image.digest in line or line.endswith("/v1")]
+
+
+def test_a_tag_is_deleted_by_its_name_and_the_others_of_its_manifest_stay(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    to = registry(memory)
+    to.push(image, "org/app", "v1")
+    to.put_tag("org/app", image.digest, "build-x-1")
+    for _ in range(2):
+        to.untag("org/app", "build-x-1")
+    assert to.resolve("org/app", "build-x-1") is None
+    assert to.resolve("org/app", "v1") == image.digest == to.resolve("org/app", image.digest)
+    assert {line for line in memory.seen if line.startswith("DELETE")} == {"DELETE /v2/org/app/manifests/build-x-1"}
+    memory.deletes = "405"
+    with pytest.raises(PlatformError, match="DELETE tag"):
+        to.untag("org/app", "v1")
+    with pytest.raises(BuildError, match="is no tag"):
+        to.untag("org/app", image.digest)
+
+
+def test_an_outage_while_that_is_tried_out_is_no_answer() -> None:
+    def away(request: httpx.Request) -> httpx.Response | None:
+        return httpx.Response(503) if request.method == "DELETE" else None
+
+    with pytest.raises(PlatformError, match="503"):
+        registry(Memory(fault=away)).can_untag("org/app")

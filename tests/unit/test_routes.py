@@ -19,7 +19,8 @@ from builder.contract.routes import NOT_YET, address, bind, routes
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 BUILD, WORKER = routes(SERVICES["BuildService"]), routes(SERVICES["WorkerService"])
-ALL = BUILD + WORKER
+OPERATE = routes(SERVICES["OperateService"])
+ALL = BUILD + WORKER + OPERATE
 
 
 BY_NAME = {route.rpc_name: route for route in ALL}
@@ -34,6 +35,11 @@ def test_the_contracts_routes() -> None:
         ("StreamBuildLogs", "GET", "/v1/ignite/builds/{build_id}/logs/stream"),
         ("CancelBuild", "POST", "/v1/ignite/builds/{build_id}/cancel"),
         ("SaveBuildSecrets", "PUT", "/v1/ignite/builds/secrets"),
+    ]
+    assert [(route.rpc_name, route.method, route.template) for route in OPERATE] == [
+        ("ListNodes", "GET", "/v1/ignite/nodes"),
+        ("DrainNode", "POST", "/v1/ignite/nodes/{node_id}/drain"),
+        ("ForgetNode", "POST", "/v1/ignite/nodes/{node_id}/forget"),
     ]
     assert {route.rpc_name for route in WORKER} == {method.name for method in SERVICES["WorkerService"].methods}
     assert all(route.template.startswith("/v1/ignite/worker/") for route in WORKER)

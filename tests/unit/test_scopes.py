@@ -19,6 +19,7 @@ from builder.pipelines import catalog
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused
+from builder.services.nodes import OperateService
 from builder.services.parts import Parts
 from builder.services.workers import WorkerService
 from builder.store.engine import open_store
@@ -36,8 +37,11 @@ NEEDED = {
     "append_log": "worker",
     "finish": "worker",
     "hand_back": "worker",
+    "list_nodes": "operate",
+    "drain_node": "operate",
+    "forget_node": "operate",
 }
-SCOPES = ("submit", "read", "worker")
+SCOPES = ("submit", "read", "worker", "operate")
 
 
 @pytest.fixture
@@ -54,7 +58,7 @@ def services(tmp_path: Path) -> Iterator[SimpleNamespace]:
         stale=lambda call: None,
         dropped=lambda count: None,
     )
-    yield SimpleNamespace(build=BuildService(parts), worker=WorkerService(parts))
+    yield SimpleNamespace(build=BuildService(parts), worker=WorkerService(parts), operate=OperateService(parts))
     store.engine.dispose()
 
 
@@ -62,10 +66,14 @@ def snake(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
+def _method(services: SimpleNamespace, name: str) -> object:
+    return next((getattr(each, name) for each in vars(services).values() if hasattr(each, name)), None)
+
+
 def implemented(services: SimpleNamespace) -> dict[str, object]:
     """RPC in snake case → its method."""
     names = (snake(method.name) for service in routes.services() for method in service.methods)
-    found = {name: getattr(services.build, name, getattr(services.worker, name, None)) for name in names}
+    found = {name: _method(services, name) for name in names}
     return {name: method for name, method in found.items() if method is not None}
 
 

@@ -146,6 +146,6 @@ def test_the_store_names_by_content_and_takes_no_path(tmp_path: Path) -> None:
         assert file.read() == b"abc"
     with pytest.raises(BuildError, match="64 hexadecimal"):
         store.open("../" + stored.sha256)
-    with pytest.raises(BuildError, match="limit 2 bytes"):
+    with pytest.raises(BuildError, match="limit 2 B"):
         store.put([b"abc"], 2)
     assert [path.name for path in (tmp_path / "s" / "sha256").iterdir()] == ["ba"]

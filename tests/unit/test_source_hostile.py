@@ -8,6 +8,7 @@ import pytest
 
 from builder.errors import BuildError
 from builder.source.unpack import unpack
+from builder.text import visible
 from tests.source_archives import HOSTILE, NAMED, Hostile
 
 
@@ -44,7 +45,7 @@ def test_a_hostile_archive_is_refused(row: Hostile, fence: Path) -> None:
     error = caught.value
     assert (error.reason, row.says in error.message) == (row.reason, True), error
     assert outside(fence) == before
-    assert error.message.isprintable() and error.where.isprintable()
+    assert (visible(error.message), visible(error.where)) == (error.message, error.where)
     for path in (fence / "a" / "b" / "dest").rglob("*"):
         assert path.resolve().is_relative_to(fence / "a" / "b" / "dest")
 

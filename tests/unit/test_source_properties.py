@@ -16,6 +16,7 @@ from builder.source.digest import code_hash
 from builder.source.links import judge_links
 from builder.source.sniff import Kind, describe, sniff
 from builder.source.unpack import Limits, unpack
+from builder.text import visible
 from tests.source_archives import HOSTILE, LINK, Tar, Zip, gz, pax, tar, zipped
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
@@ -63,7 +64,7 @@ def attempt(data: bytes) -> BuildError | dict[str, tuple[bytes, bool]]:
             done = unpack(fence / "archive", dest, LIMITS)
         except BuildError as error:
             assert not isinstance(error, PlatformError), error
-            assert error.message.isprintable() and error.where.isprintable()
+            assert (visible(error.message), visible(error.where)) == (error.message, error.where)
             return error
         finally:
             assert sorted(os.listdir(fence)) in (["archive"], ["archive", "dest"])

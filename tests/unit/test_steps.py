@@ -50,7 +50,7 @@ def connection(host: str, verdict: Verdict, came: int = 0) -> EgressRecord:
 def test_a_fetch_step_ends_with_whom_it_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried = connection("pypi.corp", Verdict.ALLOWED, 2048), connection("evil.example", Verdict.REFUSED)
     assert ran(tmp_path, monkeypatch, Network.INDEX, *tried) == [
-        ("BUILD", "SYSTEM", "egress pypi.corp:443 allowed, 2.0 KiB in, 2.0 KiB out"),
+        ("BUILD", "SYSTEM", "egress pypi.corp:443 allowed, 2 KiB in, 2 KiB out"),
         ("BUILD", "SYSTEM", "egress evil.example:443 refused"),
     ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import anyio
 import anyio.to_thread
@@ -25,6 +25,7 @@ from builder.errors import BuildError
 from builder.services.auth import Caller, Tokens, admit
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused, unimplemented
+from builder.services.nodes import OperateService
 from builder.services.streams import LogStreams
 from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
@@ -46,12 +47,17 @@ class Api:
         settings: Settings,
         build_service: BuildService,
         worker_service: WorkerService,
+        operate_service: OperateService,
         streams: LogStreams,
         uploads: Uploads,
     ) -> None:
         inline = settings.inline_bytes * 4 // 3 + BESIDE_SOURCE_BYTES  # base64 makes a source a third larger
         self._tokens = Tokens(settings.tokens)
-        self._targets = {"BuildService": (build_service, inline), "WorkerService": (worker_service, LOG_BATCH_BYTES)}
+        self._targets: Mapping[str, tuple[object, int]] = {
+            "BuildService": (build_service, inline),
+            "WorkerService": (worker_service, LOG_BATCH_BYTES),
+            "OperateService": (operate_service, BESIDE_SOURCE_BYTES),
+        }
         self._workers, self._streams, self._uploads = worker_service, streams, uploads
         # Own threads: a slow upload holds up no heartbeat and no claim.
         self._upload_threads = anyio.CapacityLimiter(UPLOADS)

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator
 
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.services.streams import LogStreams, Place, entry_json
-from builder.store.logs import Line
+from builder.services.streams import Line, LogStreams, Place, entry_json
 
 
 def log_event(line: Line) -> bytes:
