@@ -75,11 +75,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     # Who talks to whom
-    server: str = Field("", description="URL of the control API; empty: commands start what they need")
+    server: str = Field("", description="URL of the control API; empty: commands do it in their own process")
     token: str = Field("", description="bearer token of this client or worker")
     listen: str = Field("127.0.0.1:8480", description="address the control API listens on")
     tokens: tuple[Token, ...] = Field((), description="bearer tokens the control API accepts")
-    organization: str = Field("local", description="organization of the embedded mode")
+    organization: str = Field("local", description="organization of builds without a server")
     # Where things are kept
     data_dir: str = Field("", description="records, sources, logs, artifacts of the control side")
     node_dir: str = Field("", description="work folders, caches, toolchains and bases of a build node")

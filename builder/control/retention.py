@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
-from structlog.typing import FilteringBoundLogger
 
 from builder.config import Settings
 from builder.errors import BuildError
@@ -24,6 +24,9 @@ from builder.store import retention
 from builder.store.engine import Store
 from builder.store.transitions import CANCELLED, FAILED, SUCCEEDED
 from builder.stores.folder import SourceStore
+
+if TYPE_CHECKING:
+    from structlog.typing import FilteringBoundLogger
 
 DAY_MS = 86_400_000
 PAUSE_S = 0.02  # between batches; SQLite has one writer, and the others wait for it

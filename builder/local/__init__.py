@@ -1,1 +1,1 @@
-"""Everything on one machine: the embedded server, a run of an artifact, the doctor."""
+"""Everything on one machine: a build in one process, `dev` with all real parts, a run of an artifact, the doctor."""

@@ -44,6 +44,7 @@ NODE = f"local@{os.uname().nodename}"
 BEAT_MS = 1000
 """A cancel by another process travels with a heartbeat, and there is no server that many of them would load."""
 POLL_S = 0.1
+RETENTION_S = 86_400.0
 LOOK_S = 0.5
 """Between two looks for processes that are gone, while this build waits for another's."""
 
@@ -135,6 +136,28 @@ class Owner:
                 outcome = run_build(attempt)
             close(attempt, outcome)
         return True
+
+    def retain(self) -> None:
+        """Delete what is past its time, at most once a day; `serve` and `dev` have a loop for it."""
+        mark = Path(self.here.settings.data_dir) / "retention"
+        try:
+            if time.time() - mark.stat().st_mtime < RETENTION_S:
+                return
+        except FileNotFoundError:  # a new data folder has nothing old
+            mark.touch()
+            return
+        mark.touch()
+        from builder.control.retention import Retention
+
+        settings, parts = self.here.settings, self.here.parts
+        destination = finalizers_destination(settings)
+        run = Retention(
+            settings=settings, store=parts.store, sources=parts.sources, destination=destination, log=log
+        ).run
+        try:
+            run()
+        except Exception as error:  # the build has its answer
+            log.warning("retention", action="retention-failed", error=repr(error))
 
     def close(self) -> None:
         """Free the build user."""

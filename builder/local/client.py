@@ -22,6 +22,7 @@ from builder.store.transitions import TERMINAL
 
 if TYPE_CHECKING:
     from builder.local.build import Owner
+    from builder.services.nodes import OperateService
 
 PAGE_LINES = 1000
 POLL_S = 0.1
@@ -80,6 +81,21 @@ class LocalClient:
         with self._calls():
             return self._here.builds.cancel_build(self._here.caller, pb.CancelBuildRequest(build_id=build_id))
 
+    def nodes(self) -> pb.ListNodesResponse:
+        """Every build node, by name; one of them stands for the processes of this machine."""
+        with self._calls():
+            return self._operate.list_nodes(self._here.caller, pb.ListNodesRequest())
+
+    def drain(self, node_id: str, *, undo: bool) -> pb.Node:
+        """Let a node take no more builds, or again."""
+        with self._calls():
+            return self._operate.drain_node(self._here.caller, pb.DrainNodeRequest(node_id=node_id, undo=undo))
+
+    def forget(self, node_id: str) -> pb.ForgetNodeResponse:
+        """Delete a node and revoke its tokens."""
+        with self._calls():
+            return self._operate.forget_node(self._here.caller, pb.ForgetNodeRequest(node_id=node_id))
+
     def upload(self, chunks: Iterable[bytes]) -> pb.UploadBuildContextResponse:
         """Keep a large source."""
         from builder.services.uploads import Uploads
@@ -120,11 +136,18 @@ class LocalClient:
         self._thread.join(LEAVE_S)
 
     def close(self) -> None:
-        """Let the thread of an ended build remove its spool; the rest ends with the process."""
+        """Let the thread of an ended build remove its spool. The rest ends with the process."""
         if self._thread is not None:
             self._thread.join(TIDY_S)
         if self._owner is not None:
+            self._owner.retain()
             self._owner.close()
+
+    @property
+    def _operate(self) -> OperateService:
+        from builder.services.nodes import OperateService
+
+        return OperateService(self._here.parts)
 
     @contextmanager
     def _calls(self) -> Iterator[None]:

@@ -28,7 +28,7 @@ from builder.toolchains.providers import toolchains_of
 ANSWER_S = 5.0
 EMBEDDED_ONLY = ("redis-server",)
 PROGRAMS = (
-    ("redis-server", "the embedded mode does not start", "apt-get install -y redis-server"),
+    ("redis-server", "`dev` does not start", "apt-get install -y redis-server"),
     ("mmdebstrap", "base images cannot be made here", "apt-get install -y mmdebstrap"),
     ("uv", "Python builds get no work here", "make setup"),
 )

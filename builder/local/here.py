@@ -60,7 +60,7 @@ class Here:
             dropped=lambda messages: None,
         )
         self.builds = BuildService(self.parts)
-        self.caller = Caller(organization=settings.organization, scopes=frozenset({"submit", "read"}))
+        self.caller = Caller(organization=settings.organization, scopes=frozenset({"submit", "read", "operate"}))
 
     def _emit(self, event: Event) -> None:
         self._on_event(event)
