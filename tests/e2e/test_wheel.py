@@ -39,6 +39,14 @@ def uv(*argv: str | Path, cwd: Path) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module", autouse=True)
+def no_checkout() -> Iterator[None]:
+    """The wheel alone: nothing of the checkout is on the path, whatever other tests have put there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
+
+
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Path]:
     """A folder that build users may enter."""
