@@ -20,6 +20,7 @@ from pathlib import Path
 
 from builder.attempt.attempt import Node
 from builder.build import run_build
+from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.claims.requests import claim_request
 from builder.claims.spool import process_start
@@ -75,6 +76,8 @@ class Owner:
             apart=Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12],
         )
         self._label = label
+        self._looked = _now()
+        self._expire_from = self._looked + settings.lease_ms / 1000
         digests.remember_in(Path(settings.node_dir) / "local" / "digests.json")
         self.settle()
         # What this machine cannot build was refused before; slots are none, since no dispatcher's hint leads here.
@@ -112,7 +115,7 @@ class Owner:
 
     def build(self, build_id: str) -> None:
         """Do what brings the build to its end, or wait for who does it. Returns once it is terminal."""
-        store, changes, looked = self.here.store, self.here.changes, time.monotonic()
+        store, changes = self.here.store, self.here.changes
         while True:
             seen = changes.generation
             row = builds.by_id(store, build_id)
@@ -121,14 +124,29 @@ class Owner:
             if row["status"] == PENDING and self.work(row["attached_to"] or build_id):
                 continue
             self.finalizers.step()
-            if time.monotonic() - looked > LOOK_S:
-                self.settle()
-                looked = time.monotonic()
+            self._look()
             changes.wait(seen, POLL_S)
+
+    def _look(self) -> None:
+        """While a build waits for another's: see who is gone. What shows by no pid, a lease tells in its time."""
+        now, lease_s = _now(), self.node.settings.lease_ms / 1000
+        if now - self._looked < LOOK_S:
+            return
+        if now - self._looked > lease_s:  # suspended: nobody could beat, and owners have a whole lease
+            self._expire_from = now + lease_s
+        self._looked = now
+        self.settle()
+        store, live_ms = self.here.store, nodes.LIVE_LEASES * self.node.settings.lease_ms
+        if now >= self._expire_from and (due := sweeps.look(store, self.node.settings.lease_ms, live_ms, {})).sweeps:
+            with store.transaction() as tx:
+                sweeps.run(tx, store.now(tx), due.sweeps)
 
     def work(self, build_id: str) -> bool:
         """Claim a build and do its work. False: it is not to be had (yet)."""
-        grant = self.node.calls.claim(claim_request(NODE, build_id, f"{self.nonce} {uuid.uuid4().hex[:12]}"))
+        try:
+            grant = self.node.calls.claim(claim_request(NODE, build_id, f"{self.nonce} {uuid.uuid4().hex[:12]}"))
+        except Unanswered:  # the store is locked or full for now
+            return False
         if not grant.granted:
             return False
         with driving(self.node, grant, listening=self._listening) as attempt:
@@ -170,6 +188,11 @@ class Owner:
             yield
         finally:
             del self.here.cancels[build_id]
+
+
+def _now() -> float:
+    """Seconds of a clock that goes on while the machine is suspended, as the store's does."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def load_registry() -> None:

@@ -1,0 +1,107 @@
+"""What processes over one data folder know of each other: who is gone, who serves, whose user is whose."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.control import folder
+from builder.errors import PlatformError
+from builder.local.build import build_user, is_gone, process_name
+from builder.store import builds, sweeps
+from builder.toolchains import digests
+from tests.store_contract.world import LEASE, World, open_world
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = open_world(f"sqlite:///{tmp_path / 'store.db'}")
+    yield made
+    made.store.engine.dispose()
+
+
+def name_of_a_dead_process() -> str:
+    """With a pid that Linux gives to none (PID_MAX_LIMIT is 2^22)."""
+    namespace, _, start = process_name().split()
+    return f"{namespace} {2**22 + 1} {start}"
+
+
+def test_only_a_process_that_has_ended_is_gone() -> None:
+    namespace, pid, start = process_name().split()
+    assert not is_gone(f"{process_name()} {'f' * 12}")
+    assert is_gone(f"{name_of_a_dead_process()} {'f' * 12}")
+    assert is_gone(f"{namespace} {pid} {int(start) + 1}"), "a pid that names another process now"
+    assert not is_gone(f"1 {pid} {int(start) + 1}"), "nothing is known of another PID namespace"
+    assert not is_gone("")
+
+
+def test_the_lease_of_a_dead_process_ends_at_once_and_no_other(world: World) -> None:
+    lost, alive, others = world.submit(), world.submit(), world.submit()
+    builds.claim(world.store, lost, "node", name_of_a_dead_process(), LEASE)
+    builds.claim(world.store, alive, "node", process_name(), LEASE)
+    world.register("other")
+    builds.claim(world.store, others, "other", name_of_a_dead_process(), LEASE)
+    assert sweeps.expire_gone(world.store, "node", is_gone) == 1
+    assert [world.row(build)["status"] for build in (lost, alive, others)] == ["PENDING", "RUNNING", "RUNNING"]
+    assert world.row(lost)["failures"] == 1
+    assert sweeps.expire_gone(world.store, "node", is_gone) == 0
+
+
+def test_a_finalizer_that_is_gone_makes_its_build_due(world: World) -> None:
+    build = world.submit()
+    claim = world.claim(build)
+    world.succeed_work(build, claim)
+    assert builds.adopt_finalize(world.store, LEASE, name_of_a_dead_process()) is not None
+    assert builds.adopt_finalize(world.store, LEASE, process_name()) is None, "somebody is at it"
+    assert sweeps.expire_gone(world.store, "node", is_gone) == 1
+    row = builds.adopt_finalize(world.store, LEASE, process_name())
+    assert row is not None and (row["build_id"], row["failures"]) == (build, 1)
+    assert sweeps.expire_gone(world.store, "node", is_gone) == 0
+
+
+def test_a_server_is_found_while_it_has_the_lock(tmp_path: Path) -> None:
+    assert folder.server_of(tmp_path) is None
+    with folder.served(tmp_path, "http://127.0.0.1:1", "secret"):
+        assert folder.server_of(tmp_path) == ("http://127.0.0.1:1", "secret")
+        assert (tmp_path / "address").stat().st_mode & 0o777 == 0o600
+        with folder.served(tmp_path, "http://127.0.0.1:2", ""):
+            assert folder.server_of(tmp_path) == ("http://127.0.0.1:1", "secret"), "the first one is found"
+        with pytest.raises(PlatformError, match="has been using"), folder.exclusive(tmp_path, tries=1):
+            pytest.fail("two have the lock")
+    assert folder.server_of(tmp_path) is None
+
+
+def test_an_address_that_a_killed_server_left_is_nobodys(tmp_path: Path) -> None:
+    (tmp_path / "lock").touch()
+    (tmp_path / "address").write_text(json.dumps({"url": "http://127.0.0.1:1", "token": "t"}))
+    assert folder.server_of(tmp_path) is None
+
+
+def test_builds_of_two_processes_have_two_users(tmp_path: Path) -> None:
+    with build_user(70_000, tmp_path) as first, build_user(70_000, tmp_path) as second:
+        assert (first != second) == (os.geteuid() == 0)
+    with build_user(70_000, tmp_path) as again:
+        assert again == first
+
+
+def test_a_later_process_takes_a_digest_from_the_file_until_the_program_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(digests, "_memory", [])
+    monkeypatch.setattr(digests, "_known", {})
+    memory, compiler = tmp_path / "digests.json", tmp_path / "compile"
+    compiler.write_text("one")
+    digests.remember_in(memory)
+    first, times = digests.digest_of(tmp_path, ("compile",)), compiler.stat()
+    monkeypatch.setattr(digests, "_known", {})
+    with monkeypatch.context() as patch:
+        patch.setattr(digests, "_hash", lambda root, files: pytest.fail("the bytes were read again"))
+        assert digests.digest_of(tmp_path, ("compile",)) == first
+    compiler.write_text("two")
+    os.utime(compiler, ns=(times.st_atime_ns, times.st_mtime_ns))
+    monkeypatch.setattr(digests, "_known", {})
+    assert digests.digest_of(tmp_path, ("compile",)) != first, "its inode has changed, whatever its time says"
