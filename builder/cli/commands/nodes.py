@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterable
 
 from builder.cli import format as fmt
 from builder.cli.context import Context
@@ -13,22 +11,10 @@ from builder.cli.stop import mistake
 from builder.cli.terminal import Look
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
-if TYPE_CHECKING:
-    from builder.cli.client import Client
-
-
-@contextmanager
-def _server(ctx: Context) -> Iterator[Client]:
-    """A client of the server that has the nodes. Raises `Stop` without one: a local build is its own node."""
-    with ctx.client(ctx.settings()) as client:
-        if ctx.local is not None:
-            raise mistake("there is no server, so there are no nodes to operate", where="--server")
-        yield cast("Client", client)
-
 
 def ls(ctx: Context) -> int:
     """List the nodes."""
-    with _server(ctx) as client:
+    with ctx.client(ctx.settings()) as client:
         found = client.nodes()
     if ctx.common.json:
         ctx.document(found)
@@ -69,7 +55,7 @@ def state(node: pb.Node) -> str:
 
 def drain(ctx: Context, node_id: str, *, undo: bool) -> int:
     """Let a node take no more builds, or again."""
-    with _server(ctx) as client:
+    with ctx.client(ctx.settings()) as client:
         node = client.drain(_named(ctx, node_id), undo=undo)
     if ctx.common.json:
         ctx.document(node)
@@ -85,7 +71,7 @@ def drain(ctx: Context, node_id: str, *, undo: bool) -> int:
 
 def forget(ctx: Context, node_id: str) -> int:
     """Delete a node and revoke its tokens."""
-    with _server(ctx) as client:
+    with ctx.client(ctx.settings()) as client:
         answer = client.forget(_named(ctx, node_id))
     if ctx.common.json:
         ctx.document(answer)
