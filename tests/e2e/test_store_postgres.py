@@ -325,7 +325,7 @@ def rows_read(engine: Engine, call: Callable[[], object]) -> int:
     seen: list[tuple[str, Any]] = []
 
     def note(connection: Any, cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
-        if statement.startswith("SELECT builds"):
+        if statement.startswith("SELECT") and "FROM builds" in statement:
             seen.append((statement.removesuffix(" FOR UPDATE SKIP LOCKED"), parameters))
 
     event.listen(engine, "before_cursor_execute", note)
