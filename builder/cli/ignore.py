@@ -25,9 +25,11 @@ READ_LIMIT = 1024 * 1024
 # What tools make again; version control holds what was deleted, and is with the secrets for that.
 MADE = frozenset({"__pycache__", "node_modules", "venv", ".venv"})
 SECRET_NAMES = frozenset(
-    {".git", ".env", ".envrc", ".npmrc", ".netrc", "_netrc", ".pypirc", ".git-credentials", ".dockercfg", ".ssh", ".aws",
-     ".gnupg", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"}
-)  # fmt: skip
+    {
+        *(".git", ".git-credentials", ".env", ".envrc", ".npmrc", ".pypirc", ".netrc", "_netrc", ".dockercfg"),
+        *(".ssh", ".aws", ".gnupg", "id_rsa", "id_dsa", "id_ecdsa", "id_ed25519"),
+    }
+)
 SECRET_SUFFIXES = (".p12", ".pfx", ".jks", ".keystore", ".ppk", ".kdbx")
 PUBLIC_ENV = frozenset({".example", ".sample", ".template", ".tmpl", ".dist", ".defaults", ".schema"})
 """What ends the name of an `.env.*` that shows only which variables there are."""

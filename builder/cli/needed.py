@@ -1,54 +1,66 @@
-"""What is left out of a folder and needed all the same: embedded, imported, or named where a build failed."""
+"""What is left out of a folder and needed all the same: named by its source, or where a build failed."""
 
 from __future__ import annotations
 
-import ast
-import os
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
 
+from builder import pipelines
 from builder.cli.folder import Found, Left
+from builder.cli.ignore import LITTER
 from builder.cli.safe import shown
 from builder.errors import BuildError
-from builder.source.tree import match
+from builder.pipelines.base import Need, Pipeline
+from builder.source.tree import READ_LIMIT, DirTree, match
 
-READ_LIMIT = 1024 * 1024
-EMBED = re.compile(r"^//go:embed[ \t]+(.+)$", re.MULTILINE)
-EMBEDDED = re.compile(r'"([^"\n]*)"|`([^`\n]*)`|(\S+)')
 WORD = re.compile(r"[^\s\"'`:;,()<>\[\]{}=]+")
 MOST_WORDS = 2000
 
 
-def check_needed(found: Found, entry: str = "") -> None:
-    """Refuse a folder of which a left-out file is embedded by Go, or imported by the Python entry file. Raises
-    `BuildError` InvalidRequest that names the rule.
+class FolderTree:
+    """A folder as a pipeline sees it: what is sent of it, below the one folder that becomes the root."""
 
-    `entry` is the path of the file that a Python build starts from.
-    """
-    if not found.left:
+    def __init__(self, found: Found) -> None:
+        self._top = f"{found.lifted}/" if found.lifted else ""
+        self._tree = DirTree(found.root)
+        self._files = tuple(file.path.removeprefix(self._top) for file in found.files)
+        self._names = frozenset(self._files)
+
+    def files(self) -> tuple[str, ...]:
+        return self._files
+
+    def has(self, path: str) -> bool:
+        return path in self._names and self._tree.has(self._top + path)
+
+    def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
+        if not self.has(path):
+            raise FileNotFoundError(path)
+        return self._tree.read_text(self._top + path, limit)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return match(self._files, pattern)
+
+
+def check_needed(found: Found, runtime: str, known: tuple[Pipeline, ...]) -> None:
+    """Refuse a folder of which a file is left out that its source names and cannot do without. Raises `BuildError`
+    InvalidRequest that names the rule. A folder that no pipeline recognizes is left to the plan."""
+    if all(each.rule.source == LITTER or each.path == ".git/" for each in found.left):
         return
+    top = f"{found.lifted}/" if found.lifted else ""
     paths = tuple(file.path for file in found.files)
-    for path in paths:
-        if path.endswith(".go") and not path.endswith("_test.go"):
-            _check_embeds(found, path, paths)
-    if entry:
-        _check_imports(found, entry, frozenset(paths))
-
-
-def _check_embeds(found: Found, path: str, paths: tuple[str, ...]) -> None:
-    text = _text(found, path)
-    if "//go:embed" not in text:
+    try:
+        needs = list(pipelines.required_files(FolderTree(found), runtime or None, known))
+    except (BuildError, FileNotFoundError):
         return
-    for line in EMBED.finditer(text):
-        for word in EMBEDDED.finditer(line[1]):
-            pattern = next(group for group in word.groups() if group is not None).removeprefix("all:")
-            below = posixpath.normpath(posixpath.join(posixpath.dirname(path), pattern))
-            if match(paths, below) or match(paths, f"{below}/**"):
-                continue
-            if left := _left_by_glob(found.left, below):
-                number = text.count("\n", 0, line.start()) + 1
-                raise _lacking(f"{path}:{number}", f"embeds {pattern}", left, below)
+    for need in needs:
+        wanted = [top + path for path in need.paths]
+        if any(match(paths, path) or match(paths, f"{path}/**") for path in wanted):
+            continue
+        for path in wanted:
+            left = _left_by_glob(found.left, path)
+            if left is not None:
+                raise _lacking(need, left, left.path.rstrip("/") if "*" in path else path)
 
 
 def _left_by_glob(left: Sequence[Left], glob: str) -> Left | None:
@@ -63,43 +75,9 @@ def _left_by_glob(left: Sequence[Left], glob: str) -> Left | None:
     return None
 
 
-def _check_imports(found: Found, entry: str, paths: frozenset[str]) -> None:
-    """Follow the imports that a Python program cannot start without, file by file."""
-    root = posixpath.dirname(entry)
-    seen, pending = {entry}, [entry]
-    while pending:
-        path = pending.pop()
-        for number, module in _imported(_text(found, path)):
-            base = posixpath.join(root, module.replace(".", "/"))
-            here = next((each for each in (f"{base}.py", f"{base}/__init__.py") if each in paths), "")
-            if here and here not in seen:
-                seen.add(here)
-                pending.append(here)
-            top = posixpath.join(root, module.partition(".")[0])
-            if here or any(each == f"{top}.py" or each.startswith(f"{top}/") for each in paths):
-                continue
-            left = left_out_for(found.left, f"{top}.py") or left_out_for(found.left, top)
-            if left is not None:
-                raise _lacking(f"{path}:{number}", f"imports {module}", left, left.path.rstrip("/"))
-
-
-def _imported(text: str) -> Iterator[tuple[int, str]]:
-    """(line, module) of the imports at the top of a module, outside of any `try` and `if`."""
-    try:
-        tree = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        return
-    for node in tree.body:
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                yield node.lineno, alias.name
-        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
-            yield node.lineno, node.module
-
-
-def _lacking(where: str, what: str, left: Left, path: str) -> BuildError:
-    message = f"{shown(where)} {shown(what)}, which is left out by {shown(left.rule.name)}"
-    return BuildError("InvalidRequest", message, where=where, next=f"Send it: --include {shown(path)}")
+def _lacking(need: Need, left: Left, path: str) -> BuildError:
+    message = f"{shown(need.where)} {shown(need.what)}, which is left out by {shown(left.rule.name)}"
+    return BuildError("InvalidRequest", message, where=need.where, next=f"Send it: --include {shown(path)}")
 
 
 def left_out_for(left: Sequence[Left], path: str) -> Left | None:
@@ -144,17 +122,10 @@ def _spellings(word: str) -> Iterator[str]:
         parts = word.split(".")
         for count in range(len(parts), 0, -1):
             module = "/".join(parts[:count])
-            yield from (f"{module}.py", module, f"src/{module}.py", f"src/{module}")
+            for name in (module, *(f"{module}{extension}" for extension in pipelines.extensions())):
+                yield from (name, f"src/{name}")
 
 
 def _is_common(path: str, each: Left) -> bool:
     """Whether a word that happens to be the name of a tool's folder says nothing."""
     return path in (".git", "__pycache__") or (path == "venv" and each.rule.line == 0)
-
-
-def _text(found: Found, path: str) -> str:
-    try:
-        with open(os.path.join(found.root, path), "rb") as file:
-            return file.read(READ_LIMIT).decode("utf-8", "replace")
-    except OSError:  # packing says which and why
-        return ""

@@ -26,7 +26,7 @@ from builder.source.sniff import HEAD_BYTES, Kind, sniff
 CHUNK = 512 * 1024
 LARGEST = 3
 RATIO = 50
-"""A folder is compressed no further than this. Servers refuse archives that unpack to more than 100 times their size."""
+"""A folder is compressed no further than this. Servers refuse what unpacks to more than 100 times its size."""
 RATIO_AFTER = 512 * 1024
 STORED = 65_535
 LOOKED_AT = 64 * 1024

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from builder import pipelines
 from builder.cli import format as fmt
-from builder.cli.commands.plan import opened, planned
+from builder.cli.commands.plan import make, opened
 from builder.cli.context import Context
 from builder.cli.failure import reference
 from builder.cli.folder import left_out
@@ -71,7 +71,8 @@ def build(ctx: Context, options: BuildOptions) -> int:
         )
     try:
         packed = pack(options.path, ctx.stdin, Choice(no_ignore=options.no_ignore, include=tuple(options.include)))
-        request = request_of(options, packed, nameable(pipelines.names(pipelines.load(settings.pipelines))))
+        known = pipelines.load(settings.pipelines)
+        request = request_of(options, packed, nameable(pipelines.names(known)))
     except BuildError as error:
         raise refused_here(error) from None
     interrupts = Interrupts(hup_stops=not settings.server)
@@ -92,7 +93,7 @@ def build(ctx: Context, options: BuildOptions) -> int:
             try:
                 check_size(packed, settings.upload_bytes)
                 if packed.folder is not None:
-                    check_needed(packed.folder)
+                    check_needed(packed.folder, options.runtime, known)
             except BuildError as error:
                 raise refused_here(error) from None
             if not settings.server:
@@ -182,7 +183,7 @@ def _prepared(
     """Without a server this machine is the only node: what it cannot build would wait until its queue timeout.
 
     The settings with the versions that it has. A base image that is lacking is made. Raises `Stop` (75). A source that
-    cannot be planned is left to the build, which keeps a record of it, but for one that needs what was left out.
+    cannot be planned is left to the build, which keeps a record of it.
     """
     from builder.local.machine import prepare, require_sandbox, versions_here
 
@@ -195,10 +196,8 @@ def _prepared(
         runtime = packed.runtime(options.runtime)
         with opened(packed, runtime) as source:
             arguments = pairs(options.build_args, "--build-arg")
-            plan = planned(settings, packed, source, runtime, options.runtime_version, options.target, arguments)
-    except BuildError as error:
-        if error.next.startswith("Send it: --include"):
-            raise refused_here(error) from None
+            plan = make(settings, source, runtime, options.runtime_version, options.target, arguments)
+    except BuildError:
         return settings
 
     def making() -> None:

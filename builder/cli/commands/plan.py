@@ -150,7 +150,7 @@ def planned(
     except BuildError as error:
         raise with_left_out(error, packed) from None
     if packed.folder is not None:
-        check_needed(packed.folder, _entry_file(made, packed.folder))
+        check_needed(packed.folder, packed.runtime(runtime), pipelines.load(settings.pipelines))
     return made
 
 
@@ -163,19 +163,6 @@ def with_left_out(error: BuildError, packed: Packed) -> BuildError:
     what, _, command = words.partition("; send it: ")
     return BuildError(error.reason, f"{error.message}; {what}", where=error.where, next=f"Send it: {command}",
                       said=error.said)  # fmt: skip
-
-
-def _entry_file(made: Plan, found: Found) -> str:
-    """The file that a Python program starts from, as it lies in the folder that is sent."""
-    names = [
-        word for choice in made.choices if choice.name == "entry" for word in f"{choice.value} {choice.why}".split()
-    ]
-    paths = {entry.path for entry in found.files}
-    for name in names:
-        path = posixpath.join(found.lifted, name.partition(":")[0].strip(",;()"))
-        if path.endswith(".py") and path in paths:
-            return path
-    return ""
 
 
 def _meant(error: BuildError, path: str, prog: str) -> BuildError:
