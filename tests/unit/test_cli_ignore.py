@@ -1,16 +1,12 @@
-"""Which files of a folder are sent: git's rules judged by git, moby's by a table, the lists, the options, the words."""
+"""Which files of a folder are sent: moby's rules by a table (git's: tests/e2e), the lists, the options, the words."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from builder.cli.folder import Found, Left, find, left_out
 from builder.cli.globs import moby_patterns
@@ -19,35 +15,11 @@ from builder.cli.needed import explained
 from builder.errors import BuildError
 from tests.cli_fixtures import run
 
-NAMES = ["a", "b", "ab", "x.py", "a.b", "ax", "a*", "c d", "é", "[a]", "!a", "#a"]
-PARTS = [
-    "a", "b", "ab", "x.py", "a.b", "*", "a*", "*b", "*.py", "?", "??", "**", "a**", "**b", "[ab]", "[!a]", "[^a]x",
-    "[a-c]x", "[]a]", "[a", "[[:alpha:]]", "[[:x:]]", "a\\*", "\\a", "\\!a", "\\#a", "é", "c d", "c\\ d ", "\\[a]",
-]  # fmt: skip
 
-
-@st.composite
-def lines(draw: st.DrawFn) -> str:
-    """A line of a `.gitignore`."""
-    text = "/".join(draw(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3)))
-    before = draw(st.sampled_from(["", "", "", "/", "!", "!/", "**/"]))
-    return before + text + draw(st.sampled_from(["", "", "", "/", "/**", "/*", " ", "\t", "\r"]))
-
-
-files = st.lists(lines(), min_size=1, max_size=4).map(lambda rows: "\n".join(["# a comment", *rows, ""]))
-trees = st.dictionaries(
-    st.lists(st.sampled_from(NAMES), min_size=1, max_size=3).map("/".join), st.just(""), min_size=3, max_size=12
-)
-
-
-def write(root: Path, contents: Mapping[str, str | bytes]) -> Path:
+def write(root: Path, contents: Mapping[str, str]) -> None:
     for name, text in contents.items():
-        path = root / name
-        if any(parent.is_file() for parent in path.parents) or path.is_dir():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(text if isinstance(text, bytes) else text.encode())
-    return root
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_text(text)
 
 
 def sent(found: Found) -> list[str]:
@@ -56,27 +28,6 @@ def sent(found: Found) -> list[str]:
 
 def rules(found: Found) -> dict[str, str]:
     return {each.path: each.rule.name for each in found.left}
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(tree=trees, root_file=files, nested=st.dictionaries(st.sampled_from(["a", "b", "a/b"]), files, max_size=2))
-def test_git_is_the_judge_of_gitignore(
-    tree: dict[str, str], root_file: str, nested: dict[str, str], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    root = tmp_path_factory.mktemp("tree")
-    write(root, tree | {f"{folder}/.gitignore": text for folder, text in nested.items()} | {".gitignore": root_file})
-    clean = {"HOME": str(root), "PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1"}
-    subprocess.run(["git", "init", "-q", root], check=True, env=clean)
-    paths = [
-        path.relative_to(root).as_posix() for path in root.rglob("*") if ".git" not in path.parts and path.is_file()
-    ]
-    judged = subprocess.run(
-        ["git", "-C", root, "check-ignore", "-z", "--stdin"], input="\0".join(paths), capture_output=True, text=True,
-        env=clean, check=False,
-    )  # fmt: skip
-    assert judged.stderr == ""
-    ignored = set(judged.stdout.split("\0")) - {""}
-    assert set(sent(find(root))) == set(paths) - ignored, (root_file, nested)
 
 
 # (the file, a path, whether it is left out): what the documentation of moby and its own tests say.
@@ -193,7 +144,8 @@ def test_no_ignore_lifts_all_but_secrets_and_litter(tmp_path: Path) -> None:
 def test_include_lifts_a_rule_and_a_secret_only_by_its_exact_path(tmp_path: Path, include: str, more: set[str]) -> None:
     tree = {
         ".gitignore": "logs/\n", "logs/a.log": "", "logs/deep/b.log": "", ".env": "A=1", "tls/server.pem": KEY,
-        "node_modules/x/y.js": "", "node_modules/z": "", ".git/HEAD": "", ".git/config": "", ".DS_Store": "", "m.py": "",
+        "node_modules/x/y.js": "", "node_modules/z": "",
+        ".git/HEAD": "", ".git/config": "", ".DS_Store": "", "m.py": "",
     }  # fmt: skip
     write(tmp_path, tree)
     assert set(sent(find(tmp_path, Choice(include=(include,))))) == {".gitignore", "m.py"} | more
