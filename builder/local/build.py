@@ -197,9 +197,10 @@ def _now() -> float:
 
 def load_registry() -> None:
     """Load what the push needs. The HTTP client loads half of itself with its first instance."""
-    from builder.images import registry
+    from builder.images import registry, transport
 
-    registry.new_client().close()
+    assert registry
+    transport.new_client().close()
 
 
 def process_name() -> str:
