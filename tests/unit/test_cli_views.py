@@ -300,9 +300,7 @@ def test_frame_is_the_mock_up() -> None:
 def test_the_live_view_moves_and_shows_ctrl_c_before_there_is_a_record() -> None:
     drawn: list[str] = []
     clock = Ticker()
-    live = LiveView(
-        screen=Screen(write=drawn.append, size=lambda: (88, 24)), look=Look(columns=88), now_ms=clock.now
-    )
+    live = LiveView(screen=Screen(write=drawn.append, size=lambda: (88, 24)), look=Look(columns=88), now_ms=clock.now)
     live.open("build hello-go  local")
     sent = iter(["packing 1 MiB of 9 MiB", "packing 2 MiB of 9 MiB"])
     live.doing(lambda: next(sent))
