@@ -44,7 +44,7 @@ class FolderTree:
 
 def check_needed(found: Found, runtime: str, known: tuple[Pipeline, ...]) -> None:
     """Refuse a folder of which a file is left out that its source names and cannot do without. Raises `BuildError`
-    InvalidRequest that names the rule. A folder that no pipeline recognizes is left to the plan."""
+    InvalidRequest that names the rule. A folder that no pipeline recognizes is the plan to refuse."""
     if all(each.rule.source == LITTER or each.path == ".git/" for each in found.left):
         return
     top = f"{found.lifted}/" if found.lifted else ""

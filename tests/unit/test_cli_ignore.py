@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
+import tarfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import httpx
 import pytest
 
 from builder.cli.folder import Found, Left, find, left_out
@@ -13,7 +18,7 @@ from builder.cli.globs import moby_patterns
 from builder.cli.ignore import Choice, Rule
 from builder.cli.needed import explained
 from builder.errors import BuildError
-from tests.cli_fixtures import run
+from tests.cli_fixtures import play, run
 
 
 def write(root: Path, contents: Mapping[str, str]) -> None:
@@ -262,3 +267,25 @@ def test_the_options_are_for_folders(tmp_path: Path, option: tuple[str, ...]) ->
     assert ran.code == 2 and "are for a folder" in ran.err
     bad = run("plan", str(tmp_path), "--include", "[a")
     assert bad.code == 2 and '--include is "[a"' in bad.err
+
+
+def test_build_sends_the_folder_without_what_is_left_out_and_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(
+        tmp_path,
+        {"handler.py": HANDLER, ".env": "A=1", ".gitignore": "*.csv\n", "big.csv": "1", "credentials.json": "{}"},
+    )
+    bodies: list[dict[str, Any]] = []
+
+    def refuse(request: httpx.Request) -> httpx.Response:
+        bodies.append(json.loads(request.content))
+        return httpx.Response(400, json={"code": "INVALID_ARGUMENT", "message": "seen"})
+
+    play(monkeypatch, refuse)
+    ran = run("build", str(tmp_path))
+    assert "left out: 1 by the list of secrets (.env); 1 by .gitignore (big.csv)\n" in ran.err
+    assert "credentials.json looks like a secret, and is sent: leave it out with .igniteignore\n" in ran.err
+    archive = base64.b64decode(bodies[0]["code"]["compile"]["archive"])
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        assert tar.getnames() == [".gitignore", "credentials.json", "handler.py"]

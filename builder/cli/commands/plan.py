@@ -148,14 +148,14 @@ def planned(
     try:
         made = make(settings, source, packed.runtime(runtime), version, target, build_args)
     except BuildError as error:
-        raise with_left_out(error, packed) from None
+        raise _with_left_out(error, packed) from None
     if packed.folder is not None:
         check_needed(packed.folder, packed.runtime(runtime), pipelines.load(settings.pipelines))
     return made
 
 
-def with_left_out(error: BuildError, packed: Packed) -> BuildError:
-    """The same error; where it names what was left out, it says so."""
+def _with_left_out(error: BuildError, packed: Packed) -> BuildError:
+    """The same error, with the rule where it names what was left out."""
     left = packed.folder.left if packed.folder else ()
     words = explained(left, (error.message, error.where, *error.said))
     if not words:
