@@ -12,7 +12,7 @@ from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.output import step_failed
-from builder.plan import Choice, Detection, Diagnosis, LayerSource, Output, Plan, Step
+from builder.plan import Choice, Detection, Diagnosis, Fetched, LayerSource, Output, Plan, Step
 from builder.source.tree import Tree
 
 NAME = "script"
@@ -56,6 +56,6 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     return step_failed(step, exit_code, lines)
 
 
-def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
-    """A script resolves nothing."""
-    return ()
+def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
+    """A script downloads nothing."""
+    return None
