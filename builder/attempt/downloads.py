@@ -172,9 +172,10 @@ def _opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
         raise NotADirectoryError(error.errno, f"{path} is no file") from None  # ELOOP: a link
     finally:
         os.close(here)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotADirectoryError(path)
     with open(fd, "rb") as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise NotADirectoryError(path)
         yield file
 
 

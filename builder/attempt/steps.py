@@ -21,7 +21,7 @@ from builder.toolchains.provider import Provided
 TAIL_LINES = 400
 FOLDERS = ("download", "fetch", "home", "out", "tmp")
 """Of the work folder, beside `src`: all that a step of stubs sees."""
-_SETTING = re.compile(r"\$\{(\w+):-([^}]*)\}")
+SETTING = re.compile(r"\$\{(\w+):-([^}]*)\}")
 CA_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
 
 
@@ -145,7 +145,7 @@ def _environment(attempt: Attempt, toolchain: Provided, step: Step) -> Mapping[s
 
 def _with_index(value: str, env: Mapping[str, str]) -> str:
     """A value of a step with the operator's setting in the place of `${NAME:-default}`."""
-    return _SETTING.sub(lambda match: env.get(match[1]) or match[2], value)
+    return SETTING.sub(lambda match: env.get(match[1]) or match[2], value)
 
 
 def _root(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Root:

@@ -32,7 +32,7 @@ def translated(command: Command, root: Root) -> Command:
     places = {"/work": str(command.work), **{f"/cache/{name}": str(path) for name, path in shared.items()}}
     places |= {mount.dest: str(mount.source) for mount in root.mounts}
     longest_first = "|".join(re.escape(place) for place in sorted(places, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w./-])({longest_first})(?=[/:=,]|$)")
+    pattern = re.compile(rf"(?<![\w.-])(?<![\w.-]/)({longest_first})(?=[/:=,]|$)")
 
     def turned(text: str) -> str:
         return pattern.sub(lambda match: places[match[1]], text)

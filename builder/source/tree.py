@@ -106,7 +106,6 @@ class DirTree:
 
     def copy(self, path: str, dest: Path) -> None:
         """Copy the bytes of a file that `has` knows to `dest`, which is none yet."""
-        self.has(path)
         with open(os.path.realpath(self._root / path), "rb") as file, dest.open("xb") as out:
             shutil.copyfileobj(file, out)
 
