@@ -93,7 +93,7 @@ def nodes(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tu
 
 def digest(server: Server, name: str, files: dict[str, str]) -> str:
     """The artifact of a build that no cache of whole builds answers."""
-    return server.build(name, zip_of(files), no_cache=True).digest
+    return server.build(name, zip_of(files), no_cache=True).image_digest
 
 
 def test_a_hash_pinned_build_is_the_same_after_an_attack_as_before(nodes: tuple[Server, Server]) -> None:

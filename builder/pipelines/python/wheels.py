@@ -10,17 +10,16 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
-
-from packaging.requirements import Requirement
-from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from builder.errors import BuildError
 from builder.pipelines.limits import LOCK_LIMIT, read_toml
 from builder.plan import Fetched, Wanted, WriteFile
 from builder.source.tree import Tree
+
+if TYPE_CHECKING:  # other runtimes do without it
+    from packaging.tags import Tag
 
 LOCK = "pylock.toml"
 CACHE = "wheels"
@@ -36,6 +35,8 @@ def fetched(stubs: Tree, requirements: str, manifest: str, version: str) -> Fetc
 
     `requirements` is the stub that was resolved: the hashes in it are the source's own.
     """
+    from packaging.utils import canonicalize_name
+
     if not stubs.has(LOCK):
         return None
     pins = _pins(stubs.read_text(requirements, LOCK_LIMIT))
@@ -61,6 +62,8 @@ def _chosen(
     package: Mapping[str, Any], pins: Mapping[str, frozenset[str]], manifest: str, version: str
 ) -> tuple[str, str, str]:
     """(URL, file name, SHA-256) of the wheel that fits best among those that the source allows."""
+    from packaging.utils import canonicalize_name
+
     name, number = str(package.get("name")), str(package.get("version"))
     wheels = sorted(_wheels(package), key=lambda wheel: _rank(wheel[1], version))
     if not wheels:
@@ -85,6 +88,8 @@ def _again(manifest: str) -> str:
 
 def _wheels(package: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
     """(URL, file name, SHA-256) of each wheel; an index may say anything, so what is none of this package's is none."""
+    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
     name, number = canonicalize_name(str(package.get("name"))), str(package.get("version"))
     for wheel in _tables(package.get("wheels")):
         url = str(wheel.get("url"))
@@ -104,12 +109,16 @@ def _wheels(package: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
 
 def _rank(file: str, version: str) -> int:
     """The place of its best tag in the order of PEP 425 for this Python; smaller is better."""
+    from packaging.utils import parse_wheel_filename
+
     order = _order(version)
     return min((order.get(tag, len(order)) for tag in parse_wheel_filename(file)[3]), default=len(order))
 
 
 @functools.cache
 def _order(version: str) -> Mapping[Tag, int]:
+    from packaging.tags import compatible_tags, cpython_tags
+
     major, _, minor = version.partition(".")
     python = (int(major), int(minor))
     modern = [f"manylinux_2_{glibc}_x86_64" for glibc in range(_NEWEST_GLIBC, 4, -1)]
@@ -122,6 +131,9 @@ def _order(version: str) -> Mapping[Tag, int]:
 
 def _pins(requirements: str) -> dict[str, frozenset[str]]:
     """Name → the hashes that the source allows, from a file that we or uv wrote: one requirement a logical line."""
+    from packaging.requirements import Requirement
+    from packaging.utils import canonicalize_name
+
     found: dict[str, frozenset[str]] = {}
     for line in requirements.replace("\\\n", " ").splitlines():
         need = line.partition("--hash")[0].strip()
