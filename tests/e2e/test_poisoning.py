@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from tests.build_fixtures import GO_MODULE, IDNA_HANDLER, Server, zip_of
+from tests.build_fixtures import IDNA_HANDLER, Server, zip_of
 from tests.e2e.conftest import ROOT, Start
 
 pytestmark = pytest.mark.e2e
@@ -97,7 +97,7 @@ def digest(server: Server, name: str, files: dict[str, str]) -> str:
 
 
 def test_a_hash_pinned_build_is_the_same_after_an_attack_as_before(nodes: tuple[Server, Server]) -> None:
-    before = {(digest(node, "honest", PINNED), digest(node, "honest-go", GO_MODULE)) for node in nodes}
+    before = {digest(node, "honest", PINNED) for node in nodes}
     assert len(before) == 1, "both nodes make the same"
     for node in nodes:
         for road, files in ROADS.items():
@@ -110,7 +110,7 @@ def test_a_hash_pinned_build_is_the_same_after_an_attack_as_before(nodes: tuple[
         count, planted = json.loads(line.removeprefix("FOUND "))
         assert count > 0, "the attacker sees what honest builds downloaded"
         assert planted == []
-    after = {(digest(node, "honest-later", PINNED), digest(node, "honest-go-later", GO_MODULE)) for node in nodes}
+    after = {digest(node, "honest-later", PINNED) for node in nodes}
     assert after == before
 
 
@@ -119,5 +119,5 @@ def test_what_was_downloaded_is_the_nodes_and_named_by_its_digest(nodes: tuple[S
         caches = Path(node.embedded.settings.node_dir) / "caches" / node.embedded.settings.organization
         wheels = [path for path in (caches / "wheels").rglob("*") if path.is_file()]
         assert [path.parent.name for path in wheels] == [PIN]
-        owned = {path.stat().st_uid for path in (caches / "wheels", *wheels, *(caches / "go-modules").glob("*.zip"))}
+        owned = {path.stat().st_uid for path in (caches / "wheels", *wheels)}
         assert owned == {0}
