@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from builder import pipelines
 from builder.attempt.attempt import Attempt
+from builder.attempt.downloads import cache_of, is_needed, keep
 from builder.attempt.fetch import Source, open_source
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.steps import StepResult, execute_step, prepare
-from builder.claims.outcome import Artifact, Outcome, Verdict
+from builder.claims.outcome import Artifact, Material, Outcome, Verdict
 from builder.errors import BuildError
 from builder.key import build_key
 from builder.plan import Plan, Step
@@ -39,11 +40,16 @@ def run_build(attempt: Attempt) -> Outcome:
         with attempt.phase("BUILD"):
             prepare(attempt, bound.plan)
             attempt.node.label("prepared")
+            fetched: tuple[Material, ...] = ()
             for number, step in enumerate(steps, 1):
                 attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
-                judge(attempt, bound.plan, step, execute_step(attempt, bound.toolchain, step))
+                if is_needed(attempt, bound.plan, step):
+                    judge(attempt, bound.plan, step, execute_step(attempt, bound.toolchain, step))
+                else:
+                    attempt.log.system(f"step {number} is left out: the cache {cache_of(step)} has what it downloads")
+                fetched += keep(attempt, bound.plan, step)
                 attempt.node.label("mid-build")
-        return Outcome(artifact=finish_build(attempt, bound))
+        return Outcome(artifact=finish_build(attempt, bound, fetched))
     except BuildError as error:  # reason, error_class and hint travel inside
         return Outcome(failure=error)
     except Exception as error:  # a fault of the builder, never the user's
@@ -70,10 +76,10 @@ def plan_build(attempt: Attempt) -> Planned:
     return Planned(bound=bound, key=key, verdict=verdict)
 
 
-def finish_build(attempt: Attempt, bound: Bound) -> Artifact:
+def finish_build(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) -> Artifact:
     """From the finished work on: one image over the base that was bound, pushed by digest."""
     with attempt.phase("PACKAGE"):
-        packaged = package(attempt, bound)
+        packaged = package(attempt, bound, fetched)
     with attempt.phase("PUSH"):
         artifact = push(attempt, packaged)
         attempt.log.system(artifact.summary)

@@ -10,7 +10,7 @@ from builder.errors import BuildError
 from builder.pipelines import go, python
 from builder.pipelines.base import Need, Pipeline, PlanRequest, missing
 from builder.pipelines.catalog import Catalog
-from builder.plan import Detection, Diagnosis, Plan, Step
+from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import Tree
 
 PIPELINES: tuple[Pipeline, ...] = (go, python)
@@ -91,9 +91,9 @@ def diagnose(
     return _named(runtime, known).diagnose(step, exit_code, lines)
 
 
-def resolved(runtime: str, tree: Tree, known: tuple[Pipeline, ...] = PIPELINES) -> tuple[tuple[str, str], ...]:
-    """(package URL, "algorithm:hex") of each package the resolver pinned, read after the steps."""
-    return _named(runtime, known).resolved(tree)
+def fetched(plan: Plan, stubs: Tree, known: tuple[Pipeline, ...] = PIPELINES) -> Fetched | None:
+    """What a plan's steps download, as far as its stubs name it. Raises what the pipeline raises."""
+    return _named(plan.detection.runtime, known).fetched(plan, stubs)
 
 
 def single_file_name(runtime: str | None, source: bytes, known: tuple[Pipeline, ...] = PIPELINES) -> str:

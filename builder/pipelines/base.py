@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from builder.pipelines.catalog import Catalog
-from builder.plan import Detection, Diagnosis, Plan, Step
+from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import Tree
 
 
@@ -65,8 +65,12 @@ class Pipeline(Protocol):
         """What a failed step's last lines mean."""
         ...
 
-    def resolved(self, tree: Tree) -> tuple[tuple[str, str], ...]:
-        """After the steps: (package URL, "algorithm:hex") of each package the resolver pinned, for the provenance."""
+    def fetched(self, plan: Plan, stubs: Tree) -> Fetched | None:
+        """What a step of the plan downloads, each by its digest; None while the stubs do not name it yet.
+
+        `stubs` is `/work/fetch`: the plan's stubs, and what steps before wrote there. Called before and after each step
+        that downloads. Raises `BuildError` LockOutdated where the index has not what the source pins.
+        """
         ...
 
 

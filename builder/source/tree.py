@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Protocol
@@ -102,6 +103,11 @@ class DirTree:
             raise FileNotFoundError(path)
         with open(os.path.realpath(self._root / path), "rb") as file:
             return _decode(path, file.read(limit + 1), limit)
+
+    def copy(self, path: str, dest: Path) -> None:
+        """Copy the bytes of a file that `has` knows to `dest`, which is none yet."""
+        with open(os.path.realpath(self._root / path), "rb") as file, dest.open("xb") as out:
+            shutil.copyfileobj(file, out)
 
     def sha256(self, path: str) -> str:
         """The digest of a file that `has` knows, "sha256:<hex>", whatever its size."""

@@ -88,7 +88,9 @@ def test_only_fetching_steps_have_the_network() -> None:
     ]
     made = planned({"handler.py": "", "requirements.txt": "idna==3.10\n# comment\n\nnumpy\n"})
     assert [(step.name, step.network) for step in made.steps] == [
-        ("install dependencies", Network.INDEX),
+        ("resolve dependencies", Network.INDEX),
+        ("download wheels", Network.INDEX),
+        ("install dependencies", Network.NONE),
         ("compile", Network.NONE),
     ]
 

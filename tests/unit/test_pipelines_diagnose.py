@@ -8,13 +8,13 @@ import pytest
 
 from builder.errors import REASONS
 from builder.pipelines import go, python
-from builder.plan import Diagnosis, Network, Step
+from builder.plan import Diagnosis, Step
 
 SAID = Path(__file__).resolve().parents[1] / "golden" / "said"
 COMPILE = Step(name="compile", argv=(go.GO, "build"))
-DOWNLOAD = Step(name="download modules", argv=(go.GO, "mod", "download"), network=Network.INDEX)
-INSTALL = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"), network=Network.INDEX)
-LOCKED = Step(name="install dependencies", argv=("uv", "-r", python.LOCKED), network=Network.INDEX)
+DOWNLOAD = Step(name="download modules", argv=(go.GO, "mod", "download"))
+INSTALL = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"))
+LOCKED = Step(name="install dependencies", argv=("uv", f"{python.FETCH}/{python.LOCKED}"))
 
 # recording → (step, reason, where, what the message says, the first line kept)
 EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {

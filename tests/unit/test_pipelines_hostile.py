@@ -15,7 +15,8 @@ from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines import catalog, go, python
 from builder.pipelines.base import PlanRequest
-from builder.plan import Network, Step
+from builder.pipelines.go import modules
+from builder.plan import Step
 from builder.source.tree import DictTree
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
@@ -92,7 +93,7 @@ def of_python(**files: str) -> None:
 
 
 def read_sums(text: str) -> None:
-    go.resolved(DictTree({"go.sum": text}))
+    modules.fetched(text)
 
 
 MODULE = "module example.com/app\n\ngo 1.24\n"
@@ -141,8 +142,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
 
 def diagnosis(runtime: str, name: str) -> Callable[[str], None]:
     """The diagnosis of a step whose output is this text, in lines as a step's tail has them."""
-    network = Network.NONE if name == "compile" else Network.INDEX
-    step = Step(name=name, argv=("uv", "-r", "requirements.txt"), network=network)
+    step = Step(name=name, argv=("uv", "-r", "requirements.txt"))
 
     def judged(text: str) -> None:
         lines = [line[at : at + TAIL_LINE] for line in text.split("\n") for at in range(0, len(line) or 1, TAIL_LINE)]

@@ -217,7 +217,8 @@ def rendered(
     steps = [("STEP", "NETWORK", "CACHES", "COMMAND")]
     for number, step in enumerate(made.steps, 1):
         command = " ".join(_word(part) for part in step.argv)
-        steps.append((f"{number} {step.name}", _NETWORK[step.network], ", ".join(step.caches) or "-", command))
+        caches = ", ".join(f"{cache.name} ({cache.access})" for cache in step.caches)
+        steps.append((f"{number} {step.name}", _NETWORK[step.network], caches or "-", command))
     lines += fmt.table(steps)
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
     lines.append(f"output   {shown(made.output.summary)}")

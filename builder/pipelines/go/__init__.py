@@ -6,7 +6,6 @@ overlay); the source as it was sent stays as it is.
 
 from __future__ import annotations
 
-import base64
 import json
 import posixpath
 import re
@@ -15,10 +14,26 @@ from collections.abc import Mapping, Sequence
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
+from builder.pipelines.go import modules
 from builder.pipelines.go.required import required_files as required_files
 from builder.pipelines.go.source import GoFile, GoMod, is_built, reachable, read_all, read_mod
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
-from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile
+from builder.plan import (
+    PLATFORM,
+    Access,
+    Cache,
+    Choice,
+    Detection,
+    Diagnosis,
+    Fetched,
+    LayerSource,
+    Network,
+    Output,
+    Plan,
+    Sees,
+    Step,
+    WriteFile,
+)
 from builder.source.tree import Tree
 
 NAME = "go"
@@ -28,16 +43,17 @@ SDK = "/opt/ignite/sdk/go"
 SDK_FILES = ("ignite.go",)
 GO = "/opt/ignite/toolchain/go/bin/go"
 OVERLAY = ".ignite-overlay.json"
-SUM_LIMIT = 4 * 1024 * 1024
 ENV = (
     ("CGO_ENABLED", "0"),
-    ("GOCACHE", "/cache/go-build"),
     ("GOFLAGS", "-buildvcs=false"),
-    ("GOMODCACHE", "/cache/go-mod"),
     ("GOROOT", "/opt/ignite/toolchain/go"),
     ("GOTELEMETRY", "off"),
     ("GOTOOLCHAIN", "local"),
 )
+
+
+_COMPILED = (Cache(name="go-build", access=Access.WRITE), Cache(name="go-mod", access=Access.WRITE))
+"""What `go` makes of its input: it runs no code of the source, and checks each module that it unpacks."""
 
 
 def detect(tree: Tree) -> Detection | None:
@@ -80,7 +96,18 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     flags = ("-mod=vendor" if vendored else "-mod=readonly", *overlay)
     target = "." if folder == "." else f"./{folder}"
     argv = (GO, "build", "-trimpath", *flags, "-ldflags=-s -w -buildid=", "-o", "/work/out/app", target)
-    compile_step = Step(name="compile", argv=argv, env=ENV, caches=("go-mod", "go-build"))
+    resolves = download is not None and not tree.has("go.sum")
+    if resolves:
+        argv = (*argv[:-1], "-modfile=/work/fetch/go.mod", argv[-1])
+    compile_step = Step(
+        name="compile",
+        argv=argv,
+        runs_source=False,
+        env=_env((*modules.BUILD_ENV, ("GOCACHE", "/cache/go-build"))),
+        caches=(modules.VERIFIED, *_COMPILED),
+    )
+    made = next((file.content for file in files if file.path == "go.mod"), text)
+    stubs, copies = modules.stubs(tree, made, mod, packages) if download else ((), ())
     return Plan(
         detection=detection,
         toolchain=row,
@@ -98,22 +125,20 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             summary="static binary /app/app, base with CA certificates and time zones, user 65532",
         ),
         files=files,
+        stubs=stubs,
+        copies=copies,
         warnings=tuple(warnings),
         materials=("go.mod", "go.sum"),
     )
 
 
-def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
-    """The modules go.sum pins; `go` verified each against it. Their "h1:" is the attestations' `dirHash`, in hex."""
-    if tree.has("vendor/modules.txt") or not tree.has("go.sum"):
-        return ()
-    found = []
-    for line in tree.read_text("go.sum", SUM_LIMIT).splitlines():
-        words = line.split()
-        if len(words) == 3 and not words[1].endswith("/go.mod") and re.fullmatch(r"h1:[A-Za-z0-9+/]{43}=", words[2]):
-            digest = base64.b64decode(words[2].removeprefix("h1:")).hex()
-            found.append((f"pkg:golang/{words[0]}@{words[1]}", f"dirHash:{digest}"))
-    return tuple(sorted(set(found)))
+def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
+    """The modules that go.sum pins: the source's own, or the one that `go mod tidy` wrote."""
+    return modules.fetched(stubs.read_text("go.sum", modules.SUM_LIMIT)) if stubs.has("go.sum") else None
+
+
+def _env(more: tuple[tuple[str, str], ...]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((*ENV, *more)))
 
 
 def _entry(packages: Mapping[str, list[GoFile]]) -> tuple[str, str]:
@@ -205,15 +230,25 @@ def _download(tree: Tree, mod: GoMod, imports: set[str], warnings: list[str]) ->
     own = {mod.module or "app", *local}
     foreign = any("." in name.split("/", 1)[0] and not own & _prefixes(name) for name in imports)
     if tree.has("go.sum") and requires:
-        return Step(
-            name="download modules", argv=(GO, "mod", "download"), network=Network.INDEX, env=ENV, caches=("go-mod",)
-        )
+        return _download_step("download modules", (GO, "mod", "download"))
     if tree.has("go.sum") or not (requires or foreign):
         return None
     what = "took the versions of go.mod, unchecked" if requires else "took the newest modules"
     warnings.append(f"go.sum is absent: {what}; run go mod tidy and commit go.mod and go.sum to pin them")
+    return _download_step("resolve modules", (GO, "mod", "tidy"))
+
+
+def _download_step(name: str, argv: tuple[str, ...]) -> Step:
+    """A step with the network. It sees stubs, so it has nothing that it could run."""
     return Step(
-        name="resolve modules", argv=(GO, "mod", "tidy"), network=Network.INDEX, env=ENV, caches=("go-mod", "go-build")
+        name=name,
+        argv=argv,
+        network=Network.INDEX,
+        sees=Sees.STUBS,
+        runs_source=False,
+        env=_env((*modules.DOWNLOAD_ENV, ("GOCACHE", "/work/tmp/go-build"))),
+        caches=(modules.DOWNLOADED,),
+        cwd="/work/fetch",
     )
 
 
