@@ -42,6 +42,7 @@ def prepare(attempt: Attempt, plan: Plan) -> None:
     root = attempt.source
     for file in plan.files:
         path = root / file.path
+        _refuse_links(root, file.path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
@@ -72,6 +73,16 @@ def _write_stubs(attempt: Attempt, plan: Plan) -> None:
     for folder, folders, files in os.walk(root):
         for name in (*folders, *files):
             attempt.chown_to_build_user(Path(folder, name))
+
+
+def _refuse_links(root: Path, path: str) -> None:
+    """Raise where a folder of the path is a link: what is written through it lands somewhere else."""
+    folder = root
+    for part in Path(path).parts[:-1]:
+        folder = folder / part
+        if folder.is_symlink():
+            shown = folder.relative_to(root).as_posix()
+            raise _in_the_way(shown, f"{shown} is a link; the build writes a folder of this name")
 
 
 def _in_the_way(path: str, message: str) -> BuildError:

@@ -17,6 +17,9 @@ class Row:
 
     toolchain: Toolchain
     is_default: bool
+    release: str = ""
+    """The whole version that the base has ("3.11.2"), where the runtime is part of the base; else "", as for a base
+    that nobody has made yet. A manifest's bounds are judged against it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +80,7 @@ def parse(text: str) -> Catalog:
             name=row["toolchain"],
             base=row["base"],
         )
-        rows.append(Row(toolchain=toolchain, is_default=row.get("default", False)))
+        rows.append(Row(toolchain=toolchain, is_default=row.get("default", False), release=row.get("release", "")))
     return Catalog(rows=tuple(rows))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import os
 import re
@@ -27,8 +28,10 @@ class Tree(Protocol):
         ...
 
     def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
-        """All of it as UTF-8 (bad bytes replaced). Raises `BuildError` ManifestInvalid above `limit` bytes,
-        FileNotFoundError for what `has` denies."""
+        """All of it, by its byte order mark or else as UTF-8 (bad bytes replaced).
+
+        Raises `BuildError` ManifestInvalid above `limit` bytes, FileNotFoundError for what `has` denies.
+        """
         ...
 
     def glob(self, pattern: str) -> tuple[str, ...]:
@@ -138,4 +141,15 @@ class DirTree:
 def _decode(path: str, data: bytes, limit: int) -> str:
     if len(data) > limit:
         raise BuildError("ManifestInvalid", f"{path} is larger than {limit} bytes", where=path)
-    return data.decode("utf-8", "replace")
+    mark, encoding = next((pair for pair in _MARKS if data.startswith(pair[0])), (b"", "utf-8"))
+    return data[len(mark) :].decode(encoding, "replace")
+
+
+# Windows' tools write them: PowerShell's `>` UTF-16, Notepad UTF-8. That of UTF-32 starts as that of UTF-16.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF32_LE, "utf-32-le"),
+    (codecs.BOM_UTF32_BE, "utf-32-be"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)

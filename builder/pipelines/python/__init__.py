@@ -15,10 +15,13 @@ from collections.abc import Sequence
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
+from builder.pipelines.limits import LINE_LIMIT
 from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
 from builder.pipelines.python import wheels
-from builder.pipelines.python.manifest import MANIFESTS, Dependencies, read_dependencies, wanted_version
+from builder.pipelines.python.manifest import MANIFESTS, read_dependencies
+from builder.pipelines.python.needs import Dependencies
 from builder.pipelines.python.required import required_files as required_files
+from builder.pipelines.python.versions import wanted_version
 from builder.pipelines.python.wheels import CACHE, DOWNLOAD, INSTALL, LOCK
 from builder.plan import (
     Access,
@@ -46,6 +49,7 @@ UV = "/opt/ignite/toolchain/uv/uv"
 LOCKED = "uv.lock.txt"
 PROJECT = "project"
 FETCH = "/work/fetch"
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def detect(tree: Tree) -> Detection | None:
@@ -71,15 +75,15 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     entry = next((name for name in ("handler.py", "main.py") if tree.has(name)), "")
     if not entry:
         raise _no_entry(tree)
-    version, why = request.version, "asked for"
-    if not version:
-        known = tuple(row.version for row in catalog.toolchains() if row.runtime == NAME)
-        version, why = wanted_version(tree, known, catalog.find(NAME).version)
-    row = catalog.find(NAME, version, request.target)
+    _refuse_shadowed(tree, entry)
+    rows = tuple(row for row in catalog.rows if row.toolchain.runtime == NAME)
+    wanted = wanted_version(tree, rows, catalog.find(NAME).version, request.version)
+    row = catalog.find(NAME, wanted.version, request.target)
     python = f"/usr/bin/python{row.version}"
     needs = read_dependencies(tree)
+    paths = tuple(dict.fromkeys(path for one in needs.locals for path in one.paths if path != "."))
     mode = "handler" if entry == "handler.py" else "server"
-    argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", mode)
+    argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", mode, *paths)
     compile_step = Step(name="compile", argv=argv, runs_source=False, env=(("PYTHONHASHSEED", "0"),))
     front = LayerSource(source=f"{SDK}/front", dest="/ignite", created_by="ignite: python front")
     deps = LayerSource(source="/work/out/deps", dest="/app/deps", created_by="ignite: dependencies")
@@ -92,35 +96,59 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         toolchain=row,
         choices=(
             Choice(name="runtime", value=NAME, why=detection.because),
-            Choice(name="version", value=row.version, why=why),
+            Choice(name="version", value=row.version, why=wanted.why),
             Choice(
                 name="entry", value=entry, why="handler(payload, ctx)" if mode == "handler" else "its own HTTP server"
             ),
             Choice(name="dependencies", value=names, why="wheels only, by uv"),
+            *((Choice(name="path", value=", ".join(paths), why="packages of the source"),) if paths else ()),
         ),
         steps=(*_install(needs, python), compile_step),
         output=Output(
             layers=(front, deps, app) if needs.manifest else (front, app),
             entrypoint=(python, "-B", start),
-            env=(("PYTHONPATH", "/app/src:/app/deps:/ignite"), ("PYTHONUNBUFFERED", "1")),
+            env=_environment(needs, paths),
             workdir="/app/src",
             summary=f"{entry} on Python {row.version}, user 65532",
         ),
         stubs=stubs,
         copies=copies,
-        warnings=tuple(f"{name} is not used: {needs.manifest} decides the dependencies" for name in needs.ignored),
+        files=tuple(file for one in needs.locals for file in one.files),
+        warnings=(*wanted.warnings, *needs.warnings),
         materials=needs.files,
     )
+
+
+def _environment(needs: Dependencies, paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """Packages of the source come behind those of indexes, as with editable installs; PATH has their programs."""
+    places = (
+        "/app/src",
+        *(("/app/deps",) if needs.manifest else ()),
+        *(f"/app/src/{path}" for path in paths),
+        "/ignite",
+    )
+    programs = (("PATH", f"/app/deps/bin:{_PATH}"),) if needs.manifest else ()
+    return (*programs, ("PYTHONPATH", ":".join(places)), ("PYTHONUNBUFFERED", "1"))
+
+
+def _refuse_shadowed(tree: Tree, entry: str) -> None:
+    """Python imports the folder of two that have one name, so the front would start another file than the one read."""
+    folder = entry.removesuffix(".py")
+    if entry == "handler.py" and tree.has(f"{folder}/__init__.py"):
+        message = f"{entry} and the package {folder}/ have one name, and Python imports the package"
+        hint = f"Rename the folder {folder}/, and the imports of it."
+        raise BuildError("EntryPointMissing", message, where=f"{folder}/__init__.py", next=hint)
 
 
 def _no_entry(tree: Tree) -> BuildError:
     here = [path for path in tree.glob("*.py")]
     deeper = [path for path in tree.files() if path.endswith(("/handler.py", "/main.py"))]
     has = f"; there is {', '.join(here[:4])}" if here else f"; {deeper[0]} is too deep" if deeper else ""
+    folder = f"Build the folder {deeper[0].rpartition('/')[0]}, or add" if deeper and not here else "Add"
     return BuildError(
         "EntryPointMissing",
         f"there is neither handler.py nor main.py at the root{has}",
-        next="Add handler.py with `def handler(payload, ctx)`.",
+        next=f"{folder} handler.py with `def handler(payload, ctx)`.",
     )
 
 
@@ -152,7 +180,7 @@ def _install(needs: Dependencies, python: str) -> tuple[Step, ...]:
     steps: tuple[Step, ...] = ()
     if needs.project:
         argv: tuple[str, ...] = (
-            UV, "export", "--quiet", "--frozen", "--offline", *common, "--no-dev", *groups, "--no-emit-project",
+            UV, "export", "--quiet", "--frozen", "--offline", *common, "--no-dev", *groups, "--no-emit-local",
             "--no-header", "--no-annotate", "--cache-dir", "/cache/uv-index", "--output-file", f"{FETCH}/{LOCKED}",
         )  # fmt: skip
         cwd = f"{FETCH}/{PROJECT}"
@@ -215,6 +243,7 @@ _NO_WHEEL = re.compile(
     r" has no (?:usable )?wheels|Wheels are required for `([^`]{1,256})`|building from source is disabled|`--no-build`"
 )
 _OTHER_PYTHON = re.compile(r"the current Python version \(([^)]{1,64})\) does not satisfy Python([^\s,]{1,256})")
+_NEEDER = re.compile(r"(?<!\S)([A-Za-z0-9][^\s,]{0,255}) depends on Python")
 _HASH = re.compile(r"Hash mismatch for `([^`]{1,256})`|hashes? (?:is|are) required|In `--require-hashes` mode")
 _CONFLICT = re.compile(
     r"requirements are unsatisfiable|are incompatible|No solution found|Requirements contain conflicting"
@@ -259,9 +288,12 @@ def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:
             next=f'Is "{name}" spelled right, and is there such a version? {private}',
         )  # fmt: skip
     if found := _OTHER_PYTHON.search(whole):
+        needer = _NEEDER.search(whole, found.end(), found.end() + LINE_LIMIT)
+        who = needer[1] if needer else "a dependency"
         return Diagnosis(
-            reason="DependencyConflict", message=f"a dependency needs Python {found[2]}, this is {found[1]}",
-            where=manifest, said=words, next="Take an older version of it, or ask for a newer Python.",
+            reason="DependencyConflict", message=f"{who} needs Python {found[2]}, this is {found[1]}",
+            where=f"{manifest}  {who}" if needer else manifest, said=words,
+            next="Take an older version of it, or ask for a newer Python.",
         )  # fmt: skip
     if found := _HASH.search(whole):
         which = f"{found[1]} is not the one" if found[1] else "there is more than"
