@@ -26,6 +26,7 @@ LOCK = (
     '[[package]]\nname = "idna"\nversion = "3.10"\nsource = { registry = "https://pypi.org/simple" }\n'
 )
 ZEROS, ONES = "0" * 64, "1" * 64
+FROM_GIT = 'dependencies = [{ name = "y" }]\n[[package]]\nname = "y"\nsource = { git = "https://y" }\n'
 PYLOCK = (
     'lock-version = "1.0"\n\n[[packages]]\nname = "six"\nversion = "1.16.0"\n\n'
     '[[packages]]\nname = "idna"\nversion = "3.10"\n'
@@ -292,7 +293,7 @@ def test_files_that_include_each_other_end() -> None:
         ({"pyproject.toml": '[project]\ndependencies = [\n  "x @ git+https://y",\n]\n'}, "pyproject.toml:3", "by name"),
         ({"uv.lock": LOCK}, "uv.lock", "needs its pyproject.toml"),
         (
-            {"pyproject.toml": PROJECT, "uv.lock": LOCK + 'dependencies = [{ name = "y" }]\n[[package]]\nname = "y"\nsource = { git = "https://y" }\n'},
+            {"pyproject.toml": PROJECT, "uv.lock": LOCK + FROM_GIT},
             "uv.lock:20",
             "y comes from git",
         ),

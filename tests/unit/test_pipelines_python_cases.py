@@ -175,14 +175,14 @@ def test_a_package_by_path_is_on_the_path_with_what_it_needs() -> None:
 def test_packages_of_the_source_alone_install_nothing() -> None:
     made = planned({"pyproject.toml": pyproject("acme-lib", more=SOURCES), **LIB, "libs/acme_lib/acme_lib.py": ""})
     assert [step.name for step in made.steps] == ["compile"]
-    assert path_of(made) == "/app/src:/app/src/libs/acme_lib:/ignite"
+    assert path_of(made) == "/app/src:/app/deps:/app/src/libs/acme_lib:/ignite"
 
 
 def test_packages_of_the_source_may_need_each_other() -> None:
     back = '[tool.uv.sources]\nsvc = { path = "../.." }\n'
     lib = pyproject("svc", name="acme-lib", more=backend("hatchling.build") + back)
     made = planned({"pyproject.toml": pyproject("acme-lib", more=SOURCES), "libs/acme_lib/pyproject.toml": lib})
-    assert path_of(made) == "/app/src:/app/src/libs/acme_lib:/ignite"
+    assert path_of(made) == "/app/src:/app/deps:/app/src/libs/acme_lib:/ignite"
 
 
 def test_a_member_of_the_workspace_is_found_by_its_name() -> None:

@@ -121,12 +121,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
 
 def _environment(needs: Dependencies, paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """Packages of the source come behind those of indexes, as with editable installs; PATH has their programs."""
-    places = (
-        "/app/src",
-        *(("/app/deps",) if needs.manifest else ()),
-        *(f"/app/src/{path}" for path in paths),
-        "/ignite",
-    )
+    places = ("/app/src", "/app/deps", *(f"/app/src/{path}" for path in paths), "/ignite")
     programs = (("PATH", f"/app/deps/bin:{_PATH}"),) if needs.manifest else ()
     return (*programs, ("PYTHONPATH", ":".join(places)), ("PYTHONUNBUFFERED", "1"))
 

@@ -1,6 +1,8 @@
 """Run inside the sandbox by the runtime's own Python: check the handler, lay the source out, compile bytecode.
 
-    check_and_compile.py handler|server
+    check_and_compile.py handler|server [FOLDER...]
+
+FOLDER: folders of the source that are on the path beside its root, for packages that lie in it.
 
 Bytecode is reproducible: unchecked-hash files (PEP 552) whose code names the path in the image, written by a fixed
 number of processes over a fixed partition of the sorted files, because marshal's back references depend on what was
@@ -10,6 +12,8 @@ compiled before in the same process. The number of processors changes nothing.
 from __future__ import annotations
 
 import ast
+import csv
+import io
 import json
 import os
 import py_compile
@@ -22,6 +26,7 @@ from pathlib import Path
 WORK = Path(os.environ.get("IGNITE_WORK", "/work"))
 PARTITIONS = 4
 MOST_WARNINGS = 20
+INSTALLS_OWN = ("REQUESTED", "direct_url.json", "uv_cache.json")
 PLACES = (("src", "/app/src"), ("deps", "/app/deps"))
 
 
@@ -73,7 +78,7 @@ def imported(tree: ast.Module, package: list[str]) -> Iterator[list[str]]:
             waiting.extend(ast.iter_child_nodes(node))
 
 
-def check_source(root: Path, entry: str) -> ast.Module:
+def check_source(root: Path, entry: str, folders: list[str]) -> ast.Module:
     """Parse the entry file and every module that its imports lead to; all other files only if they can be.
 
     A template or a sample for another Python lies in many a project: it is told, packaged and not compiled.
@@ -81,6 +86,7 @@ def check_source(root: Path, entry: str) -> ast.Module:
     files = {
         path.relative_to(root).as_posix() for path in root.rglob("*.py") if path.is_file() and not path.is_symlink()
     }
+    prefixes = ["", *(f"{folder}/" for folder in folders)]
     trees: dict[str, ast.Module] = {}
     waiting = [entry]
     while waiting:
@@ -91,7 +97,8 @@ def check_source(root: Path, entry: str) -> ast.Module:
         for parts in imported(trees[name], name.split("/")[:-1]):
             for end in range(1, len(parts) + 1):  # a.b.c runs a and a.b first
                 stem = "/".join(parts[:end])
-                found = next((file for file in (f"{stem}/__init__.py", f"{stem}.py") if file in files), "")
+                places = (f"{place}{stem}{ending}" for place in prefixes for ending in ("/__init__.py", ".py"))
+                found = next((file for file in places if file in files), "")
                 waiting += [found] if found else []
     broken = []
     for name in sorted(files - trees.keys()):
@@ -182,22 +189,31 @@ def all_files() -> list[tuple[Path, str, bool]]:
 
 
 def clean_dependencies(deps: Path) -> None:
-    """What installers leave and nobody needs at run time; RECORD lists it and would differ with it."""
-    for name in (".lock", "bin"):
-        path = deps / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.exists():
-            path.unlink()
-    for path in deps.rglob("*.dist-info"):
-        for name in ("RECORD", "REQUESTED", "direct_url.json", "uv_cache.json", "INSTALLER"):
-            (path / name).unlink(missing_ok=True)
+    """Remove what an installer writes about this one install, with a clock or a path of this machine in it.
+
+    RECORD is of the package: `importlib.metadata` answers from it what files and modules a package has.
+    """
+    (deps / ".lock").unlink(missing_ok=True)
+    for folder in deps.glob("*.dist-info"):
+        for name in INSTALLS_OWN:
+            (folder / name).unlink(missing_ok=True)
+        record = folder / "RECORD"
+        if record.is_file() and not record.is_symlink():
+            record.write_text(rewritten(record.read_text(encoding="utf-8")), encoding="utf-8", newline="")
 
 
-def main(mode: str) -> None:
+def rewritten(record: str) -> str:
+    """The rows of a RECORD (PEP 376) for files that are in the image, sorted: an installer's order may change."""
+    rows = [row for row in csv.reader(record.splitlines()) if row and row[0].rpartition("/")[2] not in INSTALLS_OWN]
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(sorted(rows))
+    return text.getvalue()
+
+
+def main(mode: str, folders: list[str]) -> None:
     """Check, copy, compile."""
     source, out = WORK / "src", WORK / "out"
-    tree = check_source(source, "handler.py" if mode == "handler" else "main.py")
+    tree = check_source(source, "handler.py" if mode == "handler" else "main.py", folders)
     if mode == "handler":
         check_handler(tree)
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
@@ -219,4 +235,4 @@ if __name__ == "__main__":
     if sys.argv[1] == "--partition":
         compile_partition(int(sys.argv[2]))
     else:
-        main(sys.argv[1])
+        main(sys.argv[1], sys.argv[2:])
