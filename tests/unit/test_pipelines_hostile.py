@@ -16,6 +16,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog, go, python
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.go import modules
+from builder.pipelines.python import wheels
 from builder.plan import Step
 from builder.source.tree import DictTree
 
@@ -96,6 +97,14 @@ def read_sums(text: str) -> None:
     modules.fetched(text)
 
 
+def read_lock(text: str) -> None:
+    wheels.fetched(DictTree({"pylock.toml": text, "r": ""}), "r", "uv.lock", "3.11")
+
+
+def read_pins(text: str) -> None:
+    wheels.fetched(DictTree({"pylock.toml": "", "r": text}), "r", "uv.lock", "3.11")
+
+
 MODULE = "module example.com/app\n\ngo 1.24\n"
 MAIN = "package main\n\nfunc main() {}\n"
 PROJECT = '[project]\nname = "x"\n'
@@ -134,6 +143,8 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
     "imports and replacements": imports_and_replacements,
     "go.sum": read_sums,
+    "the resolver's lock": read_lock,
+    "an exported lock": read_pins,
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),

@@ -18,7 +18,7 @@ from builder.pipelines.catalog import Catalog
 from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
 from builder.pipelines.python import wheels
 from builder.pipelines.python.manifest import MANIFESTS, Dependencies, read_dependencies, wanted_version
-from builder.pipelines.python.wheels import CACHE, DOWNLOAD, INSTALL, LOCK
+from builder.pipelines.python.wheels import CACHE, CONSTRAINTS, DOWNLOAD, INSTALL, LOCK
 from builder.plan import (
     Access,
     Cache,
@@ -137,7 +137,7 @@ def _stubs(needs: Dependencies) -> tuple[tuple[WriteFile, ...], tuple[CopyFile, 
         return (project,), (CopyFile(path=f"{PROJECT}/uv.lock", source="uv.lock"),)
     made = [WriteFile(path=_stub(needs.manifest), content="".join(f"{line}\n" for line in needs.requirements))]
     if needs.constraints:
-        made.append(WriteFile(path="constraints.txt", content="".join(f"{line}\n" for line in needs.constraints)))
+        made.append(WriteFile(path=CONSTRAINTS, content="".join(f"{line}\n" for line in needs.constraints)))
     return tuple(made), ()
 
 
@@ -159,7 +159,7 @@ def _install(needs: Dependencies, python: str) -> tuple[Step, ...]:
     argv = (
         UV, "pip", "compile", "--quiet", "--no-sources", *binary, "--no-header", "--format", "pylock.toml",
         *(("--no-deps",) if needs.complete else ()), *(("--prerelease", "allow") if needs.prerelease else ()),
-        *(("--constraint", "constraints.txt") if needs.constraints else ()),
+        *(("--constraint", CONSTRAINTS) if needs.constraints else ()),
         "--cache-dir", "/cache/uv-index", "--output-file", LOCK, _stub(needs.manifest),
     )  # fmt: skip
     index = Cache(name="uv-index", access=Access.WRITE)
