@@ -99,6 +99,12 @@ class Settings(BaseModel):
     node_id: str = Field("", description="identity of this node; default: the host's name")
     slots: int = Field(2, ge=1, description="builds at once on this node")
     queues: tuple[str, ...] = Field((), description="queues this node reads; default: each runtime's and compile.any")
+    node_free_bytes: int = Field(
+        512 * MIB, ge=0, description="bytes free on the disk of node_dir below which the node takes no builds"
+    )
+    node_free_inodes: int = Field(
+        10_000, ge=0, description="inodes free on the disk of node_dir below which the node takes no builds"
+    )
     build_uid: int = Field(61000, ge=1, description="first of the uids builds run as when the worker is root")
     unsandboxed: bool = Field(False, description="run build steps without a sandbox (never for strangers' code)")
     use_cgroups: bool = Field(True, description="use cgroups where they can be written; else rlimits")

@@ -101,7 +101,8 @@ REASONS: dict[str, Reason] = {
         ),
         _platform("PackageIndexUnavailable", _NOT_YOURS),
         _platform("SourceStoreUnavailable", _NOT_YOURS),
-        _platform("NodeDiskFull", _NOT_YOURS),
+        _platform("NodeDiskFull", "Nothing to change in your code. An operator frees space on the node, or adds one."),
+        _platform("CacheUnavailable", _NOT_YOURS),
         _platform("SandboxUnavailable", "An operator runs: ignite-builder doctor"),
         _platform("Internal", _NOT_YOURS),
         _platform(
@@ -129,6 +130,8 @@ class BuildError(Exception):
     `message` gives the value found and the limit, one cause; `where` is "file:line:col", an entry or a key;
     `said` the tool's own first diagnostic (at most 6 lines); `next` what to do (default: the reason's hint).
     `exit_code` is the tool's; `limit` and `peak` are of a limit that was reached (bytes, ms, processes).
+    `error_class` is whose fault it is where that is not what the table says: of a manifest that names a host which the
+    operator's policy refuses.
     Raises `KeyError` for a reason that the table does not know.
     """
 
@@ -144,6 +147,7 @@ class BuildError(Exception):
         phase: str = "",
         limit: int = 0,
         peak: int = 0,
+        error_class: ErrorClass | None = None,
     ) -> None:
         super().__init__(f"{reason}: {message}")
         self.row = REASONS[reason]
@@ -156,10 +160,7 @@ class BuildError(Exception):
         self.phase = phase
         self.limit = limit
         self.peak = peak
-
-    @property
-    def error_class(self) -> ErrorClass:
-        return self.row.error_class
+        self.error_class = error_class or self.row.error_class
 
     @property
     def retried(self) -> bool:
@@ -169,6 +170,8 @@ class BuildError(Exception):
 class PlatformError(BuildError):
     """Ours. `retry_after_ms` is the other side's own wish (Retry-After), 0 when it had none."""
 
-    def __init__(self, reason: str, message: str, *, retry_after_ms: int = 0, where: str = "") -> None:
-        super().__init__(reason, message, where=where)
+    def __init__(
+        self, reason: str, message: str, *, retry_after_ms: int = 0, where: str = "", said: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(reason, message, where=where, said=said)
         self.retry_after_ms = retry_after_ms

@@ -39,7 +39,7 @@ from builder.services.streams import LogStreams
 from builder.services.tails import Tails
 from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
-from builder.store import outbox, queues
+from builder.store import nodes, outbox, queues
 from builder.store.engine import open_store
 from builder.store.events import Event
 from builder.stores.folder import FolderStore
@@ -66,6 +66,7 @@ class Control:
             oldest_ms=lambda: queues.oldest_ms(self.store),
             free=self._free_slots,
             reports=lambda: outbox.waiting(self.store),
+            lacking=lambda: nodes.lacking(self.store, nodes.LIVE_LEASES * settings.lease_ms),
         )
         self.store = open_store(settings.database, self._emit)
         self.metrics.count_transactions(self.store)

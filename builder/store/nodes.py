@@ -19,7 +19,7 @@ LIVE_LEASES = 2  # a node that was not seen for so many leases takes no builds
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A node as it registered; `running` are its builds now."""
+    """A node as it registered; `running` are its builds now, `lacks` is why it offers no slots."""
 
     node_id: str
     queues: frozenset[str]
@@ -28,6 +28,7 @@ class Node:
     drain: bool
     seen_ms_ago: int
     running: int
+    lacks: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ def register(
     slots: int,
     live_ms: int,
     token: str = "",
+    lacks: str = "",
 ) -> Registered:
     """Note a node and that it lives; one that was not seen for `live_ms` comes back.
 
@@ -54,6 +56,7 @@ def register(
     with store.transaction() as tx:
         now = store.now(tx)
         can = {"queues": json.dumps(list(queues)), "toolchains": json.dumps(dict(toolchains)), "slots": slots}
+        can |= {"lacks": lacks}
         same = (nodes.c.node_id == node_id, *(nodes.c[name] == value for name, value in can.items()))
         renewed = update(nodes).where(*same, nodes.c.seen_at > now - live_ms).values(seen_at=now)
         found = tx.execute(renewed.returning(nodes.c.drain)).first()
@@ -70,6 +73,11 @@ def all_nodes(store: Store) -> list[Node]:
     """Every node that ever registered."""
     with store.read() as tx:
         return read(tx, store.now(tx))
+
+
+def lacking(store: Store, live_ms: int) -> dict[str, str]:
+    """The live nodes that take no builds, and why."""
+    return {node.node_id: node.lacks for node in all_nodes(store) if node.lacks and node.seen_ms_ago < live_ms}
 
 
 def read(tx: Connection, now: int) -> list[Node]:
@@ -89,6 +97,7 @@ def read(tx: Connection, now: int) -> list[Node]:
             drain=row["drain"],
             seen_ms_ago=now - row["seen_at"],
             running=busy.get(row["node_id"], 0),
+            lacks=row["lacks"],
         )
         for row in tx.execute(select(nodes)).mappings()
     ]
