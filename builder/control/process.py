@@ -68,6 +68,7 @@ class Control:
             reports=lambda: outbox.waiting(self.store),
             lacking=lambda: nodes.lacking(self.store, nodes.LIVE_LEASES * settings.lease_ms),
         )
+        folder.make_private(settings.data_dir, settings.node_dir)
         self.store = open_store(settings.database, self._emit)
         self.metrics.count_transactions(self.store)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
