@@ -197,6 +197,7 @@ def listen(address: str) -> socket.socket:
 
 def serve(settings: Settings) -> int:
     """`ignite-builder serve`: until TERM or INT. The first lets what was asked be answered, a second leaves at once."""
+    os.umask(0o077)  # this process starts no node, whose folders build users enter
     control = Control(settings)
     if settings.registry_username:
         control.log.warning(

@@ -14,6 +14,8 @@ def lacks(settings: Settings) -> str:
     folder = Path(settings.node_dir)
     try:
         left = room(next(up for up in (folder, *folder.parents) if up.is_dir()))
+        if (work := folder / "work").is_dir():  # often a disk of its own
+            left = left.least(room(work))
     except OSError as error:
         return f"its folder cannot be read: {error.strerror}"
     if left.bytes < settings.node_free_bytes:
