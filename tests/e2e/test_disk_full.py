@@ -83,7 +83,9 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
             return False
 
         def nodes() -> dict[str, dict[str, object]]:
-            return {node["nodeId"]: node for node in json.loads(operator.run("nodes", "ls", "--json").out)["nodes"]}
+            return {
+                node["nodeId"]: node for node in json.loads(operator.run("nodes", "ls", "--json").out).get("nodes", ())
+            }
 
         def start(name: str, number: int) -> str:
             ran = client.run("build", str(tmp_path / name), "--name", f"{name}-{number}", "--detach", "--no-cache")
