@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -172,6 +173,6 @@ def test_a_cache_folder_that_our_own_code_cannot_use(tmp_path: Path) -> None:
     [({"node_free_bytes": 1 << 60}, "node_free_bytes"), ({"node_free_inodes": 1 << 60}, "node_free_inodes"), ({}, "")],
 )
 def test_a_node_below_a_floor_says_which(tmp_path: Path, settings: dict[str, int], word: str) -> None:
-    floors = {"node_free_bytes": 0, "node_free_inodes": 0} | settings
+    floors: dict[str, Any] = {"node_free_bytes": 0, "node_free_inodes": 0} | settings
     said = lacks(Settings(node_dir=str(tmp_path / "not" / "yet"), **floors))
     assert word in said and bool(said) == bool(word)
