@@ -58,8 +58,6 @@ version = "3.10"
 url = "https://files.strangers.example/idna-3.10-py3-none-any.whl"
 hashes = { sha256 = "946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3" }
 """
-GO_IMPORTS = 'package main\n\nimport _ "git.strangers.example/team/lib"\n\nfunc main() {}\n'
-GO_FOREIGN = "module example.com/app\n\ngo 1.24\n\nrequire git.strangers.example/team/lib v1.0.0\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,16 +225,6 @@ FAULTS = {
         phase="BUILD",
         tool_exit=2,
         where="pylock.toml:9",
-    ),
-    "refused-go-host": Fault(
-        source=lambda: zip_of({"main.go": GO_IMPORTS, "go.mod": GO_FOREIGN}),
-        reason="ManifestInvalid",
-        error_class="client",
-        exit_code=2,
-        phase="BUILD",
-        tool_exit=1,
-        runtime="go",
-        where="go.mod:5",
     ),
     "endless-fork": Fault(
         source=lambda: tar_of({"build.py": FORK_FOREVER}),
