@@ -42,8 +42,13 @@ _BROKEN = re.compile(
 
 
 def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
-    """The reason of a disk or a cache that failed beneath our own code; None for any other error."""
+    """The reason of a disk or a cache that failed beneath our own code; None for any other error.
+
+    Nothing here recurses but readers of the source, so an end of the stack is the source's.
+    """
     for each in _chain(error):
+        if isinstance(each, RecursionError):
+            return BuildError("ManifestInvalid", "a file of the source is nested too deeply to be read")
         if not isinstance(each, OSError):
             continue
         if each.errno in FULL or (isinstance(each, shutil.Error) and _FULL.search(str(each)[:LINE_LIMIT])):

@@ -19,6 +19,7 @@ from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
+from builder.node.floor import lacks
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
 from builder.toolchains.host import find_program
@@ -79,6 +80,9 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
     free = shutil.disk_usage(folder).free
     gib = free / 1024**3
+    if lack := lacks(settings):
+        mend = "free some, or lower the setting named"
+        found.append(Finding(ok=False, name="disk", effect=f"a worker takes no builds here: {lack}", mend=mend))
     found.append(
         Finding(
             ok=free > settings.disk_bytes,

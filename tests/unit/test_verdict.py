@@ -146,6 +146,17 @@ def test_a_disk_that_is_full_beneath_our_own_code(
     assert outcome.failure.phase == "FETCH_SOURCE" and repr(outcome.failure) not in outcome.unexpected
 
 
+def test_what_is_nested_too_deeply_is_never_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deep(attempt: object) -> None:
+        deep(attempt)
+
+    attempt = attempt_at(tmp_path)
+    monkeypatch.setattr(build, "plan_build", deep)
+    outcome = build.run_build(attempt)
+    assert outcome.failure is not None
+    assert (outcome.failure.reason, outcome.failure.retried) == ("ManifestInvalid", False)
+
+
 def test_a_disk_that_takes_not_even_the_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     attempt = attempt_at(tmp_path)
     attempt.work = tmp_path / "work/b-1"
