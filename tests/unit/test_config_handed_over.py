@@ -34,6 +34,8 @@ OTHER: dict[str, Any] = {
     "slots": 8,
     "finalizers": 9,
     "queues": ("compile.go", "a b", "with,comma"),
+    "node_free_bytes": 5,
+    "node_free_inodes": 6,
     "build_uid": 4242,
     "unsandboxed": True,
     "use_cgroups": False,
