@@ -80,9 +80,9 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
     free = shutil.disk_usage(folder).free
     gib = free / 1024**3
-    if lack := lacks(settings):
+    if below := lacks(settings):
         mend = "free some, or lower the setting named"
-        found.append(Finding(ok=False, name="disk", effect=f"a worker takes no builds here: {lack}", mend=mend))
+        found.append(Finding(ok=False, name="disk", effect=f"a worker takes no builds here: {below}", mend=mend))
     found.append(
         Finding(
             ok=free > settings.disk_bytes,
