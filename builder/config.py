@@ -118,6 +118,15 @@ class Settings(BaseModel):
     log_bytes: int = Field(10 * MIB, ge=64 * 1024, le=50 * MIB)
     upload_bytes: int = Field(512 * MIB, ge=MIB)
     inline_bytes: int = Field(4 * MIB, ge=1024)
+    # What one organization may have at once, so that it cannot hold the API; a call beyond it is QuotaExceeded
+    queued_builds: int = Field(20_000, ge=1, description="queued builds of an organization")
+    open_uploads: int = Field(4, ge=1, description="uploads of an organization that a control process receives at once")
+    kept_upload_bytes: int = Field(4096 * MIB, ge=MIB, description="uploads of an organization that no build names")
+    log_streams: int = Field(100, ge=1, description="log streams of an organization in a control process")
+    body_rate_bytes: int = Field(64 * 1024, ge=0, description="least rate of a body, a second, over 10 s; 0: any")
+    bodies_bytes: int = Field(
+        256 * MIB, ge=MIB, description="bodies in memory of a control process; an organization has a quarter"
+    )
     # Clocks
     heartbeat_ms: int = Field(10_000, ge=50)
     lease_ms: int = Field(30_000, ge=200)

@@ -80,6 +80,37 @@ REASONS: dict[str, Reason] = {
             403,
         ),
         _client("Cancelled", "Build it again if this was not meant.", "CANCELLED", 499),
+        # Of a call alone; their words are those of gRPC.
+        _client(
+            "QuotaExceeded",
+            "Wait until some of yours have ended, at least as long as Retry-After says.",
+            "RESOURCE_EXHAUSTED",
+            429,
+        ),
+        _client(
+            "UnsupportedMediaType",
+            "Send a source as application/octet-stream, anything else as application/json, uncompressed.",
+            http=415,
+        ),
+        _client(
+            "Unauthenticated",
+            "Set IGNITE_BUILDER_TOKEN, or IGNITE_BUILDER_TOKEN_FILE to a file that holds the token.",
+            "UNAUTHENTICATED",
+            401,
+        ),
+        _client(
+            "PermissionDenied",
+            "Use a token with this right; see which one is taken: ignite-builder config",
+            "PERMISSION_DENIED",
+            403,
+        ),
+        _client("NotFound", "See which builds there are: ignite-builder ls", "NOT_FOUND", 404),
+        _client("AlreadyExists", "Take another idempotencyKey, or read the build named.", "ALREADY_EXISTS", 409),
+        _client("FailedPrecondition", "Do first what the message names.", "FAILED_PRECONDITION"),
+        _client("DeadlineExceeded", "Send it again, over a connection that is quicker.", "DEADLINE_EXCEEDED", 408),
+        _client(
+            "Unimplemented", "See what there is, and what there is in its place: docs/api.md", "UNIMPLEMENTED", 501
+        ),
         _user("EntryPointMissing", "Add the entry point the message names."),
         _user("ManifestInvalid", "Correct the manifest at the line named."),
         _user("DependencyNotFound", "Check the name and version; a private package needs its index named."),

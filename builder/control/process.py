@@ -107,7 +107,7 @@ class Control:
             store=self.store,
             sources=sources,
             catalog=catalog,
-            runtimes=pipelines.names(pipelines.load(settings.pipelines)),
+            runtimes=pipelines.arguments(pipelines.load(settings.pipelines)),
             wake=functools.partial(self.loops.wake, "dispatch"),
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
             stale=self.metrics.stale,

@@ -101,7 +101,9 @@ def test_honest_text_survives_as_it_is(text: str) -> None:
     assert log_line(text) == text
 
 
-@pytest.mark.parametrize("part", ["\x1b", "\x1b[", "\x1b[0", "\x1b]", "\x1b]0", "\x1bP", "\x9b0 ", "\x1b ", "\x1b[0;", "\x9d\x1b"])
+@pytest.mark.parametrize(
+    "part", ["\x1b", "\x1b[", "\x1b[0", "\x1b]", "\x1b]0", "\x1bP", "\x9b0 ", "\x1b ", "\x1b[0;", "\x9d\x1b"]
+)
 def test_a_line_costs_what_it_is_long(part: str) -> None:
     """The pattern is linear: each try of a match, however it ends, looks at what the next one does not look at."""
     for text in (part * 50_000, part + "0" * 100_000, part + " " * 100_000):
