@@ -285,9 +285,35 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        message = f"{name}: {first['msg'].removeprefix('Value error, ')}"
+        message = f"{name}: {_words_of(first)}"
         raise BuildError("InvalidRequest", message, where=origins.get(name, name)) from None
     return Loaded(settings=settings, origins=origins)
+
+
+_BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
+_TAKES = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "dict": "a table",
+    "model": "a table",
+}
+
+
+def _words_of(error: Mapping[str, Any]) -> str:
+    """What a setting takes, in words of ours: those of the validator are about its types."""
+    kind, context, place = str(error["type"]), error.get("ctx", {}), ".".join(map(str, error["loc"][1:]))
+    at = f"{place}: " if place else ""
+    if kind == "value_error":
+        return at + str(error["msg"]).removeprefix("Value error, ")
+    if bound := next((text.format(context[name]) for name, text in _BOUNDS.items() if name in context), ""):
+        return f"{at}it takes {bound}"
+    if kind in ("missing", "extra_forbidden"):
+        return f"{at}{'it is needed' if kind == 'missing' else 'there is no such field'}"
+    return f"{at}it takes {_TAKES.get(kind.partition('_')[0], 'another value')}"
 
 
 Source = tuple[dict[str, Any], "str | dict[str, str]"]

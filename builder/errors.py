@@ -108,9 +108,7 @@ REASONS: dict[str, Reason] = {
         _client("AlreadyExists", "Take another idempotencyKey, or read the build named.", "ALREADY_EXISTS", 409),
         _client("FailedPrecondition", "Do first what the message names.", "FAILED_PRECONDITION"),
         _client("DeadlineExceeded", "Send it again, over a connection that is quicker.", "DEADLINE_EXCEEDED", 408),
-        _client(
-            "Unimplemented", "See what there is, and what there is in its place: docs/api.md", "UNIMPLEMENTED", 501
-        ),
+        _client("Unimplemented", "See what there is in its place: docs/api.md", "UNIMPLEMENTED", 501),
         _user("EntryPointMissing", "Add the entry point the message names."),
         _user("ManifestInvalid", "Correct the manifest at the line named."),
         _user("DependencyNotFound", "Check the name and version; a private package needs its index named."),

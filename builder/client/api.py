@@ -168,7 +168,8 @@ class Api:
         """What kind of answer it is: none for now, a refusal, or one to read."""
         status = response.status_code
         if status in LATER or (repeatable and status >= 500 and status not in NEVER):
-            raise ApiUnreachable(f"answered {status}", _retry_after(response))
+            quota = f": {_refusal(response).message[:200]}" if status == 429 else ""
+            raise ApiUnreachable(f"answered {status}{quota}", _retry_after(response))
         self.answered = True
         if status >= 300:
             raise _refusal(response)

@@ -110,11 +110,20 @@ def _asked(settings: Settings) -> Finding:
             return (
                 _judged(settings, _refusal(api, settings, nonce=""))
                 or _judged(settings, _refusal(api, settings, nonce="doctor"))
-                or Finding(ok=True, name=f"server {server}, token, protocol {PROTOCOL}")
+                or Finding(ok=True, name=f"server {server}{_version(api)}, token, protocol {PROTOCOL}")
             )
     except (ApiUnreachable, httpx.InvalidURL, ValueError) as error:
         mend = "correct the setting server, or start it: ignite-builder serve"
         return Finding(ok=False, name="server", effect=f"{server} does not answer: {error}"[:300], mend=mend)
+
+
+def _version(api: Api) -> str:
+    """The server's version, where it answers one."""
+    try:
+        found = json.loads(b"".join(api.download("/version")))
+        return f" {shown(str(found['version']), limit=40)}"
+    except (ApiError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _refusal(api: Api, settings: Settings, nonce: str) -> ApiError | None:
