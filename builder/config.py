@@ -309,7 +309,7 @@ def _words_of(error: Mapping[str, Any]) -> str:
     at = f"{place}: " if place else ""
     if kind == "value_error":
         return at + str(error["msg"]).removeprefix("Value error, ")
-    if bound := next((text.format(context[name]) for name, text in _BOUNDS.items() if name in context), ""):
+    if bound := next((text.format(f"{context[name]:.12g}") for name, text in _BOUNDS.items() if name in context), ""):
         return f"{at}it takes {bound}"
     if kind in ("missing", "extra_forbidden"):
         return f"{at}{'it is needed' if kind == 'missing' else 'there is no such field'}"

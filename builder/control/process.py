@@ -17,7 +17,8 @@ from typing import TextIO
 import redis
 from sqlalchemy import text
 
-from builder import __version__, pipelines
+import builder
+from builder import pipelines
 from builder.broker.app import make_celery
 from builder.config import Settings, address_of
 from builder.contract.protocol import CANCEL_CHANNEL
@@ -215,7 +216,7 @@ def serve(settings: Settings) -> int:
         signal.signal(number, stop)
     control.start()
     host, port = listener.getsockname()
-    control.log.info("listening", action="listening", url=f"http://{host}:{port}", version=__version__)
+    control.log.info("listening", action="listening", url=f"http://{host}:{port}", version=builder.__version__)
     try:
         with folder.served(Path(settings.data_dir), f"http://{host}:{port}", own_token(settings)):
             server.run(sockets=[listener])

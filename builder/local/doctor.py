@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
+from builder.text import visible
 from builder.toolchains.host import find_program
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import toolchains_of
@@ -121,7 +123,7 @@ def _version(api: Api) -> str:
     """The server's version, where it answers one."""
     try:
         found = json.loads(b"".join(api.download("/version")))
-        return f" {shown(str(found['version']), limit=40)}"
+        return f" {visible(str(found['version']), limit=40)}"
     except (ApiError, ValueError, KeyError, TypeError):
         return ""
 

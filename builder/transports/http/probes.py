@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
-from builder import __version__
+import builder
 from builder.contract.protocol import PROTOCOL
 from builder.transports.http.answers import answering, error
 
@@ -50,7 +50,7 @@ class Probes:
         return JSONResponse({"ready": True})
 
     async def _version(self, request: Request) -> Response:
-        return JSONResponse({"version": __version__, "protocol": PROTOCOL})
+        return JSONResponse({"version": builder.__version__, "protocol": PROTOCOL})
 
     async def _metrics(self, request: Request) -> Response:
         page = await anyio.to_thread.run_sync(self._metrics_page, limiter=self._threads)
