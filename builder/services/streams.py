@@ -43,12 +43,16 @@ Encode = Callable[[Line], bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a stream is: the build, the last sequence that its reader has, how many lines the log had."""
+    """Where a stream is: the build, the last sequence that its reader has, how many lines the log had.
+
+    `is_over`: the id that its reader had last is behind all lines of a log that has ended.
+    """
 
     organization: str
     build_id: str
     after: int
     log_lines: int
+    is_over: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +145,7 @@ class LogStreams:
             build_id=row["build_id"],
             after=lines if after is None else after,
             log_lines=lines,
+            is_over=bool(last_event_id) and row["status"] in TERMINAL and after is not None and after > lines,
         )
 
     async def stream(self, place: Place) -> AsyncIterator[bytes | pb.LogEntry | None]:

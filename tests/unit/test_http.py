@@ -363,10 +363,13 @@ def test_a_reader_that_had_the_end_is_told_to_stay_away(api: Api) -> None:
     path = f"{BUILDS}/{api.post(BUILDS, json=body).json()['buildId']}"
     api.post(f"{path}/cancel")
     whole = api.get(f"{path}/logs/stream?fromStart=true").text
-    last = whole.strip().split("\n\n")[-1].splitlines()[0]
-    assert last == "id: eof"
-    answer = api.get(f"{path}/logs/stream?fromStart=true", **{"last-event-id": "eof"})
+    *lines, last = [int(number) for number in re.findall(r"^id: (\d+)$", whole, re.M)]
+    assert lines and last == lines[-1] + 1
+    answer = api.get(f"{path}/logs/stream?fromStart=true", **{"last-event-id": str(last)})
     assert (answer.status_code, answer.content) == (204, b"")
+    again = api.get(f"{path}/logs/stream?fromStart=true", **{"last-event-id": str(lines[-1])})
+    assert "event: eof" in again.text, "every line arrived, the end did not"
+    assert api.streams.share._open == {}
 
 
 def test_a_sequence_before_the_first_is_refused(api: Api) -> None:

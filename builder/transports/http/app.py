@@ -33,7 +33,7 @@ from builder.services.uploads import Upload, Uploads
 from builder.services.workers import WorkerService
 from builder.transports.http import bodies
 from builder.transports.http.answers import Handler, answering, json_answer, json_bytes, no_route, refused
-from builder.transports.http.events import EOF_ID, events
+from builder.transports.http.events import events
 from builder.transports.http.probes import Probes
 
 BESIDE_SOURCE_BYTES = 1024 * 1024
@@ -128,8 +128,6 @@ class Api:
     async def _log_stream(self, route: routes.Route, request: Request) -> Response:
         caller = self._admitted(request, route.rpc_name)
         last = request.headers.get("last-event-id", "")
-        if last == EOF_ID:  # this reader had the end; an EventSource comes again until it is answered so
-            return Response(status_code=204)
         query = routes.bind(route, request.path_params, request.query_params.multi_items(), b"")
         assert isinstance(query, pb.StreamBuildLogsRequest)
         share = self._streams.share
@@ -139,6 +137,9 @@ class Api:
         except BaseException:
             share.give_back(caller.organization)
             raise
+        if place.is_over:  # an EventSource comes again after the end, until it is answered so
+            share.give_back(caller.organization)
+            return Response(status_code=204)
         return Streamed(events(self._streams, place), lambda: share.give_back(caller.organization))
 
     async def _upload(self, request: Request) -> Response:

@@ -8,9 +8,6 @@ from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.services.streams import Line, LogStreams, Place, entry_json
 
-EOF_ID = "eof"
-"""The id of the last event: no sequence, so that a reader which comes again shows that it had the end."""
-
 
 def log_event(line: Line) -> bytes:
     """One line."""
@@ -23,6 +20,7 @@ async def events(streams: LogStreams, place: Place) -> AsyncIterator[bytes]:
         if part is None:
             yield b": keep-alive\n\n"
         elif isinstance(part, pb.LogEntry):
-            yield b"id: %s\nevent: eof\ndata: %s\n\n" % (EOF_ID.encode(), codec.dump(part))
+            # One more than the last line's: a reader that comes again with it had the end (`Place.is_over`).
+            yield b"id: %d\nevent: eof\ndata: %s\n\n" % (part.sequence + 1, codec.dump(part))
         else:
             yield part
