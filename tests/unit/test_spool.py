@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builder.attempt.log import Log
 from builder.claims.spool import Spool, left_behind, spool_path
 
 
@@ -73,3 +74,12 @@ def test_near_the_cap_lines_of_any_length_keep_their_order(tmp_path_factory: obj
         at = numbers.index(-1)
         assert numbers[:at] == list(range(at))
         assert numbers[at + 1 :] == list(range(len(sizes) - (len(kept) - at), len(sizes)))
+
+
+def test_what_acts_on_a_terminal_never_reaches_the_spool(tmp_path: Path) -> None:
+    path = tmp_path / "b.1.jsonl"
+    log = Log(spool=make(path))
+    log.emit("STDOUT", "\x1b[31mred\x1b[0m\u202e\x00")
+    log.system("\x9b1mours")
+    assert [line.text for line in log.spool.batch(9)] == [r"red\u202e\x00", "ours"]
+    assert "u001b" not in path.read_text() and "u009b" not in path.read_text()
