@@ -82,4 +82,5 @@ def test_what_acts_on_a_terminal_never_reaches_the_spool(tmp_path: Path) -> None
     log.emit("STDOUT", "\x1b[31mred\x1b[0m\u202e\x00")
     log.system("\x9b1mours")
     assert [line.text for line in log.spool.batch(9)] == [r"red\u202e\x00", "ours"]
+    log.spool.close()
     assert "u001b" not in path.read_text() and "u009b" not in path.read_text()
