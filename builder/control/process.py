@@ -17,6 +17,7 @@ from typing import TextIO
 import redis
 from sqlalchemy import select
 
+import builder
 from builder import pipelines
 from builder.broker.app import make_celery
 from builder.config import Settings, address_of
@@ -110,7 +111,7 @@ class Control:
             store=self.store,
             sources=sources,
             catalog=catalog,
-            runtimes=pipelines.names(pipelines.load(settings.pipelines)),
+            runtimes=pipelines.arguments(pipelines.load(settings.pipelines)),
             wake=functools.partial(self.loops.wake, "dispatch"),
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
             stale=self.metrics.stale,
@@ -220,7 +221,7 @@ def serve(settings: Settings) -> int:
         signal.signal(number, stop)
     control.start()
     host, port = listener.getsockname()
-    control.log.info("listening", action="listening", url=f"http://{host}:{port}")
+    control.log.info("listening", action="listening", url=f"http://{host}:{port}", version=builder.__version__)
     try:
         with folder.served(Path(settings.data_dir), f"http://{host}:{port}", own_token(settings)):
             server.run(sockets=[listener])

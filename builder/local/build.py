@@ -81,7 +81,7 @@ class Owner:
         self.settle()
         # What this machine cannot build was refused before; slots are none, since no dispatcher's hint leads here.
         can = {row.name: "" for row in here.parts.catalog.toolchains()}
-        queues = settings.queue_list(here.parts.runtimes)
+        queues = settings.queue_list(tuple(here.parts.runtimes))
         nodes.register(here.store, NODE, queues, can, 0, nodes.LIVE_LEASES * settings.lease_ms)
 
     @functools.cached_property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from builder.images.layer import compressor_is_the_known_one
 from builder.node.floor import lacks
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
+from builder.text import visible
 from builder.toolchains.host import find_program
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import toolchains_of
@@ -114,11 +116,20 @@ def _asked(settings: Settings) -> Finding:
             return (
                 _judged(settings, _refusal(api, settings, nonce=""))
                 or _judged(settings, _refusal(api, settings, nonce="doctor"))
-                or Finding(ok=True, name=f"server {server}, token, protocol {PROTOCOL}")
+                or Finding(ok=True, name=f"server {server}{_version(api)}, token, protocol {PROTOCOL}")
             )
     except (ApiUnreachable, httpx.InvalidURL, ValueError) as error:
         mend = "correct the setting server, or start it: ignite-builder serve"
         return Finding(ok=False, name="server", effect=f"{server} does not answer: {error}"[:300], mend=mend)
+
+
+def _version(api: Api) -> str:
+    """The server's version, where it answers one."""
+    try:
+        found = json.loads(b"".join(api.download("/version")))
+        return f" {visible(str(found['version']), limit=40)}"
+    except (ApiError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _refusal(api: Api, settings: Settings, nonce: str) -> ApiError | None:

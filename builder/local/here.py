@@ -55,7 +55,7 @@ class Here:
             store=self.store,
             sources=FolderStore(Path(settings.data_dir) / "sources"),
             catalog=catalogs.read(catalog_file(settings.catalog), settings.default_versions),
-            runtimes=pipelines.names(self.known),
+            runtimes=pipelines.arguments(self.known),
             wake=self.changes.tell,
             fan_out=lambda build_id, lines: self.changes.tell(),
             stale=lambda call: None,

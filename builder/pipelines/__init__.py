@@ -8,7 +8,7 @@ from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
-from builder.pipelines.base import Need, Pipeline, PlanRequest, missing
+from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, missing
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Plan, Step
 from builder.source.tree import Tree
@@ -38,6 +38,11 @@ def _loaded(name: str) -> Pipeline:
 def names(known: tuple[Pipeline, ...] = PIPELINES) -> tuple[str, ...]:
     """The runtimes that can be planned."""
     return tuple(module.NAME for module in known)
+
+
+def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, ...]]:
+    """Runtime → the build arguments that its plans read."""
+    return {module.NAME: module.BUILD_ARGS for module in known}
 
 
 def detect(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Detection:
@@ -74,10 +79,7 @@ def plan(
 ) -> Plan:
     """What would run for a detected source. Raises `BuildError` BuildArgUnknown and what the pipeline raises."""
     module = _named(detection.runtime, known)
-    if unknown := sorted(set(request.build_args) - set(module.BUILD_ARGS)):
-        has = f"it takes {', '.join(module.BUILD_ARGS)}" if module.BUILD_ARGS else "it takes none"
-        message = f'{module.NAME} has no build argument "{unknown[0][:80]}"; {has}'
-        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
+    check_arguments(module.NAME, module.BUILD_ARGS, request.build_args)
     try:
         return module.plan(tree, detection, request, catalog)
     except RecursionError:

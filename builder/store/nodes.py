@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from builder.store import membership
 from builder.store.engine import Store
@@ -123,11 +123,31 @@ def free_of(readers: Iterable[Node]) -> int:
     return sum(max(0, node.slots - node.running) for node in readers)
 
 
-def add_context(store: Store, context_id: str, organization: str, sha256: str, size: int) -> None:
-    """Note an uploaded source."""
+def add_context(
+    store: Store, context_id: str, organization: str, sha256: str, size: int, age_ms: int = 0, quota: int = 0
+) -> int:
+    """Note an uploaded source, unless that passes the quota. Returns the bytes of the organization's uploads before it
+    that no build names; 0 where no quota is asked for."""
     with store.transaction() as tx:
-        values = {"context_id": context_id, "organization": organization, "sha256": sha256, "size": size}
-        tx.execute(insert(contexts).values(**values, created_at=store.now(tx)))
+        now = store.now(tx)
+        kept = _unused_bytes(tx, organization, now - age_ms) if quota else 0
+        if not quota or kept + size <= quota:
+            values = {"context_id": context_id, "organization": organization, "sha256": sha256, "size": size}
+            tx.execute(insert(contexts).values(**values, created_at=now))
+    return kept
+
+
+def unused_bytes(store: Store, organization: str, age_ms: int) -> int:
+    """The bytes of an organization's uploads of the last `age_ms` that no build of it names; the same bytes once."""
+    with store.read() as tx:
+        return _unused_bytes(tx, organization, store.now(tx) - age_ms)
+
+
+def _unused_bytes(tx: Connection, organization: str, since: int) -> int:
+    named = exists().where(builds.c.source_sha256 == contexts.c.sha256, builds.c.organization == organization)
+    mine = (contexts.c.created_at >= since, contexts.c.organization == organization, ~named)
+    each = select(contexts.c.sha256, contexts.c.size).where(*mine).distinct().subquery()
+    return int(tx.execute(select(func.coalesce(func.sum(each.c.size), 0))).scalar_one())
 
 
 def context(store: Store, context_id: str, organization: str) -> tuple[str, int] | None:

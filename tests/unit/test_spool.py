@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builder.attempt.log import Log
 from builder.claims.spool import Spool, left_behind, spool_path
 
 
@@ -95,3 +96,13 @@ def test_a_folder_that_cannot_be_made_costs_no_line_either(tmp_path: Path) -> No
     spool = Spool(tmp_path / "spool" / "b.1.jsonl", cap_bytes=1 << 20)
     spool.add(0, "BUILD", "STDOUT", "x")
     assert spool.close() == 1 and len(spool.batch(10)) == 1
+
+
+def test_what_acts_on_a_terminal_never_reaches_the_spool(tmp_path: Path) -> None:
+    path = tmp_path / "b.1.jsonl"
+    log = Log(spool=make(path))
+    log.emit("STDOUT", "\x1b[31mred\x1b[0m\u202e\x00")
+    log.system("\x9b1mours")
+    assert [line.text for line in log.spool.batch(9)] == [r"red\u202e\x00", "ours"]
+    log.spool.close()
+    assert "u001b" not in path.read_text() and "u009b" not in path.read_text()
