@@ -18,6 +18,7 @@ from builder.pipelines.catalog import Catalog
 from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
 from builder.pipelines.python import wheels
 from builder.pipelines.python.manifest import MANIFESTS, Dependencies, read_dependencies, wanted_version
+from builder.pipelines.python.required import required_files as required_files
 from builder.pipelines.python.wheels import CACHE, CONSTRAINTS, DOWNLOAD, INSTALL, LOCK
 from builder.plan import (
     Access,
