@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Plan, Step
 from builder.source.tree import Tree
@@ -20,6 +22,20 @@ class PlanRequest:
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     single_file: bool = False
+
+
+def folder_of(tree: Tree, sub_path: str) -> str:
+    """The build argument `sub_path` as a folder of the source; "." is its root. Raises `BuildError` InvalidRequest."""
+    folder = posixpath.normpath(sub_path or ".")
+    if folder == ".":
+        return folder
+    shown = sub_path[:80]
+    if folder.startswith(("/", "../")) or folder == "..":
+        raise BuildError("InvalidRequest", f"sub_path {shown} leads out of the source", where="buildArgs.sub_path")
+    if not any(path.startswith(folder + "/") for path in tree.files()):
+        message = f"sub_path {shown} is no folder of what was sent"
+        raise BuildError("InvalidRequest", message, where="buildArgs.sub_path", next="Name a folder of the source.")
+    return folder
 
 
 class Pipeline(Protocol):

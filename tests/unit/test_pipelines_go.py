@@ -11,12 +11,15 @@ from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines import catalog, go
 from builder.pipelines.base import PlanRequest
-from builder.pipelines.go.source import is_built, read_head, read_mod
+from builder.pipelines.go.constraints import tags_of
+from builder.pipelines.go.modules import read_mod
+from builder.pipelines.go.source import is_built, read_head
 from builder.plan import Network, Plan
 from builder.source.tree import DictTree
 from tests.go_file_names import BY_NAME
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
+TAGS = tags_of("1.26")
 MAIN = "package main\n\nfunc main() {}\n"
 SDK_MAIN = 'package main\n\nimport "ignite"\n\nfunc main() { ignite.Start(nil) }\n'
 UUID_MAIN = 'package main\n\nimport "github.com/google/uuid"\n\nfunc main() { println(uuid.NewString()) }\n'
@@ -278,12 +281,12 @@ def test_heads_of_go_files(text: str, package: str, imports: list[str]) -> None:
 )
 def test_build_constraints(path: str, constraint: str, expected: bool) -> None:
     head = f"//go:build {constraint}\n\n" if constraint else ""
-    assert is_built(read_head(path, head + "package a\n")) is expected
+    assert is_built(read_head(path, head + "package a\n"), TAGS) is expected
 
 
 @pytest.mark.parametrize("name", BY_NAME, ids=str)
 def test_the_name_of_a_file_says_where_it_is_built(name: str) -> None:
-    assert is_built(read_head(name, "package a\n")) is BY_NAME[name]
+    assert is_built(read_head(name, "package a\n"), TAGS) is BY_NAME[name]
 
 
 def test_a_main_package_whose_file_name_only_looks_constrained_is_built() -> None:

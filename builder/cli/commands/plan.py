@@ -132,7 +132,7 @@ def make(
         single_file=source.single_file,
     )
     tree = DirTree(source.root)
-    detection = pipelines.detect(tree, runtime or None, known)
+    detection = pipelines.detect(tree, runtime or None, known, build_args.get("sub_path", ""))
     return pipelines.plan(detection, tree, request, catalog_of(settings), known)
 
 
