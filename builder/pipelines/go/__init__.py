@@ -353,7 +353,7 @@ _NO_ORDER = re.compile(r"import cycle not allowed|found packages |build constrai
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """What `go` said. The order matters: a lock that does not fit comes before the error it causes."""
     said = [cut_root(line) for line in lines]
-    trouble = index_trouble(said) if step.network is Network.INDEX else None
+    trouble = index_trouble(said) if step.name not in ("compile", LOOK_STEP) else None
     found = _lock(said) or _manifest(said) or trouble or _module(said) or _cgo(said) or _compiler(said, exit_code)
     if found:
         return found
@@ -440,7 +440,7 @@ def _cgo(said: Sequence[str]) -> Diagnosis | None:
             who = f"{path} of {module}" if module and module.split(" ")[0] != path else module or path
             return Diagnosis(
                 reason="CgoRefused", message=f'{who} imports "C" in {file}; the artifact is built without cgo',
-                where=f"{at[1]}:{at[2]}" if at else f"go.mod  {module or path}", said=(line,), next=hint,
+                where=f"{at[1]}:{at[2]}" if at else f"go.mod  {(module or path).split()[0]}", said=(line,), next=hint,
             )  # fmt: skip
     return None
 

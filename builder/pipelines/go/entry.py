@@ -160,7 +160,7 @@ def _no_main(packages: Packages, project: Project, tags: frozenset[str]) -> Buil
     for folder in own_folders(packages, project):
         if why := _why_not(packages, folder, tags):
             file = next(one for one in packages.files(folder) if one.package == "main")
-            return BuildError("EntryPointMissing", f"no package main: the one in {file.path} is {why}",
+            return BuildError("EntryPointMissing", f"no package main: {has}; the one in {file.path} is {why}",
                               where=f"{file.path}:{file.constraint.line or file.line}", next=hint)  # fmt: skip
     apart = (one for one in packages.folders() if not project.module_of(one))
     for folder in apart:
