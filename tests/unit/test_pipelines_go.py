@@ -415,6 +415,7 @@ def test_several_programs_are_listed_with_the_argument_that_chooses() -> None:
         made = planned(files, entry=entry)
         assert (target(made), choice(made, "entry")[1]) == ("./b", "build argument entry, b/main.go:1")
     assert target(planned(files, entry="tools/c")) == "./tools/c"
+    assert target(planned(files | {"_examples/x/main.go": MAIN}, entry="_examples/x")) == "./_examples/x"
 
 
 @pytest.mark.parametrize(

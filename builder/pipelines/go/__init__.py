@@ -118,7 +118,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         target,
     )
     compile_step = Step(name="compile", argv=argv, env=ENV, caches=("go-mod", "go-build"))
-    steps = (compile_step,)
+    steps: tuple[Step, ...] = (compile_step,)
     if download or vendored:
         argv = (GO, "list", "-deps", *flags, "-f", LOOK, target)
         steps = (Step(name=LOOK_STEP, argv=argv, env=LOOK_ENV, caches=("go-mod", "go-build")), compile_step)

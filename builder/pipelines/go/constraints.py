@@ -100,8 +100,8 @@ def read_constraint(text: str) -> Constraint:
         return _parsed(*expression)
     if too_long := next((at for option, at in options[:counted] if len(option) > LINE_LIMIT), 0):
         raise TooComplex("the build constraint is too long", too_long)
-    line = options[0][1] if counted else 0
-    return Constraint(options=tuple(option for option, _ in options[:counted]), line=line)
+    first = options[0][1] if counted else 0
+    return Constraint(options=tuple(option for option, _ in options[:counted]), line=first)
 
 
 def _parsed(expression: str, line: int) -> Constraint:

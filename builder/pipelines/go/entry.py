@@ -5,7 +5,7 @@ from __future__ import annotations
 import fnmatch
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from builder.errors import BuildError
 from builder.pipelines.go.modules import Module, Project, below
@@ -56,8 +56,12 @@ def target_of(project: Project, folder: str) -> str:
 
 def _mains(packages: Packages, project: Project, tags: frozenset[str]) -> dict[str, str]:
     """Folder → file:line of each package main of the main modules that a build would take."""
+    return _mains_of(packages, own_folders(packages, project), tags)
+
+
+def _mains_of(packages: Packages, folders: Iterable[str], tags: frozenset[str]) -> dict[str, str]:
     mains: dict[str, str] = {}
-    for folder in own_folders(packages, project):
+    for folder in folders:
         for file in packages.files(folder):
             # A file that `go` refuses makes its package fail, not vanish.
             if file.package == "main" and (is_built(file, tags) or file.constraint.fault):
@@ -118,6 +122,8 @@ def _named(
     folder = below(project.home, posixpath.dirname(asked) if asked.endswith(".go") else asked)
     if not asked.startswith(".") and folder not in packages:
         folder = folder_of(asked, project.paths) or folder
+    if project.module_of(folder):  # also one that no pattern matches, such as _examples/hello
+        mains = mains | _mains_of(packages, [folder], tags)
     if folder in mains:
         return folder, f"build argument entry, {mains[folder]}"
     known = f"; package main is in {_listed(project, list(mains))}" if mains else ""
