@@ -77,6 +77,13 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
     ),
     "go-twopackages": (COMPILE, "CompileFailed", "", "go build exited 1", "found packages lib (lib.go) and main"),
     "go-vendor": (COMPILE, "LockOutdated", "vendor/modules.txt", "vendor/ does not fit", "go: inconsistent vendoring"),
+    "go-vendor-lacks": (
+        COMPILE,
+        "LockOutdated",
+        "requester/requester.go:30:2",
+        "golang.org/x/net/http2 is imported, but vendor/ lacks it",
+        "requester/requester.go:30:2: cannot find",
+    ),
     "uv-503": (INSTALL, "PackageIndexUnavailable", "", "503 Service Unavailable", "error: Failed to fetch"),
     "uv-abi": (
         INSTALL,

@@ -454,6 +454,11 @@ def _compiler(said: Sequence[str], exit_code: int) -> Diagnosis | None:
     words = tuple(line for line in said_from(said, _AT) if not line.startswith("# "))
     if missing := _NO_PACKAGE.search(text):
         name = missing[1] or missing[2]
+        if "-mod=vendor" in text:
+            return Diagnosis(
+                reason="LockOutdated", message=f"{name} is imported, but vendor/ lacks it", where=where, said=words,
+                next="Run go mod vendor, commit vendor/ and send all of it.",
+            )  # fmt: skip
         return Diagnosis(
             reason="DependencyNotFound", message=f"{name} is imported, but no module provides it", where=where,
             said=words, next=f"Add it: go get {name}" if "." in name.split("/")[0] else f"Correct the import {name}.",
