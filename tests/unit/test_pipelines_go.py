@@ -13,7 +13,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog, go
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.go.constraints import tags_of
-from builder.pipelines.go.modules import read_mod
+from builder.pipelines.go.project import read_mod
 from builder.pipelines.go.source import is_built, read_head
 from builder.plan import Network, Plan
 from builder.source.tree import DictTree

@@ -26,7 +26,7 @@ from builder.pipelines.go.entry import (
     refuse_missing_embeds,
     target_of,
 )
-from builder.pipelines.go.modules import GoMod, Project, below, go_version, is_outside, read_project, read_work
+from builder.pipelines.go.project import GoMod, Project, below, go_version, is_outside, read_project, read_work
 from builder.pipelines.go.source import Packages, reachable
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
 from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile

@@ -68,11 +68,15 @@ class Constraint:
             return evaluate(self.expression, tags)
         return all(_any_option(text, tags) for text in self.options)
 
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """The constraint as a Go file has it."""
+        if self.expression:
+            return (f"//go:build {self.expression}",)
+        return tuple(f"// +build {option}" for option in self.options)
+
     def __str__(self) -> str:
-        return f"//go:build {self.expression}" if self.expression else f"// +build {' '.join(self.options)}"
-
-
-NONE = Constraint()
+        return " ".join(self.lines)
 
 
 def read_constraint(text: str) -> Constraint:

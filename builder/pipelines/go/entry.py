@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterable, Iterator
 
 from builder.errors import BuildError
-from builder.pipelines.go.modules import Module, Project, below
+from builder.pipelines.go.project import Module, Project, below
 from builder.pipelines.go.source import GoFile, Packages, folder_of, is_built
 from builder.source.tree import Tree
 
