@@ -143,7 +143,7 @@ class World:
         repository = f"acme/n{build_id[-1]}" if self.model.apart else "acme/n"
         values = {
             "build_id": build_id, "organization": "acme", "name": "n", "request_hash": request_hash, "request": "{}",
-            "source_sha256": "0" * 64, "source_size": 1, "single_file": False, "runtime": "go", "queue": "compile.go",
+            "source_sha256": "0" * 64, "source_size": 1, "runtime": "go", "queue": "compile.go",
             "toolchain": "go-1.26", "repository": repository, "tags": '["latest"]', "priority": 0, "no_cache": False,
             "timeout_ms": FAR, "queue_timeout_ms": FAR, "idempotency_key": f"key of {build_id[-1]}",
         }  # fmt: skip

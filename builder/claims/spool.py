@@ -175,9 +175,13 @@ def is_owned(path: Path) -> bool:
 
 
 def process_start(pid: int) -> str:
-    """The process's start time in clock ticks (proc(5), field 22); with the pid it names a process for ever."""
+    """The process's start time in clock ticks (proc(5), field 22); with the pid it names a process for ever.
+
+    Empty for one that has ended. A zombie has: where process 1 reaps no orphans it stays for as long as the container.
+    """
     try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+        return "" if fields[0] in ("Z", "X") else fields[19]
     except (OSError, IndexError):
         return ""
 

@@ -196,10 +196,11 @@ def _now() -> float:
 
 
 def load_registry() -> None:
-    """Load what the push needs."""
-    from builder.images import registry
+    """Load what the push needs. The HTTP client loads half of itself with its first instance."""
+    from builder.images import registry, transport
 
     assert registry
+    transport.new_client().close()
 
 
 def process_name() -> str:

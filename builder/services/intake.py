@@ -87,7 +87,6 @@ def take(
         "request": text,
         "source_sha256": sha256,
         "source_size": size,
-        "single_file": body == "source_code",
         "runtime": runtime,
         "queue": f"compile.{runtime or 'any'}",
         "toolchain": toolchain,

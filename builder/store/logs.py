@@ -150,7 +150,6 @@ def _insert(tx: Connection, row: Counters, lines: Sequence[Line]) -> tuple[list[
         {
             "build_id": row["build_id"],
             "first_sequence": chunk[0]["s"],
-            "count": len(chunk),
             "lines": json.dumps(chunk),
         }
         for chunk in chunks

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, func, insert, select, update
 
 from builder.store import membership
 from builder.store.engine import Store
@@ -72,14 +72,15 @@ def all_nodes(store: Store) -> list[Node]:
         return read(tx, store.now(tx))
 
 
-def read(tx: Connection, now: int) -> list[Node]:
-    """The same inside a transaction."""
-    query = (
-        select(builds.c.node_id, func.count())
-        .where(builds.c.status == RUNNING, builds.c.stage == WORK)
-        .group_by(builds.c.node_id)
+def read(tx: Connection, now: int | ColumnElement[int]) -> list[Node]:
+    """The same inside a transaction: one statement."""
+    working = select(builds.c.node_id, func.count().label("running"))
+    working = working.where(builds.c.status == RUNNING, builds.c.stage == WORK).group_by(builds.c.node_id)
+    busy = working.subquery()
+    query = select(
+        nodes, (now - nodes.c.seen_at).label("seen_ms_ago"), func.coalesce(busy.c.running, 0).label("running")
     )
-    busy = {row[0]: int(row[1]) for row in tx.execute(query)}
+    found = tx.execute(query.outerjoin_from(nodes, busy, busy.c.node_id == nodes.c.node_id)).mappings()
     return [
         Node(
             node_id=row["node_id"],
@@ -87,10 +88,10 @@ def read(tx: Connection, now: int) -> list[Node]:
             toolchains=frozenset(json.loads(row["toolchains"])),
             slots=row["slots"],
             drain=row["drain"],
-            seen_ms_ago=now - row["seen_at"],
-            running=busy.get(row["node_id"], 0),
+            seen_ms_ago=row["seen_ms_ago"],
+            running=row["running"],
         )
-        for row in tx.execute(select(nodes)).mappings()
+        for row in found
     ]
 
 

@@ -37,7 +37,6 @@ builds = Table(
     Column("request", Text, nullable=False),  # CreateBuildRequest without its source
     Column("source_sha256", String(64), nullable=False),
     Column("source_size", BigInteger, nullable=False),
-    Column("single_file", Boolean, nullable=False),
     Column("runtime", String(40), nullable=False),
     Column("queue", String(80), nullable=False),
     Column("toolchain", String(80), nullable=False),
@@ -107,7 +106,6 @@ log_chunks = Table(
     metadata,
     Column("build_id", _ordered(20), ForeignKey("builds.build_id"), primary_key=True),
     Column("first_sequence", BigInteger, primary_key=True),
-    Column("count", Integer, nullable=False),
     Column("lines", Text, nullable=False),
 )
 

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.claims.spool import own, spool_path
+from builder.claims.spool import is_owned, own, spool_path
 from builder.node.leftovers import remove_left_behind
+from builder.sandbox import cgroups
 from tests.crash_fixtures import LEASE_MS, LINES, Installation, installation, is_terminal, kill_group, until
 
 pytestmark = pytest.mark.e2e
@@ -83,6 +84,23 @@ def test_a_killed_node_comes_back_and_builds_again_within_a_lease_and_five_secon
         parts.wait_ended(60)
         assert all(parts.get(one)["attempt"] == 2 for one in lost)
         assert_promises(parts)
+
+
+def test_an_owner_that_nobody_reaps_is_gone(tmp_path: Path) -> None:
+    """In a container whose process 1 reaps no orphans, a killed owner stays a zombie for ever."""
+    path = spool_path(tmp_path, "c" * 20, 1)
+    child = os.fork()
+    if not child:
+        own(path)
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        assert not is_owned(path)
+        assert not cgroups._lives(child)
+        assert cgroups._lives(os.getpid())
+    finally:
+        os.waitpid(child, 0)
 
 
 def test_a_node_ends_what_a_killed_owner_left_and_nothing_of_a_live_one(tmp_path: Path) -> None:

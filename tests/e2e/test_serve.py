@@ -48,20 +48,21 @@ def test_healthz_and_readyz_of_a_server_that_has_all_its_parts(serve: Serve) -> 
     assert (serve.ask("GET", "/readyz").status_code, serve.ask("GET", "/readyz").json()) == (200, {"ready": True})
 
 
-def test_readyz_names_a_store_that_does_not_answer(serve: Serve) -> None:
+def test_readyz_waits_for_no_writer_and_names_a_store_that_cannot_be_read(serve: Serve) -> None:
     with closing(sqlite3.connect(serve.data / "builder.db", timeout=20, isolation_level=None)) as store:
         store.execute("begin immediate")
+        try:
+            assert serve.ask("GET", "/readyz").status_code == 200
+        finally:
+            store.execute("rollback")
+        store.execute("alter table builds rename to away")
         try:
             answer = serve.ask("GET", "/readyz")
             assert serve.ask("GET", "/healthz").status_code == 200
         finally:
-            store.execute("rollback")
+            store.execute("alter table away rename to builds")
     assert answer.status_code == 503
-    assert answer.json() == {
-        "code": "UNAVAILABLE",
-        "message": "missing: store",
-        "details": [{"part": "store", "why": "no answer within 2 s"}],
-    }
+    assert {"part": "store", "why": "OperationalError"} in answer.json()["details"]
 
 
 def test_readyz_names_a_redis_that_is_gone(tmp_path: Path) -> None:
