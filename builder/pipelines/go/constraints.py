@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from builder.pipelines.limits import LINE_LIMIT
 
 NESTING = 32
+MOST_TERMS = 101
+"""`go` leaves out a `// +build` line of more than 100 operators."""
 _TOOL_TAGS = ("amd64.v1", "goexperiment.regabiargs", "goexperiment.regabiwrappers")
 # `internal/syslist` of Go: past, present and future names. "unix" is a tag, but no part of a file name.
 _KNOWN_OS = frozenset(
@@ -157,8 +159,7 @@ def _option(line: str) -> str | None:
 
 def _any_option(text: str, tags: frozenset[str]) -> bool:
     """Options apart by blanks: one must hold. Terms apart by commas: all must."""
-    terms = text.replace(",", " , ").split()
-    if len(terms) > 201:  # `go` leaves a line of more than 100 operators out
+    if len(text.replace(",", " ").split()) > MOST_TERMS:
         return True
     return any(all(_term(term, tags) for term in option.split(",")) for option in text.split())
 

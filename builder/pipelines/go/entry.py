@@ -28,12 +28,10 @@ def choose(packages: Packages, project: Project, tags: frozenset[str], entry: st
         return project.base, mains[project.base]
     near = [folder for folder in mains if project.base == "." or folder.startswith(project.base + "/")]
     own = [folder for folder in near if not ASIDE.intersection(_inside(project, folder).split("/"))]
-    for found, why in ((own, "the only one"), (near, "the only one")):
-        if len(found) == 1:
-            other = f" outside of {', '.join(sorted(_aside(project, near)))}" if len(near) > 1 else ""
-            return found[0], f"{mains[found[0]]}, {why}{other}"
-        if found:
-            break
+    if len(own) == 1 or (not own and len(near) == 1):
+        found = (own or near)[0]
+        other = f" outside of {', '.join(sorted(_aside(project, near)))}" if len(near) > 1 else ""
+        return found, f"{mains[found]}, the only one{other}"
     commands = [folder for folder in own if re.fullmatch(r"cmd/[^/]+", _inside(project, folder))]
     if len(commands) == 1:
         return commands[0], f"{mains[commands[0]]}, the only one below cmd/"
@@ -44,14 +42,9 @@ def choose(packages: Packages, project: Project, tags: frozenset[str], entry: st
         raise BuildError(
             "EntryPointMissing",
             f"package main is not at the root, but in several folders: {_listed(project, own or near)}",
-            next=f"Name the one to build: --build-arg entry={_relative(project, sorted(own or near)[0])}",
+            next=f"Name the one to build: --build-arg entry={target_of(project, sorted(own or near)[0])}",
         )
     raise _no_main(packages, project, tags)
-
-
-def target_of(project: Project, folder: str) -> str:
-    """A folder as an argument of `go build` in the folder where it runs."""
-    return _relative(project, folder)
 
 
 def _mains(packages: Packages, project: Project, tags: frozenset[str]) -> dict[str, str]:
@@ -93,7 +86,8 @@ def _inside(project: Project, folder: str) -> str:
     return posixpath.relpath(folder, module.folder) if module else folder
 
 
-def _relative(project: Project, folder: str) -> str:
+def target_of(project: Project, folder: str) -> str:
+    """A folder as an argument of `go build` in the folder where it runs."""
     path = posixpath.relpath(folder, project.home)
     return path if path.startswith(".") else f"./{path}"
 
