@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
-from builder.pipelines.base import Pipeline, PlanRequest, folder_of, missing
+from builder.pipelines.base import Need, Pipeline, PlanRequest, folder_of, missing
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Plan, Step
 from builder.source.tree import SubTree, Tree
@@ -70,6 +70,14 @@ def _detect(tree: Tree, runtime: str | None, known: tuple[Pipeline, ...]) -> Det
             return found
     supported = ", ".join(names(known))
     raise BuildError("EntryPointMissing", f"none of {supported} recognizes this source", next=_shown(tree))
+
+
+def required_files(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Iterator[Need]:
+    """The files that the source names and cannot do without, as far as its pipeline knows any. Raises `BuildError`
+    EntryPointMissing, or ManifestInvalid for a file that is too large."""
+    found = getattr(_named(detect(tree, runtime, known).runtime, known), "required_files", None)
+    if found is not None:
+        yield from found(tree)
 
 
 def plan(

@@ -14,6 +14,16 @@ from builder.source.tree import Tree
 
 
 @dataclass(frozen=True, kw_only=True)
+class Need:
+    """A file that a source cannot do without: named at `where` (file:line), in words (`embeds x`), and the paths or
+    globs of which one has to be there."""
+
+    where: str
+    what: str
+    paths: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlanRequest:
     """What the request says about the build; empty means "you decide"."""
 

@@ -27,6 +27,7 @@ from builder.pipelines.go.entry import (
     target_of,
 )
 from builder.pipelines.go.project import GoMod, Project, below, go_version, is_outside, read_project, read_work
+from builder.pipelines.go.required import required_files as required_files
 from builder.pipelines.go.source import Packages, reachable
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
 from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile
