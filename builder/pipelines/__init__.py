@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
-from builder.pipelines.base import Need, Pipeline, PlanRequest, folder_of, missing
+from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, folder_of, missing
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Plan, Step
 from builder.source.tree import SubTree, Tree
@@ -40,6 +39,11 @@ def _loaded(name: str) -> Pipeline:
 def names(known: tuple[Pipeline, ...] = PIPELINES) -> tuple[str, ...]:
     """The runtimes that can be planned."""
     return tuple(module.NAME for module in known)
+
+
+def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, ...]]:
+    """Runtime → the build arguments that its plans read."""
+    return {module.NAME: module.BUILD_ARGS for module in known}
 
 
 def detect(
@@ -89,21 +93,11 @@ def plan(
 ) -> Plan:
     """What would run for a detected source. Raises `BuildError` BuildArgUnknown and what the pipeline raises."""
     module = _named(detection.runtime, known)
-    _refuse_unknown(module, request.build_args)
+    check_arguments(module.NAME, module.BUILD_ARGS, request.build_args)
     try:
         return module.plan(tree, detection, request, catalog)
     except RecursionError:
         raise BuildError("ManifestInvalid", "a file of the source is nested too deeply to be read") from None
-
-
-def _refuse_unknown(module: Pipeline, arguments: Mapping[str, str]) -> None:
-    unknown = next(iter(sorted(set(arguments) - set(module.BUILD_ARGS))), "")[:80]
-    if unknown:
-        has = f"it takes {', '.join(module.BUILD_ARGS)}" if module.BUILD_ARGS else "it takes none"
-        nearest = next(iter(difflib.get_close_matches(unknown.lower().replace("-", "_"), module.BUILD_ARGS, n=1)), "")
-        message = f'{module.NAME} has no build argument "{unknown}"; {has}'
-        hint = f"Did you mean {nearest}?" if nearest else ""
-        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown}", next=hint)
 
 
 def diagnose(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -84,6 +85,20 @@ class Pipeline(Protocol):
     def resolved(self, tree: Tree) -> tuple[tuple[str, str], ...]:
         """After the steps: (package URL, "algorithm:hex") of each package the resolver pinned, for the provenance."""
         ...
+
+
+def check_arguments(runtime: str, known: Sequence[str], given: Iterable[str]) -> None:
+    """Refuse a build argument that no plan of the runtime reads, by its name only: its value may be a secret.
+
+    Raises `BuildError` BuildArgUnknown.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        has = f"it takes {', '.join(known)}" if known else "it takes none"
+        message = f'{runtime} has no build argument "{unknown[0][:80]}"; {has}'
+        asked = unknown[0][:80].lower().replace("-", "_")
+        nearest = next(iter(difflib.get_close_matches(asked, known, n=1)), "")
+        hint = f"Did you mean {nearest}?" if nearest else ""
+        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}", next=hint)
 
 
 MEMBERS = tuple(name for name in (*Pipeline.__annotations__, *vars(Pipeline)) if not name.startswith("_"))
