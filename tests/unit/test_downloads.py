@@ -63,7 +63,13 @@ def test_no_cache_is_both_downloaded_by_some_step_and_written_by_another() -> No
 
 def test_what_a_fetch_step_sees_of_a_source_is_what_we_wrote_or_a_lock() -> None:
     for name, plan in plans().items():
-        assert {copy.path.rpartition("/")[2] for copy in plan.copies} <= {"go.sum", "uv.lock"}, name
+        assert {copy.path.rpartition("/")[2] for copy in plan.copies} <= {
+            "go.mod",
+            "go.sum",
+            "go.work",
+            "go.work.sum",
+            "uv.lock",
+        }, name
         for stub in plan.stubs:
             assert not any(word in stub.content for word in ("${", "://", "-e ", "-r ")), (name, stub)
 
@@ -250,4 +256,4 @@ def test_the_build_user_enters_what_the_node_makes_for_it_whatever_the_umask(
         downloads.is_needed(attempt, plan, download)
     finally:
         os.umask(before)
-    assert chowned == ["proxy", "a.example", "y", "@v"]
+    assert chowned == [".ignite-proxy", "a.example", "y", "@v"]
