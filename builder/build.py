@@ -15,10 +15,11 @@ from builder.attempt.fetch import Source, open_source
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.steps import StepResult, execute_step, prepare
+from builder.attempt.verdict import of_error, of_refused, of_step
 from builder.claims.outcome import Artifact, Material, Outcome, Verdict
 from builder.errors import BuildError
 from builder.key import build_key
-from builder.plan import Plan, Step
+from builder.plan import Network, Plan, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +41,14 @@ def run_build(attempt: Attempt) -> Outcome:
         with attempt.phase("BUILD"):
             prepare(attempt, bound.plan)
             attempt.node.label("prepared")
+            earlier: tuple[str, ...] = ()
             fetched: tuple[Material, ...] = ()
             for number, step in enumerate(steps, 1):
                 attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
                 if is_needed(attempt, bound.plan, step):
-                    judge(attempt, bound.plan, step, execute_step(attempt, bound.toolchain, step))
+                    result = execute_step(attempt, bound.toolchain, step)
+                    judge(attempt, bound.plan, step, result, earlier)
+                    earlier += result.tail if step.network is Network.NONE else ()
                 else:
                     attempt.log.system(f"step {number} is left out: the cache {cache_of(step)} has what it downloads")
                 fetched += keep(attempt, bound.plan, step)
@@ -52,7 +56,10 @@ def run_build(attempt: Attempt) -> Outcome:
         return Outcome(artifact=finish_build(attempt, bound, fetched))
     except BuildError as error:  # reason, error_class and hint travel inside
         return Outcome(failure=error)
-    except Exception as error:  # a fault of the builder, never the user's
+    except Exception as error:  # a fault of the builder or of its node, never the user's
+        if known := of_error(attempt, error):
+            known.phase = attempt.log.phase_name
+            return Outcome(failure=known, unexpected=repr(error))
         message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
         return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
 
@@ -65,7 +72,9 @@ def plan_build(attempt: Attempt) -> Planned:
         source = open_source(attempt)
         log.system(source.summary)
     with attempt.phase("DETECT"):
-        detection = pipelines.detect(source.tree, attempt.request.runtime, node.known)
+        detection = pipelines.detect(
+            source.tree, attempt.request.runtime, node.known, attempt.request.build_args.get("sub_path", "")
+        )
         log.system(f"{detection.runtime}, because {detection.because}")
     with attempt.phase("PLAN"):
         plan = pipelines.plan(detection, source.tree, attempt.request, node.catalog, node.known)
@@ -87,14 +96,23 @@ def finish_build(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] =
     return artifact
 
 
-def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult) -> None:
-    """Raise what the end of a step means. A limit that stopped it goes before its exit code."""
+def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult, earlier: tuple[str, ...] = ()) -> None:
+    """Raise what the end of a step means. A limit that stopped it goes before its exit code.
+
+    `earlier`: the last lines of the steps before it, but for those that speak of a network.
+    """
     if result.reason:
         message = f"step {step.name}: {result.detail}"
         raise BuildError(result.reason, message, exit_code=result.exit_code, limit=result.limit, peak=result.peak)
     if result.exit_code == 0:
         return
-    found = pipelines.diagnose(plan.detection.runtime, step, result.exit_code, result.tail, attempt.node.known)
+    if ours := of_step(attempt, step, result):
+        raise ours
+    found = pipelines.diagnose(
+        plan.detection.runtime, step, result.exit_code, (*earlier, *result.tail), attempt.node.known
+    )
+    if refused := of_refused(attempt, plan, result, found):
+        raise refused
     raise BuildError(
         found.reason,
         found.message,

@@ -113,7 +113,7 @@ def _fetched(attempt: Attempt, plan: Plan) -> Fetched | None:
     for file in found.files if found else ():
         _require_plain(file.path)
         path = folder / file.path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(attempt, folder, file.path)
         with suppress(FileNotFoundError):
             path.unlink()
         with path.open("x", encoding="utf-8") as out:
@@ -124,11 +124,19 @@ def _fetched(attempt: Attempt, plan: Plan) -> Fetched | None:
         _require_plain(link.target)
         root = shared(attempt, link.cache) if attempt.node.settings.unsandboxed else Path("/cache", link.cache)
         path = folder / link.path
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folders(attempt, folder, link.path)
         with suppress(FileNotFoundError):
             path.unlink()
         path.symlink_to(root / link.target)
     return found
+
+
+def _make_folders(attempt: Attempt, root: Path, path: str) -> None:
+    """The folders of a file below `root`, for the build's user to enter whatever the worker's umask."""
+    missing = [above for above in Path(path).parents if not (root / above).is_dir()]
+    for above in reversed(missing):
+        (root / above).mkdir()
+        attempt.chown_to_build_user(root / above)
 
 
 def _marker(attempt: Attempt, plan: Plan) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
-from builder.pipelines.base import Need, Pipeline, PlanRequest, missing
+from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, folder_of, missing
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
-from builder.source.tree import Tree
+from builder.source.tree import SubTree, Tree
 
 PIPELINES: tuple[Pipeline, ...] = (go, python)
 _NAME_IT = "Name its runtime: --runtime, or code.compile.runtime on the wire."
@@ -40,8 +41,26 @@ def names(known: tuple[Pipeline, ...] = PIPELINES) -> tuple[str, ...]:
     return tuple(module.NAME for module in known)
 
 
-def detect(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Detection:
-    """The runtime asked for, or the first that recognizes the source. Raises `BuildError` EntryPointMissing."""
+def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, ...]]:
+    """Runtime → the build arguments that its plans read."""
+    return {module.NAME: module.BUILD_ARGS for module in known}
+
+
+def detect(
+    tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES, sub_path: str = ""
+) -> Detection:
+    """The runtime asked for, or the first that recognizes the source, or that folder of it.
+
+    Raises `BuildError` EntryPointMissing, and InvalidRequest for a `sub_path` that is no folder of the source.
+    """
+    folder = folder_of(tree, sub_path)
+    if folder != ".":
+        found = _detect(SubTree(tree, folder), runtime, known)
+        return replace(found, because=f"{found.because} of {folder}")
+    return _detect(tree, runtime, known)
+
+
+def _detect(tree: Tree, runtime: str | None, known: tuple[Pipeline, ...]) -> Detection:
     if runtime:
         found = _named(runtime, known).detect(tree)
         if found:
@@ -74,10 +93,7 @@ def plan(
 ) -> Plan:
     """What would run for a detected source. Raises `BuildError` BuildArgUnknown and what the pipeline raises."""
     module = _named(detection.runtime, known)
-    if unknown := sorted(set(request.build_args) - set(module.BUILD_ARGS)):
-        has = f"it takes {', '.join(module.BUILD_ARGS)}" if module.BUILD_ARGS else "it takes none"
-        message = f'{module.NAME} has no build argument "{unknown[0][:80]}"; {has}'
-        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
+    check_arguments(module.NAME, module.BUILD_ARGS, request.build_args)
     try:
         return module.plan(tree, detection, request, catalog)
     except RecursionError:

@@ -56,6 +56,7 @@ builds = Table(
     Column("failures", BigInteger, nullable=False, server_default="0"),
     Column("retries", BigInteger, nullable=False, server_default="0"),
     Column("node_id", String(200), nullable=False, server_default=""),
+    Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
     Column("nonce", String(64), nullable=False, server_default=""),
     Column("lease_until", BigInteger, nullable=False, server_default="0"),
     Column("not_before", BigInteger, nullable=False, server_default="0"),
@@ -193,6 +194,7 @@ nodes = Table(
     Column("slots", Integer, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
     Column("drain", Boolean, nullable=False, server_default="0"),
+    Column("lacks", String(200), nullable=False, server_default=""),  # why it offers no slots now
 )
 
 revoked = Table(

@@ -125,6 +125,24 @@ def test_a_node_ends_what_a_killed_owner_left_and_nothing_of_a_live_one(tmp_path
             kill_group(sandbox)
 
 
+def test_caches_that_were_put_aside_go_once_nothing_reads_them(tmp_path: Path) -> None:
+    caches = tmp_path / "caches" / "acme" / "uv"
+    caches.mkdir(parents=True)
+    argv = ["bwrap", "--bind", "/", "/", "--bind", str(caches), "/mnt", "--unshare-pid", "sleep", "60"]
+    sandbox = subprocess.Popen(argv, start_new_session=True)
+    try:
+        until(lambda: is_set_up(sandbox.pid), 10, "the sandbox was not set up")
+        (tmp_path / "work").mkdir()
+        caches.parent.rename(tmp_path / "work" / f"{'a' * 20}-2.caches")
+        assert remove_left_behind(tmp_path) == 0
+        assert sandbox.poll() is None, "a build that reads them goes on"
+    finally:
+        kill_group(sandbox)
+    sandbox.wait()
+    until(lambda: remove_left_behind(tmp_path) == 1, 10, "the caches stay")
+    assert not list((tmp_path / "work").iterdir())
+
+
 def is_set_up(bwrap: int) -> bool:
     """Whether the sandbox below bubblewrap's process has come to its command."""
     children = Path(f"/proc/{bwrap}/task/{bwrap}/children").read_text(encoding="utf-8").split()

@@ -57,8 +57,10 @@ class World:
         built = pb.BuiltArtifact(digest="sha256:" + "a" * 64, reference="r@sha256:" + "a" * 64, size_bytes=1)
         return builds.finish(self.store, pb.FinishRequest(build_id=build_id, claim=claim, success=built), 1000)
 
-    def fail_work(self, build_id: str, claim: int, reason: str = "CompileFailed", count: int = 0) -> builds.Finished:
-        failure = pb.Failure(reason=reason, message="m")
+    def fail_work(
+        self, build_id: str, claim: int, reason: str = "CompileFailed", count: int = 0, message: str = "m"
+    ) -> builds.Finished:
+        failure = pb.Failure(reason=reason, message=message)
         request = pb.FinishRequest(build_id=build_id, claim=claim, failure=failure, log_count=count)
         return builds.finish(self.store, request, 1000)
 

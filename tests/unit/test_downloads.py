@@ -63,7 +63,13 @@ def test_no_cache_is_both_downloaded_by_some_step_and_written_by_another() -> No
 
 def test_what_a_fetch_step_sees_of_a_source_is_what_we_wrote_or_a_lock() -> None:
     for name, plan in plans().items():
-        assert {copy.path.rpartition("/")[2] for copy in plan.copies} <= {"go.sum", "uv.lock"}, name
+        assert {copy.path.rpartition("/")[2] for copy in plan.copies} <= {
+            "go.mod",
+            "go.sum",
+            "go.work",
+            "go.work.sum",
+            "uv.lock",
+        }, name
         for stub in plan.stubs:
             assert not any(word in stub.content for word in ("${", "://", "-e ", "-r ")), (name, stub)
 
@@ -231,3 +237,23 @@ def test_a_download_is_left_out_when_the_cache_has_all_of_it(tmp_path: Path) -> 
     assert not private.exists() and not downloads.is_needed(attempt, plan, download)
     assert (fetch / "install.txt").read_text() == f"--find-links ${{WHEELS}}/{HEX}\nidna==3.10 --hash=sha256:{HEX}\n"
     assert downloads.keep(attempt, plan, download) == (("pkg:pypi/idna@3.10", f"sha256:{HEX}"),)
+
+
+def test_the_build_user_enters_what_the_node_makes_for_it_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plans()["go-deps"]
+    (download,) = [step for step in plan.steps if downloads.cache_of(step)]
+    attempt = attempt_at(tmp_path, known=pipelines.PIPELINES)
+    for made in (attempt.work / "fetch", attempt.source):
+        made.mkdir(parents=True)
+    for folder in ("fetch", "src"):
+        (attempt.work / folder / "go.sum").write_text(f"a.example/y v1.0.0 {MODULE_H1}\n")
+    chowned: list[str] = []
+    monkeypatch.setattr(type(attempt), "chown_to_build_user", lambda self, path: chowned.append(path.name))
+    before = os.umask(0o077)
+    try:
+        downloads.is_needed(attempt, plan, download)
+    finally:
+        os.umask(before)
+    assert chowned == [".ignite-proxy", "a.example", "y", "@v"]

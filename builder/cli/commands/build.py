@@ -221,7 +221,7 @@ def _send(client: Client | LocalClient, request: pb.CreateBuildRequest, packed: 
         elif whole:
             request.code.compile.archive = data
         else:
-            request.source_ref.context_id = client.upload(packed.chunks()).context_id
+            request.source_ref.context_id = client.upload(packed.chunks).context_id
     except BuildError as error:
         raise refused_here(error) from None
 

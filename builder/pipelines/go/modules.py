@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 
-from builder.pipelines.go.source import FILE_LIMIT, GoFile, GoMod, read_head
+from builder.pipelines.go.project import Project, below, is_outside
+from builder.pipelines.go.source import GoFile, Packages
 from builder.plan import Access, Cache, CacheLink, CopyFile, Fetched, Wanted, WriteFile
 from builder.source.tree import Tree
 
@@ -18,7 +19,7 @@ SUM_LIMIT = 4 * 1024 * 1024
 CACHE = "go-modules"
 DOWNLOADED = Cache(name=CACHE, access=Access.DOWNLOAD)
 VERIFIED = Cache(name=CACHE, access=Access.READ)
-PROXY = "proxy"
+PROXY = ".ignite-proxy"
 DOWNLOAD_ENV = (
     ("GOMODCACHE", f"/work/download/{CACHE}"),
     ("GOPROXY", f"file:///work/fetch/{PROXY},${{GOPROXY:-https://proxy.golang.org}}"),
@@ -73,29 +74,22 @@ _FILE_SAFE = str.maketrans("+/=", "-_.")
 
 
 def stubs(
-    tree: Tree, made: str, mod: GoMod, packages: Mapping[str, list[GoFile]]
+    tree: Tree, project: Project, packages: Packages, files: tuple[WriteFile, ...]
 ) -> tuple[tuple[WriteFile, ...], tuple[CopyFile, ...]]:
-    """What the download step sees: go.mod as the build has it, go.sum, and the go.mod of each local replacement.
+    """What the download step sees, at the places of the source: go.mod and go.work as the build has them, and sums.
 
     Without a go.sum, `go mod tidy` also needs the imports: a file for each file of the source, with nothing else in it.
     """
-    copies = [CopyFile(path="go.sum", source="go.sum")] if tree.has("go.sum") else []
-    written = [WriteFile(path="go.mod", content=made)]
-    local = sorted({posixpath.normpath(target) for target, _ in mod.replaces.values() if target.startswith(".")})
-    inside = [folder for folder in local if not folder.startswith("..") and folder != "."]
-    copies += [
-        CopyFile(path=f"{folder}/go.mod", source=f"{folder}/go.mod")
-        for folder in inside
-        if tree.has(f"{folder}/go.mod")
-    ]
-    if not tree.has("go.sum"):
-        written += _skeleton(file for files in packages.values() for file in files)
-        below = tuple(f"{folder}/" for folder in inside)
-        paths = [path for path in tree.files() if path.endswith(".go") and path.startswith(below)] if below else []
-        replaced = [path for path in paths if not path.endswith("_test.go")]
-        written += _skeleton(read_head(path, tree.read_text(path, FILE_LIMIT)) for path in replaced)
-    unique = {file.path: file for file in written}
-    return tuple(unique.values()), tuple(copies)
+    made = {file.path: file for file in files if posixpath.basename(file.path) in ("go.mod", "go.work")}
+    inside = [folder for folder in dict.fromkeys(project.paths.values()) if not is_outside(folder)]
+    names = [below(folder, name) for folder in inside for name in ("go.mod", "go.sum")]
+    names += [below(project.home, name) for name in ("go.work", "go.work.sum")] if project.work else []
+    copies = [CopyFile(path=path, source=path) for path in dict.fromkeys(names) if path not in made and tree.has(path)]
+    if not project.work and not tree.has(below(project.home, "go.sum")):
+        for folder in packages.folders():
+            if any(root == "." or f"{folder}/".startswith(f"{root}/") for root in inside):
+                made |= {file.path: file for file in _skeleton(packages.files(folder))}
+    return tuple(made.values()), tuple(copies)
 
 
 def _skeleton(files: Iterable[GoFile]) -> Iterator[WriteFile]:
@@ -104,7 +98,8 @@ def _skeleton(files: Iterable[GoFile]) -> Iterator[WriteFile]:
         if _NAME.fullmatch(file.package):
             names = dict.fromkeys(name for name, _ in file.imports if _IMPORT.fullmatch(name))
             lines = [f"package {file.package}", *(f'import _ "{name}"' for name in names if name != "C")]
-            constraint = [f"//go:build {file.constraint}", ""] if file.constraint.isprintable() else []
-            yield WriteFile(
-                path=file.path, content="\n".join([*(constraint if file.constraint else ()), *lines]) + "\n"
-            )
+            built = file.constraint.expression
+            above = [f"//go:build {built}", ""] if built and built.isprintable() and not file.constraint.fault else []
+            above += [f"// +build {option}" for option in file.constraint.options if option.isprintable()]
+            above += [""] if file.constraint.options else []
+            yield WriteFile(path=file.path, content="\n".join([*above, *lines]) + "\n")

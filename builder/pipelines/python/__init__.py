@@ -22,7 +22,7 @@ from builder.pipelines.python.manifest import MANIFESTS, read_dependencies
 from builder.pipelines.python.needs import Dependencies
 from builder.pipelines.python.required import required_files as required_files
 from builder.pipelines.python.versions import wanted_version
-from builder.pipelines.python.wheels import CACHE, DOWNLOAD, INSTALL, LOCK
+from builder.pipelines.python.wheels import CACHE, CONSTRAINTS, DOWNLOAD, INSTALL, LOCK
 from builder.plan import (
     Access,
     Cache,
@@ -161,7 +161,7 @@ def _stubs(needs: Dependencies) -> tuple[tuple[WriteFile, ...], tuple[CopyFile, 
         return (project,), (CopyFile(path=f"{PROJECT}/uv.lock", source="uv.lock"),)
     made = [WriteFile(path=_stub(needs.manifest), content="".join(f"{line}\n" for line in needs.requirements))]
     if needs.constraints:
-        made.append(WriteFile(path="constraints.txt", content="".join(f"{line}\n" for line in needs.constraints)))
+        made.append(WriteFile(path=CONSTRAINTS, content="".join(f"{line}\n" for line in needs.constraints)))
     return tuple(made), ()
 
 
@@ -183,7 +183,7 @@ def _install(needs: Dependencies, python: str) -> tuple[Step, ...]:
     argv = (
         UV, "pip", "compile", "--quiet", "--no-sources", *binary, "--no-header", "--format", "pylock.toml",
         *(("--no-deps",) if needs.complete else ()), *(("--prerelease", "allow") if needs.prerelease else ()),
-        *(("--constraint", "constraints.txt") if needs.constraints else ()),
+        *(("--constraint", CONSTRAINTS) if needs.constraints else ()),
         "--cache-dir", "/cache/uv-index", "--output-file", LOCK, _stub(needs.manifest),
     )  # fmt: skip
     index = Cache(name="uv-index", access=Access.WRITE)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from builder.errors import BuildError
-from builder.pipelines.limits import LOCK_LIMIT, read_toml
+from builder.pipelines.limits import LINE_LIMIT, LOCK_LIMIT, read_toml
 from builder.plan import Fetched, Wanted, WriteFile
 from builder.source.tree import Tree
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # other runtimes do without it
 
 LOCK = "pylock.toml"
 CACHE = "wheels"
+CONSTRAINTS = "constraints.txt"
 DOWNLOAD, INSTALL = "download.json", "install.txt"
 _PINS = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -39,7 +40,9 @@ def fetched(stubs: Tree, requirements: str, manifest: str, version: str) -> Fetc
 
     if not stubs.has(LOCK):
         return None
-    pins = _pins(stubs.read_text(requirements, LOCK_LIMIT))
+    pins = _pins(stubs.read_text(requirements, LOCK_LIMIT), manifest)
+    if stubs.has(CONSTRAINTS):  # as in pip, a hash anywhere asks for one everywhere
+        pins = _pins(stubs.read_text(CONSTRAINTS, LOCK_LIMIT), manifest) | pins
     wanted: list[Wanted] = []
     urls: list[dict[str, str]] = []
     lines: list[str] = []
@@ -129,16 +132,20 @@ def _order(version: str) -> Mapping[Tag, int]:
     return {tag: place for place, tag in reversed([*enumerate(tags)])}
 
 
-def _pins(requirements: str) -> dict[str, frozenset[str]]:
+def _pins(requirements: str, manifest: str) -> dict[str, frozenset[str]]:
     """Name → the hashes that the source allows, from a file that we or uv wrote: one requirement a logical line."""
-    from packaging.requirements import Requirement
+    from packaging.requirements import InvalidRequirement, Requirement
     from packaging.utils import canonicalize_name
 
     found: dict[str, frozenset[str]] = {}
     for line in requirements.replace("\\\n", " ").splitlines():
         need = line.partition("--hash")[0].strip()
         if need and not need.startswith("#") and (hashes := _PINS.findall(line)):
-            name = canonicalize_name(Requirement(need).name)
+            try:
+                name = canonicalize_name(Requirement(need[:LINE_LIMIT]).name)
+            except (InvalidRequirement, RecursionError):
+                message = f"a hash pins what is no requirement (PEP 508): {need[:80]}"
+                raise BuildError("ManifestInvalid", message, where=manifest, next=_again(manifest)) from None
             found[name] = found.get(name, frozenset()) | frozenset(hashes)
     return found
 
