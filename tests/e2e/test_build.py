@@ -68,6 +68,84 @@ def test_python_with_a_wheel(server: Server) -> None:
     assert answer.json() == {"ascii": "xn--bcher-kva.example", "ctx": CTX}
 
 
+def test_packages_of_python_stay_whole(server: Server) -> None:
+    """Their programs run, and `importlib.metadata` knows their files, modules and entry points."""
+    handler = """\
+import importlib.metadata as metadata, json, shutil, subprocess
+def handler(payload, ctx):
+    program = shutil.which("normalizer")
+    return {
+        "program": program,
+        "said": subprocess.run([program, "--version"], capture_output=True, text=True).stdout.split()[0],
+        "files": [str(one) for one in metadata.files("charset-normalizer") if one.name in ("RECORD", "normalizer")],
+        "missing": [str(one) for one in metadata.files("requests") if not one.locate().exists()],
+        "modules": sorted(metadata.packages_distributions()),
+        "programs": [one.name for one in metadata.entry_points(group="console_scripts") if one.dist.name == "idna"],
+    }
+"""
+    needs = "requests==2.32.3\ncharset-normalizer==3.4.0\n"
+    build = server.build("whole", tar_gz_of({"handler.py": handler, "requirements.txt": needs}), "python")
+    answer = ask(server, build, "").json()
+    assert answer["program"] == "/app/deps/bin/normalizer" and answer["said"] == "Charset-Normalizer"
+    assert sorted(answer["files"]) == ["bin/normalizer", "charset_normalizer-3.4.0.dist-info/RECORD"]
+    assert answer["missing"] == []
+    assert {"certifi", "charset_normalizer", "idna", "requests", "urllib3"} <= set(answer["modules"])
+
+
+def test_packages_of_the_source_are_imported_and_have_metadata(server: Server) -> None:
+    """The project's own `src`, a member of its workspace, and requirements for another system beside them."""
+    project = """\
+[project]
+name = "svc"
+version = "1.5"
+requires-python = ">=3.11"
+dependencies = ["acme-lib", "pywin32==306 ; sys_platform == 'win32'"]
+[project.entry-points."acme.plugins"]
+one = "svc:greet"
+[build-system]
+requires = ["uv_build>=0.7,<1"]
+build-backend = "uv_build"
+[tool.uv.sources]
+acme-lib = { workspace = true }
+[tool.uv.workspace]
+members = ["packages/*"]
+"""
+    member = """\
+[project]
+name = "acme-lib"
+version = "0.2"
+dependencies = ["idna==3.10"]
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+"""
+    handler = """\
+import importlib.metadata as metadata
+import svc
+def handler(payload, ctx):
+    (plugin,) = metadata.entry_points(group="acme.plugins")
+    return [svc.VERSION, metadata.version("acme-lib"), plugin.load()(payload.decode())]
+"""
+    files = {
+        "handler.py": handler,
+        "pyproject.toml": b"\xef\xbb\xbf" + project.encode(),
+        "src/svc/__init__.py": (
+            "import importlib.metadata\nfrom acme_lib import encode\nVERSION = importlib.metadata.version('svc')\n"
+            "def greet(text): return encode(text)\n"
+        ),
+        "packages/lib/pyproject.toml": member,
+        "packages/lib/src/acme_lib/__init__.py": "import idna\ndef encode(text): return idna.encode(text).decode()\n",
+    }
+    build = server.build("workspace", tar_gz_of(files), "python")
+    assert ask(server, build, "bücher").json() == ["1.5", "0.2", "xn--bcher-kva"]
+
+
+def test_requirements_for_another_system_install_nothing(server: Server) -> None:
+    files = {"handler.py": PYTHON_HANDLER, "requirements.txt": "pywin32==306 ; sys_platform == 'win32'\n"}
+    build = server.build("othersystem", tar_gz_of(files), "python")
+    assert ask(server, build, "hello").json() == {"payload": "hello", "ctx": CTX}
+
+
 def test_go_single_file_with_the_sdk(server: Server) -> None:
     build = server.build("gosingle", GO_MAIN, "go")
     answer = ask(server, build, "hello")

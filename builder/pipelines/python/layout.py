@@ -6,6 +6,8 @@ makes. A package with hooks, generated files or an extension needs its backend, 
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
@@ -125,7 +127,7 @@ def _kind(whole: Mapping[str, Any]) -> str:
 def _paths(tree: Tree, folder: str, whole: Mapping[str, Any], name: str) -> tuple[str, ...]:
     """The folders that hold its top-level modules, at least one."""
     found: list[str] = []
-    for root in _declared_roots(whole, _kind(whole)):
+    for root in itertools.islice(_declared_roots(whole, _kind(whole)), _MOST_ROOTS):
         path = _join(folder, root)
         if path and path not in found and (path == folder or _has_modules(tree, path)):
             found.append(path)
@@ -138,6 +140,7 @@ def _paths(tree: Tree, folder: str, whole: Mapping[str, Any], name: str) -> tupl
     return (_join(folder, "src"),) if _has_modules(tree, _join(folder, "src")) else (folder,)
 
 
+_MOST_ROOTS = 8
 _ENDS = ("/__init__.py", ".py")
 
 
@@ -169,7 +172,13 @@ def _join(folder: str, path: str) -> str:
 
 
 def _has_modules(tree: Tree, folder: str) -> bool:
-    return any(path.startswith(f"{folder}/") and path.endswith(".py") for path in tree.files())
+    files, below = tree.files(), f"{folder}/"
+    for at in range(bisect.bisect_left(files, below), len(files)):
+        if not files[at].startswith(below):
+            break
+        if files[at].endswith(".py"):
+            return True
+    return False
 
 
 def _metadata(

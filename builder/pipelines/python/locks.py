@@ -11,6 +11,7 @@ from builder.pipelines.limits import LINE_LIMIT, LOCK_LIMIT, read_toml
 from builder.pipelines.python.layout import read_local
 from builder.pipelines.python.needs import (
     DIGEST,
+    MOST_FILES,
     NAME,
     SPECIFIER,
     Dependencies,
@@ -34,12 +35,15 @@ from builder.pipelines.python.project import (
 from builder.source.tree import Tree
 
 if TYPE_CHECKING:
-    from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
+
+    _Need = tuple[str, frozenset[str], SpecifierSet | None]
 
 _LOCK_AGAIN = "Run: uv lock — and send the uv.lock that it writes."
 _EXPORT_AGAIN = "Write pylock.toml again: uv export --format pylock.toml --output-file pylock.toml"
 _IN_SOURCE = ("virtual", "editable", "directory")
+_MOST_FORKS = 20
+"""Versions of one package in a lock, each for other environments."""
 _OLDEST, _NEWEST, _PATCHES = 6, 30, 40
 """Minor versions and patches of Python 3 over which two specifiers are compared."""
 
@@ -80,38 +84,43 @@ def _place(package: Mapping[str, Any]) -> str:
 def _reached(packages: list[dict[str, Any]], root: Mapping[str, Any], groups: tuple[str, ...]) -> list[dict[str, Any]]:
     """What the root leads to: its dependencies, its groups but for `dev`, the extras that someone asks for."""
     named: dict[str, list[dict[str, Any]]] = {}
+    leads: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for package in packages:
-        named.setdefault(str(package.get("name")), []).append(package)
+        name = str(package.get("name"))
+        extras = table(package, "optional-dependencies")
+        for extra in extras:
+            leads.setdefault((name, extra), []).extend(tables(extras[extra]))
+        if package is not root:
+            named.setdefault(name, []).append(package)
+            leads.setdefault((name, ""), []).extend(tables(package.get("dependencies")))
     edges = [*tables(root.get("dependencies"))]
     for group in groups:
         edges += tables(table(root, "dev-dependencies").get(group))
     seen: set[tuple[str, str]] = set()
-    found: dict[int, dict[str, Any]] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     while edges:
         edge = edges.pop()
         name = str(edge.get("name"))
+        found[name] = named.get(name, [])
         for extra in ("", *texts(edge.get("extra"))):
-            if (name, extra) in seen:
-                continue
-            seen.add((name, extra))
-            for package in named.get(name, ()):
-                if package is root:
-                    edges += tables(table(root, "optional-dependencies").get(extra)) if extra else []
-                    continue
-                found[id(package)] = package
-                edges += tables(
-                    table(package, "optional-dependencies").get(extra) if extra else package.get("dependencies")
-                )
-    return list(found.values())
+            if (name, extra) not in seen:
+                seen.add((name, extra))
+                edges += leads.get((name, extra), ())
+    return [package for packages in found.values() for package in packages]
 
 
 def _locals(tree: Tree, reached: list[dict[str, Any]]) -> Iterator[tuple[Local, dict[str, Any]]]:
     """The packages of the source among them; raise for what comes from neither the source nor an index."""
+    count = 0
     for package in reached:
         name, source = str(package.get("name"))[:80], table(package, "source")
         if place := _place(package):
-            where = line_of(tree, f'"{name}"', "uv.lock")
-            if "virtual" not in source:
+            where = line_of(tree, f'"{name}"', "uv.lock") if "virtual" not in source else ""
+            count += bool(where)
+            if count > MOST_FILES:
+                message = f"the source has more than {MOST_FILES} packages"
+                raise BuildError("ManifestInvalid", message, where=where)
+            if where:
                 yield read_local(tree, place, where), package
         elif set(source) != {"registry"}:
             message = f"{name} comes from {', '.join(sorted(source)) or 'nowhere'}, not from an index"
@@ -134,28 +143,29 @@ def _refuse_stale(tree: Tree, folder: str, package: Mapping[str, Any], wanted: s
         raise BuildError("LockOutdated", message, where=line_of(tree, "requires-python", name), next=_LOCK_AGAIN)
     if undeclared(whole):
         return  # its own tool knows them, and uv asked it
-    locked: dict[str, list[Mapping[str, Any]]] = {}
+    shown: dict[str, str] = {}
+    locked: set[_Need] = set()
     for entry in tables(table(package, "metadata").get("requires-dist")):
         if "extra ==" not in str(entry.get("marker", ""))[:LINE_LIMIT]:
-            locked.setdefault(canonical(entry.get("name")), []).append(entry)
+            shown.setdefault(canonical(entry.get("name")), _shown(entry))
+            locked.add(_locked(entry))
     needs = [found for need in declared(tree, whole, name) if (found := requirement(need))]
     for need in needs:
-        entries = locked.get(canonical(need.name), [])
-        if not any(_same_need(need, entry) for entry in entries):
-            what = f"uv.lock has it as {_shown(entries[0])}" if entries else "uv.lock does not have it"
+        found = (canonical(need.name), frozenset(canonical(one) for one in need.extras))
+        if locked.isdisjoint(((*found, need.specifier), (*found, None))):
+            what = f"uv.lock has it as {shown[found[0]]}" if found[0] in shown else "uv.lock does not have it"
             where = line_of(tree, need.name, name, after="dependencies")
             raise BuildError("LockOutdated", f"{name} needs {str(need)[:80]}; {what}", where=where, next=_LOCK_AGAIN)
-    if gone := sorted(set(locked) - {canonical(need.name) for need in needs}):
+    if gone := sorted(set(shown) - {canonical(need.name) for need in needs}):
         message = f"uv.lock has {gone[0][:80]} as a dependency, and {name} has not"
         raise BuildError("LockOutdated", message, where=line_of(tree, "dependencies", name), next=_LOCK_AGAIN)
 
 
-def _same_need(need: Requirement, entry: Mapping[str, Any]) -> bool:
-    """Whether an entry of the lock is this requirement. uv rewrites markers, so they are not compared."""
-    if {canonical(one) for one in need.extras} != {canonical(one) for one in texts(entry.get("extras"))}:
-        return False
+def _locked(entry: Mapping[str, Any]) -> _Need:
+    """An entry of the lock as a requirement. uv rewrites markers, so they are no part; None: whatever is at a place."""
     elsewhere = set(entry) & {*_IN_SOURCE, "git", "url", "path"}
-    return bool(elsewhere) or _specifiers(str(entry.get("specifier", ""))) == need.specifier
+    extras = frozenset(canonical(one) for one in texts(entry.get("extras")))
+    return canonical(entry.get("name")), extras, None if elsewhere else _specifiers(str(entry.get("specifier", "")))
 
 
 def _shown(entry: Mapping[str, Any]) -> str:
@@ -179,7 +189,9 @@ def _same_pythons(ours: str, locked: str) -> bool:
         return one is not None or other is None
     return all(
         one.contains(version) == other.contains(version)
-        for minor in range(_OLDEST, _NEWEST)
+        for minor in range(_MOST_FORKS = 20
+"""Versions of one package in a lock, each for other environments."""
+_OLDEST, _NEWEST)
         for version in (f"3.{minor}", *(f"3.{minor}.{patch}" for patch in range(_PATCHES)))
     )
 
@@ -221,7 +233,8 @@ def read_pylock(tree: Tree, whole: Mapping[str, Any]) -> Dependencies:
         hashes = [wheel.get("hashes") for wheel in tables(package.get("wheels"))]
         values = [str(each.get("sha256", "")) for each in hashes if isinstance(each, dict)]
         lines.append(pinned(line, [value for value in values if DIGEST.fullmatch(value)]))
-        versions.setdefault(canonical(name), []).append(str(package.get("version")))
+        same = versions.setdefault(canonical(name), [])
+        same += [str(package.get("version"))] if len(same) < _MOST_FORKS else []
     for need in () if undeclared(whole) else declared(tree, whole):
         wanted = requirement(need)
         if wanted is None or wanted.marker is not None:  # a lock for one platform lacks what is for others

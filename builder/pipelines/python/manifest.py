@@ -140,8 +140,14 @@ def _needs_of(
             raise no_requirement(tree, need, name)
         if canonical(one.name) in sources:
             key, entry = sources[canonical(one.name)]
-            if place := _place(tree, folder, name, key, entry):
-                found.append((place, _source_line(tree, key, name), frozenset(one.extras)))
+            if key not in places:
+                places[key] = _place(tree, folder, name, key, entry)
+                lines_of[key] = _source_line(tree, key, name) if places[key] else ""
+                if len(lines_of) > MOST_FILES and places[key]:
+                    message = f"{name} takes more than {MOST_FILES} packages from the source"
+                    raise BuildError("ManifestInvalid", message, where=lines_of[key])
+            if places[key]:
+                found.append((places[key], lines_of[key], frozenset(one.extras)))
                 continue
         lines[str(one)] = None
         refuse_count(len(lines), name)
