@@ -116,6 +116,49 @@ MAIN = "package main\n\nfunc main() {}\n"
 PROJECT = '[project]\nname = "x"\n'
 
 
+def members_and_sources(text: str) -> None:
+    """As many members, patterns and sources as the text is long."""
+    count = len(text) // 64
+    needs = ", ".join(f'"m{at}"' for at in range(count))
+    sources = "".join(f"m{at} = {{ workspace = true }}\n" for at in range(count))
+    patterns = ", ".join(f"'{'*a' * 20}/{at}'" for at in range(count))
+    root = (
+        f"{PROJECT}dependencies = [{needs}]\n[tool.uv.sources]\n{sources}[tool.uv.workspace]\nmembers = [{patterns}]\n"
+    )
+    members = {f"{'a' * 50}/{at}/pyproject.toml": f'[project]\nname = "m{at}"\n' for at in range(count)}
+    plan({"handler.py": "", "pyproject.toml": root, **members}, "python")
+
+
+LOCKED = 'requires-python = ">=3.11"\n[[package]]\nname = "x"\nsource = { virtual = "." }\n'
+OF_INDEX = 'source = { registry = "https://index.example/simple" }\n'
+
+
+def lock_and_manifest(text: str) -> None:
+    """Many requirements of one name, none of which the first entries of the lock are."""
+    count = min(len(text) // 32, 2000)
+    needs = ", ".join(f'"a>={at}"' for at in range(count))
+    entries = ", ".join(f'{{ name = "a", specifier = ">={at}" }}' for at in reversed(range(count)))
+    lock = f"{LOCKED}[package.metadata]\nrequires-dist = [{entries}]\n"
+    of_python(pyproject_toml=f"{PROJECT}dependencies = [{needs}]\n", uv_lock=lock)
+
+
+def extras_of_a_lock(text: str) -> None:
+    """Many packages of one name, and many extras asked of it."""
+    count = len(text) // 32
+    extras = ", ".join(f'"e{at}"' for at in range(count))
+    packages = f'[[package]]\nname = "a"\n{OF_INDEX}' * count
+    lock = f'{LOCKED}dependencies = [{{ name = "a", extra = [{extras}] }}]\n{packages}'
+    of_python(pyproject_toml=PROJECT, uv_lock=lock)
+
+
+def versions_of_a_lock(text: str) -> None:
+    """Many versions of one package, and many requirements of it."""
+    count = min(len(text) // 32, 2000)
+    needs = ", ".join(f'"a!={at}.1"' for at in range(count))
+    packages = "".join(f'[[packages]]\nname = "a"\nversion = "{at}.1"\n' for at in range(count))
+    of_python(pyproject_toml=f"{PROJECT}dependencies = [{needs}]\n", pylock_toml=packages)
+
+
 def imports_and_replacements(text: str) -> None:
     """As many of each as the text is long: each import is looked for among the replaced modules."""
     count = len(text) // 16
@@ -140,6 +183,24 @@ PARSERS: dict[str, Callable[[str], None]] = {
     ),
     "uv.lock": lambda text: of_python(pyproject_toml=PROJECT, uv_lock=text),
     "pylock.toml": lambda text: of_python(pylock_toml=text),
+    "setup.py": lambda text: plan(
+        {"handler.py": "", "pyproject.toml": PROJECT + '[build-system]\nrequires = ["setuptools"]\n', "setup.py": text},
+        "python",
+    ),
+    "a version in a module": lambda text: of_python(
+        pyproject_toml=f'{PROJECT}dynamic = ["version"]\n[build-system]\nbuild-backend = "hatchling.build"\n'
+        '[tool.hatch.version]\npath = "main.py"\n',
+        main_py=text,
+    ),
+    "a layout": lambda text: of_python(
+        pyproject_toml=f'{PROJECT}[build-system]\nbuild-backend = "hatchling.build"\n'
+        f"[tool.hatch.build.targets.wheel]\npackages = [{', '.join(map(toml, text.splitlines()))}]\n"
+    ),
+    "members": members_and_sources,
+    "a lock and its manifest": lock_and_manifest,
+    "extras of a lock": extras_of_a_lock,
+    "versions of a lock": versions_of_a_lock,
+    "runtime.txt": lambda text: of_python(runtime_txt=text),
     ".python-version": lambda text: of_python(python_version=text),
     ".python-version, digits": lambda text: of_python(python_version="3." + "1" * len(text)),
     "main.go": lambda text: plan({"main.go": text}, "go"),

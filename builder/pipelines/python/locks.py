@@ -151,9 +151,9 @@ def _refuse_stale(tree: Tree, folder: str, package: Mapping[str, Any], wanted: s
             locked.add(_locked(entry))
     needs = [found for need in declared(tree, whole, name) if (found := requirement(need))]
     for need in needs:
-        found = (canonical(need.name), frozenset(canonical(one) for one in need.extras))
-        if locked.isdisjoint(((*found, need.specifier), (*found, None))):
-            what = f"uv.lock has it as {shown[found[0]]}" if found[0] in shown else "uv.lock does not have it"
+        key = (canonical(need.name), frozenset(canonical(one) for one in need.extras))
+        if locked.isdisjoint(((*key, need.specifier), (*key, None))):
+            what = f"uv.lock has it as {shown[key[0]]}" if key[0] in shown else "uv.lock does not have it"
             where = line_of(tree, need.name, name, after="dependencies")
             raise BuildError("LockOutdated", f"{name} needs {str(need)[:80]}; {what}", where=where, next=_LOCK_AGAIN)
     if gone := sorted(set(shown) - {canonical(need.name) for need in needs}):
@@ -189,9 +189,7 @@ def _same_pythons(ours: str, locked: str) -> bool:
         return one is not None or other is None
     return all(
         one.contains(version) == other.contains(version)
-        for minor in range(_MOST_FORKS = 20
-"""Versions of one package in a lock, each for other environments."""
-_OLDEST, _NEWEST)
+        for minor in range(_OLDEST, _NEWEST)
         for version in (f"3.{minor}", *(f"3.{minor}.{patch}" for patch in range(_PATCHES)))
     )
 
