@@ -345,6 +345,9 @@ def test_a_package_that_only_development_needs_may_come_from_anywhere() -> None:
     files["uv.lock"] = uv_lock(more=other + IDNA + 'dependencies = [{ name = "tool" }]\n')
     error = refused(files)
     assert (error.reason, error.where) == ("ManifestInvalid", "uv.lock:6") and "tool comes from git" in error.message
+    files["pyproject.toml"] = pyproject("idna==3.7", "tool @ git+https://example.com/tool")
+    files["uv.lock"] = uv_lock('{ name = "tool", git = "https://example.com/tool" }', more=other + IDNA)
+    assert "tool comes from git" in refused(files).message
 
 
 PYLOCK = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     _Need = tuple[str, frozenset[str], SpecifierSet | None]
 
+_NAMED = re.compile(r"[A-Za-z0-9._-]{1,200}")
 _LOCK_AGAIN = "Run: uv lock — and send the uv.lock that it writes."
 _EXPORT_AGAIN = "Write pylock.toml again: uv export --format pylock.toml --output-file pylock.toml"
 _IN_SOURCE = ("virtual", "editable", "directory")
@@ -149,14 +151,14 @@ def _refuse_stale(tree: Tree, folder: str, package: Mapping[str, Any], wanted: s
         if "extra ==" not in str(entry.get("marker", ""))[:LINE_LIMIT]:
             shown.setdefault(canonical(entry.get("name")), _shown(entry))
             locked.add(_locked(entry))
-    needs = [found for need in declared(tree, whole, name) if (found := requirement(need))]
-    for need in needs:
+    needs = declared(tree, whole, name)
+    for need in (found for text in needs if (found := requirement(text))):
         key = (canonical(need.name), frozenset(canonical(one) for one in need.extras))
         if locked.isdisjoint(((*key, need.specifier), (*key, None))):
             what = f"uv.lock has it as {shown[key[0]]}" if key[0] in shown else "uv.lock does not have it"
             where = line_of(tree, need.name, name, after="dependencies")
             raise BuildError("LockOutdated", f"{name} needs {str(need)[:80]}; {what}", where=where, next=_LOCK_AGAIN)
-    if gone := sorted(set(shown) - {canonical(need.name) for need in needs}):
+    if gone := sorted(set(shown) - {canonical(found[0]) for need in needs if (found := _NAMED.match(need.strip()))}):
         message = f"uv.lock has {gone[0][:80]} as a dependency, and {name} has not"
         raise BuildError("LockOutdated", message, where=line_of(tree, "dependencies", name), next=_LOCK_AGAIN)
 
