@@ -8,9 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder import pipelines
 from builder.attempt.attempt import Attempt
-from builder.attempt.fetch import Source, open_source
+from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.steps import StepResult, execute_step, prepare
@@ -53,20 +52,22 @@ def run_build(attempt: Attempt) -> Outcome:
 
 def plan_build(attempt: Attempt) -> Planned:
     """From the claim to the key and its verdict. Runs nothing of the source."""
-    log, node = attempt.log, attempt.node
-    node.label("after-claim")
-    with attempt.phase("FETCH_SOURCE"):
-        source = open_source(attempt)
-        log.system(source.summary)
-    with attempt.phase("DETECT"):
-        detection = pipelines.detect(source.tree, attempt.request.runtime, node.known)
-        log.system(f"{detection.runtime}, because {detection.because}")
-    with attempt.phase("PLAN"):
-        plan = pipelines.plan(detection, source.tree, attempt.request, node.catalog, node.known)
-        _explain(attempt, plan, source)
-        bound = bind(attempt, plan)
-        key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
-        verdict = report_key(attempt, key, source.code_hash, plan.toolchain.runtime)
+    log, request = attempt.log, attempt.request
+    attempt.node.label("after-claim")
+    with reading_source(attempt) as reading:
+        with attempt.phase("FETCH_SOURCE"):
+            source = open_source(attempt, reading)
+            log.system(source.summary)
+        with attempt.phase("DETECT"):
+            detection = reading.detect(request.runtime)
+            log.system(f"{detection.runtime}, because {detection.because}")
+        with attempt.phase("PLAN"):
+            found = reading.plan(detection, request)
+            plan = found.plan
+            _explain(attempt, plan, source)
+            bound = bind(attempt, plan, found.materials)
+            key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
+            verdict = report_key(attempt, key, source.code_hash, plan.toolchain.runtime)
     return Planned(bound=bound, key=key, verdict=verdict)
 
 
@@ -88,7 +89,8 @@ def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult) -> None:
         raise BuildError(result.reason, message, exit_code=result.exit_code, limit=result.limit, peak=result.peak)
     if result.exit_code == 0:
         return
-    found = pipelines.diagnose(plan.detection.runtime, step, result.exit_code, result.tail, attempt.node.known)
+    with attempt.reading() as reading:
+        found = reading.diagnose(plan.detection.runtime, step, result.exit_code, result.tail)
     raise BuildError(
         found.reason,
         found.message,

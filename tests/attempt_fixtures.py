@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from builder.attempt.attempt import Attempt, Node
+from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.log import Log
+from builder.attempt.reader import Readers
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.spool import Spool
@@ -100,6 +102,7 @@ def node_at(folder: Path, calls: object = None, **more: Any) -> Node:
     """A node whose folder is `folder`; `settings` are those beside the folder."""
     settings = Settings(**{"node_dir": str(folder), "node_id": "n", **more.pop("settings", {})})
     parts = {"catalog": SimpleNamespace(), "known": (), "toolchains": SimpleNamespace(), "uid": 0, **more}
+    parts["readers"] = Readers(cast(Any, parts["known"]), cast(Any, parts["catalog"]))
     return Node(
         settings=settings,
         calls=cast(Any, calls or MemoryCalls()),
@@ -122,6 +125,7 @@ def attempt_at(
     grant = grant_of(timeout_ms=timeout_ms)
     work = folder / "work"
     work.mkdir()
+    work.with_suffix(".private").mkdir()
     spool = Spool(folder / "spool/b.1.jsonl", 1 << 20, Instant())
     made = Attempt(
         node=node,
@@ -135,3 +139,9 @@ def attempt_at(
     )
     weakref.finalize(made, spool.close)
     return made
+
+
+def fetched(attempt: Attempt) -> Source:
+    """The attempt's source, in its working copy."""
+    with reading_source(attempt) as reading:
+        return open_source(attempt, reading)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import pipelines
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.claims.outcome import Artifact, Material
@@ -13,7 +12,6 @@ from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer
 from builder.plan import LayerSource, Plan
-from builder.source.tree import DirTree
 from builder.toolchains.provider import Provided
 
 RESOLVED_MAX = 5000
@@ -53,7 +51,8 @@ def _require_layers(base: BaseImage) -> None:
 
 
 def _resolved(attempt: Attempt, plan: Plan) -> tuple[Material, ...]:
-    found = pipelines.resolved(plan.detection.runtime, DirTree(attempt.source), attempt.node.known)
+    with attempt.reading() as reading:
+        found = reading.resolved(plan.detection.runtime)
     if len(found) > RESOLVED_MAX:
         attempt.log.system(f"warning: {len(found)} packages were resolved; the provenance names only the lock file")
         return ()
@@ -63,7 +62,7 @@ def _resolved(attempt: Attempt, plan: Plan) -> tuple[Material, ...]:
 def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSource, limit: int) -> Layer:
     """One layer; what lies below the work folder may be hostile and is walked without following a link."""
     host = _host_path(attempt, toolchain, source.source)
-    out = attempt.work / f"layer-{index}.tar.gz"
+    out = attempt.private / f"layer-{index}.tar.gz"
     below = attempt.work if host.is_relative_to(attempt.work) else None
     layer = write_layer(
         [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check
