@@ -122,7 +122,9 @@ class Settings(BaseModel):
     read_cpu_ms: int = Field(10_000, ge=1000, description="processor time of detection, plan, diagnosis, each")
     unpack_cpu_ms: int = Field(60_000, ge=1000, description="processor time of unpacking")
     read_ms: int = Field(120_000, ge=1000, description="time by the clock of each of them")
-    read_memory_bytes: int = Field(512 * MIB, ge=64 * MIB, description="memory of that process beside what it begins with")
+    read_memory_bytes: int = Field(
+        512 * MIB, ge=64 * MIB, description="memory of that process beside what it begins with"
+    )
     # Clocks
     heartbeat_ms: int = Field(10_000, ge=50)
     lease_ms: int = Field(30_000, ge=200)

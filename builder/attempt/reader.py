@@ -34,12 +34,14 @@ LOOK_S = 0.05
 """Between two looks whether the attempt must stop. An answer wakes its owner at once."""
 MOST_LOOK_S = 1.0
 """What one look counts at most."""
-MOST_ANSWER = 64 * 1024 * 1024
+MOST_ANSWER = 16 * 1024 * 1024
 WRITES = 64 * 1024
 """Bytes of a file that a reader writes while it reads text: the note alone."""
 
 Answer = TypeVar("Answer")
 Check = Callable[[], None]
+Ask = Callable[[bytes, Bounds], dict[str, Any]]
+"""(message, what the answer may cost) → the answer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,10 +82,10 @@ class Readers:
             return
         mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         owner = os.getpid()
-        pid = os.fork()
-        if pid == 0:
-            serve(theirs, self._known, self._catalog, owner)
-        theirs.close()
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                serve(theirs, self._known, self._catalog, owner)
         self._control = mine
         self._close = weakref.finalize(self, _end, mine, pid, owner)
 
@@ -109,7 +111,8 @@ class Readers:
                 passed = [theirs.fileno(), folder, note, *([] if source is None else [source])]
                 handle = self._forked(to_json(Start(who=who, memory=budget.memory)), passed)
             try:
-                yield Reading(channel, note, budget, check, ended=self._ended)
+                exchange = Exchange(channel, note, budget, check, ended=self._ended)
+                yield Reading(exchange.ask, exchange.where, budget)
             finally:
                 channel.close()
                 with suppress(ProcessLookupError):
@@ -164,11 +167,8 @@ def _closing(stack: ExitStack, descriptor: int) -> int:
 class Reading:
     """The questions to a reader. Each raises what `check` raises, `BuildError`, and `Faulty` for a fault of ours."""
 
-    def __init__(
-        self, channel: socket.socket, note: int, budget: Budget, check: Check, ended: Callable[[], int]
-    ) -> None:
-        self._channel, self._note, self._budget, self._check, self._ended = channel, note, budget, check, ended
-        self._waited = 0.0
+    def __init__(self, ask: Ask, where: Callable[[], str], budget: Budget) -> None:
+        self._send, self._where, self._budget = ask, where, budget
 
     def unpack(self, single: bool, runtime: str | None) -> Unpacked:
         """Unpack the source into the working copy, and digest it."""
@@ -209,7 +209,7 @@ class Reading:
 
     def _ask(self, shape: type[Answer], question: str, bounds: Bounds, **arguments: object) -> Answer:
         message = to_json({"question": question, "bounds": bounds, "arguments": arguments})
-        answer = self._exchanged(message, bounds)
+        answer = self._send(message, bounds)
         if "over" in answer:
             raise self._gave_up(str(answer["over"]))
         if "fault" in answer:
@@ -221,7 +221,24 @@ class Reading:
         except (ValueError, KeyError) as error:
             raise Faulty(f"the answer to {question} is malformed: {error}") from None
 
-    def _exchanged(self, message: bytes, bounds: Bounds) -> dict[str, Any]:
+    def _gave_up(self, error: str) -> OverBudget:
+        if error == "RecursionError":
+            return OverBudget("meets nesting that is too deep", self._where())
+        memory = self._budget.memory
+        return OverBudget(f"took more than {in_words(memory)} of memory", self._where(), memory)
+
+
+class Exchange:
+    """Messages over the channel to a reader."""
+
+    def __init__(
+        self, channel: socket.socket, note: int, budget: Budget, check: Check, ended: Callable[[], int]
+    ) -> None:
+        self._channel, self._note, self._budget, self._check, self._ended = channel, note, budget, check, ended
+        self._waited = 0.0
+
+    def ask(self, message: bytes, bounds: Bounds) -> dict[str, Any]:
+        """Send a message and wait for its answer."""
         self._waited = 0.0
         rest = memoryview(framed(message))
         while rest:
@@ -232,7 +249,7 @@ class Reading:
                 self._judge_end(bounds)
         size = HEADER.unpack(self._received(HEADER.size, bounds))[0]
         if size > MOST_ANSWER:
-            raise OverBudget(f"makes an answer of {in_words(size)}, limit {in_words(MOST_ANSWER)}", self._where())
+            raise OverBudget(f"makes an answer of {in_words(size)}, limit {in_words(MOST_ANSWER)}", self.where())
         answer: dict[str, Any] = json.loads(self._received(size, bounds))
         return answer
 
@@ -264,7 +281,7 @@ class Reading:
             self._check()
             self._waited += min(time.monotonic() - began, MOST_LOOK_S)
             if self._waited * 1000 > (wall_ms := self._budget.wall_ms):
-                raise OverBudget(f"took more than {_seconds(wall_ms)}", self._where(), wall_ms)
+                raise OverBudget(f"took more than {_seconds(wall_ms)}", self.where(), wall_ms)
 
     def _judge_end(self, bounds: Bounds) -> NoReturn:
         """A reader ended without an answer."""
@@ -272,20 +289,14 @@ class Reading:
         number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
         if number == signal.SIGXCPU:
             cpu_ms = int(bounds.cpu_s * 1000)
-            raise OverBudget(f"took more than {_seconds(cpu_ms)} of processor time", self._where(), cpu_ms)
+            raise OverBudget(f"took more than {_seconds(cpu_ms)} of processor time", self.where(), cpu_ms)
         if number == signal.SIGXFSZ:
-            raise OverBudget(f"wrote a file of more than {in_words(bounds.file)}", self._where(), bounds.file)
+            raise OverBudget(f"wrote a file of more than {in_words(bounds.file)}", self.where(), bounds.file)
         ended = signal.Signals(number).name if number else f"exit status {os.waitstatus_to_exitcode(status)}"
-        at = f", at {self._where()}" if self._where() else ""
+        at = f", at {self.where()}" if self.where() else ""
         raise PlatformError("Internal", f"the process that reads the source ended by itself ({ended}){at}")
 
-    def _gave_up(self, error: str) -> OverBudget:
-        if error == "RecursionError":
-            return OverBudget("meets nesting that is too deep", self._where())
-        memory = self._budget.memory
-        return OverBudget(f"took more than {in_words(memory)} of memory", self._where(), memory)
-
-    def _where(self) -> str:
+    def where(self) -> str:
         """The file that the reader read last."""
         return visible(os.pread(self._note, NOTE_BYTES, 0).rstrip(b"\0").decode("utf-8", "replace"), limit=200)
 
@@ -300,7 +311,9 @@ def _invalid() -> Iterator[None]:
         raise BuildError("ManifestInvalid", message, where=over.where, limit=over.limit, next=_NEXT) from None
 
 
-_NEXT = "Make the file smaller or simpler; for an honest one an operator raises read_cpu_ms, read_ms or read_memory_bytes."
+_NEXT = (
+    "Make the file smaller or simpler; for an honest one an operator raises read_cpu_ms, read_ms or read_memory_bytes."
+)
 
 
 def _seconds(ms: int) -> str:

@@ -89,20 +89,25 @@ class Desk:
     """The questions that a reader answers. Each is a method; its arguments and its answer are plain."""
 
     def __init__(
-        self, known: tuple[Pipeline, ...], catalog: Catalog, note: Callable[[str], None], source: int | None
+        self,
+        known: tuple[Pipeline, ...],
+        catalog: Catalog,
+        note: Callable[[str], None],
+        source: int | None,
+        root: Path = SOURCE,
     ) -> None:
-        self._known, self._catalog, self._source = known, catalog, source
-        self._tree = NotedTree(SOURCE, note)
+        self._known, self._catalog, self._source, self._root = known, catalog, source, root
+        self._tree = NotedTree(root, note)
 
     def unpack(self, single: bool, runtime: str | None) -> Unpacked:
         assert self._source is not None
-        with open(self._source, "rb", buffering=0) as file:
+        with open(self._source, "rb", buffering=0, closefd=False) as file:
             if single:
                 data = file.read()
-                done = write_single(pipelines.single_file_name(runtime, data, self._known), data, SOURCE)
+                done = write_single(pipelines.single_file_name(runtime, data, self._known), data, self._root)
             else:
-                done = unpack_file(file, SOURCE, Limits())
-        return Unpacked(files=done.files, code_hash=code_hash(SOURCE), warnings=done.warnings)
+                done = unpack_file(file, self._root, Limits())
+        return Unpacked(files=done.files, code_hash=code_hash(self._root), warnings=done.warnings)
 
     def detect(self, runtime: str | None) -> Detection:
         return pipelines.detect(self._tree, runtime, self._known)
@@ -172,9 +177,7 @@ def _cut_off(control: socket.socket) -> None:
     os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
-def _read(
-    start: Start, received: list[int], known: tuple[Pipeline, ...], catalog: Catalog, parent: int
-) -> NoReturn:
+def _read(start: Start, received: list[int], known: tuple[Pipeline, ...], catalog: Catalog, parent: int) -> NoReturn:
     """Be a reader to the end."""
     channel, work, note, *source = received
     try:
@@ -193,10 +196,18 @@ def _read(
         desk = Desk(known, catalog, noted, source[0] if source else None)
         while (asked := receive(channel)) is not None:
             _bound(from_plain(Bounds, asked["bounds"]))
-            send(channel, _answer(desk, asked))
+            send(channel, answer(desk, asked))
     except BaseException:
         _gone(1)
     _gone(0)
+
+
+def answer(desk: Desk, asked: dict[str, Any]) -> bytes:
+    """The answer to a question, whatever becomes of it."""
+    try:
+        return _answer(desk, asked)
+    except (MemoryError, RecursionError) as error:  # of the answer's form, too
+        return to_json({"over": type(error).__name__})
 
 
 def _answer(desk: Desk, asked: dict[str, Any]) -> bytes:
@@ -204,8 +215,8 @@ def _answer(desk: Desk, asked: dict[str, Any]) -> bytes:
         return to_json({"answer": getattr(desk, asked["question"])(**asked["arguments"])})
     except BuildError as error:
         return to_json({"failed": failed(error)})
-    except (MemoryError, RecursionError) as error:
-        return to_json({"over": type(error).__name__})
+    except (MemoryError, RecursionError):
+        raise
     except Exception as error:
         return to_json({"fault": "".join(traceback.format_exception(error))[-8000:]})
 

@@ -115,9 +115,7 @@ def driving(
 class _Driver:
     """The two threads of one claim."""
 
-    def __init__(
-        self, attempt: Attempt, draining: Callable[[], bool], counts_until: Callable[[float], None]
-    ) -> None:
+    def __init__(self, attempt: Attempt, draining: Callable[[], bool], counts_until: Callable[[float], None]) -> None:
         self._attempt, self._draining, self._counts_until = attempt, draining, counts_until
         self._lease, self._spool = attempt.lease, attempt.log.spool
         self._done = False

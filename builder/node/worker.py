@@ -268,6 +268,7 @@ class WorkerProcess:
             grant = claim_build(node, build_id)
             if grant is None:
                 return
+            node.readers.start()  # at the first build, before the first thread
             index = _index()
             try:
                 with driving(
@@ -292,8 +293,6 @@ class WorkerProcess:
 
     def _make_node(self) -> Node:
         settings = self.settings
-        readers = Readers(self.known, self.catalog)
-        readers.start()  # before the first thread
         return Node(
             settings=settings,
             calls=ApiCalls(Api(settings.server, settings.token)),
@@ -302,7 +301,7 @@ class WorkerProcess:
             toolchains=self.toolchains,
             destination=destination_of,
             label=labels(settings.crash_at, self.folder),
-            readers=readers,
+            readers=Readers(self.known, self.catalog),
             uid=settings.build_uid + _index(),
         )
 
