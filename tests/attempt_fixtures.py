@@ -44,7 +44,7 @@ class Instant(threading.Condition):
 
 
 class ReadersHere:
-    """Readers without a process: the same desk, the same JSON, no limit. The real ones are in tests/e2e/test_reader.py."""
+    """Readers without a process: the same desk, the same JSON, no limit. tests/e2e/test_reader.py has the real ones."""
 
     def __init__(self, known: Any, catalog: Any) -> None:
         self._known, self._catalog = known, catalog

@@ -68,7 +68,7 @@ def escape() -> None:
         "a process": os.fork,
         "a program": lambda: subprocess.run(["/bin/true"], check=True),
         "a signal to its owner": lambda: os.kill(os.getppid(), signal.SIGCONT),
-        "root's files": lambda: open("/etc/shadow", "rb"),
+        "root's files": lambda: os.close(os.open("/etc/shadow", os.O_RDONLY)),
         "root again": lambda: os.setresuid(0, 0, 0) if os.getuid() else 1 / 0,
         "descriptors of its owner": lambda: [os.fstat(number) for number in range(32, 64)],
     }

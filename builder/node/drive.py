@@ -168,9 +168,9 @@ class _Driver:
             with self._spool.changed:
                 lease.answered(attempt.now(), answer)
                 lease.drained = lease.drained or self._draining()
+                if not self._done:  # afterwards there is no claim to report on
+                    self._counts_until(lease.until)
                 self._spool.changed.notify_all()
-            if not self._done:
-                self._counts_until(lease.until)
 
     def _send(self) -> None:
         lease, spool, backoff = self._lease, self._spool, Backoff(0.02, 2.0)
