@@ -59,6 +59,12 @@ def _read(shape: Any, value: object) -> object:
     raise ValueError(f"{shape} is needed, not {type(value).__name__}")
 
 
+def prepare(*shapes: type) -> None:
+    """Look up what these types declare, once for all processes that are forked later."""
+    for shape in shapes:
+        _fields(shape)
+
+
 @functools.cache
 def _fields(shape: type) -> Mapping[str, Any]:
     hints = get_type_hints(shape)

@@ -74,7 +74,7 @@ class Readers:
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._close: Callable[[], object] = lambda: None
-        self._status: int | None = None
+        self._reader: _Reader | None = None
 
     def start(self) -> None:
         """Fork it, unless it is there."""
@@ -92,13 +92,16 @@ class Readers:
     def close(self) -> None:
         """End it; the next reader starts another."""
         self._control = None
+        if (reader := self._reader) is not None and reader.handle is not None:
+            os.close(reader.handle)
+            reader.handle = None
         self._close()
 
     @contextmanager
     def reading(
         self, work: Path, budget: Budget, check: Check, who: tuple[int, int] | None = None, source: int | None = None
     ) -> Iterator[Reading]:
-        """A reader that stands in `work`, as the user `who`; it is gone when the context ends.
+        """A reader that stands in `work`, as the user `who`; when the context ends it is killed.
 
         `source` is a descriptor of the source's bytes; `check` is asked all the time, and may raise to end it all.
         """
@@ -109,44 +112,67 @@ class Readers:
             stack.enter_context(channel).setblocking(False)
             with theirs:
                 passed = [theirs.fileno(), folder, note, *([] if source is None else [source])]
-                handle = self._forked(to_json(Start(who=who, memory=budget.memory)), passed)
+                self._fork(to_json(Start(who=who, memory=budget.memory)), passed)
             try:
                 exchange = Exchange(channel, note, budget, check, ended=self._ended)
                 yield Reading(exchange.ask, exchange.where, budget)
             finally:
-                channel.close()
-                with suppress(ProcessLookupError):
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                os.close(handle)
-                self._ended()
+                if (handle := self._started()) is not None:
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
 
-    def _forked(self, start: bytes, passed: list[int]) -> int:
-        """The pidfd of a new reader."""
+    def _fork(self, start: bytes, passed: list[int]) -> None:
+        """Ask for a reader. It starts while its owner goes on, as the one before it ended."""
+        if self._reader is not None:
+            self._ended()
         for _ in range(2):
             self.start()
             assert self._control is not None
             try:
                 socket.send_fds(self._control, [start], passed)
-                data, handles, _, _ = socket.recv_fds(self._control, 16, 1, socket.MSG_CMSG_CLOEXEC)
-                if data:
-                    self._status = None
-                    return handles[0]
-            except OSError:
-                pass
-            self.close()  # it was killed, perhaps; another takes its place
+            except OSError:  # it was killed, perhaps; another takes its place
+                self.close()
+                continue
+            self._reader = _Reader()
+            return
         raise PlatformError("Internal", "no process that reads the source can be started")
 
-    def _ended(self) -> int:
-        """How the last reader ended, as wait(2) has it; waits for that."""
-        if self._status is None:
-            assert self._control is not None
-            answer = b""
+    def _started(self) -> int | None:
+        """The pidfd of the reader; None where the process that forks readers is gone, and with it the reader."""
+        reader = self._reader
+        if reader is not None and reader.handle is None and self._control is not None:
             with suppress(OSError):
-                answer = self._control.recv(16)
+                handles = socket.recv_fds(self._control, 16, 1, socket.MSG_CMSG_CLOEXEC)[1]
+                reader.handle = handles[0] if handles else None
+            if reader.handle is None:
+                self.close()
+        return reader.handle if reader is not None else None
+
+    def _ended(self) -> int:
+        """How the reader ended, as wait(2) has it; waits for that."""
+        reader = self._reader
+        assert reader is not None
+        if reader.status is None:
+            answer = b""
+            if self._started() is not None and self._control is not None:
+                with suppress(OSError):
+                    answer = self._control.recv(16)
+            reader.status = int(answer or signal.SIGKILL)
             if not answer:
                 self.close()
-            self._status = int(answer or signal.SIGKILL)
-        return self._status
+            if reader.handle is not None:
+                os.close(reader.handle)
+                reader.handle = None
+            self._reader = None
+        return reader.status
+
+
+@dataclass
+class _Reader:
+    """The last reader that was asked for: what the process that forks readers has told of it so far."""
+
+    handle: int | None = None
+    status: int | None = None
 
 
 def _end(control: socket.socket, pid: int, owner: int) -> None:

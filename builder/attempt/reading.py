@@ -23,11 +23,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from builder import pipelines
-from builder.attempt.plain import failed, from_plain, to_json
+from builder.attempt.plain import failed, from_plain, prepare, to_json
 from builder.errors import BuildError
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Plan, Step
+from builder.sandbox import seccomp
 from builder.sandbox.confine import confine, die_with, rename
 from builder.source.digest import code_hash
 from builder.source.tree import READ_LIMIT, DirTree
@@ -135,6 +136,8 @@ def serve(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog,
     try:
         _cut_off(control)
         rename("ignite-readers")
+        prepare(Bounds, PlanRequest, Detection, Step)
+        seccomp.program_of_a_reader()
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):
             _gone(0)

@@ -1,6 +1,6 @@
 """Bounds on hostile text, so that reading it takes time in proportion to its size. Pure.
 
-The limits of a reader (`builder/attempt/reader.py`) end what is out of proportion, after all of their time: no parser here
+The limits of a reader (`builder/attempt/reader.py`) end what is out of proportion, after all their time: no parser here
 recurses without a limit or looks twice at what it has read.
 """
 

@@ -19,7 +19,7 @@ from builder.errors import BuildError
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.plan import Detection, Plan, Step
 from tests import hostile_pipelines
-from tests.build_fixtures import tar_of
+from tests.build_fixtures import tar_of, until
 
 MIB = 1024 * 1024
 KNOWN = (cast(Pipeline, hostile_pipelines),)
@@ -132,7 +132,8 @@ def test_a_build_that_must_stop_does_so_while_its_parser_hangs(readers: Readers,
     with pytest.raises(BuildError, match="stopped") as caught:
         planned(readers, work, attack, budget, check)
     assert caught.value.reason == "Cancelled"
-    assert BUILD_USER is None or readers_of(BUILD_USER[0]) == []
+    readers.close()
+    assert BUILD_USER is None or until(lambda: not readers_of(BUILD_USER[0]), 30)
 
 
 def test_a_reader_that_ends_by_itself_is_ours(readers: Readers, work: Path) -> None:
@@ -158,7 +159,8 @@ def test_a_reader_reaches_nothing(readers: Readers, work: Path) -> None:
 
 def test_a_reader_that_is_killed_is_ours_and_the_next_one_starts(readers: Readers, work: Path) -> None:
     def killing() -> None:
-        os.kill(int(children_of(children_of(os.getpid())[-1])[-1]), signal.SIGKILL)
+        for pid in children_of(children_of(os.getpid())[-1]):
+            os.kill(pid, signal.SIGKILL)
 
     readers.start()
     with pytest.raises(BuildError, match="ended by itself \\(SIGKILL\\)") as caught:
@@ -170,7 +172,9 @@ def test_a_reader_that_is_killed_is_ours_and_the_next_one_starts(readers: Reader
 
 def test_a_lost_fork_process_is_replaced(readers: Readers, work: Path) -> None:
     readers.start()
-    os.kill(children_of(os.getpid())[-1], signal.SIGKILL)
+    pid = children_of(os.getpid())[-1]
+    os.kill(pid, signal.SIGKILL)
+    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     assert planned(readers, work, "nothing").steps
 
 
@@ -180,7 +184,8 @@ def test_readers_die_with_their_owner(tmp_path: Path, work: Path) -> None:
     if owner == 0:
         try:
             readers = Readers(KNOWN, cast(Any, SimpleNamespace()))
-            with readers.reading(work, BUDGET, lambda: None, BUILD_USER) as _:
+            with readers.reading(work, BUDGET, lambda: None, BUILD_USER) as reading:
+                reading.diagnose("hostile", STEP, 1, ())  # it is there
                 parent = children_of(os.getpid())[-1]
                 os.write(tell, f"{parent} {children_of(parent)[-1]}\n".encode())
                 time.sleep(3600)
