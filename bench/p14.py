@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import compileall
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import builder
 from bench import ko, projects
 from bench.pairs import interleave, ratios, spread
 from bench.projects import Project
@@ -26,7 +28,8 @@ SPAWNS = 5
 def measure(
     rounds: int, *, opened: Callable[[], AbstractContextManager[Place]] = place
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
-    """All of P14."""
+    """All of P14. The program has its bytecode, as an installation writes it, whatever PYTHONDONTWRITEBYTECODE says."""
+    compileall.compile_dir(Path(builder.__file__).parent, quiet=1)
     with opened() as here:
         project = projects.read("go-service")
         local = _program(here, project)

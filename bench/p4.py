@@ -1,4 +1,4 @@
-"""P4: what a build costs in transactions of the store, round trips to Redis and calls of the API.
+"""P4: what a build costs in transactions of the store, round trips to Redis and calls of the API; an idle `serve`.
 
 Thirty builds at once on one node, cache miss, no retry; the idle rate of the same run is subtracted. Log batches are
 not part of it: AppendLog is one transaction and one call.
@@ -19,13 +19,15 @@ import httpx
 import redis
 
 from bench.results import Row, judged
-from bench.servers import Place, place
+from bench.servers import Place, Served, cpu_s, place, served
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local.embedded import Embedded
 
 BUILDS = 30
 IDLE_S = 10.0
+SETTLED_S, WATCHED_S = 5.0, 60.0
+MOST_IDLE = 1.0
 WAIT_S = 300.0
 MOST = {"transactions": 12.0, "round trips": 8.0, "calls": 6.0}
 WHAT = {
@@ -56,7 +58,27 @@ def measure(
         )
         for name, most in MOST.items()
     )
+    with opened() as here, served(here) as running:
+        rows += (idle_cpu(running),)
     return rows, ("idle, a second: " + ", ".join(f"{idle[name]:.1f} {name}" for name in MOST),)
+
+
+def idle_cpu(running: Served) -> Row:
+    """What `serve` uses of one core with a worker registered and nothing to do, once both have started."""
+    running.until_ready()
+    time.sleep(SETTLED_S)
+    began, before = time.monotonic(), cpu_s(running.process.pid)
+    time.sleep(WATCHED_S)
+    used = (cpu_s(running.process.pid) - before) / (time.monotonic() - began) * 100
+    return Row(
+        what="idle `serve`: one core",
+        target=f"≤ {MOST_IDLE:g}%",
+        measured=f"{used:.2f}%",
+        spread=f"over {WATCHED_S:.0f} s",
+        pairs=1,
+        verdict=judged(used, MOST_IDLE),
+        raw=(used,),
+    )
 
 
 def a_build(running: Embedded, api: Api, ended: Ended) -> tuple[Counts, Counts]:

@@ -5,27 +5,33 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from bench.projects import Project
 from builder import config
 from builder.client.api import Api
 from builder.client.patient import NullWatcher, PatientApi, SystemClock
-from builder.config import Settings
+from builder.config import Settings, Token
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.images.store import ImageStore, images_of
-from builder.local import embedded
+from builder.local import embedded, machine
 
+ROOT = Path(__file__).resolve().parent.parent
 # Bases, toolchains and the tools that are compared with stay here; work, caches and registry are on memory.
 KEPT = Path("/var/tmp/ignite-builder-bench")
 MEMORY = Path("/dev/shm")
 FIRST_UID = 61_500
+START_S = 60.0
 
 
 @dataclass
@@ -96,6 +102,27 @@ class Place:
             yield Server(running, api)
 
 
+@dataclass(frozen=True)
+class Served:
+    """A running server, its process, and the tokens of two organizations."""
+
+    api: Api
+    process: subprocess.Popen[bytes]
+    token: str
+    other: str
+
+    def until_ready(self) -> None:
+        """Wait until a worker offers slots. Raises `RuntimeError` after `START_S`."""
+        until = time.monotonic() + START_S
+        while time.monotonic() < until:
+            with suppress(httpx.HTTPError):
+                page = httpx.get(self.api.server + "/metrics", trust_env=False, timeout=5).text.splitlines()
+                if any(line.startswith("ignite_free_slots{") and not line.endswith(" 0.0") for line in page):
+                    return
+            time.sleep(0.1)
+        raise RuntimeError(f"no worker offers slots after {START_S:.0f} s")
+
+
 @contextmanager
 def place() -> Iterator[Place]:
     """A fresh folder on memory and a private registry in it. One at a time: two would share cores and build users."""
@@ -117,6 +144,60 @@ def place() -> Iterator[Place]:
 
 
 @contextmanager
+def served(here: Place) -> Iterator[Served]:
+    """`serve` and a worker as processes of their own, with two organizations."""
+    node = here.folder / "node"
+    node.mkdir(mode=0o755)
+    for shared in ("bases", "toolchains"):
+        (KEPT / shared).mkdir(parents=True, exist_ok=True)
+        (node / shared).symlink_to(KEPT / shared)
+    with ExitStack() as stack:
+        _, redis_url = stack.enter_context(embedded.private_redis(here.folder / "redis"))
+        token, other, worker_token = (config.new_secret() for _ in range(3))
+        url = f"http://127.0.0.1:{embedded.free_port()}"
+        settings = config.load(
+            {
+                "data_dir": str(here.folder / "data"),
+                "node_dir": str(node),
+                "listen": url.removeprefix("http://"),
+                "server": url,
+                "registry": here.registry,
+                "redis_url": redis_url,
+                "message_key": config.new_secret(),
+                "build_uid": 61_900,
+                "log_bytes": 50 * 1024 * 1024,
+                "pipelines": ("tests.pipeline_script",),
+                "catalog": str(ROOT / "tests/data/catalog.toml"),
+            }
+        ).settings
+        tokens = (
+            Token(token=token, organization="bench", scopes=("submit", "read")),
+            Token(token=other, organization="other", scopes=("submit", "read")),
+            Token(token=worker_token, scopes=("worker",)),
+        )
+        machine.ensure_bases(settings.model_copy(update={"pipelines": (), "catalog": ""}))  # Python's
+        path = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = str(ROOT) + (os.pathsep + path if path else "")
+        server = stack.enter_context(_serving(settings.model_copy(update={"tokens": tokens}), here.folder))
+        api = Api(url, token)
+        stack.callback(api.close)
+        of_node = {"token": worker_token, "message_key": "", "tokens": ()}
+        stack.enter_context(embedded.running_worker(settings.model_copy(update=of_node), here.folder / "worker.log"))
+        yield Served(api, server, token, other)
+
+
+@contextmanager
+def _serving(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    program = Path(sys.executable).parent / "ignite-builder"
+    with config.handed_over(settings) as environ, (folder / "serve.log").open("ab") as log:
+        process = subprocess.Popen([program, "serve"], env=environ, stdout=log, stderr=log)
+        try:
+            yield process
+        finally:
+            embedded.end(process, 10)
+
+
+@contextmanager
 def on_cores(cores: set[int]) -> Iterator[None]:
     """Whatever is started inside runs on these cores only."""
     before = os.sched_getaffinity(0)
@@ -125,3 +206,9 @@ def on_cores(cores: set[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def cpu_s(pid: int) -> float:
+    """Seconds of CPU that a process used."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -5,24 +5,17 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.results import NO_TARGET, Row, judged
-from bench.servers import KEPT, Place, place
-from builder import config
-from builder.client.api import Api
-from builder.config import Settings, Token
+from bench.servers import KEPT, ROOT, Served, cpu_s, place, served
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.local import embedded, machine
 from tests.build_fixtures import tar_of
 
-ROOT = Path(__file__).resolve().parent.parent
 READER = ROOT / "bench/reader"
 SECONDS, CHATTY, ORDINARY, WIDTH = 20, 10_000, 100, 60
 READERS = (0, 1, 50)
@@ -61,16 +54,6 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Served:
-    """A running server, its process, and the tokens of two organizations."""
-
-    api: Api
-    process: subprocess.Popen[bytes]
-    token: str
-    other: str
-
-
-@dataclass(frozen=True)
 class Run:
     """One build and its readers. `took_s` is the build's, from its claim to its end; `server_mib` the most that the
     server held, `server_cpu_s` what it used."""
@@ -88,8 +71,9 @@ def measure(rounds: int) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     arms = [Arm(rate=CHATTY, readers=readers) for readers in READERS]
     arms += [Arm(rate=CHATTY, readers=READERS[-1], slow=SLOW_BYTES), Arm(rate=ORDINARY, readers=READERS[-1])]
     program = _reader()
-    with place() as here, _served(here) as served:
-        runs = {arm: _run(served, program, arm) for arm in arms}
+    with place() as here, served(here) as running:
+        running.until_ready()
+        runs = {arm: _run(running, program, arm) for arm in arms}
     rows = [row for arm, run in runs.items() for row in _rows(arm, run, runs[arms[0]])]
     return tuple(rows), (_note(runs),)
 
@@ -145,70 +129,16 @@ def _reader() -> Path:
     return program
 
 
-@contextmanager
-def _served(here: Place) -> Iterator[Served]:
-    """`serve` and a worker as processes of their own, with two organizations."""
-    node = here.folder / "node"
-    node.mkdir(mode=0o755)
-    for shared in ("bases", "toolchains"):
-        (KEPT / shared).mkdir(parents=True, exist_ok=True)
-        (node / shared).symlink_to(KEPT / shared)
-    with ExitStack() as stack:
-        _, redis_url = stack.enter_context(embedded.private_redis(here.folder / "redis"))
-        token, other, worker_token = (config.new_secret() for _ in range(3))
-        url = f"http://127.0.0.1:{embedded.free_port()}"
-        settings = config.load(
-            {
-                "data_dir": str(here.folder / "data"),
-                "node_dir": str(node),
-                "listen": url.removeprefix("http://"),
-                "server": url,
-                "registry": here.registry,
-                "redis_url": redis_url,
-                "message_key": config.new_secret(),
-                "build_uid": 61_900,
-                "log_bytes": 50 * 1024 * 1024,
-                "pipelines": ("tests.pipeline_script",),
-                "catalog": str(ROOT / "tests/data/catalog.toml"),
-            }
-        ).settings
-        tokens = (
-            Token(token=token, organization="bench", scopes=("submit", "read")),
-            Token(token=other, organization="other", scopes=("submit", "read")),
-            Token(token=worker_token, scopes=("worker",)),
-        )
-        machine.ensure_bases(settings.model_copy(update={"pipelines": (), "catalog": ""}))  # Python's
-        path = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = str(ROOT) + (os.pathsep + path if path else "")
-        server = stack.enter_context(_serving(settings.model_copy(update={"tokens": tokens}), here.folder))
-        api = Api(url, token)
-        stack.callback(api.close)
-        of_node = {"token": worker_token, "message_key": "", "tokens": ()}
-        stack.enter_context(embedded.running_worker(settings.model_copy(update=of_node), here.folder / "worker.log"))
-        yield Served(api, server, token, other)
-
-
-@contextmanager
-def _serving(settings: Settings, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
-    program = Path(sys.executable).parent / "ignite-builder"
-    with config.handed_over(settings) as environ, (folder / "serve.log").open("ab") as log:
-        process = subprocess.Popen([program, "serve"], env=environ, stdout=log, stderr=log)
-        try:
-            yield process
-        finally:
-            embedded.end(process, 10)
-
-
-def _run(served: Served, program: Path, arm: Arm) -> Run:
+def _run(running: Served, program: Path, arm: Arm) -> Run:
     """Submit, read, wait."""
-    api, server = served.api, served.process
+    api, server = running.api, running.process
     request = pb.CreateBuildRequest(name="talks", idempotency_key=arm.what)
     request.code.compile.archive = tar_of({"build.py": SCRIPT.format(revision=arm.what, rate=arm.rate)})
     _peak(server.pid, forget=True)
-    used = _cpu(server.pid)
-    created: pb.CreateBuildResponse = _until_served(api, request)
-    argv = [str(program), "-server", api.server, "-token", served.token, "-build", created.build_id]
-    argv += ["-readers", str(arm.readers), "-slow", str(arm.slow), "-other-token", served.other]
+    used = cpu_s(server.pid)
+    created: pb.CreateBuildResponse = api.call("CreateBuild", request)
+    argv = [str(program), "-server", api.server, "-token", running.token, "-build", created.build_id]
+    argv += ["-readers", str(arm.readers), "-slow", str(arm.slow), "-other-token", running.other]
     process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     asked = pb.GetBuildRequest(build_id=created.build_id)
     while (record := api.call("GetBuild", asked)).ended_at_ms == 0:
@@ -217,16 +147,7 @@ def _run(served: Served, program: Path, arm: Arm) -> Run:
     if record.status != pb.BUILD_STATUS_SUCCEEDED:
         raise RuntimeError(f"talks: {pb.BuildStatus.Name(record.status)} {record.failure}")
     took = (record.ended_at_ms - record.started_at_ms) / 1000
-    return Run(took, record.log_lines, _peak(server.pid), _cpu(server.pid) - used, json.loads(out))
-
-
-def _until_served(api: Api, request: pb.CreateBuildRequest) -> Any:
-    for _ in range(300):
-        try:
-            return api.call("CreateBuild", request)
-        except Exception:  # it starts
-            time.sleep(0.1)
-    return api.call("CreateBuild", request)
+    return Run(took, record.log_lines, _peak(server.pid), cpu_s(server.pid) - used, json.loads(out))
 
 
 def _peak(pid: int, *, forget: bool = False) -> float:
@@ -236,9 +157,3 @@ def _peak(pid: int, *, forget: bool = False) -> float:
         return 0.0
     status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
     return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) / 1024
-
-
-def _cpu(pid: int) -> float:
-    """Seconds of CPU that a process used."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

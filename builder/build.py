@@ -13,6 +13,7 @@ from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.steps import StepResult, execute_step, prepare
+from builder.attempt.verdict import of_error, of_refused, of_step
 from builder.claims.outcome import Artifact, Outcome, Verdict
 from builder.errors import BuildError
 from builder.key import build_key
@@ -45,7 +46,10 @@ def run_build(attempt: Attempt) -> Outcome:
         return Outcome(artifact=finish_build(attempt, bound))
     except BuildError as error:  # reason, error_class and hint travel inside
         return Outcome(failure=error)
-    except Exception as error:  # a fault of the builder, never the user's
+    except Exception as error:  # a fault of the builder or of its node, never the user's
+        if known := of_error(attempt, error):
+            known.phase = attempt.log.phase_name
+            return Outcome(failure=known, unexpected=repr(error))
         message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
         return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
 
@@ -89,8 +93,12 @@ def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult) -> None:
         raise BuildError(result.reason, message, exit_code=result.exit_code, limit=result.limit, peak=result.peak)
     if result.exit_code == 0:
         return
+    if ours := of_step(attempt, step, result):
+        raise ours
     with attempt.reading() as reading:
         found = reading.diagnose(plan.detection.runtime, step, result.exit_code, result.tail)
+    if refused := of_refused(attempt, plan, result, found):
+        raise refused
     raise BuildError(
         found.reason,
         found.message,

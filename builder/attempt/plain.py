@@ -13,7 +13,7 @@ import types
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
-from builder.errors import REASONS, BuildError, PlatformError
+from builder.errors import REASONS, BuildError, ErrorClass, PlatformError
 
 Shape = TypeVar("Shape")
 
@@ -85,6 +85,7 @@ class Failed:
     peak: int
     platform: bool
     retry_after_ms: int
+    error_class: ErrorClass
 
     def error(self) -> BuildError:
         """The error itself. Raises `ValueError` for a reason that the table does not know."""
@@ -92,7 +93,7 @@ class Failed:
             raise ValueError(f"{self.reason!r} is no reason")
         if self.platform:
             after = self.retry_after_ms
-            return PlatformError(self.reason, self.message, retry_after_ms=after, where=self.where)
+            return PlatformError(self.reason, self.message, retry_after_ms=after, where=self.where, said=self.said)
         return BuildError(
             self.reason,
             self.message,
@@ -102,6 +103,7 @@ class Failed:
             exit_code=self.exit_code,
             limit=self.limit,
             peak=self.peak,
+            error_class=self.error_class,
         )
 
 
@@ -118,4 +120,5 @@ def failed(error: BuildError) -> Failed:
         peak=error.peak,
         platform=isinstance(error, PlatformError),
         retry_after_ms=error.retry_after_ms if isinstance(error, PlatformError) else 0,
+        error_class=error.error_class,
     )

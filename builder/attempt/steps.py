@@ -21,7 +21,10 @@ CA_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """How a step ended: `reason` names a limit that stopped it, or is empty; `limit`, `peak`: bytes, ms, processes."""
+    """How a step ended: `reason` names a limit that stopped it, or is empty; `limit`, `peak`: bytes, ms, processes.
+
+    `room` is the least that the node's file system had left, `refused` each `host:port` that the egress policy refused.
+    """
 
     exit_code: int
     tail: tuple[str, ...]
@@ -29,6 +32,8 @@ class StepResult:
     detail: str = ""
     limit: int = 0
     peak: int = 0
+    room: sandbox.Room | None = None
+    refused: tuple[str, ...] = ()
 
 
 def prepare(attempt: Attempt, plan: Plan) -> None:
@@ -102,7 +107,14 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
         raise PlatformError("PackageIndexUnavailable", f"step {step.name}: {hosts} could not be reached")
     limit, peak, detail = limit_of(reason, result, attempt)
     return StepResult(
-        exit_code=result.exit_code, tail=tuple(tail), reason=reason, detail=detail, limit=limit, peak=peak
+        exit_code=result.exit_code,
+        tail=tuple(tail),
+        reason=reason,
+        detail=detail,
+        limit=limit,
+        peak=peak,
+        room=result.room,
+        refused=tuple(sorted(egress.refused())) if egress else (),
     )
 
 

@@ -34,8 +34,13 @@ def main() -> int:
 
 
 def run() -> int:
-    """The program's exit code. Nothing is collected until a command that lives longer asks for it."""
+    """The program's exit code. Nothing is collected until a command that lives longer asks for it.
+
+    httpx imports a command line of its own where rich is installed, 60 ms of it. Without that module it is what it is
+    without its extra `cli`.
+    """
     gc.disable()
+    sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
     from builder.cli.program import run_program
 
     return run_program(sys.argv[1:], os.environ, _lenient(sys.stdout), _lenient(sys.stderr), sys.stdin.buffer, _load)

@@ -20,7 +20,6 @@ from pathlib import Path
 
 from builder.attempt.attempt import Node
 from builder.attempt.reader import Readers
-from builder.build import run_build
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.claims.requests import claim_request
@@ -31,7 +30,7 @@ from builder.finalize import Finalizer
 from builder.local.calls import ServiceCalls
 from builder.local.here import Here
 from builder.logs import logger
-from builder.node.drive import close, driving, work_folder
+from builder.node.drive import close, do_work, driving
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.services.workers import WorkerService
@@ -87,7 +86,7 @@ class Owner:
         self.settle()
         # What this machine cannot build was refused before; slots are none, since no dispatcher's hint leads here.
         can = {row.name: "" for row in here.parts.catalog.toolchains()}
-        queues = settings.queue_list(here.parts.runtimes)
+        queues = settings.queue_list(tuple(here.parts.runtimes))
         nodes.register(here.store, NODE, queues, can, 0, nodes.LIVE_LEASES * settings.lease_ms)
 
     @functools.cached_property
@@ -155,9 +154,7 @@ class Owner:
         if not grant.granted:
             return False
         with driving(self.node, grant, listening=self._listening) as attempt:
-            with work_folder(attempt):
-                outcome = run_build(attempt)
-            close(attempt, outcome)
+            close(attempt, do_work(attempt))
         return True
 
     def retain(self) -> None:
@@ -201,10 +198,11 @@ def _now() -> float:
 
 
 def load_registry() -> None:
-    """Load what the push needs."""
-    from builder.images import registry
+    """Load what the push needs. The HTTP client loads half of itself with its first instance."""
+    from builder.images import registry, transport
 
     assert registry
+    transport.new_client().close()
 
 
 def process_name() -> str:

@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from builder.attempt.attempt import Attempt, Node, plan_request
 from builder.attempt.log import Log
+from builder.attempt.verdict import of_error
+from builder.build import run_build
 from builder.claims.calls import Backoff, Refused, Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.outcome import Outcome
@@ -211,6 +213,17 @@ def work_folder(attempt: Attempt) -> Iterator[None]:
     finally:
         remove_tree(attempt.work)
         remove_tree(attempt.private)
+
+
+def do_work(attempt: Attempt) -> Outcome:
+    """Run the line in the attempt's work folder. A disk that takes not even the folder is the outcome."""
+    try:
+        with work_folder(attempt):
+            return run_build(attempt)
+    except OSError as error:
+        if known := of_error(attempt, error):
+            return Outcome(failure=known, unexpected=repr(error))
+        raise
 
 
 def close(attempt: Attempt, outcome: Outcome) -> Close:

@@ -23,7 +23,6 @@ from celery import signals
 from builder import pipelines, sandbox
 from builder.attempt.attempt import Node
 from builder.attempt.reader import Readers
-from builder.build import run_build
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.client.api import Api, ApiError, ApiUnreachable
@@ -36,7 +35,8 @@ from builder.errors import BuildError
 from builder.faults import labels
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
-from builder.node.drive import claim_build, close, driving, work_folder
+from builder.node.drive import claim_build, close, do_work, driving
+from builder.node.floor import lacks
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.node.watch import Watch
@@ -213,6 +213,7 @@ class WorkerProcess:
 
     def _register(self, api: Api) -> None:
         dropped = self._dropped.value
+        lack = lacks(self.settings)
         answer: pb.RegisterNodeResponse = api.call(
             "RegisterNode",
             pb.RegisterNodeRequest(
@@ -221,7 +222,8 @@ class WorkerProcess:
                 queues=self._reads.queues,
                 toolchains=self.toolchains.available(self.catalog.toolchains()),
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
-                slots=self._reads.slots,
+                slots=0 if lack else self._reads.slots,
+                lacks=lack,
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
                 dropped_messages=dropped - self._dropped_reported,
             ),
@@ -263,6 +265,9 @@ class WorkerProcess:
         if build_id is None:
             self.dropped("", "another version, or not signed with our key")
             return
+        if lack := lacks(self.settings):  # since the last registration; the store offers the build again
+            log.warning("a hint was let go", action="node-lacks", build_id=build_id, why=lack)
+            return
         try:
             node = self._node = self._node or self._make_node()
             grant = claim_build(node, build_id)
@@ -278,8 +283,7 @@ class WorkerProcess:
                     listening=self._cancels.listening,
                     counts_until=partial(self._watch.claimed, index),
                 ) as attempt:
-                    with work_folder(attempt):
-                        outcome = run_build(attempt)
+                    outcome = do_work(attempt)
                     how = close(attempt, outcome)
             finally:
                 self._watch.returned(index)

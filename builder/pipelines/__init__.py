@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
-from builder.pipelines.base import Pipeline, PlanRequest, missing
+from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, missing
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Plan, Step
 from builder.source.tree import Tree
@@ -40,6 +40,11 @@ def names(known: tuple[Pipeline, ...] = PIPELINES) -> tuple[str, ...]:
     return tuple(module.NAME for module in known)
 
 
+def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, ...]]:
+    """Runtime → the build arguments that its plans read."""
+    return {module.NAME: module.BUILD_ARGS for module in known}
+
+
 def detect(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Detection:
     """The runtime asked for, or the first that recognizes the source. Raises `BuildError` EntryPointMissing."""
     if runtime:
@@ -57,6 +62,14 @@ def detect(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] =
     raise BuildError("EntryPointMissing", f"none of {supported} recognizes this source", next=_shown(tree))
 
 
+def required_files(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Iterator[Need]:
+    """The files that the source names and cannot do without, as far as its pipeline knows any. Raises `BuildError`
+    EntryPointMissing, or ManifestInvalid for a file that is too large."""
+    found = getattr(_named(detect(tree, runtime, known).runtime, known), "required_files", None)
+    if found is not None:
+        yield from found(tree)
+
+
 def plan(
     detection: Detection,
     tree: Tree,
@@ -66,10 +79,7 @@ def plan(
 ) -> Plan:
     """What would run for a detected source. Raises `BuildError` BuildArgUnknown and what the pipeline raises."""
     module = _named(detection.runtime, known)
-    if unknown := sorted(set(request.build_args) - set(module.BUILD_ARGS)):
-        has = f"it takes {', '.join(module.BUILD_ARGS)}" if module.BUILD_ARGS else "it takes none"
-        message = f'{module.NAME} has no build argument "{unknown[0][:80]}"; {has}'
-        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
+    check_arguments(module.NAME, module.BUILD_ARGS, request.build_args)
     try:
         return module.plan(tree, detection, request, catalog)
     except RecursionError:

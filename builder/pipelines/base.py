@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Plan, Step
 from builder.source.tree import Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """A file that a source cannot do without: named at `where` (file:line), in words (`embeds x`), and the paths or
+    globs of which one has to be there."""
+
+    where: str
+    what: str
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +69,17 @@ class Pipeline(Protocol):
     def resolved(self, tree: Tree) -> tuple[tuple[str, str], ...]:
         """After the steps: (package URL, "algorithm:hex") of each package the resolver pinned, for the provenance."""
         ...
+
+
+def check_arguments(runtime: str, known: Sequence[str], given: Iterable[str]) -> None:
+    """Refuse a build argument that no plan of the runtime reads, by its name only: its value may be a secret.
+
+    Raises `BuildError` BuildArgUnknown.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        has = f"it takes {', '.join(known)}" if known else "it takes none"
+        message = f'{runtime} has no build argument "{unknown[0][:80]}"; {has}'
+        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
 
 
 MEMBERS = tuple(name for name in (*Pipeline.__annotations__, *vars(Pipeline)) if not name.startswith("_"))

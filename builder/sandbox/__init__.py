@@ -13,9 +13,9 @@ else, the path within the host's file system (the node's folder, build id, claim
 options. A bind mount always shows this, and /proc/self cannot be covered; only a file system for each run would not.
 The worker finds by these paths what an earlier one left.
 
-What shields less: without control groups memory is watched, not fenced, and CPU is not limited; the disk is watched
-(half a second, more with many files), not fenced; a cache is shared by all builds that are given it; the kernel itself
-is shared. The caller must keep a uid for one build at a time.
+What shields less: without control groups memory is watched, not fenced, and CPU is not limited; the disk is watched,
+not fenced: a run with a limit of 256 MiB that writes to memory at full speed ends at 260 to 400 MiB; a cache is shared
+by all builds that mount it; the kernel itself is shared. The caller must keep a uid for one build at a time.
 
     run       one command under limits, line by line; `SandboxUnavailable` when it cannot be
     in_sandbox, on_host   launchers of `run`: the sandbox, or nothing of it, for one's own code; the log names it
@@ -25,6 +25,7 @@ is shared. The caller must keep a uid for one build at a time.
 """
 
 from builder.sandbox.check import check, host_root
+from builder.sandbox.disk import Room, room
 from builder.sandbox.launch import in_sandbox
 from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
 from builder.sandbox.remove import remove_tree
@@ -43,6 +44,7 @@ __all__ = [
     "Mount",
     "OnLine",
     "Result",
+    "Room",
     "Root",
     "Serving",
     "Stream",
@@ -52,6 +54,7 @@ __all__ = [
     "in_sandbox",
     "on_host",
     "remove_tree",
+    "room",
     "run",
     "serve",
 ]

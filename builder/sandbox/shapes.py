@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.sandbox.disk import Room
+
 
 class Stream(enum.StrEnum):
     """Where a line came from. `SYSTEM`: from the sandbox itself, never by the command."""
@@ -66,7 +68,8 @@ class Command:
 class Result:
     """How the command ended. `reason` names the limit that ended it (a reason of `builder/errors.py`) or is None.
 
-    `signal` is read off an exit code above 128, as a shell does; 127: there is no such program.
+    `signal` is read off an exit code above 128, as a shell does; 127: there is no such program. `room` is the least
+    that the file system of the work folder had left.
     """
 
     exit_code: int
@@ -76,6 +79,7 @@ class Result:
     peak_disk: int
     peak_pids: int
     duration_ms: int
+    room: Room | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

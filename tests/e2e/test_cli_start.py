@@ -16,6 +16,7 @@ import pytest
 import builder
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import REASONS
 from tests.cli_fixtures import build, line, sse
 
 pytestmark = pytest.mark.e2e
@@ -24,6 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 STORE = {"sqlalchemy", "alembic", "psycopg"}
 NODE = {"celery", "kombu", "billiard", "redis"}
 SERVER = {"starlette", "uvicorn", "structlog"}
+PRETTY = {"rich", "pygments"}
+"""What the HTTP client loads for a command line of its own, where it is installed."""
 EVERYTHING = {"httpx", "google.protobuf", "pydantic", *STORE, *NODE, *SERVER}
 MAIN = """
 import json, sys
@@ -33,9 +36,9 @@ print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 
 
-def loaded(home: Path, *argv: str) -> tuple[int, set[str]]:
+def loaded(home: Path, *argv: str, **variables: str) -> tuple[int, set[str]]:
     """The exit code of the program, and every module of its process."""
-    environ = {"HOME": str(home), "LANG": "C.UTF-8"}
+    environ = {"HOME": str(home), "LANG": "C.UTF-8", **variables}
     command = [sys.executable, "-c", MAIN, *argv]
     ran = subprocess.run(command, check=False, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=120)
     code, modules = json.loads(ran.stderr.splitlines()[-1])
@@ -90,7 +93,32 @@ def test_plan_loads_no_client_no_store_and_no_node(tmp_path: Path) -> None:
 @pytest.mark.parametrize("argv", [("ls",), ("get", "k7m2"), ("logs", "k7m2")], ids=" ".join)
 def test_a_reader_with_a_server_loads_a_client_alone(tmp_path: Path, server: str, argv: tuple[str, ...]) -> None:
     code, modules = loaded(tmp_path, *argv, f"--server={server}")
-    assert code == 0 and "httpx" in modules and not modules & {*STORE, *NODE, *SERVER}
+    assert code == 0 and "httpx" in modules and not modules & {*STORE, *NODE, *SERVER, *PRETTY}
+
+
+def test_a_build_without_a_server_loads_the_store_and_the_line(tmp_path: Path) -> None:
+    """The first one makes the store, with the tool for it. The source cannot be planned, so no step is run."""
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "go.mod").write_text("module example.com/app\n\ngo 9.99\n")
+    (source / "main.go").write_text("package main\n\nfunc main() {}\n")
+    node = {"IGNITE_BUILDER_NODE_DIR": str(tmp_path / "node")}
+    first, _ = loaded(tmp_path, "build", str(source), **node)
+    code, modules = loaded(tmp_path, "build", str(source), **node)
+    assert first == code == REASONS["UnknownRuntimeVersion"].exit_code and {"sqlalchemy", "builder.build"} <= modules
+    assert not modules & {"alembic", "packaging.requirements", "httpx", *NODE, *SERVER, *PRETTY}
+
+
+def test_the_client_of_a_registry_loads_no_command_line(tmp_path: Path) -> None:
+    """The program's own process: what a registry's client loads there when the first layer is about to be pushed."""
+    code = (
+        "import sys; from builder import cli; cli.run(); from builder.local.build import load_registry as load; load()"
+    )
+    show = "; import json; print(json.dumps(sorted(sys.modules)))"
+    argv = [sys.executable, "-c", code + show, "--version"]
+    ran = subprocess.run(argv, check=True, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    modules = set(json.loads(ran.stdout.splitlines()[-1]))
+    assert {"httpx", "httpcore"} <= modules and not modules & PRETTY
 
 
 def test_the_version_is_that_of_the_installation() -> None:

@@ -13,8 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from builder.claims.spool import own, spool_path
+from builder.claims.spool import is_owned, own, spool_path
 from builder.node.leftovers import remove_left_behind
+from builder.sandbox import cgroups
 from tests.crash_fixtures import LEASE_MS, LINES, Installation, installation, is_terminal, kill_group, until
 
 pytestmark = pytest.mark.e2e
@@ -85,6 +86,23 @@ def test_a_killed_node_comes_back_and_builds_again_within_a_lease_and_five_secon
         assert_promises(parts)
 
 
+def test_an_owner_that_nobody_reaps_is_gone(tmp_path: Path) -> None:
+    """In a container whose process 1 reaps no orphans, a killed owner stays a zombie for ever."""
+    path = spool_path(tmp_path, "c" * 20, 1)
+    child = os.fork()
+    if not child:
+        own(path)
+        os._exit(0)
+    try:
+        os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
+        assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        assert not is_owned(path)
+        assert not cgroups._lives(child)
+        assert cgroups._lives(os.getpid())
+    finally:
+        os.waitpid(child, 0)
+
+
 def test_a_node_ends_what_a_killed_owner_left_and_nothing_of_a_live_one(tmp_path: Path) -> None:
     """bubblewrap's own bond to its parent is made late; who is killed before leaves a running sandbox."""
     lost, live = "a" * 20, "b" * 20
@@ -105,6 +123,24 @@ def test_a_node_ends_what_a_killed_owner_left_and_nothing_of_a_live_one(tmp_path
     finally:
         for sandbox in sandboxes:
             kill_group(sandbox)
+
+
+def test_caches_that_were_put_aside_go_once_nothing_reads_them(tmp_path: Path) -> None:
+    caches = tmp_path / "caches" / "acme" / "uv"
+    caches.mkdir(parents=True)
+    argv = ["bwrap", "--bind", "/", "/", "--bind", str(caches), "/mnt", "--unshare-pid", "sleep", "60"]
+    sandbox = subprocess.Popen(argv, start_new_session=True)
+    try:
+        until(lambda: is_set_up(sandbox.pid), 10, "the sandbox was not set up")
+        (tmp_path / "work").mkdir()
+        caches.parent.rename(tmp_path / "work" / f"{'a' * 20}-2.caches")
+        assert remove_left_behind(tmp_path) == 0
+        assert sandbox.poll() is None, "a build that reads them goes on"
+    finally:
+        kill_group(sandbox)
+    sandbox.wait()
+    until(lambda: remove_left_behind(tmp_path) == 1, 10, "the caches stay")
+    assert not list((tmp_path / "work").iterdir())
 
 
 def is_set_up(bwrap: int) -> bool:

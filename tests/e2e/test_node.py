@@ -267,8 +267,9 @@ def test_the_statement_names_source_base_toolchain_locks_and_modules(control: Co
 
 def test_a_build_argument_that_nobody_reads_ends_the_build_at_plan(control: Control) -> None:
     server = control.server
-    with control.worker("-Q", "compile.python"):
-        done = server.wait(server.submit("argued", PYTHON_HANDLER, "python", build_args={"DEBUG": "a-secret"}))
+    """Where the request names no runtime; where it does, it is refused (tests/unit/test_intake.py)."""
+    with control.worker("-Q", "compile.any"):
+        done = server.wait(server.submit("argued", PYTHON_HANDLER, "", build_args={"DEBUG": "a-secret"}))
     failure = done.failure
     assert (done.status, failure.reason, failure.error_class) == (pb.BUILD_STATUS_FAILED, "BuildArgUnknown", "client")
     assert (failure.phase, failure.where) == (pb.BUILD_PHASE_PLAN, "buildArgs.DEBUG")

@@ -35,7 +35,7 @@ def setup_with_go(root: Path, version: str) -> subprocess.CompletedProcess[str]:
     program(root / "bin" / "id", "echo 1000")
     program(root / "bin" / "ldconfig", "echo libmagic.so.1")
     program(root / "bin" / "go", f"echo go{version}")
-    (root / ".venv" / "bin").mkdir(parents=True)
+    program(root / ".venv" / "bin" / "python", f'echo "$@" >> {root}/compiled')
     env = {"PATH": f"{root / 'bin'}:{os.defpath}:/usr/bin:/bin"}
     return subprocess.run([root / "deploy" / "setup"], env=env, capture_output=True, text=True, check=False, timeout=60)
 
@@ -45,6 +45,7 @@ def test_a_go_of_the_catalog_is_taken_as_it_is(tmp_path: Path, version: str) -> 
     done = setup_with_go(tmp_path, version)
     assert (done.returncode, done.stderr) == (0, "")
     assert not (tmp_path / ".venv" / "bin" / "go").exists()
+    assert "compileall -q builder" in (tmp_path / "compiled").read_text()
 
 
 @pytest.mark.parametrize("version", ["1.25.3", "1.27.0", "1.2", "1.19.8"])

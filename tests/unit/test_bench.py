@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from bench import document, results
+from bench import before, document, results
 from bench.document import Machine
 from bench.pairs import differences, interleave, percentile, ratios, spread
 from bench.projects import read
@@ -112,6 +113,19 @@ def test_the_page_says_commit_date_machine_command_and_every_row() -> None:
     ):
         assert part in text
     assert "fall" not in text.partition("## ")[2]
+
+
+def test_a_row_stands_beside_what_it_was_before() -> None:
+    row = Row(what="bare spawn alone", target="–", measured="1 ms", spread="–", pairs=9, verdict=NO_TARGET)
+    new = replace(row, what="a new row")
+    found = Section(metric="P7", commit="abc", date="2030-01-02", rows=(row, new))
+    text = document.render({"P7": found}, MACHINE)
+    assert f"| bare spawn alone | – | {before.FIGURES['P7']['bare spawn alone']} | 1 ms |" in text
+    assert "| a new row | – | – | 1 ms |" in text
+
+
+def test_what_was_before_belongs_to_metrics_of_the_page() -> None:
+    assert set(before.FIGURES) <= set(document.PROSE)
 
 
 def test_a_shortfall_is_marked_and_explained() -> None:

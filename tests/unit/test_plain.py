@@ -12,7 +12,7 @@ from builder import pipelines
 from builder.attempt.plain import Failed, failed, from_plain, to_json
 from builder.attempt.reading import Planned, Start
 from builder.data import runtimes_dir
-from builder.errors import BuildError, PlatformError
+from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
 from builder.plan import Diagnosis, Step
@@ -52,8 +52,9 @@ def test_requests_and_diagnoses_come_back_as_they_were() -> None:
 
 def test_errors_come_back_as_they_were() -> None:
     user = BuildError("CompileFailed", "m", where="w", said=("s",), next="n", exit_code=1, limit=2, peak=3)
-    ours = PlatformError("NodeDiskFull", "full", retry_after_ms=5, where="w")
-    for error in (user, ours):
+    ours = PlatformError("NodeDiskFull", "full", retry_after_ms=5, where="w", said=("s",))
+    clients = BuildError("ManifestInvalid", "m", error_class=ErrorClass.CLIENT)
+    for error in (user, ours, clients):
         back = through(Failed, failed(error)).error()
         assert type(back) is type(error)
         assert vars(back) == vars(error)

@@ -228,7 +228,30 @@ TARS = [
             pax(("mtime", "1.5")),
             Tar("a.txt", b"hello hello"),
         ),
-        want=ONE | {"._a.txt": b"\0\5\x16\7"},
+        want=ONE,
+        warns='1 file of macOS or Windows left out: "._a.txt"',
+    ),
+    Honest(
+        name="a folder made by tar of macOS, with AppleDouble beside and inside",
+        data=tar(
+            Tar("./._proj", b"\0\5\x16\7"),
+            Tar("proj/", kind=b"5"),
+            Tar("proj/._a.txt", b"\0\5\x16\7"),
+            Tar("proj/a.txt", b"hello hello"),
+        ),
+        want=ONE,
+        warns="2 files of macOS or Windows left out",
+    ),
+    Honest(
+        name="what Finder and Explorer put beside a folder",
+        data=tar(
+            Tar(".DS_Store", b"\0\0\0\1Bud1"),
+            Tar("proj/a.txt", b"hello hello"),
+            Tar("proj/Icon\r", b""),
+            Tar("Thumbs.db", b"x"),
+        ),
+        want=ONE,
+        warns='the archive holds one folder, "proj"',
     ),
     Honest(
         name="PAX states the same size",
@@ -352,7 +375,7 @@ ZIP_ROWS = [
             *[Zip(name=f"p/{one.name}", data=one.data, mode=one.mode, descriptor=NARROW) for one in ZIPS],
             Zip(name="__MACOSX/p/._main.go", data=b"\0\5", descriptor=NARROW),
         ),
-        warns="__MACOSX, 1 entries",
+        warns="1 file of macOS or Windows left out",
     ),
     Honest(
         name="GitHub",

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
+from builder.pipelines.go.required import required_files as required_files
 from builder.pipelines.go.source import GoFile, GoMod, is_built, reachable, read_all, read_mod
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
 from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile

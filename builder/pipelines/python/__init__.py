@@ -15,6 +15,7 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
 from builder.pipelines.python.manifest import MANIFESTS, Dependencies, read_dependencies, wanted_version
+from builder.pipelines.python.required import required_files as required_files
 from builder.plan import Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step
 from builder.source.tree import Tree
 
