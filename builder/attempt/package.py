@@ -7,6 +7,7 @@ from pathlib import Path
 
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
+from builder.attempt.reader import Reading
 from builder.claims.outcome import Artifact, Material
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
@@ -29,12 +30,13 @@ def package(attempt: Attempt, bound: Bound) -> Packaged:
     """One image over the base that PLAN bound. What the resolver took is read while the working copy is there."""
     plan, base = bound.plan, bound.toolchain.base
     _require_layers(base)
-    resolved = _resolved(attempt, plan)
     layers: list[Layer] = []
     left = attempt.node.settings.artifact_bytes
-    for index, source in enumerate(plan.output.layers):
-        layers.append(_layer(attempt, bound.toolchain, index, source, left))
-        left = max(0, left - layers[-1].unpacked)
+    with attempt.reading() as reading:  # it starts while the layers are written
+        for index, source in enumerate(plan.output.layers):
+            layers.append(_layer(attempt, bound.toolchain, index, source, left))
+            left = max(0, left - layers[-1].unpacked)
+        resolved = _resolved(attempt, plan, reading)
     output = plan.output
     config = ImageConfig(
         entrypoint=output.entrypoint, env=output.env, workdir=output.workdir, user=output.user, labels=()
@@ -50,9 +52,8 @@ def _require_layers(base: BaseImage) -> None:
         raise BuildError("ToolchainUnavailable", message, next=next_step)
 
 
-def _resolved(attempt: Attempt, plan: Plan) -> tuple[Material, ...]:
-    with attempt.reading() as reading:
-        found = reading.resolved(plan.detection.runtime)
+def _resolved(attempt: Attempt, plan: Plan, reading: Reading) -> tuple[Material, ...]:
+    found = reading.resolved(plan.detection.runtime)
     if len(found) > RESOLVED_MAX:
         attempt.log.system(f"warning: {len(found)} packages were resolved; the provenance names only the lock file")
         return ()
