@@ -17,7 +17,7 @@ from builder.attempt.verdict import of_error, of_refused, of_step
 from builder.claims.outcome import Artifact, Outcome, Verdict
 from builder.errors import BuildError
 from builder.key import build_key
-from builder.plan import Plan, Step
+from builder.plan import Network, Plan, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +39,12 @@ def run_build(attempt: Attempt) -> Outcome:
         with attempt.phase("BUILD"):
             prepare(attempt, bound.plan)
             attempt.node.label("prepared")
+            earlier: tuple[str, ...] = ()
             for number, step in enumerate(steps, 1):
                 attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
-                judge(attempt, bound.plan, step, execute_step(attempt, bound.toolchain, step))
+                result = execute_step(attempt, bound.toolchain, step)
+                judge(attempt, bound.plan, step, result, earlier)
+                earlier += result.tail if step.network is Network.NONE else ()
                 attempt.node.label("mid-build")
         return Outcome(artifact=finish_build(attempt, bound))
     except BuildError as error:  # reason, error_class and hint travel inside
@@ -63,7 +66,7 @@ def plan_build(attempt: Attempt) -> Planned:
             source = open_source(attempt, reading)
             log.system(source.summary)
         with attempt.phase("DETECT"):
-            detection = reading.detect(request.runtime)
+            detection = reading.detect(request.runtime, request.build_args.get("sub_path", ""))
             log.system(f"{detection.runtime}, because {detection.because}")
         with attempt.phase("PLAN"):
             found = reading.plan(detection, request)
@@ -86,8 +89,11 @@ def finish_build(attempt: Attempt, bound: Bound) -> Artifact:
     return artifact
 
 
-def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult) -> None:
-    """Raise what the end of a step means. A limit that stopped it goes before its exit code."""
+def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult, earlier: tuple[str, ...] = ()) -> None:
+    """Raise what the end of a step means. A limit that stopped it goes before its exit code.
+
+    `earlier`: the last lines of the steps before it, but for those that speak of a network.
+    """
     if result.reason:
         message = f"step {step.name}: {result.detail}"
         raise BuildError(result.reason, message, exit_code=result.exit_code, limit=result.limit, peak=result.peak)
@@ -96,7 +102,7 @@ def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult) -> None:
     if ours := of_step(attempt, step, result):
         raise ours
     with attempt.reading() as reading:
-        found = reading.diagnose(plan.detection.runtime, step, result.exit_code, result.tail)
+        found = reading.diagnose(plan.detection.runtime, step, result.exit_code, (*earlier, *result.tail))
     if refused := of_refused(attempt, plan, result, found):
         raise refused
     raise BuildError(

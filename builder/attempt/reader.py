@@ -204,10 +204,10 @@ class Reading:
         except OverBudget as over:
             raise BuildError("ArchiveTooLarge", f"unpacking it {over.what}", limit=over.limit) from None
 
-    def detect(self, runtime: str | None) -> Detection:
-        """Which runtime the source is of."""
+    def detect(self, runtime: str | None, sub_path: str = "") -> Detection:
+        """Which runtime the source, or that folder of it, is of."""
         with _invalid():
-            return self._ask(Detection, "detect", self._bounds, runtime=runtime)
+            return self._ask(Detection, "detect", self._bounds, runtime=runtime, sub_path=sub_path)
 
     def plan(self, detection: Detection, request: PlanRequest) -> Planned:
         """What would run."""

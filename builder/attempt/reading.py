@@ -110,8 +110,8 @@ class Desk:
                 done = unpack_file(file, self._root, Limits())
         return Unpacked(files=done.files, code_hash=code_hash(self._root), warnings=done.warnings)
 
-    def detect(self, runtime: str | None) -> Detection:
-        return pipelines.detect(self._tree, runtime, self._known)
+    def detect(self, runtime: str | None, sub_path: str) -> Detection:
+        return pipelines.detect(self._tree, runtime, self._known, sub_path)
 
     def plan(self, detection: dict[str, Any], request: dict[str, Any]) -> Planned:
         found, asked = from_plain(Detection, detection), from_plain(PlanRequest, request)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+import posixpath
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -31,6 +33,20 @@ class PlanRequest:
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     single_file: bool = False
+
+
+def folder_of(tree: Tree, sub_path: str) -> str:
+    """The build argument `sub_path` as a folder of the source; "." is its root. Raises `BuildError` InvalidRequest."""
+    folder = posixpath.normpath(sub_path or ".")
+    if folder == ".":
+        return folder
+    shown = sub_path[:80]
+    if folder.startswith(("/", "../")) or folder == "..":
+        raise BuildError("InvalidRequest", f"sub_path {shown} leads out of the source", where="buildArgs.sub_path")
+    if not any(path.startswith(folder + "/") for path in tree.files()):
+        message = f"sub_path {shown} is no folder of what was sent"
+        raise BuildError("InvalidRequest", message, where="buildArgs.sub_path", next="Name a folder of the source.")
+    return folder
 
 
 class Pipeline(Protocol):
@@ -79,7 +95,10 @@ def check_arguments(runtime: str, known: Sequence[str], given: Iterable[str]) ->
     if unknown := sorted(set(given) - set(known)):
         has = f"it takes {', '.join(known)}" if known else "it takes none"
         message = f'{runtime} has no build argument "{unknown[0][:80]}"; {has}'
-        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
+        asked = unknown[0][:80].lower().replace("-", "_")
+        nearest = next(iter(difflib.get_close_matches(asked, known, n=1)), "")
+        hint = f"Did you mean {nearest}?" if nearest else ""
+        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}", next=hint)
 
 
 MEMBERS = tuple(name for name in (*Pipeline.__annotations__, *vars(Pipeline)) if not name.startswith("_"))

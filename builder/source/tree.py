@@ -130,6 +130,26 @@ class DirTree:
         return True
 
 
+class SubTree:
+    """A folder of a tree, as a tree."""
+
+    def __init__(self, tree: Tree, folder: str) -> None:
+        self._tree = tree
+        self._below = folder.rstrip("/") + "/"
+
+    def files(self) -> tuple[str, ...]:
+        return tuple(path.removeprefix(self._below) for path in self._tree.files() if path.startswith(self._below))
+
+    def has(self, path: str) -> bool:
+        return self._tree.has(self._below + path)
+
+    def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
+        return self._tree.read_text(self._below + path, limit)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return match(self.files(), pattern)
+
+
 def _decode(path: str, data: bytes, limit: int) -> str:
     if len(data) > limit:
         raise BuildError("ManifestInvalid", f"{path} is larger than {limit} bytes", where=path)

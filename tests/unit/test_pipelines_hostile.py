@@ -65,6 +65,12 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "directives": repeated("require a v1\n"),
     "404s": repeated("404 A", after="!"),
     "no wheels": repeated("has no "),
+    "constraints": repeated("// +build a\n\n"),
+    "blocks": repeated("/**/"),
+    "embeds": repeated("//go:embed a\n"),
+    "quotes": repeated('\\"'),
+    "undefined": repeated("undefined: a."),
+    "cgo": repeated('warning: package a (b, c d) imports "C" in '),
     "requires go": repeated("requires go >= 1"),
     "versions": repeated("the current Python version (1"),
     "mismatches": repeated("Hash mismatch for `"),
@@ -140,6 +146,21 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "main.go": lambda text: plan({"main.go": text}, "go"),
     "imports": lambda text: plan({"main.go": f"package main\nimport (\n{text}\n)\n"}, "go"),
     "a constraint": lambda text: plan({"main.go": MAIN, "a.go": f"//go:build {text}\n\n{MAIN}"}, "go"),
+    "a constraint of options": lambda text: plan({"main.go": MAIN, "a.go": f"// +build {text}\n\n{MAIN}"}, "go"),
+    "a head": lambda text: plan({"main.go": f"{text}\n\n{MAIN}"}, "go"),
+    "embedded": lambda text: plan({"main.go": f'package main\nimport _ "embed"\n//go:embed {text}\n'}, "go"),
+    "a body that embeds": lambda text: plan({"main.go": f'package main\nimport _ "embed"\n{text}\n'}, "go"),
+    "many patterns": lambda text: plan(
+        {
+            "main.go": 'package main\nimport _ "embed"\n' + "//go:embed a*b*c*d\n" * (len(text) // 16),
+            "a/" + "a" * 200: "",
+        },
+        "go",
+    ),
+    "go.work": lambda text: plan({"go.work": text, "go.mod": MODULE, "main.go": MAIN}, "go"),
+    "a block of go.work": lambda text: plan(
+        {"go.work": f"go 1.24\nuse (\n.\n{text}\n)\n", "go.mod": MODULE, "main.go": MAIN}, "go"
+    ),
     "go.mod": lambda text: plan({"go.mod": text, "main.go": MAIN}, "go"),
     "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
     "imports and replacements": imports_and_replacements,
@@ -258,8 +279,10 @@ def test_a_constraint_that_is_too_deep_is_refused_with_its_line() -> None:
     assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", "a.go:3")
 
 
-def test_many_negations_are_read() -> None:
-    plan({"main.go": "//go:build " + "!" * 2000 + "linux\n\n" + MAIN}, "go")
+def test_many_negations_are_refused_as_go_refuses_them() -> None:
+    with pytest.raises(BuildError) as caught:
+        plan({"main.go": "//go:build " + "!" * 2000 + "linux\n\n" + MAIN}, "go")
+    assert (caught.value.reason, caught.value.where) == ("CompileFailed", "main.go:1")
 
 
 def test_what_nests_too_deeply_for_a_pipeline_is_the_sources_fault(monkeypatch: pytest.MonkeyPatch) -> None:
