@@ -102,12 +102,6 @@ def single(text: str) -> None:
     pipelines.single_file_name(None, text.encode())
 
 
-def names(runtime: str) -> Callable[[str], None]:
-    """A source whose files have these names, one a line."""
-    entry = {"go": {"main.go": MAIN}, "python": {"handler.py": ""}}[runtime]
-    return lambda text: plan({**entry, **{f"{line[:200]}.{runtime[:2]}": "" for line in text.split("\n")}}, runtime)
-
-
 def read_sums(text: str) -> None:
     go.resolved(DictTree({"go.sum": text}))
 
@@ -166,8 +160,6 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "imports and replacements": imports_and_replacements,
     "go.sum": read_sums,
     "a single file": single,
-    "names, Go": names("go"),
-    "names, Python": names("python"),
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),
