@@ -99,6 +99,11 @@ def of_python(**files: str) -> None:
     plan({"handler.py": "", **there}, "python")
 
 
+def single(text: str) -> None:
+    """A file without a name and a runtime: each pipeline looks whether it is its own."""
+    pipelines.single_file_name(None, text.encode())
+
+
 def read_sums(text: str) -> None:
     modules.fetched(text)
 
@@ -166,6 +171,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "go.sum": read_sums,
     "the resolver's lock": read_lock,
     "an exported lock": read_pins,
+    "a single file": single,
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),
