@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder import pipelines
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import cache_of, is_needed, keep
-from builder.attempt.fetch import Source, open_source
+from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.steps import StepResult, execute_step, prepare
@@ -66,22 +65,22 @@ def run_build(attempt: Attempt) -> Outcome:
 
 def plan_build(attempt: Attempt) -> Planned:
     """From the claim to the key and its verdict. Runs nothing of the source."""
-    log, node = attempt.log, attempt.node
-    node.label("after-claim")
-    with attempt.phase("FETCH_SOURCE"):
-        source = open_source(attempt)
-        log.system(source.summary)
-    with attempt.phase("DETECT"):
-        detection = pipelines.detect(
-            source.tree, attempt.request.runtime, node.known, attempt.request.build_args.get("sub_path", "")
-        )
-        log.system(f"{detection.runtime}, because {detection.because}")
-    with attempt.phase("PLAN"):
-        plan = pipelines.plan(detection, source.tree, attempt.request, node.catalog, node.known)
-        _explain(attempt, plan, source)
-        bound = bind(attempt, plan)
-        key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
-        verdict = report_key(attempt, key, source.code_hash, plan.toolchain.runtime)
+    log, request = attempt.log, attempt.request
+    attempt.node.label("after-claim")
+    with reading_source(attempt) as reading:
+        with attempt.phase("FETCH_SOURCE"):
+            source = open_source(attempt, reading)
+            log.system(source.summary)
+        with attempt.phase("DETECT"):
+            detection = reading.detect(request.runtime, request.build_args.get("sub_path", ""))
+            log.system(f"{detection.runtime}, because {detection.because}")
+        with attempt.phase("PLAN"):
+            found = reading.plan(detection, request)
+            plan = found.plan
+            _explain(attempt, plan, source)
+            bound = bind(attempt, plan, found.materials)
+            key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
+            verdict = report_key(attempt, key, source.code_hash, plan.toolchain.runtime)
     return Planned(bound=bound, key=key, verdict=verdict)
 
 
@@ -108,9 +107,8 @@ def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult, earlier:
         return
     if ours := of_step(attempt, step, result):
         raise ours
-    found = pipelines.diagnose(
-        plan.detection.runtime, step, result.exit_code, (*earlier, *result.tail), attempt.node.known
-    )
+    with attempt.reading() as reading:
+        found = reading.diagnose(plan.detection.runtime, step, result.exit_code, (*earlier, *result.tail))
     if refused := of_refused(attempt, plan, result, found):
         raise refused
     raise BuildError(

@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
-from builder import pipelines, sandbox
+from builder import sandbox
 from builder.attempt import dirhash
 from builder.attempt.attempt import Attempt
 from builder.claims.outcome import Material
@@ -109,7 +109,8 @@ def shared(attempt: Attempt, name: str) -> Path:
 def _fetched(attempt: Attempt, plan: Plan) -> Fetched | None:
     """What the stubs name, with the files for later steps written beside them."""
     folder = attempt.work / "fetch"
-    found = pipelines.fetched(plan, DirTree(folder), attempt.node.known)
+    with attempt.reading() as reading:
+        found = reading.fetched(plan)
     for file in found.files if found else ():
         _require_plain(file.path)
         path = folder / file.path

@@ -50,7 +50,7 @@ def _require_layers(base: BaseImage) -> None:
 def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSource, limit: int) -> Layer:
     """One layer; what lies below the work folder may be hostile and is walked without following a link."""
     host = _host_path(attempt, toolchain, source.source)
-    out = attempt.work / f"layer-{index}.tar.gz"
+    out = attempt.private / f"layer-{index}.tar.gz"
     below = attempt.work if host.is_relative_to(attempt.work) else None
     layer = write_layer(
         [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check

@@ -157,9 +157,9 @@ def _named(tree: DirTree, names: Sequence[str], where: str) -> str:
     host = where.rpartition(":")[0] or where
     mention = re.compile(rf"(?<![\w.-]){re.escape(host)}(?![\w-]|\.\w)", re.IGNORECASE)
     for name in names:
-        if not tree.has(name):
-            continue
-        with suppress(BuildError, OSError):
+        with suppress(BuildError, OSError):  # a step may have left anything there
+            if not tree.has(name):
+                continue
             for number, line in enumerate(tree.read_text(name, SEARCH_LIMIT).splitlines(), 1):
                 if mention.search(line[: LINE_LIMIT * 8]):
                     return f"{name}:{number}"
