@@ -141,7 +141,7 @@ def test_a_version_that_a_backend_computes_is_read_where_it_is_written() -> None
     text += '[tool.hatch.version]\npath = "src/svc/about.py"\n'
     files: dict[str, str | bytes] = {"pyproject.toml": text, "src/svc/__init__.py": ""}
     assert "src/svc-1.2.dist-info/METADATA" in written(planned({**files, "src/svc/about.py": '__version__ = "1.2"\n'}))
-    made = planned(files)
+    made = planned({**files, "src/svc/about.py": '__version__ = ".".join(VERSION)\n'})
     assert "src/svc-0.dist-info/METADATA" in written(made)
     assert made.warnings == (
         "svc has no version that can be read without its build backend (pyproject.toml:3); it is 0",
@@ -400,6 +400,7 @@ def test_an_index_of_the_sources_own_is_refused_when_it_is_planned() -> None:
     ("files", "words"),
     [
         ({"setup.py": "setup(install_requires=['idna'])"}, "setup.py is not used: nothing is installed"),
+        ({"setup.py": "setup()", "pyproject.toml": backend("setuptools.build_meta")}, "setup.py is not used"),
         ({"setup.cfg": "[options]\ninstall_requires = idna"}, "setup.cfg is not used: nothing is installed"),
         ({"Pipfile.lock": "{}"}, "Pipfile.lock is not used: nothing is installed"),
         ({"Pipfile": ""}, "pipenv requirements"),

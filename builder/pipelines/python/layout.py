@@ -39,7 +39,10 @@ _HOOKS = (
 )
 _SETUP_CODE = re.compile(r"\b(?:ext_modules|cmdclass|cythonize|use_scm_version|rust_extensions|cffi_modules)\b")
 _PLAIN = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*", re.ASCII)
-_VERSION = re.compile(r"[0-9A-Za-z.!+_-]{1,100}")
+_VERSION = re.compile(r"v?[0-9][0-9A-Za-z.!+_-]{0,99}")
+_WRITTEN = re.compile(
+    r"(?:__version__|VERSION|version)(?: ?: ?str)?\s{0,8}=\s{0,8}[\"'](v?[0-9][0-9A-Za-z.!+_-]{0,99})[\"'](?:\s{0,8}#.*)?"
+)
 
 
 def read_local(tree: Tree, folder: str, where: str) -> Local:
@@ -221,9 +224,7 @@ def _written_version(tree: Tree, folder: str, whole: Mapping[str, Any]) -> str:
         path = _join(folder, candidate)
         if path and tree.has(path):
             for line in tree.read_text(path).splitlines():
-                if found := re.match(
-                    r"(?:__version__|VERSION)\s{0,8}=\s{0,8}[\"']([0-9A-Za-z.!+_-]{1,100})[\"']", line
-                ):
+                if found := _WRITTEN.fullmatch(line):
                     return found[1]
     return ""
 

@@ -87,7 +87,7 @@ def _unused(tree: Tree, whole: Mapping[str, Any], found: Dependencies, empty: bo
         if tree.has(name) and name != found.manifest and not mute and found.manifest:
             yield f"{name} is not used: {decides}"
     others = [name for name in _OTHERS if tree.has(name)]
-    if tree.has(PYPROJECT):  # pip reads what is left of them from there, too
+    if table(whole, "project"):  # they are the backend's, and name what the manifest does not
         others = [name for name in others if name not in ("setup.py", "setup.cfg")]
     for name in others:
         yield f"{name} is not used: {decides}; {_way_out(name)}"
