@@ -338,6 +338,17 @@ def test_a_lock_as_uv_writes_it_is_of_its_manifest(
     assert planned({"pyproject.toml": pyproject(*needs, python=python), "uv.lock": uv_lock(*entries, python=locked)})
 
 
+def test_a_lock_of_a_workspace_without_a_project_at_its_root_is_refused() -> None:
+    files: dict[str, str | bytes] = {
+        "pyproject.toml": '[tool.uv.workspace]\nmembers = ["app"]\n',
+        "app/pyproject.toml": pyproject(),
+        "uv.lock": f'version = 1\n{IDNA}\n[[package]]\nname = "svc"\nsource = {{ editable = "app" }}\n',
+    }
+    error = refused(files)
+    assert (error.reason, error.where) == ("ManifestInvalid", "pyproject.toml")
+    assert "the root of this workspace is no project" in error.message
+
+
 def test_a_package_that_only_development_needs_may_come_from_anywhere() -> None:
     other = '[[package]]\nname = "tool"\nversion = "1"\nsource = { git = "https://example.com/tool" }\n'
     files: dict[str, str | bytes] = {"pyproject.toml": pyproject("idna==3.7"), "uv.lock": uv_lock(more=other + IDNA)}

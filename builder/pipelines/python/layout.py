@@ -41,7 +41,8 @@ _SETUP_CODE = re.compile(r"\b(?:ext_modules|cmdclass|cythonize|use_scm_version|r
 _PLAIN = re.compile(r"[\w.+-]+(?:/[\w.+-]+)*", re.ASCII)
 _VERSION = re.compile(r"v?[0-9][0-9A-Za-z.!+_-]{0,99}")
 _WRITTEN = re.compile(
-    r"(?:__version__|VERSION|version)(?: ?: ?str)?\s{0,8}=\s{0,8}[\"'](v?[0-9][0-9A-Za-z.!+_-]{0,99})[\"'](?:\s{0,8}#.*)?"
+    r"(?:__version__|VERSION|version)(?: ?: ?str)?\s{0,8}=\s{0,8}"
+    r"[\"'](v?[0-9][0-9A-Za-z.!+_-]{0,99})[\"'](?:\s{0,8}#.*)?"
 )
 
 

@@ -24,6 +24,7 @@ from builder.pipelines.python.needs import (
     requirement,
 )
 from builder.pipelines.python.project import (
+    PYPROJECT,
     declared,
     line_of,
     manifest_of,
@@ -55,9 +56,13 @@ def read_uv_lock(tree: Tree, whole: Mapping[str, Any]) -> Dependencies:
     lock = read_toml(tree, "uv.lock", LOCK_LIMIT)
     packages = tables(lock.get("package"))
     root = next((one for one in packages if _place(one) == "."), {})
+    if packages and not root:
+        message = "the root of this workspace is no project, so nothing says what its entry needs"
+        hint = "Give the pyproject.toml at the root a [project] with dependencies, and run: uv lock"
+        raise BuildError("ManifestInvalid", message, where=PYPROJECT, next=hint)
     name, wanted = str(root.get("name")), str(lock.get("requires-python", ">=3"))
     if packages and not (NAME.fullmatch(name) and len(wanted) <= 200 and SPECIFIER.fullmatch(wanted)):
-        message = "uv.lock names no project at the root, or its requires-python is no version specifier"
+        message = "uv.lock has no name of the project at the root, or no specifier as its requires-python"
         raise BuildError("ManifestInvalid", message, where="uv.lock", next=_LOCK_AGAIN)
     groups = _default_groups(tree, whole)
     reached = _reached(packages, root, groups)
