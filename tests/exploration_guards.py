@@ -87,6 +87,8 @@ GUARDS = (
     _guard("adopt: one at a repository", "closing._due", "builds.c.repository.not_in(_at_work(now))", "True", TWO_KEYS),
     _guard("artifact gone: not published", "closing.rebuild", 'row["published"] or ', model=TWO_CALM),
     _guard("artifact gone: reused", "closing.rebuild", ' or not row["from_cache_of"]'),
+    _guard("artifact refused: not published", "closing.refuse", 'row["published"] or '),
+    _guard("artifact refused: not reused", "closing.refuse", ' or row["from_cache_of"]', model=TWO_CALM),
     _guard("tag: the newest", "closing._claim_tags", ", where=newest", model=TWO_CALM),
     _guard("succeed: the mark", "closing.succeed", ' or not row["published"]'),
     # Clients

@@ -42,12 +42,20 @@ class Manifest:
     digest: str
 
 
+class BlobMissing(PlatformError):
+    """The other side answers, and has no such blob in this repository."""
+
+
 class Destination(Protocol):
     """A registry or something like it. Every method may be repeated.
 
     Raises `BuildError` InvalidRequest for a name that is none, `PlatformError` RegistryUnavailable when the other side
     does not do its part.
     """
+
+    def reference(self, repository: str, digest: str) -> str:
+        """How a puller names a manifest: `host/repository@sha256:…`."""
+        ...
 
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """Blobs first, then the manifest by digest, then the tag; a tag never points at a missing blob."""
@@ -64,7 +72,10 @@ class Destination(Protocol):
     def get_manifest(self, repository: str, reference: str) -> Manifest | None: ...
 
     def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
-        """The blob's bytes; raises at the end when they are not what `digest` says, so do not act on them before."""
+        """The blob's bytes; raises at the end when they are not what `digest` says, so do not act on them before.
+
+        `BlobMissing` when there is none.
+        """
         ...
 
     def attach(

@@ -24,6 +24,7 @@ from typing import Any
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import (
     EMPTY,
+    BlobMissing,
     Manifest,
     Pushed,
     check_names,
@@ -54,6 +55,11 @@ class Layout:
     root: Path
     name: str = "oci-layout"
 
+    def reference(self, repository: str, digest: str) -> str:
+        """See `Destination.reference`."""
+        check_names(repository, digest=digest)
+        return f"{self.name}/{repository}@{digest}"
+
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """See `Destination.push`. Layers are linked or copied from where they are."""
         check_names(repository, tag=tag)
@@ -65,7 +71,7 @@ class Layout:
         names = [f"{repository}@{image.digest}", *([f"{repository}:{tag}"] if tag else [])]
         self._point(names, descriptor(image.media_type, image.manifest))
         return Pushed(
-            reference=f"{self.name}/{repository}@{image.digest}",
+            reference=self.reference(repository, image.digest),
             digest=image.digest,
             size_bytes=image.size_bytes,
             uploaded_blobs=len(uploaded),
@@ -100,6 +106,8 @@ class Layout:
         """See `Destination.open_blob`. Blobs are shared by the repositories of a layout."""
         check_names(repository, digest=digest)
         hasher = hashlib.sha256()
+        if not self.blob_path(digest).exists():
+            raise BlobMissing("RegistryUnavailable", f"{self.name}/{repository} has no blob {digest}")
         with _disk("read"), self.blob_path(digest).open("rb") as file:
             while chunk := file.read(CHUNK):
                 hasher.update(chunk)

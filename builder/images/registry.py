@@ -22,6 +22,7 @@ from builder.images.destination import (
     DIGEST,
     EMPTY,
     EMPTY_TYPE,
+    BlobMissing,
     Manifest,
     Pushed,
     check_names,
@@ -69,6 +70,11 @@ class Registry:
         """End the connections; the registry cannot be used after it."""
         self.transport.client.close()
 
+    def reference(self, repository: str, digest: str) -> str:
+        """See `Destination.reference`."""
+        check_names(repository, digest=digest)
+        return f"{self.transport.host}/{repository}@{digest}"
+
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """See `Destination.push`."""
         check_names(repository, tag=tag)
@@ -80,7 +86,7 @@ class Registry:
         if tag is not None:
             self._put_manifest(repository, tag, image.media_type, image.manifest)
         return Pushed(
-            reference=f"{self.transport.host}/{repository}@{image.digest}",
+            reference=self.reference(repository, image.digest),
             digest=image.digest,
             size_bytes=image.size_bytes,
             uploaded_blobs=len(uploaded),
@@ -356,6 +362,8 @@ class Registry:
         with transport.stream("GET", url, scope=self._scope(repository), headers=headers) as response:
             if done and response.status_code == 416:  # the whole blob was already there when the connection broke
                 return
+            if response.status_code == 404:
+                raise BlobMissing("RegistryUnavailable", f"{transport.host}: {what}: answered 404")
             if response.status_code not in (200, 206):
                 raise transport.refused(what, response)
             skip = done if response.status_code == 200 else 0

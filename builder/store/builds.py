@@ -23,6 +23,7 @@ from builder.store.closing import (
     keep_finalize,
     publish,
     rebuild,
+    refuse,
     release_finalize,
     succeed,
     tag_digest,
