@@ -21,7 +21,7 @@ from builder.errors import BuildError, PlatformError
 from tests.attempt_fixtures import MemoryCalls
 
 DEAD = "4194999 1"  # above the kernel's largest pid
-ARTIFACT = Artifact(digest="sha256:1", reference="r", size_bytes=7, summary="", materials=(("base", "sha256:2"),))
+ARTIFACT = Artifact(digest="sha256:1", summary="", materials=(("base", "sha256:2"),))
 
 
 def lease(lease_s: float = 30, beat_s: float = 10, now: float = 100) -> Lease:
