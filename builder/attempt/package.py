@@ -53,6 +53,9 @@ def _require_layers(base: BaseImage) -> None:
 
 
 def _resolved(attempt: Attempt, plan: Plan) -> tuple[Material, ...]:
+    if attempt.source.resolve() != attempt.work.resolve() / attempt.source.relative_to(attempt.work):
+        attempt.log.system("warning: a step put a link in the place of the source; the provenance names no packages")
+        return ()  # what the link leads to is the node's
     found = pipelines.resolved(plan.detection.runtime, DirTree(attempt.source), attempt.node.known)
     if len(found) > RESOLVED_MAX:
         attempt.log.system(f"warning: {len(found)} packages were resolved; the provenance names only the lock file")
