@@ -20,7 +20,7 @@ from builder.attest.artifact import Refused, check_config, described
 from builder.attest.provenance import MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
-from builder.images.destination import DIGEST, BlobMissing, Destination
+from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
 from builder.store import builds, record
 from builder.store.engine import Store
 
@@ -54,21 +54,25 @@ class Finalizer:
         artifact = record.built(row)
         digest = artifact.digest
         started = _now()
+        manifest: str | Manifest = digest
         if row["from_cache_of"]:  # from a cache entry of ours: checked and attested when it was built
-            if not row["published"] and self.destination.resolve(repository, digest) is None:
-                builds.rebuild(self.store, build_id, claim, digest)
-                return
+            if not row["published"]:
+                found = self.destination.get_manifest(repository, digest)
+                if found is None:
+                    builds.rebuild(self.store, build_id, claim, digest)
+                    return
+                manifest = found
         else:
             if not row["published"]:  # behind the mark it was checked, and its tag may go
                 try:
-                    artifact = self._checked(row, artifact)
+                    manifest, artifact = self._checked(row, artifact)
                 except Refused as error:
                     why = f"node {row['node_id']} reported an artifact that is not what it pushed: {error}"
                     self.log.warning("refused", action="artifact-refused", build_id=build_id, why=why)
                     if builds.refuse(self.store, build_id, claim, why, self.backoff_ms) is None:
                         self.stale("refuse")
                     return
-            self._attest(row, artifact)
+            self._attest(row, artifact, manifest)
         attested = _now()
         self.label("finalize")
         artifact.reference = self.destination.reference(repository, digest)
@@ -78,7 +82,7 @@ class Finalizer:
             return
         pointed = dict.fromkeys(published.tags, digest)
         for tag in pointed:
-            self.destination.put_tag(repository, digest, tag)
+            self.destination.put_tag(repository, manifest, tag)
         if not self._succeed(row, (("ATTEST", started, attested),), attested, pointed):
             self.stale("succeed")
 
@@ -122,7 +126,7 @@ class Finalizer:
                 return
             digest = wanted
 
-    def _checked(self, row: builds.Row, artifact: pb.BuiltArtifact) -> pb.BuiltArtifact:
+    def _checked(self, row: builds.Row, artifact: pb.BuiltArtifact) -> tuple[Manifest, pb.BuiltArtifact]:
         """What the attempt's tag points at, when that is what the owner reported; with the size that a puller sees.
 
         Raises `Refused`, and `PlatformError` for a registry that does not do its part.
@@ -145,11 +149,10 @@ class Finalizer:
         except BlobMissing:
             raise Refused(f"{repository} has no config {found.config_digest}") from None
         check_config(config.getvalue(), manifest.digest)
-        return pb.BuiltArtifact(
-            digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials
-        )
+        size_bytes, parts = found.size_bytes, artifact.materials
+        return manifest, pb.BuiltArtifact(digest=manifest.digest, size_bytes=size_bytes, materials=parts)
 
-    def _attest(self, row: builds.Row, artifact: pb.BuiltArtifact) -> None:
+    def _attest(self, row: builds.Row, artifact: pb.BuiltArtifact, manifest: str | Manifest) -> None:
         """The statement of what was built from what, attached to the digest."""
         request = json.loads(row["request"])
         for holder in (request, request.get("code", {}).get("compile", {})):
@@ -173,7 +176,7 @@ class Finalizer:
             )
         )
         annotations = {"in-toto.io/predicate-type": PREDICATE_TYPE}
-        self.destination.attach(row["repository"], artifact.digest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations)
+        self.destination.attach(row["repository"], manifest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations)
 
 
 def _now() -> int:

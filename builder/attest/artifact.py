@@ -69,9 +69,7 @@ def described(manifest: Manifest) -> Described:
     sizes = [_size(part, manifest.digest) for part in (config, *layers)]
     if sizes[0] > CONFIG_BYTES:
         raise Refused(f"the config of {manifest.digest} has {sizes[0]} bytes, limit {CONFIG_BYTES}")
-    return Described(
-        config_digest=config["digest"], config_size=sizes[0], size_bytes=len(manifest.body) + sum(sizes)
-    )
+    return Described(config_digest=config["digest"], config_size=sizes[0], size_bytes=len(manifest.body) + sum(sizes))
 
 
 def check_config(config: bytes, digest: str) -> None:

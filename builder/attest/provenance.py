@@ -1,8 +1,10 @@
 """The in-toto Statement v1 with an SLSA Provenance v1 predicate: what was built from what. Pure.
 
-What the control side found out itself and what only the node can know is told apart: `internalParameters.facts` lists
-both, and each dependency is annotated with its source. Sources: https://in-toto.io/Statement/v1, https://slsa.dev/spec/v1.0/provenance. The statement is a function of the
-build, so attaching it twice gives the same digest.
+Facts that the control side found itself are marked apart from those that only the node can know:
+`internalParameters.facts` lists both, and each dependency is annotated with its source. The statement is a function of
+the build, so attaching it twice gives the same digest.
+
+Sources: https://in-toto.io/Statement/v1, https://slsa.dev/spec/v1.0/provenance.
 """
 
 from __future__ import annotations

@@ -61,8 +61,8 @@ class Destination(Protocol):
         """Blobs first, then the manifest by digest, then the tag; a tag never points at a missing blob."""
         ...
 
-    def put_tag(self, repository: str, digest: str, tag: str) -> None:
-        """Point `tag` at a manifest that is there."""
+    def put_tag(self, repository: str, manifest: str | Manifest, tag: str) -> None:
+        """Point `tag` at a manifest that is there: its digest, or itself where it was read already."""
         ...
 
     def resolve(self, repository: str, reference: str) -> str | None:
@@ -81,13 +81,14 @@ class Destination(Protocol):
     def attach(
         self,
         repository: str,
-        subject_digest: str,
+        subject: str | Manifest,
         artifact_type: str,
         payload: bytes,
         payload_media_type: str,
         annotations: Mapping[str, str],
     ) -> str:
-        """Attach `payload` to an image (image-spec v1.1, `subject`); the digest of the referrer. Idempotent."""
+        """Attach `payload` to an image (image-spec v1.1, `subject`): its digest, or its manifest where it was read
+        already. Returns the digest of the referrer. Idempotent."""
         ...
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:

@@ -94,10 +94,10 @@ class Registry:
             existing_blobs=blobs - len(uploaded),
         )
 
-    def put_tag(self, repository: str, digest: str, tag: str) -> None:
+    def put_tag(self, repository: str, manifest: str | Manifest, tag: str) -> None:
         """See `Destination.put_tag`."""
-        check_names(repository, tag=tag, digest=digest)
-        manifest = self._need(repository, digest)
+        check_names(repository, tag=tag)
+        manifest = self._need(repository, manifest)
         self._put_manifest(repository, tag, manifest.media_type, manifest.body)
 
     def resolve(self, repository: str, reference: str) -> str | None:
@@ -157,22 +157,21 @@ class Registry:
     def attach(
         self,
         repository: str,
-        subject_digest: str,
+        subject: str | Manifest,
         artifact_type: str,
         payload: bytes,
         payload_media_type: str,
         annotations: Mapping[str, str],
     ) -> str:
         """See `Destination.attach`. A registry that answers without `OCI-Subject` gets the fallback index."""
-        check_names(repository, digest=subject_digest)
-        subject = self._need(repository, subject_digest)
+        subject = self._need(repository, subject)
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         digest = digest_of(manifest)
         for blob in (payload, EMPTY):
             self._upload(repository, digest_of(blob), len(blob), lambda blob=blob: iter((blob,)))  # type: ignore[misc]
         response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
-        if response.headers.get("oci-subject") != subject_digest:
-            self._list_in_fallback(repository, fallback_tag(subject_digest), referrer_descriptor(manifest))
+        if response.headers.get("oci-subject") != subject.digest:
+            self._list_in_fallback(repository, fallback_tag(subject.digest), referrer_descriptor(manifest))
         return digest
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:
@@ -330,10 +329,13 @@ class Registry:
             raise self.transport.refused(what, response)
         return response
 
-    def _need(self, repository: str, digest: str) -> Manifest:
-        manifest = self.get_manifest(repository, digest)
+    def _need(self, repository: str, wanted: str | Manifest) -> Manifest:
+        if isinstance(wanted, Manifest):
+            return wanted
+        check_names(repository, digest=wanted)
+        manifest = self.get_manifest(repository, wanted)
         if manifest is None:
-            raise self._absent(repository, digest)
+            raise self._absent(repository, wanted)
         return manifest
 
     def _absent(self, repository: str, digest: str) -> BuildError:

@@ -133,7 +133,7 @@ def push(proxy: Proxy, folder: Path, text: str, repository: str, tag: str) -> st
 def finish(serve: Serve, build: str, claim: int, success: pb.BuiltArtifact) -> pb.FinishResponse:
     request = pb.FinishRequest(protocol=PROTOCOL, build_id=build, claim=claim, success=success)
     with serve.api("worker") as api:
-        answer = api.call("Finish", request)
+        answer: pb.FinishResponse = api.call("Finish", request)
     assert not answer.stale
     return answer
 

@@ -14,18 +14,28 @@ from builder.attest.artifact import Refused, described, reported
 from builder.contract import materials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.images.destination import Manifest
-from builder.images.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Image, ImageConfig, Platform, build_image
-from builder.images.image import canonical, digest_of
+from builder.images.image import (
+    CONFIG_TYPE,
+    INDEX_TYPE,
+    MANIFEST_TYPE,
+    Image,
+    ImageConfig,
+    Platform,
+    build_image,
+    canonical,
+    digest_of,
+)
 from builder.images.layout import Layout
 from builder.services.workers import WorkerService
 from builder.store import builds, logs, record
 from tests.oci_fixtures import make_image
 from tests.store_contract.world import World, open_world
+from tests.unit import test_service
 from tests.unit.test_finalize import KEY, attempt, pool
 from tests.unit.test_service import Services, node_of, register
-from tests.unit.test_service import services as services  # a fixture
 
 GOOD = "sha256:" + "a" * 64
+services = test_service.services
 NAME_MAX = materials.NAME_CHARACTERS
 
 
@@ -231,9 +241,7 @@ def test_record_and_statement_say_what_the_control_side_found(world: World, regi
     definition = statement["predicate"]["buildDefinition"]
     assert definition["internalParameters"]["sizeBytes"] == image.size_bytes
     assert definition["internalParameters"]["platform"] == "linux/amd64"
-    sources = {
-        one["name"]: one["annotations"]["ignite.dodil.dev/source"] for one in definition["resolvedDependencies"]
-    }
+    sources = {one["name"]: one["annotations"]["ignite.dodil.dev/source"] for one in definition["resolvedDependencies"]}
     assert sources == {"source": "control-side", "canonical source tree": "node"}
     assert set(definition["internalParameters"]["facts"]) == {"control-side", "node"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,8 @@ from typing import cast
 
 import pytest
 
-from builder import build, sandbox
-from builder.attempt import planned, steps
+from builder import build, pipelines, sandbox
+from builder.attempt import package, planned, steps
 from builder.attempt.attempt import Attempt
 from builder.attempt.fetch import open_source
 from builder.claims.calls import Refused, Unanswered
@@ -241,6 +242,18 @@ def test_what_stands_in_the_way_of_the_plans_files_is_named(tmp_path: Path, made
     with pytest.raises(BuildError) as caught:
         steps.prepare(one, plan)
     assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", file)
+
+
+def test_a_link_in_the_place_of_the_source_is_not_followed(tmp_path: Path) -> None:
+    """A step may put one there; what it leads to is the node's, and its go.sum no material."""
+    pinned = "example.com/secret v1.0.0 h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0=\n"
+    one = attempt_at(tmp_path, known=pipelines.PIPELINES)
+    plan = cast(Plan, SimpleNamespace(detection=SimpleNamespace(runtime="go")))
+    make_tree(one.source, {"go.sum": pinned})
+    assert [name for name, _ in package._resolved(one, plan)] == ["pkg:golang/example.com/secret@v1.0.0"]
+    shutil.move(one.source, tmp_path / "elsewhere")
+    one.source.symlink_to(tmp_path / "elsewhere")
+    assert package._resolved(one, plan) == ()
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.attest.artifact import reported
 from builder.claims.calls import Backoff, Unanswered
 from builder.claims.lease import Lease, lease_of
 from builder.claims.left import send_left_behind
 from builder.claims.outcome import Artifact, Outcome, Verdict
-from builder.attest.artifact import reported
 from builder.claims.requests import Close, close_of, failure_record, finish_request
 from builder.claims.spool import Spool, forget_dead_owners, is_owned, left_behind, own, spool_path
 from builder.claims.timelimit import TimeLimit
