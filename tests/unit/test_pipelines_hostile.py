@@ -104,6 +104,19 @@ def single(text: str) -> None:
     pipelines.single_file_name(None, text.encode())
 
 
+def names(runtime: str) -> Callable[[str], None]:
+    """A source whose files have these names, one a line, as far as an archive may have them."""
+    entry = {"go": {"main.go": MAIN}, "python": {"handler.py": ""}}[runtime]
+
+    def read(text: str) -> None:
+        lines = (
+            "/".join(part for part in line[:200].split("/") if part not in ("", ".", "..")) for line in text.split("\n")
+        )
+        plan({**entry, **{f"{line}.{runtime[:2]}": "" for line in lines}}, runtime)
+
+    return read
+
+
 def read_sums(text: str) -> None:
     modules.fetched(text)
 
@@ -172,6 +185,8 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "the resolver's lock": read_lock,
     "an exported lock": read_pins,
     "a single file": single,
+    "names, Go": names("go"),
+    "names, Python": names("python"),
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),
