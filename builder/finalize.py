@@ -68,7 +68,7 @@ class Finalizer:
                     manifest, artifact = self._checked(row, artifact)
                 except Refused as error:
                     why = f"node {row['node_id']} reported an artifact that is not what it pushed: {error}"
-                    self.log.warning("refused", action="artifact-refused", build_id=build_id, why=why)
+                    self.log.warning("refused", action="artifact-mismatch", build_id=build_id, why=why)
                     if builds.refuse(self.store, build_id, claim, why, self.backoff_ms) is None:
                         self.stale("refuse")
                     return

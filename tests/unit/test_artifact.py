@@ -13,6 +13,7 @@ import pytest
 from builder.attest.artifact import Refused, described, reported
 from builder.contract import materials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import PlatformError
 from builder.images.destination import Manifest
 from builder.images.image import (
     CONFIG_TYPE,
@@ -350,6 +351,40 @@ def test_a_node_that_goes_on_so_ends_the_build_as_internal(world: World, registr
     failure = record.build(world.row(build)).failure
     assert (world.row(build)["status"], failure.reason, failure.error_class) == ("FAILED", "Internal", "platform")
     assert failure.phase == pb.BUILD_PHASE_ATTEST and "has no tag" in failure.message and failure.next
+
+
+@pytest.mark.parametrize("code_hash", ["nonsense", "sha256:\x1b[31m", GOOD.upper()])
+def test_a_code_hash_that_is_none_gets_no_statement(
+    world: World, registry: Layout, tmp_path: Path, code_hash: str
+) -> None:
+    image, _ = images(tmp_path)
+    build = world.submit()
+    number = world.claim(build)
+    assert builds.planned(world.store, build, number, "key", code_hash, "go") == "GO_ON"
+    registry.push(image, "acme/n", f"build-{build}-1")
+    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=number, success=success(image.digest)), 1000)
+    assert attempt(pool(world, registry))
+    assert world.row(build)["status"] == "PENDING" and not registry.referrers("acme/n", image.digest)
+    assert any("the code hash is no sha256 digest" in one["l"] for one in lines(world, build))
+
+
+def test_trouble_at_the_first_look_is_asked_again_later(
+    world: World, registry: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image, _ = images(tmp_path)
+    build, _ = work(world, image.digest, lambda tag: void(registry.push(image, "acme/n", tag)))
+
+    def away(self: Layout, repository: str, reference: str) -> Manifest | None:
+        raise PlatformError("RegistryUnavailable", "no answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Layout, "get_manifest", away)
+        assert attempt(pool(world, registry))
+    row = world.row(build)
+    assert (row["status"], row["retries"], row["finalize_tries"]) == ("RUNNING", 0, 1)
+    world.at[0] += 60_000
+    assert attempt(pool(world, registry))
+    assert world.row(build)["status"] == "SUCCEEDED"
 
 
 def test_behind_the_mark_an_attempts_tag_may_be_gone(world: World, registry: Layout, tmp_path: Path) -> None:
