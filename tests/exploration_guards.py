@@ -66,7 +66,7 @@ GUARDS = (
     _guard("finish: the stage", "owner.finish", "RUNNING, WORK)", 'RUNNING, row["stage"])'),
     _guard("finish: the node", "owner.finish", ", *granted_to(node)"),
     _guard("finish: kept already", "owner.finish", "request.claim in finished", "False"),
-    _guard("finish: retries", "owner._failed", ' and row["retries"] < MAX_RETRIES'),
+    _guard("finish: retries", "owner.failed", ' and row["retries"] < MAX_RETRIES'),
     _guard("hand back: cancel", "owner.hand_back", _CANCEL, "if False:"),
     _guard("FINALIZE: a new claim", "rows.to_finalize", '"claim": row["claim"] + 1, '),
     _guard("queued again: a new claim", "rows.requeue", 'claim=row["claim"] + 1, '),
