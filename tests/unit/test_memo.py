@@ -6,11 +6,11 @@ import dataclasses
 from pathlib import Path
 
 import pytest
-from tests.unit.test_downloads import plans
 
 from builder.attempt import memo
 from builder.plan import Access, Cache, Network, Sees, Step
 from tests.attempt_fixtures import attempt_at
+from tests.unit.test_downloads import plans
 
 LINES = ("warning: a", "\x1b[31mb")
 
