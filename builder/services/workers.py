@@ -6,7 +6,7 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import BinaryIO
 
 from builder.config import Settings
@@ -21,6 +21,10 @@ from builder.store import builds, logs, membership, nodes, record
 from builder.store.transitions import RUNNING, WORK
 
 LACKS = 200
+MOST_SLOTS = 4096
+"""Of a node. The window of hints is about twice the free slots; one that offers more would take everybody's."""
+LAST_MS = 253_402_300_799_999
+"""The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 
 
@@ -39,6 +43,8 @@ class WorkerService:
         if not _NODE_ID.fullmatch(request.node_id):
             message = "nodeId takes 1 to 200 printable ASCII characters without a slash, a letter or digit first"
             raise BuildError("InvalidRequest", message, where="nodeId")
+        if request.slots > MOST_SLOTS:
+            raise BuildError("InvalidRequest", f"slots takes up to {MOST_SLOTS}", where="slots")
         _as_node(caller, request.node_id)
         settings = self._parts.settings
         can = (request.queues, request.toolchains, request.slots if request.lacks else max(1, request.slots))
@@ -97,6 +103,7 @@ class WorkerService:
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
         self._admit(caller, request.protocol)
+        _within_calendar(request.phases)
         verdict = builds.planned(
             self._parts.store,
             request.build_id,
@@ -116,7 +123,7 @@ class WorkerService:
         self._admit(caller, request.protocol)
         lines = [
             {
-                "t": line.timestamp_ms,
+                "t": _moment(line.timestamp_ms),
                 "p": pb.BuildPhase.Name(line.phase).removeprefix("BUILD_PHASE_") if line.phase else "",
                 "o": pb.LogStream.Name(line.stream).removeprefix("LOG_STREAM_"),
                 "l": line.line,
@@ -136,6 +143,7 @@ class WorkerService:
         """An owner's outcome; repeated, it is answered with the record."""
         self._admit(caller, request.protocol)
         settings = self._parts.settings
+        _within_calendar(request.phases)
         done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node)
         if done.outcome == "stale":
             self._parts.stale("finish")
@@ -179,6 +187,16 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while chunk := file.read(1024 * 1024):
             yield chunk
+
+
+def _moment(ms: int) -> int:
+    """A time that a node names, within the calendar."""
+    return min(max(0, ms), LAST_MS)
+
+
+def _within_calendar(phases: Iterable[pb.PhaseRecord]) -> None:
+    for phase in phases:
+        phase.started_at_ms, phase.ended_at_ms = _moment(phase.started_at_ms), _moment(phase.ended_at_ms)
 
 
 def _given(name: str, value: str) -> None:

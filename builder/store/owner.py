@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, case, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
@@ -119,10 +119,16 @@ def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection
 def heartbeat(
     store: Store, build_id: str, claim: int, phase: str, lease_ms: int, node: str = "", waited_ms: int = 0
 ) -> Row | None:
-    """Renew the lease: one fenced UPDATE. `waited_ms` is what the owner has waited for us so far. None: stale."""
+    """Renew the lease: one fenced UPDATE. None: stale.
+
+    `waited_ms` is what the owner has waited for us so far; more than has passed since its claim is not possible, and
+    a number that no sum can hold would end the look at every build's time.
+    """
     with store.transaction() as tx:
         now = store.clock_column(tx)
-        values = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited_ms}
+        passed = now - builds.c.started_at
+        waited = case((passed < waited_ms, passed), else_=max(0, waited_ms))
+        values = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited}
         values |= {"phase": phase} if phase else {}
         renewed = update(builds).where(and_(*fence(build_id, claim, WORK, node))).values(**values)
         return tx.execute(renewed.returning(builds.c.cancel_requested)).mappings().first()

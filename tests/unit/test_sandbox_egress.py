@@ -265,7 +265,8 @@ def test_absolute_form_is_sent_on_in_origin_form_one_request_a_connection() -> N
         b"", b"GET / HTTP/1.1", b"GET https://a/ HTTP/1.1", b"GET ftp://a/ HTTP/1.1", b"CONNECT a HTTP/1.1",
         b"CONNECT a:b HTTP/1.1", b"CONNECT a:99999 HTTP/1.1", b"CONNECT u@a:443 HTTP/1.1", b"CONNECT a:443/x HTTP/1.1",
         b"CONNECT a:443", b"CONNECT a:443 HTTP/2", b"GET http://a/\nHost:b HTTP/1.1", b"GET http://a/ HTTP/1.1\nX: y",
-        b"GET http://a/\tb HTTP/1.1", b"GET http://a/ HTTP/1.10", b"get http://a/ HTTP/1.1", b"GET http:///x HTTP/1.1", b"GET http://[::1/ HTTP/1.1",
+        b"GET http://a/\tb HTTP/1.1", b"GET http://a/ HTTP/1.10", b"get http://a/ HTTP/1.1",
+        b"GET http:///x HTTP/1.1", b"GET http://[::1/ HTTP/1.1",
     ],
 )  # fmt: skip
 def test_what_is_no_proxy_request(head: bytes) -> None:

@@ -24,7 +24,7 @@ from builder.services.builds import BuildService
 from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
 from builder.services.workers import WorkerService
-from builder.store import builds
+from builder.store import builds, logs
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
 
@@ -289,6 +289,29 @@ def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> Non
     assert not worker.heartbeat(node_of("n"), pb.HeartbeatRequest(**common)).stale
     assert not worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure)).stale
     assert services.get(build).status == pb.BUILD_STATUS_FAILED
+
+
+def test_a_node_has_no_more_slots_than_a_machine(services: Services) -> None:
+    register(services, "n", slots=4096)
+    with pytest.raises(BuildError, match="InvalidRequest: slots takes up to 4096"):
+        register(services, "n", slots=4097)
+
+
+def test_what_a_node_dates_is_within_the_calendar(services: Services) -> None:
+    """A record or log with another time could not be shown, nor a statement about it be written."""
+    build = services.submit()
+    register(services, "n")
+    claimed = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    common = {"protocol": 1, "build_id": build, "claim": services.worker.claim_build(node_of("n"), claimed).claim}
+    times = (2**63 - 1, -(2**63), 5)
+    lines = [pb.LogEntry(line="x", timestamp_ms=at) for at in times]
+    services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=lines))
+    assert [line["t"] for line in logs.read(services.store, build, 0)] == [253_402_300_799_999, 0, 5]
+    phase = pb.PhaseRecord(phase=pb.BUILD_PHASE_PLAN, started_at_ms=-1, ended_at_ms=2**63 - 1)
+    failure = pb.Failure(reason="CompileFailed", message="m")
+    services.worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure, phases=[phase]))
+    [found] = [one for one in services.get(build).phases if one.phase == pb.BUILD_PHASE_PLAN]
+    assert (found.started_at_ms, found.ended_at_ms) == (0, 253_402_300_799_999)
 
 
 def test_what_a_node_dropped_is_counted_though_nothing_else_changed(services: Services) -> None:
