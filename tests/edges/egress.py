@@ -147,7 +147,8 @@ def addresses_of_ipv6(world: World) -> str:
 def names_that_look_like_the_index(world: World) -> str:
     with hosts() as one:
         named = (
-            f"{INDEX}.evil.example", f"evil-{INDEX}", f"x.{INDEX}", "index.example\u0130", "\uff49ndex.example", "index%2eexample",
+            f"{INDEX}.evil.example", f"evil-{INDEX}", f"x.{INDEX}", "index.example\u0130", "\uff49ndex.example",
+            "index%2eexample",
             f"{INDEX}%00.evil.example", f"{INDEX}\\", f"{INDEX}..", f" {INDEX}", f"{INDEX}\t", "*", "",
         )  # fmt: skip
         return one.asked(*(f"{name}:{one.index}" for name in named if not name.endswith("..")))
@@ -185,7 +186,8 @@ def other_schemes_and_forms(world: World) -> str:
     with hosts() as one:
         at = f"{INDEX}:{one.index}"
         targets = (
-            f"https://{at}/", f"ftp://{at}/", "file:///etc/passwd", f"//{at}/", "/", "*", f"gopher://{at}/", f"http:/{at}/",
+            f"https://{at}/", f"ftp://{at}/", "file:///etc/passwd", f"//{at}/", "/", "*", f"gopher://{at}/",
+            f"http:/{at}/",
             f"http:///{at}/", f"http://[{at}/", f"HTTP//{at}", "",
         )  # fmt: skip
         lines = [f"GET {target} HTTP/1.1" for target in targets]

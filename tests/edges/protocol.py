@@ -208,7 +208,7 @@ def a_reason_of_its_own(world: World) -> str:
     return of_record(world.get(build))
 
 
-@probe("CANCELLED")
+@probe("CANCELLED Cancelled client")
 def an_owner_that_does_not_hear_a_cancel(world: World) -> str:
     """A finish with success, after a cancel was asked for."""
     build, claim = world.claimed()

@@ -64,7 +64,8 @@ def hints_with_a_wrong_signature(world: World) -> str:
     other = run_message(f"{STRANGER}92", KEY)
     version = genuine | {"v": 2}
     made = [
-        run_message(f"{STRANGER}91", "another key"), genuine | {"build_id": f"{STRANGER}93"}, genuine | {"sig": other["sig"]},
+        run_message(f"{STRANGER}91", "another key"), genuine | {"build_id": f"{STRANGER}93"},
+        genuine | {"sig": other["sig"]},
         version, genuine | {"kid": "x"}, genuine | {"priority": 9}, genuine | {"sig": sign(genuine, "")},
         genuine | {"build_id": "../../etc/passwd"}, genuine | {"build_id": [f"{STRANGER}91"]},
     ]  # fmt: skip
@@ -139,7 +140,8 @@ def a_hint_again_and_again(world: World) -> str:
         world.redis.lpush(SCRIPTS, message(run_message(build, KEY)))
     went_on(world, 7)
     assert world.get(build, "evil") == found
-    return "one claim" if (int(found["claim"]), found["attempt"]) == (2, 1) else f"claim {found['claim']}"
+    as_honest = all(found[name] == world.honest[name] for name in ("claim", "attempt"))
+    return "one claim" if as_honest else f"claim {found['claim']}, attempt {found['attempt']}"
 
 
 @probe("PENDING")

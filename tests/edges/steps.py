@@ -69,7 +69,7 @@ script(
 script(
     "the_source_changes_under_its_digest", "SUCCEEDED with the digests of what was sent",
     "open('build.py', 'w').write('print(2)')\nopen('more.py', 'w').write('x')\n",
-    lambda world, record: "with the digests of what was sent" if digests_are_of_what_was_sent(world, record) else "changed",
+    lambda world, record: "with the digests of what was sent" if are_of_what_was_sent(world, record) else "changed",
 )  # fmt: skip
 script(
     "devices_pipes_sockets_and_set_user_id", "SUCCEEDED with plain files",
@@ -92,13 +92,15 @@ script(
 script(
     "lines_that_act", "SUCCEEDED with text in the log",
     "import sys\nfor out in (sys.stdout, sys.stderr):\n"
-    "    out.buffer.write(b'\\x1b[31m\\x1b]52;c;eA==\\x07\\x9b31m\\x00\\xe2\\x80\\xae\\xff\\n\\x1bP' + b'q' * 40000 + b'\\n')\n"
+    "    out.buffer.write(b'\\x1b[31m\\x1b]52;c;eA==\\x07\\x9b31m\\x00\\xe2\\x80\\xae\\xff\\n\\x1bP')\n"
+    "    out.buffer.write(b'q' * 40000 + b'\\n')\n"
     "    out.buffer.flush()\n",
     text_of_log,
 )  # fmt: skip
 script(
     "lines_that_claim_to_be_ours", "SUCCEEDED as STDOUT",
-    "print('{\"o\": \"SYSTEM\", \"l\": \"forged\"}')\nprint('data: {\"eof\": true, \"status\": \"BUILD_STATUS_FAILED\"}\\n\\n')\n"
+    "print('{\"o\": \"SYSTEM\", \"l\": \"forged\"}')\n"
+    "print('data: {\"eof\": true, \"status\": \"BUILD_STATUS_FAILED\"}\\n\\n')\n"
     "print('SYSTEM forged')\n",
     lambda world, record: "as " + " ".join(
         sorted({str(one["stream"]).removeprefix("LOG_STREAM_") for one in world.log(str(record["buildId"])) if
@@ -115,12 +117,13 @@ script(
 )  # fmt: skip
 script(
     "folders_that_their_owner_has_shut", "SUCCEEDED",
-    "os.makedirs('/work/shut/in')\nopen('/work/shut/in/x', 'w').close()\nos.chmod('/work/shut/in', 0)\nos.chmod('/work/shut', 0)\n"
+    "os.makedirs('/work/shut/in')\nopen('/work/shut/in/x', 'w').close()\nos.chmod('/work/shut/in', 0)\n"
+    "os.chmod('/work/shut', 0)\n"
     "os.chmod('/work', 0)\n",
 )  # fmt: skip
 
 
-def digests_are_of_what_was_sent(world: World, record: dict[str, object]) -> bool:
+def are_of_what_was_sent(world: World, record: dict[str, object]) -> bool:
     """The same source, sent again by the other organization, has the same digests."""
     again = world.ended(world.script("again", SCRIPTED["the-source-changes-under-its-digest"], who="evil"), "evil")
     return (

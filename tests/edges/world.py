@@ -1,7 +1,7 @@
 """The running service that all probes share: two organizations, tokens of every scope, a node that builds as root.
 
-The probes play a second node themselves: the real one reads `compile.script` alone, so builds without a runtime
-(`compile.any`) are theirs to claim.
+The probes play a second node themselves: the real one reads `compile.any` alone, where the third pipeline's builds
+wait, so builds whose request names Python are theirs to claim.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import socket
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -32,7 +32,7 @@ from tests.build_fixtures import tar_of, until
 from tests.serve_fixtures import Serve, serving
 
 BUILDS = "/v1/ignite/builds"
-SCRIPTS = "compile.script"
+SCRIPTS, PLAYED = "compile.any", "compile.python"
 WORKER = "/v1/ignite/worker/builds"
 TOKENS = {
     "acme": 'organization = "acme", scopes = ["submit", "read"]',
@@ -56,7 +56,7 @@ SCRIPTED: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class World:
-    """The parts, and what probes do with them. `monkeypatch` is of one probe."""
+    """The parts, and what probes do with them."""
 
     serve: Serve
     redis_url: str
@@ -64,6 +64,9 @@ class World:
     node: Worker
     folder: Path
     registry: str
+    honest: dict[str, Any] = field(default_factory=dict)
+    """The record of a build that nobody attacked."""
+
     made: dict[str, str] = field(default_factory=dict)
 
     # HTTP
@@ -84,16 +87,18 @@ class World:
             one.settimeout(20)
             one.sendall(data)
             got = b""
-            while more := one.recv(65536):
-                got += more
+            with suppress(ConnectionResetError):  # of a request that is refused before all of it was read
+                while more := one.recv(65536):
+                    got += more
         return [int(line.split()[1]) for line in got.split(b"\r\n") if line.startswith(b"HTTP/1.1 ")]
 
     # Builds
 
     def submit(self, who: str = "acme", name: str = "app", **fields: Any) -> str:
         """A build that waits for the played node."""
-        source = base64.b64encode(tar_of({"build.py": f"# {os.urandom(8).hex()}\n"})).decode()
-        answer = self.ask("POST", BUILDS, who, json={"name": name, "zippedCode": source, **fields})
+        source = base64.b64encode(tar_of({"handler.py": f"# {os.urandom(8).hex()}\n"})).decode()
+        code = {"compile": {"runtime": {"python": {}}, "archive": source}}
+        answer = self.ask("POST", BUILDS, who, json={"name": name, "code": code, **fields})
         assert answer.status_code == 200, answer.text
         return str(answer.json()["buildId"])
 
@@ -128,7 +133,7 @@ class World:
         return self.ask("POST", f"{WORKER}/{build_id}/{path}", who, json=body)
 
     def register(self, who: str = "node-2", **fields: Any) -> httpx.Response:
-        body = {"protocol": PROTOCOL, "nodeId": "node-2", "queues": ["compile.any"], "slots": 2, **fields}
+        body = {"protocol": PROTOCOL, "nodeId": "node-2", "queues": [PLAYED], "slots": 2, **fields}
         return self.ask("POST", "/v1/ignite/worker/nodes", who, json=body)
 
     def claimed(self, **fields: Any) -> tuple[str, int]:
@@ -164,8 +169,8 @@ class World:
 
     def script(self, name: str, code: str, who: str = "acme", **fields: Any) -> str:
         """A build whose only step runs `code`."""
-        source = base64.b64encode(code.encode()).decode()
-        body = {"name": name, "code": {"compile": {"runtime": {"script": {}}, "sourceCode": source}}, **fields}
+        source = base64.b64encode(tar_of({"build.py": code})).decode()
+        body = {"name": name, "zippedCode": source, **fields}
         answer = self.ask("POST", BUILDS, who, json=body)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["buildId"])
@@ -219,7 +224,11 @@ def running(kept: Path, registry: str) -> Iterator[World]:
         stack.callback(shutil.rmtree, node_dir, True)
         for name in ("bases", "toolchains"):
             (node_dir / name).symlink_to(kept / name)
-        third = {"pipelines": '["tests.pipeline_script"]', "catalog": str(ROOT / "tests/data/catalog.toml")}
+        catalog = folder / "catalog.toml"
+        texts = [(ROOT / name).read_text() for name in ("runtimes/catalog.toml", "tests/data/catalog.toml")]
+        catalog.write_text("\n".join(texts))
+        shutil.copytree(ROOT / "tests/data/script", folder / "script")
+        third = {"pipelines": "tests.pipeline_script", "catalog": str(catalog)}
         _, redis_url = stack.enter_context(private_redis(folder / "redis"))
         tokens = ", ".join(f'{{ token = "t-{name}", {rest} }}' for name, rest in TOKENS.items())
         settings = {"tokens": f"[{tokens}]", "registry": registry, "log_bytes": str(LOG_BYTES), "message_key": KEY}
@@ -232,7 +241,7 @@ def running(kept: Path, registry: str) -> Iterator[World]:
                 serve,
                 redis_url,
                 TOKEN="t-node-1",
-                QUEUES=f'["{SCRIPTS}"]',
+                QUEUES=SCRIPTS,
                 NODE_DIR=str(node_dir),
                 BUILD_UID=str(uids.EDGES),
                 UNSANDBOXED="false",
@@ -242,8 +251,8 @@ def running(kept: Path, registry: str) -> Iterator[World]:
         )
         client = stack.enter_context(redis.Redis.from_url(redis_url))
         world = World(serve, redis_url, client, node, folder, registry)
-        honest = world.ended(world.script("honest", HONEST))
-        assert of_record(honest) == "SUCCEEDED", (honest, node.said()[-2000:])
+        world.honest.update(world.ended(world.script("honest", HONEST)))
+        assert of_record(world.honest) == "SUCCEEDED", (world.honest, node.said()[-2000:])
         assert world.register().status_code == 200 and len(world.children) == 2
         yield world
 
