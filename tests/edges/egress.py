@@ -6,7 +6,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -37,7 +37,8 @@ class Hosts:
             one.settimeout(20)
             try:
                 one.sendall(data)
-                one.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # it may be closed by now, its answer unread
+                    one.shutdown(socket.SHUT_WR)
                 got = b""
                 while more := one.recv(65536):
                     got += more
@@ -160,9 +161,7 @@ def users_in_front_of_a_host(world: World) -> str:
     with hosts() as one:
         near = f"127.0.0.1:{one.neighbour}"
         allowed = f"{INDEX}:{one.index}"
-        return one.asked(
-            f"{allowed}@{near}", f"{INDEX}@{near}", f"u:p@{near}", f"{allowed}%40{near}", f"{allowed}#@{near}"
-        )
+        return one.asked(f"{allowed}@{near}", f"{INDEX}@{near}", f"u:p@{near}", f"{allowed}%40{near}")
 
 
 @probe("refused, unheard")
