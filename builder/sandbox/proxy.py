@@ -132,9 +132,9 @@ class _Proxy:
             except OSError:
                 return
             thread = threading.Thread(target=self._serve, args=(client,), name="sandbox-egress-one", daemon=True)
-            with self._lock:
+            with self._lock:  # `stop` joins these: one that is not started yet cannot be joined
                 self._threads.add(thread)
-            thread.start()
+                thread.start()
 
     def stop(self) -> None:
         with self._lock:
