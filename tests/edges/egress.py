@@ -308,3 +308,33 @@ def connections_that_outlive_the_step(world: World) -> str:
                 return f"{len(left)} threads"
             left[0].join(0.1)
     return "no thread is left"
+
+
+@probe("cut, and no error of ours")
+def a_connection_as_the_step_ends(world: World) -> str:
+    """The step ends after the connection was accepted and before its thread runs."""
+    start, failed = threading.Thread.start, list[BaseException]()
+    listener = socket.create_server(("127.0.0.1", 0))
+    served = proxy.serving(listener, sandbox.Egress(sandbox.EgressPolicy(hosts=frozenset())))
+
+    def end() -> None:
+        try:
+            served.__exit__(None, None, None)
+        except BaseException as error:
+            failed.append(error)
+
+    ending = threading.Thread(target=end)
+
+    def ends_first(thread: threading.Thread) -> None:
+        if thread.name == "sandbox-egress-one":
+            start(ending)
+            ending.join(0.2)
+        start(thread)
+
+    with mock.patch.object(threading.Thread, "start", ends_first):
+        served.__enter__()
+        with socket.create_connection(listener.getsockname(), 20) as client:
+            client.settimeout(20)
+            got = client.recv(100)
+        ending.join(20)
+    return "cut, and no error of ours" if not (got or failed or ending.is_alive()) else f"{got!r} {failed}"
