@@ -27,6 +27,8 @@ from builder.stores.folder import SourceStore
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and where referrers of a digest are listed
+MAX_REQUEST_BYTES = 64 * 1024
+"""Of a request beside its source. It stays in the record, and a list of builds reads hundreds of them."""
 MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
 # Registries route by these, wherever they stand in a path.
@@ -71,15 +73,8 @@ def take(
             check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
     _nothing_ignored(request)
     repository = _repository(request, organization, settings)
+    text = _kept(request)
     sha256, size = _source(request, organization, settings, store, sources)
-    kept = pb.CreateBuildRequest()
-    kept.CopyFrom(request)
-    body = kept.code.compile.WhichOneof("body")
-    if body:
-        setattr(kept.code.compile, body, b"")
-    if kept.WhichOneof("source") == "zipped_code":
-        kept.zipped_code = b""
-    text = json_format.MessageToJson(kept, indent=None, sort_keys=True)
     timeout = int(request.timeout_secs) * 1000 or settings.timeout_ms
     queue_timeout = int(request.queue_timeout_secs) * 1000 or settings.queue_timeout_ms
     _maximum("timeoutSecs", timeout, 3_600_000)
@@ -104,6 +99,21 @@ def take(
         "queue_timeout_ms": queue_timeout,
         "log_limit": settings.log_bytes,
     }
+
+
+def _kept(request: pb.CreateBuildRequest) -> str:
+    """The request as its record keeps it: without the source's bytes."""
+    kept = pb.CreateBuildRequest()
+    kept.CopyFrom(request)
+    body = kept.code.compile.WhichOneof("body")
+    if body:
+        setattr(kept.code.compile, body, b"")
+    if kept.WhichOneof("source") == "zipped_code":
+        kept.zipped_code = b""
+    if (size := kept.ByteSize()) > MAX_REQUEST_BYTES:
+        message = f"the request has {size} bytes beside its source, {MAX_REQUEST_BYTES} are allowed"
+        raise BuildError("InvalidRequest", message, where="body", next="Put large values into files of the source.")
+    return json_format.MessageToJson(kept, indent=None, sort_keys=True)
 
 
 def _names(request: pb.CreateBuildRequest) -> None:

@@ -102,7 +102,13 @@ def another_nodes_name(world: World) -> str:
 def registrations_that_are_none(world: World) -> str:
     named = ("", "a/b", "../x", "a\n", "\x1b[0m", "\u202ex", "-x", "x" * 201)
     tried = {one: of_answer(world.register("worker", nodeId=one)) for one in named}
-    return same(tried | {f"{count} slots": of_answer(world.register(slots=count)) for count in (4097, 2**32 - 1)})
+    tried |= {f"{count} slots": of_answer(world.register(slots=count)) for count in (4097, 2**32 - 1)}
+    tried["queues"] = of_answer(world.register(queues=[f"q{number}" for number in range(1001)]))
+    tried["toolchains"] = of_answer(world.register(toolchains={f"t{number}": "d" for number in range(1001)}))
+    tried["a name"] = of_answer(world.register(queues=["q" * 1_000_000]))
+    return same(
+        tried | {"nonce": of_answer(world.call("ClaimBuild", world.submit(), nodeId="node-2", nonce="n" * 201))}
+    )
 
 
 @probe("not granted")
@@ -161,14 +167,14 @@ def indexes_and_sequences_of_its_own(world: World) -> str:
 
 @probe("cut at the limit")
 def a_flood_of_lines(world: World) -> str:
-    """Forty times the limit, and the empty lines that cost nothing."""
+    """Ten times the limit, empty lines that cost nothing, and a last line of a megabyte."""
     build, claim = world.claimed()
     kept = 0
-    for batch in (["x" * 16_000] * 40, [""] * 20_000, ["y" * 1_000_000], ["z" * 1000] * 500):
+    for batch in (["x" * 16_000] * 40, [""] * 20_000, ["z" * 1000] * 500, ["y" * 1_000_000]):
         kept = int(world.lines(build, claim, batch, first=kept)["keptUntilIndex"])
     world.fail(build, claim, kept)
     size = sum(len(line.get("line", "")) for line in world.log(build))
-    return "cut at the limit" if size < 2 * LOG_BYTES else f"{size} bytes"
+    return "cut at the limit" if size < 5 * LOG_BYTES else f"{size} bytes"
 
 
 @probe("no more than has passed")
@@ -195,6 +201,20 @@ def times_beyond_the_calendar(world: World) -> str:
     times = [int(line["timestampMs"]) for line in world.log(build)]
     times += [int(one["startedAtMs"]) for one in world.get(build)["phases"]]
     return "shown and ended" if max(times) <= last else str(max(times))
+
+
+@probe("a short text that acts on nothing")
+def words_of_a_failure(world: World) -> str:
+    """Megabytes, controls and a thousand lines of the tool: all of it would be in each answer of the record."""
+    build, claim = world.claimed()
+    text = "\x1b]52;c;eA==\x07\u202e\x00" + "x" * 1_000_000
+    words = {name: text for name in ("message", "where", "next")}
+    world.fail(build, claim, failure={"reason": "CompileFailed", "said": [text] * 1000, **words})
+    failure = world.get(build)["failure"]
+    shown = "".join([failure["message"], failure["where"], failure["next"], *failure["said"]])
+    if not shown.isprintable() or len(shown) > 1_000_000:
+        return f"{len(shown)} characters, {sorted({ascii(c) for c in shown if not c.isprintable()})}"
+    return "a short text that acts on nothing"
 
 
 @probe("FAILED Internal platform")

@@ -212,3 +212,16 @@ def test_such_a_name_needs_a_repository_of_its_own(store: Store, tmp_path: Path)
 def test_the_size_of_a_log_is_the_settings(store: Store, tmp_path: Path) -> None:
     made = columns(store, tmp_path, asked(), Settings(log_bytes=64 * 1024))
     assert builds.submit(store, made).row["log_limit"] == 64 * 1024
+
+
+def test_a_request_beside_its_source_is_small_and_nothing_of_a_larger_one_is_stored(
+    store: Store, tmp_path: Path
+) -> None:
+    def asking(size: int, source: bytes) -> pb.CreateBuildRequest:
+        return pb.CreateBuildRequest(name="app", zipped_code=source, build_args={"A": "x" * size})
+
+    assert columns(store, tmp_path, asking(60_000, b"x" * 200_000))["source_size"] == 200_000
+    before = sorted((tmp_path / "sources").rglob("*"))
+    with pytest.raises(BuildError, match=r"InvalidRequest: the request has 7\d{4} bytes beside its source") as refused:
+        columns(store, tmp_path, asking(70_000, b"y" * 200_000))
+    assert (refused.value.where, sorted((tmp_path / "sources").rglob("*"))) == ("body", before)
