@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, and_, case, select, update
@@ -128,7 +129,7 @@ def heartbeat(
         now = store.clock_column(tx)
         passed = now - builds.c.started_at
         waited = case((passed < waited_ms, passed), else_=max(0, waited_ms))
-        values = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited}
+        values: dict[str, Any] = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited}
         values |= {"phase": phase} if phase else {}
         renewed = update(builds).where(and_(*fence(build_id, claim, WORK, node))).values(**values)
         return tx.execute(renewed.returning(builds.c.cancel_requested)).mappings().first()

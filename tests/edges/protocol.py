@@ -205,14 +205,14 @@ def times_beyond_the_calendar(world: World) -> str:
 
 @probe("a short text that acts on nothing")
 def words_of_a_failure(world: World) -> str:
-    """Megabytes, controls and a thousand lines of the tool: all of it would be in each answer of the record."""
+    """Long texts, controls and a thousand lines of the tool: all of it would be in each answer of the record."""
     build, claim = world.claimed()
-    text = "\x1b]52;c;eA==\x07\u202e\x00" + "x" * 1_000_000
-    words = {name: text for name in ("message", "where", "next")}
+    text = "\x1b]52;c;eA==\x07\u202e\x00" + "x" * 20_000
+    words = {name: text * 20 for name in ("message", "where", "next")}
     world.fail(build, claim, failure={"reason": "CompileFailed", "said": [text] * 1000, **words})
     failure = world.get(build)["failure"]
     shown = "".join([failure["message"], failure["where"], failure["next"], *failure["said"]])
-    if not shown.isprintable() or len(shown) > 1_000_000:
+    if not shown.isprintable() or len(shown) > 500_000:
         return f"{len(shown)} characters, {sorted({ascii(c) for c in shown if not c.isprintable()})}"
     return "a short text that acts on nothing"
 
