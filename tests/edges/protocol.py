@@ -203,6 +203,46 @@ def times_beyond_the_calendar(world: World) -> str:
     return "shown and ended" if max(times) <= last else str(max(times))
 
 
+@probe("refused at once")
+def an_artifact_that_cannot_be_one(world: World) -> str:
+    """Digests and materials that are none; the answer says so, and no registry is asked."""
+    digest = "sha256:" + "0" * 64
+    successes: list[dict[str, object]] = [
+        {"digest": each}
+        for each in ("", "latest", "sha256:zz", digest.upper(), digest + "\n", "../" + digest, "sha512:0")
+    ]
+    named = [
+        {"name": "x\x1b[0m", "digest": digest},
+        {"name": "", "digest": digest},
+        {"name": "n" * 5000, "digest": digest},
+    ]
+    named += [{"name": "x", "digest": each} for each in ("", "nonsense", digest.upper(), "h1:x")]
+    successes += [{"digest": digest, "materials": [each]} for each in named]
+    successes.append({"digest": digest, "materials": [{"name": "x", "digest": digest}] * 10_001})
+    tried = {}
+    for index, success in enumerate(successes):
+        build, claim = world.claimed()
+        answer = world.call("Finish", build, claim=claim, success=success).json()
+        tried[str(index)] = "refused at once" if answer.get("refusedBecause") else str(answer)
+        assert world.ask("POST", f"{BUILDS}/{build}/cancel", "acme").status_code == 200
+    return same(tried)
+
+
+@probe("FAILED Internal platform")
+def an_artifact_of_another_repository(world: World) -> str:
+    """A manifest that there is, under a reference and a size that the node invents: no tag of the attempt points at it."""
+    honest = world.honest
+    evil = "registry.example/victim/app@" + honest["imageDigest"]
+    success = {"digest": honest["imageDigest"], "reference": evil, "sizeBytes": "1"}
+    build, claim = world.claimed()
+    while world.get(build)["status"] not in ENDED:
+        world.call("Finish", build, claim=claim, success=success)
+        assert until(lambda: world.get(build)["status"] in ENDED or world.takes(build), 60), world.get(build)
+        claim = int(world.get(build)["claim"])
+    found = world.get(build)
+    return of_record(found) if "victim" not in str(found) and "imageDigest" not in found else str(found)
+
+
 @probe("a short text that acts on nothing")
 def words_of_a_failure(world: World) -> str:
     """Long texts, controls and a thousand lines of the tool: all of it would be in each answer of the record."""
