@@ -230,7 +230,7 @@ def an_artifact_that_cannot_be_one(world: World) -> str:
 
 @probe("FAILED Internal platform")
 def an_artifact_of_another_repository(world: World) -> str:
-    """A manifest that there is, under a reference and a size that the node invents: no tag of the attempt points at it."""
+    """A manifest that there is, with an invented reference and size: no tag of the attempt points at it."""
     honest = world.honest
     evil = "registry.example/victim/app@" + honest["imageDigest"]
     success = {"digest": honest["imageDigest"], "reference": evil, "sizeBytes": "1"}
