@@ -29,6 +29,7 @@ from builder.errors import BuildError
 PREFIX = "IGNITE_BUILDER_"
 HANDED_OVER = PREFIX + "SETTINGS"
 SECRET = "***"
+REPORT_KEY_CHARACTERS = 16
 MIB = 1024 * 1024
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -94,6 +95,9 @@ class Settings(BaseModel):
     repository_prefix: str = Field("", description="put before <organization>/<name> in the registry")
     report_url: str = Field("", description="where VersionStatus reports are posted; empty: kept, not sent")
     report_token: str = Field("", description="bearer token of the report's receiver")
+    report_keys: tuple[str, ...] = Field(
+        (), max_length=2, description="keys of the signatures of reports; a second one while they are rotated"
+    )
     finalizers: int = Field(4, ge=1, description="builds that a control process attests and tags at once")
     # Build node
     node_id: str = Field("", description="identity of this node; default: the host's name")
@@ -176,6 +180,15 @@ class Settings(BaseModel):
         address_of(value)
         return value
 
+    @field_validator("report_keys")
+    @classmethod
+    def _are_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """A signature by a key that can be guessed proves nothing."""
+        for number, key in enumerate(value, 1):
+            if len(key) < REPORT_KEY_CHARACTERS:
+                raise ValueError(f"key {number} is too short; it takes {REPORT_KEY_CHARACTERS} characters or more")
+        return value
+
     @field_validator("tokens")
     @classmethod
     def _each_once(cls, value: tuple[Token, ...]) -> tuple[Token, ...]:
@@ -227,7 +240,7 @@ class Loaded:
 
 
 def _without_secrets(name: str, value: object) -> str:
-    if any(word in name for word in ("token", "password", "message_key", "index_env")):
+    if any(word in name for word in ("token", "password", "message_key", "report_keys", "index_env")):
         return SECRET
     if name.endswith("_url") or name in ("server", "upstream_proxy"):
         return without_credentials(str(value))
@@ -372,7 +385,8 @@ def _environment(environ: Mapping[str, str]) -> Source:
             continue
         if name.endswith("_file") and name.removesuffix("_file") in Settings.model_fields:
             name = name.removesuffix("_file")
-            values[name] = Path(text).read_text(encoding="utf-8").strip()
+            content = Path(text).read_text(encoding="utf-8").strip()
+            values[name] = tuple(content.split()) if hints.get(name) == tuple[str, ...] else content
         else:
             values[name] = _from_text(hints.get(name), text)
         origins[name] = variable

@@ -8,14 +8,13 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, tuple_, update
 
-from builder.store.engine import Store
+from builder.store.engine import Store, insert_into
 from builder.store.rows import (
     Row,
     cancelled,
     end,
     fence,
     fenced,
-    insert_into,
     lock,
     poisoned,
     requeue,

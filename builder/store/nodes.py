@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from builder.store import membership
-from builder.store.engine import Store
-from builder.store.rows import insert_into
+from builder.store.engine import Store, insert_into
 from builder.store.schema import builds, contexts, nodes
 from builder.store.transitions import RUNNING, WORK
 

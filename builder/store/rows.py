@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, Table, and_, delete, exists, select, 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, ErrorClass
 from builder.store import listeners, logs
-from builder.store.engine import EVENTS, Store
+from builder.store.engine import EVENTS, Store, insert_into
 from builder.store.events import Event
 from builder.store.hide import hidden
 from builder.store.schema import builds, in_flight
@@ -136,17 +136,6 @@ def emit(tx: Connection, action: str, row: Row) -> None:
             claim=row["claim"],
         )
     )
-
-
-def insert_into(tx: Connection, table: Table) -> Any:
-    """An INSERT of the store's dialect, for its ON CONFLICT."""
-    if tx.dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql  # with its drivers: 50 ms that a folder's store does without
-
-    return postgresql.insert(table)
 
 
 def inserted(tx: Connection, table: Table, **values: Any) -> bool:

@@ -102,6 +102,16 @@ builds = Table(
     Index("builds_by_source", "source_sha256"),
 )
 
+labels = Table(
+    "labels",  # the callers' own labels of their builds, to find these by
+    metadata,
+    Column("build_id", _ordered(20), ForeignKey("builds.build_id"), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("value", String(256), nullable=False),
+    Column("organization", _ordered(200), nullable=False),
+    Index("labels_by_value", "organization", "name", "value", "build_id"),
+)
+
 log_chunks = Table(
     "log_chunks",
     metadata,
@@ -129,8 +139,19 @@ reports = Table(
     Column("due_at", BigInteger, nullable=False),
     Column("tries", Integer, nullable=False, server_default="0"),
     Column("delivered_at", BigInteger, nullable=False, server_default="0"),
+    Column("organization", _ordered(200), nullable=False, server_default=""),
+    Column("created_at", BigInteger, nullable=False, server_default="0"),
+    Column("position", BigInteger, nullable=False, server_default="0"),  # in its organization's feed; 0: no reader yet
     UniqueConstraint("build_id", "sequence"),
     Index("reports_due", "delivered_at", "due_at"),
+    Index("reports_in_feed", "organization", "position", "id"),
+)
+
+feeds = Table(
+    "feeds",  # the last position of an organization's feed of reports
+    metadata,
+    Column("organization", _ordered(200), primary_key=True),
+    Column("position", BigInteger, nullable=False),
 )
 
 in_flight = Table(
