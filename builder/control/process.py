@@ -68,7 +68,8 @@ class Control:
             oldest_ms=lambda: queues.oldest_ms(self.store),
             free=self._free_slots,
             reports=lambda: outbox.waiting(self.store),
-            lacking=lambda: nodes.lacking(self.store, nodes.LIVE_LEASES * settings.lease_ms),
+            oldest_report_ms=lambda: outbox.oldest_ms(self.store),
+            states=lambda: nodes.states(self.store, nodes.LIVE_LEASES * settings.lease_ms),
         )
         folder.make_private(settings.data_dir, settings.node_dir)
         self.store = open_store(settings.database, self._emit)
@@ -129,7 +130,7 @@ class Control:
 
     def _emit(self, event: Event) -> None:
         self.metrics.count(event)
-        self.log.info("transition", **vars(event))
+        self.log.info("transition", **{name: value for name, value in vars(event).items() if name != "phases"})
         self.loops.changed(event)
         if event.action == "cancel-request":
             self._tell_owner(event.build_id)

@@ -125,6 +125,7 @@ def transition(tx: Connection, now: int, row: Row, action: str, *, line: str = "
 def emit(tx: Connection, action: str, row: Row) -> None:
     """Leave an event for after the commit: the row as it was written."""
     left: list[Event] = tx.info[EVENTS]
+    phases = json.loads(row["phases"]) if row["status"] in TERMINAL else ()
     left.append(
         Event(
             action=action,
@@ -134,6 +135,7 @@ def emit(tx: Connection, action: str, row: Row) -> None:
             queue=row["queue"],
             reason=reason_of(row["failure"]),
             claim=row["claim"],
+            phases=tuple((name, max(0, stop - start)) for name, start, stop, _ in phases),
         )
     )
 
