@@ -257,16 +257,25 @@ def without_credentials(url: str) -> str:
     return scheme + colon + (SECRET + at if at else "") + place + (question + hidden if query else "")
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> None:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(f"{without_credentials(url)} is no URL: {error}") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"{without_credentials(url)} is no URL of the form http://HOST[:PORT] or https://HOST[:PORT]")
+    if parts.scheme not in schemes or not host:
+        forms = " or ".join(f"{scheme}://HOST[:PORT]" for scheme in schemes)
+        raise ValueError(f"{without_credentials(url)} is no URL of the form {forms}")
     if port is None and parts.netloc.endswith(":"):
         raise ValueError(f"{without_credentials(url)} has a colon and no port after it")
+
+
+def check_redis_url(url: str) -> None:
+    """Raises `BuildError` InvalidRequest for a broker that cannot be one: whoever needs it calls this at its start."""
+    try:
+        _check_url(url, ("redis", "rediss"))
+    except ValueError as error:
+        raise BuildError("InvalidRequest", f"redis_url: {error}", where="redis_url") from None
 
 
 def address_of(text: str) -> tuple[str, int]:

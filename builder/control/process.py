@@ -20,7 +20,7 @@ from sqlalchemy import select
 import builder
 from builder import pipelines
 from builder.broker.app import make_celery
-from builder.config import Settings, address_of
+from builder.config import Settings, address_of, check_redis_url
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control import folder
 from builder.control.finalizers import Finalizers, finalizers_destination
@@ -60,6 +60,7 @@ class Control:
     ) -> None:
         if not settings.message_key or not settings.tokens:
             raise BuildError("InvalidRequest", "serve needs the settings message_key and tokens", where="message_key")
+        check_redis_url(settings.redis_url)
         self.settings = settings
         self._on_event = on_event
         self.log = event_log(events or sys.stdout)
