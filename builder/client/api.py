@@ -231,7 +231,7 @@ def _retry_after(response: httpx.Response) -> float:
 def _is_mistake(error: BaseException) -> bool:
     """Whether the two sides do not speak the same protocol, which no wait changes. A connection that just ends may be a
     server that starts."""
-    if "illegal status line" in str(error):  # h11: what came is no HTTP
+    if any(words in str(error) for words in ("illegal status line", "illegal request line")):  # h11: it is no HTTP
         return True
     cause: BaseException | None = error
     while cause is not None:

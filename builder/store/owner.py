@@ -257,7 +257,7 @@ def _phase_of(row: Row, request: pb.FinishRequest) -> str:
     return failed_in if failed_in in WORK_PHASES else furthest(row["phase"], reported)
 
 
-def _name_of(phase: pb.BuildPhase) -> str:
+def _name_of(phase: pb.BuildPhase.ValueType) -> str:
     return pb.BuildPhase.Name(phase).removeprefix("BUILD_PHASE_")
 
 
