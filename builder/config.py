@@ -128,6 +128,13 @@ class Settings(BaseModel):
     log_bytes: int = Field(10 * MIB, ge=64 * 1024, le=50 * MIB)
     upload_bytes: int = Field(512 * MIB, ge=MIB)
     inline_bytes: int = Field(4 * MIB, ge=1024)
+    # Limits of the process that reads a build's source and output; over one it is the source's fault
+    read_cpu_ms: int = Field(10_000, ge=1000, description="processor time of detection, plan, diagnosis, each")
+    unpack_cpu_ms: int = Field(60_000, ge=1000, description="processor time of unpacking")
+    read_ms: int = Field(120_000, ge=1000, description="time by the clock of each of them")
+    read_memory_bytes: int = Field(
+        512 * MIB, ge=64 * MIB, description="memory of that process beside what it begins with"
+    )
     # What one organization may have at once, so that it cannot hold the API; a call beyond it is QuotaExceeded
     queued_builds: int = Field(20_000, ge=1, description="queued builds of an organization")
     open_uploads: int = Field(4, ge=1, description="uploads of an organization that a control process receives at once")

@@ -67,7 +67,8 @@ def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | No
     floor = (attempt.node.settings.node_free_bytes, attempt.node.settings.node_free_inodes)
     if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
         return _full(attempt, f"step {step.name} exited {result.exit_code}", left, said)
-    broken = next((line for line in lines if "/cache/" in line and _BROKEN.search(line)), "") if step.caches else ""
+    ours = step.caches and not step.runs_source  # what code of the source prints says nothing about a cache
+    broken = next((line for line in lines if "/cache/" in line and _BROKEN.search(line)), "") if ours else ""
     if broken and discard_caches(attempt):
         return _broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
     return None
@@ -156,9 +157,9 @@ def _named(tree: DirTree, names: Sequence[str], where: str) -> str:
     host = where.rpartition(":")[0] or where
     mention = re.compile(rf"(?<![\w.-]){re.escape(host)}(?![\w-]|\.\w)", re.IGNORECASE)
     for name in names:
-        if not tree.has(name):
-            continue
-        with suppress(BuildError, OSError):
+        with suppress(BuildError, OSError):  # a step may have left anything there
+            if not tree.has(name):
+                continue
             for number, line in enumerate(tree.read_text(name, SEARCH_LIMIT).splitlines(), 1):
                 if mention.search(line[: LINE_LIMIT * 8]):
                     return f"{name}:{number}"

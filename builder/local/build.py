@@ -19,6 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from builder.attempt.attempt import Node
+from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.claims.requests import claim_request
@@ -62,7 +63,10 @@ class Owner:
             if name == "prepared" and settings.registry:  # the step runs in processes of its own; this one is idle
                 threading.Thread(target=load_registry, name="load", daemon=True).start()
 
+        readers = Readers(here.known, here.parts.catalog)
+        readers.start()  # before the first thread
         self._stack = ExitStack()
+        self._stack.callback(readers.close)
         self.node = Node(
             settings=settings,
             calls=ServiceCalls(WorkerService(here.parts)),
@@ -70,6 +74,7 @@ class Owner:
             known=here.known,
             toolchains=toolchains_of(settings),
             destination=destination_of,
+            readers=readers,
             label=label,
             uid=self._stack.enter_context(build_user(settings.build_uid + settings.slots, Path(settings.node_dir))),
             apart=Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12],
@@ -175,7 +180,7 @@ class Owner:
             log.warning("retention", action="retention-failed", error=repr(error))
 
     def close(self) -> None:
-        """Free the build user."""
+        """Free the build user, end the readers."""
         self._stack.close()
 
     @contextmanager

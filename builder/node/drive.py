@@ -81,9 +81,13 @@ def driving(
     *,
     draining: Callable[[], bool] = lambda: False,
     listening: Listening = no_listener,
+    counts_until: Callable[[float], None] = lambda until: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Attempt]:
-    """The attempt of a granted claim. Inside, its lease is renewed and its log sent; afterwards its spool is gone."""
+    """The attempt of a granted claim. Inside, its lease is renewed and its log sent; afterwards its spool is gone.
+
+    `counts_until` is called with the time until which the claim counts, at its start and after each heartbeat.
+    """
     path = spool_path(node.scratch / "spool", grant.build_id, grant.claim)
     own(path)
     spool = Spool(path, node.settings.log_bytes)
@@ -97,7 +101,7 @@ def driving(
         work=node.scratch / "work" / f"{grant.build_id}-{grant.claim}",
         now=now,
     )
-    driver = _Driver(attempt, draining)
+    driver = _Driver(attempt, draining, counts_until)
     try:
         driver.start()
         with listening(grant.build_id, driver.beat_now):
@@ -113,8 +117,8 @@ def driving(
 class _Driver:
     """The two threads of one claim."""
 
-    def __init__(self, attempt: Attempt, draining: Callable[[], bool]) -> None:
-        self._attempt, self._draining = attempt, draining
+    def __init__(self, attempt: Attempt, draining: Callable[[], bool], counts_until: Callable[[float], None]) -> None:
+        self._attempt, self._draining, self._counts_until = attempt, draining, counts_until
         self._lease, self._spool = attempt.lease, attempt.log.spool
         self._done = False
         self._woken = threading.Event()
@@ -124,6 +128,7 @@ class _Driver:
         self._started: list[threading.Thread] = []
 
     def start(self) -> None:
+        self._counts_until(self._lease.until)
         for thread in self._threads:
             thread.start()
             self._started.append(thread)
@@ -165,6 +170,8 @@ class _Driver:
             with self._spool.changed:
                 lease.answered(attempt.now(), answer)
                 lease.drained = lease.drained or self._draining()
+                if not self._done:  # afterwards there is no claim to report on
+                    self._counts_until(lease.until)
                 self._spool.changed.notify_all()
 
     def _send(self) -> None:
@@ -192,18 +199,20 @@ class _Driver:
 
 @contextmanager
 def work_folder(attempt: Attempt) -> Iterator[None]:
-    """The attempt's work folder while the context is open; afterwards nothing is left of it."""
+    """The attempt's work folder and its private one while the context is open; afterwards nothing is left of them."""
     root = attempt.work.parent
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o711)
     for above in (attempt.node.scratch, attempt.node.folder):
         above.chmod(0o755)
-    attempt.work.mkdir(mode=0o700)
+    attempt.private.mkdir(mode=0o700)
     try:
+        attempt.work.mkdir(mode=0o700)
         attempt.chown_to_build_user(attempt.work)
         yield
     finally:
         remove_tree(attempt.work)
+        remove_tree(attempt.private)
 
 
 def do_work(attempt: Attempt) -> Outcome:

@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,6 +22,7 @@ from celery import signals
 
 from builder import pipelines, sandbox
 from builder.attempt.attempt import Node
+from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.client.api import Api, ApiError, ApiUnreachable
@@ -37,6 +39,7 @@ from builder.node.drive import claim_build, close, do_work, driving
 from builder.node.floor import lacks
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
+from builder.node.watch import Watch
 from builder.pipelines import catalog as catalogs
 from builder.toolchains.providers import toolchains_of
 
@@ -47,6 +50,8 @@ ENDING = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION
 EXIT_UNFIT = EXIT_CODES[ErrorClass.PLATFORM]
 GOODBYE_S = 3.0
 KEY_BYTES = 4096
+LOOK_S = 1.0
+"""Between two looks at the children."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +102,7 @@ class WorkerProcess:
         self._learn_key(settings.message_key)
         self._node: Node | None = None
         self._cancels = Cancels(settings.redis_url)
+        self._watch = Watch((settings.heartbeat_ms + settings.stop_grace_ms) / 1000)
         self._leaving = threading.Event()
         self._known_by: threading.Thread | None = None
 
@@ -157,6 +163,13 @@ class WorkerProcess:
         self._consumer = sender
         self._known_by = threading.Thread(target=self._stay_known, daemon=True)
         self._known_by.start()
+        threading.Thread(target=self._watch_children, name="watch", daemon=True).start()
+
+    def _watch_children(self) -> None:
+        """Until the process ends: a drain waits for children that return."""
+        while True:
+            self._watch.look()
+            time.sleep(min(self.settings.heartbeat_ms / 1000, LOOK_S))
 
     def _on_shutdown(self, **_: object) -> None:
         """Runs inside a signal handler, so it only sets flags."""
@@ -268,9 +281,20 @@ class WorkerProcess:
             grant = claim_build(node, build_id)
             if grant is None:
                 return
-            with driving(node, grant, draining=self._must_hand_back, listening=self._cancels.listening) as attempt:
-                outcome = do_work(attempt)
-                how = close(attempt, outcome)
+            node.readers.start()  # at the first build, before the first thread
+            index = _index()
+            try:
+                with driving(
+                    node,
+                    grant,
+                    draining=self._must_hand_back,
+                    listening=self._cancels.listening,
+                    counts_until=partial(self._watch.claimed, index),
+                ) as attempt:
+                    outcome = do_work(attempt)
+                    how = close(attempt, outcome)
+            finally:
+                self._watch.returned(index)
             log.info("owned", action="owned", build_id=build_id, word=how.value)
         except Exception as error:
             log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
@@ -280,7 +304,6 @@ class WorkerProcess:
         return bool(since) and time.time() - since > self.settings.drain_ms / 1000
 
     def _make_node(self) -> Node:
-        index = getattr(current_process(), "index", 0) or 0
         settings = self.settings
         return Node(
             settings=settings,
@@ -290,8 +313,14 @@ class WorkerProcess:
             toolchains=self.toolchains,
             destination=destination_of,
             label=labels(settings.crash_at, self.folder),
-            uid=settings.build_uid + index,
+            readers=Readers(self.known, self.catalog),
+            uid=settings.build_uid + _index(),
         )
+
+
+def _index() -> int:
+    """The number of this child among those of the pool."""
+    return getattr(current_process(), "index", 0) or 0
 
 
 def require_membership(settings: Settings) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
-from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, missing
+from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, folder_of, missing
 from builder.pipelines.catalog import Catalog
-from builder.plan import Detection, Diagnosis, Plan, Step
-from builder.source.tree import Tree
+from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
+from builder.source.tree import SubTree, Tree
 
 PIPELINES: tuple[Pipeline, ...] = (go, python)
 _NAME_IT = "Name its runtime: --runtime, or code.compile.runtime on the wire."
@@ -45,8 +46,21 @@ def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, .
     return {module.NAME: module.BUILD_ARGS for module in known}
 
 
-def detect(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Detection:
-    """The runtime asked for, or the first that recognizes the source. Raises `BuildError` EntryPointMissing."""
+def detect(
+    tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES, sub_path: str = ""
+) -> Detection:
+    """The runtime asked for, or the first that recognizes the source, or that folder of it.
+
+    Raises `BuildError` EntryPointMissing, and InvalidRequest for a `sub_path` that is no folder of the source.
+    """
+    folder = folder_of(tree, sub_path)
+    if folder != ".":
+        found = _detect(SubTree(tree, folder), runtime, known)
+        return replace(found, because=f"{found.because} of {folder}")
+    return _detect(tree, runtime, known)
+
+
+def _detect(tree: Tree, runtime: str | None, known: tuple[Pipeline, ...]) -> Detection:
     if runtime:
         found = _named(runtime, known).detect(tree)
         if found:
@@ -93,9 +107,9 @@ def diagnose(
     return _named(runtime, known).diagnose(step, exit_code, lines)
 
 
-def resolved(runtime: str, tree: Tree, known: tuple[Pipeline, ...] = PIPELINES) -> tuple[tuple[str, str], ...]:
-    """(package URL, "algorithm:hex") of each package the resolver pinned, read after the steps."""
-    return _named(runtime, known).resolved(tree)
+def fetched(plan: Plan, stubs: Tree, known: tuple[Pipeline, ...] = PIPELINES) -> Fetched | None:
+    """What a plan's steps download, as far as its stubs name it. Raises what the pipeline raises."""
+    return _named(plan.detection.runtime, known).fetched(plan, stubs)
 
 
 def single_file_name(runtime: str | None, source: bytes, known: tuple[Pipeline, ...] = PIPELINES) -> str:

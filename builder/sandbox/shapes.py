@@ -55,13 +55,18 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What to run: `env` is the whole environment; `work` is `/work`, each cache is `/cache/<name>`, all writable."""
+    """What to run: `env` is the whole environment; `work` is `/work`, writable; each cache is `/cache/<name>`.
+
+    `folders` of `work` are all that shows of it; empty: it shows whole. `caches` are writable, `stores` read-only.
+    """
 
     argv: tuple[str, ...]
     work: Path
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "/work"
+    folders: tuple[str, ...] = ()
     caches: Mapping[str, Path] = field(default_factory=dict)
+    stores: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,15 +34,14 @@ class Unpacked:
 
 
 class FolderWriter:
-    """Writes one archive. `dest` is made, or is an empty folder; `owner` (uid, gid) gets all that is made.
+    """Writes one archive. `dest` is made, or is an empty folder.
 
     With `lift` a single folder that holds everything becomes the root, and what macOS and Windows add is left out.
     """
 
-    def __init__(self, dest: Path, meter: Meter, owner: tuple[int, int] | None, lift: bool = True) -> None:
+    def __init__(self, dest: Path, meter: Meter, lift: bool = True) -> None:
         self._dest = dest
         self._meter = meter
-        self._owner = owner
         self._may_lift = lift
         self._files = 0
         self._dropped: list[str] = []
@@ -81,7 +80,6 @@ class FolderWriter:
         self._exact = stat.S_IMODE(os.fstat(root).st_mode) == 0o755
         if made and not self._exact:
             os.fchmod(root, 0o755)
-        self._give(root)
         for entry in entries:
             self._meter.entry(entry)
             self._one(entry)
@@ -155,7 +153,6 @@ class FolderWriter:
                 descriptor = self._open(path)
                 if not self._exact:
                     os.fchmod(descriptor, 0o755)
-                self._give(descriptor)
             elif known != "folder":
                 raise unsafe(entry, f'lies below "{shown(path)}", which is not a folder')
         self._last = (wanted, self._open(wanted))
@@ -193,7 +190,6 @@ class FolderWriter:
                     written += os.write(descriptor, memoryview(chunk)[written:])
             if not self._exact:
                 os.fchmod(descriptor, mode)
-            self._give(descriptor)
         finally:
             os.close(descriptor)
         return size
@@ -217,12 +213,6 @@ class FolderWriter:
         above, _, name = path.rpartition("/")
         parent = self._open(above)
         os.symlink(entry.target, name, dir_fd=parent)
-        if self._owner:
-            os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
-
-    def _give(self, descriptor: int) -> None:
-        if self._owner:
-            os.fchown(descriptor, *self._owner)
 
     def _lift(self, single: str) -> None:
         """Move what the one folder holds up, and remove it. It is moved aside first: it may hold its own name."""

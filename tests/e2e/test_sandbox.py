@@ -193,6 +193,20 @@ def test_caches_are_kept_and_writable(work: Path) -> None:
         assert run(work, "/bin/cat", "/cache/go/file", caches={"go": cache}).text() == "kept"
 
 
+def test_a_store_is_read_only_and_of_the_work_folder_only_what_is_named_shows(work: Path) -> None:
+    for name in ("fetch", "src"):
+        (work / name).mkdir()
+        (work / name).chmod(0o777)
+    (work / "src/secret").write_text("x")
+    with work_folder() as store:
+        (store / "file").write_text("verified")
+        script = "ls /work; cat /cache/wheels/file; echo x > /cache/wheels/file; touch /work/fetch/made /work/beside"
+        ran = run(work, "/bin/sh", "-c", script, folders=("fetch",), stores={"wheels": store})
+        assert (store / "file").read_text() == "verified"
+    assert ran.text().startswith("fetch\nverified") and "src" not in ran.text()
+    assert (work / "fetch/made").exists() and not (work / "beside").exists()
+
+
 def test_the_root_of_an_image_with_mounts_it_has_no_place_for(work: Path, tmp_path: Path) -> None:
     """An image with merged /usr links, its own /etc/passwd, and no /opt: a toolchain appears at /opt/ignite/go."""
     rootfs = work.parent / "rootfs"

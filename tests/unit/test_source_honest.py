@@ -488,17 +488,6 @@ def test_modes_are_two_and_times_are_now_whatever_the_umask(tmp_path: Path) -> N
         assert (dest / "s").stat().st_mtime >= archive.stat().st_mtime - 1
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
-def test_everything_belongs_to_the_owner(tmp_path: Path) -> None:
-    archive = tmp_path / "archive"
-    links = Tar("p/l", kind=b"2", target="a"), Tar("p/h", kind=b"1", target="p/d/a")
-    archive.write_bytes(tar(Tar("p/d/a", b"x"), *links))
-    dest = tmp_path / "dest"
-    unpack(archive, dest, Limits(), (61234, 61235))
-    for path in (dest, *dest.rglob("*")):
-        assert (path.lstat().st_uid, path.lstat().st_gid) == (61234, 61235), path
-
-
 def test_dest_may_be_there_when_it_is_empty(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.write_bytes(tar(OK))

@@ -11,21 +11,29 @@ import pytest
 
 from builder import build
 from builder.attempt.steps import StepResult
-from builder.attempt.verdict import caches_of, of_error
+from builder.attempt.verdict import caches_of, of_error, of_step
 from builder.claims.outcome import Outcome
 from builder.config import Settings
 from builder.errors import BuildError, PlatformError
 from builder.node.drive import do_work
 from builder.node.floor import lacks
 from builder.pipelines import PIPELINES
-from builder.plan import Detection, LayerSource, Network, Output, Plan, Step, Toolchain
+from builder.plan import Access, Cache, Detection, LayerSource, Network, Output, Plan, Sees, Step, Toolchain
 from builder.sandbox import Room
 from tests.attempt_fixtures import attempt_at
 
 ROOM = Room(bytes=1 << 40, inodes=1 << 20)
 FULL = Room(bytes=0, inodes=1 << 20)
 ENOSPC = "error: failed to write to file `/work/out/x`: No space left on device (os error 28)"
-STEP = Step(name="fetch", argv=("uv",), network=Network.INDEX, caches=("uv",))
+STEP = Step(
+    name="fetch",
+    argv=("uv",),
+    network=Network.INDEX,
+    sees=Sees.STUBS,
+    runs_source=False,
+    caches=(Cache(name="uv", access=Access.WRITE),),
+    cwd="/work/fetch",
+)
 
 
 def plan_of(runtime: str, *materials: str) -> Plan:
@@ -92,6 +100,14 @@ def test_a_cache_that_cannot_be_used_is_ours_and_the_next_try_has_none(tmp_path:
     found = judged(tmp_path, line)
     assert (found.reason, found.error_class, found.retried) == ("CacheUnavailable", "platform", True)
     assert not (tmp_path / "caches/o").exists() and (tmp_path / "work.caches").is_dir()
+
+
+def test_what_code_of_the_source_prints_discards_no_cache(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path, known=PIPELINES)
+    caches_of(attempt).mkdir(parents=True)
+    result = StepResult(exit_code=2, tail=("/cache/wheels/x: Read-only file system",), room=ROOM)
+    step = Step(name="script", argv=("x",), caches=(Cache(name="wheels", access=Access.READ),))
+    assert of_step(attempt, step, result) is None and caches_of(attempt).is_dir()
 
 
 def test_a_build_that_began_with_empty_caches_cannot_blame_them_again(tmp_path: Path) -> None:

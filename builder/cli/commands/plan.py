@@ -145,13 +145,12 @@ def planned(
 ) -> Plan:
     """The plan of a packed source, by the catalog of the settings. Raises `BuildError`, also for a file that is needed
     and left out."""
+    if packed.folder is not None:  # before the plan, which knows that a file is lacking, but not why
+        check_needed(packed.folder, packed.runtime(runtime), pipelines.load(settings.pipelines))
     try:
-        made = make(settings, source, packed.runtime(runtime), version, target, build_args)
+        return make(settings, source, packed.runtime(runtime), version, target, build_args)
     except BuildError as error:
         raise _with_left_out(error, packed) from None
-    if packed.folder is not None:
-        check_needed(packed.folder, packed.runtime(runtime), pipelines.load(settings.pipelines))
-    return made
 
 
 def _with_left_out(error: BuildError, packed: Packed) -> BuildError:
@@ -194,7 +193,7 @@ def make(
         single_file=source.single_file,
     )
     tree = DirTree(source.root)
-    detection = pipelines.detect(tree, runtime or None, known)
+    detection = pipelines.detect(tree, runtime or None, known, build_args.get("sub_path", ""))
     return pipelines.plan(detection, tree, request, catalog_of(settings), known)
 
 
@@ -217,7 +216,8 @@ def rendered(
     steps = [("STEP", "NETWORK", "CACHES", "COMMAND")]
     for number, step in enumerate(made.steps, 1):
         command = " ".join(_word(part) for part in step.argv)
-        steps.append((f"{number} {step.name}", _NETWORK[step.network], ", ".join(step.caches) or "-", command))
+        caches = ", ".join(f"{cache.name} ({cache.access})" for cache in step.caches)
+        steps.append((f"{number} {step.name}", _NETWORK[step.network], caches or "-", command))
     lines += fmt.table(steps)
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
     lines.append(f"output   {shown(made.output.summary)}")
