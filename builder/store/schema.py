@@ -145,6 +145,7 @@ reports = Table(
     UniqueConstraint("build_id", "sequence"),
     Index("reports_due", "delivered_at", "due_at"),
     Index("reports_in_feed", "organization", "position", "id"),
+    Index("reports_waiting", "delivered_at", "created_at"),  # a scrape asks for the oldest, however many wait
 )
 
 feeds = Table(

@@ -34,3 +34,4 @@ def upgrade() -> None:
         "(SELECT organization FROM builds WHERE builds.build_id = reports.build_id), '')"
     )
     op.create_index("reports_in_feed", "reports", ["organization", "position", "id"])
+    op.create_index("reports_waiting", "reports", ["delivered_at", "created_at"])
