@@ -56,7 +56,6 @@ builds = Table(
     Column("failures", BigInteger, nullable=False, server_default="0"),
     Column("retries", BigInteger, nullable=False, server_default="0"),
     Column("node_id", String(200), nullable=False, server_default=""),
-    Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
     Column("nonce", String(64), nullable=False, server_default=""),
     Column("lease_until", BigInteger, nullable=False, server_default="0"),
     Column("not_before", BigInteger, nullable=False, server_default="0"),
@@ -89,6 +88,7 @@ builds = Table(
     Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them
     Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
     Column("attempts_swept", Integer, nullable=False, server_default="0"),  # `retention.SWEPT` and kin
+    Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),
