@@ -10,7 +10,7 @@ from builder.cli.context import Context
 from builder.cli.failure import cancelled, failed, reference, took_ms
 from builder.cli.follow import Interrupts, QueueWatcher, entries_or_ticks
 from builder.cli.options import check_id, pairs
-from builder.cli.phases import word
+from builder.cli.phases import is_verdict, word
 from builder.cli.plain import entry_line
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, mistake
@@ -269,7 +269,7 @@ def _failed_lines(ctx: Context, client: Client | LocalClient, build: pb.Build, *
     for entry in client.follow(build.build_id):
         if entry.eof:
             break
-        if entry.phase != build.failure.phase:
+        if entry.phase != build.failure.phase or is_verdict(entry):
             continue
         if entry.stream == pb.LOG_STREAM_SYSTEM and entry.line.startswith("step "):
             step = []
