@@ -86,9 +86,14 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
 
 
 def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:
-    """What the owner pushed."""
+    """The artifact: as its owner reported it until the control side has compared it with the registry."""
     artifact: pb.BuiltArtifact = json_format.Parse(row["artifact"], pb.BuiltArtifact())
     return artifact
+
+
+def attempt_tag(row: Mapping[Any, Any]) -> str:
+    """The tag that the owner of this attempt pushes to."""
+    return f"build-{row['build_id']}-{row['attempt']}"
 
 
 def report(row: Mapping[Any, Any], sequence: int, now: int) -> pb.BuildReport:
