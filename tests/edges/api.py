@@ -216,7 +216,12 @@ def requests_that_every_list_would_carry(world: World) -> str:
     """Megabytes beside the source: one page of a list would read hundreds of such records."""
     large = "x" * 2_000_000
     tried = [{"buildArgs": {"A": large}}, {"buildArgs": {large: "x"}}, {"platform": large}, {"idempotencyKey": large}]
-    tried += [{"buildArgs": {f"A{number}": "x" * 1000 for number in range(2000)}}, {"dockerfile": ""} | {"name": large}]
+    tried += [{"buildArgs": {f"A{number}": "x" * 1000 for number in range(2000)}}, {"name": large}]
+    tried += [
+        {"labels": {"a": large}},
+        {"labels": {large: "a"}},
+        {"labels": {f"l{number}": "x" for number in range(5000)}},
+    ]
     verdicts = {f"{index}": world.create("evil", zippedCode="UEsDBA==", **one) for index, one in enumerate(tried)}
     return same({index: "400 InvalidRequest" if got.startswith("400") else got for index, got in verdicts.items()})
 
