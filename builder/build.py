@@ -6,13 +6,14 @@ The control side's half (attest, tags, report) is `builder/finalize.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from builder import pipelines
 from builder.attempt.attempt import Attempt
 from builder.attempt.fetch import Source, open_source
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
+from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step, prepare
 from builder.claims.outcome import Artifact, Outcome, Verdict
 from builder.errors import BuildError
@@ -71,12 +72,14 @@ def plan_build(attempt: Attempt) -> Planned:
 
 
 def finish_build(attempt: Attempt, bound: Bound) -> Artifact:
-    """From the finished work on: one image over the base that was bound, pushed by digest."""
-    with attempt.phase("PACKAGE"):
-        packaged = package(attempt, bound)
-    with attempt.phase("PUSH"):
-        artifact = push(attempt, packaged)
-        attempt.log.system(artifact.summary)
+    """From the finished work on: one image over the base that was bound, pushed by digest, started beside that."""
+    with starting(attempt, bound) as start:
+        with attempt.phase("PACKAGE"):
+            packaged = package(attempt, bound)
+        with attempt.phase("PUSH"):
+            artifact = push(attempt, packaged)
+            attempt.log.system(artifact.summary)
+            artifact = replace(artifact, start=start.verdict())
     attempt.node.label("after-push")
     return artifact
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -94,6 +94,9 @@ class Settings(BaseModel):
     repository_prefix: str = Field("", description="put before <organization>/<name> in the registry")
     report_url: str = Field("", description="where VersionStatus reports are posted; empty: kept, not sent")
     report_token: str = Field("", description="bearer token of the report's receiver")
+    start_check: Literal["off", "warn", "require"] = Field(
+        "warn", description="start each artifact once beside its push; a build argument overrules it"
+    )
     finalizers: int = Field(4, ge=1, description="builds that a control process attests and tags at once")
     # Build node
     node_id: str = Field("", description="identity of this node; default: the host's name")

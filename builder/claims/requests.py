@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 
 from builder.claims.lease import Lease
-from builder.claims.outcome import Artifact, Outcome, Verdict
+from builder.claims.outcome import Artifact, Outcome, Start, Verdict
 from builder.claims.spool import Line, Spool
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
@@ -120,6 +120,17 @@ def artifact_record(artifact: Artifact) -> pb.BuiltArtifact:
         reference=artifact.reference,
         size_bytes=artifact.size_bytes,
         materials=[pb.Material(name=name, digest=digest) for name, digest in artifact.materials],
+        start_check=start_record(artifact.start) if artifact.start else None,
+    )
+
+
+def start_record(start: Start) -> pb.StartCheck:
+    """What the start check saw, as the wire has it."""
+    return pb.StartCheck(
+        status=start.status.value,
+        message=start.line,
+        cold_start_ms=start.cold_start_ms,
+        memory_bytes=start.memory_bytes,
     )
 
 

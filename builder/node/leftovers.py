@@ -23,7 +23,7 @@ def remove_left_behind(node_dir: Path) -> int:
         build_id, _, claim = name.rpartition("-")
         if not claim.isdigit() or is_owned(spool_path(node_dir / "spool", build_id, int(claim))):
             continue
-        _kill_those_in(name)
+        _kill_those_in(path.name)
         removed += remove_tree(path)
     return removed
 

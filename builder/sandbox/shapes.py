@@ -53,13 +53,17 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What to run: `env` is the whole environment; `work` is `/work`, each cache is `/cache/<name>`, all writable."""
+    """What to run: `env` is the whole environment; `work` is `/work`, each cache is `/cache/<name>`, all writable.
+
+    `user` is the uid and gid that it sees itself run as, in its user namespace; None: those that it has outside.
+    """
 
     argv: tuple[str, ...]
     work: Path
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "/work"
     caches: Mapping[str, Path] = field(default_factory=dict)
+    user: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
