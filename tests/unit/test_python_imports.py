@@ -111,7 +111,7 @@ def test_an_honest_import_passes(check: Check, name: str) -> None:
     [
         ({"handler.py": "import requests\n"}, "handler.py:1", "module requests, which handler.py imports"),
         ({"handler.py": "import os, yaml.nodes\n"}, "handler.py:1", "yaml.nodes"),
-        ({"handler.py": "\nfrom app import db\n", "app/__init__.py": "", "app/db.py": "import p\n"}, "app/db.py:1", "p,"),
+        ({"handler.py": "\nfrom app import db\n", "app/__init__.py": "", "app/db.py": "import p"}, "app/db.py:1", "p,"),
         ({"handler.py": "import app.absent\n", "app/__init__.py": ""}, "handler.py:1", "app.absent"),
         ({"handler.py": "from app.absent import name\n", "app/__init__.py": ""}, "handler.py:1", "app.absent"),
         ({"handler.py": "from acme import absent\n", "acme/one.py": ""}, "handler.py:1", "acme.absent"),

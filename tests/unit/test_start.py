@@ -1,4 +1,4 @@
-"""The start check beside the push: what ends a build, what is a warning, what is never asked for. Its sandbox is played;
+"""The start check beside the push: what ends a build, what is a warning, what is never started. Its sandbox is played;
 the real one starts artifacts in tests/e2e/test_start.py."""
 
 from __future__ import annotations
