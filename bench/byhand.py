@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import time
@@ -17,6 +18,8 @@ from pathlib import Path
 
 from bench.projects import Project
 from builder import pipelines
+from builder.attempt.downloads import cache_of
+from builder.attempt.steps import SETTING
 from builder.data import runtimes_dir
 from builder.images import place
 from builder.images.image import CONFIG_TYPE, MANIFEST_TYPE, Image, ImageConfig, build_image
@@ -99,21 +102,55 @@ class Hand:
         return time.perf_counter() - began
 
     def run_steps(self, plan: Plan) -> None:
-        """The plan's commands but for the download of modules, which `go build` does by itself where it must."""
+        """The plan's commands; a download only while its files are not there, and then without a check of digests."""
+        fetch = self.folder / "fetch"
+        shutil.rmtree(fetch, ignore_errors=True)
+        for stub in plan.stubs:
+            (fetch / stub.path).parent.mkdir(parents=True, exist_ok=True)
+            (fetch / stub.path).write_text(stub.content)
+        for copy in plan.copies:
+            (fetch / copy.path).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(self.folder / "src" / copy.source, fetch / copy.path)
         for step in plan.steps:
-            if step.argv[1:3] == ("mod", "download"):
+            if (name := cache_of(step)) and self._fetched(plan, name):
                 continue
             argv = [self.translated(part) for part in step.argv]
             env = {**os.environ, **{name: self.translated(value) for name, value in step.env}}
             env |= {"IGNITE_WORK": str(self.folder), "HOME": str(self.folder / "home"), "SOURCE_DATE_EPOCH": "0"}
             done = subprocess.run(
-                argv, cwd=self.folder / "src", env=env, capture_output=True, text=True, check=False, umask=0o002
+                argv, cwd=self.translated(step.cwd), env=env, capture_output=True, text=True, check=False, umask=0o002
             )
             if done.returncode:
                 raise RuntimeError(f"{self.project.name}, {step.name}: {done.stdout}{done.stderr}")
+            if name:
+                self._keep(plan, name)
+
+    def _fetched(self, plan: Plan, name: str) -> bool:
+        """Whether the cache has what the stubs name; the files and links for the next steps are written anyway."""
+        found = pipelines.fetched(plan, DirTree(self.folder / "fetch"))
+        for file in found.files if found else ():
+            (self.folder / "fetch" / file.path).write_text(file.content)
+        for link in found.links if found else ():
+            path = self.folder / "fetch" / link.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.unlink(missing_ok=True)
+            path.symlink_to(self.folder / "cache" / link.cache / link.target)
+        (self.folder / "download" / name).mkdir(parents=True, exist_ok=True)
+        (self.folder / "cache" / name).mkdir(parents=True, exist_ok=True)
+        return found is not None and all((self.folder / "cache" / name / one.path).exists() for one in found.wanted)
+
+    def _keep(self, plan: Plan, name: str) -> None:
+        found = pipelines.fetched(plan, DirTree(self.folder / "fetch"))
+        for one in found.wanted if found else ():
+            source, path = self.folder / "download" / name / one.source, self.folder / "cache" / name / one.path
+            if source.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, path)
+        self._fetched(plan, name)
 
     def translated(self, text: str) -> str:
         """A path of the sandbox as it is on this machine."""
+        text = SETTING.sub(lambda match: os.environ.get(match[1]) or match[2], text)
         go = Path(find_program("go") or "go").resolve()
         for inside, here in (
             ("/opt/ignite/toolchain/go", str(go.parent.parent)),
@@ -122,8 +159,7 @@ class Hand:
             ("/work", str(self.folder)),
             ("/cache", str(self.folder / "cache")),
         ):
-            if text == inside or text.startswith(inside + "/"):
-                return here + text.removeprefix(inside)
+            text = re.sub(rf"(?<![\w.-])(?<![\w.-]/){inside}(?=[/,]|$)", here, text)
         return text
 
     def forget_compiler_cache(self) -> None:

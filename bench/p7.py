@@ -133,7 +133,7 @@ def _compile(here: Place, settings: Settings, rounds: int) -> tuple[Row, str]:
     plan: Plan = inside.plan
     step: Step = plan.steps[-1]
     root = toolchains_of(settings).provide(plan.toolchain).root
-    caches = {name: _work(_made(here.folder / "caches" / name)) for name in step.caches}
+    caches = {name: _work(_made(here.folder / "caches" / name)) for name in ("go-build", "go-mod", "go-modules")}
     for hand in (inside, outside):
         _give(hand.folder)
 

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from builder import pipelines
 from builder.attempt.attempt import Attempt
-from builder.attempt.fetch import Source, open_source
+from builder.attempt.downloads import cache_of, is_needed, keep
+from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step, prepare
-from builder.claims.outcome import Artifact, Outcome, Verdict
+from builder.attempt.verdict import of_error, of_refused, of_step
+from builder.claims.outcome import Artifact, Material, Outcome, Verdict
 from builder.errors import BuildError
 from builder.key import build_key
-from builder.plan import Plan, Step
+from builder.plan import Network, Plan, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,42 +41,55 @@ def run_build(attempt: Attempt) -> Outcome:
         with attempt.phase("BUILD"):
             prepare(attempt, bound.plan)
             attempt.node.label("prepared")
+            earlier: tuple[str, ...] = ()
+            fetched: tuple[Material, ...] = ()
             for number, step in enumerate(steps, 1):
                 attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
-                judge(attempt, bound.plan, step, execute_step(attempt, bound.toolchain, step))
+                if is_needed(attempt, bound.plan, step):
+                    result = execute_step(attempt, bound.toolchain, step)
+                    judge(attempt, bound.plan, step, result, earlier)
+                    earlier += result.tail if step.network is Network.NONE else ()
+                else:
+                    attempt.log.system(f"step {number} is left out: the cache {cache_of(step)} has what it downloads")
+                fetched += keep(attempt, bound.plan, step)
                 attempt.node.label("mid-build")
-        return Outcome(artifact=finish_build(attempt, bound))
+        return Outcome(artifact=finish_build(attempt, bound, fetched))
     except BuildError as error:  # reason, error_class and hint travel inside
         return Outcome(failure=error)
-    except Exception as error:  # a fault of the builder, never the user's
+    except Exception as error:  # a fault of the builder or of its node, never the user's
+        if known := of_error(attempt, error):
+            known.phase = attempt.log.phase_name
+            return Outcome(failure=known, unexpected=repr(error))
         message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
         return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
 
 
 def plan_build(attempt: Attempt) -> Planned:
     """From the claim to the key and its verdict. Runs nothing of the source."""
-    log, node = attempt.log, attempt.node
-    node.label("after-claim")
-    with attempt.phase("FETCH_SOURCE"):
-        source = open_source(attempt)
-        log.system(source.summary)
-    with attempt.phase("DETECT"):
-        detection = pipelines.detect(source.tree, attempt.request.runtime, node.known)
-        log.system(f"{detection.runtime}, because {detection.because}")
-    with attempt.phase("PLAN"):
-        plan = pipelines.plan(detection, source.tree, attempt.request, node.catalog, node.known)
-        _explain(attempt, plan, source)
-        bound = bind(attempt, plan)
-        key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
-        verdict = report_key(attempt, key, source.code_hash, plan.toolchain.runtime)
+    log, request = attempt.log, attempt.request
+    attempt.node.label("after-claim")
+    with reading_source(attempt) as reading:
+        with attempt.phase("FETCH_SOURCE"):
+            source = open_source(attempt, reading)
+            log.system(source.summary)
+        with attempt.phase("DETECT"):
+            detection = reading.detect(request.runtime, request.build_args.get("sub_path", ""))
+            log.system(f"{detection.runtime}, because {detection.because}")
+        with attempt.phase("PLAN"):
+            found = reading.plan(detection, request)
+            plan = found.plan
+            _explain(attempt, plan, source)
+            bound = bind(attempt, plan, found.materials)
+            key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
+            verdict = report_key(attempt, key, source.code_hash, plan.toolchain.runtime)
     return Planned(bound=bound, key=key, verdict=verdict)
 
 
-def finish_build(attempt: Attempt, bound: Bound) -> Artifact:
+def finish_build(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) -> Artifact:
     """From the finished work on: one image over the base that was bound, pushed by digest, started beside that."""
     with starting(attempt, bound) as start:
         with attempt.phase("PACKAGE"):
-            packaged = package(attempt, bound)
+            packaged = package(attempt, bound, fetched)
         with attempt.phase("PUSH"):
             artifact = push(attempt, packaged)
             attempt.log.system(artifact.summary)
@@ -84,14 +98,22 @@ def finish_build(attempt: Attempt, bound: Bound) -> Artifact:
     return artifact
 
 
-def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult) -> None:
-    """Raise what the end of a step means. A limit that stopped it goes before its exit code."""
+def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult, earlier: tuple[str, ...] = ()) -> None:
+    """Raise what the end of a step means. A limit that stopped it goes before its exit code.
+
+    `earlier`: the last lines of the steps before it, but for those that speak of a network.
+    """
     if result.reason:
         message = f"step {step.name}: {result.detail}"
         raise BuildError(result.reason, message, exit_code=result.exit_code, limit=result.limit, peak=result.peak)
     if result.exit_code == 0:
         return
-    found = pipelines.diagnose(plan.detection.runtime, step, result.exit_code, result.tail, attempt.node.known)
+    if ours := of_step(attempt, step, result):
+        raise ours
+    with attempt.reading() as reading:
+        found = reading.diagnose(plan.detection.runtime, step, result.exit_code, (*earlier, *result.tail))
+    if refused := of_refused(attempt, plan, result, found):
+        raise refused
     raise BuildError(
         found.reason,
         found.message,

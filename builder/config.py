@@ -102,6 +102,12 @@ class Settings(BaseModel):
     node_id: str = Field("", description="identity of this node; default: the host's name")
     slots: int = Field(2, ge=1, description="builds at once on this node")
     queues: tuple[str, ...] = Field((), description="queues this node reads; default: each runtime's and compile.any")
+    node_free_bytes: int = Field(
+        512 * MIB, ge=0, description="bytes free on the disk of node_dir below which the node takes no builds"
+    )
+    node_free_inodes: int = Field(
+        10_000, ge=0, description="inodes free on the disk of node_dir below which the node takes no builds"
+    )
     build_uid: int = Field(61000, ge=1, description="first of the uids builds run as when the worker is root")
     unsandboxed: bool = Field(False, description="run build steps without a sandbox (never for strangers' code)")
     use_cgroups: bool = Field(True, description="use cgroups where they can be written; else rlimits")
@@ -121,6 +127,22 @@ class Settings(BaseModel):
     log_bytes: int = Field(10 * MIB, ge=64 * 1024, le=50 * MIB)
     upload_bytes: int = Field(512 * MIB, ge=MIB)
     inline_bytes: int = Field(4 * MIB, ge=1024)
+    # Limits of the process that reads a build's source and output; over one it is the source's fault
+    read_cpu_ms: int = Field(10_000, ge=1000, description="processor time of detection, plan, diagnosis, each")
+    unpack_cpu_ms: int = Field(60_000, ge=1000, description="processor time of unpacking")
+    read_ms: int = Field(120_000, ge=1000, description="time by the clock of each of them")
+    read_memory_bytes: int = Field(
+        512 * MIB, ge=64 * MIB, description="memory of that process beside what it begins with"
+    )
+    # What one organization may have at once, so that it cannot hold the API; a call beyond it is QuotaExceeded
+    queued_builds: int = Field(20_000, ge=1, description="queued builds of an organization")
+    open_uploads: int = Field(4, ge=1, description="uploads of an organization that a control process receives at once")
+    kept_upload_bytes: int = Field(4096 * MIB, ge=MIB, description="uploads of an organization that no build names")
+    log_streams: int = Field(100, ge=1, description="log streams of an organization in a control process")
+    body_rate_bytes: int = Field(64 * 1024, ge=0, description="least rate of a body, a second, over 10 s; 0: any")
+    bodies_bytes: int = Field(
+        256 * MIB, ge=MIB, description="bodies in memory of a control process; an organization has a quarter"
+    )
     # Clocks
     heartbeat_ms: int = Field(10_000, ge=50)
     lease_ms: int = Field(30_000, ge=200)
@@ -279,9 +301,35 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os
     except ValidationError as error:
         first = error.errors()[0]
         name = str(first["loc"][0]) if first["loc"] else "settings"
-        message = f"{name}: {first['msg'].removeprefix('Value error, ')}"
+        message = f"{name}: {_words_of(first)}"
         raise BuildError("InvalidRequest", message, where=origins.get(name, name)) from None
     return Loaded(settings=settings, origins=origins)
+
+
+_BOUNDS = {"ge": "{} or more", "gt": "more than {}", "le": "{} or less", "lt": "less than {}"}
+_TAKES = {
+    "int": "a whole number",
+    "float": "a number",
+    "finite": "a finite number",
+    "bool": "true or false",
+    "string": "text",
+    "tuple": "a list",
+    "dict": "a table",
+    "model": "a table",
+}
+
+
+def _words_of(error: Mapping[str, Any]) -> str:
+    """What a setting takes, in words of ours: those of the validator are about its types."""
+    kind, context, place = str(error["type"]), error.get("ctx", {}), ".".join(map(str, error["loc"][1:]))
+    at = f"{place}: " if place else ""
+    if kind == "value_error":
+        return at + str(error["msg"]).removeprefix("Value error, ")
+    if bound := next((text.format(f"{context[name]:.12g}") for name, text in _BOUNDS.items() if name in context), ""):
+        return f"{at}it takes {bound}"
+    if kind in ("missing", "extra_forbidden"):
+        return f"{at}{'it is needed' if kind == 'missing' else 'there is no such field'}"
+    return f"{at}it takes {_TAKES.get(kind.partition('_')[0], 'another value')}"
 
 
 Source = tuple[dict[str, Any], "str | dict[str, str]"]

@@ -80,6 +80,35 @@ REASONS: dict[str, Reason] = {
             403,
         ),
         _client("Cancelled", "Build it again if this was not meant.", "CANCELLED", 499),
+        # Of a call alone; their words are those of gRPC.
+        _client(
+            "QuotaExceeded",
+            "Wait until some of yours have ended, at least as long as Retry-After says.",
+            "RESOURCE_EXHAUSTED",
+            429,
+        ),
+        _client(
+            "UnsupportedMediaType",
+            "Send a source as application/octet-stream, anything else as application/json, uncompressed.",
+            http=415,
+        ),
+        _client(
+            "Unauthenticated",
+            "Set IGNITE_BUILDER_TOKEN, or IGNITE_BUILDER_TOKEN_FILE to a file that holds the token.",
+            "UNAUTHENTICATED",
+            401,
+        ),
+        _client(
+            "PermissionDenied",
+            "Use a token with this right; see which one is taken: ignite-builder config",
+            "PERMISSION_DENIED",
+            403,
+        ),
+        _client("NotFound", "See which builds there are: ignite-builder ls", "NOT_FOUND", 404),
+        _client("AlreadyExists", "Take another idempotencyKey, or read the build named.", "ALREADY_EXISTS", 409),
+        _client("FailedPrecondition", "Do first what the message names.", "FAILED_PRECONDITION"),
+        _client("DeadlineExceeded", "Send it again, over a connection that is quicker.", "DEADLINE_EXCEEDED", 408),
+        _client("Unimplemented", "See what there is in its place: docs/api.md", "UNIMPLEMENTED", 501),
         _user("EntryPointMissing", "Add the entry point the message names."),
         _user("ManifestInvalid", "Correct the manifest at the line named."),
         _user("DependencyNotFound", "Check the name and version; a private package needs its index named."),
@@ -102,7 +131,8 @@ REASONS: dict[str, Reason] = {
         ),
         _platform("PackageIndexUnavailable", _NOT_YOURS),
         _platform("SourceStoreUnavailable", _NOT_YOURS),
-        _platform("NodeDiskFull", _NOT_YOURS),
+        _platform("NodeDiskFull", "Nothing to change in your code. An operator frees space on the node, or adds one."),
+        _platform("CacheUnavailable", _NOT_YOURS),
         _platform("SandboxUnavailable", "An operator runs: ignite-builder doctor"),
         _platform("Internal", _NOT_YOURS),
         _platform(
@@ -130,6 +160,8 @@ class BuildError(Exception):
     `message` gives the value found and the limit, one cause; `where` is "file:line:col", an entry or a key;
     `said` the tool's own first diagnostic (at most 6 lines); `next` what to do (default: the reason's hint).
     `exit_code` is the tool's; `limit` and `peak` are of a limit that was reached (bytes, ms, processes).
+    `error_class` is whose fault it is where that is not what the table says: of a manifest that names a host which the
+    operator's policy refuses.
     Raises `KeyError` for a reason that the table does not know.
     """
 
@@ -145,6 +177,7 @@ class BuildError(Exception):
         phase: str = "",
         limit: int = 0,
         peak: int = 0,
+        error_class: ErrorClass | None = None,
     ) -> None:
         super().__init__(f"{reason}: {message}")
         self.row = REASONS[reason]
@@ -157,10 +190,7 @@ class BuildError(Exception):
         self.phase = phase
         self.limit = limit
         self.peak = peak
-
-    @property
-    def error_class(self) -> ErrorClass:
-        return self.row.error_class
+        self.error_class = error_class or self.row.error_class
 
     @property
     def retried(self) -> bool:
@@ -170,6 +200,8 @@ class BuildError(Exception):
 class PlatformError(BuildError):
     """Ours. `retry_after_ms` is the other side's own wish (Retry-After), 0 when it had none."""
 
-    def __init__(self, reason: str, message: str, *, retry_after_ms: int = 0, where: str = "") -> None:
-        super().__init__(reason, message, where=where)
+    def __init__(
+        self, reason: str, message: str, *, retry_after_ms: int = 0, where: str = "", said: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(reason, message, where=where, said=said)
         self.retry_after_ms = retry_after_ms

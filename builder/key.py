@@ -32,4 +32,9 @@ def key_parts(organization: str, code_hash: str, plan: Plan, digests: Mapping[st
 
 def build_key(organization: str, code_hash: str, plan: Plan, digests: Mapping[str, str]) -> str:
     """The key of a planned build: `sha256:<hex>` over the canonical JSON of its parts."""
-    return f"sha256:{hashlib.sha256(canonical_json(key_parts(organization, code_hash, plan, digests))).hexdigest()}"
+    return digest_of(key_parts(organization, code_hash, plan, digests))
+
+
+def digest_of(value: Mapping[str, Any]) -> str:
+    """`sha256:<hex>` of a value's canonical JSON."""
+    return f"sha256:{hashlib.sha256(canonical_json(value)).hexdigest()}"

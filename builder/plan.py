@@ -1,8 +1,11 @@
 """The plan: what a build would run and why. Frozen data; imports nothing that can touch the world.
 
 Shapes only. `builder/pipelines` makes plans, `builder/sandbox` runs steps, `builder/images` packages the output.
-Inside the sandbox every plan sees the same paths: the source at `/work/src` (writable copy), results below `/work/out`,
-a scratch home at `/work/home`, caches at `/cache/<name>`, toolchains below `/opt/ignite`.
+Inside the sandbox every plan sees the same paths: the source at `/work/src` (writable copy), stubs at `/work/fetch`,
+results below `/work/out`, a scratch home at `/work/home`, caches at `/cache/<name>`, toolchains below `/opt/ignite`.
+
+One rule holds for every plan, and the shapes refuse what breaks it: no code of the source runs where there is a network
+or a shared writable cache.
 """
 
 from __future__ import annotations
@@ -22,6 +25,34 @@ class Network(enum.StrEnum):
 
     NONE = "none"
     INDEX = "index"
+
+
+class Sees(enum.StrEnum):
+    """What of the build a step sees. `STUBS`: the plan's stubs at `/work/fetch`, and no other file of the source."""
+
+    STUBS = "stubs"
+    ALL = "all"
+
+
+class Access(enum.StrEnum):
+    """How a step mounts a cache of its organization.
+
+    `READ`: read-only. `WRITE`: writable.
+    `DOWNLOAD`: read-only, and beside it a private folder `/work/download/<name>`, empty at first. The node verifies
+    what the step leaves there against the digests of `Fetched`, copies that into the shared cache, and drops the rest.
+    """
+
+    DOWNLOAD = "download"
+    READ = "read"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cache:
+    """A folder `/cache/<name>` that an organization's builds on one node share, and how a step mounts it."""
+
+    name: str
+    access: Access
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,25 +88,45 @@ class Toolchain:
 
 @dataclass(frozen=True, kw_only=True)
 class WriteFile:
-    """A file the plan puts into the working copy before the first step; `path` is relative to the source root."""
+    """A file that the plan writes: into the working copy before the first step, or as a stub. `path` is relative."""
 
     path: str
     content: str
 
 
 @dataclass(frozen=True, kw_only=True)
+class CopyFile:
+    """A stub with the bytes of a file of the source as it was sent: a lock that its own tool reads."""
+
+    path: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One process in the sandbox. `argv` is never a shell string; `env` is the whole environment beside the defaults.
 
-    `caches` are directories `/cache/<name>` kept per organization between builds.
+    A step that declares nothing runs code of the source. `runs_source = False` is a promise about `argv`: the tool
+    neither builds, imports nor executes anything that it reads below `/work`.
+    Raises ValueError where code of the source would meet a network or a shared writable cache.
     """
 
     name: str
     argv: tuple[str, ...]
     network: Network = Network.NONE
-    caches: tuple[str, ...] = ()
+    sees: Sees = Sees.ALL
+    runs_source: bool = True
+    caches: tuple[Cache, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = "/work/src"
+
+    def __post_init__(self) -> None:
+        if self.network is not Network.NONE and self.sees is not Sees.STUBS:
+            raise ValueError(f"step {self.name} has a network and sees the source")
+        if self.sees is Sees.STUBS and (self.runs_source or self.cwd.startswith("/work/src")):
+            raise ValueError(f"step {self.name} sees stubs: it runs no code of the source and starts elsewhere")
+        if self.runs_source and any(cache.access is not Access.READ for cache in self.caches):
+            raise ValueError(f"step {self.name} runs code of the source and writes a cache")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,9 +160,19 @@ class Plan:
     steps: tuple[Step, ...]
     output: Output
     files: tuple[WriteFile, ...] = ()
+    stubs: tuple[WriteFile, ...] = ()
+    """Files of ours below `/work/fetch`, all that a step with a network sees."""
+    copies: tuple[CopyFile, ...] = ()
+    """Stubs that are files of the source."""
     warnings: tuple[str, ...] = ()
     materials: tuple[str, ...] = ()
     """Lock files (paths in the working copy) that name what was built in, read for the provenance."""
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a step of stubs behind one of the source, which may have changed all that it sees."""
+        sees = [step.sees for step in self.steps]
+        if Sees.STUBS in sees[sees.index(Sees.ALL) if Sees.ALL in sees else len(sees) :]:
+            raise ValueError("a step of stubs stands behind a step that sees the source")
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values, stable in order, for `plan --json` and the golden files."""
@@ -124,9 +185,48 @@ class Plan:
         return {
             "toolchain": whole["toolchain"],
             "files": whole["files"],
+            "stubs": whole["stubs"],
+            "copies": whole["copies"],
             "steps": [{name: value for name, value in step.items() if name != "name"} for step in whole["steps"]],
             "output": {name: value for name, value in whole["output"].items() if name != "summary"},
         }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """One file that a fetch step downloads, by the digest that a lock or the index names.
+
+    `source` is its path in the step's private folder, `path` the one in the shared cache `cache`. `path` holds the
+    digest, so that what one build asks for never stands in the place of what another means. `digest` is "sha256:<hex>"
+    of the bytes, or "h1:<base64>" as go.sum has it.
+    """
+
+    cache: str
+    source: str
+    path: str
+    digest: str
+    package: str = ""
+    """Package URL, for the provenance."""
+    optional: bool = False
+    """A lock names it, but a build may do without: kept when it was fetched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheLink:
+    """A link at `path` below `/work/fetch` to the file `target` of a shared cache."""
+
+    path: str
+    cache: str
+    target: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fetched:
+    """What the stubs ask for, once they name it exactly, and the files that the later steps of stubs read."""
+
+    wanted: tuple[Wanted, ...]
+    files: tuple[WriteFile, ...] = ()
+    links: tuple[CacheLink, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

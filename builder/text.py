@@ -7,6 +7,7 @@ clipboard or forge our own words; a direction mark can make a path read backward
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
 
 # Cc: C0, DEL, C1. Cf: direction marks, joiners, tags. Cs: lone surrogates. Zl, Zp: line ends that `\n` searches miss.
@@ -47,6 +48,34 @@ def _character(c: str, tabs: bool) -> str:
     if code <= 0xFF:
         return f"\\x{code:02x}"
     return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+
+
+# ECMA-48: CSI with its parameters, also cut off by the end of the line; the strings OSC (xterm ends it with BEL, too),
+# DCS, SOS, PM and APC with theirs; the other escapes. Each introducer has a form of one C1 character. Possessive and
+# without overlap, so that the time is linear in the line.
+_SEQUENCE = re.compile(
+    r"(?:\x1b\[|\x9b)[0-?]*+[ -/]*+(?:[@-~]|$)"
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*+(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x9c]*+(?:\x1b\\|\x9c)"
+    r"|\x1b[ -/]++[0-~]"
+    r"|\x1b[0-OQ-WYZ\\`-~]"
+)
+
+
+def log_line(text: str) -> str:
+    r"""A line of a stranger's output as a log keeps it: no control of a terminal and no direction mark is in it.
+
+    Escape sequences go whole, since they carry no text; any other control shows as in `visible`. Tabs stay, the
+    carriage return before a line end goes. What passed once passes unchanged.
+    """
+    if _is_plain(text):
+        return text
+    text = _SEQUENCE.sub("", text.rstrip("\r"))
+    return text if _is_plain(text) else visible(text, tabs=True)
+
+
+def _is_plain(text: str) -> bool:
+    return text.isprintable() or text.replace("\t", " ").isprintable()
 
 
 def size(count: int) -> str:

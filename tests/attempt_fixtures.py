@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 from builder.attempt.attempt import Attempt, Node
+from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.log import Log
+from builder.attempt.reader import Budget, Reading
+from builder.attempt.reading import Bounds, Desk, answer
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.spool import Spool
@@ -36,6 +41,23 @@ class Instant(threading.Condition):
 
     def wait_for(self, predicate: Callable[[], Any], timeout: float | None = None) -> Any:
         return predicate()
+
+
+class ReadersHere:
+    """Readers without a process: the same desk, the same JSON, no limit. tests/e2e/test_reader.py has the real ones."""
+
+    def __init__(self, known: Any, catalog: Any) -> None:
+        self._known, self._catalog = known, catalog
+
+    @contextmanager
+    def reading(self, work: Path, budget: Budget, check: object, who: object, source: int | None) -> Iterator[Reading]:
+        desk = Desk(self._known, self._catalog, lambda path: None, source, work / "src", work / "fetch")
+
+        def ask(message: bytes, bounds: Bounds) -> dict[str, Any]:
+            said: dict[str, Any] = json.loads(answer(desk, json.loads(message)))
+            return said
+
+        yield Reading(ask, lambda: "", budget)
 
 
 class MemoryCalls:
@@ -100,6 +122,7 @@ def node_at(folder: Path, calls: object = None, **more: Any) -> Node:
     """A node whose folder is `folder`; `settings` are those beside the folder."""
     settings = Settings(**{"node_dir": str(folder), "node_id": "n", **more.pop("settings", {})})
     parts = {"catalog": SimpleNamespace(), "known": (), "toolchains": SimpleNamespace(), "uid": 0, **more}
+    parts["readers"] = ReadersHere(cast(Any, parts["known"]), cast(Any, parts["catalog"]))
     return Node(
         settings=settings,
         calls=cast(Any, calls or MemoryCalls()),
@@ -122,6 +145,7 @@ def attempt_at(
     grant = grant_of(timeout_ms=timeout_ms)
     work = folder / "work"
     work.mkdir()
+    work.with_suffix(".private").mkdir()
     spool = Spool(folder / "spool/b.1.jsonl", 1 << 20, Instant())
     made = Attempt(
         node=node,
@@ -135,3 +159,9 @@ def attempt_at(
     )
     weakref.finalize(made, spool.close)
     return made
+
+
+def fetched(attempt: Attempt) -> Source:
+    """The attempt's source, in its working copy."""
+    with reading_source(attempt) as reading:
+        return open_source(attempt, reading)

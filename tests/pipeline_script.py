@@ -12,7 +12,7 @@ from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.output import step_failed
-from builder.plan import Choice, Detection, Diagnosis, LayerSource, Output, Plan, Step
+from builder.plan import Access, Cache, Choice, Detection, Diagnosis, Fetched, LayerSource, Output, Plan, Step
 from builder.source.tree import Tree
 
 NAME = "script"
@@ -37,16 +37,19 @@ def single_file_name(source: bytes) -> str:
 
 
 def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
-    """One step, without a network."""
+    """One step, without a network. It reads the caches that a file `caches` names, one a line."""
     if not tree.has("build.py"):
         raise BuildError("EntryPointMissing", "there is no build.py at the root")
     row = catalog.find(NAME, request.version, request.target)
+    argv = (PYTHON, "-B", "build.py")
+    named = tree.read_text("caches").split() if tree.has("caches") else []
+    caches = tuple(Cache(name=name, access=Access.READ) for name in named)
     layer = LayerSource(source="/work/out", dest="/app", created_by="script: build.py")
     return Plan(
         detection=detection,
         toolchain=row,
         choices=(Choice(name="runtime", value=NAME, why=detection.because),),
-        steps=(Step(name="script", argv=(PYTHON, "-B", "build.py"), env=tuple(sorted(request.build_args.items()))),),
+        steps=(Step(name="script", argv=argv, env=tuple(sorted(request.build_args.items())), caches=caches),),
         output=Output(layers=(layer,), entrypoint=(PYTHON, "-B", "/app/server.py"), workdir="/app"),
     )
 
@@ -56,6 +59,6 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     return step_failed(step, exit_code, lines)
 
 
-def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
-    """A script resolves nothing."""
-    return ()
+def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
+    """A script downloads nothing."""
+    return None

@@ -65,11 +65,13 @@ def run(
     use_cgroups: bool = True,
     grace_ms: int = 10_000,
     caches: Mapping[str, Path] | None = None,
+    stores: Mapping[str, Path] | None = None,
+    folders: tuple[str, ...] = (),
     **limit_changes: float,
 ) -> Ran:
     lines: list[tuple[str, bytes]] = []
     result = sandbox.run(
-        sandbox.Command(argv=argv, work=work, env=env or {}, caches=caches or {}),
+        sandbox.Command(argv=argv, work=work, env=env or {}, folders=folders, caches=caches or {}, stores=stores or {}),
         root or sandbox.host_root(),
         limits(**limit_changes),
         uid=UID,

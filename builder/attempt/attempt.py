@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.attempt.log import Log
+from builder.attempt.reader import Budget, Readers, Reading
 from builder.claims.calls import Calls
 from builder.claims.lease import Lease
 from builder.claims.timelimit import TimeLimit
@@ -34,6 +35,8 @@ class Node:
     toolchains: Toolchains
     destination: Callable[[Attempt], Destination]
     """Where the artifact of an attempt goes. Its waits end when the attempt must."""
+    readers: Readers
+    """Processes that read hostile text, with `catalog` and `known`."""
     uid: int
     """The build user of this process; its group is `settings.build_uid`."""
     label: Callable[[str], None] = lambda name: None
@@ -71,6 +74,16 @@ class Attempt:
         return self.work / "src"
 
     @property
+    def private(self) -> Path:
+        """The folder of files of ours about this build, beside its work folder: no step sees it."""
+        return self.work.with_suffix(".private")
+
+    @property
+    def blob(self) -> Path:
+        """The source's bytes, until they are unpacked."""
+        return self.private / "source"
+
+    @property
     def build_user(self) -> tuple[int, int] | None:
         """(uid, gid) that the work folder belongs to; None: this process may not change owners."""
         return (self.node.uid, self.node.settings.build_uid) if os.geteuid() == 0 else None
@@ -79,6 +92,19 @@ class Attempt:
         """Change the owner, where this process may."""
         if self.build_user:
             os.lchown(path, *self.build_user)
+
+    @contextmanager
+    def reading(self, source: int | None = None) -> Iterator[Reading]:
+        """A process that reads this build's hostile text as the build user; `source` is a descriptor of its bytes."""
+        settings = self.node.settings
+        budget = Budget(
+            cpu_ms=settings.read_cpu_ms,
+            unpack_ms=settings.unpack_cpu_ms,
+            wall_ms=settings.read_ms,
+            memory=settings.read_memory_bytes,
+        )
+        with self.node.readers.reading(self.work, budget, self.check, self.build_user, source) as reading:
+            yield reading
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -102,7 +128,7 @@ class Attempt:
             raise BuildError("Timeout", message, limit=limit, peak=self.time_limit.elapsed_ms(now))
 
     def lose(self) -> None:
-        """Give the claim up without a word, and wake what waits."""
+        """Leave the claim silently, and wake what waits."""
         with self.log.spool.changed:
             self.lease.lost = True
             self.log.spool.changed.notify_all()

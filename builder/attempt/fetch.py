@@ -1,18 +1,18 @@
-"""FETCH_SOURCE: the stored bytes by digest, verified, unpacked under limits into the working copy."""
+"""FETCH_SOURCE: the stored bytes by digest, verified, and unpacked by the reader into the working copy."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from builder import pipelines
 from builder.attempt.attempt import Attempt
+from builder.attempt.reader import Reading
 from builder.claims.calls import Refused, Unanswered
 from builder.errors import PlatformError
-from builder.source.digest import code_hash
-from builder.source.tree import DirTree, Tree
-from builder.source.unpack import Limits, unpack, write_single
 from builder.text import size as in_words
 
 AGAIN_S = 0.2
@@ -21,34 +21,34 @@ AGAIN_S = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The unpacked source: a read-only view, its canonical digest, and a line for people."""
+    """The unpacked source: its canonical digest, and a line for people."""
 
-    tree: Tree
     code_hash: str
     summary: str
     warnings: tuple[str, ...] = ()
 
 
-def open_source(attempt: Attempt) -> Source:
-    """Fetch, verify, unpack."""
-    blob = attempt.work.with_suffix(".source")
-    dest = attempt.source
-    warnings: tuple[str, ...] = ()
+@contextmanager
+def reading_source(attempt: Attempt) -> Iterator[Reading]:
+    """A reader of this build's source, which `open_source` fetches."""
+    descriptor = os.open(attempt.blob, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        size = _download(attempt, blob)
-        if attempt.request.single_file:
-            data = blob.read_bytes()
-            name = pipelines.single_file_name(attempt.request.runtime, data, attempt.node.known)
-            write_single(name, data, dest, attempt.build_user)
-            count = 1
-        else:
-            unpacked = unpack(blob, dest, Limits(), attempt.build_user, attempt.check)
-            warnings, count = unpacked.warnings, unpacked.files
+        with attempt.reading(descriptor) as reading:
+            yield reading
     finally:
-        blob.unlink(missing_ok=True)
-    digest = code_hash(dest)
-    summary = f"{count} file{'s' if count != 1 else ''}, {in_words(size)} packed, {digest}"
-    return Source(tree=DirTree(dest), code_hash=digest, summary=summary, warnings=warnings)
+        os.close(descriptor)
+
+
+def open_source(attempt: Attempt, reading: Reading) -> Source:
+    """Fetch, verify, unpack."""
+    try:
+        size = _download(attempt, attempt.blob)
+        done = reading.unpack(attempt.request.single_file, attempt.request.runtime)
+    finally:
+        attempt.blob.unlink(missing_ok=True)
+    count = f"{done.files} file{'s' if done.files != 1 else ''}"
+    summary = f"{count}, {in_words(size)} packed, {done.code_hash}"
+    return Source(code_hash=done.code_hash, summary=summary, warnings=done.warnings)
 
 
 def _download(attempt: Attempt, dest: Path) -> int:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 
 from builder.claims.spool import Spool
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.text import log_line
 
 
 def wall_ms() -> int:
@@ -34,8 +35,8 @@ class Log:
         self.emit("SYSTEM", line)
 
     def emit(self, stream: str, line: str) -> None:
-        """Emit a line: STDOUT or STDERR of a step, or SYSTEM."""
-        self.spool.add(self.now_ms(), self.phase_name, stream, line)
+        """Emit a line: STDOUT or STDERR of a step, or SYSTEM. What could act on a terminal never reaches the spool."""
+        self.spool.add(self.now_ms(), self.phase_name, stream, log_line(line))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

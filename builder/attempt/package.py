@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from builder import pipelines
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.attempt.programs import host_path, require_program
@@ -12,11 +11,8 @@ from builder.claims.outcome import Artifact, Material
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer
-from builder.plan import LayerSource, Plan
-from builder.source.tree import DirTree
+from builder.plan import LayerSource
 from builder.toolchains.provider import Provided
-
-RESOLVED_MAX = 5000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,12 +23,11 @@ class Packaged:
     materials: tuple[Material, ...]
 
 
-def package(attempt: Attempt, bound: Bound) -> Packaged:
-    """One image over the base that PLAN bound. What the resolver took is read while the working copy is there."""
+def package(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) -> Packaged:
+    """One image over the base that PLAN bound. `fetched` is what its steps downloaded."""
     plan, base = bound.plan, bound.toolchain.base
     _require_layers(base)
     require_program(attempt, bound)
-    resolved = _resolved(attempt, plan)
     layers: list[Layer] = []
     left = attempt.node.settings.artifact_bytes
     for index, source in enumerate(plan.output.layers):
@@ -42,7 +37,7 @@ def package(attempt: Attempt, bound: Bound) -> Packaged:
     config = ImageConfig(
         entrypoint=output.entrypoint, env=output.env, workdir=output.workdir, user=output.user, labels=()
     )
-    return Packaged(image=build_image(base, tuple(layers), config), materials=(*bound.materials, *resolved))
+    return Packaged(image=build_image(base, tuple(layers), config), materials=(*bound.materials, *fetched))
 
 
 def _require_layers(base: BaseImage) -> None:
@@ -53,18 +48,10 @@ def _require_layers(base: BaseImage) -> None:
         raise BuildError("ToolchainUnavailable", message, next=next_step)
 
 
-def _resolved(attempt: Attempt, plan: Plan) -> tuple[Material, ...]:
-    found = pipelines.resolved(plan.detection.runtime, DirTree(attempt.source), attempt.node.known)
-    if len(found) > RESOLVED_MAX:
-        attempt.log.system(f"warning: {len(found)} packages were resolved; the provenance names only the lock file")
-        return ()
-    return found
-
-
 def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSource, limit: int) -> Layer:
     """One layer; what lies below the work folder may be hostile and is walked without following a link."""
     host = host_path(attempt, toolchain, source.source)
-    out = attempt.work / f"layer-{index}.tar.gz"
+    out = attempt.private / f"layer-{index}.tar.gz"
     below = attempt.work if host.is_relative_to(attempt.work) else None
     layer = write_layer(
         [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check

@@ -10,7 +10,6 @@ from builder.claims.outcome import Material, Verdict
 from builder.claims.requests import planned_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.plan import Plan
-from builder.source.tree import DirTree
 from builder.toolchains.provider import Provided
 
 AGAIN_S = 0.2
@@ -26,11 +25,9 @@ class Bound:
     """Toolchain, base and lock files, these as they were sent: the build itself changes some."""
 
 
-def bind(attempt: Attempt, plan: Plan) -> Bound:
+def bind(attempt: Attempt, plan: Plan, files: tuple[Material, ...]) -> Bound:
     """Bind the catalog row of a plan to what this node has. Raises `BuildError` ToolchainUnavailable."""
     toolchain = attempt.node.toolchains.provide(plan.toolchain)
-    sent = DirTree(attempt.source)
-    files = [(path, sent.sha256(path)) for path in plan.materials if sent.has(path)]
     return Bound(plan=plan, toolchain=toolchain, materials=(*sorted(toolchain.digests.items()), *files))
 
 

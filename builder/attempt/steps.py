@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,18 +11,26 @@ from pathlib import Path
 
 from builder import sandbox
 from builder.attempt.attempt import Attempt
+from builder.attempt.downloads import cache_of, shared
 from builder.errors import BuildError, PlatformError
-from builder.plan import Network, Plan, Step
+from builder.plan import Access, Network, Plan, Sees, Step
 from builder.sandbox.argv import PATH
+from builder.source.tree import DirTree
 from builder.toolchains.provider import Provided
 
 TAIL_LINES = 400
+FOLDERS = ("download", "fetch", "home", "out", "tmp")
+"""Of the work folder, beside `src`: all that a step of stubs sees."""
+SETTING = re.compile(r"\$\{(\w+):-([^}]*)\}")
 CA_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
-    """How a step ended: `reason` names a limit that stopped it, or is empty; `limit`, `peak`: bytes, ms, processes."""
+    """How a step ended: `reason` names a limit that stopped it, or is empty; `limit`, `peak`: bytes, ms, processes.
+
+    `room` is the least that the node's file system had left, `refused` each `host:port` that the egress policy refused.
+    """
 
     exit_code: int
     tail: tuple[str, ...]
@@ -29,6 +38,8 @@ class StepResult:
     detail: str = ""
     limit: int = 0
     peak: int = 0
+    room: sandbox.Room | None = None
+    refused: tuple[str, ...] = ()
 
 
 def prepare(attempt: Attempt, plan: Plan) -> None:
@@ -46,11 +57,26 @@ def prepare(attempt: Attempt, plan: Plan) -> None:
             raise _in_the_way(file.path, f"{file.path} is a folder; the build writes a file of this name")
         path.write_text(file.content, encoding="utf-8")
         attempt.chown_to_build_user(path)
-    for name in ("out", "home", "tmp"):
+    for name in FOLDERS:
         (attempt.work / name).mkdir(exist_ok=True)
         attempt.chown_to_build_user(attempt.work / name)
+    _write_stubs(attempt, plan)
     for folder in {path.parent for path in (root / file.path for file in plan.files)}:
         attempt.chown_to_build_user(folder)
+
+
+def _write_stubs(attempt: Attempt, plan: Plan) -> None:
+    """What a step of stubs sees, into a folder that has nothing else."""
+    root, sent = attempt.work / "fetch", DirTree(attempt.source)
+    for stub in plan.stubs:
+        (root / stub.path).parent.mkdir(parents=True, exist_ok=True)
+        (root / stub.path).write_text(stub.content, encoding="utf-8")
+    for copy in plan.copies:
+        (root / copy.path).parent.mkdir(parents=True, exist_ok=True)
+        sent.copy(copy.source, root / copy.path)
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            attempt.chown_to_build_user(Path(folder, name))
 
 
 def _in_the_way(path: str, message: str) -> BuildError:
@@ -68,6 +94,8 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
         attempt.log.emit(stream.value, text)
         attempt.node.label("in-step")
 
+    if name := cache_of(step):
+        _make_download(attempt, name)
     egress = sandbox_egress(attempt, toolchain) if step.network is Network.INDEX else None
     result = sandbox.run(
         sandbox.Command(
@@ -75,7 +103,9 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
             env=dict(_environment(attempt, toolchain, step)),
             cwd=step.cwd,
             work=attempt.work,
-            caches={name: _cache(attempt, name) for name in step.caches},
+            folders=FOLDERS if step.sees is Sees.STUBS else (),
+            caches={cache.name: _cache(attempt, cache.name) for cache in step.caches if cache.access is Access.WRITE},
+            stores={each.name: shared(attempt, each.name) for each in step.caches if each.access is not Access.WRITE},
         ),
         _root(attempt, toolchain, step),
         sandbox.Limits(
@@ -102,7 +132,14 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
         raise PlatformError("PackageIndexUnavailable", f"step {step.name}: {hosts} could not be reached")
     limit, peak, detail = limit_of(reason, result, attempt)
     return StepResult(
-        exit_code=result.exit_code, tail=tuple(tail), reason=reason, detail=detail, limit=limit, peak=peak
+        exit_code=result.exit_code,
+        tail=tuple(tail),
+        reason=reason,
+        detail=detail,
+        limit=limit,
+        peak=peak,
+        room=result.room,
+        refused=tuple(sorted(egress.refused())) if egress else (),
     )
 
 
@@ -115,7 +152,12 @@ def _environment(attempt: Attempt, toolchain: Provided, step: Step) -> Mapping[s
         env |= toolchain.indexes.environment(settings.index_env)
         if settings.ca_bundle:
             env["SSL_CERT_FILE"] = CA_MOUNT
-    return env | dict(step.env)
+    return env | {name: _with_index(value, env) for name, value in step.env}
+
+
+def _with_index(value: str, env: Mapping[str, str]) -> str:
+    """A value of a step with the operator's setting in the place of `${NAME:-default}`."""
+    return SETTING.sub(lambda match: env.get(match[1]) or match[2], value)
 
 
 def _root(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Root:
@@ -127,8 +169,15 @@ def _root(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Root:
     return root
 
 
+def _make_download(attempt: Attempt, name: str) -> None:
+    """The private folder of a step that downloads."""
+    folder = attempt.work / "download" / name
+    folder.mkdir(exist_ok=True)
+    attempt.chown_to_build_user(folder)
+
+
 def _cache(attempt: Attempt, name: str) -> Path:
-    """A cache of this organization; owned by the build user of this slot."""
+    """A cache of this organization that steps write; owned by the build user of this slot."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
     folder.mkdir(parents=True, exist_ok=True)
     if attempt.build_user:

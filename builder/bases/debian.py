@@ -8,12 +8,14 @@ The sources of apt are parsed here, because `apt-get indextargets` does not prin
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
@@ -77,6 +79,7 @@ def fetch_packages(
     if done.exit_code and (lack := missing_for_mmdebstrap()):
         raise BuildError("ToolchainUnavailable", f"base images cannot be made here: {lack.what}", next=lack.mend)
     if done.exit_code:
+        _refuse_full(done, into)
         errors = tuple(line for line in done.err.splitlines() if line.startswith(("E:", "W:")))[-6:]
         raise PlatformError(
             "PackageIndexUnavailable",
@@ -233,8 +236,29 @@ def must(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
     """Run argv to success. Raises `BuildError` ToolchainUnavailable, `PlatformError` Internal with its last words."""
     done = _checked(argv, out, run)
     if done.exit_code:
+        _refuse_full(done, out)
         raise PlatformError("Internal", f"{argv[0]} failed with {done.exit_code}: {done.err[-300:]}")
     return done
+
+
+@contextmanager
+def full_is_ours(folder: Path) -> Iterator[None]:
+    """A disk that is full beneath what happens inside is NodeDiskFull."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise _full(str(error.filename or folder)) from error
+
+
+def _refuse_full(done: Ran, where: Path | None) -> None:
+    if any(words in done.err for words in ("No space left on device", "Disk quota exceeded")):
+        raise _full(str(where or "/tmp"))
+
+
+def _full(where: str) -> PlatformError:
+    return PlatformError("NodeDiskFull", f"the base image could not be made: the disk of {where} is full")
 
 
 def _checked(argv: Sequence[str], out: Path | None, run: Run) -> Ran:

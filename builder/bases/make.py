@@ -15,7 +15,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from builder.bases.bytecode import compile_bytecode
-from builder.bases.debian import Run, control_of, fetch_packages, files_of, mirror_lines, read_sources, run_process
+from builder.bases.debian import (
+    Run,
+    control_of,
+    fetch_packages,
+    files_of,
+    full_is_ours,
+    mirror_lines,
+    read_sources,
+    run_process,
+)
 from builder.bases.recipe import Recipe, read_recipes
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
@@ -42,13 +51,13 @@ def build_base(
 
     `refresh` makes it anew with the package versions of now; the same versions give the same digest. `apt` is where the
     machine's own apt sources are; `run` starts mmdebstrap, dpkg-deb and bwrap. Raises `BuildError` InvalidRequest
-    (recipe), ToolchainUnavailable (a program is absent), `PlatformError` PackageIndexUnavailable.
+    (recipe), ToolchainUnavailable (a program is absent), `PlatformError` PackageIndexUnavailable, NodeDiskFull.
     """
     recipes = read_recipes(recipe_dir)
     if name not in recipes:
         raise BuildError("InvalidRequest", f"{recipe_dir / 'base.toml'} has {', '.join(recipes)}, not {name}")
     recipe = recipes[name]
-    with _exclusive(images, name):
+    with full_is_ours(images.root), _exclusive(images, name):
         known = images.get(name)
         if known is not None and not refresh and dict(known.labels).get(RECIPE_LABEL) == recipe.digest:
             return known

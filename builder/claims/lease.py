@@ -36,6 +36,11 @@ class Lease:
         """Whether whatever runs for this claim must end now."""
         return self.cancelled or self.lost or self.drained
 
+    @property
+    def until(self) -> float:
+        """When the claim counts as lost, unless an answer comes before."""
+        return self.heard_at if self.lost else self.heard_at + SILENT_LEASES * self.lease_s
+
     def due_in(self, now: float) -> float:
         """Seconds until the next heartbeat, 0 when it is due."""
         return max(0.0, self.due_at - now)
@@ -58,7 +63,7 @@ class Lease:
         """A heartbeat was answered, or (None) was not."""
         if answer is None:
             self.due_at = now + min(RETRY_S, self.beat_s)
-            self.lost = self.lost or now - self.heard_at > SILENT_LEASES * self.lease_s
+            self.lost = self.lost or now > self.until
             return
         self.heard_at, self.due_at = now, now + self.beat_s
         self.lost = self.lost or answer.stale

@@ -3,6 +3,9 @@
 A line leaves the spool only when the control side acknowledged it. The file is JSON lines; after a crash the restarted
 process sends what it finds (`left_behind`). At the size cap the first lines stay and the newest push out the middle:
 one marker line stands for the rest, and the build never waits.
+
+A disk that takes no more lines fails no build for it: they go on from memory, and only a crash of the process loses
+those that were not yet acknowledged.
 """
 
 from __future__ import annotations
@@ -13,8 +16,10 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import BinaryIO
 
 LINE_OVERHEAD = 64
 """What a line counts beside its text, so that empty lines are bounded too."""
@@ -35,10 +40,12 @@ class Spool:
     """Any thread may add; one loop sends. `changed` guards it and is notified at each change; spools may share one."""
 
     def __init__(self, path: Path, cap_bytes: int, changed: threading.Condition | None = None) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self.changed = changed or threading.Condition()
-        self._file = path.open("a", encoding="utf-8")
+        self._file: BinaryIO | None = None
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("ab", buffering=0)
         self._cap = cap_bytes
         self._written = 0
         self._dropped = 0
@@ -75,10 +82,24 @@ class Spool:
     def _append(self, line: Line, size: int) -> None:
         self._count += 1
         self._written += size
-        self._file.write(json.dumps(vars(line)) + "\n")
-        self._file.flush()
+        self._write(json.dumps(vars(line)).encode() + b"\n")
         self._pending.append(line)
         self.changed.notify_all()
+
+    def _write(self, data: bytes) -> None:
+        """Append to the file, for as long as its disk takes all of it: a torn line ends what a reader finds."""
+        try:
+            whole = self._file is None or self._file.write(data) == len(data)
+        except OSError:
+            whole = False
+        if not whole:
+            self._close_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            with suppress(OSError):
+                self._file.close()
+            self._file = None
 
     def _add_to_tail(self, line: Line, size: int) -> None:
         self._tail.append(line)
@@ -100,7 +121,7 @@ class Spool:
                 self._number(line, 0)
             self._tail.clear()
             self._closed = True
-            self._file.close()
+            self._close_file()
             self.changed.notify_all()
             return self._count
 
@@ -119,7 +140,13 @@ class Spool:
     def again(self, from_index: int) -> int:
         """Queue the lines from here on once more, read back from the disk. Returns how many there are."""
         with self.changed:
-            self._pending = deque(line for line in read_lines(self.path) if line.index >= from_index)
+            stored: tuple[Line, ...] = ()
+            with suppress(OSError):  # the disk was full and has none
+                stored = read_lines(self.path)
+            first = self._pending[0].index if self._pending else self._count
+            lines = [*(line for line in stored if line.index < first), *self._pending]
+            found = deque(line for line in lines if line.index >= from_index)
+            self._pending = found if found and found[0].index == from_index else deque()
             self.changed.notify_all()
             return len(self._pending)
 
@@ -127,7 +154,7 @@ class Spool:
         """Remove file and identity: the claim is settled."""
         with self.changed:
             self._closed = True
-            self._file.close()
+            self._close_file()
         self.path.unlink(missing_ok=True)
         self.path.with_suffix(".pid").unlink(missing_ok=True)
 

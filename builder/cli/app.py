@@ -101,6 +101,8 @@ def _command(name: str, group: click.Group = app, examples: str = "") -> Callabl
 def _source_options(function: F) -> F:
     """PATH and the options by which `build` and `plan` choose a toolchain."""
     for decorate in (
+        click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
+        click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
         click.option("--target", metavar="NAME", default="", help="one that `runtimes` lists"),
         click.option(
@@ -148,11 +150,23 @@ def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
 @_command("plan")
 @_source_options
 @click.pass_obj
-def _plan(context: Context, path: str, runtime: str, version: str, target: str, build_args: tuple[str, ...]) -> int:
+def _plan(
+    context: Context,
+    path: str,
+    runtime: str,
+    version: str,
+    target: str,
+    build_args: tuple[str, ...],
+    include: tuple[str, ...],
+    *,
+    no_ignore: bool,
+) -> int:
     """Show what would run, and why. Runs nothing, calls nobody."""
     from builder.cli.commands.plan import plan
+    from builder.cli.ignore import Choice
 
-    return plan(context, path, runtime, version, target, pairs(build_args, "--build-arg"))
+    choice = Choice(no_ignore=no_ignore, include=include)
+    return plan(context, path, runtime, version, target, pairs(build_args, "--build-arg"), choice)
 
 
 @_command("logs")

@@ -86,11 +86,11 @@ class Client:
         done: pb.ForgetNodeResponse = self._call("ForgetNode", pb.ForgetNodeRequest(node_id=node_id))
         return done
 
-    def upload(self, chunks: Iterable[bytes]) -> pb.UploadBuildContextResponse:
-        """Stream a source. Not repeated: the stream cannot be read twice, and a broken upload creates no build."""
+    def upload(self, chunks: Callable[[], Iterable[bytes]]) -> pb.UploadBuildContextResponse:
+        """Stream a source. A broken upload is not repeated: it creates no build."""
         with self._stops(lambda _: ""):
             try:
-                return self._api.upload(chunks)
+                return self._patient.upload(chunks)
             except ApiUnreachable as error:
                 raise lost_server(self.server, f"broke off the upload ({error}); no build exists", "") from None
 

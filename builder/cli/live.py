@@ -114,6 +114,7 @@ class LiveView:
     hint: str = "Ctrl-C cancels"
     head: str = ""
     """The head line while there is no record."""
+    now_doing: Callable[[], str] = str
 
     def open(self, head: str) -> None:
         """The head line, in the region: the record's own takes its place."""
@@ -153,6 +154,11 @@ class LiveView:
         self.progress.detail = text
         self._draw(force=True)
 
+    def doing(self, what: str | Callable[[], str]) -> None:
+        """What happens before there is a record, drawn anew with the clock."""
+        self.now_doing = what if callable(what) else lambda: what
+        self._draw(force=True)
+
     def tick(self) -> None:
         """Let the clock run."""
         self._draw()
@@ -184,6 +190,8 @@ class LiveView:
         if not force and now - self.drawn_ms < REDRAW_MS:
             return
         self.drawn_ms = now
+        if self.head and (text := self.now_doing()):
+            self.progress.detail = text
         look, rows = self._look(), self.screen.size()[1]
         facts = {
             "elapsed_ms": now - self.started_ms,
@@ -194,5 +202,5 @@ class LiveView:
         bare = frame(self.progress, replace(look, colour=False), hint=self.hint, **facts)
         if self.head:
             head = self._fit(self.head)
-            lines, bare = (head, *lines[:1]), (head, *bare[:1])
+            lines, bare = (head, *lines)[: max(rows - 1, 1)], (head, *bare)[: max(rows - 1, 1)]
         self.screen.show(lines, [fmt.cell_len(line) for line in bare])

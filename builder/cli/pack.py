@@ -6,25 +6,40 @@ only the executable bit of the mode.
 
 from __future__ import annotations
 
-import os
-import stat
+import struct
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 from builder import pipelines
 from builder.cli import format as fmt
+from builder.cli.folder import Entry, Found, find, judge, judge_sizes, left_out
+from builder.cli.ignore import Choice, looks_secret
 from builder.errors import BuildError
+from builder.source.entry import shown
 from builder.source.limits import Limits
 from builder.source.sniff import HEAD_BYTES, Kind, sniff
 
 CHUNK = 512 * 1024
 LARGEST = 3
-# Version control, and what tools rebuild anyway. `target` only where Cargo made it.
-SKIPPED = frozenset({".git", "__pycache__", ".venv", "node_modules"})
+RATIO = 50
+"""A folder is compressed no further than this. Servers refuse what unpacks to more than 100 times its size."""
+RATIO_AFTER = 512 * 1024
+STORED = 65_535
+LOOKED_AT = 64 * 1024
+"""Bytes at the start of a file in which a secret is looked for."""
+
+
+@dataclass(kw_only=True)
+class Count:
+    """How far the packing of a folder is, and which of its files look like secrets."""
+
+    total: int = 0
+    read: int = 0
+    secrets: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,32 +56,27 @@ class Packed:
     """Bytes of the files, before a folder is compressed."""
     file_name: str = ""
     """A single file's own name, whose extension says which runtime is meant; empty for standard input."""
-    parts: tuple[tuple[str, int], ...] = ()
-    """What lies at a folder's root, with its bytes, the largest first; empty where the source is no folder."""
+    folder: Found | None = None
+    """What of a folder is sent, and what is not; None where the source is no folder."""
+    count: Count = field(default_factory=Count)
 
     def runtime(self, named: str) -> str:
         """The runtime that the user names, else the one of the file's extension. Raises as `runtime_of_file`."""
         return named or runtime_of_file(self.file_name)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    """One entry of a folder: `path` relative with `/`, `link` the target of a symbolic link."""
-
-    path: str
-    size: int
-    executable: bool = False
-    link: str | None = None
-    is_dir: bool = False
-
-
-def pack(path: str, stdin: BinaryIO) -> Packed:
-    """What to send for PATH (or `-`). Raises `BuildError` InvalidRequest, SourceEmpty or NotAnArchive."""
+def pack(path: str, stdin: BinaryIO, choice: Choice | None = None) -> Packed:
+    """What to send for PATH (or `-`). Raises `BuildError` InvalidRequest, SourceEmpty, NotAnArchive; of a folder
+    ArchiveUnsafe, ArchiveTooLarge."""
+    choice = choice or Choice()
+    root = Path(path)
+    if path != "-" and root.is_dir():
+        return _folder(root, choice)
+    if choice != Choice():
+        message = f"{path} is sent as it is; --include and --no-ignore are for a folder"
+        raise BuildError("InvalidRequest", message, where="PATH", next="Leave the option out, or name a folder")
     if path == "-":
         return _bytes("stdin", "app", stdin.read())
-    root = Path(path)
-    if root.is_dir():
-        return _folder(root)
     if not root.exists():
         raise BuildError("InvalidRequest", f"{path} does not exist", where="PATH", next="Name a folder, a file, or -")
     if not root.is_file():
@@ -123,52 +133,33 @@ def build_name(name: str) -> str:
     return "-".join(parts)[:63] or "app"
 
 
-def entries(root: Path) -> tuple[Entry, ...]:
-    """Everything of a folder that is sent, sorted by path. Never follows a link; sockets and devices are left out."""
-    found: list[Entry] = []
-    pending = [""]
-    while pending:
-        below = pending.pop()
-        with os.scandir(root / below) as listing:
-            items = list(listing)
-        has_cargo = any(item.name == "Cargo.toml" for item in items)
-        for item in items:
-            path = f"{below}/{item.name}" if below else item.name
-            info = item.stat(follow_symlinks=False)
-            if stat.S_ISLNK(info.st_mode):
-                found.append(Entry(path=path, size=0, link=os.readlink(item.path)))
-            elif stat.S_ISDIR(info.st_mode):
-                if item.name in SKIPPED or (item.name == "target" and has_cargo):
-                    continue
-                found.append(Entry(path=path, size=0, is_dir=True))
-                pending.append(path)
-            elif stat.S_ISREG(info.st_mode):
-                found.append(Entry(path=path, size=info.st_size, executable=bool(info.st_mode & stat.S_IXUSR)))
-    return tuple(sorted(found, key=lambda entry: entry.path.encode("utf-8", "surrogateescape")))
-
-
-def _folder(root: Path) -> Packed:
-    found = entries(root)
-    files = [entry for entry in found if not entry.is_dir]
+def _folder(root: Path, choice: Choice) -> Packed:
+    found = find(root, choice)
+    files = found.files
     if not files:
-        raise BuildError("SourceEmpty", f"{root} holds no file", where=str(root))
+        but = f"; left out: {left_out(found.left)}" if found.left else ""
+        raise BuildError("SourceEmpty", f"{root} holds no file{but}", where=str(root))
+    judge(found)
     total = sum(entry.size for entry in files)
+    count = Count(total=total)
     return Packed(
         kind="archive",
         name=build_name(root.resolve().name),
         summary=f"folder, {fmt.count(len(files), 'file')}, {fmt.size(total)}",
         size=total,
-        parts=_parts(files),
-        chunks=lambda: tar_gz(root, found),
+        folder=found,
+        count=count,
+        chunks=lambda: tar_gz(found, count),
     )
 
 
-def _parts(files: list[Entry]) -> tuple[tuple[str, int], ...]:
+def _largest(files: Sequence[Entry]) -> list[tuple[str, int]]:
+    """What lies at the root, with its bytes, the largest first."""
     sizes: dict[str, int] = {}
     for file in files:
         first, slash, _ = file.path.partition("/")
         sizes[first + slash] = sizes.get(first + slash, 0) + file.size
-    return tuple(sorted(sizes.items(), key=lambda part: (-part[1], part[0])))
+    return sorted(sizes.items(), key=lambda part: (-part[1], part[0]))[:LARGEST]
 
 
 def check_size(packed: Packed, upload_bytes: int) -> None:
@@ -177,54 +168,91 @@ def check_size(packed: Packed, upload_bytes: int) -> None:
     `upload_bytes` limits what is sent: a folder beyond it is compressed once to see whether it fits. Raises
     `BuildError` ArchiveTooLarge that names the largest parts.
     """
-    unpacked = Limits().unpacked
-    if packed.parts and packed.size > unpacked:
-        raise _too_large(packed, unpacked)
-    if packed.size > upload_bytes and (not packed.parts or _is_longer(packed.chunks(), upload_bytes)):
+    limits = Limits()
+    if packed.folder is not None:
+        if packed.size > limits.unpacked:
+            raise _too_large(packed, limits.unpacked)
+        judge_sizes(packed.folder, limits)
+    if packed.size > upload_bytes and (packed.folder is None or _is_longer(packed, upload_bytes)):
         raise _too_large(packed, upload_bytes)
 
 
-def _is_longer(chunks: Iterator[bytes], limit: int) -> bool:
+def _is_longer(packed: Packed, limit: int) -> bool:
     size = 0
-    return any((size := size + len(chunk)) > limit for chunk in chunks)
+    is_longer = any((size := size + len(chunk)) > limit for chunk in packed.chunks())
+    packed.count.read = 0
+    return is_longer
 
 
 def _too_large(packed: Packed, limit: int) -> BuildError:
-    named = ", ".join(f"{name} {fmt.size(size)}" for name, size in packed.parts[:LARGEST])
-    largest = f"; largest: {named}" if named else ""
-    return BuildError("ArchiveTooLarge", f"{packed.summary}; limit {fmt.size(limit)}{largest}", where="PATH")
+    message = f"{packed.summary}; limit {fmt.size(limit)}"
+    if packed.folder is None:
+        return BuildError("ArchiveTooLarge", message, where="PATH")
+    named = ", ".join(f"{name} {fmt.size(size)}" for name, size in _largest(packed.folder.files))
+    next_step = "Leave out what the build does not need, with lines in .igniteignore; fetch the rest at run time"
+    return BuildError("ArchiveTooLarge", f"{message}; largest: {named}", where="PATH", next=next_step)
 
 
-def tar_gz(root: Path, found: tuple[Entry, ...]) -> Iterator[bytes]:
-    """The folder as a tar.gz in chunks; the gzip header has no time and no name. Level 1: the network is near."""
-    squeeze = zlib.compressobj(1, zlib.DEFLATED, 31)
-    for part in _tar(root, found):
-        if data := squeeze.compress(part):
-            yield data
-    yield squeeze.flush()
+def tar_gz(found: Found, count: Count) -> Iterator[bytes]:
+    """The folder as a tar.gz in chunks; the gzip header has no time and no name. Level 1: the network is near.
+
+    Long runs of the same bytes compress to less than a server believes. A block then stays as it is, now and then.
+    """
+    squeeze = zlib.compressobj(1, zlib.DEFLATED, -15)
+    yield b"\x1f\x8b\x08\0\0\0\0\0\x04\x03"
+    crc = size = packed = 0
+    for part in _tar(found, count):
+        for at in range(0, len(part), STORED):
+            block = part[at : at + STORED]
+            crc, size = zlib.crc32(block, crc), size + len(block)
+            if size > RATIO_AFTER and size > RATIO * packed:
+                # A full flush ends at a whole byte, and nothing behind it refers to what is before.
+                header = struct.pack("<BHH", 0, len(block), len(block) ^ 0xFFFF)
+                data = squeeze.flush(zlib.Z_FULL_FLUSH) + header + block
+            else:
+                data = squeeze.compress(block)
+            if data:
+                packed += len(data)
+                yield data
+    yield squeeze.flush() + struct.pack("<LL", crc, size & 0xFFFFFFFF)
 
 
-def _tar(root: Path, found: tuple[Entry, ...]) -> Iterator[bytes]:
+def _tar(found: Found, count: Count) -> Iterator[bytes]:
     """PAX tar blocks. `tarfile` makes the headers only: its writer buffers, so a large file could not be streamed."""
-    for entry in found:
+    count.read = 0
+    count.secrets.clear()
+    for entry in found.entries:
         info = _info(entry)
         yield info.tobuf(tarfile.PAX_FORMAT, "utf-8", "surrogateescape")
         if info.isreg():
-            yield from _content(root / entry.path, info)
+            yield from _content(found.root / entry.path, info, count)
     yield bytes(2 * tarfile.BLOCKSIZE)
 
 
-def _content(path: Path, info: tarfile.TarInfo) -> Iterator[bytes]:
+def _content(path: Path, info: tarfile.TarInfo, count: Count) -> Iterator[bytes]:
     """A file's bytes, filled up to whole blocks; one that became shorter meanwhile ends the packing."""
     left = info.size
-    with path.open("rb") as file:
+    with _opened(path, info.name) as file:
         while left:
             part = file.read(min(CHUNK, left))
+            if left == info.size and looks_secret(path.name, part[:LOOKED_AT]):
+                count.secrets.append(info.name)
+            count.read += len(part)
             if not part:
                 raise BuildError("InvalidRequest", f"{info.name} became shorter while it was read", where=info.name)
             left -= len(part)
             yield part
     yield bytes(-info.size % tarfile.BLOCKSIZE)
+
+
+def _opened(path: Path, name: str) -> BinaryIO:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        message = f"{shown(name)} cannot be read: {error.strerror}"
+        raise BuildError(
+            "InvalidRequest", message, where=shown(name), next="Make it readable, or leave it out"
+        ) from None
 
 
 def _info(entry: Entry) -> tarfile.TarInfo:

@@ -42,6 +42,7 @@ class PlainView:
     last_event_ms: int = 0
     silences: int = 0
     last_ms: int = 0
+    now_doing: Callable[[], str] = str
 
     def open(self, head: str) -> None:
         """The head line, before the first call to a server."""
@@ -73,13 +74,18 @@ class PlainView:
             self.progress.detail = text
             self._ours(self.now_ms() - self.started_ms, self.progress.phase, text)
 
+    def doing(self, what: str | Callable[[], str]) -> None:
+        """What happens before there is a record; shows where a long silence is reported."""
+        self.now_doing = what if callable(what) else lambda: what
+
     def tick(self) -> None:
         """Call at least once a second: another 30 s of silence give a line."""
         quiet_ms = self.now_ms() - self.last_event_ms
         if quiet_ms // SILENCE_MS > self.silences:
             self.silences = quiet_ms // SILENCE_MS
             seconds = self.silences * SILENCE_MS // 1000
-            what = f"still in {self.progress.step or self.progress.phase}; {seconds}s without output"
+            where = self.now_doing() or f"in {self.progress.step or self.progress.phase}"
+            what = f"still {where}; {seconds}s without output"
             self._ours(self.now_ms() - self.started_ms, self.progress.phase, what)
 
     def close(self, build: pb.Build, again: str) -> None:

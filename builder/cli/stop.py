@@ -145,10 +145,11 @@ def build_exit(status: str, reason: str, error_class: str) -> int:
         return OK
     if status == "BUILD_STATUS_CANCELLED":
         return EXIT_CANCELLED
-    if reason in REASONS:
-        return REASONS[reason].exit_code
-    known = {str(each): code for each, code in EXIT_CODES.items()}
-    return known.get(error_class, EXIT_CODES[ErrorClass.PLATFORM])
+    row = REASONS.get(reason)
+    if row is not None and row.exit_code == EXIT_CANCELLED:
+        return EXIT_CANCELLED
+    known = {str(each): code for each, code in EXIT_CODES.items()}  # the record's class goes before the reason's
+    return known.get(error_class, row.exit_code if row is not None else EXIT_CODES[ErrorClass.PLATFORM])
 
 
 def _text(detail: dict[str, object], name: str) -> str:

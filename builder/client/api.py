@@ -24,6 +24,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 if TYPE_CHECKING:
     import httpx
 
+NO_CONTENT = 204
 LATER = frozenset({429, 502, 503, 504})
 NEVER = frozenset({501, 505})  # of 5xx: a server that will not do it, however often it is asked
 CONNECT_S, READ_S = 10.0, 15.0
@@ -35,11 +36,14 @@ Called = Callable[[str, str, int, int], None]
 
 
 class ApiUnreachable(Exception):
-    """No answer, or one that says "later". The call may be repeated, at the earliest after `wait_s`."""
+    """No answer, or one that says "later". The call may be repeated, at the earliest after `wait_s`.
 
-    def __init__(self, why: str, wait_s: float = 0.0) -> None:
+    `is_quota`: the server has looked at the call and will take it once others of the caller's have ended.
+    """
+
+    def __init__(self, why: str, wait_s: float = 0.0, *, is_quota: bool = False) -> None:
         super().__init__(why)
-        self.wait_s = wait_s
+        self.wait_s, self.is_quota = wait_s, is_quota
 
 
 class StreamIdle(Exception):
@@ -124,6 +128,8 @@ class Api:
         headers = {"accept": "text/event-stream"} | ({"last-event-id": str(after)} if after > 0 else {})
         timeout = httpx.Timeout(self._timeout_s, read=STREAM_SILENCE_S)
         with self._stream(path, params=query, headers=headers, timeout=timeout) as response:
+            if response.status_code == NO_CONTENT:  # behind all lines of a log that has ended
+                yield pb.LogEntry(eof=True, sequence=after)
             try:
                 for event in sse.events(sse.lines(response.iter_bytes())):
                     if (entry := _entry(event)) is not None:
@@ -168,7 +174,11 @@ class Api:
         """What kind of answer it is: none for now, a refusal, or one to read."""
         status = response.status_code
         if status in LATER or (repeatable and status >= 500 and status not in NEVER):
-            raise ApiUnreachable(f"answered {status}", _retry_after(response))
+            found = _refusal(response)
+            is_quota = found.detail.get("reason") == "QuotaExceeded"  # no proxy's word for it
+            self.answered |= is_quota
+            why = f": {found.message[:200]}" if is_quota else ""
+            raise ApiUnreachable(f"answered {status}{why}", _retry_after(response), is_quota=is_quota)
         self.answered = True
         if status >= 300:
             raise _refusal(response)

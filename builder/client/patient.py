@@ -6,7 +6,7 @@ Every wait goes through `Clock`, the wire through an httpx transport, so unit te
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from google.protobuf.message import Message
@@ -85,6 +85,19 @@ class PatientApi:
             try:
                 return self._api.call(name, request, repeatable=known)
             except ApiUnreachable as error:
+                self._wait(error, tries, since, 0)
+                tries += 1
+
+    def upload(self, chunks: Callable[[], Iterable[bytes]]) -> pb.UploadBuildContextResponse:
+        """A source, sent anew while the caller has as many uploads open as it may. A broken one is not repeated: it
+        creates no build."""
+        tries, since = 0, self._clock.now()
+        while True:
+            try:
+                return self._api.upload(chunks())
+            except ApiUnreachable as error:
+                if not error.is_quota:
+                    raise
                 self._wait(error, tries, since, 0)
                 tries += 1
 

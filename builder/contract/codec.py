@@ -37,6 +37,11 @@ _RANGES = {
 _WIDE = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_UINT64)
 _FLOATS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
 
+_EXCLUDED = {
+    "CreateBuildRequest.source": "; an upload whose runtime is named is code.compile.runtime beside sourceRef.contextId"
+}
+"""Message and oneof → what else says what two members of it were meant to say."""
+
 M = TypeVar("M", bound=Message)
 
 
@@ -230,7 +235,8 @@ def _read_message(shape: _Shape, value: Any, depth: int) -> Message:
         if item is None:  # proto3 JSON: null is the field left out
             continue
         if field.oneof is not None and members.setdefault(field.oneof, key) != key:
-            raise _Wrong(f'excludes "{members[field.oneof]}": only one of "{field.oneof}" may be given', key)
+            hint = _EXCLUDED.get(f"{shape.name}.{field.oneof}", "")
+            raise _Wrong(f'excludes "{members[field.oneof]}": only one of "{field.oneof}" may be given{hint}', key)
         try:
             made[name] = field.read(item, depth)
         except _Wrong as wrong:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -19,6 +20,33 @@ from builder.errors import PlatformError
 LOCK_TRIES, LOCK_PAUSE_S = 600, 0.1
 SERVE_TRIES = 5
 """Whoever looks for a server has the lock for a moment."""
+
+
+def make_private(data_dir: str, node_dir: str) -> None:
+    """Make the data folder, and close it and what lies in it to every other user, whatever the umask.
+
+    Requests, logs, sources and artifacts of all organizations are in there. Where root's node folder is below it, the
+    build users pass through and list nothing. What belongs to another user stays as its owner made it.
+    """
+    if not data_dir:
+        return
+    data, node = Path(data_dir), Path(node_dir)
+    data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    shared = {node, *node.parents} if node_dir and os.geteuid() == 0 else set()
+    _close(data, 0o711 if data in shared else 0o700)
+    for entry in os.scandir(data):
+        if Path(entry.path) in shared or entry.is_symlink():
+            continue
+        if entry.is_dir():
+            _close(Path(entry.path), 0o700)
+        elif entry.is_file():
+            _close(Path(entry.path), 0o600)
+
+
+def _close(path: Path, mode: int) -> None:
+    with suppress(PermissionError, FileNotFoundError):
+        if stat.S_IMODE(path.stat().st_mode) != mode:
+            path.chmod(mode)
 
 
 @contextmanager

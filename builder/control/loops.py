@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -38,6 +38,8 @@ TAGS_MS = 10_000
 LOOPS = ("dispatch", "finalize", "reconcile", "report", "retention", "tags")
 # So many failed steps, one after the other, and the process is not ready.
 FAILED_STEPS = 3
+# So many submissions at once are offered without a look at who else waits.
+SUBMITTED = 8
 
 # Transitions after which something is queued, or a node has a slot more than before.
 _DISPATCH = frozenset(
@@ -118,6 +120,9 @@ class Loops:
     """The queues whose window the last wake found full; a tick forgets them."""
     _left: bool = True
     """Builds may be queued that were not offered."""
+    _submitted: list[Event] | None = field(default_factory=list)
+    """The submissions since the dispatcher's last look; None: something else has changed too, or there are many."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def start(self) -> None:
         """Start the threads."""
@@ -151,6 +156,9 @@ class Loops:
                 names.discard("dispatch")  # nothing is queued without a hint
         if "report" in names and self.reports.heard(event.organization):
             names.discard("report")
+        if "dispatch" in names and event.action == "submit":
+            names.discard("dispatch")
+            self._note(event)
         self.wake(*names)
 
     def _finalizer_freed(self) -> None:
@@ -164,7 +172,19 @@ class Loops:
     def wake(self, *names: str) -> None:
         """Something changed that these loops see to: look at once."""
         for name in names:
-            self._wakes[name].set()
+            if name == "dispatch":
+                self._note(None)
+            else:
+                self._wakes[name].set()
+
+    def _note(self, submitted: Event | None) -> None:
+        """Wake the dispatcher for a submission, or (None) for whatever else."""
+        with self._lock:
+            if submitted is None or self._submitted is None or len(self._submitted) == SUBMITTED:
+                self._submitted = None
+            else:
+                self._submitted.append(submitted)
+        self._wakes["dispatch"].set()
 
     def ask(self, name: str) -> None:
         """Raises `LoopFailing` for a loop that failed several times in a row."""
@@ -212,9 +232,12 @@ class Loops:
         queues; lists in Redis are only compared at a tick.
         """
         self._full = frozenset()  # what is submitted from here on may have come too late for this look
+        with self._lock:
+            submitted, self._submitted = self._submitted or (), []
         if woken:
-            self._left = True
-            offered = offers.offer_at_once(self.store, self._live_ms)
+            lone, self._left = self.alone() and not self._left, True
+            offered = self._offer_submitted(submitted) if lone else None
+            offered = offered or offers.offer_at_once(self.store, self._live_ms)
             self._full, self._left = frozenset(offered.full), bool(offered.full)
             for queue, build_id in offered.hints:
                 self._send(queue, build_id)
@@ -232,6 +255,13 @@ class Loops:
             self.log.warning("hints vanished", action="hints-vanished", queue=queue, count=count)
         for queue, build_id in offered.hints:
             self._send(queue, build_id)
+
+    def _offer_submitted(self, submitted: Collection[Event]) -> offers.Offered | None:
+        """Offer these, where no other build waits for a hint. None: whose turn it is has to be found out."""
+        if len({(event.queue, event.organization) for event in submitted}) != 1:
+            return None
+        (queue,) = {event.queue for event in submitted}
+        return offers.offer_submitted(self.store, queue, [event.build_id for event in submitted], self._live_ms)
 
     def free_slots(self) -> Mapping[str, int]:
         """Queue → free slots of its live nodes; a node that reads several queues counts in each."""

@@ -20,9 +20,17 @@ Levels = Callable[[], Mapping[str, int]]
 class Metrics:
     """A registry of its own: two control sides in one process do not count each other's builds."""
 
-    def __init__(self, queued: Levels, oldest_ms: Levels, free: Levels, reports: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        queued: Levels,
+        oldest_ms: Levels,
+        free: Levels,
+        reports: Callable[[], int],
+        lacking: Callable[[], Mapping[str, str]] = dict,
+    ) -> None:
         self._registry = CollectorRegistry()
         self._queued, self._oldest_ms, self._free, self._reports = queued, oldest_ms, free, reports
+        self._lacking = lacking
         self._transitions = Counter(
             "ignite_build_transitions",
             "Transitions of builds.",
@@ -115,6 +123,7 @@ class Metrics:
         """The levels; called by the registry. While the store is away there are none, and the counts still show."""
         try:
             free, queued, oldest_ms, reports = self._free(), self._queued(), self._oldest_ms(), self._reports()
+            lacking = self._lacking()
         except SQLAlchemyError:
             return
         length = GaugeMetricFamily("ignite_queue_length", "Builds that wait for a slot.", labels=["queue"])
@@ -127,7 +136,10 @@ class Metrics:
             length.add_metric([queue], queued.get(queue, 0))
             slots.add_metric([queue], free.get(queue, 0))
             age.add_metric([queue], oldest_ms.get(queue, 0) / 1000)
-        yield from (length, slots, age, waiting)
+        lacks = GaugeMetricFamily("ignite_node_lacks", "Nodes that take no builds, and why.", labels=["node", "why"])
+        for node, why in sorted(lacking.items()):
+            lacks.add_metric([node, why], 1)
+        yield from (length, slots, age, waiting, lacks)
 
     def describe(self) -> Iterator[Metric]:
         """So that registering does not already ask for the levels."""

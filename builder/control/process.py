@@ -15,8 +15,9 @@ from types import FrameType
 from typing import TextIO
 
 import redis
-from sqlalchemy import text
+from sqlalchemy import select
 
+import builder
 from builder import pipelines
 from builder.broker.app import make_celery
 from builder.config import Settings, address_of
@@ -39,9 +40,10 @@ from builder.services.streams import LogStreams
 from builder.services.tails import Tails
 from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
-from builder.store import outbox, queues
+from builder.store import nodes, outbox, queues
 from builder.store.engine import open_store
 from builder.store.events import Event
+from builder.store.schema import builds
 from builder.stores.folder import FolderStore
 from builder.transports.http.app import Api, make_app
 from builder.transports.http.events import log_event
@@ -66,7 +68,9 @@ class Control:
             oldest_ms=lambda: queues.oldest_ms(self.store),
             free=self._free_slots,
             reports=lambda: outbox.waiting(self.store),
+            lacking=lambda: nodes.lacking(self.store, nodes.LIVE_LEASES * settings.lease_ms),
         )
+        folder.make_private(settings.data_dir, settings.node_dir)
         self.store = open_store(settings.database, self._emit)
         self.metrics.count_transactions(self.store)
         self.redis = redis.Redis.from_url(settings.redis_url, socket_connect_timeout=2)
@@ -107,7 +111,7 @@ class Control:
             store=self.store,
             sources=sources,
             catalog=catalog,
-            runtimes=pipelines.names(pipelines.load(settings.pipelines)),
+            runtimes=pipelines.arguments(pipelines.load(settings.pipelines)),
             wake=functools.partial(self.loops.wake, "dispatch"),
             fan_out=lambda build_id, lines: self.tails.tell(build_id),
             stale=self.metrics.stale,
@@ -142,8 +146,9 @@ class Control:
         return self.loops.free_slots()
 
     def _ask_store(self) -> None:
-        with self.store.transaction() as tx:
-            tx.execute(text("select 1"))
+        """By a read of a table, which waits for no writer; a store that takes no writes fails the loops."""
+        with self.store.read() as tx:
+            tx.execute(select(builds.c.number).limit(1))
 
     def server(self) -> Server:
         """The HTTP server, to be run over a listening socket; its loop is the one that tails run in."""
@@ -195,6 +200,7 @@ def listen(address: str) -> socket.socket:
 
 def serve(settings: Settings) -> int:
     """`ignite-builder serve`: until TERM or INT. The first lets what was asked be answered, a second leaves at once."""
+    os.umask(0o077)  # this process starts no node, whose folders build users enter
     control = Control(settings)
     if settings.registry_username:
         control.log.warning(
@@ -215,7 +221,7 @@ def serve(settings: Settings) -> int:
         signal.signal(number, stop)
     control.start()
     host, port = listener.getsockname()
-    control.log.info("listening", action="listening", url=f"http://{host}:{port}")
+    control.log.info("listening", action="listening", url=f"http://{host}:{port}", version=builder.__version__)
     try:
         with folder.served(Path(settings.data_dir), f"http://{host}:{port}", own_token(settings)):
             server.run(sockets=[listener])

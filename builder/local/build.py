@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from builder.attempt.attempt import Node
-from builder.build import run_build
+from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.claims.requests import claim_request
@@ -30,7 +30,7 @@ from builder.finalize import Finalizer
 from builder.local.calls import ServiceCalls
 from builder.local.here import Here
 from builder.logs import logger
-from builder.node.drive import close, driving, work_folder
+from builder.node.drive import close, do_work, driving
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.services.workers import WorkerService
@@ -63,7 +63,10 @@ class Owner:
             if name == "prepared" and settings.registry:  # the step runs in processes of its own; this one is idle
                 threading.Thread(target=load_registry, name="load", daemon=True).start()
 
+        readers = Readers(here.known, here.parts.catalog)
+        readers.start()  # before the first thread
         self._stack = ExitStack()
+        self._stack.callback(readers.close)
         self.node = Node(
             settings=settings,
             calls=ServiceCalls(WorkerService(here.parts)),
@@ -71,6 +74,7 @@ class Owner:
             known=here.known,
             toolchains=toolchains_of(settings),
             destination=destination_of,
+            readers=readers,
             label=label,
             uid=self._stack.enter_context(build_user(settings.build_uid + settings.slots, Path(settings.node_dir))),
             apart=Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12],
@@ -82,7 +86,7 @@ class Owner:
         self.settle()
         # What this machine cannot build was refused before; slots are none, since no dispatcher's hint leads here.
         can = {row.name: "" for row in here.parts.catalog.toolchains()}
-        queues = settings.queue_list(here.parts.runtimes)
+        queues = settings.queue_list(tuple(here.parts.runtimes))
         nodes.register(here.store, NODE, queues, can, 0, nodes.LIVE_LEASES * settings.lease_ms)
 
     @functools.cached_property
@@ -150,9 +154,7 @@ class Owner:
         if not grant.granted:
             return False
         with driving(self.node, grant, listening=self._listening) as attempt:
-            with work_folder(attempt):
-                outcome = run_build(attempt)
-            close(attempt, outcome)
+            close(attempt, do_work(attempt))
         return True
 
     def retain(self) -> None:
@@ -178,7 +180,7 @@ class Owner:
             log.warning("retention", action="retention-failed", error=repr(error))
 
     def close(self) -> None:
-        """Free the build user."""
+        """Free the build user, end the readers."""
         self._stack.close()
 
     @contextmanager

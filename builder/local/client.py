@@ -96,11 +96,11 @@ class LocalClient:
         with self._calls():
             return self._operate.forget_node(self._here.caller, pb.ForgetNodeRequest(node_id=node_id))
 
-    def upload(self, chunks: Iterable[bytes]) -> pb.UploadBuildContextResponse:
+    def upload(self, chunks: Callable[[], Iterable[bytes]]) -> pb.UploadBuildContextResponse:
         """Keep a large source."""
         from builder.services.uploads import Uploads
 
-        messages = (pb.UploadBuildContextRequest(chunk=chunk) for chunk in chunks)
+        messages = (pb.UploadBuildContextRequest(chunk=chunk) for chunk in chunks())
         with self._calls():
             return Uploads(self._here.parts).upload_build_context(self._here.caller, messages)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,8 +20,10 @@ from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
+from builder.node.floor import lacks
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
+from builder.text import visible
 from builder.toolchains.host import find_program
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import toolchains_of
@@ -79,6 +82,9 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
     free = shutil.disk_usage(folder).free
     gib = free / 1024**3
+    if below := lacks(settings):
+        mend = "free some, or lower the setting named"
+        found.append(Finding(ok=False, name="disk", effect=f"a worker takes no builds here: {below}", mend=mend))
     found.append(
         Finding(
             ok=free > settings.disk_bytes,
@@ -110,11 +116,20 @@ def _asked(settings: Settings) -> Finding:
             return (
                 _judged(settings, _refusal(api, settings, nonce=""))
                 or _judged(settings, _refusal(api, settings, nonce="doctor"))
-                or Finding(ok=True, name=f"server {server}, token, protocol {PROTOCOL}")
+                or Finding(ok=True, name=f"server {server}{_version(api)}, token, protocol {PROTOCOL}")
             )
     except (ApiUnreachable, httpx.InvalidURL, ValueError) as error:
         mend = "correct the setting server, or start it: ignite-builder serve"
         return Finding(ok=False, name="server", effect=f"{server} does not answer: {error}"[:300], mend=mend)
+
+
+def _version(api: Api) -> str:
+    """The server's version, where it answers one."""
+    try:
+        found = json.loads(b"".join(api.download("/version")))
+        return f" {visible(str(found['version']), limit=40)}"
+    except (ApiError, ValueError, KeyError, TypeError):
+        return ""
 
 
 def _refusal(api: Api, settings: Settings, nonce: str) -> ApiError | None:

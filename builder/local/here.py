@@ -8,6 +8,7 @@ from pathlib import Path
 
 from builder import pipelines
 from builder.config import Settings
+from builder.control.folder import make_private
 from builder.data import catalog_file
 from builder.pipelines import catalog as catalogs
 from builder.services.auth import Caller
@@ -46,6 +47,7 @@ class Here:
         self.cancels: dict[str, Callable[[], None]] = {}
         """What a cancel of a build that is owned here wakes."""
         self._on_event = on_event
+        make_private(settings.data_dir, settings.node_dir)
         self.store = open_store(settings.database, self._emit)
         self.known = pipelines.load(settings.pipelines)
         self.parts = Parts(
@@ -53,7 +55,7 @@ class Here:
             store=self.store,
             sources=FolderStore(Path(settings.data_dir) / "sources"),
             catalog=catalogs.read(catalog_file(settings.catalog), settings.default_versions),
-            runtimes=pipelines.names(self.known),
+            runtimes=pipelines.arguments(self.known),
             wake=self.changes.tell,
             fan_out=lambda build_id, lines: self.changes.tell(),
             stale=lambda call: None,

@@ -17,6 +17,8 @@ from typing import TypeVar
 
 from builder.attempt.attempt import Attempt, Node, plan_request
 from builder.attempt.log import Log
+from builder.attempt.verdict import of_error
+from builder.build import run_build
 from builder.claims.calls import Backoff, Refused, Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.outcome import Outcome
@@ -79,9 +81,13 @@ def driving(
     *,
     draining: Callable[[], bool] = lambda: False,
     listening: Listening = no_listener,
+    counts_until: Callable[[float], None] = lambda until: None,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Attempt]:
-    """The attempt of a granted claim. Inside, its lease is renewed and its log sent; afterwards its spool is gone."""
+    """The attempt of a granted claim. Inside, its lease is renewed and its log sent; afterwards its spool is gone.
+
+    `counts_until` is called with the time until which the claim counts, at its start and after each heartbeat.
+    """
     path = spool_path(node.scratch / "spool", grant.build_id, grant.claim)
     own(path)
     spool = Spool(path, node.settings.log_bytes)
@@ -95,7 +101,7 @@ def driving(
         work=node.scratch / "work" / f"{grant.build_id}-{grant.claim}",
         now=now,
     )
-    driver = _Driver(attempt, draining)
+    driver = _Driver(attempt, draining, counts_until)
     try:
         driver.start()
         with listening(grant.build_id, driver.beat_now):
@@ -111,8 +117,8 @@ def driving(
 class _Driver:
     """The two threads of one claim."""
 
-    def __init__(self, attempt: Attempt, draining: Callable[[], bool]) -> None:
-        self._attempt, self._draining = attempt, draining
+    def __init__(self, attempt: Attempt, draining: Callable[[], bool], counts_until: Callable[[float], None]) -> None:
+        self._attempt, self._draining, self._counts_until = attempt, draining, counts_until
         self._lease, self._spool = attempt.lease, attempt.log.spool
         self._done = False
         self._woken = threading.Event()
@@ -122,6 +128,7 @@ class _Driver:
         self._started: list[threading.Thread] = []
 
     def start(self) -> None:
+        self._counts_until(self._lease.until)
         for thread in self._threads:
             thread.start()
             self._started.append(thread)
@@ -163,6 +170,8 @@ class _Driver:
             with self._spool.changed:
                 lease.answered(attempt.now(), answer)
                 lease.drained = lease.drained or self._draining()
+                if not self._done:  # afterwards there is no claim to report on
+                    self._counts_until(lease.until)
                 self._spool.changed.notify_all()
 
     def _send(self) -> None:
@@ -190,18 +199,31 @@ class _Driver:
 
 @contextmanager
 def work_folder(attempt: Attempt) -> Iterator[None]:
-    """The attempt's work folder while the context is open; afterwards nothing is left of it."""
+    """The attempt's work folder and its private one while the context is open; afterwards nothing is left of them."""
     root = attempt.work.parent
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o711)
     for above in (attempt.node.scratch, attempt.node.folder):
         above.chmod(0o755)
-    attempt.work.mkdir(mode=0o700)
+    attempt.private.mkdir(mode=0o700)
     try:
+        attempt.work.mkdir(mode=0o700)
         attempt.chown_to_build_user(attempt.work)
         yield
     finally:
         remove_tree(attempt.work)
+        remove_tree(attempt.private)
+
+
+def do_work(attempt: Attempt) -> Outcome:
+    """Run the line in the attempt's work folder. A disk that takes not even the folder is the outcome."""
+    try:
+        with work_folder(attempt):
+            return run_build(attempt)
+    except OSError as error:
+        if known := of_error(attempt, error):
+            return Outcome(failure=known, unexpected=repr(error))
+        raise
 
 
 def close(attempt: Attempt, outcome: Outcome) -> Close:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
 from builder.claims.spool import is_owned, spool_path
 from builder.sandbox import remove_tree
+
+DISCARDED = ".caches"
+"""What the name of caches ends with that a build put aside (`builder/attempt/verdict.py`)."""
 
 
 def remove_left_behind(node_dir: Path) -> int:
@@ -23,6 +27,8 @@ def remove_left_behind(node_dir: Path) -> int:
         build_id, _, claim = name.rpartition("-")
         if not claim.isdigit() or is_owned(spool_path(node_dir / "spool", build_id, int(claim))):
             continue
+        if path.name.endswith(DISCARDED) and any(_mounted_below(path.name)):
+            continue  # a build that began before these caches were discarded still reads them
         _kill_those_in(path.name)
         removed += remove_tree(path)
     return removed
@@ -34,9 +40,20 @@ def _kill_those_in(name: str) -> None:
     bubblewrap binds the life of a sandbox to its owner only once it is set up; an owner that is killed before leaves
     it running.
     """
+    for pid, roots in _mounts():
+        if any(root.endswith("/" + name) for root in roots):
+            with suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _mounted_below(name: str) -> Iterator[int]:
+    """The processes that have something below a folder of this name mounted."""
+    return (pid for pid, roots in _mounts() if any(f"/{name}/" in f"{root}/" for root in roots))
+
+
+def _mounts() -> Iterator[tuple[int, list[str]]]:
+    """Each process and what of a file system each of its mounts shows."""
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             lines = process.joinpath("mountinfo").read_text(encoding="utf-8").splitlines()
-            roots = (line.split()[3].removesuffix("//deleted") for line in lines)
-            if any(root.endswith("/" + name) for root in roots):
-                os.kill(int(process.name), signal.SIGKILL)
+            yield int(process.name), [line.split()[3].removesuffix("//deleted") for line in lines]

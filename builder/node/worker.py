@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -21,7 +22,7 @@ from celery import signals
 
 from builder import pipelines, sandbox
 from builder.attempt.attempt import Node
-from builder.build import run_build
+from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.client.api import Api, ApiError, ApiUnreachable
@@ -34,9 +35,11 @@ from builder.errors import BuildError
 from builder.faults import labels
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
-from builder.node.drive import claim_build, close, driving, work_folder
+from builder.node.drive import claim_build, close, do_work, driving
+from builder.node.floor import lacks
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
+from builder.node.watch import Watch
 from builder.pipelines import catalog as catalogs
 from builder.toolchains.providers import toolchains_of
 
@@ -46,6 +49,8 @@ log = structlog.get_logger("node")
 ENDING = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"})
 GOODBYE_S = 3.0
 KEY_BYTES = 4096
+LOOK_S = 1.0
+"""Between two looks at the children."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,7 @@ class WorkerProcess:
         self._learn_key(settings.message_key)
         self._node: Node | None = None
         self._cancels = Cancels(settings.redis_url)
+        self._watch = Watch((settings.heartbeat_ms + settings.stop_grace_ms) / 1000)
         self._leaving = threading.Event()
         self._known_by: threading.Thread | None = None
 
@@ -152,6 +158,13 @@ class WorkerProcess:
         self._consumer = sender
         self._known_by = threading.Thread(target=self._stay_known, daemon=True)
         self._known_by.start()
+        threading.Thread(target=self._watch_children, name="watch", daemon=True).start()
+
+    def _watch_children(self) -> None:
+        """Until the process ends: a drain waits for children that return."""
+        while True:
+            self._watch.look()
+            time.sleep(min(self.settings.heartbeat_ms / 1000, LOOK_S))
 
     def _on_shutdown(self, **_: object) -> None:
         """Runs inside a signal handler, so it only sets flags."""
@@ -200,6 +213,7 @@ class WorkerProcess:
 
     def _register(self, api: Api) -> None:
         dropped = self._dropped.value
+        lack = lacks(self.settings)
         answer: pb.RegisterNodeResponse = api.call(
             "RegisterNode",
             pb.RegisterNodeRequest(
@@ -208,7 +222,8 @@ class WorkerProcess:
                 queues=self._reads.queues,
                 toolchains=self.toolchains.available(self.catalog.toolchains()),
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
-                slots=self._reads.slots,
+                slots=0 if lack else self._reads.slots,
+                lacks=lack,
                 disk_free_bytes=shutil.disk_usage(self.folder).free if self.folder.is_dir() else 0,
                 dropped_messages=dropped - self._dropped_reported,
             ),
@@ -250,15 +265,28 @@ class WorkerProcess:
         if build_id is None:
             self.dropped("", "another version, or not signed with our key")
             return
+        if lack := lacks(self.settings):  # since the last registration; the store offers the build again
+            log.warning("a hint was let go", action="node-lacks", build_id=build_id, why=lack)
+            return
         try:
             node = self._node = self._node or self._make_node()
             grant = claim_build(node, build_id)
             if grant is None:
                 return
-            with driving(node, grant, draining=self._must_hand_back, listening=self._cancels.listening) as attempt:
-                with work_folder(attempt):
-                    outcome = run_build(attempt)
-                how = close(attempt, outcome)
+            node.readers.start()  # at the first build, before the first thread
+            index = _index()
+            try:
+                with driving(
+                    node,
+                    grant,
+                    draining=self._must_hand_back,
+                    listening=self._cancels.listening,
+                    counts_until=partial(self._watch.claimed, index),
+                ) as attempt:
+                    outcome = do_work(attempt)
+                    how = close(attempt, outcome)
+            finally:
+                self._watch.returned(index)
             log.info("owned", action="owned", build_id=build_id, word=how.value)
         except Exception as error:
             log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
@@ -268,7 +296,6 @@ class WorkerProcess:
         return bool(since) and time.time() - since > self.settings.drain_ms / 1000
 
     def _make_node(self) -> Node:
-        index = getattr(current_process(), "index", 0) or 0
         settings = self.settings
         return Node(
             settings=settings,
@@ -278,8 +305,14 @@ class WorkerProcess:
             toolchains=self.toolchains,
             destination=destination_of,
             label=labels(settings.crash_at, self.folder),
-            uid=settings.build_uid + index,
+            readers=Readers(self.known, self.catalog),
+            uid=settings.build_uid + _index(),
         )
+
+
+def _index() -> int:
+    """The number of this child among those of the pool."""
+    return getattr(current_process(), "index", 0) or 0
 
 
 def require_membership(settings: Settings) -> None:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
-from builder.pipelines.base import Pipeline, PlanRequest, missing
+from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, folder_of, missing
 from builder.pipelines.catalog import Catalog
-from builder.plan import Detection, Diagnosis, Plan, Step
-from builder.source.tree import Tree
+from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
+from builder.source.tree import SubTree, Tree
 
 PIPELINES: tuple[Pipeline, ...] = (go, python)
 _NAME_IT = "Name its runtime: --runtime, or code.compile.runtime on the wire."
@@ -40,8 +41,26 @@ def names(known: tuple[Pipeline, ...] = PIPELINES) -> tuple[str, ...]:
     return tuple(module.NAME for module in known)
 
 
-def detect(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Detection:
-    """The runtime asked for, or the first that recognizes the source. Raises `BuildError` EntryPointMissing."""
+def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, ...]]:
+    """Runtime → the build arguments that its plans read."""
+    return {module.NAME: module.BUILD_ARGS for module in known}
+
+
+def detect(
+    tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES, sub_path: str = ""
+) -> Detection:
+    """The runtime asked for, or the first that recognizes the source, or that folder of it.
+
+    Raises `BuildError` EntryPointMissing, and InvalidRequest for a `sub_path` that is no folder of the source.
+    """
+    folder = folder_of(tree, sub_path)
+    if folder != ".":
+        found = _detect(SubTree(tree, folder), runtime, known)
+        return replace(found, because=f"{found.because} of {folder}")
+    return _detect(tree, runtime, known)
+
+
+def _detect(tree: Tree, runtime: str | None, known: tuple[Pipeline, ...]) -> Detection:
     if runtime:
         found = _named(runtime, known).detect(tree)
         if found:
@@ -57,6 +76,14 @@ def detect(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] =
     raise BuildError("EntryPointMissing", f"none of {supported} recognizes this source", next=_shown(tree))
 
 
+def required_files(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Iterator[Need]:
+    """The files that the source names and cannot do without, as far as its pipeline knows any. Raises `BuildError`
+    EntryPointMissing, or ManifestInvalid for a file that is too large."""
+    found = getattr(_named(detect(tree, runtime, known).runtime, known), "required_files", None)
+    if found is not None:
+        yield from found(tree)
+
+
 def plan(
     detection: Detection,
     tree: Tree,
@@ -66,10 +93,7 @@ def plan(
 ) -> Plan:
     """What would run for a detected source. Raises `BuildError` BuildArgUnknown and what the pipeline raises."""
     module = _named(detection.runtime, known)
-    if unknown := sorted(set(request.build_args) - set(module.BUILD_ARGS)):
-        has = f"it takes {', '.join(module.BUILD_ARGS)}" if module.BUILD_ARGS else "it takes none"
-        message = f'{module.NAME} has no build argument "{unknown[0][:80]}"; {has}'
-        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}")
+    check_arguments(module.NAME, module.BUILD_ARGS, request.build_args)
     try:
         return module.plan(tree, detection, request, catalog)
     except RecursionError:
@@ -83,9 +107,9 @@ def diagnose(
     return _named(runtime, known).diagnose(step, exit_code, lines)
 
 
-def resolved(runtime: str, tree: Tree, known: tuple[Pipeline, ...] = PIPELINES) -> tuple[tuple[str, str], ...]:
-    """(package URL, "algorithm:hex") of each package the resolver pinned, read after the steps."""
-    return _named(runtime, known).resolved(tree)
+def fetched(plan: Plan, stubs: Tree, known: tuple[Pipeline, ...] = PIPELINES) -> Fetched | None:
+    """What a plan's steps download, as far as its stubs name it. Raises what the pipeline raises."""
+    return _named(plan.detection.runtime, known).fetched(plan, stubs)
 
 
 def single_file_name(runtime: str | None, source: bytes, known: tuple[Pipeline, ...] = PIPELINES) -> str:

@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import difflib
+import posixpath
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
-from builder.plan import Detection, Diagnosis, Plan, Step
+from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import Tree
+
+
+@dataclass(frozen=True, kw_only=True)
+class Need:
+    """A file that a source cannot do without: named at `where` (file:line), in words (`embeds x`), and the paths or
+    globs of which one has to be there."""
+
+    where: str
+    what: str
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +33,20 @@ class PlanRequest:
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     single_file: bool = False
+
+
+def folder_of(tree: Tree, sub_path: str) -> str:
+    """The build argument `sub_path` as a folder of the source; "." is its root. Raises `BuildError` InvalidRequest."""
+    folder = posixpath.normpath(sub_path or ".")
+    if folder == ".":
+        return folder
+    shown = sub_path[:80]
+    if folder.startswith(("/", "../")) or folder == "..":
+        raise BuildError("InvalidRequest", f"sub_path {shown} leads out of the source", where="buildArgs.sub_path")
+    if not any(path.startswith(folder + "/") for path in tree.files()):
+        message = f"sub_path {shown} is no folder of what was sent"
+        raise BuildError("InvalidRequest", message, where="buildArgs.sub_path", next="Name a folder of the source.")
+    return folder
 
 
 class Pipeline(Protocol):
@@ -55,9 +82,27 @@ class Pipeline(Protocol):
         """What a failed step's last lines mean."""
         ...
 
-    def resolved(self, tree: Tree) -> tuple[tuple[str, str], ...]:
-        """After the steps: (package URL, "algorithm:hex") of each package the resolver pinned, for the provenance."""
+    def fetched(self, plan: Plan, stubs: Tree) -> Fetched | None:
+        """What a step of the plan downloads, each by its digest; None while the stubs do not name it yet.
+
+        `stubs` is `/work/fetch`: the plan's stubs, and what steps before wrote there. Called before and after each step
+        that downloads. Raises `BuildError` LockOutdated where the index has not what the source pins.
+        """
         ...
+
+
+def check_arguments(runtime: str, known: Sequence[str], given: Iterable[str]) -> None:
+    """Refuse a build argument that no plan of the runtime reads, by its name only: its value may be a secret.
+
+    Raises `BuildError` BuildArgUnknown.
+    """
+    if unknown := sorted(set(given) - set(known)):
+        has = f"it takes {', '.join(known)}" if known else "it takes none"
+        message = f'{runtime} has no build argument "{unknown[0][:80]}"; {has}'
+        asked = unknown[0][:80].lower().replace("-", "_")
+        nearest = next(iter(difflib.get_close_matches(asked, known, n=1)), "")
+        hint = f"Did you mean {nearest}?" if nearest else ""
+        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}", next=hint)
 
 
 MEMBERS = tuple(name for name in (*Pipeline.__annotations__, *vars(Pipeline)) if not name.startswith("_"))

@@ -1,6 +1,7 @@
 """Bounds on hostile text, so that reading it takes time in proportion to its size. Pure.
 
-A plan is made in the worker's own process: no parser here recurses without a limit or looks twice at what it has read.
+The limits of a reader (`builder/attempt/reader.py`) end what is out of proportion, after all their time: no parser here
+recurses without a limit or looks twice at what it has read.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Run hostile code: one step of a build, or a built app. A `build.rs`, `setup.py` or npm script in here sees the
-image or toolchain folders its `Root` names (read-only), `/work` and its `/cache/<name>` folders (writable, owned
-outside by a uid that is not 0), a bounded `/tmp`, an `/etc/passwd` of two lines, the environment it was given, and
-only its own processes. It reaches a loopback of its own; in a step with `Egress`, also the operator's package indexes
-through a proxy at 127.0.0.1:3128, and nothing else: no route, no name server, no host socket. It cannot read the
-host's `/root`, `/home`, `/etc`, other builds' folders or processes, nor raise its limits on memory, CPU, processes,
-disk and time, nor outlive its end.
+"""Run hostile code: one step of a build, or a built app. A `build.rs`, `setup.py` or npm script in here sees the image
+or toolchain folders its `Root` names (read-only), `/work` or some folders of it (writable, owned outside by a uid
+that is not 0), its `/cache/<name>` folders (writable, or stores, which are not), a bounded `/tmp`, an `/etc/passwd`
+of two lines, the environment of its command, and only its own processes. It reaches a loopback of its own; in a
+step with `Egress`, also the operator's package indexes through a proxy at 127.0.0.1:3128, and nothing else: no
+route, no name server, no host socket. It cannot read the host's `/root`, `/home`, `/etc`, other builds' folders or
+processes, nor raise its limits on memory, CPU, processes, disk and time, nor outlive its end.
 
 What it can still learn: the kernel's version, boot command line, partitions and interrupts, CPU and memory size
 (`/proc`), and the place of its own folders on the host. `/proc/self/mountinfo` shows of each of them, and of nothing
@@ -13,9 +13,9 @@ else, the path within the host's file system (the node's folder, build id, claim
 options. A bind mount always shows this, and /proc/self cannot be covered; only a file system for each run would not.
 The worker finds by these paths what an earlier one left.
 
-What shields less: without control groups memory is watched, not fenced, and CPU is not limited; the disk is watched
-(half a second, more with many files), not fenced; a cache is shared by all builds that are given it; the kernel itself
-is shared. The caller must keep a uid for one build at a time.
+What shields less: without control groups memory is watched, not fenced, and CPU is not limited; the disk is watched,
+not fenced: a run with a limit of 256 MiB that writes to memory at full speed ends at 260 to 400 MiB; a writable cache
+is shared by all builds that mount it; the kernel itself is shared. The caller must keep a uid for one build at a time.
 
     run       one command under limits, line by line; `SandboxUnavailable` when it cannot be
     in_sandbox, on_host   launchers of `run`: the sandbox, or nothing of it, for one's own code; the log names it
@@ -25,6 +25,7 @@ is shared. The caller must keep a uid for one build at a time.
 """
 
 from builder.sandbox.check import check, host_root
+from builder.sandbox.disk import Room, room
 from builder.sandbox.launch import in_sandbox
 from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
 from builder.sandbox.remove import remove_tree
@@ -43,6 +44,7 @@ __all__ = [
     "Mount",
     "OnLine",
     "Result",
+    "Room",
     "Root",
     "Serving",
     "Stream",
@@ -52,6 +54,7 @@ __all__ = [
     "in_sandbox",
     "on_host",
     "remove_tree",
+    "room",
     "run",
     "serve",
 ]

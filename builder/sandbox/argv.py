@@ -101,9 +101,14 @@ def inner(
         args += ["--ro-bind-data", str(fd), dest]
     for mount in root.mounts:
         args += ["--bind" if mount.writable else "--ro-bind", str(mount.source), mount.dest]
-    args += ["--bind", str(command.work), "/work"]
+    for name in command.folders:
+        args += ["--bind", str(command.work / name), f"/work/{name}"]
+    if not command.folders:
+        args += ["--bind", str(command.work), "/work"]
     for name, folder in sorted(command.caches.items()):
         args += ["--bind", str(folder), f"/cache/{name}"]
+    for name, folder in sorted(command.stores.items()):
+        args += ["--ro-bind", str(folder), f"/cache/{name}"]
     # The root and /dev are tmpfs without a size of ours; nothing may be written there.
     args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", command.cwd]
     args += ["--json-status-fd", str(fds.status), "--block-fd", str(fds.block)]

@@ -225,14 +225,22 @@ def _sweep(parent: Path) -> None:
 
 
 def _lives(pid: int) -> bool:
-    """Whether a process of our namespace is there; /proc may be mounted for another one."""
+    """Whether a process of our namespace is there and has not ended.
+
+    A zombie has: where process 1 reaps no orphans it stays. /proc may be mounted for another namespace, then it says
+    nothing about this one.
+    """
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except OSError:
         return True
-    return True
+    try:
+        ours = os.readlink("/proc/self") == str(os.getpid())
+        return not (ours and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X"))
+    except (OSError, IndexError):
+        return True
 
 
 class Group:

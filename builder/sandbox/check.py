@@ -127,5 +127,6 @@ def _try_once(uid: int, gid: int) -> Finding:
     if result.exit_code:
         detail = b": ".join((b"", *lines)).decode("utf-8", "replace")
         how = f"by signal {result.signal}" if result.signal else f"with exit status {result.exit_code}"
-        return Finding(name="sandbox", ok=False, detail=f"/bin/true ended {how}{detail}, {TRIALS} times in a row")
+        detail = f"/bin/true ended {how}{detail}, {TRIALS} times in a row"
+        return Finding(name="sandbox", ok=False, detail=detail, next="`dmesg` names what the kernel refused or killed")
     return Finding(name="sandbox", ok=True, detail=f"/bin/true ran in {result.duration_ms} ms")

@@ -1,23 +1,37 @@
-"""How much disk a run uses, watched while it runs.
+"""How much disk a run uses, watched while it runs, and what is left of the file system beneath it.
 
-Counts blocks, a file at least 4 KiB (100,000 small files are not free), hard links once, and files that are deleted
-but still open. A hostile tree may be deep, may change under the scan, and may hold links: none is followed.
+A look counts blocks, a file at least 4 KiB (100,000 small files are not free), hard links once, and files that are
+deleted but still open. A hostile tree may be deep, may change under the scan, and may have links: none is followed.
+
+A look takes time with many files, and a fast writer needs less. So the file system itself is asked every 20 ms what is
+left of it (statvfs(2), which costs nothing). Once it lost what the run may still take, the run is stopped while the
+look lasts: whatever else writes there costs it a pause, and it cannot run away from the count.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import stat
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path, PurePosixPath
 
 SMALLEST = 4096
 ANCHOR_LENGTH = 3500  # and a name of 255 is still below PATH_MAX, 4096
 MOST_ANCHORS = 400
 FIRST_LOOK_S = 0.5
+POLL_S = 0.02
+SMALLEST_STEP = 16
+"""The part of the limit that may be written between two looks at a run that has nearly reached it: a sixteenth."""
+FIRST_STEP = 4
+"""Before the first look nobody knows how much the work folder already has: a quarter."""
+STOP_ROUNDS = 4
 OVER_ANY_LIMIT = 1 << 62
 FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LIST_AND_ENTER = stat.S_IRUSR | stat.S_IXUSR
@@ -171,11 +185,65 @@ def deleted_but_open(pids: Iterable[int], device: int) -> int:
     return sum(found.values())
 
 
-class DiskWatch:
-    """Looks at the work folder (all of it counts) and the caches (what they grow by) until stopped.
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What a file system has left for any user but root. `inodes` is None where it has no fixed number of them."""
 
-    A look takes time with many files: the pause after it is ten times as long, at least half a second. The thread
-    starts with the first look, so a short run has none.
+    bytes: int
+    inodes: int | None
+
+    def least(self, other: Room) -> Room:
+        """The lower of each."""
+        known = [room.inodes for room in (self, other) if room.inodes is not None]
+        return Room(bytes=min(self.bytes, other.bytes), inodes=min(known, default=None))
+
+    def below(self, bytes_: int, inodes: int) -> bool:
+        """Whether less is left than these."""
+        return self.bytes < bytes_ or (self.inodes is not None and self.inodes < inodes)
+
+
+def room(folder: Path) -> Room:
+    """What the file system of a folder has left. Raises OSError."""
+    found = os.statvfs(folder)
+    return Room(bytes=found.f_bavail * found.f_frsize, inodes=found.f_favail if found.f_files else None)
+
+
+@contextmanager
+def stopped(pids: Callable[[], Iterable[int]], over: Callable[[], bool]) -> Iterator[None]:
+    """Stop these processes (SIGSTOP) while the block lasts; afterwards let them go on, or where it is `over` kill them.
+
+    What they fork meanwhile is stopped in the next round. A number that another process has by now is left alone.
+    """
+    with ExitStack() as stack:
+        known: dict[int, int] = {}
+        for _ in range(STOP_ROUNDS):
+            fresh = {}
+            for pid in set(pids()) - known.keys():
+                with contextlib.suppress(OSError):
+                    fresh[pid] = stack.enter_context(FileIO(os.pidfd_open(pid), "r")).fileno()
+            if not fresh:
+                break
+            known |= {pid: fresh[pid] for pid in fresh.keys() & set(pids())}  # opened, and still of this run
+            for pid in fresh.keys() & known.keys():
+                _signal(fresh[pid], signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for descriptor in known.values():
+                _signal(descriptor, signal.SIGKILL if over() else signal.SIGCONT)
+
+
+def _signal(descriptor: int, number: signal.Signals) -> None:
+    with contextlib.suppress(OSError):
+        signal.pidfd_send_signal(descriptor, number)
+
+
+class DiskWatch:
+    """Looks at the work folder (all of it counts) and the caches (what they grow by) until it is stopped.
+
+    Looks come by time, with a pause of ten times what one takes and at least half a second, and by what the file
+    system loses. A look of the second kind leaves out the caches, where only our own tools write.
+    The thread starts with the first look, so a short run that writes little has none.
     """
 
     def __init__(
@@ -188,17 +256,25 @@ class DiskWatch:
         self._work, self._caches, self._limit, self._pids = work, caches, limit, pids
         self._first_look = time.monotonic() + FIRST_LOOK_S
         self._baseline: int | None = None
+        self._cached = self._total = 0
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
         self._exceeded = False
         self.peak = 0
+        self.room: Room | None = None
+        """The least that the file system of the work folder had left."""
+        self._left_at_look = self._left()
+        self._step = limit // FIRST_STEP
 
     def exceeded(self) -> bool:
-        """Whether any look so far found too much. Asked often: it starts the looks when their time has come."""
-        if self._thread is None and not self._stopped.is_set() and time.monotonic() >= self._first_look:
+        """Whether any look so far found too much. It is asked often."""
+        if self._thread is None and not self._stopped.is_set() and self._begins():
             self._thread = threading.Thread(target=self._watch, name="sandbox-disk", daemon=True)
             self._thread.start()
         return self._exceeded
+
+    def _begins(self) -> bool:
+        return time.monotonic() >= self._first_look or self._lost() >= self._step
 
     def stop(self) -> None:
         """End the watch and look once more; caches only when they were looked at before (a short run is cheap)."""
@@ -208,20 +284,48 @@ class DiskWatch:
         self._look(with_caches=self._baseline is not None)
 
     def _watch(self) -> None:
-        pause = 0.0
-        while not self._stopped.wait(pause):
-            before = time.monotonic()
-            self._look(with_caches=True)
-            pause = max(FIRST_LOOK_S, 10 * (time.monotonic() - before))
+        due, quiet = self._first_look, 0.0
+        while not self._stopped.wait(POLL_S):
+            before, lost, had = time.monotonic(), self._lost(), self._total
+            if lost >= self._step and before >= quiet:
+                with stopped(self._pids, lambda: self._exceeded):
+                    self._look(with_caches=False)
+                now = time.monotonic()
+                quiet = now + (now - before) if self._total - had < lost // 2 else 0.0  # others write: let it run too
+            elif before >= due:
+                near = had > self._limit // 2
+                with stopped(self._pids, lambda: self._exceeded) if near else contextlib.nullcontext():
+                    self._look(with_caches=True)
+                now = time.monotonic()
+                due = now + max(FIRST_LOOK_S, 10 * (now - before))
+
+    def _left(self) -> Room:
+        """What the file system has left now. One that does not answer loses nothing."""
+        try:
+            now = room(self._work)
+        except OSError:
+            return self.room or Room(bytes=0, inodes=None)
+        self.room = now if self.room is None else self.room.least(now)
+        return now
+
+    def _lost(self) -> int:
+        """What the file system lost since the last look, as a look would count it; rather more than less."""
+        then, now = self._left_at_look, self._left()
+        files = then.inodes - now.inodes if then.inodes is not None and now.inodes is not None else 0
+        return max(0, then.bytes - now.bytes) + max(0, files) * SMALLEST
 
     def _look(self, with_caches: bool) -> None:
+        left = self._left()
         total = used((self._work,))
         if with_caches and self._caches:
             together = used(self._caches)
             if self._baseline is None:
                 self._baseline = together
-            total += max(0, together - self._baseline)
+            self._cached = max(0, together - self._baseline)
+        total += self._cached
         with contextlib.suppress(OSError):
             total += deleted_but_open(self._pids(), self._work.stat().st_dev)
+        self._left_at_look, self._total = left, total
+        self._step = max(self._limit - total, self._limit // SMALLEST_STEP)
         self.peak = max(self.peak, total)
         self._exceeded = self._exceeded or total > self._limit

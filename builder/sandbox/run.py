@@ -132,6 +132,7 @@ def run(
         peak_disk=watch.peak,
         peak_pids=tasks,
         duration_ms=int((time.monotonic() - began) * 1000),
+        room=watch.room,
     )
 
 

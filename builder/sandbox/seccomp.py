@@ -11,6 +11,7 @@ import functools
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 AUDIT_ARCH_X86_64 = 0xC000003E
 X32_BIT = 0x40000000
@@ -46,6 +47,14 @@ ABSENT: Mapping[str, int] = {"clone3": 435, "statmount": 457, "listmount": 458}
 FIRST_ABSENT = 463
 """This and every higher number is absent, too: setxattrat, open_tree_attr, file_setattr, and what kernels will add."""
 CLONE, UNSHARE, IOCTL, SOCKET = 56, 272, 16, 41
+# A process that only reads text: no socket, no program, no process, no signal to another, no limit of another.
+DENIED_TO_A_READER: Mapping[str, int] = {
+    "socket": 41, "socketpair": 53, "connect": 42, "bind": 49, "listen": 50, "accept": 43, "accept4": 288,
+    "clone": 56, "fork": 57, "vfork": 58, "execve": 59, "execveat": 322, "unshare": 272,
+    "kill": 62, "tkill": 200, "tgkill": 234, "rt_sigqueueinfo": 129, "rt_tgsigqueueinfo": 297,
+    "pidfd_send_signal": 424, "pidfd_open": 434, "shmget": 29, "shmat": 30, "memfd_create": 319,
+}  # fmt: skip
+INSTRUCTION_BYTES = 8
 # vsock reaches the hypervisor whatever the network namespace says; the rest has no use in a build.
 SOCKET_FAMILIES = {"AF_UNIX": 1, "AF_INET": 2, "AF_INET6": 10}
 AF_NETLINK, NETLINK_ROUTE = 16, 0
@@ -69,8 +78,11 @@ def supported(machine: str) -> bool:
     return machine == "x86_64"
 
 
-def assemble() -> tuple[Instruction, ...]:
-    """The x86_64 filter. Another architecture's entry kills; x32 numbers are refused (they alias the denied ones)."""
+def assemble(more: Mapping[str, int] = MappingProxyType({})) -> tuple[Instruction, ...]:
+    """The x86_64 filter; `more` is denied too.
+
+    Another architecture's entry kills; x32 numbers are refused (they alias the denied ones).
+    """
     return (
         Instruction(LOAD, OFFSET_ARCH),
         Instruction(JUMP_EQUAL, AUDIT_ARCH_X86_64, 1, 0),
@@ -80,7 +92,7 @@ def assemble() -> tuple[Instruction, ...]:
         Instruction(RETURN, ERRNO | errno.EPERM),
         Instruction(JUMP_GREATER_EQUAL, FIRST_ABSENT, 0, 1),
         Instruction(RETURN, ERRNO | errno.ENOSYS),
-        *(line for number in DENIED.values() for line in _refuse(number, errno.EPERM)),
+        *(line for number in (*DENIED.values(), *more.values()) for line in _refuse(number, errno.EPERM)),
         *(line for number in ABSENT.values() for line in _refuse(number, errno.ENOSYS)),
         *_flag_refused(CLONE, CLONE_NEWUSER),
         *_flag_refused(UNSHARE, CLONE_NEWUSER),
@@ -94,6 +106,12 @@ def assemble() -> tuple[Instruction, ...]:
 def program() -> bytes:
     """The filter as bubblewrap's `--seccomp` reads it."""
     return b"".join(instruction.packed() for instruction in assemble())
+
+
+@functools.cache
+def program_of_a_reader() -> bytes:
+    """The filter of a process that reads hostile text, as prctl(2) takes it."""
+    return b"".join(instruction.packed() for instruction in assemble(DENIED_TO_A_READER))
 
 
 def _argument(index: int) -> int:

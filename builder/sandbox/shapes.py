@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from builder.sandbox.disk import Room
+
 
 class Stream(enum.StrEnum):
     """Where a line came from. `SYSTEM`: from the sandbox itself, never by the command."""
@@ -53,8 +55,9 @@ class Limits:
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What to run: `env` is the whole environment; `work` is `/work`, each cache is `/cache/<name>`, all writable.
+    """What to run: `env` is the whole environment; `work` is `/work`, writable; each cache is `/cache/<name>`.
 
+    `folders` of `work` are all that shows of it; empty: it shows whole. `caches` are writable, `stores` read-only.
     `user` is the uid and gid that it sees itself run as, in its user namespace; None: those that it has outside.
     """
 
@@ -62,7 +65,9 @@ class Command:
     work: Path
     env: Mapping[str, str] = field(default_factory=dict)
     cwd: str = "/work"
+    folders: tuple[str, ...] = ()
     caches: Mapping[str, Path] = field(default_factory=dict)
+    stores: Mapping[str, Path] = field(default_factory=dict)
     user: tuple[int, int] | None = None
 
 
@@ -70,7 +75,8 @@ class Command:
 class Result:
     """How the command ended. `reason` names the limit that ended it (a reason of `builder/errors.py`) or is None.
 
-    `signal` is read off an exit code above 128, as a shell does; 127: there is no such program.
+    `signal` is read off an exit code above 128, as a shell does; 127: there is no such program. `room` is the least
+    that the file system of the work folder had left.
     """
 
     exit_code: int
@@ -80,6 +86,7 @@ class Result:
     peak_disk: int
     peak_pids: int
     duration_ms: int
+    room: Room | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,10 +28,11 @@ WARNING = b"WARNING: this step runs WITHOUT a sandbox: it can read, reach and ch
 
 def translated(command: Command, root: Root) -> Command:
     """The same command with the sandbox's paths (`/work`, `/cache/<name>`, mounts) turned into the host's."""
-    places = {"/work": str(command.work), **{f"/cache/{name}": str(path) for name, path in command.caches.items()}}
+    shared = {**command.caches, **command.stores}
+    places = {"/work": str(command.work), **{f"/cache/{name}": str(path) for name, path in shared.items()}}
     places |= {mount.dest: str(mount.source) for mount in root.mounts}
     longest_first = "|".join(re.escape(place) for place in sorted(places, key=len, reverse=True))
-    pattern = re.compile(rf"(?<![\w./-])({longest_first})(?=[/:=,]|$)")
+    pattern = re.compile(rf"(?<![\w.-])(?<![\w.-]/)({longest_first})(?=[/:=,]|$)")
 
     def turned(text: str) -> str:
         return pattern.sub(lambda match: places[match[1]], text)

@@ -6,23 +6,42 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 
 from __future__ import annotations
 
+import math
+import time
+from collections.abc import Callable
+
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import runtime_of
 from builder.services import intake
 from builder.services.auth import Caller, require, same_organization
-from builder.services.errors import CallRefused
+from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
 from builder.store import builds, record
 
 PAGE = 50
+FULL_RETRY_S = 30
 
 
 class BuildService:
     """What clients call."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
+    def __init__(self, parts: Parts, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._parts, self._monotonic = parts, monotonic
+        self._full_until: dict[str, float] = {}
+        """Organization → when its queue, which was full, is looked at again."""
+
+    def check_room(self, caller: Caller) -> None:
+        """Raises `QuotaExceeded`, without a look at the store, as long as a refused caller was asked to wait: so the
+        body of a call that comes again too early is not read."""
+        wait = self._full_until.get(caller.organization, 0.0) - self._monotonic()
+        if wait > 0:
+            raise self._full(caller.organization, math.ceil(wait))
+        self._full_until.pop(caller.organization, None)
+
+    def _full(self, organization: str, retry_s: int) -> QuotaExceeded:
+        most = self._parts.settings.queued_builds
+        return QuotaExceeded(f'"{organization}" has {most} builds queued, which is all it may have', retry_s)
 
     def create_build(self, caller: Caller, request: pb.CreateBuildRequest) -> pb.CreateBuildResponse:
         """Store the source, commit the record, answer at once."""
@@ -32,7 +51,11 @@ class BuildService:
         values = intake.take(
             request, organization, parts.settings, parts.catalog, parts.store, parts.sources, parts.runtimes
         )
-        submission = builds.submit(parts.store, values)
+        try:
+            submission = builds.submit(parts.store, values, parts.settings.queued_builds)
+        except builds.QueueFull:
+            self._full_until[organization] = self._monotonic() + FULL_RETRY_S
+            raise self._full(organization, FULL_RETRY_S) from None
         if submission.outcome == "conflict":
             message = f"idempotencyKey was used for another request, build {submission.row['build_id']}"
             raise CallRefused("ALREADY_EXISTS", message)

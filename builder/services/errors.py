@@ -12,29 +12,24 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from builder.contract.codec import Malformed
 from builder.errors import BuildError
 
-# gRPC status name → HTTP status of a refused call (contract, section 1). A `BuildError` has its own in its row.
-HTTP = {
-    "INVALID_ARGUMENT": 400,
-    "FAILED_PRECONDITION": 400,
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "DEADLINE_EXCEEDED": 408,
-    "ALREADY_EXISTS": 409,
-    "CANCELLED": 499,
-    "INTERNAL": 500,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-}
 RETRY_AFTER_S = 1
+"""After an outage of the store."""
 
 
-class CallRefused(Exception):
-    """A refused call: gRPC status name and a message."""
+class CallRefused(BuildError):
+    """A refused call: gRPC status name and a message. Its reason is the same word (`NOT_FOUND`: NotFound)."""
 
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code, self.message = code, message
+    def __init__(self, code: str, message: str, *, where: str = "", next: str = "") -> None:
+        super().__init__(code.title().replace("_", ""), message, where=where, next=next)
+        self.code = code
+
+
+class QuotaExceeded(BuildError):
+    """An organization has as much of something as it may have at once. `retry_after_s`: when to ask again."""
+
+    def __init__(self, message: str, retry_after_s: int) -> None:
+        super().__init__("QuotaExceeded", message)
+        self.retry_after_s = retry_after_s
 
 
 def unauthenticated(message: str) -> CallRefused:
@@ -55,7 +50,8 @@ def unimplemented(message: str) -> CallRefused:
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """An error on the wire. `mark` finds the log line of an unforeseen one; `outage` passes by itself."""
+    """An error on the wire. `mark` finds the log line of an unforeseen one; `outage` passes by itself.
+    `retry_after_s`: 0 where to ask again is of no use, or at once."""
 
     code: str
     http: int
@@ -63,19 +59,20 @@ class Status:
     detail: Mapping[str, str] = field(default_factory=dict)
     mark: str = ""
     outage: bool = False
+    retry_after_s: int = 0
 
 
 def status_of(error: Exception) -> Status:
     """The status of whatever a call raised. An unforeseen exception's own text may hold anything and stays here."""
-    if isinstance(error, CallRefused):
-        return Status(code=error.code, http=HTTP[error.code], message=error.message)
     if isinstance(error, Malformed):
         return status_of(BuildError("InvalidRequest", error.message, where=error.where))
     if isinstance(error, BuildError):
-        return Status(code=error.row.grpc, http=error.row.http, message=error.message, detail=_detail(error))
+        wait = error.retry_after_s if isinstance(error, QuotaExceeded) else 0
+        row = error.row
+        return Status(code=row.grpc, http=row.http, message=error.message, detail=_detail(error), retry_after_s=wait)
     if is_store_outage(error):
         message = "the store of the server does not answer; ask again"
-        return Status(code="UNAVAILABLE", http=503, message=message, outage=True)
+        return Status(code="UNAVAILABLE", http=503, message=message, outage=True, retry_after_s=RETRY_AFTER_S)
     mark = secrets.token_hex(4)
     message = f"an error of ours; the server's log has it as {mark}"
     detail = _detail(BuildError("Internal", message))

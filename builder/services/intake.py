@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
@@ -14,6 +15,7 @@ from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
 from builder.errors import BuildError
+from builder.pipelines.base import check_arguments
 from builder.pipelines.catalog import Catalog
 from builder.plan import PLATFORM
 from builder.services.errors import unimplemented
@@ -27,6 +29,8 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and where referrers of a digest are listed
 MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
+# Registries route by these, wherever they stand in a path.
+_ROUTED = frozenset({"blobs", "manifests", "referrers", "tags", "uploads"})
 _LETTERS, _DIGITS = "abcdefghjkmnpqrstvwxyz", "0123456789abcdefghjkmnpqrstvwxyz"
 
 
@@ -42,11 +46,12 @@ def take(
     catalog: Catalog,
     store: Store,
     sources: SourceStore,
-    runtimes: tuple[str, ...],
+    runtimes: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
     """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED.
 
-    `runtimes` are those that a pipeline was loaded for: no node will ever take a build of another one.
+    `runtimes` are those that a pipeline was loaded for, each with the build arguments that it reads: no node will ever
+    build another one.
     """
     _names(request)
     compile_source, runtime = request.code.compile, ""
@@ -63,6 +68,7 @@ def take(
             version, target = runtime_of(compile_source.runtime)
             row = catalog.find(runtime, version, target)
             toolchain = row.name if version else ""
+            check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
     _nothing_ignored(request)
     if (asked := start_check_of(request, "off")) not in START_CHECKS:
         message = f'start_check is "{asked[:80]}"; it takes {", ".join(START_CHECKS)}'
@@ -90,7 +96,6 @@ def take(
         "request": text,
         "source_sha256": sha256,
         "source_size": size,
-        "single_file": body == "source_code",
         "runtime": runtime,
         "queue": f"compile.{runtime or 'any'}",
         "toolchain": toolchain,
@@ -146,6 +151,11 @@ def _repository(request: pb.CreateBuildRequest, organization: str, settings: Set
         here = f'artifacts go to "{settings.registry}"' if settings.registry else "this server pushes to no registry"
         raise BuildError("RepositoryForbidden", f'"{request.registry[:80]}" is refused: {here}', where="registry")
     repository = named if named else f"{prefix}/{request.name}"
+    where = "repository" if named else "name"
+    parts = repository.split("/")
+    if word := next((part for part in parts if part in _ROUTED or part.startswith("_")), ""):
+        message = f'"{repository[:80]}" has the part "{word[:40]}", which registries read as a path of their own'
+        raise BuildError("InvalidRequest", message, where=where, next="Name another one in outputRepository.")
     if not _REPOSITORY.fullmatch(repository) or len(repository) > 200:
         raise BuildError("InvalidRequest", f'"{repository[:80]}" is no repository', where="repository")
     if not repository.startswith(prefix + "/"):

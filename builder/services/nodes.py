@@ -63,6 +63,7 @@ class OperateService:
                 drain=node.drain,
                 live=node.seen_ms_ago < live_ms,
                 seen_at_ms=now_ms - node.seen_ms_ago,
+                lacks=node.lacks,
             )
             for node in sorted(nodes.all_nodes(self._parts.store), key=lambda node: node.node_id)
         ]

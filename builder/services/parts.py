@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.config import Settings
@@ -22,14 +22,14 @@ class Parts:
     """What the services share. `wake` wakes the dispatcher, which transitions do by themselves; `fan_out` tells the
     tails; `stale` counts a write that came too late, by its call, `dropped` the messages that a node did not accept.
 
-    `runtimes`: those that can be built, as the loaded pipelines name them.
+    `runtimes`: those that can be built, as the loaded pipelines name them, each with the build arguments that it reads.
     """
 
     settings: Settings
     store: Store
     sources: SourceStore
     catalog: Catalog
-    runtimes: tuple[str, ...]
+    runtimes: Mapping[str, Sequence[str]]
     wake: Callable[[], None]
     fan_out: Callable[[str, list[logs.Line]], None]
     stale: Callable[[str], None]

@@ -25,6 +25,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.services.auth import Caller, require
 from builder.services.errors import not_found
 from builder.services.parts import Parts, find_build
+from builder.services.shares import Share
 from builder.services.tails import Feed, Tails
 from builder.store import builds, logs
 from builder.store.transitions import TERMINAL
@@ -42,12 +43,16 @@ Encode = Callable[[Line], bytes]
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
-    """Where a stream is: the build, the last sequence that its reader has, how many lines the log had."""
+    """Where a stream is: the build, the last sequence that its reader has, how many lines the log had.
+
+    `is_over`: the id that its reader had last is behind all lines of a log that has ended.
+    """
 
     organization: str
     build_id: str
     after: int
     log_lines: int
+    is_over: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +119,13 @@ class Pages:
 
 
 class LogStreams:
-    """The streaming half of `BuildService` that gives; one for each process and encoding."""
+    """The streaming half of `BuildService` that answers; one for each process and encoding. `share`: of open streams,
+    which a transport counts from before `open` to the end."""
 
     def __init__(self, parts: Parts, tails: Tails, encode: Encode) -> None:
         self._parts, self._tails, self._encode = parts, tails, encode
         self.pages = Pages()
+        self.share = Share("log streams", parts.settings.log_streams)
         self._filling: dict[tuple[str, int, int], asyncio.Future[Page]] = {}
         # Own threads: heartbeats and claims must not wait for tails, nor the edge of a log for who reads history.
         self._edge = anyio.CapacityLimiter(EDGE_THREADS)
@@ -138,6 +145,7 @@ class LogStreams:
             build_id=row["build_id"],
             after=lines if after is None else after,
             log_lines=lines,
+            is_over=bool(last_event_id) and row["status"] in TERMINAL and after is not None and after > lines,
         )
 
     async def stream(self, place: Place) -> AsyncIterator[bytes | pb.LogEntry | None]:
@@ -241,5 +249,7 @@ def _after(request: pb.StreamBuildLogsRequest, last_event_id: str) -> int | None
     if last_event_id:
         return codec.number(last_event_id, "Last-Event-ID")
     if request.HasField("from_sequence"):
+        if request.from_sequence < 0:
+            raise codec.Malformed(f"fromSequence takes 0 or more, not {request.from_sequence}", "fromSequence")
         return max(0, request.from_sequence - 1)
     return 0 if request.from_start else None

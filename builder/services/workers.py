@@ -21,6 +21,7 @@ from builder.services.revocations import Revocations, forgotten
 from builder.store import builds, logs, membership, nodes, record
 from builder.store.transitions import RUNNING, WORK
 
+LACKS = 200
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 
 
@@ -41,10 +42,12 @@ class WorkerService:
             raise BuildError("InvalidRequest", message, where="nodeId")
         _as_node(caller, request.node_id)
         settings = self._parts.settings
-        can = (request.queues, request.toolchains, max(1, request.slots))
+        can = (request.queues, request.toolchains, request.slots if request.lacks else max(1, request.slots))
         live_ms = nodes.LIVE_LEASES * settings.lease_ms
         try:
-            known = nodes.register(self._parts.store, request.node_id, *can, live_ms, caller.token_sha256)
+            known = nodes.register(
+                self._parts.store, request.node_id, *can, live_ms, caller.token_sha256, request.lacks[:LACKS]
+            )
         except membership.Forgotten:
             raise forgotten(request.node_id) from None
         self._parts.dropped(request.dropped_messages)

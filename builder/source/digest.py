@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
+
+from builder.source.below import FILE, Found, walk
 
 
 def code_hash(root: Path) -> str:
@@ -17,34 +18,23 @@ def code_hash(root: Path) -> str:
     whether or not the archive names it; one that holds nothing counts itself, because it is packaged with the source.
     Raises OSError where one is unreadable.
     """
+    records = [record for one in walk(root) if (record := _record(one))]
     hasher = hashlib.sha256(b"ignite-code-1")
-    for path, mode, file in sorted(_walk(os.fsencode(root), b"")):
-        if stat.S_ISLNK(mode):
-            kind, content = b"l", hashlib.sha256(os.readlink(file)).digest()
-        elif stat.S_ISDIR(mode):
-            kind, content = b"d", hashlib.sha256().digest()
-        else:
-            kind, content = b"x" if mode & stat.S_IXUSR else b"f", _content(file)
+    for path, kind, content in sorted(records):
         hasher.update(kind + len(path).to_bytes(8, "big") + path + content)
     return f"sha256:{hasher.hexdigest()}"
 
 
-def _walk(folder: bytes, below: bytes) -> Iterator[tuple[bytes, int, bytes]]:
-    """(path below the root, mode, path to open) of every file, link and empty folder; a pipe or socket is no source."""
-    with os.scandir(folder) as found:
-        empty = bool(below)
-        for one in found:
-            empty = False
-            mode = one.stat(follow_symlinks=False).st_mode
-            if stat.S_ISDIR(mode):
-                yield from _walk(one.path, below + one.name + b"/")
-            elif stat.S_ISREG(mode) or stat.S_ISLNK(mode):
-                yield below + one.name, mode, one.path
-        if empty:
-            yield below[:-1], stat.S_IFDIR, folder
-
-
-def _content(path: bytes) -> bytes:
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with open(descriptor, "rb", buffering=0) as file:
-        return hashlib.file_digest(file, "sha256").digest()
+def _record(one: Found) -> tuple[bytes, bytes, bytes] | None:
+    """(path, kind, digest of the content); None for a pipe or socket, which is no source."""
+    path = os.fsencode(one.path)
+    if stat.S_ISLNK(one.mode):
+        target = os.fsencode(os.readlink(one.name, dir_fd=one.folder))
+        return path, b"l", hashlib.sha256(target).digest()
+    if stat.S_ISDIR(one.mode):
+        return path, b"d", hashlib.sha256().digest()
+    if not stat.S_ISREG(one.mode):
+        return None
+    with open(os.open(one.name, FILE, dir_fd=one.folder), "rb", buffering=0) as file:
+        content = hashlib.file_digest(file, "sha256").digest()
+    return path, b"x" if one.mode & stat.S_IXUSR else b"f", content

@@ -12,6 +12,8 @@ from builder.text import visible
 PART_BYTES = 255  # NAME_MAX of every file system we write to
 PATH_BYTES = 2048  # leaves room below PATH_MAX (4096) for the folders above, in the sandbox and outside
 TARGET_BYTES = 2048
+LITTER_FOLDER = "__MACOSX"  # resource forks that macOS puts into ZIPs
+LITTER = frozenset({".DS_Store", "Icon\r", "Thumbs.db"})
 
 Chunk = bytes | memoryview
 _NOTHING: Iterator[Chunk] = iter(())
@@ -21,7 +23,8 @@ _NOTHING: Iterator[Chunk] = iter(())
 class Entry:
     """`kind` is file, folder, link or hard; `target` of a link; `data` must be read before the next entry.
 
-    `number` counts from 1 as `tar -tf` and `unzip -l` list; `size` is what headers state, in bytes.
+    `number` counts from 1 as `tar -tf` and `unzip -l` list, and is 0 for an entry of a folder, which is in no list;
+    `size` is what headers state, in bytes.
     """
 
     number: int
@@ -34,7 +37,17 @@ class Entry:
 
     @property
     def where(self) -> str:
-        return f'entry {self.number}: "{shown(self.name)}"'
+        return f'entry {self.number}: "{shown(self.name)}"' if self.number else f'"{shown(self.name)}"'
+
+    @property
+    def within(self) -> str:
+        """What holds it, in words."""
+        return "archive" if self.number else "folder"
+
+
+def is_litter(name: str) -> bool:
+    """Whether the name of a file is one that macOS or Windows puts beside others: no build has a use for it."""
+    return name in LITTER or name.startswith("._")
 
 
 def shown(text: str) -> str:
@@ -64,7 +77,7 @@ def safe_parts(entry: Entry, name: str) -> list[str]:
         raise unsafe(entry, "holds control characters")
     parts = [part for part in name.split("/") if part not in ("", ".")]
     if ".." in parts or ("\\" in name and ".." in name.replace("\\", "/").split("/")):
-        raise unsafe(entry, "leads out of the archive")
+        raise unsafe(entry, f"leads out of the {entry.within}")
     try:
         length = len(name.encode())
     except UnicodeEncodeError:
@@ -82,7 +95,7 @@ def safe_target(entry: Entry, above: int) -> str:
     What it leads to through other links is judged when all of them are known (`links.py`).
     """
     target = entry.target
-    outside = unsafe(entry, f'links to "{shown(target)}", outside of the archive')
+    outside = unsafe(entry, f'links to "{shown(target)}", outside of the {entry.within}')
     if not target or target.startswith(("/", "\\")) or target[1:2] == ":":
         raise outside
     if not target.isprintable() and any(unicodedata.category(char) == "Cc" for char in target):

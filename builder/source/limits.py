@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from builder.errors import BuildError
@@ -36,14 +35,10 @@ def too_large(found: str, limit: str, where: str = "") -> BuildError:
 
 
 class Meter:
-    """Counts one archive against its limits. `packed` is the archive's own size in bytes.
+    """Counts one archive against its limits. `packed` is the archive's own size in bytes."""
 
-    `check` is asked at each entry and each piece of data, and may raise to end it all.
-    """
-
-    def __init__(self, limits: Limits, packed: int, check: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, limits: Limits, packed: int) -> None:
         self.limits = limits
-        self.check = check
         self.total = 0
         self._packed = packed
         self._linked = 0
@@ -64,7 +59,6 @@ class Meter:
 
     def entry(self, entry: Entry) -> None:
         """The next entry, before its data. Raises ArchiveTooLarge."""
-        self.check()
         limits = self.limits
         if entry.number > limits.entries:
             raise too_large(f"more than {limits.entries} entries", str(limits.entries))
@@ -81,7 +75,6 @@ class Meter:
 
     def data(self, entry: Entry, size: int, chunk: int) -> None:
         """`chunk` more bytes of an entry that has `size` of them by now. Raises ArchiveTooLarge."""
-        self.check()
         limits = self.limits
         self.total += chunk
         if size > limits.file:

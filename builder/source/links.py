@@ -23,6 +23,7 @@ def judge_links(links: Mapping[str, Entry], root: str = "") -> None:
     for path, entry in links.items():
         fault, steps = _fault(targets, root, path, steps)
         if fault:
+            fault = f"outside of the {entry.within}" if fault == "outside" else fault
             raise unsafe(entry, f'links to "{shown(entry.target)}", {fault}')
 
 
@@ -41,7 +42,7 @@ def _fault(targets: Mapping[str, str], root: str, path: str, steps: int) -> tupl
             continue
         if part == "..":
             if len(at) <= floor:
-                return "outside of the archive", steps
+                return "outside", steps
             at.pop()
             continue
         at.append(part)

@@ -5,13 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
 from builder.errors import BuildError
+from builder.source import below
 
 READ_LIMIT = 1024 * 1024
+_SKIPPED = frozenset((".git",))
 
 
 class Tree(Protocol):
@@ -80,7 +84,11 @@ class DictTree:
 
 
 class DirTree:
-    """A tree on disk. A link to a file inside of `root` is that file; other links and what is no file are not here."""
+    """A tree on disk. A link to a file inside of `root` is that file; other links and what is no file are not here.
+
+    No look follows a link that a build step may have made (`below.py`). `root` itself may be no link, and is read when
+    it is first asked for: OSError where that cannot be.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -89,7 +97,8 @@ class DirTree:
 
     def files(self) -> tuple[str, ...]:
         if self._files is None:
-            self._files = tuple(sorted(self._walk(os.fspath(self._root), "")))
+            found = below.walk(self._root, skip=_SKIPPED)
+            self._files = tuple(sorted(one.path for one in found if self._is_file(one)))
             self._names = frozenset(self._files)
         return self._files
 
@@ -100,33 +109,51 @@ class DirTree:
     def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
         if not self.has(path):
             raise FileNotFoundError(path)
-        with open(os.path.realpath(self._root / path), "rb") as file:
+        with open(below.open_file(self._root, path), "rb") as file:
             return _decode(path, file.read(limit + 1), limit)
+
+    def copy(self, path: str, dest: Path) -> None:
+        """Copy the bytes of a file that `has` knows to `dest`, which is none yet."""
+        with open(below.open_file(self._root, path), "rb") as file, dest.open("xb") as out:
+            shutil.copyfileobj(file, out)
 
     def sha256(self, path: str) -> str:
         """The digest of a file that `has` knows, "sha256:<hex>", whatever its size."""
-        with open(os.path.realpath(self._root / path), "rb") as file:
+        with open(below.open_file(self._root, path), "rb") as file:
             return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
     def glob(self, pattern: str) -> tuple[str, ...]:
         return match(self.files(), pattern)
 
-    def _walk(self, folder: str, below: str) -> Iterator[str]:
-        with os.scandir(folder) as found:
-            for one in found:
-                if one.is_dir(follow_symlinks=False):
-                    if one.name != ".git":
-                        yield from self._walk(one.path, f"{below}{one.name}/")
-                elif one.is_file(follow_symlinks=False) or (one.is_symlink() and self._inside(one.path)):
-                    yield below + one.name
-
-    def _inside(self, link: str) -> bool:
-        """Whether a link leads to a regular file below the root."""
+    def _is_file(self, one: below.Found) -> bool:
+        """Whether it is a regular file, or a link that leads to one below the root."""
+        if not stat.S_ISLNK(one.mode):
+            return stat.S_ISREG(one.mode)
         try:
-            real = os.path.realpath(link, strict=True)
-        except OSError:  # it dangles, or turns in a circle
+            os.close(below.open_file(self._root, one.path))
+        except OSError:  # it dangles, turns in a circle or leads out
             return False
-        return real.startswith(os.path.realpath(self._root) + os.sep) and os.path.isfile(real)
+        return True
+
+
+class SubTree:
+    """A folder of a tree, as a tree."""
+
+    def __init__(self, tree: Tree, folder: str) -> None:
+        self._tree = tree
+        self._below = folder.rstrip("/") + "/"
+
+    def files(self) -> tuple[str, ...]:
+        return tuple(path.removeprefix(self._below) for path in self._tree.files() if path.startswith(self._below))
+
+    def has(self, path: str) -> bool:
+        return self._tree.has(self._below + path)
+
+    def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
+        return self._tree.read_text(self._below + path, limit)
+
+    def glob(self, pattern: str) -> tuple[str, ...]:
+        return match(self.files(), pattern)
 
 
 def _decode(path: str, data: bytes, limit: int) -> str:

@@ -7,7 +7,9 @@ CVE-2024-0450).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,32 +21,30 @@ from builder.source.tar import read_tar
 from builder.source.write import FolderWriter, Unpacked, from_disk
 from builder.source.zip import read_zip
 
-__all__ = ["Limits", "Unpacked", "unpack", "write_single"]
+__all__ = ["Limits", "Unpacked", "unpack", "unpack_file", "write_single"]
 
 
-def unpack(
-    path: Path,
-    dest: Path,
-    limits: Limits,
-    owner: tuple[int, int] | None = None,
-    check: Callable[[], None] = lambda: None,
-) -> Unpacked:
-    """Unpack the archive `path` into `dest`, which is made or is an empty folder; all of it is `owner`'s (uid, gid).
-
-    A single folder that holds everything becomes the root, and a warning says so. Files are 0755 or 0644, times are
-    those of now. Raises `BuildError` NotAnArchive, ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge, SourceEmpty, or
-    `PlatformError` NodeDiskFull, Internal; and what `check` raises, which is asked at each entry and piece of data.
-    `dest` may then hold a part; nothing is ever written elsewhere.
-    """
+def unpack(path: Path, dest: Path, limits: Limits) -> Unpacked:
+    """Unpack the archive `path`, as `unpack_file` does."""
     try:
         file = path.open("rb", buffering=0)
     except OSError as error:
         raise from_disk(error) from error
     with file:
-        head = file.read(HEAD_BYTES) or b""
-        file.seek(0)
-        meter = Meter(limits, path.stat().st_size, check)
-        return FolderWriter(dest, meter, owner).write(_entries(file, head, meter))
+        return unpack_file(file, dest, limits)
+
+
+def unpack_file(file: FileIO, dest: Path, limits: Limits) -> Unpacked:
+    """Unpack the archive `file` into `dest`, which is made or is an empty folder.
+
+    A single folder that holds everything becomes the root, and a warning names it. Files are 0755 or 0644, times are
+    those of now. Raises `BuildError` NotAnArchive, ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge, SourceEmpty, or
+    `PlatformError` NodeDiskFull, Internal. `dest` may then hold a part; nothing is ever written elsewhere.
+    """
+    head = file.read(HEAD_BYTES) or b""
+    file.seek(0)
+    meter = Meter(limits, os.fstat(file.fileno()).st_size)
+    return FolderWriter(dest, meter).write(_entries(file, head, meter))
 
 
 def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[Entry]:
@@ -62,7 +62,7 @@ def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[Entry]:
     return read_tar(file, kind is Kind.TAR_GZ)
 
 
-def write_single(path_name: str, data: bytes, dest: Path, owner: tuple[int, int] | None = None) -> Unpacked:
+def write_single(path_name: str, data: bytes, dest: Path) -> Unpacked:
     """A source that is one text file, written as `path_name` (relative, `/`) into `dest`, as `unpack` does.
 
     Raises `BuildError` SourceEmpty, NotAnArchive (it is not UTF-8 text), ArchiveTooLarge.
@@ -73,7 +73,7 @@ def write_single(path_name: str, data: bytes, dest: Path, owner: tuple[int, int]
     if kind is not Kind.TEXT:
         raise BuildError("NotAnArchive", f"sourceCode is {_no_text(kind, data)}", where="code.compile.sourceCode")
     entry = Entry(number=1, name=path_name, kind="file", size=len(data), data=iter((data,)))
-    return FolderWriter(dest, Meter(Limits(), len(data)), owner, lift=False).write([entry])
+    return FolderWriter(dest, Meter(Limits(), len(data)), lift=False).write([entry])
 
 
 def _no_text(kind: Kind, data: bytes) -> str:

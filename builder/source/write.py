@@ -10,17 +10,16 @@ import errno
 import os
 import secrets
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError, PlatformError
-from builder.source.entry import Entry, safe_parts, safe_target, shown, unsafe
+from builder.source.entry import LITTER_FOLDER, Entry, is_litter, safe_parts, safe_target, shown, unsafe
 from builder.source.limits import Meter
 from builder.source.links import judge_links
 
 OPEN_FOLDERS = 128
-MAC_JUNK = "__MACOSX"  # resource forks that macOS puts into ZIPs; no build has a use for them
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -35,18 +34,17 @@ class Unpacked:
 
 
 class FolderWriter:
-    """Writes one archive. `dest` is made, or is an empty folder; `owner` (uid, gid) gets all that is made.
+    """Writes one archive. `dest` is made, or is an empty folder.
 
-    With `lift` a single folder that holds everything becomes the root.
+    With `lift` a single folder that holds everything becomes the root, and what macOS and Windows add is left out.
     """
 
-    def __init__(self, dest: Path, meter: Meter, owner: tuple[int, int] | None, lift: bool = True) -> None:
+    def __init__(self, dest: Path, meter: Meter, lift: bool = True) -> None:
         self._dest = dest
         self._meter = meter
-        self._owner = owner
         self._may_lift = lift
         self._files = 0
-        self._dropped = 0
+        self._dropped: list[str] = []
         self._kinds: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
         self._links: dict[str, Entry] = {}
@@ -82,13 +80,12 @@ class FolderWriter:
         self._exact = stat.S_IMODE(os.fstat(root).st_mode) == 0o755
         if made and not self._exact:
             os.fchmod(root, 0o755)
-        self._give(root)
         for entry in entries:
             self._meter.entry(entry)
             self._one(entry)
         if not self._files:
             raise BuildError("SourceEmpty", "the archive holds no file")
-        single = self._single_folder() if self._may_lift else ""
+        single = single_folder(self._kinds) if self._may_lift else ""
         judge_links(self._links, single)
         for path, entry in self._links.items():
             self._symlink(path, entry)
@@ -97,7 +94,10 @@ class FolderWriter:
         return Unpacked(files=self._files, size=self._meter.total, warnings=self._warnings(single))
 
     def _one(self, entry: Entry) -> None:
-        parts = safe_parts(entry, entry.name)
+        name = entry.name.rpartition("/")[2]
+        litters = self._may_lift and entry.kind != "folder" and is_litter(name)
+        # The one name of litter that holds a control character is judged by the folder that it lies in.
+        parts = safe_parts(entry, entry.name.removesuffix("\r") if litters else entry.name)
         depth = self._meter.limits.depth
         if len(parts) > depth:
             message = f"{entry.where} is {len(parts)} levels deep, limit {depth}"
@@ -106,7 +106,7 @@ class FolderWriter:
             if entry.kind != "folder":
                 raise unsafe(entry, "has no name")
             return
-        if parts[0] == MAC_JUNK:
+        if litters or (self._may_lift and parts[0] == LITTER_FOLDER):
             self._drop(entry)
             return
         path = "/".join(parts)
@@ -135,7 +135,7 @@ class FolderWriter:
         for chunk in entry.data:
             size += len(chunk)
             self._meter.data(entry, size, len(chunk))
-        self._dropped += 1
+        self._dropped.append(entry.name)
 
     def _folder(self, entry: Entry, parts: list[str]) -> int:
         """The descriptor of a folder, made where it is missing."""
@@ -153,7 +153,6 @@ class FolderWriter:
                 descriptor = self._open(path)
                 if not self._exact:
                     os.fchmod(descriptor, 0o755)
-                self._give(descriptor)
             elif known != "folder":
                 raise unsafe(entry, f'lies below "{shown(path)}", which is not a folder')
         self._last = (wanted, self._open(wanted))
@@ -191,7 +190,6 @@ class FolderWriter:
                     written += os.write(descriptor, memoryview(chunk)[written:])
             if not self._exact:
                 os.fchmod(descriptor, mode)
-            self._give(descriptor)
         finally:
             os.close(descriptor)
         return size
@@ -215,23 +213,6 @@ class FolderWriter:
         above, _, name = path.rpartition("/")
         parent = self._open(above)
         os.symlink(entry.target, name, dir_fd=parent)
-        if self._owner:
-            os.chown(name, *self._owner, dir_fd=parent, follow_symlinks=False)
-
-    def _give(self, descriptor: int) -> None:
-        if self._owner:
-            os.fchown(descriptor, *self._owner)
-
-    def _single_folder(self) -> str:
-        """The one folder that holds everything, as GitHub, `git archive --prefix` and `npm pack` make it, or ""."""
-        first = next(iter(self._kinds))
-        root = first.partition("/")[0]
-        below = root + "/"
-        if self._kinds.get(root) != "folder" or any(
-            path != root and not path.startswith(below) for path in self._kinds
-        ):
-            return ""
-        return root
 
     def _lift(self, single: str) -> None:
         """Move what the one folder holds up, and remove it. It is moved aside first: it may hold its own name."""
@@ -251,8 +232,22 @@ class FolderWriter:
         if single:
             found.append(f'the archive holds one folder, "{shown(single)}"; it is taken as the root')
         if self._dropped:
-            found.append(f"{MAC_JUNK}, {self._dropped} entries of macOS, is left out")
+            count, first = len(self._dropped), shown(self._dropped[0])
+            what = "1 file" if count == 1 else f"{count} files"
+            found.append(f'{what} of macOS or Windows left out: "{first}"{", …" if count > 1 else ""}')
         return tuple(found)
+
+
+def single_folder(kinds: Mapping[str, str]) -> str:
+    """The one folder that holds everything, as GitHub, `git archive --prefix` and `npm pack` make it, or "".
+
+    `kinds` maps each path to its kind, a folder before what it holds.
+    """
+    root = next(iter(kinds)).partition("/")[0]
+    below = root + "/"
+    if kinds.get(root) != "folder" or any(path != root and not path.startswith(below) for path in kinds):
+        return ""
+    return root
 
 
 def from_disk(error: OSError) -> BuildError:

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
 
-from builder.store import outbox
+from builder.store import offers, outbox
 from builder.store.closing import (
     Adopted,
     Published,
@@ -35,10 +35,10 @@ from builder.store.schema import builds
 from builder.store.transitions import FINALIZE, PENDING, RUNNING
 
 __all__ = [
-    "Adopted", "Claimed", "Finished", "Published", "Row", "Submission", "TagsMoved", "UnknownNode", "adopt_due",
-    "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat", "keep_finalize",
-    "page", "planned", "position", "publish", "rebuild", "release_finalize", "starting", "submit", "succeed",
-    "tag_digest", "tags_to_check",
+    "Adopted", "Claimed", "Finished", "Published", "QueueFull", "Row", "Submission", "TagsMoved", "UnknownNode",
+    "adopt_due", "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat",
+    "keep_finalize", "page", "planned", "position", "publish", "rebuild", "release_finalize", "starting", "submit",
+    "succeed", "tag_digest", "tags_to_check",
 ]  # fmt: skip
 
 COUNTED = 1000
@@ -52,11 +52,20 @@ class Submission:
     row: Row
 
 
-def submit(store: Store, values: Mapping[str, Any]) -> Submission:
-    """Record a build and its first report (COMPILING). `values` are columns of `builds` beside the kept ones."""
+class QueueFull(Exception):
+    """The organization has as many builds queued as it may have."""
+
+
+def submit(store: Store, values: Mapping[str, Any], quota: int = 0) -> Submission:
+    """Record a build and its first report (COMPILING). `values` are columns of `builds` beside the kept ones.
+
+    `quota`: how many queued builds the organization may have, 0 for any number. Raises `QueueFull`.
+    """
     with store.transaction() as tx:
         if known := _known(tx, values):
             return known
+        if quota and _queued(tx, values["organization"], quota) >= quota:
+            raise QueueFull
         now = store.clock_column(tx)
         times = {"queued_at": now, "queue_until": now + values["queue_timeout_ms"], "created_at": now}
         kept = {**values, **times, "updated_at": now, "status": PENDING, "report_sequence": 1}
@@ -69,6 +78,18 @@ def submit(store: Store, values: Mapping[str, Any]) -> Submission:
         outbox.report(tx, row["created_at"], None, row)
         emit(tx, "submit", row)
     return Submission(outcome="new", row=row)
+
+
+def _queued(tx: Connection, organization: str, most: int) -> int:
+    """The queued builds of an organization, counted up to `most` from an index alone."""
+    count = 0
+    for lane in offers.lanes(tx):
+        mine = (*offers.lane_of(*lane), builds.c.organization == organization)
+        query = select(builds.c.number).where(*mine).limit(most - count).subquery()
+        count += int(tx.execute(select(func.count()).select_from(query)).scalar_one())
+        if count >= most:
+            break
+    return count
 
 
 def _known(tx: Connection, values: Mapping[str, Any]) -> Submission | None:

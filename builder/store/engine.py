@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -116,8 +117,8 @@ def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Stor
     parsed = _parsed(url)
     is_sqlite = parsed.get_backend_name() == "sqlite"
     try:
-        if is_sqlite and parsed.database:
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        if is_sqlite and parsed.database and parsed.database != ":memory:":
+            _make_private(Path(parsed.database))
         engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
     except (ArgumentError, TypeError, ValueError) as error:  # of the query: what the driver does not know
         raise _no_store(f"the store {_shown(parsed)} cannot be opened: {error}") from None
@@ -138,6 +139,16 @@ def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Stor
         engine.dispose()
         raise
     return Store(engine=engine, emit=emit)
+
+
+def _make_private(database: Path) -> None:
+    """The file is for this user alone, whatever the umask, before a byte is in it; SQLite makes -wal and -shm alike."""
+    database.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileExistsError):
+        os.close(os.open(database, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    for name in ("", "-wal", "-shm"):
+        with suppress(FileNotFoundError, PermissionError):
+            os.chmod(f"{database}{name}", 0o600)
 
 
 def _parsed(url: str) -> URL:

@@ -16,6 +16,7 @@ from sqlalchemy.sql.dml import ReturningDelete
 from builder.store.engine import Store
 from builder.store.schema import builds, held_lines, log_chunks
 from builder.store.transitions import RUNNING
+from builder.text import log_line
 
 Line = dict[str, Any]
 """{"s": sequence, "t": ms, "p": phase, "o": stream, "l": text}"""
@@ -40,10 +41,12 @@ def append(
 ) -> tuple[bool, int, list[Line]]:
     """Keep a batch: the fence, what is kept already, the next sequences, the chunk. One transaction.
 
+    A node is not trusted to send lines without controls of a terminal: whatever enters the store passes `log_line`.
     Returns (stale, kept until this index of the claim, the lines that are new with their sequences).
     """
     mine = (builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING)
     same = and_(*mine, builds.c.node_id == node) if node else and_(*mine)
+    lines = [{**line, "l": log_line(line["l"])} for line in lines]  # before the lock
     with store.transaction() as tx:
         query = select(*_COUNTERS).where(same)
         if tx.dialect.name != "sqlite":  # a batch sent twice may be here twice at once
@@ -79,7 +82,7 @@ def final(tx: Connection, now: int, row: Counters, texts: Sequence[str]) -> Colu
 
 
 def _line_of(now: int, row: Counters, text: str) -> Line:
-    return {"t": now, "p": row["phase"], "o": "SYSTEM", "l": text}
+    return {"t": now, "p": row["phase"], "o": "SYSTEM", "l": log_line(text)}
 
 
 def _keep(tx: Connection, row: Counters, lines: Sequence[Line]) -> tuple[list[Line], Columns]:
@@ -150,7 +153,6 @@ def _insert(tx: Connection, row: Counters, lines: Sequence[Line]) -> tuple[list[
         {
             "build_id": row["build_id"],
             "first_sequence": chunk[0]["s"],
-            "count": len(chunk),
             "lines": json.dumps(chunk),
         }
         for chunk in chunks

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from builder.store import membership
 from builder.store.engine import Store
@@ -19,7 +19,7 @@ LIVE_LEASES = 2  # a node that was not seen for so many leases takes no builds
 
 @dataclass(frozen=True, kw_only=True)
 class Node:
-    """A node as it registered; `running` are its builds now."""
+    """A node as it registered; `running` are its builds now, `lacks` is why it offers no slots."""
 
     node_id: str
     queues: frozenset[str]
@@ -28,6 +28,7 @@ class Node:
     drain: bool
     seen_ms_ago: int
     running: int
+    lacks: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +47,7 @@ def register(
     slots: int,
     live_ms: int,
     token: str = "",
+    lacks: str = "",
 ) -> Registered:
     """Note a node and that it lives; one that was not seen for `live_ms` comes back.
 
@@ -54,6 +56,7 @@ def register(
     with store.transaction() as tx:
         now = store.now(tx)
         can = {"queues": json.dumps(list(queues)), "toolchains": json.dumps(dict(toolchains)), "slots": slots}
+        can |= {"lacks": lacks}
         same = (nodes.c.node_id == node_id, *(nodes.c[name] == value for name, value in can.items()))
         renewed = update(nodes).where(*same, nodes.c.seen_at > now - live_ms).values(seen_at=now)
         found = tx.execute(renewed.returning(nodes.c.drain)).first()
@@ -72,14 +75,20 @@ def all_nodes(store: Store) -> list[Node]:
         return read(tx, store.now(tx))
 
 
-def read(tx: Connection, now: int) -> list[Node]:
-    """The same inside a transaction."""
-    query = (
-        select(builds.c.node_id, func.count())
-        .where(builds.c.status == RUNNING, builds.c.stage == WORK)
-        .group_by(builds.c.node_id)
+def lacking(store: Store, live_ms: int) -> dict[str, str]:
+    """The live nodes that take no builds, and why."""
+    return {node.node_id: node.lacks for node in all_nodes(store) if node.lacks and node.seen_ms_ago < live_ms}
+
+
+def read(tx: Connection, now: int | ColumnElement[int]) -> list[Node]:
+    """The same inside a transaction: one statement."""
+    working = select(builds.c.node_id, func.count().label("running"))
+    working = working.where(builds.c.status == RUNNING, builds.c.stage == WORK).group_by(builds.c.node_id)
+    busy = working.subquery()
+    query = select(
+        nodes, (now - nodes.c.seen_at).label("seen_ms_ago"), func.coalesce(busy.c.running, 0).label("running")
     )
-    busy = {row[0]: int(row[1]) for row in tx.execute(query)}
+    found = tx.execute(query.outerjoin_from(nodes, busy, busy.c.node_id == nodes.c.node_id)).mappings()
     return [
         Node(
             node_id=row["node_id"],
@@ -87,10 +96,11 @@ def read(tx: Connection, now: int) -> list[Node]:
             toolchains=frozenset(json.loads(row["toolchains"])),
             slots=row["slots"],
             drain=row["drain"],
-            seen_ms_ago=now - row["seen_at"],
-            running=busy.get(row["node_id"], 0),
+            seen_ms_ago=row["seen_ms_ago"],
+            running=row["running"],
+            lacks=row["lacks"],
         )
-        for row in tx.execute(select(nodes)).mappings()
+        for row in found
     ]
 
 
@@ -113,11 +123,31 @@ def free_of(readers: Iterable[Node]) -> int:
     return sum(max(0, node.slots - node.running) for node in readers)
 
 
-def add_context(store: Store, context_id: str, organization: str, sha256: str, size: int) -> None:
-    """Note an uploaded source."""
+def add_context(
+    store: Store, context_id: str, organization: str, sha256: str, size: int, age_ms: int = 0, quota: int = 0
+) -> int:
+    """Note an uploaded source, unless that passes the quota. Returns the bytes of the organization's uploads before it
+    that no build names; 0 where no quota is asked for."""
     with store.transaction() as tx:
-        values = {"context_id": context_id, "organization": organization, "sha256": sha256, "size": size}
-        tx.execute(insert(contexts).values(**values, created_at=store.now(tx)))
+        now = store.now(tx)
+        kept = _unused_bytes(tx, organization, now - age_ms) if quota else 0
+        if not quota or kept + size <= quota:
+            values = {"context_id": context_id, "organization": organization, "sha256": sha256, "size": size}
+            tx.execute(insert(contexts).values(**values, created_at=now))
+    return kept
+
+
+def unused_bytes(store: Store, organization: str, age_ms: int) -> int:
+    """The bytes of an organization's uploads of the last `age_ms` that no build of it names; the same bytes once."""
+    with store.read() as tx:
+        return _unused_bytes(tx, organization, store.now(tx) - age_ms)
+
+
+def _unused_bytes(tx: Connection, organization: str, since: int) -> int:
+    named = exists().where(builds.c.source_sha256 == contexts.c.sha256, builds.c.organization == organization)
+    mine = (contexts.c.created_at >= since, contexts.c.organization == organization, ~named)
+    each = select(contexts.c.sha256, contexts.c.size).where(*mine).distinct().subquery()
+    return int(tx.execute(select(func.coalesce(func.sum(each.c.size), 0))).scalar_one())
 
 
 def context(store: Store, context_id: str, organization: str) -> tuple[str, int] | None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, update
 
 from builder.store import nodes
 from builder.store.engine import Store
@@ -22,6 +22,10 @@ OFFER_AGAIN_MS = (5_000, 10_000, 20_000, 30_000)
 ORGANIZATIONS = 64  # looked at in one call; the round goes on where it ended
 SETTLE_MS = 1_000  # between the mark and the list, and between the list and the claim, a hint is nowhere to be seen
 LOOKED_AT = 1_000
+
+_OFFERED = [
+    builds.c[name] for name in ("build_id", "status", "organization", "queue", "failure", "claim", "priority", "number")
+]
 
 Lane = tuple[str, str]
 """(queue, toolchain) as builds wait in."""
@@ -56,7 +60,7 @@ class Offered:
 def waiting(store: Store, live_ms: int) -> list[Waiting]:
     """The queues that need the dispatcher now. It only reads; with nothing queued that is one statement."""
     with store.read() as tx:
-        queued = {queue for queue, _ in lanes(tx)}
+        queued = _by_queue(lanes(tx))
         if not queued:
             return []
         now = store.now(tx)
@@ -68,7 +72,7 @@ def waiting(store: Store, live_ms: int) -> list[Waiting]:
             marked = tx.execute(_marked(now, queue).limit(1)).first() is not None
             room = limit > 0 and _hints(tx, now, queue, limit) < limit
             if marked or room:
-                toolchains = sorted(nodes.toolchains_of(readers))
+                toolchains = _built_by(readers, queued[queue])
                 found.append(Waiting(queue=queue, toolchains=toolchains, limit=limit, marked=marked, room=room))
     return found
 
@@ -94,15 +98,51 @@ def offer_at_once(store: Store, live_ms: int) -> Offered:
     done = Offered()
     with store.transaction() as tx:
         now = store.now(tx)
-        queued = {queue for queue, _ in lanes(tx)}
+        queued = _by_queue(lanes(tx))
         readers = nodes.takers(nodes.read(tx, now), live_ms) if queued else {}
-        for queue in sorted(queued & readers.keys()):
+        for queue in sorted(queued.keys() & readers.keys()):
             limit = 2 * nodes.free_of(readers[queue])
             room = limit - _hints(tx, now, queue, limit) if limit else 0
-            picked = _offer(tx, now, queue, sorted(nodes.toolchains_of(readers[queue])), room) if room > 0 else []
+            picked = _offer(tx, now, queue, _built_by(readers[queue], queued[queue]), room) if room > 0 else []
             done.hints.extend((queue, build_id) for build_id in picked)
             if len(picked) >= room:
                 done.full.add(queue)
+    return done
+
+
+def offer_submitted(store: Store, queue: str, build_ids: Collection[str], live_ms: int) -> Offered | None:
+    """Offer builds that one organization has just submitted to one queue, where no other build waits for a hint.
+
+    Three statements, where `offer_at_once` has to find out who waits and whose turn it is. None: the window has no
+    room for all of them, so that somebody has to choose; nothing is written.
+    """
+    done = Offered()
+    with store.transaction() as tx:
+        now = store.clock_column(tx)
+        readers = nodes.takers(nodes.read(tx, now), live_ms).get(queue, [])
+        if not (limit := 2 * nodes.free_of(readers)):
+            return None
+        served = select(turns.c.organization).where(turns.c.queue == queue).scalar_subquery()
+        hints = select(func.count()).select_from(_recent(now, queue).limit(limit).subquery()).scalar_subquery()
+        found = tx.execute(select(hints, served)).one()
+        if len(build_ids) > (room := limit - found[0]):
+            return None
+        fresh = (builds.c.build_id.in_(build_ids), *(builds.c[name] == 0 for name in ("offers", "offer_from")))
+        mine = (
+            *fresh,
+            builds.c.status == PENDING,
+            builds.c.attached_to == "",
+            builds.c.toolchain.in_([*nodes.toolchains_of(readers), ""]),
+        )
+        marked = update(builds).where(*mine).values(offered_at=now, offer_from=now + OFFER_AGAIN_MS[0], offers=1)
+        rows = tx.execute(marked.returning(*_OFFERED)).mappings().all()
+        for row in sorted(rows, key=_rank):
+            done.hints.append((queue, row["build_id"]))
+            emit(tx, "offer", row)
+        if rows and rows[0]["organization"] != found[1]:
+            _turn_ends(tx, queue, rows[0]["organization"])
+        if len(rows) >= room:
+            done.full.add(queue)
     return done
 
 
@@ -131,9 +171,12 @@ def _marked(now: int, queue: str) -> Any:
 
 def _hints(tx: Connection, now: int, queue: str, limit: int) -> int:
     """The offers of the last 5 s that nobody claimed yet, counted up to the limit."""
+    return len(tx.execute(_recent(now, queue).limit(limit)).all())
+
+
+def _recent(now: int | ColumnElement[int], queue: str) -> Select[Any]:
     recent = builds.c.offered_at > now - OFFER_AGAIN_MS[0]
-    query = select(builds.c.number).where(builds.c.status == PENDING, builds.c.queue == queue, recent)
-    return len(tx.execute(query.limit(limit)).all())
+    return select(builds.c.number).where(builds.c.status == PENDING, builds.c.queue == queue, recent)
 
 
 def offerable(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limit: int) -> list[str]:
@@ -150,8 +193,8 @@ def _offer(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limi
     query = select(builds.c.organization, func.count()).where(builds.c.status == RUNNING)
     busy = {row[0]: int(row[1]) for row in tx.execute(query.group_by(builds.c.organization))}
     waiting: dict[str, list[Row]] = {}
-    for organization in _in_turn(tx, queue, [*toolchains, ""]):
-        if found := _ready(tx, now, organization, queue, [*toolchains, ""], limit):
+    for organization in _in_turn(tx, queue, toolchains):
+        if found := _ready(tx, now, organization, queue, toolchains, limit):
             waiting[organization] = found
     picked: list[Row] = []
     while len(picked) < limit and waiting:
@@ -203,12 +246,29 @@ def _ready(tx: Connection, now: int, organization: str, queue: str, toolchains: 
         query = select(builds).where(*lane_of(queue, toolchain), builds.c.organization == organization)
         query = query.where(builds.c.offer_from <= now).order_by(builds.c.priority.desc(), builds.c.number)
         found += tx.execute(query.limit(limit)).mappings()
-    return sorted(found, key=lambda row: (-row["priority"], row["number"]))[:limit]
+    return sorted(found, key=_rank)[:limit]
+
+
+def _rank(row: Row) -> tuple[int, int]:
+    return (-row["priority"], row["number"])
 
 
 def _turn_ends(tx: Connection, queue: str, organization: str) -> None:
     new = insert_into(tx, turns).values(queue=queue, organization=organization)
     tx.execute(new.on_conflict_do_update(index_elements=["queue"], set_={"organization": organization}))
+
+
+def _by_queue(found: Iterable[Lane]) -> dict[str, set[str]]:
+    """Queue → the toolchains that its builds ask for; "" is that of a build whose node detects it."""
+    queued: dict[str, set[str]] = {}
+    for queue, toolchain in found:
+        queued.setdefault(queue, set()).add(toolchain)
+    return queued
+
+
+def _built_by(readers: Iterable[nodes.Node], asked: Collection[str]) -> list[str]:
+    """The toolchains to look for: what no build asks for costs no statement."""
+    return sorted({*nodes.toolchains_of(readers), ""}.intersection(asked))
 
 
 def lanes(tx: Connection) -> list[Lane]:

@@ -13,6 +13,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
 from builder.store import outbox, record, retention
 from builder.store.engine import Store
+from builder.store.nodes import LIVE_LEASES, read, takers
 from builder.store.rows import (
     Row,
     cancelled,
@@ -38,6 +39,10 @@ from builder.store.schema import builds, cache, nodes
 from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK
 
 MAX_BACKOFF_MS = 60_000
+AVOID_MS = 30_000
+"""How long a build that failed on a node waits for another one, once its backoff is over."""
+AVOID_PAUSE_MS = 500
+"""From a claim that is refused for it to the next hint, which any node may find first."""
 MAX_RETRY_AFTER_MS = 600_000  # a registry may ask for patience, not for a day
 Phases = Iterable[pb.PhaseRecord]
 _TRIES = 3  # a primary may end while its lock is awaited; then it is in the cache, or another has the key
@@ -78,15 +83,25 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
         if row["cancel_requested"]:
             cancelled(tx, now, row)
             return Claimed(row=None, refused="it is CANCELLED")
+        if row["avoid"] == node_id and now < row["queued_at"] + AVOID_MS and _others(tx, row, now, lease_ms):
+            write(tx, row, offers=0, offered_at=0, offer_from=now + AVOID_PAUSE_MS)
+            return Claimed(row=None, refused="its last attempt failed here, and another node can take it")
         after = transition(
             tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
-            node_id=node_id, nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
+            node_id=node_id, avoid="", nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
             offers=0, offered_at=0, offer_from=0, started_at=now, waited_ms=0,
             report_sequence=row["report_sequence"] + 1,
             phases=with_phases(row, [("QUEUED", row["queued_at"], now, True)]),
         )  # fmt: skip
         outbox.report(tx, now, row, after)
         return Claimed(row=after)
+
+
+def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> bool:
+    """Whether another live node builds what this row asks for. It may have no free slot: that wait is bounded."""
+    readers = takers(read(tx, now), LIVE_LEASES * lease_ms).get(row["queue"], ())
+    others = (node for node in readers if node.node_id != row["avoid"] and node.slots)
+    return any(not row["toolchain"] or row["toolchain"] in node.toolchains for node in others)
 
 
 def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection[str]) -> str:
@@ -237,7 +252,7 @@ def _failed(tx: Connection, now: int, row: Row, found: pb.Failure, backoff_ms: i
         pause = min(backoff_ms * 2 ** row["retries"], MAX_BACKOFF_MS)
         pause = max(pause, min(int(found.retry_after_ms), MAX_RETRY_AFTER_MS))
         line = f"{found.reason}: {found.message}; the platform's fault, trying again in {pause} ms"
-        again = {"retries": row["retries"] + 1, "not_before": now + pause}
+        again = {"retries": row["retries"] + 1, "not_before": now + pause, "avoid": row["node_id"]}
         return requeue(tx, now, row, "retry", line=line, **again, **kept)
     if found.reason not in REASONS:  # a worker of another version: whoever reads the record must know the word
         found.message = f"{found.reason or 'no reason'}: {found.message}"

@@ -18,6 +18,7 @@ from builder.errors import REASONS, ErrorClass
 from builder.store import listeners, logs
 from builder.store.engine import EVENTS, Store
 from builder.store.events import Event
+from builder.store.hide import hidden
 from builder.store.schema import builds, in_flight
 from builder.store.transitions import (
     BY_NAME,
@@ -108,7 +109,7 @@ def transition(tx: Connection, now: int, row: Row, action: str, *, line: str = "
     if row["status"] != rule.before or status not in rule.after:
         raise RuntimeError(f"{row['build_id']}: {action} does not lead from {row['status']} to {status}")
     if status in TERMINAL:
-        values["report_sequence"] = row["report_sequence"] + 1
+        values |= {"report_sequence": row["report_sequence"] + 1, "request": hidden(row["request"])}
         last = f"{status} {reason_of(values['failure'])}".rstrip()
         values |= logs.final(tx, now, row, [line, last] if line else [last])
     elif line:
@@ -212,7 +213,7 @@ def lost(tx: Connection, now: int, row: Row) -> Row:
     if row["cancel_requested"]:
         return cancelled(tx, now, row, "cancelled; its owner was lost", action, line=line)
     ended = poisoned(tx, now, row, action, line=line)
-    return ended or requeue(tx, now, row, action, line=line, failures=row["failures"] + 1)
+    return ended or requeue(tx, now, row, action, line=line, failures=row["failures"] + 1, avoid=row["node_id"])
 
 
 def poisoned(tx: Connection, now: int, row: Row, action: str, *, line: str = "") -> Row | None:

@@ -37,7 +37,6 @@ builds = Table(
     Column("request", Text, nullable=False),  # CreateBuildRequest without its source
     Column("source_sha256", String(64), nullable=False),
     Column("source_size", BigInteger, nullable=False),
-    Column("single_file", Boolean, nullable=False),
     Column("runtime", String(40), nullable=False),
     Column("queue", String(80), nullable=False),
     Column("toolchain", String(80), nullable=False),
@@ -57,6 +56,7 @@ builds = Table(
     Column("failures", BigInteger, nullable=False, server_default="0"),
     Column("retries", BigInteger, nullable=False, server_default="0"),
     Column("node_id", String(200), nullable=False, server_default=""),
+    Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
     Column("nonce", String(64), nullable=False, server_default=""),
     Column("lease_until", BigInteger, nullable=False, server_default="0"),
     Column("not_before", BigInteger, nullable=False, server_default="0"),
@@ -107,7 +107,6 @@ log_chunks = Table(
     metadata,
     Column("build_id", _ordered(20), ForeignKey("builds.build_id"), primary_key=True),
     Column("first_sequence", BigInteger, primary_key=True),
-    Column("count", Integer, nullable=False),
     Column("lines", Text, nullable=False),
 )
 
@@ -195,6 +194,7 @@ nodes = Table(
     Column("slots", Integer, nullable=False),
     Column("seen_at", BigInteger, nullable=False),
     Column("drain", Boolean, nullable=False, server_default="0"),
+    Column("lacks", String(200), nullable=False, server_default=""),  # why it offers no slots now
 )
 
 revoked = Table(

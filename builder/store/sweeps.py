@@ -19,6 +19,7 @@ from builder.store.rows import Row, cancelled, end, failure, lock, lost, write
 from builder.store.schema import builds
 from builder.store.transitions import FAILED, FINALIZE, PENDING, RUNNING, WORK
 
+MOST_WORDS = 400
 BATCH = 100  # builds that one sweep ends; the next tick takes the rest
 
 Live = Mapping[str, Collection[str]]
@@ -59,7 +60,7 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned) -> Due:
         every = (expired_leases(), queue_timeouts(live), build_timeouts(lease_ms))
         any_due = or_(*(exists().where(sweep.due(now)) for sweep in every))
         sweeps = every if tx.execute(select(any_due)).scalar_one() else ()
-        lacking = {lane: why for lane in queued if (why := missing(live, *lane))}
+        lacking = {lane: why for lane in queued if (why := missing(live, *lane) or _full(readers[lane[0]]))}
         for lane in set(warned) - set(lacking):
             del warned[lane]
         late = {lane: why for lane, why in lacking.items() if tx.execute(_late(lane, now, lease_ms, warned)).first()}
@@ -132,6 +133,13 @@ def missing(live: Live, queue: str, toolchain: str) -> str:
     if queue not in live:
         return f"no live node reads {queue}"
     return f"no live node has {toolchain}" if toolchain and toolchain not in live[queue] else ""
+
+
+def _full(readers: Collection[nodes.Node]) -> str:
+    """Why none of the live nodes of a queue takes a build; "" when one does."""
+    if any(not node.lacks for node in readers):
+        return ""
+    return "no live node has room: " + "; ".join(f"{node.node_id}: {node.lacks}" for node in readers)[:MOST_WORDS]
 
 
 def warn_unschedulable(

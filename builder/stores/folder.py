@@ -7,8 +7,8 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -29,8 +29,34 @@ class Stored:
     size: int
 
 
+class Incoming(Protocol):
+    """A source that comes piece by piece. Nothing of it is in the store before `publish`."""
+
+    size: int
+
+    def write(self, data: bytes) -> None:
+        """Append. Raises ArchiveTooLarge, SourceStoreUnavailable."""
+        ...
+
+    def seal(self) -> Stored:
+        """Everything came and is on the disk."""
+        ...
+
+    def publish(self) -> None:
+        """Put what was sealed into the store."""
+        ...
+
+    def close(self) -> None:
+        """Drop what was not published."""
+        ...
+
+
 class SourceStore(Protocol):
     """Content-addressed sources; a `sha256` is 64 lower-case hexadecimal digits."""
+
+    def begin(self, limit: int) -> Incoming:
+        """Begin a source of at most `limit` bytes. Raises SourceStoreUnavailable."""
+        ...
 
     def put(self, stream: Iterable[bytes], limit: int) -> Stored:
         """Keep a stream of at most `limit` bytes. Raises ArchiveTooLarge, SourceStoreUnavailable, and as `stream`."""
@@ -57,35 +83,57 @@ class SourceStore(Protocol):
         ...
 
 
+class PartialFile:
+    """An `Incoming` as a file in the store's folder; `place` gives it its name there."""
+
+    def __init__(self, root: Path, limit: int, place: Callable[[Path, str], None]) -> None:
+        with _ours():
+            root.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(dir=root, prefix=_PARTIAL)
+        self._path, self._file = Path(name), os.fdopen(descriptor, "wb")
+        self._hasher, self._limit, self._place = hashlib.sha256(), limit, place
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self.size += len(data)
+        if self.size > self._limit:
+            raise too_large(f"the source has more than {in_words(self._limit)}", in_words(self._limit))
+        self._hasher.update(data)
+        with _ours():
+            self._file.write(data)
+
+    def seal(self) -> Stored:
+        with _ours():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        return Stored(sha256=self._hasher.hexdigest(), size=self.size)
+
+    def publish(self) -> None:
+        with _ours():
+            self._place(self._path, self._hasher.hexdigest())
+
+    def close(self) -> None:
+        with suppress(OSError):  # what a full disk has not taken of the buffer
+            self._file.close()
+        self._path.unlink(missing_ok=True)
+
+
 class FolderStore:
     """A folder: `<root>/sha256/ab/<digest>`. A file appears whole, on the disk, or not at all."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
 
+    def begin(self, limit: int) -> PartialFile:
+        return PartialFile(self._root, limit, lambda partial, sha256: self._publish(partial, self._path(sha256)))
+
     def put(self, stream: Iterable[bytes], limit: int) -> Stored:
-        hasher, size = hashlib.sha256(), 0
-        with _ours():
-            self._root.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(dir=self._root, prefix=_PARTIAL)
-        temporary = Path(name)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                for chunk in stream:
-                    size += len(chunk)
-                    if size > limit:
-                        raise too_large(f"the source has more than {in_words(limit)}", in_words(limit))
-                    hasher.update(chunk)
-                    with _ours():
-                        file.write(chunk)
-                with _ours():
-                    file.flush()
-                    os.fsync(file.fileno())
-            with _ours():
-                self._publish(temporary, self._path(hasher.hexdigest()))
-        finally:
-            temporary.unlink(missing_ok=True)
-        return Stored(sha256=hasher.hexdigest(), size=size)
+        with closing(self.begin(limit)) as incoming:
+            for chunk in stream:
+                incoming.write(chunk)
+            stored = incoming.seal()
+            incoming.publish()
+        return stored
 
     def open(self, sha256: str) -> BinaryIO:
         try:

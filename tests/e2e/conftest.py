@@ -88,14 +88,14 @@ def server(start: Start) -> Iterator[Server]:
 
 
 @contextmanager
-def scripting(start: Start, **flags: Any) -> Iterator[Server]:
-    """A server that knows the third pipeline (tests/pipeline_script.py), with small limits."""
+def scripting(start: Start, *more: str, **flags: Any) -> Iterator[Server]:
+    """A server that knows the third pipeline (tests/pipeline_script.py) and `more`, with small limits."""
     mib = 1024 * 1024
     path = os.environ.get("PYTHONPATH")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", str(ROOT) + (os.pathsep + path if path else ""))
         with start(
-            pipelines=("tests.pipeline_script",),
+            pipelines=("tests.pipeline_script", *more),
             catalog=str(ROOT / "tests/data/catalog.toml"),
             memory_bytes=256 * mib,
             disk_bytes=64 * mib,

@@ -60,7 +60,7 @@ def test_a_key_answers_the_same_request_with_its_build_and_refuses_another_one(s
     assert serve.submit("keyed", idempotencyKey="key-1") == first
     body = {"name": "keyed-2", "idempotencyKey": "key-1", "zippedCode": "UEsDBA=="}
     answer = serve.ask("POST", BUILDS, "both", json=body)
-    assert refusal(answer) == (409, "ALREADY_EXISTS", "")
+    assert refusal(answer) == (409, "ALREADY_EXISTS", "AlreadyExists")
     assert first in answer.json()["message"]
     assert serve.ask("POST", BUILDS, "other", json=body).json()["buildId"] != first
 
@@ -100,7 +100,7 @@ def test_the_start_of_several_ids_is_answered_with_them(serve: Serve, method: st
     answer = serve.ask(method, f"{BUILDS}/{start}{rest}", "both")
     assert refusal(answer) == (400, "INVALID_ARGUMENT", "InvalidRequest")
     assert all(name in answer.json()["message"] for name in mine)
-    assert refusal(serve.ask(method, f"{BUILDS}/{start}{rest}", "other")) == (404, "NOT_FOUND", "")
+    assert refusal(serve.ask(method, f"{BUILDS}/{start}{rest}", "other")) == (404, "NOT_FOUND", "NotFound")
     if rest != "/logs/stream":  # which would not end
         assert serve.ask(method, f"{BUILDS}/{start}a{rest}", "both").json()["buildId"] == mine[0]
 
@@ -118,12 +118,14 @@ def test_what_is_no_number_is_refused_before_a_stream_begins(serve: Serve, text:
     assert refusal(answer) == (400, "INVALID_ARGUMENT", "InvalidRequest")
 
 
-def test_a_stream_after_more_than_there_is_ends_with_what_there_is(serve: Serve) -> None:
+def test_a_stream_after_more_than_there_is_ends_at_once(serve: Serve) -> None:
     build = serve.submit("ended")
     lines = serve.ask("POST", f"{BUILDS}/{build}/cancel", "both").json()["logLines"]
     headers = {"last-event-id": "9" * 18}
     answer = serve.ask("GET", f"{BUILDS}/{build}/logs/stream", "read", headers=headers)
-    assert answer.text.splitlines()[:2] == [f"id: {lines}", "event: eof"]
+    assert (answer.status_code, answer.content) == (204, b"")
+    answer = serve.ask("GET", f"{BUILDS}/{build}/logs/stream", "read", headers={"last-event-id": lines})
+    assert answer.text.splitlines()[:2] == [f"id: {int(lines) + 1}", "event: eof"]
 
 
 # Sources

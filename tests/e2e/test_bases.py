@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from builder.bases.make import build_base
+from builder.errors import BuildError
 from builder.images.image import ImageConfig, build_image
 from builder.images.layout import Layout
 from builder.images.rootfs import unpack_image
@@ -223,3 +225,44 @@ def test_a_base_can_be_pushed_as_an_image(store: ImageStore, tmp_path: Path) -> 
     assert image is not None and base is not None and image.digest == base.digest
     pushed = Layout(tmp_path / "elsewhere").push(image, "bases/go", "current")
     assert pushed.digest == base.digest and store.image("absent") is None
+
+
+def as_somebody(folder: Path, path: str) -> str:
+    """What making a base ends with for a plain user who finds his programs in `path`: reason, message, next step."""
+    folder.mkdir(mode=0o777)
+    folder.chmod(0o777)
+    read, write = os.pipe()
+    if (child := os.fork()) == 0:
+        with suppress(BaseException):
+            os.setgroups([])
+            os.setgid(SOMEBODY)
+            os.setuid(SOMEBODY)
+            os.environ["PATH"] = path
+            try:
+                build_base(ImageStore(folder / "bases"), "go", BASES["go"])
+            except BuildError as error:
+                os.write(write, f"{error.reason}|{error.message}|{error.next}".encode())
+        os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        words = said.read()
+    os.waitpid(child, 0)
+    return words
+
+
+def test_a_plain_user_is_told_what_keeps_mmdebstrap_from_working(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root may become another user")
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for program in Path("/usr/bin").iterdir():
+        if program.name not in ("newuidmap", "fakechroot"):
+            (programs / program.name).symlink_to(program)
+    for above in tmp_path.parents[:2]:
+        above.chmod(above.stat().st_mode | 0o011)
+    tmp_path.chmod(0o755)
+    reason, message, step = as_somebody(tmp_path / "without", str(programs)).split("|")
+    assert (reason, step) == ("ToolchainUnavailable", "An operator runs: apt-get install -y uidmap")
+    assert "newuidmap" in message
+    reason, message, step = as_somebody(tmp_path / "with", os.environ["PATH"]).split("|")
+    assert reason == "ToolchainUnavailable" and "has no row in /etc/subuid" in message and "--add-subuids" in step

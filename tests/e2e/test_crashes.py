@@ -15,6 +15,7 @@ import pytest
 
 from builder.claims.spool import is_owned, own, spool_path
 from builder.node.leftovers import remove_left_behind
+from builder.sandbox import cgroups
 from tests.crash_fixtures import LEASE_MS, LINES, Installation, installation, is_terminal, kill_group, until
 
 pytestmark = pytest.mark.e2e
@@ -96,6 +97,8 @@ def test_an_owner_that_nobody_reaps_is_gone(tmp_path: Path) -> None:
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         assert not is_owned(path)
+        assert not cgroups._lives(child)
+        assert cgroups._lives(os.getpid())
     finally:
         os.waitpid(child, 0)
 
@@ -120,6 +123,24 @@ def test_a_node_ends_what_a_killed_owner_left_and_nothing_of_a_live_one(tmp_path
     finally:
         for sandbox in sandboxes:
             kill_group(sandbox)
+
+
+def test_caches_that_were_put_aside_go_once_nothing_reads_them(tmp_path: Path) -> None:
+    caches = tmp_path / "caches" / "acme" / "uv"
+    caches.mkdir(parents=True)
+    argv = ["bwrap", "--bind", "/", "/", "--bind", str(caches), "/mnt", "--unshare-pid", "sleep", "60"]
+    sandbox = subprocess.Popen(argv, start_new_session=True)
+    try:
+        until(lambda: is_set_up(sandbox.pid), 10, "the sandbox was not set up")
+        (tmp_path / "work").mkdir()
+        caches.parent.rename(tmp_path / "work" / f"{'a' * 20}-2.caches")
+        assert remove_left_behind(tmp_path) == 0
+        assert sandbox.poll() is None, "a build that reads them goes on"
+    finally:
+        kill_group(sandbox)
+    sandbox.wait()
+    until(lambda: remove_left_behind(tmp_path) == 1, 10, "the caches stay")
+    assert not list((tmp_path / "work").iterdir())
 
 
 def is_set_up(bwrap: int) -> bool:

@@ -46,6 +46,20 @@ for folder in range(100):
 """
 
 
+FOREIGN_LOCK = """\
+lock-version = "1.0"
+created-by = "test"
+
+[[packages]]
+name = "idna"
+version = "3.10"
+
+[[packages.wheels]]
+url = "https://files.strangers.example/idna-3.10-py3-none-any.whl"
+hashes = { sha256 = "946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3" }
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Fault:
     """A source, what its build must end with, and the program's exit code.
@@ -62,6 +76,7 @@ class Fault:
     runtime: str = "python"
     server: str = "server"
     retries: int = 0
+    where: str = ""
     lists_groups: bool = False
     """Whether the build prints its control groups."""
     refused_by_program: bool = False
@@ -202,6 +217,15 @@ FAULTS = {
         server="cut_off",
         retries=2,
     ),
+    "refused-host": Fault(
+        source=lambda: zip_of({"handler.py": PYTHON_HANDLER, "pylock.toml": FOREIGN_LOCK}),
+        reason="ManifestInvalid",
+        error_class="client",
+        exit_code=2,
+        phase="BUILD",
+        tool_exit=2,
+        where="pylock.toml:9",
+    ),
     "endless-fork": Fault(
         source=lambda: tar_of({"build.py": FORK_FOREVER}),
         reason="ProcessLimitExceeded",
@@ -267,6 +291,7 @@ def assert_failed(server: Server, record: pb.Build, fault: Fault) -> None:
     assert record == server.get(record.build_id)
     assert record.status == pb.BUILD_STATUS_FAILED
     assert failure.message
+    assert not fault.where or failure.where == fault.where
     assert failure.next
     assert record.retries == fault.retries
     assert not record.image_digest

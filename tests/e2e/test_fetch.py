@@ -16,7 +16,6 @@ import pytest
 
 from builder import pipelines
 from builder.attempt.attempt import Attempt
-from builder.attempt.fetch import open_source
 from builder.claims.calls import Refused
 from builder.client.api import Api
 from builder.errors import PlatformError
@@ -24,7 +23,7 @@ from builder.local import embedded
 from builder.node.calls import ApiCalls
 from builder.pipelines.base import PlanRequest
 from builder.text import size as words
-from tests.attempt_fixtures import attempt_at
+from tests.attempt_fixtures import attempt_at, fetched
 from tests.serve_fixtures import Serve, serving
 
 pytestmark = pytest.mark.e2e
@@ -114,7 +113,7 @@ def test_a_connection_that_breaks_is_made_again_while_the_claim_is_owned(serve: 
     build_id, number = claimed(serve)
     with cutting(serve, [0, 40, 20_000, 150_000]) as (proxy, api):
         one = attempt(tmp_path, api, build_id, number)
-        found = open_source(one)
+        found = fetched(one)
         assert proxy.connections == 5
     [path] = one.source.iterdir()
     assert path.read_bytes() == SOURCE and words(len(SOURCE)) in found.summary
@@ -125,5 +124,5 @@ def test_a_refusal_ends_it(serve: Serve, tmp_path: Path) -> None:
     with cutting(serve, []) as (proxy, api):
         one = attempt(tmp_path, api, "k7m2xq9d4t1zv6wh5r3p", number)
         with pytest.raises(PlatformError, match="could not be fetched") as caught:
-            open_source(one)
+            fetched(one)
         assert isinstance(caught.value.__cause__, Refused) and proxy.connections == 1

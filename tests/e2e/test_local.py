@@ -20,7 +20,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import outbox
 from builder.store.engine import open_store
 from tests import uids
-from tests.build_fixtures import processes_of, until
+from tests.build_fixtures import PYTHON_WITH_A_WHEEL, processes_of, until
 from tests.program_fixtures import PATIENCE_S, Program, Ran, ended, processes_that_name
 
 pytestmark = pytest.mark.e2e
@@ -221,3 +221,20 @@ def test_reports_wait_in_the_outbox_for_the_next_server(home: Program, tmp_path:
     finally:
         store.engine.dispose()
     assert waiting == [f"BUILD_STATUS_{status}" for status in ("PENDING", "RUNNING", "SUCCEEDED")]
+
+
+def test_caches_that_the_build_user_cannot_read_cost_a_try_and_no_build(home: Program, tmp_path: Path) -> None:
+    settings = {name: value for name, value in home.settings.items() if name not in ("pipelines", "catalog")}
+    program = Program(home.home, settings)
+    for name, text in PYTHON_WITH_A_WHEEL.items():
+        (tmp_path / name).write_text(text)
+    built = assert_built(program.run("build", str(tmp_path)))
+    caches = Path(settings["node_dir"]) / "caches"
+    for folder, _, files in os.walk(caches / "local"):
+        for path in (folder, *(os.path.join(folder, file) for file in files)):
+            os.chmod(path, 0)
+            if os.geteuid() == 0:
+                os.chown(path, 0, 0)
+    again = program.run("build", str(tmp_path), "--no-cache")
+    assert assert_built(again) == built
+    assert "CacheUnavailable" in again.err and "the platform's fault" in again.err, again.err

@@ -234,6 +234,7 @@ func main() {
 	})
 }
 """
+IDNA_SHA256 = "946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3"
 GO_MOD = "module example.com/app\n\ngo 1.24\n\nrequire github.com/google/uuid v1.6.0\n"
 GO_SUM = """\
 github.com/google/uuid v1.6.0 h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0=
@@ -260,15 +261,19 @@ def test_the_statement_names_source_base_toolchain_locks_and_modules(control: Co
         assert named[name] == {"sha256": hashlib.sha256(files[name].encode()).hexdigest()}
     assert named["pkg:golang/github.com/google/uuid@v1.6.0"] == {"dirHash": UUID_DIR_HASH}
     named = dependencies(registry, py)
-    assert set(named) == {"source", "canonical source tree", "base", "uv", "sdk .", "requirements.txt", "more.txt"}
+    assert set(named) == {
+        "source", "canonical source tree", "base", "uv", "sdk .", "requirements.txt", "more.txt", "pkg:pypi/idna@3.10",
+    }  # fmt: skip
+    assert named["pkg:pypi/idna@3.10"] == {"sha256": IDNA_SHA256}
     for name in ("requirements.txt", "more.txt"):
         assert named[name] == {"sha256": hashlib.sha256(python[name].encode()).hexdigest()}
 
 
 def test_a_build_argument_that_nobody_reads_ends_the_build_at_plan(control: Control) -> None:
     server = control.server
-    with control.worker("-Q", "compile.python"):
-        done = server.wait(server.submit("argued", PYTHON_HANDLER, "python", build_args={"DEBUG": "a-secret"}))
+    """Where the request names no runtime; where it does, it is refused (tests/unit/test_intake.py)."""
+    with control.worker("-Q", "compile.any"):
+        done = server.wait(server.submit("argued", PYTHON_HANDLER, "", build_args={"DEBUG": "a-secret"}))
     failure = done.failure
     assert (done.status, failure.reason, failure.error_class) == (pb.BUILD_STATUS_FAILED, "BuildArgUnknown", "client")
     assert (failure.phase, failure.where) == (pb.BUILD_PHASE_PLAN, "buildArgs.DEBUG")

@@ -7,6 +7,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 from builder import sandbox
 from builder.errors import PlatformError
 from builder.sandbox import cgroups
+from builder.sandbox.disk import stopped, used
 from tests.sandbox_fixtures import MIB, PYTHON, UID, alive, limits, run, until, work_folder
 
 pytestmark = pytest.mark.e2e
@@ -37,6 +39,20 @@ for folder in range(100):
     for number in range(1000):
         with open(f"/work/{folder}/{number}", "w") as file:
             file.write("x")
+"""
+LARGE_FILES = """
+block = b"x" * (1 << 20)
+for number in range(64):
+    with open(f"/work/large{number}", "wb", 0) as out:
+        for _ in range(60):
+            out.write(block)
+"""
+FORTY_THOUSAND = """
+import os
+for folder in range(40):
+    os.mkdir(f"/work/{folder}")
+    for number in range(1000):
+        open(f"/work/{folder}/{number}", "w").close()
 """
 DELETED_FILES = """
 import os, time
@@ -175,6 +191,20 @@ def test_caches_are_kept_and_writable(work: Path) -> None:
     with work_folder() as cache:
         run(work, "/bin/sh", "-c", "echo kept > /cache/go/file", caches={"go": cache})
         assert run(work, "/bin/cat", "/cache/go/file", caches={"go": cache}).text() == "kept"
+
+
+def test_a_store_is_read_only_and_of_the_work_folder_only_what_is_named_shows(work: Path) -> None:
+    for name in ("fetch", "src"):
+        (work / name).mkdir()
+        (work / name).chmod(0o777)
+    (work / "src/secret").write_text("x")
+    with work_folder() as store:
+        (store / "file").write_text("verified")
+        script = "ls /work; cat /cache/wheels/file; echo x > /cache/wheels/file; touch /work/fetch/made /work/beside"
+        ran = run(work, "/bin/sh", "-c", script, folders=("fetch",), stores={"wheels": store})
+        assert (store / "file").read_text() == "verified"
+    assert ran.text().startswith("fetch\nverified") and "src" not in ran.text()
+    assert (work / "fetch/made").exists() and not (work / "beside").exists()
 
 
 def test_the_root_of_an_image_with_mounts_it_has_no_place_for(work: Path, tmp_path: Path) -> None:
@@ -327,6 +357,54 @@ def test_many_small_files(work: Path, use_cgroups: bool) -> None:
     result = run(work, PYTHON, "-c", SMALL_FILES, disk=64 * MIB, memory=2048 * MIB, use_cgroups=use_cgroups).result
     assert result.reason == "DiskQuotaExceeded"
     assert result.peak_disk > 64 * MIB
+
+
+@BOTH
+@pytest.mark.parametrize("script", [LARGE_FILES, FORTY_THOUSAND + LARGE_FILES], ids=["large", "many-then-large"])
+def test_whoever_writes_to_memory_at_full_speed_has_not_twice_its_limit(
+    work: Path, script: str, use_cgroups: bool
+) -> None:
+    """On tmpfs that is over 1 GB/s, and a count of 40,000 files takes a good part of a second."""
+    result = run(work, PYTHON, "-c", script, disk=256 * MIB, memory=8192 * MIB, use_cgroups=use_cgroups).result
+    assert result.reason == "DiskQuotaExceeded"
+    assert 256 * MIB < used((work,)) < 512 * MIB
+
+
+@BOTH
+def test_a_run_whose_file_system_others_fill_ends_well(work: Path, use_cgroups: bool) -> None:
+    """Each look that their writing causes stops it for a moment, and it goes on."""
+    script = "head -c 1000000 /dev/zero > /work/x; until test -e /work/go; do sleep 0.01; done"
+    others = work.parent / "others"
+
+    def fill() -> None:
+        with others.open("wb", 0) as out:
+            for _ in range(400):
+                out.write(bytes(MIB))
+        (work / "go").touch()
+
+    filling = threading.Thread(target=fill)
+    filling.start()
+    result = run(work, "/bin/sh", "-c", script, disk=64 * MIB, use_cgroups=use_cgroups).result
+    filling.join()
+    assert (result.exit_code, result.reason) == (0, None)
+    assert result.peak_disk < 4 * MIB
+    assert result.room is not None and result.room.bytes > 0
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_processes_are_stopped_for_the_time_of_a_look_and_killed_when_it_finds_too_much(over: bool) -> None:
+    with subprocess.Popen(["cat"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin and process.stdout
+        gone = 1 << 22  # no process has this number
+        with stopped(lambda: (process.pid, gone), lambda: over):
+            os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+            assert state_of(process.pid) == "T"
+        process.stdin.close()
+        assert process.wait() == (-signal.SIGKILL if over else 0)
 
 
 def test_one_large_file(work: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from builder import __version__
 from builder.local.embedded import free_port, private_redis
 from builder.toolchains.host import find_program
 from tests import uids
@@ -165,7 +166,7 @@ def test_it_serves_and_works(installed: Program, registry: str, tmp_path: Path) 
         with serving(control, "serve") as (serve, serve_said):
             assert until(is_ready, 60), serve_said.read_text()
             found, broker = looked_at(node), f"broker redis://{redis_url.rpartition('@')[2]}"
-            assert found[f"server {url}, token, protocol 1"]["ok"] and found[broker]["ok"], found
+            assert found[f"server {url} {__version__}, token, protocol 1"]["ok"] and found[broker]["ok"], found
             assert "redis-server" not in found
             for token, words in (
                 ("t-unknown", "not known here"),

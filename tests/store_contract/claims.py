@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.store import builds, logs
-from tests.store_contract.world import LEASE, World, line
+from builder.store import builds, logs, membership, nodes, offers
+from builder.store.owner import AVOID_MS, AVOID_PAUSE_MS
+from tests.store_contract.world import LEASE, LIVE_MS, World, line
 
 
 def test_a_submitted_build_has_its_record_and_first_report(world: World) -> None:
@@ -52,6 +54,88 @@ def test_a_claim_repeated_with_its_nonce_is_the_same_claim_with_a_new_lease(worl
 def test_a_node_without_queue_or_toolchain_gets_no_claim(world: World, queue: str, toolchain: str) -> None:
     world.register("other", queue=queue, toolchain=toolchain)
     assert builds.claim(world.store, world.submit(), "other", "n", LEASE).refused == "this node cannot build it"
+
+
+def refused(world: World, build: str, node: str) -> str:
+    return builds.claim(world.store, build, node, f"of {node}", LEASE).refused
+
+
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_build_that_failed_on_a_node_goes_to_another_one_while_there_is_one(world: World, lost: bool) -> None:
+    world.register("other")
+    build = world.submit()
+    claim = world.claim(build)
+    if lost:
+        world.at[0] += LEASE + 1
+        world.expire_leases()
+        world.register("node", "other")
+    else:
+        world.fail_work(build, claim, "NodeDiskFull")
+        world.at[0] += 1_000
+    assert "another node can take it" in refused(world, build, "node")
+    row = world.row(build)
+    assert (row["status"], row["offered_at"], row["offers"]) == ("PENDING", 0, 0)
+    assert row["offer_from"] == world.at[0] + AVOID_PAUSE_MS, "the hint that this claim used up comes again"
+    assert refused(world, build, "other") == ""
+    assert (world.row(build)["node_id"], world.row(build)["avoid"]) == ("other", "")
+
+
+def test_a_build_waits_a_bounded_time_for_another_node(world: World) -> None:
+    world.register("other")
+    build = world.submit()
+    world.fail_work(build, world.claim(build), "Internal")
+    world.at[0] += 1_000 + AVOID_MS - 1
+    world.register("node", "other")
+    assert "another node" in refused(world, build, "node")
+    world.at[0] += 1
+    assert refused(world, build, "node") == ""
+
+
+@pytest.mark.parametrize("other", ["none", "unseen", "drains", "lacks room", "other queue", "other toolchain"])
+def test_a_node_that_nobody_replaces_tries_again_itself(world: World, other: str) -> None:
+    build = world.submit()
+    if other != "none":
+        queue = "compile.python" if other == "other queue" else "compile.go"
+        world.register("other", queue=queue, toolchain="go-1.19" if other == "other toolchain" else "go-1.26")
+    if other == "drains":
+        membership.set_drain(world.store, "other", True)
+    if other == "lacks room":
+        can = (["compile.go"], {"go-1.26": "sha256:0"}, 0, LIVE_MS)
+        nodes.register(world.store, "other", *can, lacks="its disk is full")
+    world.fail_work(build, world.claim(build), "Internal")
+    world.at[0] += 1_000
+    if other == "unseen":
+        world.at[0] += LIVE_MS
+        world.register("node")
+    assert refused(world, build, "node") == ""
+
+
+def test_a_node_that_lacks_something_offers_no_slot_and_says_why(world: World) -> None:
+    world.submit()
+    can = (["compile.go"], {"go-1.26": "sha256:0"}, 0, LIVE_MS)
+    assert nodes.register(world.store, "node", *can, lacks="its disk is full").changed
+    assert not nodes.register(world.store, "node", *can, lacks="its disk is full").changed
+    assert offers.waiting(world.store, LIVE_MS) == []
+    assert nodes.lacking(world.store, LIVE_MS) == {"node": "its disk is full"}
+    world.register("node")
+    assert nodes.lacking(world.store, LIVE_MS) == {}
+    assert [each.queue for each in offers.waiting(world.store, LIVE_MS)] == ["compile.go"]
+
+
+@pytest.mark.parametrize("reason", ["CompileFailed", ""])
+def test_values_of_build_arguments_end_with_their_build(world: World, reason: str) -> None:
+    request = json.dumps({"name": "n", "code": {"compile": {"buildArgs": {"TOKEN": "s3cret"}}}})
+    build = world.submit(request=request, idempotency_key="k")
+    claim = world.claim(build)
+    assert world.row(build)["request"] == request
+    if reason:
+        world.fail_work(build, claim, reason)
+    else:
+        world.succeed_work(build, claim)
+        world.finalize(build)
+    kept = world.row(build)
+    assert json.loads(kept["request"])["code"]["compile"]["buildArgs"] == {"TOKEN": "***"}
+    assert builds.submit(world.store, dict(kept) | {"build_id": "b" * 20}).outcome == "same"
 
 
 def test_a_node_that_never_registered_gets_no_claim(world: World) -> None:

@@ -30,11 +30,25 @@ def test_a_batch_sent_twice_is_kept_once_and_a_gap_is_sent_again(world: World) -
     assert [one["l"] for one in logs.read(world.store, build, 0) if one["o"] == "STDOUT"] == list("01234")
 
 
-def test_a_text_of_any_characters_is_kept_as_it_is(world: World) -> None:
+def test_a_text_is_kept_as_it_is(world: World) -> None:
     build = world.submit()
-    texts = ["\x00\x1b[31m", "\u00fc\u4e2d\U0001f600", "", "'; drop table builds; --", "%s {} \\"]
+    texts = ["\ta\tb", "\u00fc\u4e2d\U0001f600", "", "'; drop table builds; --", "%s {} \\"]
     logs.append(world.store, build, world.claim(build), 0, [line(text) for text in texts])
     assert [one["l"] for one in logs.read(world.store, build, 0)] == texts
+
+
+def test_no_control_of_a_terminal_enters_whoever_sends_it(world: World) -> None:
+    """Neither in a line of a node, also one that is held back at the limit, nor in one of the control side."""
+    build = world.submit(log_limit=1000)
+    claim = world.claim(build)
+    hostile = "\x00a\x1b[31mb\x9b1mc\x1b]52;c;eA==\x07d\u202ee"
+    assert not logs.append(world.store, build, claim, 0, [line(hostile) for _ in range(200)])[0]
+    world.fail_work(build, claim, count=200, reason="RegistryUnavailable", message=hostile)
+    builds.cancel(world.store, "acme", build)
+    kept = [one["l"] for one in logs.read(world.store, build, 0)]
+    assert sum(text == r"\x00abcd\u202ee" for text in kept) > 20
+    assert any(text != r"\x00abcd\u202ee" and r"\x00abcd\u202ee" in text for text in kept), "the message of a failure"
+    assert all(text.isprintable() for text in kept)
 
 
 def test_a_read_begins_after_the_sequence_it_names(world: World) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from builder.store import offers
+from builder.store import builds, offers
 from tests.store_contract.world import LIVE_MS, World
 
 
@@ -68,3 +68,45 @@ def test_waiting_for_a_backoff_does_not_count_as_queueing(world: World) -> None:
     world.at[0] += 1000
     world.queue_timeouts()
     assert world.row(build)["status"] == "PENDING"
+
+
+def _submitted(world: World, *builds_: str, queue: str = "compile.go") -> offers.Offered | None:
+    return offers.offer_submitted(world.store, queue, builds_, LIVE_MS)
+
+
+def test_a_submission_that_nobody_waits_beside_is_offered_as_by_a_whole_look(world: World) -> None:
+    alone, looked_at = world.submit("a"), world.submit("a", queue="compile.python")
+    world.register("another", queue="compile.python")
+    assert _submitted(world, alone) == offers.Offered(hints=[("compile.go", alone)])
+    assert offers.offer_at_once(world.store, LIVE_MS).hints == [("compile.python", looked_at)]
+    columns = ("offers", "offered_at", "offer_from", "status", "claim")
+    assert [world.row(alone)[name] for name in columns] == [world.row(looked_at)[name] for name in columns]
+    assert [(one.action, one.build_id, one.queue) for one in world.events if one.action == "offer"] == [
+        ("offer", alone, "compile.go"),
+        ("offer", looked_at, "compile.python"),
+    ]
+    assert _submitted(world, alone) == offers.Offered(), "one hint is enough"
+    low, high = world.submit("b"), world.submit("b", priority=5)
+    assert _submitted(world, low, high) == offers.Offered(hints=[("compile.go", high), ("compile.go", low)])
+    (last,) = (world.submit("a"),)
+    full = _submitted(world, last)
+    assert full is not None and (full.hints, full.full) == ([("compile.go", last)], {"compile.go"})
+
+
+def test_a_submission_counts_as_the_turn_of_its_organization(world: World) -> None:
+    assert _submitted(world, world.submit("b"))
+    world.submit("b")
+    other = world.submit("c")
+    assert world.offer(2)[0] == other
+
+
+def test_who_cannot_be_offered_alone_is_left_to_a_whole_look(world: World) -> None:
+    many = [world.submit() for _ in range(5)]
+    assert _submitted(world, *many) is None, "the window has room for four"
+    assert _submitted(world, many[0], queue="compile.rust") is None, "nobody reads it"
+    assert {world.row(build)["offers"] for build in many} == {0}
+    absent, attached_to = world.submit(toolchain="go-1.99"), world.submit()
+    builds.cancel(world.store, "acme", attached_to)
+    assert _submitted(world, absent, attached_to) == offers.Offered()
+    world.at[0] += LIVE_MS
+    assert _submitted(world, many[0]) is None, "no live node"

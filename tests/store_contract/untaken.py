@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from builder.store import logs, sweeps
+from builder.store import logs, nodes, sweeps
 from tests.store_contract.world import LEASE, LIVE_MS, World
 
 GO_NODE = {"compile.go": {"go-1.26"}}
@@ -87,3 +87,19 @@ def test_the_queue_timeout_says_what_was_missing(
     failure = json.loads(world.row(build)["failure"])
     assert failure["reason"] == reason
     assert why in failure["message"]
+
+
+def test_a_build_whose_live_nodes_are_all_full_says_which_and_why(world: World) -> None:
+    build = world.submit()
+    can = (["compile.go"], {"go-1.26": "sha256:0"})
+    seen: sweeps.Warned = {}
+    world.at[0] += LEASE
+    nodes.register(world.store, "node", *can, 0, LIVE_MS, lacks="its disk is full")
+    world.register("second")
+    assert not sweeps.look(world.store, LEASE, LIVE_MS, seen).unschedulable
+    nodes.register(world.store, "second", *can, 0, LIVE_MS, lacks="no inodes")
+    due = sweeps.look(world.store, LEASE, LIVE_MS, seen)
+    with world.store.transaction() as tx:
+        sweeps.warn_unschedulable(tx, world.store.now(tx), due.unschedulable, LEASE, seen)
+    says = "no live node has room: node: its disk is full; second: no inodes; this build waits for one"
+    assert system_lines(world, build) == [says]

@@ -31,7 +31,7 @@ class World:
         build_id = f"b{next(_IDS):019d}"
         values = {
             "build_id": build_id, "organization": organization, "name": "n", "request_hash": "h", "request": "{}",
-            "source_sha256": "0" * 64, "source_size": 1, "single_file": False, "runtime": "go", "queue": "compile.go",
+            "source_sha256": "0" * 64, "source_size": 1, "runtime": "go", "queue": "compile.go",
             "toolchain": "go-1.26", "repository": f"{organization}/n", "tags": '["latest"]', "priority": 0,
             "no_cache": False, "timeout_ms": 600_000, "queue_timeout_ms": 3_600_000,
         }  # fmt: skip
@@ -57,8 +57,10 @@ class World:
         built = pb.BuiltArtifact(digest="sha256:" + "a" * 64, reference="r@sha256:" + "a" * 64, size_bytes=1)
         return builds.finish(self.store, pb.FinishRequest(build_id=build_id, claim=claim, success=built), 1000)
 
-    def fail_work(self, build_id: str, claim: int, reason: str = "CompileFailed", count: int = 0) -> builds.Finished:
-        failure = pb.Failure(reason=reason, message="m")
+    def fail_work(
+        self, build_id: str, claim: int, reason: str = "CompileFailed", count: int = 0, message: str = "m"
+    ) -> builds.Finished:
+        failure = pb.Failure(reason=reason, message=message)
         request = pb.FinishRequest(build_id=build_id, claim=claim, failure=failure, log_count=count)
         return builds.finish(self.store, request, 1000)
 
@@ -86,7 +88,7 @@ class World:
     def offer(self, limit: int, queue: str = "compile.go", toolchains: tuple[str, ...] = ("go-1.26",)) -> list[str]:
         """What the dispatcher offers of a queue whose window is so large."""
         with self.store.transaction() as tx:
-            return offers.offerable(tx, self.store.now(tx), queue, toolchains, limit)
+            return offers.offerable(tx, self.store.now(tx), queue, (*toolchains, ""), limit)
 
     def compare(self, listed: set[str], queue: str = "compile.go") -> int:
         """How many hints vanished, by the ids that lie in the queue's list."""

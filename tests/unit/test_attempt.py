@@ -15,7 +15,6 @@ import pytest
 from builder import build, sandbox
 from builder.attempt import planned, steps
 from builder.attempt.attempt import Attempt
-from builder.attempt.fetch import open_source
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.outcome import Verdict
 from builder.claims.requests import failure_record
@@ -25,9 +24,8 @@ from builder.errors import BuildError
 from builder.images.image import BaseImage
 from builder.images.layer import write_layer
 from builder.plan import Network, Plan, Step, WriteFile
-from builder.source.unpack import Limits, unpack
 from builder.toolchains.provider import Provided
-from tests.attempt_fixtures import Clock, attempt_at
+from tests.attempt_fixtures import Clock, attempt_at, fetched
 from tests.oci_fixtures import make_tree
 
 TOOLCHAIN = Provided(base=BaseImage(name="go", digest="sha256:" + "a" * 64, layers=()), root=sandbox.Root(), digests={})
@@ -118,14 +116,14 @@ def test_a_download_stops(tmp_path: Path) -> None:
     api = Stopping(archive())
     one = owned(attempt_at(tmp_path, api), api.data)
     api.stop = cancel(one)
-    assert reason(lambda: open_source(one)) == "Cancelled"
+    assert reason(lambda: fetched(one)) == "Cancelled"
     assert api.sent == 3
 
 
 def test_the_size_of_a_source_is_that_of_its_archive_and_says_so(tmp_path: Path) -> None:
     """The command line shows the size of the files: without a word the same source would have two sizes."""
     api = Stopping(archive())
-    summary = open_source(owned(attempt_at(tmp_path, api), api.data)).summary
+    summary = fetched(owned(attempt_at(tmp_path, api), api.data)).summary
     assert summary.startswith(f"20 files, {len(api.data) // 1024} KiB packed, sha256:")
 
 
@@ -147,14 +145,14 @@ class Breaking:
 def test_a_download_that_breaks_off_begins_anew(tmp_path: Path) -> None:
     api = Breaking(archive(), Unanswered("reset"), times=3)
     one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)
-    assert open_source(one).summary.startswith("20 files")
+    assert fetched(one).summary.startswith("20 files")
     assert api.asked == 4
 
 
 def test_a_download_that_is_refused_is_not_asked_for_again(tmp_path: Path) -> None:
     api = Breaking(archive(), Refused("gone"), times=3)
     one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)
-    assert reason(lambda: open_source(one)) == "SourceStoreUnavailable"
+    assert reason(lambda: fetched(one)) == "SourceStoreUnavailable"
     assert api.asked == 1
 
 
@@ -169,16 +167,8 @@ def test_a_download_ends_with_the_claim(tmp_path: Path) -> None:
         return answers(build_id, claim)
 
     api.open_source = lost_at_the_third  # type: ignore[method-assign]
-    assert reason(lambda: open_source(one)) == "Cancelled"
+    assert reason(lambda: fetched(one)) == "Cancelled"
     assert api.asked == 3
-
-
-def test_a_source_whose_time_is_over_is_not_unpacked_to_its_end(tmp_path: Path) -> None:
-    api = Stopping(archive())
-    downloaded = len(api.data) // 512  # one look at the clock each
-    one = owned(attempt_at(tmp_path, api, Clock(step=0.1), timeout_ms=100 * (downloaded + 20)), api.data)
-    assert reason(lambda: open_source(one)) == "Timeout"
-    assert 0 < len(list(one.source.iterdir())) < 20
 
 
 def test_a_plan_without_an_answer_is_repeated_until_the_claim_ends(tmp_path: Path) -> None:
@@ -216,7 +206,7 @@ def test_an_hour_without_a_source_costs_the_build_nothing(tmp_path: Path) -> Non
         clock.seconds += 3600
 
     api.tick = an_hour
-    assert open_source(one).summary.startswith("20 files")
+    assert fetched(one).summary.startswith("20 files")
     assert 2 * 3600_000 <= one.time_limit.waited_ms(clock.seconds) < 2 * 3600_000 + 5000
 
 
@@ -291,13 +281,6 @@ def after(calls: int) -> Callable[[], None]:
             raise BuildError("Cancelled", "stopped")
 
     return check
-
-
-def test_unpacking_asks_at_each_entry_and_piece(tmp_path: Path) -> None:
-    (tmp_path / "archive").write_bytes(archive())
-    assert reason(lambda: unpack(tmp_path / "archive", tmp_path / "out", Limits(), None, after(10))) == "Cancelled"
-    assert len(list((tmp_path / "out").iterdir())) == 5
-    unpack(tmp_path / "archive", tmp_path / "whole", Limits(), None, after(40))
 
 
 def test_a_layer_asks_at_each_file_and_each_mib(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def test_an_argument_that_a_runtime_does_not_read_is_refused_by_name_only(runtim
     with pytest.raises(BuildError) as caught:
         planned(runtime, SOURCES[runtime], DEBUG="a-secret")
     assert (caught.value.reason, caught.value.where) == ("BuildArgUnknown", "buildArgs.DEBUG")
-    assert caught.value.message == f'{runtime} has no build argument "DEBUG"; it takes none'
+    known = ", ".join({one.NAME: one.BUILD_ARGS for one in pipelines.PIPELINES}[runtime])
+    assert caught.value.message == f'{runtime} has no build argument "DEBUG"; it takes {known or "none"}'
     assert REASONS["BuildArgUnknown"].error_class is ErrorClass.CLIENT
 
 
@@ -47,3 +48,24 @@ def test_a_known_argument_reaches_the_step_and_the_message_lists_it() -> None:
     assert made.steps[0].env == (("GREETING", "hello"),)
     with pytest.raises(BuildError, match='script has no build argument "GREETNG"; it takes GREETING'):
         planned("script", {"build.py": ""}, GREETING="hello", GREETNG="hello")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("entri", "Did you mean entry?"), ("subPath", "Did you mean sub_path?"), ("Sub-Path", "Did you mean sub_path?")],
+)
+def test_the_nearest_argument_is_named(name: str, hint: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        planned("go", SOURCES["go"], **{name: "x"})
+    assert (caught.value.reason, caught.value.next) == ("BuildArgUnknown", hint)
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [("../other", "leads out"), ("/etc", "leads out"), ("a/../..", "leads out"), ("nope", "is no folder")],
+)
+def test_a_sub_path_that_is_no_folder_of_the_source_is_refused(path: str, words: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        pipelines.detect(DictTree(SOURCES["go"]), None, sub_path=path)
+    assert (caught.value.reason, caught.value.where) == ("InvalidRequest", "buildArgs.sub_path")
+    assert words in caught.value.message

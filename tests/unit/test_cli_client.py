@@ -91,7 +91,7 @@ def test_calls_have_the_paths_of_the_contract() -> None:
     made.builds(20)
     made.builds(20, "next page")
     made.cancel("k7m2xq9d4t1zv6wh5r3p")
-    uploaded = made.upload(iter([b"abc", b"def"]))
+    uploaded = made.upload(lambda: iter([b"abc", b"def"]))
     assert (uploaded.context_id, uploaded.size_bytes) == ("c1", 6)
     assert seen == [
         "GET /v1/ignite/builds/k7m2",
@@ -274,9 +274,35 @@ def test_an_upload_is_not_repeated() -> None:
 
     made, clock, _ = client(handler)
     with pytest.raises(Stop) as caught:
-        made.upload(iter([b"x"]))
+        made.upload(lambda: iter([b"x"]))
     assert (calls[0], clock.slept, caught.value.exit_code) == (1, [], 9)
     assert "no build exists" in caught.value.message
+
+
+def test_an_upload_beyond_the_quota_is_sent_anew_when_the_server_says() -> None:
+    """More often than a server would be asked that never answered."""
+    bodies: list[bytes] = []
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        bodies.append(request.read())
+        if len(bodies) < 5:
+            made = refusal(429, "RESOURCE_EXHAUSTED", "four are open", reason="QuotaExceeded")
+            made.headers["retry-after"] = "20"
+            return made
+        return httpx.Response(200, json={"contextId": "c1"})
+
+    made, clock, _ = client(handler)
+    assert made.upload(lambda: iter([b"a", b"bc"])).context_id == "c1"
+    assert bodies == [b"abc"] * 5 and clock.slept == [20] * 4
+
+
+def test_a_quota_that_stays_full_is_named_in_the_end() -> None:
+    made, _, _ = client(
+        lambda request: refusal(429, "RESOURCE_EXHAUSTED", "20000 builds are queued", reason="QuotaExceeded")
+    )
+    with pytest.raises(Stop) as caught:
+        made.create(pb.CreateBuildRequest(name="app"))
+    assert "20000 builds are queued" in caught.value.message
 
 
 def test_events_skip_comments_and_an_unfinished_end() -> None:

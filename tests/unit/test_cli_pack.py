@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli.pack import build_name, check_size, entries, first_bytes, pack
+from builder.cli.folder import find
+from builder.cli.pack import build_name, check_size, first_bytes, pack
 from builder.errors import BuildError
 from builder.source.digest import code_hash
 from builder.source.unpack import Limits, unpack
@@ -72,19 +73,27 @@ def test_what_is_packed_unpacks_to_the_same_tree(tmp_path: Path) -> None:
 def test_target_is_left_out_only_beside_a_cargo_manifest(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     (tmp_path / "target" / "x").write_text("x")
-    assert "target/x" in [entry.path for entry in entries(tmp_path)]
+    assert "target/x" in [entry.path for entry in find(tmp_path).entries]
     (tmp_path / "Cargo.toml").write_text("")
-    assert "target/x" not in [entry.path for entry in entries(tmp_path)]
+    assert "target/x" not in [entry.path for entry in find(tmp_path).entries]
 
 
-def test_a_link_out_of_the_folder_is_sent_as_a_link(tmp_path: Path) -> None:
+def test_names_and_links_that_a_node_would_refuse_are_refused_in_words_about_the_folder(tmp_path: Path) -> None:
     root = tmp_path / "src"
     root.mkdir()
     (root / "a").write_text("a")
     (root / "passwd").symlink_to("/etc/passwd")
-    with tarfile.open(fileobj=io.BytesIO(packed(root))) as tar:
-        member = tar.getmember("passwd")
-    assert member.issym() and member.linkname == "/etc/passwd"
+    with pytest.raises(BuildError, match='"passwd" links to "/etc/passwd", outside of the folder') as caught:
+        pack(str(root), io.BytesIO())
+    assert caught.value.reason == "ArchiveUnsafe" and "archive" not in caught.value.message + caught.value.next
+    (root / "passwd").unlink()
+    (root / "a\nb").mkdir()
+    with pytest.raises(BuildError, match="holds control characters"):
+        pack(str(root), io.BytesIO())
+    (root / "a\nb").rmdir()
+    (root / os.fsdecode(b"caf\xe9")).write_text("")
+    with pytest.raises(BuildError, match="is not UTF-8"):
+        pack(str(root), io.BytesIO())
 
 
 def test_a_large_file_is_streamed_in_chunks(tmp_path: Path) -> None:
@@ -196,3 +205,33 @@ def test_a_file_that_no_pipeline_claims_is_refused_unless_its_runtime_is_named(t
         "UnsupportedTarget", "Name the runtime of the file: --runtime NAME",
     )  # fmt: skip
     assert packed.runtime("go") == "go"
+
+
+def test_our_own_compression_is_never_a_bomb(tmp_path: Path) -> None:
+    root = tmp_path / "src"
+    root.mkdir()
+    (root / "zeros").write_bytes(bytes(8 * MIB))
+    (root / "rows.csv").write_bytes(b"1,2,3,4,5,6,7,8,9,10\n" * (9 * MIB // 21))
+    archive = tmp_path / "a.tar.gz"
+    archive.write_bytes(packed(root))
+    assert 17 * MIB / 100 < archive.stat().st_size < MIB
+    assert gzip.decompress(archive.read_bytes())[-1024:] == bytes(1024)
+    assert unpack(archive, tmp_path / "out", Limits()).size == 8 * MIB + (root / "rows.csv").stat().st_size
+    assert code_hash(tmp_path / "out") == code_hash(root)
+
+
+def test_a_file_that_cannot_be_sent_is_named_before_anything_is(tmp_path: Path) -> None:
+    with (tmp_path / "big.bin").open("wb") as file:
+        file.truncate(129 * MIB)
+    with pytest.raises(BuildError, match=r'"big.bin" has 129 MiB, limit 128 MiB'):
+        check_size(pack(str(tmp_path), io.BytesIO()), 512 * MIB)
+
+
+def test_what_looks_like_a_secret_is_named_once_it_was_packed(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    (tmp_path / "settings.py").write_text(f"KEY = 'AKIA{'Q' * 16}'\n")
+    (tmp_path / "credentials.json").write_text("{}")
+    source = pack(str(tmp_path), io.BytesIO())
+    list(source.chunks())
+    assert source.count.secrets == ["credentials.json", "settings.py"]
+    assert source.count.read == source.size

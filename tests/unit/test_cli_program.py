@@ -208,6 +208,7 @@ def test_plan_sees_what_build_would_send(hello: Path) -> None:
     (hello / "node_modules").mkdir()
     (hello / "node_modules" / "junk.js").write_text("x")
     after = json.loads(run("plan", str(hello), "--json").out)
+    assert before.pop("leftOut") == [] and [each["path"] for each in after.pop("leftOut")] == [".git/", "node_modules/"]
     assert before == after
     assert before["plan"]["toolchain"]["runtime"] == "go"
     assert before["source"]["files"] == 2

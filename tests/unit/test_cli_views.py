@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 from dataclasses import dataclass, field
 
 import pytest
 
 from builder.cli import format as fmt
+from builder.cli import ticker as cli_ticker
 from builder.cli.live import CLEAR_BELOW, HIDE, SHOW, LiveView, Screen, frame, phase_row
 from builder.cli.phases import Progress
 from builder.cli.plain import PlainView, entry_line
@@ -292,3 +295,40 @@ def test_frame_is_the_mock_up() -> None:
         "    github.com/google/cel-go/parser/gen",
         "· package  push  attest  finalize" + " " * 33 + "12.9s; Ctrl-C cancels",
     )
+
+
+def test_the_live_view_moves_and_shows_ctrl_c_before_there_is_a_record() -> None:
+    drawn: list[str] = []
+    clock = Ticker()
+    live = LiveView(screen=Screen(write=drawn.append, size=lambda: (88, 24)), look=Look(columns=88), now_ms=clock.now)
+    live.open("build hello-go  local")
+    sent = iter(["packing 1 MiB of 9 MiB", "packing 2 MiB of 9 MiB"])
+    live.doing(lambda: next(sent))
+    assert "packing 1 MiB of 9 MiB" in drawn[-1] and "Ctrl-C cancels" in drawn[-1] and "hello-go" in drawn[-1]
+    clock.ms += 1000
+    live.tick()
+    assert "packing 2 MiB of 9 MiB" in drawn[-1]
+
+
+def test_the_clock_ticks_while_the_thread_waits_and_others_timers_go_on() -> None:
+    ticks = []
+    read, write = os.pipe()
+
+    def tick() -> None:
+        ticks.append(1)
+        if len(ticks) == 3:
+            os.write(write, b"x")
+
+    former = signal.getsignal(signal.SIGALRM)
+    before = signal.getitimer(signal.ITIMER_REAL)
+    with cli_ticker.Ticker(tick).running() as ticker:
+        assert os.read(read, 1) == b"x"
+        with ticker.held_back():
+            seen = len(ticks)
+            signal.raise_signal(signal.SIGALRM)
+            assert len(ticks) == seen
+    assert len(ticks) >= 3
+    assert signal.getsignal(signal.SIGALRM) is former
+    assert (signal.getitimer(signal.ITIMER_REAL)[0] > 0) == (before[0] > 0)
+    os.close(read)
+    os.close(write)

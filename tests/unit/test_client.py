@@ -78,3 +78,8 @@ def test_a_download_and_a_log_that_break_may_be_repeated() -> None:
     for stream in (api(broken).download("/x"), api(broken).log("k7m2")):
         with pytest.raises(ApiUnreachable, match="reset by peer"):
             list(stream)
+
+
+def test_a_log_that_has_ended_before_what_is_asked_for_is_at_its_end() -> None:
+    made = Api("http://ignite.test", "t", transport=httpx.MockTransport(lambda request: httpx.Response(204)))
+    assert [(entry.eof, entry.sequence) for entry in made.log("k7m2", 7)] == [(True, 7)]

@@ -82,3 +82,24 @@ def test_config_shows_the_hosts_and_hides_the_logins() -> None:
     assert not [name for name, host in hosts.items() if f"@{host}.test" not in shown[name]]
     assert {shown[name] for name in values if not name.endswith("_url")} >= {"***"}
     assert Settings(**values)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"slots": "many"}, "slots: it takes a whole number"),
+        ({"slots": "0"}, "slots: it takes 1 or more"),
+        ({"cpus": "0"}, "cpus: it takes more than 0"),
+        ({"cpus": "x"}, "cpus: it takes a number"),
+        ({"use_cgroups": "maybe"}, "use_cgroups: it takes true or false"),
+        ({"timeout_ms": "9999999999"}, "timeout_ms: it takes 3600000 or less"),
+        ({"tokens": '[{scopes=["read"]}]'}, "tokens: 0.token: it is needed"),
+        ({"tokens": '[{token="t", organization="a", wat=1}]'}, "tokens: 0.wat: there is no such field"),
+        ({"tokens": "t"}, "tokens: it takes a list"),
+    ],
+)
+def test_what_a_setting_takes_is_said_in_our_words(values: dict[str, str], message: str) -> None:
+    environ = {f"IGNITE_BUILDER_{name.upper()}": text for name, text in values.items()} | {"HOME": "/nonexistent"}
+    with pytest.raises(BuildError) as refused:
+        load(environ=environ)
+    assert refused.value.message == message

@@ -16,7 +16,7 @@ from builder import config
 from builder.control.loops import FAILED_STEPS, LoopFailing, Loops, event_log, woken_by
 from builder.store import builds, outbox
 from builder.store.engine import Store
-from tests.store_contract.statements import begun
+from tests.store_contract.statements import begun, counted
 from tests.store_contract.world import LEASE, World, open_world
 
 TICK_S = 0.5
@@ -330,6 +330,37 @@ def test_a_full_window_spares_the_dispatcher_submissions_and_a_free_slot_wakes_i
     loops.dispatch(woken=True)
     loops.dispatch()  # a tick forgets which windows were full
     assert wakes(world.submit)
+
+
+def test_a_lone_submission_is_offered_in_three_statements_and_anything_else_by_a_whole_look(world: World) -> None:
+    control, sent = Control(world), Sent()
+    loops = control.loops
+    loops.celery, loops.reports = cast(Any, sent), cast(Any, SimpleNamespace(heard=lambda organization: True))
+
+    def dispatched(*organizations: str, beside: Callable[[], object] = lambda: None) -> tuple[list[str], int]:
+        """(what was offered, statements) after these submissions and a wake."""
+        world.events.clear()
+        ids = [world.submit(organization) for organization in organizations]
+        for event in tuple(world.events):
+            loops.changed(event)
+        beside()
+        sent.ids.clear()
+        with counted(world.store) as seen:
+            loops.dispatch(woken=True)
+        assert sorted(sent.ids) == sorted(ids)
+        for build in ids:
+            world.fail_work(build, world.claim(build))
+        return ids, len(seen)
+
+    assert dispatched("a")[1] > 4, "at the start nobody knows what waits"
+    assert dispatched("a")[1] == 3
+    assert dispatched("b")[1] == 4, "the turn goes on to another organization"
+    assert dispatched("b", "b")[1] == 3
+    assert dispatched("a", "b")[1] > 4, "whose turn it is"
+    assert dispatched("a", beside=lambda: loops.wake("dispatch"))[1] > 4, "something else changed as well"
+    assert dispatched("b")[1] == 4
+    loops.alone = lambda: False
+    assert dispatched("b")[1] > 4, "another control process may have left builds without a hint"
 
 
 def test_a_slot_that_becomes_free_wakes_nobody_while_nothing_waits_for_a_hint(world: World) -> None:

@@ -85,6 +85,12 @@ def test_a_user_who_cannot_make_a_base_is_told_what_is_missing(monkeypatch: pyte
     assert not found.ok and "newuidmap" in found.effect and found.mend == "apt-get install -y uidmap"
 
 
+def test_a_disk_below_a_floor_is_what_keeps_a_worker_idle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert "disk" not in look(monkeypatch, tmp_path, node_free_bytes=0, node_free_inodes=0)
+    found = look(monkeypatch, tmp_path, node_free_bytes=1 << 60)["disk"]
+    assert not found.ok and "takes no builds here" in found.effect and "node_free_bytes" in found.effect
+
+
 def test_each_missing_part_of_a_toolchain_has_its_own_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_base = look(monkeypatch, tmp_path)["go-1.26"]
     assert without_base.mend == "ignite-builder bases build go"

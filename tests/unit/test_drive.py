@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -300,3 +301,24 @@ def test_a_claim_that_is_not_answered_or_refused_lets_the_hint_go(
 
     monkeypatch.setattr("builder.node.drive.CLAIM_PAUSES_S", (0.0,))
     assert claim_build(node_at(tmp_path, Away()), "b") is None
+
+
+# --- until when the claim counts
+
+
+def test_each_heartbeat_reports_until_when_the_claim_counts(tmp_path: Path) -> None:
+    class Stale(MemoryCalls):
+        def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+            super().heartbeat(request)
+            if len(self.beats) == 2:
+                raise Unanswered("away")
+            return pb.HeartbeatResponse(lease_ms=60_000, stale=len(self.beats) == 3)
+
+    until: list[float] = []
+    node = node_at(tmp_path, Stale(), settings={"heartbeat_ms": 50})
+    began = time.monotonic()
+    with driving(node, grant_of(lease_ms=60_000), counts_until=until.append) as attempt:
+        assert wait_for(attempt, lambda: attempt.lease.lost)
+    claimed, first, unanswered, stale = until
+    assert began + 120 <= claimed < first == unanswered
+    assert stale <= time.monotonic()

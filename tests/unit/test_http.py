@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import io
+import json
 import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 import redis
+import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
 from starlette.routing import Route
+from uvicorn.server import ServerState
 
-from builder import config, pipelines
+from builder import __version__, config, pipelines
 from builder.config import Token
 from builder.contract import routes
+from builder.contract.protocol import PROTOCOL
 from builder.control.loops import event_log
 from builder.control.metrics import Metrics
 from builder.data import catalog_file
@@ -35,26 +40,33 @@ from builder.services.workers import WorkerService
 from builder.store import outbox, queues
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
+from builder.transports.http import bodies
 from builder.transports.http.app import Api as HttpApi
 from builder.transports.http.app import make_app
 from builder.transports.http.events import log_event
 from builder.transports.http.probes import Probes
+from builder.transports.http.server import Protocol
 
 
 class Api:
     """The application over a store whose file can go away; `said` is the server's log."""
 
-    def __init__(self, folder: Path, parts: Mapping[str, Callable[[], object]]) -> None:
+    def __init__(self, folder: Path, parts: Mapping[str, Callable[[], object]], **more: int) -> None:
         self.folder, self.said = folder, io.StringIO()
         self.store: Store = open_store(f"sqlite:///{folder}/store/builder.db")
-        tokens = (Token(token="t", organization="acme"), Token(token="reader", organization="acme", scopes=("read",)))
-        settings = config.load({"tokens": tokens}).settings
+        tokens = (
+            Token(token="t", organization="acme"),
+            Token(token="reader", organization="acme", scopes=("read",)),
+            Token(token="o", organization="other"),
+            Token(token="node", scopes=("worker",)),
+        )
+        settings = config.load({"tokens": tokens, **more}).settings
         shared = Parts(
             settings=settings,
             store=self.store,
             sources=FolderStore(folder / "sources"),
             catalog=catalog.read(catalog_file("")),
-            runtimes=pipelines.names(),
+            runtimes=pipelines.arguments(),
             wake=lambda: None,
             fan_out=lambda build_id, lines: None,
             stale=lambda call: None,
@@ -67,15 +79,24 @@ class Api:
             reports=lambda: outbox.waiting(self.store),
         )
         log = event_log(self.said)
-        streams = LogStreams(shared, Tails(redis.Redis()), log_event)
+        self.streams = LogStreams(shared, Tails(redis.Redis()), log_event)
+        self.uploads = Uploads(shared)
         services = (BuildService(shared), WorkerService(shared), OperateService(shared))
-        api = HttpApi(settings, *services, streams, Uploads(shared))
+        api = HttpApi(settings, *services, self.streams, self.uploads)
         self.app = make_app(api, Probes(parts, self.metrics.page, log), log)
 
-    def get(self, path: str) -> httpx.Response:
+    def get(self, path: str, **headers: str) -> httpx.Response:
         async def ask() -> httpx.Response:
             async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api") as client:
-                return await client.get(path, headers={"authorization": "Bearer t"})
+                return await client.get(path, headers={"authorization": "Bearer t", **headers})
+
+        return asyncio.run(ask())
+
+    def post(self, path: str, token: str = "t", **more: Any) -> httpx.Response:
+        async def ask() -> httpx.Response:
+            async with httpx.AsyncClient(transport=httpx.ASGITransport(self.app), base_url="http://api") as client:
+                headers = {"authorization": f"Bearer {token}", **more.pop("headers", {})}
+                return await client.post(path, headers=headers, **more)
 
         return asyncio.run(ask())
 
@@ -160,12 +181,8 @@ def test_a_token_without_the_scope_is_refused_before_its_body_is_read(api: Api) 
         raise AssertionError("the body was read")
         yield b""
 
-    async def ask(path: str) -> httpx.Response:
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://api") as client:
-            return await client.post(path, headers={"authorization": "Bearer reader"}, content=body())
-
     for path in ("/v1/ignite/builds", "/v1/ignite/builds/contexts", "/v1/ignite/worker/builds/b1/log"):
-        answer = asyncio.run(ask(path))
+        answer = api.post(path, "reader", content=body())
         assert (answer.status_code, answer.json()["code"]) == (403, "PERMISSION_DENIED")
 
 
@@ -203,3 +220,260 @@ def test_the_scope_of_each_call() -> None:
     for method in worker.methods:
         with pytest.raises(CallRefused):
             admit(Caller(organization="", scopes=frozenset({"submit", "read"})), method.name)
+
+
+# What a body may be
+
+
+UPLOAD = "/v1/ignite/builds/contexts"
+BUILDS = "/v1/ignite/builds"
+
+
+async def unread() -> AsyncIterator[bytes]:
+    raise AssertionError("the body was read")
+    yield b""
+
+
+@pytest.mark.parametrize("path", [UPLOAD, BUILDS])
+@pytest.mark.parametrize(
+    ("header", "value"),
+    [
+        ("Content-Encoding", "gzip"),
+        ("Content-Encoding", "br"),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Content-Type", "multipart/form-data; boundary=x"),
+    ],
+)
+def test_a_body_of_another_kind_is_refused_unread_by_its_header(api: Api, path: str, header: str, value: str) -> None:
+    answer = api.post(path, headers={header: value}, content=unread())
+    detail = answer.json()["details"][0]
+    assert (answer.status_code, detail["reason"], detail["where"]) == (415, "UnsupportedMediaType", header)
+    assert f"{header}: {value.partition(';')[0]}" in answer.json()["message"]
+
+
+@pytest.mark.parametrize("value", ["text/plain", "application/json; charset=latin-1"])
+def test_a_message_is_json_in_utf_8(api: Api, value: str) -> None:
+    assert api.post(BUILDS, headers={"content-type": value}, content=unread()).status_code == 415
+
+
+@pytest.mark.parametrize("value", ["application/json", "Application/JSON; charset=UTF-8", ""])
+def test_json_is_read_by_any_spelling_of_its_type(api: Api, value: str) -> None:
+    answer = api.post(BUILDS, headers={"content-type": value} if value else {}, content=b"{}")
+    assert (answer.status_code, answer.json()["details"][0]["where"]) == (400, "name")
+
+
+@pytest.mark.parametrize("value", ["application/zip", "application/x-tar", "application/octet-stream", ""])
+def test_a_source_is_read_by_any_type_of_an_archive(api: Api, value: str) -> None:
+    answer = api.post(UPLOAD, headers={"content-type": value} if value else {}, content=b"source")
+    assert (answer.status_code, answer.json()["sizeBytes"]) == (200, "6")
+
+
+def test_an_upload_without_bytes_is_refused(api: Api) -> None:
+    answer = api.post(UPLOAD, content=b"")
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (400, "SourceEmpty")
+
+
+def test_the_message_about_an_upload_beside_a_runtime_names_the_way(api: Api) -> None:
+    body = {"name": "app", "contextId": "ctx1", "code": {"compile": {"runtime": {"go": {}}}}}
+    message = api.post(BUILDS, json=body).json()["message"]
+    assert "code.compile.runtime beside sourceRef.contextId" in message
+
+
+# Who may hold what
+
+
+class Dripping:
+    """A client over ASGI whose body goes on when the test says so. `answer` is what it received."""
+
+    def __init__(self, api: Api, token: str, path: str = UPLOAD, length: int = 500_000_000) -> None:
+        self._api, self._pieces = api, asyncio.Queue[dict[str, Any]]()
+        headers = [(b"authorization", f"Bearer {token}".encode()), (b"content-length", str(length).encode())]
+        self._scope = {
+            "type": "http", "method": "POST", "path": path, "raw_path": path.encode(), "query_string": b"",
+            "headers": headers, "http_version": "1.1", "scheme": "http", "server": ("api", 80), "root_path": "",
+        }  # fmt: skip
+        self.answer: dict[str, Any] = {}
+        self.asked = asyncio.Event()
+        self.send(b"x")
+
+    def send(self, data: bytes, more: bool = True) -> None:
+        self._pieces.put_nowait({"type": "http.request", "body": data, "more_body": more})
+
+    async def call(self) -> None:
+        async def receive() -> dict[str, Any]:
+            if self._pieces.empty():
+                self.asked.set()  # what was sent is read, and more is waited for
+            return await self._pieces.get()
+
+        async def send(message: dict[str, Any]) -> None:
+            self.answer |= message
+
+        await self._api.app(self._scope, receive, send)
+
+
+def test_eight_uploads_that_drip_hold_up_nobody_else(api: Api) -> None:
+    async def work() -> tuple[list[int], int, int]:
+        clients = [Dripping(api, "t") for _ in range(8)]
+        calls = [asyncio.create_task(client.call()) for client in clients]
+        for client, call in zip(clients, calls, strict=True):
+            asked = asyncio.create_task(client.asked.wait())
+            await asyncio.wait((asked, call), return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+        refused = [client.answer.get("status", 0) for client in clients]
+        other = Dripping(api, "o", length=13)
+        other.send(b" 13 bytes it", more=False)
+        await other.call()  # while the others wait
+        waiting = sum(not call.done() for call in calls)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        return refused, other.answer["status"], waiting
+
+    statuses, other, waiting = asyncio.run(work())
+    assert sorted(statuses) == [0, 0, 0, 0, 429, 429, 429, 429]
+    assert (other, waiting) == (200, 4)
+    assert not list((api.folder / "sources").glob(".partial-*"))
+    assert api.post(UPLOAD, content=b"again").status_code == 200  # the share is free again
+
+
+def test_a_refused_upload_says_when_to_come_again_and_is_not_read(api: Api) -> None:
+    for _ in range(4):
+        api.uploads.share.take("acme")
+    answer = api.post(UPLOAD, content=unread())
+    assert (answer.status_code, answer.json()["code"]) == (429, "RESOURCE_EXHAUSTED")
+    assert answer.json()["details"][0]["reason"] == "QuotaExceeded" and int(answer.headers["retry-after"]) > 0
+
+
+def test_a_log_stream_counts_until_it_ends(tmp_path: Path, parts: dict[str, Callable[[], object]]) -> None:
+    api = Api(tmp_path, parts, log_streams=1)
+    body = {"name": "app", "code": {"compile": {"sourceCode": "eA==", "runtime": {"python": {}}}}}
+    build = api.post(BUILDS, json=body).json()["buildId"]
+    assert api.post(f"{BUILDS}/{build}/cancel").status_code == 200
+    for _ in range(2):  # each gives its place back
+        assert "event: eof" in api.get(f"{BUILDS}/{build}/logs/stream?fromStart=true").text
+        assert api.get(f"{BUILDS}/none/logs/stream").status_code == 404
+    api.streams.share.take("acme")
+    answer = api.get(f"{BUILDS}/{build}/logs/stream?fromStart=true")
+    assert (answer.status_code, answer.json()["details"][0]["reason"]) == (429, "QuotaExceeded")
+    api.store.engine.dispose()
+
+
+def test_a_reader_that_had_the_end_is_told_to_stay_away(api: Api) -> None:
+    body = {"name": "app", "code": {"compile": {"sourceCode": "eA==", "runtime": {"python": {}}}}}
+    path = f"{BUILDS}/{api.post(BUILDS, json=body).json()['buildId']}"
+    api.post(f"{path}/cancel")
+    whole = api.get(f"{path}/logs/stream?fromStart=true").text
+    *lines, last = [int(number) for number in re.findall(r"^id: (\d+)$", whole, re.M)]
+    assert lines and last == lines[-1] + 1
+    answer = api.get(f"{path}/logs/stream?fromStart=true", **{"last-event-id": str(last)})
+    assert (answer.status_code, answer.content) == (204, b"")
+    again = api.get(f"{path}/logs/stream?fromStart=true", **{"last-event-id": str(lines[-1])})
+    assert "event: eof" in again.text, "every line arrived, the end did not"
+    assert api.streams.share._open == {}
+
+
+def test_a_sequence_before_the_first_is_refused(api: Api) -> None:
+    body = {"name": "app", "code": {"compile": {"sourceCode": "eA==", "runtime": {"python": {}}}}}
+    path = f"{BUILDS}/{api.post(BUILDS, json=body).json()['buildId']}/logs/stream"
+    answer = api.get(f"{path}?fromSequence=-1")
+    assert (answer.status_code, answer.json()["details"][0]["where"]) == (400, "fromSequence")
+
+
+def test_bodies_in_memory_are_bounded_before_they_are_read(
+    tmp_path: Path, parts: dict[str, Callable[[], object]]
+) -> None:
+    api = Api(tmp_path, parts, bodies_bytes=8 * 1024 * 1024)
+
+    async def work() -> list[int]:
+        clients = [Dripping(api, "t", BUILDS, length=1024 * 1024) for _ in range(4)]
+        calls = [asyncio.create_task(client.call()) for client in clients]
+        for client, call in zip(clients, calls, strict=True):
+            asked = asyncio.create_task(client.asked.wait())
+            await asyncio.wait((asked, call), return_when=asyncio.FIRST_COMPLETED)
+            asked.cancel()
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+        other = Dripping(api, "o", BUILDS, length=2)
+        other._pieces.get_nowait()
+        other.send(b"{}", more=False)
+        await other.call()
+        return [*sorted(client.answer.get("status", 0) for client in clients), other.answer["status"]]
+
+    assert asyncio.run(work()) == [429, 429, 503, 503, 400]
+    api.store.engine.dispose()
+
+
+def test_a_body_that_comes_too_slowly_is_given_up() -> None:
+    def pace(*parts: tuple[float, int]) -> bodies.Pace:
+        made = bodies.Pace(64 * 1024)
+        for seconds, size in parts:
+            made.waited(seconds, size)
+        return made
+
+    pace(*[(0.5, 32 * 1024)] * 400)
+    pace((19.5, 1))  # the first ten seconds are free, and a window has ten
+    pace(*[(0.0, 10**9)] * 3, (19.5, 0))
+    for slow in ([(20.0, 1)], [(1.0, 60 * 1024)] * 30, [(1.0, 10**6)] * 30 + [(11.0, 0)], [(5.0, 0), (16.0, 10**9)]):
+        with pytest.raises(CallRefused) as refused:
+            pace(*slow)
+        assert refused.value.code == "DEADLINE_EXCEEDED"
+    assert 0 < bodies.Pace(1).remaining <= 1.0
+
+
+# Words of the API
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "token", "status"),
+    [
+        ("GET", BUILDS, "nobody", 401),
+        ("GET", "/v1/ignite/nodes", "t", 403),
+        ("GET", f"{BUILDS}/none", "t", 404),
+        ("GET", "/nowhere", "t", 404),
+        ("DELETE", BUILDS, "t", 405),
+        ("PUT", f"{BUILDS}/secrets", "t", 501),
+        ("GET", "/v1/ignite/compile/d/logs", "t", 501),
+    ],
+)
+def test_every_refusal_says_why_whose_and_what_to_do(api: Api, method: str, path: str, token: str, status: int) -> None:
+    async def ask() -> httpx.Response:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(api.app), base_url="http://api") as client:
+            return await client.request(method, path, headers={"authorization": f"Bearer {token}"})
+
+    answer = asyncio.run(ask())
+    assert answer.status_code == status
+    [detail] = answer.json()["details"]
+    assert set(detail) == {"reason", "errorClass", "where", "hint"}
+    assert detail["reason"] and detail["errorClass"] == "client" and detail["hint"]
+
+
+def test_the_version_is_answered_without_a_token(api: Api) -> None:
+    assert api.get("/version").json() == {"version": __version__, "protocol": PROTOCOL}
+
+
+def test_what_is_no_http_request_is_answered_as_every_error() -> None:
+    written = bytearray()
+
+    class Transport(asyncio.Transport):
+        def write(self, data: object) -> None:
+            written.extend(data)  # type: ignore[call-overload]
+
+        def close(self) -> None:
+            pass
+
+        def is_closing(self) -> bool:
+            return False
+
+    async def work() -> None:
+        server = uvicorn.Config(lambda: None, http=Protocol, log_level="critical")
+        server.load()
+        protocol = Protocol(server, ServerState(), {})
+        protocol.connection_made(Transport())
+        protocol.data_received(b"\x16\x03\x01 this is TLS\r\n\r\n")
+        protocol._unset_keepalive_if_required()
+
+    asyncio.run(work())
+    head, _, body = bytes(written).partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
+    assert json.loads(body)["code"] == "INVALID_ARGUMENT" and json.loads(body)["details"][0]["hint"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Iterator[Store]:
 
 
 def take(
-    store: Store, tmp_path: Path, runtime: str, runtimes: tuple[str, ...] = LOADED, version: str = ""
+    store: Store, tmp_path: Path, runtime: str, runtimes: Iterable[str] = LOADED, version: str = ""
 ) -> dict[str, Any]:
     request = asked()
     if runtime:
@@ -59,10 +59,11 @@ def columns(
     tmp_path: Path,
     request: pb.CreateBuildRequest,
     settings: Settings | None = None,
-    runtimes: tuple[str, ...] = LOADED,
+    runtimes: Iterable[str] = LOADED,
 ) -> dict[str, Any]:
     known, sources = catalog.read(catalog_file("")), FolderStore(tmp_path / "sources")
-    return intake.take(request, "acme", settings or Settings(), known, store, sources, runtimes)
+    arguments = {name: ("GREETING",) if name == "go" else () for name in runtimes}
+    return intake.take(request, "acme", settings or Settings(), known, store, sources, arguments)
 
 
 def refusal(store: Store, tmp_path: Path, request: pb.CreateBuildRequest, **more: Any) -> tuple[str, str]:
@@ -161,6 +162,48 @@ def test_an_unknown_upload_is_named_by_its_field(store: Store, tmp_path: Path, w
         named = {"sha256": "0" * 64} if where.endswith("sha256") else {"context_id": "ctx-nobody-has"}
         request = asked(source_ref=common.SourceRef(**named), code=common.CodeSource(compile=common.CompileSource()))
     assert refusal(store, tmp_path, request) == ("SourceNotFound", where)
+
+
+# Build arguments and repositories
+
+
+def test_an_argument_that_the_named_runtime_does_not_read_is_refused_at_once(store: Store, tmp_path: Path) -> None:
+    for beside in (True, False):
+        request = asked(build_args={"GREETNG": "secret"}) if beside else asked()
+        request.code.compile.runtime.go.SetInParent()
+        if not beside:
+            request.code.compile.build_args["GREETNG"] = "secret"
+        with pytest.raises(BuildError) as refused:
+            columns(store, tmp_path, request)
+        assert (refused.value.reason, refused.value.where) == ("BuildArgUnknown", "buildArgs.GREETNG")
+        assert refused.value.message == 'go has no build argument "GREETNG"; it takes GREETING'
+    assert not list((tmp_path / "sources").rglob("*"))
+
+
+def test_a_known_argument_passes_and_without_a_runtime_the_node_judges(store: Store, tmp_path: Path) -> None:
+    known = asked(build_args={"GREETING": "x"})
+    known.code.compile.runtime.go.SetInParent()
+    assert columns(store, tmp_path, known)["runtime"] == "go"
+    assert columns(store, tmp_path, asked(build_args={"ANY": "x"}))["runtime"] == ""
+
+
+@pytest.mark.parametrize("part", ["blobs", "uploads", "manifests", "tags", "referrers", "_catalog"])
+@pytest.mark.parametrize("shape", ["acme/{}", "acme/a/{}", "acme/{}/a"])
+def test_a_word_that_registries_route_by_is_no_part_of_a_repository(
+    store: Store, tmp_path: Path, part: str, shape: str
+) -> None:
+    with pytest.raises(BuildError) as refused:
+        columns(store, tmp_path, asked(output_repository=shape.format(part)))
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "repository")
+    assert f'"{part}"' in refused.value.message and "outputRepository" in refused.value.next
+
+
+def test_such_a_name_needs_a_repository_of_its_own(store: Store, tmp_path: Path) -> None:
+    request = asked()
+    request.name = "uploads"
+    assert refusal(store, tmp_path, request) == ("InvalidRequest", "name")
+    request.output_repository = "acme/uploads-app"
+    assert columns(store, tmp_path, request)["repository"] == "acme/uploads-app"
 
 
 # Columns

@@ -9,12 +9,30 @@ import pytest
 
 from builder import key
 from builder.key import build_key, key_parts
-from builder.plan import Choice, Detection, LayerSource, Network, Output, Plan, Step, Toolchain, WriteFile
+from builder.plan import (
+    Access,
+    Cache,
+    Choice,
+    CopyFile,
+    Detection,
+    LayerSource,
+    Network,
+    Output,
+    Plan,
+    Sees,
+    Step,
+    Toolchain,
+    WriteFile,
+)
 
 DIGESTS = {"base": "sha256:b", "go": "sha256:g", "sdk sdk": "sha256:s"}
 LAYER = LayerSource(source="/work/out", dest="/app", created_by="compile")
 STEP = Step(
-    name="compile", argv=("go", "build", "-o", "/work/out/app"), caches=("go-build",), env=(("CGO_ENABLED", "0"),)
+    name="compile",
+    argv=("go", "build", "-o", "/work/out/app"),
+    runs_source=False,
+    caches=(Cache(name="go-build", access=Access.WRITE),),
+    env=(("CGO_ENABLED", "0"),),
 )
 PLAN = Plan(
     detection=Detection(runtime="go", because="go.mod at the root"),
@@ -43,8 +61,12 @@ def toolchain(**changes: str) -> Plan:
 KEYED: dict[str, Callable[[], Plan]] = {
     "a flag": lambda: step(argv=(*STEP.argv, "-race")),
     "the split of a command line": lambda: step(argv=("go build", *STEP.argv[2:])),
-    "the network": lambda: step(network=Network.INDEX),
+    "the network": lambda: step(network=Network.INDEX, sees=Sees.STUBS, cwd="/work/fetch"),
+    "what a step sees": lambda: step(sees=Sees.STUBS, cwd="/work/fetch"),
     "a cache": lambda: step(caches=()),
+    "how a cache is mounted": lambda: step(caches=(Cache(name="go-build", access=Access.READ),)),
+    "a stub": lambda: replace(PLAN, stubs=(WriteFile(path="go.mod", content="module app\n"),)),
+    "a copied stub": lambda: replace(PLAN, copies=(CopyFile(path="go.sum", source="go.sum"),)),
     "an environment variable of a step": lambda: step(env=(("CGO_ENABLED", "1"),)),
     "the working directory": lambda: step(cwd="/work/src/cmd"),
     "another step": lambda: replace(PLAN, steps=(STEP, STEP)),

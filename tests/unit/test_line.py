@@ -212,3 +212,14 @@ def test_from_the_line_to_the_sandbox_and_to_the_push_there_is_nothing_between(
     assert [pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_") for phase in attempt.log.phases] == [
         "FETCH_SOURCE", "DETECT", "PLAN", "BUILD", "PACKAGE", "PUSH",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["layer-0.tar.gz", "source"])
+def test_what_a_step_leaves_under_a_name_of_ours_is_in_nobodys_way(folder: Path, name: str) -> None:
+    make_base(folder, "old")
+    attempt = attempt_in(folder, OneSource())
+    bound = planned(attempt)
+    (attempt.work / name / "x").mkdir(parents=True)
+    finish_build(attempt, bound)
+    assert list((attempt.work / name).iterdir()) == [attempt.work / name / "x"]
+    assert (attempt.private / "layer-0.tar.gz").is_file()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipelines
-from builder.source.tree import DictTree, DirTree
+from builder.attempt import dirhash
+from builder.pipelines.go import modules
+from builder.source.tree import DirTree
 
 H1 = "h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0="
 HEX = "dirHash:348bda24330eb231c0f27d630212d2833ac0cf2d4782bfa136b6f9edefbde05d"
@@ -20,22 +21,17 @@ HEX = "dirHash:348bda24330eb231c0f27d630212d2833ac0cf2d4782bfa136b6f9edefbde05d"
         ({"go.sum": f"example.com/y v1.0.0 {H1}\nexample.com/y v1.0.0/go.mod {H1}\n"}, ["example.com/y@v1.0.0"]),
         (
             {"go.sum": f"b.example/z v2.0.0 {H1}\na.example/y v1.0.0 {H1}\n"},
-            ["a.example/y@v1.0.0", "b.example/z@v2.0.0"],
+            ["b.example/z@v2.0.0", "a.example/y@v1.0.0"],
         ),
         ({"go.sum": f"example.com/y v1.0.0 {H1}\n" * 2}, ["example.com/y@v1.0.0"]),
         ({"go.sum": "example.com/y v1.0.0 h2:x\nno sum\n\nexample.com/y v1 h1:short=\n"}, []),
-        ({"go.sum": f"example.com/y v1.0.0 {H1}\n", "vendor/modules.txt": "# example.com/y v1.0.0\n"}, []),
-        ({"go.mod": "module x\n"}, []),
     ],
-    ids=["module", "sorted", "twice", "malformed", "vendored: go verifies nothing", "no go.sum"],
+    ids=["module", "in order", "twice", "malformed"],
 )
 def test_go_names_what_go_sum_pins(files: dict[str, str], found: list[str]) -> None:
-    expected = tuple((f"pkg:golang/{name}", HEX) for name in found)
-    assert pipelines.resolved("go", DictTree(files)) == expected
-
-
-def test_a_pipeline_may_tell_nothing() -> None:
-    assert pipelines.resolved("python", DictTree({"requirements.txt": "idna\n"})) == ()
+    wanted = modules.fetched(files["go.sum"]).wanted
+    named = [(one.package, dirhash.in_hex(one.digest)) for one in wanted if one.package]
+    assert named == [(f"pkg:golang/{name}", HEX) for name in found]
 
 
 def test_the_digest_of_a_file_follows_links_only_inside(tmp_path: Path) -> None:

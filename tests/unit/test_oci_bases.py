@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -99,6 +100,19 @@ def test_what_mmdebstrap_said_is_passed_on(tmp_path: Path) -> None:
         build_base(store, "go", SHIPPED / "go", apt=tmp_path, run=failing)
     assert caught.value.reason == "PackageIndexUnavailable" and "apt-get update failed" in caught.value.message
     assert not [path for path in store.root.iterdir() if path.name.startswith(".build-")]
+
+
+def test_a_disk_that_is_full_is_no_trouble_of_the_package_index(tmp_path: Path) -> None:
+    def full(argv: Sequence[str], out: Path | None) -> Ran:
+        return Ran(exit_code=25, out=b"", err="E: dpkg: error: failed to write: No space left on device\n")
+
+    def ours(argv: Sequence[str], out: Path | None) -> Ran:
+        raise OSError(errno.ENOSPC, "No space left on device", "/node/bases/x")
+
+    for run in (full, ours):
+        with pytest.raises(BuildError) as caught:
+            build_base(ImageStore(tmp_path / "bases"), "go", SHIPPED / "go", apt=tmp_path, run=run)
+        assert (caught.value.reason, caught.value.error_class) == ("NodeDiskFull", "platform")
 
 
 def as_user(monkeypatch: pytest.MonkeyPatch, uid: int, *programs: str) -> None:

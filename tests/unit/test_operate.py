@@ -46,7 +46,7 @@ class World:
             store=self.store,
             sources=FolderStore(folder / "sources"),
             catalog=catalog.read(catalog_file("")),
-            runtimes=pipelines.names(),
+            runtimes=pipelines.arguments(),
             wake=lambda: self.woken.append(None),
             fan_out=lambda build_id, lines: None,
             stale=lambda call: None,

@@ -84,11 +84,14 @@ def test_only_fetching_steps_have_the_network() -> None:
     made = planned({"go.mod": module, "go.sum": "", "main.go": MAIN})
     assert [(step.name, step.network) for step in made.steps] == [
         ("download modules", Network.INDEX),
+        ("look for cgo", Network.NONE),
         ("compile", Network.NONE),
     ]
     made = planned({"handler.py": "", "requirements.txt": "idna==3.10\n# comment\n\nnumpy\n"})
     assert [(step.name, step.network) for step in made.steps] == [
-        ("install dependencies", Network.INDEX),
+        ("resolve dependencies", Network.INDEX),
+        ("download wheels", Network.INDEX),
+        ("install dependencies", Network.NONE),
         ("compile", Network.NONE),
     ]
 
@@ -96,8 +99,8 @@ def test_only_fetching_steps_have_the_network() -> None:
 def test_a_vendored_module_needs_no_network() -> None:
     files = {"go.mod": "module x\n\ngo 1.26\n", "main.go": MAIN, "vendor/modules.txt": "# example.com/y v1.0.0\n"}
     made = planned(files)
-    assert [step.name for step in made.steps] == ["compile"]
-    assert "-mod=vendor" in made.steps[0].argv
+    assert [step.name for step in made.steps] == ["look for cgo", "compile"]
+    assert all("-mod=vendor" in step.argv for step in made.steps)
 
 
 def test_the_sdk_is_resolved_in_the_working_copy_only() -> None:
@@ -107,7 +110,12 @@ def test_the_sdk_is_resolved_in_the_working_copy_only() -> None:
     assert "require ignite v0.0.0" in file.content
     assert "replace ignite => /opt/ignite/sdk/go" in file.content
     own = "module x\n\ngo 1.26\n\nrequire ignite v0.0.0\n\nreplace ignite => ./mine\n"
-    assert planned({"go.mod": own, "main.go": source, "mine/ignite.go": "package ignite"}).files == ()
+    assert (
+        planned(
+            {"go.mod": own, "main.go": source, "mine/go.mod": "module ignite", "mine/ignite.go": "package ignite"}
+        ).files
+        == ()
+    )
 
 
 STEP = Step(name="compile", argv=("go",))

@@ -8,13 +8,13 @@ import pytest
 
 from builder.errors import REASONS
 from builder.pipelines import go, python
-from builder.plan import Diagnosis, Network, Step
+from builder.plan import Diagnosis, Step
 
 SAID = Path(__file__).resolve().parents[1] / "golden" / "said"
 COMPILE = Step(name="compile", argv=(go.GO, "build"))
-DOWNLOAD = Step(name="download modules", argv=(go.GO, "mod", "download"), network=Network.INDEX)
-INSTALL = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"), network=Network.INDEX)
-LOCKED = Step(name="install dependencies", argv=("uv", "-r", python.LOCKED), network=Network.INDEX)
+DOWNLOAD = Step(name="download modules", argv=(go.GO, "mod", "download"))
+INSTALL = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"))
+LOCKED = Step(name="install dependencies", argv=("uv", f"{python.FETCH}/{python.LOCKED}"))
 
 # recording → (step, reason, where, what the message says, the first line kept)
 EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
@@ -24,9 +24,25 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
     "go-badmod-build": (COMPILE, "ManifestInvalid", "go.mod:4", "unknown directive: foo", "go.mod:4: unknown"),
     "go-badsum": (DOWNLOAD, "LockOutdated", "go.sum", "checksum mismatch", "verifying github.com/google/uuid"),
     "go-badversion": (DOWNLOAD, "ManifestInvalid", "go.mod:4", "should be v0 or v1, not v9", "go.mod:4: require"),
+    "go-cgo": (
+        COMPILE,
+        "CgoRefused",
+        "main.go:9",
+        'github.com/mattn/go-pointer v0.0.1 imports "C" in pointer.go',
+        "./main.go:9:35: undefined: pointer.Save",
+    ),
+    "go-cgo-excluded": (
+        COMPILE,
+        "CgoRefused",
+        "go.mod  example.com/c",
+        'imports "C" in c.go',
+        "\timports example.com/c",
+    ),
     "go-compile": (COMPILE, "CompileFailed", "main.go:6:2  (first of 2)", "go build exited 1", "./main.go:6:2: decl"),
     "go-cycle": (COMPILE, "CompileFailed", "x/x.go:2:8", "go build exited 1", 'x/x.go:2:8: import "app"'),
+    "go-embed": (COMPILE, "CompileFailed", "main.go:10:12", "htmx.js is embedded, but nothing", "main.go:10:12: patt"),
     "go-excluded": (COMPILE, "CompileFailed", "", "go build exited 1", "\timports app/sub: build constraints"),
+    "go-library": (COMPILE, "EntryPointMissing", "", "is no package main", "-buildmode=exe requires"),
     "go-newer": (COMPILE, "UnknownRuntimeVersion", "go.mod", "go.mod needs go 1.99", "go: go.mod requires"),
     "go-newer-dependency": (DOWNLOAD, "UnknownRuntimeVersion", "go.mod", "./dep needs go 1.99", "go: example.com/dep"),
     "go-nomain": (COMPILE, "EntryPointMissing", "", "no func main", "runtime.main_main"),
@@ -61,6 +77,13 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
     ),
     "go-twopackages": (COMPILE, "CompileFailed", "", "go build exited 1", "found packages lib (lib.go) and main"),
     "go-vendor": (COMPILE, "LockOutdated", "vendor/modules.txt", "vendor/ does not fit", "go: inconsistent vendoring"),
+    "go-vendor-lacks": (
+        COMPILE,
+        "LockOutdated",
+        "requester/requester.go:30:2",
+        "golang.org/x/net/http2 is imported, but vendor/ lacks it",
+        "requester/requester.go:30:2: cannot find",
+    ),
     "uv-503": (INSTALL, "PackageIndexUnavailable", "", "503 Service Unavailable", "error: Failed to fetch"),
     "uv-abi": (
         INSTALL,

@@ -15,7 +15,9 @@ from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines import catalog, go, python
 from builder.pipelines.base import PlanRequest
-from builder.plan import Network, Step
+from builder.pipelines.go import modules
+from builder.pipelines.python import wheels
+from builder.plan import Step
 from builder.source.tree import DictTree
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
@@ -65,6 +67,12 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "directives": repeated("require a v1\n"),
     "404s": repeated("404 A", after="!"),
     "no wheels": repeated("has no "),
+    "constraints": repeated("// +build a\n\n"),
+    "blocks": repeated("/**/"),
+    "embeds": repeated("//go:embed a\n"),
+    "quotes": repeated('\\"'),
+    "undefined": repeated("undefined: a."),
+    "cgo": repeated('warning: package a (b, c d) imports "C" in '),
     "requires go": repeated("requires go >= 1"),
     "versions": repeated("the current Python version (1"),
     "mismatches": repeated("Hash mismatch for `"),
@@ -91,8 +99,34 @@ def of_python(**files: str) -> None:
     plan({"handler.py": "", **there}, "python")
 
 
+def single(text: str) -> None:
+    """A file without a name and a runtime: each pipeline looks whether it is its own."""
+    pipelines.single_file_name(None, text.encode())
+
+
+def names(runtime: str) -> Callable[[str], None]:
+    """A source whose files have these names, one a line, as far as an archive may have them."""
+    entry = {"go": {"main.go": MAIN}, "python": {"handler.py": ""}}[runtime]
+
+    def read(text: str) -> None:
+        lines = (
+            "/".join(part for part in line[:200].split("/") if part not in ("", ".", "..")) for line in text.split("\n")
+        )
+        plan({**entry, **{f"{line}.{runtime[:2]}": "" for line in lines}}, runtime)
+
+    return read
+
+
 def read_sums(text: str) -> None:
-    go.resolved(DictTree({"go.sum": text}))
+    modules.fetched(text)
+
+
+def read_lock(text: str) -> None:
+    wheels.fetched(DictTree({"pylock.toml": text, "r": ""}), "r", "uv.lock", "3.11")
+
+
+def read_pins(text: str) -> None:
+    wheels.fetched(DictTree({"pylock.toml": "", "r": text}), "r", "uv.lock", "3.11")
 
 
 MODULE = "module example.com/app\n\ngo 1.24\n"
@@ -129,10 +163,30 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "main.go": lambda text: plan({"main.go": text}, "go"),
     "imports": lambda text: plan({"main.go": f"package main\nimport (\n{text}\n)\n"}, "go"),
     "a constraint": lambda text: plan({"main.go": MAIN, "a.go": f"//go:build {text}\n\n{MAIN}"}, "go"),
+    "a constraint of options": lambda text: plan({"main.go": MAIN, "a.go": f"// +build {text}\n\n{MAIN}"}, "go"),
+    "a head": lambda text: plan({"main.go": f"{text}\n\n{MAIN}"}, "go"),
+    "embedded": lambda text: plan({"main.go": f'package main\nimport _ "embed"\n//go:embed {text}\n'}, "go"),
+    "a body that embeds": lambda text: plan({"main.go": f'package main\nimport _ "embed"\n{text}\n'}, "go"),
+    "many patterns": lambda text: plan(
+        {
+            "main.go": 'package main\nimport _ "embed"\n' + "//go:embed a*b*c*d\n" * (len(text) // 16),
+            "a/" + "a" * 200: "",
+        },
+        "go",
+    ),
+    "go.work": lambda text: plan({"go.work": text, "go.mod": MODULE, "main.go": MAIN}, "go"),
+    "a block of go.work": lambda text: plan(
+        {"go.work": f"go 1.24\nuse (\n.\n{text}\n)\n", "go.mod": MODULE, "main.go": MAIN}, "go"
+    ),
     "go.mod": lambda text: plan({"go.mod": text, "main.go": MAIN}, "go"),
     "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
     "imports and replacements": imports_and_replacements,
     "go.sum": read_sums,
+    "the resolver's lock": read_lock,
+    "an exported lock": read_pins,
+    "a single file": single,
+    "names, Go": names("go"),
+    "names, Python": names("python"),
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),
@@ -141,8 +195,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
 
 def diagnosis(runtime: str, name: str) -> Callable[[str], None]:
     """The diagnosis of a step whose output is this text, in lines as a step's tail has them."""
-    network = Network.NONE if name == "compile" else Network.INDEX
-    step = Step(name=name, argv=("uv", "-r", "requirements.txt"), network=network)
+    step = Step(name=name, argv=("uv", "-r", "requirements.txt"))
 
     def judged(text: str) -> None:
         lines = [line[at : at + TAIL_LINE] for line in text.split("\n") for at in range(0, len(line) or 1, TAIL_LINE)]
@@ -244,8 +297,10 @@ def test_a_constraint_that_is_too_deep_is_refused_with_its_line() -> None:
     assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", "a.go:3")
 
 
-def test_many_negations_are_read() -> None:
-    plan({"main.go": "//go:build " + "!" * 2000 + "linux\n\n" + MAIN}, "go")
+def test_many_negations_are_refused_as_go_refuses_them() -> None:
+    with pytest.raises(BuildError) as caught:
+        plan({"main.go": "//go:build " + "!" * 2000 + "linux\n\n" + MAIN}, "go")
+    assert (caught.value.reason, caught.value.where) == ("CompileFailed", "main.go:1")
 
 
 def test_what_nests_too_deeply_for_a_pipeline_is_the_sources_fault(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ LOCK = (
     'version = 1\n\n[[package]]\nname = "x"\nversion = "1"\nsource = { virtual = "." }\n\n'
     '[[package]]\nname = "idna"\nversion = "3.10"\nsource = { registry = "https://pypi.org/simple" }\n'
 )
+ZEROS, ONES = "0" * 64, "1" * 64
 PYLOCK = 'lock-version = "1.0"\n\n[[packages]]\nname = "idna"\nversion = "3.10"\n'
 
 
@@ -43,9 +44,9 @@ def choice(plan: Plan, name: str) -> tuple[str, str]:
 
 
 def installed(plan: Plan) -> str:
-    """What uv installs from."""
-    (step,) = [step for step in plan.steps if step.name == "install dependencies"]
-    assert step.network is Network.INDEX and step.caches == ("uv",)
+    """What uv resolves."""
+    (step,) = [step for step in plan.steps if step.name == "resolve dependencies"]
+    assert step.network is Network.INDEX and step.cwd == "/work/fetch"
     assert step.argv[step.argv.index("--only-binary") + 1] == ":all:"
     return step.argv[-1]
 
@@ -89,9 +90,9 @@ def test_a_missing_entry_point_says_what_there_is(files: dict[str, str], words: 
     ("files", "source", "value", "materials"),
     [
         ({"requirements.txt": "idna\nsix"}, "requirements.txt", "2 in requirements.txt", ("requirements.txt",)),
-        ({"pyproject.toml": PROJECT}, "pyproject.toml", "2 in pyproject.toml", ("pyproject.toml",)),
+        ({"pyproject.toml": PROJECT}, "pyproject.toml.txt", "2 in pyproject.toml", ("pyproject.toml",)),
         ({"pyproject.toml": PROJECT, "uv.lock": LOCK}, python.LOCKED, "1 in uv.lock", ("uv.lock",)),
-        ({"pyproject.toml": PROJECT, "pylock.toml": PYLOCK}, "pylock.toml", "1 in pylock.toml", ("pylock.toml",)),
+        ({"pyproject.toml": PROJECT, "pylock.toml": PYLOCK}, "pylock.toml.txt", "1 in pylock.toml", ("pylock.toml",)),
         (
             {
                 "requirements.txt": "-r more/base.txt\nidna\n",
@@ -99,7 +100,7 @@ def test_a_missing_entry_point_says_what_there_is(files: dict[str, str], words: 
                 "more/pins.txt": "six<2\n",
             },
             "requirements.txt",
-            "3 in requirements.txt",
+            "2 in requirements.txt",
             ("requirements.txt", "more/base.txt", "more/pins.txt"),
         ),
     ],
@@ -116,7 +117,9 @@ def test_a_lock_of_uv_is_read_without_the_network() -> None:
     made = planned({"pyproject.toml": PROJECT, "uv.lock": LOCK})
     assert [(step.name, step.network) for step in made.steps] == [
         ("read lock", Network.NONE),
-        ("install dependencies", Network.INDEX),
+        ("resolve dependencies", Network.INDEX),
+        ("download wheels", Network.INDEX),
+        ("install dependencies", Network.NONE),
         ("compile", Network.NONE),
     ]
     assert made.warnings == ()
@@ -153,16 +156,16 @@ def test_manifests_without_dependencies_install_nothing(files: dict[str, str]) -
         "uvicorn[standard]==0.30.*",
         "zope.interface",
         "idna (>=3)",
-        "idna==3.10 --hash=sha256:00",
-        "idna==3.10 \\\n    --hash=sha256:00 \\\n    --hash=sha256:11",
+        "idna==3.10 --hash=sha256:0000000000000000000000000000000000000000000000000000000000000000",
+        f"idna==3.10 \\\n    --hash=sha256:{ZEROS} \\\n    --hash=sha256:{ONES}",
         "idna  # comment with git+https://example.com",
         "--pre",
         "--require-hashes",
         "--only-binary :all:",
         "--prefer-binary",
         "--use-feature=fast-deps",
-        "idna==3.10\t--hash sha256:00",
-        "idna" + " \\\n    --hash=sha256:00" * 500,
+        "idna==3.10\t--hash sha256:0000000000000000000000000000000000000000000000000000000000000000",
+        "idna" + " \\\n    --hash=sha256:0000000000000000000000000000000000000000000000000000000000000000" * 500,
         "idna  # " + "comment " * 500,
     ],
 )
@@ -204,7 +207,10 @@ def test_honest_requirements_are_taken(line: str) -> None:
         ("idna @ pkg", "this is no requirement"),
         ('-r "a.txt"', "this is no plain path"),
         ("-r a\\b.txt", "this is no plain path"),
-        ("idna==3.10 --hash=sha256:00 -e ./pkg", "only --hash is taken"),
+        (
+            "idna==3.10 --hash=sha256:0000000000000000000000000000000000000000000000000000000000000000 -e ./pkg",
+            "only --hash is taken",
+        ),
         ("idna==3.10 --config-settings=a=b", "only --hash is taken"),
         ("--unknown-option", "this option is not taken"),
         ("idna; " + "(" * 1000, "this is no requirement"),
@@ -215,7 +221,7 @@ def test_honest_requirements_are_taken(line: str) -> None:
     ],
 )
 def test_what_is_not_taken_is_told_with_its_line(line: str, words: str) -> None:
-    error = refused({"requirements.txt": f"# first\nsix==1.16.0 \\\n  --hash=sha256:00\n{line}\n"})
+    error = refused({"requirements.txt": f"# first\nsix==1.16.0 \\\n  --hash=sha256:{ZEROS}\n{line}\n"})
     assert (error.reason, error.where) == ("ManifestInvalid", "requirements.txt:4")
     assert words in error.message
 
@@ -235,7 +241,7 @@ def test_an_include_that_two_readers_read_differently_is_refused_though_the_sour
 
 
 def test_uv_is_asked_to_take_no_source_of_the_project() -> None:
-    (step,) = [step for step in planned({"pyproject.toml": PROJECT}).steps if step.name == "install dependencies"]
+    (step,) = [step for step in planned({"pyproject.toml": PROJECT}).steps if step.name == "resolve dependencies"]
     assert "--no-sources" in step.argv
 
 

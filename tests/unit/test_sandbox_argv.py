@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,14 @@ def test_roots_that_are_refused(root: Root, said: str) -> None:
     assert caught.value.reason == "SandboxUnavailable"
 
 
+def test_a_step_sees_only_the_folders_of_work_that_it_names_and_no_store_writable() -> None:
+    command = replace(COMMAND, folders=("fetch", "out"), stores={"wheels": Path("/node/s")})
+    line = " ".join(inner(root=Root(), bound=(), command=command, limits=LIMITS, env={}, fds=FDS))
+    mounts = "--bind /node/w/fetch /work/fetch --bind /node/w/out /work/out --bind /node/c /cache/go"
+    assert f"{mounts} --ro-bind /node/s /cache/wheels --remount-ro" in line
+    assert "--bind /node/w /work" not in line
+
+
 def test_identity_files_name_only_the_build_user() -> None:
     files = identity_files(61000, 61001)
     assert files["/etc/passwd"] == b"root:x:0:0::/:/bin/sh\nbuild:x:61000:61001::/work/home:/bin/sh\n"
@@ -159,11 +168,11 @@ def test_paths_are_turned_for_the_host_only_as_whole_paths() -> None:
     command = Command(
         argv=("/opt/ignite/go/bin/go", "-o=/work/out/app", "/workshop", "/opt/ignite/gopher", "a/work"),
         work=Path("/n/w"),
-        env={"P": "/opt/ignite/go/bin:/usr/bin", "C": "/cache/go"},
+        env={"P": "/opt/ignite/go/bin:/usr/bin", "C": "/cache/go", "URL": "file:///work/fetch/proxy,x"},
         caches={"go": Path("/n/c")},
         cwd="/work/src",
     )
     turned = translated(command, root)
     assert turned.argv == ("/usr/lib/go/bin/go", "-o=/n/w/out/app", "/workshop", "/opt/ignite/gopher", "a/work")
-    assert turned.env == {"P": "/usr/lib/go/bin:/usr/bin", "C": "/n/c"}
+    assert turned.env == {"P": "/usr/lib/go/bin:/usr/bin", "C": "/n/c", "URL": "file:///n/w/fetch/proxy,x"}
     assert turned.cwd == "/n/w/src"

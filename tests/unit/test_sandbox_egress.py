@@ -162,7 +162,7 @@ def test_hosts_are_read_from_the_operators_settings() -> None:
 
 CLIENTS = indexes.shipped()
 PYPI = {"pypi.org", "files.pythonhosted.org"}
-GO_PROXY = {"proxy.golang.org", "storage.googleapis.com"}
+GO_PROXY = {"proxy.golang.org"}
 GO_SUM = {"sum.golang.org"}
 CORP = "https://pypi.corp/simple"
 
@@ -186,6 +186,8 @@ CORP = "https://pypi.corp/simple"
         ("go", {"GOPROXY": "off"}, GO_SUM),
         ("go", {"GOPROXY": "https://go.corp", "GONOSUMDB": "corp/*", "GOPRIVATE": "corp/*"}, {"go.corp"} | GO_SUM),
         ("go", {"GOSUMDB": "off"}, GO_PROXY),
+        ("go", {"GO_FILES": "https://buckets.example"}, GO_PROXY | GO_SUM | {"buckets.example"}),
+        ("python", {"GO_FILES": "https://buckets.example"}, PYPI),
         ("go", {"GOSUMDB": "sum.golang.org"}, GO_PROXY | GO_SUM),
         ("go", {"GOSUMDB": "sum.corp+033de0ae+Ac4z"}, GO_PROXY | {"sum.corp"}),
         ("go", {"GOSUMDB": "sum.golang.org+033de0ae+Ac4z https://sum.corp/x"}, GO_PROXY | {"sum.corp"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import struct
 import tempfile
 import threading
@@ -16,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.sandbox import Limits, Stream, cgroups, disk, remove_tree, seccomp
-from builder.sandbox.disk import SMALLEST, DiskWatch, used
+from builder.sandbox.disk import SMALLEST, DiskWatch, Room, used
 from builder.sandbox.fence import Sustained
 from builder.sandbox.lines import LineSplitter
 from builder.sandbox.supervise import Supervision, signal_of
@@ -349,6 +350,15 @@ def test_a_watch_that_is_asked_looks_once_its_time_has_come(tmp_path: Path, monk
     finally:
         watch.stop()
     assert watchers() == []
+
+
+def test_room_is_what_any_user_but_root_may_take(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    assert abs(disk.room(tmp_path).bytes - free) < free // 2
+    less = Room(bytes=5, inodes=9).least(Room(bytes=7, inodes=3))
+    assert less == Room(bytes=5, inodes=3) and less.least(Room(bytes=6, inodes=None)) == less
+    assert less.below(6, 0) and less.below(0, 4) and not less.below(5, 3)
+    assert not Room(bytes=5, inodes=None).below(5, 1000), "a file system without a fixed number of inodes"
 
 
 class Quiet:

@@ -52,7 +52,7 @@ def services(tmp_path: Path) -> Iterator[SimpleNamespace]:
         store=store,
         sources=FolderStore(tmp_path / "sources"),
         catalog=catalog.read(catalog_file("")),
-        runtimes=pipelines.names(),
+        runtimes=pipelines.arguments(),
         wake=lambda: None,
         fan_out=lambda build_id, lines: None,
         stale=lambda call: None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
-from builder.services.errors import CallRefused
+from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
 from builder.services.workers import WorkerService
 from builder.store import builds
@@ -74,7 +75,7 @@ def services(tmp_path: Path) -> Iterator[Services]:
         store=store,
         sources=FolderStore(tmp_path / "sources"),
         catalog=catalog.read(catalog_file("")),
-        runtimes=pipelines.names(),
+        runtimes=pipelines.arguments(),
         wake=lambda: wakes.append("wake"),
         fan_out=lambda build_id, lines: None,
         stale=stale.append,
@@ -125,6 +126,37 @@ def test_what_is_no_number_that_a_store_compares_is_refused(services: Services, 
 def test_the_largest_number_is_compared(services: Services) -> None:
     services.submit()
     assert services.names(cursor="9" * 18) == ["app"]
+
+
+# Quotas
+
+
+def test_an_organization_has_so_many_builds_queued_and_is_told_when_to_ask_again(services: Services) -> None:
+    at = [100.0]
+    settings = services.parts.settings.model_copy(update={"queued_builds": 3})
+    limited = BuildService(dataclasses.replace(services.parts, settings=settings), lambda: at[0])
+
+    def submit(caller: Caller = ACME, **fields: Any) -> str:
+        request = pb.CreateBuildRequest(name="app", zipped_code=b"PK\x03\x04", **fields)
+        return limited.create_build(caller, request).build_id
+
+    first = submit(idempotency_key="k")
+    services.submit()  # of the runtime python: another lane
+    submit()
+    with pytest.raises(QuotaExceeded) as refused:
+        submit()
+    assert refused.value.retry_after_s == 30
+    assert submit(idempotency_key="k") == first, "a build that exists is answered, whatever is queued"
+    submit(OTHER)
+    limited.check_room(OTHER)
+    services.build.cancel_build(ACME, pb.CancelBuildRequest(build_id=first))
+    at[0] += 10
+    with pytest.raises(QuotaExceeded) as early:
+        limited.check_room(ACME)
+    assert early.value.retry_after_s == 20
+    at[0] += 20
+    limited.check_room(ACME)
+    submit()
 
 
 # Ids
@@ -185,7 +217,8 @@ def test_arguments_are_shown_without_their_values_wherever_they_were_given(servi
     request.code.compile.source_code = b"x = 1\n"
     request.code.compile.build_args["TOKEN"] = "hunter2"
     inside = services.build.create_build(ACME, request).build
-    outside = services.get(services.submit(build_args={"TOKEN": "hunter2"}))
+    request = pb.CreateBuildRequest(name="app", zipped_code=b"PK\x03\x04", build_args={"TOKEN": "hunter2"})
+    outside = services.get(services.build.create_build(ACME, request).build_id)
     assert dict(inside.build_args) == dict(outside.build_args) == {"TOKEN": "***"}
 
 

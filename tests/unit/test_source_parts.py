@@ -359,3 +359,23 @@ def test_our_disks_failures_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyP
         unpack(tmp_path / "archive", tmp_path / "link", Limits())
     assert not list((tmp_path / "elsewhere").iterdir())
     assert unpacking.from_disk(OSError(28, "No space left on device")).reason == "NodeDiskFull"
+
+
+def test_no_part_of_a_path_is_a_link_out_also_when_it_becomes_one_later(tmp_path: Path) -> None:
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host/file").write_text("of the host")
+    root = tmp_path / "src"
+    (root / "folder").mkdir(parents=True)
+    (root / "folder/file").write_text("of the source")
+    seen = DirTree(root)
+    assert seen.read_text("folder/file") == "of the source"
+    (root / "folder").rename(root / "aside")
+    (root / "folder").symlink_to("../host")
+    for look in (seen.read_text, seen.sha256):
+        with pytest.raises(OSError):
+            look("folder/file")
+    root.rename(tmp_path / "moved")
+    root.symlink_to(tmp_path / "host")
+    for read in (lambda: DirTree(root).files(), lambda: code_hash(root), lambda: seen.read_text("folder/file")):
+        with pytest.raises(OSError):
+            read()

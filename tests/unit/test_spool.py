@@ -7,6 +7,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from builder.attempt.log import Log
 from builder.claims.spool import Spool, left_behind, spool_path
 
 
@@ -73,3 +74,35 @@ def test_near_the_cap_lines_of_any_length_keep_their_order(tmp_path_factory: obj
         at = numbers.index(-1)
         assert numbers[:at] == list(range(at))
         assert numbers[at + 1 :] == list(range(len(sizes) - (len(kept) - at), len(sizes)))
+
+
+def test_a_disk_that_takes_no_lines_costs_no_line_and_no_build(tmp_path: Path) -> None:
+    path = tmp_path / "b.1.jsonl"
+    path.symlink_to("/dev/full")
+    spool = Spool(path, cap_bytes=1 << 20)
+    for number in range(3):
+        spool.add(number, "BUILD", "STDOUT", f"line {number}")
+    assert spool.close() == 3
+    assert [line.text for line in spool.batch(10)] == ["line 0", "line 1", "line 2"]
+    spool.acknowledge(1)
+    path.unlink()
+    assert spool.again(1) == 2, "what was not acknowledged is there"
+    assert spool.again(0) == 0, "what was, is nowhere any more"
+    spool.remove()
+
+
+def test_a_folder_that_cannot_be_made_costs_no_line_either(tmp_path: Path) -> None:
+    (tmp_path / "spool").touch()
+    spool = Spool(tmp_path / "spool" / "b.1.jsonl", cap_bytes=1 << 20)
+    spool.add(0, "BUILD", "STDOUT", "x")
+    assert spool.close() == 1 and len(spool.batch(10)) == 1
+
+
+def test_what_acts_on_a_terminal_never_reaches_the_spool(tmp_path: Path) -> None:
+    path = tmp_path / "b.1.jsonl"
+    log = Log(spool=make(path))
+    log.emit("STDOUT", "\x1b[31mred\x1b[0m\u202e\x00")
+    log.system("\x9b1mours")
+    assert [line.text for line in log.spool.batch(9)] == [r"red\u202e\x00", "ours"]
+    log.spool.close()
+    assert "u001b" not in path.read_text() and "u009b" not in path.read_text()

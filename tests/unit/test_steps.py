@@ -11,7 +11,7 @@ from builder import indexes, sandbox
 from builder.attempt import steps
 from builder.errors import PlatformError
 from builder.images.image import BaseImage
-from builder.plan import Network, Step
+from builder.plan import Network, Sees, Step
 from builder.sandbox import EgressRecord, Verdict
 from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import attempt_at
@@ -34,10 +34,11 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
     attempt = attempt_at(tmp_path, settings={"index_env": {"UV_DEFAULT_INDEX": "https://pypi.corp/simple"}})
     base = BaseImage(name="go", digest="sha256:" + "a" * 64, layers=())
     toolchain = Provided(base=base, root=sandbox.Root(), digests={}, indexes=indexes.shipped()["python"])
+    step = Step(name="fetch", argv=("x",), network=network, sees=Sees.STUBS, runs_source=False, cwd="/work/fetch")
     reasons: list[tuple[str, str, str]] = []
     try:
         with attempt.phase("BUILD"):
-            steps.execute_step(attempt, toolchain, Step(name="fetch", argv=("x",), network=network))
+            steps.execute_step(attempt, toolchain, step)
     except PlatformError as error:
         reasons.append(("", "", error.reason))
     return [(line.phase, line.stream, line.text) for line in attempt.log.spool.batch(100)] + reasons

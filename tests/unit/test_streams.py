@@ -113,7 +113,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         store=store,
         sources=FolderStore(tmp_path / "sources"),
         catalog=catalog.read(catalog_file("")),
-        runtimes=pipelines.names(),
+        runtimes=pipelines.arguments(),
         wake=lambda: None,
         fan_out=lambda build_id, lines: tails.tell(build_id),
         stale=lambda call: None,

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.text import canonical_json, size, visible
+from builder.sandbox.lines import LineSplitter
+from builder.text import canonical_json, log_line, size, visible
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,69 @@ def test_nothing_hidden_is_left_and_it_is_one_line(text: str | bytes) -> None:
     hidden = {c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
     assert hidden <= {"\u200c", "\u200d"}
     assert visible(shown) == shown
+
+
+# Lines of a log
+
+
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [
+        ("plain ünï 漢字 👩\u200d💻\ttab\xa0", "plain ünï 漢字 👩\u200d💻\ttab\xa0"),
+        ("\x1b[1;31merror\x1b[0m\x1b[K: x\r", "error: x"),
+        ("\x9b31mred\x9bm", "red"),
+        ("\x1b]8;;https://a.example\x1b\\link\x1b]8;;\x07", "link"),
+        ("\x1b]52;c;ZXZpbA==\x07a\x9d0;title\x9cb", "ab"),
+        ("\x1bPq#0;2\x1b\\a\x1b_x\x1b\\b\x1b^y\x9cc\x90z\x9cd", "abcd"),
+        ("\x1b(Bbold\x1b7\x1b8\x1bc", "bold"),
+        ("cut\x1b[38;5", "cut"),  # at the end of a piece of a long line
+        ("\x1b]0;no end", r"\x1b]0;no end"),  # what has no end hides no text
+        ("\x1b\x1b[m[31m", r"\x1b[31m"),  # what is left when a sequence went is none
+        ("10%\r20%", r"10%\x0d20%"),
+        ("\x00\x07\x08\x7f\x85\ufeff", r"\x00\x07\x08\x7f\x85\ufeff"),
+        ("a\u202eb\u2066c\u061cd", r"a\u202eb\u2066c\u061cd"),
+        ("\n\u2028", r"\x0a\u2028"),
+    ],
+)
+def test_a_line_of_a_log_holds_text_and_nothing_that_acts(text: str, kept: str) -> None:
+    assert log_line(text) == kept
+
+
+HOSTILE = st.lists(
+    st.sampled_from(["\x1b", "\x1b[", "\x1b]", "\x1bP", "\x9b", "\x9d", "\x90", "\x9c", "\x07", "\x1b\\", "\x00", "\r",
+                     "\u202e", "\u2067", "31", ";", "m", "(B", "ü", "漢", "\t", "\n"])
+    | st.text(max_size=4)
+).map("".join)  # fmt: skip
+
+
+@given(text=HOSTILE, cuts=st.lists(st.integers(0, 400)), limit=st.integers(1, 30))
+def test_no_control_survives_however_the_output_is_split(text: str, cuts: list[int], limit: int) -> None:
+    data = text.encode("utf-8", "surrogatepass")
+    splitter, at = LineSplitter(limit), 0
+    lines: list[bytes] = []
+    for cut in sorted(cuts):
+        lines += splitter.feed(data[at:cut])
+        at = max(at, cut)
+    lines += splitter.feed(data[at:]) + splitter.close()
+    for line in lines:
+        kept = log_line(line.decode("utf-8", "replace"))
+        hidden = {c for c in kept if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp")}
+        assert hidden <= {"\t", "\u200c", "\u200d"}
+        assert log_line(kept) == kept
+
+
+@given(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]) | st.just("\t")))
+def test_honest_text_survives_as_it_is(text: str) -> None:
+    assert log_line(text) == text
+
+
+@pytest.mark.parametrize(
+    "part", ["\x1b", "\x1b[", "\x1b[0", "\x1b]", "\x1b]0", "\x1bP", "\x9b0 ", "\x1b ", "\x1b[0;", "\x9d\x1b"]
+)
+def test_a_line_costs_what_it_is_long(part: str) -> None:
+    """The pattern is linear: each try of a match, however it ends, looks at what the next one does not look at."""
+    for text in (part * 50_000, part + "0" * 100_000, part + " " * 100_000):
+        assert not log_line(text).count("\x1b")
 
 
 @pytest.mark.parametrize(

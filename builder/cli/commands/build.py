@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,8 +13,11 @@ from builder.cli import format as fmt
 from builder.cli.commands.plan import make, opened
 from builder.cli.context import Context
 from builder.cli.failure import reference
+from builder.cli.folder import left_out
 from builder.cli.follow import Interrupts, QueueWatcher, View, create, watch
+from builder.cli.ignore import Choice
 from builder.cli.live import LiveView, Screen
+from builder.cli.needed import check_needed, explained
 from builder.cli.options import pairs, seconds
 from builder.cli.pack import Packed, check_size, first_bytes, pack
 from builder.cli.phases import word
@@ -21,6 +25,7 @@ from builder.cli.plain import PlainView
 from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistake, refused_here
+from builder.cli.ticker import Ticker
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import EXIT_CANCELLED, BuildError
 
@@ -30,6 +35,7 @@ if TYPE_CHECKING:
     from builder.local.client import LocalClient
 
 LOCAL = "local"
+MOST_NAMED = 5
 CONTEXT_SLACK = 64 * 1024
 """What the request needs beside the source, within the server's limit of an inline body."""
 
@@ -50,6 +56,8 @@ class BuildOptions:
     no_cache: bool = False
     timeout: str = ""
     detach: bool = False
+    include: Sequence[str] = ()
+    no_ignore: bool = False
 
 
 def build(ctx: Context, options: BuildOptions) -> int:
@@ -62,9 +70,9 @@ def build(ctx: Context, options: BuildOptions) -> int:
             next="Leave it out, or name a server (--server=URL); one for this machine: ignite-builder dev",
         )
     try:
-        packed = pack(options.path, ctx.stdin)
-        check_size(packed, settings.upload_bytes)
-        request = request_of(options, packed, nameable(pipelines.names(pipelines.load(settings.pipelines))))
+        packed = pack(options.path, ctx.stdin, Choice(no_ignore=options.no_ignore, include=tuple(options.include)))
+        known = pipelines.load(settings.pipelines)
+        request = request_of(options, packed, nameable(pipelines.names(known)))
     except BuildError as error:
         raise refused_here(error) from None
     interrupts = Interrupts(hup_stops=not settings.server)
@@ -72,14 +80,34 @@ def build(ctx: Context, options: BuildOptions) -> int:
     watcher = QueueWatcher(interrupts.events.put, interrupts.events.put if ctx.common.verbose > 1 else None)
     place = f"on {settings.server}" if settings.server else LOCAL
     record: pb.Build | None = None
-    with interrupts.installed():
+    ticker = Ticker(view.tick)
+    with interrupts.installed(), ExitStack() as stack:
         interrupts.raises = True
         try:
             view.open(f"build {request.name}  {packed.summary}  {place}")
+            left = packed.folder.left if packed.folder else ()
+            if left:
+                view.notice(f"left out: {left_out(left)}")
+            ticking = stack.enter_context(ExitStack())
+            ticking.enter_context(ticker.running())
+            try:
+                check_size(packed, settings.upload_bytes)
+                if packed.folder is not None:
+                    check_needed(packed.folder, options.runtime, known)
+            except BuildError as error:
+                raise refused_here(error) from None
             if not settings.server:
-                settings = _prepared(ctx, settings, options, packed, view)
+                with ticker.held_back():
+                    view.doing("looking for what building here needs")
+                settings = _prepared(ctx, settings, options, packed, view, ticker)
             with ctx.client(settings, watcher, builds=True) as client:
+                with ticker.held_back():
+                    view.doing(lambda: _progress(packed, to_server=bool(settings.server)))
                 _send(client, request, packed, settings.inline_bytes)
+                ticking.close()
+                view.doing("")
+                for name in packed.count.secrets[:MOST_NAMED]:
+                    view.notice(f"{shown(name)} looks like a secret, and is sent: leave it out with .igniteignore")
                 interrupts.raises = False
                 record = create(client, request, view, interrupts)
                 if record is None:
@@ -100,6 +128,9 @@ def build(ctx: Context, options: BuildOptions) -> int:
                 interrupts.raises = not settings.server
                 status = pb.BuildStatus.Name(watched.build.status)[len("BUILD_STATUS_") :]
                 ctx.remember(settings, record.build_id, request.name, status)
+                failure = watched.build.failure
+                if words := explained(left, (failure.message, failure.where, *failure.said)):
+                    view.notice(words)
                 view.close(watched.build, f"{ctx.prog} build {options.path}")
                 return _answer(ctx, watched.build)
         except BaseException as error:
@@ -126,23 +157,33 @@ def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = 
         compiled.build_args[key] = value
     name = packed.runtime(options.runtime)
     if not name and (options.runtime_version or options.target):
-        name = _detected(options.path)
+        name = _detected(packed)
     if name:
         set_runtime(compiled.runtime, name, options.runtime_version, options.target, runtimes)
     return request
 
 
-def _detected(path: str) -> str:
+def _progress(packed: Packed, *, to_server: bool) -> str:
+    """How far the packing of a folder is; whoever receives it reads as fast as it is packed."""
+    if packed.folder is None:
+        return "sending the source" if to_server else ""
+    what = "packing and sending" if to_server else "packing"
+    return f"{what} {fmt.size(packed.count.read)} of {fmt.size(packed.size)}"
+
+
+def _detected(packed: Packed) -> str:
     """A version or target without a runtime belongs to the one that is found in the source."""
-    with opened(path) as source:
+    with opened(packed) as source:
         return source.detect("").runtime
 
 
-def _prepared(ctx: Context, settings: Settings, options: BuildOptions, packed: Packed, view: View) -> Settings:
+def _prepared(
+    ctx: Context, settings: Settings, options: BuildOptions, packed: Packed, view: View, ticker: Ticker
+) -> Settings:
     """Without a server this machine is the only node: what it cannot build would wait until its queue timeout.
 
     The settings with the versions that it has. A base image that is lacking is made. Raises `Stop` (75). A source that
-    cannot be planned is left to the build, which keeps a record of it; stdin can be read only once.
+    cannot be planned is left to the build, which keeps a record of it.
     """
     from builder.local.machine import prepare, require_sandbox, versions_here
 
@@ -151,17 +192,20 @@ def _prepared(ctx: Context, settings: Settings, options: BuildOptions, packed: P
     except BuildError as error:
         raise missing_here(error) from None
     settings = settings.model_copy(update={"default_versions": versions_here(settings)})
-    if options.path == "-":
-        return settings
     try:
         runtime = packed.runtime(options.runtime)
-        with opened(options.path, runtime=runtime) as source:
+        with opened(packed, runtime) as source:
             arguments = pairs(options.build_args, "--build-arg")
             plan = make(settings, source, runtime, options.runtime_version, options.target, arguments)
     except BuildError:
         return settings
+
+    def making() -> None:
+        with ticker.held_back():
+            view.status("making the base image; that happens once")
+
     try:
-        prepare(settings, plan.toolchain, lambda: view.status("making the base image; that happens once"))
+        prepare(settings, plan.toolchain, making)
     except BuildError as error:
         raise missing_here(error) from None
     return settings
@@ -177,7 +221,7 @@ def _send(client: Client | LocalClient, request: pb.CreateBuildRequest, packed: 
         elif whole:
             request.code.compile.archive = data
         else:
-            request.source_ref.context_id = client.upload(packed.chunks()).context_id
+            request.source_ref.context_id = client.upload(packed.chunks).context_id
     except BuildError as error:
         raise refused_here(error) from None
 

@@ -26,6 +26,7 @@ def ls(ctx: Context) -> int:
 
 def listed(nodes: Iterable[pb.Node], look: Look, *, now_ms: int, terminal: bool) -> tuple[str, ...]:
     """The table of `nodes ls`."""
+    nodes = tuple(nodes)
     rows = [("NODE", "STATE", "BUSY", "QUEUES", "TOOLCHAINS", "SEEN")]
     for node in nodes:
         rows.append(
@@ -38,7 +39,10 @@ def listed(nodes: Iterable[pb.Node], look: Look, *, now_ms: int, terminal: bool)
                 fmt.created(node.seen_at_ms, now_ms, terminal=terminal),
             )
         )
-    lines = fmt.table(rows, right=frozenset({2}))
+    lines = (
+        *fmt.table(rows, right=frozenset({2})),
+        *(f"{shown(node.node_id)} takes no builds: {shown(node.lacks)}" for node in nodes if node.live and node.lacks),
+    )
     if look.columns is None:
         return lines
     return tuple(fmt.cut(line, look.columns, look.symbols.ellipsis) for line in lines)
@@ -50,6 +54,8 @@ def state(node: pb.Node) -> str:
         return "draining" if node.running else "drained"
     if not node.live:
         return "unseen"
+    if node.lacks:
+        return "full"
     return "ready" if node.queues else "leaving"
 
 

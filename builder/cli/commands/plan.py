@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import posixpath
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import pipelines
 from builder.cli import format as fmt
 from builder.cli.context import Context
-from builder.cli.pack import build_name, entries, is_archive, require_text, runtime_of_file
+from builder.cli.folder import Found, Left, find
+from builder.cli.ignore import Choice, Rule
+from builder.cli.needed import check_needed, explained
+from builder.cli.pack import Packed, check_size, pack
 from builder.cli.safe import shown
 from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
@@ -37,7 +42,6 @@ class Source:
     """What would be sent, unpacked: exactly the files that the build would see."""
 
     root: Path
-    path: str
     files: int
     size: int
     single_file: bool = False
@@ -48,48 +52,41 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened(path: str, stdin: bytes = b"", runtime: str = "") -> Iterator[Source]:
-    """The source of PATH as a folder that is removed afterwards. Raises `BuildError` for what cannot be a source."""
+def opened(packed: Packed, runtime: str = "") -> Iterator[Source]:
+    """A packed source as a folder that is removed afterwards, as a node would unpack it. Raises `BuildError` for what
+    cannot be a source."""
     with tempfile.TemporaryDirectory(prefix="ignite-plan-") as folder:
         root = Path(folder) / "src"
-        single = _fill(path, stdin, root, Path(folder), runtime)
-        found = [entry for entry in entries(root) if not entry.is_dir]
-        if not found:
-            raise BuildError("SourceEmpty", f"{path} holds no file", where=path)
-        total = sum(entry.size for entry in found)
-        yield Source(root=root, path=path, files=len(found), size=total, single_file=single)
+        if packed.folder is not None:
+            _mirror(packed.folder, root)
+            root = root / packed.folder.lifted
+        elif packed.kind == "archive":
+            archive = Path(folder) / "archive"
+            with archive.open("wb") as file:
+                file.writelines(packed.chunks())
+            unpack(archive, root, Limits())
+        else:
+            data = b"".join(packed.chunks())
+            write_single(pipelines.single_file_name(packed.runtime(runtime) or None, data), data, root)
+        files, size = _counted(root)
+        yield Source(root=root, files=files, size=size, single_file=packed.kind == "file")
 
 
-def _fill(path: str, stdin: bytes, root: Path, scratch: Path, runtime: str) -> bool:
-    source = Path(path)
-    if path != "-" and source.is_dir():
-        _mirror(source, root)
-        return False
-    if path != "-" and not source.is_file():
-        raise BuildError("InvalidRequest", f"{path} does not exist", where="PATH", next="Name a folder, a file, or -")
-    data = stdin if path == "-" else source.read_bytes()
-    if is_archive(data[:4096]):
-        archive = scratch / "archive"
-        archive.write_bytes(data)
-        unpack(archive, root, Limits())
-        return False
-    if data:
-        require_text(data, path)
-    name = _single_name(source.name if path != "-" else "", data, runtime)
-    write_single(name, data, root)
-    return True
+def _counted(root: Path) -> tuple[int, int]:
+    """(files and links, bytes of the files)."""
+    files = size = 0
+    for folder, folders, names in os.walk(root):
+        for name in (*folders, *names):
+            info = os.lstat(os.path.join(folder, name))
+            files += not stat.S_ISDIR(info.st_mode)
+            size += info.st_size if stat.S_ISREG(info.st_mode) else 0
+    return files, size
 
 
-def _single_name(name: str, data: bytes, runtime: str) -> str:
-    """A single file is named by its runtime, never by the user: the wire carries no name. Here the extension stands for
-    the runtime where --runtime names none."""
-    return pipelines.single_file_name(runtime or runtime_of_file(name) or None, data)
-
-
-def _mirror(source: Path, root: Path) -> None:
+def _mirror(found: Found, root: Path) -> None:
     """The entries that `build` would send. Files are linked where that is possible, else copied."""
     root.mkdir()
-    for entry in entries(source):
+    for entry in found.entries:
         there = root / entry.path
         if entry.is_dir:
             there.mkdir()
@@ -97,27 +94,91 @@ def _mirror(source: Path, root: Path) -> None:
             os.symlink(entry.link, there)
         else:
             try:
-                os.link(source / entry.path, there)
+                os.link(found.root / entry.path, there)
             except OSError:
-                shutil.copy(source / entry.path, there)
+                shutil.copy(found.root / entry.path, there)
 
 
-def plan(ctx: Context, path: str, runtime: str, version: str, target: str, build_args: Mapping[str, str]) -> int:
-    """Show detection, version, steps, network, caches and output of PATH."""
-    stdin = ctx.stdin.read() if path == "-" else b""
+def plan(
+    ctx: Context,
+    path: str,
+    runtime: str,
+    version: str,
+    target: str,
+    build_args: Mapping[str, str],
+    choice: Choice | None = None,
+) -> int:
+    """Show detection, version, steps, network, caches and output of PATH, and what is left out of it."""
+    settings = ctx.settings()
     try:
-        with opened(path, stdin, runtime) as source:
-            made = make(ctx.settings(), source, runtime, version, target, build_args)
+        packed = pack(path, ctx.stdin, choice)
+        check_size(packed, settings.upload_bytes)
+        with opened(packed, runtime) as source:
+            made = planned(settings, packed, source, runtime, version, target, build_args)
             digest = code_hash(source.root)
     except BuildError as error:
-        raise refused_here(error) from None
+        raise refused_here(_meant(error, path, ctx.prog)) from None
+    left = packed.folder.left if packed.folder else ()
     if ctx.common.json:
         facts = {"codeHash": digest, "files": source.files, "sizeBytes": str(source.size)}
-        ctx.document({"name": build_name(Path(path).resolve().name), "source": facts, "plan": made.to_json()})
+        ctx.document(
+            {
+                "name": packed.name,
+                "source": facts,
+                "leftOut": [{"path": each.path, "rule": each.rule.name, "pattern": each.rule.pattern} for each in left],
+                "plan": made.to_json(),
+            }
+        )
         return 0
-    for line in rendered(made, source, digest, ctx.look(ctx.out), f"{ctx.prog} build {path}"):
+    for line in rendered(made, source, digest, left, ctx.look(ctx.out), f"{ctx.prog} build {path}"):
         ctx.out.line(line)
     return 0
+
+
+def planned(
+    settings: Settings,
+    packed: Packed,
+    source: Source,
+    runtime: str,
+    version: str,
+    target: str,
+    build_args: Mapping[str, str],
+) -> Plan:
+    """The plan of a packed source, by the catalog of the settings. Raises `BuildError`, also for a file that is needed
+    and left out."""
+    if packed.folder is not None:  # before the plan, which knows that a file is lacking, but not why
+        check_needed(packed.folder, packed.runtime(runtime), pipelines.load(settings.pipelines))
+    try:
+        return make(settings, source, packed.runtime(runtime), version, target, build_args)
+    except BuildError as error:
+        raise _with_left_out(error, packed) from None
+
+
+def _with_left_out(error: BuildError, packed: Packed) -> BuildError:
+    """The same error, with the rule where it names what was left out."""
+    left = packed.folder.left if packed.folder else ()
+    words = explained(left, (error.message, error.where, *error.said))
+    if not words:
+        return error
+    what, _, command = words.partition("; send it: ")
+    return BuildError(error.reason, f"{error.message}; {what}", where=error.where, next=f"Send it: {command}",
+                      said=error.said)  # fmt: skip
+
+
+def _meant(error: BuildError, path: str, prog: str) -> BuildError:
+    """Where nothing is recognized in a folder and exactly one of its folders looks right, name the command for that."""
+    root = Path(path)
+    if error.reason != "EntryPointMissing" or path == "-" or not root.is_dir():
+        return error
+    right = []
+    for name in sorted({entry.path for entry in find(root).entries if entry.is_dir and "/" not in entry.path}):
+        with contextlib.suppress(BuildError):
+            pipelines.detect(DirTree(root / name))
+            right.append(name)
+    if len(right) != 1:
+        return error
+    return BuildError(error.reason, error.message, where=error.where, next=f"Is {right[0]}/ meant? {prog} build "
+                      f"{posixpath.join(path, right[0])}", said=error.said)  # fmt: skip
 
 
 def make(
@@ -133,7 +194,7 @@ def make(
         single_file=source.single_file,
     )
     tree = DirTree(source.root)
-    detection = pipelines.detect(tree, runtime or None, known)
+    detection = pipelines.detect(tree, runtime or None, known, build_args.get("sub_path", ""))
     return pipelines.plan(detection, tree, request, catalog_of(settings), known)
 
 
@@ -143,22 +204,39 @@ def catalog_of(settings: Settings) -> Catalog:
     return read_catalog(path, settings.default_versions)
 
 
-def rendered(made: Plan, source: Source, digest: str, look: Look, next_command: str) -> tuple[str, ...]:
+def rendered(
+    made: Plan, source: Source, digest: str, left: Sequence[Left], look: Look, next_command: str
+) -> tuple[str, ...]:
     """The tables of docs/cli.md. Nothing is cut in a pipe."""
     facts = (fmt.count(source.files, "file"), fmt.size(source.size))
     rows = [("", "VALUE", "WHY")]
     rows += [(shown(each.name), shown(each.value), shown(each.why)) for each in made.choices]
     rows.append(("source", ", ".join(facts), fmt.short_digest(digest)))
+    rows += _left_rows(left)
     lines = list(fmt.table(rows))
     steps = [("STEP", "NETWORK", "CACHES", "COMMAND")]
     for number, step in enumerate(made.steps, 1):
         command = " ".join(_word(part) for part in step.argv)
-        steps.append((f"{number} {step.name}", _NETWORK[step.network], ", ".join(step.caches) or "-", command))
+        caches = ", ".join(f"{cache.name} ({cache.access})" for cache in step.caches)
+        steps.append((f"{number} {step.name}", _NETWORK[step.network], caches or "-", command))
     lines += fmt.table(steps)
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
     lines.append(f"output   {shown(made.output.summary)}")
     lines.append(f"next     {look.paint('cyan', shown(next_command))}")
     return tuple(line if look.columns is None else fmt.cut(line, look.columns, look.symbols.ellipsis) for line in lines)
+
+
+def _left_rows(left: Sequence[Left]) -> list[tuple[str, str, str]]:
+    """A row for each rule: what it leaves out, how much, and why."""
+    by_rule: dict[Rule, list[str]] = {}
+    for each in left:
+        by_rule.setdefault(each.rule, []).append(each.path)
+    rows = []
+    for rule, paths in by_rule.items():
+        count = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        named = f' "{shown(rule.pattern)}"' if rule.line else ""
+        rows.append(("left out", shown(paths[0]) + count, f"{shown(rule.name)}{named}"))
+    return rows
 
 
 def _word(part: str) -> str:

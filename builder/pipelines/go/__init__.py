@@ -6,23 +6,51 @@ overlay); the source as it was sent stays as it is.
 
 from __future__ import annotations
 
-import base64
+import dataclasses
 import json
 import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from builder.errors import BuildError
-from builder.pipelines.base import PlanRequest
+from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
-from builder.pipelines.go.source import GoFile, GoMod, is_built, reachable, read_all, read_mod
+from builder.pipelines.go import modules
+from builder.pipelines.go.constraints import tags_of
+from builder.pipelines.go.entry import (
+    choose,
+    own_folders,
+    refuse_cgo,
+    refuse_faults,
+    refuse_missing_embeds,
+    target_of,
+)
+from builder.pipelines.go.project import GoMod, Project, below, go_version, is_outside, read_project
+from builder.pipelines.go.required import required_files as required_files
+from builder.pipelines.go.source import Packages, reachable
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
-from builder.plan import PLATFORM, Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step, WriteFile
-from builder.source.tree import Tree
+from builder.plan import (
+    PLATFORM,
+    Access,
+    Cache,
+    Choice,
+    Detection,
+    Diagnosis,
+    Fetched,
+    LayerSource,
+    Network,
+    Output,
+    Plan,
+    Sees,
+    Step,
+    WriteFile,
+)
+from builder.source.tree import SubTree, Tree
 
 NAME = "go"
 EXTENSIONS: tuple[str, ...] = (".go",)
-BUILD_ARGS: tuple[str, ...] = ()
+BUILD_ARGS: tuple[str, ...] = ("entry", "sub_path", "tags")
 SDK = "/opt/ignite/sdk/go"
 SDK_FILES = ("ignite.go",)
 GO = "/opt/ignite/toolchain/go/bin/go"
@@ -30,18 +58,28 @@ OVERLAY = ".ignite-overlay.json"
 SUM_LIMIT = 4 * 1024 * 1024
 ENV = (
     ("CGO_ENABLED", "0"),
-    ("GOCACHE", "/cache/go-build"),
     ("GOFLAGS", "-buildvcs=false"),
-    ("GOMODCACHE", "/cache/go-mod"),
     ("GOROOT", "/opt/ignite/toolchain/go"),
     ("GOTELEMETRY", "off"),
     ("GOTOOLCHAIN", "local"),
 )
+LOOK_STEP = "look for cgo"
+LOOK_ENV = tuple((name, "1" if name == "CGO_ENABLED" else value) for name, value in ENV)
+LOOK = (
+    "{{if and (not .Standard) .CgoFiles}}warning: package {{.Name}} ({{.ImportPath}}{{with .Module}}"
+    '{{if .Version}}, {{.Path}} {{.Version}}{{end}}{{end}}) imports "C" in {{index .CgoFiles 0}}; '
+    "it is built without cgo: what needs C is missing{{end}}"
+)
+"""What `go list` prints of a package that would have files with cgo: the one thing that a download may change."""
+
+
+_COMPILED = (Cache(name="go-build", access=Access.WRITE), Cache(name="go-mod", access=Access.WRITE))
+"""What `go` makes of its input: it runs no code of the source, and checks each module that it unpacks."""
 
 
 def detect(tree: Tree) -> Detection | None:
-    """go.mod or a Go file at the root."""
-    roots = ("go.mod", "main.go", *(path for path in tree.glob("*.go") if not path.endswith("_test.go")))
+    """go.mod, go.work or a Go file at the root."""
+    roots = ("go.mod", "go.work", "main.go", *(path for path in tree.glob("*.go") if not path.endswith("_test.go")))
     found = next((path for path in roots if tree.has(path)), "")
     return Detection(runtime=NAME, because=f"{found} is at the root") if found else None
 
@@ -57,29 +95,58 @@ def single_file_name(source: bytes) -> str:
 
 
 def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
-    """Download modules (network) where any are needed, then compile (none)."""
-    text = tree.read_text("go.mod") if tree.has("go.mod") else ""
-    mod = read_mod(text)
-    packages = read_all(tree)
-    folder, entry = _entry(packages)
-    version, why = _version(mod, request, catalog)
-    row = catalog.find(NAME, version, request.target or "native")
-    _refuse_cgo(packages, reachable(packages, folder, mod.module))
-    vendored = tree.has("vendor/modules.txt")
-    if not vendored:
-        _refuse_outside(mod)
-    imports = {name for files in packages.values() for file in files for name, _ in file.imports}
-    sdk = mod.module != "ignite" and any(name == "ignite" or name.startswith("ignite/") for name in imports)
-    files = _files(tree, text, mod, row.version, sdk, vendored)
+    """Download modules (network) where any are needed, then look for cgo in them and compile (none)."""
+    project = read_project(tree, folder_of(tree, request.build_args.get("sub_path", "")))
+    home = project.home
+    vendored = tree.has(below(home, "vendor/modules.txt"))
     warnings: list[str] = []
-    download = None if vendored else _download(tree, mod, imports, warnings)
-    if mod.module and not mod.toolchain[0]:
+    version, why = _version(project, request, catalog, warnings)
+    row = catalog.find(NAME, version, request.target or "native")
+    own_tags = _own_tags(request)
+    tags = tags_of(row.version, own_tags)
+    packages = Packages(tree)
+    folder, entry = choose(packages, project, tags, request.build_args.get("entry", ""))
+    folders = reachable(packages, folder, project.paths, tags)
+    refuse_faults(packages, folders)
+    refuse_cgo(packages, folders, tags)
+    refuse_missing_embeds(tree, packages, folders, tags)
+    if not vendored:
+        refuse_missing_replacements(tree, project)
+    imports = {name for each in own_folders(packages, project) for file in packages.files(each)
+               for name, _ in file.imports}  # fmt: skip
+    sdk = any(name == "ignite" or name.startswith("ignite/") for name in imports) and "ignite" not in project.paths
+    files = _files(tree, project, row.version, sdk, vendored)
+    download = None if vendored else _fetch(tree, project, imports, warnings)
+    if project.modules[0].mod.module and not any(one.mod.toolchain[0] for one in project.modules):
         warnings.append(f"go.mod has no toolchain line: took go {row.version} of the catalog")
-    overlay = ("-overlay", OVERLAY) if any(file.path == OVERLAY for file in files) else ()
-    flags = ("-mod=vendor" if vendored else "-mod=readonly", *overlay)
-    target = "." if folder == "." else f"./{folder}"
-    argv = (GO, "build", "-trimpath", *flags, "-ldflags=-s -w -buildid=", "-o", "/work/out/app", target)
-    compile_step = Step(name="compile", argv=argv, env=ENV, caches=("go-mod", "go-build"))
+    overlay = ("-overlay", OVERLAY) if any(posixpath.basename(file.path) == OVERLAY for file in files) else ()
+    tagged = (f"-tags={','.join(own_tags)}",) if own_tags else ()
+    flags = ("-mod=vendor" if vendored else "-mod=readonly", *overlay, *tagged)
+    target = target_of(project, folder)
+    # A package that is no program is refused by the build mode: without it, `-o` is written all the same.
+    argv = (
+        GO,
+        "build",
+        "-trimpath",
+        *flags,
+        "-buildmode=exe",
+        "-ldflags=-s -w -buildid=",
+        "-o",
+        "/work/out/app",
+        target,
+    )
+    resolves = download is not None and not project.work and not tree.has(below(home, "go.sum"))
+    if resolves:
+        made = posixpath.normpath(f"/work/fetch/{home}/go.mod")
+        argv, flags = (*argv[:-1], f"-modfile={made}", argv[-1]), (*flags, f"-modfile={made}")
+    compile_step = _offline_step("compile", argv, ENV)
+    steps: tuple[Step, ...] = (compile_step,)
+    if download or vendored:
+        argv = (GO, "list", "-deps", *flags, "-f", LOOK, target)
+        steps = (_offline_step(LOOK_STEP, argv, LOOK_ENV), compile_step)
+    if download:
+        steps = (download, *steps)
+    stubs, copies = modules.stubs(tree, project, packages, files) if download else ((), ())
     return Plan(
         detection=detection,
         toolchain=row,
@@ -89,7 +156,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             Choice(name="entry", value=f"package main in {target}", why=entry),
             Choice(name="target", value=f"{row.target}, {PLATFORM}", why="asked for" if request.target else "default"),
         ),
-        steps=(download, compile_step) if download else (compile_step,),
+        steps=tuple(dataclasses.replace(step, cwd=posixpath.normpath(f"{step.cwd}/{home}")) for step in steps),
         output=Output(
             layers=(LayerSource(source="/work/out/app", dest="/app/app", created_by="ignite: go build"),),
             entrypoint=("/app/app",),
@@ -97,103 +164,180 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             summary="static binary /app/app, base with CA certificates and time zones, user 65532",
         ),
         files=files,
+        stubs=stubs,
+        copies=copies,
         warnings=tuple(warnings),
-        materials=("go.mod", "go.sum"),
+        materials=project.materials(),
     )
 
 
-def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
-    """The modules go.sum pins; `go` verified each against it. Their "h1:" is the attestations' `dirHash`, in hex."""
-    if tree.has("vendor/modules.txt") or not tree.has("go.sum"):
-        return ()
-    found = []
-    for line in tree.read_text("go.sum", SUM_LIMIT).splitlines():
-        words = line.split()
-        if len(words) == 3 and not words[1].endswith("/go.mod") and re.fullmatch(r"h1:[A-Za-z0-9+/]{43}=", words[2]):
-            digest = base64.b64decode(words[2].removeprefix("h1:")).hex()
-            found.append((f"pkg:golang/{words[0]}@{words[1]}", f"dirHash:{digest}"))
-    return tuple(sorted(set(found)))
+def _offline_step(name: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> Step:
+    """A step of `go` that sees all of the source and runs none of it."""
+    return Step(
+        name=name,
+        argv=argv,
+        runs_source=False,
+        env=_env(env, *modules.BUILD_ENV, ("GOCACHE", "/cache/go-build")),
+        caches=(modules.VERIFIED, *_COMPILED),
+    )
 
 
-def _entry(packages: Mapping[str, list[GoFile]]) -> tuple[str, str]:
-    """(folder, why) of package main: the root, or else the only folder of the module that has one."""
-    mains: dict[str, str] = {}
-    for folder, files in packages.items():
-        for file in files:
-            if file.package == "main" and is_built(file):
-                mains.setdefault(folder, f"{file.path}:{file.line}")
-    if "." in mains:
-        return ".", mains["."]
-    if len(mains) == 1:
-        folder, where = next(iter(mains.items()))
-        return folder, f"{where}, the only one"
-    if mains:
-        listed = ", ".join(sorted(mains)[:5])
-        raise BuildError(
-            "EntryPointMissing",
-            f"package main is not at the root, but in several folders: {listed}",
-            next="Add main.go at the root, or send one of these folders as a module of its own.",
-        )
-    root = next((file.package for file in packages.get(".", ()) if file.package and is_built(file)), "")
-    has = f"the root's package is {root}" if root else "there is no Go file at the root"
-    raise BuildError("EntryPointMissing", f"no package main: {has}", next='Add main.go with "package main".')
+def _own_tags(request: PlanRequest) -> tuple[str, ...]:
+    """The build argument `tags`: build tags apart by commas."""
+    tags = tuple(dict.fromkeys(part.strip() for part in request.build_args.get("tags", "").split(",") if part.strip()))
+    for tag in tags:
+        if not re.fullmatch(r"[\w.]{1,100}", tag):
+            message = f"{tag[:80]} is no build tag: letters, digits, _ and ."
+            hint = "Name tags apart by commas: --build-arg tags=netgo,sqlite_omit"
+            raise BuildError("InvalidRequest", message, where="buildArgs.tags", next=hint)
+        if tag in ("cgo", "ignore"):
+            raise BuildError("InvalidRequest", f"the tag {tag} cannot be set", where="buildArgs.tags")
+    return tags
 
 
-def _version(mod: GoMod, request: PlanRequest, catalog: Catalog) -> tuple[str, str]:
-    """The version and why. A go line is a minimum (Go modules reference): the default is taken where it is enough."""
+def _fetch(tree: Tree, project: Project, imports: set[str], warnings: list[str]) -> Step | None:
+    """The download of one module, or of all that a workspace requires, where `go` finds each module's sums itself."""
+    if not project.work:
+        own = tree if project.home == "." else SubTree(tree, project.home)
+        return _download(own, project.modules[0].mod, imports, warnings)
+    known = project.paths
+    requires = [path for one in project.modules for path in one.mod.requires if path not in known and path != "ignite"]
+    if not requires:
+        return None
+    folders = (project.home, *(one.folder for one in project.modules))
+    if not any(tree.has(below(folder, name)) for folder in folders for name in ("go.sum", "go.work.sum")):
+        hint = "run go mod tidy in each module and commit go.mod and go.sum to pin them"
+        warnings.append(f"go.sum is absent: took the versions of go.mod, unchecked; {hint}")
+    return _download_step("download modules", (GO, "mod", "download"))
+
+
+def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
+    """The modules that the sums pin: the source's own, or the ones that `go` wrote beside the stubs."""
+    names = [path for path in stubs.files() if posixpath.basename(path) in ("go.sum", "go.work.sum")]
+    return modules.fetched("\n".join(stubs.read_text(path, modules.SUM_LIMIT) for path in names)) if names else None
+
+
+def _env(base: tuple[tuple[str, str], ...], *more: tuple[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((*base, *more)))
+
+
+def _download_step(name: str, argv: tuple[str, ...]) -> Step:
+    """A step with the network. It sees stubs, so it has nothing that it could run."""
+    return Step(
+        name=name,
+        argv=argv,
+        network=Network.INDEX,
+        sees=Sees.STUBS,
+        runs_source=False,
+        env=_env(ENV, *modules.DOWNLOAD_ENV, ("GOCACHE", "/work/tmp/go-build")),
+        caches=(modules.DOWNLOADED,),
+        cwd="/work/fetch",
+    )
+
+
+def _version(project: Project, request: PlanRequest, catalog: Catalog, warnings: list[str]) -> tuple[str, str]:
+    """The version and why. A go line is a need, the toolchain line a wish (Go toolchains, "go and toolchain lines").
+
+    The default is taken where it is enough: both lines name a minimum.
+    """
     if request.version:
         return request.version, "asked for"
-    name, (value, line) = ("toolchain", mod.toolchain) if mod.toolchain[0] else ("go", mod.go)
-    found = re.match(r"(?:go)?(\d+)\.(\d+)", value)
-    if not found:
+    lines = [(one.mod.go, one.file) for one in project.modules]
+    wishes = [(one.mod.toolchain, one.file) for one in project.modules]
+    if project.work:
+        file = below(project.home, "go.work")
+        lines.append((project.work.go, file))
+        wishes.append((project.work.toolchain, file))
+    need, wish = _newest(lines), _newest([*lines, *wishes])
+    if not wish:
         return "", "the catalog's default"
     known = [row.version for row in catalog.toolchains() if row.runtime == NAME]
-    wanted = (int(found[1]), int(found[2]))
-    fitting = [one for one in known if tuple(int(part) for part in one.split(".")) >= wanted]
-    if not fitting:
-        message = f"go.mod asks for go {value.removeprefix('go')}; the catalog has {', '.join(known)}"
-        hint = f"Set the {name} line of go.mod to one of these, if the code allows it."
-        raise BuildError("UnknownRuntimeVersion", message, where=f"go.mod:{line}", next=hint)
+    fitting = [one for one in known if not need or (go_version(one) or ()) >= need.minor]
+    if need and not fitting:
+        message = f"{need.file} asks for go {need.value}; the catalog has {', '.join(known)}"
+        hint = "Set the go line to one of these, if the code allows it."
+        raise BuildError("UnknownRuntimeVersion", message, where=need.where, next=hint)
     default = catalog.find(NAME).version
-    chosen = default if default in fitting else fitting[-1]
-    return chosen, f"go.mod:{line} asks for {found[1]}.{found[2]} or newer; the catalog has it"
+    wished = [one for one in fitting if (go_version(one) or ()) >= wish.minor]
+    chosen = next((one for one in (default, *reversed(wished or fitting)) if one in (wished or fitting)), default)
+    if wished:
+        return chosen, f"{wish.where} asks for {wish.minor_text} or newer; the catalog has it"
+    warnings.append(f"{wish.where} wishes toolchain {wish.value}, which the catalog lacks: took go {chosen}")
+    return chosen, f"{need.where} asks for {need.minor_text} or newer; the catalog has it" if need else "the newest"
 
 
-def _refuse_cgo(packages: Mapping[str, list[GoFile]], folders: Sequence[str]) -> None:
-    """A file that is built without cgo and yet imports "C"; one that asks for cgo itself has a twin and is left out."""
-    for file in (file for folder in folders for file in packages[folder] if is_built(file)):
-        for name, line in file.imports:
-            if name == "C":
-                message = f'{file.path} imports "C"; the artifact is built without cgo'
-                raise BuildError("CgoRefused", message, where=f"{file.path}:{line}")
+@dataclass(frozen=True, kw_only=True)
+class _Line:
+    """A go or toolchain line."""
+
+    value: str
+    minor: tuple[int, ...]
+    file: str
+    where: str
+
+    @property
+    def minor_text(self) -> str:
+        return ".".join(str(part) for part in self.minor)
 
 
-def _refuse_outside(mod: GoMod) -> None:
-    for path, (target, line) in mod.replaces.items():
-        outside = posixpath.normpath(target).startswith("..") or target.startswith("/")
-        if outside and (path in mod.requires):
-            message = f"{path} is replaced by {target}, which is outside of the source"
-            hint = "Send the folder with the source, or vendor it: go mod vendor"
-            raise BuildError("ManifestInvalid", message, where=f"go.mod:{line}", next=hint)
+def _newest(lines: Sequence[tuple[tuple[str, int], str]]) -> _Line | None:
+    """The line of the newest version; of equal ones the last, which is a toolchain line."""
+    found: _Line | None = None
+    for (value, line), file in lines:
+        version = go_version(value)
+        if version and (not found or version[:2] >= found.minor):
+            found = _Line(value=value.removeprefix("go"), minor=version[:2], file=file, where=f"{file}:{line}")
+    return found
 
 
-def _files(tree: Tree, text: str, mod: GoMod, version: str, sdk: bool, vendored: bool) -> tuple[WriteFile, ...]:
-    """go.mod as the build needs it: made where there is none, with the SDK where it is imported."""
+def refuse_missing_replacements(tree: Tree, project: Project) -> None:
+    """Refuse a required module that is replaced by a folder which was not sent. A workspace's own one needs none."""
+    own = {module.mod.module for module in project.modules}
+    for module in project.modules:
+        for path, (target, line) in module.mod.replaces.items():
+            if path not in module.mod.requires or path in own or not target.startswith((".", "/")):
+                continue
+            folder, where = below(module.folder, target), f"{module.file}:{line}"
+            if is_outside(folder):
+                message = f"{path} is replaced by {target}, which is outside of the source"
+                hint = (
+                    "Send the folder above both and name this one: --build-arg sub_path=FOLDER. "
+                    "Or vendor it: go mod vendor"
+                )
+                raise BuildError("ManifestInvalid", message, where=where, next=hint)
+            if folder not in project.roots:
+                message = f"{path} is replaced by {target}, which has no go.mod in what was sent"
+                raise BuildError("ManifestInvalid", message, where=where, next=f"Send {target} with the source.")
+
+
+def _files(tree: Tree, project: Project, version: str, sdk: bool, vendored: bool) -> tuple[WriteFile, ...]:
+    """What the build writes: go.mod where there is none, and the SDK where it is imported."""
+    if project.work:
+        if not sdk:
+            return ()
+        path = below(project.home, "go.work")
+        return (WriteFile(path=path, content=tree.read_text(path).rstrip("\n") + f"\n\nuse {SDK}\n"),)
+    (module,) = project.modules
+    mod = module.mod
+    text = tree.read_text(module.file) if tree.has(module.file) else ""
     made = text or f"module app\n\ngo {version}\n"
-    if not sdk or "ignite" in mod.replaces:
-        return (WriteFile(path="go.mod", content=made),) if made != text else ()
+    if not sdk:
+        return (WriteFile(path=module.file, content=made),) if made != text else ()
     made = made.rstrip("\n") + "\n"
     if "ignite" not in mod.requires:
         made += "\nrequire ignite v0.0.0\n"
     made += f"\nreplace ignite => {SDK}\n"
-    files = [WriteFile(path="go.mod", content=made)]
+    files = [WriteFile(path=module.file, content=made)]
     if vendored:
-        listed = tree.read_text("vendor/modules.txt").rstrip("\n")
+        listed_in = below(module.folder, "vendor/modules.txt")
+        listed = tree.read_text(listed_in).rstrip("\n")
         asked = mod.requires.get("ignite", ("v0.0.0", 0))[0]
         listed += f"\n# ignite {asked} => {SDK}\n## explicit; go 1.20\nignite\n# ignite => {SDK}\n"
-        there = {f"/work/src/vendor/ignite/{name}": f"{SDK}/{name}" for name in SDK_FILES}
-        files.append(WriteFile(path="vendor/modules.txt", content=listed.removeprefix("\n")))
-        files.append(WriteFile(path=OVERLAY, content=json.dumps({"Replace": there}, indent=2) + "\n"))
+        vendor = posixpath.normpath(f"/work/src/{module.folder}/vendor/ignite")
+        there = {f"{vendor}/{name}": f"{SDK}/{name}" for name in SDK_FILES}
+        files.append(WriteFile(path=listed_in, content=listed.removeprefix("\n")))
+        overlay = json.dumps({"Replace": there}, indent=2) + "\n"
+        files.append(WriteFile(path=below(module.folder, OVERLAY), content=overlay))
     return tuple(files)
 
 
@@ -204,16 +348,12 @@ def _download(tree: Tree, mod: GoMod, imports: set[str], warnings: list[str]) ->
     own = {mod.module or "app", *local}
     foreign = any("." in name.split("/", 1)[0] and not own & _prefixes(name) for name in imports)
     if tree.has("go.sum") and requires:
-        return Step(
-            name="download modules", argv=(GO, "mod", "download"), network=Network.INDEX, env=ENV, caches=("go-mod",)
-        )
+        return _download_step("download modules", (GO, "mod", "download"))
     if tree.has("go.sum") or not (requires or foreign):
         return None
     what = "took the versions of go.mod, unchecked" if requires else "took the newest modules"
     warnings.append(f"go.sum is absent: {what}; run go mod tidy and commit go.mod and go.sum to pin them")
-    return Step(
-        name="resolve modules", argv=(GO, "mod", "tidy"), network=Network.INDEX, env=ENV, caches=("go-mod", "go-build")
-    )
+    return _download_step("resolve modules", (GO, "mod", "tidy"))
 
 
 def _prefixes(name: str) -> set[str]:
@@ -238,16 +378,28 @@ _NO_PACKAGE = re.compile(
     r"|package (\S+) is not in std"
 )
 _NO_MAIN = re.compile(r"function main is undeclared in the main package")
+_NOT_ONE_MAIN = re.compile(r"requires exactly one main package")
+_CGO = re.compile(
+    r'^warning: package (\w{1,200}) \(([^\s,()]{1,500})(?:, ([^\s()]{1,500} [^\s()]{1,200}))?\) imports "C" in (\S+);'
+)
+_UNDEFINED = re.compile(r"undefined: (\w{1,200})\.\w")
+_EXCLUDED = re.compile(r"(?:imports |^package )([^\s:]{1,500}): build constraints exclude all Go files")
+_EMBED = re.compile(r"pattern (.{1,500}): no matching files found$")
 _NO_ORDER = re.compile(r"import cycle not allowed|found packages |build constraints exclude all Go files")
 
 
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """What `go` said. The order matters: a lock that does not fit comes before the error it causes."""
     said = [cut_root(line) for line in lines]
-    trouble = index_trouble(said) if step.name != "compile" else None
-    found = _lock(said) or _manifest(said) or trouble or _module(said) or _compiler(said, exit_code)
+    trouble = index_trouble(said) if step.name not in ("compile", LOOK_STEP) else None
+    found = _lock(said) or _manifest(said) or trouble or _module(said) or _cgo(said) or _compiler(said, exit_code)
     if found:
         return found
+    if line := first_match(said, _NOT_ONE_MAIN):
+        return Diagnosis(
+            reason="EntryPointMissing", message="the package to build is no package main", said=(line,),
+            next="Name a package main: --build-arg entry=FOLDER",
+        )  # fmt: skip
     if line := first_match(said, _NO_MAIN):
         return Diagnosis(
             reason="EntryPointMissing", message="package main has no func main", said=(line,),
@@ -310,6 +462,27 @@ def _module(said: Sequence[str]) -> Diagnosis | None:
     )  # fmt: skip
 
 
+def _cgo(said: Sequence[str]) -> Diagnosis | None:
+    """A package whose missing half is the cause: one that the look for cgo named, and that the compiler misses."""
+    named = [found for line in said if (found := _CGO.match(line))]
+    for line in said if named else ():
+        undefined, excluded, at = _UNDEFINED.search(line), _EXCLUDED.search(line), _AT.match(line)
+        for found in named:
+            name, path, module, file = found.groups()
+            if not ((undefined and undefined[1] == name) or (excluded and excluded[1] == path)):
+                continue
+            if "sqlite" in path:
+                hint = "Take a module that is Go alone instead of it, for SQLite modernc.org/sqlite."
+            else:
+                hint = f"Take a module that is Go alone instead of {path}."
+            who = f"{path} of {module}" if module and module.split(" ")[0] != path else module or path
+            return Diagnosis(
+                reason="CgoRefused", message=f'{who} imports "C" in {file}; the artifact is built without cgo',
+                where=f"{at[1]}:{at[2]}" if at else f"go.mod  {(module or path).split()[0]}", said=(line,), next=hint,
+            )  # fmt: skip
+    return None
+
+
 def _compiler(said: Sequence[str], exit_code: int) -> Diagnosis | None:
     errors = [match for line in said if (match := _AT.match(line))]
     if not errors:
@@ -319,9 +492,19 @@ def _compiler(said: Sequence[str], exit_code: int) -> Diagnosis | None:
     words = tuple(line for line in said_from(said, _AT) if not line.startswith("# "))
     if missing := _NO_PACKAGE.search(text):
         name = missing[1] or missing[2]
+        if "-mod=vendor" in text:
+            return Diagnosis(
+                reason="LockOutdated", message=f"{name} is imported, but vendor/ lacks it", where=where, said=words,
+                next="Run go mod vendor, commit vendor/ and send all of it.",
+            )  # fmt: skip
         return Diagnosis(
             reason="DependencyNotFound", message=f"{name} is imported, but no module provides it", where=where,
             said=words, next=f"Add it: go get {name}" if "." in name.split("/")[0] else f"Correct the import {name}.",
+        )  # fmt: skip
+    if embed := _EMBED.search(text):
+        return Diagnosis(
+            reason="CompileFailed", message=f"{embed[1]} is embedded, but nothing in what was sent matches it",
+            where=where, said=words, next="Send the files with the source, or correct the pattern.",
         )  # fmt: skip
     count = f"  (first of {len(errors)})" if len(errors) > 1 else ""
     return Diagnosis(

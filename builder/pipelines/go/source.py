@@ -1,69 +1,60 @@
-"""Reading Go source and go.mod as far as a plan needs it: packages, imports, build constraints. Pure; runs no Go."""
+"""Reading Go source as far as a plan needs it: packages, imports, constraints, what is embedded. Pure; runs no Go."""
 
 from __future__ import annotations
 
 import posixpath
 import re
-from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from builder.errors import BuildError
+from builder.pipelines.go.constraints import Constraint, TooComplex, fits_by_name, read_constraint
 from builder.pipelines.limits import LINE_LIMIT
 from builder.source.tree import Tree
 
 FILE_LIMIT = 128 * 1024 * 1024
-"""Generated Go files may be large; only their head is looked at."""
+"""Generated Go files may be large; only their head is looked at, unless they embed."""
 
 _TOKEN = re.compile(r'//[^\n]*|/\*.*?(?:\*/|\Z)|"([^"\n]*)"|`([^`]*)`|([^\W\d]\w*)|(\S)', re.DOTALL)
-_CONSTRAINT = re.compile(r"^//go:build\s+(.+)$", re.MULTILINE)
-_TAGS = frozenset(("linux", "amd64", "unix", "gc"))
-# `internal/syslist` of Go: past, present and future names. "unix" is a tag, but no part of a file name.
-_KNOWN_OS = frozenset(
-    (
-        "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux", "nacl", "netbsd",
-        "openbsd", "plan9", "solaris", "wasip1", "windows", "zos",
-    )
-)  # fmt: skip
-_KNOWN_ARCH = frozenset(
-    (
-        "386", "amd64", "amd64p32", "arm", "armbe", "arm64", "arm64be", "loong64", "mips", "mipsle", "mips64",
-        "mips64le", "mips64p32", "mips64p32le", "ppc", "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x",
-        "sparc", "sparc64", "wasm",
-    )
-)  # fmt: skip
-_NESTING = 32
+# Comments and literals as wholes. An unclosed one extends to where it must end, hence one pass.
+_WHOLE = re.compile(r"""//[^\n]*+|/\*.*?(?:\*/|\Z)|"(?:\\.|[^"\\\n])*+"?|`[^`]*+`?|'(?:\\.|[^'\\\n])*+'?""", re.DOTALL)
+_PATTERN = re.compile(r"""[ \t]*(?:"((?:\\.|[^"\\])*+)"|`([^`]*)`|([^\s"`]\S*))""")
 
 
 @dataclass(frozen=True, kw_only=True)
 class GoFile:
-    """The head of one file: `package` and its line, imports as (path, line), the text of `//go:build`."""
+    """The head of one file: `package` and its line, imports and embedded patterns as (text, line), its constraint."""
 
     path: str
     package: str
     line: int
     imports: tuple[tuple[str, int], ...]
-    constraint: str
+    constraint: Constraint
+    embeds: tuple[tuple[str, int], ...] = ()
+
+    @property
+    def cgo_line(self) -> int:
+        """The line of `import "C"`, or 0."""
+        return next((line for name, line in self.imports if name == "C"), 0)
 
 
 def read_head(path: str, text: str) -> GoFile:
     """Package clause and imports; comments and string literals mislead nobody (Go specification, source file)."""
     package, line = "", 0
     imports: list[tuple[str, int]] = []
-    constraint = ""
     previous, inside = "", False
     text = text.removeprefix("\ufeff")
+    try:
+        constraint = read_constraint(text)
+    except TooComplex as error:
+        message, at = error.args
+        raise BuildError("ManifestInvalid", message, where=f"{path}:{at}", next="Write it shorter.") from None
     here, counted = 1, 0  # the line of the token, and how far newlines are counted
     for match in _TOKEN.finditer(text):
         token = match[0]
         here += text.count("\n", counted, match.start())
         counted = match.start()
         if token.startswith(("//", "/*")):
-            if not package and (found := _CONSTRAINT.match(token)):
-                constraint = found[1]
-                if len(constraint) > LINE_LIMIT or _depth(constraint) > _NESTING:
-                    message = "the build constraint is too long, or nested too deeply"
-                    raise BuildError("ManifestInvalid", message, where=f"{path}:{here}", next="Write it shorter.")
             continue
         literal = match[1] if match[1] is not None else match[2]
         if not package:
@@ -86,143 +77,86 @@ def read_head(path: str, text: str) -> GoFile:
         else:
             break
         previous = token
-    return GoFile(path=path, package=package, line=line, imports=tuple(imports), constraint=constraint)
+    embeds = read_embeds(text) if any(name == "embed" for name, _ in imports) else ()
+    return GoFile(path=path, package=package, line=line, imports=tuple(imports), constraint=constraint, embeds=embeds)
 
 
-def _depth(expression: str) -> int:
-    """How deep its parentheses nest."""
-    depth = deepest = 0
-    for character in expression:
-        depth += (character == "(") - (character == ")")
-        deepest = max(deepest, depth)
-    return deepest
+def read_embeds(text: str) -> tuple[tuple[str, int], ...]:
+    """The patterns of `//go:embed` at the start of a line; comments and literals mislead nobody."""
+    found: list[tuple[str, int]] = []
+    here, counted = 1, 0
+    for match in _WHOLE.finditer(text):
+        if (
+            not text.startswith("//go:embed", match.start())
+            or text[match.start() + 10 : match.start() + 11] not in " \t"
+        ):
+            continue
+        start = text.rfind("\n", max(0, match.start() - LINE_LIMIT), match.start()) + 1
+        if text[start : match.start()].strip():
+            continue
+        here += text.count("\n", counted, match.start())
+        counted = match.start()
+        for pattern in _PATTERN.finditer(match[0][10 : 10 + LINE_LIMIT]):
+            found.append((next(part for part in pattern.groups() if part is not None), here))
+    return tuple(found)
 
 
-def is_built(file: GoFile, cgo: bool = False) -> bool:
-    """Whether a linux/amd64 build takes this file: its name and its constraint (go help buildconstraint)."""
-    if not _fits_by_name(posixpath.basename(file.path)):
+def is_built(file: GoFile, tags: frozenset[str]) -> bool:
+    """Whether a build with these tags takes this file: its name, its constraint, no cgo, no documentation."""
+    if file.package == "documentation" or (file.cgo_line and "cgo" not in tags):
         return False
-    return not file.constraint or _holds(file.constraint, _TAGS | ({"cgo"} if cgo else set()))
+    return fits_by_name(posixpath.basename(file.path), tags) and file.constraint.holds(tags)
 
 
-def _fits_by_name(name: str) -> bool:
-    """The rule of `go/build` for `*_GOOS.go`, `*_GOARCH.go` and `*_GOOS_GOARCH.go`, each also before `_test`."""
-    parts = name.partition(".")[0].split("_")[1:]
-    if parts[-1:] == ["test"]:
-        parts.pop()
-    if len(parts) >= 2 and parts[-2] in _KNOWN_OS and parts[-1] in _KNOWN_ARCH:
-        return parts[-2] in _TAGS and parts[-1] in _TAGS
-    return not parts or parts[-1] not in _KNOWN_OS | _KNOWN_ARCH or parts[-1] in _TAGS
+class Packages:
+    """The Go files of a source by folder, each head read once and when it is asked for. Tests are left out."""
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._heads: dict[str, tuple[GoFile, ...]] = {}
+        self._paths: dict[str, list[str]] = {}
+        for path in tree.files():
+            folder, _, name = path.rpartition("/")
+            if name.endswith(".go") and not name.endswith("_test.go") and not name.startswith((".", "_")):
+                self._paths.setdefault(folder or ".", []).append(path)
+
+    def __contains__(self, folder: str) -> bool:
+        return folder in self._paths
+
+    def files(self, folder: str) -> tuple[GoFile, ...]:
+        """The heads of a folder's files."""
+        if folder not in self._heads:
+            paths = self._paths.get(folder, ())
+            self._heads[folder] = tuple(read_head(path, self._tree.read_text(path, FILE_LIMIT)) for path in paths)
+        return self._heads[folder]
+
+    def folders(self) -> Iterator[str]:
+        """The folders that `...` matches: none that is vendored, hidden or for tests."""
+        for folder in self._paths:
+            if not any(name in ("vendor", "testdata") or name.startswith("_") for name in folder.split("/")) and (
+                folder == "." or not any(name.startswith(".") for name in folder.split("/"))
+            ):
+                yield folder
 
 
-def _holds(expression: str, tags: frozenset[str]) -> bool:
-    """The value of a constraint. What is malformed is left to `go`; `read_head` has bounded its parentheses."""
-    tokens = deque(re.findall(r"&&|\|\||[!()]|[\w.]+", expression))
-
-    def either() -> bool:
-        value = both()
-        while tokens and tokens[0] == "||":
-            tokens.popleft()
-            value = both() or value
-        return value
-
-    def both() -> bool:
-        value = single()
-        while tokens and tokens[0] == "&&":
-            tokens.popleft()
-            value = single() and value
-        return value
-
-    def single() -> bool:
-        negated = False
-        while tokens and tokens[0] == "!":
-            tokens.popleft()
-            negated = not negated
-        token = tokens.popleft() if tokens else ""
-        if token == "(":
-            value = either()
-            if tokens:
-                tokens.popleft()
-        else:
-            value = token in tags or bool(re.fullmatch(r"go1\.\d+", token))
-        return value is not negated
-
-    return either()
-
-
-def read_all(tree: Tree) -> dict[str, list[GoFile]]:
-    """Folder → its files, of this module only: no vendor, testdata, hidden folders, tests or nested modules."""
-    nested = {posixpath.dirname(path) for path in tree.files() if path.endswith("/go.mod")}
-    found: dict[str, list[GoFile]] = {}
-    for path in tree.files():
-        if not path.endswith(".go") or path.endswith("_test.go"):
-            continue
-        folders = posixpath.dirname(path).split("/") if "/" in path else []
-        if any(name in ("vendor", "testdata") or name.startswith((".", "_")) for name in folders):
-            continue
-        if posixpath.basename(path).startswith((".", "_")):
-            continue
-        if nested and any("/".join(folders[: depth + 1]) in nested for depth in range(len(folders))):
-            continue
-        file = read_head(path, tree.read_text(path, FILE_LIMIT))
-        found.setdefault("/".join(folders) or ".", []).append(file)
-    return found
-
-
-def reachable(packages: Mapping[str, list[GoFile]], start: str, module: str) -> tuple[str, ...]:
-    """The folders of this module that the package in `start` imports, itself first."""
+def reachable(packages: Packages, start: str, modules: Mapping[str, str], tags: frozenset[str]) -> tuple[str, ...]:
+    """The folders of the source that the package in `start` imports, itself first. `modules`: path → folder."""
     seen, waiting = {start: None}, [start]
     while waiting:
-        for file in packages.get(waiting.pop(), ()):
-            for name, _ in file.imports if is_built(file) else ():
-                folder = name.removeprefix(module + "/") if name.startswith(module + "/") else ""
-                if folder in packages and folder not in seen:
+        for file in packages.files(waiting.pop()):
+            for name, _ in file.imports if is_built(file, tags) else ():
+                folder = folder_of(name, modules)
+                if folder and folder in packages and folder not in seen:
                     seen[folder] = None
                     waiting.append(folder)
     return tuple(seen)
 
 
-@dataclass(frozen=True, kw_only=True)
-class GoMod:
-    """go.mod: versions as (value, line); `requires` path → (version, line); `replaces` path → (target, line)."""
-
-    module: str
-    go: tuple[str, int]
-    toolchain: tuple[str, int]
-    requires: Mapping[str, tuple[str, int]]
-    replaces: Mapping[str, tuple[str, int]]
-
-
-def read_mod(text: str) -> GoMod:
-    """What a plan needs of go.mod (Go modules reference, "go.mod files"). What is malformed is left to `go`."""
-    single = {"module": ("", 0), "go": ("", 0), "toolchain": ("", 0)}
-    requires: dict[str, tuple[str, int]] = {}
-    replaces: dict[str, tuple[str, int]] = {}
-    for verb, words, line in _directives(text):
-        if verb in single and words:
-            single[verb] = (words[0], line)
-        elif verb == "require" and len(words) == 2:
-            requires[words[0]] = (words[1], line)
-        elif verb == "replace" and "=>" in words:
-            at = words.index("=>")
-            replaces[words[0]] = (words[at + 1] if len(words) > at + 1 else "", line)
-    return GoMod(
-        module=single["module"][0], go=single["go"], toolchain=single["toolchain"], requires=requires, replaces=replaces
-    )
-
-
-def _directives(text: str) -> Iterator[tuple[str, list[str], int]]:
-    block = ""
-    for line, raw in enumerate(text.splitlines(), 1):
-        words = [word.strip('"`') for word in raw.split("//", 1)[0].split()]
-        if not words:
-            continue
-        if block:
-            if words[0] == ")":
-                block = ""
-            else:
-                yield block, words, line
-        elif len(words) > 1 and words[1] == "(":
-            block = words[0]
-        else:
-            yield words[0], words[1:], line
+def folder_of(name: str, modules: Mapping[str, str]) -> str:
+    """The folder of an import path in the module with the longest path above it, or nothing."""
+    above = name
+    while above:
+        if above in modules:
+            return posixpath.normpath(posixpath.join(modules[above], name[len(above) + 1 :]))
+        above = above.rpartition("/")[0]
+    return ""

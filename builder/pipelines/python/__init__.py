@@ -1,7 +1,9 @@
 """Python: handler.py (or main.py as its own server) with wheels from what the source names. Runs nothing.
 
-Dependencies are installed without running code (wheels only) in a step with the network; compiling and checking the
-handler is a step without it, by the runtime's own Python, so that its syntax decides.
+With the network, and no file of the source but a lock: uv resolves requirements that this package wrote from what it
+parsed, and a program of ours downloads the wheels. Without it: uv installs the wheels that the node verified, then the
+runtime's own Python checks and compiles the source, so that its syntax decides. None of these runs code of the source;
+the last one sees all of it and has no cache.
 """
 
 from __future__ import annotations
@@ -14,8 +16,26 @@ from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
+from builder.pipelines.python import wheels
 from builder.pipelines.python.manifest import MANIFESTS, Dependencies, read_dependencies, wanted_version
-from builder.plan import Choice, Detection, Diagnosis, LayerSource, Network, Output, Plan, Step
+from builder.pipelines.python.required import required_files as required_files
+from builder.pipelines.python.wheels import CACHE, CONSTRAINTS, DOWNLOAD, INSTALL, LOCK
+from builder.plan import (
+    Access,
+    Cache,
+    Choice,
+    CopyFile,
+    Detection,
+    Diagnosis,
+    Fetched,
+    LayerSource,
+    Network,
+    Output,
+    Plan,
+    Sees,
+    Step,
+    WriteFile,
+)
 from builder.source.tree import Tree
 
 NAME = "python"
@@ -23,7 +43,9 @@ EXTENSIONS: tuple[str, ...] = (".py",)
 BUILD_ARGS: tuple[str, ...] = ()
 SDK = "/opt/ignite/sdk/python"
 UV = "/opt/ignite/toolchain/uv/uv"
-LOCKED = "/work/out/uv.lock.txt"
+LOCKED = "uv.lock.txt"
+PROJECT = "project"
+FETCH = "/work/fetch"
 
 
 def detect(tree: Tree) -> Detection | None:
@@ -58,11 +80,12 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     needs = read_dependencies(tree)
     mode = "handler" if entry == "handler.py" else "server"
     argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", mode)
-    compile_step = Step(name="compile", argv=argv, env=(("PYTHONHASHSEED", "0"),))
+    compile_step = Step(name="compile", argv=argv, runs_source=False, env=(("PYTHONHASHSEED", "0"),))
     front = LayerSource(source=f"{SDK}/front", dest="/ignite", created_by="ignite: python front")
     deps = LayerSource(source="/work/out/deps", dest="/app/deps", created_by="ignite: dependencies")
     app = LayerSource(source="/work/out/src", dest="/app/src", created_by="ignite: source")
     start = "/ignite/serve.py" if mode == "handler" else "/app/src/main.py"
+    stubs, copies = _stubs(needs)
     names = f"{needs.count} in {needs.manifest}" if needs.manifest else "none"
     return Plan(
         detection=detection,
@@ -83,6 +106,8 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             workdir="/app/src",
             summary=f"{entry} on Python {row.version}, user 65532",
         ),
+        stubs=stubs,
+        copies=copies,
         warnings=tuple(f"{name} is not used: {needs.manifest} decides the dependencies" for name in needs.ignored),
         materials=needs.files,
     )
@@ -99,24 +124,85 @@ def _no_entry(tree: Tree) -> BuildError:
     )
 
 
+def _stub(manifest: str) -> str:
+    """The file of requirements that a manifest becomes: uv's messages name it."""
+    return manifest if manifest == "requirements.txt" else f"{manifest}.txt"
+
+
+def _stubs(needs: Dependencies) -> tuple[tuple[WriteFile, ...], tuple[CopyFile, ...]]:
+    """What a step with the network sees: flat requirements of ours, or a `uv.lock` beside a manifest of ours."""
+    if not needs.manifest:
+        return (), ()
+    if needs.project:
+        project = WriteFile(path=f"{PROJECT}/pyproject.toml", content=needs.project)
+        return (project,), (CopyFile(path=f"{PROJECT}/uv.lock", source="uv.lock"),)
+    made = [WriteFile(path=_stub(needs.manifest), content="".join(f"{line}\n" for line in needs.requirements))]
+    if needs.constraints:
+        made.append(WriteFile(path=CONSTRAINTS, content="".join(f"{line}\n" for line in needs.constraints)))
+    return tuple(made), ()
+
+
 def _install(needs: Dependencies, python: str) -> tuple[Step, ...]:
-    """uv reads every kind of manifest; only uv.lock is turned into requirements first, which needs no network."""
+    """Resolve and download with the network, install without. Only a `uv.lock` is turned into requirements first."""
     if not needs.manifest:
         return ()
+    common = ("--no-config", "--python", python)
+    binary = ("--only-binary", ":all:", *common)
+    groups = tuple(word for group in needs.groups for word in ("--group", group))
     steps: tuple[Step, ...] = ()
-    source = needs.manifest
-    if needs.manifest == "uv.lock":
-        source = LOCKED
+    if needs.project:
         argv: tuple[str, ...] = (
-            UV, "export", "--quiet", "--frozen", "--offline", "--no-config", "--no-dev", "--no-emit-project",
-            "--no-header", "--python", python, "--output-file", LOCKED,
+            UV, "export", "--quiet", "--frozen", "--offline", *common, "--no-dev", *groups, "--no-emit-project",
+            "--no-header", "--no-annotate", "--cache-dir", "/cache/uv-index", "--output-file", f"{FETCH}/{LOCKED}",
         )  # fmt: skip
-        steps = (Step(name="read lock", argv=argv),)
+        cwd = f"{FETCH}/{PROJECT}"
+        steps = (_stub_step("read lock", argv, caches=(Cache(name="uv-index", access=Access.WRITE),), cwd=cwd),)
     argv = (
-        UV, "pip", "install", "--no-config", "--no-sources", "--only-binary", ":all:", "--target", "/work/out/deps",
-        "--python", python, "--link-mode", "copy", "--cache-dir", "/cache/uv", "-r", source,
+        UV, "pip", "compile", "--quiet", "--no-sources", *binary, "--no-header", "--format", "pylock.toml",
+        *(("--no-deps",) if needs.complete else ()), *(("--prerelease", "allow") if needs.prerelease else ()),
+        *(("--constraint", CONSTRAINTS) if needs.constraints else ()),
+        "--cache-dir", "/cache/uv-index", "--output-file", LOCK, _stub(needs.manifest),
     )  # fmt: skip
-    return (*steps, Step(name="install dependencies", argv=argv, network=Network.INDEX, caches=("uv",)))
+    index = Cache(name="uv-index", access=Access.WRITE)
+    resolve = _stub_step("resolve dependencies", argv, network=Network.INDEX, caches=(index,))
+    argv = (
+        python, "-I", "-S", "-B", f"{SDK}/build/download.py", DOWNLOAD, "/cache/wheels", "/work/download/wheels",
+    )  # fmt: skip
+    downloaded = Cache(name=CACHE, access=Access.DOWNLOAD)
+    download = _stub_step("download wheels", argv, network=Network.INDEX, caches=(downloaded,))
+    argv = (
+        UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", *binary,
+        "--target", "/work/out/deps", "--link-mode", "copy", "--cache-dir", "/cache/uv-wheels", "-r", INSTALL,
+    )  # fmt: skip
+    install = _stub_step(
+        "install dependencies",
+        argv,
+        caches=(Cache(name=CACHE, access=Access.READ), Cache(name="uv-wheels", access=Access.WRITE)),
+        env=(("WHEELS", "/cache/wheels"),),
+    )
+    return (*steps, resolve, download, install)
+
+
+def _stub_step(
+    name: str,
+    argv: tuple[str, ...],
+    *,
+    caches: tuple[Cache, ...],
+    network: Network = Network.NONE,
+    env: tuple[tuple[str, str], ...] = (),
+    cwd: str = FETCH,
+) -> Step:
+    return Step(
+        name=name, argv=argv, network=network, sees=Sees.STUBS, runs_source=False, caches=caches, env=env, cwd=cwd
+    )
+
+
+def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
+    """The wheels that the resolver chose, once it has."""
+    if not any(step.name == "download wheels" for step in plan.steps):
+        return None
+    manifest = next(name for name in MANIFESTS if name in plan.materials)
+    return wheels.fetched(stubs, _stub(manifest), manifest, plan.toolchain.version)
 
 
 _MISSING = re.compile(
@@ -136,11 +222,6 @@ _CONFLICT = re.compile(
 _PARSE = re.compile(r"Couldn't parse requirement in `([^`]{1,256})`|error: Couldn't parse|TOML parse error")
 
 
-def resolved(tree: Tree) -> tuple[tuple[str, str], ...]:
-    """What a lock pins stands in the materials already."""
-    return ()
-
-
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """What uv, or our check, said."""
     if step.name == "compile":
@@ -154,8 +235,8 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
 
 def _manifest_of(step: Step) -> str:
     """The manifest a step reads, as its author knows it."""
-    last = step.argv[-1] if step.argv else ""
-    return "uv.lock" if last == LOCKED else last if last in MANIFESTS else "requirements.txt"
+    last = step.argv[-1].rpartition("/")[2] if step.argv else ""
+    return last.removesuffix(".txt") if last.removesuffix(".txt") in MANIFESTS else "requirements.txt"
 
 
 def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:

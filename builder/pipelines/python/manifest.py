@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import BuildError
@@ -38,20 +38,35 @@ _REFUSED = (
     (re.compile(r"^(git|hg|svn|bzr)\+|://|@\s*(git\+|https?:|file:)"), "a package by URL"),
     (re.compile(r"^(\.{1,2}(/|$)|/|file:)|^[\w./-]+\.(whl|zip|tar\.gz)$"), "a local path"),
 )
-_INCLUDE = re.compile(r"^(?:-r|--requirement|-c|--constraint)(?:\s+|=)?(.+)$")
+_INCLUDE = re.compile(r"^(-r|--requirement|-c|--constraint)(?:\s+|=)?(.+)$")
 # What pip and uv read as it stands: no quote, backslash, scheme or variable that one of them would resolve.
 _PLAIN_PATH = re.compile(r"[\w./@+,=-]+(?: +[\w./@+,=-]+)*")
 _OPTION = re.compile(r"(?:--pre|--prefer-binary|--require-hashes|(?:--only-binary|--use-feature)(?:\s+|=)[\w:,.-]+)")
 _HASHES = re.compile(r"(?:--hash(?:=|\s+)\w+:[0-9A-Za-z_=-]+(?:\s+|$))*")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_SHA256 = re.compile(r"--hash(?:=|\s+)sha256:([0-9a-f]{64})(?=\s|$)")
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,198}[A-Za-z0-9])?")
+_SPECIFIER = re.compile(r"[0-9A-Za-z.*+!<>=~, -]*")
 _SOURCES = ("path", "git", "url", "workspace", "editable", "index")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dependencies:
-    """`manifest` is the file that decides, "" for none; `count` how many it names; `ignored` the others."""
+    """`manifest` is the file that decides, "" for none; `count` how many it names; `ignored` the others.
+
+    `requirements` and `constraints` are what it names, one a line, flat: PEP 508 by name with sha256 hashes behind it,
+    and no option, include, variable or URL. A `uv.lock` has none: uv reads it by itself, beside `project`, a
+    pyproject.toml of ours. `complete`: a lock, which names also what its packages need.
+    """
 
     manifest: str
     count: int
+    requirements: tuple[str, ...] = ()
+    constraints: tuple[str, ...] = ()
+    prerelease: bool = False
+    complete: bool = False
+    project: str = ""
+    groups: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     """The manifest and what it includes."""
     ignored: tuple[str, ...] = ()
@@ -71,42 +86,60 @@ def read_dependencies(tree: Tree) -> Dependencies:
         if "pyproject.toml" not in there:
             raise BuildError("ManifestInvalid", "uv.lock needs its pyproject.toml beside it", where="uv.lock")
     if manifest == "requirements.txt":
-        count, files = _requirements(tree)
-        return Dependencies(manifest=manifest if count else "", count=count, files=files, ignored=ignored)
-    if manifest == "pyproject.toml":
-        count = _pyproject(tree, whole)
+        found = _requirements(tree)
+    elif manifest == "pyproject.toml":
+        found = _named(manifest, _pyproject(tree, whole))
+    elif manifest == "pylock.toml":
+        found = _named(manifest, _pylock(tree), complete=True)
     else:
-        count = {"pylock.toml": _pylock, "uv.lock": _uv_lock}[manifest](tree)
-    return Dependencies(manifest=manifest if count else "", count=count, files=(manifest,), ignored=ignored)
+        found = _uv_lock(tree, whole)
+    return replace(found, manifest=manifest if found.count else "", ignored=ignored)
 
 
-def _requirements(tree: Tree) -> tuple[int, tuple[str, ...]]:
-    """How many requirements there are, and the files that hold them (pip, "Requirements File Format")."""
-    seen: dict[str, None] = {}
-    waiting, count = ["requirements.txt"], 0
+def _named(manifest: str, requirements: tuple[str, ...], *, complete: bool = False) -> Dependencies:
+    return Dependencies(
+        manifest=manifest, count=len(requirements), requirements=requirements, complete=complete, files=(manifest,)
+    )
+
+
+def _requirements(tree: Tree) -> Dependencies:
+    """The requirements, and the files that hold them (pip, "Requirements File Format")."""
+    seen: dict[tuple[str, bool], None] = {}
+    needs: dict[bool, list[str]] = {False: [], True: []}
+    waiting = [("requirements.txt", False)]
+    prerelease = False
     while waiting:
-        name = waiting.pop()
-        if name in seen:
+        name, constrains = waiting.pop()
+        if (name, constrains) in seen:
             continue
-        seen[name] = None
+        seen[name, constrains] = None
         if len(seen) > MOST_FILES:
             message = f"requirements.txt includes more than {MOST_FILES} files"
             raise BuildError("ManifestInvalid", message, where=name, next="Put the requirements into fewer files.")
-        includes: list[str] = []
+        includes: list[tuple[str, bool]] = []
         for number, text in _logical_lines(name, tree.read_text(name)):
             where = f"{name}:{number}"
             _refuse_line(text, where)
             if include := _INCLUDE.match(text):
-                includes.append(_included(tree, name, include[1].strip(), where))
+                below = _included(tree, name, include[2].strip(), where)
+                includes.append((below, constrains or include[1] in ("-c", "--constraint")))
             elif not text.startswith("-"):
-                count += 1
-                _refuse_count(count, where)
-                _refuse_requirement(text, where)
+                _refuse_count(sum(map(len, needs.values())) + 1, where)
+                needs[constrains].append(_requirement(text, where))
             elif not _OPTION.fullmatch(text):
                 message = f"this option is not taken here: {text[:80]}"
                 raise BuildError("ManifestInvalid", message, where=where, next=_NAMES_ONLY)
+            else:
+                prerelease = prerelease or text == "--pre"
         waiting += reversed(includes)
-    return count, tuple(seen)
+    return Dependencies(
+        manifest="requirements.txt",
+        count=len(needs[False]),
+        requirements=tuple(needs[False]),
+        constraints=tuple(needs[True]),
+        prerelease=prerelease,
+        files=tuple(dict.fromkeys(name for name, _ in seen)),
+    )
 
 
 def _refuse_line(text: str, where: str) -> None:
@@ -133,24 +166,35 @@ def _refuse_count(count: int, where: str) -> None:
         raise BuildError("ManifestInvalid", message, where=where, next="Name only what the code needs.")
 
 
-def _refuse_requirement(text: str, where: str) -> None:
-    """Raise for what is no requirement by name and version (PEP 508), with nothing but hashes behind it."""
+def _requirement(text: str, where: str) -> str:
+    """A requirement by name and version (PEP 508) as a line of ours, with the sha256 hashes behind it."""
     need, *options = re.split(r"\s(?=--)", text, maxsplit=1)
     if options and not _HASHES.fullmatch(options[0]):
         message = f"only --hash is taken behind a requirement: {text[:80]}"
         raise BuildError("ManifestInvalid", message, where=where, next=_NAMES_ONLY)
-    if not _is_by_name(need):
+    if not (line := _by_name(need)):
         raise BuildError("ManifestInvalid", f"this is no requirement (PEP 508): {need[:80]}", where=where)
+    hashes = _SHA256.findall(options[0]) if options else []
+    if options and not hashes:
+        hint = "Write it again with a tool that pins by sha256, as the indexes do."
+        raise BuildError("ManifestInvalid", f"no --hash=sha256:… pins {need[:80]}", where=where, next=hint)
+    return _pinned(line, hashes)
 
 
-def _is_by_name(text: str) -> bool:
+def _pinned(line: str, hashes: Iterable[str]) -> str:
+    return " ".join((line, *(f"--hash=sha256:{value}" for value in dict.fromkeys(hashes))))
+
+
+def _by_name(text: str) -> str:
+    """A requirement that names no place, in the spelling of `packaging`; "" for what is none."""
     from packaging.requirements import InvalidRequirement, Requirement  # 15 ms that other runtimes do without
 
     text = text.strip()
     try:
-        return len(text) <= LINE_LIMIT and Requirement(text).url is None
+        found = Requirement(text) if len(text) <= LINE_LIMIT else None
     except (InvalidRequirement, RecursionError):  # a marker may nest parentheses
-        return False
+        return ""
+    return "" if found is None or found.url is not None else str(found)
 
 
 def _logical_lines(name: str, text: str) -> Iterator[tuple[int, str]]:
@@ -191,7 +235,7 @@ def _undeclared(whole: Mapping[str, Any]) -> str:
     return "tool.poetry.dependencies" if isinstance(needs, dict) and set(needs) - {"python"} else ""
 
 
-def _pyproject(tree: Tree, whole: Mapping[str, Any]) -> int:
+def _pyproject(tree: Tree, whole: Mapping[str, Any]) -> tuple[str, ...]:
     if key := _undeclared(whole):
         message = f"the dependencies are in {key}, which only its own tool can read"
         hint = "List them in project.dependencies, or add a requirements.txt beside it."
@@ -201,13 +245,16 @@ def _pyproject(tree: Tree, whole: Mapping[str, Any]) -> int:
     if not isinstance(needs, list):
         where = _line_of(tree, "dependencies")
         raise BuildError("ManifestInvalid", "project.dependencies is no list of requirements", where=where)
+    lines = []
     for count, need in enumerate(needs, 1):
         if count > MOST_REQUIREMENTS:
             _refuse_count(count, _line_of(tree, "dependencies"))
-        if not isinstance(need, str) or not _is_by_name(need):
+        line = _by_name(need) if isinstance(need, str) else ""
+        if not line:
             where = _line_of(tree, str(need)[:LINE_LIMIT])
             raise BuildError("ManifestInvalid", f"this is no requirement by name: {str(need)[:80]}", where=where)
-    return len(needs)
+        lines.append(line)
+    return tuple(lines)
 
 
 def _refuse_sources(tree: Tree, whole: Mapping[str, Any]) -> None:
@@ -243,30 +290,73 @@ def _line_of(tree: Tree, text: str) -> str:
     return "pyproject.toml"
 
 
-def _uv_lock(tree: Tree) -> int:
-    packages = _tables(read_toml(tree, "uv.lock", LOCK_LIMIT).get("package"))
-    count = 0
-    for package in packages:
+def _uv_lock(tree: Tree, whole: Mapping[str, Any]) -> Dependencies:
+    lock = read_toml(tree, "uv.lock", LOCK_LIMIT)
+    count, name = 0, ""
+    for package in _tables(lock.get("package")):
         source = package.get("source")
         if not isinstance(source, dict):
             source = {}
         keys = set(source)
         if keys & {"virtual", "editable"} and source.get("virtual", source.get("editable")) == ".":
+            name = str(package.get("name"))
             continue
         if keys != {"registry"}:
             message = f"{package.get('name')} comes from {', '.join(sorted(keys)) or 'nowhere'}, not from an index"
             raise BuildError("ManifestInvalid", message, where="uv.lock")
         count += 1
-    return count
+    wanted = str(lock.get("requires-python", ">=3"))
+    if count and not (_NAME.fullmatch(name) and len(wanted) <= 200 and _SPECIFIER.fullmatch(wanted)):
+        message = "uv.lock names no project at the root, or its requires-python is no version specifier"
+        raise BuildError("ManifestInvalid", message, where="uv.lock", next="Write it again: uv lock")
+    groups = _default_groups(tree, whole)
+    return Dependencies(
+        manifest="uv.lock",
+        count=count,
+        complete=True,
+        project=_project_stub(name, wanted, groups),
+        groups=groups,
+        files=("uv.lock",),
+    )
 
 
-def _pylock(tree: Tree) -> int:
-    packages = _tables(read_toml(tree, "pylock.toml", LOCK_LIMIT).get("packages"))
-    for package in packages:
+def _project_stub(name: str, wanted: str, groups: tuple[str, ...]) -> str:
+    """What uv needs beside a lock: the name that its root has there, and which groups exist. The lock has the rest."""
+    lines = ["[project]", f'name = "{name}"', 'version = "0"', f'requires-python = "{wanted}"']
+    lines += ["", "[dependency-groups]", *(f'"{group}" = []' for group in groups)] if groups else []
+    return "\n".join(lines) + "\n"
+
+
+def _default_groups(tree: Tree, whole: Mapping[str, Any]) -> tuple[str, ...]:
+    """The groups of `tool.uv.default-groups` but for `dev`, which is never installed."""
+    tool = whole.get("tool")
+    uv = tool.get("uv") if isinstance(tool, dict) else None
+    groups = uv.get("default-groups", []) if isinstance(uv, dict) else []
+    known = whole.get("dependency-groups")
+    if groups == "all":
+        groups = list(known) if isinstance(known, dict) else []
+    if not isinstance(groups, list) or not all(isinstance(one, str) and _NAME.fullmatch(one) for one in groups):
+        where = _line_of(tree, "default-groups")
+        raise BuildError("ManifestInvalid", "tool.uv.default-groups is no list of groups", where=where)
+    return tuple(one for one in dict.fromkeys(groups) if one != "dev")
+
+
+def _pylock(tree: Tree) -> tuple[str, ...]:
+    lines = []
+    for package in _tables(read_toml(tree, "pylock.toml", LOCK_LIMIT).get("packages")):
+        name = str(package.get("name"))[:LINE_LIMIT]
         if odd := sorted({"vcs", "directory", "archive"} & set(package)):
-            message = f"{package.get('name')} comes from {odd[0]}, not from an index"
-            raise BuildError("ManifestInvalid", message, where="pylock.toml")
-    return len(packages)
+            raise BuildError("ManifestInvalid", f"{name} comes from {odd[0]}, not from an index", where="pylock.toml")
+        marker = package.get("marker")
+        need = f"{name}=={package.get('version')}" + (f" ; {marker}" if marker else "")
+        if not (line := _by_name(need)):
+            message = f"this is no package by name, version and marker: {need[:80]}"
+            hint = "Export the lock anew, without extras and groups."
+            raise BuildError("ManifestInvalid", message, where="pylock.toml", next=hint)
+        hashes = [wheel.get("hashes") for wheel in _tables(package.get("wheels"))]
+        values = [str(each.get("sha256", "")) for each in hashes if isinstance(each, dict)]
+        lines.append(_pinned(line, [value for value in values if _DIGEST.fullmatch(value)]))
+    return tuple(lines)
 
 
 def _tables(value: object) -> list[dict[str, Any]]:

@@ -13,7 +13,8 @@ from starlette.routing import BaseRoute, Route
 from structlog.typing import FilteringBoundLogger
 
 from builder.contract import codec, routes
-from builder.services.errors import RETRY_AFTER_S, Status, status_of
+from builder.errors import BuildError
+from builder.services.errors import RETRY_AFTER_S, CallRefused, Status, status_of
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -42,7 +43,9 @@ def answering(handle: Handler) -> Handler:
         except ClientDisconnect:
             return error(499, "CANCELLED", "the client went away")
         except asyncio.CancelledError:  # we stop, and this call did not end in time
-            return error(503, "UNAVAILABLE", "the server stops; ask again")
+            answer = error(503, "UNAVAILABLE", "the server stops; ask again")
+            answer.headers["retry-after"] = str(RETRY_AFTER_S)
+            return answer
         except Exception as raised:
             return await refused(request, raised)
 
@@ -53,9 +56,13 @@ async def refused(request: Request, raised: Exception) -> Response:
     """The answer to what a call raised; what is our trouble goes to the log."""
     status = status_of(raised)
     _log(request, status, raised)
+    return _answer(status)
+
+
+def _answer(status: Status) -> Response:
     answer = error(status.http, status.code, status.message, *([status.detail] if status.detail else []))
-    if status.outage:
-        answer.headers["retry-after"] = str(RETRY_AFTER_S)
+    if status.retry_after_s:
+        answer.headers["retry-after"] = str(status.retry_after_s)
     return answer
 
 
@@ -80,15 +87,18 @@ async def no_route(request: Request, raised: Exception) -> Response:
     assert isinstance(raised, HTTPException)
     path = shown_path(request.url.path)
     if raised.status_code == 404 and request.url.path.startswith(routes.NOT_YET_PATHS):
-        return error(501, "UNIMPLEMENTED", f"{path} is not built yet (docs/api.md)")
+        return _answer(status_of(CallRefused("UNIMPLEMENTED", f"{path} is not built yet (docs/api.md)")))
     if raised.status_code == 404:
-        return error(404, "NOT_FOUND", f"there is no {path} (docs/api.md)")
+        where = "The paths are in docs/api.md."
+        return _answer(status_of(CallRefused("NOT_FOUND", f"there is no {path} (docs/api.md)", next=where)))
     if raised.status_code == 405:
-        methods = sorted(_methods(request.app.routes, request.url.path))
-        answer = error(405, "UNIMPLEMENTED", f"{path} takes {', '.join(methods)}, not {request.method}")
-        answer.headers["allow"] = ", ".join(methods)
+        methods = ", ".join(sorted(_methods(request.app.routes, request.url.path)))
+        found = status_of(CallRefused("UNIMPLEMENTED", f"{path} takes {methods}, not {request.method}"))
+        answer = error(405, found.code, found.message, found.detail)
+        answer.headers["allow"] = methods
         return answer
-    return error(raised.status_code, "INVALID_ARGUMENT", str(raised.detail))
+    found = status_of(BuildError("InvalidRequest", str(raised.detail)))
+    return error(raised.status_code, found.code, found.message, found.detail)
 
 
 def _methods(known: Iterable[BaseRoute], path: str) -> set[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import anyio
 import anyio.to_thread
@@ -16,6 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
 from builder.config import Settings
@@ -26,8 +27,9 @@ from builder.services.auth import Caller, Tokens, admit
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused, unimplemented
 from builder.services.nodes import OperateService
+from builder.services.shares import Memory
 from builder.services.streams import LogStreams
-from builder.services.uploads import Uploads
+from builder.services.uploads import Upload, Uploads
 from builder.services.workers import WorkerService
 from builder.transports.http import bodies
 from builder.transports.http.answers import Handler, answering, json_answer, json_bytes, no_route, refused
@@ -36,7 +38,22 @@ from builder.transports.http.probes import Probes
 
 BESIDE_SOURCE_BYTES = 1024 * 1024
 LOG_BATCH_BYTES = 64 * 1024 * 1024  # 500 lines of 16 KiB, each byte of them escaped
-UPLOADS = 8  # at once; each holds a thread until its client has sent everything
+UPLOAD_THREADS = 8  # each is busy for one piece, and waits for no client
+PIECE_BYTES = 256 * 1024  # of an upload, in memory before it is written
+
+
+class Streamed(StreamingResponse):
+    """A stream that counts in a share until it has ended, however that is."""
+
+    def __init__(self, content: AsyncIterator[bytes], ended: Callable[[], None]) -> None:
+        super().__init__(content, media_type="text/event-stream", headers={"cache-control": "no-store"})
+        self._ended = ended
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._ended()
 
 
 class Api:
@@ -59,9 +76,10 @@ class Api:
             "WorkerService": (worker_service, LOG_BATCH_BYTES),
             "OperateService": (operate_service, BESIDE_SOURCE_BYTES),
         }
-        self._workers, self._streams, self._uploads, self._called = worker_service, streams, uploads, called
-        # Own threads: a slow upload holds up no heartbeat and no claim.
-        self._upload_threads = anyio.CapacityLimiter(UPLOADS)
+        self._builds, self._workers, self._streams, self._uploads = build_service, worker_service, streams, uploads
+        self._called, self._memory, self._least = called, Memory(settings.bodies_bytes), settings.body_rate_bytes
+        # Own threads: a slow disk below uploads holds up no heartbeat and no claim.
+        self._upload_threads = anyio.CapacityLimiter(UPLOAD_THREADS)
 
     def paths(self) -> list[Route]:
         """All of them: the derived ones, and the two whose bodies are no JSON."""
@@ -95,32 +113,67 @@ class Api:
         caller = self._admitted(request, route.rpc_name)
         if method is None:
             raise unimplemented(f"{route.rpc_name} is not built yet (docs/api.md)")
-        body, params, query = await bodies.whole(request, limit), request.path_params, request.query_params
+        if route.has_body:
+            bodies.check_type(request, bodies.JSON)
+        if route.rpc_name == "CreateBuild":
+            self._builds.check_room(caller)
+        params, query = request.path_params, request.query_params
+        async with bodies.whole(request, limit, self._memory, _owner(caller), self._least) as body:
 
-        def call() -> bytes:  # parsing too: a large batch must not hold up the loop
-            return codec.dump(method(caller, routes.bind(route, params, query.multi_items(), body)))
+            def call() -> bytes:  # parsing too: a large batch must not hold up the loop
+                return codec.dump(method(caller, routes.bind(route, params, query.multi_items(), body)))
 
-        return json_bytes(await run_in_threadpool(call))
+            return json_bytes(await run_in_threadpool(call))
 
     async def _log_stream(self, route: routes.Route, request: Request) -> Response:
         caller = self._admitted(request, route.rpc_name)
+        last = request.headers.get("last-event-id", "")
         query = routes.bind(route, request.path_params, request.query_params.multi_items(), b"")
         assert isinstance(query, pb.StreamBuildLogsRequest)
-        place = await self._streams.open(caller, query, request.headers.get("last-event-id", ""))
-        headers = {"cache-control": "no-store"}
-        return StreamingResponse(events(self._streams, place), media_type="text/event-stream", headers=headers)
+        share = self._streams.share
+        share.take(caller.organization)
+        try:
+            place = await self._streams.open(caller, query, last)
+        except BaseException:
+            share.give_back(caller.organization)
+            raise
+        if place.is_over:  # an EventSource comes again after the end, until it is answered so
+            share.give_back(caller.organization)
+            return Response(status_code=204)
+        return Streamed(events(self._streams, place), lambda: share.give_back(caller.organization))
 
     async def _upload(self, request: Request) -> Response:
+        """Read in the loop, written in a thread piece by piece: a client that is slow holds neither."""
         caller = self._admitted(request, "UploadBuildContext")
-        body = bodies.chunks(request)
-        messages = (pb.UploadBuildContextRequest(chunk=chunk) for chunk in bodies.in_thread(body))
-        keep = functools.partial(self._uploads.upload_build_context, caller, messages)
+        bodies.check_type(request, bodies.SOURCES)
+        with self._uploads.share.one(caller.organization):
+            self._memory.take(_owner(caller), PIECE_BYTES)
+            try:
+                return json_answer(await self._received(request, caller))
+            finally:
+                self._memory.give_back(_owner(caller), PIECE_BYTES)
+
+    async def _received(self, request: Request, caller: Caller) -> pb.UploadBuildContextResponse:
+        size = bodies.announced(request)
+        upload = Received(functools.partial(self._uploads.begin, caller, size), self._upload_threads)
+        body = bodies.chunks(request, self._least)
         try:
-            return json_answer(await anyio.to_thread.run_sync(keep, limiter=self._upload_threads))
-        except BuildError:
-            with contextlib.suppress(CallRefused, ClientDisconnect):
-                await bodies.drain(body)
+            await upload.begin()
+            piece = bytearray()
+            async for chunk in body:
+                piece += chunk
+                if len(piece) >= PIECE_BYTES:
+                    await upload.write(bytes(piece))
+                    piece.clear()
+            await upload.write(bytes(piece))
+            return await upload.finish()
+        except BuildError as error:
+            if error.reason == "ArchiveTooLarge":
+                with contextlib.suppress(CallRefused, ClientDisconnect):
+                    await bodies.drain(body)
             raise
+        finally:
+            await upload.close()
 
     async def _source(self, request: Request) -> Response:
         caller = self._caller(request)
@@ -129,6 +182,38 @@ class Api:
         find = functools.partial(self._workers.source, caller, request.path_params["build_id"], claim)
         stream = await run_in_threadpool(find)
         return StreamingResponse(iterate_in_threadpool(stream), media_type="application/octet-stream")
+
+
+class Received:
+    """An `Upload` whose calls run in threads; one that a cancel overtakes is closed all the same."""
+
+    def __init__(self, begin: Callable[[], Upload], threads: anyio.CapacityLimiter) -> None:
+        self._begin, self._threads = begin, threads
+        self._upload: Upload | None = None
+
+    async def begin(self) -> None:
+        def call() -> None:
+            self._upload = self._begin()
+
+        await anyio.to_thread.run_sync(call, limiter=self._threads)
+
+    async def write(self, data: bytes) -> None:
+        assert self._upload is not None
+        await anyio.to_thread.run_sync(self._upload.write, data, limiter=self._threads)
+
+    async def finish(self) -> pb.UploadBuildContextResponse:
+        assert self._upload is not None
+        return await anyio.to_thread.run_sync(self._upload.finish, limiter=self._threads)
+
+    async def close(self) -> None:
+        if self._upload is not None:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self._upload.close, limiter=self._threads)
+
+
+def _owner(caller: Caller) -> str:
+    """Whose memory a body is; tokens of nodes have no organization."""
+    return caller.organization or caller.token_sha256
 
 
 def make_app(api: Api, probes: Probes, log: FilteringBoundLogger) -> Starlette:

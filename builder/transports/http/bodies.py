@@ -1,34 +1,102 @@
-"""Request bodies as they come: bounded, given up after a silence, readable from a thread."""
+"""Request bodies as they come: of a known type, bounded in size and memory, no slower than a least rate."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import anyio
-import anyio.from_thread
 from starlette.requests import ClientDisconnect, Request
 
 from builder.errors import BuildError
 from builder.services.errors import CallRefused
+from builder.services.shares import Memory
+from builder.text import size as in_words
+from builder.text import visible
 
 DRAINED_BYTES = 64 * 1024 * 1024
-SILENCE_S = 60.0  # a client that sends nothing of its body for so long has gone, or does not mean it
+WINDOW_S = 10.0
+"""The rate is that of any so many seconds, after the first so many."""
+TICKS = 10  # parts of a window
+
+JSON = ("application/json",)
+SOURCES = (
+    "application/octet-stream", "application/zip", "application/x-zip-compressed", "application/gzip",
+    "application/x-gzip", "application/x-tar", "application/x-compressed-tar", "application/x-gtar", "text/plain",
+)  # fmt: skip
 
 
-async def chunks(request: Request) -> AsyncIterator[bytes]:
-    """The body as it comes. Raises `CallRefused` DEADLINE_EXCEEDED when nothing does."""
-    stream = request.stream()
+def check_type(request: Request, accepted: Sequence[str]) -> None:
+    """Refuse a body that would be read as something else than it is. None named is the first one accepted."""
+    encoding = request.headers.get("content-encoding", "identity").strip().lower()
+    if encoding != "identity":
+        message = f"Content-Encoding: {visible(encoding, limit=40)} is not read here; send the body as it is"
+        raise BuildError("UnsupportedMediaType", message, where="Content-Encoding")
+    named, _, parameters = request.headers.get("content-type", accepted[0]).partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    if named.strip().lower() not in accepted or (accepted is JSON and charset not in ("", "utf-8")):
+        whole = visible(named + (";" if parameters else "") + parameters, limit=80)
+        message = f"Content-Type: {whole} is not read here; this call takes {accepted[0]}"
+        raise BuildError("UnsupportedMediaType", message, where="Content-Type")
+
+
+def announced(request: Request) -> int:
+    """The size that the head announces; 0 for one that comes in chunks."""
+    text = request.headers.get("content-length", "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 19 else 0
+
+
+class Pace:
+    """How quickly a body comes. Only the time that passes while its client is waited for counts."""
+
+    def __init__(self, least: int) -> None:
+        self._least, self._window, self._tick = least * WINDOW_S, WINDOW_S, WINDOW_S / TICKS
+        self._sizes: deque[int] = deque(maxlen=TICKS)
+        self._ticks, self._size, self._waited = 0, 0, 0.0
+
+    @property
+    def remaining(self) -> float:
+        """Seconds to wait before the next look."""
+        return max(self._tick - self._waited, 0.001)
+
+    def waited(self, seconds: float, size: int) -> None:
+        """So many bytes came after so long. Raises `CallRefused` DEADLINE_EXCEEDED when that was too slow."""
+        self._waited += seconds
+        while self._waited >= self._tick:
+            self._waited -= self._tick
+            self._sizes.append(self._size)
+            self._size = 0
+            self._ticks += 1
+            if self._ticks >= 2 * TICKS and sum(self._sizes) < self._least:
+                rate = in_words(int(self._least / self._window))
+                message = f"less than {rate} a second of the body came for {self._window:g} s; send it again"
+                raise CallRefused("DEADLINE_EXCEEDED", message, where="body")
+        self._size += size
+
+
+async def chunks(request: Request, least: int) -> AsyncIterator[bytes]:
+    """The body as it comes, at `least` so many bytes a second. Raises as `Pace`, and `ClientDisconnect`."""
+    pace = Pace(least)
     while True:
+        began = time.monotonic()
         try:
-            with anyio.fail_after(SILENCE_S):
-                chunk = await anext(stream, None)
+            with anyio.fail_after(pace.remaining):
+                message = await request.receive()
         except TimeoutError:
-            message = f"nothing of the body came for {SILENCE_S:.0f} s; send it again"
-            raise CallRefused("DEADLINE_EXCEEDED", message) from None
-        if chunk is None:
+            pace.waited(time.monotonic() - began, 0)
+            continue
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body: bytes = message.get("body", b"")
+        more = message.get("more_body", False)
+        if more:
+            pace.waited(time.monotonic() - began, len(body))
+        if body:
+            yield body
+        if not more:
             return
-        yield chunk
 
 
 async def drain(body: AsyncIterator[bytes]) -> None:
@@ -41,32 +109,26 @@ async def drain(body: AsyncIterator[bytes]) -> None:
             return
 
 
-async def whole(request: Request, limit: int) -> bytes:
-    """The whole body; nothing of one beyond the limit is kept."""
-    data, body = bytearray(), chunks(request)
-    async for chunk in body:
-        data += chunk
-        if len(data) <= limit:
-            continue
-        data.clear()
-        await drain(body)
-        raise BuildError("ArchiveTooLarge", f"the body has more than {limit} bytes; upload the source", where="body")
-    return bytes(data)
+@asynccontextmanager
+async def whole(request: Request, limit: int, memory: Memory, owner: str, least: int) -> AsyncIterator[bytes]:
+    """The whole body, which counts in `memory` meanwhile; nothing of one beyond the limit is kept.
 
-
-def in_thread(body: AsyncIterator[bytes]) -> Iterator[bytes]:
-    """The chunks of a body for a thread that anyio started. Raises `ClientDisconnect` when the server stops."""
-    stopped = False
-
-    async def following() -> bytes | None:
-        nonlocal stopped
-        try:
-            return await anext(body, None)
-        except asyncio.CancelledError:  # the thread that waits for this must not mistake it for the end
-            stopped = True
-            return None
-
-    while (chunk := anyio.from_thread.run(following)) is not None:
-        yield chunk
-    if stopped:
-        raise ClientDisconnect
+    Raises `BuildError` ArchiveTooLarge, `QuotaExceeded` before anything is read where the size is announced.
+    """
+    counted = min(announced(request), limit)
+    memory.take(owner, counted)
+    try:
+        data, body = bytearray(), chunks(request, least)
+        async for chunk in body:
+            data += chunk
+            if len(data) > limit:
+                data.clear()
+                await drain(body)
+                message = f"the body has more than {limit} bytes; upload the source"
+                raise BuildError("ArchiveTooLarge", message, where="body")
+            if (more := len(data) - counted) > 0:
+                memory.take(owner, more, counted)
+                counted += more
+        yield bytes(data)
+    finally:
+        memory.give_back(owner, counted)

@@ -20,6 +20,7 @@ async def events(streams: LogStreams, place: Place) -> AsyncIterator[bytes]:
         if part is None:
             yield b": keep-alive\n\n"
         elif isinstance(part, pb.LogEntry):
-            yield b"id: %d\nevent: eof\ndata: %s\n\n" % (part.sequence, codec.dump(part))
+            # One more than the last line's: a reader that comes again with it had the end (`Place.is_over`).
+            yield b"id: %d\nevent: eof\ndata: %s\n\n" % (part.sequence + 1, codec.dump(part))
         else:
             yield part

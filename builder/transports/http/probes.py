@@ -1,4 +1,4 @@
-"""What answers for the process itself, without a token: /healthz, /readyz, /metrics."""
+"""What answers for the process itself, without a token: /healthz, /readyz, /metrics, /version."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from structlog.typing import FilteringBoundLogger
 
+import builder
+from builder.contract.protocol import PROTOCOL
 from builder.transports.http.answers import answering, error
 
 READY_S = 2.0
@@ -29,7 +31,12 @@ class Probes:
 
     def paths(self) -> list[Route]:
         """Their routes."""
-        found = {"/healthz": self._healthz, "/readyz": self._readyz, "/metrics": self._metrics}
+        found = {
+            "/healthz": self._healthz,
+            "/readyz": self._readyz,
+            "/metrics": self._metrics,
+            "/version": self._version,
+        }
         return [Route(path, answering(handle)) for path, handle in found.items()]
 
     async def _healthz(self, request: Request) -> Response:
@@ -41,6 +48,9 @@ class Probes:
             names = ", ".join(found["part"] for found in missing)
             return error(503, "UNAVAILABLE", f"missing: {names}", *missing)
         return JSONResponse({"ready": True})
+
+    async def _version(self, request: Request) -> Response:
+        return JSONResponse({"version": builder.__version__, "protocol": PROTOCOL})
 
     async def _metrics(self, request: Request) -> Response:
         page = await anyio.to_thread.run_sync(self._metrics_page, limiter=self._threads)

@@ -1112,6 +1112,7 @@ class RegisterNodeRequest(_message.Message):
     SLOTS_FIELD_NUMBER: _builtins.int
     DISK_FREE_BYTES_FIELD_NUMBER: _builtins.int
     DROPPED_MESSAGES_FIELD_NUMBER: _builtins.int
+    LACKS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     node_id: _builtins.str
     architecture: _builtins.str
@@ -1120,6 +1121,8 @@ class RegisterNodeRequest(_message.Message):
     disk_free_bytes: _builtins.int
     dropped_messages: _builtins.int
     """Messages of the queues that were no hints, since the last registration that was answered."""
+    lacks: _builtins.str
+    """Why the node takes no builds now (its disk is nearly full); it offers no slots then."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1142,10 +1145,11 @@ class RegisterNodeRequest(_message.Message):
         slots: _builtins.int = ...,
         disk_free_bytes: _builtins.int = ...,
         dropped_messages: _builtins.int = ...,
+        lacks: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bases", b"bases", "disk_free_bytes", b"disk_free_bytes", "dropped_messages", b"dropped_messages", "node_id", b"node_id", "protocol", b"protocol", "queues", b"queues", "slots", b"slots", "toolchains", b"toolchains"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "bases", b"bases", "disk_free_bytes", b"disk_free_bytes", "dropped_messages", b"dropped_messages", "lacks", b"lacks", "node_id", b"node_id", "protocol", b"protocol", "queues", b"queues", "slots", b"slots", "toolchains", b"toolchains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1815,6 +1819,7 @@ class Node(_message.Message):
     DRAIN_FIELD_NUMBER: _builtins.int
     LIVE_FIELD_NUMBER: _builtins.int
     SEEN_AT_MS_FIELD_NUMBER: _builtins.int
+    LACKS_FIELD_NUMBER: _builtins.int
     node_id: _builtins.str
     slots: _builtins.int
     running: _builtins.int
@@ -1823,6 +1828,8 @@ class Node(_message.Message):
     live: _builtins.bool
     """It was seen lately enough to be offered builds, if it does not drain."""
     seen_at_ms: _builtins.int
+    lacks: _builtins.str
+    """Why it takes no builds now; it offers no slots then."""
     @_builtins.property
     def queues(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -1840,10 +1847,11 @@ class Node(_message.Message):
         drain: _builtins.bool = ...,
         live: _builtins.bool = ...,
         seen_at_ms: _builtins.int = ...,
+        lacks: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "live", b"live", "node_id", b"node_id", "queues", b"queues", "running", b"running", "seen_at_ms", b"seen_at_ms", "slots", b"slots", "toolchains", b"toolchains"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["drain", b"drain", "lacks", b"lacks", "live", b"live", "node_id", b"node_id", "queues", b"queues", "running", b"running", "seen_at_ms", b"seen_at_ms", "slots", b"slots", "toolchains", b"toolchains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,224 @@
+"""What a fetch step leaves becomes part of a shared cache here: verified by its digest, copied by the node, or dropped.
+
+A shared cache of downloads belongs to the node. No step writes to it, so what was verified once stays what it was.
+The private folder is hostile until it is removed: it is walked by descriptor, and no link in it is followed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+from builder import sandbox
+from builder.attempt import dirhash
+from builder.attempt.attempt import Attempt
+from builder.claims.outcome import Material
+from builder.errors import BuildError, PlatformError
+from builder.key import digest_of
+from builder.plan import Access, Fetched, Plan, Step, Wanted
+from builder.source.tree import DirTree
+
+CHUNK = 1 << 20
+LONGEST_NAME = 255
+MATERIALS_MAX = 5000
+MARKERS = ".complete"
+
+
+def cache_of(step: Step) -> str:
+    """The cache that a step downloads for; "" for a step that downloads nothing."""
+    return next((cache.name for cache in step.caches if cache.access is Access.DOWNLOAD), "")
+
+
+def is_needed(attempt: Attempt, plan: Plan, step: Step) -> bool:
+    """Whether a step must run: not when it would download what the shared cache has already."""
+    name = cache_of(step)
+    if not name:
+        return True
+    found = _fetched(attempt, plan)
+    if found is None:
+        return True
+    store = shared(attempt, name)
+    mine = [one for one in found.wanted if one.cache == name]
+    if any(not _there(store, one) for one in mine if not one.optional):
+        return True
+    return any(one.optional for one in mine) and not (store / MARKERS / _marker(attempt, plan)).is_file()
+
+
+def keep(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...]:
+    """After a step that downloads, run or not: what it fetched is verified and kept; returns what it is for.
+
+    Raises `BuildError` PackageIndexUnavailable for a file that did not arrive, or arrived with other bytes.
+    """
+    name = cache_of(step)
+    if not name:
+        return ()
+    private = attempt.work / "download" / name
+    found = _fetched(attempt, plan)
+    if found is None:
+        sandbox.remove_tree(private)
+        return ()
+    store = shared(attempt, name)
+    mine = [one for one in found.wanted if one.cache == name]
+    for one in mine:
+        attempt.check()
+        if not _there(store, one):
+            take(private, store, one, limit=attempt.node.settings.disk_bytes, check=attempt.check)
+    if any(one.optional for one in mine):
+        (store / MARKERS).mkdir(exist_ok=True)
+        (store / MARKERS / _marker(attempt, plan)).touch()
+    sandbox.remove_tree(private)
+    packages = dict.fromkeys((one.package, one.digest) for one in mine if one.package and _there(store, one))
+    if len(packages) > MATERIALS_MAX:
+        attempt.log.system(f"warning: {len(packages)} packages were fetched; the provenance names only the lock file")
+        return ()
+    return tuple((package, dirhash.in_hex(digest)) for package, digest in packages)
+
+
+def take(private: Path, store: Path, wanted: Wanted, *, limit: int, check: Callable[[], None] = lambda: None) -> None:
+    """Copy one file out of a private folder into a shared cache, when its bytes are the ones that are wanted.
+
+    It is a copy: the build's user may have the file open, or linked to another name, for as long as the build lives.
+    An optional file that is not there is no error.
+    """
+    for path in (wanted.source, wanted.path):
+        _require_plain(path)
+    try:
+        with _opened(private, wanted.source) as file:
+            _copy(file, store, wanted, limit, check)
+    except (FileNotFoundError, NotADirectoryError):
+        if not wanted.optional:
+            raise PlatformError("PackageIndexUnavailable", f"{_named(wanted)} did not arrive") from None
+
+
+def shared(attempt: Attempt, name: str) -> Path:
+    """A cache of this organization that a step does not write, made for the node where it is new."""
+    folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
+    if not folder.is_dir():
+        folder.mkdir(parents=True, exist_ok=True)
+        for each in (folder, folder.parent, folder.parent.parent):  # whatever the worker's umask: the build user passes
+            each.chmod(0o755)
+    return folder
+
+
+def _fetched(attempt: Attempt, plan: Plan) -> Fetched | None:
+    """What the stubs name, with the files for later steps written beside them."""
+    folder = attempt.work / "fetch"
+    with attempt.reading() as reading:
+        found = reading.fetched(plan)
+    for file in found.files if found else ():
+        _require_plain(file.path)
+        path = folder / file.path
+        _make_folders(attempt, folder, file.path)
+        with suppress(FileNotFoundError):
+            path.unlink()
+        with path.open("x", encoding="utf-8") as out:
+            out.write(file.content)
+        path.chmod(0o644)
+    for link in found.links if found else ():
+        _require_plain(link.path)
+        _require_plain(link.target)
+        root = shared(attempt, link.cache) if attempt.node.settings.unsandboxed else Path("/cache", link.cache)
+        path = folder / link.path
+        _make_folders(attempt, folder, link.path)
+        with suppress(FileNotFoundError):
+            path.unlink()
+        path.symlink_to(root / link.target)
+    return found
+
+
+def _make_folders(attempt: Attempt, root: Path, path: str) -> None:
+    """The folders of a file below `root`, for the build's user to enter whatever the worker's umask."""
+    missing = [above for above in Path(path).parents if not (root / above).is_dir()]
+    for above in reversed(missing):
+        (root / above).mkdir()
+        attempt.chown_to_build_user(root / above)
+
+
+def _marker(attempt: Attempt, plan: Plan) -> str:
+    """The name under which a finished download is remembered: the digest of all that its step saw."""
+    tree = DirTree(attempt.source)
+    copies = {copy.path: tree.sha256(copy.source) for copy in plan.copies}
+    stubs = {stub.path: stub.content for stub in plan.stubs}
+    argv = [step.argv for step in plan.steps if cache_of(step)]
+    return digest_of({"toolchain": plan.toolchain.name, "copies": copies, "stubs": stubs, "argv": argv})[7:]
+
+
+def _there(store: Path, wanted: Wanted) -> bool:
+    _require_plain(wanted.path)
+    try:
+        return stat.S_ISREG((store / wanted.path).lstat().st_mode)
+    except OSError:
+        return False
+
+
+def _require_plain(path: str) -> None:
+    """Raise for a path that could lead out of its folder. Pipelines make paths of what an index or a lock says."""
+    parts = path.split("/")
+    if "\0" in path or any(part in ("", ".", "..") or len(os.fsencode(part)) > LONGEST_NAME for part in parts):
+        raise BuildError("ManifestInvalid", f"this names no file that can be downloaded: {path[:200]!r}")
+
+
+@contextmanager
+def _opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
+    """A regular file below a folder, no part of whose path is a link."""
+    *above, name = path.split("/")
+    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for part in above:
+            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            os.close(here)
+            here = below
+        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
+    except OSError as error:
+        if isinstance(error, (FileNotFoundError, NotADirectoryError)) or not error.errno:
+            raise
+        raise NotADirectoryError(error.errno, f"{path} is no file") from None  # ELOOP: a link
+    finally:
+        os.close(here)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise NotADirectoryError(path)
+    with open(fd, "rb") as file:
+        yield file
+
+
+def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Callable[[], None]) -> None:
+    fd, partial = tempfile.mkstemp(prefix=".partial-", dir=store)
+    try:
+        hasher, size = hashlib.sha256(), 0
+        with open(fd, "w+b") as out:
+            while chunk := file.read(CHUNK):
+                check()
+                size += len(chunk)
+                if size > limit:
+                    message = f"{_named(wanted)} is larger than the limit of {limit} bytes on disk"
+                    raise BuildError("DiskQuotaExceeded", message, limit=limit, peak=size)
+                hasher.update(chunk)
+                out.write(chunk)
+            out.flush()
+            found = "sha256:" + hasher.hexdigest()
+            if wanted.digest.startswith("h1:"):
+                out.seek(0)
+                found = dirhash.of(out, wanted.source, limit, check)
+        if found != wanted.digest:
+            message = f"{_named(wanted)} arrived with the digest {found}, not with {wanted.digest}"
+            raise PlatformError("PackageIndexUnavailable", message)
+        os.chmod(partial, 0o444)
+        (store / wanted.path).parent.mkdir(parents=True, exist_ok=True)
+        for above in Path(wanted.path).parents:  # whatever the worker's umask
+            (store / above).chmod(0o755)
+        os.rename(partial, store / wanted.path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
+
+
+def _named(wanted: Wanted) -> str:
+    return wanted.package or wanted.source

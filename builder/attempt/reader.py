@@ -1,0 +1,346 @@
+"""The owner's side of the reader (`reading.py`): ask it, look after the attempt meanwhile, and judge how it ended.
+
+What a source makes its reader cost is the source's fault: `ManifestInvalid` with the file that was being read, for an
+archive `ArchiveTooLarge`, for the output of a step `StepFailed`. A reader that ends otherwise is ours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from builder.attempt.plain import Failed, from_plain, to_json
+from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, Start, Unpacked, framed, serve
+from builder.errors import BuildError, PlatformError
+from builder.pipelines.base import Pipeline, PlanRequest
+from builder.pipelines.catalog import Catalog
+from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
+from builder.source.limits import Limits
+from builder.text import size as in_words
+from builder.text import visible
+
+LOOK_S = 0.05
+"""Between two looks whether the attempt must stop. An answer wakes its owner at once."""
+MOST_LOOK_S = 1.0
+"""What one look counts at most."""
+MOST_ANSWER = 16 * 1024 * 1024
+WRITES = 64 * 1024
+"""Bytes of a file that a reader writes while it reads text: the note alone."""
+
+Answer = TypeVar("Answer")
+Check = Callable[[], None]
+Ask = Callable[[bytes, Bounds], dict[str, Any]]
+"""(message, what the answer may cost) → the answer."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What reading may cost. `cpu_ms`, `wall_ms` of one answer; `unpack_ms` of processor time; `memory` in bytes."""
+
+    cpu_ms: int
+    unpack_ms: int
+    wall_ms: int
+    memory: int
+
+
+class OverBudget(Exception):
+    """A reader was ended, or gave up. `what`: a verb phrase ("took more than …"); `where`: the file it read, or ""."""
+
+    def __init__(self, what: str, where: str, limit: int = 0) -> None:
+        super().__init__(what)
+        self.what, self.where, self.limit = what, where, limit
+
+
+class Faulty(Exception):
+    """A fault of the builder or of a pipeline, in a reader; its trace."""
+
+
+class Readers:
+    """The process that forks readers, for one owner. `start` it while this process has one thread."""
+
+    def __init__(self, known: tuple[Pipeline, ...], catalog: Catalog) -> None:
+        self._known, self._catalog = known, catalog
+        self._lock = threading.Lock()
+        self._control: socket.socket | None = None
+        self._close: Callable[[], object] = lambda: None
+        self._reader: _Reader | None = None
+
+    def start(self) -> None:
+        """Fork it, unless it is there."""
+        if self._control is not None:
+            return
+        mine, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        owner = os.getpid()
+        with theirs:
+            pid = os.fork()
+            if pid == 0:
+                serve(theirs, self._known, self._catalog, owner)
+        self._control = mine
+        self._close = weakref.finalize(self, _end, mine, pid, owner)
+
+    def close(self) -> None:
+        """End it; the next reader starts another."""
+        self._control = None
+        if (reader := self._reader) is not None and reader.handle is not None:
+            os.close(reader.handle)
+            reader.handle = None
+        self._close()
+
+    @contextmanager
+    def reading(
+        self, work: Path, budget: Budget, check: Check, who: tuple[int, int] | None = None, source: int | None = None
+    ) -> Iterator[Reading]:
+        """A reader that stands in `work`, as the user `who`; when the context ends it is killed.
+
+        `source` is a descriptor of the source's bytes; `check` is asked all the time, and may raise to end it all.
+        """
+        with self._lock, ExitStack() as stack:
+            note = _closing(stack, os.memfd_create("ignite-note", os.MFD_CLOEXEC))
+            folder = _closing(stack, os.open(work, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC))
+            channel, theirs = socket.socketpair()
+            stack.enter_context(channel).setblocking(False)
+            with theirs:
+                passed = [theirs.fileno(), folder, note, *([] if source is None else [source])]
+                self._fork(to_json(Start(who=who, memory=budget.memory)), passed)
+            try:
+                exchange = Exchange(channel, note, budget, check, ended=self._ended)
+                yield Reading(exchange.ask, exchange.where, budget)
+            finally:
+                if (handle := self._started()) is not None:
+                    with suppress(ProcessLookupError):
+                        signal.pidfd_send_signal(handle, signal.SIGKILL)
+
+    def _fork(self, start: bytes, passed: list[int]) -> None:
+        """Ask for a reader. It starts while its owner goes on, as the one before it ended."""
+        if self._reader is not None:
+            self._ended()
+        for _ in range(2):
+            self.start()
+            assert self._control is not None
+            try:
+                socket.send_fds(self._control, [start], passed)
+            except OSError:  # it was killed, perhaps; another takes its place
+                self.close()
+                continue
+            self._reader = _Reader()
+            return
+        raise PlatformError("Internal", "no process that reads the source can be started")
+
+    def _started(self) -> int | None:
+        """The pidfd of the reader; None where the process that forks readers is gone, and with it the reader."""
+        reader = self._reader
+        if reader is not None and reader.handle is None and self._control is not None:
+            with suppress(OSError):
+                handles = socket.recv_fds(self._control, 16, 1, socket.MSG_CMSG_CLOEXEC)[1]
+                reader.handle = handles[0] if handles else None
+            if reader.handle is None:
+                self.close()
+        return reader.handle if reader is not None else None
+
+    def _ended(self) -> int:
+        """How the reader ended, as wait(2) has it; waits for that."""
+        reader = self._reader
+        assert reader is not None
+        if reader.status is None:
+            answer = b""
+            if self._started() is not None and self._control is not None:
+                with suppress(OSError):
+                    answer = self._control.recv(16)
+            reader.status = int(answer or signal.SIGKILL)
+            if not answer:
+                self.close()
+            if reader.handle is not None:
+                os.close(reader.handle)
+                reader.handle = None
+            self._reader = None
+        return reader.status
+
+
+@dataclass
+class _Reader:
+    """The last reader that was asked for: what the process that forks readers has told of it so far."""
+
+    handle: int | None = None
+    status: int | None = None
+
+
+def _end(control: socket.socket, pid: int, owner: int) -> None:
+    control.close()
+    if os.getpid() != owner:  # a copy of the owner
+        return
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with suppress(ChildProcessError):
+        os.waitpid(pid, 0)
+
+
+def _closing(stack: ExitStack, descriptor: int) -> int:
+    stack.callback(os.close, descriptor)
+    return descriptor
+
+
+class Reading:
+    """The questions to a reader. Each raises what `check` raises, `BuildError`, and `Faulty` for a fault of ours."""
+
+    def __init__(self, ask: Ask, where: Callable[[], str], budget: Budget) -> None:
+        self._send, self._where, self._budget = ask, where, budget
+
+    def unpack(self, single: bool, runtime: str | None) -> Unpacked:
+        """Unpack the source into the working copy, and digest it."""
+        bounds = Bounds(cpu_s=self._budget.unpack_ms / 1000, file=Limits().file + 1)
+        try:
+            return self._ask(Unpacked, "unpack", bounds, single=single, runtime=runtime)
+        except OverBudget as over:
+            raise BuildError("ArchiveTooLarge", f"unpacking it {over.what}", limit=over.limit) from None
+
+    def detect(self, runtime: str | None, sub_path: str = "") -> Detection:
+        """Which runtime the source, or that folder of it, is of."""
+        with _invalid():
+            return self._ask(Detection, "detect", self._bounds, runtime=runtime, sub_path=sub_path)
+
+    def plan(self, detection: Detection, request: PlanRequest) -> Planned:
+        """What would run."""
+        with _invalid():
+            return self._ask(Planned, "plan", self._bounds, detection=detection, request=request)
+
+    def diagnose(self, runtime: str, step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
+        """What a failed step's output means. Output that costs too much means that the step failed, and no more."""
+        try:
+            return self._ask(
+                Diagnosis, "diagnose", self._bounds, runtime=runtime, step=step, exit_code=exit_code, lines=lines
+            )
+        except OverBudget as over:
+            message = f"step {step.name} ended with exit code {exit_code}; reading its output {over.what}"
+            return Diagnosis(reason="StepFailed", message=message, next="Read the log of the step.")
+
+    def fetched(self, plan: Plan) -> Fetched | None:
+        """What the plan's steps download, as far as its stubs name it now."""
+        with _invalid():
+            return self._ask(Named, "fetched", self._bounds, plan=plan).fetched
+
+    @property
+    def _bounds(self) -> Bounds:
+        return Bounds(cpu_s=self._budget.cpu_ms / 1000, file=WRITES)
+
+    def _ask(self, shape: type[Answer], question: str, bounds: Bounds, **arguments: object) -> Answer:
+        message = to_json({"question": question, "bounds": bounds, "arguments": arguments})
+        answer = self._send(message, bounds)
+        if "over" in answer:
+            raise self._gave_up(str(answer["over"]))
+        if "fault" in answer:
+            raise Faulty(str(answer["fault"]))
+        try:
+            if "failed" in answer:
+                raise from_plain(Failed, answer["failed"]).error()
+            return from_plain(shape, answer["answer"])
+        except (ValueError, KeyError) as error:
+            raise Faulty(f"the answer to {question} is malformed: {error}") from None
+
+    def _gave_up(self, error: str) -> OverBudget:
+        if error == "RecursionError":
+            return OverBudget("meets nesting that is too deep", self._where())
+        memory = self._budget.memory
+        return OverBudget(f"took more than {in_words(memory)} of memory", self._where(), memory)
+
+
+class Exchange:
+    """Messages over the channel to a reader."""
+
+    def __init__(
+        self, channel: socket.socket, note: int, budget: Budget, check: Check, ended: Callable[[], int]
+    ) -> None:
+        self._channel, self._note, self._budget, self._check, self._ended = channel, note, budget, check, ended
+        self._waited = 0.0
+
+    def ask(self, message: bytes, bounds: Bounds) -> dict[str, Any]:
+        """Send a message and wait for its answer."""
+        self._waited = 0.0
+        rest = memoryview(framed(message))
+        while rest:
+            self._wait(select.POLLOUT)
+            try:
+                rest = rest[self._channel.send(rest) :]
+            except OSError:
+                self._judge_end(bounds)
+        size = HEADER.unpack(self._received(HEADER.size, bounds))[0]
+        if size > MOST_ANSWER:
+            raise OverBudget(f"makes an answer of {in_words(size)}, limit {in_words(MOST_ANSWER)}", self.where())
+        answer: dict[str, Any] = json.loads(self._received(size, bounds))
+        return answer
+
+    def _received(self, size: int, bounds: Bounds) -> bytes:
+        """So many bytes of the answer."""
+        data = bytearray()
+        while len(data) < size:
+            self._wait(select.POLLIN)
+            try:
+                part = self._channel.recv(min(size - len(data), 1 << 20))
+            except OSError:
+                part = b""
+            if not part:
+                self._judge_end(bounds)
+            data += part
+        return bytes(data)
+
+    def _wait(self, event: int) -> None:
+        """Until the channel is ready. Looks after the attempt and the time meanwhile.
+
+        Time in which this process did not run (its machine was suspended) counts for nobody.
+        """
+        poll = select.poll()
+        poll.register(self._channel, event)
+        while True:
+            began = time.monotonic()
+            if poll.poll(LOOK_S * 1000):
+                return
+            self._check()
+            self._waited += min(time.monotonic() - began, MOST_LOOK_S)
+            if self._waited * 1000 > (wall_ms := self._budget.wall_ms):
+                raise OverBudget(f"took more than {_seconds(wall_ms)}", self.where(), wall_ms)
+
+    def _judge_end(self, bounds: Bounds) -> NoReturn:
+        """A reader ended without an answer."""
+        status = self._ended()
+        number = os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+        if number == signal.SIGXCPU:
+            cpu_ms = int(bounds.cpu_s * 1000)
+            raise OverBudget(f"took more than {_seconds(cpu_ms)} of processor time", self.where(), cpu_ms)
+        if number == signal.SIGXFSZ:
+            raise OverBudget(f"wrote a file of more than {in_words(bounds.file)}", self.where(), bounds.file)
+        ended = signal.Signals(number).name if number else f"exit status {os.waitstatus_to_exitcode(status)}"
+        at = f", at {self.where()}" if self.where() else ""
+        raise PlatformError("Internal", f"the process that reads the source ended by itself ({ended}){at}")
+
+    def where(self) -> str:
+        """The file that the reader read last."""
+        return visible(os.pread(self._note, NOTE_BYTES, 0).rstrip(b"\0").decode("utf-8", "replace"), limit=200)
+
+
+@contextmanager
+def _invalid() -> Iterator[None]:
+    """What a text costs above the budget makes it invalid."""
+    try:
+        yield
+    except OverBudget as over:
+        message = f"reading {over.where or 'the source'} {over.what}"
+        raise BuildError("ManifestInvalid", message, where=over.where, limit=over.limit, next=_NEXT) from None
+
+
+_NEXT = (
+    "Make the file smaller or simpler; for an honest one an operator raises read_cpu_ms, read_ms or read_memory_bytes."
+)
+
+
+def _seconds(ms: int) -> str:
+    return f"{ms / 1000:g} s"

@@ -1,0 +1,281 @@
+"""The reader of one build's hostile text: a confined process that unpacks, detects, plans and diagnoses.
+
+`serve` is the process that forks readers. It is forked itself before its owner has threads or connections, reads no
+hostile byte, and holds no lock that another thread could have had at that moment; so no reader ever waits for one.
+A reader answers JSON with JSON until its owner closes the channel or ends it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import math
+import os
+import resource
+import signal
+import socket
+import struct
+import traceback
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from builder import pipelines
+from builder.attempt.plain import failed, from_plain, prepare, to_json
+from builder.errors import BuildError
+from builder.pipelines.base import Pipeline, PlanRequest
+from builder.pipelines.catalog import Catalog
+from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
+from builder.sandbox import seccomp
+from builder.sandbox.confine import confine, die_with, rename
+from builder.source.digest import code_hash
+from builder.source.tree import READ_LIMIT, DirTree
+from builder.source.unpack import Limits, unpack_file, write_single
+
+HEADER = struct.Struct(">Q")
+NOTE_BYTES = 1024
+ASK_BYTES = 4096
+SOURCE = Path("src")
+"""The working copy, relative to the work folder that a reader stands in: whatever is above it may be closed to it."""
+STUBS = Path("fetch")
+"""What a step with a network sees, likewise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a reader is forked for; descriptors come with it: channel, work folder, note, and the source where any."""
+
+    who: tuple[int, int] | None
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounds:
+    """What one answer may cost: processor time in seconds, bytes of a file it writes."""
+
+    cpu_s: float
+    file: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unpacked:
+    """The source is in the working copy."""
+
+    files: int
+    code_hash: str
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A plan, and the digests of its lock files as they were sent."""
+
+    plan: Plan
+    materials: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Named:
+    """What the stubs name, once they do."""
+
+    fetched: Fetched | None
+
+
+class NotedTree(DirTree):
+    """A tree that notes which file it reads, where the owner finds it after this process has been ended."""
+
+    def __init__(self, root: Path, note: Callable[[str], None]) -> None:
+        super().__init__(root)
+        self._note = note
+
+    def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
+        self._note(path)
+        return super().read_text(path, limit)
+
+
+class Desk:
+    """The questions that a reader answers. Each is a method; its arguments and its answer are plain."""
+
+    def __init__(
+        self,
+        known: tuple[Pipeline, ...],
+        catalog: Catalog,
+        note: Callable[[str], None],
+        source: int | None,
+        root: Path = SOURCE,
+        stubs: Path = STUBS,
+    ) -> None:
+        self._known, self._catalog, self._source, self._root = known, catalog, source, root
+        self._tree, self._stubs = NotedTree(root, note), NotedTree(stubs, note)
+
+    def unpack(self, single: bool, runtime: str | None) -> Unpacked:
+        assert self._source is not None
+        with open(self._source, "rb", buffering=0, closefd=False) as file:
+            if single:
+                data = file.read()
+                done = write_single(pipelines.single_file_name(runtime, data, self._known), data, self._root)
+            else:
+                done = unpack_file(file, self._root, Limits())
+        return Unpacked(files=done.files, code_hash=code_hash(self._root), warnings=done.warnings)
+
+    def detect(self, runtime: str | None, sub_path: str) -> Detection:
+        return pipelines.detect(self._tree, runtime, self._known, sub_path)
+
+    def plan(self, detection: dict[str, Any], request: dict[str, Any]) -> Planned:
+        found, asked = from_plain(Detection, detection), from_plain(PlanRequest, request)
+        plan = pipelines.plan(found, self._tree, asked, self._catalog, self._known)
+        digests = ((path, self._tree.sha256(path)) for path in plan.materials if self._tree.has(path))
+        return Planned(plan=plan, materials=tuple(digests))
+
+    def diagnose(self, runtime: str, step: dict[str, Any], exit_code: int, lines: Sequence[str]) -> Diagnosis:
+        return pipelines.diagnose(runtime, from_plain(Step, step), exit_code, lines, self._known)
+
+    def fetched(self, plan: dict[str, Any]) -> Named:
+        try:
+            return Named(fetched=pipelines.fetched(from_plain(Plan, plan), self._stubs, self._known))
+        except OSError as error:  # of the stubs as a step left them: nothing else is looked at here
+            message = f"what the steps left in /work/fetch cannot be read: {error.strerror}"
+            raise BuildError("StepFailed", message, where="/work/fetch") from None
+
+
+def serve(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, owner: int) -> NoReturn:
+    """Fork a reader for each request, until the owner closes `control` or is gone. Answers its pidfd, then its end."""
+    try:
+        _cut_off(control)
+        rename("ignite-readers")
+        prepare(Bounds, PlanRequest, Detection, Plan, Step)
+        seccomp.program_of_a_reader()
+        gc.freeze()  # a collection in a reader would copy every page of what it inherits
+        if not die_with(owner, signal.SIGKILL):
+            _gone(0)
+        while True:
+            data, received, _, _ = socket.recv_fds(control, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+            if not data:
+                _gone(0)
+            start = from_plain(Start, json.loads(data))
+            mine = os.getpid()
+            child = os.fork()
+            if child == 0:
+                control.close()
+                _read(start, received, known, catalog, mine)
+            for descriptor in received:
+                os.close(descriptor)
+            handle = os.pidfd_open(child)
+            socket.send_fds(control, [b"started"], [handle])
+            os.close(handle)
+            _, status = os.waitpid(child, 0)
+            control.send(b"%d" % status)
+    except BaseException:
+        _gone(1)
+
+
+def _cut_off(control: socket.socket) -> None:
+    """Keep one descriptor of the owner's, and none of its handlers."""
+    for number in signal.valid_signals():
+        with contextlib.suppress(OSError, ValueError):  # KILL and STOP
+            if callable(signal.getsignal(number)):
+                signal.signal(number, signal.SIG_DFL)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGPIPE):  # the owner decides
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for standard in range(3):
+        os.dup2(nothing, standard)
+    kept = control.fileno()
+    os.closerange(3, kept)
+    os.closerange(kept + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+
+
+def _read(start: Start, received: list[int], known: tuple[Pipeline, ...], catalog: Catalog, parent: int) -> NoReturn:
+    """Be a reader to the end."""
+    channel, work, note, *source = received
+    try:
+        rename("ignite-reader")
+        os.fchdir(work)
+        os.close(work)
+        signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        confine(start.who, start.memory)
+        if not die_with(parent, signal.SIGKILL):
+            _gone(0)
+
+        def noted(path: str) -> None:
+            os.pwrite(note, path.encode("utf-8", "replace")[:NOTE_BYTES].ljust(NOTE_BYTES, b"\0"), 0)
+
+        desk = Desk(known, catalog, noted, source[0] if source else None)
+        while (asked := receive(channel)) is not None:
+            _bound(from_plain(Bounds, asked["bounds"]))
+            send(channel, answer(desk, asked))
+    except BaseException:
+        _gone(1)
+    _gone(0)
+
+
+def answer(desk: Desk, asked: dict[str, Any]) -> bytes:
+    """The answer to a question, whatever becomes of it."""
+    try:
+        return _answer(desk, asked)
+    except (MemoryError, RecursionError) as error:  # of the answer's form, too
+        return to_json({"over": type(error).__name__})
+
+
+def _answer(desk: Desk, asked: dict[str, Any]) -> bytes:
+    try:
+        return to_json({"answer": getattr(desk, asked["question"])(**asked["arguments"])})
+    except BuildError as error:
+        return to_json({"failed": failed(error)})
+    except (MemoryError, RecursionError):
+        raise
+    except Exception as error:
+        return to_json({"fault": "".join(traceback.format_exception(error))[-8000:]})
+
+
+def _bound(bounds: Bounds) -> None:
+    """Limits of the next answer alone: the soft ones, whose signals end this process."""
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    until = math.ceil(used.ru_utime + used.ru_stime + bounds.cpu_s)
+    for kind, value in ((resource.RLIMIT_CPU, until), (resource.RLIMIT_FSIZE, bounds.file)):
+        _, hard = resource.getrlimit(kind)
+        resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def receive(channel: int) -> dict[str, Any] | None:
+    """The next message; None at the end of the channel."""
+    header = _exactly(channel, HEADER.size)
+    if header is None:
+        return None
+    body = _exactly(channel, HEADER.unpack(header)[0])
+    if body is None:
+        return None
+    message: dict[str, Any] = json.loads(body)
+    return message
+
+
+def _exactly(channel: int, size: int) -> bytes | None:
+    parts, left = [], size
+    while left:
+        part = os.read(channel, min(left, 1 << 20))
+        if not part:
+            return None
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def framed(body: bytes) -> bytes:
+    """A message as it travels."""
+    return HEADER.pack(len(body)) + body
+
+
+def send(channel: int, body: bytes) -> None:
+    """One message, whole."""
+    data = memoryview(framed(body))
+    while data:
+        data = data[os.write(channel, data) :]
+
+
+def _gone(status: int) -> NoReturn:
+    os._exit(status)

@@ -1,0 +1,166 @@
+"""Whose fault it is: trouble of this node's disk and caches is never the user's, a host that policy refuses never ours.
+
+Two questions, each asked in one place of the line: what an error that is no `BuildError` means (`of_error`), and what a
+failed step means before its output is read (`of_step`).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from builder.attempt.attempt import Attempt
+from builder.attempt.steps import StepResult
+from builder.errors import BuildError, ErrorClass, PlatformError
+from builder.plan import Diagnosis, Plan, Step
+from builder.sandbox import Room, room
+from builder.source.tree import DirTree
+
+FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+BROKEN = frozenset({errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EUCLEAN, errno.ESTALE})
+NOTHING_LEFT = (1024 * 1024, 64)
+"""Bytes and inodes. Where less was left, a failed step need not say so: a tool may die of it without a word."""
+LINE_LIMIT = 2000
+NAMED_IN = ("go.mod", "pyproject.toml", "uv.lock", "pylock.toml", "requirements.txt")
+SEARCH_LIMIT = 4 * 1024 * 1024
+
+_FULL = re.compile(
+    r"no space left on device|disk quota exceeded|\bENOSPC\b|\bEDQUOT\b|os error (?:28|122)\b|errno (?:28|122)\b",
+    re.IGNORECASE,
+)
+_BROKEN = re.compile(
+    r"input/output error|permission denied|read-only file system|structure needs cleaning|stale file handle|"
+    r"not a directory|is a directory|os error (?:5|13|20|21|30|116|117)\b|not a valid zip file|unexpected eof|"
+    r"failed to deserialize|invalid zip|bad magic|corrupt",
+    re.IGNORECASE,
+)
+
+
+def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
+    """The reason of a disk or a cache that failed beneath our own code; None for any other error.
+
+    Nothing here recurses but readers of the source, so an end of the stack is the source's.
+    """
+    for each in _chain(error):
+        if isinstance(each, RecursionError):
+            return BuildError("ManifestInvalid", "a file of the source is nested too deeply to be read")
+        if not isinstance(each, OSError):
+            continue
+        if each.errno in FULL or (isinstance(each, shutil.Error) and _FULL.search(str(each)[:LINE_LIMIT])):
+            return _full(attempt, "a file of the build could not be written")
+        if each.errno in BROKEN and _in_caches(attempt, each):
+            discard_caches(attempt)
+            return _broken_cache(f"a cache of this node cannot be used: {each.strerror}")
+    return None
+
+
+def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | None:
+    """The reason of a failed step that this node's disk or caches made fail; None where its own output decides."""
+    lines = [line[:LINE_LIMIT] for line in result.tail]
+    left = result.room
+    said = next((line for line in lines if _FULL.search(line)), "")
+    floor = (attempt.node.settings.node_free_bytes, attempt.node.settings.node_free_inodes)
+    if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
+        return _full(attempt, f"step {step.name} exited {result.exit_code}", left, said)
+    ours = step.caches and not step.runs_source  # what code of the source prints says nothing about a cache
+    broken = next((line for line in lines if "/cache/" in line and _BROKEN.search(line)), "") if ours else ""
+    if broken and discard_caches(attempt):
+        return _broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
+    return None
+
+
+def of_refused(attempt: Attempt, plan: Plan, result: StepResult, found: Diagnosis) -> BuildError | None:
+    """The reason of a step whose connection the egress policy refused, where its output names nothing better.
+
+    A refusal stays one however often it is tried, so it is never retried.
+    """
+    if not result.refused or found.reason not in ("StepFailed", "PackageIndexUnavailable"):
+        return None
+    tree = DirTree(attempt.source)
+    names = tuple(dict.fromkeys((*plan.materials, *NAMED_IN)))
+    for host, where in ((one, where) for one in result.refused if (where := _named(tree, names, one))):
+        message = f"{where} leads to {host}, which is none of the package indexes of this builder"
+        next_step = "Take the package by name and version from a configured index, or ask the operator for this host."
+        break
+    else:
+        host, where = result.refused[0], ""
+        message = f"{host} was refused: it is none of the package indexes of this builder, and no manifest names it"
+        next_step = "An index led there. An operator names an index that serves its files itself: index_env."
+    return BuildError(
+        "ManifestInvalid",
+        message,
+        where=where,
+        said=found.said,
+        next=next_step,
+        exit_code=result.exit_code,
+        error_class=ErrorClass.CLIENT,
+    )
+
+
+def discard_caches(attempt: Attempt) -> bool:
+    """Put the caches of the build's organization aside, so that the next try begins without.
+
+    They are moved into the work folder, where the node removes them once nothing has them mounted. False: this build
+    has already begun with empty ones here, so that the trouble is none of theirs.
+    """
+    folder = caches_of(attempt)
+    mark = folder.with_name(f".{folder.name}.discarded")
+    with suppress(OSError):
+        if os.readlink(mark) == attempt.lease.build_id:
+            return False
+    with suppress(OSError):  # what cannot even be moved is avoided: another node tries first
+        folder.rename(attempt.work.with_name(f"{attempt.work.name}.caches"))
+        mark.unlink(missing_ok=True)
+        mark.symlink_to(attempt.lease.build_id)
+    return True
+
+
+def caches_of(attempt: Attempt) -> Path:
+    """The folder of the caches of the build's organization."""
+    return attempt.node.folder / "caches" / attempt.grant.organization_name
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _in_caches(attempt: Attempt, error: OSError) -> bool:
+    caches = f"{attempt.node.folder / 'caches'}/"
+    return any(os.fsdecode(name).startswith(caches) for name in (error.filename, error.filename2) if name)
+
+
+def _full(attempt: Attempt, what: str, left: Room | None = None, said: str = "") -> PlatformError:
+    if left is None:
+        with suppress(OSError):
+            left = room(attempt.node.folder)
+    free = f" ({left.bytes // (1024 * 1024)} MiB, {left.inodes} inodes free)" if left else ""
+    said_lines = (said.strip(),) if said else ()
+    return PlatformError("NodeDiskFull", f"{what}: the disk of this node is full{free}", said=said_lines)
+
+
+def _broken_cache(message: str, said: Sequence[str] = ()) -> PlatformError:
+    lines = tuple(line.strip() for line in said)
+    return PlatformError("CacheUnavailable", f"{message}; the next try begins without it", said=lines)
+
+
+def _named(tree: DirTree, names: Sequence[str], where: str) -> str:
+    """file:line of the first mention of a refused `host:port`; empty when no manifest has it."""
+    host = where.rpartition(":")[0] or where
+    mention = re.compile(rf"(?<![\w.-]){re.escape(host)}(?![\w-]|\.\w)", re.IGNORECASE)
+    for name in names:
+        with suppress(BuildError, OSError):  # a step may have left anything there
+            if not tree.has(name):
+                continue
+            for number, line in enumerate(tree.read_text(name, SEARCH_LIMIT).splitlines(), 1):
+                if mention.search(line[: LINE_LIMIT * 8]):
+                    return f"{name}:{number}"
+    return ""

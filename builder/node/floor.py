@@ -1,0 +1,25 @@
+"""Whether this node has the disk for another build: below the floor of its settings it takes none and says why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from builder.config import Settings
+from builder.sandbox import room
+from builder.text import size
+
+
+def lacks(settings: Settings) -> str:
+    """Why this node takes no builds now; empty when it does. The words stay the same for as long as the cause does."""
+    folder = Path(settings.node_dir)
+    try:
+        left = room(next(up for up in (folder, *folder.parents) if up.is_dir()))
+        if (work := folder / "work").is_dir():  # often a disk of its own
+            left = left.least(room(work))
+    except OSError as error:
+        return f"its folder cannot be read: {error.strerror}"
+    if left.bytes < settings.node_free_bytes:
+        return f"less than {size(settings.node_free_bytes)} free on its disk (node_free_bytes)"
+    if left.inodes is not None and left.inodes < settings.node_free_inodes:
+        return f"fewer than {settings.node_free_inodes} inodes free on its disk (node_free_inodes)"
+    return ""

@@ -1,0 +1,40 @@
+"""Which modules of its own a Python source cannot start without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from builder.pipelines.base import Need
+from builder.source.tree import Tree
+
+
+def required_files(tree: Tree) -> Iterator[Need]:
+    """The imports of the entry, and of the modules that it imports, file by file. What installs provide is among them;
+    who asks knows which files there might have been."""
+    entry = next((name for name in ("handler.py", "main.py") if tree.has(name)), "")
+    seen, pending = {entry}, [entry] if entry else []
+    while pending:
+        path = pending.pop()
+        for number, module in _imported(tree.read_text(path)):
+            base, top = module.replace(".", "/"), module.partition(".")[0]
+            yield Need(where=f"{path}:{number}", what=f"imports {module}", paths=(f"{top}.py", top))
+            for inner in (f"{base}.py", f"{base}/__init__.py"):
+                if tree.has(inner) and inner not in seen:
+                    seen.add(inner)
+                    pending.append(inner)
+
+
+def _imported(text: str) -> Iterator[tuple[int, str]]:
+    """(line, module) of the imports at the top of a module, outside of any `try` and `if`."""
+    import ast  # nothing else here needs it
+
+    try:
+        parsed = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # whoever compiles it says so
+        return
+    for node in parsed.body:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            yield node.lineno, node.module

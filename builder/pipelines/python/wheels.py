@@ -1,0 +1,154 @@
+"""Which wheel of each resolved package is installed, and where it is fetched from. Pure.
+
+uv resolves against the index and writes a `pylock.toml` (PEP 751) with the wheels that fit this Python. What the source
+pins by hash decides among them; else what the index says of its own file is the pin.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+from builder.errors import BuildError
+from builder.pipelines.limits import LINE_LIMIT, LOCK_LIMIT, read_toml
+from builder.plan import Fetched, Wanted, WriteFile
+from builder.source.tree import Tree
+
+if TYPE_CHECKING:  # other runtimes do without it
+    from packaging.tags import Tag
+
+LOCK = "pylock.toml"
+CACHE = "wheels"
+CONSTRAINTS = "constraints.txt"
+DOWNLOAD, INSTALL = "download.json", "install.txt"
+_PINS = re.compile(r"--hash=sha256:([0-9a-f]{64})")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_NEWEST_GLIBC = 50
+"""uv lists only what fits the base's own C library; the order of those is all that this number bounds."""
+
+
+def fetched(stubs: Tree, requirements: str, manifest: str, version: str) -> Fetched | None:
+    """The wheels of the resolver's lock. Raises `BuildError` LockOutdated, DependencyNotFound, PackageIndexUnavailable.
+
+    `requirements` is the stub that was resolved: the hashes in it are the source's own.
+    """
+    from packaging.utils import canonicalize_name
+
+    if not stubs.has(LOCK):
+        return None
+    pins = _pins(stubs.read_text(requirements, LOCK_LIMIT), manifest)
+    if stubs.has(CONSTRAINTS):  # as in pip, a hash anywhere asks for one everywhere
+        pins = _pins(stubs.read_text(CONSTRAINTS, LOCK_LIMIT), manifest) | pins
+    wanted: list[Wanted] = []
+    urls: list[dict[str, str]] = []
+    lines: list[str] = []
+    for package in _tables(read_toml(stubs, LOCK, LOCK_LIMIT).get("packages")):
+        name, number = str(package.get("name")), str(package.get("version"))
+        url, file, digest = _chosen(package, pins, manifest, version)
+        path = f"{digest}/{file}"
+        purl = f"pkg:pypi/{canonicalize_name(name)}@{number}"
+        wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=f"sha256:{digest}", package=purl))
+        urls.append({"url": url, "path": path})
+        lines.append(f"--find-links ${{WHEELS}}/{digest}\n{name}=={number} --hash=sha256:{digest}\n")
+    files = (
+        WriteFile(path=DOWNLOAD, content=json.dumps(urls)),
+        WriteFile(path=INSTALL, content="".join(lines)),
+    )
+    return Fetched(wanted=tuple(wanted), files=files)
+
+
+def _chosen(
+    package: Mapping[str, Any], pins: Mapping[str, frozenset[str]], manifest: str, version: str
+) -> tuple[str, str, str]:
+    """(URL, file name, SHA-256) of the wheel that fits best among those that the source allows."""
+    from packaging.utils import canonicalize_name
+
+    name, number = str(package.get("name")), str(package.get("version"))
+    wheels = sorted(_wheels(package), key=lambda wheel: _rank(wheel[1], version))
+    if not wheels:
+        message = f"{name} {number} has no wheel for this Python; only wheels are taken for now"
+        raise BuildError(
+            "DependencyNotFound", message, where=f"{manifest}  {name}", next="Take a version that has one."
+        )
+    allowed = pins.get(canonicalize_name(name))
+    if pins and allowed is None:
+        message = f"{name} is needed, but {manifest} pins others by hash and not this one"
+        raise BuildError("LockOutdated", message, where=manifest, next=_again(manifest))
+    fitting = [wheel for wheel in wheels if allowed is None or wheel[2] in allowed]
+    if not fitting:
+        message = f"{name}=={number} is not the one {manifest} pins by hash"
+        raise BuildError("LockOutdated", message, where=f"{manifest}  {name}", next=_again(manifest))
+    return fitting[0]
+
+
+def _again(manifest: str) -> str:
+    return f"Write {manifest} again with the tool that made it, and commit it."
+
+
+def _wheels(package: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(URL, file name, SHA-256) of each wheel; an index may say anything, so what is none of this package's is none."""
+    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+    name, number = canonicalize_name(str(package.get("name"))), str(package.get("version"))
+    for wheel in _tables(package.get("wheels")):
+        url = str(wheel.get("url"))
+        hashes = wheel.get("hashes")
+        digest = str(hashes.get("sha256")) if isinstance(hashes, dict) else ""
+        parts = urlsplit(url)
+        file = unquote(parts.path.rpartition("/")[2])
+        try:
+            whose, which, _, _ = parse_wheel_filename(file)
+        except InvalidWheelFilename:
+            continue
+        plain = "/" not in file and file.isprintable()  # of a name in the parsed file a build tag may hold anything
+        ours = whose == name and str(which) == number and parts.scheme in ("http", "https")
+        if plain and ours and _DIGEST.fullmatch(digest):
+            yield url, file, digest
+
+
+def _rank(file: str, version: str) -> int:
+    """The place of its best tag in the order of PEP 425 for this Python; smaller is better."""
+    from packaging.utils import parse_wheel_filename
+
+    order = _order(version)
+    return min((order.get(tag, len(order)) for tag in parse_wheel_filename(file)[3]), default=len(order))
+
+
+@functools.cache
+def _order(version: str) -> Mapping[Tag, int]:
+    from packaging.tags import compatible_tags, cpython_tags
+
+    major, _, minor = version.partition(".")
+    python = (int(major), int(minor))
+    modern = [f"manylinux_2_{glibc}_x86_64" for glibc in range(_NEWEST_GLIBC, 4, -1)]
+    older = ["manylinux2014_x86_64", "manylinux2010_x86_64", "manylinux1_x86_64", "linux_x86_64"]
+    interpreter = f"cp{major}{minor}"
+    platforms = [*modern, *older]
+    tags = (*cpython_tags(python, platforms=platforms), *compatible_tags(python, interpreter, platforms))
+    return {tag: place for place, tag in reversed([*enumerate(tags)])}
+
+
+def _pins(requirements: str, manifest: str) -> dict[str, frozenset[str]]:
+    """Name → the hashes that the source allows, from a file that we or uv wrote: one requirement a logical line."""
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    found: dict[str, frozenset[str]] = {}
+    for line in requirements.replace("\\\n", " ").splitlines():
+        need = line.partition("--hash")[0].strip()
+        if need and not need.startswith("#") and (hashes := _PINS.findall(line)):
+            try:
+                name = canonicalize_name(Requirement(need[:LINE_LIMIT]).name)
+            except (InvalidRequirement, RecursionError):
+                message = f"a hash pins what is no requirement (PEP 508): {need[:80]}"
+                raise BuildError("ManifestInvalid", message, where=manifest, next=_again(manifest)) from None
+            found[name] = found.get(name, frozenset()) | frozenset(hashes)
+    return found
+
+
+def _tables(value: object) -> Sequence[dict[str, Any]]:
+    return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []

@@ -1,0 +1,205 @@
+"""Whose fault it is: a full disk, a broken cache, a refused host."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import build
+from builder.attempt.steps import StepResult
+from builder.attempt.verdict import caches_of, of_error, of_step
+from builder.claims.outcome import Outcome
+from builder.config import Settings
+from builder.errors import BuildError, PlatformError
+from builder.node.drive import do_work
+from builder.node.floor import lacks
+from builder.pipelines import PIPELINES
+from builder.plan import Access, Cache, Detection, LayerSource, Network, Output, Plan, Sees, Step, Toolchain
+from builder.sandbox import Room
+from tests.attempt_fixtures import attempt_at
+
+ROOM = Room(bytes=1 << 40, inodes=1 << 20)
+FULL = Room(bytes=0, inodes=1 << 20)
+ENOSPC = "error: failed to write to file `/work/out/x`: No space left on device (os error 28)"
+STEP = Step(
+    name="fetch",
+    argv=("uv",),
+    network=Network.INDEX,
+    sees=Sees.STUBS,
+    runs_source=False,
+    caches=(Cache(name="uv", access=Access.WRITE),),
+    cwd="/work/fetch",
+)
+
+
+def plan_of(runtime: str, *materials: str) -> Plan:
+    layer = LayerSource(source="/work/out", dest="/app", created_by="x")
+    return Plan(
+        detection=Detection(runtime=runtime, because="b"),
+        toolchain=Toolchain(name="t", runtime=runtime, version="1", target="native", base="b"),
+        choices=(),
+        steps=(STEP,),
+        output=Output(layers=(layer,), entrypoint=("/app",), workdir="/", summary="s"),
+        materials=materials,
+    )
+
+
+def judged(
+    folder: Path, *tail: str, room: Room = ROOM, refused: tuple[str, ...] = (), runtime: str = "python", tries: int = 1
+) -> BuildError:
+    """What a step means that ended with exit code 2 and these lines; the last of so many tries of the build."""
+    attempt = attempt_at(folder, known=PIPELINES)
+    attempt.source.mkdir(exist_ok=True)
+    (attempt.source / "uv.lock").write_text("version = 1\n\n# https://files.evil.example/x\n# evil.example\n")
+    (attempt.source / "go.mod").write_text("module m\n\nrequire git.corp.example/lib v1.0.0\n")
+    result = StepResult(exit_code=2, tail=tail, room=room, refused=refused)
+    for number in range(tries):
+        if number:
+            shutil.rmtree(folder / "work.caches", ignore_errors=True)
+        caches_of(attempt).mkdir(parents=True, exist_ok=True)
+        with pytest.raises(BuildError) as raised:
+            build.judge(attempt, plan_of(runtime, "uv.lock" if runtime == "python" else "go.mod"), STEP, result)
+    return raised.value
+
+
+@pytest.mark.parametrize("room", [FULL, Room(bytes=1 << 40, inodes=3), Room(bytes=100 << 20, inodes=None)])
+def test_a_step_that_a_full_disk_of_the_node_ended_is_ours_and_tried_again(tmp_path: Path, room: Room) -> None:
+    found = judged(tmp_path, "Installing", ENOSPC, room=room)
+    assert (found.reason, found.error_class, found.retried, found.said) == ("NodeDiskFull", "platform", True, (ENOSPC,))
+
+
+def test_a_step_that_dies_without_a_word_where_nothing_is_left(tmp_path: Path) -> None:
+    assert judged(tmp_path, "Bus error", room=FULL).reason == "NodeDiskFull"
+
+
+@pytest.mark.parametrize("room", [ROOM, Room(bytes=1 << 40, inodes=None)])
+def test_what_a_step_says_of_a_full_disk_is_not_believed_while_the_node_has_room(tmp_path: Path, room: Room) -> None:
+    assert judged(tmp_path, ENOSPC, room=room).reason == "StepFailed"
+
+
+def test_a_limit_that_ended_a_step_goes_first(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path, known=PIPELINES)
+    result = StepResult(exit_code=137, tail=(ENOSPC,), room=FULL, reason="DiskQuotaExceeded", limit=5, peak=6)
+    with pytest.raises(BuildError, match="DiskQuotaExceeded"):
+        build.judge(attempt, plan_of("python"), STEP, result)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "error: failed to open file `/cache/uv/wheels-v5/x`: Permission denied (os error 13)",
+        "open /cache/go-mod/cache/download/x.zip: input/output error",
+        "error: Failed to read from the cache /cache/uv/simple-v16: failed to deserialize cache entry",
+    ],
+)
+def test_a_cache_that_cannot_be_used_is_ours_and_the_next_try_has_none(tmp_path: Path, line: str) -> None:
+    found = judged(tmp_path, line)
+    assert (found.reason, found.error_class, found.retried) == ("CacheUnavailable", "platform", True)
+    assert not (tmp_path / "caches/o").exists() and (tmp_path / "work.caches").is_dir()
+
+
+def test_what_code_of_the_source_prints_discards_no_cache(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path, known=PIPELINES)
+    caches_of(attempt).mkdir(parents=True)
+    result = StepResult(exit_code=2, tail=("/cache/wheels/x: Read-only file system",), room=ROOM)
+    step = Step(name="script", argv=("x",), caches=(Cache(name="wheels", access=Access.READ),))
+    assert of_step(attempt, step, result) is None and caches_of(attempt).is_dir()
+
+
+def test_a_build_that_began_with_empty_caches_cannot_blame_them_again(tmp_path: Path) -> None:
+    line = "error: failed to open file `/cache/uv/wheels-v5/x`: Permission denied (os error 13)"
+    assert judged(tmp_path, line, tries=2).reason == "StepFailed"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "host", "where"),
+    [
+        ("python", "files.evil.example:443", "uv.lock:3"),
+        ("python", "evil.example:443", "uv.lock:4"),
+        ("go", "git.corp.example:443", "go.mod:3"),
+        ("go", "unnamed.example:443", ""),
+    ],
+)
+def test_a_refused_host_is_the_clients_once_with_the_line_that_names_it(
+    tmp_path: Path, runtime: str, host: str, where: str
+) -> None:
+    trouble = "error: error sending request for url: tunnel error: unsuccessful"
+    found = judged(tmp_path, trouble, refused=(host,), runtime=runtime)
+    assert (found.reason, found.error_class, found.retried, found.where) == ("ManifestInvalid", "client", False, where)
+    assert host in found.message
+
+
+def test_what_the_tool_says_itself_goes_before_a_host_that_it_tried_besides(tmp_path: Path) -> None:
+    said = "error: Because there are no versions of nothing-here and you require nothing-here, it is unsatisfiable."
+    assert judged(tmp_path, said, refused=("evil.example:443",)).reason == "DependencyNotFound"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "/node/work/x"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        shutil.Error([("/a", "/b", "[Errno 28] No space left on device: '/b'")]),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_disk_that_is_full_beneath_our_own_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: OSError, wrapped: bool
+) -> None:
+    def fails(*_: object) -> None:
+        if not wrapped:
+            raise error
+        raise RuntimeError("wrapped") from error
+
+    attempt = attempt_at(tmp_path)
+    monkeypatch.setattr(build, "plan_build", fails)
+    outcome = build.run_build(attempt)
+    assert outcome.failure is not None and outcome.failure.reason == "NodeDiskFull"
+    assert outcome.failure.phase == "FETCH_SOURCE" and repr(outcome.failure) not in outcome.unexpected
+
+
+def test_what_is_nested_too_deeply_is_never_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def deep(attempt: object) -> None:
+        deep(attempt)
+
+    attempt = attempt_at(tmp_path)
+    monkeypatch.setattr(build, "plan_build", deep)
+    outcome = build.run_build(attempt)
+    assert outcome.failure is not None
+    assert (outcome.failure.reason, outcome.failure.retried) == ("ManifestInvalid", False)
+
+
+def test_a_disk_that_takes_not_even_the_work_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempt = attempt_at(tmp_path)
+    attempt.work = tmp_path / "work/b-1"
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "mkdir", full)
+    outcome: Outcome = do_work(attempt)
+    assert outcome.failure is not None and outcome.failure.reason == "NodeDiskFull"
+
+
+def test_a_cache_folder_that_our_own_code_cannot_use(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path)
+    caches_of(attempt).mkdir(parents=True)
+    found = of_error(attempt, PermissionError(errno.EACCES, "Permission denied", str(caches_of(attempt) / "uv")))
+    assert isinstance(found, PlatformError) and found.reason == "CacheUnavailable"
+    assert not caches_of(attempt).exists()
+    assert of_error(attempt, PermissionError(errno.EACCES, "Permission denied", "/etc/x")) is None
+    assert of_error(attempt, ValueError("a bug")) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [({"node_free_bytes": 1 << 60}, "node_free_bytes"), ({"node_free_inodes": 1 << 60}, "node_free_inodes"), ({}, "")],
+)
+def test_a_node_below_a_floor_says_which(tmp_path: Path, settings: dict[str, int], word: str) -> None:
+    floors: dict[str, Any] = {"node_free_bytes": 0, "node_free_inodes": 0} | settings
+    said = lacks(Settings(node_dir=str(tmp_path / "not" / "yet"), **floors))
+    assert word in said and bool(said) == bool(word)
