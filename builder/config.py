@@ -327,6 +327,8 @@ def _words_of(error: Mapping[str, Any]) -> str:
         return at + str(error["msg"]).removeprefix("Value error, ")
     if bound := next((text.format(f"{context[name]:.12g}") for name, text in _BOUNDS.items() if name in context), ""):
         return f"{at}it takes {bound}"
+    if kind == "literal_error":
+        return f"{at}it takes {str(context['expected']).replace(chr(39), '')}"
     if kind in ("missing", "extra_forbidden"):
         return f"{at}{'it is needed' if kind == 'missing' else 'there is no such field'}"
     return f"{at}it takes {_TAKES.get(kind.partition('_')[0], 'another value')}"

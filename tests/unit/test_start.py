@@ -17,6 +17,7 @@ from builder.claims.requests import artifact_record
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK
 from builder.errors import BuildError, PlatformError
+from builder.pipelines.base import COMMON_ARGS
 from builder.sandbox import Command, Root, Stream
 from tests.unit.test_line import OneSource, attempt_in, make_base, planned
 
@@ -159,6 +160,7 @@ def test_a_lost_claim_ends_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_the_argument_is_none_of_the_pipeline() -> None:
+    assert COMMON_ARGS == (START_CHECK,)
     request = pb.CreateBuildRequest(build_args={START_CHECK: "require", "tags": "x"})
     assert plan_request(request).build_args == {"tags": "x"}
 
