@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from builder.attempt.attempt import Attempt
-from builder.attempt.downloads import cache_of, is_needed, keep
+from builder.attempt.downloads import cache_of, keep, left_out
 from builder.attempt.fetch import Source, open_source, reading_source
+from builder.attempt.memo import recall, record
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.start import starting
@@ -45,13 +46,9 @@ def run_build(attempt: Attempt) -> Outcome:
             fetched: tuple[Material, ...] = ()
             for number, step in enumerate(steps, 1):
                 attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
-                if is_needed(attempt, bound.plan, step):
-                    result = execute_step(attempt, bound.toolchain, step)
-                    judge(attempt, bound.plan, step, result, earlier)
-                    earlier += result.tail if step.network is Network.NONE else ()
-                else:
-                    attempt.log.system(f"step {number} is left out: the cache {cache_of(step)} has what it downloads")
-                fetched += keep(attempt, bound.plan, step)
+                lines, found = run_step(attempt, bound, step, earlier)
+                earlier += lines if step.network is Network.NONE else ()
+                fetched += found
                 attempt.node.label("mid-build")
         return Outcome(artifact=finish_build(attempt, bound, fetched))
     except BuildError as error:  # reason, error_class and hint travel inside
@@ -83,6 +80,25 @@ def plan_build(attempt: Attempt) -> Planned:
             key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
             verdict = report_key(attempt, key, source.code_hash, plan.toolchain.runtime)
     return Planned(bound=bound, key=key, verdict=verdict)
+
+
+def run_step(
+    attempt: Attempt, bound: Bound, step: Step, earlier: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[Material, ...]]:
+    """(last lines, what it downloaded) of a step that runs, or is left out where the node has its result."""
+    plan = bound.plan
+    if (there := left_out(attempt, plan, step)) is not None:
+        attempt.log.system(f"{step.name} is left out: the cache {cache_of(step)} has what it downloads")
+        return (), there
+    if (lines := recall(attempt, plan, step)) is not None:
+        attempt.log.system(f"{step.name} is left out: nothing changed that it looks at")
+        for line in lines:
+            attempt.log.emit("STDOUT", line)
+        return lines, ()
+    result = execute_step(attempt, bound.toolchain, step)
+    judge(attempt, plan, step, result, earlier)
+    record(attempt, plan, step, result.tail)
+    return result.tail, keep(attempt, plan, step)
 
 
 def finish_build(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) -> Artifact:

@@ -1,20 +1,26 @@
-"""The line on the control side: attest → PUBLISH mark → tags → SUCCEEDED and report.
+"""The line on the control side: check → attest → PUBLISH mark → tags → SUCCEEDED and report.
 
-Each step can be repeated. A failing step is retried later (`finalizers.py`); the build is repeated only if its cached
-artifact vanished from the registry.
+What was pushed is compared with what its owner reported before anything is said of it. Each step can be repeated. A
+failing step is retried later (`finalizers.py`); the build is repeated only if its cached artifact vanished from the
+registry, or if the attempt's tag points at something else than its owner reported.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from google.protobuf import json_format
+
+from builder.attest.artifact import Refused, check_config, described
 from builder.attest.provenance import MEDIA_TYPE, PREDICATE_TYPE, Built, statement
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
-from builder.images.destination import Destination
+from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
 from builder.store import builds, record
 from builder.store.engine import Store
 
@@ -30,10 +36,14 @@ BUILDER_ID = "https://ignite.dodil.dev/builder"
 
 @dataclass(frozen=True, kw_only=True)
 class Finalizer:
-    """Finishes builds that are adopted. `label` names the points at which a fault test may end the process."""
+    """Finishes builds that are adopted. `label` names the points at which a fault test may end the process.
+
+    `backoff_ms`: the pause before the attempt that follows a refused artifact, as of any other platform failure.
+    """
 
     store: Store
     destination: Destination
+    backoff_ms: int
     label: Callable[[str], None]
     stale: Callable[[str], None]
     log: FilteringBoundLogger
@@ -41,22 +51,38 @@ class Finalizer:
     def finish(self, row: builds.Row) -> None:
         """One attempt at a build, `row` as adopted. Raises whatever the registry or the store raises."""
         build_id, claim, repository = row["build_id"], row["claim"], row["repository"]
-        digest = record.built(row).digest
+        artifact = record.built(row)
+        digest = artifact.digest
         started = _now()
-        if row["from_cache_of"]:  # attested when it was built
-            if not row["published"] and self.destination.resolve(repository, digest) is None:
-                builds.rebuild(self.store, build_id, claim, digest)
-                return
+        manifest: str | Manifest = digest
+        if row["from_cache_of"]:  # from a cache entry of ours: checked and attested when it was built
+            if not row["published"]:
+                found = self.destination.get_manifest(repository, digest)
+                if found is None:
+                    builds.rebuild(self.store, build_id, claim, digest)
+                    return
+                manifest = found
         else:
-            self._attest(row)
+            if not row["published"]:  # behind the mark it was checked, and its tag may go
+                try:
+                    manifest, artifact = self._checked(row, artifact)
+                except Refused as error:
+                    why = f"node {row['node_id']} reported an artifact that is not what it pushed: {error}"
+                    self.log.warning("refused", action="artifact-mismatch", build_id=build_id, why=why)
+                    if builds.refuse(self.store, build_id, claim, why, self.backoff_ms) is None:
+                        self.stale("refuse")
+                    return
+            self._attest(row, artifact, manifest)
         attested = _now()
         self.label("finalize")
-        published = builds.publish(self.store, build_id, claim, json.loads(row["tags"]), digest)
+        artifact.reference = self.destination.reference(repository, digest)
+        kept = json_format.MessageToJson(artifact, indent=None)
+        published = builds.publish(self.store, build_id, claim, json.loads(row["tags"]), digest, kept)
         if published is None:
             return
         pointed = dict.fromkeys(published.tags, digest)
         for tag in pointed:
-            self.destination.put_tag(repository, digest, tag)
+            self.destination.put_tag(repository, manifest, tag)
         if not self._succeed(row, (("ATTEST", started, attested),), attested, pointed):
             self.stale("succeed")
 
@@ -100,9 +126,36 @@ class Finalizer:
                 return
             digest = wanted
 
-    def _attest(self, row: builds.Row) -> None:
+    def _checked(self, row: builds.Row, artifact: pb.BuiltArtifact) -> tuple[Manifest, pb.BuiltArtifact]:
+        """What the attempt's tag points at, when that is what the owner reported; with the size that a puller sees.
+
+        Raises `Refused`, and `PlatformError` for a registry that does not do its part.
+        """
+        repository, tag = row["repository"], record.attempt_tag(row)
+        if row["code_hash"] and not DIGEST.fullmatch(row["code_hash"]):
+            raise Refused("the code hash is no sha256 digest")
+        manifest = self.destination.get_manifest(repository, tag)
+        if manifest is None:
+            raise Refused(f"{repository} has no tag {tag}")
+        if manifest.digest != artifact.digest:
+            raise Refused(f"{repository}:{tag} is {manifest.digest}, reported was {artifact.digest}")
+        found = described(manifest)
+        config = io.BytesIO()
+        try:
+            for chunk in self.destination.open_blob(repository, found.config_digest):
+                config.write(chunk)
+                if config.tell() > found.config_size:
+                    raise Refused("the config is larger than the manifest says")
+        except BlobMissing:
+            raise Refused(f"{repository} has no config {found.config_digest}") from None
+        check_config(config.getvalue(), manifest.digest)
+        checked = pb.BuiltArtifact(digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials)
+        if artifact.HasField("start_check"):
+            checked.start_check.CopyFrom(artifact.start_check)
+        return manifest, checked
+
+    def _attest(self, row: builds.Row, artifact: pb.BuiltArtifact, manifest: str | Manifest) -> None:
         """The statement of what was built from what, attached to the digest."""
-        artifact = record.built(row)
         request = json.loads(row["request"])
         for holder in (request, request.get("code", {}).get("compile", {})):
             if "buildArgs" in holder:
@@ -112,8 +165,9 @@ class Finalizer:
                 build_id=row["build_id"],
                 attempt=row["attempt"],
                 organization=row["organization"],
-                reference=artifact.reference,
+                repository=self.destination.reference(row["repository"], artifact.digest).partition("@")[0],
                 digest=artifact.digest,
+                size_bytes=artifact.size_bytes,
                 source_sha256=row["source_sha256"],
                 code_hash=row["code_hash"],
                 request=request,
@@ -124,7 +178,7 @@ class Finalizer:
             )
         )
         annotations = {"in-toto.io/predicate-type": PREDICATE_TYPE}
-        self.destination.attach(row["repository"], artifact.digest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations)
+        self.destination.attach(row["repository"], manifest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations)
 
 
 def _now() -> int:

@@ -119,6 +119,9 @@ class Step:
     caches: tuple[Cache, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = "/work/src"
+    memo: str = ""
+    """A digest of all that its output depends on beside `argv`, `env`, the toolchain and verified downloads. Its output
+    is its lines and nothing else, so a node that stored them runs it no more. Empty: it always runs."""
 
     def __post_init__(self) -> None:
         if self.network is not Network.NONE and self.sees is not Sees.STUBS:
@@ -127,6 +130,8 @@ class Step:
             raise ValueError(f"step {self.name} sees stubs: it runs no code of the source and starts elsewhere")
         if self.runs_source and any(cache.access is not Access.READ for cache in self.caches):
             raise ValueError(f"step {self.name} runs code of the source and writes a cache")
+        if self.memo and (self.runs_source or self.network is not Network.NONE):
+            raise ValueError(f"step {self.name} depends on more than a memo can name")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +192,9 @@ class Plan:
             "files": whole["files"],
             "stubs": whole["stubs"],
             "copies": whole["copies"],
-            "steps": [{name: value for name, value in step.items() if name != "name"} for step in whole["steps"]],
+            "steps": [
+                {name: value for name, value in step.items() if name not in ("name", "memo")} for step in whole["steps"]
+            ],
             "output": {name: value for name, value in whole["output"].items() if name != "summary"},
         }
 

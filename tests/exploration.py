@@ -173,6 +173,10 @@ class World:
         digest = json.loads(row["artifact"] or "{}").get("digest", "")
         return builds.publish(self.store, row["build_id"], row["claim"], ["latest"], digest)
 
+    def refuse(self, row: Row) -> builds.Row | None:
+        backoff = BACKOFF if self.model.pauses else 0
+        return builds.refuse(self.store, row["build_id"], row["claim"], "not the tag's", backoff)
+
     def sweep(self, sweep: sweeps.Sweep) -> None:
         with self.store.transaction() as tx:
             sweeps.run(tx, NOW, [sweep])
@@ -273,6 +277,8 @@ def _of_finalizer(world: World, number: int, row: Row, dump: Dump) -> Iterator[S
     yield Step(name="publish", of=number, act=partial(world.publish, row), same=_published_alike)
     if row["from_cache_of"] and not row["published"]:
         yield Step(name="artifact gone", of=number, act=act(builds.rebuild, digest=DIGESTS[0]))
+    if not (world.model.calm or row["from_cache_of"] or row["published"]):
+        yield Step(name="artifact refused", of=number, act=partial(world.refuse, row))
     mine = [tag for tag in dump["tags"] if tag["repository"] == row["repository"]]
     if row["published"] and any(tag["number"] >= row["number"] for tag in mine):
         yield Step(name="succeed", of=number, act=act(builds.succeed, phases=()))
@@ -310,6 +316,8 @@ def idle_calls(world: World, number: int, dump: Dump) -> Iterator[Step]:
             yield Step(name="succeed before the mark", act=partial(builds.succeed, store, build_id, claim, ()))
         if row["published"] or not row["from_cache_of"]:
             yield Step(name="artifact gone", act=partial(builds.rebuild, store, build_id, claim, DIGESTS[0]))
+        if row["published"] or row["from_cache_of"]:
+            yield Step(name="artifact refused", act=partial(world.refuse, row))
     if works and world.model.lines and not row["claim_lines"]:
         yield Step(name="a gap", act=partial(logs.append, store, build_id, claim, 1, [LINE]))
         for how in FINISHES:
@@ -352,6 +360,7 @@ def _finalizer_writes(world: World, row: Row, who: str) -> Iterator[Step]:
     yield Step(name=f"{who}: keep", act=act(builds.keep_finalize, lease_ms=2 * LEASE))
     yield Step(name=f"{who}: later", act=act(builds.release_finalize))
     yield Step(name=f"{who}: artifact gone", act=act(builds.rebuild, digest=DIGESTS[0]))
+    yield Step(name=f"{who}: artifact refused", act=partial(world.refuse, row))
     yield Step(name=f"{who}: publish", act=partial(world.publish, row))
     yield Step(name=f"{who}: succeed", act=act(builds.succeed, phases=()))
 
@@ -456,6 +465,7 @@ def _unmet(model: Model, rule: Transition, row: Row) -> list[str]:
         "PUBLISH mark": bool(row["published"]),
         "no PUBLISH mark": not row["published"],
         "reused": bool(row["from_cache_of"]),
+        "not reused": not row["from_cache_of"],
     }
     conditions = {part.strip() for part in rule.guard.split(",")}
     if rule.name == "lease-expired":  # an owner that says it lost its build does not wait for the lease

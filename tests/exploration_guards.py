@@ -66,7 +66,7 @@ GUARDS = (
     _guard("finish: the stage", "owner.finish", "RUNNING, WORK)", 'RUNNING, row["stage"])'),
     _guard("finish: the node", "owner.finish", ", *granted_to(node)"),
     _guard("finish: kept already", "owner.finish", "request.claim in finished", "False"),
-    _guard("finish: retries", "owner._failed", ' and row["retries"] < MAX_RETRIES'),
+    _guard("finish: retries", "owner.failed", ' and row["retries"] < MAX_RETRIES'),
     _guard("hand back: cancel", "owner.hand_back", _CANCEL, "if False:"),
     _guard("FINALIZE: a new claim", "rows.to_finalize", '"claim": row["claim"] + 1, '),
     _guard("queued again: a new claim", "rows.requeue", 'claim=row["claim"] + 1, '),
@@ -87,6 +87,8 @@ GUARDS = (
     _guard("adopt: one at a repository", "closing._due", "builds.c.repository.not_in(_at_work(now))", "True", TWO_KEYS),
     _guard("artifact gone: not published", "closing.rebuild", 'row["published"] or ', model=TWO_CALM),
     _guard("artifact gone: reused", "closing.rebuild", ' or not row["from_cache_of"]'),
+    _guard("artifact refused: not published", "closing.refuse", 'row["published"] or '),
+    _guard("artifact refused: not reused", "closing.refuse", ' or row["from_cache_of"]', model=TWO_CALM),
     _guard("tag: the newest", "closing._claim_tags", ", where=newest", model=TWO_CALM),
     _guard("succeed: the mark", "closing.succeed", ' or not row["published"]'),
     # Clients

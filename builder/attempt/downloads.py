@@ -10,7 +10,7 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
@@ -35,23 +35,25 @@ def cache_of(step: Step) -> str:
     return next((cache.name for cache in step.caches if cache.access is Access.DOWNLOAD), "")
 
 
-def is_needed(attempt: Attempt, plan: Plan, step: Step) -> bool:
-    """Whether a step must run: not when it would download what the shared cache has already."""
+def left_out(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...] | None:
+    """What a step would download, when the shared cache has all of it; None for a step that must run."""
     name = cache_of(step)
     if not name:
-        return True
+        return None
     found = _fetched(attempt, plan)
     if found is None:
-        return True
+        return None
     store = shared(attempt, name)
     mine = [one for one in found.wanted if one.cache == name]
     if any(not _there(store, one) for one in mine if not one.optional):
-        return True
-    return any(one.optional for one in mine) and not (store / MARKERS / _marker(attempt, plan)).is_file()
+        return None
+    if any(one.optional for one in mine) and not (store / MARKERS / _marker(attempt, plan)).is_file():
+        return None
+    return _materials(attempt, store, mine)
 
 
 def keep(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...]:
-    """After a step that downloads, run or not: what it fetched is verified and kept; returns what it is for.
+    """After a step that downloads: what it fetched is verified and stored; returns what it is for.
 
     Raises `BuildError` PackageIndexUnavailable for a file that did not arrive, or arrived with other bytes.
     """
@@ -73,6 +75,10 @@ def keep(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...]:
         (store / MARKERS).mkdir(exist_ok=True)
         (store / MARKERS / _marker(attempt, plan)).touch()
     sandbox.remove_tree(private)
+    return _materials(attempt, store, mine)
+
+
+def _materials(attempt: Attempt, store: Path, mine: Sequence[Wanted]) -> tuple[Material, ...]:
     packages = dict.fromkeys((one.package, one.digest) for one in mine if one.package and _there(store, one))
     if len(packages) > MATERIALS_MAX:
         attempt.log.system(f"warning: {len(packages)} packages were fetched; the provenance names only the lock file")

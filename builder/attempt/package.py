@@ -68,8 +68,6 @@ def push(attempt: Attempt, packaged: Packaged) -> Artifact:
     summary = f"{pushed.reference}: {pushed.uploaded_blobs} blobs sent, {pushed.existing_blobs} were there"
     return Artifact(
         digest=pushed.digest,
-        reference=pushed.reference,
-        size_bytes=pushed.size_bytes,
         summary=summary,
         materials=packaged.materials,
     )

@@ -1,7 +1,10 @@
 """The in-toto Statement v1 with an SLSA Provenance v1 predicate: what was built from what. Pure.
 
-Sources: https://in-toto.io/Statement/v1, https://slsa.dev/spec/v1.0/provenance. The statement is a function of the
-build, so attaching it twice gives the same digest.
+Facts that the control side found itself are marked apart from those that only the node can know:
+`internalParameters.facts` lists both, and each dependency is annotated with its source. The statement is a function of
+the build, so attaching it twice gives the same digest.
+
+Sources: https://in-toto.io/Statement/v1, https://slsa.dev/spec/v1.0/provenance.
 """
 
 from __future__ import annotations
@@ -10,23 +13,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from builder.plan import PLATFORM
 from builder.text import canonical_json
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
 MEDIA_TYPE = "application/vnd.in-toto+json"
+SOURCE = "ignite.dodil.dev/source"
+CONTROL_SIDE, NODE = "control-side", "node"
+"""Values of the annotation `SOURCE`."""
+FACTS = {
+    CONTROL_SIDE: [
+        "subject", "buildType", "externalParameters", "internalParameters", "source", "invocationId", "startedOn",
+    ],
+    NODE: ["canonical source tree", "materials", "finishedOn"],
+}  # fmt: skip
 BUILD_TYPE = "https://ignite.dodil.dev/builder/compile/v1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The facts of one build; times ms, digests with their algorithm ("sha256:…")."""
+    """The facts of one build; times ms, digests with their algorithm ("sha256:…"). `repository` has its registry.
+
+    `code_hash`, `materials` and `finished_at_ms` are the node's word.
+    """
 
     build_id: str
     attempt: int
     organization: str
-    reference: str
+    repository: str
     digest: str
+    size_bytes: int
     source_sha256: str
     code_hash: str
     request: Mapping[str, object]
@@ -38,20 +55,24 @@ class Built:
 
 def statement(built: Built) -> bytes:
     """Canonical JSON bytes of the statement. Build arguments are in `request` only by name, never by value."""
-    repository = built.reference.partition("@")[0]
     value = {
         "_type": STATEMENT_TYPE,
-        "subject": [{"name": repository, "digest": _digest(built.digest)}],
+        "subject": [{"name": built.repository, "digest": _digest(built.digest)}],
         "predicateType": PREDICATE_TYPE,
         "predicate": {
             "buildDefinition": {
                 "buildType": BUILD_TYPE,
                 "externalParameters": dict(built.request),
-                "internalParameters": {"organization": built.organization},
+                "internalParameters": {
+                    "organization": built.organization,
+                    "platform": PLATFORM,
+                    "sizeBytes": built.size_bytes,
+                    "facts": FACTS,
+                },
                 "resolvedDependencies": [
-                    {"name": "source", "digest": {"sha256": built.source_sha256.removeprefix("sha256:")}},
-                    {"name": "canonical source tree", "digest": _digest(built.code_hash)},
-                    *({"name": name, "digest": _digest(digest)} for name, digest in built.materials),
+                    _dependency("source", "sha256:" + built.source_sha256.removeprefix("sha256:"), CONTROL_SIDE),
+                    *([_dependency("canonical source tree", built.code_hash, NODE)] if built.code_hash else []),
+                    *(_dependency(name, digest, NODE) for name, digest in built.materials),
                 ],
             },
             "runDetails": {
@@ -65,6 +86,11 @@ def statement(built: Built) -> bytes:
         },
     }
     return canonical_json(value)
+
+
+def _dependency(name: str, digest: str, source: str) -> dict[str, object]:
+    """A ResourceDescriptor, with who vouches for it."""
+    return {"name": name, "digest": _digest(digest), "annotations": {SOURCE: source}}
 
 
 def _digest(text: str) -> dict[str, str]:

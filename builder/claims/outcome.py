@@ -53,11 +53,9 @@ class Start:
 
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
-    """What was pushed: `digest` of the manifest, `reference` by digest, and what went into it."""
+    """What was pushed: `digest` of the manifest, and what went into it. `summary` is for the log."""
 
     digest: str
-    reference: str
-    size_bytes: int
     summary: str
     materials: tuple[Material, ...] = ()
     start: Start | None = None

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from builder.claims.lease import Lease
 from builder.claims.outcome import Artifact, Outcome, Start, Verdict
 from builder.claims.spool import Line, Spool
+from builder.contract import materials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import BuildError, PlatformError
+from builder.text import visible
 
 CLAIM_PAUSES_S = (0.1, 0.3, 1.0, 2.0)
 """Between the tries of one claim. After the last the owner lets the hint go: the store offers the build again."""
@@ -114,21 +116,23 @@ def finish_request(
 
 
 def artifact_record(artifact: Artifact) -> pb.BuiltArtifact:
-    """An `Artifact` as the wire has it."""
+    """An `Artifact` as the wire has it: what the control side does not find out itself.
+
+    Names come from the source, where they may hold anything; what is hidden in one is escaped.
+    """
+    named = [(visible(name)[: materials.NAME_CHARACTERS], digest) for name, digest in artifact.materials]
     return pb.BuiltArtifact(
         digest=artifact.digest,
-        reference=artifact.reference,
-        size_bytes=artifact.size_bytes,
-        materials=[pb.Material(name=name, digest=digest) for name, digest in artifact.materials],
+        materials=[pb.Material(name=name, digest=digest) for name, digest in named],
         start_check=start_record(artifact.start) if artifact.start else None,
     )
 
 
 def start_record(start: Start) -> pb.StartCheck:
-    """What the start check saw, as the wire has it."""
+    """What the start check saw, as the wire has it. Its message holds a line of the program's own."""
     return pb.StartCheck(
         status=start.status.value,
-        message=start.line,
+        message=visible(start.line)[: materials.START_CHARACTERS],
         cold_start_ms=start.cold_start_ms,
         memory_bytes=start.memory_bytes,
     )

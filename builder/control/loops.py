@@ -44,10 +44,10 @@ SUBMITTED = 8
 # Transitions after which something is queued, or a node has a slot more than before.
 _DISPATCH = frozenset(
     {"submit", "attach", "reuse", "built", "fail", "retry", "hand-back", "artifact-gone", "cancelled", "lease-expired",
-     "build-timeout", "promote"}
+     "artifact-refused", "build-timeout", "promote"}
 )  # fmt: skip
 # Of these the ones that only add to a queue, and those that only free a slot.
-_QUEUES = frozenset({"submit", "promote", "artifact-gone"})
+_QUEUES = frozenset({"submit", "promote", "artifact-gone", "artifact-refused"})
 _FREES = frozenset({"attach", "reuse", "built", "fail", "cancelled", "build-timeout"})
 _FINALIZE = frozenset({"reuse", "built", "primary-succeeded"})
 _REPORT = frozenset({"submit", "claim"})

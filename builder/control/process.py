@@ -79,6 +79,7 @@ class Control:
         finalizer = Finalizer(
             store=self.store,
             destination=finalizers_destination(settings),
+            backoff_ms=settings.retry_backoff_ms,
             label=labels(settings.crash_at, Path(settings.data_dir)),
             stale=self.metrics.stale,
             log=self.log,
@@ -208,6 +209,11 @@ def serve(settings: Settings) -> int:
             action="registry-login-lent",
             registry=settings.registry,
             username=settings.registry_username,
+        )
+    if any("worker" in row.scopes and not row.node for row in settings.tokens):
+        control.log.warning(
+            "a worker token that names no node writes for every node: give each node a token of its own, with node",
+            action="worker-token-for-every-node",
         )
     listener = listen(settings.listen)
     server = control.server()

@@ -42,6 +42,10 @@ class Manifest:
     digest: str
 
 
+class BlobMissing(PlatformError):
+    """The other side answers, and has no such blob in this repository."""
+
+
 class Destination(Protocol):
     """A registry or something like it. Every method may be repeated.
 
@@ -49,12 +53,16 @@ class Destination(Protocol):
     does not do its part.
     """
 
+    def reference(self, repository: str, digest: str) -> str:
+        """How a puller names a manifest: `host/repository@sha256:…`."""
+        ...
+
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """Blobs first, then the manifest by digest, then the tag; a tag never points at a missing blob."""
         ...
 
-    def put_tag(self, repository: str, digest: str, tag: str) -> None:
-        """Point `tag` at a manifest that is there."""
+    def put_tag(self, repository: str, manifest: str | Manifest, tag: str) -> None:
+        """Point `tag` at a manifest that is there: its digest, or itself where it was read already."""
         ...
 
     def resolve(self, repository: str, reference: str) -> str | None:
@@ -64,19 +72,23 @@ class Destination(Protocol):
     def get_manifest(self, repository: str, reference: str) -> Manifest | None: ...
 
     def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
-        """The blob's bytes; raises at the end when they are not what `digest` says, so do not act on them before."""
+        """The blob's bytes; raises at the end when they are not what `digest` says, so do not act on them before.
+
+        `BlobMissing` when there is none.
+        """
         ...
 
     def attach(
         self,
         repository: str,
-        subject_digest: str,
+        subject: str | Manifest,
         artifact_type: str,
         payload: bytes,
         payload_media_type: str,
         annotations: Mapping[str, str],
     ) -> str:
-        """Attach `payload` to an image (image-spec v1.1, `subject`); the digest of the referrer. Idempotent."""
+        """Attach `payload` to an image (image-spec v1.1, `subject`): its digest, or its manifest where it was read
+        already. Returns the digest of the referrer. Idempotent."""
         ...
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:

@@ -24,6 +24,7 @@ from typing import Any
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import (
     EMPTY,
+    BlobMissing,
     Manifest,
     Pushed,
     check_names,
@@ -54,6 +55,11 @@ class Layout:
     root: Path
     name: str = "oci-layout"
 
+    def reference(self, repository: str, digest: str) -> str:
+        """See `Destination.reference`."""
+        check_names(repository, digest=digest)
+        return f"{self.name}/{repository}@{digest}"
+
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """See `Destination.push`. Layers are linked or copied from where they are."""
         check_names(repository, tag=tag)
@@ -65,7 +71,7 @@ class Layout:
         names = [f"{repository}@{image.digest}", *([f"{repository}:{tag}"] if tag else [])]
         self._point(names, descriptor(image.media_type, image.manifest))
         return Pushed(
-            reference=f"{self.name}/{repository}@{image.digest}",
+            reference=self.reference(repository, image.digest),
             digest=image.digest,
             size_bytes=image.size_bytes,
             uploaded_blobs=len(uploaded),
@@ -73,12 +79,10 @@ class Layout:
             existing_blobs=len(image.layers) + 1 - len(uploaded),
         )
 
-    def put_tag(self, repository: str, digest: str, tag: str) -> None:
+    def put_tag(self, repository: str, manifest: str | Manifest, tag: str) -> None:
         """See `Destination.put_tag`."""
-        check_names(repository, tag=tag, digest=digest)
-        manifest = self.get_manifest(repository, digest)
-        if manifest is None:
-            raise PlatformError("RegistryUnavailable", f"{self.name}/{repository} has no {digest} to tag")
+        check_names(repository, tag=tag)
+        manifest = self._need(repository, manifest)
         self._point([f"{repository}:{tag}"], descriptor(manifest.media_type, manifest.body))
 
     def resolve(self, repository: str, reference: str) -> str | None:
@@ -96,10 +100,21 @@ class Layout:
             body = self.blob_path(digest).read_bytes()
         return Manifest(media_type=found["mediaType"], body=verified(body, digest, self.name), digest=digest)
 
+    def _need(self, repository: str, wanted: str | Manifest) -> Manifest:
+        if isinstance(wanted, Manifest):
+            return wanted
+        check_names(repository, digest=wanted)
+        manifest = self.get_manifest(repository, wanted)
+        if manifest is None:
+            raise PlatformError("RegistryUnavailable", f"{self.name}/{repository} has no {wanted}")
+        return manifest
+
     def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
         """See `Destination.open_blob`. Blobs are shared by the repositories of a layout."""
         check_names(repository, digest=digest)
         hasher = hashlib.sha256()
+        if not self.blob_path(digest).exists():
+            raise BlobMissing("RegistryUnavailable", f"{self.name}/{repository} has no blob {digest}")
         with _disk("read"), self.blob_path(digest).open("rb") as file:
             while chunk := file.read(CHUNK):
                 hasher.update(chunk)
@@ -110,22 +125,19 @@ class Layout:
     def attach(
         self,
         repository: str,
-        subject_digest: str,
+        subject: str | Manifest,
         artifact_type: str,
         payload: bytes,
         payload_media_type: str,
         annotations: Mapping[str, str],
     ) -> str:
         """See `Destination.attach`. Listed under the fallback tag, as in a registry without the referrers API."""
-        check_names(repository, digest=subject_digest)
-        subject = self.get_manifest(repository, subject_digest)
-        if subject is None:
-            raise PlatformError("RegistryUnavailable", f"{self.name}/{repository} has no {subject_digest}")
+        subject = self._need(repository, subject)
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         for blob in (payload, EMPTY, manifest):
             self._put(blob)
         digest = digest_of(manifest)
-        name = f"{repository}:{fallback_tag(subject_digest)}"
+        name = f"{repository}:{fallback_tag(subject.digest)}"
         with self._locked() as entries:
             old = next((entry for entry in entries if _name(entry) == name), None)
             index = index_with(

@@ -22,6 +22,7 @@ from builder.images.destination import (
     DIGEST,
     EMPTY,
     EMPTY_TYPE,
+    BlobMissing,
     Manifest,
     Pushed,
     check_names,
@@ -69,6 +70,11 @@ class Registry:
         """End the connections; the registry cannot be used after it."""
         self.transport.client.close()
 
+    def reference(self, repository: str, digest: str) -> str:
+        """See `Destination.reference`."""
+        check_names(repository, digest=digest)
+        return f"{self.transport.host}/{repository}@{digest}"
+
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """See `Destination.push`."""
         check_names(repository, tag=tag)
@@ -80,7 +86,7 @@ class Registry:
         if tag is not None:
             self._put_manifest(repository, tag, image.media_type, image.manifest)
         return Pushed(
-            reference=f"{self.transport.host}/{repository}@{image.digest}",
+            reference=self.reference(repository, image.digest),
             digest=image.digest,
             size_bytes=image.size_bytes,
             uploaded_blobs=len(uploaded),
@@ -88,10 +94,10 @@ class Registry:
             existing_blobs=blobs - len(uploaded),
         )
 
-    def put_tag(self, repository: str, digest: str, tag: str) -> None:
+    def put_tag(self, repository: str, manifest: str | Manifest, tag: str) -> None:
         """See `Destination.put_tag`."""
-        check_names(repository, tag=tag, digest=digest)
-        manifest = self._need(repository, digest)
+        check_names(repository, tag=tag)
+        manifest = self._need(repository, manifest)
         self._put_manifest(repository, tag, manifest.media_type, manifest.body)
 
     def resolve(self, repository: str, reference: str) -> str | None:
@@ -151,22 +157,21 @@ class Registry:
     def attach(
         self,
         repository: str,
-        subject_digest: str,
+        subject: str | Manifest,
         artifact_type: str,
         payload: bytes,
         payload_media_type: str,
         annotations: Mapping[str, str],
     ) -> str:
         """See `Destination.attach`. A registry that answers without `OCI-Subject` gets the fallback index."""
-        check_names(repository, digest=subject_digest)
-        subject = self._need(repository, subject_digest)
+        subject = self._need(repository, subject)
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         digest = digest_of(manifest)
         for blob in (payload, EMPTY):
             self._upload(repository, digest_of(blob), len(blob), lambda blob=blob: iter((blob,)))  # type: ignore[misc]
         response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
-        if response.headers.get("oci-subject") != subject_digest:
-            self._list_in_fallback(repository, fallback_tag(subject_digest), referrer_descriptor(manifest))
+        if response.headers.get("oci-subject") != subject.digest:
+            self._list_in_fallback(repository, fallback_tag(subject.digest), referrer_descriptor(manifest))
         return digest
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:
@@ -324,10 +329,13 @@ class Registry:
             raise self.transport.refused(what, response)
         return response
 
-    def _need(self, repository: str, digest: str) -> Manifest:
-        manifest = self.get_manifest(repository, digest)
+    def _need(self, repository: str, wanted: str | Manifest) -> Manifest:
+        if isinstance(wanted, Manifest):
+            return wanted
+        check_names(repository, digest=wanted)
+        manifest = self.get_manifest(repository, wanted)
         if manifest is None:
-            raise self._absent(repository, digest)
+            raise self._absent(repository, wanted)
         return manifest
 
     def _absent(self, repository: str, digest: str) -> BuildError:
@@ -356,6 +364,8 @@ class Registry:
         with transport.stream("GET", url, scope=self._scope(repository), headers=headers) as response:
             if done and response.status_code == 416:  # the whole blob was already there when the connection broke
                 return
+            if response.status_code == 404:
+                raise BlobMissing("RegistryUnavailable", f"{transport.host}: {what}: answered 404")
             if response.status_code not in (200, 206):
                 raise transport.refused(what, response)
             skip = done if response.status_code == 200 else 0

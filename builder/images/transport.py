@@ -30,6 +30,8 @@ T = TypeVar("T")
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 CHALLENGE = re.compile(r'([a-zA-Z]+)="([^"]*)"')
 MAX_TOKEN_BYTES = 64 * 1024
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=45.0)
+"""Idle connections end before those who balance loads close them (a minute), after the next build's first request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -267,12 +269,12 @@ class Transport:
 
 def new_client(*, ca_bundle: str = "", proxy: str = "", timeout_s: float = 60.0) -> httpx.Client:
     """A client that reads no environment variable of its own. `ca_bundle`: a file; empty: the system's."""
-    limits = httpx.Timeout(timeout_s, connect=10.0)
+    timeout = httpx.Timeout(timeout_s, connect=10.0)
     if proxy:
-        return httpx.Client(verify=_tls(ca_bundle), proxy=proxy, trust_env=False, timeout=limits)
+        return httpx.Client(verify=_tls(ca_bundle), proxy=proxy, trust_env=False, timeout=timeout, limits=LIMITS)
     # Plain HTTP has no use for a bundle, and a client of its own verifies nothing: this context trusts nobody.
-    plain = httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False)
-    return httpx.Client(transport=_Tls(ca_bundle), mounts={"http://": plain}, trust_env=False, timeout=limits)
+    plain = httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, limits=LIMITS)
+    return httpx.Client(transport=_Tls(ca_bundle), mounts={"http://": plain}, trust_env=False, timeout=timeout)
 
 
 class _Tls(httpx.BaseTransport):
@@ -285,7 +287,9 @@ class _Tls(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         with self._lock:
-            made = self._made = self._made or httpx.HTTPTransport(verify=_tls(self._ca_bundle), trust_env=False)
+            made = self._made = self._made or httpx.HTTPTransport(
+                verify=_tls(self._ca_bundle), trust_env=False, limits=LIMITS
+            )
         return made.handle_request(request)
 
     def close(self) -> None:

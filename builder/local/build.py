@@ -96,6 +96,7 @@ class Owner:
         finalizer = Finalizer(
             store=here.store,
             destination=finalizers_destination(settings),
+            backoff_ms=settings.retry_backoff_ms,
             label=self._label,
             stale=lambda call: None,
             log=log,

@@ -257,6 +257,8 @@ def _finish(attempt: Attempt, outcome: Outcome) -> Close:
             log.error("lines are gone from the spool", action="spool-damaged", build_id=lease.build_id)
             return Close.LOST
         _flush(attempt)
+    if answer is not None and answer.refused_because:
+        log.error("refused", action="finish-refused", build_id=lease.build_id, why=answer.refused_because)
     return Close.FINISH if answer is not None else Close.LOST
 
 

@@ -9,11 +9,12 @@ import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
+from builder.attest.artifact import Refused, reported
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.contract.request import start_check_of
-from builder.errors import BuildError
+from builder.errors import REASONS, BuildError
 from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, not_found, permission_denied
 from builder.services.parts import Parts
@@ -135,9 +136,11 @@ class WorkerService:
         return pb.AppendLogResponse(stale=stale, kept_until_index=kept)
 
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
-        """An owner's outcome; repeated, it is answered with the record."""
+        """An owner's outcome; repeated, it is answered with the record. A success that cannot be one is refused here:
+        the attempt ends as `Internal`. What the registry has to say comes before ATTEST (`builder/finalize.py`)."""
         self._admit(caller, request.protocol)
         settings = self._parts.settings
+        request, refused = _checked(request)
         done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node)
         if done.outcome == "stale":
             self._parts.stale("finish")
@@ -147,6 +150,8 @@ class WorkerService:
         answer = pb.FinishResponse(
             stale=done.outcome == "stale", log_incomplete=done.outcome == "incomplete", status=status
         )
+        if done.outcome == "done":
+            answer.refused_because = refused
         if done.outcome == "incomplete" and done.row:
             answer.kept_until_index = done.row["claim_lines"]
         return answer
@@ -175,6 +180,29 @@ class WorkerService:
         if row is None or not owned or not _is_of(caller, row["node_id"]):
             raise not_found("this claim owns no such build")
         return _chunks(self._parts.sources.open(row["source_sha256"]))
+
+
+def _checked(request: pb.FinishRequest) -> tuple[pb.FinishRequest, str]:
+    """What is kept of a finish, and why its success is refused: then it is a failure. No registry is asked."""
+    if request.WhichOneof("outcome") != "success":
+        return request, ""
+    kept, refused = pb.FinishRequest(), ""
+    kept.CopyFrom(request)
+    try:
+        kept.success.CopyFrom(reported(request.success))
+    except Refused as error:
+        refused = f"the node reported an artifact that cannot be one: {error}"
+        known = REASONS["Internal"]
+        kept.failure.CopyFrom(
+            pb.Failure(
+                reason=known.name,
+                message=refused,
+                error_class=str(known.error_class),
+                next=known.hint,
+                phase=pb.BUILD_PHASE_PUSH,
+            )
+        )
+    return kept, refused
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
@@ -226,7 +254,7 @@ def destination(settings: Settings, row: builds.Row) -> pb.Destination:
     return pb.Destination(
         registry=settings.registry,
         repository=row["repository"],
-        tag=f"build-{row['build_id']}-{row['attempt']}",
+        tag=record.attempt_tag(row),
         insecure=settings.registry_insecure,
         username=settings.registry_username,
         password=settings.registry_password,

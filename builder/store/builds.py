@@ -23,6 +23,7 @@ from builder.store.closing import (
     keep_finalize,
     publish,
     rebuild,
+    refuse,
     release_finalize,
     succeed,
     tag_digest,
@@ -37,8 +38,8 @@ from builder.store.transitions import FINALIZE, PENDING, RUNNING
 __all__ = [
     "Adopted", "Claimed", "Finished", "Published", "QueueFull", "Row", "Submission", "TagsMoved", "UnknownNode",
     "adopt_due", "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat",
-    "keep_finalize", "page", "planned", "position", "publish", "rebuild", "release_finalize", "starting", "submit",
-    "succeed", "tag_digest", "tags_to_check",
+    "keep_finalize", "page", "planned", "position", "publish", "rebuild", "refuse", "release_finalize", "starting",
+    "submit", "succeed", "tag_digest", "tags_to_check",
 ]  # fmt: skip
 
 COUNTED = 1000

@@ -8,8 +8,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, tuple_, update
 
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import REASONS
 from builder.store import record
 from builder.store.engine import Store
+from builder.store.owner import failed
 from builder.store.rows import (
     Row,
     cancelled,
@@ -166,10 +169,29 @@ def rebuild(store: Store, build_id: str, claim: int, digest: str) -> Row | None:
         return requeue(tx, now, row, "artifact-gone", **anew, line=line)
 
 
-def publish(store: Store, build_id: str, claim: int, tags_: Collection[str] = (), digest: str = "") -> Published | None:
+def refuse(store: Store, build_id: str, claim: int, why: str, backoff_ms: int) -> Row | None:
+    """The registry answers, and the artifact is not what its owner reported: the attempt ends as `Internal`, and the
+    normal rule repeats it. None: stale."""
+    with store.transaction() as tx:
+        row, now = fenced(store, tx, build_id, claim, FINALIZE)
+        if row is None or row["published"] or row["from_cache_of"]:
+            return None
+        known = REASONS["Internal"]
+        found = pb.Failure(
+            reason=known.name, message=why, error_class=str(known.error_class), next=known.hint,
+            phase=pb.BUILD_PHASE_ATTEST,
+        )  # fmt: skip
+        anew = {"artifact": "", "finalize_tries": 0}
+        return failed(tx, now, row, found, backoff_ms, anew, ("artifact-refused", "artifact-refused"))
+
+
+def publish(
+    store: Store, build_id: str, claim: int, tags_: Collection[str] = (), digest: str = "", artifact: str = ""
+) -> Published | None:
     """The PUBLISH mark, from which the build only goes forward, and with it the build's claims on its tags.
 
-    The newest submitted build wins a tag; an older one that ends later leaves it. Can be repeated.
+    The newest submitted build wins a tag; an older one that ends later leaves it. `artifact`: as the control side
+    found it; kept in place of what the owner reported. Can be repeated.
     None: stale, or CANCELLED because that was asked for.
     """
     with store.transaction() as tx:
@@ -179,7 +201,8 @@ def publish(store: Store, build_id: str, claim: int, tags_: Collection[str] = ()
         if row["cancel_requested"] and not row["published"]:
             cancelled(tx, now, row)
             return None
-        after = transition(tx, now, row, "publish", published=True, phase="FINALIZE")
+        found = {"artifact": artifact} if artifact else {}
+        after = transition(tx, now, row, "publish", published=True, phase="FINALIZE", **found)
         return Published(row=after, tags=_claim_tags(tx, now, row, tags_, digest))
 
 

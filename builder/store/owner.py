@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, and_, select, update
@@ -242,22 +243,32 @@ def finish(store: Store, request: pb.FinishRequest, backoff_ms: int, node: str =
             artifact = json_format.MessageToJson(request.success, indent=None)
             after = to_finalize(tx, now, row, "built", artifact=artifact, **kept)
         else:
-            after = _failed(tx, now, row, request.failure, backoff_ms, kept)
+            after = failed(tx, now, row, request.failure, backoff_ms, kept)
         return Finished(outcome="done", row=after)
 
 
-def _failed(tx: Connection, now: int, row: Row, found: pb.Failure, backoff_ms: int, kept: Mapping[str, str]) -> Row:
+def failed(
+    tx: Connection,
+    now: int,
+    row: Row,
+    found: pb.Failure,
+    backoff_ms: int,
+    kept: Mapping[str, Any],
+    actions: tuple[str, str] = ("retry", "fail"),
+) -> Row:
+    """PENDING again after a pause, or FAILED: by the reason and the retries left. `actions`: the transitions."""
+    retry, fail = actions
     known = REASONS.get(found.reason, REASONS["Internal"])
     if known.retried and row["retries"] < MAX_RETRIES:
         pause = min(backoff_ms * 2 ** row["retries"], MAX_BACKOFF_MS)
         pause = max(pause, min(int(found.retry_after_ms), MAX_RETRY_AFTER_MS))
         line = f"{found.reason}: {found.message}; the platform's fault, trying again in {pause} ms"
         again = {"retries": row["retries"] + 1, "not_before": now + pause, "avoid": row["node_id"]}
-        return requeue(tx, now, row, "retry", line=line, **again, **kept)
+        return requeue(tx, now, row, retry, line=line, **again, **kept)
     if found.reason not in REASONS:  # a worker of another version: whoever reads the record must know the word
         found.message = f"{found.reason or 'no reason'}: {found.message}"
         found.reason, found.error_class = known.name, str(known.error_class)
-    return end(tx, now, row, "fail", FAILED, json_format.MessageToJson(found, indent=None), **kept)
+    return end(tx, now, row, fail, FAILED, json_format.MessageToJson(found, indent=None), **kept)
 
 
 def hand_back(store: Store, build_id: str, claim: int, reason: str, node: str = "") -> Row | None:

@@ -88,7 +88,7 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
 
 
 def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:
-    """What the owner pushed."""
+    """The artifact: as its owner reported it until the control side has compared it with the registry."""
     artifact: pb.BuiltArtifact = json_format.Parse(row["artifact"], pb.BuiltArtifact())
     return artifact
 
@@ -107,6 +107,11 @@ def start_words(row: Mapping[Any, Any]) -> str:
     """What the start check of an artifact found, as the end of a line; nothing where there was none, or all is well."""
     found = built(row).start_check
     return f"; start check: {found.message}" if found.message else ""
+
+
+def attempt_tag(row: Mapping[Any, Any]) -> str:
+    """The tag that the owner of this attempt pushes to."""
+    return f"build-{row['build_id']}-{row['attempt']}"
 
 
 def report(row: Mapping[Any, Any], sequence: int, now: int) -> pb.BuildReport:

@@ -53,6 +53,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     _row("finalize-later", RUNNING, RUNNING, _CONTROL, "trouble: again after a pause; counts as nothing"),
     _row("artifact-gone", RUNNING, PENDING, f"{_CONTROL}, no PUBLISH mark, reused",
          "the registry lacks what was built before: it is built"),
+    _row("artifact-refused", RUNNING, f"{PENDING} {FAILED}", f"{_CONTROL}, no PUBLISH mark, not reused",
+         "the attempt's tag has another artifact than its owner reported: `Internal`, as retry and fail"),
     _row("publish", RUNNING, RUNNING, f"{_CONTROL}, no cancel asked for", "the PUBLISH mark: only forward from here"),
     _row("succeed", RUNNING, SUCCEEDED, f"{_CONTROL}, PUBLISH mark", "and last report"),
     _row("cancel-pending", PENDING, CANCELLED, "", "and last report"),

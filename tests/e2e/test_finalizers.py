@@ -26,6 +26,7 @@ from tests.serve_fixtures import Serve, serving
 pytestmark = pytest.mark.e2e
 
 WAIT_S = 60.0
+QUICK = {"retry_backoff_ms": "0"}
 
 
 class Proxy:
@@ -102,7 +103,7 @@ def proxy(tmp_path: Path) -> Iterator[Proxy]:
 def serve(proxy: Proxy, tmp_path: Path) -> Iterator[Serve]:
     with (
         embedded.private_redis(tmp_path / "redis") as (_, url),
-        serving(tmp_path / "serve", url, {"registry": proxy.host, "finalizers": "2"}) as running,
+        serving(tmp_path / "serve", url, {"registry": proxy.host, "finalizers": "2", **QUICK}) as running,
     ):
         running.register(slots=10)
         yield running
@@ -115,16 +116,26 @@ def built(serve: Serve, proxy: Proxy, folder: Path, who: str, organization: str,
     assert answer.status_code == 200, answer.text
     build = str(answer.json()["buildId"])
     claim = serve.claim(build)
+    digest = push(proxy, folder / build, build, f"{organization}/{name}", f"build-{build}-1")
+    assert not finish(serve, build, claim, pb.BuiltArtifact(digest=digest)).refused_because
+    return build
+
+
+def push(proxy: Proxy, folder: Path, text: str, repository: str, tag: str) -> str:
+    """Past the API, as a node does; the digest."""
     target = registries.connect(proxy.host)
     try:
-        pushed = target.push(make_image(folder / build, build), f"{organization}/{name}", f"build-{build}-1")
+        return target.push(make_image(folder, text), repository, tag).digest
     finally:
         target.close()
-    success = pb.BuiltArtifact(digest=pushed.digest, reference=pushed.reference, size_bytes=pushed.size_bytes)
+
+
+def finish(serve: Serve, build: str, claim: int, success: pb.BuiltArtifact) -> pb.FinishResponse:
+    request = pb.FinishRequest(protocol=PROTOCOL, build_id=build, claim=claim, success=success)
     with serve.api("worker") as api:
-        request = pb.FinishRequest(protocol=PROTOCOL, build_id=build, claim=claim, success=success)
-        assert not api.call("Finish", request).stale
-    return build
+        answer: pb.FinishResponse = api.call("Finish", request)
+    assert not answer.stale
+    return answer
 
 
 def status(serve: Serve, who: str, build: str) -> str:
@@ -171,3 +182,47 @@ def test_a_registry_is_asked_once_an_attempt(serve: Serve, proxy: Proxy, tmp_pat
     until_succeeded(serve, "both", build)
     later = [line for line in serve.out.read_text().splitlines() if '"finalize-later"' in line and "trouble" in line]
     assert len(later) == proxy.met["acme/bad"]
+
+
+def until_pending(serve: Serve, build: str) -> None:
+    until = time.monotonic() + WAIT_S
+    while status(serve, "both", build) != "BUILD_STATUS_PENDING":
+        assert time.monotonic() < until, serve.out.read_text()[-3000:]
+        time.sleep(0.02)
+
+
+def test_what_a_node_says_of_an_artifact_is_checked(serve: Serve, proxy: Proxy, tmp_path: Path) -> None:
+    """Another organization's digest, one of the own repository that is not the tag's, none at all: the attempt ends,
+    never "finalize later". What the node makes up beside a good digest is in no record."""
+    foreign = push(proxy, tmp_path / "foreign", "foreign", "other/app", "v1")
+    earlier = push(proxy, tmp_path / "earlier", "earlier", "acme/app", "v1")
+    build = serve.submit("app")
+    claim = serve.claim(build, nonce="first")
+    assert "sha256:zz" in finish(serve, build, claim, pb.BuiltArtifact(digest="sha256:zz")).refused_because
+    assert status(serve, "both", build) == "BUILD_STATUS_PENDING"
+    claim = serve.claim(build, nonce="second")
+    mine = push(proxy, tmp_path / "mine", "mine", "acme/app", f"build-{build}-2")
+    assert not finish(serve, build, claim, pb.BuiltArtifact(digest=earlier)).refused_because
+    until_pending(serve, build)
+    claim = serve.claim(build, nonce="third")
+    push(proxy, tmp_path / "again", "mine", "acme/app", f"build-{build}-3")
+    invented = pb.BuiltArtifact(digest=mine, reference=f"registry.example.com/victim/app@{mine}", size_bytes=1)
+    assert not finish(serve, build, claim, invented).refused_because
+    until_succeeded(serve, "both", build)
+    record = serve.ask("GET", f"/v1/ignite/builds/{build}", "both").json()
+    assert (record["artifactRef"], record["imageDigest"]) == (f"{proxy.host}/acme/app@{mine}", mine)
+    assert int(record["sizeBytes"]) > 1000 and record["retries"] == 2
+    last = serve.submit("app", noCache=True)
+    for attempt in range(3):
+        claim = serve.claim(last, nonce=f"n{attempt}")
+        assert not finish(serve, last, claim, pb.BuiltArtifact(digest=foreign)).refused_because
+        if attempt < 2:
+            until_pending(serve, last)
+    until = time.monotonic() + WAIT_S
+    while status(serve, "both", last) != "BUILD_STATUS_FAILED":
+        assert time.monotonic() < until, serve.out.read_text()[-3000:]
+        time.sleep(0.02)
+    failure = serve.ask("GET", f"/v1/ignite/builds/{last}", "both").json()["failure"]
+    assert (failure["reason"], failure["errorClass"]) == ("Internal", "platform")
+    assert f"acme/app has no tag build-{last}-3" in failure["message"]
+    assert '"finalize-later"' not in serve.out.read_text()

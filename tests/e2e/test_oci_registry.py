@@ -12,9 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from httpcore._sync import http11
 
 from builder.errors import PlatformError
 from builder.images.destination import Destination, fallback_tag
@@ -305,3 +307,38 @@ def test_a_connection_may_break_anywhere(tmp_path: Path, host: str) -> None:
         if not any("_serve" in thread.name or "_relay" in thread.name for thread in threading.enumerate()):
             break
         time.sleep(0.05)
+
+
+def test_a_connection_is_used_again_after_a_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A finalizer's builds may come half a minute apart, and a handshake costs more than a request."""
+    met, skipped = list[tuple[str, int]](), [0.0]
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            met.append(self.client_address)
+            self.send_response(404)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    clock = type("Clock", (), {"monotonic": staticmethod(lambda: time.monotonic() + skipped[0])})
+    monkeypatch.setattr(http11, "time", clock)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
+        thread.start()
+        target = connect(f"127.0.0.1:{server.server_address[1]}")
+        for _ in range(4):
+            assert target.get_manifest("org/app", "latest") is None
+            skipped[0] += 30
+        assert len(set(met)) == 1
+        skipped[0] += 60  # an idle one ends before a load balancer ends it
+        assert target.get_manifest("org/app", "latest") is None
+        assert len(set(met)) == 2
+        target.close()
+        server.shutdown()
+        thread.join()

@@ -99,13 +99,15 @@ def test_metrics_count_stale_writes_and_show_what_waits_and_is_free(redis_url: s
             assert serve.metrics()[f'ignite_stale_writes_total{{call="{call}"}}'] == 1
 
 
-def test_a_registry_login_that_nodes_are_lent_is_said_at_the_start(redis_url: str, tmp_path: Path) -> None:
+def test_what_every_node_may_do_is_logged_at_the_start(redis_url: str, tmp_path: Path) -> None:
     login = {"registry": "reg.test", "registry_username": "robot", "registry_password": "not-to-be-shown"}
     with serving(tmp_path, redis_url, login) as serve:
         lines = [json.loads(line) for line in serve.out.read_text().splitlines()]
     assert [
         (line["level"], line["registry"], line["username"]) for line in lines if line["action"].startswith("reg")
     ] == [("warning", "reg.test", "robot")]
+    every = [line["level"] for line in lines if line["action"] == "worker-token-for-every-node"]
+    assert every == ["warning"], "one of the worker tokens names no node"
     assert "not-to-be-shown" not in serve.out.read_text() + serve.err.read_text()
 
 

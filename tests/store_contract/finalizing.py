@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -62,6 +63,38 @@ def test_publish_of_a_build_whose_cancel_was_asked_for_cancels_it(world: World) 
         tx.execute(builds.builds.update().values(cancel_requested=True))
     assert builds.publish(world.store, row["build_id"], row["claim"]) is None
     assert world.row(row["build_id"])["status"] == "CANCELLED"
+
+
+def test_a_refused_artifact_costs_its_attempt_a_retry_and_the_last_one_the_build(world: World) -> None:
+    build, dead = in_finalize(world)["build_id"], "the tag is another's"
+    for retries in (1, 2):
+        claim = world.row(build)["claim"]
+        assert builds.refuse(world.store, build, claim, dead, 1_000)
+        assert builds.refuse(world.store, build, claim, dead, 1_000) is None, "stale when it is repeated"
+        row = world.row(build)
+        assert (row["status"], row["retries"], row["failures"], row["artifact"]) == ("PENDING", retries, 0, "")
+        assert (row["avoid"], row["not_before"]) == ("node", world.at[0] + 1_000 * retries)
+        world.at[0] += 600_000
+        world.succeed_work(build, world.claim(build, f"n{retries}"))
+        assert builds.adopt_finalize(world.store, LEASE) is not None
+    assert builds.refuse(world.store, build, world.row(build)["claim"], dead, 1_000)
+    row = world.row(build)
+    assert (row["status"], json.loads(row["failure"])["reason"], row["artifact"]) == ("FAILED", "Internal", "")
+
+
+def test_behind_the_mark_no_artifact_is_refused(world: World) -> None:
+    row = in_finalize(world)
+    assert builds.publish(world.store, row["build_id"], row["claim"])
+    assert builds.refuse(world.store, row["build_id"], row["claim"], "too late", 1_000) is None
+    assert world.row(row["build_id"])["status"] == "RUNNING"
+
+
+def test_what_the_control_side_found_takes_the_place_of_what_was_reported(world: World) -> None:
+    row = in_finalize(world)
+    found = json.dumps({"digest": "sha256:" + "a" * 64, "reference": "ours", "sizeBytes": "7"})
+    published = builds.publish(world.store, row["build_id"], row["claim"], (), "", found)
+    assert published and builds.succeed(world.store, row["build_id"], row["claim"], ())
+    assert world.row(row["build_id"])["artifact"] == found
 
 
 def test_a_release_costs_nothing_and_after_the_mark_it_only_goes_forward(world: World) -> None:

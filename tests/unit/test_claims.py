@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder.attest.artifact import reported
 from builder.claims.calls import Backoff, Unanswered
 from builder.claims.lease import Lease, lease_of
 from builder.claims.left import send_left_behind
@@ -21,7 +22,8 @@ from builder.errors import BuildError, PlatformError
 from tests.attempt_fixtures import MemoryCalls
 
 DEAD = "4194999 1"  # above the kernel's largest pid
-ARTIFACT = Artifact(digest="sha256:1", reference="r", size_bytes=7, summary="", materials=(("base", "sha256:2"),))
+GOOD = "sha256:" + "a" * 64
+ARTIFACT = Artifact(digest="sha256:1", summary="", materials=(("base", "sha256:2"),))
 
 
 def lease(lease_s: float = 30, beat_s: float = 10, now: float = 100) -> Lease:
@@ -141,6 +143,15 @@ def test_a_finish_carries_the_artifact_and_what_went_into_it() -> None:
     request = finish_request(lease(), Outcome(artifact=ARTIFACT), log_count=9, phase="PUSH", phases=())
     assert (request.claim, request.log_count, request.success.digest) == (4, 9, "sha256:1")
     assert [(part.name, part.digest) for part in request.success.materials] == [("base", "sha256:2")]
+
+
+def test_what_is_hidden_in_the_name_of_a_material_is_escaped_and_long_names_are_cut() -> None:
+    """An honest source may have such names: its build is not refused for them."""
+    hostile = ("a\x1b[31m\u202e.txt", "x" * 5000, "\ud800", "ü.txt")
+    artifact = Artifact(digest=GOOD, summary="", materials=tuple((name, GOOD) for name in hostile))
+    sent = finish_request(lease(), Outcome(artifact=artifact), log_count=0, phase="PUSH", phases=()).success
+    assert [part.name for part in sent.materials] == ["a\\x1b[31m\\u202e.txt", "x" * 2048, "\\ud800", "ü.txt"]
+    assert reported(sent) == sent
 
 
 def test_a_cancel_beats_the_failure_it_led_to() -> None:

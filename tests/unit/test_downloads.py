@@ -225,18 +225,20 @@ def test_a_download_is_left_out_when_the_cache_has_all_of_it(tmp_path: Path) -> 
     for made in (fetch, private, attempt.source):
         made.mkdir(parents=True)
     (fetch / "requirements.txt").write_text("idna==3.10\n")
-    assert downloads.is_needed(attempt, plan, download), "nothing is resolved yet"
+    assert downloads.left_out(attempt, plan, download) is None, "nothing is resolved yet"
     file = "idna-3.10-py3-none-any.whl"
     url = f"https://files.example/{file}"
     package = '[[packages]]\nname = "idna"\nversion = "3.10"\n'
     (fetch / "pylock.toml").write_text(f'{package}wheels = [{{ url = "{url}", hashes = {{ sha256 = "{HEX}" }} }}]\n')
-    assert downloads.is_needed(attempt, plan, download)
+    assert downloads.left_out(attempt, plan, download) is None
     (private / HEX).mkdir()
     (private / HEX / file).write_bytes(DATA)
-    assert downloads.keep(attempt, plan, download) == (("pkg:pypi/idna@3.10", f"sha256:{HEX}"),)
-    assert not private.exists() and not downloads.is_needed(attempt, plan, download)
+    idna = (("pkg:pypi/idna@3.10", f"sha256:{HEX}"),)
+    assert downloads.keep(attempt, plan, download) == idna
+    assert not private.exists()
+    assert downloads.left_out(attempt, plan, download) == idna
     assert (fetch / "install.txt").read_text() == f"--find-links ${{WHEELS}}/{HEX}\nidna==3.10 --hash=sha256:{HEX}\n"
-    assert downloads.keep(attempt, plan, download) == (("pkg:pypi/idna@3.10", f"sha256:{HEX}"),)
+    assert downloads.keep(attempt, plan, download) == idna
 
 
 def test_the_build_user_enters_what_the_node_makes_for_it_whatever_the_umask(
@@ -253,7 +255,7 @@ def test_the_build_user_enters_what_the_node_makes_for_it_whatever_the_umask(
     monkeypatch.setattr(type(attempt), "chown_to_build_user", lambda self, path: chowned.append(path.name))
     before = os.umask(0o077)
     try:
-        downloads.is_needed(attempt, plan, download)
+        downloads.left_out(attempt, plan, download)
     finally:
         os.umask(before)
     assert chowned == [".ignite-proxy", "a.example", "y", "@v"]

@@ -20,7 +20,7 @@ from builder.node.drive import claim_build, close, driving, work_folder
 from tests.attempt_fixtures import Clock, MemoryCalls, grant_of, node_at
 
 FAILED = Outcome(failure=BuildError("CompileFailed", "no"))
-PUSHED = Outcome(artifact=Artifact(digest="sha256:0", reference="r@sha256:0", size_bytes=1, summary=""))
+PUSHED = Outcome(artifact=Artifact(digest="sha256:0", summary=""))
 LONG_S = 60.0
 
 

@@ -28,6 +28,7 @@ from tests.oci_fixtures import make_image
 from tests.store_contract.world import LEASE, World, open_world
 
 REPOSITORY = "acme/n"
+BACKOFF = 1_000
 KEY = ("key", "sha256:" + "c" * 64, "go")
 
 
@@ -63,6 +64,7 @@ def pool(world: World, registry: Layout, **more: Any) -> Finalizers:
     finalizer = Finalizer(
         store=world.store,
         destination=registry,
+        backoff_ms=BACKOFF,
         label=lambda name: None,
         stale=lambda call: None,
         log=log,
@@ -85,17 +87,27 @@ def attempt(ours: Finalizers) -> bool:
     return row is not None
 
 
-def push(registry: Layout, tmp_path: Path, text: str) -> pb.BuiltArtifact:
-    pushed = registry.push(make_image(tmp_path / f"image-{text}", text), REPOSITORY, None)
-    return pb.BuiltArtifact(digest=pushed.digest, reference=pushed.reference, size_bytes=pushed.size_bytes)
+def push(registry: Layout, tmp_path: Path, text: str, repository: str = REPOSITORY) -> pb.BuiltArtifact:
+    image = make_image(tmp_path / f"image-{text.replace('/', '-')}", text)
+    return pb.BuiltArtifact(digest=registry.push(image, repository, None).digest)
 
 
-def built(world: World, artifact: pb.BuiltArtifact, **fields: Any) -> str:
+def tag(registry: Layout, artifact: pb.BuiltArtifact, build: str, attempt: int = 1, to: str = REPOSITORY) -> None:
+    """The attempt's tag, as its owner points it."""
+    Layout.put_tag(registry, to, artifact.digest, f"build-{build}-{attempt}")
+
+
+def report(world: World, build: str, claim: int, artifact: pb.BuiltArtifact) -> None:
+    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=claim, success=artifact), BACKOFF)
+
+
+def built(world: World, registry: Layout, artifact: pb.BuiltArtifact, **fields: Any) -> str:
     """A build whose work has ended with this artifact; it waits in FINALIZE."""
     build = world.submit(**fields)
     claim = world.claim(build)
     assert builds.planned(world.store, build, claim, *KEY) == "GO_ON"
-    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=claim, success=artifact), 1000)
+    tag(registry, artifact, build)
+    report(world, build, claim, artifact)
     return build
 
 
@@ -129,7 +141,7 @@ def test_trouble_repeats_the_step_and_costs_the_build_nothing(
 
     monkeypatch.setattr(Flaky, "before", staticmethod(before))
     artifact = push(registry, tmp_path, "a")
-    build = built(world, artifact)
+    build = built(world, registry, artifact)
     assert run(world, pool(world, registry)) == 5
     row = world.row(build)
     assert (row["status"], row["failures"], row["retries"]) == ("SUCCEEDED", 0, 0)
@@ -140,7 +152,7 @@ def test_trouble_repeats_the_step_and_costs_the_build_nothing(
 def test_a_store_that_cannot_even_hear_of_the_trouble_counts_no_lost_finalizer(
     world: World, registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = built(world, push(registry, tmp_path, "a"))
+    build = built(world, registry, push(registry, tmp_path, "a"))
     down = [True]
 
     def before(name: str) -> None:
@@ -165,7 +177,7 @@ def test_a_store_that_cannot_even_hear_of_the_trouble_counts_no_lost_finalizer(
 
 def test_a_reused_artifact_that_the_registry_lost_is_built_again(world: World, registry: Flaky, tmp_path: Path) -> None:
     artifact = push(registry, tmp_path, "a")
-    first = built(world, artifact)
+    first = built(world, registry, artifact)
     run(world, pool(world, registry))
     empty = Flaky(tmp_path / "another registry")
     finish = pool(world, empty)
@@ -178,7 +190,8 @@ def test_a_reused_artifact_that_the_registry_lost_is_built_again(world: World, r
     claim = world.claim(again, "second")
     assert builds.planned(world.store, again, claim, *KEY) == "GO_ON", "the cache has forgotten it"
     artifact = push(empty, tmp_path, "a")
-    builds.finish(world.store, pb.FinishRequest(build_id=again, claim=claim, success=artifact), 1000)
+    tag(empty, artifact, again, 2)
+    report(world, again, claim, artifact)
     run(world, finish)
     assert world.row(again)["status"] == "SUCCEEDED"
     third = world.submit()
@@ -191,9 +204,9 @@ def test_what_was_built_without_the_cache_is_what_the_cache_answers_next(
     world: World, registry: Flaky, tmp_path: Path
 ) -> None:
     finish = pool(world, registry)
-    built(world, push(registry, tmp_path, "a"))
+    built(world, registry, push(registry, tmp_path, "a"))
     run(world, finish)
-    anew = built(world, push(registry, tmp_path, "b"), no_cache=True)
+    anew = built(world, registry, push(registry, tmp_path, "b"), no_cache=True)
     run(world, finish)
     third = world.submit()
     assert builds.planned(world.store, third, world.claim(third), *KEY) == "REUSE"
@@ -204,8 +217,8 @@ def test_a_newer_build_between_our_claim_of_a_tag_and_our_put_keeps_the_tag(
     world: World, registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     older, newer = push(registry, tmp_path, "older"), push(registry, tmp_path, "newer")
-    built(world, older)
-    second = built(world, newer, no_cache=True)
+    built(world, registry, older)
+    second = built(world, registry, newer, no_cache=True)
     met: list[str] = []
 
     def before(name: str) -> None:
@@ -222,7 +235,7 @@ def test_a_newer_build_between_our_claim_of_a_tag_and_our_put_keeps_the_tag(
 
 def test_a_tag_that_was_moved_is_put_back_for_ten_minutes(world: World, registry: Flaky, tmp_path: Path) -> None:
     ours, foreign = push(registry, tmp_path, "ours"), push(registry, tmp_path, "foreign")
-    built(world, ours)
+    built(world, registry, ours)
     finish = pool(world, registry)
     assert attempt(finish)
     for minute in range(1, 12):
@@ -260,11 +273,10 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
 
 def waiting(world: World, registry: Layout, tmp_path: Path, repository: str) -> str:
     """A build that waits in FINALIZE, of this repository."""
-    image = make_image(tmp_path / repository.replace("/", "-"), repository)
-    digest = registry.push(image, repository, None).digest
+    artifact = push(registry, tmp_path, repository, repository)
     build = world.submit(repository=repository)
-    success = pb.BuiltArtifact(digest=digest, reference=f"{repository}@{digest}", size_bytes=1)
-    builds.finish(world.store, pb.FinishRequest(build_id=build, claim=world.claim(build), success=success), 1000)
+    tag(registry, artifact, build, to=repository)
+    report(world, build, world.claim(build), artifact)
     return build
 
 
@@ -350,7 +362,7 @@ def test_a_registrys_wish_to_wait_makes_the_pause_longer(
         raise PlatformError("RegistryUnavailable", "answered 429", retry_after_ms=30_000)
 
     monkeypatch.setattr(Flaky, "before", staticmethod(before))
-    build = built(world, push(registry, tmp_path, "a"))
+    build = built(world, registry, push(registry, tmp_path, "a"))
     assert attempt(pool(world, registry))
     assert world.row(build)["lease_until"] == world.at[0] + 30_000
 

@@ -208,7 +208,7 @@ def test_from_the_line_to_the_sandbox_and_to_the_push_there_is_nothing_between(
     attempt.node = replace(attempt.node, destination=lambda _: Watched(folder / "artifacts"))
     outcome = run_build(attempt)
     assert outcome.artifact is not None, outcome.failure
-    assert ways == {"sandbox": ["execute_step"], "push": ["push", "finish_build"]}
+    assert ways == {"sandbox": ["execute_step", "run_step"], "push": ["push", "finish_build"]}
     assert [pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_") for phase in attempt.log.phases] == [
         "FETCH_SOURCE", "DETECT", "PLAN", "BUILD", "PACKAGE", "PUSH",
     ]  # fmt: skip

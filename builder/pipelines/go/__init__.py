@@ -7,6 +7,7 @@ overlay); the source as it was sent stays as it is.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import posixpath
 import re
@@ -47,6 +48,7 @@ from builder.plan import (
     WriteFile,
 )
 from builder.source.tree import SubTree, Tree
+from builder.text import canonical_json
 
 NAME = "go"
 EXTENSIONS: tuple[str, ...] = (".go",)
@@ -143,7 +145,8 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     steps: tuple[Step, ...] = (compile_step,)
     if download or vendored:
         argv = (GO, "list", "-deps", *flags, "-f", LOOK, target)
-        steps = (_offline_step(LOOK_STEP, argv, LOOK_ENV), compile_step)
+        look = _offline_step(LOOK_STEP, argv, LOOK_ENV)
+        steps = (dataclasses.replace(look, memo=_memo(tree, project, packages, own_tags, vendored)), compile_step)
     if download:
         steps = (download, *steps)
     stubs, copies = modules.stubs(tree, project, packages, files) if download else ((), ())
@@ -180,6 +183,20 @@ def _offline_step(name: str, argv: tuple[str, ...], env: tuple[tuple[str, str], 
         env=_env(env, *modules.BUILD_ENV, ("GOCACHE", "/cache/go-build")),
         caches=(modules.VERIFIED, *_COMPILED),
     )
+
+
+def _memo(tree: Tree, project: Project, packages: Packages, tags: tuple[str, ...], vendored: bool) -> str:
+    """What decides which packages of which modules are a part: manifests and sums, and each file's imports.
+
+    Empty where nothing pins the modules, and for vendored ones, which are a part of the source.
+    """
+    named = [path for path in project.materials() if tree.has(path)]
+    if vendored or not any(path.endswith(".sum") for path in named):
+        return ""
+    manifests = {path: tree.read_text(path, modules.SUM_LIMIT) for path in named}
+    files = [file for folder in own_folders(packages, project) for file in packages.files(folder)]
+    imports = {file.path: [str(file.constraint), *(name for name, _ in file.imports)] for file in files}
+    return hashlib.sha256(canonical_json({"manifests": manifests, "imports": imports, "tags": tags})).hexdigest()
 
 
 def _own_tags(request: PlanRequest) -> tuple[str, ...]:

@@ -1675,10 +1675,11 @@ class BuiltArtifact(_message.Message):
     MATERIALS_FIELD_NUMBER: _builtins.int
     START_CHECK_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
-    """Of the manifest."""
+    """Of the manifest that the attempt's tag points at."""
     reference: _builtins.str
-    """By digest."""
+    """By digest; the control side's, from its settings and the build's repository. Not read in a finish."""
     size_bytes: _builtins.int
+    """Of manifest, config and layers, as the control side reads them in the manifest. Not read in a finish."""
     @_builtins.property
     def materials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Material]: ...
     @_builtins.property
@@ -1735,12 +1736,15 @@ class FinishResponse(_message.Message):
     STATUS_FIELD_NUMBER: _builtins.int
     LOG_INCOMPLETE_FIELD_NUMBER: _builtins.int
     KEPT_UNTIL_INDEX_FIELD_NUMBER: _builtins.int
+    REFUSED_BECAUSE_FIELD_NUMBER: _builtins.int
     stale: _builtins.bool
     status: Global___BuildStatus.ValueType
     log_incomplete: _builtins.bool
     """Not accepted: send the missing lines first."""
     kept_until_index: _builtins.int
     """With `log_incomplete`: every line below this index is kept."""
+    refused_because: _builtins.str
+    """The success cannot be one; the attempt has ended as Internal."""
     def __init__(
         self,
         *,
@@ -1748,10 +1752,11 @@ class FinishResponse(_message.Message):
         status: Global___BuildStatus.ValueType = ...,
         log_incomplete: _builtins.bool = ...,
         kept_until_index: _builtins.int = ...,
+        refused_because: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_until_index", b"kept_until_index", "log_incomplete", b"log_incomplete", "stale", b"stale", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_until_index", b"kept_until_index", "log_incomplete", b"log_incomplete", "refused_because", b"refused_because", "stale", b"stale", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

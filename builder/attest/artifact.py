@@ -1,0 +1,119 @@
+"""What the control side itself finds out about an artifact before it attests: the node's message in its form, then the
+manifest that the attempt's tag points at. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builder.contract import materials
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.images.destination import DIGEST, Manifest
+from builder.images.image import CONFIG_TYPE, MANIFEST_TYPE
+from builder.plan import PLATFORM
+from builder.text import visible
+
+CONFIG_BYTES = 1024 * 1024
+MOST_LAYERS = 1000
+_MANIFEST_TYPES = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
+_CONFIG_TYPES = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json")
+_SHOWN = 100
+
+
+class Refused(Exception):
+    """An artifact is not what it has to be; the text says how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What a manifest says: its config, and the bytes that a puller transfers."""
+
+    config_digest: str
+    config_size: int
+    size_bytes: int
+
+
+def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
+    """What is kept of a node's message: digest, materials, the start check. Reference and size are the control side's to find.
+
+    Raises `Refused`.
+    """
+    if not DIGEST.fullmatch(success.digest):
+        raise Refused(f"the digest {_shown(success.digest)} is no sha256 digest")
+    if len(success.materials) > materials.MOST:
+        raise Refused(f"{len(success.materials)} materials are more than {materials.MOST}")
+    kept = pb.BuiltArtifact(digest=success.digest)
+    for one in success.materials:
+        if not one.name or len(one.name) > materials.NAME_CHARACTERS or visible(one.name) != one.name:
+            raise Refused(f"the material name {_shown(one.name)} is empty, too long or not printable")
+        if not materials.DIGEST.fullmatch(one.digest):
+            raise Refused(f"the material {_shown(one.name)} has the digest {_shown(one.digest)}")
+        kept.materials.add(name=one.name, digest=one.digest)
+    if success.HasField("start_check"):
+        kept.start_check.CopyFrom(_start(success.start_check))
+    return kept
+
+
+def _start(found: pb.StartCheck) -> pb.StartCheck:
+    """What a node saw of the start, in its form. Raises `Refused`."""
+    message = found.message
+    if found.status not in pb.StartStatus.values() or found.status == pb.START_STATUS_UNSPECIFIED:
+        raise Refused(f"the start check has the status {found.status}")
+    if len(message) > materials.START_CHARACTERS or visible(message) != message:
+        raise Refused(f"the start check says {_shown(message)}, which is too long or not printable")
+    if not (0 <= found.cold_start_ms <= materials.START_MS and 0 <= found.memory_bytes <= materials.START_BYTES):
+        raise Refused(f"the start check measured {found.cold_start_ms} ms and {found.memory_bytes} bytes")
+    return pb.StartCheck(
+        status=found.status, message=message, cold_start_ms=found.cold_start_ms, memory_bytes=found.memory_bytes
+    )
+
+
+def described(manifest: Manifest) -> Described:
+    """The manifest of one image, read. Raises `Refused`."""
+    value = _object(manifest.body, "manifest")
+    media_type = value.get("mediaType", manifest.media_type)
+    if media_type not in _MANIFEST_TYPES:
+        raise Refused(f"{manifest.digest} is no image manifest but {_shown(media_type)}")
+    config, layers = value.get("config"), value.get("layers")
+    if not isinstance(config, dict) or config.get("mediaType") not in _CONFIG_TYPES:
+        raise Refused(f"the manifest {manifest.digest} names no image config")
+    if not isinstance(layers, list) or len(layers) > MOST_LAYERS:
+        raise Refused(f"the manifest {manifest.digest} has no list of at most {MOST_LAYERS} layers")
+    sizes = [_size(part, manifest.digest) for part in (config, *layers)]
+    if sizes[0] > CONFIG_BYTES:
+        raise Refused(f"the config of {manifest.digest} has {sizes[0]} bytes, limit {CONFIG_BYTES}")
+    return Described(config_digest=config["digest"], config_size=sizes[0], size_bytes=len(manifest.body) + sum(sizes))
+
+
+def check_config(config: bytes, digest: str) -> None:
+    """Raises `Refused` for the config of an image that is for another platform."""
+    value = _object(config, "config")
+    platform = f"{value.get('os')}/{value.get('architecture')}"
+    if platform != PLATFORM:
+        raise Refused(f"the image {digest} is for {_shown(platform)}, not {PLATFORM}")
+
+
+def _size(descriptor: Any, where: str) -> int:
+    """The size in a descriptor (image-spec, descriptor.md)."""
+    digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
+    size = descriptor.get("size") if isinstance(descriptor, dict) else None
+    if not isinstance(digest, str) or not DIGEST.fullmatch(digest) or type(size) is not int or size < 0:
+        raise Refused(f"the manifest {where} has a descriptor without digest or size")
+    return size
+
+
+def _object(body: bytes, what: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise Refused(f"the {what} is no JSON") from None
+    if not isinstance(value, dict):
+        raise Refused(f"the {what} is no JSON object")
+    return value
+
+
+def _shown(text: object) -> str:
+    return f'"{visible(str(text), limit=_SHOWN)}"'
