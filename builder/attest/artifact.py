@@ -37,9 +37,9 @@ class Described:
 
 
 def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
-    """What is kept of a node's message: digest, materials, the start check. Reference and size are the control side's to find.
+    """What is kept of a node's message: digest, materials, the start check.
 
-    Raises `Refused`.
+    Reference and size are the control side's to find. Raises `Refused`.
     """
     if not DIGEST.fullmatch(success.digest):
         raise Refused(f"the digest {_shown(success.digest)} is no sha256 digest")

@@ -1,4 +1,7 @@
-"""What a material of a build, and what was seen of its start, may look like: the node writes by it, the control side refuses what does not fit."""
+"""What a material of a build, and what was seen of its start, may look like.
+
+The node writes by it, the control side refuses what does not fit.
+"""
 
 import re
 
