@@ -27,6 +27,8 @@ from builder.stores.folder import SourceStore
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and where referrers of a digest are listed
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+MAX_LABELS, LABEL_BYTES = 16, 256
 MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
 # Registries route by these, wherever they stand in a path.
@@ -54,6 +56,7 @@ def take(
     build another one.
     """
     _names(request)
+    _labels(request.labels)
     compile_source, runtime = request.code.compile, ""
     toolchain = ""
     if request.WhichOneof("source") in ("git_source",) or request.code.WhichOneof("source") == "image":
@@ -121,6 +124,39 @@ def _names(request: pb.CreateBuildRequest) -> None:
         raise BuildError("UnsupportedTarget", f"platform takes {PLATFORM}", where="platform")
     if len(request.idempotency_key) > 200:
         raise BuildError("InvalidRequest", "idempotencyKey takes up to 200 characters", where="idempotencyKey")
+
+
+def _labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        message = f"{len(labels)} labels are given, {MAX_LABELS} are allowed"
+        raise BuildError("InvalidRequest", message, where="labels")
+    for key, value in labels.items():
+        _label(key, value, f"labels.{key[:80]}")
+
+
+def _label(key: str, value: str, where: str) -> None:
+    if not _LABEL.fullmatch(key):
+        message = "the key of a label takes 1 to 63 of A-Z, a-z, 0-9, . _ / -, a letter or digit at both ends"
+        raise BuildError("InvalidRequest", message, where=where)
+    if len(value.encode()) > LABEL_BYTES or not value.isprintable():
+        message = f"the value of a label takes up to {LABEL_BYTES} bytes of printable text"
+        raise BuildError("InvalidRequest", message, where=where)
+
+
+def label_filter(texts: Sequence[str]) -> dict[str, str]:
+    """The labels that a list asks for, "KEY=VALUE" each. Raises `BuildError` InvalidRequest."""
+    found: dict[str, str] = {}
+    for index, text in enumerate(texts[: MAX_LABELS + 1]):
+        where = f"label[{index}]"
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise BuildError("InvalidRequest", f'"{text[:80]}" is no KEY=VALUE', where=where)
+        _label(key, value, where)
+        if found.setdefault(key, value) != value:
+            raise BuildError("InvalidRequest", f"{key} cannot have two values", where=where)
+    if len(texts) > MAX_LABELS:
+        raise BuildError("InvalidRequest", f"a list takes up to {MAX_LABELS} labels", where="label")
+    return found
 
 
 def _nothing_ignored(request: pb.CreateBuildRequest) -> None:

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, se
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
 from builder.store import record
-from builder.store.engine import Store
+from builder.store.engine import Store, insert_into
 from builder.store.owner import failed
 from builder.store.rows import (
     Row,
@@ -19,7 +19,6 @@ from builder.store.rows import (
     end,
     fence,
     fenced,
-    insert_into,
     lock,
     poisoned,
     requeue,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, case, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
@@ -37,7 +37,7 @@ from builder.store.rows import (
     write,
 )
 from builder.store.schema import builds, cache, nodes
-from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK
+from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK, WORK_PHASES, furthest
 
 MAX_BACKOFF_MS = 60_000
 AVOID_MS = 30_000
@@ -120,11 +120,16 @@ def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection
 def heartbeat(
     store: Store, build_id: str, claim: int, phase: str, lease_ms: int, node: str = "", waited_ms: int = 0
 ) -> Row | None:
-    """Renew the lease: one fenced UPDATE. `waited_ms` is what the owner has waited for us so far. None: stale."""
+    """Renew the lease: one fenced UPDATE. `waited_ms` is what the owner has waited for us so far. None: stale.
+
+    A heartbeat that log lines have overtaken leads back to no earlier phase.
+    """
     with store.transaction() as tx:
         now = store.clock_column(tx)
-        values = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited_ms}
-        values |= {"phase": phase} if phase else {}
+        values: dict[str, Any] = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited_ms}
+        if phase in WORK_PHASES:
+            before = WORK_PHASES[: WORK_PHASES.index(phase)]
+            values["phase"] = case((builds.c.phase.in_(before), phase), else_=builds.c.phase)
         renewed = update(builds).where(and_(*fence(build_id, claim, WORK, node))).values(**values)
         return tx.execute(renewed.returning(builds.c.cancel_requested)).mappings().first()
 
@@ -149,12 +154,14 @@ def planned(
         row, now = fenced(store, tx, build_id, claim, WORK, node)
         if row is None:
             return "STALE"
+        row = {**row, "phase": furthest(row["phase"], ("PLAN",))}
         if row["cancel_requested"]:  # nothing of the build runs at this point: STALE stops its owner
-            cancelled(tx, now, row)
+            cancelled(tx, now, row, phase=row["phase"])
             return "STALE"
         if row["build_key"] and row["build_key"] != key:  # a retry with another key is the primary of the old no more
             give_up_key(tx, now, row)
-        row = transition(tx, now, row, "planned", build_key=key, code_hash=code_hash, runtime=runtime)
+        found = {"build_key": key, "code_hash": code_hash, "runtime": runtime}
+        row = transition(tx, now, row, "planned", phase=row["phase"], **found)
         return _by_key(tx, now, row, phases, record.start_required(row, start_check))
 
 
@@ -164,7 +171,7 @@ def _all_phases(row: Row, phases: Phases) -> str:
         row,
         [
             (
-                pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_"),
+                _name_of(phase.phase),
                 phase.started_at_ms,
                 phase.ended_at_ms,
                 phase.status == pb.PHASE_STATUS_SUCCEEDED,
@@ -236,15 +243,27 @@ def finish(store: Store, request: pb.FinishRequest, backoff_ms: int, node: str =
             return Finished(outcome="stale", row=row)
         if row["claim_lines"] < request.log_count:
             return Finished(outcome="incomplete", row=row)
+        row = {**row, "phase": _phase_of(row, request)}  # which the line of the end belongs to
         kept = {"finished": json.dumps([*finished, request.claim]), "phases": _all_phases(row, request.phases)}
         if row["cancel_requested"]:
-            after = cancelled(tx, now, row, **kept)
+            after = cancelled(tx, now, row, phase=row["phase"], **kept)
         elif request.WhichOneof("outcome") == "success":
             artifact = json_format.MessageToJson(request.success, indent=None)
-            after = to_finalize(tx, now, row, "built", artifact=artifact, **kept)
+            after = to_finalize(tx, now, row, "built", artifact=artifact, phase=row["phase"], **kept)
         else:
             after = failed(tx, now, row, request.failure, backoff_ms, kept)
         return Finished(outcome="done", row=after)
+
+
+def _phase_of(row: Row, request: pb.FinishRequest) -> str:
+    """Where the work of a claim ended: the phase that its failure names, else the last one that it was in."""
+    reported = [_name_of(phase.phase) for phase in request.phases]
+    failed_in = _name_of(request.failure.phase)
+    return failed_in if failed_in in WORK_PHASES else furthest(row["phase"], reported)
+
+
+def _name_of(phase: pb.BuildPhase.ValueType) -> str:
+    return pb.BuildPhase.Name(phase).removeprefix("BUILD_PHASE_")
 
 
 def failed(
@@ -268,7 +287,8 @@ def failed(
     if found.reason not in REASONS:  # a worker of another version: whoever reads the record must know the word
         found.message = f"{found.reason or 'no reason'}: {found.message}"
         found.reason, found.error_class = known.name, str(known.error_class)
-    return end(tx, now, row, fail, FAILED, json_format.MessageToJson(found, indent=None), **kept)
+    failure = json_format.MessageToJson(found, indent=None)
+    return end(tx, now, row, fail, FAILED, failure, phase=row["phase"], **kept)
 
 
 def hand_back(store: Store, build_id: str, claim: int, reason: str, node: str = "") -> Row | None:

@@ -63,6 +63,7 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         log_lines=row["log_lines"],
         tags=json.loads(row["tags"]),
         repository=row["repository"],
+        labels=asked.labels,
         build_args=dict.fromkeys([*asked.build_args, *asked.code.compile.build_args], "***"),
     )
     for name, start, end, ok in json.loads(row["phases"]):
@@ -124,6 +125,7 @@ def report(row: Mapping[Any, Any], sequence: int, now: int) -> pb.BuildReport:
         sequence=sequence,
         version_status=record.version_status,
         build_status=record.status,
+        labels=record.labels,
         code_hash=record.code_hash,
         code_kind=record.code_kind,
         deployment_mode=record.deployment_mode,

@@ -101,6 +101,41 @@ def test_a_list_is_of_one_status_and_name_when_they_are_given(services: Services
     assert services.names(status=pb.BUILD_STATUS_RUNNING) == []
 
 
+def test_labels_come_back_everywhere_and_filter_lists(services: Services) -> None:
+    one = services.submit("a", labels={"deploy": "d-1", "app": "x"})
+    services.submit("b", labels={"deploy": "d-2", "app": "x"})
+    services.submit("c")
+    services.submit("d", OTHER, labels={"app": "x"})
+    assert services.get(one).labels == {"deploy": "d-1", "app": "x"}
+    assert services.names(label=["app=x"]) == ["b", "a"]
+    assert services.names(label=["app=x", "deploy=d-1"]) == ["a"] and services.names(label=["app=y"]) == []
+    services.build.cancel_build(ACME, pb.CancelBuildRequest(build_id=one))
+    feed = services.build.list_build_reports(ACME, pb.ListBuildReportsRequest())
+    labelled = [(report.name, report.sequence, dict(report.labels)) for report in feed.reports]
+    a, b = {"deploy": "d-1", "app": "x"}, {"deploy": "d-2", "app": "x"}
+    assert labelled == [("a", 1, a), ("b", 1, b), ("c", 1, {}), ("a", 2, a)]
+
+
+def test_the_feed_of_reports_goes_on_at_its_cursor_and_is_the_callers_own(services: Services) -> None:
+    def page(caller: Caller = ACME, **fields: Any) -> pb.ListBuildReportsResponse:
+        return services.build.list_build_reports(caller, pb.ListBuildReportsRequest(**fields))
+
+    assert page().next_cursor == "0" and not page().reports
+    mine = [services.submit() for _ in range(3)]
+    theirs = services.submit("app", OTHER)
+    first = page(limit=2)
+    rest = page(cursor=first.next_cursor)
+    assert [one.build_id for one in (*first.reports, *rest.reports)] == mine
+    assert page(cursor=rest.next_cursor) == pb.ListBuildReportsResponse(next_cursor=rest.next_cursor)
+    assert [one.build_id for one in page(OTHER).reports] == [theirs]
+    with pytest.raises(CallRefused):
+        page(organization_name="other")
+    with pytest.raises(CallRefused):
+        page(Caller(organization="acme", scopes=frozenset({"submit"})))
+    with pytest.raises(codec.Malformed):
+        page(cursor="x")
+
+
 def test_pages_of_a_filtered_list_hold_each_build_once(services: Services) -> None:
     mine = [services.submit("a") for _ in range(5) if services.submit("b")]
     found, cursor = [], ""

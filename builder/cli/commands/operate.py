@@ -21,7 +21,7 @@ from builder.cli.commands.plan import catalog_of
 from builder.cli.context import Context
 from builder.cli.options import check_id
 from builder.cli.safe import shown
-from builder.cli.stop import Stop, mistake, refused_here
+from builder.cli.stop import Stop, mistake, refused_here, unfit_node
 from builder.cli.terminal import Look
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -90,7 +90,10 @@ def worker(ctx: Context) -> int:
     """A build node."""
     from builder.node.main import work
 
-    return _until_interrupted(lambda: work(ctx.settings()))
+    try:
+        return _until_interrupted(lambda: work(ctx.settings()))
+    except Stop as stop:
+        raise unfit_node(stop) from None
 
 
 def dev(ctx: Context) -> int:
