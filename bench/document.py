@@ -138,7 +138,7 @@ readers. On few cores the sandbox, the worker, the API and the readers take turn
 The same revision built by two servers, one with `start_check = "warn"` (the default), one with `off`, in turns. All
 other builds of this page but those of P14 are made with `off`, as what they are compared with starts nothing.""",
         """\
-The app starts beside packaging and push; a build waits for what is left of its start. On few cores both take longer.""",
+The app starts beside packaging and push; a build waits for the rest of its start. On few cores both take longer.""",
     ),
     "P12": Prose(
         "P12: the same source, the same digest",
