@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -95,6 +95,9 @@ class Settings(BaseModel):
     repository_prefix: str = Field("", description="put before <organization>/<name> in the registry")
     report_url: str = Field("", description="where VersionStatus reports are posted; empty: kept, not sent")
     report_token: str = Field("", description="bearer token of the report's receiver")
+    start_check: Literal["off", "warn", "require"] = Field(
+        "warn", description="start each artifact once beside its push; a build argument overrules it"
+    )
     report_keys: tuple[str, ...] = Field(
         (), max_length=2, description="keys of the signatures of reports; a second one while they are rotated"
     )
@@ -346,6 +349,8 @@ def _words_of(error: Mapping[str, Any]) -> str:
         return at + str(error["msg"]).removeprefix("Value error, ")
     if bound := next((text.format(f"{context[name]:.12g}") for name, text in _BOUNDS.items() if name in context), ""):
         return f"{at}it takes {bound}"
+    if kind == "literal_error":
+        return f"{at}it takes {str(context['expected']).replace(chr(39), '')}"
     if kind in ("missing", "extra_forbidden"):
         return f"{at}{'it is needed' if kind == 'missing' else 'there is no such field'}"
     return f"{at}it takes {_TAKES.get(kind.partition('_')[0], 'another value')}"

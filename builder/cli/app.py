@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from builder.cli.context import Context
-from builder.cli.options import COMMON_HELP, COMMON_NAMES, pairs
+from builder.cli.options import COMMON_HELP, COMMON_NAMES, environment, pairs
 from builder.cli.stop import PROG, mistake
 
 F = TypeVar("F", bound=Callable[..., int])
@@ -219,12 +219,14 @@ def _cancel(context: Context, build: str) -> int:
 
 @_command("run")
 @_build_argument
+@click.option("--env", "env", metavar="K=V", multiple=True, help="a variable of the app; may be repeated")
+@click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="lines K=V; --env wins")
 @click.pass_obj
-def _run(context: Context, build: str) -> int:
+def _run(context: Context, build: str, env: tuple[str, ...], env_files: tuple[str, ...]) -> int:
     """Start a build's artifact here, sandboxed, and print its URL."""
     from builder.cli.commands.operate import run
 
-    return run(context, build)
+    return run(context, build, environment(env, env_files))
 
 
 @_command("serve")

@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import runtime_of
+from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
 from builder.errors import BuildError
 from builder.pipelines.base import check_arguments
 from builder.pipelines.catalog import Catalog
@@ -75,6 +75,9 @@ def take(
             toolchain = row.name if version else ""
             check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
     _nothing_ignored(request)
+    if (asked := start_check_of(request, "off")) not in START_CHECKS:
+        message = f'start_check is "{asked[:80]}"; it takes {", ".join(START_CHECKS)}'
+        raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")
     repository = _repository(request, organization, settings)
     text = _kept(request)
     sha256, size = _source(request, organization, settings, store, sources)

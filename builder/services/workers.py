@@ -13,6 +13,7 @@ from builder.attest.artifact import Refused, reported
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
+from builder.contract.request import start_check_of
 from builder.errors import REASONS, BuildError
 from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, not_found, permission_denied
@@ -124,6 +125,7 @@ class WorkerService:
             request.runtime,
             request.phases,
             caller.node,
+            self._parts.settings.start_check,
         )
         if verdict == "STALE":
             self._parts.stale("planned")
@@ -287,6 +289,7 @@ def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:
         source=pb.StoredSource(sha256="sha256:" + row["source_sha256"], size_bytes=row["source_size"]),
         limits=pb.Limits(timeout_ms=row["timeout_ms"]),
         destination=destination(settings, row),
+        start_check=start_check_of(record.request(row), settings.start_check),
     )
 
 

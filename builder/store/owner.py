@@ -12,7 +12,7 @@ from sqlalchemy import Connection, and_, case, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import outbox, retention
+from builder.store import outbox, record, retention
 from builder.store.engine import Store
 from builder.store.nodes import LIVE_LEASES, read, takers
 from builder.store.rows import (
@@ -147,10 +147,12 @@ def planned(
     runtime: str,
     phases: Phases = (),
     node: str = "",
+    start_check: str = "off",
 ) -> str:
     """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
 
-    `phases` are those of this claim so far; kept where it ends here.
+    `phases` are those of this claim so far; kept where it ends here. `start_check` is the server's setting: a build
+    that requires a start neither waits for one that does not, nor takes an artifact that nobody saw start.
     """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, WORK, node)
@@ -164,7 +166,7 @@ def planned(
             give_up_key(tx, now, row)
         found = {"build_key": key, "code_hash": code_hash, "runtime": runtime}
         row = transition(tx, now, row, "planned", phase=row["phase"], **found)
-        return _by_key(tx, now, row, phases)
+        return _by_key(tx, now, row, phases, record.start_required(row, start_check))
 
 
 def _all_phases(row: Row, phases: Phases) -> str:
@@ -183,7 +185,7 @@ def _all_phases(row: Row, phases: Phases) -> str:
     )
 
 
-def _by_key(tx: Connection, now: int, row: Row, phases: Phases) -> str:
+def _by_key(tx: Connection, now: int, row: Row, phases: Phases, required: bool) -> str:
     """The verdict for a key. Only a build without followers can be attached: a primary holds its key itself."""
     build_id, key = row["build_id"], row["build_key"]
     if row["no_cache"] or not key:  # without a key nothing is the same
@@ -191,9 +193,12 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases) -> str:
     where = (cache.c.organization == row["organization"], cache.c.build_key == key)
     query = select(cache).where(*where, cache.c.repository == row["repository"])
     for _ in range(_TRIES):
-        if hit := tx.execute(query).mappings().first():
+        hit = tx.execute(query).mappings().first()
+        if required and (hit is None or not record.starts(hit)):
+            return "GO_ON"
+        if hit:
             retention.used(tx, now, hit)
-            line = f"same key as {hit['build_id']}; nothing was run or sent"
+            line = f"same key as {hit['build_id']}; nothing was run or sent{record.start_words(hit)}"
             reused = {"artifact": hit["artifact"], "from_cache_of": hit["build_id"]}
             to_finalize(tx, now, row, "reuse", **reused, phases=_all_phases(row, phases), line=line)
             return "REUSE"

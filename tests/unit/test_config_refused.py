@@ -100,6 +100,7 @@ def test_config_shows_the_hosts_and_hides_the_logins() -> None:
         ({"slots": "many"}, "slots: it takes a whole number"),
         ({"slots": "0"}, "slots: it takes 1 or more"),
         ({"cpus": "0"}, "cpus: it takes more than 0"),
+        ({"start_check": "maybe"}, "start_check: it takes off, warn or require"),
         ({"cpus": "x"}, "cpus: it takes a number"),
         ({"use_cgroups": "maybe"}, "use_cgroups: it takes true or false"),
         ({"timeout_ms": "9999999999"}, "timeout_ms: it takes 3600000 or less"),

@@ -176,7 +176,7 @@ def test_an_argument_that_the_named_runtime_does_not_read_is_refused_at_once(sto
         with pytest.raises(BuildError) as refused:
             columns(store, tmp_path, request)
         assert (refused.value.reason, refused.value.where) == ("BuildArgUnknown", "buildArgs.GREETNG")
-        assert refused.value.message == 'go has no build argument "GREETNG"; it takes GREETING'
+        assert refused.value.message == 'go has no build argument "GREETNG"; it takes GREETING, start_check'
     assert not list((tmp_path / "sources").rglob("*"))
 
 

@@ -80,6 +80,8 @@ def described(build: pb.Build, look: Look, *, now_ms: int, terminal: bool) -> tu
     if reference(build):
         tags = f"  tags {', '.join(shown(tag) for tag in build.tags)}" if build.tags else ""
         rows.append(f"output  {shown(reference(build))}  {fmt.size(build.size_bytes)}{tags}")
+    if start := start_row(build, look):
+        rows.append(start)
     if build.status == pb.BUILD_STATUS_SUCCEEDED:
         rows.append(f"next    {look.paint('cyan', f'ignite-builder run {fmt.short_id(build.build_id)}')}")
     elif build.status == pb.BUILD_STATUS_FAILED:
@@ -91,6 +93,16 @@ def described(build: pb.Build, look: Look, *, now_ms: int, terminal: bool) -> tu
         follow = look.paint("cyan", f"ignite-builder logs -f {fmt.short_id(build.build_id)}")
         rows += [f"now     in {word(build.phase)}, {took} since it was asked for", f"next    {follow}"]
     return tuple(rows)
+
+
+def start_row(build: pb.Build, look: Look) -> str:
+    """What the start check saw; empty where there was none."""
+    if not build.HasField("start_check"):
+        return ""
+    start = build.start_check
+    if start.status == pb.START_STATUS_LISTENS:
+        return f"start   {start.cold_start_ms} ms until it listened, {fmt.size(start.memory_bytes)} of memory"
+    return f"start   {look.paint('yellow', look.symbols.warning)} {shown(start.message)}"
 
 
 def labels_of(build: pb.Build) -> str:
