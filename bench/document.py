@@ -132,6 +132,14 @@ printed for 12 s instead of 20.""",
 A line travels through the worker's spool, a batch of up to 500 lines, the store's transaction and a page for all
 readers. On few cores the sandbox, the worker, the API and the readers take turns.""",
     ),
+    "start check": Prose(
+        "The start check",
+        """\
+The same revision built by two servers, one with `start_check = "warn"` (the default), one with `off`, in turns. All
+other builds of this page but those of P14 are made with `off`, as what they are compared with starts nothing.""",
+        """\
+The app starts beside packaging and push; a build waits for the rest of its start. On few cores both take longer.""",
+    ),
     "P12": Prose(
         "P12: the same source, the same digest",
         """\

@@ -93,6 +93,7 @@ class Place:
             "registry": self.registry,
             "organization": "bench",
             "build_uid": next(self.uids),
+            "start_check": "off",
             **flags,
         }
         with ExitStack() as stack:
@@ -166,6 +167,7 @@ def served(here: Place) -> Iterator[Served]:
                 "message_key": config.new_secret(),
                 "build_uid": 61_900,
                 "log_bytes": 50 * 1024 * 1024,
+                "start_check": "off",
                 "pipelines": ("tests.pipeline_script",),
                 "catalog": str(ROOT / "tests/data/catalog.toml"),
             }

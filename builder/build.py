@@ -6,7 +6,7 @@ The control side's half (attest, tags, report) is `builder/finalize.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import cache_of, keep, left_out
@@ -14,6 +14,7 @@ from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.memo import recall, record
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
+from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step, prepare
 from builder.attempt.verdict import of_error, of_refused, of_step
 from builder.claims.outcome import Artifact, Material, Outcome, Verdict
@@ -101,12 +102,14 @@ def run_step(
 
 
 def finish_build(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) -> Artifact:
-    """From the finished work on: one image over the base that was bound, pushed by digest."""
-    with attempt.phase("PACKAGE"):
-        packaged = package(attempt, bound, fetched)
-    with attempt.phase("PUSH"):
-        artifact = push(attempt, packaged)
-        attempt.log.system(artifact.summary)
+    """From the finished work on: one image over the base that was bound, pushed by digest, started beside that."""
+    with starting(attempt, bound) as start:
+        with attempt.phase("PACKAGE"):
+            packaged = package(attempt, bound, fetched)
+        with attempt.phase("PUSH"):
+            artifact = push(attempt, packaged)
+            attempt.log.system(artifact.summary)
+            artifact = replace(artifact, start=start.verdict())
     attempt.node.label("after-push")
     return artifact
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_type_hints
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -29,6 +29,7 @@ from builder.errors import BuildError
 PREFIX = "IGNITE_BUILDER_"
 HANDED_OVER = PREFIX + "SETTINGS"
 SECRET = "***"
+REPORT_KEY_CHARACTERS = 16
 MIB = 1024 * 1024
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
@@ -94,6 +95,12 @@ class Settings(BaseModel):
     repository_prefix: str = Field("", description="put before <organization>/<name> in the registry")
     report_url: str = Field("", description="where VersionStatus reports are posted; empty: kept, not sent")
     report_token: str = Field("", description="bearer token of the report's receiver")
+    start_check: Literal["off", "warn", "require"] = Field(
+        "warn", description="start each artifact once beside its push; a build argument overrules it"
+    )
+    report_keys: tuple[str, ...] = Field(
+        (), max_length=2, description="keys of the signatures of reports; a second one while they are rotated"
+    )
     finalizers: int = Field(4, ge=1, description="builds that a control process attests and tags at once")
     # Build node
     node_id: str = Field("", description="identity of this node; default: the host's name")
@@ -183,6 +190,15 @@ class Settings(BaseModel):
         address_of(value)
         return value
 
+    @field_validator("report_keys")
+    @classmethod
+    def _are_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """A signature by a key that can be guessed proves nothing."""
+        for number, key in enumerate(value, 1):
+            if len(key) < REPORT_KEY_CHARACTERS:
+                raise ValueError(f"key {number} is too short; it takes {REPORT_KEY_CHARACTERS} characters or more")
+        return value
+
     @field_validator("tokens")
     @classmethod
     def _each_once(cls, value: tuple[Token, ...]) -> tuple[Token, ...]:
@@ -234,7 +250,7 @@ class Loaded:
 
 
 def _without_secrets(name: str, value: object) -> str:
-    if any(word in name for word in ("token", "password", "message_key", "index_env")):
+    if any(word in name for word in ("token", "password", "message_key", "report_keys", "index_env")):
         return SECRET
     if name.endswith("_url") or name in ("server", "upstream_proxy"):
         return without_credentials(str(value))
@@ -251,16 +267,25 @@ def without_credentials(url: str) -> str:
     return scheme + colon + (SECRET + at if at else "") + place + (question + hidden if query else "")
 
 
-def _check_url(url: str) -> None:
+def _check_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> None:
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise ValueError(f"{without_credentials(url)} is no URL: {error}") from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(f"{without_credentials(url)} is no URL of the form http://HOST[:PORT] or https://HOST[:PORT]")
+    if parts.scheme not in schemes or not host:
+        forms = " or ".join(f"{scheme}://HOST[:PORT]" for scheme in schemes)
+        raise ValueError(f"{without_credentials(url)} is no URL of the form {forms}")
     if port is None and parts.netloc.endswith(":"):
         raise ValueError(f"{without_credentials(url)} has a colon and no port after it")
+
+
+def check_redis_url(url: str) -> None:
+    """Raises `BuildError` InvalidRequest for a broker that cannot be one: whoever needs it calls this at its start."""
+    try:
+        _check_url(url, ("redis", "rediss"))
+    except ValueError as error:
+        raise BuildError("InvalidRequest", f"redis_url: {error}", where="redis_url") from None
 
 
 def address_of(text: str) -> tuple[str, int]:
@@ -324,6 +349,8 @@ def _words_of(error: Mapping[str, Any]) -> str:
         return at + str(error["msg"]).removeprefix("Value error, ")
     if bound := next((text.format(f"{context[name]:.12g}") for name, text in _BOUNDS.items() if name in context), ""):
         return f"{at}it takes {bound}"
+    if kind == "literal_error":
+        return f"{at}it takes {str(context['expected']).replace(chr(39), '')}"
     if kind in ("missing", "extra_forbidden"):
         return f"{at}{'it is needed' if kind == 'missing' else 'there is no such field'}"
     return f"{at}it takes {_TAKES.get(kind.partition('_')[0], 'another value')}"
@@ -379,7 +406,8 @@ def _environment(environ: Mapping[str, str]) -> Source:
             continue
         if name.endswith("_file") and name.removesuffix("_file") in Settings.model_fields:
             name = name.removesuffix("_file")
-            values[name] = Path(text).read_text(encoding="utf-8").strip()
+            content = Path(text).read_text(encoding="utf-8").strip()
+            values[name] = tuple(content.split()) if hints.get(name) == tuple[str, ...] else content
         else:
             values[name] = _from_text(hints.get(name), text)
         origins[name] = variable

@@ -116,6 +116,7 @@ REASONS: dict[str, Reason] = {
         _user("LockOutdated", "Update the lock file and commit it."),
         _user("CgoRefused", "Remove the C dependency: the artifact is a static binary built without cgo."),
         _user("CompileFailed", "Correct the file named and build again."),
+        _user("StartFailed", "Correct what keeps the program from starting, and build again."),
         _user("StepFailed", "Read the log of the step and correct what it names."),
         _user("OutOfMemory", "Use less memory at once, or ask the operator for a higher limit."),
         _user("DiskQuotaExceeded", "Write less during the build, or ask the operator for a higher limit."),

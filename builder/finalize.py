@@ -149,8 +149,10 @@ class Finalizer:
         except BlobMissing:
             raise Refused(f"{repository} has no config {found.config_digest}") from None
         check_config(config.getvalue(), manifest.digest)
-        size_bytes, parts = found.size_bytes, artifact.materials
-        return manifest, pb.BuiltArtifact(digest=manifest.digest, size_bytes=size_bytes, materials=parts)
+        checked = pb.BuiltArtifact(digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials)
+        if artifact.HasField("start_check"):
+            checked.start_check.CopyFrom(artifact.start_check)
+        return manifest, checked
 
     def _attest(self, row: builds.Row, artifact: pb.BuiltArtifact, manifest: str | Manifest) -> None:
         """The statement of what was built from what, attached to the digest."""

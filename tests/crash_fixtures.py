@@ -343,6 +343,7 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
             "NODE_ID": "crash-node",
             "QUEUES": "compile.python,compile.any",
             "PIPELINES": "tests.pipeline_script",
+            "START_CHECK": "off",
             "CATALOG": str(catalog_with_scripts(folder / "catalog")),
             "BUILD_UID": str(BUILD_UID),
             "HEARTBEAT_MS": str(HEARTBEAT_MS),

@@ -20,5 +20,7 @@ LOCAL = FIRST_UID + 1350
 """Of builds without a server."""
 WHEEL = FIRST_UID + 1400
 """Of builds by an installed wheel."""
+EDGES = FIRST_UID + 1450
+"""Of the node that the probes of the edges attack."""
 CHAOS = FIRST_UID + 1500
 """Of histories of kills, 20 for each that runs at once."""

@@ -16,7 +16,7 @@ from builder.claims.lease import Lease
 from builder.claims.timelimit import TimeLimit
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import runtime_of
+from builder.contract.request import START_CHECK, runtime_of
 from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline, PlanRequest
@@ -169,6 +169,10 @@ def plan_request(request: pb.CreateBuildRequest) -> PlanRequest:
         runtime=source.runtime.WhichOneof("runtime"),
         version=version,
         target=target,
-        build_args=dict(source.build_args or request.build_args),
+        build_args={
+            name: value
+            for name, value in (source.build_args or request.build_args).items()
+            if name != START_CHECK  # it decides nothing of the artifact
+        },
         single_file=source.WhichOneof("body") == "source_code",
     )

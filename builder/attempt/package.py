@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
+from builder.attempt.programs import host_path, require_program
 from builder.claims.outcome import Artifact, Material
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
@@ -27,6 +27,7 @@ def package(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) 
     """One image over the base that PLAN bound. `fetched` is what its steps downloaded."""
     plan, base = bound.plan, bound.toolchain.base
     _require_layers(base)
+    require_program(attempt, bound)
     layers: list[Layer] = []
     left = attempt.node.settings.artifact_bytes
     for index, source in enumerate(plan.output.layers):
@@ -49,7 +50,7 @@ def _require_layers(base: BaseImage) -> None:
 
 def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSource, limit: int) -> Layer:
     """One layer; what lies below the work folder may be hostile and is walked without following a link."""
-    host = _host_path(attempt, toolchain, source.source)
+    host = host_path(attempt, toolchain, source.source)
     out = attempt.private / f"layer-{index}.tar.gz"
     below = attempt.work if host.is_relative_to(attempt.work) else None
     layer = write_layer(
@@ -58,16 +59,6 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
     for warning in layer.warnings:
         attempt.log.system(f"warning: {warning}")
     return layer
-
-
-def _host_path(attempt: Attempt, toolchain: Provided, inside: str) -> Path:
-    """A path of the sandbox on this host: below /work, or in a mounted folder of ours."""
-    if inside.startswith("/work/"):
-        return attempt.work / inside.removeprefix("/work/")
-    for mount in toolchain.root.mounts:
-        if inside == mount.dest or inside.startswith(mount.dest + "/"):
-            return mount.source / inside.removeprefix(mount.dest).lstrip("/")
-    raise BuildError("Internal", f"{inside} is nowhere on this node")
 
 
 def push(attempt: Attempt, packaged: Packaged) -> Artifact:

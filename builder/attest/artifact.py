@@ -37,9 +37,9 @@ class Described:
 
 
 def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
-    """What is kept of a node's message: digest and materials. Reference and size are the control side's to find.
+    """What is kept of a node's message: digest, materials, the start check.
 
-    Raises `Refused`.
+    Reference and size are the control side's to find. Raises `Refused`.
     """
     if not DIGEST.fullmatch(success.digest):
         raise Refused(f"the digest {_shown(success.digest)} is no sha256 digest")
@@ -52,7 +52,23 @@ def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
         if not materials.DIGEST.fullmatch(one.digest):
             raise Refused(f"the material {_shown(one.name)} has the digest {_shown(one.digest)}")
         kept.materials.add(name=one.name, digest=one.digest)
+    if success.HasField("start_check"):
+        kept.start_check.CopyFrom(_start(success.start_check))
     return kept
+
+
+def _start(found: pb.StartCheck) -> pb.StartCheck:
+    """What a node saw of the start, in its form. Raises `Refused`."""
+    message = found.message
+    if found.status not in pb.StartStatus.values() or found.status == pb.START_STATUS_UNSPECIFIED:
+        raise Refused(f"the start check has the status {found.status}")
+    if len(message) > materials.START_CHARACTERS or visible(message) != message:
+        raise Refused(f"the start check says {_shown(message)}, which is too long or not printable")
+    if not (0 <= found.cold_start_ms <= materials.START_MS and 0 <= found.memory_bytes <= materials.START_BYTES):
+        raise Refused(f"the start check measured {found.cold_start_ms} ms and {found.memory_bytes} bytes")
+    return pb.StartCheck(
+        status=found.status, message=message, cold_start_ms=found.cold_start_ms, memory_bytes=found.memory_bytes
+    )
 
 
 def described(manifest: Manifest) -> Described:

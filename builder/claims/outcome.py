@@ -21,6 +21,36 @@ class Verdict(enum.Enum):
     STALE = pb.PLANNED_STALE
 
 
+class StartStatus(enum.Enum):
+    """What the start check saw."""
+
+    LISTENS = pb.START_STATUS_LISTENS
+    EXITED = pb.START_STATUS_EXITED
+    SILENT = pb.START_STATUS_SILENT
+    UNKNOWN = pb.START_STATUS_UNKNOWN
+    SKIPPED = pb.START_STATUS_SKIPPED
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """How the artifact started on this node. `message` is for a person, `said` the program's own lines."""
+
+    status: StartStatus
+    message: str = ""
+    said: tuple[str, ...] = ()
+    next: str = ""
+    exit_code: int = 0
+    cold_start_ms: int = 0
+    memory_bytes: int = 0
+    nowhere: bool = False
+    """It can start on no machine: there is no program, or a shared library is missing."""
+
+    @property
+    def line(self) -> str:
+        """The message with the program's first error line."""
+        return f"{self.message}: {self.said[0]}" if self.said else self.message
+
+
 @dataclass(frozen=True, kw_only=True)
 class Artifact:
     """What was pushed: `digest` of the manifest, and what went into it. `summary` is for the log."""
@@ -28,6 +58,7 @@ class Artifact:
     digest: str
     summary: str
     materials: tuple[Material, ...] = ()
+    start: Start | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

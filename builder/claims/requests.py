@@ -6,7 +6,7 @@ import enum
 from collections.abc import Sequence
 
 from builder.claims.lease import Lease
-from builder.claims.outcome import Artifact, Outcome, Verdict
+from builder.claims.outcome import Artifact, Outcome, Start, Verdict
 from builder.claims.spool import Line, Spool
 from builder.contract import materials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -122,7 +122,19 @@ def artifact_record(artifact: Artifact) -> pb.BuiltArtifact:
     """
     named = [(visible(name)[: materials.NAME_CHARACTERS], digest) for name, digest in artifact.materials]
     return pb.BuiltArtifact(
-        digest=artifact.digest, materials=[pb.Material(name=name, digest=digest) for name, digest in named]
+        digest=artifact.digest,
+        materials=[pb.Material(name=name, digest=digest) for name, digest in named],
+        start_check=start_record(artifact.start) if artifact.start else None,
+    )
+
+
+def start_record(start: Start) -> pb.StartCheck:
+    """What the start check saw, as the wire has it. Its message holds a line of the program's own."""
+    return pb.StartCheck(
+        status=start.status.value,
+        message=visible(start.line)[: materials.START_CHARACTERS],
+        cold_start_ms=start.cold_start_ms,
+        memory_bytes=start.memory_bytes,
     )
 
 

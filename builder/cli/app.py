@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import click
 
 from builder.cli.context import Context
-from builder.cli.options import COMMON_HELP, COMMON_NAMES, pairs
+from builder.cli.options import COMMON_HELP, COMMON_NAMES, environment, pairs
 from builder.cli.stop import PROG, mistake
 
 F = TypeVar("F", bound=Callable[..., int])
@@ -27,7 +27,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "plan": ("plan .", "plan examples/go-hello --json"),
     "logs": ("logs -f k7m2", "logs k7m2 --failed"),
     "get": ("get k7m2", "get k7m2 --json"),
-    "ls": ("ls", "ls --limit 100 --json"),
+    "ls": ("ls --limit 100", "ls --label deploy=d-17 --json"),
     "cancel": ("cancel k7m2", "cancel k7m2 --json"),
     "run": ("run k7m2", "run"),
     "serve": ("serve", "serve -v"),
@@ -133,6 +133,7 @@ def _exit_status(function: F) -> F:
 @click.option("--name", metavar="NAME", default="", help="default: the folder's or file's name")
 @click.option("--repository", metavar="NAME", default="", help="below your organization's prefix")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="may be repeated; default: latest")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="your own mark; may be repeated")
 @click.option("--platform", metavar="OS/ARCH", default="", help="default: linux/amd64")
 @click.option("--no-cache", is_flag=True, help="build even what was built before")
 @click.option("--timeout", metavar="TIME", default="", help="such as 90s, 10m")
@@ -197,12 +198,13 @@ def _get(context: Context, build: str, *, exit_status: bool) -> int:
 
 @_command("ls")
 @click.option("--limit", metavar="N", type=Number(1, 10_000), default=20, help="1 to 10000; default: 20")
+@click.option("--label", "labels", metavar="K=V", multiple=True, help="only builds with it; may be repeated")
 @click.pass_obj
-def _ls(context: Context, limit: int) -> int:
+def _ls(context: Context, limit: int, labels: tuple[str, ...]) -> int:
     """List builds, newest first."""
     from builder.cli.commands.read import ls
 
-    return ls(context, limit)
+    return ls(context, limit, labels)
 
 
 @_command("cancel")
@@ -217,12 +219,14 @@ def _cancel(context: Context, build: str) -> int:
 
 @_command("run")
 @_build_argument
+@click.option("--env", "env", metavar="K=V", multiple=True, help="a variable of the app; may be repeated")
+@click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="lines K=V; --env wins")
 @click.pass_obj
-def _run(context: Context, build: str) -> int:
+def _run(context: Context, build: str, env: tuple[str, ...], env_files: tuple[str, ...]) -> int:
     """Start a build's artifact here, sandboxed, and print its URL."""
     from builder.cli.commands.operate import run
 
-    return run(context, build)
+    return run(context, build, environment(env, env_files))
 
 
 @_command("serve")

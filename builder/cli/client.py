@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -61,9 +61,10 @@ class Client:
         build: pb.Build = self._call("GetBuild", pb.GetBuildRequest(build_id=build_id), build_id)
         return build
 
-    def builds(self, limit: int, cursor: str = "") -> pb.ListBuildsResponse:
-        """One page, newest first."""
-        page: pb.ListBuildsResponse = self._call("ListBuilds", pb.ListBuildsRequest(limit=limit, cursor=cursor))
+    def builds(self, limit: int, cursor: str = "", label: Sequence[str] = ()) -> pb.ListBuildsResponse:
+        """One page of the builds that have these labels (KEY=VALUE), newest first."""
+        request = pb.ListBuildsRequest(limit=limit, cursor=cursor, label=label)
+        page: pb.ListBuildsResponse = self._call("ListBuilds", request)
         return page
 
     def cancel(self, build_id: str) -> pb.Build:

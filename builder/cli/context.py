@@ -164,7 +164,11 @@ class Context:
             stop.where = "--server" if stop.where == "flag" else stop.where  # no other setting has a flag
             raise stop from None
         except OSError as error:
-            raise mistake(f"a settings file cannot be read: {error}", where=str(error.filename or "")) from None
+            message = f"a settings file cannot be read: {error.strerror or error}"
+            step = (
+                "See that the file is there and that this user may read it; the variables that name files end in _FILE."
+            )
+            raise mistake(message, where=str(error.filename or ""), next=step) from None
 
     def settings(self) -> Settings:
         """The settings alone."""

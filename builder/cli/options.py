@@ -6,6 +6,7 @@ import itertools
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import get_args
 
 from builder.cli.stop import mistake
@@ -109,6 +110,34 @@ def pairs(texts: Sequence[str], option: str) -> Mapping[str, str]:
             raise mistake(f"{option} names {key} twice", where=option)
         out[key] = value
     return out
+
+
+def environment(texts: Sequence[str], files: Sequence[str]) -> Mapping[str, str]:
+    """The variables of `--env K=V` over those of `--env-file`; of two files the later one wins. Raises `Stop`.
+
+    A file has a line K=V for each variable, as Docker reads it: no quotes, no expansion; empty lines and `#` are left
+    out.
+    """
+    out: dict[str, str] = {}
+    for name in files:
+        try:
+            lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+            raise mistake(f"{name} cannot be read: {why}", where="--env-file") from None
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.lstrip().startswith("#"):
+                out |= _variable(line.lstrip(), "--env-file", f"{name}:{number}")
+    for text in texts:
+        out |= _variable(text, "--env", "--env")
+    return out
+
+
+def _variable(text: str, option: str, where: str) -> Mapping[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key) or "\0" in value:
+        raise mistake(f'{option} takes KEY=VALUE, not "{text[:80]}"', where=where)
+    return {key: value}
 
 
 def check_id(text: str) -> str:

@@ -113,6 +113,13 @@ def missing_here(error: BuildError) -> Stop:
     return stop
 
 
+def unfit_node(stop: Stop) -> Stop:
+    """A worker whose settings keep it from working: the platform's fault, 75, since no client asked for anything."""
+    if stop.error_class == str(ErrorClass.CLIENT):
+        stop.exit_code, stop.error_class = EXIT_CODES[ErrorClass.PLATFORM], str(ErrorClass.PLATFORM)
+    return stop
+
+
 def lost_server(server: str, why: str, next: str) -> Stop:
     """The server cannot be reached (any more); `next` is the command that goes on."""
     return Stop("Unavailable", f"{server} {why}", exit_code=LOST, error_class="platform", next=next, verdict="LOST")

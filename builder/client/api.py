@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 NO_CONTENT = 204
 LATER = frozenset({429, 502, 503, 504})
 NEVER = frozenset({501, 505})  # of 5xx: a server that will not do it, however often it is asked
+_NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
+"""OpenSSL's reasons for bytes that are no TLS."""
 CONNECT_S, READ_S = 10.0, 15.0
 STREAM_SILENCE_S = 90.0  # a step may be silent for minutes, and nothing obliges the server to send comments meanwhile
 CHUNK_BYTES = 1024 * 1024
@@ -39,11 +42,13 @@ class ApiUnreachable(Exception):
     """No answer, or one that says "later". The call may be repeated, at the earliest after `wait_s`.
 
     `is_quota`: the server has looked at the call and will take it once others of the caller's have ended.
+    `is_mistake`: whatever is there speaks TLS where the URL says HTTP, the other way round, or has a certificate that
+    is not trusted.
     """
 
-    def __init__(self, why: str, wait_s: float = 0.0, *, is_quota: bool = False) -> None:
+    def __init__(self, why: str, wait_s: float = 0.0, *, is_quota: bool = False, is_mistake: bool = False) -> None:
         super().__init__(why)
-        self.wait_s, self.is_quota = wait_s, is_quota
+        self.wait_s, self.is_quota, self.is_mistake = wait_s, is_quota, is_mistake
 
 
 class StreamIdle(Exception):
@@ -155,7 +160,7 @@ class Api:
                 self._judge(response, repeatable=True)
                 yield response
         except (httpx.TransportError, httpx.StreamError) as error:
-            raise ApiUnreachable(_why(error)) from error
+            raise ApiUnreachable(_why(error), is_mistake=_is_mistake(error)) from error
 
     def _once(self, method: str, path: str, repeatable: bool, **kwargs: Any) -> bytes:
         import httpx
@@ -164,7 +169,7 @@ class Api:
         try:
             response = self._http.request(method, path, **kwargs)
         except httpx.TransportError as error:
-            raise ApiUnreachable(_why(error)) from error
+            raise ApiUnreachable(_why(error), is_mistake=_is_mistake(error)) from error
         if self._called is not None:
             self._called(method, path, response.status_code, int((self._clock() - began) * 1000))
         self._judge(response, repeatable)
@@ -221,6 +226,19 @@ def _refusal(response: httpx.Response) -> ApiError:
 def _retry_after(response: httpx.Response) -> float:
     text = response.headers.get("retry-after", "")
     return float(text) if text.isascii() and text.isdigit() else 0.0
+
+
+def _is_mistake(error: BaseException) -> bool:
+    """Whether the two sides do not speak the same protocol, which no wait changes. A connection that just ends may be a
+    server that starts."""
+    if any(words in str(error) for words in ("illegal status line", "illegal request line")):  # h11: it is no HTTP
+        return True
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError) or getattr(cause, "reason", "") in _NO_TLS:
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False
 
 
 def _why(error: Exception) -> str:

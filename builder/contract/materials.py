@@ -1,4 +1,7 @@
-"""What a material of a build may look like: the node writes by it, the control side refuses what does not fit."""
+"""What a material of a build, and what was seen of its start, may look like.
+
+The node writes by it, the control side refuses what does not fit.
+"""
 
 import re
 
@@ -10,3 +13,10 @@ NAME_CHARACTERS = 2048
 
 DIGEST = re.compile(r"(?:sha256|dirHash):[0-9a-f]{64}|gitCommit:[0-9a-f]{40}")
 """Of a file, a toolchain or an image; of a Go module (`h1:` of go.sum, in hex); of a commit."""
+
+START_CHARACTERS = 1024
+"""Of the message of a start check, in which nothing is hidden either."""
+
+START_MS = 60_000
+START_BYTES = 1 << 40
+"""What a start check may have measured at most: its own time limit is far below, and so is any node's memory."""

@@ -1,7 +1,8 @@
-"""Read a compile request: which runtime, version and target. Pure; both sides use it."""
+"""Read a compile request: which runtime, version and target, which start check. Pure; both sides use it."""
 
 from __future__ import annotations
 
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 
 
@@ -16,3 +17,14 @@ def runtime_of(runtime: common.Runtime) -> tuple[str, str]:
     if field is None or not value.target:
         return version, ""
     return version, str(field.enum_type.values_by_number[value.target].name).rsplit("_", 1)[1].lower()
+
+
+START_CHECK = "start_check"
+"""The build argument, of every runtime, that overrules the setting of this name."""
+START_CHECKS = ("off", "warn", "require")
+
+
+def start_check_of(request: pb.CreateBuildRequest, default: str) -> str:
+    """The start check that a build asks for: "off", "warn" or "require"."""
+    arguments = request.code.compile.build_args or request.build_args
+    return str(arguments[START_CHECK]) if START_CHECK in arguments else default

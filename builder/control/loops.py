@@ -38,6 +38,9 @@ TAGS_MS = 10_000
 LOOPS = ("dispatch", "finalize", "reconcile", "report", "retention", "tags")
 # So many failed steps, one after the other, and the process is not ready.
 FAILED_STEPS = 3
+# A step of one of these that takes so long hangs: in Redis or in the store, which answer no more.
+HANGING_S = 60.0
+_BRIEF = frozenset({"dispatch", "finalize", "reconcile", "report"})
 # So many submissions at once are offered without a look at who else waits.
 SUBMITTED = 8
 
@@ -54,7 +57,7 @@ _REPORT = frozenset({"submit", "claim"})
 
 
 class LoopFailing(Exception):
-    """A loop whose last steps have all failed."""
+    """A loop whose last steps have all failed, or whose step does not end."""
 
 
 def woken_by(event: Event) -> frozenset[str]:
@@ -111,6 +114,8 @@ class Loops:
     _wakes: Mapping[str, threading.Event] = field(default_factory=lambda: {name: threading.Event() for name in LOOPS})
     _failed: dict[str, int] = field(default_factory=lambda: dict.fromkeys(LOOPS, 0))
     """Failed steps of each loop since its last one that went well."""
+    _began: dict[str, float] = field(default_factory=dict)
+    """When each step that goes on now began."""
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
     _warned: sweeps.Warned = field(default_factory=dict)
@@ -187,9 +192,12 @@ class Loops:
         self._wakes["dispatch"].set()
 
     def ask(self, name: str) -> None:
-        """Raises `LoopFailing` for a loop that failed several times in a row."""
+        """Raises `LoopFailing` for a loop that failed several times in a row, or whose step hangs."""
         if self._failed[name] >= FAILED_STEPS:
             raise LoopFailing(f"{name}: {self._failed[name]} steps in a row have failed")
+        began = self._began.get(name)
+        if began is not None and name in _BRIEF and self.monotonic() - began > HANGING_S:
+            raise LoopFailing(f"{name}: its step has not ended for {self.monotonic() - began:.0f} s")
 
     def stop(self) -> None:
         """End the threads and wait for them."""
@@ -214,6 +222,7 @@ class Loops:
 
     def take_step(self, name: str, step: Callable[[], None]) -> bool:
         """One step of a loop; whether it went well. A step that fails is counted, and the loop goes on."""
+        self._began[name] = self.monotonic()
         try:
             step()
         except Exception as error:
@@ -221,6 +230,8 @@ class Loops:
             self.log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
         else:
             self._failed[name] = 0
+        finally:
+            del self._began[name]
         well = self._failed[name] == 0
         self.stepped(name, well)
         return well

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from sqlalchemy import Connection, event
 from sqlalchemy.exc import SQLAlchemyError
 
+from builder.control.loops import LOOPS
 from builder.control.retention import WHAT
+from builder.store import nodes
 from builder.store.engine import Store, only_reads
 from builder.store.events import Event
 
 Levels = Callable[[], Mapping[str, int]]
 """Queue → a number, asked for at each scrape."""
+
+PHASE_S = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
+LONGEST_S = 86_400.0
+"""No phase takes longer: a node whose clock jumps does not spoil a sum."""
 
 
 class Metrics:
@@ -26,11 +32,12 @@ class Metrics:
         oldest_ms: Levels,
         free: Levels,
         reports: Callable[[], int],
-        lacking: Callable[[], Mapping[str, str]] = dict,
+        oldest_report_ms: Callable[[], int] = lambda: 0,
+        states: Callable[[], Mapping[str, tuple[str, str]]] = dict,
     ) -> None:
         self._registry = CollectorRegistry()
         self._queued, self._oldest_ms, self._free, self._reports = queued, oldest_ms, free, reports
-        self._lacking = lacking
+        self._oldest_report_ms, self._states = oldest_report_ms, states
         self._transitions = Counter(
             "ignite_build_transitions",
             "Transitions of builds.",
@@ -57,6 +64,15 @@ class Metrics:
             ["loop"],
             registry=self._registry,
         )
+        for loop in LOOPS:  # one that never failed shows as 0
+            self._failures.labels(loop)
+        self._phases = Histogram(
+            "ignite_phase_duration_seconds",
+            "How long each phase of the builds that ended took, in every attempt.",
+            ["phase"],
+            buckets=PHASE_S,
+            registry=self._registry,
+        )
         self._transactions = Counter(
             "ignite_store_transactions", "Transactions in the store.", ["mode"], registry=self._registry
         )
@@ -77,8 +93,10 @@ class Metrics:
         self._registry.register(self)
 
     def count(self, one: Event) -> None:
-        """A transition."""
+        """A transition, and with the last one of a build its phases."""
         self._transitions.labels(one.action, one.status, one.reason).inc()
+        for phase, took_ms in one.phases:
+            self._phases.labels(phase).observe(min(took_ms / 1000, LONGEST_S))
 
     def count_transactions(self, store: Store) -> None:
         """From here on, each transaction of this store: one that only reads, or one that writes."""
@@ -101,11 +119,10 @@ class Metrics:
 
     def stepped(self, loop: str, well: bool) -> None:
         """A step of a loop."""
-        failures = self._failures.labels(loop)  # a loop that never failed shows as 0
         if well:
             self._stepped.labels(loop).set_to_current_time()
         else:
-            failures.inc()
+            self._failures.labels(loop).inc()
 
     def deleted(self, what: str, count: int) -> None:
         """Retention."""
@@ -123,7 +140,7 @@ class Metrics:
         """The levels; called by the registry. While the store is away there are none, and the counts still show."""
         try:
             free, queued, oldest_ms, reports = self._free(), self._queued(), self._oldest_ms(), self._reports()
-            lacking = self._lacking()
+            oldest_report_ms, states = self._oldest_report_ms(), self._states()
         except SQLAlchemyError:
             return
         length = GaugeMetricFamily("ignite_queue_length", "Builds that wait for a slot.", labels=["queue"])
@@ -131,15 +148,24 @@ class Metrics:
         age = GaugeMetricFamily(
             "ignite_oldest_queued_seconds", "How long the oldest build has waited for a slot.", labels=["queue"]
         )
-        waiting = GaugeMetricFamily("ignite_reports_waiting", "Reports that no receiver has taken yet.", value=reports)
+        waiting = GaugeMetricFamily("ignite_reports_waiting", "Reports that no receiver acknowledged.", value=reports)
+        oldest = GaugeMetricFamily(
+            "ignite_reports_oldest_seconds", "The age of the oldest of them.", value=oldest_report_ms / 1000
+        )
         for queue in sorted({*free, *queued}):
             length.add_metric([queue], queued.get(queue, 0))
             slots.add_metric([queue], free.get(queue, 0))
             age.add_metric([queue], oldest_ms.get(queue, 0) / 1000)
         lacks = GaugeMetricFamily("ignite_node_lacks", "Nodes that take no builds, and why.", labels=["node", "why"])
-        for node, why in sorted(lacking.items()):
-            lacks.add_metric([node, why], 1)
-        yield from (length, slots, age, waiting, lacks)
+        state = GaugeMetricFamily(
+            "ignite_node_state", "1 for the state that a node is in, 0 for the others.", labels=["node", "state"]
+        )
+        for node, (here, why) in sorted(states.items()):
+            if why:
+                lacks.add_metric([node, why], 1)
+            for each in nodes.STATES:
+                state.add_metric([node, each], int(each == here))
+        yield from (length, slots, age, waiting, oldest, state, lacks)
 
     def describe(self) -> Iterator[Metric]:
         """So that registering does not already ask for the levels."""

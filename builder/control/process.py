@@ -20,7 +20,7 @@ from sqlalchemy import select
 import builder
 from builder import pipelines
 from builder.broker.app import make_celery
-from builder.config import Settings, address_of
+from builder.config import Settings, address_of, check_redis_url
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control import folder
 from builder.control.finalizers import Finalizers, finalizers_destination
@@ -60,6 +60,7 @@ class Control:
     ) -> None:
         if not settings.message_key or not settings.tokens:
             raise BuildError("InvalidRequest", "serve needs the settings message_key and tokens", where="message_key")
+        check_redis_url(settings.redis_url)
         self.settings = settings
         self._on_event = on_event
         self.log = event_log(events or sys.stdout)
@@ -68,7 +69,8 @@ class Control:
             oldest_ms=lambda: queues.oldest_ms(self.store),
             free=self._free_slots,
             reports=lambda: outbox.waiting(self.store),
-            lacking=lambda: nodes.lacking(self.store, nodes.LIVE_LEASES * settings.lease_ms),
+            oldest_report_ms=lambda: outbox.oldest_ms(self.store),
+            states=lambda: nodes.states(self.store, nodes.LIVE_LEASES * settings.lease_ms),
         )
         folder.make_private(settings.data_dir, settings.node_dir)
         self.store = open_store(settings.database, self._emit)
@@ -130,7 +132,7 @@ class Control:
 
     def _emit(self, event: Event) -> None:
         self.metrics.count(event)
-        self.log.info("transition", **vars(event))
+        self.log.info("transition", **{name: value for name, value in vars(event).items() if name != "phases"})
         self.loops.changed(event)
         if event.action == "cancel-request":
             self._tell_owner(event.build_id)

@@ -6,6 +6,8 @@ for a moment: what it delivered is noted in the transaction that reads what come
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -27,6 +29,20 @@ LINGER_S = 0.3
 """How long a thread waits for the next report of its organization before it notes what it has delivered."""
 GATHER_S = 0.1
 """Between two batches of an organization: what happens meanwhile travels with the next one."""
+
+
+SIGNATURE = "Ignite-Signature"
+
+
+def signature(keys: Sequence[str], at_ms: int, body: bytes) -> str:
+    """The header's value: the time of sending, and for each key the HMAC-SHA256 over time, "." and body.
+
+    With the time inside, a recorded report cannot be sent again later. A receiver that knows one of two keys accepts
+    both orders of a rotation.
+    """
+    signed = f"{at_ms}.".encode() + body
+    each = (hmac.new(key.encode(), signed, hashlib.sha256).hexdigest() for key in keys)
+    return ",".join([f"t={at_ms}", *(f"v1={digest}" for digest in each)])
 
 
 @dataclass(kw_only=True)
@@ -80,9 +96,6 @@ class Reports:
         A report that is refused delays the later ones of its build; a receiver that is not there delays all of this
         organization's.
         """
-        headers = {"content-type": "application/json"}
-        if self.settings.report_token:
-            headers["authorization"] = f"Bearer {self.settings.report_token}"
         delivered: list[int] = []
         refused: dict[str, outbox.Row] = {}
         unheard: outbox.Row | None = None
@@ -91,7 +104,7 @@ class Reports:
                 if row["build_id"] in refused:
                     continue
                 try:
-                    client.post(self.settings.report_url, content=row["body"], headers=headers).raise_for_status()
+                    self._post(client, row["body"].encode())
                 except httpx.HTTPStatusError as error:
                     refused[row["build_id"]] = row
                     self._failed(row, error)
@@ -110,6 +123,15 @@ class Reports:
             outbox.postponed(self.store, unheard["id"], unheard["tries"], organization)
 
         return None
+
+    def _post(self, client: httpx.Client, body: bytes) -> None:
+        """Send one report; whatever answer is no 2xx raises."""
+        headers = {"content-type": "application/json"}
+        if self.settings.report_token:
+            headers["authorization"] = f"Bearer {self.settings.report_token}"
+        if self.settings.report_keys:
+            headers[SIGNATURE] = signature(self.settings.report_keys, time.time_ns() // 1_000_000, body)
+        client.post(self.settings.report_url, content=body, headers=headers).raise_for_status()
 
     def stop(self) -> None:
         """Wait a moment for what is being delivered: what is not noted is delivered again."""

@@ -176,7 +176,7 @@ def _add_parents(gathered: Gathered, parts: tuple[bytes, ...]) -> None:
 def _add_source(gathered: Gathered, index: int, path: Path, place: tuple[bytes, ...], below: Path | None) -> None:
     where = "/" + shown(b"/".join(place)).lstrip("/")
     try:
-        root = _open_source(path, below)
+        root = open_source(path, below)
     except OSError as error:
         raise _unreadable(where, error) from None
     gathered.roots.append(root)
@@ -193,7 +193,8 @@ def _add_source(gathered: Gathered, index: int, path: Path, place: tuple[bytes, 
         raise BuildError("StepFailed", f"the build left neither a file nor a folder for {where}")
 
 
-def _open_source(path: Path, below: Path | None) -> int:
+def open_source(path: Path, below: Path | None) -> int:
+    """A descriptor of a source; no link is followed below the folder `below`, which is trusted. Raises OSError."""
     if below is None:
         return os.open(path, FILE_FLAGS)
     parts = path.relative_to(below).parts

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,10 +71,11 @@ class LocalClient:
         with self._calls():
             return self._here.builds.get_build(self._here.caller, pb.GetBuildRequest(build_id=build_id))
 
-    def builds(self, limit: int, cursor: str = "") -> pb.ListBuildsResponse:
-        """One page, newest first."""
+    def builds(self, limit: int, cursor: str = "", label: Sequence[str] = ()) -> pb.ListBuildsResponse:
+        """One page of the builds that have these labels (KEY=VALUE), newest first."""
+        request = pb.ListBuildsRequest(limit=limit, cursor=cursor, label=label)
         with self._calls():
-            return self._here.builds.list_builds(self._here.caller, pb.ListBuildsRequest(limit=limit, cursor=cursor))
+            return self._here.builds.list_builds(self._here.caller, request)
 
     def cancel(self, build_id: str) -> pb.Build:
         """Ask for the end of a build; the answer is its record."""

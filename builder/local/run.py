@@ -1,7 +1,8 @@
 """Run an artifact on this machine: pull by digest, unpack, start it sandboxed, wait until it answers.
 
-PORT is 8080 inside: a process without capabilities cannot bind 80. The root is read-only, the user numeric, and there
-is no network but the relay that brings requests in.
+It is as near to the platform as a machine without one can be (`sandbox/app.py`): the image's user with its home, a
+read-only root, the limits of a small instance, no capability, and no network but the relay that brings requests in.
+PORT is 8080: a process without capabilities cannot bind 80 here.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -28,11 +29,14 @@ from builder.errors import REASONS, BuildError
 from builder.images import place
 from builder.images.layout import Layout
 from builder.images.store import pull
+from builder.sandbox import app
 
-PORT = 8080
 READY_S = 20.0
-MEMORY = 512 * 1024 * 1024
-SAID = 50
+ELSEWHERE_S = 3.0
+"""After this time an app that listens somewhere, but not on $PORT, is not waited for."""
+SHOWN = 6
+"""How many of them an error shows."""
+SAID = 400
 """How many of the app's last lines are kept, for the error."""
 LAYOUT = Layout.name
 """What the reference of an artifact in a data folder begins with."""
@@ -57,7 +61,8 @@ def started(
     on_line: Callable[[str], None] = lambda line: None,
 ) -> Iterator[Running]:
     """The artifact of a build, running; `on_line` gets its output, in another thread. At the end it is stopped and
-    waited for. Raises `BuildError` StepFailed, or the limit's reason, when it ends or does not answer in time.
+    waited for. `env` is the app's own. Raises `BuildError` StartFailed, or the limit's reason, when it ends or does not
+    answer in time.
     """
     folder = Path(settings.node_dir) / "run"
     folder.mkdir(parents=True, exist_ok=True)
@@ -78,29 +83,33 @@ def started(
         work.mkdir()
         if os.geteuid() == 0:
             os.chown(work, uid, settings.build_uid)
+        root = sandbox.Root(rootfs=home / "root")
         image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
-        command = sandbox.Command(
-            argv=tuple(config["Entrypoint"]) + tuple(config.get("Cmd") or ()),
-            work=work,
-            env={**image_env, "PORT": str(PORT), "HOME": "/tmp", **(env or {})},
+        command = app.command(
+            tuple(config["Entrypoint"]) + tuple(config.get("Cmd") or ()),
+            {**image_env, **(env or {}), "PORT": str(app.PORT)},
             cwd=config.get("WorkingDir") or "/",
+            user=config.get("User") or "",
+            root=root,
+            work=work,
         )
-        limits = sandbox.Limits(memory=MEMORY, cpus=1.0, pids=256, disk=64 * 1024 * 1024, wall_ms=24 * 3_600_000)
+        inside: list[int] = []
         began = time.monotonic()
         serving = sandbox.serve(
             command,
-            sandbox.Root(rootfs=home / "root"),
-            limits,
+            root,
+            app.limits(24 * 3_600_000),
             uid=uid,
             gid=settings.build_uid,
-            port=PORT,
+            port=app.PORT,
             on_line=heard,
             use_cgroups=settings.use_cgroups,
+            placed=inside.append,
         )
         ended = _end_of(serving)
         try:
             url = f"http://{serving.address[0]}:{serving.address[1]}"
-            _await_ready(url, ended, said)
+            _await_ready(url, ended, said, lambda: app.listeners(inside[0]) if inside else ())
             ready_ms = int((time.monotonic() - began) * 1000)
             yield Running(url=url, ready_ms=ready_ms, ended=ended, said=said)
         finally:
@@ -116,9 +125,10 @@ def run_artifact(
     build: pb.Build,
     on_ready: Callable[[str, int], None],
     on_line: Callable[[str], None] = lambda line: None,
+    env: Mapping[str, str] | None = None,
 ) -> int:
     """Run until interrupted, or until the app ends by itself. Raises `BuildError` when that was no good end."""
-    with started(settings, build, on_line=on_line) as running:
+    with started(settings, build, env, on_line) as running:
         on_ready(running.url, running.ready_ms)
         result = running.ended.result()
         if result.reason != "Cancelled" and (result.reason or result.exit_code):
@@ -144,13 +154,13 @@ def _end_of(serving: sandbox.Serving) -> Future[sandbox.Result]:
 def _ended(result: sandbox.Result, said: Collection[str], when: str) -> BuildError:
     """Why an app ended by itself: a limit's reason, a signal, its exit code."""
     how = f"was ended by signal {result.signal}" if result.signal else f"exited {result.exit_code}"
-    reason = result.reason if result.reason in REASONS else "StepFailed"
-    limit = f", its limit here: memory {MEMORY >> 20} MiB" if reason == "OutOfMemory" else ""
+    reason = result.reason if result.reason in REASONS else "StartFailed"
+    limit = f", its limit here: memory {app.MEMORY >> 20} MiB" if reason == "OutOfMemory" else ""
     return BuildError(
-        reason or "StepFailed",
+        reason or "StartFailed",
         f"the app {how}{when}{limit}",
-        said=tuple(said)[-6:],
-        next="Read what it wrote last, correct it and build again.",
+        said=app.said(tuple(said), SHOWN),
+        next="Correct what the first line names and build again. Does it need a variable? run --env NAME=VALUE",
         exit_code=result.exit_code,
     )
 
@@ -180,15 +190,39 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any]:
         raise BuildError(error.reason, error.message, where=where, said=error.said, next=hint) from None
 
 
-def _await_ready(url: str, ended: Future[sandbox.Result], said: Collection[str]) -> None:
-    """Ready: /healthz answers 2xx, or for a server without one any HTTP answer."""
-    until = time.monotonic() + READY_S
+def _await_ready(
+    url: str,
+    ended: Future[sandbox.Result],
+    said: Collection[str],
+    where: Callable[[], Sequence[app.Address]],
+) -> None:
+    """Ready: it listens where the platform reaches it, and /healthz or, for a server without one, anything answers."""
+    began = time.monotonic()
+    listens: Sequence[app.Address] = ()
     with httpx.Client(timeout=2, trust_env=False) as client:
-        while time.monotonic() < until:
+        while (waited := time.monotonic() - began) < READY_S:
             if ended.done():
                 raise _ended(ended.result(), said, " before it answered on $PORT")
+            listens = where()
+            if not app.is_ready(listens, app.PORT):
+                if listens and waited > ELSEWHERE_S:
+                    break
+                time.sleep(0.005)
+                continue
             with suppress(httpx.HTTPError):
                 if client.get(url + "/healthz").status_code < 500:
                     return
             time.sleep(0.005)
-    raise BuildError("StepFailed", f"the app did not answer on $PORT within {READY_S:.0f} s", said=tuple(said)[-6:])
+    if listens and not app.is_ready(listens, app.PORT):
+        raise BuildError(
+            "StartFailed",
+            f"the app listens on {app.elsewhere(listens)}; the platform reaches 0.0.0.0:$PORT alone",
+            said=app.said(tuple(said), SHOWN),
+            next="Listen on 0.0.0.0 and on the port that the variable PORT names.",
+        )
+    raise BuildError(
+        "StartFailed",
+        f"the app did not {'answer' if listens else 'listen'} on $PORT within {READY_S:.0f} s",
+        said=app.said(tuple(said), SHOWN),
+        next="Listen on 0.0.0.0 and on the port that the variable PORT names.",
+    )

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import sys
 
-from builder.config import load
+from builder.config import Settings, load
+from builder.errors import BuildError
 from builder.node.main import make_app
+from builder.node.worker import Refused, why_not
+
+
+def _settings() -> Settings:
+    try:
+        return load().settings
+    except BuildError as error:
+        sys.stderr.write(why_not(error))
+        raise Refused(error) from None
+
 
 # At a SIGHUP Celery executes sys.argv again; `python -m celery` has a file there that does not run by its path.
 if sys.argv[0].endswith("/celery/__main__.py"):
     sys.argv[:1] = ["-m", "celery"]
 
-app = make_app(load().settings, sys.stderr)
+app = make_app(_settings(), sys.stderr)

@@ -29,7 +29,7 @@ def remove_left_behind(node_dir: Path) -> int:
             continue
         if path.name.endswith(DISCARDED) and any(_mounted_below(path.name)):
             continue  # a build that began before these caches were discarded still reads them
-        _kill_those_in(name)
+        _kill_those_in(path.name)
         removed += remove_tree(path)
     return removed
 

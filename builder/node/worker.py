@@ -26,12 +26,12 @@ from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.client.api import Api, ApiError, ApiUnreachable
-from builder.config import Settings, without_credentials
+from builder.config import Settings, check_redis_url, without_credentials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
-from builder.errors import BuildError
+from builder.errors import EXIT_CODES, BuildError, ErrorClass
 from builder.faults import labels
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
@@ -47,6 +47,7 @@ log = structlog.get_logger("node")
 
 # Answers to RegisterNode that stay as they are until somebody changes token, node_id or version.
 ENDING = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"})
+EXIT_UNFIT = EXIT_CODES[ErrorClass.PLATFORM]
 GOODBYE_S = 3.0
 KEY_BYTES = 4096
 LOOK_S = 1.0
@@ -73,10 +74,11 @@ def reads_of(worker: Any, settings: Settings) -> Reads:
 
 
 class Refused(SystemExit):
-    """This worker does not start, or not go on. Celery lets only a `SystemExit` out of a signal's receiver."""
+    """This worker does not start, or not go on: 75, whatever its operator has to change. Celery lets only a
+    `SystemExit` out of a signal's receiver."""
 
     def __init__(self, error: BuildError) -> None:
-        super().__init__(error.row.exit_code)
+        super().__init__(EXIT_UNFIT)
         self.error = error
 
 
@@ -125,7 +127,7 @@ class WorkerProcess:
             self._join()
         except BuildError as error:
             if self._say is not None:
-                self._say.write(f"the worker does not start: {error.reason}: {error.message}\nnext: {error.next}\n")
+                self._say.write(why_not(error))
             raise Refused(error) from None
 
     def _join(self) -> None:
@@ -137,6 +139,9 @@ class WorkerProcess:
                 self._register(api)
                 break
             except ApiUnreachable as error:
+                if error.is_mistake:  # it answers, and never as this URL has it
+                    message = f"{without_credentials(self.settings.server)} {error}"
+                    raise BuildError("InvalidRequest", message, where="server", next=_CHECK_SCHEME) from None
                 log.warning(
                     "the API does not answer yet",
                     action="register-failed",
@@ -199,7 +204,10 @@ class WorkerProcess:
             try:
                 self._register(api)
                 break
-            except (ApiUnreachable, ApiError) as error:
+            except ApiError as error:
+                log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
+                break
+            except ApiUnreachable as error:
                 log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
                 time.sleep(0.5)
 
@@ -209,7 +217,7 @@ class WorkerProcess:
 
         log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
         self._on_shutdown()
-        state.should_stop = error.row.exit_code
+        state.should_stop = EXIT_UNFIT
 
     def _register(self, api: Api) -> None:
         dropped = self._dropped.value
@@ -327,8 +335,18 @@ def require_membership(settings: Settings) -> None:
     if not re.fullmatch(r"[!-~]+", settings.token):
         message = "the token holds a blank, a line end or a character that is not ASCII, which no header may carry"
         raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
+    check_redis_url(settings.redis_url)
 
 
+def why_not(error: BuildError) -> str:
+    """What a worker that does not start writes."""
+    return f"the worker does not start: {error.reason}: {error.message}\nnext: {error.next}\n"
+
+
+_CHECK_SCHEME = (
+    "Set server to the scheme that answers there: https:// where TLS is, http:// where none is; for an authority of "
+    "your own set SSL_CERT_FILE to its certificate."
+)
 _CHECK_SERVER = "Set server to the URL of an ignite-builder serve, and node_id and queues to what it takes."
 _SET_TOKEN = (
     "Set IGNITE_BUILDER_TOKEN_FILE to a file with a token that the control side lists in tokens with the scope worker."

@@ -91,14 +91,18 @@ class Pipeline(Protocol):
         ...
 
 
+COMMON_ARGS = ("start_check",)
+"""Build arguments of every runtime. They decide nothing of the artifact, and no plan reads them."""
+
+
 def check_arguments(runtime: str, known: Sequence[str], given: Iterable[str]) -> None:
     """Refuse a build argument that no plan of the runtime reads, by its name only: its value may be a secret.
 
     Raises `BuildError` BuildArgUnknown.
     """
+    known = (*known, *COMMON_ARGS)
     if unknown := sorted(set(given) - set(known)):
-        has = f"it takes {', '.join(known)}" if known else "it takes none"
-        message = f'{runtime} has no build argument "{unknown[0][:80]}"; {has}'
+        message = f'{runtime} has no build argument "{unknown[0][:80]}"; it takes {", ".join(known)}'
         asked = unknown[0][:80].lower().replace("-", "_")
         nearest = next(iter(difflib.get_close_matches(asked, known, n=1)), "")
         hint = f"Did you mean {nearest}?" if nearest else ""

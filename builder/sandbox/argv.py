@@ -83,6 +83,8 @@ def inner(
     Raises `BuildError` InvalidRequest for a NUL in any value: it separates arguments, so it could smuggle one in.
     """
     args = ["--unshare-all", "--unshare-user", "--disable-userns", "--die-with-parent", "--new-session"]
+    if command.user:
+        args += ["--uid", str(command.user[0]), "--gid", str(command.user[1])]
     args += ["--hostname", HOSTNAME, "--cap-drop", "ALL", "--clearenv"]
     for name, value in sorted({"PATH": PATH, **env}.items()):
         args += ["--setenv", name, value]

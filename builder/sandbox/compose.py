@@ -36,10 +36,11 @@ class Bound:
         return ("--ro-bind", self.source, self.dest)
 
 
-def identity_files(uid: int, gid: int) -> Mapping[str, bytes]:
+def identity_files(uid: int, gid: int, home: str = "/work/home") -> Mapping[str, bytes]:
     """The files of /etc that are ours, so that nothing of the host's names, users or resolvers shows."""
+    plain = home if home.isprintable() and ":" not in home else "/"
     return {
-        "/etc/passwd": f"root:x:0:0::/:/bin/sh\nbuild:x:{uid}:{gid}::/work/home:/bin/sh\n".encode(),
+        "/etc/passwd": f"root:x:0:0::/:/bin/sh\nbuild:x:{uid}:{gid}::{plain}:/bin/sh\n".encode(),
         "/etc/group": f"root:x:0:\nbuild:x:{gid}:\n".encode(),
         "/etc/hosts": b"127.0.0.1 localhost ignite\n::1 localhost ignite\n",
         "/etc/resolv.conf": b"",

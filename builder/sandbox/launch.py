@@ -196,7 +196,7 @@ def in_sandbox(
     Raises `PlatformError` SandboxUnavailable with bubblewrap's own words where it cannot be made.
     """
     root = compose.settled(root)
-    files = compose.identity_files(uid, gid)
+    files = compose.identity_files(*(command.user or (uid, gid)), command.env.get("HOME", "/work/home"))
     needed = {*compose.OUR_FOLDERS, *files, "/work", *(f"/cache/{name}" for name in (*command.caches, *command.stores))}
     bound = compose.layers(root.rootfs, needed | {mount.dest for mount in root.mounts})
     env = dict(command.env) | (proxy.environment() if proxied else {})

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import selectors
 import socket
 import threading
@@ -26,7 +27,10 @@ HEAD_TIMEOUT_S = 30.0
 IDLE_TIMEOUT_S = 300.0
 STOP_TIMEOUT_S = 1.0
 MOST_CONNECTIONS = 128
-HOP_HEADERS = (b"connection:", b"proxy-connection:", b"proxy-authorization:", b"keep-alive:")
+HOP_HEADERS = frozenset({b"connection", b"proxy-connection", b"proxy-authorization", b"keep-alive", b"upgrade"})
+# RFC 9112: no white space before the colon, no folded line. Controls alone end a line for some servers.
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[^\x00-\x08\x0a-\x1f\x7f]*")
+_START = re.compile(rb"([A-Z]{1,20}) ([\x21-\x7e]+) (HTTP/1\.[01])")
 
 
 class BadRequest(Exception):
@@ -51,13 +55,17 @@ def environment() -> dict[str, str]:
 
 
 def parse(data: bytes) -> Request:
-    """Read a request's head (and what came behind it). Raises `BadRequest`."""
+    """Read a request's head (and what came behind it). Raises `BadRequest`.
+
+    A server sees the host that the policy was asked about, whatever `Host` the step sent, and one request a connection.
+    """
     head, _, rest = data.partition(b"\r\n\r\n")
     start, *headers = head.split(b"\r\n")
-    parts = start.decode("latin-1").split(" ")
-    if len(parts) != 3 or not parts[2].startswith("HTTP/1."):
+    parts = _START.fullmatch(start)
+    if not parts:
         raise BadRequest(f"not a proxy request: {start[:80]!r}")
-    method, target, version = parts
+    method, target, version = (part.decode("ascii") for part in parts.groups())
+    fields = [(_name(line), line) for line in headers]
     try:
         if method == "CONNECT":
             url = urlsplit("//" + target)
@@ -67,15 +75,31 @@ def parse(data: bytes) -> Request:
         url = urlsplit(target)
         if url.scheme != "http" or not url.hostname:
             raise BadRequest("only CONNECT and http:// are served")
-        port = url.port or DEFAULT_PORTS["http"]
+        host, port = normalized(url.hostname), url.port or DEFAULT_PORTS["http"]
     except ValueError as error:
         raise BadRequest(str(error)) from None
     path = (url.path or "/") + ("?" + url.query if url.query else "")
-    kept = [line for line in headers if not line.lower().startswith(HOP_HEADERS)]
-    # One request a connection: the next one could name another host.
-    lines = [f"{method} {path} {version}".encode("latin-1"), *kept, b"Connection: close"]
-    first = b"\r\n".join(lines) + b"\r\n\r\n" + rest
-    return Request(host=normalized(url.hostname), port=port, tunnel=False, first=first)
+    lines = [
+        f"{method} {path} {version}".encode("ascii"),
+        f"Host: {_authority(host, port)}".encode("ascii"),
+        *(line for name, line in fields if name != b"host" and name not in HOP_HEADERS),
+        b"Connection: close",  # the next request could name another host
+    ]
+    return Request(host=host, port=port, tunnel=False, first=b"\r\n".join(lines) + b"\r\n\r\n" + rest)
+
+
+def _name(line: bytes) -> bytes:
+    """The name of a header field, in lower case. Raises `BadRequest` for a line that servers read in different ways."""
+    field = _FIELD.fullmatch(line)
+    if not field:
+        raise BadRequest(f"not a header field: {line[:80]!r}")
+    return field[1].lower()
+
+
+def _authority(host: str, port: int) -> str:
+    """Of a URI (RFC 9110, 7.2): the port only where it is not that of plain HTTP."""
+    name = f"[{host}]" if ":" in host else host
+    return name if port == DEFAULT_PORTS["http"] else f"{name}:{port}"
 
 
 @contextmanager
@@ -108,9 +132,9 @@ class _Proxy:
             except OSError:
                 return
             thread = threading.Thread(target=self._serve, args=(client,), name="sandbox-egress-one", daemon=True)
-            with self._lock:
+            with self._lock:  # `stop` joins these: one that is not started yet cannot be joined
                 self._threads.add(thread)
-            thread.start()
+                thread.start()
 
     def stop(self) -> None:
         with self._lock:
@@ -142,7 +166,6 @@ class _Proxy:
     def _serve(self, client: socket.socket) -> None:
         try:
             with contextlib.suppress(OSError), self._held(client):
-                client.settimeout(HEAD_TIMEOUT_S)
                 try:
                     request = parse(_read_head(client))
                 except BadRequest as error:
@@ -252,9 +275,20 @@ def relay(client: socket.socket, server: socket.socket, count: list[int]) -> Non
 
 
 def _read_head(client: socket.socket) -> bytes:
-    data = b""
+    """A request's head and what came with it. The time is that of the whole head: a byte now and then gains none.
+
+    Raises `BadRequest`, OSError.
+    """
+    data, until = b"", time.monotonic() + HEAD_TIMEOUT_S
     while b"\r\n\r\n" not in data:
-        more = client.recv(8192)
+        left = until - time.monotonic()
+        if left <= 0:
+            raise BadRequest(f"no whole request head within {HEAD_TIMEOUT_S:g} s")
+        client.settimeout(left)
+        try:
+            more = client.recv(8192)
+        except TimeoutError:
+            continue
         if not more or len(data) > HEAD_LIMIT:
             raise BadRequest("no request head")
         data += more

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from builder.errors import PlatformError
@@ -57,10 +58,12 @@ def serve(
     on_line: OnLine = ignored,
     use_cgroups: bool = True,
     grace_ms: int = GRACE_MS,
+    placed: Callable[[int], None] = lambda pid: None,
 ) -> Serving:
     """Start `command` with `PORT` set and relay `listen` (port 0: any free one) to 127.0.0.1:`port` inside.
 
-    The app reaches nothing: its namespace has a loopback and no proxy. `on_line` is called in another thread.
+    The app reaches nothing: its namespace has a loopback and no proxy. `on_line` is called in another thread, and so is
+    `placed`, with a process inside.
     Raises `PlatformError` SandboxUnavailable, OSError when `listen` is taken.
     """
     command = replace(command, env={"PORT": str(port), **command.env})
@@ -87,6 +90,7 @@ def serve(
                 use_cgroups=use_cgroups,
                 grace_ms=grace_ms,
                 started=wired,
+                placed=placed,
             )
             serving._outcome.append(result)
         except BaseException as error:

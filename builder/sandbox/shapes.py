@@ -58,6 +58,7 @@ class Command:
     """What to run: `env` is the whole environment; `work` is `/work`, writable; each cache is `/cache/<name>`.
 
     `folders` of `work` are all that shows of it; empty: it shows whole. `caches` are writable, `stores` read-only.
+    `user` is the uid and gid that it sees itself run as, in its user namespace; None: those that it has outside.
     """
 
     argv: tuple[str, ...]
@@ -67,6 +68,7 @@ class Command:
     folders: tuple[str, ...] = ()
     caches: Mapping[str, Path] = field(default_factory=dict)
     stores: Mapping[str, Path] = field(default_factory=dict)
+    user: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -49,6 +49,7 @@ SCOPES = {
     "UploadBuildContext": "submit",
     "GetBuild": "read",
     "ListBuilds": "read",
+    "ListBuildReports": "read",
     "StreamBuildLogs": "read",
     "ListNodes": "operate",
     "DrainNode": "operate",

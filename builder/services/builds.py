@@ -10,6 +10,8 @@ import math
 import time
 from collections.abc import Callable
 
+from google.protobuf import json_format
+
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import runtime_of
@@ -17,9 +19,9 @@ from builder.services import intake
 from builder.services.auth import Caller, require, same_organization
 from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
-from builder.store import builds, record
+from builder.store import builds, outbox, record
 
-PAGE = 50
+PAGE, MOST = 50, 500
 FULL_RETRY_S = 30
 
 
@@ -52,7 +54,7 @@ class BuildService:
             request, organization, parts.settings, parts.catalog, parts.store, parts.sources, parts.runtimes
         )
         try:
-            submission = builds.submit(parts.store, values, parts.settings.queued_builds)
+            submission = builds.submit(parts.store, values, parts.settings.queued_builds, request.labels)
         except builds.QueueFull:
             self._full_until[organization] = self._monotonic() + FULL_RETRY_S
             raise self._full(organization, FULL_RETRY_S) from None
@@ -71,15 +73,28 @@ class BuildService:
         return found
 
     def list_builds(self, caller: Caller, request: pb.ListBuildsRequest) -> pb.ListBuildsResponse:
-        """Newest first; of one status and of one name, when these are given."""
+        """Newest first; only those of a status, of a name and with the labels that the request names."""
         require(caller, "read")
         organization = same_organization(caller, request.organization_name)
-        limit = min(request.limit or PAGE, 500)
+        limit = min(request.limit or PAGE, MOST)
         before = codec.number(request.cursor, "cursor") if request.cursor else None
         status = pb.BuildStatus.Name(request.status).removeprefix("BUILD_STATUS_") if request.status else ""
-        rows = builds.page(self._parts.store, organization, limit + 1, before, status=status, name=request.name)
+        labelled = intake.label_filter(request.label)
+        rows = builds.page(
+            self._parts.store, organization, limit + 1, before, status=status, name=request.name, labelled=labelled
+        )
         cursor = str(rows[limit - 1]["number"]) if len(rows) > limit else ""
         return pb.ListBuildsResponse(builds=[_shown(row) for row in rows[:limit]], next_cursor=cursor)
+
+    def list_build_reports(self, caller: Caller, request: pb.ListBuildReportsRequest) -> pb.ListBuildReportsResponse:
+        """The feed of the organization's reports, from a cursor on."""
+        require(caller, "read")
+        organization = same_organization(caller, request.organization_name)
+        after = codec.number(request.cursor, "cursor") if request.cursor else 0
+        rows = outbox.feed(self._parts.store, organization, after, min(request.limit or PAGE, MOST))
+        last = rows[-1]["position"] if rows else after
+        found = [json_format.Parse(row["body"], pb.BuildReport()) for row in rows]
+        return pb.ListBuildReportsResponse(reports=found, next_cursor=str(last))
 
     def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
         """A request; the record says CANCELLED only once that is written."""

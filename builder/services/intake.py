@@ -13,7 +13,7 @@ from google.protobuf import json_format
 
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import runtime_of
+from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
 from builder.errors import BuildError
 from builder.pipelines.base import check_arguments
 from builder.pipelines.catalog import Catalog
@@ -27,6 +27,10 @@ from builder.stores.folder import SourceStore
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and where referrers of a digest are listed
+MAX_REQUEST_BYTES = 64 * 1024
+"""Of a request beside its source. It stays in the record, and a list of builds reads hundreds of them."""
+_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+MAX_LABELS, LABEL_BYTES = 16, 256
 MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
 # Registries route by these, wherever they stand in a path.
@@ -54,6 +58,7 @@ def take(
     build another one.
     """
     _names(request)
+    _labels(request.labels)
     compile_source, runtime = request.code.compile, ""
     toolchain = ""
     if request.WhichOneof("source") in ("git_source",) or request.code.WhichOneof("source") == "image":
@@ -70,16 +75,12 @@ def take(
             toolchain = row.name if version else ""
             check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
     _nothing_ignored(request)
+    if (asked := start_check_of(request, "off")) not in START_CHECKS:
+        message = f'start_check is "{asked[:80]}"; it takes {", ".join(START_CHECKS)}'
+        raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")
     repository = _repository(request, organization, settings)
+    text = _kept(request)
     sha256, size = _source(request, organization, settings, store, sources)
-    kept = pb.CreateBuildRequest()
-    kept.CopyFrom(request)
-    body = kept.code.compile.WhichOneof("body")
-    if body:
-        setattr(kept.code.compile, body, b"")
-    if kept.WhichOneof("source") == "zipped_code":
-        kept.zipped_code = b""
-    text = json_format.MessageToJson(kept, indent=None, sort_keys=True)
     timeout = int(request.timeout_secs) * 1000 or settings.timeout_ms
     queue_timeout = int(request.queue_timeout_secs) * 1000 or settings.queue_timeout_ms
     _maximum("timeoutSecs", timeout, 3_600_000)
@@ -106,6 +107,21 @@ def take(
     }
 
 
+def _kept(request: pb.CreateBuildRequest) -> str:
+    """The request as its record keeps it: without the source's bytes."""
+    kept = pb.CreateBuildRequest()
+    kept.CopyFrom(request)
+    body = kept.code.compile.WhichOneof("body")
+    if body:
+        setattr(kept.code.compile, body, b"")
+    if kept.WhichOneof("source") == "zipped_code":
+        kept.zipped_code = b""
+    if (size := kept.ByteSize()) > MAX_REQUEST_BYTES:
+        message = f"the request has {size} bytes beside its source, {MAX_REQUEST_BYTES} are allowed"
+        raise BuildError("InvalidRequest", message, where="body", next="Put large values into files of the source.")
+    return json_format.MessageToJson(kept, indent=None, sort_keys=True)
+
+
 def _names(request: pb.CreateBuildRequest) -> None:
     if not _NAME.fullmatch(request.name):
         raise BuildError("InvalidRequest", "name takes 1 to 64 of a-z, 0-9, . _ -", where="name")
@@ -118,6 +134,39 @@ def _names(request: pb.CreateBuildRequest) -> None:
         raise BuildError("UnsupportedTarget", f"platform takes {PLATFORM}", where="platform")
     if len(request.idempotency_key) > 200:
         raise BuildError("InvalidRequest", "idempotencyKey takes up to 200 characters", where="idempotencyKey")
+
+
+def _labels(labels: Mapping[str, str]) -> None:
+    if len(labels) > MAX_LABELS:
+        message = f"{len(labels)} labels are given, {MAX_LABELS} are allowed"
+        raise BuildError("InvalidRequest", message, where="labels")
+    for key, value in labels.items():
+        _label(key, value, f"labels.{key[:80]}")
+
+
+def _label(key: str, value: str, where: str) -> None:
+    if not _LABEL.fullmatch(key):
+        message = "the key of a label takes 1 to 63 of A-Z, a-z, 0-9, . _ / -, a letter or digit at both ends"
+        raise BuildError("InvalidRequest", message, where=where)
+    if len(value.encode()) > LABEL_BYTES or not value.isprintable():
+        message = f"the value of a label takes up to {LABEL_BYTES} bytes of printable text"
+        raise BuildError("InvalidRequest", message, where=where)
+
+
+def label_filter(texts: Sequence[str]) -> dict[str, str]:
+    """The labels that a list asks for, "KEY=VALUE" each. Raises `BuildError` InvalidRequest."""
+    found: dict[str, str] = {}
+    for index, text in enumerate(texts[: MAX_LABELS + 1]):
+        where = f"label[{index}]"
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise BuildError("InvalidRequest", f'"{text[:80]}" is no KEY=VALUE', where=where)
+        _label(key, value, where)
+        if found.setdefault(key, value) != value:
+            raise BuildError("InvalidRequest", f"{key} cannot have two values", where=where)
+    if len(texts) > MAX_LABELS:
+        raise BuildError("InvalidRequest", f"a list takes up to {MAX_LABELS} labels", where="label")
+    return found
 
 
 def _nothing_ignored(request: pb.CreateBuildRequest) -> None:

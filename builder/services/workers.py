@@ -6,13 +6,14 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import BinaryIO
 
 from builder.attest.artifact import Refused, reported
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
+from builder.contract.request import start_check_of
 from builder.errors import REASONS, BuildError
 from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, not_found, permission_denied
@@ -20,8 +21,19 @@ from builder.services.parts import Parts
 from builder.services.revocations import Revocations, forgotten
 from builder.store import builds, logs, membership, nodes, record
 from builder.store.transitions import RUNNING, WORK
+from builder.text import log_line
 
 LACKS = 200
+MOST_SLOTS = 4096
+"""Of a node. The window of hints is about twice the free slots; one that offers more would take everybody's."""
+MOST_NAMES, NAME_CHARACTERS = 1000, 200
+"""Queues or toolchains of a node, and each of their names: the dispatcher reads them at each look."""
+LINE_CHARACTERS = 128 * 1024
+"""Of a log line. A node splits lines at 16 KiB; what it then escapes becomes a few times as long."""
+TEXT_CHARACTERS, SAID_LINES = 16 * 1024, 6
+"""Of each text of a failure, and the lines of the tool's own words in it."""
+LAST_MS = 253_402_300_799_999
+"""The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 
 
@@ -40,6 +52,10 @@ class WorkerService:
         if not _NODE_ID.fullmatch(request.node_id):
             message = "nodeId takes 1 to 200 printable ASCII characters without a slash, a letter or digit first"
             raise BuildError("InvalidRequest", message, where="nodeId")
+        if request.slots > MOST_SLOTS:
+            raise BuildError("InvalidRequest", f"slots takes up to {MOST_SLOTS}", where="slots")
+        _few("queues", request.queues)
+        _few("toolchains", [name + digest for name, digest in request.toolchains.items()])
         _as_node(caller, request.node_id)
         settings = self._parts.settings
         can = (request.queues, request.toolchains, request.slots if request.lacks else max(1, request.slots))
@@ -64,6 +80,7 @@ class WorkerService:
         """Ownership of a build, or why not."""
         self._admit(caller, request.protocol, request.node_id)
         _given("nodeId", request.node_id)
+        _few("nonce", [request.nonce])
         _given("nonce", request.nonce)  # two claims without one would pass for the same, sent twice
         _as_node(caller, request.node_id)
         store, settings = self._parts.store, self._parts.settings
@@ -98,6 +115,7 @@ class WorkerService:
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
         self._admit(caller, request.protocol)
+        _within_calendar(request.phases)
         verdict = builds.planned(
             self._parts.store,
             request.build_id,
@@ -107,6 +125,7 @@ class WorkerService:
             request.runtime,
             request.phases,
             caller.node,
+            self._parts.settings.start_check,
         )
         if verdict == "STALE":
             self._parts.stale("planned")
@@ -117,10 +136,10 @@ class WorkerService:
         self._admit(caller, request.protocol)
         lines = [
             {
-                "t": line.timestamp_ms,
+                "t": _moment(line.timestamp_ms),
                 "p": pb.BuildPhase.Name(line.phase).removeprefix("BUILD_PHASE_") if line.phase else "",
                 "o": pb.LogStream.Name(line.stream).removeprefix("LOG_STREAM_"),
-                "l": line.line,
+                "l": line.line[:LINE_CHARACTERS],
             }
             for line in request.lines
         ]
@@ -138,6 +157,9 @@ class WorkerService:
         the attempt ends as `Internal`. What the registry has to say comes before ATTEST (`builder/finalize.py`)."""
         self._admit(caller, request.protocol)
         settings = self._parts.settings
+        _within_calendar(request.phases)
+        if request.WhichOneof("outcome") == "failure":
+            _as_text(request.failure)
         request, refused = _checked(request)
         done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node)
         if done.outcome == "stale":
@@ -209,6 +231,30 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
             yield chunk
 
 
+def _moment(ms: int) -> int:
+    """A time that a node names, within the calendar."""
+    return min(max(0, ms), LAST_MS)
+
+
+def _within_calendar(phases: Iterable[pb.PhaseRecord]) -> None:
+    for phase in phases:
+        phase.started_at_ms, phase.ended_at_ms = _moment(phase.started_at_ms), _moment(phase.ended_at_ms)
+
+
+def _few(name: str, values: Collection[str]) -> None:
+    if len(values) > MOST_NAMES or any(len(value) > NAME_CHARACTERS for value in values):
+        message = f"{name} takes up to {MOST_NAMES} values of up to {NAME_CHARACTERS} characters"
+        raise BuildError("InvalidRequest", message, where=name)
+
+
+def _as_text(failure: pb.Failure) -> None:
+    """A failure's texts as a log would keep them: of bounded length, and nothing in them acts on a terminal."""
+    for name in ("reason", "message", "where", "next"):
+        lines = getattr(failure, name)[:TEXT_CHARACTERS].split("\n")
+        setattr(failure, name, "\n".join(map(log_line, lines)))
+    failure.said[:] = [log_line(line[:TEXT_CHARACTERS]) for line in failure.said[:SAID_LINES]]
+
+
 def _given(name: str, value: str) -> None:
     if not value:
         raise BuildError("InvalidRequest", f"{name} is needed", where=name)
@@ -243,6 +289,7 @@ def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:
         source=pb.StoredSource(sha256="sha256:" + row["source_sha256"], size_bytes=row["source_size"]),
         limits=pb.Limits(timeout_ms=row["timeout_ms"]),
         destination=destination(settings, row),
+        start_check=start_check_of(record.request(row), settings.start_check),
     )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, false, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, false, func, insert, or_, select
 
 from builder.store import offers, outbox
 from builder.store.closing import (
@@ -29,10 +29,10 @@ from builder.store.closing import (
     tag_digest,
     tags_to_check,
 )
-from builder.store.engine import Store
+from builder.store.engine import Store, insert_into
 from builder.store.owner import Claimed, Finished, UnknownNode, claim, finish, hand_back, heartbeat, planned
-from builder.store.rows import Row, cancelled, emit, insert_into, lock_timed, transition
-from builder.store.schema import builds
+from builder.store.rows import Row, cancelled, emit, lock_timed, transition
+from builder.store.schema import builds, labels
 from builder.store.transitions import FINALIZE, PENDING, RUNNING
 
 __all__ = [
@@ -57,8 +57,11 @@ class QueueFull(Exception):
     """The organization has as many builds queued as it may have."""
 
 
-def submit(store: Store, values: Mapping[str, Any], quota: int = 0) -> Submission:
-    """Record a build and its first report (COMPILING). `values` are columns of `builds` beside the kept ones.
+def submit(
+    store: Store, values: Mapping[str, Any], quota: int = 0, labelled: Mapping[str, str] | None = None
+) -> Submission:
+    """Record a build, its labels and its first report (COMPILING). `values` are columns of `builds` beside the kept
+    ones.
 
     `quota`: how many queued builds the organization may have, 0 for any number. Raises `QueueFull`.
     """
@@ -76,6 +79,9 @@ def submit(store: Store, values: Mapping[str, Any], quota: int = 0) -> Submissio
             if known := _known(tx, values):  # another request with the key was a moment earlier
                 return known
             raise RuntimeError("a build id was drawn twice")
+        if labelled:
+            same = {"build_id": row["build_id"], "organization": row["organization"]}
+            tx.execute(insert(labels), [{**same, "name": name, "value": value} for name, value in labelled.items()])
         outbox.report(tx, row["created_at"], None, row)
         emit(tx, "submit", row)
     return Submission(outcome="new", row=row)
@@ -148,14 +154,25 @@ def by_id(store: Store, build_id: str) -> Row | None:
 
 
 def page(
-    store: Store, organization: str, limit: int, before: int | None, *, status: str = "", name: str = ""
+    store: Store,
+    organization: str,
+    limit: int,
+    before: int | None,
+    *,
+    status: str = "",
+    name: str = "",
+    labelled: Mapping[str, str] | None = None,
 ) -> Sequence[Row]:
-    """Builds of an organization, newest first; `before` is the `number` of the last one seen."""
+    """Builds of an organization that have all of these labels, newest first; `before` is the `number` of the last one
+    seen."""
     query = select(builds).where(builds.c.organization == organization)
     if status:
         query = query.where(builds.c.status == status)
     if name:
         query = query.where(builds.c.name == name)
+    for label, value in (labelled or {}).items():
+        same = (labels.c.organization == organization, labels.c.name == label, labels.c.value == value)
+        query = query.where(builds.c.build_id.in_(select(labels.c.build_id).where(*same)))
     if before is not None:
         query = query.where(builds.c.number < before)
     with store.read() as tx:

@@ -10,7 +10,8 @@ from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, se
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store.engine import Store
+from builder.store import record
+from builder.store.engine import Store, insert_into
 from builder.store.owner import failed
 from builder.store.rows import (
     Row,
@@ -18,7 +19,6 @@ from builder.store.rows import (
     end,
     fence,
     fenced,
-    insert_into,
     lock,
     poisoned,
     requeue,
@@ -264,7 +264,8 @@ def succeed(
             same = {name: row[name] for name in ("organization", "build_key", "repository")}
             kept = {**{name: row[name] for name in ("build_id", "artifact")}, "used_at": now}
             entry = insert_into(tx, cache).values(**same, **kept)
-            if row["no_cache"]:  # asked for anew
+            seen = not row["from_cache_of"] and record.starts(row)
+            if row["no_cache"] or seen:  # asked for anew; or the entry may be of an artifact that nobody saw start
                 tx.execute(entry.on_conflict_do_update(index_elements=list(same), set_=kept))
             else:
                 tx.execute(entry.on_conflict_do_nothing())

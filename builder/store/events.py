@@ -16,3 +16,5 @@ class Event:
     queue: str = ""
     reason: str = ""
     claim: int = 0
+    phases: tuple[tuple[str, int], ...] = ()
+    """(phase, ms) of every attempt, with the event of a build's end."""

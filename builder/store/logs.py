@@ -15,19 +15,19 @@ from sqlalchemy.sql.dml import ReturningDelete
 
 from builder.store.engine import Store
 from builder.store.schema import builds, held_lines, log_chunks
-from builder.store.transitions import RUNNING
+from builder.store.transitions import RUNNING, furthest
 from builder.text import log_line
 
 Line = dict[str, Any]
 """{"s": sequence, "t": ms, "p": phase, "o": stream, "l": text}"""
 
 Counters = Mapping[Any, Any]
-"""A locked build, or what of it a line needs: `_COUNTERS`, and its phase for a line of the control side."""
+"""A locked build, or what of it a line needs: `_COUNTERS`."""
 Columns = dict[str, Any]
 """Columns of the build that the caller writes with its own, in one UPDATE."""
 _COUNTERS = (
     builds.c.build_id, builds.c.claim_lines, builds.c.log_lines, builds.c.log_limit, builds.c.log_bytes,
-    builds.c.held_bytes, builds.c.log_cut,
+    builds.c.held_bytes, builds.c.log_cut, builds.c.phase,
 )  # fmt: skip
 
 TAIL = 10  # a tenth of the limit is for the last lines
@@ -42,6 +42,7 @@ def append(
     """Keep a batch: the fence, what is kept already, the next sequences, the chunk. One transaction.
 
     A node is not trusted to send lines without controls of a terminal: whatever enters the store passes `log_line`.
+    The record's phase follows the lines, in the UPDATE that counts them.
     Returns (stale, kept until this index of the claim, the lines that are new with their sequences).
     """
     mine = (builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING)
@@ -61,6 +62,7 @@ def append(
         if not fresh:
             return False, kept, []
         numbered, columns = _keep(tx, row, fresh)
+        columns["phase"] = furthest(row["phase"], {one["p"] for one in fresh})
         tx.execute(update(builds).where(same).values(claim_lines=kept + len(fresh), **columns))
     return False, kept + len(fresh), numbered
 

@@ -10,8 +10,7 @@ from collections.abc import Iterable
 
 from sqlalchemy import Connection, and_, delete, func, select, update
 
-from builder.store.engine import Store
-from builder.store.rows import insert_into
+from builder.store.engine import Store, insert_into
 from builder.store.schema import builds, nodes, revoked
 from builder.store.transitions import RUNNING, WORK
 

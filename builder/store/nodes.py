@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
 from builder.store import membership
-from builder.store.engine import Store
-from builder.store.rows import insert_into
+from builder.store.engine import Store, insert_into
 from builder.store.schema import builds, contexts, nodes
 from builder.store.transitions import RUNNING, WORK
 
@@ -75,9 +74,28 @@ def all_nodes(store: Store) -> list[Node]:
         return read(tx, store.now(tx))
 
 
-def lacking(store: Store, live_ms: int) -> dict[str, str]:
-    """The live nodes that take no builds, and why."""
-    return {node.node_id: node.lacks for node in all_nodes(store) if node.lacks and node.seen_ms_ago < live_ms}
+READY, DRAINING, LACKING, AWAY = STATES = ("ready", "draining", "lacking", "away")
+"""A node takes builds; shall take none; cannot take any now; was not seen lately."""
+
+
+def states(store: Store, live_ms: int) -> dict[str, tuple[str, str]]:
+    """Node → its state, and why a live one takes no builds where it named a reason."""
+    return {
+        node.node_id: (_state(node, live_ms), "" if _is_away(node, live_ms) else node.lacks)
+        for node in all_nodes(store)
+    }
+
+
+def _state(node: Node, live_ms: int) -> str:
+    if _is_away(node, live_ms):
+        return AWAY
+    if node.drain or not node.queues:  # without queues it registers when it leaves
+        return DRAINING
+    return LACKING if node.lacks else READY
+
+
+def _is_away(node: Node, live_ms: int) -> bool:
+    return node.seen_ms_ago >= live_ms
 
 
 def read(tx: Connection, now: int | ColumnElement[int]) -> list[Node]:

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, update
 
 from builder.store import nodes
-from builder.store.engine import Store
-from builder.store.rows import Row, emit, insert_into
+from builder.store.engine import Store, insert_into
+from builder.store.rows import Row, emit
 from builder.store.schema import builds, turns
 from builder.store.transitions import PENDING, RUNNING
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, and_, select, update
+from sqlalchemy import Connection, and_, case, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import outbox, retention
+from builder.store import outbox, record, retention
 from builder.store.engine import Store
 from builder.store.nodes import LIVE_LEASES, read, takers
 from builder.store.rows import (
@@ -37,7 +37,7 @@ from builder.store.rows import (
     write,
 )
 from builder.store.schema import builds, cache, nodes
-from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK
+from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK, WORK_PHASES, furthest
 
 MAX_BACKOFF_MS = 60_000
 AVOID_MS = 30_000
@@ -120,11 +120,20 @@ def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection
 def heartbeat(
     store: Store, build_id: str, claim: int, phase: str, lease_ms: int, node: str = "", waited_ms: int = 0
 ) -> Row | None:
-    """Renew the lease: one fenced UPDATE. `waited_ms` is what the owner has waited for us so far. None: stale."""
+    """Renew the lease: one fenced UPDATE. None: stale.
+
+    `waited_ms` is what the owner has waited for us so far; more than has passed since its claim is not possible, and
+    a number that no sum can hold would end the look at every build's time. A heartbeat that log lines have overtaken
+    leads back to no earlier phase.
+    """
     with store.transaction() as tx:
         now = store.clock_column(tx)
-        values = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited_ms}
-        values |= {"phase": phase} if phase else {}
+        passed = now - builds.c.started_at
+        waited = case((passed < waited_ms, passed), else_=max(0, waited_ms))
+        values: dict[str, Any] = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited}
+        if phase in WORK_PHASES:
+            before = WORK_PHASES[: WORK_PHASES.index(phase)]
+            values["phase"] = case((builds.c.phase.in_(before), phase), else_=builds.c.phase)
         renewed = update(builds).where(and_(*fence(build_id, claim, WORK, node))).values(**values)
         return tx.execute(renewed.returning(builds.c.cancel_requested)).mappings().first()
 
@@ -138,22 +147,26 @@ def planned(
     runtime: str,
     phases: Phases = (),
     node: str = "",
+    start_check: str = "off",
 ) -> str:
     """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
 
-    `phases` are those of this claim so far; kept where it ends here.
+    `phases` are those of this claim so far; kept where it ends here. `start_check` is the server's setting: a build
+    that requires a start neither waits for one that does not, nor takes an artifact that nobody saw start.
     """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, WORK, node)
         if row is None:
             return "STALE"
+        row = {**row, "phase": furthest(row["phase"], ("PLAN",))}
         if row["cancel_requested"]:  # nothing of the build runs at this point: STALE stops its owner
-            cancelled(tx, now, row)
+            cancelled(tx, now, row, phase=row["phase"])
             return "STALE"
         if row["build_key"] and row["build_key"] != key:  # a retry with another key is the primary of the old no more
             give_up_key(tx, now, row)
-        row = transition(tx, now, row, "planned", build_key=key, code_hash=code_hash, runtime=runtime)
-        return _by_key(tx, now, row, phases)
+        found = {"build_key": key, "code_hash": code_hash, "runtime": runtime}
+        row = transition(tx, now, row, "planned", phase=row["phase"], **found)
+        return _by_key(tx, now, row, phases, record.start_required(row, start_check))
 
 
 def _all_phases(row: Row, phases: Phases) -> str:
@@ -162,7 +175,7 @@ def _all_phases(row: Row, phases: Phases) -> str:
         row,
         [
             (
-                pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_"),
+                _name_of(phase.phase),
                 phase.started_at_ms,
                 phase.ended_at_ms,
                 phase.status == pb.PHASE_STATUS_SUCCEEDED,
@@ -172,7 +185,7 @@ def _all_phases(row: Row, phases: Phases) -> str:
     )
 
 
-def _by_key(tx: Connection, now: int, row: Row, phases: Phases) -> str:
+def _by_key(tx: Connection, now: int, row: Row, phases: Phases, required: bool) -> str:
     """The verdict for a key. Only a build without followers can be attached: a primary holds its key itself."""
     build_id, key = row["build_id"], row["build_key"]
     if row["no_cache"] or not key:  # without a key nothing is the same
@@ -180,9 +193,12 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases) -> str:
     where = (cache.c.organization == row["organization"], cache.c.build_key == key)
     query = select(cache).where(*where, cache.c.repository == row["repository"])
     for _ in range(_TRIES):
-        if hit := tx.execute(query).mappings().first():
+        hit = tx.execute(query).mappings().first()
+        if required and (hit is None or not record.starts(hit)):
+            return "GO_ON"
+        if hit:
             retention.used(tx, now, hit)
-            line = f"same key as {hit['build_id']}; nothing was run or sent"
+            line = f"same key as {hit['build_id']}; nothing was run or sent{record.start_words(hit)}"
             reused = {"artifact": hit["artifact"], "from_cache_of": hit["build_id"]}
             to_finalize(tx, now, row, "reuse", **reused, phases=_all_phases(row, phases), line=line)
             return "REUSE"
@@ -231,15 +247,27 @@ def finish(store: Store, request: pb.FinishRequest, backoff_ms: int, node: str =
             return Finished(outcome="stale", row=row)
         if row["claim_lines"] < request.log_count:
             return Finished(outcome="incomplete", row=row)
+        row = {**row, "phase": _phase_of(row, request)}  # which the line of the end belongs to
         kept = {"finished": json.dumps([*finished, request.claim]), "phases": _all_phases(row, request.phases)}
         if row["cancel_requested"]:
-            after = cancelled(tx, now, row, **kept)
+            after = cancelled(tx, now, row, phase=row["phase"], **kept)
         elif request.WhichOneof("outcome") == "success":
             artifact = json_format.MessageToJson(request.success, indent=None)
-            after = to_finalize(tx, now, row, "built", artifact=artifact, **kept)
+            after = to_finalize(tx, now, row, "built", artifact=artifact, phase=row["phase"], **kept)
         else:
             after = failed(tx, now, row, request.failure, backoff_ms, kept)
         return Finished(outcome="done", row=after)
+
+
+def _phase_of(row: Row, request: pb.FinishRequest) -> str:
+    """Where the work of a claim ended: the phase that its failure names, else the last one that it was in."""
+    reported = [_name_of(phase.phase) for phase in request.phases]
+    failed_in = _name_of(request.failure.phase)
+    return failed_in if failed_in in WORK_PHASES else furthest(row["phase"], reported)
+
+
+def _name_of(phase: pb.BuildPhase.ValueType) -> str:
+    return pb.BuildPhase.Name(phase).removeprefix("BUILD_PHASE_")
 
 
 def failed(
@@ -263,7 +291,8 @@ def failed(
     if found.reason not in REASONS:  # a worker of another version: whoever reads the record must know the word
         found.message = f"{found.reason or 'no reason'}: {found.message}"
         found.reason, found.error_class = known.name, str(known.error_class)
-    return end(tx, now, row, fail, FAILED, json_format.MessageToJson(found, indent=None), **kept)
+    failure = json_format.MessageToJson(found, indent=None)
+    return end(tx, now, row, fail, FAILED, failure, phase=row["phase"], **kept)
 
 
 def hand_back(store: Store, build_id: str, claim: int, reason: str, node: str = "") -> Row | None:

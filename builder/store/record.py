@@ -10,6 +10,7 @@ from google.protobuf import json_format
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.contract.request import start_check_of
 from builder.plan import PLATFORM
 from builder.store.transitions import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
 
@@ -62,6 +63,7 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         log_lines=row["log_lines"],
         tags=json.loads(row["tags"]),
         repository=row["repository"],
+        labels=asked.labels,
         build_args=dict.fromkeys([*asked.build_args, *asked.code.compile.build_args], "***"),
     )
     for name, start, end, ok in json.loads(row["phases"]):
@@ -79,6 +81,8 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         message.image_digest = artifact.digest
         message.size_bytes = artifact.size_bytes
         message.image_refs.append(artifact.reference)
+        if artifact.HasField("start_check"):
+            message.start_check.CopyFrom(artifact.start_check)
     if row["failure"]:
         json_format.Parse(row["failure"], message.failure)
     return message
@@ -88,6 +92,22 @@ def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:
     """The artifact: as its owner reported it until the control side has compared it with the registry."""
     artifact: pb.BuiltArtifact = json_format.Parse(row["artifact"], pb.BuiltArtifact())
     return artifact
+
+
+def start_required(row: Mapping[Any, Any], default: str) -> bool:
+    """Whether a build succeeds only where its artifact was seen to start; `default` is the server's setting."""
+    return start_check_of(request(row), default) == "require"
+
+
+def starts(row: Mapping[Any, Any]) -> bool:
+    """Whether somebody saw the artifact of a row start."""
+    return built(row).start_check.status == pb.START_STATUS_LISTENS
+
+
+def start_words(row: Mapping[Any, Any]) -> str:
+    """What the start check of an artifact found, as the end of a line; nothing where there was none, or all is well."""
+    found = built(row).start_check
+    return f"; start check: {found.message}" if found.message else ""
 
 
 def attempt_tag(row: Mapping[Any, Any]) -> str:
@@ -105,6 +125,7 @@ def report(row: Mapping[Any, Any], sequence: int, now: int) -> pb.BuildReport:
         sequence=sequence,
         version_status=record.version_status,
         build_status=record.status,
+        labels=record.labels,
         code_hash=record.code_hash,
         code_kind=record.code_kind,
         deployment_mode=record.deployment_mode,

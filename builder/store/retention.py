@@ -15,7 +15,7 @@ from sqlalchemy import Connection, and_, delete, func, or_, select, tuple_, upda
 
 from builder.store.engine import Store
 from builder.store.rows import Row, lock
-from builder.store.schema import builds, cache, contexts, held_lines, log_chunks, nodes, reports, revoked, tags
+from builder.store.schema import builds, cache, contexts, held_lines, labels, log_chunks, nodes, reports, revoked, tags
 from builder.store.transitions import TERMINAL
 
 BATCH = 20
@@ -74,7 +74,7 @@ def delete_builds(
         unneeded = select(builds.c.build_id).where(builds.c.build_id.in_(ids), due, *free)
         doomed = [row["build_id"] for row in lock(tx, unneeded, skip=True)] if ids else []
         if doomed:
-            for table in (log_chunks, held_lines, reports, builds):
+            for table in (log_chunks, held_lines, reports, labels, builds):
                 tx.execute(delete(table).where(table.c.build_id.in_(doomed)))
         last = taken[-1] if taken else None
         more = last is not None and (len(found) == limit or len(taken) < len(found))

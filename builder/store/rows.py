@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Select, Table, and_, delete, exists, select, 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, ErrorClass
 from builder.store import listeners, logs
-from builder.store.engine import EVENTS, Store
+from builder.store.engine import EVENTS, Store, insert_into
 from builder.store.events import Event
 from builder.store.hide import hidden
 from builder.store.schema import builds, in_flight
@@ -125,6 +125,7 @@ def transition(tx: Connection, now: int, row: Row, action: str, *, line: str = "
 def emit(tx: Connection, action: str, row: Row) -> None:
     """Leave an event for after the commit: the row as it was written."""
     left: list[Event] = tx.info[EVENTS]
+    phases = json.loads(row["phases"]) if row["status"] in TERMINAL else ()
     left.append(
         Event(
             action=action,
@@ -134,19 +135,9 @@ def emit(tx: Connection, action: str, row: Row) -> None:
             queue=row["queue"],
             reason=reason_of(row["failure"]),
             claim=row["claim"],
+            phases=tuple((name, max(0, stop - start)) for name, start, stop, _ in phases),
         )
     )
-
-
-def insert_into(tx: Connection, table: Table) -> Any:
-    """An INSERT of the store's dialect, for its ON CONFLICT."""
-    if tx.dialect.name == "sqlite":
-        from sqlalchemy.dialects import sqlite
-
-        return sqlite.insert(table)
-    from sqlalchemy.dialects import postgresql  # with its drivers: 50 ms that a folder's store does without
-
-    return postgresql.insert(table)
 
 
 def inserted(tx: Connection, table: Table, **values: Any) -> bool:

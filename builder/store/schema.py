@@ -56,7 +56,6 @@ builds = Table(
     Column("failures", BigInteger, nullable=False, server_default="0"),
     Column("retries", BigInteger, nullable=False, server_default="0"),
     Column("node_id", String(200), nullable=False, server_default=""),
-    Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
     Column("nonce", String(64), nullable=False, server_default=""),
     Column("lease_until", BigInteger, nullable=False, server_default="0"),
     Column("not_before", BigInteger, nullable=False, server_default="0"),
@@ -89,6 +88,7 @@ builds = Table(
     Column("finalize_tries", Integer, nullable=False, server_default="0"),  # failed; the pause grows with them
     Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
     Column("attempts_swept", Integer, nullable=False, server_default="0"),  # `retention.SWEPT` and kin
+    Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),
@@ -100,6 +100,16 @@ builds = Table(
     Index("builds_ended", "status", "ended_at", "number"),
     Index("builds_unswept", "attempts_swept", "ended_at", "number"),
     Index("builds_by_source", "source_sha256"),
+)
+
+labels = Table(
+    "labels",  # the callers' own labels of their builds, to find these by
+    metadata,
+    Column("build_id", _ordered(20), ForeignKey("builds.build_id"), primary_key=True),
+    Column("name", String(63), primary_key=True),
+    Column("value", String(256), nullable=False),
+    Column("organization", _ordered(200), nullable=False),
+    Index("labels_by_value", "organization", "name", "value", "build_id"),
 )
 
 log_chunks = Table(
@@ -129,8 +139,20 @@ reports = Table(
     Column("due_at", BigInteger, nullable=False),
     Column("tries", Integer, nullable=False, server_default="0"),
     Column("delivered_at", BigInteger, nullable=False, server_default="0"),
+    Column("organization", _ordered(200), nullable=False, server_default=""),
+    Column("created_at", BigInteger, nullable=False, server_default="0"),
+    Column("position", BigInteger, nullable=False, server_default="0"),  # in its organization's feed; 0: no reader yet
     UniqueConstraint("build_id", "sequence"),
     Index("reports_due", "delivered_at", "due_at"),
+    Index("reports_in_feed", "organization", "position", "id"),
+    Index("reports_waiting", "delivered_at", "created_at"),  # a scrape asks for the oldest, however many wait
+)
+
+feeds = Table(
+    "feeds",  # the last position of an organization's feed of reports
+    metadata,
+    Column("organization", _ordered(200), primary_key=True),
+    Column("position", BigInteger, nullable=False),
 )
 
 in_flight = Table(

@@ -6,11 +6,14 @@ read (status, claim) in its condition.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
 TERMINAL = (SUCCEEDED, FAILED, CANCELLED)
 WORK, FINALIZE = "WORK", "FINALIZE"
+WORK_PHASES = ("FETCH_SOURCE", "DETECT", "PLAN", "BUILD", "PACKAGE", "PUSH")
+"""The phases that an owner of work may report, in the order of the line."""
 
 MAX_FAILURES = 3
 MAX_RETRIES = 2
@@ -104,3 +107,10 @@ A primary (the build that has a key in flight) is never attached; it stays the p
 
 if __name__ == "__main__":
     print(page(), end="")
+
+
+def furthest(phase: str, reported: Iterable[str]) -> str:
+    """The phase of a build once its owner has reported these: a claim only goes forward, and no report leads beyond
+    its work."""
+    known = [WORK_PHASES.index(one) for one in (phase, *reported) if one in WORK_PHASES]
+    return WORK_PHASES[max(known)] if known else phase

@@ -192,6 +192,7 @@ def running(history: History, kept: Path, lane: int) -> Iterator[Parts]:
             folder,
             TOKENS=f"[{', '.join(rows)}]", TOKEN=worker_token, MESSAGE_KEY=secrets.token_hex(16), REDIS_URL=redis_url,
             REPORT_URL=reports.url, REGISTRY=proxy.host, QUEUES=",".join(QUEUES), PIPELINES="tests.pipeline_script",
+            START_CHECK="off",
             CATALOG=str(catalog_with_scripts(folder / "catalog")), HEARTBEAT_MS=str(HEARTBEAT_MS),
             LEASE_MS=str(LEASE_MS), TICK_MS=str(TICK_MS), DRAIN_MS="3000", STOP_GRACE_MS="1000", SLOTS=str(SLOTS),
             RETRY_BACKOFF_MS="500", DATA_DIR=str(folder / "data"), STORE_URL=store_url,

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import json
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -22,6 +24,8 @@ from builder.store import outbox
 from tests.store_contract.world import World, open_world
 
 pytestmark = pytest.mark.e2e
+
+EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "report_receiver.py"
 
 Judge = Callable[[dict[str, Any]], int]
 
@@ -61,9 +65,9 @@ def world(tmp_path: Path) -> Iterator[World]:
 class Driven:
     """Reports whose batches a test waits for."""
 
-    def __init__(self, world: World, url: str) -> None:
+    def __init__(self, world: World, url: str, keys: tuple[str, ...] = ()) -> None:
         self.batches: queue.SimpleQueue[None] = queue.SimpleQueue()
-        settings = config.load({"report_url": url}).settings
+        settings = config.load({"report_url": url, "report_keys": keys}).settings
         self.reports = Reports(
             settings=settings, store=world.store, log=event_log(io.StringIO()), freed=lambda: self.batches.put(None)
         )
@@ -151,3 +155,44 @@ def test_a_receiver_that_is_not_there_is_asked_once_for_all_of_an_organization(w
     assert {(row["build_id"], row["sequence"]) for row in tries if row["tries"]} == {(first, 1)}
     world.at[0] += 1_000
     assert len(outbox.due(world.store, 100)) == 6
+
+
+OLD, NEW = "the old key of reports", "the new key of reports"
+
+
+@contextmanager
+def example(*keys: str) -> Iterator[tuple[str, IO[str]]]:
+    """The receiver of the documentation as its reader starts it: its URL, and the lines that it prints."""
+    environ = {"REPORT_KEYS": ",".join(keys)}
+    argv = [sys.executable, "-I", str(EXAMPLE), "127.0.0.1:0"]
+    with subprocess.Popen(argv, env=environ, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().split()[-1], process.stdout
+        finally:
+            process.kill()
+
+
+def test_the_example_receiver_applies_what_is_signed_and_gets_the_rest_once_it_knows_the_key(world: World) -> None:
+    build = world.submit(request='{"labels":{"deploy":"d-17"}}')
+    world.fail_work(build, world.claim(build))
+    with example(OLD) as (url, _):
+        Driven(world, url, (NEW,)).run(1)
+        Driven(world, url).run(0)
+    assert outbox.waiting(world.store) == 3, "neither another key nor no signature is acknowledged"
+    world.at[0] += 60_000
+    with example(NEW) as (url, printed):
+        Driven(world, url, (OLD, NEW)).run(1)
+        assert outbox.waiting(world.store) == 0
+        with world.store.transaction() as tx:  # an acknowledgement that was not noted
+            tx.execute(outbox.reports.update().values(delivered_at=0))
+        Driven(world, url, (NEW,)).run(1)
+        other = ended(world)
+        Driven(world, url, (NEW,)).run(1)
+        lines = [printed.readline().split() for _ in range(6)]
+    status = ["VERSION_STATUS_COMPILING", "VERSION_STATUS_COMPILING", "VERSION_STATUS_FAILED"]
+    assert lines == [
+        [one, str(number), said, labels]
+        for one, labels in ((build, "deploy=d-17"), (other, "-"))
+        for number, said in enumerate(status, 1)
+    ]

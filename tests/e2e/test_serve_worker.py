@@ -85,7 +85,7 @@ def write_config(path: Path, values: dict[str, str], tokens: tuple[str, ...]) ->
     found = re.search(r"```toml\n(.*?)```", PAGE, re.DOTALL)
     assert found
     text = found[1]
-    assert set(tomllib.loads(text)) == {*values, "tokens"}
+    assert set(tomllib.loads(text)) == {*values, "tokens", "report_keys"}
     for name, value in values.items():
         text = re.sub(rf'^{name} = ".*"$', f'{name} = "{value}"', text, flags=re.MULTILINE)
     for token in tokens:

@@ -8,7 +8,7 @@ import pytest
 
 SUBJECTS = (
     "claims", "lines", "attaching", "finalizing", "offering", "untaken", "cancelling", "races", "reporting",
-    "interleavings", "retaining", "statements",
+    "interleavings", "retaining", "starting", "statements", "phases",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in (*SUBJECTS, "world")))  # before they are imported
 
@@ -19,8 +19,10 @@ from tests.store_contract.finalizing import *  # noqa: E402, F403
 from tests.store_contract.interleavings import *  # noqa: E402, F403
 from tests.store_contract.lines import *  # noqa: E402, F403
 from tests.store_contract.offering import *  # noqa: E402, F403
+from tests.store_contract.phases import *  # noqa: E402, F403
 from tests.store_contract.races import *  # noqa: E402, F403
 from tests.store_contract.reporting import *  # noqa: E402, F403
 from tests.store_contract.retaining import *  # noqa: E402, F403
+from tests.store_contract.starting import *  # noqa: E402, F403
 from tests.store_contract.statements import *  # noqa: E402, F403
 from tests.store_contract.untaken import *  # noqa: E402, F403

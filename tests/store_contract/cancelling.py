@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from builder.store import builds
 from tests.store_contract.world import LEASE, World
 
@@ -47,11 +49,25 @@ def test_what_an_owner_waits_for_the_control_side_is_not_the_builds_time(world: 
 
 def test_a_new_attempt_has_waited_for_nothing(world: World) -> None:
     build = world.submit(timeout_ms=1000)
-    builds.heartbeat(world.store, build, world.claim(build), "BUILD", LEASE, waited_ms=10_000_000)
-    assert world.row(build)["waited_ms"] == 10_000_000
+    claim = world.claim(build)
+    world.at[0] += 10_000
+    builds.heartbeat(world.store, build, claim, "BUILD", LEASE, waited_ms=9_000)
+    assert world.row(build)["waited_ms"] == 9_000
     builds.hand_back(world.store, build, 1, "drain")
     world.claim(build, "again")
     assert world.row(build)["waited_ms"] == 0
+
+
+@pytest.mark.parametrize(("named", "counted"), [(2**63 - 1, 5_000), (-(2**63), 0), (5_001, 5_000)])
+def test_an_owner_has_not_waited_longer_than_it_had_the_build(world: World, named: int, counted: int) -> None:
+    build, other = world.submit(timeout_ms=1000), world.submit("another", timeout_ms=1000)
+    claim = world.claim(build)
+    world.claim(other)
+    world.at[0] += 5_000
+    assert builds.heartbeat(world.store, build, claim, "BUILD", LEASE, waited_ms=named) is not None
+    assert world.row(build)["waited_ms"] == counted
+    world.at[0] += LEASE
+    assert other in [ended["build_id"] for ended in world.build_timeouts()]
 
 
 def test_cancel_wins_over_build_timeout(world: World) -> None:

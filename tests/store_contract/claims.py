@@ -116,10 +116,23 @@ def test_a_node_that_lacks_something_offers_no_slot_and_says_why(world: World) -
     assert nodes.register(world.store, "node", *can, lacks="its disk is full").changed
     assert not nodes.register(world.store, "node", *can, lacks="its disk is full").changed
     assert offers.waiting(world.store, LIVE_MS) == []
-    assert nodes.lacking(world.store, LIVE_MS) == {"node": "its disk is full"}
+    assert nodes.states(world.store, LIVE_MS) == {"node": ("lacking", "its disk is full")}
     world.register("node")
-    assert nodes.lacking(world.store, LIVE_MS) == {}
+    assert nodes.states(world.store, LIVE_MS) == {"node": ("ready", "")}
     assert [each.queue for each in offers.waiting(world.store, LIVE_MS)] == ["compile.go"]
+
+
+def test_a_node_is_in_one_state(world: World) -> None:
+    world.register("gone", "drained", "leaving", "full")
+    world.at[0] += LIVE_MS
+    world.register("drained", "node")
+    membership.set_drain(world.store, "drained", True)
+    nodes.register(world.store, "leaving", [], {}, 2, LIVE_MS)
+    nodes.register(world.store, "full", ["compile.go"], {}, 0, LIVE_MS, lacks="its disk is full")
+    found = {name: state for name, (state, _) in nodes.states(world.store, LIVE_MS).items()}
+    assert found == {
+        "gone": "away", "drained": "draining", "leaving": "draining", "full": "lacking", "node": "ready"
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("reason", ["CompileFailed", ""])

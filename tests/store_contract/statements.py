@@ -161,6 +161,7 @@ def test_a_read_waits_for_no_writer_and_sees_what_was_committed(world: World) ->
                 lambda: nodes.context(store, "c", "acme"), lambda: nodes.uploaded(store, "0" * 64, "acme"),
                 lambda: builds.tags_to_check(store, 1, 1, 1), lambda: builds.adopt_finalize(store, LEASE),
                 lambda: outbox.waiting(store), lambda: queues.oldest_ms(store),
+                lambda: outbox.oldest_ms(store), lambda: nodes.states(store, LIVE_MS),
             )  # fmt: skip
             for read in reads:
                 read()

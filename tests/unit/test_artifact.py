@@ -407,3 +407,27 @@ def test_what_the_cache_answers_needs_no_tag_of_its_own(world: World, registry: 
     assert attempt(pool(world, registry))
     done = record.build(world.row(again))
     assert (done.artifact_ref, done.size_bytes) == (f"oci-layout/acme/n@{image.digest}", image.size_bytes)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"status": pb.START_STATUS_UNSPECIFIED}, "status 0"),
+        ({"status": 99}, "status 99"),
+        ({"status": pb.START_STATUS_EXITED, "message": "\x1b[31m"}, "printable"),
+        ({"status": pb.START_STATUS_EXITED, "message": "x" * (materials.START_CHARACTERS + 1)}, "too long"),
+        ({"status": pb.START_STATUS_LISTENS, "cold_start_ms": -1}, "-1 ms"),
+        ({"status": pb.START_STATUS_LISTENS, "memory_bytes": 1 << 60}, "bytes"),
+    ],
+)
+def test_a_start_check_that_cannot_be_one_is_refused(fields: dict[str, Any], words: str) -> None:
+    message = success(GOOD)
+    message.start_check.CopyFrom(pb.StartCheck(**fields))
+    with pytest.raises(Refused, match=words):
+        reported(message)
+
+
+def test_what_was_seen_of_the_start_is_kept() -> None:
+    message = success(GOOD)
+    message.start_check.CopyFrom(pb.StartCheck(status=pb.START_STATUS_LISTENS, cold_start_ms=9, memory_bytes=1 << 20))
+    assert reported(message).start_check == message.start_check

@@ -10,7 +10,7 @@ from builder import pipelines
 from builder.data import runtimes_dir
 from builder.errors import REASONS, BuildError, ErrorClass
 from builder.pipelines import catalog
-from builder.pipelines.base import PlanRequest
+from builder.pipelines.base import COMMON_ARGS, PlanRequest
 from builder.plan import Plan
 from builder.source.tree import DictTree
 from tests import pipeline_script
@@ -38,8 +38,8 @@ def test_an_argument_that_a_runtime_does_not_read_is_refused_by_name_only(runtim
     with pytest.raises(BuildError) as caught:
         planned(runtime, SOURCES[runtime], DEBUG="a-secret")
     assert (caught.value.reason, caught.value.where) == ("BuildArgUnknown", "buildArgs.DEBUG")
-    known = ", ".join({one.NAME: one.BUILD_ARGS for one in pipelines.PIPELINES}[runtime])
-    assert caught.value.message == f'{runtime} has no build argument "DEBUG"; it takes {known or "none"}'
+    known = ", ".join({one.NAME: one.BUILD_ARGS for one in pipelines.PIPELINES}[runtime] + COMMON_ARGS)
+    assert caught.value.message == f'{runtime} has no build argument "DEBUG"; it takes {known}'
     assert REASONS["BuildArgUnknown"].error_class is ErrorClass.CLIENT
 
 

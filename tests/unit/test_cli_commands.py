@@ -71,6 +71,22 @@ def test_a_signal_ends_logs_also_while_no_log_is_read(
     assert calls[-1] == at, "it went on"
 
 
+def test_the_lines_of_the_step_that_failed_are_without_the_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has the same phase, and `get` shows it."""
+    failure = pb.Failure(reason="CompileFailed", phase=pb.BUILD_PHASE_BUILD)
+    step = [line(2, "step 1 of 1, compile: x", stream="SYSTEM"), line(3, "handler.py:1: no"), line(4, "FAILED soon")]
+    every = [line(1, "14 files", phase="FETCH_SOURCE"), *step, line(5, "FAILED CompileFailed", stream="SYSTEM")]
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        record = failed_build("k7m2xq9d4t1zv6wh5r3p", 1_000, failure, log_lines=5)
+        stream = "/logs/stream" in request.url.path
+        return httpx.Response(200, content=sse(every) if stream else codec.dump(record))
+
+    play(monkeypatch, answer)
+    ran = run("logs", "k7m2", "--failed", "--raw")
+    assert (ran.code, ran.out.splitlines()) == (0, [one.line for one in step]), ran
+
+
 def test_every_command_with_an_id_takes_its_start(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 import builder
@@ -27,7 +28,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VERSION_STATUS_DRAFT
 from builder.errors import REASONS
 from builder.local.doctor import Finding
-from tests.cli_fixtures import START_MS, Ran, build, failed_build, run
+from tests.cli_fixtures import START_MS, Ran, build, failed_build, play, run
 
 GO = {"go.mod": "module example.com/hello\n\ngo 1.26\n", "main.go": "package main\n\nfunc main() {}\n"}
 
@@ -120,10 +121,12 @@ def test_the_version_is_asked_for_anywhere(argv: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("server", ["ftp://x", "127.0.0.1:8480", "ignite.example.com", "http://", "http://[x"])
 def test_a_server_that_is_no_url_is_refused_before_any_call(server: str) -> None:
     home = {"HOME": "/nonexistent"}
-    for command in (("ls",), ("get", "k7m2"), ("build", "."), ("worker",)):
+    for command in (("ls",), ("get", "k7m2"), ("build", ".")):
         ran = run(*command, f"--server={server}", load=load, environ=home)
         assert (ran.code, ran.out) == (2, "") and f"server: {server} is no URL" in ran.err
         assert "whose  the request (client): --server\n" in ran.err
+    node = run("worker", f"--server={server}", load=load, environ=home)
+    assert node.code == 75 and f"server: {server} is no URL" in node.err and "next   " in node.err
     named = run("ls", load=load, environ=home | {"IGNITE_BUILDER_SERVER": server})
     assert "whose  the request (client): IGNITE_BUILDER_SERVER\n" in named.err
 
@@ -344,6 +347,7 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
         target="wasm",
         build_args=("A=1",),
         tags=("v1", "v2"),
+        labels=("deploy=d=17", "app="),
         repository="acme/x",
         timeout="2m",
         no_cache=True,
@@ -353,6 +357,7 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
     assert (go.toolchain_version, go.target, request.timeout_secs) == ("1.26", 2, 120)
     assert (request.name, list(request.tags), request.no_cache) == ("hello-go", ["v1", "v2"], True)
     assert dict(request.code.compile.build_args) == {"A": "1"}
+    assert dict(request.labels) == {"deploy": "d=17", "app": ""}
     assert len(request.idempotency_key) == 32
 
 
@@ -417,6 +422,28 @@ def test_ls_is_the_mock_up() -> None:
         "x6d4b9qa  thumbs      rust     RUNNING  build               41.0s  41s ago",
         "c3n7r1yd  rep\\x1bort  python   FAILED   DependencyNotFound   1.4s  41s ago",
     )
+
+
+def test_labels_are_a_row_of_get_and_a_column_of_ls_where_there_are_any() -> None:
+    marked = build(labels={"deploy": "d-17", "app": "a\x1b[31m"})
+    assert "labels  app=a\\x1b[31m deploy=d-17" in described(marked, Look(), now_ms=START_MS, terminal=False)
+    rows = listed([marked, build("c3n7r1yd0000000000aa")], Look(), now_ms=START_MS, terminal=True)
+    assert [row.split()[-2:] for row in rows] == [
+        ["CREATED", "LABELS"], ["app=a\\x1b[31m", "deploy=d-17"], ["ago", "-"]
+    ]  # fmt: skip
+
+
+def test_ls_asks_for_labels_and_refuses_what_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[list[str]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request.url.params.get_list("label"))
+        return httpx.Response(200, json={"builds": []})
+
+    play(monkeypatch, answer)
+    ran = run("ls", "--label", "deploy=d=17", "--label", "app=", settings=Settings(server="http://b.test", token="t"))
+    assert (ran.code, asked) == (0, [["deploy=d=17", "app="]]), ran
+    assert run("ls", "--label", "deploy").code == 2
 
 
 def test_doctor_rows() -> None:

@@ -30,6 +30,8 @@ OTHER: dict[str, Any] = {
     "repository_prefix": "team/",
     "report_url": "https://reports.test/x",
     "report_token": "report-token",
+    "start_check": "require",
+    "report_keys": ("a key of reports", "and its successor"),
     "node_id": "other-node",
     "slots": 8,
     "finalizers": 9,

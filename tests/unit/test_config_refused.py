@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from builder.config import Settings, address_of, load, without_credentials
+from builder.config import Settings, address_of, check_redis_url, load, without_credentials
 from builder.errors import BuildError
 
 WRONG = {
@@ -27,6 +27,16 @@ def test_a_refused_url_does_not_show_its_login() -> None:
     with pytest.raises(BuildError) as caught:
         load({"report_url": "ftp://user:hunter2@host.test/x"}, {"HOME": "/nowhere"})
     assert "hunter2" not in caught.value.message and "host.test" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "url", ["nonsense", "", "http://u:hunter2@127.0.0.1/0", "redis:///0", "redis://127.0.0.1:x/0", "unix:///run/redis"]
+)
+def test_a_broker_that_cannot_be_one_is_refused(url: str) -> None:
+    with pytest.raises(BuildError, match="redis_url: ") as caught:
+        check_redis_url(url)
+    assert caught.value.where == "redis_url" and "hunter2" not in caught.value.message
+    check_redis_url("rediss://u:hunter2@127.0.0.1/0?ssl_ca_certs=/x")
 
 
 def test_addresses() -> None:
@@ -90,6 +100,7 @@ def test_config_shows_the_hosts_and_hides_the_logins() -> None:
         ({"slots": "many"}, "slots: it takes a whole number"),
         ({"slots": "0"}, "slots: it takes 1 or more"),
         ({"cpus": "0"}, "cpus: it takes more than 0"),
+        ({"start_check": "maybe"}, "start_check: it takes off, warn or require"),
         ({"cpus": "x"}, "cpus: it takes a number"),
         ({"use_cgroups": "maybe"}, "use_cgroups: it takes true or false"),
         ({"timeout_ms": "9999999999"}, "timeout_ms: it takes 3600000 or less"),

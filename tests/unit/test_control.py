@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from builder import config
-from builder.control.loops import FAILED_STEPS, LoopFailing, Loops, event_log, woken_by
+from builder.control.loops import FAILED_STEPS, HANGING_S, LOOPS, LoopFailing, Loops, event_log, woken_by
 from builder.store import builds, outbox
 from builder.store.engine import Store
 from tests.store_contract.statements import begun, counted
@@ -398,3 +399,57 @@ def test_a_loop_that_fails_several_times_in_a_row_is_named_until_it_goes_well(wo
     assert control.loops.take_step("dispatch", lambda: None)
     control.loops.ask("dispatch")
     assert steps == [("dispatch", False)] * FAILED_STEPS + [("dispatch", True)]
+
+
+def test_a_loop_that_fails_hides_no_other_and_ends_none(world: World) -> None:
+    """Two of the real threads fail at each step, a third one goes on."""
+    control = Control(world)
+    loops = control.loops
+    failed: dict[str, threading.Event] = {"report": threading.Event(), "tags": threading.Event()}
+    went = threading.Event()
+
+    def stepped(name: str, well: bool) -> None:
+        if not well and loops._failed[name] >= FAILED_STEPS:
+            failed[name].set()
+        if well and name == "finalize" and all(one.is_set() for one in failed.values()):
+            went.set()
+        if name in failed or name == "finalize":
+            loops.wake(name)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("broken")
+
+    loops.stepped = stepped
+    checks = SimpleNamespace(check_tags=broken)
+    finalizers = SimpleNamespace(finalizer=checks, step=lambda woken: None, period_ms=10, left=False, stop=lambda: None)
+    loops.finalizers = cast(Any, finalizers)
+    loops.reports = cast(Any, SimpleNamespace(step=broken, crowded=False, stop=lambda: None))
+    loops.retention = cast(Any, SimpleNamespace(step=lambda: None, period_ms=60_000, stop=lambda: None))
+    loops.start()
+    try:
+        assert all(one.wait(60) for one in (*failed.values(), went))
+        for name in LOOPS:
+            if name in failed:
+                with pytest.raises(LoopFailing, match=name):
+                    loops.ask(name)
+            else:
+                loops.ask(name)
+    finally:
+        loops.stop()
+
+
+@pytest.mark.parametrize("name", LOOPS)
+def test_a_step_that_does_not_end_is_a_failure_while_it_hangs_but_where_steps_are_long(world: World, name: str) -> None:
+    control = Control(world)
+
+    def hang() -> None:
+        control.loops.ask(name)
+        control.advance(HANGING_S + 1)
+        if name in ("retention", "tags"):
+            control.loops.ask(name)
+            return
+        with pytest.raises(LoopFailing, match="has not ended for 61 s"):
+            control.loops.ask(name)
+
+    assert control.loops.take_step(name, hang)
+    control.loops.ask(name)

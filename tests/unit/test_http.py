@@ -23,6 +23,7 @@ from uvicorn.server import ServerState
 from builder import __version__, config, pipelines
 from builder.config import Token
 from builder.contract import routes
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.control.loops import event_log
 from builder.control.metrics import Metrics
@@ -37,7 +38,7 @@ from builder.services.streams import LogStreams
 from builder.services.tails import Tails
 from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
-from builder.store import outbox, queues
+from builder.store import builds, nodes, outbox, queues
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
 from builder.transports.http import bodies
@@ -46,6 +47,7 @@ from builder.transports.http.app import make_app
 from builder.transports.http.events import log_event
 from builder.transports.http.probes import Probes
 from builder.transports.http.server import Protocol
+from tests.store_contract.world import LIVE_MS, open_world
 
 
 class Api:
@@ -164,6 +166,52 @@ def test_metrics_show_loops_and_waiting_reports_and_go_on_without_the_store(api:
     assert api.samples()["ignite_loop_failures_total", "dispatch"] == 2
 
 
+def test_the_page_has_phases_of_ended_builds_the_state_of_each_node_and_the_age_of_reports(tmp_path: Path) -> None:
+    """Read by Prometheus' own parser, which refuses families and labels that are not well-formed."""
+    world = open_world(f"sqlite:///{tmp_path / 'store.db'}")
+    hostile = 'a"b\\c'
+    world.register("away", hostile)
+    world.at[0] += LIVE_MS
+    world.register(hostile)
+    metrics = Metrics(
+        queued=lambda: queues.lengths(world.store),
+        oldest_ms=lambda: queues.oldest_ms(world.store),
+        free=dict,
+        reports=lambda: outbox.waiting(world.store),
+        oldest_report_ms=lambda: outbox.oldest_ms(world.store),
+        states=lambda: nodes.states(world.store, LIVE_MS),
+    )
+    build = world.submit()
+    claim = world.claim(build)
+    spans = ((pb.BUILD_PHASE_BUILD, 1_000, 3_000), (pb.BUILD_PHASE_PUSH, 10**15, 0), (pb.BUILD_PHASE_PLAN, 0, 10**15))
+    records = [pb.PhaseRecord(phase=phase, started_at_ms=start, ended_at_ms=stop) for phase, start, stop in spans]
+    failure = pb.Failure(reason="CompileFailed", message="m", phase=pb.BUILD_PHASE_BUILD)
+    request = pb.FinishRequest(build_id=build, claim=claim, failure=failure, phases=records)
+    builds.finish(world.store, request, 1000)
+    world.at[0] += 7_000
+    for event in world.events:
+        metrics.count(event)
+    families = {one.name: one for one in text_string_to_metric_families(metrics.page().decode())}
+    world.store.engine.dispose()
+
+    def values(name: str, sample: str, label: str) -> dict[str, float]:
+        return {one.labels[label]: one.value for one in families[name].samples if one.name == sample}
+
+    name = "ignite_phase_duration_seconds"
+    assert values(name, name + "_count", "phase") == dict.fromkeys(("QUEUED", "BUILD", "PUSH", "PLAN"), 1)
+    sums = values(name, name + "_sum", "phase")
+    assert sums == {"QUEUED": 0, "BUILD": 2, "PUSH": 0, "PLAN": 86_400}, "a clock that jumps is no duration"
+    below = [one.labels["le"] for one in families[name].samples if one.labels["phase"] == "BUILD" and one.value == 0]
+    assert below[-1] == "1.0", "the bucket of 2.5 s is the first that has it"
+    states = {(one.labels["node"], one.labels["state"]) for one in families["ignite_node_state"].samples if one.value}
+    assert states == {("node", "away"), ("away", "away"), (hostile, "ready")}
+    assert len(families["ignite_node_state"].samples) == 3 * len(nodes.STATES)
+    assert [families[one].samples[0].value for one in ("ignite_reports_waiting", "ignite_reports_oldest_seconds")] == [
+        3,
+        7,
+    ]
+
+
 def test_readyz_names_the_part_that_is_missing(api: Api, parts: dict[str, Callable[[], object]]) -> None:
     def failing() -> None:
         raise RuntimeError("no module named packaging")
@@ -174,6 +222,9 @@ def test_readyz_names_the_part_that_is_missing(api: Api, parts: dict[str, Callab
     answer = api.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["details"] == [{"part": "loop dispatch", "why": "RuntimeError"}]
+    parts["loop tags"] = failing
+    names = [detail["part"] for detail in api.get("/readyz").json()["details"]]
+    assert names == ["loop dispatch", "loop tags"], "one does not hide the other"
 
 
 def test_a_token_without_the_scope_is_refused_before_its_body_is_read(api: Api) -> None:
@@ -211,6 +262,7 @@ def test_the_scope_of_each_call() -> None:
         "UploadBuildContext": "submit",
         "GetBuild": "read",
         "ListBuilds": "read",
+        "ListBuildReports": "read",
         "StreamBuildLogs": "read",
         "ListNodes": "operate",
         "DrainNode": "operate",

@@ -176,7 +176,7 @@ def test_an_argument_that_the_named_runtime_does_not_read_is_refused_at_once(sto
         with pytest.raises(BuildError) as refused:
             columns(store, tmp_path, request)
         assert (refused.value.reason, refused.value.where) == ("BuildArgUnknown", "buildArgs.GREETNG")
-        assert refused.value.message == 'go has no build argument "GREETNG"; it takes GREETING'
+        assert refused.value.message == 'go has no build argument "GREETNG"; it takes GREETING, start_check'
     assert not list((tmp_path / "sources").rglob("*"))
 
 
@@ -212,3 +212,56 @@ def test_such_a_name_needs_a_repository_of_its_own(store: Store, tmp_path: Path)
 def test_the_size_of_a_log_is_the_settings(store: Store, tmp_path: Path) -> None:
     made = columns(store, tmp_path, asked(), Settings(log_bytes=64 * 1024))
     assert builds.submit(store, made).row["log_limit"] == 64 * 1024
+
+
+def test_a_request_beside_its_source_is_small_and_nothing_of_a_larger_one_is_stored(
+    store: Store, tmp_path: Path
+) -> None:
+    def asking(size: int, source: bytes) -> pb.CreateBuildRequest:
+        return pb.CreateBuildRequest(name="app", zipped_code=source, build_args={"A": "x" * size})
+
+    assert columns(store, tmp_path, asking(60_000, b"x" * 200_000))["source_size"] == 200_000
+    before = sorted((tmp_path / "sources").rglob("*"))
+    with pytest.raises(BuildError, match=r"InvalidRequest: the request has 7\d{4} bytes beside its source") as refused:
+        columns(store, tmp_path, asking(70_000, b"y" * 200_000))
+    assert (refused.value.where, sorted((tmp_path / "sources").rglob("*"))) == ("body", before)
+
+
+# Labels
+
+
+def test_labels_are_kept_as_they_are_and_change_what_a_key_stands_for(store: Store, tmp_path: Path) -> None:
+    values = {"a": "", "deploy.id/x-1": "\u00fc=\U0001f600" + "x" * 249, "k" * 63: "v"}
+    made = columns(store, tmp_path, asked(labels=values))
+    assert json.loads(made["request"])["labels"] == values
+    assert made["request_hash"] != columns(store, tmp_path, asked())["request_hash"]
+    assert columns(store, tmp_path, asked(labels={str(n): "v" for n in range(16)}))
+
+
+@pytest.mark.parametrize(
+    ("labels", "where"),
+    [
+        ({str(n): "v" for n in range(17)}, "labels"),
+        ({"k" * 64: "v"}, f"labels.{'k' * 64}"),
+        ({"": "v"}, "labels."),
+        ({"a=b": "v"}, "labels.a=b"),
+        ({"-a": "v"}, "labels.-a"),
+        ({"\u00fc": "v"}, "labels.\u00fc"),
+        ({"a": "\u00fc" * 128 + "x"}, "labels.a"),
+        ({"a": "b\x00"}, "labels.a"),
+        ({"a": "\x1b[31m"}, "labels.a"),
+        ({"a": "\u202e"}, "labels.a"),
+    ],
+)
+def test_labels_that_nothing_could_keep_or_show_are_refused(
+    store: Store, tmp_path: Path, labels: dict[str, str], where: str
+) -> None:
+    assert refusal(store, tmp_path, asked(labels=labels)) == ("InvalidRequest", where)
+
+
+def test_a_filter_by_labels_is_of_pairs() -> None:
+    assert intake.label_filter(["a=b=c", "d=", "a=b=c"]) == {"a": "b=c", "d": ""}
+    for texts in (["a"], ["=b"], ["a=b", "a=c"], ["a=\n"], [f"k{n}=v" for n in range(17)]):
+        with pytest.raises(BuildError) as refused:
+            intake.label_filter(texts)
+        assert (refused.value.reason, refused.value.where[:5]) == ("InvalidRequest", "label")

@@ -97,7 +97,7 @@ def planned(attempt: Attempt) -> Bound:
     """The first half, and work whose only result is a file."""
     found = plan_build(attempt)
     assert found.verdict is Verdict.GO_ON
-    make_tree(attempt.work / "out", {"app": "compiled"}, ("app",))
+    make_tree(attempt.work / "out", {"app": "#!/bin/sh\n"}, ("app",))
     return found.bound
 
 
@@ -194,7 +194,7 @@ def test_from_the_line_to_the_sandbox_and_to_the_push_there_is_nothing_between(
 
     def run(command: sandbox.Command, *_: object, **__: object) -> sandbox.Result:
         ways["sandbox"] = names_up_to("run_build")
-        make_tree(command.work / "out", {"app": "compiled"}, ("app",))
+        make_tree(command.work / "out", {"app": "#!/bin/sh\n"}, ("app",))
         return sandbox.Result(
             exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
         )

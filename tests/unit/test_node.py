@@ -25,6 +25,7 @@ from builder.node import worker as workers
 from builder.node.calls import ApiCalls
 from builder.node.main import work
 from builder.node.worker import KEY_BYTES, Reads, Refused, WorkerProcess, reads_of
+from tests.cli_fixtures import run
 
 SETTINGS = Settings(queues=(), slots=2)
 
@@ -139,15 +140,26 @@ SERVED: dict[str, Any] = {"server": "http://control.test:8480", "token": "t"}
 def test_a_worker_that_can_call_nobody_does_not_start(values: dict[str, Any], where: str, step: str) -> None:
     with pytest.raises(BuildError) as caught:
         work(Settings(**values))
-    assert (caught.value.reason, caught.value.where, caught.value.row.exit_code) == ("InvalidRequest", where, 2)
+    assert (caught.value.reason, caught.value.where) == ("InvalidRequest", where)
     assert step in caught.value.next
+    ran = run("worker", settings=Settings(**values))
+    assert (ran.code, step in ran.err, "whose  the platform (platform)" in ran.err) == (75, True, True), ran
+
+
+def test_a_goodbye_that_is_refused_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    api = Refusing(ApiError(401, "UNAUTHENTICATED", "no more", {}))
+    monkeypatch.setattr("builder.node.worker.Api", api)
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), **SERVED))
+    node._leaving.set()
+    node._stay_known()
+    assert api.calls == 1
 
 
 REFUSALS = {
-    "UNAUTHENTICATED": (401, "InvalidRequest", 2, "IGNITE_BUILDER_TOKEN_FILE"),
-    "PERMISSION_DENIED": (403, "InvalidRequest", 2, "node_id"),
-    "FAILED_PRECONDITION": (400, "Internal", 75, "the same version"),
-    "UNKNOWN": (404, "InvalidRequest", 2, "URL of an ignite-builder serve"),
+    "UNAUTHENTICATED": (401, "InvalidRequest", "IGNITE_BUILDER_TOKEN_FILE"),
+    "PERMISSION_DENIED": (403, "InvalidRequest", "node_id"),
+    "FAILED_PRECONDITION": (400, "Internal", "the same version"),
+    "UNKNOWN": (404, "InvalidRequest", "URL of an ignite-builder serve"),
 }
 
 
@@ -169,13 +181,13 @@ class Refusing:
 def test_a_refused_node_ends_at_its_start_and_says_what_to_do(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status, reason, exit_code, step = REFUSALS[code]
+    status, reason, step = REFUSALS[code]
     api, said = Refusing(ApiError(status, code, "not you", {})), io.StringIO()
     monkeypatch.setattr("builder.node.worker.Api", api)
     node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED), said)
     with pytest.raises(Refused) as caught:
         node._on_init(worker(None, concurrency=1))
-    assert (caught.value.error.reason, caught.value.code, api.calls) == (reason, exit_code, 1)
+    assert (caught.value.error.reason, caught.value.code, api.calls) == (reason, 75, 1)
     assert "not you" in said.getvalue() and step in said.getvalue()
 
 
@@ -183,13 +195,13 @@ def test_a_refused_node_ends_at_its_start_and_says_what_to_do(
 def test_a_node_that_is_refused_later_drains_and_ends(
     code: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    status, _, exit_code, _ = REFUSALS[code]
+    status, _, _ = REFUSALS[code]
     api = Refusing(ApiError(status, code, "no more", {}))
     monkeypatch.setattr("builder.node.worker.Api", api)
     monkeypatch.setattr("celery.worker.state.should_stop", None)
     node = WorkerProcess(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED))
     node._stay_known()
-    assert (state.should_stop, api.calls) == (exit_code, 1)
+    assert (state.should_stop, api.calls) == (75, 1)
     assert node._draining_since.value > 0
 
 

@@ -32,6 +32,7 @@ def test_the_contracts_routes() -> None:
         ("CreateBuild", "POST", "/v1/ignite/builds"),
         ("GetBuild", "GET", "/v1/ignite/builds/{build_id}"),
         ("ListBuilds", "GET", "/v1/ignite/builds"),
+        ("ListBuildReports", "GET", "/v1/ignite/builds/reports"),
         ("StreamBuildLogs", "GET", "/v1/ignite/builds/{build_id}/logs/stream"),
         ("CancelBuild", "POST", "/v1/ignite/builds/{build_id}/cancel"),
         ("SaveBuildSecrets", "PUT", "/v1/ignite/builds/secrets"),

@@ -37,10 +37,12 @@ class App:
             self.ending.set()
         self.calls: list[str] = []
         self.options: dict[str, Any] = {}
+        self.command: Any = None
         self.home = Path()
 
     def serve(self, command: Any, root: Any, limits: Any, **options: Any) -> App:
-        self.options, self.home = options, root.rootfs.parent
+        self.options, self.home, self.command = options, root.rootfs.parent, command
+        options["placed"](1)
         for number in range(100):
             options["on_line"]("stdout", f"line {number}".encode())
         return self
@@ -67,6 +69,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[App], App]:
         return app
 
     monkeypatch.setattr(runs, "pull", lambda *args: CONFIG)
+    monkeypatch.setattr("builder.local.run.app.listeners", lambda pid: (("0.0.0.0", 8080),))
     monkeypatch.setattr("builder.local.run.os.geteuid", lambda: 1000)
     return put
 
@@ -102,9 +105,9 @@ def test_an_app_keeps_its_files_until_it_has_ended(tmp_path: Path, play: Callabl
 @pytest.mark.parametrize(
     ("ends", "reason", "word"),
     [
-        (result(3), "StepFailed", "exited 3"),
+        (result(3), "StartFailed", "exited 3"),
         (result(137, "OutOfMemory", 9), "OutOfMemory", "512 MiB"),
-        (result(139, None, 11), "StepFailed", "signal 11"),
+        (result(139, None, 11), "StartFailed", "signal 11"),
     ],
 )
 def test_an_app_that_ends_badly_is_a_failure_with_its_last_words(
@@ -115,7 +118,7 @@ def test_an_app_that_ends_badly_is_a_failure_with_its_last_words(
     with pytest.raises(BuildError) as caught:
         runs.run_artifact(settings(tmp_path), record(), lambda url, ms: None, lines.append)
     assert caught.value.reason == reason and word in caught.value.message
-    assert caught.value.said == tuple(f"line {number}" for number in range(94, 100))
+    assert caught.value.said == ("line 99", *(f"line {number}" for number in range(94, 99)))
     assert len(lines) == 100
 
 
@@ -191,3 +194,39 @@ def test_an_artifact_that_is_not_there_names_the_setting(
     with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
         pass
     assert "IGNITE_BUILDER_REGISTRY" in caught.value.next and "not set" in caught.value.where
+
+
+def test_an_app_has_the_images_user_and_home_and_the_variables_that_were_given(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pulled(target: object, repository: str, digest: str, home: Path) -> dict[str, Any]:
+        (home / "root/etc").mkdir(parents=True)
+        (home / "root/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/false\n")
+        return {**CONFIG, "User": "7:8"}
+
+    app = play(App())
+    monkeypatch.setattr(runs, "pull", pulled)
+    with runs.started(settings(tmp_path), record(), {"A": "2", "KEY": "k", "PORT": "1"}):
+        assert app.command.user == (7, 8)
+        assert app.command.env == {"A": "2", "KEY": "k", "HOME": "/home/app", "PORT": "8080"}
+
+
+@pytest.mark.parametrize(
+    ("where", "words"),
+    [
+        ((("127.0.0.1", 5000),), "listens on 127.0.0.1:5000"),
+        ((("127.0.0.1", 8080),), "listens on 127.0.0.1:8080"),
+        ((), "did not listen"),
+    ],
+)
+def test_an_app_that_nobody_can_reach_says_where_it_listens(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch, where: Any, words: str
+) -> None:
+    play(App())
+    clock = iter(range(1000))
+    monkeypatch.setattr("builder.local.run.app.listeners", lambda pid: where)
+    monkeypatch.setattr("builder.local.run.time.monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr("builder.local.run.time.sleep", lambda seconds: None)
+    with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
+        pass
+    assert caught.value.reason == "StartFailed" and words in caught.value.message and "PORT" in caught.value.next

@@ -257,7 +257,7 @@ def test_absolute_form_is_sent_on_in_origin_form_one_request_a_connection() -> N
     request = parse(head + b"Connection: keep-alive\r\nAccept: */*\r\n\r\nbody")
     assert (request.host, request.port, request.tunnel) == ("index.corp", 8080, False)
     assert request.first == (
-        b"GET /simple/?a=1 HTTP/1.1\r\nHost: index.corp\r\nAccept: */*\r\nConnection: close\r\n\r\nbody"
+        b"GET /simple/?a=1 HTTP/1.1\r\nHost: index.corp:8080\r\nAccept: */*\r\nConnection: close\r\n\r\nbody"
     )
 
 
@@ -266,12 +266,42 @@ def test_absolute_form_is_sent_on_in_origin_form_one_request_a_connection() -> N
     [
         b"", b"GET / HTTP/1.1", b"GET https://a/ HTTP/1.1", b"GET ftp://a/ HTTP/1.1", b"CONNECT a HTTP/1.1",
         b"CONNECT a:b HTTP/1.1", b"CONNECT a:99999 HTTP/1.1", b"CONNECT u@a:443 HTTP/1.1", b"CONNECT a:443/x HTTP/1.1",
-        b"CONNECT a:443", b"CONNECT a:443 HTTP/2", b"GET http:///x HTTP/1.1", b"GET http://[::1/ HTTP/1.1",
+        b"CONNECT a:443", b"CONNECT a:443 HTTP/2", b"GET http://a/\nHost:b HTTP/1.1", b"GET http://a/ HTTP/1.1\nX: y",
+        b"GET http://a/\tb HTTP/1.1", b"GET http://a/ HTTP/1.10", b"get http://a/ HTTP/1.1",
+        b"GET http:///x HTTP/1.1", b"GET http://[::1/ HTTP/1.1",
     ],
 )  # fmt: skip
 def test_what_is_no_proxy_request(head: bytes) -> None:
     with pytest.raises(BadRequest):
         parse(head + b"\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("target", "host"),
+    [
+        (b"http://index.corp/", b"index.corp"),
+        (b"http://index.corp:80/", b"index.corp"),
+        (b"http://user@INDEX.corp.:8080/", b"index.corp:8080"),
+        (b"http://[::1]:8080/", b"[::1]:8080"),
+    ],
+)
+def test_a_server_sees_the_host_that_was_judged(target: bytes, host: bytes) -> None:
+    head = b"GET " + target + b" HTTP/1.1\r\nhOST: internal-vhost\r\nHost:\r\nAccept: a\tb\r\nUpgrade: h2c\r\n\r\n"
+    assert parse(head).first == (b"GET / HTTP/1.1\r\nHost: " + host + b"\r\nAccept: a\tb\r\nConnection: close\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        b"Host : internal-vhost", b" folded", b"\tfolded", b"X: a\nHost: internal-vhost", b"X: a\rHost: b", b"X: \x00",
+        b"no colon", b": no name", b"X\x0b: a",
+        b"X: a\n\nGET / HTTP/1.1\nHost: internal-vhost",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("start", [b"GET http://index.corp/ HTTP/1.1", b"CONNECT index.corp:443 HTTP/1.1"])
+def test_a_header_that_servers_read_in_different_ways_is_refused(start: bytes, field: bytes) -> None:
+    with pytest.raises(BadRequest):
+        parse(start + b"\r\nAccept: */*\r\n" + field + b"\r\n\r\n")
 
 
 def test_clients_are_told_in_both_spellings() -> None:

@@ -29,6 +29,7 @@ NEEDED = {
     "create_build": "submit",
     "get_build": "read",
     "list_builds": "read",
+    "list_build_reports": "read",
     "cancel_build": "submit",
     "register_node": "worker",
     "claim_build": "worker",

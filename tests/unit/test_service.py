@@ -24,7 +24,7 @@ from builder.services.builds import BuildService
 from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
 from builder.services.workers import WorkerService
-from builder.store import builds
+from builder.store import builds, logs
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
 
@@ -99,6 +99,41 @@ def test_a_list_is_of_one_status_and_name_when_they_are_given(services: Services
     assert services.names(status=pb.BUILD_STATUS_CANCELLED) == ["a"]
     assert services.names(status=pb.BUILD_STATUS_PENDING, name="a") == ["a", "a"]
     assert services.names(status=pb.BUILD_STATUS_RUNNING) == []
+
+
+def test_labels_come_back_everywhere_and_filter_lists(services: Services) -> None:
+    one = services.submit("a", labels={"deploy": "d-1", "app": "x"})
+    services.submit("b", labels={"deploy": "d-2", "app": "x"})
+    services.submit("c")
+    services.submit("d", OTHER, labels={"app": "x"})
+    assert services.get(one).labels == {"deploy": "d-1", "app": "x"}
+    assert services.names(label=["app=x"]) == ["b", "a"]
+    assert services.names(label=["app=x", "deploy=d-1"]) == ["a"] and services.names(label=["app=y"]) == []
+    services.build.cancel_build(ACME, pb.CancelBuildRequest(build_id=one))
+    feed = services.build.list_build_reports(ACME, pb.ListBuildReportsRequest())
+    labelled = [(report.name, report.sequence, dict(report.labels)) for report in feed.reports]
+    a, b = {"deploy": "d-1", "app": "x"}, {"deploy": "d-2", "app": "x"}
+    assert labelled == [("a", 1, a), ("b", 1, b), ("c", 1, {}), ("a", 2, a)]
+
+
+def test_the_feed_of_reports_goes_on_at_its_cursor_and_is_the_callers_own(services: Services) -> None:
+    def page(caller: Caller = ACME, **fields: Any) -> pb.ListBuildReportsResponse:
+        return services.build.list_build_reports(caller, pb.ListBuildReportsRequest(**fields))
+
+    assert page().next_cursor == "0" and not page().reports
+    mine = [services.submit() for _ in range(3)]
+    theirs = services.submit("app", OTHER)
+    first = page(limit=2)
+    rest = page(cursor=first.next_cursor)
+    assert [one.build_id for one in (*first.reports, *rest.reports)] == mine
+    assert page(cursor=rest.next_cursor) == pb.ListBuildReportsResponse(next_cursor=rest.next_cursor)
+    assert [one.build_id for one in page(OTHER).reports] == [theirs]
+    with pytest.raises(CallRefused):
+        page(organization_name="other")
+    with pytest.raises(CallRefused):
+        page(Caller(organization="acme", scopes=frozenset({"submit"})))
+    with pytest.raises(codec.Malformed):
+        page(cursor="x")
 
 
 def test_pages_of_a_filtered_list_hold_each_build_once(services: Services) -> None:
@@ -289,6 +324,29 @@ def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> Non
     assert not worker.heartbeat(node_of("n"), pb.HeartbeatRequest(**common)).stale
     assert not worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure)).stale
     assert services.get(build).status == pb.BUILD_STATUS_FAILED
+
+
+def test_a_node_has_no_more_slots_than_a_machine(services: Services) -> None:
+    register(services, "n", slots=4096)
+    with pytest.raises(BuildError, match="InvalidRequest: slots takes up to 4096"):
+        register(services, "n", slots=4097)
+
+
+def test_what_a_node_dates_is_within_the_calendar(services: Services) -> None:
+    """A record or log with another time could not be shown, nor a statement about it be written."""
+    build = services.submit()
+    register(services, "n")
+    claimed = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    common = {"protocol": 1, "build_id": build, "claim": services.worker.claim_build(node_of("n"), claimed).claim}
+    times = (2**63 - 1, -(2**63), 5)
+    lines = [pb.LogEntry(line="x", timestamp_ms=at) for at in times]
+    services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=lines))
+    assert [line["t"] for line in logs.read(services.store, build, 0)] == [253_402_300_799_999, 0, 5]
+    phase = pb.PhaseRecord(phase=pb.BUILD_PHASE_PLAN, started_at_ms=-1, ended_at_ms=2**63 - 1)
+    failure = pb.Failure(reason="CompileFailed", message="m")
+    services.worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure, phases=[phase]))
+    [found] = [one for one in services.get(build).phases if one.phase == pb.BUILD_PHASE_PLAN]
+    assert (found.started_at_ms, found.ended_at_ms) == (0, 253_402_300_799_999)
 
 
 def test_what_a_node_dropped_is_counted_though_nothing_else_changed(services: Services) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.store import builds, logs, offers, sweeps
+from builder.store import builds, logs, offers, outbox, sweeps
 from tests.store_contract.world import LEASE, LIVE_MS, World, line, open_world
 
 
@@ -107,3 +107,32 @@ def test_a_long_log_costs_what_a_short_one_costs(world: World, what: str) -> Non
     append(500)
     many = steps_of(world, call)
     assert many <= 2 * few + 5, f"{few * 100} steps at first, {many * 100} later"
+
+
+@pytest.mark.parametrize("what", ["oldest report", "page of the feed", "builds of a label"])
+def test_ten_thousand_reports_and_labels_cost_what_ten_cost(world: World, what: str) -> None:
+    calls: dict[str, Callable[[], object]] = {
+        "oldest report": lambda: outbox.oldest_ms(world.store),
+        "page of the feed": lambda: outbox.feed(world.store, "acme", 5, 3),
+        "builds of a label": lambda: builds.page(world.store, "acme", 3, None, labelled={"deploy": "d-1"}),
+    }
+
+    def fill(first: int, last: int) -> None:
+        for _ in range(first, first + 10):
+            world.submit()
+        with world.store.engine.begin() as tx:
+            values = {"body": "{}", "due_at": 1, "created_at": 1, "organization": "acme"}
+            every = [values | {"build_id": "b", "sequence": n, "position": n} for n in range(first, last)]
+            tx.execute(outbox.reports.insert(), every)
+            tx.exec_driver_sql(
+                "insert into labels select build_id, 'deploy', 'd-' || number, organization from builds "
+                "where build_id not in (select build_id from labels)"
+            )
+
+    fill(1, 11)
+    outbox.feed(world.store, "acme", 0, 1)
+    few = max(1, steps_of(world, calls[what]))
+    fill(11, 10_000)
+    outbox.feed(world.store, "acme", 0, 1)
+    many = steps_of(world, calls[what])
+    assert many <= 3 * few + 20, f"{few * 100} steps with 10, {many * 100} with 10,000"

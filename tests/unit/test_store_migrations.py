@@ -13,7 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, create_engine
 
 from builder.errors import BuildError
-from builder.store import builds, engine
+from builder.store import builds, engine, outbox
 from builder.store.engine import open_store
 from builder.store.schema import metadata
 
@@ -76,6 +76,30 @@ def test_the_stage_of_a_build_outlives_the_new_name_of_its_column(tmp_path: Path
     row = builds.by_id(store, "b" * 20)
     store.engine.dispose()
     assert row is not None and (row["status"], row["stage"]) == ("RUNNING", "FINALIZE")
+
+
+def test_a_report_that_was_there_before_the_feed_is_in_it(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'old.db'}"
+    old = create_engine(url)
+    config = Config()
+    config.set_main_option("script_location", str(Path(engine.__file__).parent / "migrations"))
+
+    def insert(table: str, **values: object) -> None:
+        columns = [row.name for row in tx.exec_driver_sql(f"pragma table_info({table})") if row.notnull]
+        values = dict.fromkeys(columns, 0) | values
+        marks = ", ".join(f":{name}" for name in values)
+        tx.exec_driver_sql(f"insert into {table} ({', '.join(values)}) values ({marks})", values)
+
+    with old.begin() as tx:
+        config.attributes["connection"] = tx
+        command.upgrade(config, "0008")
+        insert("builds", build_id="b" * 20, organization="acme", status="RUNNING")
+        insert("reports", id=1, build_id="b" * 20, sequence=1, body="{}", due_at=77)
+    old.dispose()
+    store = open_store(url)
+    (row,) = outbox.feed(store, "acme", 0, 10)
+    store.engine.dispose()
+    assert (row["build_id"], row["position"], row["created_at"]) == ("b" * 20, 1, 77)
 
 
 def test_a_store_of_a_newer_version_is_refused_with_words(migrated: Engine, tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class BuildOptions:
     name: str = ""
     repository: str = ""
     tags: Sequence[str] = ()
+    labels: Sequence[str] = ()
     platform: str = ""
     no_cache: bool = False
     timeout: str = ""
@@ -145,6 +146,7 @@ def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = 
     request = pb.CreateBuildRequest(
         name=options.name or packed.name,
         tags=list(options.tags),
+        labels=pairs(options.labels, "--label"),
         no_cache=options.no_cache,
         timeout_secs=seconds(options.timeout) if options.timeout else 0,
         platform=options.platform,

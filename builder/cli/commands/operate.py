@@ -10,7 +10,7 @@ import contextlib
 import gc
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
@@ -21,7 +21,7 @@ from builder.cli.commands.plan import catalog_of
 from builder.cli.context import Context
 from builder.cli.options import check_id
 from builder.cli.safe import shown
-from builder.cli.stop import Stop, mistake, refused_here
+from builder.cli.stop import Stop, mistake, refused_here, unfit_node
 from builder.cli.terminal import Look
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -45,8 +45,8 @@ class Finding(Protocol):
     def mend(self) -> str: ...
 
 
-def run(ctx: Context, build_id: str) -> int:
-    """Start the artifact of a build here, sandboxed; print its URL. Ctrl-C stops it, with 0."""
+def run(ctx: Context, build_id: str, env: Mapping[str, str]) -> int:
+    """Start the artifact of a build here, sandboxed, with these variables; print its URL. Ctrl-C stops it, with 0."""
     settings = ctx.settings_for_builds()
     wanted = check_id(build_id) if build_id else ctx.last_started(settings)
     with ctx.client(settings) as client:
@@ -72,7 +72,7 @@ def run(ctx: Context, build_id: str) -> int:
 
     try:
         with term_interrupts():
-            return run_artifact(settings, build, ready, lambda line: ctx.say(shown(line, tabs=True)))
+            return run_artifact(settings, build, ready, lambda line: ctx.say(shown(line, tabs=True)), env)
     except BuildError as error:
         raise refused_here(error) from None
     except KeyboardInterrupt:
@@ -90,7 +90,10 @@ def worker(ctx: Context) -> int:
     """A build node."""
     from builder.node.main import work
 
-    return _until_interrupted(lambda: work(ctx.settings()))
+    try:
+        return _until_interrupted(lambda: work(ctx.settings()))
+    except Stop as stop:
+        raise unfit_node(stop) from None
 
 
 def dev(ctx: Context) -> int:

@@ -23,6 +23,7 @@ from builder.cli.safe import shown
 from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
 from builder.config import Settings
+from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
@@ -189,7 +190,7 @@ def make(
         runtime=runtime or None,
         version=version,
         target=target,
-        build_args=dict(build_args),
+        build_args={name: value for name, value in build_args.items() if name != START_CHECK},
         single_file=source.single_file,
     )
     tree = DirTree(source.root)

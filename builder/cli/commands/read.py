@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from builder.cli import format as fmt
 from builder.cli.context import Context
 from builder.cli.failure import cancelled, failed, reference, took_ms
 from builder.cli.follow import Interrupts, QueueWatcher, entries_or_ticks
-from builder.cli.options import check_id
-from builder.cli.phases import word
+from builder.cli.options import check_id, pairs
+from builder.cli.phases import is_verdict, word
 from builder.cli.plain import entry_line
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, mistake
@@ -73,10 +74,14 @@ def described(build: pb.Build, look: Look, *, now_ms: int, terminal: bool) -> tu
     if source or about:
         plan = f"plan  {', '.join(about)}" if about else ""
         rows.append(f"source  {shown(source):<32}  {plan}".rstrip())
+    if build.labels:
+        rows.append(f"labels  {labels_of(build)}")
     rows += phase_rows(build)
     if reference(build):
         tags = f"  tags {', '.join(shown(tag) for tag in build.tags)}" if build.tags else ""
         rows.append(f"output  {shown(reference(build))}  {fmt.size(build.size_bytes)}{tags}")
+    if start := start_row(build, look):
+        rows.append(start)
     if build.status == pb.BUILD_STATUS_SUCCEEDED:
         rows.append(f"next    {look.paint('cyan', f'ignite-builder run {fmt.short_id(build.build_id)}')}")
     elif build.status == pb.BUILD_STATUS_FAILED:
@@ -90,6 +95,21 @@ def described(build: pb.Build, look: Look, *, now_ms: int, terminal: bool) -> tu
     return tuple(rows)
 
 
+def start_row(build: pb.Build, look: Look) -> str:
+    """What the start check saw; empty where there was none."""
+    if not build.HasField("start_check"):
+        return ""
+    start = build.start_check
+    if start.status == pb.START_STATUS_LISTENS:
+        return f"start   {start.cold_start_ms} ms until it listened, {fmt.size(start.memory_bytes)} of memory"
+    return f"start   {look.paint('yellow', look.symbols.warning)} {shown(start.message)}"
+
+
+def labels_of(build: pb.Build) -> str:
+    """`app=x deploy=d-17`, by key."""
+    return shown(" ".join(f"{key}={value}" for key, value in sorted(build.labels.items())))
+
+
 def phase_rows(build: pb.Build) -> list[str]:
     """`phases  queued 0.2s  build 19.8s  (others below 0.2s)`: what took less than 200 ms is not listed."""
     if not build.phases:
@@ -101,13 +121,14 @@ def phase_rows(build: pb.Build) -> list[str]:
     return ["phases  " + "  ".join(parts)]
 
 
-def ls(ctx: Context, limit: int) -> int:
-    """List builds, newest first."""
+def ls(ctx: Context, limit: int, labels: Sequence[str] = ()) -> int:
+    """List builds that have all of these labels, newest first."""
+    label = [f"{key}={value}" for key, value in pairs(labels, "--label").items()]
     found: list[pb.Build] = []
     with ctx.client(ctx.settings_for_builds()) as client:
         cursor = ""
         while len(found) < limit:
-            page = client.builds(min(limit - len(found), 100), cursor)
+            page = client.builds(min(limit - len(found), 100), cursor, label)
             found += page.builds
             cursor = page.next_cursor
             if not cursor or not page.builds:
@@ -122,8 +143,11 @@ def ls(ctx: Context, limit: int) -> int:
 
 
 def listed(builds: list[pb.Build], look: Look, *, now_ms: int, terminal: bool) -> tuple[str, ...]:
-    """The table of `ls`."""
-    rows = [("BUILD", "NAME", "RUNTIME", "STATUS", "PHASE OR REASON", "TOOK", "CREATED")]
+    """The table of `ls`; with a column of labels where any build has some."""
+    rows: list[tuple[str, ...]] = [("BUILD", "NAME", "RUNTIME", "STATUS", "PHASE OR REASON", "TOOK", "CREATED")]
+    has_labels = any(build.labels for build in builds)
+    if has_labels:
+        rows[0] += ("LABELS",)
     for build in builds:
         is_over = build.status in ENDED
         what = shown(build.failure.reason) if is_over else word(build.phase) if build.phase else "queued"
@@ -136,6 +160,7 @@ def listed(builds: list[pb.Build], look: Look, *, now_ms: int, terminal: bool) -
                 what or "-",
                 fmt.duration(took_ms(build, 0 if is_over else now_ms)),
                 fmt.created(build.created_at_ms, now_ms, terminal=terminal),
+                *([labels_of(build) or "-"] if has_labels else []),
             )
         )
     lines = fmt.table(rows, right=frozenset({5}))
@@ -256,7 +281,7 @@ def _failed_lines(ctx: Context, client: Client | LocalClient, build: pb.Build, *
     for entry in client.follow(build.build_id):
         if entry.eof:
             break
-        if entry.phase != build.failure.phase:
+        if entry.phase != build.failure.phase or is_verdict(entry):
             continue
         if entry.stream == pb.LOG_STREAM_SYSTEM and entry.line.startswith("step "):
             step = []

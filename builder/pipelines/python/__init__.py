@@ -327,7 +327,7 @@ def _compile(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
             found = json.loads(line) if line.startswith("{") else None
         except (ValueError, RecursionError):
             continue
-        if isinstance(found, dict) and found.get("reason") in ("CompileFailed", "EntryPointMissing"):
+        if isinstance(found, dict) and found.get("reason") in ("CompileFailed", "EntryPointMissing", "StartFailed"):
             texts = {key: cut_root(str(found.get(key, "")))[:500] for key in ("reason", "message", "where", "next")}
             said = found.get("said", ())
             words = tuple(cut_root(str(text))[:200] for text in said[:SAID]) if isinstance(said, list) else ()

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import ast
 import csv
+import importlib.machinery
 import io
 import json
 import os
@@ -28,6 +29,10 @@ PARTITIONS = 4
 MOST_WARNINGS = 20
 INSTALLS_OWN = ("REQUESTED", "direct_url.json", "uv_cache.json")
 PLACES = (("src", "/app/src"), ("deps", "/app/deps"))
+FRONT = Path(__file__).resolve().parents[1] / "front"
+MOST_SHOWN = 6
+CHANGES_LOOKUP = ("sys.path", "sys.meta_path", "sys.path_hooks", "sys.modules", "addsitedir", "__path__")
+UNREAD = ("Pipfile", "setup.py", "setup.cfg", "environment.yml", "requirements.in")
 
 
 def fail(reason: str, message: str, where: str, said: list[str], hint: str) -> None:
@@ -146,6 +151,7 @@ def check_handler(tree: ast.Module) -> None:
     for node in handlers[-1:]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.decorator_list:
             check_arguments(node)
+            check_returns(node)
 
 
 def check_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
@@ -160,6 +166,164 @@ def check_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
         hint = "Make it `def handler(payload, ctx)`."
         message = f"handler is called with (payload, ctx), but is {signature}"
         fail("EntryPointMissing", message, where, [signature], hint)
+
+
+def check_returns(node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+    """A generator is neither bytes, text nor JSON."""
+    waiting: list[ast.AST] = list(node.body)
+    while waiting:
+        inner = waiting.pop()
+        if isinstance(inner, (ast.Yield, ast.YieldFrom)):
+            where = f"handler.py:{inner.lineno}:{inner.col_offset + 1}"
+            hint = "Return bytes, str or a value that JSON has; gather what is yielded first."
+            fail("EntryPointMissing", "handler is a generator, which cannot be sent as an answer", where, [], hint)
+        if not isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.GeneratorExp)):
+            waiting.extend(ast.iter_child_nodes(inner))
+
+
+def at_import(tree: ast.Module) -> Iterator[ast.Import | ast.ImportFrom]:
+    """The imports that run whenever the module does: in its body, and in the bodies of its classes.
+
+    Not below `if`, `try`, `with`, a loop or a function: the module may well do without them.
+    """
+    waiting: list[ast.stmt] = list(reversed(tree.body))
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, (ast.Import, ast.ImportFrom)):
+            yield node
+        elif isinstance(node, ast.ClassDef):
+            waiting += reversed(node.body)
+
+
+class Lookup:
+    """Finds modules in the image as its interpreter does, without running any (importlib, PathFinder)."""
+
+    def __init__(self, source: Path, dependencies: Path, folders: Iterable[str] = ()) -> None:
+        self.source = source
+        packages = (source / folder for folder in folders)
+        self.path = [str(folder) for folder in (source, dependencies, *packages, FRONT)] + sys.path
+        self.trees: dict[Path, ast.Module] = {}
+        self.names: dict[Path, set[str]] = {}
+
+    def find(self, parts: list[str]) -> importlib.machinery.ModuleSpec | None:
+        """The spec of a dotted name. Below a package that decides for itself what it holds, that of the package."""
+        if parts[0] in sys.builtin_module_names or importlib.machinery.FrozenImporter.find_spec(parts[0]):
+            return importlib.machinery.ModuleSpec(parts[0], None)
+        found, path = None, list(self.path)
+        for end in range(1, len(parts) + 1):
+            found = importlib.machinery.PathFinder.find_spec(parts[end - 1], path)
+            if found is None or end == len(parts) or self.is_opaque(found):
+                return found
+            if found.loader is None:  # its own list asks sys.modules for its parent, which is not there
+                path = [folder for entry in path if os.path.isdir(folder := os.path.join(entry, parts[end - 1]))]
+            else:
+                path = list(found.submodule_search_locations or ())
+        return found
+
+    def is_opaque(self, found: importlib.machinery.ModuleSpec) -> bool:
+        """Whether nothing is known about what lies below: a regular package of others, or one that is code."""
+        if found.loader is None:  # a namespace package is its folders
+            return False
+        own = self.own(found)
+        if own is None:
+            return True
+        return found.submodule_search_locations is not None and changes_lookup(own)
+
+    def own(self, found: importlib.machinery.ModuleSpec) -> Path | None:
+        """The source's own file of a module."""
+        file = Path(found.origin) if found.origin else None
+        return file if file and file.suffix == ".py" and file.is_relative_to(self.source) else None
+
+    def tree(self, file: Path) -> ast.Module:
+        """The module of a file of the source; an empty one where it cannot be parsed, which the check reports."""
+        if file not in self.trees:
+            try:
+                self.trees[file] = ast.parse(file.read_bytes())
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                self.trees[file] = ast.Module(body=[], type_ignores=[])
+            self.names[file] = {name for name, _ in defined(self.trees[file].body)}
+        return self.trees[file]
+
+    def defines(self, file: Path, name: str) -> bool:
+        """Whether a package's own file binds a name, so that no module of this name is sought."""
+        self.tree(file)
+        return bool(self.names[file] & {name, "*", "__getattr__"})
+
+
+def changes_lookup(file: Path) -> bool:
+    """Whether a module's text names what decides where modules are found."""
+    text = file.read_bytes()
+    return any(word.encode() in text for word in CHANGES_LOOKUP)
+
+
+def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterable[str] = ()) -> None:
+    """Every import that runs with the entry must be found: the entry's own, and those of the modules it leads to."""
+    lookup = Lookup(source, dependencies, folders)
+    waiting: list[tuple[Path, list[str]]] = [(source / entry, [])]
+    seen: set[Path] = set()
+    missing: list[tuple[str, int, str]] = []
+    while waiting:
+        file, package = waiting.pop(0)
+        if file in seen:
+            continue
+        seen.add(file)
+        for node in at_import(lookup.tree(file)):
+            for parts, needed in wanted(node, package, lookup):
+                found = lookup.find(parts) if parts else None
+                if found is None and needed:
+                    missing.append((file.relative_to(source).as_posix(), node.lineno, ".".join(parts) or "."))
+                    break
+                for end in range(1, len(parts) + 1) if found else ():
+                    part = lookup.find(parts[:end])
+                    own = lookup.own(part) if part else None
+                    if own:
+                        is_package = part is not None and part.submodule_search_locations is not None
+                        waiting.append((own, parts[:end] if is_package else parts[: end - 1]))
+    if not missing:
+        return
+    if any(changes_lookup(file) for file in seen):  # whoever changes the path at run time may find more than we do
+        for name, line, module in missing[:MOST_WARNINGS]:
+            print(f"warning: {name}:{line} imports {module}, which was not found; the source changes where is sought")
+        return
+    refuse(source, missing)
+
+
+def wanted(node: ast.Import | ast.ImportFrom, package: list[str], lookup: Lookup) -> Iterator[tuple[list[str], bool]]:
+    """(dotted name in parts, whether it must be there) of what a statement imports. No parts: beyond its package."""
+    if isinstance(node, ast.Import):
+        yield from ((alias.name.split("."), True) for alias in node.names)
+        return
+    if node.level > len(package):
+        yield [], True
+        return
+    base = package[: len(package) - node.level + 1] if node.level else []
+    base += node.module.split(".") if node.module else []
+    yield base, True
+    found = lookup.find(base)
+    own = lookup.own(found) if found else None
+    is_namespace = found is not None and found.loader is None and found.submodule_search_locations is not None
+    for alias in node.names:
+        if alias.name != "*" and (is_namespace or (own and not lookup.defines(own, alias.name))):
+            yield [*base, alias.name], is_namespace  # a name of a regular package may be anything
+
+
+def refuse(source: Path, missing: list[tuple[str, int, str]]) -> None:
+    """StartFailed at the first import that nothing provides; all of them as lines."""
+    name, line, module = missing[0]
+    top = module.partition(".")[0]
+    unread = [one for one in UNREAD if (source / one).is_file()]
+    unread += sorted(path.name for path in source.glob("requirements*.txt") if path.name != "requirements.txt")
+    message = f"nothing in the image provides the module {module}, which {name} imports"
+    if module == ".":
+        message, hint = f"{name} imports relative to a package and is in none", "Write the import without the dot."
+    elif top in sys.stdlib_module_names:
+        hint = f"{top} is of Python's standard library, but not in this image. Import it inside try, or do without it."
+    elif unread:
+        hint = f"{unread[0]} is not read. List the package of {top} in requirements.txt or project.dependencies."
+    else:
+        hint = f"List the package of {top} in requirements.txt or project.dependencies, or send the file."
+    said = [f"{file}:{number}: import {what}" for file, number, what in missing[:MOST_SHOWN]]
+    fail("StartFailed", message, f"{name}:{line}", said, hint)
 
 
 def compile_partition(number: int) -> None:
@@ -220,6 +384,7 @@ def main(mode: str, folders: list[str]) -> None:
     shutil.copytree(source, out / "src", symlinks=True, ignore=ignored)
     if (out / "deps").is_dir():
         clean_dependencies(out / "deps")
+    check_imports(out / "src", out / "deps", "handler.py" if mode == "handler" else "main.py", folders)
     script = str(Path(__file__).resolve())
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     running = [

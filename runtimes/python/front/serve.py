@@ -35,6 +35,7 @@ from typing import Any
 
 import ignite
 
+IMPORTER = importlib.__file__
 BODY_LIMIT = 64 * 1024 * 1024
 HEADER_LIMIT = 64 * 1024
 IDLE_S = 75.0
@@ -194,11 +195,17 @@ def failed(error: BaseException) -> tuple[int, str, bytes]:
 
 
 def users_part(error: BaseException) -> Any:
-    """The traceback from the first frame that is not ours or the standard library's pool."""
+    """The traceback from the first frame that is not ours, the standard library's pool or its import machinery."""
     trace = error.__traceback__
-    while trace and os.path.basename(trace.tb_frame.f_code.co_filename) in ("serve.py", "thread.py"):
+    while trace and _is_frame_of_ours(trace.tb_frame.f_code.co_filename):
         trace = trace.tb_next
     return trace or error.__traceback__
+
+
+def _is_frame_of_ours(name: str) -> bool:
+    return (
+        name.startswith("<frozen importlib") or os.path.basename(name) in ("serve.py", "thread.py") or name == IMPORTER
+    )
 
 
 def encode(value: Any) -> tuple[str, bytes]:
@@ -306,10 +313,22 @@ async def read_chunks(reader: asyncio.StreamReader) -> bytes:
             raise BadRequest(400, "a chunk does not end where it says")
 
 
+def imported() -> Callable[..., Any]:
+    """The user's handler. What its import raises ends the program with the user's own frames alone."""
+    try:
+        handler: Callable[..., Any] = importlib.import_module("handler").handler
+    except Exception as error:
+        traceback.print_exception(error.with_traceback(users_part(error)))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+    return handler
+
+
 async def main() -> None:
     """Import the handler, listen, serve until TERM."""
     sys.path[:] = [*USERS, *PLAIN, HERE]
-    handler = importlib.import_module("handler").handler
+    handler = imported()
     front = Front(handler, int(os.environ.get("IGNITE_MAX_CONCURRENCY") or 0) or 64)
     server = await asyncio.start_server(
         front.connection, "0.0.0.0", int(os.environ.get("PORT") or 80), limit=HEADER_LIMIT, backlog=512

@@ -100,6 +100,38 @@ PHASE_STATUS_CANCELLED: PhaseStatus.ValueType  # 4
 PHASE_STATUS_SKIPPED: PhaseStatus.ValueType  # 5
 Global___PhaseStatus: _TypeAlias = PhaseStatus  # noqa: Y015
 
+class _StartStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _StartStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_StartStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    START_STATUS_UNSPECIFIED: _StartStatus.ValueType  # 0
+    START_STATUS_LISTENS: _StartStatus.ValueType  # 1
+    """It listened on $PORT."""
+    START_STATUS_EXITED: _StartStatus.ValueType  # 2
+    START_STATUS_SILENT: _StartStatus.ValueType  # 3
+    """It ran on, but did not listen on $PORT in time."""
+    START_STATUS_UNKNOWN: _StartStatus.ValueType  # 4
+    """The push was over before either was seen."""
+    START_STATUS_SKIPPED: _StartStatus.ValueType  # 5
+    """The node has no sandbox."""
+
+class StartStatus(_StartStatus, metaclass=_StartStatusEnumTypeWrapper):
+    """Whether the artifact starts: it was run without a network beside the push, as the platform would."""
+
+START_STATUS_UNSPECIFIED: StartStatus.ValueType  # 0
+START_STATUS_LISTENS: StartStatus.ValueType  # 1
+"""It listened on $PORT."""
+START_STATUS_EXITED: StartStatus.ValueType  # 2
+START_STATUS_SILENT: StartStatus.ValueType  # 3
+"""It ran on, but did not listen on $PORT in time."""
+START_STATUS_UNKNOWN: StartStatus.ValueType  # 4
+"""The push was over before either was seen."""
+START_STATUS_SKIPPED: StartStatus.ValueType  # 5
+"""The node has no sandbox."""
+Global___StartStatus: _TypeAlias = StartStatus  # noqa: Y015
+
 class _LogStream:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -196,6 +228,26 @@ class CreateBuildRequest(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     CONTEXT_ID_FIELD_NUMBER: _builtins.int
     ZIPPED_CODE_FIELD_NUMBER: _builtins.int
     GIT_SOURCE_FIELD_NUMBER: _builtins.int
@@ -215,6 +267,7 @@ class CreateBuildRequest(_message.Message):
     REGISTRY_FIELD_NUMBER: _builtins.int
     REPOSITORY_FIELD_NUMBER: _builtins.int
     OUTPUT_REPOSITORY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     context_id: _builtins.str
     """An upload of UploadBuildContext."""
     zipped_code: _builtins.bytes
@@ -253,6 +306,12 @@ class CreateBuildRequest(_message.Message):
 
     @_builtins.property
     def build_args(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own: up to 16, keys up to 63 bytes, values up to 256. Returned in records and reports; no part of what
+        is built.
+        """
+
     def __init__(
         self,
         *,
@@ -275,10 +334,11 @@ class CreateBuildRequest(_message.Message):
         registry: _builtins.str = ...,
         repository: _builtins.str = ...,
         output_repository: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "context_id", b"context_id", "git_source", b"git_source", "source", b"source", "source_ref", b"source_ref", "zipped_code", b"zipped_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "code", b"code", "context_id", b"context_id", "dockerfile", b"dockerfile", "git_source", b"git_source", "idempotency_key", b"idempotency_key", "name", b"name", "no_cache", b"no_cache", "organization_name", b"organization_name", "output_repository", b"output_repository", "platform", b"platform", "priority", b"priority", "queue_timeout_secs", b"queue_timeout_secs", "registry", b"registry", "repository", b"repository", "source", b"source", "source_ref", b"source_ref", "tags", b"tags", "timeout_secs", b"timeout_secs", "zipped_code", b"zipped_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "code", b"code", "context_id", b"context_id", "dockerfile", b"dockerfile", "git_source", b"git_source", "idempotency_key", b"idempotency_key", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "organization_name", b"organization_name", "output_repository", b"output_repository", "platform", b"platform", "priority", b"priority", "queue_timeout_secs", b"queue_timeout_secs", "registry", b"registry", "repository", b"repository", "source", b"source", "source_ref", b"source_ref", "tags", b"tags", "timeout_secs", b"timeout_secs", "zipped_code", b"zipped_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["context_id", "zipped_code", "git_source", "code"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
@@ -340,6 +400,7 @@ class ListBuildsRequest(_message.Message):
     CURSOR_FIELD_NUMBER: _builtins.int
     STATUS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    LABEL_FIELD_NUMBER: _builtins.int
     organization_name: _builtins.str
     limit: _builtins.int
     """0: default."""
@@ -347,6 +408,10 @@ class ListBuildsRequest(_message.Message):
     """`next_cursor` of the page before."""
     status: Global___BuildStatus.ValueType
     name: _builtins.str
+    @_builtins.property
+    def label(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """"KEY=VALUE" each: builds that have all of these labels."""
+
     def __init__(
         self,
         *,
@@ -355,10 +420,11 @@ class ListBuildsRequest(_message.Message):
         cursor: _builtins.str = ...,
         status: Global___BuildStatus.ValueType = ...,
         name: _builtins.str = ...,
+        label: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "name", b"name", "organization_name", b"organization_name", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "label", b"label", "limit", b"limit", "name", b"name", "organization_name", b"organization_name", "status", b"status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -387,6 +453,59 @@ class ListBuildsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListBuildsResponse: _TypeAlias = ListBuildsResponse  # noqa: Y015
+
+@_typing.final
+class ListBuildReportsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_NAME_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    organization_name: _builtins.str
+    limit: _builtins.int
+    """0: default."""
+    cursor: _builtins.str
+    """`next_cursor` of the answer before; empty: from the first report that is stored."""
+    def __init__(
+        self,
+        *,
+        organization_name: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "limit", b"limit", "organization_name", b"organization_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBuildReportsRequest: _TypeAlias = ListBuildReportsRequest  # noqa: Y015
+
+@_typing.final
+class ListBuildReportsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REPORTS_FIELD_NUMBER: _builtins.int
+    NEXT_CURSOR_FIELD_NUMBER: _builtins.int
+    next_cursor: _builtins.str
+    """Never empty; the one that was sent when there is nothing new."""
+    @_builtins.property
+    def reports(self) -> _containers.RepeatedCompositeFieldContainer[Global___BuildReport]:
+        """Of one build in the order of their sequence."""
+
+    def __init__(
+        self,
+        *,
+        reports: _abc.Iterable[Global___BuildReport] | None = ...,
+        next_cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_cursor", b"next_cursor", "reports", b"reports"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBuildReportsResponse: _TypeAlias = ListBuildReportsResponse  # noqa: Y015
 
 @_typing.final
 class StreamBuildLogsRequest(_message.Message):
@@ -585,6 +704,26 @@ class Build(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
     class BuildArgsEntry(_message.Message):
         DESCRIPTOR: _descriptor.Descriptor
 
@@ -611,6 +750,7 @@ class Build(_message.Message):
     CODE_KIND_FIELD_NUMBER: _builtins.int
     DEPLOYMENT_MODE_FIELD_NUMBER: _builtins.int
     VERSION_STATUS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
     RUNTIME_VERSION_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
@@ -627,6 +767,7 @@ class Build(_message.Message):
     ARTIFACT_SHA256_FIELD_NUMBER: _builtins.int
     TAGS_FIELD_NUMBER: _builtins.int
     REPOSITORY_FIELD_NUMBER: _builtins.int
+    START_CHECK_FIELD_NUMBER: _builtins.int
     CODE_HASH_FIELD_NUMBER: _builtins.int
     SOURCE_SHA256_FIELD_NUMBER: _builtins.int
     BUILD_KEY_FIELD_NUMBER: _builtins.int
@@ -692,6 +833,8 @@ class Build(_message.Message):
     report_sequence: _builtins.int
     """Of the last report."""
     @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseRecord]: ...
     @_builtins.property
     def failure(self) -> Global___Failure: ...
@@ -701,6 +844,10 @@ class Build(_message.Message):
     def image_refs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def start_check(self) -> Global___StartCheck:
+        """Absent where the build asked for none."""
+
     @_builtins.property
     def provenance(self) -> Global___SourceProvenance: ...
     @_builtins.property
@@ -717,6 +864,7 @@ class Build(_message.Message):
         code_kind: _ignite_common_pb2.CodeKind.ValueType = ...,
         deployment_mode: _ignite_common_pb2.DeploymentMode.ValueType = ...,
         version_status: _ignite_common_pb2.VersionStatus.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         runtime: _builtins.str = ...,
         runtime_version: _builtins.str = ...,
         target: _builtins.str = ...,
@@ -733,6 +881,7 @@ class Build(_message.Message):
         artifact_sha256: _builtins.str = ...,
         tags: _abc.Iterable[_builtins.str] | None = ...,
         repository: _builtins.str = ...,
+        start_check: Global___StartCheck | None = ...,
         code_hash: _builtins.str = ...,
         source_sha256: _builtins.str = ...,
         build_key: _builtins.str = ...,
@@ -754,13 +903,46 @@ class Build(_message.Message):
         node_id: _builtins.str = ...,
         report_sequence: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "provenance", b"provenance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "provenance", b"provenance", "start_check", b"start_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ref", b"artifact_ref", "artifact_sha256", b"artifact_sha256", "attached_to", b"attached_to", "attempt", b"attempt", "build_args", b"build_args", "build_id", b"build_id", "build_key", b"build_key", "cancel_requested", b"cancel_requested", "claim", b"claim", "code_hash", b"code_hash", "code_kind", b"code_kind", "created_at_ms", b"created_at_ms", "deployment_mode", b"deployment_mode", "ended_at_ms", b"ended_at_ms", "failure", b"failure", "failures", b"failures", "from_cache_of", b"from_cache_of", "image_digest", b"image_digest", "image_refs", b"image_refs", "log_lines", b"log_lines", "name", b"name", "node_id", b"node_id", "organization_name", b"organization_name", "phase", b"phase", "phases", b"phases", "platform", b"platform", "priority", b"priority", "provenance", b"provenance", "queue_position", b"queue_position", "report_sequence", b"report_sequence", "repository", b"repository", "retries", b"retries", "runtime", b"runtime", "runtime_version", b"runtime_version", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "started_at_ms", b"started_at_ms", "status", b"status", "tags", b"tags", "target", b"target", "updated_at_ms", b"updated_at_ms", "version_status", b"version_status", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ref", b"artifact_ref", "artifact_sha256", b"artifact_sha256", "attached_to", b"attached_to", "attempt", b"attempt", "build_args", b"build_args", "build_id", b"build_id", "build_key", b"build_key", "cancel_requested", b"cancel_requested", "claim", b"claim", "code_hash", b"code_hash", "code_kind", b"code_kind", "created_at_ms", b"created_at_ms", "deployment_mode", b"deployment_mode", "ended_at_ms", b"ended_at_ms", "failure", b"failure", "failures", b"failures", "from_cache_of", b"from_cache_of", "image_digest", b"image_digest", "image_refs", b"image_refs", "labels", b"labels", "log_lines", b"log_lines", "name", b"name", "node_id", b"node_id", "organization_name", b"organization_name", "phase", b"phase", "phases", b"phases", "platform", b"platform", "priority", b"priority", "provenance", b"provenance", "queue_position", b"queue_position", "report_sequence", b"report_sequence", "repository", b"repository", "retries", b"retries", "runtime", b"runtime", "runtime_version", b"runtime_version", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "start_check", b"start_check", "started_at_ms", b"started_at_ms", "status", b"status", "tags", b"tags", "target", b"target", "updated_at_ms", b"updated_at_ms", "version_status", b"version_status", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Build: _TypeAlias = Build  # noqa: Y015
+
+@_typing.final
+class StartCheck(_message.Message):
+    """What the start check saw, for the digest it is attached to."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    COLD_START_MS_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    status: Global___StartStatus.ValueType
+    message: _builtins.str
+    """For a person; empty where it listened."""
+    cold_start_ms: _builtins.int
+    """From its start until it listened on $PORT."""
+    memory_bytes: _builtins.int
+    """Anonymous and shared memory of its processes at that moment."""
+    def __init__(
+        self,
+        *,
+        status: Global___StartStatus.ValueType = ...,
+        message: _builtins.str = ...,
+        cold_start_ms: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cold_start_ms", b"cold_start_ms", "memory_bytes", b"memory_bytes", "message", b"message", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartCheck: _TypeAlias = StartCheck  # noqa: Y015
 
 @_typing.final
 class PhaseRecord(_message.Message):
@@ -925,9 +1107,29 @@ Global___LogEntry: _TypeAlias = LogEntry  # noqa: Y015
 
 @_typing.final
 class BuildReport(_message.Message):
-    """What the control plane is told; one that is not newer than the last `sequence` of its build changes nothing."""
+    """What the control plane receives; one that is not newer than the last `sequence` of its build changes nothing."""
 
     DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
 
     BUILD_ID_FIELD_NUMBER: _builtins.int
     ORGANIZATION_NAME_FIELD_NUMBER: _builtins.int
@@ -935,6 +1137,7 @@ class BuildReport(_message.Message):
     SEQUENCE_FIELD_NUMBER: _builtins.int
     VERSION_STATUS_FIELD_NUMBER: _builtins.int
     BUILD_STATUS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     IMAGE_REFS_FIELD_NUMBER: _builtins.int
     IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
@@ -956,6 +1159,9 @@ class BuildReport(_message.Message):
     code_kind: _ignite_common_pb2.CodeKind.ValueType
     deployment_mode: _ignite_common_pb2.DeploymentMode.ValueType
     created_at_ms: _builtins.int
+    """When this was reported."""
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     @_builtins.property
     def failure(self) -> Global___Failure: ...
     @_builtins.property
@@ -969,6 +1175,7 @@ class BuildReport(_message.Message):
         sequence: _builtins.int = ...,
         version_status: _ignite_common_pb2.VersionStatus.ValueType = ...,
         build_status: Global___BuildStatus.ValueType = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         failure: Global___Failure | None = ...,
         image_refs: _abc.Iterable[_builtins.str] | None = ...,
         image_digest: _builtins.str = ...,
@@ -980,7 +1187,7 @@ class BuildReport(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ref", b"artifact_ref", "build_id", b"build_id", "build_status", b"build_status", "code_hash", b"code_hash", "code_kind", b"code_kind", "created_at_ms", b"created_at_ms", "deployment_mode", b"deployment_mode", "failure", b"failure", "image_digest", b"image_digest", "image_refs", b"image_refs", "name", b"name", "organization_name", b"organization_name", "sequence", b"sequence", "version_status", b"version_status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ref", b"artifact_ref", "build_id", b"build_id", "build_status", b"build_status", "code_hash", b"code_hash", "code_kind", b"code_kind", "created_at_ms", b"created_at_ms", "deployment_mode", b"deployment_mode", "failure", b"failure", "image_digest", b"image_digest", "image_refs", b"image_refs", "labels", b"labels", "name", b"name", "organization_name", b"organization_name", "sequence", b"sequence", "version_status", b"version_status"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1180,6 +1387,7 @@ class ClaimBuildResponse(_message.Message):
     LIMITS_FIELD_NUMBER: _builtins.int
     DESTINATION_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
+    START_CHECK_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     refused_because: _builtins.str
     build_id: _builtins.str
@@ -1187,6 +1395,8 @@ class ClaimBuildResponse(_message.Message):
     attempt: _builtins.int
     lease_ms: _builtins.int
     organization_name: _builtins.str
+    start_check: _builtins.str
+    """The start check: "off", "warn" or "require"; empty: off."""
     @_builtins.property
     def request(self) -> Global___CreateBuildRequest:
         """Without the source's bytes."""
@@ -1216,10 +1426,11 @@ class ClaimBuildResponse(_message.Message):
         limits: Global___Limits | None = ...,
         destination: Global___Destination | None = ...,
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        start_check: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "limits", b"limits", "request", b"request", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1598,6 +1809,7 @@ class BuiltArtifact(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     MATERIALS_FIELD_NUMBER: _builtins.int
+    START_CHECK_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
     """Of the manifest that the attempt's tag points at."""
     reference: _builtins.str
@@ -1606,6 +1818,8 @@ class BuiltArtifact(_message.Message):
     """Of manifest, config and layers, as the control side reads them in the manifest. Not read in a finish."""
     @_builtins.property
     def materials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Material]: ...
+    @_builtins.property
+    def start_check(self) -> Global___StartCheck: ...
     def __init__(
         self,
         *,
@@ -1613,10 +1827,11 @@ class BuiltArtifact(_message.Message):
         reference: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         materials: _abc.Iterable[Global___Material] | None = ...,
+        start_check: Global___StartCheck | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["start_check", b"start_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "materials", b"materials", "reference", b"reference", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "materials", b"materials", "reference", b"reference", "size_bytes", b"size_bytes", "start_check", b"start_check"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

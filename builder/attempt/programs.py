@@ -1,0 +1,75 @@
+"""What a build left: where each layer of it is on this host, and whether the program in it is one at all."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from pathlib import Path, PurePosixPath
+
+from builder.attempt.attempt import Attempt
+from builder.attempt.planned import Bound
+from builder.errors import BuildError
+from builder.images.gather import open_source
+from builder.toolchains.provider import Provided
+
+HEADER = struct.Struct("<4sBB10xHHIQ")
+"""The start of an ELF file (elf(5)): magic, class, byte order, type, machine, version, entry."""
+EXECUTABLE, SHARED = 2, 3
+X86_64 = 62
+ARCHIVE = b"!<arch>\n"
+
+
+def host_path(attempt: Attempt, toolchain: Provided, inside: str) -> Path:
+    """A path of the sandbox on this host: below /work, or in a mounted folder of ours."""
+    if inside.startswith("/work/"):
+        return attempt.work / inside.removeprefix("/work/")
+    for mount in toolchain.root.mounts:
+        if inside == mount.dest or inside.startswith(mount.dest + "/"):
+            return mount.source / inside.removeprefix(mount.dest).lstrip("/")
+    raise BuildError("Internal", f"{inside} is nowhere on this node")
+
+
+def require_program(attempt: Attempt, bound: Bound) -> None:
+    """Raise `BuildError` StartFailed where a layer of this build holds the entry point and that is no program.
+
+    What is absent or no plain file is left to packaging, which names it.
+    """
+    entry = PurePosixPath(bound.plan.output.entrypoint[0])
+    for layer in reversed(bound.plan.output.layers):
+        if not entry.is_relative_to(layer.dest):
+            continue
+        host = host_path(attempt, bound.toolchain, layer.source) / entry.relative_to(layer.dest)
+        try:
+            fd = open_source(host, attempt.work if host.is_relative_to(attempt.work) else None)
+        except OSError:
+            return
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            return
+        with open(fd, "rb") as file:
+            head = file.read(HEADER.size)
+        if why := why_no_program(head):
+            raise BuildError(
+                "StartFailed",
+                f"{entry} cannot be started: it is {why}",
+                where=str(entry),
+                next="The package that is built must be a program (package main) for linux/amd64.",
+            )
+        return
+
+
+def why_no_program(head: bytes) -> str:
+    """Why a file that starts so is no program for linux/amd64; empty where it is one, or has a line `#!`."""
+    if head.startswith(b"#!"):
+        return ""
+    if head.startswith(ARCHIVE):
+        return "an object archive, which a library gives"
+    if len(head) < HEADER.size or head[:4] != b"\x7fELF":
+        return "no executable file"
+    _, size, order, kind, machine, _, entry = HEADER.unpack(head[: HEADER.size])
+    if (size, order, machine) != (2, 1, X86_64):
+        return "an executable for another machine"
+    if kind not in (EXECUTABLE, SHARED) or not entry:
+        return "an object file or library without an entry"
+    return ""

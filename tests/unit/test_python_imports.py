@@ -1,0 +1,170 @@
+"""What a Python entry imports is looked up in the image before it is pushed, and nothing of it runs."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+import sysconfig
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from builder.pipelines import python
+from builder.plan import Step
+
+FILE = Path(__file__).resolve().parents[2] / "runtimes/python/build/check_and_compile.py"
+SCRIPT: Any = SimpleNamespace(**runpy.run_path(str(FILE), run_name="check_and_compile"))
+HANDLER = "def handler(payload, ctx):\n    return 'x'\n"
+SO = sysconfig.get_config_var("EXT_SUFFIX")
+
+
+class Check:
+    """The check of a work folder; names below `deps/` are what the installer left, all others the source."""
+
+    def __init__(self, work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.work, self.capsys = work, capsys
+
+    def lines(self, files: Mapping[str, str], mode: str = "handler") -> list[str]:
+        """What it prints as its diagnosis; nothing where it passes."""
+        for name, text in files.items():
+            path = self.work / "out" / (name if name.startswith("deps/") else f"src/{name}")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        entry = "handler.py" if mode == "handler" else "main.py"
+        source = self.work / "out/src"
+        try:
+            if mode == "handler":
+                SCRIPT.check_handler(SCRIPT.check_source(source, entry))
+            SCRIPT.check_imports(source, self.work / "out/deps", entry)
+        except SystemExit:
+            return self.capsys.readouterr().err.splitlines()
+        return []
+
+    def found(self, files: Mapping[str, str], mode: str = "handler") -> dict[str, Any]:
+        diagnosis: dict[str, Any] = json.loads(self.lines(files, mode)[-1])
+        return diagnosis
+
+
+@pytest.fixture
+def check(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Check:
+    """With the standard library alone on the path, as in the image."""
+    monkeypatch.setattr(
+        sys, "path", [sysconfig.get_path("stdlib"), str(Path(sysconfig.get_path("stdlib")) / "lib-dynload")]
+    )
+    return Check(tmp_path, capsys)
+
+
+HONEST: Mapping[str, Mapping[str, str]] = {
+    "try": {"handler.py": "try:\n    import ujson as json\nexcept ImportError:\n    import json\n"},
+    "type checking": {"handler.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import mypy_boto3\n"},
+    "another platform": {"handler.py": "import sys\nif sys.platform == 'win32':\n    import winreg\n"},
+    "suppress": {"handler.py": "from contextlib import suppress\nwith suppress(ImportError):\n    import orjson\n"},
+    "in a function": {"handler.py": "def lazily():\n    import pandas\n"},
+    "by name": {"handler.py": "import importlib\ndef load(): return importlib.import_module('absent')\n"},
+    "only as a program": {"handler.py": "if __name__ == '__main__':\n    import pytest_cov\n"},
+    "a loop": {"handler.py": "for name in ():\n    import absent\n"},
+    "a namespace": {
+        "handler.py": "import acme.one\nfrom acme.two import deep\n", "acme/one.py": "", "acme/two/deep.py": "",
+    },
+    "a namespace over both": {
+        "handler.py": "import acme.own, acme.theirs\nfrom acme import theirs\n",
+        "acme/own.py": "",
+        "deps/acme/theirs/__init__.py": "",
+    },
+    "an extension": {"handler.py": "import fast\nfrom fast import loop\n", f"deps/fast{SO}": ""},
+    "relative": {
+        "handler.py": "import app.web\n", "app/__init__.py": "", "app/db.py": "",
+        "app/web.py": "from . import db\nfrom .db import X\n",
+    },
+    "a name of a package": {"handler.py": "from app import anything\n", "app/__init__.py": "anything = 1\n"},
+    "a package of others that is code": {
+        "handler.py": "import six.moves.urllib\n", "deps/six/__init__.py": "import absent",
+    },
+    "below a try": {
+        "handler.py": "try:\n    import accelerated\nexcept ImportError:\n    accelerated = None\n",
+        "accelerated.py": "import numpy\n",
+    },
+    "a path of its own": {"handler.py": "import sys\nsys.path.insert(0, '/app/src/vendor')\nimport bundled\n",
+                          "vendor/bundled.py": ""},
+    "built in, frozen, of the SDK": {"handler.py": "import sys, time, zipimport, os.path, collections.abc, ignite\n"},
+    "__getattr__ of a package": {
+        "handler.py": "from app import lazy\n", "app/lazy.py": "import absent\n",
+        "app/__init__.py": "def __getattr__(name): return 1\n",
+    },
+    "a class": {"handler.py": "class Names:\n    import json\n"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_an_honest_import_passes(check: Check, name: str) -> None:
+    files = dict(HONEST[name])
+    files["handler.py"] += HANDLER
+    assert check.lines(files) == []
+
+
+@pytest.mark.parametrize(
+    ("files", "where", "words"),
+    [
+        ({"handler.py": "import requests\n"}, "handler.py:1", "module requests, which handler.py imports"),
+        ({"handler.py": "import os, yaml.nodes\n"}, "handler.py:1", "yaml.nodes"),
+        ({"handler.py": "\nfrom app import db\n", "app/__init__.py": "", "app/db.py": "import p"}, "app/db.py:1", "p,"),
+        ({"handler.py": "import app.absent\n", "app/__init__.py": ""}, "handler.py:1", "app.absent"),
+        ({"handler.py": "from app.absent import name\n", "app/__init__.py": ""}, "handler.py:1", "app.absent"),
+        ({"handler.py": "from acme import absent\n", "acme/one.py": ""}, "handler.py:1", "acme.absent"),
+        ({"handler.py": "from . import helpers\n", "helpers.py": ""}, "handler.py:1", "relative to a package"),
+        ({"handler.py": "class Names:\n    import absent\n"}, "handler.py:2", "absent"),
+        ({"handler.py": "import fast\n", "deps/fast.cpython-37m-x86_64-linux-gnu.so": ""}, "handler.py:1", "fast"),
+    ],
+)  # fmt: skip
+def test_an_import_that_nothing_provides_is_no_start(
+    check: Check, files: dict[str, str], where: str, words: str
+) -> None:
+    diagnosis = check.found(files | {"handler.py": files["handler.py"] + HANDLER})
+    assert (diagnosis["reason"], diagnosis["where"]) == ("StartFailed", where)
+    assert words in diagnosis["message"]
+
+
+@pytest.mark.parametrize("name", ["Pipfile", "setup.py", "requirements-prod.txt"])
+def test_a_manifest_that_is_not_read_is_named(check: Check, name: str) -> None:
+    files = {"handler.py": "import requests\n" + HANDLER, name: ""}
+    assert f"{name} is not read" in check.found(files)["next"]
+
+
+def test_a_server_is_looked_up_from_its_own_entry(check: Check) -> None:
+    diagnosis = check.found({"main.py": "import flask\n", "handler.py": "import absent\n"}, "server")
+    assert diagnosis["where"] == "main.py:1" and "flask" in diagnosis["message"]
+
+
+def test_nothing_of_the_source_runs(check: Check, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    files = {
+        "handler.py": f"import app\nopen({str(mark)!r}, 'w')\n" + HANDLER,
+        "app/__init__.py": f"open({str(mark)!r}, 'w')",
+    }
+    assert check.lines(files) == []
+    assert not mark.exists()
+
+
+@pytest.mark.parametrize(
+    "handler", ["def handler(p, c):\n    yield b'a'\n", "async def handler(p, c):\n    x = yield\n"]
+)
+def test_a_generator_is_no_handler(check: Check, handler: str) -> None:
+    diagnosis = check.found({"handler.py": handler})
+    assert diagnosis["reason"] == "EntryPointMissing" and "generator" in diagnosis["message"]
+    assert diagnosis["where"].startswith("handler.py:2")
+
+
+def test_a_handler_may_use_generators(check: Check) -> None:
+    text = "def handler(p, c):\n    def parts():\n        yield 1\n    return [*parts(), *(x for x in parts())]\n"
+    assert check.lines({"handler.py": text}) == []
+
+
+def test_the_pipeline_reads_what_the_check_found(check: Check) -> None:
+    lines = check.lines({"handler.py": "import requests\n" + HANDLER})
+    diagnosis = python.diagnose(Step(name="compile", argv=()), 1, lines)
+    assert (diagnosis.reason, diagnosis.where) == ("StartFailed", "handler.py:1")
+    assert diagnosis.said == ("handler.py:1: import requests",)

@@ -1,0 +1,171 @@
+"""The start check beside the push: what ends a build, what is a warning, what is never started. Its sandbox is played;
+the real one starts artifacts in tests/e2e/test_start.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import sandbox
+from builder.attempt.attempt import Attempt, plan_request
+from builder.build import finish_build
+from builder.claims.outcome import Artifact, StartStatus
+from builder.claims.requests import artifact_record
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import START_CHECK
+from builder.errors import BuildError, PlatformError
+from builder.pipelines.base import COMMON_ARGS
+from builder.sandbox import Command, Root, Stream
+from tests.unit.test_line import OneSource, attempt_in, make_base, planned
+
+Play = Callable[..., list[tuple[Command, Root]]]
+TRACEBACK = (b"Traceback (most recent call last):", b'  File "x", line 1', b"KeyError: 'API_KEY'")
+
+
+@pytest.fixture
+def play(monkeypatch: pytest.MonkeyPatch) -> Play:
+    """Plays the sandbox of the check: the lines of the program, then how it ended. Returns what was run."""
+    ran: list[tuple[Command, Root]] = []
+
+    def put(exit_code: int = 0, reason: str | None = None, lines: tuple[bytes, ...] = (), error: Any = None) -> Any:
+        def run(command: Command, root: Root, limits: Any, **options: Any) -> sandbox.Result:
+            ran.append((command, root))
+            assert options["egress"] is None
+            if error:
+                raise error
+            for line in lines:
+                options["on_line"](Stream.STDERR, line)
+            return sandbox.Result(
+                exit_code=exit_code, signal=None, reason=reason, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
+            )
+
+        monkeypatch.setattr(sandbox, "run", run)
+        return ran
+
+    return put
+
+
+def attempt(folder: Path, mode: str, **settings: Any) -> Attempt:
+    for name in ("base-old", "base-new"):
+        (folder / name).mkdir()
+    make_base(folder, "old")
+    made = attempt_in(folder, OneSource())
+    made.grant.start_check = mode
+    if settings:
+        object.__setattr__(made.node, "settings", made.node.settings.model_copy(update=settings))
+    return made
+
+
+def finished(made: Attempt) -> Artifact:
+    return finish_build(made, planned(made))
+
+
+def lines(made: Attempt) -> str:
+    return "\n".join(line.text for line in made.log.spool.batch(1000))
+
+
+def test_what_stops_a_program_is_a_warning_with_its_first_error_line(tmp_path: Path, play: Play) -> None:
+    ran = play(1, lines=TRACEBACK)
+    made = attempt(tmp_path, "warn")
+    found = finished(made).start
+    assert found and found.status is StartStatus.EXITED
+    assert "warning: start check: the program exited 1 before it listened on $PORT: KeyError: 'API_KEY'" in lines(made)
+    ((command, root),) = ran
+    assert command.argv == ("/app/app",) and command.env["PORT"] == "8080" and command.user == (65532, 65532)
+    assert [(mount.dest, mount.writable) for mount in root.mounts] == [("/app/app", False)]
+    assert root.rootfs is not None and (root.rootfs / "etc/release").read_text() == "old"
+    assert not command.work.exists() and command.work.parent == made.work.parent, "the check's folder is removed"
+
+
+@pytest.mark.parametrize(("exit_code", "reason", "words"), [(1, None, "exited 1"), (137, "Timeout", "within 5 s")])
+def test_where_a_start_is_required_the_build_ends(
+    tmp_path: Path, play: Play, exit_code: int, reason: str | None, words: str
+) -> None:
+    play(exit_code, reason, TRACEBACK)
+    with pytest.raises(BuildError) as caught:
+        finished(attempt(tmp_path, "require"))
+    error = caught.value
+    assert (error.reason, error.phase, str(error.error_class)) == ("StartFailed", "PUSH", "user_code")
+    assert words in error.message and error.said[0] == "KeyError: 'API_KEY'"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [b"ImportError: libpq.so.5: cannot open shared object file: No such file", b"bwrap: execvp /app/app: No such"],
+)
+def test_what_starts_on_no_machine_ends_the_build_without_being_required(
+    tmp_path: Path, play: Play, line: bytes
+) -> None:
+    play(127, lines=(line,))
+    with pytest.raises(BuildError) as caught:
+        finished(attempt(tmp_path, "warn"))
+    assert caught.value.reason == "StartFailed"
+
+
+def test_a_check_that_cannot_be_made_is_a_warning_unless_it_is_required(tmp_path: Path, play: Play) -> None:
+    play(error=PlatformError("SandboxUnavailable", "no namespaces"))
+    (tmp_path / "warn").mkdir()
+    (tmp_path / "require").mkdir()
+    found = finished(attempt(tmp_path / "warn", "warn")).start
+    assert found and found.status is StartStatus.UNKNOWN and "no namespaces" in found.line
+    with pytest.raises(PlatformError) as caught:
+        finished(attempt(tmp_path / "require", "require"))
+    assert caught.value.retried
+
+
+def test_without_a_sandbox_nothing_of_the_source_is_started(tmp_path: Path, play: Play) -> None:
+    ran = play(1)
+    made = attempt(tmp_path, "require", unsandboxed=True)
+    found = finished(made).start
+    assert found and found.status is StartStatus.SKIPPED and not ran
+    assert "warning: start check: skipped" in lines(made)
+
+
+@pytest.mark.parametrize("mode", ["off", ""])
+def test_a_build_that_asks_for_none_starts_nothing(tmp_path: Path, play: Play, mode: str) -> None:
+    ran = play(1)
+    assert finished(attempt(tmp_path, mode)).start is None and not ran
+
+
+@pytest.mark.parametrize("mode", ["off", "warn"])
+def test_a_library_is_never_pushed_in_any_mode(tmp_path: Path, play: Play, mode: str) -> None:
+    play(1)
+    made = attempt(tmp_path, mode)
+    bound = planned(made)
+    (made.work / "out/app").write_bytes(b"!<arch>\n__.PKGDEF" + bytes(64))
+    with pytest.raises(BuildError) as caught:
+        finish_build(made, bound)
+    assert caught.value.reason == "StartFailed" and "object archive" in caught.value.message
+    assert not (tmp_path / "artifacts").exists()
+
+
+def test_a_lost_claim_ends_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = attempt(tmp_path, "require")
+    asked: list[bool] = []
+
+    def run(command: Command, root: Root, limits: Any, **options: Any) -> sandbox.Result:
+        made.lease.cancelled = True
+        asked.append(options["cancelled"]())
+        return sandbox.Result(
+            exit_code=143, signal=15, reason="Cancelled", peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
+        )
+
+    monkeypatch.setattr(sandbox, "run", run)
+    with pytest.raises(BuildError):
+        finished(made)
+    assert asked == [True]
+
+
+def test_the_argument_is_none_of_the_pipeline() -> None:
+    assert COMMON_ARGS == (START_CHECK,)
+    request = pb.CreateBuildRequest(build_args={START_CHECK: "require", "tags": "x"})
+    assert plan_request(request).build_args == {"tags": "x"}
+
+
+def test_the_record_has_what_was_measured(tmp_path: Path, play: Play) -> None:
+    play(1, lines=TRACEBACK)
+    wire = artifact_record(finished(attempt(tmp_path, "warn"))).start_check
+    assert wire.status == pb.START_STATUS_EXITED and wire.message.endswith(": KeyError: 'API_KEY'")
