@@ -168,3 +168,14 @@ def test_the_pipeline_reads_what_the_check_found(check: Check) -> None:
     diagnosis = python.diagnose(Step(name="compile", argv=()), 1, lines)
     assert (diagnosis.reason, diagnosis.where) == ("StartFailed", "handler.py:1")
     assert diagnosis.said == ("handler.py:1: import requests",)
+
+
+def test_a_package_of_the_source_is_found_in_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "deps").mkdir()
+    package = tmp_path / "src" / "libs" / "acme"
+    package.mkdir(parents=True)
+    (package / "acme.py").write_text("")
+    (tmp_path / "src" / "handler.py").write_text("import acme\ndef handler(p, c): ...\n")
+    SCRIPT.check_imports(tmp_path / "src", tmp_path / "deps", "handler.py", ["libs/acme"])
+    with pytest.raises(SystemExit):
+        SCRIPT.check_imports(tmp_path / "src", tmp_path / "deps", "handler.py")

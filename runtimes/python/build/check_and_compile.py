@@ -83,7 +83,7 @@ def imported(tree: ast.Module, package: list[str]) -> Iterator[list[str]]:
             waiting.extend(ast.iter_child_nodes(node))
 
 
-def check_source(root: Path, entry: str, folders: list[str]) -> ast.Module:
+def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Module:
     """Parse the entry file and every module that its imports lead to; all other files only if they can be.
 
     A template or a sample for another Python lies in many a project: it is told, packaged and not compiled.
