@@ -163,7 +163,7 @@ def _refuse_stale(tree: Tree, folder: str, package: Mapping[str, Any], wanted: s
             what = f"uv.lock has it as {shown[key[0]]}" if key[0] in shown else "uv.lock does not have it"
             where = line_of(tree, need.name, name, after="dependencies")
             raise BuildError("LockOutdated", f"{name} needs {str(need)[:80]}; {what}", where=where, next=_LOCK_AGAIN)
-    if gone := sorted(set(shown) - {canonical(found[0]) for need in needs if (found := _NAMED.match(need.strip()))}):
+    if gone := sorted(set(shown) - {canonical(match[0]) for need in needs if (match := _NAMED.match(need.strip()))}):
         message = f"uv.lock has {gone[0][:80]} as a dependency, and {name} has not"
         raise BuildError("LockOutdated", message, where=line_of(tree, "dependencies", name), next=_LOCK_AGAIN)
 
