@@ -1,0 +1,161 @@
+"""What `go` prints when it fails, as a reason and what a person needs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
+from builder.plan import Diagnosis, Step
+
+LOOK_STEP = "look for cgo"
+"""The step whose lines name what a failed compile misses."""
+_AT = re.compile(r"^(?:\./)?([\w./@+-]+\.go):(\d+)(?::(\d+))?: (.+)$")
+_MOD_AT = re.compile(r"^(go\.mod:\d+): (.+)$")
+_CHECKSUM = re.compile(r"checksum mismatch|SECURITY ERROR")
+_STALE = re.compile(r"missing go\.sum entry|updates to go\.(?:mod|sum) needed|inconsistent vendoring")
+_NEWER = re.compile(r" requires go >= ([\d.]{1,64})")
+_NO_MODULE = re.compile(
+    r"40[0134] [A-Z][\w ]{1,60}$|410 Gone|: Forbidden$|unknown revision|no matching versions|unrecognized import path|"
+    r"[Rr]epository not found|could not read Username|executable file not found|disabled by GOPROXY|"
+    r"invalid version|malformed module path|does not contain package"
+)
+_MODULE = re.compile(r"(?:^|[\s:])([\w-]+(?:\.[\w-]+)+/[\w./~+-]*\w)(?:@(v[\w.+-]+))?:")
+_NO_PACKAGE = re.compile(
+    r"(?:no required module provides package|cannot find (?:module providing )?package) ([^\s:;]+)"
+    r"|package (\S+) is not in std"
+)
+_NO_MAIN = re.compile(r"function main is undeclared in the main package")
+_NOT_ONE_MAIN = re.compile(r"requires exactly one main package")
+_CGO = re.compile(
+    r'^warning: package (\w{1,200}) \(([^\s,()]{1,500})(?:, ([^\s()]{1,500} [^\s()]{1,200}))?\) imports "C" in (\S+);'
+)
+_UNDEFINED = re.compile(r"undefined: (\w{1,200})\.\w")
+_EXCLUDED = re.compile(r"(?:imports |^package )([^\s:]{1,500}): build constraints exclude all Go files")
+_EMBED = re.compile(r"pattern (.{1,500}): no matching files found$")
+_NO_ORDER = re.compile(r"import cycle not allowed|found packages |build constraints exclude all Go files")
+
+
+def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
+    """What `go` said. The order matters: a lock that does not fit comes before the error it causes."""
+    said = [cut_root(line) for line in lines]
+    trouble = index_trouble(said) if step.name not in ("compile", LOOK_STEP) else None
+    found = _lock(said) or _manifest(said) or trouble or _module(said) or _cgo(said) or _compiler(said, exit_code)
+    if found:
+        return found
+    if line := first_match(said, _NOT_ONE_MAIN):
+        return Diagnosis(
+            reason="EntryPointMissing", message="the package to build is no package main", said=(line,),
+            next="Name a package main: --build-arg entry=FOLDER",
+        )  # fmt: skip
+    if line := first_match(said, _NO_MAIN):
+        return Diagnosis(
+            reason="EntryPointMissing", message="package main has no func main", said=(line,),
+            next="Add `func main()` to package main.",
+        )  # fmt: skip
+    if first_match(said, _NO_ORDER):
+        return Diagnosis(
+            reason="CompileFailed", message=f"go build exited {exit_code}", said=said_from(said, _NO_ORDER),
+            next="Correct the package named, build again (modules are kept). By hand: go build ./...",
+        )  # fmt: skip
+    return step_failed(step, exit_code, said)
+
+
+def _lock(said: Sequence[str]) -> Diagnosis | None:
+    if line := first_match(said, _CHECKSUM):
+        return Diagnosis(
+            reason="LockOutdated", message=f"a module is not the one go.sum pins: {line[:200]}", where="go.sum",
+            said=said_from(said, _CHECKSUM),
+            next="If its author published it again on purpose: delete its lines from go.sum and run go mod tidy.",
+        )  # fmt: skip
+    if line := first_match(said, _STALE):
+        vendored = "vendoring" in line
+        return Diagnosis(
+            reason="LockOutdated",
+            message=("vendor/ does not fit go.mod" if vendored else "go.mod and go.sum do not agree: " + line[:200]),
+            where="vendor/modules.txt" if vendored else "go.sum",
+            said=said_from(said, _STALE),
+            next="Run go mod vendor and commit vendor/." if vendored else "Run go mod tidy, commit go.mod and go.sum.",
+        )
+    return None
+
+
+def _manifest(said: Sequence[str]) -> Diagnosis | None:
+    if line := first_match(said, _NEWER):
+        found = _NEWER.search(line)
+        who, wanted = (word_before(line, found).removesuffix(":"), found[1]) if found else ("", "")
+        return Diagnosis(
+            reason="UnknownRuntimeVersion", message=f"{who} needs go {wanted}, which is newer than the toolchain here",
+            where="go.mod", said=said_from(said, _NEWER),
+            next="Take an older version of it, or lower the go line of go.mod.",
+        )  # fmt: skip
+    if found := _MOD_AT.match(first_match(said, _MOD_AT)):
+        return Diagnosis(
+            reason="ManifestInvalid", message=f"go.mod cannot be read: {found[2][:200]}", where=found[1],
+            said=said_from(said, _MOD_AT), next=f"Correct {found[1]}. By hand: go mod verify",
+        )  # fmt: skip
+    return None
+
+
+def _module(said: Sequence[str]) -> Diagnosis | None:
+    line = first_match(said, _NO_MODULE)
+    if not line:
+        return None
+    name = _MODULE.search(line)
+    which = f"{name[1]}@{name[2]}" if name and name[2] else name[1] if name else "a module"
+    return Diagnosis(
+        reason="DependencyNotFound", message=f"{which} is not to be had from the module proxy",
+        where=f"go.mod  {which}" if name and name[2] else "", said=said_from(said, _NO_MODULE),
+        next="Correct its name or version. By hand: go mod download. If it is private, its proxy must be configured.",
+    )  # fmt: skip
+
+
+def _cgo(said: Sequence[str]) -> Diagnosis | None:
+    """A package whose missing half is the cause: one that the look for cgo named, and that the compiler misses."""
+    named = [found for line in said if (found := _CGO.match(line))]
+    for line in said if named else ():
+        undefined, excluded, at = _UNDEFINED.search(line), _EXCLUDED.search(line), _AT.match(line)
+        for found in named:
+            name, path, module, file = found.groups()
+            if not ((undefined and undefined[1] == name) or (excluded and excluded[1] == path)):
+                continue
+            if "sqlite" in path:
+                hint = "Take a module that is Go alone instead of it, for SQLite modernc.org/sqlite."
+            else:
+                hint = f"Take a module that is Go alone instead of {path}."
+            who = f"{path} of {module}" if module and module.split(" ")[0] != path else module or path
+            return Diagnosis(
+                reason="CgoRefused", message=f'{who} imports "C" in {file}; the artifact is built without cgo',
+                where=f"{at[1]}:{at[2]}" if at else f"go.mod  {(module or path).split()[0]}", said=(line,), next=hint,
+            )  # fmt: skip
+    return None
+
+
+def _compiler(said: Sequence[str], exit_code: int) -> Diagnosis | None:
+    errors = [match for line in said if (match := _AT.match(line))]
+    if not errors:
+        return None
+    path, line, column, text = errors[0].groups()
+    where = f"{path}:{line}" + (f":{column}" if column else "")
+    words = tuple(line for line in said_from(said, _AT) if not line.startswith("# "))
+    if missing := _NO_PACKAGE.search(text):
+        name = missing[1] or missing[2]
+        if "-mod=vendor" in text:
+            return Diagnosis(
+                reason="LockOutdated", message=f"{name} is imported, but vendor/ lacks it", where=where, said=words,
+                next="Run go mod vendor, commit vendor/ and send all of it.",
+            )  # fmt: skip
+        return Diagnosis(
+            reason="DependencyNotFound", message=f"{name} is imported, but no module provides it", where=where,
+            said=words, next=f"Add it: go get {name}" if "." in name.split("/")[0] else f"Correct the import {name}.",
+        )  # fmt: skip
+    if embed := _EMBED.search(text):
+        return Diagnosis(
+            reason="CompileFailed", message=f"{embed[1]} is embedded, but nothing in what was sent matches it",
+            where=where, said=words, next="Send the files with the source, or correct the pattern.",
+        )  # fmt: skip
+    count = f"  (first of {len(errors)})" if len(errors) > 1 else ""
+    return Diagnosis(
+        reason="CompileFailed", message=f"go build exited {exit_code}", where=where + count, said=words[:SAID],
+        next=f"Correct {path}, build again (modules are kept). By hand: go build ./...",
+    )  # fmt: skip

@@ -1,0 +1,118 @@
+"""What uv, our downloader and our check print when they fail, as a reason and what a person needs."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+
+from builder.pipelines.limits import LINE_LIMIT
+from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
+from builder.pipelines.python.manifest import MANIFESTS
+from builder.plan import Diagnosis, Step
+
+_MISSING = re.compile(
+    r"Because (\S{1,256}) was not found in the package registry"
+    r"|there (?:is|are) no versions? of ([A-Za-z0-9._-]{1,256}(?:[=<>!~]=?\S{1,256})?)"
+    r"|no versions? of ([A-Za-z0-9._-]{1,256}(?:[=<>!~]=?\S{1,256})?)"
+)
+# Every expression starts with a literal and bounds what it captures: a tool repeats the source's own words.
+_NO_WHEEL = re.compile(
+    r" has no (?:usable )?wheels|Wheels are required for `([^`]{1,256})`|building from source is disabled|`--no-build`"
+)
+_OTHER_PYTHON = re.compile(r"the current Python version \(([^)]{1,64})\) does not satisfy Python([^\s,]{1,256})")
+_NEEDER = re.compile(r"(?<!\S)([A-Za-z0-9][^\s,]{0,255}) depends on Python")
+_HASH = re.compile(r"Hash mismatch for `([^`]{1,256})`|hashes? (?:is|are) required|In `--require-hashes` mode")
+_CONFLICT = re.compile(
+    r"requirements are unsatisfiable|are incompatible|No solution found|Requirements contain conflicting"
+)
+_PARSE = re.compile(r"Couldn't parse requirement in `([^`]{1,256})`|error: Couldn't parse|TOML parse error")
+
+
+def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
+    """What uv, or our check, said."""
+    if step.name == "compile":
+        return _compile(step, exit_code, lines)
+    said = [cut_root(line) for line in lines]
+    start = next((at for at, line in enumerate(said) if re.match(r"\s*error\b", line)), 0)
+    said = [line for line in said[start:] if line]
+    found = _uv(_manifest_of(step), exit_code, said)
+    return found or index_trouble(said) or _conflict(_manifest_of(step), said) or step_failed(step, exit_code, said)
+
+
+def _manifest_of(step: Step) -> str:
+    """The manifest a step reads, as its author knows it."""
+    last = step.argv[-1].rpartition("/")[2] if step.argv else ""
+    return last.removesuffix(".txt") if last.removesuffix(".txt") in MANIFESTS else "requirements.txt"
+
+
+def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:
+    whole = " ".join(part.strip() for part in said)
+    words = tuple(said[:SAID])
+    if found := _NO_WHEEL.search(whole):
+        before = word_before(whole, found) if found[0].startswith(" has no") else ""
+        name = (before or found[1] or "a dependency").strip("`,")
+        return Diagnosis(
+            reason="DependencyNotFound",
+            message=f"{name} has no wheel for this Python; only wheels are taken for now, nothing is built from source",
+            where=f"{manifest}  {name}", said=words, next="Take a version that has a wheel for it.",
+        )  # fmt: skip
+    if found := _MISSING.search(whole):
+        name = next(part for part in found.groups() if part).strip(",.")
+        private = "If it is private, its index must be configured by the operator."
+        return Diagnosis(
+            reason="DependencyNotFound", message=f"uv pip install exited {exit_code}: no index has {name}",
+            where=f"{manifest}  {_asked(name, whole)}", said=words,
+            next=f'Is "{name}" spelled right, and is there such a version? {private}',
+        )  # fmt: skip
+    if found := _OTHER_PYTHON.search(whole):
+        needer = _NEEDER.search(whole, found.end(), found.end() + LINE_LIMIT)
+        who = needer[1] if needer else "a dependency"
+        return Diagnosis(
+            reason="DependencyConflict", message=f"{who} needs Python {found[2]}, this is {found[1]}",
+            where=f"{manifest}  {who}" if needer else manifest, said=words,
+            next="Take an older version of it, or ask for a newer Python.",
+        )  # fmt: skip
+    if found := _HASH.search(whole):
+        which = f"{found[1]} is not the one" if found[1] else "there is more than"
+        return Diagnosis(
+            reason="LockOutdated", message=f"{which} {manifest} pins by hash", where=manifest, said=words,
+            next=f"Write {manifest} again with the tool that made it, and commit it.",
+        )  # fmt: skip
+    if _PARSE.search(whole):
+        return Diagnosis(
+            reason="ManifestInvalid", message=f"{manifest} cannot be read", where=manifest, said=words,
+            next=f"Correct {manifest}.",
+        )  # fmt: skip
+    return None
+
+
+def _asked(name: str, whole: str) -> str:
+    """The requirement as it was asked for ("you require numpyy==1.2"), or the name."""
+    found = re.search(rf"you require ({re.escape(name)}[^\s,]*)", whole)
+    return found[1] if found else name
+
+
+def _conflict(manifest: str, said: Sequence[str]) -> Diagnosis | None:
+    whole = " ".join(part.strip() for part in said)
+    if not _CONFLICT.search(whole):
+        return None
+    return Diagnosis(
+        reason="DependencyConflict", message="the requirements exclude each other", where=manifest,
+        said=tuple(said[:SAID]), next="Loosen one of the versions named.",
+    )  # fmt: skip
+
+
+def _compile(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
+    """The check prints one JSON line {reason, message, where, next, said} for what it found, longer than others."""
+    for line in lines:
+        try:
+            found = json.loads(line) if line.startswith("{") else None
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(found, dict) and found.get("reason") in ("CompileFailed", "EntryPointMissing", "StartFailed"):
+            texts = {key: cut_root(str(found.get(key, "")))[:500] for key in ("reason", "message", "where", "next")}
+            said = found.get("said", ())
+            words = tuple(cut_root(str(text))[:200] for text in said[:SAID]) if isinstance(said, list) else ()
+            return Diagnosis(**texts, said=words)
+    return step_failed(step, exit_code, [cut_root(line) for line in lines])
