@@ -117,7 +117,7 @@ def finish_build(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] =
 def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult, earlier: tuple[str, ...] = ()) -> None:
     """Raise what the end of a step means. A limit that stopped it goes before its exit code.
 
-    `earlier`: the last lines of the steps before it, but for those that speak of a network.
+    `earlier`: the last lines of the steps before it, but for those of a step with a network.
     """
     if result.reason:
         message = f"step {step.name}: {result.detail}"

@@ -71,7 +71,7 @@ def _organization(name: str) -> str:
 
 
 class Settings(BaseModel):
-    """All settings. Sizes are bytes, times ms, unless the name says otherwise."""
+    """All settings. Sizes are bytes, times ms, unless the name has another unit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -81,7 +81,7 @@ class Settings(BaseModel):
     listen: str = Field("127.0.0.1:8480", description="address the control API listens on")
     tokens: tuple[Token, ...] = Field((), description="bearer tokens the control API accepts")
     organization: str = Field("local", description="organization of builds without a server")
-    # Where things are kept
+    # Where things are stored
     data_dir: str = Field("", description="records, sources, logs, artifacts of the control side")
     node_dir: str = Field("", description="work folders, caches, toolchains and bases of a build node")
     store_url: str = Field("", description="SQL database; default: SQLite in data_dir")

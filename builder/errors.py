@@ -1,7 +1,7 @@
 """The failure vocabulary: one table of reasons, and the one exception that carries them.
 
-    BuildError            any failure with a reason of the table; `error_class` says whose fault it is
-    └─ PlatformError      ours; retried where the table says so, after `retry_after_ms`
+    BuildError            any failure with a reason of the table; `error_class` names whose fault it is
+    └─ PlatformError      ours; retried where the table asks for it, after `retry_after_ms`
 
 A reason is a stable CamelCase word (contract, section 4). Docs (`docs/errors.md`), HTTP status, gRPC code and exit
 code all come from `REASONS`; nothing else lists them.

@@ -1,6 +1,6 @@
 """The line on the control side: check → attest → PUBLISH mark → tags → SUCCEEDED and report.
 
-What was pushed is compared with what its owner reported before anything is said of it. Each step can be repeated. A
+What was pushed is compared with what its owner reported before it is published. Each step can be repeated. A
 failing step is retried later (`finalizers.py`); the build is repeated only if its cached artifact vanished from the
 registry, or if the attempt's tag points at something else than its owner reported.
 """

@@ -164,7 +164,7 @@ def _there(store: Path, wanted: Wanted) -> bool:
 
 
 def _require_plain(path: str) -> None:
-    """Raise for a path that could lead out of its folder. Pipelines make paths of what an index or a lock says."""
+    """Raise for a path that could lead out of its folder. Pipelines make paths of names in an index or a lock."""
     parts = path.split("/")
     if "\0" in path or any(part in ("", ".", "..") or len(os.fsencode(part)) > LONGEST_NAME for part in parts):
         raise BuildError("ManifestInvalid", f"this names no file that can be downloaded: {path[:200]!r}")

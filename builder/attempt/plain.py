@@ -1,4 +1,4 @@
-"""Frozen dataclasses and errors as JSON, and back, by the types that are declared: what two processes tell each other.
+"""Frozen dataclasses and errors as JSON, and back, by the types that are declared: the messages of two processes.
 
 What comes back is data and nothing else: one side has run over hostile text, so no pickle of it is ever loaded.
 """

@@ -169,7 +169,7 @@ class Readers:
 
 @dataclass
 class _Reader:
-    """The last reader that was asked for: what the process that forks readers has told of it so far."""
+    """The last reader that was asked for, as far as the process that forks readers has reported it."""
 
     handle: int | None = None
     status: int | None = None

@@ -24,7 +24,7 @@ from builder.source.tree import DirTree
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 BROKEN = frozenset({errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EUCLEAN, errno.ESTALE})
 NOTHING_LEFT = (1024 * 1024, 64)
-"""Bytes and inodes. Where less was left, a failed step need not say so: a tool may die of it without a word."""
+"""Bytes and inodes. Where less was left, a failed step need not name it: a tool may die of it in silence."""
 LINE_LIMIT = 2000
 NAMED_IN = ("go.mod", "pyproject.toml", "uv.lock", "pylock.toml", "requirements.txt")
 SEARCH_LIMIT = 4 * 1024 * 1024
@@ -67,7 +67,7 @@ def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | No
     floor = (attempt.node.settings.node_free_bytes, attempt.node.settings.node_free_inodes)
     if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
         return _full(attempt, f"step {step.name} exited {result.exit_code}", left, said)
-    ours = step.caches and not step.runs_source  # what code of the source prints says nothing about a cache
+    ours = step.caches and not step.runs_source  # what code of the source prints proves nothing about a cache
     broken = next((line for line in lines if "/cache/" in line and _BROKEN.search(line)), "") if ours else ""
     if broken and discard_caches(attempt):
         return _broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))

@@ -24,12 +24,12 @@ _SHOWN = 100
 
 
 class Refused(Exception):
-    """An artifact is not what it has to be; the text says how."""
+    """An artifact is not what it has to be; the text names how."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What a manifest says: its config, and the bytes that a puller transfers."""
+    """What a manifest lists: its config, and the bytes that a puller transfers."""
 
     config_digest: str
     config_size: int
@@ -37,7 +37,7 @@ class Described:
 
 
 def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
-    """What is kept of a node's message: digest, materials, the start check.
+    """What is stored of a node's message: digest, materials, the start check.
 
     Reference and size are the control side's to find. Raises `Refused`.
     """

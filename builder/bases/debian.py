@@ -37,7 +37,7 @@ class Ran:
 
 
 Run = Callable[[Sequence[str], "Path | None"], Ran]
-"""Runs argv, its output into a file when one is given. Raises `FileNotFoundError` when the program is absent."""
+"""Runs argv, its output into a file where one is named. Raises `FileNotFoundError` when the program is absent."""
 
 
 def run_process(argv: Sequence[str], out: Path | None = None) -> Ran:
@@ -139,7 +139,7 @@ def control_of(package: Package, run: Run) -> bytes:
 def mirror_lines(sources: Mapping[str, str], suite: str) -> tuple[str, ...]:
     """Lines for mmdebstrap from the machine's own apt sources (file name → text), main only.
 
-    A suite that the machine does not use is taken from the mirrors that it uses for its own. Empty when the machine
+    A suite that the machine does not use comes from the mirrors that it uses for its own. Empty when the machine
     has no Debian sources; mmdebstrap knows a default then.
     """
     entries = [entry for name in sorted(sources) for entry in _entries(name, sources[name])]

@@ -134,7 +134,7 @@ def _strip(rootfs: Path, recipe: Recipe, added: set[str]) -> None:
             if path.is_dir() and not path.is_symlink():
                 stripped = recipe.leaves_out(relative)
                 if stripped or relative in {f"usr/{one}" for one in MERGED}:
-                    with suppress(OSError):  # not empty: something in it is kept
+                    with suppress(OSError):  # not empty: something in it stays
                         path.rmdir()
             elif relative not in added and recipe.leaves_out(relative):
                 path.unlink()

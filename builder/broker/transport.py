@@ -1,7 +1,7 @@
-"""The broker connection of a worker: Redis as kombu speaks it, read with distrust.
+"""The broker connection of a worker: Redis in kombu's protocol, read with distrust.
 
 Whoever can write to Redis can put anything into a queue. A hint is one task with a signed body
-(`builder/contract/messages.py`). That body alone is taken out of a message and put into an envelope made here. No
+(`builder/contract/messages.py`). That body alone is extracted from a message and put into an envelope made here. No
 header of Celery's (time limit, eta, expiry, callbacks, chain, compression) and no task of its own can be asked for from
 outside. What is no such message is dropped. It never reaches kombu's or Celery's parsers, which raise where nobody
 catches.

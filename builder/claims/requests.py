@@ -28,7 +28,7 @@ def claim_request(node_id: str, build_id: str, nonce: str) -> pb.ClaimBuildReque
 def planned_request(
     lease: Lease, *, key: str, code_hash: str, runtime: str, phases: Sequence[pb.PhaseRecord]
 ) -> pb.PlannedRequest:
-    """The key is known. `phases` are kept where the verdict ends this claim."""
+    """The key is known. `phases` are stored where the verdict ends this claim."""
     return pb.PlannedRequest(
         protocol=PROTOCOL,
         build_id=lease.build_id,

@@ -32,7 +32,7 @@ class TimeLimit:
         return int((waited + (now - since if since is not None else 0)) * 1000)
 
     def elapsed_ms(self, now: float) -> int:
-        """How long the build has taken by now, without the waits."""
+        """The build's time by now, without the waits."""
         return int((now - self.started_at) * 1000) - self.waited_ms(now)
 
     def left_ms(self, now: float) -> int:

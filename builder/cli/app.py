@@ -81,7 +81,7 @@ class RuntimeOption(click.Option):
 
 @click.group(PROG, no_args_is_help=False)
 def app() -> None:
-    """Turn source code into a runnable artifact, and say how it went."""
+    """Turn source code into a runnable artifact, and report how it went."""
 
 
 @app.group("bases", no_args_is_help=False, epilog=_examples(*EXAMPLES["bases"]))
@@ -211,7 +211,7 @@ def _ls(context: Context, limit: int, labels: tuple[str, ...]) -> int:
 @click.argument("build", metavar="BUILD", default="", help="an id or its start (4 or more)")
 @click.pass_obj
 def _cancel(context: Context, build: str) -> int:
-    """Stop a build; says so when it had ended before."""
+    """Stop a build; reports one that had ended before."""
     from builder.cli.commands.read import cancel
 
     return cancel(context, build)

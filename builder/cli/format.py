@@ -112,7 +112,7 @@ def pad(text: str, columns: int) -> str:
 
 def wrap(text: str, columns: int | None) -> tuple[str, ...]:
     """Break at spaces where a line is longer than `columns`; a longer word stays whole. The indentation of the first
-    row is kept. None: never break (a pipe)."""
+    row stays. None: never break (a pipe)."""
     if columns is None or cell_len(text) <= columns:
         return (text,)
     indentation = text[: len(text) - len(text.lstrip(" "))]

@@ -60,7 +60,7 @@ class Choice:
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """What an ignore file says of a path: the line that decides, and whether it leaves the path out."""
+    """What an ignore file rules for a path: the line that decides, and whether it leaves the path out."""
 
     rule: Rule
     out: bool
@@ -189,7 +189,7 @@ class MobyRules:
         """The file at the root is all there is."""
 
     def verdict(self, path: str, *, is_folder: bool) -> Verdict | None:
-        """By every line that changes what those before it say."""
+        """By every line that changes what those before it rule."""
         above = self.matched.get(path.rpartition("/")[0]) or (False,) * len(self.patterns)
         matches, decides = [], None
         for pattern, matched in zip(self.patterns, above, strict=True):

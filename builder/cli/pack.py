@@ -55,7 +55,7 @@ class Packed:
     size: int
     """Bytes of the files, before a folder is compressed."""
     file_name: str = ""
-    """A single file's own name, whose extension says which runtime is meant; empty for standard input."""
+    """A single file's own name, whose extension names the runtime that is meant; empty for standard input."""
     folder: Found | None = None
     """What of a folder is sent, and what is not; None where the source is no folder."""
     count: Count = field(default_factory=Count)

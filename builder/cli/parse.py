@@ -67,7 +67,7 @@ def _describe(error: click.UsageError, ctx: click.Context) -> tuple[str, str]:
         typed = error.command_name if name == PROG else f"{name} {error.command_name}"
         return f'there is no command "{typed}"', f"{path} {error.possibilities[0]}" if error.possibilities else ""
     if isinstance(error, click.NoSuchOption):
-        # The parser's own possibilities lack the common options, which are taken out of the line before it.
+        # The parser's own possibilities lack the common options, which leave the line before it.
         near = difflib.get_close_matches(error.option_name, options_of(ctx.command), 1)
         return f"{name} has no option {error.option_name}", near[0] if near else ""
     if isinstance(error, click.BadParameter) and not isinstance(error, click.MissingParameter) and error.param:

@@ -23,7 +23,7 @@ def plain_line(since_ms: int, phase: str, mark: str, text: str) -> str:
 
 
 def entry_line(entry: pb.LogEntry, created_ms: int) -> str:
-    """One log entry in the same grammar, with tabs kept."""
+    """One log entry in the same grammar, with its tabs."""
     mark = "#" if entry.stream == pb.LOG_STREAM_SYSTEM else "|"
     phase = word(entry.phase) if entry.phase else ""
     return plain_line(entry.timestamp_ms - created_ms, phase, mark, shown(entry.line, tabs=True))

@@ -39,10 +39,10 @@ Called = Callable[[str, str, int, int], None]
 
 
 class ApiUnreachable(Exception):
-    """No answer, or one that says "later". The call may be repeated, at the earliest after `wait_s`.
+    """No answer, or one that means "later". The call may be repeated, at the earliest after `wait_s`.
 
     `is_quota`: the server has looked at the call and will take it once others of the caller's have ended.
-    `is_mistake`: whatever is there speaks TLS where the URL says HTTP, the other way round, or has a certificate that
+    `is_mistake`: whatever is there expects TLS where the URL names HTTP, the other way round, or has a certificate that
     is not trusted.
     """
 
@@ -67,7 +67,7 @@ class Api:
     """Calls of `BuildService` and `WorkerService` by their names. Raises `ApiUnreachable` and `ApiError`.
 
     `answered` is whether any answer was a verdict of the server. An HTTP proxy of the environment is used only where
-    `trust_env` says so.
+    `trust_env` is set.
     """
 
     def __init__(
@@ -229,7 +229,7 @@ def _retry_after(response: httpx.Response) -> float:
 
 
 def _is_mistake(error: BaseException) -> bool:
-    """Whether the two sides do not speak the same protocol, which no wait changes. A connection that just ends may be a
+    """Whether the two sides do not use the same protocol, which no wait changes. A connection that just ends may be a
     server that starts."""
     if any(words in str(error) for words in ("illegal status line", "illegal request line")):  # h11: it is no HTTP
         return True

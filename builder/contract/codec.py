@@ -85,9 +85,9 @@ def from_json(cls: type[M], value: Mapping[str, Any]) -> M:
 
 
 def from_query(cls: type[M], pairs: Mapping[str, str] | Iterable[tuple[str, str]]) -> M:
-    """A message of `cls` from decoded path and query parameters; a repeated field may be given several times.
+    """A message of `cls` from decoded path and query parameters; a repeated field may occur several times.
 
-    Only fields that are no messages can be given. A mapping has lost what was given twice: rather hand in pairs.
+    Only fields that are no messages can occur. A mapping has lost what occurred twice: rather hand in pairs.
     Raises as `parse` does.
     """
     value: dict[str, Any] = {}
@@ -146,7 +146,7 @@ def _written(message: Message) -> dict[str, Any]:
 
 
 class _Object(dict[str, Any]):
-    """A JSON object that remembers a key it was given twice."""
+    """A JSON object that remembers a key that occurred twice."""
 
     doubled: str | None = None
 

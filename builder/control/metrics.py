@@ -114,7 +114,7 @@ class Metrics:
         self._stale.labels(call).inc()
 
     def dropped(self, messages: int) -> None:
-        """What a node has dropped since it last said so."""
+        """What a node has dropped since it last reported."""
         self._dropped.inc(messages)
 
     def stepped(self, loop: str, well: bool) -> None:

@@ -92,7 +92,7 @@ class Gathered:
 
 @dataclass
 class Folders:
-    """Opens files below the roots. Entries come sorted, so the descriptors down to the current folder are kept."""
+    """Opens files below the roots. Entries come sorted, so the descriptors down to the current folder stay open."""
 
     roots: Sequence[int]
     source: int = -1

@@ -7,7 +7,7 @@ files.
 The compressor is part of the digest. It is ISA-L level 1 (package `isal`, pinned in uv.lock, its C code inside the
 wheel) fed in blocks of 1 MiB: six times faster than zlib level 1 for 4 % more bytes, and it does not depend on which
 zlib the worker's Python was linked with. Its output was compared across CPU models from SSE4.2 to AVX-512 (level 1 and
-2 agree, level 3 does not) and differs on CPUs without SSE4.2: `compressor_is_the_known_one` tells.
+2 agree, level 3 does not) and differs on CPUs without SSE4.2: `compressor_is_the_known_one` compares.
 """
 
 from __future__ import annotations

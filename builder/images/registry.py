@@ -61,7 +61,7 @@ PROBE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """`transport` to one host. With `mounts` a base image's layers are taken from where they are, not sent again."""
+    """`transport` to one host. With `mounts` a base image's layers are mounted from where they are, not sent again."""
 
     transport: Transport
     mounts: Mounts | None = None
@@ -131,7 +131,7 @@ class Registry:
         return Manifest(media_type=media_type or MANIFEST_TYPE, body=body, digest=digest_of(body))
 
     def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
-        """See `Destination.open_blob`. A broken connection is taken up where it broke (RFC 9110, 14.2)."""
+        """See `Destination.open_blob`. A broken connection is resumed where it broke (RFC 9110, 14.2)."""
         check_names(repository, digest=digest)
         what = f"GET blob {repository}@{digest}"
         hasher, done, failed = hashlib.sha256(), 0, 0
@@ -271,7 +271,7 @@ class Registry:
     ) -> bool:
         """Make sure that the blob is there; True when its bytes were sent.
 
-        Repeated as a whole: an upload that broke is not taken up, and one that came through although its answer was
+        Repeated as a whole: an upload that broke is not resumed, and one that came through although its answer was
         lost is seen by the HEAD.
         """
         what = f"PUT blob {repository}@{digest}"
@@ -400,7 +400,7 @@ def connect(
 ) -> Registry:
     """A registry at `host` ("name[:port]"). Plain HTTP on loopback or when `insecure`; sends nothing yet.
 
-    Loading the CA bundle takes some 20 ms and connections are kept: make one for a host and share it between threads.
+    Loading the CA bundle takes some 20 ms and connections stay open: make one for a host and share it between threads.
     """
     credentials = Credentials(username=username, password=password) if username or password else None
     client = new_client(ca_bundle=ca_bundle, proxy=proxy, timeout_s=patience.silence_s)

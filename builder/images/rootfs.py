@@ -197,7 +197,7 @@ class _Place:
                 _remove(parent, name)
 
     def resolve(self, parts: list[str]) -> list[str]:
-        """The real folders behind `parts`, links followed inside the root. Folders that are not there are kept."""
+        """The real folders behind `parts`, links followed inside the root. Missing ones stay as spelled."""
         pending, real, links = list(reversed(parts)), list[str](), 0
         while pending:
             part = pending.pop()
@@ -278,7 +278,7 @@ def _make_folder(parent: int, name: str, mode: int) -> None:
         os.mkdir(name, dir_fd=parent)
     fd = os.open(name, FOLDER_FLAGS, dir_fd=parent)
     try:
-        # The owner is whoever unpacks, so a folder must stay open to them; only /tmp's sticky bit is kept.
+        # The owner is whoever unpacks, so a folder must stay open to them; only /tmp's sticky bit stays.
         os.fchmod(fd, (mode & 0o1777) | 0o700)
     finally:
         os.close(fd)

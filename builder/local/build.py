@@ -133,7 +133,7 @@ class Owner:
             changes.wait(seen, POLL_S)
 
     def _look(self) -> None:
-        """While a build waits for another's: see who is gone. What shows by no pid, a lease tells in its time."""
+        """While a build waits for another's: see who is gone. What shows by no pid shows by its lease in time."""
         now, lease_s = _now(), self.node.settings.lease_ms / 1000
         if now - self._looked < LOOK_S:
             return

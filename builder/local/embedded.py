@@ -71,7 +71,7 @@ def start(
             without_base = ensure_bases(settings)
             settings = settings.model_copy(update={"default_versions": versions_here(settings)})
         (data / "run").mkdir(parents=True, exist_ok=True)
-        # Standard output belongs to the command: what the control side tells goes to a file.
+        # Standard output belongs to the command: what the control side logs goes to a file.
         events = stack.enter_context((data / "run" / "events.jsonl").open("a", encoding="utf-8"))
         stack.enter_context(folder.exclusive(data))
         redis, redis_url = stack.enter_context(private_redis(data / "run"))
@@ -129,7 +129,7 @@ def private_redis(folder: Path, port: int = 0, password: str = "") -> Iterator[t
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=log, stderr=log, start_new_session=True)
     try:
         assert process.stdin
-        with suppress(BrokenPipeError), process.stdin as config:  # a Redis that has ended says so below
+        with suppress(BrokenPipeError), process.stdin as config:  # a Redis that has ended is reported below
             config.write(f"requirepass {password}\n".encode())
         _await_port(port, process)
         yield process, f"redis://:{password}@127.0.0.1:{port}/0"

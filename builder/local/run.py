@@ -37,7 +37,7 @@ ELSEWHERE_S = 3.0
 SHOWN = 6
 """How many of them an error shows."""
 SAID = 400
-"""How many of the app's last lines are kept, for the error."""
+"""How many of the app's last lines stay, for the error."""
 LAYOUT = Layout.name
 """What the reference of an artifact in a data folder begins with."""
 
@@ -166,7 +166,7 @@ def _ended(result: sandbox.Result, said: Collection[str], when: str) -> BuildErr
 
 
 def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any]:
-    """`pull` from the settings' registry; without one from where the record says that the artifact is.
+    """`pull` from the settings' registry; without one from where the record places the artifact.
 
     A login is for the registry that the settings name, never for a host that only a server's answer names.
     """

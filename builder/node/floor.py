@@ -1,4 +1,4 @@
-"""Whether this node has the disk for another build: below the floor of its settings it takes none and says why."""
+"""Whether this node has the disk for another build: below the floor of its settings it takes none and reports why."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True)
 class PlanRequest:
-    """What the request says about the build; empty means "you decide"."""
+    """What the request asks of the build; empty means "you decide"."""
 
     runtime: str | None = None
     version: str = ""
@@ -67,7 +67,7 @@ class Pipeline(Protocol):
         ...
 
     def looks_like(self, source: bytes) -> bool:
-        """Whether a single file without a name is of this runtime. The first of the list that says so has it."""
+        """Whether a single file without a name is of this runtime. The first of the list that claims it has it."""
         ...
 
     def single_file_name(self, source: bytes) -> str:

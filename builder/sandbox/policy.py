@@ -152,7 +152,7 @@ class Egress:
     """The way out of one step: what is allowed, through which upstream proxy, and everything that was tried.
 
     `upstream_proxy` is `http://host:port` or empty, `no_proxy` whom it is not for (`bypasses`). Addresses are resolved
-    once and kept while this lives.
+    once and stay while this lives.
     """
 
     policy: EgressPolicy

@@ -97,7 +97,7 @@ class BuildService:
         return pb.ListBuildReportsResponse(reports=found, next_cursor=str(last))
 
     def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
-        """A request; the record says CANCELLED only once that is written."""
+        """A request; the record is CANCELLED only once that is written."""
         require(caller, "submit")
         row = find_build(self._parts, caller, request.build_id)
         changed = builds.cancel(self._parts.store, caller.organization, row["build_id"]) or row
@@ -106,7 +106,7 @@ class BuildService:
 
 
 def _shown(row: builds.Row) -> pb.Build:
-    """A record with the version and target that were asked for: those that were found are not kept yet."""
+    """A record with the version and target that were asked for: those that were found are not stored yet."""
     found = record.build(row)
     found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
     return found

@@ -14,7 +14,7 @@ from builder.store import builds, logs
 from builder.store.engine import Store
 from builder.stores.folder import SourceStore
 
-CANDIDATES = 8  # named when several builds have the start of an id that was given
+CANDIDATES = 8  # named when several builds have the start of an id that was asked for
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Tokens of nodes that were forgotten: whoever calls with one is told so."""
+"""Tokens of nodes that were forgotten: whoever calls with one is refused with that reason."""
 
 from __future__ import annotations
 

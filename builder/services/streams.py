@@ -32,13 +32,13 @@ from builder.store.transitions import TERMINAL
 
 PAGE_LINES = 1000
 CACHED_BYTES = 16 * 1024 * 1024
-KEEP_ALIVE_S = 15.0  # proxies and clients cut a connection that says nothing for 30 s or 60 s
+KEEP_ALIVE_S = 15.0  # proxies and clients cut a connection that is silent for 30 s or 60 s
 EDGE_THREADS = 2
 HISTORY_THREADS = 2
 
 Line = logs.Line
 Encode = Callable[[Line], bytes]
-"""A kept line as the transport sends it."""
+"""A stored line as the transport sends it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +149,7 @@ class LogStreams:
         )
 
     async def stream(self, place: Place) -> AsyncIterator[bytes | pb.LogEntry | None]:
-        """Each sequence once, in order, as encoded lines; then the entry that says `eof`. None: nothing for a while.
+        """Each sequence once, in order, as encoded lines; then the entry with `eof`. None: nothing for a while.
 
         Without `eof` the stream is not at its end: this process stops, and another one goes on.
         """
@@ -228,7 +228,7 @@ def _encoded(lines: Sequence[Line], after: int, last: int, eof: pb.LogEntry | No
 
 
 def entry_json(line: Line) -> str:
-    """The `LogEntry` of a kept line as `codec.dump` writes it, without the message: this runs for every line."""
+    """The `LogEntry` of a stored line as `codec.dump` writes it, without the message: this runs for every line."""
     parts = []
     if line["t"]:
         parts.append(f'"timestampMs":"{line["t"]}"')

@@ -109,7 +109,7 @@ class Tails:
                 self._news.notify()
 
     def publish(self) -> None:
-        """A thread: tell the other processes, until `stop`."""
+        """A thread: publish to the other processes, until `stop`."""
         while not self._stop.is_set():
             with self._news:
                 self._news.wait_for(lambda: self._told or self._stop.is_set())

@@ -1,4 +1,4 @@
-"""`UploadBuildContext`: a source that comes piece by piece, kept by digest for a later CreateBuild."""
+"""`UploadBuildContext`: a source that comes piece by piece, stored by digest for a later CreateBuild."""
 
 from __future__ import annotations
 

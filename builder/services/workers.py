@@ -132,7 +132,7 @@ class WorkerService:
         return pb.PlannedResponse(verdict=pb.PlannedVerdict.Value("PLANNED_" + verdict))
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
-        """Keep a batch in one transaction, then tell the tails, then answer."""
+        """Store a batch in one transaction, then wake the tails, then answer."""
         self._admit(caller, request.protocol)
         lines = [
             {
@@ -154,7 +154,7 @@ class WorkerService:
 
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
         """An owner's outcome; repeated, it is answered with the record. A success that cannot be one is refused here:
-        the attempt ends as `Internal`. What the registry has to say comes before ATTEST (`builder/finalize.py`)."""
+        the attempt ends as `Internal`. What the registry knows comes before ATTEST (`builder/finalize.py`)."""
         self._admit(caller, request.protocol)
         settings = self._parts.settings
         _within_calendar(request.phases)
@@ -203,7 +203,7 @@ class WorkerService:
 
 
 def _checked(request: pb.FinishRequest) -> tuple[pb.FinishRequest, str]:
-    """What is kept of a finish, and why its success is refused: then it is a failure. No registry is asked."""
+    """What is stored of a finish, and why its success is refused: then it is a failure. No registry is asked."""
     if request.WhichOneof("outcome") != "success":
         return request, ""
     kept, refused = pb.FinishRequest(), ""
@@ -266,7 +266,7 @@ def _as_node(caller: Caller, node_id: str) -> None:
 
 
 def _is_of(caller: Caller, node_id: str) -> bool:
-    """Whether a token may speak for a node. One that names no node may for all of them (the embedded mode)."""
+    """Whether a token may act for a node. One that names no node may for all of them (the embedded mode)."""
     return caller.node in ("", node_id)
 
 

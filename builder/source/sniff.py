@@ -25,7 +25,7 @@ HEAD_BYTES = 4096
 BLOCK = 512
 
 _GZIP = b"\x1f\x8b"
-# Enough to say what it is where libmagic is missing or has no name for it.
+# Enough to name it where libmagic is missing or has no name for it.
 _SIGNATURES = (
     (b"\x89PNG\r\n\x1a\n", "a PNG image"),
     (b"\xff\xd8\xff", "a JPEG image"),
@@ -78,7 +78,7 @@ def describe(head: bytes) -> str:
 def is_tar(block: bytes) -> bool:
     """Whether 512 bytes are a tar header: the checksum of POSIX 1003.1 (pax, "ustar Interchange Format").
 
-    Early writers summed signed characters; readers have taken both ever since.
+    Early writers summed signed characters; readers have accepted both ever since.
     """
     if len(block) < BLOCK or not block[:BLOCK].strip(b"\0"):
         return False

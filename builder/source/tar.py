@@ -39,7 +39,7 @@ _GLOBAL_REFUSED = ("path", "linkpath", "size")
 
 @dataclass
 class _Meta:
-    """What the headers before an entry say about it."""
+    """What the headers before an entry declare about it."""
 
     pax: dict[str, str] | None = None
     name: str | None = None

@@ -1,6 +1,6 @@
 """Unpack a hostile archive into a folder. Nothing here trusts a name, a link, a size or a header.
 
-`sniff` says what it is, the readers (`tar.py`, `zip.py`) turn bytes into `Entry`s and refuse what two tools would read
+`sniff` names its kind, the readers (`tar.py`, `zip.py`) turn bytes into `Entry`s and refuse what two tools would read
 in two ways, `limits.py` counts, `write.py` alone writes. `tarfile` and `zipfile` are not used (CVE-2025-4517,
 CVE-2024-0450).
 """

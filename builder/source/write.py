@@ -159,7 +159,7 @@ class FolderWriter:
         return self._last[1]
 
     def _open(self, path: str) -> int:
-        """A descriptor, from the few that are kept open or by walking down from the root, never through a link.
+        """A descriptor, from the few that stay open or by walking down from the root, never through a link.
 
         May close others, but never those above `path`.
         """

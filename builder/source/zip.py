@@ -285,7 +285,7 @@ def _wide(field: bytes, values: tuple[int, ...], entry: Entry) -> list[int]:
 def _unicode_name(field: bytes, raw: bytes, name: str, entry: Entry) -> str:
     """Info-ZIP's Unicode Path (APPNOTE 4.6.9): the real name, when its checksum fits the plain one."""
     if len(field) < 5 or field[0] != 1 or int.from_bytes(field[1:5], "little") != zlib.crc32(raw):
-        return name  # stale, as APPNOTE says: the entry was renamed by a tool that does not know the field
+        return name  # stale (APPNOTE): the entry was renamed by a tool that does not know the field
     try:
         text = field[5:].decode()
     except UnicodeDecodeError:
@@ -353,7 +353,7 @@ def _compared(file: int, member: Member, following: int) -> tuple[int, int]:
 def _descriptor(file: int, at: int, member: Member, following: int) -> int:
     """The length of the data descriptor at `at`: with or without signature, sizes of 4 or 8 bytes.
 
-    Writers disagree on all four (APPNOTE 4.3.9), so what fits up to the following header is taken.
+    Writers disagree on all four (APPNOTE 4.3.9), so what fits up to the following header is accepted.
     """
     data = os.pread(file, 24, at)
     bodies = [struct.pack("<LQQ", member.crc, member.packed, member.size)]

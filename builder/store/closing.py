@@ -190,7 +190,7 @@ def publish(
     """The PUBLISH mark, from which the build only goes forward, and with it the build's claims on its tags.
 
     The newest submitted build wins a tag; an older one that ends later leaves it. `artifact`: as the control side
-    found it; kept in place of what the owner reported. Can be repeated.
+    found it; stored in place of what the owner reported. Can be repeated.
     None: stale, or CANCELLED because that was asked for.
     """
     with store.transaction() as tx:

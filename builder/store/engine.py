@@ -54,7 +54,7 @@ class Store:
         """One transaction that writes; on SQLite it takes the write lock at once, so what was read stays true.
 
         The events that its statements leave (`rows.transition`) are emitted after the commit.
-        Raises `BuildError` InvalidRequest for a value that PostgreSQL cannot keep (a NUL, more than the column holds).
+        Raises `BuildError` InvalidRequest for a value that PostgreSQL cannot store (a NUL, more than the column holds).
         """
         with _refusing_values(), self.engine.begin() as connection:
             # Of the pooled connection: whatever a transaction that failed left behind is dropped here.
@@ -201,7 +201,7 @@ def _is_current(engine: Engine) -> bool:
     try:
         with engine.connect().execution_options(**{READ: True}) as connection:
             return connection.exec_driver_sql("select version_num from alembic_version").scalar() == newest_version()
-    except (OperationalError, ProgrammingError):  # no such table; whoever cannot be reached says so below
+    except (OperationalError, ProgrammingError):  # no such table; whoever cannot be reached is reported below
         return False
 
 

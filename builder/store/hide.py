@@ -9,7 +9,7 @@ HIDDEN = "***"
 
 
 def hidden(request: str) -> str:
-    """A kept request (proto3 JSON) whose build arguments have their names only."""
+    """A stored request (proto3 JSON) whose build arguments have their names only."""
     if '"buildArgs"' not in request:
         return request
     return json.dumps(_hidden(json.loads(request)), separators=(",", ":"), ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The kept log lines. The public `sequence` (from 1, dense for each build) is assigned here and nowhere else.
+"""The stored log lines. The public `sequence` (from 1, dense for each build) is assigned here and nowhere else.
 
 A log takes up `log_limit` bytes over all claims of its build. What is beyond nine tenths of it is held back without a
 sequence, and of that only the last tenth, which follows when the build ends: one marker stands for the rest.

@@ -1,6 +1,6 @@
 """What the dispatcher reads and writes: which queues need hints, what the marks of its offers are worth, the offers.
 
-A hint that lies in its queue is kept, one that vanished forgotten. Every query is a seek or bounded: 10,000 queued cost
+A hint that lies in its queue stays, a vanished one is forgotten. Every query is a seek or bounded: 10,000 queued cost
 what 10 cost.
 """
 

@@ -77,7 +77,7 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
             raise UnknownNode(node_id)
         if row["status"] == RUNNING and row["nonce"] == nonce and row["node_id"] == node_id and row["stage"] == WORK:
             return Claimed(row=write(tx, row, lease_until=now + lease_ms, updated_at=now))
-        if drains:  # in the seconds after its start a node reads its queues, whatever it was told before
+        if drains:  # in the seconds after its start a node reads its queues, whatever was answered before
             return Claimed(row=None, refused="this node drains")
         if refused := _refusal(row, now, json.loads(queues), json.loads(toolchains)):
             return Claimed(row=None, refused=refused)
@@ -151,7 +151,7 @@ def planned(
 ) -> str:
     """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
 
-    `phases` are those of this claim so far; kept where it ends here. `start_check` is the server's setting: a build
+    `phases` are those of this claim so far; stored where it ends here. `start_check` is the server's setting: a build
     that requires a start neither waits for one that does not, nor takes an artifact that nobody saw start.
     """
     with store.transaction() as tx:
@@ -234,7 +234,7 @@ class Finished:
 def finish(store: Store, request: pb.FinishRequest, backoff_ms: int, node: str = "") -> Finished:
     """An owner's outcome: FINALIZE under a new claim, FAILED, CANCELLED, or PENDING again for a platform failure.
 
-    A finish that was kept is answered "done" with the record however often and late it is repeated.
+    A finish that was stored is answered "done" with the record however often and late it is repeated.
     """
     with store.transaction() as tx:
         row, now = lock_timed(store, tx, builds.c.build_id == request.build_id, *granted_to(node))

@@ -23,7 +23,7 @@ BATCH_BYTES = 16 * 1024 * 1024  # of logs that one transaction deletes, and at l
 PAGE = 500
 
 NOT_SWEPT, BUT_THE_LAST, SWEPT = 0, 1, 2
-"""Of the tags of a build's attempts: none was looked at; all were, and a cache entry kept the last; all were."""
+"""Of the tags of a build's attempts: none was looked at; all were, and a cache entry needs the last; all were."""
 
 Cursor = tuple[Any, Any]
 START: Cursor = (0, 0)
@@ -103,7 +103,7 @@ def ended_attempts(
 ) -> tuple[list[Attempts], Cursor | None]:
     """Builds that ended so long ago and have tags to delete, oldest first, and where the next page begins.
 
-    `swept` is NOT_SWEPT, or BUT_THE_LAST for those whose last tag was kept for a cache entry that has gone since.
+    `swept` is NOT_SWEPT, or BUT_THE_LAST for those whose last tag stayed for a cache entry that has gone since.
     """
     place = (builds.c.ended_at, builds.c.number)
     query = select(builds.c.build_id, builds.c.repository, builds.c.attempt, _cached().exists().label("cached"), *place)

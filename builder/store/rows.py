@@ -150,7 +150,7 @@ def inserted(tx: Connection, table: Table, **values: Any) -> bool:
 
 
 def failure(reason: str, message: str, phase: str = "") -> str:
-    """A failure record of the control side, as kept."""
+    """A failure record of the control side, as stored."""
     known = REASONS[reason]
     record = pb.Failure(reason=reason, message=message, error_class=str(known.error_class), next=known.hint)
     if phase:
@@ -159,7 +159,7 @@ def failure(reason: str, message: str, phase: str = "") -> str:
 
 
 def reason_of(kept: str) -> str:
-    """The reason of a kept failure record; empty without one."""
+    """The reason of a stored failure record; empty without one."""
     return str(json.loads(kept).get("reason", "")) if kept else ""
 
 

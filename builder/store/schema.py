@@ -65,7 +65,7 @@ builds = Table(
     Column("offer_from", BigInteger, nullable=False, server_default="0"),  # offered (again) from here on
     Column("queue_until", BigInteger, nullable=False, server_default="0"),  # then it has waited too long
     Column("finalizer", Boolean, nullable=False, server_default="0"),  # somebody holds it in FINALIZE
-    Column("finished", Text, nullable=False, server_default="[]"),  # the claims whose finish was kept
+    Column("finished", Text, nullable=False, server_default="[]"),  # the claims whose finish was stored
     Column("cancel_requested", Boolean, nullable=False, server_default="0"),
     Column("published", Boolean, nullable=False, server_default="0"),  # the PUBLISH mark: only forward from here
     Column("phase", String(20), nullable=False, server_default="QUEUED"),
@@ -78,7 +78,7 @@ builds = Table(
     Column("log_lines", BigInteger, nullable=False, server_default="0"),
     Column("claim_lines", BigInteger, nullable=False, server_default="0"),
     Column("log_limit", BigInteger, nullable=False, server_default=str(10 * 1024 * 1024)),  # bytes, over all claims
-    Column("log_bytes", BigInteger, nullable=False, server_default="0"),  # kept with a sequence
+    Column("log_bytes", BigInteger, nullable=False, server_default="0"),  # stored with a sequence
     Column("held_bytes", BigInteger, nullable=False, server_default="0"),  # the last lines, held back until the end
     Column("log_cut", Boolean, nullable=False, server_default="0"),  # lines were left out; the marker stands there
     Column("created_at", BigInteger, nullable=False),

@@ -1,6 +1,6 @@
 """What the reconciler ends: leases, waits and attempts that took too long; and what it warns of.
 
-One read says whether anything is due; the transaction that writes is opened only then. Every query is a seek or
+One read shows whether anything is due; the transaction that writes is opened only then. Every query is a seek or
 bounded: 10,000 queued cost what 10 cost.
 """
 

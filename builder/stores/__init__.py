@@ -1,1 +1,1 @@
-"""Where sources are kept, by digest."""
+"""The stores of sources, by digest."""

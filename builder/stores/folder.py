@@ -1,4 +1,4 @@
-"""Where sources are kept, by the sha256 of their stored bytes."""
+"""A folder of sources, by the sha256 of their stored bytes."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class PartialFile:
             self._place(self._path, self._hasher.hexdigest())
 
     def close(self) -> None:
-        with suppress(OSError):  # what a full disk has not taken of the buffer
+        with suppress(OSError):  # what a full disk left in the buffer
             self._file.close()
         self._path.unlink(missing_ok=True)
 

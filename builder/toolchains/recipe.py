@@ -1,6 +1,6 @@
 """Recipes of toolchains: `runtimes/<name>/toolchain.toml` as typed values, parsed once for each state of the file.
 
-A recipe says which programs and folders of a machine are mounted where, and whether the base image is the root.
+A recipe names which programs and folders of a machine are mounted where, and whether the base image is the root.
 """
 
 from __future__ import annotations

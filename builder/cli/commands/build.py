@@ -62,7 +62,7 @@ class BuildOptions:
 
 
 def build(ctx: Context, options: BuildOptions) -> int:
-    """Build PATH; the exit code says whose fault a failure is."""
+    """Build PATH; the exit code names whose fault a failure is."""
     settings = ctx.settings_for_builds()
     if options.detach and not settings.server:
         raise mistake(

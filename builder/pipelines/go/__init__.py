@@ -254,7 +254,7 @@ def _download_step(name: str, argv: tuple[str, ...]) -> Step:
 def _version(project: Project, request: PlanRequest, catalog: Catalog, warnings: list[str]) -> tuple[str, str]:
     """The version and why. A go line is a need, the toolchain line a wish (Go toolchains, "go and toolchain lines").
 
-    The default is taken where it is enough: both lines name a minimum.
+    The default is chosen where it is enough: both lines name a minimum.
     """
     if request.version:
         return request.version, "asked for"

@@ -37,7 +37,7 @@ _NO_ORDER = re.compile(r"import cycle not allowed|found packages |build constrai
 
 
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
-    """What `go` said. The order matters: a lock that does not fit comes before the error it causes."""
+    """What `go` printed. The order matters: a lock that does not fit comes before the error it causes."""
     said = [cut_root(line) for line in lines]
     trouble = index_trouble(said) if step.name not in ("compile", LOOK_STEP) else None
     found = _lock(said) or _manifest(said) or trouble or _module(said) or _cgo(said) or _compiler(said, exit_code)

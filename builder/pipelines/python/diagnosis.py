@@ -30,7 +30,7 @@ _PARSE = re.compile(r"Couldn't parse requirement in `([^`]{1,256})`|error: Could
 
 
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
-    """What uv, or our check, said."""
+    """What uv, or our check, printed."""
     if step.name == "compile":
         return _compile(step, exit_code, lines)
     said = [cut_root(line) for line in lines]

@@ -73,7 +73,7 @@ def read_root(tree: Tree, whole: Mapping[str, Any]) -> Local | None:
     if _is_off(whole):
         return None
     name = _name(whole)
-    if not name:  # a setup.py or setup.cfg names it, and only running it says how
+    if not name:  # a setup.py or setup.cfg names it, and only running it shows how
         legacy = tree.has("setup.py") or tree.has("setup.cfg")
         return Local(name="", folder=".", paths=("src",)) if legacy and _has_modules(tree, "src") else None
     if what := _needs_backend(tree, ".", whole):
@@ -95,7 +95,7 @@ def _name(whole: Mapping[str, Any]) -> str:
 
 
 def _is_off(whole: Mapping[str, Any]) -> bool:
-    """The project says itself that it is no package."""
+    """The project declares that it is no package."""
     return (
         table(whole, "tool", "uv").get("package") is False
         or table(whole, "tool", "poetry").get("package-mode") is False
@@ -149,7 +149,7 @@ _ENDS = ("/__init__.py", ".py")
 
 
 def _declared_roots(whole: Mapping[str, Any], kind: str) -> Iterator[str]:
-    """What the backend's table says; nothing where it looks for itself."""
+    """What the backend's table declares; nothing where the backend looks for itself."""
     if kind == "uv":
         root = table(whole, "tool", "uv", "build-backend").get("module-root", "src")
         yield root if isinstance(root, str) and root else "."

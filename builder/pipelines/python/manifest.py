@@ -21,7 +21,7 @@ from builder.pipelines.python.sources import read_named, read_project_needs
 from builder.source.tree import Tree
 
 MANIFESTS = ("requirements.txt", "pylock.toml", "uv.lock", PYPROJECT)
-# What other tools and habits call a list of dependencies. Only its own tool, or running it, would tell what is in it.
+# What other tools and habits call a list of dependencies. Only its own tool, or running it, would show what is in it.
 _OTHERS = (
     "poetry.lock",
     "pdm.lock",

@@ -56,7 +56,7 @@ def line_of(tree: Tree, text: str, name: str = PYPROJECT, after: str = "") -> st
 def undeclared(whole: Mapping[str, Any]) -> str:
     """Where a pyproject.toml keeps its dependencies, when not in `project.dependencies`; else "".
 
-    Beside a `project.dependencies`, Poetry's own table only says where packages come from.
+    Beside a `project.dependencies`, Poetry's own table only names where packages come from.
     """
     if "dependencies" in texts(table(whole, "project").get("dynamic")):
         return "project.dynamic"

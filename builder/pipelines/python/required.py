@@ -30,7 +30,7 @@ def _imported(text: str) -> Iterator[tuple[int, str]]:
 
     try:
         parsed = ast.parse(text)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):  # whoever compiles it says so
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # whoever compiles it reports it
         return
     for node in parsed.body:
         if isinstance(node, ast.Import):

@@ -165,7 +165,7 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
 
 
 def _sources(whole: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Where packages come from instead of an index: uv's table, and what Poetry says beside a `[project]`."""
+    """Where packages come from instead of an index: uv's table, and Poetry's beside a `[project]`."""
     poetry = table(whole, "tool", "poetry", "dependencies")
     return {**{key: value for key, value in poetry.items() if key != "python"}, **table(whole, "tool", "uv", "sources")}
 

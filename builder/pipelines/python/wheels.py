@@ -1,7 +1,7 @@
 """Which wheel of each resolved package is installed, and where it is fetched from. Pure.
 
 uv resolves against the index and writes a `pylock.toml` (PEP 751) with the wheels that fit this Python. What the source
-pins by hash decides among them; else what the index says of its own file is the pin.
+pins by hash decides among them; else the index's hash of its own file is the pin.
 """
 
 from __future__ import annotations

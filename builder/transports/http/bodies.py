@@ -111,7 +111,7 @@ async def drain(body: AsyncIterator[bytes]) -> None:
 
 @asynccontextmanager
 async def whole(request: Request, limit: int, memory: Memory, owner: str, least: int) -> AsyncIterator[bytes]:
-    """The whole body, which counts in `memory` meanwhile; nothing of one beyond the limit is kept.
+    """The whole body, which counts in `memory` meanwhile; nothing of one beyond the limit stays.
 
     Raises `BuildError` ArchiveTooLarge, `QuotaExceeded` before anything is read where the size is announced.
     """
