@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import document, p1, p2, p4, p7, p8, p12, p14, results, startcheck, tails
+from bench import attack, document, p1, p2, p4, p7, p8, p12, p14, results, startcheck, tails
 from bench.ko import VERSION
 from bench.results import Row, Section
 from bench.servers import KEPT
@@ -31,6 +31,7 @@ METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
     "P11": tails.measure,
     "P12": p12.measure,
     "start check": startcheck.measure,
+    "attack": attack.measure,
 }
 
 

@@ -140,6 +140,14 @@ other builds of this page but those of P14 are made with `off`, as what they are
         """\
 The app starts beside packaging and push; a build waits for the rest of its start. On few cores both take longer.""",
     ),
+    "attack": Prose(
+        "A node under attack",
+        """\
+A small build on a node with two slots, while the other slot gets one hostile source after the other: manifests whose
+reading once took minutes or gigabytes. Rounds with and without them take turns.""",
+        """\
+Both slots share the cores, and each hostile source is unpacked and planned as well.""",
+    ),
     "P12": Prose(
         "P12: the same source, the same digest",
         """\
