@@ -181,7 +181,7 @@ def test_a_missing_handler_is_told_with_what_there_is(tmp_path: Path, text: str,
     ],
 )
 def test_every_way_to_define_a_handler_is_taken(tmp_path: Path, text: str) -> None:
-    done = compile_step(tmp_path, {"handler.py": text})
+    done = compile_step(tmp_path, {"handler.py": text, "app.py": "def run(payload): ...\n\nhandler = run\n"})
     assert done.returncode == 0, done.stderr
 
 
