@@ -40,8 +40,9 @@ from builder.store.schema import builds, cache, nodes
 from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK, WORK_PHASES, furthest
 
 MAX_BACKOFF_MS = 60_000
-AVOID_MS = 30_000
-"""How long a build that failed on a node waits for another one, once its backoff is over."""
+AVOID_MS = 300_000
+"""How long a build that failed on a node waits for another one, once its backoff is over: a busy node ends a build or
+two meanwhile, and three tries on the one that fails at once would end this one."""
 AVOID_PAUSE_MS = 500
 """From a claim that is refused for it to the next hint, which any node may find first."""
 MAX_RETRY_AFTER_MS = 600_000  # a registry may ask for patience, not for a day

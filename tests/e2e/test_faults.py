@@ -46,18 +46,7 @@ for folder in range(100):
 """
 
 
-FOREIGN_LOCK = """\
-lock-version = "1.0"
-created-by = "test"
-
-[[packages]]
-name = "idna"
-version = "3.10"
-
-[[packages.wheels]]
-url = "https://files.strangers.example/idna-3.10-py3-none-any.whl"
-hashes = { sha256 = "946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3" }
-"""
+FOREIGN_WHEEL = "idna @ https://files.strangers.example/idna-3.10-py3-none-any.whl\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,13 +207,12 @@ FAULTS = {
         retries=2,
     ),
     "refused-host": Fault(
-        source=lambda: zip_of({"handler.py": PYTHON_HANDLER, "pylock.toml": FOREIGN_LOCK}),
+        source=lambda: zip_of({"handler.py": PYTHON_HANDLER, "requirements.txt": FOREIGN_WHEEL}),
         reason="ManifestInvalid",
-        error_class="client",
-        exit_code=2,
-        phase="BUILD",
-        tool_exit=2,
-        where="pylock.toml:9",
+        error_class="user_code",
+        exit_code=1,
+        phase="PLAN",
+        where="requirements.txt:1",
     ),
     "endless-fork": Fault(
         source=lambda: tar_of({"build.py": FORK_FOREVER}),
