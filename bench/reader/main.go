@@ -89,8 +89,8 @@ func follow(client *http.Client, ages bool) (result found) {
 			ended = true
 		case bytes.HasPrefix(line, []byte("data: ")):
 			if ended {
-				if id != last {
-					result.err = fmt.Sprintf("the log has %d lines, %d came", id, last)
+				if id != last+1 { // the end has an id of its own
+					result.err = fmt.Sprintf("the log has %d lines, %d came", id-1, last)
 				}
 				return result
 			}
