@@ -152,15 +152,14 @@ class Hand:
         """A path of the sandbox as it is on this machine."""
         text = SETTING.sub(lambda match: os.environ.get(match[1]) or match[2], text)
         go = Path(find_program("go") or "go").resolve()
-        for inside, here in (
-            ("/opt/ignite/toolchain/go", str(go.parent.parent)),
-            ("/opt/ignite/toolchain/uv/uv", find_program("uv") or "uv"),
-            ("/opt/ignite/sdk/python", str(runtimes_dir() / "python")),
-            ("/work", str(self.folder)),
-            ("/cache", str(self.folder / "cache")),
-        ):
-            text = re.sub(rf"(?<![\w.-])(?<![\w.-]/){inside}(?=[/,]|$)", here, text)
-        return text
+        here = {
+            "/opt/ignite/toolchain/go": str(go.parent.parent),
+            "/opt/ignite/toolchain/uv/uv": find_program("uv") or "uv",
+            "/opt/ignite/sdk/python": str(runtimes_dir() / "python"),
+            "/work": str(self.folder),
+            "/cache": str(self.folder / "cache"),
+        }  # in one pass: what replaces one may hold another
+        return re.sub(rf"(?<![\w.-])(?<![\w.-]/)({'|'.join(here)})(?=[/,]|$)", lambda match: here[match[1]], text)
 
     def forget_compiler_cache(self) -> None:
         """Make the next Go build a cold one."""
