@@ -207,8 +207,8 @@ def process_start(pid: int) -> str:
     Empty for one that has ended. A zombie has: where process 1 reaps no orphans it stays for as long as the container.
     """
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
-        return "" if fields[0] in ("Z", "X") else fields[19]
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # the name before may be no text
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
     except (OSError, IndexError):
         return ""
 

@@ -81,7 +81,7 @@ class RuntimeOption(click.Option):
 
 @click.group(PROG, no_args_is_help=False)
 def app() -> None:
-    """Turn source code into a runnable artifact, and report how it went."""
+    """Turn source code into a runnable artifact, and say how it went."""
 
 
 @app.group("bases", no_args_is_help=False, epilog=_examples(*EXAMPLES["bases"]))

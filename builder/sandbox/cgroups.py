@@ -238,7 +238,8 @@ def _lives(pid: int) -> bool:
         return True
     try:
         ours = os.readlink("/proc/self") == str(os.getpid())
-        return not (ours and Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in ("Z", "X"))
+        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
+        return not (ours and state in (b"Z", b"X"))
     except (OSError, IndexError):
         return True
 

@@ -46,7 +46,7 @@ def hello(tmp_path: Path) -> Path:
 def test_help_is_on_stdout_and_fits_88_columns(argv: tuple[str, ...]) -> None:
     ran = run(*argv)
     assert (ran.code, ran.err) == (0, "")
-    assert ran.out.startswith("Turn source code into a runnable artifact, and report how it went.\n")
+    assert ran.out.startswith("Turn source code into a runnable artifact, and say how it went.\n")
     assert max(map(len, ran.out.splitlines())) <= 88
 
 
