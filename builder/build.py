@@ -90,14 +90,14 @@ def run_step(
     if (there := left_out(attempt, plan, step)) is not None:
         attempt.log.system(f"{step.name} is left out: the cache {cache_of(step)} has what it downloads")
         return (), there
-    if (lines := recall(attempt, plan, step)) is not None:
+    if (lines := recall(attempt, bound, step)) is not None:
         attempt.log.system(f"{step.name} is left out: nothing changed that it looks at")
         for line in lines:
             attempt.log.emit("STDOUT", line)
         return lines, ()
     result = execute_step(attempt, bound.toolchain, step)
     judge(attempt, plan, step, result, earlier)
-    record(attempt, plan, step, result.tail)
+    record(attempt, bound, step, result.tail)
     return result.tail, keep(attempt, plan, step)
 
 

@@ -13,32 +13,34 @@ from pathlib import Path
 
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import shared
+from builder.attempt.planned import Bound
+from builder.attempt.steps import TAIL_LINES
 from builder.key import digest_of
-from builder.plan import Plan, Step
+from builder.plan import Step
 
 CACHE = "step-output"
 MOST = 256 * 1024
-"""Bytes of the output that is stored; a step that prints more runs again."""
+"""Bytes of the output that is stored; a step that prints more, or `TAIL_LINES` lines, runs again."""
 
 
-def recall(attempt: Attempt, plan: Plan, step: Step) -> tuple[str, ...] | None:
+def recall(attempt: Attempt, bound: Bound, step: Step) -> tuple[str, ...] | None:
     """The lines that a step printed when it ended well with the same input; None: it must run."""
     if not step.memo:
         return None
     try:
-        with _path(attempt, plan, step).open("rb") as file:
+        with _path(attempt, bound, step).open("rb") as file:
             lines = json.loads(file.read(MOST + 1))
     except (OSError, ValueError):
         return None
     return tuple(lines) if isinstance(lines, list) and all(isinstance(line, str) for line in lines) else None
 
 
-def record(attempt: Attempt, plan: Plan, step: Step, lines: tuple[str, ...]) -> None:
+def record(attempt: Attempt, bound: Bound, step: Step, lines: tuple[str, ...]) -> None:
     """Store what a step printed that ended well, whole or not at all."""
     text = json.dumps(lines).encode()
-    if not step.memo or len(text) > MOST:
+    if not step.memo or len(text) > MOST or len(lines) >= TAIL_LINES:
         return
-    path = _path(attempt, plan, step)
+    path = _path(attempt, bound, step)
     fd, partial = tempfile.mkstemp(prefix=".partial-", dir=path.parent)
     try:
         with open(fd, "wb") as out:
@@ -50,6 +52,6 @@ def record(attempt: Attempt, plan: Plan, step: Step, lines: tuple[str, ...]) -> 
         raise
 
 
-def _path(attempt: Attempt, plan: Plan, step: Step) -> Path:
-    parts = {"toolchain": plan.toolchain.name, "argv": step.argv, "env": step.env, "memo": step.memo}
+def _path(attempt: Attempt, bound: Bound, step: Step) -> Path:
+    parts = {"digests": dict(bound.toolchain.digests), "argv": step.argv, "env": step.env, "memo": step.memo}
     return shared(attempt, CACHE) / digest_of(parts)[7:]

@@ -189,11 +189,13 @@ def _memo(tree: Tree, project: Project, packages: Packages, tags: tuple[str, ...
 
     Empty where nothing pins the modules, and for vendored ones, which are a part of the source.
     """
-    named = [path for path in project.materials() if tree.has(path)]
+    homes = [folder for folder in dict.fromkeys(project.paths.values()) if not is_outside(folder)]
+    named = [below(folder, name) for folder in homes for name in ("go.mod", "go.sum")]
+    named = [path for path in (*project.materials(), *named) if tree.has(path)]
     if vendored or not any(path.endswith(".sum") for path in named):
         return ""
     manifests = {path: tree.read_text(path, modules.SUM_LIMIT) for path in named}
-    files = [file for folder in own_folders(packages, project) for file in packages.files(folder)]
+    files = [file for folder in packages.folders() for file in packages.files(folder)]  # replaced modules, too
     imports = {file.path: [str(file.constraint), *(name for name, _ in file.imports)] for file in files}
     return hashlib.sha256(canonical_json({"manifests": manifests, "imports": imports, "tags": tags})).hexdigest()
 
