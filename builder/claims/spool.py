@@ -21,6 +21,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from builder.process import process_start
+
 LINE_OVERHEAD = 64
 """What a line counts beside its text, so that empty lines are bounded too."""
 
@@ -199,18 +201,6 @@ def is_owned(path: Path) -> bool:
         return process_start(int(pid)) == start
     except (OSError, ValueError):
         return False
-
-
-def process_start(pid: int) -> str:
-    """The process's start time in clock ticks (proc(5), field 22); with the pid it names a process for ever.
-
-    Empty for one that has ended. A zombie has: where process 1 reaps no orphans it stays for as long as the container.
-    """
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # the name before may be no text
-        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
-    except (OSError, IndexError):
-        return ""
 
 
 def own(path: Path) -> None:

@@ -23,7 +23,6 @@ from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.claims.requests import claim_request
-from builder.claims.spool import process_start
 from builder.control.finalizers import Finalizers, finalizers_destination
 from builder.faults import labels
 from builder.finalize import Finalizer
@@ -33,6 +32,7 @@ from builder.logs import logger
 from builder.node.drive import close, do_work, driving
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
+from builder.process import process_start
 from builder.services.workers import WorkerService
 from builder.store import builds, nodes, sweeps
 from builder.store.transitions import PENDING, TERMINAL

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.process import process_start
 from builder.sandbox.shapes import Limits
 
 CONTROLLERS = ("memory", "pids", "cpu")
@@ -216,32 +217,21 @@ def _own_name() -> str:
         return ""
 
 
-def _sweep(parent: Path) -> None:
-    own = _own_name()
-    for folder in parent.glob(f"{own}*-*") if own else ():
-        pid = folder.name.removeprefix(own).split("-")[0]
-        if pid.isdigit() and not _lives(int(pid)):
-            _remove(folder)
+def name_of(pid: int) -> str:
+    """What the names of a process's groups begin with: its PID namespace, its number, its start time.
 
-
-def _lives(pid: int) -> bool:
-    """Whether a process of our namespace is there and has not ended.
-
-    A zombie has: where process 1 reaps no orphans it stays. /proc may be mounted for another namespace, then it says
-    nothing about this one.
+    The kernel gives the number and the namespace's inode to others later; the three together name one process.
     """
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    try:
-        ours = os.readlink("/proc/self") == str(os.getpid())
-        state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-        return not (ours and state in (b"Z", b"X"))
-    except (OSError, IndexError):
-        return True
+    return f"{_own_name() or PREFIX + '0-'}{pid}-{process_start(pid) or 0}-"
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the groups of processes that have ended. /proc may be mounted for another PID namespace: then none."""
+    own = _own_name() if process_start(os.getpid()) and os.readlink("/proc/self") == str(os.getpid()) else ""
+    for folder in parent.glob(f"{own}*-*-*") if own else ():
+        pid, start, _ = folder.name.removeprefix(own).split("-")
+        if pid.isdigit() and process_start(int(pid)) != start:
+            _remove(folder)
 
 
 class Group:
@@ -249,7 +239,7 @@ class Group:
 
     def __init__(self, hierarchy: Hierarchy, limits: Limits, name: str = "") -> None:
         self._version = hierarchy.version
-        name = name or f"{_own_name() or PREFIX + '0-'}{os.getpid()}-{next(_numbers)}"
+        name = name or f"{name_of(os.getpid())}{next(_numbers)}"
         self._folders = {controller: parent / name for controller, parent in hierarchy.parents.items()}
         try:
             for folder in set(self._folders.values()):

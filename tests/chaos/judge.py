@@ -64,10 +64,8 @@ def judge_left(play: Play) -> list[str]:
     wrong += [f"a build process is left: {one}" for one in play.parts.build_processes()]
     wrong += [f"a mount is left: {one}" for one in play.parts.mounts()]
     found = cgroups.available()
-    own = {str(pid) for pid in play.pool}
     for parent in set(found.parents.values()) if found else ():
-        groups = [path.name for path in parent.glob(f"{cgroups.PREFIX}*-*-*") if path.name.split("-")[2] in own]
-        wrong += [f"a control group is left: {parent}/{name}" for name in groups]
+        wrong += [f"a control group is left: {group}" for name in play.groups for group in parent.glob(f"{name}*")]
     return wrong
 
 

@@ -15,6 +15,7 @@ import redis
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
+from builder.sandbox import cgroups
 from tests.chaos.clients import Canceller, Client, Submitter, Tail
 from tests.chaos.parts import QUEUES, Part, Parts
 from tests.chaos.schedule import Cancel, Fault, History, Submit
@@ -73,7 +74,8 @@ class Play:
     clients: list[Client] = field(default_factory=list)
     tails: list[Tail] = field(default_factory=list)
     over: threading.Event = field(default_factory=threading.Event)
-    pool: set[int] = field(default_factory=set)
+    groups: set[str] = field(default_factory=set)
+    """What the names of control groups of the workers' processes begin with."""
     """Pids that were children of a worker."""
     _watch: Watch = field(init=False)
     _ends: list[tuple[float, str, Callable[[], None]]] = field(default_factory=list)
@@ -170,7 +172,7 @@ class Play:
             self._say(f"{part.name} ended with {part.process.returncode}; started again")
             part.start()
         for worker in self.parts.workers:
-            self.pool.update(worker.children())
+            self.groups.update(map(cgroups.name_of, worker.children()))
 
     # Steps
 

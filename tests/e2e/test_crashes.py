@@ -15,7 +15,7 @@ import pytest
 
 from builder.claims.spool import is_owned, own, spool_path
 from builder.node.leftovers import remove_left_behind
-from builder.sandbox import cgroups
+from builder.process import process_start
 from tests.crash_fixtures import LEASE_MS, LINES, Installation, installation, is_terminal, kill_group, until
 
 pytestmark = pytest.mark.e2e
@@ -97,8 +97,8 @@ def test_an_owner_that_nobody_reaps_is_gone(tmp_path: Path) -> None:
         os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)
         assert Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
         assert not is_owned(path)
-        assert not cgroups._lives(child)
-        assert cgroups._lives(os.getpid())
+        assert not process_start(child)
+        assert process_start(os.getpid())
     finally:
         os.waitpid(child, 0)
 

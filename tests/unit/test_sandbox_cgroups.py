@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.process import process_start
 from builder.sandbox import Limits, cgroups
 from builder.sandbox.check import _groups
 
@@ -260,36 +261,30 @@ def test_only_groups_of_dead_processes_of_our_own_pid_namespace_are_swept(
 ) -> None:
     """Worker 7 may be dead here and alive in another container on the same hierarchy."""
     own = cgroups._own_name()
-    other = f"{cgroups.PREFIX}1234-"
-    names = [f"{own}7-1", f"{own}8-1", f"{other}7-1", f"{cgroups.PREFIX}7-1", cgroups.LEAF]
-    for name in names:
+    start = process_start(os.getpid())
+    dead = [f"{own}{os.getpid()}-{int(start) - 1}-1", f"{own}{2**30}-5-1"]
+    names = [f"{cgroups.name_of(os.getpid())}1", f"{cgroups.PREFIX}1234-7-5-1", f"{cgroups.PREFIX}7-1", cgroups.LEAF]
+    for name in [*dead, *names]:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(cgroups, "_lives", lambda pid: pid == 8)
     cgroups._sweep(tmp_path)
-    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(names[1:])
+    assert sorted(folder.name for folder in tmp_path.iterdir()) == sorted(names)
 
 
 def test_without_a_proc_of_ours_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / f"{cgroups.PREFIX}0-7-1").mkdir()
-    monkeypatch.setattr(cgroups, "_own_name", lambda: "")
-    monkeypatch.setattr(cgroups, "_lives", lambda pid: False)
-    cgroups._sweep(tmp_path)
+    name = f"{cgroups._own_name()}{2**30}-5-1"
+    (tmp_path / name).mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(cgroups.os, "readlink", lambda path: "1")
+        cgroups._sweep(tmp_path)
     assert list(tmp_path.iterdir())
+    cgroups._sweep(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_groups_name_tells_its_worker_and_its_pid_namespace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cgroups, "_write", lambda file, value: None)
     cgroups.Group(parents(2, tmp_path), LIMITS)
     (folder,) = tmp_path.iterdir()
-    assert folder.name.startswith(f"{cgroups._own_name()}{os.getpid()}-")
+    assert folder.name.startswith(f"{cgroups._own_name()}{os.getpid()}-{process_start(os.getpid())}-")
     cgroups._sweep(tmp_path)
     assert folder.is_dir(), "we live"
-
-
-def test_who_lives(monkeypatch: pytest.MonkeyPatch) -> None:
-    def kill(pid: int, number: int) -> None:
-        raise {1: PermissionError, 2: ProcessLookupError}[pid]
-
-    monkeypatch.setattr(cgroups.os, "kill", kill)
-    assert cgroups._lives(1)
-    assert not cgroups._lives(2)

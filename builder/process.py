@@ -1,0 +1,17 @@
+"""Who a process is: its pid and its start time. A pid alone may name another process later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+def process_start(pid: int) -> str:
+    """The process's start time in clock ticks (proc(5), field 22); with the pid it names a process for ever.
+
+    Empty for one that has ended. A zombie has: where process 1 reaps no orphans it stays for as long as the container.
+    """
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()  # the name before may be no text
+        return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
+    except (OSError, IndexError):
+        return ""
