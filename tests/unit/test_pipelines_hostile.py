@@ -87,16 +87,29 @@ def toml(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t") + '"'
 
 
-def plan(files: Mapping[str, str], runtime: str) -> None:
+def plan(files: Mapping[str, str], runtime: str, **arguments: str) -> None:
     tree = DictTree(files)
     detection = pipelines.detect(tree, runtime)
-    pipelines.plan(detection, tree, PlanRequest(), CATALOG)
+    pipelines.plan(detection, tree, PlanRequest(build_args=arguments), CATALOG)
 
 
 def of_python(**files: str) -> None:
     names = {"requirements": "requirements.txt", "python_version": ".python-version"}
     there = {names.get(name, name.replace("_", ".")): text for name, text in files.items()}
     plan({"handler.py": "", **there}, "python")
+
+
+def of_python_without_handler(**files: str) -> None:
+    plan({"util.py": "", **{name.replace("_", "."): text for name, text in files.items()}}, "python")
+
+
+def many_applications(size: int) -> str:
+    """Names, factories, wrappers and chains of them, as many as the text is long."""
+    lines = (
+        f"from m{at} import *\ndef f{at}():\n  x = app\n  return x\napp = app.x()\ny{at} = f{at}(app)\n"
+        for at in range(size // 64)
+    )
+    return "from flask import Flask\napp = Flask(__name__)\n" + "".join(lines)
 
 
 def single(text: str) -> None:
@@ -218,6 +231,13 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "a lock and its manifest": lock_and_manifest,
     "extras of a lock": extras_of_a_lock,
     "versions of a lock": versions_of_a_lock,
+    "a module that starts": lambda text: of_python_without_handler(main_py=text),
+    "statements that start": lambda text: of_python_without_handler(main_py=text.replace(" ", "\n")),
+    "names of applications": lambda text: of_python_without_handler(main_py=many_applications(len(text))),
+    "Procfile": lambda text: of_python_without_handler(Procfile=f"web: {text}"),
+    "manage.py": lambda text: of_python_without_handler(manage_py=f"DJANGO_SETTINGS_MODULE', '{text}"),
+    "an entry by name": lambda text: plan({"main.py": ""}, "python", entry=text),
+    "a start by name": lambda text: plan({"main.py": ""}, "python", start=text),
     "runtime.txt": lambda text: of_python(runtime_txt=text),
     ".python-version": lambda text: of_python(python_version=text),
     ".python-version, digits": lambda text: of_python(python_version="3." + "1" * len(text)),

@@ -81,7 +81,7 @@ def test_a_server_of_its_own_is_started_as_it_is() -> None:
     ("files", "words"),
     [
         ({"requirements.txt": "idna"}, "neither handler.py nor main.py at the root"),
-        ({"requirements.txt": "idna", "app.py": ""}, "there is app.py"),
+        ({"requirements.txt": "idna", "lib.py": "", "util.py": ""}, "there is lib.py, util.py"),
         ({"pyproject.toml": PROJECT, "src/handler.py": ""}, "src/handler.py is too deep"),
     ],
 )

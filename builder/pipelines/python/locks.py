@@ -77,6 +77,7 @@ def read_uv_lock(tree: Tree, whole: Mapping[str, Any]) -> Dependencies:
         project=_project_stub(name, wanted, groups) if count else "",
         groups=groups,
         files=("uv.lock",),
+        locked=frozenset(canonical(package.get("name")) for package in reached),
         locals=tuple(one for one, _ in locals_),
     )
 

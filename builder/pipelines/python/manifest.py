@@ -22,7 +22,7 @@ from builder.source.tree import Tree
 
 MANIFESTS = ("requirements.txt", "pylock.toml", "uv.lock", PYPROJECT)
 # What other tools and habits call a list of dependencies. Only its own tool, or running it, would show what is in it.
-_OTHERS = (
+OTHER_MANIFESTS = (
     "poetry.lock",
     "pdm.lock",
     "Pipfile.lock",
@@ -86,7 +86,7 @@ def _unused(tree: Tree, whole: Mapping[str, Any], found: Dependencies, empty: bo
         mute = name == PYPROJECT and (found.manifest == "uv.lock" or not table(whole, "project").get("dependencies"))
         if tree.has(name) and name != found.manifest and not mute and found.manifest:
             yield f"{name} is not used: {decides}"
-    others = [name for name in _OTHERS if tree.has(name)]
+    others = [name for name in OTHER_MANIFESTS if tree.has(name)]
     if table(whole, "project"):  # they are the backend's, and name what the manifest does not
         others = [name for name in others if name not in ("setup.py", "setup.cfg")]
     for name in others:

@@ -58,7 +58,14 @@ class Dependencies:
     folders: tuple[tuple[str, str, frozenset[str]], ...] = ()
     """(folder, where it is named, extras) of packages of the source that a requirements.txt names."""
     locals: tuple[Local, ...] = ()
+    locked: frozenset[str] = frozenset()
+    """Names of the packages that a lock without `requirements` installs."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of packages that are known to be installed; those that they need in turn may not be among them."""
+        return self.locked | {canonical(found[0]) for line in self.requirements if (found := NAME.match(line))}
 
 
 def refuse_count(count: int, where: str) -> None:

@@ -10,6 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -25,28 +26,59 @@ LOCK = "pylock.toml"
 CACHE = "wheels"
 CONSTRAINTS = "constraints.txt"
 DOWNLOAD, INSTALL = "download.json", "install.txt"
+SERVER, SERVER_LOCK, SERVER_INSTALL = "server.txt", "pylock.server.toml", "install-server.txt"
+"""The server of ours: what is asked for, what the index has of it, what is installed."""
 _PINS = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _NEWEST_GLIBC = 50
 """uv lists only what fits the base's own C library; the order of those is all that this number bounds."""
 
 
-def fetched(stubs: Tree, requirements: str, manifest: str, version: str) -> Fetched | None:
-    """The wheels of the resolver's lock. Raises `BuildError` LockOutdated, DependencyNotFound, PackageIndexUnavailable.
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The wheels of one lock of the resolver's: what is downloaded, from where, and the lines that install it."""
+
+    wanted: tuple[Wanted, ...]
+    urls: tuple[dict[str, str], ...]
+    install: str
+
+
+def fetched(
+    stubs: Tree, requirements: str, manifest: str, version: str, *, with_server: bool = False
+) -> Fetched | None:
+    """The wheels of the resolver's locks, as one download; None while it has not written them all.
+
+    `requirements` is the stub that was resolved, "" where the source needs nothing. Raises as `read`.
+    """
+    parts = {INSTALL: read(stubs, LOCK, requirements, manifest, version)} if requirements else {}
+    if with_server:
+        parts[SERVER_INSTALL] = read(stubs, SERVER_LOCK, SERVER, SERVER, version)
+    there = {name: part for name, part in parts.items() if part is not None}
+    if len(there) < len(parts):
+        return None
+    wanted = {one.path: one for part in there.values() for one in part.wanted}
+    urls = {one["path"]: one for part in there.values() for one in part.urls}
+    listed = WriteFile(path=DOWNLOAD, content=json.dumps(list(urls.values())))
+    files = (WriteFile(path=name, content=part.install) for name, part in there.items())
+    return Fetched(wanted=tuple(wanted.values()), files=(listed, *files))
+
+
+def read(stubs: Tree, lock: str, requirements: str, manifest: str, version: str) -> Part | None:
+    """The wheels of a lock of the resolver's. Raises `BuildError` LockOutdated, DependencyNotFound.
 
     `requirements` is the stub that was resolved: the hashes in it are the source's own.
     """
     from packaging.utils import canonicalize_name
 
-    if not stubs.has(LOCK):
+    if not stubs.has(lock):
         return None
     pins = _pins(stubs.read_text(requirements, LOCK_LIMIT), manifest)
-    if stubs.has(CONSTRAINTS):  # as in pip, a hash anywhere asks for one everywhere
+    if stubs.has(CONSTRAINTS) and lock == LOCK:  # as in pip, a hash anywhere asks for one everywhere
         pins = _pins(stubs.read_text(CONSTRAINTS, LOCK_LIMIT), manifest) | pins
     wanted: list[Wanted] = []
     urls: list[dict[str, str]] = []
     lines: list[str] = []
-    for package in _tables(read_toml(stubs, LOCK, LOCK_LIMIT).get("packages")):
+    for package in _tables(read_toml(stubs, lock, LOCK_LIMIT).get("packages")):
         name, number = str(package.get("name")), str(package.get("version"))
         url, file, digest = _chosen(package, pins, manifest, version)
         path = f"{digest}/{file}"
@@ -54,11 +86,7 @@ def fetched(stubs: Tree, requirements: str, manifest: str, version: str) -> Fetc
         wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=f"sha256:{digest}", package=purl))
         urls.append({"url": url, "path": path})
         lines.append(f"--find-links ${{WHEELS}}/{digest}\n{name}=={number} --hash=sha256:{digest}\n")
-    files = (
-        WriteFile(path=DOWNLOAD, content=json.dumps(urls)),
-        WriteFile(path=INSTALL, content="".join(lines)),
-    )
-    return Fetched(wanted=tuple(wanted), files=files)
+    return Part(wanted=tuple(wanted), urls=tuple(urls), install="".join(lines))
 
 
 def _chosen(

@@ -1,8 +1,10 @@
-"""Run inside the sandbox by the runtime's own Python: check the handler, lay the source out, compile bytecode.
+"""Run inside the sandbox by the runtime's own Python: check what starts, lay the source out, compile bytecode.
 
-    check_and_compile.py handler|server [FOLDER...]
+    check_and_compile.py handler|server [--entry FILE] [--name NAME] [--program WORD] [FOLDER...]
 
-FOLDER: folders of the source that are on the path beside its root, for packages that lie in it.
+FILE: what is imported or run first (handler.py, main.py), empty where nobody knows. NAME: what of it is the handler or
+the application. WORD: the program that a command starts. FOLDER: folders of the source that are on the path beside its
+root, for packages that lie in it.
 
 Bytecode is reproducible: unchecked-hash files (PEP 552) whose code names the path in the image, written by a fixed
 number of processes over a fixed partition of the sorted files, because marshal's back references depend on what was
@@ -18,6 +20,7 @@ import io
 import json
 import os
 import py_compile
+import runpy
 import shutil
 import subprocess
 import sys
@@ -28,9 +31,13 @@ WORK = Path(os.environ.get("IGNITE_WORK", "/work"))
 PARTITIONS = 4
 MOST_WARNINGS = 20
 INSTALLS_OWN = ("REQUESTED", "direct_url.json", "uv_cache.json")
-PLACES = (("src", "/app/src"), ("deps", "/app/deps"))
+PLACES = (("src", "/app/src"), ("deps", "/app/deps"), ("server", "/app/server"))
 FRONT = Path(__file__).resolve().parents[1] / "front"
 MOST_SHOWN = 6
+BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+WRITTEN = (("fasthtml", ".sesskey"),)
+"""(package, file that it writes into the working folder when it starts): the image's root is read-only, /tmp is not."""
+SHELLS = ("sh", "bash", "dash", "zsh", "env")
 CHANGES_LOOKUP = ("sys.path", "sys.meta_path", "sys.path_hooks", "sys.modules", "addsitedir", "__path__")
 UNREAD = ("Pipfile", "setup.py", "setup.cfg", "environment.yml", "requirements.in")
 
@@ -83,7 +90,7 @@ def imported(tree: ast.Module, package: list[str]) -> Iterator[list[str]]:
             waiting.extend(ast.iter_child_nodes(node))
 
 
-def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Module:
+def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Module | None:
     """Parse the entry file and every module that its imports lead to; all other files only if they can be.
 
     A template or a sample for another Python lies in many a project: it is told, packaged and not compiled.
@@ -93,7 +100,7 @@ def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Mod
     }
     prefixes = ["", *(f"{folder}/" for folder in folders)]
     trees: dict[str, ast.Module] = {}
-    waiting = [entry]
+    waiting = [entry] if entry else []
     while waiting:
         name = waiting.pop()
         if name in trees:
@@ -116,7 +123,7 @@ def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Mod
     more = len(broken) - MOST_WARNINGS
     for line in (*broken[:MOST_WARNINGS], *((f"warning: and {more} more files",) if more > 0 else ())):
         print(line)
-    return trees[entry]
+    return trees.get(entry)
 
 
 def defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
@@ -139,44 +146,44 @@ def defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
                 yield from defined(statement for block in blocks for statement in block)
 
 
-def check_handler(tree: ast.Module) -> None:
-    """handler.py must define or import `handler`, and a plain function must take payload and ctx."""
+def check_handler(tree: ast.Module, entry: str = "handler.py", wanted: str = "handler") -> None:
+    """The entry must define or import the handler, and a plain function must take payload and ctx."""
     found = list(defined(tree.body))
-    handlers = [node for name, node in found if name == "handler"]
+    handlers = [node for name, node in found if name == wanted]
     if not handlers and not any(name == "*" for name, _ in found):
         names = list(dict.fromkeys(name for name, node in found if not isinstance(node, (ast.Import, ast.ImportFrom))))
-        has = f"defines {', '.join(names[:5])}, but no handler" if names else "defines no handler"
-        hint = "Rename one to `def handler(payload, ctx)`." if names else "Add `def handler(payload, ctx)`."
-        fail("EntryPointMissing", f"handler.py {has}", "handler.py", [], hint)
+        has = f"defines {', '.join(names[:5])}, but no {wanted}" if names else f"defines no {wanted}"
+        hint = f"Rename one to `def {wanted}(payload, ctx)`." if names else f"Add `def {wanted}(payload, ctx)`."
+        fail("EntryPointMissing", f"{entry} {has}", entry, [], hint)
     for node in handlers[-1:]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.decorator_list:
-            check_arguments(node)
-            check_returns(node)
+            check_arguments(node, entry)
+            check_returns(node, entry)
 
 
-def check_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+def check_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef, entry: str) -> None:
     """It is called with (payload, ctx): two positional arguments."""
     takes = node.args
     most = len(takes.posonlyargs) + len(takes.args)
     least = most - len(takes.defaults)
     keyword_only = sum(default is None for default in takes.kw_defaults)
     if (most < 2 and not takes.vararg) or least > 2 or keyword_only:
-        signature = f"def handler({ast.unparse(takes)})"
-        where = f"handler.py:{node.lineno}:{node.col_offset + 1}"
-        hint = "Make it `def handler(payload, ctx)`."
-        message = f"handler is called with (payload, ctx), but is {signature}"
+        signature = f"def {node.name}({ast.unparse(takes)})"
+        where = f"{entry}:{node.lineno}:{node.col_offset + 1}"
+        hint = f"Make it `def {node.name}(payload, ctx)`."
+        message = f"{node.name} is called with (payload, ctx), but is {signature}"
         fail("EntryPointMissing", message, where, [signature], hint)
 
 
-def check_returns(node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+def check_returns(node: ast.FunctionDef | ast.AsyncFunctionDef, entry: str) -> None:
     """A generator is neither bytes, text nor JSON."""
     waiting: list[ast.AST] = list(node.body)
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, (ast.Yield, ast.YieldFrom)):
-            where = f"handler.py:{inner.lineno}:{inner.col_offset + 1}"
+            where = f"{entry}:{inner.lineno}:{inner.col_offset + 1}"
             hint = "Return bytes, str or a value that JSON has; gather what is yielded first."
-            fail("EntryPointMissing", "handler is a generator, which cannot be sent as an answer", where, [], hint)
+            fail("EntryPointMissing", f"{node.name} is a generator, which cannot be sent as an answer", where, [], hint)
         if not isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.GeneratorExp)):
             waiting.extend(ast.iter_child_nodes(inner))
 
@@ -201,7 +208,8 @@ class Lookup:
     def __init__(self, source: Path, dependencies: Path, folders: Iterable[str] = ()) -> None:
         self.source = source
         packages = (source / folder for folder in folders)
-        self.path = [str(folder) for folder in (source, dependencies, *packages, FRONT)] + sys.path
+        bundled = dependencies.with_name("server")  # on the path where nothing else serves the application
+        self.path = [str(folder) for folder in (source, dependencies, *packages, FRONT)] + sys.path + [str(bundled)]
         self.trees: dict[Path, ast.Module] = {}
         self.names: dict[Path, set[str]] = {}
 
@@ -374,17 +382,65 @@ def rewritten(record: str) -> str:
     return text.getvalue()
 
 
-def main(mode: str, folders: list[str]) -> None:
+def drop_server(out: Path) -> None:
+    """Empty the folder of our own server where the dependencies bring one that serves the same."""
+    ours = out / "server"
+    servers = runpy.run_path(str(FRONT / "serve_app.py"), run_name="serve_app")["SERVERS"].values()
+    needed = [names for names in servers if any((ours / name).is_dir() for name in names)]
+    if all(any((out / "deps" / name).is_dir() for name in names) for names in needed):
+        shutil.rmtree(ours)
+        ours.mkdir()
+
+
+def check_program(word: str, out: Path) -> None:
+    """The program that a command starts must be in the image: in the source, the dependencies or the base."""
+    if "$" in word:
+        return
+    places = {str(place): out / folder for folder, place in PLACES}
+    if "/" in word:
+        path = os.path.normpath(os.path.join("/app/src", word))
+        host = next((places[one] / path[len(one) + 1 :] for one in places if path.startswith(one + "/")), Path(path))
+        there = host.is_file()
+    else:
+        there = shutil.which(word, path=f"{out / 'deps' / 'bin'}:{BASE_PATH}") is not None
+    if not there:
+        hint = f"List the package that brings {word} in the dependencies, or start another program."
+        if os.path.basename(word) in SHELLS:
+            hint = "There is no shell in the image: start the program itself."
+        fail("StartFailed", f"there is no program {word} in the image", "", [], hint)
+
+
+def read_arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Options with their values, and what stands behind them."""
+    options: dict[str, str] = {}
+    while words and words[0].startswith("--"):
+        options[words[0]] = words[1]
+        words = words[2:]
+    return options, words
+
+
+def main(mode: str, words: list[str]) -> None:
     """Check, copy, compile."""
     source, out = WORK / "src", WORK / "out"
-    tree = check_source(source, "handler.py" if mode == "handler" else "main.py", folders)
-    if mode == "handler":
-        check_handler(tree)
+    options, folders = read_arguments(words)
+    entry = options.get("--entry", "handler.py" if mode == "handler" else "main.py")
+    tree = check_source(source, entry, folders)
+    if mode == "handler" and tree is not None:
+        check_handler(tree, entry, options.get("--name", "handler"))
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
     shutil.copytree(source, out / "src", symlinks=True, ignore=ignored)
-    if (out / "deps").is_dir():
-        clean_dependencies(out / "deps")
-    check_imports(out / "src", out / "deps", "handler.py" if mode == "handler" else "main.py", folders)
+    for package, name in WRITTEN:
+        if (out / "deps" / package).is_dir() and not os.path.lexists(out / "src" / name):
+            (out / "src" / name).symlink_to(f"/tmp/{name}")
+    for installed in (out / "deps", out / "server"):
+        if installed.is_dir():
+            clean_dependencies(installed)
+    if (out / "server").is_dir():
+        drop_server(out)
+    if entry:
+        check_imports(out / "src", out / "deps", entry, folders)
+    if "--program" in options:
+        check_program(options["--program"], out)
     script = str(Path(__file__).resolve())
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     running = [
