@@ -16,7 +16,14 @@ from builder.pipelines.catalog import Catalog
 from builder.pipelines.python import wheels
 from builder.pipelines.python.diagnosis import diagnose as diagnose
 from builder.pipelines.python.entry import COMMAND, FUNCTION, HANDLER, NAMES_OF_ENTRIES, Entry, entry_of
-from builder.pipelines.python.manifest import MANIFESTS, OTHER_MANIFESTS, read_dependencies
+from builder.pipelines.python.manifest import (
+    MANIFESTS,
+    OTHER_MANIFESTS,
+    manifest_of_stub,
+    read_dependencies,
+    stub_of,
+)
+from builder.pipelines.python.needs import NAME as NAME_OF_PACKAGE
 from builder.pipelines.python.needs import Dependencies
 from builder.pipelines.python.project import read_project
 from builder.pipelines.python.required import required_files as required_files
@@ -51,7 +58,7 @@ from builder.source.tree import Tree
 
 NAME = "python"
 EXTENSIONS: tuple[str, ...] = (".py",)
-BUILD_ARGS: tuple[str, ...] = ("entry", "start")
+BUILD_ARGS: tuple[str, ...] = ("entry", "extras", "groups", "start")
 SDK = "/opt/ignite/sdk/python"
 UV = "/opt/ignite/toolchain/uv/uv"
 LOCKED = "uv.lock.txt"
@@ -80,14 +87,15 @@ def single_file_name(source: bytes) -> str:
 def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
     """Install dependencies (network, no code), then check and compile (no network)."""
     whole = read_project(tree)
-    needs = read_dependencies(tree)
+    rows = tuple(row for row in catalog.rows if row.toolchain.runtime == NAME)
+    wanted = wanted_version(tree, rows, catalog.find(NAME).version, request.version)
+    row = catalog.find(NAME, wanted.version, request.target)
+    release = next((one.release for one in rows if one.toolchain == row), "") or f"{row.version}.0"
+    needs = read_dependencies(tree, release, _listed(request, "extras"), _listed(request, "groups"))
     paths = tuple(dict.fromkeys(path for one in needs.locals for path in one.paths if path != "."))
     entry = entry_of(tree, whole, paths, request.build_args, needs.names)
     paths = tuple(dict.fromkeys((*([entry.folder] if entry.folder else []), *paths)))
     _refuse_shadowed(tree, entry)
-    rows = tuple(row for row in catalog.rows if row.toolchain.runtime == NAME)
-    wanted = wanted_version(tree, rows, catalog.find(NAME).version, request.version)
-    row = catalog.find(NAME, wanted.version, request.target)
     python = f"/usr/bin/python{row.version}"
     server = bundled(entry.kind, needs.names) if entry.is_application else ()
     argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", *_checked(entry), *paths)
@@ -123,6 +131,15 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         warnings=(*wanted.warnings, *needs.warnings, *entry.warnings),
         materials=needs.files,
     )
+
+
+def _listed(request: PlanRequest, name: str) -> tuple[str, ...]:
+    """A build argument that lists names, apart by commas. Raises `BuildError` InvalidRequest."""
+    listed = [one.strip() for one in request.build_args.get(name, "").split(",") if one.strip()]
+    if odd := next((one for one in listed if len(one) > 100 or not NAME_OF_PACKAGE.fullmatch(one)), ""):
+        message = f"{name} takes names apart by commas; {odd[:40]} is none"
+        raise BuildError("InvalidRequest", message, where=f"buildArgs.{name}")
+    return tuple(dict.fromkeys(listed))
 
 
 def _layers(needs: Dependencies, server: tuple[str, ...]) -> Iterator[LayerSource]:
@@ -184,19 +201,16 @@ def _refuse_shadowed(tree: Tree, entry: Entry) -> None:
         raise BuildError("EntryPointMissing", message, where=f"{folder}/__init__.py", next=hint)
 
 
-def _stub(manifest: str) -> str:
-    """The file of requirements that a manifest becomes: uv's messages name it."""
-    return manifest if manifest == "requirements.txt" else f"{manifest}.txt"
-
-
 def _stubs(needs: Dependencies) -> tuple[tuple[WriteFile, ...], tuple[CopyFile, ...]]:
     """What a step with the network sees: flat requirements of ours, or a `uv.lock` beside a manifest of ours."""
     if not needs.manifest:
         return (), ()
     if needs.project:
         project = WriteFile(path=f"{PROJECT}/pyproject.toml", content=needs.project)
+        if needs.text:
+            return (project, WriteFile(path=f"{PROJECT}/uv.lock", content=needs.text)), ()
         return (project,), (CopyFile(path=f"{PROJECT}/uv.lock", source="uv.lock"),)
-    made = [WriteFile(path=_stub(needs.manifest), content="".join(f"{line}\n" for line in needs.requirements))]
+    made = [WriteFile(path=stub_of(needs.manifest), content="".join(f"{line}\n" for line in needs.requirements))]
     if needs.constraints:
         made.append(WriteFile(path=CONSTRAINTS, content="".join(f"{line}\n" for line in needs.constraints)))
     return tuple(made), ()
@@ -210,6 +224,7 @@ def _install(needs: Dependencies, python: str, server: tuple[str, ...]) -> tuple
     common = ("--no-config", "--python", python)
     binary = ("--only-binary", ":all:", *common)
     groups = tuple(word for group in needs.groups for word in ("--group", group))
+    groups += tuple(word for extra in needs.extras for word in ("--extra", extra))
     steps: list[Step] = []
     index = Cache(name="uv-index", access=Access.WRITE)
     if needs.manifest and needs.project:
@@ -224,7 +239,7 @@ def _install(needs: Dependencies, python: str, server: tuple[str, ...]) -> tuple
             UV, *resolving, *(("--no-deps",) if needs.complete else ()),
             *(("--prerelease", "allow") if needs.prerelease else ()),
             *(("--constraint", CONSTRAINTS) if needs.constraints else ()),
-            "--cache-dir", "/cache/uv-index", "--output-file", LOCK, _stub(needs.manifest),
+            "--cache-dir", "/cache/uv-index", "--output-file", LOCK, stub_of(needs.manifest),
         )  # fmt: skip
         steps.append(_stub_step("resolve dependencies", argv, network=Network.INDEX, caches=(index,)))
     if server:
@@ -268,7 +283,7 @@ def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
     """The wheels that the resolver chose, once it has."""
     if not any(step.name == "download wheels" for step in plan.steps):
         return None
-    manifest = next((name for name in MANIFESTS if name in plan.materials), "")
+    resolved = next((step.argv[-1] for step in plan.steps if step.name == "resolve dependencies"), "")
     with_server = any(stub.path == SERVER for stub in plan.stubs)
-    stub = _stub(manifest) if manifest else ""
+    stub, manifest = resolved, manifest_of_stub(resolved)
     return wheels.fetched(stubs, stub, manifest, plan.toolchain.version, with_server=with_server)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from builder.pipelines.limits import LINE_LIMIT
 from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
-from builder.pipelines.python.manifest import MANIFESTS
+from builder.pipelines.python.manifest import manifest_of_stub
 from builder.plan import Diagnosis, Step
 
 _MISSING = re.compile(
@@ -42,8 +42,7 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
 
 def _manifest_of(step: Step) -> str:
     """The manifest a step reads, as its author knows it."""
-    last = step.argv[-1].rpartition("/")[2] if step.argv else ""
-    return last.removesuffix(".txt") if last.removesuffix(".txt") in MANIFESTS else "requirements.txt"
+    return manifest_of_stub(step.argv[-1].rpartition("/")[2] if step.argv else "")
 
 
 def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:

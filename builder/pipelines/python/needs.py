@@ -42,7 +42,8 @@ class Dependencies:
 
     `requirements` and `constraints` are what it names, one a line, flat: PEP 508 by name with sha256 hashes behind it,
     and no option, include, variable or URL. A `uv.lock` has none: uv reads it by itself, beside `project`, a
-    pyproject.toml of ours. `complete`: a lock, which names also what its packages need.
+    pyproject.toml of ours, with these `groups` and `extras`. `complete`: a lock, which names also what its
+    packages need.
     """
 
     manifest: str
@@ -52,7 +53,10 @@ class Dependencies:
     prerelease: bool = False
     complete: bool = False
     project: str = ""
+    text: str = ""
+    """The text of a `uv.lock` that is not UTF-8, which uv would not read."""
     groups: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     """The manifest and what it includes."""
     folders: tuple[tuple[str, str, frozenset[str]], ...] = ()
