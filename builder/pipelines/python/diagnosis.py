@@ -20,6 +20,12 @@ _MISSING = re.compile(
 _NO_WHEEL = re.compile(
     r" has no (?:usable )?wheels|Wheels are required for `([^`]{1,256})`|building from source is disabled|`--no-build`"
 )
+_NO_TAG = re.compile(r" has no wheels with a matching (platform|Python \w{1,20}) tag \(e\.g\., `([^`]{1,80})`\)")
+_AVAILABLE = re.compile(
+    r"(?:on the following platforms?|with the following Python \w{1,20} tags?): (`[^`]{1,80}`(?:, `[^`]{1,80}`){0,50})"
+)
+_MANYLINUX = re.compile(r"manylinux_(\d{1,3}_\d{1,3})_(\w{1,20})")
+_MOST_TAGS = 6
 _OTHER_PYTHON = re.compile(r"the current Python version \(([^)]{1,64})\) does not satisfy Python([^\s,]{1,256})")
 _NEEDER = re.compile(r"(?<!\S)([A-Za-z0-9][^\s,]{0,255}) depends on Python")
 _HASH = re.compile(r"Hash mismatch for `([^`]{1,256})`|hashes? (?:is|are) required|In `--require-hashes` mode")
@@ -48,6 +54,15 @@ def _manifest_of(step: Step) -> str:
 def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:
     whole = " ".join(part.strip() for part in said)
     words = tuple(said[:SAID])
+    if found := _NO_TAG.search(whole):
+        has = _AVAILABLE.search(whole)
+        tags = re.findall(r"`([^`]{1,80})`", has[1])[:_MOST_TAGS] if has else []
+        name = word_before(whole, found).strip("`,") or "a dependency"
+        why = _unfit(found[1], found[2], tags)
+        return Diagnosis(
+            reason="DependencyNotFound", message=f"{name} has no wheel that fits: {why}", where=f"{manifest}  {name}",
+            said=words, next="Take a version that has a wheel for it, or ask for the Python that it has one for.",
+        )  # fmt: skip
     if found := _NO_WHEEL.search(whole):
         before = word_before(whole, found) if found[0].startswith(" has no") else ""
         name = (before or found[1] or "a dependency").strip("`,")
@@ -84,6 +99,18 @@ def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:
             next=f"Correct {manifest}.",
         )  # fmt: skip
     return None
+
+
+def _unfit(kind: str, ours: str, tags: Sequence[str]) -> str:
+    """Why none of the wheels with these tags fits the base, which takes `ours`."""
+    shown = ", ".join(tags) or "others"
+    if "platform" not in kind:
+        return f"there are some for {shown}, this Python is {ours}"
+    glibc = [tag for tag in tags if (found := _MANYLINUX.fullmatch(tag)) and found[2] == "x86_64"]
+    if glibc and (base := _MANYLINUX.fullmatch(ours)):
+        wants = ".".join(min(glibc).split("_")[1:3])
+        return f"{min(glibc)} wants glibc {wants} or newer, the base has {base[1].replace('_', '.')}"
+    return f"there are some for {shown}, the base is {ours}"
 
 
 def _asked(name: str, whole: str) -> str:

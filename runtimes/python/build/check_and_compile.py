@@ -22,6 +22,7 @@ import os
 import py_compile
 import runpy
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -35,6 +36,14 @@ PLACES = (("src", "/app/src"), ("deps", "/app/deps"), ("server", "/app/server"))
 FRONT = Path(__file__).resolve().parents[1] / "front"
 MOST_SHOWN = 6
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")
+PROGRAM = struct.Struct("<IIQQQQQQ")
+DYNAMIC = struct.Struct("<qQ")
+LOAD, DYNAMIC_PART = 1, 2
+NEEDED, STRTAB, RPATH, RUNPATH = 1, 5, 15, 29
+MOST_PARTS, MOST_ENTRIES, LONGEST_NAME = 64, 4096, 1024
+LIBRARIES = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+MOST_LIBRARIES = 20_000
 WRITTEN = (("fasthtml", ".sesskey"),)
 """(package, file that it writes into the working folder when it starts): the image's root is read-only, /tmp is not."""
 SHELLS = ("sh", "bash", "dash", "zsh", "env")
@@ -264,8 +273,12 @@ def changes_lookup(file: Path) -> bool:
     return any(word.encode() in text for word in CHANGES_LOOKUP)
 
 
-def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterable[str] = ()) -> None:
-    """Every import that runs with the entry must be found: the entry's own, and those of the modules it leads to."""
+def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterable[str] = ()) -> set[str]:
+    """Every import that runs with the entry must be found: the entry's own, and those of the modules it leads to.
+
+    Returns the dotted names that are imported, with those of their packages.
+    """
+    imports: set[str] = set()
     lookup = Lookup(source, dependencies, folders)
     waiting: list[tuple[Path, list[str]]] = [(source / entry, [])]
     seen: set[Path] = set()
@@ -278,6 +291,7 @@ def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterabl
         for node in at_import(lookup.tree(file)):
             for parts, needed in wanted(node, package, lookup):
                 found = lookup.find(parts) if parts else None
+                imports.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
                 if found is None and needed:
                     missing.append((file.relative_to(source).as_posix(), node.lineno, ".".join(parts) or "."))
                     break
@@ -288,12 +302,13 @@ def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterabl
                         is_package = part is not None and part.submodule_search_locations is not None
                         waiting.append((own, parts[:end] if is_package else parts[: end - 1]))
     if not missing:
-        return
+        return imports
     if any(changes_lookup(file) for file in seen):  # whoever changes the path at run time may find more than we do
         for name, line, module in missing[:MOST_WARNINGS]:
             print(f"warning: {name}:{line} imports {module}, which was not found; the source changes where is sought")
-        return
+        return imports
     refuse(source, missing)
+    return imports
 
 
 def wanted(node: ast.Import | ast.ImportFrom, package: list[str], lookup: Lookup) -> Iterator[tuple[list[str], bool]]:
@@ -382,6 +397,126 @@ def rewritten(record: str) -> str:
     return text.getvalue()
 
 
+def elf_needs(path: Path) -> tuple[list[str], list[str]]:
+    """(libraries, folders where they are sought) that an ELF file of this machine names (elf(5)); none of other files.
+
+    Nothing is loaded: header, program headers, the dynamic section and names are read, each up to a bound.
+    """
+    needed: list[int] = []
+    places: list[int] = []
+    with path.open("rb") as file:
+        head = file.read(ELF_HEADER.size)
+        if len(head) < ELF_HEADER.size or head[:4] != b"\x7fELF":
+            return [], []
+        _, size, order, _, machine, _, _, at, _, _, _, each, count, *_ = ELF_HEADER.unpack(head)
+        if (size, order, machine) != (2, 1, 62) or each != PROGRAM.size or count > MOST_PARTS:
+            return [], []
+        file.seek(at)
+        data = file.read(each * count)
+        parts = list(PROGRAM.iter_unpack(data[: len(data) // PROGRAM.size * PROGRAM.size]))
+        loads = [(start, start + length, offset) for kind, _, offset, start, _, length, _, _ in parts if kind == LOAD]
+        table = next(((offset, length) for kind, _, offset, _, _, length, _, _ in parts if kind == DYNAMIC_PART), None)
+        if table is None:
+            return [], []
+        file.seek(table[0])
+        data = file.read(min(table[1], MOST_ENTRIES * DYNAMIC.size))
+        strings = 0
+        for tag, value in DYNAMIC.iter_unpack(data[: len(data) // DYNAMIC.size * DYNAMIC.size]):
+            if tag == 0:
+                break
+            if tag == NEEDED:
+                needed.append(value)
+            elif tag in (RPATH, RUNPATH):
+                places.append(value)
+            elif tag == STRTAB:
+                strings = next((offset + value - start for start, end, offset in loads if start <= value < end), 0)
+
+        def text(value: int) -> str:
+            file.seek(strings + value)
+            return file.read(LONGEST_NAME).split(b"\0", 1)[0].decode("utf-8", "replace")
+
+        folders = [folder for value in places for folder in text(value).split(":")] if strings else []
+        return [text(value) for value in needed] if strings else [], folders
+
+
+def missing_libraries(deps: Path) -> dict[Path, list[str]]:
+    """Extension modules and libraries of the packages, with the libraries that they need and the image has nowhere.
+
+    What a library of the packages needs in turn is among them. One that lies anywhere among the packages counts as
+    there: some load what they bring before it is needed.
+    """
+    found = []
+    for folder, _, names in os.walk(deps):
+        found += [Path(folder, name) for name in names if name.endswith(".so") or ".so." in name]
+        if len(found) > MOST_LIBRARIES:
+            return {}
+    there = {path.name: path for path in found}
+    lacks: dict[Path, set[str]] = {}
+    needed_by: dict[Path, list[Path]] = {}
+    known: dict[str, bool] = {}
+    for path in sorted(found):
+        if path.is_symlink() or not path.is_file():
+            continue
+        try:
+            needs, folders = elf_needs(path)
+        except (OSError, ValueError, struct.error):
+            continue
+        origin = [folder.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", str(path.parent)) for folder in folders]
+        for name in needs:
+            if name in there:
+                needed_by.setdefault(there[name], []).append(path)
+                continue
+            if name not in known:
+                known[name] = any(os.path.exists(os.path.join(place, name)) for place in LIBRARIES)
+            if not known[name] and not any(os.path.exists(os.path.join(folder, name)) for folder in origin):
+                lacks.setdefault(path, set()).add(name)
+    waiting = list(lacks)
+    while waiting:
+        path = waiting.pop()
+        for other in needed_by.get(path, ()):
+            if not lacks[path] <= lacks.setdefault(other, set()):
+                lacks[other] |= lacks[path]
+                waiting.append(other)
+    return {path: sorted(names) for path, names in sorted(lacks.items())}
+
+
+def check_libraries(deps: Path, imports: set[str]) -> None:
+    """StartFailed for a library that the base lacks and the entry cannot do without; a warning for any other.
+
+    A package that is imported cannot do without an extension module that its own `__init__` names, nor without the one
+    that is imported by name.
+    """
+    packages = owners(deps)
+    told: dict[str, tuple[str, set[str]]] = {}
+    for path, libraries in missing_libraries(deps).items():
+        inside = path.relative_to(deps).as_posix()
+        package = packages.get(inside, inside.partition("/")[0])
+        module = inside.partition(".")[0].replace("/", ".")
+        top, stem = module.rpartition(".")[0] or module, module.rpartition(".")[2]
+        init = deps / top.replace(".", "/") / "__init__.py"
+        named = top in imports and init.is_file() and stem.encode() in init.read_bytes()
+        if module in imports or named:
+            message = f"{package} needs the shared library {libraries[0]}, which is not in the image"
+            hint = f"Take a package that brings {libraries[0]} along, as many `-binary` and `-headless` ones do."
+            said = [f"{inside} needs {library}" for library in libraries[:MOST_SHOWN]]
+            fail("StartFailed", message, inside, said, hint)
+        told.setdefault(package, (inside, set()))[1].update(libraries)
+    for package, (inside, libraries) in list(told.items())[:MOST_WARNINGS]:
+        names = ", ".join(sorted(libraries)[:MOST_SHOWN])
+        print(f"warning: {package} needs {names}, not in the image; what imports {inside} or its like fails")
+
+
+def owners(deps: Path) -> dict[str, str]:
+    """File → the package that it came with, "name version"."""
+    found: dict[str, str] = {}
+    for record in sorted(deps.glob("*.dist-info/RECORD")):
+        name = " ".join(record.parent.name.removesuffix(".dist-info").split("-", 1))
+        for row in csv.reader(record.read_text(encoding="utf-8", errors="replace").splitlines()):
+            if row:
+                found[row[0]] = name
+    return found
+
+
 def drop_server(out: Path) -> None:
     """Empty the folder of our own server where the dependencies bring one that serves the same."""
     ours = out / "server"
@@ -437,8 +572,9 @@ def main(mode: str, words: list[str]) -> None:
             clean_dependencies(installed)
     if (out / "server").is_dir():
         drop_server(out)
-    if entry:
-        check_imports(out / "src", out / "deps", entry, folders)
+    imports = check_imports(out / "src", out / "deps", entry, folders) if entry else set()
+    if (out / "deps").is_dir():
+        check_libraries(out / "deps", imports)
     if "--program" in options:
         check_program(options["--program"], out)
     script = str(Path(__file__).resolve())
