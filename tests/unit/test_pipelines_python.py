@@ -127,7 +127,9 @@ def test_a_lock_of_uv_is_read_without_the_network() -> None:
         ("read lock", Network.NONE),
         ("resolve dependencies", Network.INDEX),
         ("download wheels", Network.INDEX),
+        ("build sdists", Network.NONE),
         ("install dependencies", Network.NONE),
+        ("install what was built", Network.NONE),
         ("compile", Network.NONE),
     ]
     assert made.warnings == ()

@@ -172,10 +172,8 @@ def test_an_application_without_a_server_gets_ours_by_hash_and_apart_from_the_re
     made = planned({"main.py": FASTAPI, "requirements.txt": "fastapi\n"})
     (stub,) = [one for one in made.stubs if one.path == "server.txt"]
     assert all("--hash=sha256:" in line for line in stub.content.splitlines())
-    assert [step.name for step in made.steps] == [
-        "resolve dependencies", "resolve server", "download wheels",
-        "install dependencies", "install server", "compile",
-    ]  # fmt: skip
+    names = [step.name for step in made.steps]
+    assert names.index("resolve server") < names.index("download wheels") < names.index("install server")
     assert [layer.dest for layer in made.output.layers] == ["/ignite", "/app/server", "/app/deps", "/app/src"]
 
 

@@ -9,6 +9,7 @@ the last one sees all of it and has no cache.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
@@ -34,6 +35,7 @@ from builder.pipelines.python.wheels import (
     CONSTRAINTS,
     DOWNLOAD,
     INSTALL,
+    INSTALL_BUILT,
     LOCK,
     SERVER,
     SERVER_INSTALL,
@@ -114,7 +116,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
                 if entry.is_application
                 else ()
             ),
-            Choice(name="dependencies", value=names, why="wheels only, by uv"),
+            Choice(name="dependencies", value=names, why="wheels, else sdists that are built apart"),
             *((Choice(name="path", value=", ".join(paths), why="packages of the source"),) if paths else ()),
         ),
         steps=(*_install(needs, python, server), compile_step),
@@ -236,7 +238,8 @@ def _install(needs: Dependencies, python: str, server: tuple[str, ...]) -> tuple
     resolving = ("pip", "compile", "--quiet", "--no-sources", *binary, "--no-header", "--format", "pylock.toml")
     if needs.manifest:
         argv = (
-            UV, *resolving, *(("--no-deps",) if needs.complete else ()),
+            python, "-I", "-S", "-B", f"{SDK}/build/resolve.py", "--", UV, *resolving,
+            *(("--no-deps",) if needs.complete else ()),
             *(("--prerelease", "allow") if needs.prerelease else ()),
             *(("--constraint", CONSTRAINTS) if needs.constraints else ()),
             "--cache-dir", "/cache/uv-index", "--output-file", LOCK, stub_of(needs.manifest),
@@ -252,6 +255,13 @@ def _install(needs: Dependencies, python: str, server: tuple[str, ...]) -> tuple
     )  # fmt: skip
     downloaded = Cache(name=CACHE, access=Access.DOWNLOAD)
     steps.append(_stub_step("download wheels", argv, network=Network.INDEX, caches=(downloaded,)))
+    if needs.manifest:
+        argv = (python, "-I", "-B", f"{SDK}/build/build_sdist.py", UV)
+        build = Step(
+            name="build sdists", argv=argv, sees=Sees.APART, caches=(Cache(name=CACHE, access=Access.READ),),
+            env=(("WHEELS", "/cache/wheels"),), cwd="/work/home",
+        )  # fmt: skip
+        steps.append(build)
     for name, made, into, listed in (
         ("install dependencies", bool(needs.manifest), "deps", INSTALL),
         ("install server", bool(server), "server", SERVER_INSTALL),
@@ -262,6 +272,14 @@ def _install(needs: Dependencies, python: str, server: tuple[str, ...]) -> tuple
         )  # fmt: skip
         caches = (Cache(name=CACHE, access=Access.READ), Cache(name="uv-wheels", access=Access.WRITE))
         steps += [_stub_step(name, argv, caches=caches, env=(("WHEELS", "/cache/wheels"),))] if made else []
+    if needs.manifest:  # what its own code made is unpacked into no cache
+        argv = (
+            UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", *binary, "--no-cache",
+            "--target", "/work/out/deps", "--link-mode", "copy", "-r", INSTALL_BUILT,
+        )  # fmt: skip
+        built_cache = Cache(name="built", access=Access.READ)
+        built = _stub_step("install what was built", argv, caches=(built_cache,), env=(("BUILT", "/cache/built"),))
+        steps.append(replace(built, when=INSTALL_BUILT))
     return tuple(steps)
 
 
