@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.images.store import images_of
+from builder.settings import Settings
 from builder.toolchains import host
 from builder.toolchains.provider import Toolchains
 

@@ -31,8 +31,8 @@ from builder.errors import EXIT_CANCELLED, BuildError
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
-    from builder.config import Settings
     from builder.local.client import LocalClient
+    from builder.settings import Settings
 
 LOCAL = "local"
 MOST_NAMED = 5
@@ -193,7 +193,7 @@ def _prepared(
         require_sandbox(settings)
     except BuildError as error:
         raise missing_here(error) from None
-    settings = settings.model_copy(update={"default_versions": versions_here(settings)})
+    settings = settings.replace(**{"default_versions": versions_here(settings)})
     try:
         runtime = packed.runtime(options.runtime)
         with opened(packed, runtime) as source:

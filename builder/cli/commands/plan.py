@@ -22,7 +22,6 @@ from builder.cli.pack import Packed, check_size, pack
 from builder.cli.safe import shown
 from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
-from builder.config import Settings
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
 from builder.errors import BuildError
@@ -30,6 +29,7 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.catalog import read as read_catalog
 from builder.plan import Detection, Network, Plan
+from builder.settings import Settings
 from builder.source.digest import code_hash
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
