@@ -120,7 +120,7 @@ def test_files_stand_beside_the_binary_and_variables_and_words_reach_it(server: 
 
 def test_a_file_that_is_missing_at_the_start_is_named_with_the_way_to_put_it_there(server: Server) -> None:
     failure = submitted(server, "gonofiles", PAGES, {"start_check": "require"}).failure
-    assert (failure.reason, failure.hint) == (
+    assert (failure.reason, failure.next) == (
         "StartFailed", "Put it there: --files templates. Or embed it in the program.",
     ), failure  # fmt: skip
     assert failure.message.endswith("; templates is in the source and not in the image")
