@@ -274,7 +274,7 @@ def test_our_own_bug_is_10_with_a_report_that_holds_no_setting(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    "words", [("--build-arg", "KEY=s3cret"), ("--build-arg=KEY=s3cret",), ("--build-arg", "s3cret")]
+    "words", [("--build-arg", "KEY=s3cret"), ("--build-arg=KEY=s3cret",), ("--build-arg", "KEY=a=s3cret")]
 )
 def test_a_report_is_for_its_user_alone_and_holds_no_build_argument(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
@@ -346,7 +346,7 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
         runtime="go",
         runtime_version="1.26",
         target="wasm",
-        build_args=("A=1",),
+        build_args={"A": "1"},
         tags=("v1", "v2"),
         labels=("deploy=d=17", "app="),
         repository="acme/x",

@@ -17,7 +17,7 @@ from builder.claims.requests import artifact_record
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK
 from builder.errors import BuildError, PlatformError
-from builder.pipelines.base import COMMON_ARGS
+from builder.pipelines.arguments import COMMON_ARGS
 from builder.sandbox import Command, Root, Stream
 from tests.unit.test_line import OneSource, attempt_in, make_base, planned
 

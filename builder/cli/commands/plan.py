@@ -46,9 +46,9 @@ class Source:
     size: int
     single_file: bool = False
 
-    def detect(self, runtime: str) -> Detection:
+    def detect(self, runtime: str, sub_path: str = "") -> Detection:
         """Which runtime. Raises `BuildError`."""
-        return pipelines.detect(DirTree(self.root), runtime or None)
+        return pipelines.detect(DirTree(self.root), runtime or None, sub_path=sub_path)
 
 
 @contextlib.contextmanager
@@ -147,7 +147,8 @@ def planned(
     """The plan of a packed source, by the catalog of the settings. Raises `BuildError`, also for a file that is needed
     and left out."""
     if packed.folder is not None:  # before the plan, which knows that a file is lacking, but not why
-        check_needed(packed.folder, packed.runtime(runtime), pipelines.load(settings.pipelines))
+        known = pipelines.load(settings.pipelines)
+        check_needed(packed.folder, packed.runtime(runtime), known, build_args.get("sub_path", ""))
     try:
         return make(settings, source, packed.runtime(runtime), version, target, build_args)
     except BuildError as error:
