@@ -24,6 +24,7 @@ from builder.errors import BuildError, PlatformError
 
 ARCHIVES = "./var/cache/apt/archives/"
 MMDEBSTRAP_TIMEOUT_S = 1800
+VALID_UNTIL = "Acquire::Check-Valid-Until"
 POCKETS = ("", "-updates", "-security")
 BACKPORTS = "-backports"
 
@@ -75,6 +76,7 @@ def fetch_packages(
     """
     archive = into / "root.tar"
     argv = ["mmdebstrap", "--variant=extract", "--format=tar", "--skip=cleanup/apt/cache,output/dev"]
+    argv += _validity(run)
     argv += [f"--include={','.join(names)}", suite_of(suite), str(archive), *mirrors]
     done = _checked(argv, None, run)
     if done.exit_code and (lack := missing_for_mmdebstrap()):
@@ -89,6 +91,17 @@ def fetch_packages(
     packages = tuple(_packages_in(archive, into))
     archive.unlink()
     return tuple(sorted(packages, key=lambda package: package.name))
+
+
+def _validity(run: Run) -> tuple[str, ...]:
+    """Whether an index past its date is taken is the machine's own decision, as it stands in apt's configuration: a
+    mirror that is a copy of one day has no younger one. Signatures are verified whatever it says."""
+    try:
+        done = run(("apt-config", "dump", "--format=%v%n", VALID_UNTIL), None)
+    except FileNotFoundError:
+        return ()
+    off = done.out.decode("ascii", "replace").strip().lower() in ("false", "no", "off", "0")
+    return (f'--aptopt={VALID_UNTIL} "false"',) if off else ()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,6 +20,7 @@ from builder.images.store import images_of, toolchain_images_of
 from builder.plan import Toolchain
 from builder.sandbox.policy import bypasses
 from builder.toolchains.providers import folders_of, image_provider, toolchains_of
+from builder.toolchains.recipe import read_recipe
 
 Progress = Callable[[str], None]
 
@@ -41,6 +42,7 @@ def fetch(
 
     Raises `BuildError` ToolchainUnavailable for what neither this machine nor a recipe has, and as `make_image`.
     """
+    read_recipe(folders_of(settings), row.runtime)
     images = []
     found = image_provider(settings)
     if recipe := found.recipe(row):

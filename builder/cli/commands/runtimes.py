@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 
 from builder import pipelines
 from builder.cli import format as fmt
@@ -58,11 +59,7 @@ def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int
     got = []
     try:
         for row in dict.fromkeys(rows):
-            got.append(
-                get(
-                    settings, row, refresh=refresh, progress=lambda line, row=row: ctx.say(f"{row.name}  {shown(line)}")
-                )  # type: ignore[misc]
-            )
+            got.append(get(settings, row, refresh=refresh, progress=partial(_say, ctx, row.name)))
     except BuildError as error:
         raise refused_here(error) from None
     if ctx.common.json:
@@ -86,6 +83,10 @@ def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int
     for line in fmt.table(table):
         ctx.out.line(line)
     return 0
+
+
+def _say(ctx: Context, name: str, line: str) -> None:
+    ctx.say(f"{name}  {shown(line)}")
 
 
 def _row(ctx: Context, catalog: Catalog, name: str) -> Toolchain:
