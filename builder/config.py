@@ -117,6 +117,9 @@ class Settings(BaseModel):
     use_cgroups: bool = Field(True, description="use cgroups where they can be written; else rlimits")
     pipelines: tuple[str, ...] = Field((), description="modules with further pipelines")
     catalog: str = Field("", description="another runtimes/catalog.toml")
+    fetch_toolchains: bool = Field(
+        False, description="get a toolchain that is not on this node when a build needs it, inside its time limit"
+    )
     default_versions: dict[str, str] = Field(
         default_factory=dict, description="runtime → version taken when none is asked for, over the catalog's"
     )
