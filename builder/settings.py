@@ -84,6 +84,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     use_cgroups: bool = True  # use cgroups where they can be written; else rlimits
     pipelines: tuple[str, ...] = ()  # modules with further pipelines
     catalog: str = ""  # another runtimes/catalog.toml
+    # get a toolchain that is not on this node when a build needs it, inside its time limit
+    fetch_toolchains: bool = False
     # runtime → version taken when none is asked for, over the catalog's
     default_versions: dict[str, str] = msgspec.field(default_factory=dict)
     # Limits of a build

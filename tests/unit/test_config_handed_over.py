@@ -45,6 +45,7 @@ OTHER: dict[str, Any] = {
     "use_cgroups": False,
     "pipelines": ("tests.pipeline_script",),
     "catalog": "/other/catalog.toml",
+    "fetch_toolchains": True,
     "default_versions": {"go": "1.24"},
     "timeout_ms": 5000,
     "queue_timeout_ms": 6000,

@@ -203,7 +203,7 @@ def _prepared(
 
     def making() -> None:
         with ticker.held_back():
-            view.status("making the base image; that happens once")
+            view.status("making the images of the toolchain; that happens once")
 
     try:
         prepare(settings, plan.toolchain, making)
