@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from builder.errors import BuildError
+from builder.pipelines.arguments import START, Argument, names
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.python import wheels
@@ -60,7 +61,26 @@ from builder.source.tree import Tree
 
 NAME = "python"
 EXTENSIONS: tuple[str, ...] = (".py",)
-BUILD_ARGS: tuple[str, ...] = ("entry", "extras", "groups", "start")
+ARGUMENTS = (
+    Argument(
+        name="entry",
+        meaning="what starts: a file, a module, `module:object` (an ASGI or WSGI application, a handler), "
+        "`module:factory()`, or a script of `project.scripts`",
+        example="shop.web:app",
+    ),
+    replace(
+        START,
+        meaning=f"{START.meaning}; `$NAME`, `${{NAME}}` and `${{NAME:-default}}` are replaced where it runs",
+        example='["gunicorn", "shop.web:app", "--bind", "0.0.0.0:$PORT"]',
+    ),
+    Argument(name="extras", meaning="extras of the project that are installed, apart by commas", example="postgres"),
+    Argument(
+        name="groups",
+        meaning="dependency groups (PEP 735) that are installed, apart by commas, beside `tool.uv.default-groups`",
+        example="prod",
+    ),
+)
+BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 SDK = "/opt/ignite/sdk/python"
 UV = "/opt/ignite/toolchain/uv/uv"
 LOCKED = "uv.lock.txt"
@@ -103,7 +123,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", *_checked(entry), *paths)
     compile_step = Step(name="compile", argv=argv, runs_source=False, env=(("PYTHONHASHSEED", "0"),))
     stubs, copies = _stubs(needs)
-    names = f"{needs.count} in {needs.manifest}" if needs.manifest else "none"
+    listed = f"{needs.count} in {needs.manifest}" if needs.manifest else "none"
     return Plan(
         detection=detection,
         toolchain=row,
@@ -116,7 +136,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
                 if entry.is_application
                 else ()
             ),
-            Choice(name="dependencies", value=names, why="wheels, else sdists that are built apart"),
+            Choice(name="dependencies", value=listed, why="wheels, else sdists that are built apart"),
             *((Choice(name="path", value=", ".join(paths), why="packages of the source"),) if paths else ()),
         ),
         steps=(*_install(needs, python, server), compile_step),

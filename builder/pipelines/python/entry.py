@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import posixpath
 import re
 import shlex
@@ -11,6 +10,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from builder.errors import BuildError
+from builder.pipelines.arguments import start_of
 from builder.pipelines.limits import LINE_LIMIT
 from builder.pipelines.python.applications import ASGI, FACTORIES, NAMES, TARGET, WSGI, Module, Modules
 from builder.pipelines.python.needs import canonical
@@ -30,7 +30,6 @@ _DJANGO = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s{0,20},\s{0,20}["']([\w.]{1
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 _SHELL = re.compile(r"[;&|<>()`]+|\$\(|.*`.*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.ASCII | re.DOTALL)
-_MOST_WORDS = 200
 _SHOWN = 6
 
 
@@ -76,8 +75,8 @@ def entry_of(
     """
     arguments = arguments or {}
     search = _Search(tree, whole, tuple(folders), installed)
-    if start := arguments.get("start", ""):
-        return search.command(_argv(start), "build argument start")
+    if start := start_of(arguments):
+        return search.command(start, "build argument start")
     if entry := arguments.get("entry", ""):
         return search.named(entry)
     if tree.has("handler.py"):
@@ -295,23 +294,6 @@ class _Search:
 
 
 _TOOLS = ("setup.py", "conftest.py", "manage.py", "noxfile.py", "tasks.py", "gunicorn.conf.py", "fabfile.py")
-
-
-def _argv(start: str) -> tuple[str, ...]:
-    """The build argument `start`: a JSON list of words."""
-    try:
-        words = json.loads(start) if len(start) <= LINE_LIMIT * 4 else None
-    except (ValueError, RecursionError):
-        words = None
-    if isinstance(words, list) and words and len(words) <= _MOST_WORDS and all(_is_word(one) for one in words):
-        return tuple(words)
-    message = "start is no JSON list of words"
-    hint = """Write it as in --build-arg 'start=["gunicorn", "app:app", "--bind", "0.0.0.0:$PORT"]'."""
-    raise BuildError("InvalidRequest", message, where="buildArgs.start", next=hint)
-
-
-def _is_word(one: object) -> bool:
-    return isinstance(one, str) and one != "" and "\0" not in one
 
 
 def _words(text: str, where: str) -> tuple[tuple[tuple[str, str], ...], tuple[str, ...]]:
