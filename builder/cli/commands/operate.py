@@ -173,6 +173,10 @@ def _effect(finding: Finding) -> str:
     return finding.effect.removeprefix(f"{finding.name}: ").removesuffix(f": {finding.mend}")
 
 
+APART = "-build"
+"""Behind a base's name: the image in which what comes as source is built, where a recipe has one."""
+
+
 def bases_build(ctx: Context, names: list[str]) -> int:
     """Make the base images that this node needs, and print each with its digest."""
     from builder import pipelines
@@ -187,6 +191,8 @@ def bases_build(ctx: Context, names: list[str]) -> int:
     for row in catalog_of(settings).toolchains():
         if row.runtime in planned and (row.base in names or (not names and _is_default(settings, row))):
             wanted[row.base] = runtimes_dir() / row.runtime
+        beside = [name for name in names if row.runtime in planned and name == f"{row.base}{APART}"]
+        wanted |= {name: runtimes_dir() / row.runtime for name in beside}
     for name in names:
         if name not in wanted:
             raise mistake(f'"{name}" is not a base of the catalog', where="NAME", next=f"See: {ctx.prog} runtimes")
