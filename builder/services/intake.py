@@ -11,7 +11,6 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
 from builder.errors import BuildError
@@ -19,6 +18,7 @@ from builder.pipelines.arguments import check_arguments, check_values
 from builder.pipelines.catalog import Catalog
 from builder.plan import PLATFORM
 from builder.services.errors import unimplemented
+from builder.settings import Settings
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.store import nodes
 from builder.store.engine import Store

@@ -23,11 +23,12 @@ from builder.cli.commands.read import described, listed
 from builder.cli.pack import pack
 from builder.cli.stop import Stop
 from builder.cli.terminal import ASCII, Look
-from builder.config import Loaded, Settings, load
+from builder.config import Loaded, load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VERSION_STATUS_DRAFT
 from builder.errors import REASONS
 from builder.local.doctor import Finding
+from builder.settings import Settings
 from tests.cli_fixtures import START_MS, Ran, build, failed_build, play, run
 
 GO = {"go.mod": "module example.com/hello\n\ngo 1.26\n", "main.go": "package main\n\nfunc main() {}\n"}

@@ -55,7 +55,7 @@ def attempt(folder: Path, mode: str, **settings: Any) -> Attempt:
     made = attempt_in(folder, OneSource())
     made.grant.start_check = mode
     if settings:
-        object.__setattr__(made.node, "settings", made.node.settings.model_copy(update=settings))
+        object.__setattr__(made.node, "settings", made.node.settings.replace(**settings))
     return made
 
 

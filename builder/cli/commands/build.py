@@ -31,8 +31,8 @@ from builder.errors import EXIT_CANCELLED, BuildError
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
-    from builder.config import Settings
     from builder.local.client import LocalClient
+    from builder.settings import Settings
 
 LOCAL = "local"
 MOST_NAMED = 5
@@ -193,7 +193,7 @@ def _prepared(
         require_sandbox(settings)
     except BuildError as error:
         raise missing_here(error) from None
-    settings = settings.model_copy(update={"default_versions": versions_here(settings)})
+    settings = settings.replace(**{"default_versions": versions_here(settings)})
     try:
         runtime = packed.runtime(options.runtime)
         with opened(packed, runtime) as source:
@@ -203,7 +203,7 @@ def _prepared(
 
     def making() -> None:
         with ticker.held_back():
-            view.status("making the base image; that happens once")
+            view.status("making the images of the toolchain; that happens once")
 
     try:
         prepare(settings, plan.toolchain, making)
