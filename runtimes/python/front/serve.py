@@ -38,6 +38,7 @@ from typing import Any
 import ignite
 
 IMPORTER = importlib.__file__
+STOPS = (signal.SIGTERM, signal.SIGINT)
 BODY_LIMIT = 64 * 1024 * 1024
 HEADER_LIMIT = 64 * 1024
 IDLE_S = 75.0
@@ -328,6 +329,13 @@ def imported(target: str) -> Callable[..., Any]:
     return handler
 
 
+def own_signals() -> None:
+    """A process that the handler forks ends by a signal, as one of `multiprocessing` must, and wakes no loop here."""
+    signal.set_wakeup_fd(-1)  # it is shared with this process, which would stop
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 async def main() -> None:
     """Import the handler, listen, serve until TERM."""
     sys.path[:] = [*USERS, *PLAIN, HERE]
@@ -338,8 +346,9 @@ async def main() -> None:
     )
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         loop.add_signal_handler(number, stop.set)
+    os.register_at_fork(after_in_child=own_signals)
     await stop.wait()
     await front.drain(server)
 
