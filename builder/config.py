@@ -112,6 +112,9 @@ class Settings(BaseModel):
     node_free_inodes: int = Field(
         10_000, ge=0, description="inodes free on the disk of node_dir below which the node takes no builds"
     )
+    node_disk_bytes: int = Field(
+        51_200 * MIB, ge=0, description="bytes that bases, toolchains and caches of node_dir may take; 0: any number"
+    )
     build_uid: int = Field(61000, ge=1, description="first of the uids builds run as when the worker is root")
     unsandboxed: bool = Field(False, description="run build steps without a sandbox (never for strangers' code)")
     use_cgroups: bool = Field(True, description="use cgroups where they can be written; else rlimits")

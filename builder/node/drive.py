@@ -113,6 +113,7 @@ def driving(
     finally:
         driver.stop()
         spool.remove()
+        attempt.leave()
 
 
 class _Driver:
