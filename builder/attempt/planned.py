@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +68,17 @@ def _units(node_dir: Path, sources: Iterable[Path]) -> Iterator[str]:
                 yield f"{kind}/{source.resolve().relative_to(top).parts[0]}"
 
 
-def report_key(attempt: Attempt, key: str, code_hash: str, runtime: str) -> Verdict:
+def report_key(attempt: Attempt, key: str, code_hash: str, plan: Plan, warnings: Sequence[str] = ()) -> Verdict:
     """Send the key; returns what the store decides. All of it is a wait for the control side."""
     phases = (*attempt.log.phases, attempt.log.current(pb.PHASE_STATUS_SUCCEEDED))
-    request = planned_request(attempt.lease, key=key, code_hash=code_hash, runtime=runtime, phases=phases)
+    request = planned_request(
+        attempt.lease,
+        key=key,
+        code_hash=code_hash,
+        toolchain=plan.toolchain,
+        warnings=(*warnings, *plan.warnings),
+        phases=phases,
+    )
     with attempt.waiting():
         attempt.wait_until_acknowledged()  # a reuse or an attachment ends this claim, and with it its log
         while True:

@@ -124,10 +124,9 @@ def test_an_image_of_a_public_registry_builds_as_a_made_one_does(
     (tmp_path / "go").mkdir()
     (tmp_path / "go" / TOOLCHAIN_FILE).write_text(f'[[image]]\nname = "go-1.24"\nreference = "{reference}"\n')
     shutil.copy(runtimes_dir() / "catalog.toml", tmp_path)
-    node = tmp_path / "node"
-    for each in (tmp_path, *list(tmp_path.parents)[:2], node):
-        each.mkdir(exist_ok=True)
-        each.chmod(0o755)
+    node = program.home.parent / "public"
+    node.mkdir()
+    node.chmod(0o755)
     (node / "caches").symlink_to(kept / "caches")
     own = Program(program.home, {**program.settings, "catalog": f"{tmp_path}/catalog.toml", "node_dir": str(node)})
     fetched = own.run("runtimes", "fetch", "go-1.24", "--json")

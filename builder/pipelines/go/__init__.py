@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest, folder_of
-from builder.pipelines.catalog import Catalog
+from builder.pipelines.catalog import DEFAULT, Catalog
 from builder.pipelines.go import modules
 from builder.pipelines.go.constraints import tags_of
 from builder.pipelines.go.diagnosis import LOOK_STEP
@@ -268,7 +268,7 @@ def _version(project: Project, request: PlanRequest, catalog: Catalog, warnings:
         wishes.append((project.work.toolchain, file))
     need, wish = _newest(lines), _newest([*lines, *wishes])
     if not wish:
-        return "", "the catalog's default"
+        return "", DEFAULT
     known = [row.version for row in catalog.toolchains() if row.runtime == NAME]
     fitting = [one for one in known if not need or (go_version(one) or ()) >= need.minor]
     if need and not fitting:
