@@ -15,7 +15,6 @@ from builder.attempt.uses import Uses
 from builder.claims.calls import Calls
 from builder.claims.lease import Lease
 from builder.claims.timelimit import TimeLimit
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, runtime_of
 from builder.errors import BuildError
@@ -23,6 +22,7 @@ from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Toolchain
+from builder.settings import Settings
 from builder.toolchains.provider import Toolchains
 
 

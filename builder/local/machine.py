@@ -6,13 +6,13 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from builder import pipelines
-from builder.config import Settings
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.images.store import images_of
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.sandbox import launch
+from builder.settings import Settings
 from builder.toolchains.providers import fetching, folders_of, toolchains_of
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.attempt.uses import lock_file, unused, used_at
-from builder.config import Settings
 from builder.images.store import images_of, toolchain_images_of
 from builder.logs import logger
 from builder.sandbox import remove_tree
+from builder.settings import Settings
 
 log = logger("node")
 EVICTED = ".evicted-"

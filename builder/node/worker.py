@@ -26,7 +26,6 @@ from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.client.api import Api, ApiError, ApiUnreachable
-from builder.config import Settings, check_redis_url, without_credentials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
 from builder.contract.protocol import PROTOCOL
@@ -42,6 +41,7 @@ from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.node.watch import Watch
 from builder.pipelines import catalog as catalogs
+from builder.settings import Settings, check_redis_url, without_credentials
 from builder.toolchains.providers import fetching, toolchains_of
 
 log = structlog.get_logger("node")

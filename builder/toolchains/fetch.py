@@ -12,7 +12,6 @@ from pathlib import Path
 
 from builder.bases.make import build_base, make_image
 from builder.bases.recipe import FILE, read_recipes
-from builder.config import Settings
 from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.images.image import Image
@@ -20,6 +19,7 @@ from builder.images.public import fetch_public
 from builder.images.store import images_of, toolchain_images_of
 from builder.plan import Toolchain
 from builder.sandbox.policy import bypasses
+from builder.settings import Settings
 from builder.toolchains.providers import folders_of, image_provider, toolchains_of
 from builder.toolchains.recipe import read_recipe
 

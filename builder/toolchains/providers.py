@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.images.store import images_of, toolchain_images_of
 from builder.plan import Toolchain
+from builder.settings import Settings
 from builder.toolchains import host, image
 from builder.toolchains.provider import Toolchains
 

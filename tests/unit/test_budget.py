@@ -10,10 +10,10 @@ import pytest
 
 from builder import config
 from builder.attempt.uses import Uses, lock_file
-from builder.config import Settings
 from builder.images.image import ImageConfig, build_image
 from builder.images.store import images_of, toolchain_images_of
 from builder.node import budget
+from builder.settings import Settings
 from tests.oci_fixtures import make_layer
 
 MIB = 1024 * 1024

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.config import Settings
 from builder.local import doctor
 from builder.sandbox import Finding
+from builder.settings import Settings
 
 NO_GROUPS = "not writable: memory and processes are watched from outside, CPU is not limited"
 

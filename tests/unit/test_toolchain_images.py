@@ -236,7 +236,7 @@ def test_every_shipped_image_serves_a_row_of_the_catalog() -> None:
 def test_a_build_fetches_only_where_the_setting_says_so(tmp_path: Path) -> None:
     settings = config.load({"node_dir": str(tmp_path)}).settings
     assert fetching(settings) is None
-    assert fetching(settings.model_copy(update={"fetch_toolchains": True})) is not None
+    assert fetching(settings.replace(**{"fetch_toolchains": True})) is not None
     rows = {row.name: row for row in catalogs.read(catalog_file("")).toolchains()}
     assert can_fetch(settings, rows["go-1.24"])
     assert not can_fetch(settings, rows["deno-2.0"]), "there is no recipe of its base"
