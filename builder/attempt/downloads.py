@@ -105,6 +105,7 @@ def take(private: Path, store: Path, wanted: Wanted, *, limit: int, check: Calla
 def shared(attempt: Attempt, name: str) -> Path:
     """A cache of this organization that a step does not write, made for the node where it is new."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
+    attempt.use(f"caches/{attempt.grant.organization_name}/{name}")
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         for each in (folder, folder.parent, folder.parent.parent):  # whatever the worker's umask: the build user passes
