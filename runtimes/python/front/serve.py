@@ -1,4 +1,6 @@
-"""The HTTP front of a Python handler. Standard library only; Python 3.11 or newer.
+"""The HTTP front of a Python handler, of handler.py or of another module. Standard library only; Python 3.11 or newer.
+
+    serve.py [MODULE:ATTRIBUTE]
 
 Listens on $PORT (80), answers GET /healthz once the handler is imported, gives every other request to
 `handler(payload: bytes, ctx: dict)`. bytes are sent as they are, str as UTF-8, anything else as JSON; a raise is 500
@@ -314,10 +316,11 @@ async def read_chunks(reader: asyncio.StreamReader) -> bytes:
             raise BadRequest(400, "a chunk does not end where it says")
 
 
-def imported() -> Callable[..., Any]:
+def imported(target: str) -> Callable[..., Any]:
     """The user's handler. What its import raises ends the program with the user's own frames alone."""
+    module, _, name = target.partition(":")
     try:
-        handler: Callable[..., Any] = importlib.import_module("handler").handler
+        handler: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except Exception as error:
         traceback.print_exception(error.with_traceback(users_part(error)))
         sys.stdout.flush()
@@ -336,7 +339,7 @@ def own_signals() -> None:
 async def main() -> None:
     """Import the handler, listen, serve until TERM."""
     sys.path[:] = [*USERS, *PLAIN, HERE]
-    handler = imported()
+    handler = imported(sys.argv[1] if len(sys.argv) > 1 else "handler:handler")
     front = Front(handler, int(os.environ.get("IGNITE_MAX_CONCURRENCY") or 0) or 64)
     server = await asyncio.start_server(
         front.connection, "0.0.0.0", int(os.environ.get("PORT") or 80), limit=HEADER_LIMIT, backlog=512
