@@ -252,7 +252,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
         pyproject_toml=f"{PROJECT}dependencies = []\n[tool.uv]\ndefault-groups = ['g0']\n[dependency-groups]\n"
         + "".join(f"g{at} = ['a', {{ include-group = 'g{at + 1}' }}]\n" for at in range(min(len(text) // 64, 2000)))
     ),
-    "mise.toml": lambda text: of_python(mise_toml=f"[tools]\npython = {toml(text)}\n"),
+    "mise.toml, Python": lambda text: of_python(mise_toml=f"[tools]\npython = {toml(text)}\n"),
     "a module that starts": lambda text: of_python_without_handler(main_py=text),
     "statements that start": lambda text: of_python_without_handler(main_py=text.replace(" ", "\n")),
     "names of applications": lambda text: of_python_without_handler(main_py=many_applications(len(text))),
