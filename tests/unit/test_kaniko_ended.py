@@ -1,0 +1,76 @@
+"""Kaniko's log and the Dockerfile's lines: which instruction failed, and with what."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.kaniko.ended import Instruction, diagnose, last_instruction
+from builder.kube.ended import Ended
+
+DOCKERFILE = (
+    Instruction(stage=0, line=1, text="FROM base AS first"),
+    Instruction(stage=0, line=2, text="RUN echo one"),
+    Instruction(stage=0, line=3, text="RUN echo one"),
+    Instruction(stage=1, line=5, text="FROM base"),
+    Instruction(stage=1, line=6, text="RUN echo one"),
+    Instruction(stage=1, line=8, text="RUN printf 'x' &&     exit 3"),
+)
+FIRST = ["INFO[0000] Building stage 'base' [idx: '0', base-idx: '-1']", "INFO[0000] RUN echo one", "one"]
+SECOND = ["INFO[0001] Building stage 'base' [idx: '1', base-idx: '-1']", "INFO[0001] RUN echo one", "one"]
+FAILS = [
+    "INFO[0001] RUN printf 'x' &&  exit 3",
+    "INFO[0001] Cmd: /bin/sh",
+    "first words",
+    "INFO[0001] RUN echo one",
+    "error: no such thing",
+    "error building image: error building stage: failed to execute command: waiting for process to exit: exit status 3",
+]
+STEP = Ended(reason="StepFailed", message="kaniko ended with 1", container="kaniko", exit_code=1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([], 0),
+        (["INFO[0000] Resolved base name base to first"], 0),
+        (FIRST[:1], 1),
+        (FIRST, 2),
+        ([*FIRST, "INFO[0000] RUN echo one"], 3),
+        ([*FIRST, *SECOND[:1]], 5),
+        ([*FIRST, *SECOND], 6),
+        ([*FIRST, *SECOND, FAILS[0]], 8),
+        (["\x1b[36mINFO\x1b[0m[0000] Building stage 'x' [idx: '1', base-idx: '0']"], 5),
+    ],
+)
+def test_the_last_instruction_that_began(lines: list[str], line: int) -> None:
+    found = last_instruction(lines, DOCKERFILE)
+    assert (found.line if found else 0) == line
+
+
+def test_a_failed_run_has_line_code_and_its_own_words() -> None:
+    found = diagnose(STEP, [*SECOND, *FAILS[:3], *FAILS[4:]], DOCKERFILE)
+    assert (found.reason, found.where) == ("StepFailed", "Dockerfile:8")
+    assert found.message == "RUN ended with exit code 3"
+    assert found.said == ("first words", "error: no such thing")
+
+
+def test_output_of_a_step_that_looks_like_the_executor_leads_to_no_later_instruction() -> None:
+    found = diagnose(STEP, [*SECOND, *FAILS], DOCKERFILE)
+    assert found.where == "Dockerfile:8", "what a program prints names an earlier instruction"
+
+
+def test_memory_names_the_instruction() -> None:
+    ended = Ended(reason="OutOfMemory", message="used all of its memory", limit=64, peak=64)
+    found = diagnose(ended, [*FIRST, *SECOND, FAILS[0]], DOCKERFILE, "docker/App.Dockerfile")
+    assert (found.reason, found.where) == ("OutOfMemory", "docker/App.Dockerfile:8")
+
+
+@pytest.mark.parametrize("reason", ["Timeout", "Evicted", "Unschedulable"])
+def test_other_ends_blame_no_line(reason: str) -> None:
+    found = diagnose(Ended(reason=reason, message="m", said="s"), [*FIRST], DOCKERFILE)
+    assert (found.reason, found.message, found.where, found.said) == (reason, "m", "", ("s",))
+
+
+def test_without_a_final_line_the_container_speaks() -> None:
+    found = diagnose(Ended(reason="StepFailed", message="kaniko ended with 1", said="cannot parse"), [], DOCKERFILE)
+    assert (found.message, found.where) == ("cannot parse", "Dockerfile")
