@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from builder.errors import PlatformError
 from builder.images.registry import connect as connect_registry
 from builder.images.store import pull
+from builder.kaniko.ended import Instruction
 from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
-from builder.kube.api import Api, connect
+from builder.kube.api import connect
 from builder.kube.attend import attend
 from builder.kube.ended import Ended, Patience
-from builder.kube.job import Attempt, Limits, Site, Source
+from builder.kube.job import Attempt, Limits, Site, Source, push_secret
 from builder.kube.logs import Cursor, Line
 from builder.kube.watch import Watch
 from tests.build_fixtures import Files, tar_of
@@ -40,14 +42,18 @@ class Sources:
     def __init__(self, address: str) -> None:
         self.archives: dict[str, bytes] = {}
         self.requests: list[str] = []
-        self.status = 200
+        self.failures = 0
+        """How many requests from now on are answered 503."""
+
         sources = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 sources.requests.append(self.path)
                 body = sources.archives.get(self.path.partition("?")[0].lstrip("/"))
-                code = sources.status if body is not None else 404
+                code = 200 if body is not None else 404
+                if sources.failures:
+                    sources.failures, code = sources.failures - 1, 503
                 self.send_response(code)
                 self.end_headers()
                 if code == 200 and body is not None:
@@ -105,6 +111,10 @@ class Jobs:
     executor: str
     fetcher: str
     debian: str
+    worker: Path
+    watcher: Path
+    """Kubeconfigs of the two accounts of deploy/kubernetes/rbac.yaml: no Job of the suite needs another right."""
+
     patience: Patience = field(default_factory=lambda: Patience(schedule_s=3, image_s=8))
     _ids: Any = field(default_factory=lambda: itertools.count(1))
 
@@ -122,7 +132,6 @@ class Jobs:
             "repository": f"{host}/{ORGANIZATION}/{name}",
             "tag": "attempt-1",
             "insecure_registries": (host,),
-            "has_push_secret": False,
             **fields,
         }
         return DockerfileBuild(**values)
@@ -139,16 +148,16 @@ class Jobs:
         source: Source | None = None,
         site: Site | None = None,
         change: Callable[[dict[str, Any]], None] = lambda job: None,
-        during: Callable[[Api, Attempt, Ran], Awaitable[None]] | None = None,
+        during: Callable[[Watch, Attempt, Ran], Awaitable[None]] | None = None,
         patience: Patience | None = None,
     ) -> Ran:
-        """Create the Job and attend it; `during` runs beside, `change` edits the manifest."""
+        """Create the Job as a worker and attend it as a watcher; `during` runs beside, `change` edits the manifest."""
         attempt = self.attempt()
         job = manifest(site or self.site, attempt, source or self.sources.put(files), limits, build)
         change(job)
 
         async def scenario() -> Ran:
-            api = await connect(str(self.cluster.kubeconfig))
+            worker, api = await connect(str(self.worker)), await connect(str(self.watcher))
             watch = Watch(api, NAMESPACE)
             ran = Ran(attempt, Ended(), {}, {}, [])
             watching = asyncio.create_task(watch.run())
@@ -160,9 +169,13 @@ class Jobs:
 
             try:
                 await watch.ready()
-                await api.create("jobs", NAMESPACE, job)
+                created = await worker.create("jobs", NAMESPACE, job)
+                if build.has_push_secret:
+                    hosts = {self.cluster.registry: ("robot", "s3cret")}
+                    secret = push_secret(self.site, attempt, created["metadata"]["uid"], hosts)
+                    await worker.create("secrets", NAMESPACE, secret)
                 if during:
-                    beside = asyncio.create_task(_all(during(api, attempt, ran)))
+                    beside = asyncio.create_task(_all(during(watch, attempt, ran)))
                 ran.ended = await asyncio.wait_for(
                     attend(
                         api,
@@ -182,8 +195,9 @@ class Jobs:
                 watching.cancel()
                 if beside:
                     beside.cancel()
-                with suppress(Exception):
-                    await api.delete("jobs", NAMESPACE, attempt.job)
+                with suppress(PlatformError):
+                    await worker.delete("jobs", NAMESPACE, attempt.job)
+                await worker.close()
                 await api.close()
 
         return asyncio.run(scenario())
@@ -226,3 +240,13 @@ class Jobs:
 
 async def _all(work: Awaitable[T]) -> T:
     return await work
+
+
+def numbered(dockerfile: str) -> tuple[Instruction, ...]:
+    """The instructions of a Dockerfile whose instructions are one line each."""
+    found: list[Instruction] = []
+    for number, line in enumerate(dockerfile.splitlines(), 1):
+        if line.strip():
+            stage = sum(one.text.startswith("FROM") for one in found) - (not line.startswith("FROM"))
+            found.append(Instruction(stage=stage, line=number, text=line))
+    return tuple(found)

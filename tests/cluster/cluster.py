@@ -282,6 +282,7 @@ def _write_files(cluster: Cluster, pause: str) -> None:
     _run("openssl", "req", "-x509", *curve, "-keyout", str(pki / "key.pem"), "-out", str(pki / "cert.pem"), *subject)
     curve = ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
     _run("openssl", "genpkey", *curve, "-out", str(pki / "accounts.pem"))
+    _run("openssl", "pkey", "-in", str(pki / "accounts.pem"), "-pubout", "-out", str(pki / "accounts.pub"))
     rows = []
     for name, user, group in (
         ("admin", "admin", "system:masters"),
@@ -354,7 +355,7 @@ def _api_server(cluster: Cluster) -> list[str]:
         f"--kubelet-client-certificate={pair[0]}",
         f"--kubelet-client-key={pair[1]}",
         "--kubelet-preferred-address-types=Hostname",
-        f"--service-account-key-file={folder}/pki/accounts.pem",
+        f"--service-account-key-file={folder}/pki/accounts.pub",
         f"--service-account-signing-key-file={folder}/pki/accounts.pem",
         "--service-account-issuer=https://kubernetes.default.svc",
         "--service-cluster-ip-range=10.96.0.0/24",

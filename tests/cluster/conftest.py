@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,4 +35,15 @@ def jobs(cluster: Cluster) -> Iterator[Jobs]:
             executor=images.push_executor(cluster.registry),
             fetcher=images.push_fetcher(cluster.registry),
             debian=images.push_debian(cluster.registry),
+            worker=account_of(cluster, "worker"),
+            watcher=account_of(cluster, "watcher"),
         )
+
+
+def account_of(cluster: Cluster, name: str) -> Path:
+    """A kubeconfig with a token of one of the builder's accounts."""
+    token = cluster.kubectl("create", "token", name, "-n", "ignite-builder", "--duration=1h").strip()
+    path = cluster.folder / f"{name}.kubeconfig"
+    path.write_text(json.dumps(clusters.kubeconfig(cluster, token, NAMESPACE)))
+    path.chmod(0o600)
+    return path
