@@ -5,6 +5,7 @@ The executor logs each stage and each instruction before it runs it, and one lin
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from builder.kube.ended import Ended
 from builder.plan import Diagnosis
 
-_LEVEL = re.compile(r"^(?:\x1b\[\d+m)?(TRAC|DEBU|INFO|WARN|ERRO|FATA)(?:\x1b\[0m)?\[\d+\] ?(.*)$", re.DOTALL)
+_KEYS = {"level", "msg", "time"}
 _STAGE = re.compile(r"Building stage '.*' \[idx: '(\d+)', base-idx: '-?\d+'\]")
 _EXIT = re.compile(r"waiting for process to exit: exit status (\d+)")
 _SIGNAL = re.compile(r"waiting for process to exit: signal: (\w+)")
@@ -31,6 +32,23 @@ class Instruction:
     text: str
 
 
+def own_message(line: str) -> str | None:
+    """What the executor itself logs in this line (`--log-format=json`); None for a line of a program that it runs."""
+    if not line.startswith("{"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return str(value["msg"]) if isinstance(value, dict) and value.keys() == _KEYS else None
+
+
+def shown(line: str) -> str:
+    """A line as people read it: of the executor's own the words, of a program's all."""
+    message = own_message(line)
+    return line if message is None else message
+
+
 def last_instruction(lines: Iterable[str], instructions: Sequence[Instruction]) -> Instruction | None:
     """The instruction that the log shows as begun last; None before the first.
 
@@ -38,10 +56,9 @@ def last_instruction(lines: Iterable[str], instructions: Sequence[Instruction]) 
     """
     stage, position, last = -1, -1, None
     for line in lines:
-        level = _LEVEL.match(line)
-        if level is None:
+        text = own_message(line)
+        if text is None:
             continue
-        text = level[2]
         if begun := _STAGE.match(text):
             stage, position = int(begun[1]), -1
             last = next((one for one in instructions if one.stage == stage), None)
@@ -87,7 +104,7 @@ def _output(lines: Sequence[str]) -> list[str]:
     for line in reversed(lines):
         if FINAL in line:
             continue
-        if _LEVEL.match(line):
+        if own_message(line) is not None:
             break
         if line.strip():
             own.append(line)

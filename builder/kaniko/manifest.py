@@ -163,8 +163,7 @@ def _flags(build: DockerfileBuild) -> Iterator[str]:
     yield f"--digest-file={TERMINATION}"
     yield f"--image-download-retry={RETRIES}"
     yield f"--push-retry={RETRIES}"
-    yield "--log-format=text"
-    yield "--log-timestamp=false"
+    yield "--log-format=json"  # so that its own lines are told from a program's (ended.py)
 
 
 def _below(folder: str, path: str) -> str:

@@ -42,6 +42,10 @@ SHARED_PLACES = ("/run/containerd", "/var/lib/kubelet", "/var/lib/cni", "/var/lo
 """Mount points of the node's private folders (node.sh); made where the machine has none."""
 
 
+_children: dict[int, subprocess.Popen[bytes]] = {}
+"""What this process started, to be waited for."""
+
+
 @dataclass
 class Cluster:
     """A running cluster. `registry` is "host:port" on the bridge, which pods and this machine reach."""
@@ -99,6 +103,7 @@ class Cluster:
             process = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd=self.folder
             )
+        _children[process.pid] = process
         self.processes[name] = (process.pid, process_start(process.pid))
         self.save()
 
@@ -506,9 +511,8 @@ def _listens(host: str) -> bool:
 
 def _reaped(pid: int) -> bool:
     """Whether our own child has ended; a process of an earlier command is nobody's child here."""
-    with suppress(ChildProcessError):
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
-    return False
+    child = _children.get(pid)
+    return child is not None and child.poll() is not None
 
 
 def _run(*argv: str) -> str:

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from builder.kaniko.ended import Instruction, diagnose, last_instruction
+from builder.kaniko.ended import Instruction, diagnose, last_instruction, shown
 from builder.kube.ended import Ended
+
+
+def own(message: str) -> str:
+    """A line of the executor's own."""
+    return json.dumps({"level": "info", "msg": message, "time": "2026-01-01T00:00:00Z"})
+
 
 DOCKERFILE = (
     Instruction(stage=0, line=1, text="FROM base AS first"),
@@ -15,13 +23,13 @@ DOCKERFILE = (
     Instruction(stage=1, line=6, text="RUN echo one"),
     Instruction(stage=1, line=8, text="RUN printf 'x' &&     exit 3"),
 )
-FIRST = ["INFO[0000] Building stage 'base' [idx: '0', base-idx: '-1']", "INFO[0000] RUN echo one", "one"]
-SECOND = ["INFO[0001] Building stage 'base' [idx: '1', base-idx: '-1']", "INFO[0001] RUN echo one", "one"]
+FIRST = [own("Building stage 'base' [idx: '0', base-idx: '-1']"), own("RUN echo one"), "one"]
+SECOND = [own("Building stage 'base' [idx: '1', base-idx: '-1']"), own("RUN echo one"), "one"]
 FAILS = [
-    "INFO[0001] RUN printf 'x' &&  exit 3",
-    "INFO[0001] Cmd: /bin/sh",
+    own("RUN printf 'x' &&  exit 3"),
+    own("Cmd: /bin/sh"),
     "first words",
-    "INFO[0001] RUN echo one",
+    own("RUN echo one"),
     "error: no such thing",
     "error building image: error building stage: failed to execute command: waiting for process to exit: exit status 3",
 ]
@@ -32,14 +40,14 @@ STEP = Ended(reason="StepFailed", message="kaniko ended with 1", container="kani
     ("lines", "line"),
     [
         ([], 0),
-        (["INFO[0000] Resolved base name base to first"], 0),
+        ([own("Resolved base name base to first")], 0),
         (FIRST[:1], 1),
         (FIRST, 2),
-        ([*FIRST, "INFO[0000] RUN echo one"], 3),
+        ([*FIRST, own("RUN echo one")], 3),
         ([*FIRST, *SECOND[:1]], 5),
         ([*FIRST, *SECOND], 6),
         ([*FIRST, *SECOND, FAILS[0]], 8),
-        (["\x1b[36mINFO\x1b[0m[0000] Building stage 'x' [idx: '1', base-idx: '0']"], 5),
+        (["RUN echo one", '{"msg": "RUN echo one"}', "{", "[]"], 0),
     ],
 )
 def test_the_last_instruction_that_began(lines: list[str], line: int) -> None:
@@ -74,3 +82,8 @@ def test_other_ends_blame_no_line(reason: str) -> None:
 def test_without_a_final_line_the_container_speaks() -> None:
     found = diagnose(Ended(reason="StepFailed", message="kaniko ended with 1", said="cannot parse"), [], DOCKERFILE)
     assert (found.message, found.where) == ("cannot parse", "Dockerfile")
+
+
+def test_people_read_words_and_a_programs_lines_as_they_are() -> None:
+    lines = [own('RUN echo "a"'), '{"level": "info"}', "plain", '["x"]']
+    assert [shown(line) for line in lines] == ['RUN echo "a"', *lines[1:]]
