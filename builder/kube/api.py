@@ -7,7 +7,7 @@ manifests are JSON here, and a watcher of hundreds of Jobs reads few fields of e
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlencode
@@ -79,10 +79,9 @@ class Api:
             raise
 
     async def watch(
-        self, kind: str, namespace: str, version: str, selector: str, opened: Callable[[], None] = lambda: None
+        self, kind: str, namespace: str, version: str, selector: str
     ) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
-        """(ADDED | MODIFIED | DELETED | BOOKMARK, object) since `version`, until the server ends it; `opened` is called
-        when it has begun.
+        """(ADDED | MODIFIED | DELETED | BOOKMARK, object) since `version`, until the server ends it.
 
         Raises `Refused` with code 410 when `version` is too old: list again.
         """
@@ -94,7 +93,6 @@ class Api:
             "timeoutSeconds": str(WATCH_S),
         }
         async with self._stream(_path(kind, namespace), query) as response:
-            opened()
             async for line in _lines(response):
                 event = json.loads(line)
                 if event["type"] == "ERROR":

@@ -29,7 +29,7 @@ class Mirror:
     items: dict[str, dict[str, Any]] = field(default_factory=dict)
     is_current: asyncio.Event = field(default_factory=asyncio.Event)
     lists: int = 0
-    """How often it was listed: once, and again after each outage or version that was too old."""
+    """How often it was listed: once, and again after each outage and each version that was too old."""
 
     unavailable: PlatformError | Refused | None = None
     """Why it is not current, when it is not."""
@@ -37,25 +37,23 @@ class Mirror:
     _version: str = ""
 
     async def run(self) -> None:
-        """Follow for ever. An outage is waited out: what is known meanwhile is old, and `is_current` says so."""
+        """Follow for ever. An outage is waited out and then listed: what is known meanwhile is old, as `is_current`
+        says."""
         pause = FIRST_PAUSE_S
         while True:
-            before = self._version
             try:
                 if not self._version:
                     await self._list()
+                    pause = FIRST_PAUSE_S
                 await self._watch()
-                continue
-            except Refused as refused:
-                self._version = ""  # list again
-                self._lose(refused)
-                if refused.code == GONE:
+            except (Refused, PlatformError) as error:
+                self._version = ""
+                self.is_current.clear()
+                self.unavailable = error
+                if isinstance(error, Refused) and error.code == GONE:
                     continue
-            except PlatformError as error:
-                # The version stays good: what happens meanwhile comes with the next watch.
-                self._lose(error)
-            pause = FIRST_PAUSE_S if self._version != before else min(2 * pause, LONGEST_PAUSE_S)
-            await asyncio.sleep(pause)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, LONGEST_PAUSE_S)
 
     async def _list(self) -> None:
         answer = await self.api.list(self.kind, self.namespace, labelSelector=SELECTOR)
@@ -67,11 +65,12 @@ class Mirror:
         for name, item in found.items():
             self._put(name, item)
         self._version = str(answer["metadata"]["resourceVersion"])
-        self._find()
+        self.unavailable = None
+        self.is_current.set()
 
     async def _watch(self) -> None:
-        """Until the server ends it."""
-        async with aclosing(self.api.watch(self.kind, self.namespace, self._version, SELECTOR, self._find)) as events:
+        """Until the server ends it, which it does every few minutes."""
+        async with aclosing(self.api.watch(self.kind, self.namespace, self._version, SELECTOR)) as events:
             async for what, item in events:
                 self._version = item["metadata"]["resourceVersion"]
                 name = item["metadata"].get("name", "")
@@ -80,14 +79,6 @@ class Mirror:
                     self.changed(name)
                 elif what != "BOOKMARK":
                     self._put(name, item)
-
-    def _lose(self, error: PlatformError | Refused) -> None:
-        self.is_current.clear()
-        self.unavailable = error
-
-    def _find(self) -> None:
-        self.unavailable = None
-        self.is_current.set()
 
     def _put(self, name: str, item: dict[str, Any]) -> None:
         item["metadata"].pop("managedFields", None)  # half of an object's size, and nobody reads it
