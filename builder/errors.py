@@ -145,7 +145,7 @@ REASONS: dict[str, Reason] = {
         _platform("JobVanished", _NOT_YOURS),
         _platform(
             "ExecutorImageUnavailable",
-            "An operator corrects kaniko_executor or fetcher, and sees that nodes can pull both.",
+            "An operator corrects kaniko_executor or fetch_image, and sees that nodes can pull both.",
         ),
         _platform("Internal", _NOT_YOURS),
         _platform(

@@ -152,9 +152,13 @@ class Api:
 async def connect(kubeconfig: str = "", context: str = "") -> Api:
     """The cluster of a kubeconfig file (and a context of it), or the one that this process runs in when both are empty.
 
-    Raises `PlatformError` ClusterUnavailable when there is neither.
+    Raises `PlatformError` ClusterUnavailable when there is neither, or no client is installed.
     """
-    from kubernetes.aio import client, config
+    try:
+        from kubernetes.aio import client, config
+    except ImportError:
+        words = "the client of Kubernetes is not installed: pip install 'ignite-builder[kubernetes]'"
+        raise PlatformError("ClusterUnavailable", words) from None
 
     configuration = client.Configuration()
     configuration.connection_pool_maxsize = 0  # a log follower has a connection of its own
