@@ -159,7 +159,9 @@ def start(folder: Path, *, stays: bool = False) -> Cluster:
     cluster = Cluster(folder, free_port(), f"ign{suffix}", address, "", secrets.token_hex(16), owner=owner)
     cluster.save()
     try:
-        _run("ip", "link", "add", cluster.bridge, "type", "bridge")
+        # Without an address of its own a bridge takes the lowest of its ports', which changes with each pod.
+        hardware = "02:" + ":".join(secrets.token_hex(1) for _ in range(5))
+        _run("ip", "link", "add", cluster.bridge, "address", hardware, "type", "bridge")
         _run("ip", "address", "add", f"{address}/24", "dev", cluster.bridge)
         _run("ip", "link", "set", cluster.bridge, "up")
         registry, cluster.registry = registry_argv(folder / "registry", address)
@@ -191,7 +193,7 @@ def stop(folder: Path) -> None:
         _end_node(cluster)
     for name in ("node", "scheduler", "controllers", "apiserver", "etcd", "registry"):
         if name in cluster.processes:
-            cluster.end_process(name)
+            cluster.end_process(name, patience_s=1)  # what it would still write is deleted
     subprocess.run(["ip", "link", "delete", cluster.bridge], capture_output=True, check=False)
     for hierarchy in _hierarchies():
         _remove_group(hierarchy / cluster.bridge)

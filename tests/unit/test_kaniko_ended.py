@@ -80,10 +80,90 @@ def test_other_ends_blame_no_line(reason: str) -> None:
 
 
 def test_without_a_final_line_the_container_speaks() -> None:
-    found = diagnose(Ended(reason="StepFailed", message="kaniko ended with 1", said="cannot parse"), [], DOCKERFILE)
+    ended = Ended(reason="StepFailed", message="kaniko ended with 1", said="error building image: cannot parse")
+    found = diagnose(ended, [], DOCKERFILE)
     assert (found.message, found.where) == ("cannot parse", "Dockerfile")
 
 
 def test_people_read_words_and_a_programs_lines_as_they_are() -> None:
     lines = [own('RUN echo "a"'), '{"level": "info"}', "plain", '["x"]']
     assert [shown(line) for line in lines] == ['RUN echo "a"', *lines[1:]]
+
+
+UNKNOWN = "GET http://r.example/v2/absent/manifests/1: MANIFEST_UNKNOWN: manifest unknown; map[Tag:1]"
+AFTER = "error building image: unable to complete operation after 3 attempts, last error: "
+NAMES = (
+    Instruction(stage=0, line=1, text="FROM r.example/base:1"),
+    Instruction(stage=0, line=2, text="COPY a /a"),
+    Instruction(stage=0, line=4, text="RUN true"),
+    Instruction(stage=0, line=5, text="COPY --from=r.example/absent:1 /x /x"),
+    Instruction(stage=0, line=6, text="ADD nothing /x"),
+)
+RETRIEVE = own("Retrieving image manifest r.example/absent:1")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason", "where", "message"),
+    [
+        ([RETRIEVE, AFTER + UNKNOWN], "StepFailed", "Dockerfile:5", "there is no image r.example/absent:1"),
+        (
+            [RETRIEVE, AFTER + "GET https://r.example/v2/absent/manifests/1: UNAUTHORIZED: authentication required"],
+            "StepFailed",
+            "Dockerfile:5",
+            "image r.example/absent:1 may not be pulled",
+        ),
+        (
+            [RETRIEVE, AFTER + 'Get "https://r.example/v2/": dial tcp: lookup r.example on 10.0.0.1:53: no such host'],
+            "StepFailed",
+            "Dockerfile:5",
+            "the registry of image r.example/absent:1 has no address",
+        ),
+        (
+            [RETRIEVE, AFTER + 'Get "https://r.example/v2/": dial tcp 192.0.2.1:443: i/o timeout'],
+            "RegistryUnavailable",
+            "Dockerfile:5",
+            "the registry of image r.example/absent:1 does not answer",
+        ),
+        (
+            ["error building image: parsing dockerfile: dockerfile parse error on line 2: unknown instruction: RUNN"],
+            "StepFailed",
+            "Dockerfile:2",
+            "unknown instruction: RUNN",
+        ),
+        (
+            [
+                own("Building stage 'r.example/base:1' [idx: '0', base-idx: '-1']"),
+                own("COPY a /a"),
+                own("RUN true"),
+                "error building image: error building stage: failed to get files used from context: failed to get "
+                "fileinfo for /kaniko/buildcontext/nothing: lstat /kaniko/buildcontext/nothing: no such file or "
+                "directory",
+            ],
+            "StepFailed",
+            "Dockerfile:6",
+            "nothing is not in the source",
+        ),
+        (
+            ["error checking push permissions -- make sure you entered the correct tag name: UNAUTHORIZED: no"],
+            "RegistryRefused",
+            "",
+            "the registry does not let this build push",
+        ),
+        (
+            ['error pushing image: failed to push to destination r/x: Get "http://r/v2/": connection refused'],
+            "RegistryUnavailable",
+            "",
+            "the image could not be pushed",
+        ),
+        (
+            ["Error: error resolving dockerfile path: please provide a valid path", "Usage:", "  executor [flags]"],
+            "StepFailed",
+            "Dockerfile",
+            "error resolving dockerfile path: please provide a valid path",
+        ),
+    ],
+)
+def test_mistakes_that_no_program_of_the_user_reports(lines: list[str], reason: str, where: str, message: str) -> None:
+    found = diagnose(STEP, lines, NAMES)
+    assert (found.reason, found.where, found.message) == (reason, where, message)
+    assert found.said and not found.said[0].startswith("{")
