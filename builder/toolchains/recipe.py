@@ -51,6 +51,8 @@ class Recipe:
 
     folder: Path
     base_is_root: bool
+    apart: str
+    """What the name of a base has behind it where it is the root of steps that see nothing (`Sees.APART`)."""
     programs: tuple[Program, ...]
     folders: tuple[Folder, ...]
     indexes: Indexes
@@ -81,6 +83,7 @@ def _read(path: Path) -> Recipe:
         return Recipe(
             folder=path.parent,
             base_is_root=tables.get("rootfs") == "base",
+            apart=str(tables.get("apart", "")),
             programs=tuple(_program(table) for table in tables.get("program", ())),
             folders=tuple(Folder(path=table["path"], mount=table["mount"]) for table in tables.get("folder", ())),
             indexes=indexes.read(tables),
