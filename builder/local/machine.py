@@ -13,7 +13,7 @@ from builder.images.store import images_of
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.sandbox import launch
-from builder.toolchains.providers import toolchains_of
+from builder.toolchains.providers import fetch_packages, toolchains_of
 
 
 def ensure_bases(settings: Settings) -> dict[str, BuildError]:
@@ -30,12 +30,14 @@ def ensure_bases(settings: Settings) -> dict[str, BuildError]:
 
 
 def ensure_base(settings: Settings, row: Toolchain) -> None:
-    """Make the base image of a toolchain, where there is a recipe and no image of it yet. Raises as `build_base`."""
+    """Make the base image of a toolchain, where there is a recipe and no image of it yet, and fetch what it takes from
+    a package registry. Raises as `build_base` and `fetch_packages`."""
     recipe = runtimes_dir() / row.runtime
     if (recipe / "base.toml").is_file():
         from builder.bases.make import build_base  # with mmdebstrap's side of it, which most builds do without
 
         build_base(images_of(settings.node_dir), row.base, recipe)
+        fetch_packages(settings, row)
 
 
 def require(settings: Settings, row: Toolchain, base: BuildError | None = None) -> None:

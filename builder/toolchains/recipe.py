@@ -1,6 +1,6 @@
 """Recipes of toolchains: `runtimes/<name>/toolchain.toml` as typed values, parsed once for each state of the file.
 
-A recipe names which programs and folders of a machine are mounted where, and whether the base image is the root.
+A recipe names which programs, files of packages and folders of a machine are mounted where, and whether the base image is the root.
 """
 
 from __future__ import annotations
@@ -38,6 +38,18 @@ class Program:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Package:
+    """A file of a package of a registry, mounted at `mount`; `releases` maps a version of the catalog to what is fetched
+    for it: (release, digest as Subresource Integrity)."""
+
+    registry: str
+    name: str
+    file: str
+    mount: str
+    releases: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Folder:
     """A folder beside the recipe and where it is mounted."""
 
@@ -52,6 +64,7 @@ class Recipe:
     folder: Path
     base_is_root: bool
     programs: tuple[Program, ...]
+    packages: tuple[Package, ...]
     folders: tuple[Folder, ...]
     indexes: Indexes
 
@@ -82,6 +95,7 @@ def _read(path: Path) -> Recipe:
             folder=path.parent,
             base_is_root=tables.get("rootfs") == "base",
             programs=tuple(_program(table) for table in tables.get("program", ())),
+            packages=tuple(_package(table) for table in tables.get("package", ())),
             folders=tuple(Folder(path=table["path"], mount=table["mount"]) for table in tables.get("folder", ())),
             indexes=indexes.read(tables),
         )
@@ -99,6 +113,13 @@ def _program(table: Mapping[str, Any]) -> Program:
         version=re.compile(table["version"]) if "version" in table else None,
         path=table.get("path", ""),
         digest=tuple(table.get("digest", ())),
+    )
+
+
+def _package(table: Mapping[str, Any]) -> Package:
+    releases = {version: (str(release), str(digest)) for version, (release, digest) in table["releases"].items()}
+    return Package(
+        registry=table["registry"], name=table["name"], file=table["file"], mount=table["mount"], releases=releases
     )
 
 

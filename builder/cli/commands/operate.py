@@ -210,14 +210,16 @@ def bases_build(ctx: Context, names: list[str]) -> int:
     from builder.bases.make import build_base
     from builder.data import runtimes_dir
     from builder.images.store import images_of
+    from builder.toolchains.providers import fetch_packages
 
     settings = ctx.settings()
     images = images_of(settings.node_dir)
     planned = pipelines.names(pipelines.load(settings.pipelines))
-    wanted = {}
+    wanted, rows = {}, []
     for row in catalog_of(settings).toolchains():
         if row.runtime in planned and (row.base in names or (not names and _is_default(settings, row))):
             wanted[row.base] = runtimes_dir() / row.runtime
+            rows.append(row)
     for name in names:
         if name not in wanted:
             raise mistake(f'"{name}" is not a base of the catalog', where="NAME", next=f"See: {ctx.prog} runtimes")
@@ -226,6 +228,9 @@ def bases_build(ctx: Context, names: list[str]) -> int:
         for name, recipe in wanted.items():
             ctx.say(f"making {name}")
             made.append((name, build_base(images, name, recipe).digest))
+        for row in rows:
+            if fetch_packages(settings, row):
+                ctx.say(f"fetched {row.name}")
     except BuildError as error:
         raise refused_here(error) from None
     if ctx.common.json:
