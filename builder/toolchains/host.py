@@ -89,6 +89,7 @@ class HostProvider:
             digests=digests,
             path=found.path,
             indexes=found.indexes,
+            files={part.dest: digests[part.name] for part in found.parts if part.source.is_file()},
         )
 
     def _locate(self, row: Toolchain, program: Program) -> Path:

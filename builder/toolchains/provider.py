@@ -71,6 +71,8 @@ class Provided:
     """Folders of the sandbox that join the PATH of its steps."""
     indexes: Indexes = field(default_factory=Indexes)
     """The package indexes that its fetch steps reach."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Place in the sandbox → digest of each single file of it that a node stores."""
 
 
 class Provider(Protocol):

@@ -46,5 +46,7 @@ if (modes.includes("install")) {
   const allow = scripts ? [`--allow-scripts=${scripts}`] : [];
   deno("install", "--cached-only", `--lock=${lock}`, `--frozen=${frozen}`, ...allow, "--entrypoint", entry);
 }
-deno("check", "--no-lock", "--node-modules-dir=manual", entry);
+// As installed, not as it runs: types of a package without any are known so alone before Deno 2.9.
+const locked = modes.includes("install") ? [`--lock=${lock}`, `--frozen=${frozen}`] : ["--no-lock"];
+deno("check", ...locked, entry);
 for (const name of [".deno.lock", ".deno.lock.poll", ".setup-cache.bin"]) remove(`${here}/node_modules/.deno/${name}`);
