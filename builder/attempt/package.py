@@ -75,7 +75,10 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
 def _name_of(toolchain: Provided, source: LayerSource) -> str:
     """The name of the layer of a file that a node has for a toolchain, from all that decides its bytes; "" for others."""
     digest = toolchain.files.get(source.source, "")
-    return digest and "layer-" + digest_of({"format": FORMAT, "file": digest, "dest": source.dest, "by": source.created_by})[7:39]
+    return (
+        digest
+        and "layer-" + digest_of({"format": FORMAT, "file": digest, "dest": source.dest, "by": source.created_by})[7:39]
+    )
 
 
 def _of_toolchain(attempt: Attempt, host: Path, source: LayerSource, limit: int, folder: Path) -> Layer:

@@ -70,9 +70,17 @@ _ALLOWED = (
     "--allow-write=/tmp",
 )
 """What every app may: nothing of `run`, `ffi` and `import`."""
-_MORE = {"ffi": "--allow-ffi", "read": "--allow-read", "run": "--allow-run", "sys": "--allow-sys", "write": "--allow-write"}
+_MORE = {
+    "ffi": "--allow-ffi",
+    "read": "--allow-read",
+    "run": "--allow-run",
+    "sys": "--allow-sys",
+    "write": "--allow-write",
+}
 _QUIET = (("DENO_NO_PROMPT", "1"), ("DENO_NO_UPDATE_CHECK", "1"))
-_LOOKS = re.compile(rb"""^\s*import\b[^\n]{0,500}["'][^\n]{0,200}["']|\bDeno\.\w|^export (?:default|const|function)\b""", re.M)
+_LOOKS = re.compile(
+    rb"""^\s*import\b[^\n]{0,500}["'][^\n]{0,200}["']|\bDeno\.\w|^export (?:default|const|function)\b""", re.M
+)
 _OTHERS = ("handler.py", "main.py", "pyproject.toml", "requirements.txt")
 _SCRIPT = re.compile(r"(?:@[\w.~-]{1,214}/)?[\w.~-]{1,214}")
 
@@ -112,14 +120,20 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     needs = npm_needs(project, reached)
     warnings = list(wanted.warnings)
     if project.lock:
-        locks.check_format(project.tree, read_json(project.tree, project.lock, LOCK_LIMIT, comments=False), project.lock, row.version)
+        locks.check_format(
+            project.tree, read_json(project.tree, project.lock, LOCK_LIMIT, comments=False), project.lock, row.version
+        )
     elif needs:
-        warnings.append(f"{LOCK} is absent: took the newest versions that fit; commit {LOCK} to pin them (deno install)")
+        warnings.append(
+            f"{LOCK} is absent: took the newest versions that fit; commit {LOCK} to pin them (deno install)"
+        )
     if any(project.tree.has(name) for name in (".npmrc",)):
         warnings.append(".npmrc is not read: the operator's settings name the registry")
     scripts = _scripts(request)
     mode = _mode(project, reached, entry)
-    main = [f"{SDK}/sdk/serve.ts", f"/app/{_below(home, entry)}"] if mode == "fetch" else [f"/app/{_below(home, entry)}"]
+    main = (
+        [f"{SDK}/sdk/serve.ts", f"/app/{_below(home, entry)}"] if mode == "fetch" else [f"/app/{_below(home, entry)}"]
+    )
     names = f"{len(needs)} npm packages named" if needs else "none"
     return Plan(
         detection=detection,
@@ -173,7 +187,15 @@ def _run_flags(home: str, request: PlanRequest) -> tuple[str, ...]:
             raise BuildError("InvalidRequest", message, where="buildArgs.allow")
         flags = [flag for flag in flags if flag.partition("=")[0] != _MORE[one]] + [_MORE[one]]
     config = f"--config={_folder('/app', home)}/deno.json"
-    return ("--no-prompt", "--cached-only", "--no-lock", "--no-code-cache", "--node-modules-dir=manual", config, *sorted(flags))
+    return (
+        "--no-prompt",
+        "--cached-only",
+        "--no-lock",
+        "--no-code-cache",
+        "--node-modules-dir=manual",
+        config,
+        *sorted(flags),
+    )
 
 
 def _scripts(request: PlanRequest) -> tuple[str, ...]:
@@ -218,7 +240,17 @@ def _steps(
 
 def _ours(script: str, *arguments: str) -> tuple[str, ...]:
     """One of our own programs, by the same Deno."""
-    return (DENO, "run", "-A", "--no-config", "--no-lock", "--no-npm", "--cached-only", f"{SDK}/build/{script}", *arguments)
+    return (
+        DENO,
+        "run",
+        "-A",
+        "--no-config",
+        "--no-lock",
+        "--no-npm",
+        "--cached-only",
+        f"{SDK}/build/{script}",
+        *arguments,
+    )
 
 
 def _resolve(version: str) -> Step:

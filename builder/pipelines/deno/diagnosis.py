@@ -9,20 +9,30 @@ from builder.pipelines.limits import LINE_LIMIT
 from builder.pipelines.output import SAID, first_match, index_trouble, said_from, step_failed
 from builder.plan import Diagnosis, Step
 
-_AT = re.compile(r"^\s{0,8}at (?:file://)?(\S{1,500}?):(\d{1,9}):(\d{1,9})\)?$|at (?:file://)(\S{1,500}?):(\d{1,9}):(\d{1,9})$")
+_AT = re.compile(
+    r"^\s{0,8}at (?:file://)?(\S{1,500}?):(\d{1,9}):(\d{1,9})\)?$|at (?:file://)(\S{1,500}?):(\d{1,9}):(\d{1,9})$"
+)
 _TYPE = re.compile(r"^(?:error: )?(TS\d{1,6}) \[ERROR\]: (.{1,1000})")
 _FOUND = re.compile(r"^Found (\d{1,9}) errors?\.$")
 _STALE = re.compile(r"The lockfile is out of date")
 _INTEGRITY = re.compile(r"[Ii]ntegrity check failed")
 _FORMAT = re.compile(r"Unsupported lockfile version '(\w{1,9})'")
 _BAD_LOCK = re.compile(r"[Ff]ailed reading lockfile|Unable to (?:read|parse) (?:the )?lockfile")
-_NO_MODULE = re.compile(r"Module not found \"(?:file://)?([^\"]{1,500})\"|Cannot find module '(?:file://)?([^']{1,500})'")
-_BARE = re.compile(r"(?:Relative import path \"([^\"]{1,300})\" not prefixed|Import \"([^\"]{1,300})\" not a dependency)")
+_NO_MODULE = re.compile(
+    r"Module not found \"(?:file://)?([^\"]{1,500})\"|Cannot find module '(?:file://)?([^']{1,500})'"
+)
+_BARE = re.compile(
+    r"(?:Relative import path \"([^\"]{1,300})\" not prefixed|Import \"([^\"]{1,300})\" not a dependency)"
+)
 _SYNTAX = re.compile(r"source code could not be parsed: (.{1,300}?) at file://(\S{1,500}):(\d{1,9}):(\d{1,9})$")
 _SYNTAX_NEW = re.compile(r"error: SyntaxError: (.{1,300})$")
-_NO_PACKAGE = re.compile(r"npm package ['\"]?([@\w./~-]{1,300})['\"]? does not exist|package \"([@\w./~-]{1,300})\".{0,80}40[34]|ERR_NOT_FOUND (\S{1,300})")
+_NO_PACKAGE = re.compile(
+    r"npm package ['\"]?([@\w./~-]{1,300})['\"]? does not exist|package \"([@\w./~-]{1,300})\".{0,80}40[34]|ERR_NOT_FOUND (\S{1,300})"
+)
 _NO_VERSION = re.compile(r"Could not find npm package ['\"]([@\w./~-]{1,300})['\"] matching ['\"]?([^'\"\s]{1,100})")
-_NOT_CACHED = re.compile(r"npm specifier not found in cache: \"([^\"]{1,300})\"|package tarball not found in cache|Could not find a matching package for 'npm:([^']{1,300})'|npm package not found in cache")
+_NOT_CACHED = re.compile(
+    r"npm specifier not found in cache: \"([^\"]{1,300})\"|package tarball not found in cache|Could not find a matching package for 'npm:([^']{1,300})'|npm package not found in cache"
+)
 _NO_EXPORT = re.compile(r"does not provide an export named '([^']{1,200})'")
 _CONFIG = re.compile(r"(?:Unable to parse config file|Invalid .{0,40}config|[Ff]ailed deserializing config)")
 _NO_HTTP = re.compile(r"^error: (\S{1,300}) is not to be had: (.{1,200})$")

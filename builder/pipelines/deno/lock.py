@@ -11,7 +11,7 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -27,18 +27,24 @@ LIST = "npm.json"
 FORMATS = {"4": (2, 0), "5": (2, 3)}
 """Format of the lock → the first Deno that reads it."""
 PACKAGES_MOST = 20_000
-_KEY = re.compile(r"((?:@[A-Za-z0-9~_-][\w.~-]{0,213}/)?[A-Za-z0-9~_-][\w.~-]{0,213})@(\d[A-Za-z0-9.+-]{0,127})(?:_\S*)?")
+_KEY = re.compile(
+    r"((?:@[A-Za-z0-9~_-][\w.~-]{0,213}/)?[A-Za-z0-9~_-][\w.~-]{0,213})@(\d[A-Za-z0-9.+-]{0,127})(?:_\S*)?"
+)
 _MADE_AGAIN = "Run `deno install` with Deno 2 and commit deno.lock."
 
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """One npm package of a lock: name, version, the SHA-512 of its tarball in hex, and where it is, if not as usual."""
+    """One npm package of a lock: name, version, the SHA-512 of its tarball in hex, and where it is, if not as usual.
+
+    `elsewhere`: the platforms (`os`, `cpu`) of one that does not run here. Deno reads of it that it does not.
+    """
 
     name: str
     version: str
     digest: str
     tarball: str = ""
+    elsewhere: Mapping[str, list[str]] = field(default_factory=dict)
 
     @property
     def file(self) -> str:
@@ -55,11 +61,16 @@ def check_format(tree: Tree, lock: Mapping[str, Any], name: str, deno: str) -> N
     if tuple(int(part) for part in deno.split(".")[:2]) < FORMATS[found]:
         since = ".".join(str(part) for part in FORMATS[found])
         message = f"{name} has the format {found}, which Deno {deno} does not read; Deno {since} and newer do"
-        raise BuildError("UnknownRuntimeVersion", message, where=line_of(tree, name, '"version"'), next="Ask for a newer Deno, or write the lock with this one.")
+        raise BuildError(
+            "UnknownRuntimeVersion",
+            message,
+            where=line_of(tree, name, '"version"'),
+            next="Ask for a newer Deno, or write the lock with this one.",
+        )
 
 
 def packages(lock: Mapping[str, Any], name: str) -> Iterator[Package]:
-    """The npm packages that run on linux/amd64. Raises `BuildError` ManifestInvalid for one that is none."""
+    """The npm packages of a lock, each once. Raises `BuildError` ManifestInvalid for one that is none."""
     entries = table(lock, "npm")
     if len(entries) > PACKAGES_MOST:
         raise BuildError("ManifestInvalid", f"{name} has more than {PACKAGES_MOST} packages", where=name)
@@ -69,18 +80,17 @@ def packages(lock: Mapping[str, Any], name: str) -> Iterator[Package]:
         if not found or ".." in key.split("_", 1)[0]:
             raise BuildError("ManifestInvalid", f"{key[:100]} is no npm package", where=name, next=_MADE_AGAIN)
         entry = entry if isinstance(entry, dict) else {}
-        if found[0] in seen or not _fits(entry.get("os"), "linux") or not _fits(entry.get("cpu"), "x64"):
-            continue
         package = found[1], found[2]
         if package in seen:  # the same tarball beside other peers
             continue
         seen.add(package)
-        tarball = entry.get("tarball")
+        tarball, os, cpu = entry.get("tarball"), _names(entry.get("os")), _names(entry.get("cpu"))
         yield Package(
             name=found[1],
             version=found[2],
             digest=_digest(entry.get("integrity"), key, name),
             tarball=tarball if isinstance(tarball, str) else "",
+            elsewhere={} if _fits(os, "linux") and _fits(cpu, "x64") else {"os": os, "cpu": cpu},
         )
 
 
@@ -92,7 +102,9 @@ def fetched(stubs: Tree, name: str) -> Fetched | None:
     wanted, listed = [], []
     for one in packages(lock, name):
         purl = f"pkg:npm/{quote(one.name, safe='/')}@{one.version}"
-        wanted.append(Wanted(cache=CACHE, source=one.file, path=one.file, digest=f"sha512:{one.digest}", package=purl))
+        if not one.elsewhere:
+            pin = f"sha512:{one.digest}"
+            wanted.append(Wanted(cache=CACHE, source=one.file, path=one.file, digest=pin, package=purl))
         usual = f"{one.name}/-/{one.name.rpartition('/')[2]}-{one.version}.tgz"
         integrity = "sha512-" + base64.b64encode(bytes.fromhex(one.digest)).decode()
         listed.append(
@@ -100,9 +112,10 @@ def fetched(stubs: Tree, name: str) -> Fetched | None:
                 "name": one.name,
                 "version": one.version,
                 "folder": folder_of(one.name),
-                "path": one.file,
+                "path": "" if one.elsewhere else one.file,
                 "url": one.tarball or usual,
                 "integrity": integrity,
+                **one.elsewhere,
             }
         )
     return Fetched(wanted=tuple(wanted), files=(WriteFile(path=LIST, content=json.dumps(listed)),))
@@ -127,9 +140,12 @@ def _digest(integrity: object, key: str, name: str) -> str:
     return raw.hex()
 
 
-def _fits(wanted: object, here: str) -> bool:
+def _names(value: object) -> list[str]:
+    return [one for one in value if isinstance(one, str)] if isinstance(value, list) else []
+
+
+def _fits(names: list[str], here: str) -> bool:
     """Whether a package's `os` or `cpu` allows this platform (npm, package.json): names, or names with `!` that do not."""
-    names = [one for one in wanted if isinstance(one, str)] if isinstance(wanted, list) else []
     if f"!{here}" in names:
         return False
     positive = [one for one in names if not one.startswith("!")]

@@ -19,7 +19,9 @@ from builder.source.tree import SubTree, Tree
 CONFIGS = ("deno.json", "deno.jsonc")
 PACKAGE = "package.json"
 SCRIPTS = (".ts", ".mts", ".cts", ".tsx", ".js", ".mjs", ".cjs", ".jsx")
-ENTRIES = tuple(f"{name}.{kind}" for name in ("main", "server", "mod", "index") for kind in ("ts", "js", "tsx", "mts", "mjs"))
+ENTRIES = tuple(
+    f"{name}.{kind}" for name in ("main", "server", "mod", "index") for kind in ("ts", "js", "tsx", "mts", "mjs")
+)
 MAINS = tuple(name for name in ENTRIES if name.startswith("main."))
 FILE_LIMIT = 16 * 1024 * 1024
 FILES_MOST = 20_000
@@ -106,7 +108,9 @@ def entry_of(project: Project, asked: str) -> tuple[str, str]:
         path = posixpath.normpath(asked)
         if not tree.has(path) or not path.endswith(SCRIPTS):
             message = f"entry is {asked[:80]}, which is no script of what was sent"
-            raise BuildError("EntryPointMissing", message, where="buildArgs.entry", next=f"Name one of {_scripts(tree)}.")
+            raise BuildError(
+                "EntryPointMissing", message, where="buildArgs.entry", next=f"Name one of {_scripts(tree)}."
+            )
         return path, "asked for"
     for name in MAINS:
         if tree.has(name):
@@ -127,7 +131,10 @@ def entry_of(project: Project, asked: str) -> tuple[str, str]:
 
 def _declared(project: Project) -> Iterator[tuple[str, str]]:
     """(why, file) of what the manifests name: the start task, exports, the start script, main."""
-    for name, table_of in ((project.config_name, table(project.config, "tasks")), (PACKAGE, table(project.package, "scripts"))):
+    for name, table_of in (
+        (project.config_name, table(project.config, "tasks")),
+        (PACKAGE, table(project.package, "scripts")),
+    ):
         command = table_of.get("start")
         command = command.get("command") if isinstance(command, dict) else command
         if isinstance(command, str) and (path := _script_of(command)):
@@ -254,6 +261,8 @@ def _no_jsr(specifier: str, where: str) -> BuildError:
 
 
 def _no_remote(specifier: str, where: str) -> BuildError:
-    message = f"{specifier[:200]} is imported; code is fetched from package registries alone, where its digest is pinned"
+    message = (
+        f"{specifier[:200]} is imported; code is fetched from package registries alone, where its digest is pinned"
+    )
     hint = "Take the package from npm (npm:NAME@VERSION), or send the file with the source (deno vendor)."
     return BuildError("DependencyNotFound", message, where=where, next=hint)

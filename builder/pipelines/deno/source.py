@@ -85,8 +85,12 @@ def read_source(text: str) -> Source:
             braces.append(False)
         elif token == "}" and braces:
             braces.pop()
-        exports = exports or (token == "default" and before[-1] == "export") or (token == "default" and before[-1] == "as")
-        serves = serves or (token in ("serve", "listen", "createServer", "listenAndServe") and before[-1] in (".", "{", ","))
+        exports = (
+            exports or (token == "default" and before[-1] == "export") or (token == "default" and before[-1] == "as")
+        )
+        serves = serves or (
+            token in ("serve", "listen", "createServer", "listenAndServe") and before[-1] in (".", "{", ",")
+        )
         before = [*before[1:], token if kind != "string" else "''"]
     return Source(imports=tuple(found), exports_default=exports, serves=serves)
 

@@ -53,7 +53,7 @@ async function fetched(entry: Entry, into: string): Promise<string> {
 
 const [list, shared, folder] = Deno.args;
 const waiting: Entry[] = JSON.parse(Deno.readTextFileSync(list))
-  .filter((entry: Entry) => !there(`${shared}/${entry.path}`));
+  .filter((entry: Entry) => entry.path && !there(`${shared}/${entry.path}`));
 const all = waiting.length;
 const stopped: string[] = [];
 await Promise.all(Array.from({ length: AT_ONCE }, async () => {

@@ -5,7 +5,8 @@
  *     unpack.ts LIST SHARED DENO_DIR
  *
  * LIST is JSON [{"name", "version", "folder", "path", "url", "integrity"}]. A package's registry.json is made of the
- * package.json in its tarball, so that nothing of it is unverified.
+ * package.json in its tarball, so that nothing of it is unverified. One without a path runs on another platform, which
+ * its "os" and "cpu" name: Deno reads of it that it leaves it out.
  */
 
 interface Entry {
@@ -15,6 +16,8 @@ interface Entry {
   path: string;
   url: string;
   integrity: string;
+  os?: string[];
+  cpu?: string[];
 }
 
 const REGISTRY = "https://registry.npmjs.org";
@@ -107,7 +110,9 @@ const registries = new Map<string, Record<string, unknown>>();
 const waiting = [...entries];
 await Promise.all(Array.from({ length: AT_ONCE }, async () => {
   for (let entry = waiting.shift(); entry; entry = waiting.shift()) {
-    const manifest = await unpack(entry, shared, `${root}/${entry.folder}/${entry.version}`);
+    const into = `${root}/${entry.folder}/${entry.version}`;
+    if (!entry.path) Deno.mkdirSync(`${root}/${entry.folder}`, { recursive: true });
+    const manifest: Record<string, unknown> = entry.path ? await unpack(entry, shared, into) : { os: entry.os, cpu: entry.cpu };
     const usual = !/^https?:/.test(entry.url);
     const dist = { tarball: usual ? `${REGISTRY}/${entry.url}` : entry.url, shasum: "", integrity: entry.integrity };
     const info: Record<string, unknown> = { name: entry.name, version: entry.version, dist };
@@ -123,4 +128,4 @@ for (const [folder, known] of registries) {
   known["_deno.packumentFormat"] = "full";
   Deno.writeTextFileSync(`${root}/${folder}/registry.json`, JSON.stringify(known));
 }
-console.log(`${entries.length} packages unpacked`);
+console.log(`${entries.filter((entry) => entry.path).length} packages unpacked`);
