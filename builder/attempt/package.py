@@ -19,7 +19,6 @@ from builder.key import digest_of
 from builder.plan import LayerSource
 from builder.toolchains.provider import Provided
 
-
 FORMAT = 1
 """Changes when the bytes of a layer of the same file do."""
 
