@@ -72,7 +72,7 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
 
 
 def _name_of(toolchain: Provided, source: LayerSource) -> str:
-    """The name of the layer of a file that a node has for a toolchain, from all that decides its bytes; "" for others."""
+    """The name of a layer that is one file of a toolchain, from all that decides its bytes; "" for others."""
     digest = toolchain.files.get(source.source, "")
     return (
         digest

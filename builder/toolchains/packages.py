@@ -11,7 +11,7 @@ import hashlib
 import os
 import tarfile
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 PACKAGE_LIMIT = 512 * 1024 * 1024
 SILENCE_S = 60.0
-REGISTRIES = {"npm": ("NPM_CONFIG_REGISTRY", "https://registry.npmjs.org")}
-"""Registry → the operator's setting of its address, and the public one."""
 
 
 def file_of(store: Path, row: Toolchain, package: Package) -> Path:
@@ -41,24 +39,34 @@ def file_of(store: Path, row: Toolchain, package: Package) -> Path:
     return store / f"{row.runtime}-{release}-{mark}" / package.file.rpartition("/")[2]
 
 
-def fetch(folders: tuple[Path, ...], store: Path, row: Toolchain, settings: Mapping[str, str], ca_bundle: str) -> bool:
-    """Have the packages of a row in `store`; whether any was fetched. `settings` are the operator's index settings.
+def can_fetch(folders: tuple[Path, ...], row: Toolchain) -> bool:
+    """Whether packages are all that a toolchain is made of, and a release of each is known for the row."""
+    recipe = read_recipe(folders, row.runtime)
+    return not recipe.programs and bool(recipe.packages) and all(row.version in one.releases for one in recipe.packages)
+
+
+def fetch(
+    folders: tuple[Path, ...],
+    store: Path,
+    row: Toolchain,
+    settings: Mapping[str, str],
+    ca_bundle: str,
+    progress: Callable[[str], None] = lambda line: None,
+) -> None:
+    """Have the packages of a row in `store`. `settings` are the operator's index settings.
 
     Raises `BuildError` ToolchainUnavailable, `PlatformError` PackageIndexUnavailable.
     """
-    fetched = False
     for package in read_recipe(folders, row.runtime).packages:
         file = file_of(store, row, package)
         if not file.is_file():
+            progress(f"fetching {package.name} {package.releases[row.version][0]}")
             _fetch(file, row, package, settings, ca_bundle)
-            fetched = True
-    return fetched
 
 
 def _fetch(file: Path, row: Toolchain, package: Package, settings: Mapping[str, str], ca_bundle: str) -> None:
-    variable, public = REGISTRIES[package.registry]
     release, integrity = package.releases[row.version]
-    base = (settings.get(variable) or public).rstrip("/")
+    base = (settings.get(package.setting) or package.registry).rstrip("/")
     url = f"{base}/{package.name}/-/{package.name.rpartition('/')[2]}-{release}.tgz"
     store = file.parent.parent
     store.mkdir(parents=True, exist_ok=True)

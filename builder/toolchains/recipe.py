@@ -1,6 +1,7 @@
 """Recipes of toolchains: `runtimes/<name>/toolchain.toml` as typed values, parsed once for each state of the file.
 
-A recipe names which programs, files of packages and folders of a machine are mounted where, and whether the base image is the root.
+A recipe names which programs, files of packages and folders of a machine are mounted where, and whether the base image
+is the root.
 """
 
 from __future__ import annotations
@@ -39,10 +40,14 @@ class Program:
 
 @dataclass(frozen=True, kw_only=True)
 class Package:
-    """A file of a package of a registry, mounted at `mount`; `releases` maps a version of the catalog to what is fetched
-    for it: (release, digest as Subresource Integrity)."""
+    """A file of an npm package, mounted at `mount`.
+
+    `releases` maps a version of the catalog to what is fetched for it: (release, digest as Subresource Integrity).
+    `setting` is the index setting by which an operator names another registry than `registry`.
+    """
 
     registry: str
+    setting: str
     name: str
     file: str
     mount: str
@@ -119,7 +124,12 @@ def _program(table: Mapping[str, Any]) -> Program:
 def _package(table: Mapping[str, Any]) -> Package:
     releases = {version: (str(release), str(digest)) for version, (release, digest) in table["releases"].items()}
     return Package(
-        registry=table["registry"], name=table["name"], file=table["file"], mount=table["mount"], releases=releases
+        registry=table["registry"],
+        setting=table["setting"],
+        name=table["name"],
+        file=table["file"],
+        mount=table["mount"],
+        releases=releases,
     )
 
 

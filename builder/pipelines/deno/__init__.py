@@ -12,6 +12,7 @@ import posixpath
 import re
 
 from builder.errors import BuildError
+from builder.pipelines.arguments import START, SUB_PATH, Argument, names, start_of
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.deno import lock as locks
@@ -53,7 +54,23 @@ from builder.source.tree import Tree
 
 NAME = "deno"
 EXTENSIONS: tuple[str, ...] = (".ts", ".mts", ".tsx", ".js", ".mjs", ".jsx")
-BUILD_ARGS: tuple[str, ...] = ("allow", "allow_scripts", "entry", "sub_path")
+ARGUMENTS = (
+    Argument(name="entry", meaning="the script that is the program", example="src/server.ts"),
+    SUB_PATH,
+    START,
+    Argument(
+        name="allow",
+        meaning="permissions beside those that every app has, apart by commas: `ffi`, `run`, and all of `read`, "
+        "`write`, `sys`",
+        example="ffi,sys",
+    ),
+    Argument(
+        name="allow_scripts",
+        meaning="npm packages whose lifecycle scripts run, without a network, apart by commas",
+        example="sharp,better-sqlite3",
+    ),
+)
+BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 DENO = "/opt/ignite/toolchain/deno/deno"
 SDK = "/opt/ignite/sdk/deno"
 MOD = f"file://{SDK}/sdk/mod.ts"
@@ -86,7 +103,7 @@ _SCRIPT = re.compile(r"(?:@[\w.~-]{1,214}/)?[\w.~-]{1,214}")
 
 
 def detect(tree: Tree) -> Detection | None:
-    """deno.json(c), deno.lock or main.ts at the root; package.json or another script where no other runtime's file is."""
+    """deno.json(c) or deno.lock at the root; main.ts, package.json or the like where no other's file is."""
     for name in (*CONFIGS, LOCK):
         if tree.has(name):
             return Detection(runtime=NAME, because=f"{name} is at the root")
@@ -114,7 +131,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     project = read_project(tree, home)
     entry, why = entry_of(project, request.build_args.get("entry", ""))
     rows = tuple(row for row in catalog.rows if row.toolchain.runtime == NAME)
-    wanted = wanted_version(project.tree, rows, catalog.find(NAME).version, request.version)
+    wanted = wanted_version(tree, home, rows, catalog.find(NAME).version, request.version)
     row = catalog.find(NAME, wanted.version, request.target)
     reached = reach(project, entry)
     needs = npm_needs(project, reached)
@@ -134,15 +151,17 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     main = (
         [f"{SDK}/sdk/serve.ts", f"/app/{_below(home, entry)}"] if mode == "fetch" else [f"/app/{_below(home, entry)}"]
     )
-    names = f"{len(needs)} npm packages named" if needs else "none"
+    packages = f"{len(needs)} npm packages named" if needs else "none"
+    start = start_of(request.build_args)
+    why = f"the build argument start: {' '.join(start)[:200]}" if start else f"{why}; {_MODES[mode]}"
     return Plan(
         detection=detection,
         toolchain=row,
         choices=(
             Choice(name="runtime", value=NAME, why=detection.because),
             Choice(name="version", value=row.version, why=wanted.why),
-            Choice(name="entry", value=entry, why=f"{why}; {_MODES[mode]}"),
-            Choice(name="dependencies", value=names, why=f"pinned by {project.lock}" if project.lock else "no lock"),
+            Choice(name="entry", value=entry, why=why),
+            Choice(name="dependencies", value=packages, why=f"pinned by {project.lock}" if project.lock else "no lock"),
         ),
         steps=_steps(project, needs, home, entry, row.version, scripts),
         output=Output(
@@ -151,7 +170,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
                 LayerSource(source=f"{SDK}/sdk", dest=f"{SDK}/sdk", created_by="ignite: deno front"),
                 LayerSource(source="/work/out/app", dest="/app", created_by="ignite: source and node_modules"),
             ),
-            entrypoint=(RUN, "run", *_run_flags(home, request), *main),
+            entrypoint=start or (RUN, "run", *_run_flags(home, request), *main),
             env=(("DENO_DIR", "/tmp/deno"), *_QUIET, ("PATH", _PATH)),
             workdir=_folder("/app", home),
             summary=f"{entry} on Deno {row.version}, user 65532",
@@ -200,12 +219,12 @@ def _run_flags(home: str, request: PlanRequest) -> tuple[str, ...]:
 
 def _scripts(request: PlanRequest) -> tuple[str, ...]:
     """The npm packages whose lifecycle scripts may run."""
-    names = _words(request, "allow_scripts")
-    for name in names:
+    wanted = _words(request, "allow_scripts")
+    for name in wanted:
         if not _SCRIPT.fullmatch(name):
             message = f"{name[:80]} is no name of an npm package"
             raise BuildError("InvalidRequest", message, where="buildArgs.allow_scripts")
-    return names
+    return wanted
 
 
 def _words(request: PlanRequest, name: str) -> tuple[str, ...]:

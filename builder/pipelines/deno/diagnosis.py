@@ -27,11 +27,14 @@ _BARE = re.compile(
 _SYNTAX = re.compile(r"source code could not be parsed: (.{1,300}?) at file://(\S{1,500}):(\d{1,9}):(\d{1,9})$")
 _SYNTAX_NEW = re.compile(r"error: SyntaxError: (.{1,300})$")
 _NO_PACKAGE = re.compile(
-    r"npm package ['\"]?([@\w./~-]{1,300})['\"]? does not exist|package \"([@\w./~-]{1,300})\".{0,80}40[34]|ERR_NOT_FOUND (\S{1,300})"
+    r"npm package ['\"]?([@\w./~-]{1,300})['\"]? does not exist|package \"([@\w./~-]{1,300})\".{0,80}40[34]"
+    r"|ERR_NOT_FOUND (\S{1,300})"
 )
 _NO_VERSION = re.compile(r"Could not find npm package ['\"]([@\w./~-]{1,300})['\"] matching ['\"]?([^'\"\s]{1,100})")
 _NOT_CACHED = re.compile(
-    r"npm specifier not found in cache: \"([^\"]{1,300})\"|package tarball not found in cache|Could not find a matching package for 'npm:([^']{1,300})'|npm package not found in cache"
+    r"npm specifier not found in cache: \"([^\"]{1,300})\""
+    r"|package tarball not found in cache|Could not find a matching package for 'npm:([^']{1,300})'"
+    r"|npm package not found in cache"
 )
 _NO_EXPORT = re.compile(r"does not provide an export named '([^']{1,200})'")
 _CONFIG = re.compile(r"(?:Unable to parse config file|Invalid .{0,40}config|[Ff]ailed deserializing config)")
@@ -73,7 +76,7 @@ def _lock(step: Step, said: Sequence[str]) -> Diagnosis | None:
     if first_match(said, _STALE):
         return Diagnosis(
             reason="LockOutdated", message="deno.lock does not fit what the source imports", where="deno.lock",
-            said=said_from(said, _STALE), next="Run `deno install` (or `deno cache` on the entry) and commit deno.lock.",
+            said=said_from(said, _STALE), next="Run `deno install` and commit deno.lock.",
         )  # fmt: skip
     if first_match(said, _INTEGRITY):
         return Diagnosis(
@@ -83,7 +86,7 @@ def _lock(step: Step, said: Sequence[str]) -> Diagnosis | None:
     if found := _FORMAT.search(first_match(said, _FORMAT)):
         return Diagnosis(
             reason="LockOutdated", message=f"deno.lock has the format {found[1]}, which this Deno does not read",
-            where="deno.lock", said=said_from(said, _FORMAT), next="Ask for a newer Deno, or write the lock with this one.",
+            where="deno.lock", said=said_from(said, _FORMAT), next="Ask for a newer Deno, or lock with this one.",
         )  # fmt: skip
     if first_match(said, _BAD_LOCK):
         return Diagnosis(
@@ -110,7 +113,8 @@ def _registry(said: Sequence[str]) -> Diagnosis | None:
     if found := _NO_HTTP.search(first_match(said, _NO_HTTP)):
         return Diagnosis(
             reason="DependencyNotFound", message=f"{found[1]} of the lock is not to be had: {found[2]}",
-            where="deno.lock", said=said_from(said, _NO_HTTP), next="Take a version that the registry has, and lock again.",
+            where="deno.lock", said=said_from(said, _NO_HTTP),
+            next="Take a version that the registry has, and lock again.",
         )  # fmt: skip
     return None
 
@@ -158,7 +162,7 @@ def _modules(step: Step, said: Sequence[str]) -> Diagnosis | None:
         frozen = "frozen" in step.argv
         return Diagnosis(
             reason="LockOutdated" if frozen else "DependencyNotFound",
-            message=f"{name} is imported, but deno.lock does not pin it" if frozen else f"{name} is imported, but was not found when the imports were read",
+            message=f"{name} is imported, but {'deno.lock does not pin it' if frozen else 'no import spells it out'}",
             where=_at(said) or "deno.lock", said=said_from(said, _NOT_CACHED),
             next="Run `deno install` and commit deno.lock." if frozen else "Name it in the imports of deno.json.",
         )  # fmt: skip

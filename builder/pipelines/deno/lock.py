@@ -75,11 +75,11 @@ def packages(lock: Mapping[str, Any], name: str) -> Iterator[Package]:
     if len(entries) > PACKAGES_MOST:
         raise BuildError("ManifestInvalid", f"{name} has more than {PACKAGES_MOST} packages", where=name)
     seen = set()
-    for key, entry in entries.items():
+    for key in entries:
+        entry = table(entries, key)
         found = _KEY.fullmatch(key[:2000])
         if not found or ".." in key.split("_", 1)[0]:
             raise BuildError("ManifestInvalid", f"{key[:100]} is no npm package", where=name, next=_MADE_AGAIN)
-        entry = entry if isinstance(entry, dict) else {}
         package = found[1], found[2]
         if package in seen:  # the same tarball beside other peers
             continue
@@ -145,7 +145,7 @@ def _names(value: object) -> list[str]:
 
 
 def _fits(names: list[str], here: str) -> bool:
-    """Whether a package's `os` or `cpu` allows this platform (npm, package.json): names, or names with `!` that do not."""
+    """Whether a package's `os` or `cpu` (npm, package.json) allows this platform; `!` before a name denies it."""
     if f"!{here}" in names:
         return False
     positive = [one for one in names if not one.startswith("!")]

@@ -18,7 +18,8 @@ _SKIP = re.compile(
 _TEMPLATE = re.compile(r"(?:[^`\\$]++|\\.|\$(?!\{))*+(`|\$\{)?", re.DOTALL)
 _REGEX = re.compile(r"/(?![*/])(?:[^/\\\[\n]++|\\.|\[(?:[^\]\\\n]++|\\.)*+\])++/\w*+")
 _REGEX_MOST = 1000
-_TYPES = re.compile(r"""(?:@deno-types|@ts-types)\s{0,9}=\s{0,9}["']([^"'\s]{1,500})["']|@jsxImportSource\s{1,9}(\S{1,500})"""
+_TYPES = re.compile(r"""(?:@deno-types|@ts-types)\s{0,9}=\s{0,9}["']([^"'\s]{1,500})["']"""
+                    r"""|@jsxImportSource\s{1,9}(\S{1,500})"""
                     r"""|<reference\s{1,9}types\s{0,9}=\s{0,9}["']([^"'\s]{1,500})["']""")  # fmt: skip
 _BEFORE_REGEX = frozenset(("return", "typeof", "case", "in", "of", "delete", "void", "do", "else", "await", "yield"))
 
@@ -60,11 +61,10 @@ def read_source(text: str) -> Source:
             else:
                 before = [*before[1:], "``"]
             continue
-        if text[at] == "/" and _regex_may_follow(before[-1]):
-            if regex := _REGEX.match(text, at, at + _REGEX_MOST):
-                at = regex.end()
-                before = [*before[1:], "0"]
-                continue
+        if regex := _regex(text, at, before[-1]):
+            at = regex.end()
+            before = [*before[1:], "0"]
+            continue
         match = _SKIP.match(text, at)
         assert match is not None  # the last alternative takes anything
         at = match.end()
@@ -95,15 +95,17 @@ def read_source(text: str) -> Source:
     return Source(imports=tuple(found), exports_default=exports, serves=serves)
 
 
-def _regex_may_follow(token: str) -> bool:
-    """Whether a slash behind this token starts a regular expression, not a division."""
-    if not token or token in _BEFORE_REGEX:
-        return True
-    return not (token[-1].isalnum() or token[-1] in "_$)]}'`\"")
+def _regex(text: str, at: int, token: str) -> re.Match[str] | None:
+    """The regular expression that starts here; none where a slash behind this token is a division."""
+    if text[at] != "/":
+        return None
+    if token and token not in _BEFORE_REGEX and (token[-1].isalnum() or token[-1] in "_$)]}'`\""):
+        return None
+    return _REGEX.match(text, at, at + _REGEX_MOST)
 
 
 def _imports(before: list[str]) -> bool:
-    """Whether a string behind these tokens is a specifier: of `import`, `export … from`, `import(` or a worker's URL."""
+    """Whether a string behind these tokens is a specifier: `import`, `export … from`, `import(`, a worker's URL."""
     if before[-1] in ("from", "import"):
         return before[-2] != "."
     if before[-1] != "(":
