@@ -96,7 +96,8 @@ _MORE = {
 }
 _QUIET = (("DENO_NO_PROMPT", "1"), ("DENO_NO_UPDATE_CHECK", "1"))
 _LOOKS = re.compile(
-    rb"""^\s*import\b[^\n]{0,500}["'][^\n]{0,200}["']|\bDeno\.\w|^export (?:default|const|function)\b""", re.M
+    rb"""^[ \t]{0,40}import\b[^\n"']{0,500}["'][^\n"']{1,200}["']|\bDeno\.\w|^export (?:default|const|function)\b""",
+    re.M,
 )
 _OTHERS = ("handler.py", "main.py", "pyproject.toml", "requirements.txt")
 _SCRIPT = re.compile(r"(?:@[\w.~-]{1,214}/)?[\w.~-]{1,214}")

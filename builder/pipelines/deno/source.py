@@ -48,7 +48,7 @@ def read_source(text: str) -> Source:
     at, line, counted = 0, 1, 0
     braces: list[bool] = []  # for each open brace, whether it is one of a template
     before: list[str] = ["", "", "", ""]  # the last tokens, newest last; a string as itself
-    exports = serves = False
+    exports = serves = called = False
     while at < len(text):
         if text[at] == "`" or (text[at] == "}" and braces and braces[-1]):
             if text[at] == "}":
@@ -78,16 +78,18 @@ def read_source(text: str) -> Source:
                 specifier = types[1] or types[2] or types[3]
                 found.append(Import(specifier=specifier, line=line + token.count("\n", 0, types.start()), types=True))
             continue
+        if called and token not in (")", ","):  # what is imported is computed
+            found.pop()
+        called = False
         if kind == "string":
-            if _imports(before) and len(token) > 2 and "\\" not in token:
+            if len(token) > 2 and "\\" not in token and _imports(before, token[1:-1]):
                 found.append(Import(specifier=token[1:-1], line=line))
+                called = before[-1] == "("
         elif token == "{":
             braces.append(False)
         elif token == "}" and braces:
             braces.pop()
-        exports = (
-            exports or (token == "default" and before[-1] == "export") or (token == "default" and before[-1] == "as")
-        )
+        exports = exports or (token == "default" and before[-1] in ("export", "as"))
         serves = serves or (
             token in ("serve", "listen", "createServer", "listenAndServe") and before[-1] in (".", "{", ",")
         )
@@ -104,10 +106,11 @@ def _regex(text: str, at: int, token: str) -> re.Match[str] | None:
     return _REGEX.match(text, at, at + _REGEX_MOST)
 
 
-def _imports(before: list[str]) -> bool:
+def _imports(before: list[str], text: str) -> bool:
     """Whether a string behind these tokens is a specifier: `import`, `export … from`, `import(`, a worker's URL."""
     if before[-1] in ("from", "import"):
         return before[-2] != "."
     if before[-1] != "(":
         return False
-    return (before[-2] == "import" and before[-3] != ".") or (before[-3:-1] == ["new", "URL"])
+    worker = before[-3:-1] == ["new", "URL"] and text.startswith(("./", "../"))
+    return worker or (before[-2] == "import" and before[-3] != ".")

@@ -13,11 +13,6 @@ start(async (payload, ctx) => {
   }
   if (ctx.path === "/fail") throw new Error("deliberately");
   if (ctx.path === "/panic") throw "deliberately";
-  if (ctx.path === "/print") {
-    console.log("one line");
-    console.error("another");
-    return "printed";
-  }
   if (ctx.path === "/sleep") {
     const now = ++active;
     try {
