@@ -24,7 +24,7 @@ _NO_MODULE = re.compile(
 _BARE = re.compile(
     r"(?:Relative import path \"([^\"]{1,300})\" not prefixed|Import \"([^\"]{1,300})\" not a dependency)"
 )
-_SYNTAX = re.compile(r"source code could not be parsed: (.{1,300}?) at file://(\S{1,500}):(\d{1,9}):(\d{1,9})$")
+_SYNTAX = re.compile(r"source code could not be parsed: (.{1,300}?) at (?:file://)?(\S{1,500}):(\d{1,9}):(\d{1,9})$")
 _SYNTAX_NEW = re.compile(r"error: SyntaxError: (.{1,300})$")
 _NO_PACKAGE = re.compile(
     r"npm package ['\"]?([@\w./~-]{1,300})['\"]? does not exist|package \"([@\w./~-]{1,300})\".{0,80}40[34]"
@@ -40,6 +40,8 @@ _NO_EXPORT = re.compile(r"does not provide an export named '([^']{1,200})'")
 _CONFIG = re.compile(r"(?:Unable to parse config file|Invalid .{0,40}config|[Ff]ailed deserializing config)")
 _NO_HTTP = re.compile(r"^error: (\S{1,300}) is not to be had: (.{1,200})$")
 _BACKTRACE = re.compile(r"^Stack backtrace:")
+_PROGRESS = ("Download ", "Initialize ", "Check ")
+_ERROR = re.compile(r"^error: ")
 _COLOURS = re.compile(r"\x1b\[[0-9;]{0,20}m")
 
 
@@ -47,10 +49,10 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """What was printed. A lock that does not fit comes before the error it causes."""
     said = [_cut(line) for line in lines]
     end = next((at for at, line in enumerate(said) if _BACKTRACE.match(line)), len(said))
-    said = [line for line in said[:end] if not line.startswith(("Download ", "Initialize ", "Check "))]
+    said = [line for line in said[:end] if not line.startswith(_PROGRESS) and "imports.ts:" not in line]
     fetches = step.name in ("lock packages", "download packages")
     return (
-        _lock(step, said)
+        _lock(said)
         or (_registry(said) if fetches else None)
         or (index_trouble(said) if fetches else None)
         or _syntax(said)
@@ -61,18 +63,14 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
 
 
 def _cut(line: str) -> str:
+    """A line without colours and without the sandbox's folders, which nobody else knows."""
     line = _COLOURS.sub("", line[:LINE_LIMIT]).rstrip()
-    for root in ("file:///work/out/app/", "/work/out/app/"):
+    for root in ("file:///work/out/app/", "/work/out/app/", "file:///work/fetch/", "/work/fetch/"):
         line = line.replace(root, "")
-    return line.replace("file:///work/out/app", ".").replace("/work/out/app", ".").replace("/work/fetch/", "")
+    return line.replace("file:///work/out/app", ".").replace("/work/out/app", ".")
 
 
-def _lock_name(step: Step) -> str:
-    """The lock as its author knows it."""
-    return step.argv[-1] if step.name == "read lock" else "deno.lock"
-
-
-def _lock(step: Step, said: Sequence[str]) -> Diagnosis | None:
+def _lock(said: Sequence[str]) -> Diagnosis | None:
     if first_match(said, _STALE):
         return Diagnosis(
             reason="LockOutdated", message="deno.lock does not fit what the source imports", where="deno.lock",
@@ -129,7 +127,7 @@ def _syntax(said: Sequence[str]) -> Diagnosis | None:
         return None
     return Diagnosis(
         reason="CompileFailed", message=f"this is no TypeScript: {text}", where=where,
-        said=said_from(said, re.compile(r"error: ")), next=f"Correct {where.split(':')[0] or 'it'} and build again.",
+        said=said_from(said, _ERROR), next=f"Correct {where.split(':')[0] or 'it'} and build again.",
     )  # fmt: skip
 
 
@@ -163,7 +161,7 @@ def _modules(step: Step, said: Sequence[str]) -> Diagnosis | None:
         return Diagnosis(
             reason="LockOutdated" if frozen else "DependencyNotFound",
             message=f"{name} is imported, but {'deno.lock does not pin it' if frozen else 'no import spells it out'}",
-            where=_at(said) or "deno.lock", said=said_from(said, _NOT_CACHED),
+            where=_at(said) or "deno.lock", said=said_from(said, _ERROR),
             next="Run `deno install` and commit deno.lock." if frozen else "Name it in the imports of deno.json.",
         )  # fmt: skip
     if found := _NO_EXPORT.search(line := first_match(said, _NO_EXPORT)):
@@ -180,9 +178,8 @@ def _modules(step: Step, said: Sequence[str]) -> Diagnosis | None:
 
 
 def _missing(path: str, where: str, said: tuple[str, ...]) -> Diagnosis:
-    shown = path.replace("/work/out/app/", "")
     return Diagnosis(
-        reason="DependencyNotFound", message=f"{shown} is imported, but nothing in what was sent is there",
+        reason="DependencyNotFound", message=f"{path} is imported, but nothing in what was sent is there",
         where=where, said=said, next="Correct the path, its extension too, or send the file.",
     )  # fmt: skip
 
