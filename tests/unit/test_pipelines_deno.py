@@ -144,7 +144,9 @@ def test_what_the_fetch_step_sees_are_the_packages_and_nothing_else() -> None:
             "src/h.ts": "import 'hono/jwt'; import 'node:fs'; export default 1",
             "unreached.ts": "import 'npm:never'",
             "deno.json": '{"imports": {"zod": "npm:zod@^3", "hono": "npm:hono@4", "@/": "./src/", "u": "npm:u"}}',
-            "package.json": '{"dependencies": {"ms": "~2.1", "any": "*", "o": "npm:r@1"}, "devDependencies": {"t": "1"}}',
+            "package.json": json.dumps(
+                {"dependencies": {"ms": "~2.1", "any": "*", "o": "npm:r@1"}, "devDependencies": {"t": "1"}}
+            ),
         }
     )
     assert sorted(stub(made).split()[1::2]) == [

@@ -34,7 +34,7 @@ _NO_VERSION = re.compile(r"Could not find npm package ['\"]([@\w./~-]{1,300})['\
 _NOT_CACHED = re.compile(
     r"npm specifier not found in cache: \"([^\"]{1,300})\""
     r"|package tarball not found in cache|Could not find a matching package for 'npm:([^']{1,300})'"
-    r"|npm package not found in cache"
+    r"|npm package not found in cache: \"([^\"]{1,300})\""
 )
 _NO_EXPORT = re.compile(r"does not provide an export named '([^']{1,200})'")
 _CONFIG = re.compile(r"(?:Unable to parse config file|Invalid .{0,40}config|[Ff]ailed deserializing config)")
@@ -156,7 +156,7 @@ def _modules(step: Step, said: Sequence[str]) -> Diagnosis | None:
     if found := _NO_MODULE.search(line := first_match(said, _NO_MODULE)):
         return _missing(found[1] or found[2], _at(said), said_from(said, _NO_MODULE))
     if found := _NOT_CACHED.search(line := first_match(said, _NOT_CACHED)):
-        name = found[1] or found[2] or "a package"
+        name = found[1] or found[2] or found[3] or "a package"
         frozen = "frozen" in step.argv
         return Diagnosis(
             reason="LockOutdated" if frozen else "DependencyNotFound",
