@@ -116,7 +116,10 @@ REASONS: dict[str, Reason] = {
         _user("DependencyNotFound", "Check the name and version; a private package needs its index named."),
         _user("DependencyConflict", "Loosen one of the versions named."),
         _user("LockOutdated", "Update the lock file and commit it."),
-        _user("CgoRefused", "Remove the C dependency: the artifact is a static binary built without cgo."),
+        _user(
+            "CgoRefused",
+            "Remove the C dependency, or allow it: --build-arg cgo=1, with a toolchain that has a C compiler.",
+        ),
         _user("CompileFailed", "Correct the file named and build again."),
         _user("StartFailed", "Correct what keeps the program from starting, and build again."),
         _user("StepFailed", "Read the log of the step and correct what it names."),

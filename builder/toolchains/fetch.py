@@ -76,12 +76,13 @@ def ensure_base(
 ) -> str:
     """Make the base image of a toolchain, where there is a recipe and no image of it yet, and have what it takes from a
     package registry. Returns the image's digest, empty without a recipe. Raises as both do."""
+    digest, folder = "", _base_folder(settings, row)
+    if folder is not None:
+        store = images_of(settings.node_dir)
+        made = build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
+        digest = made.digest
     packages.fetch(folders_of(settings), _store(settings), row, settings.index_env, settings.ca_bundle, progress)
-    folder = _base_folder(settings, row)
-    if folder is None:
-        return ""
-    store = images_of(settings.node_dir)
-    return build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress).digest
+    return digest
 
 
 def _store(settings: Settings) -> Path:

@@ -41,6 +41,7 @@ class HostProvider:
         base = self.images.get(row.base)
         if base is None:
             raise base_lacks(row)
+        apart = self.images.get(f"{row.base}{recipe.apart}") if recipe.apart else None
         parts = []
         for program in recipe.programs:
             source = self._locate(row, program)
@@ -57,6 +58,7 @@ class HostProvider:
             base=base,
             where="host",
             root=base.digest if recipe.base_is_root else "",
+            apart=apart.digest if apart else "",
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
             indexes=recipe.indexes,
@@ -79,6 +81,7 @@ class HostProvider:
         rootfs = self.images.rootfs(found.root) if found.root else None
         return Provided(
             root=Root(rootfs=rootfs, mounts=mounts),
+            apart=Root(rootfs=self.images.rootfs(found.apart), mounts=mounts) if found.apart else None,
             base=found.base,
             digests=digests,
             path=found.path,

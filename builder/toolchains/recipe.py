@@ -68,6 +68,8 @@ class Recipe:
 
     folder: Path
     base_is_root: bool
+    apart: str
+    """What the name of a base has behind it where it is the root of steps that see nothing (`Sees.APART`)."""
     programs: tuple[Program, ...]
     packages: tuple[Package, ...]
     folders: tuple[Folder, ...]
@@ -99,6 +101,7 @@ def _read(path: Path) -> Recipe:
         return Recipe(
             folder=path.parent,
             base_is_root=tables.get("rootfs") == "base",
+            apart=str(tables.get("apart", "")),
             programs=tuple(_program(table) for table in tables.get("program", ())),
             packages=tuple(_package(table) for table in tables.get("package", ())),
             folders=tuple(Folder(path=table["path"], mount=table["mount"]) for table in tables.get("folder", ())),

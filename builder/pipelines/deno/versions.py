@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from builder.errors import BuildError
-from builder.pipelines.catalog import Row
+from builder.pipelines.catalog import DEFAULT, Row
 from builder.pipelines.pins import pin_of
 from builder.source.tree import Tree
 
@@ -32,7 +32,7 @@ def wanted_version(tree: Tree, folder: str, rows: Sequence[Row], default: str, a
         return Wanted(version=asked, why="asked for")
     pin = pin_of(tree, folder, (".deno-version", ".dvmrc"), ("deno",))
     if pin is None:
-        return Wanted(version=default, why="the catalog's default")
+        return Wanted(version=default, why=DEFAULT)
     match = _SPELLING.fullmatch(pin.value)
     if match:
         minor = match[2] if match[2] and match[2].isdigit() else ""
