@@ -204,6 +204,7 @@ def _make_download(attempt: Attempt, name: str) -> None:
 def _cache(attempt: Attempt, name: str) -> Path:
     """A cache of this organization that steps write; owned by the build user of this slot."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
+    attempt.use(f"caches/{attempt.grant.organization_name}/{name}")
     folder.mkdir(parents=True, exist_ok=True)
     if attempt.build_user:
         for above in (folder.parent.parent, folder.parent):  # whatever the worker's umask: the build user passes
