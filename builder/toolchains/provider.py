@@ -81,6 +81,8 @@ class Provided:
     """Variables that an image brings for its programs, below those of a step."""
     indexes: Indexes = field(default_factory=Indexes)
     """The package indexes that its fetch steps reach."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Place in the sandbox → digest of each single file of it that a node stores."""
 
 
 class Provider(Protocol):
