@@ -14,6 +14,7 @@ from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.sandbox import launch
 from builder.toolchains.providers import toolchains_of
+from builder.toolchains.recipe import read_recipe
 
 
 def ensure_bases(settings: Settings) -> dict[str, BuildError]:
@@ -30,12 +31,15 @@ def ensure_bases(settings: Settings) -> dict[str, BuildError]:
 
 
 def ensure_base(settings: Settings, row: Toolchain) -> None:
-    """Make the base image of a toolchain, where there is a recipe and no image of it yet. Raises as `build_base`."""
+    """Make the base image of a toolchain and the root of its steps, where there is a recipe and no image of it yet.
+    Raises as `build_base`."""
     recipe = runtimes_dir() / row.runtime
     if (recipe / "base.toml").is_file():
         from builder.bases.make import build_base  # with mmdebstrap's side of it, which most builds do without
 
-        build_base(images_of(settings.node_dir), row.base, recipe)
+        root = read_recipe((runtimes_dir(),), row.runtime).root
+        for name in (row.base, *((root,) if root else ())):
+            build_base(images_of(settings.node_dir), name, recipe)
 
 
 def require(settings: Settings, row: Toolchain, base: BuildError | None = None) -> None:

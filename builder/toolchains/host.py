@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import stat
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -17,6 +19,8 @@ from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 from builder.toolchains.provider import Found, Part, Provided
 from builder.toolchains.recipe import Program, read_recipe
+
+ASK_S = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,10 +43,15 @@ class HostProvider:
         if base is None:
             step = f"ignite-builder bases build {row.base}"
             raise _unavailable(row, f"base image {row.base} is not on this node", step)
+        root = self.images.get(recipe.root) if recipe.root else base
+        if root is None:
+            step = f"ignite-builder bases build {recipe.root}"
+            raise _unavailable(row, f"image {recipe.root} is not on this node", step)
         parts = []
         for program in recipe.programs:
-            source = self._locate(row, program)
-            parts.append(Part(name=program.command, source=source, dest=program.mount, files=program.digest))
+            source, name = self._locate(row, program), program.command
+            files, content = program.digest, program.content
+            parts.append(Part(name=name, source=source, dest=program.mount, files=files, content=content))
         for shared in recipe.folders:
             source = _resolved(os.path.join(recipe.folder, shared.path))
             if not source.is_dir():
@@ -51,7 +60,7 @@ class HostProvider:
         return Found(
             row=row,
             base=base,
-            root=base.digest if recipe.base_is_root else "",
+            root=root.digest if recipe.root or recipe.base_is_root else "",
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
             indexes=recipe.indexes,
@@ -89,7 +98,7 @@ class HostProvider:
         found = self.which(command)
         if not found:
             raise _unavailable(row, f"{command} is not on the PATH of this node", _install(program, row))
-        path = _resolved(found)
+        path = Path(_asked(found, program.ask), "bin", command) if program.ask else _resolved(found)
         if not program.marker:
             return path
         root = _above(path, program.marker)
@@ -116,7 +125,7 @@ class HostProvider:
         with tempfile.TemporaryDirectory(dir=self.copies, prefix=".partial-") as folder:
             partial = Path(folder) / part.source.name
             if part.source.is_dir():
-                shutil.copytree(part.source, partial, symlinks=True)
+                shutil.copytree(part.source, partial, symlinks=True, ignore=_other_than(part))
             else:
                 shutil.copy2(part.source, partial)
             if Part(name=part.name, source=partial, dest=part.dest, files=part.files).digest != digest:
@@ -128,6 +137,26 @@ class HostProvider:
                 if not copy.exists():  # else another process was first
                     raise
         return copy
+
+
+@functools.cache
+def _asked(command: str, arguments: tuple[str, ...]) -> str:
+    """The folder that a shim prints; the shim's own folder where it prints none. Once for each process."""
+    try:
+        done = subprocess.run((command, *arguments), cwd="/", capture_output=True, timeout=ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return os.path.dirname(command)
+    return done.stdout.decode("utf-8", "replace").strip() or os.path.dirname(command)
+
+
+def _other_than(part: Part) -> Callable[[str, list[str]], list[str]]:
+    """What of the top of a distribution no step needs: documentation is most of some."""
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        top = bool(part.content) and folder == str(part.source)
+        return [name for name in names if top and name not in part.content]
+
+    return ignored
 
 
 def find_program(name: str) -> str | None:

@@ -31,6 +31,8 @@ class Part:
     source: Path
     dest: str
     files: tuple[str, ...] | None
+    content: tuple[str, ...] = ()
+    """The folders below `source` that a step needs; empty: all of them."""
 
     @property
     def digest(self) -> str:
@@ -57,7 +59,8 @@ class Found:
 
     def digests(self) -> dict[str, str]:
         """Name → digest of everything that decides what comes out. Hashes only what has changed since the last call."""
-        return {"base": self.base.digest} | {part.name: part.digest for part in self.parts}
+        image = {"toolchain": self.root} if self.root not in ("", self.base.digest) else {}
+        return {"base": self.base.digest} | image | {part.name: part.digest for part in self.parts}
 
 
 @dataclass(frozen=True, kw_only=True)
