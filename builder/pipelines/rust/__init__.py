@@ -1,8 +1,8 @@
 """Rust: a package, a member of a workspace or a single file becomes one static binary. Runs nothing.
 
-With the network, and no line of the source: cargo resolves and downloads crates for stubs, manifests with empty targets.
-Without it: crates that the node verified are unpacked, cargo compiles them for the stubs (code that a lock pins by hash;
-the node stores the result), and then the source with them, in a copy of that result that ends with the build.
+With the network, and no line of the source: cargo resolves and downloads crates for stubs, manifests with empty
+targets. Without it: crates that the node verified are unpacked, cargo compiles them for the stubs (code that a lock
+pins by hash; the node stores the result), then the source with them, in a copy of that result that ends with the build.
 """
 
 from __future__ import annotations
@@ -21,7 +21,17 @@ from builder.pipelines.rust.diagnosis import diagnose as diagnose
 from builder.pipelines.rust.entry import OURS, WRAPPER, Entry, Program, choose, features, library_name, linkable
 from builder.pipelines.rust.lock import LIST, read_lock
 from builder.pipelines.rust.lock import fetched as fetched_by
-from builder.pipelines.rust.manifest import MANIFEST, Package, Project, below, read_project, stub, table, to_toml
+from builder.pipelines.rust.manifest import (
+    MANIFEST,
+    Package,
+    Project,
+    below,
+    dependencies,
+    read_project,
+    stub,
+    table,
+    to_toml,
+)
 from builder.pipelines.rust.pins import CRATES
 from builder.pipelines.rust.source import FILE_LIMIT, handler_line, has_main, named
 from builder.pipelines.rust.versions import wanted_version
@@ -192,8 +202,6 @@ def _read_single(tree: Tree, folder: str, file: str) -> Source:
 
 
 def _is_foreign(manifest: Mapping[str, Any]) -> bool:
-    from builder.pipelines.rust.manifest import dependencies
-
     return any(not (isinstance(value, dict) and ("path" in value or "workspace" in value))
                for key, _, value in dependencies(manifest))  # fmt: skip
 
@@ -291,12 +299,12 @@ def _steps(source: Source, request: PlanRequest, warnings: list[str]) -> tuple[S
             )
     if source.added and (source.locked or not source.foreign):
         caches += (Cache(name="crates-sdk", access=Access.READ),)
-        argv = (CARGO, "--config", f"{FETCH}/{MIRROR}", "fetch", "--locked", "--manifest-path", f"{SDK}/Cargo.toml")
-        steps.append(_fetch_step("download crates of the SDK", argv, "crates-sdk", FETCH))
+        own = (CARGO, "--config", f"{FETCH}/{MIRROR}", "fetch", "--locked", "--manifest-path", f"{SDK}/Cargo.toml")
+        steps.append(_fetch_step("download crates of the SDK", own, "crates-sdk", FETCH))
     flags = ("-Ctarget-feature=+crt-static", *source.config.flags)
     env = (*_COMMON, *_profile(source), ("CARGO_ENCODED_RUSTFLAGS", "\x1f".join(flags)))
     asked = _features(request, project.package)
-    argv = (
+    argv: tuple[str, ...] = (
         CARGO, "--config", f"{FETCH}/{OFFLINE}", "build", "--release", "--offline", *exact, "--target", TRIPLE,
         "--target-dir", TARGET_DIR, *asked, "--bin", binary,
     )  # fmt: skip
@@ -313,8 +321,8 @@ def _steps(source: Source, request: PlanRequest, warnings: list[str]) -> tuple[S
             Step(name="compile crates", argv=argv, sees=Sees.STUBS, runs_source=False, cwd=home, env=env,
                  result=TARGET_DIR)
         )  # fmt: skip
-    elif not steps:
-        argv = (*argv[:1], *argv[3:])
+    else:  # nothing to find offline
+        argv = (CARGO, *argv[3:])
     cwd = posixpath.normpath(f"/work/src/{project.package.folder}")
     steps.append(Step(name="compile", argv=argv, env=env, cwd=cwd))
     return tuple(steps)
