@@ -386,7 +386,7 @@ def test_a_pin_that_cannot_be_met_lists_what_there_is(files: dict[str, str], whe
 
 def test_features_are_checked_and_become_one_token() -> None:
     files = {"Cargo.toml": PACKAGE + "[features]\ntls = []\njson = []\n", "src/main.rs": MAIN}
-    argv = planned(files, features="tls, json,-default").steps[-1].argv
+    argv = planned(files, features="tls, json,no-default").steps[-1].argv
     assert argv[argv.index("--no-default-features") : argv.index("--bin")] == (
         "--no-default-features", "--features", "tls,json",
     )  # fmt: skip
@@ -394,6 +394,15 @@ def test_features_are_checked_and_become_one_token() -> None:
     assert (error.reason, error.where) == ("InvalidRequest", "buildArgs.features")
     assert "json, tls" in error.message
     assert refused(files, features="a b").reason == "InvalidRequest"
+
+
+def test_files_lie_beside_the_binary_and_start_names_it() -> None:
+    files = {"Cargo.toml": PACKAGE, "src/main.rs": MAIN, "static/a.css": "", "static/b.js": ""}
+    plan = planned(files, files="static/*.css", start='["./app", "serve"]')
+    assert [(file.path, file.source) for file in plan.placed] == [("app/static/a.css", "static/a.css")]
+    assert [layer.dest for layer in plan.output.layers] == ["/app/app", "/app"]
+    assert plan.output.entrypoint == ("/app/app", "serve")
+    assert refused(files, start='["sh"]').where == "buildArgs.start"
 
 
 @pytest.mark.parametrize("name", ["RUSTFLAGS", "RUSTC_WRAPPER", "CARGO_HOME", "LD_PRELOAD", "rustflags"])

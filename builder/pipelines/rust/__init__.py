@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import BuildError
+from builder.pipelines.arguments import FILES, START, SUB_PATH, Argument, beside, names, start_of
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.rust.config import TRIPLE, Config, read_config
@@ -55,7 +56,22 @@ from builder.source.tree import Tree
 
 NAME = "rust"
 EXTENSIONS: tuple[str, ...] = (".rs",)
-BUILD_ARGS: tuple[str, ...] = ("entry", "features", "sub_path")
+ARGUMENTS = (
+    Argument(
+        name="entry",
+        meaning="the program to build: a member of the workspace by name or folder, or a program by name or file",
+        example="api",
+    ),
+    SUB_PATH,
+    Argument(
+        name="features",
+        meaning="features of the package, apart by commas; `no-default` among them leaves the default ones out",
+        example="tls,json",
+    ),
+    FILES,
+    START,
+)
+BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 SDK = "/opt/ignite/sdk/rust"
 CARGO = "/opt/ignite/toolchain/rust/bin/cargo"
 FETCH = "/work/fetch"
@@ -122,6 +138,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     stubs, copies = _stubs(tree, source)
     steps = _steps(source, request, warnings)
     binary = entry.program.name
+    placed = _placed(tree, folder, request)
     return Plan(
         detection=detection,
         toolchain=row,
@@ -142,17 +159,42 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
                 LayerSource(
                     source=f"{TARGET_DIR}/{TRIPLE}/release/{binary}", dest="/app/app", created_by="ignite: cargo build"
                 ),
+                *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
             ),
-            entrypoint=("/app/app",),
+            entrypoint=_entrypoint(placed, request),
             workdir="/app",
             summary="static binary /app/app, base with CA certificates and time zones, user 65532",
         ),
+        placed=placed,
         files=source.files,
         stubs=stubs if len(steps) > 1 else (),
         copies=copies if len(steps) > 1 else (),
         warnings=tuple(warnings),
         materials=tuple(path for path in (own.file, source.project.lock) if tree.has(path)),
     )
+
+
+def _placed(tree: Tree, folder: str, request: PlanRequest) -> tuple[CopyFile, ...]:
+    """The files that the build argument `files` puts beside the binary."""
+    placed = beside(tree, folder, request.build_args, "app")
+    if any(file.path == "app/app" or file.path.startswith("app/app/") for file in placed):
+        hint = "Rename it in the source, or name less: files=templates"
+        message = "files names app, which is where the binary is put"
+        raise BuildError("InvalidRequest", message, where="buildArgs.files", next=hint)
+    return placed
+
+
+def _entrypoint(placed: tuple[CopyFile, ...], request: PlanRequest) -> tuple[str, ...]:
+    """The binary, or the build argument `start`. Its program is in /app: the base has none."""
+    words = start_of(request.build_args)
+    if not words:
+        return ("/app/app",)
+    program = posixpath.normpath(posixpath.join("/app", words[0]))
+    if program not in ("/app/app", *(f"/{file.path}" for file in placed)):
+        message = f"start names {words[0][:80]}, which the image does not have"
+        hint = """Name the binary, such as ["./app", "serve"], or a program that files puts beside it."""
+        raise BuildError("InvalidRequest", message, where="buildArgs.start", next=hint)
+    return (program, *words[1:])
 
 
 def _read(tree: Tree, folder: str, request: PlanRequest) -> Source:
@@ -363,9 +405,9 @@ def _profile(source: Source) -> tuple[tuple[str, str], ...]:
 
 
 def _features(request: PlanRequest, package: Package) -> tuple[str, ...]:
-    """The build argument `features`: names apart by commas; `-default` leaves the default ones out."""
+    """The build argument `features`: names apart by commas; `no-default` leaves the default ones out."""
     asked = [part.strip() for part in request.build_args.get("features", "").split(",") if part.strip()]
-    names = [name for name in asked if name != "-default"]
+    names = [name for name in asked if name != "no-default"]
     known = features(package)
     for name in names:
         if not _FEATURE.fullmatch(name):
@@ -376,7 +418,7 @@ def _features(request: PlanRequest, package: Package) -> tuple[str, ...]:
                 f"{package.name[:80]} has no feature {name[:80]}; it has {', '.join(sorted(known)[:16]) or 'none'}"
             )
             raise BuildError("InvalidRequest", message, where="buildArgs.features", next="Name one of these.")
-    default = ("--no-default-features",) if "-default" in asked else ()
+    default = ("--no-default-features",) if "no-default" in asked else ()
     return (*default, *(("--features", ",".join(names)) if names else ()))
 
 
