@@ -46,16 +46,16 @@ dependencies = ["itoa"]
 WITH_ITOA = PACKAGE + '\n[dependencies]\nitoa = "1"\n'
 
 
-def planned(files: dict[str, str], version: str = "", target: str = "", **arguments: str) -> Plan:
-    tree = DictTree(files)
+def planned(source: dict[str, str], /, version: str = "", target: str = "", **arguments: str) -> Plan:
+    tree = DictTree(source)
     found = pipelines.detect(tree, "rust", sub_path=arguments.get("sub_path", ""))
     request = PlanRequest(version=version, target=target, build_args=arguments)
     return pipelines.plan(found, tree, request, CATALOG)
 
 
-def refused(files: dict[str, str], **request: str) -> BuildError:
+def refused(source: dict[str, str], /, **request: str) -> BuildError:
     with pytest.raises(BuildError) as caught:
-        planned(files, **request)
+        planned(source, **request)
     return caught.value
 
 
