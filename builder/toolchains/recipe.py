@@ -28,8 +28,8 @@ class Program:
     With a `marker` the nearest folder above the program that holds this file is mounted, whole. `version` reads the
     marker and must give the row's version. `path` below the mount joins the PATH of every step. `digest` are the files
     below the mount whose bytes decide what comes out; `content`, where it is not empty, are the folders of it that a
-    step needs, the only ones that are copied. A command that only starts another program (a shim) prints the folder of
-    that program's distribution when it gets the arguments `ask`.
+    step needs, the only ones that are copied. `places` are patterns of folders (`~` is the home) where a version
+    manager puts distributions; the first whose marker gives the row's version goes before the PATH.
     """
 
     command: str
@@ -39,7 +39,7 @@ class Program:
     path: str = ""
     digest: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
-    ask: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +108,7 @@ def _program(table: Mapping[str, Any]) -> Program:
         path=table.get("path", ""),
         digest=tuple(table.get("digest", ())),
         content=tuple(table.get("content", ())),
-        ask=tuple(table.get("ask", ())),
+        places=tuple(table.get("places", ())),
     )
 
 
