@@ -8,9 +8,6 @@ from collections.abc import Sequence
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed
 from builder.plan import Diagnosis, Step
 
-CHECK_STEP = "check lock"
-"""The step that sees whether a lock fits its manifest, beside crates that the lock names and no others."""
-
 _STUBS = re.compile(r"/work/fetch/(?:app|sent)/?")
 _ERROR = re.compile(r"^error(?:\[E\d{4}\])?: ")
 _AT = re.compile(r"^ {0,8}--> ([^\s:][^:]{0,300}):(\d+):(\d+)")
@@ -87,7 +84,8 @@ def _lock(step: Step, said: Sequence[str]) -> Diagnosis | None:
             next="Write its entry again and commit it: cargo update -p " + found[1].split()[0],
         )  # fmt: skip
     stale = first_match(said, _STALE)
-    lacks = first_match(said, _NO_PACKAGE) or first_match(said, _NO_VERSION) if step.name == CHECK_STEP else ""
+    locked = "--locked" in step.argv and "--offline" in step.argv  # beside crates that the lock names and no others
+    lacks = first_match(said, _NO_PACKAGE) or first_match(said, _NO_VERSION) if locked else ""
     if not (stale or lacks):
         return None
     name = _NO_PACKAGE.search(lacks) or _NO_VERSION.search(lacks)
