@@ -16,6 +16,7 @@ from tests import uids
 from tests.build_fixtures import (
     GO_MODULE,
     PYTHON_WITH_A_WHEEL,
+    RUST_PACKAGE,
     Files,
     Server,
     processes_below,
@@ -147,7 +148,9 @@ def test_the_locales_order_names_in_different_ways(locales: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runtime", "files"), [("python", PYTHON_WITH_A_WHEEL), ("go", GO_MODULE)], ids=["python", "go"]
+    ("runtime", "files"),
+    [("python", PYTHON_WITH_A_WHEEL), ("go", GO_MODULE), ("rust", RUST_PACKAGE)],
+    ids=["python", "go", "rust"],
 )
 def test_the_same_source_gives_the_same_digest(here: Server, elsewhere: Server, runtime: str, files: Files) -> None:
     files = {**files, **NAMES}

@@ -272,8 +272,9 @@ def stub(package: Package, project: Project, binary: str, added: Mapping[str, An
     made: dict[str, Any] = {}
     if "package" in own:
         kept = {key: package.package[key] for key in _PACKAGE if key in package.package}
-        made["package"] = {**kept, "publish": False, "autobins": False, "autoexamples": False, "autotests": False,
-                           "autobenches": False, **({"build": f"{STUB}-build.rs"} if builds else {"build": False})}  # fmt: skip
+        build = f"{STUB}-build.rs" if builds else False
+        found = ("autobins", "autobenches", "autoexamples", "autotests")
+        made["package"] = {**kept, "publish": False, "build": build, **dict.fromkeys(found, False)}
         library = {key: package.library[key] for key in ("name", "proc-macro", "proc_macro") if key in package.library}
         made["lib"] = {**library, "path": f"{STUB}-lib.rs"}
         if package.folder == project.package.folder:
