@@ -503,6 +503,19 @@ def test_every_recording_is_expected() -> None:
     assert {path.stem.removeprefix("rust-") for path in SAID.glob("rust-*.txt")} == set(EXPECTED)
 
 
+def test_a_build_script_of_the_source_has_its_place() -> None:
+    lines = [
+        "error: failed to run custom build command for `text v0.1.0 (/work/src/crates/text)`",
+        "  --- stderr",
+        "  thread 'main' (18) panicked at crates/text/build.rs:21:5:",
+        "  no such table",
+    ]
+    found = rust.diagnose(BUILD, 101, lines)
+    assert (found.reason, found.where) == ("CompileFailed", "crates/text/build.rs:21:5")
+    assert found.message == "the build script of text 0.1.0 failed" and "no such table" in found.said
+    assert rust.diagnose(BUILD, 101, lines[:1]).where == "crates/text/build.rs"
+
+
 def test_a_lock_that_lacks_a_crate_is_outdated() -> None:
     lines = [
         "error: no matching package named `memchr` found",
