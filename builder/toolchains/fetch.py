@@ -21,7 +21,7 @@ from builder.plan import Toolchain
 from builder.sandbox.policy import bypasses
 from builder.settings import Settings
 from builder.toolchains import packages
-from builder.toolchains.providers import folders_of, image_provider, toolchains_of
+from builder.toolchains.providers import folders_of, host_provider, image_provider, toolchains_of
 from builder.toolchains.recipe import read_recipe
 
 Progress = Callable[[str], None]
@@ -75,10 +75,14 @@ def ensure_base(
     settings: Settings, row: Toolchain, *, refresh: bool = False, progress: Progress = lambda line: None
 ) -> str:
     """Make the base image of a toolchain, where there is a recipe and no image of it yet, and have what it takes from a
-    package registry. Returns the image's digest, empty without a recipe. Raises as both do."""
+    package registry. Where the machine has the toolchain itself, also the image that is the root of its steps. Returns
+    the base's digest, empty without a recipe. Raises as both do."""
     digest, folder = "", _base_folder(settings, row)
     if folder is not None:
         store = images_of(settings.node_dir)
+        root = read_recipe(folders_of(settings), row.runtime).root
+        if root and host_provider(settings).has(row):
+            build_base(store, root, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
         made = build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
         digest = made.digest
     packages.fetch(folders_of(settings), _store(settings), row, settings.index_env, settings.ca_bundle, progress)

@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from builder.errors import BuildError
@@ -41,11 +42,16 @@ class HostProvider:
         base = self.images.get(row.base)
         if base is None:
             raise base_lacks(row)
+        root = self.images.get(recipe.root) if recipe.root else base
+        if root is None:
+            step = f"ignite-builder runtimes fetch {row.name}"
+            raise _unavailable(row, f"image {recipe.root}, the root of its steps, is not on this node", step)
         apart = self.images.get(f"{row.base}{recipe.apart}") if recipe.apart else None
         parts = []
         for program in recipe.programs:
-            source = self._locate(row, program)
-            parts.append(Part(name=program.command, source=source, dest=program.mount, files=program.digest))
+            source, name = self._locate(row, program), program.command
+            files, content = program.digest, program.content
+            parts.append(Part(name=name, source=source, dest=program.mount, files=files, content=content))
         for package in recipe.packages:
             source = file_of(self.copies, row, package)
             if not source.is_file():
@@ -57,7 +63,7 @@ class HostProvider:
             row=row,
             base=base,
             where="host",
-            root=base.digest if recipe.base_is_root else "",
+            root=root.digest if recipe.root or recipe.base_is_root else "",
             apart=apart.digest if apart else "",
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
@@ -92,6 +98,8 @@ class HostProvider:
     def _locate(self, row: Toolchain, program: Program) -> Path:
         """The program, or the folder above it that holds its marker."""
         command = program.command
+        if (place := _placed(row, program)) is not None:
+            return place
         found = self.which(command)
         if not found:
             raise _unavailable(row, f"{command} is not on the PATH of this node", _install(program, row))
@@ -129,6 +137,16 @@ def shared_parts(row: Toolchain, recipe: Recipe) -> tuple[Part, ...]:
 def base_lacks(row: Toolchain) -> BuildError:
     """The base image that artifacts are built on is not there."""
     return _unavailable(row, f"base image {row.base} is not on this node", f"ignite-builder runtimes fetch {row.name}")
+
+
+def _placed(row: Toolchain, program: Program) -> Path | None:
+    """The first distribution of the row's version in the places that are looked at before the PATH."""
+    for pattern in program.places:
+        for folder in sorted(glob(os.path.expanduser(pattern))):
+            marker = Path(folder, program.marker)
+            if marker.is_file() and version_in(marker, program) == row.version:
+                return _resolved(folder)
+    return None
 
 
 def _resolved(path: str) -> Path:

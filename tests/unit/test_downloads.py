@@ -49,7 +49,7 @@ def test_no_code_of_the_source_meets_a_network_or_a_shared_writable_cache(name: 
     for step in plan.steps:
         if step.network is not Network.NONE:
             assert step.sees is Sees.STUBS and not step.runs_source, step
-            assert step.cwd == "/work/fetch", step
+            assert f"{step.cwd}/".startswith("/work/fetch/"), step
             assert not any("/work/src" in text for text in (*step.argv, *(value for _, value in step.env))), step
         if step.runs_source:
             assert all(cache.access is Access.READ for cache in step.caches), step
@@ -58,13 +58,14 @@ def test_no_code_of_the_source_meets_a_network_or_a_shared_writable_cache(name: 
 def test_no_cache_is_both_downloaded_by_some_step_and_written_by_another() -> None:
     mounted = {(cache.name, cache.access) for plan in plans().values() for step in plan.steps for cache in step.caches}
     verified = {name for name, access in mounted if access is Access.DOWNLOAD}
-    assert verified == {"wheels", "go-modules", "npm"}
+    assert verified == {"wheels", "go-modules", "npm", "crates", "crates-sdk"}
     assert not {name for name, access in mounted if access is Access.WRITE} & verified
 
 
 def test_what_a_fetch_step_sees_of_a_source_is_what_we_wrote_or_a_lock() -> None:
     for name, plan in plans().items():
         assert {copy.path.rpartition("/")[2] for copy in plan.copies} <= {
+            "Cargo.lock",
             "go.mod",
             "go.sum",
             "go.work",
@@ -129,6 +130,28 @@ def test_other_bytes_are_refused_and_leave_nothing(tmp_path: Path, private: Path
         taken(tmp_path)
     assert caught.value.reason == "PackageIndexUnavailable"
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_star_is_the_one_folder_that_is_there(tmp_path: Path, private: Path) -> None:
+    starred = replace(WHEEL, source="cache/*/x.whl")
+    (private / "cache").mkdir()
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, starred)
+    (private / "cache/index-0123").mkdir()
+    (private / "cache/index-0123/x.whl").write_bytes(DATA)
+    assert taken(tmp_path, starred).read_bytes() == DATA
+    (private / "cache/another").mkdir()
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, starred)
+
+
+def test_a_star_that_is_a_link_leads_nowhere(tmp_path: Path, private: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/x.whl").write_bytes(DATA)
+    (private / "cache").mkdir()
+    (private / "cache/index").symlink_to(tmp_path / "outside")
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, replace(WHEEL, source="cache/*/x.whl"))
 
 
 def link_to_file(private: Path, outside: Path) -> None:
