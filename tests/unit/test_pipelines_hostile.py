@@ -310,7 +310,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "go.mod": lambda text: plan({"go.mod": text, "main.go": MAIN}, "go"),
     "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
     ".go-version": lambda text: plan({"main.go": MAIN, ".go-version": text}, "go"),
-    ".tool-versions": lambda text: plan({"main.go": MAIN, ".tool-versions": f"golang {text}"}, "go"),
+    ".tool-versions of Go": lambda text: plan({"main.go": MAIN, ".tool-versions": f"golang {text}"}, "go"),
     "mise.toml of Go": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\n{text}"}, "go"),
     "a pin of mise.toml": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\ngo = {toml(text)}\n"}, "go"),
     "imports and replacements": imports_and_replacements,
