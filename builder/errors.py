@@ -139,6 +139,17 @@ REASONS: dict[str, Reason] = {
         _platform("NodeDiskFull", "Nothing to change in your code. An operator frees space on the node, or adds one."),
         _platform("CacheUnavailable", _NOT_YOURS),
         _platform("SandboxUnavailable", "An operator runs: ignite-builder doctor"),
+        # Of a build that runs as a Kubernetes Job.
+        _platform("ClusterUnavailable", _NOT_YOURS),
+        _platform(
+            "Unschedulable", "An operator adds a node that has room, or corrects what keeps builds off the nodes."
+        ),
+        _platform("Evicted", _NOT_YOURS),
+        _platform("JobVanished", _NOT_YOURS),
+        _platform(
+            "ExecutorImageUnavailable",
+            "An operator corrects kaniko_executor or fetch_image, and sees that nodes can pull both.",
+        ),
         _platform("Internal", _NOT_YOURS),
         _platform(
             "ToolchainUnavailable",

@@ -127,6 +127,11 @@ class Step:
     caches: tuple[Cache, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = "/work/src"
+    result: str = ""
+    """A folder below `/work/out` that the node stores when the step ends well, write-once, under the digest of all that
+    the step reads: stubs, verified downloads, toolchain, `argv`, `env`. A later build with the same digest gets a copy
+    of it and does not run the step. A step with a result sees stubs and no network, and writes no cache; it may run
+    code that a lock pins by hash, which is not the source's."""
     when: str = ""
     """A file below `/work/fetch`: the step is left out where a step before it made none. Empty: it always runs."""
     memo: str = ""
@@ -142,6 +147,13 @@ class Step:
             raise ValueError(f"step {self.name} runs code of downloads, which is nobody's to promise anything about")
         if self.runs_source and any(cache.access is not Access.READ for cache in self.caches):
             raise ValueError(f"step {self.name} runs code of the source and writes a cache")
+        if self.result and (
+            self.sees is not Sees.STUBS
+            or self.network is not Network.NONE
+            or any(cache.access is not Access.READ for cache in self.caches)
+            or not self.result.startswith("/work/out/")
+        ):
+            raise ValueError(f"step {self.name} has a result that more than its stubs decides")
         if self.memo and (self.runs_source or self.network is not Network.NONE):
             raise ValueError(f"step {self.name} depends on more than a memo can name")
 
@@ -208,7 +220,8 @@ class Plan:
             "copies": whole["copies"],
             "placed": whole["placed"],
             "steps": [
-                {name: value for name, value in step.items() if name not in ("name", "memo")} for step in whole["steps"]
+                {name: value for name, value in step.items() if name not in ("name", "memo", "result")}
+                for step in whole["steps"]
             ],
             "output": {name: value for name, value in whole["output"].items() if name != "summary"},
         }
@@ -218,9 +231,10 @@ class Plan:
 class Wanted:
     """One file that a fetch step downloads, by the digest that a lock or the index names.
 
-    `source` is its path in the step's private folder, `path` the one in the shared cache `cache`. `path` holds the
-    digest, so that what one build asks for never stands in the place of what another means. `digest` is "sha256:<hex>"
-    of the bytes, or "h1:<base64>" as go.sum has it.
+    `source` is its path in the step's private folder, where a part `*` stands for the one folder that is there; `path`
+    the one in the shared cache `cache`. `path` has the digest, so that what one build asks for never takes the place of
+    what another means. `digest` is "sha256:<hex>" or "sha512:<hex>" of the bytes, or "h1:<base64>" as
+    go.sum has it.
     """
 
     cache: str

@@ -105,6 +105,7 @@ def take(private: Path, store: Path, wanted: Wanted, *, limit: int, check: Calla
 def shared(attempt: Attempt, name: str) -> Path:
     """A cache of this organization that a step does not write, made for the node where it is new."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
+    attempt.use(f"caches/{attempt.grant.organization_name}/{name}")
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         for each in (folder, folder.parent, folder.parent.parent):  # whatever the worker's umask: the build user passes
@@ -158,11 +159,15 @@ def _make_folders(attempt: Attempt, root: Path, path: str) -> None:
 
 def _marker(attempt: Attempt, plan: Plan) -> str:
     """The name under which a finished download is remembered: the digest of all that its step saw."""
+    argv = [step.argv for step in plan.steps if cache_of(step)]
+    return digest_of({"toolchain": plan.toolchain.name, "argv": argv, **stubs_of(attempt, plan)})[7:]
+
+
+def stubs_of(attempt: Attempt, plan: Plan) -> dict[str, dict[str, str]]:
+    """Everything that a step of stubs finds at its start, for a digest of it."""
     tree = DirTree(attempt.source)
     copies = {copy.path: tree.sha256(copy.source) for copy in plan.copies}
-    stubs = {stub.path: stub.content for stub in plan.stubs}
-    argv = [step.argv for step in plan.steps if cache_of(step)]
-    return digest_of({"toolchain": plan.toolchain.name, "copies": copies, "stubs": stubs, "argv": argv})[7:]
+    return {"copies": copies, "stubs": {stub.path: stub.content for stub in plan.stubs}}
 
 
 def _there(store: Path, wanted: Wanted) -> bool:
@@ -182,11 +187,18 @@ def _require_plain(path: str) -> None:
 
 @contextmanager
 def opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
-    """A regular file below a folder, no part of whose path is a link."""
+    """A regular file below a folder, no part of whose path is a link. A part `*` is the one entry of its folder."""
     *above, name = path.split("/")
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for part in above:
+        for piece in above:
+            part = piece
+            if piece == "*":
+                with os.scandir(here) as entries:
+                    names = [entry.name for entry, _ in zip(entries, range(2), strict=False)]
+                if len(names) != 1:
+                    raise FileNotFoundError(path)
+                (part,) = names
             below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
             os.close(here)
             here = below
@@ -207,7 +219,8 @@ def opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
 def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Callable[[], None]) -> None:
     fd, partial = tempfile.mkstemp(prefix=".partial-", dir=store)
     try:
-        hasher, size = hashlib.sha256(), 0
+        algorithm = wanted.digest.partition(":")[0]
+        hasher, size = hashlib.new("sha256" if algorithm == "h1" else algorithm), 0
         with open(fd, "w+b") as out:
             while chunk := file.read(CHUNK):
                 check()
@@ -218,7 +231,7 @@ def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Calla
                 hasher.update(chunk)
                 out.write(chunk)
             out.flush()
-            found = "sha256:" + hasher.hexdigest()
+            found = f"{algorithm}:{hasher.hexdigest()}"
             if wanted.digest.startswith("h1:"):
                 out.seek(0)
                 found = dirhash.of(out, wanted.source, limit, check)

@@ -1,4 +1,7 @@
-"""Toolchains out of the host's own programs, as `runtimes/<runtime>/toolchain.toml` describes them."""
+"""Toolchains out of the host's own programs and of packages that were fetched to it.
+
+`runtimes/<runtime>/toolchain.toml` describes them.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from builder.errors import BuildError
@@ -14,6 +18,7 @@ from builder.images.store import ImageStore
 from builder.plan import Toolchain
 from builder.sandbox import Root
 from builder.toolchains.copies import Copies
+from builder.toolchains.packages import file_of
 from builder.toolchains.provider import Found, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
 
@@ -23,7 +28,7 @@ class HostProvider:
     """Looks programs up on this machine.
 
     `folders` are searched in order for `<runtime>/toolchain.toml`. A program below a folder that the build user cannot
-    enter (a person's home) is copied once into `copies`.
+    enter (a person's home) is copied once into `copies`, where fetched packages are, too.
     """
 
     folders: tuple[Path, ...]
@@ -37,16 +42,29 @@ class HostProvider:
         base = self.images.get(row.base)
         if base is None:
             raise base_lacks(row)
+        root = self.images.get(recipe.root) if recipe.root else base
+        if root is None:
+            step = f"ignite-builder runtimes fetch {row.name}"
+            raise _unavailable(row, f"image {recipe.root}, the root of its steps, is not on this node", step)
+        apart = self.images.get(f"{row.base}{recipe.apart}") if recipe.apart else None
         parts = []
         for program in recipe.programs:
-            source = self._locate(row, program)
-            parts.append(Part(name=program.command, source=source, dest=program.mount, files=program.digest))
+            source, name = self._locate(row, program), program.command
+            files, content = program.digest, program.content
+            parts.append(Part(name=name, source=source, dest=program.mount, files=files, content=content))
+        for package in recipe.packages:
+            source = file_of(self.copies, row, package)
+            if not source.is_file():
+                message = f"{package.name} {package.releases[row.version][0]} is not on this node"
+                raise _unavailable(row, message, f"ignite-builder runtimes fetch {row.name}")
+            parts.append(Part(name=package.name, source=source, dest=package.mount, files=None))
         parts += shared_parts(row, recipe)
         return Found(
             row=row,
             base=base,
             where="host",
-            root=base.digest if recipe.base_is_root else "",
+            root=root.digest if recipe.root or recipe.base_is_root else "",
+            apart=apart.digest if apart else "",
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
             indexes=recipe.indexes,
@@ -55,11 +73,12 @@ class HostProvider:
     def has(self, row: Toolchain) -> bool:
         """See `Provider.has`."""
         try:
-            for program in read_recipe(self.folders, row.runtime).programs:
+            recipe = read_recipe(self.folders, row.runtime)
+            for program in recipe.programs:
                 self._locate(row, program)
+            return all(file_of(self.copies, row, package).is_file() for package in recipe.packages)
         except BuildError:
             return False
-        return True
 
     def provide(self, found: Found) -> Provided:
         """See `Provider.provide`."""
@@ -68,15 +87,19 @@ class HostProvider:
         rootfs = self.images.rootfs(found.root) if found.root else None
         return Provided(
             root=Root(rootfs=rootfs, mounts=mounts),
+            apart=Root(rootfs=self.images.rootfs(found.apart), mounts=mounts) if found.apart else None,
             base=found.base,
             digests=digests,
             path=found.path,
             indexes=found.indexes,
+            files={part.dest: digests[part.name] for part in found.parts if part.source.is_file()},
         )
 
     def _locate(self, row: Toolchain, program: Program) -> Path:
         """The program, or the folder above it that holds its marker."""
         command = program.command
+        if (place := _placed(row, program)) is not None:
+            return place
         found = self.which(command)
         if not found:
             raise _unavailable(row, f"{command} is not on the PATH of this node", _install(program, row))
@@ -114,6 +137,16 @@ def shared_parts(row: Toolchain, recipe: Recipe) -> tuple[Part, ...]:
 def base_lacks(row: Toolchain) -> BuildError:
     """The base image that artifacts are built on is not there."""
     return _unavailable(row, f"base image {row.base} is not on this node", f"ignite-builder runtimes fetch {row.name}")
+
+
+def _placed(row: Toolchain, program: Program) -> Path | None:
+    """The first distribution of the row's version in the places that are looked at before the PATH."""
+    for pattern in program.places:
+        for folder in sorted(glob(os.path.expanduser(pattern))):
+            marker = Path(folder, program.marker)
+            if marker.is_file() and version_in(marker, program) == row.version:
+                return _resolved(folder)
+    return None
 
 
 def _resolved(path: str) -> Path:

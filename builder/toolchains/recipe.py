@@ -1,6 +1,7 @@
 """Recipes of toolchains: `runtimes/<name>/toolchain.toml` as typed values, parsed once for each state of the file.
 
-A recipe names which programs and folders of a machine are mounted where, and whether the base image is the root.
+A recipe names which programs, files of packages and folders of a machine are mounted where, and which image is the
+root: none, the base image of the artifact, or one of `base.toml` that is made for steps alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Program:
 
     With a `marker` the nearest folder above the program that holds this file is mounted, whole. `version` reads the
     marker and must give the row's version. `path` below the mount joins the PATH of every step. `digest` are the files
-    below the mount whose bytes decide what comes out.
+    below the mount whose bytes decide what comes out; `content`, where it is not empty, are the folders of it that a
+    step needs, the only ones that are copied. `places` are patterns of folders (`~` is the home) where a version
+    manager puts distributions; the first whose marker gives the row's version goes before the PATH.
     """
 
     command: str
@@ -35,6 +38,24 @@ class Program:
     version: re.Pattern[str] | None = None
     path: str = ""
     digest: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A file of an npm package, mounted at `mount`.
+
+    `releases` maps a version of the catalog to what is fetched for it: (release, digest as Subresource Integrity).
+    `setting` is the index setting by which an operator names another registry than `registry`.
+    """
+
+    registry: str
+    setting: str
+    name: str
+    file: str
+    mount: str
+    releases: Mapping[str, tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +72,12 @@ class Recipe:
 
     folder: Path
     base_is_root: bool
+    root: str
+    """The base image that is the root beside what is mounted; empty: none, or the artifact's own base."""
+    apart: str
+    """What the name of a base has behind it where it is the root of steps that see nothing (`Sees.APART`)."""
     programs: tuple[Program, ...]
+    packages: tuple[Package, ...]
     folders: tuple[Folder, ...]
     indexes: Indexes
 
@@ -81,7 +107,10 @@ def _read(path: Path) -> Recipe:
         return Recipe(
             folder=path.parent,
             base_is_root=tables.get("rootfs") == "base",
+            root="" if tables.get("rootfs") == "base" else tables.get("rootfs", ""),
+            apart=str(tables.get("apart", "")),
             programs=tuple(_program(table) for table in tables.get("program", ())),
+            packages=tuple(_package(table) for table in tables.get("package", ())),
             folders=tuple(Folder(path=table["path"], mount=table["mount"]) for table in tables.get("folder", ())),
             indexes=indexes.read(tables),
         )
@@ -99,6 +128,20 @@ def _program(table: Mapping[str, Any]) -> Program:
         version=re.compile(table["version"]) if "version" in table else None,
         path=table.get("path", ""),
         digest=tuple(table.get("digest", ())),
+        content=tuple(table.get("content", ())),
+        places=tuple(table.get("places", ())),
+    )
+
+
+def _package(table: Mapping[str, Any]) -> Package:
+    releases = {version: (str(release), str(digest)) for version, (release, digest) in table["releases"].items()}
+    return Package(
+        registry=table["registry"],
+        setting=table["setting"],
+        name=table["name"],
+        file=table["file"],
+        mount=table["mount"],
+        releases=releases,
     )
 
 

@@ -34,6 +34,7 @@ def plans() -> dict[str, Plan]:
     sources = {folder.name: files_of(folder) for folder in examples() if (folder / "plan.json").exists()}
     sources |= {
         "go without go.sum": {"go.mod": "module x\n\ngo 1.24\n", "main.go": 'package main\nimport _ "a.example/y"\n'},
+        "deno without deno.lock": {"main.ts": 'import "npm:ms@2"', "package.json": '{"dependencies": {"a": "^1"}}'},
         "constraints": {"handler.py": "", "requirements.txt": "-c pins.txt\nidna\n", "pins.txt": "idna<4\n"},
     }
     made = {}
@@ -48,7 +49,7 @@ def test_no_code_of_the_source_meets_a_network_or_a_shared_writable_cache(name: 
     for step in plan.steps:
         if step.network is not Network.NONE:
             assert step.sees is Sees.STUBS and not step.runs_source, step
-            assert step.cwd == "/work/fetch", step
+            assert f"{step.cwd}/".startswith("/work/fetch/"), step
             assert not any("/work/src" in text for text in (*step.argv, *(value for _, value in step.env))), step
         if step.runs_source:
             assert all(cache.access is Access.READ for cache in step.caches), step
@@ -57,18 +58,20 @@ def test_no_code_of_the_source_meets_a_network_or_a_shared_writable_cache(name: 
 def test_no_cache_is_both_downloaded_by_some_step_and_written_by_another() -> None:
     mounted = {(cache.name, cache.access) for plan in plans().values() for step in plan.steps for cache in step.caches}
     verified = {name for name, access in mounted if access is Access.DOWNLOAD}
-    assert verified == {"wheels", "go-modules"}
+    assert verified == {"wheels", "go-modules", "npm", "crates", "crates-sdk"}
     assert not {name for name, access in mounted if access is Access.WRITE} & verified
 
 
 def test_what_a_fetch_step_sees_of_a_source_is_what_we_wrote_or_a_lock() -> None:
     for name, plan in plans().items():
         assert {copy.path.rpartition("/")[2] for copy in plan.copies} <= {
+            "Cargo.lock",
             "go.mod",
             "go.sum",
             "go.work",
             "go.work.sum",
             "uv.lock",
+            "deno.lock",
         }, name
         for stub in plan.stubs:
             assert not any(word in stub.content for word in ("${", "://", "-e ", "-r ")), (name, stub)
@@ -127,6 +130,28 @@ def test_other_bytes_are_refused_and_leave_nothing(tmp_path: Path, private: Path
         taken(tmp_path)
     assert caught.value.reason == "PackageIndexUnavailable"
     assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_a_star_is_the_one_folder_that_is_there(tmp_path: Path, private: Path) -> None:
+    starred = replace(WHEEL, source="cache/*/x.whl")
+    (private / "cache").mkdir()
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, starred)
+    (private / "cache/index-0123").mkdir()
+    (private / "cache/index-0123/x.whl").write_bytes(DATA)
+    assert taken(tmp_path, starred).read_bytes() == DATA
+    (private / "cache/another").mkdir()
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, starred)
+
+
+def test_a_star_that_is_a_link_leads_nowhere(tmp_path: Path, private: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/x.whl").write_bytes(DATA)
+    (private / "cache").mkdir()
+    (private / "cache/index").symlink_to(tmp_path / "outside")
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, replace(WHEEL, source="cache/*/x.whl"))
 
 
 def link_to_file(private: Path, outside: Path) -> None:
