@@ -93,6 +93,12 @@ class Settings(BaseModel):
     registry_username: str = Field("", description="registry user")
     registry_password: str = Field("", description="registry password")
     repository_prefix: str = Field("", description="put before <organization>/<name> in the registry")
+    private_registries: tuple[str, ...] = Field(
+        (), description="registries of prebuilt images whose address is not public: host[:port], or * for any"
+    )
+    secrets_key_file: str = Field(
+        "", description="keys that stored secrets are encrypted with; default: secrets.key in data_dir"
+    )
     report_url: str = Field("", description="where VersionStatus reports are posted; empty: kept, not sent")
     report_token: str = Field("", description="bearer token of the report's receiver")
     start_check: Literal["off", "warn", "require"] = Field(
@@ -227,6 +233,14 @@ class Settings(BaseModel):
     @property
     def database(self) -> str:
         return self.store_url or f"sqlite:///{Path(self.data_dir) / 'builder.db'}"
+
+    def prefix_of(self, organization: str) -> str:
+        """Where the repositories of an organization begin."""
+        return "/".join(part for part in (self.repository_prefix, organization) if part)
+
+    @property
+    def secrets_key(self) -> Path:
+        return Path(self.secrets_key_file or Path(self.data_dir) / "secrets.key")
 
     def queue_list(self, runtimes: tuple[str, ...]) -> tuple[str, ...]:
         return self.queues or (*(f"compile.{name}" for name in runtimes), "compile.any")

@@ -79,6 +79,25 @@ REASONS: dict[str, Reason] = {
             "PERMISSION_DENIED",
             403,
         ),
+        # Of an image that a request names.
+        _client("ImageNotFound", "Check repository, tag and digest; a private image takes a secret.", "NOT_FOUND", 404),
+        _client(
+            "ImageForbidden",
+            "Name a registry secret whose login may pull this image: registrySecretRef.",
+            "PERMISSION_DENIED",
+            403,
+        ),
+        _client("ImagePlatformMismatch", "Build or name the image for the platform that the message names."),
+        _client("ImageContractViolated", "Change the image's config as the message asks, and push it again."),
+        _client("ImageHostUnknown", "Check the registry's name in the reference."),
+        _client(
+            "ImageHostRefused",
+            "Name a registry with a public address, or ask the operator to list this one in private_registries.",
+            "PERMISSION_DENIED",
+            403,
+        ),
+        _client("SecretNotFound", "See which there are: ignite-builder secret ls", "NOT_FOUND", 404),
+        _client("SecretWrongType", "Name a secret of the type that the message asks for: ignite-builder secret ls"),
         _client("Cancelled", "Build it again if this was not meant.", "CANCELLED", 499),
         # Of a call alone; their words are those of gRPC.
         _client(

@@ -65,6 +65,8 @@ class Registry:
 
     transport: Transport
     mounts: Mounts | None = None
+    actions: str = "pull,push"
+    """What a token is asked for: a login that may only read gets none to push."""
 
     def close(self) -> None:
         """End the connections; the registry cannot be used after it."""
@@ -375,9 +377,8 @@ class Registry:
                 if fresh:
                     yield fresh
 
-    @staticmethod
-    def _scope(repository: str) -> str:
-        return f"repository:{repository}:pull,push"
+    def _scope(self, repository: str) -> str:
+        return f"repository:{repository}:{self.actions}"
 
 
 def _once(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import runtime_of
-from builder.services import intake
+from builder.services import intake, secrets
 from builder.services.auth import Caller, require, same_organization
 from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
@@ -50,9 +50,7 @@ class BuildService:
         require(caller, "submit")
         organization = same_organization(caller, request.organization_name)
         parts = self._parts
-        values = intake.take(
-            request, organization, parts.settings, parts.catalog, parts.store, parts.sources, parts.runtimes
-        )
+        values = intake.take(request, organization, parts)
         try:
             submission = builds.submit(parts.store, values, parts.settings.queued_builds, request.labels)
         except builds.QueueFull:
@@ -95,6 +93,25 @@ class BuildService:
         last = rows[-1]["position"] if rows else after
         found = [json_format.Parse(row["body"], pb.BuildReport()) for row in rows]
         return pb.ListBuildReportsResponse(reports=found, next_cursor=str(last))
+
+    def save_build_secrets(self, caller: Caller, request: pb.SaveBuildSecretsRequest) -> pb.SaveBuildSecretsResponse:
+        """Store secrets of the organization; the answer has no value."""
+        require(caller, "submit")
+        organization = same_organization(caller, request.organization_name)
+        return secrets.save(self._parts.secrets, organization, request)
+
+    def list_build_secrets(self, caller: Caller, request: pb.ListBuildSecretsRequest) -> pb.ListBuildSecretsResponse:
+        """What is known of the secrets of the organization, by name."""
+        require(caller, "read")
+        organization = same_organization(caller, request.organization_name)
+        rows = self._parts.secrets.listed(organization)
+        return pb.ListBuildSecretsResponse(secrets=[secrets.shown(row) for row in rows])
+
+    def delete_build_secret(self, caller: Caller, request: pb.DeleteBuildSecretRequest) -> pb.DeleteBuildSecretResponse:
+        """Delete a secret of the organization; builds that name it fail from now on."""
+        require(caller, "submit")
+        self._parts.secrets.remove(caller.organization, request.name)
+        return pb.DeleteBuildSecretResponse()
 
     def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
         """A request; the record is CANCELLED only once that is written."""

@@ -15,13 +15,17 @@ from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
 from builder.errors import BuildError
+from builder.images.reference import is_own, parse
 from builder.pipelines.base import check_arguments
-from builder.pipelines.catalog import Catalog
 from builder.plan import PLATFORM
 from builder.services.errors import unimplemented
+from builder.services.parts import Parts
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.store import nodes
 from builder.store.engine import Store
+from builder.store.retention import SWEPT
+from builder.store.secrets import REGISTRY
+from builder.store.transitions import EXTERNAL
 from builder.stores.folder import SourceStore
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
@@ -43,22 +47,13 @@ def new_build_id() -> str:
     return secrets.choice(_LETTERS) + "".join(secrets.choice(_DIGITS) for _ in range(19))
 
 
-def take(
-    request: pb.CreateBuildRequest,
-    organization: str,
-    settings: Settings,
-    catalog: Catalog,
-    store: Store,
-    sources: SourceStore,
-    runtimes: Mapping[str, Sequence[str]],
-) -> dict[str, Any]:
-    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED.
-
-    `runtimes` are those that a pipeline was loaded for, each with the build arguments that it reads: no node will ever
-    build another one.
-    """
+def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
+    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED."""
     _names(request)
     _labels(request.labels)
+    if request.code.image.WhichOneof("variant") == "prebuilt":
+        return _prebuilt(request, organization, parts)
+    settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     compile_source, runtime = request.code.compile, ""
     toolchain = ""
     if request.WhichOneof("source") in ("git_source",) or request.code.WhichOneof("source") == "image":
@@ -80,7 +75,47 @@ def take(
         raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")
     repository = _repository(request, organization, settings)
     text = _kept(request)
-    sha256, size = _source(request, organization, settings, store, sources)
+    sha256, size = _source(request, organization, settings, parts.store, parts.sources)
+    return {
+        **_columns(request, organization, settings, text, sha256, size),
+        "runtime": runtime,
+        "queue": f"compile.{runtime or 'any'}",
+        "toolchain": toolchain,
+        "repository": repository,
+        "tags": json.dumps(list(request.tags) or ["latest"]),
+    }
+
+
+def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
+    """The columns of an image that is there already: its registry is asked later, by the control side."""
+    asked, settings = request.code.image.prebuilt, parts.settings
+    where = "code.image.prebuilt"
+    reference = parse(asked.image_ref, f"{where}.imageRef")
+    is_own(reference, settings.registry, settings.prefix_of(organization))
+    if asked.registry_secret_ref:
+        parts.secrets.check(organization, asked.registry_secret_ref, REGISTRY, f"{where}.registrySecretRef")
+    for name in ("tags", "build_args", "dockerfile", "registry", "repository", "output_repository"):
+        if getattr(request, name):
+            field = request.DESCRIPTOR.fields_by_name[name].json_name
+            message = f"{field} is given; a prebuilt image stays where it is and as it is"
+            raise BuildError("InvalidRequest", message, where=field, next=f"Leave {field} out.")
+    if request.source_ref.WhichOneof("ref"):
+        raise BuildError("InvalidRequest", "a prebuilt image has no source", where="sourceRef")
+    return {
+        **_columns(request, organization, settings, _kept(request), "", 0),
+        "runtime": "",
+        "queue": EXTERNAL,
+        "toolchain": "",
+        "repository": reference.name,
+        "tags": "[]",
+        "attempts_swept": SWEPT,  # no attempt pushes a tag
+    }
+
+
+def _columns(
+    request: pb.CreateBuildRequest, organization: str, settings: Settings, text: str, sha256: str, size: int
+) -> dict[str, Any]:
+    """The columns that every build has. `text`: the request as its record keeps it."""
     timeout = int(request.timeout_secs) * 1000 or settings.timeout_ms
     queue_timeout = int(request.queue_timeout_secs) * 1000 or settings.queue_timeout_ms
     _maximum("timeoutSecs", timeout, 3_600_000)
@@ -94,11 +129,6 @@ def take(
         "request": text,
         "source_sha256": sha256,
         "source_size": size,
-        "runtime": runtime,
-        "queue": f"compile.{runtime or 'any'}",
-        "toolchain": toolchain,
-        "repository": repository,
-        "tags": json.dumps(list(request.tags) or ["latest"]),
         "priority": request.priority,
         "no_cache": request.no_cache,
         "timeout_ms": timeout,
@@ -189,7 +219,7 @@ def _maximum(name: str, value: int, maximum: int) -> None:
 
 
 def _repository(request: pb.CreateBuildRequest, organization: str, settings: Settings) -> str:
-    prefix = "/".join(part for part in (settings.repository_prefix, organization) if part)
+    prefix = settings.prefix_of(organization)
     named = request.output_repository or request.repository
     if request.repository not in ("", named):
         raise BuildError("InvalidRequest", "repository and outputRepository are not the same", where="repository")

@@ -37,7 +37,17 @@ from builder.store.rows import (
     write,
 )
 from builder.store.schema import builds, cache, nodes
-from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK, WORK_PHASES, furthest
+from builder.store.transitions import (
+    EXTERNAL,
+    FAILED,
+    MAX_RETRIES,
+    PENDING,
+    RUNNING,
+    TERMINAL,
+    WORK,
+    WORK_PHASES,
+    furthest,
+)
 
 MAX_BACKOFF_MS = 60_000
 AVOID_MS = 300_000
@@ -113,7 +123,11 @@ def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection
         return ""
     if row["not_before"] > now:
         return "its time has not come"
-    if row["queue"] not in queues or (row["toolchain"] and row["toolchain"] not in toolchains):
+    if (
+        row["queue"] == EXTERNAL
+        or row["queue"] not in queues
+        or (row["toolchain"] and row["toolchain"] not in toolchains)
+    ):
         return "this node cannot build it"
     return ""
 

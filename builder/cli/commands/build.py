@@ -19,7 +19,7 @@ from builder.cli.ignore import Choice
 from builder.cli.live import LiveView, Screen
 from builder.cli.needed import check_needed, explained
 from builder.cli.options import pairs, seconds
-from builder.cli.pack import Packed, check_size, first_bytes, pack
+from builder.cli.pack import Packed, build_name, check_size, first_bytes, pack
 from builder.cli.phases import word
 from builder.cli.plain import PlainView
 from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
@@ -28,6 +28,7 @@ from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistak
 from builder.cli.ticker import Ticker
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import EXIT_CANCELLED, BuildError
+from builder.images.reference import parse
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
@@ -59,23 +60,32 @@ class BuildOptions:
     detach: bool = False
     include: Sequence[str] = ()
     no_ignore: bool = False
+    image: str = ""
+    secret: str = ""
 
 
 def build(ctx: Context, options: BuildOptions) -> int:
     """Build PATH; the exit code names whose fault a failure is."""
     settings = ctx.settings_for_builds()
+    _check_sources(options)
     if options.detach and not settings.server:
         raise mistake(
             "--detach needs a server: without one the build would end with this command",
             where="--detach",
             next="Leave it out, or name a server (--server=URL); one for this machine: ignite-builder dev",
         )
+    known = pipelines.load(settings.pipelines)
+    packed: Packed | None = None
     try:
-        packed = pack(options.path, ctx.stdin, Choice(no_ignore=options.no_ignore, include=tuple(options.include)))
-        known = pipelines.load(settings.pipelines)
-        request = request_of(options, packed, nameable(pipelines.names(known)))
+        if options.image:
+            request = image_request(options)
+        else:
+            packed = pack(options.path, ctx.stdin, Choice(no_ignore=options.no_ignore, include=tuple(options.include)))
+            request = request_of(options, packed, nameable(pipelines.names(known)))
     except BuildError as error:
         raise refused_here(error) from None
+    what = packed.summary if packed else f"image {shown(options.image)}"
+    again = options.path or f"--image {options.image}"
     interrupts = Interrupts(hup_stops=not settings.server)
     view = _view(ctx)
     watcher = QueueWatcher(interrupts.events.put, interrupts.events.put if ctx.common.verbose > 1 else None)
@@ -85,30 +95,28 @@ def build(ctx: Context, options: BuildOptions) -> int:
     with interrupts.installed(), ExitStack() as stack:
         interrupts.raises = True
         try:
-            view.open(f"build {request.name}  {packed.summary}  {place}")
-            left = packed.folder.left if packed.folder else ()
+            view.open(f"build {request.name}  {what}  {place}")
+            left = packed.folder.left if packed and packed.folder else ()
             if left:
                 view.notice(f"left out: {left_out(left)}")
             ticking = stack.enter_context(ExitStack())
             ticking.enter_context(ticker.running())
             try:
-                check_size(packed, settings.upload_bytes)
-                if packed.folder is not None:
+                if packed is not None:
+                    check_size(packed, settings.upload_bytes)
+                if packed is not None and packed.folder is not None:
                     check_needed(packed.folder, options.runtime, known)
             except BuildError as error:
                 raise refused_here(error) from None
-            if not settings.server:
+            if packed is not None and not settings.server:
                 with ticker.held_back():
                     view.doing("looking for what building here needs")
                 settings = _prepared(ctx, settings, options, packed, view, ticker)
             with ctx.client(settings, watcher, builds=True) as client:
-                with ticker.held_back():
-                    view.doing(lambda: _progress(packed, to_server=bool(settings.server)))
-                _send(client, request, packed, settings.inline_bytes)
+                if packed is not None:
+                    _send_shown(client, request, packed, settings, view, ticker)
                 ticking.close()
                 view.doing("")
-                for name in packed.count.secrets[:MOST_NAMED]:
-                    view.notice(f"{shown(name)} looks like a secret, and is sent: leave it out with .igniteignore")
                 interrupts.raises = False
                 record = create(client, request, view, interrupts)
                 if record is None:
@@ -132,7 +140,7 @@ def build(ctx: Context, options: BuildOptions) -> int:
                 failure = watched.build.failure
                 if words := explained(left, (failure.message, failure.where, *failure.said)):
                     view.notice(words)
-                view.close(watched.build, f"{ctx.prog} build {options.path}")
+                view.close(watched.build, f"{ctx.prog} build {again}")
                 return _answer(ctx, watched.build)
         except BaseException as error:
             view.abandon()
@@ -141,10 +149,42 @@ def build(ctx: Context, options: BuildOptions) -> int:
             raise
 
 
-def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
-    """The request without its source. Raises `Stop` for an option that cannot be right."""
-    request = pb.CreateBuildRequest(
-        name=options.name or packed.name,
+def _check_sources(options: BuildOptions) -> None:
+    """One source, and no option that it has no use for. Raises `Stop`."""
+    if bool(options.path) == bool(options.image):
+        what = "PATH and --image exclude each other" if options.path else "there is nothing to build"
+        raise mistake(what, where="PATH", next="Name a folder, a file, an archive or -, or an image with --image REF")
+    if options.secret and not options.image:
+        raise mistake("--secret is for a private image", where="--secret", next="Name the image with --image REF")
+    if options.image:
+        useless = {
+            "--runtime": options.runtime,
+            "--runtime-version": options.runtime_version,
+            "--target": options.target,
+            "--build-arg": options.build_args,
+            "--repository": options.repository,
+            "--tag": options.tags,
+            "--include": options.include,
+            "--no-ignore": options.no_ignore,
+        }
+        if named := next((name for name, value in useless.items() if value), ""):
+            message = f"{named} is of no use with --image: a prebuilt image stays where it is and as it is"
+            raise mistake(message, where=named, next=f"Leave {named} out")
+
+
+def image_request(options: BuildOptions) -> pb.CreateBuildRequest:
+    """The request for a prebuilt image. Raises `BuildError` for a reference that is none, `Stop` as `request_of`."""
+    reference = parse(options.image, "--image")
+    request = _request(options, build_name(reference.repository.rpartition("/")[2]))
+    prebuilt = request.code.image.prebuilt
+    prebuilt.image_ref, prebuilt.registry_secret_ref = options.image, options.secret
+    return request
+
+
+def _request(options: BuildOptions, name: str) -> pb.CreateBuildRequest:
+    """What a request has whatever it is that is built."""
+    return pb.CreateBuildRequest(
+        name=options.name or name,
         tags=list(options.tags),
         labels=pairs(options.labels, "--label"),
         no_cache=options.no_cache,
@@ -153,6 +193,11 @@ def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = 
         repository=options.repository,
         idempotency_key=uuid.uuid4().hex,
     )
+
+
+def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
+    """The request without its source. Raises `Stop` for an option that cannot be right."""
+    request = _request(options, packed.name)
     compiled = request.code.compile
     compiled.SetInParent()
     for key, value in pairs(options.build_args, "--build-arg").items():
@@ -211,6 +256,22 @@ def _prepared(
     except BuildError as error:
         raise missing_here(error) from None
     return settings
+
+
+def _send_shown(
+    client: Client | LocalClient,
+    request: pb.CreateBuildRequest,
+    packed: Packed,
+    settings: Settings,
+    view: View,
+    ticker: Ticker,
+) -> None:
+    """Send the source while the view shows how far that is; name what looks like a secret."""
+    with ticker.held_back():
+        view.doing(lambda: _progress(packed, to_server=bool(settings.server)))
+    _send(client, request, packed, settings.inline_bytes)
+    for name in packed.count.secrets[:MOST_NAMED]:
+        view.notice(f"{shown(name)} looks like a secret, and is sent: leave it out with .igniteignore")
 
 
 def _send(client: Client | LocalClient, request: pb.CreateBuildRequest, packed: Packed, inline_bytes: int) -> None:

@@ -1,0 +1,27 @@
+"""Secrets of organizations, encrypted; the statement of an image that is not ours to attach one to."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0010"
+down_revision = "0009"
+
+
+def _ordered(length: int) -> sa.String:
+    return sa.String(length).with_variant(sa.String(length, collation="C"), "postgresql")
+
+
+def upgrade() -> None:
+    """No build had a statement that its record keeps."""
+    op.create_table(
+        "secrets",
+        sa.Column("organization", _ordered(200), primary_key=True),
+        sa.Column("name", _ordered(63), primary_key=True),
+        sa.Column("type", sa.String(12), nullable=False),
+        sa.Column("host", sa.String(300), nullable=False),
+        sa.Column("sealed", sa.Text, nullable=False),
+        sa.Column("version", sa.BigInteger, nullable=False),
+        sa.Column("created_at", sa.BigInteger, nullable=False),
+        sa.Column("updated_at", sa.BigInteger, nullable=False),
+    )
+    op.add_column("builds", sa.Column("statement", sa.Text, nullable=False, server_default=""))
