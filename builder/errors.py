@@ -134,6 +134,7 @@ REASONS: dict[str, Reason] = {
         _user("DependencyConflict", "Loosen one of the versions named."),
         _user("LockOutdated", "Update the lock file and commit it."),
         _user("CgoRefused", "Remove the C dependency: the artifact is a static binary built without cgo."),
+        _user("DockerfileInvalid", "Correct the Dockerfile at the line named."),
         _user("CompileFailed", "Correct the file named and build again."),
         _user("StartFailed", "Correct what keeps the program from starting, and build again."),
         _user("StepFailed", "Read the log of the step and correct what it names."),
