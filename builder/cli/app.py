@@ -126,6 +126,9 @@ def _source_options(function: F) -> F:
     for decorate in (
         click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
         click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
+        click.option(
+            "--dockerfile", metavar="FILE", default="", help="make an image by it; `plan` shows what is found"
+        ),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
         click.option("--target", metavar="NAME", default="", help="one that `runtimes` lists"),
         click.option(
@@ -185,6 +188,7 @@ def _plan(
     version: str,
     target: str,
     build_args: tuple[str, ...],
+    dockerfile: str,
     include: tuple[str, ...],
     *,
     no_ignore: bool,
@@ -194,7 +198,7 @@ def _plan(
     from builder.cli.ignore import Choice
 
     choice = Choice(no_ignore=no_ignore, include=include)
-    return plan(context, path, runtime, version, target, pairs(build_args, "--build-arg"), choice)
+    return plan(context, path, runtime, version, target, pairs(build_args, "--build-arg"), choice, dockerfile)
 
 
 @_command("logs")

@@ -14,6 +14,7 @@ from google.protobuf import json_format
 from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
+from builder.dockerfile.choose import check_path
 from builder.errors import BuildError
 from builder.images.reference import is_own, parse
 from builder.pipelines.base import check_arguments
@@ -27,6 +28,7 @@ from builder.store.retention import SWEPT
 from builder.store.secrets import REGISTRY
 from builder.store.transitions import EXTERNAL
 from builder.stores.folder import SourceStore
+from builder.text import visible
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -34,6 +36,7 @@ _OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and wher
 MAX_REQUEST_BYTES = 64 * 1024
 """Of a request beside its source. It stays in the record, and a list of builds reads hundreds of them."""
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_BUILD_ARG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 MAX_LABELS, LABEL_BYTES = 16, 256
 MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
@@ -53,11 +56,13 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
     _labels(request.labels)
     if request.code.image.WhichOneof("variant") == "prebuilt":
         return _prebuilt(request, organization, parts)
-    settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     compile_source, runtime = request.code.compile, ""
     toolchain = ""
     if request.WhichOneof("source") in ("git_source",) or request.code.WhichOneof("source") == "image":
-        raise unimplemented("image mode is not built yet; send code.compile (docs/api.md)")
+        if request.code.image.WhichOneof("variant") == "from_code":
+            _from_code(request)
+        raise unimplemented("this server builds no image yet; send code.compile or a prebuilt image (docs/api.md)")
+    settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     if request.WhichOneof("source") is None:
         raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
     if request.WhichOneof("source") == "code":
@@ -110,6 +115,23 @@ def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -
         "tags": "[]",
         "attempts_swept": SWEPT,  # no attempt pushes a tag
     }
+
+
+def _from_code(request: pb.CreateBuildRequest) -> None:
+    """Judge what is asked of an uploaded context, before its bytes are looked at. Raises `BuildError`."""
+    asked, where = request.code.image.from_code, "code.image.fromCode"
+    check_path(asked.dockerfile_path or request.dockerfile, f"{where}.dockerfilePath")
+    check_path(asked.sub_path, f"{where}.subPath")
+    if asked.dockerfile_path and request.dockerfile:
+        raise BuildError("InvalidRequest", "dockerfile and dockerfilePath exclude each other", where="dockerfile")
+    if asked.build_args and request.build_args:
+        raise BuildError("InvalidRequest", f"buildArgs and {where}.buildArgs exclude each other", where="buildArgs")
+    for name, value in (asked.build_args or request.build_args).items():
+        if not _BUILD_ARG.fullmatch(name):
+            message = f'"{visible(name, limit=80)}" is no name of an ARG: a letter or _ first, then also digits'
+            raise BuildError("InvalidRequest", message, where=f"{where}.buildArgs")
+        if "\0" in value:
+            raise BuildError("InvalidRequest", f"the value of {name} has a NUL", where=f"{where}.buildArgs.{name}")
 
 
 def _columns(

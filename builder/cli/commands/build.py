@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import uuid
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -10,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from builder import pipelines
 from builder.cli import format as fmt
-from builder.cli.commands.plan import make, opened
+from builder.cli.commands.plan import image_of, make, opened, with_dockerfile
 from builder.cli.context import Context
 from builder.cli.failure import reference
-from builder.cli.folder import left_out
+from builder.cli.folder import Found, left_out
 from builder.cli.follow import Interrupts, QueueWatcher, View, create, watch
 from builder.cli.ignore import Choice
 from builder.cli.live import LiveView, Screen
@@ -27,6 +28,7 @@ from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistake, refused_here
 from builder.cli.ticker import Ticker
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.dockerfile.choose import DEFAULT
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.images.reference import parse
 
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
     from builder.local.client import LocalClient
 
 LOCAL = "local"
+NO_CLUSTER = (
+    "Build and push it elsewhere, then bring it: ignite-builder build --image REF. Or name a server with a cluster: "
+    "--server=URL. Or let a runtime build the source: --runtime NAME."
+)
 MOST_NAMED = 5
 CONTEXT_SLACK = 64 * 1024
 """What the request needs beside the source, within the server's limit of an inline body."""
@@ -62,6 +68,7 @@ class BuildOptions:
     no_ignore: bool = False
     image: str = ""
     secret: str = ""
+    dockerfile: str = ""
 
 
 def build(ctx: Context, options: BuildOptions) -> int:
@@ -80,7 +87,8 @@ def build(ctx: Context, options: BuildOptions) -> int:
         if options.image:
             request = image_request(options)
         else:
-            packed = pack(options.path, ctx.stdin, Choice(no_ignore=options.no_ignore, include=tuple(options.include)))
+            choice = Choice(no_ignore=options.no_ignore, include=tuple(options.include))
+            packed = pack(options.path, ctx.stdin, with_dockerfile(choice, options.dockerfile, options.path))
             request = request_of(options, packed, nameable(pipelines.names(known)))
     except BuildError as error:
         raise refused_here(error) from None
@@ -104,7 +112,9 @@ def build(ctx: Context, options: BuildOptions) -> int:
             try:
                 if packed is not None:
                     check_size(packed, settings.upload_bytes)
-                if packed is not None and packed.folder is not None:
+                if packed is not None and _makes_image(settings, options, packed):
+                    _as_image(request, options, settings)
+                elif packed is not None and packed.folder is not None:
                     check_needed(packed.folder, options.runtime, known)
             except BuildError as error:
                 raise refused_here(error) from None
@@ -166,6 +176,7 @@ def _check_sources(options: BuildOptions) -> None:
             "--tag": options.tags,
             "--include": options.include,
             "--no-ignore": options.no_ignore,
+            "--dockerfile": options.dockerfile,
         }
         if named := next((name for name, value in useless.items() if value), ""):
             message = f"{named} is of no use with --image: a prebuilt image stays where it is and as it is"
@@ -179,6 +190,41 @@ def image_request(options: BuildOptions) -> pb.CreateBuildRequest:
     prebuilt = request.code.image.prebuilt
     prebuilt.image_ref, prebuilt.registry_secret_ref = options.image, options.secret
     return request
+
+
+def _makes_image(settings: Settings, options: BuildOptions, packed: Packed) -> bool:
+    """Whether this source is for image mode: it is unpacked, and its Dockerfile checked, where that may be.
+
+    Raises `BuildError` for a Dockerfile that cannot be built, before anything is sent.
+    """
+    folder = packed.folder
+    if not options.dockerfile and (
+        options.runtime or packed.kind == "file" or (folder is not None and not _has_dockerfile(folder, options))
+    ):
+        return False
+    arguments = pairs(options.build_args, "--build-arg")
+    with opened(packed) as source:
+        return image_of(settings, packed, source, options.runtime, options.dockerfile, arguments) is not None
+
+
+def _has_dockerfile(folder: Found, options: BuildOptions) -> bool:
+    sub_path = pairs(options.build_args, "--build-arg").get("sub_path", "")
+    wanted = posixpath.normpath(posixpath.join(folder.lifted, sub_path, DEFAULT))
+    return any(entry.path == wanted for entry in folder.entries)
+
+
+def _as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Settings) -> None:
+    """Make the request one for image mode. Raises `BuildError` where nothing here could build it."""
+    if not settings.server:
+        message = "a Dockerfile is built in a Kubernetes Job, and without a server there is no cluster"
+        raise BuildError("ToolchainUnavailable", message, where=options.dockerfile or DEFAULT, next=NO_CLUSTER)
+    compiled = dict(request.code.compile.build_args)
+    from_code = request.code.image.from_code  # takes the place of code.compile
+    from_code.SetInParent()
+    from_code.dockerfile_path = options.dockerfile
+    from_code.sub_path = compiled.pop("sub_path", "")
+    for key, value in compiled.items():
+        from_code.build_args[key] = value
 
 
 def _request(options: BuildOptions, name: str) -> pb.CreateBuildRequest:
@@ -279,7 +325,9 @@ def _send(client: Client | LocalClient, request: pb.CreateBuildRequest, packed: 
     room = max(inline_bytes - CONTEXT_SLACK, 0) * 3 // 4
     try:
         data, whole = first_bytes(packed.chunks(), room)
-        if whole and packed.kind == "file":
+        if whole and request.code.WhichOneof("source") == "image":
+            request.code.image.from_code.archive = data
+        elif whole and packed.kind == "file":
             request.code.compile.source_code = data
         elif whole:
             request.code.compile.archive = data
