@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
-from builder.config import Settings
 from builder.errors import BuildError, PlatformError
+from builder.settings import Settings
 from builder.store import secrets
 from builder.store.engine import Store
 from builder.store.rows import Row
@@ -100,7 +101,7 @@ class Secrets:
 
 def secrets_of(settings: Settings, store: Store) -> Secrets:
     """The secrets of a store, under the key file of the settings."""
-    return Secrets(store=store, vault=Vault(settings.secrets_key))
+    return Secrets(store=store, vault=Vault(Path(settings.secrets_key)))
 
 
 def _not_found(name: str, where: str) -> BuildError:

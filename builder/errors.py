@@ -61,7 +61,9 @@ REASONS: dict[str, Reason] = {
         _client("InvalidRequest", "Correct the field the message names."),
         _client("UnknownRuntimeVersion", "Take one of the versions listed, or leave the version out."),
         _client("UnsupportedTarget", "Take one of the targets listed."),
-        _client("NotAnArchive", "Send a ZIP, tar or tar.gz as archive, or plain text as sourceCode."),
+        _client(
+            "NotAnArchive", "Send a ZIP or a tar (plain, gzip, xz, bzip2, zstd) as archive, or text as sourceCode."
+        ),
         _client("ArchiveUnreadable", "Make the archive again and check it with: tar -tf FILE, or unzip -t FILE"),
         _client("ArchiveUnsafe", "Every entry must stay below the archive's root. List them: tar -tf FILE"),
         _client(
@@ -96,6 +98,10 @@ REASONS: dict[str, Reason] = {
             "PERMISSION_DENIED",
             403,
         ),
+        _client("GitUrlRefused", "Write the URL as https://HOST/PATH."),
+        _client("GitReferenceNotFound", "See which there are: git ls-remote URL", "NOT_FOUND", 404),
+        _client("GitAuthFailed", "Name a git secret that may read this repository.", "PERMISSION_DENIED", 403),
+        _client("LfsUnavailable", "Commit the files themselves, or fetch them at run time."),
         _client("SecretNotFound", "See which there are: ignite-builder secret ls", "NOT_FOUND", 404),
         _client("SecretWrongType", "Name a secret of the type that the message asks for: ignite-builder secret ls"),
         _client("Cancelled", "Build it again if this was not meant.", "CANCELLED", 499),
@@ -151,6 +157,7 @@ REASONS: dict[str, Reason] = {
         ),
         _platform("PackageIndexUnavailable", _NOT_YOURS),
         _platform("SourceStoreUnavailable", _NOT_YOURS),
+        _platform("GitUnavailable", _NOT_YOURS),
         _platform("NodeDiskFull", "Nothing to change in your code. An operator frees space on the node, or adds one."),
         _platform("CacheUnavailable", _NOT_YOURS),
         _platform("SandboxUnavailable", "An operator runs: ignite-builder doctor"),

@@ -198,12 +198,21 @@ class Finalizer:
                 request=request,
                 materials=[(material.name, material.digest) for material in artifact.materials],
                 builder_id=BUILDER_ID,
+                commit=_commit(row),
                 started_at_ms=row["started_at"],
                 finished_at_ms=max((end for _, _, end, _ in json.loads(row["phases"])), default=row["started_at"]),
             )
         )
         annotations = {"in-toto.io/predicate-type": PREDICATE_TYPE}
         self.destination.attach(row["repository"], manifest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations)
+
+
+def _commit(row: builds.Row) -> tuple[str, str] | None:
+    """(URL, SHA) of a git source."""
+    if not row["provenance"]:
+        return None
+    found = json_format.Parse(row["provenance"], pb.SourceProvenance())
+    return record.request(row).git_source.url, found.commit_sha
 
 
 def failure_of(error: BuildError) -> pb.Failure:

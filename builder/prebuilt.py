@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 from builder.addresses import Resolve, system_resolve
 from builder.attest.provenance import Built, prebuilt_statement
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.credentials import Secrets
 from builder.errors import BuildError
 from builder.images.external import Access, External, Login, resolve
 from builder.images.reference import Reference, is_own, parse
 from builder.plan import PLATFORM
+from builder.settings import Settings
 from builder.store import record
 from builder.text import size
 

@@ -9,6 +9,7 @@ from builder.claims.calls import Unanswered
 from builder.claims.outcome import Material, Verdict
 from builder.claims.requests import planned_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
 from builder.plan import Plan
 from builder.toolchains.provider import Provided
 
@@ -27,14 +28,26 @@ class Bound:
 
 def bind(attempt: Attempt, plan: Plan, files: tuple[Material, ...]) -> Bound:
     """Bind the catalog row of a plan to what this node has. Raises `BuildError` ToolchainUnavailable."""
-    toolchain = attempt.node.toolchains.provide(plan.toolchain)
+    node = attempt.node
+    try:
+        toolchain = node.toolchains.provide(plan.toolchain)
+    except BuildError as error:
+        if error.reason != "ToolchainUnavailable" or node.fetch is None:
+            raise
+        attempt.log.system(f"{error.message}; it is fetched now, as fetch_toolchains has it")
+        node.fetch(plan.toolchain, attempt.log.system)
+        toolchain = node.toolchains.provide(plan.toolchain)
     return Bound(plan=plan, toolchain=toolchain, materials=(*sorted(toolchain.digests.items()), *files))
 
 
-def report_key(attempt: Attempt, key: str, code_hash: str, runtime: str) -> Verdict:
+def report_key(
+    attempt: Attempt, key: str, code_hash: str, runtime: str, provenance: pb.SourceProvenance | None = None
+) -> Verdict:
     """Send the key; returns what the store decides. All of it is a wait for the control side."""
     phases = (*attempt.log.phases, attempt.log.current(pb.PHASE_STATUS_SUCCEEDED))
-    request = planned_request(attempt.lease, key=key, code_hash=code_hash, runtime=runtime, phases=phases)
+    request = planned_request(
+        attempt.lease, key=key, code_hash=code_hash, runtime=runtime, phases=phases, provenance=provenance
+    )
     with attempt.waiting():
         attempt.wait_until_acknowledged()  # a reuse or an attachment ends this claim, and with it its log
         while True:

@@ -50,6 +50,8 @@ class Built:
     request: Mapping[str, object]
     materials: Sequence[tuple[str, str]]
     builder_id: str
+    commit: tuple[str, str] | None = None
+    """(URL, SHA) of a git source, which has no stored bytes; the node's word."""
     started_at_ms: int
     finished_at_ms: int
 
@@ -71,7 +73,7 @@ def statement(built: Built) -> bytes:
                     "facts": FACTS,
                 },
                 "resolvedDependencies": [
-                    _dependency("source", "sha256:" + built.source_sha256.removeprefix("sha256:"), CONTROL_SIDE),
+                    *_sources(built),
                     *([_dependency("canonical source tree", built.code_hash, NODE)] if built.code_hash else []),
                     *(_dependency(name, digest, NODE) for name, digest in built.materials),
                 ],
@@ -87,6 +89,15 @@ def statement(built: Built) -> bytes:
         },
     }
     return canonical_json(value)
+
+
+def _sources(built: Built) -> list[dict[str, object]]:
+    """Where the source came from: the bytes that are stored, or a commit."""
+    if built.commit is None:
+        return [_dependency("source", "sha256:" + built.source_sha256.removeprefix("sha256:"), CONTROL_SIDE)]
+    url, sha = built.commit
+    named = _dependency("source", f"gitCommit:{sha}", NODE)
+    return [{**named, "uri": f"git+{url}"}]
 
 
 def prebuilt_statement(built: Built, reference: str, asked_digest: str) -> bytes:

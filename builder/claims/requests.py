@@ -26,7 +26,13 @@ def claim_request(node_id: str, build_id: str, nonce: str) -> pb.ClaimBuildReque
 
 
 def planned_request(
-    lease: Lease, *, key: str, code_hash: str, runtime: str, phases: Sequence[pb.PhaseRecord]
+    lease: Lease,
+    *,
+    key: str,
+    code_hash: str,
+    runtime: str,
+    phases: Sequence[pb.PhaseRecord],
+    provenance: pb.SourceProvenance | None = None,
 ) -> pb.PlannedRequest:
     """The key is known. `phases` are stored where the verdict ends this claim."""
     return pb.PlannedRequest(
@@ -37,6 +43,7 @@ def planned_request(
         code_hash=code_hash,
         runtime=runtime,
         phases=phases,
+        provenance=provenance,
     )
 
 

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 import click
 
 from builder.cli.context import Context
-from builder.cli.options import COMMON_HELP, COMMON_NAMES, environment, pairs
+from builder.cli.options import COMMON_HELP, COMMON_NAMES, arguments, environment
 from builder.cli.stop import PROG, mistake
 
 F = TypeVar("F", bound=Callable[..., int])
+
+ARGUMENT_OPTIONS = ("sub_path", "entry", "start", "files", "start_check")
+"""Build arguments that are options, too: those that several runtimes read."""
 
 
 def _examples(*lines: str) -> str:
@@ -27,6 +30,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "build .",
         "build service.zip --json",
         "build - --name thumbs < app.tar.gz",
+        "build --git https://git.example.com/acme/app.git#v1.2:service",
         "build --image registry.example.com/acme/app:1 --secret hub",
     ),
     "plan": ("plan .", "plan examples/go-hello --json"),
@@ -40,6 +44,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "dev": ("dev", "dev -v"),
     "doctor": ("doctor", "doctor --json"),
     "runtimes": ("runtimes", "runtimes --json"),
+    "runtimes fetch": ("runtimes fetch go-1.24", "runtimes fetch"),
     "bases": ("bases build", "bases build python-3.11"),
     "nodes": ("nodes ls", "nodes drain node-1"),
     "nodes ls": ("nodes ls", "nodes ls --json"),
@@ -101,6 +106,17 @@ def bases() -> None:
     """Base images of this node."""
 
 
+@app.group("runtimes", no_args_is_help=False, invoke_without_command=True, epilog=_examples(*EXAMPLES["runtimes"]))
+@click.pass_context
+def runtimes(click_context: click.Context) -> int:
+    """Versions and targets of the catalog, and what of it this machine builds with."""
+    if click_context.invoked_subcommand is not None:
+        return 0
+    from builder.cli.commands.runtimes import runtimes as show
+
+    return show(click_context.obj)
+
+
 @app.group("nodes", no_args_is_help=False, epilog=_examples(*EXAMPLES["nodes"]))
 def nodes() -> None:
     """The build nodes of the server; needs a token with the scope operate."""
@@ -130,6 +146,11 @@ def _source_options(function: F) -> F:
             "--dockerfile", metavar="FILE", default="", help="make an image by it; `plan` shows what is found"
         ),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
+        click.option("--start-check", metavar="MODE", default="", help="off, warn or require"),
+        click.option("--files", metavar="GLOB,…", default="", help="files that the program reads where it runs"),
+        click.option("--start", metavar="COMMAND", default="", help="what starts the artifact"),
+        click.option("--entry", metavar="NAME", default="", help="the package, file or module:attribute to build"),
+        click.option("--sub-path", metavar="FOLDER", default="", help="the folder of the source that is built"),
         click.option("--target", metavar="NAME", default="", help="one that `runtimes` lists"),
         click.option(
             "--runtime-version",
@@ -156,6 +177,7 @@ def _exit_status(function: F) -> F:
 @_command("build")
 @_path(needed=False)
 @_source_options
+@click.option("--git", metavar="URL[#REF[:FOLDER]]", default="", help="build a commit, instead of PATH")
 @click.option("--image", metavar="REF", default="", help="take an image that is there, instead of PATH")
 @click.option("--secret", metavar="NAME", default="", help="a stored secret, for what is private")
 @click.option("--name", metavar="NAME", default="", help="default: the folder's or file's name")
@@ -174,7 +196,8 @@ def _build(context: Context, /, path: str | None, version: str, **options: Any) 
     path = path or ""
     if path == "-" and context.stdin_is_terminal():
         raise mistake("- reads stdin, and that is a terminal", where="PATH", next=f"See: {PROG} build --help")
-    return build(context, BuildOptions(path=path, runtime_version=version, **options))
+    build_args = arguments(options.pop("build_args"), {name: options.pop(name) for name in ARGUMENT_OPTIONS})
+    return build(context, BuildOptions(path=path, runtime_version=version, build_args=build_args, **options))
 
 
 @_command("plan")
@@ -183,6 +206,7 @@ def _build(context: Context, /, path: str | None, version: str, **options: Any) 
 @click.pass_obj
 def _plan(
     context: Context,
+    /,
     path: str,
     runtime: str,
     version: str,
@@ -192,13 +216,14 @@ def _plan(
     include: tuple[str, ...],
     *,
     no_ignore: bool,
+    **options: str,
 ) -> int:
     """Show what would run, and why. Runs nothing, calls nobody."""
     from builder.cli.commands.plan import plan
     from builder.cli.ignore import Choice
 
     choice = Choice(no_ignore=no_ignore, include=include)
-    return plan(context, path, runtime, version, target, pairs(build_args, "--build-arg"), choice, dockerfile)
+    return plan(context, path, runtime, version, target, arguments(build_args, options), choice, dockerfile)
 
 
 @_command("logs")
@@ -296,13 +321,18 @@ def _doctor(context: Context) -> int:
     return doctor(context)
 
 
-@_command("runtimes")
+@_command("fetch", runtimes, "runtimes fetch")
+@click.argument("names", metavar="[NAME]...", nargs=-1, help="a toolchain or a runtime; default: each runtime")
+@click.option("--refresh", is_flag=True, help="anew, with the packages or the public image of now")
 @click.pass_obj
-def _runtimes(context: Context) -> int:
-    """Versions and targets of the catalog."""
-    from builder.cli.commands.operate import runtimes
+def _runtimes_fetch(context: Context, names: tuple[str, ...], *, refresh: bool) -> int:
+    """Get toolchains onto this machine.
 
-    return runtimes(context)
+    Makes or fetches the toolchain image where the machine has no toolchain of its own, and the base image.
+    """
+    from builder.cli.commands.runtimes import fetch
+
+    return fetch(context, names, refresh=refresh)
 
 
 @_command("build", bases, "bases")

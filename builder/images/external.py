@@ -79,7 +79,7 @@ def resolve(reference: Reference, platform: str, access: Access, login: Login | 
     transport = Transport(
         host=host, client=client, credentials=credentials, insecure=insecure, patience=ONE_SHORT_ATTEMPT
     )
-    registry = Registry(transport=transport, actions="pull")
+    registry = Registry(transport=transport, access="pull")
     try:
         with client:
             return _resolved(reference, platform, registry.get_manifest, registry.open_blob, most_bytes)

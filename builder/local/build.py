@@ -55,7 +55,7 @@ class Owner:
     """This process as the owner and the finalizer of builds."""
 
     def __init__(self, here: Here) -> None:
-        settings = here.settings.model_copy(update={"heartbeat_ms": min(here.settings.heartbeat_ms, BEAT_MS)})
+        settings = here.settings.replace(**{"heartbeat_ms": min(here.settings.heartbeat_ms, BEAT_MS)})
         self.here, self.nonce = here, process_name()
         crash = labels(settings.crash_at, Path(settings.data_dir))
 
@@ -98,9 +98,7 @@ class Owner:
             store=here.store,
             destination=finalizers_destination(settings),
             # Without a server it is the user's own network that is asked.
-            prebuilt=Prebuilt(
-                settings=settings.model_copy(update={"private_registries": ("*",)}), secrets=here.parts.secrets
-            ),
+            prebuilt=Prebuilt(settings=settings.replace(private_registries=("*",)), secrets=here.parts.secrets),
             backoff_ms=settings.retry_backoff_ms,
             label=self._label,
             stale=lambda call: None,

@@ -23,7 +23,6 @@ from typing import Any
 import httpx
 
 from builder import sandbox
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.errors import REASONS, BuildError
@@ -32,6 +31,7 @@ from builder.images.layout import Layout
 from builder.images.reference import parse
 from builder.images.store import pull
 from builder.sandbox import app
+from builder.settings import Settings
 
 READY_S = 20.0
 ELSEWHERE_S = 3.0

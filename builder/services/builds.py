@@ -14,7 +14,7 @@ from google.protobuf import json_format
 
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import runtime_of
+from builder.contract.request import compiled_runtime, runtime_of
 from builder.services import intake, secrets
 from builder.services.auth import Caller, require, same_organization
 from builder.services.errors import CallRefused, QuotaExceeded
@@ -125,5 +125,5 @@ class BuildService:
 def _shown(row: builds.Row) -> pb.Build:
     """A record with the version and target that were asked for: those that were found are not stored yet."""
     found = record.build(row)
-    found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
+    found.runtime_version, found.target = runtime_of(compiled_runtime(record.request(row)))
     return found

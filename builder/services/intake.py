@@ -11,21 +11,22 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
+from builder.contract.request import START_CHECK, START_CHECKS, compiled_runtime, runtime_of, start_check_of
 from builder.dockerfile.choose import check_path
 from builder.errors import BuildError
+from builder.git.source import check_reference, parse_url
 from builder.images.reference import is_own, parse
-from builder.pipelines.base import check_arguments
+from builder.pipelines.arguments import check_arguments, check_values
 from builder.plan import PLATFORM
 from builder.services.errors import unimplemented
 from builder.services.parts import Parts
+from builder.settings import Settings
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.store import nodes
 from builder.store.engine import Store
 from builder.store.retention import SWEPT
-from builder.store.secrets import REGISTRY
+from builder.store.secrets import GIT, REGISTRY
 from builder.store.transitions import EXTERNAL
 from builder.stores.folder import SourceStore
 from builder.text import visible
@@ -58,29 +59,36 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
         return _prebuilt(request, organization, parts)
     compile_source, runtime = request.code.compile, ""
     toolchain = ""
-    if request.WhichOneof("source") in ("git_source",) or request.code.WhichOneof("source") == "image":
+    if request.code.WhichOneof("source") == "image":
         if request.code.image.WhichOneof("variant") == "from_code":
             _from_code(request)
         raise unimplemented("this server builds no image yet; send code.compile or a prebuilt image (docs/api.md)")
     settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     if request.WhichOneof("source") is None:
         raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
-    if request.WhichOneof("source") == "code":
-        runtime = compile_source.runtime.WhichOneof("runtime") or ""
+    is_git = request.WhichOneof("source") == "git_source"
+    if request.WhichOneof("source") == "code" or is_git:
+        named = compiled_runtime(request)
+        runtime = named.WhichOneof("runtime") or ""
         if runtime and runtime not in runtimes:
             raise unimplemented(f"{runtime} is not built yet; there is {', '.join(runtimes)} (docs/api.md)")
         if runtime:  # without one the node detects it
-            version, target = runtime_of(compile_source.runtime)
+            version, target = runtime_of(named)
             row = catalog.find(runtime, version, target)
             toolchain = row.name if version else ""
             check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
     _nothing_ignored(request)
+    check_values({**request.build_args, **compile_source.build_args})
     if (asked := start_check_of(request, "off")) not in START_CHECKS:
         message = f'start_check is "{asked[:80]}"; it takes {", ".join(START_CHECKS)}'
         raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")
     repository = _repository(request, organization, settings)
     text = _kept(request)
-    sha256, size = _source(request, organization, settings, parts.store, parts.sources)
+    if is_git:
+        _git(request, organization, parts)
+        sha256, size = "", 0
+    else:
+        sha256, size = _source(request, organization, settings, parts.store, parts.sources)
     return {
         **_columns(request, organization, settings, text, sha256, size),
         "runtime": runtime,
@@ -89,6 +97,20 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
         "repository": repository,
         "tags": json.dumps(list(request.tags) or ["latest"]),
     }
+
+
+def _git(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> None:
+    """Judge what is asked of a repository; its host is asked by the node. Raises `BuildError`."""
+    asked = request.git_source
+    parse_url(asked.url, "gitSource.url")
+    check_reference(asked.reference, "gitSource.reference")
+    folder = check_path(asked.context_dir, "gitSource.contextDir")
+    if folder and request.build_args.get("sub_path", folder) != folder:
+        raise BuildError("InvalidRequest", "contextDir and the build argument sub_path differ", where="buildArgs")
+    if request.source_ref.WhichOneof("ref"):
+        raise BuildError("InvalidRequest", "gitSource and sourceRef exclude each other", where="sourceRef")
+    if asked.secret_ref:
+        parts.secrets.check(organization, asked.secret_ref, GIT, "gitSource.secretRef")
 
 
 def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:

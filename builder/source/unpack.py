@@ -16,7 +16,7 @@ from typing import BinaryIO
 from builder.errors import BuildError
 from builder.source.entry import Entry
 from builder.source.limits import Limits, Meter
-from builder.source.sniff import HEAD_BYTES, Kind, describe, is_tar, sniff
+from builder.source.sniff import HEAD_BYTES, NEEDED, Kind, describe, is_tar, sniff
 from builder.source.tar import read_tar
 from builder.source.write import FolderWriter, Unpacked, from_disk
 from builder.source.zip import read_zip
@@ -34,17 +34,17 @@ def unpack(path: Path, dest: Path, limits: Limits) -> Unpacked:
         return unpack_file(file, dest, limits)
 
 
-def unpack_file(file: FileIO, dest: Path, limits: Limits) -> Unpacked:
+def unpack_file(file: FileIO, dest: Path, limits: Limits, *, lift: bool = True) -> Unpacked:
     """Unpack the archive `file` into `dest`, which is made or is an empty folder.
 
-    A single folder that holds everything becomes the root, and a warning names it. Files are 0755 or 0644, times are
-    those of now. Raises `BuildError` NotAnArchive, ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge, SourceEmpty, or
-    `PlatformError` NodeDiskFull, Internal. `dest` may then hold a part; nothing is ever written elsewhere.
+    With `lift` a single folder that has everything becomes the root, and a warning names it. Files are 0755 or 0644,
+    times are those of now. Raises `BuildError` NotAnArchive, ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge,
+    SourceEmpty, or `PlatformError` NodeDiskFull, Internal. `dest` may then have a part; nothing is written elsewhere.
     """
     head = file.read(HEAD_BYTES) or b""
     file.seek(0)
     meter = Meter(limits, os.fstat(file.fileno()).st_size)
-    return FolderWriter(dest, meter).write(_entries(file, head, meter))
+    return FolderWriter(dest, meter, lift=lift).write(_entries(file, head, meter))
 
 
 def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[Entry]:
@@ -54,12 +54,13 @@ def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[Entry]:
     if kind is Kind.TEXT:
         raise BuildError("NotAnArchive", "archive holds plain text; send a single file as sourceCode")
     if kind is Kind.OTHER:
-        raise BuildError("NotAnArchive", f"this is {describe(head)}; a ZIP, tar or tar.gz is needed")
+        raise BuildError("NotAnArchive", f"this is {describe(head)}; {NEEDED}")
+    if kind is not Kind.TAR and is_tar(head):
+        message = f"this is a {kind.value} and a plain tar at once; it can be read in two ways"
+        raise BuildError("ArchiveUnsafe", message)
     if kind is Kind.ZIP:
-        if is_tar(head):
-            raise BuildError("ArchiveUnsafe", "this is a ZIP and a tar at once; it can be read in two ways")
         return read_zip(file.fileno(), meter)
-    return read_tar(file, kind is Kind.TAR_GZ)
+    return read_tar(file, kind)
 
 
 def write_single(path_name: str, data: bytes, dest: Path) -> Unpacked:

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, func, or_, select, tuple_, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
@@ -97,10 +97,12 @@ def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True, non
                     line=line,
                 )
             )  # fmt: skip
-        while len(rows) < limit and (asked := _next_asked(tx, now)) is not None:
-            rows.append(_taken(tx, now, asked, lease_ms, nonce))
-        late = or_(and_(*_late(now)), and_(*_asked(now)))
-        left = tx.execute(select(builds.c.number).where(late).limit(1)).first() is not None
+        late, asked = _waiting(tx, now)
+        if asked and len(rows) < limit:
+            while len(rows) < limit and (row := _next_asked(tx, now)) is not None:
+                rows.append(_taken(tx, now, row, lease_ms, nonce))
+            late, asked = _waiting(tx, now)
+        left = late or asked
     return Adopted(rows=rows, left=left)
 
 
@@ -125,6 +127,12 @@ def _asked(now: int | ColumnElement[int]) -> Sequence[ColumnElement[bool]]:
     """The condition of a queued prebuilt image whose time has come."""
     queued = (builds.c.status == PENDING, builds.c.queue == EXTERNAL, builds.c.toolchain == "")
     return (*queued, builds.c.attached_to == "", builds.c.not_before <= now)
+
+
+def _waiting(tx: Connection, now: int) -> tuple[bool, bool]:
+    """Whether builds in FINALIZE are due, and prebuilt images are queued."""
+    found = tx.execute(select(exists().where(*_late(now)), exists().where(*_asked(now)))).one()
+    return bool(found[0]), bool(found[1])
 
 
 def _next_asked(tx: Connection, now: int) -> Row | None:
@@ -327,10 +335,17 @@ def succeed(
             same = {name: row[name] for name in ("organization", "build_key", "repository")}
             kept = {**{name: row[name] for name in ("build_id", "artifact")}, "used_at": now}
             entry = insert_into(tx, cache).values(**same, **kept)
-            seen = not row["from_cache_of"] and record.starts(row)
-            if row["no_cache"] or seen:  # asked for anew; or the entry may be of an artifact that nobody saw start
+            if row["no_cache"] or _knows_more(tx, row, same):  # asked for anew, or its start is known better
                 tx.execute(entry.on_conflict_do_update(index_elements=list(same), set_=kept))
             else:
                 tx.execute(entry.on_conflict_do_nothing())
         every = with_phases(row, [(name, start, stop, True) for name, start, stop in phases])
         return end(tx, now, row, "succeed", SUCCEEDED, "", phases=every)
+
+
+def _knows_more(tx: Connection, row: Row, same: Mapping[str, Any]) -> bool:
+    """Whether a build saw its artifact start, or has any verdict of a start check where the cache entry has none."""
+    if row["from_cache_of"] or record.starts(row):
+        return not row["from_cache_of"]
+    entry = tx.execute(select(cache.c.artifact).filter_by(**same)).mappings().first()
+    return record.is_checked(row) and entry is not None and not record.is_checked(entry)

@@ -85,6 +85,8 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         message.image_refs.extend(one for one in (artifact.reference, artifact.tag_reference) if one)
         if artifact.HasField("start_check"):
             message.start_check.CopyFrom(artifact.start_check)
+    if row["provenance"]:
+        json_format.Parse(row["provenance"], message.provenance)
     if row["failure"]:
         json_format.Parse(row["failure"], message.failure)
     return message
@@ -115,14 +117,19 @@ def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:
     return artifact
 
 
-def start_required(row: Mapping[Any, Any], default: str) -> bool:
-    """Whether a build succeeds only where its artifact was seen to start; `default` is the server's setting."""
-    return start_check_of(request(row), default) == "require"
+def start_mode(row: Mapping[Any, Any], default: str) -> str:
+    """The start check that a build asks for: off, warn or require; `default` is the server's setting."""
+    return start_check_of(request(row), default)
 
 
 def starts(row: Mapping[Any, Any]) -> bool:
     """Whether somebody saw the artifact of a row start."""
     return built(row).start_check.status == pb.START_STATUS_LISTENS
+
+
+def is_checked(row: Mapping[Any, Any]) -> bool:
+    """Whether the artifact of a row has a verdict of a start check, whatever it is."""
+    return built(row).HasField("start_check")
 
 
 def start_words(row: Mapping[Any, Any]) -> str:

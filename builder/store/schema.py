@@ -90,6 +90,7 @@ builds = Table(
     Column("attempts_swept", Integer, nullable=False, server_default="0"),  # `retention.SWEPT` and kin
     Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
     Column("statement", Text, nullable=False, server_default=""),  # of an artifact that is not ours to attach one to
+    Column("provenance", Text, nullable=False, server_default=""),  # SourceProvenance of a git source
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),

@@ -86,7 +86,6 @@ def test_another_organization_sees_nothing_of_a_build(serve: Serve) -> None:
 
 BUILDS = "/v1/ignite/builds"
 NOT_YET = {
-    "`git_source`": [("POST", BUILDS, {"name": "app", "gitSource": {"url": "https://example.com/x.git"}})],
     "`from_code`": [
         ("POST", BUILDS, {"name": "app", "code": {"image": image}})
         for image in (

@@ -15,11 +15,12 @@ import httpx
 import pytest
 
 from builder.cli import client as cli_client
-from builder.config import Settings, load
+from builder.config import load
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.plan import Toolchain
+from builder.settings import Settings
 from tests.cli_fixtures import build, failed_build, line, play, run, sse
 
 CANDIDATES = "k7m2xq9d4t1zv6wh5r3p (hello-go), k7m2aaaaaaaaaaaaaaaa (thumbs)"
@@ -254,7 +255,7 @@ def test_runtimes_says_what_can_be_built_here_and_what_is_missing(tmp_path: Path
     ran = run("runtimes", settings=Settings(node_dir=str(tmp_path)))
     head, *rows = ran.out.splitlines()
     assert head.split()[-1] == "HERE"
-    assert any("bases build python-3.11" in row for row in rows)
+    assert any("runtimes fetch python-3.11" in row for row in rows)
     facts = json.loads(run("runtimes", "--json", settings=Settings(node_dir=str(tmp_path))).out)["runtimes"]
     assert all(fact["here"] or fact["why"] for fact in facts)
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dockerfile.choose import ImagePlan, ImageRequest, check_path, plan_image
 from builder.errors import BuildError
 from builder.services import intake
 from builder.services.errors import CallRefused
+from builder.settings import Settings
 from tests.cli_fixtures import run
 
 GOOD = "FROM alpine:3\nCOPY src /x\n"
@@ -173,7 +173,7 @@ def test_without_a_cluster_a_build_of_a_dockerfile_says_what_to_do(source: Path)
     [
         ((), "there is nothing to build"),
         ((".", "--image", "alpine"), "PATH and --image exclude each other"),
-        ((".", "--secret", "hub"), "--secret is for a private image"),
+        ((".", "--secret", "hub"), "--secret is for a private image or repository"),
         (("--image", "alpine", "--tag", "v1"), "--tag is of no use with --image"),
         (("--image", "alpine", "--dockerfile", "x"), "--dockerfile is of no use with --image"),
         (("--image", "https://alpine"), "is a URL"),

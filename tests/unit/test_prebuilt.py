@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import pytest
 
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.credentials import Secrets
@@ -22,6 +21,7 @@ from builder.images.guard import Guarded, guarded_client
 from builder.images.reference import Reference, is_own, parse
 from builder.local.run import place_of
 from builder.services import secrets as service
+from builder.settings import Settings
 from builder.store import builds, secrets
 from builder.store.transitions import EXTERNAL
 from builder.vault import Unreadable, Vault

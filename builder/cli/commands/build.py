@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import posixpath
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder import pipelines
@@ -28,19 +28,20 @@ from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistake, refused_here
 from builder.cli.ticker import Ticker
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dockerfile.choose import DEFAULT
+from builder.dockerfile.choose import DEFAULT, check_path
 from builder.errors import EXIT_CANCELLED, BuildError
+from builder.git.source import check_reference, parse_url
 from builder.images.reference import parse
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
-    from builder.config import Settings
     from builder.local.client import LocalClient
+    from builder.settings import Settings
 
 LOCAL = "local"
 NO_CLUSTER = (
-    "Build and push it elsewhere, then bring it: ignite-builder build --image REF. Or name a server with a cluster: "
-    "--server=URL. Or let a runtime build the source: --runtime NAME."
+    "Name a server with a cluster (--server=URL), or let a runtime build the source (--runtime NAME). An image that "
+    "was pushed elsewhere is taken, too: ignite-builder build --image REF"
 )
 MOST_NAMED = 5
 CONTEXT_SLACK = 64 * 1024
@@ -55,7 +56,7 @@ class BuildOptions:
     runtime: str = ""
     runtime_version: str = ""
     target: str = ""
-    build_args: Sequence[str] = ()
+    build_args: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
     repository: str = ""
     tags: Sequence[str] = ()
@@ -68,6 +69,7 @@ class BuildOptions:
     no_ignore: bool = False
     image: str = ""
     secret: str = ""
+    git: str = ""
     dockerfile: str = ""
 
 
@@ -86,14 +88,16 @@ def build(ctx: Context, options: BuildOptions) -> int:
     try:
         if options.image:
             request = image_request(options)
+        elif options.git:
+            request = git_request(options, nameable(pipelines.names(known)))
         else:
             choice = Choice(no_ignore=options.no_ignore, include=tuple(options.include))
             packed = pack(options.path, ctx.stdin, with_dockerfile(choice, options.dockerfile, options.path))
             request = request_of(options, packed, nameable(pipelines.names(known)))
     except BuildError as error:
         raise refused_here(error) from None
-    what = packed.summary if packed else f"image {shown(options.image)}"
-    again = options.path or f"--image {options.image}"
+    what = packed.summary if packed else shown(f"git {options.git}" if options.git else f"image {options.image}")
+    again = options.path or (f"--git {options.git}" if options.git else f"--image {options.image}")
     interrupts = Interrupts(hup_stops=not settings.server)
     view = _view(ctx)
     watcher = QueueWatcher(interrupts.events.put, interrupts.events.put if ctx.common.verbose > 1 else None)
@@ -115,13 +119,15 @@ def build(ctx: Context, options: BuildOptions) -> int:
                 if packed is not None and _makes_image(settings, options, packed):
                     _as_image(request, options, settings)
                 elif packed is not None and packed.folder is not None:
-                    check_needed(packed.folder, options.runtime, known)
+                    check_needed(packed.folder, options.runtime, known, options.build_args.get("sub_path", ""))
             except BuildError as error:
                 raise refused_here(error) from None
             if packed is not None and not settings.server:
                 with ticker.held_back():
                     view.doing("looking for what building here needs")
                 settings = _prepared(ctx, settings, options, packed, view, ticker)
+            if options.git and not settings.server:
+                settings = _prepared_for_git(settings)
             with ctx.client(settings, watcher, builds=True) as client:
                 if packed is not None:
                     _send_shown(client, request, packed, settings, view, ticker)
@@ -161,11 +167,18 @@ def build(ctx: Context, options: BuildOptions) -> int:
 
 def _check_sources(options: BuildOptions) -> None:
     """One source, and no option that it has no use for. Raises `Stop`."""
-    if bool(options.path) == bool(options.image):
-        what = "PATH and --image exclude each other" if options.path else "there is nothing to build"
-        raise mistake(what, where="PATH", next="Name a folder, a file, an archive or -, or an image with --image REF")
-    if options.secret and not options.image:
-        raise mistake("--secret is for a private image", where="--secret", next="Name the image with --image REF")
+    sources = {"PATH": options.path, "--git": options.git, "--image": options.image}
+    named_sources = [name for name, value in sources.items() if value]
+    if len(named_sources) != 1:
+        what = f"{' and '.join(named_sources)} exclude each other" if named_sources else "there is nothing to build"
+        raise mistake(
+            what, where="PATH", next="Name a folder, a file, an archive or -, or use --git URL or --image REF"
+        )
+    if options.secret and options.path:
+        step = "Name the source with --image REF or --git URL"
+        raise mistake("--secret is for a private image or repository", where="--secret", next=step)
+    if options.git and options.dockerfile:
+        raise mistake("a Dockerfile of a repository is not built yet", where="--dockerfile")
     if options.image:
         useless = {
             "--runtime": options.runtime,
@@ -202,13 +215,12 @@ def _makes_image(settings: Settings, options: BuildOptions, packed: Packed) -> b
         options.runtime or packed.kind == "file" or (folder is not None and not _has_dockerfile(folder, options))
     ):
         return False
-    arguments = pairs(options.build_args, "--build-arg")
     with opened(packed) as source:
-        return image_of(settings, packed, source, options.runtime, options.dockerfile, arguments) is not None
+        return image_of(settings, packed, source, options.runtime, options.dockerfile, options.build_args) is not None
 
 
 def _has_dockerfile(folder: Found, options: BuildOptions) -> bool:
-    sub_path = pairs(options.build_args, "--build-arg").get("sub_path", "")
+    sub_path = options.build_args.get("sub_path", "")
     wanted = posixpath.normpath(posixpath.join(folder.lifted, sub_path, DEFAULT))
     return any(entry.path == wanted for entry in folder.entries)
 
@@ -225,6 +237,38 @@ def _as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: S
     from_code.sub_path = compiled.pop("sub_path", "")
     for key, value in compiled.items():
         from_code.build_args[key] = value
+
+
+def git_request(options: BuildOptions, runtimes: Sequence[str]) -> pb.CreateBuildRequest:
+    """The request for a commit: `URL`, `URL#REF` or `URL#REF:FOLDER`. Raises `BuildError`, `Stop` as `request_of`."""
+    url, _, rest = options.git.partition("#")
+    reference, _, folder = rest.partition(":")
+    parse_url(url, "--git")
+    if reference:
+        check_reference(reference, "--git")
+    check_path(folder, "--git")
+    request = _request(options, build_name(url.rstrip("/").rpartition("/")[2].removesuffix(".git")))
+    source = request.git_source
+    source.url, source.reference, source.context_dir, source.secret_ref = url, reference, folder, options.secret
+    for key, value in options.build_args.items():
+        request.build_args[key] = value
+    if options.runtime:
+        set_runtime(source.runtime, options.runtime, options.runtime_version, options.target, runtimes)
+    elif options.runtime_version or options.target:
+        raise mistake("a version or target of a repository needs its runtime", where="--runtime")
+    return request
+
+
+def _prepared_for_git(settings: Settings) -> Settings:
+    """Without a server this machine builds it: the sandbox must be there. What the source needs is seen later."""
+    from builder.local.machine import require_sandbox, versions_here
+
+    try:
+        require_sandbox(settings)
+    except BuildError as error:
+        raise missing_here(error) from None
+    # Without a server it is the user's own network that is asked.
+    return settings.replace(default_versions=versions_here(settings), git_hosts=("*",))
 
 
 def _request(options: BuildOptions, name: str) -> pb.CreateBuildRequest:
@@ -246,11 +290,11 @@ def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = 
     request = _request(options, packed.name)
     compiled = request.code.compile
     compiled.SetInParent()
-    for key, value in pairs(options.build_args, "--build-arg").items():
+    for key, value in options.build_args.items():
         compiled.build_args[key] = value
     name = packed.runtime(options.runtime)
     if not name and (options.runtime_version or options.target):
-        name = _detected(packed)
+        name = _detected(packed, options.build_args.get("sub_path", ""))
     if name:
         set_runtime(compiled.runtime, name, options.runtime_version, options.target, runtimes)
     return request
@@ -264,10 +308,10 @@ def _progress(packed: Packed, *, to_server: bool) -> str:
     return f"{what} {fmt.size(packed.count.read)} of {fmt.size(packed.size)}"
 
 
-def _detected(packed: Packed) -> str:
+def _detected(packed: Packed, sub_path: str) -> str:
     """A version or target without a runtime belongs to the one that is found in the source."""
     with opened(packed) as source:
-        return source.detect("").runtime
+        return source.detect("", sub_path).runtime
 
 
 def _prepared(
@@ -284,18 +328,17 @@ def _prepared(
         require_sandbox(settings)
     except BuildError as error:
         raise missing_here(error) from None
-    settings = settings.model_copy(update={"default_versions": versions_here(settings)})
+    settings = settings.replace(**{"default_versions": versions_here(settings)})
     try:
         runtime = packed.runtime(options.runtime)
         with opened(packed, runtime) as source:
-            arguments = pairs(options.build_args, "--build-arg")
-            plan = make(settings, source, runtime, options.runtime_version, options.target, arguments)
+            plan = make(settings, source, runtime, options.runtime_version, options.target, options.build_args)
     except BuildError:
         return settings
 
     def making() -> None:
         with ticker.held_back():
-            view.status("making the base image; that happens once")
+            view.status("making the images of the toolchain; that happens once")
 
     try:
         prepare(settings, plan.toolchain, making)

@@ -8,6 +8,7 @@ import posixpath
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,6 @@ from builder.cli.pack import Packed, check_size, pack
 from builder.cli.safe import shown
 from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
-from builder.config import Settings
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
 from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, plan_image
@@ -31,6 +31,7 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.catalog import read as read_catalog
 from builder.plan import Detection, Network, Plan
+from builder.settings import Settings
 from builder.source.digest import code_hash
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
@@ -47,9 +48,9 @@ class Source:
     size: int
     single_file: bool = False
 
-    def detect(self, runtime: str) -> Detection:
+    def detect(self, runtime: str, sub_path: str = "") -> Detection:
         """Which runtime. Raises `BuildError`."""
-        return pipelines.detect(DirTree(self.root), runtime or None)
+        return pipelines.detect(DirTree(self.root), runtime or None, sub_path=sub_path)
 
 
 @contextlib.contextmanager
@@ -222,7 +223,8 @@ def planned(
     """The plan of a packed source, by the catalog of the settings. Raises `BuildError`, also for a file that is needed
     and left out."""
     if packed.folder is not None:  # before the plan, which knows that a file is lacking, but not why
-        check_needed(packed.folder, packed.runtime(runtime), pipelines.load(settings.pipelines))
+        known = pipelines.load(settings.pipelines)
+        check_needed(packed.folder, packed.runtime(runtime), known, build_args.get("sub_path", ""))
     try:
         return make(settings, source, packed.runtime(runtime), version, target, build_args)
     except BuildError as error:
@@ -267,6 +269,7 @@ def make(
         target=target,
         build_args={name: value for name, value in build_args.items() if name != START_CHECK},
         single_file=source.single_file,
+        today=time.strftime("%Y-%m-%d", time.gmtime()),
     )
     tree = DirTree(source.root)
     detection = pipelines.detect(tree, runtime or None, known, build_args.get("sub_path", ""))

@@ -1,4 +1,4 @@
-"""Secrets of organizations, encrypted; the statement of an image that is not ours to attach one to."""
+"""Secrets of organizations, encrypted; the statement of an image that is not ours; the commit of a git source."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -12,7 +12,7 @@ def _ordered(length: int) -> sa.String:
 
 
 def upgrade() -> None:
-    """No build had a statement that its record keeps."""
+    """No build had a statement or a commit that its record keeps."""
     op.create_table(
         "secrets",
         sa.Column("organization", _ordered(200), primary_key=True),
@@ -24,4 +24,5 @@ def upgrade() -> None:
         sa.Column("created_at", sa.BigInteger, nullable=False),
         sa.Column("updated_at", sa.BigInteger, nullable=False),
     )
-    op.add_column("builds", sa.Column("statement", sa.Text, nullable=False, server_default=""))
+    for name in ("statement", "provenance"):
+        op.add_column("builds", sa.Column(name, sa.Text, nullable=False, server_default=""))

@@ -204,20 +204,30 @@ class GitSource(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     CONTEXT_DIR_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    SECRET_REF_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     reference: _builtins.str
     """Branch, tag or commit SHA; empty means main."""
     context_dir: _builtins.str
+    secret_ref: _builtins.str
+    """Name of a git secret."""
+    @_builtins.property
+    def runtime(self) -> _ignite_common_pb2.Runtime:
+        """Empty: detected from the source."""
+
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         reference: _builtins.str = ...,
         context_dir: _builtins.str = ...,
+        runtime: _ignite_common_pb2.Runtime | None = ...,
+        secret_ref: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_dir", b"context_dir", "reference", b"reference", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_dir", b"context_dir", "reference", b"reference", "runtime", b"runtime", "secret_ref", b"secret_ref", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
