@@ -40,7 +40,7 @@ def left_out(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...] |
     name = cache_of(step)
     if not name:
         return None
-    found = _fetched(attempt, plan)
+    found = named(attempt, plan)
     if found is None:
         return None
     store = shared(attempt, name)
@@ -61,7 +61,7 @@ def keep(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...]:
     if not name:
         return ()
     private = attempt.work / "download" / name
-    found = _fetched(attempt, plan)
+    found = named(attempt, plan)
     if found is None:
         sandbox.remove_tree(private)
         return ()
@@ -95,7 +95,7 @@ def take(private: Path, store: Path, wanted: Wanted, *, limit: int, check: Calla
     for path in (wanted.source, wanted.path):
         _require_plain(path)
     try:
-        with _opened(private, wanted.source) as file:
+        with opened(private, wanted.source) as file:
             _copy(file, store, wanted, limit, check)
     except (FileNotFoundError, NotADirectoryError):
         if not wanted.optional:
@@ -112,7 +112,7 @@ def shared(attempt: Attempt, name: str) -> Path:
     return folder
 
 
-def _fetched(attempt: Attempt, plan: Plan) -> Fetched | None:
+def named(attempt: Attempt, plan: Plan) -> Fetched | None:
     """What the stubs name, with the files for later steps written beside them."""
     folder = attempt.work / "fetch"
     with attempt.reading() as reading:
@@ -136,6 +136,16 @@ def _fetched(attempt: Attempt, plan: Plan) -> Fetched | None:
             path.unlink()
         path.symlink_to(root / link.target)
     return found
+
+
+def is_there(attempt: Attempt, path: str) -> bool:
+    """Whether the stubs have a file that is not empty."""
+    _require_plain(path)
+    try:
+        found = (attempt.work / "fetch" / path).lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
 
 def _make_folders(attempt: Attempt, root: Path, path: str) -> None:
@@ -171,7 +181,7 @@ def _require_plain(path: str) -> None:
 
 
 @contextmanager
-def _opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
+def opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
     """A regular file below a folder, no part of whose path is a link."""
     *above, name = path.split("/")
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

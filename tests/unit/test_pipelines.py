@@ -93,7 +93,9 @@ def test_only_fetching_steps_have_the_network() -> None:
     assert [(step.name, step.network) for step in made.steps] == [
         ("resolve dependencies", Network.INDEX),
         ("download wheels", Network.INDEX),
+        ("build sdists", Network.NONE),
         ("install dependencies", Network.NONE),
+        ("install what was built", Network.NONE),
         ("compile", Network.NONE),
     ]
 
