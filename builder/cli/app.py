@@ -134,7 +134,9 @@ def _command(name: str, group: click.Group = app, examples: str = "") -> Callabl
 def _path(*, needed: bool) -> Callable[[F], F]:
     """PATH; of a command that has another source, too, it may be missing."""
     text = "a folder, a file, an archive, or - for stdin"
-    return click.argument("path", metavar="PATH|-" if needed else "[PATH|-]", required=needed, default=None, help=text)
+    if needed:
+        return click.argument("path", metavar="PATH|-", help=text)
+    return click.argument("path", metavar="[PATH|-]", default="", help=text)
 
 
 def _source_options(function: F) -> F:
@@ -189,11 +191,10 @@ def _exit_status(function: F) -> F:
 @click.option("--timeout", metavar="TIME", default="", help="such as 90s, 10m")
 @click.option("--detach", is_flag=True, help="print the id and leave; the build goes on")
 @click.pass_obj
-def _build(context: Context, /, path: str | None, version: str, **options: Any) -> int:
+def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
     """Build a folder, a file, an archive or stdin; print the artifact's reference by digest."""
     from builder.cli.commands.build import BuildOptions, build
 
-    path = path or ""
     if path == "-" and context.stdin_is_terminal():
         raise mistake("- reads stdin, and that is a terminal", where="PATH", next=f"See: {PROG} build --help")
     build_args = arguments(options.pop("build_args"), {name: options.pop(name) for name in ARGUMENT_OPTIONS})

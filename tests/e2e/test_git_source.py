@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -51,10 +53,10 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(start: Start, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("git")
-    for each in (folder, folder.parent):
-        each.chmod(0o755)
+def world(start: Start, request: pytest.FixtureRequest) -> Iterator[World]:
+    folder = Path(tempfile.mkdtemp(prefix="ignite-builder-git-", dir="/var/tmp"))  # build users read the CA bundle
+    folder.chmod(0o755)
+    request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))
     with hosts.serving(folder, load({}).settings.ca_bundle) as host:
         work = folder / "work"
         first = hosts.commit(work, {"build.py": SCRIPT, "data.txt": "one", "sub/build.py": SCRIPT, "sub/data.txt": "s"})
