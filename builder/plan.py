@@ -220,7 +220,7 @@ class Wanted:
 
     `source` is its path in the step's private folder, `path` the one in the shared cache `cache`. `path` holds the
     digest, so that what one build asks for never stands in the place of what another means. `digest` is "sha256:<hex>"
-    of the bytes, or "h1:<base64>" as go.sum has it.
+    or "sha512:<hex>" of the bytes, or "h1:<base64>" as go.sum has it.
     """
 
     cache: str

@@ -105,6 +105,7 @@ def take(private: Path, store: Path, wanted: Wanted, *, limit: int, check: Calla
 def shared(attempt: Attempt, name: str) -> Path:
     """A cache of this organization that a step does not write, made for the node where it is new."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
+    attempt.use(f"caches/{attempt.grant.organization_name}/{name}")
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         for each in (folder, folder.parent, folder.parent.parent):  # whatever the worker's umask: the build user passes
@@ -207,7 +208,8 @@ def opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
 def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Callable[[], None]) -> None:
     fd, partial = tempfile.mkstemp(prefix=".partial-", dir=store)
     try:
-        hasher, size = hashlib.sha256(), 0
+        algorithm = wanted.digest.partition(":")[0]
+        hasher, size = hashlib.new("sha256" if algorithm == "h1" else algorithm), 0
         with open(fd, "w+b") as out:
             while chunk := file.read(CHUNK):
                 check()
@@ -218,7 +220,7 @@ def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Calla
                 hasher.update(chunk)
                 out.write(chunk)
             out.flush()
-            found = "sha256:" + hasher.hexdigest()
+            found = f"{algorithm}:{hasher.hexdigest()}"
             if wanted.digest.startswith("h1:"):
                 out.seek(0)
                 found = dirhash.of(out, wanted.source, limit, check)

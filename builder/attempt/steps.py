@@ -186,7 +186,7 @@ def _with_index(value: str, env: Mapping[str, str]) -> str:
 
 
 def _root(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Root:
-    root = toolchain.root
+    root = toolchain.apart if step.sees is Sees.APART and toolchain.apart else toolchain.root
     bundle = attempt.node.settings.ca_bundle
     if step.network is Network.INDEX and bundle:
         mounts = (*root.mounts, sandbox.Mount(source=Path(bundle).resolve(), dest=CA_MOUNT))
@@ -204,6 +204,7 @@ def _make_download(attempt: Attempt, name: str) -> None:
 def _cache(attempt: Attempt, name: str) -> Path:
     """A cache of this organization that steps write; owned by the build user of this slot."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
+    attempt.use(f"caches/{attempt.grant.organization_name}/{name}")
     folder.mkdir(parents=True, exist_ok=True)
     if attempt.build_user:
         for above in (folder.parent.parent, folder.parent):  # whatever the worker's umask: the build user passes

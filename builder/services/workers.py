@@ -33,8 +33,8 @@ MOST_NAMES, NAME_CHARACTERS = 1000, 200
 """Queues or toolchains of a node, and each of their names: the dispatcher reads them at each look."""
 LINE_CHARACTERS = 128 * 1024
 """Of a log line. A node splits lines at 16 KiB; what it then escapes becomes a few times as long."""
-TEXT_CHARACTERS, SAID_LINES = 16 * 1024, 6
-"""Of each text of a failure, and the lines of the tool's own words in it."""
+TEXT_CHARACTERS, SAID_LINES, MOST_WARNINGS = 16 * 1024, 6, 100
+"""Of each text of a failure or warning, the lines of the tool's own words in it, and the warnings of a build."""
 LAST_MS = 253_402_300_799_999
 """The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
@@ -94,7 +94,7 @@ class WorkerService:
         if got.row is None:
             return pb.ClaimBuildResponse(refused_because=got.refused)
         self._parts.fan_out(request.build_id, [])
-        grant = _grant(got.row, settings)
+        grant = _grant(got.row, settings, got.last)
         try:
             grant.secrets.update(self._secrets_of(got.row))
         except BuildError as error:  # deleted since the submit: this build cannot be answered, and ends
@@ -142,6 +142,7 @@ class WorkerService:
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
         self._admit(caller, request.protocol)
+        _few("runtimeVersion", [request.runtime_version, request.target])
         _within_calendar(request.phases)
         verdict = builds.planned(
             self._parts.store,
@@ -153,7 +154,10 @@ class WorkerService:
             request.phases,
             caller.node,
             self._parts.settings.start_check,
-            _provenance(request.provenance) if request.HasField("provenance") else "",
+            version=request.runtime_version,
+            target=request.target,
+            warnings=[log_line(line[:TEXT_CHARACTERS]) for line in request.warnings[:MOST_WARNINGS]],
+            provenance=_provenance(request.provenance) if request.HasField("provenance") else "",
         )
         if verdict == "STALE":
             self._parts.stale("planned")
@@ -318,8 +322,9 @@ def _provenance(found: pb.SourceProvenance) -> str:
     return json_format.MessageToJson(kept, indent=None)
 
 
-def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:
+def _grant(row: builds.Row, settings: Settings, last: tuple[str, str] | None) -> pb.ClaimBuildResponse:
     return pb.ClaimBuildResponse(
+        default_versions=dict((last,) if last else ()),
         granted=True,
         build_id=row["build_id"],
         claim=row["claim"],

@@ -93,7 +93,7 @@ NOT_YET = {
             {"fromGit": {"url": "https://example.com/x.git"}},
         )
     ],
-    "`rust`": [("POST", BUILDS, compile_request(runtime)) for runtime in ("rust", "deno")],
+    "`rust`": [("POST", BUILDS, compile_request("rust"))],
     "gRPC": [],  # there is no port that speaks it
     "ComputeService": [("GET", "/v1/ignite/compile/d/logs", None), ("GET", "/v1/ignite/app/o/a/builds/b/log", None)],
 }

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from builder import config
+from builder.attempt.planned import bind
 from builder.bases.debian import Package
 from builder.bases.make import _check_versions, made_from, make_image
 from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
@@ -20,12 +25,13 @@ from builder.images.layout import Layout
 from builder.images.public import DOCKER_API, fetch_public, parse
 from builder.images.store import images_of, toolchain_images_of
 from builder.pipelines import catalog as catalogs
-from builder.plan import Toolchain
+from builder.plan import Plan, Toolchain
 from builder.toolchains.fetch import can_fetch
 from builder.toolchains.host import HostProvider
 from builder.toolchains.image import ImageProvider
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import fetching
+from tests.attempt_fixtures import attempt_at
 from tests.oci_fixtures import make_layer, make_tree
 
 TOOLCHAIN = """\
@@ -208,7 +214,7 @@ def test_what_a_suite_has_must_be_what_the_recipe_is_for() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name="x"\nreference="a/b"\npackages=["c"]', "an image with a reference is as it is; packages changes it"),
+        ('name="x"\nreference="a/b"\npackages=["c"]', "packages is for images of packages, not for a reference"),
         ('name="x"\nsuite="s"\npackages=["p"]\nat=["q"]', "at has the wrong shape"),
         ('name="x"\nsuite="s"\npackages=["p"]\ntoolchain=["q"]', 'no key of a recipe; is "toolchains" meant?'),
     ],
@@ -238,7 +244,7 @@ def test_a_build_fetches_only_where_the_setting_says_so(tmp_path: Path) -> None:
     assert fetching(settings.replace(**{"fetch_toolchains": True})) is not None
     rows = {row.name: row for row in catalogs.read(catalog_file("")).toolchains()}
     assert can_fetch(settings, rows["go-1.24"])
-    assert not can_fetch(settings, rows["python-3.12"]), "there is no recipe of its base"
+    assert not can_fetch(settings, rows["deno-2.0"]), "there is no recipe of its base"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -334,6 +340,24 @@ def test_a_public_image_is_fetched_verified_and_pinned(tmp_path: Path, index: bo
     assert all(layer.media_type.startswith("application/vnd.oci.") for layer in stored.layers)
 
 
+def test_a_recipe_puts_links_over_a_public_image(tmp_path: Path) -> None:
+    """Plans start an interpreter where Debian has it; a public image may have it elsewhere."""
+    node = Node(
+        tmp_path, PUBLIC.replace("example.test/zig:2", "zig:2") + 'links = { "usr/bin/zig" = "/usr/local/x" }\n'
+    )
+    layout = registry_with(tmp_path, docker_form(node.image(PUBLIC_FILES)))
+    recipe, images = node.provider.recipe(ROW), toolchain_images_of(tmp_path / "node")
+    assert recipe is not None
+    digests = [
+        make_image(images, recipe, refresh=True, fetch=lambda *asked: fetch_public(*asked, lambda host: layout)).digest
+        for _ in range(2)
+    ]
+    assert digests[0] == digests[1], "the same image and recipe give the same digest"
+    rootfs = images.rootfs(digests[0])
+    assert os.readlink(rootfs / "usr/bin/zig") == "/usr/local/x" and (rootfs / "usr/local/zig/VERSION").is_file()
+    assert dict(node.provider.provide(node.provider.find(ROW)).env)["ZIG_HOME"] == "/z"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -368,3 +392,28 @@ def test_an_image_that_is_not_there_or_for_another_platform_is_named(tmp_path: P
     layout.push(image, "library/zig", "4")
     with pytest.raises(BuildError, match="is for linux/s390x, not for linux/amd64"):
         fetch_public("zig:4", work, lambda line: None, lambda host: layout)
+
+
+# -- in a build ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("allowed", [True, False], ids=["fetch_toolchains", "as it comes"])
+def test_a_toolchain_that_is_lacking_is_fetched_by_the_build_only_where_it_may(tmp_path: Path, allowed: bool) -> None:
+    node = Node(tmp_path)
+    plan = cast(Plan, SimpleNamespace(toolchain=ROW))
+
+    def fetch(row: Toolchain, progress: Callable[[str], None]) -> None:
+        progress(f"fetching {row.name}")
+        node.store(DEBIAN_FILES)
+
+    work = tmp_path / "attempt"
+    work.mkdir()
+    attempt = attempt_at(work, toolchains=node.toolchains, fetch=fetch if allowed else None)
+    if not allowed:
+        with pytest.raises(BuildError) as caught:
+            bind(attempt, plan, ())
+        assert caught.value.next == "ignite-builder runtimes fetch zig-2"
+        return
+    bound = bind(attempt, plan, ())
+    assert dict(bound.materials)["toolchain"] == bound.toolchain.digests["toolchain"]
+    why, line = (each.text for each in attempt.log.spool.batch(10))
+    assert line == "fetching zig-2" and why.startswith("zig-2: zig is not on the PATH of this node; it is fetched now")
+    attempt.leave()

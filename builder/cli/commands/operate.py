@@ -11,6 +11,7 @@ import gc
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -173,28 +174,32 @@ def _effect(finding: Finding) -> str:
     return finding.effect.removeprefix(f"{finding.name}: ").removesuffix(f": {finding.mend}")
 
 
+APART = "-build"
+"""Behind a base's name: the image in which what comes as source is built, where a recipe has one."""
+
+
 def bases_build(ctx: Context, names: list[str]) -> int:
     """Make the base images that this node needs, and print each with its digest."""
     from builder import pipelines
-    from builder.bases.make import build_base
-    from builder.data import runtimes_dir
-    from builder.images.store import images_of
+    from builder.toolchains.fetch import ensure_base
 
     settings = ctx.settings()
-    images = images_of(settings.node_dir)
     planned = pipelines.names(pipelines.load(settings.pipelines))
-    wanted = {}
+    wanted: dict[str, Toolchain] = {}
     for row in catalog_of(settings).toolchains():
         if row.runtime in planned and (row.base in names or (not names and _is_default(settings, row))):
-            wanted[row.base] = runtimes_dir() / row.runtime
+            wanted.setdefault(row.base, row)
+        for name in names:
+            if row.runtime in planned and name == f"{row.base}{APART}":
+                wanted.setdefault(name, replace(row, base=name))
     for name in names:
         if name not in wanted:
             raise mistake(f'"{name}" is not a base of the catalog', where="NAME", next=f"See: {ctx.prog} runtimes")
     made = []
     try:
-        for name, recipe in wanted.items():
+        for name, row in wanted.items():
             ctx.say(f"making {name}")
-            made.append((name, build_base(images, name, recipe).digest))
+            made.append((name, ensure_base(settings, row)))
     except BuildError as error:
         raise refused_here(error) from None
     if ctx.common.json:

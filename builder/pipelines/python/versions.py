@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
-from builder.pipelines.catalog import Row
+from builder.pipelines.catalog import DEFAULT, Row
 from builder.pipelines.limits import LOCK_LIMIT, read_toml
 from builder.pipelines.python import constraints
 from builder.pipelines.python.project import line_of, read_project, table
@@ -69,7 +69,7 @@ def wanted_version(tree: Tree, rows: Sequence[Row], default: str, asked: str = "
     if (pin := _pin(tree)) is not None:
         return _pinned(pin, rows, wishes)
     if not wishes:
-        return Wanted(version=default, why="the catalog's default")
+        return Wanted(version=default, why=DEFAULT)
     fitting = [row.toolchain.version for row in rows if row.release and _fits(row, wishes)]
     if not fitting and not any(row.release and _fits_some_patch(row, wishes) for row in rows):
         fitting = [row.toolchain.version for row in rows if not row.release and _fits_some_patch(row, wishes)]
