@@ -19,10 +19,12 @@ from google.protobuf import json_format
 from builder.attest.artifact import Refused, check_config, described
 from builder.attest.provenance import MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
+from builder.prebuilt import Prebuilt
 from builder.store import builds, record
 from builder.store.engine import Store
+from builder.store.transitions import EXTERNAL
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -43,6 +45,7 @@ class Finalizer:
 
     store: Store
     destination: Destination
+    prebuilt: Prebuilt
     backoff_ms: int
     label: Callable[[str], None]
     stale: Callable[[str], None]
@@ -50,6 +53,9 @@ class Finalizer:
 
     def finish(self, row: builds.Row) -> None:
         """One attempt at a build, `row` as adopted. Raises whatever the registry or the store raises."""
+        if row["queue"] == EXTERNAL:
+            self._finish_prebuilt(row)
+            return
         build_id, claim, repository = row["build_id"], row["claim"], row["repository"]
         artifact = record.built(row)
         digest = artifact.digest
@@ -84,6 +90,25 @@ class Finalizer:
         for tag in pointed:
             self.destination.put_tag(repository, manifest, tag)
         if not self._succeed(row, (("ATTEST", started, attested),), attested, pointed):
+            self.stale("succeed")
+
+    def _finish_prebuilt(self, row: builds.Row) -> None:
+        """Resolve, compare, record. In the image's own registry nothing is written."""
+        build_id, claim, started = row["build_id"], row["claim"], _now()
+        if not row["published"]:
+            try:
+                found = self.prebuilt.resolve(row)
+            except BuildError as error:
+                if builds.unresolved(self.store, build_id, claim, failure_of(error), self.backoff_ms) is None:
+                    self.stale("refuse")
+                return
+            self.label("finalize")
+            kept = json_format.MessageToJson(found.artifact, indent=None)
+            text = found.statement(row, BUILDER_ID, _now()).decode()
+            if builds.publish(self.store, build_id, claim, artifact=kept, statement=text, line=found.line) is None:
+                return
+        attested = _now()
+        if not self._succeed(row, (("ATTEST", started, attested),), attested, {}):
             self.stale("succeed")
 
     def _succeed(self, row: builds.Row, phases: Phases, since: int, pointed: dict[str, str]) -> bool:
@@ -173,12 +198,37 @@ class Finalizer:
                 request=request,
                 materials=[(material.name, material.digest) for material in artifact.materials],
                 builder_id=BUILDER_ID,
+                commit=_commit(row),
                 started_at_ms=row["started_at"],
                 finished_at_ms=max((end for _, _, end, _ in json.loads(row["phases"])), default=row["started_at"]),
             )
         )
         annotations = {"in-toto.io/predicate-type": PREDICATE_TYPE}
         self.destination.attach(row["repository"], manifest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations)
+
+
+def _commit(row: builds.Row) -> tuple[str, str] | None:
+    """(URL, SHA) of a git source."""
+    if not row["provenance"]:
+        return None
+    found = json_format.Parse(row["provenance"], pb.SourceProvenance())
+    return record.request(row).git_source.url, found.commit_sha
+
+
+def failure_of(error: BuildError) -> pb.Failure:
+    """The failure record of an error of the control side in ATTEST."""
+    found = pb.Failure(
+        reason=error.reason,
+        message=error.message,
+        error_class=str(error.error_class),
+        where=error.where,
+        said=error.said,
+        next=error.next,
+        phase=pb.BUILD_PHASE_ATTEST,
+    )
+    if isinstance(error, PlatformError):
+        found.retry_after_ms = error.retry_after_ms
+    return found
 
 
 def _now() -> int:

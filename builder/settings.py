@@ -69,6 +69,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     registry_username: str = ""  # registry user
     registry_password: str = ""  # registry password
     repository_prefix: str = ""  # put before <organization>/<name> in the registry
+    # registries of prebuilt images whose address is not public: host[:port], or * for any
+    private_registries: tuple[str, ...] = ()
+    # git hosts whose address is not public: host[:port], or * for any
+    git_hosts: tuple[str, ...] = ()
+    secrets_key_file: str = ""  # keys that stored secrets are encrypted with; default: secrets.key in data_dir
     report_url: str = ""  # where VersionStatus reports are posted; empty: kept, not sent
     report_token: str = ""  # bearer token of the report's receiver
     # start each artifact once beside its push; a build argument overrules it
@@ -159,6 +164,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     @property
     def database(self) -> str:
         return self.store_url or f"sqlite:///{posixpath.join(self.data_dir, 'builder.db')}"
+
+    def prefix_of(self, organization: str) -> str:
+        """Where the repositories of an organization begin."""
+        return "/".join(part for part in (self.repository_prefix, organization) if part)
+
+    @property
+    def secrets_key(self) -> str:
+        """The key file of stored secrets."""
+        return self.secrets_key_file or posixpath.join(self.data_dir, "secrets.key")
 
     def queue_list(self, runtimes: tuple[str, ...]) -> tuple[str, ...]:
         return self.queues or (*(f"compile.{name}" for name in runtimes), "compile.any")

@@ -16,7 +16,7 @@ from builder.claims.calls import Calls
 from builder.claims.lease import Lease
 from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import START_CHECK, runtime_of
+from builder.contract.request import START_CHECK, compiled_runtime, runtime_of
 from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline, PlanRequest
@@ -178,16 +178,18 @@ class Attempt:
 
 def plan_request(request: pb.CreateBuildRequest) -> PlanRequest:
     """The request as a pipeline reads it."""
-    source = request.code.compile
-    version, target = runtime_of(source.runtime)
+    source, named = request.code.compile, compiled_runtime(request)
+    version, target = runtime_of(named)
+    folder = request.git_source.context_dir
     return PlanRequest(
-        runtime=source.runtime.WhichOneof("runtime"),
+        runtime=named.WhichOneof("runtime"),
         version=version,
         target=target,
         build_args={
             name: value
             for name, value in (source.build_args or request.build_args).items()
             if name != START_CHECK  # it decides nothing of the artifact
-        },
+        }
+        | ({"sub_path": folder} if folder else {}),
         single_file=source.WhichOneof("body") == "source_code",
     )

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.attempt.attempt import Attempt
+from builder.attempt.git import fetch_commit
 from builder.attempt.reader import Reading
 from builder.claims.calls import Refused, Unanswered
-from builder.errors import PlatformError
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError, PlatformError
+from builder.git.commands import Commit
 from builder.text import size as in_words
 
 AGAIN_S = 0.2
@@ -26,6 +29,20 @@ class Source:
     code_hash: str
     summary: str
     warnings: tuple[str, ...] = ()
+    commit: Commit | None = None
+    """Of a repository."""
+
+    @property
+    def provenance(self) -> pb.SourceProvenance | None:
+        """As the record has it."""
+        if self.commit is None:
+            return None
+        return pb.SourceProvenance(
+            commit_sha=self.commit.sha,
+            author=self.commit.author,
+            branch=self.commit.branch,
+            source_timestamp_ms=self.commit.time_ms,
+        )
 
 
 @contextmanager
@@ -41,14 +58,22 @@ def reading_source(attempt: Attempt) -> Iterator[Reading]:
 
 def open_source(attempt: Attempt, reading: Reading) -> Source:
     """Fetch, verify, unpack."""
+    commit: Commit | None = None
     try:
-        size = _download(attempt, attempt.blob)
-        done = reading.unpack(attempt.request.single_file, attempt.request.runtime)
+        if attempt.grant.request.WhichOneof("source") == "git_source":
+            commit = fetch_commit(attempt, attempt.grant.request.git_source)
+            size = attempt.blob.stat().st_size
+        else:
+            size = _download(attempt, attempt.blob)
+        done = reading.unpack(attempt.request.single_file, attempt.request.runtime, lift=commit is None)
     finally:
         attempt.blob.unlink(missing_ok=True)
+    if commit is not None and (pointers := reading.lfs_pointers()):
+        message = f"{', '.join(pointers)} of the commit are pointers of Git LFS, whose files are not fetched"
+        raise BuildError("LfsUnavailable", message, where=pointers[0])
     count = f"{done.files} file{'s' if done.files != 1 else ''}"
     summary = f"{count}, {in_words(size)} packed, {done.code_hash}"
-    return Source(code_hash=done.code_hash, summary=summary, warnings=done.warnings)
+    return Source(code_hash=done.code_hash, summary=summary, warnings=done.warnings, commit=commit)
 
 
 def _download(attempt: Attempt, dest: Path) -> int:

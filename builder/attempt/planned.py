@@ -68,7 +68,14 @@ def _units(node_dir: Path, sources: Iterable[Path]) -> Iterator[str]:
                 yield f"{kind}/{source.resolve().relative_to(top).parts[0]}"
 
 
-def report_key(attempt: Attempt, key: str, code_hash: str, plan: Plan, warnings: Sequence[str] = ()) -> Verdict:
+def report_key(
+    attempt: Attempt,
+    key: str,
+    code_hash: str,
+    plan: Plan,
+    warnings: Sequence[str] = (),
+    provenance: pb.SourceProvenance | None = None,
+) -> Verdict:
     """Send the key; returns what the store decides. All of it is a wait for the control side."""
     phases = (*attempt.log.phases, attempt.log.current(pb.PHASE_STATUS_SUCCEEDED))
     request = planned_request(
@@ -78,6 +85,7 @@ def report_key(attempt: Attempt, key: str, code_hash: str, plan: Plan, warnings:
         toolchain=plan.toolchain,
         warnings=(*warnings, *plan.warnings),
         phases=phases,
+        provenance=provenance,
     )
     with attempt.waiting():
         attempt.wait_until_acknowledged()  # a reuse or an attachment ends this claim, and with it its log

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from builder.attempt.plain import Failed, from_plain, to_json
-from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, Start, Unpacked, framed, serve
+from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, Pointers, Start, Unpacked, framed, serve
 from builder.errors import BuildError, PlatformError
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
@@ -196,11 +196,16 @@ class Reading:
     def __init__(self, ask: Ask, where: Callable[[], str], budget: Budget) -> None:
         self._send, self._where, self._budget = ask, where, budget
 
-    def unpack(self, single: bool, runtime: str | None) -> Unpacked:
-        """Unpack the source into the working copy, and digest it."""
+    def lfs_pointers(self) -> tuple[str, ...]:
+        """The first paths of the working copy that are pointers of Git LFS."""
+        with _invalid():
+            return self._ask(Pointers, "lfs_pointers", self._bounds).paths
+
+    def unpack(self, single: bool, runtime: str | None, *, lift: bool = True) -> Unpacked:
+        """Unpack the source into the working copy, and digest it. `lift`: a single folder becomes the root."""
         bounds = Bounds(cpu_s=self._budget.unpack_ms / 1000, file=Limits().file + 1)
         try:
-            return self._ask(Unpacked, "unpack", bounds, single=single, runtime=runtime)
+            return self._ask(Unpacked, "unpack", bounds, single=single, runtime=runtime, lift=lift)
         except OverBudget as over:
             raise BuildError("ArchiveTooLarge", f"unpacking it {over.what}", limit=over.limit) from None
 

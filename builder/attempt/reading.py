@@ -34,10 +34,13 @@ from builder.sandbox.confine import confine, die_with, rename
 from builder.source.digest import code_hash
 from builder.source.tree import READ_LIMIT, DirTree
 from builder.source.unpack import Limits, unpack_file, write_single
+from builder.text import visible
 
 HEADER = struct.Struct(">Q")
 NOTE_BYTES = 1024
 ASK_BYTES = 4096
+LFS_HEAD = b"version https://git-lfs.github.com/spec/"
+LFS_BYTES, LFS_NAMED = 1024, 4
 SOURCE = Path("src")
 """The working copy, relative to the work folder that a reader stands in: whatever is above it may be closed to it."""
 QUICK_S = 0.1
@@ -70,6 +73,13 @@ class Unpacked:
     files: int
     code_hash: str
     warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pointers:
+    """Files that Git LFS has elsewhere."""
+
+    paths: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,14 +124,24 @@ class Desk:
         self._known, self._catalog, self._source, self._root = known, catalog, source, root
         self._tree, self._stubs = NotedTree(root, note), NotedTree(stubs, note)
 
-    def unpack(self, single: bool, runtime: str | None) -> Unpacked:
+    def lfs_pointers(self) -> Pointers:
+        found = []
+        for path in self._tree.files():
+            place = self._root / path
+            if place.stat(follow_symlinks=False).st_size <= LFS_BYTES and place.read_bytes().startswith(LFS_HEAD):
+                found.append(visible(path, limit=200))
+                if len(found) == LFS_NAMED:
+                    break
+        return Pointers(paths=tuple(found))
+
+    def unpack(self, single: bool, runtime: str | None, lift: bool = True) -> Unpacked:
         assert self._source is not None
         with open(self._source, "rb", buffering=0, closefd=False) as file:
             if single:
                 data = file.read()
                 done = write_single(pipelines.single_file_name(runtime, data, self._known), data, self._root)
             else:
-                done = unpack_file(file, self._root, Limits())
+                done = unpack_file(file, self._root, Limits(), lift=lift)
         return Unpacked(files=done.files, code_hash=code_hash(self._root), warnings=done.warnings)
 
     def detect(self, runtime: str | None, sub_path: str) -> Detection:

@@ -29,6 +29,7 @@ FACTS = {
     NODE: ["canonical source tree", "materials", "finishedOn"],
 }  # fmt: skip
 BUILD_TYPE = "https://ignite.dodil.dev/builder/compile/v1"
+PREBUILT_TYPE = "https://ignite.dodil.dev/builder/prebuilt/v1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,8 @@ class Built:
     request: Mapping[str, object]
     materials: Sequence[tuple[str, str]]
     builder_id: str
+    commit: tuple[str, str] | None = None
+    """(URL, SHA) of a git source, which has no stored bytes; the node's word."""
     started_at_ms: int
     finished_at_ms: int
 
@@ -70,10 +73,52 @@ def statement(built: Built) -> bytes:
                     "facts": FACTS,
                 },
                 "resolvedDependencies": [
-                    _dependency("source", "sha256:" + built.source_sha256.removeprefix("sha256:"), CONTROL_SIDE),
+                    *_sources(built),
                     *([_dependency("canonical source tree", built.code_hash, NODE)] if built.code_hash else []),
                     *(_dependency(name, digest, NODE) for name, digest in built.materials),
                 ],
+            },
+            "runDetails": {
+                "builder": {"id": built.builder_id},
+                "metadata": {
+                    "invocationId": f"{built.build_id}/{built.attempt}",
+                    "startedOn": _time(built.started_at_ms),
+                    "finishedOn": _time(built.finished_at_ms),
+                },
+            },
+        },
+    }
+    return canonical_json(value)
+
+
+def _sources(built: Built) -> list[dict[str, object]]:
+    """Where the source came from: the bytes that are stored, or a commit."""
+    if built.commit is None:
+        return [_dependency("source", "sha256:" + built.source_sha256.removeprefix("sha256:"), CONTROL_SIDE)]
+    url, sha = built.commit
+    named = _dependency("source", f"gitCommit:{sha}", NODE)
+    return [{**named, "uri": f"git+{url}"}]
+
+
+def prebuilt_statement(built: Built, reference: str, asked_digest: str) -> bytes:
+    """The statement of an image that was brought: which reference led to which digest, and when. Nothing was built.
+
+    `asked_digest`: of what the reference named, an index or the manifest itself.
+    """
+    value = {
+        "_type": STATEMENT_TYPE,
+        "subject": [{"name": built.repository, "digest": _digest(built.digest)}],
+        "predicateType": PREDICATE_TYPE,
+        "predicate": {
+            "buildDefinition": {
+                "buildType": PREBUILT_TYPE,
+                "externalParameters": dict(built.request),
+                "internalParameters": {
+                    "organization": built.organization,
+                    "platform": PLATFORM,
+                    "sizeBytes": built.size_bytes,
+                },
+                "resolvedDependencies": [_dependency(reference, asked_digest, CONTROL_SIDE)],
             },
             "runDetails": {
                 "builder": {"id": built.builder_id},

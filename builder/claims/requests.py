@@ -34,6 +34,7 @@ def planned_request(
     toolchain: Toolchain,
     warnings: Sequence[str],
     phases: Sequence[pb.PhaseRecord],
+    provenance: pb.SourceProvenance | None = None,
 ) -> pb.PlannedRequest:
     """The key is known. `phases` are stored where the verdict ends this claim."""
     return pb.PlannedRequest(
@@ -47,6 +48,7 @@ def planned_request(
         target=toolchain.target,
         warnings=[visible(line) for line in warnings],
         phases=phases,
+        provenance=provenance,
     )
 
 

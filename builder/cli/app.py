@@ -26,7 +26,13 @@ def _examples(*lines: str) -> str:
 
 
 EXAMPLES: dict[str, tuple[str, ...]] = {
-    "build": ("build .", "build service.zip --json", "build - --name thumbs < app.tar.gz"),
+    "build": (
+        "build .",
+        "build service.zip --json",
+        "build - --name thumbs < app.tar.gz",
+        "build --git https://git.example.com/acme/app.git#v1.2:service",
+        "build --image registry.example.com/acme/app:1 --secret hub",
+    ),
     "plan": ("plan .", "plan examples/go-hello --json"),
     "logs": ("logs -f k7m2", "logs k7m2 --failed"),
     "get": ("get k7m2", "get k7m2 --json"),
@@ -44,6 +50,13 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "nodes ls": ("nodes ls", "nodes ls --json"),
     "nodes drain": ("nodes drain node-1", "nodes drain node-1 --undo"),
     "nodes forget": ("nodes forget node-1", "nodes forget node-1 --json"),
+    "secret": ("secret ls", "secret set hub --type registry --username ada < password"),
+    "secret set": (
+        "secret set hub --type registry --username ada < password",
+        "secret set deploy --type git --known-hosts known_hosts < id_ed25519",
+    ),
+    "secret ls": ("secret ls", "secret ls --json"),
+    "secret rm": ("secret rm hub", "secret rm hub --json"),
     "config": ("config", "config --json"),
     "reasons": ("reasons", "reasons CompileFailed"),
     "completion": ("completion bash", "completion fish"),
@@ -109,15 +122,31 @@ def nodes() -> None:
     """The build nodes of the server; needs a token with the scope operate."""
 
 
+@app.group("secret", no_args_is_help=False, epilog=_examples(*EXAMPLES["secret"]))
+def secret() -> None:
+    """Logins and other secrets that builds may use; no value is ever shown."""
+
+
 def _command(name: str, group: click.Group = app, examples: str = "") -> Callable[[F], click.Command]:
     return group.command(name, epilog=_examples(*EXAMPLES[examples or name]))
 
 
+def _path(*, needed: bool) -> Callable[[F], F]:
+    """PATH; of a command that has another source, too, it may be missing."""
+    text = "a folder, a file, an archive, or - for stdin"
+    if needed:
+        return click.argument("path", metavar="PATH|-", help=text)
+    return click.argument("path", metavar="[PATH|-]", default="", help=text)
+
+
 def _source_options(function: F) -> F:
-    """PATH and the options by which `build` and `plan` choose a toolchain."""
+    """The options by which `build` and `plan` choose a toolchain."""
     for decorate in (
         click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
         click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
+        click.option(
+            "--dockerfile", metavar="FILE", default="", help="make an image by it; `plan` shows what is found"
+        ),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
         click.option("--start-check", metavar="MODE", default="", help="off, warn or require"),
         click.option("--files", metavar="GLOB,…", default="", help="files that the program reads where it runs"),
@@ -133,7 +162,6 @@ def _source_options(function: F) -> F:
             help="a version of the catalog; default: from the source",
         ),
         click.option("--runtime", cls=RuntimeOption, metavar="NAME", default=""),
-        click.argument("path", metavar="PATH|-", help="a folder, a file, an archive, or - for stdin"),
     ):
         function = decorate(function)
     return function
@@ -149,7 +177,11 @@ def _exit_status(function: F) -> F:
 
 
 @_command("build")
+@_path(needed=False)
 @_source_options
+@click.option("--git", metavar="URL[#REF[:FOLDER]]", default="", help="build a commit, instead of PATH")
+@click.option("--image", metavar="REF", default="", help="take an image that is there, instead of PATH")
+@click.option("--secret", metavar="NAME", default="", help="a stored secret, for what is private")
 @click.option("--name", metavar="NAME", default="", help="default: the folder's or file's name")
 @click.option("--repository", metavar="NAME", default="", help="below your organization's prefix")
 @click.option("--tag", "tags", metavar="TAG", multiple=True, help="may be repeated; default: latest")
@@ -170,6 +202,7 @@ def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
 
 
 @_command("plan")
+@_path(needed=True)
 @_source_options
 @click.pass_obj
 def _plan(
@@ -180,6 +213,7 @@ def _plan(
     version: str,
     target: str,
     build_args: tuple[str, ...],
+    dockerfile: str,
     include: tuple[str, ...],
     *,
     no_ignore: bool,
@@ -190,7 +224,7 @@ def _plan(
     from builder.cli.ignore import Choice
 
     choice = Choice(no_ignore=no_ignore, include=include)
-    return plan(context, path, runtime, version, target, arguments(build_args, options), choice)
+    return plan(context, path, runtime, version, target, arguments(build_args, options), choice, dockerfile)
 
 
 @_command("logs")
@@ -346,6 +380,45 @@ def _nodes_forget(context: Context, name: str) -> int:
     from builder.cli.commands.nodes import forget
 
     return forget(context, name)
+
+
+@_command("set", secret, "secret set")
+@click.argument("name", metavar="NAME", default="", help="up to 63 letters, digits, . _ -")
+@click.option("--type", "kind", metavar="TYPE", default="", help="registry, git or build")
+@click.option("--username", metavar="NAME", default="", help="of a registry; of a git host that asks for one")
+@click.option("--host", metavar="HOST", default="", help="the only host that it is sent to; default: any")
+@click.option("--known-hosts", metavar="FILE", default="", help="of an SSH key: lines of ssh-keyscan HOST")
+@click.pass_obj
+def _secret_set(context: Context, /, name: str, **options: str) -> int:
+    """Store a secret, or a new value of one, read from stdin.
+
+    Of a registry: the password. Of git: a token, or an SSH key.
+    """
+    from builder.cli.commands.secret import save
+
+    if context.stdin_is_terminal():
+        step = f"Send it there: {PROG} secret set NAME --type TYPE < FILE"
+        raise mistake("the value is read from stdin, and that is a terminal", where="stdin", next=step)
+    return save(context, name, **options)
+
+
+@_command("ls", secret, "secret ls")
+@click.pass_obj
+def _secret_ls(context: Context) -> int:
+    """List the secrets; not their values."""
+    from builder.cli.commands.secret import ls
+
+    return ls(context)
+
+
+@_command("rm", secret, "secret rm")
+@click.argument("name", metavar="NAME", default="", help="as secret ls shows it")
+@click.pass_obj
+def _secret_rm(context: Context, name: str) -> int:
+    """Delete a secret; builds that name it fail from now on."""
+    from builder.cli.commands.secret import remove
+
+    return remove(context, name)
 
 
 @_command("config")

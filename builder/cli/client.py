@@ -87,6 +87,20 @@ class Client:
         done: pb.ForgetNodeResponse = self._call("ForgetNode", pb.ForgetNodeRequest(node_id=node_id))
         return done
 
+    def save_secret(self, secret: pb.NamedSecret) -> pb.Secret:
+        """Store a secret, or a new value of one."""
+        saved: pb.SaveBuildSecretsResponse = self._call("SaveBuildSecrets", pb.SaveBuildSecretsRequest(named=[secret]))
+        return saved.secrets[0]
+
+    def secrets(self) -> pb.ListBuildSecretsResponse:
+        """What is known of each secret, by name."""
+        found: pb.ListBuildSecretsResponse = self._call("ListBuildSecrets", pb.ListBuildSecretsRequest())
+        return found
+
+    def delete_secret(self, name: str) -> None:
+        """Delete a secret."""
+        self._call("DeleteBuildSecret", pb.DeleteBuildSecretRequest(name=name))
+
     def upload(self, chunks: Callable[[], Iterable[bytes]]) -> pb.UploadBuildContextResponse:
         """Stream a source. A broken upload is not repeated: it creates no build."""
         with self._stops(lambda _: ""):

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from builder.cli.globs import GitPattern, MobyPattern, git_patterns, moby_pattern, moby_patterns
 from builder.errors import BuildError
+from builder.globs import GitPattern, MobyPattern, git_patterns, moby_pattern, moby_patterns
 from builder.source.entry import LITTER_FOLDER, is_litter
 
 IGNITE, DOCKER, GIT = ".igniteignore", ".dockerignore", ".gitignore"

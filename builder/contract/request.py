@@ -19,6 +19,13 @@ def runtime_of(runtime: common.Runtime) -> tuple[str, str]:
     return version, str(field.enum_type.values_by_number[value.target].name).rsplit("_", 1)[1].lower()
 
 
+def compiled_runtime(request: pb.CreateBuildRequest) -> common.Runtime:
+    """The runtime that a request names, of whichever source."""
+    if request.WhichOneof("source") == "git_source":
+        return request.git_source.runtime
+    return request.code.compile.runtime
+
+
 START_CHECK = "start_check"
 """The build argument, of every runtime, that overrules the setting of this name."""
 START_CHECKS = ("off", "warn", "require")

@@ -32,7 +32,7 @@ from builder.settings import Settings
 from builder.store import nodes, offers, sweeps
 from builder.store.engine import Store
 from builder.store.events import Event
-from builder.store.transitions import TERMINAL
+from builder.store.transitions import EXTERNAL, TERMINAL
 
 TAGS_MS = 10_000
 LOOPS = ("dispatch", "finalize", "reconcile", "report", "retention", "tags")
@@ -53,7 +53,7 @@ _DISPATCH = frozenset(
 _QUEUES = frozenset({"submit", "promote", "artifact-gone", "artifact-refused"})
 _FREES = frozenset({"attach", "reuse", "built", "fail", "cancelled", "build-timeout"})
 _FINALIZE = frozenset({"reuse", "built", "primary-succeeded"})
-_REPORT = frozenset({"submit", "claim"})
+_REPORT = frozenset({"submit", "claim", "resolve"})
 
 
 class LoopFailing(Exception):
@@ -63,7 +63,9 @@ class LoopFailing(Exception):
 def woken_by(event: Event) -> frozenset[str]:
     """The loops that have something to do after a transition."""
     reports = event.action in _REPORT or event.status in TERMINAL
-    due = {"dispatch": event.action in _DISPATCH, "finalize": event.action in _FINALIZE, "report": reports}
+    external = event.queue == EXTERNAL  # nothing for the dispatcher: a finalizer takes these
+    finalize = event.action in _FINALIZE or (external and event.action in _QUEUES)
+    due = {"dispatch": event.action in _DISPATCH and not external, "finalize": finalize, "report": reports}
     return frozenset(name for name, is_due in due.items() if is_due)
 
 

@@ -27,11 +27,13 @@ from builder.control.loops import LOOPS, Loops, event_log
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
 from builder.control.retention import Retention
+from builder.credentials import secrets_of
 from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
 from builder.pipelines import catalog as catalogs
+from builder.prebuilt import Prebuilt
 from builder.services.builds import BuildService
 from builder.services.nodes import OperateService
 from builder.services.parts import Parts
@@ -81,6 +83,7 @@ class Control:
         finalizer = Finalizer(
             store=self.store,
             destination=finalizers_destination(settings),
+            prebuilt=Prebuilt(settings=settings, secrets=secrets_of(settings, self.store)),
             backoff_ms=settings.retry_backoff_ms,
             label=labels(settings.crash_at, Path(settings.data_dir)),
             stale=self.metrics.stale,

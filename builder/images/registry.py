@@ -69,6 +69,7 @@ class Registry:
     transport: Transport
     mounts: Mounts | None = None
     access: str = "pull,push"
+    """What a token is asked for: a login that may only read gets none to push."""
 
     def close(self) -> None:
         """End the connections; the registry cannot be used after it."""

@@ -272,12 +272,17 @@ def new_client(*, ca_bundle: str = "", proxy: str = "", timeout_s: float = 60.0)
     timeout = httpx.Timeout(timeout_s, connect=10.0)
     if proxy:
         return httpx.Client(verify=_tls(ca_bundle), proxy=proxy, trust_env=False, timeout=timeout, limits=LIMITS)
-    # Plain HTTP has no use for a bundle, and a client of its own verifies nothing: this context trusts nobody.
-    plain = httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, limits=LIMITS)
-    return httpx.Client(transport=_Tls(ca_bundle), mounts={"http://": plain}, trust_env=False, timeout=timeout)
+    return httpx.Client(
+        transport=TlsTransport(ca_bundle), mounts={"http://": plain_transport()}, trust_env=False, timeout=timeout
+    )
 
 
-class _Tls(httpx.BaseTransport):
+def plain_transport() -> httpx.HTTPTransport:
+    """Plain HTTP has no use for a bundle, and a client of its own verifies nothing: this context trusts nobody."""
+    return httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, limits=LIMITS)
+
+
+class TlsTransport(httpx.BaseTransport):
     """HTTPS that loads its bundle with the first request."""
 
     def __init__(self, ca_bundle: str) -> None:

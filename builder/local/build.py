@@ -33,10 +33,11 @@ from builder.node.budget import within_budget
 from builder.node.drive import close, do_work, driving
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
+from builder.prebuilt import Prebuilt
 from builder.process import process_start
 from builder.services.workers import WorkerService
 from builder.store import builds, nodes, sweeps
-from builder.store.transitions import PENDING, TERMINAL
+from builder.store.transitions import EXTERNAL, PENDING, TERMINAL
 from builder.toolchains import digests
 from builder.toolchains.providers import toolchains_of
 
@@ -97,6 +98,8 @@ class Owner:
         finalizer = Finalizer(
             store=here.store,
             destination=finalizers_destination(settings),
+            # Without a server it is the user's own network that is asked.
+            prebuilt=Prebuilt(settings=settings.replace(private_registries=("*",)), secrets=here.parts.secrets),
             backoff_ms=settings.retry_backoff_ms,
             label=self._label,
             stale=lambda call: None,
@@ -127,7 +130,7 @@ class Owner:
             row = builds.by_id(store, build_id)
             if row is None or row["status"] in TERMINAL:
                 return
-            if row["status"] == PENDING and self.work(row["attached_to"] or build_id):
+            if row["status"] == PENDING and row["queue"] != EXTERNAL and self.work(row["attached_to"] or build_id):
                 continue
             self.finalizers.step()
             self._look()

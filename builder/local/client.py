@@ -97,6 +97,22 @@ class LocalClient:
         with self._calls():
             return self._operate.forget_node(self._here.caller, pb.ForgetNodeRequest(node_id=node_id))
 
+    def save_secret(self, secret: pb.NamedSecret) -> pb.Secret:
+        """Store a secret, or a new value of one."""
+        request = pb.SaveBuildSecretsRequest(named=[secret])
+        with self._calls():
+            return self._here.builds.save_build_secrets(self._here.caller, request).secrets[0]
+
+    def secrets(self) -> pb.ListBuildSecretsResponse:
+        """What is known of each secret, by name."""
+        with self._calls():
+            return self._here.builds.list_build_secrets(self._here.caller, pb.ListBuildSecretsRequest())
+
+    def delete_secret(self, name: str) -> None:
+        """Delete a secret."""
+        with self._calls():
+            self._here.builds.delete_build_secret(self._here.caller, pb.DeleteBuildSecretRequest(name=name))
+
     def upload(self, chunks: Callable[[], Iterable[bytes]]) -> pb.UploadBuildContextResponse:
         """Keep a large source."""
         from builder.services.uploads import Uploads

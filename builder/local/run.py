@@ -24,9 +24,11 @@ import httpx
 
 from builder import sandbox
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.errors import REASONS, BuildError
 from builder.images import place
 from builder.images.layout import Layout
+from builder.images.reference import parse
 from builder.images.store import pull
 from builder.sandbox import app
 from builder.settings import Settings
@@ -86,7 +88,7 @@ def started(
         root = sandbox.Root(rootfs=home / "root")
         image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
         command = app.command(
-            tuple(config["Entrypoint"]) + tuple(config.get("Cmd") or ()),
+            tuple(config.get("Entrypoint") or ()) + tuple(config.get("Cmd") or ()),
             {**image_env, **(env or {}), "PORT": str(app.PORT)},
             cwd=config.get("WorkingDir") or "/",
             user=config.get("User") or "",
@@ -170,24 +172,37 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any]:
 
     A login is for the registry that the settings name, never for a host that only a server's answer names.
     """
-    named = build.artifact_ref.removesuffix(f"/{build.repository}@{build.image_digest}")
-    host = settings.registry or ("" if named in (LAYOUT, build.artifact_ref) else named)
+    host, repository = place_of(settings, build)
+    is_ours = bool(settings.registry) and host == settings.registry
     target = place.destination(
         host,
         f"{settings.data_dir}/artifacts",
-        username=settings.registry_username if settings.registry else "",
-        password=settings.registry_password if settings.registry else "",
+        username=settings.registry_username if is_ours else "",
+        password=settings.registry_password if is_ours else "",
         insecure=settings.registry_insecure,
         ca_bundle=settings.ca_bundle,
     )
     try:
-        return pull(target, build.repository, build.image_digest, home)
+        return pull(target, repository, build.image_digest, home)
     except BuildError as error:
         if error.reason not in ("SourceNotFound", "RegistryRefused"):
             raise
         where = f"registry = {host}" if host else "registry is not set: looked in the data folder"
-        hint = f"Set IGNITE_BUILDER_REGISTRY to where it is, with REGISTRY_USERNAME and _PASSWORD: {build.artifact_ref}"
+        ref = next(iter(build.image_refs), build.artifact_ref)
+        hint = f"Set IGNITE_BUILDER_REGISTRY to where it is, with REGISTRY_USERNAME and _PASSWORD: {ref}"
         raise BuildError(error.reason, error.message, where=where, said=error.said, next=hint) from None
+
+
+def place_of(settings: Settings, build: pb.Build) -> tuple[str, str]:
+    """(host, repository) of an artifact; the host is empty for the data folder.
+
+    A prebuilt image is where its reference says, whatever the settings are.
+    """
+    if build.code_kind == common.CODE_KIND_PREBUILT and build.image_refs:
+        reference = parse(build.image_refs[0])
+        return reference.api_host, reference.repository
+    named = build.artifact_ref.removesuffix(f"/{build.repository}@{build.image_digest}")
+    return settings.registry or ("" if named in (LAYOUT, build.artifact_ref) else named), build.repository
 
 
 def _await_ready(

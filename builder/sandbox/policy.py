@@ -5,12 +5,12 @@ from __future__ import annotations
 import enum
 import ipaddress
 import re
-import socket
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from builder.addresses import Resolve, is_global, normalized, system_resolve
 from builder.indexes import Indexes
 from builder.text import size
 
@@ -19,9 +19,7 @@ MOST_RECORDS = 10_000
 MOST_SUMMARY_LINES = 20
 MOST_NAME = 253  # of a host, RFC 1035
 NAMED = re.compile(r"^[\w.-]+=(?=https?://)")
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052
 Address = tuple[str, int]
-Resolve = Callable[[str, int], tuple[str, ...]]
 
 
 class Verdict(enum.StrEnum):
@@ -66,24 +64,6 @@ class Decision:
     why: str = ""
 
 
-def system_resolve(host: str, port: int) -> tuple[str, ...]:
-    """Addresses of `host` by the host's resolver. Raises OSError."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return tuple(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
-def is_global(text: str) -> bool:
-    """Whether an address is on the public internet, also the IPv4 one inside an IPv6 one (mapped, 6to4, NAT64)."""
-    address = ipaddress.ip_address(text.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address):
-        if address.ipv4_mapped is not None or address in NAT64:
-            return is_global(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
-        inner = (address.sixtofour, *(address.teredo or ()))
-        if any(part is not None and not is_global(str(part)) for part in inner):
-            return False
-    return address.is_global and not address.is_multicast and not address.is_reserved
-
-
 def bypasses(host: str, port: int, no_proxy: tuple[str, ...]) -> bool:
     """Whether a host is reached without the upstream proxy, as Go reads `NO_PROXY`: a domain stands for itself and all
     below it, `.example.org` only for those, `host:port` for one port, a CIDR for hosts named by address, `*` for all.
@@ -113,10 +93,6 @@ def _matches(entry: str, host: str, port: int, address: ipaddress.IPv4Address | 
     entry = normalized(entry.removeprefix("*"))
     below = entry if entry.startswith(".") else f".{entry}"
     return bool(entry) and (host == entry or (address is None and host.endswith(below)))
-
-
-def normalized(host: str) -> str:
-    return host.strip("[]").rstrip(".").lower()
 
 
 def hosts_of(values: Mapping[str, str]) -> frozenset[Address]:

@@ -17,7 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from builder.sandbox.policy import DEFAULT_PORTS, Decision, Egress, EgressRecord, Verdict, normalized
+from builder.addresses import normalized
+from builder.sandbox.policy import DEFAULT_PORTS, Decision, Egress, EgressRecord, Verdict
 
 PORT = 3128
 HEAD_LIMIT = 64 * 1024

@@ -46,6 +46,8 @@ SCOPES = {
     "CreateBuild": "submit",
     "CancelBuild": "submit",
     "SaveBuildSecrets": "submit",
+    "ListBuildSecrets": "read",
+    "DeleteBuildSecret": "submit",
     "UploadBuildContext": "submit",
     "GetBuild": "read",
     "ListBuilds": "read",

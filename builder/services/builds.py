@@ -14,8 +14,8 @@ from google.protobuf import json_format
 
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import runtime_of
-from builder.services import intake
+from builder.contract.request import compiled_runtime, runtime_of
+from builder.services import intake, secrets
 from builder.services.auth import Caller, require, same_organization
 from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
@@ -50,9 +50,7 @@ class BuildService:
         require(caller, "submit")
         organization = same_organization(caller, request.organization_name)
         parts = self._parts
-        values = intake.take(
-            request, organization, parts.settings, parts.catalog, parts.store, parts.sources, parts.runtimes
-        )
+        values = intake.take(request, organization, parts)
         try:
             submission = builds.submit(parts.store, values, parts.settings.queued_builds, request.labels)
         except builds.QueueFull:
@@ -96,6 +94,25 @@ class BuildService:
         found = [json_format.Parse(row["body"], pb.BuildReport()) for row in rows]
         return pb.ListBuildReportsResponse(reports=found, next_cursor=str(last))
 
+    def save_build_secrets(self, caller: Caller, request: pb.SaveBuildSecretsRequest) -> pb.SaveBuildSecretsResponse:
+        """Store secrets of the organization; the answer has no value."""
+        require(caller, "submit")
+        organization = same_organization(caller, request.organization_name)
+        return secrets.save(self._parts.secrets, organization, request)
+
+    def list_build_secrets(self, caller: Caller, request: pb.ListBuildSecretsRequest) -> pb.ListBuildSecretsResponse:
+        """What is known of the secrets of the organization, by name."""
+        require(caller, "read")
+        organization = same_organization(caller, request.organization_name)
+        rows = self._parts.secrets.listed(organization)
+        return pb.ListBuildSecretsResponse(secrets=[secrets.shown(row) for row in rows])
+
+    def delete_build_secret(self, caller: Caller, request: pb.DeleteBuildSecretRequest) -> pb.DeleteBuildSecretResponse:
+        """Delete a secret of the organization; builds that name it fail from now on."""
+        require(caller, "submit")
+        self._parts.secrets.remove(caller.organization, request.name)
+        return pb.DeleteBuildSecretResponse()
+
     def cancel_build(self, caller: Caller, request: pb.CancelBuildRequest) -> pb.Build:
         """A request; the record is CANCELLED only once that is written."""
         require(caller, "submit")
@@ -109,5 +126,5 @@ def _shown(row: builds.Row) -> pb.Build:
     """A record with the version and target that were asked for, until its node has found those that it builds."""
     found = record.build(row)
     if not found.runtime_version:
-        found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
+        found.runtime_version, found.target = runtime_of(compiled_runtime(record.request(row)))
     return found

@@ -12,17 +12,24 @@ from typing import Any
 from google.protobuf import json_format
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
+from builder.contract.request import START_CHECK, START_CHECKS, compiled_runtime, runtime_of, start_check_of
+from builder.dockerfile.choose import check_path
 from builder.errors import BuildError
+from builder.git.source import check_reference, parse_url
+from builder.images.reference import is_own, parse
 from builder.pipelines.arguments import check_arguments, check_values
-from builder.pipelines.catalog import Catalog
 from builder.plan import PLATFORM
 from builder.services.errors import unimplemented
+from builder.services.parts import Parts
 from builder.settings import Settings
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.store import nodes
 from builder.store.engine import Store
+from builder.store.retention import SWEPT
+from builder.store.secrets import GIT, REGISTRY
+from builder.store.transitions import EXTERNAL
 from builder.stores.folder import SourceStore
+from builder.text import visible
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
@@ -30,6 +37,7 @@ _OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and wher
 MAX_REQUEST_BYTES = 64 * 1024
 """Of a request beside its source. It stays in the record, and a list of builds reads hundreds of them."""
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
+_BUILD_ARG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 MAX_LABELS, LABEL_BYTES = 16, 256
 MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
@@ -43,34 +51,29 @@ def new_build_id() -> str:
     return secrets.choice(_LETTERS) + "".join(secrets.choice(_DIGITS) for _ in range(19))
 
 
-def take(
-    request: pb.CreateBuildRequest,
-    organization: str,
-    settings: Settings,
-    catalog: Catalog,
-    store: Store,
-    sources: SourceStore,
-    runtimes: Mapping[str, Sequence[str]],
-) -> dict[str, Any]:
-    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED.
-
-    `runtimes` are those that a pipeline was loaded for, each with the build arguments that it reads: no node will ever
-    build another one.
-    """
+def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
+    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED."""
     _names(request)
     _labels(request.labels)
+    if request.code.image.WhichOneof("variant") == "prebuilt":
+        return _prebuilt(request, organization, parts)
     compile_source, runtime = request.code.compile, ""
     toolchain = ""
-    if request.WhichOneof("source") in ("git_source",) or request.code.WhichOneof("source") == "image":
-        raise unimplemented("image mode is not built yet; send code.compile (docs/api.md)")
+    if request.code.WhichOneof("source") == "image":
+        if request.code.image.WhichOneof("variant") == "from_code":
+            _from_code(request)
+        raise unimplemented("this server builds no image yet; send code.compile or a prebuilt image (docs/api.md)")
+    settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     if request.WhichOneof("source") is None:
         raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
-    if request.WhichOneof("source") == "code":
-        runtime = compile_source.runtime.WhichOneof("runtime") or ""
+    is_git = request.WhichOneof("source") == "git_source"
+    if request.WhichOneof("source") == "code" or is_git:
+        named = compiled_runtime(request)
+        runtime = named.WhichOneof("runtime") or ""
         if runtime and runtime not in runtimes:
             raise unimplemented(f"{runtime} is not built yet; there is {', '.join(runtimes)} (docs/api.md)")
         if runtime:  # without one the node detects it
-            version, target = runtime_of(compile_source.runtime)
+            version, target = runtime_of(named)
             row = catalog.find(runtime, version, target)
             toolchain = row.name if version else ""
             check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
@@ -81,7 +84,82 @@ def take(
         raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")
     repository = _repository(request, organization, settings)
     text = _kept(request)
-    sha256, size = _source(request, organization, settings, store, sources)
+    if is_git:
+        _git(request, organization, parts)
+        sha256, size = "", 0
+    else:
+        sha256, size = _source(request, organization, settings, parts.store, parts.sources)
+    return {
+        **_columns(request, organization, settings, text, sha256, size),
+        "runtime": runtime,
+        "queue": f"compile.{runtime or 'any'}",
+        "toolchain": toolchain,
+        "repository": repository,
+        "tags": json.dumps(list(request.tags) or ["latest"]),
+    }
+
+
+def _git(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> None:
+    """Judge what is asked of a repository; its host is asked by the node. Raises `BuildError`."""
+    asked = request.git_source
+    parse_url(asked.url, "gitSource.url")
+    check_reference(asked.reference, "gitSource.reference")
+    folder = check_path(asked.context_dir, "gitSource.contextDir")
+    if folder and request.build_args.get("sub_path", folder) != folder:
+        raise BuildError("InvalidRequest", "contextDir and the build argument sub_path differ", where="buildArgs")
+    if request.source_ref.WhichOneof("ref"):
+        raise BuildError("InvalidRequest", "gitSource and sourceRef exclude each other", where="sourceRef")
+    if asked.secret_ref:
+        parts.secrets.check(organization, asked.secret_ref, GIT, "gitSource.secretRef")
+
+
+def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
+    """The columns of an image that is there already: its registry is asked later, by the control side."""
+    asked, settings = request.code.image.prebuilt, parts.settings
+    where = "code.image.prebuilt"
+    reference = parse(asked.image_ref, f"{where}.imageRef")
+    is_own(reference, settings.registry, settings.prefix_of(organization))
+    if asked.registry_secret_ref:
+        parts.secrets.check(organization, asked.registry_secret_ref, REGISTRY, f"{where}.registrySecretRef")
+    for name in ("tags", "build_args", "dockerfile", "registry", "repository", "output_repository"):
+        if getattr(request, name):
+            field = request.DESCRIPTOR.fields_by_name[name].json_name
+            message = f"{field} is given; a prebuilt image stays where it is and as it is"
+            raise BuildError("InvalidRequest", message, where=field, next=f"Leave {field} out.")
+    if request.source_ref.WhichOneof("ref"):
+        raise BuildError("InvalidRequest", "a prebuilt image has no source", where="sourceRef")
+    return {
+        **_columns(request, organization, settings, _kept(request), "", 0),
+        "runtime": "",
+        "queue": EXTERNAL,
+        "toolchain": "",
+        "repository": reference.name,
+        "tags": "[]",
+        "attempts_swept": SWEPT,  # no attempt pushes a tag
+    }
+
+
+def _from_code(request: pb.CreateBuildRequest) -> None:
+    """Judge what is asked of an uploaded context, before its bytes are looked at. Raises `BuildError`."""
+    asked, where = request.code.image.from_code, "code.image.fromCode"
+    check_path(asked.dockerfile_path or request.dockerfile, f"{where}.dockerfilePath")
+    check_path(asked.sub_path, f"{where}.subPath")
+    if asked.dockerfile_path and request.dockerfile:
+        raise BuildError("InvalidRequest", "dockerfile and dockerfilePath exclude each other", where="dockerfile")
+    if asked.build_args and request.build_args:
+        raise BuildError("InvalidRequest", f"buildArgs and {where}.buildArgs exclude each other", where="buildArgs")
+    for name, value in (asked.build_args or request.build_args).items():
+        if not _BUILD_ARG.fullmatch(name):
+            message = f'"{visible(name, limit=80)}" is no name of an ARG: a letter or _ first, then also digits'
+            raise BuildError("InvalidRequest", message, where=f"{where}.buildArgs")
+        if "\0" in value:
+            raise BuildError("InvalidRequest", f"the value of {name} has a NUL", where=f"{where}.buildArgs.{name}")
+
+
+def _columns(
+    request: pb.CreateBuildRequest, organization: str, settings: Settings, text: str, sha256: str, size: int
+) -> dict[str, Any]:
+    """The columns that every build has. `text`: the request as its record keeps it."""
     timeout = int(request.timeout_secs) * 1000 or settings.timeout_ms
     queue_timeout = int(request.queue_timeout_secs) * 1000 or settings.queue_timeout_ms
     _maximum("timeoutSecs", timeout, 3_600_000)
@@ -95,11 +173,6 @@ def take(
         "request": text,
         "source_sha256": sha256,
         "source_size": size,
-        "runtime": runtime,
-        "queue": f"compile.{runtime or 'any'}",
-        "toolchain": toolchain,
-        "repository": repository,
-        "tags": json.dumps(list(request.tags) or ["latest"]),
         "priority": request.priority,
         "no_cache": request.no_cache,
         "timeout_ms": timeout,
@@ -190,7 +263,7 @@ def _maximum(name: str, value: int, maximum: int) -> None:
 
 
 def _repository(request: pb.CreateBuildRequest, organization: str, settings: Settings) -> str:
-    prefix = "/".join(part for part in (settings.repository_prefix, organization) if part)
+    prefix = settings.prefix_of(organization)
     named = request.output_repository or request.repository
     if request.repository not in ("", named):
         raise BuildError("InvalidRequest", "repository and outputRepository are not the same", where="repository")

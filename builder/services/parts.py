@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from builder.credentials import Secrets, secrets_of
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.services.auth import Caller
@@ -34,6 +36,11 @@ class Parts:
     fan_out: Callable[[str, list[logs.Line]], None]
     stale: Callable[[str], None]
     dropped: Callable[[int], None]
+
+    @functools.cached_property
+    def secrets(self) -> Secrets:
+        """The secrets of the store's organizations."""
+        return secrets_of(self.settings, self.store)
 
 
 def find_build(parts: Parts, caller: Caller, build_id: str) -> builds.Row:

@@ -6,14 +6,17 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import BinaryIO
+
+from google.protobuf import json_format
 
 from builder.attest.artifact import Refused, reported
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.contract.request import start_check_of
 from builder.errors import REASONS, BuildError
+from builder.git.source import parse_url
 from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, not_found, permission_denied
 from builder.services.parts import Parts
@@ -21,7 +24,7 @@ from builder.services.revocations import Revocations, forgotten
 from builder.settings import Settings
 from builder.store import builds, logs, membership, nodes, record
 from builder.store.transitions import RUNNING, WORK
-from builder.text import log_line
+from builder.text import log_line, visible
 
 LACKS = 200
 MOST_SLOTS = 4096
@@ -91,7 +94,31 @@ class WorkerService:
         if got.row is None:
             return pb.ClaimBuildResponse(refused_because=got.refused)
         self._parts.fan_out(request.build_id, [])
-        return _grant(got.row, settings, got.last)
+        grant = _grant(got.row, settings, got.last)
+        try:
+            grant.secrets.update(self._secrets_of(got.row))
+        except BuildError as error:  # deleted since the submit: this build cannot be answered, and ends
+            failure = pb.Failure(reason=error.reason, message=error.message, error_class=str(error.error_class),
+                                 where=error.where, next=error.next)  # fmt: skip
+            ended = pb.FinishRequest(build_id=request.build_id, claim=got.row["claim"], failure=failure)
+            builds.finish(store, ended, settings.retry_backoff_ms)
+            return pb.ClaimBuildResponse(refused_because=f"it ended: {error.message}")
+        return grant
+
+    def _secrets_of(self, row: builds.Row) -> Mapping[str, str]:
+        """The secrets of this build, opened at each claim."""
+        asked = record.request(row).git_source.secret_ref
+        if not asked:
+            return {}
+        found = self._parts.secrets.git(row["organization"], asked, "gitSource.secretRef")
+        host = parse_url(record.request(row).git_source.url)
+        if found.host and found.host not in (host.host, f"{host.host}:{host.port}"):
+            message = f'the secret "{asked}" is only for {found.host}; the repository is at {host.host}'
+            raise BuildError("InvalidRequest", message, where="gitSource.secretRef")
+        if found.private_key:
+            message = f'the secret "{asked}" is an SSH key; https takes a token'
+            raise BuildError("SecretWrongType", message, where="gitSource.secretRef")
+        return {"git.username": found.username, "git.token": found.token}
 
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
@@ -130,6 +157,7 @@ class WorkerService:
             version=request.runtime_version,
             target=request.target,
             warnings=[log_line(line[:TEXT_CHARACTERS]) for line in request.warnings[:MOST_WARNINGS]],
+            provenance=_provenance(request.provenance) if request.HasField("provenance") else "",
         )
         if verdict == "STALE":
             self._parts.stale("planned")
@@ -281,6 +309,19 @@ def _worker(caller: Caller, protocol: int) -> None:
         raise CallRefused("FAILED_PRECONDITION", message)
 
 
+def _provenance(found: pb.SourceProvenance) -> str:
+    """A node's word of a commit, in its form, as the record keeps it. Raises `BuildError` InvalidRequest."""
+    if not re.fullmatch(r"[0-9a-f]{40}", found.commit_sha):
+        raise BuildError("InvalidRequest", "a commit has 40 hex digits", where="provenance.commitSha")
+    kept = pb.SourceProvenance(
+        commit_sha=found.commit_sha,
+        author=visible(found.author, limit=200),
+        branch=visible(found.branch, limit=255),
+        source_timestamp_ms=min(max(found.source_timestamp_ms, 0), LAST_MS),
+    )
+    return json_format.MessageToJson(kept, indent=None)
+
+
 def _grant(row: builds.Row, settings: Settings, last: tuple[str, str] | None) -> pb.ClaimBuildResponse:
     return pb.ClaimBuildResponse(
         default_versions=dict((last,) if last else ()),
@@ -291,7 +332,9 @@ def _grant(row: builds.Row, settings: Settings, last: tuple[str, str] | None) ->
         lease_ms=settings.lease_ms,
         organization_name=row["organization"],
         request=record.request(row),
-        source=pb.StoredSource(sha256="sha256:" + row["source_sha256"], size_bytes=row["source_size"]),
+        source=pb.StoredSource(
+            sha256="sha256:" + row["source_sha256"] if row["source_sha256"] else "", size_bytes=row["source_size"]
+        ),
         limits=pb.Limits(timeout_ms=row["timeout_ms"]),
         destination=destination(settings, row),
         start_check=start_check_of(record.request(row), settings.start_check),

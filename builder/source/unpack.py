@@ -34,17 +34,17 @@ def unpack(path: Path, dest: Path, limits: Limits) -> Unpacked:
         return unpack_file(file, dest, limits)
 
 
-def unpack_file(file: FileIO, dest: Path, limits: Limits) -> Unpacked:
+def unpack_file(file: FileIO, dest: Path, limits: Limits, *, lift: bool = True) -> Unpacked:
     """Unpack the archive `file` into `dest`, which is made or is an empty folder.
 
-    A single folder that holds everything becomes the root, and a warning names it. Files are 0755 or 0644, times are
-    those of now. Raises `BuildError` NotAnArchive, ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge, SourceEmpty, or
-    `PlatformError` NodeDiskFull, Internal. `dest` may then hold a part; nothing is ever written elsewhere.
+    With `lift` a single folder that has everything becomes the root, and a warning names it. Files are 0755 or 0644,
+    times are those of now. Raises `BuildError` NotAnArchive, ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge,
+    SourceEmpty, or `PlatformError` NodeDiskFull, Internal. `dest` may then have a part; nothing is written elsewhere.
     """
     head = file.read(HEAD_BYTES) or b""
     file.seek(0)
     meter = Meter(limits, os.fstat(file.fileno()).st_size)
-    return FolderWriter(dest, meter).write(_entries(file, head, meter))
+    return FolderWriter(dest, meter, lift=lift).write(_entries(file, head, meter))
 
 
 def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[Entry]:

@@ -28,6 +28,7 @@ from builder.store.closing import (
     succeed,
     tag_digest,
     tags_to_check,
+    unresolved,
 )
 from builder.store.engine import Store, insert_into
 from builder.store.owner import Claimed, Finished, UnknownNode, claim, finish, hand_back, heartbeat, planned
@@ -39,7 +40,7 @@ __all__ = [
     "Adopted", "Claimed", "Finished", "Published", "QueueFull", "Row", "Submission", "TagsMoved", "UnknownNode",
     "adopt_due", "adopt_finalize", "builds", "by_id", "cancel", "claim", "finish", "get", "hand_back", "heartbeat",
     "keep_finalize", "page", "planned", "position", "publish", "rebuild", "refuse", "release_finalize", "starting",
-    "submit", "succeed", "tag_digest", "tags_to_check",
+    "submit", "succeed", "tag_digest", "tags_to_check", "unresolved",
 ]  # fmt: skip
 
 COUNTED = 1000

@@ -6,11 +6,11 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, func, select, tuple_, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, func, or_, select, tuple_, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import record
+from builder.store import offers, outbox, record
 from builder.store.engine import Store, insert_into
 from builder.store.owner import failed
 from builder.store.rows import (
@@ -26,7 +26,7 @@ from builder.store.rows import (
     with_phases,
 )
 from builder.store.schema import builds, cache, tags
-from builder.store.transitions import FINALIZE, RUNNING, SUCCEEDED
+from builder.store.transitions import EXTERNAL, FINALIZE, PENDING, RUNNING, SUCCEEDED
 
 LATER_MS, LATEST_MS = 2_000, 60_000
 """The pause after the first failed attempt; it doubles with each further one, up to the second figure."""
@@ -65,7 +65,8 @@ def adopt_finalize(store: Store, lease_ms: int, nonce: str = "") -> Row | None:
 
 
 def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True, nonce: str = "") -> Adopted:
-    """Take up to `limit` builds in FINALIZE, those that have been due for longest first, in one transaction.
+    """Take up to `limit` builds in FINALIZE, those that have been due for longest first, in one transaction; then
+    prebuilt images that are queued.
 
     A new claim fences the last finalizer off. A repository at which a finalizer is at work (in this process or
     another) is passed over. A finalizer that was lost before the PUBLISH mark counts towards poison: that build ends.
@@ -76,7 +77,8 @@ def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True, non
         with store.read() as tx:
             due = store.clock_column(tx)
             idle = builds.c.repository.not_in(_at_work(due)).label("idle")
-            found = tx.execute(select(idle).where(*_late(due)).order_by(idle.desc()).limit(1)).scalar()
+            query = select(idle).where(or_(and_(*_late(due)), and_(*_asked(due))))
+            found = tx.execute(query.order_by(idle.desc()).limit(1)).scalar()
         if not found:
             return Adopted(left=found is not None)
     rows: list[Row] = []
@@ -95,7 +97,12 @@ def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True, non
                     line=line,
                 )
             )  # fmt: skip
-        left = tx.execute(select(builds.c.number).where(*_late(now)).limit(1)).first() is not None
+        late, asked = _waiting(tx, now)
+        if asked and len(rows) < limit:
+            while len(rows) < limit and (row := _next_asked(tx, now)) is not None:
+                rows.append(_taken(tx, now, row, lease_ms, nonce))
+            late, asked = _waiting(tx, now)
+        left = late or asked
     return Adopted(rows=rows, left=left)
 
 
@@ -116,9 +123,50 @@ def _at_work(now: int | ColumnElement[int]) -> Select[Any]:
     return query.where(_OTHERS.c.finalizer.is_(True), _OTHERS.c.lease_until > now)
 
 
+def _asked(now: int | ColumnElement[int]) -> Sequence[ColumnElement[bool]]:
+    """The condition of a queued prebuilt image whose time has come."""
+    queued = (builds.c.status == PENDING, builds.c.queue == EXTERNAL, builds.c.toolchain == "")
+    return (*queued, builds.c.attached_to == "", builds.c.not_before <= now)
+
+
+def _waiting(tx: Connection, now: int) -> tuple[bool, bool]:
+    """Whether builds in FINALIZE are due, and prebuilt images are queued."""
+    found = tx.execute(select(exists().where(*_late(now)), exists().where(*_asked(now)))).one()
+    return bool(found[0]), bool(found[1])
+
+
+def _next_asked(tx: Connection, now: int) -> Row | None:
+    """The next prebuilt image, locked: of the organization whose turn it is, priority first, then age."""
+    for organization in offers.in_turn(tx, EXTERNAL, [""]):
+        query = select(builds).where(*_asked(now), builds.c.organization == organization)
+        query = query.where(builds.c.repository.not_in(_at_work(now)))
+        row = _free(tx, now, query.order_by(builds.c.priority.desc(), builds.c.number).limit(1))
+        if row is not None:
+            offers.turn_ends(tx, EXTERNAL, organization)
+            return row
+    return None
+
+
+def _taken(tx: Connection, now: int, row: Row, lease_ms: int, nonce: str) -> Row:
+    """A prebuilt image under a new claim of a finalizer."""
+    after = transition(
+        tx, now, row, "resolve", status=RUNNING, stage=FINALIZE, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
+        nonce=nonce, lease_until=now + lease_ms, finalizer=True, phase="ATTEST", started_at=now, waited_ms=0,
+        report_sequence=row["report_sequence"] + 1,
+        phases=with_phases(row, [("QUEUED", row["queued_at"], now, True)]),
+    )  # fmt: skip
+    outbox.report(tx, now, row, after)
+    return after
+
+
 def _longest_due(tx: Connection, now: int) -> Row | None:
     """The next build to finalize, locked."""
-    query, passed = _due(now).limit(1), list[str]()
+    return _free(tx, now, _due(now).limit(1))
+
+
+def _free(tx: Connection, now: int, query: Select[Any]) -> Row | None:
+    """The first build of a query whose repository nobody else is about to work at, locked."""
+    passed = list[str]()
     while True:
         row = next(iter(lock(tx, query.where(builds.c.repository.not_in(passed)), skip=True)), None)
         if row is None or tx.dialect.name == "sqlite":  # SQLite has one writer: nobody adopts beside us
@@ -184,13 +232,34 @@ def refuse(store: Store, build_id: str, claim: int, why: str, backoff_ms: int) -
         return failed(tx, now, row, found, backoff_ms, anew, ("artifact-refused", "artifact-refused"))
 
 
+def unresolved(store: Store, build_id: str, claim: int, found: pb.Failure, backoff_ms: int) -> Row | None:
+    """A prebuilt image cannot be had, or is none that can run: PENDING again after a pause, or FAILED, by the reason.
+    None: stale."""
+    with store.transaction() as tx:
+        row, now = fenced(store, tx, build_id, claim, FINALIZE)
+        if row is None or row["published"] or row["queue"] != EXTERNAL:
+            return None
+        if row["cancel_requested"]:
+            return cancelled(tx, now, row)
+        return failed(tx, now, row, found, backoff_ms, {}, ("image-refused", "image-refused"))
+
+
 def publish(
-    store: Store, build_id: str, claim: int, tags_: Collection[str] = (), digest: str = "", artifact: str = ""
+    store: Store,
+    build_id: str,
+    claim: int,
+    tags_: Collection[str] = (),
+    digest: str = "",
+    artifact: str = "",
+    *,
+    statement: str = "",
+    line: str = "",
 ) -> Published | None:
     """The PUBLISH mark, from which the build only goes forward, and with it the build's claims on its tags.
 
     The newest submitted build wins a tag; an older one that ends later leaves it. `artifact`: as the control side
-    found it; stored in place of what the owner reported. Can be repeated.
+    found it; stored in place of what the owner reported. `statement`: of an artifact that is not ours to attach one to.
+    `line`: for the log, once. Can be repeated.
     None: stale, or CANCELLED because that was asked for.
     """
     with store.transaction() as tx:
@@ -201,7 +270,9 @@ def publish(
             cancelled(tx, now, row)
             return None
         found = {"artifact": artifact} if artifact else {}
-        after = transition(tx, now, row, "publish", published=True, phase="FINALIZE", **found)
+        found |= {"statement": statement} if statement else {}
+        line = "" if row["published"] else line
+        after = transition(tx, now, row, "publish", published=True, phase="FINALIZE", line=line, **found)
         return Published(row=after, tags=_claim_tags(tx, now, row, tags_, digest))
 
 

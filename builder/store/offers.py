@@ -140,7 +140,7 @@ def offer_submitted(store: Store, queue: str, build_ids: Collection[str], live_m
             done.hints.append((queue, row["build_id"]))
             emit(tx, "offer", row)
         if rows and rows[0]["organization"] != found[1]:
-            _turn_ends(tx, queue, rows[0]["organization"])
+            turn_ends(tx, queue, rows[0]["organization"])
         if len(rows) >= room:
             done.full.add(queue)
     return done
@@ -193,7 +193,7 @@ def _offer(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limi
     query = select(builds.c.organization, func.count()).where(builds.c.status == RUNNING)
     busy = {row[0]: int(row[1]) for row in tx.execute(query.group_by(builds.c.organization))}
     waiting: dict[str, list[Row]] = {}
-    for organization in _in_turn(tx, queue, toolchains):
+    for organization in in_turn(tx, queue, toolchains):
         if found := _ready(tx, now, organization, queue, toolchains, limit):
             waiting[organization] = found
     picked: list[Row] = []
@@ -210,11 +210,11 @@ def _offer(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limi
         if tx.execute(update(builds).where(same).values(**mark)).rowcount:
             emit(tx, "offer", row)
     if picked:
-        _turn_ends(tx, queue, picked[-1]["organization"])
+        turn_ends(tx, queue, picked[-1]["organization"])
     return [row["build_id"] for row in picked]
 
 
-def _in_turn(tx: Connection, queue: str, toolchains: Sequence[str]) -> list[str]:
+def in_turn(tx: Connection, queue: str, toolchains: Sequence[str]) -> list[str]:
     """Organizations with queued builds, from the one after the last served, at most `ORGANIZATIONS` of them."""
     last = tx.execute(select(turns.c.organization).where(turns.c.queue == queue)).scalar() or ""
     found: list[str] = []
@@ -253,7 +253,7 @@ def _rank(row: Row) -> tuple[int, int]:
     return (-row["priority"], row["number"])
 
 
-def _turn_ends(tx: Connection, queue: str, organization: str) -> None:
+def turn_ends(tx: Connection, queue: str, organization: str) -> None:
     new = insert_into(tx, turns).values(queue=queue, organization=organization)
     tx.execute(new.on_conflict_do_update(index_elements=["queue"], set_={"organization": organization}))
 

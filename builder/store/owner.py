@@ -38,6 +38,7 @@ from builder.store.rows import (
 )
 from builder.store.schema import builds, cache, nodes
 from builder.store.transitions import (
+    EXTERNAL,
     FAILED,
     MAX_RETRIES,
     PENDING,
@@ -135,7 +136,11 @@ def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection
         return ""
     if row["not_before"] > now:
         return "its time has not come"
-    if row["queue"] not in queues or (row["toolchain"] and row["toolchain"] not in toolchains):
+    if (
+        row["queue"] == EXTERNAL
+        or row["queue"] not in queues
+        or (row["toolchain"] and row["toolchain"] not in toolchains)
+    ):
         return "this node cannot build it"
     return ""
 
@@ -175,13 +180,14 @@ def planned(
     version: str = "",
     target: str = "",
     warnings: Sequence[str] = (),
+    provenance: str = "",
 ) -> str:
     """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
 
     `version`, `target` and `warnings` are the plan's, for the record. `phases` are those of this claim so far; stored
     where it ends here. `start_check` is the server's setting: a build that requires a start neither waits for one that
     does not, nor takes an artifact that nobody saw start; one that warns neither waits for one without a start check,
-    nor takes an artifact without a verdict.
+    nor takes an artifact without a verdict. `provenance` is the commit of a git source.
     """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, WORK, node)
@@ -195,6 +201,7 @@ def planned(
             give_up_key(tx, now, row)
         found = {"build_key": key, "code_hash": code_hash, "runtime": runtime}
         found |= {"runtime_version": version, "target": target, "warnings": json.dumps(list(warnings))}
+        found["provenance"] = provenance
         row = transition(tx, now, row, "planned", phase=row["phase"], **found)
         return _by_key(tx, now, row, phases, start_check)
 

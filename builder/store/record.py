@@ -38,14 +38,14 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         organization_name=row["organization"],
         status=pb.BuildStatus.Value("BUILD_STATUS_" + row["status"]),
         version_status=VERSION_STATUS[row["status"]],
-        code_kind=common.CODE_KIND_SDK,
-        deployment_mode=common.DEPLOYMENT_MODE_COMPILATION,
+        code_kind=code_kind(asked),
+        deployment_mode=deployment_mode(asked),
         runtime=row["runtime"],
         runtime_version=row["runtime_version"],
         target=row["target"],
         warnings=json.loads(row["warnings"]),
         phase=pb.BuildPhase.Value("BUILD_PHASE_" + row["phase"]),
-        source_sha256="sha256:" + row["source_sha256"],
+        source_sha256="sha256:" + row["source_sha256"] if row["source_sha256"] else "",
         platform=PLATFORM,
         priority=row["priority"],
         node_id=row["node_id"],
@@ -66,6 +66,7 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         log_lines=row["log_lines"],
         tags=json.loads(row["tags"]),
         repository=row["repository"],
+        statement=row["statement"],
         labels=asked.labels,
         build_args=dict.fromkeys([*asked.build_args, *asked.code.compile.build_args], "***"),
     )
@@ -79,16 +80,38 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         )
     if row["status"] == SUCCEEDED:
         artifact = built(row)
-        message.artifact_ref = artifact.reference
-        message.artifact_sha256 = artifact.digest.removeprefix("sha256:")
+        if message.deployment_mode == common.DEPLOYMENT_MODE_COMPILATION:
+            message.artifact_ref = artifact.reference
+            message.artifact_sha256 = artifact.digest.removeprefix("sha256:")
         message.image_digest = artifact.digest
         message.size_bytes = artifact.size_bytes
-        message.image_refs.append(artifact.reference)
+        message.image_refs.extend(one for one in (artifact.reference, artifact.tag_reference) if one)
         if artifact.HasField("start_check"):
             message.start_check.CopyFrom(artifact.start_check)
+    if row["provenance"]:
+        json_format.Parse(row["provenance"], message.provenance)
     if row["failure"]:
         json_format.Parse(row["failure"], message.failure)
     return message
+
+
+CODE_KINDS = {
+    "prebuilt": common.CODE_KIND_PREBUILT,
+    "from_code": common.CODE_KIND_UPLOAD_IMAGE,
+    "from_git": common.CODE_KIND_GIT_IMAGE,
+}
+
+
+def code_kind(asked: pb.CreateBuildRequest) -> common.CodeKind.ValueType:
+    """What the code of a request is."""
+    return CODE_KINDS.get(asked.code.image.WhichOneof("variant") or "", common.CODE_KIND_SDK)
+
+
+def deployment_mode(asked: pb.CreateBuildRequest) -> common.DeploymentMode.ValueType:
+    """How the code of a request is deployed."""
+    if code_kind(asked) == common.CODE_KIND_SDK:
+        return common.DEPLOYMENT_MODE_COMPILATION
+    return common.DEPLOYMENT_MODE_IMAGE
 
 
 def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, and_, delete, func, or_, select, tuple_, upda
 from builder.store.engine import Store
 from builder.store.rows import Row, lock
 from builder.store.schema import builds, cache, contexts, held_lines, labels, log_chunks, nodes, reports, revoked, tags
-from builder.store.transitions import TERMINAL
+from builder.store.transitions import EXTERNAL, TERMINAL
 
 BATCH = 20
 BATCH_BYTES = 16 * 1024 * 1024  # of logs that one transaction deletes, and at least one build
@@ -213,11 +213,11 @@ def unnamed_sources(store: Store, digests: Collection[str]) -> set[str]:
 
 
 def named_artifacts(store: Store) -> Iterator[tuple[str, str]]:
-    """(repository, digest) of every artifact that a build or a cache entry names, read in pages."""
+    """(repository, digest) of every artifact of ours that a build or a cache entry names, read in pages."""
     last = 0
     while True:
         query = select(builds.c.number, builds.c.repository, builds.c.artifact).where(builds.c.number > last)
-        query = query.where(builds.c.artifact != "").order_by(builds.c.number).limit(PAGE)
+        query = query.where(builds.c.artifact != "", builds.c.queue != EXTERNAL).order_by(builds.c.number).limit(PAGE)
         with store.read() as tx:
             rows = tx.execute(query).all()
         for row in rows:

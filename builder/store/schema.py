@@ -92,6 +92,8 @@ builds = Table(
     Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
     Column("attempts_swept", Integer, nullable=False, server_default="0"),  # `retention.SWEPT` and kin
     Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
+    Column("statement", Text, nullable=False, server_default=""),  # of an artifact that is not ours to attach one to
+    Column("provenance", Text, nullable=False, server_default=""),  # SourceProvenance of a git source
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),
@@ -229,4 +231,17 @@ revoked = Table(
     Column("node_id", String(200), primary_key=True),
     Column("token_sha256", String(64), primary_key=True),
     Column("revoked_at", BigInteger, nullable=False),
+)
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("organization", _ordered(200), primary_key=True),
+    Column("name", _ordered(63), primary_key=True),
+    Column("type", String(12), nullable=False),  # BUILD, GIT or REGISTRY
+    Column("host", String(300), nullable=False),  # the only one that it is sent to; empty: any
+    Column("sealed", Text, nullable=False),  # encrypted, with everything else of it as associated data
+    Column("version", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
 )

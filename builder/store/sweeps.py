@@ -17,7 +17,7 @@ from builder.store.engine import Store
 from builder.store.offers import Lane, lane_of, lanes
 from builder.store.rows import Row, cancelled, end, failure, lock, lost, write
 from builder.store.schema import builds
-from builder.store.transitions import FAILED, FINALIZE, PENDING, RUNNING, WORK
+from builder.store.transitions import EXTERNAL, FAILED, FINALIZE, PENDING, RUNNING, WORK
 
 MOST_WORDS = 400
 BATCH = 100  # builds that one sweep ends; the next tick takes the rest
@@ -60,7 +60,7 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned) -> Due:
         every = (expired_leases(), queue_timeouts(live), build_timeouts(lease_ms))
         any_due = or_(*(exists().where(sweep.due(now)) for sweep in every))
         sweeps = every if tx.execute(select(any_due)).scalar_one() else ()
-        lacking = {lane: why for lane in queued if (why := missing(live, *lane) or _full(readers[lane[0]]))}
+        lacking = {lane: why for lane in queued if (why := missing(live, *lane) or _full(readers.get(lane[0], ())))}
         for lane in set(warned) - set(lacking):
             del warned[lane]
         late = {lane: why for lane, why in lacking.items() if tx.execute(_late(lane, now, lease_ms, warned)).first()}
@@ -121,7 +121,9 @@ def build_timeouts(lease_ms: int) -> Sweep:
         if row["cancel_requested"]:
             return cancelled(tx, now, row)
         reason, message = "Timeout", f"not finished after {row['timeout_ms'] // 1000} s"
-        if row["stage"] == FINALIZE:
+        if row["queue"] == EXTERNAL:
+            reason, message = "RegistryUnavailable", f"asking the image's registry was {message}"
+        elif row["stage"] == FINALIZE:
             reason, message = "RegistryUnavailable", f"built and pushed, but attesting it was {message}"
         return end(tx, now, row, "build-timeout", FAILED, failure(reason, message, row["phase"]))
 
@@ -129,7 +131,9 @@ def build_timeouts(lease_ms: int) -> Sweep:
 
 
 def missing(live: Live, queue: str, toolchain: str) -> str:
-    """Why no live node takes a build of this lane; "" when one does."""
+    """Why no live node takes a build of this lane; "" when one does, or none has to."""
+    if queue == EXTERNAL:
+        return ""
     if queue not in live:
         return f"no live node reads {queue}"
     return f"no live node has {toolchain}" if toolchain and toolchain not in live[queue] else ""
@@ -137,7 +141,7 @@ def missing(live: Live, queue: str, toolchain: str) -> str:
 
 def _full(readers: Collection[nodes.Node]) -> str:
     """Why none of the live nodes of a queue takes a build; "" when one does."""
-    if any(not node.lacks for node in readers):
+    if not readers or any(not node.lacks for node in readers):
         return ""
     return "no live node has room: " + "; ".join(f"{node.node_id}: {node.lacks}" for node in readers)[:MOST_WORDS]
 

@@ -15,6 +15,9 @@ WORK, FINALIZE = "WORK", "FINALIZE"
 WORK_PHASES = ("FETCH_SOURCE", "DETECT", "PLAN", "BUILD", "PACKAGE", "PUSH")
 """The phases that an owner of work may report, in the order of the line."""
 
+EXTERNAL = "external"
+"""The queue of prebuilt images. No node reads it: a finalizer takes them, which alone asks their registries."""
+
 MAX_FAILURES = 3
 MAX_RETRIES = 2
 
@@ -41,6 +44,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     _row("offer", PENDING, PENDING, "not attached, `offer_from` over",
          "a hint; once it lies in Redis no more: again at once, then after 10, 20, 30 s"),
     _row("claim", PENDING, RUNNING, "not attached, `not_before` over, the node can", "new claim and attempt, WORK"),
+    _row("resolve", PENDING, RUNNING, f"queue `{EXTERNAL}`, `not_before` over, no finalizer at its repository",
+         "a prebuilt image: new claim and attempt, FINALIZE at once; organizations take turns"),
     _row("heartbeat", RUNNING, RUNNING, _OWNER, "renews the lease, notes what the owner waited"),
     _row("planned", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for", "the key is known: on, or one of the next two"),
     _row("reuse", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for", "built before: FINALIZE with the stored digest"),
@@ -58,6 +63,8 @@ TRANSITIONS: tuple[Transition, ...] = (
          "the registry lacks what was built before: it is built"),
     _row("artifact-refused", RUNNING, f"{PENDING} {FAILED}", f"{_CONTROL}, no PUBLISH mark, not reused",
          "the attempt's tag has another artifact than its owner reported: `Internal`, as retry and fail"),
+    _row("image-refused", RUNNING, f"{PENDING} {FAILED}", f"{_CONTROL}, no PUBLISH mark, queue `{EXTERNAL}`",
+         "the image is none that can run, or its registry does not answer; as retry and fail"),
     _row("publish", RUNNING, RUNNING, f"{_CONTROL}, no cancel asked for", "the PUBLISH mark: only forward from here"),
     _row("succeed", RUNNING, SUCCEEDED, f"{_CONTROL}, PUBLISH mark", "and last report"),
     _row("cancel-pending", PENDING, CANCELLED, "", "and last report"),

@@ -86,17 +86,14 @@ def test_another_organization_sees_nothing_of_a_build(serve: Serve) -> None:
 
 BUILDS = "/v1/ignite/builds"
 NOT_YET = {
-    "SaveBuildSecrets": [("PUT", "/v1/ignite/builds/secrets", {})],
-    "`git_source`": [("POST", BUILDS, {"name": "app", "gitSource": {"url": "https://example.com/x.git"}})],
     "`from_code`": [
         ("POST", BUILDS, {"name": "app", "code": {"image": image}})
         for image in (
             {"fromCode": {"archive": "eA=="}},
             {"fromGit": {"url": "https://example.com/x.git"}},
-            {"prebuilt": {"imageRef": "example.com/x:1"}},
         )
     ],
-    "`rust`": [("POST", BUILDS, compile_request(runtime)) for runtime in ("rust", "deno")],
+    "`rust`": [("POST", BUILDS, compile_request("rust"))],
     "gRPC": [],  # there is no port that speaks it
     "ComputeService": [("GET", "/v1/ignite/compile/d/logs", None), ("GET", "/v1/ignite/app/o/a/builds/b/log", None)],
 }

@@ -14,7 +14,7 @@ from tests.exploration_guards import GUARDS, Guard, removed
 
 pytestmark = pytest.mark.e2e
 
-UNSEEN = {"heartbeat", "submit", "offer"}
+UNSEEN = {"heartbeat", "submit", "offer", "resolve", "image-refused"}
 """See tests/unit/test_exploration.py."""
 
 

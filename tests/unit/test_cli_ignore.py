@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from builder.cli.folder import Found, Left, find, left_out
-from builder.cli.globs import moby_patterns
 from builder.cli.ignore import Choice, Rule
 from builder.cli.needed import explained
 from builder.errors import BuildError
+from builder.globs import moby_patterns
 from tests.cli_fixtures import play, run
 
 

@@ -62,7 +62,7 @@ def test_help_is_on_stdout_and_fits_88_columns(argv: tuple[str, ...]) -> None:
             ("build", "--runtme", "go", "."),
             ["build has no option --runtme", "Is --runtime meant?", "See: ignite-builder build --help"],
         ),
-        (("build",), ["build: Missing argument 'PATH|-'", "See: ignite-builder build --help"]),
+        (("plan",), ["plan: Missing argument 'PATH|-'", "See: ignite-builder plan --help"]),
         (("bases",), ["bases: Missing command", "See: ignite-builder bases --help"]),
         (
             ("bases", "biuld"),

@@ -19,9 +19,11 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.control import finalizers
 from builder.control.finalizers import Finalizers
 from builder.control.loops import event_log
+from builder.credentials import secrets_of
 from builder.errors import PlatformError
 from builder.finalize import Finalizer
 from builder.images.layout import Layout
+from builder.prebuilt import Prebuilt
 from builder.store import builds
 from builder.store.closing import LATER_MS, LATEST_MS
 from tests.oci_fixtures import make_image
@@ -64,6 +66,7 @@ def pool(world: World, registry: Layout, **more: Any) -> Finalizers:
     finalizer = Finalizer(
         store=world.store,
         destination=registry,
+        prebuilt=Prebuilt(settings=config.load({}).settings, secrets=secrets_of(config.load({}).settings, world.store)),
         backoff_ms=BACKOFF,
         label=lambda name: None,
         stale=lambda call: None,

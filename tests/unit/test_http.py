@@ -259,6 +259,8 @@ def test_the_scope_of_each_call() -> None:
         "CreateBuild": "submit",
         "CancelBuild": "submit",
         "SaveBuildSecrets": "submit",
+        "ListBuildSecrets": "read",
+        "DeleteBuildSecret": "submit",
         "UploadBuildContext": "submit",
         "GetBuild": "read",
         "ListBuilds": "read",
@@ -484,7 +486,8 @@ def test_a_body_that_comes_too_slowly_is_given_up() -> None:
         ("GET", f"{BUILDS}/none", "t", 404),
         ("GET", "/nowhere", "t", 404),
         ("DELETE", BUILDS, "t", 405),
-        ("PUT", f"{BUILDS}/secrets", "t", 501),
+        ("PUT", f"{BUILDS}/secrets", "t", 400),
+        ("DELETE", f"{BUILDS}/secrets/none", "t", 404),
         ("GET", "/v1/ignite/compile/d/logs", "t", 501),
     ],
 )

@@ -17,6 +17,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog
 from builder.services import intake
 from builder.services.errors import CallRefused
+from builder.services.parts import Parts
 from builder.settings import Settings
 from builder.store import builds
 from builder.store.engine import Store, open_store
@@ -62,7 +63,18 @@ def columns(
 ) -> dict[str, Any]:
     known, sources = catalog.read(catalog_file("")), FolderStore(tmp_path / "sources")
     arguments = {name: ("GREETING",) if name == "go" else () for name in runtimes}
-    return intake.take(request, "acme", settings or Settings(), known, store, sources, arguments)
+    parts = Parts(
+        settings=settings or Settings(data_dir=str(tmp_path)),
+        store=store,
+        sources=sources,
+        catalog=known,
+        runtimes=arguments,
+        wake=lambda: None,
+        fan_out=lambda build_id, lines: None,
+        stale=lambda call: None,
+        dropped=lambda messages: None,
+    )
+    return intake.take(request, "acme", parts)
 
 
 def refusal(store: Store, tmp_path: Path, request: pb.CreateBuildRequest, **more: Any) -> tuple[str, str]:

@@ -36,6 +36,8 @@ def test_the_contracts_routes() -> None:
         ("StreamBuildLogs", "GET", "/v1/ignite/builds/{build_id}/logs/stream"),
         ("CancelBuild", "POST", "/v1/ignite/builds/{build_id}/cancel"),
         ("SaveBuildSecrets", "PUT", "/v1/ignite/builds/secrets"),
+        ("ListBuildSecrets", "GET", "/v1/ignite/builds/secrets"),
+        ("DeleteBuildSecret", "DELETE", "/v1/ignite/builds/secrets/{name}"),
     ]
     assert [(route.rpc_name, route.method, route.template) for route in OPERATE] == [
         ("ListNodes", "GET", "/v1/ignite/nodes"),

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 
 from builder import indexes
+from builder.addresses import is_global
 from builder.indexes import Indexes
 from builder.sandbox import Egress, EgressPolicy, EgressRecord, Verdict
-from builder.sandbox.policy import bypasses, hosts_of, is_global
+from builder.sandbox.policy import bypasses, hosts_of
 from builder.sandbox.proxy import BadRequest, environment, parse
 
 PUBLIC = "93.184.216.34"

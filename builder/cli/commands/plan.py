@@ -10,7 +10,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from builder import pipelines
@@ -25,6 +25,7 @@ from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
+from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, plan_image
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
@@ -108,18 +109,22 @@ def plan(
     target: str,
     build_args: Mapping[str, str],
     choice: Choice | None = None,
+    dockerfile: str = "",
 ) -> int:
     """Show detection, version, steps, network, caches and output of PATH, and what is left out of it."""
     settings = ctx.settings()
     try:
-        packed = pack(path, ctx.stdin, choice)
+        packed = pack(path, ctx.stdin, with_dockerfile(choice or Choice(), dockerfile, path))
         check_size(packed, settings.upload_bytes)
         with opened(packed, runtime) as source:
-            made = planned(settings, packed, source, runtime, version, target, build_args)
             digest = code_hash(source.root)
+            image = image_of(settings, packed, source, runtime, dockerfile, build_args)
+            if image is None:
+                made = planned(settings, packed, source, runtime, version, target, build_args)
     except BuildError as error:
         raise refused_here(_meant(error, path, ctx.prog)) from None
     left = packed.folder.left if packed.folder else ()
+    next_command = f"{ctx.prog} build {path}" + (f" --dockerfile {dockerfile}" if dockerfile else "")
     if ctx.common.json:
         facts = {"codeHash": digest, "files": source.files, "sizeBytes": str(source.size)}
         ctx.document(
@@ -127,13 +132,83 @@ def plan(
                 "name": packed.name,
                 "source": facts,
                 "leftOut": [{"path": each.path, "rule": each.rule.name, "pattern": each.rule.pattern} for each in left],
-                "plan": made.to_json(),
+                **({"image": asdict(image)} if image else {"plan": made.to_json()}),
             }
         )
         return 0
-    for line in rendered(made, source, digest, left, ctx.look(ctx.out), f"{ctx.prog} build {path}"):
+    look = ctx.look(ctx.out)
+    if image:
+        lines = rendered_image(image, source, digest, left, look, next_command)
+    else:
+        lines = rendered(made, source, digest, left, look, next_command)
+    for line in lines:
         ctx.out.line(line)
     return 0
+
+
+def with_dockerfile(choice: Choice, dockerfile: str, path: str) -> Choice:
+    """The choice that sends a named Dockerfile whatever an ignore file has: `.dockerignore` often names it."""
+    if not dockerfile or not Path(path).is_dir():
+        return choice
+    return Choice(no_ignore=choice.no_ignore, include=(*choice.include, posixpath.normpath(dockerfile)))
+
+
+def image_of(
+    settings: Settings,
+    packed: Packed,
+    source: Source,
+    runtime: str,
+    dockerfile: str,
+    build_args: Mapping[str, str],
+) -> ImagePlan | None:
+    """The plan of image mode: where a Dockerfile is named, or is at the root and no runtime is named or found. None:
+    compile mode. Raises `BuildError`, also for a Dockerfile that cannot be built."""
+    if dockerfile and runtime:
+        message = "--dockerfile makes an image, --runtime compiles"
+        raise BuildError("InvalidRequest", message, where="--dockerfile", next="Leave one of them out.")
+    if dockerfile and packed.kind == "file":
+        raise BuildError("InvalidRequest", "a Dockerfile needs a folder or an archive", where="PATH")
+    sub_path = build_args.get("sub_path", "")
+    tree = DirTree(source.root)
+    if not dockerfile:
+        if runtime or packed.kind == "file" or not tree.has(posixpath.join(sub_path, DEFAULT)):
+            return None
+        try:
+            pipelines.detect(tree, None, pipelines.load(settings.pipelines), sub_path)
+        except BuildError as error:
+            if error.reason != "EntryPointMissing":
+                raise
+        else:
+            return None
+    arguments = {name: value for name, value in build_args.items() if name not in (START_CHECK, "sub_path")}
+    try:
+        return plan_image(source.root, ImageRequest(dockerfile=dockerfile, sub_path=sub_path, build_args=arguments))
+    except BuildError as error:
+        raise _with_left_out(error, packed) from None
+
+
+def rendered_image(
+    made: ImagePlan, source: Source, digest: str, left: Sequence[Left], look: Look, next_command: str
+) -> tuple[str, ...]:
+    """The table of image mode. Nothing is cut in a pipe."""
+    rows = [("", "VALUE", "WHY"), ("image", made.strategy, shown(made.because))]
+    if made.dockerfile:
+        rows.append(("file", shown(made.dockerfile), "read by the rules of BuildKit"))
+    rows += [("base", shown(base), "FROM") for base in made.bases]
+    facts = (fmt.count(source.files, "file"), fmt.size(source.size))
+    rows.append(("source", ", ".join(facts), fmt.short_digest(digest)))
+    rows += _left_rows(left)
+    lines = list(fmt.table(rows))
+    lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
+    lines.append(f"output   {STRATEGIES[made.strategy]}")
+    lines.append(f"next     {look.paint('cyan', shown(next_command))}")
+    return tuple(line if look.columns is None else fmt.cut(line, look.columns, look.symbols.ellipsis) for line in lines)
+
+
+STRATEGIES = {
+    "kaniko": "container image, built by Kaniko in a Kubernetes Job",
+    "buildpacks": "container image, built by Cloud Native Buildpacks in a Kubernetes Job",
+}
 
 
 def planned(

@@ -151,6 +151,25 @@ LOG_STREAM_STDERR: LogStream.ValueType  # 2
 LOG_STREAM_SYSTEM: LogStream.ValueType  # 3
 Global___LogStream: _TypeAlias = LogStream  # noqa: Y015
 
+class _SecretType:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SecretTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SecretType.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SECRET_TYPE_UNSPECIFIED: _SecretType.ValueType  # 0
+    SECRET_TYPE_BUILD: _SecretType.ValueType  # 1
+    SECRET_TYPE_GIT: _SecretType.ValueType  # 2
+    SECRET_TYPE_REGISTRY: _SecretType.ValueType  # 3
+
+class SecretType(_SecretType, metaclass=_SecretTypeEnumTypeWrapper): ...
+
+SECRET_TYPE_UNSPECIFIED: SecretType.ValueType  # 0
+SECRET_TYPE_BUILD: SecretType.ValueType  # 1
+SECRET_TYPE_GIT: SecretType.ValueType  # 2
+SECRET_TYPE_REGISTRY: SecretType.ValueType  # 3
+Global___SecretType: _TypeAlias = SecretType  # noqa: Y015
+
 class _PlannedVerdict:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -185,20 +204,30 @@ class GitSource(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     CONTEXT_DIR_FIELD_NUMBER: _builtins.int
+    RUNTIME_FIELD_NUMBER: _builtins.int
+    SECRET_REF_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     reference: _builtins.str
     """Branch, tag or commit SHA; empty means main."""
     context_dir: _builtins.str
+    secret_ref: _builtins.str
+    """Name of a git secret."""
+    @_builtins.property
+    def runtime(self) -> _ignite_common_pb2.Runtime:
+        """Empty: detected from the source."""
+
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         reference: _builtins.str = ...,
         context_dir: _builtins.str = ...,
+        runtime: _ignite_common_pb2.Runtime | None = ...,
+        secret_ref: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_dir", b"context_dir", "reference", b"reference", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_dir", b"context_dir", "reference", b"reference", "runtime", b"runtime", "secret_ref", b"secret_ref", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -584,18 +613,24 @@ class SaveBuildSecretsRequest(_message.Message):
 
     ORGANIZATION_NAME_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
+    NAMED_FIELD_NUMBER: _builtins.int
     organization_name: _builtins.str
     @_builtins.property
-    def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
+    def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Name to value, of the type BUILD."""
+
+    @_builtins.property
+    def named(self) -> _containers.RepeatedCompositeFieldContainer[Global___NamedSecret]: ...
     def __init__(
         self,
         *,
         organization_name: _builtins.str = ...,
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        named: _abc.Iterable[Global___NamedSecret] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_name", b"organization_name", "secrets", b"secrets"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["named", b"named", "organization_name", b"organization_name", "secrets", b"secrets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,20 +641,245 @@ class SaveBuildSecretsResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAMES_FIELD_NUMBER: _builtins.int
+    SECRETS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Secret]: ...
     def __init__(
         self,
         *,
         names: _abc.Iterable[_builtins.str] | None = ...,
+        secrets: _abc.Iterable[Global___Secret] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["names", b"names", "secrets", b"secrets"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SaveBuildSecretsResponse: _TypeAlias = SaveBuildSecretsResponse  # noqa: Y015
+
+@_typing.final
+class NamedSecret(_message.Message):
+    """A new secret, or a new value of one that is there."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    GIT_TOKEN_FIELD_NUMBER: _builtins.int
+    GIT_SSH_KEY_FIELD_NUMBER: _builtins.int
+    REGISTRY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    host: _builtins.str
+    """Of a git or registry secret: the only host ("name[:port]") that it is sent to; empty: whichever a build names."""
+    value: _builtins.str
+    """For builds: an argument or a file."""
+    @_builtins.property
+    def git_token(self) -> Global___GitToken: ...
+    @_builtins.property
+    def git_ssh_key(self) -> Global___GitSshKey: ...
+    @_builtins.property
+    def registry(self) -> Global___RegistryLogin: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        host: _builtins.str = ...,
+        value: _builtins.str = ...,
+        git_token: Global___GitToken | None = ...,
+        git_ssh_key: Global___GitSshKey | None = ...,
+        registry: Global___RegistryLogin | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["git_ssh_key", b"git_ssh_key", "git_token", b"git_token", "kind", b"kind", "registry", b"registry", "value", b"value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["git_ssh_key", b"git_ssh_key", "git_token", b"git_token", "host", b"host", "kind", b"kind", "name", b"name", "registry", b"registry", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["value", "git_token", "git_ssh_key", "registry"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___NamedSecret: _TypeAlias = NamedSecret  # noqa: Y015
+
+@_typing.final
+class GitToken(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    TOKEN_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    """Empty: what the host takes beside a token."""
+    token: _builtins.str
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["token", b"token", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GitToken: _TypeAlias = GitToken  # noqa: Y015
+
+@_typing.final
+class GitSshKey(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PRIVATE_KEY_FIELD_NUMBER: _builtins.int
+    KNOWN_HOSTS_FIELD_NUMBER: _builtins.int
+    private_key: _builtins.str
+    known_hosts: _builtins.str
+    """Lines as of ssh-keyscan; a host whose key is not in it is refused."""
+    def __init__(
+        self,
+        *,
+        private_key: _builtins.str = ...,
+        known_hosts: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["known_hosts", b"known_hosts", "private_key", b"private_key"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GitSshKey: _TypeAlias = GitSshKey  # noqa: Y015
+
+@_typing.final
+class RegistryLogin(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USERNAME_FIELD_NUMBER: _builtins.int
+    PASSWORD_FIELD_NUMBER: _builtins.int
+    username: _builtins.str
+    password: _builtins.str
+    def __init__(
+        self,
+        *,
+        username: _builtins.str = ...,
+        password: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["password", b"password", "username", b"username"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegistryLogin: _TypeAlias = RegistryLogin  # noqa: Y015
+
+@_typing.final
+class Secret(_message.Message):
+    """What is known of a secret: all but its value."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    HOST_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    CREATED_AT_MS_FIELD_NUMBER: _builtins.int
+    UPDATED_AT_MS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    type: Global___SecretType.ValueType
+    host: _builtins.str
+    version: _builtins.int
+    """Grows with each new value."""
+    created_at_ms: _builtins.int
+    updated_at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: Global___SecretType.ValueType = ...,
+        host: _builtins.str = ...,
+        version: _builtins.int = ...,
+        created_at_ms: _builtins.int = ...,
+        updated_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "host", b"host", "name", b"name", "type", b"type", "updated_at_ms", b"updated_at_ms", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Secret: _TypeAlias = Secret  # noqa: Y015
+
+@_typing.final
+class ListBuildSecretsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ORGANIZATION_NAME_FIELD_NUMBER: _builtins.int
+    organization_name: _builtins.str
+    def __init__(
+        self,
+        *,
+        organization_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["organization_name", b"organization_name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBuildSecretsRequest: _TypeAlias = ListBuildSecretsRequest  # noqa: Y015
+
+@_typing.final
+class ListBuildSecretsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECRETS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def secrets(self) -> _containers.RepeatedCompositeFieldContainer[Global___Secret]: ...
+    def __init__(
+        self,
+        *,
+        secrets: _abc.Iterable[Global___Secret] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secrets", b"secrets"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListBuildSecretsResponse: _TypeAlias = ListBuildSecretsResponse  # noqa: Y015
+
+@_typing.final
+class DeleteBuildSecretRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBuildSecretRequest: _TypeAlias = DeleteBuildSecretRequest  # noqa: Y015
+
+@_typing.final
+class DeleteBuildSecretResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteBuildSecretResponse: _TypeAlias = DeleteBuildSecretResponse  # noqa: Y015
 
 @_typing.final
 class UploadBuildContextRequest(_message.Message):
@@ -775,6 +1035,7 @@ class Build(_message.Message):
     BUILD_ARGS_FIELD_NUMBER: _builtins.int
     FROM_CACHE_OF_FIELD_NUMBER: _builtins.int
     ATTACHED_TO_FIELD_NUMBER: _builtins.int
+    STATEMENT_FIELD_NUMBER: _builtins.int
     CREATED_AT_MS_FIELD_NUMBER: _builtins.int
     STARTED_AT_MS_FIELD_NUMBER: _builtins.int
     ENDED_AT_MS_FIELD_NUMBER: _builtins.int
@@ -817,6 +1078,8 @@ class Build(_message.Message):
     """The build whose artifact this one was answered with."""
     attached_to: _builtins.str
     """The build of the same key in flight."""
+    statement: _builtins.str
+    """Of a prebuilt image: the in-toto statement, which elsewhere is attached to the artifact."""
     created_at_ms: _builtins.int
     started_at_ms: _builtins.int
     ended_at_ms: _builtins.int
@@ -889,6 +1152,7 @@ class Build(_message.Message):
         build_args: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         from_cache_of: _builtins.str = ...,
         attached_to: _builtins.str = ...,
+        statement: _builtins.str = ...,
         created_at_ms: _builtins.int = ...,
         started_at_ms: _builtins.int = ...,
         ended_at_ms: _builtins.int = ...,
@@ -905,7 +1169,7 @@ class Build(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "provenance", b"provenance", "start_check", b"start_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ref", b"artifact_ref", "artifact_sha256", b"artifact_sha256", "attached_to", b"attached_to", "attempt", b"attempt", "build_args", b"build_args", "build_id", b"build_id", "build_key", b"build_key", "cancel_requested", b"cancel_requested", "claim", b"claim", "code_hash", b"code_hash", "code_kind", b"code_kind", "created_at_ms", b"created_at_ms", "deployment_mode", b"deployment_mode", "ended_at_ms", b"ended_at_ms", "failure", b"failure", "failures", b"failures", "from_cache_of", b"from_cache_of", "image_digest", b"image_digest", "image_refs", b"image_refs", "labels", b"labels", "log_lines", b"log_lines", "name", b"name", "node_id", b"node_id", "organization_name", b"organization_name", "phase", b"phase", "phases", b"phases", "platform", b"platform", "priority", b"priority", "provenance", b"provenance", "queue_position", b"queue_position", "report_sequence", b"report_sequence", "repository", b"repository", "retries", b"retries", "runtime", b"runtime", "runtime_version", b"runtime_version", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "start_check", b"start_check", "started_at_ms", b"started_at_ms", "status", b"status", "tags", b"tags", "target", b"target", "updated_at_ms", b"updated_at_ms", "version_status", b"version_status", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ref", b"artifact_ref", "artifact_sha256", b"artifact_sha256", "attached_to", b"attached_to", "attempt", b"attempt", "build_args", b"build_args", "build_id", b"build_id", "build_key", b"build_key", "cancel_requested", b"cancel_requested", "claim", b"claim", "code_hash", b"code_hash", "code_kind", b"code_kind", "created_at_ms", b"created_at_ms", "deployment_mode", b"deployment_mode", "ended_at_ms", b"ended_at_ms", "failure", b"failure", "failures", b"failures", "from_cache_of", b"from_cache_of", "image_digest", b"image_digest", "image_refs", b"image_refs", "labels", b"labels", "log_lines", b"log_lines", "name", b"name", "node_id", b"node_id", "organization_name", b"organization_name", "phase", b"phase", "phases", b"phases", "platform", b"platform", "priority", b"priority", "provenance", b"provenance", "queue_position", b"queue_position", "report_sequence", b"report_sequence", "repository", b"repository", "retries", b"retries", "runtime", b"runtime", "runtime_version", b"runtime_version", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "start_check", b"start_check", "started_at_ms", b"started_at_ms", "statement", b"statement", "status", b"status", "tags", b"tags", "target", b"target", "updated_at_ms", b"updated_at_ms", "version_status", b"version_status", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1834,6 +2098,7 @@ class BuiltArtifact(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     REFERENCE_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    TAG_REFERENCE_FIELD_NUMBER: _builtins.int
     MATERIALS_FIELD_NUMBER: _builtins.int
     START_CHECK_FIELD_NUMBER: _builtins.int
     digest: _builtins.str
@@ -1842,6 +2107,8 @@ class BuiltArtifact(_message.Message):
     """By digest; the control side's, from its settings and the build's repository. Not read in a finish."""
     size_bytes: _builtins.int
     """Of manifest, config and layers, as the control side reads them in the manifest. Not read in a finish."""
+    tag_reference: _builtins.str
+    """Of a prebuilt image, the tag that it was resolved from. Not read in a finish."""
     @_builtins.property
     def materials(self) -> _containers.RepeatedCompositeFieldContainer[Global___Material]: ...
     @_builtins.property
@@ -1852,12 +2119,13 @@ class BuiltArtifact(_message.Message):
         digest: _builtins.str = ...,
         reference: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        tag_reference: _builtins.str = ...,
         materials: _abc.Iterable[Global___Material] | None = ...,
         start_check: Global___StartCheck | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["start_check", b"start_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "materials", b"materials", "reference", b"reference", "size_bytes", b"size_bytes", "start_check", b"start_check"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "materials", b"materials", "reference", b"reference", "size_bytes", b"size_bytes", "start_check", b"start_check", "tag_reference", b"tag_reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

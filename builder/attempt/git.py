@@ -1,0 +1,208 @@
+"""FETCH_SOURCE of a repository: its commit resolved, fetched and packed by git in the sandbox.
+
+The two steps that ask the host have the egress proxy and the secret, and see nothing but their own folder. What they
+fetched is packed by a step without a network. The archive is as hostile as an upload, and is unpacked as one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import sandbox
+from builder.addresses import listed, normalized
+from builder.attempt.attempt import Attempt
+from builder.attempt.steps import CA_MOUNT
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError, PlatformError
+from builder.git import commands
+from builder.git.commands import Commit
+from builder.git.source import GitUrl, check_reference, is_commit, parse_url
+from builder.sandbox import proxy
+from builder.sandbox.remove import remove_tree
+from builder.text import visible
+
+FOLDER = "git"
+MOST_LINES = 200_000
+CHUNK = 1024 * 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ran:
+    code: int
+    out: tuple[str, ...]
+    err: tuple[str, ...]
+    refused: bool = False
+    unreachable: bool = False
+
+
+def fetch_commit(attempt: Attempt, asked: pb.GitSource) -> Commit:
+    """The commit that a request names; its tree is in `attempt.blob` then, as a tar. Raises `BuildError`."""
+    url, reference = parse_url(asked.url), check_reference(asked.reference)
+    folder = attempt.work / FOLDER
+    folder.mkdir()
+    attempt.chown_to_build_user(folder)
+    _write(attempt, folder / "askpass", commands.ASKPASS_TEXT, 0o755)
+    try:
+        sha, branch = _resolve(attempt, url, reference)
+        attempt.log.system(f"{visible(reference, limit=80)} of {url.text} is the commit {sha}")
+        _online(attempt, url, commands.fetch(url, sha, _ca(attempt)))
+        (folder / "askpass").unlink()
+        info = folder / "repository" / "info"
+        info.mkdir(exist_ok=True)
+        attempt.chown_to_build_user(info)
+        _write(attempt, info / "attributes", commands.ATTRIBUTES, 0o644)
+        commit = commands.commit_of(_offline(attempt, commands.describe(sha)).out, sha, branch)
+        _offline(attempt, commands.archive(sha))
+        _take(attempt, folder / "source.tar")
+        return commit
+    finally:
+        remove_tree(folder)
+
+
+def _resolve(attempt: Attempt, url: GitUrl, reference: str) -> tuple[str, str]:
+    """(commit, branch)."""
+    listing = _online(attempt, url, commands.list_remote(url, reference, _ca(attempt)))
+    sha, branch = commands.found_in(listing.out, reference)
+    _offline(attempt, commands.init())
+    if not sha and is_commit(reference):
+        _online(attempt, url, commands.fetch(url, "", _ca(attempt), shallow=False))
+        found = _run(attempt, commands.expand(reference), None)
+        sha = found.out[0] if found.code == 0 and found.out else ""
+        remove_tree(attempt.work / FOLDER / "repository")  # it has commits without their files
+        _offline(attempt, commands.init())
+    if not sha:
+        message = f'{url.text} has no branch, tag or commit "{visible(reference, limit=80)}"'
+        raise BuildError("GitReferenceNotFound", message, where="gitSource.reference")
+    return sha, branch
+
+
+def _online(attempt: Attempt, url: GitUrl, argv: tuple[str, ...]) -> _Ran:
+    """A command that asks the host. Raises `BuildError`."""
+    settings = attempt.node.settings
+    host = normalized(url.host)
+    is_private = listed(host, url.port, settings.git_hosts)
+    policy = sandbox.EgressPolicy(
+        hosts=frozenset({(host, url.port)}) if is_private else frozenset(),
+        request_hosts=frozenset() if is_private else frozenset({host}),
+    )
+    egress = sandbox.Egress(policy, settings.upstream_proxy, settings.no_proxy)
+    ran = _run(attempt, argv, egress)
+    if ran.code != 0:
+        raise commands.failed(
+            url, ran.err, refused=ran.refused, unreachable=ran.unreachable, login=bool(_login(attempt))
+        )
+    return ran
+
+
+def _offline(attempt: Attempt, argv: tuple[str, ...]) -> _Ran:
+    ran = _run(attempt, argv, None)
+    if ran.code != 0:
+        said = tuple(visible(line, limit=200) for line in ran.err[-6:])
+        raise PlatformError("GitUnavailable", "what git fetched cannot be read", said=said)
+    return ran
+
+
+def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None) -> _Ran:
+    settings = attempt.node.settings
+    out: list[str] = []
+    err: list[str] = []
+
+    def on_line(stream: sandbox.Stream, data: bytes) -> None:
+        lines = out if stream is sandbox.Stream.STDOUT else err
+        if len(lines) < MOST_LINES:
+            lines.append(data.decode("utf-8", "replace"))
+
+    result = sandbox.run(
+        sandbox.Command(argv=argv, env=_environment(attempt, egress), work=attempt.work, folders=(FOLDER,)),
+        _root(attempt),
+        sandbox.Limits(
+            memory=settings.memory_bytes,
+            cpus=settings.cpus,
+            pids=settings.pids,
+            disk=settings.disk_bytes,
+            wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
+        ),
+        uid=attempt.node.uid,
+        gid=settings.build_uid,
+        egress=egress,
+        on_line=on_line,
+        cancelled=attempt.lease.must_stop,
+        grace_ms=settings.stop_grace_ms,
+        use_cgroups=settings.use_cgroups,
+    )
+    for line in egress.summary_lines() if egress else ():
+        attempt.log.system(line)
+    attempt.check()
+    if result.reason:
+        raise BuildError(result.reason, f"git reached a limit of the build: {result.reason}")
+    return _Ran(
+        code=result.exit_code,
+        out=tuple(out),
+        err=tuple(err),
+        refused=bool(egress and egress.refused()),
+        unreachable=bool(egress and egress.unreachable()),
+    )
+
+
+def _environment(attempt: Attempt, egress: sandbox.Egress | None) -> Mapping[str, str]:
+    """The secret is in the environment of a step that asks the host, and in no other."""
+    if egress is None:
+        return commands.ENVIRONMENT
+    login = _login(attempt)
+    named = {"IGNITE_GIT_USERNAME": login[0], "IGNITE_GIT_TOKEN": login[1]} if login else {}
+    return {**commands.ENVIRONMENT, **proxy.environment(), **named}
+
+
+def _login(attempt: Attempt) -> tuple[str, str] | None:
+    secrets = attempt.grant.secrets
+    if not secrets.get("git.token"):
+        return None
+    return secrets.get("git.username") or commands.DEFAULT_USERNAME, secrets["git.token"]
+
+
+def _root(attempt: Attempt) -> sandbox.Root:
+    """The machine's own git below /usr, and nothing else of it."""
+    usr = Path("/usr")
+    if not (usr / "bin/git").exists():
+        message = "git is not installed on this node"
+        raise BuildError("ToolchainUnavailable", message, next="An operator installs it: apt-get install -y git")
+    mounts = [sandbox.Mount(source=usr, dest="/usr")]
+    mounts += [
+        sandbox.Mount(source=usr / name, dest=f"/{name}") for name in ("bin", "lib", "lib64") if (usr / name).is_dir()
+    ]
+    bundle = attempt.node.settings.ca_bundle or "/etc/ssl/certs/ca-certificates.crt"
+    if Path(bundle).exists():
+        mounts.append(sandbox.Mount(source=Path(bundle).resolve(), dest=CA_MOUNT))
+    return sandbox.Root(mounts=tuple(mounts))
+
+
+def _ca(attempt: Attempt) -> str:
+    return CA_MOUNT
+
+
+def _write(attempt: Attempt, path: Path, text: str, mode: int) -> None:
+    """A file of ours in a folder that git has written to: nothing that is there is followed."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, mode)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(text)
+        os.fchmod(file.fileno(), mode)
+    attempt.chown_to_build_user(path)
+
+
+def _take(attempt: Attempt, archive: Path) -> None:
+    """Copy the archive to where an upload would lie. Raises `BuildError` ArchiveTooLarge."""
+    limit = attempt.node.settings.upload_bytes
+    with os.fdopen(os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as source:
+        found = os.fstat(source.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise PlatformError("GitUnavailable", "git packed no archive")
+        if found.st_size > limit:
+            message = f"the commit's tree has {found.st_size} bytes, {limit} are allowed"
+            raise BuildError("ArchiveTooLarge", message, where="gitSource")
+        with attempt.blob.open("wb") as out:
+            shutil.copyfileobj(source, out, CHUNK)

@@ -1,0 +1,5 @@
+"""Dockerfiles, read before anybody builds one: syntax, stages, references, sources, each with line and column. Pure.
+
+`read.py` cuts a file into instructions as BuildKit's parser does, `instructions.py` judges each of them, `check.py`
+compares stages and sources with the context. Every step is linear in what it reads, and bounded.
+"""

@@ -1,0 +1,318 @@
+"""Stages and sources of a Dockerfile against its context: what a build would find out in a minute, in a moment."""
+
+from __future__ import annotations
+
+import difflib
+import posixpath
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+
+from builder.dockerfile import globbing
+from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields, understood
+from builder.dockerfile.read import Instruction, heredoc_of, read
+from builder.dockerfile.words import Bad, Lex, Unknown
+from builder.errors import BuildError
+from builder.globs import MobyPattern
+from builder.images.reference import parse
+from builder.text import visible
+
+SCRATCH = "scratch"
+PREDEFINED = {
+    "BUILDPLATFORM": "linux/amd64", "BUILDOS": "linux", "BUILDARCH": "amd64", "BUILDVARIANT": "",
+    "TARGETPLATFORM": "linux/amd64", "TARGETOS": "linux", "TARGETARCH": "amd64", "TARGETVARIANT": "",
+    "TARGETSTAGE": "default",
+}  # fmt: skip
+MOST_COMPARED = 200_000
+"""Names that wildcards are compared with, in all, long ones counted several times; what is beyond is for the build."""
+NAMED = 8
+_REMOTE = re.compile(r"https?://|git@|git://|ssh://")
+
+
+@dataclass(kw_only=True)
+class Context:
+    """What a build would see: `paths` of all files, links and folders; `ignored` by which rules, of which file."""
+
+    paths: Collection[str]
+    ignored: tuple[MobyPattern, ...] = ()
+    ignore_file: str = ".dockerignore"
+    compared: int = 0
+    _known: frozenset[str] = field(default_factory=frozenset)
+
+    def __post_init__(self) -> None:
+        self._known = frozenset(self.paths) | {""}
+
+    def has(self, path: str) -> bool:
+        return path in self._known
+
+    def rule(self, path: str) -> MobyPattern | None:
+        """The rule that leaves a path out; None: it is sent. The last one that matches it or a folder above decides."""
+        folders = [path]
+        while "/" in folders[-1]:
+            folders.append(folders[-1].rpartition("/")[0])
+        last: MobyPattern | None = None
+        for pattern in self.ignored:
+            if any(pattern.regex.fullmatch(each) for each in folders):
+                last = None if pattern.negated else pattern
+        return last
+
+    def left_out(self, path: str) -> MobyPattern | None:
+        """The rule by which nothing of a path is sent."""
+        rule = self.rule(path) if self.ignored and path else None
+        if rule is None or not any(pattern.negated for pattern in self.ignored):
+            return rule
+        below = (each for each in self.paths if each.startswith(path + "/"))
+        for count, each in enumerate(below):
+            if count >= NAMED * 1000 or self.rule(each) is None:
+                return None
+        return rule
+
+    def near(self, path: str) -> str:
+        """A path that may be meant."""
+        name = posixpath.basename(path)
+        same = sorted(each for each in self.paths if posixpath.basename(each) == name)
+        if same:
+            return same[0]
+        folder = posixpath.dirname(path)
+        beside = [each for each in self.paths if posixpath.dirname(each) == folder][:2000]
+        return next(iter(difflib.get_close_matches(path, beside, 1)), "")
+
+    def matched(self, pattern: str) -> bool:
+        """Whether a path matches a pattern with wildcards and is sent."""
+        if self.compared >= MOST_COMPARED:
+            return True
+        parts = [globbing.tokens(part) for part in pattern.split("/")]
+        if None in parts:
+            return True  # no pattern: the build says so
+        for path in self.paths:
+            names = path.split("/")
+            if len(names) != len(parts):
+                continue
+            self.compared += 1 + len(pattern) * len(path) // 4096
+            if self.compared >= MOST_COMPARED:
+                return True
+            same = all(globbing.matches(part or (), name) for part, name in zip(parts, names, strict=True))
+            if same and self.left_out(path) is None:
+                return True
+        return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checked:
+    """A Dockerfile that a build may be started for. `bases`: the images it builds on, `warnings` for the log."""
+
+    dockerfile: Dockerfile
+    bases: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def check(
+    data: bytes, context: Context, build_args: Mapping[str, str] | None = None, name: str = "Dockerfile"
+) -> Checked:
+    """Read a Dockerfile and compare it with its context. Raises `BuildError` DockerfileInvalid."""
+    dockerfile = understood(read(data, name))
+    given = build_args or {}
+    known = {**PREDEFINED, **_declared(dockerfile.arguments, PREDEFINED, given)}
+    bases: list[str] = []
+    warnings: list[str] = []
+    names: list[str] = []
+    for number, stage in enumerate(dockerfile.stages):
+        if base := _base(dockerfile, stage, names, known):
+            bases.append(base)
+        later = [each.name for each in dockerfile.stages[number:] if each.name]
+        values = _Values(given=given, outer=known)
+        for each in stage.instructions:
+            values.see(each)
+            holder = each.trigger or each
+            if each.name == "run":
+                _mounts(dockerfile, each, names, later, number)
+            if holder.name in ("copy", "add") and each.name != "onbuild":
+                _sources(dockerfile, each, context, values, names, later, number, warnings)
+        names.append(stage.name)
+    return Checked(dockerfile=dockerfile, bases=tuple(dict.fromkeys(bases)), warnings=tuple(warnings))
+
+
+def _declared(
+    arguments: Iterable[Instruction], known: Mapping[str, str], given: Mapping[str, str]
+) -> Mapping[str, str]:
+    """The ARG that have a value, by their defaults and what is given."""
+    found: dict[str, str] = {}
+    for each in arguments:
+        for word in each.args:
+            key, equals, default = word.partition("=")
+            if key in given:
+                found[key] = given[key]
+            elif equals:
+                try:
+                    found[key] = Lex(default, env={**known, **found}).text()
+                except (Bad, Unknown):
+                    continue
+    return found
+
+
+class _Values:
+    """The variables of a stage as far as anybody can tell: ARG and ENV in their order."""
+
+    def __init__(self, *, given: Mapping[str, str], outer: Mapping[str, str]) -> None:
+        self._given, self._outer = given, outer
+        self._known: dict[str, str] = {}
+        self._open: set[str] = set()
+
+    def see(self, each: Instruction) -> None:
+        if each.name == "arg":
+            for word in each.args:
+                key, equals, default = word.partition("=")
+                if key in self._given:
+                    self._set(key, self._given[key])
+                elif equals:
+                    self._expand(key, default)
+                elif key in self._outer:
+                    self._set(key, self._outer[key])
+        elif each.name == "env":
+            for key, value in zip(each.args[::2], each.args[1::2], strict=True):
+                self._expand(key, value)
+
+    def _set(self, key: str, value: str) -> None:
+        self._known[key] = value
+        self._open.discard(key)
+
+    def _expand(self, key: str, value: str) -> None:
+        text = self.expanded(value)
+        if text is None:
+            self._known.pop(key, None)
+            self._open.add(key)
+        else:
+            self._set(key, text)
+
+    def expanded(self, text: str) -> str | None:
+        """The text with its variables; None where a value comes from the base image or nobody knows it."""
+        if "$" not in text:
+            try:
+                return Lex(text, env={}).text()
+            except Bad:
+                return None
+        names = re.findall(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", text)
+        if not names or any(name not in self._known for name in names):
+            return None
+        try:
+            return Lex(text, env=self._known).text()
+        except (Bad, Unknown):
+            return None
+
+
+def _base(dockerfile: Dockerfile, stage: Stage, names: list[str], known: Mapping[str, str]) -> str:
+    """The image that a stage builds on; empty for another stage and for nothing. Raises `BuildError`."""
+    document = dockerfile.document
+    try:
+        base = Lex(stage.base, env=known, escape=document.escape).text()
+    except Unknown:
+        return ""
+    except Bad as error:
+        raise document.error(f"FROM {visible(stage.base, limit=80)}: {error}", stage.start, stage.base) from None
+    if not base:
+        variable = next(iter(re.findall(r"\$\{?([A-Za-z_][A-Za-z0-9_]*)", stage.base)), "")
+        message = f"FROM {visible(stage.base, limit=80)} names no image"
+        step = "Name an image."
+        if variable:
+            message += f": {variable} has no value"
+            step = f"Declare it before the first FROM, ARG {variable}=IMAGE, or give it: --build-arg {variable}=IMAGE"
+        raise document.error(message, stage.start, stage.base, step)
+    if base.lower() in [name for name in names if name] or base == SCRATCH:
+        return ""
+    try:
+        return str(parse(base, "FROM"))
+    except BuildError as error:
+        raise document.error(f"FROM {error.message}", stage.start, stage.base, error.next) from None
+
+
+def _mounts(dockerfile: Dockerfile, each: Instruction, names: list[str], later: list[str], number: int) -> None:
+    for flag in each.flags:
+        if not flag.startswith("--mount="):
+            continue
+        for one in csv_fields(flag.partition("=")[2]):
+            key, _, value = one.partition("=")
+            if key.lower() == "from" and value:
+                _stage(dockerfile, each, value, names, later, number)
+
+
+def _stage(
+    dockerfile: Dockerfile, each: Instruction, text: str, names: list[str], later: list[str], number: int
+) -> str:
+    """A warning about what `--from` names, empty for a stage before this one or an image. Raises `BuildError`."""
+    document, shown = dockerfile.document, visible(text, limit=80)
+    there = ", ".join(name or str(index) for index, name in enumerate(names[-NAMED:], max(0, len(names) - NAMED)))
+    stages = f"before it are {there}" if names else "no stage is before it"
+    if text.isascii() and text.isdigit():
+        if len(text) > 6 or int(text) >= number:
+            raise document.error(f"--from={shown} is no stage: {stages}", each, text, "Name an earlier stage.")
+        return ""
+    lower = text.lower()
+    if lower in names or "$" in text:
+        return ""
+    if lower in later:
+        message = f"--from={shown} is this stage itself or a later one: {stages}"
+        raise document.error(message, each, text, "Move that stage before this one.")
+    try:
+        parse(text, "--from")
+    except BuildError as error:
+        message = f"--from={shown} is no stage ({stages}) and no image: {error.message}"
+        raise document.error(message, each, text, "Name an earlier stage or an image.") from None
+    near = difflib.get_close_matches(lower, [name for name in names if name], 1, 0.75)
+    if near and not any(char in text for char in "/:@."):
+        where = f"{document.name}:{each.line}"
+        return f'{where}: --from={shown} is no stage, so an image of Docker Hub; is the stage "{near[0]}" meant?'
+    return ""
+
+
+def _sources(
+    dockerfile: Dockerfile,
+    each: Instruction,
+    context: Context,
+    values: _Values,
+    names: list[str],
+    later: list[str],
+    number: int,
+    warnings: list[str],
+) -> None:
+    """Every source of a COPY or ADD that comes from the context must be in it. Raises `BuildError`."""
+    origin = next((flag.partition("=")[2] for flag in each.flags if flag.startswith("--from=")), "")
+    if origin:
+        if warning := _stage(dockerfile, each, origin, names, later, number):
+            warnings.append(warning)
+        return
+    for word in each.args[:-1]:
+        if _is_heredoc(word) or (each.name == "add" and _REMOTE.match(word)):
+            continue
+        source = values.expanded(word)
+        if source is None or (each.name == "add" and _REMOTE.match(source)):
+            continue
+        if warning := _source(dockerfile, each, context, word, source):
+            warnings.append(warning)
+
+
+def _is_heredoc(word: str) -> bool:
+    try:
+        return heredoc_of(word) is not None
+    except Bad:
+        return False
+
+
+def _source(dockerfile: Dockerfile, each: Instruction, context: Context, word: str, source: str) -> str:
+    document, name = dockerfile.document, each.name.upper()
+    path = posixpath.normpath("/" + source).lstrip("/")
+    shown = visible(source, limit=120)
+    if globbing.is_wild(path):
+        if context.matched(path):
+            return ""
+        return f"{document.name}:{each.line}: {name} {shown} matches no file of the context"
+    if not context.has(path):
+        near = context.near(path)
+        hint = f'; there is "{visible(near, limit=120)}"' if near else ""
+        message = f'{name} names "{shown}", which is not in the context{hint}'
+        step = "Paths count from the context's root, not from the Dockerfile. Correct it, or add the file."
+        raise document.error(message, each, word, step)
+    if (rule := context.left_out(path)) is not None:
+        where = f"{context.ignore_file}:{rule.line}"
+        message = f'{name} names "{shown}", which {where} leaves out ("{visible(rule.text, limit=60)}")'
+        raise document.error(message, each, word, f"Take it out of {where}, or add a line !{shown} behind it.")
+    return ""

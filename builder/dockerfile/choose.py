@@ -1,0 +1,130 @@
+"""How a context becomes an image: Kaniko where there is a Dockerfile, Cloud Native Buildpacks where there is none."""
+
+from __future__ import annotations
+
+import os
+import posixpath
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from builder.dockerfile.check import Context, check
+from builder.errors import BuildError, ErrorClass
+from builder.globs import MobyPattern, moby_patterns
+from builder.source.tree import DirTree
+from builder.text import visible
+
+DEFAULT = "Dockerfile"
+MOST_PATH = 1024
+NAMED = 8
+Strategy = Literal["kaniko", "buildpacks"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageRequest:
+    """What a request asks for. An empty `dockerfile`: the one at the root, if there is one."""
+
+    dockerfile: str = ""
+    sub_path: str = ""
+    build_args: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImagePlan:
+    """What would build the image, and why. `bases`: the images of its FROM."""
+
+    strategy: Strategy
+    because: str
+    dockerfile: str = ""
+    sub_path: str = ""
+    bases: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def check_path(path: str, where: str) -> str:
+    """A path below a context, in its shortest form; empty for the context. Raises `BuildError` InvalidRequest."""
+    shown = visible(path, limit=120)
+    if len(path) > MOST_PATH or not path.isprintable() or "\\" in path:
+        raise BuildError("InvalidRequest", f'"{shown}" is no path: up to {MOST_PATH} printable characters', where=where)
+    if path.startswith("/") or ".." in path.split("/"):
+        step = "Write it relative to the source's root, without .."
+        raise BuildError("InvalidRequest", f'"{shown}" leads out of the source', where=where, next=step)
+    found = posixpath.normpath(path) if path else ""
+    return "" if found == "." else found
+
+
+def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:
+    """The plan for an unpacked context. Nothing of it is run.
+
+    Raises `BuildError` InvalidRequest for a Dockerfile or folder that is not there, DockerfileInvalid.
+    """
+    sub_path = check_path(asked.sub_path, "subPath")
+    named = check_path(asked.dockerfile, "dockerfilePath")
+    paths = listed(root)
+    if sub_path:
+        if sub_path not in paths:
+            raise BuildError(
+                "InvalidRequest", f'"{visible(sub_path, limit=120)}" is not in the source', where="subPath"
+            )
+        paths = [path.removeprefix(sub_path + "/") for path in paths if path.startswith(sub_path + "/")]
+    tree = DirTree(root / sub_path)
+    place = f"in {visible(sub_path, limit=120)}" if sub_path else "at the root"
+    if named and not tree.has(named):
+        raise _absent(named, paths)
+    if not named and not tree.has(DEFAULT):
+        return ImagePlan(strategy="buildpacks", because=f"no {DEFAULT} {place}", sub_path=sub_path)
+    dockerfile = named or DEFAULT
+    rules, rules_name = _ignored(tree, dockerfile)
+    found = check(
+        tree.read_text(dockerfile).encode("utf-8", "surrogateescape"),
+        Context(paths=paths, ignored=rules, ignore_file=rules_name),
+        asked.build_args,
+        dockerfile,
+    )
+    return ImagePlan(
+        strategy="kaniko",
+        because=f"{dockerfile} is named" if named else f"{DEFAULT} {place}",
+        dockerfile=dockerfile,
+        sub_path=sub_path,
+        bases=found.bases,
+        warnings=found.warnings,
+    )
+
+
+def listed(root: Path) -> list[str]:
+    """Files, links and folders below a folder, relative, sorted. No link is followed."""
+    found: list[str] = []
+    for folder, folders, names in os.walk(root):
+        below = os.path.relpath(folder, root)
+        prefix = "" if below == "." else below + "/"
+        found += [prefix + name for name in (*folders, *names)]
+    return sorted(found)
+
+
+def _ignored(tree: DirTree, dockerfile: str) -> tuple[tuple[MobyPattern, ...], str]:
+    """The rules for this Dockerfile: its own file beside it, else the context's."""
+    for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
+        if tree.has(name):
+            try:
+                return moby_patterns(tree.read_text(name).encode("utf-8", "surrogateescape")), name
+            except ValueError as error:
+                message = f"{name}: {visible(str(error), limit=200)}"
+                raise BuildError("DockerfileInvalid", message, where=name, next=f"Correct {name}.") from None
+    return (), ""
+
+
+def _absent(named: str, paths: list[str]) -> BuildError:
+    there = [path for path in paths if _looks_like_one(posixpath.basename(path))]
+    there.sort(key=lambda path: (path.count("/"), path))
+    shown = ", ".join(visible(path, limit=80) for path in there[:NAMED]) + (" and more" if len(there) > NAMED else "")
+    message = f'there is no Dockerfile "{visible(named, limit=120)}" in the context; there is {shown or "none"}'
+    step = "Name one of these." if there else "Add it, or leave it out: then buildpacks build the image."
+    return BuildError("InvalidRequest", message, where="dockerfilePath", next=step, error_class=ErrorClass.CLIENT)
+
+
+def _looks_like_one(name: str) -> bool:
+    lower = name.lower()
+    if lower.endswith(".dockerignore"):
+        return False
+    return lower in ("dockerfile", "containerfile") or lower.startswith("dockerfile.") or lower.endswith(".dockerfile")

@@ -1,0 +1,154 @@
+"""Git's command lines and what their output means. Every value of a stranger stands behind `--`, or is a SHA."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from builder.errors import BuildError, PlatformError
+from builder.git.source import GitUrl, is_commit
+from builder.text import visible
+
+GIT = "/usr/bin/git"
+FOLDER = "/work/git"
+REPOSITORY, ARCHIVE, ASKPASS = f"{FOLDER}/repository", f"{FOLDER}/source.tar", f"{FOLDER}/askpass"
+ASKPASS_TEXT = """\
+#!/bin/sh
+case "$1" in
+    Username*) printf '%s' "$IGNITE_GIT_USERNAME" ;;
+    *) printf '%s' "$IGNITE_GIT_TOKEN" ;;
+esac
+"""
+ATTRIBUTES = "* -export-ignore -export-subst -text -eol -filter -ident -working-tree-encoding\n"
+"""In the repository's own info/attributes, which wins: the commit's own would change what an archive has."""
+SETTINGS = (
+    "protocol.allow=never",
+    "protocol.https.allow=always",
+    "core.hooksPath=/dev/null",
+    "core.fsmonitor=false",
+    "credential.helper=",
+    "http.followRedirects=initial",
+    "http.lowSpeedLimit=1000",
+    "http.lowSpeedTime=60",
+    "submodule.recurse=false",
+    "fetch.recurseSubmodules=false",
+    "fetch.unpackLimit=1",
+    "transfer.bundleURI=false",
+    "gc.auto=0",
+    "maintenance.auto=false",
+    "safe.directory=*",
+)
+ENVIRONMENT: Mapping[str, str] = {
+    "HOME": FOLDER, "LANG": "C", "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https", "GIT_PROTOCOL_FROM_USER": "0", "GIT_ASKPASS": ASKPASS,
+    "GIT_NO_REPLACE_OBJECTS": "1", "GIT_LFS_SKIP_SMUDGE": "1",
+}  # fmt: skip
+_REF_LINE = re.compile(r"([0-9a-f]{40})\t(\S+)")
+DEFAULT_USERNAME = "x-access-token"
+"""What hosts take beside a token where the secret names no user."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Commit:
+    """A commit: who wrote it, and when it was committed (ms). `branch` is empty where a tag or a commit was named."""
+
+    sha: str
+    author: str
+    branch: str
+    time_ms: int
+
+
+def git(*words: str, ca_bundle: str = "") -> tuple[str, ...]:
+    """A command line with all our settings before the command."""
+    settings = (*SETTINGS, *((f"http.sslCAInfo={ca_bundle}",) if ca_bundle else ()))
+    return (GIT, *(word for setting in settings for word in ("-c", setting)), *words)
+
+
+def list_remote(url: GitUrl, reference: str, ca_bundle: str) -> tuple[str, ...]:
+    """Ask which commit a branch or tag is; of what may be a commit, every branch and tag."""
+    patterns = () if is_commit(reference) else tuple(names_of(reference))
+    return git("ls-remote", "--", url.text, *patterns, ca_bundle=ca_bundle)
+
+
+def names_of(reference: str) -> Iterable[str]:
+    """The full names that a reference may stand for; the first that is there wins, as in git."""
+    return (f"refs/tags/{reference}^{{}}", f"refs/tags/{reference}", f"refs/heads/{reference}")
+
+
+def init() -> tuple[str, ...]:
+    return git("init", "--quiet", "--bare", "--template=", REPOSITORY)
+
+
+def fetch(url: GitUrl, wanted: str, ca_bundle: str, *, shallow: bool = True) -> tuple[str, ...]:
+    """Fetch one commit; without `shallow` the commits alone of all branches and tags, to find a short SHA in."""
+    how = ("--depth=1",) if shallow else ("--filter=tree:0",)
+    refs = (wanted,) if shallow else ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
+    common = ("--git-dir", REPOSITORY, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc")
+    return git(*common, *how, "--", url.text, *refs, ca_bundle=ca_bundle)
+
+
+def expand(short: str) -> tuple[str, ...]:
+    """The whole SHA of a short one, in what was fetched."""
+    return git("--git-dir", REPOSITORY, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{short}^{{commit}}")
+
+
+def describe(sha: str) -> tuple[str, ...]:
+    return git("--git-dir", REPOSITORY, "log", "-1", "--no-show-signature", "--format=%H%n%ct%n%an <%ae>", sha, "--")
+
+
+def archive(sha: str) -> tuple[str, ...]:
+    return git("--git-dir", REPOSITORY, "archive", "--format=tar", f"--output={ARCHIVE}", sha)
+
+
+def found_in(lines: Sequence[str], reference: str) -> tuple[str, str]:
+    """(commit, branch) of a reference among the lines of `ls-remote`; empty where it is none of them.
+
+    Raises `BuildError` GitReferenceNotFound for a short SHA that several tips have.
+    """
+    refs = {found[2]: found[1] for line in lines if (found := _REF_LINE.fullmatch(line))}
+    for name in names_of(reference):
+        if name in refs:
+            return refs[name], reference if name.startswith("refs/heads/") else ""
+    if not is_commit(reference):
+        return "", ""
+    if len(reference) == 40:
+        return reference, ""
+    tips = {sha for sha in refs.values() if sha.startswith(reference)}
+    if len(tips) > 1:
+        message = f'"{reference}" is the start of several commits'
+        raise BuildError("GitReferenceNotFound", message, where="gitSource.reference")
+    return next(iter(tips), ""), ""
+
+
+def commit_of(lines: Sequence[str], sha: str, branch: str) -> Commit:
+    """What `describe` printed."""
+    if len(lines) < 3 or lines[0] != sha or not lines[1].isdecimal():
+        raise BuildError("GitReferenceNotFound", f"{sha} is no commit", where="gitSource.reference")
+    return Commit(sha=sha, time_ms=int(lines[1][:12]) * 1000, author=visible(lines[2], limit=200), branch=branch)
+
+
+def failed(url: GitUrl, lines: Sequence[str], *, refused: bool, unreachable: bool, login: bool) -> BuildError:
+    """What the end of a command that asked the host means, by its words."""
+    words = [visible(line, limit=200) for line in lines if line.strip()][-6:]
+    text, where = "\n".join(lines).lower(), "gitSource.url"
+    name, said = visible(url.text, limit=200), tuple(words)
+    if refused:
+        message = f"{url.host}:{url.port} is not a public host, or {name} was redirected to another one"
+        step = "Name a host with a public address, or ask the operator to list it in git_hosts."
+        return BuildError("GitUrlRefused", message, where=where, next=step, said=said)
+    if unreachable:
+        return PlatformError("GitUnavailable", f"{url.host}:{url.port} could not be reached", where=where)
+    if any(each in text for each in ("could not read username", "could not read password", "authentication failed")):
+        message = f"{name} refused " + ("the secret's login" if login else "to answer without a login")
+        return BuildError("GitAuthFailed", message, where=where, said=said)
+    if "error: 403" in text:
+        return BuildError("GitAuthFailed", f"{name} answered 403: no permission", where=where, said=said)
+    if "not found" in text or "does not appear to be a git repository" in text:
+        return BuildError("GitReferenceNotFound", f"there is no repository at {name}", where=where, said=said)
+    if "certificate" in text or "redirection" in text or "redirect" in text:
+        return BuildError("GitUrlRefused", f"{name} is not what it names: {(*words, '')[0]}", where=where, said=said)
+    if "not our ref" in text or "unadvertised object" in text or "remote ref" in text:
+        message = f"{name} does not have this commit any more, or gives none that no branch or tag is at"
+        return BuildError("GitReferenceNotFound", message, where="gitSource.reference", said=said)
+    return PlatformError("GitUnavailable", f"git could not read {name}", where=where, said=said)

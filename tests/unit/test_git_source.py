@@ -1,0 +1,177 @@
+"""Git sources before anything is asked: hostile URLs and references, the command lines, what git's words mean."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
+from builder.git import commands
+from builder.git.source import check_reference, is_commit, parse_url
+from builder.services import intake
+
+URLS = [
+    "https://example.com/a.git", "https://example.com:8443/group/sub/a.git", "https://EXAMPLE.com/a",
+    "https://192.0.2.1/a.git", "https://[2001:db8::1]:443/a.git", "https://example.com/~user/a%20b.git",
+    "https://example.com/a/_git/b", "https://example.com/a/b/",
+]  # fmt: skip
+HOSTILE_URLS = [
+    "", " ", "-", "--upload-pack=touch /tmp/x", "-oProxyCommand=id", "ext::sh -c id% >&2", "ext::sh -c touch% /tmp/x",
+    "fd::17/foo", "file:///etc/passwd", "file://localhost/etc", "/etc", "./a", "../a", "http://example.com/a.git",
+    "git://example.com/a.git", "ssh://-oProxyCommand=id/a", "ssh://git@example.com/a.git", "git@example.com:a/b.git",
+    "ftp://example.com/a.git", "ftps://example.com/a", "rsync://example.com/a", "javascript:alert(1)",
+    "data:text/plain,x",
+    "https::https://example.com/a", "transport::address", "https:/example.com/a", "https:example.com/a", "https://",
+    "https:///a.git", "https://example.com", "https://example.com/", "https://user@example.com/a.git",
+    "https://user:token@example.com/a.git", "https://:x@example.com/a", "https://example.com@evil.example/a.git",
+    "https://example.com:0/a", "https://example.com:65536/a", "https://example.com:x/a", "https://example.com:/a",
+    "https://example.com/a?x=1", "https://example.com/a#b", "https://example.com/a b", "https://example.com/a\n",
+    "https://example.com/a\r\nHost: evil", "https://example.com/a\0b", "https://example.com/\x1b[2J",
+    "https://example.com/../a", "https://example.com/a/../../b", "https://example.com/./a", "https://example.com//a",
+    "https://example.com/%2e%2e/a", "https://example.com/a%2fb", "https://example.com/a%00b", "https://example.com/a%zz",
+    "https://example.com/a%0d%0aHost:%20evil", "https://example.com\\@evil.example/a", "https://exa mple.com/a",
+    "https://-example.com/a", "https://example-.com/a", "https://.example.com/a", "https://example..com/a",
+    "https://ex\u0430mple.com/a", "https://example.com\u3002evil/a", "https://2130706433/a", "https://127.1/a",
+    "https://0x7f.0.0.1/a", "https://0177.0.0.01/a", "https://[::1/a", "https://[fe80::1%25eth0]/a", "https://[x]/a",
+    "https://" + "a" * 64 + ".com/x", "https://example.com/" + "a" * 3000, "HTTPS\x00://example.com/a",
+    "https://example.com/$(id)", "https://example.com/`id`", "https://example.com/a;id", "https://example.com/a|id",
+    "https://example.com/'", 'https://example.com/"', "https://example.com/a&b", "https://example.com/<x>",
+]  # fmt: skip
+HOSTILE_REFERENCES = [
+    "-", "--upload-pack=id", "-q", " ", "a b", "a\nb", "a\0", "a\tb", "a..b", "../main", "a/../b", "/main", "main/",
+    "a//b", ".a", "a/.b", "a.lock", "a/b.lock/c", "a~1", "a^", "a^{}", "a:b", "+a:b", "a?", "a*", "refs/*", "a[b",
+    "a\\b",    "@", "a@{0}", "@{u}", "a.", "\x7f", "\x1b[2J", "a\u202eb", "a\u2028b", "a" * 256,
+    "HEAD:.git",    ":/fix", "main@{yesterday}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", URLS)
+def test_a_url_of_a_host_is_taken(text: str) -> None:
+    found = parse_url(text)
+    assert found.text.startswith("https://") and found.host == found.host.lower() and 0 < found.port < 65536
+
+
+@pytest.mark.parametrize("text", HOSTILE_URLS, ids=range(len(HOSTILE_URLS)))
+def test_a_hostile_url_is_refused_before_git_sees_it(text: str) -> None:
+    began = time.process_time()
+    with pytest.raises(BuildError) as refused:
+        parse_url(text)
+    error = refused.value
+    assert (error.reason, str(error.error_class)) == ("GitUrlRefused", "client")
+    assert error.next and error.message.isprintable() and len(error.message) < 300
+    assert "token@" not in error.message and "user:token" not in error.message
+    assert time.process_time() - began < 1
+
+
+@pytest.mark.parametrize("text", HOSTILE_REFERENCES, ids=range(len(HOSTILE_REFERENCES)))
+def test_a_hostile_reference_is_refused_before_git_sees_it(text: str) -> None:
+    with pytest.raises(BuildError) as refused:
+        check_reference(text)
+    assert refused.value.reason == "InvalidRequest" and refused.value.message.isprintable()
+
+
+@pytest.mark.parametrize("text", ["", "main", "v1.2.3", "feature/x-1", "a_b", "é", "0" * 40, "abc1234", "a@b", "$(id)"])
+def test_a_reference_as_git_has_it_is_taken(text: str) -> None:
+    assert check_reference(text) == (text or "main")
+
+
+def test_there_are_more_than_sixty_hostile_rows() -> None:
+    assert len(HOSTILE_URLS) + len(HOSTILE_REFERENCES) > 100
+
+
+URL = parse_url("https://example.com/a.git")
+
+
+@pytest.mark.parametrize("reference", ["trunk", "$(id)", "a;b", "é", "abc1234"])
+def test_what_a_stranger_names_stands_behind_a_double_dash(reference: str) -> None:
+    for argv in (commands.list_remote(URL, reference, "/ca"), commands.fetch(URL, "0" * 40, "/ca")):
+        assert argv.index("--") < argv.index(URL.text)
+        assert argv[argv.index("--") + 1] == URL.text
+        assert all(reference not in word for word in argv[: argv.index("--")])
+        assert "protocol.allow=never" in argv and "core.hooksPath=/dev/null" in argv
+    assert commands.ENVIRONMENT["GIT_ALLOW_PROTOCOL"] == "https"
+    assert commands.ENVIRONMENT["GIT_CONFIG_NOSYSTEM"] == "1"
+
+
+A, B, C = ("a" * 40, "b" * 40, "c" * 40)
+LISTED = [
+    f"{A}\trefs/heads/main", f"{B}\trefs/tags/v1", f"{C}\trefs/tags/v1^{{}}", f"{B}\trefs/heads/v1",
+    f"{B}\trefs/heads/x/refs/heads/only", "warning: redirecting", f"{A[:39]}\trefs/heads/short",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("reference", "sha", "branch"),
+    [
+        ("main", A, "main"),
+        ("v1", C, ""),  # a tag goes before a branch, and what it is of before itself
+        ("only", "", ""),
+        ("short", "", ""),
+        (A, A, ""),
+        ("0" * 40, "0" * 40, ""),
+        ("aaaaaaa", A, ""),
+        ("0000000", "", ""),
+    ],
+)
+def test_the_commit_of_a_reference(reference: str, sha: str, branch: str) -> None:
+    assert commands.found_in(LISTED, reference) == (sha, branch)
+
+
+def test_a_short_commit_that_is_two_is_refused() -> None:
+    with pytest.raises(BuildError, match="start of several"):
+        commands.found_in([f"{'a' * 39}b\trefs/heads/x", f"{A}\trefs/heads/y"], "a" * 8)
+    assert is_commit("a" * 7) and not is_commit("a" * 6) and not is_commit("A" * 40)
+
+
+@pytest.mark.parametrize(
+    ("lines", "facts", "reason"),
+    [
+        (["fatal: could not read Username for 'https://x': terminal prompts disabled"], {}, "GitAuthFailed"),
+        (["fatal: Authentication failed for 'https://x/'"], {"login": True}, "GitAuthFailed"),
+        (["fatal: unable to access 'x': The requested URL returned error: 403"], {}, "GitAuthFailed"),
+        (["fatal: repository 'https://x/' not found"], {}, "GitReferenceNotFound"),
+        (["error: Server does not allow request for unadvertised object 00"], {}, "GitReferenceNotFound"),
+        (["fatal: remote error: upload-pack: not our ref 00"], {}, "GitReferenceNotFound"),
+        (["fatal: unable to access 'x': SSL certificate problem: self signed"], {}, "GitUrlRefused"),
+        (["fatal: unable to access 'x': CONNECT tunnel failed, response 403"], {"refused": True}, "GitUrlRefused"),
+        (["fatal: unable to access 'x': CONNECT tunnel failed"], {"unreachable": True}, "GitUnavailable"),
+        (["fatal: early EOF"], {}, "GitUnavailable"),
+        (["\x1b[2Jfatal: \u202e"], {}, "GitUnavailable"),
+    ],
+)
+def test_what_gits_words_mean(lines: list[str], facts: dict[str, bool], reason: str) -> None:
+    error = commands.failed(URL, lines, **{"refused": False, "unreachable": False, "login": False, **facts})
+    assert error.reason == reason and all(line.isprintable() for line in error.said)
+
+
+def test_a_commit_is_described_by_its_own_sha() -> None:
+    found = commands.commit_of([A, "1767323045", "Ada \x1b <a@b>"], A, "main")
+    assert (found.time_ms, found.author) == (1_767_323_045_000, "Ada \\x1b <a@b>")
+    for lines in ([], [B, "1", "x"], [A, "x", "y"]):
+        with pytest.raises(BuildError):
+            commands.commit_of(lines, A, "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "where"),
+    [
+        ({"url": "ext::sh -c id"}, "GitUrlRefused", "gitSource.url"),
+        ({"url": URL.text, "reference": "-x"}, "InvalidRequest", "gitSource.reference"),
+        ({"url": URL.text, "context_dir": "../x"}, "InvalidRequest", "gitSource.contextDir"),
+    ],
+)
+def test_intake_judges_a_repository_by_its_name_alone(fields: dict[str, str], reason: str, where: str) -> None:
+    request = pb.CreateBuildRequest(name="app", git_source=pb.GitSource(**fields))
+    with pytest.raises(BuildError) as refused:
+        intake._git(request, "acme", SimpleNamespace())  # type: ignore[arg-type] # nothing of the server is looked at
+    assert (refused.value.reason, refused.value.where) == (reason, where)
+
+
+def test_no_module_but_the_fetch_names_the_secret_in_an_environment() -> None:
+    root = Path(commands.__file__).parents[1]
+    named = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if "IGNITE_GIT_TOKEN" in path.read_text()}
+    assert named == {"attempt/git.py", "git/commands.py"}

@@ -1,0 +1,184 @@
+"""Image mode up to its plan: the choice of a strategy, hostile paths, what `plan` and `build` make of a Dockerfile."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.dockerfile.choose import ImagePlan, ImageRequest, check_path, plan_image
+from builder.errors import BuildError
+from builder.services import intake
+from builder.services.errors import CallRefused
+from builder.settings import Settings
+from tests.cli_fixtures import run
+
+GOOD = "FROM alpine:3\nCOPY src /x\n"
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    root = tmp_path / "shop"
+    (root / "src").mkdir(parents=True)
+    (root / "src/a.c").write_text("x")
+    return root
+
+
+def put(root: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = root / name.replace("__", "/").replace("_dot_", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def test_a_dockerfile_means_kaniko_and_none_means_buildpacks(source: Path) -> None:
+    assert plan_image(source, ImageRequest()) == ImagePlan(strategy="buildpacks", because="no Dockerfile at the root")
+    put(source, Dockerfile=GOOD, docker__web_dot_Dockerfile="FROM scratch\n")
+    found = plan_image(source, ImageRequest())
+    assert (found.strategy, found.because) == ("kaniko", "Dockerfile at the root")
+    assert (found.dockerfile, found.bases) == ("Dockerfile", ("docker.io/library/alpine:3",))
+    found = plan_image(source, ImageRequest(dockerfile="docker/web.Dockerfile"))
+    assert (found.because, found.bases) == ("docker/web.Dockerfile is named", ())
+
+
+def test_a_sub_path_is_the_context(source: Path) -> None:
+    put(source, app__Dockerfile="FROM scratch\nCOPY here /\n", app__here="x")
+    assert plan_image(source, ImageRequest(sub_path="app")).because == "Dockerfile in app"
+    with pytest.raises(BuildError, match="DockerfileInvalid"):
+        plan_image(source, ImageRequest(dockerfile="app/Dockerfile"))
+    with pytest.raises(BuildError, match="is not in the source"):
+        plan_image(source, ImageRequest(sub_path="apps"))
+
+
+def test_a_named_dockerfile_that_is_not_there_lists_what_is(source: Path) -> None:
+    put(source, Dockerfile=GOOD, docker__web_dot_Dockerfile=GOOD, Dockerfile_dot_dev=GOOD)
+    with pytest.raises(BuildError) as refused:
+        plan_image(source, ImageRequest(dockerfile="Dockerfile.prod"))
+    error = refused.value
+    assert (error.reason, str(error.error_class)) == ("InvalidRequest", "client")
+    assert error.message.endswith("there is Dockerfile, Dockerfile.dev, docker/web.Dockerfile")
+
+
+def test_the_ignore_file_of_a_dockerfile_wins(source: Path) -> None:
+    put(source, Dockerfile=GOOD, _dot_dockerignore="src\n")
+    with pytest.raises(BuildError, match=r"\.dockerignore:1"):
+        plan_image(source, ImageRequest())
+    put(source, Dockerfile_dot_dockerignore="docs\n")
+    plan_image(source, ImageRequest())
+    put(source, Dockerfile_dot_dockerignore="[a-\n")
+    with pytest.raises(BuildError, match="DockerfileInvalid") as refused:
+        plan_image(source, ImageRequest())
+    assert refused.value.where == "Dockerfile.dockerignore"
+
+
+HOSTILE_PATHS = [
+    "/etc/passwd", "/", "../x", "..", "a/../../x", "a/..", "a/../b/../../c", "\\x", "..\\x", "C:\\x", "a\0b", "a\nb",
+    "a\x1b[2Jb", "a\u202eb", "a\rb", "\x7f", "a" * 2000, "//x", "//host/share", "/proc/self/environ", "./../x",
+    "x/./../..", "\u2028", "../../../../../../../../etc/shadow", "a/b/../../../c", "\t", "a\x85b", "\ufeff",
+    "/dev/stdin", "a/\0", "..//x",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("path", HOSTILE_PATHS, ids=range(len(HOSTILE_PATHS)))
+def test_a_path_that_leads_out_is_refused_before_anything_is_read(path: str) -> None:
+    for fields in ({"dockerfile_path": path}, {"sub_path": path}):
+        request = pb.CreateBuildRequest(name="app")
+        for name, value in fields.items():
+            setattr(request.code.image.from_code, name, value)
+        with pytest.raises(BuildError) as refused:
+            intake.take(request, "acme", None)  # type: ignore[arg-type] # nothing of the server is looked at
+        assert refused.value.reason == "InvalidRequest" and refused.value.message.isprintable()
+        assert not isinstance(refused.value, CallRefused)
+
+
+@pytest.mark.parametrize(
+    "path", ["", ".", "a", "a/b", "a/./b", "a//b", "--destination=x", "-x", "$(id)", "a b", "é", "*"]
+)
+def test_a_path_that_stays_inside_is_taken(path: str) -> None:
+    assert not check_path(path, "x").startswith(("/", ".."))
+
+
+def test_a_link_out_of_the_source_is_no_dockerfile(source: Path, tmp_path: Path) -> None:
+    (tmp_path / "outside").write_text("FROM secret\n")
+    (source / "Dockerfile").symlink_to(tmp_path / "outside")
+    with pytest.raises(BuildError):
+        plan_image(source, ImageRequest(dockerfile="Dockerfile"))
+    assert plan_image(source, ImageRequest()).strategy == "buildpacks"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"": "x"}, {"A B": "x"}, {"1A": "x"}, {"A=B": "x"}, {"--push": "x"}, {"A\n": "x"}, {"A": "x\0"}, {"é": "x"}],
+    ids=range(8),
+)
+def test_a_build_argument_that_is_no_arg_is_refused(arguments: dict[str, str]) -> None:
+    request = pb.CreateBuildRequest(name="app")
+    request.code.image.from_code.build_args.update(arguments)
+    with pytest.raises(BuildError) as refused:
+        intake.take(request, "acme", None)  # type: ignore[arg-type]
+    assert refused.value.reason == "InvalidRequest" and not isinstance(refused.value, CallRefused)
+
+
+# The command line
+
+
+def local(source: Path) -> Settings:
+    return Settings(data_dir=str(source.parent / "data"), node_dir=str(source.parent / "node"))
+
+
+def plan(*argv: str, **more: Any) -> Any:
+    ran = run("plan", *argv, "--json", **more)
+    return ran.code, json.loads(ran.out)
+
+
+def test_plan_says_why_a_folder_is_image_mode(source: Path) -> None:
+    put(source, Dockerfile=GOOD)
+    code, found = plan(str(source))
+    assert code == 0 and found["image"]["because"] == "Dockerfile at the root" and "plan" not in found
+    lines = run("plan", str(source)).out.splitlines()
+    assert [line.split()[0] for line in lines] == ["VALUE", "image", "file", "base", "source", "output", "next"]
+    put(source, main_dot_py="def handler(payload, ctx):\n    return 1\n", requirements_dot_txt="")
+    put(source, handler_dot_py="def handler(payload, ctx):\n    return 1\n")
+    assert "plan" in plan(str(source))[1], "a runtime that fits goes before a Dockerfile that nobody named"
+    assert "image" in plan(str(source), "--dockerfile", "Dockerfile")[1]
+
+
+def test_a_dockerfile_that_dockerignore_names_is_sent_when_it_is_named(source: Path) -> None:
+    put(source, Dockerfile=GOOD, _dot_dockerignore="Dockerfile\n")
+    code, found = plan(str(source), "--dockerfile", "Dockerfile")
+    assert (code, found["image"]["dockerfile"]) == (0, "Dockerfile")
+
+
+def test_what_cannot_be_built_is_refused_before_anything_is_sent(source: Path) -> None:
+    put(source, Dockerfile="FROM alpine\nCOPY sources /x\n")
+    for command in ("plan", "build"):
+        ran = run(command, str(source), settings=local(source))
+        assert ran.code == 1 and 'COPY names "sources"' in ran.err and "Dockerfile:2:6" in ran.err
+    ran = run("build", str(source), "--dockerfile", "Dockerfile", "--runtime", "go", settings=local(source))
+    assert ran.code == 2 and "--dockerfile makes an image" in ran.err
+
+
+def test_without_a_cluster_a_build_of_a_dockerfile_says_what_to_do(source: Path) -> None:
+    put(source, Dockerfile=GOOD)
+    ran = run("build", str(source), settings=local(source))
+    assert ran.code == 75 and ran.out == ""
+    assert "ToolchainUnavailable" in ran.err and "ignite-builder build --image REF" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ((), "there is nothing to build"),
+        ((".", "--image", "alpine"), "PATH and --image exclude each other"),
+        ((".", "--secret", "hub"), "--secret is for a private image or repository"),
+        (("--image", "alpine", "--tag", "v1"), "--tag is of no use with --image"),
+        (("--image", "alpine", "--dockerfile", "x"), "--dockerfile is of no use with --image"),
+        (("--image", "https://alpine"), "is a URL"),
+    ],
+)
+def test_a_mistyped_source_is_named(argv: tuple[str, ...], words: str) -> None:
+    ran = run("build", *argv)
+    assert ran.code == 2 and words in ran.err, ran.err
