@@ -156,6 +156,14 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComponentOutput:
+    """The artifact: the WebAssembly component at `component` inside the sandbox. It stands on no base image."""
+
+    component: str
+    summary: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that would happen, and why. Pure: the same tree and request give the same plan."""
 
@@ -163,7 +171,7 @@ class Plan:
     toolchain: Toolchain
     choices: tuple[Choice, ...]
     steps: tuple[Step, ...]
-    output: Output
+    output: Output | ComponentOutput
     files: tuple[WriteFile, ...] = ()
     stubs: tuple[WriteFile, ...] = ()
     """Files of ours below `/work/fetch`, all that a step with a network sees."""
