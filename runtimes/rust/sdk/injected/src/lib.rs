@@ -1,0 +1,1 @@
+//! Nothing: this package names what builds add to a manifest.
