@@ -156,7 +156,8 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
 
 def _environment(attempt: Attempt, toolchain: Provided, step: Step) -> Mapping[str, str]:
     settings = attempt.node.settings
-    env = {"HOME": "/work/home", "TMPDIR": "/work/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "NO_COLOR": "1"}
+    env = dict(toolchain.env)
+    env |= {"HOME": "/work/home", "TMPDIR": "/work/tmp", "LANG": "C.UTF-8", "TZ": "UTC", "NO_COLOR": "1"}
     env["PATH"] = ":".join((*toolchain.path, PATH))
     env["SOURCE_DATE_EPOCH"] = "0"
     if step.network is Network.INDEX:

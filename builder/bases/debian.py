@@ -24,7 +24,9 @@ from builder.errors import BuildError, PlatformError
 
 ARCHIVES = "./var/cache/apt/archives/"
 MMDEBSTRAP_TIMEOUT_S = 1800
+VALID_UNTIL = "Acquire::Check-Valid-Until"
 POCKETS = ("", "-updates", "-security")
+BACKPORTS = "-backports"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,10 +76,11 @@ def fetch_packages(
     """
     archive = into / "root.tar"
     argv = ["mmdebstrap", "--variant=extract", "--format=tar", "--skip=cleanup/apt/cache,output/dev"]
-    argv += [f"--include={','.join(names)}", suite, str(archive), *mirrors]
+    argv += _validity(run)
+    argv += [f"--include={','.join(names)}", suite_of(suite), str(archive), *mirrors]
     done = _checked(argv, None, run)
     if done.exit_code and (lack := missing_for_mmdebstrap()):
-        raise BuildError("ToolchainUnavailable", f"base images cannot be made here: {lack.what}", next=lack.mend)
+        raise BuildError("ToolchainUnavailable", f"images cannot be made here: {lack.what}", next=lack.mend)
     if done.exit_code:
         _refuse_full(done, into)
         errors = tuple(line for line in done.err.splitlines() if line.startswith(("E:", "W:")))[-6:]
@@ -88,6 +91,17 @@ def fetch_packages(
     packages = tuple(_packages_in(archive, into))
     archive.unlink()
     return tuple(sorted(packages, key=lambda package: package.name))
+
+
+def _validity(run: Run) -> tuple[str, ...]:
+    """Whether an index past its date is taken is the machine's own decision, as it stands in apt's configuration: a
+    mirror that is a copy of one day has no younger one. Signatures are verified whatever it says."""
+    try:
+        done = run(("apt-config", "dump", "--format=%v%n", VALID_UNTIL), None)
+    except FileNotFoundError:
+        return ()
+    off = done.out.decode("ascii", "replace").strip().lower() in ("false", "no", "off", "0")
+    return (f'--aptopt={VALID_UNTIL} "false"',) if off else ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,20 +153,28 @@ def control_of(package: Package, run: Run) -> bytes:
 def mirror_lines(sources: Mapping[str, str], suite: str) -> tuple[str, ...]:
     """Lines for mmdebstrap from the machine's own apt sources (file name → text), main only.
 
-    A suite that the machine does not use comes from the mirrors that it uses for its own. Empty when the machine
-    has no Debian sources; mmdebstrap knows a default then.
+    A suite that the machine does not use comes from the mirrors that it uses for its own; one of backports comes with
+    the suite that it is for. Empty when the machine has no Debian sources; mmdebstrap knows a default then.
     """
+    pocket, suite = suite, suite_of(suite)
     entries = [entry for name in sorted(sources) for entry in _entries(name, sources[name])]
     known = [entry for entry in entries if "debian" in entry.uri and "main" in entry.components]
     own = next((entry.suite for entry in known if "-" not in entry.suite and "/" not in entry.suite), "")
     wanted = suite if any(entry.suite == suite for entry in known) else own
     lines: dict[str, None] = {}
     for entry in known:
-        pocket = entry.suite.removeprefix(wanted)
-        if wanted and entry.suite.startswith(wanted) and pocket in POCKETS:
+        behind = entry.suite.removeprefix(wanted)
+        if wanted and entry.suite.startswith(wanted) and behind in POCKETS:
             signed = f"[signed-by={entry.signed_by}] " if entry.signed_by else ""
-            lines[f"deb {signed}{entry.uri} {suite}{pocket} main"] = None
+            lines[f"deb {signed}{entry.uri} {suite}{behind} main"] = None
+            if pocket != suite and not behind:
+                lines[f"deb {signed}{entry.uri} {pocket} main"] = None
     return tuple(lines)
+
+
+def suite_of(pocket: str) -> str:
+    """The suite that a pocket stands behind: "trixie" of "trixie-backports"."""
+    return pocket.removesuffix(BACKPORTS)
 
 
 def read_sources(folder: Path) -> dict[str, str]:
@@ -233,7 +255,7 @@ def _packages_in(archive: Path, into: Path) -> Iterator[Package]:
 
 
 def must(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
-    """Run argv to success. Raises `BuildError` ToolchainUnavailable, `PlatformError` Internal with its last words."""
+    """Run argv to success. Raises `BuildError` ToolchainUnavailable, `PlatformError` Internal with its last lines."""
     done = _checked(argv, out, run)
     if done.exit_code:
         _refuse_full(done, out)
@@ -258,7 +280,7 @@ def _refuse_full(done: Ran, where: Path | None) -> None:
 
 
 def _full(where: str) -> PlatformError:
-    return PlatformError("NodeDiskFull", f"the base image could not be made: the disk of {where} is full")
+    return PlatformError("NodeDiskFull", f"the image could not be made: the disk of {where} is full")
 
 
 def _checked(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
@@ -268,6 +290,6 @@ def _checked(argv: Sequence[str], out: Path | None, run: Run) -> Ran:
         package = {"bwrap": "bubblewrap", "dpkg-deb": "dpkg"}.get(argv[0], argv[0])
         raise BuildError(
             "ToolchainUnavailable",
-            f"{argv[0]} is not installed on this machine; base images are made with it",
+            f"{argv[0]} is not installed on this machine; images are made with it",
             next=f"An operator runs: apt-get install -y {package}",
         ) from None

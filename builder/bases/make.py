@@ -1,8 +1,8 @@
-"""Base images, made from Debian packages by a recipe, without a container engine.
+"""Base and toolchain images, made from Debian packages by a recipe, without a container engine.
 
 recipe → packages → rootfs → bytecode → one reproducible layer → the node's image store. The same recipe and package
 versions give the same digest on every machine, and the digest pins what artifacts are built on. No code of a package
-runs except the base's interpreter, sandboxed, to compile its standard library.
+runs except a base's interpreter, sandboxed, to compile its standard library.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import fcntl
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from builder.bases.bytecode import compile_bytecode
 from builder.bases.debian import (
+    Package,
     Run,
     control_of,
     fetch_packages,
@@ -29,6 +30,7 @@ from builder.bases.recipe import Recipe, read_recipes
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import write_layer
+from builder.images.public import Fetch, fetch_public
 from builder.images.rootfs import unpack_tar
 from builder.images.store import ImageStore
 
@@ -36,6 +38,10 @@ RECIPE_LABEL = "dev.dodil.ignite.base.recipe"
 MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 CERTIFICATES = "usr/share/ca-certificates/mozilla"
 STATUS = "var/lib/dpkg/status.d"
+
+
+Progress = Callable[[str], None]
+"""Takes a line for people about what is under way."""
 
 
 def build_base(
@@ -46,39 +52,75 @@ def build_base(
     refresh: bool = False,
     apt: Path = Path("/etc/apt"),
     run: Run = run_process,
+    fetch: Fetch = fetch_public,
+    progress: Progress = lambda line: None,
 ) -> BaseImage:
     """Make the base `name` from `recipe_dir`/base.toml, unless `images` has one made from the same recipe.
 
-    `refresh` makes it anew with the package versions of now; the same versions give the same digest. `apt` is where the
-    machine's own apt sources are; `run` starts mmdebstrap, dpkg-deb and bwrap. Raises `BuildError` InvalidRequest
-    (recipe), ToolchainUnavailable (a program is absent), `PlatformError` PackageIndexUnavailable, NodeDiskFull.
+    Raises `BuildError` InvalidRequest (recipe) and as `make_image`.
     """
     recipes = read_recipes(recipe_dir)
     if name not in recipes:
         raise BuildError("InvalidRequest", f"{recipe_dir / 'base.toml'} has {', '.join(recipes)}, not {name}")
-    recipe = recipes[name]
-    with full_is_ours(images.root), _exclusive(images, name):
-        known = images.get(name)
-        if known is not None and not refresh and dict(known.labels).get(RECIPE_LABEL) == recipe.digest:
+    return make_image(images, recipes[name], refresh=refresh, apt=apt, run=run, fetch=fetch, progress=progress)
+
+
+def make_image(
+    images: ImageStore,
+    recipe: Recipe,
+    *,
+    refresh: bool = False,
+    apt: Path = Path("/etc/apt"),
+    run: Run = run_process,
+    fetch: Fetch = fetch_public,
+    progress: Progress = lambda line: None,
+) -> BaseImage:
+    """Make the image of a recipe, or fetch the public one that it names, unless `images` has one of the same recipe.
+
+    `refresh` makes it anew with the package versions of now; the same versions give the same digest. `apt` is where the
+    machine's own apt sources are; `run` starts mmdebstrap, dpkg-deb and bwrap; `fetch` reads a registry. Raises
+    `BuildError` ToolchainUnavailable (a program is absent, the suite or registry has not what the recipe names),
+    `PlatformError` PackageIndexUnavailable, RegistryUnavailable, NodeDiskFull.
+    """
+    with full_is_ours(images.root), _exclusive(images, recipe.name):
+        known = None if refresh else made_from(images, recipe)
+        if known is not None:
             return known
         with tempfile.TemporaryDirectory(dir=images.root, prefix=".build-") as work:
-            return images.put(_make(recipe, Path(work), apt, run), name)
+            if recipe.reference:
+                image = fetch(recipe.reference, Path(work), progress)
+            else:
+                image = _make(recipe, Path(work), apt, run, progress)
+            return images.put(image, recipe.name, recipe.digest)
+
+
+def made_from(images: ImageStore, recipe: Recipe) -> BaseImage | None:
+    """The image of this name where it was made from this very recipe."""
+    known = images.get(recipe.name)
+    if known is None:
+        return None
+    if dict(known.labels).get(RECIPE_LABEL) == recipe.digest or images.came_from(recipe.name, recipe.digest):
+        return known
+    return None
 
 
 @contextmanager
 def _exclusive(images: ImageStore, name: str) -> Iterator[None]:
-    """One process at a time makes a base; the next one finds it made."""
+    """One process at a time makes an image; the next one finds it made."""
     images.prepare()
-    with (images.root / f".{name}.lock").open("ab") as lock:
+    with (images.root / f".{images.prefix.replace('/', '-')}{name}.lock").open("ab") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-def _make(recipe: Recipe, work: Path, apt: Path, run: Run) -> Image:
+def _make(recipe: Recipe, work: Path, apt: Path, run: Run, progress: Progress) -> Image:
     debs = work / "debs"
     debs.mkdir()
     mirrors = mirror_lines(read_sources(apt), recipe.suite)
+    progress(f"fetching {', '.join(recipe.packages)} of {recipe.suite}")
     packages = fetch_packages(recipe.suite, recipe.packages, mirrors, debs, run)
+    _check_versions(recipe, packages)
+    progress(f"unpacking {len(packages)} packages")
     rootfs = work / "rootfs"
     rootfs.mkdir()
     for name in MERGED:  # merged /usr first, so that every package lands in it
@@ -92,9 +134,13 @@ def _make(recipe: Recipe, work: Path, apt: Path, run: Run) -> Image:
         with tar.open("rb") as blob:
             unpack_tar(blob, rootfs, packed=False, keep_links=True)
         _write(rootfs, f"{STATUS}/{package.name}", control_of(package, run))
+        for used in (tar, package.path):  # a toolchain has a gigabyte and more
+            used.unlink(missing_ok=True)
     furnish(rootfs, recipe)
     if recipe.bytecode:
+        progress(f"compiling {', '.join(recipe.bytecode.folders)}")
         compile_bytecode(rootfs, recipe.bytecode, work / "bytecode", run)
+    progress("packing")
     layer = write_layer(
         [(rootfs, "/")],
         work / "layer.tar.gz",
@@ -103,6 +149,16 @@ def _make(recipe: Recipe, work: Path, apt: Path, run: Run) -> Image:
     )
     config = ImageConfig(entrypoint=(), env=recipe.env, labels=((RECIPE_LABEL, recipe.digest),), ports=())
     return build_image(None, (layer,), config)
+
+
+def _check_versions(recipe: Recipe, packages: Sequence[Package]) -> None:
+    """A suite moves on: what came must be what the recipe is named after."""
+    found = {package.name: package.version for package in packages}
+    for name, wanted in recipe.versions:
+        has = found.get(name, "")
+        if not has.startswith(wanted):
+            message = f"{recipe.name}: {recipe.suite} has {name} {has or 'no more'}, the recipe is for {wanted}"
+            raise BuildError("ToolchainUnavailable", message, next="Name the suite that has it in the recipe.")
 
 
 def furnish(rootfs: Path, recipe: Recipe) -> None:

@@ -1,4 +1,4 @@
-"""Recipes of base images: `runtimes/<name>/base.toml`, read strictly. Pure."""
+"""Recipes of images: `runtimes/<name>/base.toml` and `toolchain-image.toml`, read strictly. Pure."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from builder.errors import BuildError
 from builder.images.destination import REPOSITORY
 
 FILE = "base.toml"
+TOOLCHAIN_FILE = "toolchain-image.toml"
+TABLES_OF = {FILE: "base", TOOLCHAIN_FILE: "image"}
+"""File of recipes → the name of its tables."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +36,26 @@ class Bytecode:
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """What is in a base image. Paths are relative to its root.
+    """What is in a base or toolchain image. Paths are relative to its root.
 
-    `packages` are fetched with what they depend on; `only` (when not empty) or all but `without` are unpacked. `strip`
-    are patterns (`*` goes over `/`): what matches is left out with all below it, unless a pattern of `keep` matches
-    too. `files`, `links` (path → text, target) and `folders` (path → mode) are added. `ca_bundle` is written from the
-    certificates in /usr/share/ca-certificates/mozilla, since no package's script runs. `bytecode` is compiled last, of
-    what is left.
+    An image is either made of the Debian packages of a `suite`, or is the public image `reference`, as it is. `suite`
+    may be a pocket that another one stands behind ("trixie-backports"). `packages` are fetched with what they depend
+    on; `only` (when not empty) or all but `without` are unpacked. `strip` are patterns (`*` goes over `/`): what
+    matches is left out with all below it, unless a pattern of `keep` matches too. `files`, `links` (path → text,
+    target) and `folders` (path → mode) are added. `ca_bundle` is written from the certificates in
+    /usr/share/ca-certificates/mozilla, since no package's script runs. `bytecode` is compiled last, of what is left.
+    `versions` (package → start of its version) is what the suite must have at the time.
+
+    Of a toolchain image only: `at` (folder of the sandbox → folder of the image, in which `*` stands for any text) is
+    where plans find its programs; without it they are looked up on the image's PATH. `toolchains` are the catalog's
+    names that it serves; none stands for its own name.
     """
 
     name: str
-    suite: str
-    packages: tuple[str, ...]
+    suite: str = ""
+    packages: tuple[str, ...] = ()
+    reference: str = ""
+    versions: tuple[tuple[str, str], ...] = ()
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
     strip: tuple[str, ...] = ()
@@ -55,6 +66,8 @@ class Recipe:
     links: tuple[tuple[str, str], ...] = ()
     folders: tuple[tuple[str, int], ...] = ()
     bytecode: Bytecode | None = None
+    at: tuple[tuple[str, str], ...] = ()
+    toolchains: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -74,31 +87,37 @@ class Recipe:
         return not any(fnmatch.fnmatchcase(path, pattern) for pattern in self.keep)
 
 
-def read_recipes(folder: Path) -> dict[str, Recipe]:
-    """Name → recipe of `folder`/base.toml. Raises `BuildError` InvalidRequest that names file and key."""
-    path = folder / FILE
+def read_recipes(folder: Path, file: str = FILE) -> dict[str, Recipe]:
+    """Name → recipe of `folder`/`file`. Raises `BuildError` InvalidRequest that names file and key."""
+    path, name = folder / file, TABLES_OF[file]
     try:
         text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text).get("base", [])
+        tables = tomllib.loads(text).get(name, [])
     except FileNotFoundError:
-        raise BuildError("InvalidRequest", f"there is no {FILE}", where=str(path)) from None
+        raise BuildError("InvalidRequest", f"there is no {file}", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
-        raise BuildError("InvalidRequest", f"{FILE} is no TOML: {error}", where=str(path)) from None
+        raise BuildError("InvalidRequest", f"{file} is no TOML: {error}", where=str(path)) from None
     if not isinstance(tables, list):
-        raise BuildError("InvalidRequest", "recipes are tables [[base]]", where=str(path))
-    recipes = [_recipe(table, f"{path}: base {number}", folder) for number, table in enumerate(tables, 1)]
+        raise BuildError("InvalidRequest", f"recipes are tables [[{name}]]", where=str(path))
+    keys = KEYS if file == FILE else (*KEYS, *TOOLCHAIN_KEYS)
+    recipes = [_recipe(table, f"{path}: {name} {number}", folder, keys) for number, table in enumerate(tables, 1)]
     return {recipe.name: recipe for recipe in recipes}
 
 
-LISTS = ("packages", "only", "without", "strip", "keep")
-TABLES = ("env", "files", "links", "folders")
-TEXTS = ("name", "suite", "ca_bundle")
-KEYS = (*TEXTS, *LISTS, *TABLES, "bytecode")
+LISTS = ("packages", "only", "without", "strip", "keep", "toolchains")
+TABLES = ("env", "files", "links", "folders", "versions", "at")
+TEXTS = ("name", "suite", "ca_bundle", "reference")
+TOOLCHAIN_KEYS = ("toolchains", "at")
+KEYS = tuple(key for key in (*TEXTS, *LISTS, *TABLES, "bytecode") if key not in TOOLCHAIN_KEYS)
 
 
-def _recipe(table: Mapping[str, Any], where: str, folder: Path) -> Recipe:
+def _recipe(table: Mapping[str, Any], where: str, folder: Path, keys: tuple[str, ...]) -> Recipe:
     values: dict[str, Any] = {}
     for key, value in table.items():
+        if key not in keys:
+            near = difflib.get_close_matches(key, keys, 1)
+            hint = f'; is "{near[0]}" meant?' if near else ""
+            raise BuildError("InvalidRequest", f"{key} is no key of a recipe{hint}", where=where)
         if key in TEXTS and isinstance(value, str):
             values[key] = value
         elif key in LISTS and isinstance(value, list) and all(isinstance(one, str) for one in value):
@@ -107,15 +126,13 @@ def _recipe(table: Mapping[str, Any], where: str, folder: Path) -> Recipe:
             values[key] = tuple(sorted(value.items()))
         elif key == "bytecode" and isinstance(value, dict):
             values[key] = _bytecode(value, where, folder)
-        elif key in KEYS:
-            raise BuildError("InvalidRequest", f"{key} has the wrong shape", where=where)
         else:
-            near = difflib.get_close_matches(key, KEYS, 1)
-            hint = f'; is "{near[0]}" meant?' if near else ""
-            raise BuildError("InvalidRequest", f"{key} is no key of a recipe{hint}", where=where)
-    for key in ("name", "suite", "packages"):
+            raise BuildError("InvalidRequest", f"{key} has the wrong shape", where=where)
+    for key in ("name",) if "reference" in values else ("name", "suite", "packages"):
         if not values.get(key):
             raise BuildError("InvalidRequest", f"{key} is missing", where=where)
+    if "reference" in values and (more := sorted(set(values) - {"name", "reference", *TOOLCHAIN_KEYS})):
+        raise BuildError("InvalidRequest", f"an image with a reference is as it is; {more[0]} changes it", where=where)
     if not REPOSITORY.fullmatch(values["name"]) or "/" in values["name"]:
         raise BuildError("InvalidRequest", f"name {values['name']!r} cannot name an image", where=where)
     try:

@@ -35,6 +35,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "dev": ("dev", "dev -v"),
     "doctor": ("doctor", "doctor --json"),
     "runtimes": ("runtimes", "runtimes --json"),
+    "runtimes fetch": ("runtimes fetch go-1.24", "runtimes fetch"),
     "bases": ("bases build", "bases build python-3.11"),
     "nodes": ("nodes ls", "nodes drain node-1"),
     "nodes ls": ("nodes ls", "nodes ls --json"),
@@ -87,6 +88,17 @@ def app() -> None:
 @app.group("bases", no_args_is_help=False, epilog=_examples(*EXAMPLES["bases"]))
 def bases() -> None:
     """Base images of this node."""
+
+
+@app.group("runtimes", no_args_is_help=False, invoke_without_command=True, epilog=_examples(*EXAMPLES["runtimes"]))
+@click.pass_context
+def runtimes(click_context: click.Context) -> int:
+    """Versions and targets of the catalog, and what of it this machine builds with."""
+    if click_context.invoked_subcommand is not None:
+        return 0
+    from builder.cli.commands.runtimes import runtimes as show
+
+    return show(click_context.obj)
 
 
 @app.group("nodes", no_args_is_help=False, epilog=_examples(*EXAMPLES["nodes"]))
@@ -265,13 +277,18 @@ def _doctor(context: Context) -> int:
     return doctor(context)
 
 
-@_command("runtimes")
+@_command("fetch", runtimes, "runtimes fetch")
+@click.argument("names", metavar="[NAME]...", nargs=-1, help="a toolchain or a runtime; default: each runtime")
+@click.option("--refresh", is_flag=True, help="anew, with the packages or the public image of now")
 @click.pass_obj
-def _runtimes(context: Context) -> int:
-    """Versions and targets of the catalog."""
-    from builder.cli.commands.operate import runtimes
+def _runtimes_fetch(context: Context, names: tuple[str, ...], *, refresh: bool) -> int:
+    """Get toolchains onto this machine.
 
-    return runtimes(context)
+    Makes or fetches the toolchain image where the machine has no toolchain of its own, and the base image.
+    """
+    from builder.cli.commands.runtimes import fetch
+
+    return fetch(context, names, refresh=refresh)
 
 
 @_command("build", bases, "bases")

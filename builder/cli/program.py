@@ -33,7 +33,7 @@ Builds    build PATH|-   build a folder, a file, an archive or stdin
 Operate   serve, worker  the control side; a build node
           dev            all of it together, for a laptop
           doctor         what is missing on this machine, and the command that mends it
-          runtimes       versions and targets of the catalog
+          runtimes       versions and targets of the catalog; fetch: get a toolchain
           bases build    make the base images
           nodes          ls, drain, forget: the build nodes of a server
 About     config         each setting, its value, where it comes from

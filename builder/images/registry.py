@@ -61,10 +61,14 @@ PROBE = {
 
 @dataclass(frozen=True, kw_only=True)
 class Registry:
-    """`transport` to one host. With `mounts` a base image's layers are mounted from where they are, not sent again."""
+    """`transport` to one host. With `mounts` a base image's layers are mounted from where they are, not sent again.
+
+    `access` is what a token is asked for; a public registry may give none for more than "pull".
+    """
 
     transport: Transport
     mounts: Mounts | None = None
+    access: str = "pull,push"
 
     def close(self) -> None:
         """End the connections; the registry cannot be used after it."""
@@ -375,9 +379,8 @@ class Registry:
                 if fresh:
                     yield fresh
 
-    @staticmethod
-    def _scope(repository: str) -> str:
-        return f"repository:{repository}:pull,push"
+    def _scope(self, repository: str) -> str:
+        return f"repository:{repository}:{self.access}"
 
 
 def _once(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
@@ -394,6 +397,7 @@ def connect(
     ca_bundle: str = "",
     proxy: str = "",
     mounts: Mounts | None = None,
+    access: str = "pull,push",
     check: Callable[[], None] = lambda: None,
     sleep: Callable[[float], None] = time.sleep,
     patience: Patience = PATIENT,
@@ -413,6 +417,6 @@ def connect(
         sleep=sleep,
         patience=patience,
     )
-    registry = Registry(transport=transport, mounts=mounts)
+    registry = Registry(transport=transport, mounts=mounts, access=access)
     weakref.finalize(registry, client.close)  # whoever forgets `close` leaves no connection open
     return registry

@@ -17,19 +17,26 @@ from typing import Any
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, REPOSITORY, Destination, check_names
 from builder.images.image import BaseImage, Image, Platform
-from builder.images.layer import Layer
+from builder.images.layer import MEDIA_TYPE, Layer
 from builder.images.layout import Layout, Stamp
 from builder.images.rootfs import unpack_image
 
-PREFIX = "bases/"
+BASES = "bases/"
+TOOLCHAINS = "toolchains/"
 TAG = "current"
+OCI_LAYER = {"application/vnd.docker.image.rootfs.diff.tar.gzip": MEDIA_TYPE}
+"""Docker's name of a layer's media type → that of OCI, for the same bytes."""
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """The images of a node below `root`: `layout/` holds the blobs, `rootfs/` the unpacked roots."""
+    """The images of a node below `root`: `layout/` has the blobs, `rootfs/` the unpacked roots.
+
+    `prefix` keeps the names of base images and those of toolchain images apart; they share blobs and roots.
+    """
 
     root: Path
+    prefix: str = BASES
     _known: dict[str, tuple[Stamp, BaseImage | None]] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, name: str, digest: str = "") -> BaseImage | None:
@@ -58,20 +65,27 @@ class ImageStore:
             layers=base.layers,
         )
 
-    def put(self, image: Image, name: str) -> BaseImage:
-        """Store `image` and point `name` at it."""
+    def put(self, image: Image, name: str, origin: str = "") -> BaseImage:
+        """Store `image` and point `name` at it. `origin` is a digest of what it was made from (`came_from`)."""
         self.prepare()
-        self._layout.push(image, PREFIX + name, TAG)
+        self._layout.push(image, self.prefix + name, TAG)
+        if origin:
+            self._layout.put_tag(self.prefix + name, image.digest, _origin_tag(origin))
         stored = self._read(name, image.digest)
         if stored is None:
             raise PlatformError("Internal", f"image {name} was stored and is not there")
         return stored
 
+    def came_from(self, name: str, origin: str) -> bool:
+        """Whether the image that `name` points at was stored with this `origin`."""
+        current = self._layout.resolve(self.prefix + name, TAG)
+        return current is not None and current == self._layout.resolve(self.prefix + name, _origin_tag(origin))
+
     def names(self) -> tuple[str, ...]:
         """The names that point at an image, sorted."""
         suffix = f":{TAG}"
-        found = (name for name in self._layout.names() if name.startswith(PREFIX) and name.endswith(suffix))
-        return tuple(name.removeprefix(PREFIX).removesuffix(suffix) for name in found)
+        found = (name for name in self._layout.names() if name.startswith(self.prefix) and name.endswith(suffix))
+        return tuple(name.removeprefix(self.prefix).removesuffix(suffix) for name in found)
 
     def rootfs(self, digest: str) -> Path:
         """The image of this digest unpacked, for use as a sandbox root: read-only by custom, readable by any uid.
@@ -112,17 +126,18 @@ class ImageStore:
     def _read(self, name: str, reference: str) -> BaseImage | None:
         if not REPOSITORY.fullmatch(name) or "/" in name:
             return None
-        manifest = self._layout.get_manifest(PREFIX + name, reference)
+        manifest = self._layout.get_manifest(self.prefix + name, reference)
         if manifest is None:
             return None
         value = json.loads(manifest.body)
         config = json.loads(self._blob(value["config"]["digest"]))
+        run = config.get("config") or {}
         return BaseImage(
             name=name,
             digest=manifest.digest,
             layers=layers_of(value, config, self._layout.blob_path, base=name),
-            env=tuple((key, value) for key, _, value in (pair.partition("=") for pair in config["config"]["Env"])),
-            labels=tuple(sorted(config["config"].get("Labels", {}).items())),
+            env=tuple((key, value) for key, _, value in (pair.partition("=") for pair in run.get("Env") or ())),
+            labels=tuple(sorted((run.get("Labels") or {}).items())),
             platform=Platform(os=config["os"], architecture=config["architecture"]),
         )
 
@@ -139,8 +154,17 @@ class ImageStore:
 
 
 def images_of(node_dir: str | Path) -> ImageStore:
-    """The image store of the node whose folder is `node_dir`."""
+    """The base images of the node whose folder is `node_dir`."""
     return ImageStore(Path(node_dir) / "bases")
+
+
+def toolchain_images_of(node_dir: str | Path) -> ImageStore:
+    """The toolchain images of the node whose folder is `node_dir`."""
+    return ImageStore(Path(node_dir) / "bases", TOOLCHAINS)
+
+
+def _origin_tag(origin: str) -> str:
+    return f"origin-{origin.removeprefix('sha256:')[:40]}"
 
 
 def layers_of(
@@ -155,7 +179,7 @@ def layers_of(
             digest=part["digest"],
             diff_id=diff_id,
             size=part["size"],
-            media_type=part["mediaType"],
+            media_type=OCI_LAYER.get(part["mediaType"], part["mediaType"]),
             created_by=history[index] if index < len(history) else "",
             base=base,
         )

@@ -7,13 +7,13 @@ from contextlib import suppress
 
 from builder import pipelines
 from builder.config import Settings
-from builder.data import catalog_file, runtimes_dir
+from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.images.store import images_of
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.sandbox import launch
-from builder.toolchains.providers import toolchains_of
+from builder.toolchains.providers import folders_of, toolchains_of
 
 
 def ensure_bases(settings: Settings) -> dict[str, BuildError]:
@@ -31,11 +31,9 @@ def ensure_bases(settings: Settings) -> dict[str, BuildError]:
 
 def ensure_base(settings: Settings, row: Toolchain) -> None:
     """Make the base image of a toolchain, where there is a recipe and no image of it yet. Raises as `build_base`."""
-    recipe = runtimes_dir() / row.runtime
-    if (recipe / "base.toml").is_file():
-        from builder.bases.make import build_base  # with mmdebstrap's side of it, which most builds do without
+    from builder.toolchains.fetch import ensure_base as made  # with mmdebstrap's side of it, for few builds
 
-        build_base(images_of(settings.node_dir), row.base, recipe)
+    made(settings, row)
 
 
 def require(settings: Settings, row: Toolchain, base: BuildError | None = None) -> None:
@@ -70,21 +68,26 @@ def prepare(settings: Settings, row: Toolchain, making: Callable[[], None]) -> N
 
 
 def why_unbuildable(settings: Settings, row: Toolchain) -> BuildError | None:
-    """What keeps this machine from building with a toolchain, and the command that mends it; None: nothing does.
+    """What keeps this machine from building with a toolchain, and the command that mends it; None: nothing does."""
+    return here(settings, row)[1]
+
+
+def here(settings: Settings, row: Toolchain) -> tuple[str, BuildError | None]:
+    """Where this machine has a toolchain from, and None; or nothing, and what keeps it from building with it.
 
     Reads only: it makes, copies and unpacks nothing.
     """
     try:
-        toolchains_of(settings).find(row)
+        return toolchains_of(settings).find(row).where, None
     except BuildError as error:
-        from builder.bases.recipe import read_recipes
+        from builder.bases.recipe import FILE, read_recipes
 
-        folder = runtimes_dir() / row.runtime
-        recipes = read_recipes(folder) if (folder / "base.toml").is_file() else {}
+        folders = [each / row.runtime for each in folders_of(settings) if (each / row.runtime / FILE).is_file()]
+        recipes = read_recipes(folders[0]) if folders else {}
         if images_of(settings.node_dir).get(row.base) is None and row.base not in recipes:
-            return BuildError("ToolchainUnavailable", f"{row.name}: there is no recipe of its base image {row.base}")
-        return error
-    return None
+            message = f"{row.name}: there is no recipe of its base image {row.base}"
+            return "", BuildError("ToolchainUnavailable", message)
+        return "", error
 
 
 def versions_here(settings: Settings) -> dict[str, str]:

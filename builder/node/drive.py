@@ -13,6 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from dataclasses import replace
 from typing import TypeVar
 
 from builder.attempt.attempt import Attempt, Node, plan_request
@@ -94,7 +95,7 @@ def driving(
     attempt = Attempt(
         node=node,
         grant=grant,
-        request=plan_request(grant.request),
+        request=replace(plan_request(grant.request), today=time.strftime("%Y-%m-%d", time.gmtime())),
         lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
         log=Log(spool=spool, now=now),
         time_limit=TimeLimit(limit_ms=int(grant.limits.timeout_ms) or node.settings.timeout_ms, started_at=now()),

@@ -10,7 +10,7 @@ from typing import cast
 from builder.errors import BuildError
 from builder.pipelines import go, python
 from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, folder_of, missing
-from builder.pipelines.catalog import Catalog
+from builder.pipelines.catalog import Catalog, Row
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import SubTree, Tree
 
@@ -95,9 +95,21 @@ def plan(
     module = _named(detection.runtime, known)
     check_arguments(module.NAME, module.BUILD_ARGS, request.build_args)
     try:
-        return module.plan(tree, detection, request, catalog)
+        made = module.plan(tree, detection, request, catalog)
     except RecursionError:
         raise BuildError("ManifestInvalid", "a file of the source is nested too deeply to be read") from None
+    row = catalog.row_of(made.toolchain)
+    if row is None or not row.has_ended(request.today):
+        return made
+    return replace(made, warnings=(*made.warnings, _past(row, catalog)))
+
+
+def _past(row: Row, catalog: Catalog) -> str:
+    """A warning for people: their app gets no security fixes any more."""
+    runtime, version = row.toolchain.runtime, row.toolchain.version
+    default = catalog.find(runtime, target=row.toolchain.target).version
+    newer = f"; {default} is the default" if default != version else ""
+    return f"{runtime} {version} is past its end of life ({row.ends}): nobody mends it any more{newer}"
 
 
 def diagnose(

@@ -33,6 +33,8 @@ class PlanRequest:
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     single_file: bool = False
+    today: str = ""
+    """The day of the build ("2026-11-28"), for warnings alone; empty: none depends on it."""
 
 
 def folder_of(tree: Tree, sub_path: str) -> str:

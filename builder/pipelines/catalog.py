@@ -20,6 +20,14 @@ class Row:
     release: str = ""
     """The whole version that the base has ("3.11.2"), where the runtime is part of the base; else "", as for a base
     that nobody has made yet. A manifest's bounds are judged against it."""
+    date: str = ""
+    """When this version was released ("2026-02-10")."""
+    ends: str = ""
+    """The last day, or month ("2027-02"), in which its makers mend it; empty where they name none."""
+
+    def has_ended(self, today: str) -> bool:
+        """Whether it is past its end of life on a day ("2026-11-28")."""
+        return bool(self.ends) and today[: len(self.ends)] > self.ends
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +72,10 @@ class Catalog:
         )
         return Catalog(rows=tuple(rows))
 
+    def row_of(self, toolchain: Toolchain) -> Row | None:
+        """The row of a toolchain."""
+        return next((row for row in self.rows if row.toolchain == toolchain), None)
+
     def toolchains(self) -> tuple[Toolchain, ...]:
         """Every row's toolchain."""
         return tuple(row.toolchain for row in self.rows)
@@ -80,7 +92,15 @@ def parse(text: str) -> Catalog:
             name=row["toolchain"],
             base=row["base"],
         )
-        rows.append(Row(toolchain=toolchain, is_default=row.get("default", False), release=row.get("release", "")))
+        rows.append(
+            Row(
+                toolchain=toolchain,
+                is_default=row.get("default", False),
+                release=row.get("release", ""),
+                date=row.get("date", ""),
+                ends=row.get("ends", ""),
+            )
+        )
     return Catalog(rows=tuple(rows))
 
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError
 from builder.images.store import ImageStore
 from builder.plan import Toolchain
-from builder.sandbox import Mount, Root
+from builder.sandbox import Root
+from builder.toolchains.copies import Copies
 from builder.toolchains.provider import Found, Part, Provided
-from builder.toolchains.recipe import Program, read_recipe
+from builder.toolchains.recipe import Program, Recipe, read_recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,20 +36,16 @@ class HostProvider:
         recipe = read_recipe(self.folders, row.runtime)
         base = self.images.get(row.base)
         if base is None:
-            step = f"ignite-builder bases build {row.base}"
-            raise _unavailable(row, f"base image {row.base} is not on this node", step)
+            raise base_lacks(row)
         parts = []
         for program in recipe.programs:
             source = self._locate(row, program)
             parts.append(Part(name=program.command, source=source, dest=program.mount, files=program.digest))
-        for shared in recipe.folders:
-            source = _resolved(os.path.join(recipe.folder, shared.path))
-            if not source.is_dir():
-                raise _unavailable(row, f"{source} is no folder", "install this package again, whole")
-            parts.append(Part(name=f"sdk {shared.path}", source=source, dest=shared.mount, files=None))
+        parts += shared_parts(row, recipe)
         return Found(
             row=row,
             base=base,
+            where="host",
             root=base.digest if recipe.base_is_root else "",
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
@@ -69,14 +64,10 @@ class HostProvider:
     def provide(self, found: Found) -> Provided:
         """See `Provider.provide`."""
         digests = found.digests()
-        mounts: list[Mount] = []
-        for part in found.parts:
-            source = self._reachable(found.row, part, digests[part.name])
-            mounts.append(Mount(source=source, dest=part.dest))
-            mounts += _linked(source, part.dest)
+        mounts = Copies(self.copies).mounts(found.row, found.parts, digests)
         rootfs = self.images.rootfs(found.root) if found.root else None
         return Provided(
-            root=Root(rootfs=rootfs, mounts=tuple(mounts)),
+            root=Root(rootfs=rootfs, mounts=mounts),
             base=found.base,
             digests=digests,
             path=found.path,
@@ -92,42 +83,15 @@ class HostProvider:
         path = _resolved(found)
         if not program.marker:
             return path
-        root = _above(path, program.marker)
+        root = above(path, program.marker)
         if root is None:
             raise _unavailable(row, f"no {program.marker} above {path}", _install(program, row))
         if program.version is not None:
-            text = (root / program.marker).read_text(encoding="utf-8", errors="replace")
-            version = program.version.search(text)
-            if not version or version[1] != row.version:
-                has = version[1] if version else "an unknown version"
-                message = f"{command} on this node is {has}, {row.version} is needed"
+            has = version_in(root / program.marker, program)
+            if has != row.version:
+                message = f"{command} on this node is {has or 'an unknown version'}, {row.version} is needed"
                 raise _unavailable(row, message, _install(program, row))
         return root
-
-    def _reachable(self, row: Toolchain, part: Part, digest: str) -> Path:
-        """The part, or a copy that the build user can enter. A copy is named by the digest that joins the build key."""
-        if os.geteuid() != 0 or all(_others_may_enter(up) for up in part.source.parents):
-            return part.source
-        copy = self.copies / f"{row.runtime}-{digest.removeprefix('sha256:')[:32]}"
-        if copy.exists():
-            return copy
-        self.copies.mkdir(parents=True, exist_ok=True)
-        self.copies.chmod(0o755)
-        with tempfile.TemporaryDirectory(dir=self.copies, prefix=".partial-") as folder:
-            partial = Path(folder) / part.source.name
-            if part.source.is_dir():
-                shutil.copytree(part.source, partial, symlinks=True)
-            else:
-                shutil.copy2(part.source, partial)
-            if Part(name=part.name, source=partial, dest=part.dest, files=part.files).digest != digest:
-                step = "build again, when nothing writes to it any more"
-                raise _unavailable(row, f"{part.source} changed while it was copied", step)
-            try:
-                partial.rename(copy)
-            except OSError:
-                if not copy.exists():  # else another process was first
-                    raise
-        return copy
 
 
 def find_program(name: str) -> str | None:
@@ -136,24 +100,33 @@ def find_program(name: str) -> str | None:
     return beside if os.access(beside, os.X_OK) else shutil.which(name)
 
 
-def _linked(source: Path, dest: str) -> Iterator[Mount]:
-    """Where links near the top of a distribution lead outside it, mounted where they lead from `dest`.
+def shared_parts(row: Toolchain, recipe: Recipe) -> tuple[Part, ...]:
+    """The folders beside a recipe: every provider mounts them. Raises `BuildError` ToolchainUnavailable."""
+    parts = []
+    for shared in recipe.folders:
+        source = _resolved(os.path.join(recipe.folder, shared.path))
+        if not source.is_dir():
+            raise _unavailable(row, f"{source} is no folder", "install this package again, whole")
+        parts.append(Part(name=f"sdk {shared.path}", source=source, dest=shared.mount, files=None))
+    return tuple(parts)
 
-    Debian separates a distribution's data: /usr/lib/go-1.24/src is a link to ../../share/go-1.24/src.
-    """
-    if not source.is_dir():
-        return
-    for link in sorted((*source.glob("*"), *source.glob("*/*"))):
-        if link.is_symlink() and not link.resolve().is_relative_to(source) and link.exists():
-            place = os.path.normpath(Path(dest) / link.relative_to(source).parent / os.readlink(link))
-            yield Mount(source=link.resolve(), dest=place)
+
+def base_lacks(row: Toolchain) -> BuildError:
+    """The base image that artifacts are built on is not there."""
+    return _unavailable(row, f"base image {row.base} is not on this node", f"ignite-builder runtimes fetch {row.name}")
 
 
 def _resolved(path: str) -> Path:
     return Path(os.path.realpath(path))
 
 
-def _above(path: Path, marker: str) -> Path | None:
+def version_in(marker: Path, program: Program) -> str:
+    """The version that a program's marker names; empty when it names none."""
+    found = program.version.search(marker.read_text(encoding="utf-8", errors="replace")) if program.version else None
+    return found[1] if found else ""
+
+
+def above(path: Path, marker: str) -> Path | None:
     """The nearest folder above `path` that has a file `marker`."""
     return next((up for up in path.parents if os.path.isfile(os.path.join(up, marker))), None)
 
@@ -166,7 +139,3 @@ def _install(program: Program, row: Toolchain) -> str:
     """Only a program with a version of its own must be the row's."""
     wanted = f"{row.runtime} {row.version}, whole as its distribution unpacks it," if program.version else "it"
     return f"install {wanted} and put {program.command} on the PATH of this node"
-
-
-def _others_may_enter(folder: Path) -> bool:
-    return bool(folder.stat().st_mode & stat.S_IXOTH)

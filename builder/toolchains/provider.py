@@ -50,6 +50,8 @@ class Found:
 
     row: Toolchain
     base: BaseImage
+    where: str
+    """Where it comes from, for people: "host", or the image."""
     root: str = ""
     parts: tuple[Part, ...] = ()
     path: tuple[str, ...] = ()
@@ -57,7 +59,8 @@ class Found:
 
     def digests(self) -> dict[str, str]:
         """Name → digest of everything that decides what comes out. Hashes only what has changed since the last call."""
-        return {"base": self.base.digest} | {part.name: part.digest for part in self.parts}
+        image = {"toolchain": self.root} if self.root not in ("", self.base.digest) else {}
+        return {"base": self.base.digest} | image | {part.name: part.digest for part in self.parts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +72,8 @@ class Provided:
     digests: Mapping[str, str]
     path: tuple[str, ...] = ()
     """Folders of the sandbox that join the PATH of its steps."""
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables that an image brings for its programs, below those of a step."""
     indexes: Indexes = field(default_factory=Indexes)
     """The package indexes that its fetch steps reach."""
 
@@ -96,7 +101,8 @@ class Toolchains:
     providers: tuple[Provider, ...]
 
     def find(self, row: Toolchain) -> Found:
-        """What this node would build with. Raises `BuildError` ToolchainUnavailable of the first provider."""
+        """What this node would build with. Raises `BuildError` ToolchainUnavailable of the first provider, with the
+        next step of the last one that knows one of its own."""
         return self._found(row)[1]
 
     def provide(self, row: Toolchain) -> Provided:
@@ -127,4 +133,6 @@ class Toolchains:
                 return provider, provider.find(row)
             except BuildError as error:
                 errors.append(error)
-        raise errors[0]
+        first = errors[0]
+        steps = (error.next for error in reversed(errors) if error.next != error.row.hint)
+        raise BuildError(first.reason, first.message, where=first.where, said=first.said, next=next(steps, ""))

@@ -6,18 +6,32 @@ from pathlib import Path
 
 from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
-from builder.images.store import images_of
-from builder.toolchains import host
+from builder.images.store import images_of, toolchain_images_of
+from builder.toolchains import host, image
 from builder.toolchains.provider import Toolchains
 
 
 def toolchains_of(settings: Settings) -> Toolchains:
-    """The toolchains of this machine. The runtimes of an operator's own catalog lie beside it."""
-    folders = (catalog_file(settings.catalog).parent, runtimes_dir())
+    """The toolchains of this machine: its own programs first, then toolchain images."""
     here = host.HostProvider(
-        folders=tuple(dict.fromkeys(folders)),
+        folders=folders_of(settings),
         copies=Path(settings.node_dir) / "toolchains",
         images=images_of(settings.node_dir),
         which=host.find_program,
     )
-    return Toolchains(providers=(here,))
+    return Toolchains(providers=(here, image_provider(settings)))
+
+
+def image_provider(settings: Settings) -> image.ImageProvider:
+    """The toolchain images of this machine."""
+    return image.ImageProvider(
+        folders=folders_of(settings),
+        copies=Path(settings.node_dir) / "toolchains",
+        images=toolchain_images_of(settings.node_dir),
+        bases=images_of(settings.node_dir),
+    )
+
+
+def folders_of(settings: Settings) -> tuple[Path, ...]:
+    """Where the folders of runtimes are. Those of an operator's own catalog lie beside it."""
+    return tuple(dict.fromkeys((catalog_file(settings.catalog).parent, runtimes_dir())))

@@ -38,7 +38,7 @@ def test_names_of_toolchains_are_unique_and_each_runtime_and_target_has_one_defa
 @pytest.mark.parametrize(
     ("asked", "reason", "words"),
     [
-        (("go", "1.19"), "UnknownRuntimeVersion", "go 1.19 is not in the catalog; it has 1.24, 1.26"),
+        (("go", "1.19"), "UnknownRuntimeVersion", "go 1.19 is not in the catalog; it has 1.24, 1.25, 1.26, 1.27"),
         (("python", "2.7"), "UnknownRuntimeVersion", "python 2.7 is not in the catalog; it has 3.11, 3.12"),
         (("go", "1.26", "wasm"), "UnsupportedTarget", "go has no target wasm; it has native"),
         (("python", "", "wasm"), "UnsupportedTarget", "python has no target wasm; it has none"),

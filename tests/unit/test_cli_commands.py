@@ -254,7 +254,7 @@ def test_runtimes_says_what_can_be_built_here_and_what_is_missing(tmp_path: Path
     ran = run("runtimes", settings=Settings(node_dir=str(tmp_path)))
     head, *rows = ran.out.splitlines()
     assert head.split()[-1] == "HERE"
-    assert any("bases build python-3.11" in row for row in rows)
+    assert any("runtimes fetch python-3.11" in row for row in rows)
     facts = json.loads(run("runtimes", "--json", settings=Settings(node_dir=str(tmp_path))).out)["runtimes"]
     assert all(fact["here"] or fact["why"] for fact in facts)
 

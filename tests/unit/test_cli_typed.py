@@ -30,7 +30,7 @@ def parse(words: list[str]) -> None:
     """Parse a command line as the program does, without running it. Raises what a mistake raises."""
     _, rest = split_common(words, valued_options())
     command: click.Command = app
-    while isinstance(command, click.Group):
+    while isinstance(command, click.Group) and (rest or not command.invoke_without_command):
         command, rest = command.commands[rest[0]], rest[1:]
     command.make_context(PROG, rest)
 

@@ -191,7 +191,7 @@ def test_the_request_is_stronger_than_go_mod() -> None:
 def test_a_version_nobody_has_is_told_with_its_line() -> None:
     error = refused({"go.mod": "module x\n\ngo 1.99.1\n", "main.go": MAIN})
     assert (error.reason, error.where) == ("UnknownRuntimeVersion", "go.mod:3")
-    assert "1.99.1" in error.message and "1.24, 1.26" in error.message
+    assert "1.99.1" in error.message and "1.24, 1.25, 1.26, 1.27" in error.message
 
 
 def test_wasm_is_no_target_of_go_yet() -> None:

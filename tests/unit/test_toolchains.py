@@ -241,7 +241,7 @@ def test_a_row_without_its_base_is_there_and_not_found(node: Node) -> None:
     assert toolchains.has(row)
     with pytest.raises(BuildError) as caught:
         toolchains.find(row)
-    assert caught.value.next == "ignite-builder bases build other"
+    assert caught.value.next == "ignite-builder runtimes fetch zig-1"
 
 
 def test_runtimes_and_doctor_write_nothing_and_unpack_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""`run`, `serve`, `worker`, `dev`, `doctor`, `runtimes`, `bases build`: the machine's side.
+"""`run`, `serve`, `worker`, `dev`, `doctor`, `bases build`: the machine's side.
 
 What these start lives in `builder/local/`, `builder/node/` and `builder/control/`; each is imported inside its command,
 so that the others work without it.
@@ -11,7 +11,6 @@ import gc
 import signal
 import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -172,36 +171,6 @@ def doctor_rows(found: tuple[Finding, ...], look: Look) -> tuple[str, ...]:
 def _effect(finding: Finding) -> str:
     """What follows, without the name and the command: they stand in columns of their own."""
     return finding.effect.removeprefix(f"{finding.name}: ").removesuffix(f": {finding.mend}")
-
-
-def runtimes(ctx: Context) -> int:
-    """Versions and targets of the catalog, and which can be built here."""
-    from builder.local.machine import why_unbuildable
-
-    settings = ctx.settings()
-    rows = [(row, why_unbuildable(settings, row.toolchain)) for row in catalog_of(settings).rows]
-    if ctx.common.json:
-        facts = [
-            asdict(row.toolchain) | {"default": row.is_default, "here": why is None, "why": why.message if why else ""}
-            for row, why in rows
-        ]
-        ctx.document({"runtimes": facts})
-        return 0
-    table = [("RUNTIME", "VERSION", "TARGET", "DEFAULT", "TOOLCHAIN", "HERE")]
-    for row, why in rows:
-        each = row.toolchain
-        default = "yes" if row.is_default else "-"
-        here = f"no: {shown(_reason_text(each, why))}" if why else "yes"
-        table.append((each.runtime, each.version, each.target or "-", default, each.name, here))
-    for line in fmt.table(table):
-        ctx.out.line(line)
-    return 0
-
-
-def _reason_text(row: Toolchain, why: BuildError) -> str:
-    """What is missing, and the step that mends it where there is one for this row alone."""
-    what = why.message.removeprefix(row.name + ": ")
-    return what if why.next == why.row.hint else f"{what}: {why.next}"
 
 
 def bases_build(ctx: Context, names: list[str]) -> int:

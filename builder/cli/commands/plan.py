@@ -8,6 +8,7 @@ import posixpath
 import shutil
 import stat
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -192,6 +193,7 @@ def make(
         target=target,
         build_args={name: value for name, value in build_args.items() if name != START_CHECK},
         single_file=source.single_file,
+        today=time.strftime("%Y-%m-%d", time.gmtime()),
     )
     tree = DirTree(source.root)
     detection = pipelines.detect(tree, runtime or None, known, build_args.get("sub_path", ""))

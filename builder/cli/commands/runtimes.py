@@ -1,0 +1,99 @@
+"""`runtimes`, `runtimes fetch`: what this machine builds with, and getting what it lacks."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from functools import partial
+
+from builder import pipelines
+from builder.cli import format as fmt
+from builder.cli.commands.plan import catalog_of
+from builder.cli.context import Context
+from builder.cli.safe import shown
+from builder.cli.stop import mistake, refused_here
+from builder.errors import BuildError
+from builder.pipelines.catalog import Catalog
+from builder.plan import Toolchain
+
+
+def runtimes(ctx: Context) -> int:
+    """Versions and targets of the catalog, where each toolchain comes from here, and else the command that gets it."""
+    from builder.local.machine import here
+
+    settings = ctx.settings()
+    rows = [(row, *here(settings, row.toolchain)) for row in catalog_of(settings).rows]
+    if ctx.common.json:
+        facts = [
+            asdict(row.toolchain)
+            | {"default": row.is_default, "date": row.date, "ends": row.ends, "here": why is None, "from": where}
+            | ({"why": why.message, "next": why.next} if why else {"why": "", "next": ""})
+            for row, where, why in rows
+        ]
+        ctx.document({"runtimes": facts})
+        return 0
+    table = [("RUNTIME", "VERSION", "TARGET", "DEFAULT", "ENDS", "TOOLCHAIN", "HERE")]
+    for row, where, why in rows:
+        each = row.toolchain
+        default = "yes" if row.is_default else "-"
+        text = f"no: {shown(_reason_text(each, why))}" if why else shown(where)
+        table.append((each.runtime, each.version, each.target or "-", default, row.ends or "-", each.name, text))
+    for line in fmt.table(table):
+        ctx.out.line(line)
+    return 0
+
+
+def _reason_text(row: Toolchain, why: BuildError) -> str:
+    """What is missing, and the step that mends it where there is one for this row alone."""
+    what = why.message.removeprefix(row.name + ": ")
+    return what if why.next == why.row.hint else f"{what}: {why.next}"
+
+
+def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int:
+    """Get toolchains: a toolchain image where this machine has none of its own, and the base image."""
+    from builder.toolchains.fetch import fetch as get
+
+    settings = ctx.settings()
+    catalog = catalog_of(settings)
+    planned = pipelines.names(pipelines.load(settings.pipelines))
+    rows = [_row(ctx, catalog, name) for name in names or planned]
+    got = []
+    try:
+        for row in dict.fromkeys(rows):
+            got.append(get(settings, row, refresh=refresh, progress=partial(_say, ctx, row.name)))
+    except BuildError as error:
+        raise refused_here(error) from None
+    if ctx.common.json:
+        ctx.document(
+            {
+                "fetched": [
+                    {
+                        "toolchain": each.row.name,
+                        "from": each.where,
+                        "images": [{"name": name, "digest": digest} for name, digest in each.images],
+                    }
+                    for each in got
+                ]
+            }
+        )
+        return 0
+    table = [("TOOLCHAIN", "FROM", "IMAGE", "DIGEST")]
+    for each in got:
+        for name, digest in each.images or (("-", "-"),):
+            table.append((each.row.name, each.where, name, digest))
+    for line in fmt.table(table):
+        ctx.out.line(line)
+    return 0
+
+
+def _say(ctx: Context, name: str, line: str) -> None:
+    ctx.say(f"{name}  {shown(line)}")
+
+
+def _row(ctx: Context, catalog: Catalog, name: str) -> Toolchain:
+    """The row that a toolchain's name names, or the default one of a runtime."""
+    for row in catalog.toolchains():
+        if row.name == name:
+            return row
+    if name in {row.runtime for row in catalog.toolchains()}:
+        return catalog.find(name)
+    raise mistake(f'"{name}" is no toolchain of the catalog', where="NAME", next=f"See: {ctx.prog} runtimes")

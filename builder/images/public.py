@@ -1,0 +1,178 @@
+"""Images of public registries: a reference as people write it → an image whose blobs lie on this disk, verified.
+
+A reference without a digest is resolved when it is fetched. What it is from then on is what the store has: the digest
+joins the build key, and `runtimes fetch --refresh` alone moves it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from builder.errors import BuildError, PlatformError
+from builder.images.destination import DIGEST, REPOSITORY, TAG, Destination
+from builder.images.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Image, Platform
+from builder.images.layer import MEDIA_TYPE
+from builder.images.store import OCI_LAYER, layers_of
+from builder.text import size
+
+DOCKER_HUB = "docker.io"
+DOCKER_API = "registry-1.docker.io"
+"""Where the registry's API of `docker.io` is."""
+INDEXES = (INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json")
+MANIFESTS = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
+CONFIGS = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json")
+LAYERS = (MEDIA_TYPE, *OCI_LAYER)
+MOST_BYTES = 8 * 1024**3
+MOST_LAYERS = 127
+
+Fetch = Callable[[str, Path, Callable[[str], None]], Image]
+"""Gets a reference with its blobs below a folder, and emits what it is at."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """`host/repository:tag@digest`; an empty tag or digest is none."""
+
+    host: str
+    repository: str
+    tag: str = ""
+    digest: str = ""
+
+    @property
+    def wanted(self) -> str:
+        """What the registry is asked for."""
+        return self.digest or self.tag
+
+    def __str__(self) -> str:
+        return f"{self.host}/{self.repository}" + (f":{self.tag}" if self.tag else "") + self._pinned
+
+    @property
+    def _pinned(self) -> str:
+        return f"@{self.digest}" if self.digest else ""
+
+
+class Connect(Protocol):
+    """The registry at a host."""
+
+    def __call__(self, host: str) -> Destination: ...
+
+
+def parse(text: str) -> Reference:
+    """Read `[host/]repository[:tag][@digest]` as Docker does. Raises `BuildError` InvalidRequest."""
+    name, _, digest = text.partition("@")
+    first, slash, rest = name.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        host, name = first, rest
+    else:
+        host = DOCKER_HUB
+    name, _, tag = name.partition(":")
+    if host == DOCKER_HUB and "/" not in name:
+        name = f"library/{name}"
+    tag = tag or ("" if digest else "latest")
+    if not REPOSITORY.fullmatch(name) or (tag and not TAG.fullmatch(tag)) or (digest and not DIGEST.fullmatch(digest)):
+        raise BuildError("InvalidRequest", f"{text[:200]!r} is no reference of an image")
+    return Reference(host=host, repository=name, tag=tag, digest=digest)
+
+
+def fetch_public(
+    text: str, work: Path, progress: Callable[[str], None] = lambda line: None, connect: Connect | None = None
+) -> Image:
+    """Fetch the image of a reference for linux/amd64, its layers' blobs below `work`.
+
+    Raises `BuildError` ToolchainUnavailable (no such image, none for this platform, layers of another kind), and as a
+    registry does.
+    """
+    reference = parse(text)
+    source = (connect or _connect)(DOCKER_API if reference.host == DOCKER_HUB else reference.host)
+    progress(f"resolving {reference}")
+    manifest = source.get_manifest(reference.repository, reference.wanted)
+    if manifest is None:
+        raise _unusable(reference, "is not there", "Correct the reference in the recipe.")
+    value = _json(reference, manifest.body)
+    if manifest.media_type in INDEXES:
+        digest = _of_platform(reference, value, Platform())
+        manifest = source.get_manifest(reference.repository, digest)
+        if manifest is None:
+            raise _unusable(reference, f"names {digest}, which is not there")
+        value = _json(reference, manifest.body)
+    if manifest.media_type not in MANIFESTS:
+        raise _unusable(reference, f"is a {manifest.media_type or 'thing without a type'}, no image")
+    layers = _described(reference, value)
+    config = b"".join(source.open_blob(reference.repository, value["config"]["digest"]))
+
+    def blob(digest: str) -> Path:
+        return work / digest.removeprefix("sha256:")
+
+    for number, layer in enumerate(layers, 1):
+        progress(f"layer {number} of {len(layers)}, {size(layer['size'])}")
+        with blob(layer["digest"]).open("wb") as out:
+            left = layer["size"]
+            for chunk in source.open_blob(reference.repository, layer["digest"]):
+                left -= len(chunk)
+                if left < 0:
+                    raise _unusable(reference, f"has a layer of more than the {layer['size']} bytes that it names")
+                out.write(chunk)
+    try:
+        image = Image(
+            manifest=manifest.body,
+            config=config,
+            digest=manifest.digest,
+            layers=layers_of(value, _json(reference, config), blob),
+            media_type=manifest.media_type,
+        )
+    except (KeyError, TypeError, ValueError):
+        raise _unusable(reference, "has a config that does not fit its layers") from None
+    progress(f"{reference} is {image.digest}")
+    return image
+
+
+def _described(reference: Reference, value: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The descriptors of a manifest's layers, and of its config, once they can be used."""
+    try:
+        layers: list[dict[str, Any]] = value["layers"]
+        named = [value["config"], *layers]
+        if not all(DIGEST.fullmatch(each["digest"]) and each["size"] >= 0 for each in named):
+            raise _unusable(reference, "names a blob by no sha256 digest")
+        kinds = {str(layer["mediaType"]) for layer in layers} - set(LAYERS)
+        if kinds or value["config"]["mediaType"] not in CONFIGS:
+            what = ", ".join(sorted(kinds)) or value["config"]["mediaType"]
+            raise _unusable(reference, f"has a {what}; layers of tar+gzip can be unpacked here")
+        if len(layers) > MOST_LAYERS or sum(each["size"] for each in named) > MOST_BYTES:
+            raise _unusable(reference, f"has more than {MOST_LAYERS} layers or {size(MOST_BYTES)}")
+    except (KeyError, TypeError):
+        raise _unusable(reference, "has a manifest that lacks a part") from None
+    return layers
+
+
+def _of_platform(reference: Reference, index: Mapping[str, Any], wanted: Platform) -> str:
+    found = []
+    for entry in index.get("manifests", ()):
+        platform = entry.get("platform", {})
+        found.append(f"{platform.get('os')}/{platform.get('architecture')}")
+        if found[-1] == f"{wanted.os}/{wanted.architecture}" and DIGEST.fullmatch(str(entry.get("digest"))):
+            return str(entry["digest"])
+    raise _unusable(reference, f"is for {', '.join(sorted(set(found)))[:200] or 'nothing'}, not for linux/amd64")
+
+
+def _json(reference: Reference, body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        raise PlatformError("RegistryUnavailable", f"{reference}: the registry answered with no JSON object")
+    return value
+
+
+def _unusable(reference: Reference, why: str, step: str = "") -> BuildError:
+    return BuildError("ToolchainUnavailable", f"{reference} {why}", next=step)
+
+
+def _connect(host: str) -> Destination:
+    from builder.images import registry  # with the HTTP client
+
+    return registry.connect(host, access="pull")

@@ -1,0 +1,167 @@
+"""Toolchains out of images: the unpacked root is the sandbox's root, so that nothing of them is installed on the node.
+
+`runtimes/<runtime>/toolchain-image.toml` says which images there are: made of Debian packages, or public ones. The same
+`toolchain.toml` that describes the host's programs says where plans expect them: what the host mounts there is mounted
+there out of the image, so that a plan is the same whoever provides its toolchain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
+from builder.errors import BuildError
+from builder.images.image import BaseImage
+from builder.images.store import ImageStore
+from builder.plan import Toolchain
+from builder.sandbox import Mount, Root
+from builder.sandbox.compose import resolve_inside
+from builder.toolchains.copies import Copies, linked
+from builder.toolchains.host import above, base_lacks, shared_parts, version_in
+from builder.toolchains.provider import Found, Provided
+from builder.toolchains.recipe import Program, read_recipe
+
+OURS = ("PATH", "HOME", "USER", "HOSTNAME", "TMPDIR", "LANG", "TZ")
+"""Variables of an image that a step has of its own."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageProvider:
+    """Toolchain images that this node has. It makes and fetches none: `runtimes fetch` does (`fetch.py`).
+
+    `images` are the toolchain images, `bases` the base images. The rest is as of `HostProvider`.
+    """
+
+    folders: tuple[Path, ...]
+    copies: Path
+    images: ImageStore
+    bases: ImageStore
+
+    def find(self, row: Toolchain) -> Found:
+        """See `Provider.find`."""
+        recipe = read_recipe(self.folders, row.runtime)
+        image = self._image(row)
+        base = self.bases.get(row.base)
+        if base is None:
+            raise base_lacks(row)
+        return Found(
+            row=row,
+            base=base,
+            where=f"image {image.digest.removeprefix('sha256:')[:12]}",
+            root=image.digest,
+            parts=shared_parts(row, recipe),
+            path=(
+                *(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
+                *(folder for folder in _path(image) if folder.startswith("/")),
+            ),
+            indexes=recipe.indexes,
+        )
+
+    def has(self, row: Toolchain) -> bool:
+        """See `Provider.has`."""
+        try:
+            self._image(row)
+        except BuildError:
+            return False
+        return True
+
+    def provide(self, found: Found) -> Provided:
+        """See `Provider.provide`."""
+        image = self._image(found.row)
+        if image.digest != found.root:
+            message = f"{found.row.name}: its toolchain image changed meanwhile"
+            raise BuildError("ToolchainUnavailable", message, next="build again")
+        digests = found.digests()
+        shared = Copies(self.copies).mounts(found.row, found.parts, digests)
+        rootfs = self.images.rootfs(found.root)
+        return Provided(
+            root=Root(rootfs=rootfs, mounts=(*self.programs(found.row, rootfs), *shared)),
+            base=found.base,
+            digests=digests,
+            path=found.path,
+            env=tuple((name, value) for name, value in image.env if name not in OURS),
+            indexes=found.indexes,
+        )
+
+    def programs(self, row: Toolchain, rootfs: Path) -> tuple[Mount, ...]:
+        """The programs of a toolchain out of the root of its image, where plans expect them.
+
+        Raises `BuildError` ToolchainUnavailable for one that is not in it, or in another version.
+        """
+        recipe, image = self.recipe(row), self._image(row)
+        assert recipe is not None
+        at = dict(recipe.at)
+        mounts = [Mount(source=_only(row, rootfs, place), dest=dest) for dest, place in at.items()]
+        known = read_recipe(self.folders, row.runtime).programs
+        for program in known:
+            if program.mount not in at:
+                mounts.append(Mount(source=_located(row, rootfs, _path(image), program), dest=program.mount))
+        sources = {mount.dest: mount.source for mount in mounts}
+        for program in known:
+            marker = _inside(rootfs, sources[program.mount] / program.marker)
+            if program.version and marker.is_file() and (has := version_in(marker, program)) != row.version:
+                what = f"its toolchain image has {program.command} {has or 'of an unknown version'}"
+                raise _unavailable(row, f"{what}, {row.version} is needed")
+        return tuple(mount for each in mounts for mount in (each, *_linked(rootfs, each)))
+
+    def recipe(self, row: Toolchain) -> Recipe | None:
+        """The recipe of a row's toolchain image, None where there is none. Raises `BuildError` InvalidRequest."""
+        for folder in self.folders:
+            if os.path.isfile(os.path.join(folder, row.runtime, TOOLCHAIN_FILE)):
+                recipes = read_recipes(folder / row.runtime, TOOLCHAIN_FILE).values()
+                return next((each for each in recipes if row.name in (each.toolchains or (each.name,))), None)
+        return None
+
+    def _image(self, row: Toolchain) -> BaseImage:
+        recipe = self.recipe(row)
+        if recipe is None:
+            raise BuildError("ToolchainUnavailable", f"{row.name}: there is no recipe of a toolchain image")
+        image = self.images.get(recipe.name)
+        if image is None or not self.images.came_from(recipe.name, recipe.digest):
+            raise _unavailable(row, f"toolchain image {recipe.name} is not on this node")
+        return image
+
+
+def _path(image: BaseImage) -> tuple[str, ...]:
+    """The folders of an image's own PATH."""
+    return tuple(folder for folder in dict(image.env).get("PATH", "").split(":") if folder)
+
+
+def _only(row: Toolchain, rootfs: Path, place: str) -> Path:
+    """The one folder or file of the image that a pattern of its recipe names."""
+    found = sorted(rootfs.glob(place.lstrip("/")))
+    if len(found) != 1:
+        raise _unavailable(row, f"{len(found)} places of its toolchain image match {place}, not one")
+    return _inside(rootfs, found[0])
+
+
+def _located(row: Toolchain, rootfs: Path, path: tuple[str, ...], program: Program) -> Path:
+    """The program in the folders of the image's PATH, or the folder above it that holds its marker."""
+    for folder in path:
+        found = _inside(rootfs, rootfs / folder.lstrip("/") / program.command)
+        if found.is_file():
+            root = above(found, program.marker) if program.marker else found
+            if root is not None and root.is_relative_to(rootfs) and root != rootfs:
+                return root
+            raise _unavailable(row, f"its toolchain image has no {program.marker} above {program.command}")
+    raise _unavailable(row, f"its toolchain image has no {program.command} on its PATH")
+
+
+def _inside(rootfs: Path, path: Path) -> Path:
+    """`path` with its links followed as a program inside the image would follow them."""
+    return rootfs / resolve_inside(rootfs, "/" + path.relative_to(rootfs).as_posix()).lstrip("/")
+
+
+def _linked(rootfs: Path, mount: Mount) -> Iterator[Mount]:
+    """As `linked`, but what a link leads to is looked up inside the image: its text may begin with `/`."""
+    for each in linked(mount.source, mount.dest):
+        if each.source.is_relative_to(rootfs):
+            yield each
+
+
+def _unavailable(row: Toolchain, message: str) -> BuildError:
+    step = f"ignite-builder runtimes fetch {row.name}"
+    return BuildError("ToolchainUnavailable", f"{row.name}: {message}", next=step)
