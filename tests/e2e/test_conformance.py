@@ -19,6 +19,9 @@ ROOT = Path(__file__).resolve().parents[2]
 APPS = ROOT / "tests" / "conformance"
 FRONT = ROOT / "runtimes" / "python" / "front"
 SDK = ROOT / "runtimes" / "go" / "sdk"
+CRATES = ROOT / "runtimes" / "rust" / "sdk"
+COMPILED = Path("/var/tmp/ignite-builder-tests/cargo")
+"""What cargo compiles for the tests of this file; it knows itself what is still good."""
 
 
 def python(folder: Path) -> Command:
@@ -36,11 +39,36 @@ def go_build(folder: Path, out: Path) -> None:
     subprocess.run(("go", "build", "-o", str(out), "."), cwd=work, env=env, check=True)
 
 
-@pytest.fixture(scope="module", params=["python", "python-async", "go"])
+def cargo(*argv: str, cwd: Path) -> None:
+    """Run cargo on versions that the SDK's own lock pins."""
+    env = {**os.environ, "CARGO_TARGET_DIR": str(COMPILED), "CARGO_TERM_COLOR": "never"}
+    done = subprocess.run(("cargo", *argv), cwd=cwd, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def cargo_build(folder: Path, out: Path) -> None:
+    """Compile the package of a folder with the SDK beside it."""
+    work = out.with_name("src")
+    shutil.copytree(folder, work)
+    needs = "serde_json = '1'\ntokio = { version = '1', features = ['full'] }\n"
+    work.joinpath("Cargo.toml").write_text(
+        f"[package]\nname = '{folder.name}'\nedition = '2021'\n\n[workspace]\n\n"
+        f"[dependencies]\nignite.path = '{CRATES}/ignite'\n{needs}"
+    )
+    shutil.copy(CRATES / "Cargo.lock", work)
+    cargo("build", cwd=work)
+    shutil.copy(COMPILED / "debug" / folder.name, out)
+
+
+@pytest.fixture(scope="module", params=["python", "python-async", "go", "rust", "rust-sync"])
 def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """How each runtime's conformance app is started."""
-    if request.param != "go":
+    if request.param.startswith("python"):
         return python(APPS / request.param)
+    if request.param.startswith("rust"):
+        out = tmp_path_factory.mktemp(request.param) / "app"
+        cargo_build(APPS / request.param, out)
+        return Command(argv=(str(out),), env={}, cwd=out.parent)
     out = tmp_path_factory.mktemp("go") / "app"
     go_build(APPS / "go", out)
     return Command(argv=(str(out),), env={}, cwd=out.parent)
@@ -130,3 +158,8 @@ def test_the_go_sdks_own_tests_pass() -> None:
     assert "no test files" not in done.stdout
     vetted = subprocess.run(("go", "vet", "./..."), cwd=SDK, env=env, capture_output=True, text=True, check=False)
     assert vetted.returncode == 0, vetted.stderr
+
+
+def test_the_rust_sdks_own_tests_pass() -> None:
+    cargo("test", "--quiet", "--locked", "--package", "ignite", "--package", "ignite-macros", cwd=CRATES)
+    cargo("fmt", "--check", cwd=CRATES)
