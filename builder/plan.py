@@ -76,7 +76,8 @@ class Choice:
 class Toolchain:
     """A row of `runtimes/catalog.toml`: what compiles, and on which base image the result runs.
 
-    `name` is how nodes advertise it ("go-1.26"); `base` names the base image ("go", "python-3.11").
+    `name` is how nodes advertise it ("go-1.26"); `base` names the base image ("go", "python-3.11"), or is empty where
+    artifacts have none.
     """
 
     runtime: str

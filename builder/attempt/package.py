@@ -1,4 +1,4 @@
-"""PACKAGE and PUSH: layers of the output over the base as one image, or a component, by digest to this attempt's tag."""
+"""PACKAGE and PUSH: one image of layers over the base, or a component, by digest to this attempt's tag."""
 
 from __future__ import annotations
 

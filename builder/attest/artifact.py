@@ -126,7 +126,9 @@ def _check_component(value: Mapping[str, Any], layer: str, digest: str) -> None:
     shape = value.get("component")
     names = [shape.get(kind) if isinstance(shape, dict) else None for kind in ("imports", "exports")]
     imports, exports = (
-        tuple(each) if isinstance(each, list) and len(each) <= MOST_NAMES and all(isinstance(x, str) for x in each) else None
+        tuple(each)
+        if isinstance(each, list) and len(each) <= MOST_NAMES and all(isinstance(x, str) for x in each)
+        else None
         for each in names
     )
     if imports is None or exports is None:

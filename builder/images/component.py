@@ -72,7 +72,9 @@ def read_component(file: BinaryIO) -> Component:
             if length > MOST_BODY:
                 raise Malformed(f"a component whose section at byte {at} has {length} bytes of names")
             names = _Names(file.read(length), at)
-            (imports if kind == _IMPORTS else exports).extend(names.imported() if kind == _IMPORTS else names.exported())
+            (imports if kind == _IMPORTS else exports).extend(
+                names.imported() if kind == _IMPORTS else names.exported()
+            )
             if len(imports) + len(exports) > MOST_NAMES:
                 raise Malformed(f"a component of more than {MOST_NAMES} imports and exports")
         at = body + length

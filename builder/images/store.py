@@ -20,6 +20,7 @@ from builder.images.image import BaseImage, Image, Platform
 from builder.images.layer import MEDIA_TYPE, Layer
 from builder.images.layout import Layout, Stamp
 from builder.images.rootfs import unpack_image
+from builder.images.wasm import CONFIG_TYPE as WASM_CONFIG_TYPE
 
 BASES = "bases/"
 TOOLCHAINS = "toolchains/"
@@ -185,6 +186,22 @@ def layers_of(
         )
         for index, (part, diff_id) in enumerate(zip(parts, diff_ids, strict=True))
     )
+
+
+def pull_component(source: Destination, repository: str, digest: str, into: Path) -> bool:
+    """Write the component of the artifact of `digest` to `into`. False, and nothing written, for an artifact that is an
+    image. Raises as `pull` and `Destination.open_blob` do."""
+    manifest = source.get_manifest(repository, digest)
+    if manifest is None:
+        raise BuildError("SourceNotFound", f"{repository}@{digest} is not there any more")
+    value = json.loads(manifest.body)
+    if value["config"]["mediaType"] != WASM_CONFIG_TYPE:
+        return False
+    (layer,) = value["layers"]
+    with into.open("wb") as out:
+        for chunk in source.open_blob(repository, layer["digest"]):
+            out.write(chunk)
+    return True
 
 
 def pull(source: Destination, repository: str, digest: str, folder: Path) -> dict[str, Any]:

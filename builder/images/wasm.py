@@ -58,7 +58,9 @@ def component_layer(
                     copy.write(data)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise PlatformError("NodeDiskFull", "the component cannot be copied: the node's disk is full") from error
+                raise PlatformError(
+                    "NodeDiskFull", "the component cannot be copied: the node's disk is full"
+                ) from error
             raise
     digest = f"sha256:{hasher.hexdigest()}"
     return Layer(path=out, digest=digest, diff_id=digest, size=size, media_type=LAYER_TYPE, unpacked=size)

@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import httpx
 
@@ -27,9 +27,11 @@ from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, BuildError
 from builder.images import place
+from builder.images.destination import Destination
 from builder.images.layout import Layout
-from builder.images.store import pull
+from builder.images.store import pull, pull_component
 from builder.sandbox import app
+from builder.toolchains.wasmtime import host_of
 
 READY_S = 20.0
 ELSEWHERE_S = 3.0
@@ -38,6 +40,7 @@ SHOWN = 6
 """How many of them an error shows."""
 SAID = 400
 """How many of the app's last lines stay, for the error."""
+Answer = TypeVar("Answer")
 LAYOUT = Layout.name
 """What the reference of an artifact in a data folder begins with."""
 
@@ -78,21 +81,11 @@ def started(
         on_line(said[-1])
 
     try:
-        config = _pulled(settings, build, home)
         work = home / "work"
         work.mkdir()
         if os.geteuid() == 0:
             os.chown(work, uid, settings.build_uid)
-        root = sandbox.Root(rootfs=home / "root")
-        image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
-        command = app.command(
-            tuple(config["Entrypoint"]) + tuple(config.get("Cmd") or ()),
-            {**image_env, **(env or {}), "PORT": str(app.PORT)},
-            cwd=config.get("WorkingDir") or "/",
-            user=config.get("User") or "",
-            root=root,
-            work=work,
-        )
+        command, root = _artifact(settings, build, home, work, env or {})
         inside: list[int] = []
         began = time.monotonic()
         serving = sandbox.serve(
@@ -165,8 +158,33 @@ def _ended(result: sandbox.Result, said: Collection[str], when: str) -> BuildErr
     )
 
 
-def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any]:
-    """`pull` from the settings' registry; without one from where the record places the artifact.
+def _artifact(
+    settings: Settings, build: pb.Build, home: Path, work: Path, env: Mapping[str, str]
+) -> tuple[sandbox.Command, sandbox.Root]:
+    """The artifact below `home`, and what starts it: its own program, or for a component wasmtime."""
+    component = home / "component.wasm"
+    if _pulled(settings, build, lambda source, name, digest: pull_component(source, name, digest, component)):
+        component.chmod(0o644)
+        host = host_of(
+            settings.node_dir, uid=settings.build_uid - 1, gid=settings.build_uid, use_cgroups=settings.use_cgroups
+        )
+        return host.serving(host.compiled(component), work, env)
+    config = _pulled(settings, build, lambda source, name, digest: pull(source, name, digest, home))
+    root = sandbox.Root(rootfs=home / "root")
+    image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
+    command = app.command(
+        tuple(config["Entrypoint"]) + tuple(config.get("Cmd") or ()),
+        {**image_env, **env, "PORT": str(app.PORT)},
+        cwd=config.get("WorkingDir") or "/",
+        user=config.get("User") or "",
+        root=root,
+        work=work,
+    )
+    return command, root
+
+
+def _pulled(settings: Settings, build: pb.Build, pulled: Callable[[Destination, str, str], Answer]) -> Answer:
+    """`pulled` from the settings' registry; without one from where the record places the artifact.
 
     A login is for the registry that the settings name, never for a host that only a server's answer names.
     """
@@ -181,7 +199,7 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any]:
         ca_bundle=settings.ca_bundle,
     )
     try:
-        return pull(target, build.repository, build.image_digest, home)
+        return pulled(target, build.repository, build.image_digest)
     except BuildError as error:
         if error.reason not in ("SourceNotFound", "RegistryRefused"):
             raise

@@ -62,6 +62,8 @@ def ensure_base(
 ) -> str:
     """Make the base image of a toolchain, where there is a recipe and no image of it yet. Returns its digest, empty
     without a recipe. Raises as `build_base`."""
+    if not row.base:
+        return ""
     folder = next((each / row.runtime for each in folders_of(settings) if (each / row.runtime / FILE).is_file()), None)
     if folder is None:
         return ""

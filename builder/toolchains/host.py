@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError
+from builder.images.image import BaseImage
 from builder.images.store import ImageStore
 from builder.plan import Toolchain
 from builder.sandbox import Root
@@ -34,9 +35,7 @@ class HostProvider:
     def find(self, row: Toolchain) -> Found:
         """See `Provider.find`."""
         recipe = read_recipe(self.folders, row.runtime)
-        base = self.images.get(row.base)
-        if base is None:
-            raise base_lacks(row)
+        base = base_of(self.images, row)
         parts = []
         for program in recipe.programs:
             source = self._locate(row, program)
@@ -46,7 +45,7 @@ class HostProvider:
             row=row,
             base=base,
             where="host",
-            root=base.digest if recipe.base_is_root else "",
+            root=base.digest if base is not None and recipe.base_is_root else "",
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
             indexes=recipe.indexes,
@@ -109,6 +108,17 @@ def shared_parts(row: Toolchain, recipe: Recipe) -> tuple[Part, ...]:
             raise _unavailable(row, f"{source} is no folder", "install this package again, whole")
         parts.append(Part(name=f"sdk {shared.path}", source=source, dest=shared.mount, files=None))
     return tuple(parts)
+
+
+def base_of(images: ImageStore, row: Toolchain) -> BaseImage | None:
+    """The base image that artifacts are built on; None for a row whose artifacts have none.
+
+    Raises `BuildError` ToolchainUnavailable where it is not there.
+    """
+    base = images.get(row.base) if row.base else None
+    if row.base and base is None:
+        raise base_lacks(row)
+    return base
 
 
 def base_lacks(row: Toolchain) -> BuildError:

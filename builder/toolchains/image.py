@@ -20,7 +20,7 @@ from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 from builder.sandbox.compose import resolve_inside
 from builder.toolchains.copies import Copies, linked
-from builder.toolchains.host import above, base_lacks, shared_parts, version_in
+from builder.toolchains.host import above, base_of, shared_parts, version_in
 from builder.toolchains.provider import Found, Provided
 from builder.toolchains.recipe import Program, read_recipe
 
@@ -44,9 +44,7 @@ class ImageProvider:
         """See `Provider.find`."""
         recipe = read_recipe(self.folders, row.runtime)
         image = self._image(row)
-        base = self.bases.get(row.base)
-        if base is None:
-            raise base_lacks(row)
+        base = base_of(self.bases, row)
         return Found(
             row=row,
             base=base,
