@@ -151,9 +151,10 @@ class Desk:
             descriptor = open_plain(Path(path), Path("."))
         except OSError as error:
             raise BuildError("StepFailed", f"the build left no component {name}: {error.strerror}") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BuildError("StepFailed", f"the build left no file {name}")
         with open(descriptor, "rb") as file:
-            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-                raise BuildError("StepFailed", f"the build left no file {name}")
             try:
                 found = read_component(file)
             except Malformed as error:

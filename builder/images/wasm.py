@@ -41,10 +41,11 @@ def component_layer(
         fd = open_source(source, below)
     except OSError:
         raise BuildError("StepFailed", f"the build left no component {source.name}") from None
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise BuildError("StepFailed", f"the build left no file {source.name}")
     hasher, size = hashlib.sha256(), 0
     with open(fd, "rb", buffering=0) as file:
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            raise BuildError("StepFailed", f"the build left no file {source.name}")
         with suppress(FileNotFoundError):
             out.unlink()
         try:
