@@ -14,6 +14,7 @@ from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.memo import recall, record
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
+from builder.attempt.results import lay, place_of, store
 from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step, prepare
 from builder.attempt.verdict import of_error, of_refused, of_step
@@ -95,9 +96,14 @@ def run_step(
         for line in lines:
             attempt.log.emit("STDOUT", line)
         return lines, ()
+    place = place_of(attempt, bound, step)
+    if lay(attempt, step, place):
+        attempt.log.system(f"{step.name} is left out: the node has its result")
+        return (), ()
     result = execute_step(attempt, bound.toolchain, step)
     judge(attempt, plan, step, result, earlier)
     record(attempt, bound, step, result.tail)
+    store(attempt, step, place)
     return result.tail, keep(attempt, plan, step)
 
 

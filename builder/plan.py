@@ -120,6 +120,11 @@ class Step:
     caches: tuple[Cache, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     cwd: str = "/work/src"
+    result: str = ""
+    """A folder below `/work/out` that the node stores when the step ends well, write-once, under the digest of all that
+    the step reads: stubs, verified downloads, toolchain, `argv`, `env`. A later build with the same digest gets a copy
+    of it and does not run the step. A step with a result sees stubs and no network, and writes no cache; it may run code
+    that a lock pins by hash, which is not the source's."""
     memo: str = ""
     """A digest of all that its output depends on beside `argv`, `env`, the toolchain and verified downloads. Its output
     is its lines and nothing else, so a node that stored them runs it no more. Empty: it always runs."""
@@ -131,6 +136,13 @@ class Step:
             raise ValueError(f"step {self.name} sees stubs: it runs no code of the source and starts elsewhere")
         if self.runs_source and any(cache.access is not Access.READ for cache in self.caches):
             raise ValueError(f"step {self.name} runs code of the source and writes a cache")
+        if self.result and (
+            self.sees is not Sees.STUBS
+            or self.network is not Network.NONE
+            or any(cache.access is not Access.READ for cache in self.caches)
+            or not self.result.startswith("/work/out/")
+        ):
+            raise ValueError(f"step {self.name} has a result that more than its stubs decides")
         if self.memo and (self.runs_source or self.network is not Network.NONE):
             raise ValueError(f"step {self.name} depends on more than a memo can name")
 
@@ -202,7 +214,8 @@ class Plan:
             "stubs": whole["stubs"],
             "copies": whole["copies"],
             "steps": [
-                {name: value for name, value in step.items() if name not in ("name", "memo")} for step in whole["steps"]
+                {name: value for name, value in step.items() if name not in ("name", "memo", "result")}
+                for step in whole["steps"]
             ],
             "output": {name: value for name, value in whole["output"].items() if name != "summary"},
         }
@@ -212,7 +225,7 @@ class Plan:
 class Wanted:
     """One file that a fetch step downloads, by the digest that a lock or the index names.
 
-    `source` is its path in the step's private folder, `path` the one in the shared cache `cache`. `path` holds the
+    `source` is its path in the step's private folder, a part `*` of which stands for the one folder there; `path` the one in the shared cache `cache`. `path` holds the
     digest, so that what one build asks for never stands in the place of what another means. `digest` is "sha256:<hex>"
     of the bytes, or "h1:<base64>" as go.sum has it.
     """

@@ -40,7 +40,7 @@ def left_out(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...] |
     name = cache_of(step)
     if not name:
         return None
-    found = _fetched(attempt, plan)
+    found = fetched_of(attempt, plan)
     if found is None:
         return None
     store = shared(attempt, name)
@@ -61,7 +61,7 @@ def keep(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...]:
     if not name:
         return ()
     private = attempt.work / "download" / name
-    found = _fetched(attempt, plan)
+    found = fetched_of(attempt, plan)
     if found is None:
         sandbox.remove_tree(private)
         return ()
@@ -112,7 +112,7 @@ def shared(attempt: Attempt, name: str) -> Path:
     return folder
 
 
-def _fetched(attempt: Attempt, plan: Plan) -> Fetched | None:
+def fetched_of(attempt: Attempt, plan: Plan) -> Fetched | None:
     """What the stubs name, with the files for later steps written beside them."""
     folder = attempt.work / "fetch"
     with attempt.reading() as reading:
@@ -148,11 +148,15 @@ def _make_folders(attempt: Attempt, root: Path, path: str) -> None:
 
 def _marker(attempt: Attempt, plan: Plan) -> str:
     """The name under which a finished download is remembered: the digest of all that its step saw."""
+    argv = [step.argv for step in plan.steps if cache_of(step)]
+    return digest_of({"toolchain": plan.toolchain.name, "argv": argv, **stubs_of(attempt, plan)})[7:]
+
+
+def stubs_of(attempt: Attempt, plan: Plan) -> dict[str, dict[str, str]]:
+    """Everything that a step of stubs finds at its start, for a digest of it."""
     tree = DirTree(attempt.source)
     copies = {copy.path: tree.sha256(copy.source) for copy in plan.copies}
-    stubs = {stub.path: stub.content for stub in plan.stubs}
-    argv = [step.argv for step in plan.steps if cache_of(step)]
-    return digest_of({"toolchain": plan.toolchain.name, "copies": copies, "stubs": stubs, "argv": argv})[7:]
+    return {"copies": copies, "stubs": {stub.path: stub.content for stub in plan.stubs}}
 
 
 def _there(store: Path, wanted: Wanted) -> bool:
@@ -172,11 +176,17 @@ def _require_plain(path: str) -> None:
 
 @contextmanager
 def _opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
-    """A regular file below a folder, no part of whose path is a link."""
+    """A regular file below a folder, no part of whose path is a link. A part `*` is the one entry of its folder."""
     *above, name = path.split("/")
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         for part in above:
+            if part == "*":
+                with os.scandir(here) as entries:
+                    names = [entry.name for entry, _ in zip(entries, range(2), strict=False)]
+                if len(names) != 1:
+                    raise FileNotFoundError(path)
+                (part,) = names
             below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
             os.close(here)
             here = below

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import cast
 
 from builder.errors import BuildError
-from builder.pipelines import go, python
+from builder.pipelines import go, python, rust
 from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, folder_of, missing
 from builder.pipelines.catalog import Catalog, Row
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import SubTree, Tree
 
-PIPELINES: tuple[Pipeline, ...] = (go, python)
+PIPELINES: tuple[Pipeline, ...] = (go, rust, python)
 _NAME_IT = "Name its runtime: --runtime, or code.compile.runtime on the wire."
 
 

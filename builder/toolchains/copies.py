@@ -6,7 +6,7 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +45,7 @@ class Copies:
         with tempfile.TemporaryDirectory(dir=self.folder, prefix=".partial-") as folder:
             partial = Path(folder) / part.source.name
             if part.source.is_dir():
-                shutil.copytree(part.source, partial, symlinks=True)
+                shutil.copytree(part.source, partial, symlinks=True, ignore=_other_than(part))
             else:
                 shutil.copy2(part.source, partial)
             if Part(name=part.name, source=partial, dest=part.dest, files=part.files).digest != digest:
@@ -71,6 +71,16 @@ def linked(source: Path, dest: str) -> Iterator[Mount]:
         if link.is_symlink() and not link.resolve().is_relative_to(source) and link.exists():
             place = os.path.normpath(Path(dest) / link.relative_to(source).parent / os.readlink(link))
             yield Mount(source=link.resolve(), dest=place)
+
+
+def _other_than(part: Part) -> Callable[[str, list[str]], list[str]]:
+    """What of the top of a distribution no step needs: documentation is most of some."""
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        top = bool(part.content) and folder == str(part.source)
+        return [name for name in names if top and name not in part.content]
+
+    return ignored
 
 
 def _others_may_enter(folder: Path) -> bool:

@@ -60,15 +60,18 @@ def fetch(
 def ensure_base(
     settings: Settings, row: Toolchain, *, refresh: bool = False, progress: Progress = lambda line: None
 ) -> str:
-    """Make the base image of a toolchain, where there is a recipe and no image of it yet. Returns its digest, empty
-    without a recipe. Raises as `build_base`."""
-    if not row.base:
-        return ""
+    """Make the base image of a toolchain and the root of its steps, where there is a recipe and no image of it yet.
+    Returns the base's digest, empty without one. Raises as `build_base`."""
     folder = next((each / row.runtime for each in folders_of(settings) if (each / row.runtime / FILE).is_file()), None)
     if folder is None:
         return ""
     store = images_of(settings.node_dir)
-    return build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress).digest
+    root = read_recipe(folders_of(settings), row.runtime).root
+    names = (*((root,) if root else ()), *((row.base,) if row.base else ()))
+    made = [
+        build_base(store, name, folder, refresh=refresh, fetch=_fetch(settings), progress=progress) for name in names
+    ]
+    return made[-1].digest if row.base else ""
 
 
 def _fetch(settings: Settings) -> Callable[[str, Path, Progress], Image]:

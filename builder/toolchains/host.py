@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +19,8 @@ from builder.sandbox import Root
 from builder.toolchains.copies import Copies
 from builder.toolchains.provider import Found, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
+
+ASK_S = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,16 +40,21 @@ class HostProvider:
         """See `Provider.find`."""
         recipe = read_recipe(self.folders, row.runtime)
         base = base_of(self.images, row)
+        root = self.images.get(recipe.root) if recipe.root else base
+        if recipe.root and root is None:
+            step = f"ignite-builder runtimes fetch {row.name}"
+            raise _unavailable(row, f"image {recipe.root} is not on this node", step)
         parts = []
         for program in recipe.programs:
-            source = self._locate(row, program)
-            parts.append(Part(name=program.command, source=source, dest=program.mount, files=program.digest))
+            source, name = self._locate(row, program), program.command
+            files, content = program.digest, program.content
+            parts.append(Part(name=name, source=source, dest=program.mount, files=files, content=content))
         parts += shared_parts(row, recipe)
         return Found(
             row=row,
             base=base,
             where="host",
-            root=base.digest if base is not None and recipe.base_is_root else "",
+            root=root.digest if root is not None and (recipe.root or recipe.base_is_root) else "",
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
             indexes=recipe.indexes,
@@ -79,7 +88,7 @@ class HostProvider:
         found = self.which(command)
         if not found:
             raise _unavailable(row, f"{command} is not on the PATH of this node", _install(program, row))
-        path = _resolved(found)
+        path = Path(_asked(found, program.ask), "bin", command) if program.ask else _resolved(found)
         if not program.marker:
             return path
         root = above(path, program.marker)
@@ -91,6 +100,16 @@ class HostProvider:
                 message = f"{command} on this node is {has or 'an unknown version'}, {row.version} is needed"
                 raise _unavailable(row, message, _install(program, row))
         return root
+
+
+@functools.cache
+def _asked(command: str, arguments: tuple[str, ...]) -> str:
+    """The folder that a shim prints; the shim's own folder where it prints none. Once for each process."""
+    try:
+        done = subprocess.run((command, *arguments), cwd="/", capture_output=True, timeout=ASK_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return os.path.dirname(command)
+    return done.stdout.decode("utf-8", "replace").strip() or os.path.dirname(command)
 
 
 def find_program(name: str) -> str | None:

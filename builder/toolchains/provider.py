@@ -31,6 +31,8 @@ class Part:
     source: Path
     dest: str
     files: tuple[str, ...] | None
+    content: tuple[str, ...] = ()
+    """The folders below `source` that a step needs; empty: all of them."""
 
     @property
     def digest(self) -> str:

@@ -1,6 +1,7 @@
 """Recipes of toolchains: `runtimes/<name>/toolchain.toml` as typed values, parsed once for each state of the file.
 
-A recipe names which programs and folders of a machine are mounted where, and whether the base image is the root.
+A recipe names which programs and folders of a machine are mounted where, and which image is the root: none, the base
+image of the artifact, or one of `base.toml` that is made for steps alone.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ class Program:
 
     With a `marker` the nearest folder above the program that holds this file is mounted, whole. `version` reads the
     marker and must give the row's version. `path` below the mount joins the PATH of every step. `digest` are the files
-    below the mount whose bytes decide what comes out.
+    below the mount whose bytes decide what comes out; `content`, where it is not empty, are the folders of it that a
+    step needs, the only ones that are copied. A command that only starts another program (a shim) prints the folder of
+    that program's distribution when it gets the arguments `ask`.
     """
 
     command: str
@@ -35,6 +38,8 @@ class Program:
     version: re.Pattern[str] | None = None
     path: str = ""
     digest: tuple[str, ...] = ()
+    content: tuple[str, ...] = ()
+    ask: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +56,8 @@ class Recipe:
 
     folder: Path
     base_is_root: bool
+    root: str
+    """The base image that is the root beside what is mounted; empty: none, or the artifact's own base."""
     programs: tuple[Program, ...]
     folders: tuple[Folder, ...]
     indexes: Indexes
@@ -81,6 +88,7 @@ def _read(path: Path) -> Recipe:
         return Recipe(
             folder=path.parent,
             base_is_root=tables.get("rootfs") == "base",
+            root="" if tables.get("rootfs") == "base" else tables.get("rootfs", ""),
             programs=tuple(_program(table) for table in tables.get("program", ())),
             folders=tuple(Folder(path=table["path"], mount=table["mount"]) for table in tables.get("folder", ())),
             indexes=indexes.read(tables),
@@ -99,6 +107,8 @@ def _program(table: Mapping[str, Any]) -> Program:
         version=re.compile(table["version"]) if "version" in table else None,
         path=table.get("path", ""),
         digest=tuple(table.get("digest", ())),
+        content=tuple(table.get("content", ())),
+        ask=tuple(table.get("ask", ())),
     )
 
 
