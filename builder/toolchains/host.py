@@ -45,7 +45,8 @@ class HostProvider:
             step = f"ignite-builder runtimes fetch {row.name}"
             raise _unavailable(row, f"image {recipe.root} is not on this node", step)
         parts = []
-        for program in recipe.programs:
+        programs = recipe.programs_for(row.target)
+        for program in programs:
             source, name = self._locate(row, program), program.command
             files, content = program.digest, program.content
             parts.append(Part(name=name, source=source, dest=program.mount, files=files, content=content))
@@ -56,14 +57,14 @@ class HostProvider:
             where="host",
             root=root.digest if root is not None and (recipe.root or recipe.base_is_root) else "",
             parts=tuple(parts),
-            path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
+            path=tuple(f"{program.mount}/{program.path}" for program in programs if program.path),
             indexes=recipe.indexes,
         )
 
     def has(self, row: Toolchain) -> bool:
         """See `Provider.has`."""
         try:
-            for program in read_recipe(self.folders, row.runtime).programs:
+            for program in read_recipe(self.folders, row.runtime).programs_for(row.target):
                 self._locate(row, program)
         except BuildError:
             return False
@@ -99,6 +100,10 @@ class HostProvider:
             if has != row.version:
                 message = f"{command} on this node is {has or 'an unknown version'}, {row.version} is needed"
                 raise _unavailable(row, message, _install(program, row))
+        needed = dict(program.needs).get(row.target, "")
+        if needed and not (root / needed).exists():
+            message = f"{command} of this node has no {needed}, which target {row.target} needs"
+            raise _unavailable(row, message, _install(program, row))
         return root
 
 
@@ -166,5 +171,7 @@ def _unavailable(row: Toolchain, message: str, step: str) -> BuildError:
 
 def _install(program: Program, row: Toolchain) -> str:
     """Only a program with a version of its own must be the row's."""
+    if program.install:
+        return program.install
     wanted = f"{row.runtime} {row.version}, whole as its distribution unpacks it," if program.version else "it"
     return f"install {wanted} and put {program.command} on the PATH of this node"

@@ -30,6 +30,10 @@ class Program:
     below the mount whose bytes decide what comes out; `content`, where it is not empty, are the folders of it that a
     step needs, the only ones that are copied. A command that only starts another program (a shim) prints the folder of
     that program's distribution when it gets the arguments `ask`.
+
+    A program with a `target` is of that target's toolchains alone. Any version of it does, and where a toolchain image
+    has none it is this machine's own. `needs` (target → path below the mount) is what a distribution must hold to build
+    for a target. `install` is the step that gets the program onto a machine.
     """
 
     command: str
@@ -40,6 +44,9 @@ class Program:
     digest: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
     ask: tuple[str, ...] = ()
+    target: str = ""
+    needs: tuple[tuple[str, str], ...] = ()
+    install: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +68,10 @@ class Recipe:
     programs: tuple[Program, ...]
     folders: tuple[Folder, ...]
     indexes: Indexes
+
+    def programs_for(self, target: str) -> tuple[Program, ...]:
+        """The programs of a toolchain for this target."""
+        return tuple(program for program in self.programs if program.target in ("", target))
 
 
 _parsed: dict[str, tuple[tuple[int, int, int], Recipe]] = {}
@@ -109,6 +120,9 @@ def _program(table: Mapping[str, Any]) -> Program:
         digest=tuple(table.get("digest", ())),
         content=tuple(table.get("content", ())),
         ask=tuple(table.get("ask", ())),
+        target=table.get("target", ""),
+        needs=tuple(sorted(table.get("needs", {}).items())),
+        install=table.get("install", ""),
     )
 
 

@@ -49,6 +49,7 @@ EXTENSIONS: tuple[str, ...] = (".rs",)
 BUILD_ARGS: tuple[str, ...] = ("entry", "features", "sub_path")
 SDK = "/opt/ignite/sdk/rust"
 CARGO = "/opt/ignite/toolchain/rust/bin/cargo"
+LINKER = ("CARGO_TARGET_WASM32_WASIP2_LINKER", "/opt/ignite/toolchain/wasm-component-ld")
 FETCH = "/work/fetch"
 TARGET_DIR = "/work/out/target"
 OFFLINE, MIRROR = "offline.toml", "mirror.toml"
@@ -333,6 +334,7 @@ def _steps(source: Source, request: PlanRequest, warnings: list[str]) -> tuple[S
     static = ("-Ctarget-feature=+crt-static",) if source.triple == TRIPLES["native"] else ()
     flags = (*static, *source.config.flags)
     env = (*_COMMON, *_profile(source), ("CARGO_ENCODED_RUSTFLAGS", "\x1f".join(flags)))
+    env += (LINKER,) if source.triple == TRIPLES["wasm"] else ()
     asked = _features(request, project.package)
     argv = (
         CARGO, "--config", f"{FETCH}/{OFFLINE}", "build", "--release", "--offline", *exact, "--target", source.triple,
