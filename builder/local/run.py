@@ -31,7 +31,7 @@ from builder.images.destination import Destination
 from builder.images.layout import Layout
 from builder.images.store import pull, pull_component
 from builder.sandbox import app
-from builder.toolchains.wasmtime import host_of
+from builder.toolchains.wasmtime import OWN_LINE, host_of
 
 READY_S = 20.0
 ELSEWHERE_S = 3.0
@@ -77,8 +77,10 @@ def started(
     said: deque[str] = deque(maxlen=SAID)
 
     def heard(stream: sandbox.Stream, line: bytes) -> None:
-        said.append(line.decode("utf-8", "replace"))
-        on_line(said[-1])
+        text = line.decode("utf-8", "replace")
+        if text != OWN_LINE:
+            said.append(text)
+            on_line(text)
 
     try:
         work = home / "work"

@@ -31,6 +31,8 @@ COMPILE_MS = 120_000
 COMPILE_MEMORY = 2 << 30
 COMPILE_DISK = 1 << 30
 SAID = 6
+OWN_LINE = f"Serving HTTP on http://0.0.0.0:{app.PORT}/"
+"""What the server prints of itself: an address inside, which nobody reaches."""
 INSTALL = "Install it (https://wasmtime.dev) and put it on the PATH of this machine."
 
 _CAUSE = re.compile(r"\s+\d+: (.+)")
