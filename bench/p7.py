@@ -15,11 +15,11 @@ from bench.pairs import differences, interleave, ratios, spread
 from bench.results import Row, if_long, ratio_row, time_row
 from bench.servers import KEPT, Place, place
 from builder import config, indexes, sandbox
-from builder.config import Settings
 from builder.data import catalog_file
 from builder.local.machine import ensure_bases, versions_here
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Step
+from builder.settings import Settings
 from builder.toolchains.providers import toolchains_of
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]

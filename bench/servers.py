@@ -21,10 +21,10 @@ from bench.projects import Project
 from builder import config
 from builder.client.api import Api
 from builder.client.patient import NullWatcher, PatientApi, SystemClock
-from builder.config import Settings, Token
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.images.store import ImageStore, images_of
 from builder.local import embedded, machine
+from builder.settings import Settings, Token
 
 ROOT = Path(__file__).resolve().parent.parent
 # Bases, toolchains and the tools that are compared with stay here; work, caches and registry are on memory.
@@ -177,14 +177,14 @@ def served(here: Place) -> Iterator[Served]:
             Token(token=other, organization="other", scopes=("submit", "read")),
             Token(token=worker_token, scopes=("worker",)),
         )
-        machine.ensure_bases(settings.model_copy(update={"pipelines": (), "catalog": ""}))  # Python's
+        machine.ensure_bases(settings.replace(**{"pipelines": (), "catalog": ""}))  # Python's
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = str(ROOT) + (os.pathsep + path if path else "")
-        server = stack.enter_context(_serving(settings.model_copy(update={"tokens": tokens}), here.folder))
+        server = stack.enter_context(_serving(settings.replace(**{"tokens": tokens}), here.folder))
         api = Api(url, token)
         stack.callback(api.close)
         of_node = {"token": worker_token, "message_key": "", "tokens": ()}
-        stack.enter_context(embedded.running_worker(settings.model_copy(update=of_node), here.folder / "worker.log"))
+        stack.enter_context(embedded.running_worker(settings.replace(**of_node), here.folder / "worker.log"))
         yield Served(api, server, token, other)
 
 

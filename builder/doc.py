@@ -6,12 +6,15 @@ import ast
 import sys
 from pathlib import Path
 
+from builder import pipelines
 from builder.errors import REASONS
+from builder.pipelines.arguments import INJECTS
 from builder.store import transitions
 
 PACKAGE = Path(__file__).resolve().parent
 DOCS = PACKAGE.parent / "docs"
 BEGIN, END = "<!-- modules -->", "<!-- /modules -->"
+ARGUMENTS = ("<!-- build arguments -->", "<!-- /build arguments -->")
 
 
 def errors_page() -> str:
@@ -58,17 +61,39 @@ def architecture_page(text: str) -> str:
     """`docs/architecture.md` with its table of modules and arrows."""
     rows = [f"| `{name}` | {said} | {', '.join(used)} |" for name, (said, used) in parts().items()]
     table = "\n".join(["| module | its one job | imports |", "|---|---|---|", *rows])
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
+    return _between(text, (BEGIN, END), table)
+
+
+def runtimes_page(text: str) -> str:
+    """`docs/runtimes.md` with a table of build arguments for each runtime, and the names that are refused."""
+    lines = []
+    for runtime, rows in pipelines.argument_rows().items():
+        lines += [f"### {runtime.capitalize()}", "", "| argument | meaning | example |", "|---|---|---|"]
+        lines += [f"| `{row.name}` | {row.meaning} | `{row.example}` |" for row in rows]
+        lines.append("")
+    by_why: dict[str, list[str]] = {}
+    for pattern, why in INJECTS:
+        by_why.setdefault(why, []).append(f"`{pattern}`")
+    lines += ["### Refused for every runtime", "", "| name | why |", "|---|---|"]
+    lines += [f"| {', '.join(patterns)} | {why} |" for why, patterns in by_why.items()]
+    return _between(text, ARGUMENTS, "\n".join(lines))
+
+
+def _between(text: str, marks: tuple[str, str], made: str) -> str:
+    """A page with a generated part between two marks."""
+    begin, end = marks
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{made}\n{end}{rest.partition(end)[2]}"
 
 
 def pages() -> dict[Path, str]:
     """Every generated page and its text."""
-    architecture = DOCS / "architecture.md"
+    architecture, runtimes = DOCS / "architecture.md", DOCS / "runtimes.md"
     return {
         DOCS / "errors.md": errors_page(),
         DOCS / "states.md": transitions.page(),
         architecture: architecture_page(architecture.read_text(encoding="utf-8")),
+        runtimes: runtimes_page(runtimes.read_text(encoding="utf-8")),
     }
 
 

@@ -61,7 +61,9 @@ REASONS: dict[str, Reason] = {
         _client("InvalidRequest", "Correct the field the message names."),
         _client("UnknownRuntimeVersion", "Take one of the versions listed, or leave the version out."),
         _client("UnsupportedTarget", "Take one of the targets listed."),
-        _client("NotAnArchive", "Send a ZIP, tar or tar.gz as archive, or plain text as sourceCode."),
+        _client(
+            "NotAnArchive", "Send a ZIP or a tar (plain, gzip, xz, bzip2, zstd) as archive, or text as sourceCode."
+        ),
         _client("ArchiveUnreadable", "Make the archive again and check it with: tar -tf FILE, or unzip -t FILE"),
         _client("ArchiveUnsafe", "Every entry must stay below the archive's root. List them: tar -tf FILE"),
         _client(

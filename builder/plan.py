@@ -97,7 +97,7 @@ class WriteFile:
 
 @dataclass(frozen=True, kw_only=True)
 class CopyFile:
-    """A stub with the bytes of a file of the source as it was sent: a lock that its own tool reads."""
+    """The bytes of a file of the source as it was sent, at a place of its own."""
 
     path: str
     source: str
@@ -189,7 +189,9 @@ class Plan:
     stubs: tuple[WriteFile, ...] = ()
     """Files of ours below `/work/fetch`, all that a step with a network sees."""
     copies: tuple[CopyFile, ...] = ()
-    """Stubs that are files of the source."""
+    """Stubs that are files of the source: a lock that its own tool reads."""
+    placed: tuple[CopyFile, ...] = ()
+    """Files of the source below `/work/out`, there before the first step: a part of the output."""
     warnings: tuple[str, ...] = ()
     materials: tuple[str, ...] = ()
     """Lock files (paths in the working copy) that name what was built in, read for the provenance."""
@@ -213,6 +215,7 @@ class Plan:
             "files": whole["files"],
             "stubs": whole["stubs"],
             "copies": whole["copies"],
+            "placed": whole["placed"],
             "steps": [
                 {name: value for name, value in step.items() if name not in ("name", "memo", "result")}
                 for step in whole["steps"]

@@ -18,12 +18,13 @@ import httpx
 
 from builder.client.api import Api
 from builder.client.patient import NullWatcher, PatientApi, SystemClock
-from builder.config import Settings, load
+from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
 from builder.local.embedded import private_registry, start
 from builder.local.run import started
 from builder.pipelines import catalog as catalogs
+from builder.settings import Settings
 from builder.toolchains.providers import toolchains_of
 
 HERE = Path(__file__).resolve().parent
@@ -113,7 +114,7 @@ def main() -> int:
         )
     rows = []
     with private_registry(folder / "registry") as registry:
-        settings = loaded.model_copy(update={"data_dir": str(folder), "registry": registry, "organization": "demo"})
+        settings = loaded.replace(**{"data_dir": str(folder), "registry": registry, "organization": "demo"})
         print("starting Redis, API, worker and a registry; base images are made once", flush=True)
         with start(settings) as server:
             api = Api(server.url, server.token)

@@ -20,9 +20,9 @@ from builder.claims.calls import Refused, Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.spool import Spool
 from builder.claims.timelimit import TimeLimit
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.pipelines.base import PlanRequest
+from builder.settings import Settings
 
 
 class Clock:

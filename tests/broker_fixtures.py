@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.broker.app import make_celery
-from builder.config import Settings
 from builder.contract.messages import RUN, run_message
 from builder.local.embedded import end
+from builder.settings import Settings
 from tests.build_fixtures import until
 from tests.serve_fixtures import Serve
 

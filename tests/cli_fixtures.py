@@ -13,8 +13,9 @@ import pytest
 
 from builder.cli.client import Client
 from builder.cli.program import run_program
-from builder.config import Loaded, Settings
+from builder.config import Loaded
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.settings import Settings
 
 START_MS = 1_795_438_931_000
 
@@ -82,7 +83,7 @@ def run(
     def settled(flags: Mapping[str, Any], env: Mapping[str, str]) -> Loaded:
         base = settings or Settings(server="http://ignite.test", data_dir="/nonexistent")
         changed = {name: value for name, value in flags.items() if value is not None}
-        return Loaded(settings=base.model_copy(update=changed), origins={})
+        return Loaded(settings=base.replace(**changed), origins={})
 
     env = {"LANG": "C.UTF-8", "TERM": "xterm"} | dict(environ or {})
     code = run_program(list(argv), env, out, err, io.BytesIO(stdin), load or settled, now_ms=lambda: START_MS + 60_000)

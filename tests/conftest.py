@@ -6,7 +6,12 @@ import os
 import signal
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
+
+# No test asserts a time: a deadline of Hypothesis would, on a machine that is busy.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("untimed")
 
 # A session under nohup, or in the background of a script, would hand its deaf ears down to every program that a test
 # sends a signal to.

@@ -7,7 +7,9 @@ refusal names entry 2. The honest ones are in `tests/unit/test_source_honest.py`
 
 from __future__ import annotations
 
+import bz2
 import gzip
+import lzma
 import stat
 import struct
 import zlib
@@ -15,6 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from builder.source.decode import zstd
 from builder.source.unpack import Limits
 
 END = bytes(1024)
@@ -72,6 +75,20 @@ def tar(*entries: bytes, end: bytes = END) -> bytes:
 
 def gz(data: bytes) -> bytes:
     return gzip.compress(data, 6, mtime=0)
+
+
+def xz(data: bytes, dictionary: int = 1 << 20) -> bytes:
+    return lzma.compress(data, filters=[{"id": lzma.FILTER_LZMA2, "preset": 0, "dict_size": dictionary}])
+
+
+def zst(data: bytes, window_log: int = 20) -> bytes:
+    """As a pipe makes it: the frame states its window and no size."""
+    wide = {zstd.CompressionParameter.window_log: window_log, zstd.CompressionParameter.checksum_flag: 1}
+    packer = zstd.ZstdCompressor(options=wide)
+    return packer.compress(data) + packer.flush()
+
+
+PACKERS: dict[str, Callable[[bytes], bytes]] = {"xz": xz, "bzip2": bz2.compress, "Zstandard": zst}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -405,6 +422,44 @@ def _tars() -> list[Hostile]:
     ]  # fmt: skip
 
 
+def _packed() -> list[Hostile]:
+    """What xz, bzip2 and Zstandard may be made of."""
+    whole = tar(OK, Tar("a", bytes(range(256)) * 64))
+    rows: list[Hostile] = []
+    for name, pack in PACKERS.items():
+        data = pack(whole)
+        rows += [
+            _unsafe(f"a name above, {name}", pack(tar(OK, Tar("../evil", b"x"))), "leads out"),
+            _unsafe(f"a device, {name}", pack(tar(OK, Tar("d", kind=b"3"))), "a device"),
+            _broken(f"cut, {name}", data[: len(data) // 2], "cut off"),
+            _broken(f"its end is cut, {name}", data[:-3], "cut off in the middle of its"),
+            _broken(f"foreign bytes behind it, {name}", data + b"x", f"after the end of the {name} stream"),
+            _broken(f"zeros behind it, {name}", data + bytes(512), f"after the end of the {name} stream"),
+            _broken(f"a ZIP behind it, {name}", data + zipped(OK_ZIP), f"after the end of the {name} stream"),
+            _broken(f"another archive behind it, {name}", data + pack(tar(OK)), "after the end of the archive"),
+            _broken(f"a changed byte, {name}", data[:40] + bytes([data[40] ^ 255]) + data[41:], "damaged"),
+            _large(f"a bomb, {name}", pack(tar(OK, Tar("a", bytes(3 * MIB)))), "limit 100 times"),
+            _large(f"a bomb in __MACOSX, {name}", pack(tar(OK, Tar("__MACOSX/a", bytes(3 * MIB)))), "limit 100 times"),
+            _large(f"endless padding, {name}", pack(tar(OK) + bytes(17 * MIB)), "of padding, limit 16 MiB"),
+            _large(f"too many streams, {name}", pack(b"") * 5000 + data, "streams, limit 4096"),
+            Hostile(name=f"text, {name}", data=pack(b"hello " * 200), reason="NotAnArchive", says="this is text"),
+            Hostile(name=f"a tar.gz, {name}", data=pack(gz(whole)), reason="NotAnArchive", says="this is a gzip of"),
+            Hostile(name=f"a ZIP, {name}", data=pack(zipped(OK_ZIP)), reason="NotAnArchive", says="this is a Z"),
+            Hostile(name=f"nothing, {name}", data=pack(b""), reason="ArchiveUnreadable", says="no end block"),
+            Hostile(name=f"an empty tar, {name}", data=pack(END), reason="SourceEmpty", says="no file"),
+        ]
+    return [
+        *rows,
+        _large("a dictionary of 512 MiB", xz(whole, 512 * MIB), "asks for more memory"),
+        _large("a window of 128 MiB", zst(whole, 27), "asks for more memory than a decoder may take, limit 64 MiB"),
+        _large("a window of 2 GiB", zst(whole, 31), "asks for more memory"),
+        _large("a small frame, then a window of 2 GiB", zst(whole[:2000]) + zst(whole[2000:], 31), "more memory"),
+        _broken("a dictionary that nobody has", zst(whole)[:4] + b"\x01" + zst(whole)[5:], "damaged"),
+        _broken("xz of another format behind xz", xz(whole) + bz2.compress(tar(OK)), "after the end of the xz stream"),
+        _unsafe("a tar whose first name is a stream of bzip2", tar(Tar(b"BZh91AY&SY", b"x"), OK), "two ways"),
+    ]  # fmt: skip
+
+
 def _zips() -> list[Hostile]:
     one = OK_ZIP
     twice = Zip(name="ok.txt", data=b"ok", skip_local=True, central={"offset": 0})
@@ -560,7 +615,7 @@ def _others() -> list[Hostile]:
         other("a gzip of a gzip", gz(gz(tar(OK))), "a gzip of a gzip"),
         other("a gzip of a zip", gz(zipped(OK_ZIP)), "a gzip of a Z"),
         other("a gzip of nothing", gz(b""), "an empty gzip"),
-        other("xz", b"\xfd7zXZ\0\0\4" + bytes(40), "XZ compressed data"),
+        other("an xz of junk", b"\xfd7zXZ\0\0\4" + bytes(40), "xz stream is damaged", "ArchiveUnreadable"),
         other("7z", b"7z\xbc\xaf'\x1c\0\4" + bytes(40), "a 7-zip archive"),
         other("a program", b"\x7fELF\2\1\1" + bytes(60), "an ELF"),
         other("text in UTF-16", "hello".encode("utf-16"), "this is"),
@@ -569,4 +624,4 @@ def _others() -> list[Hostile]:
     ]
 
 
-HOSTILE: tuple[Hostile, ...] = (*_by_name(), *_trees(), *_tars(), *_zips(), *_others())
+HOSTILE: tuple[Hostile, ...] = (*_by_name(), *_trees(), *_tars(), *_packed(), *_zips(), *_others())

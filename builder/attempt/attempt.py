@@ -14,13 +14,14 @@ from builder.attempt.reader import Budget, Readers, Reading
 from builder.claims.calls import Calls
 from builder.claims.lease import Lease
 from builder.claims.timelimit import TimeLimit
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, runtime_of
 from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
+from builder.plan import Toolchain
+from builder.settings import Settings
 from builder.toolchains.provider import Toolchains
 
 
@@ -41,6 +42,8 @@ class Node:
     """The build user of this process; its group is `settings.build_uid`."""
     label: Callable[[str], None] = lambda name: None
     """Names a point of the line; a fault test ends the process here."""
+    fetch: Callable[[Toolchain, Callable[[str], None]], object] | None = None
+    """Gets a toolchain that is not on this node, with lines about it; None where the settings let no build do so."""
     apart: Path | None = None
     """Where its work folders and spools are, if not in the node's folder: other processes settle what is left there."""
 

@@ -9,6 +9,7 @@ from builder.claims.calls import Unanswered
 from builder.claims.outcome import Material, Verdict
 from builder.claims.requests import planned_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
 from builder.plan import Plan
 from builder.toolchains.provider import Provided
 
@@ -27,7 +28,15 @@ class Bound:
 
 def bind(attempt: Attempt, plan: Plan, files: tuple[Material, ...]) -> Bound:
     """Bind the catalog row of a plan to what this node has. Raises `BuildError` ToolchainUnavailable."""
-    toolchain = attempt.node.toolchains.provide(plan.toolchain)
+    node = attempt.node
+    try:
+        toolchain = node.toolchains.provide(plan.toolchain)
+    except BuildError as error:
+        if error.reason != "ToolchainUnavailable" or node.fetch is None:
+            raise
+        attempt.log.system(f"{error.message}; it is fetched now, as fetch_toolchains has it")
+        node.fetch(plan.toolchain, attempt.log.system)
+        toolchain = node.toolchains.provide(plan.toolchain)
     return Bound(plan=plan, toolchain=toolchain, materials=(*sorted(toolchain.digests.items()), *files))
 
 

@@ -28,8 +28,10 @@ from builder.claims.outcome import Start, StartStatus
 from builder.errors import BuildError, PlatformError
 from builder.images.gather import open_source
 from builder.images.store import images_of
+from builder.pipelines.arguments import FILES
 from builder.plan import ComponentOutput, Output
 from builder.sandbox import app
+from builder.source.tree import DirTree
 from builder.toolchains.wasmtime import host_of
 
 WITHIN_S = 5.0
@@ -202,6 +204,16 @@ class Trial:
     def _must_end(self) -> bool:
         return self._stopped or self._found is not None or self._attempt.lease.must_stop()
 
+    def _left_behind(self, lines: tuple[str, ...]) -> str:
+        """The file of the source that the program missed, or its folder, where its runtime puts none into the image."""
+        attempt, plan = self._attempt, self._bound.plan
+        takes = next((one.BUILD_ARGS for one in attempt.node.known if plan.detection.runtime == one.NAME), ())
+        missed = app.missing_file(lines, plan.output.workdir) if isinstance(plan.output, Output) else ""
+        if FILES.name not in takes or not missed:
+            return ""
+        there = any(path == missed or path.endswith(f"/{missed}") for path in DirTree(attempt.source).files())
+        return missed.partition("/")[0] if there else ""
+
     def _require_plain(self, source: Path) -> None:
         """Raise for a path of the build's that leads through a link; packaging names it."""
         work = self._attempt.work
@@ -259,6 +271,9 @@ class Trial:
             message, hint = "there is no program that could be started", "Build a program for linux/amd64."
         elif result.reason == "OutOfMemory":
             message, hint = f"{message}: it reached {app.MEMORY >> 20} MiB of memory", "Use less memory at the start."
+        elif left := self._left_behind(lines):
+            message = f"{message}; {left} is in the source and not in the image"
+            hint = f"Put it there: --files {left}. Or embed it in the program."
         else:
             hint = "Read what it wrote, correct it and build again. A variable that it needs is set where it runs."
         return Start(

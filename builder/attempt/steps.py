@@ -62,6 +62,7 @@ def prepare(attempt: Attempt, plan: Plan) -> None:
         (attempt.work / name).mkdir(exist_ok=True)
         attempt.chown_to_build_user(attempt.work / name)
     _write_stubs(attempt, plan)
+    _place(attempt, plan)
     for folder in {path.parent for path in (root / file.path for file in plan.files)}:
         attempt.chown_to_build_user(folder)
 
@@ -76,6 +77,18 @@ def _write_stubs(attempt: Attempt, plan: Plan) -> None:
         (root / copy.path).parent.mkdir(parents=True, exist_ok=True)
         sent.copy(copy.source, root / copy.path)
     for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            attempt.chown_to_build_user(Path(folder, name))
+
+
+def _place(attempt: Attempt, plan: Plan) -> None:
+    """Files of the source that are a part of the output, with their executable bits."""
+    out, sent = attempt.work / "out", DirTree(attempt.source)
+    for copy in plan.placed:
+        path = out / copy.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sent.copy(copy.source, path)
+    for folder, folders, files in os.walk(out):
         for name in (*folders, *files):
             attempt.chown_to_build_user(Path(folder, name))
 

@@ -11,8 +11,8 @@ from typing import Any
 from celery import Celery
 
 from builder.broker.transport import Dropped
-from builder.config import Settings
 from builder.contract.messages import RUN
+from builder.settings import Settings
 
 
 def make_celery(settings: Settings, on_dropped: Dropped | None = None) -> Celery:

@@ -11,10 +11,13 @@ from typing import Any, TypeVar
 import click
 
 from builder.cli.context import Context
-from builder.cli.options import COMMON_HELP, COMMON_NAMES, environment, pairs
+from builder.cli.options import COMMON_HELP, COMMON_NAMES, arguments, environment
 from builder.cli.stop import PROG, mistake
 
 F = TypeVar("F", bound=Callable[..., int])
+
+ARGUMENT_OPTIONS = ("sub_path", "entry", "start", "files", "start_check")
+"""Build arguments that are options, too: those that several runtimes read."""
 
 
 def _examples(*lines: str) -> str:
@@ -116,6 +119,11 @@ def _source_options(function: F) -> F:
         click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
         click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
+        click.option("--start-check", metavar="MODE", default="", help="off, warn or require"),
+        click.option("--files", metavar="GLOB,…", default="", help="files that the program reads where it runs"),
+        click.option("--start", metavar="COMMAND", default="", help="what starts the artifact"),
+        click.option("--entry", metavar="NAME", default="", help="the package, file or module:attribute to build"),
+        click.option("--sub-path", metavar="FOLDER", default="", help="the folder of the source that is built"),
         click.option("--target", metavar="NAME", default="", help="one that `runtimes` lists"),
         click.option(
             "--runtime-version",
@@ -157,7 +165,8 @@ def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
 
     if path == "-" and context.stdin_is_terminal():
         raise mistake("- reads stdin, and that is a terminal", where="PATH", next=f"See: {PROG} build --help")
-    return build(context, BuildOptions(path=path, runtime_version=version, **options))
+    build_args = arguments(options.pop("build_args"), {name: options.pop(name) for name in ARGUMENT_OPTIONS})
+    return build(context, BuildOptions(path=path, runtime_version=version, build_args=build_args, **options))
 
 
 @_command("plan")
@@ -165,6 +174,7 @@ def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
 @click.pass_obj
 def _plan(
     context: Context,
+    /,
     path: str,
     runtime: str,
     version: str,
@@ -173,13 +183,14 @@ def _plan(
     include: tuple[str, ...],
     *,
     no_ignore: bool,
+    **options: str,
 ) -> int:
     """Show what would run, and why. Runs nothing, calls nobody."""
     from builder.cli.commands.plan import plan
     from builder.cli.ignore import Choice
 
     choice = Choice(no_ignore=no_ignore, include=include)
-    return plan(context, path, runtime, version, target, pairs(build_args, "--build-arg"), choice)
+    return plan(context, path, runtime, version, target, arguments(build_args, options), choice)
 
 
 @_command("logs")

@@ -33,10 +33,11 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from builder.cli.client import Client, Watcher
-    from builder.config import Loaded, Settings
+    from builder.config import Loaded
     from builder.local.client import LocalClient
     from builder.local.embedded import Embedded
     from builder.services.errors import Status
+    from builder.settings import Settings
 
 RECENT = 50
 GONE = (errno.EPIPE, errno.EIO)
@@ -187,7 +188,7 @@ class Context:
         if found is None:
             return settings
         url, token = found
-        return settings.model_copy(update={"server": url, "token": token or settings.token})
+        return settings.replace(**{"server": url, "token": token or settings.token})
 
     @contextlib.contextmanager
     def client(

@@ -42,15 +42,16 @@ class FolderTree:
         return match(self._files, pattern)
 
 
-def check_needed(found: Found, runtime: str, known: tuple[Pipeline, ...]) -> None:
+def check_needed(found: Found, runtime: str, known: tuple[Pipeline, ...], sub_path: str = "") -> None:
     """Refuse a folder of which a file is left out that its source names and cannot do without. Raises `BuildError`
-    InvalidRequest that names the rule. A folder that no pipeline recognizes is the plan to refuse."""
+    InvalidRequest that names the rule. A folder that no pipeline recognizes is the plan to refuse. `sub_path` is the
+    build argument of this name."""
     if all(each.rule.source == LITTER or each.path == ".git/" for each in found.left):
         return
     top = f"{found.lifted}/" if found.lifted else ""
     paths = tuple(file.path for file in found.files)
     try:
-        needs = list(pipelines.required_files(FolderTree(found), runtime or None, known))
+        needs = list(pipelines.required_files(FolderTree(found), runtime or None, known, sub_path))
     except (BuildError, FileNotFoundError):
         return
     for need in needs:

@@ -112,6 +112,31 @@ def pairs(texts: Sequence[str], option: str) -> Mapping[str, str]:
     return out
 
 
+def arguments(texts: Sequence[str], options: Mapping[str, str]) -> Mapping[str, str]:
+    """The build arguments of `--build-arg K=V` and of the options that stand for one. Raises `Stop`."""
+    out = dict(pairs(texts, "--build-arg"))
+    for name, value in options.items():
+        option = f"--{name.replace('_', '-')}"
+        if value and name in out:
+            raise mistake(f"{option} and --build-arg {name} exclude each other", where=option)
+        if value:
+            out[name] = _start(value) if name == "start" else value
+    return out
+
+
+def _start(text: str) -> str:
+    """A command line as the JSON list that is sent."""
+    import json
+    import shlex
+
+    if text.lstrip().startswith("["):
+        return text
+    try:
+        return json.dumps(shlex.split(text), ensure_ascii=False)
+    except ValueError as error:
+        raise mistake(f"--start cannot be read: {error}", where="--start", next='--start "./app serve"') from None
+
+
 def environment(texts: Sequence[str], files: Sequence[str]) -> Mapping[str, str]:
     """The variables of `--env K=V` over those of `--env-file`; of two files the later one wins. Raises `Stop`.
 

@@ -21,7 +21,7 @@ from builder.cli.ignore import Choice, looks_secret
 from builder.errors import BuildError
 from builder.source.entry import shown
 from builder.source.limits import Limits
-from builder.source.sniff import HEAD_BYTES, Kind, sniff
+from builder.source.sniff import ARCHIVES, HEAD_BYTES, sniff
 
 CHUNK = 512 * 1024
 LARGEST = 3
@@ -97,7 +97,7 @@ def pack(path: str, stdin: BinaryIO, choice: Choice | None = None) -> Packed:
 
 def is_archive(head: bytes) -> bool:
     """Whether the first bytes are those of an archive; whether it can be read is judged where it is unpacked."""
-    return sniff(head) in (Kind.ZIP, Kind.TAR, Kind.TAR_GZ)
+    return sniff(head) in ARCHIVES
 
 
 def runtime_of_file(name: str) -> str:
@@ -122,6 +122,11 @@ def build_name(name: str) -> str:
     for suffix in (
         ".tar.gz",
         ".tgz",
+        ".tar.xz",
+        ".txz",
+        ".tar.bz2",
+        ".tbz2",
+        ".tar.zst",
         ".tar",
         ".zip",
         ".txt",

@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from builder.config import Settings
 from builder.errors import PlatformError
 from builder.finalize import Finalizer
 from builder.images import place
 from builder.images.destination import Destination
+from builder.settings import Settings
 from builder.store import builds
 from builder.store.engine import Store
 

@@ -24,11 +24,11 @@ from redis.exceptions import RedisError
 from structlog.typing import FilteringBoundLogger
 
 from builder.broker.transport import arguments
-from builder.config import Settings
 from builder.contract.messages import RUN, read_run, run_message
 from builder.control.finalizers import Finalizers
 from builder.control.reports import Reports
 from builder.control.retention import Retention
+from builder.settings import Settings
 from builder.store import nodes, offers, sweeps
 from builder.store.engine import Store
 from builder.store.events import Event

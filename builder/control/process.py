@@ -20,7 +20,6 @@ from sqlalchemy import select
 import builder
 from builder import pipelines
 from builder.broker.app import make_celery
-from builder.config import Settings, address_of, check_redis_url
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control import folder
 from builder.control.finalizers import Finalizers, finalizers_destination
@@ -40,6 +39,7 @@ from builder.services.streams import LogStreams
 from builder.services.tails import Tails
 from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
+from builder.settings import Settings, address_of, check_redis_url
 from builder.store import nodes, outbox, queues
 from builder.store.engine import open_store
 from builder.store.events import Event

@@ -17,7 +17,7 @@ import httpx
 from sqlalchemy.exc import SQLAlchemyError
 from structlog.typing import FilteringBoundLogger
 
-from builder.config import Settings
+from builder.settings import Settings
 from builder.store import outbox
 from builder.store.engine import Store
 

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from builder.config import Settings
 from builder.errors import BuildError
 from builder.images.destination import Destination
+from builder.settings import Settings
 from builder.store import retention
 from builder.store.engine import Store
 from builder.store.transitions import CANCELLED, FAILED, SUCCEEDED

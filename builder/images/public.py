@@ -7,6 +7,7 @@ joins the build key, and `runtimes fetch --refresh` alone moves it.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,7 @@ INDEXES = (INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+jso
 MANIFESTS = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
 CONFIGS = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json")
 LAYERS = (MEDIA_TYPE, *OCI_LAYER)
+HOST = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]{1,5})?")
 MOST_BYTES = 8 * 1024**3
 MOST_LAYERS = 127
 
@@ -73,7 +75,12 @@ def parse(text: str) -> Reference:
     if host == DOCKER_HUB and "/" not in name:
         name = f"library/{name}"
     tag = tag or ("" if digest else "latest")
-    if not REPOSITORY.fullmatch(name) or (tag and not TAG.fullmatch(tag)) or (digest and not DIGEST.fullmatch(digest)):
+    if (
+        not HOST.fullmatch(host)
+        or not REPOSITORY.fullmatch(name)
+        or (tag and not TAG.fullmatch(tag))
+        or (digest and not DIGEST.fullmatch(digest))
+    ):
         raise BuildError("InvalidRequest", f"{text[:200]!r} is no reference of an image")
     return Reference(host=host, repository=name, tag=tag, digest=digest)
 

@@ -54,7 +54,7 @@ class Owner:
     """This process as the owner and the finalizer of builds."""
 
     def __init__(self, here: Here) -> None:
-        settings = here.settings.model_copy(update={"heartbeat_ms": min(here.settings.heartbeat_ms, BEAT_MS)})
+        settings = here.settings.replace(**{"heartbeat_ms": min(here.settings.heartbeat_ms, BEAT_MS)})
         self.here, self.nonce = here, process_name()
         crash = labels(settings.crash_at, Path(settings.data_dir))
 

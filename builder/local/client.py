@@ -10,12 +10,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local.here import Here
 from builder.logs import log_to
 from builder.services.errors import Status, status_of
 from builder.services.parts import find_build
+from builder.settings import Settings
 from builder.store import logs
 from builder.store.events import Event
 from builder.store.transitions import TERMINAL

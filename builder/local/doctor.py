@@ -14,7 +14,6 @@ import redis
 from builder import pipelines, sandbox
 from builder.bases.debian import missing_for_mmdebstrap
 from builder.client.api import Api, ApiError, ApiUnreachable
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
@@ -23,6 +22,7 @@ from builder.images.layer import compressor_is_the_known_one
 from builder.node.floor import lacks
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
+from builder.settings import Settings
 from builder.text import visible
 from builder.toolchains.host import find_program
 from builder.toolchains.provider import Toolchains

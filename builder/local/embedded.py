@@ -19,13 +19,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.config import Settings, Token, handed_over, new_secret
+from builder.config import handed_over, new_secret
 from builder.control import folder
 from builder.control.process import Control, listen
 from builder.errors import BuildError, PlatformError
 from builder.local.machine import ensure_bases, require, versions_here
 from builder.node.main import worker_argv
 from builder.plan import Toolchain
+from builder.settings import Settings, Token
 
 START_S = 30.0
 
@@ -69,7 +70,7 @@ def start(
         without_base: dict[str, BuildError] = {}
         if worker:
             without_base = ensure_bases(settings)
-            settings = settings.model_copy(update={"default_versions": versions_here(settings)})
+            settings = settings.replace(**{"default_versions": versions_here(settings)})
         (data / "run").mkdir(parents=True, exist_ok=True)
         # Standard output belongs to the command: what the control side logs goes to a file.
         events = stack.enter_context((data / "run" / "events.jsonl").open("a", encoding="utf-8"))
@@ -83,7 +84,7 @@ def start(
             Token(token=worker_token, scopes=("worker",)),
         )
         both = {"redis_url": redis_url, "message_key": new_secret()}
-        control = Control(settings.model_copy(update={**both, "tokens": tokens}), on_event, events=events)
+        control = Control(settings.replace(**{**both, "tokens": tokens}), on_event, events=events)
         server = control.server()
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
         control.start()
@@ -91,7 +92,7 @@ def start(
         stack.callback(_stop_control, control, server, thread, listener)
         log = data / "run" / "worker.log"
         mine = {**both, "server": url, "token": worker_token, "message_key": "", "tokens": ()}
-        node = settings.model_copy(update=mine)
+        node = settings.replace(**mine)
         process = stack.enter_context(running_worker(node, log)) if worker else None
         running = Embedded(url, token, settings, control, redis, process, log, server, without_base)
         if process is not None:

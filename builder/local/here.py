@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from builder import pipelines
-from builder.config import Settings
 from builder.control.folder import make_private
 from builder.data import catalog_file
 from builder.pipelines import catalog as catalogs
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
 from builder.services.parts import Parts
+from builder.settings import Settings
 from builder.store.engine import open_store
 from builder.store.events import Event
 from builder.stores.folder import FolderStore

@@ -6,14 +6,14 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from builder import pipelines
-from builder.config import Settings
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.images.store import images_of
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.sandbox import launch
-from builder.toolchains.providers import folders_of, toolchains_of
+from builder.settings import Settings
+from builder.toolchains.providers import fetching, folders_of, toolchains_of
 
 
 def ensure_bases(settings: Settings) -> dict[str, BuildError]:
@@ -55,13 +55,16 @@ def require_sandbox(settings: Settings) -> None:
 
 
 def prepare(settings: Settings, row: Toolchain, making: Callable[[], None]) -> None:
-    """Have what a toolchain needs, its base image made if it is lacking; `making` is called before. Raises `BuildError`
-    as `require` does."""
+    """Have what a toolchain needs, its base image made if it is lacking, and all of it fetched where the setting
+    `fetch_toolchains` is on; `making` is called before. Raises `BuildError` as `require` does."""
     failed: BuildError | None = None
     if why_unbuildable(settings, row) is not None:
         making()
         try:
-            ensure_base(settings, row)
+            if fetch := fetching(settings):
+                fetch(row, lambda line: None)
+            else:
+                ensure_base(settings, row)
         except BuildError as error:
             failed = error
         require(settings, row, failed)

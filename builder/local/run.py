@@ -23,7 +23,6 @@ from typing import TypeVar
 import httpx
 
 from builder import sandbox
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, BuildError
 from builder.images import place
@@ -31,6 +30,7 @@ from builder.images.destination import Destination
 from builder.images.layout import Layout
 from builder.images.store import pull, pull_component
 from builder.sandbox import app
+from builder.settings import Settings
 from builder.toolchains.wasmtime import OWN_LINE, host_of
 
 READY_S = 20.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 
-from builder.config import Settings, load
+from builder.config import load
 from builder.errors import BuildError
 from builder.node.main import make_app
 from builder.node.worker import Refused, why_not
+from builder.settings import Settings
 
 
 def _settings() -> Settings:

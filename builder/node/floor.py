@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from builder.config import Settings
 from builder.sandbox import room
+from builder.settings import Settings
 from builder.text import size
 
 

@@ -9,8 +9,8 @@ from typing import TextIO
 from celery import Celery
 
 from builder.broker.app import add_run_task, make_celery, read_queues
-from builder.config import Settings
 from builder.node.worker import Refused, WorkerProcess, require_membership
+from builder.settings import Settings
 
 
 def make_app(settings: Settings, say: TextIO | None = None) -> Celery:

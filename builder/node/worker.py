@@ -26,7 +26,6 @@ from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.client.api import Api, ApiError, ApiUnreachable
-from builder.config import Settings, check_redis_url, without_credentials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
 from builder.contract.protocol import PROTOCOL
@@ -41,7 +40,8 @@ from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.node.watch import Watch
 from builder.pipelines import catalog as catalogs
-from builder.toolchains.providers import toolchains_of
+from builder.settings import Settings, check_redis_url, without_credentials
+from builder.toolchains.providers import fetching, toolchains_of
 
 log = structlog.get_logger("node")
 
@@ -228,7 +228,7 @@ class WorkerProcess:
                 protocol=PROTOCOL,
                 node_id=self.settings.node_id,
                 queues=self._reads.queues,
-                toolchains=self.toolchains.available(self.catalog.toolchains()),
+                toolchains=self._toolchains(),
                 architecture=f"linux/{'amd64' if platform.machine() == 'x86_64' else platform.machine()}",
                 slots=0 if lack else self._reads.slots,
                 lacks=lack,
@@ -239,6 +239,17 @@ class WorkerProcess:
         self._dropped_reported = dropped
         self._learn_key(answer.message_key)
         self._follow_drain(answer.drain)
+
+    def _toolchains(self) -> dict[str, str]:
+        """What this node builds with, and what it may get when a build asks for it."""
+        rows = self.catalog.toolchains()
+        available = self.toolchains.available(rows)
+        if self.settings.fetch_toolchains:
+            from builder.toolchains.fetch import can_fetch
+
+            more = [row for row in rows if row.name not in available and row.runtime in pipelines.names(self.known)]
+            available |= {row.name: "" for row in more if can_fetch(self.settings, row)}
+        return available
 
     def _follow_drain(self, drain: bool) -> None:
         """Read no queue while the control side drains this node. Builds that run end normally."""
@@ -314,6 +325,7 @@ class WorkerProcess:
             destination=destination_of,
             label=labels(settings.crash_at, self.folder),
             readers=Readers(self.known, self.catalog),
+            fetch=fetching(settings),
             uid=settings.build_uid + _index(),
         )
 

@@ -9,7 +9,8 @@ from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import go, python, rust
-from builder.pipelines.base import Need, Pipeline, PlanRequest, check_arguments, folder_of, missing
+from builder.pipelines.arguments import COMMON, Argument, check_arguments
+from builder.pipelines.base import Need, Pipeline, PlanRequest, folder_of, missing
 from builder.pipelines.catalog import Catalog, Row
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import SubTree, Tree
@@ -46,6 +47,11 @@ def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, .
     return {module.NAME: module.BUILD_ARGS for module in known}
 
 
+def argument_rows(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[Argument, ...]]:
+    """Runtime → what is documented of the build arguments that it takes."""
+    return {module.NAME: (*getattr(module, "ARGUMENTS", ()), *COMMON) for module in known}
+
+
 def detect(
     tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES, sub_path: str = ""
 ) -> Detection:
@@ -76,12 +82,22 @@ def _detect(tree: Tree, runtime: str | None, known: tuple[Pipeline, ...]) -> Det
     raise BuildError("EntryPointMissing", f"none of {supported} recognizes this source", next=_shown(tree))
 
 
-def required_files(tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES) -> Iterator[Need]:
-    """The files that the source names and cannot do without, as far as its pipeline knows any. Raises `BuildError`
-    EntryPointMissing, or ManifestInvalid for a file that is too large."""
-    found = getattr(_named(detect(tree, runtime, known).runtime, known), "required_files", None)
-    if found is not None:
-        yield from found(tree)
+def required_files(
+    tree: Tree, runtime: str | None = None, known: tuple[Pipeline, ...] = PIPELINES, sub_path: str = ""
+) -> Iterator[Need]:
+    """The files that the source, or that folder of it, names and cannot do without, as far as its pipeline knows any.
+
+    Raises `BuildError` EntryPointMissing, InvalidRequest for a `sub_path` that is none, or ManifestInvalid for a file
+    that is too large.
+    """
+    found = getattr(_named(detect(tree, runtime, known, sub_path).runtime, known), "required_files", None)
+    folder = folder_of(tree, sub_path)
+    if found is None or folder == ".":
+        yield from found(tree) if found is not None else ()
+        return
+    for need in found(SubTree(tree, folder)):
+        paths = tuple(f"{folder}/{path}" for path in need.paths)
+        yield Need(where=f"{folder}/{need.where}", what=need.what, paths=paths)
 
 
 def plan(

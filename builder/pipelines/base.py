@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 import posixpath
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -62,7 +61,8 @@ class Pipeline(Protocol):
     EXTENSIONS: tuple[str, ...]
     """File name extensions that mean this runtime when a single file is sent by name (".go")."""
     BUILD_ARGS: tuple[str, ...]
-    """The build arguments that its plans read; any other is refused."""
+    """The build arguments that its plans read; any other is refused. A module of ours also has `ARGUMENTS`, a row of
+    `arguments.py` for each, which `docs/runtimes.md` shows."""
 
     def detect(self, tree: Tree) -> Detection | None:
         """Whether the source is of this runtime, and why."""
@@ -91,24 +91,6 @@ class Pipeline(Protocol):
         that downloads. Raises `BuildError` LockOutdated where the index has not what the source pins.
         """
         ...
-
-
-COMMON_ARGS = ("start_check",)
-"""Build arguments of every runtime. They decide nothing of the artifact, and no plan reads them."""
-
-
-def check_arguments(runtime: str, known: Sequence[str], given: Iterable[str]) -> None:
-    """Refuse a build argument that no plan of the runtime reads, by its name only: its value may be a secret.
-
-    Raises `BuildError` BuildArgUnknown.
-    """
-    known = (*known, *COMMON_ARGS)
-    if unknown := sorted(set(given) - set(known)):
-        message = f'{runtime} has no build argument "{unknown[0][:80]}"; it takes {", ".join(known)}'
-        asked = unknown[0][:80].lower().replace("-", "_")
-        nearest = next(iter(difflib.get_close_matches(asked, known, n=1)), "")
-        hint = f"Did you mean {nearest}?" if nearest else ""
-        raise BuildError("BuildArgUnknown", message, where=f"buildArgs.{unknown[0][:80]}", next=hint)
 
 
 MEMBERS = tuple(name for name in (*Pipeline.__annotations__, *vars(Pipeline)) if not name.startswith("_"))

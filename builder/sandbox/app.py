@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import posixpath
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ _PANIC = re.compile(r"panic: |fatal error: |runtime error: ")
 _RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning)\b")
 _ERROR = re.compile(r"\b(?:error|fatal|failed|cannot|exception)\b", re.IGNORECASE)
 _NO_LIBRARY = re.compile(r"error while loading shared libraries: (\S+)|(\S+): cannot open shared object file")
+_NO_FILE = re.compile(r"\b(?:open|stat|lstat) ([^\s:'\"]{1,300}): no such file or directory")
 LONGEST = 500
 
 
@@ -136,6 +138,13 @@ def missing_library(lines: Sequence[str]) -> str:
     error = first_error(lines)
     found = _NO_LIBRARY.search(error)
     return (found[1] or found[2]).strip(":'\"") if found else ""
+
+
+def missing_file(lines: Sequence[str], workdir: str) -> str:
+    """The file below `workdir`, as a relative path, that a program ended for want of; empty when that was not it."""
+    found = _NO_FILE.search(first_error(lines))
+    path = posixpath.normpath(posixpath.join(workdir, found[1])) if found else ""
+    return path.removeprefix(f"{workdir}/") if path.startswith(f"{workdir}/") else ""
 
 
 def is_absent(code: int, lines: Sequence[str]) -> bool:

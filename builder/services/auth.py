@@ -7,8 +7,8 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from builder.config import Token
 from builder.services.errors import permission_denied, unauthenticated
+from builder.settings import Token
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,14 +11,14 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, START_CHECKS, runtime_of, start_check_of
 from builder.errors import BuildError
-from builder.pipelines.base import check_arguments
+from builder.pipelines.arguments import check_arguments, check_values
 from builder.pipelines.catalog import Catalog
 from builder.plan import PLATFORM
 from builder.services.errors import unimplemented
+from builder.settings import Settings
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.store import nodes
 from builder.store.engine import Store
@@ -75,6 +75,7 @@ def take(
             toolchain = row.name if version else ""
             check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
     _nothing_ignored(request)
+    check_values({**request.build_args, **compile_source.build_args})
     if (asked := start_check_of(request, "off")) not in START_CHECKS:
         message = f'start_check is "{asked[:80]}"; it takes {", ".join(START_CHECKS)}'
         raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from builder.config import Settings
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.services.auth import Caller
 from builder.services.errors import not_found
+from builder.settings import Settings
 from builder.store import builds, logs
 from builder.store.engine import Store
 from builder.stores.folder import SourceStore

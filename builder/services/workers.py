@@ -10,7 +10,6 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import BinaryIO
 
 from builder.attest.artifact import Refused, reported
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.contract.request import start_check_of
@@ -19,6 +18,7 @@ from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, not_found, permission_denied
 from builder.services.parts import Parts
 from builder.services.revocations import Revocations, forgotten
+from builder.settings import Settings
 from builder.store import builds, logs, membership, nodes, record
 from builder.store.transitions import RUNNING, WORK
 from builder.text import log_line

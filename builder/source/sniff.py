@@ -7,6 +7,7 @@ import re
 import zlib
 from contextlib import suppress
 
+from builder.source.decode import codec_of
 from builder.source.entry import shown
 
 
@@ -16,10 +17,17 @@ class Kind(enum.Enum):
     ZIP = "zip"
     TAR = "tar"
     TAR_GZ = "tar.gz"
+    TAR_XZ = "tar.xz"
+    TAR_BZ2 = "tar.bz2"
+    TAR_ZST = "tar.zst"
     TEXT = "text"
     EMPTY = "empty"
     OTHER = "other"
 
+
+ARCHIVES = (Kind.ZIP, Kind.TAR, Kind.TAR_GZ, Kind.TAR_XZ, Kind.TAR_BZ2, Kind.TAR_ZST)
+NEEDED = "a ZIP or a tar, plain or compressed by gzip, xz, bzip2 or Zstandard, is needed"
+BY_CODEC = {"xz": Kind.TAR_XZ, "bzip2": Kind.TAR_BZ2, "Zstandard": Kind.TAR_ZST}
 
 HEAD_BYTES = 4096
 BLOCK = 512
@@ -32,9 +40,6 @@ _SIGNATURES = (
     (b"GIF8", "a GIF image"),
     (b"%PDF-", "a PDF document"),
     (b"\x7fELF", "an ELF executable"),
-    (b"\xfd7zXZ\0", "XZ compressed data"),
-    (b"(\xb5/\xfd", "Zstandard compressed data"),
-    (b"BZh", "bzip2 compressed data"),
     (b"7z\xbc\xaf'\x1c", "a 7-zip archive"),
     (b"Rar!\x1a\x07", "a RAR archive"),
     (b"MZ", "a Windows executable"),
@@ -53,6 +58,8 @@ def sniff(head: bytes) -> Kind:
         return Kind.ZIP
     if head.startswith(_GZIP):
         return Kind.TAR_GZ if _holds_tar(head) else Kind.OTHER
+    if codec := codec_of(head):  # what is inside shows when it is read: a block of bzip2 is longer than a head
+        return BY_CODEC[codec.name]
     if looks_like_tar(head):
         return Kind.TAR
     if b"\0" not in head and _is_utf8(head):

@@ -1,4 +1,4 @@
-"""Read tar and tar.gz: v7, ustar, GNU long names, PAX (POSIX 1003.1, "pax Interchange Format"). Writes nothing.
+"""Read tar, plain or compressed: v7, ustar, GNU long names, PAX (POSIX 1003.1, "pax Interchange Format"). No writes.
 
 Two readers must never see two archives (CVE-2025-62518). Refused, each with its tolerated exception:
 
@@ -6,7 +6,7 @@ Two readers must never see two archives (CVE-2025-62518). Refused, each with its
     a name that PAX and GNU headers state twice     twice the same
     a PAX global header with names or sizes         any other (`git archive` puts the commit there)
     data behind a folder or link                    -
-    anything after the end block or the gzip        zeros, up to 16 MiB (GNU tar's blocking factor)
+    anything after the end block or the stream      zeros, up to 16 MiB (GNU tar's blocking factor)
     an archive without any end block                a missing second one
     sparse files, devices, pipes, unknown types     -
 """
@@ -23,9 +23,10 @@ from typing import Any, BinaryIO
 from isal import igzip, igzip_lib
 
 from builder.errors import BuildError
+from builder.source.decode import Decoded, codec_of
 from builder.source.entry import Entry, unreadable, unsafe
 from builder.source.limits import MIB, too_large
-from builder.source.sniff import BLOCK, is_tar
+from builder.source.sniff import BLOCK, BY_CODEC, HEAD_BYTES, NEEDED, Kind, describe, is_tar, looks_like_tar, sniff
 from builder.text import size as in_words
 
 CHUNK = 256 * 1024
@@ -34,6 +35,7 @@ META_TOTAL = 128 * MIB  # all of them; 50,000 entries with 2.5 KiB each
 PADDING_LIMIT = 16 * MIB
 _USTAR_MAX = 0o77777777777
 _KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"1": "hard", b"2": "link", b"5": "folder"}
+_PACKED = {kind: name for name, kind in BY_CODEC.items()}
 _GLOBAL_REFUSED = ("path", "linkpath", "size")
 
 
@@ -51,10 +53,14 @@ class _Meta:
 
 
 class _Stream:
-    """Reads of known length from a plain or gzip stream, in chunks of 256 KiB."""
+    """Reads of known length from a plain or compressed stream, in chunks of 256 KiB."""
 
-    def __init__(self, file: BinaryIO, gzipped: bool) -> None:
-        self._file: Any = igzip.open(file, "rb") if gzipped else file  # type: ignore[no-untyped-call]
+    def __init__(self, file: BinaryIO, kind: Kind) -> None:
+        codec = codec_of(file.read(HEAD_BYTES)) if kind not in (Kind.TAR, Kind.TAR_GZ) else None
+        file.seek(0)
+        self._file: Any = igzip.open(file, "rb") if kind is Kind.TAR_GZ else file  # type: ignore[no-untyped-call]
+        if codec:
+            self._file = Decoded(file, codec)
         self._buffer = memoryview(b"")
         self._at = 0
 
@@ -113,13 +119,14 @@ class _Body:
             self._stream.exact(self._padding)
 
 
-def read_tar(file: BinaryIO, gzipped: bool) -> Iterator[Entry]:
+def read_tar(file: BinaryIO, kind: Kind) -> Iterator[Entry]:
     """The entries in order; each one's data must be read before the next. `file` is unbuffered or buffered.
 
-    Raises `BuildError` ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge (headers only; data is the writer's to count).
+    `kind` is a tar, plain or compressed. Raises `BuildError` ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge (headers
+    only; data is the writer's to count), NotAnArchive where xz, bzip2 or Zstandard hold no tar.
     """
-    stream = _Stream(file, gzipped)
-    number, meta, meta_bytes = 0, _Meta(), 0
+    stream = _Stream(file, kind)
+    number, meta, meta_bytes, begun = 0, _Meta(), 0, False
     while True:
         header = stream.upto(BLOCK)
         if not header.strip(b"\0"):
@@ -127,12 +134,16 @@ def read_tar(file: BinaryIO, gzipped: bool) -> Iterator[Entry]:
                 raise unreadable("the archive is cut off: it has no end block")
             _only_zeros(stream)
             return
+        if not begun and kind in _PACKED and not looks_like_tar(header):
+            what = "text" if sniff(header) is Kind.TEXT else describe(header)
+            raise BuildError("NotAnArchive", f"this is {what}, compressed by {_PACKED[kind]}; {NEEDED}")
+        begun = True
         if len(header) < BLOCK:
             raise unreadable("the archive is cut off in the middle of a header")
         if not is_tar(header):
             raise unreadable(f"the header after entry {number} has a wrong checksum")
-        kind = header[156:157]
-        if kind in (b"x", b"g", b"L", b"K"):
+        flag = header[156:157]
+        if flag in (b"x", b"g", b"L", b"K"):
             size = _number(header[124:136])
             meta_bytes += BLOCK + size
             if size > META_LIMIT:
@@ -141,7 +152,7 @@ def read_tar(file: BinaryIO, gzipped: bool) -> Iterator[Entry]:
                 raise too_large(f"{in_words(meta_bytes)} of headers", in_words(META_TOTAL))
             data = stream.exact(size)
             stream.exact(-size % BLOCK)
-            _meta(meta, kind, data, number + 1)
+            _meta(meta, flag, data, number + 1)
             continue
         number += 1
         size = _number(header[124:136])

@@ -116,9 +116,11 @@ class DirTree:
             return _decode(path, file.read(limit + 1), limit)
 
     def copy(self, path: str, dest: Path) -> None:
-        """Copy the bytes of a file that `has` knows to `dest`, which is none yet."""
+        """Copy the bytes of a file that `has` knows, and whether it is executable, to `dest`, which is none yet."""
         with open(below.open_file(self._root, path), "rb") as file, dest.open("xb") as out:
             shutil.copyfileobj(file, out)
+            if os.fstat(file.fileno()).st_mode & stat.S_IXUSR:
+                os.fchmod(out.fileno(), 0o755)
 
     def sha256(self, path: str) -> str:
         """The digest of a file that `has` knows, "sha256:<hex>", whatever its size."""

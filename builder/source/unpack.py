@@ -16,7 +16,7 @@ from typing import BinaryIO
 from builder.errors import BuildError
 from builder.source.entry import Entry
 from builder.source.limits import Limits, Meter
-from builder.source.sniff import HEAD_BYTES, Kind, describe, is_tar, sniff
+from builder.source.sniff import HEAD_BYTES, NEEDED, Kind, describe, is_tar, sniff
 from builder.source.tar import read_tar
 from builder.source.write import FolderWriter, Unpacked, from_disk
 from builder.source.zip import read_zip
@@ -54,12 +54,13 @@ def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[Entry]:
     if kind is Kind.TEXT:
         raise BuildError("NotAnArchive", "archive holds plain text; send a single file as sourceCode")
     if kind is Kind.OTHER:
-        raise BuildError("NotAnArchive", f"this is {describe(head)}; a ZIP, tar or tar.gz is needed")
+        raise BuildError("NotAnArchive", f"this is {describe(head)}; {NEEDED}")
+    if kind is not Kind.TAR and is_tar(head):
+        message = f"this is a {kind.value} and a plain tar at once; it can be read in two ways"
+        raise BuildError("ArchiveUnsafe", message)
     if kind is Kind.ZIP:
-        if is_tar(head):
-            raise BuildError("ArchiveUnsafe", "this is a ZIP and a tar at once; it can be read in two ways")
         return read_zip(file.fileno(), meter)
-    return read_tar(file, kind is Kind.TAR_GZ)
+    return read_tar(file, kind)
 
 
 def write_single(path_name: str, data: bytes, dest: Path) -> Unpacked:

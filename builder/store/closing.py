@@ -264,10 +264,17 @@ def succeed(
             same = {name: row[name] for name in ("organization", "build_key", "repository")}
             kept = {**{name: row[name] for name in ("build_id", "artifact")}, "used_at": now}
             entry = insert_into(tx, cache).values(**same, **kept)
-            seen = not row["from_cache_of"] and record.starts(row)
-            if row["no_cache"] or seen:  # asked for anew; or the entry may be of an artifact that nobody saw start
+            if row["no_cache"] or _knows_more(tx, row, same):  # asked for anew, or its start is known better
                 tx.execute(entry.on_conflict_do_update(index_elements=list(same), set_=kept))
             else:
                 tx.execute(entry.on_conflict_do_nothing())
         every = with_phases(row, [(name, start, stop, True) for name, start, stop in phases])
         return end(tx, now, row, "succeed", SUCCEEDED, "", phases=every)
+
+
+def _knows_more(tx: Connection, row: Row, same: Mapping[str, Any]) -> bool:
+    """Whether a build saw its artifact start, or has any verdict of a start check where the cache entry has none."""
+    if row["from_cache_of"] or record.starts(row):
+        return not row["from_cache_of"]
+    entry = tx.execute(select(cache.c.artifact).filter_by(**same)).mappings().first()
+    return record.is_checked(row) and entry is not None and not record.is_checked(entry)

@@ -153,7 +153,8 @@ def planned(
     """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
 
     `phases` are those of this claim so far; stored where it ends here. `start_check` is the server's setting: a build
-    that requires a start neither waits for one that does not, nor takes an artifact that nobody saw start.
+    that requires a start neither waits for one that does not, nor takes an artifact that nobody saw start; one that
+    warns neither waits for one without a start check, nor takes an artifact without a verdict.
     """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, WORK, node)
@@ -167,7 +168,7 @@ def planned(
             give_up_key(tx, now, row)
         found = {"build_key": key, "code_hash": code_hash, "runtime": runtime}
         row = transition(tx, now, row, "planned", phase=row["phase"], **found)
-        return _by_key(tx, now, row, phases, record.start_required(row, start_check))
+        return _by_key(tx, now, row, phases, start_check)
 
 
 def _all_phases(row: Row, phases: Phases) -> str:
@@ -186,8 +187,9 @@ def _all_phases(row: Row, phases: Phases) -> str:
     )
 
 
-def _by_key(tx: Connection, now: int, row: Row, phases: Phases, required: bool) -> str:
+def _by_key(tx: Connection, now: int, row: Row, phases: Phases, start_check: str) -> str:
     """The verdict for a key. Only a build without followers can be attached: a primary holds its key itself."""
+    mode = record.start_mode(row, start_check)
     build_id, key = row["build_id"], row["build_key"]
     if row["no_cache"] or not key:  # without a key nothing is the same
         return "GO_ON"
@@ -195,7 +197,9 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases, required: bool) 
     query = select(cache).where(*where, cache.c.repository == row["repository"])
     for _ in range(_TRIES):
         hit = tx.execute(query).mappings().first()
-        if required and (hit is None or not record.starts(hit)):
+        if mode == "require" and (hit is None or not record.starts(hit)):
+            return "GO_ON"
+        if mode == "warn" and hit and not record.is_checked(hit):
             return "GO_ON"
         if hit:
             retention.used(tx, now, hit)
@@ -213,6 +217,8 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases, required: bool) 
     else:
         return "GO_ON"
     if first["repository"] != row["repository"]:  # its artifact will lie where this build's tags cannot reach it
+        return "GO_ON"
+    if mode != "off" and record.start_mode(first, start_check) == "off":
         return "GO_ON"
     for follower in followers(tx, row):
         write(tx, follower, attached_to=primary, updated_at=now)

@@ -94,14 +94,19 @@ def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:
     return artifact
 
 
-def start_required(row: Mapping[Any, Any], default: str) -> bool:
-    """Whether a build succeeds only where its artifact was seen to start; `default` is the server's setting."""
-    return start_check_of(request(row), default) == "require"
+def start_mode(row: Mapping[Any, Any], default: str) -> str:
+    """The start check that a build asks for: off, warn or require; `default` is the server's setting."""
+    return start_check_of(request(row), default)
 
 
 def starts(row: Mapping[Any, Any]) -> bool:
     """Whether somebody saw the artifact of a row start."""
     return built(row).start_check.status == pb.START_STATUS_LISTENS
+
+
+def is_checked(row: Mapping[Any, Any]) -> bool:
+    """Whether the artifact of a row has a verdict of a start check, whatever it is."""
+    return built(row).HasField("start_check")
 
 
 def start_words(row: Mapping[Any, Any]) -> str:

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.bases.make import build_base, make_image
-from builder.bases.recipe import FILE
-from builder.config import Settings
+from builder.bases.recipe import FILE, read_recipes
+from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.images.image import Image
 from builder.images.public import fetch_public
 from builder.images.store import images_of, toolchain_images_of
 from builder.plan import Toolchain
 from builder.sandbox.policy import bypasses
+from builder.settings import Settings
 from builder.toolchains.providers import folders_of, image_provider, toolchains_of
 from builder.toolchains.recipe import read_recipe
 
@@ -57,12 +58,23 @@ def fetch(
     return Fetched(row=row, images=tuple(images), where=toolchains_of(settings).find(row).where)
 
 
+def can_fetch(settings: Settings, row: Toolchain) -> bool:
+    """Whether there are recipes of all that this machine lacks of a toolchain. Reads only."""
+    try:
+        known = toolchains_of(settings).has(row) or image_provider(settings).recipe(row) is not None
+        folder = _base_folder(settings, row)
+        base = images_of(settings.node_dir).get(row.base) is not None
+        return known and (base or (folder is not None and row.base in read_recipes(folder)))
+    except BuildError:
+        return False
+
+
 def ensure_base(
     settings: Settings, row: Toolchain, *, refresh: bool = False, progress: Progress = lambda line: None
 ) -> str:
     """Make the base image of a toolchain and the root of its steps, where there is a recipe and no image of it yet.
     Returns the base's digest, empty without one. Raises as `build_base`."""
-    folder = next((each / row.runtime for each in folders_of(settings) if (each / row.runtime / FILE).is_file()), None)
+    folder = _base_folder(settings, row)
     if folder is None:
         return ""
     store = images_of(settings.node_dir)
@@ -72,6 +84,10 @@ def ensure_base(
         build_base(store, name, folder, refresh=refresh, fetch=_fetch(settings), progress=progress) for name in names
     ]
     return made[-1].digest if row.base else ""
+
+
+def _base_folder(settings: Settings, row: Toolchain) -> Path | None:
+    return next((each / row.runtime for each in folders_of(settings) if (each / row.runtime / FILE).is_file()), None)
 
 
 def _fetch(settings: Settings) -> Callable[[str, Path, Progress], Image]:

@@ -19,8 +19,8 @@ from builder.images.store import ImageStore
 from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 from builder.sandbox.compose import resolve_inside
-from builder.toolchains.copies import Copies, linked
-from builder.toolchains.host import above, base_of, find_program, shared_parts, version_in
+from builder.toolchains.copies import Copies
+from builder.toolchains.host import base_of, find_program, shared_parts, version_in
 from builder.toolchains.provider import Found, Part, Provided
 from builder.toolchains.recipe import Program, read_recipe
 
@@ -107,6 +107,7 @@ class ImageProvider:
         """
         recipe, image = self.recipe(row), self._image(row)
         assert recipe is not None
+        rootfs = rootfs.resolve()
         at = dict(recipe.at)
         mounts = [Mount(source=_only(row, rootfs, place), dest=dest) for dest, place in at.items()]
         known = tuple(each for each in read_recipe(self.folders, row.runtime).programs if not each.target)
@@ -156,11 +157,16 @@ def _located(row: Toolchain, rootfs: Path, path: tuple[str, ...], program: Progr
     """The program in the folders of the image's PATH, or the folder above it that holds its marker."""
     for folder in path:
         found = _inside(rootfs, rootfs / folder.lstrip("/") / program.command)
-        if found.is_file():
-            root = above(found, program.marker) if program.marker else found
-            if root is not None and root.is_relative_to(rootfs) and root != rootfs:
-                return root
-            raise _unavailable(row, f"its toolchain image has no {program.marker} above {program.command}")
+        if not found.is_file():
+            continue
+        if not program.marker:
+            return found
+        for above in found.parents:
+            if above == rootfs:
+                break
+            if _inside(rootfs, above / program.marker).is_file():
+                return above
+        raise _unavailable(row, f"its toolchain image has no {program.marker} above {program.command}")
     raise _unavailable(row, f"its toolchain image has no {program.command} on its PATH")
 
 
@@ -170,10 +176,20 @@ def _inside(rootfs: Path, path: Path) -> Path:
 
 
 def _linked(rootfs: Path, mount: Mount) -> Iterator[Mount]:
-    """As `linked`, but what a link leads to is looked up inside the image: its text may begin with `/`."""
-    for each in linked(mount.source, mount.dest):
-        if each.source.is_relative_to(rootfs):
-            yield each
+    """Where relative links near the top of a mounted folder lead outside it, mounted where they lead from its place.
+
+    As `copies.linked`, but inside the image: where a link of it leads on the host is nothing to us. One that begins
+    with `/` leads to the same place wherever it is mounted.
+    """
+    if not mount.source.is_dir():
+        return
+    for link in sorted((*mount.source.glob("*"), *mount.source.glob("*/*"))):
+        if not link.is_symlink() or (text := os.readlink(link)).startswith("/"):
+            continue
+        target = _inside(rootfs, link)
+        if not target.is_relative_to(mount.source) and target.exists():
+            place = os.path.normpath(Path(mount.dest) / link.relative_to(mount.source).parent / text)
+            yield Mount(source=target, dest=place)
 
 
 def _unavailable(row: Toolchain, message: str) -> BuildError:

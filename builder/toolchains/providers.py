@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
-from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.images.store import images_of, toolchain_images_of
+from builder.plan import Toolchain
+from builder.settings import Settings
 from builder.toolchains import host, image
 from builder.toolchains.provider import Toolchains
 
@@ -30,6 +32,19 @@ def image_provider(settings: Settings) -> image.ImageProvider:
         images=toolchain_images_of(settings.node_dir),
         bases=images_of(settings.node_dir),
     )
+
+
+def fetching(settings: Settings) -> Callable[[Toolchain, Callable[[str], None]], object] | None:
+    """What gets a toolchain in the middle of a build, where the settings want it so."""
+    if not settings.fetch_toolchains:
+        return None
+
+    def fetch(row: Toolchain, progress: Callable[[str], None]) -> object:
+        from builder.toolchains import fetch as made
+
+        return made.fetch(settings, row, progress=progress)
+
+    return fetch
 
 
 def folders_of(settings: Settings) -> tuple[Path, ...]:

@@ -27,7 +27,7 @@ NODE = {"celery", "kombu", "billiard", "redis"}
 SERVER = {"starlette", "uvicorn", "structlog"}
 PRETTY = {"rich", "pygments"}
 """What the HTTP client loads for a command line of its own, where it is installed."""
-EVERYTHING = {"httpx", "google.protobuf", "pydantic", *STORE, *NODE, *SERVER}
+EVERYTHING = {"httpx", "google.protobuf", "msgspec", *STORE, *NODE, *SERVER}
 MAIN = """
 import json, sys
 from builder.cli import run

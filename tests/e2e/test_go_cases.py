@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import httpx
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local import run
 from tests.build_fixtures import Server, tar_of
 
 pytestmark = pytest.mark.e2e
@@ -21,6 +23,37 @@ IGNORES_C = 'package main\n\nimport _ "github.com/mattn/go-pointer"\n\nfunc main
 TWIN = "//go:build !cgo\n\npackage pointer\n"
 LISTED = {"vendor/modules.txt": "# github.com/mattn/go-pointer v0.0.1\n## explicit\ngithub.com/mattn/go-pointer\n"}
 VENDORED = LISTED | {"vendor/github.com/mattn/go-pointer/p.go": 'package pointer\n\nimport "C"\n\nfunc Save(any) {}\n'}
+
+
+SERVES = """\
+package main
+
+import (
+	"fmt"
+	"net/http"
+	"os"
+
+	"example.com/app/build"
+)
+
+var version string
+
+func main() {
+	page, err := os.ReadFile("templates/index.html")
+	if err != nil {
+		panic(err)
+	}
+	if got := fmt.Sprint(version, build.Commit, os.Args[1:]); len(os.Args) > 1 && got != "1.4.0it's 7f[serve --x=a b]" {
+		panic(got)
+	}
+	http.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) { w.Write(page) })
+	panic(http.ListenAndServe(":"+os.Getenv("PORT"), nil))
+}
+"""
+PAGES = {
+    "go.mod": "module example.com/app\n\ngo 1.24\n", "main.go": SERVES, "templates/index.html": "<p>hi</p>",
+    "build/b.go": "package build\n\nvar Commit string\n",
+}  # fmt: skip
 
 
 def submitted(server: Server, name: str, files: dict[str, str], arguments: dict[str, str]) -> pb.Build:
@@ -71,3 +104,24 @@ def test_cgo_of_a_dependency_is_named(server: Server, files: dict[str, str], exp
     assert (failure.reason, failure.where) == expected, failure
     assert failure.message.startswith('github.com/mattn/go-pointer v0.0.1 imports "C" in p.go')
     assert (failure.error_class, pb.BuildPhase.Name(failure.phase)) == ("user_code", "BUILD_PHASE_BUILD")
+
+
+def test_files_stand_beside_the_binary_and_variables_and_words_reach_it(server: Server) -> None:
+    arguments = {
+        "files": "templates", "start": '["./app", "serve", "--x=a b"]', "start_check": "require",
+        "ldflags_x": "main.version=1.4.0,example.com/app/build.Commit=it's 7f",
+    }  # fmt: skip
+    done = submitted(server, "gofiles", PAGES, arguments)
+    assert done.status == pb.BUILD_STATUS_SUCCEEDED, server.log(done.build_id).text
+    assert done.start_check.status == pb.START_STATUS_LISTENS
+    with run.started(server.embedded.settings, done) as app:
+        assert httpx.get(app.url, trust_env=False).text == "<p>hi</p>"
+
+
+def test_a_file_that_is_missing_at_the_start_is_named_with_the_way_to_put_it_there(server: Server) -> None:
+    failure = submitted(server, "gonofiles", PAGES, {"start_check": "require"}).failure
+    assert (failure.reason, failure.next) == (
+        "StartFailed", "Put it there: --files templates. Or embed it in the program.",
+    ), failure  # fmt: skip
+    assert failure.message.endswith("; templates is in the source and not in the image")
+    assert failure.said[0] == "panic: open templates/index.html: no such file or directory"

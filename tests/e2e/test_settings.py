@@ -12,10 +12,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from builder.config import Settings, handed_over, load
+from builder.config import handed_over, load
 from builder.local import embedded
+from builder.settings import Settings
 from tests.build_fixtures import until
 from tests.program_fixtures import Program, ended
 from tests.program_fixtures import serving as running
@@ -24,12 +26,12 @@ from tests.serve_fixtures import TOKENS, Serve, serving
 pytestmark = pytest.mark.e2e
 
 ASKS = """\
-import os, sys
+import os, sys, msgspec
 from builder.config import load
 if sys.argv[1:]:
     os.closerange(3, 256)
     os.execv(sys.executable, [sys.executable, sys.argv[0]])
-print(load().settings.model_dump_json())
+print(msgspec.json.encode(load().settings).decode())
 print(open("/proc/self/environ").read() + open("/proc/self/cmdline").read())
 """
 HOSTILE = """\
@@ -76,7 +78,7 @@ def test_a_child_process_has_the_settings_whole_and_shows_none(
         argv = [sys.executable, str(script), *(["again"] if restarted else [])]
         done = subprocess.run(argv, env=environ, capture_output=True, check=True, text=True, timeout=60)
     first, _, visible = done.stdout.partition("\n")
-    assert Settings.model_validate_json(first) == parent
+    assert msgspec.json.decode(first, type=Settings) == parent
     assert "hunter2" in first and "hunter2" not in visible
 
 

@@ -1,4 +1,5 @@
-"""The start check and the cache: who requires a start takes no artifact that nobody saw start."""
+"""The start check and the cache: who requires a start takes no artifact that nobody saw start, and who warns none
+without a verdict."""
 
 from __future__ import annotations
 
@@ -75,3 +76,43 @@ def test_who_requires_a_start_neither_waits_for_another_build_nor_is_waited_for(
     assert builds.planned(world.store, first, world.row(first)["claim"], "alone", "code", "go") == "GO_ON"
     other = world.submit(repository="acme/other")
     assert builds.planned(world.store, other, world.claim(other), "alone", "code", "go") == "GO_ON"
+
+
+OFF = json.dumps({"buildArgs": {"start_check": "off"}})
+
+
+def finished(world: World, build_id: str, status: pb.StartStatus.ValueType | None) -> None:
+    """The end of a build that has a claim, with what its start check found; None: there was none."""
+    success = pb.BuiltArtifact(digest="sha256:" + "a" * 64, reference="r", size_bytes=1)
+    if status is not None:
+        success.start_check.status = status
+    claim = world.row(build_id)["claim"]
+    builds.finish(world.store, pb.FinishRequest(build_id=build_id, claim=claim, success=success), 1000)
+    world.finalize(build_id)
+
+
+def test_an_entry_without_a_verdict_gets_one_from_the_next_build_that_warns(world: World) -> None:
+    first, said = verdict(world, "warn", request=OFF)
+    assert said == "GO_ON"
+    finished(world, first, None)
+    assert verdict(world)[1] == "REUSE"
+    second, said = verdict(world, "warn")
+    assert said == "GO_ON"
+    finished(world, second, pb.START_STATUS_EXITED)
+    third, said = verdict(world, "warn")
+    assert said == "REUSE" and world.row(third)["from_cache_of"] == second
+
+
+def test_a_verdict_is_not_replaced_by_one_that_knows_no_more(world: World) -> None:
+    first = built(world, pb.START_STATUS_EXITED)
+    other, said = verdict(world, request=REQUIRED)
+    assert said == "GO_ON"
+    finished(world, other, pb.START_STATUS_UNKNOWN)
+    again, said = verdict(world, "warn")
+    assert said == "REUSE" and world.row(again)["from_cache_of"] == first
+
+
+def test_who_warns_waits_for_no_build_without_a_start_check(world: World) -> None:
+    assert verdict(world, request=OFF)[1] == "GO_ON"
+    assert verdict(world, "warn")[1] == "GO_ON"
+    assert verdict(world, "off")[1] == "ATTACHED"

@@ -110,7 +110,7 @@ def finish(services: Services, build: str, number: int, sent: pb.BuiltArtifact, 
 def test_a_bad_finish_ends_the_attempt_at_once_and_the_last_one_the_build(
     services: Services, sent: pb.BuiltArtifact
 ) -> None:
-    quick = dataclasses.replace(services.parts, settings=services.parts.settings.model_copy(update=NO_PAUSE))
+    quick = dataclasses.replace(services.parts, settings=services.parts.settings.replace(**NO_PAUSE))
     services = dataclasses.replace(services, worker=WorkerService(quick))
     register(services, "n")
     build = services.submit()

@@ -18,12 +18,12 @@ from builder.attempt.attempt import Attempt
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.outcome import Verdict
 from builder.claims.requests import failure_record
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.images.image import BaseImage
 from builder.images.layer import write_layer
 from builder.plan import Network, Plan, Step, WriteFile
+from builder.settings import Settings
 from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import Clock, attempt_at, fetched
 from tests.oci_fixtures import make_tree

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from builder.broker.app import add_run_task, make_celery
 from builder.broker.transport import MOST_BYTES, arguments, envelope
-from builder.config import Settings
 from builder.contract.messages import RUN, run_message
+from builder.settings import Settings
 
 HINT = run_message("k7m2xq9d4t1zv6wh5r3p", "key")
 

@@ -15,11 +15,12 @@ import httpx
 import pytest
 
 from builder.cli import client as cli_client
-from builder.config import Settings, load
+from builder.config import load
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.plan import Toolchain
+from builder.settings import Settings
 from tests.cli_fixtures import build, failed_build, line, play, run, sse
 
 CANDIDATES = "k7m2xq9d4t1zv6wh5r3p (hello-go), k7m2aaaaaaaaaaaaaaaa (thumbs)"

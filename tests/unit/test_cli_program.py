@@ -23,11 +23,12 @@ from builder.cli.commands.read import described, listed
 from builder.cli.pack import pack
 from builder.cli.stop import Stop
 from builder.cli.terminal import ASCII, Look
-from builder.config import Loaded, Settings, load
+from builder.config import Loaded, load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VERSION_STATUS_DRAFT
 from builder.errors import REASONS
 from builder.local.doctor import Finding
+from builder.settings import Settings
 from tests.cli_fixtures import START_MS, Ran, build, failed_build, play, run
 
 GO = {"go.mod": "module example.com/hello\n\ngo 1.26\n", "main.go": "package main\n\nfunc main() {}\n"}
@@ -273,7 +274,7 @@ def test_our_own_bug_is_10_with_a_report_that_holds_no_setting(tmp_path: Path, m
 
 
 @pytest.mark.parametrize(
-    "words", [("--build-arg", "KEY=s3cret"), ("--build-arg=KEY=s3cret",), ("--build-arg", "s3cret")]
+    "words", [("--build-arg", "KEY=s3cret"), ("--build-arg=KEY=s3cret",), ("--build-arg", "KEY=a=s3cret")]
 )
 def test_a_report_is_for_its_user_alone_and_holds_no_build_argument(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
@@ -345,7 +346,7 @@ def test_request_of_build_has_what_was_typed(hello: Path) -> None:
         runtime="go",
         runtime_version="1.26",
         target="wasm",
-        build_args=("A=1",),
+        build_args={"A": "1"},
         tags=("v1", "v2"),
         labels=("deploy=d=17", "app="),
         repository="acme/x",

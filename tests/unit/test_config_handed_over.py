@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
-from builder.config import HANDED_OVER, Settings, handed_over, load
+from builder.config import HANDED_OVER, handed_over, load
 from builder.errors import BuildError
+from builder.settings import NAMES, Settings, validated
 
-DEFAULTS = Settings().model_dump()
+DEFAULTS = msgspec.to_builtins(Settings())
 OTHER: dict[str, Any] = {
     "server": "https://other.test:8443",
     "token": 'quote " comma , line\nand ☃',
@@ -43,6 +45,7 @@ OTHER: dict[str, Any] = {
     "use_cgroups": False,
     "pipelines": ("tests.pipeline_script",),
     "catalog": "/other/catalog.toml",
+    "fetch_toolchains": True,
     "default_versions": {"go": "1.24"},
     "timeout_ms": 5000,
     "queue_timeout_ms": 6000,
@@ -115,18 +118,18 @@ def toml(value: Any) -> str:
 
 
 def test_the_table_has_another_value_for_every_field() -> None:
-    assert set(OTHER) == set(Settings.model_fields)
-    assert not [name for name, value in Settings(**OTHER).model_dump().items() if value == DEFAULTS[name]]
+    assert set(OTHER) == set(NAMES)
+    assert not [name for name, value in msgspec.to_builtins(validated(OTHER)).items() if value == DEFAULTS[name]]
 
 
-@pytest.mark.parametrize("name", Settings.model_fields)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("mine", "files"), [(OTHER, DEFAULTS), (DEFAULTS, OTHER)], ids=["other", "default"])
 def test_a_child_has_each_setting_of_its_parent_and_none_of_a_hostile_file(
     name: str, mine: dict[str, Any], files: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     hostile(monkeypatch, tmp_path, {name: files[name]})
     parent = load({name: mine[name]}).settings
-    assert getattr(load().settings, name) == getattr(Settings(**{name: files[name]}), name), "the file counts"
+    assert getattr(load().settings, name) == getattr(validated({name: files[name]}), name), "the file counts"
     with handed_over(parent) as environ:
         assert load(environ=environ).settings == parent
 
@@ -140,7 +143,7 @@ def test_all_settings_at_once_travel_whole(
     with handed_over(parent) as environ:
         variables = {f"IGNITE_BUILDER_{name.upper()}": str(value) for name, value in files.items()}
         loaded = load(environ=variables | environ)
-    assert loaded.settings == parent == Settings(**mine)
+    assert loaded.settings == parent == validated(mine)
     assert set(loaded.origins.values()) == {HANDED_OVER}
 
 
@@ -161,7 +164,7 @@ def test_the_environment_of_a_child_is_the_machines_own_and_holds_no_setting(mon
     for name, value in MACHINE.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("IGNITE_BUILDER_REGISTRY_PASSWORD", "hunter2")
-    with handed_over(Settings(**OTHER)) as environ:
+    with handed_over(validated(OTHER)) as environ:
         assert {name for name in environ if name.startswith("IGNITE_BUILDER_")} == {HANDED_OVER}
         assert environ.items() >= MACHINE.items()
         secrets = ("hunter2", OTHER["token"], OTHER["message_key"], OTHER["registry_password"], "secret", "t-1")

@@ -8,12 +8,13 @@ import pytest
 
 from builder import config
 from builder.errors import BuildError
+from builder.settings import Settings
 
 WRONG = ("", "..", ".", "a/b", "../b", "a..b", "-a", "a-", "Acme", "a b", "a\n", "\u00e9")
 RIGHT = ("acme", "a", "a-b.c_d", "0")
 
 
-def load(name: str, value: str) -> config.Settings:
+def load(name: str, value: str) -> Settings:
     return config.load({}, {"HOME": "/nowhere", f"IGNITE_BUILDER_{name}": value}).settings
 
 

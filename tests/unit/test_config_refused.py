@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from builder.config import Settings, address_of, check_redis_url, load, without_credentials
+from builder.config import load
 from builder.errors import BuildError
+from builder.settings import Settings, address_of, check_redis_url, without_credentials
 
 WRONG = {
     "report_url": ("notaurl", "http://", "http:///reports", "http://127.0.0.1:/reports", "ftp://x", "http://h:99999/"),

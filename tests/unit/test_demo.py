@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.config import Settings
+from builder.settings import Settings
 from examples.demo import DEMO, go_versions, shown_here
 
 

@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from builder.config import Settings
 from builder.local import doctor
 from builder.sandbox import Finding
+from builder.settings import Settings
 
 NO_GROUPS = "not writable: memory and processes are watched from outside, CPU is not limited"
 
@@ -93,13 +93,12 @@ def test_a_disk_below_a_floor_is_what_keeps_a_worker_idle(monkeypatch: pytest.Mo
 
 def test_each_missing_part_of_a_toolchain_has_its_own_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     without_base = look(monkeypatch, tmp_path)["go-1.26"]
-    assert without_base.mend == "ignite-builder bases build go"
+    assert without_base.mend == "ignite-builder runtimes fetch go-1.26"
     assert without_base.effect == "go-1.26: base image go is not on this node"
     monkeypatch.setattr("builder.images.store.ImageStore.get", lambda store, name: SimpleNamespace(digest="d"))
     monkeypatch.setattr(doctor, "find_program", lambda name: None)
     monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: None)
     found = look(monkeypatch, tmp_path)
-    assert found["go-1.26"].mend == (
-        "install go 1.26, whole as its distribution unpacks it, and put go on the PATH of this node"
-    )
+    assert found["go-1.26"].effect == "go-1.26: go is not on the PATH of this node"
+    assert found["go-1.26"].mend == "ignite-builder runtimes fetch go-1.26"
     assert found["python-3.11"].mend == "install it and put uv on the PATH of this node"

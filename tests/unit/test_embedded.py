@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from builder.config import Settings
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.local import embedded
 from builder.pipelines import catalog as catalogs
+from builder.settings import Settings
 
 
 class Process:

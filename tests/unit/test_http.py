@@ -21,7 +21,6 @@ from starlette.routing import Route
 from uvicorn.server import ServerState
 
 from builder import __version__, config, pipelines
-from builder.config import Token
 from builder.contract import routes
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
@@ -38,6 +37,7 @@ from builder.services.streams import LogStreams
 from builder.services.tails import Tails
 from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
+from builder.settings import Token
 from builder.store import builds, nodes, outbox, queues
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from builder import pipelines
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.data import catalog_file
@@ -19,6 +18,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog
 from builder.services import intake
 from builder.services.errors import CallRefused
+from builder.settings import Settings
 from builder.store import builds
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore

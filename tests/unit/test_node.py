@@ -17,7 +17,6 @@ from builder.broker.app import make_celery, read_queues
 from builder.claims.calls import Refused as CallRefused
 from builder.claims.calls import Unanswered
 from builder.client.api import Api, ApiError, ApiUnreachable
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
 from builder.errors import BuildError
@@ -25,6 +24,7 @@ from builder.node import worker as workers
 from builder.node.calls import ApiCalls
 from builder.node.main import work
 from builder.node.worker import KEY_BYTES, Reads, Refused, WorkerProcess, reads_of
+from builder.settings import Settings
 from tests.cli_fixtures import run
 
 SETTINGS = Settings(queues=(), slots=2)

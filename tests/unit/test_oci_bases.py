@@ -71,6 +71,15 @@ def test_another_suite_comes_from_the_same_mirrors() -> None:
     ]
 
 
+def test_backports_come_with_the_suite_they_are_for() -> None:
+    assert [line.split()[-3:-1] for line in mirror_lines({"debian.sources": DEB822}, "trixie-backports")] == [
+        ["http://mirror.test/debian", "trixie"],
+        ["http://mirror.test/debian", "trixie-backports"],
+        ["http://mirror.test/debian", "trixie-updates"],
+        ["http://mirror.test/debian-security", "trixie-security"],
+    ]
+
+
 def test_a_machine_without_debian_sources_leaves_it_to_mmdebstrap() -> None:
     assert mirror_lines({}, "bookworm") == ()
     assert mirror_lines({"u.list": "deb http://archive.test/ubuntu noble main"}, "bookworm") == ()
@@ -92,7 +101,10 @@ def test_without_mmdebstrap_the_package_is_named(tmp_path: Path) -> None:
 
 def test_what_mmdebstrap_said_is_passed_on(tmp_path: Path) -> None:
     def failing(argv: Sequence[str], out: Path | None) -> Ran:
-        assert argv[0] == "mmdebstrap" and "--include=base-files,ca-certificates,tzdata" in argv
+        if argv[0] == "apt-config":
+            return Ran(exit_code=0, out=b"false\n", err="")
+        assert argv[0] == "mmdebstrap" and '--aptopt=Acquire::Check-Valid-Until "false"' in argv
+        assert "--include=base-files,ca-certificates,tzdata" in argv
         return Ran(exit_code=25, out=b"", err="I: fine\nE: apt-get update failed\n")
 
     store = ImageStore(tmp_path / "bases")

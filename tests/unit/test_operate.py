@@ -10,7 +10,6 @@ import pytest
 
 from builder import pipelines
 from builder.client.api import ApiError
-from builder.config import Settings, Token
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
@@ -24,6 +23,7 @@ from builder.services.nodes import OperateService
 from builder.services.parts import Parts
 from builder.services.revocations import STALE_S, Revocations
 from builder.services.workers import WorkerService
+from builder.settings import Settings, Token
 from builder.store import membership
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore

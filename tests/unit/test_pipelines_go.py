@@ -29,14 +29,14 @@ MOD = "module example.com/app\n\ngo 1.24\n"
 REQUIRE = MOD + "\nrequire github.com/google/uuid v1.6.0\n"
 
 
-def planned(files: dict[str, str], version: str = "", target: str = "", **arguments: str) -> Plan:
+def planned(files: dict[str, str], /, version: str = "", target: str = "", **arguments: str) -> Plan:
     tree = DictTree(files)
     found = pipelines.detect(tree, "go", sub_path=arguments.get("sub_path", ""))
     request = PlanRequest(version=version, target=target, build_args=arguments)
     return pipelines.plan(found, tree, request, CATALOG)
 
 
-def refused(files: dict[str, str], **request: str) -> BuildError:
+def refused(files: dict[str, str], /, **request: str) -> BuildError:
     with pytest.raises(BuildError) as caught:
         planned(files, **request)
     return caught.value

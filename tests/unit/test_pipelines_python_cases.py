@@ -555,10 +555,9 @@ def test_versions_are_judged_as_packaging_judges_the_bases_releases(wanted: str)
 
 
 def test_a_patch_that_the_base_does_not_have_is_refused_when_it_is_planned() -> None:
-    error = refused({"pyproject.toml": pyproject("idna==3.7", python=">=3.11.4")})
+    error = refused({"pyproject.toml": pyproject("idna==3.7", python=">=3.11.4,<3.12")})
     assert (error.reason, error.where) == ("UnknownRuntimeVersion", "pyproject.toml:4")
-    assert error.message == "requires-python is '>=3.11.4'; the catalog has 3.11 (3.11.2), 3.12"
-    assert "ask for 3.12" in error.next
+    assert error.message.startswith("requires-python is '>=3.11.4,<3.12'; the catalog has 3.11 (3.11.2), 3.12")
 
 
 @pytest.mark.parametrize(

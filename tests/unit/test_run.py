@@ -10,10 +10,10 @@ from typing import Any
 import httpx
 import pytest
 
-from builder.config import Settings
 from builder.errors import BuildError
 from builder.local import run as runs
 from builder.sandbox import Result
+from builder.settings import Settings
 from tests.cli_fixtures import build
 
 DIGEST = "sha256:" + "3b" * 32

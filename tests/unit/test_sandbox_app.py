@@ -87,6 +87,22 @@ def test_a_missing_shared_library_is_named(line: str, library: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("line", "file"),
+    [
+        ("panic: open templates/index.html: no such file or directory", "templates/index.html"),
+        ("2026/11/28 error: stat ./web/../static: no such file or directory", "static"),
+        ("panic: open /app/data.json: no such file or directory", "data.json"),
+        ("panic: open /etc/app.toml: no such file or directory", ""),
+        ("panic: open ../x: no such file or directory", ""),
+        ("panic: open /app: no such file or directory", ""),
+        ("panic: permission denied", ""),
+    ],
+)
+def test_a_missing_file_of_the_program_is_named(line: str, file: str) -> None:
+    assert app.missing_file([line], "/app") == file
+
+
+@pytest.mark.parametrize(
     ("passwd", "home"), [("app:x:5:5::/srv/app:/bin/sh\n", "/srv/app"), ("app:x:6:5::/srv:/bin/sh\n", "/"), (None, "/")]
 )
 def test_the_home_is_that_of_the_image(tmp_path: Path, passwd: str | None, home: str) -> None:

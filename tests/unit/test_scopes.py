@@ -11,7 +11,6 @@ import pytest
 from google.protobuf.message_factory import GetMessageClass
 
 from builder import pipelines
-from builder.config import Settings
 from builder.contract import routes
 from builder.data import catalog_file
 from builder.errors import BuildError
@@ -22,6 +21,7 @@ from builder.services.errors import CallRefused
 from builder.services.nodes import OperateService
 from builder.services.parts import Parts
 from builder.services.workers import WorkerService
+from builder.settings import Settings
 from builder.store.engine import open_store
 from builder.stores.folder import FolderStore
 

@@ -13,7 +13,6 @@ import pytest
 from sqlalchemy import update
 
 from builder import pipelines
-from builder.config import Settings
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
@@ -24,6 +23,7 @@ from builder.services.builds import BuildService
 from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
 from builder.services.workers import WorkerService
+from builder.settings import Settings
 from builder.store import builds, logs
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
@@ -168,7 +168,7 @@ def test_the_largest_number_is_compared(services: Services) -> None:
 
 def test_an_organization_has_so_many_builds_queued_and_is_told_when_to_ask_again(services: Services) -> None:
     at = [100.0]
-    settings = services.parts.settings.model_copy(update={"queued_builds": 3})
+    settings = services.parts.settings.replace(**{"queued_builds": 3})
     limited = BuildService(dataclasses.replace(services.parts, settings=settings), lambda: at[0])
 
     def submit(caller: Caller = ACME, **fields: Any) -> str:

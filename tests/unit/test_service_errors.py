@@ -10,7 +10,6 @@ from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from builder import pipelines
-from builder.config import Settings
 from builder.contract.codec import Malformed
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
@@ -22,6 +21,7 @@ from builder.services.errors import CallRefused, QuotaExceeded, status_of
 from builder.services.parts import Parts
 from builder.services.shares import Memory
 from builder.services.uploads import Uploads
+from builder.settings import Settings
 from builder.store.engine import open_store
 from builder.stores.folder import FolderStore
 
@@ -134,7 +134,7 @@ def test_an_upload_without_bytes_is_refused_and_leaves_nothing(uploads: Uploads,
 
 
 def with_settings(uploads: Uploads, **values: int) -> Uploads:
-    return Uploads(dataclasses.replace(uploads._parts, settings=Settings.model_validate(values)))
+    return Uploads(dataclasses.replace(uploads._parts, settings=Settings(**values)))
 
 
 def test_uploads_that_nothing_names_are_bounded_for_each_organization(uploads: Uploads, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from tests.source_archives import (
     LINK,
     NARROW,
     OK,
+    PACKERS,
     WIDE,
     Tar,
     Zip,
@@ -444,6 +445,26 @@ HONEST = [
     Honest(name=row.name, data=_reordered(), want=row.want) if row.name.startswith("entries in another") else row
     for row in (*TARS, *ZIP_ROWS)
 ]
+
+
+WRITTEN = Path(__file__).parents[1] / "data" / "archives"
+"""Of GNU tar -J, -j and --zstd, xz -9e, -T2 and --check=sha256, zstd -19, pzstd, and streams behind each other."""
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in WRITTEN.iterdir()))
+def test_what_other_writers_compress_unpacks_to_its_tree(name: str, tmp_path: Path) -> None:
+    assert unpack(WRITTEN / name, tmp_path / "dest", Limits()).files == len(SOURCE)
+    assert found(tmp_path / "dest") == SOURCE
+
+
+@pytest.mark.parametrize("name", PACKERS)
+def test_a_large_file_in_many_streams_is_whole(name: str, tmp_path: Path) -> None:
+    content = os.urandom(700_000) + b"x" * 300_000
+    packed, size = tar(Tar("a", content), OK), 100_000
+    streams = [PACKERS[name](packed[at : at + size]) for at in range(0, len(packed), size)]
+    (tmp_path / "archive").write_bytes(b"".join(streams))
+    unpack(tmp_path / "archive", tmp_path / "dest", Limits())
+    assert found(tmp_path / "dest") == {"a": content, "ok.txt": b"ok"}
 
 
 @pytest.mark.parametrize("row", HONEST, ids=[row.name for row in HONEST])

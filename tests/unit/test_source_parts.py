@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import io
 import os
@@ -23,7 +24,7 @@ from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.source.tree import DictTree, DirTree, Tree
 from builder.source.unpack import Limits, unpack, write_single
 from builder.stores.folder import FolderStore, SourceStore
-from tests.source_archives import END, OK, OK_ZIP, Tar, Zip, gz, tar, zipped
+from tests.source_archives import END, OK, OK_ZIP, Tar, Zip, gz, tar, xz, zipped, zst
 
 PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\x06\0\0\0"
 
@@ -51,6 +52,13 @@ PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\x06\0\0\0"
         (gz(END), Kind.TAR_GZ),
         (gz(tar(OK))[:60], Kind.TAR_GZ),
         (gz(b"text"), Kind.OTHER),
+        (xz(tar(OK)), Kind.TAR_XZ),
+        (xz(tar(OK))[:6], Kind.TAR_XZ),
+        (bz2.compress(tar(OK)), Kind.TAR_BZ2),
+        (bz2.compress(b""), Kind.TAR_BZ2),
+        (b"BZhang = 1\n", Kind.TEXT),
+        (zst(tar(OK)), Kind.TAR_ZST),
+        (b"\x50\x2a\x4d\x18\0\0\0\0" + zst(tar(OK)), Kind.TAR_ZST),
         (b"x" * 257 + b"ustar text, not tar" + b"x" * 400, Kind.TEXT),
         (PNG, Kind.OTHER),
     ],
@@ -66,9 +74,6 @@ def test_sniff(head: bytes, kind: Kind) -> None:
         (b"\xff\xd8\xff\xe0\0\x10JFIF\0", "a JPEG image"),
         (b"%PDF-1.4\n\0", "a PDF document"),
         (b"\x7fELF\2\1\1" + bytes(50), "an ELF"),
-        (b"\xfd7zXZ\0\0\4", "XZ compressed data"),
-        (b"(\xb5/\xfd" + bytes(20), "Zstandard compressed data"),
-        (b"BZh91AY&SY", "bzip2 compressed data"),
         (b"7z\xbc\xaf'\x1c\0\4", "a 7-zip archive"),
         (b"Rar!\x1a\7\1\0", "a RAR archive"),
         (gz(PNG + bytes(600)), "a gzip of a PNG image"),

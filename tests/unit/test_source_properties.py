@@ -12,12 +12,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import BuildError, PlatformError
+from builder.source.decode import BZIP2, XZ, ZSTD
 from builder.source.digest import code_hash
 from builder.source.links import judge_links
 from builder.source.sniff import Kind, describe, sniff
 from builder.source.unpack import Limits, unpack
 from builder.text import visible
-from tests.source_archives import HOSTILE, LINK, Tar, Zip, gz, pax, tar, zipped
+from tests.source_archives import HOSTILE, LINK, PACKERS, Tar, Zip, gz, pax, tar, zipped
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 LIMITS = Limits(unpacked=4 * 1024 * 1024, file=2 * 1024 * 1024, entries=200, depth=12)
@@ -89,7 +90,7 @@ def attempt(data: bytes) -> BuildError | dict[str, tuple[bytes, bool]]:
 @given(trees)
 def test_what_goes_in_comes_out_of_every_kind(tree: dict[str, tuple[bytes, bool]]) -> None:
     packed = as_tar(tree)
-    for data in (packed, gz(packed), as_zip(tree, 8), as_zip(tree, 0)):
+    for data in (packed, gz(packed), as_zip(tree, 8), as_zip(tree, 0), *(pack(packed) for pack in PACKERS.values())):
         assert attempt(data) == tree
 
 
@@ -97,7 +98,7 @@ def test_what_goes_in_comes_out_of_every_kind(tree: dict[str, tuple[bytes, bool]
 @given(st.binary(max_size=3000))
 def test_random_bytes(data: bytes) -> None:
     attempt(data)
-    for start in (b"PK\3\4", b"\x1f\x8b\x08\0", b"PK\5\6"):
+    for start in (b"PK\3\4", b"\x1f\x8b\x08\0", b"PK\5\6", XZ, ZSTD, *BZIP2[:2]):
         assert isinstance(attempt(start + data), BuildError)
 
 
@@ -109,11 +110,12 @@ def test_naming_random_bytes(data: bytes) -> None:
 
 
 @settings(quick, max_examples=400)
-@given(trees, st.integers(0, 3), st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4), st.data())
+@given(trees, st.integers(0, 6), st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4), st.data())
 def test_changed_bytes(
     tree: dict[str, tuple[bytes, bool]], kind: int, changes: list[tuple[int, int]], more: st.DataObject
 ) -> None:
-    data = bytearray([as_tar(tree), gz(as_tar(tree)), as_zip(tree, 8), as_zip(tree, 0)][kind])
+    packers = [bytes, gz, *PACKERS.values()]
+    data = bytearray(as_zip(tree, 8 * (kind - 5)) if kind > 4 else packers[kind](as_tar(tree)))
     for at, value in changes:
         data[at % len(data)] = value
     cut = more.draw(st.integers(0, len(data)))

@@ -17,7 +17,7 @@ from builder.claims.requests import artifact_record
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK
 from builder.errors import BuildError, PlatformError
-from builder.pipelines.base import COMMON_ARGS
+from builder.pipelines.arguments import COMMON_ARGS
 from builder.sandbox import Command, Root, Stream
 from tests.unit.test_line import OneSource, attempt_in, make_base, planned
 
@@ -55,7 +55,7 @@ def attempt(folder: Path, mode: str, **settings: Any) -> Attempt:
     made = attempt_in(folder, OneSource())
     made.grant.start_check = mode
     if settings:
-        object.__setattr__(made.node, "settings", made.node.settings.model_copy(update=settings))
+        object.__setattr__(made.node, "settings", made.node.settings.replace(**settings))
     return made
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from sqlalchemy import delete
 
 from builder import pipelines
-from builder.config import Settings
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import catalog_file
@@ -27,6 +26,7 @@ from builder.services.parts import Parts
 from builder.services.streams import PAGE_LINES, LogStreams, Page, Pages, Place, entry_json
 from builder.services.tails import Tails
 from builder.services.workers import WorkerService
+from builder.settings import Settings
 from builder.store import logs
 from builder.store.engine import Store, open_store
 from builder.store.schema import log_chunks

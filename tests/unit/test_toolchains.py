@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from builder.config import Settings
 from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
 from builder.images.image import ImageConfig, build_image
@@ -19,6 +18,7 @@ from builder.images.store import ImageStore, images_of
 from builder.local.machine import why_unbuildable
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
+from builder.settings import Settings
 from builder.toolchains.digests import digest_of
 from builder.toolchains.host import HostProvider
 from builder.toolchains.provider import Toolchains

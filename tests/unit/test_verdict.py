@@ -13,13 +13,13 @@ from builder import build
 from builder.attempt.steps import StepResult
 from builder.attempt.verdict import caches_of, of_error, of_step
 from builder.claims.outcome import Outcome
-from builder.config import Settings
 from builder.errors import BuildError, PlatformError
 from builder.node.drive import do_work
 from builder.node.floor import lacks
 from builder.pipelines import PIPELINES
 from builder.plan import Access, Cache, Detection, LayerSource, Network, Output, Plan, Sees, Step, Toolchain
 from builder.sandbox import Room
+from builder.settings import Settings
 from tests.attempt_fixtures import attempt_at
 
 ROOM = Room(bytes=1 << 40, inodes=1 << 20)

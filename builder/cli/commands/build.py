@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder import pipelines
@@ -31,8 +31,8 @@ from builder.errors import EXIT_CANCELLED, BuildError
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
-    from builder.config import Settings
     from builder.local.client import LocalClient
+    from builder.settings import Settings
 
 LOCAL = "local"
 MOST_NAMED = 5
@@ -48,7 +48,7 @@ class BuildOptions:
     runtime: str = ""
     runtime_version: str = ""
     target: str = ""
-    build_args: Sequence[str] = ()
+    build_args: Mapping[str, str] = field(default_factory=dict)
     name: str = ""
     repository: str = ""
     tags: Sequence[str] = ()
@@ -94,7 +94,7 @@ def build(ctx: Context, options: BuildOptions) -> int:
             try:
                 check_size(packed, settings.upload_bytes)
                 if packed.folder is not None:
-                    check_needed(packed.folder, options.runtime, known)
+                    check_needed(packed.folder, options.runtime, known, options.build_args.get("sub_path", ""))
             except BuildError as error:
                 raise refused_here(error) from None
             if not settings.server:
@@ -155,11 +155,11 @@ def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = 
     )
     compiled = request.code.compile
     compiled.SetInParent()
-    for key, value in pairs(options.build_args, "--build-arg").items():
+    for key, value in options.build_args.items():
         compiled.build_args[key] = value
     name = packed.runtime(options.runtime)
     if not name and (options.runtime_version or options.target):
-        name = _detected(packed)
+        name = _detected(packed, options.build_args.get("sub_path", ""))
     if name:
         set_runtime(compiled.runtime, name, options.runtime_version, options.target, runtimes)
     return request
@@ -173,10 +173,10 @@ def _progress(packed: Packed, *, to_server: bool) -> str:
     return f"{what} {fmt.size(packed.count.read)} of {fmt.size(packed.size)}"
 
 
-def _detected(packed: Packed) -> str:
+def _detected(packed: Packed, sub_path: str) -> str:
     """A version or target without a runtime belongs to the one that is found in the source."""
     with opened(packed) as source:
-        return source.detect("").runtime
+        return source.detect("", sub_path).runtime
 
 
 def _prepared(
@@ -193,18 +193,17 @@ def _prepared(
         require_sandbox(settings)
     except BuildError as error:
         raise missing_here(error) from None
-    settings = settings.model_copy(update={"default_versions": versions_here(settings)})
+    settings = settings.replace(**{"default_versions": versions_here(settings)})
     try:
         runtime = packed.runtime(options.runtime)
         with opened(packed, runtime) as source:
-            arguments = pairs(options.build_args, "--build-arg")
-            plan = make(settings, source, runtime, options.runtime_version, options.target, arguments)
+            plan = make(settings, source, runtime, options.runtime_version, options.target, options.build_args)
     except BuildError:
         return settings
 
     def making() -> None:
         with ticker.held_back():
-            view.status("making the base image; that happens once")
+            view.status("making the images of the toolchain; that happens once")
 
     try:
         prepare(settings, plan.toolchain, making)

@@ -22,10 +22,10 @@ from builder.cli.options import check_id
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, mistake, refused_here, unfit_node
 from builder.cli.terminal import Look
-from builder.config import Settings
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.plan import Toolchain
+from builder.settings import Settings
 
 
 class Finding(Protocol):
@@ -97,7 +97,7 @@ def worker(ctx: Context) -> int:
 
 def dev(ctx: Context) -> int:
     """Server, worker and what they need, in one, for a laptop."""
-    settings = ctx.settings().model_copy(update={"server": ""})
+    settings = ctx.settings().replace(**{"server": ""})
 
     def together() -> None:
         with ctx.local_server(settings) as server, _token_file(settings, server.token) as token:

@@ -23,7 +23,6 @@ from builder.cli.pack import Packed, check_size, pack
 from builder.cli.safe import shown
 from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
-from builder.config import Settings
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
 from builder.errors import BuildError
@@ -31,6 +30,7 @@ from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.catalog import read as read_catalog
 from builder.plan import Detection, Network, Plan
+from builder.settings import Settings
 from builder.source.digest import code_hash
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
@@ -47,9 +47,9 @@ class Source:
     size: int
     single_file: bool = False
 
-    def detect(self, runtime: str) -> Detection:
+    def detect(self, runtime: str, sub_path: str = "") -> Detection:
         """Which runtime. Raises `BuildError`."""
-        return pipelines.detect(DirTree(self.root), runtime or None)
+        return pipelines.detect(DirTree(self.root), runtime or None, sub_path=sub_path)
 
 
 @contextlib.contextmanager
@@ -148,7 +148,8 @@ def planned(
     """The plan of a packed source, by the catalog of the settings. Raises `BuildError`, also for a file that is needed
     and left out."""
     if packed.folder is not None:  # before the plan, which knows that a file is lacking, but not why
-        check_needed(packed.folder, packed.runtime(runtime), pipelines.load(settings.pipelines))
+        known = pipelines.load(settings.pipelines)
+        check_needed(packed.folder, packed.runtime(runtime), known, build_args.get("sub_path", ""))
     try:
         return make(settings, source, packed.runtime(runtime), version, target, build_args)
     except BuildError as error:

@@ -11,10 +11,9 @@ import hashlib
 import json
 import posixpath
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 from builder.errors import BuildError
+from builder.pipelines.arguments import FILES, START, SUB_PATH, Argument, beside, names, start_of
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.go import modules
@@ -29,14 +28,17 @@ from builder.pipelines.go.entry import (
     refuse_missing_embeds,
     target_of,
 )
-from builder.pipelines.go.project import GoMod, Project, below, go_version, is_outside, read_project
+from builder.pipelines.go.linking import variables_of
+from builder.pipelines.go.project import GoMod, Project, below, is_outside, read_project
 from builder.pipelines.go.required import required_files as required_files
 from builder.pipelines.go.source import Packages, reachable
+from builder.pipelines.go.versions import wanted_version
 from builder.plan import (
     PLATFORM,
     Access,
     Cache,
     Choice,
+    CopyFile,
     Detection,
     Fetched,
     LayerSource,
@@ -52,7 +54,23 @@ from builder.text import canonical_json
 
 NAME = "go"
 EXTENSIONS: tuple[str, ...] = (".go",)
-BUILD_ARGS: tuple[str, ...] = ("entry", "sub_path", "tags")
+ARGUMENTS = (
+    Argument(
+        name="entry",
+        meaning="the package main to build: its folder, its import path, or a file of it",
+        example="./cmd/server",
+    ),
+    SUB_PATH,
+    START,
+    FILES,
+    Argument(name="tags", meaning="build tags, apart by commas", example="netgo,sqlite_omit"),
+    Argument(
+        name="ldflags_x",
+        meaning="string variables that the linker sets (`-X`): `PACKAGE.NAME=VALUE`, apart by commas, or a JSON object",
+        example="main.version=1.4.0,example.com/app/build.commit=7f3a9c",
+    ),
+)
+BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 SDK = "/opt/ignite/sdk/go"
 SDK_FILES = ("ignite.go",)
 GO = "/opt/ignite/toolchain/go/bin/go"
@@ -101,7 +119,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     home = project.home
     vendored = tree.has(below(home, "vendor/modules.txt"))
     warnings: list[str] = []
-    version, why = _version(project, request, catalog, warnings)
+    version, why = wanted_version(tree, project, request, catalog, warnings)
     row = catalog.find(NAME, version, request.target or "native")
     own_tags = _own_tags(request)
     tags = tags_of(row.version, own_tags)
@@ -124,6 +142,9 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     tagged = (f"-tags={','.join(own_tags)}",) if own_tags else ()
     flags = ("-mod=vendor" if vendored else "-mod=readonly", *overlay, *tagged)
     target = target_of(project, folder)
+    placed = _placed(tree, project, request)
+    program = "/work/out/app/app" if placed else "/work/out/app"
+    linked = variables_of(tree, packages, project, folder, request.build_args, warnings)
     # A package that is no program is refused by the build mode: without it, `-o` is written all the same.
     argv = (
         GO,
@@ -131,9 +152,9 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         "-trimpath",
         *flags,
         "-buildmode=exe",
-        "-ldflags=-s -w -buildid=",
+        " ".join(("-ldflags=-s -w -buildid=", *linked)),
         "-o",
-        "/work/out/app",
+        program,
         target,
     )
     resolves = download is not None and not project.work and not tree.has(below(home, "go.sum"))
@@ -156,21 +177,70 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             Choice(name="runtime", value=NAME, why=detection.because),
             Choice(name="version", value=row.version, why=why),
             Choice(name="entry", value=f"package main in {target}", why=entry),
+            *_chosen(request, linked),
             Choice(name="target", value=f"{row.target}, {PLATFORM}", why="asked for" if request.target else "default"),
         ),
         steps=tuple(dataclasses.replace(step, cwd=posixpath.normpath(f"{step.cwd}/{home}")) for step in steps),
         output=Output(
-            layers=(LayerSource(source="/work/out/app", dest="/app/app", created_by="ignite: go build"),),
-            entrypoint=("/app/app",),
+            layers=(
+                LayerSource(
+                    source="/work/out/app", dest="/app" if placed else "/app/app", created_by="ignite: go build"
+                ),
+            ),
+            entrypoint=_entrypoint(placed, request),
             workdir="/app",
-            summary="static binary /app/app, base with CA certificates and time zones, user 65532",
+            summary=f"static binary /app/app{_count(placed)}, base with CA certificates and time zones, user 65532",
         ),
+        placed=placed,
         files=files,
         stubs=stubs,
         copies=copies,
         warnings=tuple(warnings),
         materials=project.materials(),
     )
+
+
+def _placed(tree: Tree, project: Project, request: PlanRequest) -> tuple[CopyFile, ...]:
+    """The files that the build argument `files` puts beside the binary, which is the file `app` among them."""
+    placed = beside(tree, project.base, request.build_args, "app")
+    if any(file.path == "app/app" or file.path.startswith("app/app/") for file in placed):
+        message = "files names app, which is where the binary is put"
+        hint = "Rename it in the source, or name less: files=templates"
+        raise BuildError("InvalidRequest", message, where="buildArgs.files", next=hint)
+    return placed
+
+
+def _entrypoint(placed: tuple[CopyFile, ...], request: PlanRequest) -> tuple[str, ...]:
+    """The binary, or the build argument `start`. Its program is in /app: the base has none."""
+    words = start_of(request.build_args)
+    if not words:
+        return ("/app/app",)
+    program = posixpath.normpath(posixpath.join("/app", words[0]))
+    if program not in ("/app/app", *(f"/{file.path}" for file in placed)):
+        message = f"start names {words[0][:80]}, which the image does not have"
+        hint = """Name the binary, such as ["./app", "serve"], or a program that files puts beside it."""
+        raise BuildError("InvalidRequest", message, where="buildArgs.start", next=hint)
+    return (program, *words[1:])
+
+
+def _chosen(request: PlanRequest, linked: tuple[str, ...]) -> tuple[Choice, ...]:
+    """What build arguments beside `entry` and `sub_path` decide."""
+    found = []
+    if request.build_args.get("tags"):
+        found.append(Choice(name="tags", value=",".join(_own_tags(request)), why="build argument tags"))
+    if linked:
+        shown = " ".join(word for word in linked if word != "-X")
+        found.append(Choice(name="variables", value=shown, why="build argument ldflags_x"))
+    if request.build_args.get("files"):
+        found.append(Choice(name="files", value=request.build_args["files"], why="build argument files"))
+    if start_of(request.build_args):
+        found.append(Choice(name="start", value=request.build_args["start"], why="build argument start"))
+    return tuple(found)
+
+
+def _count(placed: tuple[CopyFile, ...]) -> str:
+    count = f"{len(placed)} files" if len(placed) != 1 else "1 file"
+    return f" and {count} beside it" if placed else ""
 
 
 def _offline_step(name: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> Step:
@@ -251,61 +321,6 @@ def _download_step(name: str, argv: tuple[str, ...]) -> Step:
         caches=(modules.DOWNLOADED,),
         cwd="/work/fetch",
     )
-
-
-def _version(project: Project, request: PlanRequest, catalog: Catalog, warnings: list[str]) -> tuple[str, str]:
-    """The version and why. A go line is a need, the toolchain line a wish (Go toolchains, "go and toolchain lines").
-
-    The default is chosen where it is enough: both lines name a minimum.
-    """
-    if request.version:
-        return request.version, "asked for"
-    lines = [(one.mod.go, one.file) for one in project.modules]
-    wishes = [(one.mod.toolchain, one.file) for one in project.modules]
-    if project.work:
-        file = below(project.home, "go.work")
-        lines.append((project.work.go, file))
-        wishes.append((project.work.toolchain, file))
-    need, wish = _newest(lines), _newest([*lines, *wishes])
-    if not wish:
-        return "", "the catalog's default"
-    known = [row.version for row in catalog.toolchains() if row.runtime == NAME]
-    fitting = [one for one in known if not need or (go_version(one) or ()) >= need.minor]
-    if need and not fitting:
-        message = f"{need.file} asks for go {need.value}; the catalog has {', '.join(known)}"
-        hint = "Set the go line to one of these, if the code allows it."
-        raise BuildError("UnknownRuntimeVersion", message, where=need.where, next=hint)
-    default = catalog.find(NAME).version
-    wished = [one for one in fitting if (go_version(one) or ()) >= wish.minor]
-    chosen = next((one for one in (default, *reversed(wished or fitting)) if one in (wished or fitting)), default)
-    if wished:
-        return chosen, f"{wish.where} asks for {wish.minor_text} or newer; the catalog has it"
-    warnings.append(f"{wish.where} wishes toolchain {wish.value}, which the catalog lacks: took go {chosen}")
-    return chosen, f"{need.where} asks for {need.minor_text} or newer; the catalog has it" if need else "the newest"
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Line:
-    """A go or toolchain line."""
-
-    value: str
-    minor: tuple[int, ...]
-    file: str
-    where: str
-
-    @property
-    def minor_text(self) -> str:
-        return ".".join(str(part) for part in self.minor)
-
-
-def _newest(lines: Sequence[tuple[tuple[str, int], str]]) -> _Line | None:
-    """The line of the newest version; of equal ones the last, which is a toolchain line."""
-    found: _Line | None = None
-    for (value, line), file in lines:
-        version = go_version(value)
-        if version and (not found or version[:2] >= found.minor):
-            found = _Line(value=value.removeprefix("go"), minor=version[:2], file=file, where=f"{file}:{line}")
-    return found
 
 
 def refuse_missing_replacements(tree: Tree, project: Project) -> None:

@@ -19,7 +19,6 @@ from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 from structlog.typing import FilteringBoundLogger
 
-from builder.config import Settings
 from builder.contract import codec, routes
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
@@ -31,6 +30,7 @@ from builder.services.shares import Memory
 from builder.services.streams import LogStreams
 from builder.services.uploads import Upload, Uploads
 from builder.services.workers import WorkerService
+from builder.settings import Settings
 from builder.transports.http import bodies
 from builder.transports.http.answers import Handler, answering, json_answer, json_bytes, no_route, refused
 from builder.transports.http.events import events

@@ -1,0 +1,294 @@
+"""The settings: every one, typed, frozen, with its default and its bounds. `builder/config.py` reads them.
+
+msgspec stands for the types: a program that ends in half a second has no time to build a larger library's schemas.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_type_hints
+from urllib.parse import urlsplit
+
+import msgspec
+from msgspec import Meta
+
+from builder.errors import BuildError
+
+SECRET = "***"
+REPORT_KEY_CHARACTERS = 16
+MIB = 1024 * 1024
+
+# A URL with a user (and maybe a password), and variables that exist to hold a secret (UV_INDEX_X_PASSWORD, GOAUTH).
+CREDENTIAL_URL = re.compile(r"://[^/?#\s,|]*@")
+CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
+# A segment of repository names, and of folders of a node: nothing that leads out of either.
+ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
+
+Count = Annotated[int, Meta(ge=1)]
+Natural = Annotated[int, Meta(ge=0)]
+Mebibytes = Annotated[int, Meta(ge=MIB)]
+ReadMs = Annotated[int, Meta(ge=1000)]
+Days = Annotated[float, Meta(gt=0, le=36_500)]
+"""How long something stays; a day may be a fraction."""
+
+
+class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bearer token: what it may do (`submit`, `read`, `worker`, `operate`), for whom, and for a worker as which
+    node."""
+
+    token: str
+    organization: str = ""
+    scopes: tuple[str, ...] = ("submit", "read")
+    node: str = ""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All settings. Sizes are bytes, times ms, unless the name has another unit. Made by `validated`: the constructor
+    checks nothing."""
+
+    # Who talks to whom
+    server: str = ""  # URL of the control API; empty: commands do it in their own process
+    token: str = ""  # bearer token of this client or worker
+    listen: str = "127.0.0.1:8480"  # address the control API listens on
+    tokens: tuple[Token, ...] = ()  # bearer tokens the control API accepts
+    organization: str = "local"  # organization of builds without a server
+    # Where things are stored
+    data_dir: str = ""  # records, sources, logs, artifacts of the control side
+    node_dir: str = ""  # work folders, caches, toolchains and bases of a build node
+    store_url: str = ""  # SQL database; default: SQLite in data_dir
+    redis_url: str = "redis://127.0.0.1:6379/0"  # Celery's broker and the log stream
+    message_key: str = ""  # key of the HMAC over messages; the same on both sides
+    # Where artifacts go
+    registry: str = ""  # host:port of the registry; empty: an OCI layout folder in data_dir
+    registry_insecure: bool = False  # plain HTTP to the registry (loopback is always plain)
+    registry_username: str = ""  # registry user
+    registry_password: str = ""  # registry password
+    repository_prefix: str = ""  # put before <organization>/<name> in the registry
+    report_url: str = ""  # where VersionStatus reports are posted; empty: kept, not sent
+    report_token: str = ""  # bearer token of the report's receiver
+    # start each artifact once beside its push; a build argument overrules it
+    start_check: Literal["off", "warn", "require"] = "warn"
+    # keys of the signatures of reports; a second one while they are rotated
+    report_keys: Annotated[tuple[str, ...], Meta(max_length=2)] = ()
+    finalizers: Count = 4  # builds that a control process attests and tags at once
+    # Build node
+    node_id: str = ""  # identity of this node; default: the host's name
+    slots: Count = 2  # builds at once on this node
+    queues: tuple[str, ...] = ()  # queues this node reads; default: each runtime's and compile.any
+    node_free_bytes: Natural = 512 * MIB  # bytes free on the disk of node_dir below which the node takes no builds
+    node_free_inodes: Natural = 10_000  # inodes free on the disk of node_dir below which the node takes no builds
+    build_uid: Count = 61000  # first of the uids builds run as when the worker is root
+    unsandboxed: bool = False  # run build steps without a sandbox (never for strangers' code)
+    use_cgroups: bool = True  # use cgroups where they can be written; else rlimits
+    pipelines: tuple[str, ...] = ()  # modules with further pipelines
+    catalog: str = ""  # another runtimes/catalog.toml
+    # get a toolchain that is not on this node when a build needs it, inside its time limit
+    fetch_toolchains: bool = False
+    # runtime → version taken when none is asked for, over the catalog's
+    default_versions: dict[str, str] = msgspec.field(default_factory=dict)
+    # Limits of a build
+    timeout_ms: Annotated[int, Meta(ge=1000, le=3_600_000)] = 600_000
+    queue_timeout_ms: Annotated[int, Meta(ge=1000, le=86_400_000)] = 3_600_000
+    memory_bytes: Annotated[int, Meta(ge=16 * MIB)] = 2048 * MIB
+    cpus: Annotated[float, Meta(gt=0, le=4096)] = 2.0
+    pids: Annotated[int, Meta(ge=8)] = 512
+    disk_bytes: Mebibytes = 4096 * MIB
+    artifact_bytes: Annotated[int, Meta(ge=MIB, le=10240 * MIB)] = 1024 * MIB
+    log_bytes: Annotated[int, Meta(ge=64 * 1024, le=50 * MIB)] = 10 * MIB
+    upload_bytes: Mebibytes = 512 * MIB
+    inline_bytes: Annotated[int, Meta(ge=1024)] = 4 * MIB
+    # Limits of the process that reads a build's source and output; over one it is the source's fault
+    read_cpu_ms: ReadMs = 10_000  # processor time of detection, plan, diagnosis, each
+    unpack_cpu_ms: ReadMs = 60_000  # processor time of unpacking
+    read_ms: ReadMs = 120_000  # time by the clock of each of them
+    # memory of that process beside what it begins with
+    read_memory_bytes: Annotated[int, Meta(ge=64 * MIB)] = 512 * MIB
+    # What one organization may have at once, so that it cannot hold the API; a call beyond it is QuotaExceeded
+    queued_builds: Count = 20_000  # queued builds of an organization
+    open_uploads: Count = 4  # uploads of an organization that a control process receives at once
+    kept_upload_bytes: Mebibytes = 4096 * MIB  # uploads of an organization that no build names
+    log_streams: Count = 100  # log streams of an organization in a control process
+    body_rate_bytes: Natural = 64 * 1024  # least rate of a body, a second, over 10 s; 0: any
+    bodies_bytes: Mebibytes = 256 * MIB  # bodies in memory of a control process; an organization has a quarter
+    # Clocks
+    heartbeat_ms: Annotated[int, Meta(ge=50)] = 10_000
+    lease_ms: Annotated[int, Meta(ge=200)] = 30_000
+    drain_ms: Natural = 60_000
+    stop_grace_ms: Natural = 10_000
+    tick_ms: Annotated[int, Meta(ge=10)] = 1_000  # period of the reconciler
+    retry_backoff_ms: Natural = 2_000  # first delay after a platform failure; doubles
+    # How long what is not needed stays; a day may be a fraction
+    keep_succeeded_days: Days = 90  # succeeded builds with their logs
+    keep_failed_days: Days = 7  # failed and cancelled builds with their logs
+    keep_tagged_builds: bool = True  # keep the record of a build that a current tag names, always
+    keep_cache_days: Days = 30  # a cache entry, since its last answer
+    keep_reports_days: Days = 7  # reports that were delivered
+    keep_nodes_days: Days = 7  # a node that was not seen
+    keep_uploads_days: Days = 1  # an upload that no build names
+    keep_attempt_tags_days: Days = 1  # tags build-<id>-<attempt>, after the build's end
+    retention_ms: Annotated[int, Meta(ge=10)] = 3_600_000  # period of the loop that deletes what is past its time
+    # What the machine's package clients use
+    index_env: dict[str, str] = msgspec.field(default_factory=dict)  # package index variables of build steps
+    ca_bundle: str = ""  # CA bundle that fetch steps trust
+    upstream_proxy: str = ""  # HTTP proxy that the egress proxy goes through
+    no_proxy: tuple[str, ...] = ()  # hosts it reaches by itself; as NO_PROXY: a domain, CIDR or *
+    # Faults, for tests
+    crash_at: str = ""  # label at which this process kills itself with SIGKILL
+
+    def replace(self, **values: Any) -> Settings:
+        """The same settings but for these values, unchecked."""
+        return msgspec.structs.replace(self, **values)
+
+    @property
+    def database(self) -> str:
+        return self.store_url or f"sqlite:///{posixpath.join(self.data_dir, 'builder.db')}"
+
+    def queue_list(self, runtimes: tuple[str, ...]) -> tuple[str, ...]:
+        return self.queues or (*(f"compile.{name}" for name in runtimes), "compile.any")
+
+
+NAMES = Settings.__struct_fields__
+
+
+def validated(values: Mapping[str, Any]) -> Settings:
+    """The settings of these values, text where a number or a truth value is meant. Raises ValueError, whose text begins
+    with the setting's name; it repeats no value that may be a secret."""
+    try:
+        settings = msgspec.convert(dict(values), Settings, strict=False)
+    except msgspec.ValidationError as error:
+        raise ValueError(_words_of(str(error))) from None
+    for name, check in _CHECKS.items():
+        try:
+            check(getattr(settings, name))
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    return settings
+
+
+def _check_organization(name: str) -> None:
+    if not ORGANIZATION.fullmatch(name):
+        raise ValueError(f"{name[:80]!r} is no organization; it takes a-z and 0-9, with single . _ - between them")
+
+
+def _check_tokens(rows: tuple[Token, ...]) -> None:
+    """A token in two rows would belong to whichever of them is looked up first; a client without an organization would
+    reach the repositories and builds of all of them."""
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        if not row.token:
+            raise ValueError(f"row {number} has an empty token")
+        if row.token in first:
+            raise ValueError(f"rows {first[row.token]} and {number} have the same token: give each row its own")
+        first[row.token] = number
+        if row.organization or {"submit", "read"} & set(row.scopes):
+            _check_organization(row.organization)
+
+
+def _check_report_keys(keys: tuple[str, ...]) -> None:
+    """A signature by a key that can be guessed proves nothing."""
+    for number, key in enumerate(keys, 1):
+        if len(key) < REPORT_KEY_CHARACTERS:
+            raise ValueError(f"key {number} is too short; it takes {REPORT_KEY_CHARACTERS} characters or more")
+
+
+def _check_index_env(variables: dict[str, str]) -> None:
+    """These variables are the environment of build code, which may be anybody's."""
+    for name, text in variables.items():
+        if CREDENTIAL_URL.search(text) or CREDENTIAL_NAME.search(name.upper()):
+            raise ValueError(
+                f"{name} holds credentials, which build code could read: "
+                f"name an index that asks for none, such as a mirror of yours that adds them (docs/operators.md)"
+            )
+
+
+def _check_optional_url(url: str) -> None:
+    if url:
+        _check_url(url)
+
+
+_TAKES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "array": "a list"}
+_TAKES |= dict.fromkeys(("object", "dict"), "a table")
+_BOUNDS = {">=": "{} or more", ">": "more than {}", "<=": "{} or less", "<": "less than {}"}
+_PLACE = re.compile(r" - at `\$(?P<place>[^`]*)`$")
+_EXPECTED = re.compile(r"Expected `(?P<kind>\w+)[^`]*`(?P<more>.*)", re.DOTALL)
+_FIELD = re.compile(r"Object (?P<fault>missing required|contains unknown) field `(?P<field>[^`]*)`")
+
+
+def _words_of(error: str) -> str:
+    """What a setting takes, in words of ours: those of the validator are about its types."""
+    at = _PLACE.search(error)
+    text = error[: at.start()] if at else error
+    name, *inner = [part for part in re.split(r"[.\[\]]+", at["place"] if at else "") if part]
+    if field := _FIELD.match(text):
+        place = ".".join((*inner, field["field"]))
+        return f"{name}: {place}: {'it is needed' if field['fault'][0] == 'm' else 'there is no such field'}"
+    start = ".".join(inner) + ": " if inner else ""
+    if not (expected := _EXPECTED.match(text)):
+        choices = get_args(get_type_hints(Settings).get(name)) or ("a value", "another")
+        return f"{name}: {start}it takes {', '.join(map(str, choices[:-1]))} or {choices[-1]}"
+    for sign, words in _BOUNDS.items():
+        if bound := re.search(rf"(?<![<>=]){re.escape(sign)} (-?[\d.e+]+)", expected["more"]):
+            long = "of a length " if "length" in expected["more"] else ""
+            return f"{name}: {start}it takes {long}{words.format(f'{float(bound[1]):.12g}')}"
+    return f"{name}: {start}it takes {_TAKES.get(expected['kind'], 'another value')}"
+
+
+def shown(name: str, value: object) -> str:
+    """A value for a person: what may hold a secret is `***`, of a URL only its credentials."""
+    if any(word in name for word in ("token", "password", "message_key", "report_keys", "index_env")) and value:
+        return SECRET
+    if name.endswith("_url") or name in ("server", "upstream_proxy"):
+        return without_credentials(str(value))
+    return str(value)
+
+
+def without_credentials(url: str) -> str:
+    """A URL whose user, password and values of the query show as `***`. Where it is ambiguous, more is hidden."""
+    scheme, colon, rest = url.partition("://") if "://" in url else ("", "", url)
+    _, at, place = rest.rpartition("@")  # the last one: drivers allow a password with @, / and ? in it
+    place, question, query = place.partition("?")
+    pairs = (pair.rpartition("=") if "=" not in pair else pair.partition("=") for pair in query.split("&"))
+    hidden = "&".join(name + equals + SECRET for name, equals, _ in pairs)
+    return scheme + colon + (SECRET + at if at else "") + place + (question + hidden if query else "")
+
+
+def _check_url(url: str, schemes: tuple[str, ...] = ("http", "https")) -> None:
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise ValueError(f"{without_credentials(url)} is no URL: {error}") from None
+    if parts.scheme not in schemes or not host:
+        forms = " or ".join(f"{scheme}://HOST[:PORT]" for scheme in schemes)
+        raise ValueError(f"{without_credentials(url)} is no URL of the form {forms}")
+    if port is None and parts.netloc.endswith(":"):
+        raise ValueError(f"{without_credentials(url)} has a colon and no port after it")
+
+
+def check_redis_url(url: str) -> None:
+    """Raises `BuildError` InvalidRequest for a broker that cannot be one: whoever needs it calls this at its start."""
+    try:
+        _check_url(url, ("redis", "rediss"))
+    except ValueError as error:
+        raise BuildError("InvalidRequest", f"redis_url: {error}", where="redis_url") from None
+
+
+def address_of(text: str) -> tuple[str, int]:
+    """(host, port) of "host:port" or ":port" (loopback). Raises `ValueError` for anything else."""
+    host, colon, port = text.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
+        raise ValueError(f"{text[:80]!r} is no address of the form HOST:PORT, such as 127.0.0.1:8480")
+    return host or "127.0.0.1", int(port)
+
+
+_CHECKS: Mapping[str, Callable[[Any], object]] = {
+    "organization": _check_organization,
+    "server": _check_optional_url,
+    "report_url": _check_optional_url,
+    "listen": address_of,
+    "report_keys": _check_report_keys,
+    "tokens": _check_tokens,
+    "index_env": _check_index_env,
+}

@@ -1,0 +1,146 @@
+"""What build arguments and pins make of the plan of a Go source."""
+
+from __future__ import annotations
+
+import pytest
+
+from builder.pipelines.catalog import parse
+from tests.unit.test_pipelines_go import MAIN, MOD, choice, planned, refused, target
+
+VERSIONED = "package main\n\nvar version, commit string\n\nfunc main() { println(version, commit) }\n"
+SOURCE = {"go.mod": MOD, "main.go": VERSIONED}
+PAGES = SOURCE | {"templates/a.html": "a", "templates/b.html": "b", "run": "#!"}
+
+
+def linked(**arguments: str) -> str:
+    (flags,) = [word for word in planned(SOURCE, **arguments).steps[-1].argv if word.startswith("-ldflags=")]
+    return flags.removeprefix("-ldflags=-s -w -buildid=")
+
+
+@pytest.mark.parametrize(
+    ("text", "flags"),
+    [
+        ("main.version=1.4.0", " -X main.version=1.4.0"),
+        ("main.version=1,main.commit=a=b", " -X main.version=1 -X main.commit=a=b"),
+        ("main.version=", " -X main.version="),
+        ("main.version=two words", " -X 'main.version=two words'"),
+        ("main.version=it's", """ -X "main.version=it's\""""),
+        ('{"main.version": "1,2 -extld=/x"}', " -X 'main.version=1,2 -extld=/x'"),
+        ("example.com/app/x-y/v2.Name=1", " -X example.com/app/x-y/v2.Name=1"),
+        ("", ""),
+    ],
+)
+def test_variables_are_set_by_the_linker_and_each_stays_one_word(text: str, flags: str) -> None:
+    assert linked(ldflags_x=text) == flags
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["version", "version=1", "main.=1", "main.a b=1", "'main.a=1", "main.version=1,x", '{"main.version": 1}', "{",
+     '{"main.version": "a\\nb"}', """{"main.version": "both ' and \\""}""", "{" + "[" * 3000,
+     ",".join(f"main.v{number}=1" for number in range(101))],
+)  # fmt: skip
+def test_variables_that_are_none_are_refused(text: str) -> None:
+    error = refused(SOURCE, ldflags_x=text)
+    assert (error.reason, error.where) == ("InvalidRequest", "buildArgs.ldflags_x"), error
+
+
+def test_a_variable_that_the_package_does_not_name_is_a_warning() -> None:
+    made = planned(SOURCE, ldflags_x="main.Version=1,main.commit=2,example.com/other.X=3")
+    assert [one for one in made.warnings if "ldflags_x" in one] == [
+        "ldflags_x sets main.Version, and ./ names no Version: the linker sets nothing"
+    ]
+
+
+def test_files_stand_beside_the_binary_in_one_layer() -> None:
+    made = planned(PAGES, files="templates")
+    (layer,) = made.output.layers
+    assert (layer.source, layer.dest, made.output.entrypoint) == ("/work/out/app", "/app", ("/app/app",))
+    assert made.steps[-1].argv[-3:] == ("-o", "/work/out/app/app", ".")
+    assert [(one.path, one.source) for one in made.placed] == [
+        ("app/templates/a.html", "templates/a.html"), ("app/templates/b.html", "templates/b.html"),
+    ]  # fmt: skip
+    assert "2 files beside it" in made.output.summary
+    assert made.effects() != planned(PAGES, files="templates/a.html").effects() != planned(PAGES).effects()
+
+
+def test_files_count_from_the_folder_that_is_built() -> None:
+    files = {"svc/go.mod": MOD, "svc/main.go": MAIN, "svc/web/x": "", "web/y": ""}
+    made = planned(files, sub_path="svc", files="web")
+    assert [(one.path, one.source) for one in made.placed] == [("app/web/x", "svc/web/x")]
+
+
+@pytest.mark.parametrize("name", ["app", "app/x"])
+def test_a_file_in_the_place_of_the_binary_is_refused(name: str) -> None:
+    error = refused({"go.mod": MOD, "main.go": MAIN, name: ""}, files="app")
+    assert (error.reason, error.where) == ("InvalidRequest", "buildArgs.files")
+
+
+def test_start_names_the_binary_or_a_file_beside_it() -> None:
+    for program in ("app", "./app", "/app/app"):
+        made = planned(SOURCE, start=f'["{program}", "serve", "--port=1"]')
+        assert made.output.entrypoint == ("/app/app", "serve", "--port=1")
+    assert planned(PAGES, files="run", start='["./run"]').output.entrypoint == ("/app/run",)
+    for program in ("sh", "/bin/sh", "../app", "./run"):
+        error = refused(SOURCE, start=f'["{program}", "-c", "x"]')
+        assert (error.reason, error.where) == ("InvalidRequest", "buildArgs.start"), program
+
+
+@pytest.mark.parametrize(
+    ("files", "version", "why"),
+    [
+        ({".go-version": "1.24\n"}, "1.24", ".go-version:1 pins 1.24"),
+        ({".go-version": "# ours\ngo1.24.3\n"}, "1.24", ".go-version:2 pins 1.24.3"),
+        ({"mise.toml": '[tools]\ngo = "1.24"\n'}, "1.24", "mise.toml:2 pins 1.24"),
+        ({".mise.toml": '[tools]\nnode = "22"\ngo = ["1.24", "1.26"]\n'}, "1.24", ".mise.toml:3 pins 1.24"),
+        ({"mise.toml": '[tools]\ngo = { version = "prefix:1.24" }\n'}, "1.24", "mise.toml:2 pins 1.24"),
+        ({"mise.toml": "[tools.go]\nversion = '1.24'\n"}, "1.24", "mise.toml:1 pins 1.24"),
+        ({".tool-versions": "python 3.11\ngolang 1.24.3 # x\n"}, "1.24", ".tool-versions:2 pins 1.24.3"),
+        ({".tool-versions": "go 1.24\n", ".go-version": "1.26\n"}, "1.26", ".go-version:1 pins 1.26"),
+        ({"mise.toml": '[tools]\ngo = "latest"\n'}, "1.26", "go.mod:3 asks for 1.24 or newer; the catalog has it"),
+        ({".tool-versions": "golang system\n"}, "1.26", "go.mod:3 asks for 1.24 or newer; the catalog has it"),
+        (
+            {"mise.toml": "tools = 3\n", ".go-version": ""},
+            "1.26",
+            "go.mod:3 asks for 1.24 or newer; the catalog has it",
+        ),
+    ],
+)
+def test_a_pin_decides_the_version(files: dict[str, str], version: str, why: str) -> None:
+    made = planned(SOURCE | files)
+    assert choice(made, "version") == (version, why)
+    assert any("took a release of go 1.24" in one for one in made.warnings) == ("1.24.3" in why)
+
+
+def test_the_request_goes_before_a_pin_and_the_nearest_pin_before_one_above() -> None:
+    files = {"api/go.mod": MOD, "api/main.go": MAIN, ".go-version": "1.26\n"}
+    assert choice(planned(files, sub_path="api"), "version")[1] == ".go-version:1 pins 1.26"
+    near = planned(files | {"api/.tool-versions": "golang 1.24\n"}, sub_path="api")
+    assert choice(near, "version")[1] == "api/.tool-versions:1 pins 1.24" and target(near).startswith("api")
+    assert choice(planned(files, version="1.24", sub_path="api"), "version") == ("1.24", "asked for")
+
+
+@pytest.mark.parametrize(
+    ("files", "reason", "where", "words"),
+    [
+        ({".go-version": "1.19\n"}, "UnknownRuntimeVersion", ".go-version:1", "the catalog has 1.24, 1.26"),
+        ({".go-version": "stable-ish\n"}, "UnknownRuntimeVersion", ".go-version:1", "pins go stable-ish"),
+        ({"go.mod": "module x\n\ngo 1.26\n", ".go-version": "1.24\n"}, "ManifestInvalid", ".go-version:1",
+         "go.mod:3 needs 1.26"),
+        ({"mise.toml": "[tools\n"}, "ManifestInvalid", "mise.toml:1:7", "no TOML"),
+    ],
+)  # fmt: skip
+def test_a_pin_that_cannot_be_met_is_never_another_version(
+    files: dict[str, str], reason: str, where: str, words: str
+) -> None:
+    error = refused(SOURCE | files)
+    assert (error.reason, error.where) == (reason, where) and words in error.message
+
+
+def test_a_release_that_the_catalog_names_meets_its_pin_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = '[[row]]\nruntime = "go"\nversion = "1.24"\nrelease = "1.24.3"\ntarget = "native"\n'
+    catalog = parse(row + 'toolchain = "go-1.24"\nbase = "go"\n')
+    monkeypatch.setattr("tests.unit.test_pipelines_go.CATALOG", catalog)
+    assert not any("pins" in one for one in planned(SOURCE | {".go-version": "1.24.3\n"}).warnings)
+    warned = planned(SOURCE | {".go-version": "1.24.9\n"}).warnings
+    assert ".go-version:1 pins go 1.24.9: took go 1.24.3, which the catalog has" in warned

@@ -1,0 +1,370 @@
+"""Toolchains out of images: what is found, where plans find it, what is refused. Needs no package."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from builder import config
+from builder.bases.debian import Package
+from builder.bases.make import _check_versions, made_from, make_image
+from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
+from builder.data import catalog_file, runtimes_dir
+from builder.errors import BuildError
+from builder.images.image import Image, ImageConfig, build_image, canonical, descriptor
+from builder.images.layer import write_layer
+from builder.images.layout import Layout
+from builder.images.public import DOCKER_API, fetch_public, parse
+from builder.images.store import images_of, toolchain_images_of
+from builder.pipelines import catalog as catalogs
+from builder.plan import Toolchain
+from builder.toolchains.fetch import can_fetch
+from builder.toolchains.host import HostProvider
+from builder.toolchains.image import ImageProvider
+from builder.toolchains.provider import Toolchains
+from builder.toolchains.providers import fetching
+from tests.oci_fixtures import make_layer, make_tree
+
+TOOLCHAIN = """\
+rootfs = ""
+[[program]]
+command = "zig"
+marker = "VERSION"
+version = "zig(\\\\d+)"
+mount = "/opt/ignite/toolchain/zig"
+path = "bin"
+[[folder]]
+path = "sdk"
+mount = "/opt/ignite/sdk/zig"
+"""
+DEBIAN = """\
+[[image]]
+name = "zig-2"
+toolchains = ["zig-2", "zig-2-wasm"]
+suite = "trixie"
+packages = ["zig"]
+at = { "/opt/ignite/toolchain/zig" = "usr/lib/zig-*" }
+"""
+PUBLIC = '[[image]]\nname = "zig-2"\nreference = "example.test/zig:2"\n'
+ROW = Toolchain(runtime="zig", version="2", target="", name="zig-2", base="zig")
+ENV = (("PATH", "/usr/local/zig/bin:/usr/bin"), ("ZIG_HOME", "/z"), ("HOME", "/root"))
+
+
+@dataclass
+class Node:
+    """A machine without zig: its recipes, its node's folder, and an image of zig as somebody made it."""
+
+    root: Path
+    recipe: str = DEBIAN
+
+    def __post_init__(self) -> None:
+        make_tree(
+            self.root / "runtimes/zig",
+            {"toolchain.toml": TOOLCHAIN, TOOLCHAIN_FILE: self.recipe, "sdk/main.zig": "fn"},
+        )
+        layer = make_layer(self.root, "base", {"greeting": "hello"})
+        images_of(self.root / "node").put(build_image(None, (layer,), ImageConfig(entrypoint=())), "zig")
+
+    @property
+    def provider(self) -> ImageProvider:
+        return ImageProvider(
+            folders=(self.root / "runtimes",),
+            copies=self.root / "node/toolchains",
+            images=toolchain_images_of(self.root / "node"),
+            bases=images_of(self.root / "node"),
+        )
+
+    @property
+    def toolchains(self) -> Toolchains:
+        images = images_of(self.root / "node")
+        host = HostProvider(
+            folders=(self.root / "runtimes",), copies=self.root / "copies", images=images, which=lambda name: None
+        )
+        return Toolchains(providers=(host, self.provider))
+
+    def image(self, files: dict[str, str | bytes]) -> Image:
+        tree = make_tree(self.root / "tree", files)
+        (tree / "usr/bin").mkdir(parents=True, exist_ok=True)
+        layer = write_layer([(tree, "/")], self.root / "zig.tar.gz")
+        return build_image(None, (layer,), ImageConfig(entrypoint=(), env=ENV))
+
+    def store(self, files: dict[str, str | bytes]) -> str:
+        """Put an image of zig there as `make_image` does; its digest."""
+        recipe = self.provider.recipe(ROW)
+        assert recipe is not None
+        return toolchain_images_of(self.root / "node").put(self.image(files), recipe.name, recipe.digest).digest
+
+
+DEBIAN_FILES: dict[str, str | bytes] = {"usr/lib/zig-2/bin/zig": "", "usr/lib/zig-2/VERSION": "zig2"}
+PUBLIC_FILES: dict[str, str | bytes] = {"usr/local/zig/bin/zig": "", "usr/local/zig/VERSION": "zig2"}
+
+
+def test_the_root_of_the_image_is_the_root_and_its_programs_are_where_plans_expect_them(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    digest = node.store(DEBIAN_FILES)
+    found = node.toolchains.find(ROW)
+    assert found.root == digest and found.where == f"image {digest[7:19]}"
+    assert found.digests()["toolchain"] == digest and set(found.digests()) == {"base", "toolchain", "sdk sdk"}
+    provided = node.toolchains.provide(ROW)
+    rootfs = provided.root.rootfs
+    assert rootfs is not None and (rootfs / "usr/lib/zig-2/bin/zig").is_file()
+    program, sdk = provided.root.mounts
+    assert (str(program.source), program.dest) == (f"{rootfs}/usr/lib/zig-2", "/opt/ignite/toolchain/zig")
+    assert sdk.dest == "/opt/ignite/sdk/zig" and (sdk.source / "main.zig").read_text() == "fn"
+    assert provided.path[0] == "/opt/ignite/toolchain/zig/bin"
+    assert provided.env == (("ZIG_HOME", "/z"),), "HOME and PATH are a step's own"
+    assert node.toolchains.available((ROW, replace(ROW, name="zig-2-wasm", target="wasm"))).keys() == {
+        "zig-2",
+        "zig-2-wasm",
+    }
+
+
+def test_another_image_is_another_key(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    node.store(DEBIAN_FILES)
+    before = node.toolchains.find(ROW).digests()
+    node.store({**DEBIAN_FILES, "usr/lib/zig-2/patched": "1"})
+    after = node.toolchains.find(ROW).digests()
+    assert {name for name in before if before[name] != after[name]} == {"toolchain"}
+
+
+def test_a_public_image_is_looked_through_by_its_own_path(tmp_path: Path) -> None:
+    node = Node(tmp_path, PUBLIC)
+    node.store(PUBLIC_FILES)
+    (program, *_) = node.toolchains.provide(ROW).root.mounts
+    assert program.dest == "/opt/ignite/toolchain/zig" and str(program.source).endswith("/usr/local/zig")
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"usr/local/zig/bin/zig": "", "usr/local/zig/VERSION": "zig3"}, "has zig 3, 2 is needed"),
+        ({"usr/local/zig/bin/zig": ""}, "has no VERSION above zig"),
+        ({"usr/local/zig/VERSION": "zig2"}, "has no zig on its PATH"),
+    ],
+)
+def test_an_image_without_the_toolchain_is_refused(tmp_path: Path, files: dict[str, str | bytes], message: str) -> None:
+    node = Node(tmp_path, PUBLIC)
+    node.store(files)
+    with pytest.raises(BuildError, match=message) as caught:
+        node.toolchains.provide(ROW)
+    assert caught.value.reason == "ToolchainUnavailable"
+    assert caught.value.next == "ignite-builder runtimes fetch zig-2"
+
+
+def test_a_link_of_an_image_never_leads_to_a_file_of_the_host(tmp_path: Path) -> None:
+    node = Node(tmp_path, PUBLIC)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/VERSION").write_text("zig2")
+    tree = make_tree(tmp_path / "tree", PUBLIC_FILES)
+    (tree / "usr/local/zig/VERSION").unlink()
+    (tree / "usr/local/zig/VERSION").symlink_to(tmp_path / "outside/VERSION")
+    (tree / "usr/local/zig/src").symlink_to(tmp_path / "outside")
+    node.store({})
+    with pytest.raises(BuildError, match=r"has no VERSION above zig"):
+        node.toolchains.provide(ROW)
+
+
+def test_links_that_leave_a_distribution_lead_to_the_image(tmp_path: Path) -> None:
+    """As Debian separates them: /usr/lib/zig-2/src leads to ../../share/zig-2/src."""
+    node = Node(tmp_path)
+    tree = make_tree(tmp_path / "tree", {**DEBIAN_FILES, "usr/share/zig-2/src/std.zig": "std"})
+    (tree / "usr/lib/zig-2/src").symlink_to("../../share/zig-2/src")
+    (tree / "usr/lib/zig-2/host").symlink_to("../../../../../../../../etc")
+    node.store({})
+    (node.root / "link").symlink_to(node.root / "node")  # a node's folder may be behind a link
+    provider = replace(node.provider, images=toolchain_images_of(node.root / "link"))
+    mounts = provider.provide(provider.find(ROW)).root.mounts
+    (source,) = (mount.source for mount in mounts if mount.dest == "/opt/ignite/share/zig-2/src")
+    assert (source / "std.zig").read_text() == "std"
+    assert not [mount for mount in mounts if mount.source == Path("/etc")]
+
+
+def test_a_recipe_that_changed_asks_for_a_new_image(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    assert not node.provider.has(ROW)
+    node.store(DEBIAN_FILES)
+    assert node.provider.has(ROW)
+    (tmp_path / "runtimes/zig" / TOOLCHAIN_FILE).write_text(DEBIAN.replace('["zig"]', '["zig", "lld"]'))
+    assert not node.provider.has(ROW)
+    with pytest.raises(BuildError) as caught:
+        node.toolchains.find(ROW)
+    assert caught.value.message == "zig-2: zig is not on the PATH of this node"
+    assert caught.value.next == "ignite-builder runtimes fetch zig-2"
+
+
+def test_what_a_suite_has_must_be_what_the_recipe_is_for() -> None:
+    recipe = Recipe(name="zig-2", suite="sid", packages=("zig",), versions=(("zig", "2."),))
+    _check_versions(recipe, (Package(name="zig", version="2.1-3", path=Path("x")),))
+    with pytest.raises(BuildError, match=r"sid has zig 3\.0-1, the recipe is for 2\."):
+        _check_versions(recipe, (Package(name="zig", version="3.0-1", path=Path("x")),))
+    with pytest.raises(BuildError, match="sid has zig no more"):
+        _check_versions(recipe, ())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('name="x"\nreference="a/b"\npackages=["c"]', "an image with a reference is as it is; packages changes it"),
+        ('name="x"\nsuite="s"\npackages=["p"]\nat=["q"]', "at has the wrong shape"),
+        ('name="x"\nsuite="s"\npackages=["p"]\ntoolchain=["q"]', 'no key of a recipe; is "toolchains" meant?'),
+    ],
+)
+def test_a_wrong_recipe_of_an_image_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / TOOLCHAIN_FILE).write_text(f"[[image]]\n{text}\n")
+    with pytest.raises(BuildError) as caught:
+        read_recipes(tmp_path, TOOLCHAIN_FILE)
+    assert message in caught.value.message and caught.value.where.endswith("image 1")
+
+
+def test_every_shipped_image_serves_a_row_of_the_catalog() -> None:
+    names = {row.name for row in catalogs.read(catalog_file("")).toolchains()}
+    served = [
+        name
+        for folder in runtimes_dir().iterdir()
+        if (folder / TOOLCHAIN_FILE).is_file()
+        for recipe in read_recipes(folder, TOOLCHAIN_FILE).values()
+        for name in recipe.toolchains or (recipe.name,)
+    ]
+    assert set(served) <= names and len(served) == len(set(served))
+
+
+def test_a_build_fetches_only_where_the_setting_says_so(tmp_path: Path) -> None:
+    settings = config.load({"node_dir": str(tmp_path)}).settings
+    assert fetching(settings) is None
+    assert fetching(settings.replace(**{"fetch_toolchains": True})) is not None
+    rows = {row.name: row for row in catalogs.read(catalog_file("")).toolchains()}
+    assert can_fetch(settings, rows["go-1.24"])
+    assert not can_fetch(settings, rows["python-3.12"]), "there is no recipe of its base"
+    assert list(tmp_path.iterdir()) == []
+
+
+# -- public images ---------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("golang", "docker.io/library/golang:latest"),
+        ("rust:1.82-bookworm", "docker.io/library/rust:1.82-bookworm"),
+        ("denoland/deno:2.0.0", "docker.io/denoland/deno:2.0.0"),
+        ("ghcr.io/astral-sh/uv:0.9", "ghcr.io/astral-sh/uv:0.9"),
+        ("localhost:5000/a/b@sha256:" + "0" * 64, "localhost:5000/a/b@sha256:" + "0" * 64),
+        ("localhost/x:1@sha256:" + "a" * 64, "localhost/x:1@sha256:" + "a" * 64),
+    ],
+)
+def test_references_are_read_as_docker_reads_them(text: str, shown: str) -> None:
+    assert str(parse(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["", "UPPER", "a b", "x:", "x@sha256:12", "../x", "x/../y", "h.io/"])
+def test_what_is_no_reference_is_refused(text: str) -> None:
+    if text == "x:":
+        assert parse(text).tag == "latest"
+        return
+    with pytest.raises(BuildError, match="is no reference of an image"):
+        parse(text)
+
+
+def docker_form(image: Image) -> Image:
+    """The same image in Docker's media types, as public registries still serve most."""
+    value = json.loads(image.manifest)
+    value["mediaType"] = "application/vnd.docker.distribution.manifest.v2+json"
+    value["config"]["mediaType"] = "application/vnd.docker.container.image.v1+json"
+    for layer in value["layers"]:
+        layer["mediaType"] = "application/vnd.docker.image.rootfs.diff.tar.gzip"
+    body = canonical(value)
+    named = descriptor(value["mediaType"], body)
+    return replace(image, manifest=body, digest=named["digest"], media_type=value["mediaType"])
+
+
+def registry_with(root: Path, image: Image, *, index: bool = True) -> Layout:
+    """A registry of one image, behind an index of two platforms as a public one is."""
+    layout = Layout(root / "registry")
+    layout.push(image, "library/zig", None if index else "2")
+    if index:
+        entry = {"mediaType": image.media_type, "digest": image.digest, "size": len(image.manifest)}
+        arm = {**entry, "digest": "sha256:" + "1" * 64, "platform": {"os": "linux", "architecture": "arm64"}}
+        amd = {**entry, "platform": {"os": "linux", "architecture": "amd64"}}
+        kind = "application/vnd.docker.distribution.manifest.list.v2+json"
+        body = canonical({"schemaVersion": 2, "mediaType": kind, "manifests": [arm, amd]})
+        named = descriptor(kind, body)
+        layout.push(replace(image, manifest=body, digest=named["digest"], media_type=kind), "library/zig", "2")
+    return layout
+
+
+@pytest.mark.parametrize("index", [True, False], ids=["an index", "one manifest"])
+def test_a_public_image_is_fetched_verified_and_pinned(tmp_path: Path, index: bool) -> None:
+    node = Node(tmp_path, PUBLIC.replace("example.test/zig:2", "zig:2"))
+    image = docker_form(node.image(PUBLIC_FILES))
+    layout = registry_with(tmp_path, image, index=index)
+    hosts: list[str] = []
+    lines: list[str] = []
+
+    def connect(host: str) -> Layout:
+        hosts.append(host)
+        return layout
+
+    recipe = node.provider.recipe(ROW)
+    assert recipe is not None
+    images = toolchain_images_of(tmp_path / "node")
+
+    def made(refresh: bool = False) -> str:
+        return make_image(
+            images,
+            recipe,
+            refresh=refresh,
+            fetch=lambda text, work, progress: fetch_public(text, work, progress, connect),
+            progress=lines.append,
+        ).digest
+
+    assert made() == image.digest and set(hosts) == {DOCKER_API}
+    assert lines[-1] == f"docker.io/library/zig:2 is {image.digest}"
+    assert node.toolchains.find(ROW).root == image.digest
+    rootfs = node.toolchains.provide(ROW).root.rootfs
+    assert rootfs is not None and (rootfs / "usr/local/zig/VERSION").read_text() == "zig2"
+    moved = docker_form(node.image({**PUBLIC_FILES, "usr/local/zig/patch": "1"}))
+    registry_with(tmp_path, moved, index=index)
+    hosts.clear()
+    assert made() == image.digest and hosts == [], "what the tag points at now is nobody's business"
+    assert made(refresh=True) == moved.digest
+    stored = made_from(images, recipe)
+    assert stored is not None and stored.digest == moved.digest
+    assert all(layer.media_type.startswith("application/vnd.oci.") for layer in stored.layers)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layers": [{"mediaType": "x/zstd", "digest": "sha256:" + "0" * 64, "size": 1}]}, "has a x/zstd"),
+        ({"layers": [{"mediaType": "x", "digest": "../../etc/passwd", "size": 1}]}, "no sha256 digest"),
+        ({"layers": 7}, "lacks a part"),
+        ({"config": {}}, "lacks a part"),
+        ({"layers": []}, "does not fit its layers"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_refused(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    image = Node(tmp_path).image(PUBLIC_FILES)
+    body = canonical(json.loads(image.manifest) | change)
+    hostile = replace(image, manifest=body, digest=descriptor("x", body)["digest"])
+    layout = registry_with(tmp_path, hostile, index=False)
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(BuildError, match=message) as caught:
+        fetch_public("zig:2", work, lambda line: None, lambda host: layout)
+    assert caught.value.reason == "ToolchainUnavailable"
+
+
+def test_an_image_that_is_not_there_or_for_another_platform_is_named(tmp_path: Path) -> None:
+    layout = registry_with(tmp_path, Node(tmp_path).image(PUBLIC_FILES))
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(BuildError, match=r"docker.io/library/zig:3 is not there"):
+        fetch_public("zig:3", work, lambda line: None, lambda host: layout)
+    body = canonical({"manifests": [{"platform": {"os": "linux", "architecture": "s390x"}}]})
+    kind = "application/vnd.oci.image.index.v1+json"
+    image = replace(Node(tmp_path).image({}), manifest=body, digest=descriptor(kind, body)["digest"], media_type=kind)
+    layout.push(image, "library/zig", "4")
+    with pytest.raises(BuildError, match="is for linux/s390x, not for linux/amd64"):
+        fetch_public("zig:4", work, lambda line: None, lambda host: layout)
