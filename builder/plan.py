@@ -123,8 +123,8 @@ class Step:
     result: str = ""
     """A folder below `/work/out` that the node stores when the step ends well, write-once, under the digest of all that
     the step reads: stubs, verified downloads, toolchain, `argv`, `env`. A later build with the same digest gets a copy
-    of it and does not run the step. A step with a result sees stubs and no network, and writes no cache; it may run code
-    that a lock pins by hash, which is not the source's."""
+    of it and does not run the step. A step with a result sees stubs and no network, and writes no cache; it may run
+    code that a lock pins by hash, which is not the source's."""
     memo: str = ""
     """A digest of all that its output depends on beside `argv`, `env`, the toolchain and verified downloads. Its output
     is its lines and nothing else, so a node that stored them runs it no more. Empty: it always runs."""
@@ -228,9 +228,9 @@ class Plan:
 class Wanted:
     """One file that a fetch step downloads, by the digest that a lock or the index names.
 
-    `source` is its path in the step's private folder, a part `*` of which stands for the one folder there; `path` the one in the shared cache `cache`. `path` holds the
-    digest, so that what one build asks for never stands in the place of what another means. `digest` is "sha256:<hex>"
-    of the bytes, or "h1:<base64>" as go.sum has it.
+    `source` is its path in the step's private folder, where a part `*` stands for the one folder that is there; `path`
+    the one in the shared cache `cache`. `path` has the digest, so that what one build asks for never takes the place of
+    what another means. `digest` is "sha256:<hex>" of the bytes, or "h1:<base64>" as go.sum has it.
     """
 
     cache: str

@@ -180,8 +180,9 @@ def _opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
     *above, name = path.split("/")
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for part in above:
-            if part == "*":
+        for named in above:
+            part = named
+            if named == "*":
                 with os.scandir(here) as entries:
                     names = [entry.name for entry, _ in zip(entries, range(2), strict=False)]
                 if len(names) != 1:

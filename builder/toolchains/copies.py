@@ -60,6 +60,16 @@ class Copies:
         return copy
 
 
+def _other_than(part: Part) -> Callable[[str, list[str]], list[str]]:
+    """What of the top of a distribution no step needs: documentation is most of some."""
+
+    def ignored(folder: str, names: list[str]) -> list[str]:
+        top = bool(part.content) and folder == str(part.source)
+        return [name for name in names if top and name not in part.content]
+
+    return ignored
+
+
 def linked(source: Path, dest: str) -> Iterator[Mount]:
     """Where links near the top of a distribution lead outside it, mounted where they lead from `dest`.
 
@@ -71,16 +81,6 @@ def linked(source: Path, dest: str) -> Iterator[Mount]:
         if link.is_symlink() and not link.resolve().is_relative_to(source) and link.exists():
             place = os.path.normpath(Path(dest) / link.relative_to(source).parent / os.readlink(link))
             yield Mount(source=link.resolve(), dest=place)
-
-
-def _other_than(part: Part) -> Callable[[str, list[str]], list[str]]:
-    """What of the top of a distribution no step needs: documentation is most of some."""
-
-    def ignored(folder: str, names: list[str]) -> list[str]:
-        top = bool(part.content) and folder == str(part.source)
-        return [name for name in names if top and name not in part.content]
-
-    return ignored
 
 
 def _others_may_enter(folder: Path) -> bool:

@@ -20,7 +20,7 @@ from builder.images.store import images_of, toolchain_images_of
 from builder.plan import Toolchain
 from builder.sandbox.policy import bypasses
 from builder.settings import Settings
-from builder.toolchains.providers import folders_of, image_provider, toolchains_of
+from builder.toolchains.providers import folders_of, host_provider, image_provider, toolchains_of
 from builder.toolchains.recipe import read_recipe
 
 Progress = Callable[[str], None]
@@ -72,18 +72,19 @@ def can_fetch(settings: Settings, row: Toolchain) -> bool:
 def ensure_base(
     settings: Settings, row: Toolchain, *, refresh: bool = False, progress: Progress = lambda line: None
 ) -> str:
-    """Make the base image of a toolchain and the root of its steps, where there is a recipe and no image of it yet.
-    Returns the base's digest, empty without one. Raises as `build_base`."""
+    """Make the base image of a toolchain, and the root of its steps where that is an image of its own and the machine
+    has the toolchain itself, where there is a recipe and no image of it yet. Returns the base's digest, empty without a
+    recipe. Raises as `build_base`."""
     folder = _base_folder(settings, row)
     if folder is None:
         return ""
     store = images_of(settings.node_dir)
     root = read_recipe(folders_of(settings), row.runtime).root
-    names = (*((root,) if root else ()), *((row.base,) if row.base else ()))
-    made = [
-        build_base(store, name, folder, refresh=refresh, fetch=_fetch(settings), progress=progress) for name in names
-    ]
-    return made[-1].digest if row.base else ""
+    if root and host_provider(settings).has(row):
+        build_base(store, root, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
+    if not row.base:
+        return ""
+    return build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress).digest
 
 
 def _base_folder(settings: Settings, row: Toolchain) -> Path | None:

@@ -43,7 +43,7 @@ class HostProvider:
         root = self.images.get(recipe.root) if recipe.root else base
         if recipe.root and root is None:
             step = f"ignite-builder runtimes fetch {row.name}"
-            raise _unavailable(row, f"image {recipe.root} is not on this node", step)
+            raise _unavailable(row, f"image {recipe.root}, the root of its steps, is not on this node", step)
         parts = []
         programs = recipe.programs_for(row.target)
         for program in programs:

@@ -15,13 +15,17 @@ from builder.toolchains.provider import Toolchains
 
 def toolchains_of(settings: Settings) -> Toolchains:
     """The toolchains of this machine: its own programs first, then toolchain images."""
-    here = host.HostProvider(
+    return Toolchains(providers=(host_provider(settings), image_provider(settings)))
+
+
+def host_provider(settings: Settings) -> host.HostProvider:
+    """The programs of this machine."""
+    return host.HostProvider(
         folders=folders_of(settings),
         copies=Path(settings.node_dir) / "toolchains",
         images=images_of(settings.node_dir),
         which=host.find_program,
     )
-    return Toolchains(providers=(here, image_provider(settings)))
 
 
 def image_provider(settings: Settings) -> image.ImageProvider:

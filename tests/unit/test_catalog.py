@@ -14,7 +14,7 @@ CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 def test_an_empty_version_is_the_default() -> None:
     assert {one: CATALOG.find(one).version for one in ("python", "rust", "go", "deno")} == {
         "python": "3.11",
-        "rust": "1.93",
+        "rust": "1.95",
         "go": "1.26",
         "deno": "2.7",
     }

@@ -1,8 +1,8 @@
 """Rust: a package, a member of a workspace or a single file becomes one static binary or one component. Runs nothing.
 
-With the network, and no line of the source: cargo resolves and downloads crates for stubs, manifests with empty targets.
-Without it: crates that the node verified are unpacked, cargo compiles them for the stubs (code that a lock pins by hash;
-the node stores the result), and then the source with them, in a copy of that result that ends with the build.
+With the network, and no line of the source: cargo resolves and downloads crates for stubs, manifests with empty
+targets. Without it: crates that the node verified are unpacked, cargo compiles them for the stubs (code that a lock
+pins by hash; the node stores the result), then the source with them, in a copy of that result that ends with the build.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import BuildError
+from builder.pipelines.arguments import FILES, START, SUB_PATH, Argument, beside, names, start_of
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.rust.config import TRIPLES, Config, read_config
@@ -21,7 +22,17 @@ from builder.pipelines.rust.diagnosis import diagnose as diagnose
 from builder.pipelines.rust.entry import OURS, WRAPPER, Entry, Program, choose, features, library_name, linkable
 from builder.pipelines.rust.lock import LIST, read_lock
 from builder.pipelines.rust.lock import fetched as fetched_by
-from builder.pipelines.rust.manifest import MANIFEST, Package, Project, below, read_project, stub, table, to_toml
+from builder.pipelines.rust.manifest import (
+    MANIFEST,
+    Package,
+    Project,
+    below,
+    dependencies,
+    read_project,
+    stub,
+    table,
+    to_toml,
+)
 from builder.pipelines.rust.pins import CRATES
 from builder.pipelines.rust.source import FILE_LIMIT, handler_line, has_main, named
 from builder.pipelines.rust.versions import wanted_version
@@ -46,7 +57,22 @@ from builder.source.tree import Tree
 
 NAME = "rust"
 EXTENSIONS: tuple[str, ...] = (".rs",)
-BUILD_ARGS: tuple[str, ...] = ("entry", "features", "sub_path")
+ARGUMENTS = (
+    Argument(
+        name="entry",
+        meaning="the program to build: a member of the workspace by name or folder, or a program by name or file",
+        example="api",
+    ),
+    SUB_PATH,
+    Argument(
+        name="features",
+        meaning="features of the package, apart by commas; `no-default` among them leaves the default ones out",
+        example="tls,json",
+    ),
+    FILES,
+    START,
+)
+BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 SDK = "/opt/ignite/sdk/rust"
 CARGO = "/opt/ignite/toolchain/rust/bin/cargo"
 LINKER = ("CARGO_TARGET_WASM32_WASIP2_LINKER", "/opt/ignite/toolchain/wasm-component-ld")
@@ -121,6 +147,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     stubs, copies = _stubs(tree, source)
     steps = _steps(source, request, warnings)
     binary = entry.program.name
+    placed = _placed(tree, folder, request)
     return Plan(
         detection=detection,
         toolchain=row,
@@ -138,7 +165,8 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             ),
         ),
         steps=steps,
-        output=_output(f"{TARGET_DIR}/{source.triple}/release/{binary}", target),
+        output=_output(f"{TARGET_DIR}/{source.triple}/release/{binary}", target, placed, request),
+        placed=placed,
         files=source.files,
         stubs=stubs if len(steps) > 1 else (),
         copies=copies if len(steps) > 1 else (),
@@ -152,18 +180,49 @@ def _where(target: str) -> str:
     return PLATFORM if target == "native" else "WASI 0.2"
 
 
-def _output(binary: str, target: str) -> Output | ComponentOutput:
+def _output(binary: str, target: str, placed: tuple[CopyFile, ...], request: PlanRequest) -> Output | ComponentOutput:
     if target == "wasm":
+        for name in (FILES.name, START.name):
+            if request.build_args.get(name):
+                message = f"{name} is for programs: a component has no folder and is called by its host"
+                hint = "Leave it out, or build for the target native. include_bytes! puts a file into the component."
+                raise BuildError("InvalidRequest", message, where=f"buildArgs.{name}", next=hint)
         return ComponentOutput(
             component=f"{binary}.wasm",
             summary="a component that exports wasi:http/incoming-handler, for any host of WASI 0.2",
         )
     return Output(
-        layers=(LayerSource(source=binary, dest="/app/app", created_by="ignite: cargo build"),),
-        entrypoint=("/app/app",),
+        layers=(
+            LayerSource(source=binary, dest="/app/app", created_by="ignite: cargo build"),
+            *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
+        ),
+        entrypoint=_entrypoint(placed, request),
         workdir="/app",
         summary="static binary /app/app, base with CA certificates and time zones, user 65532",
     )
+
+
+def _placed(tree: Tree, folder: str, request: PlanRequest) -> tuple[CopyFile, ...]:
+    """The files that the build argument `files` puts beside the binary."""
+    placed = beside(tree, folder, request.build_args, "app")
+    if any(file.path == "app/app" or file.path.startswith("app/app/") for file in placed):
+        hint = "Rename it in the source, or name less: files=templates"
+        message = "files names app, which is where the binary is put"
+        raise BuildError("InvalidRequest", message, where="buildArgs.files", next=hint)
+    return placed
+
+
+def _entrypoint(placed: tuple[CopyFile, ...], request: PlanRequest) -> tuple[str, ...]:
+    """The binary, or the build argument `start`. Its program is in /app: the base has none."""
+    words = start_of(request.build_args)
+    if not words:
+        return ("/app/app",)
+    program = posixpath.normpath(posixpath.join("/app", words[0]))
+    if program not in ("/app/app", *(f"/{file.path}" for file in placed)):
+        message = f"start names {words[0][:80]}, which the image does not have"
+        hint = """Name the binary, such as ["./app", "serve"], or a program that files puts beside it."""
+        raise BuildError("InvalidRequest", message, where="buildArgs.start", next=hint)
+    return (program, *words[1:])
 
 
 def _read(tree: Tree, folder: str, request: PlanRequest, triple: str) -> Source:
@@ -230,8 +289,6 @@ def _read_single(tree: Tree, folder: str, file: str, triple: str) -> Source:
 
 
 def _is_foreign(manifest: Mapping[str, Any]) -> bool:
-    from builder.pipelines.rust.manifest import dependencies
-
     return any(not (isinstance(value, dict) and ("path" in value or "workspace" in value))
                for key, _, value in dependencies(manifest))  # fmt: skip
 
@@ -329,14 +386,14 @@ def _steps(source: Source, request: PlanRequest, warnings: list[str]) -> tuple[S
             )
     if source.added and (source.locked or not source.foreign):
         caches += (Cache(name="crates-sdk", access=Access.READ),)
-        argv = (CARGO, "--config", f"{FETCH}/{MIRROR}", "fetch", "--locked", "--manifest-path", f"{SDK}/Cargo.toml")
-        steps.append(_fetch_step("download crates of the SDK", argv, "crates-sdk", FETCH))
+        own = (CARGO, "--config", f"{FETCH}/{MIRROR}", "fetch", "--locked", "--manifest-path", f"{SDK}/Cargo.toml")
+        steps.append(_fetch_step("download crates of the SDK", own, "crates-sdk", FETCH))
     static = ("-Ctarget-feature=+crt-static",) if source.triple == TRIPLES["native"] else ()
     flags = (*static, *source.config.flags)
     env = (*_COMMON, *_profile(source), ("CARGO_ENCODED_RUSTFLAGS", "\x1f".join(flags)))
     env += (LINKER,) if source.triple == TRIPLES["wasm"] else ()
     asked = _features(request, project.package)
-    argv = (
+    argv: tuple[str, ...] = (
         CARGO, "--config", f"{FETCH}/{OFFLINE}", "build", "--release", "--offline", *exact, "--target", source.triple,
         "--target-dir", TARGET_DIR, *asked, "--bin", binary,
     )  # fmt: skip
@@ -353,8 +410,8 @@ def _steps(source: Source, request: PlanRequest, warnings: list[str]) -> tuple[S
             Step(name="compile crates", argv=argv, sees=Sees.STUBS, runs_source=False, cwd=home, env=env,
                  result=TARGET_DIR)
         )  # fmt: skip
-    elif not steps:
-        argv = (*argv[:1], *argv[3:])
+    else:  # nothing to find offline
+        argv = (CARGO, *argv[3:])
     cwd = posixpath.normpath(f"/work/src/{project.package.folder}")
     steps.append(Step(name="compile", argv=argv, env=env, cwd=cwd))
     return tuple(steps)
@@ -396,9 +453,9 @@ def _profile(source: Source) -> tuple[tuple[str, str], ...]:
 
 
 def _features(request: PlanRequest, package: Package) -> tuple[str, ...]:
-    """The build argument `features`: names apart by commas; `-default` leaves the default ones out."""
+    """The build argument `features`: names apart by commas; `no-default` leaves the default ones out."""
     asked = [part.strip() for part in request.build_args.get("features", "").split(",") if part.strip()]
-    names = [name for name in asked if name != "-default"]
+    names = [name for name in asked if name != "no-default"]
     known = features(package)
     for name in names:
         if not _FEATURE.fullmatch(name):
@@ -409,7 +466,7 @@ def _features(request: PlanRequest, package: Package) -> tuple[str, ...]:
                 f"{package.name[:80]} has no feature {name[:80]}; it has {', '.join(sorted(known)[:16]) or 'none'}"
             )
             raise BuildError("InvalidRequest", message, where="buildArgs.features", next="Name one of these.")
-    default = ("--no-default-features",) if "-default" in asked else ()
+    default = ("--no-default-features",) if "no-default" in asked else ()
     return (*default, *(("--features", ",".join(names)) if names else ()))
 
 

@@ -13,7 +13,9 @@ _CRATE = re.compile(r"^error: could not compile `([\w-]{1,100})`")
 _SCRIPT = re.compile(r"^error: failed to run custom build command for `([\w-]{1,100}) v([^\s`]{1,100})")
 _ERROR = re.compile(r"^error(?:\[E\d{4}\])?: ")
 _FEATURES = re.compile(r"^error: Only features? (.{1,200}) (?:are|is) supported on wasm")
-_NATIVE = re.compile(r"\b(?:pthread|openssl|clang|cmake|\bcc\b|gcc|wasi-sysroot|no such file or directory)", re.IGNORECASE)
+_NATIVE = re.compile(
+    r"\b(?:pthread|openssl|clang|cmake|\bcc\b|gcc|wasi-sysroot|no such file or directory)", re.IGNORECASE
+)
 _ELSEWHERE = (
     "Leave it out of components, under [target.'cfg(not(target_family = \"wasm\"))'.dependencies], or build for the "
     "target native."
@@ -26,7 +28,9 @@ def unbuildable(step: Step, lines: Sequence[str]) -> Diagnosis | None:
         return None
     if found := _SCRIPT.search(first_match(lines, _SCRIPT)):
         has_c = bool(first_match(lines, _NATIVE))
-        why = "it compiles C code, for which there is no compiler to wasm32-wasip2" if has_c else "its build script fails"
+        why = (
+            "it compiles C code, for which there is no compiler to wasm32-wasip2" if has_c else "its build script fails"
+        )
         return _crate(f"{found[1]} {found[2]}", why, lines, _SCRIPT)
     if step.name != "compile crates":
         return None
@@ -39,7 +43,7 @@ def unbuildable(step: Step, lines: Sequence[str]) -> Diagnosis | None:
             message=f"the crate {found[1]} has no more than {features[1]} in a component",
             where=f"Cargo.toml  {found[1]}",
             said=_said(lines, _FEATURES),
-            next=f'Name only these: {found[1]} = {{ version = "…", features = ["…"] }}; or build for the target native.',
+            next="Name only these in its features, or build for the target native.",
         )
     error = first_match(lines, _ERROR).partition(": ")[2].strip()[:200]
     return _crate(found[1], error or "it does not compile", lines, _ERROR)

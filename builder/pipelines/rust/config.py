@@ -21,13 +21,14 @@ TRIPLES = {"native": "x86_64-unknown-linux-gnu", "wasm": "wasm32-wasip2"}
 """Target of the catalog → target of rustc."""
 NAMES = (".cargo/config.toml", ".cargo/config")
 _IGNORED = frozenset({
-    "alias", "cargo-new", "doc", "future-incompat-report", "install", "net", "term", "http", "cache", "credential-alias",
+    "alias", "cargo-new", "doc", "future-incompat-report", "install", "net", "term", "http", "cache",
+    "credential-alias",
 })  # fmt: skip
 """What concerns a person at a keyboard, or the way to an index, which is the node's."""
 _BUILD = frozenset({"rustflags", "incremental", "jobs", "target", "target-dir", "rustdocflags", "dep-info-basedir",
                     "build-dir", "warnings"})  # fmt: skip
 _VARIABLE = re.compile(
-    r"(?:CARGO|RUST|LD|DYLD|BASH|IGNITE|GIT|SSH|CC|CXX|AR|AS|LINKER|HOST|TARGET)(?:_.*)?|.*(?:_PROXY|_proxy)|"
+    r"(?:CARGO|RUST\w*|LD|DYLD|BASH|IGNITE|GIT|SSH|CC|CXX|AR|AS|LINKER|HOST|TARGET)(?:_.*)?|.*(?:_PROXY|_proxy)|"
     r"PATH|HOME|IFS|ENV|SHELL|TMPDIR|PERL5LIB|PERL5OPT|PYTHONSTARTUP|PYTHONPATH|NODE_OPTIONS|(?:CC|CXX|AR)_\w+|MAKEFLAGS"
 )
 """Variables that name a program, inject code into one, or direct cargo."""

@@ -104,7 +104,7 @@ def choose(tree: Tree, package: Package, asked: str) -> Entry:
     if not found and not handlers:
         raise _none(package, library)
     message = f"{package.name[:80]} has several programs: {_list(found, library if library in handlers else '')}"
-    raise BuildError("EntryPointMissing", message, where=package.file, next="Name one of them: --entry NAME.")
+    raise BuildError("EntryPointMissing", message, where=package.file, next="Name one of them: --build-arg entry=NAME.")
 
 
 def _entry(program: Program, why: str, handlers: dict[str, int]) -> Entry:

@@ -69,7 +69,8 @@ def _old_checksum(tree: Tree, path: str, name: str, version: str) -> str:
 
 def fetched(lists: Iterable[tuple[str, Iterable[Crate]]]) -> Fetched:
     """The crates of each cache, and the list by which a later step unpacks them."""
-    wanted, lines = [], {}
+    wanted: list[Wanted] = []
+    lines: dict[str, str] = {}
     for cache, crates in lists:
         for crate in crates:
             file = f"{crate.name}-{crate.version}"

@@ -94,7 +94,7 @@ def read_project(tree: Tree, folder: str, chosen: str = "") -> Project:
     """
     at = _nearest(tree, folder)
     if at is None:
-        hint = "Send Cargo.toml with the source, or name its folder: --sub-path FOLDER."
+        hint = "Send Cargo.toml with the source, or name its folder: --build-arg sub_path=FOLDER."
         raise BuildError("EntryPointMissing", "there is no Cargo.toml", next=hint)
     own = _read(tree, at)
     root = _root_of(tree, own)
@@ -189,7 +189,7 @@ def _choose(own: Package, members: tuple[Package, ...], at: str, chosen: str) ->
         return default[0]
     names = ", ".join(sorted(one.name or one.folder for one in members)[:16])
     message = f"the workspace has {len(members)} members: {names}"
-    raise BuildError("EntryPointMissing", message, where=own.file, next="Name one of them: --entry MEMBER.")
+    raise BuildError("EntryPointMissing", message, where=own.file, next="Name one of them: --build-arg entry=MEMBER.")
 
 
 def dependencies(value: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -238,7 +238,7 @@ def _with_paths(tree: Tree, packages: tuple[Package, ...], root: str) -> tuple[P
 
 
 def _outside(package: Package, what: str, key: str = "workspace.members") -> BuildError:
-    hint = "Send the folder above it and name this one: --sub-path FOLDER."
+    hint = "Send the folder above it and name this one: --build-arg sub_path=FOLDER."
     where = f"{package.file}  {key}"[:200]
     return BuildError("ManifestInvalid", f"{what} is outside of the source", where=where, next=hint)
 

@@ -1,4 +1,4 @@
-"""Reading Rust source as far as a plan needs it: which crates it names, where the handler is. Pure; compiles nothing."""
+"""Reading Rust source as far as a plan needs it: which crates it names, where the handler is. Pure; runs no rustc."""
 
 from __future__ import annotations
 
