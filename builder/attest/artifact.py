@@ -118,9 +118,9 @@ def check_config(config: bytes, found: Described, digest: str) -> None:
 
 
 def _check_component(value: Mapping[str, Any], layer: str, digest: str) -> None:
-    system = f"{value.get('os')}/{value.get('architecture')}"
-    if system != f"{wasm.OS}/{wasm.ARCHITECTURE}":
-        raise Refused(f"the component {digest} is for {_shown(system)}, not {wasm.OS}/{wasm.ARCHITECTURE}")
+    platform = f"{value.get('os')}/{value.get('architecture')}"
+    if platform != wasm.PLATFORM:
+        raise Refused(f"the component {digest} is for {_shown(platform)}, not {wasm.PLATFORM}")
     if value.get("layerDigests") != [layer]:
         raise Refused(f"the config of {digest} names other layers than its manifest")
     shape = value.get("component")

@@ -21,7 +21,8 @@ from builder.images.layer import Layer
 
 CONFIG_TYPE = "application/vnd.wasm.config.v0+json"
 LAYER_TYPE = "application/wasm"
-OS, ARCHITECTURE = "wasip2", "wasm"
+PLATFORM = "wasip2/wasm"
+OS, ARCHITECTURE = PLATFORM.split("/")
 BLOCK = 1024 * 1024
 
 

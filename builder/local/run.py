@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import httpx
 
@@ -26,9 +26,8 @@ from builder import sandbox
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, BuildError
 from builder.images import place
-from builder.images.destination import Destination
 from builder.images.layout import Layout
-from builder.images.store import pull, pull_component
+from builder.images.store import COMPONENT, pull
 from builder.sandbox import app
 from builder.settings import Settings
 from builder.toolchains.wasmtime import OWN_LINE, host_of
@@ -40,7 +39,6 @@ SHOWN = 6
 """How many of them an error shows."""
 SAID = 400
 """How many of the app's last lines stay, for the error."""
-Answer = TypeVar("Answer")
 LAYOUT = Layout.name
 """What the reference of an artifact in a data folder begins with."""
 
@@ -164,14 +162,14 @@ def _artifact(
     settings: Settings, build: pb.Build, home: Path, work: Path, env: Mapping[str, str]
 ) -> tuple[sandbox.Command, sandbox.Root]:
     """The artifact below `home`, and what starts it: its own program, or for a component wasmtime."""
-    component = home / "component.wasm"
-    if _pulled(settings, build, lambda source, name, digest: pull_component(source, name, digest, component)):
+    config = _pulled(settings, build, home)
+    if config is None:
+        component = home / COMPONENT
         component.chmod(0o644)
         host = host_of(
             settings.node_dir, uid=settings.build_uid - 1, gid=settings.build_uid, use_cgroups=settings.use_cgroups
         )
         return host.serving(host.compiled(component), work, env)
-    config = _pulled(settings, build, lambda source, name, digest: pull(source, name, digest, home))
     root = sandbox.Root(rootfs=home / "root")
     image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
     command = app.command(
@@ -185,8 +183,8 @@ def _artifact(
     return command, root
 
 
-def _pulled(settings: Settings, build: pb.Build, pulled: Callable[[Destination, str, str], Answer]) -> Answer:
-    """`pulled` from the settings' registry; without one from where the record places the artifact.
+def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] | None:
+    """`pull` from the settings' registry; without one from where the record places the artifact.
 
     A login is for the registry that the settings name, never for a host that only a server's answer names.
     """
@@ -201,7 +199,7 @@ def _pulled(settings: Settings, build: pb.Build, pulled: Callable[[Destination, 
         ca_bundle=settings.ca_bundle,
     )
     try:
-        return pulled(target, build.repository, build.image_digest)
+        return pull(target, build.repository, build.image_digest, home)
     except BuildError as error:
         if error.reason not in ("SourceNotFound", "RegistryRefused"):
             raise
