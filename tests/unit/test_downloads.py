@@ -127,6 +127,28 @@ def test_other_bytes_are_refused_and_leave_nothing(tmp_path: Path, private: Path
     assert list((tmp_path / "store").iterdir()) == []
 
 
+def test_a_star_is_the_one_folder_that_is_there(tmp_path: Path, private: Path) -> None:
+    starred = replace(WHEEL, source="cache/*/x.whl")
+    (private / "cache").mkdir()
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, starred)
+    (private / "cache/index-0123").mkdir()
+    (private / "cache/index-0123/x.whl").write_bytes(DATA)
+    assert taken(tmp_path, starred).read_bytes() == DATA
+    (private / "cache/another").mkdir()
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, starred)
+
+
+def test_a_star_that_is_a_link_leads_nowhere(tmp_path: Path, private: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside/x.whl").write_bytes(DATA)
+    (private / "cache").mkdir()
+    (private / "cache/index").symlink_to(tmp_path / "outside")
+    with pytest.raises(BuildError, match="did not arrive"):
+        taken(tmp_path, replace(WHEEL, source="cache/*/x.whl"))
+
+
 def link_to_file(private: Path, outside: Path) -> None:
     (private / "x.whl").symlink_to(outside / "x.whl")
 

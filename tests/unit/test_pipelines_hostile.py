@@ -13,7 +13,7 @@ import pytest
 from builder import pipelines
 from builder.data import runtimes_dir
 from builder.errors import BuildError
-from builder.pipelines import catalog, go, python
+from builder.pipelines import catalog, go, python, rust
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.go import modules
 from builder.pipelines.python import wheels
@@ -79,6 +79,12 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "because": repeated("Because there is no version of a=="),
     "error lines": repeated("error: a\n"),
     "objects": repeated('{"reason":', "", "\n"),
+    "attributes": repeated("#[ignite::main"),
+    "raw strings": repeated('r#"a'),
+    "lifetimes": repeated("'a "),
+    "arrows": repeated("error: a\n --> a:1:1\n"),
+    "build scripts": repeated("failed to run custom build command for `a v1"),
+    "crates not found": repeated("no matching package named `a` found\n"),
 }
 
 
@@ -106,15 +112,26 @@ def single(text: str) -> None:
 
 def names(runtime: str) -> Callable[[str], None]:
     """A source whose files have these names, one a line, as far as an archive may have them."""
-    entry = {"go": {"main.go": MAIN}, "python": {"handler.py": ""}}[runtime]
+    entry = {"go": {"main.go": MAIN}, "python": {"handler.py": ""}, "rust": {"main.rs": "fn main() {}"}}[runtime]
 
     def read(text: str) -> None:
         lines = (
             "/".join(part for part in line[:200].split("/") if part not in ("", ".", "..")) for line in text.split("\n")
         )
-        plan({**entry, **{f"{line}.{runtime[:2]}": "" for line in lines}}, runtime)
+        plan({**entry, **{f"{line}.{runtime[0]}{ENDS[runtime]}": "" for line in lines}}, runtime)
 
     return read
+
+
+def of_rust(**files: str) -> None:
+    names = {"cargo_toml": "Cargo.toml", "_cargo_config_toml": ".cargo/config.toml", "rust_toolchain": "rust-toolchain"}
+    plan({"Cargo.toml": PACKAGE, "src/main.rs": "", **{names[name]: text for name, text in files.items()}}, "rust")
+
+
+def rust_crates(text: str) -> None:
+    files = {"Cargo.toml": PACKAGE, "Cargo.lock": "", "src/main.rs": ""}
+    made = pipelines.plan(pipelines.detect(DictTree(files), "rust"), DictTree(files), PlanRequest(), CATALOG)
+    rust.fetched(made, DictTree({"app/Cargo.lock": text}))
 
 
 def read_sums(text: str) -> None:
@@ -129,6 +146,8 @@ def read_pins(text: str) -> None:
     wheels.fetched(DictTree({"pylock.toml": "", "r": text}), "r", "uv.lock", "3.11")
 
 
+ENDS = {"go": "o", "python": "y", "rust": "s"}
+PACKAGE = '[package]\nname = "x"\nversion = "1.0.0"\n'
 MODULE = "module example.com/app\n\ngo 1.24\n"
 MAIN = "package main\n\nfunc main() {}\n"
 PROJECT = '[project]\nname = "x"\n'
@@ -249,9 +268,34 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "go.sum": read_sums,
     "the resolver's lock": read_lock,
     "an exported lock": read_pins,
+    "Cargo.toml": lambda text: of_rust(cargo_toml=text),
+    "a dependency of Cargo.toml": lambda text: of_rust(cargo_toml=f"{PACKAGE}[dependencies]\nx = {toml(text)}\n"),
+    "members of a Cargo workspace": lambda text: plan(
+        {
+            "Cargo.toml": f"[workspace]\nmembers = [{', '.join(map(toml, text.splitlines()))}]\n",
+            **{f"{'a' * 50}/{at}/Cargo.toml": PACKAGE for at in range(100)},
+        },
+        "rust",
+    ),
+    "Cargo.lock": rust_crates,
+    "crates of a lock": lambda text: rust_crates(
+        '[[package]]\nname = "a"\nversion = "1"\nsource = "sparse+https://index.crates.io/"\n' * (len(text) // 64)
+        + f'[metadata]\n"checksum a 1 (sparse+https://index.crates.io/)" = "{"0" * 64}"\n'
+    ),
+    "main.rs": lambda text: plan({"main.rs": text}, "rust"),
+    "main.rs with a handler": lambda text: plan({"main.rs": f"#[ignite::main]\nfn h() {{}}\n{text}"}, "rust"),
+    "programs of a package": lambda text: plan(
+        {"Cargo.toml": PACKAGE, **{f"src/bin/a{at}.rs": "" for at in range(len(text) // 64)}}, "rust"
+    ),
+    ".cargo/config.toml": lambda text: of_rust(_cargo_config_toml=text),
+    "rustflags": lambda text: of_rust(_cargo_config_toml=f"[build]\nrustflags = {toml(text)}\n"),
+    "variables of cargo": lambda text: of_rust(_cargo_config_toml=f"[env]\n{toml(text)} = 'x'\n"),
+    "rust-toolchain": lambda text: of_rust(rust_toolchain=text),
+    "rust-version": lambda text: of_rust(cargo_toml=f"{PACKAGE}rust-version = {toml(text)}\n"),
     "a single file": single,
     "names, Go": names("go"),
     "names, Python": names("python"),
+    "names, Rust": names("rust"),
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),
@@ -274,6 +318,9 @@ DIAGNOSES = {
     "go mod download": diagnosis("go", "download modules"),
     "uv pip install": diagnosis("python", "install dependencies"),
     "the check of Python": diagnosis("python", "compile"),
+    "cargo build": diagnosis("rust", "compile"),
+    "cargo fetch": diagnosis("rust", "resolve crates"),
+    "cargo fetch --locked": diagnosis("rust", "check lock"),
 }
 
 

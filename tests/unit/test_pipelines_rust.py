@@ -46,16 +46,16 @@ dependencies = ["itoa"]
 WITH_ITOA = PACKAGE + '\n[dependencies]\nitoa = "1"\n'
 
 
-def planned(files: dict[str, str], version: str = "", target: str = "", **arguments: str) -> Plan:
-    tree = DictTree(files)
+def planned(source: dict[str, str], /, version: str = "", target: str = "", **arguments: str) -> Plan:
+    tree = DictTree(source)
     found = pipelines.detect(tree, "rust", sub_path=arguments.get("sub_path", ""))
     request = PlanRequest(version=version, target=target, build_args=arguments)
     return pipelines.plan(found, tree, request, CATALOG)
 
 
-def refused(files: dict[str, str], **request: str) -> BuildError:
+def refused(source: dict[str, str], /, **request: str) -> BuildError:
     with pytest.raises(BuildError) as caught:
-        planned(files, **request)
+        planned(source, **request)
     return caught.value
 
 
@@ -355,7 +355,7 @@ def test_what_changes_only_the_code_is_taken_and_the_file_is_written_anew() -> N
         ({"rust-toolchain": "1.93\n"}, "1.93", "rust-toolchain asks for 1.93"),
         ({"rust-toolchain": '[toolchain]\nchannel = "stable"\n'}, "1.95", "asks for stable"),
         ({".tool-versions": "nodejs 20\nrust 1.82.0\n"}, "1.82", ".tool-versions:2"),
-        ({"mise.toml": '[tools]\nrust = "1.93"\n'}, "1.93", "mise.toml  tools.rust"),
+        ({"mise.toml": '[tools]\nrust = "1.93"\n'}, "1.93", "mise.toml:2"),
     ],
 )
 def test_a_file_pins_the_version(files: dict[str, str], version: str, why: str) -> None:

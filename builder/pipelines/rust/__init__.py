@@ -398,7 +398,7 @@ def _steps(source: Source, request: PlanRequest, warnings: list[str]) -> tuple[S
         "--target-dir", TARGET_DIR, *asked, "--bin", binary,
     )  # fmt: skip
     if caches:
-        unpack = (f"{SDK}/unpack.sh", f"{FETCH}/{LIST}", f"{FETCH}/vendor")
+        unpack = ("/bin/sh", f"{SDK}/unpack.sh", f"{FETCH}/{LIST}", f"{FETCH}/vendor")
         steps.append(
             Step(name="unpack crates", argv=unpack, sees=Sees.STUBS, runs_source=False, cwd=FETCH, caches=caches)
         )

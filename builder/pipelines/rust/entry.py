@@ -38,8 +38,9 @@ def programs(tree: Tree, package: Package) -> tuple[Program, ...]:
     """The programs of a package as cargo finds them (The Cargo Book, "Target auto-discovery")."""
     found = dict(_declared(tree, package))
     if package.package.get("autobins") is not False:
+        taken = {one.path for one in found.values()}
         for name, path in _discovered(tree, package):
-            if name not in found and path not in {one.path for one in found.values()}:
+            if name not in found and path not in taken:
                 found[name] = Program(name=name, path=path)
     return tuple(found.values())
 

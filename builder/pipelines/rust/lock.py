@@ -37,7 +37,9 @@ def read_lock(tree: Tree, path: str) -> tuple[Crate, ...]:
     """The crates that a lock pins. Raises `BuildError` ManifestInvalid for one that comes from elsewhere, LockOutdated
     for one without a checksum."""
     found = []
-    packages = read_toml(tree, path, LOCK_LIMIT).get("package")
+    value = read_toml(tree, path, LOCK_LIMIT)
+    packages, metadata = value.get("package"), value.get("metadata")
+    older = metadata if isinstance(metadata, dict) else {}
     for one in packages if isinstance(packages, list) else ():
         if not isinstance(one, dict) or "source" not in one:
             continue  # a package of the source itself
@@ -50,7 +52,7 @@ def read_lock(tree: Tree, path: str) -> tuple[Crate, ...]:
         if source not in _CRATES_IO:
             message = f"{name[:80]} is taken from {source[:120]}; only crates.io is reached"
             raise BuildError("ManifestInvalid", message, where=where, next="Take a crate of crates.io, or a path.")
-        checksum = str(one.get("checksum", "")) or _old_checksum(tree, path, name, version)
+        checksum = str(one.get("checksum", "")) or _old_checksum(older, name, version)
         if not (_NAME.fullmatch(name) and _VERSION.fullmatch(version) and _CHECKSUM.fullmatch(checksum)):
             message = f"{name[:80]} {version[:40]} has no checksum in {path}"
             hint = "Write it again and commit it: cargo update --workspace"
@@ -59,12 +61,10 @@ def read_lock(tree: Tree, path: str) -> tuple[Crate, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _old_checksum(tree: Tree, path: str, name: str, version: str) -> str:
+def _old_checksum(rows: Mapping[str, Any], name: str, version: str) -> str:
     """The first format of a lock has its checksums in a table of their own."""
-    metadata = read_toml(tree, path, LOCK_LIMIT).get("metadata")
-    rows: Mapping[str, Any] = metadata if isinstance(metadata, dict) else {}
-    return str(next((rows[key] for key in (f"checksum {name} {version} ({source})" for source in _CRATES_IO)
-                     if key in rows), ""))  # fmt: skip
+    found = (rows.get(f"checksum {name} {version} ({source})") for source in _CRATES_IO)
+    return str(next((one for one in found if one), ""))
 
 
 def fetched(lists: Iterable[tuple[str, Iterable[Crate]]]) -> Fetched:

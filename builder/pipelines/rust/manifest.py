@@ -19,6 +19,7 @@ from builder.source.tree import Tree, match
 MANIFEST = "Cargo.toml"
 KINDS = ("dependencies", "dev-dependencies", "build-dependencies")
 MOST_PACKAGES = 1000
+MOST_PATTERNS = 100
 _PACKAGE = ("name", "version", "edition", "rust-version", "resolver")
 _WORKSPACE = ("members", "exclude", "default-members", "resolver", "dependencies")
 _INHERITED = ("version", "edition", "rust-version")
@@ -154,7 +155,11 @@ def _members(tree: Tree, top: Package) -> tuple[Package, ...]:
     folders = [posixpath.dirname(path) or "." for path in tree.files() if posixpath.basename(path) == MANIFEST]
     left_out = [below(top.folder, path) for path in _texts(workspace, "exclude")]
     found: dict[str, None] = {}
-    for path in _texts(workspace, "members"):
+    patterns = _texts(workspace, "members")
+    if max(len(patterns), len(left_out)) > MOST_PATTERNS:
+        message = f"the workspace has {max(len(patterns), len(left_out))} patterns; at most {MOST_PATTERNS} are read"
+        raise BuildError("ManifestInvalid", message, where=f"{top.file}  workspace.members")
+    for path in patterns:
         pattern = below(top.folder, path[:LINE_LIMIT])
         if is_outside(pattern):
             raise _outside(top, f"the member {path[:80]}")

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
-from builder.pipelines.limits import LINE_LIMIT, read_toml
+from builder.pipelines.limits import read_toml
+from builder.pipelines.pins import pin_of
 from builder.pipelines.rust.manifest import Project, below, table
 from builder.source.tree import Tree
 
@@ -75,27 +76,18 @@ def _least(project: Project | None) -> tuple[tuple[int, ...], str]:
 
 
 def _pin(tree: Tree, folder: str) -> tuple[str, str] | None:
-    """The nearest file that pins a toolchain, as rustup, mise and asdf look for it: (channel, where)."""
+    """(channel, where) of the nearest `rust-toolchain(.toml)`, as rustup finds it, else what a version manager pins."""
+    above = folder
     while True:
         for name in ("rust-toolchain", "rust-toolchain.toml"):
-            path = below(folder, name)
+            path = below(above, name)
             if tree.has(path):
                 return _channel(tree, path)
-        path = below(folder, "mise.toml")
-        if tree.has(path):
-            value = table(read_toml(tree, path), "tools").get("rust")
-            value = value.get("version") if isinstance(value, dict) else value
-            if isinstance(value, str):
-                return value, f"{path}  tools.rust"
-        path = below(folder, ".tool-versions")
-        if tree.has(path):
-            for line, text in enumerate(tree.read_text(path).splitlines(), 1):
-                words = text[:LINE_LIMIT].partition("#")[0].split()
-                if len(words) > 1 and words[0] == "rust":
-                    return words[1], f"{path}:{line}"
-        if folder == ".":
-            return None
-        folder = folder.rpartition("/")[0] or "."
+        if above == ".":
+            break
+        above = above.rpartition("/")[0] or "."
+    pin = pin_of(tree, folder, (), ("rust",))
+    return (pin.value, pin.where) if pin else None
 
 
 def _channel(tree: Tree, path: str) -> tuple[str, str]:

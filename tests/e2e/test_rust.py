@@ -1,0 +1,151 @@
+"""Rust, end to end: what is compiled, what it answers, what outlives a build, what a failure says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.local import run
+from tests.build_fixtures import CALLER, Files, Server, tar_gz_of
+
+pytestmark = pytest.mark.e2e
+
+SINGLE = """\
+use ignite::{Context, IntoResponse, Json, Request, Result};
+use serde_json::json;
+
+#[ignite::main]
+async fn handler(req: Request, ctx: Context) -> Result<impl IntoResponse> {
+    if req.path() == "/panic" {
+        panic!("deliberately");
+    }
+    if req.path() == "/stream" {
+        ctx.stream().send("one,").await?;
+        tokio::task::yield_now().await;
+        ctx.stream().send("two,").await?;
+    }
+    Ok(Json(json!([req.query_param("x"), ctx.execution_id(), String::from_utf8_lossy(req.raw())])))
+}
+"""
+LIBRARY = """\
+use ignite::{Context, IntoResponse, Request, Result};
+use std::ffi::CStr;
+
+#[ignite::main]
+fn handler(req: Request, _ctx: Context) -> Result<impl IntoResponse> {
+    let zlib = unsafe { CStr::from_ptr(libz_sys::zlibVersion()) }.to_str()?;
+    Ok(format!("GREETING {} zlib {}", text::number(req.raw().len()), zlib.split('.').next().unwrap_or("")))
+}
+"""
+TEXT = "pub fn number(n: usize) -> String {\n    itoa::Buffer::new().format(n).to_owned()\n}\n"
+# Writes over every compiled crate that it finds, and tries the network and the caches.
+EVIL = """\
+use std::{fs, net, path::Path};
+
+fn spoil(folder: &Path) {
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            spoil(&path);
+        } else if path.extension().is_some_and(|end| end == "rlib" || end == "rmeta") {
+            fs::write(&path, b"spoilt").expect("the copy of this build is writable");
+            println!("cargo:warning=spoilt {}", path.file_name().unwrap().to_string_lossy());
+        }
+    }
+}
+
+fn main() {
+    assert!(net::TcpStream::connect("198.51.100.2:9").is_err());
+    for entry in fs::read_dir("/cache").into_iter().flatten().flatten() {
+        assert!(fs::write(entry.path().join("mine"), b"x").is_err(), "{:?} is writable", entry.path());
+    }
+    spoil(Path::new("/work/out/target/x86_64-unknown-linux-gnu"));
+    panic!("spoilt all of it");
+}
+"""
+
+
+def workspace(greeting: str, **more: str) -> Files:
+    data = Path(__file__).resolve().parents[1] / "data" / "rust"
+    return {
+        "Cargo.toml": '[workspace]\nmembers = ["crates/*"]\nresolver = "2"\n',
+        "Cargo.lock": (data / "Cargo.lock").read_text(),
+        "crates/api/Cargo.toml": (
+            '[package]\nname = "api"\nversion = "0.1.0"\nedition = "2021"\n\n[dependencies]\n'
+            'text = { path = "../text" }\n'
+            'libz-sys = { version = "1", default-features = false, features = ["static"] }\n'
+        ),
+        "crates/api/src/lib.rs": LIBRARY.replace("GREETING", greeting),
+        "crates/text/Cargo.toml": (
+            '[package]\nname = "text"\nversion = "0.1.0"\nedition = "2021"\n\n[dependencies]\nitoa = "1"\n'
+        ),
+        "crates/text/src/lib.rs": TEXT,
+        **more,
+    }
+
+
+@contextmanager
+def running(server: Server, build: pb.Build) -> Iterator[httpx.Client]:
+    """A client of the artifact, run from the registry."""
+    with (
+        run.started(server.embedded.settings, build) as app,
+        httpx.Client(base_url=app.url, headers=CALLER, timeout=10, trust_env=False) as client,
+    ):
+        yield client
+
+
+def failed(server: Server, source: Files | str, **fields: object) -> pb.Failure:
+    packed = source if isinstance(source, str) else tar_gz_of(source)
+    build = server.wait(server.submit("failing", packed, "rust", **fields))
+    assert build.status == pb.BUILD_STATUS_FAILED
+    found: pb.Failure = build.failure
+    return found
+
+
+def test_a_single_file_answers_streams_and_survives_a_panic(server: Server) -> None:
+    build = server.build("rustsingle", SINGLE, "rust")
+    with running(server, build) as app:
+        assert app.post("/?x=1", content="hello").json() == ["1", "e-1", "hello"]
+        answer = app.post("/panic")
+        assert (answer.status_code, answer.json()) == (500, {"error": "panic: deliberately"})
+        assert app.post("/stream", content="").text == 'one,two,[null,"e-1",""]'
+
+
+def test_a_member_with_c_code_is_built_and_what_its_build_script_spoils_ends_with_the_build(server: Server) -> None:
+    arguments = {"entry": "api"}
+    first = server.build("rustmember", tar_gz_of(workspace("hello")), "rust", build_args=arguments)
+    with running(server, first) as app:
+        assert app.post("/", content="four").text == "hello 4 zlib 1"
+    evil = workspace("hello", **{"crates/text/build.rs": EVIL})
+    failure = failed(server, evil, build_args=arguments)
+    assert (failure.reason, failure.where) == ("CompileFailed", "build.rs")
+    # A package with a build script has another stub, and so its crates another result: both are whole.
+    again = server.build("rustmember", tar_gz_of(workspace("again")), "rust", build_args=arguments)
+    assert "compile crates is left out: the node has its result" in server.log(again.build_id).text
+    with running(server, again) as app:
+        assert app.post("/", content="").text == "again 0 zlib 1"
+    harmless = workspace("still", **{"crates/text/build.rs": "fn main() {}\n"})
+    later = server.build("rustmember", tar_gz_of(harmless), "rust", build_args=arguments)
+    assert "compile crates is left out: the node has its result" in server.log(later.build_id).text
+    with running(server, later) as app:
+        assert app.post("/", content="").text == "still 0 zlib 1"
+
+
+def test_a_lock_that_does_not_fit_is_the_users(server: Server) -> None:
+    files = dict(workspace("x"))
+    files["crates/text/Cargo.toml"] = str(files["crates/text/Cargo.toml"]) + 'memchr = "2"\n'
+    failure = failed(server, files, build_args={"entry": "api"})
+    assert (failure.reason, failure.where) == ("LockOutdated", "Cargo.lock")
+    assert "cargo update --workspace" in failure.next
+
+
+def test_a_borrow_error_has_its_place(server: Server) -> None:
+    source = 'fn main() {\n    let a = String::new();\n    drop(a);\n    println!("{a}");\n}\n'
+    failure = failed(server, source)
+    assert (failure.reason, failure.where) == ("CompileFailed", "main.rs:4:16")
+    assert "borrow of moved value" in failure.message

@@ -1,0 +1,135 @@
+"""The stored result of a step: by all that decides it, a copy for each build, and nothing that leads elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from builder import sandbox
+from builder.attempt import results
+from builder.attempt.attempt import Attempt
+from builder.attempt.planned import Bound
+from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, Wanted
+from tests.attempt_fixtures import attempt_at
+from tests.unit.test_downloads import plans
+
+WANTED = Wanted(cache="crates", source="a", path="0/a", digest="sha256:0")
+
+
+def bound_to(plan: Plan, digest: str = "sha256:1") -> Bound:
+    """A plan that was bound to a toolchain of this digest; nothing else of it counts here."""
+    return cast(Bound, SimpleNamespace(plan=plan, toolchain=SimpleNamespace(digests={"rustc": digest})))
+
+
+@pytest.fixture
+def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+    made = attempt_at(tmp_path)
+    (made.work / "out").mkdir(parents=True)
+    (made.source).mkdir(exist_ok=True)
+    (made.source / "Cargo.lock").write_text("")
+    monkeypatch.setattr(results, "fetched_of", lambda *_: Fetched(wanted=(WANTED,)))
+    return made
+
+
+def rust() -> tuple[Plan, Step]:
+    plan = plans()["rust-deps"]
+    (step,) = [step for step in plan.steps if step.result]
+    return plan, step
+
+
+def made(attempt: Attempt) -> Path:
+    """What a step leaves: files, a folder, links, twins."""
+    target = attempt.work / "out/target"
+    (target / "deps").mkdir(parents=True)
+    (target / "deps/a.rlib").write_bytes(b"a")
+    os.utime(target / "deps/a.rlib", ns=(5_000_000_123, 5_000_000_123))
+    os.link(target / "deps/a.rlib", target / "a.rlib")
+    (target / "run").write_bytes(b"b")
+    (target / "run").chmod(0o6755)
+    (target / "outside").symlink_to("/etc")
+    os.mkfifo(target / "fifo")
+    return target
+
+
+def test_a_result_is_laid_as_it_was_and_what_happens_to_the_copy_stays_there(attempt: Attempt) -> None:
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    assert not results.lay(attempt, step, place)
+    target = made(attempt)
+    results.store(attempt, step, place)
+    for _ in range(2):
+        sandbox.remove_tree(target)
+        assert results.lay(attempt, step, place)
+        copy = target / "deps/a.rlib"
+        assert copy.read_bytes() == b"a" and copy.stat().st_mtime_ns == 5_000_000_123
+        assert copy.samefile(target / "a.rlib")
+        assert (target / "run").stat().st_mode & 0o7777 == 0o755
+        assert os.readlink(target / "outside") == "/etc" and not (target / "fifo").exists()
+        copy.write_bytes(b"spoilt")
+
+
+def test_a_result_is_written_once(attempt: Attempt) -> None:
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    target = made(attempt)
+    results.store(attempt, step, place)
+    (target / "run").write_bytes(b"later")
+    results.store(attempt, step, place)
+    assert place is not None and (place / "run").read_bytes() == b"b"
+    assert [path.name for path in place.parent.iterdir()] == [place.name]
+
+
+def test_the_place_names_all_that_decides_the_result(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    plan, step = rust()
+    places = {results.place_of(attempt, bound_to(plan), step), results.place_of(attempt, bound_to(plan), step)}
+    assert len(places) == 1
+    places.add(results.place_of(attempt, bound_to(plan, "sha256:2"), step))
+    for change in ({"argv": (*step.argv, "-x")}, {"env": ()}):
+        places.add(results.place_of(attempt, bound_to(plan), dataclasses.replace(step, **change)))  # type: ignore[arg-type]
+    stubs = (*plan.stubs[:-1], dataclasses.replace(plan.stubs[-1], content="other"))
+    places.add(results.place_of(attempt, bound_to(dataclasses.replace(plan, stubs=stubs)), step))
+    other = dataclasses.replace(WANTED, digest="sha256:9")
+    monkeypatch.setattr(results, "fetched_of", lambda *_: Fetched(wanted=(other,)))
+    places.add(results.place_of(attempt, bound_to(plan), step))
+    (attempt.source / "Cargo.lock").write_text("# other\n")
+    places.add(results.place_of(attempt, bound_to(plan), step))
+    assert len(places) == 7 and None not in places
+
+
+def test_a_result_that_is_a_link_is_not_stored(attempt: Attempt, tmp_path: Path) -> None:
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    (tmp_path / "elsewhere").mkdir()
+    (attempt.work / "out/target").symlink_to(tmp_path / "elsewhere")
+    results.store(attempt, step, place)
+    assert place is not None and not place.exists()
+
+
+def test_a_step_without_a_result_has_no_place(attempt: Attempt) -> None:
+    plan, _ = rust()
+    step = Step(name="x", argv=("true",))
+    assert results.place_of(attempt, bound_to(plan), step) is None
+    results.store(attempt, step, None)
+    assert not results.lay(attempt, step, None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sees": Sees.ALL, "cwd": "/work/src"},
+        {"network": Network.INDEX},
+        {"caches": (Cache(name="x", access=Access.WRITE),)},
+        {"caches": (Cache(name="x", access=Access.DOWNLOAD),)},
+        {"result": "/work/src/target"},
+    ],
+    ids=str,
+)
+def test_a_result_that_more_than_stubs_decides_cannot_be_planned(change: dict[str, object]) -> None:
+    _, step = rust()
+    with pytest.raises(ValueError, match="has a result that more than its stubs decides"):
+        dataclasses.replace(step, **change)  # type: ignore[arg-type]
