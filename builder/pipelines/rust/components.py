@@ -40,7 +40,7 @@ def unbuildable(step: Step, lines: Sequence[str]) -> Diagnosis | None:
     if features := _FEATURES.search(first_match(lines, _FEATURES)):
         return Diagnosis(
             reason="CompileFailed",
-            message=f"the crate {found[1]} has no more than {features[1]} in a component",
+            message=f"the crate {found[1]} has in components no other features than {features[1]}",
             where=f"Cargo.toml  {found[1]}",
             said=_said(lines, _FEATURES),
             next="Name only these in its features, or build for the target native.",
