@@ -126,6 +126,16 @@ def answers(port: int) -> bool:
         return False
 
 
+def test_an_example_with_a_dependency_answers_as_it_says(machine: Program) -> None:
+    folder = EXAMPLES / "rust-wasm-deps"
+    expect = tomllib.loads((folder / "expect.toml").read_text())
+    built = machine.run("build", str(folder), *ASKED, "--json")
+    assert built.code == 0, built.err
+    with serving(machine, built.record.build_id) as url:
+        answer = httpx.post(url, content=expect["send"], trust_env=False)
+    assert (answer.status_code, answer.text) == (200, expect["answer"])
+
+
 def test_the_front_of_a_component_behaves_as_a_native_one(machine: Program, tmp_path: Path) -> None:
     (tmp_path / "main.rs").write_text(NATIVE_TOO)
     built = machine.run("build", str(tmp_path / "main.rs"), *ASKED, "--json")
