@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from builder.attempt.apart import build_apart
 from builder.attempt.attempt import Attempt
-from builder.attempt.downloads import cache_of, keep, left_out
+from builder.attempt.downloads import cache_of, is_there, keep, left_out
 from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.memo import recall, record
 from builder.attempt.package import package, push
@@ -21,7 +22,7 @@ from builder.attempt.verdict import of_error, of_refused, of_step
 from builder.claims.outcome import Artifact, Material, Outcome, Verdict
 from builder.errors import BuildError
 from builder.key import build_key
-from builder.plan import Network, Plan, Step
+from builder.plan import Network, Plan, Sees, Step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +47,8 @@ def run_build(attempt: Attempt) -> Outcome:
             earlier: tuple[str, ...] = ()
             fetched: tuple[Material, ...] = ()
             for number, step in enumerate(steps, 1):
-                attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
+                if not step.when and step.sees is not Sees.APART:
+                    attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
                 lines, found = run_step(attempt, bound, step, earlier)
                 earlier += lines if step.network is Network.NONE else ()
                 fetched += found
@@ -79,7 +81,7 @@ def plan_build(attempt: Attempt) -> Planned:
             _explain(attempt, plan, source)
             bound = bind(attempt, plan, found.materials)
             key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
-            verdict = report_key(attempt, key, source.code_hash, plan.toolchain.runtime)
+            verdict = report_key(attempt, key, source.code_hash, plan, source.warnings)
     return Planned(bound=bound, key=key, verdict=verdict)
 
 
@@ -88,6 +90,11 @@ def run_step(
 ) -> tuple[tuple[str, ...], tuple[Material, ...]]:
     """(last lines, what it downloaded) of a step that runs, or is left out where the node has its result."""
     plan = bound.plan
+    if step.when and not is_there(attempt, step.when):
+        return (), ()
+    if step.sees is Sees.APART:
+        build_apart(attempt, bound, step, lambda result: judge(attempt, plan, step, result))
+        return (), ()
     if (there := left_out(attempt, plan, step)) is not None:
         attempt.log.system(f"{step.name} is left out: the cache {cache_of(step)} has what it downloads")
         return (), there

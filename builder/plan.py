@@ -16,6 +16,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+BUILT = "built.json"
+"""The stub that names what steps of `Sees.APART` made: {name: {"path": below /cache/built, "digest": "sha256:…"}}."""
+
 PLATFORM = "linux/amd64"
 """The one platform that artifacts are built for (OCI image-spec: os/architecture)."""
 
@@ -28,9 +31,14 @@ class Network(enum.StrEnum):
 
 
 class Sees(enum.StrEnum):
-    """What of the build a step sees. `STUBS`: the plan's stubs at `/work/fetch`, and no other file of the source."""
+    """What of the build a step sees. `STUBS`: the plan's stubs at `/work/fetch`, and no other file of the source.
+
+    `APART`: nothing. The step runs once for each `Built` of `Fetched`, each time in a work folder of its own that is
+    dropped afterwards; what it makes is taken by the node into a cache that no step writes.
+    """
 
     STUBS = "stubs"
+    APART = "apart"
     ALL = "all"
 
 
@@ -125,6 +133,8 @@ class Step:
     the step reads: stubs, verified downloads, toolchain, `argv`, `env`. A later build with the same digest gets a copy
     of it and does not run the step. A step with a result sees stubs and no network, and writes no cache; it may run
     code that a lock pins by hash, which is not the source's."""
+    when: str = ""
+    """A file below `/work/fetch`: the step is left out where a step before it made none. Empty: it always runs."""
     memo: str = ""
     """A digest of all that its output depends on beside `argv`, `env`, the toolchain and verified downloads. Its output
     is its lines and nothing else, so a node that stored them runs it no more. Empty: it always runs."""
@@ -134,6 +144,8 @@ class Step:
             raise ValueError(f"step {self.name} has a network and sees the source")
         if self.sees is Sees.STUBS and (self.runs_source or self.cwd.startswith("/work/src")):
             raise ValueError(f"step {self.name} sees stubs: it runs no code of the source and starts elsewhere")
+        if self.sees is Sees.APART and not self.runs_source:
+            raise ValueError(f"step {self.name} runs code of downloads, which is nobody's to promise anything about")
         if self.runs_source and any(cache.access is not Access.READ for cache in self.caches):
             raise ValueError(f"step {self.name} runs code of the source and writes a cache")
         if self.result and (
@@ -253,10 +265,28 @@ class CacheLink:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Built:
+    """One file that a step of `Sees.APART` makes of verified downloads, by code that came with them.
+
+    `words` join the step's own; `files` are all that it finds at `/work/fetch`; `of` names the digests of what it is
+    made of, which with the step and the toolchain decide its place in the cache `built`. It leaves one file whose name
+    ends with `ending` in `/work/out`.
+    """
+
+    name: str
+    words: tuple[str, ...]
+    of: tuple[str, ...]
+    ending: str
+    files: tuple[WriteFile, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Fetched:
     """What the stubs ask for, once they name it exactly, and the files that the later steps of stubs read."""
 
     wanted: tuple[Wanted, ...]
+    built: tuple[Built, ...] = ()
+    """What is made of downloads; the node writes `BUILT` with what came of it."""
     files: tuple[WriteFile, ...] = ()
     links: tuple[CacheLink, ...] = ()
 

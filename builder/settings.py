@@ -79,6 +79,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     queues: tuple[str, ...] = ()  # queues this node reads; default: each runtime's and compile.any
     node_free_bytes: Natural = 512 * MIB  # bytes free on the disk of node_dir below which the node takes no builds
     node_free_inodes: Natural = 10_000  # inodes free on the disk of node_dir below which the node takes no builds
+    node_disk_bytes: Natural = 51_200 * MIB  # that bases, toolchains and caches of node_dir may take; 0: any number
     build_uid: Count = 61000  # first of the uids builds run as when the worker is root
     unsandboxed: bool = False  # run build steps without a sandbox (never for strangers' code)
     use_cgroups: bool = True  # use cgroups where they can be written; else rlimits

@@ -82,7 +82,18 @@ def escape() -> None:
     raise BuildError("ManifestInvalid", f"open: {found}, uid {os.getuid()}, groups {os.getgroups()}")
 
 
-ATTACKS = {one.__name__: one for one in (spin, sleep, allocate, recurse, write, die, fault, answer_much, escape)}
+def work_on() -> None:
+    """Work for half a second of processor time, and report the priority at its start and its end."""
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    until = time.process_time() + 0.5
+    while time.process_time() < until:
+        pass
+    raise BuildError("ManifestInvalid", f"priority {before}, then {os.getpriority(os.PRIO_PROCESS, 0)}")
+
+
+ATTACKS = {
+    one.__name__: one for one in (spin, sleep, allocate, recurse, write, die, fault, answer_much, escape, work_on)
+}
 
 
 def detect(tree: Tree) -> Detection | None:

@@ -6,11 +6,12 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.attempt.log import Log
 from builder.attempt.reader import Budget, Readers, Reading
+from builder.attempt.uses import Uses
 from builder.claims.calls import Calls
 from builder.claims.lease import Lease
 from builder.claims.timelimit import TimeLimit
@@ -70,6 +71,17 @@ class Attempt:
     time_limit: TimeLimit
     work: Path
     now: Callable[[], float] = time.monotonic
+    _uses: Uses | None = field(default=None, repr=False)
+
+    def use(self, *units: str) -> None:
+        """Let nothing remove these of the node's folder until this attempt ends (`uses.py`)."""
+        self._uses = self._uses or Uses(self.node.folder)
+        self._uses.add(*units)
+
+    def leave(self) -> None:
+        """Nothing of this attempt uses the node's folder any more."""
+        if self._uses is not None:
+            self._uses.close()
 
     @property
     def source(self) -> Path:

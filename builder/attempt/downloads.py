@@ -40,7 +40,7 @@ def left_out(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...] |
     name = cache_of(step)
     if not name:
         return None
-    found = fetched_of(attempt, plan)
+    found = named(attempt, plan)
     if found is None:
         return None
     store = shared(attempt, name)
@@ -61,7 +61,7 @@ def keep(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...]:
     if not name:
         return ()
     private = attempt.work / "download" / name
-    found = fetched_of(attempt, plan)
+    found = named(attempt, plan)
     if found is None:
         sandbox.remove_tree(private)
         return ()
@@ -95,7 +95,7 @@ def take(private: Path, store: Path, wanted: Wanted, *, limit: int, check: Calla
     for path in (wanted.source, wanted.path):
         _require_plain(path)
     try:
-        with _opened(private, wanted.source) as file:
+        with opened(private, wanted.source) as file:
             _copy(file, store, wanted, limit, check)
     except (FileNotFoundError, NotADirectoryError):
         if not wanted.optional:
@@ -105,6 +105,7 @@ def take(private: Path, store: Path, wanted: Wanted, *, limit: int, check: Calla
 def shared(attempt: Attempt, name: str) -> Path:
     """A cache of this organization that a step does not write, made for the node where it is new."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
+    attempt.use(f"caches/{attempt.grant.organization_name}/{name}")
     if not folder.is_dir():
         folder.mkdir(parents=True, exist_ok=True)
         for each in (folder, folder.parent, folder.parent.parent):  # whatever the worker's umask: the build user passes
@@ -112,7 +113,7 @@ def shared(attempt: Attempt, name: str) -> Path:
     return folder
 
 
-def fetched_of(attempt: Attempt, plan: Plan) -> Fetched | None:
+def named(attempt: Attempt, plan: Plan) -> Fetched | None:
     """What the stubs name, with the files for later steps written beside them."""
     folder = attempt.work / "fetch"
     with attempt.reading() as reading:
@@ -136,6 +137,16 @@ def fetched_of(attempt: Attempt, plan: Plan) -> Fetched | None:
             path.unlink()
         path.symlink_to(root / link.target)
     return found
+
+
+def is_there(attempt: Attempt, path: str) -> bool:
+    """Whether the stubs have a file that is not empty."""
+    _require_plain(path)
+    try:
+        found = (attempt.work / "fetch" / path).lstat()
+    except OSError:
+        return False
+    return stat.S_ISREG(found.st_mode) and found.st_size > 0
 
 
 def _make_folders(attempt: Attempt, root: Path, path: str) -> None:
@@ -175,14 +186,14 @@ def _require_plain(path: str) -> None:
 
 
 @contextmanager
-def _opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
+def opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
     """A regular file below a folder, no part of whose path is a link. A part `*` is the one entry of its folder."""
     *above, name = path.split("/")
     here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        for named in above:
-            part = named
-            if named == "*":
+        for piece in above:
+            part = piece
+            if piece == "*":
                 with os.scandir(here) as entries:
                     names = [entry.name for entry, _ in zip(entries, range(2), strict=False)]
                 if len(names) != 1:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from builder.attempt.attempt import Attempt
 from builder.claims.calls import Unanswered
@@ -14,6 +16,7 @@ from builder.plan import Plan
 from builder.toolchains.provider import Provided
 
 AGAIN_S = 0.2
+TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,20 +33,52 @@ def bind(attempt: Attempt, plan: Plan, files: tuple[Material, ...]) -> Bound:
     """Bind the catalog row of a plan to what this node has. Raises `BuildError` ToolchainUnavailable."""
     node = attempt.node
     try:
-        toolchain = node.toolchains.provide(plan.toolchain)
+        toolchain = _provided(attempt, plan)
     except BuildError as error:
         if error.reason != "ToolchainUnavailable" or node.fetch is None:
             raise
         attempt.log.system(f"{error.message}; it is fetched now, as fetch_toolchains has it")
         node.fetch(plan.toolchain, attempt.log.system)
-        toolchain = node.toolchains.provide(plan.toolchain)
+        toolchain = _provided(attempt, plan)
     return Bound(plan=plan, toolchain=toolchain, materials=(*sorted(toolchain.digests.items()), *files))
 
 
-def report_key(attempt: Attempt, key: str, code_hash: str, runtime: str) -> Verdict:
+def _provided(attempt: Attempt, plan: Plan) -> Provided:
+    """The toolchain, with all of it in use from here on; what the disk budget took just before is made again."""
+    node = attempt.node
+    for _ in range(TRIES):
+        toolchain = node.toolchains.provide(plan.toolchain)
+        root = toolchain.root
+        sources = [mount.source for mount in root.mounts] + ([root.rootfs] if root.rootfs else [])
+        attempt.use(
+            *(f"images/{digest}" for name, digest in toolchain.digests.items() if name in ("base", "toolchain"))
+        )
+        attempt.use(*_units(node.folder, sources))
+        if all(source.exists() for source in sources):
+            break
+    return toolchain
+
+
+def _units(node_dir: Path, sources: Iterable[Path]) -> Iterator[str]:
+    """The unpacked roots and copies of the node that these are of, or below."""
+    for kind, folder in (("roots", node_dir / "bases/rootfs"), ("toolchains", node_dir / "toolchains")):
+        top = folder.resolve()
+        for source in sources:
+            if source.resolve().is_relative_to(top):
+                yield f"{kind}/{source.resolve().relative_to(top).parts[0]}"
+
+
+def report_key(attempt: Attempt, key: str, code_hash: str, plan: Plan, warnings: Sequence[str] = ()) -> Verdict:
     """Send the key; returns what the store decides. All of it is a wait for the control side."""
     phases = (*attempt.log.phases, attempt.log.current(pb.PHASE_STATUS_SUCCEEDED))
-    request = planned_request(attempt.lease, key=key, code_hash=code_hash, runtime=runtime, phases=phases)
+    request = planned_request(
+        attempt.lease,
+        key=key,
+        code_hash=code_hash,
+        toolchain=plan.toolchain,
+        warnings=(*warnings, *plan.warnings),
+        phases=phases,
+    )
     with attempt.waiting():
         attempt.wait_until_acknowledged()  # a reuse or an attachment ends this claim, and with it its log
         while True:

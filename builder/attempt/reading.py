@@ -21,6 +21,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from builder import pipelines
@@ -42,6 +43,9 @@ NOTE_BYTES = 1024
 ASK_BYTES = 4096
 SOURCE = Path("src")
 """The working copy, relative to the work folder that a reader stands in: whatever is above it may be closed to it."""
+QUICK_S = 0.1
+"""Processor time after which a reader stands back: an honest small source takes a part of it."""
+NICE = 10
 STUBS = Path("fetch")
 """What a step with a network sees, likewise."""
 NO_COMPONENT = "A program for wasm32-wasip2 is a component: nothing of the source may write another file there."
@@ -222,6 +226,7 @@ def _read(start: Start, received: list[int], known: tuple[Pipeline, ...], catalo
         os.close(work)
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
         signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+        _stand_back_after(QUICK_S)
         confine(start.who, start.memory)
         if not die_with(parent, signal.SIGKILL):
             _gone(0)
@@ -236,6 +241,16 @@ def _read(start: Start, received: list[int], known: tuple[Pipeline, ...], catalo
     except BaseException:
         _gone(1)
     _gone(0)
+
+
+def _stand_back_after(seconds: float) -> None:
+    """Lower the priority of this process after so much processor time: who costs more waits for who costs less."""
+    signal.signal(signal.SIGPROF, _stand_back)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _stand_back(number: int, frame: FrameType | None) -> None:
+    os.nice(NICE)
 
 
 def answer(desk: Desk, asked: dict[str, Any]) -> bytes:

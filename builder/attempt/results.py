@@ -16,7 +16,7 @@ from pathlib import Path
 
 from builder import sandbox
 from builder.attempt.attempt import Attempt
-from builder.attempt.downloads import fetched_of, shared, stubs_of
+from builder.attempt.downloads import named, shared, stubs_of
 from builder.attempt.planned import Bound
 from builder.key import digest_of
 from builder.plan import Step
@@ -29,7 +29,7 @@ def place_of(attempt: Attempt, bound: Bound, step: Step) -> Path | None:
     what it was computed from."""
     if not step.result:
         return None
-    found = fetched_of(attempt, bound.plan)
+    found = named(attempt, bound.plan)
     parts = {
         "digests": dict(bound.toolchain.digests),
         "argv": step.argv,

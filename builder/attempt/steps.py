@@ -107,8 +107,8 @@ def _in_the_way(path: str, message: str) -> BuildError:
     return BuildError("ManifestInvalid", message, where=path, next=f"Rename it, or send a file {path} of your own.")
 
 
-def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResult:
-    """Run one step in the sandbox, its lines into the log as they come."""
+def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path | None = None) -> StepResult:
+    """Run one step in the sandbox, its lines into the log as they come. `work`: another `/work` than the build's."""
     settings = attempt.node.settings
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
@@ -126,7 +126,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step) -> StepResul
             argv=step.argv,
             env=dict(_environment(attempt, toolchain, step)),
             cwd=step.cwd,
-            work=attempt.work,
+            work=work or attempt.work,
             folders=FOLDERS if step.sees is Sees.STUBS else (),
             caches={cache.name: _cache(attempt, cache.name) for cache in step.caches if cache.access is Access.WRITE},
             stores={each.name: shared(attempt, each.name) for each in step.caches if each.access is not Access.WRITE},
@@ -204,6 +204,7 @@ def _make_download(attempt: Attempt, name: str) -> None:
 def _cache(attempt: Attempt, name: str) -> Path:
     """A cache of this organization that steps write; owned by the build user of this slot."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
+    attempt.use(f"caches/{attempt.grant.organization_name}/{name}")
     folder.mkdir(parents=True, exist_ok=True)
     if attempt.build_user:
         for above in (folder.parent.parent, folder.parent):  # whatever the worker's umask: the build user passes

@@ -88,7 +88,7 @@ def make_image(
             return known
         with tempfile.TemporaryDirectory(dir=images.root, prefix=".build-") as work:
             if recipe.reference:
-                image = fetch(recipe.reference, Path(work), progress)
+                image = _over(images, recipe, fetch(recipe.reference, Path(work), progress), Path(work))
             else:
                 image = _make(recipe, Path(work), apt, run, progress)
             return images.put(image, recipe.name, recipe.digest)
@@ -149,6 +149,23 @@ def _make(recipe: Recipe, work: Path, apt: Path, run: Run, progress: Progress) -
     )
     config = ImageConfig(entrypoint=(), env=recipe.env, labels=((RECIPE_LABEL, recipe.digest),), ports=())
     return build_image(None, (layer,), config)
+
+
+def _over(images: ImageStore, recipe: Recipe, image: Image, work: Path) -> Image:
+    """A public image with what its recipe puts over it; the image itself where that is nothing."""
+    if not (recipe.files or recipe.links or recipe.folders):
+        return image
+    tree = work / "over"
+    tree.mkdir()
+    furnish(tree, recipe)
+    layer = write_layer(
+        [(tree, "/")],
+        work / "over.tar.gz",
+        folders={f"/{path}": mode for path, mode in recipe.folders},
+        created_by=f"over {recipe.reference}",
+    )
+    base = images.put(image, recipe.name)
+    return build_image(base, (layer,), ImageConfig(entrypoint=(), env=base.env, ports=()))
 
 
 def _check_versions(recipe: Recipe, packages: Sequence[Package]) -> None:

@@ -38,7 +38,8 @@ class Bytecode:
 class Recipe:
     """What is in a base or toolchain image. Paths are relative to its root.
 
-    An image is either made of the Debian packages of a `suite`, or is the public image `reference`, as it is. `suite`
+    An image is either made of the Debian packages of a `suite`, or is the public image `reference`, with a layer of the
+    recipe's `files`, `links` and `folders` over it where there are some. `suite`
     may be a pocket that another one stands behind ("trixie-backports"). `packages` are fetched with what they depend
     on; `only` (when not empty) or all but `without` are unpacked. `strip` are patterns (`*` goes over `/`): what
     matches is left out with all below it, unless a pattern of `keep` matches too. `files`, `links` (path → text,
@@ -108,6 +109,7 @@ LISTS = ("packages", "only", "without", "strip", "keep", "toolchains")
 TABLES = ("env", "files", "links", "folders", "versions", "at")
 TEXTS = ("name", "suite", "ca_bundle", "reference")
 TOOLCHAIN_KEYS = ("toolchains", "at")
+OVER = ("files", "links", "folders")
 KEYS = tuple(key for key in (*TEXTS, *LISTS, *TABLES, "bytecode") if key not in TOOLCHAIN_KEYS)
 
 
@@ -131,8 +133,8 @@ def _recipe(table: Mapping[str, Any], where: str, folder: Path, keys: tuple[str,
     for key in ("name",) if "reference" in values else ("name", "suite", "packages"):
         if not values.get(key):
             raise BuildError("InvalidRequest", f"{key} is missing", where=where)
-    if "reference" in values and (more := sorted(set(values) - {"name", "reference", *TOOLCHAIN_KEYS})):
-        raise BuildError("InvalidRequest", f"an image with a reference is as it is; {more[0]} changes it", where=where)
+    if "reference" in values and (more := sorted(set(values) - {"name", "reference", *OVER, *TOOLCHAIN_KEYS})):
+        raise BuildError("InvalidRequest", f"{more[0]} is for images of packages, not for a reference", where=where)
     if not REPOSITORY.fullmatch(values["name"]) or "/" in values["name"]:
         raise BuildError("InvalidRequest", f"name {values['name']!r} cannot name an image", where=where)
     try:

@@ -12,6 +12,7 @@ from builder.contract import materials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import BuildError, PlatformError
+from builder.plan import Toolchain
 from builder.text import visible
 
 CLAIM_PAUSES_S = (0.1, 0.3, 1.0, 2.0)
@@ -26,7 +27,13 @@ def claim_request(node_id: str, build_id: str, nonce: str) -> pb.ClaimBuildReque
 
 
 def planned_request(
-    lease: Lease, *, key: str, code_hash: str, runtime: str, phases: Sequence[pb.PhaseRecord]
+    lease: Lease,
+    *,
+    key: str,
+    code_hash: str,
+    toolchain: Toolchain,
+    warnings: Sequence[str],
+    phases: Sequence[pb.PhaseRecord],
 ) -> pb.PlannedRequest:
     """The key is known. `phases` are stored where the verdict ends this claim."""
     return pb.PlannedRequest(
@@ -35,7 +42,10 @@ def planned_request(
         claim=lease.claim,
         key=key,
         code_hash=code_hash,
-        runtime=runtime,
+        runtime=toolchain.runtime,
+        runtime_version=toolchain.version,
+        target=toolchain.target,
+        warnings=[visible(line) for line in warnings],
         phases=phases,
     )
 

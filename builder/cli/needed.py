@@ -38,6 +38,9 @@ class FolderTree:
             raise FileNotFoundError(path)
         return self._tree.read_text(self._top + path, limit)
 
+    def has_mark(self, path: str) -> bool:
+        return self._tree.has_mark(self._top + path)
+
     def glob(self, pattern: str) -> tuple[str, ...]:
         return match(self._files, pattern)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -82,6 +82,20 @@ class ImageStore:
         """Whether the image that `name` points at was stored with this `origin`."""
         current = self._layout.resolve(self.prefix + name, TAG)
         return current is not None and current == self._layout.resolve(self.prefix + name, _origin_tag(origin))
+
+    def remove(self, name: str) -> None:
+        """Let `name` point at nothing. Its blobs go with `collect`."""
+        for each in self._layout.names():
+            repository, colon, tag = each.partition(":")
+            if colon and repository == self.prefix + name:
+                self._layout.untag(repository, tag)
+
+    def collect(self, digests: Iterable[str], age_s: float) -> int:
+        """Delete blobs older than `age_s` of images that no name points at, but for those of these digests. Returns
+        how many lines of the index and blobs went."""
+        wanted = set(digests)
+        known = (each.partition("@") for each in self._layout.names())
+        return self._layout.collect([(name, digest) for name, _, digest in known if digest in wanted], age_s)
 
     def names(self) -> tuple[str, ...]:
         """The names that point at an image, sorted."""

@@ -29,6 +29,7 @@ from builder.finalize import Finalizer
 from builder.local.calls import ServiceCalls
 from builder.local.here import Here
 from builder.logs import logger
+from builder.node.budget import within_budget
 from builder.node.drive import close, do_work, driving
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
@@ -177,6 +178,7 @@ class Owner:
         ).run
         try:
             run()
+            within_budget(settings)
         except Exception as error:  # the build has its answer
             log.warning("retention", action="retention-failed", error=repr(error))
 

@@ -95,7 +95,11 @@ def driving(
     attempt = Attempt(
         node=node,
         grant=grant,
-        request=replace(plan_request(grant.request), today=time.strftime("%Y-%m-%d", time.gmtime())),
+        request=replace(
+            plan_request(grant.request),
+            default_versions=dict(grant.default_versions),
+            today=time.strftime("%Y-%m-%d", time.gmtime()),
+        ),
         lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
         log=Log(spool=spool, now=now),
         time_limit=TimeLimit(limit_ms=int(grant.limits.timeout_ms) or node.settings.timeout_ms, started_at=now()),
@@ -113,6 +117,7 @@ def driving(
     finally:
         driver.stop()
         spool.remove()
+        attempt.leave()
 
 
 class _Driver:

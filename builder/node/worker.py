@@ -32,6 +32,7 @@ from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import EXIT_CODES, BuildError, ErrorClass
 from builder.faults import labels
+from builder.node.budget import within_budget
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, do_work, driving
@@ -49,6 +50,8 @@ log = structlog.get_logger("node")
 ENDING = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"})
 EXIT_UNFIT = EXIT_CODES[ErrorClass.PLATFORM]
 GOODBYE_S = 3.0
+BUDGET_S = 600.0
+"""Between two looks at what bases, toolchains and caches take on the disk."""
 KEY_BYTES = 4096
 LOOK_S = 1.0
 """Between two looks at the children."""
@@ -164,12 +167,23 @@ class WorkerProcess:
         self._known_by = threading.Thread(target=self._stay_known, daemon=True)
         self._known_by.start()
         threading.Thread(target=self._watch_children, name="watch", daemon=True).start()
+        threading.Thread(target=self._stay_within_budget, name="budget", daemon=True).start()
 
     def _watch_children(self) -> None:
         """Until the process ends: a drain waits for children that return."""
         while True:
             self._watch.look()
             time.sleep(min(self.settings.heartbeat_ms / 1000, LOOK_S))
+
+    def _stay_within_budget(self) -> None:
+        """Look what bases, toolchains and caches take, at the start and then in a loop."""
+        while True:
+            try:
+                within_budget(self.settings)
+            except (OSError, BuildError) as error:
+                log.warning("the disk budget was not looked at", action="budget-failed", error=repr(error))
+            if self._leaving.wait(BUDGET_S):
+                return
 
     def _on_shutdown(self, **_: object) -> None:
         """Runs inside a signal handler, so it only sets flags."""

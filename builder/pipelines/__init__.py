@@ -11,7 +11,7 @@ from builder.errors import BuildError
 from builder.pipelines import go, python, rust
 from builder.pipelines.arguments import COMMON, Argument, check_arguments
 from builder.pipelines.base import Need, Pipeline, PlanRequest, folder_of, missing
-from builder.pipelines.catalog import Catalog, Row
+from builder.pipelines.catalog import DEFAULT, Catalog, Row
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import SubTree, Tree
 
@@ -111,13 +111,30 @@ def plan(
     module = _named(detection.runtime, known)
     check_arguments(module.NAME, module.BUILD_ARGS, request.build_args)
     try:
-        made = module.plan(tree, detection, request, catalog)
+        made = _planned(module, tree, detection, request, catalog)
     except RecursionError:
         raise BuildError("ManifestInvalid", "a file of the source is nested too deeply to be read") from None
     row = catalog.row_of(made.toolchain)
     if row is None or not row.has_ended(request.today):
         return made
     return replace(made, warnings=(*made.warnings, _past(row, catalog)))
+
+
+def _planned(module: Pipeline, tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
+    """The plan with the version of the app's last success where nobody asks for one; else with the catalog's default.
+
+    A version that the catalog has no more stands for nothing.
+    """
+    runtime, target = module.NAME, request.target
+    last = request.default_versions.get(runtime, "")
+    known = {row.version for row in catalog.toolchains() if row.runtime == runtime and target in ("", row.target)}
+    if last in known and last != (default := catalog.find(runtime, target=target).version):
+        made = module.plan(tree, detection, request, catalog.with_defaults({runtime: last}))
+        if any(one.why == DEFAULT for one in made.choices):
+            why = f"as its last success has it; the default is {default} by now"
+            choices = tuple(replace(one, why=why) if one.why == DEFAULT else one for one in made.choices)
+            return replace(made, choices=choices)
+    return module.plan(tree, detection, request, catalog)
 
 
 def _past(row: Row, catalog: Catalog) -> str:

@@ -32,6 +32,8 @@ class PlanRequest:
     target: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     single_file: bool = False
+    default_versions: Mapping[str, str] = field(default_factory=dict)
+    """Runtime → version that stands for the catalog's default: the one that the app was last built with."""
     today: str = ""
     """The day of the build ("2026-11-28"), for warnings alone; empty: none depends on it."""
 

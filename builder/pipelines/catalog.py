@@ -10,6 +10,9 @@ from pathlib import Path
 from builder.errors import BuildError
 from builder.plan import Toolchain
 
+DEFAULT = "the catalog's default"
+"""Why a version was taken that nobody asked for."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Row:

@@ -106,7 +106,8 @@ class BuildService:
 
 
 def _shown(row: builds.Row) -> pb.Build:
-    """A record with the version and target that were asked for: those that were found are not stored yet."""
+    """A record with the version and target that were asked for, until its node has found those that it builds."""
     found = record.build(row)
-    found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
+    if not found.runtime_version:
+        found.runtime_version, found.target = runtime_of(record.request(row).code.compile.runtime)
     return found

@@ -30,8 +30,8 @@ MOST_NAMES, NAME_CHARACTERS = 1000, 200
 """Queues or toolchains of a node, and each of their names: the dispatcher reads them at each look."""
 LINE_CHARACTERS = 128 * 1024
 """Of a log line. A node splits lines at 16 KiB; what it then escapes becomes a few times as long."""
-TEXT_CHARACTERS, SAID_LINES = 16 * 1024, 6
-"""Of each text of a failure, and the lines of the tool's own words in it."""
+TEXT_CHARACTERS, SAID_LINES, MOST_WARNINGS = 16 * 1024, 6, 100
+"""Of each text of a failure or warning, the lines of the tool's own words in it, and the warnings of a build."""
 LAST_MS = 253_402_300_799_999
 """The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
@@ -91,7 +91,7 @@ class WorkerService:
         if got.row is None:
             return pb.ClaimBuildResponse(refused_because=got.refused)
         self._parts.fan_out(request.build_id, [])
-        return _grant(got.row, settings)
+        return _grant(got.row, settings, got.last)
 
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
@@ -115,6 +115,7 @@ class WorkerService:
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
         self._admit(caller, request.protocol)
+        _few("runtimeVersion", [request.runtime_version, request.target])
         _within_calendar(request.phases)
         verdict = builds.planned(
             self._parts.store,
@@ -126,6 +127,9 @@ class WorkerService:
             request.phases,
             caller.node,
             self._parts.settings.start_check,
+            version=request.runtime_version,
+            target=request.target,
+            warnings=[log_line(line[:TEXT_CHARACTERS]) for line in request.warnings[:MOST_WARNINGS]],
         )
         if verdict == "STALE":
             self._parts.stale("planned")
@@ -277,8 +281,9 @@ def _worker(caller: Caller, protocol: int) -> None:
         raise CallRefused("FAILED_PRECONDITION", message)
 
 
-def _grant(row: builds.Row, settings: Settings) -> pb.ClaimBuildResponse:
+def _grant(row: builds.Row, settings: Settings, last: tuple[str, str] | None) -> pb.ClaimBuildResponse:
     return pb.ClaimBuildResponse(
+        default_versions=dict((last,) if last else ()),
         granted=True,
         build_id=row["build_id"],
         claim=row["claim"],

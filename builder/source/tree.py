@@ -37,6 +37,10 @@ class Tree(Protocol):
         """
         ...
 
+    def has_mark(self, path: str) -> bool:
+        """Whether a file that `has` knows begins with a byte order mark, which its own tool may not read."""
+        ...
+
     def glob(self, pattern: str) -> tuple[str, ...]:
         """The files whose whole path matches; `*` and `?` do not cross `/`, `**/` is any number of folders."""
         ...
@@ -78,9 +82,14 @@ class DictTree:
     def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
         if path not in self._contents:
             raise FileNotFoundError(path)
+        return _decode(path, self._data(path), limit)
+
+    def has_mark(self, path: str) -> bool:
+        return _is_marked(self._data(path))
+
+    def _data(self, path: str) -> bytes:
         value = self._contents[path]
-        data = value.encode() if isinstance(value, str) else value
-        return _decode(path, data, limit)
+        return value.encode() if isinstance(value, str) else value
 
     def glob(self, pattern: str) -> tuple[str, ...]:
         return match(self.files(), pattern)
@@ -114,6 +123,10 @@ class DirTree:
             raise FileNotFoundError(path)
         with open(below.open_file(self._root, path), "rb") as file:
             return _decode(path, file.read(limit + 1), limit)
+
+    def has_mark(self, path: str) -> bool:
+        with open(below.open_file(self._root, path), "rb") as file:
+            return _is_marked(file.read(_LONGEST_MARK))
 
     def copy(self, path: str, dest: Path) -> None:
         """Copy the bytes of a file that `has` knows, and whether it is executable, to `dest`, which is none yet."""
@@ -157,6 +170,9 @@ class SubTree:
     def read_text(self, path: str, limit: int = READ_LIMIT) -> str:
         return self._tree.read_text(self._below + path, limit)
 
+    def has_mark(self, path: str) -> bool:
+        return self._tree.has_mark(self._below + path)
+
     def glob(self, pattern: str) -> tuple[str, ...]:
         return match(self.files(), pattern)
 
@@ -168,6 +184,11 @@ def _decode(path: str, data: bytes, limit: int) -> str:
     return data[len(mark) :].decode(encoding, "replace")
 
 
+def _is_marked(data: bytes) -> bool:
+    return data.startswith(tuple(mark for mark, _ in _MARKS))
+
+
+_LONGEST_MARK = 4
 # Windows' tools write them: PowerShell's `>` UTF-16, Notepad UTF-8. That of UTF-32 starts as that of UTF-16.
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, and_, case, select, update
+from sqlalchemy import Connection, ScalarSelect, and_, case, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
@@ -37,7 +37,17 @@ from builder.store.rows import (
     write,
 )
 from builder.store.schema import builds, cache, nodes
-from builder.store.transitions import FAILED, MAX_RETRIES, PENDING, RUNNING, TERMINAL, WORK, WORK_PHASES, furthest
+from builder.store.transitions import (
+    FAILED,
+    MAX_RETRIES,
+    PENDING,
+    RUNNING,
+    SUCCEEDED,
+    TERMINAL,
+    WORK,
+    WORK_PHASES,
+    furthest,
+)
 
 MAX_BACKOFF_MS = 60_000
 AVOID_MS = 300_000
@@ -56,6 +66,8 @@ class Claimed:
 
     row: Row | None
     refused: str = ""
+    last: tuple[str, str] | None = None
+    """Runtime and version of the last success of the same app, where there is one."""
 
 
 class UnknownNode(Exception):
@@ -66,18 +78,20 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
     """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`."""
     with store.transaction() as tx:
         node = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
-        query = select(builds, *node, store.clock_column(tx).label("now"))
+        query = select(builds, *node, store.clock_column(tx).label("now"), _last_success().label("last"))
         query = query.outerjoin_from(builds, nodes, nodes.c.node_id == node_id).where(builds.c.build_id == build_id)
         found = lock(tx, query)
         if not found:
             return Claimed(row=None, refused="there is no such build")
         row = dict(found[0])
-        names = ("now", "node_queues", "node_toolchains", "node_drain")
-        now, queues, toolchains, drains = (row.pop(name) for name in names)
+        names = ("now", "node_queues", "node_toolchains", "node_drain", "last")
+        now, queues, toolchains, drains, last = (row.pop(name) for name in names)
+        runtime, _, version = (last or "").partition(" ")
+        known = (runtime, version) if version else None
         if queues is None:
             raise UnknownNode(node_id)
         if row["status"] == RUNNING and row["nonce"] == nonce and row["node_id"] == node_id and row["stage"] == WORK:
-            return Claimed(row=write(tx, row, lease_until=now + lease_ms, updated_at=now))
+            return Claimed(row=write(tx, row, lease_until=now + lease_ms, updated_at=now), last=known)
         if drains:  # in the seconds after its start a node reads its queues, whatever was answered before
             return Claimed(row=None, refused="this node drains")
         if refused := _refusal(row, now, json.loads(queues), json.loads(toolchains)):
@@ -96,7 +110,15 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
             phases=with_phases(row, [("QUEUED", row["queued_at"], now, True)]),
         )  # fmt: skip
         outbox.report(tx, now, row, after)
-        return Claimed(row=after)
+        return Claimed(row=after, last=known)
+
+
+def _last_success() -> ScalarSelect[str]:
+    """ "RUNTIME VERSION" of the newest success of the app whose build the statement around it reads."""
+    other = builds.alias("other")
+    same = (other.c.organization == builds.c.organization, other.c.name == builds.c.name)
+    found = select(other.c.runtime + " " + other.c.runtime_version).where(*same, other.c.status == SUCCEEDED)
+    return found.order_by(other.c.number.desc()).limit(1).correlate(builds).scalar_subquery()
 
 
 def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> bool:
@@ -149,12 +171,17 @@ def planned(
     phases: Phases = (),
     node: str = "",
     start_check: str = "off",
+    *,
+    version: str = "",
+    target: str = "",
+    warnings: Sequence[str] = (),
 ) -> str:
     """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
 
-    `phases` are those of this claim so far; stored where it ends here. `start_check` is the server's setting: a build
-    that requires a start neither waits for one that does not, nor takes an artifact that nobody saw start; one that
-    warns neither waits for one without a start check, nor takes an artifact without a verdict.
+    `version`, `target` and `warnings` are the plan's, for the record. `phases` are those of this claim so far; stored
+    where it ends here. `start_check` is the server's setting: a build that requires a start neither waits for one that
+    does not, nor takes an artifact that nobody saw start; one that warns neither waits for one without a start check,
+    nor takes an artifact without a verdict.
     """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, WORK, node)
@@ -167,6 +194,7 @@ def planned(
         if row["build_key"] and row["build_key"] != key:  # a retry with another key is the primary of the old no more
             give_up_key(tx, now, row)
         found = {"build_key": key, "code_hash": code_hash, "runtime": runtime}
+        found |= {"runtime_version": version, "target": target, "warnings": json.dumps(list(warnings))}
         row = transition(tx, now, row, "planned", phase=row["phase"], **found)
         return _by_key(tx, now, row, phases, start_check)
 

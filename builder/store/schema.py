@@ -38,6 +38,9 @@ builds = Table(
     Column("source_sha256", String(64), nullable=False),
     Column("source_size", BigInteger, nullable=False),
     Column("runtime", String(40), nullable=False),
+    Column("runtime_version", String(40), nullable=False, server_default=""),  # as its node found it, with the next two
+    Column("target", String(40), nullable=False, server_default=""),
+    Column("warnings", Text, nullable=False, server_default="[]"),
     Column("queue", String(80), nullable=False),
     Column("toolchain", String(80), nullable=False),
     Column("repository", String(400), nullable=False),
@@ -96,6 +99,7 @@ builds = Table(
     Index("builds_queue_until", "status", "attached_to", "queue_until"),
     Index("builds_by_lease", "status", "lease_until"),
     Index("builds_by_organization", "organization", "number"),
+    Index("builds_by_app", "organization", "name", "number"),
     Index("builds_attached", "attached_to"),
     Index("builds_ended", "status", "ended_at", "number"),
     Index("builds_unswept", "attempts_swept", "ended_at", "number"),

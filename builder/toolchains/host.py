@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from glob import glob
 from pathlib import Path
 
 from builder.errors import BuildError
@@ -19,8 +18,6 @@ from builder.sandbox import Root
 from builder.toolchains.copies import Copies
 from builder.toolchains.provider import Found, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
-
-ASK_S = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,10 +83,13 @@ class HostProvider:
     def _locate(self, row: Toolchain, program: Program) -> Path:
         """The program, or the folder above it that holds its marker."""
         command = program.command
+        if (place := _placed(row, program)) is not None:
+            _require_needed(row, program, place)
+            return place
         found = self.which(command)
         if not found:
             raise _unavailable(row, f"{command} is not on the PATH of this node", _install(program, row))
-        path = Path(_asked(found, program.ask), "bin", command) if program.ask else _resolved(found)
+        path = _resolved(found)
         if not program.marker:
             return path
         root = above(path, program.marker)
@@ -100,21 +100,8 @@ class HostProvider:
             if has != row.version:
                 message = f"{command} on this node is {has or 'an unknown version'}, {row.version} is needed"
                 raise _unavailable(row, message, _install(program, row))
-        needed = dict(program.needs).get(row.target, "")
-        if needed and not (root / needed).exists():
-            message = f"{command} of this node has no {needed}, which target {row.target} needs"
-            raise _unavailable(row, message, _install(program, row))
+        _require_needed(row, program, root)
         return root
-
-
-@functools.cache
-def _asked(command: str, arguments: tuple[str, ...]) -> str:
-    """The folder that a shim prints; the shim's own folder where it prints none. Once for each process."""
-    try:
-        done = subprocess.run((command, *arguments), cwd="/", capture_output=True, timeout=ASK_S, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return os.path.dirname(command)
-    return done.stdout.decode("utf-8", "replace").strip() or os.path.dirname(command)
 
 
 def find_program(name: str) -> str | None:
@@ -148,6 +135,24 @@ def base_of(images: ImageStore, row: Toolchain) -> BaseImage | None:
 def base_lacks(row: Toolchain) -> BuildError:
     """The base image that artifacts are built on is not there."""
     return _unavailable(row, f"base image {row.base} is not on this node", f"ignite-builder runtimes fetch {row.name}")
+
+
+def _require_needed(row: Toolchain, program: Program, root: Path) -> None:
+    """Raise for a distribution that cannot build for the row's target."""
+    needed = dict(program.needs).get(row.target, "")
+    if needed and not (root / needed).exists():
+        message = f"{program.command} {row.version} of this node has no {needed}, which target {row.target} needs"
+        raise _unavailable(row, message, f"ignite-builder runtimes fetch {row.name}")
+
+
+def _placed(row: Toolchain, program: Program) -> Path | None:
+    """The first distribution of the row's version in the places that are looked at before the PATH."""
+    for pattern in program.places:
+        for folder in sorted(glob(os.path.expanduser(pattern))):
+            marker = Path(folder, program.marker)
+            if marker.is_file() and version_in(marker, program) == row.version:
+                return _resolved(folder)
+    return None
 
 
 def _resolved(path: str) -> Path:

@@ -123,11 +123,14 @@ class ImageProvider:
         return tuple(mount for each in mounts for mount in (each, *_linked(rootfs, each)))
 
     def recipe(self, row: Toolchain) -> Recipe | None:
-        """The recipe of a row's toolchain image, None where there is none. Raises `BuildError` InvalidRequest."""
+        """The recipe of a row's toolchain image, None where there is none; an operator's own goes before a shipped one.
+
+        Raises `BuildError` InvalidRequest."""
         for folder in self.folders:
             if os.path.isfile(os.path.join(folder, row.runtime, TOOLCHAIN_FILE)):
-                recipes = read_recipes(folder / row.runtime, TOOLCHAIN_FILE).values()
-                return next((each for each in recipes if row.name in (each.toolchains or (each.name,))), None)
+                for each in read_recipes(folder / row.runtime, TOOLCHAIN_FILE).values():
+                    if row.name in (each.toolchains or (each.name,)):
+                        return each
         return None
 
     def _image(self, row: Toolchain) -> BaseImage:

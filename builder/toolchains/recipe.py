@@ -28,8 +28,8 @@ class Program:
     With a `marker` the nearest folder above the program that holds this file is mounted, whole. `version` reads the
     marker and must give the row's version. `path` below the mount joins the PATH of every step. `digest` are the files
     below the mount whose bytes decide what comes out; `content`, where it is not empty, are the folders of it that a
-    step needs, the only ones that are copied. A command that only starts another program (a shim) prints the folder of
-    that program's distribution when it gets the arguments `ask`.
+    step needs, the only ones that are copied. `places` are patterns of folders (`~` is the home) where a version
+    manager puts distributions; the first whose marker gives the row's version goes before the PATH.
 
     A program with a `target` is of that target's toolchains alone. Any version of it does, and where a toolchain image
     has none it is this machine's own. `needs` (target → path below the mount) is what a distribution must hold to build
@@ -43,7 +43,7 @@ class Program:
     path: str = ""
     digest: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
-    ask: tuple[str, ...] = ()
+    places: tuple[str, ...] = ()
     target: str = ""
     needs: tuple[tuple[str, str], ...] = ()
     install: str = ""
@@ -119,7 +119,7 @@ def _program(table: Mapping[str, Any]) -> Program:
         path=table.get("path", ""),
         digest=tuple(table.get("digest", ())),
         content=tuple(table.get("content", ())),
-        ask=tuple(table.get("ask", ())),
+        places=tuple(table.get("places", ())),
         target=table.get("target", ""),
         needs=tuple(sorted(table.get("needs", {}).items())),
         install=table.get("install", ""),

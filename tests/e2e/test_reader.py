@@ -15,6 +15,7 @@ from typing import Any, cast
 import pytest
 
 from builder.attempt.reader import Budget, Faulty, Readers, Reading
+from builder.attempt.reading import NICE
 from builder.errors import BuildError
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.plan import Detection, Plan, Step, Wanted
@@ -164,6 +165,12 @@ def test_a_reader_reaches_nothing(readers: Readers, work: Path) -> None:
         assert caught.value.message == f"open: [], uid {BUILD_USER[0]}, groups []"
     else:
         assert caught.value.message.startswith("open: [],")
+
+
+def test_a_reader_that_works_long_stands_back(readers: Readers, work: Path) -> None:
+    mine = os.getpriority(os.PRIO_PROCESS, 0)
+    with pytest.raises(BuildError, match=f"priority {mine}, then {min(mine + NICE, 19)}$"):
+        planned(readers, work, "work_on")
 
 
 def test_a_reader_that_is_killed_is_ours_and_the_next_one_starts(readers: Readers, work: Path) -> None:

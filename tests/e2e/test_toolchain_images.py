@@ -6,6 +6,8 @@ What `runtimes fetch` makes lies beside the bases that sessions share, so that o
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +15,14 @@ from pathlib import Path
 import httpx
 import pytest
 
+from builder.bases.recipe import TOOLCHAIN_FILE
+from builder.data import runtimes_dir
+from builder.images.image import ImageConfig, build_image
+from builder.images.registry import connect
+from builder.images.store import toolchain_images_of
 from tests import uids
 from tests.kept import SHARED
+from tests.oci_fixtures import make_image
 from tests.program_fixtures import Program
 
 pytestmark = pytest.mark.e2e
@@ -97,6 +105,42 @@ def test_an_artifact_of_a_fetched_toolchain_reports_its_version(
     assert version in answer
     if name.startswith("python"):
         assert "xn--strae-oqa" in answer or "strasse" in answer
+
+
+def test_an_image_of_a_public_registry_builds_as_a_made_one_does(
+    program: Program, kept: Path, registry: str, tmp_path: Path
+) -> None:
+    """The reference of a recipe, in Docker's own format, pushed by a tool that is not ours; Go is found by the PATH of
+    the image. The tag then moves, and the node's build does not."""
+    assert program.run("runtimes", "fetch", "go-1.24").code == 0
+    made = toolchain_images_of(kept).get("go-1.24")
+    assert made is not None
+    path = (("PATH", "/usr/lib/go-1.24/bin:/usr/bin"), ("GOTOOLCHAIN", "local"))
+    image = build_image(None, made.layers, ImageConfig(entrypoint=(), env=path))
+    connect(registry).push(image, "library/oci-golang", "1.24")
+    copy = ["skopeo", "copy", "-q", "--format", "v2s2", "--src-tls-verify=false", "--dest-tls-verify=false"]
+    reference = f"{registry}/library/golang:1.24"
+    subprocess.run([*copy, f"docker://{registry}/library/oci-golang:1.24", f"docker://{reference}"], check=True)
+    (tmp_path / "go").mkdir()
+    (tmp_path / "go" / TOOLCHAIN_FILE).write_text(f'[[image]]\nname = "go-1.24"\nreference = "{reference}"\n')
+    shutil.copy(runtimes_dir() / "catalog.toml", tmp_path)
+    node = program.home.parent / "public"
+    node.mkdir()
+    node.chmod(0o755)
+    (node / "caches").symlink_to(kept / "caches")
+    own = Program(program.home, {**program.settings, "catalog": f"{tmp_path}/catalog.toml", "node_dir": str(node)})
+    fetched = own.run("runtimes", "fetch", "go-1.24", "--json")
+    assert fetched.code == 0, fetched.err
+    (got,) = json.loads(fetched.out)["fetched"]
+    pinned = got["images"][0]["digest"]
+    assert f"docker.io/{reference}" not in fetched.err and f"{reference} is {pinned}" in fetched.err
+    connect(registry).push(make_image(tmp_path / "other"), "library/golang", "1.24")
+    (tmp_path / "source").mkdir()
+    built = own.run("build", str(source_of("go", tmp_path / "source")), "--runtime-version", "1.24", "--json")
+    assert built.code == 0, built.err
+    again = json.loads(own.run("runtimes", "--json").out)["runtimes"]
+    (row,) = (row for row in again if row["name"] == "go-1.24")
+    assert row["from"] == f"image {pinned[7:19]}"
 
 
 def test_the_matrix_names_where_each_comes_from_and_the_command_that_gets_the_rest(tmp_path: Path) -> None:

@@ -272,3 +272,35 @@ def test_the_owner_of_the_work_renews_no_lease_in_finalize(world: World) -> None
         assert builds.heartbeat(world.store, build, number, "BUILD", LEASE) is None
         assert builds.planned(world.store, build, number, "key", "code", "go") == "STALE"
     assert world.row(build) == before
+
+
+def test_a_claim_names_the_version_of_the_last_success_of_the_same_app(world: World) -> None:
+    def built(version: str, end: bool = True, **more: str) -> None:
+        build = world.submit(**more)
+        claim = world.claim(build)
+        key = f"key-{build}"
+        assert builds.planned(world.store, build, claim, key, "code", "go", version=version, warnings=["w"]) == "GO_ON"
+        assert (world.row(build)["runtime_version"], world.row(build)["warnings"]) == (version, '["w"]')
+        if not end:
+            world.fail_work(build, claim)
+            return
+        world.succeed_work(build, claim)
+        world.finalize(build)
+
+    def last(**more: str) -> tuple[str, str] | None:
+        build = world.submit(**more)
+        first = builds.claim(world.store, build, "node", "n", LEASE)
+        again = builds.claim(world.store, build, "node", "n", LEASE)
+        assert first.row is not None and again.last == first.last
+        world.fail_work(build, first.row["claim"])
+        return first.last
+
+    assert last() is None
+    built("1.24")
+    assert last() == ("go", "1.24")
+    built("1.27", end=False)
+    built("1.25", name="another")
+    built("1.23", organization="other")
+    assert last() == ("go", "1.24"), "a failure, another app and another organization decide nothing"
+    built("1.26")
+    assert last() == ("go", "1.26") and last(name="another") == ("go", "1.25")

@@ -39,7 +39,7 @@ def test_names_of_toolchains_are_unique_and_each_runtime_and_target_has_one_defa
     ("asked", "reason", "words"),
     [
         (("go", "1.19"), "UnknownRuntimeVersion", "go 1.19 is not in the catalog; it has 1.24, 1.25, 1.26, 1.27"),
-        (("python", "2.7"), "UnknownRuntimeVersion", "python 2.7 is not in the catalog; it has 3.11, 3.12"),
+        (("python", "2.7"), "UnknownRuntimeVersion", "python 2.7 is not in the catalog; it has 3.11, 3.12, 3.13, 3.14"),
         (("go", "1.26", "wasm"), "UnsupportedTarget", "go has no target wasm; it has native"),
         (("python", "", "wasm"), "UnsupportedTarget", "python has no target wasm; it has none"),
         (("ruby",), "UnsupportedTarget", 'there is no runtime "ruby"; the catalog has deno, go, python, rust'),

@@ -17,7 +17,7 @@ def go_of(folder: Path, version: str) -> None:
     program.touch(mode=0o755)
 
 
-@pytest.mark.parametrize(("version", "all_of_it"), [("1.26.8", True), ("1.24.1", True), ("1.25.3", False)])
+@pytest.mark.parametrize(("version", "all_of_it"), [("1.26.8", True), ("1.24.1", True), ("1.23.3", False)])
 def test_a_go_that_the_catalog_lacks_is_as_good_as_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, all_of_it: bool
 ) -> None:
@@ -33,4 +33,4 @@ def test_without_any_go_the_python_half_is_shown(tmp_path: Path, monkeypatch: py
 
 
 def test_the_versions_it_names_are_the_catalogs() -> None:
-    assert go_versions(Settings()) == ["1.24", "1.26"]
+    assert go_versions(Settings()) == ["1.24", "1.25", "1.26", "1.27"]

@@ -93,7 +93,7 @@ def test_a_version_without_a_base_recipe_here_is_refused_in_words(tmp_path: Path
 
 
 def test_a_base_that_could_not_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fails(store: object, name: str, recipe: Path) -> None:
+    def fails(store: object, name: str, recipe: Path, **more: object) -> None:
         raise BuildError("Internal", "mmdebstrap: the mirror does not answer", said=("E: no route",))
 
     settings = Settings(node_dir=str(tmp_path))

@@ -93,7 +93,9 @@ def test_only_fetching_steps_have_the_network() -> None:
     assert [(step.name, step.network) for step in made.steps] == [
         ("resolve dependencies", Network.INDEX),
         ("download wheels", Network.INDEX),
+        ("build sdists", Network.NONE),
         ("install dependencies", Network.NONE),
+        ("install what was built", Network.NONE),
         ("compile", Network.NONE),
     ]
 
@@ -168,3 +170,34 @@ def test_an_index_that_does_not_answer_is_ours() -> None:
 def test_unknown_output_keeps_the_tools_words() -> None:
     found = python.diagnose(STEP, 3, ["what is this"])
     assert (found.reason, found.said) == ("StepFailed", ("what is this",))
+
+
+def test_an_app_stays_on_its_version_when_the_default_moves_until_it_asks() -> None:
+    def chosen(files: dict[str, str], **request: object) -> tuple[str, str]:
+        plan = planned(files, **request)
+        (why,) = (one.why for one in plan.choices if one.name == "version")
+        return plan.toolchain.version, why
+
+    last = {"go": "1.24", "python": "3.13"}
+    go_kept = ("1.24", "as its last success has it; the default is 1.26 by now")
+    assert chosen({"main.go": MAIN}) == ("1.26", "the catalog's default")
+    assert chosen({"main.go": MAIN}, default_versions=last) == go_kept
+    assert chosen({"main.go": MAIN}, default_versions=last, version="1.27") == ("1.27", "asked for")
+    assert chosen({"main.go": MAIN, "go.mod": "module x\n\ngo 1.25\n"}, default_versions=last)[0] == "1.26"
+    assert chosen({"main.go": MAIN}, default_versions={"go": "1.26"})[1] == "the catalog's default"
+    assert chosen({"main.go": MAIN}, default_versions={"go": "1.9"})[0] == "1.26", "the catalog has it no more"
+    assert chosen({"main.py": "import x"}, default_versions=last)[0] == "3.13"
+    pinned = {"main.py": "import x", ".python-version": "3.11"}
+    assert chosen(pinned, default_versions=last)[0] == "3.11"
+
+
+def test_a_version_past_its_end_of_life_is_a_warning_from_that_day_on() -> None:
+    def warned(today: str, version: str = "1.24") -> list[str]:
+        plan = planned({"main.go": MAIN}, version=version, today=today)
+        return [each for each in plan.warnings if "end of life" in each]
+
+    assert warned("2026-02-10") == [] and warned("") == []
+    text = "go 1.24 is past its end of life (2026-02-10): nobody mends it any more; 1.26 is the default"
+    assert warned("2026-02-11") == [text]
+    assert warned("2027-02-28", "1.26") == [], "a month ends with its last day"
+    assert warned("2027-03-01", "1.26") == ["go 1.26 is past its end of life (2027-02): nobody mends it any more"]

@@ -444,6 +444,11 @@ def test_what_go_mod_ignores_is_no_candidate() -> None:
     assert choice(planned(files), "entry")[1] == "cmd/app/a.go:1, the only one"
 
 
+def test_a_tool_of_go_mod_is_not_downloaded() -> None:
+    made = planned({"go.mod": MOD + "\ntool golang.org/x/tools/cmd/stringer\n", "main.go": MAIN})
+    assert [step.name for step in made.steps] == ["compile"] and target(made) == "."
+
+
 def test_a_program_of_a_module_below_is_named_with_the_argument_that_builds_it() -> None:
     error = refused({"go.mod": MOD, "lib.go": "package lib\n", "server/go.mod": API, "server/main.go": MAIN})
     assert (error.reason, error.next) == ("EntryPointMissing", "Build that module: --build-arg sub_path=server")

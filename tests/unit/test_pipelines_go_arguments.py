@@ -123,7 +123,7 @@ def test_the_request_goes_before_a_pin_and_the_nearest_pin_before_one_above() ->
 @pytest.mark.parametrize(
     ("files", "reason", "where", "words"),
     [
-        ({".go-version": "1.19\n"}, "UnknownRuntimeVersion", ".go-version:1", "the catalog has 1.24, 1.26"),
+        ({".go-version": "1.19\n"}, "UnknownRuntimeVersion", ".go-version:1", "the catalog has 1.24, 1.25, 1.26, 1.27"),
         ({".go-version": "stable-ish\n"}, "UnknownRuntimeVersion", ".go-version:1", "pins go stable-ish"),
         ({"go.mod": "module x\n\ngo 1.26\n", ".go-version": "1.24\n"}, "ManifestInvalid", ".go-version:1",
          "go.mod:3 needs 1.26"),

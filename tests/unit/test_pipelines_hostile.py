@@ -93,16 +93,29 @@ def toml(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t") + '"'
 
 
-def plan(files: Mapping[str, str], runtime: str) -> None:
+def plan(files: Mapping[str, str], runtime: str, **arguments: str) -> None:
     tree = DictTree(files)
     detection = pipelines.detect(tree, runtime)
-    pipelines.plan(detection, tree, PlanRequest(), CATALOG)
+    pipelines.plan(detection, tree, PlanRequest(build_args=arguments), CATALOG)
 
 
 def of_python(**files: str) -> None:
     names = {"requirements": "requirements.txt", "python_version": ".python-version"}
     there = {names.get(name, name.replace("_", ".")): text for name, text in files.items()}
     plan({"handler.py": "", **there}, "python")
+
+
+def of_python_without_handler(**files: str) -> None:
+    plan({"util.py": "", **{name.replace("_", "."): text for name, text in files.items()}}, "python")
+
+
+def many_applications(size: int) -> str:
+    """Names, factories, wrappers and chains of them, as many as the text is long."""
+    lines = (
+        f"from m{at} import *\ndef f{at}():\n  x = app\n  return x\napp = app.x()\ny{at} = f{at}(app)\n"
+        for at in range(size // 64)
+    )
+    return "from flask import Flask\napp = Flask(__name__)\n" + "".join(lines)
 
 
 def single(text: str) -> None:
@@ -151,6 +164,7 @@ PACKAGE = '[package]\nname = "x"\nversion = "1.0.0"\n'
 MODULE = "module example.com/app\n\ngo 1.24\n"
 MAIN = "package main\n\nfunc main() {}\n"
 PROJECT = '[project]\nname = "x"\n'
+POETRY = '[tool.poetry]\nname = "x"\n[tool.poetry.dependencies]\n'
 
 
 def members_and_sources(text: str) -> None:
@@ -237,6 +251,34 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "a lock and its manifest": lock_and_manifest,
     "extras of a lock": extras_of_a_lock,
     "versions of a lock": versions_of_a_lock,
+    "poetry.lock": lambda text: of_python(pyproject_toml=f"{PROJECT}dependencies = ['a']\n", poetry_lock=text),
+    "packages of Poetry": lambda text: of_python(
+        pyproject_toml=POETRY + 'a = "1"\n',
+        poetry_lock="".join(
+            f'[[package]]\nname = "a{"" if at == 0 else at}"\nversion = "1"\n'
+            f'[package.dependencies]\na{at + 1} = "*"\na = "*"\n'
+            for at in range(min(len(text) // 64, 2000))
+        ),
+    ),
+    "a constraint of Poetry": lambda text: of_python(pyproject_toml=f"{POETRY}a = {toml(text)}\n"),
+    "pdm.lock": lambda text: of_python(pyproject_toml=f"{PROJECT}dependencies = ['a']\n", pdm_lock=text),
+    "Pipfile": lambda text: of_python(Pipfile=text),
+    "a constraint of Pipenv": lambda text: of_python(Pipfile=f"[packages]\na = {toml(text)}\n"),
+    "Pipfile.lock": lambda text: of_python(Pipfile_lock=text),
+    "a script's metadata": lambda text: of_python(handler_py=f"# /// script\n# {text}\n# ///\n"),
+    "blocks of a script": lambda text: of_python(handler_py="# /// script\n" + "# ///\n" * (len(text) // 8)),
+    "groups": lambda text: of_python(
+        pyproject_toml=f"{PROJECT}dependencies = []\n[tool.uv]\ndefault-groups = ['g0']\n[dependency-groups]\n"
+        + "".join(f"g{at} = ['a', {{ include-group = 'g{at + 1}' }}]\n" for at in range(min(len(text) // 64, 2000)))
+    ),
+    "mise.toml": lambda text: of_python(mise_toml=f"[tools]\npython = {toml(text)}\n"),
+    "a module that starts": lambda text: of_python_without_handler(main_py=text),
+    "statements that start": lambda text: of_python_without_handler(main_py=text.replace(" ", "\n")),
+    "names of applications": lambda text: of_python_without_handler(main_py=many_applications(len(text))),
+    "Procfile": lambda text: of_python_without_handler(Procfile=f"web: {text}"),
+    "manage.py": lambda text: of_python_without_handler(manage_py=f"DJANGO_SETTINGS_MODULE', '{text}"),
+    "an entry by name": lambda text: plan({"main.py": ""}, "python", entry=text),
+    "a start by name": lambda text: plan({"main.py": ""}, "python", start=text),
     "runtime.txt": lambda text: of_python(runtime_txt=text),
     ".python-version": lambda text: of_python(python_version=text),
     ".python-version, digits": lambda text: of_python(python_version="3." + "1" * len(text)),
@@ -262,7 +304,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
     ".go-version": lambda text: plan({"main.go": MAIN, ".go-version": text}, "go"),
     ".tool-versions": lambda text: plan({"main.go": MAIN, ".tool-versions": f"golang {text}"}, "go"),
-    "mise.toml": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\n{text}"}, "go"),
+    "mise.toml of Go": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\n{text}"}, "go"),
     "a pin of mise.toml": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\ngo = {toml(text)}\n"}, "go"),
     "imports and replacements": imports_and_replacements,
     "go.sum": read_sums,

@@ -81,7 +81,7 @@ def test_a_server_of_its_own_is_started_as_it_is() -> None:
     ("files", "words"),
     [
         ({"requirements.txt": "idna"}, "neither handler.py nor main.py at the root"),
-        ({"requirements.txt": "idna", "app.py": ""}, "there is app.py"),
+        ({"requirements.txt": "idna", "lib.py": "", "util.py": ""}, "there is lib.py, util.py"),
         ({"pyproject.toml": PROJECT, "src/handler.py": ""}, "src/handler.py is too deep"),
     ],
 )
@@ -127,7 +127,9 @@ def test_a_lock_of_uv_is_read_without_the_network() -> None:
         ("read lock", Network.NONE),
         ("resolve dependencies", Network.INDEX),
         ("download wheels", Network.INDEX),
+        ("build sdists", Network.NONE),
         ("install dependencies", Network.NONE),
+        ("install what was built", Network.NONE),
         ("compile", Network.NONE),
     ]
     assert made.warnings == ()
@@ -289,7 +291,7 @@ def test_files_that_include_each_other_end() -> None:
     [
         ({"pyproject.toml": "[project\n"}, "pyproject.toml:1:9", "is no TOML"),
         ({"pyproject.toml": '[project]\ndynamic = ["dependencies"]\n'}, "pyproject.toml:2", "project.dynamic"),
-        ({"pyproject.toml": "[tool.poetry.dependencies]\nidna = '*'\n"}, "pyproject.toml:1", "tool.poetry"),
+        ({"pyproject.toml": "[tool.poetry.dependencies]\nidna = '1 || 2'\n"}, "pyproject.toml:2", "no constraint"),
         ({"pyproject.toml": '[project]\ndependencies = [\n  "x @ git+https://y",\n]\n'}, "pyproject.toml:3", "by name"),
         ({"uv.lock": LOCK}, "uv.lock", "needs its pyproject.toml"),
         (
@@ -312,7 +314,15 @@ def test_manifests_that_cannot_be_used(files: dict[str, str], where: str, words:
         ({}, "3.11", "the catalog's default"),
         ({".python-version": "# pinned\n3.12.4\n"}, "3.12", ".python-version:2"),
         ({".python-version": "cpython-3.11"}, "3.11", ".python-version:1"),
-        ({".python-version": "pypy@3.10"}, "3.11", "the catalog's default"),
+        ({".python-version": "pypy@3.10 3.12.1"}, "3.12", ".python-version:1"),
+        ({"mise.toml": "[tools]\nuv = '1'\npython = '3.12'\n"}, "3.12", "mise.toml:3"),
+        ({"mise.toml": "[tools]\npython = { version = '3.12.1' }\n"}, "3.12", "mise.toml:2"),
+        ({"mise.toml": "[tools]\npython = ['3.12', '3.11']\n"}, "3.12", "mise.toml:2"),
+        ({"mise.toml": "[tools]\npython = 'latest'\n"}, "3.11", "the catalog's default"),
+        ({".tool-versions": "uv 0.7.22\npython 3.12.1 system\n"}, "3.12", ".tool-versions:2"),
+        ({".tool-versions": "nodejs 22\n"}, "3.11", "the catalog's default"),
+        ({"Pipfile": "[requires]\npython_version = '3.12'\n"}, "3.12", "Pipfile:2"),
+        ({".python-version": "3.11", ".tool-versions": "python 3.12\n"}, "3.11", ".python-version:1"),
     ],
 )
 def test_the_source_decides_the_version(files: dict[str, str], version: str, why: str) -> None:

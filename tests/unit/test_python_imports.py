@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import runpy
+import struct
 import sys
 import sysconfig
 from collections.abc import Mapping
@@ -179,3 +180,58 @@ def test_a_package_of_the_source_is_found_in_its_folder(tmp_path: Path) -> None:
     SCRIPT.check_imports(tmp_path / "src", tmp_path / "deps", "handler.py", ["libs/acme"])
     with pytest.raises(SystemExit):
         SCRIPT.check_imports(tmp_path / "src", tmp_path / "deps", "handler.py")
+
+
+def compiled(path: Path, needed: str, runpath: str = "") -> None:
+    """A shared object of linux/amd64 (elf(5)) that needs `lib<needed>.so.1` and does nothing."""
+    names = b"\0" + f"lib{needed}.so.1".encode() + b"\0" + runpath.encode() + b"\0"
+    entries = [(1, 1), (5, 0x1000), *([(29, names.index(b"\0", 1) + 1)] if runpath else []), (0, 0)]
+    dynamic = b"".join(struct.pack("<qQ", *entry) for entry in entries)
+    at = 64 + 2 * 56
+    load = struct.pack("<IIQQQQQQ", 1, 4, at + len(dynamic), 0x1000, 0, len(names), len(names), 1)
+    part = struct.pack("<IIQQQQQQ", 2, 4, at, 0, 0, len(dynamic), len(dynamic), 8)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    head += struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 0, 64, 0, 0, 64, 56, 2, 0, 0, 0)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(head + load + part + dynamic + names)
+
+
+def test_a_library_that_the_base_lacks_is_named_with_its_package(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deps = tmp_path / "deps"
+    compiled(deps / "vision/_core.abi3.so", "absent")
+    compiled(deps / "vision/optional.so", "other")
+    compiled(deps / "vision/near.so", "near", "$ORIGIN/../vision.libs")
+    (deps / "vision.libs").mkdir()
+    (deps / "vision.libs/libnear.so.1").write_bytes(b"")
+    (deps / "vision/__init__.py").write_text("from ._core import see\n")
+    (deps / "vision-1.2.dist-info").mkdir()
+    (deps / "vision-1.2.dist-info/RECORD").write_text("vision/_core.abi3.so,,\nvision/optional.so,,\n")
+    compiled(deps / "vision.libs/libinner.so.1", "deep")
+    compiled(deps / "vision/outer.so", "inner")
+    missing = {path.name: names for path, names in SCRIPT.missing_libraries(deps).items()}
+    assert missing == {
+        "_core.abi3.so": ["libabsent.so.1"], "optional.so": ["libother.so.1"], "libinner.so.1": ["libdeep.so.1"],
+        "outer.so": ["libdeep.so.1"],
+    }  # fmt: skip
+    SCRIPT.check_libraries(deps, {"elsewhere"})
+    lines = capsys.readouterr().out
+    assert "warning: vision 1.2 needs libabsent.so.1, libother.so.1, not in the image" in lines
+    with pytest.raises(SystemExit):
+        SCRIPT.check_libraries(deps, {"vision"})
+    found = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (found["reason"], found["where"]) == ("StartFailed", "vision/_core.abi3.so")
+    assert "vision 1.2 needs the shared library libabsent.so.1" in found["message"]
+
+
+@pytest.mark.parametrize("size", [0, 10, 63, 64, 200, 4096])
+@pytest.mark.parametrize("fill", [b"\0", b"\xff", b"\x7f"])
+def test_what_is_no_elf_file_needs_nothing(tmp_path: Path, size: int, fill: bytes) -> None:
+    """Headers that lie about places and counts are read up to a bound, and end."""
+    plain = Path(sys.executable).resolve().read_bytes()[:64] if sys.platform == "linux" else b""
+    path = tmp_path / "x.so"
+    path.write_bytes((plain + fill * size)[: max(size, 64)])
+    SCRIPT.elf_needs(path)
+    path.write_bytes(b"\x7fELF\x02\x01" + fill * size)
+    assert SCRIPT.elf_needs(path) == ([], [])

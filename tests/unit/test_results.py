@@ -32,7 +32,7 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     (made.work / "out").mkdir(parents=True)
     (made.source).mkdir(exist_ok=True)
     (made.source / "Cargo.lock").write_text("")
-    monkeypatch.setattr(results, "fetched_of", lambda *_: Fetched(wanted=(WANTED,)))
+    monkeypatch.setattr(results, "named", lambda *_: Fetched(wanted=(WANTED,)))
     return made
 
 
@@ -94,7 +94,7 @@ def test_the_place_names_all_that_decides_the_result(attempt: Attempt, monkeypat
     stubs = (*plan.stubs[:-1], dataclasses.replace(plan.stubs[-1], content="other"))
     places.add(results.place_of(attempt, bound_to(dataclasses.replace(plan, stubs=stubs)), step))
     other = dataclasses.replace(WANTED, digest="sha256:9")
-    monkeypatch.setattr(results, "fetched_of", lambda *_: Fetched(wanted=(other,)))
+    monkeypatch.setattr(results, "named", lambda *_: Fetched(wanted=(other,)))
     places.add(results.place_of(attempt, bound_to(plan), step))
     (attempt.source / "Cargo.lock").write_text("# other\n")
     places.add(results.place_of(attempt, bound_to(plan), step))

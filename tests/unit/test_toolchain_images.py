@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -208,7 +209,7 @@ def test_what_a_suite_has_must_be_what_the_recipe_is_for() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ('name="x"\nreference="a/b"\npackages=["c"]', "an image with a reference is as it is; packages changes it"),
+        ('name="x"\nreference="a/b"\npackages=["c"]', "packages is for images of packages, not for a reference"),
         ('name="x"\nsuite="s"\npackages=["p"]\nat=["q"]', "at has the wrong shape"),
         ('name="x"\nsuite="s"\npackages=["p"]\ntoolchain=["q"]', 'no key of a recipe; is "toolchains" meant?'),
     ],
@@ -238,7 +239,7 @@ def test_a_build_fetches_only_where_the_setting_says_so(tmp_path: Path) -> None:
     assert fetching(settings.replace(**{"fetch_toolchains": True})) is not None
     rows = {row.name: row for row in catalogs.read(catalog_file("")).toolchains()}
     assert can_fetch(settings, rows["go-1.24"])
-    assert not can_fetch(settings, rows["python-3.12"]), "there is no recipe of its base"
+    assert not can_fetch(settings, rows["deno-2.0"]), "there is no recipe of its base"
     assert list(tmp_path.iterdir()) == []
 
 
@@ -332,6 +333,24 @@ def test_a_public_image_is_fetched_verified_and_pinned(tmp_path: Path, index: bo
     stored = made_from(images, recipe)
     assert stored is not None and stored.digest == moved.digest
     assert all(layer.media_type.startswith("application/vnd.oci.") for layer in stored.layers)
+
+
+def test_a_recipe_puts_links_over_a_public_image(tmp_path: Path) -> None:
+    """Plans start an interpreter where Debian has it; a public image may have it elsewhere."""
+    node = Node(
+        tmp_path, PUBLIC.replace("example.test/zig:2", "zig:2") + 'links = { "usr/bin/zig" = "/usr/local/x" }\n'
+    )
+    layout = registry_with(tmp_path, docker_form(node.image(PUBLIC_FILES)))
+    recipe, images = node.provider.recipe(ROW), toolchain_images_of(tmp_path / "node")
+    assert recipe is not None
+    digests = [
+        make_image(images, recipe, refresh=True, fetch=lambda *asked: fetch_public(*asked, lambda host: layout)).digest
+        for _ in range(2)
+    ]
+    assert digests[0] == digests[1], "the same image and recipe give the same digest"
+    rootfs = images.rootfs(digests[0])
+    assert os.readlink(rootfs / "usr/bin/zig") == "/usr/local/x" and (rootfs / "usr/local/zig/VERSION").is_file()
+    assert dict(node.provider.provide(node.provider.find(ROW)).env)["ZIG_HOME"] == "/z"
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,40 @@ def test_a_program_may_join_the_path(node: Node, line: str, path: tuple[str, ...
     assert (provided.path, provided.base, provided.digests) == (path, found.base, found.digests())
 
 
+def test_the_places_of_a_version_manager_go_before_the_path(node: Node) -> None:
+    make_tree(node.root, {"many/0/VERSION": "zig2", "many/1/VERSION": "zig1", "many/2/VERSION": "zig1", "many/3/x": ""})
+    node.recipe(RECIPE + f'places = ["{node.root}/none/*", "{node.root}/many/*"]\n')
+    (part,) = node.provider().find(ROW).parts
+    assert part.source == node.root / "many/1"
+    node.recipe(RECIPE + f'places = ["{node.root}/many/[03]"]\n')
+    (part,) = node.provider().find(ROW).parts
+    assert part.source == node.root / "zig"
+
+
+def test_a_root_may_be_an_image_of_its_own_beside_the_base(node: Node) -> None:
+    node.recipe(RECIPE.replace('"base"', '"zig-build"', 1))
+    with pytest.raises(BuildError, match="image zig-build, the root of its steps, is not on this node") as caught:
+        node.provider().find(ROW)
+    assert caught.value.next == "ignite-builder runtimes fetch zig-1"
+    digest = store_base(node.images, node.root, "zig-build", "compilers")
+    found = node.provider().find(ROW)
+    assert (found.root, found.base.digest) == (digest, node.digest)
+    assert found.digests()["toolchain"] == digest
+    rootfs = node.provider().provide(found).root.rootfs
+    assert rootfs is not None and (rootfs / "app/greeting").read_text() == "compilers"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="no root: a program that only root reaches is not there")
+def test_only_the_folders_that_a_step_needs_are_copied(node: Node) -> None:
+    node.root.chmod(0o700)
+    make_tree(node.root, {"zig/share/doc": "much", "zig/bin/share/inner": ""})
+    node.recipe(RECIPE.replace('"VERSION"]', '"bin/zig"]') + 'content = ["bin"]\n')
+    provider = node.provider()
+    (mount,) = provider.provide(provider.find(ROW)).root.mounts
+    assert sorted(path.name for path in mount.source.iterdir()) == ["bin"]
+    assert (mount.source / "bin/share/inner").is_file()
+
+
 def test_go_finds_its_own_tools_on_the_path() -> None:
     assert 'path = "bin"' in (runtimes_dir() / "go/toolchain.toml").read_text()
 

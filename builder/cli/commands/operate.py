@@ -176,25 +176,22 @@ def _effect(finding: Finding) -> str:
 def bases_build(ctx: Context, names: list[str]) -> int:
     """Make the base images that this node needs, and print each with its digest."""
     from builder import pipelines
-    from builder.bases.make import build_base
-    from builder.data import runtimes_dir
-    from builder.images.store import images_of
+    from builder.toolchains.fetch import ensure_base
 
     settings = ctx.settings()
-    images = images_of(settings.node_dir)
     planned = pipelines.names(pipelines.load(settings.pipelines))
-    wanted = {}
+    wanted: dict[str, Toolchain] = {}
     for row in catalog_of(settings).toolchains():
         if row.runtime in planned and (row.base in names or (not names and _is_default(settings, row))):
-            wanted[row.base] = runtimes_dir() / row.runtime
+            wanted.setdefault(row.base, row)
     for name in names:
         if name not in wanted:
             raise mistake(f'"{name}" is not a base of the catalog', where="NAME", next=f"See: {ctx.prog} runtimes")
     made = []
     try:
-        for name, recipe in wanted.items():
+        for name, row in wanted.items():
             ctx.say(f"making {name}")
-            made.append((name, build_base(images, name, recipe).digest))
+            made.append((name, ensure_base(settings, row)))
     except BuildError as error:
         raise refused_here(error) from None
     if ctx.common.json:

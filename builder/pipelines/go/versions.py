@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
-from builder.pipelines.catalog import Catalog
+from builder.pipelines.catalog import DEFAULT, Catalog
 from builder.pipelines.go.project import Project, below, go_version
 from builder.pipelines.pins import Pin, pin_of
 from builder.source.tree import Tree
@@ -37,7 +37,7 @@ def wanted_version(
     if pin := pin_of(tree, project.base, OWN_FILES, TOOLS):
         return _pinned(pin, need, catalog, warnings)
     if not wish:
-        return "", "the catalog's default"
+        return "", DEFAULT
     fitting = [one for one in known if not need or (go_version(one) or ()) >= need.minor]
     if need and not fitting:
         message = f"{need.file} asks for go {need.value}; the catalog has {', '.join(known)}"

@@ -1,4 +1,4 @@
-"""Python: handler.py (or main.py as its own server) with wheels from what the source names. Runs nothing.
+"""Python: a handler, an application behind a server, a program or a command, with what the source names. Runs nothing.
 
 With the network, and no file of the source but a lock: uv resolves requirements that this package wrote from what it
 parsed, and a program of ours downloads the wheels. Without it: uv installs the wheels that the node verified, then the
@@ -8,16 +8,40 @@ the last one sees all of it and has no cache.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
+
 from builder.errors import BuildError
+from builder.pipelines.arguments import START, Argument, names
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.python import wheels
 from builder.pipelines.python.diagnosis import diagnose as diagnose
-from builder.pipelines.python.manifest import MANIFESTS, read_dependencies
+from builder.pipelines.python.entry import COMMAND, FUNCTION, HANDLER, NAMES_OF_ENTRIES, Entry, entry_of
+from builder.pipelines.python.manifest import (
+    MANIFESTS,
+    OTHER_MANIFESTS,
+    manifest_of_stub,
+    read_dependencies,
+    stub_of,
+)
+from builder.pipelines.python.needs import NAME as NAME_OF_PACKAGE
 from builder.pipelines.python.needs import Dependencies
+from builder.pipelines.python.project import read_project
 from builder.pipelines.python.required import required_files as required_files
+from builder.pipelines.python.servers import bundled
 from builder.pipelines.python.versions import wanted_version
-from builder.pipelines.python.wheels import CACHE, CONSTRAINTS, DOWNLOAD, INSTALL, LOCK
+from builder.pipelines.python.wheels import (
+    CACHE,
+    CONSTRAINTS,
+    DOWNLOAD,
+    INSTALL,
+    INSTALL_BUILT,
+    LOCK,
+    SERVER,
+    SERVER_INSTALL,
+    SERVER_LOCK,
+)
 from builder.plan import (
     Access,
     Cache,
@@ -37,7 +61,26 @@ from builder.source.tree import Tree
 
 NAME = "python"
 EXTENSIONS: tuple[str, ...] = (".py",)
-BUILD_ARGS: tuple[str, ...] = ()
+ARGUMENTS = (
+    Argument(
+        name="entry",
+        meaning="what starts: a file, a module, `module:object` (an ASGI or WSGI application, a handler), "
+        "`module:factory()`, or a script of `project.scripts`",
+        example="shop.web:app",
+    ),
+    replace(
+        START,
+        meaning=f"{START.meaning}; `$NAME`, `${{NAME}}` and `${{NAME:-default}}` are replaced where it runs",
+        example='["gunicorn", "shop.web:app", "--bind", "0.0.0.0:$PORT"]',
+    ),
+    Argument(name="extras", meaning="extras of the project that are installed, apart by commas", example="postgres"),
+    Argument(
+        name="groups",
+        meaning="dependency groups (PEP 735) that are installed, apart by commas, beside `tool.uv.default-groups`",
+        example="prod",
+    ),
+)
+BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 SDK = "/opt/ignite/sdk/python"
 UV = "/opt/ignite/toolchain/uv/uv"
 LOCKED = "uv.lock.txt"
@@ -47,11 +90,10 @@ _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def detect(tree: Tree) -> Detection | None:
-    """handler.py, main.py, or a manifest of dependencies at the root."""
-    for name in ("handler.py", "main.py", *MANIFESTS):
-        if tree.has(name):
-            return Detection(runtime=NAME, because=f"{name} is at the root")
-    return None
+    """A file that can start, or a manifest of dependencies, at the root; else a Procfile or any Python file there."""
+    found = next((name for name in (*NAMES_OF_ENTRIES, *MANIFESTS, *OTHER_MANIFESTS) if tree.has(name)), "")
+    found = found or next(iter(tree.glob("*.py")), "")
+    return Detection(runtime=NAME, because=f"{found} is at the root") if found else None
 
 
 def looks_like(source: bytes) -> bool:
@@ -66,51 +108,102 @@ def single_file_name(source: bytes) -> str:
 
 def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
     """Install dependencies (network, no code), then check and compile (no network)."""
-    entry = next((name for name in ("handler.py", "main.py") if tree.has(name)), "")
-    if not entry:
-        raise _no_entry(tree)
-    _refuse_shadowed(tree, entry)
+    whole = read_project(tree)
     rows = tuple(row for row in catalog.rows if row.toolchain.runtime == NAME)
     wanted = wanted_version(tree, rows, catalog.find(NAME).version, request.version)
     row = catalog.find(NAME, wanted.version, request.target)
-    python = f"/usr/bin/python{row.version}"
-    needs = read_dependencies(tree)
+    release = next((one.release for one in rows if one.toolchain == row), "") or f"{row.version}.0"
+    needs = read_dependencies(tree, release, _listed(request, "extras"), _listed(request, "groups"))
     paths = tuple(dict.fromkeys(path for one in needs.locals for path in one.paths if path != "."))
-    mode = "handler" if entry == "handler.py" else "server"
-    argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", mode, *paths)
+    entry = entry_of(tree, whole, paths, request.build_args, needs.names)
+    paths = tuple(dict.fromkeys((*([entry.folder] if entry.folder else []), *paths)))
+    _refuse_shadowed(tree, entry)
+    python = f"/usr/bin/python{row.version}"
+    server = bundled(entry.kind, needs.names) if entry.is_application else ()
+    argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", *_checked(entry), *paths)
     compile_step = Step(name="compile", argv=argv, runs_source=False, env=(("PYTHONHASHSEED", "0"),))
-    front = LayerSource(source=f"{SDK}/front", dest="/ignite", created_by="ignite: python front")
-    deps = LayerSource(source="/work/out/deps", dest="/app/deps", created_by="ignite: dependencies")
-    app = LayerSource(source="/work/out/src", dest="/app/src", created_by="ignite: source")
-    start = "/ignite/serve.py" if mode == "handler" else "/app/src/main.py"
     stubs, copies = _stubs(needs)
-    names = f"{needs.count} in {needs.manifest}" if needs.manifest else "none"
+    listed = f"{needs.count} in {needs.manifest}" if needs.manifest else "none"
     return Plan(
         detection=detection,
         toolchain=row,
         choices=(
             Choice(name="runtime", value=NAME, why=detection.because),
             Choice(name="version", value=row.version, why=wanted.why),
-            Choice(
-                name="entry", value=entry, why="handler(payload, ctx)" if mode == "handler" else "its own HTTP server"
+            Choice(name="entry", value=entry.shown, why=entry.why),
+            *(
+                (Choice(name="server", value=_served(entry, server), why="serves the application"),)
+                if entry.is_application
+                else ()
             ),
-            Choice(name="dependencies", value=names, why="wheels only, by uv"),
+            Choice(name="dependencies", value=listed, why="wheels, else sdists that are built apart"),
             *((Choice(name="path", value=", ".join(paths), why="packages of the source"),) if paths else ()),
         ),
-        steps=(*_install(needs, python), compile_step),
+        steps=(*_install(needs, python, server), compile_step),
         output=Output(
-            layers=(front, deps, app) if needs.manifest else (front, app),
-            entrypoint=(python, "-B", start),
-            env=_environment(needs, paths),
+            layers=tuple(_layers(needs, server)),
+            entrypoint=(python, "-B", *_started(entry)),
+            env=(*entry.env, *_environment(needs, paths)) if entry.kind != COMMAND else _environment(needs, paths),
             workdir="/app/src",
-            summary=f"{entry} on Python {row.version}, user 65532",
+            summary=f"{entry.shown} on Python {row.version}, user 65532",
         ),
-        stubs=stubs,
+        stubs=(*stubs, *((WriteFile(path=SERVER, content="".join(f"{line}\n" for line in server)),) if server else ())),
         copies=copies,
         files=tuple(file for one in needs.locals for file in one.files),
-        warnings=(*wanted.warnings, *needs.warnings),
+        warnings=(*wanted.warnings, *needs.warnings, *entry.warnings),
         materials=needs.files,
     )
+
+
+def _listed(request: PlanRequest, name: str) -> tuple[str, ...]:
+    """A build argument that lists names, apart by commas. Raises `BuildError` InvalidRequest."""
+    listed = [one.strip() for one in request.build_args.get(name, "").split(",") if one.strip()]
+    if odd := next((one for one in listed if len(one) > 100 or not NAME_OF_PACKAGE.fullmatch(one)), ""):
+        message = f"{name} takes names apart by commas; {odd[:40]} is none"
+        raise BuildError("InvalidRequest", message, where=f"buildArgs.{name}")
+    return tuple(dict.fromkeys(listed))
+
+
+def _layers(needs: Dependencies, server: tuple[str, ...]) -> Iterator[LayerSource]:
+    yield LayerSource(source=f"{SDK}/front", dest="/ignite", created_by="ignite: python front")
+    if server:
+        yield LayerSource(source="/work/out/server", dest="/app/server", created_by="ignite: python server")
+    if needs.manifest:
+        yield LayerSource(source="/work/out/deps", dest="/app/deps", created_by="ignite: dependencies")
+    yield LayerSource(source="/work/out/src", dest="/app/src", created_by="ignite: source")
+
+
+def _started(entry: Entry) -> tuple[str, ...]:
+    """What the interpreter of the image is started with."""
+    if entry.kind == HANDLER:
+        return ("/ignite/serve.py", *((entry.target,) if entry.target else ()))
+    if entry.is_application:
+        return ("/ignite/serve_app.py", entry.kind, entry.target)
+    if entry.kind == FUNCTION:
+        module, _, name = entry.target.partition(":")
+        return ("-c", f"import sys; from {module} import {name}; sys.exit({name}())")
+    if entry.kind == COMMAND:
+        return ("/ignite/start.py", *(f"{name}={value}" for name, value in entry.env), "--", *entry.argv)
+    return (f"/app/src/{entry.file}",)
+
+
+def _checked(entry: Entry) -> tuple[str, ...]:
+    """What the check is told of the entry: how it starts, its file, its name and its program."""
+    words = [HANDLER if entry.kind == HANDLER else "server"]
+    usual = "handler.py" if entry.kind == HANDLER else "main.py"
+    if entry.file != usual:
+        words += ["--entry", entry.file]
+    name = entry.target.removesuffix("()").partition(":")[2]
+    if name and not (entry.kind == HANDLER and name == HANDLER):
+        words += ["--name", name]
+    if entry.kind == COMMAND:
+        words += ["--program", entry.argv[0]]
+    return tuple(words)
+
+
+def _served(entry: Entry, server: tuple[str, ...]) -> str:
+    ours = " or ".join(line.partition("==")[0] for line in server if line.partition("==")[0] in ("uvicorn", "waitress"))
+    return f"the app's own, else {ours}" if ours else "the app's own"
 
 
 def _environment(needs: Dependencies, paths: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
@@ -120,30 +213,14 @@ def _environment(needs: Dependencies, paths: tuple[str, ...]) -> tuple[tuple[str
     return (*programs, ("PYTHONPATH", ":".join(places)), ("PYTHONUNBUFFERED", "1"))
 
 
-def _refuse_shadowed(tree: Tree, entry: str) -> None:
+def _refuse_shadowed(tree: Tree, entry: Entry) -> None:
     """Python imports the folder of two that have one name, so the front would start another file than the one read."""
-    folder = entry.removesuffix(".py")
-    if entry == "handler.py" and tree.has(f"{folder}/__init__.py"):
-        message = f"{entry} and the package {folder}/ have one name, and Python imports the package"
+    folder = entry.file.removesuffix(".py")
+    imported = entry.kind == HANDLER or entry.is_application
+    if imported and entry.file.endswith(".py") and tree.has(f"{folder}/__init__.py"):
+        message = f"{entry.file} and the package {folder}/ have one name, and Python imports the package"
         hint = f"Rename the folder {folder}/, and the imports of it."
         raise BuildError("EntryPointMissing", message, where=f"{folder}/__init__.py", next=hint)
-
-
-def _no_entry(tree: Tree) -> BuildError:
-    here = [path for path in tree.glob("*.py")]
-    deeper = [path for path in tree.files() if path.endswith(("/handler.py", "/main.py"))]
-    has = f"; there is {', '.join(here[:4])}" if here else f"; {deeper[0]} is too deep" if deeper else ""
-    folder = f"Build the folder {deeper[0].rpartition('/')[0]}, or add" if deeper and not here else "Add"
-    return BuildError(
-        "EntryPointMissing",
-        f"there is neither handler.py nor main.py at the root{has}",
-        next=f"{folder} handler.py with `def handler(payload, ctx)`.",
-    )
-
-
-def _stub(manifest: str) -> str:
-    """The file of requirements that a manifest becomes: uv's messages name it."""
-    return manifest if manifest == "requirements.txt" else f"{manifest}.txt"
 
 
 def _stubs(needs: Dependencies) -> tuple[tuple[WriteFile, ...], tuple[CopyFile, ...]]:
@@ -152,52 +229,78 @@ def _stubs(needs: Dependencies) -> tuple[tuple[WriteFile, ...], tuple[CopyFile, 
         return (), ()
     if needs.project:
         project = WriteFile(path=f"{PROJECT}/pyproject.toml", content=needs.project)
+        if needs.text:
+            return (project, WriteFile(path=f"{PROJECT}/uv.lock", content=needs.text)), ()
         return (project,), (CopyFile(path=f"{PROJECT}/uv.lock", source="uv.lock"),)
-    made = [WriteFile(path=_stub(needs.manifest), content="".join(f"{line}\n" for line in needs.requirements))]
+    made = [WriteFile(path=stub_of(needs.manifest), content="".join(f"{line}\n" for line in needs.requirements))]
     if needs.constraints:
         made.append(WriteFile(path=CONSTRAINTS, content="".join(f"{line}\n" for line in needs.constraints)))
     return tuple(made), ()
 
 
-def _install(needs: Dependencies, python: str) -> tuple[Step, ...]:
-    """Resolve and download with the network, install without. Only a `uv.lock` is turned into requirements first."""
-    if not needs.manifest:
-        return ()
+def _install(needs: Dependencies, python: str, server: tuple[str, ...]) -> tuple[Step, ...]:
+    """Resolve and download with the network, install without. Only a `uv.lock` is turned into requirements first.
+
+    A server of ours is resolved and installed by itself, so that it changes no version of the source's packages.
+    """
     common = ("--no-config", "--python", python)
     binary = ("--only-binary", ":all:", *common)
     groups = tuple(word for group in needs.groups for word in ("--group", group))
-    steps: tuple[Step, ...] = ()
-    if needs.project:
+    groups += tuple(word for extra in needs.extras for word in ("--extra", extra))
+    steps: list[Step] = []
+    index = Cache(name="uv-index", access=Access.WRITE)
+    if needs.manifest and needs.project:
         argv: tuple[str, ...] = (
             UV, "export", "--quiet", "--frozen", "--offline", *common, "--no-dev", *groups, "--no-emit-local",
             "--no-header", "--no-annotate", "--cache-dir", "/cache/uv-index", "--output-file", f"{FETCH}/{LOCKED}",
         )  # fmt: skip
-        cwd = f"{FETCH}/{PROJECT}"
-        steps = (_stub_step("read lock", argv, caches=(Cache(name="uv-index", access=Access.WRITE),), cwd=cwd),)
-    argv = (
-        UV, "pip", "compile", "--quiet", "--no-sources", *binary, "--no-header", "--format", "pylock.toml",
-        *(("--no-deps",) if needs.complete else ()), *(("--prerelease", "allow") if needs.prerelease else ()),
-        *(("--constraint", CONSTRAINTS) if needs.constraints else ()),
-        "--cache-dir", "/cache/uv-index", "--output-file", LOCK, _stub(needs.manifest),
-    )  # fmt: skip
-    index = Cache(name="uv-index", access=Access.WRITE)
-    resolve = _stub_step("resolve dependencies", argv, network=Network.INDEX, caches=(index,))
+        steps.append(_stub_step("read lock", argv, caches=(index,), cwd=f"{FETCH}/{PROJECT}"))
+    resolving = ("pip", "compile", "--quiet", "--no-sources", *binary, "--no-header", "--format", "pylock.toml")
+    if needs.manifest:
+        argv = (
+            python, "-I", "-S", "-B", f"{SDK}/build/resolve.py", "--", UV, *resolving,
+            *(("--no-deps",) if needs.complete else ()),
+            *(("--prerelease", "allow") if needs.prerelease else ()),
+            *(("--constraint", CONSTRAINTS) if needs.constraints else ()),
+            "--cache-dir", "/cache/uv-index", "--output-file", LOCK, stub_of(needs.manifest),
+        )  # fmt: skip
+        steps.append(_stub_step("resolve dependencies", argv, network=Network.INDEX, caches=(index,)))
+    if server:
+        argv = (UV, *resolving, "--no-deps", "--cache-dir", "/cache/uv-index", "--output-file", SERVER_LOCK, SERVER)
+        steps.append(_stub_step("resolve server", argv, network=Network.INDEX, caches=(index,)))
+    if not steps:
+        return ()
     argv = (
         python, "-I", "-S", "-B", f"{SDK}/build/download.py", DOWNLOAD, "/cache/wheels", "/work/download/wheels",
     )  # fmt: skip
     downloaded = Cache(name=CACHE, access=Access.DOWNLOAD)
-    download = _stub_step("download wheels", argv, network=Network.INDEX, caches=(downloaded,))
-    argv = (
-        UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", *binary,
-        "--target", "/work/out/deps", "--link-mode", "copy", "--cache-dir", "/cache/uv-wheels", "-r", INSTALL,
-    )  # fmt: skip
-    install = _stub_step(
-        "install dependencies",
-        argv,
-        caches=(Cache(name=CACHE, access=Access.READ), Cache(name="uv-wheels", access=Access.WRITE)),
-        env=(("WHEELS", "/cache/wheels"),),
-    )
-    return (*steps, resolve, download, install)
+    steps.append(_stub_step("download wheels", argv, network=Network.INDEX, caches=(downloaded,)))
+    if needs.manifest:
+        argv = (python, "-I", "-B", f"{SDK}/build/build_sdist.py", UV)
+        build = Step(
+            name="build sdists", argv=argv, sees=Sees.APART, caches=(Cache(name=CACHE, access=Access.READ),),
+            env=(("WHEELS", "/cache/wheels"),), cwd="/work/home",
+        )  # fmt: skip
+        steps.append(build)
+    for name, made, into, listed in (
+        ("install dependencies", bool(needs.manifest), "deps", INSTALL),
+        ("install server", bool(server), "server", SERVER_INSTALL),
+    ):
+        argv = (
+            UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", *binary,
+            "--target", f"/work/out/{into}", "--link-mode", "copy", "--cache-dir", "/cache/uv-wheels", "-r", listed,
+        )  # fmt: skip
+        caches = (Cache(name=CACHE, access=Access.READ), Cache(name="uv-wheels", access=Access.WRITE))
+        steps += [_stub_step(name, argv, caches=caches, env=(("WHEELS", "/cache/wheels"),))] if made else []
+    if needs.manifest:  # what its own code made is unpacked into no cache
+        argv = (
+            UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", *binary, "--no-cache",
+            "--target", "/work/out/deps", "--link-mode", "copy", "-r", INSTALL_BUILT,
+        )  # fmt: skip
+        built_cache = Cache(name="built", access=Access.READ)
+        built = _stub_step("install what was built", argv, caches=(built_cache,), env=(("BUILT", "/cache/built"),))
+        steps.append(replace(built, when=INSTALL_BUILT))
+    return tuple(steps)
 
 
 def _stub_step(
@@ -218,5 +321,7 @@ def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
     """The wheels that the resolver chose, once it has."""
     if not any(step.name == "download wheels" for step in plan.steps):
         return None
-    manifest = next(name for name in MANIFESTS if name in plan.materials)
-    return wheels.fetched(stubs, _stub(manifest), manifest, plan.toolchain.version)
+    resolved = next((step.argv[-1] for step in plan.steps if step.name == "resolve dependencies"), "")
+    with_server = any(stub.path == SERVER for stub in plan.stubs)
+    stub, manifest = resolved, manifest_of_stub(resolved)
+    return wheels.fetched(stubs, stub, manifest, plan.toolchain.version, with_server=with_server)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from builder.pipelines.limits import LINE_LIMIT
 from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
-from builder.pipelines.python.manifest import MANIFESTS
+from builder.pipelines.python.manifest import manifest_of_stub
 from builder.plan import Diagnosis, Step
 
 _MISSING = re.compile(
@@ -20,6 +20,21 @@ _MISSING = re.compile(
 _NO_WHEEL = re.compile(
     r" has no (?:usable )?wheels|Wheels are required for `([^`]{1,256})`|building from source is disabled|`--no-build`"
 )
+_NO_TAG = re.compile(r" has no wheels with a matching (platform|Python \w{1,20}) tag \(e\.g\., `([^`]{1,80})`\)")
+_AVAILABLE = re.compile(
+    r"(?:on the following platforms?|with the following Python \w{1,20} tags?): (`[^`]{1,80}`(?:, `[^`]{1,80}`){0,50})"
+)
+_NO_TOOL = re.compile(
+    r"command '(?:/usr/bin/)?([\w.+-]{1,60})' failed: No such file"
+    r"|(?:error|failed|unable).{0,80}?\b(gcc|g\+\+|clang|cargo|rustc|cmake|ninja|pg_config|pkg-config|make)\b"
+    r"|No such file or directory: '([\w.+-]{1,60})'",
+    re.IGNORECASE,
+)
+_NOT_NAMED = re.compile(r"error: the wheel needs ([\w.-]{1,128}), which its sdist does not name")
+_UNPACKED = re.compile(r"building the sdist ([A-Za-z0-9][\w.+!-]{0,200})")
+_ERROR_LINE = re.compile(r"\s{0,20}(?:error|\w{1,60}Error)\b", re.IGNORECASE)
+_MANYLINUX = re.compile(r"manylinux_(\d{1,3}_\d{1,3})_(\w{1,20})")
+_MOST_TAGS = 6
 _OTHER_PYTHON = re.compile(r"the current Python version \(([^)]{1,64})\) does not satisfy Python([^\s,]{1,256})")
 _NEEDER = re.compile(r"(?<!\S)([A-Za-z0-9][^\s,]{0,255}) depends on Python")
 _HASH = re.compile(r"Hash mismatch for `([^`]{1,256})`|hashes? (?:is|are) required|In `--require-hashes` mode")
@@ -34,21 +49,72 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     if step.name == "compile":
         return _compile(step, exit_code, lines)
     said = [cut_root(line) for line in lines]
+    if step.name == "build sdists":
+        return _sdist(step, exit_code, [line for line in said if line])
+    if step.name == "resolve server":
+        return _server(step, exit_code, said)
     start = next((at for at, line in enumerate(said) if re.match(r"\s*error\b", line)), 0)
     said = [line for line in said[start:] if line]
     found = _uv(_manifest_of(step), exit_code, said)
     return found or index_trouble(said) or _conflict(_manifest_of(step), said) or step_failed(step, exit_code, said)
 
 
+def _sdist(step: Step, exit_code: int, said: Sequence[str]) -> Diagnosis:
+    """Why an sdist does not build: what it misses, where its backend's words show it."""
+    tool = next((found for line in said if (found := _NO_TOOL.search(line))), None)
+    asked = next((found for line in said if (found := _NOT_NAMED.search(line))), None)
+    errors = [at for at, line in enumerate(said) if _ERROR_LINE.match(line)]
+    words = tuple(said[errors[-1] :][:SAID] if errors else said[-SAID:])
+    name = "a package"
+    built = next((found for line in said if (found := _UNPACKED.search(line))), None)
+    if built:
+        name = built[1]
+    if asked:
+        return Diagnosis(
+            reason="DependencyNotFound", message=f"{name} has no wheel, and its sdist does not name {asked[1]}",
+            where=name, said=words, next=f"List {asked[1]} in the requirements too.",
+        )  # fmt: skip
+    if tool:
+        what = next(one for one in tool.groups() if one)
+        return Diagnosis(
+            reason="DependencyNotFound",
+            message=f"{name} has no wheel that fits, and building it needs {what}, which is not there",
+            where=name, said=words, next="Take a version that has a wheel, or its `-binary` twin where there is one.",
+        )  # fmt: skip
+    return Diagnosis(
+        reason="DependencyNotFound", message=f"{name} has no wheel that fits, and its sdist does not build",
+        where=name, said=words, next="Take a version that has a wheel, or one whose sdist builds by itself.",
+    )  # fmt: skip
+
+
+def _server(step: Step, exit_code: int, said: Sequence[str]) -> Diagnosis:
+    """Our own server is not to be had: nothing of the source's, and it can bring one of its own."""
+    found = index_trouble(said)
+    if found:
+        return found
+    return Diagnosis(
+        reason="PackageIndexUnavailable", message="no index of this node has the server for applications without one",
+        said=tuple(line for line in said if line)[:SAID], next="List a server in the dependencies: uvicorn, gunicorn.",
+    )  # fmt: skip
+
+
 def _manifest_of(step: Step) -> str:
     """The manifest a step reads, as its author knows it."""
-    last = step.argv[-1].rpartition("/")[2] if step.argv else ""
-    return last.removesuffix(".txt") if last.removesuffix(".txt") in MANIFESTS else "requirements.txt"
+    return manifest_of_stub(step.argv[-1].rpartition("/")[2] if step.argv else "")
 
 
 def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:
     whole = " ".join(part.strip() for part in said)
     words = tuple(said[:SAID])
+    if found := _NO_TAG.search(whole):
+        has = _AVAILABLE.search(whole)
+        tags = re.findall(r"`([^`]{1,80})`", has[1])[:_MOST_TAGS] if has else []
+        name = word_before(whole, found).strip("`,") or "a dependency"
+        why = _unfit(found[1], found[2], tags)
+        return Diagnosis(
+            reason="DependencyNotFound", message=f"{name} has no wheel that fits: {why}", where=f"{manifest}  {name}",
+            said=words, next="Take a version that has a wheel for it, or ask for the Python that it has one for.",
+        )  # fmt: skip
     if found := _NO_WHEEL.search(whole):
         before = word_before(whole, found) if found[0].startswith(" has no") else ""
         name = (before or found[1] or "a dependency").strip("`,")
@@ -85,6 +151,18 @@ def _uv(manifest: str, exit_code: int, said: Sequence[str]) -> Diagnosis | None:
             next=f"Correct {manifest}.",
         )  # fmt: skip
     return None
+
+
+def _unfit(kind: str, ours: str, tags: Sequence[str]) -> str:
+    """Why none of the wheels with these tags fits the base, which takes `ours`."""
+    shown = ", ".join(tags) or "others"
+    if "platform" not in kind:
+        return f"there are some for {shown}, this Python is {ours}"
+    glibc = [tag for tag in tags if (found := _MANYLINUX.fullmatch(tag)) and found[2] == "x86_64"]
+    if glibc and (base := _MANYLINUX.fullmatch(ours)):
+        wants = ".".join(min(glibc).split("_")[1:3])
+        return f"{min(glibc)} wants glibc {wants} or newer, the base has {base[1].replace('_', '.')}"
+    return f"there are some for {shown}, the base is {ours}"
 
 
 def _asked(name: str, whole: str) -> str:

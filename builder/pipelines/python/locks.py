@@ -51,8 +51,13 @@ _OLDEST, _NEWEST, _PATCHES = 6, 30, 40
 """Minor versions and patches of Python 3 over which two specifiers are compared."""
 
 
-def read_uv_lock(tree: Tree, whole: Mapping[str, Any]) -> Dependencies:
-    """A lock beside its manifest. Raises `BuildError` LockOutdated for one that is not of it, ManifestInvalid."""
+def read_uv_lock(
+    tree: Tree, whole: Mapping[str, Any], extras: tuple[str, ...] = (), more: tuple[str, ...] = ()
+) -> Dependencies:
+    """A lock beside its manifest, with these extras of the project and groups beside the default ones.
+
+    Raises `BuildError` LockOutdated for one that is not of it, ManifestInvalid.
+    """
     lock = read_toml(tree, "uv.lock", LOCK_LIMIT)
     packages = tables(lock.get("package"))
     root = next((one for one in packages if _place(one) == "."), {})
@@ -64,8 +69,8 @@ def read_uv_lock(tree: Tree, whole: Mapping[str, Any]) -> Dependencies:
     if packages and not (NAME.fullmatch(name) and len(wanted) <= 200 and SPECIFIER.fullmatch(wanted)):
         message = "uv.lock has no name of the project at the root, or no specifier as its requires-python"
         raise BuildError("ManifestInvalid", message, where="uv.lock", next=_LOCK_AGAIN)
-    groups = _default_groups(tree, whole)
-    reached = _reached(packages, root, groups)
+    groups = tuple(dict.fromkeys((*default_groups(tree, whole), *more)))
+    reached = _reached(packages, root, groups, extras)
     locals_ = tuple(_locals(tree, reached))
     for folder, package in ((".", root), *((one.folder, package) for one, package in locals_)):
         _refuse_stale(tree, folder, package, wanted, alone=folder == "." and not locals_ and "requires-python" in lock)
@@ -74,11 +79,20 @@ def read_uv_lock(tree: Tree, whole: Mapping[str, Any]) -> Dependencies:
         manifest="uv.lock",
         count=count,
         complete=True,
-        project=_project_stub(name, wanted, groups) if count else "",
+        project=_project_stub(name, wanted, groups, extras) if count else "",
         groups=groups,
+        extras=extras,
+        text=_in_utf8(tree) if count else "",
         files=("uv.lock",),
+        locked=frozenset(canonical(package.get("name")) for package in reached),
         locals=tuple(one for one, _ in locals_),
     )
+
+
+def _in_utf8(tree: Tree) -> str:
+    """The text of a uv.lock that begins with a byte order mark; "" for one that uv reads as it is."""
+    text = tree.read_text("uv.lock", LOCK_LIMIT)
+    return text if tree.has_mark("uv.lock") else ""
 
 
 def _place(package: Mapping[str, Any]) -> str:
@@ -88,8 +102,10 @@ def _place(package: Mapping[str, Any]) -> str:
     return posixpath.normpath(place) if place else ""
 
 
-def _reached(packages: list[dict[str, Any]], root: Mapping[str, Any], groups: tuple[str, ...]) -> list[dict[str, Any]]:
-    """What the root leads to: its dependencies, its groups but for `dev`, the extras that someone asks for."""
+def _reached(
+    packages: list[dict[str, Any]], root: Mapping[str, Any], groups: tuple[str, ...], own: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """What the root leads to: its dependencies, these groups and extras of its own, the extras asked of others."""
     named: dict[str, list[dict[str, Any]]] = {}
     leads: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for package in packages:
@@ -103,6 +119,8 @@ def _reached(packages: list[dict[str, Any]], root: Mapping[str, Any], groups: tu
     edges = [*tables(root.get("dependencies"))]
     for group in groups:
         edges += tables(table(root, "dev-dependencies").get(group))
+    for extra in own:
+        edges += tables(table(root, "optional-dependencies").get(extra))
     seen: set[tuple[str, str]] = set()
     found: dict[str, list[dict[str, Any]]] = {}
     while edges:
@@ -201,14 +219,16 @@ def _same_pythons(ours: str, locked: str) -> bool:
     )
 
 
-def _project_stub(name: str, wanted: str, groups: tuple[str, ...]) -> str:
-    """What uv needs beside a lock: the name that its root has there, and which groups exist. The lock has the rest."""
+def _project_stub(name: str, wanted: str, groups: tuple[str, ...], extras: tuple[str, ...]) -> str:
+    """What uv needs beside a lock: the name that its root has there, which groups and extras exist. The lock has the
+    rest."""
     lines = ["[project]", f'name = "{name}"', 'version = "0"', f'requires-python = "{wanted}"']
     lines += ["", "[dependency-groups]", *(f'"{group}" = []' for group in groups)] if groups else []
+    lines += ["", "[project.optional-dependencies]", *(f'"{extra}" = []' for extra in extras)] if extras else []
     return "\n".join(lines) + "\n"
 
 
-def _default_groups(tree: Tree, whole: Mapping[str, Any]) -> tuple[str, ...]:
+def default_groups(tree: Tree, whole: Mapping[str, Any]) -> tuple[str, ...]:
     """The groups of `tool.uv.default-groups` but for `dev`, which is never installed."""
     groups = table(whole, "tool", "uv").get("default-groups", [])
     if groups == "all":

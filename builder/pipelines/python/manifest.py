@@ -1,7 +1,8 @@
 """Which file of a Python source decides its dependencies, and which are not used. Pure; runs nothing, resolves nothing.
 
-The first that names something decides: requirements.txt (the platform's own contract), pylock.toml (PEP 751), uv.lock,
-pyproject.toml (PEP 621).
+The first that names something decides: requirements.txt (the platform's own contract), a lock (pylock.toml of PEP 751,
+uv.lock, poetry.lock, pdm.lock, Pipfile.lock), pyproject.toml (PEP 621 or Poetry's table), Pipfile, a script's own
+metadata (PEP 723).
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ from typing import Any
 
 from builder.errors import BuildError
 from builder.pipelines.python.layout import read_root
-from builder.pipelines.python.locks import read_pylock, read_uv_lock
+from builder.pipelines.python.locks import default_groups, read_pylock, read_uv_lock
 from builder.pipelines.python.needs import Dependencies
-from builder.pipelines.python.project import PYPROJECT, read_project, table, undeclared
+from builder.pipelines.python.pipenv import read_pipfile, read_pipfile_lock
+from builder.pipelines.python.poetry import read_pdm_lock, read_poetry_lock
+from builder.pipelines.python.project import PYPROJECT, of_poetry, read_project, table, undeclared
 from builder.pipelines.python.requirements import read_requirements
+from builder.pipelines.python.script import read_script
 from builder.pipelines.python.sources import read_named, read_project_needs
 from builder.source.tree import Tree
 
-MANIFESTS = ("requirements.txt", "pylock.toml", "uv.lock", PYPROJECT)
+MANIFESTS = (
+    "requirements.txt", "pylock.toml", "uv.lock", "poetry.lock", "pdm.lock", "Pipfile.lock", PYPROJECT, "Pipfile",
+)  # fmt: skip
 # What other tools and habits call a list of dependencies. Only its own tool, or running it, would show what is in it.
-_OTHERS = (
-    "poetry.lock",
-    "pdm.lock",
-    "Pipfile.lock",
-    "Pipfile",
+OTHER_MANIFESTS = (
     "setup.py",
     "setup.cfg",
     "environment.yml",
@@ -37,10 +39,29 @@ _LIKE_REQUIREMENTS = re.compile(
 _MOST_NAMED = 5
 
 
-def read_dependencies(tree: Tree) -> Dependencies:
-    """What decides the dependencies. Raises `BuildError` ManifestInvalid or LockOutdated with file and line."""
+def stub_of(manifest: str) -> str:
+    """The file of requirements that a manifest becomes: uv's messages name it."""
+    return manifest if manifest == "requirements.txt" else f"{manifest}.txt"
+
+
+def manifest_of_stub(stub: str) -> str:
+    """The manifest of a file of requirements of ours."""
+    name = stub.removesuffix(".txt")
+    return name if "." in name or name in MANIFESTS else "requirements.txt"
+
+
+def read_dependencies(
+    tree: Tree, release: str, extras: tuple[str, ...] = (), groups: tuple[str, ...] = ()
+) -> Dependencies:
+    """What decides the dependencies, for a release of Python, with these extras and groups of the project.
+
+    Raises `BuildError` ManifestInvalid or LockOutdated with file and line.
+    """
     whole = read_project(tree)
-    found, empty = _deciding(tree, whole)
+    found, empty = _deciding(tree, whole, release, extras, groups)
+    if (extras or groups) and found.manifest not in ("uv.lock", PYPROJECT):
+        message = f"extras and groups are those of pyproject.toml, and {found.manifest or 'nothing'} decides here"
+        raise BuildError("InvalidRequest", message, where="buildArgs." + ("extras" if extras else "groups"))
     root = read_root(tree, whole)
     if root and not any(one.folder == "." for one in found.locals):
         found = replace(found, locals=(root, *found.locals))
@@ -49,7 +70,9 @@ def read_dependencies(tree: Tree) -> Dependencies:
     return replace(found, manifest=found.manifest if found.count else "", warnings=tuple(warnings))
 
 
-def _deciding(tree: Tree, whole: Mapping[str, Any]) -> tuple[Dependencies, bool]:
+def _deciding(
+    tree: Tree, whole: Mapping[str, Any], release: str, extras: tuple[str, ...], groups: tuple[str, ...]
+) -> tuple[Dependencies, bool]:
     """The first manifest that names something, and whether a requirements.txt before it names nothing."""
     empty = False
     if tree.has("requirements.txt"):
@@ -62,10 +85,18 @@ def _deciding(tree: Tree, whole: Mapping[str, Any]) -> tuple[Dependencies, bool]
     if tree.has("uv.lock"):
         if not tree.has(PYPROJECT):
             raise BuildError("ManifestInvalid", "uv.lock needs its pyproject.toml beside it", where="uv.lock")
-        return read_uv_lock(tree, whole), empty
-    if table(whole, "project").get("dependencies") or undeclared(whole):
-        return read_project_needs(tree, whole), empty
-    return Dependencies(manifest="", count=0), empty
+        return read_uv_lock(tree, whole, extras, groups), empty
+    if tree.has("poetry.lock") and tree.has(PYPROJECT):
+        return read_poetry_lock(tree, whole, release), empty
+    if tree.has("pdm.lock") and tree.has(PYPROJECT):
+        return read_pdm_lock(tree, whole, release), empty
+    if tree.has("Pipfile.lock"):
+        return read_pipfile_lock(tree), empty
+    if table(whole, "project").get("dependencies") or undeclared(whole) or of_poetry(whole) or extras or groups:
+        return read_project_needs(tree, whole, extras, (*default_groups(tree, whole), *groups)), empty
+    if tree.has("Pipfile"):
+        return read_pipfile(tree), empty
+    return read_script(tree) or Dependencies(manifest="", count=0), empty
 
 
 def _with_locals(tree: Tree, whole: Mapping[str, Any], found: Dependencies) -> Dependencies:
@@ -83,10 +114,13 @@ def _unused(tree: Tree, whole: Mapping[str, Any], found: Dependencies, empty: bo
     if empty and (found.count or found.locals):
         yield f"requirements.txt names nothing: {decides}"
     for name in MANIFESTS[1:]:
-        mute = name == PYPROJECT and (found.manifest == "uv.lock" or not table(whole, "project").get("dependencies"))
+        mute = name == PYPROJECT and (
+            found.manifest in ("uv.lock", "poetry.lock", "pdm.lock") or not table(whole, "project").get("dependencies")
+        )
+        mute = mute or (name == "Pipfile" and found.manifest == "Pipfile.lock")
         if tree.has(name) and name != found.manifest and not mute and found.manifest:
             yield f"{name} is not used: {decides}"
-    others = [name for name in _OTHERS if tree.has(name)]
+    others = [name for name in OTHER_MANIFESTS if tree.has(name)]
     if table(whole, "project"):  # they are the backend's, and name what the manifest does not
         others = [name for name in others if name not in ("setup.py", "setup.cfg")]
     for name in others:
@@ -99,10 +133,6 @@ def _unused(tree: Tree, whole: Mapping[str, Any], found: Dependencies, empty: bo
 
 def _way_out(name: str) -> str:
     ways = {
-        "poetry.lock": "write pylock.toml or requirements.txt: poetry export --output requirements.txt",
-        "pdm.lock": "write requirements.txt: pdm export --output requirements.txt",
-        "Pipfile.lock": "write requirements.txt: pipenv requirements --hash > requirements.txt",
-        "Pipfile": "write requirements.txt: pipenv requirements --hash > requirements.txt",
         "setup.py": "list what it needs in requirements.txt",
         "setup.cfg": "list what it needs in requirements.txt",
     }

@@ -42,7 +42,8 @@ class Dependencies:
 
     `requirements` and `constraints` are what it names, one a line, flat: PEP 508 by name with sha256 hashes behind it,
     and no option, include, variable or URL. A `uv.lock` has none: uv reads it by itself, beside `project`, a
-    pyproject.toml of ours. `complete`: a lock, which names also what its packages need.
+    pyproject.toml of ours, with these `groups` and `extras`. `complete`: a lock, which names also what its
+    packages need.
     """
 
     manifest: str
@@ -52,13 +53,23 @@ class Dependencies:
     prerelease: bool = False
     complete: bool = False
     project: str = ""
+    text: str = ""
+    """The text of a `uv.lock` that is not UTF-8, which uv would not read."""
     groups: tuple[str, ...] = ()
+    extras: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
     """The manifest and what it includes."""
     folders: tuple[tuple[str, str, frozenset[str]], ...] = ()
     """(folder, where it is named, extras) of packages of the source that a requirements.txt names."""
     locals: tuple[Local, ...] = ()
+    locked: frozenset[str] = frozenset()
+    """Names of the packages that a lock without `requirements` installs."""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names of packages that are known to be installed; those that they need in turn may not be among them."""
+        return self.locked | {canonical(found[0]) for line in self.requirements if (found := NAME.match(line))}
 
 
 def refuse_count(count: int, where: str) -> None:

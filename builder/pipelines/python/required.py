@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from builder.errors import BuildError
 from builder.pipelines.base import Need
+from builder.pipelines.python.entry import entry_of
+from builder.pipelines.python.project import read_project
 from builder.source.tree import Tree
 
 
 def required_files(tree: Tree) -> Iterator[Need]:
     """The imports of the entry, and of the modules that it imports, file by file. What installs provide is among them;
     who asks knows which files there might have been."""
-    entry = next((name for name in ("handler.py", "main.py") if tree.has(name)), "")
+    try:
+        entry = entry_of(tree, read_project(tree)).file
+    except BuildError:  # the plan reports it
+        return
     seen, pending = {entry}, [entry] if entry else []
     while pending:
         path = pending.pop()

@@ -20,6 +20,8 @@ from builder.pipelines.python.project import (
     line_of,
     manifest_of,
     no_requirement,
+    of_extra,
+    of_group,
     read_project,
     table,
     texts,
@@ -33,10 +35,16 @@ _KINDS = ("path", "workspace", "git", "url", "editable", "index")
 _OF_POETRY = {"version", "extras", "optional", "markers", "python", "allow-prereleases"}
 
 
-def read_project_needs(tree: Tree, whole: Mapping[str, Any]) -> Dependencies:
-    """What the project at the root needs. Raises `BuildError` ManifestInvalid with file and line."""
+def read_project_needs(
+    tree: Tree, whole: Mapping[str, Any], extras: Iterable[str] = (), groups: Iterable[str] = ()
+) -> Dependencies:
+    """What the project at the root needs, with extras and dependency groups of its own.
+
+    Raises `BuildError` ManifestInvalid with file and line.
+    """
     walk = _Walk(tree, whole)
-    return walk.run(walk.needs_of(".", whole, frozenset()), PYPROJECT)
+    more = [need for group in groups for need in of_group(tree, whole, group)]
+    return walk.run(walk.needs_of(".", whole, frozenset(extras), more), PYPROJECT)
 
 
 def read_named(tree: Tree, whole: Mapping[str, Any], named: Iterable[Named], manifest: str) -> Dependencies:
@@ -74,12 +82,14 @@ class _Walk:
             locals=tuple(found.values()),
         )
 
-    def needs_of(self, folder: str, whole: Mapping[str, Any], extras: frozenset[str]) -> list[Named]:
-        """Collect what a package needs from an index; return what it needs of the source."""
+    def needs_of(
+        self, folder: str, whole: Mapping[str, Any], extras: frozenset[str], more: Iterable[str] = ()
+    ) -> list[Named]:
+        """Collect what a package, and `more`, needs from an index; return what it needs of the source."""
         name = manifest_of(folder)
-        needs = list(declared(self._tree, whole, name))
+        needs = [*declared(self._tree, whole, name), *more]
         for extra in sorted(extras):
-            needs += texts(table(whole, "project", "optional-dependencies").get(extra))
+            needs += of_extra(self._tree, whole, extra, name)
         sources = {canonical(key): (key, value) for key, value in _sources(whole).items()}
         places: dict[str, tuple[str, str]] = {}
         found: dict[Named, None] = {}

@@ -8,18 +8,27 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError
-from builder.pipelines.catalog import Row
+from builder.pipelines.catalog import DEFAULT, Row
 from builder.pipelines.limits import LOCK_LIMIT, read_toml
+from builder.pipelines.python import constraints
 from builder.pipelines.python.project import line_of, read_project, table
+from builder.pipelines.python.script import script_of
 from builder.source.tree import Tree
 
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-_PINS = (".python-version", "runtime.txt")
+_PINS = (".python-version", "runtime.txt", "mise.toml", ".mise.toml", ".tool-versions", "Pipfile")
+_ANY = ("latest", "system", "3", "lts", "python3", "stable")
+"""Words of a pin that leave the version to whoever builds."""
 _LOCKS = ("uv.lock", "pylock.toml")
 # pyenv, uv, Heroku and asdf: 3.11, 3.11.4, python-3.11.4, cpython@3.11, cpython-3.11.4-linux-x86_64-gnu, py311, v3.11.
-_SPELLING = re.compile(r"(?:c?python[-@ ]?|py|v)?3(?:\.?(\d{1,3}))(?:\.(\d{1,3}|\*|x))?(?![\d.])", re.IGNORECASE)
+_SPELLING = re.compile(
+    r"(?:c?python[-@ ]?|py|v)?3(?:\.?(\d{1,3}))(?:\.(\d{1,3}|\*|x))?(?:[-/][\w./-]{1,80})?", re.IGNORECASE
+)
+_OTHER = re.compile(
+    r"(?:\d|(?:c?python|pypy|graalpy|jython|stackless|anaconda|miniconda)[-@ ]?\d).{0,80}", re.IGNORECASE
+)
 _PATCHES = 40
 """Above the last patch release of any minor version of Python; they end after five years."""
 
@@ -60,7 +69,7 @@ def wanted_version(tree: Tree, rows: Sequence[Row], default: str, asked: str = "
     if (pin := _pin(tree)) is not None:
         return _pinned(pin, rows, wishes)
     if not wishes:
-        return Wanted(version=default, why="the catalog's default")
+        return Wanted(version=default, why=DEFAULT)
     fitting = [row.toolchain.version for row in rows if row.release and _fits(row, wishes)]
     if not fitting and not any(row.release and _fits_some_patch(row, wishes) for row in rows):
         fitting = [row.toolchain.version for row in rows if not row.release and _fits_some_patch(row, wishes)]
@@ -89,24 +98,57 @@ def _pinned(pin: tuple[str, str, str], rows: Sequence[Row], wishes: Sequence[Wis
 
 
 def _pin(tree: Tree) -> tuple[str, str, str] | None:
-    """(where, minor version, patch) of the first line of a pin that names a CPython 3; uv and pyenv take several."""
+    """(where, minor version, patch) of the first pin; uv and pyenv take several in a line.
+
+    A word that names another interpreter is the version as it stands, which no row has. What is neither, as the name of
+    a virtual environment, is none.
+    """
     for name in _PINS:
-        if not tree.has(name):
-            continue
-        for number, line in enumerate(tree.read_text(name).splitlines(), 1):
-            for word in line.split("#", 1)[0][:200].split():
-                if found := _SPELLING.match(word):
-                    patch = found[2] if found[2] and found[2].isdigit() else ""
-                    return f"{name}:{number}", f"3.{found[1]}", patch
+        other: tuple[str, str, str] | None = None
+        for where, word in _words(tree, name) if tree.has(name) else ():
+            if word.lower() in _ANY:
+                return None
+            if found := _SPELLING.fullmatch(word):
+                patch = found[2] if found[2] and found[2].isdigit() else ""
+                return where, f"3.{found[1]}", patch
+            if other is None and _OTHER.fullmatch(word):
+                other = where, word[:80], ""
+        if other:
+            return other
     return None
 
 
+def _words(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
+    """(where, word) of what a file may name as its Python."""
+    if name == "Pipfile":
+        requires = table(read_toml(tree, name), "requires")
+        for key in ("python_full_version", "python_version"):
+            if isinstance(requires.get(key), str):
+                yield line_of(tree, key, name), requires[key].strip()[:200]
+        return
+    if name.endswith("mise.toml"):
+        value = table(read_toml(tree, name), "tools").get("python")
+        value = value[0] if isinstance(value, list) and value else value
+        value = value.get("version") if isinstance(value, dict) else value
+        if isinstance(value, (str, float, int)):
+            yield line_of(tree, "python", name, after="tools"), str(value).strip()[:200]
+        return
+    for number, line in enumerate(tree.read_text(name).splitlines(), 1):
+        words = line.split("#", 1)[0][:200].split()
+        if name == ".tool-versions":
+            words = words[1:] if words[:1] == ["python"] else []
+        yield from ((f"{name}:{number}", word) for word in words)
+
+
 def _wishes(tree: Tree) -> Iterator[Wish]:
-    """The requires-python of the manifest; without a manifest, that of a lock."""
+    """The requires-python of the manifest, Poetry's too; without a manifest, that of a lock; that of a script."""
     project = read_project(tree)
     declared = table(project, "project").get("requires-python", "")
+    where = line_of(tree, "requires-python")
+    poetrys = table(project, "tool", "poetry", "dependencies").get("python")
+    if not declared and isinstance(poetrys, str):
+        where, declared = line_of(tree, "python", after="poetry.dependencies"), constraints.specifiers(poetrys) or ""
     if not isinstance(declared, str) or declared.strip():
-        where = line_of(tree, "requires-python")
         yield Wish(text=str(declared), where=where, specifiers=_specifiers(declared, where))
         return
     for name in _LOCKS:
@@ -115,6 +157,11 @@ def _wishes(tree: Tree) -> Iterator[Wish]:
             if locked:
                 where = line_of(tree, "requires-python", name)
                 yield Wish(text=str(locked), where=where, specifiers=_specifiers(locked, where))
+                return
+    script = script_of(tree) if not tree.has("requirements.txt") else None
+    if script and (wanted := script[2].get("requires-python")):
+        where = f"{script[0]}:{script[1]}"
+        yield Wish(text=str(wanted), where=where, specifiers=_specifiers(wanted, where))
 
 
 def _specifiers(wanted: object, where: str) -> SpecifierSet:

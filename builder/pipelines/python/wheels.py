@@ -10,12 +10,13 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from builder.errors import BuildError
 from builder.pipelines.limits import LINE_LIMIT, LOCK_LIMIT, read_toml
-from builder.plan import Fetched, Wanted, WriteFile
+from builder.plan import BUILT, Built, Fetched, Wanted, WriteFile
 from builder.source.tree import Tree
 
 if TYPE_CHECKING:  # other runtimes do without it
@@ -25,52 +26,174 @@ LOCK = "pylock.toml"
 CACHE = "wheels"
 CONSTRAINTS = "constraints.txt"
 DOWNLOAD, INSTALL = "download.json", "install.txt"
+SDISTS, INSTALL_BUILT = "sdists.json", "install-built.txt"
+SERVER, SERVER_LOCK, SERVER_INSTALL = "server.txt", "pylock.server.toml", "install-server.txt"
+"""The server of ours: what is asked for, what the index has of it, what is installed."""
 _PINS = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+_BUILD_LOCK = re.compile(r"pylock\.build-\d{1,3}\.toml", re.ASCII)
+_SDIST = re.compile(r"[A-Za-z0-9][\w.+-]{0,200}\.(?:tar\.(?:gz|bz2|xz)|tgz|zip)", re.ASCII)
 _NEWEST_GLIBC = 50
 """uv lists only what fits the base's own C library; the order of those is all that this number bounds."""
 
 
-def fetched(stubs: Tree, requirements: str, manifest: str, version: str) -> Fetched | None:
-    """The wheels of the resolver's lock. Raises `BuildError` LockOutdated, DependencyNotFound, PackageIndexUnavailable.
+@dataclass(frozen=True, kw_only=True)
+class Sdist:
+    """A package without a wheel that fits: where its sdist is in the cache, and the lock of what its build needs."""
 
-    `requirements` is the stub that was resolved: the hashes in it are the source's own.
+    name: str
+    version: str
+    path: str
+    digest: str
+    lock: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """The wheels of one lock of the resolver's: what is downloaded, from where, and the lines that install it."""
+
+    wanted: tuple[Wanted, ...]
+    urls: tuple[dict[str, str], ...]
+    install: str
+    names: tuple[str, ...] = ()
+    sdists: tuple[Sdist, ...] = ()
+
+
+def fetched(
+    stubs: Tree, requirements: str, manifest: str, version: str, *, with_server: bool = False
+) -> Fetched | None:
+    """The wheels of the resolver's locks, as one download; None while it has not written them all.
+
+    `requirements` is the stub that was resolved, "" where the source needs nothing. Raises as `read`.
+    """
+    parts: dict[str, Part | None] = {}
+    if requirements:
+        parts[INSTALL] = read(stubs, LOCK, requirements, manifest, version, _sdists(stubs))
+    if with_server:
+        parts[SERVER_INSTALL] = read(stubs, SERVER_LOCK, SERVER, SERVER, version)
+    there = {name: part for name, part in parts.items() if part is not None}
+    if len(there) < len(parts):
+        return None
+    built: list[Built] = []
+    builds: list[Part] = []
+    for one in (one for part in there.values() for one in part.sdists):
+        build = read(stubs, one.lock, "", manifest, version)
+        if build is None:
+            return None
+        builds.append(build)
+        built.append(_built(one, build, there[INSTALL].names))
+    every = (*there.values(), *builds)
+    wanted = {one.path: one for part in every for one in part.wanted}
+    urls = {one["path"]: one for part in every for one in part.urls}
+    listed = WriteFile(path=DOWNLOAD, content=json.dumps(list(urls.values())))
+    files = [WriteFile(path=name, content=part.install) for name, part in there.items()]
+    if built and stubs.has(BUILT):
+        sdists = [one for part in there.values() for one in part.sdists]
+        files.append(WriteFile(path=INSTALL_BUILT, content=_install_built(stubs, sdists, manifest, version)))
+    return Fetched(wanted=tuple(wanted.values()), built=tuple(built), files=(listed, *files))
+
+
+def _built(sdist: Sdist, build: Part, names: Sequence[str]) -> Built:
+    """One sdist, as the step that builds it takes it."""
+    return Built(
+        name=f"{sdist.name}=={sdist.version}",
+        words=(f"/cache/{CACHE}/{sdist.path}", "/work/fetch/build.txt", "/work/out", *names),
+        of=(f"sha256:{sdist.digest}", *(one.digest for one in build.wanted)),
+        ending=".whl",
+        files=(WriteFile(path="build.txt", content=build.install),),
+    )
+
+
+def _install_built(stubs: Tree, sdists: Sequence[Sdist], manifest: str, version: str) -> str:
+    """The lines that install what was built. Its code chose the name, so a wheel of another package is none."""
+    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+    made = json.loads(stubs.read_text(BUILT, LOCK_LIMIT))  # the node's own words
+    lines = []
+    for one in sdists:
+        entry = made[f"{one.name}=={one.version}"]
+        folder, _, file = str(entry["path"]).partition("/")
+        try:
+            whose, which, _, _ = parse_wheel_filename(file)
+        except InvalidWheelFilename:
+            whose, which = None, None
+        fits = whose == canonicalize_name(one.name) and str(which) == one.version
+        if not fits or _rank(file, version) == len(_order(version)):
+            message = f"building the sdist of {one.name} {one.version} made {file[:80]}, which does not fit"
+            where = f"{manifest}  {one.name}"
+            raise BuildError("DependencyNotFound", message, where=where, next="Take a version that has a wheel.")
+        digest = str(entry["digest"]).removeprefix("sha256:")
+        lines.append(f"--find-links ${{BUILT}}/{folder}\n{one.name}=={one.version} --hash=sha256:{digest}\n")
+    return "".join(lines)
+
+
+def _sdists(stubs: Tree) -> Mapping[str, str]:
+    """Package → the lock of what its build needs, as the resolver's step wrote it; nothing of it is trusted."""
+    from packaging.utils import canonicalize_name
+
+    try:
+        listed = json.loads(stubs.read_text(SDISTS, LOCK_LIMIT)) if stubs.has(SDISTS) else []
+    except (ValueError, RecursionError):
+        listed = []
+    found = {}
+    for one in _tables(listed):
+        if _BUILD_LOCK.fullmatch(str(one.get("lock"))[:LINE_LIMIT]):
+            found[str(canonicalize_name(str(one.get("name"))[:LINE_LIMIT]))] = str(one.get("lock"))
+    return found
+
+
+def read(
+    stubs: Tree, lock: str, requirements: str, manifest: str, version: str, sdists: Mapping[str, str] | None = None
+) -> Part | None:
+    """The wheels of a lock of the resolver's, and the sdists of packages that have none (name → lock of its build).
+
+    `requirements` is the stub that was resolved, if any: the hashes in it are the source's own.
+    Raises `BuildError` LockOutdated, DependencyNotFound.
     """
     from packaging.utils import canonicalize_name
 
-    if not stubs.has(LOCK):
+    if not stubs.has(lock):
         return None
-    pins = _pins(stubs.read_text(requirements, LOCK_LIMIT), manifest)
-    if stubs.has(CONSTRAINTS):  # as in pip, a hash anywhere asks for one everywhere
+    pins = _pins(stubs.read_text(requirements, LOCK_LIMIT), manifest) if requirements else {}
+    if stubs.has(CONSTRAINTS) and lock == LOCK:  # as in pip, a hash anywhere asks for one everywhere
         pins = _pins(stubs.read_text(CONSTRAINTS, LOCK_LIMIT), manifest) | pins
     wanted: list[Wanted] = []
     urls: list[dict[str, str]] = []
     lines: list[str] = []
-    for package in _tables(read_toml(stubs, LOCK, LOCK_LIMIT).get("packages")):
+    names: list[str] = []
+    built: list[Sdist] = []
+    for package in _tables(read_toml(stubs, lock, LOCK_LIMIT).get("packages")):
         name, number = str(package.get("name")), str(package.get("version"))
-        url, file, digest = _chosen(package, pins, manifest, version)
+        names.append(str(canonicalize_name(name)))
+        own = (sdists or {}).get(names[-1], "")
+        url, file, digest = _chosen(package, pins, manifest, version, is_sdist=bool(own))
         path = f"{digest}/{file}"
         purl = f"pkg:pypi/{canonicalize_name(name)}@{number}"
         wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=f"sha256:{digest}", package=purl))
         urls.append({"url": url, "path": path})
-        lines.append(f"--find-links ${{WHEELS}}/{digest}\n{name}=={number} --hash=sha256:{digest}\n")
-    files = (
-        WriteFile(path=DOWNLOAD, content=json.dumps(urls)),
-        WriteFile(path=INSTALL, content="".join(lines)),
-    )
-    return Fetched(wanted=tuple(wanted), files=files)
+        if own:
+            built.append(Sdist(name=names[-1], version=number, path=path, digest=digest, lock=own))
+        else:
+            lines.append(f"--find-links ${{WHEELS}}/{digest}\n{name}=={number} --hash=sha256:{digest}\n")
+    return Part(wanted=tuple(wanted), urls=tuple(urls), install="".join(lines), names=tuple(names), sdists=tuple(built))
 
 
 def _chosen(
-    package: Mapping[str, Any], pins: Mapping[str, frozenset[str]], manifest: str, version: str
+    package: Mapping[str, Any],
+    pins: Mapping[str, frozenset[str]],
+    manifest: str,
+    version: str,
+    *,
+    is_sdist: bool = False,
 ) -> tuple[str, str, str]:
-    """(URL, file name, SHA-256) of the wheel that fits best among those that the source allows."""
+    """(URL, file name, SHA-256) of the wheel that fits best among those that the source allows, or of the sdist."""
     from packaging.utils import canonicalize_name
 
     name, number = str(package.get("name")), str(package.get("version"))
     wheels = sorted(_wheels(package), key=lambda wheel: _rank(wheel[1], version))
+    wheels = list(_sdist(package)) if is_sdist else wheels
     if not wheels:
-        message = f"{name} {number} has no wheel for this Python; only wheels are taken for now"
+        message = f"{name} {number} has neither a wheel for this Python nor an sdist"
         raise BuildError(
             "DependencyNotFound", message, where=f"{manifest}  {name}", next="Take a version that has one."
         )
@@ -108,6 +231,18 @@ def _wheels(package: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
         ours = whose == name and str(which) == number and parts.scheme in ("http", "https")
         if plain and ours and _DIGEST.fullmatch(digest):
             yield url, file, digest
+
+
+def _sdist(package: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    """(URL, file name, SHA-256) of the sdist, under a name that is plain."""
+    sdist = package.get("sdist")
+    url = str(sdist.get("url")) if isinstance(sdist, dict) else ""
+    hashes = sdist.get("hashes") if isinstance(sdist, dict) else None
+    digest = str(hashes.get("sha256")) if isinstance(hashes, dict) else ""
+    parts = urlsplit(url)
+    file = unquote(parts.path.rpartition("/")[2])
+    if _SDIST.fullmatch(file) and parts.scheme in ("http", "https") and _DIGEST.fullmatch(digest):
+        yield url, file, digest
 
 
 def _rank(file: str, version: str) -> int:

@@ -1,8 +1,10 @@
-"""Run inside the sandbox by the runtime's own Python: check the handler, lay the source out, compile bytecode.
+"""Run inside the sandbox by the runtime's own Python: check what starts, lay the source out, compile bytecode.
 
-    check_and_compile.py handler|server [FOLDER...]
+    check_and_compile.py handler|server [--entry FILE] [--name NAME] [--program WORD] [FOLDER...]
 
-FOLDER: folders of the source that are on the path beside its root, for packages that lie in it.
+FILE: what is imported or run first (handler.py, main.py), empty where nobody knows. NAME: what of it is the handler or
+the application. WORD: the program that a command starts. FOLDER: folders of the source that are on the path beside its
+root, for packages that lie in it.
 
 Bytecode is reproducible: unchecked-hash files (PEP 552) whose code names the path in the image, written by a fixed
 number of processes over a fixed partition of the sorted files, because marshal's back references depend on what was
@@ -18,7 +20,9 @@ import io
 import json
 import os
 import py_compile
+import runpy
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterable, Iterator
@@ -28,9 +32,21 @@ WORK = Path(os.environ.get("IGNITE_WORK", "/work"))
 PARTITIONS = 4
 MOST_WARNINGS = 20
 INSTALLS_OWN = ("REQUESTED", "direct_url.json", "uv_cache.json")
-PLACES = (("src", "/app/src"), ("deps", "/app/deps"))
+PLACES = (("src", "/app/src"), ("deps", "/app/deps"), ("server", "/app/server"))
 FRONT = Path(__file__).resolve().parents[1] / "front"
 MOST_SHOWN = 6
+BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ELF_HEADER = struct.Struct("<4sBB10xHHIQQQIHHHHHH")
+PROGRAM = struct.Struct("<IIQQQQQQ")
+DYNAMIC = struct.Struct("<qQ")
+LOAD, DYNAMIC_PART = 1, 2
+NEEDED, STRTAB, RPATH, RUNPATH = 1, 5, 15, 29
+MOST_PARTS, MOST_ENTRIES, LONGEST_NAME = 64, 4096, 1024
+LIBRARIES = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+MOST_LIBRARIES = 20_000
+WRITTEN = (("fasthtml", ".sesskey"),)
+"""(package, file that it writes into the working folder when it starts): the image's root is read-only, /tmp is not."""
+SHELLS = ("sh", "bash", "dash", "zsh", "env")
 CHANGES_LOOKUP = ("sys.path", "sys.meta_path", "sys.path_hooks", "sys.modules", "addsitedir", "__path__")
 UNREAD = ("Pipfile", "setup.py", "setup.cfg", "environment.yml", "requirements.in")
 
@@ -83,7 +99,7 @@ def imported(tree: ast.Module, package: list[str]) -> Iterator[list[str]]:
             waiting.extend(ast.iter_child_nodes(node))
 
 
-def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Module:
+def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Module | None:
     """Parse the entry file and every module that its imports lead to; all other files only if they can be.
 
     A template or a sample for another Python lies in many a project: it is told, packaged and not compiled.
@@ -93,7 +109,7 @@ def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Mod
     }
     prefixes = ["", *(f"{folder}/" for folder in folders)]
     trees: dict[str, ast.Module] = {}
-    waiting = [entry]
+    waiting = [entry] if entry else []
     while waiting:
         name = waiting.pop()
         if name in trees:
@@ -116,7 +132,7 @@ def check_source(root: Path, entry: str, folders: Iterable[str] = ()) -> ast.Mod
     more = len(broken) - MOST_WARNINGS
     for line in (*broken[:MOST_WARNINGS], *((f"warning: and {more} more files",) if more > 0 else ())):
         print(line)
-    return trees[entry]
+    return trees.get(entry)
 
 
 def defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
@@ -139,44 +155,44 @@ def defined(body: Iterable[ast.stmt]) -> Iterator[tuple[str, ast.stmt]]:
                 yield from defined(statement for block in blocks for statement in block)
 
 
-def check_handler(tree: ast.Module) -> None:
-    """handler.py must define or import `handler`, and a plain function must take payload and ctx."""
+def check_handler(tree: ast.Module, entry: str = "handler.py", wanted: str = "handler") -> None:
+    """The entry must define or import the handler, and a plain function must take payload and ctx."""
     found = list(defined(tree.body))
-    handlers = [node for name, node in found if name == "handler"]
+    handlers = [node for name, node in found if name == wanted]
     if not handlers and not any(name == "*" for name, _ in found):
         names = list(dict.fromkeys(name for name, node in found if not isinstance(node, (ast.Import, ast.ImportFrom))))
-        has = f"defines {', '.join(names[:5])}, but no handler" if names else "defines no handler"
-        hint = "Rename one to `def handler(payload, ctx)`." if names else "Add `def handler(payload, ctx)`."
-        fail("EntryPointMissing", f"handler.py {has}", "handler.py", [], hint)
+        has = f"defines {', '.join(names[:5])}, but no {wanted}" if names else f"defines no {wanted}"
+        hint = f"Rename one to `def {wanted}(payload, ctx)`." if names else f"Add `def {wanted}(payload, ctx)`."
+        fail("EntryPointMissing", f"{entry} {has}", entry, [], hint)
     for node in handlers[-1:]:
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)) and not node.decorator_list:
-            check_arguments(node)
-            check_returns(node)
+            check_arguments(node, entry)
+            check_returns(node, entry)
 
 
-def check_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+def check_arguments(node: ast.FunctionDef | ast.AsyncFunctionDef, entry: str) -> None:
     """It is called with (payload, ctx): two positional arguments."""
     takes = node.args
     most = len(takes.posonlyargs) + len(takes.args)
     least = most - len(takes.defaults)
     keyword_only = sum(default is None for default in takes.kw_defaults)
     if (most < 2 and not takes.vararg) or least > 2 or keyword_only:
-        signature = f"def handler({ast.unparse(takes)})"
-        where = f"handler.py:{node.lineno}:{node.col_offset + 1}"
-        hint = "Make it `def handler(payload, ctx)`."
-        message = f"handler is called with (payload, ctx), but is {signature}"
+        signature = f"def {node.name}({ast.unparse(takes)})"
+        where = f"{entry}:{node.lineno}:{node.col_offset + 1}"
+        hint = f"Make it `def {node.name}(payload, ctx)`."
+        message = f"{node.name} is called with (payload, ctx), but is {signature}"
         fail("EntryPointMissing", message, where, [signature], hint)
 
 
-def check_returns(node: ast.FunctionDef | ast.AsyncFunctionDef) -> None:
+def check_returns(node: ast.FunctionDef | ast.AsyncFunctionDef, entry: str) -> None:
     """A generator is neither bytes, text nor JSON."""
     waiting: list[ast.AST] = list(node.body)
     while waiting:
         inner = waiting.pop()
         if isinstance(inner, (ast.Yield, ast.YieldFrom)):
-            where = f"handler.py:{inner.lineno}:{inner.col_offset + 1}"
+            where = f"{entry}:{inner.lineno}:{inner.col_offset + 1}"
             hint = "Return bytes, str or a value that JSON has; gather what is yielded first."
-            fail("EntryPointMissing", "handler is a generator, which cannot be sent as an answer", where, [], hint)
+            fail("EntryPointMissing", f"{node.name} is a generator, which cannot be sent as an answer", where, [], hint)
         if not isinstance(inner, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef, ast.GeneratorExp)):
             waiting.extend(ast.iter_child_nodes(inner))
 
@@ -201,7 +217,8 @@ class Lookup:
     def __init__(self, source: Path, dependencies: Path, folders: Iterable[str] = ()) -> None:
         self.source = source
         packages = (source / folder for folder in folders)
-        self.path = [str(folder) for folder in (source, dependencies, *packages, FRONT)] + sys.path
+        bundled = dependencies.with_name("server")  # on the path where nothing else serves the application
+        self.path = [str(folder) for folder in (source, dependencies, *packages, FRONT)] + sys.path + [str(bundled)]
         self.trees: dict[Path, ast.Module] = {}
         self.names: dict[Path, set[str]] = {}
 
@@ -256,8 +273,12 @@ def changes_lookup(file: Path) -> bool:
     return any(word.encode() in text for word in CHANGES_LOOKUP)
 
 
-def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterable[str] = ()) -> None:
-    """Every import that runs with the entry must be found: the entry's own, and those of the modules it leads to."""
+def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterable[str] = ()) -> set[str]:
+    """Every import that runs with the entry must be found: the entry's own, and those of the modules it leads to.
+
+    Returns the dotted names that are imported, with those of their packages.
+    """
+    imports: set[str] = set()
     lookup = Lookup(source, dependencies, folders)
     waiting: list[tuple[Path, list[str]]] = [(source / entry, [])]
     seen: set[Path] = set()
@@ -270,6 +291,7 @@ def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterabl
         for node in at_import(lookup.tree(file)):
             for parts, needed in wanted(node, package, lookup):
                 found = lookup.find(parts) if parts else None
+                imports.update(".".join(parts[:end]) for end in range(1, len(parts) + 1))
                 if found is None and needed:
                     missing.append((file.relative_to(source).as_posix(), node.lineno, ".".join(parts) or "."))
                     break
@@ -280,12 +302,13 @@ def check_imports(source: Path, dependencies: Path, entry: str, folders: Iterabl
                         is_package = part is not None and part.submodule_search_locations is not None
                         waiting.append((own, parts[:end] if is_package else parts[: end - 1]))
     if not missing:
-        return
+        return imports
     if any(changes_lookup(file) for file in seen):  # whoever changes the path at run time may find more than we do
         for name, line, module in missing[:MOST_WARNINGS]:
             print(f"warning: {name}:{line} imports {module}, which was not found; the source changes where is sought")
-        return
+        return imports
     refuse(source, missing)
+    return imports
 
 
 def wanted(node: ast.Import | ast.ImportFrom, package: list[str], lookup: Lookup) -> Iterator[tuple[list[str], bool]]:
@@ -374,17 +397,186 @@ def rewritten(record: str) -> str:
     return text.getvalue()
 
 
-def main(mode: str, folders: list[str]) -> None:
+def elf_needs(path: Path) -> tuple[list[str], list[str]]:
+    """(libraries, folders where they are sought) that an ELF file of this machine names (elf(5)); none of other files.
+
+    Nothing is loaded: header, program headers, the dynamic section and names are read, each up to a bound.
+    """
+    needed: list[int] = []
+    places: list[int] = []
+    with path.open("rb") as file:
+        head = file.read(ELF_HEADER.size)
+        if len(head) < ELF_HEADER.size or head[:4] != b"\x7fELF":
+            return [], []
+        _, size, order, _, machine, _, _, at, _, _, _, each, count, *_ = ELF_HEADER.unpack(head)
+        if (size, order, machine) != (2, 1, 62) or each != PROGRAM.size or count > MOST_PARTS:
+            return [], []
+        file.seek(at)
+        data = file.read(each * count)
+        parts = list(PROGRAM.iter_unpack(data[: len(data) // PROGRAM.size * PROGRAM.size]))
+        loads = [(start, start + length, offset) for kind, _, offset, start, _, length, _, _ in parts if kind == LOAD]
+        table = next(((offset, length) for kind, _, offset, _, _, length, _, _ in parts if kind == DYNAMIC_PART), None)
+        if table is None:
+            return [], []
+        file.seek(table[0])
+        data = file.read(min(table[1], MOST_ENTRIES * DYNAMIC.size))
+        strings = 0
+        for tag, value in DYNAMIC.iter_unpack(data[: len(data) // DYNAMIC.size * DYNAMIC.size]):
+            if tag == 0:
+                break
+            if tag == NEEDED:
+                needed.append(value)
+            elif tag in (RPATH, RUNPATH):
+                places.append(value)
+            elif tag == STRTAB:
+                strings = next((offset + value - start for start, end, offset in loads if start <= value < end), 0)
+
+        def text(value: int) -> str:
+            file.seek(strings + value)
+            return file.read(LONGEST_NAME).split(b"\0", 1)[0].decode("utf-8", "replace")
+
+        folders = [folder for value in places for folder in text(value).split(":")] if strings else []
+        return [text(value) for value in needed] if strings else [], folders
+
+
+def missing_libraries(deps: Path) -> dict[Path, list[str]]:
+    """Extension modules and libraries of the packages, with the libraries that they need and the image has nowhere.
+
+    What a library of the packages needs in turn is among them. One that lies anywhere among the packages counts as
+    there: some load what they bring before it is needed.
+    """
+    found = []
+    for folder, _, names in os.walk(deps):
+        found += [Path(folder, name) for name in names if name.endswith(".so") or ".so." in name]
+        if len(found) > MOST_LIBRARIES:
+            return {}
+    there = {path.name: path for path in found}
+    lacks: dict[Path, set[str]] = {}
+    needed_by: dict[Path, list[Path]] = {}
+    known: dict[str, bool] = {}
+    for path in sorted(found):
+        if path.is_symlink() or not path.is_file():
+            continue
+        try:
+            needs, folders = elf_needs(path)
+        except (OSError, ValueError, struct.error):
+            continue
+        origin = [folder.replace("${ORIGIN}", "$ORIGIN").replace("$ORIGIN", str(path.parent)) for folder in folders]
+        for name in needs:
+            if name in there:
+                needed_by.setdefault(there[name], []).append(path)
+                continue
+            if name not in known:
+                known[name] = any(os.path.exists(os.path.join(place, name)) for place in LIBRARIES)
+            if not known[name] and not any(os.path.exists(os.path.join(folder, name)) for folder in origin):
+                lacks.setdefault(path, set()).add(name)
+    waiting = list(lacks)
+    while waiting:
+        path = waiting.pop()
+        for other in needed_by.get(path, ()):
+            if not lacks[path] <= lacks.setdefault(other, set()):
+                lacks[other] |= lacks[path]
+                waiting.append(other)
+    return {path: sorted(names) for path, names in sorted(lacks.items())}
+
+
+def check_libraries(deps: Path, imports: set[str]) -> None:
+    """StartFailed for a library that the base lacks and the entry cannot do without; a warning for any other.
+
+    A package that is imported cannot do without an extension module that its own `__init__` names, nor without the one
+    that is imported by name.
+    """
+    packages = owners(deps)
+    told: dict[str, tuple[str, set[str]]] = {}
+    for path, libraries in missing_libraries(deps).items():
+        inside = path.relative_to(deps).as_posix()
+        package = packages.get(inside, inside.partition("/")[0])
+        module = inside.partition(".")[0].replace("/", ".")
+        top, stem = module.rpartition(".")[0] or module, module.rpartition(".")[2]
+        init = deps / top.replace(".", "/") / "__init__.py"
+        named = top in imports and init.is_file() and stem.encode() in init.read_bytes()
+        if module in imports or named:
+            message = f"{package} needs the shared library {libraries[0]}, which is not in the image"
+            hint = f"Take a package that brings {libraries[0]} along, as many `-binary` and `-headless` ones do."
+            said = [f"{inside} needs {library}" for library in libraries[:MOST_SHOWN]]
+            fail("StartFailed", message, inside, said, hint)
+        told.setdefault(package, (inside, set()))[1].update(libraries)
+    for package, (inside, libraries) in list(told.items())[:MOST_WARNINGS]:
+        names = ", ".join(sorted(libraries)[:MOST_SHOWN])
+        print(f"warning: {package} needs {names}, not in the image; what imports {inside} or its like fails")
+
+
+def owners(deps: Path) -> dict[str, str]:
+    """File → the package that it came with, "name version"."""
+    found: dict[str, str] = {}
+    for record in sorted(deps.glob("*.dist-info/RECORD")):
+        name = " ".join(record.parent.name.removesuffix(".dist-info").split("-", 1))
+        for row in csv.reader(record.read_text(encoding="utf-8", errors="replace").splitlines()):
+            if row:
+                found[row[0]] = name
+    return found
+
+
+def drop_server(out: Path) -> None:
+    """Empty the folder of our own server where the dependencies bring one that serves the same."""
+    ours = out / "server"
+    servers = runpy.run_path(str(FRONT / "serve_app.py"), run_name="serve_app")["SERVERS"].values()
+    needed = [names for names in servers if any((ours / name).is_dir() for name in names)]
+    if all(any((out / "deps" / name).is_dir() for name in names) for names in needed):
+        shutil.rmtree(ours)
+        ours.mkdir()
+
+
+def check_program(word: str, out: Path) -> None:
+    """The program that a command starts must be in the image: in the source, the dependencies or the base."""
+    if "$" in word:
+        return
+    places = {str(place): out / folder for folder, place in PLACES}
+    if "/" in word:
+        path = os.path.normpath(os.path.join("/app/src", word))
+        host = next((places[one] / path[len(one) + 1 :] for one in places if path.startswith(one + "/")), Path(path))
+        there = host.is_file()
+    else:
+        there = shutil.which(word, path=f"{out / 'deps' / 'bin'}:{BASE_PATH}") is not None
+    if not there:
+        hint = f"List the package that brings {word} in the dependencies, or start another program."
+        if os.path.basename(word) in SHELLS:
+            hint = "There is no shell in the image: start the program itself."
+        fail("StartFailed", f"there is no program {word} in the image", "", [], hint)
+
+
+def read_arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:
+    """Options with their values, and what stands behind them."""
+    options: dict[str, str] = {}
+    while words and words[0].startswith("--"):
+        options[words[0]] = words[1]
+        words = words[2:]
+    return options, words
+
+
+def main(mode: str, words: list[str]) -> None:
     """Check, copy, compile."""
     source, out = WORK / "src", WORK / "out"
-    tree = check_source(source, "handler.py" if mode == "handler" else "main.py", folders)
-    if mode == "handler":
-        check_handler(tree)
+    options, folders = read_arguments(words)
+    entry = options.get("--entry", "handler.py" if mode == "handler" else "main.py")
+    tree = check_source(source, entry, folders)
+    if mode == "handler" and tree is not None:
+        check_handler(tree, entry, options.get("--name", "handler"))
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
     shutil.copytree(source, out / "src", symlinks=True, ignore=ignored)
+    for package, name in WRITTEN:
+        if (out / "deps" / package).is_dir() and not os.path.lexists(out / "src" / name):
+            (out / "src" / name).symlink_to(f"/tmp/{name}")
+    for installed in (out / "deps", out / "server"):
+        if installed.is_dir():
+            clean_dependencies(installed)
+    if (out / "server").is_dir():
+        drop_server(out)
+    imports = check_imports(out / "src", out / "deps", entry, folders) if entry else set()
     if (out / "deps").is_dir():
-        clean_dependencies(out / "deps")
-    check_imports(out / "src", out / "deps", "handler.py" if mode == "handler" else "main.py", folders)
+        check_libraries(out / "deps", imports)
+    if "--program" in options:
+        check_program(options["--program"], out)
     script = str(Path(__file__).resolve())
     environment = {**os.environ, "PYTHONHASHSEED": "0"}
     running = [

@@ -1,4 +1,6 @@
-"""The HTTP front of a Python handler. Standard library only; Python 3.11 or newer.
+"""The HTTP front of a Python handler, of handler.py or of another module. Standard library only; Python 3.11 or newer.
+
+    serve.py [MODULE:ATTRIBUTE]
 
 Listens on $PORT (80), answers GET /healthz once the handler is imported, gives every other request to
 `handler(payload: bytes, ctx: dict)`. bytes are sent as they are, str as UTF-8, anything else as JSON; a raise is 500
@@ -36,6 +38,7 @@ from typing import Any
 import ignite
 
 IMPORTER = importlib.__file__
+STOPS = (signal.SIGTERM, signal.SIGINT)
 BODY_LIMIT = 64 * 1024 * 1024
 HEADER_LIMIT = 64 * 1024
 IDLE_S = 75.0
@@ -313,10 +316,11 @@ async def read_chunks(reader: asyncio.StreamReader) -> bytes:
             raise BadRequest(400, "a chunk does not end where it says")
 
 
-def imported() -> Callable[..., Any]:
+def imported(target: str) -> Callable[..., Any]:
     """The user's handler. What its import raises ends the program with the user's own frames alone."""
+    module, _, name = target.partition(":")
     try:
-        handler: Callable[..., Any] = importlib.import_module("handler").handler
+        handler: Callable[..., Any] = getattr(importlib.import_module(module), name)
     except Exception as error:
         traceback.print_exception(error.with_traceback(users_part(error)))
         sys.stdout.flush()
@@ -325,18 +329,26 @@ def imported() -> Callable[..., Any]:
     return handler
 
 
+def own_signals() -> None:
+    """A process that the handler forks ends by a signal, as one of `multiprocessing` must, and wakes no loop here."""
+    signal.set_wakeup_fd(-1)  # it is shared with this process, which would stop
+    for number in STOPS:
+        signal.signal(number, signal.SIG_DFL)
+
+
 async def main() -> None:
     """Import the handler, listen, serve until TERM."""
     sys.path[:] = [*USERS, *PLAIN, HERE]
-    handler = imported()
+    handler = imported(sys.argv[1] if len(sys.argv) > 1 else "handler:handler")
     front = Front(handler, int(os.environ.get("IGNITE_MAX_CONCURRENCY") or 0) or 64)
     server = await asyncio.start_server(
         front.connection, "0.0.0.0", int(os.environ.get("PORT") or 80), limit=HEADER_LIMIT, backlog=512
     )
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in STOPS:
         loop.add_signal_handler(number, stop.set)
+    os.register_at_fork(after_in_child=own_signals)
     await stop.wait()
     await front.drain(server)
 

@@ -1375,6 +1375,26 @@ class ClaimBuildResponse(_message.Message):
         def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
         def WhichOneof(self, oneof_group: _Never) -> None: ...
 
+    @_typing.final
+    class DefaultVersionsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     GRANTED_FIELD_NUMBER: _builtins.int
     REFUSED_BECAUSE_FIELD_NUMBER: _builtins.int
     BUILD_ID_FIELD_NUMBER: _builtins.int
@@ -1388,6 +1408,7 @@ class ClaimBuildResponse(_message.Message):
     DESTINATION_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     START_CHECK_FIELD_NUMBER: _builtins.int
+    DEFAULT_VERSIONS_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     refused_because: _builtins.str
     build_id: _builtins.str
@@ -1411,6 +1432,10 @@ class ClaimBuildResponse(_message.Message):
     def secrets(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Of this build only."""
 
+    @_builtins.property
+    def default_versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Runtime → version that stands for the catalog's default: the one of this app's last success."""
+
     def __init__(
         self,
         *,
@@ -1427,10 +1452,11 @@ class ClaimBuildResponse(_message.Message):
         destination: Global___Destination | None = ...,
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         start_check: _builtins.str = ...,
+        default_versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "limits", b"limits", "request", b"request", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
