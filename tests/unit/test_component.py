@@ -10,6 +10,7 @@ from typing import BinaryIO
 
 import pytest
 
+from builder.attempt.reading import Desk
 from builder.attest.artifact import Refused, check_config, described
 from builder.errors import BuildError
 from builder.images.component import (
@@ -26,6 +27,8 @@ from builder.images.image import Image, canonical, digest_of
 from builder.images.layout import Layout
 from builder.images.store import pull
 from builder.images.wasm import component_image, component_layer
+from builder.pipelines.catalog import Catalog
+from builder.toolchains.wasmtime import Host, host_of
 from tests.component_fixtures import HANDLER, TYPES, component, imports, number, section
 
 
@@ -237,3 +240,66 @@ def test_the_control_side_refuses_a_component_of_several_layers_or_of_another_ty
     for layers in ([], [layer, layer], [layer | {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"}]):
         with pytest.raises(Refused, match="not one layer of the type application/wasm"):
             checked(manifest | {"layers": layers}, {})
+
+
+# On the node
+
+
+def desk(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Desk:
+    """A reader's desk, which stands in the work folder."""
+    (folder / "out").mkdir()
+    monkeypatch.chdir(folder)
+    return Desk((), Catalog(rows=()), lambda path: None, None)
+
+
+def test_a_reader_answers_what_a_component_wants(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = desk(tmp_path, monkeypatch)
+    (tmp_path / "out/app.wasm").write_bytes(component())
+    assert reader.component("out/app.wasm") == Component(imports=(TYPES,), exports=(HANDLER,))
+
+
+@pytest.mark.parametrize(
+    ("left", "reason", "why"),
+    [
+        (b"\x7fELF" + bytes(60), "StartFailed", "the build left an executable of a machine at /work/out/app.wasm"),
+        (component(to=()), "StartFailed", "exports nothing"),
+        (None, "StepFailed", "left no component"),
+    ],
+)
+def test_a_reader_refuses_what_cannot_be_served(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, left: bytes | None, reason: str, why: str
+) -> None:
+    reader = desk(tmp_path, monkeypatch)
+    if left is not None:
+        (tmp_path / "out/app.wasm").write_bytes(left)
+    with pytest.raises(BuildError, match=why) as refused:
+        reader.component("out/app.wasm")
+    assert refused.value.reason == reason and refused.value.next
+
+
+def test_a_reader_follows_no_link_to_a_component(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader = desk(tmp_path, monkeypatch)
+    (tmp_path / "real.wasm").write_bytes(component())
+    (tmp_path / "out/app.wasm").symlink_to("../real.wasm")
+    (tmp_path / "out/folder").mkdir()
+    for path in ("out/app.wasm", "out/folder"):
+        with pytest.raises(BuildError) as refused:
+            reader.component(path)
+        assert refused.value.reason == "StepFailed"
+
+
+def test_a_machine_without_wasmtime_says_how_to_get_it(tmp_path: Path) -> None:
+    with pytest.raises(BuildError) as refused:
+        host_of(tmp_path, uid=1, gid=1, which=lambda name: None)
+    assert refused.value.reason == "ToolchainUnavailable" and "https://wasmtime.dev" in refused.value.next
+
+
+def test_a_server_lends_a_component_its_variables_and_nothing_else(tmp_path: Path) -> None:
+    program = tmp_path / "wasmtime"
+    program.write_bytes(b"")
+    host = Host(program=program, folder=tmp_path, uid=1, gid=1)
+    command, root = host.serving(tmp_path / "code.cwasm", tmp_path, {"B": "2", "A": "x y"})
+    assert [word for word in command.argv if word.startswith("--env")] == ["--env=A=x y", "--env=B=2"]
+    assert not any(word.startswith(("--dir", "-Sinherit")) for word in command.argv)
+    assert command.env == {"HOME": "/tmp"}
+    assert not any(mount.writable for mount in root.mounts)

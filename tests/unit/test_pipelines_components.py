@@ -5,11 +5,13 @@ The recordings in tests/golden/said/wasm-* are of cargo 1.85.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from builder import pipelines
+from builder.attempt.plain import from_plain, to_json
 from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines import catalog
@@ -20,10 +22,15 @@ from builder.source.tree import DictTree
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 SAID = Path(__file__).resolve().parents[1] / "golden" / "said"
-HANDLER = (
-    "use ignite::{Context, Request};\n\n#[ignite::main]\nasync fn handler(r: Request, c: Context) -> ignite::Result<()> "
-    "{\n    tokio::task::yield_now().await;\n    Ok(())\n}\n"
-)
+HANDLER = """\
+use ignite::{Context, Request};
+
+#[ignite::main]
+async fn handler(r: Request, c: Context) -> ignite::Result<()> {
+    tokio::task::yield_now().await;
+    Ok(())
+}
+"""
 SERVER = "fn main() {}\n"
 PACKAGE = '[package]\nname = "my-app"\nversion = "0.1.0"\nedition = "2021"\n'
 
@@ -48,6 +55,16 @@ def test_the_same_source_is_a_program_or_a_component() -> None:
     )
     assert component.toolchain.base == "" and component.toolchain.name.endswith("-wasm")
     assert [step.name for step in native.steps] == [step.name for step in component.steps]
+
+
+@pytest.mark.parametrize("target", ["native", "wasm"])
+def test_a_plan_of_either_output_crosses_to_another_process_and_back(target: str) -> None:
+    plan = planned({"main.rs": HANDLER}, target=target)
+    assert from_plain(Plan, json.loads(to_json(plan))) == plan
+    mixed = json.loads(to_json(plan))
+    mixed["output"]["component" if target == "native" else "layers"] = ""
+    with pytest.raises(ValueError, match="one of"):
+        from_plain(Plan, mixed)
 
 
 def test_compiling_has_the_linker_of_components_and_no_flag_of_static_binaries() -> None:
