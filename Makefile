@@ -4,7 +4,7 @@ export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-e2e test-corpus lint generate golden bench chaos
+.PHONY: help setup demo test test-unit test-e2e test-corpus test-cluster cluster cluster-down lint generate golden bench chaos
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -28,6 +28,16 @@ test-e2e: setup ## only the end-to-end tests
 # Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.
 test-corpus: setup ## real projects from the registries: built, run, called, built again
 	$(RUN)python -m pytest tests/corpus --timeout 1800
+
+# Kubernetes and Kaniko are compiled by the first run on a machine; that takes minutes.
+test-cluster: setup ## image builds on a real one-node Kubernetes of their own, as root
+	$(RUN)python -m pytest tests/cluster
+
+cluster: setup ## start such a Kubernetes and leave it running: prints KUBECONFIG and its registry
+	@$(RUN)python -m tests.cluster up
+
+cluster-down: ## end it, with all that it left
+	@$(RUN)python -m tests.cluster down
 
 # SEED plays one history, COUNT as many, FIRST is the first of them.
 chaos: setup ## 200 histories of kills on real parts, an hour and a half; SEED=N plays one again

@@ -116,7 +116,10 @@ REASONS: dict[str, Reason] = {
         _user("DependencyNotFound", "Check the name and version; a private package needs its index named."),
         _user("DependencyConflict", "Loosen one of the versions named."),
         _user("LockOutdated", "Update the lock file and commit it."),
-        _user("CgoRefused", "Remove the C dependency: the artifact is a static binary built without cgo."),
+        _user(
+            "CgoRefused",
+            "Remove the C dependency, or allow it: --build-arg cgo=1, with a toolchain that has a C compiler.",
+        ),
         _user("CompileFailed", "Correct the file named and build again."),
         _user("StartFailed", "Correct what keeps the program from starting, and build again."),
         _user("StepFailed", "Read the log of the step and correct what it names."),
@@ -136,6 +139,17 @@ REASONS: dict[str, Reason] = {
         _platform("NodeDiskFull", "Nothing to change in your code. An operator frees space on the node, or adds one."),
         _platform("CacheUnavailable", _NOT_YOURS),
         _platform("SandboxUnavailable", "An operator runs: ignite-builder doctor"),
+        # Of a build that runs as a Kubernetes Job.
+        _platform("ClusterUnavailable", _NOT_YOURS),
+        _platform(
+            "Unschedulable", "An operator adds a node that has room, or corrects what keeps builds off the nodes."
+        ),
+        _platform("Evicted", _NOT_YOURS),
+        _platform("JobVanished", _NOT_YOURS),
+        _platform(
+            "ExecutorImageUnavailable",
+            "An operator corrects kaniko_executor or fetch_image, and sees that nodes can pull both.",
+        ),
         _platform("Internal", _NOT_YOURS),
         _platform(
             "ToolchainUnavailable",

@@ -242,7 +242,7 @@ class Wanted:
 
     `source` is its path in the step's private folder, where a part `*` stands for the one folder that is there; `path`
     the one in the shared cache `cache`. `path` has the digest, so that what one build asks for never takes the place of
-    what another means. `digest` is "sha256:<hex>" of the bytes, or "h1:<base64>" as go.sum has it.
+    what another means. `digest` is "sha256:<hex>" or "sha512:<hex>" of the bytes, or "h1:<base64>" as go.sum has it.
     """
 
     cache: str

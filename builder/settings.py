@@ -26,6 +26,9 @@ CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
 # A segment of repository names, and of folders of a node: nothing that leads out of either.
 ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
+_BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+_TOLERATION = re.compile(r"[\w./-]+(?:=[\w.-]*)?(?::(?:NoSchedule|PreferNoSchedule|NoExecute))?")
+
 Count = Annotated[int, Meta(ge=1)]
 Natural = Annotated[int, Meta(ge=0)]
 Mebibytes = Annotated[int, Meta(ge=MIB)]
@@ -135,6 +138,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     ca_bundle: str = ""  # CA bundle that fetch steps trust
     upstream_proxy: str = ""  # HTTP proxy that the egress proxy goes through
     no_proxy: tuple[str, ...] = ()  # hosts it reaches by itself; as NO_PROXY: a domain, CIDR or *
+    # Image builds as Jobs of Kubernetes; images are named by digest
+    kubeconfig: str = ""  # file that names the cluster; empty: the one that this process runs in
+    kube_context: str = ""  # its context, where that is not the current one
+    kaniko_namespace: str = "ignite-kaniko"  # namespace of Dockerfile builds, for them alone
+    kaniko_executor: str = ""  # image of Kaniko's executor
+    fetch_image: str = ""  # image of the program that brings the source into a Job
+    job_node_selector: dict[str, str] = msgspec.field(default_factory=dict)  # labels of the nodes that run builds
+    job_tolerations: tuple[str, ...] = ()  # taints that builds tolerate: key, key=value, each with :effect or without
+    job_runtime_class: str = ""  # RuntimeClass of builds, such as one of gVisor or Kata
+    job_priority_class: str = ""  # PriorityClass of builds
+    job_pull_secret: str = ""  # Secret with which both images are pulled
     # Faults, for tests
     crash_at: str = ""  # label at which this process kills itself with SIGKILL
 
@@ -202,6 +216,18 @@ def _check_index_env(variables: dict[str, str]) -> None:
                 f"{name} holds credentials, which build code could read: "
                 f"name an index that asks for none, such as a mirror of yours that adds them (docs/operators.md)"
             )
+
+
+def _check_image(reference: str) -> None:
+    """A tag may name another image tomorrow."""
+    if reference and not _BY_DIGEST.fullmatch(reference):
+        raise ValueError("it takes an image by digest: host/repository@sha256:…")
+
+
+def _check_tolerations(rows: tuple[str, ...]) -> None:
+    for number, row in enumerate(rows, 1):
+        if not _TOLERATION.fullmatch(row):
+            raise ValueError(f"row {number}: it takes key, key=value, key:effect or key=value:effect")
 
 
 def _check_optional_url(url: str) -> None:
@@ -292,4 +318,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "report_keys": _check_report_keys,
     "tokens": _check_tokens,
     "index_env": _check_index_env,
+    "kaniko_executor": _check_image,
+    "fetch_image": _check_image,
+    "job_tolerations": _check_tolerations,
 }

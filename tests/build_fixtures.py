@@ -22,6 +22,7 @@ from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.local.embedded import Embedded
 
 PATIENCE_S = 300.0
+ROOT = Path(__file__).resolve().parents[1]
 TERMINAL = (pb.BUILD_STATUS_SUCCEEDED, pb.BUILD_STATUS_FAILED, pb.BUILD_STATUS_CANCELLED)
 Files = Mapping[str, str | bytes]
 
@@ -74,6 +75,11 @@ github.com/google/uuid v1.6.0 h1:NIvaJDMOsjHA8n1jAhLSgzrAzy1Hgr+hNrb57e+94F0=
 github.com/google/uuid v1.6.0/go.mod h1:TIyPZe4MgqvfeYDBFedMoGGpEw/LqOeaOT+nhxU+yHo=
 """
 PYTHON_WITH_A_WHEEL = {"handler.py": IDNA_HANDLER, "requirements.txt": "idna==3.10\n"}
+DENO_PACKAGES = {
+    "main.ts": (ROOT / "examples/deno-npm/main.ts").read_text(),
+    "deno.json": (ROOT / "examples/deno-npm/deno.json").read_text(),
+    "deno.lock": (ROOT / "examples/deno-npm/deno.lock").read_text(),
+}
 GO_MODULE = {"main.go": GO_SLUG, "go.mod": GO_MOD, "go.sum": GO_SUM}
 CALLER = {
     "x-ignite-execution-id": "e-1",

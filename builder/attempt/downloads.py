@@ -219,7 +219,8 @@ def opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
 def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Callable[[], None]) -> None:
     fd, partial = tempfile.mkstemp(prefix=".partial-", dir=store)
     try:
-        hasher, size = hashlib.sha256(), 0
+        algorithm = wanted.digest.partition(":")[0]
+        hasher, size = hashlib.new("sha256" if algorithm == "h1" else algorithm), 0
         with open(fd, "w+b") as out:
             while chunk := file.read(CHUNK):
                 check()
@@ -230,7 +231,7 @@ def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Calla
                 hasher.update(chunk)
                 out.write(chunk)
             out.flush()
-            found = "sha256:" + hasher.hexdigest()
+            found = f"{algorithm}:{hasher.hexdigest()}"
             if wanted.digest.startswith("h1:"):
                 out.seek(0)
                 found = dirhash.of(out, wanted.source, limit, check)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
@@ -12,8 +16,12 @@ from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer
 from builder.images.wasm import component_image, component_layer
+from builder.key import digest_of
 from builder.plan import ComponentOutput, LayerSource, Output
 from builder.toolchains.provider import Provided
+
+FORMAT = 1
+"""Changes when the bytes of a layer of the same file do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +85,49 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
     host = host_path(attempt, toolchain, source.source)
     out = attempt.private / f"layer-{index}.tar.gz"
     below = attempt.work if host.is_relative_to(attempt.work) else None
+    if below is None and (name := _name_of(toolchain, source)):
+        return _of_toolchain(attempt, host, source, limit, attempt.node.folder / "toolchains" / name)
     layer = write_layer(
         [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check
     )
     for warning in layer.warnings:
         attempt.log.system(f"warning: {warning}")
+    return layer
+
+
+def _name_of(toolchain: Provided, source: LayerSource) -> str:
+    """The name of a layer that is one file of a toolchain, from all that decides its bytes; "" for others."""
+    digest = toolchain.files.get(source.source, "")
+    return (
+        digest
+        and "layer-" + digest_of({"format": FORMAT, "file": digest, "dest": source.dest, "by": source.created_by})[7:39]
+    )
+
+
+def _of_toolchain(attempt: Attempt, host: Path, source: LayerSource, limit: int, folder: Path) -> Layer:
+    """A runtime's own file as a layer. It is large and the same for every artifact, so a node compresses it once."""
+    about, blob = folder / "layer.json", folder / "layer.tar.gz"
+    with suppress(OSError, ValueError, TypeError):
+        layer = Layer(path=blob, created_by=source.created_by, **json.loads(about.read_text(encoding="utf-8")))
+        if blob.stat().st_size == layer.size:
+            return _within(layer, limit)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
+        made = write_layer(
+            [(host, source.dest)], Path(partial, blob.name), created_by=source.created_by, check=attempt.check
+        )
+        facts = {name: getattr(made, name) for name in ("digest", "diff_id", "size", "unpacked")}
+        Path(partial, about.name).write_text(json.dumps(facts), encoding="utf-8")
+        folder.mkdir(exist_ok=True)
+        Path(partial, blob.name).rename(blob)
+        Path(partial, about.name).rename(about)  # last: it says that the other is whole
+    return _within(replace(made, path=blob), limit)
+
+
+def _within(layer: Layer, limit: int) -> Layer:
+    if layer.unpacked > limit:
+        message = f"the artifact is larger than the limit, by the runtime's own {layer.unpacked} bytes"
+        raise BuildError("ArtifactTooLarge", message, limit=limit, peak=layer.unpacked)
     return layer
 
 

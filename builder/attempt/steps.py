@@ -186,7 +186,7 @@ def _with_index(value: str, env: Mapping[str, str]) -> str:
 
 
 def _root(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Root:
-    root = toolchain.root
+    root = toolchain.apart if step.sees is Sees.APART and toolchain.apart else toolchain.root
     bundle = attempt.node.settings.ca_bundle
     if step.network is Network.INDEX and bundle:
         mounts = (*root.mounts, sandbox.Mount(source=Path(bundle).resolve(), dest=CA_MOUNT))

@@ -11,8 +11,9 @@ MOST = 10_000
 NAME_CHARACTERS = 2048
 """Of a name, in which nothing is hidden (`builder.text.visible`)."""
 
-DIGEST = re.compile(r"(?:sha256|dirHash):[0-9a-f]{64}|gitCommit:[0-9a-f]{40}")
-"""Of a file, a toolchain or an image; of a Go module (`h1:` of go.sum, in hex); of a commit."""
+DIGEST = re.compile(r"(?:sha256|dirHash):[0-9a-f]{64}|sha512:[0-9a-f]{128}|gitCommit:[0-9a-f]{40}")
+"""Of a file, a toolchain or an image; of an npm package (SHA-512); of a Go module (`h1:` of go.sum, in hex); of a
+commit."""
 
 START_CHARACTERS = 1024
 """Of the message of a start check, in which nothing is hidden either."""

@@ -236,21 +236,27 @@ def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
 @contextmanager
 def private_registry(folder: Path) -> Iterator[str]:
     """Debian's docker-registry on a loopback port. Yields "host:port"."""
+    argv, host = registry_argv(folder, "127.0.0.1")
+    with (folder / "registry.log").open("ab") as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True)
+    try:
+        _await_port(int(host.rpartition(":")[2]), process)
+        yield host
+    finally:
+        end(process, 5)
+
+
+def registry_argv(folder: Path, address: str) -> tuple[list[str], str]:
+    """How docker-registry is started below `folder` on a free port of `address`; and its "host:port"."""
     program = shutil.which("docker-registry")
     if program is None:
         raise BuildError("Internal", "docker-registry is not installed", next="apt-get install -y docker-registry")
     folder.mkdir(parents=True, exist_ok=True)
-    port = free_port()
+    host = f"{address}:{free_port()}"
     config = folder / "config.yml"
     config.write_text(
         "version: 0.1\nlog:\n  level: error\nstorage:\n  filesystem:\n"
-        f"    rootdirectory: {folder / 'data'}\nhttp:\n  addr: 127.0.0.1:{port}\n",
+        f"    rootdirectory: {folder / 'data'}\nhttp:\n  addr: {host}\n",
         encoding="utf-8",
     )
-    with (folder / "registry.log").open("ab") as log:
-        process = subprocess.Popen([program, "serve", str(config)], stdout=log, stderr=log, start_new_session=True)
-    try:
-        _await_port(port, process)
-        yield f"127.0.0.1:{port}"
-    finally:
-        end(process, 5)
+    return [program, "serve", str(config)], host

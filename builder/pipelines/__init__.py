@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import cast
 
 from builder.errors import BuildError
-from builder.pipelines import go, python, rust
+from builder.pipelines import deno, go, python, rust
 from builder.pipelines.arguments import COMMON, Argument, check_arguments
 from builder.pipelines.base import Need, Pipeline, PlanRequest, folder_of, missing
 from builder.pipelines.catalog import DEFAULT, Catalog, Row
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import SubTree, Tree
 
-PIPELINES: tuple[Pipeline, ...] = (go, rust, python)
+PIPELINES: tuple[Pipeline, ...] = (go, rust, deno, python)
 _NAME_IT = "Name its runtime: --runtime, or code.compile.runtime on the wire."
 
 

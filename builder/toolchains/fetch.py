@@ -1,7 +1,7 @@
 """Getting a toolchain onto this node: its image where the node has no such toolchain of its own, and its base image.
 
-Made of Debian packages, or fetched from a public registry. Nothing here runs in the middle of a build unless the
-setting `fetch_toolchains` is on.
+Made of Debian packages, or fetched from a public registry or a package registry. Nothing here runs in the middle of a
+build unless the setting `fetch_toolchains` is on.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from builder.images.store import images_of, toolchain_images_of
 from builder.plan import Toolchain
 from builder.sandbox.policy import bypasses
 from builder.settings import Settings
+from builder.toolchains import packages
 from builder.toolchains.providers import folders_of, host_provider, image_provider, toolchains_of
 from builder.toolchains.recipe import read_recipe
 
@@ -62,6 +63,7 @@ def can_fetch(settings: Settings, row: Toolchain) -> bool:
     """Whether there are recipes of all that this machine lacks of a toolchain. Reads only."""
     try:
         known = toolchains_of(settings).has(row) or image_provider(settings).recipe(row) is not None
+        known = known or packages.can_fetch(folders_of(settings), row)
         folder = _base_folder(settings, row)
         base = images_of(settings.node_dir).get(row.base) is not None
         return known and (base or (folder is not None and row.base in read_recipes(folder)))
@@ -73,18 +75,23 @@ def ensure_base(
     settings: Settings, row: Toolchain, *, refresh: bool = False, progress: Progress = lambda line: None
 ) -> str:
     """Make the base image of a toolchain, and the root of its steps where that is an image of its own and the machine
-    has the toolchain itself, where there is a recipe and no image of it yet. Returns the base's digest, empty without a
-    recipe. Raises as `build_base`."""
-    folder = _base_folder(settings, row)
-    if folder is None:
-        return ""
-    store = images_of(settings.node_dir)
-    root = read_recipe(folders_of(settings), row.runtime).root
-    if root and host_provider(settings).has(row):
-        build_base(store, root, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
-    if not row.base:
-        return ""
-    return build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress).digest
+    has the toolchain itself, where there is a recipe and no image of it yet, and have what it takes from a package
+    registry. Returns the base's digest, empty without a recipe. Raises as both do."""
+    digest, folder = "", _base_folder(settings, row)
+    if folder is not None:
+        store = images_of(settings.node_dir)
+        root = read_recipe(folders_of(settings), row.runtime).root
+        if root and host_provider(settings).has(row):
+            build_base(store, root, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
+        if row.base:
+            made = build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
+            digest = made.digest
+    packages.fetch(folders_of(settings), _store(settings), row, settings.index_env, settings.ca_bundle, progress)
+    return digest
+
+
+def _store(settings: Settings) -> Path:
+    return Path(settings.node_dir) / "toolchains"
 
 
 def _base_folder(settings: Settings, row: Toolchain) -> Path | None:

@@ -1,4 +1,7 @@
-"""Toolchains out of the host's own programs, as `runtimes/<runtime>/toolchain.toml` describes them."""
+"""Toolchains out of the host's own programs and of packages that were fetched to it.
+
+`runtimes/<runtime>/toolchain.toml` describes them.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from builder.images.store import ImageStore
 from builder.plan import Toolchain
 from builder.sandbox import Root
 from builder.toolchains.copies import Copies
+from builder.toolchains.packages import file_of
 from builder.toolchains.provider import Found, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
 
@@ -25,7 +29,7 @@ class HostProvider:
     """Looks programs up on this machine.
 
     `folders` are searched in order for `<runtime>/toolchain.toml`. A program below a folder that the build user cannot
-    enter (a person's home) is copied once into `copies`.
+    enter (a person's home) is copied once into `copies`, where fetched packages are, too.
     """
 
     folders: tuple[Path, ...]
@@ -41,18 +45,26 @@ class HostProvider:
         if recipe.root and root is None:
             step = f"ignite-builder runtimes fetch {row.name}"
             raise _unavailable(row, f"image {recipe.root}, the root of its steps, is not on this node", step)
+        apart = self.images.get(f"{row.base}{recipe.apart}") if recipe.apart else None
         parts = []
         programs = recipe.programs_for(row.target)
         for program in programs:
             source, name = self._locate(row, program), program.command
             files, content = program.digest, program.content
             parts.append(Part(name=name, source=source, dest=program.mount, files=files, content=content))
+        for package in recipe.packages:
+            source = file_of(self.copies, row, package)
+            if not source.is_file():
+                message = f"{package.name} {package.releases[row.version][0]} is not on this node"
+                raise _unavailable(row, message, f"ignite-builder runtimes fetch {row.name}")
+            parts.append(Part(name=package.name, source=source, dest=package.mount, files=None))
         parts += shared_parts(row, recipe)
         return Found(
             row=row,
             base=base,
             where="host",
             root=root.digest if root is not None and (recipe.root or recipe.base_is_root) else "",
+            apart=apart.digest if apart else "",
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in programs if program.path),
             indexes=recipe.indexes,
@@ -61,11 +73,12 @@ class HostProvider:
     def has(self, row: Toolchain) -> bool:
         """See `Provider.has`."""
         try:
-            for program in read_recipe(self.folders, row.runtime).programs_for(row.target):
+            recipe = read_recipe(self.folders, row.runtime)
+            for program in recipe.programs_for(row.target):
                 self._locate(row, program)
+            return all(file_of(self.copies, row, package).is_file() for package in recipe.packages)
         except BuildError:
             return False
-        return True
 
     def provide(self, found: Found) -> Provided:
         """See `Provider.provide`."""
@@ -74,10 +87,12 @@ class HostProvider:
         rootfs = self.images.rootfs(found.root) if found.root else None
         return Provided(
             root=Root(rootfs=rootfs, mounts=mounts),
+            apart=Root(rootfs=self.images.rootfs(found.apart), mounts=mounts) if found.apart else None,
             base=found.base,
             digests=digests,
             path=found.path,
             indexes=found.indexes,
+            files={part.dest: digests[part.name] for part in found.parts if part.source.is_file()},
         )
 
     def _locate(self, row: Toolchain, program: Program) -> Path:

@@ -56,6 +56,8 @@ class Found:
     where: str
     """Where it comes from, for people: "host", or the image."""
     root: str = ""
+    apart: str = ""
+    """The digest of another image, the root of steps that see nothing of the build; empty where there is none."""
     parts: tuple[Part, ...] = ()
     path: tuple[str, ...] = ()
     indexes: Indexes = field(default_factory=Indexes)
@@ -64,7 +66,8 @@ class Found:
         """Name → digest of everything that decides what comes out. Hashes only what has changed since the last call."""
         base = {"base": self.base.digest} if self.base else {}
         image = {"toolchain": self.root} if self.root and self.root not in base.values() else {}
-        return base | image | {part.name: part.digest for part in self.parts}
+        apart = {"apart": self.apart} if self.apart else {}
+        return base | image | apart | {part.name: part.digest for part in self.parts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +77,16 @@ class Provided:
     root: Root
     base: BaseImage | None
     digests: Mapping[str, str]
+    apart: Root | None = None
+    """Another root, for steps that see nothing of the build."""
     path: tuple[str, ...] = ()
     """Folders of the sandbox that join the PATH of its steps."""
     env: tuple[tuple[str, str], ...] = ()
     """Variables that an image brings for its programs, below those of a step."""
     indexes: Indexes = field(default_factory=Indexes)
     """The package indexes that its fetch steps reach."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Place in the sandbox → digest of each single file of it that a node stores."""
 
 
 class Provider(Protocol):

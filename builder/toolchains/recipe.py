@@ -1,7 +1,7 @@
 """Recipes of toolchains: `runtimes/<name>/toolchain.toml` as typed values, parsed once for each state of the file.
 
-A recipe names which programs and folders of a machine are mounted where, and which image is the root: none, the base
-image of the artifact, or one of `base.toml` that is made for steps alone.
+A recipe names which programs, files of packages and folders of a machine are mounted where, and which image is the
+root: none, the base image of the artifact, or one of `base.toml` that is made for steps alone.
 """
 
 from __future__ import annotations
@@ -50,6 +50,22 @@ class Program:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Package:
+    """A file of an npm package, mounted at `mount`.
+
+    `releases` maps a version of the catalog to what is fetched for it: (release, digest as Subresource Integrity).
+    `setting` is the index setting by which an operator names another registry than `registry`.
+    """
+
+    registry: str
+    setting: str
+    name: str
+    file: str
+    mount: str
+    releases: Mapping[str, tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Folder:
     """A folder beside the recipe and where it is mounted."""
 
@@ -65,7 +81,10 @@ class Recipe:
     base_is_root: bool
     root: str
     """The base image that is the root beside what is mounted; empty: none, or the artifact's own base."""
+    apart: str
+    """What the name of a base has behind it where it is the root of steps that see nothing (`Sees.APART`)."""
     programs: tuple[Program, ...]
+    packages: tuple[Package, ...]
     folders: tuple[Folder, ...]
     indexes: Indexes
 
@@ -100,7 +119,9 @@ def _read(path: Path) -> Recipe:
             folder=path.parent,
             base_is_root=tables.get("rootfs") == "base",
             root="" if tables.get("rootfs") == "base" else tables.get("rootfs", ""),
+            apart=str(tables.get("apart", "")),
             programs=tuple(_program(table) for table in tables.get("program", ())),
+            packages=tuple(_package(table) for table in tables.get("package", ())),
             folders=tuple(Folder(path=table["path"], mount=table["mount"]) for table in tables.get("folder", ())),
             indexes=indexes.read(tables),
         )
@@ -123,6 +144,18 @@ def _program(table: Mapping[str, Any]) -> Program:
         target=table.get("target", ""),
         needs=tuple(sorted(table.get("needs", {}).items())),
         install=table.get("install", ""),
+    )
+
+
+def _package(table: Mapping[str, Any]) -> Package:
+    releases = {version: (str(release), str(digest)) for version, (release, digest) in table["releases"].items()}
+    return Package(
+        registry=table["registry"],
+        setting=table["setting"],
+        name=table["name"],
+        file=table["file"],
+        mount=table["mount"],
+        releases=releases,
     )
 
 

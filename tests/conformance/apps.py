@@ -57,12 +57,14 @@ class App:
         finally:
             connection.close()
 
-    def raw(self, data: bytes) -> bytes:
-        """Send bytes as they are, read to the end of the connection."""
+    def raw(self, data: bytes, *, half_close: bool = True) -> bytes:
+        """Send bytes as they are, read to the end of the connection. A server may take a half-closed one for a client
+        that left."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall(data)
             with contextlib.suppress(OSError):  # the app may have answered and closed before it read all of it
-                connection.shutdown(socket.SHUT_WR)
+                if half_close:
+                    connection.shutdown(socket.SHUT_WR)
             parts = []
             while part := connection.recv(65536):
                 parts.append(part)

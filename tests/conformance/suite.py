@@ -40,7 +40,7 @@ def test_a_large_body_passes_both_ways(app: App) -> None:
 def test_a_chunked_body_is_joined(app: App) -> None:
     request = b"POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n"
     chunks = b"5\r\nhello\r\n" + b"1;note=x\r\n \r\n" + b"A\r\n0123456789\r\n" + b"0\r\n\r\n"
-    assert app.raw(request + chunks).endswith(b"\r\n\r\nhello 0123456789")
+    assert app.raw(request + chunks, half_close=False).endswith(b"\r\n\r\nhello 0123456789")
 
 
 def test_a_body_announced_with_expect_is_asked_for(app: App) -> None:

@@ -11,8 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from builder import config
+from builder.data import runtimes_dir
+from builder.pipelines import catalog
+from builder.toolchains import packages
+from builder.toolchains.recipe import read_recipe
 from tests.conformance.apps import Command, started
 from tests.conformance.suite import *  # noqa: F403  (one suite for all runtimes)
+from tests.kept import KEPT
 
 pytestmark = pytest.mark.e2e
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,9 +66,25 @@ def cargo_build(folder: Path, out: Path) -> None:
     shutil.copy(COMPILED / "debug" / folder.name, out)
 
 
-@pytest.fixture(scope="module", params=["python", "python-async", "go", "rust", "rust-sync"])
+def deno(folder: Path, into: Path, version: str = "2.7") -> Command:
+    """A Deno app with the SDK beside it, by the Deno that builds take."""
+    settings = config.load({"node_dir": str(KEPT)}).settings
+    row = catalog.read(runtimes_dir() / "catalog.toml").find("deno", version)
+    store = KEPT / "toolchains"
+    packages.fetch((runtimes_dir(),), store, row, settings.index_env, settings.ca_bundle)
+    (package,) = read_recipe((runtimes_dir(),), "deno").packages
+    shutil.copytree(folder, into)
+    sdk = (runtimes_dir() / "deno" / "sdk" / "mod.ts").as_uri()
+    into.joinpath("deno.json").write_text(json.dumps({"imports": {"ignite": sdk}}))
+    argv = (str(packages.file_of(store, row, package)), "run", "--no-prompt", "--allow-net", "--allow-env", "main.ts")
+    return Command(argv=argv, env={"DENO_DIR": str(into / "cache"), "DENO_NO_UPDATE_CHECK": "1"}, cwd=into)
+
+
+@pytest.fixture(scope="module", params=["python", "python-async", "go", "deno", "rust", "rust-sync"])
 def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Command:
     """How each runtime's conformance app is started."""
+    if request.param == "deno":
+        return deno(APPS / "deno", tmp_path_factory.mktemp("deno") / "app")
     if request.param.startswith("python"):
         return python(APPS / request.param)
     if request.param.startswith("rust"):
@@ -163,3 +185,51 @@ def test_the_go_sdks_own_tests_pass() -> None:
 def test_the_rust_sdks_own_tests_pass() -> None:
     cargo("test", "--quiet", "--locked", "--package", "ignite", "--package", "ignite-macros", cwd=CRATES)
     cargo("fmt", "--check", cwd=CRATES)
+
+
+def of_deno(folder: Path, handler: str) -> Command:
+    """A Deno app with this handler."""
+    source = folder / "source"
+    source.mkdir()
+    source.joinpath("main.ts").write_text(f'import {{ start }} from "ignite";\n\nstart({handler});\n')
+    return deno(source, folder / "app")
+
+
+@pytest.mark.parametrize(
+    ("value", "kind", "body"),
+    [
+        ("new Uint8Array([0, 255])", "application/octet-stream", b"\x00\xff"),
+        ("new Uint8Array([97, 98]).buffer", "application/octet-stream", b"ab"),
+        ("'grüße'", "text/plain;charset=utf-8", "grüße".encode()),
+        ("({a: [1, null]})", "application/json", b'{"a":[1,null]}'),
+        ("undefined", "application/json", b"null"),
+        ("new Response('x', {status: 201, headers: {'content-type': 'text/x'}})", "text/x", b"x"),
+        ("new Blob(['stream']).stream()", "application/octet-stream", b"stream"),
+    ],
+)
+def test_deno_values_become_bodies(tmp_path: Path, value: str, kind: str, body: bytes) -> None:
+    with started(of_deno(tmp_path, f"() => {value}")) as app:
+        answer = app.ask("/")
+        assert answer.status == (201 if kind == "text/x" else 200)
+        assert (answer.headers["content-type"].lower(), answer.body) == (kind, body)
+
+
+@pytest.mark.parametrize(
+    ("handler", "error", "kind"),
+    [
+        ("() => { throw new RangeError('too far') }", "too far", "RangeError"),
+        ("async () => { await 0; throw { toString() { throw 1 } } }", "the error has no text", "object"),
+        ("() => () => 1", "the handler returned a function, which is no JSON", "TypeError"),
+    ],
+)
+def test_whatever_a_deno_handler_throws_is_500(tmp_path: Path, handler: str, error: str, kind: str) -> None:
+    with started(of_deno(tmp_path, handler), IGNITE_MAX_CONCURRENCY="1") as app:
+        for _ in range(2):  # the slot is free again
+            answer = app.ask("/")
+            assert (answer.status, json.loads(answer.body)) == (500, {"error": error, "type": kind})
+
+
+def test_a_deno_handler_may_print(tmp_path: Path) -> None:
+    printing = "() => { console.log('x'.repeat(100_000)); console.error('y'); return 'printed' }"
+    with started(of_deno(tmp_path, printing)) as app:
+        assert [app.ask("/").body for _ in range(20)] == [b"printed"] * 20

@@ -74,11 +74,12 @@ def submitted(server: Server, name: str, files: dict[str, str], arguments: dict[
         ({"go.mod": "module example.com/app\n\ngo 1.16\n", "lib.go": "package app\n",
           "gen.go": "// +build ignore\n\n" + MAIN, "cmd/app/main.go": MAIN}, {}, "./cmd/app"),
         ({"go.mod": API + "\ntoolchain go1.99.1\n", "main.go": MAIN}, {}, "."),
+        ({"main.go": NEEDS_LIB.replace("example.com", "mine/inner"), "inner/lib/l.go": LIB["lib/l.go"]}, {}, "."),
         ({"go.mod": POINTER, "main.go": IGNORES_C, "vendor/github.com/mattn/go-pointer/slow.go": TWIN, **VENDORED},
          {}, "."),
     ],
     ids=["workspace", "workspace at the root", "workspace with the SDK", "replaced beside it", "entry", "tags",
-         "old constraint", "toolchain", "cgo with a twin"],
+         "old constraint", "toolchain", "no go.mod", "cgo with a twin"],
 )  # fmt: skip
 def test_it_is_built(server: Server, files: dict[str, str], arguments: dict[str, str], target: str) -> None:
     done = submitted(server, "gocase", files, arguments)

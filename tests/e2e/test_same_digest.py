@@ -14,6 +14,7 @@ import pytest
 
 from tests import uids
 from tests.build_fixtures import (
+    DENO_PACKAGES,
     GO_MODULE,
     PYTHON_WITH_A_WHEEL,
     Files,
@@ -147,7 +148,9 @@ def test_the_locales_order_names_in_different_ways(locales: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("runtime", "files"), [("python", PYTHON_WITH_A_WHEEL), ("go", GO_MODULE)], ids=["python", "go"]
+    ("runtime", "files"),
+    [("python", PYTHON_WITH_A_WHEEL), ("go", GO_MODULE), ("deno", DENO_PACKAGES)],
+    ids=["python", "go", "deno"],
 )
 def test_the_same_source_gives_the_same_digest(here: Server, elsewhere: Server, runtime: str, files: Files) -> None:
     files = {**files, **NAMES}

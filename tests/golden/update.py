@@ -1,4 +1,7 @@
-"""The golden plans: what each example's plan is. `make golden` writes them again; the diff is the review."""
+"""The golden plans and Jobs, of the examples and of Dockerfile builds. `make golden` writes them again.
+
+The diff is the review.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from builder.data import runtimes_dir
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
 from builder.source.tree import DictTree
+from tests.golden import jobs
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 OURS = frozenset({"expect.toml", "plan.json"})
@@ -42,3 +46,5 @@ def plan_text(folder: Path) -> str:
 if __name__ == "__main__":
     for folder in examples():
         (folder / "plan.json").write_text(plan_text(folder))
+    for name, value in jobs.manifests().items():
+        (jobs.FOLDER / f"{name}.json").write_text(jobs.text_of(value))

@@ -86,6 +86,16 @@ OTHER: dict[str, Any] = {
     "ca_bundle": "/other/ca.pem",
     "upstream_proxy": "http://u:secret@proxy.test:3128",
     "no_proxy": (".corp", "*"),
+    "kubeconfig": "/other/kubeconfig",
+    "kube_context": "other",
+    "kaniko_namespace": "other",
+    "kaniko_executor": "other.test/kaniko@sha256:" + "01" * 32,
+    "fetch_image": "other.test/fetch@sha256:" + "02" * 32,
+    "job_node_selector": {"pool": "other"},
+    "job_tolerations": ("other=1:NoSchedule",),
+    "job_runtime_class": "other",
+    "job_priority_class": "other",
+    "job_pull_secret": "other",
     "crash_at": "label",
 }
 MACHINE = {

@@ -34,6 +34,7 @@ def plans() -> dict[str, Plan]:
     sources = {folder.name: files_of(folder) for folder in examples() if (folder / "plan.json").exists()}
     sources |= {
         "go without go.sum": {"go.mod": "module x\n\ngo 1.24\n", "main.go": 'package main\nimport _ "a.example/y"\n'},
+        "deno without deno.lock": {"main.ts": 'import "npm:ms@2"', "package.json": '{"dependencies": {"a": "^1"}}'},
         "constraints": {"handler.py": "", "requirements.txt": "-c pins.txt\nidna\n", "pins.txt": "idna<4\n"},
     }
     made = {}
@@ -57,7 +58,7 @@ def test_no_code_of_the_source_meets_a_network_or_a_shared_writable_cache(name: 
 def test_no_cache_is_both_downloaded_by_some_step_and_written_by_another() -> None:
     mounted = {(cache.name, cache.access) for plan in plans().values() for step in plan.steps for cache in step.caches}
     verified = {name for name, access in mounted if access is Access.DOWNLOAD}
-    assert verified == {"wheels", "go-modules", "crates", "crates-sdk"}
+    assert verified == {"wheels", "go-modules", "crates", "crates-sdk", "npm"}
     assert not {name for name, access in mounted if access is Access.WRITE} & verified
 
 
@@ -70,6 +71,7 @@ def test_what_a_fetch_step_sees_of_a_source_is_what_we_wrote_or_a_lock() -> None
             "go.work",
             "go.work.sum",
             "uv.lock",
+            "deno.lock",
         }, name
         for stub in plan.stubs:
             assert not any(word in stub.content for word in ("${", "://", "-e ", "-r ")), (name, stub)

@@ -1,4 +1,4 @@
-"""Diagnoses of what the real tools said: go 1.26 and uv 0.13, recorded in tests/golden/said/."""
+"""Diagnoses of what the real tools said: go 1.26, uv 0.13 and deno 2.7, recorded in tests/golden/said/."""
 
 from __future__ import annotations
 
@@ -7,17 +7,48 @@ from pathlib import Path
 import pytest
 
 from builder.errors import REASONS
-from builder.pipelines import go, python
+from builder.pipelines import deno, go, python
 from builder.plan import Diagnosis, Step
 
 SAID = Path(__file__).resolve().parents[1] / "golden" / "said"
 COMPILE = Step(name="compile", argv=(go.GO, "build"))
 DOWNLOAD = Step(name="download modules", argv=(go.GO, "mod", "download"))
+CHECK = Step(name="check", argv=("deno", "run", "check.ts", "install"))
+FROZEN = Step(name="check", argv=("deno", "run", "check.ts", "install", "frozen"))
+LOCKS = Step(name="lock packages", argv=("deno", "install"))
 INSTALL = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"))
 LOCKED = Step(name="install dependencies", argv=("uv", f"{python.FETCH}/{python.LOCKED}"))
 
 # recording → (step, reason, where, what the message says, the first line kept)
 EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
+    "deno-bare": (
+        CHECK,
+        "DependencyNotFound",
+        "main.ts:1:19",
+        "zod is imported, but neither",
+        "TS2307 [ERROR]: Import",
+    ),
+    "deno-bare-2.0": (CHECK, "DependencyNotFound", "main.ts:1:19", "zod is imported, but neither", "error: Relative"),
+    "deno-module": (CHECK, "DependencyNotFound", "main.ts:1:23", "greet.ts is imported, but nothing", "TS2307 [ERROR]"),
+    "deno-module-2.0": (CHECK, "DependencyNotFound", "main.ts:1:23", "greet.ts is imported", "error: Module not found"),
+    "deno-nopackage": (
+        LOCKS,
+        "DependencyNotFound",
+        "npm:a-package-that-nobody-made",
+        "the npm registry has no package a-package-that-nobody-made",
+        "error: npm package 'a-package",
+    ),
+    "deno-noversion": (
+        LOCKS,
+        "DependencyNotFound",
+        "npm:ms@99",
+        "no version of ms matches 99",
+        "error: Could not find",
+    ),
+    "deno-stale": (FROZEN, "LockOutdated", "main.ts:2:19", "zod is imported, but deno.lock", "error: Failed loading"),
+    "deno-syntax": (CHECK, "CompileFailed", "main.ts:2:13", "Expression expected", "error: The module's source code"),
+    "deno-syntax-2.9": (CHECK, "CompileFailed", "main.ts:2:13", "Expression expected", "error: SyntaxError"),
+    "deno-type": (CHECK, "CompileFailed", "main.ts:3:7  (first of 2)", "TS2322 Type 'string'", "TS2322 [ERROR]: Type"),
     "go-503": (DOWNLOAD, "PackageIndexUnavailable", "", "503 Service Unavailable", "go: github.com/google/uuid@v1.6.0"),
     "go-arguments": (COMPILE, "CompileFailed", "main.go:8:24", "go build exited 1", "./main.go:8:24: too many"),
     "go-badmod": (DOWNLOAD, "ManifestInvalid", "go.mod:4", "unknown directive: foo", "go.mod:4: unknown"),
@@ -152,7 +183,8 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
 
 def diagnose(name: str, step: Step) -> Diagnosis:
     lines = (SAID / f"{name}.txt").read_text().splitlines()
-    return (go if name.startswith("go") else python).diagnose(step, 1, lines)
+    known = {"deno": deno, "go": go, "uv": python}
+    return known[name.partition("-")[0]].diagnose(step, 1, lines)
 
 
 def test_every_recording_is_judged() -> None:

@@ -90,6 +90,28 @@ def test_a_single_file_gets_a_module() -> None:
     assert [step.name for step in made.steps] == ["compile"]
 
 
+@pytest.mark.parametrize(
+    ("imports", "module"),
+    [
+        (["myapp/web"], "myapp"),
+        (["github.com/me/svc/web", "github.com/me/svc/lib/deep"], "github.com/me/svc"),
+        (["fmt", "net/web", "myapp/lib/deep"], "myapp"),
+        (["one/web", "two/lib/deep"], "app"),
+        (["github.com/other/web"], "app"),
+        (["net/http"], "app"),
+        (["ignite/web"], "app"),
+    ],
+)
+def test_a_source_without_go_mod_has_the_module_that_its_imports_name(imports: list[str], module: str) -> None:
+    listed = "".join(f'import _ "{name}"\n' for name in imports)
+    files = {"main.go": f"package main\n\n{listed}\nfunc main() {{}}\n", "web/w.go": "package web\n"}
+    made = planned(files | {"lib/deep/d.go": "package deep\n"})
+    assert next(file.content for file in made.files if file.path == "go.mod").startswith(f"module {module}\n")
+    assert not any("toolchain line" in warning for warning in made.warnings)
+    if module != "app":
+        assert [step.name for step in made.steps] == ["compile"]
+
+
 def test_a_single_file_with_foreign_imports_is_resolved_with_a_warning() -> None:
     made = planned({"main.go": UUID_MAIN})
     assert [(step.name, step.argv[1:], step.network) for step in made.steps[:1]] == [
@@ -515,8 +537,17 @@ def test_a_program_that_the_workspace_does_not_use_is_named() -> None:
 def test_a_toolchain_line_is_a_wish() -> None:
     made = planned({"go.mod": MOD + "\ntoolchain go1.99.1\n", "main.go": MAIN})
     assert choice(made, "version") == ("1.26", "go.mod:3 asks for 1.24 or newer; the catalog has it")
-    assert any("go.mod:5 wishes toolchain 1.99.1" in warning for warning in made.warnings)
+    assert "go.mod:5 wishes toolchain 1.99.1: took go 1.26; the catalog has none" in made.warnings
     assert not any("no toolchain line" in warning for warning in made.warnings)
+
+
+def test_a_wish_beyond_the_default_is_no_reason_to_need_what_a_node_may_lack() -> None:
+    files = {"go.mod": MOD + "\ntoolchain go1.27.1\n", "main.go": MAIN}
+    made = planned(files)
+    assert choice(made, "version")[0] == "1.26"
+    assert "go.mod:5 wishes toolchain 1.27.1: took go 1.26; ask for it: --runtime-version 1.27" in made.warnings
+    assert choice(planned({"go.mod": "module x\n\ngo 1.27\n", "main.go": MAIN}), "version")[0] == "1.27"
+    assert choice(planned(files, version="1.27"), "version") == ("1.27", "asked for")
 
 
 def test_a_replacement_beside_the_module_is_built_with_a_sub_path() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from builder.pipelines import go
 from builder.pipelines.catalog import parse
+from builder.plan import Access
 from tests.unit.test_pipelines_go import MAIN, MOD, choice, planned, refused, target
 
 VERSIONED = "package main\n\nvar version, commit string\n\nfunc main() { println(version, commit) }\n"
@@ -144,3 +146,36 @@ def test_a_release_that_the_catalog_names_meets_its_pin_without_a_warning(monkey
     assert not any("pins" in one for one in planned(SOURCE | {".go-version": "1.24.3\n"}).warnings)
     warned = planned(SOURCE | {".go-version": "1.24.9\n"}).warnings
     assert ".go-version:1 pins go 1.24.9: took go 1.24.3, which the catalog has" in warned
+
+
+WITH_C = 'package main\n\n// int three(void) { return 3; }\nimport "C"\n\nfunc main() { println(C.three()) }\n'
+
+
+def test_cgo_is_built_where_it_is_allowed_and_writes_no_cache() -> None:
+    files = {"go.mod": MOD, "main.go": WITH_C}
+    error = refused(files)
+    assert (error.reason, error.where) == ("CgoRefused", "main.go:4") and "--build-arg cgo=1" in error.next
+    (step,) = planned(files, cgo="1", tags="x").steps
+    assert step.runs_source and {cache.access for cache in step.caches} == {Access.READ}
+    assert dict(step.env)["CGO_ENABLED"] == "1" and dict(step.env)["GOCACHE"] == "/work/tmp/go-build"
+    assert "-tags=x,netgo,osusergo" in step.argv
+    assert "-ldflags=-s -w -buildid= -linkmode=external -extldflags=-static" in step.argv
+
+
+def test_without_a_word_about_cgo_nothing_changes() -> None:
+    assert planned(SOURCE, cgo="0").effects() == planned(SOURCE).effects()
+    error = refused(SOURCE, cgo="yes")
+    assert (error.reason, error.where) == ("InvalidRequest", "buildArgs.cgo")
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('cgo: C compiler "gcc" not found: exec: "gcc": executable file not found in $PATH', "has no C compiler"),
+        ("/usr/bin/ld: cannot find -lpq: No such file or directory", "the C library pq is not in the toolchain"),
+    ],
+)
+def test_what_a_build_with_cgo_lacks_is_named(line: str, words: str) -> None:
+    (step,) = planned({"go.mod": MOD, "main.go": WITH_C}, cgo="1").steps
+    found = go.diagnose(step, 1, ("# example.com/app", line))
+    assert found.reason == "CgoRefused" and words in found.message and found.said[0] == line

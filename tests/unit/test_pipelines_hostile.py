@@ -5,6 +5,7 @@ Processor time of four times the text is compared with that of the text: 4 where
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Mapping
 
@@ -15,6 +16,7 @@ from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines import catalog, go, python, rust
 from builder.pipelines.base import PlanRequest
+from builder.pipelines.deno import lock as deno_locks
 from builder.pipelines.go import modules
 from builder.pipelines.python import wheels
 from builder.plan import Step
@@ -23,7 +25,7 @@ from builder.source.tree import DictTree
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 SMALL, LARGE = 16 * 1024, 64 * 1024
 TAIL_LINE = 16 * 1024
-LARGER = {"main.go": 8, "imports": 8}
+LARGER = {"main.go": 8, "imports": 8, "main.ts": 8}
 """Files of source may be this many times as large as a manifest; what squares there shows later."""
 MOST_GROWTH = 9
 FLOOR_S = 0.05
@@ -85,6 +87,13 @@ SHAPES: dict[str, Callable[[int], str]] = {
     "arrows": repeated("error: a\n --> a:1:1\n"),
     "build scripts": repeated("failed to run custom build command for `a v1"),
     "crates not found": repeated("no matching package named `a` found\n"),
+    "slashes": repeated("/[", "(", ")"),
+    "divisions": repeated("(/a/["),
+    "templates": repeated("`${"),
+    "places": repeated("at file:///a:1:1 "),
+    "npm packages": repeated("npm:@a/b@1 "),
+    "types": repeated('TS2307 [ERROR]: Cannot find module "', "", "\n"),
+    "references": repeated('/// <reference types="', "", "\n"),
 }
 
 
@@ -125,7 +134,12 @@ def single(text: str) -> None:
 
 def names(runtime: str) -> Callable[[str], None]:
     """A source whose files have these names, one a line, as far as an archive may have them."""
-    entry = {"go": {"main.go": MAIN}, "python": {"handler.py": ""}, "rust": {"main.rs": "fn main() {}"}}[runtime]
+    entry = {
+        "go": {"main.go": MAIN},
+        "python": {"handler.py": ""},
+        "rust": {"main.rs": "fn main() {}"},
+        "deno": {"main.ts": ""},
+    }[runtime]
 
     def read(text: str) -> None:
         lines = (
@@ -145,6 +159,23 @@ def rust_crates(text: str) -> None:
     files = {"Cargo.toml": PACKAGE, "Cargo.lock": "", "src/main.rs": ""}
     made = pipelines.plan(pipelines.detect(DictTree(files), "rust"), DictTree(files), PlanRequest(), CATALOG)
     rust.fetched(made, DictTree({"app/Cargo.lock": text}))
+
+
+def of_deno(**files: str) -> None:
+    plan({"main.ts": "", **{name.replace("_", "."): text for name, text in files.items()}}, "deno")
+
+
+def import_map(text: str) -> None:
+    """As many entries and prefixes as the text is long, and as many imports."""
+    count = len(text) // 64
+    imports = {f"{'p' * (at % 40)}{at}/": f"./a{at}/" for at in range(count)}
+    lines = "".join(f"import '{'p' * (at % 40)}{at + 1}x/{at}';\n" for at in range(count))
+    of_deno(deno_json=json.dumps({"imports": imports}), main_ts=lines)
+
+
+def read_deno_lock(text: str) -> None:
+    deno_locks.fetched(DictTree({"deno.lock": text}), "deno.lock")
+    plan({"main.ts": "import 'npm:a@1';", "deno.lock": text}, "deno")
 
 
 def read_sums(text: str) -> None:
@@ -271,7 +302,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
         pyproject_toml=f"{PROJECT}dependencies = []\n[tool.uv]\ndefault-groups = ['g0']\n[dependency-groups]\n"
         + "".join(f"g{at} = ['a', {{ include-group = 'g{at + 1}' }}]\n" for at in range(min(len(text) // 64, 2000)))
     ),
-    "mise.toml": lambda text: of_python(mise_toml=f"[tools]\npython = {toml(text)}\n"),
+    "mise.toml, Python": lambda text: of_python(mise_toml=f"[tools]\npython = {toml(text)}\n"),
     "a module that starts": lambda text: of_python_without_handler(main_py=text),
     "statements that start": lambda text: of_python_without_handler(main_py=text.replace(" ", "\n")),
     "names of applications": lambda text: of_python_without_handler(main_py=many_applications(len(text))),
@@ -303,7 +334,7 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "go.mod": lambda text: plan({"go.mod": text, "main.go": MAIN}, "go"),
     "a block of go.mod": lambda text: plan({"go.mod": f"{MODULE}require (\n{text}\n)\n", "main.go": MAIN}, "go"),
     ".go-version": lambda text: plan({"main.go": MAIN, ".go-version": text}, "go"),
-    ".tool-versions": lambda text: plan({"main.go": MAIN, ".tool-versions": f"golang {text}"}, "go"),
+    ".tool-versions of Go": lambda text: plan({"main.go": MAIN, ".tool-versions": f"golang {text}"}, "go"),
     "mise.toml of Go": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\n{text}"}, "go"),
     "a pin of mise.toml": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\ngo = {toml(text)}\n"}, "go"),
     "imports and replacements": imports_and_replacements,
@@ -338,6 +369,25 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "names, Go": names("go"),
     "names, Python": names("python"),
     "names, Rust": names("rust"),
+    "names, Deno": names("deno"),
+    "main.ts": lambda text: of_deno(main_ts=text),
+    "a statement of main.ts": lambda text: of_deno(main_ts=f"export default {text};\nimport 'npm:a@1';\n"),
+    "a string of main.ts": lambda text: of_deno(main_ts=f"import {json.dumps(text)};\n"),
+    "deno.json": lambda text: of_deno(deno_json=text),
+    "a value of deno.json": lambda text: of_deno(deno_json=f'{{"imports": {{"a": {json.dumps(text)}}}, "x": {text}}}'),
+    "an import map": import_map,
+    "tasks.start": lambda text: of_deno(
+        deno_json=json.dumps({"tasks": {"start": text}, "exports": text, "lock": text}), main_ts=""
+    ),
+    "package.json": lambda text: of_deno(package_json=text),
+    "a dependency": lambda text: of_deno(package_json=json.dumps({"dependencies": {"a": text}})),
+    "a name of a dependency": lambda text: of_deno(package_json=json.dumps({"dependencies": {text: "1"}})),
+    "deno.lock": read_deno_lock,
+    "a package of deno.lock": lambda text: read_deno_lock(json.dumps({"version": "5", "npm": {text: {}}})),
+    "an integrity of deno.lock": lambda text: read_deno_lock(
+        json.dumps({"version": "5", "npm": {"a@1.0.0": {"integrity": text, "os": [text], "tarball": text}}})
+    ),
+    ".deno-version": lambda text: plan({"main.ts": "", ".deno-version": text}, "deno"),
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),
@@ -359,6 +409,8 @@ DIAGNOSES = {
     "go build": diagnosis("go", "compile"),
     "go mod download": diagnosis("go", "download modules"),
     "uv pip install": diagnosis("python", "install dependencies"),
+    "deno check": diagnosis("deno", "check"),
+    "deno install": diagnosis("deno", "lock packages"),
     "the check of Python": diagnosis("python", "compile"),
     "cargo build": diagnosis("rust", "compile"),
     "cargo fetch": diagnosis("rust", "resolve crates"),

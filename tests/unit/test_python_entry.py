@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from builder import pipelines
 from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines import catalog, python
@@ -137,6 +138,25 @@ def test_start_overrules_all() -> None:
     made = planned(files, start='["python", "-m", "web", "--port=$PORT"]', entry="web.py")
     assert started(made) == ("/ignite/start.py", "--", "python", "-m", "web", "--port=$PORT")
     assert made.steps[-1].argv[-4:] == ("--entry", "web.py", "--program", "python")
+
+
+def test_a_folder_of_the_source_is_built_alone() -> None:
+    project = '[project]\nname = "x"\nversion = "1"\n[build-system]\nbuild-backend = "hatchling.build"\n'
+    files = {
+        "api/main.py": FASTAPI,
+        "api/requirements.txt": "fastapi\n",
+        "main.py": FLASK,
+        "requirements.txt": "flask\n",
+    }
+    files |= {"api/pyproject.toml": project, "api/src/x/__init__.py": ""}
+    tree = DictTree(files)
+    found = pipelines.detect(tree, "python", sub_path="api")
+    made = python.plan(tree, found, PlanRequest(build_args={"sub_path": "api"}), CATALOG)
+    assert started(made) == served("asgi", "main:app")
+    assert made.materials == ("api/requirements.txt",)
+    assert [one.content for one in made.stubs if one.path == "requirements.txt"] == ["fastapi\n"]
+    assert made.steps[-1].argv[-6:] == ("server", "--root", "api", "--name", "app", "src")
+    assert [one.path for one in made.files] == ["api/src/x-1.dist-info/METADATA"]
 
 
 @pytest.mark.parametrize("start", ["gunicorn app:app", "[]", '{"a": 1}', '["a", 1]', '[""]', "[" * 5000, '"x"'])

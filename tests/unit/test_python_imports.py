@@ -129,7 +129,7 @@ def test_an_import_that_nothing_provides_is_no_start(
     assert words in diagnosis["message"]
 
 
-@pytest.mark.parametrize("name", ["Pipfile", "setup.py", "requirements-prod.txt"])
+@pytest.mark.parametrize("name", ["setup.cfg", "setup.py", "requirements-prod.txt"])
 def test_a_manifest_that_is_not_read_is_named(check: Check, name: str) -> None:
     files = {"handler.py": "import requests\n" + HANDLER, name: ""}
     assert f"{name} is not read" in check.found(files)["next"]

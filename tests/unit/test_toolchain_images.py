@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from builder import config
+from builder.attempt.planned import bind
 from builder.bases.debian import Package
 from builder.bases.make import _check_versions, made_from, make_image
 from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
@@ -21,12 +25,13 @@ from builder.images.layout import Layout
 from builder.images.public import DOCKER_API, fetch_public, parse
 from builder.images.store import images_of, toolchain_images_of
 from builder.pipelines import catalog as catalogs
-from builder.plan import Toolchain
+from builder.plan import Plan, Toolchain
 from builder.toolchains.fetch import can_fetch
 from builder.toolchains.host import HostProvider
 from builder.toolchains.image import ImageProvider
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import fetching
+from tests.attempt_fixtures import attempt_at
 from tests.oci_fixtures import make_layer, make_tree
 
 TOOLCHAIN = """\
@@ -387,3 +392,28 @@ def test_an_image_that_is_not_there_or_for_another_platform_is_named(tmp_path: P
     layout.push(image, "library/zig", "4")
     with pytest.raises(BuildError, match="is for linux/s390x, not for linux/amd64"):
         fetch_public("zig:4", work, lambda line: None, lambda host: layout)
+
+
+# -- in a build ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("allowed", [True, False], ids=["fetch_toolchains", "as it comes"])
+def test_a_toolchain_that_is_lacking_is_fetched_by_the_build_only_where_it_may(tmp_path: Path, allowed: bool) -> None:
+    node = Node(tmp_path)
+    plan = cast(Plan, SimpleNamespace(toolchain=ROW))
+
+    def fetch(row: Toolchain, progress: Callable[[str], None]) -> None:
+        progress(f"fetching {row.name}")
+        node.store(DEBIAN_FILES)
+
+    work = tmp_path / "attempt"
+    work.mkdir()
+    attempt = attempt_at(work, toolchains=node.toolchains, fetch=fetch if allowed else None)
+    if not allowed:
+        with pytest.raises(BuildError) as caught:
+            bind(attempt, plan, ())
+        assert caught.value.next == "ignite-builder runtimes fetch zig-2"
+        return
+    bound = bind(attempt, plan, ())
+    assert dict(bound.materials)["toolchain"] == bound.toolchain.digests["toolchain"]
+    why, line = (each.text for each in attempt.log.spool.batch(10))
+    assert line == "fetching zig-2" and why.startswith("zig-2: zig is not on the PATH of this node; it is fetched now")
+    attempt.leave()

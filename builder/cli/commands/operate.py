@@ -11,6 +11,7 @@ import gc
 import signal
 import threading
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -173,6 +174,10 @@ def _effect(finding: Finding) -> str:
     return finding.effect.removeprefix(f"{finding.name}: ").removesuffix(f": {finding.mend}")
 
 
+APART = "-build"
+"""Behind a base's name: the image in which what comes as source is built, where a recipe has one."""
+
+
 def bases_build(ctx: Context, names: list[str]) -> int:
     """Make the base images that this node needs, and print each with its digest."""
     from builder import pipelines
@@ -184,6 +189,9 @@ def bases_build(ctx: Context, names: list[str]) -> int:
     for row in catalog_of(settings).toolchains():
         if row.runtime in planned and (row.base in names or (not names and _is_default(settings, row))):
             wanted.setdefault(row.base, row)
+        for name in names:
+            if row.runtime in planned and name == f"{row.base}{APART}":
+                wanted.setdefault(name, replace(row, base=name))
     for name in names:
         if name not in wanted:
             raise mistake(f'"{name}" is not a base of the catalog', where="NAME", next=f"See: {ctx.prog} runtimes")

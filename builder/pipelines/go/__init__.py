@@ -11,6 +11,7 @@ import hashlib
 import json
 import posixpath
 import re
+from collections.abc import Iterable
 
 from builder.errors import BuildError
 from builder.pipelines.arguments import FILES, START, SUB_PATH, Argument, beside, names, start_of
@@ -29,7 +30,7 @@ from builder.pipelines.go.entry import (
     target_of,
 )
 from builder.pipelines.go.linking import variables_of
-from builder.pipelines.go.project import GoMod, Project, below, is_outside, read_project
+from builder.pipelines.go.project import GoMod, Project, below, is_outside, named, read_project
 from builder.pipelines.go.required import required_files as required_files
 from builder.pipelines.go.source import Packages, reachable
 from builder.pipelines.go.versions import wanted_version
@@ -63,6 +64,12 @@ ARGUMENTS = (
     SUB_PATH,
     START,
     FILES,
+    Argument(
+        name="cgo",
+        meaning="`1` builds files with cgo, into a static binary. The C compiler runs code of the source: such a build "
+        "has no compiler cache, and needs a toolchain with a C compiler (a toolchain image has one)",
+        example="1",
+    ),
     Argument(name="tags", meaning="build tags, apart by commas", example="netgo,sqlite_omit"),
     Argument(
         name="ldflags_x",
@@ -83,6 +90,15 @@ ENV = (
     ("GOTELEMETRY", "off"),
     ("GOTOOLCHAIN", "local"),
 )
+CGO_TAGS = ("netgo", "osusergo")
+"""With cgo these packages of Go's own would look for libc's parts at run time, which a static binary has not."""
+CGO_ENV = (
+    *((name, "1" if name == "CGO_ENABLED" else value) for name, value in ENV),
+    ("CC", "gcc"),
+    ("GOCACHE", "/work/tmp/go-build"),
+    ("GOMODCACHE", "/work/tmp/go-mod"),
+)
+CGO_LINK = ("-linkmode=external", "-extldflags=-static")
 LOOK_ENV = tuple((name, "1" if name == "CGO_ENABLED" else value) for name, value in ENV)
 LOOK = (
     "{{if and (not .Standard) .CgoFiles}}warning: package {{.Name}} ({{.ImportPath}}{{with .Module}}"
@@ -124,22 +140,25 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         message = "go has no target wasm: its compiler makes modules of wasip1, and a component of WASI 0.2 is needed"
         raise BuildError("UnsupportedTarget", message, next="Build for the target native, or write it in Rust.")
     row = catalog.find(NAME, version, request.target or "native")
-    own_tags = _own_tags(request)
-    tags = tags_of(row.version, own_tags)
+    cgo = _cgo(request)
+    own_tags = tuple(dict.fromkeys((*_own_tags(request), *(CGO_TAGS if cgo else ()))))
+    tags = tags_of(row.version, (*own_tags, *(("cgo",) if cgo else ())))
     packages = Packages(tree)
+    if not project.work and not tree.has(project.modules[0].file):
+        project = named(project, _imports(packages, packages.folders()), packages.__contains__)
     folder, entry = choose(packages, project, tags, request.build_args.get("entry", ""))
     folders = reachable(packages, folder, project.paths, tags)
     refuse_faults(packages, folders)
-    refuse_cgo(packages, folders, tags)
+    if not cgo:
+        refuse_cgo(packages, folders, tags)
     refuse_missing_embeds(tree, packages, folders, tags)
     if not vendored:
         refuse_missing_replacements(tree, project)
-    imports = {name for each in own_folders(packages, project) for file in packages.files(each)
-               for name, _ in file.imports}  # fmt: skip
+    imports = _imports(packages, own_folders(packages, project))
     sdk = any(name == "ignite" or name.startswith("ignite/") for name in imports) and "ignite" not in project.paths
     files = _files(tree, project, row.version, sdk, vendored)
     download = None if vendored else _fetch(tree, project, imports, warnings)
-    if project.modules[0].mod.module and not any(one.mod.toolchain[0] for one in project.modules):
+    if tree.has(project.modules[0].file) and not any(one.mod.toolchain[0] for one in project.modules):
         warnings.append(f"go.mod has no toolchain line: took go {row.version} of the catalog")
     overlay = ("-overlay", OVERLAY) if any(posixpath.basename(file.path) == OVERLAY for file in files) else ()
     tagged = (f"-tags={','.join(own_tags)}",) if own_tags else ()
@@ -155,7 +174,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         "-trimpath",
         *flags,
         "-buildmode=exe",
-        " ".join(("-ldflags=-s -w -buildid=", *linked)),
+        " ".join(("-ldflags=-s -w -buildid=", *(CGO_LINK if cgo else ()), *linked)),
         "-o",
         program,
         target,
@@ -164,9 +183,9 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     if resolves:
         made = posixpath.normpath(f"/work/fetch/{home}/go.mod")
         argv, flags = (*argv[:-1], f"-modfile={made}", argv[-1]), (*flags, f"-modfile={made}")
-    compile_step = _offline_step("compile", argv, ENV)
+    compile_step = _cgo_step(argv) if cgo else _offline_step("compile", argv, ENV)
     steps: tuple[Step, ...] = (compile_step,)
-    if download or vendored:
+    if (download or vendored) and not cgo:
         argv = (GO, "list", "-deps", *flags, "-f", LOOK, target)
         look = _offline_step(LOOK_STEP, argv, LOOK_ENV)
         steps = (dataclasses.replace(look, memo=_memo(tree, project, packages, own_tags, vendored)), compile_step)
@@ -229,6 +248,8 @@ def _entrypoint(placed: tuple[CopyFile, ...], request: PlanRequest) -> tuple[str
 def _chosen(request: PlanRequest, linked: tuple[str, ...]) -> tuple[Choice, ...]:
     """What build arguments beside `entry` and `sub_path` decide."""
     found = []
+    if _cgo(request):
+        found.append(Choice(name="cgo", value="built", why="build argument cgo"))
     if request.build_args.get("tags"):
         found.append(Choice(name="tags", value=",".join(_own_tags(request)), why="build argument tags"))
     if linked:
@@ -246,6 +267,10 @@ def _count(placed: tuple[CopyFile, ...]) -> str:
     return f" and {count} beside it" if placed else ""
 
 
+def _imports(packages: Packages, folders: Iterable[str]) -> set[str]:
+    return {name for folder in folders for file in packages.files(folder) for name, _ in file.imports}
+
+
 def _offline_step(name: str, argv: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> Step:
     """A step of `go` that sees all of the source and runs none of it."""
     return Step(
@@ -255,6 +280,20 @@ def _offline_step(name: str, argv: tuple[str, ...], env: tuple[tuple[str, str], 
         env=_env(env, *modules.BUILD_ENV, ("GOCACHE", "/cache/go-build")),
         caches=(modules.VERIFIED, *_COMPILED),
     )
+
+
+def _cgo_step(argv: tuple[str, ...]) -> Step:
+    """The compiler with cgo: options and code of the source reach a C compiler, so that no cache is written."""
+    env = tuple(sorted((dict(modules.BUILD_ENV) | dict(CGO_ENV)).items()))
+    return Step(name="compile", argv=argv, env=env, caches=(modules.VERIFIED,))
+
+
+def _cgo(request: PlanRequest) -> bool:
+    """The build argument `cgo`."""
+    value = request.build_args.get("cgo", "0")
+    if value not in ("0", "1"):
+        raise BuildError("InvalidRequest", f'cgo is "{value[:80]}"; it takes 0 or 1', where="buildArgs.cgo")
+    return value == "1"
 
 
 def _memo(tree: Tree, project: Project, packages: Packages, tags: tuple[str, ...], vendored: bool) -> str:
@@ -356,7 +395,7 @@ def _files(tree: Tree, project: Project, version: str, sdk: bool, vendored: bool
     (module,) = project.modules
     mod = module.mod
     text = tree.read_text(module.file) if tree.has(module.file) else ""
-    made = text or f"module app\n\ngo {version}\n"
+    made = text or f"module {mod.module or 'app'}\n\ngo {version}\n"
     if not sdk:
         return (WriteFile(path=module.file, content=made),) if made != text else ()
     made = made.rstrip("\n") + "\n"

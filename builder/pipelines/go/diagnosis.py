@@ -30,6 +30,8 @@ _NOT_ONE_MAIN = re.compile(r"requires exactly one main package")
 _CGO = re.compile(
     r'^warning: package (\w{1,200}) \(([^\s,()]{1,500})(?:, ([^\s()]{1,500} [^\s()]{1,200}))?\) imports "C" in (\S+);'
 )
+_NO_COMPILER = re.compile(r"^cgo: C compiler \"|exec: \"gcc\": executable file not found")
+_NO_LIBRARY = re.compile(r"cannot find -l([\w.+-]{1,100})")
 _UNDEFINED = re.compile(r"undefined: (\w{1,200})\.\w")
 _EXCLUDED = re.compile(r"(?:imports |^package )([^\s:]{1,500}): build constraints exclude all Go files")
 _EMBED = re.compile(r"pattern (.{1,500}): no matching files found$")
@@ -40,7 +42,8 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """What `go` printed. The order matters: a lock that does not fit comes before the error it causes."""
     said = [cut_root(line) for line in lines]
     trouble = index_trouble(said) if step.name not in ("compile", LOOK_STEP) else None
-    found = _lock(said) or _manifest(said) or trouble or _module(said) or _cgo(said) or _compiler(said, exit_code)
+    found = _lock(said) or _manifest(said) or trouble or _c(said) or _module(said) or _cgo(said)
+    found = found or _compiler(said, exit_code)
     if found:
         return found
     if line := first_match(said, _NOT_ONE_MAIN):
@@ -108,6 +111,23 @@ def _module(said: Sequence[str]) -> Diagnosis | None:
         where=f"go.mod  {which}" if name and name[2] else "", said=said_from(said, _NO_MODULE),
         next="Correct its name or version. By hand: go mod download. If it is private, its proxy must be configured.",
     )  # fmt: skip
+
+
+def _c(said: Sequence[str]) -> Diagnosis | None:
+    """What a build with cgo lacks: the C compiler, or a library."""
+    if line := first_match(said, _NO_COMPILER):
+        return Diagnosis(
+            reason="CgoRefused", message="the toolchain here has no C compiler, which cgo=1 asks for", said=(line,),
+            next="Take a version that comes from a toolchain image (see: ignite-builder runtimes), or leave "
+            "cgo out.",
+        )  # fmt: skip
+    if found := _NO_LIBRARY.search(first_match(said, _NO_LIBRARY)):
+        return Diagnosis(
+            reason="CgoRefused", message=f"the C library {found[1]} is not in the toolchain image",
+            said=said_from(said, _NO_LIBRARY),
+            next="Take a module that brings its C code along, or one that is Go alone.",
+        )  # fmt: skip
+    return None
 
 
 def _cgo(said: Sequence[str]) -> Diagnosis | None:

@@ -15,6 +15,7 @@ from builder.source.tree import Tree
 ASIDE = frozenset(("example", "examples", "hack", "scripts", "test", "tests", "tools"))
 """Folders whose programs are not what a repository is for."""
 LISTED = 8
+ALLOW_CGO = "Take a module that is Go alone, or allow cgo: --build-arg cgo=1, with a toolchain that has a C compiler."
 LOOKS = 50_000
 """How many files and folders the patterns of a source are compared with; beyond it they are left to `go`."""
 
@@ -175,7 +176,7 @@ def _no_main(packages: Packages, project: Project, tags: frozenset[str]) -> Buil
 def refused_cgo(file: GoFile) -> BuildError:
     """A file of the source that only a build with cgo takes, where nothing stands in for it."""
     message = f'{file.path} imports "C"; the artifact is built without cgo'
-    return BuildError("CgoRefused", message, where=f"{file.path}:{file.cgo_line}")
+    return BuildError("CgoRefused", message, where=f"{file.path}:{file.cgo_line}", next=ALLOW_CGO)
 
 
 def refuse_cgo(packages: Packages, folders: tuple[str, ...], tags: frozenset[str]) -> None:

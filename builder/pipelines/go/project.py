@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 from builder.errors import BuildError
 from builder.source.tree import Tree
 
+STANDARD = frozenset((
+    "archive", "arena", "bufio", "builtin", "bytes", "cmp", "compress", "container", "context", "crypto", "database",
+    "debug", "embed", "encoding", "errors", "expvar", "flag", "fmt", "go", "hash", "html", "ignite", "image", "index",
+    "internal", "io", "iter", "log", "maps", "math", "mime", "net", "os", "path", "plugin", "reflect", "regexp",
+    "runtime", "slices", "sort", "strconv", "strings", "structs", "sync", "syscall", "testing", "text", "time",
+    "unicode", "unique", "unsafe", "vendor", "weak",
+))  # fmt: skip
+"""First parts of what is never a package of the source: of Go's own packages, and the SDK."""
 _VERSION = re.compile(r"(?:go)?(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?")
 
 
@@ -98,6 +106,24 @@ class Project:
         folders = dict.fromkeys(module.folder for module in self.modules)
         own = tuple(below(folder, name) for folder in folders for name in ("go.mod", "go.sum"))
         return (*(below(self.home, name) for name in ("go.work", "go.work.sum")), *own) if self.work else own
+
+
+def named(project: Project, imports: Iterable[str], is_folder: Callable[[str], bool]) -> Project:
+    """A project without a go.mod, with the module's name that its imports give to its own folders, if it is one name.
+
+    "app" of `import "app/web"` beside a folder web; a name with a host has three parts, as a repository has.
+    """
+    found: dict[str, None] = {}
+    for name in imports:
+        parts = name.split("/")
+        for count in range(1, min(len(parts), 8) if parts[0] not in STANDARD else 0):
+            if is_folder(below(project.home, "/".join(parts[count:]))) and (count > 2 or "." not in parts[0]):
+                found["/".join(parts[:count])] = None
+                break
+    if len(found) != 1:
+        return project
+    (module,) = project.modules
+    return replace(project, modules=(replace(module, mod=replace(module.mod, module=next(iter(found)))),))
 
 
 def below(folder: str, path: str) -> str:

@@ -45,11 +45,13 @@ def wanted_version(
         raise BuildError("UnknownRuntimeVersion", message, where=need.where, next=hint)
     default = catalog.find(RUNTIME).version
     wished = [one for one in fitting if (go_version(one) or ()) >= wish.minor]
-    chosen = next((one for one in (default, *reversed(wished or fitting)) if one in (wished or fitting)), default)
-    if wished:
+    # A node may lack what is not the default: a need is worth that, a wish is not.
+    chosen = default if default in fitting else (wished or fitting)[-1]
+    if chosen in wished:
         return chosen, f"{wish.where} asks for {wish.minor_text} or newer; the catalog has it"
-    warnings.append(f"{wish.where} wishes toolchain {wish.value}, which the catalog lacks: took go {chosen}")
-    return chosen, f"{need.where} asks for {need.minor_text} or newer; the catalog has it" if need else "the newest"
+    other = f"ask for it: --runtime-version {wished[0]}" if wished else "the catalog has none"
+    warnings.append(f"{wish.where} wishes toolchain {wish.value}: took go {chosen}; {other}")
+    return chosen, f"{need.where} asks for {need.minor_text} or newer; the catalog has it" if need else "the default"
 
 
 @dataclass(frozen=True, kw_only=True)

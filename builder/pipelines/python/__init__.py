@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from builder.errors import BuildError
-from builder.pipelines.arguments import START, Argument, names
-from builder.pipelines.base import PlanRequest
+from builder.pipelines.arguments import START, SUB_PATH, Argument, names
+from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.python import wheels
 from builder.pipelines.python.diagnosis import diagnose as diagnose
@@ -57,7 +57,7 @@ from builder.plan import (
     Step,
     WriteFile,
 )
-from builder.source.tree import Tree
+from builder.source.tree import SubTree, Tree
 
 NAME = "python"
 EXTENSIONS: tuple[str, ...] = (".py",)
@@ -67,6 +67,9 @@ ARGUMENTS = (
         meaning="what starts: a file, a module, `module:object` (an ASGI or WSGI application, a handler), "
         "`module:factory()`, or a script of `project.scripts`",
         example="shop.web:app",
+    ),
+    replace(
+        SUB_PATH, meaning="the folder of the source that is built; nothing else of what was sent joins the artifact"
     ),
     replace(
         START,
@@ -108,6 +111,9 @@ def single_file_name(source: bytes) -> str:
 
 def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
     """Install dependencies (network, no code), then check and compile (no network)."""
+    folder = folder_of(tree, request.build_args.get(SUB_PATH.name, ""))
+    top = "" if folder == "." else f"{folder}/"
+    tree = SubTree(tree, folder) if top else tree
     whole = read_project(tree)
     rows = tuple(row for row in catalog.rows if row.toolchain.runtime == NAME)
     wanted = wanted_version(tree, rows, catalog.find(NAME).version, request.version)
@@ -120,7 +126,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     _refuse_shadowed(tree, entry)
     python = f"/usr/bin/python{row.version}"
     server = bundled(entry.kind, needs.names) if entry.is_application else ()
-    argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", *_checked(entry), *paths)
+    argv = (python, "-I", "-B", f"{SDK}/build/check_and_compile.py", *_checked(entry, folder), *paths)
     compile_step = Step(name="compile", argv=argv, runs_source=False, env=(("PYTHONHASHSEED", "0"),))
     stubs, copies = _stubs(needs)
     listed = f"{needs.count} in {needs.manifest}" if needs.manifest else "none"
@@ -148,10 +154,10 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             summary=f"{entry.shown} on Python {row.version}, user 65532",
         ),
         stubs=(*stubs, *((WriteFile(path=SERVER, content="".join(f"{line}\n" for line in server)),) if server else ())),
-        copies=copies,
-        files=tuple(file for one in needs.locals for file in one.files),
+        copies=tuple(replace(copy, source=top + copy.source) for copy in copies),
+        files=tuple(replace(file, path=top + file.path) for one in needs.locals for file in one.files),
         warnings=(*wanted.warnings, *needs.warnings, *entry.warnings),
-        materials=needs.files,
+        materials=tuple(top + name for name in needs.files),
     )
 
 
@@ -187,9 +193,11 @@ def _started(entry: Entry) -> tuple[str, ...]:
     return (f"/app/src/{entry.file}",)
 
 
-def _checked(entry: Entry) -> tuple[str, ...]:
-    """What the check is told of the entry: how it starts, its file, its name and its program."""
+def _checked(entry: Entry, folder: str) -> tuple[str, ...]:
+    """What the check learns of the entry: how it starts, its folder, its file, its name and its program."""
     words = [HANDLER if entry.kind == HANDLER else "server"]
+    if folder != ".":
+        words += ["--root", folder]
     usual = "handler.py" if entry.kind == HANDLER else "main.py"
     if entry.file != usual:
         words += ["--entry", entry.file]

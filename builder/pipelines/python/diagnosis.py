@@ -79,12 +79,21 @@ def _sdist(step: Step, exit_code: int, said: Sequence[str]) -> Diagnosis:
         return Diagnosis(
             reason="DependencyNotFound",
             message=f"{name} has no wheel that fits, and building it needs {what}, which is not there",
-            where=name, said=words, next="Take a version that has a wheel, or its `-binary` twin where there is one.",
+            where=name, said=words, next=_with_tool(step, what),
         )  # fmt: skip
     return Diagnosis(
         reason="DependencyNotFound", message=f"{name} has no wheel that fits, and its sdist does not build",
         where=name, said=words, next="Take a version that has a wheel, or one whose sdist builds by itself.",
     )  # fmt: skip
+
+
+def _with_tool(step: Step, tool: str) -> str:
+    """What to do where a build lacks a tool; a C compiler is the operator's to add."""
+    python = (step.argv[0] if step.argv else "").rpartition("/")[2].replace("python", "python-")
+    hint = "Take a version that has a wheel, or its `-binary` twin where there is one."
+    if not re.search(r"gcc|g\+\+|clang|cc$", tool):
+        return hint
+    return f"{hint} The operator adds a C compiler to a node with: ignite-builder bases build {python}-build"
 
 
 def _server(step: Step, exit_code: int, said: Sequence[str]) -> Diagnosis:

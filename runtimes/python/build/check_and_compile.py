@@ -1,10 +1,11 @@
 """Run inside the sandbox by the runtime's own Python: check what starts, lay the source out, compile bytecode.
 
-    check_and_compile.py handler|server [--entry FILE] [--name NAME] [--program WORD] [FOLDER...]
+    check_and_compile.py handler|server [--root FOLDER] [--entry FILE] [--name NAME] [--program WORD]
+                         [FOLDER...]
 
-FILE: what is imported or run first (handler.py, main.py), empty where nobody knows. NAME: what of it is the handler or
-the application. WORD: the program that a command starts. FOLDER: folders of the source that are on the path beside its
-root, for packages that lie in it.
+--root: the folder of the source that is built, if not all of it. FILE: what is imported or run first (handler.py,
+main.py), empty where nobody knows. NAME: what of it is the handler or the application. WORD: the program that a command
+starts. FOLDER: folders of the source that are on the path beside its root, for packages that lie in it.
 
 Bytecode is reproducible: unchecked-hash files (PEP 552) whose code names the path in the image, written by a fixed
 number of processes over a fixed partition of the sorted files, because marshal's back references depend on what was
@@ -48,7 +49,7 @@ WRITTEN = (("fasthtml", ".sesskey"),)
 """(package, file that it writes into the working folder when it starts): the image's root is read-only, /tmp is not."""
 SHELLS = ("sh", "bash", "dash", "zsh", "env")
 CHANGES_LOOKUP = ("sys.path", "sys.meta_path", "sys.path_hooks", "sys.modules", "addsitedir", "__path__")
-UNREAD = ("Pipfile", "setup.py", "setup.cfg", "environment.yml", "requirements.in")
+UNREAD = ("setup.py", "setup.cfg", "environment.yml", "requirements.in")
 
 
 def fail(reason: str, message: str, where: str, said: list[str], hint: str) -> None:
@@ -556,8 +557,8 @@ def read_arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:
 
 def main(mode: str, words: list[str]) -> None:
     """Check, copy, compile."""
-    source, out = WORK / "src", WORK / "out"
     options, folders = read_arguments(words)
+    source, out = WORK / "src" / options.get("--root", "."), WORK / "out"
     entry = options.get("--entry", "handler.py" if mode == "handler" else "main.py")
     tree = check_source(source, entry, folders)
     if mode == "handler" and tree is not None:

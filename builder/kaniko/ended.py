@@ -1,0 +1,181 @@
+"""Kaniko's log → what went wrong, with the Dockerfile's line. Pure.
+
+The executor logs each stage and each instruction before it runs it, and one line `error building image: …` at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from builder.kube.ended import Ended
+from builder.plan import Diagnosis
+
+_KEYS = {"level", "msg", "time"}
+_STAGE = re.compile(r"Building stage '.*' \[idx: '(\d+)', base-idx: '-?\d+'\]")
+_EXIT = re.compile(r"waiting for process to exit: exit status (\d+)")
+_SIGNAL = re.compile(r"waiting for process to exit: signal: (\w+)")
+_NO_PROGRAM = re.compile(r"starting command: (.*)")
+_PARSE = re.compile(r"dockerfile parse error on line (\d+): (.*)")
+_ABSENT = re.compile(r"failed to get fileinfo for /kaniko/buildcontext/(.*?): lstat .*: no such file or directory$")
+_MANIFEST = re.compile(r"Retrieving image manifest (\S+)")
+_PUSH = re.compile(r"^error (?:checking push permissions|pushing image)")
+_PULL = re.compile(r"^unable to complete operation after \d+ attempts|^GET https?://\S+/manifests/|^Get \"https?://")
+_UNKNOWN = re.compile(r"MANIFEST_UNKNOWN|NAME_UNKNOWN|NOT_FOUND|404 Not Found")
+_DENIED = re.compile(r"UNAUTHORIZED|DENIED|unauthorized|401 Unauthorized|403 Forbidden")
+_NO_HOST = re.compile(r"no such host|server misbehaving")
+FINAL, USAGE = "error building image: ", "Error: "
+FINALS = (FINAL, "error checking push permissions", "error pushing image", USAGE)
+SAID_LINES = 6
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    """One instruction of a Dockerfile: its stage (0 the first FROM's), the line it begins at (1 the first), its text
+    with continuation lines joined."""
+
+    stage: int
+    line: int
+    text: str
+
+
+def own_message(line: str) -> str | None:
+    """What the executor itself logs in this line (`--log-format=json`); None for a line of a program that it runs."""
+    if not line.startswith("{"):
+        return None
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return None
+    return str(value["msg"]) if isinstance(value, dict) and value.keys() == _KEYS else None
+
+
+def shown(line: str) -> str:
+    """A line as people read it: of the executor's own the words, of a program's all."""
+    message = own_message(line)
+    return line if message is None else message
+
+
+def last_instruction(lines: Iterable[str], instructions: Sequence[Instruction]) -> Instruction | None:
+    """The instruction that the log shows as begun last; None before the first.
+
+    Instructions are matched in order within the stage, so that the second of two that are alike is not the first.
+    """
+    stage, position, last = -1, -1, None
+    for line in lines:
+        text = own_message(line)
+        if text is None:
+            continue
+        if begun := _STAGE.match(text):
+            stage, position = int(begun[1]), -1
+            last = next((one for one in instructions if one.stage == stage), None)
+            continue
+        for index, one in enumerate(instructions):
+            if index > position and one.stage == stage and _words(one.text) == _words(text):
+                position, last = index, one
+                break
+    return last
+
+
+def diagnose(
+    ended: Ended, lines: Sequence[str], instructions: Sequence[Instruction], dockerfile: str = "Dockerfile"
+) -> Diagnosis:
+    """What a person needs of a Job that ended with a failure."""
+    if ended.reason not in ("StepFailed", "OutOfMemory"):
+        return Diagnosis(reason=ended.reason, message=ended.message, said=_cut(ended.said.splitlines()))
+    last = last_instruction(lines, instructions)
+    if ended.reason == "OutOfMemory":
+        return Diagnosis(reason=ended.reason, message=ended.message, where=_where(dockerfile, last))
+    final = _final(lines) or _final(ended.said.splitlines()) or ended.message
+    if _PUSH.search(final):
+        return _push(final)
+    if _PULL.search(final):
+        return _pull(final, lines, instructions, dockerfile)
+    if parsed := _PARSE.search(final):
+        return Diagnosis(reason="StepFailed", message=parsed[2], where=f"{dockerfile}:{parsed[1]}", said=(final,))
+    if absent := _ABSENT.search(final):
+        after = _next(last, instructions, ("COPY", "ADD"))
+        message = f"{absent[1]} is not in the source"
+        next_ = "Check the path, .dockerignore, and that the file is part of the source."
+        return Diagnosis(
+            reason="StepFailed", message=message, where=_where(dockerfile, after), said=(final,), next=next_
+        )
+    what = last.text.partition(" ")[0].upper() if last else "the build"
+    for pattern, words in (
+        (_EXIT, "ended with exit code"),
+        (_SIGNAL, "was ended by signal"),
+        (_NO_PROGRAM, "could not start:"),
+    ):
+        if found := pattern.search(final):
+            message, said = f"{what} {words} {found[1]}", _cut(_output(lines) or [final])
+            return Diagnosis(reason="StepFailed", message=message, where=_where(dockerfile, last), said=said)
+    message = final.removeprefix("error building stage: ").removeprefix("failed to execute command: ")
+    return Diagnosis(reason="StepFailed", message=message, where=_where(dockerfile, last), said=(final,))
+
+
+def _push(final: str) -> Diagnosis:
+    """The registry that the builder pushes to; a user has no part in it."""
+    if _DENIED.search(final):
+        return Diagnosis(reason="RegistryRefused", message="the registry does not let this build push", said=(final,))
+    return Diagnosis(reason="RegistryUnavailable", message="the image could not be pushed", said=(final,))
+
+
+def _pull(final: str, lines: Sequence[str], instructions: Sequence[Instruction], dockerfile: str) -> Diagnosis:
+    """An image that the Dockerfile names, in `FROM` or `COPY --from`."""
+    named = [found[1] for line in lines if (found := _MANIFEST.match(own_message(line) or ""))]
+    image = named[-1] if named else ""
+    users = (one for one in instructions if image and image in one.text)
+    where = _where(dockerfile, next(users, None))
+    if _UNKNOWN.search(final):
+        message, next_ = f"there is no image {image}", "Check the image's registry, name and tag."
+    elif _DENIED.search(final):
+        message, next_ = f"image {image} may not be pulled", "Check its name; a private image takes a registry secret."
+    elif _NO_HOST.search(final):
+        message, next_ = f"the registry of image {image} has no address", "Check the registry's name in the reference."
+    else:
+        message = f"the registry of image {image} does not answer"
+        return Diagnosis(reason="RegistryUnavailable", message=message, where=where, said=(final,))
+    return Diagnosis(reason="StepFailed", message=message, where=where, said=(final,), next=next_)
+
+
+def _next(last: Instruction | None, instructions: Sequence[Instruction], kinds: tuple[str, ...]) -> Instruction | None:
+    """The first instruction of these kinds behind the last that began: its files are looked for before it begins."""
+    behind = (one for one in instructions if last and one.stage == last.stage and one.line > last.line)
+    named = (one for one in behind if one.text.upper().startswith(kinds) and "--from=" not in one.text)
+    return next(named, last)
+
+
+def _where(dockerfile: str, one: Instruction | None) -> str:
+    return f"{dockerfile}:{one.line}" if one else dockerfile
+
+
+def _final(lines: Sequence[str]) -> str:
+    """The executor's last words on why the build failed."""
+    for line in reversed(lines):
+        for start in FINALS:
+            if start in line:
+                return line[line.index(start) :].removeprefix(FINAL).removeprefix(USAGE).strip()
+    return ""
+
+
+def _output(lines: Sequence[str]) -> list[str]:
+    """What the failed instruction's own program wrote last, without the executor's lines."""
+    own: list[str] = []
+    for line in reversed(lines):
+        if any(start in line for start in FINALS):
+            continue
+        if own_message(line) is not None:
+            break
+        if line.strip():
+            own.append(line)
+    return own[::-1]
+
+
+def _cut(lines: Sequence[str]) -> tuple[str, ...]:
+    return tuple(line for line in lines if line)[-SAID_LINES:]
+
+
+def _words(text: str) -> str:
+    return " ".join(text.split())

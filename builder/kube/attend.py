@@ -1,0 +1,120 @@
+"""One Job to its end: its containers' logs as they come, then how it ended. For whoever owns a build in stage JOB."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, suppress
+from typing import Any
+
+from builder.errors import PlatformError
+from builder.kube.api import Api
+from builder.kube.ended import USUAL, Ended, Patience, Running, State, state_of
+from builder.kube.follow import follow
+from builder.kube.logs import Cursor, Line
+from builder.kube.watch import Watch
+
+LOOK_S = 5.0
+"""How often a Job is looked at when nothing of it changes, for what only time decides."""
+
+DRAIN_S = 30.0
+"""How long the rest of the log is waited for after the end."""
+
+Emit = Callable[[str, Sequence[Line], Cursor], Awaitable[None]]
+"""Gets a container's name, its new lines, and the cursor behind them; what it has stored is never given again."""
+
+
+async def attend(
+    api: Api,
+    watch: Watch,
+    namespace: str,
+    job: str,
+    emit: Emit,
+    *,
+    cursors: Mapping[str, Cursor] | None = None,
+    patience: Patience = USUAL,
+    waits: Callable[[str], None] = lambda words: None,
+) -> Ended:
+    """Follow a Job whose creation was marked until it ends. `cursors` are where an earlier owner stopped, by container;
+    `waits` gets what the Job waits for, once for each new text.
+
+    A Job that ends in a way that leaves it running (an image that cannot be pulled, no node) is the caller's to delete.
+    """
+    followers: dict[str, asyncio.Task[None]] = {}
+    changed = watch.subscribe(job)
+    words = ""
+    try:
+        while True:
+            changed.clear()
+            found, pods = watch.look(job)
+            for pod, container in ((one, name) for one in pods for name in _started(one)):
+                name = pod["metadata"]["name"]
+                if f"{name}/{container}" not in followers:
+                    start = (cursors or {}).get(container, Cursor())
+                    copying = _copy(api, watch, namespace, name, container, start, emit)
+                    followers[f"{name}/{container}"] = asyncio.create_task(copying)
+            state = await _state(api, watch, namespace, job, found, pods, patience)
+            if isinstance(state, Ended):
+                if followers:
+                    await asyncio.wait(followers.values(), timeout=DRAIN_S)
+                for task in followers.values():
+                    if task.done():
+                        task.result()
+                return state
+            if state.words and state.words != words:
+                words = state.words
+                waits(words)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(changed.wait(), LOOK_S)
+    finally:
+        for task in followers.values():
+            task.cancel()
+        await asyncio.gather(*followers.values(), return_exceptions=True)
+        watch.unsubscribe(job)
+
+
+async def _state(
+    api: Api,
+    watch: Watch,
+    namespace: str,
+    job: str,
+    found: Mapping[str, Any] | None,
+    pods: Sequence[Mapping[str, Any]],
+    patience: Patience,
+) -> State:
+    """How it stands. What the watch does not know is asked for: an old view must not end a build."""
+    events: Sequence[Mapping[str, Any]] = ()
+    try:
+        if found is None:
+            await watch.ready()
+            found = await api.get("jobs", namespace, job)
+        elif not pods:
+            named = f"involvedObject.kind=Job,involvedObject.name={job}"
+            events = (await api.list("events", namespace, fieldSelector=named))["items"]
+    except PlatformError as error:
+        return Running(words=error.message)
+    return state_of(found, pods, now=time.time(), patience=patience, events=events)
+
+
+async def _copy(api: Api, watch: Watch, namespace: str, pod: str, container: str, cursor: Cursor, emit: Emit) -> None:
+    def is_over() -> bool:
+        found = watch.pods.items.get(pod)
+        return found is None or container in _ended(found)
+
+    async with aclosing(follow(api, namespace, pod, container, cursor, is_over)) as batches:
+        async for lines, behind in batches:
+            await emit(container, lines, behind)
+
+
+def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    groups = (pod["status"].get(name, ()) for name in ("initContainerStatuses", "containerStatuses"))
+    return {one["name"]: one["state"] for group in groups for one in group}
+
+
+def _started(pod: Mapping[str, Any]) -> list[str]:
+    return [name for name, state in _states(pod).items() if "running" in state or "terminated" in state]
+
+
+def _ended(pod: Mapping[str, Any]) -> list[str]:
+    return [name for name, state in _states(pod).items() if "terminated" in state]

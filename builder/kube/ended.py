@@ -1,0 +1,256 @@
+"""How a Job stands, from the objects of the API: going on, or which end of those that a build tells apart. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from builder.errors import REASONS
+from builder.kube.job import FETCH
+
+Object = Mapping[str, Any]
+IMAGE_TROUBLE = frozenset(
+    {
+        "ErrImagePull",
+        "ImagePullBackOff",
+        "InvalidImageName",
+        "ErrImageNeverPull",
+        "ImageInspectError",
+        "ErrInvalidImage",
+    }
+)
+START_TROUBLE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
+STORAGE_WORDS = ("ephemeral local storage", "ephemeral storage", "emptyDir volume")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Patience:
+    """How long what may mend itself is waited for, in seconds."""
+
+    schedule_s: float = 300.0
+    image_s: float = 60.0
+
+
+USUAL = Patience()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """The Job goes on. `words` says what it waits for, when it waits."""
+
+    words: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """The Job's end. `reason` is of `builder/errors.py`, empty for success; `said` is the container's own report."""
+
+    reason: str = ""
+    message: str = ""
+    container: str = ""
+    exit_code: int = 0
+    said: str = ""
+    limit: int = 0
+    peak: int = 0
+
+    @property
+    def succeeded(self) -> bool:
+        return not self.reason
+
+
+State = Running | Ended
+
+
+def state_of(
+    job: Object | None,
+    pods: Sequence[Object],
+    *,
+    now: float,
+    patience: Patience = USUAL,
+    events: Iterable[Object] = (),
+) -> State:
+    """How a Job stands whose creation was marked. `pods` are those of the Job, `events` its own (with their messages);
+    `now` is in seconds since the epoch.
+
+    A later cause hides no earlier one: of a pod that was killed since its Job ran out of time, the time is the reason.
+    """
+    if job is None:
+        return Ended(reason="JobVanished", message="the build's Job is not in the cluster any more")
+    pod = max(pods, key=lambda one: str(one["metadata"].get("creationTimestamp", "")), default=None)
+    condition = _job_condition(job)
+    if condition and condition["type"] in ("Complete", "SuccessCriteriaMet"):
+        # The second comes while the pod is still counted; both are final. The pod may be known later than its Job.
+        last = next(_terminated(pod), None) if pod else None
+        if pod and last is None:
+            return Running(words="its pod ends")
+        return Ended(said=last[1].get("message", "").strip() if last else "")
+    if condition and condition.get("reason") == "DeadlineExceeded":
+        seconds = int(job["spec"]["activeDeadlineSeconds"])
+        return Ended(reason="Timeout", message=f"the build took longer than {seconds} s", limit=seconds * 1000)
+    if condition:
+        # Not before: a pod that its own Job ends for its deadline looks like one that somebody deleted.
+        if pod is not None and (ended := _pod_end(pod)):
+            return ended
+        words = condition.get("message") or condition.get("reason", "")
+        if pod is None:
+            return Ended(reason="Evicted", message=f"the build's pod was deleted: {words}")
+        if pod["status"].get("phase") not in ("Failed", "Succeeded"):
+            return Running(words="its pod ends")
+        return Ended(reason="Internal", message=f"the Job failed without a container that did: {words}")
+    if pod is None:
+        return _without_pod(job, events, now, patience)
+    return _waiting(pod, now, patience)
+
+
+def _pod_end(pod: Object) -> Ended | None:
+    """Why the pod of a Job that failed did; None while it still goes on, and for one that does not show why."""
+    status = pod["status"]
+    message = str(status.get("message", ""))
+    if status.get("reason") == "Evicted":
+        if any(words in message for words in STORAGE_WORDS) and "node was low" not in message:
+            limit = _most(pod, "ephemeral-storage")
+            return Ended(
+                reason="DiskQuotaExceeded",
+                message="the build wrote more than its disk limit to files",
+                said=message,
+                limit=limit,
+                peak=limit,
+            )
+        return Ended(reason="Evicted", message="the cluster evicted the build's pod", said=message)
+    disrupted = _pod_condition(pod, "DisruptionTarget")
+    if disrupted and disrupted["status"] == "True":
+        words = disrupted.get("message", "")
+        return Ended(reason="Evicted", message=f"the cluster took the build's pod away: {words}", said=words)
+    if pod["metadata"].get("deletionTimestamp") or status.get("reason") in ("NodeLost", "Shutdown", "Terminated"):
+        return Ended(reason="Evicted", message="somebody deleted the build's pod", said=message)
+    for name, end in _terminated(pod):
+        if end.get("reason") == "OOMKilled" and name != FETCH and end["exitCode"]:
+            limit = _limit(pod, name, "memory")
+            # A group's usage is at its limit when the kernel ends a process of it.
+            words = "a process of the build was ended because the build used all of its memory"
+            return Ended(
+                reason="OutOfMemory", message=words, container=name, exit_code=end["exitCode"], limit=limit, peak=limit
+            )
+        if end["exitCode"]:
+            return _failed(name, end)
+    return None
+
+
+def _failed(name: str, end: Object) -> Ended:
+    code, said = int(end["exitCode"]), str(end.get("message", "")).strip()
+    if name == FETCH:
+        reason, message = _report(said)
+        return Ended(reason=reason, message=message, container=name, exit_code=code, said=said)
+    if end.get("reason") in ("StartError", "ContainerCannotRun"):
+        message = f"container {name} could not be started"
+        return Ended(reason="ExecutorImageUnavailable", message=message, container=name, exit_code=code, said=said)
+    return Ended(reason="StepFailed", message=f"{name} ended with {code}", container=name, exit_code=code, said=said)
+
+
+def _report(said: str) -> tuple[str, str]:
+    """What the program that fetches the source reported (`fetch/main.go`)."""
+    try:
+        value = json.loads(said)
+        if value["reason"] in REASONS:
+            return value["reason"], str(value["message"])
+    except (ValueError, TypeError, KeyError):
+        pass
+    return "Internal", "the source did not reach the build's pod"
+
+
+def _waiting(pod: Object, now: float, patience: Patience) -> State:
+    """A pod that has not ended: what it waits for, and whether for too long."""
+    scheduled = _pod_condition(pod, "PodScheduled")
+    if scheduled and scheduled["status"] == "False":
+        words = str(scheduled.get("message", ""))
+        if now - seconds_of(scheduled["lastTransitionTime"]) >= patience.schedule_s:
+            message = f"no node of the cluster took the build within {patience.schedule_s:.0f} s: {words}"
+            return Ended(reason="Unschedulable", message=message, said=words)
+        return Running(words=f"no node takes it yet: {words}")
+    for name, waits in _waits(pod):
+        why, words = waits.get("reason", ""), str(waits.get("message", ""))
+        began = seconds_of(pod["status"].get("startTime") or pod["metadata"]["creationTimestamp"])
+        late = now - began >= patience.image_s
+        if why in IMAGE_TROUBLE and (late or why == "InvalidImageName"):
+            message = f"the image of container {name} cannot be pulled: {words}"
+            return Ended(reason="ExecutorImageUnavailable", message=message, container=name, said=words)
+        if why in START_TROUBLE and late:
+            message = f"container {name} cannot be started: {words}"
+            return Ended(reason="ClusterUnavailable", message=message, container=name, said=words)
+        if why in IMAGE_TROUBLE | START_TROUBLE:
+            return Running(words=f"container {name} waits: {why}: {words}")
+    return Running()
+
+
+def _without_pod(job: Object, events: Iterable[Object], now: float, patience: Patience) -> State:
+    """A quota or LimitRange refuses a Job's pod; only an event says so."""
+    refused = [event for event in events if event.get("reason") == "FailedCreate"]
+    if not refused:
+        return Running(words="its pod is not created yet")
+    words = str(max(refused, key=lambda event: str(event.get("lastTimestamp") or ""))["message"])
+    if now - seconds_of(job["metadata"]["creationTimestamp"]) >= patience.schedule_s:
+        message = f"the cluster accepted no pod of the build within {patience.schedule_s:.0f} s: {words}"
+        return Ended(reason="Unschedulable", message=message, said=words)
+    return Running(words=f"the cluster accepts no pod yet: {words}")
+
+
+def seconds_of(timestamp: str) -> float:
+    """RFC 3339 as the API writes it → seconds since the epoch."""
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00")).timestamp()
+
+
+def _job_condition(job: Object) -> Object | None:
+    """The condition that is the Job's end, where it has one. FailureTarget comes before Failed, for the same reason."""
+    found = {one["type"]: one for one in job.get("status", {}).get("conditions", ()) if one["status"] == "True"}
+    for kind in ("Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"):
+        if kind in found:
+            one: Object = found[kind]
+            return one
+    return None
+
+
+def _pod_condition(pod: Object, kind: str) -> Object | None:
+    return next((one for one in pod["status"].get("conditions", ()) if one["type"] == kind), None)
+
+
+def _statuses(pod: Object) -> Iterator[Object]:
+    for group in ("initContainerStatuses", "containerStatuses"):
+        yield from pod["status"].get(group, ())
+
+
+def _terminated(pod: Object) -> Iterator[tuple[str, Object]]:
+    """(container, its end), those that failed first, then the main container's."""
+    ends = [(one["name"], one["state"]["terminated"]) for one in _statuses(pod) if one["state"].get("terminated")]
+    yield from (row for row in ends if row[1]["exitCode"])
+    mains = {one["name"] for one in pod["spec"]["containers"]}
+    yield from (row for row in ends if not row[1]["exitCode"] and row[0] in mains)
+
+
+def _waits(pod: Object) -> Iterator[tuple[str, Object]]:
+    yield from ((one["name"], one["state"]["waiting"]) for one in _statuses(pod) if one["state"].get("waiting"))
+
+
+def _limit(pod: Object, name: str, resource: str) -> int:
+    """A container's limit in bytes, 0 for none."""
+    spec = pod["spec"]
+    every = (*spec.get("initContainers", ()), *spec["containers"])
+    limits: Object = next((one.get("resources", {}).get("limits", {}) for one in every if one["name"] == name), {})
+    return quantity(str(limits.get(resource, "0")))
+
+
+def _most(pod: Object, resource: str) -> int:
+    return max((_limit(pod, one["name"], resource) for one in pod["spec"]["containers"]), default=0)
+
+
+def quantity(text: str) -> int:
+    """A quantity of the API in whole units; the API writes "67108864" back as "64Mi"."""
+    for index, unit in enumerate(("Ki", "Mi", "Gi", "Ti", "Pi", "Ei"), 1):
+        if text.endswith(unit):
+            return int(float(text[:-2]) * 1024**index)
+    for index, unit in enumerate(("k", "M", "G", "T", "P", "E"), 1):
+        if text.endswith(unit):
+            return int(float(text[:-1]) * 1000**index)
+    return int(float(text[:-1]) / 1000) if text.endswith("m") else int(float(text))

@@ -1,0 +1,3 @@
+module ignite.build/fetch
+
+go 1.25

@@ -1,0 +1,49 @@
+"""Followers of containers' logs: through cuts, restarts of the API server and adoption, each line once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+
+from builder.errors import PlatformError
+from builder.kube.api import Api, Refused
+from builder.kube.logs import Cursor, Line, Reading
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+
+
+async def follow(
+    api: Api, namespace: str, pod: str, container: str, cursor: Cursor, is_over: Callable[[], bool]
+) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
+    """New lines with the cursor behind them, until the container has ended and all of its log was read.
+
+    `is_over` is whether the container has ended, or its pod is gone, as the watch knows it.
+    """
+    pause = FIRST_PAUSE_S
+    while True:
+        over = is_over()  # before the read: what is written after it is not missed
+        reading = Reading(cursor)
+        was_cut = False
+        try:
+            log = api.log(namespace, pod, container, since=cursor.since_time, follow=not over)
+            async with aclosing(log):
+                async for piece in log:
+                    pause = FIRST_PAUSE_S
+                    if lines := reading.feed(piece):
+                        yield lines, reading.cursor
+        except PlatformError:
+            was_cut = True
+        except Refused as refused:
+            if refused.code == 404:  # the pod is gone, and its log with it
+                return
+            was_cut = True  # 400: the container waits to start; 5xx: the kubelet does not answer
+            if over and refused.code == 400:  # it never started
+                return
+        cursor = reading.cursor
+        if over and not was_cut:
+            if lines := reading.end():
+                yield lines, reading.cursor
+            return
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_S)

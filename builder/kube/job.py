@@ -1,0 +1,245 @@
+"""What every build's Job has in common: its name, labels, deadline, source and rules of failure. Pure.
+
+The Job's name comes from build and attempt, so creating it twice is one Job. It never starts a second pod: a build is
+tried again as another attempt, with another Job.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+DOMAIN = "ignite.dodil.dev"
+BUILD, ATTEMPT, ORGANIZATION = f"{DOMAIN}/build", f"{DOMAIN}/attempt", f"{DOMAIN}/organization"
+COMPONENT = {"app.kubernetes.io/managed-by": "ignite-builder", "app.kubernetes.io/component": "build"}
+SELECTOR = ",".join(f"{name}={value}" for name, value in COMPONENT.items())
+"""Label selector of all Jobs and pods of ours."""
+
+FETCH = "fetch"
+SOURCE_VOLUME = "source"
+PUSH_VOLUME = "push"
+GRACE_S = 5
+TTL_S = 900
+"""How long an ended Job stays where nobody deletes it: a watcher that starts late still reads how it ended."""
+
+MIB = 1024 * 1024
+_FETCH_RESOURCES = {"cpu": "500m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Toleration:
+    """One toleration of a pod (core/v1); an empty `value` tolerates any."""
+
+    key: str
+    value: str = ""
+    effect: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Site:
+    """What an operator decides about Jobs: where they run and with which images. Images are named by digest."""
+
+    namespace: str
+    executor: str
+    fetcher: str
+    node_selector: tuple[tuple[str, str], ...] = ()
+    tolerations: tuple[Toleration, ...] = ()
+    runtime_class: str = ""
+    priority_class: str = ""
+    pull_secret: str = ""
+    """Secret of the namespace with which the two images are pulled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt at a build, as far as its Job names it."""
+
+    build_id: str
+    number: int
+    organization: str
+
+    @property
+    def job(self) -> str:
+        return job_name(self.build_id, self.number)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The canonical archive: a URL that is a credential, and what must come from there."""
+
+    url: str
+    digest: str
+    archive_bytes: int
+    unpacked_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Of one build. `timeout_ms` is what is left of it when the Job is created."""
+
+    cpus: float
+    memory_bytes: int
+    disk_bytes: int
+    timeout_ms: int
+
+
+def job_name(build_id: str, attempt: int) -> str:
+    """A DNS label: a build's identifier has 20 characters of a-z and 0-9, a letter first."""
+    return f"ignite-{build_id}-{attempt}"
+
+
+def labels_of(attempt: Attempt) -> dict[str, str]:
+    """Labels of the Job and its pod, by which a watcher finds them and NetworkPolicies choose them."""
+    return {
+        **COMPONENT,
+        BUILD: attempt.build_id,
+        ATTEMPT: str(attempt.number),
+        ORGANIZATION: _label(attempt.organization),
+    }
+
+
+def job_manifest(
+    site: Site,
+    attempt: Attempt,
+    source: Source,
+    limits: Limits,
+    containers: Sequence[Mapping[str, Any]],
+    *,
+    source_uid: int,
+    volumes: Sequence[Mapping[str, Any]] = (),
+    security: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """The Job: the source is fetched, then the last of `containers` decides; those before it are init containers.
+
+    `source_uid` owns the source. `security` is added to the pod's security context.
+    """
+    *before, main = containers
+    labels = labels_of(attempt)
+    pod: dict[str, Any] = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": GRACE_S,
+        "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **(security or {})},
+        "initContainers": [fetch_container(site, source, source_uid), *before],
+        "containers": [main],
+        "volumes": [
+            {"name": SOURCE_VOLUME, "emptyDir": {"sizeLimit": str(source.archive_bytes + source.unpacked_bytes + MIB)}},
+            *volumes,
+        ],
+    }
+    if site.node_selector:
+        pod["nodeSelector"] = dict(site.node_selector)
+    if site.tolerations:
+        pod["tolerations"] = [_toleration(one) for one in site.tolerations]
+    if site.runtime_class:
+        pod["runtimeClassName"] = site.runtime_class
+    if site.priority_class:
+        pod["priorityClassName"] = site.priority_class
+    if site.pull_secret:
+        pod["imagePullSecrets"] = [{"name": site.pull_secret}]
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": attempt.job, "namespace": site.namespace, "labels": labels},
+        "spec": {
+            "activeDeadlineSeconds": max(1, math.ceil(limits.timeout_ms / 1000)),
+            "backoffLimit": 0,
+            "completions": 1,
+            "parallelism": 1,
+            "podReplacementPolicy": "Failed",
+            "podFailurePolicy": {"rules": list(_failure_rules(containers))},
+            "ttlSecondsAfterFinished": TTL_S,
+            "template": {"metadata": {"labels": labels}, "spec": pod},
+        },
+    }
+
+
+def fetch_container(site: Site, source: Source, uid: int) -> dict[str, Any]:
+    """The init container that brings the source. Only it sees the URL; it has no capability and writes one folder."""
+    security: dict[str, Any] = {
+        "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]},
+        "readOnlyRootFilesystem": True,
+        "runAsUser": uid,
+        "runAsGroup": uid,
+    }
+    if uid:
+        security["runAsNonRoot"] = True
+    return {
+        "name": FETCH,
+        "image": site.fetcher,
+        "args": [f"--digest={source.digest}", f"--max-bytes={source.archive_bytes}", "--to=/source"],
+        "env": [{"name": "SOURCE_URL", "value": source.url}],
+        "resources": {"requests": dict(_FETCH_RESOURCES), "limits": dict(_FETCH_RESOURCES)},
+        "securityContext": security,
+        "volumeMounts": [{"name": SOURCE_VOLUME, "mountPath": "/source"}],
+    }
+
+
+def resources_of(limits: Limits) -> dict[str, Any]:
+    """What is asked for is what is granted: a build is never killed for what a neighbour uses."""
+    granted = {
+        "cpu": f"{math.ceil(limits.cpus * 1000)}m",
+        "memory": str(limits.memory_bytes),
+        "ephemeral-storage": str(limits.disk_bytes),
+    }
+    return {"requests": granted, "limits": dict(granted)}
+
+
+def push_secret(site: Site, attempt: Attempt, job_uid: str, hosts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """The credentials of a Job's registries, host → (user, password). The Job owns the Secret, so it goes with the Job;
+    the pod waits for it, so it is created after the Job."""
+    rows = {
+        host: {"auth": base64.b64encode(f"{user}:{word}".encode()).decode()} for host, (user, word) in hosts.items()
+    }
+    config = json.dumps({"auths": rows}, sort_keys=True)
+    owner = {"apiVersion": "batch/v1", "kind": "Job", "name": attempt.job, "uid": job_uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/dockerconfigjson",
+        "metadata": {
+            "name": attempt.job,
+            "namespace": site.namespace,
+            "labels": labels_of(attempt),
+            "ownerReferences": [owner],
+        },
+        "data": {".dockerconfigjson": base64.b64encode(config.encode()).decode()},
+        "immutable": True,
+    }
+
+
+def push_volume(attempt: Attempt) -> dict[str, Any]:
+    """The volume of that Secret, as the file that clients of registries read."""
+    items = [{"key": ".dockerconfigjson", "path": "config.json"}]
+    return {"name": PUSH_VOLUME, "secret": {"secretName": attempt.job, "items": items, "defaultMode": 0o400}}
+
+
+def _failure_rules(containers: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The Job's own words for its end: first a pod that the cluster took away, then an exit code."""
+    disrupted = {"type": "DisruptionTarget", "status": "True"}
+    rules: list[dict[str, Any]] = [{"action": "FailJob", "onPodConditions": [disrupted]}]
+    for name in (FETCH, *(container["name"] for container in containers)):
+        codes = {"containerName": name, "operator": "NotIn", "values": [0]}
+        rules.append({"action": "FailJob", "onExitCodes": codes})
+    return rules
+
+
+def _toleration(one: Toleration) -> dict[str, str]:
+    value = {"key": one.key, "operator": "Equal" if one.value else "Exists"}
+    if one.value:
+        value["value"] = one.value
+    if one.effect:
+        value["effect"] = one.effect
+    return value
+
+
+def _label(text: str) -> str:
+    """A label's value has 63 characters at most; a longer name is its digest."""
+    return text if len(text) <= 63 else hashlib.sha256(text.encode()).hexdigest()[:63]

@@ -1,0 +1,90 @@
+"""A container's log as a sequence of lines that a cut does not double. Pure.
+
+The API resumes by `sinceTime`, which has whole seconds, and gives each line's own time. Two streams of a container may
+be written in another order than their times, so a cursor stays behind: it is a second that is one before the newest,
+and how many lines at or after it were delivered. The same file filtered by the same second gives the same lines, of
+which the first so many are skipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cursor:
+    """Where a reader of one container's log stands. `since` is in seconds since the epoch, 0 at the beginning; `lines`
+    were delivered that are not older."""
+
+    since: int = 0
+    lines: int = 0
+
+    @property
+    def since_time(self) -> str:
+        """For the API; empty: from the beginning."""
+        return datetime.fromtimestamp(self.since, UTC).strftime("%Y-%m-%dT%H:%M:%SZ") if self.since else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line, its time in ms since the epoch."""
+
+    at_ms: int
+    text: str
+
+
+@dataclass
+class Reading:
+    """One connection's bytes → lines. A line without its end is none: the next connection brings it whole."""
+
+    cursor: Cursor
+    _rest: bytearray = field(default_factory=bytearray)
+    _skip: int = 0
+    _seconds: dict[int, int] = field(default_factory=dict)
+    """Second → lines delivered in it, not older than the cursor's."""
+
+    def __post_init__(self) -> None:
+        self._skip = self.cursor.lines
+
+    def feed(self, data: bytes) -> list[Line]:
+        """The new whole lines. `cursor` stands behind them."""
+        self._rest += data
+        *whole, rest = self._rest.split(b"\n")
+        self._rest = bytearray(rest)
+        return [line for raw in whole if (line := self._take(bytes(raw)))]
+
+    def rest(self) -> bytes:
+        """What came after the last line's end."""
+        return bytes(self._rest)
+
+    def end(self) -> list[Line]:
+        """The log is whole: what is left is its last line."""
+        rest, self._rest = bytes(self._rest), bytearray()
+        return [line for line in (self._take(rest),) if line] if rest else []
+
+    def _take(self, raw: bytes) -> Line | None:
+        stamp, _, text = raw.partition(b" ")
+        second, at_ms = _time(stamp)
+        if second < self.cursor.since:
+            return None
+        self._seconds[second] = self._seconds.get(second, 0) + 1
+        skipped = self._skip > 0
+        self._skip -= skipped
+        if not self._skip:
+            since = max(self.cursor.since, max(self._seconds) - 1)
+            self._seconds = {key: count for key, count in self._seconds.items() if key >= since}
+            self.cursor = Cursor(since=since, lines=sum(self._seconds.values()))
+        return None if skipped else Line(at_ms=at_ms, text=text.decode("utf-8", "replace"))
+
+
+def _time(stamp: bytes) -> tuple[int, int]:
+    """RFC 3339 with up to nine digits of a second → (seconds, ms) since the epoch."""
+    text = stamp.decode("ascii", "replace")
+    whole, _, fraction = text.rstrip("Z").partition(".")
+    try:
+        moment = datetime.fromisoformat(whole + "+00:00")
+        second = int(moment.timestamp())
+        return second, second * 1000 + int((fraction + "000")[:3])
+    except ValueError:
+        return 0, 0

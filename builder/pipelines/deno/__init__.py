@@ -1,0 +1,331 @@
+"""Deno: main.ts or main.js, with the SDK's `start(handler)` or as its own server, and npm packages. Runs nothing.
+
+With the network, and no file of the source but a lock: Deno writes a lock of the packages that this package found in
+the imports, where the source has none, and a program of ours downloads what the lock pins. Without it: another unpacks
+the verified tarballs, then Deno installs node_modules from them and checks the types. None of these runs code of the
+source or of a package; npm's lifecycle scripts run only where a build argument names the package, last and alone.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+
+from builder.errors import BuildError
+from builder.pipelines.arguments import START, SUB_PATH, Argument, names, start_of
+from builder.pipelines.base import PlanRequest, folder_of
+from builder.pipelines.catalog import Catalog
+from builder.pipelines.deno import lock as locks
+from builder.pipelines.deno.diagnosis import diagnose as diagnose
+from builder.pipelines.deno.jsonc import read_json
+from builder.pipelines.deno.lock import CACHE, LIST, LOCK
+from builder.pipelines.deno.project import (
+    CONFIGS,
+    ENTRIES,
+    MAINS,
+    PACKAGE,
+    SDK_NAME,
+    Need,
+    Project,
+    Reached,
+    entry_of,
+    npm_needs,
+    reach,
+    read_project,
+)
+from builder.pipelines.deno.versions import wanted_version
+from builder.pipelines.limits import LOCK_LIMIT
+from builder.plan import (
+    Access,
+    Cache,
+    Choice,
+    CopyFile,
+    Detection,
+    Fetched,
+    LayerSource,
+    Network,
+    Output,
+    Plan,
+    Sees,
+    Step,
+    WriteFile,
+)
+from builder.source.tree import Tree
+
+NAME = "deno"
+EXTENSIONS: tuple[str, ...] = (".ts", ".mts", ".tsx", ".js", ".mjs", ".jsx")
+ARGUMENTS = (
+    Argument(name="entry", meaning="the script that is the program", example="src/server.ts"),
+    SUB_PATH,
+    START,
+    Argument(
+        name="allow",
+        meaning="permissions beside those that every app has, apart by commas: `ffi`, `run`, and all of `read`, "
+        "`write`, `sys`",
+        example="ffi,sys",
+    ),
+    Argument(
+        name="allow_scripts",
+        meaning="npm packages whose lifecycle scripts run, without a network, apart by commas",
+        example="sharp,better-sqlite3",
+    ),
+)
+BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
+DENO = "/opt/ignite/toolchain/deno/deno"
+SDK = "/opt/ignite/sdk/deno"
+MOD = f"file://{SDK}/sdk/mod.ts"
+FETCH = "/work/fetch"
+STUB = "imports.ts"
+RUN = "/opt/deno/bin/deno"
+"""Deno's own place in an artifact."""
+_PATH = "/opt/deno/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_ALLOWED = (
+    "--allow-env",
+    "--allow-net",
+    "--allow-read=/app,/opt/ignite,/tmp",
+    "--allow-sys=cpus,gid,homedir,hostname,osRelease,systemMemoryInfo,uid",
+    "--allow-write=/tmp",
+)
+"""What every app may: nothing of `run`, `ffi` and `import`."""
+_MORE = {
+    "ffi": "--allow-ffi",
+    "read": "--allow-read",
+    "run": "--allow-run",
+    "sys": "--allow-sys",
+    "write": "--allow-write",
+}
+_QUIET = (("DENO_NO_PROMPT", "1"), ("DENO_NO_UPDATE_CHECK", "1"))
+_LOOKS = re.compile(
+    rb"""^[ \t]{0,40}import\b[^\n"']{0,500}["'][^\n"']{1,200}["']|\bDeno\.\w|^export (?:default|const|function)\b""",
+    re.M,
+)
+_OTHERS = ("handler.py", "main.py", "pyproject.toml", "requirements.txt")
+_SCRIPT = re.compile(r"(?:@[\w.~-]{1,214}/)?[\w.~-]{1,214}")
+
+
+def detect(tree: Tree) -> Detection | None:
+    """deno.json(c) or deno.lock at the root; main.ts, package.json or the like where no other's file is."""
+    for name in (*CONFIGS, LOCK):
+        if tree.has(name):
+            return Detection(runtime=NAME, because=f"{name} is at the root")
+    if any(tree.has(name) for name in _OTHERS):  # a web page's own scripts lie beside such
+        return None
+    for name in (*MAINS, PACKAGE, *ENTRIES):
+        if tree.has(name):
+            return Detection(runtime=NAME, because=f"{name} is at the root")
+    return None
+
+
+def looks_like(source: bytes) -> bool:
+    """An import of a module by a quoted name, an export, or Deno's own namespace."""
+    return bool(_LOOKS.search(source[: 1 << 20]))
+
+
+def single_file_name(source: bytes) -> str:
+    """A single file is main.ts: TypeScript takes JavaScript, too."""
+    return "main.ts"
+
+
+def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
+    """Lock and download (network, stubs), unpack, then install and check (none)."""
+    home = folder_of(tree, request.build_args.get("sub_path", ""))
+    project = read_project(tree, home)
+    entry, why = entry_of(project, request.build_args.get("entry", ""))
+    rows = tuple(row for row in catalog.rows if row.toolchain.runtime == NAME)
+    wanted = wanted_version(tree, home, rows, catalog.find(NAME).version, request.version)
+    row = catalog.find(NAME, wanted.version, request.target)
+    reached = reach(project, entry)
+    needs = npm_needs(project, reached)
+    warnings = list(wanted.warnings)
+    if project.lock:
+        locks.check_format(
+            project.tree, read_json(project.tree, project.lock, LOCK_LIMIT, comments=False), project.lock, row.version
+        )
+    elif needs:
+        warnings.append(
+            f"{LOCK} is absent: took the newest versions that fit; commit {LOCK} to pin them (deno install)"
+        )
+    if any(project.tree.has(name) for name in (".npmrc",)):
+        warnings.append(".npmrc is not read: the operator's settings name the registry")
+    scripts = _scripts(request)
+    mode = _mode(project, reached, entry)
+    main = (
+        [f"{SDK}/sdk/serve.ts", f"/app/{_below(home, entry)}"] if mode == "fetch" else [f"/app/{_below(home, entry)}"]
+    )
+    packages = f"{len(needs)} npm packages named" if needs else "none"
+    start = start_of(request.build_args)
+    why = f"the build argument start: {' '.join(start)[:200]}" if start else f"{why}; {_MODES[mode]}"
+    return Plan(
+        detection=detection,
+        toolchain=row,
+        choices=(
+            Choice(name="runtime", value=NAME, why=detection.because),
+            Choice(name="version", value=row.version, why=wanted.why),
+            Choice(name="entry", value=entry, why=why),
+            Choice(name="dependencies", value=packages, why=f"pinned by {project.lock}" if project.lock else "no lock"),
+        ),
+        steps=_steps(project, needs, home, entry, row.version, scripts),
+        output=Output(
+            layers=(
+                LayerSource(source=DENO, dest=RUN, created_by=f"ignite: deno {row.version}"),
+                LayerSource(source=f"{SDK}/sdk", dest=f"{SDK}/sdk", created_by="ignite: deno front"),
+                LayerSource(source="/work/out/app", dest="/app", created_by="ignite: source and node_modules"),
+            ),
+            entrypoint=start or (RUN, "run", *_run_flags(home, request), *main),
+            env=(("DENO_DIR", "/tmp/deno"), *_QUIET, ("PATH", _PATH)),
+            workdir=_folder("/app", home),
+            summary=f"{entry} on Deno {row.version}, user 65532",
+        ),
+        files=(WriteFile(path=_below(home, "deno.json"), content=project.configuration(MOD, lax=request.single_file)),),
+        stubs=_stubs(project, needs),
+        copies=(CopyFile(path=LOCK, source=_below(home, project.lock)),) if project.lock and needs else (),
+        warnings=tuple(warnings),
+        materials=(_below(home, project.lock),) if project.lock else (),
+    )
+
+
+_MODES = {
+    "handler": f'start(handler) of "{SDK_NAME}"',
+    "fetch": "its default export answers",
+    "server": "its own HTTP server",
+}
+
+
+def _mode(project: Project, reached: Reached, entry: str) -> str:
+    if reached.uses_sdk:
+        return "handler"
+    source = reached.files.get(entry)
+    serves = any(each.serves for each in reached.files.values())
+    return "fetch" if source and source.exports_default and not serves else "server"
+
+
+def _run_flags(home: str, request: PlanRequest) -> tuple[str, ...]:
+    flags = list(_ALLOWED)
+    for one in _words(request, "allow"):
+        if one not in _MORE:
+            message = f"{one[:40]} is no permission that can be asked for; there are {', '.join(_MORE)}"
+            raise BuildError("InvalidRequest", message, where="buildArgs.allow")
+        flags = [flag for flag in flags if flag.partition("=")[0] != _MORE[one]] + [_MORE[one]]
+    config = f"--config={_folder('/app', home)}/deno.json"
+    return (
+        "--no-prompt",
+        "--cached-only",
+        "--no-lock",
+        "--no-code-cache",
+        "--node-modules-dir=manual",
+        config,
+        *sorted(flags),
+    )
+
+
+def _scripts(request: PlanRequest) -> tuple[str, ...]:
+    """The npm packages whose lifecycle scripts may run."""
+    wanted = _words(request, "allow_scripts")
+    for name in wanted:
+        if not _SCRIPT.fullmatch(name):
+            message = f"{name[:80]} is no name of an npm package"
+            raise BuildError("InvalidRequest", message, where="buildArgs.allow_scripts")
+    return wanted
+
+
+def _words(request: PlanRequest, name: str) -> tuple[str, ...]:
+    text = request.build_args.get(name, "")
+    return tuple(dict.fromkeys(word.strip().removeprefix("npm:") for word in text.split(",") if word.strip()))
+
+
+def _stubs(project: Project, needs: tuple[Need, ...]) -> tuple[WriteFile, ...]:
+    """What a step with the network sees where the source has no lock: the packages, as imports of one file."""
+    if not needs or project.lock:
+        return ()
+    lines = "".join(f'import "{need.specifier}";\n' for need in needs)
+    return (WriteFile(path=STUB, content=lines), WriteFile(path="deno.json", content='{"nodeModulesDir":"none"}\n'))
+
+
+def _steps(
+    project: Project, needs: tuple[Need, ...], home: str, entry: str, version: str, scripts: tuple[str, ...]
+) -> tuple[Step, ...]:
+    steps: tuple[Step, ...] = ()
+    if needs:
+        steps = (*(() if project.lock else (_resolve(version),)), _download(), _unpack())
+    env = (*_QUIET, ("DENO_DIR", "/work/out/deno"))
+    flags = ("frozen",) if project.lock else ()
+    modes = (*(("install",) if needs else ()), *flags)
+    argv = _ours("check.ts", home, project.lock or LOCK, entry, *modes)
+    if not scripts:
+        return (*steps, Step(name="check", argv=argv, runs_source=False, env=env))
+    allowed = ",".join(f"npm:{name}" for name in scripts)
+    argv = (*argv, f"scripts={allowed}")
+    return (*steps, Step(name="check", argv=argv, env=env))
+
+
+def _ours(script: str, *arguments: str) -> tuple[str, ...]:
+    """One of our own programs, by the same Deno."""
+    return (
+        DENO,
+        "run",
+        "-A",
+        "--no-config",
+        "--no-lock",
+        "--no-npm",
+        "--cached-only",
+        f"{SDK}/build/{script}",
+        *arguments,
+    )
+
+
+def _resolve(version: str) -> Step:
+    """Deno chooses versions and writes the lock. Before 2.4 it also downloads what it locks."""
+    only = ("--lockfile-only",) if tuple(int(part) for part in version.split(".")[:2]) >= _LOCKS_ONLY else ()
+    return Step(
+        name="lock packages",
+        argv=(DENO, "install", *only, "--entrypoint", STUB),
+        network=Network.INDEX,
+        sees=Sees.STUBS,
+        runs_source=False,
+        env=(*_QUIET, _CERTIFICATES, ("DENO_DIR", "/work/tmp/deno")),
+        cwd=FETCH,
+    )
+
+
+_LOCKS_ONLY = (2, 5)
+_CERTIFICATES = ("DENO_CERT", "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}")
+
+
+def _download() -> Step:
+    return Step(
+        name="download packages",
+        argv=_ours("download.ts", LIST, f"/cache/{CACHE}", f"/work/download/{CACHE}"),
+        network=Network.INDEX,
+        sees=Sees.STUBS,
+        runs_source=False,
+        caches=(Cache(name=CACHE, access=Access.DOWNLOAD),),
+        env=(*_QUIET, _CERTIFICATES, ("DENO_DIR", "/work/tmp/deno")),
+        cwd=FETCH,
+    )
+
+
+def _unpack() -> Step:
+    return Step(
+        name="unpack packages",
+        argv=_ours("unpack.ts", LIST, f"/cache/{CACHE}", "/work/out/deno"),
+        sees=Sees.STUBS,
+        runs_source=False,
+        caches=(Cache(name=CACHE, access=Access.READ),),
+        env=(*_QUIET, ("DENO_DIR", "/work/tmp/deno")),
+        cwd=FETCH,
+    )
+
+
+def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
+    """The tarballs that the lock pins: the source's own, or the one that Deno wrote beside the stubs."""
+    if not any(step.name == "download packages" for step in plan.steps):
+        return None
+    return locks.fetched(stubs, plan.materials[0] if plan.materials else LOCK)
+
+
+def _below(home: str, name: str) -> str:
+    return name if home == "." else posixpath.join(home, name)
+
+
+def _folder(root: str, home: str) -> str:
+    return root if home == "." else posixpath.join(root, home)

@@ -1,0 +1,3 @@
+import x from "npm:a-package-that-nobody-made@1";
+
+Deno.serve(() => new Response(x));

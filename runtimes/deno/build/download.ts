@@ -1,0 +1,69 @@
+/**
+ * Run inside the sandbox of a step that sees no source: download npm tarballs, each to the path that the node named.
+ *
+ *     download.ts LIST SHARED INTO
+ *
+ * LIST is JSON [{"url", "path"}]; what lies below SHARED is not fetched again. Nothing here is trusted: the node
+ * verifies the digest of every file before it becomes one of the shared cache.
+ */
+
+interface Entry {
+  url: string;
+  path: string;
+}
+
+const AT_ONCE = 8;
+const TRIES = 3;
+const SILENCE_MS = 60_000;
+const PAUSE_MS = 500;
+const FOR_GOOD = [401, 403, 404, 410];
+const REGISTRY = (Deno.env.get("NPM_CONFIG_REGISTRY") || "https://registry.npmjs.org").replace(/\/+$/, "");
+
+function there(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false;
+  }
+}
+
+/** Write the file; returns what stopped it, or "" when it is there. */
+async function fetched(entry: Entry, into: string): Promise<string> {
+  const url = /^https?:/.test(entry.url) ? entry.url : `${REGISTRY}/${entry.url}`;
+  const name = entry.path.slice(entry.path.indexOf("/") + 1);
+  let trouble = "";
+  for (let number = 0; number < TRIES; number++) {
+    await new Promise((resolve) => setTimeout(resolve, PAUSE_MS * number));
+    try {
+      const answer = await fetch(url, { signal: AbortSignal.timeout(SILENCE_MS) });
+      if (answer.ok && answer.body) {
+        const file = await Deno.open(into, { write: true, create: true, truncate: true });
+        await answer.body.pipeTo(file.writable);
+        return "";
+      }
+      await answer.body?.cancel();
+      trouble = `HTTP ${answer.status} ${answer.statusText}`;
+      if (FOR_GOOD.includes(answer.status)) return `${name} is not to be had: ${trouble}`;
+    } catch (error) {
+      trouble = String(error);
+    }
+  }
+  return `error sending request for ${name}: ${trouble}`;
+}
+
+const [list, shared, folder] = Deno.args;
+const waiting: Entry[] = JSON.parse(Deno.readTextFileSync(list))
+  .filter((entry: Entry) => entry.path && !there(`${shared}/${entry.path}`));
+const all = waiting.length;
+const stopped: string[] = [];
+await Promise.all(Array.from({ length: AT_ONCE }, async () => {
+  for (let entry = waiting.shift(); entry; entry = waiting.shift()) {
+    const into = `${folder}/${entry.path}`;
+    Deno.mkdirSync(into.slice(0, into.lastIndexOf("/")), { recursive: true });
+    const trouble = await fetched(entry, into);
+    if (trouble) stopped.push(trouble);
+  }
+}));
+for (const line of stopped) console.error(`error: ${line}`);
+console.log(`${all - stopped.length} packages downloaded`);
+Deno.exit(stopped.length ? 1 : 0);

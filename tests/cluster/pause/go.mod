@@ -1,0 +1,3 @@
+module ignite.build/tests/cluster/pause
+
+go 1.26

@@ -1,0 +1,252 @@
+"""What the cluster suite shares: sources over HTTP, Jobs created and attended, pushed images pulled and started."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import http.server
+import itertools
+import json
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from builder.errors import PlatformError
+from builder.images.registry import connect as connect_registry
+from builder.images.store import pull
+from builder.kaniko.ended import Instruction
+from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
+from builder.kube.api import connect
+from builder.kube.attend import attend
+from builder.kube.ended import Ended, Patience
+from builder.kube.job import Attempt, Limits, Site, Source, push_secret
+from builder.kube.logs import Cursor, Line
+from builder.kube.watch import Watch
+from tests.build_fixtures import Files, tar_of
+from tests.cluster.cluster import Cluster
+
+T = TypeVar("T")
+MIB = 1024 * 1024
+NAMESPACE = "ignite-kaniko"
+ORGANIZATION = "acme"
+LIMITS = Limits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=120_000)
+_numbers = itertools.count(1)
+
+
+class Sources:
+    """A source store on the bridge: archives by digest, and answers that a test sets."""
+
+    def __init__(self, address: str) -> None:
+        self.archives: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self.failures = 0
+        """How many requests from now on are answered 503."""
+
+        sources = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                sources.requests.append(self.path)
+                body = sources.archives.get(self.path.partition("?")[0].lstrip("/"))
+                code = 200 if body is not None else 404
+                if sources.failures:
+                    sources.failures, code = sources.failures - 1, 503
+                self.send_response(code)
+                self.end_headers()
+                if code == 200 and body is not None:
+                    self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer((address, 0), Handler)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def put(self, files: Files, *, digest: str = "") -> Source:
+        """The archive of these files as a Job names it; with another `digest` than its own for a wrong one."""
+        archive = tar_of(files)
+        digest = digest or "sha256:" + hashlib.sha256(archive).hexdigest()
+        self.archives[digest] = archive
+        host, port = self._server.server_address[:2]
+        return Source(
+            url=f"http://{host!s}:{port}/{digest}?signature=s3cret",
+            digest=digest,
+            archive_bytes=len(archive),
+            unpacked_bytes=sum(len(content) for content in files.values()),
+        )
+
+
+@dataclass
+class Ran:
+    """A Job to its end: how, with which lines of each container, and what it waited for."""
+
+    attempt: Attempt
+    ended: Ended
+    lines: dict[str, list[str]]
+    cursors: dict[str, Cursor]
+    waits: list[str]
+
+    @property
+    def log(self) -> list[str]:
+        return self.lines.get("kaniko", [])
+
+
+@dataclass
+class Jobs:
+    """Makes Jobs on the cluster."""
+
+    cluster: Cluster
+    sources: Sources
+    executor: str
+    fetcher: str
+    debian: str
+    worker: Path
+    watcher: Path
+    """Kubeconfigs of the two accounts of deploy/kubernetes/rbac.yaml: no Job of the suite needs another right."""
+
+    patience: Patience = field(default_factory=lambda: Patience(schedule_s=3, image_s=8))
+    _ids: Any = field(default_factory=lambda: itertools.count(1))
+
+    @property
+    def site(self) -> Site:
+        return Site(namespace=NAMESPACE, executor=self.executor, fetcher=self.fetcher)
+
+    def attempt(self, number: int = 1) -> Attempt:
+        return Attempt(build_id=f"b{next(self._ids):019d}", number=number, organization=ORGANIZATION)
+
+    def build(self, name: str, **fields: Any) -> DockerfileBuild:
+        """A build that pushes to the cluster's registry."""
+        host = self.cluster.registry
+        values: dict[str, Any] = {
+            "repository": f"{host}/{ORGANIZATION}/{name}",
+            "tag": "attempt-1",
+            "insecure_registries": (host,),
+            **fields,
+        }
+        return DockerfileBuild(**values)
+
+    def cache(self) -> str:
+        return cache_repository(self.cluster.registry, ORGANIZATION)
+
+    def run(
+        self,
+        files: Files,
+        build: DockerfileBuild,
+        *,
+        limits: Limits = LIMITS,
+        source: Source | None = None,
+        site: Site | None = None,
+        change: Callable[[dict[str, Any]], None] = lambda job: None,
+        during: Callable[[Watch, Attempt, Ran], Awaitable[None]] | None = None,
+        patience: Patience | None = None,
+    ) -> Ran:
+        """Create the Job as a worker and attend it as a watcher; `during` runs beside, `change` edits the manifest."""
+        attempt = self.attempt()
+        job = manifest(site or self.site, attempt, source or self.sources.put(files), limits, build)
+        change(job)
+
+        async def scenario() -> Ran:
+            worker, api = await connect(str(self.worker)), await connect(str(self.watcher))
+            watch = Watch(api, NAMESPACE)
+            ran = Ran(attempt, Ended(), {}, {}, [])
+            watching = asyncio.create_task(watch.run())
+            beside: asyncio.Task[None] | None = None
+
+            async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
+                ran.lines.setdefault(container, []).extend(line.text for line in lines)
+                ran.cursors[container] = cursor
+
+            try:
+                await watch.ready()
+                created = await worker.create("jobs", NAMESPACE, job)
+                if build.has_push_secret:
+                    hosts = {self.cluster.registry: ("robot", "s3cret")}
+                    secret = push_secret(self.site, attempt, created["metadata"]["uid"], hosts)
+                    await worker.create("secrets", NAMESPACE, secret)
+                if during:
+                    beside = asyncio.create_task(_all(during(watch, attempt, ran)))
+                ran.ended = await asyncio.wait_for(
+                    attend(
+                        api,
+                        watch,
+                        NAMESPACE,
+                        attempt.job,
+                        emit,
+                        patience=patience or self.patience,
+                        waits=ran.waits.append,
+                    ),
+                    180,
+                )
+                if beside:
+                    await beside
+                return ran
+            finally:
+                watching.cancel()
+                if beside:
+                    beside.cancel()
+                with suppress(PlatformError):
+                    await worker.delete("jobs", NAMESPACE, attempt.job)
+                await worker.close()
+                await api.close()
+
+        return asyncio.run(scenario())
+
+    def pulled(self, build: DockerfileBuild, folder: Path) -> tuple[Path, dict[str, Any], str]:
+        """(root, config, digest) of what a build pushed, read by our own client."""
+        host, _, repository = build.repository.partition("/")
+        registry = connect_registry(host, insecure=True)
+        try:
+            digest = registry.resolve(repository, build.tag)
+            assert digest, f"{build.repository}:{build.tag} was not pushed"
+            folder.mkdir(parents=True, exist_ok=True)
+            config = pull(registry, repository, digest, folder)
+        finally:
+            registry.close()
+        return folder / "root", config, digest
+
+    def start(self, reference: str, *argv: str, patience_s: float = 60) -> tuple[int, str]:
+        """Run an image as a pod of the cluster to its end: its exit code and output."""
+        name = f"run-{next(_numbers)}"
+        container: dict[str, Any] = {"name": "app", "image": reference}
+        if argv:
+            container["command"] = list(argv)
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name},
+            "spec": {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container]},
+        }
+        kubectl = self.cluster.kubectl
+        kubectl("create", "-f", "-", stdin=json.dumps(pod))
+        try:
+            ended = "jsonpath={.status.containerStatuses[0].state.terminated}"
+            kubectl("wait", f"pod/{name}", f"--for={ended}", f"--timeout={patience_s}s")
+            state = json.loads(kubectl("get", "pod", name, "-o", "json"))["status"]["containerStatuses"][0]["state"]
+            return int(state["terminated"]["exitCode"]), kubectl("logs", name)
+        finally:
+            kubectl("delete", "pod", name, "--now", "--wait=false", check=False)
+
+
+async def _all(work: Awaitable[T]) -> T:
+    return await work
+
+
+def numbered(dockerfile: str) -> tuple[Instruction, ...]:
+    """The instructions of a Dockerfile whose instructions are one line each."""
+    found: list[Instruction] = []
+    for number, line in enumerate(dockerfile.splitlines(), 1):
+        if line.strip():
+            stage = sum(one.text.startswith("FROM") for one in found) - (not line.startswith("FROM"))
+            found.append(Instruction(stage=stage, line=number, text=line))
+    return tuple(found)

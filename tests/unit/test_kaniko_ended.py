@@ -1,0 +1,169 @@
+"""Kaniko's log and the Dockerfile's lines: which instruction failed, and with what."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from builder.kaniko.ended import Instruction, diagnose, last_instruction, shown
+from builder.kube.ended import Ended
+
+
+def own(message: str) -> str:
+    """A line of the executor's own."""
+    return json.dumps({"level": "info", "msg": message, "time": "2026-01-01T00:00:00Z"})
+
+
+DOCKERFILE = (
+    Instruction(stage=0, line=1, text="FROM base AS first"),
+    Instruction(stage=0, line=2, text="RUN echo one"),
+    Instruction(stage=0, line=3, text="RUN echo one"),
+    Instruction(stage=1, line=5, text="FROM base"),
+    Instruction(stage=1, line=6, text="RUN echo one"),
+    Instruction(stage=1, line=8, text="RUN printf 'x' &&     exit 3"),
+)
+FIRST = [own("Building stage 'base' [idx: '0', base-idx: '-1']"), own("RUN echo one"), "one"]
+SECOND = [own("Building stage 'base' [idx: '1', base-idx: '-1']"), own("RUN echo one"), "one"]
+FAILS = [
+    own("RUN printf 'x' &&  exit 3"),
+    own("Cmd: /bin/sh"),
+    "first words",
+    own("RUN echo one"),
+    "error: no such thing",
+    "error building image: error building stage: failed to execute command: waiting for process to exit: exit status 3",
+]
+STEP = Ended(reason="StepFailed", message="kaniko ended with 1", container="kaniko", exit_code=1)
+
+
+@pytest.mark.parametrize(
+    ("lines", "line"),
+    [
+        ([], 0),
+        ([own("Resolved base name base to first")], 0),
+        (FIRST[:1], 1),
+        (FIRST, 2),
+        ([*FIRST, own("RUN echo one")], 3),
+        ([*FIRST, *SECOND[:1]], 5),
+        ([*FIRST, *SECOND], 6),
+        ([*FIRST, *SECOND, FAILS[0]], 8),
+        (["RUN echo one", '{"msg": "RUN echo one"}', "{", "[]"], 0),
+    ],
+)
+def test_the_last_instruction_that_began(lines: list[str], line: int) -> None:
+    found = last_instruction(lines, DOCKERFILE)
+    assert (found.line if found else 0) == line
+
+
+def test_a_failed_run_has_line_code_and_its_own_words() -> None:
+    found = diagnose(STEP, [*SECOND, *FAILS[:3], *FAILS[4:]], DOCKERFILE)
+    assert (found.reason, found.where) == ("StepFailed", "Dockerfile:8")
+    assert found.message == "RUN ended with exit code 3"
+    assert found.said == ("first words", "error: no such thing")
+
+
+def test_output_of_a_step_that_looks_like_the_executor_leads_to_no_later_instruction() -> None:
+    found = diagnose(STEP, [*SECOND, *FAILS], DOCKERFILE)
+    assert found.where == "Dockerfile:8", "what a program prints names an earlier instruction"
+
+
+def test_memory_names_the_instruction() -> None:
+    ended = Ended(reason="OutOfMemory", message="used all of its memory", limit=64, peak=64)
+    found = diagnose(ended, [*FIRST, *SECOND, FAILS[0]], DOCKERFILE, "docker/App.Dockerfile")
+    assert (found.reason, found.where) == ("OutOfMemory", "docker/App.Dockerfile:8")
+
+
+@pytest.mark.parametrize("reason", ["Timeout", "Evicted", "Unschedulable"])
+def test_other_ends_blame_no_line(reason: str) -> None:
+    found = diagnose(Ended(reason=reason, message="m", said="s"), [*FIRST], DOCKERFILE)
+    assert (found.reason, found.message, found.where, found.said) == (reason, "m", "", ("s",))
+
+
+def test_without_a_final_line_the_container_speaks() -> None:
+    ended = Ended(reason="StepFailed", message="kaniko ended with 1", said="error building image: cannot parse")
+    found = diagnose(ended, [], DOCKERFILE)
+    assert (found.message, found.where) == ("cannot parse", "Dockerfile")
+
+
+def test_people_read_words_and_a_programs_lines_as_they_are() -> None:
+    lines = [own('RUN echo "a"'), '{"level": "info"}', "plain", '["x"]']
+    assert [shown(line) for line in lines] == ['RUN echo "a"', *lines[1:]]
+
+
+UNKNOWN = "GET http://r.example/v2/absent/manifests/1: MANIFEST_UNKNOWN: manifest unknown; map[Tag:1]"
+AFTER = "error building image: unable to complete operation after 3 attempts, last error: "
+NAMES = (
+    Instruction(stage=0, line=1, text="FROM r.example/base:1"),
+    Instruction(stage=0, line=2, text="COPY a /a"),
+    Instruction(stage=0, line=4, text="RUN true"),
+    Instruction(stage=0, line=5, text="COPY --from=r.example/absent:1 /x /x"),
+    Instruction(stage=0, line=6, text="ADD nothing /x"),
+)
+RETRIEVE = own("Retrieving image manifest r.example/absent:1")
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason", "where", "message"),
+    [
+        ([RETRIEVE, AFTER + UNKNOWN], "StepFailed", "Dockerfile:5", "there is no image r.example/absent:1"),
+        (
+            [RETRIEVE, AFTER + "GET https://r.example/v2/absent/manifests/1: UNAUTHORIZED: authentication required"],
+            "StepFailed",
+            "Dockerfile:5",
+            "image r.example/absent:1 may not be pulled",
+        ),
+        (
+            [RETRIEVE, AFTER + 'Get "https://r.example/v2/": dial tcp: lookup r.example on 10.0.0.1:53: no such host'],
+            "StepFailed",
+            "Dockerfile:5",
+            "the registry of image r.example/absent:1 has no address",
+        ),
+        (
+            [RETRIEVE, AFTER + 'Get "https://r.example/v2/": dial tcp 192.0.2.1:443: i/o timeout'],
+            "RegistryUnavailable",
+            "Dockerfile:5",
+            "the registry of image r.example/absent:1 does not answer",
+        ),
+        (
+            ["error building image: parsing dockerfile: dockerfile parse error on line 2: unknown instruction: RUNN"],
+            "StepFailed",
+            "Dockerfile:2",
+            "unknown instruction: RUNN",
+        ),
+        (
+            [
+                own("Building stage 'r.example/base:1' [idx: '0', base-idx: '-1']"),
+                own("COPY a /a"),
+                own("RUN true"),
+                "error building image: error building stage: failed to get files used from context: failed to get "
+                "fileinfo for /kaniko/buildcontext/nothing: lstat /kaniko/buildcontext/nothing: no such file or "
+                "directory",
+            ],
+            "StepFailed",
+            "Dockerfile:6",
+            "nothing is not in the source",
+        ),
+        (
+            ["error checking push permissions -- make sure you entered the correct tag name: UNAUTHORIZED: no"],
+            "RegistryRefused",
+            "",
+            "the registry does not let this build push",
+        ),
+        (
+            ['error pushing image: failed to push to destination r/x: Get "http://r/v2/": connection refused'],
+            "RegistryUnavailable",
+            "",
+            "the image could not be pushed",
+        ),
+        (
+            ["Error: error resolving dockerfile path: please provide a valid path", "Usage:", "  executor [flags]"],
+            "StepFailed",
+            "Dockerfile",
+            "error resolving dockerfile path: please provide a valid path",
+        ),
+    ],
+)
+def test_mistakes_that_no_program_of_the_user_reports(lines: list[str], reason: str, where: str, message: str) -> None:
+    found = diagnose(STEP, lines, NAMES)
+    assert (found.reason, found.where, found.message) == (reason, where, message)
+    assert found.said and not found.said[0].startswith("{")

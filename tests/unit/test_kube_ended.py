@@ -1,0 +1,221 @@
+"""Every end of a Job from the objects that the API gives, and none where it goes on."""
+
+from __future__ import annotations
+
+import copy
+import json
+from typing import Any
+
+import pytest
+
+from builder.errors import REASONS
+from builder.kube.ended import Ended, Patience, Running, quantity, seconds_of, state_of
+
+NOW = "2026-01-01T00:10:00Z"
+EARLY = "2026-01-01T00:00:00Z"
+PATIENCE = Patience(schedule_s=300, image_s=60)
+
+
+def job(kind: str = "", reason: str = "", message: str = "") -> dict[str, Any]:
+    conditions = [{"type": kind, "status": "True", "reason": reason, "message": message}] if kind else []
+    return {
+        "metadata": {"name": "j", "creationTimestamp": EARLY},
+        "spec": {"activeDeadlineSeconds": 600},
+        "status": {"conditions": conditions},
+    }
+
+
+def pod(fetch: dict[str, Any] | None = None, main: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
+    """A pod with the states of its two containers; None for one that has no status yet."""
+
+    def statuses(name: str, state: dict[str, Any] | None) -> list[dict[str, Any]]:
+        return [{"name": name, "state": state}] if state else []
+
+    limits = {"limits": {"memory": "64Mi", "ephemeral-storage": "1Gi"}}
+    return {
+        "metadata": {"name": "p", "creationTimestamp": EARLY},
+        "spec": {
+            "initContainers": [{"name": "fetch", "resources": limits}],
+            "containers": [{"name": "kaniko", "resources": limits}],
+        },
+        "status": {
+            "phase": "Running",
+            "startTime": EARLY,
+            "initContainerStatuses": statuses("fetch", fetch),
+            "containerStatuses": statuses("kaniko", main),
+            **status,
+        },
+    }
+
+
+def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
+
+
+def deleted() -> dict[str, Any]:
+    found = pod(ended(0), ended(137))
+    found["metadata"]["deletionTimestamp"] = NOW
+    return found
+
+
+def waiting(reason: str, message: str = "") -> dict[str, Any]:
+    return {"waiting": {"reason": reason, "message": message}}
+
+
+def condition(kind: str, status: str, reason: str = "", message: str = "") -> list[dict[str, Any]]:
+    return [{"type": kind, "status": status, "reason": reason, "message": message, "lastTransitionTime": EARLY}]
+
+
+DONE = ended(0, "Completed", "sha256:" + "ab" * 32)
+FAILED = job("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
+
+
+@pytest.mark.parametrize(
+    ("found", "pods", "reason"),
+    [
+        (None, [], "JobVanished"),
+        (FAILED, [pod(ended(0), ended(1))], "StepFailed"),
+        (FAILED, [pod(ended(0), ended(137, "OOMKilled"))], "OutOfMemory"),
+        (FAILED, [pod(ended(0), ended(1, "OOMKilled"))], "OutOfMemory"),
+        (
+            FAILED,
+            [pod(ended(1, message='{"reason":"SourceStoreUnavailable","message":"m"}'))],
+            "SourceStoreUnavailable",
+        ),
+        (FAILED, [pod(ended(1, message="no JSON"))], "Internal"),
+        (FAILED, [pod(ended(1, message='{"reason":"Unheard","message":"m"}'))], "Internal"),
+        (FAILED, [pod(ended(137, "OOMKilled"))], "Internal"),
+        (FAILED, [], "Evicted"),
+        (job("Failed", "DeadlineExceeded"), [], "Timeout"),
+        (job("FailureTarget", "DeadlineExceeded"), [pod(ended(0), ended(137))], "Timeout"),
+        (
+            job("FailureTarget", "PodFailurePolicy"),
+            [pod(ended(0), ended(137), conditions=condition("DisruptionTarget", "True", message="preempted"))],
+            "Evicted",
+        ),
+        (FAILED, [pod(phase="Failed", reason="Evicted", message="The node was low on resource: memory.")], "Evicted"),
+        (
+            FAILED,
+            [
+                pod(
+                    phase="Failed",
+                    reason="Evicted",
+                    message='Container kaniko exceeded its local ephemeral storage limit "1Gi".',
+                )
+            ],
+            "DiskQuotaExceeded",
+        ),
+        (
+            FAILED,
+            [pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral storage.")],
+            "Evicted",
+        ),
+        (FAILED, [pod(phase="Failed")], "Internal"),
+        (job(), [pod(main=waiting("ImagePullBackOff", "not found"))], "ExecutorImageUnavailable"),
+        (job(), [pod(fetch=waiting("ErrImagePull", "refused"))], "ExecutorImageUnavailable"),
+        (job(), [pod(main=waiting("CreateContainerConfigError", "no secret"))], "ClusterUnavailable"),
+        (FAILED, [pod(main=ended(128, "StartError", "no such file"))], "ExecutorImageUnavailable"),
+        (job(), [pod(conditions=condition("PodScheduled", "False", "Unschedulable", NO_ROOM))], "Unschedulable"),
+    ],
+)
+def test_each_end_has_its_reason(found: dict[str, Any] | None, pods: list[dict[str, Any]], reason: str) -> None:
+    state = state_of(found, pods, now=seconds_of(NOW), patience=PATIENCE)
+    assert isinstance(state, Ended)
+    assert (state.reason, bool(state.message)) == (reason, True)
+    assert state.reason in REASONS
+
+
+@pytest.mark.parametrize(
+    ("found", "pods", "words"),
+    [
+        (job(), [], "not created"),
+        (job(), [pod()], ""),
+        (job(), [pod({"running": {}})], ""),
+        (job(), [pod(DONE, {"running": {}})], ""),
+        (job(), [pod(main=waiting("ContainerCreating"))], ""),
+        (FAILED, [pod()], "ends"),
+        (job(), [pod(ended(0), ended(137))], ""),
+        (job(), [deleted()], ""),
+        (job("Complete"), [pod(ended(0), {"running": {}})], "ends"),
+    ],
+)
+def test_a_job_goes_on(found: dict[str, Any], pods: list[dict[str, Any]], words: str) -> None:
+    state = state_of(found, pods, now=seconds_of(NOW), patience=PATIENCE)
+    assert isinstance(state, Running)
+    assert words in state.words
+
+
+@pytest.mark.parametrize(
+    "one",
+    [
+        pod(conditions=condition("PodScheduled", "False", "Unschedulable", NO_ROOM)),
+        pod(main=waiting("ErrImagePull", "refused")),
+        pod(main=waiting("CreateContainerConfigError", "no secret")),
+    ],
+)
+def test_what_may_mend_itself_is_waited_for_with_its_words(one: dict[str, Any]) -> None:
+    state = state_of(job(), [one], now=seconds_of(EARLY) + 1, patience=PATIENCE)
+    assert isinstance(state, Running) and state.words
+
+
+@pytest.mark.parametrize("kind", ["Complete", "SuccessCriteriaMet"])
+def test_success_carries_what_the_main_container_reported(kind: str) -> None:
+    state = state_of(job(kind), [pod(ended(0, "Completed", "fetch said"), DONE)], now=0)
+    assert isinstance(state, Ended) and state.succeeded
+    assert state.said == "sha256:" + "ab" * 32
+
+
+def test_success_stands_when_its_pod_is_gone() -> None:
+    assert state_of(job("Complete"), [], now=0) == Ended()
+
+
+def test_a_success_that_lost_a_process_to_memory_is_one() -> None:
+    """The kernel may end a process that a build can do without; the container's exit code counts."""
+    state = state_of(job("Complete"), [pod(ended(0), ended(0, "OOMKilled", "d"))], now=0)
+    assert isinstance(state, Ended) and state.succeeded
+
+
+def test_a_deleted_pod_is_the_clusters_doing_not_the_users() -> None:
+    state = state_of(FAILED, [deleted()], now=0)
+    assert isinstance(state, Ended) and state.reason == "Evicted"
+
+
+def test_limits_are_in_the_failure() -> None:
+    memory = state_of(FAILED, [pod(ended(0), ended(137, "OOMKilled"))], now=0)
+    assert isinstance(memory, Ended)
+    assert (memory.limit, memory.peak) == (64 * 1024 * 1024, 64 * 1024 * 1024)
+    time = state_of(job("Failed", "DeadlineExceeded"), [], now=0)
+    assert isinstance(time, Ended) and time.limit == 600_000
+
+
+def test_a_quota_that_refuses_the_pod_says_so_by_an_event() -> None:
+    events = [
+        {"reason": "FailedCreate", "message": "exceeded quota: builds", "lastTimestamp": NOW},
+        {"reason": "SuccessfulCreate", "message": "made", "lastTimestamp": NOW},
+    ]
+    early = state_of(job(), [], now=seconds_of(EARLY), patience=PATIENCE, events=events)
+    assert isinstance(early, Running) and "exceeded quota" in early.words
+    late = state_of(job(), [], now=seconds_of(NOW), patience=PATIENCE, events=events)
+    assert isinstance(late, Ended) and late.reason == "Unschedulable" and "exceeded quota" in late.message
+
+
+def test_the_newest_pod_counts() -> None:
+    older, newer = pod(ended(0), ended(3)), copy.deepcopy(pod(ended(0), {"running": {}}))
+    newer["metadata"].update(name="q", creationTimestamp=NOW)
+    assert isinstance(state_of(job(), [newer, older], now=seconds_of(NOW)), Running)
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("0", 0), ("64Mi", 67108864), ("1Gi", 2**30), ("1500M", 1500 * 10**6), ("1e3", 1000), ("2500m", 2), ("7", 7)],
+)
+def test_quantities(text: str, value: int) -> None:
+    assert quantity(text) == value
+
+
+def test_objects_are_not_changed() -> None:
+    found, one = copy.deepcopy(FAILED), pod(ended(0), ended(1))
+    before = json.dumps([found, one])
+    state_of(found, [one], now=0)
+    assert json.dumps([found, one]) == before

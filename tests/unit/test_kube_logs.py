@@ -1,0 +1,83 @@
+"""Lines of a container's log through cuts at every byte: each once, in order."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.kube.logs import Cursor, Reading
+
+
+def stamp(ns: int) -> str:
+    second, rest = divmod(ns, 10**9)
+    return f"2026-01-01T00:{second // 60:02d}:{second % 60:02d}.{rest:09d}Z"
+
+
+BEGIN = 1_767_225_600
+"""2026-01-01T00:00:00Z"""
+
+
+def served(rows: list[tuple[int, str]], cursor: Cursor) -> bytes:
+    """What the API gives for a cursor: every line of the file that is not older, in the file's order."""
+    return b"".join(
+        f"{stamp(ns)} {text}\n".encode() for ns, text in rows if not cursor.since or BEGIN + ns // 10**9 >= cursor.since
+    )
+
+
+def read_with_cuts(rows: list[tuple[int, str]], cuts: list[tuple[int, int]]) -> list[str]:
+    """Read the file over connections that break: at each cut (rows written by then, bytes that arrive of them)."""
+    cursor, got = Cursor(), []
+    for written, arrived in cuts:
+        reading = Reading(cursor)
+        got += [line.text for line in reading.feed(served(rows[:written], cursor)[:arrived])]
+        cursor = reading.cursor
+    reading = Reading(cursor)
+    got += [line.text for line in reading.feed(served(rows, cursor))]
+    return got + [line.text for line in reading.end()]
+
+
+@given(
+    gaps=st.lists(st.integers(-900_000_000, 2_500_000_000), max_size=40),
+    cuts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2000)), max_size=6),
+)
+def test_no_cut_loses_or_doubles_a_line(gaps: list[int], cuts: list[tuple[int, int]]) -> None:
+    """Times may go back by less than a second: two streams of a container are written side by side."""
+    newest, rows = 1_000_000_000, []
+    for number, gap in enumerate(gaps):
+        rows.append((newest + gap, f"line {number}"))
+        newest = max(newest, newest + gap)
+    written = sorted(min(count, len(rows)) for count, _ in cuts)
+    assert read_with_cuts(rows, list(zip(written, (bytes_ for _, bytes_ in cuts), strict=True))) == [
+        text for _, text in rows
+    ]
+
+
+def test_every_byte_may_be_the_last_of_a_connection() -> None:
+    rows = [(1_000_000_000 + number * 300_000_000, f"äöü {number}") for number in range(6)]
+    whole = served(rows, Cursor())
+    for cut in range(len(whole) + 1):
+        assert read_with_cuts(rows, [(6, cut)]) == [text for _, text in rows]
+
+
+def test_a_time_has_milliseconds_and_a_line_keeps_its_spaces() -> None:
+    reading = Reading(Cursor())
+    (line,) = reading.feed(b"2026-01-01T00:00:01.234567891Z   two  spaces \n")
+    assert (line.at_ms, line.text) == (BEGIN * 1000 + 1234, "  two  spaces ")
+
+
+@pytest.mark.parametrize("text", ["2026-01-01T00:00:05Z x\n", "2026-01-01T00:00:05.1Z x\n"])
+def test_short_fractions_are_read(text: str) -> None:
+    assert [line.text for line in Reading(Cursor()).feed(text.encode())] == ["x"]
+
+
+def test_a_cursor_names_a_second_and_the_beginning_none() -> None:
+    assert Cursor().since_time == ""
+    assert Cursor(since=BEGIN + 5, lines=3).since_time == "2026-01-01T00:00:05Z"
+
+
+def test_a_last_line_without_its_end_comes_when_the_log_is_whole() -> None:
+    reading = Reading(Cursor())
+    assert reading.feed(b"2026-01-01T00:00:01Z last") == []
+    assert [line.text for line in reading.end()] == ["last"]
+    assert reading.end() == []

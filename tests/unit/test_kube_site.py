@@ -1,0 +1,66 @@
+"""The settings of Jobs: what they become, and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builder import config
+from builder.errors import BuildError
+from builder.kube.job import Toleration
+from builder.kube.site import site_of
+from builder.settings import Settings
+from tests.golden.jobs import EXECUTOR, FETCHER
+
+IMAGES = {"kaniko_executor": EXECUTOR, "fetch_image": FETCHER}
+
+
+def loaded(**values: Any) -> Settings:
+    return config.load(values, environ={}).settings
+
+
+def test_all_settings_of_jobs_reach_the_site() -> None:
+    site = site_of(
+        loaded(
+            **IMAGES,
+            kaniko_namespace="builds",
+            job_node_selector={"pool": "builds", "arch": "amd64"},
+            job_tolerations=("spot", "builds=yes:NoSchedule", "old:NoExecute"),
+            job_runtime_class="gvisor",
+            job_priority_class="low",
+            job_pull_secret="images",
+        )
+    )
+    assert (site.namespace, site.executor, site.fetcher) == ("builds", EXECUTOR, FETCHER)
+    assert site.node_selector == (("arch", "amd64"), ("pool", "builds"))
+    assert site.tolerations == (
+        Toleration(key="spot"),
+        Toleration(key="builds", value="yes", effect="NoSchedule"),
+        Toleration(key="old", effect="NoExecute"),
+    )
+    assert (site.runtime_class, site.priority_class, site.pull_secret) == ("gvisor", "low", "images")
+
+
+@pytest.mark.parametrize("name", sorted(IMAGES))
+def test_without_an_image_there_are_no_jobs_and_the_setting_is_named(name: str) -> None:
+    with pytest.raises(BuildError) as refused:
+        site_of(loaded(**{**IMAGES, name: ""}))
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", name)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("kaniko_executor", "registry.example/kaniko:latest"),
+        ("kaniko_executor", "registry.example/kaniko@sha256:12"),
+        ("fetch_image", "fetch"),
+        ("job_tolerations", ("spot:Never",)),
+        ("job_tolerations", ("",)),
+        ("job_tolerations", ("a b",)),
+    ],
+)
+def test_a_setting_that_cannot_be_meant_is_refused_by_name(name: str, value: Any) -> None:
+    with pytest.raises(BuildError) as refused:
+        loaded(**{name: value})
+    assert name in refused.value.message
