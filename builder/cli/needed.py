@@ -119,7 +119,7 @@ def explained(left: Sequence[Left], texts: Sequence[str]) -> str:
 def _spellings(word: str) -> Iterator[str]:
     """The path and those above it; as a module's name, too."""
     path = word
-    while path and path not in (".", "/"):
+    while path.strip("/") not in ("", "."):
         yield path
         path = posixpath.dirname(path)
     if "/" not in word and re.fullmatch(r"[A-Za-z_][\w.]*", word):

@@ -74,9 +74,9 @@ def can_fetch(settings: Settings, row: Toolchain) -> bool:
 def ensure_base(
     settings: Settings, row: Toolchain, *, refresh: bool = False, progress: Progress = lambda line: None
 ) -> str:
-    """Make the base image of a toolchain, and the root of its steps where that is an image of its own and the machine
-    has the toolchain itself, where there is a recipe and no image of it yet, and have what it takes from a package
-    registry. Returns the base's digest, empty without a recipe. Raises as both do."""
+    """Make the base image of a toolchain, where there is a recipe and no image of it yet, and have what it takes from a
+    package registry. Where the machine has the toolchain itself, also the image that is the root of its steps. Returns
+    the base's digest, empty without a recipe. Raises as both do."""
     digest, folder = "", _base_folder(settings, row)
     if folder is not None:
         store = images_of(settings.node_dir)

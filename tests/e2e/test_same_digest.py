@@ -17,6 +17,7 @@ from tests.build_fixtures import (
     DENO_PACKAGES,
     GO_MODULE,
     PYTHON_WITH_A_WHEEL,
+    RUST_PACKAGE,
     Files,
     Server,
     processes_below,
@@ -149,8 +150,8 @@ def test_the_locales_order_names_in_different_ways(locales: Path) -> None:
 
 @pytest.mark.parametrize(
     ("runtime", "files"),
-    [("python", PYTHON_WITH_A_WHEEL), ("go", GO_MODULE), ("deno", DENO_PACKAGES)],
-    ids=["python", "go", "deno"],
+    [("python", PYTHON_WITH_A_WHEEL), ("go", GO_MODULE), ("deno", DENO_PACKAGES), ("rust", RUST_PACKAGE)],
+    ids=["python", "go", "deno", "rust"],
 )
 def test_the_same_source_gives_the_same_digest(here: Server, elsewhere: Server, runtime: str, files: Files) -> None:
     files = {**files, **NAMES}

@@ -27,6 +27,7 @@ from builder.settings import Settings
 from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import Clock, attempt_at, fetched
 from tests.oci_fixtures import make_tree
+from tests.unit.test_key import PLAN
 
 TOOLCHAIN = Provided(base=BaseImage(name="go", digest="sha256:" + "a" * 64, layers=()), root=sandbox.Root(), digests={})
 
@@ -175,7 +176,7 @@ def test_a_plan_without_an_answer_is_repeated_until_the_claim_ends(tmp_path: Pat
     api = Stopping(away=100)
     one = attempt_at(tmp_path, api, Clock(step=0.1))
     api.stop = one.lose
-    assert reason(lambda: planned.report_key(one, "key", "sha256:0", "go")) == "Cancelled"
+    assert reason(lambda: planned.report_key(one, "key", "sha256:0", PLAN)) == "Cancelled"
     assert api.sent == 3
 
 
@@ -190,7 +191,7 @@ def test_an_hour_without_an_answer_to_planned_costs_the_build_nothing(tmp_path: 
         clock.seconds += 3600
 
     api.tick = an_hour
-    assert planned.report_key(one, "key", "sha256:0", "go") is Verdict.REUSE
+    assert planned.report_key(one, "key", "sha256:0", PLAN) is Verdict.REUSE
     one.check()
     assert 3 * 3600_000 <= one.time_limit.waited_ms(clock.seconds) < 3 * 3600_000 + 5000
     clock.seconds += 5

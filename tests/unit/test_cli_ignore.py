@@ -289,3 +289,8 @@ def test_build_sends_the_folder_without_what_is_left_out_and_says_so(
     archive = base64.b64decode(bodies[0]["code"]["compile"]["archive"])
     with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
         assert tar.getnames() == [".gitignore", "credentials.json", "handler.py"]
+
+
+def test_a_url_in_a_failure_is_no_path_to_look_for() -> None:
+    left = (Left(path="data", rule=Rule(source=".gitignore", line=1, pattern="data")),)
+    assert explained(left, ["x @ git+https://example.com/x.git is not taken here", "a //b", "///"]) == ""

@@ -40,6 +40,7 @@ OTHER: dict[str, Any] = {
     "queues": ("compile.go", "a b", "with,comma"),
     "node_free_bytes": 5,
     "node_free_inodes": 6,
+    "node_disk_bytes": 7,
     "build_uid": 4242,
     "unsandboxed": True,
     "use_cgroups": False,

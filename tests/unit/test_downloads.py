@@ -58,7 +58,7 @@ def test_no_code_of_the_source_meets_a_network_or_a_shared_writable_cache(name: 
 def test_no_cache_is_both_downloaded_by_some_step_and_written_by_another() -> None:
     mounted = {(cache.name, cache.access) for plan in plans().values() for step in plan.steps for cache in step.caches}
     verified = {name for name, access in mounted if access is Access.DOWNLOAD}
-    assert verified == {"wheels", "go-modules", "crates", "crates-sdk", "npm"}
+    assert verified == {"wheels", "go-modules", "npm", "crates", "crates-sdk"}
     assert not {name for name, access in mounted if access is Access.WRITE} & verified
 
 

@@ -137,15 +137,15 @@ def names(runtime: str) -> Callable[[str], None]:
     entry = {
         "go": {"main.go": MAIN},
         "python": {"handler.py": ""},
-        "rust": {"main.rs": "fn main() {}"},
         "deno": {"main.ts": ""},
+        "rust": {"main.rs": "fn main() {}"},
     }[runtime]
 
     def read(text: str) -> None:
         lines = (
             "/".join(part for part in line[:200].split("/") if part not in ("", ".", "..")) for line in text.split("\n")
         )
-        plan({**entry, **{f"{line}.{runtime[0]}{ENDS[runtime]}": "" for line in lines}}, runtime)
+        plan({**entry, **{f"{line}.{ENDS[runtime]}": "" for line in lines}}, runtime)
 
     return read
 
@@ -190,7 +190,7 @@ def read_pins(text: str) -> None:
     wheels.fetched(DictTree({"pylock.toml": "", "r": text}), "r", "uv.lock", "3.11")
 
 
-ENDS = {"go": "o", "python": "y", "rust": "s"}
+ENDS = {"go": "go", "python": "py", "rust": "rs", "deno": "ts"}
 PACKAGE = '[package]\nname = "x"\nversion = "1.0.0"\n'
 MODULE = "module example.com/app\n\ngo 1.24\n"
 MAIN = "package main\n\nfunc main() {}\n"

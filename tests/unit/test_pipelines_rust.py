@@ -172,13 +172,20 @@ def test_a_stub_has_the_dependencies_and_none_of_the_targets() -> None:
     )
     files = {"Cargo.toml": manifest, "src/main.rs": MAIN, "tools/build.rs": "fn main() {}"}
     made = stub(planned(files), "app/Cargo.toml")
-    assert made["package"]["build"] == "build.rs"  # type: ignore[index]
+    assert made["package"]["build"] == "ignite-stub-build.rs"  # type: ignore[index]
     assert "description" not in made["package"]  # type: ignore[operator]
     assert made["target"] == {"cfg(unix)": {"dependencies": {"libc": "0.2"}}}
     assert made["profile"] == {"release": {"lto": True}}
     assert made["features"] == {"tls": []} and made["build-dependencies"] == {"cc": "1"}
     assert "lints" not in made and "bench" not in made
-    assert made["bin"] == [{"name": "my-app", "path": "main.rs"}]
+    assert made["bin"] == [{"name": "my-app", "path": "ignite-stub-main.rs"}]
+
+
+def test_no_file_of_a_stub_has_the_name_that_a_source_gives_it() -> None:
+    """cargo would take the source's own target for the stub's, which is compiled already."""
+    plan = planned({"Cargo.toml": WITH_ITOA, "src/main.rs": MAIN, "build.rs": MAIN, "src/lib.rs": ""})
+    found = {file.path for file in plan.stubs if file.path.endswith(".rs")}
+    assert found == {f"app/ignite-stub-{name}.rs" for name in ("build", "lib", "main")}
 
 
 WORKSPACE = {
@@ -459,7 +466,7 @@ def test_a_manifest_written_is_the_one_that_was_read() -> None:
 BUILD = Step(name="compile", argv=(rust.CARGO, "build"))
 CRATES_STEP = Step(name="compile crates", argv=(rust.CARGO, "build"))
 RESOLVE = Step(name="resolve crates", argv=(rust.CARGO, "fetch"))
-CHECK = Step(name="check lock", argv=(rust.CARGO, "fetch"))
+CHECK = Step(name="check lock", argv=(rust.CARGO, "fetch", "--locked", "--offline"))
 
 # recording → (step, reason, where, what the message has, the first line of the tool)
 EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
@@ -494,6 +501,19 @@ def test_what_cargo_printed_is_understood(name: str) -> None:
 
 def test_every_recording_is_expected() -> None:
     assert {path.stem.removeprefix("rust-") for path in SAID.glob("rust-*.txt")} == set(EXPECTED)
+
+
+def test_a_build_script_of_the_source_has_its_place() -> None:
+    lines = [
+        "error: failed to run custom build command for `text v0.1.0 (/work/src/crates/text)`",
+        "  --- stderr",
+        "  thread 'main' (18) panicked at crates/text/build.rs:21:5:",
+        "  no such table",
+    ]
+    found = rust.diagnose(BUILD, 101, lines)
+    assert (found.reason, found.where) == ("CompileFailed", "crates/text/build.rs:21:5")
+    assert found.message == "the build script of text 0.1.0 failed" and "no such table" in found.said
+    assert rust.diagnose(BUILD, 101, lines[:1]).where == "crates/text/build.rs"
 
 
 def test_a_lock_that_lacks_a_crate_is_outdated() -> None:

@@ -24,6 +24,7 @@ from builder.pipelines.rust.lock import LIST, read_lock
 from builder.pipelines.rust.lock import fetched as fetched_by
 from builder.pipelines.rust.manifest import (
     MANIFEST,
+    STUB,
     Package,
     Project,
     below,
@@ -340,11 +341,11 @@ def _stubs(tree: Tree, source: Source) -> tuple[tuple[WriteFile, ...], tuple[Cop
         content = to_toml(stub(package, project, binary, source.added, builds))
         made[below(APP, package.file)] = content
         if "package" in package.table:
-            made[below(APP, below(package.folder, "lib.rs"))] = ""
+            made[below(APP, below(package.folder, f"{STUB}-lib.rs"))] = ""
             if builds:
-                made[below(APP, below(package.folder, "build.rs"))] = "fn main() {}\n"
+                made[below(APP, below(package.folder, f"{STUB}-build.rs"))] = "fn main() {}\n"
             if package.folder == project.package.folder:
-                made[below(APP, below(package.folder, "main.rs"))] = "fn main() {}\n"
+                made[below(APP, below(package.folder, f"{STUB}-main.rs"))] = "fn main() {}\n"
     if source.config.text:
         made[below(APP, below(project.root, ".cargo/config.toml"))] = source.config.text
     copies: list[CopyFile] = []

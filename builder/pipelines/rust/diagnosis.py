@@ -9,9 +9,6 @@ from builder.pipelines.output import SAID, cut_root, first_match, index_trouble,
 from builder.pipelines.rust.components import unbuildable
 from builder.plan import Diagnosis, Step
 
-CHECK_STEP = "check lock"
-"""The step that sees whether a lock fits its manifest, beside crates that the lock names and no others."""
-
 _STUBS = re.compile(r"/work/fetch/(?:app|sent)/?")
 _ERROR = re.compile(r"^error(?:\[E\d{4}\])?: ")
 _AT = re.compile(r"^ {0,8}--> ([^\s:][^:]{0,300}):(\d+):(\d+)")
@@ -31,6 +28,7 @@ _TOO_OLD = re.compile(r"^ {0,8}(\S{1,200})@(\S{1,100}) requires rustc (\d+\.\d+)
                       )  # fmt: skip
 _EDITION = re.compile(r"supported edition values are|feature `edition\d{4}` is required")
 _SCRIPT = re.compile(r"failed to run custom build command for `(\S{1,200}) v([^\s`]{1,100})(?: \(([^)`]{0,300})\))?`")
+_PANICKED = re.compile(r"panicked at ([\w./-]{1,200}\.rs:\d+:\d+)")
 _NO_COMPILER = re.compile(
     r"(?:failed to find tool|Failed to find tool|ToolNotFound)|linker `cc` not found|is `cmake` not installed|"
     r"(?:cc|gcc|c\+\+|g\+\+|cmake|perl|pkg-config|make)\S{0,40}: (?:not found|No such file)|"
@@ -89,7 +87,8 @@ def _lock(step: Step, said: Sequence[str]) -> Diagnosis | None:
             next="Write its entry again and commit it: cargo update -p " + found[1].split()[0],
         )  # fmt: skip
     stale = first_match(said, _STALE)
-    lacks = first_match(said, _NO_PACKAGE) or first_match(said, _NO_VERSION) if step.name == CHECK_STEP else ""
+    locked = "--locked" in step.argv and "--offline" in step.argv  # beside crates that the lock names and no others
+    lacks = first_match(said, _NO_PACKAGE) or first_match(said, _NO_VERSION) if locked else ""
     if not (stale or lacks):
         return None
     name = _NO_PACKAGE.search(lacks) or _NO_VERSION.search(lacks)
@@ -168,6 +167,9 @@ def _script(said: Sequence[str]) -> Diagnosis | None:
     if not found:
         return None
     name, version, own = found[1], found[2], found[3] is not None
+    panicked = _PANICKED.search(first_match(said, _PANICKED)) if own else None
+    folder = (found[3] or "").strip("./")
+    script = panicked[1] if panicked else f"{folder}/build.rs".lstrip("/")
     errors = next((said[at + 1 :] for at, line in enumerate(said) if line.strip() == "--- stderr"), ())
     heads = [line.strip()[:200] for line in errors if line.strip()]
     words = (first_match(said, _SCRIPT)[:200], *heads)[:SAID]
@@ -175,13 +177,13 @@ def _script(said: Sequence[str]) -> Diagnosis | None:
         return Diagnosis(
             reason="CompileFailed",
             message=f"{name} {version} builds C code, and the toolchain here lacks what it needs: {line.strip()[:160]}",
-            where="build.rs" if own else f"Cargo.toml  {name}", said=words,
+            where=script if own else f"Cargo.toml  {name}", said=words,
             next=f"Take a crate that is Rust alone instead of {name}, or a feature of it that brings no C code.",
         )  # fmt: skip
     return Diagnosis(
         reason="CompileFailed", message=f"the build script of {name} {version} failed",
-        where="build.rs" if own else f"Cargo.toml  {name}", said=words,
-        next="Correct build.rs." if own else f"See what {name} needs; there is no network while it is built.",
+        where=script if own else f"Cargo.toml  {name}", said=words,
+        next=f"Correct {script}." if own else f"See what {name} needs; there is no network while it is built.",
     )  # fmt: skip
 
 

@@ -18,6 +18,9 @@ from builder.source.tree import Tree, match
 
 MANIFEST = "Cargo.toml"
 KINDS = ("dependencies", "dev-dependencies", "build-dependencies")
+STUB = "ignite-stub"
+"""How files of stubs begin. cargo takes a target whose file has another path for another one: named as those of the
+source, the empty targets would count as compiled already."""
 MOST_PACKAGES = 1000
 MOST_PATTERNS = 100
 _PACKAGE = ("name", "version", "edition", "rust-version", "resolver")
@@ -269,12 +272,13 @@ def stub(package: Package, project: Project, binary: str, added: Mapping[str, An
     made: dict[str, Any] = {}
     if "package" in own:
         kept = {key: package.package[key] for key in _PACKAGE if key in package.package}
-        made["package"] = {**kept, "publish": False, "autobins": False, "autoexamples": False, "autotests": False,
-                           "autobenches": False, **({"build": "build.rs"} if builds else {"build": False})}  # fmt: skip
+        build = f"{STUB}-build.rs" if builds else False
+        found = ("autobins", "autobenches", "autoexamples", "autotests")
+        made["package"] = {**kept, "publish": False, "build": build, **dict.fromkeys(found, False)}
         library = {key: package.library[key] for key in ("name", "proc-macro", "proc_macro") if key in package.library}
-        made["lib"] = {**library, "path": "lib.rs"}
+        made["lib"] = {**library, "path": f"{STUB}-lib.rs"}
         if package.folder == project.package.folder:
-            made["bin"] = [{"name": binary, "path": "main.rs"}]
+            made["bin"] = [{"name": binary, "path": f"{STUB}-main.rs"}]
         if "features" in own:
             made["features"] = own["features"]
     for kind in KINDS:

@@ -26,6 +26,8 @@ const TOLD = [
   "deprecated", "scripts", "bundleDependencies", "bundledDependencies", "engines",
 ];
 const AT_ONCE = 4;
+const BASE32 = "abcdefghijklmnopqrstuvwxyz234567";
+const NAME = /^(?:@[\w~-][\w.~-]*\/)?[\w~-][\w.~-]*$/;
 const BLOCK = 512;
 const text = new TextDecoder();
 
@@ -122,9 +124,34 @@ await Promise.all(Array.from({ length: AT_ONCE }, async () => {
     registries.set(entry.folder, known);
   }
 }));
+/** As `folder_of` of builder/pipelines/deno/lock.py: a name with capitals is encoded. */
+function folderOf(name: string): string {
+  if (name === name.toLowerCase()) return name;
+  let bits = 0, value = 0, found = "_";
+  for (const byte of new TextEncoder().encode(name)) {
+    value = (value << 8 | byte) & 0xfff;
+    for (bits += 8; bits >= 5; bits -= 5) found += BASE32[value >> (bits - 5) & 31];
+  }
+  return bits ? found + BASE32[value << (5 - bits) & 31] : found;
+}
+
+// An optional peer that the lock has none of: Deno looks it up all the same, and finds that there is no version.
+for (const known of [...registries.values()]) {
+  for (const info of Object.values(known.versions as Record<string, Record<string, unknown>>)) {
+    for (const key of ["peerDependencies", "optionalDependencies"]) {
+      const named = info[key];
+      for (const name of named && typeof named === "object" ? Object.keys(named) : []) {
+        const folder = NAME.test(name) ? folderOf(name) : "";
+        if (!folder || registries.has(folder)) continue;
+        Deno.mkdirSync(`${root}/${folder}`, { recursive: true });
+        registries.set(folder, { name, versions: {}, "dist-tags": {} });
+      }
+    }
+  }
+}
 for (const [folder, known] of registries) {
   const versions = Object.keys(known.versions as object).sort();
-  known["dist-tags"] = { latest: versions[versions.length - 1] };
+  if (versions.length) known["dist-tags"] = { latest: versions[versions.length - 1] };
   known["_deno.packumentFormat"] = "full";
   Deno.writeTextFileSync(`${root}/${folder}/registry.json`, JSON.stringify(known));
 }
