@@ -177,8 +177,9 @@ impl Stream {
     /// The end of an answer: all of it, or what comes after the pieces that were sent.
     fn answer(&self, response: Response, is_head: bool) {
         let mut sink = self.lock();
-        let is_whole = matches!(&*sink, Sink::Waiting(_));
-        if let Sink::Waiting(out) = std::mem::replace(&mut *sink, Sink::Ended) {
+        let mut found = std::mem::replace(&mut *sink, Sink::Ended);
+        let is_whole = matches!(found, Sink::Waiting(_));
+        if let Sink::Waiting(out) = found {
             let head = match head(&response, is_head) {
                 Ok(head) => head,
                 Err(message) => {
@@ -187,10 +188,9 @@ impl Stream {
                     return self.answer(Response::error(500, &message), is_head);
                 }
             };
-            *sink = open(out, head);
+            found = open(out, head);
         }
-        // The rest is unreachable for a sink that has ended.
-        if let Sink::Open(body, pieces) = std::mem::replace(&mut *sink, Sink::Ended) {
+        if let Sink::Open(body, pieces) = found {
             let written = (is_head && is_whole) || write(&pieces, &response.body);
             drop(pieces);
             if written {
