@@ -173,7 +173,7 @@ class Finalizer:
                     raise Refused("the config is larger than the manifest says")
         except BlobMissing:
             raise Refused(f"{repository} has no config {found.config_digest}") from None
-        check_config(config.getvalue(), manifest.digest)
+        check_config(config.getvalue(), found, manifest.digest)
         checked = pb.BuiltArtifact(digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials)
         if artifact.HasField("start_check"):
             checked.start_check.CopyFrom(artifact.start_check)

@@ -84,7 +84,8 @@ class Choice:
 class Toolchain:
     """A row of `runtimes/catalog.toml`: what compiles, and on which base image the result runs.
 
-    `name` is how nodes advertise it ("go-1.26"); `base` names the base image ("go", "python-3.11").
+    `name` is how nodes advertise it ("go-1.26"); `base` names the base image ("go", "python-3.11"), or is empty where
+    artifacts have none.
     """
 
     runtime: str
@@ -180,6 +181,14 @@ class Output:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ComponentOutput:
+    """The artifact: the WebAssembly component at `component` inside the sandbox. It stands on no base image."""
+
+    component: str
+    summary: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Plan:
     """Everything that would happen, and why. Pure: the same tree and request give the same plan."""
 
@@ -187,7 +196,7 @@ class Plan:
     toolchain: Toolchain
     choices: tuple[Choice, ...]
     steps: tuple[Step, ...]
-    output: Output
+    output: Output | ComponentOutput
     files: tuple[WriteFile, ...] = ()
     stubs: tuple[WriteFile, ...] = ()
     """Files of ours below `/work/fetch`, all that a step with a network sees."""
@@ -233,8 +242,7 @@ class Wanted:
 
     `source` is its path in the step's private folder, where a part `*` stands for the one folder that is there; `path`
     the one in the shared cache `cache`. `path` has the digest, so that what one build asks for never takes the place of
-    what another means. `digest` is "sha256:<hex>" or "sha512:<hex>" of the bytes, or "h1:<base64>" as
-    go.sum has it.
+    what another means. `digest` is "sha256:<hex>" or "sha512:<hex>" of the bytes, or "h1:<base64>" as go.sum has it.
     """
 
     cache: str

@@ -1,4 +1,4 @@
-"""PACKAGE and PUSH: layers of the output over the base as one image, by digest to this attempt's tag."""
+"""PACKAGE and PUSH: one image of layers over the base, or a component, by digest to this attempt's tag."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from builder.claims.outcome import Artifact, Material
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer
+from builder.images.wasm import component_image, component_layer
 from builder.key import digest_of
-from builder.plan import LayerSource
+from builder.plan import ComponentOutput, LayerSource, Output
 from builder.toolchains.provider import Provided
 
 FORMAT = 1
@@ -32,20 +33,43 @@ class Packaged:
 
 
 def package(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) -> Packaged:
-    """One image over the base that PLAN bound. `fetched` is what its steps downloaded."""
-    plan, base = bound.plan, bound.toolchain.base
+    """The artifact of a plan over the base that PLAN bound. `fetched` is what its steps downloaded."""
+    output, base = bound.plan.output, bound.toolchain.base
+    if isinstance(output, ComponentOutput):
+        image = _component(attempt, output)
+    elif base is None:
+        raise BuildError("Internal", f"{bound.plan.toolchain.name} has no base image to build on")
+    else:
+        image = _image(attempt, bound.toolchain, output, base)
+    return Packaged(image=image, materials=(*bound.materials, *fetched))
+
+
+def _image(attempt: Attempt, toolchain: Provided, output: Output, base: BaseImage) -> Image:
     _require_layers(base)
-    require_program(attempt, bound)
+    require_program(attempt, toolchain, output)
     layers: list[Layer] = []
     left = attempt.node.settings.artifact_bytes
-    for index, source in enumerate(plan.output.layers):
-        layers.append(_layer(attempt, bound.toolchain, index, source, left))
+    for index, source in enumerate(output.layers):
+        layers.append(_layer(attempt, toolchain, index, source, left))
         left = max(0, left - layers[-1].unpacked)
-    output = plan.output
     config = ImageConfig(
         entrypoint=output.entrypoint, env=output.env, workdir=output.workdir, user=output.user, labels=()
     )
-    return Packaged(image=build_image(base, tuple(layers), config), materials=(*bound.materials, *fetched))
+    return build_image(base, tuple(layers), config)
+
+
+def _component(attempt: Attempt, output: ComponentOutput) -> Image:
+    """A component as it is, once it is known to be one that any host of WASI 0.2 can serve."""
+    with attempt.reading() as reading:
+        found = reading.component(output.component.removeprefix("/work/"))
+    layer = component_layer(
+        attempt.work / output.component.removeprefix("/work/"),
+        attempt.private / "component.wasm",
+        below=attempt.work,
+        limit=attempt.node.settings.artifact_bytes,
+        check=attempt.check,
+    )
+    return component_image(layer, found)
 
 
 def _require_layers(base: BaseImage) -> None:

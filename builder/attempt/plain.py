@@ -43,7 +43,7 @@ def _read(shape: Any, value: object) -> object:
             raise ValueError(f"a {shape.__name__} is needed, not {type(value).__name__}")
         return value
     if origin in (Union, types.UnionType):
-        return None if value is None else _read(next(one for one in inner if one is not type(None)), value)
+        return None if value is None else _read(_member(inner, value), value)
     if origin is tuple and isinstance(value, list):
         kinds = [inner[0]] * len(value) if inner[-1] is Ellipsis else list(inner)
         return tuple(_read(kind, one) for kind, one in zip(kinds, value, strict=True))
@@ -57,6 +57,17 @@ def _read(shape: Any, value: object) -> object:
             raise ValueError(f"{shape} has other fields")
         return cast(Any, shape)(**{name: _read(kind, value[name]) for name, kind in fields.items()})
     raise ValueError(f"{shape} is needed, not {type(value).__name__}")
+
+
+def _member(inner: tuple[Any, ...], value: object) -> Any:
+    """The one of a union that a value is: of several dataclasses that with its fields."""
+    kinds = [one for one in inner if one is not type(None)]
+    if len(kinds) == 1:
+        return kinds[0]
+    found = [one for one in kinds if isinstance(value, dict) and set(_fields(one)) == set(value)]
+    if len(found) != 1:
+        raise ValueError(f"one of {kinds} is needed")
+    return found[0]
 
 
 def prepare(*shapes: type) -> None:

@@ -8,9 +8,9 @@ import struct
 from pathlib import Path, PurePosixPath
 
 from builder.attempt.attempt import Attempt
-from builder.attempt.planned import Bound
 from builder.errors import BuildError
 from builder.images.gather import open_source
+from builder.plan import Output
 from builder.toolchains.provider import Provided
 
 HEADER = struct.Struct("<4sBB10xHHIQ")
@@ -30,16 +30,16 @@ def host_path(attempt: Attempt, toolchain: Provided, inside: str) -> Path:
     raise BuildError("Internal", f"{inside} is nowhere on this node")
 
 
-def require_program(attempt: Attempt, bound: Bound) -> None:
+def require_program(attempt: Attempt, toolchain: Provided, output: Output) -> None:
     """Raise `BuildError` StartFailed where a layer of this build holds the entry point and that is no program.
 
     What is absent or no plain file is left to packaging, which names it.
     """
-    entry = PurePosixPath(bound.plan.output.entrypoint[0])
-    for layer in reversed(bound.plan.output.layers):
+    entry = PurePosixPath(output.entrypoint[0])
+    for layer in reversed(output.layers):
         if not entry.is_relative_to(layer.dest):
             continue
-        host = host_path(attempt, bound.toolchain, layer.source) / entry.relative_to(layer.dest)
+        host = host_path(attempt, toolchain, layer.source) / entry.relative_to(layer.dest)
         try:
             fd = open_source(host, attempt.work if host.is_relative_to(attempt.work) else None)
         except OSError:

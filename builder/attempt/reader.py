@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from builder.attempt.plain import Failed, from_plain, to_json
 from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, Pointers, Start, Unpacked, framed, serve
 from builder.errors import BuildError, PlatformError
+from builder.images.component import Component
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
@@ -233,6 +234,13 @@ class Reading:
         """What the plan's steps download, as far as its stubs name it now."""
         with _invalid():
             return self._ask(Named, "fetched", self._bounds, plan=plan).fetched
+
+    def component(self, path: str) -> Component:
+        """What a component that the steps left at `path` of the work folder imports and exports."""
+        try:
+            return self._ask(Component, "component", self._bounds, path=path)
+        except OverBudget as over:
+            raise BuildError("StartFailed", f"reading the component {over.what}", limit=over.limit) from None
 
     @property
     def _bounds(self) -> Bounds:

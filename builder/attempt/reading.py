@@ -15,6 +15,7 @@ import os
 import resource
 import signal
 import socket
+import stat
 import struct
 import traceback
 from collections.abc import Callable, Sequence
@@ -26,6 +27,8 @@ from typing import Any, NoReturn
 from builder import pipelines
 from builder.attempt.plain import failed, from_plain, prepare, to_json
 from builder.errors import BuildError
+from builder.images.component import Component, Malformed, read_component, require_servable
+from builder.images.gather import open_source as open_plain
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
@@ -48,6 +51,7 @@ QUICK_S = 0.1
 NICE = 10
 STUBS = Path("fetch")
 """What a step with a network sees, likewise."""
+NO_COMPONENT = "A program for wasm32-wasip2 is a component: nothing of the source may write another file there."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +166,26 @@ class Desk:
         except OSError as error:  # of the stubs as a step left them: nothing else is looked at here
             message = f"what the steps left in /work/fetch cannot be read: {error.strerror}"
             raise BuildError("StepFailed", message, where="/work/fetch") from None
+
+    def component(self, path: str) -> Component:
+        """A component that the steps left at `path` of the work folder. Raises `BuildError` StartFailed for one that
+        cannot be served, StepFailed where there is none."""
+        name = f"/work/{path}"
+        try:
+            descriptor = open_plain(Path(path), Path("."))
+        except OSError as error:
+            raise BuildError("StepFailed", f"the build left no component {name}: {error.strerror}") from None
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise BuildError("StepFailed", f"the build left no file {name}")
+        with open(descriptor, "rb") as file:
+            try:
+                found = read_component(file)
+            except Malformed as error:
+                message = f"the build left {error} at {name}"
+                raise BuildError("StartFailed", message, where=name, next=NO_COMPONENT) from None
+        require_servable(found, name)
+        return found
 
 
 def serve(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, owner: int) -> NoReturn:

@@ -29,8 +29,10 @@ from builder.errors import BuildError, PlatformError
 from builder.images.gather import open_source
 from builder.images.store import images_of
 from builder.pipelines.arguments import FILES
+from builder.plan import ComponentOutput, Output
 from builder.sandbox import app
 from builder.source.tree import DirTree
+from builder.toolchains.wasmtime import host_of
 
 WITHIN_S = 5.0
 AFTER_PUSH_S = 1.0
@@ -131,44 +133,82 @@ class Trial:
             result = self._started()
             self._found = self._found or self._judged(result)
         except BuildError as error:
-            self._found = self._found or Start(status=StartStatus.UNKNOWN, message=f"not known: {error.message}")
+            self._found = (
+                self._found
+                or self._refused(error)
+                or Start(status=StartStatus.UNKNOWN, message=f"not known: {error.message}")
+            )
         except Exception as error:  # a fault of ours never ends the build
             self._found = self._found or Start(status=StartStatus.UNKNOWN, message=f"not known: {error!r}")
         finally:
             self._ended.set()
             self._known.set()
 
+    def _refused(self, error: BuildError) -> Start | None:
+        """A component that is none can start on no machine; on a node without wasmtime nobody knows."""
+        if error.reason == "ToolchainUnavailable":
+            return Start(status=StartStatus.SKIPPED, message=f"skipped: {error.message}", next=error.next)
+        if error.reason != "StartFailed":
+            return None
+        return Start(status=StartStatus.EXITED, message=error.message, said=error.said, next=error.next,
+                     exit_code=error.exit_code, nowhere=True)  # fmt: skip
+
     def _started(self) -> sandbox.Result:
         attempt, output = self._attempt, self._bound.plan.output
-        settings, toolchain = attempt.node.settings, self._bound.toolchain
+        settings = attempt.node.settings
         self._folder.mkdir()
         attempt.chown_to_build_user(self._folder)
-        mounts = []
-        for layer in output.layers:
-            source = host_path(attempt, toolchain, layer.source)
-            self._require_plain(source)
-            mounts.append(sandbox.Mount(source=source, dest=layer.dest))
-        root = sandbox.Root(rootfs=images_of(settings.node_dir).rootfs(toolchain.base.digest), mounts=tuple(mounts))
-        env = dict(toolchain.base.env) | dict(output.env)
+        command, root = self._component(output) if isinstance(output, ComponentOutput) else self._program(output)
         return sandbox.run(
-            app.command(output.entrypoint, env, cwd=output.workdir, user=output.user, root=root, work=self._folder),
+            command,
             root,
             app.limits(int(WITHIN_S * 1000)),
             uid=attempt.node.uid,
             gid=settings.build_uid,
             egress=None,
             on_line=lambda stream, line: self._lines.append(line.decode("utf-8", "replace")),
-            cancelled=lambda: self._stopped or self._found is not None or attempt.lease.must_stop(),
+            cancelled=self._must_end,
             grace_ms=0,
             placed=self._placed,
             use_cgroups=settings.use_cgroups,
         )
 
+    def _program(self, output: Output) -> tuple[sandbox.Command, sandbox.Root]:
+        """What a container runtime would start: the program over its base."""
+        attempt, toolchain = self._attempt, self._bound.toolchain
+        base = toolchain.base
+        assert base is not None
+        mounts = []
+        for layer in output.layers:
+            source = host_path(attempt, toolchain, layer.source)
+            self._require_plain(source)
+            mounts.append(sandbox.Mount(source=source, dest=layer.dest))
+        root = sandbox.Root(rootfs=images_of(attempt.node.settings.node_dir).rootfs(base.digest), mounts=tuple(mounts))
+        env = dict(base.env) | dict(output.env)
+        command = app.command(
+            output.entrypoint, env, cwd=output.workdir, user=output.user, root=root, work=self._folder
+        )
+        return command, root
+
+    def _component(self, output: ComponentOutput) -> tuple[sandbox.Command, sandbox.Root]:
+        """What serves a component here. Compiling it is part of the check: whoever serves it compiles it, too."""
+        attempt, settings = self._attempt, self._attempt.node.settings
+        source = host_path(attempt, self._bound.toolchain, output.component)
+        self._require_plain(source)
+        host = host_of(
+            settings.node_dir, uid=attempt.node.uid, gid=settings.build_uid, use_cgroups=settings.use_cgroups
+        )
+        code = host.compiled(source, self._must_end)
+        return host.serving(code, self._folder, {})
+
+    def _must_end(self) -> bool:
+        return self._stopped or self._found is not None or self._attempt.lease.must_stop()
+
     def _left_behind(self, lines: tuple[str, ...]) -> str:
         """The file of the source that the program missed, or its folder, where its runtime puts none into the image."""
         attempt, plan = self._attempt, self._bound.plan
         takes = next((one.BUILD_ARGS for one in attempt.node.known if plan.detection.runtime == one.NAME), ())
-        missed = app.missing_file(lines, plan.output.workdir)
+        missed = app.missing_file(lines, plan.output.workdir) if isinstance(plan.output, Output) else ""
         if FILES.name not in takes or not missed:
             return ""
         there = any(path == missed or path.endswith(f"/{missed}") for path in DirTree(attempt.source).files())

@@ -11,6 +11,9 @@ from typing import Any
 
 from builder.contract import materials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
+from builder.images import wasm
+from builder.images.component import MOST_NAMES, Component, require_servable
 from builder.images.destination import DIGEST, Manifest
 from builder.images.image import CONFIG_TYPE, MANIFEST_TYPE
 from builder.plan import PLATFORM
@@ -19,7 +22,7 @@ from builder.text import visible
 CONFIG_BYTES = 1024 * 1024
 MOST_LAYERS = 1000
 _MANIFEST_TYPES = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
-_CONFIG_TYPES = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json")
+_CONFIG_TYPES = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json", wasm.CONFIG_TYPE)
 _SHOWN = 100
 
 
@@ -34,6 +37,8 @@ class Described:
     config_digest: str
     config_size: int
     size_bytes: int
+    component: str = ""
+    """The digest of the component, where the artifact is one."""
 
 
 def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
@@ -85,15 +90,53 @@ def described(manifest: Manifest) -> Described:
     sizes = [_size(part, manifest.digest) for part in (config, *layers)]
     if sizes[0] > CONFIG_BYTES:
         raise Refused(f"the config of {manifest.digest} has {sizes[0]} bytes, limit {CONFIG_BYTES}")
-    return Described(config_digest=config["digest"], config_size=sizes[0], size_bytes=len(manifest.body) + sum(sizes))
+    component = _component_of(layers, manifest.digest) if config["mediaType"] == wasm.CONFIG_TYPE else ""
+    return Described(
+        config_digest=config["digest"],
+        config_size=sizes[0],
+        size_bytes=len(manifest.body) + sum(sizes),
+        component=component,
+    )
 
 
-def check_config(config: bytes, digest: str) -> None:
-    """Raises `Refused` for the config of an image that is for another platform."""
+def _component_of(layers: list[Any], digest: str) -> str:
+    """The one layer of a component's artifact."""
+    if len(layers) != 1 or layers[0].get("mediaType") != wasm.LAYER_TYPE:
+        raise Refused(f"the manifest {digest} of a component has not one layer of the type {wasm.LAYER_TYPE}")
+    return str(layers[0]["digest"])
+
+
+def check_config(config: bytes, found: Described, digest: str) -> None:
+    """Raises `Refused` for the config of an image that is for another platform, or of a component that no host of WASI
+    0.2 can serve."""
     value = _object(config, "config")
+    if found.component:
+        return _check_component(value, found.component, digest)
     platform = f"{value.get('os')}/{value.get('architecture')}"
     if platform != PLATFORM:
         raise Refused(f"the image {digest} is for {_shown(platform)}, not {PLATFORM}")
+
+
+def _check_component(value: Mapping[str, Any], layer: str, digest: str) -> None:
+    platform = f"{value.get('os')}/{value.get('architecture')}"
+    if platform != wasm.PLATFORM:
+        raise Refused(f"the component {digest} is for {_shown(platform)}, not {wasm.PLATFORM}")
+    if value.get("layerDigests") != [layer]:
+        raise Refused(f"the config of {digest} names other layers than its manifest")
+    shape = value.get("component")
+    names = [shape.get(kind) if isinstance(shape, dict) else None for kind in ("imports", "exports")]
+    imports, exports = (
+        tuple(each)
+        if isinstance(each, list) and len(each) <= MOST_NAMES and all(isinstance(x, str) for x in each)
+        else None
+        for each in names
+    )
+    if imports is None or exports is None:
+        raise Refused(f"the config of {digest} does not say what the component imports and exports")
+    try:
+        require_servable(Component(imports=imports, exports=exports), digest)
+    except BuildError as error:
+        raise Refused(f"{digest}: {error.message}") from None
 
 
 def _size(descriptor: Any, where: str) -> int:

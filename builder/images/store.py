@@ -20,10 +20,12 @@ from builder.images.image import BaseImage, Image, Platform
 from builder.images.layer import MEDIA_TYPE, Layer
 from builder.images.layout import Layout, Stamp
 from builder.images.rootfs import unpack_image
+from builder.images.wasm import CONFIG_TYPE as WASM_CONFIG_TYPE
 
 BASES = "bases/"
 TOOLCHAINS = "toolchains/"
 TAG = "current"
+COMPONENT = "component.wasm"
 OCI_LAYER = {"application/vnd.docker.image.rootfs.diff.tar.gzip": MEDIA_TYPE}
 """Docker's name of a layer's media type → that of OCI, for the same bytes."""
 
@@ -201,8 +203,10 @@ def layers_of(
     )
 
 
-def pull(source: Destination, repository: str, digest: str, folder: Path) -> dict[str, Any]:
+def pull(source: Destination, repository: str, digest: str, folder: Path) -> dict[str, Any] | None:
     """Unpack the image of `digest` into `folder`/root; returns its config. The layers' blobs stay in `folder`.
+
+    None for a component, which is `folder`/component.wasm then.
 
     Raises `BuildError` SourceNotFound when it is absent, and as `Destination.open_blob` and `unpack_image` do.
     """
@@ -210,6 +214,12 @@ def pull(source: Destination, repository: str, digest: str, folder: Path) -> dic
     if manifest is None:
         raise BuildError("SourceNotFound", f"{repository}@{digest} is not there any more")
     value = json.loads(manifest.body)
+    if value["config"]["mediaType"] == WASM_CONFIG_TYPE:
+        (layer,) = value["layers"]
+        with (folder / COMPONENT).open("wb") as out:
+            for chunk in source.open_blob(repository, layer["digest"]):
+                out.write(chunk)
+        return None
     config = json.loads(b"".join(source.open_blob(repository, value["config"]["digest"])))
 
     def blob_path(blob: str) -> Path:

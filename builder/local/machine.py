@@ -87,7 +87,7 @@ def here(settings: Settings, row: Toolchain) -> tuple[str, BuildError | None]:
 
         folders = [each / row.runtime for each in folders_of(settings) if (each / row.runtime / FILE).is_file()]
         recipes = read_recipes(folders[0]) if folders else {}
-        if images_of(settings.node_dir).get(row.base) is None and row.base not in recipes:
+        if row.base and images_of(settings.node_dir).get(row.base) is None and row.base not in recipes:
             message = f"{row.name}: there is no recipe of its base image {row.base}"
             return "", BuildError("ToolchainUnavailable", message)
         return "", error

@@ -29,9 +29,10 @@ from builder.errors import REASONS, BuildError
 from builder.images import place
 from builder.images.layout import Layout
 from builder.images.reference import parse
-from builder.images.store import pull
+from builder.images.store import COMPONENT, pull
 from builder.sandbox import app
 from builder.settings import Settings
+from builder.toolchains.wasmtime import OWN_LINE, host_of
 
 READY_S = 20.0
 ELSEWHERE_S = 3.0
@@ -76,25 +77,17 @@ def started(
     said: deque[str] = deque(maxlen=SAID)
 
     def heard(stream: sandbox.Stream, line: bytes) -> None:
-        said.append(line.decode("utf-8", "replace"))
-        on_line(said[-1])
+        text = line.decode("utf-8", "replace")
+        if text != OWN_LINE:
+            said.append(text)
+            on_line(text)
 
     try:
-        config = _pulled(settings, build, home)
         work = home / "work"
         work.mkdir()
         if os.geteuid() == 0:
             os.chown(work, uid, settings.build_uid)
-        root = sandbox.Root(rootfs=home / "root")
-        image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
-        command = app.command(
-            tuple(config.get("Entrypoint") or ()) + tuple(config.get("Cmd") or ()),
-            {**image_env, **(env or {}), "PORT": str(app.PORT)},
-            cwd=config.get("WorkingDir") or "/",
-            user=config.get("User") or "",
-            root=root,
-            work=work,
-        )
+        command, root = _artifact(settings, build, home, work, env or {})
         inside: list[int] = []
         began = time.monotonic()
         serving = sandbox.serve(
@@ -167,7 +160,32 @@ def _ended(result: sandbox.Result, said: Collection[str], when: str) -> BuildErr
     )
 
 
-def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any]:
+def _artifact(
+    settings: Settings, build: pb.Build, home: Path, work: Path, env: Mapping[str, str]
+) -> tuple[sandbox.Command, sandbox.Root]:
+    """The artifact below `home`, and what starts it: its own program, or for a component wasmtime."""
+    config = _pulled(settings, build, home)
+    if config is None:
+        component = home / COMPONENT
+        component.chmod(0o644)
+        host = host_of(
+            settings.node_dir, uid=settings.build_uid - 1, gid=settings.build_uid, use_cgroups=settings.use_cgroups
+        )
+        return host.serving(host.compiled(component), work, env)
+    root = sandbox.Root(rootfs=home / "root")
+    image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
+    command = app.command(
+        tuple(config.get("Entrypoint") or ()) + tuple(config.get("Cmd") or ()),
+        {**image_env, **env, "PORT": str(app.PORT)},
+        cwd=config.get("WorkingDir") or "/",
+        user=config.get("User") or "",
+        root=root,
+        work=work,
+    )
+    return command, root
+
+
+def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] | None:
     """`pull` from the settings' registry; without one from where the record places the artifact.
 
     A login is for the registry that the settings name, never for a host that only a server's answer names.

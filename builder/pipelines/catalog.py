@@ -93,7 +93,7 @@ def parse(text: str) -> Catalog:
             version=row["version"],
             target=row.get("target", ""),
             name=row["toolchain"],
-            base=row["base"],
+            base=row.get("base", ""),
         )
         rows.append(
             Row(

@@ -83,8 +83,9 @@ def ensure_base(
         root = read_recipe(folders_of(settings), row.runtime).root
         if root and host_provider(settings).has(row):
             build_base(store, root, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
-        made = build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
-        digest = made.digest
+        if row.base:
+            made = build_base(store, row.base, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)
+            digest = made.digest
     packages.fetch(folders_of(settings), _store(settings), row, settings.index_env, settings.ca_bundle, progress)
     return digest
 

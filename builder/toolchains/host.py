@@ -14,6 +14,7 @@ from glob import glob
 from pathlib import Path
 
 from builder.errors import BuildError
+from builder.images.image import BaseImage
 from builder.images.store import ImageStore
 from builder.plan import Toolchain
 from builder.sandbox import Root
@@ -39,16 +40,15 @@ class HostProvider:
     def find(self, row: Toolchain) -> Found:
         """See `Provider.find`."""
         recipe = read_recipe(self.folders, row.runtime)
-        base = self.images.get(row.base)
-        if base is None:
-            raise base_lacks(row)
+        base = base_of(self.images, row)
         root = self.images.get(recipe.root) if recipe.root else base
-        if root is None:
+        if recipe.root and root is None:
             step = f"ignite-builder runtimes fetch {row.name}"
             raise _unavailable(row, f"image {recipe.root}, the root of its steps, is not on this node", step)
         apart = self.images.get(f"{row.base}{recipe.apart}") if recipe.apart else None
         parts = []
-        for program in recipe.programs:
+        programs = recipe.programs_for(row.target)
+        for program in programs:
             source, name = self._locate(row, program), program.command
             files, content = program.digest, program.content
             parts.append(Part(name=name, source=source, dest=program.mount, files=files, content=content))
@@ -63,10 +63,10 @@ class HostProvider:
             row=row,
             base=base,
             where="host",
-            root=root.digest if recipe.root or recipe.base_is_root else "",
+            root=root.digest if root is not None and (recipe.root or recipe.base_is_root) else "",
             apart=apart.digest if apart else "",
             parts=tuple(parts),
-            path=tuple(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
+            path=tuple(f"{program.mount}/{program.path}" for program in programs if program.path),
             indexes=recipe.indexes,
         )
 
@@ -74,7 +74,7 @@ class HostProvider:
         """See `Provider.has`."""
         try:
             recipe = read_recipe(self.folders, row.runtime)
-            for program in recipe.programs:
+            for program in recipe.programs_for(row.target):
                 self._locate(row, program)
             return all(file_of(self.copies, row, package).is_file() for package in recipe.packages)
         except BuildError:
@@ -99,6 +99,7 @@ class HostProvider:
         """The program, or the folder above it that holds its marker."""
         command = program.command
         if (place := _placed(row, program)) is not None:
+            _require_needed(row, program, place)
             return place
         found = self.which(command)
         if not found:
@@ -114,6 +115,7 @@ class HostProvider:
             if has != row.version:
                 message = f"{command} on this node is {has or 'an unknown version'}, {row.version} is needed"
                 raise _unavailable(row, message, _install(program, row))
+        _require_needed(row, program, root)
         return root
 
 
@@ -134,9 +136,28 @@ def shared_parts(row: Toolchain, recipe: Recipe) -> tuple[Part, ...]:
     return tuple(parts)
 
 
+def base_of(images: ImageStore, row: Toolchain) -> BaseImage | None:
+    """The base image that artifacts are built on; None for a row whose artifacts have none.
+
+    Raises `BuildError` ToolchainUnavailable where it is not there.
+    """
+    base = images.get(row.base) if row.base else None
+    if row.base and base is None:
+        raise base_lacks(row)
+    return base
+
+
 def base_lacks(row: Toolchain) -> BuildError:
     """The base image that artifacts are built on is not there."""
     return _unavailable(row, f"base image {row.base} is not on this node", f"ignite-builder runtimes fetch {row.name}")
+
+
+def _require_needed(row: Toolchain, program: Program, root: Path) -> None:
+    """Raise for a distribution that cannot build for the row's target."""
+    needed = dict(program.needs).get(row.target, "")
+    if needed and not (root / needed).exists():
+        message = f"{program.command} {row.version} of this node has no {needed}, which target {row.target} needs"
+        raise _unavailable(row, message, f"ignite-builder runtimes fetch {row.name}")
 
 
 def _placed(row: Toolchain, program: Program) -> Path | None:
@@ -170,5 +191,7 @@ def _unavailable(row: Toolchain, message: str, step: str) -> BuildError:
 
 def _install(program: Program, row: Toolchain) -> str:
     """Only a program with a version of its own must be the row's."""
+    if program.install:
+        return program.install
     wanted = f"{row.runtime} {row.version}, whole as its distribution unpacks it," if program.version else "it"
     return f"install {wanted} and put {program.command} on the PATH of this node"

@@ -8,7 +8,7 @@ there out of the image, so that a plan is the same whoever provides its toolchai
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 from builder.sandbox.compose import resolve_inside
 from builder.toolchains.copies import Copies
-from builder.toolchains.host import base_lacks, shared_parts, version_in
-from builder.toolchains.provider import Found, Provided
+from builder.toolchains.host import base_of, find_program, shared_parts, version_in
+from builder.toolchains.provider import Found, Part, Provided
 from builder.toolchains.recipe import Program, read_recipe
 
 OURS = ("PATH", "HOME", "USER", "HOSTNAME", "TMPDIR", "LANG", "TZ")
@@ -39,22 +39,22 @@ class ImageProvider:
     copies: Path
     images: ImageStore
     bases: ImageStore
+    which: Callable[[str], str | None] = find_program
 
     def find(self, row: Toolchain) -> Found:
         """See `Provider.find`."""
         recipe = read_recipe(self.folders, row.runtime)
+        programs = recipe.programs_for(row.target)
         image = self._image(row)
-        base = self.bases.get(row.base)
-        if base is None:
-            raise base_lacks(row)
+        base = base_of(self.bases, row)
         return Found(
             row=row,
             base=base,
             where=f"image {image.digest.removeprefix('sha256:')[:12]}",
             root=image.digest,
-            parts=shared_parts(row, recipe),
+            parts=(*self._own(row, programs), *shared_parts(row, recipe)),
             path=(
-                *(f"{program.mount}/{program.path}" for program in recipe.programs if program.path),
+                *(f"{program.mount}/{program.path}" for program in programs if program.path),
                 *(folder for folder in _path(image) if folder.startswith("/")),
             ),
             indexes=recipe.indexes,
@@ -64,9 +64,23 @@ class ImageProvider:
         """See `Provider.has`."""
         try:
             self._image(row)
+            self._own(row, read_recipe(self.folders, row.runtime).programs_for(row.target))
         except BuildError:
             return False
         return True
+
+    def _own(self, row: Toolchain, programs: tuple[Program, ...]) -> tuple[Part, ...]:
+        """The programs of one target, which are this machine's: no Debian release has them. Raises as `find`."""
+        found = []
+        for program in programs:
+            if program.target:
+                source = self.which(program.command)
+                if source is None:
+                    message = f"{row.name}: {program.command} is not on the PATH of this node"
+                    raise BuildError("ToolchainUnavailable", message, next=program.install)
+                at = Path(os.path.realpath(source))
+                found.append(Part(name=program.command, source=at, dest=program.mount, files=None))
+        return tuple(found)
 
     def provide(self, found: Found) -> Provided:
         """See `Provider.provide`."""
@@ -96,7 +110,7 @@ class ImageProvider:
         rootfs = rootfs.resolve()
         at = dict(recipe.at)
         mounts = [Mount(source=_only(row, rootfs, place), dest=dest) for dest, place in at.items()]
-        known = read_recipe(self.folders, row.runtime).programs
+        known = tuple(each for each in read_recipe(self.folders, row.runtime).programs if not each.target)
         for program in known:
             if program.mount not in at:
                 mounts.append(Mount(source=_located(row, rootfs, _path(image), program), dest=program.mount))

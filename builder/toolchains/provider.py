@@ -46,12 +46,13 @@ class Part:
 class Found:
     """A toolchain that could be provided here.
 
-    `base` is the image that artifacts are built on. `root` is the digest of the image that is the sandbox's root; empty
-    where the root has nothing but mounts. `path` are folders of the sandbox that join the PATH of its steps.
+    `base` is the image that artifacts are built on, None for those that have none. `root` is the digest of the image
+    that is the sandbox's root; empty where the root has nothing but mounts. `path` are folders of the sandbox that join
+    the PATH of its steps.
     """
 
     row: Toolchain
-    base: BaseImage
+    base: BaseImage | None
     where: str
     """Where it comes from, for people: "host", or the image."""
     root: str = ""
@@ -63,9 +64,10 @@ class Found:
 
     def digests(self) -> dict[str, str]:
         """Name → digest of everything that decides what comes out. Hashes only what has changed since the last call."""
-        image = {"toolchain": self.root} if self.root not in ("", self.base.digest) else {}
+        base = {"base": self.base.digest} if self.base else {}
+        image = {"toolchain": self.root} if self.root and self.root not in base.values() else {}
         apart = {"apart": self.apart} if self.apart else {}
-        return {"base": self.base.digest} | image | apart | {part.name: part.digest for part in self.parts}
+        return base | image | apart | {part.name: part.digest for part in self.parts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +75,7 @@ class Provided:
     """A toolchain as a build uses it: the composed root, the base image, the digests of everything that compiles."""
 
     root: Root
-    base: BaseImage
+    base: BaseImage | None
     digests: Mapping[str, str]
     apart: Root | None = None
     """Another root, for steps that see nothing of the build."""

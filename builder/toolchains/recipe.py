@@ -30,6 +30,10 @@ class Program:
     below the mount whose bytes decide what comes out; `content`, where it is not empty, are the folders of it that a
     step needs, the only ones that are copied. `places` are patterns of folders (`~` is the home) where a version
     manager puts distributions; the first whose marker gives the row's version goes before the PATH.
+
+    A program with a `target` is of that target's toolchains alone. Any version of it does, and where a toolchain image
+    has none it is this machine's own. `needs` (target → path below the mount) is what a distribution must hold to build
+    for a target. `install` is the step that gets the program onto a machine.
     """
 
     command: str
@@ -40,6 +44,9 @@ class Program:
     digest: tuple[str, ...] = ()
     content: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
+    target: str = ""
+    needs: tuple[tuple[str, str], ...] = ()
+    install: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,10 @@ class Recipe:
     packages: tuple[Package, ...]
     folders: tuple[Folder, ...]
     indexes: Indexes
+
+    def programs_for(self, target: str) -> tuple[Program, ...]:
+        """The programs of a toolchain for this target."""
+        return tuple(program for program in self.programs if program.target in ("", target))
 
 
 _parsed: dict[str, tuple[tuple[int, int, int], Recipe]] = {}
@@ -130,6 +141,9 @@ def _program(table: Mapping[str, Any]) -> Program:
         digest=tuple(table.get("digest", ())),
         content=tuple(table.get("content", ())),
         places=tuple(table.get("places", ())),
+        target=table.get("target", ""),
+        needs=tuple(sorted(table.get("needs", {}).items())),
+        install=table.get("install", ""),
     )
 
 

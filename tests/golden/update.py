@@ -6,6 +6,7 @@ The diff is the review.
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 
 from builder import pipelines
@@ -37,7 +38,8 @@ def plan_text(folder: Path) -> str:
     """The plan of an example as it is kept."""
     tree = DictTree(files_of(folder))
     found = pipelines.detect(tree)
-    plan = pipelines.plan(found, tree, PlanRequest(), catalog.read(runtimes_dir() / "catalog.toml"))
+    target = tomllib.loads((folder / "expect.toml").read_text()).get("target", "")
+    plan = pipelines.plan(found, tree, PlanRequest(target=target), catalog.read(runtimes_dir() / "catalog.toml"))
     return json.dumps(plan.to_json(), indent=2) + "\n"
 
 

@@ -216,8 +216,10 @@ def test_a_version_nobody_has_is_told_with_its_line() -> None:
     assert "1.99.1" in error.message and "1.24, 1.25, 1.26, 1.27" in error.message
 
 
-def test_wasm_is_no_target_of_go_yet() -> None:
-    assert refused({"main.go": MAIN}, target="wasm").reason == "UnsupportedTarget"
+def test_wasm_is_no_target_of_go_and_the_reason_says_why() -> None:
+    error = refused({"main.go": MAIN}, target="wasm")
+    assert error.reason == "UnsupportedTarget" and "modules of wasip1" in error.message
+    assert error.next == "Build for the target native, or write it in Rust."
 
 
 def test_package_main_in_the_only_folder_that_has_one() -> None:

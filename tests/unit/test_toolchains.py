@@ -283,7 +283,7 @@ def test_runtimes_and_doctor_write_nothing_and_unpack_nothing(tmp_path: Path, mo
     folder, data = tmp_path / "node", tmp_path / "data"
     images = images_of(folder)
     for row in catalogs.read(catalog_file("")).toolchains():
-        if images.get(row.base) is None:
+        if row.base and images.get(row.base) is None:
             store_base(images, tmp_path / row.base, row.base)
     data.mkdir()
     settings = Settings(node_dir=str(folder), data_dir=str(data))

@@ -1,4 +1,4 @@
-"""Rust: a package, a member of a workspace or a single file becomes one static binary. Runs nothing.
+"""Rust: a package, a member of a workspace or a single file becomes one static binary or one component. Runs nothing.
 
 With the network, and no line of the source: cargo resolves and downloads crates for stubs, manifests with empty
 targets. Without it: crates that the node verified are unpacked, cargo compiles them for the stubs (code that a lock
@@ -17,7 +17,7 @@ from builder.errors import BuildError
 from builder.pipelines.arguments import FILES, START, SUB_PATH, Argument, beside, names, start_of
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
-from builder.pipelines.rust.config import TRIPLE, Config, read_config
+from builder.pipelines.rust.config import TRIPLES, Config, read_config
 from builder.pipelines.rust.diagnosis import diagnose as diagnose
 from builder.pipelines.rust.entry import OURS, WRAPPER, Entry, Program, choose, features, library_name, linkable
 from builder.pipelines.rust.lock import LIST, read_lock
@@ -42,6 +42,7 @@ from builder.plan import (
     Access,
     Cache,
     Choice,
+    ComponentOutput,
     CopyFile,
     Detection,
     Fetched,
@@ -75,6 +76,7 @@ ARGUMENTS = (
 BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 SDK = "/opt/ignite/sdk/rust"
 CARGO = "/opt/ignite/toolchain/rust/bin/cargo"
+LINKER = ("CARGO_TARGET_WASM32_WASIP2_LINKER", "/opt/ignite/toolchain/wasm-component-ld")
 FETCH = "/work/fetch"
 TARGET_DIR = "/work/out/target"
 OFFLINE, MIRROR = "offline.toml", "mirror.toml"
@@ -88,6 +90,10 @@ INJECTED: Mapping[str, Any] = {
     "serde_json": "1",
     "tokio": {"version": "1", "features": ["full"]},
 }
+IN_COMPONENTS: Mapping[str, Any] = {
+    "tokio": {"version": "1", "features": ["io-util", "macros", "rt", "sync", "time"]},
+}
+"""What is injected otherwise in a component: all that tokio has there."""
 _OFFLINE = f'[source.crates-io]\nreplace-with = "verified"\n\n[source.verified]\ndirectory = "{FETCH}/vendor"\n'
 _MIRROR = '[source.crates-io]\nreplace-with = "mirror"\n'
 _INDEX = ("CARGO_REGISTRIES_MIRROR_INDEX", "${CARGO_REGISTRIES_MIRROR_INDEX:-sparse+https://index.crates.io/}")
@@ -109,6 +115,7 @@ class Source:
     """Whether the source has a lock."""
     foreign: bool
     """Whether it has a dependency that no lock of ours pins."""
+    triple: str
 
 
 def detect(tree: Tree) -> Detection | None:
@@ -131,10 +138,12 @@ def single_file_name(source: bytes) -> str:
 def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
     """Fetch crates (network, stubs), unpack and compile them (none), then compile the source (none)."""
     folder = folder_of(tree, request.build_args.get("sub_path", ""))
-    source = _read(tree, folder, request)
+    target = request.target or "native"
+    row = catalog.find(NAME, target=target)  # a target that there is not, before anything is read
+    source = _read(tree, folder, request, TRIPLES[target])
     own, entry = source.project.package, source.entry
-    version = wanted_version(tree, source.project, own.folder, catalog, request.version)
-    row = catalog.find(NAME, version.value, request.target or "native")
+    version = wanted_version(tree, source.project, own.folder, catalog, request.version, target)
+    row = catalog.find(NAME, version.value, target)
     warnings: list[str] = []
     stubs, copies = _stubs(tree, source)
     steps = _steps(source, request, warnings)
@@ -147,7 +156,9 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             Choice(name="runtime", value=NAME, why=detection.because),
             Choice(name="version", value=row.version, why=version.why),
             Choice(name="entry", value=entry.program.path, why=entry.why),
-            Choice(name="target", value=f"{row.target}, {PLATFORM}", why="asked for" if request.target else "default"),
+            Choice(
+                name="target", value=f"{target}, {_where(target)}", why="asked for" if request.target else "default"
+            ),
             *(
                 (Choice(name="added", value=", ".join(source.added), why="absent in Cargo.toml"),)
                 if source.added
@@ -155,23 +166,40 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             ),
         ),
         steps=steps,
-        output=Output(
-            layers=(
-                LayerSource(
-                    source=f"{TARGET_DIR}/{TRIPLE}/release/{binary}", dest="/app/app", created_by="ignite: cargo build"
-                ),
-                *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
-            ),
-            entrypoint=_entrypoint(placed, request),
-            workdir="/app",
-            summary="static binary /app/app, base with CA certificates and time zones, user 65532",
-        ),
+        output=_output(f"{TARGET_DIR}/{source.triple}/release/{binary}", target, placed, request),
         placed=placed,
         files=source.files,
         stubs=stubs if len(steps) > 1 else (),
         copies=copies if len(steps) > 1 else (),
         warnings=tuple(warnings),
         materials=tuple(path for path in (own.file, source.project.lock) if tree.has(path)),
+    )
+
+
+def _where(target: str) -> str:
+    """What an artifact of the target runs on."""
+    return PLATFORM if target == "native" else "WASI 0.2"
+
+
+def _output(binary: str, target: str, placed: tuple[CopyFile, ...], request: PlanRequest) -> Output | ComponentOutput:
+    if target == "wasm":
+        for name in (FILES.name, START.name):
+            if request.build_args.get(name):
+                message = f"{name} is for programs: a component has no folder and is called by its host"
+                hint = "Leave it out, or build for the target native. include_bytes! puts a file into the component."
+                raise BuildError("InvalidRequest", message, where=f"buildArgs.{name}", next=hint)
+        return ComponentOutput(
+            component=f"{binary}.wasm",
+            summary="a component that exports wasi:http/incoming-handler, for any host of WASI 0.2",
+        )
+    return Output(
+        layers=(
+            LayerSource(source=binary, dest="/app/app", created_by="ignite: cargo build"),
+            *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
+        ),
+        entrypoint=_entrypoint(placed, request),
+        workdir="/app",
+        summary="static binary /app/app, base with CA certificates and time zones, user 65532",
     )
 
 
@@ -198,24 +226,38 @@ def _entrypoint(placed: tuple[CopyFile, ...], request: PlanRequest) -> tuple[str
     return (program, *words[1:])
 
 
-def _read(tree: Tree, folder: str, request: PlanRequest) -> Source:
+def _read(tree: Tree, folder: str, request: PlanRequest, triple: str) -> Source:
     asked = request.build_args.get("entry", "")
     single = next((name for name in ("main.rs", "lib.rs") if tree.has(below(folder, name))), "")
     if single and not tree.has(below(folder, MANIFEST)):
-        return _read_single(tree, folder, single)
+        return _read_single(tree, folder, single, triple)
     project = read_project(tree, folder, asked)
     own = project.package
     entry = choose(tree, own, asked)
-    config = read_config(tree, project.root, own.folder)
-    added = _added(tree, own) if entry.handler else {}
+    config = read_config(tree, project.root, own.folder, triple)
+    if triple == TRIPLES["wasm"] and not entry.handler:
+        raise _no_handler(entry.program.path)
+    added = _added(tree, own, triple) if entry.handler else {}
     files = _files(tree, project, entry, added)
     files += tuple(WriteFile(path=path, content=config.text) for path in config.files)
     locked = tree.has(project.lock)
     foreign = any(_is_foreign(one.table) for one in project.packages)
-    return Source(project=project, entry=entry, added=added, config=config, files=files, locked=locked, foreign=foreign)
+    return Source(project=project, entry=entry, added=added, config=config, files=files, locked=locked,
+                  foreign=foreign, triple=triple)  # fmt: skip
 
 
-def _read_single(tree: Tree, folder: str, file: str) -> Source:
+def _no_handler(path: str) -> BuildError:
+    """A component is called by its host and has no port to listen on, so that a server of its own is none."""
+    message = f"{path} has no #[ignite::main]: a component is called for each request, it does not listen"
+    hint = "Put #[ignite::main] before a handler, or build the server for the target native."
+    return BuildError("EntryPointMissing", message, where=path, next=hint)
+
+
+def _injected(triple: str) -> Mapping[str, Any]:
+    return {**INJECTED, **(IN_COMPONENTS if triple == TRIPLES["wasm"] else {})}
+
+
+def _read_single(tree: Tree, folder: str, file: str, triple: str) -> Source:
     """A file without a manifest: ours names it as the program."""
     path = below(folder, file)
     text = tree.read_text(path, FILE_LIMIT)
@@ -223,8 +265,10 @@ def _read_single(tree: Tree, folder: str, file: str) -> Source:
     if not line and not has_main(text):
         hint = "Put #[ignite::main] before the handler, or add `fn main()` with a server on $PORT."
         raise BuildError("EntryPointMissing", f"{path} has neither #[ignite::main] nor fn main", where=path, next=hint)
+    if triple == TRIPLES["wasm"] and not line:
+        raise _no_handler(path)
     used = named(tree, folder, frozenset(INJECTED))
-    added = {name: value for name, value in INJECTED.items() if name in used}
+    added = {name: value for name, value in _injected(triple).items() if name in used}
     manifest = _SINGLE.format(file)
     parsed = {
         "package": {"name": "app", "version": "0.0.0", "edition": "2021"},
@@ -237,10 +281,11 @@ def _read_single(tree: Tree, folder: str, file: str) -> Source:
         project=Project(package=package, root=folder, packages=(package,), top=parsed),
         entry=Entry(program=Program(name="app", path=path), why=why, handler=bool(line)),
         added=added,
-        config=read_config(tree, folder, folder),
+        config=read_config(tree, folder, folder, triple),
         files=(WriteFile(path=below(folder, MANIFEST), content=manifest + "\n[workspace]\n" + _tables(added)),),
         locked=False,
         foreign=False,
+        triple=triple,
     )
 
 
@@ -249,10 +294,10 @@ def _is_foreign(manifest: Mapping[str, Any]) -> bool:
                for key, _, value in dependencies(manifest))  # fmt: skip
 
 
-def _added(tree: Tree, package: Package) -> dict[str, Any]:
+def _added(tree: Tree, package: Package, triple: str) -> dict[str, Any]:
     """What a package with a handler names and its manifest lacks."""
     used = named(tree, package.folder, frozenset(INJECTED)) | {"ignite"}
-    return {name: value for name, value in INJECTED.items() if name in used - package.direct}
+    return {name: value for name, value in _injected(triple).items() if name in used - package.direct}
 
 
 def _tables(added: Mapping[str, Any]) -> str:
@@ -344,11 +389,13 @@ def _steps(source: Source, request: PlanRequest, warnings: list[str]) -> tuple[S
         caches += (Cache(name="crates-sdk", access=Access.READ),)
         own = (CARGO, "--config", f"{FETCH}/{MIRROR}", "fetch", "--locked", "--manifest-path", f"{SDK}/Cargo.toml")
         steps.append(_fetch_step("download crates of the SDK", own, "crates-sdk", FETCH))
-    flags = ("-Ctarget-feature=+crt-static", *source.config.flags)
+    static = ("-Ctarget-feature=+crt-static",) if source.triple == TRIPLES["native"] else ()
+    flags = (*static, *source.config.flags)
     env = (*_COMMON, *_profile(source), ("CARGO_ENCODED_RUSTFLAGS", "\x1f".join(flags)))
+    env += (LINKER,) if source.triple == TRIPLES["wasm"] else ()
     asked = _features(request, project.package)
     argv: tuple[str, ...] = (
-        CARGO, "--config", f"{FETCH}/{OFFLINE}", "build", "--release", "--offline", *exact, "--target", TRIPLE,
+        CARGO, "--config", f"{FETCH}/{OFFLINE}", "build", "--release", "--offline", *exact, "--target", source.triple,
         "--target-dir", TARGET_DIR, *asked, "--bin", binary,
     )  # fmt: skip
     if caches:
@@ -401,7 +448,8 @@ def _profile(source: Source) -> tuple[tuple[str, str], ...]:
     """
     release = table(table(source.project.top, "profile"), "release")
     strip = () if {"strip", "debug"} & set(release) else (("CARGO_PROFILE_RELEASE_STRIP", "symbols"),)
-    panic = (("CARGO_PROFILE_RELEASE_PANIC", "unwind"),) if source.entry.handler and "panic" in release else ()
+    unwinds = source.entry.handler and source.triple == TRIPLES["native"]  # a component cannot
+    panic = (("CARGO_PROFILE_RELEASE_PANIC", "unwind"),) if unwinds and "panic" in release else ()
     return (*strip, *panic)
 
 

@@ -17,7 +17,8 @@ from builder.pipelines.limits import read_toml
 from builder.pipelines.rust.manifest import below, table, to_toml
 from builder.source.tree import Tree
 
-TRIPLE = "x86_64-unknown-linux-gnu"
+TRIPLES = {"native": "x86_64-unknown-linux-gnu", "wasm": "wasm32-wasip2"}
+"""Target of the catalog → target of rustc."""
 NAMES = (".cargo/config.toml", ".cargo/config")
 _IGNORED = frozenset({
     "alias", "cargo-new", "doc", "future-incompat-report", "install", "net", "term", "http", "cache",
@@ -35,6 +36,10 @@ _CODEGEN = frozenset({
     "target-cpu", "target-feature", "opt-level", "codegen-units", "debuginfo", "debug-assertions", "overflow-checks",
     "embed-bitcode", "force-frame-pointers", "inline-threshold", "symbol-mangling-version",
 })  # fmt: skip
+_CONDITIONS = {
+    TRIPLES["native"]: ("cfg(unix)", 'cfg(target_os = "linux")'),
+    TRIPLES["wasm"]: ('cfg(target_family = "wasm")', 'cfg(target_arch = "wasm32")'),
+}
 _LINTS = ("-A", "-W", "-D", "-F", "--allow", "--warn", "--deny", "--forbid", "--cap-lints")
 
 
@@ -47,7 +52,7 @@ class Config:
     files: tuple[str, ...]
 
 
-def read_config(tree: Tree, root: str, folder: str) -> Config:
+def read_config(tree: Tree, root: str, folder: str, triple: str) -> Config:
     """The files that cargo would read from `folder` up to the source's root. Raises `BuildError` ManifestInvalid."""
     env: dict[str, Any] = {}
     profile: dict[str, Any] = {}
@@ -58,8 +63,8 @@ def read_config(tree: Tree, root: str, folder: str) -> Config:
         files += found
         for path in found[:1]:
             value = read_toml(tree, path)
-            _check(path, value)
-            own = _flags(path, value)
+            _check(path, value, triple)
+            own = _flags(path, value, triple)
             flags = flags or own
             env = {name: value for name, value in _variables(path, value)} | env
             profile = {**table(value, "profile"), **profile}
@@ -70,7 +75,7 @@ def read_config(tree: Tree, root: str, folder: str) -> Config:
     return Config(text=to_toml(kept) if kept else "", flags=flags, files=tuple(files))
 
 
-def _check(path: str, value: Mapping[str, Any]) -> None:
+def _check(path: str, value: Mapping[str, Any], triple: str) -> None:
     for key in value:
         if key not in _IGNORED | {"build", "env", "profile", "target"}:
             raise _refused(path, key, "directs cargo to other sources or programs")
@@ -78,9 +83,11 @@ def _check(path: str, value: Mapping[str, Any]) -> None:
         if key not in _BUILD:
             raise _refused(path, f"build.{key}", "names a program that cargo would start")
     wanted = table(value, "build").get("target")
-    if wanted not in (None, TRIPLE):
-        message = f"build.target is {str(wanted)[:80]}; artifacts are for {TRIPLE}"
-        raise BuildError("UnsupportedTarget", message, where=f"{path}  build.target", next="Take the key out.")
+    if wanted not in (None, triple):
+        message = f"build.target is {str(wanted)[:80]}; this build is for {triple}"
+        target = next((name for name, one in TRIPLES.items() if one == wanted), "")
+        hint = f"Ask for it: --target {target}" if target else "Take the key out."
+        raise BuildError("UnsupportedTarget", message, where=f"{path}  build.target", next=hint)
     for name, one in table(value, "target").items():
         for key in one if isinstance(one, dict) else ():
             if key != "rustflags":
@@ -104,9 +111,10 @@ def _variables(path: str, value: Mapping[str, Any]) -> Iterator[tuple[str, Any]]
         yield name, text
 
 
-def _flags(path: str, value: Mapping[str, Any]) -> tuple[str, ...]:
+def _flags(path: str, value: Mapping[str, Any], triple: str) -> tuple[str, ...]:
     """The flags of rustc that cargo would take: those of the target, else those of every build."""
-    own = [table(table(value, "target"), name) for name in (TRIPLE, "cfg(unix)", 'cfg(target_os = "linux")')]
+    names = (triple, *_CONDITIONS[triple])
+    own = [table(table(value, "target"), name) for name in names]
     lists = [one["rustflags"] for one in own if "rustflags" in one] or [table(value, "build").get("rustflags", [])]
     words: list[str] = []
     for one in lists:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed
+from builder.pipelines.rust.components import unbuildable
 from builder.plan import Diagnosis, Step
 
 _STUBS = re.compile(r"/work/fetch/(?:app|sent)/?")
@@ -54,6 +55,7 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
         or _lock(step, said)
         or _resolution(said)
         or _manifest(said)
+        or unbuildable(step, said)
         or _script(said)
         or _linker(said)
         or _compiler(said, exit_code)

@@ -24,12 +24,15 @@ class Version:
     why: str
 
 
-def wanted_version(tree: Tree, project: Project | None, folder: str, catalog: Catalog, asked: str) -> Version:
+def wanted_version(
+    tree: Tree, project: Project | None, folder: str, catalog: Catalog, asked: str, target: str = "native"
+) -> Version:
     """Request beats file beats default. Raises `BuildError` UnknownRuntimeVersion for a pin that cannot be met."""
     if asked:
         return Version(value=asked, why="asked for")
-    known = list(dict.fromkeys(row.version for row in catalog.toolchains() if row.runtime == NAME))
-    default = catalog.find(NAME).version
+    rows = [row for row in catalog.toolchains() if row.runtime == NAME and row.target == target]
+    known = list(dict.fromkeys(row.version for row in rows))
+    default = catalog.find(NAME, target=target).version
     pin = _pin(tree, folder)
     if pin is not None:
         value, where = pin

@@ -22,11 +22,16 @@ pub fn main(arguments: TokenStream, item: TokenStream) -> TokenStream {
         let call: TokenStream = run.parse().expect("a call parses");
         let body = TokenTree::Group(Group::new(Delimiter::Brace, item.into_iter().chain(call).collect()));
         let head: TokenStream = "#[allow(dead_code)] pub fn main()".parse().expect("a head parses");
-        return head.into_iter().chain([body]).collect();
+        return head.into_iter().chain([body]).chain(exported()).collect();
     }
     let program: TokenStream =
         format!("#[allow(dead_code)] pub fn main() {{ {run} }}").parse().expect("a program parses");
-    [item, program].into_iter().collect()
+    [item, program, exported()].into_iter().collect()
+}
+
+/// What makes a component of the program, where it is compiled to one.
+fn exported() -> TokenStream {
+    "::ignite::__exported!(main);".parse().expect("a macro call parses")
 }
 
 struct Handler {

@@ -1,11 +1,8 @@
 //! What the platform knows of an invocation.
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use crate::{Request, Result, Stream};
+use crate::{Request, Result, Stream, TempStore};
 
 /// What the platform knows of an invocation, and what it lends to it.
 #[derive(Clone)]
@@ -49,7 +46,8 @@ impl Context {
         std::env::var(name).ok()
     }
 
-    /// A folder of this invocation alone. It is made by the first call and removed when the invocation has ended.
+    /// Temporary values of this invocation alone. They are made by the first call and removed when the invocation has
+    /// ended: a folder in a native program, memory in a component.
     pub fn temp_store(&self) -> Result<TempStore> {
         let mut made = self.temp.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(store) = &*made {
@@ -64,76 +62,6 @@ impl Context {
     pub fn stream(&self) -> Stream {
         self.stream.clone()
     }
-}
-
-/// A folder of one invocation below the system's folder for temporary files.
-#[derive(Debug, Clone)]
-pub struct TempStore {
-    folder: Arc<Folder>,
-}
-
-#[derive(Debug)]
-struct Folder(PathBuf);
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-impl TempStore {
-    fn new() -> Result<Self> {
-        static COUNT: AtomicU64 = AtomicU64::new(0);
-        let number = COUNT.fetch_add(1, Ordering::Relaxed);
-        let folder = std::env::temp_dir().join(format!("ignite-{}-{number}", process_id()));
-        fs::create_dir(&folder).map_err(|error| format!("no temporary folder: {error}"))?;
-        Ok(Self { folder: Arc::new(Folder(folder)) })
-    }
-
-    /// The folder itself.
-    pub fn path(&self) -> &Path {
-        &self.folder.0
-    }
-
-    /// Stores a value under a name, in the place of an earlier one.
-    pub fn put(&self, name: &str, value: impl AsRef<[u8]>) -> Result<()> {
-        Ok(fs::write(self.file(name)?, value)?)
-    }
-
-    /// The value of a name, if there is one.
-    pub fn get(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        match fs::read(self.file(name)?) {
-            Ok(value) => Ok(Some(value)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Removes a name, if it is there.
-    pub fn remove(&self, name: &str) -> Result<()> {
-        match fs::remove_file(self.file(name)?) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
-            _ => Ok(()),
-        }
-    }
-
-    /// A name is one part of a path, so that a value of the payload leads nowhere else.
-    fn file(&self, name: &str) -> Result<PathBuf> {
-        if name.is_empty() || name == "." || name == ".." || name.contains(['/', '\0']) {
-            return Err(format!("{name:?} is no name of a temporary value").into());
-        }
-        Ok(self.path().join(name))
-    }
-}
-
-#[cfg(not(target_family = "wasm"))]
-fn process_id() -> u32 {
-    std::process::id()
-}
-
-#[cfg(target_family = "wasm")]
-fn process_id() -> u32 {
-    0
 }
 
 #[cfg(test)]

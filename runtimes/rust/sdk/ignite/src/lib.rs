@@ -18,12 +18,23 @@ mod response;
 #[cfg(not(target_family = "wasm"))]
 #[path = "native.rs"]
 mod front;
+#[cfg(not(target_family = "wasm"))]
+#[path = "temp_folder.rs"]
+mod temp;
 
-pub use context::{Context, TempStore};
+#[cfg(target_family = "wasm")]
+#[path = "wasm.rs"]
+mod front;
+#[cfg(target_family = "wasm")]
+#[path = "temp_memory.rs"]
+mod temp;
+
+pub use context::Context;
 pub use front::Stream;
 pub use ignite_macros::main;
 pub use request::Request;
 pub use response::{IntoResponse, Json, Response};
+pub use temp::TempStore;
 
 /// Any error: `?` makes one of every `std::error::Error`, `.into()` of a text.
 pub type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -35,4 +46,35 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[doc(hidden)]
 pub mod __private {
     pub use crate::front::{asynchronous, synchronous};
+
+    #[cfg(target_family = "wasm")]
+    pub use {
+        crate::front::{export, invoked, Guest, IncomingRequest, ResponseOutparam},
+        wasip2,
+    };
+}
+
+/// The export of a component, whose host calls it for each request; nothing in a native program.
+#[cfg(target_family = "wasm")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __exported {
+    ($program:path) => {
+        const _: () = {
+            struct Exported;
+            impl $crate::__private::Guest for Exported {
+                fn handle(request: $crate::__private::IncomingRequest, out: $crate::__private::ResponseOutparam) {
+                    $crate::__private::invoked(request, out, $program)
+                }
+            }
+            $crate::__private::export!(Exported with_types_in $crate::__private::wasip2);
+        };
+    };
+}
+
+#[cfg(not(target_family = "wasm"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __exported {
+    ($program:path) => {};
 }

@@ -1,0 +1,179 @@
+"""wasmtime serves components here: each is compiled ahead of time once, and the machine code is stored by digests.
+
+The program is the machine's own. Compiler and server run in the sandbox over the machine's own system folders, without
+a network; the component itself sees none of these, since the server lends it no folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import sandbox
+from builder.errors import BuildError, PlatformError
+from builder.sandbox import app
+from builder.toolchains.digests import digest_of
+from builder.toolchains.host import find_program
+
+COMMAND = "wasmtime"
+AT, CODE = "/opt/ignite/wasmtime", "/opt/ignite/component.cwasm"
+KEPT = 64
+"""Compiled components that stay on a machine."""
+COMPILE_MS = 120_000
+COMPILE_MEMORY = 2 << 30
+COMPILE_DISK = 1 << 30
+SAID = 6
+OWN_LINE = f"Serving HTTP on http://0.0.0.0:{app.PORT}/"
+"""What the server prints of itself: an address inside, which nobody reaches."""
+INSTALL = "Install it (https://wasmtime.dev) and put it on the PATH of this machine."
+
+_CAUSE = re.compile(r"\s+\d+: (.+)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Host:
+    """The program, where the build user can run it, and the user that runs compiler and server outside.
+
+    `folder` stores compiled components.
+    """
+
+    program: Path
+    folder: Path
+    uid: int
+    gid: int
+    use_cgroups: bool = True
+
+    def compiled(self, component: Path, cancelled: Callable[[], bool] = lambda: False) -> Path:
+        """The machine code of a component, compiled by the first call for its digest.
+
+        Raises `BuildError` StartFailed for what is no valid component, or the reason of a limit that was reached.
+        """
+        of = digest_of(self.program.parent, (self.program.name,)).removeprefix("sha256:")[:16]
+        with component.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        final = self.folder / f"{digest}-{of}.cwasm"
+        with suppress(FileNotFoundError):
+            os.utime(final)
+            return final
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)
+        with tempfile.TemporaryDirectory(dir=self.folder, prefix=".partial-") as name:
+            work = Path(name) / "work"
+            for each in (work.parent, work):
+                each.mkdir(exist_ok=True)
+                each.chmod(0o755)
+            if os.geteuid() == 0:
+                os.chown(work, self.uid, self.gid)
+            self._compile(component, work, cancelled)
+            copy = Path(name) / "component.cwasm"
+            _copy(work / "component.cwasm", copy)
+            copy.chmod(0o644)
+            copy.rename(final)
+        self._drop_old()
+        return final
+
+    def serving(self, code: Path, work: Path, env: Mapping[str, str]) -> tuple[sandbox.Command, sandbox.Root]:
+        """What serves compiled code on $PORT; the component sees `env` and nothing else of the machine."""
+        variables = [f"--env={name}={value}" for name, value in sorted(env.items())]
+        argv = (
+            f"{AT}/{COMMAND}", "serve", "-Scli", "--no-logging-prefix", f"--addr=0.0.0.0:{app.PORT}", *variables,
+            "--allow-precompiled", CODE,
+        )  # fmt: skip
+        command = sandbox.Command(argv=argv, work=work, env={"HOME": "/tmp"}, cwd="/", user=(65532, 65532))
+        return command, self._root(sandbox.Mount(source=code, dest=CODE))
+
+    def _root(self, *more: sandbox.Mount) -> sandbox.Root:
+        program = sandbox.Mount(source=self.program, dest=f"{AT}/{COMMAND}")
+        return sandbox.Root(mounts=(*sandbox.host_root().mounts, program, *more))
+
+    def _compile(self, component: Path, work: Path, cancelled: Callable[[], bool]) -> None:
+        lines: deque[str] = deque(maxlen=200)
+        source = "/opt/ignite/component.wasm"
+        argv = (f"{AT}/{COMMAND}", "compile", source, "-o", "/work/component.cwasm")
+        result = sandbox.run(
+            sandbox.Command(argv=argv, work=work, env={"HOME": "/tmp"}),
+            self._root(sandbox.Mount(source=component, dest=source)),
+            sandbox.Limits(memory=COMPILE_MEMORY, cpus=2, pids=256, disk=COMPILE_DISK, wall_ms=COMPILE_MS),
+            uid=self.uid,
+            gid=self.gid,
+            egress=None,
+            on_line=lambda stream, line: lines.append(line.decode("utf-8", "replace")),
+            cancelled=cancelled,
+            use_cgroups=self.use_cgroups,
+        )
+        if result.reason:
+            raise BuildError(result.reason, "wasmtime reached a limit while it compiled the component")
+        if result.exit_code:
+            causes = [found[1] for line in lines if (found := _CAUSE.match(line))]
+            said = tuple(line for line in lines if line.strip())[:SAID]
+            message = f"wasmtime refuses the component: {causes[-1] if causes else (said or ('',))[0]}"
+            raise BuildError("StartFailed", message, said=said, exit_code=result.exit_code)
+
+    def _drop_old(self) -> None:
+        """The least recently used go. A server has its own open."""
+        found = []
+        for path in self.folder.glob("*.cwasm"):
+            with suppress(FileNotFoundError):
+                found.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(found)[:-KEPT]:
+            path.unlink(missing_ok=True)
+
+
+def host_of(
+    node_dir: str | Path,
+    *,
+    uid: int,
+    gid: int,
+    use_cgroups: bool = True,
+    which: Callable[[str], str | None] = find_program,
+) -> Host:
+    """The machine's wasmtime. Raises `BuildError` ToolchainUnavailable where there is none."""
+    found = which(COMMAND)
+    if found is None:
+        raise BuildError(
+            "ToolchainUnavailable", "wasmtime, which serves components, is not on this machine", next=INSTALL
+        )
+    program = Path(os.path.realpath(found))
+    folder = Path(node_dir)
+    return Host(
+        program=_reachable(program, folder / "toolchains"),
+        folder=folder / "components",
+        uid=uid,
+        gid=gid,
+        use_cgroups=use_cgroups,
+    )
+
+
+def _reachable(program: Path, copies: Path) -> Path:
+    """The program, or a copy that the build user can run: a person's home is closed to it."""
+    if os.geteuid() != 0 or all(up.stat().st_mode & 0o001 for up in program.parents):
+        return program
+    digest = digest_of(program.parent, (program.name,)).removeprefix("sha256:")[:32]
+    final = copies / f"{COMMAND}-{digest}"
+    if not final.is_file():
+        copies.mkdir(parents=True, exist_ok=True)
+        copies.chmod(0o755)
+        with tempfile.TemporaryDirectory(dir=copies, prefix=".partial-") as name:
+            partial = Path(name) / COMMAND
+            shutil.copyfile(program, partial)
+            partial.chmod(0o755)
+            partial.rename(final)
+    return final
+
+
+def _copy(source: Path, target: Path) -> None:
+    """A file that the sandbox wrote; a link there is followed nowhere."""
+    try:
+        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise PlatformError("Internal", f"wasmtime left no machine code: {error.strerror}") from None
+    with open(fd, "rb") as file, target.open("wb") as out:
+        shutil.copyfileobj(file, out, 1 << 20)
