@@ -27,7 +27,7 @@ from builder.images.layer import Layer, write_layer
 from builder.images.store import ImageStore
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.base import PlanRequest
-from builder.plan import Plan
+from builder.plan import Output, Plan
 from builder.source.tree import DirTree
 from builder.toolchains.host import find_program
 
@@ -61,6 +61,13 @@ class Hand:
             self._plan = pipelines.plan(detection, tree, request, catalog, known)
         return self._plan
 
+    @property
+    def output(self) -> Output:
+        """The image that it plans; no project measured here plans a component."""
+        output = self.plan.output
+        assert isinstance(output, Output)
+        return output
+
     def prepare(self, number: int | str) -> None:
         """Lay the source out, and empty what an earlier build left."""
         self.project.write(self.folder / "src", number)
@@ -75,7 +82,7 @@ class Hand:
         self.run_steps(plan)
         layers = tuple(
             write_layer([(self._host(source.source), source.dest)], self._out(index), created_by=source.created_by)
-            for index, source in enumerate(plan.output.layers)
+            for index, source in enumerate(self.output.layers)
         )
         image = build_image(self.bases.get(plan.toolchain.base), layers, self._config(plan))
         target = place.destination(self.registry, "")
@@ -93,7 +100,7 @@ class Hand:
                 shutil.copy(layer.path, blob)
         began = time.perf_counter()
         self.run_steps(plan)
-        layers = [self._tarred(index) for index in range(len(plan.output.layers))]
+        layers = [self._tarred(index) for index in range(len(self.output.layers))]
         image = build_image(base, tuple(layers), self._config(plan))
         self._layout(image)
         target = f"docker://{self.registry}/byhand/{self.project.name}-typed:{number}"
@@ -175,11 +182,11 @@ class Hand:
         return self.folder / "blobs" / "sha256" / digest.removeprefix("sha256:")
 
     def _config(self, plan: Plan) -> ImageConfig:
-        output = plan.output
+        output = self.output
         return ImageConfig(entrypoint=output.entrypoint, env=output.env, workdir=output.workdir, user=output.user)
 
     def _tarred(self, index: int) -> Layer:
-        source = self.plan.output.layers[index]
+        source = self.output.layers[index]
         host, tar = self._host(source.source), self.folder / f"typed-{index}.tar"
         reproducible = ("--sort=name", "--mtime=@0", "--owner=0", "--group=0", "--numeric-owner")
         moved = f"--transform=s,^{host.name},{source.dest.lstrip('/')},rSh"
