@@ -295,6 +295,7 @@ def test_a_folder_of_the_source_is_built_in_its_place() -> None:
         ({"main.ts": "", "deno.json": "[]"}, "ManifestInvalid", "deno.json", "no JSON object"),
         ({"main.ts": "", "deno.json": '{"lock": "other.lock"}'}, "ManifestInvalid", "deno.json:1", "other.lock"),
         ({"main.ts": "", "deno.lock": '{"version": "3"}'}, "LockOutdated", "deno.lock:1", "the format 3"),
+        ({"main.ts": "", "deno.json": r'{"name": "\ud800"}'}, "ManifestInvalid", "deno.json", "no character"),
         ({"main.ts": "", "deno.lock": "<<<<"}, "ManifestInvalid", "deno.lock:1:1", "no JSON"),
     ],
 )
