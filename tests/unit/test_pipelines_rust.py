@@ -5,9 +5,6 @@ The recordings in tests/golden/said/rust-* are of cargo 1.95.
 
 from __future__ import annotations
 
-import io
-import subprocess
-import tarfile
 import tomllib
 from pathlib import Path
 
@@ -570,33 +567,3 @@ def test_an_index_that_does_not_answer_is_ours() -> None:
 def test_what_is_not_known_is_the_tools_own_last_words() -> None:
     found = rust.diagnose(BUILD, 101, ["something new"])
     assert (found.reason, found.said) == ("StepFailed", ("something new",))
-
-
-def crate(folder: Path, name: str, *members: tuple[str, str | bytes]) -> str:
-    """A line of the list, for a crate with these files (bytes) and links (text)."""
-    with tarfile.open(folder / f"{name}.crate", "w:gz") as tar:
-        for path, content in members:
-            info = tarfile.TarInfo(path)
-            if isinstance(content, bytes):
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
-            else:
-                info.type, info.linkname = tarfile.SYMTYPE, content
-                tar.addfile(info)
-    return f"{folder / name}.crate {name} 00\n"
-
-
-def test_a_crate_is_unpacked_into_its_own_folder_and_no_other(tmp_path: Path) -> None:
-    """What cargo refuses, too: files beside the folder of the crate, and links that a later one is written through."""
-    aim = tmp_path / "aim"
-    aim.mkdir()
-    lines = (
-        crate(tmp_path, "a-1.0.0", ("a-1.0.0/lib.rs", b"a"), ("a-1.0.0/out", str(aim)),
-              ("a-1.0.0/.cargo-checksum.json", str(aim / "sum"))),
-        crate(tmp_path, "b-1.0.0", ("b-1.0.0/lib.rs", b"b"), ("a-1.0.0/lib.rs", b"evil"), ("a-1.0.0/out/x", b"evil")),
-    )  # fmt: skip
-    (tmp_path / "list").write_text("".join(lines))
-    script = runtimes_dir() / "rust/sdk/unpack.sh"
-    subprocess.run(["/bin/sh", script, tmp_path / "list", tmp_path / "vendor"], check=True)
-    assert [(tmp_path / f"vendor/{name}-1.0.0/lib.rs").read_text() for name in "ab"] == ["a", "b"]
-    assert not list(aim.iterdir())
