@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ from builder.settings import Settings
 
 log = logger("node")
 EVICTED = ".evicted-"
+PARTIAL = ("bases/rootfs/.partial-*", "toolchains/.partial-*", "components/.partial-*", "caches/*/*/.partial-*")
+"""What is made under such a name is renamed when it is whole; a process that was killed leaves it."""
+ABANDONED_S = 24 * 3600.0
+"""Nothing takes so long to make."""
 YOUNG_S = 3600.0
 """A blob that no name points at is younger than this when somebody stores an image right now."""
 
@@ -124,10 +129,15 @@ def _in_use(node_dir: Path) -> Iterator[str]:
 
 
 def _finish(node_dir: Path) -> None:
-    """Remove what a process that ended put aside."""
+    """Remove what a process that ended put aside, or made in part."""
     for pattern in (f"caches/*/{EVICTED}*", f"bases/rootfs/{EVICTED}*", f"toolchains/{EVICTED}*"):
         for path in node_dir.glob(pattern):
             remove_tree(path)
+    for pattern in PARTIAL:
+        for path in node_dir.glob(pattern):
+            with suppress(FileNotFoundError):
+                if path.lstat().st_mtime < time.time() - ABANDONED_S:
+                    remove_tree(path)
 
 
 def _bytes(folder: Path) -> int:

@@ -18,6 +18,7 @@ from builder.attempt.package import package
 from builder.attempt.planned import Bound
 from builder.attempt.reader import Reading
 from builder.attempt.reading import Planned
+from builder.attempt.uses import unused
 from builder.build import finish_build, plan_build, run_build
 from builder.claims.outcome import Verdict
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -29,7 +30,7 @@ from builder.images.layout import Layout
 from builder.images.store import images_of
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
-from builder.plan import CopyFile, Detection, Network, Sees, Step
+from builder.plan import CopyFile, Detection, LayerSource, Network, Output, Sees, Step
 from builder.toolchains.host import HostProvider
 from builder.toolchains.provider import Toolchains
 from tests.attempt_fixtures import MemoryCalls, attempt_at
@@ -263,3 +264,25 @@ def test_files_of_the_output_are_seen_by_no_step_of_stubs_and_lead_nowhere(
     run_build(attempt)
     assert seen == [("blind", False, False), ("seeing", True, False)]
     assert not list(outside.iterdir())
+
+
+def test_the_budget_removes_neither_the_base_of_the_start_check_nor_a_stored_layer(folder: Path) -> None:
+    digest = make_base(folder, "old")
+    attempt = attempt_in(folder, OneSource())
+    bound = planned(attempt)
+    program = folder / "program"
+    program.write_bytes(b"#!/bin/sh\n")
+    root = sandbox.Root(mounts=(sandbox.Mount(source=program, dest="/opt/run"),))
+    toolchain = replace(bound.toolchain, root=root, files={"/opt/run": "sha256:1"})
+    output = bound.plan.output
+    assert isinstance(output, Output)
+    runtime = LayerSource(source="/opt/run", dest="/opt/run", created_by="runtime")
+    plan = replace(bound.plan, output=replace(output, layers=(*output.layers, runtime)))
+    package(attempt, replace(bound, toolchain=toolchain, plan=plan))
+    (layer,) = (attempt.node.folder / "toolchains").glob("layer-*")
+    for unit in (f"roots/{digest[7:]}", f"toolchains/{layer.name}"):
+        with unused(attempt.node.folder, unit) as free:
+            assert not free
+    attempt.leave()
+    with unused(attempt.node.folder, f"toolchains/{layer.name}") as free:
+        assert free
