@@ -369,7 +369,7 @@ def test_a_version_without_a_runtime_belongs_to_the_detected_one(hello: Path) ->
     assert plain.code.compile.runtime.WhichOneof("runtime") is None
 
 
-@pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("rust", ""), ("go", "arm"), ("python", "wasm")])
+@pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("rust", "arm"), ("go", "arm"), ("python", "wasm")])
 def test_runtimes_and_targets_that_do_not_exist(hello: Path, runtime: str, target: str) -> None:
     with pytest.raises(Stop) as caught:
         request_of(BuildOptions(path=str(hello), runtime=runtime, target=target), pack(str(hello), None))  # type: ignore[arg-type]
