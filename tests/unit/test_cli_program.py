@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,23 @@ def test_plan_shows_every_decision_and_runs_nothing(hello: Path) -> None:
     assert any(re.match(r"STEP +NETWORK +CACHES +COMMAND", line) for line in lines)
     assert lines[-2].startswith("output   static binary")
     assert lines[-1] == f"next     ignite-builder build {hello}"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--runtime", "go", "--runtime-version", "1.25", "--target", "native"),
+        ("--entry", "./.", "--build-arg", "tags=a,b", "--include", "*.env x", "--no-ignore"),
+        ("--start", "./app serve",),
+    ],
+)  # fmt: skip
+def test_what_a_plan_names_next_builds_what_it_shows(hello: Path, options: tuple[str, ...]) -> None:
+    spaced = hello.rename(hello.with_name("hello go"))
+    shown = json.loads(run("plan", str(spaced), *options, "--json").out)
+    words = shlex.split(run("plan", str(spaced), *options).out.splitlines()[-1])
+    assert words[:3] == ["next", "ignite-builder", "build"]
+    assert json.loads(run("plan", *words[3:], "--json").out) == shown
+    assert len(words) > 4
 
 
 def test_plan_sees_what_build_would_send(hello: Path) -> None:
