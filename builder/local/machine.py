@@ -61,7 +61,7 @@ def prepare(settings: Settings, row: Toolchain, making: Callable[[], None]) -> N
     failed: BuildError | None = None
     if (lacks := why_unbuildable(settings, row)) is not None:
         fetch = fetching(settings)
-        if fetch is None and not _lacks_images_alone(settings, row):
+        if fetch is None and not has_programs(settings, row):
             raise lacks  # a base image would not mend it
         making()
         try:
@@ -74,7 +74,7 @@ def prepare(settings: Settings, row: Toolchain, making: Callable[[], None]) -> N
         require(settings, row, failed)
 
 
-def _lacks_images_alone(settings: Settings, row: Toolchain) -> bool:
+def has_programs(settings: Settings, row: Toolchain) -> bool:
     """Whether a toolchain's programs are here, or are packages that are fetched with its base image."""
     return toolchains_of(settings).has(row) or packages.can_fetch(folders_of(settings), row)
 
