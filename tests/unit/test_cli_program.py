@@ -26,7 +26,7 @@ from builder.cli.stop import Stop
 from builder.cli.terminal import ASCII, Look
 from builder.config import Loaded, load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VERSION_STATUS_DRAFT
+from builder.contract.dodil.ignite.v1.ignite_common_pb2 import CODE_KIND_PREBUILT, VERSION_STATUS_DRAFT
 from builder.errors import REASONS
 from builder.local.doctor import Finding
 from builder.settings import Settings
@@ -423,6 +423,14 @@ def test_get_of_a_success_is_the_mock_up() -> None:
         "output  reg.example.com/acme/hello-go@sha256:3b1f  9.4 MiB  tags latest",
         "next    ignite-builder run k7m2xq9d",
     )
+
+
+def test_get_names_what_an_image_and_a_commit_are_of() -> None:
+    image = build(code_kind=CODE_KIND_PREBUILT)
+    assert described(image, Look(), now_ms=START_MS, terminal=False)[1] == "source  an image"
+    commit = pb.SourceProvenance(commit_sha="3f" * 20, branch="main", author="Ada\x1b <ada@example.com>")
+    rows = described(build(code_hash="sha256:9f2c", provenance=commit), Look(), now_ms=START_MS, terminal=False)
+    assert rows[2] == "commit  3f3f3f3f3f3f  main  Ada\\x1b <ada@example.com>"
 
 
 def test_ls_is_the_mock_up() -> None:

@@ -192,8 +192,15 @@ def test_the_plan_of_a_dockerfile_names_no_command_that_would_be_refused(source:
         (("--image", "alpine", "--tag", "v1"), "--tag is of no use with --image"),
         (("--image", "alpine", "--dockerfile", "x"), "--dockerfile is of no use with --image"),
         (("--image", "https://alpine"), "is a URL"),
+        (("--image", "alpine", "--entry", "x"), "the build argument entry is of no use with --image"),
     ],
 )
 def test_a_mistyped_source_is_named(argv: tuple[str, ...], words: str) -> None:
     ran = run("build", *argv)
     assert ran.code == 2 and words in ran.err, ran.err
+
+
+def test_a_secret_without_a_value_says_how_one_is_sent(source: Path) -> None:
+    ran = run("secret", "set", "hub", "--type", "build", settings=local(source))
+    assert ran.code == 2 and "stdin has no value" in ran.err
+    assert ran.err.splitlines()[-1] == "next   Send it there: ignite-builder secret set hub --type build < FILE"

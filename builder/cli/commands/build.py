@@ -184,7 +184,7 @@ def _check_sources(options: BuildOptions) -> None:
             "--runtime": options.runtime,
             "--runtime-version": options.runtime_version,
             "--target": options.target,
-            "--build-arg": options.build_args,
+            f"the build argument {next(iter(options.build_args), '')}": options.build_args,
             "--repository": options.repository,
             "--tag": options.tags,
             "--include": options.include,
