@@ -442,7 +442,7 @@ def _fetch_step(name: str, argv: tuple[str, ...], cache: str, cwd: str) -> Step:
 
 
 def _profile(source: Source) -> tuple[tuple[str, str], ...]:
-    """A release profile that fits an artifact, where the source's own says nothing else.
+    """A release profile that fits an artifact, where the source's own has nothing else.
 
     A panic of a handler is answered with 500, so it must unwind.
     """
