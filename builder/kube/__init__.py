@@ -1,1 +1,1 @@
-"""Kubernetes as image mode uses it: Jobs created, watched and followed, each end with its reason. Runs no build itself."""
+"""Kubernetes as image mode uses it: Jobs created, watched and followed; each end has a reason."""

@@ -119,7 +119,25 @@ def test_results_belong_to_the_nodes_disk_budget_and_stay_while_a_build_uses_the
     settings = attempt.node.settings.replace(**{"node_disk_bytes": 1 << 19})
     assert budget.within_budget(settings) == () and place is not None and place.is_dir()
     attempt.leave()
-    assert budget.within_budget(settings) and not place.exists()
+    other = place.with_name("0" * 64)
+    other.mkdir()
+    (other / "large").write_bytes(os.urandom(1 << 20))
+    assert budget.within_budget(settings.replace(**{"node_disk_bytes": 3 << 19})) == (
+        f"caches/{attempt.grant.organization_name}/results/{place.name}",
+    )
+    assert not place.exists() and other.is_dir(), "each goes by itself"
+
+
+def test_a_result_that_a_killed_build_left_half_is_removed_once_it_is_old(attempt: Attempt) -> None:
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    assert place is not None
+    old, young = place.with_name(f"{results.PARTIAL}old"), place.with_name(f"{results.PARTIAL}young")
+    for path in (old, young):
+        (path / "result").mkdir(parents=True)
+    os.utime(old, (1, 1))
+    budget.within_budget(attempt.node.settings.replace(**{"node_disk_bytes": 1 << 40}))
+    assert not old.exists() and young.is_dir()
 
 
 def test_a_step_without_a_result_has_no_place(attempt: Attempt) -> None:
