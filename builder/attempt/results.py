@@ -24,6 +24,7 @@ from builder.plan import Step
 CACHE = "results"
 LONGEST_PATH = 2048
 """Of a folder in bytes; the copy has another prefix, and both stay below PATH_MAX (4096)."""
+PARTIAL = ".partial-"
 
 
 def place_of(attempt: Attempt, bound: Bound, step: Step) -> Path | None:
@@ -41,7 +42,9 @@ def place_of(attempt: Attempt, bound: Bound, step: Step) -> Path | None:
         "downloads": sorted(f"{one.path} {one.digest}" for one in found.wanted) if found else [],
         **stubs_of(attempt, bound.plan),
     }
-    return shared(attempt, CACHE) / digest_of(parts)[7:]
+    place = shared(attempt, CACHE) / digest_of(parts)[7:]
+    attempt.use(str(place.relative_to(attempt.node.folder)))
+    return place
 
 
 def lay(attempt: Attempt, step: Step, place: Path | None) -> bool:
@@ -52,7 +55,6 @@ def lay(attempt: Attempt, step: Step, place: Path | None) -> bool:
     sandbox.remove_tree(target)
     for made in _copied(attempt, place, target):
         attempt.chown_to_build_user(made)
-    os.utime(place)  # when it was used last
     return True
 
 
@@ -64,7 +66,7 @@ def store(attempt: Attempt, step: Step, place: Path | None) -> None:
     if why := _unfit(attempt, source):
         attempt.log.system(f"warning: the result of {step.name} is not stored: {why}")
         return
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
     try:
         for _ in _copied(attempt, source, partial / "result"):
             pass

@@ -17,6 +17,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.attempt import results as results_of
 from builder.attempt.uses import lock_file, unused, used_at
 from builder.images.store import images_of, toolchain_images_of
 from builder.logs import logger
@@ -30,7 +31,7 @@ PARTIAL = ("bases/rootfs/.partial-*", "toolchains/.partial-*", "components/.part
 ABANDONED_S = 24 * 3600.0
 """Nothing takes so long to make."""
 YOUNG_S = 3600.0
-"""A blob that no name points at is younger than this when somebody stores an image right now."""
+"""What no name points at is younger than this when somebody stores it right now: a blob, a partial result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,11 +93,14 @@ def _evict(settings: Settings, node_dir: Path) -> Iterator[str]:
 
 
 def _units(node_dir: Path) -> Iterator[Unit]:
-    for kind, pattern in (("caches", "*/*"), ("roots", "*"), ("toolchains", "*")):
+    results = f"*/{results_of.CACHE}"
+    for kind, pattern in (("caches", "*/*"), ("caches", f"{results}/*"), ("roots", "*"), ("toolchains", "*")):
         folder = node_dir / "bases/rootfs" if kind == "roots" else node_dir / kind
         for path in sorted(folder.glob(pattern)):
             if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_dir():
                 continue
+            if pattern == "*/*" and path.match(results):
+                continue  # each result goes by itself
             name = f"{kind}/{path.relative_to(folder)}"
             yield Unit(name=name, path=path, bytes=_bytes(path), used_at=_used_at(node_dir, name, path))
     images = toolchain_images_of(node_dir)
@@ -130,13 +134,14 @@ def _in_use(node_dir: Path) -> Iterator[str]:
 
 def _finish(node_dir: Path) -> None:
     """Remove what a process that ended put aside, or made in part."""
-    for pattern in (f"caches/*/{EVICTED}*", f"bases/rootfs/{EVICTED}*", f"toolchains/{EVICTED}*"):
-        for path in node_dir.glob(pattern):
+    results = f"caches/*/{results_of.CACHE}"
+    for parent in ("caches/*", results, "bases/rootfs", "toolchains"):
+        for path in node_dir.glob(f"{parent}/{EVICTED}*"):
             remove_tree(path)
-    for pattern in PARTIAL:
+    for pattern, age_s in (*((each, ABANDONED_S) for each in PARTIAL), (f"{results}/{results_of.PARTIAL}*", YOUNG_S)):
         for path in node_dir.glob(pattern):
-            with suppress(FileNotFoundError):
-                if path.lstat().st_mtime < time.time() - ABANDONED_S:
+            with suppress(FileNotFoundError):  # whoever makes it renames it
+                if path.lstat().st_mtime < time.time() - age_s:
                     remove_tree(path)
 
 
