@@ -82,7 +82,9 @@ def test_a_heredoc_that_kaniko_would_drop_is_refused(
     assert error.message.startswith(message) and step in error.next
 
 
-@pytest.mark.parametrize("line", ['RUN bash -c "cat <<EOF"', "RUN cat <<< hi", 'RUN ["cat", "<<EOF"]', "RUN echo $((1<<2))"])
+@pytest.mark.parametrize(
+    "line", ['RUN bash -c "cat <<EOF"', "RUN cat <<< hi", 'RUN ["cat", "<<EOF"]', "RUN echo $((1<<2))"]
+)
 def test_what_is_no_heredoc_is_not_refused(source: Path, line: str) -> None:
     put(source, Dockerfile=f"{GOOD}{line}\n")
     assert plan_image(source, ImageRequest()).strategy == "kaniko"

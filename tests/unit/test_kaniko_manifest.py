@@ -44,7 +44,20 @@ def expanded(token: str) -> str:
 
 @pytest.mark.parametrize(
     "value",
-    ["--destination=evil.example/x:1", "a b", "x\n--force", "$(touch /x)", "`id`", "$HOME", "$$", "a$$(B)$", "a=b=c", "ü", '"', "\\"],
+    [
+        "--destination=evil.example/x:1",
+        "a b",
+        "x\n--force",
+        "$(touch /x)",
+        "`id`",
+        "$HOME",
+        "$$",
+        "a$$(B)$",
+        "a=b=c",
+        "ü",
+        '"',
+        "\\",
+    ],
 )
 def test_a_users_value_stays_one_token(value: str) -> None:
     plain, hostile = container(made()), container(made(build_args=(("A", value),), target=value))

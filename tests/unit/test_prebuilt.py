@@ -15,9 +15,9 @@ import pytest
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.credentials import Secrets
-from builder.errors import BuildError
-from builder.images.external import check_config
-from builder.images.guard import Guarded, guarded_client
+from builder.errors import BuildError, PlatformError
+from builder.images.external import Access, check_config, resolve
+from builder.images.guard import Deadline, Guarded, guarded_client
 from builder.images.reference import Reference, is_own, parse
 from builder.local.run import place_of
 from builder.services import secrets as service
@@ -146,7 +146,7 @@ def guarded(*addresses: str, private: tuple[str, ...] = (), plain: tuple[str, ..
 
 PRIVATE = (
     "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-    "::1", "fe80::1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
+    "::1", "fe80::1", "fd00::1", "fec0::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
 )  # fmt: skip
 
 
@@ -176,6 +176,71 @@ def test_a_redirect_leads_to_no_private_address() -> None:
     with httpx.Client(transport=guard, follow_redirects=True) as client, pytest.raises(BuildError) as refused:
         client.get("https://r.example.com/v2/")
     assert refused.value.reason == "ImageHostRefused"
+
+
+def test_a_connection_is_that_of_one_name() -> None:
+    """The pool knows connections by address: a kept one would carry a name that its certificate was not verified for."""
+    sent: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["connection"])
+        return httpx.Response(200)
+
+    guard = Guarded(httpx.MockTransport(answer), resolve=lambda host, port: ("93.184.216.34",))
+    with httpx.Client(transport=guard) as client:
+        client.get("https://a.example.com/v2/")
+        client.get("https://b.example.com/v2/")
+    assert sent == ["close", "close"]
+
+
+class Stream:
+    """As httpcore gives a connection to whoever traces it."""
+
+    def __init__(self, one: socket.socket) -> None:
+        self._one = one
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self._one
+
+
+def test_a_registry_that_trickles_is_cut_off() -> None:
+    deadline = Deadline(3600)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        trace = request.extensions["trace"]
+        trace("connection.connect_tcp.complete", {"return_value": Stream(here)})
+        with pytest.raises(TimeoutError):
+            here.recv(1)  # nothing has ended it yet
+        there.send(b"H")
+        assert here.recv(1) == b"H"
+        deadline.end()
+        assert here.recv(1) == b""
+        trace("connection.connect_tcp.complete", {"return_value": Stream(late)})
+        assert late.recv(1) == b""
+        raise httpx.ReadError("the connection is at its end")
+
+    here, there = socket.socketpair()
+    late, other = socket.socketpair()
+    guard = Guarded(httpx.MockTransport(answer), resolve=lambda host, port: ("93.184.216.34",), deadline=deadline)
+    with here, there, late, other, httpx.Client(transport=guard) as client:
+        for one in (here, late):
+            one.settimeout(0.01)
+        with pytest.raises(httpx.ReadError):
+            client.get("https://r.example.com/v2/")
+        with pytest.raises(httpx.ReadTimeout):
+            client.get("https://r.example.com/v2/")
+    deadline.stop()
+
+
+def test_whatever_an_answer_makes_a_library_raise_ends_the_build_alone() -> None:
+    """A name that the resolver's codec refuses, for one: without an end the build would be tried for ever."""
+
+    def odd(host: str, port: int) -> tuple[str, ...]:
+        raise UnicodeError("label empty or too long")
+
+    with pytest.raises(PlatformError, match=r"RegistryUnavailable.*cannot be read \(UnicodeError\)"):
+        resolve(parse("r.example.com/app"), "linux/amd64", Access(resolve=odd), None, 1)
 
 
 def test_without_tls_only_what_an_operator_lists_is_asked() -> None:
