@@ -65,7 +65,9 @@ class Guarded(httpx.BaseTransport):
     """`private`: hosts whose address may be any (`addresses.listed`); `plain`: those that speak HTTP without TLS.
 
     Each request has a connection of its own: one that is kept is known by its address, and its certificate was verified
-    for another name at that address. Raises `BuildError` ImageHostRefused before anything is sent, ImageHostUnknown for a name that does not exist.
+    for another name at that address.
+
+    Raises `BuildError` ImageHostRefused before anything is sent, ImageHostUnknown for a name that does not exist.
     """
 
     def __init__(

@@ -179,7 +179,7 @@ def test_a_redirect_leads_to_no_private_address() -> None:
 
 
 def test_a_connection_is_that_of_one_name() -> None:
-    """The pool knows connections by address: a kept one would carry a name that its certificate was not verified for."""
+    """A pool knows connections by address: a kept one was verified for another name."""
     sent: list[str] = []
 
     def answer(request: httpx.Request) -> httpx.Response:
@@ -377,6 +377,19 @@ def test_organizations_take_turns_and_a_repository_has_one_finalizer(world: Worl
     assert builds.unresolved(world.store, first, adopted.rows[0]["claim"], gone("ImageNotFound"), 10) is not None
     assert [row["build_id"] for row in builds.adopt_due(world.store, LEASE, 10).rows] == [other]
     assert world.row(second)["status"] == "PENDING"
+
+
+def test_prebuilt_images_leave_finalizers_to_what_was_built(world: World) -> None:
+    builds_of = [external(world, "acme", f"r/{name}") for name in "abc"]
+    adopted = builds.adopt_due(world.store, LEASE, 10, outside=2)
+    assert [row["build_id"] for row in adopted.rows] == builds_of[:2] and adopted.left
+    assert builds.adopt_due(world.store, LEASE, 10, outside=0) == builds.Adopted(left=True)
+    row = adopted.rows[0]
+    builds.release_finalize(world.store, row["build_id"], row["claim"])  # due again, as one that is finalized
+    world.at[0] += 60_000
+    assert builds.adopt_due(world.store, LEASE, 10, outside=0, look=False) == builds.Adopted(left=True)
+    again = builds.adopt_due(world.store, LEASE, 10, outside=1)
+    assert [row["build_id"] for row in again.rows] == builds_of[:1]
 
 
 def gone(reason: str) -> pb.Failure:
