@@ -456,7 +456,8 @@ def test_a_sealed_value_opens_only_as_what_it_was_stored_as(tmp_path: Path) -> N
     for other in ("zoo\nhub\nREGISTRY\n\n1", "acme\nhub\nREGISTRY\n\n2", ""):
         with pytest.raises(Unreadable):
             vault.open(other, sealed)
-    for broken in (sealed[:-4] + "AAA=", "0" * 12 + sealed[12:]):
+    key_name = sealed.partition(":")[0]
+    for broken in (sealed[:-4] + "AAA=", "0" * 12 + sealed[12:], sealed[:-1], f"{key_name}:", f"{key_name}:AAAA", "x"):
         with pytest.raises(Unreadable):
             vault.open(IDENTITY, broken)
 
@@ -489,6 +490,17 @@ def test_a_key_file_that_cannot_be_used_says_what_to_do(tmp_path: Path, content:
 @pytest.fixture
 def kept(world: World, tmp_path: Path) -> Secrets:
     return Secrets(store=world.store, vault=Vault(tmp_path / "key"))
+
+
+def test_a_lost_key_file_is_not_made_anew_beside_secrets_of_the_old_one(kept: Secrets) -> None:
+    value = {"value": "v"}
+    kept.save("acme", "a", secrets.BUILD, "", value)
+    kept.vault.path.unlink()
+    with pytest.raises(BuildError, match="it is not there") as refused:
+        kept.save("zoo", "b", secrets.BUILD, "", value)
+    assert "backup" in refused.value.next and not kept.vault.path.exists()
+    kept.remove("acme", "a")
+    assert kept.save("zoo", "b", secrets.BUILD, "", value)["version"] == 1
 
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
