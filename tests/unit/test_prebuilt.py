@@ -126,6 +126,22 @@ def test_in_our_own_registry_an_organization_sees_what_is_below_its_prefix() -> 
             is_own(parse(f"r.example.com/{repository}"), "r.example.com", "acme")
 
 
+@pytest.mark.parametrize(
+    ("registry", "named"),
+    [
+        ("r.example.com", "r.example.com:443"),
+        ("r.example.com", "R.example.com:80"),
+        ("r.example.com:443", "r.example.com"),
+        ("[::1]:80", "[0::1]"),
+    ],
+)
+def test_another_spelling_of_our_own_registry_opens_nothing_there(registry: str, named: str) -> None:
+    with pytest.raises(BuildError, match="in another way"):
+        is_own(parse(f"{named}/other/app"), registry, "acme")
+    assert not is_own(parse("r.example.com:5000/other/app"), registry, "acme")
+    assert is_own(parse(f"{registry}/acme/app"), registry.upper(), "acme")
+
+
 # Addresses
 
 
