@@ -12,7 +12,7 @@ help: ## list the targets
 setup: ## install what is missing: system packages (apt, when root), uv, the Python environment
 	@deploy/setup
 
-demo: setup ## build, push, run and call four examples, twice; needs no server
+demo: setup ## build, push, run and call examples of each runtime, twice; needs no server
 	@$(RUN)python -m examples.demo
 
 test: setup ## all tests: unit, then end to end on real servers and compilers

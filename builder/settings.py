@@ -74,7 +74,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # git hosts whose address is not public: host[:port], or * for any
     git_hosts: tuple[str, ...] = ()
     secrets_key_file: str = ""  # keys that stored secrets are encrypted with; default: secrets.key in data_dir
-    report_url: str = ""  # where VersionStatus reports are posted; empty: kept, not sent
+    report_url: str = ""  # where VersionStatus reports are posted; empty: stored, not sent
     report_token: str = ""  # bearer token of the report's receiver
     # start each artifact once beside its push; a build argument overrules it
     start_check: Literal["off", "warn", "require"] = "warn"
@@ -95,7 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     catalog: str = ""  # another runtimes/catalog.toml
     # get a toolchain that is not on this node when a build needs it, inside its time limit
     fetch_toolchains: bool = False
-    # runtime → version taken when none is asked for, over the catalog's
+    # runtime → version used when none is asked for, over the catalog's
     default_versions: dict[str, str] = msgspec.field(default_factory=dict)
     # Limits of a build
     timeout_ms: Annotated[int, Meta(ge=1000, le=3_600_000)] = 600_000

@@ -1,6 +1,7 @@
-"""`make demo`: four examples from archives of different kinds → built, pushed, run, called; then again from the cache.
+"""`make demo`: examples of each runtime → built, pushed, run, called; then again from the cache.
 
-Everything is private and local: Redis, API, worker, a registry on a loopback port. Ends by itself.
+Everything is private and local: Redis, API, worker, a registry on a loopback port. Ends by itself. What this machine
+has no toolchain for is left out and listed.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import tarfile
 import time
 import tomllib
 import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import httpx
@@ -20,15 +23,44 @@ from builder.client.api import Api
 from builder.client.patient import NullWatcher, PatientApi, SystemClock
 from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.data import catalog_file
 from builder.local.embedded import private_registry, start
+from builder.local.machine import has_programs
 from builder.local.run import started
 from builder.pipelines import catalog as catalogs
+from builder.plan import Toolchain
 from builder.settings import Settings
-from builder.toolchains.providers import toolchains_of
+from builder.toolchains import host, wasmtime
 
 HERE = Path(__file__).resolve().parent
-DEMO = (("python-hello", "file"), ("python-numpy", "zip"), ("go-hello", "tar"), ("go-deps", "tar.gz"))
+WASM = "wasm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A folder of examples, and as what it is sent: a file, zip, tar or tar.gz."""
+
+    name: str
+    kind: str
+    target: str = ""
+    version: str = ""
+
+    @property
+    def runtime(self) -> str:
+        """The first word of its name."""
+        return self.name.partition("-")[0]
+
+
+DEMO = (
+    Example(name="python-hello", kind="file"),
+    Example(name="python-numpy", kind="zip"),
+    Example(name="go-hello", kind="tar"),
+    Example(name="go-deps", kind="tar.gz"),
+    Example(name="rust-hello", kind="file"),
+    Example(name="rust-wasm-hello", kind="zip", target=WASM),
+    Example(name="deno-hello", kind="tar"),
+)
 
 
 def pack(folder: Path, kind: str) -> tuple[str, bytes]:
@@ -48,13 +80,15 @@ def pack(folder: Path, kind: str) -> tuple[str, bytes]:
     return "archive", out.getvalue()
 
 
-def request(name: str, kind: str) -> pb.CreateBuildRequest:
+def request(example: Example) -> pb.CreateBuildRequest:
     """The build of one example."""
-    made = pb.CreateBuildRequest(name=name)
-    field, data = pack(HERE / name, kind)
+    made = pb.CreateBuildRequest(name=example.name)
+    field, data = pack(HERE / example.name, example.kind)
     setattr(made.code.compile, field, data)
-    made.code.compile.runtime.SetInParent()
-    getattr(made.code.compile.runtime, name.partition("-")[0]).SetInParent()
+    named = getattr(made.code.compile.runtime, example.runtime)
+    named.SetInParent()
+    if example.target == WASM:
+        named.target, named.toolchain_version = common.RUST_COMPILATION_TARGET_WASM, example.version
     return made
 
 
@@ -65,15 +99,15 @@ def tail(api: Api, build_id: str, show: bool) -> None:
             print(f"    {pb.BuildPhase.Name(entry.phase)[12:].lower():<13}{entry.line[:200]}", flush=True)
 
 
-def build(api: Api, name: str, kind: str, show: bool) -> tuple[pb.Build, float]:
+def build(api: Api, example: Example, show: bool) -> tuple[pb.Build, float]:
     """Submit, tail, wait. The record and the seconds it took."""
     began = time.monotonic()
-    created = api.call("CreateBuild", request(name, kind))
+    created = api.call("CreateBuild", request(example))
     tail(api, created.build_id, show)
     record = api.call("GetBuild", pb.GetBuildRequest(build_id=created.build_id))
     took = time.monotonic() - began
     if record.status != pb.BUILD_STATUS_SUCCEEDED:
-        raise SystemExit(f"{name}: {record.failure.reason}: {record.failure.message}")
+        raise SystemExit(f"{example.name}: {record.failure.reason}: {record.failure.message}")
     return record, took
 
 
@@ -88,17 +122,39 @@ def call(settings: Settings, record: pb.Build, name: str) -> str:
     return answer.strip()
 
 
-def go_versions(settings: Settings) -> list[str]:
-    """The versions of Go that the catalog has."""
+def shown_here(settings: Settings) -> list[Example]:
+    """The examples that this machine can build and run. With another toolchain than the catalog's a build would wait
+    for another node."""
     rows = catalogs.read(catalog_file(settings.catalog)).toolchains()
-    return list(dict.fromkeys(row.version for row in rows if row.runtime == "go"))
+    shown = []
+    for example in DEMO:
+        if example.target == WASM and host.find_program(wasmtime.COMMAND) is None:
+            continue
+        if newest := next((row for row in reversed(rows) if _fits(row, example) and has_programs(settings, row)), None):
+            shown.append(replace(example, version=newest.version))
+    return shown
 
 
-def shown_here(settings: Settings) -> list[tuple[str, str]]:
-    """The examples that this machine can build: with any other Go than the catalog's, builds would wait for a node."""
-    toolchains, rows = toolchains_of(settings), catalogs.read(catalog_file(settings.catalog)).toolchains()
-    has_go = any(row.runtime == "go" and toolchains.has(row) for row in rows)
-    return [one for one in DEMO if has_go or not one[0].startswith("go-")]
+def _fits(row: Toolchain, example: Example) -> bool:
+    return row.runtime == example.runtime and (row.target == WASM) == (example.target == WASM)
+
+
+def left_out(shown: Sequence[Example]) -> str:
+    """What is not shown, and what would change that; empty where everything is."""
+    names = {example.name for example in shown}
+    left = [example for example in DEMO if example.name not in names]
+    if not left:
+        return ""
+    steps = {
+        "go": "make setup installs Debian's Go where it can",
+        "rust": "ignite-builder runtimes fetch rust-1.85",
+        WASM: "ignite-builder runtimes names what components need; wasmtime runs them",
+    }
+    kinds = dict.fromkeys(example.target or example.runtime for example in left)
+    hints = "; ".join(steps[kind] for kind in kinds if kind in steps)
+    return f"this machine has no toolchain for {', '.join(example.name for example in left)}" + (
+        hints and f" ({hints})"
+    )
 
 
 def main() -> int:
@@ -107,30 +163,27 @@ def main() -> int:
     folder = Path(loaded.node_dir).parent / "ignite-builder-demo"
     shutil.rmtree(folder, ignore_errors=True)
     examples = shown_here(loaded)
-    if len(examples) < len(DEMO):
-        versions = " or ".join(go_versions(loaded))
-        print(
-            f"this machine has no Go {versions}: the Python half is shown (make setup installs Debian's where it can)"
-        )
+    if missing := left_out(examples):
+        print(missing)
     rows = []
     with private_registry(folder / "registry") as registry:
         settings = loaded.replace(**{"data_dir": str(folder), "registry": registry, "organization": "demo"})
         print("starting Redis, API, worker and a registry; base images are made once", flush=True)
         with start(settings) as server:
             api = Api(server.url, server.token)
-            for name, kind in examples:
-                print(f"\n== {name}, from a {kind}", flush=True)
-                record, cold = build(api, name, kind, show=True)
+            for example in examples:
+                print(f"\n== {example.name}, from a {example.kind}", flush=True)
+                record, cold = build(api, example, show=True)
                 print(f"   {record.artifact_ref}")
-                print(f"   POST / -> {call(settings, record, name)}", flush=True)
-                again, warm = build(api, name, kind, show=False)
+                print(f"   POST / -> {call(settings, record, example.name)}", flush=True)
+                again, warm = build(api, example, show=False)
                 if not again.from_cache_of or again.image_digest != record.image_digest:
-                    raise SystemExit(f"{name}: the second build was not answered from the cache")
-                rows.append((name, kind, cold, warm, record.size_bytes))
+                    raise SystemExit(f"{example.name}: the second build was not answered from the cache")
+                rows.append((example.name, example.kind, cold, warm, record.size_bytes))
             api.close()
-    print(f"\n{'EXAMPLE':<14}{'SOURCE':<9}{'FIRST':>8}{'AGAIN':>8}{'SIZE':>11}")
+    print(f"\n{'EXAMPLE':<17}{'SOURCE':<9}{'FIRST':>8}{'AGAIN':>8}{'SIZE':>11}")
     for name, kind, cold, warm, size in rows:
-        print(f"{name:<14}{kind:<9}{cold:>7.2f}s{warm:>7.2f}s{size / 2**20:>7.1f} MiB")
+        print(f"{name:<17}{kind:<9}{cold:>7.2f}s{warm:>7.2f}s{size / 2**20:>7.1f} MiB")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What is made of downloads by code that came with them: each alone, in a work folder of its own, and kept write-once.
+"""What is made of downloads by code that came with them: each alone, in a work folder of its own, stored write-once.
 
 The step has no network, sees nothing of the build and writes no cache. The node takes the one file that it leaves, and
 puts it in the organization's cache under the digest of all that decided it: the downloads, the step and the toolchain.

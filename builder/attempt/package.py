@@ -120,7 +120,7 @@ def _of_toolchain(attempt: Attempt, host: Path, source: LayerSource, limit: int,
         Path(partial, about.name).write_text(json.dumps(facts), encoding="utf-8")
         folder.mkdir(exist_ok=True)
         Path(partial, blob.name).rename(blob)
-        Path(partial, about.name).rename(about)  # last: it says that the other is whole
+        Path(partial, about.name).rename(about)  # last: it marks the other as whole
     return _within(replace(made, path=blob), limit)
 
 

@@ -22,6 +22,7 @@ from builder.key import digest_of
 from builder.plan import Step
 
 CACHE = "results"
+PARTIAL = ".partial-"
 
 
 def place_of(attempt: Attempt, bound: Bound, step: Step) -> Path | None:
@@ -39,7 +40,9 @@ def place_of(attempt: Attempt, bound: Bound, step: Step) -> Path | None:
         "downloads": sorted(f"{one.path} {one.digest}" for one in found.wanted) if found else [],
         **stubs_of(attempt, bound.plan),
     }
-    return shared(attempt, CACHE) / digest_of(parts)[7:]
+    place = shared(attempt, CACHE) / digest_of(parts)[7:]
+    attempt.use(str(place.relative_to(attempt.node.folder)))
+    return place
 
 
 def lay(attempt: Attempt, step: Step, place: Path | None) -> bool:
@@ -50,7 +53,6 @@ def lay(attempt: Attempt, step: Step, place: Path | None) -> bool:
     sandbox.remove_tree(target)
     for made in _copied(attempt, place, target):
         attempt.chown_to_build_user(made)
-    os.utime(place)  # when it was used last
     return True
 
 
@@ -59,7 +61,7 @@ def store(attempt: Attempt, step: Step, place: Path | None) -> None:
     source = _target(attempt, step)
     if place is None or place.is_dir() or source.is_symlink() or not source.is_dir():
         return
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
     try:
         for _ in _copied(attempt, source, partial / "result"):
             pass

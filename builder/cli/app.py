@@ -43,7 +43,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "worker": ("worker", "worker --server=https://ignite.example.com"),
     "dev": ("dev", "dev -v"),
     "doctor": ("doctor", "doctor --json"),
-    "runtimes": ("runtimes", "runtimes --json"),
+    "runtimes": ("runtimes", "runtimes fetch go-1.24"),
     "runtimes fetch": ("runtimes fetch go-1.24", "runtimes fetch"),
     "bases": ("bases build", "bases build python-3.11"),
     "nodes": ("nodes ls", "nodes drain node-1"),
@@ -144,9 +144,7 @@ def _source_options(function: F) -> F:
     for decorate in (
         click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
         click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
-        click.option(
-            "--dockerfile", metavar="FILE", default="", help="make an image by it; `plan` shows what is found"
-        ),
+        click.option("--dockerfile", metavar="FILE", default="", help="check it for an image; nothing builds one yet"),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
         click.option("--start-check", metavar="MODE", default="", help="off, warn or require"),
         click.option("--files", metavar="GLOB,…", default="", help="files that the program reads where it runs"),

@@ -95,7 +95,7 @@ def left_out_for(left: Sequence[Left], path: str) -> Left | None:
 
 
 def explained(left: Sequence[Left], texts: Sequence[str]) -> str:
-    """Where a failure names what was left out: a sentence that says so, and how to send it; "" where none is named.
+    """Where a failure names what was left out: a sentence about it, and how to send it; "" where none is named.
 
     A path counts from the root, or from the folder of a file that the same text names. A dotted name counts as a
     module.
@@ -131,5 +131,5 @@ def _spellings(word: str) -> Iterator[str]:
 
 
 def _is_common(path: str, each: Left) -> bool:
-    """Whether a word that happens to be the name of a tool's folder says nothing."""
+    """Whether a word that happens to be the name of a tool's folder means nothing."""
     return path in (".git", "__pycache__") or (path == "venv" and each.rule.line == 0)

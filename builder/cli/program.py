@@ -36,6 +36,7 @@ Operate   serve, worker  the control side; a build node
           runtimes       versions and targets of the catalog; fetch: get a toolchain
           bases build    make the base images
           nodes          ls, drain, forget: the build nodes of a server
+          secret         set, ls, rm: logins that builds use by name
 About     config         each setting, its value, where it comes from
           reasons        each failure reason; completion: for bash, zsh, fish
 Options   --json  --plain  -q  -v  --color=WHEN  --ascii  --server=URL  --version

@@ -94,7 +94,7 @@ class Context:
             return True
         parts = [globbing.tokens(part) for part in pattern.split("/")]
         if None in parts:
-            return True  # no pattern: the build says so
+            return True  # no pattern: the build reports it
         for path in self.paths:
             names = path.split("/")
             if len(names) != len(parts):
@@ -146,7 +146,7 @@ def check(
 def _declared(
     arguments: Iterable[Instruction], known: Mapping[str, str], given: Mapping[str, str]
 ) -> Mapping[str, str]:
-    """The ARG that have a value, by their defaults and what is given."""
+    """The ARG that have a value, by their defaults and what is passed."""
     found: dict[str, str] = {}
     for each in arguments:
         for word in each.args:

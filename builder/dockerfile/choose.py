@@ -139,8 +139,10 @@ def _absent(named: str, paths: list[str]) -> BuildError:
     there = [path for path in paths if _looks_like_one(posixpath.basename(path))]
     there.sort(key=lambda path: (path.count("/"), path))
     shown = ", ".join(visible(path, limit=80) for path in there[:NAMED]) + (" and more" if len(there) > NAMED else "")
-    message = f'there is no Dockerfile "{visible(named, limit=120)}" in the context; there is {shown or "none"}'
-    step = "Name one of these." if there else "Add it, or leave it out: then buildpacks build the image."
+    message = f'there is no Dockerfile "{visible(named, limit=120)}" in the context; ' + (
+        f"there is {shown}" if there else "there is none at all"
+    )
+    step = "Name one of these." if there else "Add it, or leave --dockerfile out: a runtime may build the source."
     return BuildError("InvalidRequest", message, where="dockerfilePath", next=step, error_class=ErrorClass.CLIENT)
 
 

@@ -52,7 +52,7 @@ class Instruction:
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """The instructions of a file, and what it takes to say where one is."""
+    """The instructions of a file, and what names the place of one."""
 
     name: str
     lines: tuple[str, ...]

@@ -16,7 +16,7 @@ _SPECIAL = frozenset("@*#?-$!0")
 
 
 class Bad(ValueError):
-    """A line that is none; the text says why."""
+    """A line that is none; the text names why."""
 
 
 class Unknown(Exception):

@@ -145,7 +145,7 @@ def _get(reference: Reference, wanted: str, get_manifest: GetManifest) -> Manife
 
 
 def _media_type(manifest: Manifest, value: Mapping[str, Any]) -> str:
-    """As the manifest itself names it; what the registry's header says counts where it names none."""
+    """As the manifest itself names it; the registry's header counts where it names none."""
     return str(value.get("mediaType") or manifest.media_type)
 
 

@@ -163,7 +163,7 @@ def _flags(build: DockerfileBuild) -> Iterator[str]:
     yield f"--digest-file={TERMINATION}"
     yield f"--image-download-retry={RETRIES}"
     yield f"--push-retry={RETRIES}"
-    yield "--log-format=json"  # so that its own lines are told from a program's (ended.py)
+    yield "--log-format=json"  # so that its own lines differ from a program's (ended.py)
 
 
 def _below(folder: str, path: str) -> str:

@@ -1,1 +1,1 @@
-"""Kubernetes as image mode uses it: Jobs created, watched and followed, every end told apart. Runs no build itself."""
+"""Kubernetes as image mode uses it: Jobs created, watched and followed; each end has a reason."""

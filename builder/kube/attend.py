@@ -22,7 +22,7 @@ DRAIN_S = 30.0
 """How long the rest of the log is waited for after the end."""
 
 Emit = Callable[[str, Sequence[Line], Cursor], Awaitable[None]]
-"""Gets a container's name, its new lines, and the cursor behind them; what it has stored is never given again."""
+"""Gets a container's name, its new lines, and the cursor behind them; what it has stored is never passed again."""
 
 
 async def attend(

@@ -1,4 +1,4 @@
-"""How a Job stands, from the objects of the API: going on, or which end of those that a build tells apart. Pure."""
+"""How a Job stands, from the objects of the API: going on, or which end of those that a build distinguishes. Pure."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ USUAL = Patience()
 
 @dataclass(frozen=True, kw_only=True)
 class Running:
-    """The Job goes on. `words` says what it waits for, when it waits."""
+    """The Job goes on. `words` names what it waits for, when it waits."""
 
     words: str = ""
 
@@ -186,7 +186,7 @@ def _waiting(pod: Object, now: float, patience: Patience) -> State:
 
 
 def _without_pod(job: Object, events: Iterable[Object], now: float, patience: Patience) -> State:
-    """A quota or LimitRange refuses a Job's pod; only an event says so."""
+    """A quota or LimitRange refuses a Job's pod; only an event reports it."""
     refused = [event for event in events if event.get("reason") == "FailedCreate"]
     if not refused:
         return Running(words="its pod is not created yet")

@@ -35,5 +35,5 @@ def compile_fetcher(compiler: str, work: Path, environ: Mapping[str, str]) -> Pa
 def fetcher_image(program: Path, work: Path) -> Image:
     """The image with the compiled `program`; its layer is written into the folder `work`."""
     program.chmod(0o755)
-    layer = write_layer([(program, PROGRAM)], work / "fetch.tar.gz", created_by="ignite-builder fetch")
+    layer = write_layer([(program, PROGRAM)], work / "fetch.tar.gz", created_by="ignite: go build")
     return build_image(None, (layer,), ImageConfig(entrypoint=(PROGRAM,), ports=()))

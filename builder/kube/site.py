@@ -1,4 +1,4 @@
-"""What the settings say of Jobs."""
+"""The settings of Jobs."""
 
 from __future__ import annotations
 

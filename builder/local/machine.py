@@ -13,6 +13,7 @@ from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.sandbox import launch
 from builder.settings import Settings
+from builder.toolchains import packages
 from builder.toolchains.providers import fetching, folders_of, toolchains_of
 
 
@@ -58,16 +59,24 @@ def prepare(settings: Settings, row: Toolchain, making: Callable[[], None]) -> N
     """Have what a toolchain needs, its base image made if it is lacking, and all of it fetched where the setting
     `fetch_toolchains` is on; `making` is called before. Raises `BuildError` as `require` does."""
     failed: BuildError | None = None
-    if why_unbuildable(settings, row) is not None:
+    if (lacks := why_unbuildable(settings, row)) is not None:
+        fetch = fetching(settings)
+        if fetch is None and not has_programs(settings, row):
+            raise lacks  # a base image would not mend it
         making()
         try:
-            if fetch := fetching(settings):
+            if fetch is not None:
                 fetch(row, lambda line: None)
             else:
                 ensure_base(settings, row)
         except BuildError as error:
             failed = error
         require(settings, row, failed)
+
+
+def has_programs(settings: Settings, row: Toolchain) -> bool:
+    """Whether a toolchain's programs are here, or are packages that are fetched with its base image."""
+    return toolchains_of(settings).has(row) or packages.can_fetch(folders_of(settings), row)
 
 
 def why_unbuildable(settings: Settings, row: Toolchain) -> BuildError | None:
@@ -103,7 +112,9 @@ def versions_here(settings: Settings) -> dict[str, str]:
     chosen = {}
     for name in pipelines.names(pipelines.load(settings.pipelines)):
         with suppress(BuildError):
-            rows = [catalog.find(name), *(row for row in reversed(catalog.toolchains()) if row.runtime == name)]
+            default = catalog.find(name)
+            others = (row for row in reversed(catalog.toolchains()) if row.runtime == name)
+            rows = [default, *(row for row in others if row.target == default.target)]
             row = next((row for row in rows if toolchains.has(row)), rows[0])
             if row != rows[0]:
                 chosen[name] = row.version

@@ -214,7 +214,7 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] |
 def place_of(settings: Settings, build: pb.Build) -> tuple[str, str]:
     """(host, repository) of an artifact; the host is empty for the data folder.
 
-    A prebuilt image is where its reference says, whatever the settings are.
+    A prebuilt image is where its reference points, whatever the settings are.
     """
     if build.code_kind == common.CODE_KIND_PREBUILT and build.image_refs:
         reference = parse(build.image_refs[0])

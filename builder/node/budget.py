@@ -11,11 +11,13 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.attempt import results as results_of
 from builder.attempt.uses import lock_file, unused, used_at
 from builder.images.store import images_of, toolchain_images_of
 from builder.logs import logger
@@ -25,7 +27,7 @@ from builder.settings import Settings
 log = logger("node")
 EVICTED = ".evicted-"
 YOUNG_S = 3600.0
-"""A blob that no name points at is younger than this when somebody stores an image right now."""
+"""What no name points at is younger than this when somebody stores it right now: a blob, a partial result."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +89,14 @@ def _evict(settings: Settings, node_dir: Path) -> Iterator[str]:
 
 
 def _units(node_dir: Path) -> Iterator[Unit]:
-    for kind, pattern in (("caches", "*/*"), ("roots", "*"), ("toolchains", "*")):
+    results = f"*/{results_of.CACHE}"
+    for kind, pattern in (("caches", "*/*"), ("caches", f"{results}/*"), ("roots", "*"), ("toolchains", "*")):
         folder = node_dir / "bases/rootfs" if kind == "roots" else node_dir / kind
         for path in sorted(folder.glob(pattern)):
             if any(part.startswith(".") for part in path.relative_to(folder).parts) or not path.is_dir():
                 continue
+            if pattern == "*/*" and path.match(results):
+                continue  # each result goes by itself
             name = f"{kind}/{path.relative_to(folder)}"
             yield Unit(name=name, path=path, bytes=_bytes(path), used_at=_used_at(node_dir, name, path))
     images = toolchain_images_of(node_dir)
@@ -125,9 +130,14 @@ def _in_use(node_dir: Path) -> Iterator[str]:
 
 def _finish(node_dir: Path) -> None:
     """Remove what a process that ended put aside."""
-    for pattern in (f"caches/*/{EVICTED}*", f"bases/rootfs/{EVICTED}*", f"toolchains/{EVICTED}*"):
-        for path in node_dir.glob(pattern):
+    results = f"caches/*/{results_of.CACHE}"
+    for parent in ("caches/*", results, "bases/rootfs", "toolchains"):
+        for path in node_dir.glob(f"{parent}/{EVICTED}*"):
             remove_tree(path)
+    for path in node_dir.glob(f"{results}/{results_of.PARTIAL}*"):
+        with suppress(FileNotFoundError):  # a build that stores one renames it
+            if time.time() - path.stat().st_mtime > YOUNG_S:
+                remove_tree(path)
 
 
 def _bytes(folder: Path) -> int:

@@ -20,11 +20,11 @@ _NAME_IT = "Name its runtime: --runtime, or code.compile.runtime on the wire."
 
 
 def load(names: Sequence[str]) -> tuple[Pipeline, ...]:
-    """The list, and the modules that the setting `pipelines` names beside it.
+    """The modules that the setting `pipelines` names, and the list: an operator's own are asked before ours.
 
     Raises `BuildError` InvalidRequest for a module that cannot be loaded or is no pipeline.
     """
-    return (*PIPELINES, *(_loaded(name) for name in names))
+    return (*(_loaded(name) for name in names), *PIPELINES)
 
 
 def _loaded(name: str) -> Pipeline:

@@ -1,4 +1,4 @@
-"""Decoders of compressed tars beside gzip: xz, bzip2, Zstandard. Each is bounded in memory, whatever a header says.
+"""Decoders of compressed tars beside gzip: xz, bzip2, Zstandard. Each is bounded in memory, whatever a header names.
 
 Streams that follow each other count as one, as every tool reads them (pbzip2 and pzstd write many). Anything else
 behind a stream is refused: two readers must never see two archives.

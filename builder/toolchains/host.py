@@ -109,7 +109,7 @@ class HostProvider:
             return path
         root = above(path, program.marker)
         if root is None:
-            raise _unavailable(row, f"no {program.marker} above {path}", _install(program, row))
+            raise _unavailable(row, _absent(row, program, path), _install(program, row))
         if program.version is not None:
             has = version_in(root / program.marker, program)
             if has != row.version:
@@ -168,6 +168,13 @@ def _placed(row: Toolchain, program: Program) -> Path | None:
             if marker.is_file() and version_in(marker, program) == row.version:
                 return _resolved(folder)
     return None
+
+
+def _absent(row: Toolchain, program: Program, path: Path) -> str:
+    """A program on the PATH that belongs to no distribution, such as the launcher of a version manager."""
+    if not program.places:
+        return f"{path} belongs to no distribution: no {program.marker} above it"
+    return f"{row.runtime} {row.version} is neither in {' nor in '.join(program.places)} nor above {path}"
 
 
 def _resolved(path: str) -> Path:

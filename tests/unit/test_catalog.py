@@ -61,3 +61,10 @@ def test_other_defaults_stand_over_the_catalogs_and_must_be_in_it() -> None:
     assert (other.find("go").version, other.find("python").version) == ("1.24", "3.11")
     with pytest.raises(BuildError, match=r"go 1\.19 is not in the catalog"):
         CATALOG.with_defaults({"go": "1.19"})
+
+
+def test_the_versions_of_a_runtime_and_target_stand_oldest_first() -> None:
+    kinds: dict[tuple[str, str], list[tuple[int, ...]]] = {}
+    for row in CATALOG.toolchains():
+        kinds.setdefault((row.runtime, row.target), []).append(tuple(map(int, row.version.split("."))))
+    assert all(versions == sorted(versions) for versions in kinds.values()), kinds

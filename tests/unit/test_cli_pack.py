@@ -194,12 +194,12 @@ def test_names(name: str, expected: str) -> None:
     assert build_name(name) == expected
 
 
-@pytest.mark.parametrize("name", ["main.rs", "page.ts", "app.unknown"])
+@pytest.mark.parametrize("name", ["main.c", "page.rb", "app.unknown"])
 def test_a_file_that_no_pipeline_claims_is_refused_unless_its_runtime_is_named(tmp_path: Path, name: str) -> None:
     file = tmp_path / name
     file.write_text("text\n")
     packed = pack(str(file), io.BytesIO())
-    with pytest.raises(BuildError, match=r"no runtime here builds .* files; there is \.go, \.py") as caught:
+    with pytest.raises(BuildError, match=r"no runtime here builds .* files; there is \.go, .*\.py") as caught:
         packed.runtime("")
     assert (caught.value.reason, caught.value.next) == (
         "UnsupportedTarget", "Name the runtime of the file: --runtime NAME",

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from builder.cli.stop import Stop
 from builder.cli.terminal import ASCII, Look
 from builder.config import Loaded, load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VERSION_STATUS_DRAFT
+from builder.contract.dodil.ignite.v1.ignite_common_pb2 import CODE_KIND_PREBUILT, VERSION_STATUS_DRAFT
 from builder.errors import REASONS
 from builder.local.doctor import Finding
 from builder.settings import Settings
@@ -205,6 +206,23 @@ def test_plan_shows_every_decision_and_runs_nothing(hello: Path) -> None:
     assert lines[-1] == f"next     ignite-builder build {hello}"
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--runtime", "go", "--runtime-version", "1.25", "--target", "native"),
+        ("--entry", "./.", "--build-arg", "tags=a,b", "--include", "*.env x", "--no-ignore"),
+        ("--start", "./app serve",),
+    ],
+)  # fmt: skip
+def test_what_a_plan_names_next_builds_what_it_shows(hello: Path, options: tuple[str, ...]) -> None:
+    spaced = hello.rename(hello.with_name("hello go"))
+    shown = json.loads(run("plan", str(spaced), *options, "--json").out)
+    words = shlex.split(run("plan", str(spaced), *options).out.splitlines()[-1])
+    assert words[:3] == ["next", "ignite-builder", "build"]
+    assert json.loads(run("plan", *words[3:], "--json").out) == shown
+    assert len(words) > 4
+
+
 def test_plan_sees_what_build_would_send(hello: Path) -> None:
     before = json.loads(run("plan", str(hello), "--json").out)
     (hello / ".git").mkdir()
@@ -369,7 +387,7 @@ def test_a_version_without_a_runtime_belongs_to_the_detected_one(hello: Path) ->
     assert plain.code.compile.runtime.WhichOneof("runtime") is None
 
 
-@pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("rust", ""), ("go", "arm"), ("python", "wasm")])
+@pytest.mark.parametrize(("runtime", "target"), [("cobol", ""), ("rust", "arm"), ("go", "arm"), ("python", "wasm")])
 def test_runtimes_and_targets_that_do_not_exist(hello: Path, runtime: str, target: str) -> None:
     with pytest.raises(Stop) as caught:
         request_of(BuildOptions(path=str(hello), runtime=runtime, target=target), pack(str(hello), None))  # type: ignore[arg-type]
@@ -405,6 +423,14 @@ def test_get_of_a_success_is_the_mock_up() -> None:
         "output  reg.example.com/acme/hello-go@sha256:3b1f  9.4 MiB  tags latest",
         "next    ignite-builder run k7m2xq9d",
     )
+
+
+def test_get_names_what_an_image_and_a_commit_are_of() -> None:
+    image = build(code_kind=CODE_KIND_PREBUILT)
+    assert described(image, Look(), now_ms=START_MS, terminal=False)[1] == "source  an image"
+    commit = pb.SourceProvenance(commit_sha="3f" * 20, branch="main", author="Ada\x1b <ada@example.com>")
+    rows = described(build(code_hash="sha256:9f2c", provenance=commit), Look(), now_ms=START_MS, terminal=False)
+    assert rows[2] == "commit  3f3f3f3f3f3f  main  Ada\\x1b <ada@example.com>"
 
 
 def test_ls_is_the_mock_up() -> None:

@@ -6,31 +6,78 @@ from pathlib import Path
 
 import pytest
 
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.data import catalog_file
+from builder.pipelines import catalog
+from builder.plan import Toolchain
 from builder.settings import Settings
-from examples.demo import DEMO, go_versions, shown_here
+from examples.demo import DEMO, HERE, Example, left_out, request, shown_here
+
+ALWAYS = ["python-hello", "python-numpy", "deno-hello"]
+"""uv is a part of the environment, and Deno comes from a package registry with its base image."""
 
 
-def go_of(folder: Path, version: str) -> None:
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine with uv alone."""
+    only(monkeypatch, uv="/usr/bin/true")
+    monkeypatch.setattr("builder.toolchains.host.glob", lambda pattern: [])
+
+
+def only(monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
+    monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: programs.get(name.replace("-", "_")))
+
+
+def names(shown: list[Example]) -> list[str]:
+    return [example.name for example in shown]
+
+
+def go_of(folder: Path, version: str) -> str:
     (folder / "go" / "bin").mkdir(parents=True)
     (folder / "go" / "VERSION").write_text(f"go{version}\n")
     program = folder / "go" / "bin" / "go"
     program.touch(mode=0o755)
+    return str(program)
 
 
-@pytest.mark.parametrize(("version", "all_of_it"), [("1.26.8", True), ("1.24.1", True), ("1.23.3", False)])
+@pytest.mark.parametrize(("version", "fits"), [("1.26.8", True), ("1.24.1", True), ("1.23.3", False)])
 def test_a_go_that_the_catalog_lacks_is_as_good_as_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, all_of_it: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, fits: bool
 ) -> None:
-    go_of(tmp_path, version)
-    monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: str(tmp_path / "go" / "bin" / "go"))
-    found = shown_here(Settings(node_dir=str(tmp_path)))
-    assert found == [one for one in DEMO if all_of_it or one[0].startswith("python-")]
+    only(monkeypatch, uv="/usr/bin/true", go=go_of(tmp_path, version))
+    shown = shown_here(Settings(node_dir=str(tmp_path)))
+    assert set(names(shown)) == {*ALWAYS, *(("go-hello", "go-deps") if fits else ())}
 
 
-def test_without_any_go_the_python_half_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.toolchains.host.find_program", lambda name: None)
-    assert [name for name, _ in shown_here(Settings(node_dir=str(tmp_path)))] == ["python-hello", "python-numpy"]
+def test_without_another_toolchain_the_rest_is_left_out_and_listed(tmp_path: Path) -> None:
+    shown = shown_here(Settings(node_dir=str(tmp_path)))
+    assert names(shown) == ALWAYS
+    words = left_out(shown)
+    assert all(name in words for name in ("go-hello", "go-deps", "rust-hello", "rust-wasm-hello", "make setup"))
+    assert "runtimes fetch rust-1.85" in words and "wasmtime" in words
+    assert left_out(DEMO) == ""
 
 
-def test_the_versions_it_names_are_the_catalogs() -> None:
-    assert go_versions(Settings()) == ["1.24", "1.25", "1.26", "1.27"]
+def test_a_component_is_built_by_the_newest_toolchain_here_and_needs_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def has(settings: Settings, row: Toolchain) -> bool:
+        return row.name in ("rust-1.85", "rust-1.82-wasm", "rust-1.85-wasm")
+
+    monkeypatch.setattr("examples.demo.has_programs", has)
+    settings = Settings(node_dir=str(tmp_path))
+    assert names(shown_here(settings)) == ["rust-hello"]
+    only(monkeypatch, wasmtime="/usr/bin/wasmtime")
+    native, component = shown_here(settings)
+    assert (native.name, component.name, component.version) == ("rust-hello", "rust-wasm-hello", "1.85")
+    named = request(component).code.compile.runtime.rust
+    assert (named.target, named.toolchain_version) == (common.RUST_COMPILATION_TARGET_WASM, "1.85")
+    assert request(native).code.compile.runtime.rust.toolchain_version == "", "the default of the machine"
+
+
+def test_every_runtime_and_target_of_the_catalog_is_shown_and_the_toolchain_that_is_named_is_there() -> None:
+    rows = catalog.read(catalog_file("")).toolchains()
+    kinds = {(example.runtime, example.target) for example in DEMO}
+    assert kinds == {(row.runtime, row.target if row.target == "wasm" else "") for row in rows}
+    assert "rust-1.85" in {row.name for row in rows}
+    assert all((HERE / example.name / "expect.toml").is_file() for example in DEMO)

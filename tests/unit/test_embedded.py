@@ -85,11 +85,11 @@ def running(settings: Settings, **facts: Any) -> embedded.Embedded:
     return embedded.Embedded("", "", settings, parts, parts, None, Path(), **facts)
 
 
-def test_a_version_without_a_base_recipe_here_is_refused_in_words(tmp_path: Path) -> None:
+def test_a_version_whose_toolchain_is_not_here_is_refused_in_words(tmp_path: Path) -> None:
     row = catalogs.read(catalog_file("")).find("python", "3.12")
-    with pytest.raises(BuildError, match=r"no recipe of its base image python-3\.12") as caught:
+    with pytest.raises(BuildError, match=r"base image python-3\.12 is not on this node") as caught:
         running(Settings(node_dir=str(tmp_path))).require(row)
-    assert caught.value.reason == "ToolchainUnavailable"
+    assert (caught.value.reason, "runtimes fetch" in caught.value.next) == ("ToolchainUnavailable", True), caught.value
 
 
 def test_a_base_that_could_not_be_made_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,9 +97,9 @@ def test_a_base_that_could_not_be_made_says_why(tmp_path: Path, monkeypatch: pyt
         raise BuildError("Internal", "mmdebstrap: the mirror does not answer", said=("E: no route",))
 
     settings = Settings(node_dir=str(tmp_path))
-    monkeypatch.setattr("builder.bases.make.build_base", fails)
+    monkeypatch.setattr("builder.toolchains.fetch.build_base", fails)
     failed = embedded.ensure_bases(settings)
-    assert set(failed) == {"deno", "go", "python"}
+    assert set(failed) == {"deno", "go", "python", "rust"}
     row = catalogs.read(catalog_file("")).find("python")
     with pytest.raises(BuildError, match="could not be made: mmdebstrap: the mirror does not answer") as caught:
         running(settings, without_base=failed).require(row)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ def test_a_named_dockerfile_that_is_not_there_lists_what_is(source: Path) -> Non
     error = refused.value
     assert (error.reason, str(error.error_class)) == ("InvalidRequest", "client")
     assert error.message.endswith("there is Dockerfile, Dockerfile.dev, docker/web.Dockerfile")
+    shutil.rmtree(source)
+    put(source, main__go="package main\n")
+    with pytest.raises(BuildError, match="there is none at all") as refused:
+        plan_image(source, ImageRequest(dockerfile="Dockerfile"))
+    assert "buildpacks" not in refused.value.next and "--dockerfile" in refused.value.next
 
 
 @pytest.mark.parametrize(
@@ -194,6 +200,15 @@ def test_without_a_cluster_a_build_of_a_dockerfile_says_what_to_do(source: Path)
     ran = run("build", str(source), settings=local(source))
     assert ran.code == 75 and ran.out == ""
     assert "ToolchainUnavailable" in ran.err and "ignite-builder build --image REF" in ran.err
+    assert "--server" not in ran.err, "no server builds one either"
+
+
+def test_the_plan_of_a_dockerfile_names_no_command_that_would_be_refused(source: Path) -> None:
+    put(source, Dockerfile=GOOD)
+    ran = run("plan", str(source), settings=local(source))
+    output, following = ran.out.splitlines()[-2:]
+    assert ran.code == 0 and output.endswith("nothing builds it yet"), ran
+    assert following.startswith("next ") and following.endswith("ignite-builder build --image REF")
 
 
 @pytest.mark.parametrize(
@@ -205,8 +220,15 @@ def test_without_a_cluster_a_build_of_a_dockerfile_says_what_to_do(source: Path)
         (("--image", "alpine", "--tag", "v1"), "--tag is of no use with --image"),
         (("--image", "alpine", "--dockerfile", "x"), "--dockerfile is of no use with --image"),
         (("--image", "https://alpine"), "is a URL"),
+        (("--image", "alpine", "--entry", "x"), "the build argument entry is of no use with --image"),
     ],
 )
 def test_a_mistyped_source_is_named(argv: tuple[str, ...], words: str) -> None:
     ran = run("build", *argv)
     assert ran.code == 2 and words in ran.err, ran.err
+
+
+def test_a_secret_without_a_value_says_how_one_is_sent(source: Path) -> None:
+    ran = run("secret", "set", "hub", "--type", "build", settings=local(source))
+    assert ran.code == 2 and "stdin has no value" in ran.err
+    assert ran.err.splitlines()[-1] == "next   Send it there: ignite-builder secret set hub --type build < FILE"

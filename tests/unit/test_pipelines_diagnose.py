@@ -188,7 +188,9 @@ def diagnose(name: str, step: Step) -> Diagnosis:
 
 
 def test_every_recording_is_judged() -> None:
-    assert sorted(path.stem for path in SAID.iterdir()) == sorted(EXPECTED)
+    """Those of cargo have tests beside the pipeline that reads them."""
+    judged = [path.stem for path in SAID.iterdir() if not path.stem.startswith(("rust-", "wasm-"))]
+    assert sorted(judged) == sorted(EXPECTED)
 
 
 @pytest.mark.parametrize("name", EXPECTED)

@@ -319,6 +319,13 @@ def test_manifests_that_cannot_be_used(files: dict[str, str], where: str, words:
         ({"mise.toml": "[tools]\npython = { version = '3.12.1' }\n"}, "3.12", "mise.toml:2"),
         ({"mise.toml": "[tools]\npython = ['3.12', '3.11']\n"}, "3.12", "mise.toml:2"),
         ({"mise.toml": "[tools]\npython = 'latest'\n"}, "3.11", "the catalog's default"),
+        ({".config/mise.toml": "[tools]\npython = 'prefix:3.12'\n"}, "3.12", ".config/mise.toml:2"),
+        ({"mise.toml": "[tools]\npython = 'latest'\n", ".tool-versions": "python 3.12\n"}, "3.12", ".tool-versions:1"),
+        (
+            {".tool-versions": "python 3\n", "Pipfile": "[requires]\npython_version = '3.12'\n"},
+            "3.11",
+            "the catalog's default",
+        ),
         ({".tool-versions": "uv 0.7.22\npython 3.12.1 system\n"}, "3.12", ".tool-versions:2"),
         ({".tool-versions": "nodejs 22\n"}, "3.11", "the catalog's default"),
         ({"Pipfile": "[requires]\npython_version = '3.12'\n"}, "3.12", "Pipfile:2"),

@@ -401,6 +401,8 @@ def test_features_are_checked_and_become_one_token() -> None:
     assert (error.reason, error.where) == ("InvalidRequest", "buildArgs.features")
     assert "json, tls" in error.message
     assert refused(files, features="a b").reason == "InvalidRequest"
+    without = refused({"Cargo.toml": PACKAGE, "src/main.rs": MAIN}, features="tls")
+    assert (without.message, without.next) == ("my-app has no feature tls; it has none", "Leave the argument out.")
 
 
 def test_files_lie_beside_the_binary_and_start_names_it() -> None:

@@ -14,6 +14,7 @@ from builder import sandbox
 from builder.attempt import results
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
+from builder.node import budget
 from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, Wanted
 from tests.attempt_fixtures import attempt_at
 from tests.unit.test_downloads import plans
@@ -108,6 +109,35 @@ def test_a_result_that_is_a_link_is_not_stored(attempt: Attempt, tmp_path: Path)
     (attempt.work / "out/target").symlink_to(tmp_path / "elsewhere")
     results.store(attempt, step, place)
     assert place is not None and not place.exists()
+
+
+def test_results_belong_to_the_nodes_disk_budget_and_stay_while_a_build_uses_them(attempt: Attempt) -> None:
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    (made(attempt) / "large").write_bytes(os.urandom(1 << 20))
+    results.store(attempt, step, place)
+    settings = attempt.node.settings.replace(**{"node_disk_bytes": 1 << 19})
+    assert budget.within_budget(settings) == () and place is not None and place.is_dir()
+    attempt.leave()
+    other = place.with_name("0" * 64)
+    other.mkdir()
+    (other / "large").write_bytes(os.urandom(1 << 20))
+    assert budget.within_budget(settings.replace(**{"node_disk_bytes": 3 << 19})) == (
+        f"caches/{attempt.grant.organization_name}/results/{place.name}",
+    )
+    assert not place.exists() and other.is_dir(), "each goes by itself"
+
+
+def test_a_result_that_a_killed_build_left_half_is_removed_once_it_is_old(attempt: Attempt) -> None:
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    assert place is not None
+    old, young = place.with_name(f"{results.PARTIAL}old"), place.with_name(f"{results.PARTIAL}young")
+    for path in (old, young):
+        (path / "result").mkdir(parents=True)
+    os.utime(old, (1, 1))
+    budget.within_budget(attempt.node.settings.replace(**{"node_disk_bytes": 1 << 40}))
+    assert not old.exists() and young.is_dir()
 
 
 def test_a_step_without_a_result_has_no_place(attempt: Attempt) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from builder.data import catalog_file, runtimes_dir
 from builder.errors import BuildError
 from builder.images.image import ImageConfig, build_image
 from builder.images.store import ImageStore, images_of
-from builder.local.machine import why_unbuildable
+from builder.local.machine import prepare, versions_here, why_unbuildable
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.settings import Settings
@@ -296,3 +296,34 @@ def test_runtimes_and_doctor_write_nothing_and_unpack_nothing(tmp_path: Path, mo
     assert listing(tmp_path) == before
     assert toolchains_of(settings).provide(python).root.rootfs is not None
     assert set(listing(tmp_path)) > set(before), "what they did not unpack"
+
+
+def test_a_launcher_on_the_path_is_no_distribution(node: Node) -> None:
+    make_tree(node.root, {"many/2/VERSION": "zig2"})
+    (node.root / "zig/VERSION").unlink()
+    with pytest.raises(BuildError, match="belongs to no distribution: no VERSION above it"):
+        node.provider().find(ROW)
+    node.recipe(RECIPE + f'places = ["{node.root}/many/*"]\n')
+    with pytest.raises(BuildError) as caught:
+        node.provider().find(ROW)
+    program = node.root / "zig/bin/zig"
+    assert caught.value.message == f"zig-1: zig 1 is neither in {node.root}/many/* nor above {program}"
+
+
+def test_no_image_is_made_for_a_toolchain_whose_program_is_not_here(tmp_path: Path) -> None:
+    settings, made = Settings(node_dir=str(tmp_path)), list[str]()
+    row = catalogs.read(catalog_file("")).find("go")
+    lacking = replace(row, version="1.0", name="go-1.0")
+    with pytest.raises(BuildError, match=r"go-1\.0: ") as caught:
+        prepare(settings, lacking, lambda: made.append("made"))
+    assert caught.value.next == "ignite-builder runtimes fetch go-1.0"
+    assert not made and not (tmp_path / "bases/layout/blobs").exists()
+
+
+def test_a_default_that_is_not_here_gives_way_to_the_newest_of_its_target(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Here:
+        def has(self, row: Toolchain) -> bool:
+            return row.name in ("rust-1.82", "rust-1.93", "rust-1.97-wasm", "go-1.26", "python-3.11", "deno-2.7")
+
+    monkeypatch.setattr("builder.local.machine.toolchains_of", lambda settings: Here())
+    assert versions_here(Settings()) == {"rust": "1.93"}

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 LOCAL = "local"
 NO_CLUSTER = (
-    "Name a server with a cluster (--server=URL), or let a runtime build the source (--runtime NAME). An image that "
-    "was pushed elsewhere is taken, too: ignite-builder build --image REF"
+    "Let a runtime build the source (--runtime NAME), or build and push the image elsewhere and take it from there: "
+    "ignite-builder build --image REF"
 )
 MOST_NAMED = 5
 CONTEXT_SLACK = 64 * 1024
@@ -184,7 +184,7 @@ def _check_sources(options: BuildOptions) -> None:
             "--runtime": options.runtime,
             "--runtime-version": options.runtime_version,
             "--target": options.target,
-            "--build-arg": options.build_args,
+            f"the build argument {next(iter(options.build_args), '')}": options.build_args,
             "--repository": options.repository,
             "--tag": options.tags,
             "--include": options.include,
@@ -228,7 +228,7 @@ def _has_dockerfile(folder: Found, options: BuildOptions) -> bool:
 def _as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Settings) -> None:
     """Make the request one for image mode. Raises `BuildError` where nothing here could build it."""
     if not settings.server:
-        message = "a Dockerfile is built in a Kubernetes Job, and without a server there is no cluster"
+        message = "no image is built from a Dockerfile yet; it was checked alone"
         raise BuildError("ToolchainUnavailable", message, where=options.dockerfile or DEFAULT, next=NO_CLUSTER)
     compiled = dict(request.code.compile.build_args)
     from_code = request.code.image.from_code  # takes the place of code.compile

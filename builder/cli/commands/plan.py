@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import posixpath
+import shlex
 import shutil
 import stat
 import tempfile
@@ -124,7 +125,7 @@ def plan(
     except BuildError as error:
         raise refused_here(_meant(error, path, ctx.prog)) from None
     left = packed.folder.left if packed.folder else ()
-    next_command = f"{ctx.prog} build {path}" + (f" --dockerfile {dockerfile}" if dockerfile else "")
+    next_command = build_command(ctx.prog, path, runtime, version, target, build_args, choice or Choice())
     if ctx.common.json:
         facts = {"codeHash": digest, "files": source.files, "sizeBytes": str(source.size)}
         ctx.document(
@@ -138,12 +139,30 @@ def plan(
         return 0
     look = ctx.look(ctx.out)
     if image:
-        lines = rendered_image(image, source, digest, left, look, next_command)
+        lines = rendered_image(image, source, digest, left, look, f"push an image, then: {ctx.prog} build --image REF")
     else:
         lines = rendered(made, source, digest, left, look, next_command)
     for line in lines:
         ctx.out.line(line)
     return 0
+
+
+def build_command(
+    prog: str,
+    path: str,
+    runtime: str,
+    version: str,
+    target: str,
+    build_args: Mapping[str, str],
+    choice: Choice,
+) -> str:
+    """The command that builds what a plan shows: the same options, each as a shell takes it."""
+    options = {"--runtime": runtime, "--runtime-version": version, "--target": target}
+    words = [prog, "build", path]
+    words += [word for name, value in options.items() if value for word in (name, value)]
+    words += [word for name, value in build_args.items() for word in ("--build-arg", f"{name}={value}")]
+    words += [word for glob in choice.include for word in ("--include", glob)]
+    return shlex.join([*words, *(["--no-ignore"] if choice.no_ignore else [])])
 
 
 def with_dockerfile(choice: Choice, dockerfile: str, path: str) -> Choice:
@@ -206,8 +225,8 @@ def rendered_image(
 
 
 STRATEGIES = {
-    "kaniko": "container image, built by Kaniko in a Kubernetes Job",
-    "buildpacks": "container image, built by Cloud Native Buildpacks in a Kubernetes Job",
+    "kaniko": "container image, by Kaniko in a Kubernetes Job; nothing builds it yet",
+    "buildpacks": "container image, by Cloud Native Buildpacks in a Kubernetes Job; nothing builds it yet",
 }
 
 

@@ -16,7 +16,7 @@ from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, mistake
 from builder.cli.terminal import Look
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.dodil.ignite.v1.ignite_common_pb2 import VersionStatus
+from builder.contract.dodil.ignite.v1.ignite_common_pb2 import CODE_KIND_PREBUILT, VersionStatus
 from builder.errors import EXIT_CANCELLED
 
 if TYPE_CHECKING:
@@ -70,10 +70,13 @@ def described(build: pb.Build, look: Look, *, now_ms: int, terminal: bool) -> tu
         about.append(f"from the cache of {fmt.short_id(build.from_cache_of)}")
     if build.attached_to:
         about.append(f"attached to {fmt.short_id(build.attached_to)}")
-    source = fmt.short_digest(digest) if digest else ""
+    source = fmt.short_digest(digest) if digest else "an image" if build.code_kind == CODE_KIND_PREBUILT else ""
     if source or about:
         plan = f"plan  {', '.join(about)}" if about else ""
         rows.append(f"source  {shown(source):<32}  {plan}".rstrip())
+    if commit := build.provenance.commit_sha:
+        of = (commit[:12], build.provenance.branch, build.provenance.author)
+        rows.append("commit  " + "  ".join(shown(each) for each in of if each))
     if build.labels:
         rows.append(f"labels  {labels_of(build)}")
     rows += phase_rows(build)

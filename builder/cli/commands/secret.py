@@ -7,7 +7,7 @@ from pathlib import Path
 from builder.cli import format as fmt
 from builder.cli.context import Context
 from builder.cli.safe import shown
-from builder.cli.stop import mistake
+from builder.cli.stop import PROG, mistake
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 TYPES = ("registry", "git", "build")
@@ -80,7 +80,8 @@ def _secret(name: str, kind: str, username: str, host: str, known_hosts: str, va
     if kind not in TYPES:
         raise mistake(f'--type is "{kind}"; it takes {", ".join(TYPES)}', where="--type")
     if not value:
-        raise mistake("stdin has no value", where="stdin")
+        command = f"{PROG} secret set {name} --type {kind} < FILE"
+        raise mistake("stdin has no value", where="stdin", next=f"Send it there: {command}")
     secret = pb.NamedSecret(name=name, host=host)
     is_key = kind == "git" and value.startswith("-----BEGIN ")
     _check_options(kind, username, known_hosts, is_key=is_key)

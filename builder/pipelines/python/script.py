@@ -1,4 +1,4 @@
-"""Inline metadata of a script (PEP 723): what a single file says of its dependencies and its Python. Pure."""
+"""Inline metadata of a script (PEP 723): the dependencies and the Python that a single file names. Pure."""
 
 from __future__ import annotations
 

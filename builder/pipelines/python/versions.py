@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from builder.errors import BuildError
 from builder.pipelines.catalog import DEFAULT, Row
 from builder.pipelines.limits import LOCK_LIMIT, read_toml
+from builder.pipelines.pins import pin_of
 from builder.pipelines.python import constraints
 from builder.pipelines.python.project import line_of, read_project, table
 from builder.pipelines.python.script import script_of
@@ -18,7 +19,7 @@ from builder.source.tree import Tree
 if TYPE_CHECKING:
     from packaging.specifiers import SpecifierSet
 
-_PINS = (".python-version", "runtime.txt", "mise.toml", ".mise.toml", ".tool-versions", "Pipfile")
+_OWN = (".python-version", "runtime.txt")
 _ANY = ("latest", "system", "3", "lts", "python3", "stable")
 """Words of a pin that leave the version to whoever builds."""
 _LOCKS = ("uv.lock", "pylock.toml")
@@ -103,9 +104,9 @@ def _pin(tree: Tree) -> tuple[str, str, str] | None:
     A word that names another interpreter is the version as it stands, which no row has. What is neither, as the name of
     a virtual environment, is none.
     """
-    for name in _PINS:
+    for words in _pins(tree):
         other: tuple[str, str, str] | None = None
-        for where, word in _words(tree, name) if tree.has(name) else ():
+        for where, word in words:
             if word.lower() in _ANY:
                 return None
             if found := _SPELLING.fullmatch(word):
@@ -118,26 +119,25 @@ def _pin(tree: Tree) -> tuple[str, str, str] | None:
     return None
 
 
+def _pins(tree: Tree) -> Iterator[Iterator[tuple[str, str]]]:
+    """For each place that may name a Python: (where, word) of what it names."""
+    yield from (_words(tree, name) for name in _OWN if tree.has(name))
+    if pin := pin_of(tree, ".", (), ("python",)):
+        yield iter([(pin.where, pin.value[:200])])
+    if tree.has("Pipfile"):
+        yield _required(tree)
+
+
 def _words(tree: Tree, name: str) -> Iterator[tuple[str, str]]:
-    """(where, word) of what a file may name as its Python."""
-    if name == "Pipfile":
-        requires = table(read_toml(tree, name), "requires")
-        for key in ("python_full_version", "python_version"):
-            if isinstance(requires.get(key), str):
-                yield line_of(tree, key, name), requires[key].strip()[:200]
-        return
-    if name.endswith("mise.toml"):
-        value = table(read_toml(tree, name), "tools").get("python")
-        value = value[0] if isinstance(value, list) and value else value
-        value = value.get("version") if isinstance(value, dict) else value
-        if isinstance(value, (str, float, int)):
-            yield line_of(tree, "python", name, after="tools"), str(value).strip()[:200]
-        return
     for number, line in enumerate(tree.read_text(name).splitlines(), 1):
-        words = line.split("#", 1)[0][:200].split()
-        if name == ".tool-versions":
-            words = words[1:] if words[:1] == ["python"] else []
-        yield from ((f"{name}:{number}", word) for word in words)
+        yield from ((f"{name}:{number}", word) for word in line.split("#", 1)[0][:200].split())
+
+
+def _required(tree: Tree) -> Iterator[tuple[str, str]]:
+    requires = table(read_toml(tree, "Pipfile"), "requires")
+    for key in ("python_full_version", "python_version"):
+        if isinstance(requires.get(key), str):
+            yield line_of(tree, key, "Pipfile"), requires[key].strip()[:200]
 
 
 def _wishes(tree: Tree) -> Iterator[Wish]:

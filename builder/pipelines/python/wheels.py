@@ -213,7 +213,7 @@ def _again(manifest: str) -> str:
 
 
 def _wheels(package: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    """(URL, file name, SHA-256) of each wheel; an index may say anything, so what is none of this package's is none."""
+    """(URL, file name, SHA-256) of each wheel; an index may have anything: what is none of this package's is none."""
     from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
     name, number = canonicalize_name(str(package.get("name"))), str(package.get("version"))

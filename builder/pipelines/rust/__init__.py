@@ -442,7 +442,7 @@ def _fetch_step(name: str, argv: tuple[str, ...], cache: str, cwd: str) -> Step:
 
 
 def _profile(source: Source) -> tuple[tuple[str, str], ...]:
-    """A release profile that fits an artifact, where the source's own says nothing else.
+    """A release profile that fits an artifact, where the source's own has nothing else.
 
     A panic of a handler is answered with 500, so it must unwind.
     """
@@ -466,7 +466,8 @@ def _features(request: PlanRequest, package: Package) -> tuple[str, ...]:
             message = (
                 f"{package.name[:80]} has no feature {name[:80]}; it has {', '.join(sorted(known)[:16]) or 'none'}"
             )
-            raise BuildError("InvalidRequest", message, where="buildArgs.features", next="Name one of these.")
+            step = "Name one of these." if known else "Leave the argument out."
+            raise BuildError("InvalidRequest", message, where="buildArgs.features", next=step)
     default = ("--no-default-features",) if "no-default" in asked else ()
     return (*default, *(("--features", ",".join(names)) if names else ()))
 

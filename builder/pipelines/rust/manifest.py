@@ -124,7 +124,7 @@ def _nearest(tree: Tree, folder: str) -> str | None:
 
 
 def _root_of(tree: Tree, package: Package) -> str:
-    """The folder of the workspace, as cargo finds it: here, where `package.workspace` says, or the nearest above."""
+    """The folder of the workspace, as cargo finds it: here, where `package.workspace` points, or the nearest above."""
     if "workspace" in package.table:
         return package.folder
     named = package.package.get("workspace")

@@ -55,7 +55,7 @@ def canonical(name: str) -> str:
 
 
 def run(argv: list[str], sdists: dict[str, dict[str, Any]]) -> subprocess.CompletedProcess[str]:
-    """uv, which may choose the sdists of these packages and is given what they need."""
+    """uv, which may choose the sdists of these packages and is passed what they need."""
     more: list[str] = []
     if sdists:
         lines = []
@@ -95,7 +95,7 @@ def fetch(url: str, digest: str, path: Path) -> None:
 
 
 def texts(path: Path) -> Iterator[tuple[str, str]]:
-    """(path below the top folder, text) of the files of an sdist that say what it needs."""
+    """(path below the top folder, text) of the files of an sdist that name what it needs."""
 
     def wanted(name: str) -> str:
         inside = name.partition("/")[2]

@@ -45,7 +45,7 @@ def words(server: str, kind: str, target: str, port: str) -> list[str]:
 
 
 def kind_of(target: str) -> str:
-    """Whether what a name means is called as ASGI or as WSGI (as uvicorn tells them apart)."""
+    """Whether what a name means is called as ASGI or as WSGI (as uvicorn distinguishes them)."""
     module, _, name = target.removesuffix("()").partition(":")
     found: Any = importlib.import_module(module)
     for part in name.split("."):

@@ -67,7 +67,7 @@ macro_rules! __exported {
                     $crate::__private::invoked(request, out, $program)
                 }
             }
-            $crate::__private::export!(Exported with_types_in $crate::__private::wasip2);
+    $crate::__private::export!(Exported with_types_in $crate::__private::wasip2);
         };
     };
 }
