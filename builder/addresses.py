@@ -23,7 +23,7 @@ def is_global(text: str) -> bool:
         if address.ipv4_mapped is not None or address in NAT64:
             return is_global(str(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)))
         inner = (address.sixtofour, *(address.teredo or ()))
-        if any(part is not None and not is_global(str(part)) for part in inner):
+        if address.is_site_local or any(part is not None and not is_global(str(part)) for part in inner):
             return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 

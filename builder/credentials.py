@@ -58,7 +58,9 @@ class Secrets:
         def seal(identity: str) -> str:
             return self.vault.seal(identity, text)
 
-        self.vault.seal("", b"")  # makes the key file before the store is locked
+        # Before the store is locked. With secrets in the store the file was lost, or is another process's: a second key
+        # would part them in two, of which each process opens one.
+        self.vault.seal("", b"", make=not secrets.are_there(self.store))
         return secrets.save(self.store, organization, name, type_, host, seal, MOST_SECRETS)
 
     def listed(self, organization: str) -> Sequence[Row]:

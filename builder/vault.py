@@ -32,11 +32,14 @@ class Vault:
 
     path: Path
 
-    def seal(self, identity: str, value: bytes) -> str:
-        """The value encrypted under the first key. Raises `BuildError` Internal for a key file that cannot be used."""
+    def seal(self, identity: str, value: bytes, *, make: bool = True) -> str:
+        """The value encrypted under the first key. `make`: a key file that is not there is made.
+
+        Raises `BuildError` Internal for a key file that cannot be used.
+        """
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # 20 ms that most processes never need
 
-        key = self._keys(make=True)[0]
+        key = self._keys(make=make)[0]
         nonce = os.urandom(NONCE_BYTES)
         sealed = AESGCM(key).encrypt(nonce, value, identity.encode())
         return f"{_name(key)}:{base64.b64encode(nonce + sealed).decode()}"
@@ -50,10 +53,10 @@ class Vault:
         for key in self._keys(make=False):
             if _name(key) != name:
                 continue
-            data = base64.b64decode(text)
             try:
+                data = base64.b64decode(text)
                 return AESGCM(key).decrypt(data[:NONCE_BYTES], data[NONCE_BYTES:], identity.encode())
-            except InvalidTag:
+            except (InvalidTag, ValueError):  # no base64, or too short for a nonce
                 raise Unreadable("it was changed, or belongs elsewhere") from None
         raise Unreadable("its key is not in the key file")
 

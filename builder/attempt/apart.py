@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 from builder import sandbox
@@ -105,7 +106,8 @@ def _run(attempt: Attempt, bound: Bound, step: Step, one: Built, store: Path, ke
         attempt.chown_to_build_user(work)
         result = execute_step(attempt, bound.toolchain, replace(step, argv=(*step.argv, *one.words)), work)
         if result.exit_code == 0 and not result.reason:
-            _take(attempt, work, one, store, key)
+            with suppress(FileNotFoundError, NotADirectoryError):  # a link instead of a folder or file leaves no file
+                _take(attempt, work, one, store, key)
         return result
     finally:
         sandbox.remove_tree(work)
@@ -114,7 +116,7 @@ def _run(attempt: Attempt, bound: Bound, step: Step, one: Built, store: Path, ke
 def _take(attempt: Attempt, work: Path, one: Built, store: Path, key: str) -> None:
     """Copy the one file into the cache, under a name that is plain; whoever comes second changes nothing."""
     with os.scandir(work / "out") as entries:
-        names = [entry.name for entry in entries if entry.name.endswith(one.ending)]
+        names = list(islice((entry.name for entry in entries if entry.name.endswith(one.ending)), 2))
     if len(names) != 1 or not _PLAIN.fullmatch(names[0]):
         return
     limit = attempt.node.settings.disk_bytes

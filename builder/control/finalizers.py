@@ -21,6 +21,7 @@ from builder.images.destination import Destination
 from builder.settings import Settings
 from builder.store import builds
 from builder.store.engine import Store
+from builder.store.transitions import EXTERNAL
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger
@@ -65,6 +66,8 @@ class Finalizers:
     monotonic: Callable[[], float] = time.monotonic
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _at_work: dict[Claimed, threading.Thread] = field(default_factory=dict)
+    _asking: set[Claimed] = field(default_factory=set)
+    """Those that are prebuilt images."""
     _renewed: dict[Claimed, float] = field(default_factory=dict)
     """When each lease was last renewed; a claim that is stale is not in it."""
     _unreleased: dict[Claimed, int] = field(default_factory=dict)
@@ -89,15 +92,24 @@ class Finalizers:
         self.left = True  # a thread that ends while this looks must not be missed
         if free <= 0:
             return
-        adopted = builds.adopt_due(self.store, self.settings.lease_ms, free, look=not woken, nonce=self.nonce)
+        adopted = builds.adopt_due(
+            self.store, self.settings.lease_ms, free, outside=self._outside(), look=not woken, nonce=self.nonce
+        )
         for row in adopted.rows:
             claimed = (row["build_id"], row["claim"])
             thread = threading.Thread(target=self._run, args=(claimed, row), name="finalizer", daemon=True)
             with self._lock:
                 self._at_work[claimed] = thread
+                if row["queue"] == EXTERNAL:
+                    self._asking.add(claimed)
                 self._renewed[claimed] = self.monotonic()
             thread.start()
         self.left = adopted.left
+
+    def _outside(self) -> int:
+        """How many more prebuilt images may be looked at: half of the threads wait for nobody's registry."""
+        with self._lock:
+            return max(1, self.settings.finalizers // 2) - len(self._asking)
 
     def adopt(self) -> builds.Row | None:
         """The next build, as adopted. None: nothing is due."""
@@ -137,6 +149,7 @@ class Finalizers:
         finally:
             with self._lock:
                 del self._at_work[claimed]
+                self._asking.discard(claimed)
                 self._renewed.pop(claimed, None)
             self.freed()
 

@@ -25,6 +25,8 @@ PREDEFINED = {
 }  # fmt: skip
 MOST_COMPARED = 200_000
 """Names that wildcards are compared with, in all, long ones counted several times; what is beyond is for the build."""
+COMPARED_AT_ONCE = 10
+"""Rules of an ignore file that cost as much as one name and its pattern."""
 NAMED = 8
 _REMOTE = re.compile(r"https?://|git@|git://|ssh://")
 
@@ -38,6 +40,7 @@ class Context:
     ignore_file: str = ".dockerignore"
     compared: int = 0
     _known: frozenset[str] = field(default_factory=frozenset)
+    _rules: dict[str, MobyPattern | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._known = frozenset(self.paths) | {""}
@@ -47,6 +50,14 @@ class Context:
 
     def rule(self, path: str) -> MobyPattern | None:
         """The rule that leaves a path out; None: it is sent. The last one that matches it or a folder above decides."""
+        if path in self._rules:
+            return self._rules[path]
+        if self.compared >= MOST_COMPARED:
+            return None
+        self.compared += 1 + len(self.ignored) * (1 + path.count("/")) // COMPARED_AT_ONCE
+        return self._rules.setdefault(path, self._rule(path))
+
+    def _rule(self, path: str) -> MobyPattern | None:
         folders = [path]
         while "/" in folders[-1]:
             folders.append(folders[-1].rpartition("/")[0])
@@ -116,18 +127,18 @@ def check(
     bases: list[str] = []
     warnings: list[str] = []
     names: list[str] = []
+    every = frozenset(each.name for each in dockerfile.stages if each.name)
     for number, stage in enumerate(dockerfile.stages):
         if base := _base(dockerfile, stage, names, known):
             bases.append(base)
-        later = [each.name for each in dockerfile.stages[number:] if each.name]
         values = _Values(given=given, outer=known)
         for each in stage.instructions:
             values.see(each)
             holder = each.trigger or each
             if each.name == "run":
-                _mounts(dockerfile, each, names, later, number)
+                _mounts(dockerfile, each, names, every, number)
             if holder.name in ("copy", "add") and each.name != "onbuild":
-                _sources(dockerfile, each, context, values, names, later, number, warnings)
+                _sources(dockerfile, each, context, values, names, every, number, warnings)
         names.append(stage.name)
     return Checked(dockerfile=dockerfile, bases=tuple(dict.fromkeys(bases)), warnings=tuple(warnings))
 
@@ -217,7 +228,7 @@ def _base(dockerfile: Dockerfile, stage: Stage, names: list[str], known: Mapping
             message += f": {variable} has no value"
             step = f"Declare it before the first FROM, ARG {variable}=IMAGE, or give it: --build-arg {variable}=IMAGE"
         raise document.error(message, stage.start, stage.base, step)
-    if base.lower() in [name for name in names if name] or base == SCRATCH:
+    if base.lower() in names or base == SCRATCH:
         return ""
     try:
         return str(parse(base, "FROM"))
@@ -225,18 +236,18 @@ def _base(dockerfile: Dockerfile, stage: Stage, names: list[str], known: Mapping
         raise document.error(f"FROM {error.message}", stage.start, stage.base, error.next) from None
 
 
-def _mounts(dockerfile: Dockerfile, each: Instruction, names: list[str], later: list[str], number: int) -> None:
+def _mounts(dockerfile: Dockerfile, each: Instruction, names: list[str], every: Collection[str], number: int) -> None:
     for flag in each.flags:
         if not flag.startswith("--mount="):
             continue
         for one in csv_fields(flag.partition("=")[2]):
             key, _, value = one.partition("=")
             if key.lower() == "from" and value:
-                _stage(dockerfile, each, value, names, later, number)
+                _stage(dockerfile, each, value, names, every, number)
 
 
 def _stage(
-    dockerfile: Dockerfile, each: Instruction, text: str, names: list[str], later: list[str], number: int
+    dockerfile: Dockerfile, each: Instruction, text: str, names: list[str], every: Collection[str], number: int
 ) -> str:
     """A warning about what `--from` names, empty for a stage before this one or an image. Raises `BuildError`."""
     document, shown = dockerfile.document, visible(text, limit=80)
@@ -249,7 +260,7 @@ def _stage(
     lower = text.lower()
     if lower in names or "$" in text:
         return ""
-    if lower in later:
+    if lower in every:
         message = f"--from={shown} is this stage itself or a later one: {stages}"
         raise document.error(message, each, text, "Move that stage before this one.")
     try:
@@ -270,14 +281,14 @@ def _sources(
     context: Context,
     values: _Values,
     names: list[str],
-    later: list[str],
+    every: Collection[str],
     number: int,
     warnings: list[str],
 ) -> None:
     """Every source of a COPY or ADD that comes from the context must be in it. Raises `BuildError`."""
     origin = next((flag.partition("=")[2] for flag in each.flags if flag.startswith("--from=")), "")
     if origin:
-        if warning := _stage(dockerfile, each, origin, names, later, number):
+        if warning := _stage(dockerfile, each, origin, names, every, number):
             warnings.append(warning)
         return
     for word in each.args[:-1]:

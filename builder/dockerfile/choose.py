@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from builder.dockerfile.check import Context, check
+from builder.dockerfile.instructions import Dockerfile
 from builder.errors import BuildError, ErrorClass
 from builder.globs import MobyPattern, moby_patterns
 from builder.source.tree import DirTree
@@ -82,6 +83,7 @@ def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:
         asked.build_args,
         dockerfile,
     )
+    _without_heredocs(found.dockerfile)
     return ImagePlan(
         strategy="kaniko",
         because=f"{dockerfile} is named" if named else f"{DEFAULT} {place}",
@@ -100,6 +102,25 @@ def listed(root: Path) -> list[str]:
         prefix = "" if below == "." else below + "/"
         found += [prefix + name for name in (*folders, *names)]
     return sorted(found)
+
+
+def _without_heredocs(dockerfile: Dockerfile) -> None:
+    """Refuse what Kaniko builds into another image than BuildKit: of `RUN <<EOF` it runs the first line alone, which
+    does nothing and succeeds. Raises `BuildError` DockerfileInvalid."""
+    for each in (one for stage in dockerfile.stages for one in stage.instructions):
+        if not each.heredocs:
+            continue
+        name = (each.trigger or each).name
+        effect, step = _HEREDOC_RUN if name == "run" else _HEREDOC_FILE
+        message = f"{name.upper()} has the heredoc {visible(each.heredocs[0].name, limit=40)}; {effect}"
+        raise dockerfile.document.error(message, each, "<<", step)
+
+
+_HEREDOC_RUN = (
+    "Kaniko knows none and would run nothing of it, without an error",
+    "Join the commands with && and a backslash at the end of each line, or COPY them as a script and RUN that.",
+)
+_HEREDOC_FILE = ("Kaniko knows none and would not write it", "Put the text into a file of the source, and COPY that.")
 
 
 def _ignored(tree: DirTree, dockerfile: str) -> tuple[tuple[MobyPattern, ...], str]:

@@ -25,6 +25,8 @@ CONFIG_TYPES = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json")
 CONFIG_BYTES = 1024 * 1024
 MOST_LAYERS = 1000
 MOST_ENTRIES = 1000
+WHOLE_S = 30.0
+"""Of one look at an image: whoever looks has few threads, and a registry is anybody's."""
 _SHOWN = 100
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
 _USER = re.compile(r"([0-9]{1,10})(?::[0-9]{1,10})?")
@@ -57,16 +59,18 @@ class Access:
     insecure: Collection[str] = ()
     ca_bundle: str = ""
     resolve: Resolve = system_resolve
+    whole_s: float = WHOLE_S
 
 
 def resolve(reference: Reference, platform: str, access: Access, login: Login | None, most_bytes: int) -> External:
     """Ask the registry of the reference. Raises `BuildError` with one of the image reasons, RegistryUnavailable."""
-    from builder.images.guard import guarded_client
+    from builder.images.guard import Deadline, guarded_client
     from builder.images.registry import Registry
     from builder.images.transport import ONE_SHORT_ATTEMPT, Credentials, Transport
 
     host = reference.api_host
     insecure = host in access.insecure
+    deadline = Deadline(access.whole_s)
     client = guarded_client(
         host,
         private=access.private,
@@ -74,6 +78,7 @@ def resolve(reference: Reference, platform: str, access: Access, login: Login | 
         ca_bundle=access.ca_bundle,
         timeout_s=ONE_SHORT_ATTEMPT.silence_s,
         resolve=access.resolve,
+        deadline=deadline,
     )
     credentials = Credentials(username=login.username, password=login.password) if login else None
     transport = Transport(
@@ -84,9 +89,19 @@ def resolve(reference: Reference, platform: str, access: Access, login: Login | 
         with client:
             return _resolved(reference, platform, registry.get_manifest, registry.open_blob, most_bytes)
     except PlatformError as error:
-        if error.reason != "RegistryRefused":
-            raise
-        raise _forbidden(reference, login, error) from None
+        if error.reason == "RegistryRefused":
+            raise _forbidden(reference, login, error) from None
+        if deadline.over:
+            message = f"{host} did not finish its answers within {deadline.seconds:g} s"
+            raise PlatformError("RegistryUnavailable", message) from None
+        raise
+    except BuildError:
+        raise
+    except Exception as error:  # what an answer makes a library raise ends this build, which nothing else would
+        message = f"{host} gave an answer that cannot be read ({type(error).__name__})"
+        raise PlatformError("RegistryUnavailable", message) from error
+    finally:
+        deadline.stop()
 
 
 GetManifest = Callable[[str, str], Manifest | None]

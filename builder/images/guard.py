@@ -7,7 +7,10 @@ address. The address that was judged is the one that is connected to; TLS verifi
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection
+import socket
+import threading
+from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -21,8 +24,48 @@ NEXT = "Name a registry with a public address, or ask the operator to list this 
 _PORTS = {"http": 80, "https": 443}
 
 
+class Deadline:
+    """Ends every connection of a client after `seconds`. A timeout is that of one read, and a stranger who sends a byte
+    now and then never meets one: neither in a header nor in a body."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.over = seconds, False
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._timer = threading.Timer(seconds, self.end)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def trace(self, event: str, facts: Mapping[str, Any]) -> None:
+        """What httpcore emits: the socket of each new connection, and again once TLS has wrapped it."""
+        if event not in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+            return
+        with self._lock:
+            self._open.add(facts["return_value"].get_extra_info("socket"))
+            over = self.over
+        if over:
+            self.end()
+
+    def end(self) -> None:
+        """Shut every connection down: whoever reads from one gets its end."""
+        with self._lock:
+            self.over = True
+            for one in self._open:
+                with suppress(OSError):
+                    socket.socket.shutdown(one, socket.SHUT_RDWR)
+
+    def stop(self) -> None:
+        """Forget the connections."""
+        self._timer.cancel()
+        with self._lock:
+            self._open.clear()
+
+
 class Guarded(httpx.BaseTransport):
     """`private`: hosts whose address may be any (`addresses.listed`); `plain`: those that speak HTTP without TLS.
+
+    Each request has a connection of its own: one that is kept is known by its address, and its certificate was verified
+    for another name at that address.
 
     Raises `BuildError` ImageHostRefused before anything is sent, ImageHostUnknown for a name that does not exist.
     """
@@ -34,8 +77,10 @@ class Guarded(httpx.BaseTransport):
         private: Collection[str] = (),
         plain: Collection[str] = (),
         resolve: Resolve = system_resolve,
+        deadline: Deadline | None = None,
     ) -> None:
         self._inner, self._private, self._plain, self._resolve = inner, private, plain, resolve
+        self._deadline = deadline
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send the request to the address that was judged."""
@@ -45,12 +90,19 @@ class Guarded(httpx.BaseTransport):
         address = self._address(host, port, shown)
         if url.scheme != "https" and not (url.scheme == "http" and listed(host, port, self._plain)):
             raise BuildError("ImageHostRefused", f"{shown} is asked without TLS", where="imageRef", next=NEXT)
+        extensions = {**request.extensions, "sni_hostname": host}
+        if self._deadline:
+            if self._deadline.over:
+                raise httpx.ReadTimeout(f"{shown} is asked too late")
+            extensions["trace"] = self._deadline.trace
+        headers = request.headers.copy()
+        headers["connection"] = "close"
         sent = httpx.Request(
             request.method,
             url.copy_with(host=address),
-            headers=request.headers,
+            headers=headers,
             stream=request.stream,
-            extensions={**request.extensions, "sni_hostname": host},
+            extensions=extensions,
         )
         return self._inner.handle_request(sent)
 
@@ -78,7 +130,14 @@ class Guarded(httpx.BaseTransport):
 
 
 def guarded_client(
-    host: str, *, private: Collection[str], insecure: bool, ca_bundle: str, timeout_s: float, resolve: Resolve
+    host: str,
+    *,
+    private: Collection[str],
+    insecure: bool,
+    ca_bundle: str,
+    timeout_s: float,
+    resolve: Resolve,
+    deadline: Deadline | None = None,
 ) -> httpx.Client:
     """A client for the registry `host` ("name[:port]") of a reference. Of `private` only its own entry counts, so that
     no other registry redirects into it."""
@@ -87,7 +146,7 @@ def guarded_client(
     bracketed = f"[{name}]" if ":" in name else name
     mine = (f"{bracketed}:{port}",) if listed(name, port, private) else ()
     plain = mine if insecure or is_loopback(host) else ()
-    rules: dict[str, Any] = {"private": mine, "plain": plain, "resolve": resolve}
+    rules: dict[str, Any] = {"private": mine, "plain": plain, "resolve": resolve, "deadline": deadline}
     return httpx.Client(
         transport=Guarded(TlsTransport(ca_bundle), **rules),
         mounts={"http://": Guarded(plain_transport(), **rules)},

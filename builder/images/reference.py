@@ -80,14 +80,23 @@ def parse(text: str, where: str = "imageRef") -> Reference:
 def is_own(reference: Reference, registry: str, prefix: str) -> bool:
     """Whether a reference is of our own registry, where an organization has what is below its prefix.
 
-    Raises `BuildError` RepositoryForbidden for what another one has there.
+    Raises `BuildError` RepositoryForbidden for what another one has there, InvalidRequest for another spelling of it.
     """
-    if not registry or reference.host != registry:
+    if not registry or _bare(reference.host) != _bare(registry):
         return False
+    if reference.host != registry.lower():
+        raise _refused(
+            f'"{reference.host}" is the registry {registry} of this server, written in another way', "imageRef"
+        )
     if not reference.repository.startswith(prefix + "/"):
         message = f'"{reference.repository}" is outside of your prefix "{prefix}/" of {registry}'
         raise BuildError("RepositoryForbidden", message, where="imageRef")
     return True
+
+
+def _bare(host: str) -> str:
+    """A host without the port that its scheme implies."""
+    return re.sub(r":(?:443|80)$", "", host.lower())
 
 
 def _host(text: str, shown: str, where: str) -> str:

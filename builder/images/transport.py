@@ -28,8 +28,10 @@ from builder.errors import BuildError, PlatformError
 
 T = TypeVar("T")
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
-CHALLENGE = re.compile(r'([a-zA-Z]+)="([^"]*)"')
+CHALLENGE = re.compile(r'(?<![a-zA-Z])([a-zA-Z]+)="([^"]*)"')  # each run of letters is looked at once
 MAX_TOKEN_BYTES = 64 * 1024
+MAX_TOKEN_ANSWER_BYTES = 4 * MAX_TOKEN_BYTES
+"""Of what a token service answers: it may write the token twice, and more beside it."""
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=45.0)
 """Idle connections end before those who balance loads close them (a minute), after the next build's first request."""
 
@@ -168,13 +170,17 @@ class Transport:
     ) -> httpx.Response:
         """As `stream`, with the answer read (at most `limit` bytes)."""
         with self.stream(method, url, scope=scope, headers=headers, body=body) as response:
-            data = bytearray()
-            for chunk in response.iter_raw():
-                data += chunk
-                if len(data) > limit:
-                    raise self.broken(f"{method} answered with more than {limit} bytes")
-            kept = [(name, value) for name, value in response.headers.items() if name != "content-encoding"]
-            return httpx.Response(response.status_code, headers=kept, content=bytes(data), request=response.request)
+            return self._whole(response, method, limit)
+
+    def _whole(self, response: httpx.Response, what: str, limit: int) -> httpx.Response:
+        """The answer with its bytes as they were sent, never decompressed. Raises for more than `limit`."""
+        data = bytearray()
+        for chunk in response.iter_raw():
+            data += chunk
+            if len(data) > limit:
+                raise self.broken(f"{what} answered with more than {limit} bytes")
+        kept = [(name, value) for name, value in response.headers.items() if name != "content-encoding"]
+        return httpx.Response(response.status_code, headers=kept, content=bytes(data), request=response.request)
 
     def broken(self, said: str) -> BuildError:
         """The other side did not do its part, and asking again would not help."""
@@ -234,19 +240,23 @@ class Transport:
 
     def _fetch_token(self, challenge: Mapping[str, str], scope: str) -> str:
         realm = challenge.get("realm", "")
-        parts = urlsplit(realm)
+        try:
+            parts = urlsplit(realm)
+        except ValueError:
+            raise self.broken("names a token service that is no address") from None
         plain_allowed = self.base.startswith("http://")
         if parts.scheme != "https" and not (parts.scheme == "http" and plain_allowed):
             raise self.broken("names a token service that is not https")
         query = {"scope": scope.split(" ")}
         if challenge.get("service"):
             query["service"] = [challenge["service"]]
-        headers = {"Authorization": self.credentials.basic()} if self.credentials else {}
+        headers = {"Accept-Encoding": "identity"}
+        headers |= {"Authorization": self.credentials.basic()} if self.credentials else {}
         where = f"token service {parts.hostname}"
         try:
             url = httpx.URL(realm).copy_merge_params(query)
-            with self.client.stream("GET", url, headers=headers, follow_redirects=False) as response:
-                response.read()
+            with self.client.stream("GET", url, headers=headers, follow_redirects=False) as streamed:
+                response = self._whole(streamed, where, MAX_TOKEN_ANSWER_BYTES)
         except httpx.TransportError as error:
             raise Trouble(f"{where} {_transport_words(error)}") from None
         except httpx.InvalidURL:
@@ -260,7 +270,7 @@ class Transport:
         try:
             answer = response.json()
             token = str(answer.get("token") or answer["access_token"])
-        except (ValueError, KeyError, AttributeError):
+        except (ValueError, KeyError, AttributeError, RecursionError):
             raise self.broken(f"{where} gave no token") from None
         if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable():
             raise self.broken(f"{where} gave no usable token")
@@ -345,6 +355,6 @@ def _error_code(response: httpx.Response) -> str:
     """The code word of a registry's error answer (distribution-spec, "Error Codes"), when it has one."""
     try:
         code = str(response.json()["errors"][0]["code"])
-    except (ValueError, KeyError, IndexError, TypeError, httpx.ResponseNotRead):
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError, httpx.ResponseNotRead):
         return ""
     return code if re.fullmatch(r"[A-Z_]{1,60}", code) else ""

@@ -125,7 +125,7 @@ def manifest(site: Site, attempt: Attempt, source: Source, limits: Limits, build
     container = {
         "name": CONTAINER,
         "image": site.executor,
-        "args": list(_flags(build)),
+        "args": [flag.replace("$", "$$") for flag in _flags(build)],  # Kubernetes expands $(NAME), and $$ to $
         "resources": resources_of(limits),
         "securityContext": {
             "allowPrivilegeEscalation": True,

@@ -11,6 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+MOST_LINE = 128 * 1024
+"""Bytes of a line with its time. A program that never ends its line would fill the memory of whoever follows it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
@@ -49,10 +52,19 @@ class Reading:
 
     def feed(self, data: bytes) -> list[Line]:
         """The new whole lines. `cursor` stands behind them."""
-        self._rest += data
-        *whole, rest = self._rest.split(b"\n")
-        self._rest = bytearray(rest)
-        return [line for raw in whole if (line := self._take(bytes(raw)))]
+        first, *others = data.split(b"\n")
+        self._add(first)
+        found: list[Line] = []
+        for piece in others:
+            if line := self._take(bytes(self._rest)):
+                found.append(line)
+            self._rest = bytearray()
+            self._add(piece)
+        return found
+
+    def _add(self, piece: bytes) -> None:
+        """Up to the limit of a line: what is behind it is dropped, in each reading alike."""
+        self._rest += piece[: max(0, MOST_LINE - len(self._rest))]
 
     def rest(self) -> bytes:
         """What came after the last line's end."""

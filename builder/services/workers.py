@@ -102,6 +102,7 @@ class WorkerService:
                                  where=error.where, next=error.next)  # fmt: skip
             ended = pb.FinishRequest(build_id=request.build_id, claim=got.row["claim"], failure=failure)
             builds.finish(store, ended, settings.retry_backoff_ms)
+            self._parts.fan_out(request.build_id, [])
             return pb.ClaimBuildResponse(refused_because=f"it ended: {error.message}")
         return grant
 

@@ -64,13 +64,16 @@ def adopt_finalize(store: Store, lease_ms: int, nonce: str = "") -> Row | None:
     return next(iter(adopt_due(store, lease_ms, 1, nonce=nonce).rows), None)
 
 
-def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True, nonce: str = "") -> Adopted:
+def adopt_due(
+    store: Store, lease_ms: int, limit: int, *, outside: int | None = None, look: bool = True, nonce: str = ""
+) -> Adopted:
     """Take up to `limit` builds in FINALIZE, those that have been due for longest first, in one transaction; then
     prebuilt images that are queued.
 
     A new claim fences the last finalizer off. A repository at which a finalizer is at work (in this process or
     another) is passed over. A finalizer that was lost before the PUBLISH mark counts towards poison: that build ends.
-    After the mark the build only goes forward. `look` reads first, for a caller that expects to find nothing.
+    After the mark the build only goes forward. `outside`: how many of them may be prebuilt images, whose registries are
+    anybody's; None: all. `look` reads first, for a caller that expects to find nothing.
     `nonce` names the process that adopts, as that of a claim does.
     """
     if look:
@@ -84,11 +87,13 @@ def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True, non
     rows: list[Row] = []
     with store.transaction() as tx:
         now = store.now(tx)
-        while len(rows) < limit and (row := _longest_due(tx, now)) is not None:
+        room = limit if outside is None else outside
+        while len(rows) < limit and (row := _longest_due(tx, now, prebuilt=room > 0)) is not None:
             counts = row["finalizer"] and not row["published"]
             line = "the finalizer of this build was lost; another takes over" if counts else ""
             if counts and poisoned(tx, now, row, "finalizer-lost", line=line):
                 continue
+            room -= row["queue"] == EXTERNAL
             rows.append(
                 transition(
                     tx, now, row, "adopt", claim=row["claim"] + 1, lease_until=now + lease_ms, finalizer=True,
@@ -98,8 +103,9 @@ def adopt_due(store: Store, lease_ms: int, limit: int, *, look: bool = True, non
                 )
             )  # fmt: skip
         late, asked = _waiting(tx, now)
-        if asked and len(rows) < limit:
-            while len(rows) < limit and (row := _next_asked(tx, now)) is not None:
+        if asked and room > 0 and len(rows) < limit:
+            while room > 0 and len(rows) < limit and (row := _next_asked(tx, now)) is not None:
+                room -= 1
                 rows.append(_taken(tx, now, row, lease_ms, nonce))
             late, asked = _waiting(tx, now)
         left = late or asked
@@ -159,9 +165,10 @@ def _taken(tx: Connection, now: int, row: Row, lease_ms: int, nonce: str) -> Row
     return after
 
 
-def _longest_due(tx: Connection, now: int) -> Row | None:
-    """The next build to finalize, locked."""
-    return _free(tx, now, _due(now).limit(1))
+def _longest_due(tx: Connection, now: int, *, prebuilt: bool) -> Row | None:
+    """The next build to finalize, locked; of prebuilt images only with `prebuilt`."""
+    due = _due(now) if prebuilt else _due(now).where(builds.c.queue != EXTERNAL)
+    return _free(tx, now, due.limit(1))
 
 
 def _free(tx: Connection, now: int, query: Select[Any]) -> Row | None:

@@ -67,6 +67,12 @@ def listed(store: Store, organization: str) -> Sequence[Row]:
         return tx.execute(query).mappings().all()
 
 
+def are_there(store: Store) -> bool:
+    """Whether any organization has a secret."""
+    with store.read() as tx:
+        return tx.execute(select(secrets.c.name).limit(1)).first() is not None
+
+
 def find(store: Store, organization: str, name: str) -> Row | None:
     """A secret with its sealed value."""
     query = select(secrets).where(secrets.c.organization == organization, secrets.c.name == name)

@@ -10,7 +10,7 @@ import sqlite3
 import threading
 import urllib.parse
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,6 +21,8 @@ from builder import config
 from builder.client.api import Api, ApiError
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.errors import BuildError
+from builder.images.external import Access, resolve
 from builder.images.image import (
     CONFIG_TYPE,
     INDEX_TYPE,
@@ -32,6 +34,7 @@ from builder.images.image import (
     descriptor,
     digest_of,
 )  # fmt: skip
+from builder.images.reference import parse
 from builder.images.registry import connect
 from builder.local import embedded
 from tests.build_fixtures import Server
@@ -113,6 +116,27 @@ def counting() -> Iterator[tuple[str, list[int]]]:
         threading.Thread(target=accept, daemon=True).start()
         yield f"127.0.0.1:{listener.getsockname()[1]}", met
         listener.shutdown(socket.SHUT_RDWR)
+
+
+def test_a_registry_that_sends_a_byte_now_and_then_is_cut_off() -> None:
+    """Each byte comes before the timeout of a read; the deadline is that of the whole look."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        host, cut = f"127.0.0.1:{listener.getsockname()[1]}", threading.Event()
+
+        def trickle() -> None:
+            with suppress(OSError), listener.accept()[0] as one:
+                one.sendall(b"HTTP/1.1 200 OK\r\nX: ")
+                while not cut.wait(0.05):
+                    one.sendall(b"a")
+
+        thread = threading.Thread(target=trickle)
+        thread.start()
+        try:
+            with pytest.raises(BuildError, match=r"RegistryUnavailable.*did not finish its answers within 0.5 s"):
+                resolve(parse(f"{host}/app"), "linux/amd64", Access(private=(host,), whole_s=0.5), None, 1)
+        finally:
+            cut.set()
+            thread.join()
 
 
 @pytest.fixture(scope="module")

@@ -241,3 +241,16 @@ def test_many_wildcards_over_many_files_are_bounded() -> None:
 def test_a_file_that_is_too_large_is_refused_unread() -> None:
     with pytest.raises(BuildError, match="bytes, 1048576 are allowed"):
         check(b"#" * (1024 * 1024 + 1), context())
+
+
+def test_an_ignore_file_is_compared_within_a_budget() -> None:
+    """Each source again with each rule: half a million sources of one file, and a rule on each line of another."""
+    rules = moby_patterns(b"z*\n" * 2000)
+    copies = "FROM a\n" + ("COPY " + "a " * 2000 + "/x\n") * 15
+    same = Context(paths=["a"], ignored=rules)
+    check(copies.encode(), same)
+    assert same.compared < 1000, "a path is compared once"
+    many = Context(paths=[f"f{number}" for number in range(5000)], ignored=rules)
+    copies = "FROM a\n" + "".join(f"COPY f{number} /x/\n" for number in range(5000))
+    check(copies.encode(), many)
+    assert MOST_COMPARED <= many.compared <= MOST_COMPARED + 1000

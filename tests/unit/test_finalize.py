@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import json
 import queue
+import socket
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from builder.images.layout import Layout
 from builder.prebuilt import Prebuilt
 from builder.store import builds
 from builder.store.closing import LATER_MS, LATEST_MS
+from builder.store.transitions import EXTERNAL
 from tests.oci_fixtures import make_image
 from tests.store_contract.world import LEASE, World, open_world
 
@@ -321,6 +323,36 @@ def test_a_repository_that_hangs_keeps_one_thread_and_no_other_repository(
         freed.get(timeout=60)
         ours.step()
     assert {world.row(build)["status"] for build in slow} == {"SUCCEEDED"}
+
+
+def test_registries_of_strangers_that_do_not_answer_leave_half_of_the_threads(world: World, tmp_path: Path) -> None:
+    registry = Layout(tmp_path / "layout")
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    answer, freed = threading.Event(), queue.SimpleQueue[None]()
+
+    def resolve(host: str, port: int) -> tuple[str, ...]:
+        asked.put(host)
+        assert answer.wait(60)
+        raise socket.gaierror(socket.EAI_NONAME, "no such name")
+
+    for number in range(5):
+        image = {"code": {"image": {"prebuilt": {"imageRef": f"r{number}.example.com/app:1"}}}}
+        more = {"queue": EXTERNAL, "toolchain": "", "runtime": "", "tags": "[]", "request": json.dumps(image)}
+        world.submit(repository=f"r{number}.example.com/app", **more)
+    ours = pool(world, registry, settings={"finalizers": 4}, freed=lambda: freed.put(None))
+    ours.finalizer = replace(ours.finalizer, prebuilt=replace(ours.finalizer.prebuilt, resolver=resolve))
+    ours.step()
+    assert {asked.get(timeout=60) for _ in range(2)} == {"r0.example.com", "r1.example.com"}
+    ours.step()
+    healthy = waiting(world, registry, tmp_path, "acme/n")
+    ours.step()
+    freed.get(timeout=60)
+    assert world.row(healthy)["status"] == "SUCCEEDED" and asked.empty() and ours.left
+    answer.set()
+    for _ in range(5):
+        freed.get(timeout=60)
+        ours.step()
+    assert {asked.get(timeout=60) for _ in range(3)} == {f"r{number}.example.com" for number in (2, 3, 4)}
 
 
 def test_no_more_are_attempted_at_once_than_the_setting_allows(world: World, tmp_path: Path, held: Held) -> None:

@@ -68,6 +68,34 @@ def test_a_named_dockerfile_that_is_not_there_lists_what_is(source: Path) -> Non
     assert "buildpacks" not in refused.value.next and "--dockerfile" in refused.value.next
 
 
+@pytest.mark.parametrize(
+    ("lines", "where", "message", "step"),
+    [
+        ("RUN <<EOF\necho hi\nEOF\n", "Dockerfile:3:5", "RUN has the heredoc EOF", "&&"),
+        ("RUN true && \\\n  cat <<-'A B' > /x\nhi\nA B\n", "Dockerfile:4:7", "RUN has the heredoc A B", "&&"),
+        ("COPY <<EOF /etc/motd\nhi\nEOF\n", "Dockerfile:3:6", "COPY has the heredoc EOF", "COPY that"),
+        ("ONBUILD RUN <<EOF\nhi\nEOF\n", "Dockerfile:3:13", "RUN has the heredoc EOF", "&&"),
+    ],
+)
+def test_a_heredoc_that_kaniko_would_drop_is_refused(
+    source: Path, lines: str, where: str, message: str, step: str
+) -> None:
+    put(source, Dockerfile=f"{GOOD}{lines}")
+    with pytest.raises(BuildError) as refused:
+        plan_image(source, ImageRequest())
+    error = refused.value
+    assert (error.reason, error.where) == ("DockerfileInvalid", where)
+    assert error.message.startswith(message) and step in error.next
+
+
+@pytest.mark.parametrize(
+    "line", ['RUN bash -c "cat <<EOF"', "RUN cat <<< hi", 'RUN ["cat", "<<EOF"]', "RUN echo $((1<<2))"]
+)
+def test_what_is_no_heredoc_is_not_refused(source: Path, line: str) -> None:
+    put(source, Dockerfile=f"{GOOD}{line}\n")
+    assert plan_image(source, ImageRequest()).strategy == "kaniko"
+
+
 def test_the_ignore_file_of_a_dockerfile_wins(source: Path) -> None:
     put(source, Dockerfile=GOOD, _dot_dockerignore="src\n")
     with pytest.raises(BuildError, match=r"\.dockerignore:1"):

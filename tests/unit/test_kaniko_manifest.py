@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -36,14 +37,32 @@ def test_golden_manifests_are_all_of_them() -> None:
     assert {path.stem for path in jobs.FOLDER.glob("*.json")} == set(jobs.manifests())
 
 
+def expanded(token: str) -> str:
+    """What a container gets of an argument: Kubernetes replaces $(NAME) by a variable, $$ by $."""
+    return re.sub(r"\$(\$|\(([^)]*)\))", lambda found: "$" if found[1] == "$" else f"<{found[2]}>", token)
+
+
 @pytest.mark.parametrize(
     "value",
-    ["--destination=evil.example/x:1", "a b", "x\n--force", "$(touch /x)", "`id`", "$HOME", "a=b=c", "ü", '"', "\\"],
+    [
+        "--destination=evil.example/x:1",
+        "a b",
+        "x\n--force",
+        "$(touch /x)",
+        "`id`",
+        "$HOME",
+        "$$",
+        "a$$(B)$",
+        "a=b=c",
+        "ü",
+        '"',
+        "\\",
+    ],
 )
 def test_a_users_value_stays_one_token(value: str) -> None:
     plain, hostile = container(made()), container(made(build_args=(("A", value),), target=value))
     extra = [token for token in hostile["args"] if token not in plain["args"]]
-    assert extra == [f"--target={value}", f"--build-arg=A={value}"]
+    assert [expanded(token) for token in extra] == [f"--target={value}", f"--build-arg=A={value}"]
     assert all(token.startswith("--") and "=" in token for token in plain["args"] if token != "--reproducible")
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.kube.logs import Cursor, Reading
+from builder.kube.logs import MOST_LINE, Cursor, Reading
 
 
 def stamp(ns: int) -> str:
@@ -81,3 +81,14 @@ def test_a_last_line_without_its_end_comes_when_the_log_is_whole() -> None:
     assert reading.feed(b"2026-01-01T00:00:01Z last") == []
     assert [line.text for line in reading.end()] == ["last"]
     assert reading.end() == []
+
+
+def test_a_line_without_an_end_takes_no_more_than_its_limit() -> None:
+    reading, stamp = Reading(Cursor()), b"2026-01-01T00:00:01.5Z "
+    assert reading.feed(stamp) == []
+    for _ in range(10):
+        assert reading.feed(b"x" * MOST_LINE) == []
+    assert len(reading.rest()) == MOST_LINE
+    (long, next_) = reading.feed(b"\n" + stamp + b"next\n")
+    assert len(long.text) == MOST_LINE - len(stamp) and next_.text == "next"
+    assert reading.cursor.lines == 2

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from builder.images.destination import Destination, fallback_tag
 from builder.images.image import digest_of
 from builder.images.mounts import Mounts
 from builder.images.registry import Registry
-from builder.images.transport import Credentials, Patience, Transport, is_loopback
+from builder.images.transport import CHALLENGE, MAX_TOKEN_BYTES, Credentials, Patience, Transport, is_loopback
 from tests.oci_fixtures import make_image
 
 Fault = Callable[[httpx.Request], httpx.Response | None]
@@ -409,8 +410,42 @@ def test_a_token_that_cannot_be_decoded_is_the_registrys_fault() -> None:
         return httpx.Response(200, headers={"Content-Encoding": "gzip"}, stream=httpx.ByteStream(b"no gzip"))
 
     memory.fault = damaged
-    with pytest.raises(PlatformError, match=r"RegistryUnavailable.*token service auth.test.*decoded"):
+    with pytest.raises(PlatformError, match=r"RegistryUnavailable.*token service auth.test gave no token"):
         registry(memory).resolve("org/app", "v1")
+
+
+def test_a_token_service_is_read_up_to_a_limit() -> None:
+    memory, read = Memory(token="one"), list[int]()
+
+    def endless(request: httpx.Request) -> httpx.Response | None:
+        def chunks() -> Iterator[bytes]:
+            for number in range(1000):
+                read.append(number)
+                yield b" " * MAX_TOKEN_BYTES
+
+        return httpx.Response(200, content=chunks()) if request.url.path == "/token" else None
+
+    memory.fault = endless
+    with pytest.raises(PlatformError, match=r"RegistryUnavailable.*token service auth.test answered with more than"):
+        registry(memory).resolve("org/app", "v1")
+    assert len(read) < 10
+
+
+@pytest.mark.parametrize("realm", ["https://[", "https://auth.test:x/", "https://" + "[" * 50])
+def test_a_token_service_that_is_no_address_is_the_registrys_fault(realm: str) -> None:
+    header = {"WWW-Authenticate": f'Bearer realm="{realm}"'}
+    memory = Memory(fault=lambda request: httpx.Response(401, headers=header))
+    with pytest.raises(PlatformError, match=r"RegistryUnavailable.*no address"):
+        registry(memory).resolve("org/app", "v1")
+
+
+def test_a_challenge_is_read_in_one_pass() -> None:
+    began = time.process_time()
+    assert CHALLENGE.findall("a" * 100_000 + ' realm="https://x",service="y"') == [
+        ("realm", "https://x"),
+        ("service", "y"),
+    ]
+    assert time.process_time() - began < 5, "half a minute, when each letter begins a search of its own"
 
 
 def test_an_upload_session_that_is_lost_is_begun_again(tmp_path: Path) -> None:

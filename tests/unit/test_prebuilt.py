@@ -15,9 +15,9 @@ import pytest
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.credentials import Secrets
-from builder.errors import BuildError
-from builder.images.external import check_config
-from builder.images.guard import Guarded, guarded_client
+from builder.errors import BuildError, PlatformError
+from builder.images.external import Access, check_config, resolve
+from builder.images.guard import Deadline, Guarded, guarded_client
 from builder.images.reference import Reference, is_own, parse
 from builder.local.run import place_of
 from builder.services import secrets as service
@@ -126,6 +126,22 @@ def test_in_our_own_registry_an_organization_sees_what_is_below_its_prefix() -> 
             is_own(parse(f"r.example.com/{repository}"), "r.example.com", "acme")
 
 
+@pytest.mark.parametrize(
+    ("registry", "named"),
+    [
+        ("r.example.com", "r.example.com:443"),
+        ("r.example.com", "R.example.com:80"),
+        ("r.example.com:443", "r.example.com"),
+        ("[::1]:80", "[0::1]"),
+    ],
+)
+def test_another_spelling_of_our_own_registry_opens_nothing_there(registry: str, named: str) -> None:
+    with pytest.raises(BuildError, match="in another way"):
+        is_own(parse(f"{named}/other/app"), registry, "acme")
+    assert not is_own(parse("r.example.com:5000/other/app"), registry, "acme")
+    assert is_own(parse(f"{registry}/acme/app"), registry.upper(), "acme")
+
+
 # Addresses
 
 
@@ -146,7 +162,7 @@ def guarded(*addresses: str, private: tuple[str, ...] = (), plain: tuple[str, ..
 
 PRIVATE = (
     "127.0.0.1", "10.0.0.1", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0", "224.0.0.1",
-    "::1", "fe80::1", "fd00::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
+    "::1", "fe80::1", "fd00::1", "fec0::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2002:a00:1::",
 )  # fmt: skip
 
 
@@ -176,6 +192,71 @@ def test_a_redirect_leads_to_no_private_address() -> None:
     with httpx.Client(transport=guard, follow_redirects=True) as client, pytest.raises(BuildError) as refused:
         client.get("https://r.example.com/v2/")
     assert refused.value.reason == "ImageHostRefused"
+
+
+def test_a_connection_is_that_of_one_name() -> None:
+    """A pool knows connections by address: a kept one was verified for another name."""
+    sent: list[str] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(request.headers["connection"])
+        return httpx.Response(200)
+
+    guard = Guarded(httpx.MockTransport(answer), resolve=lambda host, port: ("93.184.216.34",))
+    with httpx.Client(transport=guard) as client:
+        client.get("https://a.example.com/v2/")
+        client.get("https://b.example.com/v2/")
+    assert sent == ["close", "close"]
+
+
+class Stream:
+    """As httpcore gives a connection to whoever traces it."""
+
+    def __init__(self, one: socket.socket) -> None:
+        self._one = one
+
+    def get_extra_info(self, name: str) -> socket.socket:
+        assert name == "socket"
+        return self._one
+
+
+def test_a_registry_that_trickles_is_cut_off() -> None:
+    deadline = Deadline(3600)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        trace = request.extensions["trace"]
+        trace("connection.connect_tcp.complete", {"return_value": Stream(here)})
+        with pytest.raises(TimeoutError):
+            here.recv(1)  # nothing has ended it yet
+        there.send(b"H")
+        assert here.recv(1) == b"H"
+        deadline.end()
+        assert here.recv(1) == b""
+        trace("connection.connect_tcp.complete", {"return_value": Stream(late)})
+        assert late.recv(1) == b""
+        raise httpx.ReadError("the connection is at its end")
+
+    here, there = socket.socketpair()
+    late, other = socket.socketpair()
+    guard = Guarded(httpx.MockTransport(answer), resolve=lambda host, port: ("93.184.216.34",), deadline=deadline)
+    with here, there, late, other, httpx.Client(transport=guard) as client:
+        for one in (here, late):
+            one.settimeout(0.01)
+        with pytest.raises(httpx.ReadError):
+            client.get("https://r.example.com/v2/")
+        with pytest.raises(httpx.ReadTimeout):
+            client.get("https://r.example.com/v2/")
+    deadline.stop()
+
+
+def test_whatever_an_answer_makes_a_library_raise_ends_the_build_alone() -> None:
+    """A name that the resolver's codec refuses, for one: without an end the build would be tried for ever."""
+
+    def odd(host: str, port: int) -> tuple[str, ...]:
+        raise UnicodeError("label empty or too long")
+
+    with pytest.raises(PlatformError, match=r"RegistryUnavailable.*cannot be read \(UnicodeError\)"):
+        resolve(parse("r.example.com/app"), "linux/amd64", Access(resolve=odd), None, 1)
 
 
 def test_without_tls_only_what_an_operator_lists_is_asked() -> None:
@@ -314,6 +395,19 @@ def test_organizations_take_turns_and_a_repository_has_one_finalizer(world: Worl
     assert world.row(second)["status"] == "PENDING"
 
 
+def test_prebuilt_images_leave_finalizers_to_what_was_built(world: World) -> None:
+    builds_of = [external(world, "acme", f"r/{name}") for name in "abc"]
+    adopted = builds.adopt_due(world.store, LEASE, 10, outside=2)
+    assert [row["build_id"] for row in adopted.rows] == builds_of[:2] and adopted.left
+    assert builds.adopt_due(world.store, LEASE, 10, outside=0) == builds.Adopted(left=True)
+    row = adopted.rows[0]
+    builds.release_finalize(world.store, row["build_id"], row["claim"])  # due again, as one that is finalized
+    world.at[0] += 60_000
+    assert builds.adopt_due(world.store, LEASE, 10, outside=0, look=False) == builds.Adopted(left=True)
+    again = builds.adopt_due(world.store, LEASE, 10, outside=1)
+    assert [row["build_id"] for row in again.rows] == builds_of[:1]
+
+
 def gone(reason: str) -> pb.Failure:
     return pb.Failure(reason=reason, message="m")
 
@@ -378,7 +472,8 @@ def test_a_sealed_value_opens_only_as_what_it_was_stored_as(tmp_path: Path) -> N
     for other in ("zoo\nhub\nREGISTRY\n\n1", "acme\nhub\nREGISTRY\n\n2", ""):
         with pytest.raises(Unreadable):
             vault.open(other, sealed)
-    for broken in (sealed[:-4] + "AAA=", "0" * 12 + sealed[12:]):
+    key_name = sealed.partition(":")[0]
+    for broken in (sealed[:-4] + "AAA=", "0" * 12 + sealed[12:], sealed[:-1], f"{key_name}:", f"{key_name}:AAAA", "x"):
         with pytest.raises(Unreadable):
             vault.open(IDENTITY, broken)
 
@@ -411,6 +506,17 @@ def test_a_key_file_that_cannot_be_used_says_what_to_do(tmp_path: Path, content:
 @pytest.fixture
 def kept(world: World, tmp_path: Path) -> Secrets:
     return Secrets(store=world.store, vault=Vault(tmp_path / "key"))
+
+
+def test_a_lost_key_file_is_not_made_anew_beside_secrets_of_the_old_one(kept: Secrets) -> None:
+    value = {"value": "v"}
+    kept.save("acme", "a", secrets.BUILD, "", value)
+    kept.vault.path.unlink()
+    with pytest.raises(BuildError, match="it is not there") as refused:
+        kept.save("zoo", "b", secrets.BUILD, "", value)
+    assert "backup" in refused.value.next and not kept.vault.path.exists()
+    kept.remove("acme", "a")
+    assert kept.save("zoo", "b", secrets.BUILD, "", value)["version"] == 1
 
 
 KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"

@@ -281,14 +281,31 @@ def test_a_link_or_what_is_too_large_is_not_taken(tmp_path: Path, monkeypatch: p
     with pytest.raises(BuildError, match="limit of 1000"):
         node.build()
 
-    def linked(attempt: object, toolchain: object, step: Step, work: Path) -> StepResult:
-        os.symlink("/etc/passwd", work / "out/a.whl")
-        return StepResult(exit_code=0, tail=())
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs/a.whl").write_bytes(b"wheel")
 
-    monkeypatch.setattr(apart, "execute_step", linked)
-    with pytest.raises((BuildError, OSError)):
-        node.build()
-    assert list((tmp_path / "store").iterdir()) == []
+    def linked(work: Path) -> None:
+        os.symlink(tmp_path / "theirs/a.whl", work / "out/a.whl")
+
+    def folder_linked(work: Path) -> None:
+        (work / "out").rmdir()
+        os.symlink(tmp_path / "theirs", work / "out")
+
+    def gone(work: Path) -> None:
+        (work / "out").rmdir()
+
+    for leave in (linked, folder_linked, gone):
+
+        def execute(
+            attempt: object, toolchain: object, step: Step, work: Path, leave: Callable[[Path], None] = leave
+        ) -> StepResult:
+            leave(work)
+            return StepResult(exit_code=0, tail=())
+
+        monkeypatch.setattr(apart, "execute_step", execute)
+        with pytest.raises(BuildError, match=r"DependencyNotFound.*left no file"):
+            node.build()
+        assert list((tmp_path / "store").iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -326,6 +326,39 @@ def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> Non
     assert services.get(build).status == pb.BUILD_STATUS_FAILED
 
 
+@pytest.mark.parametrize(
+    ("lose", "status", "reason"),
+    [("secret", pb.BUILD_STATUS_FAILED, "SecretNotFound"), ("key", pb.BUILD_STATUS_PENDING, "")],
+)
+def test_a_secret_that_cannot_be_opened_ends_the_claim_and_its_follower_sees_it(
+    services: Services, tmp_path: Path, lose: str, status: int, reason: str
+) -> None:
+    """Deleted since the submit, it is the user's fault; a lost key is the platform's, and the build is tried again."""
+    seen: list[int] = []
+    parts = dataclasses.replace(
+        services.parts,
+        settings=Settings(data_dir=str(tmp_path)),
+        fan_out=lambda build_id, lines: seen.append(services.get(build_id).status),
+    )
+    secret = pb.NamedSecret(name="forge", git_token=pb.GitToken(token="t0ken"))
+    build_service, worker = BuildService(parts), WorkerService(parts)
+    build_service.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=[secret]))
+    asked = pb.CreateBuildRequest(name="app")
+    asked.git_source.url, asked.git_source.secret_ref = "https://forge.example.com/app.git", "forge"
+    asked.git_source.runtime.python.SetInParent()
+    build = build_service.create_build(ACME, asked).build_id
+    register(services, "n")
+    if lose == "secret":
+        build_service.delete_build_secret(ACME, pb.DeleteBuildSecretRequest(name="forge"))
+    else:
+        parts.secrets.vault.path.unlink()
+    claimed = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    answer = worker.claim_build(node_of("n"), claimed)
+    assert not answer.granted and "it ended" in answer.refused_because and "t0ken" not in str(answer)
+    assert services.get(build).status == status and services.get(build).failure.reason == reason
+    assert seen[-1] == status
+
+
 def test_a_node_has_no_more_slots_than_a_machine(services: Services) -> None:
     register(services, "n", slots=4096)
     with pytest.raises(BuildError, match="InvalidRequest: slots takes up to 4096"):
