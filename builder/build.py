@@ -17,7 +17,7 @@ from builder.attempt.package import package, push
 from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.results import lay, place_of, store
 from builder.attempt.start import starting
-from builder.attempt.steps import StepResult, execute_step, prepare
+from builder.attempt.steps import StepResult, execute_step, place, prepare
 from builder.attempt.verdict import of_error, of_refused, of_step
 from builder.claims.outcome import Artifact, Material, Outcome, Verdict
 from builder.errors import BuildError
@@ -46,7 +46,10 @@ def run_build(attempt: Attempt) -> Outcome:
             attempt.node.label("prepared")
             earlier: tuple[str, ...] = ()
             fetched: tuple[Material, ...] = ()
+            seeing = next((number for number, step in enumerate(steps, 1) if step.sees is Sees.ALL), 0)
             for number, step in enumerate(steps, 1):
+                if number == seeing:
+                    place(attempt, bound.plan)
                 if not step.when and step.sees is not Sees.APART:
                     attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
                 lines, found = run_step(attempt, bound, step, earlier)

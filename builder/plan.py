@@ -203,7 +203,7 @@ class Plan:
     copies: tuple[CopyFile, ...] = ()
     """Stubs that are files of the source: a lock that its own tool reads."""
     placed: tuple[CopyFile, ...] = ()
-    """Files of the source below `/work/out`, there before the first step: a part of the output."""
+    """Files of the source below `/work/out`, there before the first step that sees the source: a part of the output."""
     warnings: tuple[str, ...] = ()
     materials: tuple[str, ...] = ()
     """Lock files (paths in the working copy) that name what was built in, read for the provenance."""

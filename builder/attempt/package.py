@@ -86,6 +86,7 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
     out = attempt.private / f"layer-{index}.tar.gz"
     below = attempt.work if host.is_relative_to(attempt.work) else None
     if below is None and (name := _name_of(toolchain, source)):
+        attempt.use(f"toolchains/{name}")  # until it is pushed
         return _of_toolchain(attempt, host, source, limit, attempt.node.folder / "toolchains" / name)
     layer = write_layer(
         [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check

@@ -50,9 +50,11 @@ def _provided(attempt: Attempt, plan: Plan) -> Provided:
         toolchain = node.toolchains.provide(plan.toolchain)
         root = toolchain.root
         sources = [mount.source for mount in root.mounts] + ([root.rootfs] if root.rootfs else [])
+        images = [digest for name, digest in toolchain.digests.items() if name in ("base", "toolchain")]
+        attempt.use(*(f"images/{digest}" for digest in images))
         attempt.use(
-            *(f"images/{digest}" for name, digest in toolchain.digests.items() if name in ("base", "toolchain"))
-        )
+            *(f"roots/{digest.removeprefix('sha256:')}" for digest in images)
+        )  # the start check stands on the base
         attempt.use(*_units(node.folder, sources))
         if all(source.exists() for source in sources):
             break

@@ -22,6 +22,8 @@ from builder.key import digest_of
 from builder.plan import Step
 
 CACHE = "results"
+LONGEST_PATH = 2048
+"""Of a folder in bytes; the copy has another prefix, and both stay below PATH_MAX (4096)."""
 PARTIAL = ".partial-"
 
 
@@ -61,6 +63,9 @@ def store(attempt: Attempt, step: Step, place: Path | None) -> None:
     source = _target(attempt, step)
     if place is None or place.is_dir() or source.is_symlink() or not source.is_dir():
         return
+    if why := _unfit(attempt, source):
+        attempt.log.system(f"warning: the result of {step.name} is not stored: {why}")
+        return
     partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
     try:
         for _ in _copied(attempt, source, partial / "result"):
@@ -72,6 +77,34 @@ def store(attempt: Attempt, step: Step, place: Path | None) -> None:
                 raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _unfit(attempt: Attempt, source: Path) -> str:
+    """Why a copy of this tree would cost more than the step was allowed, or could not be made; "" for any other tree.
+
+    The limit of a step counts blocks, and a copy writes what the holes of a file stand for.
+    """
+    left, seen = attempt.node.settings.disk_bytes, set[tuple[int, int]]()
+    try:
+        for folder, _, files in os.walk(source, onerror=_raise):
+            attempt.check()
+            if len(os.fsencode(folder)) > LONGEST_PATH:
+                return "its folders are too deep"
+            for name in files:
+                info = Path(folder, name).lstat()
+                if (info.st_dev, info.st_ino) not in seen:
+                    left -= info.st_size
+                if info.st_nlink > 1:
+                    seen.add((info.st_dev, info.st_ino))
+            if left < 0:
+                return "its files are larger than a step may make"
+    except OSError as error:
+        return f"it cannot be read: {error.strerror}"
+    return ""
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _copied(attempt: Attempt, source: Path, target: Path) -> Iterator[Path]:

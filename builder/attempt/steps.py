@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import tempfile
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -62,7 +63,6 @@ def prepare(attempt: Attempt, plan: Plan) -> None:
         (attempt.work / name).mkdir(exist_ok=True)
         attempt.chown_to_build_user(attempt.work / name)
     _write_stubs(attempt, plan)
-    _place(attempt, plan)
     for folder in {path.parent for path in (root / file.path for file in plan.files)}:
         attempt.chown_to_build_user(folder)
 
@@ -81,16 +81,27 @@ def _write_stubs(attempt: Attempt, plan: Plan) -> None:
             attempt.chown_to_build_user(Path(folder, name))
 
 
-def _place(attempt: Attempt, plan: Plan) -> None:
-    """Files of the source that are a part of the output, with their executable bits."""
-    out, sent = attempt.work / "out", DirTree(attempt.source)
-    for copy in plan.placed:
-        path = out / copy.path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        sent.copy(copy.source, path)
-    for folder, folders, files in os.walk(out):
-        for name in (*folders, *files):
-            attempt.chown_to_build_user(Path(folder, name))
+def place(attempt: Attempt, plan: Plan) -> None:
+    """Files of the source that are a part of the output, with their executable bits.
+
+    Before the first step that sees the source, and not earlier: until then they would be seen by a step with a network,
+    or by one whose result is stored. Such a step may have put a link where they belong, so that whatever is there goes.
+    """
+    if not plan.placed:
+        return
+    sent = DirTree(attempt.source)
+    with tempfile.TemporaryDirectory(prefix="placed-", dir=attempt.private) as folder:
+        root = Path(folder)
+        for copy in plan.placed:
+            path = root / copy.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            sent.copy(copy.source, path)
+        for above, folders, files in os.walk(root):
+            for name in (*folders, *files):
+                attempt.chown_to_build_user(Path(above, name))
+        for name in os.listdir(root):
+            sandbox.remove_tree(attempt.work / "out" / name)
+            os.rename(root / name, attempt.work / "out" / name)
 
 
 def _refuse_links(root: Path, path: str) -> None:

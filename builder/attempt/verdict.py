@@ -33,6 +33,8 @@ _FULL = re.compile(
     r"no space left on device|disk quota exceeded|\bENOSPC\b|\bEDQUOT\b|os error (?:28|122)\b|errno (?:28|122)\b",
     re.IGNORECASE,
 )
+_IN_CACHE = re.compile(r"(?<![\w.@+~-])/cache/")
+"""A cache of the sandbox; a folder `cache` in what was downloaded is none."""
 _BROKEN = re.compile(
     r"input/output error|permission denied|read-only file system|structure needs cleaning|stale file handle|"
     r"not a directory|is a directory|os error (?:5|13|20|21|30|116|117)\b|not a valid zip file|unexpected eof|"
@@ -68,7 +70,7 @@ def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | No
     if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
         return _full(attempt, f"step {step.name} exited {result.exit_code}", left, said)
     ours = step.caches and not step.runs_source  # what code of the source prints proves nothing about a cache
-    broken = next((line for line in lines if "/cache/" in line and _BROKEN.search(line)), "") if ours else ""
+    broken = next((line for line in lines if _IN_CACHE.search(line) and _BROKEN.search(line)), "") if ours else ""
     if broken and discard_caches(attempt):
         return _broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
     return None

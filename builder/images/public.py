@@ -30,6 +30,8 @@ LAYERS = (MEDIA_TYPE, *OCI_LAYER)
 HOST = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]{1,5})?")
 MOST_BYTES = 8 * 1024**3
 MOST_LAYERS = 127
+MOST_CONFIG = 8 * 1024**2
+"""It is read into memory; one of an official image has a few kilobytes."""
 
 Fetch = Callable[[str, Path, Callable[[str], None]], Image]
 """Gets a reference with its blobs below a folder, and emits what it is at."""
@@ -109,7 +111,7 @@ def fetch_public(
     if manifest.media_type not in MANIFESTS:
         raise _unusable(reference, f"is a {manifest.media_type or 'thing without a type'}, no image")
     layers = _described(reference, value)
-    config = b"".join(source.open_blob(reference.repository, value["config"]["digest"]))
+    config = _config(reference, source, value["config"])
 
     def blob(digest: str) -> Path:
         return work / digest.removeprefix("sha256:")
@@ -131,7 +133,7 @@ def fetch_public(
             layers=layers_of(value, _json(reference, config), blob),
             media_type=manifest.media_type,
         )
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError):
         raise _unusable(reference, "has a config that does not fit its layers") from None
     progress(f"{reference} is {image.digest}")
     return image
@@ -150,15 +152,42 @@ def _described(reference: Reference, value: Mapping[str, Any]) -> list[dict[str,
             raise _unusable(reference, f"has a {what}; layers of tar+gzip can be unpacked here")
         if len(layers) > MOST_LAYERS or sum(each["size"] for each in named) > MOST_BYTES:
             raise _unusable(reference, f"has more than {MOST_LAYERS} layers or {size(MOST_BYTES)}")
+        if value["config"]["size"] > MOST_CONFIG:
+            raise _unusable(reference, f"has a config of more than {size(MOST_CONFIG)}")
     except (KeyError, TypeError):
         raise _unusable(reference, "has a manifest that lacks a part") from None
     return layers
 
 
+def _config(reference: Reference, source: Destination, named: Mapping[str, Any]) -> bytes:
+    """The config of an image for this platform, in the shape in which the store reads it for each build."""
+    body, left = bytearray(), int(named["size"])
+    for chunk in source.open_blob(reference.repository, named["digest"]):
+        left -= len(chunk)
+        if left < 0:
+            raise _unusable(reference, f"has a config of more than the {named['size']} bytes that it names")
+        body += chunk
+    value, wanted = _json(reference, bytes(body)), Platform()
+    found = f"{value.get('os')}/{value.get('architecture')}"[:200]
+    if found != f"{wanted.os}/{wanted.architecture}":
+        raise _unusable(reference, f"is for {found}, not for {wanted.os}/{wanted.architecture}")
+    run = value.get("config") or {}
+    env, labels = (run.get("Env") or [], run.get("Labels") or {}) if isinstance(run, dict) else (None, None)
+    if (
+        not (isinstance(env, list) and all(isinstance(each, str) for each in env))
+        or not (isinstance(labels, dict) and all(isinstance(each, str) for each in labels.values()))
+    ):  # fmt: skip
+        raise _unusable(reference, "has a config with a variable or a label that is no text")
+    return bytes(body)
+
+
 def _of_platform(reference: Reference, index: Mapping[str, Any], wanted: Platform) -> str:
-    found = []
-    for entry in index.get("manifests", ()):
-        platform = entry.get("platform", {})
+    found: list[str] = []
+    entries = index.get("manifests")
+    for entry in entries if isinstance(entries, list) else ():
+        platform = entry.get("platform") if isinstance(entry, dict) else None
+        if not isinstance(platform, dict):
+            continue
         found.append(f"{platform.get('os')}/{platform.get('architecture')}")
         if found[-1] == f"{wanted.os}/{wanted.architecture}" and DIGEST.fullmatch(str(entry.get("digest"))):
             return str(entry["digest"])
@@ -168,7 +197,7 @@ def _of_platform(reference: Reference, index: Mapping[str, Any], wanted: Platfor
 def _json(reference: Reference, body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
         raise PlatformError("RegistryUnavailable", f"{reference}: the registry answered with no JSON object")

@@ -26,6 +26,10 @@ from builder.settings import Settings
 
 log = logger("node")
 EVICTED = ".evicted-"
+PARTIAL = ("bases/rootfs/.partial-*", "toolchains/.partial-*", "components/.partial-*", "caches/*/*/.partial-*")
+"""What is made under such a name is renamed when it is whole; a process that was killed leaves it."""
+ABANDONED_S = 24 * 3600.0
+"""Nothing takes so long to make."""
 YOUNG_S = 3600.0
 """What no name points at is younger than this when somebody stores it right now: a blob, a partial result."""
 
@@ -129,15 +133,16 @@ def _in_use(node_dir: Path) -> Iterator[str]:
 
 
 def _finish(node_dir: Path) -> None:
-    """Remove what a process that ended put aside."""
+    """Remove what a process that ended put aside, or made in part."""
     results = f"caches/*/{results_of.CACHE}"
     for parent in ("caches/*", results, "bases/rootfs", "toolchains"):
         for path in node_dir.glob(f"{parent}/{EVICTED}*"):
             remove_tree(path)
-    for path in node_dir.glob(f"{results}/{results_of.PARTIAL}*"):
-        with suppress(FileNotFoundError):  # a build that stores one renames it
-            if time.time() - path.stat().st_mtime > YOUNG_S:
-                remove_tree(path)
+    for pattern, age_s in (*((each, ABANDONED_S) for each in PARTIAL), (f"{results}/{results_of.PARTIAL}*", YOUNG_S)):
+        for path in node_dir.glob(pattern):
+            with suppress(FileNotFoundError):  # whoever makes it renames it
+                if path.lstat().st_mtime < time.time() - age_s:
+                    remove_tree(path)
 
 
 def _bytes(folder: Path) -> int:

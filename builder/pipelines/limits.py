@@ -41,11 +41,29 @@ def read_toml(tree: Tree, name: str, limit: int = TOML_LIMIT) -> dict[str, Any]:
     text = tree.read_text(name, limit)
     _refuse_depth(name, text)
     try:
-        return tomllib.loads(text)
+        found = tomllib.loads(text)
+        _refuse_numbers(found)
+        return found
     except (ValueError, RecursionError) as error:  # TOMLDecodeError, or a number of more than 4300 digits
         at = re.search(r"line (\d+), column (\d+)", str(error)[:LINE_LIMIT])
         where = f"{name}:{at[1]}:{at[2]}" if at else name
         raise BuildError("ManifestInvalid", f"{name} is no TOML: {str(error)[:200]}", where=where) from error
+
+
+def _refuse_numbers(found: dict[str, Any]) -> None:
+    """TOML has integers of 64 bits. A longer one, in hexadecimal digits, could be parsed and never be written again.
+
+    Raises ValueError.
+    """
+    waiting: list[Any] = [found]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, dict):
+            waiting += one.values()
+        elif isinstance(one, list):
+            waiting += one
+        elif isinstance(one, int) and not -(1 << 63) <= one < 1 << 63:
+            raise ValueError("an integer has more than 64 bits")
 
 
 def _refuse_depth(name: str, text: str) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hashlib
 import os
 import tarfile
@@ -86,6 +87,7 @@ def _fetch(file: Path, row: Toolchain, package: Package, settings: Mapping[str, 
 
 
 def _download(url: str, into: Path, integrity: str, ca_bundle: str) -> None:
+    import http.client
     import ssl
     import urllib.request  # nothing else of a node needs them
 
@@ -102,7 +104,9 @@ def _download(url: str, into: Path, integrity: str, ca_bundle: str) -> None:
                     raise PlatformError("PackageIndexUnavailable", f"{url} is larger than {PACKAGE_LIMIT} bytes")
                 hasher.update(chunk)
                 out.write(chunk)
-    except OSError as error:  # URLError, HTTPError and a connection that broke off
+    except (OSError, http.client.HTTPException) as error:  # URLError, HTTPError and a connection that broke off
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise PlatformError("NodeDiskFull", f"{url} cannot be stored: the disk of this node is full") from None
         raise PlatformError("PackageIndexUnavailable", f"{url} is not to be had: {error}") from None
     if hasher.digest() != _decoded(wanted):
         found = base64.b64encode(hasher.digest()).decode()

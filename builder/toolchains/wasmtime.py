@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -170,10 +171,14 @@ def _reachable(program: Path, copies: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """A file that the sandbox wrote; a link there is followed nowhere."""
+    """A file that the sandbox wrote; a link there is followed nowhere, and a pipe is waited for by nobody."""
     try:
-        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
         raise PlatformError("Internal", f"wasmtime left no machine code: {error.strerror}") from None
+    found = os.fstat(fd)
+    if not stat.S_ISREG(found.st_mode) or found.st_size > COMPILE_DISK:
+        os.close(fd)
+        raise PlatformError("Internal", "wasmtime left no machine code, or more than it may")
     with open(fd, "rb") as file, target.open("wb") as out:
         shutil.copyfileobj(file, out, 1 << 20)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +13,7 @@ import httpx
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.data import runtimes_dir
 from builder.local import run
 from tests.build_fixtures import CALLER, Files, Server, tar_gz_of
 
@@ -156,3 +160,33 @@ def test_a_borrow_error_has_its_place(server: Server) -> None:
     failure = failed(server, source)
     assert (failure.reason, failure.where) == ("CompileFailed", "main.rs:4:16")
     assert "borrow of moved value" in failure.message
+
+
+def crate(folder: Path, name: str, *members: tuple[str, str | bytes]) -> str:
+    """A line of the list, for a crate with these files (bytes) and links (text)."""
+    with tarfile.open(folder / f"{name}.crate", "w:gz") as tar:
+        for path, content in members:
+            info = tarfile.TarInfo(path)
+            if isinstance(content, bytes):
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+            else:
+                info.type, info.linkname = tarfile.SYMTYPE, content
+                tar.addfile(info)
+    return f"{folder / name}.crate {name} 00\n"
+
+
+def test_a_crate_is_unpacked_into_its_own_folder_and_no_other(tmp_path: Path) -> None:
+    """What cargo refuses, too: files beside the folder of the crate, and links that a later one is written through."""
+    aim = tmp_path / "aim"
+    aim.mkdir()
+    lines = (
+        crate(tmp_path, "a-1.0.0", ("a-1.0.0/lib.rs", b"a"), ("a-1.0.0/out", str(aim)),
+              ("a-1.0.0/.cargo-checksum.json", str(aim / "sum"))),
+        crate(tmp_path, "b-1.0.0", ("b-1.0.0/lib.rs", b"b"), ("a-1.0.0/lib.rs", b"evil"), ("a-1.0.0/out/x", b"evil")),
+    )  # fmt: skip
+    (tmp_path / "list").write_text("".join(lines))
+    script = runtimes_dir() / "rust/sdk/unpack.sh"
+    subprocess.run(["/bin/sh", script, tmp_path / "list", tmp_path / "vendor"], check=True)
+    assert [(tmp_path / f"vendor/{name}-1.0.0/lib.rs").read_text() for name in "ab"] == ["a", "b"]
+    assert not list(aim.iterdir())

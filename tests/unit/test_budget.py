@@ -132,3 +132,13 @@ def test_what_an_ended_process_put_aside_is_removed(node: Node) -> None:
     node.tree("caches/acme/wheels", 1)
     assert budget.within_budget(node.settings(100)) == ()
     assert not left.exists()
+
+
+def test_what_a_killed_process_made_in_part_is_removed_once_it_is_old(node: Node) -> None:
+    places = ("bases/rootfs", "toolchains", "components", "caches/acme/results")
+    for place in places:
+        for name in ("old", "new"):
+            (node.folder / place / f".partial-{name}" / "x").mkdir(parents=True)
+        os.utime(node.folder / place / ".partial-old", (1, 1))
+    assert budget.within_budget(node.settings(100)) == ()
+    assert [path.name for place in places for path in (node.folder / place).iterdir()] == [".partial-new"] * 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import tempfile
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import BinaryIO
 
 import pytest
 
+from builder import sandbox
 from builder.attempt.reading import Desk
 from builder.attest.artifact import Refused, check_config, described
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 from builder.images.component import (
     COMPONENT,
     MODULE,
@@ -28,6 +30,7 @@ from builder.images.layout import Layout
 from builder.images.store import pull
 from builder.images.wasm import component_image, component_layer
 from builder.pipelines.catalog import Catalog
+from builder.toolchains import wasmtime
 from builder.toolchains.wasmtime import Host, host_of
 from tests.component_fixtures import HANDLER, TYPES, component, imports, number, section
 
@@ -303,3 +306,33 @@ def test_a_server_lends_a_component_its_variables_and_nothing_else(tmp_path: Pat
     assert not any(word.startswith(("--dir", "-Sinherit")) for word in command.argv)
     assert command.env == {"HOME": "/tmp"}
     assert not any(mount.writable for mount in root.mounts)
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link", "folder", "holes", "nothing"])
+def test_machine_code_is_a_file_or_there_is_none(tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler reads hostile bytes; what it leaves is looked at as what a build leaves."""
+    program, component = tmp_path / "bin/wasmtime", tmp_path / "app.wasm"
+    program.parent.mkdir()
+    program.write_bytes(b"")
+    component.write_bytes(b"")
+
+    def run(command: sandbox.Command, *_: object, **__: object) -> sandbox.Result:
+        left = command.work / "component.cwasm"
+        if kind == "pipe":
+            os.mkfifo(left)
+        elif kind == "link":
+            left.symlink_to("/etc/passwd")
+        elif kind == "folder":
+            left.mkdir()
+        elif kind == "holes":
+            with left.open("wb") as out:
+                out.truncate(wasmtime.COMPILE_DISK + 1)
+        return sandbox.Result(
+            exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
+        )
+
+    monkeypatch.setattr(sandbox, "run", run)
+    host = Host(program=program, folder=tmp_path / "components", uid=1, gid=1)
+    with pytest.raises(PlatformError, match="left no machine code"):
+        host.compiled(component)
+    assert not list((tmp_path / "components").iterdir())

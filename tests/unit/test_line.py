@@ -16,6 +16,9 @@ from builder import pipelines, sandbox
 from builder.attempt.attempt import Attempt
 from builder.attempt.package import package
 from builder.attempt.planned import Bound
+from builder.attempt.reader import Reading
+from builder.attempt.reading import Planned
+from builder.attempt.uses import unused
 from builder.build import finish_build, plan_build, run_build
 from builder.claims.outcome import Verdict
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -27,6 +30,7 @@ from builder.images.layout import Layout
 from builder.images.store import images_of
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
+from builder.plan import CopyFile, Detection, LayerSource, Network, Output, Sees, Step
 from builder.toolchains.host import HostProvider
 from builder.toolchains.provider import Toolchains
 from tests.attempt_fixtures import MemoryCalls, attempt_at
@@ -223,3 +227,62 @@ def test_what_a_step_leaves_under_a_name_of_ours_is_in_nobodys_way(folder: Path,
     finish_build(attempt, bound)
     assert list((attempt.work / name).iterdir()) == [attempt.work / name / "x"]
     assert (attempt.private / "layer-0.tar.gz").is_file()
+
+
+def test_files_of_the_output_are_seen_by_no_step_of_stubs_and_lead_nowhere(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step with a network or a stored result runs before; a link that it left is not written through."""
+    make_base(folder, "old")
+    attempt = attempt_in(folder, OneSource())
+    outside = folder / "outside"
+    outside.mkdir()
+    blind = Step(
+        name="fetch", argv=("x",), network=Network.INDEX, sees=Sees.STUBS, runs_source=False, cwd="/work/fetch"
+    )
+    seen: list[tuple[str, bool, bool]] = []
+
+    def plan(self: Reading, detection: Detection, request: PlanRequest) -> Planned:
+        found = reading_plan(self, detection, request)
+        made = found.plan
+        placed = (CopyFile(path="app/page.html", source="main.go"),)
+        return replace(found, plan=replace(made, steps=(blind, *made.steps), placed=placed))
+
+    def run(command: sandbox.Command, *_: object, **__: object) -> sandbox.Result:
+        out = command.work / "out"
+        here = out / "app/page.html"
+        seen.append(("blind" if command.folders else "seeing", here.is_file(), (out / "app").is_symlink()))
+        if command.folders:
+            (out / "app").symlink_to(outside)
+        return sandbox.Result(
+            exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
+        )
+
+    reading_plan = Reading.plan
+    monkeypatch.setattr(Reading, "plan", plan)
+    monkeypatch.setattr(sandbox, "run", run)
+    run_build(attempt)
+    assert seen == [("blind", False, False), ("seeing", True, False)]
+    assert not list(outside.iterdir())
+
+
+def test_the_budget_removes_neither_the_base_of_the_start_check_nor_a_stored_layer(folder: Path) -> None:
+    digest = make_base(folder, "old")
+    attempt = attempt_in(folder, OneSource())
+    bound = planned(attempt)
+    program = folder / "program"
+    program.write_bytes(b"#!/bin/sh\n")
+    root = sandbox.Root(mounts=(sandbox.Mount(source=program, dest="/opt/run"),))
+    toolchain = replace(bound.toolchain, root=root, files={"/opt/run": "sha256:1"})
+    output = bound.plan.output
+    assert isinstance(output, Output)
+    runtime = LayerSource(source="/opt/run", dest="/opt/run", created_by="runtime")
+    plan = replace(bound.plan, output=replace(output, layers=(*output.layers, runtime)))
+    package(attempt, replace(bound, toolchain=toolchain, plan=plan))
+    (layer,) = (attempt.node.folder / "toolchains").glob("layer-*")
+    for unit in (f"roots/{digest[7:]}", f"toolchains/{layer.name}"):
+        with unused(attempt.node.folder, unit) as free:
+            assert not free
+    attempt.leave()
+    with unused(attempt.node.folder, f"toolchains/{layer.name}") as free:
+        assert free

@@ -295,6 +295,7 @@ def test_a_folder_of_the_source_is_built_in_its_place() -> None:
         ({"main.ts": "", "deno.json": "[]"}, "ManifestInvalid", "deno.json", "no JSON object"),
         ({"main.ts": "", "deno.json": '{"lock": "other.lock"}'}, "ManifestInvalid", "deno.json:1", "other.lock"),
         ({"main.ts": "", "deno.lock": '{"version": "3"}'}, "LockOutdated", "deno.lock:1", "the format 3"),
+        ({"main.ts": "", "deno.json": r'{"name": "\ud800"}'}, "ManifestInvalid", "deno.json", "no character"),
         ({"main.ts": "", "deno.lock": "<<<<"}, "ManifestInvalid", "deno.lock:1:1", "no JSON"),
     ],
 )
@@ -385,3 +386,27 @@ def test_a_lock_with_what_is_no_package_is_refused(key: str, entry: object) -> N
     with pytest.raises(BuildError) as caught:
         locks.fetched(DictTree({"deno.lock": text}), "deno.lock")
     assert (caught.value.reason, caught.value.where) == ("ManifestInvalid", "deno.lock")
+
+
+def test_a_configuration_above_the_folder_lets_no_script_run() -> None:
+    """Deno takes it for the root of the workspace; there it would allow what nobody asked the build for."""
+    above = {"workspace": ["./a/b"], "allowScripts": ["npm:evil"], "tasks": {"x": "y"}, "imports": {"k": "./k.ts"}}
+    files = {
+        "a/b/main.ts": 'import "npm:evil@1"',
+        "a/b/deno.json": "{}",
+        "deno.json": json.dumps(above),
+        "a/deno.jsonc": "{}",
+    }
+    made = plan(files, sub_path="a/b")
+    written = {file.path: json.loads(file.content) for file in made.files}
+    assert sorted(written) == ["a/b/deno.json", "a/deno.jsonc", "deno.json"]
+    assert written["deno.json"] == {
+        "workspace": ["./a/b"], "imports": {"k": "./k.ts"}, "nodeModulesDir": "auto",
+    }  # fmt: skip
+
+
+def test_a_script_is_no_option_of_deno() -> None:
+    name = "--allow-scripts=npm:evil.ts"
+    files = {"deno.json": json.dumps({"exports": f"./{name}"}), name: "Deno.serve(() => new Response())"}
+    (step,) = plan(files).steps
+    assert f"./{name}" in step.argv and name not in step.argv

@@ -287,6 +287,34 @@ def test_a_workspace_member_has_the_lock_and_the_profile_of_the_root() -> None:
             "the member gone has no Cargo.toml",
         ),
         ({"Cargo.toml": "[package\n", "src/main.rs": MAIN}, "ManifestInvalid", "Cargo.toml:1:9", "no TOML"),
+        *(
+            (
+                {"Cargo.toml": PACKAGE + f'workspace = "{folder}"\n', "src/main.rs": MAIN},
+                "ManifestInvalid",
+                "Cargo.toml  package.workspace",
+                message,
+            )
+            for folder, message in (("../..", "outside of"), ("/etc", "outside of"), ("gone", "no Cargo.toml in what"))
+        ),
+        *(
+            (
+                {"Cargo.toml": PACKAGE + f'[[bin]]\nname = "{name}"\npath = "src/x.rs"\n', "src/x.rs": MAIN},
+                "ManifestInvalid",
+                "Cargo.toml  src/x.rs",
+                "no name of a program",
+            )
+            for name in ("--config=x", "../../../app/app", r"a\u0000b", ".")
+        ),
+        (
+            {"Cargo.toml": PACKAGE, "src/bin/--help.rs": MAIN},
+            "ManifestInvalid",
+            "Cargo.toml  src/bin/--help.rs",
+            "no name of a program",
+        ),
+        *(
+            ({"Cargo.toml": text + "0x" + "f" * 5000, "src/main.rs": MAIN}, "ManifestInvalid", "Cargo.toml", "64 bits")
+            for text in (PACKAGE + "[features]\na = ", "[package]\nname = ")
+        ),
     ],
 )
 def test_what_cannot_be_built_is_refused_with_its_place(
@@ -328,6 +356,8 @@ def test_a_git_crate_of_a_lock_is_refused_by_name() -> None:
         ('[build]\nrustflags = ["--codegen=linker=x"]\n', "rustflags -C linker=x"),
         ('[build]\nrustflags = ["--sysroot", "x"]\n', "rustflags --sysroot x"),
         ('[build]\nrustflags = ["@args"]\n', "rustflags @a rgs"),
+        ('[env]\nCOMPILER_PATH = "x"\n', "env.COMPILER_PATH"),
+        ('[build]\nrustflags = ["--cfg", "x\\u001f-Clinker=x"]\n', r"rustflags 'x\x1f-Clinker=x'"),
     ],
 )
 def test_a_key_of_cargos_own_settings_that_starts_or_directs_something_is_refused(text: str, key: str) -> None:

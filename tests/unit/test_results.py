@@ -111,6 +111,31 @@ def test_a_result_that_is_a_link_is_not_stored(attempt: Attempt, tmp_path: Path)
     assert place is not None and not place.exists()
 
 
+def test_a_result_with_holes_does_not_fill_the_disk_of_the_node(attempt: Attempt) -> None:
+    """A crate's code makes files of terabytes that take no block: the limit of the step sees none of them."""
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    with (made(attempt) / "hole").open("wb") as out:
+        out.truncate(attempt.node.settings.disk_bytes)
+    results.store(attempt, step, place)
+    assert place is not None and not list(place.parent.iterdir())
+
+
+def test_a_result_that_is_too_deep_for_a_path_is_not_stored_in_part(attempt: Attempt) -> None:
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    folder = os.open(made(attempt), os.O_RDONLY)
+    for _ in range(40):
+        os.mkdir("n" * 200, dir_fd=folder)
+        inner = os.open("n" * 200, os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    results.store(attempt, step, place)
+    assert place is not None and not list(place.parent.iterdir())
+    sandbox.remove_tree(attempt.work / "out/target")
+
+
 def test_results_belong_to_the_nodes_disk_budget_and_stay_while_a_build_uses_them(attempt: Attempt) -> None:
     plan, step = rust()
     place = results.place_of(attempt, bound_to(plan), step)

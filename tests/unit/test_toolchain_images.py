@@ -380,6 +380,45 @@ def test_a_manifest_that_cannot_be_used_is_refused(tmp_path: Path, change: dict[
     assert caught.value.reason == "ToolchainUnavailable"
 
 
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"os": "linux", "architecture": "arm64"}, "is for linux/arm64, not for linux/amd64"),
+        ({"config": {"Env": [7]}}, "no text"),
+        ({"config": {"Env": "PATH=/"}}, "no text"),
+        ({"config": [7]}, "no text"),
+        ({"history": [7]}, "does not fit its layers"),
+        ({"padding": "x" * (8 << 20)}, "config of more than"),
+    ],
+)
+def test_a_config_that_the_store_could_not_read_is_refused(
+    tmp_path: Path, config: dict[str, object], message: str
+) -> None:
+    """One manifest without an index names its platform nowhere else."""
+    image = Node(tmp_path).image(PUBLIC_FILES)
+    made = canonical({**json.loads(image.config), **config})
+    manifest = json.loads(image.manifest)
+    manifest["config"] = descriptor(manifest["config"]["mediaType"], made)
+    body = canonical(manifest)
+    hostile = replace(image, manifest=body, config=made, digest=descriptor("x", body)["digest"])
+    work = tmp_path / "work"
+    work.mkdir()
+    with pytest.raises(BuildError, match=message) as caught:
+        fetch_public("zig:2", work, lambda line: None, lambda host: registry_with(tmp_path, hostile, index=False))
+    assert caught.value.reason == "ToolchainUnavailable"
+
+
+@pytest.mark.parametrize("manifests", [None, 7, [7], [{"platform": None}]], ids=str)
+def test_an_index_of_another_shape_is_for_no_platform(tmp_path: Path, manifests: object) -> None:
+    kind = "application/vnd.oci.image.index.v1+json"
+    body = canonical({"manifests": manifests})
+    image = replace(Node(tmp_path).image({}), manifest=body, digest=descriptor(kind, body)["digest"], media_type=kind)
+    layout = Layout(tmp_path / "registry")
+    layout.push(image, "library/zig", "4")
+    with pytest.raises(BuildError, match="is for nothing, not for linux/amd64"):
+        fetch_public("zig:4", tmp_path, lambda line: None, lambda host: layout)
+
+
 def test_an_image_that_is_not_there_or_for_another_platform_is_named(tmp_path: Path) -> None:
     layout = registry_with(tmp_path, Node(tmp_path).image(PUBLIC_FILES))
     work = tmp_path / "work"

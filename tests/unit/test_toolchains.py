@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import http.client
+import io
 import json
 import os
 import shutil
+import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +16,14 @@ from typing import Any
 import pytest
 
 from builder.data import catalog_file, runtimes_dir
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 from builder.images.image import ImageConfig, build_image
 from builder.images.store import ImageStore, images_of
 from builder.local.machine import prepare, versions_here, why_unbuildable
 from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.settings import Settings
+from builder.toolchains import packages
 from builder.toolchains.digests import digest_of
 from builder.toolchains.host import HostProvider
 from builder.toolchains.provider import Toolchains
@@ -296,6 +301,29 @@ def test_runtimes_and_doctor_write_nothing_and_unpack_nothing(tmp_path: Path, mo
     assert listing(tmp_path) == before
     assert toolchains_of(settings).provide(python).root.rootfs is not None
     assert set(listing(tmp_path)) > set(before), "what they did not unpack"
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (http.client.IncompleteRead(b"half"), "PackageIndexUnavailable"),
+        (ConnectionResetError(), "PackageIndexUnavailable"),
+        (OSError(errno.ENOSPC, "No space left on device"), "NodeDiskFull"),
+    ],
+)
+def test_a_package_that_does_not_arrive_is_no_fault_of_the_builder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, reason: str
+) -> None:
+    class Answer(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise error
+
+    monkeypatch.setattr(urllib.request, "urlopen", lambda *_, **__: Answer())
+    row = Toolchain(runtime="deno", version="2.9", target="native", name="deno-2.9", base="")
+    with pytest.raises(PlatformError) as caught:
+        packages.fetch((runtimes_dir(),), tmp_path / "store", row, {}, "")
+    assert caught.value.reason == reason
+    assert not list((tmp_path / "store").iterdir()), "nothing half is left"
 
 
 def test_a_launcher_on_the_path_is_no_distribution(node: Node) -> None:

@@ -110,6 +110,19 @@ def test_what_code_of_the_source_prints_discards_no_cache(tmp_path: Path) -> Non
     assert of_step(attempt, step, result) is None and caches_of(attempt).is_dir()
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "error: Uncaught (in promise) Error: Is a directory (os error 21), open '/work/out/deno/npm/x/1.0.0/cache/y'",
+        "tar: x-1.0.0/cache/y: Cannot open: Not a directory",
+    ],
+)
+def test_a_folder_of_a_download_that_is_named_cache_is_none_of_ours(tmp_path: Path, line: str) -> None:
+    """Its author decides what an unpacker prints: it shall neither discard a cache nor be our fault."""
+    assert judged(tmp_path, line).error_class != "platform"
+    assert not (tmp_path / "work.caches").exists()
+
+
 def test_a_build_that_began_with_empty_caches_cannot_blame_them_again(tmp_path: Path) -> None:
     line = "error: failed to open file `/cache/uv/wheels-v5/x`: Permission denied (os error 13)"
     assert judged(tmp_path, line, tries=2).reason == "StepFailed"

@@ -28,6 +28,7 @@ from builder.pipelines.deno.project import (
     Need,
     Project,
     Reached,
+    configurations_above,
     entry_of,
     npm_needs,
     reach,
@@ -176,7 +177,10 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             workdir=_folder("/app", home),
             summary=f"{entry} on Deno {row.version}, user 65532",
         ),
-        files=(WriteFile(path=_below(home, "deno.json"), content=project.configuration(MOD, lax=request.single_file)),),
+        files=(
+            WriteFile(path=_below(home, "deno.json"), content=project.configuration(MOD, lax=request.single_file)),
+            *(WriteFile(path=path, content=content) for path, content in configurations_above(tree, home)),
+        ),
         stubs=_stubs(project, needs),
         copies=(CopyFile(path=LOCK, source=_below(home, project.lock)),) if project.lock and needs else (),
         warnings=tuple(warnings),
@@ -250,7 +254,8 @@ def _steps(
     env = (*_QUIET, ("DENO_DIR", "/work/out/deno"))
     flags = ("frozen",) if project.lock else ()
     modes = (*(("install",) if needs else ()), *flags)
-    argv = _ours("check.ts", home, project.lock or LOCK, entry, *modes)
+    script = f"./{entry}" if entry.startswith("-") else entry  # no option of Deno's
+    argv = _ours("check.ts", home, project.lock or LOCK, script, *modes)
     if not scripts:
         return (*steps, Step(name="check", argv=argv, runs_source=False, env=env))
     allowed = ",".join(f"npm:{name}" for name in scripts)

@@ -23,6 +23,10 @@ def read_json(tree: Tree, name: str, limit: int = TOML_LIMIT, *, comments: bool 
         text = _TRAILING.sub(lambda found: found[0] if found[0] != "," else " ", _TOKEN.sub(_blank, text))
     try:
         found = json.loads(text)
+        if "\\ud" in text.lower():  # a half of a pair, which no file can have
+            json.dumps(found, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise BuildError("ManifestInvalid", f"{name} has a \\u escape that is no character", where=name) from None
     except json.JSONDecodeError as error:
         where = f"{name}:{error.lineno}:{error.colno}"
         raise BuildError("ManifestInvalid", f"{name} is no JSON: {error.msg}", where=where) from None

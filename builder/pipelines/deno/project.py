@@ -57,11 +57,33 @@ class Project:
 
     def configuration(self, sdk: str, *, lax: bool) -> str:
         """The deno.json that the build and the artifact have: what the source's decides, and the SDK by its name."""
-        made: dict[str, Any] = {key: self.config[key] for key in _KEPT if key in self.config}
+        made = _kept(self.config)
         made["imports"] = {SDK_NAME: sdk, **self.imports}
         if lax:  # a single file may be JavaScript
             made["compilerOptions"] = {"noImplicitAny": False, **table(made, "compilerOptions")}
-        return json.dumps({**made, "nodeModulesDir": "auto"}, indent=2, ensure_ascii=False) + "\n"
+        return _written(made)
+
+
+def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: config[key] for key in _KEPT if key in config}
+
+
+def _written(config: Mapping[str, Any]) -> str:
+    return json.dumps({**config, "nodeModulesDir": "auto"}, indent=2, ensure_ascii=False) + "\n"
+
+
+def configurations_above(tree: Tree, folder: str) -> Iterator[tuple[str, str]]:
+    """(path, text) of the configurations above a folder, in the place of the source's own.
+
+    Deno takes one that names the folder in its workspace for the root of it, and lets run the scripts that it allows.
+    Raises `BuildError` ManifestInvalid.
+    """
+    while folder != ".":
+        folder = posixpath.dirname(folder) or "."
+        for name in CONFIGS:
+            path = name if folder == "." else posixpath.join(folder, name)
+            if tree.has(path):
+                yield path, _written(_kept(read_json(tree, path)))
 
 
 def read_project(tree: Tree, folder: str) -> Project:

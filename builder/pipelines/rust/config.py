@@ -28,7 +28,7 @@ _IGNORED = frozenset({
 _BUILD = frozenset({"rustflags", "incremental", "jobs", "target", "target-dir", "rustdocflags", "dep-info-basedir",
                     "build-dir", "warnings"})  # fmt: skip
 _VARIABLE = re.compile(
-    r"(?:CARGO|RUST\w*|LD|DYLD|BASH|IGNITE|GIT|SSH|CC|CXX|AR|AS|LINKER|HOST|TARGET)(?:_.*)?|.*(?:_PROXY|_proxy)|"
+    r"(?:CARGO|COMPILER|GCC|RUST\w*|LD|DYLD|BASH|IGNITE|GIT|SSH|CC|CXX|AR|AS|LINKER|HOST|TARGET)(?:_.*)?|.*(?:_PROXY|_proxy)|"
     r"PATH|HOME|IFS|ENV|SHELL|TMPDIR|PERL5LIB|PERL5OPT|PYTHONSTARTUP|PYTHONPATH|NODE_OPTIONS|(?:CC|CXX|AR)_\w+|MAKEFLAGS"
 )
 """Variables that name a program, inject code into one, or direct cargo."""
@@ -120,6 +120,9 @@ def _flags(path: str, value: Mapping[str, Any], triple: str) -> tuple[str, ...]:
     for one in lists:
         parts = one.split() if isinstance(one, str) else one
         words += [str(part) for part in parts] if isinstance(parts, list) else []
+    if odd := next((word for word in words if not word.isprintable()), ""):
+        # what separates the flags for rustc, too, would be a flag of its own that nobody looked at
+        raise _refused(path, f"rustflags {odd[:80]!r}", "has a character that no flag has")
     taken: list[str] = []
     waiting = iter(words)
     for word in waiting:

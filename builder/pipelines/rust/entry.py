@@ -81,7 +81,18 @@ def library_of(tree: Tree, package: Package) -> str:
 
 
 def choose(tree: Tree, package: Package, asked: str) -> Entry:
-    """The program to build. Raises `BuildError` EntryPointMissing, with the candidates where there are several."""
+    """The program to build. Raises `BuildError` EntryPointMissing, with the candidates where there are several, and
+    ManifestInvalid for one whose name is none of a file or an option of a tool."""
+    entry = _chosen(tree, package, asked)
+    name = entry.program.name
+    if not name.isprintable() or name.startswith(("-", ".")) or any(sign in name for sign in "/\\"):
+        message = f"{name[:80]!r} is no name of a program"
+        hint = "Name it by letters, digits, - and _, a letter first."
+        raise BuildError("ManifestInvalid", message, where=f"{package.file}  {entry.program.path}"[:200], next=hint)
+    return entry
+
+
+def _chosen(tree: Tree, package: Package, asked: str) -> Entry:
     found = programs(tree, package)
     library = library_of(tree, package)
     handlers = {path: line for path in (library, *(one.path for one in found)) if path and (line := _line(tree, path))}

@@ -129,7 +129,14 @@ def _root_of(tree: Tree, package: Package) -> str:
         return package.folder
     named = package.package.get("workspace")
     if isinstance(named, str):
-        return below(package.folder, named)
+        folder = below(package.folder, named)
+        if is_outside(folder):
+            raise _outside(package, f"the workspace {named[:80]}", "package.workspace")
+        if not tree.has(below(folder, MANIFEST)):
+            message = f"the workspace {named[:80]} has no Cargo.toml in what was sent"
+            hint = "Send it with the source, or take the key out."
+            raise BuildError("ManifestInvalid", message, where=f"{package.file}  package.workspace", next=hint)
+        return folder
     folder = package.folder
     while folder != ".":
         folder = posixpath.dirname(folder) or "."
