@@ -6,10 +6,11 @@ line in `builder/`, and runs code in a build step, which no other pipeline does.
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 
 from builder.errors import BuildError
-from builder.pipelines.base import PlanRequest
+from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.output import step_failed
 from builder.plan import Access, Cache, Choice, Detection, Diagnosis, Fetched, LayerSource, Output, Plan, Step
@@ -17,7 +18,7 @@ from builder.source.tree import Tree
 
 NAME = "script"
 EXTENSIONS: tuple[str, ...] = (".script",)
-BUILD_ARGS: tuple[str, ...] = ("GREETING",)
+BUILD_ARGS: tuple[str, ...] = ("GREETING", "sub_path")
 PYTHON = "/usr/bin/python3.11"
 
 
@@ -38,8 +39,11 @@ def single_file_name(source: bytes) -> str:
 
 def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
     """One step, without a network. It reads the caches that a file `caches` names, one a line."""
-    if not tree.has("build.py"):
+    folder = folder_of(tree, request.build_args.get("sub_path", ""))
+    if not tree.has(posixpath.normpath(f"{folder}/build.py")):
         raise BuildError("EntryPointMissing", "there is no build.py at the root")
+    env = tuple(sorted((name, value) for name, value in request.build_args.items() if name != "sub_path"))
+    cwd = posixpath.normpath(f"/work/src/{folder}")
     row = catalog.find(NAME, request.version, request.target)
     argv = (PYTHON, "-B", "build.py")
     named = tree.read_text("caches").split() if tree.has("caches") else []
@@ -49,7 +53,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
         detection=detection,
         toolchain=row,
         choices=(Choice(name="runtime", value=NAME, why=detection.because),),
-        steps=(Step(name="script", argv=argv, env=tuple(sorted(request.build_args.items())), caches=caches),),
+        steps=(Step(name="script", argv=argv, env=env, caches=caches, cwd=cwd),),
         output=Output(layers=(layer,), entrypoint=(PYTHON, "-B", "/app/server.py"), workdir="/app"),
     )
 

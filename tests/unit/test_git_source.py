@@ -139,6 +139,7 @@ def test_a_short_commit_that_is_two_is_refused() -> None:
         (["fatal: unable to access 'x': SSL certificate problem: self signed"], {}, "GitUrlRefused"),
         (["fatal: unable to access 'x': CONNECT tunnel failed, response 403"], {"refused": True}, "GitUrlRefused"),
         (["fatal: unable to access 'x': CONNECT tunnel failed"], {"unreachable": True}, "GitUnavailable"),
+        (['fatal: unable to access: Protocol "http" not supported or disabled in libcurl'], {}, "GitUrlRefused"),
         (["fatal: early EOF"], {}, "GitUnavailable"),
         (["\x1b[2Jfatal: \u202e"], {}, "GitUnavailable"),
     ],
