@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from builder import config
+from builder import config, pipelines
 from builder.broker.app import make_celery
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -159,7 +159,7 @@ def all_said(control: Control, build: pb.Build) -> str:
 
 def test_without_options_it_reads_every_queue_with_the_slots_of_the_settings(control: Control) -> None:
     with control.worker(SLOTS="3"):
-        assert control.node().queues == {"compile.go", "compile.python", "compile.any"}
+        assert control.node().queues == {"compile.any", *(f"compile.{name}" for name in pipelines.names())}
         assert control.node().slots == 3
     assert not control.node().queues  # it was idle, and said goodbye nevertheless
 
