@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -29,9 +28,10 @@ def _once(name: str, make: Callable[[Path], object]) -> Path:
     if not final.is_dir():
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent, prefix=".partial-") as partial:
-            make(Path(partial))
-            (Path(partial)).chmod(0o755)
-            shutil.copytree(partial, final, symlinks=True)
+            made = Path(partial) / name
+            made.mkdir(mode=0o755)
+            make(made)
+            made.rename(final)
     return final
 
 
