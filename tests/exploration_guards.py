@@ -48,7 +48,7 @@ GUARDS = (
     _guard("claim: it is queued", "owner._refusal", 'row["status"] != PENDING or row["attached_to"]', "False"),
     _guard("claim: it is not attached", "owner._refusal", ' or row["attached_to"]', model=TWO),
     _guard("claim: its time has come", "owner._refusal", 'row["not_before"] > now', "False"),
-    _guard("claim: the node can", "owner._refusal", 'row["queue"] not in queues', "False"),
+    _guard("claim: the node can", "owner._refusal", 'return "this node cannot build it"', 'return ""'),
     _guard("claim: the nonce", "owner.claim", 'row["nonce"] == nonce and '),
     _guard("claim: the nonce's node", "owner.claim", 'row["node_id"] == node_id and '),
     _guard("claim: again with its nonce", "owner.claim", 'row["nonce"] == nonce and', "False and"),
