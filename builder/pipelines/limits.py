@@ -20,6 +20,8 @@ TOML_LIMIT = 1024 * 1024
 LOCK_LIMIT = 4 * 1024 * 1024
 """Lock files list every file of every package: those of large applications pass 1 MiB."""
 
+CODE_LIMIT = 16 * 1024 * 1024
+
 KEY_PARTS = 16
 NESTING = 32
 
@@ -83,3 +85,11 @@ def _refuse_depth(name: str, text: str) -> None:
             message = f"brackets are nested more than {NESTING} deep"
             raise BuildError("ManifestInvalid", message, where=f"{name}:{line}", next="Nest values less deeply.")
         line += token.count("\n")
+
+
+def read_code(tree: Tree, path: str) -> str:
+    """A file of code; empty above 16 MiB. What is read of code says how it starts, and no size of it is a fault."""
+    try:
+        return tree.read_text(path, CODE_LIMIT)
+    except BuildError:
+        return ""

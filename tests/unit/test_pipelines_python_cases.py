@@ -591,3 +591,13 @@ def test_a_pin_that_the_manifest_excludes_is_refused() -> None:
 def test_a_version_that_was_asked_for_and_the_manifest_excludes_is_a_warning() -> None:
     made = planned({"pyproject.toml": pyproject(python=">=3.12")}, version="3.11")
     assert made.warnings == ("pyproject.toml:4 needs Python >=3.12, and 3.11.2 was asked for",)
+
+
+@pytest.mark.parametrize("mebibytes", [2, 17])
+@pytest.mark.parametrize("name", ["handler.py", "main.py", "manage.py", "app.py"])
+def test_no_size_of_code_is_a_fault(name: str, mebibytes: int) -> None:
+    table = f"TABLE = {'x' * (mebibytes * 1024 * 1024)!r}\n"
+    code = {"handler.py": "def handler(payload, ctx):\n    return payload\n", name: table}
+    if name == "handler.py":
+        code[name] = table + "def handler(payload, ctx):\n    return payload\n"
+    assert planned({**code}).toolchain.runtime == "python"

@@ -11,7 +11,7 @@ from typing import Any
 
 from builder.errors import BuildError
 from builder.pipelines.arguments import start_of
-from builder.pipelines.limits import LINE_LIMIT
+from builder.pipelines.limits import LINE_LIMIT, read_code
 from builder.pipelines.python.applications import ASGI, FACTORIES, NAMES, TARGET, WSGI, Module, Modules
 from builder.pipelines.python.needs import canonical
 from builder.pipelines.python.project import table
@@ -144,7 +144,7 @@ class _Search:
         """The application of a Django project: that of its settings package, else one that Django makes."""
         if not self._tree.has("manage.py"):
             return None
-        settings = _DJANGO.search(self._tree.read_text("manage.py"))
+        settings = _DJANGO.search(read_code(self._tree, "manage.py"))
         if settings is None:
             return None
         package, why = settings[1].partition(".")[0], f"manage.py names {settings[1]}"
@@ -192,7 +192,7 @@ class _Search:
 
     def _is_program(self, path: str) -> bool:
         """Whether the file has a block for when it is the program."""
-        return "__main__" in self._tree.read_text(path)
+        return "__main__" in read_code(self._tree, path)
 
     def script(self) -> Entry | None:
         """The project's own script, where it has no program at the root; the one of its name among several."""

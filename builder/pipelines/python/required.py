@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from builder.errors import BuildError
 from builder.pipelines.base import Need
+from builder.pipelines.limits import read_code
 from builder.pipelines.python.entry import entry_of
 from builder.pipelines.python.project import read_project
 from builder.source.tree import Tree
@@ -21,7 +22,7 @@ def required_files(tree: Tree) -> Iterator[Need]:
     seen, pending = {entry}, [entry] if entry else []
     while pending:
         path = pending.pop()
-        for number, module in _imported(tree.read_text(path)):
+        for number, module in _imported(read_code(tree, path)):
             base, top = module.replace(".", "/"), module.partition(".")[0]
             yield Need(where=f"{path}:{number}", what=f"imports {module}", paths=(f"{top}.py", top))
             for inner in (f"{base}.py", f"{base}/__init__.py"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from builder.errors import BuildError
-from builder.pipelines.limits import read_toml
+from builder.pipelines.limits import read_code, read_toml
 from builder.pipelines.python.needs import Dependencies, by_name, refuse_count
 from builder.pipelines.python.project import table
 from builder.source.tree import DictTree, Tree
@@ -25,7 +25,7 @@ def script_of(tree: Tree) -> tuple[str, int, Mapping[str, Any]] | None:
     name = next((name for name in names if tree.has(name)), "")
     if not name:
         return None
-    lines = tree.read_text(name).splitlines()
+    lines = read_code(tree, name).splitlines()
     start = next((at for at, line in enumerate(lines) if line.rstrip() == _OPEN), -1)
     if start < 0:
         return None
