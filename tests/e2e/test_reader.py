@@ -9,8 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -18,6 +17,7 @@ from builder.attempt.reader import Budget, Faulty, Readers, Reading
 from builder.attempt.reading import NICE
 from builder.errors import BuildError
 from builder.pipelines.base import Pipeline, PlanRequest
+from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Plan, Step, Wanted
 from builder.source.tree import DictTree
 from tests import hostile_pipelines
@@ -33,7 +33,7 @@ BUILD_USER = (61990, 61991) if os.geteuid() == 0 else None
 
 @pytest.fixture
 def readers() -> Iterator[Readers]:
-    made = Readers(KNOWN, cast(Any, SimpleNamespace()))
+    made = Readers(KNOWN, Catalog(rows=()))
     yield made
     made.close()
 
@@ -57,7 +57,7 @@ def source(folder: Path, files: dict[str, str | bytes]) -> int:
 def wanted(reading: Reading) -> tuple[Wanted, ...]:
     """What the stubs name, for a plan that the source had no part in."""
     tree = DictTree({"attack.txt": ""})
-    plan = hostile_pipelines.plan(tree, FOUND, PlanRequest(runtime="hostile"), cast(Any, SimpleNamespace()))
+    plan = hostile_pipelines.plan(tree, FOUND, PlanRequest(runtime="hostile"), Catalog(rows=()))
     found = reading.fetched(plan)
     return found.wanted if found else ()
 
@@ -199,7 +199,7 @@ def test_readers_die_with_their_owner(tmp_path: Path, work: Path) -> None:
     owner = os.fork()
     if owner == 0:
         try:
-            readers = Readers(KNOWN, cast(Any, SimpleNamespace()))
+            readers = Readers(KNOWN, Catalog(rows=()))
             with readers.reading(work, BUDGET, lambda: None, BUILD_USER) as reading:
                 reading.diagnose("hostile", STEP, 1, ())  # it is there
                 parent = children_of(os.getpid())[-1]
