@@ -38,9 +38,6 @@ builds = Table(
     Column("source_sha256", String(64), nullable=False),
     Column("source_size", BigInteger, nullable=False),
     Column("runtime", String(40), nullable=False),
-    Column("runtime_version", String(40), nullable=False, server_default=""),  # as its node found it, with the next two
-    Column("target", String(40), nullable=False, server_default=""),
-    Column("warnings", Text, nullable=False, server_default="[]"),
     Column("queue", String(80), nullable=False),
     Column("toolchain", String(80), nullable=False),
     Column("repository", String(400), nullable=False),
@@ -92,6 +89,9 @@ builds = Table(
     Column("waited_ms", BigInteger, nullable=False, server_default="0"),  # of this attempt, for the control side
     Column("attempts_swept", Integer, nullable=False, server_default="0"),  # `retention.SWEPT` and kin
     Column("avoid", String(200), nullable=False, server_default=""),  # the node whose attempt failed last
+    Column("runtime_version", String(40), nullable=False, server_default=""),  # as its node found it, with the next two
+    Column("target", String(40), nullable=False, server_default=""),
+    Column("warnings", Text, nullable=False, server_default="[]"),
     Column("statement", Text, nullable=False, server_default=""),  # of an artifact that is not ours to attach one to
     Column("provenance", Text, nullable=False, server_default=""),  # SourceProvenance of a git source
     UniqueConstraint("organization", "idempotency_key"),
