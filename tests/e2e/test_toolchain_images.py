@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import httpx
@@ -17,7 +18,7 @@ import pytest
 
 from builder.bases.recipe import TOOLCHAIN_FILE
 from builder.data import runtimes_dir
-from builder.images.image import ImageConfig, build_image
+from builder.images.image import Image, ImageConfig, build_image
 from builder.images.registry import connect
 from builder.images.store import toolchain_images_of
 from tests import uids
@@ -122,6 +123,11 @@ def test_an_artifact_of_a_fetched_toolchain_reports_its_version(
     assert f"version {wanted}: as its last success has it" in program.run("logs", again.record.build_id, "--raw").out
 
 
+def push(registry: str, image: Image, repository: str, tag: str) -> None:
+    with closing(connect(registry)) as to:
+        to.push(image, repository, tag)
+
+
 def test_an_image_of_a_public_registry_builds_as_a_made_one_does(
     program: Program, kept: Path, registry: str, tmp_path: Path
 ) -> None:
@@ -132,7 +138,7 @@ def test_an_image_of_a_public_registry_builds_as_a_made_one_does(
     assert made is not None
     path = (("PATH", "/usr/lib/go-1.24/bin:/usr/bin"), ("GOTOOLCHAIN", "local"))
     image = build_image(None, made.layers, ImageConfig(entrypoint=(), env=path))
-    connect(registry).push(image, "library/oci-golang", "1.24")
+    push(registry, image, "library/oci-golang", "1.24")
     copy = ["skopeo", "copy", "-q", "--format", "v2s2", "--src-tls-verify=false", "--dest-tls-verify=false"]
     reference = f"{registry}/library/golang:1.24"
     subprocess.run([*copy, f"docker://{registry}/library/oci-golang:1.24", f"docker://{reference}"], check=True)
@@ -149,7 +155,7 @@ def test_an_image_of_a_public_registry_builds_as_a_made_one_does(
     (got,) = json.loads(fetched.out)["fetched"]
     pinned = got["images"][0]["digest"]
     assert f"docker.io/{reference}" not in fetched.err and f"{reference} is {pinned}" in fetched.err
-    connect(registry).push(make_image(tmp_path / "other"), "library/golang", "1.24")
+    push(registry, make_image(tmp_path / "other"), "library/golang", "1.24")
     (tmp_path / "source").mkdir()
     built = own.run("build", str(source_of("go", tmp_path / "source")), "--runtime-version", "1.24", "--json")
     assert built.code == 0, built.err
