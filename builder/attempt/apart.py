@@ -13,7 +13,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -106,8 +106,7 @@ def _run(attempt: Attempt, bound: Bound, step: Step, one: Built, store: Path, ke
         attempt.chown_to_build_user(work)
         result = execute_step(attempt, bound.toolchain, replace(step, argv=(*step.argv, *one.words)), work)
         if result.exit_code == 0 and not result.reason:
-            with suppress(FileNotFoundError, NotADirectoryError):  # a link instead of a folder or file leaves no file
-                _take(attempt, work, one, store, key)
+            _take(attempt, work, one, store, key)
         return result
     finally:
         sandbox.remove_tree(work)
@@ -115,16 +114,19 @@ def _run(attempt: Attempt, bound: Bound, step: Step, one: Built, store: Path, ke
 
 def _take(attempt: Attempt, work: Path, one: Built, store: Path, key: str) -> None:
     """Copy the one file into the cache, under a name that is plain; whoever comes second changes nothing."""
-    with os.scandir(work / "out") as entries:
-        names = list(islice((entry.name for entry in entries if entry.name.endswith(one.ending)), 2))
-    if len(names) != 1 or not _PLAIN.fullmatch(names[0]):
-        return
-    limit = attempt.node.settings.disk_bytes
-    with tempfile.TemporaryDirectory(prefix=".partial-", dir=store) as folder:
-        made = Path(folder, "made")
+    with ExitStack() as stack:
+        try:
+            with os.scandir(work / "out") as entries:
+                names = list(islice((entry.name for entry in entries if entry.name.endswith(one.ending)), 2))
+            if len(names) != 1 or not _PLAIN.fullmatch(names[0]):
+                return
+            file = stack.enter_context(opened(work / "out", names[0]))
+        except (FileNotFoundError, NotADirectoryError):  # a link instead of a folder or file leaves no file
+            return
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".partial-", dir=store))
+        limit, size, made = attempt.node.settings.disk_bytes, 0, Path(folder, "made")
         made.mkdir()
-        size = 0
-        with opened(work / "out", names[0]) as file, (made / names[0]).open("xb") as out:
+        with (made / names[0]).open("xb") as out:
             while chunk := file.read(CHUNK):
                 attempt.check()
                 size += len(chunk)
@@ -134,5 +136,8 @@ def _take(attempt: Attempt, work: Path, one: Built, store: Path, key: str) -> No
                 out.write(chunk)
         (made / names[0]).chmod(0o444)
         made.chmod(stat.S_IRUSR | stat.S_IWUSR | stat.S_IXUSR | 0o055)
-        with suppress(OSError):  # another build of this organization was first
+        try:
             made.rename(store / key)
+        except OSError:
+            if _stored(store / key) is None:  # else another build of this organization was first
+                raise

@@ -24,6 +24,7 @@ from builder.git.commands import Commit
 from builder.git.source import GitUrl, check_reference, is_commit, parse_url
 from builder.sandbox import proxy
 from builder.sandbox.remove import remove_tree
+from builder.settings import SECRET
 from builder.text import visible
 
 FOLDER = "git"
@@ -50,7 +51,7 @@ def fetch_commit(attempt: Attempt, asked: pb.GitSource) -> Commit:
     try:
         sha, branch = _resolve(attempt, url, reference)
         attempt.log.system(f"{visible(reference, limit=80)} of {url.text} is the commit {sha}")
-        _online(attempt, url, commands.fetch(url, sha, _ca(attempt)))
+        _online(attempt, url, commands.fetch(url, sha, CA_MOUNT))
         (folder / "askpass").unlink()
         info = folder / "repository" / "info"
         info.mkdir(exist_ok=True)
@@ -66,11 +67,11 @@ def fetch_commit(attempt: Attempt, asked: pb.GitSource) -> Commit:
 
 def _resolve(attempt: Attempt, url: GitUrl, reference: str) -> tuple[str, str]:
     """(commit, branch)."""
-    listing = _online(attempt, url, commands.list_remote(url, reference, _ca(attempt)))
+    listing = _online(attempt, url, commands.list_remote(url, reference, CA_MOUNT))
     sha, branch = commands.found_in(listing.out, reference)
     _offline(attempt, commands.init())
     if not sha and is_commit(reference):
-        _online(attempt, url, commands.fetch(url, "", _ca(attempt), shallow=False))
+        _online(attempt, url, commands.fetch(url, "", CA_MOUNT, shallow=False))
         found = _run(attempt, commands.expand(reference), None)
         sha = found.out[0] if found.code == 0 and found.out else ""
         remove_tree(attempt.work / FOLDER / "repository")  # it has commits without their files
@@ -111,11 +112,13 @@ def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None)
     settings = attempt.node.settings
     out: list[str] = []
     err: list[str] = []
+    token = attempt.grant.secrets.get("git.token", "")
 
     def on_line(stream: sandbox.Stream, data: bytes) -> None:
         lines = out if stream is sandbox.Stream.STDOUT else err
         if len(lines) < MOST_LINES:
-            lines.append(data.decode("utf-8", "replace"))
+            text = data.decode("utf-8", "replace")  # a host may say the token that it got
+            lines.append(text.replace(token, SECRET) if token else text)
 
     result = sandbox.run(
         sandbox.Command(argv=argv, env=_environment(attempt, egress), work=attempt.work, folders=(FOLDER,)),
@@ -179,10 +182,6 @@ def _root(attempt: Attempt) -> sandbox.Root:
     if Path(bundle).exists():
         mounts.append(sandbox.Mount(source=Path(bundle).resolve(), dest=CA_MOUNT))
     return sandbox.Root(mounts=tuple(mounts))
-
-
-def _ca(attempt: Attempt) -> str:
-    return CA_MOUNT
 
 
 def _write(attempt: Attempt, path: Path, text: str, mode: int) -> None:

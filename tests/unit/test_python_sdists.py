@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -264,6 +265,19 @@ def test_what_is_built_is_taken_once_and_nothing_else_of_it_stays(
     assert node.build() == first and node.runs == 1
     node.digests = {"base": "sha256:2"}
     assert node.build() != first and node.runs == 2
+
+
+def test_a_full_disk_is_not_the_sdists_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = Node(tmp_path, {"a.whl": b"wheel"}, monkeypatch)
+
+    def full(path: Path, target: Path) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises(OSError, match="No space left"):
+            node.build()
+    assert node.build()["top==1"]["path"].endswith("/a.whl")
 
 
 @pytest.mark.parametrize("made", [{}, {"a.whl": b"", "b.whl": b""}, {"-x.whl": b""}, {"a b.whl": b""}])
