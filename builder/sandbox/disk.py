@@ -3,9 +3,9 @@
 A look counts blocks, a file at least 4 KiB (100,000 small files are not free), hard links once, and files that are
 deleted but still open. A hostile tree may be deep, may change under the scan, and may have links: none is followed.
 
-A look takes time with many files, and a fast writer needs less. So the file system itself is asked every 20 ms what is
-left of it (statvfs(2), which costs nothing). Once it lost what the run may still take, the run is stopped while the
-look lasts: whatever else writes there costs it a pause, and it cannot run away from the count.
+A look takes time with many files, and a fast writer needs less. So the file system itself is asked every 20 ms, and
+while a look lasts, what is left of it (statvfs(2), which costs nothing). Once it lost what the run may still take, the
+run is stopped while the look lasts: whatever else writes there costs it a pause, and it cannot run away from the count.
 """
 
 from __future__ import annotations
@@ -31,14 +31,20 @@ SMALLEST_STEP = 16
 """The part of the limit that may be written between two looks at a run that has nearly reached it: a sixteenth."""
 FIRST_STEP = 4
 """Before the first look nobody knows how much the work folder already has: a quarter."""
+LONGEST_QUIET_S = 0.1
+"""How long a run goes on unseen after a look that found another's writing. On tmpfs it writes 100 MB meanwhile."""
 STOP_ROUNDS = 4
 OVER_ANY_LIMIT = 1 << 62
 FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LIST_AND_ENTER = stat.S_IRUSR | stat.S_IXUSR
 MOST_TRIES = 10
+ENTRIES_A_GLANCE = 256
+
+Glance = Callable[[], None]
+"""What a count of a tree asks in between, once a folder and every 256 entries; it costs a system call or two."""
 
 
-def used(folders: Iterable[Path]) -> int:
+def used(folders: Iterable[Path], glance: Glance = lambda: None) -> int:
     """Bytes that the trees below `folders` occupy. What vanishes meanwhile counts as far as seen.
 
     A folder that its owner may not list, when that is this process's own user, gets the owner's rights back. One that
@@ -50,13 +56,13 @@ def used(folders: Iterable[Path]) -> int:
         with contextlib.suppress(OSError):
             above = os.open(folder.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
             try:
-                total += _tree(folder.name, above, seen)
+                total += _tree(folder.name, above, seen, glance)
             finally:
                 os.close(above)
     return total
 
 
-def _tree(name: str, anchor: int, seen: set[tuple[int, int]], anchors: int = 1) -> int:
+def _tree(name: str, anchor: int, seen: set[tuple[int, int]], glance: Glance) -> int:
     """The folder `name` below `anchor` and everything below it; 0 when it is gone."""
     try:
         fd = _folder(name, anchor)
@@ -65,12 +71,12 @@ def _tree(name: str, anchor: int, seen: set[tuple[int, int]], anchors: int = 1) 
     except OSError:
         return 0
     try:
-        return _below(fd, seen, anchors)
+        return _below(fd, seen, glance)
     finally:
         os.close(fd)
 
 
-def _below(anchor: int, seen: set[tuple[int, int]], anchors: int = 1) -> int:
+def _below(anchor: int, seen: set[tuple[int, int]], glance: Glance, anchors: int = 1) -> int:
     """Folders are opened relative to an anchor; where that path grows too long, the folder is the next anchor.
 
     A tree that needs over 400 of them (1.4 MB of path) exists only to blind this count: it is over any limit.
@@ -89,9 +95,9 @@ def _below(anchor: int, seen: set[tuple[int, int]], anchors: int = 1) -> int:
             continue
         try:
             if len(os.fsencode(name)) > ANCHOR_LENGTH:
-                total += _below(fd, seen, anchors + 1)
+                total += _below(fd, seen, glance, anchors + 1)
                 continue
-            size, folders = _entries(fd, seen)
+            size, folders = _entries(fd, seen, glance)
             total += size
             waiting += [f"{name}/{folder}" for folder in folders]
         except OSError:
@@ -142,11 +148,13 @@ def _path(fd: int) -> str:
     return os.readlink(f"/proc/self/fd/{fd}")
 
 
-def _entries(fd: int, seen: set[tuple[int, int]]) -> tuple[int, list[str]]:
+def _entries(fd: int, seen: set[tuple[int, int]], glance: Glance) -> tuple[int, list[str]]:
     total = 0
     folders = []
     with os.scandir(fd) as entries:
-        for entry in entries:
+        for number, entry in enumerate(entries):
+            if number % ENTRIES_A_GLANCE == 0:
+                glance()
             try:
                 info = _info(entry, fd)
             except PermissionError:
@@ -291,13 +299,26 @@ class DiskWatch:
                 with stopped(self._pids, lambda: self._exceeded):
                     self._look(with_caches=False)
                 now = time.monotonic()
-                quiet = now + (now - before) if self._total - had < lost // 2 else 0.0  # others write: let it run too
+                others_write = self._total - had < lost // 2
+                quiet = now + min(now - before, LONGEST_QUIET_S) if others_write else 0.0
             elif before >= due:
-                near = had > self._limit // 2
-                with stopped(self._pids, lambda: self._exceeded) if near else contextlib.nullcontext():
-                    self._look(with_caches=True)
+                self._look_beside_it()
                 now = time.monotonic()
                 due = now + max(FIRST_LOOK_S, 10 * (now - before))
+
+    def _look_beside_it(self) -> None:
+        """A look while the command runs on. It is stopped for the rest of the look once it wrote what it may until
+        the next one: a look at many files takes longer than a fast writer needs."""
+        with ExitStack() as stack:
+            halted = False
+
+            def glance() -> None:
+                nonlocal halted
+                if not halted and (self._total > self._limit // 2 or self._lost() >= self._step):
+                    halted = True
+                    stack.enter_context(stopped(self._pids, lambda: self._exceeded))
+
+            self._look(with_caches=True, glance=glance)
 
     def _left(self) -> Room:
         """What the file system has left now. One that does not answer loses nothing."""
@@ -314,11 +335,11 @@ class DiskWatch:
         files = then.inodes - now.inodes if then.inodes is not None and now.inodes is not None else 0
         return max(0, then.bytes - now.bytes) + max(0, files) * SMALLEST
 
-    def _look(self, with_caches: bool) -> None:
+    def _look(self, with_caches: bool, glance: Glance = lambda: None) -> None:
         left = self._left()
-        total = used((self._work,))
+        total = used((self._work,), glance)
         if with_caches and self._caches:
-            together = used(self._caches)
+            together = used(self._caches, glance)
             if self._baseline is None:
                 self._baseline = together
             self._cached = max(0, together - self._baseline)

@@ -277,11 +277,11 @@ def test_disk_sees_into_a_folder_that_is_shut_while_it_looks(
         (deep / "f").write_bytes(b"x" * 3_000_000)
         real = disk._entries
 
-        def entries(fd: int, seen: set[tuple[int, int]]) -> tuple[int, list[str]]:
+        def entries(fd: int, seen: set[tuple[int, int]], glance: disk.Glance) -> tuple[int, list[str]]:
             if disk._path(fd).endswith("/b"):
                 for folder in (deep.parent, deep.parent.parent):
                     folder.chmod(mode)
-            return real(fd, seen)
+            return real(fd, seen, glance)
 
         monkeypatch.setattr(disk, "_entries", entries)
         assert 3_000_000 <= used((somebodys,)) < 4_000_000
@@ -332,14 +332,50 @@ def test_a_short_run_has_its_disk_looked_at_once_and_no_thread(tmp_path: Path) -
     assert 1_000_000 <= watch.peak <= 1_100_000
 
 
+def test_a_run_that_writes_on_while_a_look_lasts_is_stopped_for_the_rest_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file system loses 100 bytes between two glances of a look; 250, a quarter of the limit, may be lost."""
+    left, lost_when_stopped = 10_000, []
+
+    def used_while_it_writes(folders: tuple[Path, ...], glance: disk.Glance) -> int:
+        nonlocal left
+        for _ in range(5):
+            glance()
+            left -= 100
+        return 500
+
+    @contextmanager
+    def stopped(pids: object, over: object) -> Iterator[None]:
+        lost_when_stopped.append(10_000 - left)
+        yield
+
+    monkeypatch.setattr(disk, "room", lambda folder: Room(bytes=left, inodes=None))
+    monkeypatch.setattr(disk, "used", used_while_it_writes)
+    monkeypatch.setattr(disk, "stopped", stopped)
+    watch = DiskWatch(tmp_path, (), limit=1000)
+    watch._look_beside_it()
+    assert lost_when_stopped == [300]
+
+
+def test_a_count_glances_at_each_folder_and_every_256_entries(tmp_path: Path) -> None:
+    for number in range(600):
+        (tmp_path / str(number)).touch()
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "file").touch()
+    glances = []
+    used((tmp_path,), lambda: glances.append(1))
+    assert len(glances) == 4, "three in the folder of 601 entries, one in the other"
+
+
 def test_a_watch_that_is_asked_looks_once_its_time_has_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(disk, "FIRST_LOOK_S", 0.0)
     looked = threading.Event()
     real = disk.used
 
-    def used_and_seen(folders: tuple[Path, ...]) -> int:
+    def used_and_seen(folders: tuple[Path, ...], glance: disk.Glance) -> int:
         looked.set()
-        return real(folders)
+        return real(folders, glance)
 
     monkeypatch.setattr(disk, "used", used_and_seen)
     watch = DiskWatch(tmp_path, (), limit=1 << 30)
