@@ -38,6 +38,7 @@ OTHER: dict[str, Any] = {
     "slots": 8,
     "finalizers": 9,
     "queues": ("compile.go", "a b", "with,comma"),
+    "unpacked_image_bytes": 8 * 1024 * 1024,
     "node_free_bytes": 5,
     "node_free_inodes": 6,
     "node_disk_bytes": 7,
