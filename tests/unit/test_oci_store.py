@@ -33,7 +33,7 @@ def test_an_image_that_is_too_large_is_not_unpacked_and_names_the_setting(tmp_pa
     image = make_image(tmp_path / "w")
     store = ImageStore(tmp_path / "store", most_unpacked=2000)
     store.put(image, "go")
-    with pytest.raises(BuildError, match="takes more than .* unpacked") as caught:
+    with pytest.raises(BuildError, match=r"takes more than .* unpacked") as caught:
         store.rootfs(image.digest)
     assert caught.value.reason == "ToolchainUnavailable"
     assert "UNPACKED_IMAGE_BYTES" in caught.value.next

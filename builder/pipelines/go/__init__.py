@@ -95,8 +95,8 @@ CGO_TAGS = ("netgo", "osusergo")
 CGO_ENV = (
     *((name, "1" if name == "CGO_ENABLED" else value) for name, value in ENV),
     ("CC", "gcc"),
-    ("GOCACHE", "/work/tmp/go-build"),
-    ("GOMODCACHE", "/work/tmp/go-mod"),
+    ("GOCACHE", "/cache/go-build"),
+    ("GOMODCACHE", "/cache/go-mod"),
 )
 CGO_LINK = ("-linkmode=external", "-extldflags=-static")
 LOOK_ENV = tuple((name, "1" if name == "CGO_ENABLED" else value) for name, value in ENV)
@@ -110,6 +110,8 @@ LOOK = (
 
 _COMPILED = (Cache(name="go-build", access=Access.WRITE), Cache(name="go-mod", access=Access.WRITE))
 """What `go` makes of its input: it runs no code of the source, and checks each module that it unpacks."""
+_LENT = tuple(Cache(name=cache.name, access=Access.OVERLAY) for cache in _COMPILED)
+"""The same for a step whose C compiler the source steers."""
 
 
 def detect(tree: Tree) -> Detection | None:
@@ -283,9 +285,9 @@ def _offline_step(name: str, argv: tuple[str, ...], env: tuple[tuple[str, str], 
 
 
 def _cgo_step(argv: tuple[str, ...]) -> Step:
-    """The compiler with cgo: options and code of the source reach a C compiler, so that no cache is written."""
+    """The compiler with cgo: options and code of the source reach a C compiler, so that what it writes ends with it."""
     env = tuple(sorted((dict(modules.BUILD_ENV) | dict(CGO_ENV)).items()))
-    return Step(name="compile", argv=argv, env=env, caches=(modules.VERIFIED,))
+    return Step(name="compile", argv=argv, env=env, caches=(modules.VERIFIED, *_LENT))
 
 
 def _cgo(request: PlanRequest) -> bool:

@@ -20,6 +20,8 @@ from builder.settings import Settings
 from builder.store.engine import open_store
 from builder.stores.folder import FolderStore
 
+pytestmark = pytest.mark.e2e
+
 MIB = 1024 * 1024
 ACME = Caller(organization="acme", scopes=frozenset({"submit"}))
 PATIENCE_S = 120
