@@ -48,7 +48,7 @@ class Serve:
         if who:
             headers["authorization"] = f"Bearer t-{who}"
         return httpx.request(
-            method, self.url + path, headers=headers, timeout=20, trust_env=False, verify=False, **more
+            method, self.url + path, headers=headers, timeout=60, trust_env=False, verify=False, **more
         )
 
     @contextmanager
