@@ -28,6 +28,7 @@ _PART = re.compile(r"^([A-Za-z0-9][A-Za-z0-9./-]*) +(\d[A-Za-z0-9.+-]*)$")
 _OUTPUT = re.compile(r"^======== (?:Output|Error): (\S+) ========$")
 _HEADING = re.compile(r"^======== .* ========$")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NO_RUN_IMAGE = "run image not found in analyzed metadata"
 _DENIED = re.compile(r"UNAUTHORIZED|DENIED|unauthorized|401 Unauthorized|403 Forbidden|ensure registry .*write access")
 _NOT_THERE = re.compile(
     r"no such host|connection refused|connection reset|i/o timeout|TLS handshake timeout|EOF"
@@ -53,6 +54,11 @@ def diagnose(ended: Ended, lines: Mapping[str, Sequence[str]]) -> Diagnosis:
         return _detect(ended, own, final)
     if ended.container == BUILD:
         return _build(ended, own, final, participants(lines.get(DETECT, ())))
+    if ended.container == EXPORT and _NO_RUN_IMAGE in final:
+        # Analyze only notes it.
+        noted = [line for line in lines.get(ANALYZE, ()) if "not found" in line]
+        said = _cut([*noted, final])
+        return Diagnosis(reason="ExecutorImageUnavailable", message="the run image is not in its registry", said=said)
     return _connected(ended, own, final)
 
 

@@ -103,6 +103,15 @@ def test_each_phase_that_fails_has_its_reason(container: str, code: int, final: 
     assert any(final in line for line in found.said), "the lifecycle's own words"
 
 
+def test_a_run_image_that_analyze_did_not_find_is_the_operators() -> None:
+    lines = {
+        "analyze": ['Image with name "r/a:1" not found', 'Image with name "r/run@sha256:1" not found'],
+        "export": ["ERROR: failed to resolve inputs: run image not found in analyzed metadata"],
+    }
+    found = diagnose(failed("export", 3), lines)
+    assert found.reason == "ExecutorImageUnavailable" and any("r/run@sha256:1" in line for line in found.said)
+
+
 def test_an_end_that_the_cluster_decided_stays_what_it_is() -> None:
     memory = failed("build", 137, "OutOfMemory", limit=5)
     assert diagnose(memory, {"build": ["allocating", ""]}).said == ("allocating",)

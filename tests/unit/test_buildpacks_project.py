@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from builder.buildpacks.image import App, Builder, read_app, read_builder, resolve
+from builder.buildpacks.plan import BuildpacksPlan, key_of, materials_of, plan_buildpacks
 from builder.buildpacks.project import MOST_BYTES, MOST_ROWS, Project, Wanted, check_arguments, read_project
 from builder.errors import BuildError
 from builder.source.tree import DictTree
@@ -176,3 +177,55 @@ def test_an_app_says_what_it_was_put_on() -> None:
     wanted = (Wanted(id="acme/node", version="1.0.0"),)
     assert app == App(run_image="r/run@sha256:1", top_layer="sha256:2", sbom="sha256:3", buildpacks=wanted)
     assert read_app({}) is None and read_app(config({}, lifecycle_metadata=[])) is None
+
+
+BUILDER = Builder(
+    uid=1, gid=1, buildpacks=(Wanted(id="acme/node", version="1.0.0"), Wanted(id="acme/run", version="2"))
+)
+
+
+def planned(files: dict[str, str], **build_args: str) -> BuildpacksPlan:
+    return plan_buildpacks(DictTree(files), BUILDER, because="there is no Dockerfile", build_args=build_args)
+
+
+def test_a_plan_is_the_request_over_the_project() -> None:
+    plan = planned({"project.toml": SCHEMA_2}, BP_B="of the request", BP_C="3")
+    assert plan.arguments == (("BP_A", ""), ("BP_B", "of the request"), ("BP_C", "3"))
+    assert [(one.id, one.version, one.optional) for one in plan.order] == [
+        ("acme/node", "1.0.0", False),
+        ("acme/run", "2", True),
+    ]
+    assert plan.warnings and plan.exclude == ("*.log", "!keep.log", "/docs/")
+    assert planned({}).order == ()
+    with pytest.raises(BuildError) as refused:
+        planned({}, NODE_ENV="x")
+    assert refused.value.reason == "BuildArgUnknown"
+
+
+def test_the_key_is_all_that_decides_the_image() -> None:
+    def key(plan: BuildpacksPlan, **changed: str) -> str:
+        values = {
+            "organization": "acme",
+            "code_hash": "c",
+            "builder": "r/b@sha256:1",
+            "run_image": "r/r@sha256:2",
+            **changed,
+        }
+        return key_of(plan, **values)
+
+    plain = planned({})
+    changed = (
+        {"organization": "other"},
+        {"code_hash": "d"},
+        {"builder": "r/b@sha256:3"},
+        {"run_image": "r/r@sha256:3"},
+    )
+    keys = {key(plain, **one) for one in changed}
+    keys |= {key(planned({}, BP_A="1")), key(planned({"project.toml": SCHEMA_2})), key(plain)}
+    assert len(keys) == 7
+    assert key(plain, builder="mirror/b@sha256:1") == key(plain), "where an image lies decides nothing"
+    assert materials_of(builder="r/b@sha256:1", run_image="r/r@sha256:2", archive="sha256:3") == (
+        ("buildpacks", "sha256:1"),
+        ("r/r", "sha256:2"),
+        ("context", "sha256:3"),
+    )
