@@ -29,7 +29,7 @@ _OUTPUT = re.compile(r"^======== (?:Output|Error): (\S+) ========$")
 _HEADING = re.compile(r"^======== .* ========$")
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NO_RUN_IMAGE = "run image not found in analyzed metadata"
-_DENIED = re.compile(r"UNAUTHORIZED|DENIED|unauthorized|401 Unauthorized|403 Forbidden|ensure registry .*write access")
+_DENIED = re.compile(r"UNAUTHORIZED|DENIED|unauthorized|401 Unauthorized|403 Forbidden|ensure registry read")
 _NOT_THERE = re.compile(
     r"no such host|connection refused|connection reset|i/o timeout|TLS handshake timeout|EOF"
     r"|status code (?:429|5\d\d)|TOOMANYREQUESTS"
@@ -39,8 +39,8 @@ _RUN_IMAGE = re.compile(
 )
 
 
-def diagnose(ended: Ended, lines: Mapping[str, Sequence[str]]) -> Diagnosis:
-    """What a person needs of a Job that ended with a failure; `lines` are each container's."""
+def diagnose(ended: Ended, lines: Mapping[str, Sequence[str]], run_image: str = "") -> Diagnosis:
+    """What a person needs of a Job that ended with a failure: `lines` by container, `run_image` as the Job named it."""
     own = lines.get(ended.container) or ended.said.splitlines()
     if ended.reason == "OutOfMemory":
         return Diagnosis(reason=ended.reason, message=f"{ended.container}: {ended.message}", said=_output(own))
@@ -59,7 +59,7 @@ def diagnose(ended: Ended, lines: Mapping[str, Sequence[str]]) -> Diagnosis:
         noted = [line for line in lines.get(ANALYZE, ()) if "not found" in line]
         said = _cut([*noted, final])
         return Diagnosis(reason="ExecutorImageUnavailable", message="the run image is not in its registry", said=said)
-    return _connected(ended, own, final)
+    return _connected(ended, own, final, run_image)
 
 
 def pushed_digest(said: str) -> str:
@@ -133,16 +133,16 @@ def _build(ended: Ended, lines: Sequence[str], final: str, group: Sequence[str])
     return Diagnosis(reason="StepFailed", message=(final or ended.message) + among, said=_cut(lines))
 
 
-def _connected(ended: Ended, lines: Sequence[str], final: str) -> Diagnosis:
+def _connected(ended: Ended, lines: Sequence[str], final: str, run_image: str) -> Diagnosis:
     """A phase that speaks to a registry."""
     said = _cut(lines)
-    if ended.container in (ANALYZE, REBASE) and _RUN_IMAGE.search(final):
+    if _NOT_THERE.search(final):
+        return Diagnosis(reason="RegistryUnavailable", message="a registry does not answer", said=said)
+    if _RUN_IMAGE.search(final) or (run_image and run_image in final):
         message = f"the run image cannot be read: {final}"
         return Diagnosis(reason="ExecutorImageUnavailable", message=message, said=said)
     if _DENIED.search(final):
         return Diagnosis(reason="RegistryRefused", message="the registry does not let this build in", said=said)
-    if _NOT_THERE.search(final):
-        return Diagnosis(reason="RegistryUnavailable", message="the registry does not answer", said=said)
     if ended.container in (EXPORT, REBASE):
         # What it exports is what buildpacks left: layers, processes, slices.
         return Diagnosis(reason="StepFailed", message=final or ended.message, said=said)

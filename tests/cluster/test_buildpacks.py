@@ -284,6 +284,14 @@ def test_a_run_image_that_is_not_there_is_the_operators(packs: Packs) -> None:
     assert absent in "".join((found.message, *found.said))
 
 
+def test_a_registry_that_does_not_answer_is_not_the_users(packs: Packs) -> None:
+    host = f"{packs.jobs.cluster.address}:1"
+    build = packs.build("down", repository=f"{host}/{ORGANIZATION}/down", insecure_registries=(host,))
+    ran = packs.run(PAGE, build)
+    assert diagnose(ran.ended, ran.lines).reason == "RegistryUnavailable", (ran.ended, ran.lines)
+    assert ran.ended.container == "analyze", "before anything was built"
+
+
 def test_project_toml_chooses_buildpacks_variables_and_files(packs: Packs, tmp_path: Path) -> None:
     files = {
         **PAGE,

@@ -83,7 +83,9 @@ def test_a_build_whose_log_is_lost_is_read_from_its_end() -> None:
 @pytest.mark.parametrize(
     ("container", "code", "final", "reason"),
     [
-        ("analyze", 1, "validating registry read access: ensure it to r/run@x", "ExecutorImageUnavailable"),
+        ("analyze", 1, "failed to ensure registry read access to r/run@x: 401", "ExecutorImageUnavailable"),
+        ("analyze", 1, "failed to ensure registry read access to r/a:1: UNAUTHORIZED", "RegistryRefused"),
+        ("analyze", 1, "ensure registry read access to r/a:1: dial tcp: connection refused", "RegistryUnavailable"),
         ("analyze", 1, "validating registry write access: ensure registry read/write access", "RegistryRefused"),
         ("analyze", 11, "set platform API: platform API version '0.14' is incompatible", "ExecutorImageUnavailable"),
         ("detect", 12, "buildpack API version '9.0' is incompatible with the lifecycle", "ExecutorImageUnavailable"),
@@ -98,7 +100,7 @@ def test_a_build_whose_log_is_lost_is_read_from_its_end() -> None:
 )  # fmt: skip
 def test_each_phase_that_fails_has_its_reason(container: str, code: int, final: str, reason: str) -> None:
     lines = {container: ["some line", f"ERROR: failed to {final}"]}
-    found = diagnose(failed(container, code), lines)
+    found = diagnose(failed(container, code), lines, "r/run@x")
     assert found.reason == reason
     assert any(final in line for line in found.said), "the lifecycle's own words"
 
