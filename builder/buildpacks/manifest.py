@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -188,8 +188,8 @@ def _container(
     site: Site,
     limits: Limits,
     phase: str,
-    flags: Sequence[str],
-    mounts: Sequence[Mapping[str, Any]],
+    flags: Iterable[str],
+    mounts: Iterable[Mapping[str, Any]],
     build: BuildpacksBuild | Rebase,
 ) -> dict[str, Any]:
     env = {"CNB_PLATFORM_API": PLATFORM_API, "CNB_NO_COLOR": "true"}
