@@ -66,8 +66,8 @@ ARGUMENTS = (
     FILES,
     Argument(
         name="cgo",
-        meaning="`1` builds files with cgo, into a static binary. The C compiler runs code of the source: such a build "
-        "has no compiler cache, and needs a toolchain with a C compiler (a toolchain image has one)",
+        meaning="`1` builds files with cgo, into a static binary. The C compiler runs code of the source: what it "
+        "writes to the compiler's cache ends with it. Needs a toolchain with a C compiler (a toolchain image has one)",
         example="1",
     ),
     Argument(name="tags", meaning="build tags, apart by commas", example="netgo,sqlite_omit"),
