@@ -154,6 +154,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     job_runtime_class: str = ""  # RuntimeClass of builds, such as one of gVisor or Kata
     job_priority_class: str = ""  # PriorityClass of builds
     job_pull_secret: str = ""  # Secret with which both images are pulled
+    # login with which Jobs push: code of the source can read it; empty: none
+    job_registry_username: str = ""
+    job_registry_password: str = ""  # its password
+    kaniko_cache: bool = True  # cached layers of RUN, in a repository of each organization
     # Faults, for tests
     crash_at: str = ""  # label at which this process kills itself with SIGKILL
 

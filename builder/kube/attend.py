@@ -48,7 +48,7 @@ async def attend(
         while True:
             changed.clear()
             found, pods = watch.look(job)
-            for pod, container in ((one, name) for one in pods for name in _started(one)):
+            for pod, container in ((one, name) for one in pods for name in started(one)):
                 name = pod["metadata"]["name"]
                 if f"{name}/{container}" not in followers:
                     start = (cursors or {}).get(container, Cursor())
@@ -112,7 +112,8 @@ def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {one["name"]: one["state"] for group in groups for one in group}
 
 
-def _started(pod: Mapping[str, Any]) -> list[str]:
+def started(pod: Mapping[str, Any]) -> list[str]:
+    """The containers of a pod that have a log."""
     return [name for name, state in _states(pod).items() if "running" in state or "terminated" in state]
 
 
