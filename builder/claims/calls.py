@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -37,6 +38,10 @@ class Calls(Protocol):
 
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         """The stored bytes of the source in pieces."""
+        ...
+
+    def store_archive(self, build_id: str, claim: int, archive: Path, sha256: str, lives_s: int) -> pb.StoredArchive:
+        """Store the canonical archive, a file; the answer has a URL of it that lives so long."""
         ...
 
 
