@@ -39,8 +39,8 @@ Days = Annotated[float, Meta(gt=0, le=36_500)]
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A bearer token: what it may do (`submit`, `read`, `worker`, `operate`), for whom, and for a worker as which
-    node."""
+    """A bearer token: what it may do (`submit`, `read`, `worker`, `watch`, `operate`), for whom, and for a worker or
+    watcher as which node."""
 
     token: str
     organization: str = ""
