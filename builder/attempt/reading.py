@@ -199,7 +199,7 @@ def serve(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog,
     try:
         _cut_off(control)
         rename("ignite-readers")
-        prepare(Bounds, PlanRequest, Detection, Plan, Step)
+        prepare(Bounds, PlanRequest, ImageRequest, Detection, Plan, Step)
         seccomp.program_of_a_reader()
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from builder.settings import Settings
 
 NO_CLUSTER = (
-    "Name a server that has a cluster (--server=URL), let a runtime build the source (--runtime NAME), or build and push "
-    "the image elsewhere and take it from there: ignite-builder build --image REF"
+    "Name a server that has a cluster (--server=URL), let a runtime build the source (--runtime NAME), or build and "
+    "push the image elsewhere and take it from there: ignite-builder build --image REF"
 )
 
 

@@ -169,6 +169,38 @@ def dockerfile(service: Service, *lines: str) -> str:
     return "\n".join((f"FROM {service.jobs.debian}", *lines, ""))
 
 
+# Before `both`: each has the only worker and the only watcher.
+
+
+def test_a_watcher_that_is_killed_leaves_its_job_to_the_next(service: Service) -> None:
+    text = dockerfile(service, "RUN i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; sleep 0.05; done")
+    with service.worker("image-2"), ExitStack() as stack:
+        first = stack.enter_context(service.watcher("watcher-a"))
+        build_id = service.submit("adopted", {"Dockerfile": text})
+        build = service.until(build_id, lambda build: "line 20" in service.said(build_id))
+        assert (build.stage, build.watcher) == (pb.BUILD_STAGE_JOB, "watcher-a")
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        stack.enter_context(service.watcher("watcher-b"))
+        build = service.succeeded(build_id)
+    assert build.attempt == 1
+    numbered = [line for line in service.log(build_id) if line.startswith("line ")]
+    assert numbered == [f"line {number}" for number in range(1, 301)]
+
+
+@pytest.mark.parametrize("label", ["marked", "created"])
+def test_a_worker_that_is_killed_around_the_creation_of_its_job(service: Service, label: str) -> None:
+    """After the mark the Job may be there, and a watcher adopts it, or not: then the next attempt has another."""
+    text = dockerfile(service, "RUN echo built > /srv/built")
+    with service.worker(f"image-{label}", CRASH_AT=label), service.watcher(f"watcher-{label}"):
+        build_id = service.submit(f"killed-{label}", {"Dockerfile": text})
+        build = service.succeeded(build_id)
+    assert build.attempt == (2 if label == "marked" else 1)
+
+
+# With a worker and a watcher that stay
+
+
 def test_a_dockerfile_with_run_is_built_pulled_and_started(both: Service) -> None:
     files = {
         "Dockerfile": dockerfile(
@@ -226,31 +258,6 @@ def test_a_deleted_job_has_vanished_and_the_next_attempt_has_another(both: Servi
     build = both.succeeded(build_id)
     assert build.attempt == 2
     assert any("JobVanished" in line for line in both.log(build_id))
-
-
-def test_a_watcher_that_is_killed_leaves_its_job_to_the_next(service: Service) -> None:
-    text = dockerfile(service, "RUN i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; sleep 0.05; done")
-    with service.worker("image-2"), ExitStack() as stack:
-        first = stack.enter_context(service.watcher("watcher-a"))
-        build_id = service.submit("adopted", {"Dockerfile": text})
-        service.until(build_id, lambda build: "line 20" in service.said(build_id))
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-        stack.enter_context(service.watcher("watcher-b"))
-        build = service.succeeded(build_id)
-    assert build.attempt == 1
-    numbered = [line for line in service.log(build_id) if line.startswith("line ")]
-    assert numbered == [f"line {number}" for number in range(1, 301)]
-
-
-@pytest.mark.parametrize("label", ["marked", "created"])
-def test_a_worker_that_is_killed_around_the_creation_of_its_job(service: Service, label: str) -> None:
-    """After the mark the Job may be there or not. If it is, a watcher adopts it; if not, the next attempt has another."""
-    text = dockerfile(service, "RUN echo built > /srv/built")
-    with service.worker(f"image-{label}", CRASH_AT=label), service.watcher(f"watcher-{label}"):
-        build_id = service.submit(f"killed-{label}", {"Dockerfile": text})
-        build = service.succeeded(build_id)
-    assert build.attempt == (2 if label == "marked" else 1)
 
 
 def test_the_command_builds_a_folder_with_a_dockerfile(both: Service, tmp_path: Path) -> None:

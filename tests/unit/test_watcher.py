@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.kube import attend as attending
 from builder.kube.ended import Ended
 from builder.watcher.cluster import SeenJob
 from builder.watcher.watcher import Watcher
@@ -235,5 +236,31 @@ def test_only_old_jobs_that_are_not_current_are_swept_and_none_while_the_api_is_
             board.away = False
             await board.until(lambda: len(cluster.deleted) >= 2)
         assert set(cluster.deleted) == {"ignite-b1-0 uid-ignite-b1-0", "ignite-gone-1 uid-ignite-gone-1"}
+
+    run(scenario())
+
+
+def test_after_the_end_only_the_cluster_is_not_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes its time gets every line; a log that never comes holds no build back."""
+    monkeypatch.setattr(attending, "DRAIN_LOOK_S", 0.01)
+    monkeypatch.setattr(attending, "DRAIN_S", 0.05)
+
+    async def scenario() -> None:
+        emitting, stored = {"kaniko"}, asyncio.Event()
+
+        async def stores() -> None:
+            await stored.wait()
+            emitting.clear()
+
+        storing = asyncio.create_task(stores())
+        draining = asyncio.create_task(attending._drain([storing], emitting))
+        await asyncio.wait({draining}, timeout=0.2)
+        assert not draining.done(), "four times as long as the cluster would get"
+        stored.set()
+        await draining
+        never = asyncio.create_task(asyncio.Event().wait())
+        await attending._drain([never], set())  # type: ignore[list-item]
+        assert not never.done()
+        never.cancel()
 
     run(scenario())
