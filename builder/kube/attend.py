@@ -19,7 +19,7 @@ LOOK_S = 5.0
 """How often a Job is looked at when nothing of it changes, for what only time decides."""
 
 DRAIN_S = 30.0
-"""How long the cluster is waited for with the rest of the log after the end. What whoever stores it takes is no part."""
+"""How long the cluster is waited for with the rest of the log after the end; storing it does not count."""
 
 DRAIN_LOOK_S = 1.0
 

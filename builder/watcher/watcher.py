@@ -44,6 +44,7 @@ class Watcher:
         self._lease_s, self._beat_s, self._idle_s = lease_s, beat_s, idle_s
         self._builds: dict[str, Followed] = {}
         self._following: set[asyncio.Task[None]] = set()
+        self._sooner = asyncio.Event()
 
     @property
     def builds(self) -> frozenset[str]:
@@ -86,7 +87,10 @@ class Watcher:
                 await asyncio.sleep(self._idle_s)
                 continue
             self._lease_s = grant.lease_ms / 1000
-            self._beat_s = min(grant.heartbeat_interval_ms / 1000, self._lease_s / 3)
+            beat_s = min(grant.heartbeat_interval_ms / 1000, self._lease_s / 3)
+            if beat_s < self._beat_s:  # by the interval before, the first lease might end without a heartbeat
+                self._sooner.set()
+            self._beat_s = beat_s
             log.info("adopted", action="adopted", build_id=grant.build_id, job=grant.job.name, attempt=grant.attempt)
             build = self._builds[grant.build_id] = Followed(grant, self._calls, self._cluster)
             if await self._guarded(build, build.catch_up()):
@@ -119,7 +123,10 @@ class Watcher:
     async def _beat(self) -> None:
         """Renew the leases of all builds, a thousand in a call; learn of cancels and of claims that are lost."""
         while True:
-            await asyncio.sleep(self._beat_s)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._sooner.wait(), self._beat_s)
+                self._sooner.clear()
+                continue
             for some in _some(list(self._builds.values())):
                 beats = [
                     pb.JobBeat(

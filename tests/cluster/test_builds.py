@@ -47,7 +47,7 @@ class Service:
         folder = self.folder / name
         given = {
             "NODE_ID": name,
-            "QUEUES": '["image"]',
+            "QUEUES": "image",
             "KUBECONFIG": str(self.jobs.worker),
             "KANIKO_EXECUTOR": self.jobs.executor,
             "FETCH_IMAGE": self.jobs.fetcher,

@@ -28,10 +28,12 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 
 @asynccontextmanager
-async def watching(board: Board, cluster: MemoryCluster, name: str = "one") -> AsyncIterator[asyncio.Event]:
+async def watching(
+    board: Board, cluster: MemoryCluster, name: str = "one", beat_s: float = 0.02
+) -> AsyncIterator[asyncio.Event]:
     """A watcher that is drained on the way out, unless it was killed before."""
     draining = asyncio.Event()
-    watcher = Watcher(name, board, cluster, lease_s=0.06, beat_s=0.02, idle_s=0.01)
+    watcher = Watcher(name, board, cluster, lease_s=0.06, beat_s=beat_s, idle_s=0.01)
     running = asyncio.create_task(watcher.run(draining))
     try:
         yield draining
@@ -157,6 +159,17 @@ def test_a_cancel_deletes_the_job_and_then_ends_the_build(asked: str) -> None:
         assert one.finished is not None
         assert one.finished.failure.reason == "Cancelled"
         assert cluster.deleted == ["ignite-b1-1"]
+
+    run(scenario())
+
+
+def test_the_control_sides_interval_of_heartbeats_counts_from_the_first_adoption_on() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob()})
+        async with watching(board, cluster, beat_s=3600):
+            await board.until(lambda: one.caught_up)
+            one.cancel = True  # a heartbeat tells it
+            await board.until(lambda: one.finished is not None)
 
     run(scenario())
 

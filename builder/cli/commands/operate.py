@@ -102,7 +102,11 @@ def watch(ctx: Context) -> int:
 
     gc.enable()
     try:
-        return run_watcher(ctx.settings())
+        settings = ctx.settings()
+    except Stop as stop:
+        raise unfit_node(stop) from None
+    try:
+        return run_watcher(settings)
     except BuildError as error:
         raise unfit_node(refused_here(error)) from None
 
