@@ -196,6 +196,13 @@ class MemoryCluster:
     reads_on: asyncio.Event | None = None
     """Set: what is there already may be read."""
 
+    is_current: asyncio.Event | None = None
+    """Set: the view of the cluster is current."""
+
+    async def ready(self) -> None:
+        if self.is_current:
+            await self.is_current.wait()
+
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
         if self.reads_on:
             await self.reads_on.wait()

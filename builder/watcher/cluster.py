@@ -39,6 +39,10 @@ class Cluster(Protocol):
 
     namespace: str
 
+    async def ready(self) -> None:
+        """Wait until the view of the cluster is current."""
+        ...
+
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
         """Emit what the Job's containers wrote until now, behind their cursors."""
         ...
@@ -70,6 +74,9 @@ class KubeCluster:
     watch: Watch
     namespace: str
     patience: Patience = USUAL
+
+    async def ready(self) -> None:
+        await self.watch.ready()
 
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
         await self.watch.ready()

@@ -69,9 +69,13 @@ class Watcher:
             task.result()
 
     async def _adopt(self) -> None:
-        """One build after the other, each caught up before the next. An answer that was lost is asked for again."""
+        """One build after the other, each caught up before the next. An answer that was lost is asked for again.
+
+        Without a current view of the cluster none is adopted: another watcher may have one.
+        """
         backoff, nonce = Backoff(0.2, 5.0), uuid.uuid4().hex
         while True:
+            await self._cluster.ready()
             request = pb.AdoptJobRequest(protocol=PROTOCOL, watcher=self._name, nonce=nonce)
             try:
                 grant = await self._calls.adopt(request)

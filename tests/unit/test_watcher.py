@@ -103,6 +103,19 @@ def test_the_next_build_is_adopted_when_the_one_before_is_caught_up() -> None:
     run(scenario())
 
 
+def test_without_a_view_of_the_cluster_nothing_is_adopted() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({one.job: OneJob("x")})
+        cluster.is_current = asyncio.Event()
+        async with watching(board, cluster):
+            await asyncio.sleep(0)
+            assert not board.changed.is_set() and not board.adopted
+            cluster.is_current.set()
+            await board.until(lambda: one.caught_up)
+
+    run(scenario())
+
+
 def test_a_lost_answer_to_an_adoption_is_asked_for_again() -> None:
     async def scenario() -> None:
         board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("x")})
