@@ -88,8 +88,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     _row("cancelled", RUNNING, CANCELLED, "cancel asked for, no PUBLISH mark",
          "at planned, launched, finish, hand-back, timeout; in FINALIZE at once"),
     _row("lease-expired", RUNNING, f"{PENDING} {FAILED} {CANCELLED} {RUNNING}", "claim, WORK or JOB, lease over",
-         f"poison at {MAX_FAILURES}; CANCELLED when that was asked for; a marked attempt: JOB without a watcher; the loss of "
-         "a watcher that had caught up does not count"),
+         f"poison at {MAX_FAILURES}; CANCELLED when that was asked for; a marked attempt: JOB without a watcher; the "
+         "loss of a watcher that had caught up does not count"),
     _row("queue-timeout", PENDING, FAILED, "not attached", "since it entered the queue, without backoff"),
     _row("build-timeout", RUNNING, FAILED, "no PUBLISH mark, not a Job that nobody watches",
          "time without its owner's waits, one lease late"),

@@ -442,6 +442,17 @@ def test_get_names_what_an_image_and_a_commit_are_of() -> None:
     assert rows[2] == "commit  3f3f3f3f3f3f  main  Ada\\x1b <ada@example.com>"
 
 
+@pytest.mark.parametrize(
+    ("watcher", "of_get", "of_ls"),
+    [("w-1", "watched by w-1", "build, a Job"), ("", "nobody watches it now", "build, an unwatched Job")],
+)
+def test_a_job_and_who_watches_it_are_told(watcher: str, of_get: str, of_ls: str) -> None:
+    here = {"stage": pb.BUILD_STAGE_JOB, "job": "ns/ignite-x-1", "watcher": watcher, "phase": pb.BUILD_PHASE_BUILD}
+    running = build(status=pb.BUILD_STATUS_RUNNING, ended_at_ms=0, **here)
+    assert f"job     ns/ignite-x-1, {of_get}" in described(running, Look(), now_ms=START_MS, terminal=False)
+    assert f"  {of_ls}  " in listed([running], Look(), now_ms=START_MS, terminal=False)[1]
+
+
 def test_ls_is_the_mock_up() -> None:
     running = build(
         "x6d4b9qa0000000000aa",
