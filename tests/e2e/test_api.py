@@ -153,7 +153,7 @@ def test_a_quiet_stream_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.M
         client.headers["authorization"] = f"Bearer {running.token}"
         answer = client.post(running.url + BUILDS, json=compile_request("python"))
         path = f"{running.url}{BUILDS}/{answer.json()['buildId']}"
-        with client.stream("GET", path + "/logs/stream", params={"fromStart": "true"}, timeout=5) as stream:
+        with client.stream("GET", path + "/logs/stream", params={"fromStart": "true"}, timeout=60) as stream:
             lines = stream.iter_lines()
             assert [next(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
             client.post(path + "/cancel").raise_for_status()
