@@ -20,10 +20,13 @@ from builder.claims.calls import Unanswered
 from builder.errors import BuildError
 from builder.local.calls import ServiceCalls
 from builder.services.archives import MOST_OF_CLAIM
+from builder.settings import validated
 from builder.source.limits import Limits
 from builder.source.unpack import unpack
 from builder.store import builds, nodes
+from builder.stores.choose import store_of
 from builder.stores.folder import FolderStore
+from builder.stores.s3 import BucketStore
 from builder.stores.signed import MOST_URL_S, SignedUrls
 from tests.attempt_fixtures import Clock, attempt_at
 from tests.oci_fixtures import make_tree
@@ -312,3 +315,29 @@ def test_an_attempt_stores_its_archive_however_long_the_control_side_is_away(
     assert ask(api, "GET", stored.url).content == made.path.read_bytes()
     calls.claimed = (claimed[0], claimed[1] + 1)
     assert reason(lambda: canonical.store_archive(attempt, made, 60)) == "SourceStoreUnavailable"
+
+
+# Which store, and which address
+
+
+def test_the_settings_name_the_store_and_its_address(tmp_path: Path) -> None:
+    folder = {"data_dir": str(tmp_path)}
+    assert isinstance(store_of(validated(folder)), FolderStore)
+    for place in ("s3://sources", "s3://sources/prod/x/", "s3://a.b-c/d_e"):
+        assert isinstance(store_of(validated({**folder, "source_store": place})), BucketStore)
+    for wrong in ("sources", "s3://", "s3://A", "s3://sources//x", "https://sources", "s3://sources/a b"):
+        with pytest.raises(ValueError, match="source_store: it takes s3://BUCKET"):
+            validated({"source_store": wrong})
+
+
+@pytest.mark.parametrize(
+    ("listen", "public", "api"),
+    [
+        ("127.0.0.1:8480", "", "http://127.0.0.1:8480"),
+        ("0.0.0.0:8480", "", ""),
+        ("127.0.0.1:0", "", ""),
+        ("0.0.0.0:8480", "https://api.example.com/", "https://api.example.com"),
+    ],
+)
+def test_the_address_of_urls_is_one_that_others_reach(listen: str, public: str, api: str) -> None:
+    assert validated({"listen": listen, "public_url": public}).api_url == api
