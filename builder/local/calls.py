@@ -43,6 +43,12 @@ class ServiceCalls:
     def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse:
         return _answer(self._service.hand_back, request)
 
+    def launching(self, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
+        return _answer(self._service.launching, request)
+
+    def launched(self, request: pb.LaunchedRequest) -> pb.LaunchedResponse:
+        return _answer(self._service.launched, request)
+
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         try:
             yield from self._service.source(OWNER, build_id, claim)

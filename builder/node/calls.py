@@ -40,6 +40,12 @@ class ApiCalls:
     def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse:
         return self._call("HandBack", request, pb.HandBackResponse)
 
+    def launching(self, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
+        return self._call("Launching", request, pb.LaunchingResponse)
+
+    def launched(self, request: pb.LaunchedRequest) -> pb.LaunchedResponse:
+        return self._call("Launched", request, pb.LaunchedResponse)
+
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         try:
             yield from self._api.download(f"{SOURCE_PATH.format(build_id=build_id)}?claim={claim}")
