@@ -27,6 +27,7 @@ TOKENS = {
     "other": '{ token = "t-other", organization = "other", scopes = ["submit", "read"] }',
     "worker": '{ token = "t-worker", scopes = ["worker"] }',
     "worker-1": '{ token = "t-worker-1", scopes = ["worker"], node = "node-1" }',
+    "watch": '{ token = "t-watch", scopes = ["watch"], node = "watcher-1" }',
     "worker-2": '{ token = "t-worker-2", scopes = ["worker"], node = "node-2" }',
 }
 START_S = 120.0
