@@ -138,7 +138,8 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     version, why = wanted_version(tree, project, request, catalog, warnings)
     if request.target == "wasm":
         message = "go has no target wasm: its compiler makes modules of wasip1, and a component of WASI 0.2 is needed"
-        raise BuildError("UnsupportedTarget", message, next="Build for the target native, or write it in Rust.")
+        hint = "Build for the target native, or write it in Rust."
+        raise BuildError("UnsupportedTarget", message, where="target", next=hint)
     row = catalog.find(NAME, version, request.target or "native")
     cgo = _cgo(request)
     own_tags = tuple(dict.fromkeys((*_own_tags(request), *(CGO_TAGS if cgo else ()))))

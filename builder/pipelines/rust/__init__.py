@@ -19,7 +19,17 @@ from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.rust.config import TRIPLES, Config, read_config
 from builder.pipelines.rust.diagnosis import diagnose as diagnose
-from builder.pipelines.rust.entry import OURS, WRAPPER, Entry, Program, choose, features, library_name, linkable
+from builder.pipelines.rust.entry import (
+    OURS,
+    WRAPPER,
+    Entry,
+    Program,
+    choose,
+    features,
+    library_name,
+    linkable,
+    starting,
+)
 from builder.pipelines.rust.lock import LIST, read_lock
 from builder.pipelines.rust.lock import fetched as fetched_by
 from builder.pipelines.rust.manifest import (
@@ -99,6 +109,10 @@ _MIRROR = '[source.crates-io]\nreplace-with = "mirror"\n'
 _INDEX = ("CARGO_REGISTRIES_MIRROR_INDEX", "${CARGO_REGISTRIES_MIRROR_INDEX:-sparse+https://index.crates.io/}")
 _COMMON = (("CARGO_INCREMENTAL", "0"), ("CARGO_TERM_COLOR", "never"), ("CARGO_HOME", "/work/home/cargo"))
 _SINGLE = '[package]\nname = "app"\nversion = "0.0.0"\nedition = "2021"\n\n[[bin]]\nname = "app"\npath = "{}"\n'
+_OTHERS = (
+    ".py", "pyproject.toml", "requirements.txt", "Pipfile", ".ts", ".js", ".json", ".jsonc", ".mod", ".go", ".work",
+)  # fmt: skip
+"""What names another runtime at the root, beside which src/ holds a part in Rust."""
 _FEATURE = re.compile(r"[\w+.-]{1,100}(?:/[\w+.-]{1,100})?")
 
 
@@ -119,9 +133,17 @@ class Source:
 
 
 def detect(tree: Tree) -> Detection | None:
-    """Cargo.toml, main.rs or lib.rs at the root."""
-    found = next((name for name in (MANIFEST, "main.rs", "lib.rs") if tree.has(name)), "")
-    return Detection(runtime=NAME, because=f"{found} is at the root") if found else None
+    """Cargo.toml, main.rs or lib.rs at the root; src/main.rs or src/lib.rs where no manifest of another is beside it.
+
+    A source without its Cargo.toml is refused by that name.
+    """
+    for name in (MANIFEST, "main.rs", "lib.rs"):
+        if tree.has(name):
+            return Detection(runtime=NAME, because=f"{name} is at the root")
+    if any("/" not in path and path.endswith(_OTHERS) for path in tree.files()):
+        return None
+    found = next((name for name in ("src/main.rs", "src/lib.rs") if tree.has(name)), "")
+    return Detection(runtime=NAME, because=f"{found} is there") if found else None
 
 
 def looks_like(source: bytes) -> bool:
@@ -231,7 +253,7 @@ def _read(tree: Tree, folder: str, request: PlanRequest, triple: str) -> Source:
     single = next((name for name in ("main.rs", "lib.rs") if tree.has(below(folder, name))), "")
     if single and not tree.has(below(folder, MANIFEST)):
         return _read_single(tree, folder, single, triple)
-    project = read_project(tree, folder, asked)
+    project = read_project(tree, folder, starting, asked)
     own = project.package
     entry = choose(tree, own, asked)
     config = read_config(tree, project.root, own.folder, triple)
