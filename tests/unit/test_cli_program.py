@@ -18,10 +18,10 @@ import pytest
 import builder
 from builder.cli import program
 from builder.cli.app import command_options
-from builder.cli.commands.build import BuildOptions, request_of
 from builder.cli.commands.operate import doctor_rows
 from builder.cli.commands.read import described, listed
 from builder.cli.pack import pack
+from builder.cli.requests import BuildOptions, request_of
 from builder.cli.stop import Stop
 from builder.cli.terminal import ASCII, Look
 from builder.config import Loaded, load
