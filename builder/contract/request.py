@@ -26,12 +26,23 @@ def compiled_runtime(request: pb.CreateBuildRequest) -> common.Runtime:
     return request.code.compile.runtime
 
 
+IMAGE_QUEUE = "image"
+"""The queue of builds that a cluster does: only workers whose settings name it take one."""
+
+
+def is_image(request: pb.CreateBuildRequest) -> bool:
+    """Whether a cluster builds it, as an image of a Dockerfile."""
+    return request.code.WhichOneof("source") == "image"
+
+
 START_CHECK = "start_check"
 """The build argument, of every runtime, that overrules the setting of this name."""
 START_CHECKS = ("off", "warn", "require")
 
 
 def start_check_of(request: pb.CreateBuildRequest, default: str) -> str:
-    """The start check that a build asks for: "off", "warn" or "require"."""
+    """The start check that a build asks for: "off", "warn" or "require". An image of the user's own has none."""
+    if request.code.WhichOneof("source") == "image":
+        return "off"
     arguments = request.code.compile.build_args or request.build_args
     return str(arguments[START_CHECK]) if START_CHECK in arguments else default

@@ -129,8 +129,17 @@ def test_a_server_that_is_no_url_is_refused_before_any_call(server: str) -> None
         assert "whose  the request (client): --server\n" in ran.err
     node = run("worker", f"--server={server}", load=load, environ=home)
     assert node.code == 75 and f"server: {server} is no URL" in node.err and "next   " in node.err
+    watcher = run("watch", f"--server={server}", load=load, environ=home)
+    assert watcher.code == 75 and f"server: {server} is no URL" in watcher.err
     named = run("ls", load=load, environ=home | {"IGNITE_BUILDER_SERVER": server})
     assert "whose  the request (client): IGNITE_BUILDER_SERVER\n" in named.err
+
+
+@pytest.mark.parametrize("named", ["server", "token"])
+def test_a_watcher_without_server_or_token_names_the_setting(named: str) -> None:
+    home = {"HOME": "/nonexistent", "IGNITE_BUILDER_SERVER": "" if named == "server" else "http://127.0.0.1:1"}
+    ran = run("watch", load=load, environ=home)
+    assert ran.code == 75 and f"a watcher needs the {named}" in ran.err and "scope watch" in " ".join(ran.err.split())
 
 
 @pytest.mark.parametrize(
@@ -431,6 +440,17 @@ def test_get_names_what_an_image_and_a_commit_are_of() -> None:
     commit = pb.SourceProvenance(commit_sha="3f" * 20, branch="main", author="Ada\x1b <ada@example.com>")
     rows = described(build(code_hash="sha256:9f2c", provenance=commit), Look(), now_ms=START_MS, terminal=False)
     assert rows[2] == "commit  3f3f3f3f3f3f  main  Ada\\x1b <ada@example.com>"
+
+
+@pytest.mark.parametrize(
+    ("watcher", "of_get", "of_ls"),
+    [("w-1", "watched by w-1", "build, a Job"), ("", "nobody watches it now", "build, an unwatched Job")],
+)
+def test_a_job_and_who_watches_it_are_told(watcher: str, of_get: str, of_ls: str) -> None:
+    here = {"stage": pb.BUILD_STAGE_JOB, "job": "ns/ignite-x-1", "watcher": watcher, "phase": pb.BUILD_PHASE_BUILD}
+    running = build(status=pb.BUILD_STATUS_RUNNING, ended_at_ms=0, **here)
+    assert f"job     ns/ignite-x-1, {of_get}" in described(running, Look(), now_ms=START_MS, terminal=False)
+    assert f"  {of_ls}  " in listed([running], Look(), now_ms=START_MS, terminal=False)[1]
 
 
 def test_ls_is_the_mock_up() -> None:
