@@ -58,6 +58,8 @@ class Found:
     root: str = ""
     apart: str = ""
     """The digest of another image, the root of steps that see nothing of the build; empty where there is none."""
+    apart_parts: tuple[Part, ...] = ()
+    """What of another toolchain joins that root."""
     parts: tuple[Part, ...] = ()
     path: tuple[str, ...] = ()
     indexes: Indexes = field(default_factory=Indexes)
@@ -67,7 +69,8 @@ class Found:
         base = {"base": self.base.digest} if self.base else {}
         image = {"toolchain": self.root} if self.root and self.root not in base.values() else {}
         apart = {"apart": self.apart} if self.apart else {}
-        return base | image | apart | {part.name: part.digest for part in self.parts}
+        also = {f"apart {part.name}": part.digest for part in self.apart_parts}
+        return base | image | apart | also | {part.name: part.digest for part in self.parts}
 
 
 @dataclass(frozen=True, kw_only=True)
