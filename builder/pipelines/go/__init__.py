@@ -67,7 +67,7 @@ ARGUMENTS = (
     Argument(
         name="cgo",
         meaning="`1` builds files with cgo, into a static binary. The C compiler runs code of the source: such a build "
-        "has no compiler cache, and needs a toolchain with a C compiler (a toolchain image has one)",
+        "has no compiler cache, and takes the toolchain image of its version, which has a C compiler",
         example="1",
     ),
     Argument(name="tags", meaning="build tags, apart by commas", example="netgo,sqlite_omit"),
