@@ -16,11 +16,11 @@ demo: setup ## build, push, run and call examples of each runtime, twice; needs 
 	@$(RUN)python -m examples.demo
 
 test: setup ## all tests: unit, then end to end on real servers and compilers
-	$(RUN)python -m pytest tests/unit -n auto --dist loadscope
+	$(RUN)python -m pytest tests/unit -n auto --dist worksteal
 	$(RUN)python -m pytest tests/e2e
 
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
-	$(RUN)python -m pytest tests/unit -n auto --dist loadscope
+	$(RUN)python -m pytest tests/unit -n auto --dist worksteal
 
 test-e2e: setup ## only the end-to-end tests
 	$(RUN)python -m pytest tests/e2e

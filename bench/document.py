@@ -171,10 +171,14 @@ The app starts beside packaging and push; a build waits for the rest of its star
     "attack": Prose(
         "A node under attack",
         """\
-A small build on a node with two slots, while the other slot gets one hostile source after the other: manifests whose
-reading once took minutes or gigabytes. Rounds with and without them take turns.""",
+A small build on a node with two slots and two cores; three kinds of rounds take turns. In the first the other slot's
+limited reader works without an end on a hostile source (a parser that never returns; its limit is 10 s of processor
+time). In the second the other slot gets one hostile source after the other: manifests whose reading once took minutes
+or gigabytes and is refused within a fraction of a second by now, so that this measures whole failing builds with their
+submissions, claims and records. In the third the build is alone. The attacker's archives are packed before.""",
         """\
-Both slots share the cores, and each hostile source is unpacked and planned as well.""",
+A reader stands back, with its scheduling group, after a tenth of a second of processor time. What is left of the
+stream's price is that of any other build in the second slot: both share the cores, the API and the store.""",
     ),
     "P12": Prose(
         "P12: the same source, the same digest",

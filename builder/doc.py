@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ def errors_page() -> str:
     return "\n".join([intro, head, *rows]) + "\n"
 
 
+@functools.cache
 def parts() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Each package or module below `builder/`: its first docstring sentence, and the others it imports."""
     found: dict[str, tuple[str, set[str]]] = {}

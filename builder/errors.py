@@ -144,6 +144,7 @@ REASONS: dict[str, Reason] = {
             "Remove the C dependency, or allow it: --build-arg cgo=1, with a toolchain that has a C compiler.",
         ),
         _user("DockerfileInvalid", "Correct the Dockerfile at the line named."),
+        _user("NoBuildpack", "Add what one of the buildpacks named looks for, or a Dockerfile."),
         _user("CompileFailed", "Correct the file named and build again."),
         _user("StartFailed", "Correct what keeps the program from starting, and build again."),
         _user("StepFailed", "Read the log of the step and correct what it names."),
@@ -173,7 +174,7 @@ REASONS: dict[str, Reason] = {
         _platform("JobVanished", _NOT_YOURS),
         _platform(
             "ExecutorImageUnavailable",
-            "An operator corrects kaniko_executor or fetch_image, and sees that nodes can pull both.",
+            "An operator corrects the setting of this image (docs/image-builds.md), and sees that nodes can pull it.",
         ),
         _platform("Internal", _NOT_YOURS),
         _platform(

@@ -148,12 +148,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kube_context: str = ""  # its context, where that is not the current one
     kaniko_namespace: str = "ignite-kaniko"  # namespace of Dockerfile builds, for them alone
     kaniko_executor: str = ""  # image of Kaniko's executor
+    buildpacks_namespace: str = "ignite-buildpacks"  # namespace of buildpacks builds
+    buildpacks_builder: str = ""  # builder image of Cloud Native Buildpacks, its user not root
+    buildpacks_run_image: str = ""  # what apps of buildpacks are put on
+    buildpacks_arguments: tuple[str, ...] = ("BP_*",)  # build arguments and variables that buildpacks get, as globs
     fetch_image: str = ""  # image of the program that brings the source into a Job
     job_node_selector: dict[str, str] = msgspec.field(default_factory=dict)  # labels of the nodes that run builds
     job_tolerations: tuple[str, ...] = ()  # taints that builds tolerate: key, key=value, each with :effect or without
     job_runtime_class: str = ""  # RuntimeClass of builds, such as one of gVisor or Kata
     job_priority_class: str = ""  # PriorityClass of builds
-    job_pull_secret: str = ""  # Secret with which both images are pulled
+    job_pull_secret: str = ""  # Secret with which these images are pulled
     # Faults, for tests
     crash_at: str = ""  # label at which this process kills itself with SIGKILL
 
@@ -334,5 +338,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "index_env": _check_index_env,
     "kaniko_executor": _check_image,
     "fetch_image": _check_image,
+    "buildpacks_builder": _check_image,
+    "buildpacks_run_image": _check_image,
     "job_tolerations": _check_tolerations,
 }

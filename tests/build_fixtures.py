@@ -256,7 +256,7 @@ class Server:
         processes, folders = self.left_processes(), self.left_folders()
         assert not processes, processes
         assert not folders, folders
-        assert until(lambda: not self.left_folders("spool"), 5), self.left_folders("spool")
+        assert until(lambda: not self.left_folders("spool"), 60), self.left_folders("spool")
 
 
 def set_runtime(runtime: common.Runtime, text: str) -> None:
@@ -339,6 +339,6 @@ def tar_gz_of(files: Files) -> bytes:
 
 def fetch_json(host: str, path: str, accept: str = "*/*") -> tuple[dict[str, Any], str]:
     """(JSON, Docker-Content-Digest) of a registry's URL."""
-    answer = httpx.get(f"http://{host}/v2/{path}", headers={"accept": accept}, timeout=10, trust_env=False)
+    answer = httpx.get(f"http://{host}/v2/{path}", headers={"accept": accept}, timeout=60, trust_env=False)
     answer.raise_for_status()
     return json.loads(answer.content), answer.headers.get("docker-content-digest", "")

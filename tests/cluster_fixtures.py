@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import http.server
 import itertools
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from builder.buildpacks.manifest import BuildpacksBuild, Rebase
 from builder.errors import PlatformError
 from builder.images.registry import connect as connect_registry
 from builder.images.store import pull
@@ -22,7 +24,7 @@ from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
 from builder.kube.api import connect
 from builder.kube.attend import attend
 from builder.kube.ended import Ended, Patience
-from builder.kube.job import Attempt, Limits, Site, Source, push_secret
+from builder.kube.job import PUSH_VOLUME, Attempt, Limits, Site, Source, push_secret
 from builder.kube.logs import Cursor, Line
 from builder.kube.watch import Watch
 from tests.build_fixtures import Files, tar_of
@@ -155,10 +157,24 @@ class Jobs:
         attempt = self.attempt()
         job = manifest(site or self.site, attempt, source or self.sources.put(files), limits, build)
         change(job)
+        return self.attended(job, attempt, during=during, patience=patience)
+
+    def attended(
+        self,
+        job: dict[str, Any],
+        attempt: Attempt,
+        *,
+        during: Callable[[Watch, Attempt, Ran], Awaitable[None]] | None = None,
+        patience: Patience | None = None,
+    ) -> Ran:
+        """Create a Job, with the push credential where its pod waits for one, and attend it to its end."""
+        namespace = job["metadata"]["namespace"]
+        site = dataclasses.replace(self.site, namespace=namespace)
+        volumes = job["spec"]["template"]["spec"]["volumes"]
 
         async def scenario() -> Ran:
             worker, api = await connect(str(self.worker)), await connect(str(self.watcher))
-            watch = Watch(api, NAMESPACE)
+            watch = Watch(api, namespace)
             ran = Ran(attempt, Ended(), {}, {}, [])
             watching = asyncio.create_task(watch.run())
             beside: asyncio.Task[None] | None = None
@@ -169,18 +185,18 @@ class Jobs:
 
             try:
                 await watch.ready()
-                created = await worker.create("jobs", NAMESPACE, job)
-                if build.has_push_secret:
+                created = await worker.create("jobs", namespace, job)
+                if any(volume["name"] == PUSH_VOLUME for volume in volumes):
                     hosts = {self.cluster.registry: ("robot", "s3cret")}
-                    secret = push_secret(self.site, attempt, created["metadata"]["uid"], hosts)
-                    await worker.create("secrets", NAMESPACE, secret)
+                    secret = push_secret(site, attempt, created["metadata"]["uid"], hosts)
+                    await worker.create("secrets", namespace, secret)
                 if during:
                     beside = asyncio.create_task(_all(during(watch, attempt, ran)))
                 ran.ended = await asyncio.wait_for(
                     attend(
                         api,
                         watch,
-                        NAMESPACE,
+                        namespace,
                         attempt.job,
                         emit,
                         patience=patience or self.patience,
@@ -196,13 +212,15 @@ class Jobs:
                 if beside:
                     beside.cancel()
                 with suppress(PlatformError):
-                    await worker.delete("jobs", NAMESPACE, attempt.job)
+                    await worker.delete("jobs", namespace, attempt.job)
                 await worker.close()
                 await api.close()
 
         return asyncio.run(scenario())
 
-    def pulled(self, build: DockerfileBuild, folder: Path) -> tuple[Path, dict[str, Any], str]:
+    def pulled(
+        self, build: DockerfileBuild | BuildpacksBuild | Rebase, folder: Path
+    ) -> tuple[Path, dict[str, Any], str]:
         """(root, config, digest) of what a build pushed, read by our own client."""
         host, _, repository = build.repository.partition("/")
         registry = connect_registry(host, insecure=True)

@@ -119,7 +119,7 @@ class Installation:
     def start_api(self) -> None:
         settings = {"CRASH_AT": self.crash_api_at, "DATA_DIR": str(self.folder / "data")}
         self.api = self._start("serve", settings)
-        until(self._ready, 30, "the API does not answer")
+        until(self._ready, 60, "the API does not answer")
 
     def start_worker(self) -> None:
         settings = {"CRASH_AT": self.crash_worker_at, "NODE_DIR": str(self.node_dir)}
@@ -209,7 +209,7 @@ class Installation:
             return all(any(is_terminal(same[0]) for same in self.reports.of(one).values()) for one in self.accepted)
 
         until(ended, seconds, lambda: f"not all ended: {self._brief()}")
-        until(told, 5, "not every build's last report arrived")
+        until(told, 60, "not every build's last report arrived")
 
     def _brief(self) -> str:
         rows = [f"{one} {record['status']} {record.get('phase')}" for one, record in self.records().items()]
@@ -356,7 +356,7 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
         environ |= {f"IGNITE_BUILDER_{name}": value for name, value in settings.items()}
         environ |= {"HOME": str(folder), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
         headers = {"authorization": f"Bearer {token}"}
-        client = stack.enter_context(httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=10))
+        client = stack.enter_context(httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60))
         parts = Installation(
             folder=folder,
             reports=reports,

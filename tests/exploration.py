@@ -1,9 +1,10 @@
 """The table of transitions, explored breadth first over the real statements of the store.
 
 A state is what SQLite holds in memory. From each one every step that some actor can take is taken by the real
-function: clients submit and cancel, owners claim, beat, plan, send lines and finish, a finalizer adopts, publishes,
-tags and succeeds, the reconciler sweeps. A crash is an owner that takes no step. A pause is one that takes it late: in
-each state whoever has lost its claim tries every write once more. A lost answer is a call that is repeated.
+function: clients submit and cancel, owners claim, beat, plan, send lines, launch a Job and finish, a watcher adopts it,
+catches up and finishes, a finalizer adopts, resolves, publishes, tags and succeeds, the reconciler sweeps. A crash is
+an owner that takes no step. A pause is one that takes it late: in each state whoever has lost its claim tries every
+write once more. A lost answer is a call that is repeated.
 
 The clock stands still. That a time has come is a step of its own, in any order, so nothing here waits or depends on the
 length of a lease. Two states are the same when all that the statements decide by is: times as come or not, claims by
@@ -16,20 +17,25 @@ import json
 import sqlite3
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from google.protobuf import json_format
+
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.store import builds, logs, nodes, owner, rows, sweeps
+from builder.store import builds, jobs, logs, nodes, owner, rows, sweeps
 from builder.store.engine import Store, open_store
 from builder.store.events import Event
 from builder.store.transitions import (
     BY_NAME,
+    EXTERNAL,
     FINALIZE,
+    JOB,
     MAX_FAILURES,
     MAX_RETRIES,
+    OWNED,
     PENDING,
     RUNNING,
     SUCCEEDED,
@@ -41,6 +47,7 @@ from builder.store.transitions import (
 NOW = 1_000_000_000
 LEASE, BACKOFF, FAR = 1_000, 5_000, 100_000_000
 NODE, OTHER, UNABLE = "node", "other", "unable"
+WATCHER, STRANGER = "watcher", "stranger"
 NONCE = "mine"
 DIGESTS = ("sha256:" + "a" * 64, "sha256:" + "b" * 64)
 TABLES = ("builds", "log_chunks", "held_lines", "reports", "in_flight", "cache", "tags")
@@ -60,8 +67,9 @@ class Violation(AssertionError):
 @dataclass(frozen=True, kw_only=True)
 class Model:
     """`builds` have one key, or `keys` of their own, and one repository, or are `apart`. `lines`: each attempt prints
-    one. `pauses`: a retry waits. `calm`: nobody cancels, fails, drains or is too late. `failures` and `retries` are the
-    limits, in place of those of `transitions`."""
+    one. `pauses`: a retry waits. `calm`: nobody cancels, fails, drains or is too late. `jobs`: who has claimed creates
+    a Job instead of building; `begun`: at the start all have. `prebuilt`: the builds are images that are there already.
+    `failures` and `retries` are the limits, in place of those of `transitions`."""
 
     builds: int
     lines: bool = False
@@ -69,6 +77,9 @@ class Model:
     keys: bool = False
     apart: bool = False
     calm: bool = False
+    jobs: bool = False
+    begun: bool = False
+    prebuilt: bool = False
     failures: int
     retries: int
 
@@ -78,6 +89,11 @@ ONE_IN_FULL = Model(builds=1, lines=True, pauses=True, failures=MAX_FAILURES, re
 TWO = Model(builds=2, failures=1, retries=1)
 TWO_CALM = Model(builds=2, calm=True, failures=2, retries=1)
 TWO_KEYS = Model(builds=2, keys=True, calm=True, failures=1, retries=1)
+JOBS = Model(builds=1, jobs=True, lines=True, failures=2, retries=1)
+BEGUN = Model(builds=1, jobs=True, begun=True, lines=True, failures=2, retries=0)
+TWO_BEGUN = Model(builds=2, jobs=True, begun=True, calm=True, failures=2, retries=0)
+PREBUILT = Model(builds=1, prebuilt=True, pauses=True, failures=2, retries=1)
+TWO_PREBUILT = Model(builds=2, prebuilt=True, calm=True, failures=1, retries=0)
 TWO_APART = Model(builds=2, apart=True, calm=True, failures=1, retries=1)
 
 
@@ -106,10 +122,15 @@ class World:
         assert isinstance(driver, sqlite3.Connection)
         self._driver = driver
         for name, toolchain in ((NODE, "go-1.26"), (OTHER, "go-1.26"), (UNABLE, "go-1.25")):
-            nodes.register(self.store, name, ["compile.go"], {toolchain: "sha256:0"}, 2, LEASE)
+            nodes.register(self.store, name, ["compile.go", EXTERNAL], {toolchain: "sha256:0"}, 2, LEASE)
         self.ids = [f"b{number:019d}" for number in range(model.builds)]
         for build_id in self.ids:
-            self.submit(build_id)
+            row = self.submit(build_id).row
+            if model.begun:
+                claimed = self.claim(row).row
+                assert claimed is not None
+                self.launching(claimed, claimed["claim"])
+                self.launched(claimed, claimed["claim"], count=0)
         self.start = self.save()
 
     def close(self) -> None:
@@ -141,10 +162,11 @@ class World:
 
     def submit(self, build_id: str, request_hash: str = "h") -> builds.Submission:
         repository = f"acme/n{build_id[-1]}" if self.model.apart else "acme/n"
+        queue, toolchain = (EXTERNAL, "") if self.model.prebuilt else ("compile.go", "go-1.26")
         values = {
             "build_id": build_id, "organization": "acme", "name": "n", "request_hash": request_hash, "request": "{}",
-            "source_sha256": "0" * 64, "source_size": 1, "runtime": "go", "queue": "compile.go",
-            "toolchain": "go-1.26", "repository": repository, "tags": '["latest"]', "priority": 0, "no_cache": False,
+            "source_sha256": "0" * 64, "source_size": 1, "runtime": "go", "queue": queue,
+            "toolchain": toolchain, "repository": repository, "tags": '["latest"]', "priority": 0, "no_cache": False,
             "timeout_ms": FAR, "queue_timeout_ms": FAR, "idempotency_key": f"key of {build_id[-1]}",
         }  # fmt: skip
         return builds.submit(self.store, values)
@@ -169,7 +191,33 @@ class World:
     def line(self, row: Row, claim: int, node: str = "") -> object:
         return logs.append(self.store, row["build_id"], claim, 0, [LINE], node)
 
+    def job(self, row: Row, name: str = "") -> pb.Job:
+        return pb.Job(strategy="kaniko", name=name or f"ignite-{row['build_id']}-{row['attempt']}", namespace="n")
+
+    def launching(self, row: Row, claim: int, node: str = "", name: str = "") -> builds.Row | None:
+        job = self.job(row, name)
+        return jobs.launching(self.store, row["build_id"], claim, job, json_format.MessageToJson(job), node)
+
+    def launched(self, row: Row, claim: int, node: str = "", count: int | None = None) -> builds.Finished:
+        lines = int(self.model.lines) if count is None else count
+        return jobs.launched(self.store, row["build_id"], claim, lines, (), node)
+
+    def adopt_job(self, dump: Dump, watcher: str = WATCHER) -> jobs.Adopted:
+        nonce = f"try {sum(row['claim'] for row in dump['builds'])}"  # its own for each adoption
+        return jobs.adopt(self.store, watcher, nonce, LEASE, look=False)
+
+    def beat(self, row: Row, claim: int, watcher: str = WATCHER, lease_ms: int = LEASE) -> object:
+        return jobs.beat(self.store, watcher, [(row["build_id"], claim, "BUILD")], lease_ms)
+
+    def unresolved(self, row: Row, reason: str) -> builds.Row | None:
+        backoff = BACKOFF if self.model.pauses else 0
+        found = pb.Failure(reason=reason, message="m", error_class="platform")
+        return builds.unresolved(self.store, row["build_id"], row["claim"], found, backoff)
+
     def publish(self, row: Row) -> builds.Published | None:
+        if self.model.prebuilt:
+            artifact = json.dumps({"digest": DIGESTS[0]})
+            return builds.publish(self.store, row["build_id"], row["claim"], artifact=artifact, statement="s")
         digest = json.loads(row["artifact"] or "{}").get("digest", "")
         return builds.publish(self.store, row["build_id"], row["claim"], ["latest"], digest)
 
@@ -203,12 +251,17 @@ def steps(world: World, dump: Dump) -> Iterator[Step]:
         elif row["status"] == RUNNING:
             if row["lease_until"] > NOW:
                 yield Step(name="lease over", of=number, act=_set(world, row, lease_until=NOW))
-            yield from (
-                _of_owner(world, number, row) if row["stage"] == WORK else _of_finalizer(world, number, row, dump)
-            )
-    if _some(every, WORK):
+            if row["stage"] == WORK:
+                yield from _of_owner(world, number, row)
+            elif row["stage"] == JOB:
+                yield from _of_watcher(world, number, row)
+            else:
+                yield from _of_finalizer(world, number, row, dump)
+    if _lost(every):
         yield Step(name="expire leases", act=lambda: world.sweep(sweeps.expired_leases()))
-    if _some(every, FINALIZE):
+    if any(row["stage"] == JOB and not row["watcher"] for row in every):
+        yield Step(name="adopt a Job", act=partial(world.adopt_job, dump), same=_adopted_alike)
+    if _some(every, FINALIZE) or any(_asked(row) for row in every):
         # Repeated it takes the next build.
         yield Step(name="adopt", act=lambda: builds.adopt_due(world.store, LEASE, 1, look=False), again=False)
 
@@ -224,6 +277,19 @@ def _from_outside(world: World, number: int, row: Row) -> Iterator[Step]:
         yield Step(name="build timeout", of=number, act=late)
 
 
+def _lost(every: list[Row]) -> bool:
+    """Whether the lease of an owner outside of the control side is over."""
+    return any(
+        row["lease_until"] <= NOW and (row["stage"] == WORK or (row["stage"] == JOB and row["watcher"]))
+        for row in every
+    )
+
+
+def _asked(row: Row) -> bool:
+    """Whether a prebuilt image waits for a finalizer, and its time has come."""
+    return bool(row["queue"] == EXTERNAL and row["status"] == PENDING and row["not_before"] <= NOW)
+
+
 def _some(every: list[Row], stage: str) -> bool:
     """Whether a lease is over in this stage."""
     return any(row["stage"] == stage and row["lease_until"] <= NOW for row in every)
@@ -232,8 +298,13 @@ def _some(every: list[Row], stage: str) -> bool:
 def _of_pending(world: World, number: int, row: Row) -> Iterator[Step]:
     if row["not_before"] > NOW:
         yield Step(name="backoff over", of=number, act=_set(world, row, not_before=NOW))
-    else:
+    elif row["queue"] != EXTERNAL:
         yield Step(name="claim", of=number, act=lambda: world.claim(row), same=_granted_alike)
+
+
+def _adopted_alike(first: jobs.Adopted, second: jobs.Adopted) -> bool:
+    """A call that is refused is refused again."""
+    return (first.row and first.row["claim"]) == (second.row and second.row["claim"])
 
 
 def _granted_alike(first: builds.Claimed, second: builds.Claimed) -> bool:
@@ -248,7 +319,11 @@ def _of_owner(world: World, number: int, row: Row) -> Iterator[Step]:
     claim, store, build_id = row["claim"], world.store, row["build_id"]
     beat = partial(builds.heartbeat, store, build_id, claim, "BUILD", LEASE)
     yield Step(name="heartbeat", of=number, act=beat, same=_equal)
-    yield Step(name="plan", of=number, act=partial(world.plan, row, claim))
+    if world.model.jobs:
+        launch = partial(world.launched if row["job"] else world.launching, row, claim)
+        yield Step(name="launched" if row["job"] else "launching", of=number, act=launch)
+    else:
+        yield Step(name="plan", of=number, act=partial(world.plan, row, claim))
     if world.model.lines and not row["claim_lines"]:
         line = partial(world.line, row, claim)
         yield Step(name="line", of=number, act=line, same=lambda first, second: first[:2] == second[:2])
@@ -258,6 +333,29 @@ def _of_owner(world: World, number: int, row: Row) -> Iterator[Step]:
             yield Step(name=f"finish {how}", of=number, act=finish, same=_finished_alike)
     for why in () if world.model.calm else ("drain", "lost"):
         yield Step(name=f"hand back {why}", of=number, act=partial(builds.hand_back, store, build_id, claim, why))
+
+
+def _of_watcher(world: World, number: int, row: Row) -> Iterator[Step]:
+    claim, store, build_id = row["claim"], world.store, row["build_id"]
+    if not row["watcher"]:
+        if not world.model.calm:
+            late = _came(world, row, sweeps.unwatched(), lease_until=NOW - FAR)
+            yield Step(name="unwatched", of=number, act=late, again=False)
+            if not row["unwatched"]:
+                line = _came(world, row, sweeps.unwatched_soon(LEASE), lease_until=NOW - LEASE)
+                yield Step(name="unwatched soon", of=number, act=line, again=False)
+        return
+    yield Step(name="beat", of=number, act=partial(world.beat, row, claim), same=_equal)
+    yield Step(name="caught up", of=number, act=partial(jobs.caught_up, store, build_id, claim, WATCHER))
+    if world.model.lines and not row["claim_lines"]:
+        line = partial(world.line, row, claim, WATCHER)
+        yield Step(name="line", of=number, act=line, same=lambda first, second: first[:2] == second[:2])
+    for how in FINISHES[:1] if world.model.calm else (*FINISHES, "JobVanished"):
+        finish = partial(world.finish, row, claim, how, WATCHER)
+        yield Step(name=f"finish {how}", of=number, act=finish, same=_finished_alike)
+    for why in () if world.model.calm else ("drain", "lost"):
+        give = partial(builds.hand_back, store, build_id, claim, why, WATCHER)
+        yield Step(name=f"hand back {why}", of=number, act=give)
 
 
 def _finished_alike(first: builds.Finished, second: builds.Finished) -> bool:
@@ -275,6 +373,12 @@ def _of_finalizer(world: World, number: int, row: Row, dump: Dump) -> Iterator[S
     yield Step(name="keep", of=number, act=act(builds.keep_finalize, lease_ms=LEASE), same=_equal)
     yield Step(name="later", of=number, act=act(builds.release_finalize))
     yield Step(name="publish", of=number, act=partial(world.publish, row), same=_published_alike)
+    if world.model.prebuilt:
+        for reason in () if row["published"] or world.model.calm else ("ImageNotFound", "RegistryUnavailable"):
+            yield Step(name=f"unresolved {reason}", of=number, act=partial(world.unresolved, row, reason))
+        if row["published"]:
+            yield Step(name="succeed", of=number, act=act(builds.succeed, phases=()))
+        return
     if row["from_cache_of"] and not row["published"]:
         yield Step(name="artifact gone", of=number, act=act(builds.rebuild, digest=DIGESTS[0]))
     if not (world.model.calm or row["from_cache_of"] or row["published"]):
@@ -307,8 +411,27 @@ def idle_calls(world: World, number: int, dump: Dump) -> Iterator[Step]:
     works = row["stage"] == WORK
     if claim > 1:
         yield from _owner_writes(world, row, claim - 1, "", "a late owner")
+        yield from _watcher_writes(world, row, claim - 1, WATCHER, "a late watcher")
         yield from _finalizer_writes(world, {**row, "claim": claim - 1}, "a late finalizer")
-    yield from _owner_writes(world, row, claim, OTHER if works else "", "no owner")
+    yield from _owner_writes(world, row, claim, OTHER if row["stage"] in OWNED else "", "no owner")
+    yield from _watcher_writes(world, row, claim, STRANGER, "no watcher")
+    if row["stage"] == JOB:
+        yield from _workers_writes(world, row, claim, "", "the worker")
+        yield from _watcher_writes(world, row, claim, NODE, "the worker's node")
+    else:
+        yield from _watcher_writes(world, row, claim, WATCHER, "a watcher too early or late")
+    if works:
+        yield Step(name="another attempt's Job", act=_refused(partial(world.launching, row, claim, name="ignite-x-1")))
+        if not row["job"]:
+            yield Step(name="launched without a mark", act=_refused(partial(world.launched, row, claim)))
+        elif world.model.lines and not row["claim_lines"]:
+            yield Step(name="launched without its lines", act=partial(world.launched, row, claim))
+        if row["cancel_requested"]:
+            yield Step(name="launching though cancelled", act=partial(world.launching, row, claim))
+    if not any(one["stage"] == JOB and not one["watcher"] for one in dump["builds"]):
+        yield Step(name="adopt a Job that is watched", act=partial(world.adopt_job, dump, STRANGER))
+    yield Step(name="unwatched", act=partial(world.sweep, sweeps.unwatched()))
+    yield Step(name="unwatched soon", act=partial(world.sweep, sweeps.unwatched_soon(LEASE)))
     if row["stage"] != FINALIZE:
         yield from _finalizer_writes(world, row, "no finalizer")
     else:
@@ -318,6 +441,8 @@ def idle_calls(world: World, number: int, dump: Dump) -> Iterator[Step]:
             yield Step(name="artifact gone", act=partial(builds.rebuild, store, build_id, claim, DIGESTS[0]))
         if row["published"] or row["from_cache_of"]:
             yield Step(name="artifact refused", act=partial(world.refuse, row))
+        if row["published"] or row["queue"] != EXTERNAL:
+            yield Step(name="image refused", act=partial(world.unresolved, row, "ImageNotFound"))
     if works and world.model.lines and not row["claim_lines"]:
         yield Step(name="a gap", act=partial(logs.append, store, build_id, claim, 1, [LINE]))
         for how in FINISHES:
@@ -329,15 +454,16 @@ def idle_calls(world: World, number: int, dump: Dump) -> Iterator[Step]:
         for node, nonce in ((OTHER, "another"), (OTHER, NONCE), (NODE, "another")):
             yield Step(name=f"claim by {node} with {nonce}", act=partial(world.claim, row, node, nonce))
     else:
-        yield Step(name="claim by who cannot", act=partial(world.claim, row, UNABLE))
+        for node in (NODE, UNABLE) if row["queue"] == EXTERNAL else (UNABLE,):
+            yield Step(name=f"claim by {node} that cannot", act=partial(world.claim, row, node))
     yield Step(name="submit again", act=partial(world.submit, build_id))
     yield Step(name="submit something else", act=partial(world.submit, build_id, "other"))
-    if not _some(dump["builds"], WORK):
+    if not _lost(dump["builds"]):
         yield Step(name="expire leases", act=partial(world.sweep, sweeps.expired_leases()))
     yield Step(name="queue timeouts", act=partial(world.sweep, sweeps.queue_timeouts(LIVE)))
     if row["started_at"] == NOW:  # else its time has come in an earlier state
         yield Step(name="build timeouts", act=partial(world.sweep, sweeps.build_timeouts(LEASE)))
-    if not _some(dump["builds"], FINALIZE):
+    if not _some(dump["builds"], FINALIZE) and not any(_asked(one) for one in dump["builds"]):
         # Without the first look: a statement that only reads is no guard.
         yield Step(name="adopt what is not due", act=partial(builds.adopt_due, store, LEASE, 1, look=False))
 
@@ -346,7 +472,7 @@ def _owner_writes(world: World, row: Row, claim: int, node: str, who: str) -> It
     store, build_id, kept = world.store, row["build_id"], row["claim_lines"]
     beat = partial(builds.heartbeat, store, build_id, claim, "PUSH", 2 * LEASE, node)
     yield Step(name=f"{who}: heartbeat", act=beat)
-    yield Step(name=f"{who}: plan", act=partial(world.plan, row, claim, node))
+    yield from _workers_writes(world, row, claim, node, who)
     if row["stage"] != FINALIZE or claim != row["claim"]:  # lines are fenced by the claim alone
         yield Step(name=f"{who}: line", act=partial(logs.append, store, build_id, claim, kept, [LINE], node))
     for how in FINISHES:
@@ -355,12 +481,41 @@ def _owner_writes(world: World, row: Row, claim: int, node: str, who: str) -> It
         yield Step(name=f"{who}: {why}", act=partial(builds.hand_back, store, build_id, claim, why, node))
 
 
+def _workers_writes(world: World, row: Row, claim: int, node: str, who: str) -> Iterator[Step]:
+    """What only an owner of WORK writes."""
+    yield Step(name=f"{who}: plan", act=partial(world.plan, row, claim, node))
+    yield Step(name=f"{who}: launching", act=partial(world.launching, row, claim, node))
+    yield Step(name=f"{who}: launched", act=partial(world.launched, row, claim, node, 0))
+
+
+def _watcher_writes(world: World, row: Row, claim: int, watcher: str, who: str) -> Iterator[Step]:
+    store, build_id = world.store, row["build_id"]
+    yield Step(name=f"{who}: beat", act=partial(world.beat, row, claim, watcher, 2 * LEASE))
+    yield Step(name=f"{who}: caught up", act=partial(jobs.caught_up, store, build_id, claim, watcher))
+    yield Step(
+        name=f"{who}: line", act=partial(logs.append, store, build_id, claim, row["claim_lines"], [LINE], watcher)
+    )
+    yield Step(name=f"{who}: finish", act=partial(world.finish, row, claim, "ok", watcher, 0))
+    yield Step(name=f"{who}: release", act=partial(builds.hand_back, store, build_id, claim, "drain", watcher))
+
+
+def _refused(act: Act) -> Act:
+    """A call that raises, and changes nothing."""
+
+    def refused() -> None:
+        with suppress(jobs.Foreign, jobs.Unmarked):
+            act()
+
+    return refused
+
+
 def _finalizer_writes(world: World, row: Row, who: str) -> Iterator[Step]:
     act = partial(partial, store=world.store, build_id=row["build_id"], claim=row["claim"])
     yield Step(name=f"{who}: keep", act=act(builds.keep_finalize, lease_ms=2 * LEASE))
     yield Step(name=f"{who}: later", act=act(builds.release_finalize))
     yield Step(name=f"{who}: artifact gone", act=act(builds.rebuild, digest=DIGESTS[0]))
     yield Step(name=f"{who}: artifact refused", act=partial(world.refuse, row))
+    yield Step(name=f"{who}: image refused", act=partial(world.unresolved, row, "ImageNotFound"))
     yield Step(name=f"{who}: publish", act=partial(world.publish, row))
     yield Step(name=f"{who}: succeed", act=act(builds.succeed, phases=()))
 
@@ -404,6 +559,7 @@ def _canonical(row: Row, names: Mapping[str, int]) -> Part:
         row["status"], row["stage"], names.get(row["attached_to"]), names.get(row["from_cache_of"]), artifact,
         row["failures"], row["retries"], row["lease_until"] > NOW, row["not_before"] > NOW, row["finalizer"],
         row["cancel_requested"], row["published"], row["build_key"], row["claim_lines"], bool(row["claim"]),
+        bool(row["job"]), row["job_seen"], row["watcher"], row["caught_up"], row["unwatched"],
     )  # fmt: skip
 
 
@@ -424,7 +580,7 @@ def check(model: Model, before: Dump, after: Dump, events: list[Event]) -> None:
             _require(new[name] >= old[name], f"{name} went back", old, new)
         _check_events(model, old, new, told[old["build_id"]])
         _check_owner(old, new, told[old["build_id"]])
-        if any(event.action == "adopt" for event in told[old["build_id"]]):
+        if any(event.action in ("adopt", "resolve") for event in told[old["build_id"]]):
             at_work = [one for one in before["builds"] if one["finalizer"] and one["lease_until"] > NOW]
             _require(old["repository"] not in [one["repository"] for one in at_work], "two at a repository", at_work)
     for row in after["builds"]:
@@ -454,13 +610,20 @@ def _unmet(model: Model, rule: Transition, row: Row) -> list[str]:
     """The conditions of a transition, as the table has them, that the build before it does not meet."""
     met = {
         "WORK": row["stage"] == WORK,
+        "JOB": row["stage"] == JOB,
+        "WORK or JOB": row["stage"] in OWNED,
+        "marked": bool(row["job"]),
+        "not watched": not row["watcher"],
+        "not watched for the queue timeout": not row["watcher"],
+        "not a Job that nobody watches": row["stage"] != JOB or row["watcher"] or row["cancel_requested"],
+        "retries left or the Job unseen": row["retries"] < model.retries or _is_unseen(row),
+        f"queue `{EXTERNAL}`": row["queue"] == EXTERNAL,
         "FINALIZE": row["stage"] == FINALIZE,
         "attached": bool(row["attached_to"]),
         "not attached": not row["attached_to"],
         "`not_before` over": row["not_before"] <= NOW,
         "no cancel asked for": not row["cancel_requested"],
         "every line kept": row["claim_lines"] >= model.lines,
-        "retries left": row["retries"] < model.retries,
         "lease over": row["lease_until"] <= NOW,
         "PUBLISH mark": bool(row["published"]),
         "no PUBLISH mark": not row["published"],
@@ -473,18 +636,28 @@ def _unmet(model: Model, rule: Transition, row: Row) -> list[str]:
     return sorted(condition for condition in conditions if not met.get(condition, True))
 
 
+def _is_unseen(row: Row) -> bool:
+    return bool(row["stage"] == JOB and not row["job_seen"])
+
+
 def _check_owner(old: Row, new: Row, events: list[Event]) -> None:
     """Who loses ownership loses the claim: no two have a valid one. An attempt is a claim of a queued build."""
     actions = [event.action for event in events]
-    owned = old["status"] == RUNNING and (old["stage"] == WORK or old["finalizer"])
-    moved = (new["status"], new["stage"]) != (old["status"], old["stage"]) and new["status"] not in TERMINAL
-    granted = {"claim", "adopt"} & set(actions)
+    owned = old["status"] == RUNNING and (old["stage"] in OWNED or old["finalizer"])
+    place = ("status", "stage", "watcher")
+    moved = any(new[name] != old[name] for name in place) and new["status"] not in TERMINAL
+    granted = {"claim", "adopt", "adopt-job", "resolve"} & set(actions)
     if granted or (owned and moved):
         _require(new["claim"] > old["claim"], "a claim with two owners", old, new)
     taken_over = "adopt" in actions and old["finalizer"] and not old["published"]
     if new["status"] not in TERMINAL and (taken_over or "lease-expired" in actions):
-        _require(new["failures"] == old["failures"] + 1, "a lost owner that does not count", old, new)
-    _require(new["attempt"] - old["attempt"] == actions.count("claim"), "an attempt that is no claim", old, new)
+        counts = not old["cancel_requested"] and not (old["stage"] == JOB and old["caught_up"])
+        _require(new["failures"] == old["failures"] + int(counts), "a lost owner that does not count", old, new)
+    granted_anew = actions.count("claim") + actions.count("resolve")
+    _require(new["attempt"] - old["attempt"] == granted_anew, "an attempt that is no claim", old, new)
+    if "adopt-job" in actions:
+        _require(new["watcher"] == WATCHER and not new["claim_lines"], "an adoption by nobody", old, new)
+        _require(not new["caught_up"], "an adopter that has not read a line is caught up", old, new)
     if "cancel-request" in actions:
         _require(new["cancel_requested"], "a cancel was lost", old, new)
 
@@ -503,14 +676,18 @@ def _check_row(model: Model, row: Row, by_id: Mapping[str, Row], dump: Dump) -> 
     _require(sequences == list(range(1, row["log_lines"] + 1)), "the log is not dense", row, sequences)
     if not is_ended:
         _require(row["failures"] < model.failures and row["retries"] <= model.retries, "too many tries", row)
-        _require(row["stage"] == WORK or not row["cancel_requested"], "a cancel was passed over", row)
-    _require((row["stage"] in (WORK, FINALIZE)) == (row["status"] == RUNNING), "stage", row)
+        _require(row["stage"] in OWNED or not row["cancel_requested"], "a cancel was passed over", row)
+    _require((row["stage"] in (*OWNED, FINALIZE)) == (row["status"] == RUNNING), "stage", row)
+    if row["stage"] == JOB:
+        _require(row["job"], "JOB without a mark", row)
+        behind = [one for one in dump["builds"] if one["stage"] == JOB and one["watcher"] and not one["caught_up"]]
+        _require(len(behind) <= 1, "a watcher with two builds that it has not caught up with", behind)
     if row["published"]:
         _require(row["status"] in (RUNNING, SUCCEEDED), "only forward from the mark", row)
     if row["status"] == SUCCEEDED:
         _require(row["published"] and row["artifact"], "SUCCEEDED without a mark or an artifact", row)
         _require(not row["cancel_requested"], "a cancel was lost", row)
-    if row["stage"] == FINALIZE:
+    if row["stage"] == FINALIZE and (row["published"] or not model.prebuilt):
         _require(row["artifact"], "FINALIZE without an artifact", row)
     if row["from_cache_of"]:
         origin = by_id[row["from_cache_of"]]
@@ -630,7 +807,7 @@ def _told(here: State, came: Came, step: str) -> Iterator[None]:
     """Whatever goes wrong is told with the way there."""
     try:
         yield
-    except (Violation, RuntimeError) as error:
+    except (Violation, RuntimeError, jobs.Unmarked) as error:
         raise Violation(f"{error}\nby: {_path(here, came)} → {step}") from error
 
 

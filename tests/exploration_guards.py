@@ -2,8 +2,9 @@
 
 `removed` compiles the function again without one guard. A guard that moved is not found, which fails its test: name it
 anew. Not here are the conditions that no reachable state needs, because another guard stands before them: the status
-beside the stage in `rows.fence`, the condition of `rows.write` (the row is locked), a cancel that is asked for in
-FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends the build at once), the look for the key in
+beside the stage in `rows.fence` and `owner.finish`, the condition of `rows.write` (the row is locked), a cancel that is
+asked for in FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends the build at once), status and queue in
+`closing._asked` (whose turn it is shows an organization with queued images alone), the look for the key in
 `builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has granted one that
 nobody holds).
 """
@@ -20,7 +21,19 @@ from dataclasses import dataclass
 from types import FunctionType
 from typing import Any
 
-from tests.exploration import ONE, TWO, TWO_APART, TWO_CALM, TWO_KEYS, Model
+from tests.exploration import (
+    BEGUN,
+    JOBS,
+    ONE,
+    PREBUILT,
+    TWO,
+    TWO_APART,
+    TWO_BEGUN,
+    TWO_CALM,
+    TWO_KEYS,
+    TWO_PREBUILT,
+    Model,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +56,8 @@ GUARDS = (
     # What every write of an owner and of a finalizer has
     _guard("fence: the claim", "rows.fence", "builds.c.claim == claim, "),
     _guard("fence: the stage", "rows.fence", ", builds.c.stage == stage"),
-    _guard("fence: the node", "rows.granted_to", "(builds.c.node_id == node,) if node else ()", "()"),
+    _guard("fence: the node", "rows.granted_to", "if node else ()", "if False else ()"),
+    _guard("fence: the watcher", "rows.granted_to", "builds.c.watcher if stage == JOB else ", model=BEGUN),
     # Claims
     _guard("claim: it is queued", "owner._refusal", 'row["status"] != PENDING or row["attached_to"]', "False"),
     _guard("claim: it is not attached", "owner._refusal", ' or row["attached_to"]', model=TWO),
@@ -58,15 +72,13 @@ GUARDS = (
     _guard("planned: cancel", "owner.planned", _CANCEL, "if False:"),
     _guard("finish: cancel", "owner.finish", _CANCEL, "if False:"),
     _guard("finish: every line", "owner.finish", 'row["claim_lines"] < request.log_count', "False"),
-    _guard(
-        "finish: claim, status, stage", "owner.finish",
-        '(row["claim"], row["status"], row["stage"]) != (request.claim, RUNNING, WORK)', "False",
-    ),
     _guard("finish: the claim", "owner.finish", '!= (request.claim, RUNNING', '!= (row["claim"], RUNNING'),
-    _guard("finish: the stage", "owner.finish", "RUNNING, WORK)", 'RUNNING, row["stage"])'),
-    _guard("finish: the node", "owner.finish", ", *granted_to(node)"),
+    _guard("finish: the stage", "owner.finish", ' or row["stage"] not in OWNED'),
+    _guard("finish: the owner", "owner.finish", "not is_owner(row, node)", "False", BEGUN),
     _guard("finish: kept already", "owner.finish", "request.claim in finished", "False"),
-    _guard("finish: retries", "owner.failed", ' and row["retries"] < MAX_RETRIES'),
+    _guard("finish: retries", "owner.failed", ' and (unseen or row["retries"] < MAX_RETRIES)'),
+    _guard("finish: a Job that was seen costs a retry", "owner.failed", ' and not row["job_seen"]', model=BEGUN),
+    _guard("finish: a Job that nobody saw costs none", "owner.failed", "unseen or ", model=JOBS),
     _guard("hand back: cancel", "owner.hand_back", _CANCEL, "if False:"),
     _guard("FINALIZE: a new claim", "rows.to_finalize", '"claim": row["claim"] + 1, '),
     _guard("queued again: a new claim", "rows.requeue", 'claim=row["claim"] + 1, '),
@@ -74,10 +86,69 @@ GUARDS = (
     _guard("lost: cancel", "rows.lost", _CANCEL, "if False:"),
     _guard("lost: poison", "rows.poisoned", "failures < MAX_FAILURES", "True"),
     _guard("lost: it counts", "rows.lost", ', failures=row["failures"] + 1'),
+    # Jobs
+    _guard(
+        "launching: the attempt's name", "jobs.launching",
+        'not job.name.endswith(f"-{build_id}-{row[\'attempt\']}")', "False", JOBS,
+    ),
+    _guard("launching: cancel", "jobs.launching", 'row["cancel_requested"] or ', model=JOBS),
+    _guard(
+        "launched: the claim", "jobs.launched",
+        "!= (claim, RUNNING, WORK)", '!= (row["claim"], RUNNING, WORK)', JOBS,
+    ),
+    _guard("launched: the stage", "jobs.launched", "(claim, RUNNING, WORK)", '(claim, RUNNING, row["stage"])', JOBS),
+    _guard("launched: the node", "jobs.launched", " or not is_owner(row, node)", model=JOBS),
+    _guard("launched: kept already", "jobs.launched", "claim in finished", "False", JOBS),
+    _guard("launched: the mark", "jobs.launched", 'not row["job"]', "False", JOBS),
+    _guard("launched: every line", "jobs.launched", 'row["claim_lines"] < log_count', "False", JOBS),
+    _guard("launched: cancel", "jobs.launched", _CANCEL, "if False:", JOBS),
+    _guard("JOB: a new claim", "rows.to_watch", 'claim=row["claim"] + 1, ', model=JOBS),
+    _guard("JOB: nobody has it", "rows.to_watch", '"watcher": "", ', model=BEGUN),
+    _guard("JOB: nobody has caught up", "rows.to_watch", '"caught_up": False, ', model=BEGUN),
+    _guard("adopt a Job: the stage", "jobs._free", "builds.c.stage == JOB, ", model=JOBS),
+    _guard("adopt a Job: nobody has it", "jobs._free", ', builds.c.watcher == ""', model=BEGUN),
+    _guard("adopt a Job: the nonce", "jobs._adopted", ", builds.c.nonce == nonce", model=TWO_BEGUN),
+    _guard("adopt a Job: again with its nonce", "jobs._adopted", "builds.c.nonce == nonce", "False", BEGUN),
+    _guard(
+        "adopt a Job: one after the other", "jobs.adopt",
+        "other := tx.execute(behind.limit(1)).scalar()", "other := ''", TWO_BEGUN,
+    ),
+    _guard("adopt a Job: a new claim", "jobs.adopt", 'claim=row["claim"] + 1, ', model=BEGUN),
+    _guard("adopt a Job: its own lines", "jobs.adopt", "claim_lines=0,", model=BEGUN),
+    _guard("beat: the watcher", "jobs._watched", ", builds.c.watcher == watcher", model=BEGUN),
+    _guard(
+        "beat: the claim", "jobs.beat",
+        "(builds.c.build_id, builds.c.claim).in_([one[:2] for", "(builds.c.build_id).in_([one[:1] for", BEGUN,
+    ),
+    _guard("lost: who had caught up costs nothing", "rows.lost", ' or row["caught_up"]', model=BEGUN),
+    _guard("unwatched: the stage", "sweeps.unwatched", "builds.c.stage == JOB, ", model=JOBS),
+    _guard("unwatched: nobody has it", "sweeps.unwatched", 'builds.c.watcher == "", ', model=BEGUN),
+    _guard("unwatched: its time", "sweeps.unwatched", ", waited)", ")", BEGUN),
+    _guard("unwatched: cancel", "sweeps.unwatched", _CANCEL, "if False:", BEGUN),
+    _guard("unwatched soon: its time", "sweeps.unwatched_soon", ", since)", ")", BEGUN),
+    _guard("build timeout: a Job that nobody watches", "sweeps.build_timeouts", ", late, known)", ", late)", BEGUN),
+    # Prebuilt images
+    _guard(
+        "claim: no node takes a prebuilt image", "owner._refusal",
+        'row["queue"] == EXTERNAL\n        or ', model=PREBUILT,
+    ),
+    _guard("resolve: its time has come", "closing._asked", ", builds.c.not_before <= now", model=PREBUILT),
+    _guard("resolve: a new claim", "closing._taken", 'claim=row["claim"] + 1, ', model=PREBUILT),
+    _guard("resolve: a new attempt", "closing._taken", 'attempt=row["attempt"] + 1,', model=PREBUILT),
+    _guard(
+        "resolve: one at a repository", "closing._next_asked",
+        "builds.c.repository.not_in(_at_work(now))", "True", TWO_PREBUILT,
+    ),
+    _guard("image refused: not published", "closing.unresolved", 'row["published"] or ', model=PREBUILT),
+    _guard("image refused: the queue", "closing.unresolved", ' or row["queue"] != EXTERNAL'),
     # Lines
     _guard("lines: the claim", "logs.append", "builds.c.claim == claim, "),
     _guard("lines: the status", "logs.append", ", builds.c.status == RUNNING"),
     _guard("lines: the node", "logs.append", " if node else and_(*mine)", " if False else and_(*mine)"),
+    _guard(
+        "lines: the watcher", "logs.append",
+        "(builds.c.stage == JOB, builds.c.watcher)", "(builds.c.stage == JOB, node)", BEGUN,
+    ),
     _guard("lines: a gap", "logs.append", "first_index > kept", "False"),
     _guard("lines: once", "logs.append", "lines[kept - first_index :]", "lines"),
     # Finalizers
@@ -95,12 +166,13 @@ GUARDS = (
     _guard("cancel: the mark", "builds.cancel", ' or row["published"]'),
     _guard("cancel: its organization", "builds.cancel", ", builds.c.organization == organization", ","),
     # Times
-    _guard("expired: the stage", "sweeps.expired_leases", ", builds.c.stage == WORK"),
+    _guard("expired: the stage", "sweeps.expired_leases", ", owned, ", ", "),
+    _guard("expired: a Job that somebody watches", "sweeps.expired_leases", ', builds.c.watcher != ""', model=BEGUN),
     _guard("expired: the lease", "sweeps.expired_leases", ", builds.c.lease_until <= now"),
     _guard("queue timeout: not attached", "sweeps.queue_timeouts", 'builds.c.attached_to == "", ', model=TWO),
     _guard("queue timeout: its time", "sweeps.queue_timeouts", ", builds.c.queue_until <= now"),
     _guard("build timeout: the mark", "sweeps.build_timeouts", "builds.c.published.is_(False), "),
-    _guard("build timeout: its time", "sweeps.build_timeouts", ", late)", ")"),
+    _guard("build timeout: its time", "sweeps.build_timeouts", ", late, known)", ", known)"),
     # Builds that share a key
     _guard("attach: a new claim", "owner._by_key", '"claim": row["claim"] + 1, ', model=TWO),
     _guard("attach: the repository", "owner._by_key", 'first["repository"] != row["repository"]', "False", TWO_APART),

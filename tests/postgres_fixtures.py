@@ -64,10 +64,10 @@ def private_postgres() -> Iterator[Path]:
         finally:
             server.send_signal(signal.SIGINT)  # "fast": sessions are ended, not awaited
             try:
-                server.wait(20)
+                server.wait(60)
             except subprocess.TimeoutExpired:
                 server.send_signal(signal.SIGQUIT)
-                server.wait(20)
+                server.wait(60)
 
 
 def programs() -> Path:

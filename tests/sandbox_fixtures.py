@@ -6,7 +6,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from tests import uids
 UID = uids.SANDBOX if os.geteuid() == 0 else os.geteuid()
 MIB = 1024 * 1024
 PYTHON = "/usr/bin/python3"
-PATIENCE_S = 10.0
+PATIENCE_S = 60.0
 
 
 @dataclass
@@ -62,6 +62,7 @@ def run(
     root: sandbox.Root | None = None,
     egress: sandbox.Egress | None = None,
     cancelled: Callable[[], bool] = lambda: False,
+    cancel_at: str | None = None,
     use_cgroups: bool = True,
     grace_ms: int = 10_000,
     caches: Mapping[str, Path] | None = None,
@@ -69,6 +70,7 @@ def run(
     folders: tuple[str, ...] = (),
     **limit_changes: float,
 ) -> Ran:
+    """`cancel_at`: a line of the command; once it has come, the run is cancelled."""
     lines: list[tuple[str, bytes]] = []
     result = sandbox.run(
         sandbox.Command(argv=argv, work=work, env=env or {}, folders=folders, caches=caches or {}, stores=stores or {}),
@@ -78,7 +80,7 @@ def run(
         gid=UID,
         egress=egress,
         on_line=lambda stream, line: lines.append((stream.value, line)),
-        cancelled=cancelled,
+        cancelled=lambda: cancelled() or (cancel_at is not None and ("STDOUT", cancel_at.encode()) in lines),
         use_cgroups=use_cgroups,
         grace_ms=grace_ms,
     )
@@ -96,6 +98,16 @@ def alive(marker: str) -> list[int]:
             except OSError:
                 continue
     return found
+
+
+def all_reaped() -> bool:
+    """Whether no process of the build user is left, zombies included: each counts for its limit of processes."""
+    owners = set()
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            with suppress(OSError):
+                owners.add(os.stat(f"/proc/{name}").st_uid)
+    return os.geteuid() != 0 or UID not in owners
 
 
 def until(condition: Callable[[], bool], seconds: float = PATIENCE_S) -> bool:

@@ -27,6 +27,7 @@ TOKENS = {
     "other": '{ token = "t-other", organization = "other", scopes = ["submit", "read"] }',
     "worker": '{ token = "t-worker", scopes = ["worker"] }',
     "worker-1": '{ token = "t-worker-1", scopes = ["worker"], node = "node-1" }',
+    "watch": '{ token = "t-watch", scopes = ["watch"], node = "watcher-1" }',
     "worker-2": '{ token = "t-worker-2", scopes = ["worker"], node = "node-2" }',
 }
 START_S = 120.0
@@ -48,7 +49,7 @@ class Serve:
         if who:
             headers["authorization"] = f"Bearer t-{who}"
         return httpx.request(
-            method, self.url + path, headers=headers, timeout=20, trust_env=False, verify=False, **more
+            method, self.url + path, headers=headers, timeout=60, trust_env=False, verify=False, **more
         )
 
     @contextmanager

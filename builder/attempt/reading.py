@@ -48,6 +48,8 @@ SOURCE = Path("src")
 """The working copy, relative to the work folder that a reader stands in: whatever is above it may be closed to it."""
 QUICK_S = 0.1
 """Processor time after which a reader stands back: an honest small source takes a part of it."""
+AGAIN_S = 0.05
+"""Processor time between two tries to stand back, where the kernel was asked too often."""
 NICE = 10
 STUBS = Path("fetch")
 """What a step with a network sees, likewise."""
@@ -264,13 +266,30 @@ def _read(start: Start, received: list[int], known: tuple[Pipeline, ...], catalo
 
 
 def _stand_back_after(seconds: float) -> None:
-    """Lower the priority of this process after so much processor time: who costs more waits for who costs less."""
-    signal.signal(signal.SIGPROF, _stand_back)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    """Lower the priority of this process after so much processor time: who costs more waits for who costs less.
 
+    Where the scheduler groups processes by session (sched(7), autogroup), a nice value counts inside a session alone.
+    So a reader has a session of its own, and its group stands back with it.
+    """
+    os.setsid()
+    try:
+        group = os.open("/proc/self/autogroup", os.O_WRONLY | os.O_CLOEXEC)  # now: the build user may not
+    except OSError:  # a kernel without such groups
+        group = -1
 
-def _stand_back(number: int, frame: FrameType | None) -> None:
-    os.nice(NICE)
+    def stand_back(number: int, frame: FrameType | None) -> None:
+        try:
+            if group >= 0:
+                os.write(group, b"%d" % NICE)
+        except BlockingIOError:  # one change of any group in a while, for any user but root
+            return
+        except OSError:
+            pass
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        os.nice(NICE)
+
+    signal.signal(signal.SIGPROF, stand_back)
+    signal.setitimer(signal.ITIMER_PROF, seconds, AGAIN_S)
 
 
 def answer(desk: Desk, asked: dict[str, Any]) -> bytes:

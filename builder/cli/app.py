@@ -191,7 +191,8 @@ def _exit_status(function: F) -> F:
 @click.pass_obj
 def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
     """Build a folder, a file, an archive or stdin; print the artifact's reference by digest."""
-    from builder.cli.commands.build import BuildOptions, build
+    from builder.cli.commands.build import build
+    from builder.cli.requests import BuildOptions
 
     if path == "-" and context.stdin_is_terminal():
         raise mistake("- reads stdin, and that is a terminal", where="PATH", next=f"See: {PROG} build --help")

@@ -105,11 +105,6 @@ def _first_cells(text: str, columns: int) -> str:
     return wcwidth.clip(text, 0, columns, tabsize=0, control_codes="ignore", propagate_sgr=False)
 
 
-def pad(text: str, columns: int) -> str:
-    """Fill with spaces to `columns` cells (wide characters count two)."""
-    return text + " " * max(columns - cell_len(text), 0)
-
-
 def wrap(text: str, columns: int | None) -> tuple[str, ...]:
     """Break at spaces where a line is longer than `columns`; a longer word stays whole. The indentation of the first
     row stays. None: never break (a pipe)."""

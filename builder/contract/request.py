@@ -32,6 +32,8 @@ START_CHECKS = ("off", "warn", "require")
 
 
 def start_check_of(request: pb.CreateBuildRequest, default: str) -> str:
-    """The start check that a build asks for: "off", "warn" or "require"."""
+    """The start check that a build asks for: "off", "warn" or "require". An image of the user's own has none."""
+    if request.code.WhichOneof("source") == "image":
+        return "off"
     arguments = request.code.compile.build_args or request.build_args
     return str(arguments[START_CHECK]) if START_CHECK in arguments else default

@@ -47,11 +47,11 @@ SUBMITTED = 8
 # Transitions after which something is queued, or a node has a slot more than before.
 _DISPATCH = frozenset(
     {"submit", "attach", "reuse", "built", "fail", "retry", "hand-back", "artifact-gone", "cancelled", "lease-expired",
-     "artifact-refused", "build-timeout", "promote"}
+     "artifact-refused", "build-timeout", "promote", "launched"}
 )  # fmt: skip
 # Of these the ones that only add to a queue, and those that only free a slot.
 _QUEUES = frozenset({"submit", "promote", "artifact-gone", "artifact-refused"})
-_FREES = frozenset({"attach", "reuse", "built", "fail", "cancelled", "build-timeout"})
+_FREES = frozenset({"attach", "reuse", "built", "fail", "cancelled", "build-timeout", "launched"})
 _FINALIZE = frozenset({"reuse", "built", "primary-succeeded"})
 _REPORT = frozenset({"submit", "claim", "resolve"})
 
@@ -329,8 +329,8 @@ class Loops:
             untaken, warned = sweeps.warn_unschedulable(
                 tx, now, due.unschedulable, self.settings.lease_ms, self._warned
             )
-            sweeps.run(tx, now, due.sweeps)
-        for row in untaken:
+            swept = sweeps.run(tx, now, due.sweeps)
+        for row in (*untaken, *(row for row in swept if row["unwatched"])):  # no transition tells their tails
             self.finalizers.changed(row["build_id"])
         for queue, toolchain in set(warned) - set(self._warned):
             self.log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)

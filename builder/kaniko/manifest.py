@@ -5,7 +5,6 @@ Every flag is one token `--flag=value`, so no value of a user is read as a flag.
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,9 @@ from builder.kube.job import (
     Limits,
     Site,
     Source,
+    below,
     job_manifest,
+    literal,
     push_volume,
     resources_of,
 )
@@ -125,7 +126,7 @@ def manifest(site: Site, attempt: Attempt, source: Source, limits: Limits, build
     container = {
         "name": CONTAINER,
         "image": site.executor,
-        "args": [flag.replace("$", "$$") for flag in _flags(build)],  # Kubernetes expands $(NAME), and $$ to $
+        "args": [literal(flag) for flag in _flags(build)],
         "resources": resources_of(limits),
         "securityContext": {
             "allowPrivilegeEscalation": True,
@@ -141,9 +142,9 @@ def manifest(site: Site, attempt: Attempt, source: Source, limits: Limits, build
 
 
 def _flags(build: DockerfileBuild) -> Iterator[str]:
-    context = _below(CONTEXT, build.sub_path)
+    context = below(CONTEXT, build.sub_path)
     yield f"--context=dir://{context}"
-    yield f"--dockerfile={_below(context, build.dockerfile)}"
+    yield f"--dockerfile={below(context, build.dockerfile)}"
     yield f"--destination={build.repository}:{build.tag}"
     yield f"--custom-platform={build.platform}"
     if build.target:
@@ -164,11 +165,3 @@ def _flags(build: DockerfileBuild) -> Iterator[str]:
     yield f"--image-download-retry={RETRIES}"
     yield f"--push-retry={RETRIES}"
     yield "--log-format=json"  # so that its own lines differ from a program's (ended.py)
-
-
-def _below(folder: str, path: str) -> str:
-    """Raises ValueError for a path that leaves its folder: intake refuses such before."""
-    found = posixpath.normpath(posixpath.join(folder, path))
-    if found != folder and not found.startswith(f"{folder}/"):
-        raise ValueError(f"{path!r} is not below {folder}")
-    return found

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -106,32 +107,33 @@ def labels_of(attempt: Attempt) -> dict[str, str]:
 def job_manifest(
     site: Site,
     attempt: Attempt,
-    source: Source,
+    source: Source | None,
     limits: Limits,
     containers: Sequence[Mapping[str, Any]],
     *,
     source_uid: int,
+    source_grows: int = 0,
     volumes: Sequence[Mapping[str, Any]] = (),
     security: Mapping[str, Any] | None = None,
+    annotations: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """The Job: the source is fetched, then the last of `containers` decides; those before it are init containers.
 
-    `source_uid` owns the source. `security` is added to the pod's security context.
+    Without a `source` nothing is fetched. `source_uid` owns the source, and a build may write `source_grows` bytes
+    beside it. `security` is added to the pod's security context; `annotations` are the pod's.
     """
     *before, main = containers
     labels = labels_of(attempt)
+    fetch = [fetch_container(site, source, source_uid)] if source else []
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
         "terminationGracePeriodSeconds": GRACE_S,
         "securityContext": {"seccompProfile": {"type": "RuntimeDefault"}, **(security or {})},
-        "initContainers": [fetch_container(site, source, source_uid), *before],
+        "initContainers": [*fetch, *before],
         "containers": [main],
-        "volumes": [
-            {"name": SOURCE_VOLUME, "emptyDir": {"sizeLimit": str(source.archive_bytes + source.unpacked_bytes + MIB)}},
-            *volumes,
-        ],
+        "volumes": [*([_source_volume(source, source_grows)] if source else []), *volumes],
     }
     if site.node_selector:
         pod["nodeSelector"] = dict(site.node_selector)
@@ -153,9 +155,12 @@ def job_manifest(
             "completions": 1,
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {"rules": list(_failure_rules(containers))},
+            "podFailurePolicy": {"rules": _failure_rules([*fetch, *containers])},
             "ttlSecondsAfterFinished": TTL_S,
-            "template": {"metadata": {"labels": labels}, "spec": pod},
+            "template": {
+                "metadata": {"labels": labels, **({"annotations": dict(annotations)} if annotations else {})},
+                "spec": pod,
+            },
         },
     }
 
@@ -180,6 +185,11 @@ def fetch_container(site: Site, source: Source, uid: int) -> dict[str, Any]:
         "securityContext": security,
         "volumeMounts": [{"name": SOURCE_VOLUME, "mountPath": "/source"}],
     }
+
+
+def _source_volume(source: Source, grows: int) -> dict[str, Any]:
+    size = source.archive_bytes + source.unpacked_bytes + MIB + grows
+    return {"name": SOURCE_VOLUME, "emptyDir": {"sizeLimit": str(size)}}
 
 
 def resources_of(limits: Limits) -> dict[str, Any]:
@@ -225,10 +235,24 @@ def _failure_rules(containers: Sequence[Mapping[str, Any]]) -> list[dict[str, An
     """The Job's own words for its end: first a pod that the cluster took away, then an exit code."""
     disrupted = {"type": "DisruptionTarget", "status": "True"}
     rules: list[dict[str, Any]] = [{"action": "FailJob", "onPodConditions": [disrupted]}]
-    for name in (FETCH, *(container["name"] for container in containers)):
-        codes = {"containerName": name, "operator": "NotIn", "values": [0]}
+    for container in containers:
+        codes = {"containerName": container["name"], "operator": "NotIn", "values": [0]}
         rules.append({"action": "FailJob", "onExitCodes": codes})
     return rules
+
+
+def below(folder: str, path: str) -> str:
+    """A path of the source where `folder` is its root. Raises ValueError for one that leaves it: intake refuses such
+    before."""
+    found = posixpath.normpath(posixpath.join(folder, path))
+    if found != folder and not found.startswith(f"{folder}/"):
+        raise ValueError(f"{path!r} is not below {folder}")
+    return found
+
+
+def literal(argument: str) -> str:
+    """An argument of a container as it is: Kubernetes expands $(NAME), and $$ to $."""
+    return argument.replace("$", "$$")
 
 
 def _toleration(one: Toleration) -> dict[str, str]:

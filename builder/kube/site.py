@@ -10,24 +10,37 @@ from builder.settings import Settings
 def site_of(settings: Settings) -> Site:
     """Where Dockerfile builds run. Raises `BuildError` InvalidRequest without the two images: whoever creates Jobs
     calls this at its start."""
-    for name in ("kaniko_executor", "fetch_image"):
-        if not getattr(settings, name):
-            raise BuildError(
-                "InvalidRequest",
-                f"{name}: image builds on Kubernetes need this image, by digest",
-                where=name,
-                next="docs/image-builds.md says how both are made",
-            )
+    return _site(settings, settings.kaniko_namespace, "kaniko_executor")
+
+
+def buildpacks_site_of(settings: Settings) -> Site:
+    """Where buildpacks builds run. Raises `BuildError` InvalidRequest as `site_of`, and without a run image."""
+    _need(settings, "buildpacks_run_image")
+    return _site(settings, settings.buildpacks_namespace, "buildpacks_builder")
+
+
+def _site(settings: Settings, namespace: str, executor: str) -> Site:
     return Site(
-        namespace=settings.kaniko_namespace,
-        executor=settings.kaniko_executor,
-        fetcher=settings.fetch_image,
+        namespace=namespace,
+        executor=_need(settings, executor),
+        fetcher=_need(settings, "fetch_image"),
         node_selector=tuple(sorted(settings.job_node_selector.items())),
         tolerations=tuple(_toleration(row) for row in settings.job_tolerations),
         runtime_class=settings.job_runtime_class,
         priority_class=settings.job_priority_class,
         pull_secret=settings.job_pull_secret,
     )
+
+
+def _need(settings: Settings, name: str) -> str:
+    if not (image := str(getattr(settings, name))):
+        raise BuildError(
+            "InvalidRequest",
+            f"{name}: image builds on Kubernetes need this image, by digest",
+            where=name,
+            next="docs/image-builds.md says how each is made",
+        )
+    return image
 
 
 def _toleration(row: str) -> Toleration:

@@ -13,7 +13,7 @@ from builder.settings import Token
 
 @dataclass(frozen=True, kw_only=True)
 class Caller:
-    """A verified caller. `node` is set for workers; `token_sha256` names the token without telling it."""
+    """A verified caller. `node` is set for workers and watchers; `token_sha256` names the token without telling it."""
 
     organization: str
     scopes: frozenset[str]
@@ -56,19 +56,27 @@ SCOPES = {
     "ListNodes": "operate",
     "DrainNode": "operate",
     "ForgetNode": "operate",
+    "AdoptJob": "watch",
+    "CaughtUp": "watch",
+    "BeatJobs": "watch",
+    "CurrentJobs": "watch",
 }
-"""RPC of `BuildService` and `OperateService` → the scope that a token needs. All of `WorkerService` needs `worker`."""
+"""RPC → the scope that a token needs. All others, of `WorkerService`, need `worker`."""
+
+OWNERS = ("worker", "watch")
+OWNERS_CALLS = frozenset({"AppendLog", "Finish", "HandBack"})
+"""RPCs of whoever has a build, a node or a watcher: either scope will do."""
 
 
 def admit(caller: Caller, rpc_name: str) -> None:
     """Whether the caller may call at all, before a byte of the body is read. Raises as `require` does."""
-    require(caller, SCOPES.get(rpc_name, "worker"))
+    require(caller, *(OWNERS if rpc_name in OWNERS_CALLS else (SCOPES.get(rpc_name, "worker"),)))
 
 
-def require(caller: Caller, scope: str) -> None:
-    """Raises `CallRefused` PERMISSION_DENIED when the token lacks the scope."""
-    if scope not in caller.scopes:
-        raise permission_denied(f"this token lacks the scope {scope}")
+def require(caller: Caller, *scopes: str) -> None:
+    """Raises `CallRefused` PERMISSION_DENIED when the token has none of these scopes."""
+    if not caller.scopes.intersection(scopes):
+        raise permission_denied(f"this token lacks the scope {' or '.join(scopes)}")
 
 
 def same_organization(caller: Caller, named: str) -> str:

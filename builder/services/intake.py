@@ -27,7 +27,7 @@ from builder.store import nodes
 from builder.store.engine import Store
 from builder.store.retention import SWEPT
 from builder.store.secrets import GIT, REGISTRY
-from builder.store.transitions import EXTERNAL
+from builder.store.transitions import EXTERNAL, IMAGE
 from builder.stores.folder import SourceStore
 from builder.text import visible
 
@@ -61,8 +61,9 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
     toolchain = ""
     if request.code.WhichOneof("source") == "image":
         if request.code.image.WhichOneof("variant") == "from_code":
-            _from_code(request)
-        raise unimplemented("this server builds no image yet; send code.compile or a prebuilt image (docs/api.md)")
+            return _from_code(request, organization, parts)
+        message = "images are built from an uploaded context; send code.image.fromCode (docs/api.md)"
+        raise unimplemented(message)
     settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     if request.WhichOneof("source") is None:
         raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
@@ -139,7 +140,24 @@ def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -
     }
 
 
-def _from_code(request: pb.CreateBuildRequest) -> None:
+def _from_code(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
+    """The columns of an image build from an uploaded context. Raises `BuildError`."""
+    _check_from_code(request)
+    settings = parts.settings
+    repository = _repository(request, organization, settings)
+    text = _kept(request)
+    sha256, size = _source(request, organization, settings, parts.store, parts.sources)
+    return {
+        **_columns(request, organization, settings, text, sha256, size),
+        "runtime": "",
+        "queue": IMAGE,
+        "toolchain": "",
+        "repository": repository,
+        "tags": json.dumps(list(request.tags) or ["latest"]),
+    }
+
+
+def _check_from_code(request: pb.CreateBuildRequest) -> None:
     """Judge what is asked of an uploaded context, before its bytes are looked at. Raises `BuildError`."""
     asked, where = request.code.image.from_code, "code.image.fromCode"
     check_path(asked.dockerfile_path or request.dockerfile, f"{where}.dockerfilePath")
@@ -190,6 +208,8 @@ def _kept(request: pb.CreateBuildRequest) -> str:
         setattr(kept.code.compile, body, b"")
     if kept.WhichOneof("source") == "zipped_code":
         kept.zipped_code = b""
+    if kept.code.image.WhichOneof("variant") == "from_code":
+        kept.code.image.from_code.archive = b""
     if (size := kept.ByteSize()) > MAX_REQUEST_BYTES:
         message = f"the request has {size} bytes beside its source, {MAX_REQUEST_BYTES} are allowed"
         raise BuildError("InvalidRequest", message, where="body", next="Put large values into files of the source.")
@@ -246,7 +266,8 @@ def label_filter(texts: Sequence[str]) -> dict[str, str]:
 def _nothing_ignored(request: pb.CreateBuildRequest) -> None:
     """Refuse what no build of this request would look at: whoever sent it means something by it."""
     if request.dockerfile and request.WhichOneof("source") != "code":
-        raise unimplemented("a Dockerfile asks for image mode, which is not built yet (docs/api.md)")
+        message = "a Dockerfile is for image mode: send code.image.fromCode, with sourceRef for an upload"
+        raise BuildError("InvalidRequest", message, where="dockerfile")
     if request.dockerfile:
         message = "a Dockerfile is for image mode; this request is built by its runtime's pipeline"
         raise BuildError("InvalidRequest", message, where="dockerfile")
@@ -290,8 +311,10 @@ def _source(
     kind = request.WhichOneof("source")
     if kind == "context_id":
         return _uploaded(nodes.context(store, request.context_id, organization), sources, "contextId")
+    image = kind == "code" and request.code.WhichOneof("source") == "image"
     body = request.code.compile.WhichOneof("body")
     data = request.zipped_code if kind == "zipped_code" else getattr(request.code.compile, body) if body else b""
+    data = request.code.image.from_code.archive if image else data
     reference = request.source_ref.WhichOneof("ref")
     if reference and data:
         raise BuildError("InvalidRequest", "a body and sourceRef exclude each other", where="sourceRef")
@@ -302,11 +325,8 @@ def _source(
         sha256 = request.source_ref.sha256.removeprefix("sha256:")
         size = nodes.uploaded(store, sha256, organization)
         return _uploaded((sha256, size) if size is not None else None, sources, "sourceRef.sha256")
-    where = (
-        "zippedCode"
-        if kind == "zipped_code"
-        else f"code.compile.{'sourceCode' if body == 'source_code' else 'archive'}"
-    )
+    where = f"code.compile.{'sourceCode' if body == 'source_code' else 'archive'}"
+    where = "code.image.fromCode.archive" if image else "zippedCode" if kind == "zipped_code" else where
     if not data:
         raise BuildError("SourceEmpty", f"{where} has no bytes", where=where)
     if len(data) > settings.inline_bytes:

@@ -1,4 +1,4 @@
-"""`WorkerService`: what build nodes call. Every write carries its claim; the store decides.
+"""`WorkerService`: what build nodes and watchers of Jobs call. Every write carries its claim; the store decides.
 
 Methods are named as their RPCs in snake case and take (caller, request). An RPC without a method is UNIMPLEMENTED.
 """
@@ -6,7 +6,7 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -17,12 +17,12 @@ from builder.contract.protocol import PROTOCOL
 from builder.contract.request import start_check_of
 from builder.errors import REASONS, BuildError
 from builder.git.source import parse_url
-from builder.services.auth import Caller, require
+from builder.services.auth import OWNERS, Caller, require
 from builder.services.errors import CallRefused, not_found, permission_denied
 from builder.services.parts import Parts
 from builder.services.revocations import Revocations, forgotten
 from builder.settings import Settings
-from builder.store import builds, logs, membership, nodes, record
+from builder.store import builds, jobs, logs, membership, nodes, record
 from builder.store.transitions import RUNNING, WORK
 from builder.text import log_line, visible
 
@@ -37,12 +37,15 @@ TEXT_CHARACTERS, SAID_LINES, MOST_WARNINGS = 16 * 1024, 6, 100
 """Of each text of a failure or warning, the lines of the tool's own words in it, and the warnings of a build."""
 LAST_MS = 253_402_300_799_999
 """The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
+MOST_JOBS, MOST_CONTAINERS, FACTS_BYTES = 1000, 64, 64 * 1024
+"""Of one call of a watcher; of one Job; of what a watcher needs to explain its end."""
+_DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 
 
 class WorkerService:
-    """What build nodes call. Every write carries its claim, and the node that the caller's token names; the store
-    has both in the condition of its statement."""
+    """What build nodes and watchers call. Every write carries its claim, and the node or watcher that the caller's
+    token names; the store has both in the condition of its statement."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -166,7 +169,7 @@ class WorkerService:
 
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         """Store a batch in one transaction, then wake the tails, then answer."""
-        self._admit(caller, request.protocol)
+        self._admit(caller, request.protocol, scopes=OWNERS)
         lines = [
             {
                 "t": _moment(line.timestamp_ms),
@@ -177,8 +180,9 @@ class WorkerService:
             for line in request.lines
         ]
         stale, kept, fresh = logs.append(
-            self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node
-        )
+            self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node,
+            _cursors(request.cursors),
+        )  # fmt: skip
         if stale:
             self._parts.stale("log")
         if fresh:
@@ -188,7 +192,7 @@ class WorkerService:
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
         """An owner's outcome; repeated, it is answered with the record. A success that cannot be one is refused here:
         the attempt ends as `Internal`. What the registry knows comes before ATTEST (`builder/finalize.py`)."""
-        self._admit(caller, request.protocol)
+        self._admit(caller, request.protocol, scopes=OWNERS)
         settings = self._parts.settings
         _within_calendar(request.phases)
         if request.WhichOneof("outcome") == "failure":
@@ -211,7 +215,7 @@ class WorkerService:
 
     def hand_back(self, caller: Caller, request: pb.HandBackRequest) -> pb.HandBackResponse:
         """The owner gives the build back."""
-        self._admit(caller, request.protocol)
+        self._admit(caller, request.protocol, scopes=OWNERS)
         row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason, caller.node)
         if row is None:
             self._parts.stale("hand_back")
@@ -219,9 +223,105 @@ class WorkerService:
             self._parts.fan_out(request.build_id, [])
         return pb.HandBackResponse(stale=row is None)
 
-    def _admit(self, caller: Caller, protocol: int, node_id: str = "") -> None:
-        """Raises for a caller that is no worker, or no longer one."""
-        _worker(caller, protocol)
+    def launching(self, caller: Caller, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
+        """Mark the attempt with its Job, before the Job is created."""
+        self._admit(caller, request.protocol)
+        job = request.job
+        _check_job(job)
+        kept = json_format.MessageToJson(job, indent=None)
+        try:
+            row = jobs.launching(self._parts.store, request.build_id, request.claim, job, kept, caller.node)
+        except jobs.Foreign as error:
+            message = f'"{job.name[:80]}" cannot be the Job of this attempt: its name ends with {error}'
+            raise BuildError("InvalidRequest", message, where="job.name") from None
+        if row is None:
+            self._parts.stale("launching")
+            return pb.LaunchingResponse(stale=True)
+        return pb.LaunchingResponse(cancel=row["cancel_requested"])
+
+    def launched(self, caller: Caller, request: pb.LaunchedRequest) -> pb.LaunchedResponse:
+        """The Job is created, and the worker is free; repeated, it is answered with the record."""
+        self._admit(caller, request.protocol)
+        _within_calendar(request.phases)
+        try:
+            done = jobs.launched(
+                self._parts.store, request.build_id, request.claim, request.log_count, request.phases, caller.node
+            )
+        except jobs.Unmarked:
+            raise CallRefused("FAILED_PRECONDITION", "mark the attempt with its Job first (Launching)") from None
+        if done.outcome == "stale":
+            self._parts.stale("launched")
+        elif done.outcome == "done":
+            self._parts.fan_out(request.build_id, [])
+        status = pb.BuildStatus.Value("BUILD_STATUS_" + (done.row["status"] if done.row else "UNSPECIFIED"))
+        answer = pb.LaunchedResponse(
+            stale=done.outcome == "stale", log_incomplete=done.outcome == "incomplete", status=status
+        )
+        if done.outcome == "incomplete" and done.row:
+            answer.kept_until_index = done.row["claim_lines"]
+        return answer
+
+    def adopt_job(self, caller: Caller, request: pb.AdoptJobRequest) -> pb.AdoptJobResponse:
+        """Ownership of the next build in stage JOB that nobody watches."""
+        watcher = self._watcher(caller, request.protocol, request.watcher)
+        _few("nonce", [request.nonce])
+        _given("nonce", request.nonce)  # two calls without one would pass for the same, sent twice
+        settings = self._parts.settings
+        got = jobs.adopt(self._parts.store, watcher, request.nonce, settings.lease_ms)
+        if got.row is None:
+            return pb.AdoptJobResponse(refused_because=got.refused)
+        self._parts.fan_out(got.row["build_id"], [])
+        return _adoption(got.row, settings)
+
+    def caught_up(self, caller: Caller, request: pb.CaughtUpRequest) -> pb.CaughtUpResponse:
+        """The watcher has what the Job did before it was adopted."""
+        self._admit(caller, request.protocol, scopes=("watch",))
+        row = jobs.caught_up(self._parts.store, request.build_id, request.claim, caller.node)
+        if row is None:
+            self._parts.stale("caught_up")
+        return pb.CaughtUpResponse(stale=row is None)
+
+    def beat_jobs(self, caller: Caller, request: pb.BeatJobsRequest) -> pb.BeatJobsResponse:
+        """Renew the leases of a watcher's builds; learn of cancels."""
+        watcher = self._watcher(caller, request.protocol, request.watcher)
+        _most("beats", len(request.beats))
+        beats = [
+            (one.build_id, one.claim, pb.BuildPhase.Name(one.phase).removeprefix("BUILD_PHASE_") if one.phase else "")
+            for one in request.beats
+        ]
+        lease_ms = self._parts.settings.lease_ms
+        renewed = jobs.beat(self._parts.store, watcher, beats, lease_ms) if beats else {}
+        answer = pb.BeatJobsResponse(lease_ms=lease_ms)
+        for build_id, claim, _ in beats:
+            cancel = renewed.get((build_id, claim))
+            if cancel is None:
+                self._parts.stale("beat_jobs")
+            answer.beats.add(build_id=build_id, cancel=bool(cancel), stale=cancel is None)
+        return answer
+
+    def current_jobs(self, caller: Caller, request: pb.CurrentJobsRequest) -> pb.CurrentJobsResponse:
+        """Which of these attempts are current."""
+        self._admit(caller, request.protocol, scopes=("watch",))
+        _most("jobs", len(request.jobs))
+        asked = [(one.build_id, one.attempt) for one in request.jobs]
+        current = jobs.current(self._parts.store, asked)
+        found = [pb.JobAttempt(build_id=one[0], attempt=one[1]) for one in asked if one in current]
+        return pb.CurrentJobsResponse(jobs=found)
+
+    def _watcher(self, caller: Caller, protocol: int, named: str) -> str:
+        """The name of the watcher that calls. Raises for a caller that is none, or another one."""
+        self._admit(caller, protocol, scopes=("watch",))
+        _given("watcher", named)
+        if not _NODE_ID.fullmatch(named):
+            message = "watcher takes 1 to 200 printable ASCII characters without a slash, a letter or digit first"
+            raise BuildError("InvalidRequest", message, where="watcher")
+        if not _is_of(caller, named):
+            raise permission_denied(f'this token is for the watcher "{caller.node}"')
+        return named
+
+    def _admit(self, caller: Caller, protocol: int, node_id: str = "", scopes: Sequence[str] = ("worker",)) -> None:
+        """Raises for a caller that is no worker (watcher, owner), or no longer one."""
+        _speaks(caller, protocol, scopes)
         self._revocations.check(caller, node_id)
 
     def source(self, caller: Caller, build_id: str, claim: int) -> Iterator[bytes]:
@@ -288,6 +388,30 @@ def _as_text(failure: pb.Failure) -> None:
     failure.said[:] = [log_line(line[:TEXT_CHARACTERS]) for line in failure.said[:SAID_LINES]]
 
 
+def _most(name: str, count: int) -> None:
+    if count > MOST_JOBS:
+        raise BuildError("InvalidRequest", f"{name} takes up to {MOST_JOBS} of them", where=name)
+
+
+def _check_job(job: pb.Job) -> None:
+    """Raises `BuildError` InvalidRequest for what cannot be a Job, or is too large for a record."""
+    for name, value in (("strategy", job.strategy), ("name", job.name), ("namespace", job.namespace)):
+        if not _DNS_LABEL.fullmatch(value):
+            raise BuildError("InvalidRequest", f"job.{name} takes a DNS label", where=f"job.{name}")
+    if len(job.facts.encode()) > FACTS_BYTES:
+        message = f"job.facts has {len(job.facts.encode())} bytes, {FACTS_BYTES} are allowed"
+        raise BuildError("InvalidRequest", message, where="job.facts")
+    job.deadline_at_ms = _moment(job.deadline_at_ms)
+
+
+def _cursors(found: Mapping[str, pb.LogCursor]) -> dict[str, tuple[int, int]]:
+    """Where the readers of a Job's containers stand. Raises `BuildError` InvalidRequest."""
+    if len(found) > MOST_CONTAINERS or not all(_DNS_LABEL.fullmatch(name) for name in found):
+        message = f"cursors takes up to {MOST_CONTAINERS} names of containers"
+        raise BuildError("InvalidRequest", message, where="cursors")
+    return {name: (min(max(0, at.since), LAST_MS // 1000), max(0, at.lines)) for name, at in found.items()}
+
+
 def _given(name: str, value: str) -> None:
     if not value:
         raise BuildError("InvalidRequest", f"{name} is needed", where=name)
@@ -299,12 +423,12 @@ def _as_node(caller: Caller, node_id: str) -> None:
 
 
 def _is_of(caller: Caller, node_id: str) -> bool:
-    """Whether a token may act for a node. One that names no node may for all of them (the embedded mode)."""
+    """Whether a token may act for a node or watcher. One that names no node may for all of them (the embedded mode)."""
     return caller.node in ("", node_id)
 
 
-def _worker(caller: Caller, protocol: int) -> None:
-    require(caller, "worker")
+def _speaks(caller: Caller, protocol: int, scopes: Sequence[str]) -> None:
+    require(caller, *scopes)
     if protocol != PROTOCOL:
         message = f"the worker speaks protocol {protocol}, the API speaks {PROTOCOL}: install the same version"
         raise CallRefused("FAILED_PRECONDITION", message)
@@ -340,6 +464,30 @@ def _grant(row: builds.Row, settings: Settings, last: tuple[str, str] | None) ->
         destination=destination(settings, row),
         start_check=start_check_of(record.request(row), settings.start_check),
     )
+
+
+def _adoption(row: builds.Row, settings: Settings) -> pb.AdoptJobResponse:
+    found = pb.AdoptJobResponse(
+        adopted=True,
+        build_id=row["build_id"],
+        claim=row["claim"],
+        attempt=row["attempt"],
+        lease_ms=settings.lease_ms,
+        heartbeat_interval_ms=settings.heartbeat_ms,
+        organization_name=row["organization"],
+        name=row["name"],
+        job=record.job(row),
+        seen=row["job_seen"],
+        cancel=row["cancel_requested"],
+        destination=destination(settings, row),
+        limits=pb.Limits(timeout_ms=row["timeout_ms"]),
+        phase=pb.BuildPhase.Value("BUILD_PHASE_" + row["phase"]),
+    )
+    for name in ("username", "password"):  # a watcher pushes nothing
+        found.destination.ClearField(name)
+    for name, (since, lines) in record.cursors(row).items():
+        found.cursors[name].CopyFrom(pb.LogCursor(since=since, lines=lines))
+    return found
 
 
 def destination(settings: Settings, row: builds.Row) -> pb.Destination:

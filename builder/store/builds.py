@@ -181,7 +181,7 @@ def page(
 
 
 def cancel(store: Store, organization: str, build_id: str) -> Row | None:
-    """PENDING, FINALIZE before the PUBLISH mark: CANCELLED now. Work: a request. Otherwise nothing changes."""
+    """PENDING, FINALIZE before the PUBLISH mark: CANCELLED now. WORK, JOB: a request. Otherwise nothing changes."""
     with store.transaction() as tx:
         mine = (builds.c.build_id == build_id, builds.c.organization == organization)
         row, now = lock_timed(store, tx, *mine)

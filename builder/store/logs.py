@@ -10,12 +10,12 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, delete, func, insert, select, update
+from sqlalchemy import Connection, and_, case, delete, func, insert, select, update
 from sqlalchemy.sql.dml import ReturningDelete
 
 from builder.store.engine import Store
 from builder.store.schema import builds, held_lines, log_chunks
-from builder.store.transitions import RUNNING, furthest
+from builder.store.transitions import JOB, RUNNING, furthest
 from builder.text import log_line
 
 Line = dict[str, Any]
@@ -27,7 +27,7 @@ Columns = dict[str, Any]
 """Columns of the build that the caller writes with its own, in one UPDATE."""
 _COUNTERS = (
     builds.c.build_id, builds.c.claim_lines, builds.c.log_lines, builds.c.log_limit, builds.c.log_bytes,
-    builds.c.held_bytes, builds.c.log_cut, builds.c.phase,
+    builds.c.held_bytes, builds.c.log_cut, builds.c.phase, builds.c.cursors,
 )  # fmt: skip
 
 TAIL = 10  # a tenth of the limit is for the last lines
@@ -37,16 +37,25 @@ EVICTED = 100  # held batches that one statement deletes
 
 
 def append(
-    store: Store, build_id: str, claim: int, first_index: int, lines: Sequence[Line], node: str = ""
+    store: Store,
+    build_id: str,
+    claim: int,
+    first_index: int,
+    lines: Sequence[Line],
+    node: str = "",
+    cursors: Mapping[str, tuple[int, int]] | None = None,
 ) -> tuple[bool, int, list[Line]]:
     """Keep a batch: the fence, what is kept already, the next sequences, the chunk. One transaction.
 
     A node is not trusted to send lines without controls of a terminal: whatever enters the store passes `log_line`.
-    The record's phase follows the lines, in the UPDATE that counts them.
+    The record's phase follows the lines, in the UPDATE that counts them. `cursors`: container of a Job → where a
+    reader of its log stands behind these lines; stored in that UPDATE, too, so that an adopter neither misses a line
+    nor gets one twice.
     Returns (stale, kept until this index of the claim, the lines that are new with their sequences).
     """
     mine = (builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING)
-    same = and_(*mine, builds.c.node_id == node) if node else and_(*mine)
+    owner = case((builds.c.stage == JOB, builds.c.watcher), else_=builds.c.node_id)
+    same = and_(*mine, owner == node) if node else and_(*mine)
     lines = [{**line, "l": log_line(line["l"])} for line in lines]  # before the lock
     with store.transaction() as tx:
         query = select(*_COUNTERS).where(same)
@@ -63,6 +72,8 @@ def append(
             return False, kept, []
         numbered, columns = _keep(tx, row, fresh)
         columns["phase"] = furthest(row["phase"], {one["p"] for one in fresh})
+        if cursors:
+            columns["cursors"] = json.dumps({**json.loads(row["cursors"] or "{}"), **cursors})
         tx.execute(update(builds).where(same).values(claim_lines=kept + len(fresh), **columns))
     return False, kept + len(fresh), numbered
 

@@ -1,4 +1,4 @@
-"""What an owner of work writes: claim, heartbeat, planned, finish, hand back. Each carries its claim."""
+"""What an owner writes: claim, heartbeat, planned, finish, hand back. Each carries its claim."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, ScalarSelect, and_, case, select, update
+from sqlalchemy import Connection, ScalarSelect, and_, case, or_, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
@@ -23,8 +23,8 @@ from builder.store.rows import (
     fenced,
     followers,
     give_up_key,
-    granted_to,
     holder,
+    is_owner,
     lock,
     lock_one,
     lock_timed,
@@ -32,15 +32,19 @@ from builder.store.rows import (
     requeue,
     take_key,
     to_finalize,
+    to_watch,
     transition,
     with_phases,
+    worked_on,
     write,
 )
 from builder.store.schema import builds, cache, nodes
 from builder.store.transitions import (
     EXTERNAL,
     FAILED,
+    JOB,
     MAX_RETRIES,
+    OWNED,
     PENDING,
     RUNNING,
     SUCCEEDED,
@@ -58,6 +62,14 @@ AVOID_PAUSE_MS = 500
 """From a claim that is refused for it to the next hint, which any node may find first."""
 MAX_RETRY_AFTER_MS = 600_000  # a registry may ask for patience, not for a day
 Phases = Iterable[pb.PhaseRecord]
+_NO_JOB: dict[str, Any] = {
+    "job": "",
+    "job_seen": False,
+    "watcher": "",
+    "caught_up": False,
+    "cursors": "",
+    "unwatched": False,
+}
 _TRIES = 3  # a primary may end while its lock is awaited; then it is in the cache, or another has the key
 
 
@@ -106,7 +118,7 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
         after = transition(
             tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
             node_id=node_id, avoid="", nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
-            offers=0, offered_at=0, offer_from=0, started_at=now, waited_ms=0,
+            offers=0, offered_at=0, offer_from=0, started_at=now, waited_ms=0, **_NO_JOB,
             report_sequence=row["report_sequence"] + 1,
             phases=with_phases(row, [("QUEUED", row["queued_at"], now, True)]),
         )  # fmt: skip
@@ -206,7 +218,7 @@ def planned(
         return _by_key(tx, now, row, phases, start_check)
 
 
-def _all_phases(row: Row, phases: Phases) -> str:
+def all_phases(row: Row, phases: Phases) -> str:
     """The column `phases` with what the owner measured."""
     return with_phases(
         row,
@@ -240,7 +252,7 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases, start_check: str
             retention.used(tx, now, hit)
             line = f"same key as {hit['build_id']}; nothing was run or sent{record.start_words(hit)}"
             reused = {"artifact": hit["artifact"], "from_cache_of": hit["build_id"]}
-            to_finalize(tx, now, row, "reuse", **reused, phases=_all_phases(row, phases), line=line)
+            to_finalize(tx, now, row, "reuse", **reused, phases=all_phases(row, phases), line=line)
             return "REUSE"
         primary = take_key(tx, row, key)
         if primary == build_id:
@@ -260,7 +272,7 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases, start_check: str
     row = {**row, "phase": "QUEUED"}  # the line belongs to the wait
     values = {"status": PENDING, "stage": "", "phase": "QUEUED", "attached_to": primary, "lease_until": 0}
     line = f"the same build is running as {primary}; waiting for its result"
-    values |= {"claim": row["claim"] + 1, "phases": _all_phases(row, phases)}
+    values |= {"claim": row["claim"] + 1, "phases": all_phases(row, phases)}
     transition(tx, now, row, "attach", **values, line=line)
     return "ATTACHED"
 
@@ -274,23 +286,26 @@ class Finished:
 
 
 def finish(store: Store, request: pb.FinishRequest, backoff_ms: int, node: str = "") -> Finished:
-    """An owner's outcome: FINALIZE under a new claim, FAILED, CANCELLED, or PENDING again for a platform failure.
+    """The outcome of an owner of WORK or JOB: FINALIZE under a new claim, FAILED, CANCELLED, or PENDING again for a
+    platform failure.
 
     A finish that was stored is answered "done" with the record however often and late it is repeated.
     """
     with store.transaction() as tx:
-        row, now = lock_timed(store, tx, builds.c.build_id == request.build_id, *granted_to(node))
+        row, now = lock_timed(store, tx, builds.c.build_id == request.build_id, *worked_on(node))
         if row is None:
             return Finished(outcome="stale")
         finished = json.loads(row["finished"])
         if request.claim in finished:
             return Finished(outcome="done", row=row)
-        if (row["claim"], row["status"], row["stage"]) != (request.claim, RUNNING, WORK):
+        if (row["claim"], row["status"]) != (request.claim, RUNNING) or row["stage"] not in OWNED:
+            return Finished(outcome="stale", row=row)
+        if not is_owner(row, node):
             return Finished(outcome="stale", row=row)
         if row["claim_lines"] < request.log_count:
             return Finished(outcome="incomplete", row=row)
         row = {**row, "phase": _phase_of(row, request)}  # which the line of the end belongs to
-        kept = {"finished": json.dumps([*finished, request.claim]), "phases": _all_phases(row, request.phases)}
+        kept = {"finished": json.dumps([*finished, request.claim]), "phases": all_phases(row, request.phases)}
         if row["cancel_requested"]:
             after = cancelled(tx, now, row, phase=row["phase"], **kept)
         elif request.WhichOneof("outcome") == "success":
@@ -324,11 +339,13 @@ def failed(
     """PENDING again after a pause, or FAILED: by the reason and the retries left. `actions`: the transitions."""
     retry, fail = actions
     known = REASONS.get(found.reason, REASONS["Internal"])
-    if known.retried and row["retries"] < MAX_RETRIES:
+    unseen = row["stage"] == JOB and not row["job_seen"] and found.reason == "JobVanished"  # it was never created
+    if known.retried and (unseen or row["retries"] < MAX_RETRIES):
         pause = min(backoff_ms * 2 ** row["retries"], MAX_BACKOFF_MS)
         pause = max(pause, min(int(found.retry_after_ms), MAX_RETRY_AFTER_MS))
         line = f"{found.reason}: {found.message}; the platform's fault, trying again in {pause} ms"
-        again = {"retries": row["retries"] + 1, "not_before": now + pause, "avoid": row["node_id"]}
+        again = {"retries": row["retries"] + int(not unseen), "not_before": now + pause}
+        again |= {"avoid": row["node_id"]} if row["stage"] != JOB else {}  # the cluster failed, not the node
         return requeue(tx, now, row, retry, line=line, **again, **kept)
     if found.reason not in REASONS:  # a worker of another version: whoever reads the record must know the word
         found.message = f"{found.reason or 'no reason'}: {found.message}"
@@ -337,14 +354,24 @@ def failed(
     return end(tx, now, row, fail, FAILED, failure, phase=row["phase"], **kept)
 
 
+def _fenced_to_owner(build_id: str, claim: int, node: str) -> Sequence[Any]:
+    """The fence of an owner, whichever stage it has."""
+    return (or_(*(and_(*fence(build_id, claim, stage, node)) for stage in OWNED)),)
+
+
 def hand_back(store: Store, build_id: str, claim: int, reason: str, node: str = "") -> Row | None:
-    """The owner gives the build back: "drain" costs nothing, "lost" counts as a failure (poison). None: stale."""
+    """The owner gives the build back: "drain" costs nothing, "lost" counts as a failure (poison). None: stale.
+
+    Of a watcher the Job goes on, and another adopts it.
+    """
     with store.transaction() as tx:
-        row, now = fenced(store, tx, build_id, claim, WORK, node)
+        row, now = lock_timed(store, tx, *_fenced_to_owner(build_id, claim, node))
         if row is None:
             return None
         if reason == "lost":
             return lost(tx, now, row)
+        if row["stage"] == JOB:
+            return to_watch(tx, now, row, "release")
         if row["cancel_requested"]:
             return cancelled(tx, now, row)
         return requeue(tx, now, row, "hand-back")

@@ -12,7 +12,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.contract.request import start_check_of
 from builder.plan import PLATFORM
-from builder.store.transitions import CANCELLED, FAILED, PENDING, RUNNING, SUCCEEDED
+from builder.store.transitions import CANCELLED, FAILED, JOB, OWNED, PENDING, RUNNING, SUCCEEDED
 
 VERSION_STATUS = {
     PENDING: common.VERSION_STATUS_COMPILING,
@@ -68,7 +68,9 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         repository=row["repository"],
         statement=row["statement"],
         labels=asked.labels,
-        build_args=dict.fromkeys([*asked.build_args, *asked.code.compile.build_args], "***"),
+        build_args=dict.fromkeys(
+            [*asked.build_args, *asked.code.compile.build_args, *asked.code.image.from_code.build_args], "***"
+        ),
     )
     for name, start, end, ok in json.loads(row["phases"]):
         message.phases.add(
@@ -88,11 +90,28 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         message.image_refs.extend(one for one in (artifact.reference, artifact.tag_reference) if one)
         if artifact.HasField("start_check"):
             message.start_check.CopyFrom(artifact.start_check)
+    if row["status"] == RUNNING:
+        message.stage = pb.BuildStage.Value("BUILD_STAGE_" + row["stage"])
+        if row["job"] and row["stage"] in OWNED:
+            message.job = f"{job(row).namespace}/{job(row).name}"
+        message.watcher = row["watcher"] if row["stage"] == JOB else ""
     if row["provenance"]:
         json_format.Parse(row["provenance"], message.provenance)
     if row["failure"]:
         json_format.Parse(row["failure"], message.failure)
     return message
+
+
+def job(row: Mapping[Any, Any]) -> pb.Job:
+    """The Kubernetes Job that marks the attempt."""
+    found: pb.Job = json_format.Parse(row["job"], pb.Job())
+    return found
+
+
+def cursors(row: Mapping[Any, Any]) -> dict[str, tuple[int, int]]:
+    """Container of the Job → (since, lines): where the reader of its log stands behind the lines that are stored."""
+    found: dict[str, list[int]] = json.loads(row["cursors"] or "{}")
+    return {name: (since, lines) for name, (since, lines) in found.items()}
 
 
 CODE_KINDS = {

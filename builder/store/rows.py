@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, Select, Table, and_, delete, exists, select, update
+from sqlalchemy import Connection, Select, Table, and_, delete, exists, or_, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, ErrorClass
@@ -25,6 +25,7 @@ from builder.store.transitions import (
     CANCELLED,
     FAILED,
     FINALIZE,
+    JOB,
     MAX_FAILURES,
     PENDING,
     RUNNING,
@@ -73,12 +74,22 @@ def fence(build_id: str, claim: int, stage: str, node: str = "") -> Sequence[Any
     A claim is small and can be guessed, so a token that names a node writes only for that node's claims.
     """
     mine = (builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING, builds.c.stage == stage)
-    return (*mine, *granted_to(node))
+    return (*mine, *granted_to(node, stage))
 
 
-def granted_to(node: str) -> Sequence[Any]:
-    """The condition that the last claim of a build was granted to this node."""
-    return (builds.c.node_id == node,) if node else ()
+def granted_to(node: str, stage: str) -> Sequence[Any]:
+    """The condition that the claim of a build in this stage was granted to this node, or watcher."""
+    return ((builds.c.watcher if stage == JOB else builds.c.node_id) == node,) if node else ()
+
+
+def worked_on(node: str) -> Sequence[Any]:
+    """The condition that this node or watcher was the last to have the build in one of its stages."""
+    return (or_(builds.c.node_id == node, builds.c.watcher == node),) if node else ()
+
+
+def is_owner(row: Row, node: str) -> bool:
+    """Whether the build's claim was granted to this node or watcher; "" stands for any."""
+    return node in ("", row["watcher"] if row["stage"] == JOB else row["node_id"])
 
 
 def fenced(
@@ -199,12 +210,30 @@ def cancelled(
 
 
 def lost(tx: Connection, now: int, row: Row) -> Row:
-    """The owner of the work has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for."""
+    """The owner has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for.
+
+    With a marked attempt its Job may be there: a watcher looks for it, and deletes it when the build is cancelled. A
+    watcher that had caught up costs nothing, since the Job has gone on.
+    """
     line, action = "the owner of this build was lost; its last output may be missing", "lease-expired"
-    if row["cancel_requested"]:
+    if row["stage"] == JOB:
+        line = "the watcher of this build was lost; the Job goes on"
+    if row["cancel_requested"] or row["caught_up"]:
+        if row["job"]:
+            return to_watch(tx, now, row, action, line=line)
         return cancelled(tx, now, row, "cancelled; its owner was lost", action, line=line)
-    ended = poisoned(tx, now, row, action, line=line)
-    return ended or requeue(tx, now, row, action, line=line, failures=row["failures"] + 1, avoid=row["node_id"])
+    if ended := poisoned(tx, now, row, action, line=line):
+        return ended
+    failures = row["failures"] + 1
+    if row["job"]:
+        return to_watch(tx, now, row, action, line=line, failures=failures)
+    return requeue(tx, now, row, action, line=line, failures=failures, avoid=row["node_id"])
+
+
+def to_watch(tx: Connection, now: int, row: Row, action: str, **values: Any) -> Row:
+    """Stage JOB without an owner: the lease is over, so the next watcher adopts."""
+    free: dict[str, Any] = {"stage": JOB, "watcher": "", "caught_up": False, "unwatched": False, "lease_until": now}
+    return transition(tx, now, row, action, **free, claim=row["claim"] + 1, **values)
 
 
 def poisoned(tx: Connection, now: int, row: Row, action: str, *, line: str = "") -> Row | None:

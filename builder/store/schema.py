@@ -46,7 +46,7 @@ builds = Table(
     Column("no_cache", Boolean, nullable=False),
     Column("timeout_ms", BigInteger, nullable=False),
     Column("queue_timeout_ms", BigInteger, nullable=False),
-    # Status; a RUNNING build is in the stage WORK or FINALIZE, a PENDING one may be attached to another
+    # Status; a RUNNING build is in the stage WORK, JOB or FINALIZE, a PENDING one may be attached to another
     Column("status", String(12), nullable=False),
     Column("stage", String(10), nullable=False, server_default=""),
     Column("attached_to", String(20), nullable=False, server_default=""),
@@ -94,6 +94,14 @@ builds = Table(
     Column("warnings", Text, nullable=False, server_default="[]"),
     Column("statement", Text, nullable=False, server_default=""),  # of an artifact that is not ours to attach one to
     Column("provenance", Text, nullable=False, server_default=""),  # SourceProvenance of a git source
+    Column("job", Text, nullable=False, server_default=""),  # of this attempt, from its mark on: Job
+    Column("job_seen", Boolean, nullable=False, server_default="0"),  # somebody created or saw it
+    Column(
+        "watcher", String(200), nullable=False, server_default=""
+    ),  # the last that adopted it and did not release it
+    Column("caught_up", Boolean, nullable=False, server_default="0"),  # it has what the Job did before
+    Column("cursors", Text, nullable=False, server_default=""),  # container → [since, lines] of its log
+    Column("unwatched", Boolean, nullable=False, server_default="0"),  # a line of the log tells that nobody watches
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),

@@ -17,7 +17,7 @@ from builder.store.engine import Store
 from builder.store.offers import Lane, lane_of, lanes
 from builder.store.rows import Row, cancelled, end, failure, lock, lost, write
 from builder.store.schema import builds
-from builder.store.transitions import EXTERNAL, FAILED, FINALIZE, PENDING, RUNNING, WORK
+from builder.store.transitions import EXTERNAL, FAILED, FINALIZE, JOB, PENDING, RUNNING, WORK
 
 MOST_WORDS = 400
 BATCH = 100  # builds that one sweep ends; the next tick takes the rest
@@ -57,7 +57,13 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned) -> Due:
         queued = lanes(tx)
         readers = nodes.takers(nodes.read(tx, now), live_ms) if queued else {}
         live = {queue: nodes.toolchains_of(takers) for queue, takers in readers.items()}
-        every = (expired_leases(), queue_timeouts(live), build_timeouts(lease_ms))
+        every = (
+            expired_leases(),
+            queue_timeouts(live),
+            build_timeouts(lease_ms),
+            unwatched(),
+            unwatched_soon(lease_ms),
+        )
         any_due = or_(*(exists().where(sweep.due(now)) for sweep in every))
         sweeps = every if tx.execute(select(any_due)).scalar_one() else ()
         lacking = {lane: why for lane in queued if (why := missing(live, *lane) or _full(readers.get(lane[0], ())))}
@@ -79,10 +85,12 @@ def run(tx: Connection, now: int, sweeps: Collection[Sweep]) -> list[Row]:
 
 
 def expired_leases() -> Sweep:
-    """Builds whose owner has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for."""
+    """Builds whose owner has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for; of a Job
+    without a watcher."""
 
     def due(now: int) -> ColumnElement[bool]:
-        return and_(builds.c.status == RUNNING, builds.c.stage == WORK, builds.c.lease_until <= now)
+        owned = or_(builds.c.stage == WORK, and_(builds.c.stage == JOB, builds.c.watcher != ""))
+        return and_(builds.c.status == RUNNING, owned, builds.c.lease_until <= now)
 
     return Sweep(due=due, over=lost)
 
@@ -109,13 +117,15 @@ def queue_timeouts(live: Live) -> Sweep:
 def build_timeouts(lease_ms: int) -> Sweep:
     """Builds past the time of their attempt whose owner did not end them, one lease late; never after the mark.
 
-    What the owner waited for the control side extends the time, as it extends the owner's own deadline.
+    What the owner waited for the control side extends the time, as it extends the owner's own deadline. So does the
+    time in which nobody watched a Job, which ends by a deadline of its own: only a watcher knows whether it did.
     In FINALIZE the user's code is built and pushed: what is late there is ours.
     """
 
     def due(now: int) -> ColumnElement[bool]:
         late = builds.c.started_at + builds.c.timeout_ms + builds.c.waited_ms + lease_ms <= now
-        return and_(builds.c.status == RUNNING, builds.c.published.is_(False), late)
+        known = or_(builds.c.stage != JOB, builds.c.watcher != "", builds.c.cancel_requested.is_(True))
+        return and_(builds.c.status == RUNNING, builds.c.published.is_(False), late, known)
 
     def over(tx: Connection, now: int, row: Row) -> Row:
         if row["cancel_requested"]:
@@ -126,6 +136,36 @@ def build_timeouts(lease_ms: int) -> Sweep:
         elif row["stage"] == FINALIZE:
             reason, message = "RegistryUnavailable", f"built and pushed, but attesting it was {message}"
         return end(tx, now, row, "build-timeout", FAILED, failure(reason, message, row["phase"]))
+
+    return Sweep(due=due, over=over)
+
+
+def unwatched() -> Sweep:
+    """Builds whose Job no watcher has followed for as long as a build may wait in a queue."""
+
+    def due(now: int) -> ColumnElement[bool]:
+        waited = builds.c.lease_until + builds.c.queue_timeout_ms <= now
+        return and_(builds.c.status == RUNNING, builds.c.stage == JOB, builds.c.watcher == "", waited)
+
+    def over(tx: Connection, now: int, row: Row) -> Row:
+        if row["cancel_requested"]:
+            return cancelled(tx, now, row)
+        message = f"no watcher has followed the Job of this build for {(now - row['lease_until']) // 1000} s"
+        return end(tx, now, row, "unwatched", FAILED, failure("ClusterUnavailable", message, row["phase"]))
+
+    return Sweep(due=due, over=over)
+
+
+def unwatched_soon(lease_ms: int) -> Sweep:
+    """Builds whose Job nobody has watched for a lease: a line of their log tells it, once until the next adoption."""
+
+    def due(now: int) -> ColumnElement[bool]:
+        since = and_(builds.c.lease_until + lease_ms <= now, builds.c.unwatched.is_(False))
+        return and_(builds.c.status == RUNNING, builds.c.stage == JOB, builds.c.watcher == "", since)
+
+    def over(tx: Connection, now: int, row: Row) -> Row:
+        line = "no watcher follows the Job of this build; it goes on, and its log comes once one does"
+        return write(tx, row, unwatched=True, **logs.system(tx, now, row, line))
 
     return Sweep(due=due, over=over)
 

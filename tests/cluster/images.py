@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
+import tomllib
 from pathlib import Path
 
 from builder.bases.make import build_base
-from builder.images.image import Image, ImageConfig, build_image
+from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer
 from builder.images.registry import connect
 from builder.images.store import ImageStore
@@ -25,9 +27,14 @@ def prepare() -> None:
     debian()
 
 
+def debian_base() -> BaseImage:
+    """A Debian of our own recipe."""
+    return build_base(ImageStore(STORE / "bases"), "debian", HERE / "debian")
+
+
 def debian() -> Image:
-    """A Debian of our own recipe, whose user is root, as the images are that people build on."""
-    base = build_base(ImageStore(STORE / "bases"), "debian", HERE / "debian")
+    """The same, whose user is root, as the images are that people build on."""
+    base = debian_base()
     return build_image(None, base.layers, ImageConfig(entrypoint=(), env=base.env, user="", ports=()))
 
 
@@ -77,6 +84,53 @@ def push_executor(host: str) -> str:
 def push_debian(host: str) -> str:
     """The base of the Dockerfiles under test."""
     return push(host, "test/debian", debian())
+
+
+def push_builder(host: str) -> str:
+    """A builder image of Cloud Native Buildpacks: the lifecycle and two buildpacks of ours on the Debian."""
+    user = "1000"
+    with tempfile.TemporaryDirectory() as work:
+        cnb = Path(work) / "cnb"
+        shutil.copytree(HERE / "buildpacks", cnb / "sources")
+        (cnb / "lifecycle").mkdir()
+        for name in ("lifecycle", "launcher"):
+            shutil.copyfile(BUILDERS.place / name, cnb / "lifecycle" / name)
+            (cnb / "lifecycle" / name).chmod(0o755)
+        for phase in ("analyzer", "detector", "restorer", "builder", "exporter", "rebaser"):
+            (cnb / "lifecycle" / phase).symlink_to("lifecycle")
+        (cnb / "sources" / "order.toml").rename(cnb / "order.toml")
+        rows = []
+        for source in sorted((cnb / "sources").iterdir()):
+            row = tomllib.loads((source / "buildpack.toml").read_text())["buildpack"]
+            place = cnb / "buildpacks" / row["id"].replace("/", "_") / row["version"]
+            place.parent.mkdir(parents=True)
+            source.rename(place)
+            rows.append({"id": row["id"], "version": row["version"]})
+            if row["id"] == "ignite/static":
+                go_build(HERE / "serve", (".",), place)
+        (cnb / "sources").rmdir()
+        config = ImageConfig(
+            entrypoint=(),
+            env=(("PATH", USER_PATH), ("CNB_USER_ID", user), ("CNB_GROUP_ID", user)),
+            user=f"{user}:{user}",
+            labels=(
+                ("io.buildpacks.builder.metadata", json.dumps({"buildpacks": rows})),
+                ("io.buildpacks.lifecycle.apis", json.dumps({"platform": {"supported": ["0.13", "0.14"]}})),
+            ),
+            ports=(),
+        )
+        layer = write_layer([(cnb, "/cnb")], Path(work) / "layer.tar.gz", created_by="buildpacks")
+        return push(host, "test/builder", build_image(debian_base(), (layer,), config))
+
+
+def push_run(host: str, version: str) -> str:
+    """A run image: the Debian with a file that says which version of it this is."""
+    with tempfile.TemporaryDirectory() as work:
+        mark = Path(work) / "version"
+        mark.write_text(version)
+        layer = write_layer([(mark, "/etc/run-version")], Path(work) / "layer.tar.gz", created_by="version")
+        config = ImageConfig(entrypoint=(), env=(("PATH", USER_PATH),), user="1000:1000", ports=())
+        return push(host, "test/run", build_image(debian_base(), (layer,), config))
 
 
 def one_program(program: Path, place: str, work: Path) -> Layer:

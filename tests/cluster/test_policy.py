@@ -20,10 +20,10 @@ KINDS = (
 """What the golden Job with every option names."""
 
 
-def as_pod(job: dict[str, Any]) -> dict[str, Any]:
+def as_pod(job: dict[str, Any], namespace: str = NAMESPACE) -> dict[str, Any]:
     """The pod that the Job controller would create: only a pod itself is held to the enforced level."""
     template = job["spec"]["template"]
-    metadata = {**template["metadata"], "name": job["metadata"]["name"], "namespace": NAMESPACE}
+    metadata = {**template["metadata"], "name": job["metadata"]["name"], "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 

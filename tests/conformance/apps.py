@@ -60,7 +60,7 @@ class App:
     def raw(self, data: bytes, *, half_close: bool = True) -> bytes:
         """Send bytes as they are, read to the end of the connection. A server may take a half-closed one for a client
         that left."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
             connection.sendall(data)
             with contextlib.suppress(OSError):  # the app may have answered and closed before it read all of it
                 if half_close:

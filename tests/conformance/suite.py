@@ -44,7 +44,7 @@ def test_a_chunked_body_is_joined(app: App) -> None:
 
 
 def test_a_body_announced_with_expect_is_asked_for(app: App) -> None:
-    with socket.create_connection(("127.0.0.1", app.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", app.port), timeout=60) as connection:
         connection.sendall(
             b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\nexpect: 100-continue\r\nconnection: close\r\n\r\n"
         )
@@ -104,7 +104,7 @@ def test_healthz_is_the_platforms_own(app: App) -> None:
 
 
 def test_many_requests_share_one_connection(app: App) -> None:
-    connection = http.client.HTTPConnection("127.0.0.1", app.port, timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", app.port, timeout=60)
     connection.connect()
     first = connection.sock
     for number in range(20):
@@ -119,7 +119,7 @@ def test_many_requests_share_one_connection(app: App) -> None:
 def test_pipelined_requests_are_answered_in_order(app: App) -> None:
     one = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\n\r\n"
     last = b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 3\r\nconnection: close\r\n\r\n"
-    with socket.create_connection(("127.0.0.1", app.port), timeout=10) as connection:
+    with socket.create_connection(("127.0.0.1", app.port), timeout=60) as connection:
         connection.sendall(one + b"one" + last + b"two")
         parts = []
         while part := connection.recv(4096):
@@ -162,7 +162,7 @@ def test_headers_that_are_too_large_are_refused_and_the_app_goes_on(app: App) ->
 
 def test_a_client_that_leaves_half_way_harms_nobody(app: App) -> None:
     for _ in range(20):
-        with socket.create_connection(("127.0.0.1", app.port), timeout=10) as connection:
+        with socket.create_connection(("127.0.0.1", app.port), timeout=60) as connection:
             connection.sendall(b"POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 100\r\n\r\nhalf")
     assert app.ask("/echo", b"on").body == b"on"
 
@@ -191,7 +191,7 @@ def test_healthz_answers_while_all_handlers_are_busy(command: Command) -> None:
 
 def test_term_finishes_what_is_in_flight_takes_no_more_and_ends_with_0(command: Command) -> None:
     with started(command) as app:
-        idle = socket.create_connection(("127.0.0.1", app.port), timeout=10)
+        idle = socket.create_connection(("127.0.0.1", app.port), timeout=60)
         answers: list[int] = []
         asking = threading.Thread(target=lambda: answers.append(app.ask("/sleep?700").status))
         asking.start()
@@ -201,7 +201,7 @@ def test_term_finishes_what_is_in_flight_takes_no_more_and_ends_with_0(command: 
         with pytest.raises(OSError):
             app.ask("/echo")
         asking.join()
-        assert app.process.wait(5) == 0
+        assert app.process.wait(60) == 0
         assert answers == [200]
         idle.close()
 

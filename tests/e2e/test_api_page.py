@@ -30,6 +30,7 @@ def test_every_route_has_an_example_that_runs(tmp_path: Path) -> None:
                 "API": serve.url,
                 "TOKEN": "t-both",
                 "NODE_TOKEN": "t-worker-1",
+                "WATCH_TOKEN": "t-watch",
                 "OPERATOR_TOKEN": "t-operator",
             }
             (tmp_path / "here").mkdir()

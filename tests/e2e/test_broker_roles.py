@@ -99,7 +99,7 @@ def test_a_hint_goes_from_role_to_role_and_nothing_that_either_needs_is_refused(
         assert running.took(build_id), running.said()
         with server.client("worker") as node, node.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe("ignite:cancel")
-            channel.get_message(timeout=5)
+            channel.get_message(timeout=60)
             assert serve.ask("POST", f"/v1/ignite/builds/{build_id}/cancel", "both").status_code == 200
         running.process.terminate()
         assert running.process.wait(60) == 0, running.said()

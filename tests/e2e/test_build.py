@@ -43,7 +43,7 @@ time.sleep(600)
 def ask(server: Server, build: pb.Build, payload: str) -> httpx.Response:
     """What the artifact answers, run from the registry."""
     with run.started(server.embedded.settings, build) as running:
-        return httpx.post(running.url + "/", content=payload, headers=CALLER, timeout=10, trust_env=False)
+        return httpx.post(running.url + "/", content=payload, headers=CALLER, timeout=60, trust_env=False)
 
 
 @pytest.mark.parametrize("pack", [zip_of, tar_of, tar_gz_of], ids=["zip", "tar", "tar.gz"])
@@ -232,7 +232,7 @@ def test_a_cancelled_build_leaves_nothing(scripts: Server) -> None:
     done = scripts.wait(build)
     assert done.status == pb.BUILD_STATUS_CANCELLED
     assert done.failure.reason == "Cancelled"
-    assert until(lambda: not scripts.left_processes() and not scripts.left_folders(), 30)
+    assert until(lambda: not scripts.left_processes() and not scripts.left_folders(), 60)
 
 
 def test_the_log_is_dense_and_resumes(scripts: Server) -> None:
@@ -262,4 +262,4 @@ def test_a_third_pipeline_builds_and_runs(scripts: Server) -> None:
     build = scripts.build("third", zip_of({"build.py": script}))
     assert build.runtime == "script"
     with run.started(scripts.embedded.settings, build) as running:
-        assert httpx.get(running.url + "/", timeout=10, trust_env=False).text == "made by a script"
+        assert httpx.get(running.url + "/", timeout=60, trust_env=False).text == "made by a script"

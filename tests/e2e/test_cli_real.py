@@ -85,7 +85,7 @@ def handler_folder(folder: Path) -> Path:
 
 
 def ask(url: str) -> httpx.Response:
-    return httpx.post(url + "/", content="hello", headers=CALLER, timeout=10, trust_env=False)
+    return httpx.post(url + "/", content="hello", headers=CALLER, timeout=60, trust_env=False)
 
 
 def first_line(process: subprocess.Popen[bytes]) -> str:
@@ -268,7 +268,7 @@ def test_dev_serves_other_shells_until_it_is_stopped(
         assert token.read_text(encoding="utf-8") not in built.out + built.err
         assert stopped(process, number) == 0
     assert not token.exists()
-    assert until(lambda: not processes_that_name(alone.home), 5), processes_that_name(alone.home)
+    assert until(lambda: not processes_that_name(alone.home), 60), processes_that_name(alone.home)
     lost = other.run("ls", "--json")
     assert (lost.code, json.loads(lost.out)["reason"]) in ((2, "InvalidRequest"), (9, "Unavailable"))
 
@@ -291,7 +291,7 @@ def test_a_second_interrupt_kills_the_sandbox_of_a_build_of_its_own(
         ran = ended(process)
     assert ran.code == 130, ran.err
     uids = range(EMBEDDED_UID, EMBEDDED_UID + 1)
-    assert until(lambda: not processes_of(uids) and not processes_that_name(alone.home), 10)
+    assert until(lambda: not processes_of(uids) and not processes_that_name(alone.home), 60)
 
 
 def test_making_a_client_loads_no_http_library() -> None:

@@ -113,7 +113,7 @@ def test_a_component_is_the_same_on_two_nodes_and_any_host_serves_it(machine: Pr
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
         try:
             assert until(lambda: answers(port) or process.poll() is not None, 60)
-            answer = httpx.post(f"http://localhost:{port}/", content=expect["send"], trust_env=False, timeout=10)
+            answer = httpx.post(f"http://localhost:{port}/", content=expect["send"], trust_env=False, timeout=60)
             assert (answer.status_code, json.loads(answer.text)) == (200, {"execution": "", "hello": "Grace"})
         finally:
             process.kill()

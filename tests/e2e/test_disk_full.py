@@ -118,7 +118,7 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
         with suppress(OSError), (folder / "small/work/filler").open("wb", 0) as filler:
             while True:
                 filler.write(bytes(1 << 16))
-        assert until(lambda: bool(nodes()["small"].get("lacks")), 30)
+        assert until(lambda: bool(nodes()["small"].get("lacks")), 60)
         assert "slots" not in nodes()["small"] and nodes()["large"]["slots"] == 1
         listed = operator.run("nodes", "ls").out
         assert "small takes no builds: less than 1 MiB free on its disk (node_free_bytes)" in listed

@@ -9,12 +9,27 @@ from functools import cache
 import pytest
 
 from builder.store.transitions import BY_NAME
-from tests.exploration import ONE_IN_FULL, TWO, TWO_APART, TWO_CALM, TWO_KEYS, Model, Violation, World, explore, opened
+from tests.exploration import (
+    JOBS,
+    ONE_IN_FULL,
+    TWO,
+    TWO_APART,
+    TWO_BEGUN,
+    TWO_CALM,
+    TWO_KEYS,
+    TWO_PREBUILT,
+    Model,
+    Violation,
+    World,
+    explore,
+    opened,
+)
 from tests.exploration_guards import GUARDS, Guard, removed
 
 pytestmark = pytest.mark.e2e
 
-UNSEEN = {"heartbeat", "submit", "offer", "resolve", "image-refused"}
+OF_JOBS = {"launching", "launched", "adopt-job", "caught-up", "release", "unwatched"}
+UNSEEN = {"heartbeat", "submit", "offer", "resolve", "image-refused", *OF_JOBS}
 """See tests/unit/test_exploration.py."""
 
 
@@ -38,7 +53,17 @@ def test_two_builds_of_one_key(worlds: Worlds) -> None:
     assert explored.states > 1000
 
 
-@pytest.mark.parametrize("model", [TWO_CALM, TWO_KEYS, TWO_APART], ids=["one key", "two keys", "two repositories"])
+def test_one_build_whose_job_goes_on(worlds: Worlds) -> None:
+    explored = explore(worlds(JOBS))
+    assert explored.actions > OF_JOBS
+    assert explored.states > 200
+
+
+@pytest.mark.parametrize(
+    "model",
+    [TWO_CALM, TWO_KEYS, TWO_APART, TWO_PREBUILT, TWO_BEGUN],
+    ids=["one key", "two keys", "two repositories", "two prebuilt images", "two Jobs"],
+)
 def test_two_builds_that_nobody_stops(worlds: Worlds, model: Model) -> None:
     assert explore(worlds(model)).states > 100
 

@@ -89,7 +89,7 @@ def listed(program: Program) -> list[pb.Build]:
 
 
 def assert_nothing_left(program: Program) -> None:
-    assert until(lambda: not processes_of(range(uids.LOCAL, uids.LOCAL + 4)), 10)
+    assert until(lambda: not processes_of(range(uids.LOCAL, uids.LOCAL + 4)), 60)
     assert not processes_that_name(program.home)
     below = Path(program.settings["node_dir"]) / "local"
     assert not [*below.glob("*/work/*"), *below.glob("*/spool/*")]
@@ -209,7 +209,7 @@ def test_where_dev_runs_a_command_is_its_client(home: Program, kept: Path, tmp_p
         assert ended(dev).code == 0
     again = home.run("build", source)
     assert again.out == built.out and again.err.splitlines()[0].endswith("  local")
-    assert until(lambda: not processes_that_name(home.home), 5)
+    assert until(lambda: not processes_that_name(home.home), 60)
 
 
 def test_reports_wait_in_the_outbox_for_the_next_server(home: Program, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def test_a_node_is_drained_over_restarts_taken_back_and_forgotten(parts: Parts, 
             assert parts.client.run("nodes", "ls").code == 4, "a client is no operator"
             drained = operator.run("nodes", "drain", "node-1")
             assert (drained.code, drained.err) == (0, "node-1 takes no more builds and runs none\n")
-            assert until(lambda: "drain begins" in said.read_text(), 30)
+            assert until(lambda: "drain begins" in said.read_text(), 60)
             build_id = parts.client.run("build", str(tmp_path), "--name", "waits", "--detach").out.strip()
             end(worker)
         end(serve)

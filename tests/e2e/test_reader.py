@@ -22,6 +22,7 @@ from builder.plan import Detection, Plan, Step, Wanted
 from builder.source.tree import DictTree
 from tests import hostile_pipelines
 from tests.build_fixtures import tar_of, until
+from tests.hostile_pipelines import standing
 
 MIB = 1024 * 1024
 KNOWN = (cast(Pipeline, hostile_pipelines),)
@@ -122,10 +123,10 @@ def test_what_costs_too_much_is_the_sources_fault(
 
 
 def test_a_parser_that_waits_ends_by_the_clock(readers: Readers, work: Path) -> None:
-    budget = Budget(cpu_ms=60_000, unpack_ms=60_000, wall_ms=1000, memory=256 * MIB)
-    with pytest.raises(BuildError, match=r"reading attack.txt took more than 1 s$") as caught:
+    budget = Budget(cpu_ms=60_000, unpack_ms=60_000, wall_ms=3000, memory=256 * MIB)
+    with pytest.raises(BuildError, match=r"reading attack.txt took more than 3 s$") as caught:
         planned(readers, work, "sleep", budget)
-    assert (caught.value.reason, caught.value.where, caught.value.limit) == ("ManifestInvalid", "attack.txt", 1000)
+    assert (caught.value.reason, caught.value.where, caught.value.limit) == ("ManifestInvalid", "attack.txt", 3000)
 
 
 @pytest.mark.parametrize("attack", ["sleep", "spin"])
@@ -143,7 +144,7 @@ def test_a_build_that_must_stop_does_so_while_its_parser_hangs(readers: Readers,
         planned(readers, work, attack, budget, check)
     assert caught.value.reason == "Cancelled"
     readers.close()
-    assert BUILD_USER is None or until(lambda: not readers_of(BUILD_USER[0]), 30)
+    assert BUILD_USER is None or until(lambda: not readers_of(BUILD_USER[0]), 60)
 
 
 def test_a_reader_that_ends_by_itself_is_ours(readers: Readers, work: Path) -> None:
@@ -167,10 +168,12 @@ def test_a_reader_reaches_nothing(readers: Readers, work: Path) -> None:
         assert caught.value.message.startswith("open: [],")
 
 
-def test_a_reader_that_works_long_stands_back(readers: Readers, work: Path) -> None:
+def test_a_reader_that_works_long_stands_back_with_its_group(readers: Readers, work: Path) -> None:
     mine = os.getpriority(os.PRIO_PROCESS, 0)
-    with pytest.raises(BuildError, match=f"priority {mine}, then {min(mine + NICE, 19)}$"):
+    before, after = ("none", "none") if standing()[1] == "none" else ("0", str(NICE))
+    with pytest.raises(BuildError) as caught:
         planned(readers, work, "work_on")
+    assert caught.value.message == f"priority {(mine, before)}, then {(min(mine + NICE, 19), after)}"
 
 
 def test_a_reader_that_is_killed_is_ours_and_the_next_one_starts(readers: Readers, work: Path) -> None:

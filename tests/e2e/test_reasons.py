@@ -68,5 +68,5 @@ def test_a_build_that_no_slot_takes_in_time_ends_while_the_others_go_on(scripts:
     finally:
         for build in busy:
             scripts.api.call("CancelBuild", pb.CancelBuildRequest(build_id=build.build_id))
-            scripts.wait(build, patience_s=30)
+            scripts.wait(build, patience_s=300)
     scripts.assert_nothing_left()

@@ -86,14 +86,14 @@ def test_a_server_with_tiny_ages_forgets_what_it_may_and_keeps_what_is_needed(tm
         # Sources are an hour old at least before they go.
         for path in (server.data / "sources" / "sha256").rglob("*"):
             os.utime(path, (time.time() - 7200,) * 2)
-        assert until(lambda: server.ask("GET", f"/v1/ignite/builds/{old}", "both").status_code == 404, 20)
+        assert until(lambda: server.ask("GET", f"/v1/ignite/builds/{old}", "both").status_code == 404, 60)
         assert server.ask("GET", f"/v1/ignite/builds/{waits}", "both").json()["status"] == "BUILD_STATUS_PENDING"
 
         def deleted(what: str) -> Callable[[], bool]:
             return lambda: server.metrics()[f'ignite_retention_deleted_total{{what="{what}"}}'] >= 1
 
         for what in ("builds", "attempt-tags", "sources", "nodes"):
-            assert until(deleted(what), 20), what
+            assert until(deleted(what), 60), what
         kept = [path for path in (server.data / "sources" / "sha256").rglob("*") if path.is_file()]
         assert len(kept) == 1, "the waiting build's"
         server.register()

@@ -94,4 +94,4 @@ def test_a_group_ends_with_everything_in_it(
         monkeypatch.setattr(cgroups, "_write", without_kill)
     group.close()
     assert not (folder / "ignite-one").exists()
-    assert until(lambda: Path(f"/proc/{sleeper}/stat").read_text(encoding="utf-8").split()[2] == "Z", 2)
+    assert until(lambda: Path(f"/proc/{sleeper}/stat").read_text(encoding="utf-8").split()[2] == "Z", 60)

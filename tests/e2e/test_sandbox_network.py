@@ -28,7 +28,7 @@ GET = """
 import sys, urllib.request, urllib.error
 for url in sys.argv[1:]:
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
+        with urllib.request.urlopen(url, timeout=60) as answer:
             print(answer.status, answer.read(200).decode())
     except urllib.error.HTTPError as error:
         print(error.code, error.read().decode())
@@ -274,7 +274,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), App).ser
 
 
 def asked(address: tuple[str, int], path: str) -> str:
-    connection = http.client.HTTPConnection(*address, timeout=5)
+    connection = http.client.HTTPConnection(*address, timeout=60)
     try:
         connection.request("GET", path)
         return connection.getresponse().read().decode()

@@ -126,7 +126,7 @@ def open_tail(serve: Serve, build: str) -> Iterator[Iterator[bytes]]:
     """A stream that has answered, as the bytes come."""
     url = f"{serve.url}/v1/ignite/builds/{build}/logs/stream?fromStart=true"
     headers = {"authorization": "Bearer t-read"}
-    with httpx.Client(timeout=20, trust_env=False) as client, client.stream("GET", url, headers=headers) as answer:
+    with httpx.Client(timeout=60, trust_env=False) as client, client.stream("GET", url, headers=headers) as answer:
         assert answer.status_code == 200
         yield answer.iter_bytes()
 
@@ -256,7 +256,7 @@ def test_hints_that_a_flush_took_are_offered_again_at_once_and_those_that_lie_th
     with embedded.private_redis(tmp_path / "redis") as (_, url), serving(tmp_path / "serve", url) as serve:
         serve.register(slots=2)
         builds = {serve.submit(f"build-{number}") for number in range(3)}
-        assert until(lambda: set(hints(url)) == builds, 5)
+        assert until(lambda: set(hints(url)) == builds, 60)
         stay_until = time.monotonic() + 7
         while time.monotonic() < stay_until:
             serve.register(slots=2)

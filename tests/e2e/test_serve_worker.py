@@ -121,7 +121,7 @@ def test_two_processes_build_what_a_client_asks_for(parts: Parts, tmp_path: Path
         assert built.code == 0, built.out
         assert built.record.organization_name == "acme"
         assert built.record.repository == "acme/hello"
-        assert until(lambda: told(parts.reports, build_id), 10), parts.reports.received
+        assert until(lambda: told(parts.reports, build_id), 60), parts.reports.received
         for process, said in ((worker, worker_said), (serve, serve_said)):
             process.send_signal(signal.SIGTERM)
             assert process.wait(60) == 0, said.read_text()

@@ -222,12 +222,12 @@ def while_it_waits(world: World, build: str, call: Callable[[], Any], then: Call
     with world.store.transaction() as tx:
         row = rows.lock_one(tx, builds.builds.c.build_id == build)
         thread.start()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not blocked(world):
             assert time.monotonic() < deadline and thread.is_alive(), "it did not wait"
             time.sleep(0.01)
         then(tx, row)
-    thread.join(20)
+    thread.join(60)
     assert answers, "it failed or still waits"
     return answers[0]
 

@@ -172,7 +172,7 @@ def tokens_in_other_places_and_forms(world: World) -> str:
     tried["query"] = of_answer(world.ask("GET", f"{BUILDS}?access_token=t-acme"))
     tried["cookie"] = of_answer(world.ask("GET", BUILDS, headers={"cookie": "authorization=Bearer t-acme"}))
     twice = [("authorization", "Bearer nobody"), ("authorization", "Bearer t-acme")]
-    answer = httpx.get(world.serve.url + BUILDS, headers=twice, trust_env=False, timeout=20)
+    answer = httpx.get(world.serve.url + BUILDS, headers=twice, trust_env=False, timeout=60)
     return same(tried | {"twice": of_answer(answer)})
 
 

@@ -336,5 +336,5 @@ def a_connection_as_the_step_ends(world: World) -> str:
         with socket.create_connection(listener.getsockname(), 20) as client:
             client.settimeout(20)
             got = client.recv(100)
-        ending.join(20)
+        ending.join(60)
     return "cut, and no error of ours" if not (got or failed or ending.is_alive()) else f"{got!r} {failed}"

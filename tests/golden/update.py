@@ -1,4 +1,4 @@
-"""The golden plans and Jobs, of the examples and of Dockerfile builds. `make golden` writes them again.
+"""The golden plans of the examples, and the golden Jobs. `make golden` writes them again.
 
 The diff is the review.
 """
@@ -46,5 +46,5 @@ def plan_text(folder: Path) -> str:
 if __name__ == "__main__":
     for folder in examples():
         (folder / "plan.json").write_text(plan_text(folder))
-    for name, value in jobs.manifests().items():
+    for name, value in jobs.all_manifests().items():
         (jobs.FOLDER / f"{name}.json").write_text(jobs.text_of(value))

@@ -8,7 +8,7 @@ import pytest
 
 SUBJECTS = (
     "claims", "lines", "attaching", "finalizing", "offering", "untaken", "cancelling", "races", "reporting",
-    "interleavings", "retaining", "starting", "statements", "phases",
+    "interleavings", "retaining", "starting", "statements", "phases", "watching",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in (*SUBJECTS, "world")))  # before they are imported
 
@@ -26,3 +26,4 @@ from tests.store_contract.retaining import *  # noqa: E402, F403
 from tests.store_contract.starting import *  # noqa: E402, F403
 from tests.store_contract.statements import *  # noqa: E402, F403
 from tests.store_contract.untaken import *  # noqa: E402, F403
+from tests.store_contract.watching import *  # noqa: E402, F403

@@ -1,13 +1,18 @@
-"""Unit tests cannot touch the world: opening a connection or starting a process raises."""
+"""Unit tests cannot touch the world: opening a connection or starting a process raises. Their stores are copies."""
 
 from __future__ import annotations
 
+import functools
 import os
 import socket
 import subprocess
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+from builder.store import engine
 
 SOCKET = ("connect", "connect_ex", "bind", "sendto", "sendmsg")
 PROCESS = (
@@ -30,3 +35,27 @@ def no_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for name in PROCESS:
         monkeypatch.setattr(os, name, _refused)
     yield
+
+
+@functools.cache
+def empty_store() -> bytes:
+    """The file of a store without records, as the migrations make it, once for each process of the tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store.db"
+        engine.open_store(f"sqlite:///{path}").engine.dispose()
+        return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def schema_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a new store begin as a copy: the migrations take some fifty times as long. `migrates`: a test of them."""
+    if request.node.get_closest_marker("migrates"):
+        return
+    data, make_private = empty_store(), engine._make_private
+
+    def with_schema(database: Path) -> None:
+        make_private(database)
+        if not database.stat().st_size:
+            database.write_bytes(data)
+
+    monkeypatch.setattr(engine, "_make_private", with_schema)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -125,9 +126,15 @@ def test_a_runtime_is_one_package_one_line_one_folder_its_catalog_rows_and_an_ex
     assert folders == {module.NAME for module in PIPELINES}
 
 
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    """A module of the product, parsed once."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imported_modules(path: Path) -> Iterator[str]:
     """The modules that a file imports, `from package import module` included."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
@@ -170,7 +177,7 @@ def test_no_other_module_names_a_runtime() -> None:
 
 def strings_of(path: Path) -> Iterator[str]:
     """The string literals of a module, without its docstrings: those are for people and may give an example."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
+    tree = tree_of(path)
     docs = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }

@@ -90,7 +90,6 @@ def test_cut_and_pad_count_cells() -> None:
     assert fmt.cut("漢字漢字", 6) == "漢字…"
     assert fmt.cell_len("e\u0301 漢 👩\u200d💻") == 7
     assert fmt.cell_len("") == 0
-    assert fmt.pad("漢", 4) == "漢  "
 
 
 def test_wrap_keeps_words_whole_and_the_first_indentation() -> None:

@@ -18,10 +18,10 @@ import pytest
 import builder
 from builder.cli import program
 from builder.cli.app import command_options
-from builder.cli.commands.build import BuildOptions, request_of
 from builder.cli.commands.operate import doctor_rows
 from builder.cli.commands.read import described, listed
 from builder.cli.pack import pack
+from builder.cli.requests import BuildOptions, request_of
 from builder.cli.stop import Stop
 from builder.cli.terminal import ASCII, Look
 from builder.config import Loaded, load
@@ -431,6 +431,17 @@ def test_get_names_what_an_image_and_a_commit_are_of() -> None:
     commit = pb.SourceProvenance(commit_sha="3f" * 20, branch="main", author="Ada\x1b <ada@example.com>")
     rows = described(build(code_hash="sha256:9f2c", provenance=commit), Look(), now_ms=START_MS, terminal=False)
     assert rows[2] == "commit  3f3f3f3f3f3f  main  Ada\\x1b <ada@example.com>"
+
+
+@pytest.mark.parametrize(
+    ("watcher", "of_get", "of_ls"),
+    [("w-1", "watched by w-1", "build, a Job"), ("", "nobody watches it now", "build, an unwatched Job")],
+)
+def test_a_job_and_who_watches_it_are_told(watcher: str, of_get: str, of_ls: str) -> None:
+    here = {"stage": pb.BUILD_STAGE_JOB, "job": "ns/ignite-x-1", "watcher": watcher, "phase": pb.BUILD_PHASE_BUILD}
+    running = build(status=pb.BUILD_STATUS_RUNNING, ended_at_ms=0, **here)
+    assert f"job     ns/ignite-x-1, {of_get}" in described(running, Look(), now_ms=START_MS, terminal=False)
+    assert f"  {of_ls}  " in listed([running], Look(), now_ms=START_MS, terminal=False)[1]
 
 
 def test_ls_is_the_mock_up() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from typing import Any
 
@@ -245,12 +246,15 @@ def test_refused_queries(cls: type[Message], pairs: list[tuple[str, str]], where
 
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+MAPS = st.dictionaries(TEXTS, TEXTS, max_size=3)
+FLAGS = st.booleans()
 
 
+@functools.cache  # a strategy is checked when it is first drawn from
 def values(field: FieldDescriptor, depth: int) -> st.SearchStrategy[Any]:
     """Values that Python's protobuf takes for one element of a field."""
     if field.message_type is not None:
-        return messages(field.message_type, depth + 1)
+        return messages_of(field.message_type, depth + 1)
     if field.enum_type is not None:
         return st.sampled_from([value.number for value in field.enum_type.values])
     if field.cpp_type in codec._RANGES:
@@ -269,12 +273,12 @@ def messages(draw: st.DrawFn, descriptor: Any, depth: int = 0) -> Message:
     """A message of any shape; two levels down only scalars are set."""
     message = GetMessageClass(descriptor)()
     for field in descriptor.fields:
-        if not draw(st.booleans()) or (field.message_type is not None and depth > 2):
+        if not draw(FLAGS) or (field.message_type is not None and depth > 2):
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            getattr(message, field.name).update(draw(st.dictionaries(TEXTS, TEXTS, max_size=3)))
+            getattr(message, field.name).update(draw(MAPS))
         elif field.is_repeated:
-            getattr(message, field.name).extend(draw(st.lists(values(field, depth), max_size=3)))
+            getattr(message, field.name).extend(draw(lists_of(field, depth)))
         elif field.message_type is not None:
             getattr(message, field.name).CopyFrom(draw(values(field, depth)))
             getattr(message, field.name).SetInParent()
@@ -283,11 +287,23 @@ def messages(draw: st.DrawFn, descriptor: Any, depth: int = 0) -> Message:
     return message
 
 
+@functools.cache
+def messages_of(descriptor: Any, depth: int = 0) -> st.SearchStrategy[Message]:
+    """The strategy of a message, one for all its places."""
+    return messages(descriptor, depth)
+
+
+@functools.cache
+def lists_of(field: FieldDescriptor, depth: int) -> st.SearchStrategy[list[Any]]:
+    """A few elements of a repeated field."""
+    return st.lists(values(field, depth), max_size=3)
+
+
 @pytest.mark.parametrize("cls", CLASSES, ids=lambda cls: cls.DESCRIPTOR.name)
 @settings(max_examples=15, deadline=None)
 @given(data=st.data())
 def test_every_message_survives_dump_and_parse(cls: type[Message], data: st.DataObject) -> None:
-    message = data.draw(messages(cls.DESCRIPTOR))
+    message = data.draw(messages_of(cls.DESCRIPTOR))
     dumped = codec.dump(message)
     assert codec.parse(cls, dumped) == message
     assert dumped.isascii() and b"\n" not in dumped
@@ -323,8 +339,8 @@ def replaced(draw: st.DrawFn, value: Any) -> Any:
 @settings(max_examples=20, deadline=None)
 @given(data=st.data())
 def test_mutated_json_is_read_or_refused_with_words(cls: type[Message], data: st.DataObject) -> None:
-    value = json.loads(codec.dump(data.draw(messages(cls.DESCRIPTOR))))
-    text = json.dumps(data.draw(st.composite(lambda draw: replaced(draw, value))())).encode()
+    value = json.loads(codec.dump(data.draw(messages_of(cls.DESCRIPTOR))))
+    text = json.dumps(replaced(data.draw, value)).encode()
     cut = data.draw(st.integers(0, 4 * len(text)))
     text = text[:cut]
     try:

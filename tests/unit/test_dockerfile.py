@@ -10,6 +10,7 @@ import pytest
 from builder.dockerfile.check import MOST_COMPARED, Checked, Context, check
 from builder.errors import BuildError
 from builder.globs import moby_patterns
+from tests.growth import assert_linear
 
 FILES = ("app.py", "src/main.go", "src/lib/a.c", "requirements.txt", "docs/a.md", "docs/b.md")
 
@@ -167,9 +168,7 @@ def test_wildcards_are_those_of_go(pattern: str, matches: bool) -> None:
 # Hostile ones
 
 SMALL, LARGE = 2_000, 8_000
-MOST_GROWTH = 9
 FLOOR_S = 0.03
-TRIES = 4
 HOSTILE: dict[str, Callable[[int], str]] = {
     "instructions": lambda n: "FROM a\n" + "RUN x\n" * n,
     "stages": lambda n: "".join(f"FROM a AS s{at}\n" for at in range(n // 8)),
@@ -223,12 +222,7 @@ def spent(text: str) -> float:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_work_grows_as_the_file_does(name: str) -> None:
     small, large = HOSTILE[name](SMALL), HOSTILE[name](LARGE)
-    ratios = []
-    for _ in range(TRIES):  # another process's use of the machine adds to one try, not to each
-        ratios.append(spent(large) / max(FLOOR_S, spent(small)))
-        if ratios[-1] <= MOST_GROWTH:
-            break
-    assert min(ratios) <= MOST_GROWTH, ratios
+    assert_linear(lambda: spent(small), lambda: spent(large), FLOOR_S, name)
 
 
 def test_many_wildcards_over_many_files_are_bounded() -> None:

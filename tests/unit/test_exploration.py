@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builder.store.transitions import BY_NAME
-from tests.exploration import ONE, explore, opened
+from tests.exploration import ONE, PREBUILT, explore, opened
 
 SILENT = {"heartbeat"}
 """It emits no event."""
@@ -14,12 +14,21 @@ HINTS = {"offer"}
 SHARED = {"attach", "reuse", "primary-succeeded", "primary-failed", "promote", "artifact-gone"}
 """They need a second build."""
 
-PREBUILT = {"resolve", "image-refused"}
-"""Of the queue that no node reads: tests/unit/test_prebuilt.py takes each of them."""
+OF_IMAGES = {"resolve", "image-refused"}
+"""Of the queue that no node reads: the model of prebuilt images."""
+OF_JOBS = {"launching", "launched", "adopt-job", "caught-up", "release", "unwatched"}
+"""Of stage JOB: its models are in tests/e2e."""
 
 
 def test_one_build() -> None:
     with opened(ONE) as world:
         explored = explore(world)
-    assert explored.actions == set(BY_NAME) - SILENT - BEFORE - HINTS - SHARED - PREBUILT
+    assert explored.actions == set(BY_NAME) - SILENT - BEFORE - HINTS - SHARED - OF_IMAGES - OF_JOBS
     assert explored.states > 100
+
+
+def test_one_prebuilt_image() -> None:
+    with opened(PREBUILT) as world:
+        explored = explore(world)
+    assert explored.actions > OF_IMAGES
+    assert explored.states > 30

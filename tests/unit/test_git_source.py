@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,14 +56,12 @@ def test_a_url_of_a_host_is_taken(text: str) -> None:
 
 @pytest.mark.parametrize("text", HOSTILE_URLS, ids=range(len(HOSTILE_URLS)))
 def test_a_hostile_url_is_refused_before_git_sees_it(text: str) -> None:
-    began = time.process_time()
     with pytest.raises(BuildError) as refused:
         parse_url(text)
     error = refused.value
     assert (error.reason, str(error.error_class)) == ("GitUrlRefused", "client")
     assert error.next and error.message.isprintable() and len(error.message) < 300
     assert "token@" not in error.message and "user:token" not in error.message
-    assert time.process_time() - began < 1
 
 
 @pytest.mark.parametrize("text", HOSTILE_REFERENCES, ids=range(len(HOSTILE_REFERENCES)))

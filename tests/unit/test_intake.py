@@ -149,10 +149,22 @@ def test_what_a_build_would_not_look_at_is_refused(store: Store, tmp_path: Path,
 
 @pytest.mark.parametrize("source", [{"zipped_code": ARCHIVE}, {"context_id": "c"}])
 def test_a_dockerfile_beside_a_context_is_image_mode(store: Store, tmp_path: Path, source: dict[str, Any]) -> None:
-    with pytest.raises(CallRefused) as refused:
-        columns(store, tmp_path, asked(dockerfile="Dockerfile", **source))
-    assert refused.value.code == "UNIMPLEMENTED"
+    assert refusal(store, tmp_path, asked(dockerfile="Dockerfile", **source)) == ("InvalidRequest", "dockerfile")
     assert not list((tmp_path / "sources").rglob("*"))
+
+
+def test_an_uploaded_context_waits_in_the_queue_of_images(store: Store, tmp_path: Path) -> None:
+    request = pb.CreateBuildRequest(name="app", tags=["v1"])
+    request.code.image.from_code.CopyFrom(common.ImageFromCode(archive=ARCHIVE, build_args={"TOKEN": "s"}))
+    found = columns(store, tmp_path, request)
+    assert (found["queue"], found["runtime"], found["toolchain"]) == ("image", "", "")
+    assert (found["repository"], found["tags"], found["source_size"]) == ("acme/app", '["v1"]', len(ARCHIVE))
+    assert "archive" not in json.loads(found["request"])["code"]["image"]["fromCode"]
+    assert builds.submit(store, found).row["status"] == "PENDING"
+    request.code.image.from_code.archive = b""
+    assert refusal(store, tmp_path, request) == ("SourceEmpty", "code.image.fromCode.archive")
+    request.source_ref.sha256 = "0" * 64
+    assert refusal(store, tmp_path, request) == ("SourceNotFound", "sourceRef.sha256")
 
 
 @pytest.mark.parametrize("configured", ["", "reg.test:5000"])

@@ -9,9 +9,9 @@ import pytest
 from builder import config
 from builder.errors import BuildError
 from builder.kube.job import Toleration
-from builder.kube.site import site_of
+from builder.kube.site import buildpacks_site_of, site_of
 from builder.settings import Settings
-from tests.golden.jobs import EXECUTOR, FETCHER
+from tests.golden.jobs import BUILDER, EXECUTOR, FETCHER, RUN
 
 IMAGES = {"kaniko_executor": EXECUTOR, "fetch_image": FETCHER}
 
@@ -42,6 +42,17 @@ def test_all_settings_of_jobs_reach_the_site() -> None:
     assert (site.runtime_class, site.priority_class, site.pull_secret) == ("gvisor", "low", "images")
 
 
+def test_buildpacks_have_a_namespace_and_a_builder_of_their_own() -> None:
+    images = {"buildpacks_builder": BUILDER, "buildpacks_run_image": RUN, "fetch_image": FETCHER}
+    site = buildpacks_site_of(loaded(**images, buildpacks_namespace="packs", job_runtime_class="gvisor"))
+    assert (site.namespace, site.executor, site.fetcher) == ("packs", BUILDER, FETCHER)
+    assert site.runtime_class == "gvisor"
+    for name in images:
+        with pytest.raises(BuildError) as refused:
+            buildpacks_site_of(loaded(**{**images, name: ""}))
+        assert (refused.value.reason, refused.value.where) == ("InvalidRequest", name)
+
+
 @pytest.mark.parametrize("name", sorted(IMAGES))
 def test_without_an_image_there_are_no_jobs_and_the_setting_is_named(name: str) -> None:
     with pytest.raises(BuildError) as refused:
@@ -55,6 +66,8 @@ def test_without_an_image_there_are_no_jobs_and_the_setting_is_named(name: str) 
         ("kaniko_executor", "registry.example/kaniko:latest"),
         ("kaniko_executor", "registry.example/kaniko@sha256:12"),
         ("fetch_image", "fetch"),
+        ("buildpacks_builder", "registry.example/builder:latest"),
+        ("buildpacks_run_image", "registry.example/run:latest"),
         ("job_tolerations", ("spot:Never",)),
         ("job_tolerations", ("",)),
         ("job_tolerations", ("a b",)),

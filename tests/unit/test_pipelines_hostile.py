@@ -1,13 +1,13 @@
-"""Every parser and every diagnosis over hostile text: a failure of the table, in time that grows as the text does.
-
-Processor time of four times the text is compared with that of the text: 4 where work is linear, 16 where it squares.
-"""
+"""Every parser and every diagnosis over hostile text: a failure of the table, in time that grows as the text does."""
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import TypeVar
 
 import pytest
 
@@ -21,16 +21,16 @@ from builder.pipelines.go import modules
 from builder.pipelines.python import wheels
 from builder.plan import Step
 from builder.source.tree import DictTree
+from tests.growth import assert_linear
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
+T = TypeVar("T")
 SMALL, LARGE = 16 * 1024, 64 * 1024
 TAIL_LINE = 16 * 1024
 LARGER = {"main.go": 8, "imports": 8, "main.ts": 8}
 """Files of source may be this many times as large as a manifest; what squares there shows later."""
-MOST_GROWTH = 9
 FLOOR_S = 0.05
-"""What a squaring parser may cost at this size: 16 times 50 ms is no weapon, and less cannot be told from noise."""
-TRIES = 4
+"""What a squaring parser may cost at this size: 16 times 50 ms is no weapon."""
 
 
 def repeated(unit: str, before: str = "", after: str = "") -> Callable[[int], str]:
@@ -165,9 +165,9 @@ def of_deno(**files: str) -> None:
     plan({"main.ts": "", **{name.replace("_", "."): text for name, text in files.items()}}, "deno")
 
 
-def import_map(text: str) -> None:
-    """As many entries and prefixes as the text is long, and as many imports."""
-    count = len(text) // 64
+def import_map(size: int) -> None:
+    """As many entries and prefixes as the size says, and as many imports."""
+    count = size // 64
     imports = {f"{'p' * (at % 40)}{at}/": f"./a{at}/" for at in range(count)}
     lines = "".join(f"import '{'p' * (at % 40)}{at + 1}x/{at}';\n" for at in range(count))
     of_deno(deno_json=json.dumps({"imports": imports}), main_ts=lines)
@@ -198,9 +198,9 @@ PROJECT = '[project]\nname = "x"\n'
 POETRY = '[tool.poetry]\nname = "x"\n[tool.poetry.dependencies]\n'
 
 
-def members_and_sources(text: str) -> None:
-    """As many members, patterns and sources as the text is long."""
-    count = len(text) // 64
+def members_and_sources(size: int) -> None:
+    """As many members, patterns and sources as the size says."""
+    count = size // 64
     needs = ", ".join(f'"m{at}"' for at in range(count))
     sources = "".join(f"m{at} = {{ workspace = true }}\n" for at in range(count))
     patterns = ", ".join(f"'{'*a' * 20}/{at}'" for at in range(count))
@@ -215,35 +215,35 @@ LOCKED = 'requires-python = ">=3.11"\n[[package]]\nname = "x"\nsource = { virtua
 OF_INDEX = 'source = { registry = "https://index.example/simple" }\n'
 
 
-def lock_and_manifest(text: str) -> None:
+def lock_and_manifest(size: int) -> None:
     """Many requirements of one name, none of which the first entries of the lock are."""
-    count = min(len(text) // 32, 2000)
+    count = min(size // 32, 2000)
     needs = ", ".join(f'"a>={at}"' for at in range(count))
     entries = ", ".join(f'{{ name = "a", specifier = ">={at}" }}' for at in reversed(range(count)))
     lock = f"{LOCKED}[package.metadata]\nrequires-dist = [{entries}]\n"
     of_python(pyproject_toml=f"{PROJECT}dependencies = [{needs}]\n", uv_lock=lock)
 
 
-def extras_of_a_lock(text: str) -> None:
+def extras_of_a_lock(size: int) -> None:
     """Many packages of one name, and many extras asked of it."""
-    count = len(text) // 32
+    count = size // 32
     extras = ", ".join(f'"e{at}"' for at in range(count))
     packages = f'[[package]]\nname = "a"\n{OF_INDEX}' * count
     lock = f'{LOCKED}dependencies = [{{ name = "a", extra = [{extras}] }}]\n{packages}'
     of_python(pyproject_toml=PROJECT, uv_lock=lock)
 
 
-def versions_of_a_lock(text: str) -> None:
+def versions_of_a_lock(size: int) -> None:
     """Many versions of one package, and many requirements of it."""
-    count = min(len(text) // 32, 2000)
+    count = min(size // 32, 2000)
     needs = ", ".join(f'"a!={at}.1"' for at in range(count))
     packages = "".join(f'[[packages]]\nname = "a"\nversion = "{at}.1"\n' for at in range(count))
     of_python(pyproject_toml=f"{PROJECT}dependencies = [{needs}]\n", pylock_toml=packages)
 
 
-def imports_and_replacements(text: str) -> None:
-    """As many of each as the text is long: each import is looked for among the replaced modules."""
-    count = len(text) // 16
+def imports_and_replacements(size: int) -> None:
+    """As many of each as the size says: each import is looked for among the replaced modules."""
+    count = size // 16
     module = MODULE + "".join(f"replace a.b/{at} => ./{at}\n" for at in range(count))
     imports = "".join(f'import "c.d/{at}"\n' for at in range(count))
     plan({"go.mod": module, "main.go": f"package main\n{imports}func main() {{}}\n"}, "go")
@@ -278,41 +278,22 @@ PARSERS: dict[str, Callable[[str], None]] = {
         pyproject_toml=f'{PROJECT}[build-system]\nbuild-backend = "hatchling.build"\n'
         f"[tool.hatch.build.targets.wheel]\npackages = [{', '.join(map(toml, text.splitlines()))}]\n"
     ),
-    "members": members_and_sources,
-    "a lock and its manifest": lock_and_manifest,
-    "extras of a lock": extras_of_a_lock,
-    "versions of a lock": versions_of_a_lock,
     "poetry.lock": lambda text: of_python(pyproject_toml=f"{PROJECT}dependencies = ['a']\n", poetry_lock=text),
-    "packages of Poetry": lambda text: of_python(
-        pyproject_toml=POETRY + 'a = "1"\n',
-        poetry_lock="".join(
-            f'[[package]]\nname = "a{"" if at == 0 else at}"\nversion = "1"\n'
-            f'[package.dependencies]\na{at + 1} = "*"\na = "*"\n'
-            for at in range(min(len(text) // 64, 2000))
-        ),
-    ),
     "a constraint of Poetry": lambda text: of_python(pyproject_toml=f"{POETRY}a = {toml(text)}\n"),
     "pdm.lock": lambda text: of_python(pyproject_toml=f"{PROJECT}dependencies = ['a']\n", pdm_lock=text),
     "Pipfile": lambda text: of_python(Pipfile=text),
     "a constraint of Pipenv": lambda text: of_python(Pipfile=f"[packages]\na = {toml(text)}\n"),
     "Pipfile.lock": lambda text: of_python(Pipfile_lock=text),
     "a script's metadata": lambda text: of_python(handler_py=f"# /// script\n# {text}\n# ///\n"),
-    "blocks of a script": lambda text: of_python(handler_py="# /// script\n" + "# ///\n" * (len(text) // 8)),
-    "groups": lambda text: of_python(
-        pyproject_toml=f"{PROJECT}dependencies = []\n[tool.uv]\ndefault-groups = ['g0']\n[dependency-groups]\n"
-        + "".join(f"g{at} = ['a', {{ include-group = 'g{at + 1}' }}]\n" for at in range(min(len(text) // 64, 2000)))
-    ),
     "mise.toml, Python": lambda text: of_python(mise_toml=f"[tools]\npython = {toml(text)}\n"),
     "a module that starts": lambda text: of_python_without_handler(main_py=text),
     "statements that start": lambda text: of_python_without_handler(main_py=text.replace(" ", "\n")),
-    "names of applications": lambda text: of_python_without_handler(main_py=many_applications(len(text))),
     "Procfile": lambda text: of_python_without_handler(Procfile=f"web: {text}"),
     "manage.py": lambda text: of_python_without_handler(manage_py=f"DJANGO_SETTINGS_MODULE', '{text}"),
     "an entry by name": lambda text: plan({"main.py": ""}, "python", entry=text),
     "a start by name": lambda text: plan({"main.py": ""}, "python", start=text),
     "runtime.txt": lambda text: of_python(runtime_txt=text),
     ".python-version": lambda text: of_python(python_version=text),
-    ".python-version, digits": lambda text: of_python(python_version="3." + "1" * len(text)),
     "main.go": lambda text: plan({"main.go": text}, "go"),
     "imports": lambda text: plan({"main.go": f"package main\nimport (\n{text}\n)\n"}, "go"),
     "a constraint": lambda text: plan({"main.go": MAIN, "a.go": f"//go:build {text}\n\n{MAIN}"}, "go"),
@@ -320,13 +301,6 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "a head": lambda text: plan({"main.go": f"{text}\n\n{MAIN}"}, "go"),
     "embedded": lambda text: plan({"main.go": f'package main\nimport _ "embed"\n//go:embed {text}\n'}, "go"),
     "a body that embeds": lambda text: plan({"main.go": f'package main\nimport _ "embed"\n{text}\n'}, "go"),
-    "many patterns": lambda text: plan(
-        {
-            "main.go": 'package main\nimport _ "embed"\n' + "//go:embed a*b*c*d\n" * (len(text) // 16),
-            "a/" + "a" * 200: "",
-        },
-        "go",
-    ),
     "go.work": lambda text: plan({"go.work": text, "go.mod": MODULE, "main.go": MAIN}, "go"),
     "a block of go.work": lambda text: plan(
         {"go.work": f"go 1.24\nuse (\n.\n{text}\n)\n", "go.mod": MODULE, "main.go": MAIN}, "go"
@@ -337,7 +311,6 @@ PARSERS: dict[str, Callable[[str], None]] = {
     ".tool-versions of Go": lambda text: plan({"main.go": MAIN, ".tool-versions": f"golang {text}"}, "go"),
     "mise.toml of Go": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\n{text}"}, "go"),
     "a pin of mise.toml": lambda text: plan({"main.go": MAIN, "mise.toml": f"[tools]\ngo = {toml(text)}\n"}, "go"),
-    "imports and replacements": imports_and_replacements,
     "go.sum": read_sums,
     "the resolver's lock": read_lock,
     "an exported lock": read_pins,
@@ -351,15 +324,8 @@ PARSERS: dict[str, Callable[[str], None]] = {
         "rust",
     ),
     "Cargo.lock": rust_crates,
-    "crates of a lock": lambda text: rust_crates(
-        '[[package]]\nname = "a"\nversion = "1"\nsource = "sparse+https://index.crates.io/"\n' * (len(text) // 64)
-        + f'[metadata]\n"checksum a 1 (sparse+https://index.crates.io/)" = "{"0" * 64}"\n'
-    ),
     "main.rs": lambda text: plan({"main.rs": text}, "rust"),
     "main.rs with a handler": lambda text: plan({"main.rs": f"#[ignite::main]\nfn h() {{}}\n{text}"}, "rust"),
-    "programs of a package": lambda text: plan(
-        {"Cargo.toml": PACKAGE, **{f"src/bin/a{at}.rs": "" for at in range(len(text) // 64)}}, "rust"
-    ),
     ".cargo/config.toml": lambda text: of_rust(_cargo_config_toml=text),
     "rustflags": lambda text: of_rust(_cargo_config_toml=f"[build]\nrustflags = {toml(text)}\n"),
     "variables of cargo": lambda text: of_rust(_cargo_config_toml=f"[env]\n{toml(text)} = 'x'\n"),
@@ -375,7 +341,6 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "a string of main.ts": lambda text: of_deno(main_ts=f"import {json.dumps(text)};\n"),
     "deno.json": lambda text: of_deno(deno_json=text),
     "a value of deno.json": lambda text: of_deno(deno_json=f'{{"imports": {{"a": {json.dumps(text)}}}, "x": {text}}}'),
-    "an import map": import_map,
     "tasks.start": lambda text: of_deno(
         deno_json=json.dumps({"tasks": {"start": text}, "exports": text, "lock": text}), main_ts=""
     ),
@@ -392,6 +357,46 @@ PARSERS: dict[str, Callable[[str], None]] = {
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
     ),
 }
+
+
+COUNTED: dict[str, Callable[[int], None]] = {
+    "members": members_and_sources,
+    "a lock and its manifest": lock_and_manifest,
+    "extras of a lock": extras_of_a_lock,
+    "versions of a lock": versions_of_a_lock,
+    "packages of Poetry": lambda size: of_python(
+        pyproject_toml=POETRY + 'a = "1"\n',
+        poetry_lock="".join(
+            f'[[package]]\nname = "a{"" if at == 0 else at}"\nversion = "1"\n'
+            f'[package.dependencies]\na{at + 1} = "*"\na = "*"\n'
+            for at in range(min(size // 64, 2000))
+        ),
+    ),
+    "blocks of a script": lambda size: of_python(handler_py="# /// script\n" + "# ///\n" * (size // 8)),
+    "groups": lambda size: of_python(
+        pyproject_toml=f"{PROJECT}dependencies = []\n[tool.uv]\ndefault-groups = ['g0']\n[dependency-groups]\n"
+        + "".join(f"g{at} = ['a', {{ include-group = 'g{at + 1}' }}]\n" for at in range(min(size // 64, 2000)))
+    ),
+    "names of applications": lambda size: of_python_without_handler(main_py=many_applications(size)),
+    ".python-version, digits": lambda size: of_python(python_version="3." + "1" * size),
+    "many patterns": lambda size: plan(
+        {
+            "main.go": 'package main\nimport _ "embed"\n' + "//go:embed a*b*c*d\n" * (size // 16),
+            "a/" + "a" * 200: "",
+        },
+        "go",
+    ),
+    "imports and replacements": imports_and_replacements,
+    "crates of a lock": lambda size: rust_crates(
+        '[[package]]\nname = "a"\nversion = "1"\nsource = "sparse+https://index.crates.io/"\n' * (size // 64)
+        + f'[metadata]\n"checksum a 1 (sparse+https://index.crates.io/)" = "{"0" * 64}"\n'
+    ),
+    "programs of a package": lambda size: plan(
+        {"Cargo.toml": PACKAGE, **{f"src/bin/a{at}.rs": "" for at in range(size // 64)}}, "rust"
+    ),
+    "an import map": import_map,
+}
+"""Sources that have as many parts as a size says."""
 
 
 def diagnosis(runtime: str, name: str) -> Callable[[str], None]:
@@ -418,11 +423,11 @@ DIAGNOSES = {
 }
 
 
-def spent(read: Callable[[str], None], text: str) -> float:
+def spent(read: Callable[[T], None], hostile: T) -> float:
     """Processor time in seconds; what is refused is refused by the table."""
     start = time.process_time()
     try:
-        read(text)
+        read(hostile)
     except BuildError as error:
         assert error.error_class != "platform", error
     return time.process_time() - start
@@ -435,20 +440,32 @@ def test_work_grows_as_the_text_does(name: str) -> None:
     times = LARGER.get(name, 1)
     for shape, text in SHAPES.items():
         small, large = text(SMALL * times), text(LARGE * times)
-        ratios = []
-        for _ in range(TRIES):  # another process's use of the machine adds to one try, not to each
-            ratios.append(spent(read, large) / max(FLOOR_S, spent(read, small)))
-            if ratios[-1] <= MOST_GROWTH:
-                break
-        assert min(ratios) <= MOST_GROWTH, f"{name} over {shape}: {ratios}"
+        assert_linear(
+            functools.partial(spent, read, small),
+            functools.partial(spent, read, large),
+            FLOOR_S,
+            f"{name} over {shape}",
+        )
 
 
-def test_a_growth_that_squares_is_seen() -> None:
+@pytest.mark.parametrize("name", COUNTED)
+def test_work_grows_as_the_number_of_parts_does(name: str) -> None:
+    read = COUNTED[name]
+    assert_linear(functools.partial(spent, read, SMALL), functools.partial(spent, read, LARGE), FLOOR_S, name)
+
+
+@pytest.mark.parametrize(("small", "large", "seen"), [(0.1, 1.6, True), (0.1, 0.5, False), (0.01, 0.5, True)])
+def test_a_growth_that_squares_is_seen(small: float, large: float, seen: bool) -> None:
+    with pytest.raises(AssertionError, match=r"^it: ") if seen else nullcontext():
+        assert_linear(lambda: small, lambda: large, FLOOR_S, "it")
+
+
+def test_what_is_spent_is_processor_time() -> None:
     def squares(text: str) -> None:
-        for _ in range((len(text) // 8) ** 2):
+        for _ in range(len(text) ** 2):
             pass
 
-    assert spent(squares, "a" * LARGE) / max(FLOOR_S, spent(squares, "a" * SMALL)) > MOST_GROWTH
+    assert spent(squares, "a" * 2000) > spent(squares, "a" * 20)
 
 
 def test_many_files_that_include_each_other_are_refused() -> None:

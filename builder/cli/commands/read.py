@@ -94,7 +94,11 @@ def described(build: pb.Build, look: Look, *, now_ms: int, terminal: bool) -> tu
     else:
         took = fmt.duration(took_ms(build, now_ms))
         follow = look.paint("cyan", f"ignite-builder logs -f {fmt.short_id(build.build_id)}")
-        rows += [f"now     in {word(build.phase)}, {took} since it was asked for", f"next    {follow}"]
+        rows += [f"now     in {word(build.phase)}, {took} since it was asked for"]
+        if build.stage == pb.BUILD_STAGE_JOB:
+            who = f"watched by {shown(build.watcher)}" if build.watcher else "nobody watches it now"
+            rows.append(f"job     {shown(build.job)}, {who}")
+        rows.append(f"next    {follow}")
     return tuple(rows)
 
 
@@ -154,6 +158,8 @@ def listed(builds: list[pb.Build], look: Look, *, now_ms: int, terminal: bool) -
     for build in builds:
         is_over = build.status in ENDED
         what = shown(build.failure.reason) if is_over else word(build.phase) if build.phase else "queued"
+        if build.stage == pb.BUILD_STAGE_JOB:
+            what += ", a Job" if build.watcher else ", an unwatched Job"
         rows.append(
             (
                 fmt.short_id(build.build_id),

@@ -1,4 +1,4 @@
-"""The golden Jobs: manifests of Dockerfile builds, from the plainest to one with every option."""
+"""The golden Jobs: manifests of Dockerfile and buildpacks builds, from the plainest to one with every option."""
 
 from __future__ import annotations
 
@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from builder.buildpacks.manifest import BuildpacksBuild, Rebase, cache_image, rebase_manifest
+from builder.buildpacks.manifest import manifest as buildpacks_manifest
+from builder.buildpacks.project import Wanted
 from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
 from builder.kube.job import Attempt, Limits, Site, Source, Toleration
 
@@ -20,25 +23,15 @@ SOURCE = Source(
 LIMITS = Limits(cpus=1.5, memory_bytes=2048 * MIB, disk_bytes=4096 * MIB, timeout_ms=599_001)
 ATTEMPT = Attempt(build_id="babcdefghjkmnpqrstvw", number=2, organization="acme")
 EXECUTOR = "registry.example/kaniko/executor@sha256:" + "ab" * 32
+BUILDER = "registry.example/cnb/builder@sha256:" + "ef" * 32
+RUN = "registry.example/cnb/run@sha256:" + "fe" * 32
 FETCHER = "registry.example/ignite/fetch@sha256:" + "cd" * 32
 
 
 def manifests() -> dict[str, dict[str, Any]]:
-    """Name → manifest."""
+    """Name → manifest of a Dockerfile build."""
     site = Site(namespace="ignite-kaniko", executor=EXECUTOR, fetcher=FETCHER)
-    everything = Site(
-        namespace="builds",
-        executor=EXECUTOR,
-        fetcher=FETCHER,
-        node_selector=(("kubernetes.io/arch", "amd64"), ("pool", "builds")),
-        tolerations=(
-            Toleration(key="builds", value="yes", effect="NoSchedule"),
-            Toleration(key="spot"),
-        ),
-        runtime_class="gvisor",
-        priority_class="low",
-        pull_secret="images",
-    )
+    everything = _everything(EXECUTOR)
     plain = DockerfileBuild(repository="registry.example/acme/app", tag="build-babcdefghjkmnpqrstvw-2")
     full = DockerfileBuild(
         repository="registry.example/acme/app",
@@ -55,6 +48,63 @@ def manifests() -> dict[str, dict[str, Any]]:
         "plain": manifest(site, ATTEMPT, SOURCE, LIMITS, plain),
         "everything": manifest(everything, ATTEMPT, SOURCE, LIMITS, full),
     }
+
+
+def buildpacks_manifests() -> dict[str, dict[str, Any]]:
+    """Name → manifest."""
+    site = Site(namespace="ignite-buildpacks", executor=BUILDER, fetcher=FETCHER)
+    plain = BuildpacksBuild(
+        repository="registry.example/acme/app", tag="build-babcdefghjkmnpqrstvw-2", run_image=RUN, uid=1001, gid=1000
+    )
+    full = BuildpacksBuild(
+        repository="registry.example/acme/app",
+        tag="build-babcdefghjkmnpqrstvw-2",
+        run_image=RUN,
+        uid=1001,
+        gid=1000,
+        sub_path="services/app",
+        arguments=(("BP_HOSTILE", 'x" -run-image=evil.example/a\n$(HOME)'), ("BP_VERSION", "1.2")),
+        order=(Wanted(id="acme/first", version="1.0.0", optional=True), Wanted(id="acme/second", version="2.1.0")),
+        process="worker",
+        previous_image="registry.example/acme/app@sha256:" + "12" * 32,
+        cache_image=cache_image("registry.example/builds", "acme", "registry.example/acme/app"),
+        insecure_registries=("registry.example", "10.0.0.1:5000"),
+    )
+    rebase = Rebase(
+        image="registry.example/acme/app@sha256:" + "12" * 32,
+        repository="registry.example/acme/app",
+        tag="build-babcdefghjkmnpqrstvw-2",
+        run_image=RUN,
+        uid=1001,
+        gid=1000,
+        insecure_registries=("registry.example",),
+    )
+    return {
+        "buildpacks-plain": buildpacks_manifest(site, ATTEMPT, SOURCE, LIMITS, plain),
+        "buildpacks-everything": buildpacks_manifest(_everything(BUILDER), ATTEMPT, SOURCE, LIMITS, full),
+        "buildpacks-rebase": rebase_manifest(site, ATTEMPT, LIMITS, rebase),
+    }
+
+
+def all_manifests() -> dict[str, dict[str, Any]]:
+    """Name of the golden file → manifest."""
+    return {**manifests(), **buildpacks_manifests()}
+
+
+def _everything(executor: str) -> Site:
+    return Site(
+        namespace="builds",
+        executor=executor,
+        fetcher=FETCHER,
+        node_selector=(("kubernetes.io/arch", "amd64"), ("pool", "builds")),
+        tolerations=(
+            Toleration(key="builds", value="yes", effect="NoSchedule"),
+            Toleration(key="spot"),
+        ),
+        runtime_class="gvisor",
+        priority_class="low",
+        pull_secret="images",
+    )
 
 
 def text_of(value: dict[str, Any]) -> str:

@@ -77,6 +77,32 @@ BUILD_PHASE_ATTEST: BuildPhase.ValueType  # 80
 BUILD_PHASE_FINALIZE: BuildPhase.ValueType  # 90
 Global___BuildPhase: _TypeAlias = BuildPhase  # noqa: Y015
 
+class _BuildStage:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BuildStageEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BuildStage.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BUILD_STAGE_UNSPECIFIED: _BuildStage.ValueType  # 0
+    BUILD_STAGE_WORK: _BuildStage.ValueType  # 1
+    """A build node."""
+    BUILD_STAGE_JOB: _BuildStage.ValueType  # 2
+    """A watcher, which follows the Kubernetes Job."""
+    BUILD_STAGE_FINALIZE: _BuildStage.ValueType  # 3
+    """The control side."""
+
+class BuildStage(_BuildStage, metaclass=_BuildStageEnumTypeWrapper):
+    """Who has a RUNNING build."""
+
+BUILD_STAGE_UNSPECIFIED: BuildStage.ValueType  # 0
+BUILD_STAGE_WORK: BuildStage.ValueType  # 1
+"""A build node."""
+BUILD_STAGE_JOB: BuildStage.ValueType  # 2
+"""A watcher, which follows the Kubernetes Job."""
+BUILD_STAGE_FINALIZE: BuildStage.ValueType  # 3
+"""The control side."""
+Global___BuildStage: _TypeAlias = BuildStage  # noqa: Y015
+
 class _PhaseStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -1020,6 +1046,7 @@ class Build(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     LOG_LINES_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
+    STAGE_FIELD_NUMBER: _builtins.int
     IMAGE_REFS_FIELD_NUMBER: _builtins.int
     IMAGE_DIGEST_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
@@ -1048,6 +1075,8 @@ class Build(_message.Message):
     QUEUE_POSITION_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     NODE_ID_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    WATCHER_FIELD_NUMBER: _builtins.int
     REPORT_SEQUENCE_FIELD_NUMBER: _builtins.int
     build_id: _builtins.str
     name: _builtins.str
@@ -1064,6 +1093,8 @@ class Build(_message.Message):
     log_lines: _builtins.int
     phase: Global___BuildPhase.ValueType
     """Where it is now, or where it ended."""
+    stage: Global___BuildStage.ValueType
+    """Of a RUNNING build."""
     image_digest: _builtins.str
     size_bytes: _builtins.int
     artifact_ref: _builtins.str
@@ -1093,6 +1124,10 @@ class Build(_message.Message):
     """1: next; 0: not queued."""
     priority: _builtins.int
     node_id: _builtins.str
+    job: _builtins.str
+    """"namespace/name" of the attempt's Kubernetes Job, from its mark to the end of stage JOB."""
+    watcher: _builtins.str
+    """Who follows the Job; empty: nobody now."""
     report_sequence: _builtins.int
     """Of the last report."""
     @_builtins.property
@@ -1137,6 +1172,7 @@ class Build(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         log_lines: _builtins.int = ...,
         phase: Global___BuildPhase.ValueType = ...,
+        stage: Global___BuildStage.ValueType = ...,
         image_refs: _abc.Iterable[_builtins.str] | None = ...,
         image_digest: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
@@ -1165,11 +1201,13 @@ class Build(_message.Message):
         queue_position: _builtins.int = ...,
         priority: _builtins.int = ...,
         node_id: _builtins.str = ...,
+        job: _builtins.str = ...,
+        watcher: _builtins.str = ...,
         report_sequence: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "provenance", b"provenance", "start_check", b"start_check"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ref", b"artifact_ref", "artifact_sha256", b"artifact_sha256", "attached_to", b"attached_to", "attempt", b"attempt", "build_args", b"build_args", "build_id", b"build_id", "build_key", b"build_key", "cancel_requested", b"cancel_requested", "claim", b"claim", "code_hash", b"code_hash", "code_kind", b"code_kind", "created_at_ms", b"created_at_ms", "deployment_mode", b"deployment_mode", "ended_at_ms", b"ended_at_ms", "failure", b"failure", "failures", b"failures", "from_cache_of", b"from_cache_of", "image_digest", b"image_digest", "image_refs", b"image_refs", "labels", b"labels", "log_lines", b"log_lines", "name", b"name", "node_id", b"node_id", "organization_name", b"organization_name", "phase", b"phase", "phases", b"phases", "platform", b"platform", "priority", b"priority", "provenance", b"provenance", "queue_position", b"queue_position", "report_sequence", b"report_sequence", "repository", b"repository", "retries", b"retries", "runtime", b"runtime", "runtime_version", b"runtime_version", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "start_check", b"start_check", "started_at_ms", b"started_at_ms", "statement", b"statement", "status", b"status", "tags", b"tags", "target", b"target", "updated_at_ms", b"updated_at_ms", "version_status", b"version_status", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_ref", b"artifact_ref", "artifact_sha256", b"artifact_sha256", "attached_to", b"attached_to", "attempt", b"attempt", "build_args", b"build_args", "build_id", b"build_id", "build_key", b"build_key", "cancel_requested", b"cancel_requested", "claim", b"claim", "code_hash", b"code_hash", "code_kind", b"code_kind", "created_at_ms", b"created_at_ms", "deployment_mode", b"deployment_mode", "ended_at_ms", b"ended_at_ms", "failure", b"failure", "failures", b"failures", "from_cache_of", b"from_cache_of", "image_digest", b"image_digest", "image_refs", b"image_refs", "job", b"job", "labels", b"labels", "log_lines", b"log_lines", "name", b"name", "node_id", b"node_id", "organization_name", b"organization_name", "phase", b"phase", "phases", b"phases", "platform", b"platform", "priority", b"priority", "provenance", b"provenance", "queue_position", b"queue_position", "report_sequence", b"report_sequence", "repository", b"repository", "retries", b"retries", "runtime", b"runtime", "runtime_version", b"runtime_version", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "stage", b"stage", "start_check", b"start_check", "started_at_ms", b"started_at_ms", "statement", b"statement", "status", b"status", "tags", b"tags", "target", b"target", "updated_at_ms", b"updated_at_ms", "version_status", b"version_status", "warnings", b"warnings", "watcher", b"watcher"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1990,11 +2028,33 @@ Global___PlannedResponse: _TypeAlias = PlannedResponse  # noqa: Y015
 class AppendLogRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class CursorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___LogCursor: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___LogCursor | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     PROTOCOL_FIELD_NUMBER: _builtins.int
     BUILD_ID_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
     FIRST_INDEX_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    CURSORS_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     build_id: _builtins.str
     claim: _builtins.int
@@ -2004,6 +2064,10 @@ class AppendLogRequest(_message.Message):
     def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]:
         """Their `sequence` is empty: the control side gives it."""
 
+    @_builtins.property
+    def cursors(self) -> _containers.MessageMap[_builtins.str, Global___LogCursor]:
+        """Container of the Job → where its log goes on behind these lines; stored with them."""
+
     def __init__(
         self,
         *,
@@ -2012,14 +2076,41 @@ class AppendLogRequest(_message.Message):
         claim: _builtins.int = ...,
         first_index: _builtins.int = ...,
         lines: _abc.Iterable[Global___LogEntry] | None = ...,
+        cursors: _abc.Mapping[_builtins.str, Global___LogCursor] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "first_index", b"first_index", "lines", b"lines", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "cursors", b"cursors", "first_index", b"first_index", "lines", b"lines", "protocol", b"protocol"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AppendLogRequest: _TypeAlias = AppendLogRequest  # noqa: Y015
+
+@_typing.final
+class LogCursor(_message.Message):
+    """Where a reader of a container's log stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SINCE_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
+    since: _builtins.int
+    """Seconds since the epoch; 0: at the beginning."""
+    lines: _builtins.int
+    """How many lines that are not older were read."""
+    def __init__(
+        self,
+        *,
+        since: _builtins.int = ...,
+        lines: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "since", b"since"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogCursor: _TypeAlias = LogCursor  # noqa: Y015
 
 @_typing.final
 class AppendLogResponse(_message.Message):
@@ -2239,6 +2330,503 @@ class HandBackResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___HandBackResponse: _TypeAlias = HandBackResponse  # noqa: Y015
+
+@_typing.final
+class Job(_message.Message):
+    """The Kubernetes Job of an attempt."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    DEADLINE_AT_MS_FIELD_NUMBER: _builtins.int
+    FACTS_FIELD_NUMBER: _builtins.int
+    strategy: _builtins.str
+    """"kaniko" or "buildpacks"."""
+    name: _builtins.str
+    """Ends with "-<build_id>-<attempt>"."""
+    namespace: _builtins.str
+    deadline_at_ms: _builtins.int
+    """When the cluster ends it, by the worker's clock."""
+    facts: _builtins.str
+    """JSON, at most 64 KiB: what whoever watches it needs to explain its end. The control side does not read it."""
+    def __init__(
+        self,
+        *,
+        strategy: _builtins.str = ...,
+        name: _builtins.str = ...,
+        namespace: _builtins.str = ...,
+        deadline_at_ms: _builtins.int = ...,
+        facts: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_at_ms", b"deadline_at_ms", "facts", b"facts", "name", b"name", "namespace", b"namespace", "strategy", b"strategy"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Job: _TypeAlias = Job  # noqa: Y015
+
+@_typing.final
+class LaunchingRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    build_id: _builtins.str
+    claim: _builtins.int
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        build_id: _builtins.str = ...,
+        claim: _builtins.int = ...,
+        job: Global___Job | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["job", b"job"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "job", b"job", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaunchingRequest: _TypeAlias = LaunchingRequest  # noqa: Y015
+
+@_typing.final
+class LaunchingResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STALE_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    stale: _builtins.bool
+    cancel: _builtins.bool
+    """Cancel was requested, and nothing is marked: no Job may be created."""
+    def __init__(
+        self,
+        *,
+        stale: _builtins.bool = ...,
+        cancel: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel", b"cancel", "stale", b"stale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaunchingResponse: _TypeAlias = LaunchingResponse  # noqa: Y015
+
+@_typing.final
+class LaunchedRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    LOG_COUNT_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    build_id: _builtins.str
+    claim: _builtins.int
+    log_count: _builtins.int
+    """How many lines the claim has."""
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseRecord]:
+        """What ended before."""
+
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        build_id: _builtins.str = ...,
+        claim: _builtins.int = ...,
+        log_count: _builtins.int = ...,
+        phases: _abc.Iterable[Global___PhaseRecord] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "log_count", b"log_count", "phases", b"phases", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaunchedRequest: _TypeAlias = LaunchedRequest  # noqa: Y015
+
+@_typing.final
+class LaunchedResponse(_message.Message):
+    """RUNNING: the build is in stage JOB. CANCELLED, or `stale`: the worker deletes its Job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STALE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    LOG_INCOMPLETE_FIELD_NUMBER: _builtins.int
+    KEPT_UNTIL_INDEX_FIELD_NUMBER: _builtins.int
+    stale: _builtins.bool
+    status: Global___BuildStatus.ValueType
+    log_incomplete: _builtins.bool
+    """Not accepted: send the missing lines first."""
+    kept_until_index: _builtins.int
+    """With `log_incomplete`: every line below this index is kept."""
+    def __init__(
+        self,
+        *,
+        stale: _builtins.bool = ...,
+        status: Global___BuildStatus.ValueType = ...,
+        log_incomplete: _builtins.bool = ...,
+        kept_until_index: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kept_until_index", b"kept_until_index", "log_incomplete", b"log_incomplete", "stale", b"stale", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LaunchedResponse: _TypeAlias = LaunchedResponse  # noqa: Y015
+
+@_typing.final
+class AdoptJobRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    WATCHER_FIELD_NUMBER: _builtins.int
+    NONCE_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    watcher: _builtins.str
+    """The watcher's name; its token may name it."""
+    nonce: _builtins.str
+    """Of this try; the same again when the answer was lost."""
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        watcher: _builtins.str = ...,
+        nonce: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["nonce", b"nonce", "protocol", b"protocol", "watcher", b"watcher"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptJobRequest: _TypeAlias = AdoptJobRequest  # noqa: Y015
+
+@_typing.final
+class AdoptJobResponse(_message.Message):
+    """Either `adopted` with everything, or not: there is none, or `refused_because`."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class CursorsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___LogCursor: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___LogCursor | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    ADOPTED_FIELD_NUMBER: _builtins.int
+    REFUSED_BECAUSE_FIELD_NUMBER: _builtins.int
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_INTERVAL_MS_FIELD_NUMBER: _builtins.int
+    ORGANIZATION_NAME_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    JOB_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    CURSORS_FIELD_NUMBER: _builtins.int
+    DESTINATION_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    adopted: _builtins.bool
+    refused_because: _builtins.str
+    build_id: _builtins.str
+    claim: _builtins.int
+    attempt: _builtins.int
+    lease_ms: _builtins.int
+    heartbeat_interval_ms: _builtins.int
+    organization_name: _builtins.str
+    name: _builtins.str
+    seen: _builtins.bool
+    """Its creation was reported, or a watcher has seen it. Without it a Job that is not there was never created."""
+    cancel: _builtins.bool
+    """Delete the Job, then finish with Cancelled."""
+    phase: Global___BuildPhase.ValueType
+    @_builtins.property
+    def job(self) -> Global___Job: ...
+    @_builtins.property
+    def cursors(self) -> _containers.MessageMap[_builtins.str, Global___LogCursor]:
+        """As AppendLog stored them."""
+
+    @_builtins.property
+    def destination(self) -> Global___Destination:
+        """Where the Job pushes to; without credentials."""
+
+    @_builtins.property
+    def limits(self) -> Global___Limits: ...
+    def __init__(
+        self,
+        *,
+        adopted: _builtins.bool = ...,
+        refused_because: _builtins.str = ...,
+        build_id: _builtins.str = ...,
+        claim: _builtins.int = ...,
+        attempt: _builtins.int = ...,
+        lease_ms: _builtins.int = ...,
+        heartbeat_interval_ms: _builtins.int = ...,
+        organization_name: _builtins.str = ...,
+        name: _builtins.str = ...,
+        job: Global___Job | None = ...,
+        seen: _builtins.bool = ...,
+        cancel: _builtins.bool = ...,
+        cursors: _abc.Mapping[_builtins.str, Global___LogCursor] | None = ...,
+        destination: Global___Destination | None = ...,
+        limits: Global___Limits | None = ...,
+        phase: Global___BuildPhase.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "job", b"job", "limits", b"limits"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "attempt", b"attempt", "build_id", b"build_id", "cancel", b"cancel", "claim", b"claim", "cursors", b"cursors", "destination", b"destination", "heartbeat_interval_ms", b"heartbeat_interval_ms", "job", b"job", "lease_ms", b"lease_ms", "limits", b"limits", "name", b"name", "organization_name", b"organization_name", "phase", b"phase", "refused_because", b"refused_because", "seen", b"seen"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AdoptJobResponse: _TypeAlias = AdoptJobResponse  # noqa: Y015
+
+@_typing.final
+class CaughtUpRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    build_id: _builtins.str
+    claim: _builtins.int
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        build_id: _builtins.str = ...,
+        claim: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaughtUpRequest: _TypeAlias = CaughtUpRequest  # noqa: Y015
+
+@_typing.final
+class CaughtUpResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STALE_FIELD_NUMBER: _builtins.int
+    stale: _builtins.bool
+    def __init__(
+        self,
+        *,
+        stale: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["stale", b"stale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CaughtUpResponse: _TypeAlias = CaughtUpResponse  # noqa: Y015
+
+@_typing.final
+class JobBeat(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    CLAIM_FIELD_NUMBER: _builtins.int
+    PHASE_FIELD_NUMBER: _builtins.int
+    build_id: _builtins.str
+    claim: _builtins.int
+    phase: Global___BuildPhase.ValueType
+    def __init__(
+        self,
+        *,
+        build_id: _builtins.str = ...,
+        claim: _builtins.int = ...,
+        phase: Global___BuildPhase.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "phase", b"phase"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobBeat: _TypeAlias = JobBeat  # noqa: Y015
+
+@_typing.final
+class BeatJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    WATCHER_FIELD_NUMBER: _builtins.int
+    BEATS_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    watcher: _builtins.str
+    @_builtins.property
+    def beats(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobBeat]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        watcher: _builtins.str = ...,
+        beats: _abc.Iterable[Global___JobBeat] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beats", b"beats", "protocol", b"protocol", "watcher", b"watcher"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeatJobsRequest: _TypeAlias = BeatJobsRequest  # noqa: Y015
+
+@_typing.final
+class JobBeaten(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    CANCEL_FIELD_NUMBER: _builtins.int
+    STALE_FIELD_NUMBER: _builtins.int
+    build_id: _builtins.str
+    cancel: _builtins.bool
+    stale: _builtins.bool
+    """No longer this watcher's."""
+    def __init__(
+        self,
+        *,
+        build_id: _builtins.str = ...,
+        cancel: _builtins.bool = ...,
+        stale: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "cancel", b"cancel", "stale", b"stale"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobBeaten: _TypeAlias = JobBeaten  # noqa: Y015
+
+@_typing.final
+class BeatJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEASE_MS_FIELD_NUMBER: _builtins.int
+    BEATS_FIELD_NUMBER: _builtins.int
+    lease_ms: _builtins.int
+    @_builtins.property
+    def beats(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobBeaten]:
+        """One for each beat, in their order."""
+
+    def __init__(
+        self,
+        *,
+        lease_ms: _builtins.int = ...,
+        beats: _abc.Iterable[Global___JobBeaten] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["beats", b"beats", "lease_ms", b"lease_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BeatJobsResponse: _TypeAlias = BeatJobsResponse  # noqa: Y015
+
+@_typing.final
+class JobAttempt(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    build_id: _builtins.str
+    attempt: _builtins.int
+    def __init__(
+        self,
+        *,
+        build_id: _builtins.str = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___JobAttempt: _TypeAlias = JobAttempt  # noqa: Y015
+
+@_typing.final
+class CurrentJobsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROTOCOL_FIELD_NUMBER: _builtins.int
+    JOBS_FIELD_NUMBER: _builtins.int
+    protocol: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobAttempt]:
+        """At most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        protocol: _builtins.int = ...,
+        jobs: _abc.Iterable[Global___JobAttempt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs", "protocol", b"protocol"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurrentJobsRequest: _TypeAlias = CurrentJobsRequest  # noqa: Y015
+
+@_typing.final
+class CurrentJobsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOBS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def jobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___JobAttempt]:
+        """Those that are current: RUNNING, in stage WORK or JOB of this attempt."""
+
+    def __init__(
+        self,
+        *,
+        jobs: _abc.Iterable[Global___JobAttempt] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CurrentJobsResponse: _TypeAlias = CurrentJobsResponse  # noqa: Y015
 
 @_typing.final
 class Node(_message.Message):

@@ -1,0 +1,1 @@
+"""Buildpack builds by the CNB lifecycle: facts of an attempt → Job manifest, and its log → what went wrong. Pure."""

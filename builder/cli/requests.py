@@ -1,0 +1,183 @@
+"""What was typed after `build` → the CreateBuildRequest, still without its source. Raises before anything is sent."""
+
+from __future__ import annotations
+
+import posixpath
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from builder.cli.commands.plan import image_of, opened
+from builder.cli.folder import Found
+from builder.cli.options import pairs, seconds
+from builder.cli.pack import Packed, build_name
+from builder.cli.runtimes import RUNTIMES, set_runtime
+from builder.cli.stop import mistake
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.dockerfile.choose import DEFAULT, check_path
+from builder.errors import BuildError
+from builder.git.source import check_reference, parse_url
+from builder.images.reference import parse
+
+if TYPE_CHECKING:
+    from builder.settings import Settings
+
+NO_CLUSTER = (
+    "Let a runtime build the source (--runtime NAME), or build and push the image elsewhere and take it from there: "
+    "ignite-builder build --image REF"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """The options of `build` as they were typed."""
+
+    path: str
+    runtime: str = ""
+    runtime_version: str = ""
+    target: str = ""
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    name: str = ""
+    repository: str = ""
+    tags: Sequence[str] = ()
+    labels: Sequence[str] = ()
+    platform: str = ""
+    no_cache: bool = False
+    timeout: str = ""
+    detach: bool = False
+    include: Sequence[str] = ()
+    no_ignore: bool = False
+    image: str = ""
+    secret: str = ""
+    git: str = ""
+    dockerfile: str = ""
+
+
+def check_sources(options: BuildOptions) -> None:
+    """One source, and no option that it has no use for. Raises `Stop`."""
+    sources = {"PATH": options.path, "--git": options.git, "--image": options.image}
+    named_sources = [name for name, value in sources.items() if value]
+    if len(named_sources) != 1:
+        what = f"{' and '.join(named_sources)} exclude each other" if named_sources else "there is nothing to build"
+        raise mistake(
+            what, where="PATH", next="Name a folder, a file, an archive or -, or use --git URL or --image REF"
+        )
+    if options.secret and options.path:
+        step = "Name the source with --image REF or --git URL"
+        raise mistake("--secret is for a private image or repository", where="--secret", next=step)
+    if options.git and options.dockerfile:
+        raise mistake("a Dockerfile of a repository is not built yet", where="--dockerfile")
+    if options.image:
+        useless = {
+            "--runtime": options.runtime,
+            "--runtime-version": options.runtime_version,
+            "--target": options.target,
+            f"the build argument {next(iter(options.build_args), '')}": options.build_args,
+            "--repository": options.repository,
+            "--tag": options.tags,
+            "--include": options.include,
+            "--no-ignore": options.no_ignore,
+            "--dockerfile": options.dockerfile,
+        }
+        if named := next((name for name, value in useless.items() if value), ""):
+            message = f"{named} is of no use with --image: a prebuilt image stays where it is and as it is"
+            raise mistake(message, where=named, next=f"Leave {named} out")
+
+
+def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
+    """The request without its source. Raises `Stop` for an option that cannot be right."""
+    request = _request(options, packed.name)
+    compiled = request.code.compile
+    compiled.SetInParent()
+    for key, value in options.build_args.items():
+        compiled.build_args[key] = value
+    name = packed.runtime(options.runtime)
+    if not name and (options.runtime_version or options.target):
+        name = _detected(packed, options.build_args.get("sub_path", ""))
+    if name:
+        set_runtime(compiled.runtime, name, options.runtime_version, options.target, runtimes)
+    return request
+
+
+def image_request(options: BuildOptions) -> pb.CreateBuildRequest:
+    """The request for a prebuilt image. Raises `BuildError` for a reference that is none, `Stop` as `request_of`."""
+    reference = parse(options.image, "--image")
+    request = _request(options, build_name(reference.repository.rpartition("/")[2]))
+    prebuilt = request.code.image.prebuilt
+    prebuilt.image_ref, prebuilt.registry_secret_ref = options.image, options.secret
+    return request
+
+
+def git_request(options: BuildOptions, runtimes: Sequence[str]) -> pb.CreateBuildRequest:
+    """The request for a commit: `URL`, `URL#REF` or `URL#REF:FOLDER`. Raises `BuildError`, `Stop` as `request_of`."""
+    url, _, rest = options.git.partition("#")
+    reference, _, folder = rest.partition(":")
+    parse_url(url, "--git")
+    if reference:
+        check_reference(reference, "--git")
+    check_path(folder, "--git")
+    request = _request(options, build_name(url.rstrip("/").rpartition("/")[2].removesuffix(".git")))
+    source = request.git_source
+    source.url, source.reference, source.context_dir, source.secret_ref = url, reference, folder, options.secret
+    for key, value in options.build_args.items():
+        request.build_args[key] = value
+    if options.runtime:
+        set_runtime(source.runtime, options.runtime, options.runtime_version, options.target, runtimes)
+    elif options.runtime_version or options.target:
+        raise mistake("a version or target of a repository needs its runtime", where="--runtime")
+    return request
+
+
+def as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Settings) -> None:
+    """Make the request one for image mode. Raises `BuildError` where nothing here could build it."""
+    if not settings.server:
+        message = "no image is built from a Dockerfile yet; it was checked alone"
+        raise BuildError("ToolchainUnavailable", message, where=options.dockerfile or DEFAULT, next=NO_CLUSTER)
+    compiled = dict(request.code.compile.build_args)
+    from_code = request.code.image.from_code  # takes the place of code.compile
+    from_code.SetInParent()
+    from_code.dockerfile_path = options.dockerfile
+    from_code.sub_path = compiled.pop("sub_path", "")
+    for key, value in compiled.items():
+        from_code.build_args[key] = value
+
+
+def makes_image(settings: Settings, options: BuildOptions, packed: Packed) -> bool:
+    """Whether this source is for image mode: it is unpacked, and its Dockerfile checked, where that may be.
+
+    Raises `BuildError` for a Dockerfile that cannot be built, before anything is sent.
+    """
+    folder = packed.folder
+    if not options.dockerfile and (
+        options.runtime or packed.kind == "file" or (folder is not None and not _has_dockerfile(folder, options))
+    ):
+        return False
+    with opened(packed) as source:
+        return image_of(settings, packed, source, options.runtime, options.dockerfile, options.build_args) is not None
+
+
+def _has_dockerfile(folder: Found, options: BuildOptions) -> bool:
+    sub_path = options.build_args.get("sub_path", "")
+    wanted = posixpath.normpath(posixpath.join(folder.lifted, sub_path, DEFAULT))
+    return any(entry.path == wanted for entry in folder.entries)
+
+
+def _detected(packed: Packed, sub_path: str) -> str:
+    """A version or target without a runtime belongs to the one that is found in the source."""
+    with opened(packed) as source:
+        return source.detect("", sub_path).runtime
+
+
+def _request(options: BuildOptions, name: str) -> pb.CreateBuildRequest:
+    """What a request has whatever it is that is built."""
+    return pb.CreateBuildRequest(
+        name=options.name or name,
+        tags=list(options.tags),
+        labels=pairs(options.labels, "--label"),
+        no_cache=options.no_cache,
+        timeout_secs=seconds(options.timeout) if options.timeout else 0,
+        platform=options.platform,
+        repository=options.repository,
+        idempotency_key=uuid.uuid4().hex,
+    )

@@ -1,0 +1,3 @@
+module ignite.build/tests/cluster/serve
+
+go 1.26

@@ -1,0 +1,149 @@
+"""The lifecycle's log and exit codes: what went wrong, whose fault it is, and which buildpacks were tried."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builder.buildpacks.ended import diagnose, participants, pushed_digest, tried
+from builder.errors import REASONS, ErrorClass
+from builder.kube.ended import Ended
+
+NONE = [
+    "======== Results ========",
+    "fail: acme/node@1.0.0",
+    "skip: acme/stamp@2.0.0",
+    "Resolving plan... (try #1)",
+    "fail: acme/jar@3.1.0 requires jdk",
+    "ERROR: No buildpack groups passed detection.",
+    "ERROR: Please check that you are running against the correct path.",
+    "ERROR: failed to detect: no buildpacks participating",
+]
+BROKEN = [
+    "======== Output: acme/fine@1.0.0 ========",
+    "fine words",
+    "======== Output: acme/node@1.0.0 ========",
+    "no such file: x",
+    "======== Error: acme/node@1.0.0 ========",
+    "exit status 7",
+    "======== Results ========",
+    "pass: acme/fine@1.0.0",
+    "err:  acme/node@1.0.0 (7)",
+    "ERROR: No buildpack groups passed detection.",
+    "ERROR: failed to detect: buildpack(s) failed with err",
+]
+DIGEST = "sha256:" + "0f" * 32
+
+
+def failed(container: str, code: int, reason: str = "StepFailed", **fields: Any) -> Ended:
+    return Ended(reason=reason, message=f"{container} ended with {code}", container=container, exit_code=code, **fields)
+
+
+def test_no_group_names_each_buildpack_and_what_one_needs() -> None:
+    found = diagnose(failed("detect", 20), {"detect": NONE})
+    assert found.reason == "NoBuildpack" and REASONS[found.reason].error_class is ErrorClass.USER_CODE
+    for name in ("acme/node@1.0.0", "acme/stamp@2.0.0", "acme/jar@3.1.0"):
+        assert f"{name} (does not match)" in found.message
+    assert found.said == ("fail: acme/jar@3.1.0 requires jdk",)
+    assert tried(NONE) == {"acme/node@1.0.0": "fail", "acme/stamp@2.0.0": "skip", "acme/jar@3.1.0": "fail"}
+
+
+def test_a_detection_that_breaks_has_the_words_of_that_buildpack() -> None:
+    found = diagnose(failed("detect", 21), {"detect": BROKEN})
+    assert (found.reason, found.message) == ("StepFailed", "the detection of acme/node@1.0.0 failed")
+    assert found.said == ("no such file: x", "exit status 7")
+
+
+@pytest.mark.parametrize(
+    ("group", "final", "message"),
+    [
+        (["acme/node 1.0.0"], "exit status 3", "buildpack acme/node@1.0.0 ended with exit code 3"),
+        (
+            ["2 of 3 buildpacks participating", "acme/node 1.0.0", "acme/run  2.1"],
+            "signal: killed",
+            "a buildpack was ended by signal killed (the group is acme/node@1.0.0, acme/run@2.1)",
+        ),
+        ([], "exit status 1", "a buildpack ended with exit code 1"),
+        (["acme/node 1.0.0"], "fork/exec /cnb/x: permission denied", "buildpack acme/node@1.0.0 could not run"),
+    ],
+)
+def test_a_failed_build_has_code_group_and_the_last_lines(group: list[str], final: str, message: str) -> None:
+    lines = [*(f"line {number}" for number in range(9)), "", f"ERROR: failed to build: {final}"]
+    found = diagnose(failed("build", 51), {"detect": group, "build": lines})
+    assert found.reason == "StepFailed" and found.message.startswith(message)
+    assert found.said == tuple(f"line {number}" for number in range(3, 9))
+
+
+def test_a_build_whose_log_is_lost_is_read_from_its_end() -> None:
+    ended = failed("build", 51, said="no template\nERROR: failed to build: exit status 3")
+    assert diagnose(ended, {}).said == ("no template",)
+
+
+@pytest.mark.parametrize(
+    ("container", "code", "final", "reason"),
+    [
+        ("analyze", 1, "failed to ensure registry read access to r/run@x: 401", "ExecutorImageUnavailable"),
+        ("analyze", 1, "failed to ensure registry read access to r/a:1: UNAUTHORIZED", "RegistryRefused"),
+        ("analyze", 1, "ensure registry read access to r/a:1: dial tcp: connection refused", "RegistryUnavailable"),
+        ("analyze", 1, "validating registry write access: ensure registry read/write access", "RegistryRefused"),
+        ("analyze", 11, "set platform API: platform API version '0.14' is incompatible", "ExecutorImageUnavailable"),
+        ("detect", 12, "buildpack API version '9.0' is incompatible with the lifecycle", "ExecutorImageUnavailable"),
+        ("analyze", 32, "analyze: something of its own", "Internal"),
+        ("restore", 42, 'restore: Get "https://r/v2/": dial tcp: connection refused', "RegistryUnavailable"),
+        ("restore", 1, "restore: unexpected status code 503 Service Unavailable", "RegistryUnavailable"),
+        ("export", 62, "export: saving image: PUT https://r/v2/a: UNAUTHORIZED: …", "RegistryRefused"),
+        ("export", 62, "export: determining entrypoint: tried to set web to default", "StepFailed"),
+        ("rebase", 72, "rebase: app image is not marked as rebasable; please provide -force to override", "StepFailed"),
+        ("rebase", 1, "access run image: connect to repo store 'r/run'", "ExecutorImageUnavailable"),
+    ],
+)  # fmt: skip
+def test_each_phase_that_fails_has_its_reason(container: str, code: int, final: str, reason: str) -> None:
+    lines = {container: ["some line", f"ERROR: failed to {final}"]}
+    found = diagnose(failed(container, code), lines, "r/run@x")
+    assert found.reason == reason
+    assert any(final in line for line in found.said), "the lifecycle's own words"
+
+
+def test_a_run_image_that_analyze_did_not_find_is_the_operators() -> None:
+    lines = {
+        "analyze": ['Image with name "r/a:1" not found', 'Image with name "r/run@sha256:1" not found'],
+        "export": ["ERROR: failed to resolve inputs: run image not found in analyzed metadata"],
+    }
+    found = diagnose(failed("export", 3), lines)
+    assert found.reason == "ExecutorImageUnavailable" and any("r/run@sha256:1" in line for line in found.said)
+
+
+def test_an_end_that_the_cluster_decided_stays_what_it_is() -> None:
+    memory = failed("build", 137, "OutOfMemory", limit=5)
+    assert diagnose(memory, {"build": ["allocating", ""]}).said == ("allocating",)
+    assert diagnose(memory, {}).message.startswith("build: ")
+    for reason in ("Timeout", "Evicted", "JobVanished", "SourceStoreUnavailable", "DiskQuotaExceeded"):
+        assert diagnose(Ended(reason=reason, message="words"), {}).reason == reason
+
+
+@pytest.mark.parametrize(
+    ("said", "digest"),
+    [
+        (f'[build]\n[image]\ntags = ["r/a:1"]\ndigest = "{DIGEST}"\nmanifest-size = 12\n', DIGEST),
+        ("", ""),
+        ("[image]", ""),
+        ('[image]\ndigest = "sha256:12"', ""),
+        ("[image]\ndigest = 3", ""),
+        ("image = 1", ""),
+        ("[image", ""),
+    ],
+)
+def test_the_digest_of_the_report(said: str, digest: str) -> None:
+    assert pushed_digest(said) == digest
+
+
+def test_participants_are_the_lines_of_the_group() -> None:
+    lines = [
+        "Timer: Detector started",
+        "2 of 3 buildpacks participating",
+        "acme/node   1.0.0",
+        "x 1",
+        "a line of words",
+    ]
+    assert participants(lines) == ("acme/node@1.0.0", "x@1")

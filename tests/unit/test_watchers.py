@@ -1,0 +1,132 @@
+"""The calls around stage JOB at the services: worker, watcher, client and record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.errors import BuildError
+from builder.services.auth import Caller
+from builder.services.errors import CallRefused
+from tests.unit.test_service import ACME, Services, node_of, services  # noqa: F401
+
+WATCHER = Caller(organization="", scopes=frozenset({"watch"}), node="w")
+
+
+def launch(services: Services, **more: Any) -> tuple[str, pb.Job]:  # noqa: F811
+    """An image build whose Job is created, and the Job."""
+    request = pb.CreateBuildRequest(name="app")
+    request.code.image.from_code.CopyFrom(common.ImageFromCode(archive=b"PK\3\4zip", build_args={"A": "secret"}))
+    build = services.build.create_build(ACME, request).build_id
+    worker, node = services.worker, node_of("n")
+    worker.register_node(node, pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["image"]))
+    claimed = worker.claim_build(node, pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x"))
+    assert claimed.granted and claimed.request.code.image.from_code.build_args["A"] == "secret"
+    values = {"strategy": "kaniko", "name": f"ignite-{build}-1", "namespace": "builds", "facts": "{}", **more}
+    job = pb.Job(**values)
+    common_ = {"protocol": 1, "build_id": build, "claim": claimed.claim}
+    marked = worker.launching(node, pb.LaunchingRequest(**common_, job=job))
+    assert not marked.stale and not marked.cancel and services.get(build).job == f"builds/{job.name}"
+    assert worker.launched(node, pb.LaunchedRequest(**common_)).status == pb.BUILD_STATUS_RUNNING
+    return build, job
+
+
+def adopt(services: Services, nonce: str = "1") -> pb.AdoptJobResponse:  # noqa: F811
+    return services.worker.adopt_job(WATCHER, pb.AdoptJobRequest(protocol=1, watcher="w", nonce=nonce))
+
+
+def test_a_job_from_its_mark_to_its_end(services: Services) -> None:  # noqa: F811
+    build, job = launch(services)
+    record = services.get(build)
+    assert (record.stage, record.watcher, record.build_args["A"]) == (pb.BUILD_STAGE_JOB, "", "***")
+    got = adopt(services)
+    assert (got.build_id, got.job, got.seen, got.cancel, got.attempt) == (build, job, True, False, 1)
+    assert (got.destination.repository, got.destination.tag) == ("acme/app", f"build-{build}-1")
+    assert not got.destination.username and not got.destination.password
+    assert services.get(build).watcher == "w"
+    worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": got.claim}
+    cursors = {"kaniko": pb.LogCursor(since=5, lines=1)}
+    lines = [pb.LogEntry(line="x", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
+    sent = worker.append_log(WATCHER, pb.AppendLogRequest(**mine, lines=lines, cursors=cursors))
+    assert (sent.stale, sent.kept_until_index) == (False, 1)
+    assert adopt(services).cursors["kaniko"] == cursors["kaniko"]
+    assert not adopt(services, "2").adopted
+    assert not worker.caught_up(WATCHER, pb.CaughtUpRequest(**mine)).stale
+    assert not adopt(services, "2").adopted
+    services.build.cancel_build(ACME, pb.CancelBuildRequest(build_id=build))
+    beats = [pb.JobBeat(build_id=build, claim=got.claim), pb.JobBeat(build_id=build, claim=1)]
+    answered = worker.beat_jobs(WATCHER, pb.BeatJobsRequest(protocol=1, watcher="w", beats=beats))
+    assert [(one.cancel, one.stale) for one in answered.beats] == [(True, False), (False, True)]
+    asked = [pb.JobAttempt(build_id=build, attempt=number) for number in (1, 2)]
+    assert list(worker.current_jobs(WATCHER, pb.CurrentJobsRequest(protocol=1, jobs=asked)).jobs) == asked[:1]
+    failure = pb.Failure(reason="Cancelled", message="m")
+    done = worker.finish(WATCHER, pb.FinishRequest(**mine, failure=failure, log_count=1))
+    assert done.status == pb.BUILD_STATUS_CANCELLED
+    assert not worker.current_jobs(WATCHER, pb.CurrentJobsRequest(protocol=1, jobs=asked)).jobs
+    record = services.get(build)
+    assert (record.stage, record.job, record.watcher) == (pb.BUILD_STAGE_UNSPECIFIED, "", "")
+
+
+def test_a_watcher_and_a_node_do_not_write_for_each_other(services: Services) -> None:  # noqa: F811
+    build, _ = launch(services)
+    got = adopt(services)
+    mine = {"protocol": 1, "build_id": build, "claim": got.claim}
+    node, before = node_of("n"), services.get(build)
+    assert services.worker.hand_back(node, pb.HandBackRequest(**mine, reason="drain")).stale
+    assert services.worker.append_log(node, pb.AppendLogRequest(**mine, lines=[pb.LogEntry(line="x")])).stale
+    assert services.worker.launched(node, pb.LaunchedRequest(**mine)).stale
+    with pytest.raises(CallRefused, match="lacks the scope watch"):
+        services.worker.adopt_job(node, pb.AdoptJobRequest(protocol=1, watcher="n", nonce="x"))
+    with pytest.raises(CallRefused, match='for the watcher "w"'):
+        services.worker.adopt_job(WATCHER, pb.AdoptJobRequest(protocol=1, watcher="other", nonce="x"))
+    with pytest.raises(CallRefused, match="lacks the scope worker"):
+        services.worker.claim_build(WATCHER, pb.ClaimBuildRequest(protocol=1, node_id="w", nonce="x", build_id=build))
+    assert services.get(build) == before
+
+
+@pytest.mark.parametrize(
+    ("fields", "where"),
+    [
+        ({"name": "x"}, "job.name"),
+        ({"name": "ignite-{build}-2"}, "job.name"),
+        ({"name": "A-{build}-1"}, "job.name"),
+        ({"namespace": "a/b"}, "job.namespace"),
+        ({"strategy": ""}, "job.strategy"),
+        ({"facts": "x" * (64 * 1024 + 1)}, "job.facts"),
+    ],
+)
+def test_what_cannot_be_the_job_of_an_attempt_is_refused(
+    services: Services,  # noqa: F811
+    fields: dict[str, str],
+    where: str,
+) -> None:
+    build = services.submit()
+    worker, node = services.worker, node_of("n")
+    worker.register_node(
+        node, pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["compile.python"], toolchains={"python-3.11": ""})
+    )
+    claimed = worker.claim_build(node, pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x"))
+    values = {"strategy": "kaniko", "name": f"ignite-{build}-1", "namespace": "builds"}
+    job = pb.Job(**{name: text.replace("{build}", build) for name, text in (values | fields).items()})
+    common_ = {"protocol": 1, "build_id": build, "claim": claimed.claim}
+    with pytest.raises(BuildError) as refused:
+        worker.launching(node, pb.LaunchingRequest(**common_, job=job))
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", where)
+    with pytest.raises(CallRefused, match="mark the attempt"):
+        worker.launched(node, pb.LaunchedRequest(**common_))
+
+
+def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811
+    build, _ = launch(services)
+    got = adopt(services)
+    mine = {"protocol": 1, "build_id": build, "claim": got.claim, "lines": [pb.LogEntry(line="x")]}
+    for names in (["A"], [f"c{number}" for number in range(65)]):
+        cursors = {name: pb.LogCursor(since=1) for name in names}
+        with pytest.raises(BuildError, match="cursors"):
+            services.worker.append_log(WATCHER, pb.AppendLogRequest(**mine, cursors=cursors))
+    worker, at = services.worker, {"c": pb.LogCursor(since=-5, lines=-1)}
+    assert not worker.append_log(WATCHER, pb.AppendLogRequest(**mine, cursors=at)).stale
+    assert adopt(services).cursors["c"] == pb.LogCursor()
