@@ -1,6 +1,6 @@
 //! A service of its own on $PORT.
 
-use axum::{extract::{Path, Query}, routing::{get, post}, Json, Router};
+use axum::{body::Bytes, extract::{Path, Query}, http::StatusCode, routing::{get, post}, Json, Router};
 use serde::{Deserialize, Serialize};
 
 #[derive(Deserialize)]
@@ -24,8 +24,9 @@ async fn readers(Path(count): Path<u64>, Query(asked): Query<Asked>) -> String {
     format!("{} has {count} readers", asked.name)
 }
 
-async fn total(Json(lines): Json<Vec<Line>>) -> Json<Total> {
-    Json(Total { lines: lines.len(), total: lines.iter().map(|line| line.price * line.count).sum() })
+async fn total(body: Bytes) -> Result<Json<Total>, (StatusCode, String)> {
+    let lines: Vec<Line> = serde_json::from_slice(&body).map_err(|why| (StatusCode::BAD_REQUEST, why.to_string()))?;
+    Ok(Json(Total { lines: lines.len(), total: lines.iter().map(|line| line.price * line.count).sum() }))
 }
 
 #[tokio::main(flavor = "current_thread")]
