@@ -84,7 +84,9 @@ def plan_build(attempt: Attempt) -> Planned:
             _explain(attempt, plan, source)
             bound = bind(attempt, plan, found.materials)
             key = build_key(attempt.grant.organization_name, source.code_hash, plan, bound.toolchain.digests)
-            verdict = report_key(attempt, key, source.code_hash, plan, source.warnings, source.provenance)
+            verdict = report_key(
+                attempt, key, source.code_hash, plan.toolchain, (*source.warnings, *plan.warnings), source.provenance
+            )
     return Planned(bound=bound, key=key, verdict=verdict)
 
 

@@ -26,6 +26,7 @@ CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
 # A segment of repository names, and of folders of a node: nothing that leads out of either.
 ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9!_.*'()-]+)*/?")
 _BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 _TOLERATION = re.compile(r"[\w./-]+(?:=[\w.-]*)?(?::(?:NoSchedule|PreferNoSchedule|NoExecute))?")
 
@@ -38,8 +39,8 @@ Days = Annotated[float, Meta(gt=0, le=36_500)]
 
 
 class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A bearer token: what it may do (`submit`, `read`, `worker`, `operate`), for whom, and for a worker as which
-    node."""
+    """A bearer token: what it may do (`submit`, `read`, `worker`, `watch`, `operate`), for whom, and for a worker or
+    watcher as which node."""
 
     token: str
     organization: str = ""
@@ -55,12 +56,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     server: str = ""  # URL of the control API; empty: commands do it in their own process
     token: str = ""  # bearer token of this client or worker
     listen: str = "127.0.0.1:8480"  # address the control API listens on
+    # URL of the control API as Jobs reach it, to fetch their sources; default: http://<listen>
+    public_url: str = ""
     tokens: tuple[Token, ...] = ()  # bearer tokens the control API accepts
     organization: str = "local"  # organization of builds without a server
     # Where things are stored
     data_dir: str = ""  # records, sources, logs, artifacts of the control side
     node_dir: str = ""  # work folders, caches, toolchains and bases of a build node
     store_url: str = ""  # SQL database; default: SQLite in data_dir
+    source_store: str = ""  # s3://BUCKET[/PREFIX]; empty: a folder in data_dir
+    s3_endpoint: str = ""  # URL of the S3 server; empty: that of AWS
+    s3_region: str = ""  # its region; empty: as boto3 finds it
     redis_url: str = "redis://127.0.0.1:6379/0"  # Celery's broker and the log stream
     message_key: str = ""  # key of the HMAC over messages; the same on both sides
     # Where artifacts go
@@ -158,6 +164,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     job_runtime_class: str = ""  # RuntimeClass of builds, such as one of gVisor or Kata
     job_priority_class: str = ""  # PriorityClass of builds
     job_pull_secret: str = ""  # Secret with which these images are pulled
+    # login with which Jobs push: code of the source can read it; empty: none
+    job_registry_username: str = ""
+    job_registry_password: str = ""  # its password
+    kaniko_cache: bool = True  # cached layers of RUN, in a repository of each organization
     # Faults, for tests
     crash_at: str = ""  # label at which this process kills itself with SIGKILL
 
@@ -172,6 +182,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     def prefix_of(self, organization: str) -> str:
         """Where the repositories of an organization begin."""
         return "/".join(part for part in (self.repository_prefix, organization) if part)
+
+    @property
+    def api_url(self) -> str:
+        """Where Jobs reach the control API; empty where `listen` names no host and port."""
+        host, port = address_of(self.listen)
+        return self.public_url.rstrip("/") or ("" if host == "0.0.0.0" or not port else f"http://{host}:{port}")
 
     @property
     def secrets_key(self) -> str:
@@ -253,6 +269,11 @@ def _check_optional_url(url: str) -> None:
         _check_url(url)
 
 
+def _check_source_store(text: str) -> None:
+    if text and not _BUCKET.fullmatch(text):
+        raise ValueError("it takes s3://BUCKET or s3://BUCKET/PREFIX")
+
+
 _TAKES = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "array": "a list"}
 _TAKES |= dict.fromkeys(("object", "dict"), "a table")
 _BOUNDS = {">=": "{} or more", ">": "more than {}", "<=": "{} or less", "<": "less than {}"}
@@ -332,6 +353,9 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "organization": _check_organization,
     "server": _check_optional_url,
     "report_url": _check_optional_url,
+    "public_url": _check_optional_url,
+    "s3_endpoint": _check_optional_url,
+    "source_store": _check_source_store,
     "listen": address_of,
     "report_keys": _check_report_keys,
     "tokens": _check_tokens,

@@ -112,8 +112,8 @@ def compile_request(runtime: str) -> dict[str, object]:
 
 
 @contextmanager
-def serving(folder: Path, redis_url: str, settings: Mapping[str, str] | None = None) -> Iterator[Serve]:
-    """`ignite-builder serve`, ended on the way out."""
+def serving(folder: Path, redis_url: str, settings: Mapping[str, str] | None = None, url: str = "") -> Iterator[Serve]:
+    """`ignite-builder serve`, ended on the way out. `url`: where it listens, if the settings name that."""
     port = free_port()
     values = {
         "listen": f"127.0.0.1:{port}",
@@ -132,7 +132,7 @@ def serving(folder: Path, redis_url: str, settings: Mapping[str, str] | None = N
     with out.open("ab") as to_out, err.open("ab") as to_err:
         process = subprocess.Popen([program, "serve"], env=environ, stdout=to_out, stderr=to_err)
     try:
-        server = Serve(process, f"http://127.0.0.1:{port}", folder / "data", redis_url, out, err)
+        server = Serve(process, url or f"http://127.0.0.1:{port}", folder / "data", redis_url, out, err)
         until = time.monotonic() + START_S
         while time.monotonic() < until:
             assert process.poll() is None, err.read_text()

@@ -12,7 +12,7 @@ from builder.claims.outcome import Material, Verdict
 from builder.claims.requests import planned_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
-from builder.plan import Plan
+from builder.plan import Plan, Toolchain
 from builder.toolchains.provider import Provided
 
 AGAIN_S = 0.2
@@ -75,7 +75,7 @@ def report_key(
     attempt: Attempt,
     key: str,
     code_hash: str,
-    plan: Plan,
+    toolchain: Toolchain,
     warnings: Sequence[str] = (),
     provenance: pb.SourceProvenance | None = None,
 ) -> Verdict:
@@ -85,8 +85,8 @@ def report_key(
         attempt.lease,
         key=key,
         code_hash=code_hash,
-        toolchain=plan.toolchain,
-        warnings=(*warnings, *plan.warnings),
+        toolchain=toolchain,
+        warnings=warnings,
         phases=phases,
         provenance=provenance,
     )

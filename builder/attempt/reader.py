@@ -22,8 +22,10 @@ from typing import Any, NoReturn, TypeVar
 
 from builder.attempt.plain import Failed, from_plain, to_json
 from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, Pointers, Start, Unpacked, framed, serve
+from builder.dockerfile.choose import ImageRequest
 from builder.errors import BuildError, PlatformError
 from builder.images.component import Component
+from builder.kaniko.plan import DockerfilePlan
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
@@ -209,6 +211,11 @@ class Reading:
             return self._ask(Unpacked, "unpack", bounds, single=single, runtime=runtime, lift=lift)
         except OverBudget as over:
             raise BuildError("ArchiveTooLarge", f"unpacking it {over.what}", limit=over.limit) from None
+
+    def image(self, asked: ImageRequest) -> DockerfilePlan:
+        """The Dockerfile of the source, checked."""
+        with _invalid():
+            return self._ask(DockerfilePlan, "image", self._bounds, asked=asked)
 
     def detect(self, runtime: str | None, sub_path: str = "") -> Detection:
         """Which runtime the source, or that folder of it, is of."""

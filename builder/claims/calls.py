@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Protocol
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -31,8 +32,16 @@ class Calls(Protocol):
 
     def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse: ...
 
+    def launching(self, request: pb.LaunchingRequest) -> pb.LaunchingResponse: ...
+
+    def launched(self, request: pb.LaunchedRequest) -> pb.LaunchedResponse: ...
+
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         """The stored bytes of the source in pieces."""
+        ...
+
+    def store_archive(self, build_id: str, claim: int, archive: Path, sha256: str, lives_s: int) -> pb.StoredArchive:
+        """Store the canonical archive, a file; the answer has a URL of it that lives so long."""
         ...
 
 

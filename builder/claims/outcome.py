@@ -63,9 +63,13 @@ class Artifact:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """One of: an artifact, a failure, or a verdict that ends the claim. `unexpected` is for the operator's log."""
+    """One of: an artifact, a Job that goes on, a failure, or a verdict that ends the claim.
+
+    `unexpected` is for the operator's log.
+    """
 
     verdict: Verdict = Verdict.GO_ON
+    job: pb.Job | None = None
     artifact: Artifact | None = None
     failure: BuildError | None = None
     unexpected: str = ""

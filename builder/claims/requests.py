@@ -89,6 +89,10 @@ class Close(enum.Enum):
     """The store ended the claim at PLAN; only the log is completed."""
     HAND_BACK = "handed-back"
     FINISH = "finished"
+    LAUNCHED = "launched"
+    """Its Job goes on, and a watcher follows it."""
+    ABANDONED = "abandoned"
+    """Its Job has no owner: cancel was requested while it was created."""
 
 
 def close_of(lease: Lease, outcome: Outcome) -> Close:
@@ -97,9 +101,23 @@ def close_of(lease: Lease, outcome: Outcome) -> Close:
         return Close.LOST
     if outcome.verdict in (Verdict.REUSE, Verdict.ATTACHED):
         return Close.RELEASED
+    if outcome.job is not None:
+        return Close.LAUNCHED
     if lease.drained and not lease.cancelled and outcome.artifact is None:
         return Close.HAND_BACK
     return Close.FINISH
+
+
+def launching_request(lease: Lease, job: pb.Job) -> pb.LaunchingRequest:
+    """The mark of the attempt with the Job that is created next."""
+    return pb.LaunchingRequest(protocol=PROTOCOL, build_id=lease.build_id, claim=lease.claim, job=job)
+
+
+def launched_request(lease: Lease, *, log_count: int, phases: Sequence[pb.PhaseRecord]) -> pb.LaunchedRequest:
+    """The Job is created. `log_count`: the lines of this claim."""
+    return pb.LaunchedRequest(
+        protocol=PROTOCOL, build_id=lease.build_id, claim=lease.claim, log_count=log_count, phases=phases
+    )
 
 
 def hand_back_request(build_id: str, claim: int, reason: str) -> pb.HandBackRequest:

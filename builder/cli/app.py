@@ -41,6 +41,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "run": ("run k7m2", "run"),
     "serve": ("serve", "serve -v"),
     "worker": ("worker", "worker --server=https://ignite.example.com"),
+    "watch": ("watch", "watch --server=https://ignite.example.com"),
     "dev": ("dev", "dev -v"),
     "doctor": ("doctor", "doctor --json"),
     "runtimes": ("runtimes", "runtimes fetch go-1.24"),
@@ -301,6 +302,15 @@ def _worker(context: Context) -> int:
     from builder.cli.commands.operate import worker
 
     return worker(context)
+
+
+@_command("watch")
+@click.pass_obj
+def _watch(context: Context) -> int:
+    """Follow the Kubernetes Jobs of image builds, and finish the builds."""
+    from builder.cli.commands.operate import watch
+
+    return watch(context)
 
 
 @_command("dev")

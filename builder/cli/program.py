@@ -31,6 +31,7 @@ Builds    build PATH|-   build a folder, a file, an archive or stdin
           logs, get, ls  read the log, one build, all builds
           cancel, run    stop a build; start its artifact here and print its URL
 Operate   serve, worker  the control side; a build node
+          watch          follow the Kubernetes Jobs of image builds
           dev            all of it together, for a laptop
           doctor         what is missing on this machine, and the command that mends it
           runtimes       versions and targets of the catalog; fetch: get a toolchain

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from builder.settings import Settings
 
 NO_CLUSTER = (
-    "Let a runtime build the source (--runtime NAME), or build and push the image elsewhere and take it from there: "
-    "ignite-builder build --image REF"
+    "Name a server that has a cluster (--server=URL), let a runtime build the source (--runtime NAME), or build and "
+    "push the image elsewhere and take it from there: ignite-builder build --image REF"
 )
 
 
@@ -132,7 +132,7 @@ def git_request(options: BuildOptions, runtimes: Sequence[str]) -> pb.CreateBuil
 def as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Settings) -> None:
     """Make the request one for image mode. Raises `BuildError` where nothing here could build it."""
     if not settings.server:
-        message = "no image is built from a Dockerfile yet; it was checked alone"
+        message = "a Dockerfile is built by a cluster behind a server, and none is configured; it was checked alone"
         raise BuildError("ToolchainUnavailable", message, where=options.dockerfile or DEFAULT, next=NO_CLUSTER)
     compiled = dict(request.code.compile.build_args)
     from_code = request.code.image.from_code  # takes the place of code.compile

@@ -118,6 +118,11 @@ class Api:
         answer: pb.UploadBuildContextResponse = _message(pb.UploadBuildContextResponse, data)
         return answer
 
+    def send(self, path: str, pieces: Iterable[bytes], answer: type[Any]) -> Any:
+        """Stream a body to a path of a node; sent twice it changes nothing more."""
+        headers = {"content-type": "application/octet-stream"}
+        return _message(answer, self._once("POST", path, repeatable=True, content=pieces, headers=headers))
+
     def download(self, path: str) -> Iterator[bytes]:
         """Stream a body."""
         with self._stream(path) as response:

@@ -26,6 +26,15 @@ def compiled_runtime(request: pb.CreateBuildRequest) -> common.Runtime:
     return request.code.compile.runtime
 
 
+IMAGE_QUEUE = "image"
+"""The queue of builds that a cluster does: only workers whose settings name it take one."""
+
+
+def is_image(request: pb.CreateBuildRequest) -> bool:
+    """Whether a cluster builds it, as an image of a Dockerfile."""
+    return request.code.WhichOneof("source") == "image"
+
+
 START_CHECK = "start_check"
 """The build argument, of every runtime, that overrules the setting of this name."""
 START_CHECKS = ("off", "warn", "require")

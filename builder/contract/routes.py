@@ -22,6 +22,14 @@ UPLOAD_PATH = "/v1/ignite/builds/contexts"
 SOURCE_PATH = "/v1/ignite/worker/builds/{build_id}/source"
 """GET with `claim`: the stored source's bytes, for the claim's owner. It has no annotation: its answer is not JSON."""
 
+ARCHIVE_PATH = "/v1/ignite/worker/builds/{build_id}/archive"
+"""POST with `claim`, `sha256` and `livesS`: the canonical archive's bytes, for the claim's owner. It has no annotation:
+its body is not JSON."""
+
+SOURCE_URL_PATH = "/v1/ignite/sources/{sha256}"
+"""GET with `expires` and `signature`: a stored source's bytes, for whoever has the URL. It has no annotation, as its
+answer is not JSON."""
+
 NOT_YET: frozenset[str] = frozenset()
 """RPCs that answer UNIMPLEMENTED for now."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.routes import NOT_YET, SOURCE_PATH, UPLOAD_PATH, Route, routes
+from builder.contract.routes import ARCHIVE_PATH, NOT_YET, SOURCE_PATH, SOURCE_URL_PATH, UPLOAD_PATH, Route, routes
 
 _HEAD = "| RPC | HTTP | request | answer | now |\n|---|---|---|---|---|\n"
 
@@ -16,8 +16,11 @@ def route_table() -> str:
     build, worker = services["BuildService"], services["WorkerService"]
     upload = f"| (upload) | `POST {UPLOAD_PATH}` | bytes, streamed | `UploadBuildContextResponse` | yes |\n"
     source = f"| (source) | `GET {SOURCE_PATH}?claim=N` | none | bytes, streamed | yes |\n"
+    asked = "claim=N&sha256=HEX&livesS=S"
+    archive = f"| (archive) | `POST {ARCHIVE_PATH}?{asked}` | bytes, streamed | `StoredArchive` | yes |\n"
+    url = f"| (source URL) | `GET {SOURCE_URL_PATH}?expires=MS&signature=HEX` | none | bytes, streamed | yes |\n"
     operate = _table(services["OperateService"])
-    return f"{_table(build)}{upload}\n{_table(worker)}{source}\n{operate}"
+    return f"{_table(build)}{upload}\n{_table(worker)}{source}{archive}{url}\n{operate}"
 
 
 def _table(service: ServiceDescriptor) -> str:

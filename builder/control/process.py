@@ -46,7 +46,7 @@ from builder.store import nodes, outbox, queues
 from builder.store.engine import open_store
 from builder.store.events import Event
 from builder.store.schema import builds
-from builder.stores.folder import FolderStore
+from builder.stores.choose import store_of
 from builder.transports.http.app import Api, make_app
 from builder.transports.http.events import log_event
 from builder.transports.http.probes import Probes
@@ -89,7 +89,7 @@ class Control:
             stale=self.metrics.stale,
             log=self.log,
         )
-        sources = FolderStore(Path(settings.data_dir) / "sources")
+        sources = store_of(settings)
         self.loops = Loops(
             settings=settings,
             store=self.store,

@@ -56,7 +56,12 @@ def check_path(path: str, where: str) -> str:
 
 
 def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:
-    """The plan for an unpacked context. Nothing of it is run.
+    """The plan for an unpacked context, as `read_image` makes it."""
+    return read_image(root, asked)[0]
+
+
+def read_image(root: Path, asked: ImageRequest) -> tuple[ImagePlan, Dockerfile | None]:
+    """The plan for an unpacked context, and its Dockerfile as it was read. Nothing of it is run.
 
     Raises `BuildError` InvalidRequest for a Dockerfile or folder that is not there, DockerfileInvalid.
     """
@@ -74,7 +79,7 @@ def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:
     if named and not tree.has(named):
         raise _absent(named, paths)
     if not named and not tree.has(DEFAULT):
-        return ImagePlan(strategy="buildpacks", because=f"no {DEFAULT} {place}", sub_path=sub_path)
+        return ImagePlan(strategy="buildpacks", because=f"no {DEFAULT} {place}", sub_path=sub_path), None
     dockerfile = named or DEFAULT
     rules, rules_name = _ignored(tree, dockerfile)
     found = check(
@@ -84,7 +89,7 @@ def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:
         dockerfile,
     )
     _without_heredocs(found.dockerfile)
-    return ImagePlan(
+    plan = ImagePlan(
         strategy="kaniko",
         because=f"{dockerfile} is named" if named else f"{DEFAULT} {place}",
         dockerfile=dockerfile,
@@ -92,6 +97,7 @@ def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:
         bases=found.bases,
         warnings=found.warnings,
     )
+    return plan, found.dockerfile
 
 
 def listed(root: Path) -> list[str]:

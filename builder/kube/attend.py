@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -19,7 +19,9 @@ LOOK_S = 5.0
 """How often a Job is looked at when nothing of it changes, for what only time decides."""
 
 DRAIN_S = 30.0
-"""How long the rest of the log is waited for after the end."""
+"""How long the cluster is waited for with the rest of the log after the end; storing it does not count."""
+
+DRAIN_LOOK_S = 1.0
 
 Emit = Callable[[str, Sequence[Line], Cursor], Awaitable[None]]
 """Gets a container's name, its new lines, and the cursor behind them; what it has stored is never passed again."""
@@ -42,22 +44,22 @@ async def attend(
     A Job that ends in a way that leaves it running (an image that cannot be pulled, no node) is the caller's to delete.
     """
     followers: dict[str, asyncio.Task[None]] = {}
+    emitting: set[str] = set()
     changed = watch.subscribe(job)
     words = ""
     try:
         while True:
             changed.clear()
             found, pods = watch.look(job)
-            for pod, container in ((one, name) for one in pods for name in _started(one)):
+            for pod, container in ((one, name) for one in pods for name in started(one)):
                 name = pod["metadata"]["name"]
                 if f"{name}/{container}" not in followers:
                     start = (cursors or {}).get(container, Cursor())
-                    copying = _copy(api, watch, namespace, name, container, start, emit)
+                    copying = _copy(api, watch, namespace, name, container, start, emit, emitting)
                     followers[f"{name}/{container}"] = asyncio.create_task(copying)
             state = await _state(api, watch, namespace, job, found, pods, patience)
             if isinstance(state, Ended):
-                if followers:
-                    await asyncio.wait(followers.values(), timeout=DRAIN_S)
+                await _drain(followers.values(), emitting)
                 for task in followers.values():
                     if task.done():
                         task.result()
@@ -97,14 +99,37 @@ async def _state(
     return state_of(found, pods, now=time.time(), patience=patience, events=events)
 
 
-async def _copy(api: Api, watch: Watch, namespace: str, pod: str, container: str, cursor: Cursor, emit: Emit) -> None:
+async def _drain(followers: Collection[asyncio.Task[None]], emitting: Collection[str]) -> None:
+    """Wait for the followers, but no longer for a cluster that gives no lines than `DRAIN_S`."""
+    left, pending = DRAIN_S, set(followers)
+    while pending and left > 0:
+        _, pending = await asyncio.wait(pending, timeout=DRAIN_LOOK_S)
+        left -= 0 if emitting else DRAIN_LOOK_S
+
+
+async def _copy(
+    api: Api,
+    watch: Watch,
+    namespace: str,
+    pod: str,
+    container: str,
+    cursor: Cursor,
+    emit: Emit,
+    emitting: set[str],
+) -> None:
+    """The lines of one container; its name is in `emitting` while a batch of them is stored."""
+
     def is_over() -> bool:
         found = watch.pods.items.get(pod)
         return found is None or container in _ended(found)
 
     async with aclosing(follow(api, namespace, pod, container, cursor, is_over)) as batches:
         async for lines, behind in batches:
-            await emit(container, lines, behind)
+            emitting.add(container)
+            try:
+                await emit(container, lines, behind)
+            finally:
+                emitting.discard(container)
 
 
 def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
@@ -112,7 +137,8 @@ def _states(pod: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     return {one["name"]: one["state"] for group in groups for one in group}
 
 
-def _started(pod: Mapping[str, Any]) -> list[str]:
+def started(pod: Mapping[str, Any]) -> list[str]:
+    """The containers of a pod that have a log."""
     return [name for name, state in _states(pod).items() if "running" in state or "terminated" in state]
 
 

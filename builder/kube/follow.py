@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing
 
 from builder.errors import PlatformError
@@ -11,6 +11,8 @@ from builder.kube.api import Api, Refused
 from builder.kube.logs import Cursor, Line, Reading
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+PART = 16 * 1024
+"""Bytes that become one batch of lines, each with the cursor behind it: a few hundred lines at most."""
 
 
 async def follow(
@@ -30,8 +32,9 @@ async def follow(
             async with aclosing(log):
                 async for piece in log:
                     pause = FIRST_PAUSE_S
-                    if lines := reading.feed(piece):
-                        yield lines, reading.cursor
+                    for part in _parts(piece):
+                        if lines := reading.feed(part):
+                            yield lines, reading.cursor
         except PlatformError:
             was_cut = True
         except Refused as refused:
@@ -47,3 +50,32 @@ async def follow(
             return
         await asyncio.sleep(pause)
         pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+async def read_so_far(
+    api: Api, namespace: str, pod: str, container: str, cursor: Cursor
+) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
+    """The whole lines behind the cursor that are there now, with the cursor behind each batch."""
+    pause = FIRST_PAUSE_S
+    while True:
+        reading = Reading(cursor)
+        try:
+            async with aclosing(api.log(namespace, pod, container, since=cursor.since_time, follow=False)) as log:
+                async for piece in log:
+                    for part in _parts(piece):
+                        if lines := reading.feed(part):
+                            yield lines, reading.cursor
+            return
+        except PlatformError:
+            pass
+        except Refused as refused:
+            if refused.code in (400, 404):  # it has not started, or its pod is gone
+                return
+        cursor = reading.cursor
+        await asyncio.sleep(pause)
+        pause = min(2 * pause, LONGEST_PAUSE_S)
+
+
+def _parts(piece: bytes) -> Iterator[bytes]:
+    for start in range(0, len(piece), PART):
+        yield piece[start : start + PART]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
 from typing import TypeVar
 
 from builder.claims.calls import Refused, Unanswered
@@ -13,6 +15,7 @@ from builder.services.workers import WorkerService
 
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
+CHUNK = 1024 * 1024
 OWNER = Caller(organization="", scopes=frozenset({"worker"}))
 
 
@@ -40,9 +43,26 @@ class ServiceCalls:
     def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse:
         return _answer(self._service.hand_back, request)
 
+    def launching(self, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
+        return _answer(self._service.launching, request)
+
+    def launched(self, request: pb.LaunchedRequest) -> pb.LaunchedResponse:
+        return _answer(self._service.launched, request)
+
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         try:
             yield from self._service.source(OWNER, build_id, claim)
+        except Exception as error:
+            raise _as_call(error) from error
+
+    def store_archive(self, build_id: str, claim: int, archive: Path, sha256: str, lives_s: int) -> pb.StoredArchive:
+        try:
+            with archive.open("rb") as file:
+                upload = self._service.archive(OWNER, build_id, claim, sha256, lives_s)
+                with closing(upload):
+                    while data := file.read(CHUNK):
+                        upload.write(data)
+                    return upload.finish()
         except Exception as error:
             raise _as_call(error) from error
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from builder import pipelines
 from builder.control.folder import make_private
@@ -16,7 +15,7 @@ from builder.services.parts import Parts
 from builder.settings import Settings
 from builder.store.engine import open_store
 from builder.store.events import Event
-from builder.stores.folder import FolderStore
+from builder.stores.choose import store_of
 
 
 class Changes:
@@ -53,7 +52,7 @@ class Here:
         self.parts = Parts(
             settings=settings,
             store=self.store,
-            sources=FolderStore(Path(settings.data_dir) / "sources"),
+            sources=store_of(settings),
             catalog=catalogs.read(catalog_file(settings.catalog), settings.default_versions),
             runtimes=pipelines.arguments(self.known),
             wake=self.changes.tell,

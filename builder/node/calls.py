@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypeVar, cast
 
 from google.protobuf.message import Message
 
 from builder.claims.calls import Refused, Unanswered
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import CHUNK_BYTES, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.routes import SOURCE_PATH
+from builder.contract.routes import ARCHIVE_PATH, SOURCE_PATH
 
 Answer = TypeVar("Answer", bound=Message)
 
@@ -39,9 +40,26 @@ class ApiCalls:
     def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse:
         return self._call("HandBack", request, pb.HandBackResponse)
 
+    def launching(self, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
+        return self._call("Launching", request, pb.LaunchingResponse)
+
+    def launched(self, request: pb.LaunchedRequest) -> pb.LaunchedResponse:
+        return self._call("Launched", request, pb.LaunchedResponse)
+
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         try:
             yield from self._api.download(f"{SOURCE_PATH.format(build_id=build_id)}?claim={claim}")
+        except ApiUnreachable as error:
+            raise Unanswered(str(error)) from error
+        except ApiError as error:
+            raise Refused(str(error)) from error
+
+    def store_archive(self, build_id: str, claim: int, archive: Path, sha256: str, lives_s: int) -> pb.StoredArchive:
+        path = f"{ARCHIVE_PATH.format(build_id=build_id)}?claim={claim}&sha256={sha256}&livesS={lives_s}"
+        try:
+            with archive.open("rb") as file:
+                pieces = iter(lambda: file.read(CHUNK_BYTES), b"")
+                return cast(pb.StoredArchive, self._api.send(path, pieces, pb.StoredArchive))
         except ApiUnreachable as error:
             raise Unanswered(str(error)) from error
         except ApiError as error:

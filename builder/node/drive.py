@@ -33,6 +33,7 @@ from builder.claims.requests import (
     close_of,
     finish_request,
     hand_back_request,
+    launched_request,
 )
 from builder.claims.spool import Spool, own, spool_path
 from builder.claims.timelimit import TimeLimit
@@ -42,8 +43,8 @@ from builder.sandbox import remove_tree
 
 log = logger("worker")
 
-Request = TypeVar("Request", pb.FinishRequest, pb.HandBackRequest)
-Answer = TypeVar("Answer", pb.FinishResponse, pb.HandBackResponse)
+Request = TypeVar("Request", pb.FinishRequest, pb.HandBackRequest, pb.LaunchedRequest)
+Answer = TypeVar("Answer", pb.FinishResponse, pb.HandBackResponse, pb.LaunchedResponse)
 Listening = Callable[[str, Callable[[], None]], AbstractContextManager[None]]
 """(build id, what to call at a cancel): listens while the context is open."""
 
@@ -221,11 +222,11 @@ def work_folder(attempt: Attempt) -> Iterator[None]:
         remove_tree(attempt.private)
 
 
-def do_work(attempt: Attempt) -> Outcome:
-    """Run the line in the attempt's work folder. A disk that takes not even the folder is the outcome."""
+def do_work(attempt: Attempt, line: Callable[[Attempt], Outcome] = run_build) -> Outcome:
+    """Run a line in the attempt's work folder. A disk that takes not even the folder is the outcome."""
     try:
         with work_folder(attempt):
-            return run_build(attempt)
+            return line(attempt)
     except OSError as error:
         if known := of_error(attempt, error):
             return Outcome(failure=known, unexpected=repr(error))
@@ -250,6 +251,8 @@ def close(attempt: Attempt, outcome: Outcome) -> Close:
             how = how if _insist(attempt, attempt.node.calls.hand_back, back) else Close.LOST
         elif how is Close.FINISH:
             how = _finish(attempt, outcome)
+        elif how is Close.LAUNCHED:
+            how = _launched(attempt)
     return how
 
 
@@ -266,6 +269,20 @@ def _finish(attempt: Attempt, outcome: Outcome) -> Close:
     if answer is not None and answer.refused_because:
         log.error("refused", action="finish-refused", build_id=lease.build_id, why=answer.refused_because)
     return Close.FINISH if answer is not None else Close.LOST
+
+
+def _launched(attempt: Attempt) -> Close:
+    """Hand the build over to whoever watches its Job. Of a lost claim a watcher has the Job: it was marked before."""
+    count = _flush(attempt)
+    request = launched_request(attempt.lease, log_count=count, phases=attempt.log.phases)
+    while (answer := _insist(attempt, attempt.node.calls.launched, request)) is not None and answer.log_incomplete:
+        if not attempt.log.spool.again(answer.kept_until_index):
+            log.error("lines are gone from the spool", action="spool-damaged", build_id=attempt.lease.build_id)
+            return Close.LOST
+        _flush(attempt)
+    if answer is None:
+        return Close.LOST
+    return Close.LAUNCHED if answer.status == pb.BUILD_STATUS_RUNNING else Close.ABANDONED
 
 
 def _flush(attempt: Attempt) -> int:

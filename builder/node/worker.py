@@ -23,12 +23,15 @@ from celery import signals
 from builder import pipelines, sandbox
 from builder.attempt.attempt import Node
 from builder.attempt.reader import Readers
+from builder.build import run_build
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
+from builder.claims.requests import Close
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
 from builder.contract.protocol import PROTOCOL
+from builder.contract.request import IMAGE_QUEUE, is_image
 from builder.data import catalog_file
 from builder.errors import EXIT_CODES, BuildError, ErrorClass
 from builder.faults import labels
@@ -37,6 +40,7 @@ from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, do_work, driving
 from builder.node.floor import lacks
+from builder.node.image import Launcher, launcher_of
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.node.watch import Watch
@@ -104,6 +108,7 @@ class WorkerProcess:
         self._dropped_reported = 0
         self._learn_key(settings.message_key)
         self._node: Node | None = None
+        self._launcher: Launcher | None = None
         self._cancels = Cancels(settings.redis_url)
         self._watch = Watch((settings.heartbeat_ms + settings.stop_grace_ms) / 1000)
         self._leaving = threading.Event()
@@ -127,6 +132,8 @@ class WorkerProcess:
             require_membership(self.settings)
             require_sandbox(self.settings)
             self._reads = reads_of(sender, self.settings)
+            if IMAGE_QUEUE in self._reads.queues:
+                self._launcher = launcher_of(self.settings)
             self._join()
         except BuildError as error:
             if self._say is not None:
@@ -316,13 +323,23 @@ class WorkerProcess:
                     listening=self._cancels.listening,
                     counts_until=partial(self._watch.claimed, index),
                 ) as attempt:
-                    outcome = do_work(attempt)
+                    launcher = self._launcher_of(grant)
+                    outcome = do_work(attempt, launcher.run if launcher else run_build)
                     how = close(attempt, outcome)
+                    if launcher and outcome.job is not None and how is Close.ABANDONED:
+                        launcher.abandon(outcome.job)
             finally:
                 self._watch.returned(index)
             log.info("owned", action="owned", build_id=build_id, word=how.value)
         except Exception as error:
             log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
+
+    def _launcher_of(self, grant: pb.ClaimBuildResponse) -> Launcher | None:
+        """What makes a Job of an image build; None for every other."""
+        if not is_image(grant.request):
+            return None
+        self._launcher = self._launcher or launcher_of(self.settings)
+        return self._launcher
 
     def _must_hand_back(self) -> bool:
         since = self._draining_since.value

@@ -5,6 +5,7 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
@@ -17,6 +18,7 @@ from builder.contract.protocol import PROTOCOL
 from builder.contract.request import start_check_of
 from builder.errors import REASONS, BuildError
 from builder.git.source import parse_url
+from builder.services.archives import Archives, ArchiveUpload, check_size
 from builder.services.auth import OWNERS, Caller, require
 from builder.services.errors import CallRefused, not_found, permission_denied
 from builder.services.parts import Parts
@@ -50,6 +52,7 @@ class WorkerService:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._revocations = Revocations(parts.store)
+        self.archives = Archives(parts.sources)
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
@@ -325,14 +328,34 @@ class WorkerService:
         self._revocations.check(caller, node_id)
 
     def source(self, caller: Caller, build_id: str, claim: int) -> Iterator[bytes]:
-        """The stored source of a build, for the owner of its work: RUNNING, under this claim, on the caller's node."""
+        """The stored source of a build, for the owner of its work."""
+        return _chunks(self._parts.sources.open(self._owned(caller, build_id, claim)["source_sha256"]))
+
+    def archive(
+        self, caller: Caller, build_id: str, claim: int, sha256: str, lives_s: int, announced: int = 0
+    ) -> ArchiveUpload:
+        """Begin to store the canonical archive of a build, whose URL lives so long, for the owner of its work.
+
+        The claim is looked at before the first byte, and again before the archive is in the store.
+        """
+        self._owned(caller, build_id, claim)
+        check_size(announced, self.archives.limit)
+        owned = functools.partial(self._owned, caller, build_id, claim)
+        return ArchiveUpload(self.archives, owned, build_id, claim, sha256, lives_s)
+
+    def source_by_url(self, sha256: str, expires_ms: int, signature: str) -> BinaryIO:
+        """One stored source, for whoever has its URL."""
+        return self._parts.sources.open_signed(sha256, expires_ms, signature)
+
+    def _owned(self, caller: Caller, build_id: str, claim: int) -> builds.Row:
+        """The build that the caller's claim owns the work of: RUNNING, under this claim, on the caller's node."""
         require(caller, "worker")
         self._revocations.check(caller)
         row = builds.by_id(self._parts.store, build_id)
         owned = row is not None and (row["status"], row["stage"], row["claim"]) == (RUNNING, WORK, claim)
         if row is None or not owned or not _is_of(caller, row["node_id"]):
             raise not_found("this claim owns no such build")
-        return _chunks(self._parts.sources.open(row["source_sha256"]))
+        return row
 
 
 def _checked(request: pb.FinishRequest) -> tuple[pb.FinishRequest, str]:

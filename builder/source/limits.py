@@ -28,6 +28,11 @@ class Limits:
     ratio: int = 100
     ratio_after: int = MIB
 
+    @property
+    def archive(self) -> int:
+        """Bytes of the largest canonical archive: of each entry also its header, its long names and its padding."""
+        return self.unpacked + self.entries * 6 * KIB + MIB
+
 
 def too_large(found: str, limit: str, where: str = "") -> BuildError:
     """The refusal of an archive over a limit: what was found and what is allowed."""

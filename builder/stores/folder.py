@@ -9,16 +9,19 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from builder.errors import BuildError, PlatformError
 from builder.source.limits import too_large
+from builder.stores.signed import SignedUrls, check_lifetime
 from builder.text import size as in_words
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = ".partial-"
+PATH = "/v1/ignite/sources/{sha256}"
+"""Of a signed URL, below the API's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,14 @@ class Stored:
 
     sha256: str
     size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceUrl:
+    """Where a source is served until `expires_ms` (Unix time). `text` is a credential: no log has it."""
+
+    text: str = field(repr=False)
+    expires_ms: int
 
 
 class Incoming(Protocol):
@@ -59,7 +70,7 @@ class SourceStore(Protocol):
         ...
 
     def put(self, stream: Iterable[bytes], limit: int) -> Stored:
-        """Keep a stream of at most `limit` bytes. Raises ArchiveTooLarge, SourceStoreUnavailable, and as `stream`."""
+        """Store a stream of at most `limit` bytes. Raises ArchiveTooLarge, SourceStoreUnavailable, and as `stream`."""
         ...
 
     def open(self, sha256: str) -> BinaryIO:
@@ -80,6 +91,17 @@ class SourceStore(Protocol):
 
     def delete_unfinished(self, age_s: float) -> int:
         """Delete what puts that broke off so long ago have left behind."""
+        ...
+
+    def url(self, sha256: str, seconds: int) -> SourceUrl:
+        """A URL that serves this source, and no other, for so long: whoever has it needs no other credential.
+
+        Raises SourceNotFound, SourceStoreUnavailable, FailedPrecondition where the settings name no address for it.
+        """
+        ...
+
+    def open_signed(self, sha256: str, expires_ms: int, signature: str) -> BinaryIO:
+        """Read one by what a URL to the API carries. Raises PermissionDenied, and as `open`."""
         ...
 
 
@@ -119,10 +141,13 @@ class PartialFile:
 
 
 class FolderStore:
-    """A folder: `<root>/sha256/ab/<digest>`. A file appears whole, on the disk, or not at all."""
+    """A folder: `<root>/sha256/ab/<digest>`. A file appears whole, on the disk, or not at all.
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    `api`: the API's URL, which serves single sources by signed URLs; empty where there is none to name.
+    """
+
+    def __init__(self, root: Path, api: str = "") -> None:
+        self._root, self._api, self._signed = root, api, SignedUrls(root / "url.key")
 
     def begin(self, limit: int) -> PartialFile:
         return PartialFile(self._root, limit, lambda partial, sha256: self._publish(partial, self._path(sha256)))
@@ -174,14 +199,22 @@ class FolderStore:
         return False
 
     def delete_unfinished(self, age_s: float) -> int:
-        count, before = 0, time.time() - age_s
-        with _ours():
-            for path in self._root.glob(f"{_PARTIAL}*"):
-                with suppress(FileNotFoundError):
-                    if _modified(path) <= before:
-                        path.unlink()
-                        count += 1
-        return count
+        return delete_partial(self._root, age_s)
+
+    def url(self, sha256: str, seconds: int) -> SourceUrl:
+        check_lifetime(seconds)
+        self.renew(sha256)
+        if not self._api:
+            message = "Jobs cannot fetch a source from this server: no setting names its address"
+            step = "An operator sets public_url to a URL at which Jobs reach this server, or source_store."
+            raise BuildError("FailedPrecondition", message, where="public_url", next=step)
+        expires_ms = int((time.time() + seconds) * 1000)
+        query = f"expires={expires_ms}&signature={self._signed.sign(sha256, expires_ms)}"
+        return SourceUrl(text=f"{self._api}{PATH.format(sha256=sha256)}?{query}", expires_ms=expires_ms)
+
+    def open_signed(self, sha256: str, expires_ms: int, signature: str) -> BinaryIO:
+        self._signed.check(sha256, expires_ms, signature)
+        return self.open(sha256)
 
     def _path(self, sha256: str) -> Path:
         if not _SHA256.fullmatch(sha256):
@@ -203,6 +236,18 @@ class FolderStore:
                 os.close(descriptor)
 
 
+def delete_partial(root: Path, age_s: float) -> int:
+    """Delete what puts into a folder that broke off so long ago have left behind."""
+    count, before = 0, time.time() - age_s
+    with _ours():
+        for path in root.glob(f"{_PARTIAL}*"):
+            with suppress(FileNotFoundError):
+                if _modified(path) <= before:
+                    path.unlink()
+                    count += 1
+    return count
+
+
 def _touched(path: Path) -> bool:
     """Renew a file's age. False: there is none."""
     try:
@@ -222,4 +267,4 @@ def _ours() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise PlatformError("SourceStoreUnavailable", f"the source could not be kept: {error.strerror}") from error
+        raise PlatformError("SourceStoreUnavailable", f"the source could not be stored: {error.strerror}") from error

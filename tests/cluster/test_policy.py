@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from builder.kaniko.manifest import EXEMPTIONS
+from tests.cluster import cluster as clusters
 from tests.cluster.cluster import Cluster
 from tests.cluster_fixtures import NAMESPACE, Jobs
 from tests.golden import jobs as golden
@@ -46,6 +47,11 @@ def test_a_manifest_passes_every_check_of_the_server_and_baseline(jobs: Jobs, na
     worse = as_pod(job)
     worse["spec"]["hostPID"] = True
     assert 'violates PodSecurity "baseline:latest": host namespaces' in dry_run(jobs.cluster, worse)
+
+
+def test_the_deployment_of_watchers_passes_every_check_of_the_server_and_restricted(jobs: Jobs) -> None:
+    answer = jobs.cluster.kubectl("apply", "--dry-run=server", "-f", str(clusters.DEPLOY / "watcher"), check=False)
+    assert answer.splitlines() == ["deployment.apps/watcher created (server dry run)"], answer
 
 
 def test_what_restricted_refuses_is_the_table_of_exemptions(jobs: Jobs) -> None:

@@ -46,7 +46,7 @@ def test_every_route_has_an_example_that_runs(tmp_path: Path) -> None:
             assert ran.returncode == 0, ran.stdout + ran.stderr
             called = set(re.findall(r'ignite_api_calls_total\{rpc="(\w+)"', serve.ask("GET", "/metrics").text))
     names = {method.name for service in routes.services() for method in service.methods}
-    assert called == (names - routes.NOT_YET) | {"Source"}
+    assert called == (names - routes.NOT_YET) | {"Source", "Archive", "SourceUrl"}
     assert "event: eof" in ran.stdout and "COMPILE_FAILED" not in ran.stdout
     for path in ("/version", "/healthz", "/readyz", "/metrics"):
         assert path in script

@@ -176,7 +176,7 @@ def test_a_plan_without_an_answer_is_repeated_until_the_claim_ends(tmp_path: Pat
     api = Stopping(away=100)
     one = attempt_at(tmp_path, api, Clock(step=0.1))
     api.stop = one.lose
-    assert reason(lambda: planned.report_key(one, "key", "sha256:0", PLAN)) == "Cancelled"
+    assert reason(lambda: planned.report_key(one, "key", "sha256:0", PLAN.toolchain)) == "Cancelled"
     assert api.sent == 3
 
 
@@ -191,7 +191,7 @@ def test_an_hour_without_an_answer_to_planned_costs_the_build_nothing(tmp_path: 
         clock.seconds += 3600
 
     api.tick = an_hour
-    assert planned.report_key(one, "key", "sha256:0", PLAN) is Verdict.REUSE
+    assert planned.report_key(one, "key", "sha256:0", PLAN.toolchain) is Verdict.REUSE
     one.check()
     assert 3 * 3600_000 <= one.time_limit.waited_ms(clock.seconds) < 3 * 3600_000 + 5000
     clock.seconds += 5

@@ -129,8 +129,17 @@ def test_a_server_that_is_no_url_is_refused_before_any_call(server: str) -> None
         assert "whose  the request (client): --server\n" in ran.err
     node = run("worker", f"--server={server}", load=load, environ=home)
     assert node.code == 75 and f"server: {server} is no URL" in node.err and "next   " in node.err
+    watcher = run("watch", f"--server={server}", load=load, environ=home)
+    assert watcher.code == 75 and f"server: {server} is no URL" in watcher.err
     named = run("ls", load=load, environ=home | {"IGNITE_BUILDER_SERVER": server})
     assert "whose  the request (client): IGNITE_BUILDER_SERVER\n" in named.err
+
+
+@pytest.mark.parametrize("named", ["server", "token"])
+def test_a_watcher_without_server_or_token_names_the_setting(named: str) -> None:
+    home = {"HOME": "/nonexistent", "IGNITE_BUILDER_SERVER": "" if named == "server" else "http://127.0.0.1:1"}
+    ran = run("watch", load=load, environ=home)
+    assert ran.code == 75 and f"a watcher needs the {named}" in ran.err and "scope watch" in " ".join(ran.err.split())
 
 
 @pytest.mark.parametrize(

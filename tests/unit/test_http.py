@@ -66,7 +66,7 @@ class Api:
         shared = Parts(
             settings=settings,
             store=self.store,
-            sources=FolderStore(folder / "sources"),
+            sources=FolderStore(folder / "sources", "http://api"),
             catalog=catalog.read(catalog_file("")),
             runtimes=pipelines.arguments(),
             wake=lambda: None,
@@ -83,7 +83,8 @@ class Api:
         log = event_log(self.said)
         self.streams = LogStreams(shared, Tails(redis.Redis()), log_event)
         self.uploads = Uploads(shared)
-        services = (BuildService(shared), WorkerService(shared), OperateService(shared))
+        self.workers = WorkerService(shared)
+        services = (BuildService(shared), self.workers, OperateService(shared))
         api = HttpApi(settings, *services, self.streams, self.uploads)
         self.app = make_app(api, Probes(parts, self.metrics.page, log), log)
 

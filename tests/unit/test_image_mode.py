@@ -200,15 +200,21 @@ def test_without_a_cluster_a_build_of_a_dockerfile_says_what_to_do(source: Path)
     ran = run("build", str(source), settings=local(source))
     assert ran.code == 75 and ran.out == ""
     assert "ToolchainUnavailable" in ran.err and "ignite-builder build --image REF" in ran.err
-    assert "--server" not in ran.err, "no server builds one either"
+    assert "--server=URL" in " ".join(ran.err.split()), "and first a server that has a cluster"
 
 
-def test_the_plan_of_a_dockerfile_names_no_command_that_would_be_refused(source: Path) -> None:
+@pytest.mark.parametrize(
+    ("server", "command"), [("", "build --image REF"), ("http://127.0.0.1:1", "--dockerfile Dockerfile")]
+)
+def test_the_plan_of_a_dockerfile_names_no_command_that_would_be_refused(
+    source: Path, server: str, command: str
+) -> None:
     put(source, Dockerfile=GOOD)
-    ran = run("plan", str(source), settings=local(source))
+    settings = local(source).replace(server=server)
+    ran = run("plan", str(source), "--dockerfile", "Dockerfile", settings=settings)
     output, following = ran.out.splitlines()[-2:]
-    assert ran.code == 0 and output.endswith("nothing builds it yet"), ran
-    assert following.startswith("next ") and following.endswith("ignite-builder build --image REF")
+    assert ran.code == 0 and output.endswith("by Kaniko in a Kubernetes Job"), ran
+    assert following.startswith("next ") and following.endswith(command)
 
 
 @pytest.mark.parametrize(

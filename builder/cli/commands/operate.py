@@ -1,4 +1,4 @@
-"""`run`, `serve`, `worker`, `dev`, `doctor`, `bases build`: the machine's side.
+"""`run`, `serve`, `worker`, `watch`, `dev`, `doctor`, `bases build`: the machine's side.
 
 What these start lives in `builder/local/`, `builder/node/` and `builder/control/`; each is imported inside its command,
 so that the others work without it.
@@ -94,6 +94,21 @@ def worker(ctx: Context) -> int:
         return _until_interrupted(lambda: work(ctx.settings()))
     except Stop as stop:
         raise unfit_node(stop) from None
+
+
+def watch(ctx: Context) -> int:
+    """A watcher of Jobs. It drains at the first TERM or Ctrl-C: its builds go to another one."""
+    from builder.watcher.main import watch as run_watcher
+
+    gc.enable()
+    try:
+        settings = ctx.settings()
+    except Stop as stop:
+        raise unfit_node(stop) from None
+    try:
+        return run_watcher(settings)
+    except BuildError as error:
+        raise unfit_node(refused_here(error)) from None
 
 
 def dev(ctx: Context) -> int:

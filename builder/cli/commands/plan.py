@@ -139,7 +139,10 @@ def plan(
         return 0
     look = ctx.look(ctx.out)
     if image:
-        lines = rendered_image(image, source, digest, left, look, f"push an image, then: {ctx.prog} build --image REF")
+        is_built = bool(settings.server) and image.strategy == "kaniko"
+        words = f"push an image, then: {ctx.prog} build --image REF"
+        options = f" --dockerfile {shlex.quote(dockerfile)}" if dockerfile else ""
+        lines = rendered_image(image, source, digest, left, look, next_command + options if is_built else words)
     else:
         lines = rendered(made, source, digest, left, look, next_command)
     for line in lines:
@@ -225,7 +228,7 @@ def rendered_image(
 
 
 STRATEGIES = {
-    "kaniko": "container image, by Kaniko in a Kubernetes Job; nothing builds it yet",
+    "kaniko": "container image, by Kaniko in a Kubernetes Job",
     "buildpacks": "container image, by Cloud Native Buildpacks in a Kubernetes Job; nothing builds it yet",
 }
 

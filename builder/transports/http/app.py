@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from typing import BinaryIO, Protocol
 
 import anyio
 import anyio.to_thread
@@ -28,7 +30,7 @@ from builder.services.errors import CallRefused, unimplemented
 from builder.services.nodes import OperateService
 from builder.services.shares import Memory
 from builder.services.streams import LogStreams
-from builder.services.uploads import Upload, Uploads
+from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
 from builder.settings import Settings
 from builder.transports.http import bodies
@@ -40,6 +42,7 @@ BESIDE_SOURCE_BYTES = 1024 * 1024
 LOG_BATCH_BYTES = 64 * 1024 * 1024  # 500 lines of 16 KiB, each byte of them escaped
 UPLOAD_THREADS = 8  # each is busy for one piece, and waits for no client
 PIECE_BYTES = 256 * 1024  # of an upload, in memory before it is written
+SENT_BYTES = 1024 * 1024  # of a download, in memory before it is sent
 
 
 class Streamed(StreamingResponse):
@@ -54,6 +57,34 @@ class Streamed(StreamingResponse):
             await super().__call__(scope, receive, send)
         finally:
             self._ended()
+
+
+class FileDownload(StreamingResponse):
+    """An open file as a body of known length; it is closed, and `ended` called, however the answer ends."""
+
+    def __init__(self, file: BinaryIO, is_head: bool, ended: Callable[[], None]) -> None:
+        self._file, self._ended = file, ended
+        size = os.fstat(file.fileno()).st_size
+        pieces: Iterator[bytes] = iter(()) if is_head else iter(lambda: file.read(SENT_BYTES), b"")
+        headers = {"content-length": str(size), "cache-control": "no-store"}
+        super().__init__(iterate_in_threadpool(pieces), media_type="application/octet-stream", headers=headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._file.close()
+            self._ended()
+
+
+class Incoming(Protocol):
+    """What receives a body piece by piece, and has an answer at its end. Its calls may block: for a thread."""
+
+    def write(self, data: bytes) -> None: ...
+
+    def finish(self) -> Message: ...
+
+    def close(self) -> None: ...
 
 
 class Api:
@@ -82,12 +113,14 @@ class Api:
         self._upload_threads = anyio.CapacityLimiter(UPLOAD_THREADS)
 
     def paths(self) -> list[Route]:
-        """All of them: the derived ones, and the two whose bodies are no JSON."""
+        """All of them: the derived ones, and those whose bodies are no JSON."""
         derived = [route for service in routes.services() for route in routes.routes(service)]
         return [
             *(Route(route.template, answering(self._handler(route)), methods=[route.method]) for route in derived),
             Route(routes.UPLOAD_PATH, answering(self._upload), methods=["POST"]),
             Route(routes.SOURCE_PATH, answering(self._source)),
+            Route(routes.ARCHIVE_PATH, answering(self._archive), methods=["POST"]),
+            Route(routes.SOURCE_URL_PATH, answering(self._source_url)),
         ]
 
     def _handler(self, route: routes.Route) -> Handler:
@@ -147,15 +180,28 @@ class Api:
         caller = self._admitted(request, "UploadBuildContext")
         bodies.check_type(request, bodies.SOURCES)
         with self._uploads.share.one(caller.organization):
-            self._memory.take(_owner(caller), PIECE_BYTES)
-            try:
-                return json_answer(await self._received(request, caller))
-            finally:
-                self._memory.give_back(_owner(caller), PIECE_BYTES)
+            begin = functools.partial(self._uploads.begin, caller, bodies.announced(request))
+            return await self._received(request, caller, begin)
 
-    async def _received(self, request: Request, caller: Caller) -> pb.UploadBuildContextResponse:
-        size = bodies.announced(request)
-        upload = Received(functools.partial(self._uploads.begin, caller, size), self._upload_threads)
+    async def _archive(self, request: Request) -> Response:
+        """The same, for a node: the claim, not an organization, has a share."""
+        caller = self._admitted(request, "Archive")
+        bodies.check_type(request, bodies.SOURCES[:1])
+        build_id, query = request.path_params["build_id"], request.query_params
+        claim, lives_s = (codec.number(query.get(name, ""), name) for name in ("claim", "livesS"))
+        with self._workers.archives.share.one(build_id):
+            asked = (build_id, claim, query.get("sha256", ""), lives_s, bodies.announced(request))
+            return await self._received(request, caller, functools.partial(self._workers.archive, caller, *asked))
+
+    async def _received(self, request: Request, caller: Caller, begin: Callable[[], Incoming]) -> Response:
+        self._memory.take(_owner(caller), PIECE_BYTES)
+        try:
+            return json_answer(await self._stored(request, begin))
+        finally:
+            self._memory.give_back(_owner(caller), PIECE_BYTES)
+
+    async def _stored(self, request: Request, begin: Callable[[], Incoming]) -> Message:
+        upload = Received(begin, self._upload_threads)
         body = bodies.chunks(request, self._least)
         try:
             await upload.begin()
@@ -183,13 +229,28 @@ class Api:
         stream = await run_in_threadpool(find)
         return StreamingResponse(iterate_in_threadpool(stream), media_type="application/octet-stream")
 
+    async def _source_url(self, request: Request) -> Response:
+        """A source for whoever has its URL: nobody else's, nothing of a range, no list. No token counts here."""
+        self._called("SourceUrl")
+        sha256, query = request.path_params["sha256"], request.query_params
+        expires_ms = codec.number(query.get("expires", ""), "expires")
+        find = functools.partial(self._workers.source_by_url, sha256, expires_ms, query.get("signature", ""))
+        downloads = self._workers.archives.downloads
+        file = await run_in_threadpool(find)
+        try:
+            downloads.take(sha256)
+        except BaseException:
+            file.close()
+            raise
+        return FileDownload(file, request.method == "HEAD", lambda: downloads.give_back(sha256))
+
 
 class Received:
-    """An `Upload` whose calls run in threads; one that a cancel overtakes is closed all the same."""
+    """An `Incoming` whose calls run in threads; one that a cancel overtakes is closed all the same."""
 
-    def __init__(self, begin: Callable[[], Upload], threads: anyio.CapacityLimiter) -> None:
+    def __init__(self, begin: Callable[[], Incoming], threads: anyio.CapacityLimiter) -> None:
         self._begin, self._threads = begin, threads
-        self._upload: Upload | None = None
+        self._upload: Incoming | None = None
 
     async def begin(self) -> None:
         def call() -> None:
@@ -201,7 +262,7 @@ class Received:
         assert self._upload is not None
         await anyio.to_thread.run_sync(self._upload.write, data, limiter=self._threads)
 
-    async def finish(self) -> pb.UploadBuildContextResponse:
+    async def finish(self) -> Message:
         assert self._upload is not None
         return await anyio.to_thread.run_sync(self._upload.finish, limiter=self._threads)
 

@@ -1788,6 +1788,38 @@ class StoredSource(_message.Message):
 Global___StoredSource: _TypeAlias = StoredSource  # noqa: Y015
 
 @_typing.final
+class StoredArchive(_message.Message):
+    """The canonical archive of a source, stored for the Job that builds it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    EXPIRES_AT_MS_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """"sha256:" and 64 hex digits, as the control side counted it."""
+    size_bytes: _builtins.int
+    url: _builtins.str
+    """Serves this archive without another credential until it expires: a credential itself."""
+    expires_at_ms: _builtins.int
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        url: _builtins.str = ...,
+        expires_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["expires_at_ms", b"expires_at_ms", "sha256", b"sha256", "size_bytes", b"size_bytes", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StoredArchive: _TypeAlias = StoredArchive  # noqa: Y015
+
+@_typing.final
 class Limits(_message.Message):
     """0: the node's own setting."""
 

@@ -1,0 +1,144 @@
+"""The cluster as a watcher uses it: logs, ends and deletions of Jobs of one namespace."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Protocol
+
+from builder.errors import PlatformError
+from builder.kaniko.ended import own_message
+from builder.kube.api import Api, Refused
+from builder.kube.attend import Emit, attend, started
+from builder.kube.ended import USUAL, Ended, Patience, seconds_of
+from builder.kube.follow import read_so_far
+from builder.kube.job import ATTEMPT, BUILD
+from builder.kube.logs import Cursor
+from builder.kube.watch import Watch
+
+MOST_OWN_LINES, MOST_OUTPUT_LINES = 20_000, 50
+"""Of a container's log, as far as it explains an end: the executor's own lines, and the last ones of a program."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenJob:
+    """A Job of ours as the watch has it. `age_s` by this machine's clock."""
+
+    name: str
+    uid: str
+    build_id: str
+    attempt: int
+    age_s: float
+
+
+class Cluster(Protocol):
+    """What a watcher asks of a cluster. What breaks on the way is waited out, or `PlatformError`."""
+
+    namespace: str
+
+    async def ready(self) -> None:
+        """Wait until the view of the cluster is current."""
+        ...
+
+    async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
+        """Emit what the Job's containers wrote until now, behind their cursors."""
+        ...
+
+    async def attend(
+        self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]
+    ) -> Ended: ...
+
+    async def explaining(self, job: str, container: str) -> list[str]:
+        """The lines of an ended container's log that explain its end; none where the log is gone."""
+        ...
+
+    async def delete(self, job: str, uid: str = "") -> None: ...
+
+    def began_ms(self, job: str) -> int:
+        """When the Job was created, in ms since the epoch; 0 where it is not there."""
+        ...
+
+    def seen(self) -> Iterator[SeenJob]:
+        """All Jobs of ours; none while the view of the cluster is old."""
+        ...
+
+
+@dataclass(kw_only=True)
+class KubeCluster:
+    """A namespace of a real cluster, through one list and watch."""
+
+    api: Api
+    watch: Watch
+    namespace: str
+    patience: Patience = USUAL
+
+    async def ready(self) -> None:
+        await self.watch.ready()
+
+    async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
+        await self.watch.ready()
+        for pod in self.watch.look(job)[1]:
+            name = pod["metadata"]["name"]
+            for container in started(pod):
+                cursor = cursors.get(container, Cursor())
+                async with aclosing(read_so_far(self.api, self.namespace, name, container, cursor)) as batches:
+                    async for lines, behind in batches:
+                        await emit(container, lines, behind)
+
+    async def attend(self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]) -> Ended:
+        return await attend(
+            self.api,
+            self.watch,
+            self.namespace,
+            job,
+            emit,
+            cursors=cursors,
+            patience=self.patience,
+            waits=waits,
+        )
+
+    async def explaining(self, job: str, container: str) -> list[str]:
+        own: deque[str] = deque(maxlen=MOST_OWN_LINES)
+        output: deque[str] = deque(maxlen=MOST_OUTPUT_LINES)
+        for pod in self.watch.look(job)[1]:
+            if container not in started(pod):
+                continue
+            name = pod["metadata"]["name"]
+            async with aclosing(read_so_far(self.api, self.namespace, name, container, Cursor())) as batches:
+                async for lines, _ in batches:
+                    for line in lines:
+                        if own_message(line.text) is None:
+                            output.append(line.text)
+                        else:
+                            output.clear()
+                            own.append(line.text)
+        return [*own, *output]
+
+    async def delete(self, job: str, uid: str = "") -> None:
+        try:
+            await self.api.delete("jobs", self.namespace, job, uid=uid)
+        except Refused as refused:
+            raise PlatformError("ClusterUnavailable", f"the Job {job} cannot be deleted: {refused.message}") from None
+
+    def began_ms(self, job: str) -> int:
+        found, _ = self.watch.look(job)
+        return int(seconds_of(found["metadata"]["creationTimestamp"]) * 1000) if found else 0
+
+    def seen(self) -> Iterator[SeenJob]:
+        if not self.watch.jobs.is_current.is_set():
+            return
+        now = time.time()
+        for name, item in list(self.watch.jobs.items.items()):
+            labels = item["metadata"].get("labels", {})
+            if not labels.get(ATTEMPT, "").isdigit() or item["metadata"].get("deletionTimestamp"):
+                continue
+            yield SeenJob(
+                name=name,
+                uid=item["metadata"]["uid"],
+                build_id=labels.get(BUILD, ""),
+                attempt=int(labels[ATTEMPT]),
+                age_s=now - seconds_of(item["metadata"]["creationTimestamp"]),
+            )

@@ -1,0 +1,57 @@
+"""`ignite-builder watch`: the process of a watcher."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from contextlib import suppress
+
+from builder.claims.calls import Refused
+from builder.client.api import Api
+from builder.errors import BuildError
+from builder.kube.api import connect
+from builder.kube.watch import Watch
+from builder.settings import Settings
+from builder.watcher.calls import ApiWatcherCalls
+from builder.watcher.cluster import KubeCluster
+from builder.watcher.watcher import Watcher
+
+
+def watch(settings: Settings) -> int:
+    """Watch until TERM or INT; the builds then go to another watcher. Raises `BuildError` InvalidRequest, and
+    ClusterUnavailable without a cluster."""
+    if not settings.server or not settings.token:
+        name = "token" if settings.server else "server"
+        step = "Set server to the URL of the control side, and token to one with the scope watch."
+        raise BuildError("InvalidRequest", f"a watcher needs the {name} of the control side", where=name, next=step)
+    asyncio.run(_watch(settings))
+    return 0
+
+
+async def _watch(settings: Settings) -> None:
+    draining, loop = asyncio.Event(), asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, draining.set)
+    kube = await connect(settings.kubeconfig, settings.kube_context)
+    calls = ApiWatcherCalls(Api(settings.server, settings.token))
+    view = Watch(kube, settings.kaniko_namespace)
+    cluster = KubeCluster(api=kube, watch=view, namespace=settings.kaniko_namespace)
+    watcher = Watcher(
+        settings.node_id,
+        calls,
+        cluster,
+        lease_s=settings.lease_ms / 1000,
+        beat_s=settings.heartbeat_ms / 1000,
+    )
+    viewing = asyncio.create_task(view.run())
+    try:
+        await watcher.run(draining)
+    except Refused as error:
+        step = "Use a token with the scope watch, and as node_id the name that this token has, if it has one."
+        raise BuildError("InvalidRequest", f"the API refuses this watcher: {error}", where="token", next=step) from None
+    finally:
+        viewing.cancel()
+        with suppress(asyncio.CancelledError):
+            await viewing
+        calls.close()
+        await kube.close()

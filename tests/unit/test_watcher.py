@@ -1,0 +1,293 @@
+"""A watcher: adopts one build after the other, follows and finishes them, hands them over, sweeps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.kube import attend as attending
+from builder.kube.ended import Ended
+from builder.watcher.cluster import SeenJob
+from builder.watcher.watcher import Watcher
+from tests.watcher_fixtures import DIGEST, Board, MemoryCluster, OneJob, Record
+
+DONE = Ended(said=DIGEST)
+
+
+def run(scenario: Coroutine[Any, Any, None]) -> None:
+    async def limited() -> None:
+        async with asyncio.timeout(120):
+            await scenario
+
+    asyncio.run(limited())
+
+
+@asynccontextmanager
+async def watching(
+    board: Board, cluster: MemoryCluster, name: str = "one", beat_s: float = 0.02
+) -> AsyncIterator[asyncio.Event]:
+    """A watcher that is drained on the way out, unless it was killed before."""
+    draining = asyncio.Event()
+    watcher = Watcher(name, board, cluster, lease_s=0.06, beat_s=beat_s, idle_s=0.01)
+    running = asyncio.create_task(watcher.run(draining))
+    try:
+        yield draining
+    finally:
+        draining.set()
+        await running
+
+
+def test_a_build_is_followed_to_its_digest_and_its_job_deleted() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": (job := OneJob("first"))})
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+            job.write("second", '{"level":"info","msg":"Pushing image to host/app:x","time":"t"}')
+            job.end(DONE)
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        assert one.finished.success.digest == DIGEST
+        assert [(row.name, row.digest) for row in one.finished.success.materials] == [("context", "sha256:" + "c" * 64)]
+        assert one.lines[:3] == ["first", "second", "Pushing image to host/app:x"], "the executor's own words alone"
+        assert [phase.phase for phase in one.finished.phases] == [pb.BUILD_PHASE_BUILD, pb.BUILD_PHASE_PUSH]
+        assert cluster.deleted == ["ignite-b1-1"]
+
+    run(scenario())
+
+
+def test_a_failed_run_names_its_line_and_the_programs_words() -> None:
+    own = '{{"level":"info","msg":"{}","time":"t"}}'
+    lines = (
+        own.format("Building stage 'debian' [idx: '0', base-idx: '-1']"),
+        own.format("RUN false"),
+        "no such thing",
+        "error building image: error building stage: failed to execute command: "
+        "waiting for process to exit: exit status 1",
+    )
+
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": (job := OneJob(*lines))})
+        job.end(Ended(reason="StepFailed", message="kaniko ended with 1", container="kaniko", exit_code=1))
+        async with watching(board, cluster):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        failure = one.finished.failure
+        assert (failure.reason, failure.where, failure.exit_code) == ("StepFailed", "Dockerfile:3", 1)
+        assert list(failure.said) == ["no such thing"]
+
+    run(scenario())
+
+
+def test_the_next_build_is_adopted_when_the_one_before_is_caught_up() -> None:
+    async def scenario() -> None:
+        board = Board(*(builds := [Record("b1"), Record("b2"), Record("b3")]))
+        cluster = MemoryCluster({one.job: OneJob("x") for one in builds}, reads_on=(reads_on := asyncio.Event()))
+        async with watching(board, cluster):
+            await board.until(lambda: board.adopted == ["b1"])
+            asked = 0
+            while asked < 5:  # heartbeats of the first go on meanwhile
+                board.changed.clear()
+                await board.changed.wait()
+                asked += 1
+            assert board.adopted == ["b1"] and not builds[0].caught_up
+            reads_on.set()
+            await board.until(lambda: all(one.caught_up for one in builds))
+            assert board.adopted == ["b1", "b2", "b3"]
+            assert [one.lines for one in builds] == [["x"]] * 3, "what was there is stored before the mark"
+
+    run(scenario())
+
+
+def test_without_a_view_of_the_cluster_nothing_is_adopted() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({one.job: OneJob("x")})
+        cluster.is_current = asyncio.Event()
+        async with watching(board, cluster):
+            for _ in range(100):  # rounds of the event loop: an adoption takes a few
+                await asyncio.sleep(0)
+            assert not board.adopted
+            cluster.is_current.set()
+            await board.until(lambda: one.caught_up)
+
+    run(scenario())
+
+
+def test_a_lost_answer_to_an_adoption_is_asked_for_again() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("x")})
+        board.loses_answers = 1
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+        assert board.adopted == ["b1"]
+
+    run(scenario())
+
+
+def test_a_dead_watchers_build_is_adopted_and_each_line_comes_once() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": (job := OneJob("1", "2"))})
+        dead = Watcher("dead", board, cluster, lease_s=0.06, beat_s=0.02, idle_s=0.01)
+        dying = asyncio.create_task(dead.run(asyncio.Event()))
+        await board.until(lambda: one.caught_up)
+        job.write("3")
+        await board.until(lambda: len(one.lines) == 3)
+        board.expire("dead")  # it goes on writing, and everything it writes is stale
+        job.write("4")
+        await board.until(lambda: not dead.builds or one.watcher != "")
+        async with watching(board, cluster, "next"):
+            await board.until(lambda: len(one.lines) == 4)
+            job.end(DONE)
+            await board.until(lambda: one.finished is not None)
+        dying.cancel()
+        await asyncio.gather(dying, return_exceptions=True)
+        assert one.lines[:4] == ["1", "2", "3", "4"]
+        assert board.adopted[0] == "b1" and len(board.adopted) >= 2
+
+    run(scenario())
+
+
+def test_a_drained_watcher_hands_its_builds_back_and_the_job_goes_on() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("x")})
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+        assert one.watcher == "" and one.finished is None
+        assert "ignite-b1-1" in cluster.jobs and not cluster.deleted
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("asked", ["before", "meanwhile"])
+def test_a_cancel_deletes_the_job_and_then_ends_the_build(asked: str) -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1", cancel=asked == "before")), MemoryCluster({"ignite-b1-1": OneJob()})
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+            one.cancel = True
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        assert one.finished.failure.reason == "Cancelled"
+        assert cluster.deleted == ["ignite-b1-1"]
+
+    run(scenario())
+
+
+def test_the_control_sides_interval_of_heartbeats_counts_from_the_first_adoption_on() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob()})
+        async with watching(board, cluster, beat_s=3600):
+            await board.until(lambda: one.caught_up)
+            one.cancel = True  # a heartbeat tells it
+            await board.until(lambda: one.finished is not None)
+
+    run(scenario())
+
+
+@pytest.mark.parametrize(("seen", "words"), [(True, "not in the cluster any more"), (False, "never created")])
+def test_a_job_that_is_not_there_has_vanished_or_never_was(seen: bool, words: str) -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1", seen=seen)), MemoryCluster()
+        async with watching(board, cluster):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        assert one.finished.failure.reason == "JobVanished"
+        assert words in one.finished.failure.message
+
+    run(scenario())
+
+
+def test_a_success_without_a_digest_is_none() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": (job := OneJob())})
+        job.end(Ended(said="no digest"))
+        async with watching(board, cluster):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        assert (one.finished.WhichOneof("outcome"), one.finished.failure.reason) == ("failure", "Internal")
+
+    run(scenario())
+
+
+def test_a_job_of_another_namespace_is_nobodys_here() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1", namespace="elsewhere")), MemoryCluster()
+        async with watching(board, cluster):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        assert one.finished.failure.reason == "ClusterUnavailable" and "elsewhere" in one.finished.failure.message
+
+    run(scenario())
+
+
+def test_an_api_that_is_away_loses_nothing() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": (job := OneJob("1"))})
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+            board.away = True
+            job.write("2")
+            job.end(DONE)
+            for _ in range(10):
+                board.changed.clear()
+                await board.changed.wait()
+            board.away = False
+            await board.until(lambda: one.finished is not None)
+        assert one.lines[:2] == ["1", "2"]
+
+    run(scenario())
+
+
+def test_only_old_jobs_that_are_not_current_are_swept_and_none_while_the_api_is_away() -> None:
+    def stray(name: str, build_id: str, attempt: int, age_s: float) -> SeenJob:
+        return SeenJob(name=name, uid=f"uid-{name}", build_id=build_id, attempt=attempt, age_s=age_s)
+
+    async def scenario() -> None:
+        board, cluster = Board(Record("b1")), MemoryCluster({"ignite-b1-1": OneJob()})
+        board.away = True
+        cluster.strays = [
+            stray("ignite-b1-1", "b1", 1, 100),
+            stray("ignite-b1-0", "b1", 0, 100),
+            stray("ignite-gone-1", "gone", 1, 100),
+            stray("ignite-young-1", "young", 1, 0.0),
+        ]
+        async with watching(board, cluster):
+            for _ in range(10):
+                board.changed.clear()
+                await board.changed.wait()
+            assert cluster.deleted == []
+            board.away = False
+            await board.until(lambda: len(cluster.deleted) >= 2)
+        assert set(cluster.deleted) == {"ignite-b1-0 uid-ignite-b1-0", "ignite-gone-1 uid-ignite-gone-1"}
+
+    run(scenario())
+
+
+def test_after_the_end_only_the_cluster_is_not_waited_for_longer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A store that takes its time gets every line; a log that never comes holds no build back."""
+    monkeypatch.setattr(attending, "DRAIN_LOOK_S", 0.01)
+    monkeypatch.setattr(attending, "DRAIN_S", 0.05)
+
+    async def scenario() -> None:
+        emitting, stored = {"kaniko"}, asyncio.Event()
+
+        async def stores() -> None:
+            await stored.wait()
+            emitting.clear()
+
+        storing = asyncio.create_task(stores())
+        draining = asyncio.create_task(attending._drain([storing], emitting))
+        await asyncio.wait({draining}, timeout=0.2)
+        assert not draining.done(), "four times as long as the cluster would get"
+        stored.set()
+        await draining
+        never = asyncio.create_task(asyncio.Event().wait())
+        await attending._drain([never], set())  # type: ignore[list-item]
+        assert not never.done()
+        never.cancel()
+
+    run(scenario())
