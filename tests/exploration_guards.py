@@ -5,9 +5,9 @@ anew. Not here are the conditions that no reachable state needs, because another
 beside the stage in `rows.fence` and `owner.finish`, the condition of `rows.write` (the row is locked), a cancel that is
 asked for in FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends the build at once), status and queue in
 `closing._asked` (whose turn it is shows an organization with queued images alone), stage and watcher in
-`sweeps.unwatched` (no other lease is over for so long here; tests/store_contract/watching.py has one), the look for the key in
-`builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has granted one that
-nobody holds).
+`sweeps.unwatched` (no other lease is over for so long here; tests/store_contract/watching.py has one), the look for
+the key in `builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has granted
+one that nobody holds).
 """
 
 from __future__ import annotations
