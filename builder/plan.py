@@ -216,6 +216,11 @@ class Plan:
         if Sees.STUBS in sees[sees.index(Sees.ALL) if Sees.ALL in sees else len(sees) :]:
             raise ValueError("a step of stubs stands behind a step that sees the source")
 
+    @property
+    def compiles_c(self) -> bool:
+        """Whether a step names a C compiler (`CC`), which not every toolchain of its row has."""
+        return any(name == "CC" for step in self.steps for name, _ in step.env)
+
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values, stable in order, for `plan --json` and the golden files."""
         value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))

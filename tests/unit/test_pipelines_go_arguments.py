@@ -155,7 +155,9 @@ def test_cgo_is_built_where_it_is_allowed_and_writes_no_cache() -> None:
     files = {"go.mod": MOD, "main.go": WITH_C}
     error = refused(files)
     assert (error.reason, error.where) == ("CgoRefused", "main.go:4") and "--build-arg cgo=1" in error.next
-    (step,) = planned(files, cgo="1", tags="x").steps
+    plan = planned(files, cgo="1", tags="x")
+    (step,) = plan.steps
+    assert plan.compiles_c and not planned({"go.mod": MOD, "main.go": "package main\n\nfunc main() {}\n"}).compiles_c
     assert step.runs_source and {cache.access for cache in step.caches} == {Access.READ}
     assert dict(step.env)["CGO_ENABLED"] == "1" and dict(step.env)["GOCACHE"] == "/work/tmp/go-build"
     assert "-tags=x,netgo,osusergo" in step.argv

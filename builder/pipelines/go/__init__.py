@@ -64,7 +64,7 @@ ARGUMENTS = (
     Argument(
         name="cgo",
         meaning="`1` builds files with cgo, into a static binary. The C compiler runs code of the source: what it "
-        "writes to the compiler's cache ends with it. Needs a toolchain with a C compiler (a toolchain image has one)",
+        "writes to the compiler's cache ends with it. Takes the toolchain image of its version, which has a C compiler",
         example="1",
     ),
     Argument(name="tags", meaning="build tags, apart by commas", example="netgo,sqlite_omit"),
