@@ -302,6 +302,7 @@ def test_a_row_without_its_base_is_there_and_not_found(node: Node) -> None:
 
 def test_runtimes_and_doctor_write_nothing_and_unpack_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.local.doctor.sandbox.check", lambda: ())
+    monkeypatch.setattr("builder.local.doctor.sandbox.lacks_overlay", lambda folder: "")
     folder, data = tmp_path / "node", tmp_path / "data"
     images = images_of(folder)
     for row in catalogs.read(catalog_file("")).toolchains():
