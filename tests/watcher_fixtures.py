@@ -174,10 +174,8 @@ class OneJob:
     """A Job of the cluster in memory: the lines of its main container, and its end. `before`: lines of init containers,
     which have ended."""
 
-    def __init__(
-        self, *lines: str, container: str = "kaniko", before: Mapping[str, Sequence[str]] | None = None
-    ) -> None:
-        self.container, self.before = container, dict(before or {})
+    def __init__(self, *lines: str, container: str = "kaniko", **before: Sequence[str]) -> None:
+        self.container, self.before = container, before
         self.lines = list(lines)
         self.ended: Ended | None = None
         self.changed = asyncio.Event()
