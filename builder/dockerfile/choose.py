@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from builder.dockerfile.allowed import ALL, require_allowed
 from builder.dockerfile.check import Context, check
 from builder.dockerfile.instructions import Dockerfile
 from builder.errors import BuildError, ErrorClass
@@ -68,8 +69,9 @@ def choose(root: Path, asked: ImageRequest) -> ImagePlan:
     return _choose(root, asked)[0]
 
 
-def read_image(root: Path, asked: ImageRequest) -> tuple[ImagePlan, Dockerfile | None]:
-    """The plan for an unpacked context, and its Dockerfile as it was read. Nothing of it is run.
+def read_image(root: Path, asked: ImageRequest, allowed: Sequence[str] = (ALL,)) -> tuple[ImagePlan, Dockerfile | None]:
+    """The plan for an unpacked context, and its Dockerfile as it was read. Nothing of it is run. `allowed`: patterns of
+    images that it may name.
 
     Raises `BuildError` InvalidRequest for a Dockerfile or folder that is not there, DockerfileInvalid.
     """
@@ -85,6 +87,7 @@ def read_image(root: Path, asked: ImageRequest) -> tuple[ImagePlan, Dockerfile |
         plan.dockerfile,
     )
     _without_heredocs(found.dockerfile)
+    require_allowed(found, allowed)
     return replace(plan, bases=found.bases, warnings=found.warnings), found.dockerfile
 
 

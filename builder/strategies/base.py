@@ -29,12 +29,12 @@ class Choice:
 class Setup:
     """What an operator decides about a strategy's Jobs. `reads`: the image whose config decides plans, empty for none.
 
-    `arguments` are the build arguments that it takes, as globs.
+    `allowed` are globs of what a source may name: of build arguments for buildpacks, of images for Kaniko.
     """
 
     site: Site
     run_image: str = ""
-    arguments: tuple[str, ...] = ()
+    allowed: tuple[str, ...] = ()
     reads: str = ""
     has_cache: bool = True
 

@@ -50,7 +50,7 @@ def setup(settings: Settings) -> Setup | None:
     return Setup(
         site=buildpacks_site_of(settings),
         run_image=settings.buildpacks_run_image,
-        arguments=settings.buildpacks_arguments,
+        allowed=settings.buildpacks_arguments,
         reads=settings.buildpacks_builder,
     )
 
@@ -63,7 +63,7 @@ def takes(root: Path, asked: ImageRequest) -> str:
 
 def learn(setup: Setup, config: Mapping[str, Any]) -> str:
     """See `Strategy.learn`."""
-    return json.dumps(asdict(Known(builder=read_builder(config), arguments=setup.arguments)))
+    return json.dumps(asdict(Known(builder=read_builder(config), arguments=setup.allowed)))
 
 
 def plan(root: Path, asked: ImageRequest, known: str) -> BuildpacksPlan:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builder.dockerfile import choose
+from builder.dockerfile.allowed import origins
 from builder.dockerfile.check import SCRATCH
 from builder.dockerfile.choose import ImageRequest, read_image
-from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields
+from builder.dockerfile.instructions import Dockerfile
 from builder.images.destination import DIGEST
 from builder.kaniko import ended as ends
 from builder.kaniko.ended import Instruction, own_message
@@ -38,7 +40,7 @@ def setup(settings: Settings) -> Setup | None:
     """See `Strategy.setup`."""
     if not settings.kaniko_executor:
         return None
-    return Setup(site=site_of(settings), has_cache=settings.kaniko_cache)
+    return Setup(site=site_of(settings), allowed=settings.dockerfile_from_allowed, has_cache=settings.kaniko_cache)
 
 
 def takes(root: Path, asked: ImageRequest) -> str:
@@ -49,12 +51,12 @@ def takes(root: Path, asked: ImageRequest) -> str:
 
 def learn(setup: Setup, config: Mapping[str, Any]) -> str:
     """See `Strategy.learn`."""
-    return ""
+    return json.dumps(setup.allowed)
 
 
 def plan(root: Path, asked: ImageRequest, known: str) -> DockerfilePlan:
     """See `Strategy.plan`: the Dockerfile, checked."""
-    found, dockerfile = read_image(root, asked)
+    found, dockerfile = read_image(root, asked, tuple(json.loads(known)))
     assert dockerfile is not None, "it takes a source with a Dockerfile"
     return DockerfilePlan(
         because=found.because,
@@ -167,20 +169,10 @@ def _images(dockerfile: Dockerfile) -> Iterator[str]:
     """Every image that the file names, as it is written."""
     names: set[str] = set()
     for stage in dockerfile.stages:
-        for image in (stage.base, *_sources(stage)):
+        for image in (stage.base, *(value for _, value in origins(stage) if value)):
             if image.lower() not in names and not image.isdigit() and image != SCRATCH:
                 yield image
         names.add(stage.name)
-
-
-def _sources(stage: Stage) -> Iterator[str]:
-    """What `COPY --from` and `RUN --mount` take files from."""
-    for flag in (flag for one in stage.instructions for flag in (one.trigger or one).flags):
-        name, _, value = flag.partition("=")
-        if name == "--from":
-            yield value
-        elif name == "--mount":
-            yield from (field[5:] for field in csv_fields(value) if field.lower().startswith("from=") and field[5:])
 
 
 def _is_pinned(image: str) -> bool:

@@ -15,7 +15,7 @@ from builder.claims.calls import Unanswered
 from builder.claims.requests import Close
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dockerfile.choose import ImageRequest
-from builder.errors import PlatformError
+from builder.errors import BuildError, PlatformError
 from builder.images.external import Access, Login
 from builder.kaniko.plan import key_of, materials_of, read_facts, write_facts
 from builder.kube.job import Site, job_name
@@ -30,14 +30,15 @@ from tests.golden.jobs import EXECUTOR, FETCHER, RUN
 BUILD = "k7m2xq9d4t1zv6wh5r3p"
 PINNED = "registry.example/debian@sha256:" + "b" * 64
 SITE = Site(namespace="ignite-kaniko", executor=EXECUTOR, fetcher=FETCHER)
+ALL = '["*"]'
 BUILDER = "registry.example:5000/cnb/builder@sha256:" + "ef" * 32
-KANIKO = {"kaniko": Setup(site=SITE)}
+KANIKO = {"kaniko": Setup(site=SITE, allowed=("*",))}
 BOTH = {
     **KANIKO,
     "buildpacks": Setup(
         site=Site(namespace="ignite-buildpacks", executor=BUILDER, fetcher=FETCHER),
         run_image=RUN,
-        arguments=("BP_*",),
+        allowed=("BP_*",),
         reads=BUILDER,
     ),
 }
@@ -68,7 +69,7 @@ def tree(folder: Path, dockerfile: str) -> Path:
 
 
 def test_the_plan_has_each_instruction_with_its_stage_and_line(tmp_path: Path) -> None:
-    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), "")
+    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), ALL)
     assert [(one.stage, one.line) for one in plan.instructions] == [(0, 1), (0, 2), (1, 4), (1, 5)]
     assert " ".join(plan.instructions[1].text.split()) == "RUN echo a b"
     assert plan.pinned and plan.bases == (PINNED,)
@@ -84,7 +85,7 @@ def test_the_plan_has_each_instruction_with_its_stage_and_line(tmp_path: Path) -
     ],
 )
 def test_an_image_by_tag_makes_a_key_that_no_other_build_has(tmp_path: Path, dockerfile: str) -> None:
-    plan = kaniko.plan(tree(tmp_path / "s", dockerfile), ImageRequest(), "")
+    plan = kaniko.plan(tree(tmp_path / "s", dockerfile), ImageRequest(), ALL)
     assert not plan.pinned
     assert len({key(plan, build_id=one) for one in ("a", "b")}) == 2
 
@@ -95,7 +96,7 @@ def key(plan: Any, **changed: Any) -> str:
 
 
 def test_the_key_is_what_decides_the_image(tmp_path: Path) -> None:
-    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), "")
+    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), ALL)
     same = key(plan)
     assert key(plan, build_id="b") == same
     others = [
@@ -108,16 +109,43 @@ def test_the_key_is_what_decides_the_image(tmp_path: Path) -> None:
 
 
 def test_facts_travel_whole_or_without_the_lines(tmp_path: Path) -> None:
-    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), "")
+    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), ALL)
     materials = materials_of(plan, executor=EXECUTOR, archive="sha256:1")
     found = read_facts(write_facts(plan, materials))
     assert (found.dockerfile, found.instructions, found.materials) == ("Dockerfile", plan.instructions, materials)
     assert (PINNED.partition("@")[0], "sha256:" + "b" * 64) in materials
-    long = kaniko.plan(tree(tmp_path / "l", f"FROM {PINNED}\n" + "RUN echo x\n" * 9000), ImageRequest(), "")
+    long = kaniko.plan(tree(tmp_path / "l", f"FROM {PINNED}\n" + "RUN echo x\n" * 9000), ImageRequest(), ALL)
     text = write_facts(long, materials)
     assert len(text) <= 64 * 1024 and read_facts(text).instructions == ()
     with pytest.raises(ValueError):
         read_facts("{}")
+
+
+@pytest.mark.parametrize(
+    ("lines", "where", "words"),
+    [
+        (f"FROM {PINNED}\n", "", ""),
+        (f"FROM {PINNED} AS made\nFROM made\nCOPY --from=made /a /a\nFROM scratch\nCOPY --from=0 /a /a\n", "", ""),
+        ("ARG V=3\nFROM alpine:$V\n", "", ""),
+        ("FROM debian:12\n", "Dockerfile:1:6", "debian:12 is none"),
+        ("ARG BASE=debian\nFROM $BASE\n", "Dockerfile:2:6", "$BASE is none"),
+        (f"FROM {PINNED}\nCOPY --from=busybox /a /a\n", "Dockerfile:2:13", "busybox is none"),
+        (f"FROM {PINNED}\nRUN --mount=type=bind,from=busybox,target=/b true\n", "Dockerfile:2:28", "busybox is none"),
+        (f"FROM {PINNED} AS a\nONBUILD COPY --from=busybox /a /a\nFROM a\n", "Dockerfile:2:21", "busybox is none"),
+        ("FROM registry.example.evil/debian\n", "Dockerfile:1:6", "is none"),
+    ],
+)
+def test_an_operators_list_of_images_counts(tmp_path: Path, lines: str, where: str, words: str) -> None:
+    known = kaniko.learn(Setup(site=SITE, allowed=("registry.example/*", "docker.io/library/alpine:*")), {})
+    source = tree(tmp_path / "s", lines)
+    if not where:
+        assert kaniko.plan(source, ImageRequest(), known).dockerfile == "Dockerfile"
+        return
+    with pytest.raises(BuildError) as refused:
+        kaniko.plan(source, ImageRequest(), known)
+    error = refused.value
+    assert (error.reason, error.where) == ("DockerfileInvalid", where)
+    assert words in error.message and "registry.example/*" in error.next
 
 
 # --- the line
