@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import attack, document, p1, p2, p4, p7, p8, p12, p14, results, startcheck, tails
+from bench import attack, compiled, document, p1, p2, p4, p7, p8, p12, p14, p15, results, startcheck, tails
 from bench.ko import VERSION
 from bench.results import Row, Section
 from bench.servers import KEPT
@@ -23,11 +23,14 @@ RAW = KEPT / "results.json"
 METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
     "P1": p1.measure,
     "P13": p1.measure_ko,
+    "P13 Rust": compiled.measure_cargo,
+    "P9": compiled.measure_changed,
     "P2": p2.measure,
     "P4": p4.measure,
     "P14": p14.measure,
     "P7": p7.measure,
     "P8": p8.measure,
+    "P15": p15.measure,
     "P11": tails.measure,
     "P12": p12.measure,
     "start check": startcheck.measure,

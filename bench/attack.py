@@ -24,9 +24,8 @@ HOSTILE = (
     {"handler.py": "", "requirements.txt": "a" * 300_000},
     {"handler.py": "", "pyproject.toml": "a." * 20_000 + "a=1"},
     {"handler.py": "", "pyproject.toml": "a=" + "[" * 100_000},
-    {"go.mod": "module x\n\ngo 1.24\n", "main.go": "package main\n" + 'import "fmt"\n' * 300_000},
 )
-"""Inputs of a review that took a node's slots for minutes, or its memory."""
+"""Inputs of a review that took a node's slots for minutes, or its memory, by their reading alone."""
 READING, STREAM = "beside a reader that never ends", "beside a stream of hostile sources"
 
 

@@ -36,11 +36,11 @@ Written by `make bench` (`python -m bench P7` measures one metric again); do not
 `bench/document.py`. A shortfall is printed like a success.
 
 All arms of a comparison run in one process on one machine. In P1, P13, P14 and P7 they take turns round by round in
-alternating order and are compared inside a round; in P8 the identical rebuild always follows its first build, P11 has
-one build for each number of readers, and P12 goes node by node, for it compares digests and no times. Work folders,
-caches and the registry are on tmpfs. A verdict is about the median. "Service" is the real thing: a build submitted over
-HTTP to the API, dispatched through Celery and Redis, built by a worker in the sandbox, pushed to Debian's
-docker-registry, attested, and waited for on the log stream until the record is final.
+alternating order and are compared inside a round, as in P9 and P15; in P8 the identical rebuild always follows its
+first build, P11 has one build for each number of readers, and P12 goes node by node, for it compares digests and no
+times. Work folders, caches and the registry are on tmpfs. A verdict is about the median. "Service" is the real thing:
+a build submitted over HTTP to the API, dispatched through Celery and Redis, built by a worker in the sandbox, pushed
+to Debian's docker-registry, attested, and waited for on the log stream until the record is final.
 
 "Before" is commit 4225d62, measured in runs of its own on a machine of the same kind: ratios compare well, times
 roughly. P2, P4, P11 and P14 are of the load and chaos trials of that commit (`bench/before.py`).
@@ -71,6 +71,26 @@ already. `ignite-builder build` is the same service asked by a whole program, pa
         """\
 Where a ratio is missed for a changed line, the service's fixed price (P1) is what is above the linker's time. A whole
 `ignite-builder build` is above all the start of a Python program and its imports, which ko does not have.""",
+    ),
+    "P13 Rust": Prose(
+        "P13: Rust against cargo",
+        """\
+By hand: `cargo build --release --locked` into a static binary with a target folder of its own, then the layer and the
+push by the builder's own code inside the measuring process. "Crates to compile" begins without a compiled crate on
+either side; what was downloaded is there.""",
+        """\
+The service compiles the crates in a step of their own, for stubs in the place of the source, and the source after it:
+so crates are compiled by code that a lock pins alone. By hand cargo compiles both at once.""",
+    ),
+    "P9": Prose(
+        "P9: one line changed",
+        """\
+The same project with one line of it changed in each round, dependencies as they were, against the toolchain's own
+commands and a push: `cargo build --release --locked` with its target folder, `deno install --frozen` and `deno check`
+with a cache of its own.""",
+        """\
+Nothing that a step wrote in which the app's own code ran outlives its build, so there is no incremental state of the
+app: a build has a copy of the compiled crates and compiles the app's own code anew. Above: the fixed price (P1).""",
     ),
     "P2": Prose(
         "P2: dispatch",
@@ -119,6 +139,14 @@ proves nothing: "not known".""",
         """\
 The rebuild is dispatched, fetched, unpacked and planned before its key is known, and the first build is measured with
 warm caches: the shorter the first, the larger the part.""",
+    ),
+    "P15": Prose(
+        "P15: start to first 200",
+        """\
+A hello of each runtime in `ignite-builder run`'s sandbox, from before the sandbox starts to the first answer of
+/healthz; unpacked before, and a component compiled ahead of time. Runtimes take turns.""",
+        """\
+About 10 ms are bubblewrap's; the rest is the interpreter's or the program's own start. A look each 5 ms adds to it.""",
     ),
     "P11": Prose(
         "P11: tails of a build that prints",

@@ -24,6 +24,8 @@ def measure(rounds: int) -> Found:
     both = (
         (projects.vendored(KEPT), "Go, a line of a vendored library"),
         (projects.read("python-service"), "Python with pandas, pillow, requests"),
+        (projects.read("rust-service"), "Rust with axum, regex, serde"),
+        (projects.read("deno-service"), "Deno with hono, zod"),
     )
     with place() as here:
         with here.server("p8") as server:

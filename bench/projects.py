@@ -12,6 +12,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent / "projects"
 REVISION = re.compile(r'(?i)(revision = )"0"')
+EDITED = {"go": "main.go", "python": "handler.py", "rust": "src/main.rs", "deno": "main.ts"}
+"""Runtime → the file in which a revision changes one line."""
 DEEP = "vendor/github.com/google/cel-go/common/types/bool.go"
 
 
@@ -42,9 +44,13 @@ class Project:
 
     def archive(self, number: int | str) -> bytes:
         """A revision as tar.gz."""
+        return self.packed(self.revision(number))
+
+    def packed(self, files: dict[str, bytes]) -> bytes:
+        """Files as tar.gz."""
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w:gz", compresslevel=1) as archive:
-            for path, data in self.revision(number).items():
+            for path, data in files.items():
                 info = tarfile.TarInfo(path)
                 info.size, info.mtime = len(data), 1_700_000_000
                 archive.addfile(info, io.BytesIO(data))
@@ -54,8 +60,7 @@ class Project:
 def read(name: str) -> Project:
     """A folder of `bench/projects`."""
     runtime = name.partition("-")[0]
-    edited = "main.go" if runtime == "go" else "handler.py"
-    return Project(name=name, runtime=runtime, files=_files(HERE / name), edited=edited)
+    return Project(name=name, runtime=runtime, files=_files(HERE / name), edited=EDITED[runtime])
 
 
 def vendored(kept: Path) -> Project:

@@ -22,6 +22,7 @@ from builder import config
 from builder.client.api import Api
 from builder.client.patient import NullWatcher, PatientApi, SystemClock
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.images.store import ImageStore, images_of
 from builder.local import embedded, machine
 from builder.settings import Settings, Token
@@ -45,12 +46,16 @@ class Server:
     def settings(self) -> Settings:
         return self.running.settings
 
-    def build(self, project: Project, archive: bytes, *, no_cache: bool = False) -> tuple[float, pb.Build]:
+    def build(
+        self, project: Project, archive: bytes, *, no_cache: bool = False, wasm: bool = False
+    ) -> tuple[float, pb.Build]:
         """Submit and wait for the final record. (seconds, record); a build that fails ends the measurement."""
         request = pb.CreateBuildRequest(name=project.name, no_cache=no_cache)
         compiled = request.code.compile
         compiled.archive = archive
         getattr(compiled.runtime, project.runtime).SetInParent()
+        if wasm:
+            compiled.runtime.rust.target = common.RUST_COMPILATION_TARGET_WASM
         began = time.perf_counter()
         created: pb.CreateBuildResponse = self.api.call("CreateBuild", request)
         for _ in PatientApi(self.api, SystemClock(), NullWatcher()).follow(created.build_id):

@@ -24,6 +24,7 @@ from builder.images.destination import DIGEST, BlobMissing, Destination, Manifes
 from builder.prebuilt import Prebuilt
 from builder.store import builds, record
 from builder.store.engine import Store
+from builder.store.hide import hidden
 from builder.store.transitions import EXTERNAL
 
 if TYPE_CHECKING:
@@ -181,10 +182,7 @@ class Finalizer:
 
     def _attest(self, row: builds.Row, artifact: pb.BuiltArtifact, manifest: str | Manifest) -> None:
         """The statement of what was built from what, attached to the digest."""
-        request = json.loads(row["request"])
-        for holder in (request, request.get("code", {}).get("compile", {})):
-            if "buildArgs" in holder:
-                holder["buildArgs"] = dict.fromkeys(holder["buildArgs"], "***")
+        request = json.loads(hidden(row["request"]))
         payload = statement(
             Built(
                 build_id=row["build_id"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import posixpath
 import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 _CLASSES = {
@@ -159,16 +160,21 @@ def _bracket(pattern: bytes, at: int) -> tuple[bytes, int]:
 
 @dataclass(frozen=True, kw_only=True)
 class MobyPattern:
-    """One line of a `.dockerignore`: `regex` matches the path of a file or of a folder above it.
+    """One line of a `.dockerignore`.
 
-    `literal` is what stands before the first special character.
+    `literal` is what stands before the first special character; `is_exact`: it is all there is.
     """
 
     line: int
     text: str
     negated: bool
-    regex: re.Pattern[str]
     literal: str
+    is_exact: bool
+    _whole: Callable[[str], object]
+
+    def matches(self, path: str) -> bool:
+        """Whether it names this path, of a file or of a folder above one. Linear in pattern times path."""
+        return bool(self._whole(path))
 
 
 def moby_patterns(data: bytes) -> tuple[MobyPattern, ...]:
@@ -189,20 +195,41 @@ def moby_pattern(text: str, number: int = 0) -> MobyPattern:
     body = body[1:] if len(body) > 1 and body.startswith("/") else body
     special = _SPECIAL.search(body)
     try:
-        regex = re.compile(_moby_regex(body), re.DOTALL)
+        tokens = _moby_tokens(body)
+        whole = re.compile(_moby_regex(tokens), re.DOTALL).fullmatch if _is_regular(tokens) else _Automaton(tokens)
     except re.error as error:
         raise ValueError(f'"{text}" is no pattern: {error}') from None
     return MobyPattern(
         line=number,
         text=text,
         negated=text.startswith("!"),
-        regex=regex,
         literal=body[: special.start()] if special else body,
+        is_exact=special is None,
+        _whole=whole,
     )
 
 
-def _moby_regex(pattern: str) -> str:
-    out: list[str] = []
+_STAR, _FOLDERS, _ANYTHING = "[^/]*", "(?:.*/)?", ".*"
+_LOOPS = frozenset({_STAR, _FOLDERS, _ANYTHING})
+_MOST_MOVES = 512
+"""Different characters of paths that an automaton remembers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _One:
+    """One character of a path: its expression, and whether it may be a slash."""
+
+    regex: str
+    slash: bool
+
+
+_Token = str | _One
+"""One character, or one of `_LOOPS`: any number of characters."""
+_SLASH = _One(regex="/", slash=True)
+
+
+def _moby_tokens(pattern: str) -> list[_Token]:
+    out: list[_Token] = []
     at = 0
     while at < len(pattern):
         char = pattern[at]
@@ -210,26 +237,141 @@ def _moby_regex(pattern: str) -> str:
         if pattern.startswith("**", at - 1):
             at += 2 if pattern.startswith("/", at + 1) else 1
             if at == len(pattern):
-                out.append(".*")
+                loop = _ANYTHING
             else:
                 # At the very start, before a name without special characters, the end of a path is enough.
                 is_end = not out and not _SPECIAL.search(pattern[at:]) and not pattern.startswith("**/")
-                out.append(".*" if is_end else "(?:.*/)?")
+                loop = _ANYTHING if is_end else _FOLDERS
+            if out[-1:] != [loop]:  # the same again adds nothing
+                out.append(loop)
         elif char == "*":
-            out.append("[^/]*")
+            out.append(_STAR)
         elif char == "?":
-            out.append("[^/]")
+            out.append(_One(regex="[^/]", slash=False))
         elif char == "[":
-            part, at = _moby_class(pattern, at)
-            out.append(part)
+            regex, at = _moby_class(pattern, at)
+            out.append(_One(regex=regex, slash=re.fullmatch(regex, "/") is not None))
         elif char == "\\":
             if at == len(pattern):
                 raise re.error("it ends with a backslash")
-            out.append(re.escape(pattern[at]))
+            out.append(_One(regex=re.escape(pattern[at]), slash=pattern[at] == "/"))
             at += 1
         else:
-            out.append(re.escape(char))
-    return "".join(out)
+            out.append(_One(regex=re.escape(char), slash=char == "/"))
+    return out
+
+
+def _is_regular(tokens: Sequence[_Token]) -> bool:
+    """Whether `_moby_regex` has an expression without backtracking of a higher degree.
+
+    It has where one loop alone decides nothing else, and where each `**` begins a folder and only a written slash may
+    be one: then the first place where a part fits is as good as any later one.
+    """
+    loops = [at for at, token in enumerate(tokens) if token in _LOOPS]
+    if len(loops) <= 1:
+        return True
+    for at, token in enumerate(tokens):
+        if isinstance(token, _One):
+            if token.slash and token != _SLASH:
+                return False
+        elif (token == _FOLDERS and at and tokens[at - 1] != _SLASH) or (token == _ANYTHING and at != len(tokens) - 1):
+            return False
+    return True
+
+
+def _moby_regex(tokens: Sequence[_Token]) -> str:
+    """An expression for the tokens; what stands between two loops of a kind is atomic, found at its first place."""
+    if sum(token in _LOOPS for token in tokens) <= 1:
+        return "".join(token if isinstance(token, str) else token.regex for token in tokens)
+    *firsts, last = _apart(tokens, _FOLDERS)
+    parts: list[str] = []
+    for index, inner in enumerate(firsts):
+        part = _names(inner)
+        # The folders in front of a part, as few as it takes; the first part has none in front.
+        parts.append(f"(?>(?:.*?/)??{part})" if index else part)
+    return "".join(parts) + (_FOLDERS if firsts else "") + _names(last)
+
+
+def _names(tokens: Sequence[_Token]) -> str:
+    """The expression of a part between two `**`: names, each with its stars."""
+    out: list[str] = []
+    for name in _apart(tokens, _SLASH):
+        *firsts, last = _apart(name, _STAR)
+        fixed = ["".join(token if isinstance(token, str) else token.regex for token in each) for each in firsts]
+        out.append("".join(f"(?>[^/]*?{each})" if index else each for index, each in enumerate(fixed)))
+        out[-1] += (_STAR if firsts else "") + "".join(
+            token if isinstance(token, str) else token.regex for token in last
+        )
+    return "/".join(out)
+
+
+def _apart(tokens: Sequence[_Token], by: _Token) -> list[list[_Token]]:
+    """The runs of tokens between those that are `by`."""
+    out: list[list[_Token]] = [[]]
+    for token in tokens:
+        if token == by:
+            out.append([])
+        else:
+            out[-1].append(token)
+    return out
+
+
+class _Automaton:
+    """Tokens as a set of states, the bits of a number: each character of a path moves all of them at once.
+
+    Of two loops beside each other the first is a `_FOLDERS`, so that what may be left out is so in two moves.
+    """
+
+    def __init__(self, tokens: Sequence[_Token]) -> None:
+        self._wanted: dict[str, int] = {}
+        """The expression of a character → the states that wait for it."""
+        self._moves: dict[str, int] = {}
+        self._least = sum(isinstance(token, _One) for token in tokens)
+        self._folders = self._inside = self._stars = self._anything = 0
+        state = 1
+        for token in tokens:
+            if isinstance(token, _One):
+                self._wanted[token.regex] = self._wanted.get(token.regex, 0) | state
+            elif token == _FOLDERS:  # before them, and inside of them until a slash
+                self._folders |= state
+                state <<= 1
+                self._inside |= state
+            elif token == _STAR:
+                self._stars |= state
+            else:
+                self._anything |= state
+            state <<= 1
+        self._end = state
+
+    def __call__(self, path: str) -> bool:
+        if len(path) < self._least:
+            return False
+        inside, stars = self._inside, self._stars
+        anywhere, optional = inside | self._anything, stars | self._anything
+        states = 1
+        for char in path:
+            states |= (states & self._folders) * 6  # the state inside of them, and the one behind
+            states |= (states & optional) << 1
+            moved = (states & self._move(char)) << 1 | states & anywhere
+            states = moved | ((states & inside) << 1 if char == "/" else states & stars)
+            if not states:
+                return False
+        states |= (states & self._folders) * 6
+        states |= (states & optional) << 1
+        return bool(states & self._end)
+
+    def _move(self, char: str) -> int:
+        """The states that this character leaves for the next."""
+        found = self._moves.get(char)
+        if found is None:
+            if len(self._moves) >= _MOST_MOVES:
+                self._moves.clear()
+            found = 0
+            for regex, states in self._wanted.items():
+                if re.fullmatch(regex, char, re.DOTALL):
+                    found |= states
+            self._moves[char] = found
+        return found
 
 
 def _moby_class(pattern: str, at: int) -> tuple[str, int]:

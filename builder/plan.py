@@ -45,12 +45,14 @@ class Sees(enum.StrEnum):
 class Access(enum.StrEnum):
     """How a step mounts a cache of its organization.
 
-    `READ`: read-only. `WRITE`: writable.
+    `READ`: read-only. `WRITE`: writable. `OVERLAY`: writable, and what is written ends with the step; it begins with
+    what the cache has where the node can mount an overlay, else with nothing.
     `DOWNLOAD`: read-only, and beside it a private folder `/work/download/<name>`, empty at first. The node verifies
     what the step leaves there against the digests of `Fetched`, copies that into the shared cache, and drops the rest.
     """
 
     DOWNLOAD = "download"
+    OVERLAY = "overlay"
     READ = "read"
     WRITE = "write"
 
@@ -146,7 +148,7 @@ class Step:
             raise ValueError(f"step {self.name} sees stubs: it runs no code of the source and starts elsewhere")
         if self.sees is Sees.APART and not self.runs_source:
             raise ValueError(f"step {self.name} runs code of downloads, which is nobody's to promise anything about")
-        if self.runs_source and any(cache.access is not Access.READ for cache in self.caches):
+        if self.runs_source and any(cache.access not in (Access.READ, Access.OVERLAY) for cache in self.caches):
             raise ValueError(f"step {self.name} runs code of the source and writes a cache")
         if self.result and (
             self.sees is not Sees.STUBS
@@ -213,6 +215,11 @@ class Plan:
         sees = [step.sees for step in self.steps]
         if Sees.STUBS in sees[sees.index(Sees.ALL) if Sees.ALL in sees else len(sees) :]:
             raise ValueError("a step of stubs stands behind a step that sees the source")
+
+    @property
+    def compiles_c(self) -> bool:
+        """Whether a step names a C compiler (`CC`), which not every toolchain of its row has."""
+        return any(name == "CC" for step in self.steps for name, _ in step.env)
 
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values, stable in order, for `plan --json` and the golden files."""

@@ -91,6 +91,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node_id: str = ""  # identity of this node; default: the host's name
     slots: Count = 2  # builds at once on this node
     queues: tuple[str, ...] = ()  # queues this node reads; default: each runtime's and compile.any
+    # bytes that an image may unpack into: a base or a toolchain of this node, or one that `run` starts
+    unpacked_image_bytes: Mebibytes = 16_384 * MIB
     node_free_bytes: Natural = 512 * MIB  # bytes free on the disk of node_dir below which the node takes no builds
     node_free_inodes: Natural = 10_000  # inodes free on the disk of node_dir below which the node takes no builds
     node_disk_bytes: Natural = 51_200 * MIB  # that bases, toolchains and caches of node_dir may take; 0: any number

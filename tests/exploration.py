@@ -320,8 +320,10 @@ def _of_owner(world: World, number: int, row: Row) -> Iterator[Step]:
     beat = partial(builds.heartbeat, store, build_id, claim, "BUILD", LEASE)
     yield Step(name="heartbeat", of=number, act=beat, same=_equal)
     if world.model.jobs:
-        launch = partial(world.launched if row["job"] else world.launching, row, claim)
-        yield Step(name="launched" if row["job"] else "launching", of=number, act=launch)
+        if row["job"]:
+            yield Step(name="launched", of=number, act=partial(world.launched, row, claim), same=_finished_alike)
+        else:
+            yield Step(name="launching", of=number, act=partial(world.launching, row, claim))
     else:
         yield Step(name="plan", of=number, act=partial(world.plan, row, claim))
     if world.model.lines and not row["claim_lines"]:
@@ -429,7 +431,8 @@ def idle_calls(world: World, number: int, dump: Dump) -> Iterator[Step]:
         if row["cancel_requested"]:
             yield Step(name="launching though cancelled", act=partial(world.launching, row, claim))
     if not any(one["stage"] == JOB and not one["watcher"] for one in dump["builds"]):
-        yield Step(name="adopt a Job that is watched", act=partial(world.adopt_job, dump, STRANGER))
+        for watcher in (WATCHER, STRANGER):
+            yield Step(name=f"{watcher} adopts what is watched", act=partial(world.adopt_job, dump, watcher))
     yield Step(name="unwatched", act=partial(world.sweep, sweeps.unwatched()))
     yield Step(name="unwatched soon", act=partial(world.sweep, sweeps.unwatched_soon(LEASE)))
     if row["stage"] != FINALIZE:

@@ -4,9 +4,10 @@
 anew. Not here are the conditions that no reachable state needs, because another guard stands before them: the status
 beside the stage in `rows.fence` and `owner.finish`, the condition of `rows.write` (the row is locked), a cancel that is
 asked for in FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends the build at once), status and queue in
-`closing._asked` (whose turn it is shows an organization with queued images alone), the look for the key in
-`builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has granted one that
-nobody holds).
+`closing._asked` (whose turn it is shows an organization with queued images alone), stage and watcher in
+`sweeps.unwatched` (no other lease is over for so long here; tests/store_contract/watching.py has one), the look for
+the key in `builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has granted
+one that nobody holds).
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ GUARDS = (
         "!= (claim, RUNNING, WORK)", '!= (row["claim"], RUNNING, WORK)', JOBS,
     ),
     _guard("launched: the stage", "jobs.launched", "(claim, RUNNING, WORK)", '(claim, RUNNING, row["stage"])', JOBS),
-    _guard("launched: the node", "jobs.launched", " or not is_owner(row, node)", model=JOBS),
+    _guard("launched: the node", "jobs.launched", ", *worked_on(node)", model=JOBS),
     _guard("launched: kept already", "jobs.launched", "claim in finished", "False", JOBS),
     _guard("launched: the mark", "jobs.launched", 'not row["job"]', "False", JOBS),
     _guard("launched: every line", "jobs.launched", 'row["claim_lines"] < log_count', "False", JOBS),
@@ -107,7 +108,7 @@ GUARDS = (
     _guard("JOB: nobody has caught up", "rows.to_watch", '"caught_up": False, ', model=BEGUN),
     _guard("adopt a Job: the stage", "jobs._free", "builds.c.stage == JOB, ", model=JOBS),
     _guard("adopt a Job: nobody has it", "jobs._free", ', builds.c.watcher == ""', model=BEGUN),
-    _guard("adopt a Job: the nonce", "jobs._adopted", ", builds.c.nonce == nonce", model=TWO_BEGUN),
+    _guard("adopt a Job: the nonce", "jobs._adopted", "builds.c.nonce == nonce", "True", BEGUN),
     _guard("adopt a Job: again with its nonce", "jobs._adopted", "builds.c.nonce == nonce", "False", BEGUN),
     _guard(
         "adopt a Job: one after the other", "jobs.adopt",
@@ -121,8 +122,6 @@ GUARDS = (
         "(builds.c.build_id, builds.c.claim).in_([one[:2] for", "(builds.c.build_id).in_([one[:1] for", BEGUN,
     ),
     _guard("lost: who had caught up costs nothing", "rows.lost", ' or row["caught_up"]', model=BEGUN),
-    _guard("unwatched: the stage", "sweeps.unwatched", "builds.c.stage == JOB, ", model=JOBS),
-    _guard("unwatched: nobody has it", "sweeps.unwatched", 'builds.c.watcher == "", ', model=BEGUN),
     _guard("unwatched: its time", "sweeps.unwatched", ", waited)", ")", BEGUN),
     _guard("unwatched: cancel", "sweeps.unwatched", _CANCEL, "if False:", BEGUN),
     _guard("unwatched soon: its time", "sweeps.unwatched_soon", ", since)", ")", BEGUN),

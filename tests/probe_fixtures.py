@@ -14,9 +14,16 @@ import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
+
+from builder import config
+from tests.build_fixtures import Server
 
 SCRIPT = Path(__file__).parent / "probes" / "contained.py"
 NAMES = re.findall(r"^@probe\ndef (\w+)", SCRIPT.read_text(), re.M)
+# These tell what lies in the root; they get something exactly where the image has it.
+OF_THE_IMAGE = frozenset({"homes", "host_configuration", "root_of_process_one", "system_state"})
+GIVEN = ["PATH", "PWD", "LC_CTYPE", "HOME", "TMPDIR", "LANG", "TZ", "NO_COLOR", "SOURCE_DATE_EPOCH"]
 LIBC = ctypes.CDLL(None, use_errno=True)
 IPC_CREAT, IPC_RMID = 0o1000, 0  # sys/ipc.h
 ALL_PROTOCOLS = 3  # linux/if_ether.h, ETH_P_ALL
@@ -89,6 +96,25 @@ class Host:
             except BlockingIOError:
                 pass
         return found
+
+
+def services(server: Server) -> dict[str, int]:
+    """The ports of what a build must not reach; the host reaches each of them."""
+    settings = server.embedded.control.settings
+    urls = {"redis": settings.redis_url, "api": server.embedded.url, "registry": f"http://{settings.registry}"}
+    ports = {name: urlsplit(url).port or 0 for name, url in urls.items()}
+    for port in ports.values():
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    return ports
+
+
+def settings_of_the_worker(server: Server) -> list[str]:
+    """Names of the variables that a worker is started with; one leads to all of its settings."""
+    assert server.embedded.worker is not None
+    pairs = Path(f"/proc/{server.embedded.worker.pid}/environ").read_text(encoding="utf-8").split("\0")
+    names = [name for name in (pair.partition("=")[0] for pair in pairs) if name.startswith(config.PREFIX)]
+    assert names == [f"{config.PREFIX}SETTINGS"], names
+    return names
 
 
 def own_namespaces() -> dict[str, str]:

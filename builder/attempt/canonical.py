@@ -13,10 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from builder.attempt.attempt import Attempt
-from builder.attempt.fetch import AGAIN_S
-from builder.claims.calls import Refused, Unanswered
-from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError, PlatformError
 from builder.images.gather import Entry, Kind
 from builder.images.layer import tar_header
@@ -66,29 +62,6 @@ def write_archive(
     except OSError as error:
         raise from_disk(error) from error
     return Archive(path=out, sha256=hasher.hexdigest(), size=size, unpacked=sum(one.size for one in entries))
-
-
-def store_archive(attempt: Attempt, archive: Archive, lives_s: int) -> pb.StoredArchive:
-    """Store an archive on the control side; the answer has a URL that serves it to a Job for so long.
-
-    A try that has no answer and the pause after it are a wait for the control side. Raises `PlatformError`
-    SourceStoreUnavailable for a refusal, and as `attempt.check`.
-    """
-    while True:
-        attempt.check()
-        began = attempt.now()
-        try:
-            lease = attempt.lease
-            return attempt.node.calls.store_archive(lease.build_id, lease.claim, archive.path, archive.sha256, lives_s)
-        except Unanswered:
-            attempt.time_limit.wait(began)
-            try:
-                attempt.pause(AGAIN_S)
-            finally:
-                attempt.time_limit.resume(attempt.now())
-        except Refused as error:
-            message = f"the archive of the source could not be stored: {error}"
-            raise PlatformError("SourceStoreUnavailable", message) from error
 
 
 def _pieces(root: Path, entries: Iterable[Entry], check: Callable[[], None]) -> Iterator[bytes]:

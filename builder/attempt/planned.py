@@ -47,10 +47,11 @@ def _provided(attempt: Attempt, plan: Plan) -> Provided:
     """The toolchain, with all of it in use from here on; what the disk budget took just before is made again."""
     node = attempt.node
     for _ in range(TRIES):
-        toolchain = node.toolchains.provide(plan.toolchain)
-        root = toolchain.root
-        sources = [mount.source for mount in root.mounts] + ([root.rootfs] if root.rootfs else [])
-        images = [digest for name, digest in toolchain.digests.items() if name in ("base", "toolchain")]
+        toolchain = node.toolchains.provide(plan.toolchain, compiles_c=plan.compiles_c)
+        roots = [root for root in (toolchain.root, toolchain.apart) if root is not None]
+        sources = [mount.source for root in roots for mount in root.mounts]
+        sources += [root.rootfs for root in roots if root.rootfs]
+        images = [digest for name, digest in toolchain.digests.items() if name in ("apart", "base", "toolchain")]
         attempt.use(*(f"images/{digest}" for digest in images))
         attempt.use(
             *(f"roots/{digest.removeprefix('sha256:')}" for digest in images)

@@ -183,7 +183,9 @@ class Trial:
             source = host_path(attempt, toolchain, layer.source)
             self._require_plain(source)
             mounts.append(sandbox.Mount(source=source, dest=layer.dest))
-        root = sandbox.Root(rootfs=images_of(attempt.node.settings.node_dir).rootfs(base.digest), mounts=tuple(mounts))
+        settings = attempt.node.settings
+        images = images_of(settings.node_dir, settings.unpacked_image_bytes)
+        root = sandbox.Root(rootfs=images.rootfs(base.digest), mounts=tuple(mounts))
         env = dict(base.env) | dict(output.env)
         command = app.command(
             output.entrypoint, env, cwd=output.workdir, user=output.user, root=root, work=self._folder

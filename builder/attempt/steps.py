@@ -6,7 +6,8 @@ import os
 import re
 import tempfile
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from builder.toolchains.provider import Provided
 TAIL_LINES = 400
 FOLDERS = ("download", "fetch", "home", "out", "tmp")
 """Of the work folder, beside `src`: all that a step of stubs sees."""
+STORED = (Access.READ, Access.DOWNLOAD)
 SETTING = re.compile(r"\$\{(\w+):-([^}]*)\}")
 CA_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
 
@@ -132,33 +134,35 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
     if name := cache_of(step):
         _make_download(attempt, name)
     egress = sandbox_egress(attempt, toolchain) if step.network is Network.INDEX else None
-    result = sandbox.run(
-        sandbox.Command(
-            argv=step.argv,
-            env=dict(_environment(attempt, toolchain, step)),
-            cwd=step.cwd,
-            work=work or attempt.work,
-            folders=FOLDERS if step.sees is Sees.STUBS else (),
-            caches={cache.name: _cache(attempt, cache.name) for cache in step.caches if cache.access is Access.WRITE},
-            stores={each.name: shared(attempt, each.name) for each in step.caches if each.access is not Access.WRITE},
-        ),
-        _root(attempt, toolchain, step),
-        sandbox.Limits(
-            memory=settings.memory_bytes,
-            cpus=settings.cpus,
-            pids=settings.pids,
-            disk=settings.disk_bytes,
-            wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
-        ),
-        uid=attempt.node.uid,
-        gid=settings.build_uid,
-        egress=egress,
-        on_line=on_line,
-        cancelled=attempt.lease.must_stop,
-        grace_ms=settings.stop_grace_ms,
-        use_cgroups=settings.use_cgroups,
-        launcher=sandbox.on_host if settings.unsandboxed else sandbox.in_sandbox,
-    )
+    with _overlays(attempt, step) as overlays:
+        result = sandbox.run(
+            sandbox.Command(
+                argv=step.argv,
+                env=dict(_environment(attempt, toolchain, step)),
+                cwd=step.cwd,
+                work=work or attempt.work,
+                folders=FOLDERS if step.sees is Sees.STUBS else (),
+                caches={each.name: _cache(attempt, each.name) for each in step.caches if each.access is Access.WRITE},
+                stores={each.name: shared(attempt, each.name) for each in step.caches if each.access in STORED},
+                overlays=overlays,
+            ),
+            _root(attempt, toolchain, step),
+            sandbox.Limits(
+                memory=settings.memory_bytes,
+                cpus=settings.cpus,
+                pids=settings.pids,
+                disk=settings.disk_bytes,
+                wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
+            ),
+            uid=attempt.node.uid,
+            gid=settings.build_uid,
+            egress=egress,
+            on_line=on_line,
+            cancelled=attempt.lease.must_stop,
+            grace_ms=settings.stop_grace_ms,
+            use_cgroups=settings.use_cgroups,
+            launcher=sandbox.on_host if settings.unsandboxed else sandbox.in_sandbox,
+        )
     for line in egress.summary_lines() if egress else ():
         attempt.log.system(line)
     reason = result.reason or ""
@@ -176,6 +180,19 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
         room=result.room,
         refused=tuple(sorted(egress.refused())) if egress else (),
     )
+
+
+@contextmanager
+def _overlays(attempt: Attempt, step: Step) -> Iterator[Mapping[str, sandbox.Overlay]]:
+    """The caches that a step may write for itself, which end with the block. Beside the work folder, which the step
+    sees: what an overlay stands on is changed through it alone."""
+    names = [cache.name for cache in step.caches if cache.access is Access.OVERLAY]
+    folder = attempt.work.with_suffix(".overlay")
+    try:
+        yield {name: sandbox.make_overlay(_cache(attempt, name), folder / name, attempt.build_user) for name in names}
+    finally:
+        if names:
+            sandbox.remove_tree(folder)
 
 
 def _environment(attempt: Attempt, toolchain: Provided, step: Step) -> Mapping[str, str]:

@@ -193,7 +193,7 @@ class MobyRules:
         above = self.matched.get(path.rpartition("/")[0]) or (False,) * len(self.patterns)
         matches, decides = [], None
         for pattern, matched in zip(self.patterns, above, strict=True):
-            is_match = matched or pattern.regex.fullmatch(path) is not None
+            is_match = matched or pattern.matches(path)
             matches.append(is_match)
             if is_match and pattern.negated == (decides is not None):
                 decides = None if pattern.negated else pattern
@@ -211,12 +211,7 @@ class MobyRules:
 def may_match_below(pattern: MobyPattern, folder: str) -> bool:
     """Whether a pattern may match something inside a folder, by what stands before its first special character."""
     below = f"{folder}/"
-    return pattern.literal.startswith(below) or (below.startswith(pattern.literal) and not is_exact(pattern))
-
-
-def is_exact(pattern: MobyPattern) -> bool:
-    """Whether a pattern is the name of one path."""
-    return pattern.regex.pattern == re.escape(pattern.literal)
+    return pattern.literal.startswith(below) or (below.startswith(pattern.literal) and not pattern.is_exact)
 
 
 class Includes:
@@ -235,7 +230,7 @@ class Includes:
 
     def names(self, path: str) -> bool:
         """Whether one is exactly this path."""
-        return any(is_exact(pattern) and pattern.literal == path for pattern in self._patterns)
+        return any(pattern.is_exact and pattern.literal == path for pattern in self._patterns)
 
     def match(self, path: str) -> bool:
         """Whether one matches the path or a folder above it."""
@@ -243,7 +238,7 @@ class Includes:
             return False
         parts = path.split("/")
         paths = ["/".join(parts[: count + 1]) for count in range(len(parts))]
-        return any(pattern.regex.fullmatch(each) for pattern in self._patterns for each in paths)
+        return any(pattern.matches(each) for pattern in self._patterns for each in paths)
 
     def may_hold(self, folder: str) -> bool:
         """Whether one may match something inside this folder."""

@@ -5,8 +5,11 @@ from __future__ import annotations
 import difflib
 import posixpath
 import re
+from bisect import bisect_left
+from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 
 from builder.dockerfile import globbing
 from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields, understood
@@ -28,6 +31,8 @@ MOST_COMPARED = 200_000
 COMPARED_AT_ONCE = 10
 """Rules of an ignore file that cost as much as one name and its pattern."""
 NAMED = 8
+MOST_NEAR = 5_000
+"""Names of stages that unknown ones are compared with, in all; what is beyond gets no hint."""
 _REMOTE = re.compile(r"https?://|git@|git://|ssh://")
 
 
@@ -40,10 +45,14 @@ class Context:
     ignore_file: str = ".dockerignore"
     compared: int = 0
     _known: frozenset[str] = field(default_factory=frozenset)
+    _sorted: list[str] | None = None
     _rules: dict[str, MobyPattern | None] = field(default_factory=dict)
+    _left_out: dict[str, MobyPattern | None] = field(default_factory=dict)
+    _negated: bool = False
 
     def __post_init__(self) -> None:
         self._known = frozenset(self.paths) | {""}
+        self._negated = any(pattern.negated for pattern in self.ignored)
 
     def has(self, path: str) -> bool:
         return path in self._known
@@ -63,19 +72,29 @@ class Context:
             folders.append(folders[-1].rpartition("/")[0])
         last: MobyPattern | None = None
         for pattern in self.ignored:
-            if any(pattern.regex.fullmatch(each) for each in folders):
+            if any(pattern.matches(each) for each in folders):
                 last = None if pattern.negated else pattern
         return last
 
     def left_out(self, path: str) -> MobyPattern | None:
         """The rule by which nothing of a path is sent."""
+        if path not in self._left_out:
+            self._left_out[path] = self._nothing_below(path)
+        return self._left_out[path]
+
+    def _nothing_below(self, path: str) -> MobyPattern | None:
         rule = self.rule(path) if self.ignored and path else None
-        if rule is None or not any(pattern.negated for pattern in self.ignored):
+        if rule is None or not self._negated:
             return rule
-        below = (each for each in self.paths if each.startswith(path + "/"))
-        for count, each in enumerate(below):
-            if count >= NAMED * 1000 or self.rule(each) is None:
+        if self._sorted is None:
+            self._sorted = sorted(self.paths)
+        paths, at = self._sorted, bisect_left(self._sorted, path + "/")
+        for count, each in enumerate(islice(paths, at, None)):
+            if not each.startswith(path + "/"):
+                break
+            if count >= NAMED * 1000 or self.compared >= MOST_COMPARED or self.rule(each) is None:
                 return None
+            self.compared += count % COMPARED_AT_ONCE == 0
         return rule
 
     def near(self, path: str) -> str:
@@ -131,21 +150,54 @@ def check(
     known = {**PREDEFINED, **_declared(dockerfile.arguments, PREDEFINED, given)}
     froms: list[str | None] = []
     warnings: list[str] = []
-    names: list[str] = []
-    every = frozenset(each.name for each in dockerfile.stages if each.name)
-    for number, stage in enumerate(dockerfile.stages):
+    names = _Stages(every=frozenset(each.name for each in dockerfile.stages if each.name))
+    for stage in dockerfile.stages:
         froms.append(_base(dockerfile, stage, names, known))
         values = _Values(given=given, outer=known)
         for each in stage.instructions:
             values.see(each)
             holder = each.trigger or each
             if each.name == "run":
-                _mounts(dockerfile, each, names, every, number)
+                _mounts(dockerfile, each, names)
             if holder.name in ("copy", "add") and each.name != "onbuild":
-                _sources(dockerfile, each, context, values, names, every, number, warnings)
-        names.append(stage.name)
+                _sources(dockerfile, each, context, values, names, warnings)
+        names.add(stage.name)
     bases = tuple(dict.fromkeys(one for one in froms if one))
     return Checked(dockerfile=dockerfile, bases=bases, froms=tuple(froms), warnings=tuple(warnings))
+
+
+@dataclass(kw_only=True)
+class _Stages:
+    """The names of the stages before the one that is looked at, and of `every` stage; one without a name has ""."""
+
+    every: Collection[str]
+    names: list[str] = field(default_factory=list)
+    compared: int = 0
+    _known: set[str] = field(default_factory=set)
+
+    def add(self, name: str) -> None:
+        self.names.append(name)
+        self._known.add(name)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._known
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def shown(self) -> str:
+        """The last ones, for people."""
+        first = max(0, len(self.names) - NAMED)
+        return ", ".join(name or str(index) for index, name in enumerate(self.names[first:], first))
+
+    def near(self, name: str) -> str:
+        """The stage that may be meant."""
+        left = MOST_NEAR - self.compared
+        if left <= 0:
+            return ""
+        named = [one for one in self.names[-left:] if one]
+        self.compared += len(named)
+        return next(iter(difflib.get_close_matches(name, named, 1, 0.75)), "")
 
 
 def _declared(
@@ -153,6 +205,7 @@ def _declared(
 ) -> Mapping[str, str]:
     """The ARG that have a value, by their defaults and what is passed."""
     found: dict[str, str] = {}
+    values = ChainMap(found, dict(known))
     for each in arguments:
         for word in each.args:
             key, equals, default = word.partition("=")
@@ -160,7 +213,7 @@ def _declared(
                 found[key] = given[key]
             elif equals:
                 try:
-                    found[key] = Lex(default, env={**known, **found}).text()
+                    found[key] = Lex(default, env=values).text()
                 except (Bad, Unknown):
                     continue
     return found
@@ -216,7 +269,7 @@ class _Values:
             return None
 
 
-def _base(dockerfile: Dockerfile, stage: Stage, names: list[str], known: Mapping[str, str]) -> str | None:
+def _base(dockerfile: Dockerfile, stage: Stage, names: _Stages, known: Mapping[str, str]) -> str | None:
     """The image that a stage builds on; empty for another stage and for nothing, None where only the build knows.
 
     Raises `BuildError`.
@@ -244,31 +297,28 @@ def _base(dockerfile: Dockerfile, stage: Stage, names: list[str], known: Mapping
         raise document.error(f"FROM {error.message}", stage.start, stage.base, error.next) from None
 
 
-def _mounts(dockerfile: Dockerfile, each: Instruction, names: list[str], every: Collection[str], number: int) -> None:
+def _mounts(dockerfile: Dockerfile, each: Instruction, names: _Stages) -> None:
     for flag in each.flags:
         if not flag.startswith("--mount="):
             continue
         for one in csv_fields(flag.partition("=")[2]):
             key, _, value = one.partition("=")
             if key.lower() == "from" and value:
-                _stage(dockerfile, each, value, names, every, number)
+                _stage(dockerfile, each, value, names)
 
 
-def _stage(
-    dockerfile: Dockerfile, each: Instruction, text: str, names: list[str], every: Collection[str], number: int
-) -> str:
+def _stage(dockerfile: Dockerfile, each: Instruction, text: str, names: _Stages) -> str:
     """A warning about what `--from` names, empty for a stage before this one or an image. Raises `BuildError`."""
     document, shown = dockerfile.document, visible(text, limit=80)
-    there = ", ".join(name or str(index) for index, name in enumerate(names[-NAMED:], max(0, len(names) - NAMED)))
-    stages = f"before it are {there}" if names else "no stage is before it"
+    stages = f"before it are {names.shown()}" if names else "no stage is before it"
     if text.isascii() and text.isdigit():
-        if len(text) > 6 or int(text) >= number:
+        if len(text) > 6 or int(text) >= len(names):
             raise document.error(f"--from={shown} is no stage: {stages}", each, text, "Name an earlier stage.")
         return ""
     lower = text.lower()
     if lower in names or "$" in text:
         return ""
-    if lower in every:
+    if lower in names.every:
         message = f"--from={shown} is this stage itself or a later one: {stages}"
         raise document.error(message, each, text, "Move that stage before this one.")
     try:
@@ -276,10 +326,9 @@ def _stage(
     except BuildError as error:
         message = f"--from={shown} is no stage ({stages}) and no image: {error.message}"
         raise document.error(message, each, text, "Name an earlier stage or an image.") from None
-    near = difflib.get_close_matches(lower, [name for name in names if name], 1, 0.75)
-    if near and not any(char in text for char in "/:@."):
+    if not any(char in text for char in "/:@.") and (near := names.near(lower)):
         where = f"{document.name}:{each.line}"
-        return f'{where}: --from={shown} is no stage, so an image of Docker Hub; is the stage "{near[0]}" meant?'
+        return f'{where}: --from={shown} is no stage, so an image of Docker Hub; is the stage "{near}" meant?'
     return ""
 
 
@@ -288,15 +337,13 @@ def _sources(
     each: Instruction,
     context: Context,
     values: _Values,
-    names: list[str],
-    every: Collection[str],
-    number: int,
+    names: _Stages,
     warnings: list[str],
 ) -> None:
     """Every source of a COPY or ADD that comes from the context must be in it. Raises `BuildError`."""
     origin = next((flag.partition("=")[2] for flag in each.flags if flag.startswith("--from=")), "")
     if origin:
-        if warning := _stage(dockerfile, each, origin, names, every, number):
+        if warning := _stage(dockerfile, each, origin, names):
             warnings.append(warning)
         return
     for word in each.args[:-1]:

@@ -32,6 +32,10 @@ MAX_LINKS = 40
 MAX_PARTS = 256
 CHUNK = 1024 * 1024
 WHITEOUT = ".wh."
+MOST_UNPACKED = 16 * 1024 * CHUNK
+"""Bytes that an image may unpack into where nobody says another number."""
+ENTRY_BYTES = 512
+"""What a file, folder or link counts beside its bytes: so many of them fill a disk as well."""
 OPAQUE = ".wh..wh..opq"
 UNPLACEABLE = (errno.ENOENT, errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP)
 _isal_error = cast(type[Exception], isal_zlib.IsalError)
@@ -39,8 +43,9 @@ _gunzip = cast(Callable[[IO[bytes]], IO[bytes]], igzip.open)
 DAMAGED = (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, _isal_error)
 
 
-def unpack_image(layers: Iterable[Layer], root: Path, *, limit: int | None = None) -> None:
-    """Extract `layers` (lowest first) into `root`, which is made and must not exist. `limit` in bytes, over all files.
+def unpack_image(layers: Iterable[Layer], root: Path, *, limit: int = MOST_UNPACKED) -> None:
+    """Extract `layers` (lowest first) into `root`, which is made and must not exist. `limit` in bytes of all layers:
+    what one writes counts, also where a later one removes it, and each entry `ENTRY_BYTES` more.
 
     Raises `BuildError` ArchiveUnsafe (an entry that cannot be placed), ArtifactTooLarge, `PlatformError` NodeDiskFull,
     Internal (a layer that is damaged: its `diff_id` is checked). What was extracted so far is removed then.
@@ -48,7 +53,7 @@ def unpack_image(layers: Iterable[Layer], root: Path, *, limit: int | None = Non
     root.mkdir(mode=0o755)
     root.chmod(0o755)
     try:
-        left = limit
+        left: int | None = limit
         for layer in layers:
             with layer.path.open("rb") as blob:
                 left = unpack_tar(blob, root, packed=True, limit=left, diff_id=layer.diff_id)
@@ -126,6 +131,7 @@ class _Place:
         parts = _parts(member.name)
         if not parts:
             return
+        self._spend(ENTRY_BYTES)
         *above, name = parts
         folders = self.resolve(above)
         parent = self.open_folder(folders)
@@ -187,7 +193,7 @@ class _Place:
         if self.left is not None:
             self.left -= size
             if self.left < 0:
-                raise BuildError("ArtifactTooLarge", "the unpacked image is over its limit")
+                raise BuildError("ArtifactTooLarge", "the image takes more room unpacked than it may")
 
     def _empty(self, parent: int, folders: list[str]) -> None:
         """Opaque: what lower layers left in this folder goes, what this layer put there stays."""
@@ -247,12 +253,13 @@ class _Place:
                     with suppress(FileExistsError):
                         os.mkdir(part, 0o755, dir_fd=fd)
                         os.chmod(part, 0o755, dir_fd=fd)
+                        self._spend(ENTRY_BYTES)
                 inner = os.open(part, FOLDER_FLAGS, dir_fd=fd)
                 os.close(fd)
                 fd = inner
-        except OSError as error:
+        except (OSError, BuildError) as error:
             os.close(fd)
-            if error.errno in (errno.ENOTDIR, errno.ELOOP):
+            if isinstance(error, OSError) and error.errno in (errno.ENOTDIR, errno.ELOOP):
                 raise _unsafe("/".join(real), "has a parent that is no folder") from None
             raise
         return fd

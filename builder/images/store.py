@@ -19,8 +19,9 @@ from builder.images.destination import DIGEST, REPOSITORY, Destination, check_na
 from builder.images.image import BaseImage, Image, Platform
 from builder.images.layer import MEDIA_TYPE, Layer
 from builder.images.layout import Layout, Stamp
-from builder.images.rootfs import unpack_image
+from builder.images.rootfs import MOST_UNPACKED, unpack_image
 from builder.images.wasm import CONFIG_TYPE as WASM_CONFIG_TYPE
+from builder.text import size
 
 BASES = "bases/"
 TOOLCHAINS = "toolchains/"
@@ -35,10 +36,12 @@ class ImageStore:
     """The images of a node below `root`: `layout/` has the blobs, `rootfs/` the unpacked roots.
 
     `prefix` keeps the names of base images and those of toolchain images apart; they share blobs and roots.
+    `most_unpacked`: bytes that one may unpack into.
     """
 
     root: Path
     prefix: str = BASES
+    most_unpacked: int = MOST_UNPACKED
     _known: dict[str, tuple[Stamp, BaseImage | None]] = field(default_factory=dict, repr=False, compare=False)
 
     def get(self, name: str, digest: str = "") -> BaseImage | None:
@@ -106,7 +109,8 @@ class ImageStore:
     def rootfs(self, digest: str) -> Path:
         """The image of this digest unpacked, for use as a sandbox root: read-only by custom, readable by any uid.
 
-        Unpacked by the first call for a digest. Raises `BuildError` ToolchainUnavailable when the image is absent.
+        Unpacked by the first call for a digest. Raises `BuildError` ToolchainUnavailable when the image is absent, or
+        unpacked larger than it may be.
         """
         folder = self.root / "rootfs"
         final = folder / digest.removeprefix("sha256:")
@@ -116,7 +120,13 @@ class ImageStore:
         self.prepare(folder)
         partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
         try:
-            unpack_image(layers, partial / "root")
+            try:
+                unpack_image(layers, partial / "root", limit=self.most_unpacked)
+            except BuildError as error:
+                if error.reason != "ArtifactTooLarge":
+                    raise
+                message = f"image {digest} takes more than {size(self.most_unpacked)} unpacked"
+                raise BuildError("ToolchainUnavailable", message, next=_RAISE) from None
             with suppress(OSError):  # another process was first: its folder holds the same
                 (partial / "root").rename(final)
         finally:
@@ -169,14 +179,14 @@ class ImageStore:
         return layers_of(manifest, config, self._layout.blob_path)
 
 
-def images_of(node_dir: str | Path) -> ImageStore:
+def images_of(node_dir: str | Path, most_unpacked: int = MOST_UNPACKED) -> ImageStore:
     """The base images of the node whose folder is `node_dir`."""
-    return ImageStore(Path(node_dir) / "bases")
+    return ImageStore(Path(node_dir) / "bases", BASES, most_unpacked)
 
 
-def toolchain_images_of(node_dir: str | Path) -> ImageStore:
+def toolchain_images_of(node_dir: str | Path, most_unpacked: int = MOST_UNPACKED) -> ImageStore:
     """The toolchain images of the node whose folder is `node_dir`."""
-    return ImageStore(Path(node_dir) / "bases", TOOLCHAINS)
+    return ImageStore(Path(node_dir) / "bases", TOOLCHAINS, most_unpacked)
 
 
 def _origin_tag(origin: str) -> str:
@@ -203,10 +213,13 @@ def layers_of(
     )
 
 
-def pull(source: Destination, repository: str, digest: str, folder: Path) -> dict[str, Any] | None:
+def pull(
+    source: Destination, repository: str, digest: str, folder: Path, most_unpacked: int = MOST_UNPACKED
+) -> dict[str, Any] | None:
     """Unpack the image of `digest` into `folder`/root; returns its config. The layers' blobs stay in `folder`.
 
-    None for a component, which is `folder`/component.wasm then.
+    None for a component, which is `folder`/component.wasm then. `most_unpacked`: bytes that its layers, packed or
+    unpacked, may take.
 
     Raises `BuildError` SourceNotFound when it is absent, and as `Destination.open_blob` and `unpack_image` do.
     """
@@ -216,9 +229,7 @@ def pull(source: Destination, repository: str, digest: str, folder: Path) -> dic
     value = json.loads(manifest.body)
     if value["config"]["mediaType"] == WASM_CONFIG_TYPE:
         (layer,) = value["layers"]
-        with (folder / COMPONENT).open("wb") as out:
-            for chunk in source.open_blob(repository, layer["digest"]):
-                out.write(chunk)
+        _download(source, repository, layer["digest"], folder / COMPONENT, most_unpacked)
         return None
     config = json.loads(b"".join(source.open_blob(repository, value["config"]["digest"])))
 
@@ -227,9 +238,32 @@ def pull(source: Destination, repository: str, digest: str, folder: Path) -> dic
         return folder / blob.removeprefix("sha256:")
 
     layers = layers_of(value, config, blob_path)
+    left = most_unpacked
     for layer in layers:
-        with layer.path.open("wb") as out:
-            for chunk in source.open_blob(repository, layer.digest):
-                out.write(chunk)
-    unpack_image(layers, folder / "root")
+        left -= _download(source, repository, layer.digest, layer.path, left)
+    try:
+        unpack_image(layers, folder / "root", limit=most_unpacked)
+    except BuildError as error:
+        if error.reason != "ArtifactTooLarge":
+            raise
+        raise _too_large(repository, digest, most_unpacked) from None
     return dict(config["config"])
+
+
+def _download(source: Destination, repository: str, digest: str, path: Path, limit: int) -> int:
+    """Write a blob to a file; returns how many bytes it has. Raises `BuildError` ArtifactTooLarge."""
+    written = 0
+    with path.open("wb") as out:
+        for chunk in source.open_blob(repository, digest):
+            written += len(chunk)
+            if written > limit:
+                raise _too_large(repository, digest, limit)
+            out.write(chunk)
+    return written
+
+
+_RAISE = "Set IGNITE_BUILDER_UNPACKED_IMAGE_BYTES to more, if the image is meant."
+
+
+def _too_large(repository: str, digest: str, limit: int) -> BuildError:
+    return BuildError("ArtifactTooLarge", f"{repository}@{digest} takes more than {size(limit)} here", next=_RAISE)

@@ -80,6 +80,7 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     for name in pipelines.names(pipelines.load(settings.pipelines)):
         found.append(_toolchain(catalog, toolchains, name))
     folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
+    found.append(Finding(ok=True, name=f"caches where a source's own code runs: {_lent(str(folder))}"))
     free = shutil.disk_usage(folder).free
     gib = free / 1024**3
     if below := lacks(settings):
@@ -95,6 +96,15 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     )
     found += control_side(settings) if settings.server else ()
     return tuple(found)
+
+
+def _lent(folder: str) -> str:
+    """What such a step has of a cache that it wants to write."""
+    try:
+        lacks = sandbox.lacks_overlay(folder)
+    except OSError as error:
+        lacks = str(error)
+    return f"empty ones at first, thrown away ({lacks})" if lacks else "an overlay of the organization's, thrown away"
 
 
 def control_side(settings: Settings) -> tuple[Finding, ...]:

@@ -201,7 +201,7 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] |
         ca_bundle=settings.ca_bundle,
     )
     try:
-        return pull(target, repository, build.image_digest, home)
+        return pull(target, repository, build.image_digest, home, settings.unpacked_image_bytes)
     except BuildError as error:
         if error.reason not in ("SourceNotFound", "RegistryRefused"):
             raise

@@ -27,6 +27,9 @@ is shared by all builds that mount it; the kernel itself is shared. The caller m
 from builder.sandbox.check import check, host_root
 from builder.sandbox.disk import Room, room
 from builder.sandbox.launch import in_sandbox
+from builder.sandbox.overlay import Overlay
+from builder.sandbox.overlay import lacks as lacks_overlay
+from builder.sandbox.overlay import make as make_overlay
 from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
 from builder.sandbox.remove import remove_tree
 from builder.sandbox.run import run
@@ -43,6 +46,7 @@ __all__ = [
     "Limits",
     "Mount",
     "OnLine",
+    "Overlay",
     "Result",
     "Room",
     "Root",
@@ -52,6 +56,8 @@ __all__ = [
     "check",
     "host_root",
     "in_sandbox",
+    "lacks_overlay",
+    "make_overlay",
     "on_host",
     "remove_tree",
     "room",

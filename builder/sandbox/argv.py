@@ -9,10 +9,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.errors import BuildError
+from builder.sandbox import overlay
 from builder.sandbox.compose import Bound
+from builder.sandbox.overlay import Overlay
 from builder.sandbox.shapes import Command, Limits, Root
 
 HOSTNAME = "ignite"
+SHELL = "/bin/sh"
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -48,20 +51,26 @@ def outer(
     fds: Descriptors,
     argv: Sequence[str],
     nested: tuple[int, int] | None = None,
+    overlays: Sequence[Overlay] = (),
 ) -> list[str]:
     """What is executed on the host: prlimit, then bubblewrap, then the command itself.
 
     bubblewrap reads its arguments, then the gate up to its end, and only then starts anything.
 
     `nested`: as process 1 of a PID namespace and still root, which is to become this uid and gid. It gets a /proc of
-    its own first: bubblewrap looks its child up there, by the number that it has in this namespace.
+    its own first: bubblewrap looks its child up there, by the number that it has in this namespace. `overlays` are
+    mounted beside that /proc, where no other process sees them.
     """
     bwrap = [programs.bwrap, "--args", str(fds.args), "--args", str(fds.gate), "--"]
     line = [*limiting(programs.prlimit, rlimits), *bwrap, *argv]
     if nested is None:
         return line
     uid, gid = nested
-    return [programs.unshare, "--mount-proc", f"--setgid={gid}", f"--setuid={uid}", "--", *line]
+    becoming = [f"--setgid={gid}", f"--setuid={uid}", "--"]
+    if overlays:
+        mounting = overlay.mounting(SHELL, overlays)
+        return [programs.unshare, "--mount-proc", "--", *mounting, programs.unshare, *becoming, *line]
+    return [programs.unshare, "--mount-proc", *becoming, *line]
 
 
 def limiting(prlimit: str, rlimits: Mapping[str, int]) -> list[str]:
@@ -77,8 +86,10 @@ def inner(
     limits: Limits,
     env: Mapping[str, str],
     fds: Descriptors,
+    mounted: bool = False,
 ) -> list[str]:
-    """Bubblewrap's own arguments. `root` is settled, `bound` comes from `compose.layers`.
+    """Bubblewrap's own arguments. `root` is settled, `bound` comes from `compose.layers`. `mounted`: whether
+    the command's overlays are, else the empty folders of what they write are shown.
 
     Raises `BuildError` InvalidRequest for a NUL in any value: it separates arguments, so it could smuggle one in.
     """
@@ -109,6 +120,8 @@ def inner(
         args += ["--bind", str(folder), f"/cache/{name}"]
     for name, folder in sorted(command.stores.items()):
         args += ["--ro-bind", str(folder), f"/cache/{name}"]
+    for name, each in sorted(command.overlays.items()):
+        args += ["--bind", str(each.merged if mounted else each.upper), f"/cache/{name}"]
     # The root and /dev are tmpfs without a size of ours; nothing may be written there.
     args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", command.cwd]
     args += ["--json-status-fd", str(fds.status), "--block-fd", str(fds.block)]

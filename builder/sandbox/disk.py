@@ -247,7 +247,8 @@ def _signal(descriptor: int, number: signal.Signals) -> None:
 
 
 class DiskWatch:
-    """Looks at the work folder (all of it counts) and the caches (what they grow by) until it is stopped.
+    """Looks at the work folder and others of the run (all of it counts) and the caches (what they grow by) until it is
+    stopped.
 
     Looks come by time, with a pause of ten times what one takes and at least half a second, and by what the file
     system loses. A look of the second kind leaves out the caches, where only our own tools write.
@@ -256,12 +257,13 @@ class DiskWatch:
 
     def __init__(
         self,
-        work: Path,
+        work: Path | tuple[Path, ...],
         caches: tuple[Path, ...],
         limit: int,
         pids: Callable[[], Iterable[int]] = tuple,
     ) -> None:
-        self._work, self._caches, self._limit, self._pids = work, caches, limit, pids
+        self._folders = work if isinstance(work, tuple) else (work,)
+        self._work, self._caches, self._limit, self._pids = self._folders[0], caches, limit, pids
         self._first_look = time.monotonic() + FIRST_LOOK_S
         self._baseline: int | None = None
         self._cached = self._total = 0
@@ -337,7 +339,7 @@ class DiskWatch:
 
     def _look(self, with_caches: bool, glance: Glance = lambda: None) -> None:
         left = self._left()
-        total = used((self._work,), glance)
+        total = used(self._folders, glance)
         if with_caches and self._caches:
             together = used(self._caches, glance)
             if self._baseline is None:

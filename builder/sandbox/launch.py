@@ -36,7 +36,7 @@ from io import FileIO
 from typing import IO
 
 from builder.errors import PlatformError
-from builder.sandbox import argv, cgroups, compose, processes, proxy, seccomp
+from builder.sandbox import argv, cgroups, compose, overlay, processes, proxy, seccomp
 from builder.sandbox.fence import Fence, GroupFence, TreeFence
 from builder.sandbox.shapes import Command, Limits, Root, Stream
 
@@ -197,9 +197,11 @@ def in_sandbox(
     """
     root = compose.settled(root)
     files = compose.identity_files(*(command.user or (uid, gid)), command.env.get("HOME", "/work/home"))
-    needed = {*compose.OUR_FOLDERS, *files, "/work", *(f"/cache/{name}" for name in (*command.caches, *command.stores))}
+    needed = {*compose.OUR_FOLDERS, *files, "/work", *(f"/cache/{name}" for name in _caches(command))}
     bound = compose.layers(root.rootfs, needed | {mount.dest for mount in root.mounts})
     env = dict(command.env) | (proxy.environment() if proxied else {})
+    overlays = tuple(command.overlays.values())
+    mounted = overlay.can_mount(overlays)
     with ExitStack() as stack:
         group = stack.enter_context(_group(limits)) if use_cgroups else None  # closed last: after the sandbox's death
         stack.enter_context(_adopting)
@@ -215,13 +217,17 @@ def in_sandbox(
             seccomp=_memory_file(stack, seccomp.program()) if filtered else -1,
             files={dest: _memory_file(stack, data) for dest, data in files.items()},
         )
-        arguments = argv.inner(root=root, bound=bound, command=command, limits=limits, env=env, fds=fds)
+        arguments = argv.inner(
+            root=root, bound=bound, command=command, limits=limits, env=env, fds=fds, mounted=mounted
+        )
         os.write(fds.args, b"\0".join(os.fsencode(text) for text in arguments) + b"\0")
         os.lseek(fds.args, 0, os.SEEK_SET)
         limited = rlimits(limits, uid, grouped=group is not None)
         with _children_in_a_pid_namespace() as nested:
             who = (uid, gid) if nested else None
-            line = argv.outer(_programs(), limited, fds, command.argv, who)
+            if mounted and not nested:
+                raise PlatformError("SandboxUnavailable", "overlays can be mounted here, and no PID namespace be made")
+            line = argv.outer(_programs(), limited, fds, command.argv, who, overlays if mounted else ())
             process = start(line, {}, "/", fds.inherited(), None if nested else (uid, gid))
         pipes = pipes_of(process, stack)
         try:
@@ -254,6 +260,10 @@ def in_sandbox(
             yield sandbox
         finally:
             sandbox.end()
+
+
+def _caches(command: Command) -> tuple[str, ...]:
+    return (*command.caches, *command.stores, *command.overlays)
 
 
 @contextmanager

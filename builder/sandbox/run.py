@@ -101,7 +101,8 @@ def run(
                 stack.enter_context(proxy.serving(netns.listener_inside(make, proxy.PORT), egress))
             if started:
                 started(make)
-        watch = DiskWatch(command.work, tuple(command.caches.values()), limits.disk, target.fence.pids)
+        written = (command.work, *(each.folder for each in command.overlays.values()))
+        watch = DiskWatch(written, tuple(command.caches.values()), limits.disk, target.fence.pids)
         supervision = Supervision(
             target=target,
             pipes=target.pipes,

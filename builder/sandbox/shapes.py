@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.sandbox.disk import Room
+from builder.sandbox.overlay import Overlay
 
 
 class Stream(enum.StrEnum):
@@ -57,7 +58,8 @@ class Limits:
 class Command:
     """What to run: `env` is the whole environment; `work` is `/work`, writable; each cache is `/cache/<name>`.
 
-    `folders` of `work` are all that shows of it; empty: it shows whole. `caches` are writable, `stores` read-only.
+    `folders` of `work` are all that shows of it; empty: it shows whole. `caches` are writable, `stores` read-only, of
+    `overlays` what is written ends with the run.
     `user` is the uid and gid that it sees itself run as, in its user namespace; None: those that it has outside.
     """
 
@@ -68,6 +70,7 @@ class Command:
     folders: tuple[str, ...] = ()
     caches: Mapping[str, Path] = field(default_factory=dict)
     stores: Mapping[str, Path] = field(default_factory=dict)
+    overlays: Mapping[str, Overlay] = field(default_factory=dict)
     user: tuple[int, int] | None = None
 
 

@@ -28,7 +28,7 @@ WARNING = b"WARNING: this step runs WITHOUT a sandbox: it can read, reach and ch
 
 def translated(command: Command, root: Root) -> Command:
     """The same command with the sandbox's paths (`/work`, `/cache/<name>`, mounts) turned into the host's."""
-    shared = {**command.caches, **command.stores}
+    shared = {**command.caches, **command.stores, **{name: each.upper for name, each in command.overlays.items()}}
     places = {"/work": str(command.work), **{f"/cache/{name}": str(path) for name, path in shared.items()}}
     places |= {mount.dest: str(mount.source) for mount in root.mounts}
     longest_first = "|".join(re.escape(place) for place in sorted(places, key=len, reverse=True))

@@ -10,7 +10,7 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from builder.contract.codec import Malformed
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 
 RETRY_AFTER_S = 1
 """After an outage of the store."""
@@ -68,6 +68,8 @@ def status_of(error: Exception) -> Status:
         return status_of(BuildError("InvalidRequest", error.message, where=error.where))
     if isinstance(error, BuildError):
         wait = error.retry_after_s if isinstance(error, QuotaExceeded) else 0
+        if isinstance(error, PlatformError):
+            wait = -(-error.retry_after_ms // 1000)
         row = error.row
         return Status(code=row.grpc, http=row.http, message=error.message, detail=_detail(error), retry_after_s=wait)
     if is_store_outage(error):

@@ -19,7 +19,6 @@ from builder.store.rows import (
     Row,
     cancelled,
     fenced,
-    is_owner,
     lock,
     lock_timed,
     to_watch,
@@ -68,7 +67,7 @@ def launched(store: Store, build_id: str, claim: int, log_count: int, phases: Ph
         finished = json.loads(row["finished"])
         if claim in finished:
             return Finished(outcome="done", row=row)
-        if (row["claim"], row["status"], row["stage"]) != (claim, RUNNING, WORK) or not is_owner(row, node):
+        if (row["claim"], row["status"], row["stage"]) != (claim, RUNNING, WORK):
             return Finished(outcome="stale", row=row)
         if not row["job"]:
             raise Unmarked(build_id)

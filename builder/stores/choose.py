@@ -9,5 +9,11 @@ from builder.stores.folder import FolderStore, SourceStore
 
 
 def store_of(settings: Settings) -> SourceStore:
-    """The store of sources of a control process."""
-    return FolderStore(Path(settings.data_dir) / "sources", settings.api_url)
+    """The store of sources of a control process. Raises `BuildError` InvalidRequest for a bucket without boto3."""
+    folder = Path(settings.data_dir) / "sources"
+    if not settings.source_store:
+        return FolderStore(folder, settings.api_url)
+    from builder.stores.s3 import BucketStore, require_boto3
+
+    require_boto3()
+    return BucketStore(settings.source_store, folder, settings.s3_endpoint, settings.s3_region)

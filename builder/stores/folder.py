@@ -199,14 +199,7 @@ class FolderStore:
         return False
 
     def delete_unfinished(self, age_s: float) -> int:
-        count, before = 0, time.time() - age_s
-        with _ours():
-            for path in self._root.glob(f"{_PARTIAL}*"):
-                with suppress(FileNotFoundError):
-                    if _modified(path) <= before:
-                        path.unlink()
-                        count += 1
-        return count
+        return delete_partial(self._root, age_s)
 
     def url(self, sha256: str, seconds: int) -> SourceUrl:
         check_lifetime(seconds)
@@ -241,6 +234,18 @@ class FolderStore:
                 os.fsync(descriptor)
             finally:
                 os.close(descriptor)
+
+
+def delete_partial(root: Path, age_s: float) -> int:
+    """Delete what puts into a folder that broke off so long ago have left behind."""
+    count, before = 0, time.time() - age_s
+    with _ours():
+        for path in root.glob(f"{_PARTIAL}*"):
+            with suppress(FileNotFoundError):
+                if _modified(path) <= before:
+                    path.unlink()
+                    count += 1
+    return count
 
 
 def _touched(path: Path) -> bool:

@@ -48,7 +48,7 @@ def fetch(
     images = []
     found = image_provider(settings)
     if recipe := found.recipe(row):
-        known = toolchain_images_of(settings.node_dir)
+        known = toolchain_images_of(settings.node_dir, settings.unpacked_image_bytes)
         if refresh or found.has(row) or not toolchains_of(settings).has(row):
             image = make_image(known, recipe, refresh=refresh, fetch=_fetch(settings), progress=progress)
             progress(f"unpacking {recipe.name}")
@@ -79,7 +79,7 @@ def ensure_base(
     the base's digest, empty without a recipe. Raises as both do."""
     digest, folder = "", _base_folder(settings, row)
     if folder is not None:
-        store = images_of(settings.node_dir)
+        store = images_of(settings.node_dir, settings.unpacked_image_bytes)
         root = read_recipe(folders_of(settings), row.runtime).root
         if root and host_provider(settings).has(row):
             build_base(store, root, folder, refresh=refresh, fetch=_fetch(settings), progress=progress)

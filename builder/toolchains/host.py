@@ -65,6 +65,7 @@ class HostProvider:
             where="host",
             root=root.digest if root is not None and (recipe.root or recipe.base_is_root) else "",
             apart=apart.digest if apart else "",
+            apart_parts=self._beside(recipe) if apart else (),
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in programs if program.path),
             indexes=recipe.indexes,
@@ -83,17 +84,39 @@ class HostProvider:
     def provide(self, found: Found) -> Provided:
         """See `Provider.provide`."""
         digests = found.digests()
-        mounts = Copies(self.copies).mounts(found.row, found.parts, digests)
+        copies = Copies(self.copies)
+        mounts = copies.mounts(found.row, found.parts, digests)
+        beside = {part.name: digests[f"apart {part.name}"] for part in found.apart_parts}
+        apart = (*mounts, *copies.mounts(found.row, found.apart_parts, beside))
         rootfs = self.images.rootfs(found.root) if found.root else None
         return Provided(
             root=Root(rootfs=rootfs, mounts=mounts),
-            apart=Root(rootfs=self.images.rootfs(found.apart), mounts=mounts) if found.apart else None,
+            apart=Root(rootfs=self.images.rootfs(found.apart), mounts=apart) if found.apart else None,
             base=found.base,
             digests=digests,
             path=found.path,
             indexes=found.indexes,
             files={part.dest: digests[part.name] for part in found.parts if part.source.is_file()},
         )
+
+    def _beside(self, recipe: Recipe) -> tuple[Part, ...]:
+        """The programs of the first toolchain of `apart_with` that this machine has itself; none where it has none."""
+        for runtime, version in recipe.apart_with:
+            row = Toolchain(runtime=runtime, version=version, target="", name=f"{runtime}-{version}", base="")
+            try:
+                return tuple(
+                    Part(
+                        name=program.command,
+                        source=self._locate(row, program),
+                        dest=program.mount,
+                        files=program.digest,
+                        content=program.content,
+                    )
+                    for program in read_recipe(self.folders, runtime).programs_for(row.target)
+                )
+            except BuildError:
+                continue
+        return ()
 
     def _locate(self, row: Toolchain, program: Program) -> Path:
         """The program, or the folder above it that holds its marker."""

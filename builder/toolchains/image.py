@@ -52,6 +52,7 @@ class ImageProvider:
             base=base,
             where=f"image {image.digest.removeprefix('sha256:')[:12]}",
             root=image.digest,
+            has_c=_has_c(self.recipe(row)),
             parts=(*self._own(row, programs), *shared_parts(row, recipe)),
             path=(
                 *(f"{program.mount}/{program.path}" for program in programs if program.path),
@@ -141,6 +142,11 @@ class ImageProvider:
         if image is None or not self.images.came_from(recipe.name, recipe.digest):
             raise _unavailable(row, f"toolchain image {recipe.name} is not on this node")
         return image
+
+
+def _has_c(recipe: Recipe | None) -> bool:
+    """Whether an image has a C compiler: Debian's by its package; the public ones of compilers bring one."""
+    return recipe is not None and (bool(recipe.reference) or "gcc" in recipe.packages)
 
 
 def _path(image: BaseImage) -> tuple[str, ...]:

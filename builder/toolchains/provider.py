@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -56,8 +57,12 @@ class Found:
     where: str
     """Where it comes from, for people: "host", or the image."""
     root: str = ""
+    has_c: bool = False
+    """Whether that root has a C compiler."""
     apart: str = ""
     """The digest of another image, the root of steps that see nothing of the build; empty where there is none."""
+    apart_parts: tuple[Part, ...] = ()
+    """What of another toolchain joins that root."""
     parts: tuple[Part, ...] = ()
     path: tuple[str, ...] = ()
     indexes: Indexes = field(default_factory=Indexes)
@@ -67,7 +72,8 @@ class Found:
         base = {"base": self.base.digest} if self.base else {}
         image = {"toolchain": self.root} if self.root and self.root not in base.values() else {}
         apart = {"apart": self.apart} if self.apart else {}
-        return base | image | apart | {part.name: part.digest for part in self.parts}
+        also = {f"apart {part.name}": part.digest for part in self.apart_parts}
+        return base | image | apart | also | {part.name: part.digest for part in self.parts}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,10 +122,23 @@ class Toolchains:
         next step of the last one that knows one of its own."""
         return self._found(row)[1]
 
-    def provide(self, row: Toolchain) -> Provided:
-        """Bind a row to this node. Raises as `find`, and `PlatformError` NodeDiskFull and kin of the effects."""
+    def provide(self, row: Toolchain, *, compiles_c: bool = False) -> Provided:
+        """Bind a row to this node. With `compiles_c` the first provider whose root has a C compiler goes before others.
+
+        Raises as `find`, and `PlatformError` NodeDiskFull and kin of the effects.
+        """
         provider, found = self._found(row)
+        if compiles_c and not found.has_c:
+            provider, found = self._with_c(row) or (provider, found)
         return provider.provide(found)
+
+    def _with_c(self, row: Toolchain) -> tuple[Provider, Found] | None:
+        for provider in self.providers:
+            with suppress(BuildError):
+                found = provider.find(row)
+                if found.has_c:
+                    return provider, found
+        return None
 
     def has(self, row: Toolchain) -> bool:
         """Whether a provider finds this row as soon as its base image is made."""

@@ -23,7 +23,7 @@ def host_provider(settings: Settings) -> host.HostProvider:
     return host.HostProvider(
         folders=folders_of(settings),
         copies=Path(settings.node_dir) / "toolchains",
-        images=images_of(settings.node_dir),
+        images=images_of(settings.node_dir, settings.unpacked_image_bytes),
         which=host.find_program,
     )
 
@@ -33,8 +33,8 @@ def image_provider(settings: Settings) -> image.ImageProvider:
     return image.ImageProvider(
         folders=folders_of(settings),
         copies=Path(settings.node_dir) / "toolchains",
-        images=toolchain_images_of(settings.node_dir),
-        bases=images_of(settings.node_dir),
+        images=toolchain_images_of(settings.node_dir, settings.unpacked_image_bytes),
+        bases=images_of(settings.node_dir, settings.unpacked_image_bytes),
     )
 
 

@@ -83,6 +83,8 @@ class Recipe:
     """The base image that is the root beside what is mounted; empty: none, or the artifact's own base."""
     apart: str
     """What the name of a base has behind it where it is the root of steps that see nothing (`Sees.APART`)."""
+    apart_with: tuple[tuple[str, str], ...]
+    """(runtime, version) of other toolchains. The programs of the first that the machine has join that root."""
     programs: tuple[Program, ...]
     packages: tuple[Package, ...]
     folders: tuple[Folder, ...]
@@ -120,6 +122,7 @@ def _read(path: Path) -> Recipe:
             base_is_root=tables.get("rootfs") == "base",
             root="" if tables.get("rootfs") == "base" else tables.get("rootfs", ""),
             apart=str(tables.get("apart", "")),
+            apart_with=tuple(_toolchain(name) for name in tables.get("apart_with", ())),
             programs=tuple(_program(table) for table in tables.get("program", ())),
             packages=tuple(_package(table) for table in tables.get("package", ())),
             folders=tuple(Folder(path=table["path"], mount=table["mount"]) for table in tables.get("folder", ())),
@@ -129,6 +132,11 @@ def _read(path: Path) -> Recipe:
         raise _damaged(path, f"a table lacks the key {error}") from None
     except (OSError, ValueError, TypeError, AttributeError, re.error) as error:
         raise _damaged(path, str(error)) from None
+
+
+def _toolchain(name: str) -> tuple[str, str]:
+    runtime, _, version = name.rpartition("-")
+    return runtime, version
 
 
 def _program(table: Mapping[str, Any]) -> Program:

@@ -9,12 +9,22 @@ from pathlib import Path
 
 import pytest
 
+from builder.bases.make import build_base
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.data import runtimes_dir
+from builder.images.store import images_of
 from tests.build_fixtures import Files, Server, tar_gz_of, zip_of
 from tests.corpus.projects import Project, build, fetch, projects, source
 from tests.e2e.conftest import Start, kept, registry, server, start
 
 __all__ = ["kept", "registry", "server", "start"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def bases(kept: Path) -> None:
+    """The images that rows need beside those of the defaults: another Python, one in which sdists are built."""
+    for name in sorted({name for project in projects() for name in project.bases}):
+        build_base(images_of(kept), name, runtimes_dir() / "python")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -32,7 +33,14 @@ PATIENCE_BUILD_S = 660  # over the build timeout of ten minutes
 PIP = "pip==26.3"  # uv has no word for "give me the archive itself"
 PYTHON = ("--python-version", "3.11", "--only-binary", ":all:")
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_26_x86_64", "manylinux2014_x86_64")
-SOURCE = {"go": (".go",), "python": (".py", ".pyx", ".pxi", ".pxd")}
+SOURCE = {
+    "go": (".go",),
+    "python": (".py", ".pyx", ".pxi", ".pxd"),
+    "rust": (".rs", ".c", ".h"),
+    "deno": (".ts", ".mts", ".js", ".mjs"),
+}
+COMPILED = (".c", ".cc", ".h", ".rs")
+"""What is source code of a Python sdist beside Python."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +66,8 @@ class Project:
     lines: int
     call: tuple[Call, ...]
     folder: str | None = None
+    sdist: bool = False
+    bases: tuple[str, ...] = ()
 
     @property
     def ours(self) -> dict[str, bytes]:
@@ -70,7 +80,10 @@ class Project:
 def projects() -> list[Project]:
     """The rows; an unknown key is a `TypeError`."""
     rows: list[dict[str, Any]] = tomllib.loads((HERE / "projects.toml").read_text())["project"]
-    return [Project(**{**row, "call": tuple(Call(**call) for call in row["call"])}) for row in rows]
+    return [
+        Project(**{**row, "call": tuple(Call(**call) for call in row["call"]), "bases": tuple(row.get("bases", ()))})
+        for row in rows
+    ]
 
 
 def fetch(project: Project, kept: Path) -> bytes:
@@ -78,7 +91,8 @@ def fetch(project: Project, kept: Path) -> bytes:
     path = kept / project.sha256
     if not path.is_file():
         part = path.with_suffix(".part")  # an interrupted session must not leave half an archive under its name
-        part.write_bytes(_from_go(project) if project.runtime == "go" else _from_python(project))
+        client = {"go": _from_go, "python": _from_python, "rust": _from_cargo, "deno": _from_npm}[project.runtime]
+        part.write_bytes(client(project))
         part.replace(path)
     data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
@@ -92,6 +106,21 @@ def go_sum(archive: bytes) -> str:
     """What go.sum says of a module's ZIP: Hash1 of golang.org/x/mod/sumdb/dirhash."""
     lines = (f"{hashlib.sha256(data).hexdigest()}  {name}\n" for name, data in sorted(files(archive).items()))
     return "h1:" + base64.b64encode(hashlib.sha256("".join(lines).encode()).digest()).decode()
+
+
+def integrity(archive: bytes) -> str:
+    """What deno.lock says of an npm package's tarball."""
+    return "sha512-" + base64.b64encode(hashlib.sha512(archive).digest()).decode()
+
+
+def pinned(project: Project) -> str:
+    """The digest of the package in the lock of ours: Cargo.lock's checksum, deno.lock's integrity."""
+    if project.runtime == "deno":
+        packages = json.loads(project.ours["deno.lock"])["npm"]
+        return str(packages[f"{project.package}@{project.version}"]["integrity"])
+    packages = tomllib.loads(project.ours["Cargo.lock"].decode())["package"]
+    (own,) = (one for one in packages if (one["name"], one["version"]) == (project.package, project.version))
+    return str(own["checksum"])
 
 
 def allowed_hashes(project: Project) -> set[str]:
@@ -117,6 +146,30 @@ def _from_go(project: Project) -> bytes:
     return Path(said["Zip"]).read_bytes()
 
 
+def _from_cargo(project: Project) -> bytes:
+    """cargo downloads a crate for a manifest that names it; nothing of it is compiled."""
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        (root / "src").mkdir()
+        (root / "src/lib.rs").touch()
+        version = project.version.partition("+")[0]
+        manifest = f'[package]\nname = "own"\n[dependencies]\n{project.package} = "={version}"\n'
+        (root / "Cargo.toml").write_text(manifest, encoding="utf-8")
+        env = {**os.environ, "CARGO_HOME": str(root / "home")}
+        argv = ["cargo", "fetch", "--quiet"]
+        subprocess.run(argv, check=True, cwd=root, env=env, timeout=PATIENCE_S)
+        (got,) = (root / "home/registry/cache").glob(f"*/{project.package}-{project.version}.crate")
+        return got.read_bytes()
+
+
+def _from_npm(project: Project) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        argv = ["npm", "pack", "--silent", "--pack-destination", folder, f"{project.package}@{project.version}"]
+        subprocess.run(argv, check=True, cwd=folder, stdout=subprocess.DEVNULL, timeout=PATIENCE_S)
+        (got,) = Path(folder).glob("*.tgz")
+        return got.read_bytes()
+
+
 def _from_python(project: Project) -> bytes:
     """pip takes the one file with this hash: the sdist where the source is built from it, else the wheel."""
     wanted = f"{project.package}=={project.version} --hash=sha256:{project.sha256}\n"
@@ -127,7 +180,7 @@ def _from_python(project: Project) -> bytes:
         argv = [
             find_uv_bin(), "tool", "run", "--quiet", "--from", PIP, "pip", "download", "--quiet", "--no-deps",
             "--require-hashes", "--dest", f"{folder}/got", "-r", str(file),
-            *(wheel if project.folder is None else ()),
+            *(wheel if project.folder is None and not project.sdist else ()),
         ]  # fmt: skip
         subprocess.run(argv, check=True, timeout=PATIENCE_S)
         (got,) = Path(folder, "got").iterdir()
@@ -171,7 +224,7 @@ def count_lines(project: Project, archive: bytes) -> int:
     return sum(
         data.count(b"\n")
         for name, data in files(archive).items()
-        if name.endswith(SOURCE[project.runtime]) and not _is_test(name)
+        if name.endswith(SOURCE[project.runtime] + (COMPILED if project.sdist else ())) and not _is_test(name)
     )
 
 

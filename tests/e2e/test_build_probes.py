@@ -15,26 +15,31 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
 
-from builder import config
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.images.store import images_of
 from tests.build_fixtures import Server, tar_of, until
-from tests.probe_fixtures import NAMES, SCRIPT, Host, PacketCount, answers
+from tests.probe_fixtures import (
+    GIVEN,
+    NAMES,
+    OF_THE_IMAGE,
+    SCRIPT,
+    Host,
+    PacketCount,
+    answers,
+    services,
+    settings_of_the_worker,
+)
 
 pytestmark = pytest.mark.e2e
 
-# These tell what lies in the root; they get something exactly where the image has it.
-OF_THE_IMAGE = frozenset({"homes", "host_configuration", "root_of_process_one", "system_state"})
 FOLDERS = ("/", "/root", "/home", "/etc", "/var", "/run", "/boot", "/mnt", "/srv")
 OURS = {
     "/": {"dev", "proc", "tmp", "work", "cache", "etc"},
     "/etc": {"passwd", "group", "hosts", "resolv.conf"},
 }
-GIVEN = ["PATH", "PWD", "LC_CTYPE", "HOME", "TMPDIR", "LANG", "TZ", "NO_COLOR", "SOURCE_DATE_EPOCH"]
 ELSEWHERE = "198.51.100.2"  # RFC 5737: nobody's
 BUILD = f"""
 import json, os, runpy, socket, sys
@@ -151,25 +156,6 @@ def probed(scripts: Server, beside: Elsewhere | None) -> Iterator[Probed]:
             arrived_own=beside.arrived() - before - arrived if beside else 0,
         )
     scripts.assert_nothing_left()
-
-
-def services(server: Server) -> dict[str, int]:
-    """The ports of what a build must not reach; the host reaches each of them."""
-    settings = server.embedded.control.settings
-    urls = {"redis": settings.redis_url, "api": server.embedded.url, "registry": f"http://{settings.registry}"}
-    ports = {name: urlsplit(url).port or 0 for name, url in urls.items()}
-    for port in ports.values():
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
-    return ports
-
-
-def settings_of_the_worker(server: Server) -> list[str]:
-    """Names of the variables that a worker is started with; one leads to all of its settings."""
-    assert server.embedded.worker is not None
-    pairs = Path(f"/proc/{server.embedded.worker.pid}/environ").read_text(encoding="utf-8").split("\0")
-    names = [name for name in (pair.partition("=")[0] for pair in pairs) if name.startswith(config.PREFIX)]
-    assert names == [f"{config.PREFIX}SETTINGS"], names
-    return names
 
 
 def host_sends_one(address: str, port: int) -> None:

@@ -14,7 +14,6 @@ from tests.exploration import (
     ONE_IN_FULL,
     TWO,
     TWO_APART,
-    TWO_BEGUN,
     TWO_CALM,
     TWO_KEYS,
     TWO_PREBUILT,
@@ -61,8 +60,8 @@ def test_one_build_whose_job_goes_on(worlds: Worlds) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [TWO_CALM, TWO_KEYS, TWO_APART, TWO_PREBUILT, TWO_BEGUN],
-    ids=["one key", "two keys", "two repositories", "two prebuilt images", "two Jobs"],
+    [TWO_CALM, TWO_KEYS, TWO_APART, TWO_PREBUILT],
+    ids=["one key", "two keys", "two repositories", "two prebuilt images"],
 )
 def test_two_builds_that_nobody_stops(worlds: Worlds, model: Model) -> None:
     assert explore(worlds(model)).states > 100

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +31,9 @@ from tests.build_fixtures import (
 
 pytestmark = pytest.mark.e2e
 APART_MS = 3000
+OTHER_HOST = "another-host.example"
+LIBC = ctypes.CDLL(None, use_errno=True)
+CLONE_NEWUTS = 0x04000000  # linux/sched.h
 ONE_UMASK, OTHER_UMASK = 0o022, 0o077
 # Python takes C for C.UTF-8, so only a real other locale makes a difference.
 LOCALE = "de_DE.UTF-8"
@@ -36,6 +41,22 @@ ONE = {"TZ": "UTC", "LC_ALL": "C.UTF-8", "LANG": "C.UTF-8", "PYTHONUTF8": "1"}
 OTHER = {"TZ": "Asia/Tokyo", "LC_ALL": LOCALE, "LANG": LOCALE, "PYTHONUTF8": "0"}
 NAMES = {name: "x\n" for name in ("ä.txt", "B.txt", "a.txt")}
 """Files that the two locales order in different ways."""
+
+
+@contextmanager
+def host_named(name: str) -> Iterator[None]:
+    """What this thread starts meanwhile is on a host of another name; nothing changes for who is not root."""
+    if not name or os.geteuid() != 0:
+        yield
+        return
+    before = os.open("/proc/thread-self/ns/uts", os.O_RDONLY)
+    try:
+        assert LIBC.unshare(CLONE_NEWUTS) == 0, os.strerror(ctypes.get_errno())
+        socket.sethostname(name)
+        yield
+    finally:
+        assert LIBC.setns(before, CLONE_NEWUTS) == 0, os.strerror(ctypes.get_errno())
+        os.close(before)
 
 
 @contextmanager
@@ -76,15 +97,15 @@ def locales(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def elsewhere(start: Callable[..., object], all_cores: set[int], locales: Path) -> Iterator[Server]:
-    """A node with one core, one slot, empty caches, and another umask, time zone, locale and path."""
-    flags = {"slots": 1, "node_prefix": "another-node-with-a-much-longer-name-"}
+    """A node with one core, one slot, empty caches, and another umask, time zone, locale, path and host name."""
+    flags = {"slots": 1, "node_prefix": "another-node-with-a-much-longer-name-", "host_name": OTHER_HOST}
     yield from started(start, {min(all_cores)}, OTHER_UMASK, OTHER | {"LOCPATH": str(locales)}, **flags)
 
 
 def started(
     start: Callable[..., object], cores: set[int], umask: int, environ: dict[str, str], **flags: object
 ) -> Iterator[Server]:
-    with conditions(cores, umask, environ):
+    with conditions(cores, umask, environ), host_named(str(flags.pop("host_name", ""))):
         context = start(**flags)
         server = context.__enter__()  # type: ignore[attr-defined]
     try:
@@ -121,6 +142,19 @@ def conditions_of(server: Server) -> list[Condition]:
     return [Condition.of(pid) for pid in owners()]
 
 
+@contextmanager
+def host_of(pid: int) -> Iterator[None]:
+    """This thread meanwhile sees the host name that a process sees."""
+    before, there = (os.open(f"/proc/{one}/ns/uts", os.O_RDONLY) for one in ("thread-self", pid))
+    try:
+        assert LIBC.setns(there, CLONE_NEWUTS) == 0, os.strerror(ctypes.get_errno())
+        yield
+    finally:
+        LIBC.setns(before, CLONE_NEWUTS)
+        os.close(before)
+        os.close(there)
+
+
 def command_line(pid: int) -> bytes:
     """Of a process that may have ended meanwhile."""
     try:
@@ -136,6 +170,11 @@ def test_the_nodes_differ_in_all_that_could_leak(here: Server, elsewhere: Server
     assert len(one.node_dir) != len(other.node_dir)
     assert (one.slots, other.slots) == (2, 1)
     assert one.build_uid != other.build_uid
+    if os.geteuid() == 0:
+        assert elsewhere.embedded.worker is not None
+        with host_of(elsewhere.embedded.worker.pid):
+            assert socket.gethostname() == OTHER_HOST
+        assert socket.gethostname() != OTHER_HOST
 
 
 def test_the_locales_order_names_in_different_ways(locales: Path) -> None:

@@ -1,4 +1,4 @@
-"""The golden plans of the examples, and the golden Jobs. `make golden` writes them again.
+"""The golden plans of the examples, the golden Jobs and mistakes. `make golden` writes them again.
 
 The diff is the review.
 """
@@ -14,7 +14,7 @@ from builder.data import runtimes_dir
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
 from builder.source.tree import DictTree
-from tests.golden import jobs
+from tests.golden import jobs, mistakes
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 OURS = frozenset({"expect.toml", "plan.json"})
@@ -48,3 +48,4 @@ if __name__ == "__main__":
         (folder / "plan.json").write_text(plan_text(folder))
     for name, value in jobs.all_manifests().items():
         (jobs.FOLDER / f"{name}.json").write_text(jobs.text_of(value))
+    mistakes.FILE.write_text(mistakes.text())

@@ -7,6 +7,7 @@ import array
 import contextlib
 import ctypes
 import fcntl
+import fnmatch
 import json
 import os
 import resource
@@ -209,7 +210,8 @@ def environment(pid: str) -> str:
 
 @probe
 def secrets_in_the_environment() -> object:
-    return ",".join(name for name in os.environ if name not in FACTS["given"])
+    given = FACTS["given"]
+    return ",".join(name for name in os.environ if not any(fnmatch.fnmatchcase(name, pattern) for pattern in given))
 
 
 @probe

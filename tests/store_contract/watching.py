@@ -231,6 +231,13 @@ def test_a_job_that_nobody_watches_for_the_queue_timeout_ends_its_build(world: W
     assert (ended["status"], reason) == (("CANCELLED", "Cancelled") if cancel else ("FAILED", "ClusterUnavailable"))
 
 
+def test_a_build_that_waits_for_a_finalizer_is_not_unwatched(world: World) -> None:
+    build = world.submit(queue_timeout_ms=1000)
+    world.succeed_work(build, world.claim(build))
+    world.at[0] += 10 * LEASE
+    assert not world.sweep(sweeps.unwatched(), sweeps.unwatched_soon(LEASE))
+
+
 def test_time_without_a_watcher_is_not_the_builds_time(world: World) -> None:
     build = launched(world, timeout_ms=1000)
     world.at[0] += 500_000

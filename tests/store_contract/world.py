@@ -158,7 +158,7 @@ def race(*calls: Callable[[], Any]) -> list[Any]:
     errors: list[BaseException] = []
 
     def run(index: int) -> None:
-        start.wait(30)
+        start.wait(300)
         try:
             results[index] = calls[index]()
         except BaseException as error:

@@ -247,6 +247,7 @@ def test_refused_queries(cls: type[Message], pairs: list[tuple[str, str]], where
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 MAPS = st.dictionaries(TEXTS, TEXTS, max_size=3)
+KEYS = st.lists(TEXTS, max_size=2, unique=True)
 FLAGS = st.booleans()
 
 
@@ -276,7 +277,7 @@ def messages(draw: st.DrawFn, descriptor: Any, depth: int = 0) -> Message:
         if not draw(FLAGS) or (field.message_type is not None and depth > 2):
             continue
         if field.message_type is not None and field.message_type.GetOptions().map_entry:
-            getattr(message, field.name).update(draw(MAPS))
+            _fill(getattr(message, field.name), field.message_type.fields_by_name["value"], draw, depth)
         elif field.is_repeated:
             getattr(message, field.name).extend(draw(lists_of(field, depth)))
         elif field.message_type is not None:
@@ -285,6 +286,15 @@ def messages(draw: st.DrawFn, descriptor: Any, depth: int = 0) -> Message:
         else:
             setattr(message, field.name, draw(values(field, depth)))
     return message
+
+
+def _fill(entries: Any, value: FieldDescriptor, draw: st.DrawFn, depth: int) -> None:
+    """Entries of a map; one of messages is filled through its keys."""
+    if value.message_type is None:
+        entries.update(draw(MAPS))
+        return
+    for key in draw(KEYS):
+        entries[key].CopyFrom(draw(values(value, depth)))
 
 
 @functools.cache

@@ -13,7 +13,7 @@ from builder.plan import Toolchain
 from builder.settings import Settings
 from examples.demo import DEMO, HERE, Example, left_out, request, shown_here
 
-ALWAYS = ["python-hello", "python-numpy", "deno-hello"]
+ALWAYS = [example.name for example in DEMO if example.runtime not in ("go", "rust")]
 """uv is a part of the environment, and Deno comes from a package registry with its base image."""
 
 

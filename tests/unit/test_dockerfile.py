@@ -172,6 +172,16 @@ FLOOR_S = 0.03
 HOSTILE: dict[str, Callable[[int], str]] = {
     "instructions": lambda n: "FROM a\n" + "RUN x\n" * n,
     "stages": lambda n: "".join(f"FROM a AS s{at}\n" for at in range(n // 8)),
+    "stages without names": lambda n: "FROM a\n" * n * 2,
+    "stages on the one before": lambda n: "FROM a AS s0\n"
+    + "".join(f"FROM s{at} AS s{at + 1}\n" for at in range(n)),
+    "stages that copy from an image": lambda n: "".join(
+        f"FROM a AS stage{at}\nCOPY --from=stag{at} a b\n" for at in range(n)
+    ),
+    "stages that mount from an image": lambda n: "".join(
+        f"FROM a AS stage{at}\nRUN --mount=from=stag{at} b\n" for at in range(n)
+    ),
+    "arguments without values": lambda n: "".join(f"ARG A{at}=\n" for at in range(n)) + "FROM a\n",
     "stages that copy": lambda n: "".join(f"FROM a AS s{at}\nCOPY --from={at - 1} a b\n" for at in range(1, n // 8)),
     "continuations": lambda n: "FROM a\nRUN x" + " \\\n y" * n + "\n",
     "comments in a line": lambda n: "FROM a\nRUN x \\\n" + "# c\n" * n + "y\n",
@@ -223,6 +233,15 @@ def spent(text: str) -> float:
 def test_work_grows_as_the_file_does(name: str) -> None:
     small, large = HOSTILE[name](SMALL), HOSTILE[name](LARGE)
     assert_linear(lambda: spent(small), lambda: spent(large), FLOOR_S, name)
+
+
+def test_a_folder_is_looked_through_once_whoever_names_it() -> None:
+    """A rule with a `!` below it: what is sent of a folder is found out by a look at each of its paths."""
+    many = Context(paths=["d", *(f"d/{at}" for at in range(5_000))], ignored=moby_patterns(b"d\n!e"))
+    with pytest.raises(BuildError, match="leaves out"):
+        check(b"FROM a\nCOPY d /x\n", many)
+    once = many.compared
+    assert many.left_out("d") is not None and many.compared == once
 
 
 def test_many_wildcards_over_many_files_are_bounded() -> None:

@@ -11,13 +11,23 @@ from builder.local import doctor
 from builder.sandbox import Finding
 from builder.settings import Settings
 
+OVERLAY: dict[str, str] = {}
+"""Folder → why no overlay can be mounted there."""
 NO_GROUPS = "not writable: memory and processes are watched from outside, CPU is not limited"
 
 
 def look(monkeypatch: pytest.MonkeyPatch, folder: Path, *said: Finding, **flags: object) -> dict[str, doctor.Finding]:
     """The findings by name on a host whose sandbox says this; trying it out takes a process."""
     monkeypatch.setattr(doctor.sandbox, "check", lambda: said)
+    monkeypatch.setattr(doctor.sandbox, "lacks_overlay", lambda folder: OVERLAY.get(folder, ""))
     return {one.name: one for one in doctor.findings(Settings(node_dir=str(folder), **flags))}
+
+
+def test_what_a_sources_own_code_gets_of_a_cache_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    place = "caches where a source's own code runs: "
+    assert look(monkeypatch, tmp_path)[f"{place}an overlay of the organization's, thrown away"].ok
+    monkeypatch.setitem(OVERLAY, str(tmp_path), "the worker is not root")
+    assert f"{place}empty ones at first, thrown away (the worker is not root)" in look(monkeypatch, tmp_path)
 
 
 def test_without_control_groups_cpu_is_not_limited(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -37,10 +37,11 @@ def plans() -> dict[str, Plan]:
         "deno without deno.lock": {"main.ts": 'import "npm:ms@2"', "package.json": '{"dependencies": {"a": "^1"}}'},
         "constraints": {"handler.py": "", "requirements.txt": "-c pins.txt\nidna\n", "pins.txt": "idna<4\n"},
     }
+    sources["go with cgo"] = sources["go without go.sum"]
     made = {}
     for name, files in sources.items():
-        tree = DictTree(files)
-        made[name] = pipelines.plan(pipelines.detect(tree), tree, PlanRequest(), CATALOG)
+        tree, request = DictTree(files), PlanRequest(build_args={"cgo": "1"} if name.endswith("cgo") else {})
+        made[name] = pipelines.plan(pipelines.detect(tree), tree, request, CATALOG)
     return made
 
 
@@ -52,7 +53,21 @@ def test_no_code_of_the_source_meets_a_network_or_a_shared_writable_cache(name: 
             assert f"{step.cwd}/".startswith("/work/fetch/"), step
             assert not any("/work/src" in text for text in (*step.argv, *(value for _, value in step.env))), step
         if step.runs_source:
-            assert all(cache.access is Access.READ for cache in step.caches), step
+            assert all(cache.access in (Access.READ, Access.OVERLAY) for cache in step.caches), step
+
+
+def test_what_runs_code_of_the_source_may_write_a_cache_only_for_itself() -> None:
+    lent = Step(name="x", argv=("x",), caches=(Cache(name="x", access=Access.OVERLAY),))
+    assert lent.runs_source
+    with pytest.raises(ValueError, match="writes a cache"):
+        Step(name="x", argv=("x",), caches=(*lent.caches, *WRITE))
+    with pytest.raises(ValueError, match="a result that more than its stubs decides"):
+        Step(
+            name="x", argv=("x",), sees=Sees.STUBS, runs_source=False, cwd="/work/fetch", caches=lent.caches,
+            result="/work/out/x",
+        )  # fmt: skip
+    (compiled,) = (step for step in plans()["go with cgo"].steps if step.runs_source)
+    assert {cache.name for cache in compiled.caches if cache.access is Access.OVERLAY} == {"go-build", "go-mod"}
 
 
 def test_no_cache_is_both_downloaded_by_some_step_and_written_by_another() -> None:

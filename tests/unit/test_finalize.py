@@ -426,3 +426,23 @@ def test_a_repository_in_trouble_keeps_no_other_tag_from_being_compared(
     world.at[0] += 60_000
     run_here.finalizer.check_tags()
     assert real(registry, "acme/b", "latest") == digests["acme/b"]
+
+
+@pytest.mark.parametrize("where", ["top", "compile", "fromCode"])
+def test_a_build_arguments_value_is_in_no_statement(
+    world: World, registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    secret: dict[str, Any] = {"buildArgs": {"TOKEN": "hunter2"}}
+    codes = {"compile": {"compile": secret}, "fromCode": {"image": {"fromCode": secret}}}
+    request = secret if where == "top" else {"code": codes[where]}
+    attached: list[bytes] = []
+
+    def attach(self: Flaky, *args: Any) -> str:
+        attached.append(args[3])
+        return Layout.attach(self, *args)
+
+    monkeypatch.setattr(Flaky, "attach", attach)
+    build = built(world, registry, push(registry, tmp_path, "a"), request=json.dumps(request))
+    assert attempt(pool(world, registry)) and world.row(build)["status"] == "SUCCEEDED"
+    [statement] = attached
+    assert b"hunter2" not in statement and b'"TOKEN":"***"' in statement

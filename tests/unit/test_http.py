@@ -254,6 +254,9 @@ def test_what_is_not_built_yet_is_what_has_no_method() -> None:
     assert {name for name in names if snake[name] not in served} - {"StreamBuildLogs"} == routes.NOT_YET
 
 
+WATCHERS = dict.fromkeys(("AdoptJob", "BeatJobs", "CaughtUp", "CurrentJobs"), "watch")
+
+
 def test_the_scope_of_each_call() -> None:
     build, worker, operate = routes.services()
     assert SCOPES == {
@@ -270,8 +273,9 @@ def test_the_scope_of_each_call() -> None:
         "ListNodes": "operate",
         "DrainNode": "operate",
         "ForgetNode": "operate",
+        **WATCHERS,
     }
-    assert set(SCOPES) == {method.name for method in (*build.methods, *operate.methods)}
+    assert set(SCOPES) == {method.name for method in (*build.methods, *operate.methods)} | WATCHERS.keys()
     for method in worker.methods:
         with pytest.raises(CallRefused):
             admit(Caller(organization="", scopes=frozenset({"submit", "read"})), method.name)

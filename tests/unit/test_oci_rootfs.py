@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from builder.errors import BuildError, PlatformError
 from builder.images.layer import Layer, write_layer
-from builder.images.rootfs import unpack_image, unpack_tar
+from builder.images.rootfs import ENTRY_BYTES, unpack_image, unpack_tar
 from tests.oci_fixtures import make_tree
 
 Member = tuple[str, bytes, str | bytes, int]
@@ -167,8 +167,8 @@ def test_devices_are_left_out_and_set_user_id_bits_dropped(tmp_path: Path) -> No
 def test_damage_and_size_are_noticed(tmp_path: Path) -> None:
     good = packed(tmp_path / "1", ("x", FILE, b"x" * 5000, 0o644))
     with pytest.raises(BuildError, match="ArtifactTooLarge"):
-        unpack_image([good], tmp_path / "root", limit=4999)
-    unpack_image([good], tmp_path / "fits", limit=5000)
+        unpack_image([good], tmp_path / "root", limit=4999 + ENTRY_BYTES)
+    unpack_image([good], tmp_path / "fits", limit=5000 + ENTRY_BYTES)
     data = good.path.read_bytes()
     for damaged in (data[:-9], data[: len(data) // 2], b"no gzip", gzip.compress(b"no tar at all" * 100)):
         good.path.write_bytes(damaged)
@@ -179,6 +179,23 @@ def test_damage_and_size_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="damaged"):
         unpack_image([good], tmp_path / "root")
     assert not (tmp_path / "root").exists()
+
+
+def test_what_has_no_bytes_counts_as_well(tmp_path: Path) -> None:
+    """Empty files, folders, links and the folders above an entry fill a disk of few inodes."""
+    deep = packed(tmp_path / "1", *((f"{at}/{at}/{at}", FILE, "", 0o644) for at in range(10)))
+    linked = packed(tmp_path / "2", *((f"l{at}", tarfile.SYMTYPE, "x", 0o777) for at in range(10)))
+    with pytest.raises(BuildError, match="ArtifactTooLarge"):
+        unpack_image([deep, linked], tmp_path / "root", limit=40 * ENTRY_BYTES - 1)
+    assert not (tmp_path / "root").exists()
+    unpack_image([deep, linked], tmp_path / "root", limit=40 * ENTRY_BYTES)
+
+
+def test_what_a_later_layer_removes_counts_as_well(tmp_path: Path) -> None:
+    low = packed(tmp_path / "1", ("x", FILE, b"x" * 5000, 0o644))
+    high = packed(tmp_path / "2", (".wh.x", FILE, "", 0o644), ("y", FILE, b"y" * 5000, 0o644))
+    with pytest.raises(BuildError, match="ArtifactTooLarge"):
+        unpack_image([low, high], tmp_path / "root", limit=9_000)
 
 
 def test_a_package_lands_behind_a_merged_usr_link(tmp_path: Path) -> None:

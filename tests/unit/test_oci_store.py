@@ -28,6 +28,27 @@ def test_a_pulled_image_is_its_files_and_its_config(tmp_path: Path) -> None:
         pull(registry, "org/app", "sha256:" + "0" * 64, home)
 
 
+def test_an_image_that_is_too_large_is_not_unpacked_and_names_the_setting(tmp_path: Path) -> None:
+    """For an image of the node the operator's part is missing; for one that somebody starts it is the image."""
+    image = make_image(tmp_path / "w")
+    store = ImageStore(tmp_path / "store", most_unpacked=2000)
+    store.put(image, "go")
+    with pytest.raises(BuildError, match=r"takes more than .* unpacked") as caught:
+        store.rootfs(image.digest)
+    assert caught.value.reason == "ToolchainUnavailable"
+    assert "UNPACKED_IMAGE_BYTES" in caught.value.next
+    assert list((tmp_path / "store/rootfs").iterdir()) == []
+    assert ImageStore(tmp_path / "store").rootfs(image.digest).is_dir()
+    registry = Layout(tmp_path / "registry")
+    registry.push(image, "org/app", None)
+    for limit in (10, 2000):  # the layers' blobs, and what is in them
+        home = tmp_path / f"home{limit}"
+        home.mkdir()
+        with pytest.raises(BuildError, match="ArtifactTooLarge") as caught:
+            pull(registry, "org/app", image.digest, home, limit)
+        assert "UNPACKED_IMAGE_BYTES" in caught.value.next and not (home / "root").exists()
+
+
 def test_a_manifest_cannot_name_a_file_outside_the_folder(tmp_path: Path) -> None:
     image = make_image(tmp_path / "w", layers=1)
     value = json.loads(image.manifest)

@@ -57,7 +57,7 @@ def test_an_unknown_version_lists_what_there_is() -> None:
     ("files", "reason", "where"),
     [
         ({"README.md": ""}, "EntryPointMissing", ""),
-        ({"go.mod": "module x\n\ngo 1.26\n", "lib.go": "package lib\n"}, "EntryPointMissing", ""),
+        ({"go.mod": "module x\n\ngo 1.26\n", "lib.go": "package lib\n"}, "EntryPointMissing", "lib.go:1"),
         ({"go.mod": "module x\n\ngo 1.99\n", "main.go": MAIN}, "UnknownRuntimeVersion", "go.mod:3"),
         ({"main.go": 'package main\n\nimport "C"\n'}, "CgoRefused", "main.go:3"),
         ({"requirements.txt": "idna\n"}, "EntryPointMissing", ""),

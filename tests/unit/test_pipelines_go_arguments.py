@@ -151,13 +151,15 @@ def test_a_release_that_the_catalog_names_meets_its_pin_without_a_warning(monkey
 WITH_C = 'package main\n\n// int three(void) { return 3; }\nimport "C"\n\nfunc main() { println(C.three()) }\n'
 
 
-def test_cgo_is_built_where_it_is_allowed_and_writes_no_cache() -> None:
+def test_cgo_is_built_where_it_is_allowed_and_what_it_writes_ends_with_it() -> None:
     files = {"go.mod": MOD, "main.go": WITH_C}
     error = refused(files)
     assert (error.reason, error.where) == ("CgoRefused", "main.go:4") and "--build-arg cgo=1" in error.next
-    (step,) = planned(files, cgo="1", tags="x").steps
-    assert step.runs_source and {cache.access for cache in step.caches} == {Access.READ}
-    assert dict(step.env)["CGO_ENABLED"] == "1" and dict(step.env)["GOCACHE"] == "/work/tmp/go-build"
+    plan = planned(files, cgo="1", tags="x")
+    (step,) = plan.steps
+    assert plan.compiles_c and not planned({"go.mod": MOD, "main.go": "package main\n\nfunc main() {}\n"}).compiles_c
+    assert step.runs_source and {cache.access for cache in step.caches} == {Access.READ, Access.OVERLAY}
+    assert dict(step.env)["CGO_ENABLED"] == "1" and dict(step.env)["GOCACHE"] == "/cache/go-build"
     assert "-tags=x,netgo,osusergo" in step.argv
     assert "-ldflags=-s -w -buildid= -linkmode=external -extldflags=-static" in step.argv
 

@@ -199,7 +199,7 @@ WORKSPACE = {
 
 
 def test_several_members_are_an_error_that_lists_them() -> None:
-    error = refused(WORKSPACE)
+    error = refused({**WORKSPACE, "crates/core/src/main.rs": MAIN})
     assert (error.reason, error.where) == ("EntryPointMissing", "Cargo.toml")
     assert "api, core" in error.message and "entry=" in error.next
 
@@ -493,6 +493,47 @@ def test_a_manifest_written_is_the_one_that_was_read() -> None:
         "bin": [{"name": "x", "path": "y"}],
     }
     assert tomllib.loads(to_toml(value)) == value
+
+
+@pytest.mark.parametrize(
+    ("extra", "entry"),
+    [
+        ({}, "binary/src/main.rs"),
+        ({"library/src/lib.rs": "#[ignite::main]\nasync fn handler() {}\n"}, ""),
+        ({"library/src/bin/tool.rs": MAIN}, ""),
+    ],
+    ids=["one program", "a handler beside it", "a program beside it"],
+)
+def test_the_only_member_with_a_program_is_the_one_that_is_built(extra: dict[str, str], entry: str) -> None:
+    files = {
+        "Cargo.toml": '[workspace]\nmembers = ["binary", "library"]\n',
+        "binary/Cargo.toml": PACKAGE.replace("my-app", "binary"),
+        "binary/src/main.rs": MAIN,
+        "library/Cargo.toml": PACKAGE.replace("my-app", "library"),
+        "library/src/lib.rs": "pub fn one() {}\n",
+        **extra,
+    }
+    if entry:
+        assert {one.name: one.value for one in planned(files).choices}["entry"] == entry
+        return
+    with pytest.raises(BuildError, match="the workspace has 2 members with a program: binary, library"):
+        planned(files)
+
+
+@pytest.mark.parametrize(
+    ("beside", "runtime"),
+    [({}, "rust"), ({"README.md": ""}, "rust"), ({"main.py": "print()\n"}, "python"), ({"main.ts": ""}, "deno")],
+    ids=["alone", "text", "python", "deno"],
+)
+def test_a_source_without_its_manifest_is_rust_where_nothing_else_is_there(
+    beside: dict[str, str], runtime: str
+) -> None:
+    files = {"src/main.rs": MAIN, **beside}
+    assert pipelines.detect(DictTree(files)).runtime == runtime
+    if runtime == "rust":
+        with pytest.raises(BuildError, match=r"there is no Cargo\.toml") as caught:
+            planned(files)
+        assert (caught.value.reason, caught.value.where) == ("EntryPointMissing", "Cargo.toml")
 
 
 BUILD = Step(name="compile", argv=(rust.CARGO, "build"))

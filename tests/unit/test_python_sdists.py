@@ -10,8 +10,10 @@ import os
 import runpy
 import subprocess
 import tarfile
+import tomllib
 import zipfile
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +31,8 @@ from builder.source.tree import DictTree
 
 BUILD = Path(runtimes_dir()) / "python/build"
 RESOLVE: Any = SimpleNamespace(**runpy.run_path(str(BUILD / "resolve.py"), run_name="resolve"))
+DOWNLOAD: Any = SimpleNamespace(**runpy.run_path(str(BUILD / "download.py"), run_name="download"))
+BUILDING: Any = SimpleNamespace(**runpy.run_path(str(BUILD / "build_sdist.py"), run_name="build_sdist"))
 A, B, C = "a" * 64, "b" * 64, "c" * 64
 
 
@@ -69,6 +73,59 @@ def test_what_an_sdist_needs_is_read_from_its_text(
 ) -> None:
     found = RESOLVE.read_sdist(sdist(tmp_path, "x-1.tar.gz", {"setup.py": "raise SystemExit", **files})[0])
     assert (found["requires"], found["build"]) == (requires, build)
+
+
+CRATES_IO = "registry+https://github.com/rust-lang/crates.io-index"
+
+
+def cargo_lock(name: str, source: str = CRATES_IO) -> str:
+    own = '[[package]]\nname = "own"\nversion = "0.1.0"\n\n'
+    return own + f'[[package]]\nname = "{name}"\nversion = "1.0.0"\nsource = "{source}"\nchecksum = "{A}"\n'
+
+
+def test_the_crates_of_an_sdist_with_rust_code_are_read_from_its_own_locks(tmp_path: Path) -> None:
+    files = {
+        "pyproject.toml": system("maturin>=1,<2", "maturin"),
+        "rust/Cargo.lock": cargo_lock("itoa"),
+        "vendor/other/Cargo.lock": cargo_lock("ryu"),
+    }
+    assert RESOLVE.read_sdist(sdist(tmp_path, "x-1.tar.gz", files)[0])["crates"] == [["itoa", "1.0.0", A]]
+    files["pyproject.toml"] = system("setuptools", "setuptools.build_meta")
+    assert RESOLVE.read_sdist(sdist(tmp_path, "y-1.tar.gz", files)[0])["crates"] == []
+
+
+def test_a_crate_whose_bytes_nothing_pins_is_refused_by_name(tmp_path: Path) -> None:
+    git = "git+https://example.com/itoa?rev=1#0123"
+    files = {"pyproject.toml": system("maturin>=1,<2", "maturin"), "Cargo.lock": cargo_lock("itoa", git)}
+    with pytest.raises(RESOLVE.Unusable, match=r"takes the crate itoa from git\+https://example\.com"):
+        RESOLVE.read_sdist(sdist(tmp_path, "x-1.tar.gz", files)[0])
+
+
+@pytest.mark.parametrize(
+    ("template", "url"),
+    [
+        ("https://c.example/{crate}-{version}.crate", "https://c.example/serde-1.0.0.crate"),
+        ("https://c.example/{prefix}/{crate}/{sha256-checksum}", f"https://c.example/se/rd/serde/{A}"),
+    ],
+)
+def test_a_crate_is_fetched_from_where_its_registry_says(template: str, url: str) -> None:
+    assert DOWNLOAD.crate_url(template, "serde", "1.0.0", A) == url
+
+
+def test_cargo_has_the_crates_that_the_sdists_own_lock_pins_and_no_others(tmp_path: Path) -> None:
+    top, store = tmp_path / "top", tmp_path / "store"
+    for name, digest in (("itoa", A), ("ryu", B)):
+        (store / digest).mkdir(parents=True)
+        file, _ = sdist(tmp_path, f"{name}-1.0.0.tar.gz", {"src/lib.rs": ""})
+        file.rename(store / digest / f"{name}-1.0.0.crate")
+    top.mkdir()
+    (top / "Cargo.lock").write_text(cargo_lock("itoa"))
+    assert BUILDING.lay_crates(top, store, tmp_path / "cargo") == 1
+    vendor = tmp_path / "cargo/crates"
+    assert [path.name for path in vendor.iterdir()] == ["itoa-1.0.0"]
+    assert json.loads((vendor / "itoa-1.0.0/.cargo-checksum.json").read_text()) == {"files": {}, "package": A}
+    config = tomllib.loads((tmp_path / "cargo/config.toml").read_text())
+    assert config["source"]["crates-io"] == {"replace-with": "verified"} and config["net"]["offline"]
 
 
 def test_a_zip_is_read_too(tmp_path: Path) -> None:
@@ -182,6 +239,15 @@ def test_an_sdist_and_what_builds_it_are_downloaded_by_digest() -> None:
     assert "--require-hashes" not in built.files[0].content and f"--hash=sha256:{B}" in built.files[0].content
     assert [file.content for file in found.files if file.path == "install.txt"] == [""]
     assert not any(file.path == "install-built.txt" for file in found.files)
+
+
+def test_the_crates_of_an_sdist_are_downloaded_by_digest_too() -> None:
+    crates = [["itoa", "1.0.0", C], ["../x", "1", C], ["ryu", "1.0.0", "none"], "itoa"]
+    listed = json.dumps([{"name": "top", "version": "1", "lock": "pylock.build-0.toml", "crates": crates}])
+    found = fetched(stubs(sdists__json=listed))
+    assert [(one.path, one.package) for one in found.wanted[2:]] == [(f"{C}/itoa-1.0.0.crate", "pkg:cargo/itoa@1.0.0")]
+    entries = json.loads(next(file.content for file in found.files if file.path == "download.json"))
+    assert entries[-1] == {"crate": "itoa", "version": "1.0.0", "path": f"{C}/itoa-1.0.0.crate"}
 
 
 def test_a_pin_holds_for_an_sdist() -> None:
@@ -320,6 +386,14 @@ def test_a_link_or_what_is_too_large_is_not_taken(tmp_path: Path, monkeypatch: p
         with pytest.raises(BuildError, match=r"DependencyNotFound.*left no file"):
             node.build()
         assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_an_sdist_with_rust_code_names_itself_and_the_command_where_there_is_no_rust() -> None:
+    step = replace(STEP, argv=("/usr/bin/python3.14", "-I"))
+    line = "error: this sdist is built by cargo, which is not there"
+    found = python.diagnose(step, 1, ["building the sdist rpds_py-0.25.1.tar.gz", line])
+    assert "rpds_py-0.25.1.tar.gz has no wheel that fits, and building it needs cargo" in found.message
+    assert "rustup toolchain install" in found.next and "bases build python-3.14-build" in found.next
 
 
 @pytest.mark.parametrize(

@@ -199,7 +199,7 @@ def test_an_artifact_that_is_not_there_names_the_setting(
 def test_an_app_has_the_images_user_and_home_and_the_variables_that_were_given(
     tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pulled(target: object, repository: str, digest: str, home: Path) -> dict[str, Any]:
+    def pulled(target: object, repository: str, digest: str, home: Path, most: int) -> dict[str, Any]:
         (home / "root/etc").mkdir(parents=True)
         (home / "root/etc/passwd").write_text("root:x:0:0::/root:/bin/sh\napp:x:7:8::/home/app:/bin/false\n")
         return {**CONFIG, "User": "7:8"}

@@ -163,6 +163,8 @@ def test_hosts_are_read_from_the_operators_settings() -> None:
 
 CLIENTS = indexes.shipped()
 PYPI = {"pypi.org", "files.pythonhosted.org"}
+OPEN = PYPI | {"index.crates.io", "static.crates.io"}
+"""Of Python where no setting moves it: sdists with Rust code have crates."""
 GO_PROXY = {"proxy.golang.org"}
 GO_SUM = {"sum.golang.org"}
 CORP = "https://pypi.corp/simple"
@@ -171,11 +173,11 @@ CORP = "https://pypi.corp/simple"
 @pytest.mark.parametrize(
     ("runtime", "settings", "hosts"),
     [
-        ("python", {}, PYPI),
+        ("python", {}, OPEN),
         ("python", {"UV_DEFAULT_INDEX": CORP}, {"pypi.corp"}),
         ("python", {"UV_INDEX_URL": CORP}, {"pypi.corp"}),
-        ("python", {"UV_DEFAULT_INDEX": ""}, PYPI),
-        ("python", {"UV_INDEX": f"mine={CORP}"}, {"pypi.corp"} | PYPI),
+        ("python", {"UV_DEFAULT_INDEX": ""}, OPEN),
+        ("python", {"UV_INDEX": f"mine={CORP}"}, {"pypi.corp"} | OPEN),
         ("python", {"UV_DEFAULT_INDEX": "https://pypi.org/simple"}, PYPI),
         ("python", {"UV_DEFAULT_INDEX": CORP, "UV_INDEX": "https://pypi.org/simple"}, {"pypi.corp"} | PYPI),
         ("python", {"UV_DEFAULT_INDEX": CORP, "FILES": "https://files.corp"}, {"pypi.corp", "files.corp"}),
@@ -188,7 +190,7 @@ CORP = "https://pypi.corp/simple"
         ("go", {"GOPROXY": "https://go.corp", "GONOSUMDB": "corp/*", "GOPRIVATE": "corp/*"}, {"go.corp"} | GO_SUM),
         ("go", {"GOSUMDB": "off"}, GO_PROXY),
         ("go", {"GO_FILES": "https://buckets.example"}, GO_PROXY | GO_SUM | {"buckets.example"}),
-        ("python", {"GO_FILES": "https://buckets.example"}, PYPI),
+        ("python", {"GO_FILES": "https://buckets.example"}, OPEN),
         ("go", {"GOSUMDB": "sum.golang.org"}, GO_PROXY | GO_SUM),
         ("go", {"GOSUMDB": "sum.corp+033de0ae+Ac4z"}, GO_PROXY | {"sum.corp"}),
         ("go", {"GOSUMDB": "sum.golang.org+033de0ae+Ac4z https://sum.corp/x"}, GO_PROXY | {"sum.corp"}),

@@ -16,16 +16,18 @@ import pytest
 
 from builder.attempt import canonical
 from builder.attempt.canonical import MTIME, write_archive
-from builder.claims.calls import Unanswered
+from builder.claims.calls import Refused
 from builder.errors import BuildError
 from builder.local.calls import ServiceCalls
 from builder.services.archives import MOST_OF_CLAIM
+from builder.settings import validated
 from builder.source.limits import Limits
 from builder.source.unpack import unpack
 from builder.store import builds, nodes
+from builder.stores.choose import store_of
 from builder.stores.folder import FolderStore
+from builder.stores.s3 import BucketStore
 from builder.stores.signed import MOST_URL_S, SignedUrls
-from tests.attempt_fixtures import Clock, attempt_at
 from tests.oci_fixtures import make_tree
 from tests.unit.test_http import Api
 
@@ -288,27 +290,37 @@ def test_bytes_over_the_limit_end_an_archive_that_announced_none(api: Api, claim
     assert send(api, claimed, body(), "0" * 64).status_code == 413
 
 
-class Slow:
-    """The control side in this process, away at first; `claimed` is what its claim owns."""
-
-    def __init__(self, api: Api, claimed: tuple[str, int]) -> None:
-        self.calls, self.claimed, self.away = ServiceCalls(api.workers), claimed, 2
-
-    def store_archive(self, build_id: str, claim: int, *more: Any) -> Any:
-        if self.away:
-            self.away -= 1
-            raise Unanswered("away")
-        return self.calls.store_archive(*self.claimed, *more)
-
-
-def test_an_attempt_stores_its_archive_however_long_the_control_side_is_away(
-    tmp_path: Path, api: Api, claimed: tuple[str, int]
-) -> None:
+def test_an_owner_in_this_process_stores_its_archive_alike(tmp_path: Path, api: Api, claimed: tuple[str, int]) -> None:
     made = archive_of(tree(tmp_path / "t"), tmp_path / "t.tar")
-    calls = Slow(api, claimed)
-    attempt = attempt_at(tmp_path, calls, Clock(step=0.01))
-    stored = canonical.store_archive(attempt, made, 60)
+    calls = ServiceCalls(api.workers)
+    stored = calls.store_archive(*claimed, made.path, made.sha256, 60)
     assert stored.sha256 == "sha256:" + made.sha256
     assert ask(api, "GET", stored.url).content == made.path.read_bytes()
-    calls.claimed = (claimed[0], claimed[1] + 1)
-    assert reason(lambda: canonical.store_archive(attempt, made, 60)) == "SourceStoreUnavailable"
+    with pytest.raises(Refused, match="NOT_FOUND"):
+        calls.store_archive(claimed[0], claimed[1] + 1, made.path, made.sha256, 60)
+
+
+# Which store, and which address
+
+
+def test_the_settings_name_the_store_and_its_address(tmp_path: Path) -> None:
+    folder = {"data_dir": str(tmp_path)}
+    assert isinstance(store_of(validated(folder)), FolderStore)
+    for place in ("s3://sources", "s3://sources/prod/x/", "s3://a.b-c/d_e"):
+        assert isinstance(store_of(validated({**folder, "source_store": place})), BucketStore)
+    for wrong in ("sources", "s3://", "s3://A", "s3://sources//x", "https://sources", "s3://sources/a b"):
+        with pytest.raises(ValueError, match="source_store: it takes s3://BUCKET"):
+            validated({"source_store": wrong})
+
+
+@pytest.mark.parametrize(
+    ("listen", "public", "api"),
+    [
+        ("127.0.0.1:8480", "", "http://127.0.0.1:8480"),
+        ("0.0.0.0:8480", "", ""),
+        ("127.0.0.1:0", "", ""),
+        ("0.0.0.0:8480", "https://api.example.com/", "https://api.example.com"),
+    ],
+)
+def test_the_address_of_urls_is_one_that_others_reach(listen: str, public: str, api: str) -> None:
+    assert validated({"listen": listen, "public_url": public}).api_url == api

@@ -108,6 +108,20 @@ DEBIAN_FILES: dict[str, str | bytes] = {"usr/lib/zig-2/bin/zig": "", "usr/lib/zi
 PUBLIC_FILES: dict[str, str | bytes] = {"usr/local/zig/bin/zig": "", "usr/local/zig/VERSION": "zig2"}
 
 
+@pytest.mark.parametrize("recipe", [DEBIAN.replace('["zig"]', '["gcc", "zig"]'), DEBIAN])
+def test_a_build_with_c_takes_the_image_that_has_a_compiler(tmp_path: Path, recipe: str) -> None:
+    """The machine's own toolchain goes before an image, but for a step that names a C compiler."""
+    node = Node(tmp_path, recipe)
+    digest = node.store(DEBIAN_FILES)
+    make_tree(tmp_path, {"own/bin/zig": "", "own/VERSION": "zig2"})
+    (host, images) = node.toolchains.providers
+    own = replace(cast(HostProvider, host), which=lambda name: str(tmp_path / f"own/bin/{name}"))
+    toolchains = Toolchains(providers=(own, images))
+    assert "toolchain" not in toolchains.provide(ROW).digests
+    with_c = toolchains.provide(ROW, compiles_c=True).digests
+    assert with_c.get("toolchain") == (digest if "gcc" in recipe else None)
+
+
 def test_the_root_of_the_image_is_the_root_and_its_programs_are_where_plans_expect_them(tmp_path: Path) -> None:
     node = Node(tmp_path)
     digest = node.store(DEBIAN_FILES)
@@ -437,7 +451,7 @@ def test_an_image_that_is_not_there_or_for_another_platform_is_named(tmp_path: P
 @pytest.mark.parametrize("allowed", [True, False], ids=["fetch_toolchains", "as it comes"])
 def test_a_toolchain_that_is_lacking_is_fetched_by_the_build_only_where_it_may(tmp_path: Path, allowed: bool) -> None:
     node = Node(tmp_path)
-    plan = cast(Plan, SimpleNamespace(toolchain=ROW))
+    plan = cast(Plan, SimpleNamespace(toolchain=ROW, compiles_c=False))
 
     def fetch(row: Toolchain, progress: Callable[[str], None]) -> None:
         progress(f"fetching {row.name}")

@@ -127,6 +127,23 @@ def test_a_root_may_be_an_image_of_its_own_beside_the_base(node: Node) -> None:
     assert rootfs is not None and (rootfs / "app/greeting").read_text() == "compilers"
 
 
+def test_another_toolchain_joins_the_root_of_steps_that_see_nothing(node: Node) -> None:
+    """The first of those that the recipe names which the machine has, and only beside the image that links."""
+    make_tree(node.root, {"runtimes/tin/toolchain.toml": RECIPE.replace("zig", "tin"), "tin/bin/tin": ""})
+    make_tree(node.root, {"tin/VERSION": "tin7"})
+    node.recipe('apart = "-build"\napart_with = ["tin-9", "tin-7"]\n' + RECIPE)
+    assert "apart tin" not in node.provider().find(ROW).digests()
+    store_base(node.images, node.root, "zig-build", "compilers")
+    found = node.provider().find(ROW)
+    assert found.digests()["apart tin"] == digest_of(node.root / "tin", ("VERSION",))
+    provided = node.provider().provide(found)
+    assert provided.apart is not None
+    here, apart = ([mount.dest for mount in root.mounts] for root in (provided.root, provided.apart))
+    assert (here, apart) == (["/opt/ignite/toolchain/zig"], [*here, "/opt/ignite/toolchain/tin"])
+    (node.root / "tin/VERSION").write_text("tin8")
+    assert "apart tin" not in node.provider().find(ROW).digests()
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="no root: a program that only root reaches is not there")
 def test_only_the_folders_that_a_step_needs_are_copied(node: Node) -> None:
     node.root.chmod(0o700)
@@ -285,6 +302,7 @@ def test_a_row_without_its_base_is_there_and_not_found(node: Node) -> None:
 
 def test_runtimes_and_doctor_write_nothing_and_unpack_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.local.doctor.sandbox.check", lambda: ())
+    monkeypatch.setattr("builder.local.doctor.sandbox.lacks_overlay", lambda folder: "")
     folder, data = tmp_path / "node", tmp_path / "data"
     images = images_of(folder)
     for row in catalogs.read(catalog_file("")).toolchains():

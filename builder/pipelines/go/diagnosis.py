@@ -118,8 +118,8 @@ def _c(said: Sequence[str]) -> Diagnosis | None:
     if line := first_match(said, _NO_COMPILER):
         return Diagnosis(
             reason="CgoRefused", message="the toolchain here has no C compiler, which cgo=1 asks for", said=(line,),
-            next="Take a version that comes from a toolchain image (see: ignite-builder runtimes), or leave "
-            "cgo out.",
+            next="The operator of the node gets an image of the version with a C compiler: "
+            "ignite-builder runtimes fetch --refresh go-VERSION. Or leave cgo out.",
         )  # fmt: skip
     if found := _NO_LIBRARY.search(first_match(said, _NO_LIBRARY)):
         return Diagnosis(

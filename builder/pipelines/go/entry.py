@@ -170,7 +170,8 @@ def _no_main(packages: Packages, project: Project, tags: frozenset[str]) -> Buil
             listed = " that go.work does not use" if project.work else ""
             message = f"no package main: {has}; the one in {folder} belongs to the module in {module}{listed}"
             return BuildError("EntryPointMissing", message, next=f"Build that module: --build-arg sub_path={module}")
-    return BuildError("EntryPointMissing", f"no package main: {has}", next=hint)
+    first = next((f"{file.path}:{file.line}" for file in packages.files(project.base) if file.package == root), "")
+    return BuildError("EntryPointMissing", f"no package main: {has}", where=first or project.base, next=hint)
 
 
 def refused_cgo(file: GoFile) -> BuildError:

@@ -33,6 +33,8 @@ _PINS = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BUILD_LOCK = re.compile(r"pylock\.build-\d{1,3}\.toml", re.ASCII)
 _SDIST = re.compile(r"[A-Za-z0-9][\w.+-]{0,200}\.(?:tar\.(?:gz|bz2|xz)|tgz|zip)", re.ASCII)
+_CRATE = (re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII), re.compile(r"[A-Za-z0-9.+-]{1,200}", re.ASCII), _DIGEST)
+"""Name, version and SHA-256 of a crate."""
 _NEWEST_GLIBC = 50
 """uv lists only what fits the base's own C library; the order of those is all that this number bounds."""
 
@@ -46,6 +48,8 @@ class Sdist:
     path: str
     digest: str
     lock: str
+    crates: tuple[tuple[str, str, str], ...] = ()
+    """Of one with Rust code: (name, version, SHA-256) as its own Cargo.lock pins them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,7 @@ def fetched(
         build = read(stubs, one.lock, "", manifest, version)
         if build is None:
             return None
-        builds.append(build)
+        builds += (build, _crates(one))
         built.append(_built(one, build, there[INSTALL].names))
     every = (*there.values(), *builds)
     wanted = {one.path: one for part in every for one in part.wanted}
@@ -91,6 +95,17 @@ def fetched(
         sdists = [one for part in there.values() for one in part.sdists]
         files.append(WriteFile(path=INSTALL_BUILT, content=_install_built(stubs, sdists, manifest, version)))
     return Fetched(wanted=tuple(wanted.values()), built=tuple(built), files=(listed, *files))
+
+
+def _crates(sdist: Sdist) -> Part:
+    """The crates of an sdist with Rust code. Its build reads its own Cargo.lock and takes no other bytes."""
+    wanted, urls = [], []
+    for name, version, digest in sdist.crates:
+        path = f"{digest}/{name}-{version}.crate"
+        purl = f"pkg:cargo/{name}@{version}"
+        wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=f"sha256:{digest}", package=purl))
+        urls.append({"crate": name, "version": version, "path": path})
+    return Part(wanted=tuple(wanted), urls=tuple(urls), install="")
 
 
 def _built(sdist: Sdist, build: Part, names: Sequence[str]) -> Built:
@@ -127,8 +142,8 @@ def _install_built(stubs: Tree, sdists: Sequence[Sdist], manifest: str, version:
     return "".join(lines)
 
 
-def _sdists(stubs: Tree) -> Mapping[str, str]:
-    """Package → the lock of what its build needs, as the resolver's step wrote it; nothing of it is trusted."""
+def _sdists(stubs: Tree) -> Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]]:
+    """Package → (the lock of what its build needs, its crates), as the resolver's step wrote it; nothing is trusted."""
     from packaging.utils import canonicalize_name
 
     try:
@@ -138,14 +153,30 @@ def _sdists(stubs: Tree) -> Mapping[str, str]:
     found = {}
     for one in _tables(listed):
         if _BUILD_LOCK.fullmatch(str(one.get("lock"))[:LINE_LIMIT]):
-            found[str(canonicalize_name(str(one.get("name"))[:LINE_LIMIT]))] = str(one.get("lock"))
+            crates = one.get("crates")
+            fit = tuple(each for each in map(_crate, crates if isinstance(crates, list) else ()) if each)
+            found[str(canonicalize_name(str(one.get("name"))[:LINE_LIMIT]))] = (str(one.get("lock")), fit)
     return found
 
 
+def _crate(value: object) -> tuple[str, str, str] | None:
+    """(name, version, SHA-256), or None for what names no crate."""
+    parts = tuple(map(str, value)) if isinstance(value, list) else ()
+    if len(parts) != len(_CRATE) or not all(shape.fullmatch(part) for shape, part in zip(_CRATE, parts, strict=True)):
+        return None
+    return parts[0], parts[1], parts[2]
+
+
 def read(
-    stubs: Tree, lock: str, requirements: str, manifest: str, version: str, sdists: Mapping[str, str] | None = None
+    stubs: Tree,
+    lock: str,
+    requirements: str,
+    manifest: str,
+    version: str,
+    sdists: Mapping[str, tuple[str, tuple[tuple[str, str, str], ...]]] | None = None,
 ) -> Part | None:
-    """The wheels of a lock of the resolver's, and the sdists of packages that have none (name → lock of its build).
+    """The wheels of a lock of the resolver's, and the sdists of packages that have none (name → lock of its build,
+    crates).
 
     `requirements` is the stub that was resolved, if any: the hashes in it are the source's own.
     Raises `BuildError` LockOutdated, DependencyNotFound.
@@ -165,14 +196,14 @@ def read(
     for package in _tables(read_toml(stubs, lock, LOCK_LIMIT).get("packages")):
         name, number = str(package.get("name")), str(package.get("version"))
         names.append(str(canonicalize_name(name)))
-        own = (sdists or {}).get(names[-1], "")
+        own, crates = (sdists or {}).get(names[-1], ("", ()))
         url, file, digest = _chosen(package, pins, manifest, version, is_sdist=bool(own))
         path = f"{digest}/{file}"
         purl = f"pkg:pypi/{canonicalize_name(name)}@{number}"
         wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=f"sha256:{digest}", package=purl))
         urls.append({"url": url, "path": path})
         if own:
-            built.append(Sdist(name=names[-1], version=number, path=path, digest=digest, lock=own))
+            built.append(Sdist(name=names[-1], version=number, path=path, digest=digest, lock=own, crates=crates))
         else:
             lines.append(f"--find-links ${{WHEELS}}/{digest}\n{name}=={number} --hash=sha256:{digest}\n")
     return Part(wanted=tuple(wanted), urls=tuple(urls), install="".join(lines), names=tuple(names), sdists=tuple(built))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from builder.source.tree import Tree
 OURS = "ignite-app"
 """The name of the program that starts the handler of a library."""
 WRAPPER = ".ignite/main.rs"
+_MAIN = re.compile(r"(?:^|/)src/(?:main\.rs|bin/[^/]+\.rs|bin/[^/]+/main\.rs)$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,17 @@ def _discovered(tree: Tree, package: Package) -> Iterator[tuple[str, str]]:
                 yield rest.removesuffix(".rs"), path
             elif rest.endswith("/main.rs") and rest.count("/") == 1:
                 yield rest.removesuffix("/main.rs"), path
+
+
+def starting(tree: Tree, packages: tuple[Package, ...]) -> tuple[Package, ...]:
+    """The packages that have a program, or a library with a handler. Each file of the tree is looked at once."""
+    mains = {path.rpartition("/src/")[0] or "." for path in tree.files() if _MAIN.search(path)}
+    return tuple(one for one in packages if "bin" in one.table or one.folder in mains or _has_handler(tree, one))
+
+
+def _has_handler(tree: Tree, package: Package) -> bool:
+    library = library_of(tree, package)
+    return bool(library and _line(tree, library))
 
 
 def library_of(tree: Tree, package: Package) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -91,20 +91,23 @@ def table(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
-def read_project(tree: Tree, folder: str, chosen: str = "") -> Project:
+def read_project(
+    tree: Tree, folder: str, starts: Callable[[Tree, tuple[Package, ...]], tuple[Package, ...]], chosen: str = ""
+) -> Project:
     """The package in `folder`, or the one of its workspace that `chosen` names by name or folder.
 
+    `starts` picks the packages that have a program, of which a workspace's member is chosen where nothing names one.
     Raises `BuildError` ManifestInvalid, EntryPointMissing for a workspace whose member is not clear.
     """
     at = _nearest(tree, folder)
     if at is None:
         hint = "Send Cargo.toml with the source, or name its folder: --build-arg sub_path=FOLDER."
-        raise BuildError("EntryPointMissing", "there is no Cargo.toml", next=hint)
+        raise BuildError("EntryPointMissing", "there is no Cargo.toml", where=below(folder, MANIFEST), next=hint)
     own = _read(tree, at)
     root = _root_of(tree, own)
     top = own if root == at else _read(tree, root)
     members = _members(tree, top) if "workspace" in top.table else (top,)
-    package = _choose(own, members, at, chosen)
+    package = _choose(tree, own, members, starts, chosen)
     packages = _with_paths(tree, (package, *members), root)
     project = Project(package=package, root=root, packages=packages, top=top.table)
     _refuse_sources(project)
@@ -187,7 +190,13 @@ def _members(tree: Tree, top: Package) -> tuple[Package, ...]:
     return (top, *members) if "package" in top.table else members
 
 
-def _choose(own: Package, members: tuple[Package, ...], at: str, chosen: str) -> Package:
+def _choose(
+    tree: Tree,
+    own: Package,
+    members: tuple[Package, ...],
+    starts: Callable[[Tree, tuple[Package, ...]], tuple[Package, ...]],
+    chosen: str,
+) -> Package:
     """The package itself; in the root of a workspace the named member, or the only one with a program."""
     by_name = {key: one for one in members for key in (one.folder, one.name)}
     if chosen in by_name:
@@ -202,8 +211,12 @@ def _choose(own: Package, members: tuple[Package, ...], at: str, chosen: str) ->
     default = [by_name[path] for path in _texts(table(own.table, "workspace"), "default-members") if path in by_name]
     if len(default) == 1:
         return default[0]
-    names = ", ".join(sorted(one.name or one.folder for one in members)[:16])
-    message = f"the workspace has {len(members)} members: {names}"
+    startable = starts(tree, members)
+    if len(startable) == 1:
+        return startable[0]
+    names = ", ".join(sorted(one.name or one.folder for one in startable or members)[:16])
+    what = f"{len(startable)} members with a program" if startable else f"{len(members)} members, none with a program"
+    message = f"the workspace has {what}: {names}"
     raise BuildError("EntryPointMissing", message, where=own.file, next="Name one of them: --build-arg entry=MEMBER.")
 
 

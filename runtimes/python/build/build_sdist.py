@@ -12,6 +12,7 @@ import email.parser
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,6 +22,19 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path("/work/home")
+CRATES_IO = ("registry+https://github.com/rust-lang/crates.io-index", "sparse+https://index.crates.io/")
+RUST = Path("/opt/ignite/toolchain/rust/bin")
+CONFIG = """\
+[source.crates-io]
+replace-with = "verified"
+
+[source.verified]
+directory = "{}"
+
+[net]
+offline = true
+"""
+OTHERS = {"benches", "examples", "fuzz", "test", "tests", "third_party", "vendor", "vendored"}
 HOOK = """\
 import importlib, json, sys
 folders, name, out = sys.argv[1:]
@@ -33,6 +47,14 @@ backend.build_wheel(out, {})
 """
 
 
+def extract(tar: tarfile.TarFile, into: Path, members: list[tarfile.TarInfo] | None = None) -> None:
+    """Unpack an archive; an older Python has no filter."""
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(into, members, filter="data")
+    else:
+        tar.extractall(into, members)  # the sandbox has nothing that a path could overwrite
+
+
 def unpack(sdist: Path, into: Path) -> Path:
     """The only folder of the sdist."""
     into.mkdir(parents=True)
@@ -41,10 +63,7 @@ def unpack(sdist: Path, into: Path) -> Path:
             archive.extractall(into)
     else:
         with tarfile.open(sdist, "r:*") as tar:
-            if hasattr(tarfile, "data_filter"):
-                tar.extractall(into, filter="data")
-            else:
-                tar.extractall(into)  # the sandbox holds nothing that a path could overwrite
+            extract(tar, into)
     (top,) = [path for path in into.iterdir() if path.is_dir()]
     return top
 
@@ -56,6 +75,31 @@ def backend_of(top: Path) -> tuple[str, list[str]]:
     system = project.get("build-system", {})
     folders = [str(top / folder) for folder in system.get("backend-path", [])]
     return system.get("build-backend", "setuptools.build_meta:__legacy__"), folders
+
+
+def lay_crates(top: Path, wheels: Path, cargo: Path) -> int:
+    """Unpack the crates that the sdist's own Cargo.lock pins, as the one source that cargo has; returns how many."""
+    vendor = cargo / "crates"
+    vendor.mkdir(parents=True)
+    (cargo / "config.toml").write_text(CONFIG.format(vendor), encoding="utf-8")
+    laid = set()
+    for lock in sorted(top.rglob("Cargo.lock")):
+        if OTHERS.intersection(lock.relative_to(top).parts):
+            continue
+        for one in tomllib.loads(lock.read_text(encoding="utf-8")).get("package", []):
+            if one.get("source") not in CRATES_IO:
+                continue
+            name, checksum = f"{one['name']}-{one['version']}", str(one.get("checksum", ""))
+            file = wheels / checksum / f"{name}.crate"
+            if name in laid or not re.fullmatch(r"[0-9a-f]{64}", checksum) or not file.is_file():
+                continue
+            with tarfile.open(file, "r:gz") as tar:
+                members = [each for each in tar if each.name == name or each.name.startswith(f"{name}/")]
+                extract(tar, vendor, members)
+            package = json.dumps({"files": {}, "package": checksum})
+            (vendor / name / ".cargo-checksum.json").write_text(package, encoding="utf-8")
+            laid.add(name)
+    return len(laid)
 
 
 def main(uv: str, sdist: str, requirements: str, out: str, needed: list[str]) -> int:
@@ -72,6 +116,13 @@ def main(uv: str, sdist: str, requirements: str, out: str, needed: list[str]) ->
     backend, folders = backend_of(top)
     env = {**os.environ, "PYTHONPATH": str(installed), "PATH": f"{installed / 'bin'}:{os.environ['PATH']}"}
     env |= {"CARGO_NET_OFFLINE": "true", "PYTHONHASHSEED": "0"}
+    if any(top.rglob("Cargo.toml")):
+        if backend.startswith("maturin") and shutil.which("cargo", path=f"{RUST}:{env['PATH']}") is None:
+            print("error: this sdist is built by cargo, which is not there", file=sys.stderr)
+            return 1
+        cargo = HOME / "cargo"
+        print(f"{lay_crates(top, Path(sdist).parents[1], cargo)} crates of its Cargo.lock", flush=True)
+        env |= {"CARGO_HOME": str(cargo), "PATH": f"{RUST}:{env['PATH']}"}
     where = json.dumps([*folders, *([str(top)] if backend.endswith("__legacy__") else [])])
     hook = [sys.executable, "-B", "-c", HOOK, where, backend, out]
     if code := subprocess.run(hook, cwd=top, env=env, check=False).returncode:

@@ -43,6 +43,11 @@ NO_WHEEL = re.compile(
 CONFIG, SDISTS = "uv.toml", "sdists.json"
 KEPT = Path("sdists")
 DEFAULT_BUILD = ["setuptools>=40.8", "wheel"]
+RUST = re.compile(r"(?:maturin|setuptools[-_.]rust)(?![\w.-])", re.IGNORECASE)
+CRATES_IO = ("registry+https://github.com/rust-lang/crates.io-index", "sparse+https://index.crates.io/")
+MOST_CRATES = 1000
+OTHERS = {"benches", "examples", "fuzz", "test", "tests", "third_party", "vendor", "vendored"}
+"""Folders of an sdist whose locks are those of other programs."""
 
 
 class Unusable(Exception):
@@ -100,6 +105,8 @@ def texts(path: Path) -> Iterator[tuple[str, str]]:
     def wanted(name: str) -> str:
         inside = name.partition("/")[2]
         is_info = inside in ("PKG-INFO", "pyproject.toml")
+        above = inside.split("/")[:-1]
+        is_info = is_info or (inside.endswith("Cargo.lock") and len(above) <= 3 and not OTHERS.intersection(above))
         return inside if is_info or re.fullmatch(r"(?:src/)?[^/]{1,200}\.egg-info/requires\.txt", inside) else ""
 
     try:
@@ -139,7 +146,36 @@ def read_sdist(path: Path) -> dict[str, Any]:
     build = [str(one) for one in build] if isinstance(build, list) else DEFAULT_BUILD
     if backend.startswith("setuptools"):
         build += [one for one in ("setuptools", "wheel") if not any(re.match(rf"{one}\b", other) for other in build)]
-    return {"requires": requires, "extras": extras, "build": build}
+    is_rust = any(RUST.match(one) for one in build)
+    locks = [text for name, text in sorted(found.items()) if name.rpartition("/")[2] == "Cargo.lock"]
+    return {
+        "requires": requires,
+        "extras": extras,
+        "build": build,
+        "crates": crates_of(path.name, locks) if is_rust else [],
+    }
+
+
+def crates_of(sdist: str, locks: list[str]) -> list[list[str]]:
+    """(name, version, SHA-256) of the crates that an sdist's own locks pin. Raises `Unusable` for any other."""
+    found: list[list[str]] = []
+    for text in locks:
+        try:
+            listed = tomllib.loads(text).get("package", [])
+        except (ValueError, RecursionError):
+            raise Unusable(f"error: {sdist} has a Cargo.lock that is no TOML") from None
+        for one in listed if isinstance(listed, list) else []:
+            if not isinstance(one, dict) or "source" not in one:
+                continue
+            crate = [str(one.get(key, "")) for key in ("name", "version", "checksum")]
+            if one["source"] not in CRATES_IO:
+                where = str(one["source"])[:120]
+                raise Unusable(f"error: {sdist} takes the crate {crate[0][:80]} from {where}, not from crates.io")
+            if crate not in found:
+                found.append(crate)
+    if len(found) > MOST_CRATES:
+        raise Unusable(f"error: {sdist} has more than {MOST_CRATES} crates")
+    return found
 
 
 def from_requires(text: str) -> tuple[list[str], list[str]]:

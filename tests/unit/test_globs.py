@@ -1,0 +1,93 @@
+"""Patterns of `.dockerignore`: each verdict is that of one plain expression, in time that grows as the path does."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import time
+
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from builder.globs import _Automaton, _is_regular, _moby_class, _moby_tokens, moby_pattern
+
+PARTS = ("a", "b", "/", "*", "**", "**/", "/**/", "?", "[ab]", "[^a]", "[.-a]", "\\a", "\\/", ".")
+PATTERNS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=9).map("".join)
+PATHS = st.lists(st.sampled_from(["a", "b", "/", "ab", "/a", ".", "\n"]), min_size=1, max_size=9).map("".join)
+SPECIAL = re.compile(r"[*?\[\\]")
+
+
+def normal(pattern: str) -> str:
+    body = "/" + pattern.lstrip("/") if pattern.startswith("/") else pattern
+    return posixpath.normpath(body).removeprefix("/") or "/"
+
+
+def plain(pattern: str) -> re.Pattern[str]:
+    """The expression that moby's own loop makes of a pattern. It backtracks."""
+    out: list[str] = []
+    at = 0
+    while at < len(pattern):
+        char = pattern[at]
+        at += 1
+        if pattern.startswith("**", at - 1):
+            at += 2 if pattern.startswith("/", at + 1) else 1
+            if at == len(pattern):
+                out.append(".*")
+            else:
+                is_end = not out and not SPECIAL.search(pattern[at:]) and not pattern.startswith("**/")
+                out.append(".*" if is_end else "(?:.*/)?")
+        elif char == "*":
+            out.append("[^/]*")
+        elif char == "?":
+            out.append("[^/]")
+        elif char == "[":
+            part, at = _moby_class(pattern, at)
+            out.append(part)
+        elif char == "\\":
+            out.append(re.escape(pattern[at]))
+            at += 1
+        else:
+            out.append(re.escape(char))
+    return re.compile("".join(out), re.DOTALL)
+
+
+@given(pattern=PATTERNS, paths=st.lists(PATHS, min_size=1, max_size=20))
+@settings(max_examples=400, deadline=None)
+def test_a_verdict_is_that_of_the_plain_expression(pattern: str, paths: list[str]) -> None:
+    body = normal(pattern)
+    assume(not body.endswith("\\"))
+    made, expected, automaton = moby_pattern(pattern), plain(body), _Automaton(_moby_tokens(body))
+    for path in paths:
+        wanted = expected.fullmatch(path) is not None
+        assert (made.matches(path), automaton(path)) == (wanted, wanted), (pattern, path)
+
+
+REGULAR = ("*a*a*a*a*a*a*b", "**/a*/**/a*/**/a*/**/b", "**/*a*a*a*a*b/**")
+OTHERS = ("**a" * 12 + "b", "[^b]*" * 12 + "c", "x**" * 12 + "y", "*****" * 12)
+ALL = (*REGULAR, *OTHERS)
+
+
+def test_both_ways_to_match_are_there() -> None:
+    assert all(_is_regular(_moby_tokens(pattern)) for pattern in REGULAR)
+    assert not any(_is_regular(_moby_tokens(pattern)) for pattern in OTHERS[:3])
+
+
+@pytest.mark.parametrize("pattern", ALL)
+@pytest.mark.parametrize("part", ["a", "a/", "xa", "aab/"])
+def test_time_grows_as_the_path_does(pattern: str, part: str) -> None:
+    """With backtracking the longer path takes from hundreds of times as long to for ever."""
+    made = moby_pattern(pattern)
+
+    def spent(size: int) -> float:
+        path, began = part * size, time.process_time()
+        made.matches(path)
+        return time.process_time() - began
+
+    spent(64)
+    ratios = []
+    for _ in range(9):  # another process's use of the machine adds to one try, not to each
+        ratios.append(spent(4096) / max(0.001, spent(512)))
+        if ratios[-1] <= 32:
+            break
+    assert min(ratios) <= 32, ratios
