@@ -180,7 +180,7 @@ class Launcher:
             raise
         except BuildError as error:  # the image is the operator's: no request makes it another one
             message = f"{setup.reads} cannot build: {error.message}"
-            raise PlatformError("ExecutorImageUnavailable", message, where=error.where) from error
+            raise PlatformError("ExecutorImageUnavailable", message) from error
         self._known[name] = known
         return known
 

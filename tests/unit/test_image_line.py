@@ -239,12 +239,14 @@ def launch(
     *,
     login: tuple[str, str] | None = None,
     setups: Mapping[str, Setup] = KANIKO,
-    config: Mapping[str, Any] = BUILDER_CONFIG,
+    config: Mapping[str, Any] | BuildError = BUILDER_CONFIG,
     **image: Any,
 ) -> tuple[Any, Close]:
     def read(image: str, access: Access, login: Login | None) -> Mapping[str, Any]:
         assert image == BUILDER and login == (Login(username="robot", password="pass") if launcher.login else None)
         assert access.private == access.insecure == ("registry.example:5000",)
+        if isinstance(config, BuildError):
+            raise config
         return config
 
     launcher = Launcher(setups=setups, cluster=cluster, login=login, read_config=read)
@@ -375,12 +377,21 @@ def test_a_strategy_that_is_not_set_up_is_refused_with_what_to_do(
     assert how is Close.FINISH and calls.order == []
 
 
-def test_a_builder_image_that_cannot_build_is_the_operators(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("config", "reason", "words"),
+    [
+        ({"config": {"Env": ["CNB_USER_ID=0"]}}, "ExecutorImageUnavailable", BUILDER),
+        (BuildError("ImageNotFound", "there is none"), "ExecutorImageUnavailable", "there is none"),
+        (PlatformError("RegistryUnavailable", "it is away"), "RegistryUnavailable", "it is away"),
+    ],
+)
+def test_a_builder_image_that_cannot_be_used_is_not_the_users(
+    tmp_path: Path, config: Mapping[str, Any] | BuildError, reason: str, words: str
+) -> None:
     calls = JobCalls(tar_of({"main.js": "1"}))
-    outcome, _ = launch(tmp_path, calls, Fake(calls.order), setups=BOTH, config={"config": {"Env": ["CNB_USER_ID=0"]}})
-    assert isinstance(outcome.failure, PlatformError)
-    assert (outcome.failure.reason, outcome.failure.where) == ("ExecutorImageUnavailable", "buildpacks_builder")
-    assert BUILDER in outcome.failure.message
+    outcome, _ = launch(tmp_path, calls, Fake(calls.order), setups=BOTH, config=config)
+    assert isinstance(outcome.failure, PlatformError) and outcome.failure.reason == reason
+    assert words in outcome.failure.message and calls.order == []
 
 
 def test_a_build_argument_that_is_not_allowed_is_the_requests_fault(tmp_path: Path) -> None:
