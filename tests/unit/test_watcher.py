@@ -12,7 +12,10 @@ import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube import attend as attending
+from builder.kube.api import Refused as ClusterRefused
 from builder.kube.ended import Ended
+from builder.kube.watch import Watch
+from builder.watcher import cluster as clusters
 from builder.watcher.cluster import SeenJob
 from builder.watcher.watcher import Watcher
 from tests.watcher_fixtures import DIGEST, Board, MemoryCluster, OneJob, Record
@@ -114,6 +117,31 @@ def test_without_a_view_of_the_cluster_nothing_is_adopted() -> None:
             assert not board.adopted
             cluster.is_current.set()
             await board.until(lambda: one.caught_up)
+
+    run(scenario())
+
+
+def test_a_namespace_that_is_not_seen_is_a_line_of_the_log_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        warned, seen = asyncio.Event(), asyncio.Event()
+        found: list[dict[str, Any]] = []
+
+        class Log:
+            def warning(self, message: str, **facts: Any) -> None:
+                found.append(facts)
+                warned.set()
+
+        monkeypatch.setattr(clusters, "log", Log())
+        monkeypatch.setattr(clusters, "READY_LOOK_S", 0.01)
+        view = Watch(api=None, namespace=PACKS)  # type: ignore[arg-type]
+        view.jobs.unavailable = ClusterRefused(403, "Forbidden", "jobs is forbidden")
+        monkeypatch.setattr(view, "ready", seen.wait)
+        ready = asyncio.create_task(clusters.KubeCluster(api=view.jobs.api, watch=view, namespace=PACKS).ready())
+        await warned.wait()
+        assert found[0]["namespace"] == PACKS and "jobs is forbidden" in found[0]["why"]
+        assert not ready.done()
+        seen.set()
+        await ready
 
     run(scenario())
 
