@@ -19,6 +19,7 @@ from google.protobuf import json_format
 from builder.attest.artifact import Refused, check_config, described
 from builder.attest.provenance import COMPILE_TYPE, IMAGE_TYPE, MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import repository_of
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
 from builder.prebuilt import Prebuilt
@@ -207,11 +208,12 @@ class Finalizer:
 
 
 def _commit(row: builds.Row) -> tuple[str, str] | None:
-    """(URL, SHA) of a git source."""
-    if not row["provenance"]:
+    """(URL, SHA) of a repository."""
+    repository = repository_of(record.request(row))
+    if repository is None or not row["provenance"]:
         return None
     found = json_format.Parse(row["provenance"], pb.SourceProvenance())
-    return record.request(row).git_source.url, found.commit_sha
+    return repository.url, found.commit_sha
 
 
 def failure_of(error: BuildError) -> pb.Failure:

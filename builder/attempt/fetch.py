@@ -14,6 +14,7 @@ from builder.attempt.git import fetch_commit
 from builder.attempt.reader import Reading
 from builder.claims.calls import Refused, Unanswered
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import repository_of
 from builder.errors import BuildError, PlatformError
 from builder.git.commands import Commit
 from builder.text import size as in_words
@@ -60,8 +61,8 @@ def open_source(attempt: Attempt, reading: Reading) -> Source:
     """Fetch, verify, unpack."""
     commit: Commit | None = None
     try:
-        if attempt.grant.request.WhichOneof("source") == "git_source":
-            commit = fetch_commit(attempt, attempt.grant.request.git_source)
+        if repository := repository_of(attempt.grant.request):
+            commit = fetch_commit(attempt, repository)
             size = attempt.blob.stat().st_size
         else:
             size = _download(attempt, attempt.blob)

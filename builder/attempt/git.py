@@ -17,7 +17,7 @@ from builder import sandbox
 from builder.addresses import listed, normalized
 from builder.attempt.attempt import Attempt
 from builder.attempt.steps import CA_MOUNT
-from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import Repository
 from builder.errors import BuildError, PlatformError
 from builder.git import commands
 from builder.git.commands import Commit
@@ -33,6 +33,15 @@ CHUNK = 1024 * 1024
 
 
 @dataclass(frozen=True, kw_only=True)
+class _Named:
+    """What a request names, judged; `at` is the field of the request."""
+
+    url: GitUrl
+    reference: str
+    at: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class _Ran:
     code: int
     out: tuple[str, ...]
@@ -41,50 +50,55 @@ class _Ran:
     unreachable: bool = False
 
 
-def fetch_commit(attempt: Attempt, asked: pb.GitSource) -> Commit:
+def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
     """The commit that a request names; its tree is in `attempt.blob` then, as a tar. Raises `BuildError`."""
-    url, reference = parse_url(asked.url), check_reference(asked.reference)
+    named = _Named(
+        url=parse_url(asked.url, asked.where("url")),
+        reference=check_reference(asked.reference, asked.where("reference")),
+        at=asked.at,
+    )
     folder = attempt.work / FOLDER
     folder.mkdir()
     attempt.chown_to_build_user(folder)
     _write(attempt, folder / "askpass", commands.ASKPASS_TEXT, 0o755)
     try:
-        sha, branch = _resolve(attempt, url, reference)
-        attempt.log.system(f"{visible(reference, limit=80)} of {url.text} is the commit {sha}")
-        _online(attempt, url, commands.fetch(url, sha, CA_MOUNT))
+        sha, branch = _resolve(attempt, named)
+        attempt.log.system(f"{visible(named.reference, limit=80)} of {named.url.text} is the commit {sha}")
+        _online(attempt, named, commands.fetch(named.url, sha, CA_MOUNT))
         (folder / "askpass").unlink()
         info = folder / "repository" / "info"
         info.mkdir(exist_ok=True)
         attempt.chown_to_build_user(info)
         _write(attempt, info / "attributes", commands.ATTRIBUTES, 0o644)
-        commit = commands.commit_of(_offline(attempt, commands.describe(sha)).out, sha, branch)
+        commit = commands.commit_of(_offline(attempt, commands.describe(sha)).out, sha, branch, named.at)
         _offline(attempt, commands.archive(sha))
-        _take(attempt, folder / "source.tar")
+        _take(attempt, folder / "source.tar", named.at)
         return commit
     finally:
         remove_tree(folder)
 
 
-def _resolve(attempt: Attempt, url: GitUrl, reference: str) -> tuple[str, str]:
+def _resolve(attempt: Attempt, named: _Named) -> tuple[str, str]:
     """(commit, branch)."""
-    listing = _online(attempt, url, commands.list_remote(url, reference, CA_MOUNT))
-    sha, branch = commands.found_in(listing.out, reference)
+    url, reference = named.url, named.reference
+    listing = _online(attempt, named, commands.list_remote(url, reference, CA_MOUNT))
+    sha, branch = commands.found_in(listing.out, reference, named.at)
     _offline(attempt, commands.init())
     if not sha and is_commit(reference):
-        _online(attempt, url, commands.fetch(url, "", CA_MOUNT, shallow=False))
+        _online(attempt, named, commands.fetch(url, "", CA_MOUNT, shallow=False))
         found = _run(attempt, commands.expand(reference), None)
         sha = found.out[0] if found.code == 0 and found.out else ""
         remove_tree(attempt.work / FOLDER / "repository")  # it has commits without their files
         _offline(attempt, commands.init())
     if not sha:
         message = f'{url.text} has no branch, tag or commit "{visible(reference, limit=80)}"'
-        raise BuildError("GitReferenceNotFound", message, where="gitSource.reference")
+        raise BuildError("GitReferenceNotFound", message, where=f"{named.at}.reference")
     return sha, branch
 
 
-def _online(attempt: Attempt, url: GitUrl, argv: tuple[str, ...]) -> _Ran:
+def _online(attempt: Attempt, named: _Named, argv: tuple[str, ...]) -> _Ran:
     """A command that asks the host. Raises `BuildError`."""
-    settings = attempt.node.settings
+    settings, url = attempt.node.settings, named.url
     host = normalized(url.host)
     is_private = listed(host, url.port, settings.git_hosts)
     policy = sandbox.EgressPolicy(
@@ -95,7 +109,12 @@ def _online(attempt: Attempt, url: GitUrl, argv: tuple[str, ...]) -> _Ran:
     ran = _run(attempt, argv, egress)
     if ran.code != 0:
         raise commands.failed(
-            url, ran.err, refused=ran.refused, unreachable=ran.unreachable, login=bool(_login(attempt))
+            url,
+            ran.err,
+            refused=ran.refused,
+            unreachable=ran.unreachable,
+            login=bool(_login(attempt)),
+            at=named.at,
         )
     return ran
 
@@ -193,7 +212,7 @@ def _write(attempt: Attempt, path: Path, text: str, mode: int) -> None:
     attempt.chown_to_build_user(path)
 
 
-def _take(attempt: Attempt, archive: Path) -> None:
+def _take(attempt: Attempt, archive: Path, at: str) -> None:
     """Copy the archive to where an upload would lie. Raises `BuildError` ArchiveTooLarge."""
     limit = attempt.node.settings.upload_bytes
     with os.fdopen(os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as source:
@@ -202,6 +221,6 @@ def _take(attempt: Attempt, archive: Path) -> None:
             raise PlatformError("GitUnavailable", "git packed no archive")
         if found.st_size > limit:
             message = f"the commit's tree has {found.st_size} bytes, {limit} are allowed"
-            raise BuildError("ArchiveTooLarge", message, where="gitSource")
+            raise BuildError("ArchiveTooLarge", message, where=at)
         with attempt.blob.open("wb") as out:
             shutil.copyfileobj(source, out, CHUNK)

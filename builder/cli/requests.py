@@ -15,6 +15,7 @@ from builder.cli.pack import Packed, build_name
 from builder.cli.runtimes import RUNTIMES, set_runtime
 from builder.cli.stop import mistake
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.dockerfile.choose import DEFAULT, check_path
 from builder.errors import BuildError
 from builder.git.source import check_reference, parse_url
@@ -67,10 +68,8 @@ def check_sources(options: BuildOptions) -> None:
     if options.secret and options.path:
         step = "Name the source with --image REF or --git URL"
         raise mistake("--secret is for a private image or repository", where="--secret", next=step)
-    if options.git and options.dockerfile:
-        raise mistake("a Dockerfile of a repository is not built yet", where="--dockerfile")
-    if options.git and options.buildpacks:
-        raise mistake("buildpacks do not build a repository yet", where="--buildpacks")
+    if options.git and (options.dockerfile or options.buildpacks):
+        _check_git_image(options)
     if options.image:
         useless = {
             "--runtime": options.runtime,
@@ -87,6 +86,20 @@ def check_sources(options: BuildOptions) -> None:
         if named := next((name for name, value in useless.items() if value), ""):
             message = f"{named} is of no use with --image: a prebuilt image stays where it is and as it is"
             raise mistake(message, where=named, next=f"Leave {named} out")
+
+
+def _check_git_image(options: BuildOptions) -> None:
+    """The options of an image of a repository, as `plan.image_of` has them for a folder. Raises `Stop`."""
+    asked = "--dockerfile" if options.dockerfile else "--buildpacks"
+    if options.dockerfile and options.buildpacks:
+        raise mistake("--buildpacks and --dockerfile exclude each other", where=asked, next="Leave one of them out")
+    compiled = {
+        "--runtime": options.runtime,
+        "--runtime-version": options.runtime_version,
+        "--target": options.target,
+    }
+    if named := next((name for name, value in compiled.items() if value), ""):
+        raise mistake(f"{asked} makes an image, {named} compiles", where=asked, next="Leave one of them out")
 
 
 def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = RUNTIMES) -> pb.CreateBuildRequest:
@@ -113,7 +126,7 @@ def image_request(options: BuildOptions) -> pb.CreateBuildRequest:
     return request
 
 
-def git_request(options: BuildOptions, runtimes: Sequence[str]) -> pb.CreateBuildRequest:
+def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settings) -> pb.CreateBuildRequest:
     """The request for a commit: `URL`, `URL#REF` or `URL#REF:FOLDER`. Raises `BuildError`, `Stop` as `request_of`."""
     url, _, rest = options.git.partition("#")
     reference, _, folder = rest.partition(":")
@@ -122,6 +135,15 @@ def git_request(options: BuildOptions, runtimes: Sequence[str]) -> pb.CreateBuil
         check_reference(reference, "--git")
     check_path(folder, "--git")
     request = _request(options, build_name(url.rstrip("/").rpartition("/")[2].removesuffix(".git")))
+    if options.dockerfile or options.buildpacks:
+        _require_cluster(options, settings)
+        made = request.code.image.from_git
+        made.url, made.reference, made.secret_ref = url, reference, options.secret
+        arguments = dict(options.build_args)
+        if folder and arguments.setdefault("sub_path", folder) != folder:
+            raise mistake("the folder of --git and --sub-path differ", where="--git", next="Leave one of them out")
+        _fill_image(made, options, arguments)
+        return request
     source = request.git_source
     source.url, source.reference, source.context_dir, source.secret_ref = url, reference, folder, options.secret
     for key, value in options.build_args.items():
@@ -135,19 +157,34 @@ def git_request(options: BuildOptions, runtimes: Sequence[str]) -> pb.CreateBuil
 
 def as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Settings) -> None:
     """Make the request one for image mode. Raises `BuildError` where nothing here could build it."""
-    if not settings.server:
-        message = "a Dockerfile is built by a cluster behind a server, and none is configured; it was checked alone"
-        where = options.dockerfile or DEFAULT
-        if options.buildpacks:
-            message, where = "buildpacks run in a cluster behind a server, and none is configured", "--buildpacks"
-        raise BuildError("ToolchainUnavailable", message, where=where, next=NO_CLUSTER)
+    _require_cluster(options, settings)
     compiled = dict(request.code.compile.build_args)
-    from_code = request.code.image.from_code  # takes the place of code.compile
-    from_code.SetInParent()
-    from_code.dockerfile_path = options.dockerfile
-    from_code.sub_path = compiled.pop("sub_path", "")
-    for key, value in compiled.items():
-        from_code.build_args[key] = value
+    _fill_image(request.code.image.from_code, options, compiled)  # takes the place of code.compile
+
+
+def _require_cluster(options: BuildOptions, settings: Settings) -> None:
+    """Raises `BuildError` ToolchainUnavailable without a server: image mode needs a cluster behind one."""
+    if settings.server:
+        return
+    message = "a Dockerfile is built by a cluster behind a server, and none is configured"
+    where = options.dockerfile or DEFAULT
+    if options.buildpacks:
+        message, where = "buildpacks run in a cluster behind a server, and none is configured", "--buildpacks"
+    elif not options.git:
+        message += "; it was checked alone"
+    raise BuildError("ToolchainUnavailable", message, where=where, next=NO_CLUSTER)
+
+
+def _fill_image(
+    made: common.ImageFromCode | common.ImageFromGit, options: BuildOptions, build_args: Mapping[str, str]
+) -> None:
+    """Dockerfile, folder and build arguments of image mode; the folder is typed as a build argument."""
+    made.SetInParent()
+    made.dockerfile_path = check_path(options.dockerfile, "--dockerfile")
+    made.sub_path = build_args.get("sub_path", "")
+    for key, value in build_args.items():
+        if key != "sub_path":
+            made.build_args[key] = value
 
 
 def makes_image(settings: Settings, options: BuildOptions, packed: Packed) -> bool:

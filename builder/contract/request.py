@@ -1,6 +1,8 @@
-"""Read a compile request: which runtime, version and target, which start check. Pure; both sides use it."""
+"""Read a request: its runtime, version and target, its repository, its start check. Pure; both sides use it."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
@@ -26,12 +28,66 @@ def compiled_runtime(request: pb.CreateBuildRequest) -> common.Runtime:
     return request.code.compile.runtime
 
 
+@dataclass(frozen=True, kw_only=True)
+class Repository:
+    """What a request names of a git repository, as it was sent. `at` is its field, `folder_at` that of its folder."""
+
+    url: str
+    reference: str
+    folder: str
+    secret: str
+    at: str
+    folder_at: str
+
+    def where(self, name: str) -> str:
+        """The path of one of its fields."""
+        return f"{self.at}.{name}"
+
+
+def repository_of(request: pb.CreateBuildRequest) -> Repository | None:
+    """The repository that a request is of, in compile mode or image mode; None for every other source."""
+    if request.WhichOneof("source") == "git_source":
+        compiled = request.git_source
+        return Repository(
+            url=compiled.url,
+            reference=compiled.reference,
+            folder=compiled.context_dir,
+            secret=compiled.secret_ref,
+            at=GIT_SOURCE,
+            folder_at=f"{GIT_SOURCE}.contextDir",
+        )
+    if request.code.image.WhichOneof("variant") == "from_git":
+        made = request.code.image.from_git
+        return Repository(
+            url=made.url,
+            reference=made.reference,
+            folder=made.sub_path,
+            secret=made.secret_ref,
+            at=FROM_GIT,
+            folder_at=f"{FROM_GIT}.subPath",
+        )
+    return None
+
+
+GIT_SOURCE, FROM_GIT, FROM_CODE = "gitSource", "code.image.fromGit", "code.image.fromCode"
+
+
+def built_image(request: pb.CreateBuildRequest) -> tuple[common.ImageFromCode | common.ImageFromGit, str]:
+    """What a cluster makes an image of, with its field: both sources name a folder, a Dockerfile and build arguments.
+
+    Of a request that is for nothing of the kind: an empty one.
+    """
+    if request.code.image.WhichOneof("variant") == "from_git":
+        return request.code.image.from_git, FROM_GIT
+    return request.code.image.from_code, FROM_CODE
+
+
 IMAGE_QUEUE = "image"
 """The queue of builds that a cluster does: only workers whose settings name it take one."""
 
 
 def is_image(request: pb.CreateBuildRequest) -> bool:
-    """Whether a cluster builds it, as an image of a Dockerfile."""
+    """Whether it is for image mode: what is built of it, a cluster builds."""
     return request.code.WhichOneof("source") == "image"
 
 

@@ -49,6 +49,10 @@ DEFAULT_USERNAME = "x-access-token"
 """What hosts take beside a token where the secret names no user."""
 
 
+AT = "gitSource"
+"""The field of a request that an error names where its caller names none."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Commit:
     """A commit: who wrote it, and when it was committed (ms). `branch` is empty where a tag or a commit was named."""
@@ -101,7 +105,7 @@ def archive(sha: str) -> tuple[str, ...]:
     return git("--git-dir", REPOSITORY, "archive", "--format=tar", f"--output={ARCHIVE}", sha)
 
 
-def found_in(lines: Sequence[str], reference: str) -> tuple[str, str]:
+def found_in(lines: Sequence[str], reference: str, at: str = AT) -> tuple[str, str]:
     """(commit, branch) of a reference among the lines of `ls-remote`; empty where it is none of them.
 
     Raises `BuildError` GitReferenceNotFound for a short SHA that several tips have.
@@ -117,21 +121,23 @@ def found_in(lines: Sequence[str], reference: str) -> tuple[str, str]:
     tips = {sha for sha in refs.values() if sha.startswith(reference)}
     if len(tips) > 1:
         message = f'"{reference}" is the start of several commits'
-        raise BuildError("GitReferenceNotFound", message, where="gitSource.reference")
+        raise BuildError("GitReferenceNotFound", message, where=f"{at}.reference")
     return next(iter(tips), ""), ""
 
 
-def commit_of(lines: Sequence[str], sha: str, branch: str) -> Commit:
+def commit_of(lines: Sequence[str], sha: str, branch: str, at: str = AT) -> Commit:
     """What `describe` printed."""
     if len(lines) < 3 or lines[0] != sha or not lines[1].isdecimal():
-        raise BuildError("GitReferenceNotFound", f"{sha} is no commit", where="gitSource.reference")
+        raise BuildError("GitReferenceNotFound", f"{sha} is no commit", where=f"{at}.reference")
     return Commit(sha=sha, time_ms=int(lines[1][:12]) * 1000, author=visible(lines[2], limit=200), branch=branch)
 
 
-def failed(url: GitUrl, lines: Sequence[str], *, refused: bool, unreachable: bool, login: bool) -> BuildError:
+def failed(
+    url: GitUrl, lines: Sequence[str], *, refused: bool, unreachable: bool, login: bool, at: str = AT
+) -> BuildError:
     """What the end of a command that asked the host means, by its words."""
     words = [visible(line, limit=200) for line in lines if line.strip()][-6:]
-    text, where = "\n".join(lines).lower(), "gitSource.url"
+    text, where = "\n".join(lines).lower(), f"{at}.url"
     name, said = visible(url.text, limit=200), tuple(words)
     if refused:
         message = f"{url.host}:{url.port} is not a public host, or {name} was redirected to another one"
@@ -152,5 +158,5 @@ def failed(url: GitUrl, lines: Sequence[str], *, refused: bool, unreachable: boo
         return BuildError("GitUrlRefused", f"{name} is not what it names: {(*words, '')[0]}", where=where, said=said)
     if "not our ref" in text or "unadvertised object" in text or "remote ref" in text:
         message = f"{name} does not have this commit any more, or gives none that no branch or tag is at"
-        return BuildError("GitReferenceNotFound", message, where="gitSource.reference", said=said)
+        return BuildError("GitReferenceNotFound", message, where=f"{at}.reference", said=said)
     return PlatformError("GitUnavailable", f"git could not read {name}", where=where, said=said)

@@ -19,6 +19,7 @@ from builder.claims.calls import Backoff, Refused, Unanswered
 from builder.claims.outcome import Outcome, Verdict
 from builder.claims.requests import launching_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import built_image
 from builder.dockerfile.choose import ImageRequest
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.images.external import Access, Login, read_config
@@ -107,7 +108,7 @@ class Launcher:
 
     def _launch(self, attempt: Attempt) -> Outcome:
         attempt.node.label("after-claim")
-        asked = attempt.grant.request.code.image.from_code
+        asked, _ = built_image(attempt.grant.request)
         arguments = dict(asked.build_args or attempt.grant.request.build_args)
         request = ImageRequest(
             dockerfile=asked.dockerfile_path or attempt.grant.request.dockerfile,
@@ -135,7 +136,7 @@ class Launcher:
             )
             toolchain = Toolchain(name=strategy.NAME, runtime="", version="", target="", base="")
             key = strategy.key(plan, setup, keyed)
-            verdict = report_key(attempt, key, source.code_hash, toolchain, warnings)
+            verdict = report_key(attempt, key, source.code_hash, toolchain, warnings, source.provenance)
         if verdict is not Verdict.GO_ON:
             return Outcome(verdict=verdict)
         attempt.log.phase_name = "BUILD"

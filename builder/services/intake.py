@@ -12,7 +12,17 @@ from typing import Any
 from google.protobuf import json_format
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import START_CHECK, START_CHECKS, compiled_runtime, runtime_of, start_check_of
+from builder.contract.request import (
+    GIT_SOURCE,
+    START_CHECK,
+    START_CHECKS,
+    Repository,
+    built_image,
+    compiled_runtime,
+    repository_of,
+    runtime_of,
+    start_check_of,
+)
 from builder.dockerfile.choose import check_path
 from builder.errors import BuildError
 from builder.git.source import check_reference, parse_url
@@ -60,15 +70,12 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
     compile_source, runtime = request.code.compile, ""
     toolchain = ""
     if request.code.WhichOneof("source") == "image":
-        if request.code.image.WhichOneof("variant") == "from_code":
-            return _from_code(request, organization, parts)
-        message = "images are built from an uploaded context; send code.image.fromCode (docs/api.md)"
-        raise unimplemented(message)
+        return _image(request, organization, parts)
     settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     if request.WhichOneof("source") is None:
         raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
-    is_git = request.WhichOneof("source") == "git_source"
-    if request.WhichOneof("source") == "code" or is_git:
+    repo = repository_of(request)
+    if request.WhichOneof("source") == "code" or repo is not None:
         named = compiled_runtime(request)
         runtime = named.WhichOneof("runtime") or ""
         if runtime and runtime not in runtimes:
@@ -85,8 +92,9 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
         raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")
     repository = _repository(request, organization, settings)
     text = _kept(request)
-    if is_git:
-        _git(request, organization, parts)
+    if repo is not None:
+        _one_folder(request)
+        _git(request, repo, organization, parts)
         sha256, size = "", 0
     else:
         sha256, size = _source(request, organization, settings, parts.store, parts.sources)
@@ -100,18 +108,22 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
     }
 
 
-def _git(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> None:
+def _git(request: pb.CreateBuildRequest, asked: Repository, organization: str, parts: Parts) -> None:
     """Judge what is asked of a repository; its host is asked by the node. Raises `BuildError`."""
-    asked = request.git_source
-    parse_url(asked.url, "gitSource.url")
-    check_reference(asked.reference, "gitSource.reference")
-    folder = check_path(asked.context_dir, "gitSource.contextDir")
+    parse_url(asked.url, asked.where("url"))
+    check_reference(asked.reference, asked.where("reference"))
+    check_path(asked.folder, asked.folder_at)
+    if request.source_ref.WhichOneof("ref"):
+        raise BuildError("InvalidRequest", f"{asked.at} and sourceRef exclude each other", where="sourceRef")
+    if asked.secret:
+        parts.secrets.check(organization, asked.secret, GIT, asked.where("secretRef"))
+
+
+def _one_folder(request: pb.CreateBuildRequest) -> None:
+    """Raises `BuildError` for a git source with two folders."""
+    folder = check_path(request.git_source.context_dir, f"{GIT_SOURCE}.contextDir")
     if folder and request.build_args.get("sub_path", folder) != folder:
         raise BuildError("InvalidRequest", "contextDir and the build argument sub_path differ", where="buildArgs")
-    if request.source_ref.WhichOneof("ref"):
-        raise BuildError("InvalidRequest", "gitSource and sourceRef exclude each other", where="sourceRef")
-    if asked.secret_ref:
-        parts.secrets.check(organization, asked.secret_ref, GIT, "gitSource.secretRef")
 
 
 def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
@@ -140,13 +152,18 @@ def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -
     }
 
 
-def _from_code(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
-    """The columns of an image build from an uploaded context. Raises `BuildError`."""
-    _check_from_code(request)
+def _image(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
+    """The columns of an image build, from an uploaded context or a repository. Raises `BuildError`."""
+    if request.code.image.WhichOneof("variant") is None:
+        message = "one of prebuilt, fromCode and fromGit is needed"
+        raise BuildError("InvalidRequest", message, where="code.image")
+    _check_image(request)
+    if (repo := repository_of(request)) is not None:
+        _git(request, repo, organization, parts)
     settings = parts.settings
     repository = _repository(request, organization, settings)
     text = _kept(request)
-    sha256, size = _source(request, organization, settings, parts.store, parts.sources)
+    sha256, size = ("", 0) if repo else _source(request, organization, settings, parts.store, parts.sources)
     return {
         **_columns(request, organization, settings, text, sha256, size),
         "runtime": "",
@@ -157,9 +174,9 @@ def _from_code(request: pb.CreateBuildRequest, organization: str, parts: Parts) 
     }
 
 
-def _check_from_code(request: pb.CreateBuildRequest) -> None:
-    """Judge what is asked of an uploaded context, before its bytes are looked at. Raises `BuildError`."""
-    asked, where = request.code.image.from_code, "code.image.fromCode"
+def _check_image(request: pb.CreateBuildRequest) -> None:
+    """Judge what is asked of a context, before its bytes are looked at. Raises `BuildError`."""
+    asked, where = built_image(request)
     check_path(asked.dockerfile_path or request.dockerfile, f"{where}.dockerfilePath")
     check_path(asked.sub_path, f"{where}.subPath")
     if asked.dockerfile_path and request.dockerfile:
@@ -266,7 +283,7 @@ def label_filter(texts: Sequence[str]) -> dict[str, str]:
 def _nothing_ignored(request: pb.CreateBuildRequest) -> None:
     """Refuse what no build of this request would look at: whoever sent it means something by it."""
     if request.dockerfile and request.WhichOneof("source") != "code":
-        message = "a Dockerfile is for image mode: send code.image.fromCode, with sourceRef for an upload"
+        message = "a Dockerfile is for image mode: send code.image: fromCode, with sourceRef for an upload, or fromGit"
         raise BuildError("InvalidRequest", message, where="dockerfile")
     if request.dockerfile:
         message = "a Dockerfile is for image mode; this request is built by its runtime's pipeline"

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from builder.attest.artifact import Refused, reported
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
-from builder.contract.request import start_check_of
+from builder.contract.request import repository_of, start_check_of
 from builder.errors import REASONS, BuildError
 from builder.git.source import parse_url
 from builder.services.archives import Archives, ArchiveUpload, check_size
@@ -114,17 +114,18 @@ class WorkerService:
 
     def _secrets_of(self, row: builds.Row) -> Mapping[str, str]:
         """The secrets of this build, opened at each claim."""
-        asked = record.request(row).git_source.secret_ref
-        if not asked:
+        asked = repository_of(record.request(row))
+        if asked is None or not asked.secret:
             return {}
-        found = self._parts.secrets.git(row["organization"], asked, "gitSource.secretRef")
-        host = parse_url(record.request(row).git_source.url)
+        where = asked.where("secretRef")
+        found = self._parts.secrets.git(row["organization"], asked.secret, where)
+        host = parse_url(asked.url, asked.where("url"))
         if found.host and found.host not in (host.host, f"{host.host}:{host.port}"):
-            message = f'the secret "{asked}" is only for {found.host}; the repository is at {host.host}'
-            raise BuildError("InvalidRequest", message, where="gitSource.secretRef")
+            message = f'the secret "{asked.secret}" is only for {found.host}; the repository is at {host.host}'
+            raise BuildError("InvalidRequest", message, where=where)
         if found.private_key:
-            message = f'the secret "{asked}" is an SSH key; https takes a token'
-            raise BuildError("SecretWrongType", message, where="gitSource.secretRef")
+            message = f'the secret "{asked.secret}" is an SSH key; https takes a token'
+            raise BuildError("SecretWrongType", message, where=where)
         return {"git.username": found.username, "git.token": found.token}
 
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.contract.request import start_check_of
+from builder.contract.request import built_image, start_check_of
 from builder.plan import PLATFORM
 from builder.store.transitions import CANCELLED, FAILED, JOB, OWNED, PENDING, RUNNING, SUCCEEDED
 
@@ -69,7 +69,7 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         statement=row["statement"],
         labels=asked.labels,
         build_args=dict.fromkeys(
-            [*asked.build_args, *asked.code.compile.build_args, *asked.code.image.from_code.build_args], "***"
+            [*asked.build_args, *asked.code.compile.build_args, *built_image(asked)[0].build_args], "***"
         ),
     )
     for name, start, end, ok in json.loads(row["phases"]):

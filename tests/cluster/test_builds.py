@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -16,13 +19,16 @@ from typing import Any
 import httpx
 import pytest
 
+from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube.job import job_name
 from builder.local.embedded import end, free_port, private_redis
+from tests import git_fixtures as hosts
 from tests.broker_fixtures import Worker, worker
 from tests.build_fixtures import Files, tar_of, until
 from tests.cluster import images
 from tests.cluster_fixtures import NAMESPACE, Jobs
+from tests.git_fixtures import TOKEN, USERNAME, Host
 from tests.serve_fixtures import Serve, serving
 
 PATIENCE_S = 240
@@ -86,7 +92,9 @@ class Service:
 
     def submit(self, name: str, files: Files, **fields: Any) -> str:
         archive = base64.b64encode(tar_of(files)).decode()
-        image = {"fromCode": {"archive": archive, **fields.pop("from_code", {})}}
+        return self.submit_image(name, {"fromCode": {"archive": archive, **fields.pop("from_code", {})}}, **fields)
+
+    def submit_image(self, name: str, image: dict[str, Any], **fields: Any) -> str:
         body = {"name": name, "code": {"image": image}, **fields}
         answer = self.serve.ask("POST", "/v1/ignite/builds", "both", json=body)
         assert answer.status_code == 200, answer.text
@@ -169,9 +177,22 @@ def service(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
 
 
 @pytest.fixture(scope="module")
-def both(service: Service) -> Iterator[Service]:
-    """With a worker and a watcher that stay."""
-    with service.worker("image-1"), service.watcher():
+def host() -> Iterator[Host]:
+    """A git host behind TLS, in a folder that build users may enter: git reads the CA bundle as one of them."""
+    folder = Path(tempfile.mkdtemp(prefix="ignite-builder-git-", dir="/var/tmp"))
+    folder.chmod(0o755)
+    try:
+        with hosts.serving(folder, load({}).settings.ca_bundle) as served:
+            yield served
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def both(service: Service, host: Host) -> Iterator[Service]:
+    """With a worker and a watcher that stay. The worker knows the git host."""
+    git = {"GIT_HOSTS": json.dumps([host.address]), "CA_BUNDLE": str(host.bundle)}
+    with service.worker("image-1", **git), service.watcher():
         yield service
 
 
@@ -292,15 +313,57 @@ def test_a_deleted_job_has_vanished_and_the_next_attempt_has_another(both: Servi
     assert any("JobVanished" in line for line in both.log(build_id))
 
 
+def command(both: Service, home: Path, *argv: str) -> subprocess.CompletedProcess[str]:
+    """`ignite-builder` as a user of the server runs it."""
+    environ = {key: value for key, value in os.environ.items() if not key.startswith("IGNITE_BUILDER_")}
+    environ |= {"IGNITE_BUILDER_SERVER": both.serve.url, "IGNITE_BUILDER_TOKEN": "t-both"}
+    environ |= {"XDG_CONFIG_HOME": str(home)}
+    program = Path(sys.executable).parent / "ignite-builder"
+    return subprocess.run([program, *argv], env=environ, capture_output=True, text=True, check=False)
+
+
 def test_the_command_builds_a_folder_with_a_dockerfile(both: Service, tmp_path: Path) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app/Dockerfile").write_text(dockerfile(both, "RUN echo cli > /srv/cli"))
-    environ = {key: value for key, value in os.environ.items() if not key.startswith("IGNITE_BUILDER_")}
-    environ |= {"IGNITE_BUILDER_SERVER": both.serve.url, "IGNITE_BUILDER_TOKEN": "t-both"}
-    environ |= {"XDG_CONFIG_HOME": str(tmp_path)}
-    program = Path(sys.executable).parent / "ignite-builder"
-    done = subprocess.run(
-        [program, "build", str(tmp_path / "app")], env=environ, capture_output=True, text=True, check=False
-    )
+    done = command(both, tmp_path, "build", str(tmp_path / "app"))
     assert done.returncode == 0, done.stderr
     assert both.jobs.start(done.stdout.strip(), "/bin/cat", "/srv/cli") == (0, "cli\n")
+
+
+def test_a_commit_of_a_private_repository_is_built_and_its_tree_is_answered_from_the_cache(
+    both: Service, host: Host, tmp_path: Path
+) -> None:
+    work = tmp_path / "work"
+    first = hosts.commit(
+        work,
+        {
+            "app/Dockerfile": dockerfile(both, "COPY . /srv/app", "RUN ls -A /srv/app > /srv/built"),
+            "app/hello.txt": "hello\n",
+            "readme": "x",
+        },
+    )
+    hosts.git(work, "tag", "v1")
+    second = hosts.commit(work, {}, "another commit with the same files")
+    hosts.publish(host, work, "private")
+    with both.serve.api("both") as api:
+        secret = pb.NamedSecret(name="forge", git_token=pb.GitToken(username=USERNAME, token=TOKEN))
+        api.call("SaveBuildSecrets", pb.SaveBuildSecretsRequest(named=[secret]))
+    source = {"url": host.url("private"), "reference": "v1", "subPath": "app", "secretRef": "forge"}
+    build = both.succeeded(both.submit_image("commit", {"fromGit": source}))
+    assert (build.provenance.commit_sha, build.provenance.author) == (first, "Ada <ada@example.com>")
+    (reference, *_) = build.image_refs
+    assert both.jobs.start(reference, "/bin/cat", "/srv/built") == (0, "Dockerfile\nhello.txt\n")
+    named = f"{host.url('private')}#main:app"
+    options = ("--dockerfile", "Dockerfile", "--secret", "forge", "--name", "commit", "--json")
+    done = command(both, tmp_path, "build", "--git", named, *options)
+    assert done.returncode == 0, done.stderr
+    again = both.get(json.loads(done.stdout)["buildId"])
+    assert (again.image_digest, again.from_cache_of) == (build.image_digest, build.build_id)
+    assert (again.provenance.commit_sha, again.provenance.branch) == (second, "main")
+    lines = both.log(build.build_id)
+    assert f"v1 of {host.url('private')} is the commit {first}" in lines
+    assert any(line.startswith("Job ") for line in lines)
+    assert not any(line.startswith("Job ") for line in both.log(again.build_id)), "the answer of the cache"
+    refused = both.ended(both.submit_image("commit", {"fromGit": {**source, "secretRef": ""}}))
+    assert (refused.failure.reason, refused.failure.where) == ("GitAuthFailed", "code.image.fromGit.url")
+    assert TOKEN not in "\n".join((both.trouble(build.build_id), both.trouble(again.build_id), done.stderr))

@@ -89,9 +89,6 @@ def test_another_organization_sees_nothing_of_a_build(serve: Serve) -> None:
 
 BUILDS = "/v1/ignite/builds"
 NOT_YET = {
-    "`from_git`": [
-        ("POST", BUILDS, {"name": "app", "code": {"image": {"fromGit": {"url": "https://example.com/x.git"}}}})
-    ],
     "gRPC": [],  # there is no port that speaks it
     "ComputeService": [("GET", "/v1/ignite/compile/d/logs", None), ("GET", "/v1/ignite/app/o/a/builds/b/log", None)],
 }

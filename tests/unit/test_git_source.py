@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import repository_of
 from builder.errors import BuildError
 from builder.git import commands
 from builder.git.source import check_reference, is_commit, parse_url
@@ -164,8 +165,10 @@ def test_a_commit_is_described_by_its_own_sha() -> None:
 )
 def test_intake_judges_a_repository_by_its_name_alone(fields: dict[str, str], reason: str, where: str) -> None:
     request = pb.CreateBuildRequest(name="app", git_source=pb.GitSource(**fields))
+    asked = repository_of(request)
+    assert asked is not None
     with pytest.raises(BuildError) as refused:
-        intake._git(request, "acme", SimpleNamespace())  # type: ignore[arg-type] # nothing of the server is looked at
+        intake._git(request, asked, "acme", SimpleNamespace())  # type: ignore[arg-type] # the server is not looked at
     assert (refused.value.reason, refused.value.where) == (reason, where)
 
 

@@ -276,7 +276,12 @@ def test_the_plan_of_a_dockerfile_names_no_command_that_would_be_refused(
         (("--image", "alpine", "--tag", "v1"), "--tag is of no use with --image"),
         (("--image", "alpine", "--dockerfile", "x"), "--dockerfile is of no use with --image"),
         (("--image", "alpine", "--buildpacks"), "--buildpacks is of no use with --image"),
-        (("--git", "https://example.com/a.git", "--buildpacks"), "buildpacks do not build a repository yet"),
+        (
+            ("--git", "https://example.com/a.git", "--buildpacks", "--dockerfile", "x"),
+            "--buildpacks and --dockerfile exclude each other",
+        ),
+        (("--git", "https://example.com/a.git", "--buildpacks", "--runtime", "go"), "--runtime compiles"),
+        (("--git", "https://example.com/a.git", "--dockerfile", "x", "--target", "wasm"), "--target compiles"),
         (("--image", "https://alpine"), "is a URL"),
         (("--image", "alpine", "--entry", "x"), "the build argument entry is of no use with --image"),
     ],

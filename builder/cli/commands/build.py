@@ -61,7 +61,7 @@ def build(ctx: Context, options: BuildOptions) -> int:
         if options.image:
             request = image_request(options)
         elif options.git:
-            request = git_request(options, nameable(pipelines.names(known)))
+            request = git_request(options, nameable(pipelines.names(known)), settings)
         else:
             choice = Choice(no_ignore=options.no_ignore, include=tuple(options.include))
             packed = pack(options.path, ctx.stdin, with_dockerfile(choice, options.dockerfile, options.path))
