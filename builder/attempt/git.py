@@ -134,6 +134,8 @@ def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None)
     token = attempt.grant.secrets.get("git.token", "")
 
     def on_line(stream: sandbox.Stream, data: bytes) -> None:
+        if stream is sandbox.Stream.SYSTEM:  # the sandbox's words, not git's
+            return
         lines = out if stream is sandbox.Stream.STDOUT else err
         if len(lines) < MOST_LINES:
             text = data.decode("utf-8", "replace")  # a host may say the token that it got

@@ -190,8 +190,12 @@ def host() -> Iterator[Host]:
 
 @pytest.fixture(scope="module")
 def both(service: Service, host: Host) -> Iterator[Service]:
-    """With a worker and a watcher that stay. The worker knows the git host."""
-    git = {"GIT_HOSTS": json.dumps([host.address]), "CA_BUNDLE": str(host.bundle)}
+    """With a worker and a watcher that stay. The worker knows the git host, and build users may enter its folder."""
+    git = {
+        "GIT_HOSTS": host.address,
+        "CA_BUNDLE": str(host.bundle),
+        "NODE_DIR": str(host.root.parent / "node"),
+    }
     with service.worker("image-1", **git), service.watcher():
         yield service
 

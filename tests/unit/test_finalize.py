@@ -428,12 +428,13 @@ def test_a_repository_in_trouble_keeps_no_other_tag_from_being_compared(
     assert real(registry, "acme/b", "latest") == digests["acme/b"]
 
 
-@pytest.mark.parametrize("where", ["top", "compile", "fromCode"])
+@pytest.mark.parametrize("where", ["top", "compile", "fromCode", "fromGit"])
 def test_a_build_arguments_value_is_in_no_statement(
     world: World, registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     secret: dict[str, Any] = {"buildArgs": {"TOKEN": "hunter2"}}
     codes = {"compile": {"compile": secret}, "fromCode": {"image": {"fromCode": secret}}}
+    codes["fromGit"] = {"image": {"fromGit": secret}}
     request = secret if where == "top" else {"code": codes[where]}
     attached: list[bytes] = []
 
@@ -447,4 +448,4 @@ def test_a_build_arguments_value_is_in_no_statement(
     [statement] = attached
     assert b"hunter2" not in statement and b'"TOKEN":"***"' in statement
     build_type = json.loads(statement)["predicate"]["buildDefinition"]["buildType"]
-    assert build_type.rpartition("builder/")[2] == ("image/v1" if where == "fromCode" else "compile/v1")
+    assert build_type.rpartition("builder/")[2] == ("image/v1" if where.startswith("from") else "compile/v1")

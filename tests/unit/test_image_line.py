@@ -11,11 +11,15 @@ from typing import Any
 
 import pytest
 
+from builder.attempt.attempt import Attempt
 from builder.claims.calls import Unanswered
 from builder.claims.requests import Close
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.contract.request import Repository
 from builder.dockerfile.choose import ImageRequest
 from builder.errors import BuildError, PlatformError
+from builder.git.commands import Commit
 from builder.images.external import Access, Login
 from builder.kaniko.plan import key_of, materials_of, read_facts, write_facts
 from builder.kube.job import Site, job_name
@@ -163,12 +167,14 @@ class JobCalls(MemoryCalls):
         self.marked: pb.LaunchingRequest | None = None
         self.launched_with: pb.LaunchedRequest | None = None
         self.away = 1
+        self.provenance: pb.SourceProvenance | None = None
 
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         yield self.source
 
     def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
         self.keys.append(request.key)
+        self.provenance = request.provenance if request.HasField("provenance") else None
         return super().planned(request)
 
     def store_archive(self, build_id: str, claim: int, archive: Path, sha256: str, lives_s: int) -> pb.StoredArchive:
@@ -322,6 +328,74 @@ def test_a_dockerfile_that_cannot_be_built_costs_no_job(tmp_path: Path) -> None:
     outcome, how = launch(tmp_path, calls, Fake(calls.order))
     assert (outcome.failure.reason, outcome.failure.where) == ("DockerfileInvalid", "Dockerfile:2:6")
     assert how is Close.FINISH and calls.order == []
+
+
+# --- of a repository
+
+
+FORGE = "https://forge.example.com/app.git"
+TOKEN = "ghp_0123456789abcdefghij"
+
+
+def launch_commit(
+    folder: Path, calls: JobCalls, cluster: Fake, monkeypatch: pytest.MonkeyPatch, sha: str, **fields: Any
+) -> tuple[Any, Close]:
+    """The line for a repository whose commit `sha` has the tree `calls.source`; git itself is in the e2e tests."""
+    asked: list[Repository] = []
+
+    def fetch(attempt: Attempt, repository: Repository) -> Commit:
+        asked.append(repository)
+        attempt.blob.write_bytes(calls.source)
+        return Commit(sha=sha, time_ms=1_767_323_045_000, author="Ada <ada@example.com>", branch="main")
+
+    monkeypatch.setattr("builder.attempt.fetch.fetch_commit", fetch)
+    made = grant(b"")
+    made.request.code.image.from_git.CopyFrom(common.ImageFromGit(url=FORGE, secret_ref="forge", **fields))
+    made.source.Clear()
+    made.secrets.update({"git.username": "ada", "git.token": TOKEN})
+    launcher = Launcher(setups=BOTH, cluster=cluster, login=("robot", "pass"), read_config=lambda *_: BUILDER_CONFIG)
+    with driving(node_at(folder, calls, settings={"node_id": "n"}), made) as attempt:
+        outcome = do_work(attempt, launcher.run)
+        how = close(attempt, outcome)
+    assert [(one.url, one.secret, one.at) for one in asked] == [(FORGE, "forge", "code.image.fromGit")]
+    return outcome, how
+
+
+def test_a_commit_is_launched_and_recorded_and_no_job_has_its_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = JobCalls(tar_of({"app/Build": DOCKERFILE, "app/a": "a"}))
+    cluster = Fake(calls.order)
+    asked = {"sub_path": "app", "dockerfile_path": "Build", "build_args": {"WHO": "us"}}
+    outcome, how = launch_commit(tmp_path, calls, cluster, monkeypatch, "a" * 40, **asked)
+    assert how is Close.LAUNCHED, outcome
+    assert calls.order == ["archive", "launching", "create", "launched"]
+    assert calls.archived == ["app", "app/Build", "app/a"]
+    assert calls.provenance == pb.SourceProvenance(
+        commit_sha="a" * 40, author="Ada <ada@example.com>", branch="main", source_timestamp_ms=1_767_323_045_000
+    )
+    assert calls.marked is not None and cluster.secrets
+    flags = cluster.created[0]["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert {"--build-arg=WHO=us", "--dockerfile=/kaniko/buildcontext/app/Build"} <= {*flags}
+    everything = json.dumps([cluster.created, cluster.secrets]) + str(calls.marked) + "\n".join(calls.kept[BUILD])
+    assert TOKEN not in everything and FORGE not in json.dumps(cluster.created)
+
+
+def test_another_commit_with_the_same_tree_has_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = []
+    for name, sha, content in (("a", "a", "1"), ("b", "b", "1"), ("c", "c", "2")):
+        calls = JobCalls(tar_of({"main.js": content}))
+        launch_commit(tmp_path / name, calls, Fake(calls.order), monkeypatch, sha * 40)
+        assert calls.marked is not None and calls.marked.job.strategy == "buildpacks"
+        keys += calls.keys
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_pointers_of_lfs_become_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
+    calls = JobCalls(tar_of({"Dockerfile": DOCKERFILE, "a": pointer}))
+    outcome, how = launch_commit(tmp_path, calls, Fake(calls.order), monkeypatch, "a" * 40)
+    assert (outcome.failure.reason, how, calls.order) == ("LfsUnavailable", Close.FINISH, [])
 
 
 # --- without a Dockerfile

@@ -11,7 +11,7 @@ import pytest
 
 from builder.cli.ignore import Choice
 from builder.cli.pack import pack
-from builder.cli.requests import BuildOptions, as_image, makes_image, request_of
+from builder.cli.requests import BuildOptions, as_image, git_request, makes_image, request_of
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dockerfile.choose import ImagePlan, ImageRequest, check_path, plan_image
 from builder.errors import BuildError
@@ -228,6 +228,39 @@ def test_buildpacks_send_a_context_without_a_dockerfile(source: Path) -> None:
     as_image(request, options, settings)
     asked = request.code.image.from_code
     assert (asked.sub_path, dict(asked.build_args), asked.dockerfile_path) == ("app", {"BP_MODE": "fast"}, "")
+
+
+@pytest.mark.parametrize("options", [{"dockerfile": "./docker/Dockerfile"}, {"buildpacks": True}])
+def test_a_commit_is_asked_for_as_an_image(source: Path, options: dict[str, Any]) -> None:
+    settings = local(source).replace(server="http://127.0.0.1:1")
+    asked = {"git": "https://example.com/acme/app.git#v1:service", "secret": "ci", **options}
+    request = git_request(BuildOptions(path="", build_args={"WHO": "us"}, **asked), (), settings)
+    found = request.code.image.from_git
+    assert (request.name, found.url, found.reference) == ("app", "https://example.com/acme/app.git", "v1")
+    assert (found.sub_path, found.secret_ref, dict(found.build_args)) == ("service", "ci", {"WHO": "us"})
+    assert found.dockerfile_path == ("docker/Dockerfile" if "dockerfile" in options else "")
+    assert not request.build_args and request.WhichOneof("source") == "code"
+    intake._check_image(request)
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "words"),
+    [
+        (("--dockerfile", "Dockerfile"), 75, "a Dockerfile is built by a cluster behind a server"),
+        (("--buildpacks",), 75, "buildpacks run in a cluster behind a server"),
+        (("--dockerfile", "../x"), 2, "leads out of the source"),
+        (("--dockerfile", "x", "--sub-path", "other"), 2, "the folder of --git and --sub-path differ"),
+    ],
+)
+def test_a_commit_that_cannot_become_an_image_is_refused_before_anything_is_asked(
+    source: Path, argv: tuple[str, ...], code: int, words: str
+) -> None:
+    server = "" if code == 75 else "http://127.0.0.1:1"
+    settings = local(source).replace(server=server)
+    ran = run("build", "--git", "https://example.com/a.git#main:app", *argv, settings=settings)
+    text = " ".join(ran.err.split())
+    assert ran.code == code and words in text, ran.err
+    assert ("--server=URL" in text) == (code == 75) and "checked alone" not in text
 
 
 def test_a_dockerfile_that_dockerignore_names_is_sent_when_it_is_named(source: Path) -> None:

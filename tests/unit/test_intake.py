@@ -12,14 +12,15 @@ import pytest
 from builder import pipelines
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.credentials import secrets_of
 from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.pipelines import catalog
-from builder.services import intake
+from builder.services import intake, secrets
 from builder.services.errors import CallRefused
 from builder.services.parts import Parts
 from builder.settings import Settings
-from builder.store import builds
+from builder.store import builds, record
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
 
@@ -165,6 +166,69 @@ def test_an_uploaded_context_waits_in_the_queue_of_images(store: Store, tmp_path
     assert refusal(store, tmp_path, request) == ("SourceEmpty", "code.image.fromCode.archive")
     request.source_ref.sha256 = "0" * 64
     assert refusal(store, tmp_path, request) == ("SourceNotFound", "sourceRef.sha256")
+
+
+FORGE = "https://forge.example.com/app.git"
+
+
+def from_git(**fields: Any) -> pb.CreateBuildRequest:
+    request = pb.CreateBuildRequest(name="app")
+    request.code.image.from_git.CopyFrom(common.ImageFromGit(**{"url": FORGE, **fields}))
+    return request
+
+
+def test_a_repository_waits_in_the_queue_of_images_without_a_source(store: Store, tmp_path: Path) -> None:
+    request = from_git(reference="v1", sub_path="app", dockerfile_path="Containerfile", build_args={"TOKEN": "s"})
+    found = columns(store, tmp_path, request)
+    assert (found["queue"], found["runtime"], found["repository"]) == ("image", "", "acme/app")
+    assert (found["source_sha256"], found["source_size"]) == ("", 0)
+    assert not list((tmp_path / "sources").rglob("*"))
+    row = builds.submit(store, found).row
+    assert record.request(row) == request
+    made = record.build(row)
+    assert made.code_kind == common.CODE_KIND_GIT_IMAGE and dict(made.build_args) == {"TOKEN": "***"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason", "where"),
+    [
+        ({"url": ""}, "GitUrlRefused", "url"),
+        ({"url": "ext::sh -c id"}, "GitUrlRefused", "url"),
+        ({"url": "https://ada:token@forge.example.com/app.git"}, "GitUrlRefused", "url"),
+        ({"reference": "-x"}, "InvalidRequest", "reference"),
+        ({"sub_path": "../x"}, "InvalidRequest", "subPath"),
+        ({"dockerfile_path": "/etc/passwd"}, "InvalidRequest", "dockerfilePath"),
+        ({"build_args": {"A B": "x"}}, "InvalidRequest", "buildArgs"),
+        ({"build_args": {"A": "x\0"}}, "InvalidRequest", "buildArgs.A"),
+        ({"secret_ref": "nobody"}, "SecretNotFound", "secretRef"),
+        ({"secret_ref": "login"}, "SecretWrongType", "secretRef"),
+    ],
+)
+def test_what_a_repository_cannot_be_is_refused_by_its_field(
+    store: Store, tmp_path: Path, fields: dict[str, Any], reason: str, where: str
+) -> None:
+    settings = Settings(data_dir=str(tmp_path))
+    login = pb.NamedSecret(name="login", registry=pb.RegistryLogin(username="ada", password="x"))
+    secrets.save(secrets_of(settings, store), "acme", pb.SaveBuildSecretsRequest(named=[login]))
+    found = refusal(store, tmp_path, from_git(**fields), settings=settings)
+    assert found == (reason, f"code.image.fromGit.{where}")
+
+
+def test_a_repository_stands_beside_no_upload_and_names_each_thing_once(store: Store, tmp_path: Path) -> None:
+    beside = from_git()
+    beside.source_ref.sha256 = "0" * 64
+    twice = from_git(dockerfile_path="a")
+    twice.dockerfile = "b"
+    arguments = from_git(build_args={"A": "1"})
+    arguments.build_args["A"] = "2"
+    for request, where in ((beside, "sourceRef"), (twice, "dockerfile"), (arguments, "buildArgs")):
+        assert refusal(store, tmp_path, request) == ("InvalidRequest", where)
+
+
+def test_an_image_without_its_source_names_those_there_are(store: Store, tmp_path: Path) -> None:
+    request = pb.CreateBuildRequest(name="app")
+    request.code.image.SetInParent()
+    assert refusal(store, tmp_path, request) == ("InvalidRequest", "code.image")
 
 
 @pytest.mark.parametrize("configured", ["", "reg.test:5000"])

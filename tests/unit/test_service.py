@@ -326,6 +326,34 @@ def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> Non
     assert services.get(build).status == pb.BUILD_STATUS_FAILED
 
 
+def test_a_repository_of_image_mode_is_claimed_with_its_secret_for_its_host_alone(
+    services: Services, tmp_path: Path
+) -> None:
+    parts = dataclasses.replace(services.parts, settings=Settings(data_dir=str(tmp_path)))
+    build_service, worker = BuildService(parts), WorkerService(parts)
+    named = [
+        pb.NamedSecret(name="forge", git_token=pb.GitToken(username="ada", token="t0ken")),
+        pb.NamedSecret(name="other", host="git.example.com", git_token=pb.GitToken(token="t0ken")),
+    ]
+    build_service.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=named))
+    worker.register_node(node_of("n"), pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["image"], slots=1))
+    answers = {}
+    for secret in ("forge", "other", ""):
+        asked = pb.CreateBuildRequest(name="app")
+        asked.code.image.from_git.url, asked.code.image.from_git.secret_ref = "https://forge.example.com/a.git", secret
+        build = build_service.create_build(ACME, asked).build_id
+        answer = worker.claim_build(
+            node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce=build)
+        )
+        answers[secret] = dict(answer.secrets)
+        assert answer.granted == (secret != "other"), answer
+        failure = services.get(build).failure
+        assert "t0ken" not in str(services.get(build)) and not answer.source.sha256
+        wanted = ("InvalidRequest", "code.image.fromGit.secretRef") if secret == "other" else ("", "")
+        assert (failure.reason, failure.where) == wanted
+    assert answers == {"forge": {"git.username": "ada", "git.token": "t0ken"}, "other": {}, "": {}}
+
+
 @pytest.mark.parametrize(
     ("lose", "status", "reason"),
     [("secret", pb.BUILD_STATUS_FAILED, "SecretNotFound"), ("key", pb.BUILD_STATUS_PENDING, "")],
