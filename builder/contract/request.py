@@ -28,6 +28,10 @@ def compiled_runtime(request: pb.CreateBuildRequest) -> common.Runtime:
     return request.code.compile.runtime
 
 
+GIT_SOURCE, FROM_GIT, FROM_CODE = "gitSource", "code.image.fromGit", "code.image.fromCode"
+"""The fields of a request that name a repository or context, as messages name them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Repository:
     """What a request names of a git repository, as it was sent. `at` is its field, `folder_at` that of its folder."""
@@ -67,9 +71,6 @@ def repository_of(request: pb.CreateBuildRequest) -> Repository | None:
             folder_at=f"{FROM_GIT}.subPath",
         )
     return None
-
-
-GIT_SOURCE, FROM_GIT, FROM_CODE = "gitSource", "code.image.fromGit", "code.image.fromCode"
 
 
 def built_image(request: pb.CreateBuildRequest) -> tuple[common.ImageFromCode | common.ImageFromGit, str]:

@@ -428,6 +428,37 @@ def test_a_repository_in_trouble_keeps_no_other_tag_from_being_compared(
     assert real(registry, "acme/b", "latest") == digests["acme/b"]
 
 
+@pytest.mark.parametrize(
+    "request_of_it",
+    [
+        {"gitSource": {"url": "https://forge.example.com/a.git"}},
+        {"code": {"image": {"fromGit": {"url": "https://forge.example.com/a.git"}}}},
+    ],
+    ids=["gitSource", "fromGit"],
+)
+def test_the_commit_of_a_repository_is_the_statements_source(
+    world: World, registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request_of_it: dict[str, Any]
+) -> None:
+    attached: list[bytes] = []
+
+    def attach(self: Flaky, *args: Any) -> str:
+        attached.append(args[3])
+        return Layout.attach(self, *args)
+
+    monkeypatch.setattr(Flaky, "attach", attach)
+    artifact = push(registry, tmp_path, "a")
+    build = world.submit(request=json.dumps(request_of_it))
+    claim = world.claim(build)
+    commit = json.dumps({"commitSha": "c" * 40})
+    assert builds.planned(world.store, build, claim, *KEY, provenance=commit) == "GO_ON"
+    tag(registry, artifact, build)
+    report(world, build, claim, artifact)
+    assert attempt(pool(world, registry)) and world.row(build)["status"] == "SUCCEEDED"
+    source, *_ = json.loads(attached[0])["predicate"]["buildDefinition"]["resolvedDependencies"]
+    assert source["uri"] == "git+https://forge.example.com/a.git"
+    assert source["digest"] == {"gitCommit": "c" * 40}
+
+
 @pytest.mark.parametrize("where", ["top", "compile", "fromCode", "fromGit"])
 def test_a_build_arguments_value_is_in_no_statement(
     world: World, registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str

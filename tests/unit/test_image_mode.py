@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from builder.cli.commands.build import _again
 from builder.cli.ignore import Choice
 from builder.cli.pack import pack
 from builder.cli.requests import BuildOptions, as_image, git_request, makes_image, request_of
@@ -241,6 +242,19 @@ def test_a_commit_is_asked_for_as_an_image(source: Path, options: dict[str, Any]
     assert found.dockerfile_path == ("docker/Dockerfile" if "dockerfile" in options else "")
     assert not request.build_args and request.WhichOneof("source") == "code"
     intake._check_image(request)
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ({"path": "my app"}, "'my app'"),
+        ({"path": ".", "dockerfile": "x"}, ". --dockerfile x"),
+        ({"git": "https://e.com/a.git#v1:b", "secret": "ci"}, "--git 'https://e.com/a.git#v1:b' --secret ci"),
+        ({"git": "https://e.com/a.git", "buildpacks": True}, "--git https://e.com/a.git --buildpacks"),
+    ],
+)
+def test_the_command_to_try_again_makes_the_same_thing(options: dict[str, Any], command: str) -> None:
+    assert _again(BuildOptions(**{"path": "", **options})) == command
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -69,7 +70,7 @@ def build(ctx: Context, options: BuildOptions) -> int:
     except BuildError as error:
         raise refused_here(error) from None
     what = packed.summary if packed else shown(f"git {options.git}" if options.git else f"image {options.image}")
-    again = options.path or (f"--git {options.git}" if options.git else f"--image {options.image}")
+    again = _again(options)
     interrupts = Interrupts(hup_stops=not settings.server)
     view = _view(ctx)
     watcher = QueueWatcher(interrupts.events.put, interrupts.events.put if ctx.common.verbose > 1 else None)
@@ -135,6 +136,18 @@ def build(ctx: Context, options: BuildOptions) -> int:
             if isinstance(error, KeyboardInterrupt) and record is None:
                 raise interrupted("stopped before a build existed") from None
             raise
+
+
+def _again(options: BuildOptions) -> str:
+    """What names the same source to `build`, and whether it becomes an image."""
+    named = {
+        "--git": options.git,
+        "--image": options.image,
+        "--dockerfile": options.dockerfile,
+        "--secret": options.secret,
+    }
+    words = [word for name, value in named.items() if value for word in (name, value)]
+    return shlex.join([*([options.path] if options.path else []), *words, *["--buildpacks"] * options.buildpacks])
 
 
 def _prepared_for_git(settings: Settings) -> Settings:
