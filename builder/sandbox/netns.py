@@ -54,7 +54,11 @@ def _by_visit(pid: int) -> Iterator[MakeSocket]:
     """A namespace belongs to a thread: the one that asks moves in for one call, all others stay where they are."""
     lock = threading.Lock()
     closed = False
-    with FileIO(os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)) as namespace:
+    try:
+        opened = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:  # the sandbox died before it was joined
+        raise _cannot_join(error.strerror or repr(error)) from None
+    with FileIO(opened) as namespace:
 
         def make() -> socket.socket:
             with lock:

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.sandbox import Limits, Stream, cgroups, disk, remove_tree, seccomp
+from builder.errors import PlatformError
+from builder.sandbox import Limits, Stream, cgroups, disk, netns, remove_tree, seccomp
 from builder.sandbox.disk import SMALLEST, DiskWatch, Room, used
 from builder.sandbox.fence import Sustained
 from builder.sandbox.lines import LineSplitter
@@ -449,3 +450,13 @@ def test_a_storm_is_what_lasts_a_second() -> None:
         now[0] = second
         said.append(storm(holds))
     assert said == [False, False, False, False, False, True]
+
+
+# --- the network namespace
+
+
+def test_a_sandbox_that_died_before_it_was_joined_is_the_sandboxs_failure() -> None:
+    nobody = 2**31 - 1  # above any pid_max
+    with pytest.raises(PlatformError) as refused, netns._by_visit(nobody):
+        pass
+    assert refused.value.reason == "SandboxUnavailable"
