@@ -77,7 +77,8 @@ def lacks(folder: str) -> str:
         try:
             _known[device] = _tried(folder)
         except (OSError, subprocess.TimeoutExpired) as error:  # of this moment: the next step tries again
-            return f"no overlay can be mounted: {error}"[:300]
+            late = isinstance(error, subprocess.TimeoutExpired)
+            return f"no overlay can be mounted: {f'it takes longer than {TRIAL_S:.0f} s' if late else error}"[:300]
     return _known[device]
 
 
