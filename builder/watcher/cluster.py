@@ -1,7 +1,8 @@
-"""The cluster as a watcher uses it: logs, ends and deletions of Jobs of one namespace."""
+"""A namespace of the cluster as a watcher uses it: logs, ends and deletions of its Jobs."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from builder.errors import PlatformError
-from builder.kaniko.ended import own_message
 from builder.kube.api import Api, Refused
 from builder.kube.attend import Emit, attend, started
 from builder.kube.ended import USUAL, Ended, Patience, seconds_of
@@ -18,9 +18,15 @@ from builder.kube.follow import read_so_far
 from builder.kube.job import ATTEMPT, BUILD
 from builder.kube.logs import Cursor
 from builder.kube.watch import Watch
+from builder.logs import logger
 
-MOST_OWN_LINES, MOST_OUTPUT_LINES = 20_000, 50
-"""Of a container's log, as far as it explains an end: the executor's own lines, and the last ones of a program."""
+log = logger("watcher")
+
+READY_LOOK_S = 30.0
+"""How often a namespace that is not seen is a line of the log."""
+
+MOST_OWN_LINES = 20_000
+"""Of a tool's own lines in a container's log, as far as they explain an end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +57,9 @@ class Cluster(Protocol):
         self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]
     ) -> Ended: ...
 
-    async def explaining(self, job: str, container: str) -> list[str]:
-        """The lines of an ended container's log that explain its end; none where the log is gone."""
+    async def explaining(self, job: str, container: str, is_own: Callable[[str], bool], output_lines: int) -> list[str]:
+        """The lines of an ended container's log that explain its end: the tool's own, and the last ones behind them;
+        none where the log is gone."""
         ...
 
     async def delete(self, job: str, uid: str = "") -> None: ...
@@ -76,7 +83,13 @@ class KubeCluster:
     patience: Patience = USUAL
 
     async def ready(self) -> None:
-        await self.watch.ready()
+        while True:
+            try:
+                await asyncio.wait_for(self.watch.ready(), READY_LOOK_S)
+                return
+            except TimeoutError:
+                why = self.watch.jobs.unavailable or self.watch.pods.unavailable
+                log.warning("a namespace is not seen", action="view-missing", namespace=self.namespace, why=str(why))
 
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
         await self.watch.ready()
@@ -100,9 +113,9 @@ class KubeCluster:
             waits=waits,
         )
 
-    async def explaining(self, job: str, container: str) -> list[str]:
+    async def explaining(self, job: str, container: str, is_own: Callable[[str], bool], output_lines: int) -> list[str]:
         own: deque[str] = deque(maxlen=MOST_OWN_LINES)
-        output: deque[str] = deque(maxlen=MOST_OUTPUT_LINES)
+        output: deque[str] = deque(maxlen=output_lines)
         for pod in self.watch.look(job)[1]:
             if container not in started(pod):
                 continue
@@ -110,7 +123,7 @@ class KubeCluster:
             async with aclosing(read_so_far(self.api, self.namespace, name, container, Cursor())) as batches:
                 async for lines, _ in batches:
                     for line in lines:
-                        if own_message(line.text) is None:
+                        if not is_own(line.text):
                             output.append(line.text)
                         else:
                             output.clear()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
 
 from builder.claims.calls import Refused
 from builder.client.api import Api
@@ -34,24 +33,24 @@ async def _watch(settings: Settings) -> None:
         loop.add_signal_handler(number, draining.set)
     kube = await connect(settings.kubeconfig, settings.kube_context)
     calls = ApiWatcherCalls(Api(settings.server, settings.token))
-    view = Watch(kube, settings.kaniko_namespace)
-    cluster = KubeCluster(api=kube, watch=view, namespace=settings.kaniko_namespace)
+    namespaces = dict.fromkeys(one for one in (settings.kaniko_namespace, settings.buildpacks_namespace) if one)
+    clusters = [KubeCluster(api=kube, watch=Watch(kube, one), namespace=one) for one in namespaces]
     watcher = Watcher(
         settings.node_id,
         calls,
-        cluster,
+        clusters,
         lease_s=settings.lease_ms / 1000,
         beat_s=settings.heartbeat_ms / 1000,
     )
-    viewing = asyncio.create_task(view.run())
+    viewing = [asyncio.create_task(one.watch.run()) for one in clusters]
     try:
         await watcher.run(draining)
     except Refused as error:
         step = "Use a token with the scope watch, and as node_id the name that this token has, if it has one."
         raise BuildError("InvalidRequest", f"the API refuses this watcher: {error}", where="token", next=step) from None
     finally:
-        viewing.cancel()
-        with suppress(asyncio.CancelledError):
-            await viewing
+        for view in viewing:
+            view.cancel()
+        await asyncio.gather(*viewing, return_exceptions=True)
         calls.close()
         await kube.close()
