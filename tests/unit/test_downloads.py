@@ -323,7 +323,9 @@ def test_a_step_reaches_another_index_only_while_the_cache_lacks_a_file_of_it(
     assert reached == [("pypi.org",), ("pypi.org", "index.crates.io", "static.crates.io")]
     assert not any(downloads.other_indexes(attempt, plan, step) for step in plan.steps if step != download)
     (private / HEX / "itoa-1.0.0.crate").write_bytes(DATA)
-    (crate,) = (one for one in pipelines.fetched(plan, DirTree(fetch)).wanted if one.index)
+    found = pipelines.fetched(plan, DirTree(fetch))
+    assert found is not None
+    (crate,) = (one for one in found.wanted if one.index)
     downloads.take(private, downloads.shared(attempt, "wheels"), crate, limit=LIMIT)
     assert downloads.other_indexes(attempt, plan, download) == frozenset()
 
