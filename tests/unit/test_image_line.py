@@ -89,6 +89,10 @@ def test_facts_travel_whole_or_without_the_lines(tmp_path: Path) -> None:
     assert len(text) <= 64 * 1024 and read_facts(text).instructions == ()
     with pytest.raises(ValueError):
         read_facts("{}")
+    row = '{"dockerfile": "D", "materials": [], "instructions": [[Infinity, 1, "x"]]}'
+    for hostile in ("[" * 60_000, "[]", "null", "1", row, row.replace("Infinity", "1" * 5000)):
+        with pytest.raises(ValueError):
+            read_facts(hostile)
 
 
 def test_a_source_without_a_dockerfile_is_the_requests_fault(tmp_path: Path) -> None:
