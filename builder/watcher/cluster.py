@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,17 @@ from builder.kube.watch import Watch
 
 MOST_OWN_LINES, MOST_OUTPUT_LINES = 20_000, 50
 """Of a container's log, as far as it explains an end: the executor's own lines, and the last ones of a program."""
+
+MOST_OWN_CHARACTERS = 8 * 1024 * 1024
+"""Of the executor's own lines. A program can imitate them, each as long as a line may be."""
+
+MOST_BEHIND = 1024 * 1024
+"""Characters of a container's log that are stored before its build is caught up with; what is behind them comes with
+the rest of the log. A build that writes without end would keep its watcher from every other."""
+
+
+ATTEMPTS = re.compile(r"[0-9]{1,18}")
+"""The label of an attempt. Whoever may create Jobs writes it: a number that no message holds is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +56,7 @@ class Cluster(Protocol):
         ...
 
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
-        """Emit what the Job's containers wrote until now, behind their cursors."""
+        """Emit what the Job's containers wrote until now, behind their cursors: the first MiB of each."""
         ...
 
     async def attend(
@@ -85,8 +97,12 @@ class KubeCluster:
             for container in started(pod):
                 cursor = cursors.get(container, Cursor())
                 async with aclosing(read_so_far(self.api, self.namespace, name, container, cursor)) as batches:
+                    left = MOST_BEHIND
                     async for lines, behind in batches:
                         await emit(container, lines, behind)
+                        left -= sum(len(line.text) + 1 for line in lines)
+                        if left <= 0:
+                            break
 
     async def attend(self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]) -> Ended:
         return await attend(
@@ -101,8 +117,9 @@ class KubeCluster:
         )
 
     async def explaining(self, job: str, container: str) -> list[str]:
-        own: deque[str] = deque(maxlen=MOST_OWN_LINES)
+        own: deque[str] = deque()
         output: deque[str] = deque(maxlen=MOST_OUTPUT_LINES)
+        size = 0
         for pod in self.watch.look(job)[1]:
             if container not in started(pod):
                 continue
@@ -112,9 +129,12 @@ class KubeCluster:
                     for line in lines:
                         if own_message(line.text) is None:
                             output.append(line.text)
-                        else:
-                            output.clear()
-                            own.append(line.text)
+                            continue
+                        output.clear()
+                        own.append(line.text)
+                        size += len(line.text)
+                        while len(own) > MOST_OWN_LINES or size > MOST_OWN_CHARACTERS:
+                            size -= len(own.popleft())
         return [*own, *output]
 
     async def delete(self, job: str, uid: str = "") -> None:
@@ -133,7 +153,7 @@ class KubeCluster:
         now = time.time()
         for name, item in list(self.watch.jobs.items.items()):
             labels = item["metadata"].get("labels", {})
-            if not labels.get(ATTEMPT, "").isdigit() or item["metadata"].get("deletionTimestamp"):
+            if not ATTEMPTS.fullmatch(labels.get(ATTEMPT, "")) or item["metadata"].get("deletionTimestamp"):
                 continue
             yield SeenJob(
                 name=name,

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from contextlib import suppress
 
 from builder.claims.calls import Refused
 from builder.client.api import Api
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 from builder.kube.api import connect
 from builder.kube.watch import Watch
 from builder.settings import Settings
@@ -44,14 +43,16 @@ async def _watch(settings: Settings) -> None:
         beat_s=settings.heartbeat_ms / 1000,
     )
     viewing = asyncio.create_task(view.run())
+    viewing.add_done_callback(lambda _: draining.set())  # without a view no end is seen
     try:
         await watcher.run(draining)
+        if viewing.done() and (error := viewing.exception()):
+            raise PlatformError("ClusterUnavailable", f"the view of the cluster broke: {error!r}") from error
     except Refused as error:
         step = "Use a token with the scope watch, and as node_id the name that this token has, if it has one."
         raise BuildError("InvalidRequest", f"the API refuses this watcher: {error}", where="token", next=step) from None
     finally:
         viewing.cancel()
-        with suppress(asyncio.CancelledError):
-            await viewing
+        await asyncio.wait({viewing})
         calls.close()
         await kube.close()
