@@ -44,6 +44,7 @@ class Record:
     cancel: bool = False
     seen: bool = True
     namespace: str = NAMESPACE
+    facts: str = FACTS
     lines: list[str] = field(default_factory=list)
     of_claim: int = 0
     cursors: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -104,7 +105,7 @@ class Board:
             heartbeat_interval_ms=20,
             seen=one.seen,
             cancel=one.cancel,
-            job=pb.Job(strategy="kaniko", name=one.job, namespace=one.namespace, facts=FACTS),
+            job=pb.Job(strategy="kaniko", name=one.job, namespace=one.namespace, facts=one.facts),
         )
         for name, (since, lines) in one.cursors.items():
             answer.cursors[name].CopyFrom(pb.LogCursor(since=since, lines=lines))

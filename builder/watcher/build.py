@@ -20,6 +20,7 @@ from builder.kaniko.plan import Facts, read_facts
 from builder.kube.ended import Ended
 from builder.kube.logs import Cursor, Line
 from builder.logs import logger
+from builder.plan import Diagnosis
 from builder.text import log_line
 from builder.watcher.calls import WatcherCalls
 from builder.watcher.cluster import Cluster
@@ -52,7 +53,7 @@ class Followed:
         self._began = _now()
         try:
             self._facts = read_facts(grant.job.facts)
-        except ValueError:
+        except ValueError:  # they are a node's word
             self._facts = NO_FACTS
 
     def cancel(self) -> None:
@@ -172,13 +173,18 @@ class Followed:
             return PlatformError("JobVanished", "the build's Job was never created: its worker was lost before")
         container = ended.container or CONTAINER
         lines = await self._cluster.explaining(self.job.name, container) if container == CONTAINER else []
-        found = diagnose(ended, lines, self._facts.instructions, self._facts.dockerfile)
+        try:
+            found = diagnose(ended, lines, self._facts.instructions, self._facts.dockerfile)
+        except Exception as error:  # words of a build, however odd, keep no build from its end
+            log.error("an end is not explained", action="end-unexplained", build_id=self.build_id, error=repr(error),
+                      exc_info=True)  # fmt: skip
+            found = Diagnosis(reason=ended.reason, message=ended.message)
         return BuildError(
             found.reason,
-            found.message,
-            where=found.where,
+            log_line(found.message),
+            where=log_line(found.where),
             said=tuple(log_line(line) for line in found.said),
-            next=found.next,
+            next=log_line(found.next),
             exit_code=ended.exit_code,
             limit=ended.limit,
             peak=ended.peak,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
@@ -209,6 +210,26 @@ def test_a_success_without_a_digest_is_none() -> None:
             await board.until(lambda: one.finished is not None)
         assert one.finished is not None
         assert (one.finished.WhichOneof("outcome"), one.finished.failure.reason) == ("failure", "Internal")
+
+    run(scenario())
+
+
+def test_hostile_facts_and_lines_end_no_watcher_and_keep_no_build_from_its_end() -> None:
+    """A node writes facts, a build prints lines: neither is what a parser likes."""
+    facts = json.dumps({"dockerfile": "\ud800", "materials": [], "instructions": []})
+    own = json.dumps({"level": "info", "msg": "Retrieving image manifest \ud800", "time": "t"})
+    pull = "error building image: GET https://h/v2/x/manifests/y: MANIFEST_UNKNOWN"
+
+    async def scenario() -> None:
+        builds = [Record("b1", facts="[" * 60_000), Record("b2", facts=facts), Record("b3")]
+        jobs = [OneJob('{"level":' + "[" * 100_000), OneJob(own, pull), OneJob("x")]
+        for job in jobs:
+            job.end(Ended(reason="StepFailed", message="kaniko ended with 1", container="kaniko", exit_code=1))
+        board, cluster = Board(*builds), MemoryCluster({one.job: job for one, job in zip(builds, jobs, strict=True)})
+        async with watching(board, cluster):
+            await board.until(lambda: all(one.finished is not None for one in builds))
+        found = [one.finished.failure.reason for one in builds if one.finished]
+        assert found == ["StepFailed"] * 3
 
     run(scenario())
 
