@@ -123,7 +123,7 @@ class Board:
         self._hear()
         one = self._owned(request.build_id, request.claim)
         if one:
-            one.caught_up = True
+            one.caught_up, one.seen = True, one.seen or request.seen
         return pb.CaughtUpResponse(stale=one is None)
 
     async def beat(self, request: pb.BeatJobsRequest) -> pb.BeatJobsResponse:

@@ -70,7 +70,8 @@ class Followed:
         """Store what the Job did before it was adopted, and tell so."""
         if not self._cancelled and self.job.namespace == self._cluster.namespace:
             await self._unless_stopped(self._cluster.so_far(self.job.name, dict(self._cursors), self._emit))
-        request = pb.CaughtUpRequest(protocol=PROTOCOL, build_id=self.build_id, claim=self.claim)
+        seen = bool(self._cluster.began_ms(self.job.name))
+        request = pb.CaughtUpRequest(protocol=PROTOCOL, build_id=self.build_id, claim=self.claim, seen=seen)
         if (await self._insist(lambda: self._calls.caught_up(request))).stale:
             raise Lost
 

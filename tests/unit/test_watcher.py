@@ -198,6 +198,7 @@ def test_a_job_that_is_not_there_has_vanished_or_never_was(seen: bool, words: st
         assert one.finished is not None
         assert one.finished.failure.reason == "JobVanished"
         assert words in one.finished.failure.message
+        assert one.seen is seen, "what nobody created is not seen by whoever looks for it"
 
     run(scenario())
 
