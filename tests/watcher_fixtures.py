@@ -204,6 +204,9 @@ class MemoryCluster:
         if self.is_current:
             await self.is_current.wait()
 
+    def has_view(self) -> bool:
+        return self.is_current is None or self.is_current.is_set()
+
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
         if self.reads_on:
             await self.reads_on.wait()

@@ -30,6 +30,8 @@ _NO_HOST = re.compile(r"no such host|server misbehaving")
 FINAL, USAGE = "error building image: ", "Error: "
 FINALS = (FINAL, "error checking push permissions", "error pushing image", USAGE)
 SAID_LINES = 6
+EXPLAINED = ("StepFailed", "OutOfMemory")
+"""Reasons of an end that the log explains."""
 MOST_FINAL = 4096
 """Characters of the last words that are read. A program of the build can imitate them, with a line of any length."""
 
@@ -91,7 +93,7 @@ def diagnose(
     ended: Ended, lines: Sequence[str], instructions: Sequence[Instruction], dockerfile: str = "Dockerfile"
 ) -> Diagnosis:
     """What a person needs of a Job that ended with a failure."""
-    if ended.reason not in ("StepFailed", "OutOfMemory"):
+    if ended.reason not in EXPLAINED:
         return Diagnosis(reason=ended.reason, message=ended.message, said=_cut(ended.said.splitlines()))
     last = last_instruction(lines, instructions)
     if ended.reason == "OutOfMemory":

@@ -14,7 +14,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST
-from builder.kaniko.ended import diagnose, own_message, shown
+from builder.kaniko.ended import EXPLAINED, diagnose, own_message, shown
 from builder.kaniko.manifest import CONTAINER
 from builder.kaniko.plan import Facts, read_facts
 from builder.kube.ended import Ended
@@ -30,6 +30,7 @@ log = logger("watcher")
 T = TypeVar("T")
 PUSHES = "Pushing image to"
 """How the executor's own line begins when the image is made."""
+LOOK_S = 5.0
 NO_FACTS = Facts(dockerfile="Dockerfile", instructions=(), materials=())
 
 
@@ -105,11 +106,27 @@ class Followed:
         """The Job to its end; what it waits for becomes lines of the log."""
         words: asyncio.Queue[str] = asyncio.Queue()
         saying = asyncio.create_task(self._say_all(words))
+        overdue = asyncio.create_task(self._overdue())
+        attending = asyncio.ensure_future(
+            self._cluster.attend(self.job.name, dict(self._cursors), self._emit, words.put_nowait)
+        )
         try:
-            return await self._cluster.attend(self.job.name, dict(self._cursors), self._emit, words.put_nowait)
+            await asyncio.wait({attending, overdue}, return_when=asyncio.FIRST_COMPLETED)
+            return attending.result() if attending.done() else overdue.result()
         finally:
-            saying.cancel()
-            await asyncio.gather(saying, return_exceptions=True)
+            for task in (tasks := (saying, overdue, attending)):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _overdue(self) -> Ended:
+        """The end of a Job whose time is over while the cluster is away: whoever waits longer finds the build ended as
+        one that took too long, which nobody knows."""
+        late_ms = self.job.deadline_at_ms + self.grant.lease_ms // 2
+        while True:
+            await asyncio.sleep(max(LOOK_S, (late_ms - _now()) / 1000))
+            if not self._cluster.has_view():
+                message = "the cluster is away since before the build's time was over: how its Job ended is not known"
+                return Ended(reason="ClusterUnavailable", message=message)
 
     async def _say_all(self, words: asyncio.Queue[str]) -> None:
         while True:
@@ -173,7 +190,8 @@ class Followed:
         if ended.reason == "JobVanished" and not self.grant.seen:
             return PlatformError("JobVanished", "the build's Job was never created: its worker was lost before")
         container = ended.container or CONTAINER
-        lines = await self._cluster.explaining(self.job.name, container) if container == CONTAINER else []
+        has_words = container == CONTAINER and ended.reason in EXPLAINED
+        lines = await self._cluster.explaining(self.job.name, container) if has_words else []
         try:
             found = diagnose(ended, lines, self._facts.instructions, self._facts.dockerfile)
         except Exception as error:  # words of a build, however odd, keep no build from its end

@@ -35,6 +35,10 @@ ATTEMPTS = re.compile(r"[0-9]{1,18}")
 """The label of an attempt. Whoever may create Jobs writes it: a number that no message holds is none."""
 
 
+CATCH_UP_TRIES, EXPLAIN_TRIES = 3, 8
+"""To read a log that does not come. What is not caught up with is followed; an end without its words is an end."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SeenJob:
     """A Job of ours as the watch has it. `age_s` by this machine's clock."""
@@ -53,6 +57,10 @@ class Cluster(Protocol):
 
     async def ready(self) -> None:
         """Wait until the view of the cluster is current."""
+        ...
+
+    def has_view(self) -> bool:
+        """Whether the view of the cluster is current."""
         ...
 
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
@@ -90,13 +98,18 @@ class KubeCluster:
     async def ready(self) -> None:
         await self.watch.ready()
 
+    def has_view(self) -> bool:
+        return self.watch.jobs.is_current.is_set() and self.watch.pods.is_current.is_set()
+
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
         await self.watch.ready()
         for pod in self.watch.look(job)[1]:
             name = pod["metadata"]["name"]
             for container in started(pod):
                 cursor = cursors.get(container, Cursor())
-                async with aclosing(read_so_far(self.api, self.namespace, name, container, cursor)) as batches:
+                async with aclosing(
+                    read_so_far(self.api, self.namespace, name, container, cursor, CATCH_UP_TRIES)
+                ) as batches:
                     left = MOST_BEHIND
                     async for lines, behind in batches:
                         await emit(container, lines, behind)
@@ -124,7 +137,9 @@ class KubeCluster:
             if container not in started(pod):
                 continue
             name = pod["metadata"]["name"]
-            async with aclosing(read_so_far(self.api, self.namespace, name, container, Cursor())) as batches:
+            async with aclosing(
+                read_so_far(self.api, self.namespace, name, container, Cursor(), EXPLAIN_TRIES)
+            ) as batches:
                 async for lines, _ in batches:
                     for line in lines:
                         if own_message(line.text) is None:

@@ -13,6 +13,7 @@ import pytest
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube import attend as attending
 from builder.kube.ended import Ended
+from builder.watcher import build as following
 from builder.watcher.cluster import SeenJob
 from builder.watcher.watcher import Watcher
 from tests.watcher_fixtures import DIGEST, Board, MemoryCluster, OneJob, Record
@@ -231,6 +232,23 @@ def test_hostile_facts_and_lines_end_no_watcher_and_keep_no_build_from_its_end()
             await board.until(lambda: all(one.finished is not None for one in builds))
         found = [one.finished.failure.reason for one in builds if one.finished]
         assert found == ["StepFailed"] * 3
+
+    run(scenario())
+
+
+def test_a_cluster_that_is_away_when_the_time_is_over_is_not_the_users_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "LOOK_S", 0.01)
+
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("x")})
+        cluster.is_current = asyncio.Event()
+        cluster.is_current.set()
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+            cluster.is_current.clear()
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        assert (one.finished.failure.reason, one.finished.failure.error_class) == ("ClusterUnavailable", "platform")
 
     run(scenario())
 

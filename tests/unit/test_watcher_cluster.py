@@ -11,6 +11,7 @@ import pytest
 from builder.errors import PlatformError
 from builder.kaniko.ended import own_message
 from builder.kube import api as kube
+from builder.kube import follow as following
 from builder.kube.api import Api, Refused
 from builder.kube.attend import _state
 from builder.kube.ended import USUAL, Running
@@ -100,3 +101,31 @@ def test_what_is_no_object_is_no_answer(text: bytes) -> None:
     with pytest.raises(PlatformError) as refused:
         kube._object(text)
     assert refused.value.reason == "ClusterUnavailable"
+
+
+def test_a_kubelet_that_never_answers_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "FIRST_PAUSE_S", 0.0)
+
+    class Silent(Answers):
+        """Its logs break off behind their lines."""
+
+        reads = 0
+
+        async def log(self, *asked: Any, **more: Any) -> AsyncGenerator[bytes, None]:
+            Silent.reads += 1
+            async for piece in super().log(*asked, **more):
+                yield piece
+            raise Refused(500, "InternalError", "dial tcp: no route to host")
+
+    async def scenario() -> None:
+        cluster, got = cluster_of(Silent("a", "b")), []
+
+        async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
+            got.extend(line.text for line in lines)
+
+        await cluster.so_far("j", {}, emit)
+        assert got == ["a", "b"], "each once, over every try"
+        assert Silent.reads == 1 + watched.CATCH_UP_TRIES
+        assert await cluster.explaining("j", "kaniko") == ["a", "b"]
+
+    asyncio.run(scenario())
