@@ -114,7 +114,7 @@ class JobCalls(MemoryCalls):
         self.order: list[str] = []
         self.marked: pb.LaunchingRequest | None = None
         self.launched_with: pb.LaunchedRequest | None = None
-        self.away = 1
+        self.away, self.lives_s = 1, 0
 
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         yield self.source
@@ -125,6 +125,7 @@ class JobCalls(MemoryCalls):
             self.away -= 1
             raise Unanswered("away")
         self.order.append("archive")
+        self.lives_s = lives_s
         return pb.StoredArchive(sha256=f"sha256:{sha256}", size_bytes=1, url="http://store/x?signature=s3cret")
 
     def launching(self, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
@@ -218,6 +219,7 @@ def test_archive_mark_job_and_hand_over_in_this_order(tmp_path: Path) -> None:
     assert [secret["metadata"]["name"] for secret in cluster.secrets] == [job_name(BUILD, 1)]
     assert not any("s3cret" in line or "pass" in line for line in calls.kept[BUILD])
     assert "s3cret" not in calls.marked.job.facts
+    assert 120 <= calls.lives_s <= 60 + 120, "as long as the Job may take, and no hour"
 
 
 def test_the_servers_login_reaches_no_job(tmp_path: Path) -> None:
