@@ -105,8 +105,8 @@ class BucketStore:
 
     def delete(self, sha256: str, age_s: float) -> bool:
         """Whoever is about to name a source writes it first and looks for a mark then; the mark is written before the
-        age is looked at. So a renewal shows in the age, or its caller sees the mark. Each deletion has a mark of its own:
-        that of another process, which ends first, would take this one's with it."""
+        age is looked at. So a renewal shows in the age, or its caller sees the mark. Each deletion has a mark of its
+        own: another process, whose deletion ends first, would take a shared one with it."""
         key, mark = self._key(sha256), f"{self._marks(sha256)}{secrets.token_hex(8)}"
         with self._ours():
             self._client.put_object(Bucket=self._bucket, Key=mark, Body=b"")
