@@ -156,6 +156,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     kube_context: str = ""  # its context, where that is not the current one
     kaniko_namespace: str = "ignite-kaniko"  # namespace of Dockerfile builds, for them alone
     kaniko_executor: str = ""  # image of Kaniko's executor
+    dockerfile_from_allowed: tuple[str, ...] = ("*",)  # images that a Dockerfile may name, as globs of references
     buildpacks_namespace: str = "ignite-buildpacks"  # namespace of buildpacks builds
     buildpacks_builder: str = ""  # builder image of Cloud Native Buildpacks, its user not root
     buildpacks_run_image: str = ""  # what apps of buildpacks are put on

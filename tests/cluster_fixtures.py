@@ -9,11 +9,13 @@ import http.server
 import itertools
 import json
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
+
+import httpx
 
 from builder.buildpacks.manifest import BuildpacksBuild, Rebase
 from builder.errors import PlatformError
@@ -28,7 +30,7 @@ from builder.kube.job import PUSH_VOLUME, Attempt, Limits, Site, Source, push_se
 from builder.kube.logs import Cursor, Line
 from builder.kube.watch import Watch
 from tests.build_fixtures import Files, tar_of
-from tests.cluster.cluster import Cluster
+from tests.cluster.cluster import Cluster, wait_for
 
 T = TypeVar("T")
 MIB = 1024 * 1024
@@ -254,6 +256,34 @@ class Jobs:
             return int(state["terminated"]["exitCode"]), kubectl("logs", name)
         finally:
             kubectl("delete", "pod", name, "--now", "--wait=false", check=False)
+
+    @contextmanager
+    def serving(self, reference: str) -> Iterator[str]:
+        """The URL of an image that runs as a pod of the cluster, answering."""
+        name = f"app-{next(_numbers)}"
+        container = {"name": "app", "image": reference, "env": [{"name": "PORT", "value": "8081"}]}
+        pod = {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": name},
+            "spec": {"automountServiceAccountToken": False, "containers": [container]},
+        }
+        kubectl = self.cluster.kubectl
+        kubectl("create", "-f", "-", stdin=json.dumps(pod))
+        try:
+            kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=120s")
+            url = f"http://{kubectl('get', 'pod', name, '-o', 'jsonpath={.status.podIP}')}:8081"
+            assert wait_for(lambda: _answers(url), 60), kubectl("logs", name)
+            yield url
+        finally:
+            kubectl("delete", "pod", name, "--now", "--wait=false", check=False)
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, trust_env=False, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 async def _all(work: Awaitable[T]) -> T:

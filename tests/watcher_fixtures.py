@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from builder.claims.calls import Unanswered
@@ -44,6 +44,7 @@ class Record:
     cancel: bool = False
     seen: bool = True
     namespace: str = NAMESPACE
+    strategy: str = "kaniko"
     facts: str = FACTS
     lines: list[str] = field(default_factory=list)
     of_claim: int = 0
@@ -105,7 +106,7 @@ class Board:
             heartbeat_interval_ms=20,
             seen=one.seen,
             cancel=one.cancel,
-            job=pb.Job(strategy="kaniko", name=one.job, namespace=one.namespace, facts=one.facts),
+            job=pb.Job(strategy=one.strategy, name=one.job, namespace=one.namespace, facts=one.facts),
         )
         for name, (since, lines) in one.cursors.items():
             answer.cursors[name].CopyFrom(pb.LogCursor(since=since, lines=lines))
@@ -170,9 +171,11 @@ class Board:
 
 
 class OneJob:
-    """A Job of the cluster in memory: the lines of its main container, and its end."""
+    """A Job of the cluster in memory: the lines of its main container, and its end. `before`: lines of init containers,
+    which have ended."""
 
-    def __init__(self, *lines: str) -> None:
+    def __init__(self, *lines: str, container: str = "kaniko", **before: Sequence[str]) -> None:
+        self.container, self.before = container, before
         self.lines = list(lines)
         self.ended: Ended | None = None
         self.changed = asyncio.Event()
@@ -211,18 +214,21 @@ class MemoryCluster:
         if self.reads_on:
             await self.reads_on.wait()
         if job in self.jobs:
-            await self._emit(job, cursors.get("kaniko", Cursor()).lines, emit)
+            await self._emit(job, self._read(job, cursors), emit)
+
+    def _read(self, job: str, cursors: Mapping[str, Cursor]) -> int:
+        return cursors.get(self.jobs[job].container, Cursor()).lines if job in self.jobs else 0
 
     async def _emit(self, job: str, start: int, emit: Emit) -> int:
         lines = self.jobs[job].lines
         if len(lines) > start:
             fresh = [Line(at_ms=1000 + number, text=text) for number, text in enumerate(lines[start:], start)]
-            await emit("kaniko", fresh, Cursor(since=1, lines=start + len(fresh)))
+            await emit(self.jobs[job].container, fresh, Cursor(since=1, lines=start + len(fresh)))
             return start + len(fresh)
         return start
 
     async def attend(self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]) -> Ended:
-        read = cursors.get("kaniko", Cursor()).lines
+        read = self._read(job, cursors)
         while job in self.jobs:
             one = self.jobs[job]
             one.changed.clear()
@@ -233,8 +239,10 @@ class MemoryCluster:
             await one.changed.wait()
         return Ended(reason="JobVanished", message="the build's Job is not in the cluster any more")
 
-    async def explaining(self, job: str, container: str) -> list[str]:
-        return list(self.jobs[job].lines) if job in self.jobs else []
+    async def explaining(self, job: str, container: str, is_own: Callable[[str], bool], output_lines: int) -> list[str]:
+        if (one := self.jobs.get(job)) is None:
+            return []
+        return list(one.lines) if container == one.container else list(one.before.get(container, ()))
 
     async def delete(self, job: str, uid: str = "") -> None:
         self.deleted.append(f"{job} {uid}".strip())

@@ -25,11 +25,11 @@ from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, 
 from builder.dockerfile.choose import ImageRequest
 from builder.errors import BuildError, PlatformError
 from builder.images.component import Component
-from builder.kaniko.plan import DockerfilePlan
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.limits import Limits
+from builder.strategies.base import Choice, Strategy
 from builder.text import size as in_words
 from builder.text import visible
 
@@ -212,10 +212,15 @@ class Reading:
         except OverBudget as over:
             raise BuildError("ArchiveTooLarge", f"unpacking it {over.what}", limit=over.limit) from None
 
-    def image(self, asked: ImageRequest) -> DockerfilePlan:
-        """The Dockerfile of the source, checked."""
+    def strategy(self, asked: ImageRequest) -> Choice:
+        """Which strategy makes an image of the source."""
         with _invalid():
-            return self._ask(DockerfilePlan, "image", self._bounds, asked=asked)
+            return self._ask(Choice, "strategy", self._bounds, asked=asked)
+
+    def image(self, strategy: Strategy, asked: ImageRequest, known: str) -> Any:
+        """The strategy's plan for the source, of its type `PLAN`."""
+        with _invalid():
+            return self._ask(strategy.PLAN, "image", self._bounds, strategy=strategy.NAME, asked=asked, known=known)
 
     def detect(self, runtime: str | None, sub_path: str = "") -> Detection:
         """Which runtime the source, or that folder of it, is of."""

@@ -24,14 +24,12 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from builder import pipelines
-from builder.attempt.image import dockerfile_plan
+from builder import pipelines, strategies
 from builder.attempt.plain import failed, from_plain, prepare, to_json
 from builder.dockerfile.choose import ImageRequest
 from builder.errors import BuildError
 from builder.images.component import Component, Malformed, read_component, require_servable
 from builder.images.gather import open_source as open_plain
-from builder.kaniko.plan import DockerfilePlan
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
@@ -40,6 +38,7 @@ from builder.sandbox.confine import confine, die_with, rename
 from builder.source.digest import code_hash
 from builder.source.tree import READ_LIMIT, DirTree
 from builder.source.unpack import Limits, unpack_file, write_single
+from builder.strategies.base import Choice
 from builder.text import visible
 
 HEADER = struct.Struct(">Q")
@@ -153,8 +152,13 @@ class Desk:
                 done = unpack_file(file, self._root, Limits(), lift=lift)
         return Unpacked(files=done.files, code_hash=code_hash(self._root), warnings=done.warnings)
 
-    def image(self, asked: dict[str, Any]) -> DockerfilePlan:
-        return dockerfile_plan(self._root, from_plain(ImageRequest, asked))
+    def strategy(self, asked: dict[str, Any]) -> Choice:
+        return strategies.choose(self._root, from_plain(ImageRequest, asked))
+
+    def image(self, strategy: str, asked: dict[str, Any], known: str) -> Any:
+        found = strategies.by_name(strategy)
+        assert found is not None
+        return found.plan(self._root, from_plain(ImageRequest, asked), known)
 
     def detect(self, runtime: str | None, sub_path: str) -> Detection:
         return pipelines.detect(self._tree, runtime, self._known, sub_path)
@@ -201,7 +205,7 @@ def serve(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog,
     try:
         _cut_off(control)
         rename("ignite-readers")
-        prepare(Bounds, PlanRequest, ImageRequest, Detection, Plan, Step)
+        prepare(Bounds, PlanRequest, ImageRequest, Choice, Detection, Plan, Step)
         seccomp.program_of_a_reader()
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):

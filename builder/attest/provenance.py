@@ -28,7 +28,8 @@ FACTS = {
     ],
     NODE: ["canonical source tree", "materials", "finishedOn"],
 }  # fmt: skip
-BUILD_TYPE = "https://ignite.dodil.dev/builder/compile/v1"
+COMPILE_TYPE = "https://ignite.dodil.dev/builder/compile/v1"
+IMAGE_TYPE = "https://ignite.dodil.dev/builder/image/v1"
 PREBUILT_TYPE = "https://ignite.dodil.dev/builder/prebuilt/v1"
 
 
@@ -50,6 +51,7 @@ class Built:
     request: Mapping[str, object]
     materials: Sequence[tuple[str, str]]
     builder_id: str
+    build_type: str = COMPILE_TYPE
     commit: tuple[str, str] | None = None
     """(URL, SHA) of a git source, which has no stored bytes; the node's word."""
     started_at_ms: int
@@ -64,7 +66,7 @@ def statement(built: Built) -> bytes:
         "predicateType": PREDICATE_TYPE,
         "predicate": {
             "buildDefinition": {
-                "buildType": BUILD_TYPE,
+                "buildType": built.build_type,
                 "externalParameters": dict(built.request),
                 "internalParameters": {
                     "organization": built.organization,

@@ -145,7 +145,8 @@ def _source_options(function: F) -> F:
     for decorate in (
         click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
         click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
-        click.option("--dockerfile", metavar="FILE", default="", help="check it for an image; nothing builds one yet"),
+        click.option("--dockerfile", metavar="FILE", default="", help="make an image of it, in a server's cluster"),
+        click.option("--buildpacks", is_flag=True, help="make an image without a Dockerfile, in a server's cluster"),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
         click.option("--start-check", metavar="MODE", default="", help="off, warn or require"),
         click.option("--files", metavar="GLOB,…", default="", help="files that the program reads where it runs"),
@@ -217,6 +218,7 @@ def _plan(
     include: tuple[str, ...],
     *,
     no_ignore: bool,
+    buildpacks: bool,
     **options: str,
 ) -> int:
     """Show what would run, and why. Runs nothing, calls nobody."""
@@ -224,7 +226,8 @@ def _plan(
     from builder.cli.ignore import Choice
 
     choice = Choice(no_ignore=no_ignore, include=include)
-    return plan(context, path, runtime, version, target, arguments(build_args, options), choice, dockerfile)
+    given = arguments(build_args, options)
+    return plan(context, path, runtime, version, target, given, choice, dockerfile, buildpacks=buildpacks)
 
 
 @_command("logs")

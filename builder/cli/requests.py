@@ -52,6 +52,7 @@ class BuildOptions:
     secret: str = ""
     git: str = ""
     dockerfile: str = ""
+    buildpacks: bool = False
 
 
 def check_sources(options: BuildOptions) -> None:
@@ -68,6 +69,8 @@ def check_sources(options: BuildOptions) -> None:
         raise mistake("--secret is for a private image or repository", where="--secret", next=step)
     if options.git and options.dockerfile:
         raise mistake("a Dockerfile of a repository is not built yet", where="--dockerfile")
+    if options.git and options.buildpacks:
+        raise mistake("buildpacks do not build a repository yet", where="--buildpacks")
     if options.image:
         useless = {
             "--runtime": options.runtime,
@@ -79,6 +82,7 @@ def check_sources(options: BuildOptions) -> None:
             "--include": options.include,
             "--no-ignore": options.no_ignore,
             "--dockerfile": options.dockerfile,
+            "--buildpacks": options.buildpacks,
         }
         if named := next((name for name, value in useless.items() if value), ""):
             message = f"{named} is of no use with --image: a prebuilt image stays where it is and as it is"
@@ -133,7 +137,10 @@ def as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Se
     """Make the request one for image mode. Raises `BuildError` where nothing here could build it."""
     if not settings.server:
         message = "a Dockerfile is built by a cluster behind a server, and none is configured; it was checked alone"
-        raise BuildError("ToolchainUnavailable", message, where=options.dockerfile or DEFAULT, next=NO_CLUSTER)
+        where = options.dockerfile or DEFAULT
+        if options.buildpacks:
+            message, where = "buildpacks run in a cluster behind a server, and none is configured", "--buildpacks"
+        raise BuildError("ToolchainUnavailable", message, where=where, next=NO_CLUSTER)
     compiled = dict(request.code.compile.build_args)
     from_code = request.code.image.from_code  # takes the place of code.compile
     from_code.SetInParent()
@@ -149,12 +156,23 @@ def makes_image(settings: Settings, options: BuildOptions, packed: Packed) -> bo
     Raises `BuildError` for a Dockerfile that cannot be built, before anything is sent.
     """
     folder = packed.folder
-    if not options.dockerfile and (
-        options.runtime or packed.kind == "file" or (folder is not None and not _has_dockerfile(folder, options))
+    if (
+        not options.dockerfile
+        and not options.buildpacks
+        and (options.runtime or packed.kind == "file" or (folder is not None and not _has_dockerfile(folder, options)))
     ):
         return False
     with opened(packed) as source:
-        return image_of(settings, packed, source, options.runtime, options.dockerfile, options.build_args) is not None
+        made = image_of(
+            settings,
+            packed,
+            source,
+            options.runtime,
+            options.dockerfile,
+            options.build_args,
+            buildpacks=options.buildpacks,
+        )
+    return made is not None
 
 
 def _has_dockerfile(folder: Found, options: BuildOptions) -> bool:

@@ -129,10 +129,15 @@ class Context:
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A Dockerfile that a build may be started for. `bases`: the images it builds on, `warnings` for the log."""
+    """A Dockerfile that a build may be started for. `bases`: the images it builds on, `warnings` for the log.
+
+    `froms` has a row for each stage: the image it builds on, empty for another stage and for nothing, None where only
+    the build knows.
+    """
 
     dockerfile: Dockerfile
     bases: tuple[str, ...]
+    froms: tuple[str | None, ...]
     warnings: tuple[str, ...]
 
 
@@ -143,12 +148,11 @@ def check(
     dockerfile = understood(read(data, name))
     given = build_args or {}
     known = {**PREDEFINED, **_declared(dockerfile.arguments, PREDEFINED, given)}
-    bases: list[str] = []
+    froms: list[str | None] = []
     warnings: list[str] = []
     names = _Stages(every=frozenset(each.name for each in dockerfile.stages if each.name))
     for stage in dockerfile.stages:
-        if base := _base(dockerfile, stage, names, known):
-            bases.append(base)
+        froms.append(_base(dockerfile, stage, names, known))
         values = _Values(given=given, outer=known)
         for each in stage.instructions:
             values.see(each)
@@ -158,7 +162,8 @@ def check(
             if holder.name in ("copy", "add") and each.name != "onbuild":
                 _sources(dockerfile, each, context, values, names, warnings)
         names.add(stage.name)
-    return Checked(dockerfile=dockerfile, bases=tuple(dict.fromkeys(bases)), warnings=tuple(warnings))
+    bases = tuple(dict.fromkeys(one for one in froms if one))
+    return Checked(dockerfile=dockerfile, bases=bases, froms=tuple(froms), warnings=tuple(warnings))
 
 
 @dataclass(kw_only=True)
@@ -264,13 +269,16 @@ class _Values:
             return None
 
 
-def _base(dockerfile: Dockerfile, stage: Stage, names: _Stages, known: Mapping[str, str]) -> str:
-    """The image that a stage builds on; empty for another stage and for nothing. Raises `BuildError`."""
+def _base(dockerfile: Dockerfile, stage: Stage, names: _Stages, known: Mapping[str, str]) -> str | None:
+    """The image that a stage builds on; empty for another stage and for nothing, None where only the build knows.
+
+    Raises `BuildError`.
+    """
     document = dockerfile.document
     try:
         base = Lex(stage.base, env=known, escape=document.escape).text()
     except Unknown:
-        return ""
+        return None
     except Bad as error:
         raise document.error(f"FROM {visible(stage.base, limit=80)}: {error}", stage.start, stage.base) from None
     if not base:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
+from builder.dockerfile.allowed import ALL, require_allowed
 from builder.dockerfile.check import Context, check
 from builder.dockerfile.instructions import Dockerfile
 from builder.errors import BuildError, ErrorClass
@@ -60,11 +61,38 @@ def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:
     return read_image(root, asked)[0]
 
 
-def read_image(root: Path, asked: ImageRequest) -> tuple[ImagePlan, Dockerfile | None]:
-    """The plan for an unpacked context, and its Dockerfile as it was read. Nothing of it is run.
+def choose(root: Path, asked: ImageRequest) -> ImagePlan:
+    """What builds an unpacked context, and why; its Dockerfile is not read.
+
+    Raises `BuildError` InvalidRequest for a Dockerfile or folder that is not there.
+    """
+    return _choose(root, asked)[0]
+
+
+def read_image(root: Path, asked: ImageRequest, allowed: Sequence[str] = (ALL,)) -> tuple[ImagePlan, Dockerfile | None]:
+    """The plan for an unpacked context, and its Dockerfile as it was read. Nothing of it is run. `allowed`: patterns of
+    images that it may name.
 
     Raises `BuildError` InvalidRequest for a Dockerfile or folder that is not there, DockerfileInvalid.
     """
+    plan, paths = _choose(root, asked)
+    if not plan.dockerfile:
+        return plan, None
+    tree = DirTree(root / plan.sub_path)
+    rules, rules_name = _ignored(tree, plan.dockerfile)
+    found = check(
+        tree.read_text(plan.dockerfile).encode("utf-8", "surrogateescape"),
+        Context(paths=paths, ignored=rules, ignore_file=rules_name),
+        asked.build_args,
+        plan.dockerfile,
+    )
+    _without_heredocs(found.dockerfile)
+    require_allowed(found, allowed)
+    return replace(plan, bases=found.bases, warnings=found.warnings), found.dockerfile
+
+
+def _choose(root: Path, asked: ImageRequest) -> tuple[ImagePlan, list[str]]:
+    """The plan without what only the Dockerfile has, and the paths of the context."""
     sub_path = check_path(asked.sub_path, "subPath")
     named = check_path(asked.dockerfile, "dockerfilePath")
     paths = listed(root)
@@ -79,25 +107,9 @@ def read_image(root: Path, asked: ImageRequest) -> tuple[ImagePlan, Dockerfile |
     if named and not tree.has(named):
         raise _absent(named, paths)
     if not named and not tree.has(DEFAULT):
-        return ImagePlan(strategy="buildpacks", because=f"no {DEFAULT} {place}", sub_path=sub_path), None
-    dockerfile = named or DEFAULT
-    rules, rules_name = _ignored(tree, dockerfile)
-    found = check(
-        tree.read_text(dockerfile).encode("utf-8", "surrogateescape"),
-        Context(paths=paths, ignored=rules, ignore_file=rules_name),
-        asked.build_args,
-        dockerfile,
-    )
-    _without_heredocs(found.dockerfile)
-    plan = ImagePlan(
-        strategy="kaniko",
-        because=f"{dockerfile} is named" if named else f"{DEFAULT} {place}",
-        dockerfile=dockerfile,
-        sub_path=sub_path,
-        bases=found.bases,
-        warnings=found.warnings,
-    )
-    return plan, found.dockerfile
+        return ImagePlan(strategy="buildpacks", because=f"no {DEFAULT} {place}", sub_path=sub_path), paths
+    because = f"{named} is named" if named else f"{DEFAULT} {place}"
+    return ImagePlan(strategy="kaniko", because=because, dockerfile=named or DEFAULT, sub_path=sub_path), paths
 
 
 def listed(root: Path) -> list[str]:

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from builder.addresses import Resolve, system_resolve
 from builder.errors import BuildError, ErrorClass, PlatformError
@@ -30,6 +30,11 @@ WHOLE_S = 30.0
 _SHOWN = 100
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
 _USER = re.compile(r"([0-9]{1,10})(?::[0-9]{1,10})?")
+
+
+Result = TypeVar("Result")
+GetManifest = Callable[[str, str], Manifest | None]
+OpenBlob = Callable[[str, str], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +69,25 @@ class Access:
 
 def resolve(reference: Reference, platform: str, access: Access, login: Login | None, most_bytes: int) -> External:
     """Ask the registry of the reference. Raises `BuildError` with one of the image reasons, RegistryUnavailable."""
+    return _asked(
+        reference, access, login, lambda manifest, blob: _resolved(reference, platform, manifest, blob, most_bytes)
+    )
+
+
+def read_config(reference: Reference, platform: str, access: Access, login: Login | None) -> Mapping[str, Any]:
+    """The config of an image for the platform, whatever it would run. Raises `BuildError` as `resolve`."""
+
+    def read(get_manifest: GetManifest, open_blob: OpenBlob) -> Mapping[str, Any]:
+        _, value, _ = _image_of(reference, platform, get_manifest)
+        return _object(_config_body(reference, value["config"], open_blob), f"the config of {reference}")
+
+    return _asked(reference, access, login, read)
+
+
+def _asked(
+    reference: Reference, access: Access, login: Login | None, work: Callable[[GetManifest, OpenBlob], Result]
+) -> Result:
+    """What `work` finds in the registry of the reference, within the time of `access`."""
     from builder.images.guard import Deadline, guarded_client
     from builder.images.registry import Registry
     from builder.images.transport import ONE_SHORT_ATTEMPT, Credentials, Transport
@@ -87,7 +111,7 @@ def resolve(reference: Reference, platform: str, access: Access, login: Login | 
     registry = Registry(transport=transport, access="pull")
     try:
         with client:
-            return _resolved(reference, platform, registry.get_manifest, registry.open_blob, most_bytes)
+            return work(registry.get_manifest, registry.open_blob)
     except PlatformError as error:
         if error.reason == "RegistryRefused":
             raise _forbidden(reference, login, error) from None
@@ -104,13 +128,23 @@ def resolve(reference: Reference, platform: str, access: Access, login: Login | 
         deadline.stop()
 
 
-GetManifest = Callable[[str, str], Manifest | None]
-OpenBlob = Callable[[str, str], Any]
-
-
 def _resolved(
     reference: Reference, platform: str, get_manifest: GetManifest, open_blob: OpenBlob, most_bytes: int
 ) -> External:
+    manifest, value, index_digest = _image_of(reference, platform, get_manifest)
+    sizes = [_size(part, reference) for part in (value["config"], *value["layers"])]
+    total = len(manifest.body) + sum(sizes)
+    if total > most_bytes:
+        message = f"{reference} has {size(total)}, limit {size(most_bytes)}"
+        raise BuildError("ArtifactTooLarge", message, where="imageRef", error_class=ErrorClass.CLIENT)
+    warnings = check_config(_config_body(reference, value["config"], open_blob), platform, str(reference))
+    return External(digest=manifest.digest, index_digest=index_digest, size_bytes=total, warnings=warnings)
+
+
+def _image_of(
+    reference: Reference, platform: str, get_manifest: GetManifest
+) -> tuple[Manifest, Mapping[str, Any], str]:
+    """(manifest for the platform, its JSON with config and layers, digest of the index around it or nothing)."""
     manifest, index_digest = _get(reference, reference.wanted, get_manifest), ""
     value = _object(manifest.body, f"the manifest of {reference}")
     if _media_type(manifest, value) in INDEX_TYPES:
@@ -124,16 +158,15 @@ def _resolved(
         raise violated(f"{reference} is no container image but {_shown(kind)}")
     if not isinstance(layers, list) or not 0 < len(layers) <= MOST_LAYERS:
         raise violated(f"{reference} has no list of 1 to {MOST_LAYERS} layers")
-    sizes = [_size(part, reference) for part in (config, *layers)]
-    if sizes[0] > CONFIG_BYTES:
-        raise violated(f"the config of {reference} has {size(sizes[0])}, limit {size(CONFIG_BYTES)}")
-    total = len(manifest.body) + sum(sizes)
-    if total > most_bytes:
-        message = f"{reference} has {size(total)}, limit {size(most_bytes)}"
-        raise BuildError("ArtifactTooLarge", message, where="imageRef", error_class=ErrorClass.CLIENT)
-    body = _blob(reference, config["digest"], sizes[0], open_blob)
-    warnings = check_config(body, platform, str(reference))
-    return External(digest=manifest.digest, index_digest=index_digest, size_bytes=total, warnings=warnings)
+    return manifest, value, index_digest
+
+
+def _config_body(reference: Reference, config: Mapping[str, Any], open_blob: OpenBlob) -> bytes:
+    """The config that a manifest names."""
+    size_bytes = _size(config, reference)
+    if size_bytes > CONFIG_BYTES:
+        raise violated(f"the config of {reference} has {size(size_bytes)}, limit {size(CONFIG_BYTES)}")
+    return _blob(reference, config["digest"], size_bytes, open_blob)
 
 
 def _get(reference: Reference, wanted: str, get_manifest: GetManifest) -> Manifest:

@@ -16,6 +16,10 @@ def site_of(settings: Settings) -> Site:
 def buildpacks_site_of(settings: Settings) -> Site:
     """Where buildpacks builds run. Raises `BuildError` InvalidRequest as `site_of`, and without a run image."""
     _need(settings, "buildpacks_run_image")
+    if not settings.buildpacks_namespace:
+        message = "buildpacks_namespace: builds of buildpacks_builder need a namespace"
+        step = "Name the one of deploy/kubernetes/buildpacks.yaml: ignite-buildpacks"
+        raise BuildError("InvalidRequest", message, where="buildpacks_namespace", next=step)
     return _site(settings, settings.buildpacks_namespace, "buildpacks_builder")
 
 

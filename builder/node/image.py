@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from builder.attempt.attempt import Attempt
@@ -21,17 +21,19 @@ from builder.claims.outcome import Outcome, Verdict
 from builder.claims.requests import launching_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dockerfile.choose import ImageRequest
-from builder.errors import BuildError, PlatformError
-from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
-from builder.kaniko.plan import DockerfilePlan, key_of, materials_of, write_facts
+from builder.errors import BuildError, ErrorClass, PlatformError
+from builder.images.external import Access, Login, read_config
+from builder.images.reference import parse
 from builder.kube import job as jobs
-from builder.kube.job import Site, push_secret
+from builder.kube.job import push_secret
 from builder.kube.site import site_of
 from builder.logs import logger
 from builder.node.cluster import cluster_of
-from builder.plan import Toolchain
+from builder.plan import PLATFORM, Toolchain
 from builder.settings import Settings
 from builder.source import limits
+from builder.strategies import STRATEGIES, by_name
+from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target
 
 log = logger("worker")
 
@@ -40,7 +42,6 @@ URL_S, URL_MARGIN_S = 3600, 120
 """How long the URL of an archive lives at most, and beyond the time of its build: a Job may wait for a node before it
 fetches, and is of no use once its time is over."""
 AGAIN_S = 0.2
-NO_TOOLCHAIN = Toolchain(name="kaniko", runtime="", version="", target="", base="")
 CREATES = 8
 """Tries to create a Job in a cluster that does not answer."""
 
@@ -53,14 +54,38 @@ class Cluster(Protocol):
     def delete(self, namespace: str, name: str, uid: str = "") -> None: ...
 
 
+ReadConfig = Callable[[str, Access, Login | None], Mapping[str, Any]]
+"""(image by digest, how registries are reached, a login of its registry) → its config. Raises `BuildError`."""
+
+
+def _read_config(image: str, access: Access, login: Login | None) -> Mapping[str, Any]:
+    return read_config(parse(image), PLATFORM, access, login)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Planned:
+    """A source with its strategy, what the operator set up of it, what that taught it, and the plan."""
+
+    strategy: Strategy
+    setup: Setup
+    known: str
+    plan: Any
+
+
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """Makes a Job of a claimed build. `login`: what Jobs push with, (user, password) or nothing."""
+    """Makes a Job of a claimed build. `setups` by the name of the strategy, those that the operator set up.
 
-    site: Site
+    `login`: what Jobs push with, (user, password) or nothing.
+    """
+
+    setups: Mapping[str, Setup]
     cluster: Cluster
     login: tuple[str, str] | None = None
-    use_cache: bool = True
+    ca_bundle: str = ""
+    read_config: ReadConfig = _read_config
+    _known: dict[str, str] = field(default_factory=dict)
+    """What strategies learned of images that are named by digest."""
 
     def run(self, attempt: Attempt) -> Outcome:
         """Turn one claimed build into one Job, or another outcome. Does not raise."""
@@ -86,40 +111,95 @@ class Launcher:
         attempt.node.label("after-claim")
         asked = attempt.grant.request.code.image.from_code
         arguments = dict(asked.build_args or attempt.grant.request.build_args)
+        request = ImageRequest(
+            dockerfile=asked.dockerfile_path or attempt.grant.request.dockerfile,
+            sub_path=asked.sub_path,
+            build_args=arguments,
+        )
         with reading_source(attempt) as reading:
             with attempt.phase("FETCH_SOURCE"):
                 source = open_source(attempt, reading)
                 attempt.log.system(source.summary)
             with attempt.phase("DETECT"):
-                dockerfile = asked.dockerfile_path or attempt.grant.request.dockerfile
-                plan = reading.image(ImageRequest(dockerfile=dockerfile, sub_path=asked.sub_path, build_args=arguments))
-                attempt.log.system(f"an image by Kaniko, because {plan.because}")
-                for warning in (*source.warnings, *plan.warnings):
+                strategy, setup = self._set_up(reading.strategy(request))
+                known = self._learned(attempt, strategy, setup)
+                plan = reading.image(strategy, request, known)
+                attempt.log.system(f"an image by {strategy.TITLE}, because {plan.because}")
+                warnings = (*source.warnings, *plan.warnings)
+                for warning in warnings:
                     attempt.log.system(f"warning: {warning}")
         with attempt.phase("PLAN"):
-            key = key_of(
-                plan,
+            keyed = Keyed(
                 organization=attempt.grant.organization_name,
                 code_hash=source.code_hash,
                 build_args=arguments,
-                executor=self.site.executor,
                 build_id=attempt.grant.build_id,
             )
-            warnings = (*source.warnings, *plan.warnings)
-            verdict = report_key(attempt, key, source.code_hash, NO_TOOLCHAIN, warnings)
+            toolchain = Toolchain(name=strategy.NAME, runtime="", version="", target="", base="")
+            key = strategy.key(plan, setup, keyed)
+            verdict = report_key(attempt, key, source.code_hash, toolchain, warnings)
         if verdict is not Verdict.GO_ON:
             return Outcome(verdict=verdict)
         attempt.log.phase_name = "BUILD"
-        return Outcome(job=self._create(attempt, plan, arguments))
+        planned = Planned(strategy=strategy, setup=setup, known=known, plan=plan)
+        return Outcome(job=self._create(attempt, planned, arguments))
 
-    def _create(self, attempt: Attempt, plan: DockerfilePlan, arguments: Mapping[str, str]) -> pb.Job:
+    def _set_up(self, choice: Choice) -> tuple[Strategy, Setup]:
+        """The strategy of a choice, and its setup. Raises `BuildError` InvalidRequest where the operator has none."""
+        strategy = by_name(choice.strategy)
+        assert strategy is not None
+        if (setup := self.setups.get(choice.strategy)) is None:
+            message = f"{choice.because}, and this server has no {strategy.TITLE}"
+            raise BuildError(
+                "InvalidRequest",
+                message,
+                where="dockerfilePath",
+                next=strategy.NEXT,
+                error_class=ErrorClass.CLIENT,
+            )
+        return strategy, setup
+
+    def _learned(self, attempt: Attempt, strategy: Strategy, setup: Setup) -> str:
+        """What the strategy needs of the operator's image. Raises `PlatformError` ExecutorImageUnavailable,
+        RegistryUnavailable."""
+        name = f"{strategy.NAME} {setup.reads}"
+        if name in self._known:
+            return self._known[name]
+        target, config = attempt.grant.destination, {}
+        try:
+            if setup.reads:
+                host = parse(setup.reads).api_host
+                is_target = host == target.registry
+                access = Access(
+                    private=(host,),
+                    insecure=(host,) if is_target and target.insecure else (),
+                    ca_bundle=self.ca_bundle,
+                )
+                login = Login(username=self.login[0], password=self.login[1]) if self.login and is_target else None
+                config = dict(self.read_config(setup.reads, access, login))
+            known = strategy.learn(setup, config)
+        except PlatformError:
+            raise
+        except BuildError as error:  # the image is the operator's: no request makes it another one
+            message = f"{setup.reads} cannot build: {error.message}"
+            raise PlatformError("ExecutorImageUnavailable", message) from error
+        self._known[name] = known
+        return known
+
+    def _create(self, attempt: Attempt, planned: Planned, arguments: Mapping[str, str]) -> pb.Job:
         """Store the archive, mark the attempt, create the Job. Raises `BuildError`."""
+        strategy, setup, plan = planned.strategy, planned.setup, planned.plan
+        site = setup.site
         target = attempt.grant.destination
         if not target.registry:
             message = "a Job pushes to a registry, and this server has none"
             raise BuildError("ToolchainUnavailable", message, next="An operator sets registry on the control side.")
         archive = write_archive(
-            attempt.source, attempt.private / "archive.tar", limit=limits.Limits().archive, check=attempt.check
+            attempt.source,
+            attempt.private / "archive.tar",
+            limit=limits.Limits().archive,
+            check=attempt.check,
+            part=strategy.part(plan),
         )
         stored = self._stored(attempt, archive)
         left_ms = int(attempt.time_limit.left_ms(attempt.now()))
@@ -128,8 +208,10 @@ class Launcher:
             number=attempt.grant.attempt,
             organization=attempt.grant.organization_name,
         )
-        made = manifest(
-            self.site,
+        made = strategy.manifest(
+            plan,
+            setup,
+            planned.known,
             named,
             jobs.Source(
                 url=stored.url,
@@ -138,14 +220,14 @@ class Launcher:
                 unpacked_bytes=archive.unpacked,
             ),
             limits_of(attempt.node.settings, left_ms),
-            self._build(attempt, plan, arguments),
+            self._target(attempt, arguments),
         )
         job = pb.Job(
-            strategy="kaniko",
+            strategy=strategy.NAME,
             name=named.job,
-            namespace=self.site.namespace,
+            namespace=site.namespace,
             deadline_at_ms=wall_ms() + left_ms,
-            facts=write_facts(plan, materials_of(plan, executor=self.site.executor, archive=stored.sha256)),
+            facts=strategy.facts(plan, setup, stored.sha256),
         )
         attempt.node.label("before-mark")
         marked = _insist(attempt, lambda: attempt.node.calls.launching(launching_request(attempt.lease, job)))
@@ -155,25 +237,24 @@ class Launcher:
             raise BuildError("Cancelled", "stopped before its Job was created")
         attempt.node.label("marked")
         login = self.login
-        secret = (lambda uid: push_secret(self.site, named, uid, {target.registry: login})) if login else None
+        secret = (lambda uid: push_secret(site, named, uid, {target.registry: login})) if login else None
         self._persistently(attempt, made, secret)
         attempt.node.label("created")
-        attempt.log.system(f"Job {job.namespace}/{job.name} builds it, with {self.site.executor}")
+        attempt.log.system(f"Job {job.namespace}/{job.name} builds it, with {site.executor}")
         return job
 
-    def _build(self, attempt: Attempt, plan: DockerfilePlan, arguments: Mapping[str, str]) -> DockerfileBuild:
+    def _target(self, attempt: Attempt, arguments: Mapping[str, str]) -> Target:
         target, organization = attempt.grant.destination, attempt.grant.organization_name
-        cache = ""
-        if self.use_cache and not attempt.grant.request.no_cache:
+        prefix = ""
+        if not attempt.grant.request.no_cache:
             before, found, _ = f"/{target.repository}".partition(f"/{organization}/")
-            cache = cache_repository(f"{target.registry}{before}", organization) if found else ""
-        return DockerfileBuild(
+            prefix = f"{target.registry}{before}" if found else ""
+        return Target(
+            organization=organization,
             repository=f"{target.registry}/{target.repository}",
             tag=target.tag,
-            dockerfile=plan.dockerfile,
-            sub_path=plan.sub_path,
-            build_args=tuple(sorted(arguments.items())),
-            cache_repository=cache,
+            build_args=arguments,
+            cache_prefix=prefix,
             insecure_registries=(target.registry,) if target.insecure else (),
             has_push_secret=self.login is not None,
         )
@@ -214,13 +295,17 @@ def limits_of(settings: Settings, left_ms: int) -> jobs.Limits:
 
 
 def launcher_of(settings: Settings) -> Launcher:
-    """The launcher of a worker that serves the queue `image`. Raises `BuildError` InvalidRequest as `site_of`."""
+    """The launcher of a worker that serves the queue `image`. Raises `BuildError` InvalidRequest as `site_of`, where no
+    strategy is set up, or one by half."""
+    setups = {one.NAME: found for one in STRATEGIES if (found := one.setup(settings)) is not None}
+    if not setups:
+        site_of(settings)
     login = (settings.job_registry_username, settings.job_registry_password)
     return Launcher(
-        site=site_of(settings),
+        setups=setups,
         cluster=cluster_of(settings),
         login=login if settings.job_registry_username else None,
-        use_cache=settings.kaniko_cache,
+        ca_bundle=settings.ca_bundle,
     )
 
 

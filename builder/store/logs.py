@@ -56,8 +56,8 @@ def append(
     write in.
     Returns (stale, kept until this index of the claim, the lines that are new with their sequences).
     """
-    mine = (builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING)
-    mine = (*mine, builds.c.stage.in_(stages))
+    owned = (builds.c.status == RUNNING, builds.c.stage.in_(stages))
+    mine = (builds.c.build_id == build_id, builds.c.claim == claim, *owned)
     owner = case((builds.c.stage == JOB, builds.c.watcher), else_=builds.c.node_id)
     same = and_(*mine, owner == node) if node else and_(*mine)
     lines = [{**line, "l": log_line(line["l"])} for line in lines]  # before the lock

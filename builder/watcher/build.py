@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import TypeVar
 
 from builder.claims.calls import Backoff, Unanswered
@@ -13,14 +14,12 @@ from builder.claims.requests import artifact_record, failure_record, hand_back_r
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import BuildError, PlatformError
-from builder.images.destination import DIGEST
-from builder.kaniko.ended import EXPLAINED, diagnose, own_message, shown
-from builder.kaniko.manifest import CONTAINER
-from builder.kaniko.plan import Facts, read_facts
 from builder.kube.ended import Ended
 from builder.kube.logs import Cursor, Line
 from builder.logs import logger
 from builder.plan import Diagnosis
+from builder.strategies import by_name
+from builder.strategies.base import Reading
 from builder.text import log_line
 from builder.watcher.calls import WatcherCalls
 from builder.watcher.cluster import Cluster
@@ -28,10 +27,7 @@ from builder.watcher.cluster import Cluster
 log = logger("watcher")
 
 T = TypeVar("T")
-PUSHES = "Pushing image to"
-"""How the executor's own line begins when the image is made."""
 LOOK_S = 5.0
-NO_FACTS = Facts(dockerfile="Dockerfile", instructions=(), materials=())
 
 
 class Lost(Exception):
@@ -39,10 +35,10 @@ class Lost(Exception):
 
 
 class Followed:
-    """A build that this watcher adopted. `catch_up`, then `follow`; both raise `Lost`."""
+    """A build that this watcher adopted. `catch_up`, then `follow`; both raise `Lost`. `clusters` by namespace."""
 
-    def __init__(self, grant: pb.AdoptJobResponse, calls: WatcherCalls, cluster: Cluster) -> None:
-        self.grant, self._calls, self._cluster = grant, calls, cluster
+    def __init__(self, grant: pb.AdoptJobResponse, calls: WatcherCalls, clusters: Mapping[str, Cluster]) -> None:
+        self.grant, self._calls, self._cluster = grant, calls, clusters.get(grant.job.namespace)
         self.build_id, self.claim, self.job = grant.build_id, grant.claim, grant.job
         self.phase = "PUSH" if grant.phase == pb.BUILD_PHASE_PUSH else "BUILD"
         self._cursors = {name: Cursor(since=cursor.since, lines=cursor.lines) for name, cursor in grant.cursors.items()}
@@ -52,10 +48,10 @@ class Followed:
         self._changed = asyncio.Event()
         self._cancelled, self._lost = grant.cancel, False
         self._began = _now()
-        try:
-            self._facts = read_facts(grant.job.facts)
-        except ValueError:  # they are a node's word
-            self._facts = NO_FACTS
+        strategy = by_name(grant.job.strategy)
+        self._reading = strategy.read(grant.job.facts) if strategy else None
+        self._output_lines = strategy.OUTPUT_LINES if strategy else 0
+        self._namespaces = sorted(clusters)
 
     def cancel(self) -> None:
         """Cancel was requested."""
@@ -69,47 +65,55 @@ class Followed:
 
     async def catch_up(self) -> None:
         """Store what the Job did before it was adopted, and tell so."""
-        if not self._cancelled and self.job.namespace == self._cluster.namespace:
-            await self._unless_stopped(self._cluster.so_far(self.job.name, dict(self._cursors), self._emit))
-        seen = bool(self._cluster.began_ms(self.job.name))
+        if not self._cancelled and self._cluster and self._reading:
+            emit = partial(self._emit, self._reading)
+            await self._unless_stopped(self._cluster.so_far(self.job.name, dict(self._cursors), emit))
+        seen = bool(self._cluster and self._cluster.began_ms(self.job.name))
         request = pb.CaughtUpRequest(protocol=PROTOCOL, build_id=self.build_id, claim=self.claim, seen=seen)
         if (await self._insist(lambda: self._calls.caught_up(request))).stale:
             raise Lost
 
     async def follow(self) -> None:
         """To the end of the build."""
-        if self.job.namespace != self._cluster.namespace:
-            message = f"its Job is in the namespace {self.job.namespace}, and watchers follow {self._cluster.namespace}"
-            await self._finish(failure=PlatformError("ClusterUnavailable", message))
+        cluster, reading = self._cluster, self._reading
+        if cluster is None or reading is None:
+            await self._finish(failure=PlatformError("ClusterUnavailable", self._why_not()))
             return
-        ended = await self._unless_stopped(self._attend())
+        ended = await self._unless_stopped(self._attend(cluster, reading))
         if ended is None:
-            await self._delete_insisting()
+            await self._delete_insisting(cluster)
             await self._finish(failure=BuildError("Cancelled", "cancelled on request"))
             return
-        if ended.succeeded and DIGEST.fullmatch(ended.said):
-            summary = f"{self.grant.destination.repository}@{ended.said}"
+        if ended.succeeded and (digest := reading.digest(ended.said)):
+            summary = f"{self.grant.destination.repository}@{digest}"
             await self._say(f"pushed {summary}")
-            await self._finish(artifact=Artifact(digest=ended.said, summary=summary, materials=self._facts.materials))
+            await self._finish(artifact=Artifact(digest=digest, summary=summary, materials=reading.materials))
         elif ended.succeeded:
             await self._finish(failure=PlatformError("Internal", "the Job ended well and reported no digest"))
         else:
-            await self._finish(failure=await self._explained(ended))
-        await self._delete()
+            await self._finish(failure=await self._explained(cluster, reading, ended))
+        await self._delete(cluster)
+
+    def _why_not(self) -> str:
+        """Why this watcher cannot follow the Job."""
+        if self._cluster is None:
+            return (
+                f"its Job is in the namespace {self.job.namespace}, and watchers follow {', '.join(self._namespaces)}"
+            )
+        return f'its Job is of the strategy "{log_line(self.job.strategy)}", which this watcher does not know'
 
     async def hand_back(self) -> None:
         """This watcher stops: the next one adopts the build, and the Job goes on."""
         request = hand_back_request(self.build_id, self.claim, "drain")
         await self._calls.hand_back(request)
 
-    async def _attend(self) -> Ended:
+    async def _attend(self, cluster: Cluster, reading: Reading) -> Ended:
         """The Job to its end; what it waits for becomes lines of the log."""
         words: asyncio.Queue[str] = asyncio.Queue()
         saying = asyncio.create_task(self._say_all(words))
-        overdue = asyncio.create_task(self._overdue())
-        attending = asyncio.ensure_future(
-            self._cluster.attend(self.job.name, dict(self._cursors), self._emit, words.put_nowait)
-        )
+        overdue = asyncio.create_task(self._overdue(cluster))
+        emit = partial(self._emit, reading)
+        attending = asyncio.ensure_future(cluster.attend(self.job.name, dict(self._cursors), emit, words.put_nowait))
         try:
             await asyncio.wait({attending, overdue}, return_when=asyncio.FIRST_COMPLETED)
             return attending.result() if attending.done() else overdue.result()
@@ -118,13 +122,13 @@ class Followed:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _overdue(self) -> Ended:
+    async def _overdue(self, cluster: Cluster) -> Ended:
         """The end of a Job whose time is over while the cluster is away: whoever waits longer finds the build ended as
         one that took too long, which nobody knows."""
         late_ms = self.job.deadline_at_ms + self.grant.lease_ms // 2
         while True:
             await asyncio.sleep(max(LOOK_S, (late_ms - _now()) / 1000))
-            if not self._cluster.has_view():
+            if not cluster.has_view():
                 message = "the cluster is away since before the build's time was over: how its Job ended is not known"
                 return Ended(reason="ClusterUnavailable", message=message)
 
@@ -148,14 +152,13 @@ class Followed:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _emit(self, container: str, lines: Sequence[Line], cursor: Cursor) -> None:
+    async def _emit(self, reading: Reading, container: str, lines: Sequence[Line], cursor: Cursor) -> None:
         """Store lines of a container, and the cursor behind them."""
-        if container == CONTAINER:
-            for line in lines:
-                if self.phase == "BUILD" and (own_message(line.text) or "").startswith(PUSHES):
-                    self.phase, self._pushed_at = "PUSH", line.at_ms
+        for line in lines:
+            if self.phase == "BUILD" and reading.pushes(container, line.text):
+                self.phase, self._pushed_at = "PUSH", line.at_ms
         entries = [
-            pb.LogEntry(timestamp_ms=line.at_ms, stream=pb.LOG_STREAM_STDOUT, line=log_line(shown(line.text)))
+            pb.LogEntry(timestamp_ms=line.at_ms, stream=pb.LOG_STREAM_STDOUT, line=log_line(reading.shown(line.text)))
             for line in lines
         ]
         await self._append(entries, {container: pb.LogCursor(since=cursor.since, lines=cursor.lines)})
@@ -185,15 +188,16 @@ class Followed:
                 raise Lost
             self._count += len(entries)
 
-    async def _explained(self, ended: Ended) -> BuildError:
+    async def _explained(self, cluster: Cluster, reading: Reading, ended: Ended) -> BuildError:
         """The failure that a Job's end is."""
         if ended.reason == "JobVanished" and not self.grant.seen:
             return PlatformError("JobVanished", "the build's Job was never created: its worker was lost before")
-        container = ended.container or CONTAINER
-        has_words = container == CONTAINER and ended.reason in EXPLAINED
-        lines = await self._cluster.explaining(self.job.name, container) if has_words else []
+        lines = {
+            container: await cluster.explaining(self.job.name, container, reading.is_own, self._output_lines)
+            for container in reading.explaining(ended)
+        }
         try:
-            found = diagnose(ended, lines, self._facts.instructions, self._facts.dockerfile)
+            found = reading.diagnose(ended, lines)
         except Exception as error:  # words of a build, however odd, keep no build from its end
             log.error("an end is not explained", action="end-unexplained", build_id=self.build_id, error=repr(error),
                       exc_info=True)  # fmt: skip
@@ -228,8 +232,9 @@ class Followed:
             log.error("refused", action="finish-refused", build_id=self.build_id, why=answer.refused_because)
 
     def _phases(self, *, succeeded: bool) -> list[pb.PhaseRecord]:
-        """BUILD from the Job's creation, PUSH from the executor's own line on."""
-        began, now = self._cluster.began_ms(self.job.name) or self._began, _now()
+        """BUILD from the Job's creation, PUSH from the line on that shows it."""
+        created = self._cluster.began_ms(self.job.name) if self._cluster else 0
+        began, now = created or self._began, _now()
         moments = [("BUILD", began, self._pushed_at or now)]
         if self.phase == "PUSH":
             moments.append(("PUSH", self._pushed_at or now, now))
@@ -245,19 +250,19 @@ class Followed:
             for name, start, end in moments
         ]
 
-    async def _delete(self) -> None:
+    async def _delete(self, cluster: Cluster) -> None:
         """Delete the ended Job; what is left is swept."""
         try:
-            await self._cluster.delete(self.job.name)
+            await cluster.delete(self.job.name)
         except PlatformError as error:
             log.warning("a Job was not deleted", action="job-left", job=self.job.name, error=str(error))
 
-    async def _delete_insisting(self) -> None:
+    async def _delete_insisting(self, cluster: Cluster) -> None:
         """Delete the Job of a cancelled build: it is CANCELLED once nothing of it runs."""
         backoff = Backoff(0.2, 5.0)
         while not self._lost:
             try:
-                await self._cluster.delete(self.job.name)
+                await cluster.delete(self.job.name)
                 return
             except PlatformError as error:
                 log.warning("a Job was not deleted yet", action="job-left", job=self.job.name, error=str(error))

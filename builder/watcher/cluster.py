@@ -1,7 +1,8 @@
-"""The cluster as a watcher uses it: logs, ends and deletions of Jobs of one namespace."""
+"""A namespace of the cluster as a watcher uses it: logs, ends and deletions of its Jobs."""
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections import deque
@@ -11,7 +12,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from builder.errors import PlatformError
-from builder.kaniko.ended import own_message
 from builder.kube.api import Api, Refused
 from builder.kube.attend import Emit, attend, started
 from builder.kube.ended import USUAL, Ended, Patience, seconds_of
@@ -19,21 +19,25 @@ from builder.kube.follow import read_so_far
 from builder.kube.job import ATTEMPT, BUILD
 from builder.kube.logs import Cursor
 from builder.kube.watch import Watch
+from builder.logs import logger
 
-MOST_OWN_LINES, MOST_OUTPUT_LINES = 20_000, 50
-"""Of a container's log, as far as it explains an end: the executor's own lines, and the last ones of a program."""
+log = logger("watcher")
 
-MOST_OWN_CHARACTERS = 8 * 1024 * 1024
-"""Of the executor's own lines. A program can imitate them, each as long as a line may be."""
+READY_LOOK_S = 30.0
+"""How often a namespace that is not seen is a line of the log."""
+
+MOST_OWN_LINES = 20_000
+"""Of a tool's own lines in a container's log, as far as they explain an end."""
+
+MOST_CHARACTERS = 4 * 1024 * 1024
+"""Of a tool's own lines, and of the last ones behind them. A program writes either, each as long as a line may be."""
 
 MOST_BEHIND = 1024 * 1024
 """Characters of a container's log that are stored before its build is caught up with; what is behind them comes with
 the rest of the log. A build that writes without end would keep its watcher from every other."""
 
-
 ATTEMPTS = re.compile(r"[0-9]{1,18}")
 """The label of an attempt. Whoever may create Jobs writes it: a number that no message holds is none."""
-
 
 CATCH_UP_TRIES, EXPLAIN_TRIES = 3, 8
 """To read a log that does not come. What is not caught up with is followed; an end without its words is an end."""
@@ -71,8 +75,9 @@ class Cluster(Protocol):
         self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]
     ) -> Ended: ...
 
-    async def explaining(self, job: str, container: str) -> list[str]:
-        """The lines of an ended container's log that explain its end; none where the log is gone."""
+    async def explaining(self, job: str, container: str, is_own: Callable[[str], bool], output_lines: int) -> list[str]:
+        """The lines of an ended container's log that explain its end: the tool's own, and the last ones behind them;
+        none where the log is gone."""
         ...
 
     async def delete(self, job: str, uid: str = "") -> None: ...
@@ -86,6 +91,20 @@ class Cluster(Protocol):
         ...
 
 
+class _Tail:
+    """The last lines of many: at most so many of them, and of their characters."""
+
+    def __init__(self, most: int) -> None:
+        self.lines: deque[str] = deque()
+        self._most, self._size = most, 0
+
+    def append(self, line: str) -> None:
+        self.lines.append(line)
+        self._size += len(line)
+        while len(self.lines) > self._most or self._size > MOST_CHARACTERS:
+            self._size -= len(self.lines.popleft())
+
+
 @dataclass(kw_only=True)
 class KubeCluster:
     """A namespace of a real cluster, through one list and watch."""
@@ -96,7 +115,13 @@ class KubeCluster:
     patience: Patience = USUAL
 
     async def ready(self) -> None:
-        await self.watch.ready()
+        while True:
+            try:
+                await asyncio.wait_for(self.watch.ready(), READY_LOOK_S)
+                return
+            except TimeoutError:
+                why = self.watch.jobs.unavailable or self.watch.pods.unavailable
+                log.warning("a namespace is not seen", action="view-missing", namespace=self.namespace, why=str(why))
 
     def has_view(self) -> bool:
         return self.watch.jobs.is_current.is_set() and self.watch.pods.is_current.is_set()
@@ -129,10 +154,8 @@ class KubeCluster:
             waits=waits,
         )
 
-    async def explaining(self, job: str, container: str) -> list[str]:
-        own: deque[str] = deque()
-        output: deque[str] = deque(maxlen=MOST_OUTPUT_LINES)
-        size = 0
+    async def explaining(self, job: str, container: str, is_own: Callable[[str], bool], output_lines: int) -> list[str]:
+        own, output = _Tail(MOST_OWN_LINES), _Tail(output_lines)
         for pod in self.watch.look(job)[1]:
             if container not in started(pod):
                 continue
@@ -142,15 +165,12 @@ class KubeCluster:
             ) as batches:
                 async for lines, _ in batches:
                     for line in lines:
-                        if own_message(line.text) is None:
+                        if not is_own(line.text):
                             output.append(line.text)
-                            continue
-                        output.clear()
-                        own.append(line.text)
-                        size += len(line.text)
-                        while len(own) > MOST_OWN_LINES or size > MOST_OWN_CHARACTERS:
-                            size -= len(own.popleft())
-        return [*own, *output]
+                        else:
+                            output = _Tail(output_lines)
+                            own.append(line.text)
+        return [*own.lines, *output.lines]
 
     async def delete(self, job: str, uid: str = "") -> None:
         try:

@@ -33,26 +33,29 @@ async def _watch(settings: Settings) -> None:
         loop.add_signal_handler(number, draining.set)
     kube = await connect(settings.kubeconfig, settings.kube_context)
     calls = ApiWatcherCalls(Api(settings.server, settings.token))
-    view = Watch(kube, settings.kaniko_namespace)
-    cluster = KubeCluster(api=kube, watch=view, namespace=settings.kaniko_namespace)
+    namespaces = dict.fromkeys(one for one in (settings.kaniko_namespace, settings.buildpacks_namespace) if one)
+    clusters = [KubeCluster(api=kube, watch=Watch(kube, one), namespace=one) for one in namespaces]
     watcher = Watcher(
         settings.node_id,
         calls,
-        cluster,
+        clusters,
         lease_s=settings.lease_ms / 1000,
         beat_s=settings.heartbeat_ms / 1000,
     )
-    viewing = asyncio.create_task(view.run())
-    viewing.add_done_callback(lambda _: draining.set())  # without a view no end is seen
+    viewing = [asyncio.create_task(one.watch.run()) for one in clusters]
+    for view in viewing:  # without a view no end is seen
+        view.add_done_callback(lambda _: draining.set())
     try:
         await watcher.run(draining)
-        if viewing.done() and (error := viewing.exception()):
-            raise PlatformError("ClusterUnavailable", f"the view of the cluster broke: {error!r}") from error
+        for view in viewing:
+            if view.done() and (error := view.exception()):
+                raise PlatformError("ClusterUnavailable", f"the view of the cluster broke: {error!r}") from error
     except Refused as error:
         step = "Use a token with the scope watch, and as node_id the name that this token has, if it has one."
         raise BuildError("InvalidRequest", f"the API refuses this watcher: {error}", where="token", next=step) from None
     finally:
-        viewing.cancel()
-        await asyncio.wait({viewing})
+        for view in viewing:
+            view.cancel()
+        await asyncio.gather(*viewing, return_exceptions=True)
         calls.close()
         await kube.close()

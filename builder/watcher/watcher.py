@@ -28,19 +28,23 @@ GOODBYE_S = 5.0
 
 
 class Watcher:
-    """One watcher. `lease_s` and `beat_s` are its settings, until the control side names its own."""
+    """One watcher of the namespaces of `clusters`.
+
+    `lease_s` and `beat_s` are its settings, until the control side names its own.
+    """
 
     def __init__(
         self,
         name: str,
         calls: WatcherCalls,
-        cluster: Cluster,
+        clusters: Sequence[Cluster],
         *,
         lease_s: float,
         beat_s: float,
         idle_s: float = IDLE_S,
     ) -> None:
-        self._name, self._calls, self._cluster = name, calls, cluster
+        self._name, self._calls = name, calls
+        self._clusters = {one.namespace: one for one in clusters}
         self._lease_s, self._beat_s, self._idle_s = lease_s, beat_s, idle_s
         self._builds: dict[str, Followed] = {}
         self._following: set[asyncio.Task[None]] = set()
@@ -75,7 +79,8 @@ class Watcher:
         """
         backoff, nonce = Backoff(0.2, 5.0), uuid.uuid4().hex
         while True:
-            await self._cluster.ready()
+            for cluster in self._clusters.values():
+                await cluster.ready()
             request = pb.AdoptJobRequest(protocol=PROTOCOL, watcher=self._name, nonce=nonce)
             try:
                 grant = await self._calls.adopt(request)
@@ -96,7 +101,7 @@ class Watcher:
                 self._sooner.set()
             self._beat_s = beat_s
             log.info("adopted", action="adopted", build_id=grant.build_id, job=grant.job.name, attempt=grant.attempt)
-            build = self._builds[grant.build_id] = Followed(grant, self._calls, self._cluster)
+            build = self._builds[grant.build_id] = Followed(grant, self._calls, self._clusters)
             if await self._guarded(build, build.catch_up()):
                 task = asyncio.create_task(self._follow(build))
                 self._following.add(task)
@@ -158,22 +163,26 @@ class Watcher:
         mark the control side has not committed; of what it does not answer nothing is deleted."""
         while True:
             await asyncio.sleep(self._lease_s)
-            old = [job for job in self._cluster.seen() if job.age_s > self._lease_s]
-            for some in _some(old):
-                asked = [pb.JobAttempt(build_id=job.build_id, attempt=job.attempt) for job in some]
-                try:
-                    answer = await self._calls.current(pb.CurrentJobsRequest(protocol=PROTOCOL, jobs=asked))
-                except (Unanswered, Refused) as error:
-                    log.warning("no Job is swept", action="sweep-unanswered", error=str(error))
-                    continue
-                current = {(one.build_id, one.attempt) for one in answer.jobs}
-                for job in some:
-                    if (job.build_id, job.attempt) not in current:
-                        await self._delete(job)
+            for cluster in self._clusters.values():
+                await self._sweep_in(cluster)
 
-    async def _delete(self, job: SeenJob) -> None:
+    async def _sweep_in(self, cluster: Cluster) -> None:
+        old = [job for job in cluster.seen() if job.age_s > self._lease_s]
+        for some in _some(old):
+            asked = [pb.JobAttempt(build_id=job.build_id, attempt=job.attempt) for job in some]
+            try:
+                answer = await self._calls.current(pb.CurrentJobsRequest(protocol=PROTOCOL, jobs=asked))
+            except (Unanswered, Refused) as error:
+                log.warning("no Job is swept", action="sweep-unanswered", error=str(error))
+                continue
+            current = {(one.build_id, one.attempt) for one in answer.jobs}
+            for job in some:
+                if (job.build_id, job.attempt) not in current:
+                    await self._delete(cluster, job)
+
+    async def _delete(self, cluster: Cluster, job: SeenJob) -> None:
         try:
-            await self._cluster.delete(job.name, job.uid)
+            await cluster.delete(job.name, job.uid)
             log.info("a Job was swept", action="job-swept", job=job.name)
         except PlatformError as error:
             log.warning("a Job was not swept", action="job-left", job=job.name, error=str(error))

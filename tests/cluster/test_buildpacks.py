@@ -6,8 +6,6 @@ import base64
 import dataclasses
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,34 +73,6 @@ class Packs:
         job = rebase_manifest(self.site, attempt, LIMITS, rebase)
         return self.jobs.attended(job, attempt, patience=PATIENCE)
 
-    @contextmanager
-    def started(self, reference: str) -> Iterator[str]:
-        """The URL of an image that runs as a pod of the cluster, answering."""
-        name = f"app-{next(self.jobs._ids)}"
-        container = {"name": "app", "image": reference, "env": [{"name": "PORT", "value": "8081"}]}
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name},
-            "spec": {"automountServiceAccountToken": False, "containers": [container]},
-        }
-        kubectl = self.jobs.cluster.kubectl
-        kubectl("create", "-f", "-", stdin=json.dumps(pod))
-        try:
-            kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=120s")
-            url = f"http://{kubectl('get', 'pod', name, '-o', 'jsonpath={.status.podIP}')}:8081"
-            assert wait_for(lambda: _answers(url), 60), kubectl("logs", name)
-            yield url
-        finally:
-            kubectl("delete", "pod", name, "--now", "--wait=false", check=False)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
 
 @pytest.fixture(scope="module")
 def packs(jobs: Jobs) -> Packs:
@@ -144,7 +114,7 @@ def test_an_app_without_a_dockerfile_is_built_pulled_started_and_called(packs: P
     assert pushed_digest(ran.ended.said) == digest, "the Job reports what the tag points at"
     assert sorted(path.name for path in (root / "workspace").iterdir()) == ["greeting.txt", "index.html"]
     assert config["User"] == "1000:1000"
-    with packs.started(f"{build.repository}@{digest}") as url:
+    with packs.jobs.serving(f"{build.repository}@{digest}") as url:
         assert httpx.get(url, trust_env=False).text == PAGE["index.html"]
         assert httpx.get(f"{url}/greeting.txt", trust_env=False).text == "hello, $(HOME) $$\n"
     app = read_app(config_of(packs.jobs.cluster.registry, f"{build.repository}@{digest}"))
@@ -258,7 +228,7 @@ def test_a_rebase_changes_the_base_and_no_layer_of_the_app(packs: Packs, tmp_pat
     assert old[:base_of_old] != new[:base_of_new] == layers_of(host, newer)
     app = read_app(config_of(host, f"{build.repository}@{digest}"))
     assert app and app.run_image == newer
-    with packs.started(f"{build.repository}@{digest}") as url:
+    with packs.jobs.serving(f"{build.repository}@{digest}") as url:
         assert httpx.get(url, trust_env=False).text == PAGE["index.html"]
 
 

@@ -1,4 +1,4 @@
-"""Dockerfile builds through a real server, worker and watcher on a real cluster."""
+"""Image builds of Dockerfiles and by buildpacks through a real server, worker and watcher on a real cluster."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -20,6 +21,7 @@ from builder.kube.job import job_name
 from builder.local.embedded import end, free_port, private_redis
 from tests.broker_fixtures import Worker, worker
 from tests.build_fixtures import Files, tar_of, until
+from tests.cluster import images
 from tests.cluster_fixtures import NAMESPACE, Jobs
 from tests.serve_fixtures import Serve, serving
 
@@ -40,6 +42,8 @@ class Service:
     serve: Serve
     folder: Path
     redis_url: str
+    buildpacks: dict[str, str]
+    """The worker's settings of buildpacks."""
 
     @contextmanager
     def worker(self, name: str, **settings: str) -> Iterator[Worker]:
@@ -54,6 +58,7 @@ class Service:
             "CPUS": "1",
             "MEMORY_BYTES": str(512 * 1024 * 1024),
             "DISK_BYTES": str(1024 * 1024 * 1024),
+            **self.buildpacks,
             **settings,
         }
         with worker(folder, self.serve, self.redis_url, **given) as running:
@@ -155,7 +160,12 @@ def service(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
             "retry_backoff_ms": "100",
         }
         serve = stack.enter_context(serving(folder / "serve", redis_url, settings, url=f"http://{listen}"))
-        yield Service(jobs, serve, folder, redis_url)
+        host = jobs.cluster.registry
+        buildpacks = {
+            "BUILDPACKS_BUILDER": images.push_builder(host),
+            "BUILDPACKS_RUN_IMAGE": images.push_run(host, "one\n"),
+        }
+        yield Service(jobs, serve, folder, redis_url, buildpacks)
 
 
 @pytest.fixture(scope="module")
@@ -237,8 +247,30 @@ def test_a_failed_run_has_its_line_and_no_second_attempt(both: Service) -> None:
 def test_a_dockerfile_that_cannot_be_is_refused_by_the_worker(both: Service) -> None:
     build = both.ended(both.submit("wrong", {"Dockerfile": dockerfile(both, "COPY absent /")}))
     assert (build.failure.reason, build.failure.where) == ("DockerfileInvalid", "Dockerfile:2:6"), build.failure
+
+
+def test_an_app_without_a_dockerfile_is_built_by_buildpacks_started_and_called(both: Service) -> None:
+    files = {"site/index.html": "<h1>a page</h1>\n", "site/draft.html": "not yet", "other/x": "x"}
+    files["site/project.toml"] = '[build]\nexclude = ["draft.*"]\n'
+    arguments = {"from_code": {"subPath": "site", "buildArgs": {"BP_GREETING": "hello"}}, "tags": ["v1"]}
+    build = both.succeeded(both.submit("page", files, **arguments))
+    (reference, *_) = build.image_refs
+    with both.jobs.serving(reference) as url:
+        assert httpx.get(url, trust_env=False).text == files["site/index.html"]
+        assert httpx.get(f"{url}/greeting.txt", trust_env=False).text == "hello"
+        assert httpx.get(f"{url}/draft.html", trust_env=False).status_code == 404, "project.toml excludes it"
+    lines = both.log(build.build_id)
+    assert "an image by Cloud Native Buildpacks, because no Dockerfile in site" in lines
+    assert pb.BUILD_PHASE_PUSH in [phase.phase for phase in build.phases]
+    again = both.succeeded(both.submit("page", files, **arguments))
+    assert again.image_digest == build.image_digest
+    assert not any(line.startswith("Job ") for line in both.log(again.build_id)), "the answer of the cache"
+
+
+def test_a_source_that_no_buildpack_takes_names_those_that_were_tried(both: Service) -> None:
     build = both.ended(both.submit("none", {"readme": "x"}))
-    assert build.failure.reason == "InvalidRequest" and "Dockerfile" in build.failure.message
+    assert build.failure.reason == "NoBuildpack", both.trouble(build.build_id)
+    assert "ignite/static@1.2.0 (does not match)" in build.failure.message and build.attempt == 1
 
 
 def test_a_cancel_deletes_the_job(both: Service) -> None:

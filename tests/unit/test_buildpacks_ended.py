@@ -150,6 +150,6 @@ def test_participants_are_the_lines_of_the_group() -> None:
 
 
 def test_last_words_of_any_length_cost_little() -> None:
-    ended_ = Ended(reason="StepFailed", message="m", container="analyze", exit_code=30)
-    found = diagnose(ended_, {"analyze": ["ERROR: failed to " + "get " * 30_000]})
+    end = Ended(reason="StepFailed", message="m", container="analyze", exit_code=30)
+    found = diagnose(end, {"analyze": ["ERROR: failed to " + "get " * 30_000]})
     assert len(found.message) <= 4096

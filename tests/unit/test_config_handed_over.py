@@ -102,6 +102,7 @@ OTHER: dict[str, Any] = {
     "kube_context": "other",
     "kaniko_namespace": "other",
     "kaniko_executor": "other.test/kaniko@sha256:" + "01" * 32,
+    "dockerfile_from_allowed": ("docker.io/library/*", "other.test/*"),
     "buildpacks_namespace": "other",
     "buildpacks_builder": "other.test/builder@sha256:" + "03" * 32,
     "buildpacks_run_image": "other.test/run@sha256:" + "04" * 32,

@@ -446,3 +446,5 @@ def test_a_build_arguments_value_is_in_no_statement(
     assert attempt(pool(world, registry)) and world.row(build)["status"] == "SUCCEEDED"
     [statement] = attached
     assert b"hunter2" not in statement and b'"TOKEN":"***"' in statement
+    build_type = json.loads(statement)["predicate"]["buildDefinition"]["buildType"]
+    assert build_type.rpartition("builder/")[2] == ("image/v1" if where == "fromCode" else "compile/v1")

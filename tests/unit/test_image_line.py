@@ -3,29 +3,59 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.attempt.image import dockerfile_plan
 from builder.claims.calls import Unanswered
 from builder.claims.requests import Close
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dockerfile.choose import ImageRequest
 from builder.errors import BuildError, PlatformError
+from builder.images.external import Access, Login
 from builder.kaniko.plan import key_of, materials_of, read_facts, write_facts
 from builder.kube.job import Site, job_name
 from builder.node.drive import close, do_work, driving
 from builder.node.image import Launcher
+from builder.strategies import buildpacks, kaniko
+from builder.strategies.base import Setup
 from tests.attempt_fixtures import MemoryCalls, grant_of, node_at
 from tests.build_fixtures import tar_of
-from tests.golden.jobs import EXECUTOR, FETCHER
+from tests.golden.jobs import EXECUTOR, FETCHER, RUN
 
 BUILD = "k7m2xq9d4t1zv6wh5r3p"
 PINNED = "registry.example/debian@sha256:" + "b" * 64
 SITE = Site(namespace="ignite-kaniko", executor=EXECUTOR, fetcher=FETCHER)
+ALL = '["*"]'
+BUILDER = "registry.example:5000/cnb/builder@sha256:" + "ef" * 32
+KANIKO = {"kaniko": Setup(site=SITE, allowed=("*",))}
+BOTH = {
+    **KANIKO,
+    "buildpacks": Setup(
+        site=Site(namespace="ignite-buildpacks", executor=BUILDER, fetcher=FETCHER),
+        run_image=RUN,
+        allowed=("BP_*",),
+        reads=BUILDER,
+    ),
+}
+BUILDER_CONFIG = {
+    "config": {
+        "Env": ["CNB_USER_ID=1001", "CNB_GROUP_ID=1000"],
+        "Labels": {"io.buildpacks.builder.metadata": '{"buildpacks": [{"id": "acme/node", "version": "1.2.0"}]}'},
+    }
+}
+PROJECT = """
+[_]
+schema-version = "0.2"
+[io.buildpacks]
+exclude = ["draft.*"]
+[[io.buildpacks.group]]
+id = "acme/node"
+"""
 DOCKERFILE = f"FROM {PINNED} AS made\nRUN echo a \\\n  b\nFROM {PINNED}\nCOPY --from=made /a /a\n"
 
 
@@ -39,7 +69,7 @@ def tree(folder: Path, dockerfile: str) -> Path:
 
 
 def test_the_plan_has_each_instruction_with_its_stage_and_line(tmp_path: Path) -> None:
-    plan = dockerfile_plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest())
+    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), ALL)
     assert [(one.stage, one.line) for one in plan.instructions] == [(0, 1), (0, 2), (1, 4), (1, 5)]
     assert " ".join(plan.instructions[1].text.split()) == "RUN echo a b"
     assert plan.pinned and plan.bases == (PINNED,)
@@ -55,7 +85,7 @@ def test_the_plan_has_each_instruction_with_its_stage_and_line(tmp_path: Path) -
     ],
 )
 def test_an_image_by_tag_makes_a_key_that_no_other_build_has(tmp_path: Path, dockerfile: str) -> None:
-    plan = dockerfile_plan(tree(tmp_path / "s", dockerfile), ImageRequest())
+    plan = kaniko.plan(tree(tmp_path / "s", dockerfile), ImageRequest(), ALL)
     assert not plan.pinned
     assert len({key(plan, build_id=one) for one in ("a", "b")}) == 2
 
@@ -66,7 +96,7 @@ def key(plan: Any, **changed: Any) -> str:
 
 
 def test_the_key_is_what_decides_the_image(tmp_path: Path) -> None:
-    plan = dockerfile_plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest())
+    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), ALL)
     same = key(plan)
     assert key(plan, build_id="b") == same
     others = [
@@ -79,12 +109,12 @@ def test_the_key_is_what_decides_the_image(tmp_path: Path) -> None:
 
 
 def test_facts_travel_whole_or_without_the_lines(tmp_path: Path) -> None:
-    plan = dockerfile_plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest())
+    plan = kaniko.plan(tree(tmp_path / "s", DOCKERFILE), ImageRequest(), ALL)
     materials = materials_of(plan, executor=EXECUTOR, archive="sha256:1")
     found = read_facts(write_facts(plan, materials))
     assert (found.dockerfile, found.instructions, found.materials) == ("Dockerfile", plan.instructions, materials)
     assert (PINNED.partition("@")[0], "sha256:" + "b" * 64) in materials
-    long = dockerfile_plan(tree(tmp_path / "l", f"FROM {PINNED}\n" + "RUN echo x\n" * 9000), ImageRequest())
+    long = kaniko.plan(tree(tmp_path / "l", f"FROM {PINNED}\n" + "RUN echo x\n" * 9000), ImageRequest(), ALL)
     text = write_facts(long, materials)
     assert len(text) <= 64 * 1024 and read_facts(text).instructions == ()
     with pytest.raises(ValueError):
@@ -95,11 +125,31 @@ def test_facts_travel_whole_or_without_the_lines(tmp_path: Path) -> None:
             read_facts(hostile)
 
 
-def test_a_source_without_a_dockerfile_is_the_requests_fault(tmp_path: Path) -> None:
-    (tmp_path / "s").mkdir()
+@pytest.mark.parametrize(
+    ("lines", "where", "words"),
+    [
+        (f"FROM {PINNED}\n", "", ""),
+        (f"FROM {PINNED} AS made\nFROM made\nCOPY --from=made /a /a\nFROM scratch\nCOPY --from=0 /a /a\n", "", ""),
+        ("ARG V=3\nFROM alpine:$V\n", "", ""),
+        ("FROM debian:12\n", "Dockerfile:1:6", "debian:12 is none"),
+        ("ARG BASE=debian\nFROM $BASE\n", "Dockerfile:2:6", "$BASE is none"),
+        (f"FROM {PINNED}\nCOPY --from=busybox /a /a\n", "Dockerfile:2:13", "busybox is none"),
+        (f"FROM {PINNED}\nRUN --mount=type=bind,from=busybox,target=/b true\n", "Dockerfile:2:28", "busybox is none"),
+        (f"FROM {PINNED} AS a\nONBUILD COPY --from=busybox /a /a\nFROM a\n", "Dockerfile:2:21", "busybox is none"),
+        ("FROM registry.example.evil/debian\n", "Dockerfile:1:6", "is none"),
+    ],
+)
+def test_an_operators_list_of_images_counts(tmp_path: Path, lines: str, where: str, words: str) -> None:
+    known = kaniko.learn(Setup(site=SITE, allowed=("registry.example/*", "docker.io/library/alpine:*")), {})
+    source = tree(tmp_path / "s", lines)
+    if not where:
+        assert kaniko.plan(source, ImageRequest(), known).dockerfile == "Dockerfile"
+        return
     with pytest.raises(BuildError) as refused:
-        dockerfile_plan(tmp_path / "s", ImageRequest())
-    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "dockerfilePath")
+        kaniko.plan(source, ImageRequest(), known)
+    error = refused.value
+    assert (error.reason, error.where) == ("DockerfileInvalid", where)
+    assert words in error.message and "registry.example/*" in error.next
 
 
 # --- the line
@@ -112,6 +162,8 @@ class JobCalls(MemoryCalls):
         super().__init__()
         self.source, self.cancel, self.status = source, cancel, status
         self.order: list[str] = []
+        self.archived: list[str] = []
+        self.keys: list[str] = []
         self.marked: pb.LaunchingRequest | None = None
         self.launched_with: pb.LaunchedRequest | None = None
         self.away, self.lives_s = 1, 0
@@ -119,8 +171,14 @@ class JobCalls(MemoryCalls):
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         yield self.source
 
+    def planned(self, request: pb.PlannedRequest) -> pb.PlannedResponse:
+        self.keys.append(request.key)
+        return super().planned(request)
+
     def store_archive(self, build_id: str, claim: int, archive: Path, sha256: str, lives_s: int) -> pb.StoredArchive:
         assert hashlib.sha256(archive.read_bytes()).hexdigest() == sha256
+        with tarfile.open(archive) as packed:
+            self.archived = packed.getnames()
         if self.away:
             self.away -= 1
             raise Unanswered("away")
@@ -180,9 +238,23 @@ def grant(source: bytes, **image: Any) -> pb.ClaimBuildResponse:
 
 
 def launch(
-    folder: Path, calls: JobCalls, cluster: Fake, *, login: tuple[str, str] | None = None, **image: Any
+    folder: Path,
+    calls: JobCalls,
+    cluster: Fake,
+    *,
+    login: tuple[str, str] | None = None,
+    setups: Mapping[str, Setup] = KANIKO,
+    config: Mapping[str, Any] | BuildError = BUILDER_CONFIG,
+    **image: Any,
 ) -> tuple[Any, Close]:
-    launcher = Launcher(site=SITE, cluster=cluster, login=login)
+    def read(image: str, access: Access, login: Login | None) -> Mapping[str, Any]:
+        assert image == BUILDER and login == (Login(username="robot", password="pass") if launcher.login else None)
+        assert access.private == access.insecure == ("registry.example:5000",)
+        if isinstance(config, BuildError):
+            raise config
+        return config
+
+    launcher = Launcher(setups=setups, cluster=cluster, login=login, read_config=read)
     node = node_at(folder, calls, settings={"node_id": "n"})
     with driving(node, grant(calls.source, **image)) as attempt:
         outcome = do_work(attempt, launcher.run)
@@ -256,3 +328,93 @@ def test_a_dockerfile_that_cannot_be_built_costs_no_job(tmp_path: Path) -> None:
     outcome, how = launch(tmp_path, calls, Fake(calls.order))
     assert (outcome.failure.reason, outcome.failure.where) == ("DockerfileInvalid", "Dockerfile:2:6")
     assert how is Close.FINISH and calls.order == []
+
+
+# --- without a Dockerfile
+
+
+def test_a_source_without_a_dockerfile_goes_to_buildpacks(tmp_path: Path) -> None:
+    calls = JobCalls(tar_of({"app/project.toml": PROJECT, "app/main.js": "1", "app/draft.js": "2", "other/x": "3"}))
+    cluster = Fake(calls.order)
+    asked = {"sub_path": "app", "build_args": {"BP_MODE": "fast"}}
+    outcome, how = launch(tmp_path, calls, cluster, setups=BOTH, login=("robot", "pass"), **asked)
+    assert how is Close.LAUNCHED, outcome
+    assert calls.marked is not None
+    assert (calls.marked.job.strategy, calls.marked.job.namespace) == ("buildpacks", "ignite-buildpacks")
+    assert calls.archived == ["app", "app/main.js", "app/project.toml"], "what project.toml excludes stays here"
+    pod = cluster.created[0]["spec"]["template"]["spec"]
+    flags = {one["name"]: one["args"] for one in (*pod["initContainers"], *pod["containers"])}
+    assert pod["securityContext"]["runAsUser"] == 1001 and pod["securityContext"]["fsGroup"] == 1000
+    assert "registry.example:5000/team/o/app:build-x-1" in flags["export"]
+    assert f"-run-image={RUN}" in flags["analyze"]
+    assert any(
+        flag.startswith("-cache-image=registry.example:5000/team/o/cache/buildpacks/") for flag in flags["export"]
+    )
+    annotations = cluster.created[0]["spec"]["template"]["metadata"]["annotations"]
+    assert annotations["ignite.dodil.dev/argument-0"] == "fast"
+    assert 'id = "acme/node"\nversion = "1.2.0"' in annotations["ignite.dodil.dev/order"]
+    assert cluster.secrets[0]["metadata"]["namespace"] == "ignite-buildpacks"
+    assert "an image by Cloud Native Buildpacks, because no Dockerfile in app" in calls.kept[BUILD]
+    found = buildpacks.read(calls.marked.job.facts)
+    assert found.run_image == RUN
+    assert dict(found.materials).keys() == {"buildpacks", RUN.partition("@")[0], "context"}
+
+
+def test_a_dockerfile_goes_before_buildpacks(tmp_path: Path) -> None:
+    calls = JobCalls(SOURCE)
+    launch(tmp_path, calls, Fake(calls.order), setups=BOTH)
+    assert calls.marked is not None and calls.marked.job.strategy == "kaniko"
+
+
+@pytest.mark.parametrize(
+    ("setups", "source", "words", "step"),
+    [
+        (KANIKO, {"main.js": "1"}, "no Dockerfile at the root", "buildpacks_builder"),
+        ({"buildpacks": BOTH["buildpacks"]}, {"Dockerfile": DOCKERFILE, "a": "a"}, "Dockerfile at the root", "kaniko"),
+    ],
+)
+def test_a_strategy_that_is_not_set_up_is_refused_with_what_to_do(
+    tmp_path: Path, setups: Mapping[str, Setup], source: dict[str, str], words: str, step: str
+) -> None:
+    calls = JobCalls(tar_of(source))
+    outcome, how = launch(tmp_path, calls, Fake(calls.order), setups=setups)
+    assert (outcome.failure.reason, outcome.failure.where) == ("InvalidRequest", "dockerfilePath")
+    assert words in outcome.failure.message and step in outcome.failure.next
+    assert how is Close.FINISH and calls.order == []
+
+
+@pytest.mark.parametrize(
+    ("config", "reason", "words"),
+    [
+        ({"config": {"Env": ["CNB_USER_ID=0"]}}, "ExecutorImageUnavailable", BUILDER),
+        (BuildError("ImageNotFound", "there is none"), "ExecutorImageUnavailable", "there is none"),
+        (PlatformError("RegistryUnavailable", "it is away"), "RegistryUnavailable", "it is away"),
+    ],
+)
+def test_a_builder_image_that_cannot_be_used_is_not_the_users(
+    tmp_path: Path, config: Mapping[str, Any] | BuildError, reason: str, words: str
+) -> None:
+    calls = JobCalls(tar_of({"main.js": "1"}))
+    outcome, _ = launch(tmp_path, calls, Fake(calls.order), setups=BOTH, config=config)
+    assert isinstance(outcome.failure, PlatformError) and outcome.failure.reason == reason
+    assert words in outcome.failure.message and calls.order == []
+
+
+def test_a_build_argument_that_is_not_allowed_is_the_requests_fault(tmp_path: Path) -> None:
+    calls = JobCalls(tar_of({"main.js": "1"}))
+    outcome, _ = launch(tmp_path, calls, Fake(calls.order), setups=BOTH, build_args={"LD_PRELOAD": "x"})
+    assert outcome.failure.reason == "BuildArgUnknown" and calls.order == []
+
+
+def test_the_same_source_has_the_same_key(tmp_path: Path) -> None:
+    keys = []
+    for name, source in (("a", {"main.js": "1"}), ("b", {"main.js": "1"}), ("c", {"main.js": "2"})):
+        calls = JobCalls(tar_of(source))
+        launch(tmp_path / name, calls, Fake(calls.order), setups=BOTH)
+        keys += calls.keys
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_facts_that_are_none_still_read_a_job() -> None:
+    assert buildpacks.read("no facts").materials == ()
+    assert json.loads(buildpacks.learn(BOTH["buildpacks"], BUILDER_CONFIG))["builder"]["uid"] == 1001

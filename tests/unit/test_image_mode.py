@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from builder.cli.ignore import Choice
+from builder.cli.pack import pack
+from builder.cli.requests import BuildOptions, as_image, makes_image, request_of
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dockerfile.choose import ImagePlan, ImageRequest, check_path, plan_image
 from builder.errors import BuildError
@@ -180,6 +183,53 @@ def test_plan_says_why_a_folder_is_image_mode(source: Path) -> None:
     assert "image" in plan(str(source), "--dockerfile", "Dockerfile")[1]
 
 
+def test_buildpacks_are_asked_for_and_a_runtime_that_fits_does_not_count(source: Path) -> None:
+    put(source, handler_dot_py="def handler(payload, ctx):\n    return 1\n")
+    assert "plan" in plan(str(source))[1]
+    code, found = plan(str(source), "--buildpacks")
+    assert (code, found["image"]["strategy"], found["image"]["because"]) == (
+        0,
+        "buildpacks",
+        "no Dockerfile at the root",
+    )
+    ran = run("plan", str(source), "--buildpacks", settings=local(source).replace(server="http://127.0.0.1:1"))
+    output, following = ran.out.splitlines()[-2:]
+    assert output.endswith("by Cloud Native Buildpacks in a Kubernetes Job") and following.endswith(" --buildpacks")
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ((), "there is a Dockerfile at the root, and a server builds that"),
+        (("--runtime", "go"), "--buildpacks and --runtime exclude each other"),
+        (("--dockerfile", "Dockerfile"), "--buildpacks and --dockerfile exclude each other"),
+    ],
+)
+def test_what_excludes_buildpacks_is_named(source: Path, argv: tuple[str, ...], words: str) -> None:
+    put(source, Dockerfile="FROM nothing that could be one\n")
+    for command in ("plan", "build"):
+        ran = run(command, str(source), "--buildpacks", *argv, settings=local(source))
+        assert ran.code == 2 and words in ran.err, ran.err
+
+
+def test_without_a_cluster_buildpacks_say_what_to_do(source: Path) -> None:
+    put(source, index_dot_html="x")
+    ran = run("build", str(source), "--buildpacks", settings=local(source))
+    assert ran.code == 75 and "ToolchainUnavailable" in ran.err and "--server=URL" in " ".join(ran.err.split())
+
+
+def test_buildpacks_send_a_context_without_a_dockerfile(source: Path) -> None:
+    put(source, app__index_dot_html="x")
+    options = BuildOptions(path=str(source), build_args={"sub_path": "app", "BP_MODE": "fast"}, buildpacks=True)
+    settings = local(source).replace(server="http://127.0.0.1:1")
+    packed = pack(options.path, None, Choice())
+    request = request_of(options, packed)
+    assert makes_image(settings, options, packed)
+    as_image(request, options, settings)
+    asked = request.code.image.from_code
+    assert (asked.sub_path, dict(asked.build_args), asked.dockerfile_path) == ("app", {"BP_MODE": "fast"}, "")
+
+
 def test_a_dockerfile_that_dockerignore_names_is_sent_when_it_is_named(source: Path) -> None:
     put(source, Dockerfile=GOOD, _dot_dockerignore="Dockerfile\n")
     code, found = plan(str(source), "--dockerfile", "Dockerfile")
@@ -225,6 +275,8 @@ def test_the_plan_of_a_dockerfile_names_no_command_that_would_be_refused(
         ((".", "--secret", "hub"), "--secret is for a private image or repository"),
         (("--image", "alpine", "--tag", "v1"), "--tag is of no use with --image"),
         (("--image", "alpine", "--dockerfile", "x"), "--dockerfile is of no use with --image"),
+        (("--image", "alpine", "--buildpacks"), "--buildpacks is of no use with --image"),
+        (("--git", "https://example.com/a.git", "--buildpacks"), "buildpacks do not build a repository yet"),
         (("--image", "https://alpine"), "is a URL"),
         (("--image", "alpine", "--entry", "x"), "the build argument entry is of no use with --image"),
     ],

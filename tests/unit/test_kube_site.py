@@ -10,6 +10,7 @@ from builder import config
 from builder.errors import BuildError
 from builder.kube.job import Toleration
 from builder.kube.site import buildpacks_site_of, site_of
+from builder.node.image import launcher_of
 from builder.settings import Settings
 from tests.golden.jobs import BUILDER, EXECUTOR, FETCHER, RUN
 
@@ -51,6 +52,24 @@ def test_buildpacks_have_a_namespace_and_a_builder_of_their_own() -> None:
         with pytest.raises(BuildError) as refused:
             buildpacks_site_of(loaded(**{**images, name: ""}))
         assert (refused.value.reason, refused.value.where) == ("InvalidRequest", name)
+
+
+def test_a_worker_has_the_strategies_that_are_set_up_and_at_least_one() -> None:
+    packs = {"buildpacks_builder": BUILDER, "buildpacks_run_image": RUN, "fetch_image": FETCHER}
+    for values, names in (
+        (IMAGES, {"kaniko"}),
+        (packs, {"buildpacks"}),
+        ({**IMAGES, **packs}, {"kaniko", "buildpacks"}),
+    ):
+        assert set(launcher_of(loaded(**values)).setups) == names
+    for values, where in (
+        ({}, "kaniko_executor"),
+        ({**IMAGES, "buildpacks_builder": BUILDER}, "buildpacks_run_image"),
+        ({**packs, "buildpacks_namespace": ""}, "buildpacks_namespace"),
+    ):
+        with pytest.raises(BuildError) as refused:
+            launcher_of(loaded(**values))
+        assert (refused.value.reason, refused.value.where) == ("InvalidRequest", where)
 
 
 @pytest.mark.parametrize("name", sorted(IMAGES))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,8 +12,11 @@ import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube import attend as attending
+from builder.kube.api import Refused as ClusterRefused
 from builder.kube.ended import Ended
+from builder.kube.watch import Watch
 from builder.watcher import build as following
+from builder.watcher import cluster as clusters
 from builder.watcher.cluster import SeenJob
 from builder.watcher.watcher import Watcher
 from tests.watcher_fixtures import DIGEST, Board, MemoryCluster, OneJob, Record
@@ -31,11 +34,11 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 @asynccontextmanager
 async def watching(
-    board: Board, cluster: MemoryCluster, name: str = "one", beat_s: float = 0.02
+    board: Board, cluster: MemoryCluster, name: str = "one", beat_s: float = 0.02, more: Sequence[MemoryCluster] = ()
 ) -> AsyncIterator[asyncio.Event]:
     """A watcher that is drained on the way out, unless it was killed before."""
     draining = asyncio.Event()
-    watcher = Watcher(name, board, cluster, lease_s=0.06, beat_s=beat_s, idle_s=0.01)
+    watcher = Watcher(name, board, [cluster, *more], lease_s=0.06, beat_s=beat_s, idle_s=0.01)
     running = asyncio.create_task(watcher.run(draining))
     try:
         yield draining
@@ -119,6 +122,31 @@ def test_without_a_view_of_the_cluster_nothing_is_adopted() -> None:
     run(scenario())
 
 
+def test_a_namespace_that_is_not_seen_is_a_line_of_the_log_until_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        warned, seen = asyncio.Event(), asyncio.Event()
+        found: list[dict[str, Any]] = []
+
+        class Log:
+            def warning(self, message: str, **facts: Any) -> None:
+                found.append(facts)
+                warned.set()
+
+        monkeypatch.setattr(clusters, "log", Log())
+        monkeypatch.setattr(clusters, "READY_LOOK_S", 0.01)
+        view = Watch(api=None, namespace=PACKS)  # type: ignore[arg-type]
+        view.jobs.unavailable = ClusterRefused(403, "Forbidden", "jobs is forbidden")
+        monkeypatch.setattr(view, "ready", seen.wait)
+        ready = asyncio.create_task(clusters.KubeCluster(api=view.jobs.api, watch=view, namespace=PACKS).ready())
+        await warned.wait()
+        assert found[0]["namespace"] == PACKS and "jobs is forbidden" in found[0]["why"]
+        assert not ready.done()
+        seen.set()
+        await ready
+
+    run(scenario())
+
+
 def test_a_lost_answer_to_an_adoption_is_asked_for_again() -> None:
     async def scenario() -> None:
         board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("x")})
@@ -133,7 +161,7 @@ def test_a_lost_answer_to_an_adoption_is_asked_for_again() -> None:
 def test_a_dead_watchers_build_is_adopted_and_each_line_comes_once() -> None:
     async def scenario() -> None:
         board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": (job := OneJob("1", "2"))})
-        dead = Watcher("dead", board, cluster, lease_s=0.06, beat_s=0.02, idle_s=0.01)
+        dead = Watcher("dead", board, [cluster], lease_s=0.06, beat_s=0.02, idle_s=0.01)
         dying = asyncio.create_task(dead.run(asyncio.Event()))
         await board.until(lambda: one.caught_up)
         job.write("3")
@@ -260,6 +288,73 @@ def test_a_job_of_another_namespace_is_nobodys_here() -> None:
             await board.until(lambda: one.finished is not None)
         assert one.finished is not None
         assert one.finished.failure.reason == "ClusterUnavailable" and "elsewhere" in one.finished.failure.message
+
+    run(scenario())
+
+
+PACKS = "ignite-buildpacks"
+PACKS_FACTS = json.dumps({"run_image": "host/run@" + DIGEST, "materials": [["context", DIGEST]]})
+
+
+def packs_record(build_id: str, **fields: Any) -> Record:
+    return Record(build_id, namespace=PACKS, strategy="buildpacks", facts=PACKS_FACTS, **fields)
+
+
+def test_a_buildpacks_build_of_the_second_namespace_is_followed_to_the_digest_of_its_report() -> None:
+    async def scenario() -> None:
+        board = Board(one := packs_record("b1"), other := Record("b2"))
+        job = OneJob("Saving image", container="export")
+        packs = MemoryCluster({one.job: job}, namespace=PACKS)
+        kaniko = MemoryCluster({other.job: (second := OneJob("x"))})
+        async with watching(board, kaniko, more=[packs]):
+            await board.until(lambda: one.caught_up and other.caught_up)
+            job.end(Ended(said=f'[image]\ndigest = "{DIGEST}"\n'))
+            second.end(DONE)
+            await board.until(lambda: bool(one.finished and other.finished))
+        assert one.finished is not None and other.finished is not None
+        assert one.finished.success.digest == other.finished.success.digest == DIGEST
+        assert [(row.name, row.digest) for row in one.finished.success.materials] == [("context", DIGEST)]
+        assert one.lines[0] == "Saving image"
+        assert [phase.phase for phase in one.finished.phases] == [pb.BUILD_PHASE_BUILD, pb.BUILD_PHASE_PUSH]
+        assert (packs.deleted, kaniko.deleted) == ([one.job], [other.job])
+
+    run(scenario())
+
+
+def test_a_source_that_no_buildpack_takes_has_the_names_of_those_that_were_tried() -> None:
+    async def scenario() -> None:
+        board = Board(one := packs_record("b1"))
+        tried = ["======== Results ========", "fail: acme/node@1.2.0", "ERROR: No buildpack groups passed detection."]
+        job = OneJob(container="export", detect=tried)
+        job.end(Ended(reason="StepFailed", message="detect ended with 20", container="detect", exit_code=20))
+        async with watching(board, MemoryCluster(), more=[MemoryCluster({one.job: job}, namespace=PACKS)]):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        failure = one.finished.failure
+        assert (failure.reason, failure.exit_code) == ("NoBuildpack", 20)
+        assert "acme/node@1.2.0 (does not match)" in failure.message
+
+    run(scenario())
+
+
+def test_old_jobs_of_each_namespace_are_swept() -> None:
+    async def scenario() -> None:
+        board = Board()
+        old = SeenJob(name="old", uid="u", build_id="gone", attempt=1, age_s=9)
+        kaniko, packs = MemoryCluster(strays=[old]), MemoryCluster(strays=[old], namespace=PACKS)
+        async with watching(board, kaniko, more=[packs]):
+            await board.until(lambda: bool(kaniko.deleted and packs.deleted))
+
+    run(scenario())
+
+
+def test_a_job_of_a_strategy_that_is_not_known_is_not_followed() -> None:
+    async def scenario() -> None:
+        board = Board(one := Record("b1", strategy="later"))
+        async with watching(board, MemoryCluster({one.job: OneJob("x")})):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        assert one.finished.failure.reason == "ClusterUnavailable" and '"later"' in one.finished.failure.message
 
     run(scenario())
 

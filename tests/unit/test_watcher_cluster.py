@@ -52,6 +52,10 @@ def cluster_of(api: Api) -> KubeCluster:
     return KubeCluster(api=api, watch=watch, namespace="n")
 
 
+def is_own(line: str) -> bool:
+    return own_message(line) is not None
+
+
 def job(name: str, attempt: str) -> dict[str, Any]:
     made = {"name": name, "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "1"}
     return {"metadata": {**made, "labels": {BUILD: "b", ATTEMPT: attempt}}, "spec": {}, "status": {}}
@@ -70,11 +74,15 @@ def test_a_log_without_end_is_stored_in_parts_that_let_the_next_build_come(monke
 
 def test_what_explains_an_end_is_bounded_however_long_the_lines_are(monkeypatch: pytest.MonkeyPatch) -> None:
     own = '{"level":"info","msg":"%s","time":"t"}'
-    monkeypatch.setattr(watched, "MOST_OWN_CHARACTERS", 10_000)
+    monkeypatch.setattr(watched, "MOST_CHARACTERS", 10_000)
     lines = (*(own % (str(number) * 1000) for number in range(9)), *(own % "RUN x" for _ in range(9)), "its words")
-    found = asyncio.run(cluster_of(Answers(*lines)).explaining("j", "kaniko"))
+    found = asyncio.run(cluster_of(Answers(*lines)).explaining("j", "kaniko", is_own, 50))
     assert sum(map(len, found)) <= 10_100
     assert [own_message(line) for line in found[-2:]] == ["RUN x", None]
+    output = asyncio.run(cluster_of(Answers(*("x" * 1000 for _ in range(50)))).explaining("j", "p", is_own, 1000))
+    assert output == []
+    output = asyncio.run(cluster_of(Answers(*("x" * 1000 for _ in range(50)))).explaining("j", "kaniko", is_own, 1000))
+    assert len(output) == 10
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -126,6 +134,6 @@ def test_a_kubelet_that_never_answers_keeps_nobody_waiting(monkeypatch: pytest.M
         await cluster.so_far("j", {}, emit)
         assert got == ["a", "b"], "each once, over every try"
         assert Silent.reads == 1 + watched.CATCH_UP_TRIES
-        assert await cluster.explaining("j", "kaniko") == ["a", "b"]
+        assert await cluster.explaining("j", "kaniko", is_own, 50) == ["a", "b"]
 
     asyncio.run(scenario())

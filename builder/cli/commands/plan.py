@@ -26,7 +26,7 @@ from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
-from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, plan_image
+from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, choose, plan_image
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
@@ -111,6 +111,8 @@ def plan(
     build_args: Mapping[str, str],
     choice: Choice | None = None,
     dockerfile: str = "",
+    *,
+    buildpacks: bool = False,
 ) -> int:
     """Show detection, version, steps, network, caches and output of PATH, and what is left out of it."""
     settings = ctx.settings()
@@ -119,7 +121,7 @@ def plan(
         check_size(packed, settings.upload_bytes)
         with opened(packed, runtime) as source:
             digest = code_hash(source.root)
-            image = image_of(settings, packed, source, runtime, dockerfile, build_args)
+            image = image_of(settings, packed, source, runtime, dockerfile, build_args, buildpacks=buildpacks)
             if image is None:
                 made = planned(settings, packed, source, runtime, version, target, build_args)
     except BuildError as error:
@@ -139,10 +141,9 @@ def plan(
         return 0
     look = ctx.look(ctx.out)
     if image:
-        is_built = bool(settings.server) and image.strategy == "kaniko"
         words = f"push an image, then: {ctx.prog} build --image REF"
-        options = f" --dockerfile {shlex.quote(dockerfile)}" if dockerfile else ""
-        lines = rendered_image(image, source, digest, left, look, next_command + options if is_built else words)
+        options = f" --dockerfile {shlex.quote(dockerfile)}" if dockerfile else " --buildpacks" if buildpacks else ""
+        lines = rendered_image(image, source, digest, left, look, next_command + options if settings.server else words)
     else:
         lines = rendered(made, source, digest, left, look, next_command)
     for line in lines:
@@ -182,9 +183,13 @@ def image_of(
     runtime: str,
     dockerfile: str,
     build_args: Mapping[str, str],
+    *,
+    buildpacks: bool,
 ) -> ImagePlan | None:
-    """The plan of image mode: where a Dockerfile is named, or is at the root and no runtime is named or found. None:
-    compile mode. Raises `BuildError`, also for a Dockerfile that cannot be built."""
+    """The plan of image mode: where a Dockerfile is named, or is at the root and no runtime is named or found, or where
+    buildpacks are asked for. None: compile mode. Raises `BuildError`, also for a Dockerfile that cannot be built."""
+    if buildpacks:
+        return _by_buildpacks(packed, source, runtime, dockerfile, build_args)
     if dockerfile and runtime:
         message = "--dockerfile makes an image, --runtime compiles"
         raise BuildError("InvalidRequest", message, where="--dockerfile", next="Leave one of them out.")
@@ -209,6 +214,24 @@ def image_of(
         raise _with_left_out(error, packed) from None
 
 
+def _by_buildpacks(
+    packed: Packed, source: Source, runtime: str, dockerfile: str, build_args: Mapping[str, str]
+) -> ImagePlan:
+    """The plan of a source without a Dockerfile. Raises `BuildError` InvalidRequest where there is one, or another
+    option excludes it."""
+    if other := "--dockerfile" if dockerfile else "--runtime" if runtime else "":
+        message = f"--buildpacks and {other} exclude each other"
+        raise BuildError("InvalidRequest", message, where="--buildpacks", next="Leave one of them out.")
+    if packed.kind == "file":
+        raise BuildError("InvalidRequest", "buildpacks need a folder or an archive", where="PATH")
+    made = choose(source.root, ImageRequest(sub_path=build_args.get("sub_path", "")))
+    if made.strategy != "buildpacks":
+        message = f"there is a {made.because}, and a server builds that"
+        step = "Leave --buildpacks out to build it, or name it in .igniteignore."
+        raise BuildError("InvalidRequest", message, where="--buildpacks", next=step)
+    return made
+
+
 def rendered_image(
     made: ImagePlan, source: Source, digest: str, left: Sequence[Left], look: Look, next_command: str
 ) -> tuple[str, ...]:
@@ -229,7 +252,7 @@ def rendered_image(
 
 STRATEGIES = {
     "kaniko": "container image, by Kaniko in a Kubernetes Job",
-    "buildpacks": "container image, by Cloud Native Buildpacks in a Kubernetes Job; nothing builds it yet",
+    "buildpacks": "container image, by Cloud Native Buildpacks in a Kubernetes Job",
 }
 
 

@@ -1,0 +1,71 @@
+"""Which images a Dockerfile may build on and copy from, by an operator's list. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+
+from builder.dockerfile.check import SCRATCH, Checked
+from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields
+from builder.dockerfile.read import Instruction
+from builder.errors import BuildError
+from builder.images.reference import parse
+from builder.text import visible
+
+ALL = "*"
+NAMED = 8
+
+
+def require_allowed(found: Checked, allowed: Sequence[str]) -> None:
+    """Compare every image that the Dockerfile names with the patterns of an operator, each of a whole reference.
+
+    Raises `BuildError` DockerfileInvalid for one that none matches, or that a variable names whose value is not known.
+    """
+    if ALL in allowed:
+        return
+    names: set[str] = set()
+    for stage, base in zip(found.dockerfile.stages, found.froms, strict=True):
+        if base is None:
+            raise _refused(found.dockerfile, stage.start, stage.base, allowed, is_known=False)
+        if base and not _matches(base, allowed):
+            raise _refused(found.dockerfile, stage.start, stage.base, allowed)
+        names.add(stage.name)
+        for each, value in origins(stage):
+            if value.lower() in names or value.isdigit() or value == SCRATCH:
+                continue
+            if "$" in value:
+                raise _refused(found.dockerfile, each, value, allowed, is_known=False)
+            if not _matches(_normal(value), allowed):
+                raise _refused(found.dockerfile, each, value, allowed)
+
+
+def origins(stage: Stage) -> Iterator[tuple[Instruction, str]]:
+    """What `COPY --from` and `RUN --mount` take files from, a stage or an image, also below ONBUILD."""
+    for each in stage.instructions:
+        for flag in (each.trigger or each).flags:
+            name, _, value = flag.partition("=")
+            if name == "--from":
+                yield each, value
+            elif name == "--mount":
+                yield from ((each, field[5:]) for field in csv_fields(value) if field.lower().startswith("from="))
+
+
+def _normal(image: str) -> str:
+    try:
+        return str(parse(image))
+    except BuildError:
+        return image
+
+
+def _matches(reference: str, allowed: Sequence[str]) -> bool:
+    return any(fnmatchcase(reference, pattern) for pattern in allowed)
+
+
+def _refused(
+    dockerfile: Dockerfile, each: Instruction, word: str, allowed: Sequence[str], *, is_known: bool = True
+) -> BuildError:
+    shown = visible(word, limit=120)
+    why = "is none that this server allows" if is_known else "may be any image: only the build knows what it stands for"
+    there = ", ".join(allowed[:NAMED]) + (" and more" if len(allowed) > NAMED else "")
+    step = f"Take an image that one of these matches: {there or 'none'}. An operator changes dockerfile_from_allowed."
+    return dockerfile.document.error(f"{shown} {why}", each, word, step)

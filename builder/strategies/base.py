@@ -1,0 +1,160 @@
+"""What a strategy of image mode is: from a source to a Job, and from a Job's log to what it meant. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from builder.dockerfile.choose import ImageRequest
+from builder.kube.ended import Ended
+from builder.kube.job import Attempt, Limits, Site, Source
+from builder.plan import Diagnosis
+from builder.settings import Settings
+
+Materials = tuple[tuple[str, str], ...]
+"""(name, digest) of what goes into an image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """Which strategy builds a source, and why."""
+
+    strategy: str
+    because: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What an operator decides about a strategy's Jobs. `reads`: the image whose config decides plans, empty for none.
+
+    `allowed` are globs of what a source may name: of build arguments for buildpacks, of images for Kaniko.
+    """
+
+    site: Site
+    run_image: str = ""
+    allowed: tuple[str, ...] = ()
+    reads: str = ""
+    has_cache: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keyed:
+    """What joins the build key beside the plan."""
+
+    organization: str
+    code_hash: str
+    build_args: Mapping[str, str]
+    build_id: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where a Job pushes. `cache_prefix` is "host[/path]" above the organization's repositories, empty without a
+    cache."""
+
+    organization: str
+    repository: str
+    tag: str
+    build_args: Mapping[str, str]
+    cache_prefix: str = ""
+    insecure_registries: tuple[str, ...] = ()
+    has_push_secret: bool = False
+
+
+class ImagePlan(Protocol):
+    """What every strategy's plan has."""
+
+    @property
+    def because(self) -> str: ...
+
+    @property
+    def warnings(self) -> tuple[str, ...]: ...
+
+
+class Reading(Protocol):
+    """How one Job's log and end are read."""
+
+    @property
+    def materials(self) -> Materials: ...
+
+    def shown(self, line: str) -> str:
+        """A line of the Job as the build's log has it."""
+        ...
+
+    def pushes(self, container: str, line: str) -> bool:
+        """Whether the image is made once this line is there, so that it is pushed now."""
+        ...
+
+    def explaining(self, ended: Ended) -> tuple[str, ...]:
+        """The containers whose logs explain this end."""
+        ...
+
+    def is_own(self, line: str) -> bool:
+        """Whether the line is the tool's own, and of use for an explanation however long ago it was."""
+        ...
+
+    def digest(self, said: str) -> str:
+        """The digest of the pushed image by the Job's termination message; empty where it has none."""
+        ...
+
+    def diagnose(self, ended: Ended, lines: Mapping[str, Sequence[str]]) -> Diagnosis:
+        """What a person needs of a Job that ended with a failure: `lines` by container, those of `explaining`."""
+        ...
+
+
+class Strategy(Protocol):
+    """A module that makes Jobs of sources. mypy checks those in `STRATEGIES`."""
+
+    NAME: str
+    """As the record of a Job has it."""
+    TITLE: str
+    """For people."""
+    NEXT: str
+    """What a user may do where no operator has set it up."""
+    PLAN: type[Any]
+    """The dataclass of its plans: an `ImagePlan`."""
+    OUTPUT_LINES: int
+    """How many lines of a container, beside the tool's own, explain an end."""
+
+    def setup(self, settings: Settings) -> Setup | None:
+        """What the operator set up; None for nothing. Raises `BuildError` InvalidRequest for half of it."""
+        ...
+
+    def takes(self, root: Path, asked: ImageRequest) -> str:
+        """Why it builds the source below `root`; empty where it does not. Raises `BuildError` InvalidRequest."""
+        ...
+
+    def learn(self, setup: Setup, config: Mapping[str, Any]) -> str:
+        """What its plans and Jobs need of the setup, as text, from the config of the image that `reads` names.
+
+        Raises `BuildError` for an image that cannot build.
+        """
+        ...
+
+    def plan(self, root: Path, asked: ImageRequest, known: str) -> Any:
+        """What would build the image; `known` is of `learn`. Raises `BuildError` for a source that cannot be built."""
+        ...
+
+    def key(self, plan: Any, setup: Setup, keyed: Keyed) -> str:
+        """The build key."""
+        ...
+
+    def part(self, plan: Any) -> Callable[[str], bool] | None:
+        """Whether a file, by its path from the source's root, is sent to the Job; None for all of them."""
+        ...
+
+    def facts(self, plan: Any, setup: Setup, archive: str) -> str:
+        """What whoever watches the Job needs, as text; `archive` is the digest of the context."""
+        ...
+
+    def manifest(
+        self, plan: Any, setup: Setup, known: str, attempt: Attempt, source: Source, limits: Limits, target: Target
+    ) -> dict[str, Any]:
+        """The Job."""
+        ...
+
+    def read(self, facts: str) -> Reading:
+        """How the Job is read; without usable facts it explains less."""
+        ...

@@ -1,0 +1,180 @@
+"""A Dockerfile of the source, built by Kaniko (`builder/kaniko/`)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.dockerfile import choose
+from builder.dockerfile.allowed import origins
+from builder.dockerfile.check import SCRATCH
+from builder.dockerfile.choose import ImageRequest, read_image
+from builder.dockerfile.instructions import Dockerfile
+from builder.images.destination import DIGEST
+from builder.kaniko import ended as ends
+from builder.kaniko.ended import Instruction, own_message
+from builder.kaniko.manifest import CONTAINER, DockerfileBuild, cache_repository
+from builder.kaniko.manifest import manifest as job_of
+from builder.kaniko.plan import DockerfilePlan, Facts, key_of, materials_of, read_facts, write_facts
+from builder.kube.ended import Ended
+from builder.kube.job import Attempt, Limits, Source
+from builder.kube.site import site_of
+from builder.plan import Diagnosis
+from builder.settings import Settings
+from builder.strategies.base import Keyed, Materials, Setup, Target
+
+NAME = "kaniko"
+TITLE = "Kaniko"
+NEXT = "An operator sets Kaniko up with kaniko_executor."
+PLAN = DockerfilePlan
+OUTPUT_LINES = 50
+PUSHES = "Pushing image to"
+"""How the executor's own line begins when the image is made."""
+NO_FACTS = Facts(dockerfile="Dockerfile", instructions=(), materials=())
+
+
+def setup(settings: Settings) -> Setup | None:
+    """See `Strategy.setup`."""
+    if not settings.kaniko_executor:
+        return None
+    return Setup(site=site_of(settings), allowed=settings.dockerfile_from_allowed, has_cache=settings.kaniko_cache)
+
+
+def takes(root: Path, asked: ImageRequest) -> str:
+    """See `Strategy.takes`."""
+    made = choose.choose(root, asked)
+    return made.because if made.strategy == NAME else ""
+
+
+def learn(setup: Setup, config: Mapping[str, Any]) -> str:
+    """See `Strategy.learn`."""
+    return json.dumps(setup.allowed)
+
+
+def plan(root: Path, asked: ImageRequest, known: str) -> DockerfilePlan:
+    """See `Strategy.plan`: the Dockerfile, checked."""
+    found, dockerfile = read_image(root, asked, tuple(json.loads(known)))
+    assert dockerfile is not None, "it takes a source with a Dockerfile"
+    return DockerfilePlan(
+        because=found.because,
+        dockerfile=found.dockerfile,
+        sub_path=found.sub_path,
+        bases=found.bases,
+        pinned=all(_is_pinned(image) for image in _images(dockerfile)),
+        warnings=found.warnings,
+        instructions=tuple(_instructions(dockerfile)),
+    )
+
+
+def key(plan: DockerfilePlan, setup: Setup, keyed: Keyed) -> str:
+    """See `Strategy.key`."""
+    return key_of(
+        plan,
+        organization=keyed.organization,
+        code_hash=keyed.code_hash,
+        build_args=keyed.build_args,
+        executor=setup.site.executor,
+        build_id=keyed.build_id,
+    )
+
+
+def part(plan: DockerfilePlan) -> Callable[[str], bool] | None:
+    """See `Strategy.part`: the executor applies `.dockerignore`."""
+    return None
+
+
+def facts(plan: DockerfilePlan, setup: Setup, archive: str) -> str:
+    """See `Strategy.facts`."""
+    return write_facts(plan, materials_of(plan, executor=setup.site.executor, archive=archive))
+
+
+def manifest(
+    plan: DockerfilePlan,
+    setup: Setup,
+    known: str,
+    attempt: Attempt,
+    source: Source,
+    limits: Limits,
+    target: Target,
+) -> dict[str, Any]:
+    """See `Strategy.manifest`."""
+    prefix = target.cache_prefix if setup.has_cache else ""
+    build = DockerfileBuild(
+        repository=target.repository,
+        tag=target.tag,
+        dockerfile=plan.dockerfile,
+        sub_path=plan.sub_path,
+        build_args=tuple(sorted(target.build_args.items())),
+        cache_repository=cache_repository(prefix, target.organization) if prefix else "",
+        insecure_registries=target.insecure_registries,
+        has_push_secret=target.has_push_secret,
+    )
+    return job_of(setup.site, attempt, source, limits, build)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Executor:
+    """The log and end of a Job of the executor."""
+
+    known: Facts
+
+    @property
+    def materials(self) -> Materials:
+        """See `Reading.materials`."""
+        return self.known.materials
+
+    def shown(self, line: str) -> str:
+        """See `Reading.shown`."""
+        return ends.shown(line)
+
+    def pushes(self, container: str, line: str) -> bool:
+        """See `Reading.pushes`."""
+        return container == CONTAINER and (own_message(line) or "").startswith(PUSHES)
+
+    def explaining(self, ended: Ended) -> tuple[str, ...]:
+        """See `Reading.explaining`."""
+        return (CONTAINER,) if ended.container in ("", CONTAINER) and ended.reason in ends.EXPLAINED else ()
+
+    def is_own(self, line: str) -> bool:
+        """See `Reading.is_own`."""
+        return own_message(line) is not None
+
+    def digest(self, said: str) -> str:
+        """See `Reading.digest`."""
+        return said if DIGEST.fullmatch(said) else ""
+
+    def diagnose(self, ended: Ended, lines: Mapping[str, Sequence[str]]) -> Diagnosis:
+        """See `Reading.diagnose`."""
+        return ends.diagnose(ended, lines.get(CONTAINER, ()), self.known.instructions, self.known.dockerfile)
+
+
+def read(facts: str) -> Executor:
+    """See `Strategy.read`."""
+    try:
+        return Executor(known=read_facts(facts))
+    except ValueError:
+        return Executor(known=NO_FACTS)
+
+
+def _instructions(dockerfile: Dockerfile) -> Iterator[Instruction]:
+    for number, stage in enumerate(dockerfile.stages):
+        for one in (stage.start, *stage.instructions):
+            yield Instruction(stage=number, line=one.line, text=one.original)
+
+
+def _images(dockerfile: Dockerfile) -> Iterator[str]:
+    """Every image that the file names, as it is written."""
+    names: set[str] = set()
+    for stage in dockerfile.stages:
+        for image in (stage.base, *(value for _, value in origins(stage) if value)):
+            if image.lower() not in names and not image.isdigit() and image != SCRATCH:
+                yield image
+        names.add(stage.name)
+
+
+def _is_pinned(image: str) -> bool:
+    """A variable may be any image: what it is worth is known to the build alone."""
+    return "@sha256:" in image and "$" not in image
