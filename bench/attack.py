@@ -85,6 +85,7 @@ def reader_busy(server: Server, archive: bytes) -> Iterator[None]:
 def attacker(server: Server, archives: Sequence[bytes], ended: list[str]) -> Iterator[None]:
     """One hostile build after the other, from the first one's claim on; the last one's end is waited for."""
     over, began = threading.Event(), threading.Event()
+    failed: list[Exception] = []
 
     def attack() -> None:
         api = Api(server.running.url, server.running.token)
@@ -97,6 +98,8 @@ def attacker(server: Server, archives: Sequence[bytes], ended: list[str]) -> Ite
                 ended.append(record.failure.reason or pb.BuildStatus.Name(record.status))
                 if over.is_set():
                     return
+        except Exception as error:
+            failed.append(error)
         finally:
             began.set()
             api.close()
@@ -109,6 +112,8 @@ def attacker(server: Server, archives: Sequence[bytes], ended: list[str]) -> Ite
     finally:
         over.set()
         thread.join()
+    if failed:  # an honest build was measured beside nothing
+        raise failed[0]
 
 
 def _submitted(api: Api, archive: bytes) -> str:

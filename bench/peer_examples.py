@@ -76,6 +76,8 @@ def asked(build_id: str, path: str) -> tuple[int, str]:
         url = process.stdout.readline().decode().strip()
         try:
             answer = httpx.get(url + path, timeout=30, trust_env=False) if url else None
+        except httpx.HTTPError as error:  # that is one row, and not the end of the table
+            return 0, f"{type(error).__name__}: {error}"
         finally:
             process.send_signal(signal.SIGTERM)
         return (answer.status_code, answer.text) if answer else (0, "it did not start")

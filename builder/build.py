@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from builder.attempt.apart import build_apart
 from builder.attempt.attempt import Attempt
-from builder.attempt.downloads import cache_of, is_there, keep, left_out
+from builder.attempt.downloads import cache_of, is_there, keep, left_out, other_indexes
 from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.memo import recall, record
 from builder.attempt.package import package, push
@@ -112,7 +112,11 @@ def run_step(
     if lay(attempt, step, place):
         attempt.log.system(f"{step.name} is left out: the node has its result")
         return (), ()
-    result = execute_step(attempt, bound.toolchain, step)
+    toolchain = bound.toolchain
+    if toolchain.indexes.others and step.network is Network.INDEX:
+        others = other_indexes(attempt, plan, step)
+        toolchain = replace(toolchain, indexes=toolchain.indexes.with_others(others))
+    result = execute_step(attempt, toolchain, step)
     judge(attempt, plan, step, result, earlier)
     record(attempt, bound, step, result.tail)
     store(attempt, step, place)

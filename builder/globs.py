@@ -211,7 +211,7 @@ def moby_pattern(text: str, number: int = 0) -> MobyPattern:
 
 _STAR, _FOLDERS, _ANYTHING = "[^/]*", "(?:.*/)?", ".*"
 _LOOPS = frozenset({_STAR, _FOLDERS, _ANYTHING})
-_MOST_MOVES = 512
+_MOST_MOVES = 64
 """Different characters of paths that an automaton remembers."""
 
 
@@ -323,15 +323,25 @@ class _Automaton:
     """
 
     def __init__(self, tokens: Sequence[_Token]) -> None:
-        self._wanted: dict[str, int] = {}
-        """The expression of a character → the states that wait for it."""
+        self._tokens: Sequence[_Token] = tokens
+        self._chars: dict[str, int] = {}
+        """A character → the states that wait for it alone."""
+        self._classes: list[tuple[Callable[[str], object], int]] = []
+        """Whether a character is of a class, and the states that wait for it."""
         self._moves: dict[str, int] = {}
         self._least = sum(isinstance(token, _One) for token in tokens)
-        self._folders = self._inside = self._stars = self._anything = 0
+        self._folders = self._inside = self._stars = self._anything = self._end = 0
+
+    def _make(self) -> None:
+        """The states. Each number has a bit for each: a pattern that is longer than any path gets none."""
+        classes: dict[str, int] = {}
         state = 1
-        for token in tokens:
+        for token in self._tokens:
             if isinstance(token, _One):
-                self._wanted[token.regex] = self._wanted.get(token.regex, 0) | state
+                if len(token.regex) > 2:
+                    classes[token.regex] = classes.get(token.regex, 0) | state
+                else:  # one character, maybe escaped
+                    self._chars[token.regex[-1]] = self._chars.get(token.regex[-1], 0) | state
             elif token == _FOLDERS:  # before them, and inside of them until a slash
                 self._folders |= state
                 state <<= 1
@@ -342,10 +352,14 @@ class _Automaton:
                 self._anything |= state
             state <<= 1
         self._end = state
+        self._classes = [(re.compile(regex, re.DOTALL).fullmatch, states) for regex, states in classes.items()]
+        self._tokens = ()
 
     def __call__(self, path: str) -> bool:
         if len(path) < self._least:
             return False
+        if not self._end:
+            self._make()
         inside, stars = self._inside, self._stars
         anywhere, optional = inside | self._anything, stars | self._anything
         states = 1
@@ -366,9 +380,9 @@ class _Automaton:
         if found is None:
             if len(self._moves) >= _MOST_MOVES:
                 self._moves.clear()
-            found = 0
-            for regex, states in self._wanted.items():
-                if re.fullmatch(regex, char, re.DOTALL):
+            found = self._chars.get(char, 0)
+            for matches, states in self._classes:
+                if matches(char):
                     found |= states
             self._moves[char] = found
         return found

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import functools
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ class Indexes:
 
     `variables` configure it. `instead` maps another client's variable to the ones of this client that mean the same.
     `named` are variables that name a host without a scheme. `files` maps an index to the host its pages lead to.
+    `others` are further kinds of index by name, which a step reaches only while it lacks a file of that kind.
     """
 
     variables: tuple[str, ...] = ()
@@ -37,6 +39,16 @@ class Indexes:
     named: tuple[str, ...] = ()
     hosts: tuple[Host, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
+    others: Mapping[str, Indexes] = field(default_factory=dict)
+
+    def with_others(self, names: Collection[str]) -> Indexes:
+        """These, and of `others` the ones of these names, as one."""
+        joined = [self.others[name] for name in sorted(names) if name in self.others]
+        return replace(
+            self,
+            variables=tuple(chain(self.variables, *(one.variables for one in joined))),
+            hosts=tuple(chain(self.hosts, *(one.hosts for one in joined))),
+        )
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
         """Of the operator's index settings those that are not another runtime's."""
@@ -45,7 +57,8 @@ class Indexes:
 
     def from_machine(self, environ: Mapping[str, str]) -> dict[str, str]:
         """The settings of the machine's own clients, those of another client also by a name that this client reads."""
-        found = {name: environ[name] for name in (*self.variables, *self.instead) if environ.get(name)}
+        names = (*self.with_others(self.others).variables, *self.instead)
+        found = {name: environ[name] for name in names if environ.get(name)}
         for other, own in self.instead.items():
             if other in found and not any(name in found for name in own):
                 found[own[0]] = " ".join(found[other].split())
@@ -54,20 +67,25 @@ class Indexes:
 
 def read(recipe: Mapping[str, Any]) -> Indexes:
     """The indexes of a parsed `toolchain.toml`; a runtime that fetches nothing has none."""
-    table = recipe.get("index", {})
+    return _indexes(recipe.get("index", {}))
+
+
+def _indexes(table: Mapping[str, Any]) -> Indexes:
     return Indexes(
         variables=tuple(table.get("variables", ())),
         instead={name: tuple(own) for name, own in table.get("instead", {}).items()},
         named=tuple(table.get("named", ())),
         hosts=tuple(Host(host=row["host"], unless=tuple(row.get("unless", ()))) for row in table.get("host", ())),
         files=dict(table.get("files", {})),
+        others={name: _indexes(other) for name, other in table.get("other", {}).items()},
     )
 
 
 @functools.cache
 def claimed() -> frozenset[str]:
     """The variables that any shipped runtime's client reads."""
-    return frozenset(name for one in shipped().values() for name in (*one.variables, *one.instead))
+    every = [each for one in shipped().values() for each in (one, *one.others.values())]
+    return frozenset(name for one in every for name in (*one.variables, *one.instead))
 
 
 def shipped(folder: Path | None = None) -> Mapping[str, Indexes]:

@@ -260,6 +260,8 @@ class Wanted:
     """Package URL, for the provenance."""
     optional: bool = False
     """A lock names it, but a build may do without: kept when it was fetched."""
+    index: str = ""
+    """The other kind of index that it comes from (`Indexes.others`); empty: one of the client's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,7 +124,7 @@ class Board:
         self._hear()
         one = self._owned(request.build_id, request.claim)
         if one:
-            one.caught_up = True
+            one.caught_up, one.seen = True, one.seen or request.seen
         return pb.CaughtUpResponse(stale=one is None)
 
     async def beat(self, request: pb.BeatJobsRequest) -> pb.BeatJobsResponse:
@@ -206,6 +206,9 @@ class MemoryCluster:
     async def ready(self) -> None:
         if self.is_current:
             await self.is_current.wait()
+
+    def has_view(self) -> bool:
+        return self.is_current is None or self.is_current.is_set()
 
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
         if self.reads_on:

@@ -52,6 +52,14 @@ def left_out(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...] |
     return _materials(attempt, store, mine)
 
 
+def other_indexes(attempt: Attempt, plan: Plan, step: Step) -> frozenset[str]:
+    """The other kinds of index that a step must reach: those of the files that it downloads and the cache lacks."""
+    name = cache_of(step)
+    found = named(attempt, plan) if name else None
+    mine = [one for one in found.wanted if one.cache == name and one.index] if found else []
+    return frozenset(one.index for one in mine if not _there(shared(attempt, name), one))
+
+
 def keep(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...]:
     """After a step that downloads: what it fetched is verified and stored; returns what it is for.
 

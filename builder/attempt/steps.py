@@ -189,6 +189,9 @@ def _overlays(attempt: Attempt, step: Step) -> Iterator[Mapping[str, sandbox.Ove
     names = [cache.name for cache in step.caches if cache.access is Access.OVERLAY]
     folder = attempt.work.with_suffix(".overlay")
     try:
+        if names:
+            folder.mkdir()
+            folder.chmod(0o755)  # whatever the worker's umask: the build user passes
         yield {name: sandbox.make_overlay(_cache(attempt, name), folder / name, attempt.build_user) for name in names}
     finally:
         if names:

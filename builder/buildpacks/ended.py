@@ -18,6 +18,8 @@ NO_GROUP, NO_GROUP_WITH_ERRORS = 20, 21
 BUILDPACK_FAILED = 51
 WRONG_APIS = (11, 12)
 SAID_LINES = 6
+MOST_FINAL = 4096
+"""Characters of a phase's last words that are read: what a buildpack prints can look like them, at any length."""
 
 _FINAL = re.compile(r"^ERROR: (failed to .*)")
 _OURS = re.compile(r"^ERROR: (?:failed to |No buildpack groups passed detection|Please check that you are running)")
@@ -150,7 +152,7 @@ def _connected(ended: Ended, lines: Sequence[str], final: str, run_image: str) -
 
 
 def _final(lines: Sequence[str]) -> str:
-    return next((found[1] for line in reversed(lines) if (found := _FINAL.match(line))), "")
+    return next((found[1] for line in reversed(lines) if (found := _FINAL.match(line[:MOST_FINAL]))), "")
 
 
 def _output(lines: Sequence[str]) -> tuple[str, ...]:

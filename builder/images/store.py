@@ -238,9 +238,9 @@ def pull(
         return folder / blob.removeprefix("sha256:")
 
     layers = layers_of(value, config, blob_path)
-    left = most_unpacked
+    taken = 0
     for layer in layers:
-        left -= _download(source, repository, layer.digest, layer.path, left)
+        taken += _download(source, repository, layer.digest, layer.path, most_unpacked, taken)
     try:
         unpack_image(layers, folder / "root", limit=most_unpacked)
     except BuildError as error:
@@ -250,13 +250,14 @@ def pull(
     return dict(config["config"])
 
 
-def _download(source: Destination, repository: str, digest: str, path: Path, limit: int) -> int:
-    """Write a blob to a file; returns how many bytes it has. Raises `BuildError` ArtifactTooLarge."""
+def _download(source: Destination, repository: str, digest: str, path: Path, limit: int, before: int = 0) -> int:
+    """Write a blob to a file; returns how many bytes it has. Raises `BuildError` ArtifactTooLarge where it and the
+    `before` others are over the limit."""
     written = 0
     with path.open("wb") as out:
         for chunk in source.open_blob(repository, digest):
             written += len(chunk)
-            if written > limit:
+            if before + written > limit:
                 raise _too_large(repository, digest, limit)
             out.write(chunk)
     return written

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from builder.kube.ended import Ended
 from builder.plan import Diagnosis
 
 _KEYS = {"level", "msg", "time"}
-_STAGE = re.compile(r"Building stage '.*' \[idx: '(\d+)', base-idx: '-?\d+'\]")
+_STAGE = re.compile(r"Building stage '.*' \[idx: '(\d{1,9})', base-idx: '-?\d+'\]")
 _EXIT = re.compile(r"waiting for process to exit: exit status (\d+)")
 _SIGNAL = re.compile(r"waiting for process to exit: signal: (\w+)")
 _NO_PROGRAM = re.compile(r"starting command: (.*)")
@@ -29,6 +30,10 @@ _NO_HOST = re.compile(r"no such host|server misbehaving")
 FINAL, USAGE = "error building image: ", "Error: "
 FINALS = (FINAL, "error checking push permissions", "error pushing image", USAGE)
 SAID_LINES = 6
+EXPLAINED = ("StepFailed", "OutOfMemory")
+"""Reasons of an end that the log explains."""
+MOST_FINAL = 4096
+"""Characters of the last words that are read. A program of the build can imitate them, with a line of any length."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +52,7 @@ def own_message(line: str) -> str | None:
         return None
     try:
         value = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):  # a program's line may be nested as deep as it is long
         return None
     return str(value["msg"]) if isinstance(value, dict) and value.keys() == _KEYS else None
 
@@ -63,6 +68,11 @@ def last_instruction(lines: Iterable[str], instructions: Sequence[Instruction]) 
 
     Instructions are matched in order within the stage, so that the second of two that are alike is not the first.
     """
+    begun_by: dict[tuple[int, str], list[int]] = {}
+    first: dict[int, Instruction] = {}
+    for index, one in enumerate(instructions):
+        begun_by.setdefault((one.stage, _words(one.text)), []).append(index)
+        first.setdefault(one.stage, one)
     stage, position, last = -1, -1, None
     for line in lines:
         text = own_message(line)
@@ -70,12 +80,12 @@ def last_instruction(lines: Iterable[str], instructions: Sequence[Instruction]) 
             continue
         if begun := _STAGE.match(text):
             stage, position = int(begun[1]), -1
-            last = next((one for one in instructions if one.stage == stage), None)
+            last = first.get(stage)
             continue
-        for index, one in enumerate(instructions):
-            if index > position and one.stage == stage and _words(one.text) == _words(text):
-                position, last = index, one
-                break
+        alike = begun_by.get((stage, _words(text)), [])
+        if (at := bisect_right(alike, position)) < len(alike):
+            position = alike[at]
+            last = instructions[position]
     return last
 
 
@@ -83,7 +93,7 @@ def diagnose(
     ended: Ended, lines: Sequence[str], instructions: Sequence[Instruction], dockerfile: str = "Dockerfile"
 ) -> Diagnosis:
     """What a person needs of a Job that ended with a failure."""
-    if ended.reason not in ("StepFailed", "OutOfMemory"):
+    if ended.reason not in EXPLAINED:
         return Diagnosis(reason=ended.reason, message=ended.message, said=_cut(ended.said.splitlines()))
     last = last_instruction(lines, instructions)
     if ended.reason == "OutOfMemory":
@@ -156,7 +166,8 @@ def _final(lines: Sequence[str]) -> str:
     for line in reversed(lines):
         for start in FINALS:
             if start in line:
-                return line[line.index(start) :].removeprefix(FINAL).removeprefix(USAGE).strip()
+                words = line[line.index(start) :][:MOST_FINAL]
+                return words.removeprefix(FINAL).removeprefix(USAGE).strip()
     return ""
 
 

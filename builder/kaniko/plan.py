@@ -91,5 +91,5 @@ def read_facts(text: str) -> Facts:
             instructions=tuple(Instruction(stage=stage, line=line, text=words) for stage, line, words in rows),
             materials=tuple((str(name), str(digest)) for name, digest in value["materials"]),
         )
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"these are no facts of a Job: {error!r}") from None

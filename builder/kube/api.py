@@ -94,7 +94,7 @@ class Api:
         }
         async with self._stream(_path(kind, namespace), query) as response:
             async for line in _lines(response):
-                event = json.loads(line)
+                event = _object(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
                     raise Refused(status.get("code", 500), status.get("reason", ""), status.get("message", ""))
@@ -119,8 +119,7 @@ class Api:
             async with response:
                 text = await response.read()
         _judge(response.status, text)
-        value: dict[str, Any] = json.loads(text)
-        return value
+        return _object(text)
 
     @asynccontextmanager
     async def _stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Any]:
@@ -187,6 +186,17 @@ def _judge(code: int, text: bytes) -> None:
     except (ValueError, AttributeError):
         why, message = "", text[:300].decode("utf-8", "replace")
     raise Refused(code, why, message)
+
+
+def _object(text: bytes) -> dict[str, Any]:
+    """A JSON object of the API. What else answers in its place (a proxy's page, half a line) is no answer."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise PlatformError("ClusterUnavailable", "the Kubernetes API answers with something that is no object")
+    return value
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from contextlib import aclosing, suppress
 from typing import Any
 
 from builder.errors import PlatformError
-from builder.kube.api import Api
+from builder.kube.api import Api, Refused
 from builder.kube.ended import USUAL, Ended, Patience, Running, State, state_of
 from builder.kube.follow import follow
 from builder.kube.logs import Cursor, Line
@@ -96,6 +96,8 @@ async def _state(
             events = (await api.list("events", namespace, fieldSelector=named))["items"]
     except PlatformError as error:
         return Running(words=error.message)
+    except Refused as refused:  # a server that is overloaded or starts, or a right that is missing: no end of a Job
+        return Running(words=f"the cluster does not answer for it: {refused}")
     return state_of(found, pods, now=time.time(), patience=patience, events=events)
 
 

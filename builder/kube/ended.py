@@ -32,6 +32,8 @@ class Patience:
 
     schedule_s: float = 300.0
     image_s: float = 60.0
+    start_s: float = 600.0
+    """From a node to the first container: volumes, and the image of that container."""
 
 
 USUAL = Patience()
@@ -88,6 +90,8 @@ def state_of(
             return Running(words="its pod ends")
         return Ended(said=last[1].get("message", "").strip() if last else "")
     if condition and condition.get("reason") == "DeadlineExceeded":
+        if pod is not None and (never := _never_began(pod)):
+            return never
         seconds = int(job["spec"]["activeDeadlineSeconds"])
         return Ended(reason="Timeout", message=f"the build took longer than {seconds} s", limit=seconds * 1000)
     if condition:
@@ -161,6 +165,21 @@ def _report(said: str) -> tuple[str, str]:
     return "Internal", "the source did not reach the build's pod"
 
 
+def _never_began(pod: Object) -> Ended | None:
+    """The end of a pod whose time is over and of which nothing ran: the cluster's doing, not the build's."""
+    if any("waiting" not in one["state"] for one in _statuses(pod)):
+        return None
+    scheduled = _pod_condition(pod, "PodScheduled")
+    if scheduled and scheduled["status"] == "False":
+        words = str(scheduled.get("message", ""))
+        return Ended(reason="Unschedulable", message=f"no node of the cluster took the build: {words}", said=words)
+    if scheduled and scheduled["status"] == "True":
+        why = ", ".join(dict.fromkeys(str(waits.get("reason", "")) for _, waits in _waits(pod))) or "nothing is known"
+        message = f"the node of the build's pod began none of its containers ({why}); a volume or an image is missing"
+        return Ended(reason="ClusterUnavailable", message=message)
+    return None
+
+
 def _waiting(pod: Object, now: float, patience: Patience) -> State:
     """A pod that has not ended: what it waits for, and whether for too long."""
     scheduled = _pod_condition(pod, "PodScheduled")
@@ -182,6 +201,9 @@ def _waiting(pod: Object, now: float, patience: Patience) -> State:
             return Ended(reason="ClusterUnavailable", message=message, container=name, said=words)
         if why in IMAGE_TROUBLE | START_TROUBLE:
             return Running(words=f"container {name} waits: {why}: {words}")
+    # The Secret of a Job whose worker was lost before it wrote it is such a volume: only this shows it.
+    if scheduled and now - seconds_of(scheduled["lastTransitionTime"]) >= patience.start_s:
+        return _never_began(pod) or Running()
     return Running()
 
 

@@ -53,17 +53,22 @@ async def follow(
 
 
 async def read_so_far(
-    api: Api, namespace: str, pod: str, container: str, cursor: Cursor
+    api: Api, namespace: str, pod: str, container: str, cursor: Cursor, tries: int
 ) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
-    """The whole lines behind the cursor that are there now, with the cursor behind each batch."""
-    pause = FIRST_PAUSE_S
-    while True:
+    """The whole lines behind the cursor that are there now, with the cursor behind each batch.
+
+    After so many `tries` in a row without a line it ends without them: a kubelet may never answer again.
+    """
+    pause, left = FIRST_PAUSE_S, tries
+    while left:
+        left -= 1
         reading = Reading(cursor)
         try:
             async with aclosing(api.log(namespace, pod, container, since=cursor.since_time, follow=False)) as log:
                 async for piece in log:
                     for part in _parts(piece):
                         if lines := reading.feed(part):
+                            left = tries
                             yield lines, reading.cursor
             return
         except PlatformError:

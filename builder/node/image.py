@@ -5,6 +5,7 @@ Nothing of the source runs here. What the Job does is the business of whoever wa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -37,8 +38,9 @@ from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target
 log = logger("worker")
 
 T = TypeVar("T")
-URL_S = 3600
-"""How long the URL of an archive lives: as long as any Job may take, since it may wait for a node before it fetches."""
+URL_S, URL_MARGIN_S = 3600, 120
+"""How long the URL of an archive lives at most, and beyond the time of its build: a Job may wait for a node before it
+fetches, and is of no use once its time is over."""
 AGAIN_S = 0.2
 CREATES = 8
 """Tries to create a Job in a cluster that does not answer."""
@@ -259,10 +261,12 @@ class Launcher:
 
     def _stored(self, attempt: Attempt, archive: Archive) -> pb.StoredArchive:
         calls, lease = attempt.node.calls, attempt.lease
+        left_s = math.ceil(attempt.time_limit.left_ms(attempt.now()) / 1000)
+        lives_s = max(1, min(URL_S, left_s + URL_MARGIN_S))
         try:
             return _insist(
                 attempt,
-                lambda: calls.store_archive(lease.build_id, lease.claim, archive.path, archive.sha256, URL_S),
+                lambda: calls.store_archive(lease.build_id, lease.claim, archive.path, archive.sha256, lives_s),
             )
         except Refused as error:
             raise PlatformError("SourceStoreUnavailable", f"the context could not be stored: {error}") from error

@@ -180,17 +180,30 @@ def _info(entry: os.DirEntry[str], folder: int) -> os.stat_result:
     raise PermissionError(entry.name)
 
 
-def deleted_but_open(pids: Iterable[int], device: int) -> int:
-    """Bytes of files on `device` that have no name any more but are held open by `pids`."""
-    found: dict[int, int] = {}
+def deleted_but_open(pids: Iterable[int], *devices: int) -> int:
+    """Bytes of files on `devices` that have no name any more but that `pids` have open."""
+    found: dict[tuple[int, int], int] = {}
     for pid in pids:
         with contextlib.suppress(OSError):
             for fd in os.listdir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
                     info = os.stat(f"/proc/{pid}/fd/{fd}")
-                    if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev == device:
-                        found[info.st_ino] = info.st_blocks * 512
+                    if stat.S_ISREG(info.st_mode) and info.st_nlink == 0 and info.st_dev in devices:
+                        found[info.st_dev, info.st_ino] = info.st_blocks * 512
     return sum(found.values())
+
+
+def overlays_of(pids: Iterable[int]) -> set[int]:
+    """Devices of the overlays below /cache that these processes see: a file of one is on no other device (proc(5),
+    mountinfo)."""
+    found = set()
+    for pid in pids:
+        with contextlib.suppress(OSError):
+            for line in Path(f"/proc/{pid}/mountinfo").read_text(encoding="utf-8", errors="replace").splitlines():
+                words = line.split()
+                if words[4].startswith("/cache/") and words[words.index("-") + 1] == "overlay":
+                    found.add(os.makedev(*map(int, words[2].split(":"))))
+    return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,7 +360,8 @@ class DiskWatch:
             self._cached = max(0, together - self._baseline)
         total += self._cached
         with contextlib.suppress(OSError):
-            total += deleted_but_open(self._pids(), self._work.stat().st_dev)
+            devices = overlays_of(self._pids()) if len(self._folders) > 1 else set()
+            total += deleted_but_open(self._pids(), self._work.stat().st_dev, *devices)
         self._left_at_look, self._total = left, total
         self._step = max(self._limit - total, self._limit // SMALLEST_STEP)
         self.peak = max(self.peak, total)

@@ -74,7 +74,11 @@ def lacks(folder: str) -> str:
         return "the worker is not root"
     device = os.stat(folder).st_dev
     if device not in _known:
-        _known[device] = _tried(folder)
+        try:
+            _known[device] = _tried(folder)
+        except (OSError, subprocess.TimeoutExpired) as error:  # of this moment: the next step tries again
+            late = isinstance(error, subprocess.TimeoutExpired)
+            return f"no overlay can be mounted: {f'it takes longer than {TRIAL_S:.0f} s' if late else error}"[:300]
     return _known[device]
 
 
@@ -87,10 +91,7 @@ def _tried(above: str) -> str:
         (Path(folder) / "lower").mkdir()
         trial = make(Path(folder) / "lower", Path(folder) / "trial", None)
         line = ["unshare", "--mount", "--", *mounting("/bin/sh", [trial]), "true"]
-        try:
-            ended = subprocess.run(
-                line, capture_output=True, text=True, timeout=TRIAL_S, check=False, env={"PATH": PROGRAMS}
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return f"no overlay can be mounted: {error}"[:300]
+        ended = subprocess.run(
+            line, capture_output=True, text=True, timeout=TRIAL_S, check=False, env={"PATH": PROGRAMS}
+        )
     return f"no overlay can be mounted: {ended.stderr.strip()}"[:300] if ended.returncode else ""

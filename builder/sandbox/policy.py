@@ -18,7 +18,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 MOST_RECORDS = 10_000
 MOST_SUMMARY_LINES = 20
 MOST_NAME = 253  # of a host, RFC 1035
-NAMED = re.compile(r"^[\w.-]+=(?=https?://)")
+NAMED = re.compile(r"^(?:[\w.-]+=)?(?:sparse\+)?(?=https?://)")
 Address = tuple[str, int]
 
 
@@ -97,7 +97,7 @@ def _matches(entry: str, host: str, port: int, address: ipaddress.IPv4Address | 
 
 def hosts_of(values: Mapping[str, str]) -> frozenset[Address]:
     """Host and port of every URL in index settings: lists have blanks, commas or bars, and an entry may have a name
-    (`mine=https://…`)."""
+    (`mine=https://…`) or cargo's protocol (`sparse+https://…`)."""
     found = set()
     for value in values.values():
         for text in re.split(r"[\s,|]+", value):

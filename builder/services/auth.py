@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from builder.services.errors import permission_denied, unauthenticated
 from builder.settings import Token
+from builder.store.transitions import JOB, WORK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,8 @@ SCOPES = {
 """RPC → the scope that a token needs. All others, of `WorkerService`, need `worker`."""
 
 OWNERS = ("worker", "watch")
+STAGE_OF = {"worker": WORK, "watch": JOB}
+"""Scope → the stage whose builds its owners write: a node and a watcher may have one name, and a claim is small."""
 OWNERS_CALLS = frozenset({"AppendLog", "Finish", "HandBack"})
 """RPCs of whoever has a build, a node or a watcher: either scope will do."""
 
@@ -71,6 +74,11 @@ OWNERS_CALLS = frozenset({"AppendLog", "Finish", "HandBack"})
 def admit(caller: Caller, rpc_name: str) -> None:
     """Whether the caller may call at all, before a byte of the body is read. Raises as `require` does."""
     require(caller, *(OWNERS if rpc_name in OWNERS_CALLS else (SCOPES.get(rpc_name, "worker"),)))
+
+
+def stages_of(caller: Caller) -> tuple[str, ...]:
+    """The stages in which the caller may own a build."""
+    return tuple(stage for scope, stage in STAGE_OF.items() if scope in caller.scopes)
 
 
 def require(caller: Caller, *scopes: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -19,7 +19,7 @@ from builder.contract.request import start_check_of
 from builder.errors import REASONS, BuildError
 from builder.git.source import parse_url
 from builder.services.archives import Archives, ArchiveUpload, check_size
-from builder.services.auth import OWNERS, Caller, require
+from builder.services.auth import OWNERS, Caller, require, stages_of
 from builder.services.errors import CallRefused, not_found, permission_denied
 from builder.services.parts import Parts
 from builder.services.revocations import Revocations, forgotten
@@ -39,8 +39,10 @@ TEXT_CHARACTERS, SAID_LINES, MOST_WARNINGS = 16 * 1024, 6, 100
 """Of each text of a failure or warning, the lines of the tool's own words in it, and the warnings of a build."""
 LAST_MS = 253_402_300_799_999
 """The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
-MOST_JOBS, MOST_CONTAINERS, FACTS_BYTES = 1000, 64, 64 * 1024
-"""Of one call of a watcher; of one Job; of what a watcher needs to explain its end."""
+MOST_JOBS, FACTS_BYTES = 1000, 64 * 1024
+"""Of one call of a watcher; of what it needs to explain the end of a Job."""
+MOST_PHASES = 100
+"""Of one claim. The line has a tenth of them, and every reader of the record reads them all."""
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 
@@ -184,7 +186,7 @@ class WorkerService:
         ]
         stale, kept, fresh = logs.append(
             self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node,
-            _cursors(request.cursors),
+            _cursors(request.cursors), stages_of(caller),
         )  # fmt: skip
         if stale:
             self._parts.stale("log")
@@ -201,7 +203,8 @@ class WorkerService:
         if request.WhichOneof("outcome") == "failure":
             _as_text(request.failure)
         request, refused = _checked(request)
-        done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node)
+        stages = stages_of(caller)
+        done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node, stages)
         if done.outcome == "stale":
             self._parts.stale("finish")
         else:
@@ -219,7 +222,9 @@ class WorkerService:
     def hand_back(self, caller: Caller, request: pb.HandBackRequest) -> pb.HandBackResponse:
         """The owner gives the build back."""
         self._admit(caller, request.protocol, scopes=OWNERS)
-        row = builds.hand_back(self._parts.store, request.build_id, request.claim, request.reason, caller.node)
+        row = builds.hand_back(
+            self._parts.store, request.build_id, request.claim, request.reason, caller.node, stages_of(caller)
+        )
         if row is None:
             self._parts.stale("hand_back")
         else:
@@ -279,7 +284,7 @@ class WorkerService:
     def caught_up(self, caller: Caller, request: pb.CaughtUpRequest) -> pb.CaughtUpResponse:
         """The watcher has what the Job did before it was adopted."""
         self._admit(caller, request.protocol, scopes=("watch",))
-        row = jobs.caught_up(self._parts.store, request.build_id, request.claim, caller.node)
+        row = jobs.caught_up(self._parts.store, request.build_id, request.claim, caller.node, seen=request.seen)
         if row is None:
             self._parts.stale("caught_up")
         return pb.CaughtUpResponse(stale=row is None)
@@ -392,7 +397,10 @@ def _moment(ms: int) -> int:
     return min(max(0, ms), LAST_MS)
 
 
-def _within_calendar(phases: Iterable[pb.PhaseRecord]) -> None:
+def _within_calendar(phases: Collection[pb.PhaseRecord]) -> None:
+    """Raises `BuildError` InvalidRequest for more phases than a line has."""
+    if len(phases) > MOST_PHASES:
+        raise BuildError("InvalidRequest", f"phases takes up to {MOST_PHASES} of them", where="phases")
     for phase in phases:
         phase.started_at_ms, phase.ended_at_ms = _moment(phase.started_at_ms), _moment(phase.ended_at_ms)
 
@@ -429,8 +437,8 @@ def _check_job(job: pb.Job) -> None:
 
 def _cursors(found: Mapping[str, pb.LogCursor]) -> dict[str, tuple[int, int]]:
     """Where the readers of a Job's containers stand. Raises `BuildError` InvalidRequest."""
-    if len(found) > MOST_CONTAINERS or not all(_DNS_LABEL.fullmatch(name) for name in found):
-        message = f"cursors takes up to {MOST_CONTAINERS} names of containers"
+    if len(found) > logs.MOST_CURSORS or not all(_DNS_LABEL.fullmatch(name) for name in found):
+        message = f"cursors takes up to {logs.MOST_CURSORS} names of containers"
         raise BuildError("InvalidRequest", message, where="cursors")
     return {name: (min(max(0, at.since), LAST_MS // 1000), max(0, at.lines)) for name, at in found.items()}
 

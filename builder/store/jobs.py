@@ -131,13 +131,16 @@ def _adopted(watcher: str, nonce: str) -> Sequence[ColumnElement[bool]]:
     return (*_watched(watcher), builds.c.nonce == nonce)
 
 
-def caught_up(store: Store, build_id: str, claim: int, watcher: str = "") -> Row | None:
-    """The watcher has what the Job did before: from here on it may be lost without a cost. None: stale."""
+def caught_up(store: Store, build_id: str, claim: int, watcher: str = "", *, seen: bool = True) -> Row | None:
+    """The watcher has what the Job did before: from here on it may be lost without a cost. None: stale.
+
+    `seen`: the Job was there. One that its lost worker did not create is followed, too, until it counts as gone.
+    """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, JOB, watcher)
         if row is None or row["caught_up"]:
             return row
-        return transition(tx, now, row, "caught-up", caught_up=True, job_seen=True)
+        return transition(tx, now, row, "caught-up", caught_up=True, job_seen=row["job_seen"] or seen)
 
 
 def beat(

@@ -7,7 +7,7 @@ sequence, and of that only the last tenth, which follows when the build ends: on
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, and_, case, delete, func, insert, select, update
@@ -15,7 +15,7 @@ from sqlalchemy.sql.dml import ReturningDelete
 
 from builder.store.engine import Store
 from builder.store.schema import builds, held_lines, log_chunks
-from builder.store.transitions import JOB, RUNNING, furthest
+from builder.store.transitions import JOB, OWNED, RUNNING, furthest
 from builder.text import log_line
 
 Line = dict[str, Any]
@@ -27,12 +27,13 @@ Columns = dict[str, Any]
 """Columns of the build that the caller writes with its own, in one UPDATE."""
 _COUNTERS = (
     builds.c.build_id, builds.c.claim_lines, builds.c.log_lines, builds.c.log_limit, builds.c.log_bytes,
-    builds.c.held_bytes, builds.c.log_cut, builds.c.phase, builds.c.cursors,
+    builds.c.held_bytes, builds.c.log_cut, builds.c.phase, builds.c.cursors, builds.c.stage,
 )  # fmt: skip
 
 TAIL = 10  # a tenth of the limit is for the last lines
 LINE_OVERHEAD = 64  # what a held line costs beside its text, so that empty lines are bounded as well
 CHUNK = 500  # lines, when the held ones follow
+MOST_CURSORS = 64  # containers of one Job
 EVICTED = 100  # held batches that one statement deletes
 
 
@@ -44,16 +45,19 @@ def append(
     lines: Sequence[Line],
     node: str = "",
     cursors: Mapping[str, tuple[int, int]] | None = None,
+    stages: Collection[str] = OWNED,
 ) -> tuple[bool, int, list[Line]]:
     """Keep a batch: the fence, what is kept already, the next sequences, the chunk. One transaction.
 
     A node is not trusted to send lines without controls of a terminal: whatever enters the store passes `log_line`.
     The record's phase follows the lines, in the UPDATE that counts them. `cursors`: container of a Job → where a
     reader of its log stands behind these lines; stored in that UPDATE, too, so that an adopter neither misses a line
-    nor gets one twice.
+    nor gets one twice. Only a watcher has any, of `MOST_CURSORS` containers in all. `stages`: those that the caller may
+    write in.
     Returns (stale, kept until this index of the claim, the lines that are new with their sequences).
     """
-    mine = (builds.c.build_id == build_id, builds.c.claim == claim, builds.c.status == RUNNING)
+    owned = (builds.c.status == RUNNING, builds.c.stage.in_(stages))
+    mine = (builds.c.build_id == build_id, builds.c.claim == claim, *owned)
     owner = case((builds.c.stage == JOB, builds.c.watcher), else_=builds.c.node_id)
     same = and_(*mine, owner == node) if node else and_(*mine)
     lines = [{**line, "l": log_line(line["l"])} for line in lines]  # before the lock
@@ -72,8 +76,9 @@ def append(
             return False, kept, []
         numbered, columns = _keep(tx, row, fresh)
         columns["phase"] = furthest(row["phase"], {one["p"] for one in fresh})
-        if cursors:
-            columns["cursors"] = json.dumps({**json.loads(row["cursors"] or "{}"), **cursors})
+        if cursors and row["stage"] == JOB:
+            known = {**json.loads(row["cursors"] or "{}"), **cursors}
+            columns["cursors"] = json.dumps(dict(list(known.items())[:MOST_CURSORS]))
         tx.execute(update(builds).where(same).values(claim_lines=kept + len(fresh), **columns))
     return False, kept + len(fresh), numbered
 

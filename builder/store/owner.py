@@ -285,9 +285,11 @@ class Finished:
     row: Row | None = None
 
 
-def finish(store: Store, request: pb.FinishRequest, backoff_ms: int, node: str = "") -> Finished:
+def finish(
+    store: Store, request: pb.FinishRequest, backoff_ms: int, node: str = "", stages: Collection[str] = OWNED
+) -> Finished:
     """The outcome of an owner of WORK or JOB: FINALIZE under a new claim, FAILED, CANCELLED, or PENDING again for a
-    platform failure.
+    platform failure. `stages`: those that the caller may end.
 
     A finish that was stored is answered "done" with the record however often and late it is repeated.
     """
@@ -298,7 +300,7 @@ def finish(store: Store, request: pb.FinishRequest, backoff_ms: int, node: str =
         finished = json.loads(row["finished"])
         if request.claim in finished:
             return Finished(outcome="done", row=row)
-        if (row["claim"], row["status"]) != (request.claim, RUNNING) or row["stage"] not in OWNED:
+        if (row["claim"], row["status"]) != (request.claim, RUNNING) or row["stage"] not in stages:
             return Finished(outcome="stale", row=row)
         if not is_owner(row, node):
             return Finished(outcome="stale", row=row)
@@ -354,18 +356,20 @@ def failed(
     return end(tx, now, row, fail, FAILED, failure, phase=row["phase"], **kept)
 
 
-def _fenced_to_owner(build_id: str, claim: int, node: str) -> Sequence[Any]:
-    """The fence of an owner, whichever stage it has."""
-    return (or_(*(and_(*fence(build_id, claim, stage, node)) for stage in OWNED)),)
+def _fenced_to_owner(build_id: str, claim: int, node: str, stages: Collection[str]) -> Sequence[Any]:
+    """The fence of an owner, whichever of these stages it has."""
+    return (or_(*(and_(*fence(build_id, claim, stage, node)) for stage in stages)),)
 
 
-def hand_back(store: Store, build_id: str, claim: int, reason: str, node: str = "") -> Row | None:
+def hand_back(
+    store: Store, build_id: str, claim: int, reason: str, node: str = "", stages: Collection[str] = OWNED
+) -> Row | None:
     """The owner gives the build back: "drain" costs nothing, "lost" counts as a failure (poison). None: stale.
 
     Of a watcher the Job goes on, and another adopts it.
     """
     with store.transaction() as tx:
-        row, now = lock_timed(store, tx, *_fenced_to_owner(build_id, claim, node))
+        row, now = lock_timed(store, tx, *_fenced_to_owner(build_id, claim, node, stages))
         if row is None:
             return None
         if reason == "lost":

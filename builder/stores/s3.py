@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import re
+import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
@@ -104,8 +105,9 @@ class BucketStore:
 
     def delete(self, sha256: str, age_s: float) -> bool:
         """Whoever is about to name a source writes it first and looks for a mark then; the mark is written before the
-        age is looked at. So a renewal shows in the age, or its caller sees the mark."""
-        key, mark = self._key(sha256), self._mark(sha256)
+        age is looked at. So a renewal shows in the age, or its caller sees the mark. Each deletion has a mark of its
+        own: another process, whose deletion ends first, would take a shared one with it."""
+        key, mark = self._key(sha256), f"{self._marks(sha256)}{secrets.token_hex(8)}"
         with self._ours():
             self._client.put_object(Bucket=self._bucket, Key=mark, Body=b"")
             try:
@@ -197,10 +199,10 @@ class BucketStore:
         return True
 
     def _require_unmarked(self, sha256: str) -> None:
-        with self._ours():
-            mark = self._head(self._mark(sha256))
-        if mark is not None and _date_of(mark) - mark["LastModified"].timestamp() < STALE_S:
-            raise _unavailable("this source is just being deleted; ask again")
+        for page in self._pages("list_objects_v2", Prefix=self._marks(sha256)):
+            now = _date_of(page)
+            if any(now - mark["LastModified"].timestamp() < STALE_S for mark in page.get("Contents", ())):
+                raise _unavailable("this source is just being deleted; ask again")
 
     def _head(self, key: str) -> Any:
         """What is known of an object; None where there is none."""
@@ -234,8 +236,9 @@ class BucketStore:
             raise BuildError("SourceNotFound", "a source is named by 64 hexadecimal digits")
         return f"{self._prefix}sha256/{sha256[:2]}/{sha256}"
 
-    def _mark(self, sha256: str) -> str:
-        return f"{self._prefix}deleting/{sha256}"
+    def _marks(self, sha256: str) -> str:
+        """What the names of the marks of a source's deletions begin with."""
+        return f"{self._prefix}deleting/{sha256}."
 
     @contextmanager
     def _ours(self, sha256: str = "") -> Iterator[None]:

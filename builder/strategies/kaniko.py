@@ -134,7 +134,7 @@ class Executor:
 
     def explaining(self, ended: Ended) -> tuple[str, ...]:
         """See `Reading.explaining`."""
-        return (CONTAINER,) if ended.container in ("", CONTAINER) else ()
+        return (CONTAINER,) if ended.container in ("", CONTAINER) and ended.reason in ends.EXPLAINED else ()
 
     def is_own(self, line: str) -> bool:
         """See `Reading.is_own`."""

@@ -17,6 +17,7 @@ from builder.errors import BuildError, PlatformError
 from builder.kube.ended import Ended
 from builder.kube.logs import Cursor, Line
 from builder.logs import logger
+from builder.plan import Diagnosis
 from builder.strategies import by_name
 from builder.strategies.base import Reading
 from builder.text import log_line
@@ -26,6 +27,7 @@ from builder.watcher.cluster import Cluster
 log = logger("watcher")
 
 T = TypeVar("T")
+LOOK_S = 5.0
 
 
 class Lost(Exception):
@@ -66,7 +68,8 @@ class Followed:
         if not self._cancelled and self._cluster and self._reading:
             emit = partial(self._emit, self._reading)
             await self._unless_stopped(self._cluster.so_far(self.job.name, dict(self._cursors), emit))
-        request = pb.CaughtUpRequest(protocol=PROTOCOL, build_id=self.build_id, claim=self.claim)
+        seen = bool(self._cluster and self._cluster.began_ms(self.job.name))
+        request = pb.CaughtUpRequest(protocol=PROTOCOL, build_id=self.build_id, claim=self.claim, seen=seen)
         if (await self._insist(lambda: self._calls.caught_up(request))).stale:
             raise Lost
 
@@ -108,12 +111,26 @@ class Followed:
         """The Job to its end; what it waits for becomes lines of the log."""
         words: asyncio.Queue[str] = asyncio.Queue()
         saying = asyncio.create_task(self._say_all(words))
+        overdue = asyncio.create_task(self._overdue(cluster))
         emit = partial(self._emit, reading)
+        attending = asyncio.ensure_future(cluster.attend(self.job.name, dict(self._cursors), emit, words.put_nowait))
         try:
-            return await cluster.attend(self.job.name, dict(self._cursors), emit, words.put_nowait)
+            await asyncio.wait({attending, overdue}, return_when=asyncio.FIRST_COMPLETED)
+            return attending.result() if attending.done() else overdue.result()
         finally:
-            saying.cancel()
-            await asyncio.gather(saying, return_exceptions=True)
+            for task in (tasks := (saying, overdue, attending)):
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _overdue(self, cluster: Cluster) -> Ended:
+        """The end of a Job whose time is over while the cluster is away: whoever waits longer finds the build ended as
+        one that took too long, which nobody knows."""
+        late_ms = self.job.deadline_at_ms + self.grant.lease_ms // 2
+        while True:
+            await asyncio.sleep(max(LOOK_S, (late_ms - _now()) / 1000))
+            if not cluster.has_view():
+                message = "the cluster is away since before the build's time was over: how its Job ended is not known"
+                return Ended(reason="ClusterUnavailable", message=message)
 
     async def _say_all(self, words: asyncio.Queue[str]) -> None:
         while True:
@@ -179,13 +196,18 @@ class Followed:
             container: await cluster.explaining(self.job.name, container, reading.is_own, self._output_lines)
             for container in reading.explaining(ended)
         }
-        found = reading.diagnose(ended, lines)
+        try:
+            found = reading.diagnose(ended, lines)
+        except Exception as error:  # words of a build, however odd, keep no build from its end
+            log.error("an end is not explained", action="end-unexplained", build_id=self.build_id, error=repr(error),
+                      exc_info=True)  # fmt: skip
+            found = Diagnosis(reason=ended.reason, message=ended.message)
         return BuildError(
             found.reason,
-            found.message,
-            where=found.where,
+            log_line(found.message),
+            where=log_line(found.where),
             said=tuple(log_line(line) for line in found.said),
-            next=found.next,
+            next=log_line(found.next),
             exit_code=ended.exit_code,
             limit=ended.limit,
             peak=ended.peak,

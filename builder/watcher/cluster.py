@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +29,19 @@ READY_LOOK_S = 30.0
 MOST_OWN_LINES = 20_000
 """Of a tool's own lines in a container's log, as far as they explain an end."""
 
+MOST_CHARACTERS = 4 * 1024 * 1024
+"""Of a tool's own lines, and of the last ones behind them. A program writes either, each as long as a line may be."""
+
+MOST_BEHIND = 1024 * 1024
+"""Characters of a container's log that are stored before its build is caught up with; what is behind them comes with
+the rest of the log. A build that writes without end would keep its watcher from every other."""
+
+ATTEMPTS = re.compile(r"[0-9]{1,18}")
+"""The label of an attempt. Whoever may create Jobs writes it: a number that no message holds is none."""
+
+CATCH_UP_TRIES, EXPLAIN_TRIES = 3, 8
+"""To read a log that does not come. What is not caught up with is followed; an end without its words is an end."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SeenJob:
@@ -49,8 +63,12 @@ class Cluster(Protocol):
         """Wait until the view of the cluster is current."""
         ...
 
+    def has_view(self) -> bool:
+        """Whether the view of the cluster is current."""
+        ...
+
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
-        """Emit what the Job's containers wrote until now, behind their cursors."""
+        """Emit what the Job's containers wrote until now, behind their cursors: the first MiB of each."""
         ...
 
     async def attend(
@@ -73,6 +91,20 @@ class Cluster(Protocol):
         ...
 
 
+class _Tail:
+    """The last lines of many: at most so many of them, and of their characters."""
+
+    def __init__(self, most: int) -> None:
+        self.lines: deque[str] = deque()
+        self._most, self._size = most, 0
+
+    def append(self, line: str) -> None:
+        self.lines.append(line)
+        self._size += len(line)
+        while len(self.lines) > self._most or self._size > MOST_CHARACTERS:
+            self._size -= len(self.lines.popleft())
+
+
 @dataclass(kw_only=True)
 class KubeCluster:
     """A namespace of a real cluster, through one list and watch."""
@@ -91,15 +123,24 @@ class KubeCluster:
                 why = self.watch.jobs.unavailable or self.watch.pods.unavailable
                 log.warning("a namespace is not seen", action="view-missing", namespace=self.namespace, why=str(why))
 
+    def has_view(self) -> bool:
+        return self.watch.jobs.is_current.is_set() and self.watch.pods.is_current.is_set()
+
     async def so_far(self, job: str, cursors: Mapping[str, Cursor], emit: Emit) -> None:
         await self.watch.ready()
         for pod in self.watch.look(job)[1]:
             name = pod["metadata"]["name"]
             for container in started(pod):
                 cursor = cursors.get(container, Cursor())
-                async with aclosing(read_so_far(self.api, self.namespace, name, container, cursor)) as batches:
+                async with aclosing(
+                    read_so_far(self.api, self.namespace, name, container, cursor, CATCH_UP_TRIES)
+                ) as batches:
+                    left = MOST_BEHIND
                     async for lines, behind in batches:
                         await emit(container, lines, behind)
+                        left -= sum(len(line.text) + 1 for line in lines)
+                        if left <= 0:
+                            break
 
     async def attend(self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]) -> Ended:
         return await attend(
@@ -114,21 +155,22 @@ class KubeCluster:
         )
 
     async def explaining(self, job: str, container: str, is_own: Callable[[str], bool], output_lines: int) -> list[str]:
-        own: deque[str] = deque(maxlen=MOST_OWN_LINES)
-        output: deque[str] = deque(maxlen=output_lines)
+        own, output = _Tail(MOST_OWN_LINES), _Tail(output_lines)
         for pod in self.watch.look(job)[1]:
             if container not in started(pod):
                 continue
             name = pod["metadata"]["name"]
-            async with aclosing(read_so_far(self.api, self.namespace, name, container, Cursor())) as batches:
+            async with aclosing(
+                read_so_far(self.api, self.namespace, name, container, Cursor(), EXPLAIN_TRIES)
+            ) as batches:
                 async for lines, _ in batches:
                     for line in lines:
                         if not is_own(line.text):
                             output.append(line.text)
                         else:
-                            output.clear()
+                            output = _Tail(output_lines)
                             own.append(line.text)
-        return [*own, *output]
+        return [*own.lines, *output.lines]
 
     async def delete(self, job: str, uid: str = "") -> None:
         try:
@@ -146,7 +188,7 @@ class KubeCluster:
         now = time.time()
         for name, item in list(self.watch.jobs.items.items()):
             labels = item["metadata"].get("labels", {})
-            if not labels.get(ATTEMPT, "").isdigit() or item["metadata"].get("deletionTimestamp"):
+            if not ATTEMPTS.fullmatch(labels.get(ATTEMPT, "")) or item["metadata"].get("deletionTimestamp"):
                 continue
             yield SeenJob(
                 name=name,

@@ -7,7 +7,7 @@ import signal
 
 from builder.claims.calls import Refused
 from builder.client.api import Api
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 from builder.kube.api import connect
 from builder.kube.watch import Watch
 from builder.settings import Settings
@@ -43,8 +43,13 @@ async def _watch(settings: Settings) -> None:
         beat_s=settings.heartbeat_ms / 1000,
     )
     viewing = [asyncio.create_task(one.watch.run()) for one in clusters]
+    for view in viewing:  # without a view no end is seen
+        view.add_done_callback(lambda _: draining.set())
     try:
         await watcher.run(draining)
+        for view in viewing:
+            if view.done() and (error := view.exception()):
+                raise PlatformError("ClusterUnavailable", f"the view of the cluster broke: {error!r}") from error
     except Refused as error:
         step = "Use a token with the scope watch, and as node_id the name that this token has, if it has one."
         raise BuildError("InvalidRequest", f"the API refuses this watcher: {error}", where="token", next=step) from None

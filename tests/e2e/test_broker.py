@@ -103,7 +103,7 @@ def test_no_message_ends_a_worker_and_each_is_dropped_and_counted(parts: Parts) 
     assert parts.worker.took(build_id(1)), parts.worker.said()
     assert parts.worker.process.poll() is None and parts.worker.children() == children
     assert until(lambda: parts.dropped() == before + len(GARBAGE), 60), (parts.dropped(), before)
-    assert parts.worker.said().count("message-dropped") == before + len(GARBAGE)
+    assert until(lambda: parts.worker.said().count("message-dropped") == before + len(GARBAGE), 60)
     assert build_id(99) not in parts.worker.said()
 
 

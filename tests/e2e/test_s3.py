@@ -149,6 +149,25 @@ def test_a_renewal_beside_a_deletion_is_seen_by_one_of_them(
             assert named == ["SourceStoreUnavailable"], (at, named)
 
 
+def test_the_end_of_another_deletion_leaves_the_mark_of_this_one(
+    store: BucketStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = store.put([b"x"], 9).sha256
+    other = BucketStore(f"s3://sources/{store._prefix}", store._spool, store._endpoint, REGION)
+    inner, named = store._client._make_api_call, []
+
+    def before(operation: str, parameters: Any) -> Any:
+        if operation == "DeleteObject" and not named:
+            named.append(other.delete(digest, 3600))
+            named.append(reason(lambda: other.renew(digest)))
+        return inner(operation, parameters)
+
+    monkeypatch.setattr(store._client, "_make_api_call", before)
+    assert store.delete(digest, -1)
+    assert named == [False, "SourceStoreUnavailable"]
+    assert store.put([b"x"], 9).sha256 == digest, "no mark is left"
+
+
 def test_what_a_broken_upload_left_goes(store: BucketStore, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     key = store._key("1" * 64)
     store._client.create_multipart_upload(Bucket="sources", Key=key)

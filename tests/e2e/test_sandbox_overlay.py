@@ -143,10 +143,19 @@ def test_where_no_overlay_can_be_mounted_the_step_gets_an_empty_folder(
     sandbox.remove_tree(lower)
 
 
-def test_what_is_written_counts_for_the_disk_limit(work: Path, lower: Path) -> None:
+@pytest.mark.parametrize("ending", ["", "os.unlink('/cache/c/x')"], ids=["files", "files without a name"])
+def test_what_is_written_counts_for_the_disk_limit(work: Path, lower: Path, ending: str) -> None:
     over = made(work, lower, "over")
-    script = "import time\nwith open('/cache/c/x', 'wb') as out:\n for _ in range(64): out.write(bytes(1 << 20))\n"
-    result, _ = ran(work, over, script + " out.flush()\n time.sleep(60)\n", disk=16 * MIB)
+    script = f"""
+import os, time
+opened = []
+for number in range(16):
+    opened.append(open("/cache/c/x", "wb", buffering=0))
+    opened[-1].write(bytes(4 << 20))
+    {ending or "os.rename('/cache/c/x', f'/cache/c/{number}')"}
+time.sleep(60)
+"""
+    result, _ = ran(work, over, script, disk=16 * MIB)
     assert result.reason == "DiskQuotaExceeded"
     sandbox.remove_tree(over.folder)
     sandbox.remove_tree(lower)
@@ -162,3 +171,12 @@ def test_an_overlay_that_cannot_be_mounted_names_what_the_kernel_refused(work: P
         ran(work, over, "print(1)")
     sandbox.remove_tree(over.folder)
     sandbox.remove_tree(lower)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts overlays")
+def test_what_only_a_moment_refused_is_tried_again(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known: dict[int, str] = {}
+    monkeypatch.setattr(overlay, "_known", known)
+    monkeypatch.setattr(overlay, "TRIAL_S", -1.0)
+    assert "it takes longer" in overlay.lacks(str(work.parent))
+    assert not known

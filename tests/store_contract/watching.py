@@ -175,6 +175,7 @@ def test_a_worker_that_is_lost_after_its_mark_leaves_a_job_to_look_for(world: Wo
     world.expire_leases()
     row = adopt(world)
     assert (row["build_id"], row["attempt"], row["failures"], row["job_seen"]) == (build, 1, 1, False)
+    assert jobs.caught_up(world.store, build, row["claim"], "w", seen=False) is not None
     world.fail_work(build, row["claim"], "JobVanished")
     after = world.row(build)
     assert (after["status"], after["retries"], after["avoid"]) == ("PENDING", 0, "")
@@ -273,9 +274,19 @@ def test_a_cursor_is_stored_with_its_lines_and_kept_by_an_adoption(world: World)
     assert send(0, "a", {"fetch": (5, 9)})[1] == 2  # sent again: neither the line nor its cursor is new
     assert send(3, "d", {"kaniko": (8, 8)})[1] == 2  # a gap
     assert json.loads(world.row(build)["cursors"]) == {"fetch": [5, 1], "kaniko": [7, 2]}
+    for number in range(2, 9):  # a watcher that names ever more of them
+        send(number, "c", {f"c{number}-{one}": (1, 1) for one in range(60)})
+    assert len(json.loads(world.row(build)["cursors"])) == logs.MOST_CURSORS
     builds.hand_back(world.store, build, row["claim"], "drain")
     after = adopt(world, "w2")
-    assert (json.loads(after["cursors"])["kaniko"], after["claim_lines"], after["log_lines"]) == ([7, 2], 0, 2)
+    assert (json.loads(after["cursors"])["kaniko"], after["claim_lines"], after["log_lines"]) == ([7, 2], 0, 9)
+
+
+def test_who_works_on_a_build_has_no_cursor_of_its_job(world: World) -> None:
+    build = world.submit()
+    claim = world.claim(build)
+    assert logs.append(world.store, build, claim, 0, [line("a")], "node", {"kaniko": (9_999_999_999, 0)})[1] == 1
+    assert world.row(build)["cursors"] == ""
 
 
 def test_the_attempts_that_may_have_a_job(world: World) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from bench import before, document, results
+from bench import attack, before, document, results
 from bench.document import Machine
 from bench.pairs import differences, interleave, percentile, ratios, spread
 from bench.projects import read
 from bench.results import MET, NO_TARGET, NOT_KNOWN, SHORT, Row, Section
+from bench.servers import Server
 
 MACHINE = Machine(cores=2, memory_gib=8, cpu="A CPU | 3 GHz", system="Linux 6.1", tools="go1.26")
 
@@ -156,3 +159,13 @@ def test_a_revision_changes_one_line_of_one_file(name: str) -> None:
     old, new = first[project.edited].splitlines(), second[project.edited].splitlines()
     assert sum(a != b for a, b in zip(old, new, strict=True)) == 1
     assert project.archive(1) != project.archive(2)
+
+
+def test_an_attack_that_breaks_off_measures_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object) -> str:
+        raise OSError("no attack was sent")
+
+    monkeypatch.setattr(attack, "_submitted", refused)
+    server = cast(Server, SimpleNamespace(running=SimpleNamespace(url="http://127.0.0.1:1", token="")))
+    with pytest.raises(OSError, match="no attack was sent"), attack.attacker(server, (b"",), []):
+        pass

@@ -147,3 +147,9 @@ def test_participants_are_the_lines_of_the_group() -> None:
         "a line of words",
     ]
     assert participants(lines) == ("acme/node@1.0.0", "x@1")
+
+
+def test_last_words_of_any_length_cost_little() -> None:
+    end = Ended(reason="StepFailed", message="m", container="analyze", exit_code=30)
+    found = diagnose(end, {"analyze": ["ERROR: failed to " + "get " * 30_000]})
+    assert len(found.message) <= 4096

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import zipfile
 from dataclasses import replace
@@ -11,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipelines
+from builder import build, indexes, pipelines, sandbox
 from builder.attempt import downloads
+from builder.attempt.attempt import Attempt
+from builder.attempt.planned import Bound
+from builder.attempt.steps import StepResult
 from builder.errors import BuildError
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
 from builder.plan import Access, Cache, Network, Plan, Sees, Step, Wanted
-from builder.source.tree import DictTree
+from builder.source.tree import DictTree, DirTree
+from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import attempt_at
 from tests.golden.update import examples, files_of
 
@@ -282,6 +287,47 @@ def test_a_download_is_left_out_when_the_cache_has_all_of_it(tmp_path: Path) -> 
     assert downloads.left_out(attempt, plan, download) == idna
     assert (fetch / "install.txt").read_text() == f"--find-links ${{WHEELS}}/{HEX}\nidna==3.10 --hash=sha256:{HEX}\n"
     assert downloads.keep(attempt, plan, download) == idna
+
+
+def test_a_step_reaches_another_index_only_while_the_cache_lacks_a_file_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = plans()["python-numpy"]
+    (download,) = [step for step in plan.steps if downloads.cache_of(step)]
+    attempt = attempt_at(tmp_path, known=pipelines.PIPELINES)
+    fetch, private, other = attempt.work / "fetch", attempt.work / "download/wheels", "b" * 64
+    for made in (fetch, private / HEX, attempt.source):
+        made.mkdir(parents=True)
+    (fetch / "requirements.txt").write_text("top==1\n")
+    source = f'sdist = {{ url = "https://files.example/top-1.tar.gz", hashes = {{ sha256 = "{other}" }} }}'
+    (fetch / "pylock.toml").write_text(f'[[packages]]\nname = "top"\nversion = "1"\n{source}\n')
+    (fetch / "pylock.build-0.toml").write_text("packages = []\n")
+    listed: dict[str, object] = {"name": "top", "version": "1", "lock": "pylock.build-0.toml"}
+    (fetch / "sdists.json").write_text(json.dumps([listed]))
+    assert downloads.other_indexes(attempt, plan, download) == frozenset(), "nothing of it is Rust"
+    (fetch / "sdists.json").write_text(json.dumps([listed | {"crates": [["itoa", "1.0.0", HEX]]}]))
+    assert downloads.other_indexes(attempt, plan, download) == {"crates"}
+    reached: list[tuple[str, ...]] = []
+
+    def execute(attempt: Attempt, toolchain: Provided, step: Step) -> StepResult:
+        reached.append(tuple(row.host for row in toolchain.indexes.hosts))
+        raise InterruptedError
+
+    monkeypatch.setattr(build, "execute_step", execute)
+    toolchain = Provided(base=None, root=sandbox.Root(), digests={}, indexes=indexes.shipped()["python"])
+    bound = Bound(plan=plan, toolchain=toolchain, materials=())
+    for step in plan.steps:
+        if step.network is not Network.NONE:
+            with pytest.raises(InterruptedError):
+                build.run_step(attempt, bound, step, ())
+    assert reached == [("pypi.org",), ("pypi.org", "index.crates.io", "static.crates.io")]
+    assert not any(downloads.other_indexes(attempt, plan, step) for step in plan.steps if step != download)
+    (private / HEX / "itoa-1.0.0.crate").write_bytes(DATA)
+    found = pipelines.fetched(plan, DirTree(fetch))
+    assert found is not None
+    (crate,) = (one for one in found.wanted if one.index)
+    downloads.take(private, downloads.shared(attempt, "wheels"), crate, limit=LIMIT)
+    assert downloads.other_indexes(attempt, plan, download) == frozenset()
 
 
 def test_the_build_user_enters_what_the_node_makes_for_it_whatever_the_umask(

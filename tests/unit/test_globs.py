@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import assume, given, settings
@@ -91,3 +92,16 @@ def test_time_grows_as_the_path_does(pattern: str, part: str) -> None:
         if ratios[-1] <= 32:
             break
     assert min(ratios) <= 32, ratios
+
+
+def test_memory_grows_as_the_pattern_does() -> None:
+    """Each class has a number with a bit for each state: of a pattern that no path can match none is made."""
+    pattern = "".join(f"**[{chr(0x4E00 + number)}b]" for number in range(16_000))
+    tracemalloc.start()
+    try:
+        made = moby_pattern(pattern)
+        assert not made.matches("b" * 4096)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 16 << 20, peak

@@ -129,6 +129,10 @@ def test_facts_travel_whole_or_without_the_lines(tmp_path: Path) -> None:
     assert len(text) <= 64 * 1024 and read_facts(text).instructions == ()
     with pytest.raises(ValueError):
         read_facts("{}")
+    row = '{"dockerfile": "D", "materials": [], "instructions": [[Infinity, 1, "x"]]}'
+    for hostile in ("[" * 60_000, "[]", "null", "1", row, row.replace("Infinity", "1" * 5000)):
+        with pytest.raises(ValueError):
+            read_facts(hostile)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +176,7 @@ class JobCalls(MemoryCalls):
         self.keys: list[str] = []
         self.marked: pb.LaunchingRequest | None = None
         self.launched_with: pb.LaunchedRequest | None = None
-        self.away = 1
+        self.away, self.lives_s = 1, 0
 
     def open_source(self, build_id: str, claim: int) -> Iterator[bytes]:
         yield self.source
@@ -189,6 +193,7 @@ class JobCalls(MemoryCalls):
             self.away -= 1
             raise Unanswered("away")
         self.order.append("archive")
+        self.lives_s = lives_s
         return pb.StoredArchive(sha256=f"sha256:{sha256}", size_bytes=1, url="http://store/x?signature=s3cret")
 
     def launching(self, request: pb.LaunchingRequest) -> pb.LaunchingResponse:
@@ -296,6 +301,7 @@ def test_archive_mark_job_and_hand_over_in_this_order(tmp_path: Path) -> None:
     assert [secret["metadata"]["name"] for secret in cluster.secrets] == [job_name(BUILD, 1)]
     assert not any("s3cret" in line or "pass" in line for line in calls.kept[BUILD])
     assert "s3cret" not in calls.marked.job.facts
+    assert 120 <= calls.lives_s <= 60 + 120, "as long as the Job may take, and no hour"
 
 
 def test_the_servers_login_reaches_no_job(tmp_path: Path) -> None:

@@ -167,3 +167,17 @@ def test_mistakes_that_no_program_of_the_user_reports(lines: list[str], reason: 
     found = diagnose(STEP, lines, NAMES)
     assert (found.reason, found.where, found.message) == (reason, where, message)
     assert found.said and not found.said[0].startswith("{")
+
+
+def test_output_that_imitates_the_executor_costs_little_and_ends_nothing() -> None:
+    """Lines of a hostile program, as long as a line may be: nested, full of what a pattern looks for, all alike."""
+    deep = '{"level":' + "[" * 100_000
+    assert shown(deep) == deep
+    many = tuple(Instruction(stage=0, line=line, text=f"RUN echo {line}") for line in range(4_000))
+    lines = [FIRST[0], *(own(f"RUN echo {line % 7} no") for line in range(20_000)), own("RUN echo 3999")]
+    found = last_instruction(lines, many)
+    assert found is not None and found.line == 3_999
+    prefix = "error building image: failed to get fileinfo for /kaniko/buildcontext/"
+    final = prefix + "failed to get fileinfo for /kaniko/buildcontext/" * 1_300 + ": lstat " * 8_000
+    for ended in (STEP, Ended(reason="OutOfMemory", message="m")):
+        assert len(diagnose(ended, [deep, final], DOCKERFILE).message) <= 4096

@@ -68,6 +68,8 @@ def condition(kind: str, status: str, reason: str = "", message: str = "") -> li
 
 DONE = ended(0, "Completed", "sha256:" + "ab" * 32)
 FAILED = job("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
+CREATING = waiting("ContainerCreating")
+SCHEDULED = condition("PodScheduled", "True")
 NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
 
 
@@ -117,6 +119,15 @@ NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
         (job(), [pod(main=waiting("CreateContainerConfigError", "no secret"))], "ClusterUnavailable"),
         (FAILED, [pod(main=ended(128, "StartError", "no such file"))], "ExecutorImageUnavailable"),
         (job(), [pod(conditions=condition("PodScheduled", "False", "Unschedulable", NO_ROOM))], "Unschedulable"),
+        (job(), [pod(waiting("PodInitializing"), CREATING, conditions=SCHEDULED)], "ClusterUnavailable"),
+        (job(), [pod(conditions=SCHEDULED)], "ClusterUnavailable"),
+        (job("Failed", "DeadlineExceeded"), [pod(CREATING, CREATING, conditions=SCHEDULED)], "ClusterUnavailable"),
+        (
+            job("FailureTarget", "DeadlineExceeded"),
+            [pod(conditions=condition("PodScheduled", "False", "Unschedulable", NO_ROOM))],
+            "Unschedulable",
+        ),
+        (job("Failed", "DeadlineExceeded"), [pod({"running": {}}, CREATING, conditions=SCHEDULED)], "Timeout"),
     ],
 )
 def test_each_end_has_its_reason(found: dict[str, Any] | None, pods: list[dict[str, Any]], reason: str) -> None:
@@ -134,6 +145,8 @@ def test_each_end_has_its_reason(found: dict[str, Any] | None, pods: list[dict[s
         (job(), [pod({"running": {}})], ""),
         (job(), [pod(DONE, {"running": {}})], ""),
         (job(), [pod(main=waiting("ContainerCreating"))], ""),
+        (job(), [pod(ended(0), CREATING, conditions=SCHEDULED)], ""),
+        (job(), [pod({"running": {}}, CREATING, conditions=SCHEDULED)], ""),
         (FAILED, [pod()], "ends"),
         (job(), [pod(ended(0), ended(137))], ""),
         (job(), [deleted()], ""),

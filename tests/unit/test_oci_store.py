@@ -12,6 +12,7 @@ from builder.errors import BuildError
 from builder.images.image import canonical, digest_of
 from builder.images.layout import Layout
 from builder.images.store import ImageStore, pull
+from builder.text import size
 from tests.oci_fixtures import make_image
 
 
@@ -47,6 +48,9 @@ def test_an_image_that_is_too_large_is_not_unpacked_and_names_the_setting(tmp_pa
         with pytest.raises(BuildError, match="ArtifactTooLarge") as caught:
             pull(registry, "org/app", image.digest, home, limit)
         assert "UNPACKED_IMAGE_BYTES" in caught.value.next and not (home / "root").exists()
+    limit = image.layers[0].size + 1  # the second layer is one too much, and the limit is that of all
+    with pytest.raises(BuildError, match=rf"takes more than {size(limit)} here"):
+        pull(registry, "org/app", image.digest, home, limit)
 
 
 def test_a_manifest_cannot_name_a_file_outside_the_folder(tmp_path: Path) -> None:

@@ -94,6 +94,13 @@ def test_the_crates_of_an_sdist_with_rust_code_are_read_from_its_own_locks(tmp_p
     assert RESOLVE.read_sdist(sdist(tmp_path, "y-1.tar.gz", files)[0])["crates"] == []
 
 
+def test_reading_locks_ends_with_the_most_crates_that_an_sdist_may_have(tmp_path: Path) -> None:
+    many = "".join(cargo_lock(f"crate-{number}") for number in range(RESOLVE.MOST_CRATES + 1))
+    files = {"pyproject.toml": system("maturin", "maturin"), "Cargo.lock": many, "rust/Cargo.lock": "no TOML"}
+    with pytest.raises(RESOLVE.Unusable, match="has more than 1000 crates"):
+        RESOLVE.read_sdist(sdist(tmp_path, "x-1.tar.gz", files)[0])
+
+
 def test_a_crate_whose_bytes_nothing_pins_is_refused_by_name(tmp_path: Path) -> None:
     git = "git+https://example.com/itoa?rev=1#0123"
     files = {"pyproject.toml": system("maturin>=1,<2", "maturin"), "Cargo.lock": cargo_lock("itoa", git)}

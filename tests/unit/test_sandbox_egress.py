@@ -150,6 +150,7 @@ def test_hosts_are_read_from_the_operators_settings() -> None:
             "PIP_EXTRA_INDEX_URL": "https://user:word@pypi.corp/simple http://plain.corp/simple",
             "GOSUMDB": "sum.golang.org",
             "UV_INDEX_URL": "https://[fd00::1]:444/simple",
+            "CARGO_REGISTRIES_MIRROR_INDEX": "sparse+https://crates.corp/",
         }
     )
     assert found == {
@@ -158,13 +159,13 @@ def test_hosts_are_read_from_the_operators_settings() -> None:
         ("pypi.corp", 443),
         ("plain.corp", 80),
         ("fd00::1", 444),
+        ("crates.corp", 443),
     }
 
 
 CLIENTS = indexes.shipped()
 PYPI = {"pypi.org", "files.pythonhosted.org"}
-OPEN = PYPI | {"index.crates.io", "static.crates.io"}
-"""Of Python where no setting moves it: sdists with Rust code have crates."""
+CRATES = {"index.crates.io", "static.crates.io"}
 GO_PROXY = {"proxy.golang.org"}
 GO_SUM = {"sum.golang.org"}
 CORP = "https://pypi.corp/simple"
@@ -173,11 +174,11 @@ CORP = "https://pypi.corp/simple"
 @pytest.mark.parametrize(
     ("runtime", "settings", "hosts"),
     [
-        ("python", {}, OPEN),
+        ("python", {}, PYPI),
         ("python", {"UV_DEFAULT_INDEX": CORP}, {"pypi.corp"}),
         ("python", {"UV_INDEX_URL": CORP}, {"pypi.corp"}),
-        ("python", {"UV_DEFAULT_INDEX": ""}, OPEN),
-        ("python", {"UV_INDEX": f"mine={CORP}"}, {"pypi.corp"} | OPEN),
+        ("python", {"UV_DEFAULT_INDEX": ""}, PYPI),
+        ("python", {"UV_INDEX": f"mine={CORP}"}, {"pypi.corp"} | PYPI),
         ("python", {"UV_DEFAULT_INDEX": "https://pypi.org/simple"}, PYPI),
         ("python", {"UV_DEFAULT_INDEX": CORP, "UV_INDEX": "https://pypi.org/simple"}, {"pypi.corp"} | PYPI),
         ("python", {"UV_DEFAULT_INDEX": CORP, "FILES": "https://files.corp"}, {"pypi.corp", "files.corp"}),
@@ -190,7 +191,7 @@ CORP = "https://pypi.corp/simple"
         ("go", {"GOPROXY": "https://go.corp", "GONOSUMDB": "corp/*", "GOPRIVATE": "corp/*"}, {"go.corp"} | GO_SUM),
         ("go", {"GOSUMDB": "off"}, GO_PROXY),
         ("go", {"GO_FILES": "https://buckets.example"}, GO_PROXY | GO_SUM | {"buckets.example"}),
-        ("python", {"GO_FILES": "https://buckets.example"}, OPEN),
+        ("python", {"GO_FILES": "https://buckets.example"}, PYPI),
         ("go", {"GOSUMDB": "sum.golang.org"}, GO_PROXY | GO_SUM),
         ("go", {"GOSUMDB": "sum.corp+033de0ae+Ac4z"}, GO_PROXY | {"sum.corp"}),
         ("go", {"GOSUMDB": "sum.golang.org+033de0ae+Ac4z https://sum.corp/x"}, GO_PROXY | {"sum.corp"}),
@@ -201,6 +202,33 @@ def test_a_runtimes_public_indexes_are_open_only_where_no_setting_moves_its_clie
 ) -> None:
     found = Egress.for_indexes(CLIENTS[runtime], settings).policy.hosts
     assert found == {(host, 443) for host in hosts}
+
+
+@pytest.mark.parametrize(
+    ("settings", "hosts"),
+    [
+        ({}, PYPI | CRATES),
+        ({"UV_INDEX": f"mine={CORP}"}, {"pypi.corp"} | PYPI | CRATES),
+        ({"UV_DEFAULT_INDEX": CORP}, {"pypi.corp"}),
+        ({"CARGO_REGISTRIES_MIRROR_INDEX": "sparse+https://crates.corp/"}, PYPI | {"crates.corp"}),
+    ],
+)
+def test_the_registry_of_crates_is_open_to_python_only_where_a_step_asks_for_it(
+    settings: dict[str, str], hosts: set[str]
+) -> None:
+    python = CLIENTS["python"]
+    asked = Egress.for_indexes(python.with_others({"crates"}), settings).policy.hosts
+    assert asked == {(host, 443) for host in hosts}
+    without = Egress.for_indexes(python.with_others(()), settings).policy.hosts
+    assert without == {(host, 443) for host in hosts - CRATES - {"crates.corp"}}
+
+
+def test_the_setting_of_another_index_is_read_from_the_machine_and_reaches_no_step_without_it() -> None:
+    machine = {"CARGO_REGISTRIES_MIRROR_INDEX": "sparse+https://crates.corp/"}
+    python = CLIENTS["python"]
+    assert python.from_machine(machine) == machine
+    assert python.environment(machine) == {}
+    assert python.with_others({"crates"}).environment(machine) == machine
 
 
 def test_a_runtime_that_lists_no_index_reaches_none() -> None:

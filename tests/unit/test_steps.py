@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from builder import indexes, sandbox
 from builder.attempt import steps
 from builder.errors import PlatformError
 from builder.images.image import BaseImage
-from builder.plan import Network, Sees, Step
+from builder.plan import Access, Cache, Network, Sees, Step
 from builder.sandbox import EgressRecord, Verdict
 from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import attempt_at
@@ -46,6 +47,31 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
 
 def connection(host: str, verdict: Verdict, came: int = 0) -> EgressRecord:
     return EgressRecord(host=host, port=443, bytes_in=came, bytes_out=came, verdict=verdict)
+
+
+def test_the_build_user_passes_to_what_it_writes_of_a_cache_whatever_the_umask(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, int]] = []
+
+    def run(command: sandbox.Command, *_: object, **others: object) -> sandbox.Result:
+        for name, over in command.overlays.items():
+            seen.extend((name, each.stat().st_mode & 0o777) for each in (over.folder.parent, over.folder, over.upper))
+        return DONE
+
+    monkeypatch.setattr(steps.sandbox, "run", run)
+    attempt = attempt_at(tmp_path)
+    attempt.work.parent.mkdir(parents=True, exist_ok=True)
+    toolchain = Provided(base=None, root=sandbox.Root(), digests={})
+    step = Step(name="compile", argv=("x",), caches=(Cache(name="go-build", access=Access.OVERLAY),))
+    before = os.umask(0o077)
+    try:
+        steps.execute_step(attempt, toolchain, step)
+        steps.execute_step(attempt, toolchain, step)
+    finally:
+        os.umask(before)
+    assert seen[:2] == [("go-build", 0o755)] * 2 and len(seen) == 6
+    assert not list(attempt.work.parent.glob("*.overlay")), "it ends with the step"
 
 
 def test_a_fetch_step_ends_with_whom_it_reached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from builder.kube import attend as attending
 from builder.kube.api import Refused as ClusterRefused
 from builder.kube.ended import Ended
 from builder.kube.watch import Watch
+from builder.watcher import build as following
 from builder.watcher import cluster as clusters
 from builder.watcher.cluster import SeenJob
 from builder.watcher.watcher import Watcher
@@ -226,6 +227,7 @@ def test_a_job_that_is_not_there_has_vanished_or_never_was(seen: bool, words: st
         assert one.finished is not None
         assert one.finished.failure.reason == "JobVanished"
         assert words in one.finished.failure.message
+        assert one.seen is seen, "what nobody created is not seen by whoever looks for it"
 
     run(scenario())
 
@@ -238,6 +240,43 @@ def test_a_success_without_a_digest_is_none() -> None:
             await board.until(lambda: one.finished is not None)
         assert one.finished is not None
         assert (one.finished.WhichOneof("outcome"), one.finished.failure.reason) == ("failure", "Internal")
+
+    run(scenario())
+
+
+def test_hostile_facts_and_lines_end_no_watcher_and_keep_no_build_from_its_end() -> None:
+    """A node writes facts, a build prints lines: neither is what a parser likes."""
+    facts = json.dumps({"dockerfile": "\ud800", "materials": [], "instructions": []})
+    own = json.dumps({"level": "info", "msg": "Retrieving image manifest \ud800", "time": "t"})
+    pull = "error building image: GET https://h/v2/x/manifests/y: MANIFEST_UNKNOWN"
+
+    async def scenario() -> None:
+        builds = [Record("b1", facts="[" * 60_000), Record("b2", facts=facts), Record("b3")]
+        jobs = [OneJob('{"level":' + "[" * 100_000), OneJob(own, pull), OneJob("x")]
+        for job in jobs:
+            job.end(Ended(reason="StepFailed", message="kaniko ended with 1", container="kaniko", exit_code=1))
+        board, cluster = Board(*builds), MemoryCluster({one.job: job for one, job in zip(builds, jobs, strict=True)})
+        async with watching(board, cluster):
+            await board.until(lambda: all(one.finished is not None for one in builds))
+        found = [one.finished.failure.reason for one in builds if one.finished]
+        assert found == ["StepFailed"] * 3
+
+    run(scenario())
+
+
+def test_a_cluster_that_is_away_when_the_time_is_over_is_not_the_users_timeout(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "LOOK_S", 0.01)
+
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("x")})
+        cluster.is_current = asyncio.Event()
+        cluster.is_current.set()
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+            cluster.is_current.clear()
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        assert (one.finished.failure.reason, one.finished.failure.error_class) == ("ClusterUnavailable", "platform")
 
     run(scenario())
 

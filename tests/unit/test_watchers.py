@@ -87,6 +87,40 @@ def test_a_watcher_and_a_node_do_not_write_for_each_other(services: Services) ->
     assert services.get(build) == before
 
 
+def test_a_scope_writes_in_its_stage_alone_whatever_the_token_is_named(services: Services) -> None:  # noqa: F811
+    """A machine may have a node and a watcher of one name; a token without a name is for every name."""
+    working = services.submit()
+    node = node_of("w")
+    services.worker.register_node(
+        node, pb.RegisterNodeRequest(protocol=1, node_id="w", queues=["compile.python"], toolchains={"python-3.11": ""})
+    )
+    claimed = services.worker.claim_build(
+        node, pb.ClaimBuildRequest(protocol=1, build_id=working, node_id="w", nonce="x")
+    )
+    watched, _ = launch(services)
+    adopted = adopt(services)
+    nameless = [Caller(organization="", scopes=frozenset({scope})) for scope in ("worker", "watch")]
+    for build, claim, others in (
+        (watched, adopted.claim, (node, nameless[0])),
+        (working, claimed.claim, (WATCHER, nameless[1])),
+    ):
+        mine, before = {"protocol": 1, "build_id": build, "claim": claim}, services.get(build)
+        for other in others:
+            worker = services.worker
+            assert worker.append_log(other, pb.AppendLogRequest(**mine, lines=[pb.LogEntry(line="x")])).stale
+            assert worker.finish(other, pb.FinishRequest(**mine, failure=pb.Failure(reason="Timeout"))).stale
+            assert worker.hand_back(other, pb.HandBackRequest(**mine, reason="lost")).stale
+        assert services.get(build) == before
+
+
+def test_the_phases_of_a_claim_are_few(services: Services) -> None:  # noqa: F811
+    build, _ = launch(services)
+    mine = {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
+    phases = [pb.PhaseRecord(phase=pb.BUILD_PHASE_BUILD)] * 101
+    with pytest.raises(BuildError, match="phases takes up to 100"):
+        services.worker.finish(WATCHER, pb.FinishRequest(**mine, phases=phases, failure=pb.Failure(reason="Timeout")))
+
+
 @pytest.mark.parametrize(
     ("fields", "where"),
     [

@@ -33,6 +33,8 @@ _PINS = re.compile(r"--hash=sha256:([0-9a-f]{64})")
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _BUILD_LOCK = re.compile(r"pylock\.build-\d{1,3}\.toml", re.ASCII)
 _SDIST = re.compile(r"[A-Za-z0-9][\w.+-]{0,200}\.(?:tar\.(?:gz|bz2|xz)|tgz|zip)", re.ASCII)
+CRATES = "crates"
+"""The kind of index that crates come from (runtimes/python/toolchain.toml)."""
 _CRATE = (re.compile(r"[A-Za-z0-9_-]{1,200}", re.ASCII), re.compile(r"[A-Za-z0-9.+-]{1,200}", re.ASCII), _DIGEST)
 """Name, version and SHA-256 of a crate."""
 _NEWEST_GLIBC = 50
@@ -103,7 +105,8 @@ def _crates(sdist: Sdist) -> Part:
     for name, version, digest in sdist.crates:
         path = f"{digest}/{name}-{version}.crate"
         purl = f"pkg:cargo/{name}@{version}"
-        wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=f"sha256:{digest}", package=purl))
+        pinned = f"sha256:{digest}"
+        wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=pinned, package=purl, index=CRATES))
         urls.append({"crate": name, "version": version, "path": path})
     return Part(wanted=tuple(wanted), urls=tuple(urls), install="")
 

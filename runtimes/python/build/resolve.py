@@ -158,7 +158,7 @@ def read_sdist(path: Path) -> dict[str, Any]:
 
 def crates_of(sdist: str, locks: list[str]) -> list[list[str]]:
     """(name, version, SHA-256) of the crates that an sdist's own locks pin. Raises `Unusable` for any other."""
-    found: list[list[str]] = []
+    found: dict[tuple[str, str, str], None] = {}
     for text in locks:
         try:
             listed = tomllib.loads(text).get("package", [])
@@ -167,15 +167,14 @@ def crates_of(sdist: str, locks: list[str]) -> list[list[str]]:
         for one in listed if isinstance(listed, list) else []:
             if not isinstance(one, dict) or "source" not in one:
                 continue
-            crate = [str(one.get(key, "")) for key in ("name", "version", "checksum")]
+            name, version, checksum = (str(one.get(key, "")) for key in ("name", "version", "checksum"))
             if one["source"] not in CRATES_IO:
                 where = str(one["source"])[:120]
-                raise Unusable(f"error: {sdist} takes the crate {crate[0][:80]} from {where}, not from crates.io")
-            if crate not in found:
-                found.append(crate)
-    if len(found) > MOST_CRATES:
-        raise Unusable(f"error: {sdist} has more than {MOST_CRATES} crates")
-    return found
+                raise Unusable(f"error: {sdist} takes the crate {name[:80]} from {where}, not from crates.io")
+            found[name, version, checksum] = None
+            if len(found) > MOST_CRATES:
+                raise Unusable(f"error: {sdist} has more than {MOST_CRATES} crates")
+    return [list(crate) for crate in found]
 
 
 def from_requires(text: str) -> tuple[list[str], list[str]]:

@@ -2650,19 +2650,23 @@ class CaughtUpRequest(_message.Message):
     PROTOCOL_FIELD_NUMBER: _builtins.int
     BUILD_ID_FIELD_NUMBER: _builtins.int
     CLAIM_FIELD_NUMBER: _builtins.int
+    SEEN_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     build_id: _builtins.str
     claim: _builtins.int
+    seen: _builtins.bool
+    """The Job is, or was, in the cluster."""
     def __init__(
         self,
         *,
         protocol: _builtins.int = ...,
         build_id: _builtins.str = ...,
         claim: _builtins.int = ...,
+        seen: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "protocol", b"protocol"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "protocol", b"protocol", "seen", b"seen"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,139 @@
+"""The cluster as a watcher uses it, over answers of its API that no healthy cluster gives."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+import pytest
+
+from builder.errors import PlatformError
+from builder.kaniko.ended import own_message
+from builder.kube import api as kube
+from builder.kube import follow as following
+from builder.kube.api import Api, Refused
+from builder.kube.attend import _state
+from builder.kube.ended import USUAL, Running
+from builder.kube.job import ATTEMPT, BUILD
+from builder.kube.logs import Cursor, Line
+from builder.kube.watch import JOB_OF, Watch
+from builder.watcher import cluster as watched
+from builder.watcher.cluster import KubeCluster
+
+
+class Answers(Api):
+    """An API whose logs are these lines, and which refuses everything else."""
+
+    def __init__(self, *lines: str) -> None:
+        super().__init__(None)
+        self._lines = lines
+
+    async def log(
+        self, namespace: str, pod: str, container: str, *, since: str, follow: bool
+    ) -> AsyncGenerator[bytes, None]:
+        for number, line in enumerate(self._lines):
+            yield f"2026-01-01T00:00:00.{number:09d}Z {line}\n".encode()
+
+    async def _json(self, *asked: Any, **more: Any) -> dict[str, Any]:
+        raise Refused(503, "", "apiserver is starting")
+
+
+def cluster_of(api: Api) -> KubeCluster:
+    """A cluster with one Job, "j", whose pod runs."""
+    watch = Watch(api, "n")
+    for mirror in (watch.jobs, watch.pods):
+        mirror.is_current.set()
+    pod = {
+        "metadata": {"name": "p", "resourceVersion": "1", "labels": {JOB_OF: "j"}},
+        "status": {"containerStatuses": [{"name": "kaniko", "state": {"running": {}}}]},
+    }
+    watch.pods._put("p", pod)
+    return KubeCluster(api=api, watch=watch, namespace="n")
+
+
+def is_own(line: str) -> bool:
+    return own_message(line) is not None
+
+
+def job(name: str, attempt: str) -> dict[str, Any]:
+    made = {"name": name, "uid": "u", "creationTimestamp": "2026-01-01T00:00:00Z", "resourceVersion": "1"}
+    return {"metadata": {**made, "labels": {BUILD: "b", ATTEMPT: attempt}}, "spec": {}, "status": {}}
+
+
+def test_a_log_without_end_is_stored_in_parts_that_let_the_next_build_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watched, "MOST_BEHIND", 1000)
+    cluster, got = cluster_of(Answers(*("x" * 99 for _ in range(50)))), []
+
+    async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
+        got.extend(lines)
+
+    asyncio.run(cluster.so_far("j", {}, emit))
+    assert len(got) == 10
+
+
+def test_what_explains_an_end_is_bounded_however_long_the_lines_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = '{"level":"info","msg":"%s","time":"t"}'
+    monkeypatch.setattr(watched, "MOST_CHARACTERS", 10_000)
+    lines = (*(own % (str(number) * 1000) for number in range(9)), *(own % "RUN x" for _ in range(9)), "its words")
+    found = asyncio.run(cluster_of(Answers(*lines)).explaining("j", "kaniko", is_own, 50))
+    assert sum(map(len, found)) <= 10_100
+    assert [own_message(line) for line in found[-2:]] == ["RUN x", None]
+    output = asyncio.run(cluster_of(Answers(*("x" * 1000 for _ in range(50)))).explaining("j", "p", is_own, 1000))
+    assert output == []
+    output = asyncio.run(cluster_of(Answers(*("x" * 1000 for _ in range(50)))).explaining("j", "kaniko", is_own, 1000))
+    assert len(output) == 10
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_cluster_that_refuses_an_answer_ends_no_build(known: bool) -> None:
+    async def scenario() -> None:
+        api = Answers()
+        watch = cluster_of(api).watch
+        found = job("j", "1") if known else None
+        state = await _state(api, watch, "n", "j", found, [], USUAL)
+        assert isinstance(state, Running) and "apiserver is starting" in state.words
+
+    asyncio.run(scenario())
+
+
+def test_a_job_whose_attempt_is_no_number_that_we_wrote_is_not_ours() -> None:
+    cluster = cluster_of(Answers())
+    for name, attempt in (("a", "1"), ("b", "9" * 20), ("c", "\u00b2"), ("d", ""), ("e", "x")):
+        cluster.watch.jobs._put(name, job(name, attempt))
+    assert [one.name for one in cluster.seen()] == ["a"]
+
+
+@pytest.mark.parametrize("text", [b"<html>", b"[]", b"", b"[" * 100_000, b'{"type": '])
+def test_what_is_no_object_is_no_answer(text: bytes) -> None:
+    with pytest.raises(PlatformError) as refused:
+        kube._object(text)
+    assert refused.value.reason == "ClusterUnavailable"
+
+
+def test_a_kubelet_that_never_answers_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "FIRST_PAUSE_S", 0.0)
+
+    class Silent(Answers):
+        """Its logs break off behind their lines."""
+
+        reads = 0
+
+        async def log(self, *asked: Any, **more: Any) -> AsyncGenerator[bytes, None]:
+            Silent.reads += 1
+            async for piece in super().log(*asked, **more):
+                yield piece
+            raise Refused(500, "InternalError", "dial tcp: no route to host")
+
+    async def scenario() -> None:
+        cluster, got = cluster_of(Silent("a", "b")), []
+
+        async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
+            got.extend(line.text for line in lines)
+
+        await cluster.so_far("j", {}, emit)
+        assert got == ["a", "b"], "each once, over every try"
+        assert Silent.reads == 1 + watched.CATCH_UP_TRIES
+        assert await cluster.explaining("j", "kaniko", is_own, 50) == ["a", "b"]
+
+    asyncio.run(scenario())
