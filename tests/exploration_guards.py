@@ -74,7 +74,7 @@ GUARDS = (
     _guard("finish: cancel", "owner.finish", _CANCEL, "if False:"),
     _guard("finish: every line", "owner.finish", 'row["claim_lines"] < request.log_count', "False"),
     _guard("finish: the claim", "owner.finish", '!= (request.claim, RUNNING', '!= (row["claim"], RUNNING'),
-    _guard("finish: the stage", "owner.finish", ' or row["stage"] not in OWNED'),
+    _guard("finish: the stage", "owner.finish", ' or row["stage"] not in stages'),
     _guard("finish: the owner", "owner.finish", "not is_owner(row, node)", "False", BEGUN),
     _guard("finish: kept already", "owner.finish", "request.claim in finished", "False"),
     _guard("finish: retries", "owner.failed", ' and (unseen or row["retries"] < MAX_RETRIES)'),
@@ -84,9 +84,9 @@ GUARDS = (
     _guard("FINALIZE: a new claim", "rows.to_finalize", '"claim": row["claim"] + 1, '),
     _guard("queued again: a new claim", "rows.requeue", 'claim=row["claim"] + 1, '),
     # Lost owners
-    _guard("lost: cancel", "rows.lost", _CANCEL, "if False:"),
+    _guard("lost: cancel", "rows.lost", 'row["cancel_requested"] or '),
     _guard("lost: poison", "rows.poisoned", "failures < MAX_FAILURES", "True"),
-    _guard("lost: it counts", "rows.lost", ', failures=row["failures"] + 1'),
+    _guard("lost: it counts", "rows.lost", 'row["failures"] + 1', 'row["failures"]'),
     # Jobs
     _guard(
         "launching: the attempt's name", "jobs.launching",
@@ -142,7 +142,7 @@ GUARDS = (
     _guard("image refused: the queue", "closing.unresolved", ' or row["queue"] != EXTERNAL'),
     # Lines
     _guard("lines: the claim", "logs.append", "builds.c.claim == claim, "),
-    _guard("lines: the status", "logs.append", ", builds.c.status == RUNNING"),
+    _guard("lines: status and stage", "logs.append", ", *owned"),
     _guard("lines: the node", "logs.append", " if node else and_(*mine)", " if False else and_(*mine)"),
     _guard(
         "lines: the watcher", "logs.append",
