@@ -4,7 +4,7 @@ export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-unit test-e2e test-corpus test-cluster cluster cluster-down lint generate golden bench chaos
+.PHONY: help setup demo demo-images test test-unit test-e2e test-corpus test-cluster cluster cluster-down lint generate golden bench chaos
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -14,6 +14,9 @@ setup: ## install what is missing: system packages (apt, when root), uv, the Pyt
 
 demo: setup ## build, push, run and call examples of each runtime, twice; needs no server
 	@$(RUN)python -m examples.demo
+
+demo-images: setup ## images of a Dockerfile, by buildpacks and prebuilt on a Kubernetes of their own, as root
+	@$(RUN)python -m examples.demo_images
 
 test: setup ## all tests: unit, then end to end on real servers and compilers
 	$(RUN)python -m pytest tests/unit -n auto --dist worksteal

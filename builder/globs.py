@@ -80,7 +80,13 @@ def _git_pattern(number: int, text: bytes) -> GitPattern | None:
 
 
 def _wildmatch(pattern: bytes) -> bytes:
-    out, at = [], 0
+    """A pattern of wildmatch.c as an expression that takes time in proportion to the path, for each part of it.
+
+    What stands between two stars is looked for once, at its first place: whatever stands behind the second star takes
+    the rest. An expression that tried the other places too would try all combinations of them.
+    """
+    parts: list[list[tuple[bytes, bool]]] = [[(b"", False)]]
+    crossing, at = [b""], 0
     while at < len(pattern):
         char = pattern[at : at + 1]
         if char == b"*":
@@ -88,7 +94,13 @@ def _wildmatch(pattern: bytes) -> bytes:
             while pattern[end : end + 1] == b"*":
                 end += 1
             part, at = _stars(pattern, at, end)
-        elif char == b"?":
+            if part:
+                crossing.append(part)
+                parts.append([(b"", False)])
+            else:
+                parts[-1].append((b"", False))
+            continue
+        if char == b"?":
             part, at = rb"[^/]", at + 1
         elif char == b"[":
             part, at = _bracket(pattern, at)
@@ -97,19 +109,39 @@ def _wildmatch(pattern: bytes) -> bytes:
             at += 2
         else:
             part, at = re.escape(char), at + 1
-        out.append(part)
-    return b"".join(out)
+        fixed, has_slash = parts[-1][-1]
+        parts[-1][-1] = fixed + part, has_slash or part == b"/"
+    first, *rest = [_between_stars(each) for each in parts]
+    if not rest:
+        return first
+    middle = (b"(?>%s%s)" % (_FIRST[glue], part) for glue, part in zip(crossing[1:-1], rest[:-1], strict=True))
+    return b"".join((first, *middle, crossing[-1], rest[-1]))
+
+
+def _between_stars(fixed: Sequence[tuple[bytes, bool]]) -> bytes:
+    """What stands between the stars of one name or more, each with whether it has a slash.
+
+    A star ends with its name, so the last one of a name has one place at the most.
+    """
+    (out, _), *rest = fixed
+    for number, (each, has_slash) in enumerate(rest, 1):
+        out += b"[^/]*" + each if has_slash or number == len(rest) else b"(?>[^/]*?%s)" % each
+    return out
+
+
+_ACROSS, _ANY = rb"(?:.*/)?", rb".*"
+_FIRST = {_ACROSS: rb"(?:.*?/)??", _ANY: rb".*?"}
 
 
 def _stars(pattern: bytes, at: int, end: int) -> tuple[bytes, int]:
-    """One star stays within a name; two that are a whole part of the path cross folders."""
+    """One star stays within a name, which is b""; two that are a whole part of the path cross folders."""
     rest = pattern[end:]
     is_part = (at == 0 or pattern[at - 1 : at] == b"/") and (not rest or rest.startswith((b"/", rb"\/")))
     if end - at == 1 or not is_part:
-        return rb"[^/]*", end
+        return b"", end
     if rest.startswith(b"/"):
-        return rb"(?:.*/)?", end + 1
-    return rb".*", end
+        return _ACROSS, end + 1
+    return _ANY, end
 
 
 def _bracket(pattern: bytes, at: int) -> tuple[bytes, int]:

@@ -252,10 +252,12 @@ class Server:
         return [str(path) for path in folder.iterdir()] if folder.is_dir() else []
 
     def assert_nothing_left(self) -> None:
-        """No process and no work folder now, and no spool soon: it goes once the finish was answered."""
+        """No process of a step and no work folder now; soon no spool, which goes once the finish was answered, and no
+        reader, which ends with the attempt that closes it."""
         processes, folders = self.left_processes(), self.left_folders()
-        assert not processes, processes
+        assert not (steps := [each for each in processes if "ignite-reader" not in each]), steps
         assert not folders, folders
+        assert until(lambda: not self.left_processes(), 60), self.left_processes()
         assert until(lambda: not self.left_folders("spool"), 60), self.left_folders("spool")
 
 

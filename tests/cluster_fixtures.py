@@ -7,15 +7,12 @@ import dataclasses
 import hashlib
 import http.server
 import itertools
-import json
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
-
-import httpx
 
 from builder.buildpacks.manifest import BuildpacksBuild, Rebase
 from builder.errors import PlatformError
@@ -30,14 +27,14 @@ from builder.kube.job import PUSH_VOLUME, Attempt, Limits, Site, Source, push_se
 from builder.kube.logs import Cursor, Line
 from builder.kube.watch import Watch
 from tests.build_fixtures import Files, tar_of
-from tests.cluster.cluster import Cluster, wait_for
+from tests.cluster import pods
+from tests.cluster.cluster import Cluster
 
 T = TypeVar("T")
 MIB = 1024 * 1024
 NAMESPACE = "ignite-kaniko"
 ORGANIZATION = "acme"
 LIMITS = Limits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=120_000)
-_numbers = itertools.count(1)
 
 
 class Sources:
@@ -235,55 +232,13 @@ class Jobs:
             registry.close()
         return folder / "root", config, digest
 
-    def start(self, reference: str, *argv: str, patience_s: float = 60) -> tuple[int, str]:
+    def start(self, reference: str, *argv: str) -> tuple[int, str]:
         """Run an image as a pod of the cluster to its end: its exit code and output."""
-        name = f"run-{next(_numbers)}"
-        container: dict[str, Any] = {"name": "app", "image": reference}
-        if argv:
-            container["command"] = list(argv)
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name},
-            "spec": {"restartPolicy": "Never", "automountServiceAccountToken": False, "containers": [container]},
-        }
-        kubectl = self.cluster.kubectl
-        kubectl("create", "-f", "-", stdin=json.dumps(pod))
-        try:
-            ended = "jsonpath={.status.containerStatuses[0].state.terminated}"
-            kubectl("wait", f"pod/{name}", f"--for={ended}", f"--timeout={patience_s}s")
-            state = json.loads(kubectl("get", "pod", name, "-o", "json"))["status"]["containerStatuses"][0]["state"]
-            return int(state["terminated"]["exitCode"]), kubectl("logs", name)
-        finally:
-            kubectl("delete", "pod", name, "--now", "--wait=false", check=False)
+        return pods.run(self.cluster, reference, *argv)
 
-    @contextmanager
-    def serving(self, reference: str) -> Iterator[str]:
+    def serving(self, reference: str) -> AbstractContextManager[str]:
         """The URL of an image that runs as a pod of the cluster, answering."""
-        name = f"app-{next(_numbers)}"
-        container = {"name": "app", "image": reference, "env": [{"name": "PORT", "value": "8081"}]}
-        pod = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "metadata": {"name": name},
-            "spec": {"automountServiceAccountToken": False, "containers": [container]},
-        }
-        kubectl = self.cluster.kubectl
-        kubectl("create", "-f", "-", stdin=json.dumps(pod))
-        try:
-            kubectl("wait", f"pod/{name}", "--for=condition=Ready", "--timeout=120s")
-            url = f"http://{kubectl('get', 'pod', name, '-o', 'jsonpath={.status.podIP}')}:8081"
-            assert wait_for(lambda: _answers(url), 60), kubectl("logs", name)
-            yield url
-        finally:
-            kubectl("delete", "pod", name, "--now", "--wait=false", check=False)
-
-
-def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, trust_env=False, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
+        return pods.serving(self.cluster, reference)
 
 
 async def _all(work: Awaitable[T]) -> T:

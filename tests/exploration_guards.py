@@ -5,9 +5,10 @@ anew. Not here are the conditions that no reachable state needs, because another
 beside the stage in `rows.fence` and `owner.finish`, the condition of `rows.write` (the row is locked), a cancel that is
 asked for in FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends the build at once), status and queue in
 `closing._asked` (whose turn it is shows an organization with queued images alone), stage and watcher in
-`sweeps.unwatched` (no other lease is over for so long here; tests/store_contract/watching.py has one), the look for
-the key in `builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has granted
-one that nobody holds).
+`sweeps.unwatched` (no other lease is over for so long here; tests/store_contract/watching.py has one), `unseen` of
+`owner.failed` (a Job that nobody saw costs no retry; retries have a bound without it, and watching.py counts them), the
+look for the key in `builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has
+granted one that nobody holds).
 """
 
 from __future__ import annotations
@@ -79,7 +80,6 @@ GUARDS = (
     _guard("finish: kept already", "owner.finish", "request.claim in finished", "False"),
     _guard("finish: retries", "owner.failed", ' and (unseen or row["retries"] < MAX_RETRIES)'),
     _guard("finish: a Job that was seen costs a retry", "owner.failed", ' and not row["job_seen"]', model=BEGUN),
-    _guard("finish: a Job that nobody saw costs none", "owner.failed", "unseen or ", model=JOBS),
     _guard("hand back: cancel", "owner.hand_back", _CANCEL, "if False:"),
     _guard("FINALIZE: a new claim", "rows.to_finalize", '"claim": row["claim"] + 1, '),
     _guard("queued again: a new claim", "rows.requeue", 'claim=row["claim"] + 1, '),

@@ -1,8 +1,8 @@
-"""Which images a Dockerfile may build on and copy from, by an operator's list. Pure."""
+"""Which images a Dockerfile builds on and copies from: whether an operator's list has them, and digests. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from fnmatch import fnmatchcase
 
 from builder.dockerfile.check import SCRATCH, Checked
@@ -31,12 +31,34 @@ def require_allowed(found: Checked, allowed: Sequence[str]) -> None:
             raise _refused(found.dockerfile, stage.start, stage.base, allowed)
         names.add(stage.name)
         for each, value in origins(stage):
-            if value.lower() in names or value.isdigit() or value == SCRATCH:
+            if _is_stage(value, names):
                 continue
             if "$" in value:
                 raise _refused(found.dockerfile, each, value, allowed, is_known=False)
             if not _matches(_normal(value), allowed):
                 raise _refused(found.dockerfile, each, value, allowed)
+
+
+def is_pinned(found: Checked) -> bool:
+    """Whether every image that the Dockerfile names is named by digest. A variable of FROM counts by its value, which
+    the source and the build arguments decide; one that only the build knows may be any image."""
+    names: set[str] = set()
+    for stage, base in zip(found.dockerfile.stages, found.froms, strict=True):
+        if base is None or (base and not _is_by_digest(base)):
+            return False
+        names.add(stage.name)
+        taken = (value for _, value in origins(stage) if value)
+        if not all(_is_stage(value, names) or _is_by_digest(value) for value in taken):
+            return False
+    return True
+
+
+def _is_stage(value: str, names: Collection[str]) -> bool:
+    return value.lower() in names or value.isdigit() or value == SCRATCH
+
+
+def _is_by_digest(image: str) -> bool:
+    return "@sha256:" in image and "$" not in image
 
 
 def origins(stage: Stage) -> Iterator[tuple[Instruction, str]]:

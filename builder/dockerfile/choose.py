@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from builder.dockerfile.allowed import ALL, require_allowed
+from builder.dockerfile.allowed import ALL, is_pinned, require_allowed
 from builder.dockerfile.check import Context, check
 from builder.dockerfile.instructions import Dockerfile
 from builder.errors import BuildError, ErrorClass
@@ -34,13 +34,15 @@ class ImageRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ImagePlan:
-    """What would build the image, and why. `bases`: the images of its FROM."""
+    """What would build the image, and why. `bases`: the images of its FROM; `pinned`: all that it names are named by
+    digest."""
 
     strategy: Strategy
     because: str
     dockerfile: str = ""
     sub_path: str = ""
     bases: tuple[str, ...] = ()
+    pinned: bool = False
     warnings: tuple[str, ...] = ()
 
 
@@ -88,7 +90,7 @@ def read_image(root: Path, asked: ImageRequest, allowed: Sequence[str] = (ALL,))
     )
     _without_heredocs(found.dockerfile)
     require_allowed(found, allowed)
-    return replace(plan, bases=found.bases, warnings=found.warnings), found.dockerfile
+    return replace(plan, bases=found.bases, pinned=is_pinned(found), warnings=found.warnings), found.dockerfile
 
 
 def _choose(root: Path, asked: ImageRequest) -> tuple[ImagePlan, list[str]]:

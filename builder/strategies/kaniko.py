@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from builder.dockerfile import choose
-from builder.dockerfile.allowed import origins
-from builder.dockerfile.check import SCRATCH
 from builder.dockerfile.choose import ImageRequest, read_image
 from builder.dockerfile.instructions import Dockerfile
 from builder.images.destination import DIGEST
@@ -63,7 +61,7 @@ def plan(root: Path, asked: ImageRequest, known: str) -> DockerfilePlan:
         dockerfile=found.dockerfile,
         sub_path=found.sub_path,
         bases=found.bases,
-        pinned=all(_is_pinned(image) for image in _images(dockerfile)),
+        pinned=found.pinned,
         warnings=found.warnings,
         instructions=tuple(_instructions(dockerfile)),
     )
@@ -163,18 +161,3 @@ def _instructions(dockerfile: Dockerfile) -> Iterator[Instruction]:
     for number, stage in enumerate(dockerfile.stages):
         for one in (stage.start, *stage.instructions):
             yield Instruction(stage=number, line=one.line, text=one.original)
-
-
-def _images(dockerfile: Dockerfile) -> Iterator[str]:
-    """Every image that the file names, as it is written."""
-    names: set[str] = set()
-    for stage in dockerfile.stages:
-        for image in (stage.base, *(value for _, value in origins(stage) if value)):
-            if image.lower() not in names and not image.isdigit() and image != SCRATCH:
-                yield image
-        names.add(stage.name)
-
-
-def _is_pinned(image: str) -> bool:
-    """A variable may be any image: what it is worth is known to the build alone."""
-    return "@sha256:" in image and "$" not in image

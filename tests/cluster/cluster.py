@@ -97,6 +97,23 @@ class Cluster:
             raise AssertionError(f"kubectl {' '.join(argv)}: {done.stderr}")
         return done.stdout + ("" if check else done.stderr)
 
+    def deploy(self, namespace: str) -> None:
+        """Apply the builder's manifests, and wait until `namespace` takes pods."""
+        self.kubectl("apply", "-f", str(DEPLOY))
+
+        def has_account() -> bool:
+            return "default" in self.kubectl("get", "serviceaccounts", "-n", namespace, "-o", "name")
+
+        if not wait_for(has_account, START_S):
+            raise BuildError("Internal", f"the namespace {namespace} of the test cluster got no service account")
+
+    def account(self, name: str, namespace: str) -> Path:
+        """A kubeconfig with a token of one of the builder's accounts."""
+        token = self.kubectl("create", "token", name, "-n", "ignite-builder", "--duration=1h").strip()
+        path = self.folder / f"{name}.kubeconfig"
+        _write_json(path, kubeconfig(self, token, namespace))
+        return path
+
     def start_process(self, name: str, argv: Sequence[str]) -> None:
         """Start one part, its output in `<name>.log`."""
         with (self.folder / f"{name}.log").open("ab") as log:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -23,11 +21,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture(scope="session")
 def jobs(cluster: Cluster) -> Iterator[Jobs]:
     """The cluster with the builder's manifests applied, and what a Job needs around it."""
-    cluster.kubectl("apply", "-f", str(clusters.DEPLOY))
-    account = clusters.wait_for(
-        lambda: "default" in cluster.kubectl("get", "serviceaccounts", "-n", NAMESPACE, "-o", "name"), 30
-    )
-    assert account, "the namespace got no service account"
+    cluster.deploy(NAMESPACE)
     with Sources(cluster.address) as sources:
         yield Jobs(
             cluster,
@@ -35,15 +29,6 @@ def jobs(cluster: Cluster) -> Iterator[Jobs]:
             executor=images.push_executor(cluster.registry),
             fetcher=images.push_fetcher(cluster.registry),
             debian=images.push_debian(cluster.registry),
-            worker=account_of(cluster, "worker"),
-            watcher=account_of(cluster, "watcher"),
+            worker=cluster.account("worker", NAMESPACE),
+            watcher=cluster.account("watcher", NAMESPACE),
         )
-
-
-def account_of(cluster: Cluster, name: str) -> Path:
-    """A kubeconfig with a token of one of the builder's accounts."""
-    token = cluster.kubectl("create", "token", name, "-n", "ignite-builder", "--duration=1h").strip()
-    path = cluster.folder / f"{name}.kubeconfig"
-    path.write_text(json.dumps(clusters.kubeconfig(cluster, token, NAMESPACE)))
-    path.chmod(0o600)
-    return path

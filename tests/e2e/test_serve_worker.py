@@ -57,9 +57,8 @@ def parts(kept: Path, registry: str) -> Iterator[Parts]:
             "message_key": "a long random text",
         }
         control = Program(folder / "control")
-        write_config(
-            control.home / ".config/ignite-builder/config.toml", values, ("acme-token", "node-token", "operator-token")
-        )
+        tokens = ("acme-token", "node-token", "watcher-token", "operator-token")
+        write_config(control.home / ".config/ignite-builder/config.toml", values, tokens)
         (folder / "token").write_text("node-token\n")
         exported = {
             "server": url,
@@ -88,6 +87,7 @@ def write_config(path: Path, values: dict[str, str], tokens: tuple[str, ...]) ->
     assert set(tomllib.loads(text)) == {*values, "tokens", "report_keys"}
     for name, value in values.items():
         text = re.sub(rf'^{name} = ".*"$', f'{name} = "{value}"', text, flags=re.MULTILINE)
+    assert text.count('"…"') == len(tokens)
     for token in tokens:
         text = text.replace('"…"', f'"{token}"', 1)
     path.parent.mkdir(parents=True)

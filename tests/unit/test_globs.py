@@ -1,4 +1,4 @@
-"""Patterns of `.dockerignore`: each verdict is that of one plain expression, in time that grows as the path does."""
+"""Patterns of ignore files: each verdict is that of one plain expression, in time that grows as the path does."""
 
 from __future__ import annotations
 
@@ -11,7 +11,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from builder.globs import _Automaton, _is_regular, _moby_class, _moby_tokens, moby_pattern
+from builder.globs import (
+    _NEVER,
+    _Automaton,
+    _bracket,
+    _is_regular,
+    _moby_class,
+    _moby_tokens,
+    git_patterns,
+    moby_pattern,
+)
 
 PARTS = ("a", "b", "/", "*", "**", "**/", "/**/", "?", "[ab]", "[^a]", "[.-a]", "\\a", "\\/", ".")
 PATTERNS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=9).map("".join)
@@ -105,3 +114,67 @@ def test_memory_grows_as_the_pattern_does() -> None:
     finally:
         tracemalloc.stop()
     assert peak < 16 << 20, peak
+
+
+GIT_PARTS = (
+    b"a", b"b", b"/", b"*", b"**", b"**/", b"/**/", b"?", b"[ab]", b"[^a]", b"\\a", b"\\/", b".", b"/**\\/", b"a*b*",
+)  # fmt: skip
+GIT_PATTERNS = st.lists(st.sampled_from(GIT_PARTS), min_size=1, max_size=9).map(b"".join)
+
+
+def plain_wildmatch(pattern: bytes) -> bytes:
+    """wildmatch.c as an expression, token by token. It backtracks."""
+    out, at = [], 0
+    while at < len(pattern):
+        char = pattern[at : at + 1]
+        if char == b"*":
+            end = at
+            while pattern[end : end + 1] == b"*":
+                end += 1
+            rest, before = pattern[end:], pattern[at - 1 : at] if at else b"/"
+            is_part = before == b"/" and (not rest or rest.startswith((b"/", b"\\/")))
+            if end - at == 1 or not is_part:
+                part, at = b"[^/]*", end
+            else:
+                part, at = (b"(?:.*/)?", end + 1) if rest.startswith(b"/") else (b".*", end)
+        elif char == b"?":
+            part, at = b"[^/]", at + 1
+        elif char == b"[":
+            part, at = _bracket(pattern, at)
+        elif char == b"\\":
+            part, at = re.escape(pattern[at + 1 : at + 2]) or _NEVER, at + 2
+        else:
+            part, at = re.escape(char), at + 1
+        out.append(part)
+    return b"".join(out)
+
+
+@given(pattern=GIT_PATTERNS, paths=st.lists(PATHS, min_size=1, max_size=20))
+@settings(max_examples=600, deadline=None)
+def test_a_verdict_of_git_is_that_of_the_plain_expression(pattern: bytes, paths: list[str]) -> None:
+    made = git_patterns(pattern)
+    assume(made)
+    body = pattern.removesuffix(b"/").removeprefix(b"/")
+    special = re.search(rb"[*?\[\\]", body)
+    head = body[: special.start()] if special else body
+    expected = re.compile(re.escape(head) + plain_wildmatch(body[len(head) :]), re.DOTALL)
+    found = re.compile(made[0].regex, re.DOTALL)
+    for path in paths:
+        assert bool(found.fullmatch(path.encode())) == bool(expected.fullmatch(path.encode())), (pattern, path)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path"),
+    [
+        ("*a" * 60 + "b", "a" * 4000),
+        ("*?" * 60 + "b", "a" * 4000),
+        ("*[ab]" * 60 + "c", "a" * 4000),
+        ("**/a/" * 60 + "b", "a/" * 2000),
+        ("/".join(["*a*a*a"] * 30) + "b", "/".join(["a" * 100] * 30)),
+        ("/**" + "\\/a/**" * 40 + "/b", "/".join("a" * 2000)),
+    ],
+)
+def test_a_hostile_pattern_of_git_ends(pattern: str, path: str) -> None:
+    """With each star tried at each place none of these ends within the life of a machine."""
+    (made,) = git_patterns(pattern.encode())
+    assert not re.compile(made.regex, re.DOTALL).fullmatch(path.encode())

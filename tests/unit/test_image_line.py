@@ -85,13 +85,23 @@ def test_the_plan_has_each_instruction_with_its_stage_and_line(tmp_path: Path) -
         "FROM debian:12\n",
         f"FROM {PINNED}\nCOPY --from=busybox /a /a\n",
         f"FROM {PINNED}\nRUN --mount=type=bind,from=busybox,target=/b true\n",
-        f"ARG BASE={PINNED}\nFROM $BASE\n",
+        f"FROM {PINNED}\nARG OTHER={PINNED}\nCOPY --from=$OTHER /a /a\n",
+        "ARG BASE=debian:12\nFROM $BASE\n",
     ],
 )
 def test_an_image_by_tag_makes_a_key_that_no_other_build_has(tmp_path: Path, dockerfile: str) -> None:
     plan = kaniko.plan(tree(tmp_path / "s", dockerfile), ImageRequest(), ALL)
     assert not plan.pinned
     assert len({key(plan, build_id=one) for one in ("a", "b")}) == 2
+
+
+@pytest.mark.parametrize(
+    ("given", "pinned"), [({}, False), ({"BASE": PINNED}, True), ({"BASE": "reg.example/a:1"}, False)]
+)
+def test_a_variable_of_from_counts_by_its_value(tmp_path: Path, given: dict[str, str], *, pinned: bool) -> None:
+    text = "ARG BASE=debian:12\nFROM ${BASE} AS made\nFROM $BASE\nCOPY --from=made /a /a\n"
+    plan = kaniko.plan(tree(tmp_path / "s", text), ImageRequest(build_args=given), ALL)
+    assert plan.pinned is pinned and plan.bases == (given.get("BASE", "docker.io/library/debian:12"),)
 
 
 def key(plan: Any, **changed: Any) -> str:
