@@ -7,8 +7,8 @@ asked for in FINALIZE (`closing.publish`, `closing.rebuild`: a cancel there ends
 `closing._asked` (whose turn it is shows an organization with queued images alone), stage and watcher in
 `sweeps.unwatched` (no other lease is over for so long here; tests/store_contract/watching.py has one), `unseen` of
 `owner.failed` (a Job that nobody saw costs no retry; retries have a bound without it, and watching.py counts them), the
-look for the key in `builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching has
-granted one that nobody holds).
+look for the key in `builds.submit` (the index refuses the second row), the new claim of `rows._let_go_on` (attaching
+has granted one that nobody holds).
 """
 
 from __future__ import annotations
