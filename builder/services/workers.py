@@ -100,6 +100,8 @@ class WorkerService:
         except builds.UnknownNode:
             raise CallRefused("FAILED_PRECONDITION", "register the node first") from None
         if got.row is None:
+            if got.passed_on:
+                self._parts.wake()  # before this node waits for hints again
             return pb.ClaimBuildResponse(refused_because=got.refused)
         self._parts.fan_out(request.build_id, [])
         grant = _grant(got.row, settings, got.last)

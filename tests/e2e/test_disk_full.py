@@ -59,9 +59,7 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
             "catalog": str(ROOT / "tests/data/catalog.toml"), "node_free_bytes": str(1 << 20), "node_free_inodes": "50",
         }  # fmt: skip
         tokens = '[{token="c", organization="acme"}, {token="w", scopes=["worker"]}, {token="o", scopes=["operate"]}]'
-        # A tick as long as Redis lets a node wait makes the node that refused a hint the first to get the next one.
-        serve = {"listen": f"127.0.0.1:{port}", "message_key": "k", "tokens": tokens, "tick_ms": "170"}
-        serve["data_dir"] = str(folder / "data")
+        serve = {"listen": f"127.0.0.1:{port}", "message_key": "k", "tokens": tokens, "data_dir": str(folder / "data")}
         control = Program(folder / "control", shared | serve)
         client = Program(folder / "client", {"server": url, "token": "c"})
         operator = Program(folder / "operator", {"server": url, "token": "o"})
