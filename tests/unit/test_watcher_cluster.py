@@ -12,7 +12,6 @@ from builder.errors import PlatformError
 from builder.kaniko.ended import own_message
 from builder.kube import api as kube
 from builder.kube import follow as following
-from builder.kube import watch as watches
 from builder.kube.api import Api, Refused
 from builder.kube.attend import _state
 from builder.kube.ended import USUAL, Running
@@ -172,7 +171,7 @@ def test_lists_that_are_too_old_again_and_again_are_asked_for_ever_more_seldom(
         if len(pauses) == 13:
             raise Enough
 
-    monkeypatch.setattr(watches.asyncio, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
     mirror = Watch(Forgetful(), "n").jobs
     with pytest.raises(Enough):
         asyncio.run(mirror.run())
