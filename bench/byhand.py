@@ -119,6 +119,8 @@ class Hand:
             (fetch / copy.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.folder / "src" / copy.source, fetch / copy.path)
         for step in plan.steps:
+            if step.when and not ((fetch / step.when).exists() and (fetch / step.when).read_bytes()):
+                continue
             if (name := cache_of(step)) and self._fetched(plan, name):
                 continue
             argv = [self.translated(part) for part in step.argv]
