@@ -20,7 +20,7 @@ from builder import config
 from builder.client.api import Api
 from builder.local import embedded
 from tests import uids
-from tests.build_fixtures import Server
+from tests.build_fixtures import Server, closed_port
 from tests.kept import SHARED, keeping
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -122,7 +122,7 @@ def no_cgroups(start: Start) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def cut_off(start: Start) -> Iterator[Server]:
     """A server whose registry and package index do not answer."""
-    closed = embedded.free_port()
-    index = {"UV_DEFAULT_INDEX": f"http://127.0.0.1:{closed}/simple"}
-    with start(registry=f"127.0.0.1:{closed}", index_env=index) as running:
-        yield running
+    with closed_port() as port:
+        index = {"UV_DEFAULT_INDEX": f"http://127.0.0.1:{port}/simple"}
+        with start(registry=f"127.0.0.1:{port}", index_env=index) as running:
+            yield running
