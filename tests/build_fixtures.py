@@ -310,7 +310,7 @@ def processes_below(pid: int) -> list[int]:
 
 def status_of(pid: int) -> dict[str, list[str]]:
     """/proc/PID/status: the words of each row by its name."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
 
 

@@ -245,7 +245,7 @@ class Installation:
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                state = process.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+                state = process.joinpath("stat").read_text(errors="replace").rpartition(")")[2].split()[0]
                 if BUILD_UID <= process.stat().st_uid < BUILD_UID + 100 and state not in "ZX":
                     line = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ")
                     found[int(process.name)] = line.decode(errors="replace")

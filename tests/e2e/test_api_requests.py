@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 BUILDS = "/v1/ignite/builds"
 MIB = 1024 * 1024
-REFUSALS = 4
+REFUSALS = 3
 
 
 @pytest.fixture(scope="module")
