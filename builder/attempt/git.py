@@ -24,7 +24,6 @@ from builder.git.commands import Commit
 from builder.git.source import GitUrl, check_reference, is_commit, parse_url
 from builder.sandbox import proxy
 from builder.sandbox.remove import remove_tree
-from builder.settings import SECRET
 from builder.text import visible
 
 FOLDER = "git"
@@ -131,15 +130,14 @@ def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None)
     settings = attempt.node.settings
     out: list[str] = []
     err: list[str] = []
-    token = attempt.grant.secrets.get("git.token", "")
+    mask = attempt.log.mask  # a host may answer with the token that it got
 
     def on_line(stream: sandbox.Stream, data: bytes) -> None:
         if stream is sandbox.Stream.SYSTEM:  # the sandbox's words, not git's
             return
         lines = out if stream is sandbox.Stream.STDOUT else err
         if len(lines) < MOST_LINES:
-            text = data.decode("utf-8", "replace")  # a host may say the token that it got
-            lines.append(text.replace(token, SECRET) if token else text)
+            lines.append(mask.text(data.decode("utf-8", "replace")))
 
     result = sandbox.run(
         sandbox.Command(argv=argv, env=_environment(attempt, egress), work=attempt.work, folders=(FOLDER,)),
