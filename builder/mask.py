@@ -14,6 +14,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
+from builder.errors import BuildError
+
 HIDDEN = "***"
 LEAST = 8
 """Characters of a line of a secret. One that is shorter stays visible: it would hide words, and name itself so."""
@@ -184,6 +186,13 @@ class Lines:
 def mask_of(secrets: Mapping[str, str]) -> Mask:
     """The mask of what a claim brings along, by its name. User names and keys of hosts are no secrets."""
     return Mask(value for name, value in secrets.items() if not name.endswith(_OPEN))
+
+
+def masked(error: BuildError, mask: Mask) -> BuildError:
+    """The failure without the secrets that its words may repeat."""
+    error.message, error.where, error.next = mask.text(error.message), mask.text(error.where), mask.text(error.next)
+    error.said = tuple(mask.text(line) for line in error.said)
+    return error
 
 
 def _parts(secret: str) -> Iterator[str]:

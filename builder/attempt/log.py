@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 
 from builder.claims.spool import Spool
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.errors import BuildError
 from builder.mask import NOTHING, Lines, Mask
 from builder.sandbox.lines import LINE_LIMIT
 from builder.text import log_line
@@ -102,10 +101,3 @@ class Output:
         for stream, (_, lines) in self._streams.items():
             for line in lines.flush():
                 self._each(stream, line)
-
-
-def masked(error: BuildError, mask: Mask) -> BuildError:
-    """The failure without the secrets that its words may repeat."""
-    error.message, error.where, error.next = mask.text(error.message), mask.text(error.where), mask.text(error.next)
-    error.said = tuple(mask.text(line) for line in error.said)
-    return error

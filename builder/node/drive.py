@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from builder.attempt.attempt import Attempt, Node, plan_request
-from builder.attempt.log import Log, masked
+from builder.attempt.log import Log
 from builder.attempt.verdict import of_error
 from builder.build import run_build
 from builder.claims.calls import Backoff, Refused, Unanswered
@@ -39,7 +39,7 @@ from builder.claims.spool import Spool, own, spool_path
 from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.logs import logger
-from builder.mask import mask_of
+from builder.mask import mask_of, masked
 from builder.sandbox import remove_tree
 
 log = logger("worker")

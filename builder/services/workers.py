@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -18,6 +19,7 @@ from builder.contract.protocol import PROTOCOL
 from builder.contract.request import repository_of, start_check_of
 from builder.errors import REASONS, BuildError
 from builder.git.source import parse_url
+from builder.mask import NOTHING, Mask, mask_of
 from builder.services.archives import Archives, ArchiveUpload, check_size
 from builder.services.auth import OWNERS, Caller, require, stages_of
 from builder.services.errors import CallRefused, not_found, permission_denied
@@ -25,7 +27,7 @@ from builder.services.parts import Parts
 from builder.services.revocations import Revocations, forgotten
 from builder.settings import Settings
 from builder.store import builds, jobs, logs, membership, nodes, record
-from builder.store.transitions import RUNNING, WORK
+from builder.store.transitions import JOB, RUNNING, WORK
 from builder.text import log_line, visible
 
 LACKS = 200
@@ -43,6 +45,8 @@ MOST_JOBS, FACTS_BYTES = 1000, 64 * 1024
 """Of one call of a watcher; of what it needs to explain the end of a Job."""
 MOST_PHASES = 100
 """Of one claim. The line has a tenth of them, and every reader of the record reads them all."""
+MOST_MASKS = 1000
+"""Builds in stage JOB whose secrets a control process has at hand."""
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 
@@ -55,6 +59,7 @@ class WorkerService:
         self._parts = parts
         self._revocations = Revocations(parts.store)
         self.archives = Archives(parts.sources)
+        self._masks: dict[tuple[str, int], Mask] = {}
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
@@ -130,6 +135,18 @@ class WorkerService:
             raise BuildError("SecretWrongType", message, where=where)
         return {"git.username": found.username, "git.token": found.token}
 
+    def _mask_of(self, build_id: str, claim: int) -> Mask:
+        """What hides the secrets of a build in the lines of its Job, which its source may repeat."""
+        if (known := self._masks.get((build_id, claim))) is not None:
+            return known
+        row, mask = builds.by_id(self._parts.store, build_id), NOTHING
+        with suppress(BuildError):  # deleted meanwhile: there is nothing to compare with
+            mask = mask_of(self._secrets_of(row)) if row is not None else NOTHING
+        while len(self._masks) >= MOST_MASKS:
+            self._masks.pop(next(iter(self._masks)), None)
+        self._masks[build_id, claim] = mask
+        return mask
+
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
         self._admit(caller, request.protocol)
@@ -185,6 +202,10 @@ class WorkerService:
             }
             for line in request.lines
         ]
+        if request.cursors and (mask := self._mask_of(request.build_id, request.claim)):
+            hidden = mask.lines()  # a watcher has no secret of the build
+            texts = [text for line in lines for text in hidden.feed(log_line(str(line["l"])))] + hidden.flush()
+            lines = [{**line, "l": text} for line, text in zip(lines, texts, strict=True)]
         stale, kept, fresh = logs.append(
             self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node,
             _cursors(request.cursors), stages_of(caller),
@@ -203,6 +224,8 @@ class WorkerService:
         _within_calendar(request.phases)
         if request.WhichOneof("outcome") == "failure":
             _as_text(request.failure)
+            if JOB in stages_of(caller) and (mask := self._mask_of(request.build_id, request.claim)):
+                _hide(request.failure, mask)
         request, refused = _checked(request)
         stages = stages_of(caller)
         done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node, stages)
@@ -418,6 +441,13 @@ def _as_text(failure: pb.Failure) -> None:
         lines = getattr(failure, name)[:TEXT_CHARACTERS].split("\n")
         setattr(failure, name, "\n".join(map(log_line, lines)))
     failure.said[:] = [log_line(line[:TEXT_CHARACTERS]) for line in failure.said[:SAID_LINES]]
+
+
+def _hide(failure: pb.Failure, mask: Mask) -> None:
+    """Hide the secrets of its build in a failure's texts."""
+    for name in ("message", "where", "next"):
+        setattr(failure, name, mask.text(getattr(failure, name)))
+    failure.said[:] = [mask.text(line) for line in failure.said]
 
 
 def _most(name: str, count: int) -> None:
