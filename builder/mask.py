@@ -192,6 +192,7 @@ def masked(error: BuildError, mask: Mask) -> BuildError:
     """The failure without the secrets that its words may repeat."""
     error.message, error.where, error.next = mask.text(error.message), mask.text(error.where), mask.text(error.next)
     error.said = tuple(mask.text(line) for line in error.said)
+    error.args = (f"{error.reason}: {error.message}",)
     return error
 
 
