@@ -66,6 +66,13 @@ def commit(work: Path, files: Mapping[str, str | bytes], message: str = "m") -> 
     return git(work, "rev-parse", "HEAD")
 
 
+def link(work: Path, folder: str, sha: str) -> str:
+    """Commit a submodule's commit at a folder; the SHA."""
+    git(work, "update-index", "--add", "--cacheinfo", f"160000,{sha},{folder}")
+    git(work, "commit", "-q", "-m", "link")
+    return git(work, "rev-parse", "HEAD")
+
+
 def publish(host: Host, work: Path, name: str) -> None:
     """Make a bare copy that the host serves."""
     git(work, "clone", "-q", "--bare", "--no-hardlinks", ".", str(host.root / f"{name}.git"))

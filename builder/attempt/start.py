@@ -166,7 +166,7 @@ class Trial:
             uid=attempt.node.uid,
             gid=settings.build_uid,
             egress=None,
-            on_line=lambda stream, line: self._lines.append(line.decode("utf-8", "replace")),
+            on_line=lambda stream, line: self._lines.append(attempt.log.mask.text(line.decode("utf-8", "replace"))),
             cancelled=self._must_end,
             grace_ms=0,
             placed=self._placed,

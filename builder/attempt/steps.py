@@ -126,16 +126,19 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
     settings = attempt.node.settings
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
-    def on_line(stream: sandbox.Stream, data: bytes) -> None:
-        text = data.decode("utf-8", "replace")
-        tail.append(text)
-        attempt.log.emit(stream.value, text)
-        attempt.node.label("in-step")
+    def emit(stream: str, line: str) -> None:
+        tail.append(line)  # the diagnosis and a stored output have no secret either
+        attempt.log.emit(stream, line)
 
     if name := cache_of(step):
         _make_download(attempt, name)
     egress = sandbox_egress(attempt, toolchain) if step.network is Network.INDEX else None
-    with _overlays(attempt, step) as overlays:
+    with _overlays(attempt, step) as overlays, attempt.log.output(emit) as output:
+
+        def on_line(stream: sandbox.Stream, data: bytes) -> None:
+            output.add(stream.value, data)
+            attempt.node.label("in-step")
+
         result = sandbox.run(
             sandbox.Command(
                 argv=step.argv,
