@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,7 +19,7 @@ from builder.data import runtimes_dir
 from builder.local import run
 from builder.pipelines import catalog
 from builder.toolchains import packages
-from tests import uids
+from tests import module_fixtures, uids
 from tests.build_fixtures import CALLER, DENO_PACKAGES, Files, Server, tar_gz_of
 
 pytestmark = pytest.mark.e2e
@@ -152,3 +153,50 @@ def test_a_package_json_project_runs_and_its_packages_scripts_do_not(versions: S
     with run.started(versions.embedded.settings, build) as running:
         answer = httpx.get(running.url, timeout=60, trust_env=False)
     assert answer.json() == {"express": "4.21.2"}
+
+
+MODULES = {
+    "/v1/mod.ts": """\
+import { word } from "./words";
+export const greet = (name: string): string => `${word}, ${name}`;
+""",
+    "/v1/words": 'export const word = "Hello";\n',  # no ending: JavaScript
+}
+
+
+def test_modules_of_a_listed_host_are_fetched_by_the_lock_and_are_there_when_the_app_starts(
+    start: Callable[..., AbstractContextManager[Server]],
+) -> None:
+    trusted = config.load({}).settings.ca_bundle
+    with (
+        tempfile.TemporaryDirectory(
+            dir="/var/tmp", prefix="ignite-builder-modules-"
+        ) as folder,  # the build user enters
+        module_fixtures.serving(Path(folder), MODULES, trusted) as host,
+    ):
+        lock = {
+            "version": "4",
+            "redirects": {host.url("/mod.ts"): host.url("/v1/mod.ts")},
+            "remote": host.pinned(),
+        }
+        files = {
+            "main.ts": f"""\
+import {{ start }} from "ignite";
+import {{ greet }} from "{host.url("/mod.ts")}";
+start(() => greet("Ada"));
+""",
+            "deno.lock": json.dumps(lock),
+        }
+        with start(import_hosts=(host.address,), ca_bundle=str(host.bundle), slots=1) as server:
+            for row in ROWS:
+                build = submit(server, "modules", files, row.version)
+                assert build.status == pb.BUILD_STATUS_SUCCEEDED, build.failure
+                with run.started(server.embedded.settings, build) as running:
+                    answer = httpx.post(running.url, headers=CALLER, timeout=120, trust_env=False)
+                assert (answer.status_code, answer.text) == (200, "Hello, Ada")
+            assert sorted(host.asked) == sorted(MODULES), "each once, and no redirect of the lock"
+            swapped = {host.url("/v1/words"): "0" * 64}
+            lock["remote"] = host.pinned() | swapped
+            build = submit(server, "modules", {**files, "deno.lock": json.dumps(lock)})
+            assert (build.failure.reason, build.failure.where) == ("LockOutdated", "deno.lock"), build.failure
+            assert any(f"{host.url('/v1/words')} has sha256-" in line for line in build.failure.said)
