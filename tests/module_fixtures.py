@@ -23,12 +23,19 @@ class ModuleHost:
     files: Mapping[str, str]
     asked: list[str] = field(default_factory=list)
 
-    def url(self, path: str) -> str:
-        return f"https://{self.address}{path}"
+    @property
+    def origin(self) -> str:
+        return f"https://{self.address}"
 
-    def pinned(self) -> dict[str, str]:
-        """The table `remote` of a deno.lock."""
-        return {self.url(path): hashlib.sha256(text.encode()).hexdigest() for path, text in self.files.items()}
+
+def lock_of(origin: str, files: Mapping[str, str]) -> dict[str, object]:
+    """A deno.lock with these modules, and a redirect from /mod.ts to the first."""
+    first = next(iter(files))
+    return {
+        "version": "4",
+        "redirects": {f"{origin}/mod.ts": f"{origin}{first}"},
+        "remote": {f"{origin}{path}": hashlib.sha256(text.encode()).hexdigest() for path, text in files.items()},
+    }
 
 
 @contextmanager

@@ -95,16 +95,32 @@ def test_what_the_lock_pins_of_listed_hosts_is_fetched_without_the_source() -> N
     assert not made.warnings
 
 
-def test_the_list_names_each_module_and_each_redirect() -> None:
+def test_the_list_names_each_module_by_its_url() -> None:
     made = plan(FILES)
     found = deno.fetched(made, stubs(made, FILES))
     assert found is not None
     (listed,) = found.files
-    assert [(one["url"], one["path"], one.get("location")) for one in json.loads(listed.content)] == [
-        (MOD, ONE, None),
-        (ADD, OTHER, None),
-        ("https://deno.land/mod", "", MOD),
-    ]
+    assert [(one["url"], one["path"]) for one in json.loads(listed.content)] == [(MOD, ONE), (ADD, OTHER)]
+
+
+VENDORED = {"deno.json": '{"vendor": true}', "vendor/deno.land/x/mod.ts": ""}
+
+
+def test_a_source_that_brings_its_modules_needs_no_listed_host_and_no_network() -> None:
+    made = plan({**FILES, **VENDORED}, ())
+    (check,) = made.steps
+    assert check.argv[-3:] == ("install", "frozen", "imports=*")
+    assert "--allow-import" in made.output.entrypoint
+    assert json.loads(made.files[0].content)["vendor"] is True
+    unlocked = {"main.ts": FILES["main.ts"], **VENDORED}
+    assert plan(unlocked, ()).steps[-1].argv[-2:] == ("main.ts", "imports=*")
+
+
+@pytest.mark.parametrize("left_out", VENDORED)
+def test_a_folder_of_that_name_is_not_enough(left_out: str) -> None:
+    files = {**FILES, **VENDORED}
+    del files[left_out]
+    assert '"vendor": true' in refused(files, ()).next
 
 
 def test_of_a_host_that_is_not_listed_nothing_is_fetched() -> None:
@@ -248,6 +264,14 @@ def test_a_module_that_was_not_fetched_is_named_where_it_is_imported(
     found = deno.diagnose(CHECK, 1, [line, "    at file:///work/out/app/main.ts:3:7"])
     assert (found.reason, found.where) == (reason, "main.ts:3:7")
     assert words in found.message and step in found.next
+
+
+def test_a_module_that_vendor_lacks_is_named() -> None:
+    check = replace(CHECK, argv=("deno", "check.ts", "imports=*"))
+    for line in (f"error: Import '{MOD}' failed.", f'error: Specifier not found in cache: "{MOD}", --cached-only is'):
+        found = deno.diagnose(check, 1, [line, "    at file:///work/out/app/main.ts:1:8"])
+        assert (found.reason, found.where) == ("DependencyNotFound", "main.ts:1:8")
+        assert f"{MOD} is imported, but vendor/ does not have it" in found.message
 
 
 @pytest.mark.parametrize(

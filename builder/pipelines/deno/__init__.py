@@ -143,7 +143,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     warnings = list(wanted.warnings)
     lock = read_json(project.tree, project.lock, LOCK_LIMIT, comments=False) if project.lock else {}
     remote = remote_of(project, reached, lock, request.import_hosts, entry)
-    packaged = bool(needs or (remote.hosts and table(lock, "npm")))  # a module may import a package
+    packaged = bool(needs or (remote.allowed and table(lock, "npm")))  # a module may import a package
     if project.lock:
         locks.check_format(project.tree, lock, project.lock, row.version)
     elif needs:
@@ -162,7 +162,8 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     )
     named = [f"{len(needs)} npm packages named"] if needs else []
     named += [f"modules of {host.removesuffix(':443')}" for host in remote.hosts]
-    fetches, vendor = packaged or remote.hosts, bool(remote.hosts)
+    named += ["modules of vendor/"] if remote.vendored else []
+    fetches, vendor = packaged or remote.hosts, bool(remote.allowed)
     configuration = project.configuration(MOD, lax=request.single_file, vendor=vendor)
     above = configurations_above(tree, home, vendor=vendor)
     start = start_of(request.build_args)
@@ -220,7 +221,8 @@ def _mode(project: Project, reached: Reached, entry: str) -> str:
 
 def _run_flags(home: str, request: PlanRequest, remote: Remote) -> tuple[str, ...]:
     """What an app may. Modules of `import` are those that lie beside it, since nothing is fetched when it starts."""
-    flags = [*_ALLOWED, *((f"--allow-import={','.join(remote.hosts)}",) if remote.hosts else ())]
+    imports = {"": (), "*": ("--allow-import",)}.get(remote.allowed, (f"--allow-import={remote.allowed}",))
+    flags = [*_ALLOWED, *imports]
     for one in _words(request, "allow"):
         if one not in _MORE:
             message = f"{one[:40]} is no permission that can be asked for; there are {', '.join(_MORE)}"
@@ -274,8 +276,9 @@ def _steps(
         steps = (_download("modules", modules.LIST, modules.CACHE), *steps, lay)
     env = (*_QUIET, ("DENO_DIR", "/work/out/deno"))
     flags = ("frozen",) if project.lock else ()
-    imports = (f"imports={','.join(remote.hosts)}",) if remote.hosts else ()
-    modes = (*(("install",) if packaged or remote.hosts else ()), *flags, *imports)
+    imports = (f"imports={remote.allowed}",) if remote.allowed else ()
+    locked = remote.hosts or (remote.vendored and project.lock)
+    modes = (*(("install",) if packaged or locked else ()), *flags, *imports)
     script = f"./{entry}" if entry.startswith("-") else entry  # no option of Deno's
     argv = _ours("check.ts", home, project.lock or LOCK, script, *modes)
     if not scripts:

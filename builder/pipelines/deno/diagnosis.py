@@ -39,6 +39,7 @@ _NOT_CACHED = re.compile(
 )
 _NO_REMOTE = re.compile(
     r"Specifier not found in cache: \"(https?:[^\"]{1,500})\"|Requires import access to \"([^\"]{1,300})\""
+    r"|Import '(https?:[^']{1,500})' failed"
 )
 _NO_EXPORT = re.compile(r"does not provide an export named '([^']{1,200})'")
 _CONFIG = re.compile(r"(?:Unable to parse config file|Invalid .{0,40}config|[Ff]ailed deserializing config)")
@@ -186,7 +187,13 @@ def _modules(step: Step, said: Sequence[str]) -> Diagnosis | None:
 def _remote(step: Step, found: re.Match[str], where: str, said: tuple[str, ...]) -> Diagnosis:
     """A module that was not fetched: its host is none of the step's, or the lock does not pin it."""
     hosts = next((word.partition("=")[2].split(",") for word in step.argv if word.startswith("imports=")), [])
-    what, host = found[1] or f"https://{found[2]}", host_of(found[1]) if found[1] else found[2]
+    url = found[1] or found[3]
+    what, host = url or f"https://{found[2]}", host_of(url) if url else found[2]
+    if hosts == ["*"]:
+        return Diagnosis(
+            reason="DependencyNotFound", message=f"{what} is imported, but vendor/ does not have it", where=where,
+            said=said, next="Run `deno install --entrypoint FILE` for the program's file, and send vendor/ whole.",
+        )  # fmt: skip
     if host not in hosts:
         refused = not_fetched(what, host, where)
         return Diagnosis(

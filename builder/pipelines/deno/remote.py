@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -27,6 +27,7 @@ LIST = "modules.json"
 HOSTS = "hosts.json"
 INDEX = "https"
 """The kind of index in `toolchain.toml` that stands for the hosts of `import_hosts`."""
+VENDOR = "vendor/"
 SETTING = "import_hosts"
 MODULES_MOST = 20_000
 _PORT = ":443"
@@ -39,11 +40,17 @@ _LOCKED = "Run `deno install --entrypoint {}` with Deno 2 and commit deno.lock."
 class Remote:
     """What of `https:` imports is fetched: `hosts` ("deno.land:443") that are listed and that imports or the lock name.
 
-    `skipped` are those of the lock that are not listed.
+    `skipped` are those of the lock that are not listed. `vendored`: the source has all of them below vendor/.
     """
 
     hosts: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    vendored: bool = False
+
+    @property
+    def allowed(self) -> str:
+        """The hosts as `--allow-import` lists them, `*` for any; empty where nothing is imported."""
+        return "*" if self.vendored else ",".join(self.hosts)
 
 
 def host_of(url: str) -> str:
@@ -63,38 +70,42 @@ def remote_of(
 ) -> Remote:
     """What the `https:` imports of a project need. `listed` is the operator's list: `host`, or `host:port`.
 
+    A source with `"vendor": true` and the folder brings them: nothing is fetched, and no host needs to be listed.
     Raises `BuildError` DependencyNotFound for a host that is not listed, LockOutdated where there is no lock.
     """
-    allowed = {one.lower() if ":" in one else f"{one.lower()}{_PORT}" for one in listed}
-    hosts = set()
-    for need in _needs(project, reached):
-        host = host_of(need.specifier)
-        if host not in allowed:
-            raise not_fetched(need.specifier, host, need.where)
-        if not project.lock:
-            message = f"{need.specifier[:200]} is imported, and no {LOCK} pins what it is"
-            raise BuildError("LockOutdated", message, where=need.where, next=_LOCKED.format(entry))
-        hosts.add(host)
-    if not hosts:
+    found = outside(project, reached).items()
+    needs = [Need(specifier=one, where=where) for one, where in found if one.startswith(("https:", "http:"))]
+    if not needs:
         return Remote()
+    if project.config.get("vendor") is True and any(path.startswith(VENDOR) for path in project.tree.files()):
+        return Remote(vendored=True)
+    allowed = {one.lower() if ":" in one else f"{one.lower()}{_PORT}" for one in listed}
+    hosts = {_required(project, need, allowed, entry) for need in needs}
     pinned = {host for url in table(lock, "remote") if (host := host_of(url))}
     return Remote(hosts=tuple(sorted(hosts | pinned & allowed)), skipped=tuple(sorted(pinned - allowed)))
 
 
-def _needs(project: Project, reached: Reached) -> Iterator[Need]:
-    for specifier, where in outside(project, reached).items():
-        if specifier.startswith("https:"):
-            yield Need(specifier=specifier, where=where)
-        elif specifier.startswith("http:"):
-            message = f"{specifier[:200]} is imported; code is fetched by https: alone"
-            raise BuildError("DependencyNotFound", message, where=where, next="Import it by https:, or from npm.")
+def _required(project: Project, need: Need, allowed: Collection[str], entry: str) -> str:
+    """The host of an import that is fetched. Raises `BuildError` for one that is not."""
+    if need.specifier.startswith("http:"):
+        message = f"{need.specifier[:200]} is imported; code is fetched by https: alone"
+        raise BuildError("DependencyNotFound", message, where=need.where, next="Import it by https:, or from npm.")
+    host = host_of(need.specifier)
+    if host not in allowed:
+        raise not_fetched(need.specifier, host, need.where)
+    if not project.lock:
+        message = f"{need.specifier[:200]} is imported, and no {LOCK} pins what it is"
+        raise BuildError("LockOutdated", message, where=need.where, next=_LOCKED.format(entry))
+    return host
 
 
 def not_fetched(specifier: str, host: str, where: str) -> BuildError:
     """An import whose host is not listed."""
     shown = host.removesuffix(_PORT)
     message = f"{specifier[:200]} is imported; this builder fetches no code from {shown or 'there'}"
-    hint = "Take the package from npm (npm:NAME@VERSION), or send the file with the source."
+    hint = (
+        'Take the package from npm (npm:NAME@VERSION), or send vendor/ with the source ("vendor": true in deno.json).'
+    )
     if shown:
         hint = f"{hint[:-1]}; or ask the operator to list {shown} in {SETTING}."
     return BuildError("DependencyNotFound", message, where=where, next=hint)
@@ -114,8 +125,8 @@ def fetched(stubs: Tree, name: str) -> Fetched | None:
         return None
     hosts = frozenset(json.loads(stubs.read_text(HOSTS)))
     lock = read_json(stubs, LOCK, LOCK_LIMIT, comments=False)
-    pinned, moved = table(lock, "remote"), table(lock, "redirects")
-    if len(pinned) + len(moved) > MODULES_MOST:
+    pinned = table(lock, "remote")
+    if len(pinned) > MODULES_MOST:
         raise BuildError("ManifestInvalid", f"{name} has more than {MODULES_MOST} modules", where=name)
     wanted: dict[str, Wanted] = {}
     listed = []
@@ -129,7 +140,4 @@ def fetched(stubs: Tree, name: str) -> Fetched | None:
         wanted.setdefault(digest, Wanted(cache=CACHE, source=digest, path=digest, digest=pin, package=url, index=INDEX))
         integrity = "sha256-" + base64.b64encode(bytes.fromhex(digest)).decode()
         listed.append({"url": url, "path": digest, "integrity": integrity})
-    for url, target in moved.items():
-        if host_of(url) in hosts and isinstance(target, str) and host_of(target) in hosts:
-            listed.append({"url": url, "path": "", "location": target})
     return Fetched(wanted=tuple(wanted.values()), files=(WriteFile(path=LIST, content=json.dumps(listed)),))

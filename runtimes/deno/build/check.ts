@@ -3,15 +3,14 @@
  *
  *     check.ts HOME LOCK ENTRY [install] [frozen] [imports=HOST:PORT,…] [scripts=npm:NAME,…]
  *
- * Deno runs no code of the source here. With `imports=` modules of these hosts become files below vendor/. With
- * `scripts=` the lifecycle scripts of the packages named run first.
+ * Deno runs no code of the source here. With `imports=` modules of these hosts become files below vendor/; `*` means
+ * that they are there. With `scripts=` the lifecycle scripts of the packages named run first.
  */
 
 const [home, lock, entry, ...modes] = Deno.args;
 const SOURCE = "/work/src";
 const APP = "/work/out/app";
 const FETCHED_LOCK = "/work/fetch/deno.lock";
-const MODULES = "/work/fetch/modules.json";
 const LEFT_OUT = new Set([".git", "node_modules", ".npmrc"]);
 const here = home === "." ? APP : `${APP}/${home}`;
 
@@ -49,7 +48,7 @@ interface Manifest {
   modules?: Record<string, { headers?: Record<string, string> }>;
 }
 
-/** Redirects into the manifest of vendor/: Deno takes them from the lock here, and has none when the app starts. */
+/** Redirects of the lock into the manifest of vendor/: Deno takes them from the lock here, and reads none at the start. */
 function redirect(): void {
   let folder = here;
   while (folder !== APP && !there(`${folder}/vendor`)) folder = folder.slice(0, folder.lastIndexOf("/"));
@@ -57,9 +56,8 @@ function redirect(): void {
   const path = `${folder}/vendor/manifest.json`;
   const manifest: Manifest = there(path) ? JSON.parse(Deno.readTextFileSync(path)) : {};
   const known = new Map(Object.entries(manifest.modules ?? {}));
-  for (const { url, location } of JSON.parse(Deno.readTextFileSync(MODULES))) {
-    if (location) known.set(url, { headers: { location } });
-  }
+  const moved: Record<string, string> = JSON.parse(Deno.readTextFileSync(`${here}/${lock}`)).redirects ?? {};
+  for (const [url, location] of Object.entries(moved)) known.set(url, { headers: { location } });
   const sorted = [...known].sort(([one], [other]) => one < other ? -1 : 1);
   Deno.writeTextFileSync(path, JSON.stringify({ ...manifest, modules: Object.fromEntries(sorted) }, null, 2));
 }
@@ -76,13 +74,13 @@ function there(path: string): boolean {
 copy(SOURCE, APP);
 const frozen = modes.includes("frozen");
 const scripts = named("scripts"), imports = named("imports");
-const allowed = imports ? [`--allow-import=${imports}`] : [];
+const allowed = imports === "*" ? ["--allow-import"] : imports ? [`--allow-import=${imports}`] : [];
 if (modes.includes("install")) {
   if (!frozen) Deno.copyFileSync(FETCHED_LOCK, `${here}/${lock}`);
   const allow = [...allowed, ...(scripts ? [`--allow-scripts=${scripts}`] : [])];
   deno("install", "--cached-only", `--lock=${lock}`, `--frozen=${frozen}`, ...allow, "--entrypoint", entry);
 }
-if (imports) redirect();
+if (imports && frozen) redirect();
 // As installed, not as it runs: types of a package without any are known so alone before Deno 2.9.
 const locked = modes.includes("install") ? [`--lock=${lock}`, `--frozen=${frozen}`] : ["--no-lock"];
 deno("check", ...locked, ...allowed, entry);

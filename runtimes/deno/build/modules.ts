@@ -4,14 +4,13 @@
  *
  *     modules.ts LIST SHARED DENO_DIR
  *
- * LIST is JSON [{"url", "path"}] of modules and [{"url", "location"}] of redirects. No header of an answer is taken,
- * since a lock pins none: a module is what the ending of its URL names, and JavaScript where it names nothing.
+ * LIST is JSON [{"url", "path"}]. No header of an answer is taken, since a lock pins none: a module is what the ending
+ * of its URL names, and JavaScript where it names nothing.
  */
 
 interface Entry {
   url: string;
   path: string;
-  location?: string;
 }
 
 const KNOWN = /\.(?:[cm]?[jt]sx?|json|wasm)$/;
@@ -27,10 +26,8 @@ for (const entry of entries) {
   const url = new URL(entry.url);
   const host = url.port ? `${url.hostname}_PORT${url.port}` : url.hostname;
   const folder = `${cache}/remote/https/${host}`;
-  const headers: Record<string, string> = {};
-  if (entry.location) headers.location = entry.location;
-  else if (!KNOWN.test(url.pathname)) headers["content-type"] = "application/javascript";
-  const body = entry.location ? new Uint8Array() : Deno.readFileSync(`${shared}/${entry.path}`);
+  const headers = KNOWN.test(url.pathname) ? {} : { "content-type": "application/javascript" };
+  const body = Deno.readFileSync(`${shared}/${entry.path}`);
   const told = new TextEncoder().encode(`\n// denoCacheMetadata=${JSON.stringify({ headers, url: entry.url, time: 0 })}`);
   const file = new Uint8Array(body.length + told.length);
   file.set(body);
@@ -38,4 +35,4 @@ for (const entry of entries) {
   Deno.mkdirSync(folder, { recursive: true });
   Deno.writeFileSync(`${folder}/${await hex(url.pathname + url.search)}`, file);
 }
-console.log(`${entries.filter((entry) => entry.path).length} modules laid`);
+console.log(`${entries.length} modules laid`);
