@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -168,7 +168,7 @@ VENDORED = {
 }
 
 
-def greeting(origin: str, modules: Files) -> dict[str, str | bytes]:
+def greeting(origin: str, modules: Mapping[str, str]) -> dict[str, str | bytes]:
     """An app that answers what a module of the origin says."""
     return {
         "main.ts": f"""\
