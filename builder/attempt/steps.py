@@ -261,13 +261,14 @@ def _cache(attempt: Attempt, name: str) -> Path:
 
 
 def sandbox_egress(attempt: Attempt, toolchain: Provided) -> sandbox.Egress:
-    """The way out of a fetch step: the package indexes of its runtime and nothing else."""
+    """The way out of a fetch step: the package indexes of its runtime, listed hosts of modules, and nothing else."""
     settings = attempt.node.settings
     return sandbox.Egress.for_indexes(
         toolchain.indexes,
         settings.index_env,
         upstream_proxy=settings.upstream_proxy,
         no_proxy=settings.no_proxy,
+        import_hosts=settings.import_hosts,
     )
 
 

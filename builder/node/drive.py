@@ -101,6 +101,7 @@ def driving(
             plan_request(grant.request),
             default_versions=dict(grant.default_versions),
             today=time.strftime("%Y-%m-%d", time.gmtime()),
+            import_hosts=node.settings.import_hosts,
         ),
         lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
         log=Log(spool=spool, mask=mask_of(grant.secrets), now=now),

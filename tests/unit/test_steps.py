@@ -13,6 +13,7 @@ from builder import indexes, sandbox
 from builder.attempt import steps
 from builder.errors import PlatformError
 from builder.images.image import BaseImage
+from builder.indexes import Indexes
 from builder.mask import mask_of
 from builder.plan import Access, Cache, Network, Sees, Step
 from builder.sandbox import EgressRecord, Verdict
@@ -50,6 +51,17 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
 
 def connection(host: str, verdict: Verdict, came: int = 0) -> EgressRecord:
     return EgressRecord(host=host, port=443, bytes_in=came, bytes_out=came, verdict=verdict)
+
+
+def test_the_operators_list_of_hosts_is_open_to_a_client_that_fetches_modules_and_to_no_other(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path, settings={"import_hosts": ("deno.land", "modules.corp:8443")})
+    base = BaseImage(name="go", digest="sha256:" + "a" * 64, layers=())
+    for client, hosts in (
+        (Indexes(), frozenset[tuple[str, int]]()),
+        (Indexes(listed=True), frozenset({("deno.land", 443), ("modules.corp", 8443)})),
+    ):
+        toolchain = Provided(base=base, root=sandbox.Root(), digests={}, indexes=client)
+        assert steps.sandbox_egress(attempt, toolchain).policy.hosts == hosts
 
 
 def test_the_build_user_passes_to_what_it_writes_of_a_cache_whatever_the_umask(
