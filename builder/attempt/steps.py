@@ -126,16 +126,19 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
     settings = attempt.node.settings
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
-    def on_line(stream: sandbox.Stream, data: bytes) -> None:
-        text = data.decode("utf-8", "replace")
-        tail.append(text)
-        attempt.log.emit(stream.value, text)
-        attempt.node.label("in-step")
+    def emit(stream: str, line: str) -> None:
+        tail.append(line)  # the diagnosis and a stored output have no secret either
+        attempt.log.emit(stream, line)
 
     if name := cache_of(step):
         _make_download(attempt, name)
     egress = sandbox_egress(attempt, toolchain) if step.network is Network.INDEX else None
-    with _overlays(attempt, step) as overlays:
+    with _overlays(attempt, step) as overlays, attempt.log.output(emit) as output:
+
+        def on_line(stream: sandbox.Stream, data: bytes) -> None:
+            output.add(stream.value, data)
+            attempt.node.label("in-step")
+
         result = sandbox.run(
             sandbox.Command(
                 argv=step.argv,
@@ -258,13 +261,14 @@ def _cache(attempt: Attempt, name: str) -> Path:
 
 
 def sandbox_egress(attempt: Attempt, toolchain: Provided) -> sandbox.Egress:
-    """The way out of a fetch step: the package indexes of its runtime and nothing else."""
+    """The way out of a fetch step: the package indexes of its runtime, listed hosts of modules, and nothing else."""
     settings = attempt.node.settings
     return sandbox.Egress.for_indexes(
         toolchain.indexes,
         settings.index_env,
         upstream_proxy=settings.upstream_proxy,
         no_proxy=settings.no_proxy,
+        import_hosts=settings.import_hosts,
     )
 
 

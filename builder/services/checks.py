@@ -10,6 +10,7 @@ from google.protobuf import json_format
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import BuildError
+from builder.mask import Mask
 from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, permission_denied
 from builder.store import logs
@@ -94,6 +95,13 @@ def clean(failure: pb.Failure) -> None:
         lines = getattr(failure, name)[:TEXT_CHARACTERS].split("\n")
         setattr(failure, name, "\n".join(map(log_line, lines)))
     failure.said[:] = [log_line(line[:TEXT_CHARACTERS]) for line in failure.said[:SAID_LINES]]
+
+
+def hide(failure: pb.Failure, mask: Mask) -> None:
+    """Hide the secrets of its build in a failure's texts."""
+    for name in ("message", "where", "next"):
+        setattr(failure, name, mask.text(getattr(failure, name)))
+    failure.said[:] = [mask.text(line) for line in failure.said]
 
 
 def check_job(job: pb.Job) -> None:

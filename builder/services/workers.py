@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -16,6 +17,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import REASONS, BuildError
 from builder.git.source import parse_url
+from builder.mask import NOTHING, Mask, mask_of
 from builder.services.archives import Archives, ArchiveUpload, check_size
 from builder.services.auth import OWNERS, Caller, require, stages_of
 from builder.services.checks import (
@@ -28,6 +30,7 @@ from builder.services.checks import (
     checked_cursors,
     checked_provenance,
     clean,
+    hide,
     is_of,
     moment,
     need,
@@ -38,7 +41,7 @@ from builder.services.parts import Parts
 from builder.services.revocations import forgotten
 from builder.services.watchers import WatcherCalls
 from builder.store import builds, jobs, logs, membership, nodes, record
-from builder.store.transitions import RUNNING, WORK
+from builder.store.transitions import JOB, RUNNING, WORK
 from builder.text import log_line
 
 LACKS = 200
@@ -46,6 +49,8 @@ MOST_SLOTS = 4096
 """Of a node. The window of hints is about twice the free slots; one that offers more would take everybody's."""
 LINE_CHARACTERS = 128 * 1024
 """Of a log line. A node splits lines at 16 KiB; what it then escapes becomes a few times as long."""
+MOST_MASKS = 1000
+"""Builds in stage JOB whose secrets a control process has at hand."""
 MOST_WARNINGS = 100
 
 
@@ -56,6 +61,7 @@ class WorkerService(WatcherCalls):
     def __init__(self, parts: Parts) -> None:
         super().__init__(parts)
         self.archives = Archives(parts.sources)
+        self._masks: dict[tuple[str, int], Mask] = {}
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
@@ -130,6 +136,18 @@ class WorkerService(WatcherCalls):
             raise BuildError("SecretWrongType", message, where=where)
         return {"git.username": found.username, "git.token": found.token}
 
+    def _mask_of(self, build_id: str, claim: int) -> Mask:
+        """What hides the secrets of a build in the lines of its Job, which its source may repeat."""
+        if (known := self._masks.get((build_id, claim))) is not None:
+            return known
+        row, mask = builds.by_id(self._parts.store, build_id), NOTHING
+        with suppress(BuildError):  # deleted meanwhile: there is nothing to compare with
+            mask = mask_of(self._secrets_of(row)) if row is not None else NOTHING
+        while len(self._masks) >= MOST_MASKS:
+            self._masks.pop(next(iter(self._masks)), None)
+        self._masks[build_id, claim] = mask
+        return mask
+
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
         self._admit(caller, request.protocol)
@@ -185,6 +203,10 @@ class WorkerService(WatcherCalls):
             }
             for line in request.lines
         ]
+        if request.cursors and (mask := self._mask_of(request.build_id, request.claim)):
+            hidden = mask.lines()  # a watcher has no secret of the build
+            texts = [text for line in lines for text in hidden.feed(log_line(str(line["l"])))] + hidden.flush()
+            lines = [{**line, "l": text} for line, text in zip(lines, texts, strict=True)]
         stale, kept, fresh = logs.append(
             self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node,
             checked_cursors(request.cursors), stages_of(caller),
@@ -203,6 +225,8 @@ class WorkerService(WatcherCalls):
         check_phases(request.phases)
         if request.WhichOneof("outcome") == "failure":
             clean(request.failure)
+            if JOB in stages_of(caller) and (mask := self._mask_of(request.build_id, request.claim)):
+                hide(request.failure, mask)
         request, refused = _checked(request)
         stages = stages_of(caller)
         done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node, stages)

@@ -35,6 +35,13 @@ print("files", sorted(os.listdir(".")), flush=True)
 print("content", pathlib.Path("data.txt").read_text(), flush=True)
 pathlib.Path("/work/out/server.py").write_text("")
 """
+NESTING = """\
+import pathlib
+for path in ("libs/README", "libs/lib/lib.txt", "libs/lib/in/inner.txt"):
+    print("file", path, pathlib.Path(path).exists(), flush=True)
+pathlib.Path("/work/out/server.py").write_text("")
+"""
+MODULE = '[submodule "{name}"]\n\tpath = {name}\n\turl = {url}\n'
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
 
 
@@ -47,14 +54,31 @@ class World:
     first: str
     second: str
 
-    def build(self, url: str, reference: str = "", secret: str = "", folder: str = "", **more: object) -> pb.Build:
+    def build(self, url: str, reference: str = "", secret: str = "", folder: str = "", *, submodules: bool = False,
+              **more: object) -> pb.Build:  # fmt: skip
         request = pb.CreateBuildRequest(name="app", **more)
         request.git_source.url, request.git_source.reference = url, reference
         request.git_source.secret_ref, request.git_source.context_dir = secret, folder
+        request.git_source.submodules = submodules
         return self.server.wait(self.server.api.call("CreateBuild", request).build)
 
     def log(self, build: pb.Build) -> str:
         return self.server.log(build.build_id).text
+
+
+def make_submodules(host: Host, folder: Path) -> None:
+    """Repositories "nesting" → "private-lib" → "inner", by relative URLs; "leading" names a host that is not listed."""
+    inner = hosts.commit(folder / "inner", {"inner.txt": "innermost"})
+    lib = hosts.commit(folder / "lib", {"lib.txt": "x", ".gitmodules": MODULE.format(name="in", url="./../inner.git")})
+    lib = hosts.link(folder / "lib", "in", inner)
+    modules = MODULE.format(name="libs/lib", url="../private-lib.git") + MODULE.format(name="gone", url="../gone.git")
+    hosts.commit(folder / "nesting", {"build.py": NESTING, ".gitmodules": modules, "libs/README": "beside it"})
+    hosts.link(folder / "nesting", "libs/lib", lib)
+    away = f"https://localhost:{host.address.rpartition(':')[2]}/inner.git"
+    hosts.commit(folder / "leading", {"build.py": SCRIPT, ".gitmodules": MODULE.format(name="in", url=away)})
+    hosts.link(folder / "leading", "in", inner)
+    for name, served in (("inner", "inner"), ("lib", "private-lib"), ("nesting", "nesting"), ("leading", "leading")):
+        hosts.publish(host, folder / name, served)
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +99,7 @@ def world(start: Start, request: pytest.FixtureRequest) -> Iterator[World]:
         lfs = folder / "lfs"
         hosts.commit(lfs, {"build.py": SCRIPT, "data.txt": "x", "model.bin": POINTER})
         hosts.publish(host, lfs, "lfs")
+        make_submodules(host, folder)
         with scripting(start, git_hosts=(host.address,), ca_bundle=str(host.bundle)) as server:
             yield World(server, host, first, second)
 
@@ -116,6 +141,27 @@ def test_a_private_repository_takes_its_secret(world: World) -> None:
     assert TOKEN not in world.log(build) + str(build)
     assert world.build(url, secret="old").failure.reason == "GitAuthFailed"
     assert world.build(url, secret="elsewhere").failure.reason == "InvalidRequest"
+
+
+def test_submodules_are_fetched_on_request_and_named_without(world: World) -> None:
+    save = pb.SaveBuildSecretsRequest()
+    save.named.add(name="sub", git_token=pb.GitToken(username=USERNAME, token=TOKEN))
+    world.server.api.call("SaveBuildSecrets", save)
+    url = world.host.url("nesting")
+    build = world.build(url, no_cache=True)
+    assert build.status == pb.BUILD_STATUS_SUCCEEDED, (build.failure, world.log(build))
+    assert "file libs/lib/lib.txt False" in world.log(build)
+    assert [line for line in build.warnings if line.startswith("libs/lib, gone are submodules")], build.warnings
+    asked = ["/private-lib.git/info/refs", "/inner.git/info/refs"]
+    assert not any(path.startswith(tuple(asked)) for path in world.host.asked)
+    build = world.build(url, secret="sub", submodules=True, no_cache=True)
+    assert build.status == pb.BUILD_STATUS_SUCCEEDED, (build.failure, world.log(build))
+    for path in ("libs/README", "libs/lib/lib.txt", "libs/lib/in/inner.txt"):
+        assert f"file {path} True" in world.log(build)
+    assert not [line for line in build.warnings if "submodule" in line] and TOKEN not in world.log(build)
+    assert world.build(url, submodules=True).failure.reason == "GitAuthFailed"
+    refused = world.build(world.host.url("leading"), secret="sub", submodules=True).failure
+    assert (refused.reason, refused.where) == ("GitUrlRefused", ".gitmodules: submodule.in.url"), refused
 
 
 def test_each_trouble_has_its_reason(world: World) -> None:
