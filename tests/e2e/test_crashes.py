@@ -40,7 +40,7 @@ def test_the_api_dies_in_finalize_and_its_next_life_finishes(kept: Path) -> None
         parts.start_worker()
         parts.submit_some(BUILDS)
         assert parts.api is not None
-        assert parts.api.wait(120) == -signal.SIGKILL
+        assert parts.api.wait(PATIENCE_S) == -signal.SIGKILL
         parts.start_api()
         parts.wait_ended(PATIENCE_S)
         assert_promises(parts)
