@@ -12,7 +12,7 @@ from sqlalchemy import Connection, ScalarSelect, and_, case, or_, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import outbox, record, retention
+from builder.store import cluster, outbox, record, retention
 from builder.store.engine import Store
 from builder.store.nodes import LIVE_LEASES, read, takers
 from builder.store.rows import (
@@ -87,8 +87,11 @@ class UnknownNode(Exception):
     """A node claims before it registered."""
 
 
-def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) -> Claimed:
-    """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`."""
+def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, jobs: int = 0) -> Claimed:
+    """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`.
+
+    `jobs`: how many image builds its organization may have at work, 0 for any number.
+    """
     with store.transaction() as tx:
         node = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
         query = select(builds, *node, store.clock_column(tx).label("now"), _last_success().label("last"))
@@ -115,6 +118,10 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
         if row["avoid"] == node_id and now < row["queued_at"] + AVOID_MS and _others(tx, row, now, lease_ms):
             write(tx, row, offers=0, offered_at=0, offer_from=now + AVOID_PAUSE_MS)
             return Claimed(row=None, refused="its last attempt failed here, and another node can take it")
+        if not cluster.has_room(tx, row, jobs):
+            if row["offers"]:  # the hint is spent: the next one comes once there is room
+                write(tx, row, offers=0, offered_at=0, offer_from=now)
+            return Claimed(row=None, refused=cluster.words(jobs))
         after = transition(
             tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
             node_id=node_id, avoid="", nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
