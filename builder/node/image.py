@@ -116,6 +116,7 @@ class Launcher:
             dockerfile=asked.dockerfile_path or attempt.grant.request.dockerfile,
             sub_path=asked.sub_path,
             build_args=arguments,
+            buildpacks=attempt.grant.request.buildpacks,
         )
         with reading_source(attempt) as reading:
             with attempt.phase("FETCH_SOURCE"):

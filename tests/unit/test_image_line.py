@@ -239,8 +239,9 @@ class Fake:
         self.deleted.append(name)
 
 
-def grant(source: bytes, **image: Any) -> pb.ClaimBuildResponse:
+def grant(source: bytes, *, by_buildpacks: bool = False, **image: Any) -> pb.ClaimBuildResponse:
     made = grant_of(BUILD)
+    made.request.buildpacks = by_buildpacks
     for name, value in image.items():
         if isinstance(value, dict):
             getattr(made.request.code.image.from_code, name).update(value)
@@ -448,6 +449,15 @@ def test_a_dockerfile_goes_before_buildpacks(tmp_path: Path) -> None:
     calls = JobCalls(SOURCE)
     launch(tmp_path, calls, Fake(calls.order), setups=BOTH)
     assert calls.marked is not None and calls.marked.job.strategy == "kaniko"
+
+
+def test_buildpacks_that_are_asked_for_go_before_a_dockerfile(tmp_path: Path) -> None:
+    calls = JobCalls(SOURCE)
+    _, how = launch(tmp_path, calls, Fake(calls.order), setups=BOTH, by_buildpacks=True)
+    assert how is Close.LAUNCHED
+    assert calls.marked is not None and calls.marked.job.strategy == "buildpacks"
+    assert "an image by Cloud Native Buildpacks, because buildpacks are asked for" in calls.kept[BUILD]
+    assert calls.archived == ["Dockerfile", "a"], "a file like any other"
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_buildpacks_are_asked_for_and_a_runtime_that_fits_does_not_count(source:
     assert (code, found["image"]["strategy"], found["image"]["because"]) == (
         0,
         "buildpacks",
-        "no Dockerfile at the root",
+        "buildpacks are asked for",
     )
     ran = run("plan", str(source), "--buildpacks", settings=local(source).replace(server="http://127.0.0.1:1"))
     output, following = ran.out.splitlines()[-2:]
@@ -201,7 +201,6 @@ def test_buildpacks_are_asked_for_and_a_runtime_that_fits_does_not_count(source:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ((), "there is a Dockerfile at the root, and a server builds that"),
         (("--runtime", "go"), "--buildpacks and --runtime exclude each other"),
         (("--dockerfile", "Dockerfile"), "--buildpacks and --dockerfile exclude each other"),
     ],
@@ -211,6 +210,16 @@ def test_what_excludes_buildpacks_is_named(source: Path, argv: tuple[str, ...], 
     for command in ("plan", "build"):
         ran = run(command, str(source), "--buildpacks", *argv, settings=local(source))
         assert ran.code == 2 and words in ran.err, ran.err
+
+
+def test_buildpacks_that_are_asked_for_go_before_a_dockerfile(source: Path) -> None:
+    put(source, Dockerfile="FROM nothing that could be one\n", app__x="x")
+    code, found = plan(str(source), "--buildpacks")
+    assert (code, found["image"]["strategy"], found["image"]["dockerfile"]) == (0, "buildpacks", "")
+    found = plan_image(source, ImageRequest(sub_path="app", buildpacks=True))
+    assert (found.strategy, found.because, found.sub_path) == ("buildpacks", "buildpacks are asked for", "app")
+    with pytest.raises(BuildError, match="is not in the source"):
+        plan_image(source, ImageRequest(sub_path="apps", buildpacks=True))
 
 
 def test_without_a_cluster_buildpacks_say_what_to_do(source: Path) -> None:
@@ -229,6 +238,7 @@ def test_buildpacks_send_a_context_without_a_dockerfile(source: Path) -> None:
     as_image(request, options, settings)
     asked = request.code.image.from_code
     assert (asked.sub_path, dict(asked.build_args), asked.dockerfile_path) == ("app", {"BP_MODE": "fast"}, "")
+    assert request.buildpacks
 
 
 @pytest.mark.parametrize("options", [{"dockerfile": "./docker/Dockerfile"}, {"buildpacks": True}])
@@ -241,6 +251,7 @@ def test_a_commit_is_asked_for_as_an_image(source: Path, options: dict[str, Any]
     assert (found.sub_path, found.secret_ref, dict(found.build_args)) == ("service", "ci", {"WHO": "us"})
     assert found.dockerfile_path == ("docker/Dockerfile" if "dockerfile" in options else "")
     assert not request.build_args and request.WhichOneof("source") == "code"
+    assert request.buildpacks == ("buildpacks" in options)
     intake._check_image(request)
 
 

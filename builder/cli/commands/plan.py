@@ -217,19 +217,13 @@ def image_of(
 def _by_buildpacks(
     packed: Packed, source: Source, runtime: str, dockerfile: str, build_args: Mapping[str, str]
 ) -> ImagePlan:
-    """The plan of a source without a Dockerfile. Raises `BuildError` InvalidRequest where there is one, or another
-    option excludes it."""
+    """The plan of buildpacks. Raises `BuildError` InvalidRequest where another option excludes them."""
     if other := "--dockerfile" if dockerfile else "--runtime" if runtime else "":
         message = f"--buildpacks and {other} exclude each other"
         raise BuildError("InvalidRequest", message, where="--buildpacks", next="Leave one of them out.")
     if packed.kind == "file":
         raise BuildError("InvalidRequest", "buildpacks need a folder or an archive", where="PATH")
-    made = choose(source.root, ImageRequest(sub_path=build_args.get("sub_path", "")))
-    if made.strategy != "buildpacks":
-        message = f"there is a {made.because}, and a server builds that"
-        step = "Leave --buildpacks out to build it, or name it in .igniteignore."
-        raise BuildError("InvalidRequest", message, where="--buildpacks", next=step)
-    return made
+    return choose(source.root, ImageRequest(sub_path=build_args.get("sub_path", ""), buildpacks=True))
 
 
 def rendered_image(
