@@ -27,14 +27,14 @@ from builder.images.external import Access, Login, read_config
 from builder.images.reference import parse
 from builder.kube import job as jobs
 from builder.kube.job import push_secret
-from builder.kube.site import site_of
+from builder.kube.site import limits_of, site_of
 from builder.logs import logger
 from builder.node.cluster import cluster_of
 from builder.plan import PLATFORM, Toolchain
 from builder.settings import Settings
 from builder.source import limits
 from builder.strategies import STRATEGIES, by_name
-from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target
+from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target, target_of
 
 log = logger("worker")
 
@@ -246,18 +246,15 @@ class Launcher:
         return job
 
     def _target(self, attempt: Attempt, arguments: Mapping[str, str]) -> Target:
-        target, organization = attempt.grant.destination, attempt.grant.organization_name
-        prefix = ""
-        if not attempt.grant.request.no_cache:
-            before, found, _ = f"/{target.repository}".partition(f"/{organization}/")
-            prefix = f"{target.registry}{before}" if found else ""
-        return Target(
-            organization=organization,
-            repository=f"{target.registry}/{target.repository}",
-            tag=target.tag,
+        target = attempt.grant.destination
+        return target_of(
+            target.registry,
+            target.repository,
+            target.tag,
+            organization=attempt.grant.organization_name,
             build_args=arguments,
-            cache_prefix=prefix,
-            insecure_registries=(target.registry,) if target.insecure else (),
+            has_cache=not attempt.grant.request.no_cache,
+            insecure=target.insecure,
             has_push_secret=self.login is not None,
         )
 
@@ -287,13 +284,6 @@ class Launcher:
                     raise
                 attempt.log.system(f"{error.message}; trying again")
                 attempt.pause(backoff.pause_s())
-
-
-def limits_of(settings: Settings, left_ms: int) -> jobs.Limits:
-    """What a Job may use."""
-    return jobs.Limits(
-        cpus=settings.cpus, memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes, timeout_ms=left_ms
-    )
 
 
 def launcher_of(settings: Settings) -> Launcher:

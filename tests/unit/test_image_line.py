@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from builder.attempt.attempt import Attempt
+from builder.attempt.canonical import write_archive
 from builder.claims.calls import Unanswered
 from builder.claims.requests import Close
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -25,8 +26,10 @@ from builder.kaniko.plan import key_of, materials_of, read_facts, write_facts
 from builder.kube.job import Site, job_name
 from builder.node.drive import close, do_work, driving
 from builder.node.image import Launcher
+from builder.settings import Settings
 from builder.strategies import buildpacks, kaniko
 from builder.strategies.base import Setup
+from builder.strategies.preview import job_of
 from tests.attempt_fixtures import MemoryCalls, grant_of, node_at
 from tests.build_fixtures import tar_of
 from tests.golden.jobs import EXECUTOR, FETCHER, RUN
@@ -416,6 +419,64 @@ def test_pointers_of_lfs_become_no_image(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 # --- without a Dockerfile
+
+
+@pytest.mark.parametrize("by_buildpacks", [False, True])
+def test_what_plan_shows_is_what_a_worker_creates(tmp_path: Path, *, by_buildpacks: bool) -> None:
+    """But for what it cannot know: words stand there."""
+    files = {"Dockerfile": DOCKERFILE, "a": "a", "draft.js": "2", "project.toml": PROJECT}
+    calls = JobCalls(tar_of(files))
+    cluster = Fake(calls.order)
+    arguments = {"BP_WHO": "us"}
+    launch(
+        tmp_path,
+        calls,
+        cluster,
+        setups=BOTH,
+        login=("robot", "pass"),
+        by_buildpacks=by_buildpacks,
+        build_args=arguments,
+    )
+    source = tmp_path / "seen"
+    source.mkdir()
+    for name, content in files.items():
+        (source / name).write_text(content)
+
+    def packed(part: Callable[[str], bool] | None) -> tuple[str, int, int]:
+        made = write_archive(source, tmp_path / "seen.tar", limit=1 << 20, part=part)
+        return f"sha256:{made.sha256}", made.size, made.unpacked
+
+    settings = Settings(
+        registry="registry.example:5000",
+        registry_insecure=True,
+        repository_prefix="team",
+        organization="o",
+        job_registry_username="robot",
+        kaniko_executor=EXECUTOR,
+        fetch_image=FETCHER,
+        buildpacks_builder=BUILDER,
+        buildpacks_run_image=RUN,
+    )
+    asked = ImageRequest(buildpacks=by_buildpacks, build_args=arguments)
+    made = job_of(settings, source, asked, "app", packed)
+    known = {
+        '"SOURCE_URL"}': '"http://store/x?signature=s3cret"}',
+        "build-BUILD-1": "build-x-1",
+        "BUILDER_VERSION": "1.2.0",
+        "BUILD": BUILD,
+    }
+    text = json.dumps(made)
+    for numbered in ('"runAsUser": ', '"runAsGroup": ', '"fsGroup": '):
+        text = text.replace(f'{numbered}"BUILDER_UID"', f"{numbered}1001").replace(
+            f'{numbered}"BUILDER_GID"', f"{numbered}1000"
+        )
+    text = text.replace("BUILDER_UID", "1001").replace("BUILDER_GID", "1000")
+    for word, value in known.items():
+        text = text.replace(word, value)
+    (created,) = json.loads(json.dumps(cluster.created))
+    expected = json.loads(text)
+    expected["spec"]["activeDeadlineSeconds"] = created["spec"]["activeDeadlineSeconds"]
+    assert created == expected
 
 
 def test_a_source_without_a_dockerfile_goes_to_buildpacks(tmp_path: Path) -> None:
