@@ -15,6 +15,7 @@ from builder.dockerfile.check import Context, check
 from builder.dockerfile.instructions import Dockerfile
 from builder.errors import BuildError, ErrorClass
 from builder.globs import MobyPattern, moby_patterns
+from builder.source.below import is_folder
 from builder.source.tree import DirTree
 from builder.text import visible
 
@@ -106,6 +107,9 @@ def _choose(root: Path, asked: ImageRequest) -> tuple[ImagePlan, list[str]]:
             raise BuildError(
                 "InvalidRequest", f'"{visible(sub_path, limit=120)}" is not in the source', where="subPath"
             )
+        if not is_folder(root, sub_path):
+            message = f'"{visible(sub_path, limit=120)}" is no folder of the source'
+            raise BuildError("InvalidRequest", message, where="subPath", next="Name a folder, and no link to one.")
         paths = [path.removeprefix(sub_path + "/") for path in paths if path.startswith(sub_path + "/")]
     tree = DirTree(root / sub_path)
     place = f"in {visible(sub_path, limit=120)}" if sub_path else "at the root"

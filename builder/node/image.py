@@ -33,6 +33,8 @@ from builder.node.cluster import cluster_of
 from builder.plan import PLATFORM, Toolchain
 from builder.settings import Settings
 from builder.source import limits
+from builder.source.digest import code_hash
+from builder.source.write import from_disk
 from builder.strategies import STRATEGIES, by_name
 from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target, target_of
 
@@ -133,7 +135,7 @@ class Launcher:
         with attempt.phase("PLAN"):
             keyed = Keyed(
                 organization=attempt.grant.organization_name,
-                code_hash=source.code_hash,
+                code_hash=_context_hash(attempt, plan.sub_path) if plan.sub_path else source.code_hash,
                 build_args=arguments,
                 build_id=attempt.grant.build_id,
             )
@@ -201,6 +203,7 @@ class Launcher:
             attempt.private / "archive.tar",
             limit=limits.Limits().archive,
             check=attempt.check,
+            folder=plan.sub_path,
             part=strategy.part(plan),
         )
         stored = self._stored(attempt, archive)
@@ -284,6 +287,17 @@ class Launcher:
                     raise
                 attempt.log.system(f"{error.message}; trying again")
                 attempt.pause(backoff.pause_s())
+
+
+def _context_hash(attempt: Attempt, sub_path: str) -> str:
+    """The digest of the folder that a Job gets: what changes elsewhere changes no image.
+
+    Raises `PlatformError` for a disk that fails.
+    """
+    try:
+        return code_hash(attempt.source / sub_path)
+    except OSError as error:
+        raise from_disk(error) from error
 
 
 def launcher_of(settings: Settings) -> Launcher:

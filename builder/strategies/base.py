@@ -94,6 +94,11 @@ class ImagePlan(Protocol):
     def because(self) -> str: ...
 
     @property
+    def sub_path(self) -> str:
+        """The folder of the source that it is built from, by its path from the root."""
+        ...
+
+    @property
     def warnings(self) -> tuple[str, ...]: ...
 
 

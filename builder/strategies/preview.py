@@ -46,8 +46,8 @@ _IMAGES = {
 _NUMBERS = {2_000_000_011: "BUILDER_UID", 2_000_000_012: "BUILDER_GID"}
 """Numbers that no image has, in the place of those that are words in the end."""
 
-Packed = Callable[[Callable[[str], bool] | None], tuple[str, int, int]]
-"""Which files are sent → digest and bytes of the archive, bytes of the files in it."""
+Packed = Callable[[str, Callable[[str], bool] | None], tuple[str, int, int]]
+"""The folder, and which files are sent → digest and bytes of the archive, bytes of the files in it."""
 
 
 def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packed: Packed) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packe
     assert setup is not None, "each has its images"
     known = _known(setup, root, asked) if strategy.NAME == BUILDPACKS else strategy.learn(setup, {})
     plan = strategy.plan(root, asked, known)
-    digest, size, unpacked = packed(strategy.part(plan))
+    digest, size, unpacked = packed(plan.sub_path, strategy.part(plan))
     is_here = bool(settings.registry) and not settings.server
     registry, organization = (settings.registry, settings.organization) if is_here else ("REGISTRY", "ORGANIZATION")
     made = strategy.manifest(

@@ -411,6 +411,22 @@ def test_another_commit_with_the_same_tree_has_the_same_key(tmp_path: Path, monk
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, ""])
+def test_a_commit_that_changes_another_folder_has_the_same_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dockerfile: str
+) -> None:
+    """And its Job sees nothing of that folder, in which a change would go unnoticed."""
+    app = {"app/Dockerfile": dockerfile, "app/a": "a"} if dockerfile else {"app/a": "a"}
+    trees = (app, {**app, "app2/x": "1"}, {**app, "other/x": "2", "y": "3"}, {**app, "app/b": "b"})
+    keys = []
+    for number, files in enumerate(trees):
+        calls = JobCalls(tar_of(files))
+        launch_commit(tmp_path / str(number), calls, Fake(calls.order), monkeypatch, "a" * 40, sub_path="app")
+        assert {name.partition("/")[0] for name in calls.archived} == {"app"}
+        keys += calls.keys
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+
+
 def test_pointers_of_lfs_become_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
     calls = JobCalls(tar_of({"Dockerfile": DOCKERFILE, "a": pointer}))
@@ -442,8 +458,8 @@ def test_what_plan_shows_is_what_a_worker_creates(tmp_path: Path, *, by_buildpac
     for name, content in files.items():
         (source / name).write_text(content)
 
-    def packed(part: Callable[[str], bool] | None) -> tuple[str, int, int]:
-        made = write_archive(source, tmp_path / "seen.tar", limit=1 << 20, part=part)
+    def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
+        made = write_archive(source, tmp_path / "seen.tar", limit=1 << 20, folder=folder, part=part)
         return f"sha256:{made.sha256}", made.size, made.unpacked
 
     settings = Settings(

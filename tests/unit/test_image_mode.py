@@ -56,6 +56,10 @@ def test_a_sub_path_is_the_context(source: Path) -> None:
         plan_image(source, ImageRequest(dockerfile="app/Dockerfile"))
     with pytest.raises(BuildError, match="is not in the source"):
         plan_image(source, ImageRequest(sub_path="apps"))
+    (source / "link").symlink_to("app")
+    for other in ("link", "app/here"):
+        with pytest.raises(BuildError, match="is no folder of the source"):
+            plan_image(source, ImageRequest(sub_path=other))
 
 
 def test_a_named_dockerfile_that_is_not_there_lists_what_is(source: Path) -> None:

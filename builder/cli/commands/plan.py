@@ -245,9 +245,10 @@ def _job(
     from builder.attempt.canonical import write_archive
     from builder.strategies.preview import job_of, placeholders_of
 
-    def packed(part: Callable[[str], bool] | None) -> tuple[str, int, int]:
-        with tempfile.TemporaryDirectory(prefix="ignite-plan-") as folder:
-            archive = write_archive(source.root, Path(folder) / "archive.tar", limit=Limits().archive, part=part)
+    def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
+        with tempfile.TemporaryDirectory(prefix="ignite-plan-") as work:
+            out = Path(work) / "archive.tar"
+            archive = write_archive(source.root, out, limit=Limits().archive, folder=folder, part=part)
         return f"sha256:{archive.sha256}", archive.size, archive.unpacked
 
     asked = ImageRequest(

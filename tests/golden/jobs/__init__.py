@@ -94,7 +94,7 @@ def buildpacks_manifests() -> dict[str, dict[str, Any]]:
 def previews() -> dict[str, dict[str, Any]]:
     """Name → what `plan` shows of an example: the settings name no image and no registry."""
 
-    def packed(part: object) -> tuple[str, int, int]:
+    def packed(folder: str, part: object) -> tuple[str, int, int]:
         return SOURCE.digest, SOURCE.archive_bytes, SOURCE.unpacked_bytes
 
     arguments = {"BASE": EXECUTOR, "NAME": "Ada"}
