@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, func, or_, select
+from sqlalchemy import ColumnElement, Connection, and_, func, select
 
 from builder.store.rows import Row
 from builder.store.schema import builds
@@ -31,8 +31,10 @@ def has_room(tx: Connection, row: Row, most: int) -> bool:
 def room(tx: Connection, hinted: ColumnElement[bool], most: int) -> dict[str, int]:
     """Organization → how many more of its image builds may be offered: those at work count, and those that `hinted`
     finds among the queued ones, which are about to be claimed. Who has neither is absent."""
-    offered = and_(builds.c.status == PENDING, builds.c.queue == IMAGE, hinted)
-    return {name: most - count for name, count in _counted(tx, or_(_at_work(), offered)).items()}
+    taken = _counted(tx, _at_work())
+    for name, count in _counted(tx, and_(builds.c.status == PENDING, builds.c.queue == IMAGE, hinted)).items():
+        taken[name] = taken.get(name, 0) + count
+    return {name: most - count for name, count in taken.items()}
 
 
 def full(tx: Connection, most: int) -> list[str]:
