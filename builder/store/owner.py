@@ -12,7 +12,7 @@ from sqlalchemy import Connection, ScalarSelect, and_, case, or_, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import outbox, record, retention
+from builder.store import cluster, outbox, record, retention
 from builder.store.engine import Store
 from builder.store.nodes import LIVE_LEASES, Node, free_of, read, takers
 from builder.store.rows import (
@@ -97,8 +97,11 @@ class UnknownNode(Exception):
     """A node claims before it registered."""
 
 
-def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) -> Claimed:
-    """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`."""
+def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, jobs: int = 0) -> Claimed:
+    """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`.
+
+    `jobs`: how many image builds its organization may have at work, 0 for any number.
+    """
     with store.transaction() as tx:
         node = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
         query = select(builds, *node, store.clock_column(tx).label("now"), _last_success().label("last"))
@@ -128,6 +131,10 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
             write(tx, row, offers=again, offered_at=0, offer_from=now + (0 if again else AVOID_PAUSE_MS))
             why = "its last attempt failed here, and another node can take it"
             return Claimed(row=None, refused=why, passed_on=again > 0)
+        if not cluster.has_room(tx, row, jobs):
+            if row["offers"]:  # the hint is spent: the next one comes once there is room
+                write(tx, row, offers=0, offered_at=0, offer_from=now)
+            return Claimed(row=None, refused=cluster.words(jobs))
         after = transition(
             tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
             node_id=node_id, avoid="", nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
