@@ -16,13 +16,12 @@ from pathlib import Path
 from builder import sandbox
 from builder.addresses import listed, normalized
 from builder.attempt.attempt import Attempt
-from builder.attempt.steps import CA_MOUNT
+from builder.attempt.steps import CA_MOUNT, step_launcher, step_limits
 from builder.contract.request import Repository
 from builder.errors import BuildError, PlatformError
 from builder.git import commands
 from builder.git.commands import Commit
 from builder.git.source import GitUrl, check_reference, is_commit, parse_url
-from builder.sandbox import proxy
 from builder.sandbox.remove import remove_tree
 from builder.settings import SECRET
 from builder.text import visible
@@ -144,13 +143,7 @@ def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None)
     result = sandbox.run(
         sandbox.Command(argv=argv, env=_environment(attempt, egress), work=attempt.work, folders=(FOLDER,)),
         _root(attempt),
-        sandbox.Limits(
-            memory=settings.memory_bytes,
-            cpus=settings.cpus,
-            pids=settings.pids,
-            disk=settings.disk_bytes,
-            wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
-        ),
+        step_limits(attempt),
         uid=attempt.node.uid,
         gid=settings.build_uid,
         egress=egress,
@@ -158,6 +151,7 @@ def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None)
         cancelled=attempt.lease.must_stop,
         grace_ms=settings.stop_grace_ms,
         use_cgroups=settings.use_cgroups,
+        launcher=step_launcher(settings),
     )
     for line in egress.summary_lines() if egress else ():
         attempt.log.system(line)
@@ -179,7 +173,7 @@ def _environment(attempt: Attempt, egress: sandbox.Egress | None) -> Mapping[str
         return commands.ENVIRONMENT
     login = _login(attempt)
     named = {"IGNITE_GIT_USERNAME": login[0], "IGNITE_GIT_TOKEN": login[1]} if login else {}
-    return {**commands.ENVIRONMENT, **proxy.environment(), **named}
+    return {**commands.ENVIRONMENT, **named}
 
 
 def _login(attempt: Attempt) -> tuple[str, str] | None:

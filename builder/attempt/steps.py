@@ -17,6 +17,7 @@ from builder.attempt.downloads import cache_of, shared
 from builder.errors import BuildError, PlatformError
 from builder.plan import Access, Network, Plan, Sees, Step
 from builder.sandbox.argv import PATH
+from builder.settings import Settings
 from builder.source.tree import DirTree
 from builder.toolchains.provider import Provided
 
@@ -147,13 +148,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
                 overlays=overlays,
             ),
             _root(attempt, toolchain, step),
-            sandbox.Limits(
-                memory=settings.memory_bytes,
-                cpus=settings.cpus,
-                pids=settings.pids,
-                disk=settings.disk_bytes,
-                wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
-            ),
+            step_limits(attempt),
             uid=attempt.node.uid,
             gid=settings.build_uid,
             egress=egress,
@@ -161,7 +156,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
             cancelled=attempt.lease.must_stop,
             grace_ms=settings.stop_grace_ms,
             use_cgroups=settings.use_cgroups,
-            launcher=sandbox.on_host if settings.unsandboxed else sandbox.in_sandbox,
+            launcher=step_launcher(settings),
         )
     for line in egress.summary_lines() if egress else ():
         attempt.log.system(line)
@@ -180,6 +175,23 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
         room=result.room,
         refused=tuple(sorted(egress.refused())) if egress else (),
     )
+
+
+def step_limits(attempt: Attempt) -> sandbox.Limits:
+    """What a step may take, in the time that is left to its build."""
+    settings = attempt.node.settings
+    return sandbox.Limits(
+        memory=settings.memory_bytes,
+        cpus=settings.cpus,
+        pids=settings.pids,
+        disk=settings.disk_bytes,
+        wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
+    )
+
+
+def step_launcher(settings: Settings) -> sandbox.Launcher:
+    """What starts a step: the sandbox, or nothing of it where the operator has set `unsandboxed`."""
+    return sandbox.on_host if settings.unsandboxed else sandbox.in_sandbox
 
 
 @contextmanager

@@ -87,7 +87,7 @@ def app(versions: Server, request: pytest.FixtureRequest) -> Iterator[tuple[str,
 
 
 def tried(url: str, what: str) -> dict[str, object]:
-    answer = httpx.post(f"{url}/{what}", headers=CALLER, timeout=60, trust_env=False)
+    answer = httpx.post(f"{url}/{what}", headers=CALLER, timeout=120, trust_env=False)
     found: dict[str, object] = json.loads(answer.text)
     return found
 
@@ -150,5 +150,5 @@ def test_a_package_json_project_runs_and_its_packages_scripts_do_not(versions: S
     build = submit(versions, "express", files)
     assert build.status == pb.BUILD_STATUS_SUCCEEDED, build.failure
     with run.started(versions.embedded.settings, build) as running:
-        answer = httpx.get(running.url, timeout=60, trust_env=False)
+        answer = httpx.get(running.url, timeout=120, trust_env=False)
     assert answer.json() == {"express": "4.21.2"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from builder.attempt.git import fetch_commit
 from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import Repository
 from builder.local import embedded
 from tests import git_fixtures as hosts
+from tests import uids
+from tests.attempt_fixtures import attempt_at
 from tests.build_fixtures import Server
 from tests.e2e.conftest import Start, scripting
 from tests.git_fixtures import TOKEN, USERNAME, Host
@@ -170,3 +175,19 @@ def test_hooks_and_settings_of_the_host_or_the_machine_run_nothing(world: World,
         hook.write_text(f"#!/bin/sh\ntouch {marker}\n")
     assert world.build(world.host.url("app"), "v1", no_cache=True).status == pb.BUILD_STATUS_SUCCEEDED
     assert not marker.exists()
+
+
+def test_without_a_sandbox_git_runs_as_the_steps_do(world: World) -> None:
+    """On the host itself: its files are where the worker has them, and there is no proxy to go through."""
+    with tempfile.TemporaryDirectory(prefix="ignite-builder-git-", dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        settings = {"unsandboxed": True, "build_uid": uids.LOCAL, "ca_bundle": str(world.host.bundle)}
+        attempt = attempt_at(folder, settings=settings, uid=uids.LOCAL)
+        attempt.chown_to_build_user(attempt.work)
+        attempt.grant.secrets.update({"git.username": USERNAME, "git.token": TOKEN})
+        asked = {"url": world.host.url("private"), "reference": "v1", "folder": "", "secret": "s"}
+        commit = fetch_commit(attempt, Repository(**asked, at="gitSource", folder_at="gitSource.contextDir"))
+        assert (commit.sha, commit.author) == (world.first, "Ada <ada@example.com>")
+        with tarfile.open(attempt.blob) as packed:
+            assert {"build.py", "data.txt"} <= set(packed.getnames())
