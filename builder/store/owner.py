@@ -81,6 +81,19 @@ _NO_JOB: dict[str, Any] = {
 _TRIES = 3  # a primary may end while its lock is awaited; then it is in the cache, or another has the key
 
 
+def _last_success() -> ScalarSelect[str]:
+    """ "RUNTIME VERSION" of the newest success of the app whose build the statement around it reads."""
+    other = builds.alias("other")
+    same = (other.c.organization == builds.c.organization, other.c.name == builds.c.name)
+    found = select(other.c.runtime + " " + other.c.runtime_version).where(*same, other.c.status == SUCCEEDED)
+    return found.order_by(other.c.number.desc()).limit(1).correlate(builds).scalar_subquery()
+
+
+_LAST_SUCCESS = _last_success()
+"""Made once: an alias of the table makes each of its columns anew."""
+_OF_NODE = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
     """The grant, or why not."""
@@ -103,8 +116,7 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, 
     `jobs`: how many image builds its organization may have at work, 0 for any number.
     """
     with store.transaction() as tx:
-        node = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
-        query = select(builds, *node, store.clock_column(tx).label("now"), _last_success().label("last"))
+        query = select(builds, *_OF_NODE, store.clock_column(tx).label("now"), _LAST_SUCCESS.label("last"))
         query = query.outerjoin_from(builds, nodes, nodes.c.node_id == node_id).where(builds.c.build_id == build_id)
         found = lock(tx, query)
         if not found:
@@ -144,14 +156,6 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, 
         )  # fmt: skip
         outbox.report(tx, now, row, after)
         return Claimed(row=after, last=known)
-
-
-def _last_success() -> ScalarSelect[str]:
-    """ "RUNTIME VERSION" of the newest success of the app whose build the statement around it reads."""
-    other = builds.alias("other")
-    same = (other.c.organization == builds.c.organization, other.c.name == builds.c.name)
-    found = select(other.c.runtime + " " + other.c.runtime_version).where(*same, other.c.status == SUCCEEDED)
-    return found.order_by(other.c.number.desc()).limit(1).correlate(builds).scalar_subquery()
 
 
 def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> list[Node]:
