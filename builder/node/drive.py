@@ -44,9 +44,9 @@ from builder.sandbox import remove_tree
 
 log = logger("worker")
 
-GATHER_S = 0.02
+GATHER_S = 0.003
 """From a line to the batch that it travels in, unless somebody waits for it: what follows soon travels with it. A batch
-costs a call and a transaction, whatever is in it."""
+costs a call and a transaction, whatever is in it; a tail should have a line within 10 ms."""
 
 Request = TypeVar("Request", pb.FinishRequest, pb.HandBackRequest, pb.LaunchedRequest)
 Answer = TypeVar("Answer", pb.FinishResponse, pb.HandBackResponse, pb.LaunchedResponse)
