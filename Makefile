@@ -3,11 +3,8 @@ SHELL := /bin/bash
 export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/
 
-# End-to-end tests that take neither turns with other sessions nor build users: on all cores, each file on one.
-APART := api api_page broker broker_roles cancels cli cli_start conformance conformance_compile dockerfile_judge \
-  exploration fetch finalizers gitignore go_file_names oci_registry prebuilt report_delivery retention s3 serve \
-  settings setup shares_between store_postgres tails tails_between wrong_scheme
-APART := $(APART:%=tests/e2e/test_%.py)
+# End-to-end tests of one process and its store each: on all cores.
+APART := tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-images test test-unit test-e2e test-corpus test-cluster cluster cluster-down lint generate golden bench chaos
@@ -30,7 +27,7 @@ test-unit: setup ## only the fast tests, which cannot open a socket or start a p
 	$(RUN)python -m pytest tests/unit -n auto --dist worksteal
 
 test-e2e: setup ## only the end-to-end tests
-	$(RUN)python -m pytest $(APART) -n auto --dist loadgroup
+	$(RUN)python -m pytest $(APART) -n auto --dist worksteal
 	$(RUN)python -m pytest tests/e2e $(APART:%=--ignore=%)
 
 # Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.

@@ -27,18 +27,6 @@ ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., AbstractContextManager[Server]]
 
 
-BY_TEST = ("test_exploration.py", "test_store_postgres.py")
-"""Files that several processes share out test by test; of any other one a single process runs all, on its servers."""
-
-
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Name the group of each test, which stays together where processes share the tests (`make test-e2e`)."""
-    for item in items:
-        if item.path.name not in BY_TEST:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
-
-
 @pytest.fixture(scope="session")
 def kept() -> Iterator[Path]:
     """The folder that stays, with the bases made; ours alone while the session runs."""
