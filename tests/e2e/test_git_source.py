@@ -232,7 +232,8 @@ def test_without_a_sandbox_git_runs_as_the_steps_do(world: World) -> None:
         attempt.chown_to_build_user(attempt.work)
         attempt.grant.secrets.update({"git.username": USERNAME, "git.token": TOKEN})
         asked = {"url": world.host.url("private"), "reference": "v1", "folder": "", "secret": "s"}
-        commit = fetch_commit(attempt, Repository(**asked, at="gitSource", folder_at="gitSource.contextDir"))
+        named = Repository(**asked, submodules=False, at="gitSource", folder_at="gitSource.contextDir")
+        commit = fetch_commit(attempt, named)
         assert (commit.sha, commit.author) == (world.first, "Ada <ada@example.com>")
         with tarfile.open(attempt.blob) as packed:
             assert {"build.py", "data.txt"} <= set(packed.getnames())
