@@ -3,6 +3,12 @@ SHELL := /bin/bash
 export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/
 
+# End-to-end tests that take neither turns with other sessions nor build users: on all cores, each file on one.
+APART := api api_page broker broker_roles cancels cli cli_start conformance conformance_compile dockerfile_judge \
+  exploration fetch finalizers gitignore go_file_names oci_registry prebuilt report_delivery retention s3 serve \
+  settings setup shares_between store_postgres tails tails_between wrong_scheme
+APART := $(APART:%=tests/e2e/test_%.py)
+
 .DEFAULT_GOAL := help
 .PHONY: help setup demo demo-images test test-unit test-e2e test-corpus test-cluster cluster cluster-down lint generate golden bench chaos
 
@@ -18,15 +24,14 @@ demo: setup ## build, push, run and call examples of each runtime, twice; needs 
 demo-images: setup ## images of a Dockerfile, by buildpacks and prebuilt on a Kubernetes of their own, as root
 	@$(RUN)python -m examples.demo_images
 
-test: setup ## all tests: unit, then end to end on real servers and compilers
-	$(RUN)python -m pytest tests/unit -n auto --dist worksteal
-	$(RUN)python -m pytest tests/e2e
+test: test-unit test-e2e ## all tests: unit, then end to end on real servers and compilers
 
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
 	$(RUN)python -m pytest tests/unit -n auto --dist worksteal
 
 test-e2e: setup ## only the end-to-end tests
-	$(RUN)python -m pytest tests/e2e
+	$(RUN)python -m pytest $(APART) -n auto --dist loadgroup
+	$(RUN)python -m pytest tests/e2e $(APART:%=--ignore=%)
 
 # Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.
 test-corpus: setup ## real projects from the registries: built, run, called, built again

@@ -27,7 +27,7 @@ from builder.images.layer import Layer, write_layer
 from builder.images.store import ImageStore
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.base import PlanRequest
-from builder.plan import Output, Plan
+from builder.plan import Output, Plan, Sees
 from builder.source.tree import DirTree
 from builder.toolchains.host import find_program
 
@@ -119,6 +119,10 @@ class Hand:
             (fetch / copy.path).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(self.folder / "src" / copy.source, fetch / copy.path)
         for step in plan.steps:
+            if step.sees is Sees.APART:  # once for each sdist; no project measured here has one
+                continue
+            if step.when and not ((fetch / step.when).exists() and (fetch / step.when).read_bytes()):
+                continue
             if (name := cache_of(step)) and self._fetched(plan, name):
                 continue
             argv = [self.translated(part) for part in step.argv]

@@ -33,6 +33,7 @@ class Indexes:
     `variables` configure it. `instead` maps another client's variable to the ones of this client that mean the same.
     `named` are variables that name a host without a scheme. `files` maps an index to the host its pages lead to.
     `others` are further kinds of index by name, which a step reaches only while it lacks a file of that kind.
+    `listed`: the hosts of the setting `import_hosts`, too.
     """
 
     variables: tuple[str, ...] = ()
@@ -41,6 +42,7 @@ class Indexes:
     hosts: tuple[Host, ...] = ()
     files: Mapping[str, str] = field(default_factory=dict)
     others: Mapping[str, Indexes] = field(default_factory=dict)
+    listed: bool = False
 
     def with_others(self, names: Collection[str]) -> Indexes:
         """These, and of `others` the ones of these names, as one."""
@@ -49,6 +51,7 @@ class Indexes:
             self,
             variables=tuple(chain(self.variables, *(one.variables for one in joined))),
             hosts=tuple(chain(self.hosts, *(one.hosts for one in joined))),
+            listed=self.listed or any(one.listed for one in joined),
         )
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
@@ -79,6 +82,7 @@ def _indexes(table: Mapping[str, Any]) -> Indexes:
         hosts=tuple(Host(host=row["host"], unless=tuple(row.get("unless", ()))) for row in table.get("host", ())),
         files=dict(table.get("files", {})),
         others={name: _indexes(other) for name, other in table.get("other", {}).items()},
+        listed=bool(table.get("listed", False)),
     )
 
 

@@ -26,6 +26,7 @@ CREDENTIAL_NAME = re.compile(r"PASSWORD|USERNAME|TOKEN|SECRET|AUTH")
 # A segment of repository names, and of folders of a node: nothing that leads out of either.
 ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 
+_HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::([0-9]{1,5}))?")
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9!_.*'()-]+)*/?")
 _BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
 _TOLERATION = re.compile(r"[\w./-]+(?:=[\w.-]*)?(?::(?:NoSchedule|PreferNoSchedule|NoExecute))?")
@@ -79,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     private_registries: tuple[str, ...] = ()
     # git hosts whose address is not public: host[:port], or * for any
     git_hosts: tuple[str, ...] = ()
+    import_hosts: tuple[str, ...] = ()  # hosts that `https:` imports of Deno may name: host[:port]
     secrets_key_file: str = ""  # keys that stored secrets are encrypted with; default: secrets.key in data_dir
     report_url: str = ""  # where VersionStatus reports are posted; empty: stored, not sent
     report_token: str = ""  # bearer token of the report's receiver
@@ -255,6 +257,12 @@ def _check_index_env(variables: dict[str, str]) -> None:
             )
 
 
+def _check_import_hosts(hosts: tuple[str, ...]) -> None:
+    for host in hosts:
+        if not (found := _HOST.fullmatch(host)) or int(found[1] or 443) > 65535:
+            raise ValueError(f"{host[:80]!r} is no host; it takes HOST or HOST:PORT, such as deno.land")
+
+
 def _check_image(reference: str) -> None:
     """A tag may name another image tomorrow."""
     if reference and not _BY_DIGEST.fullmatch(reference):
@@ -363,6 +371,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "report_keys": _check_report_keys,
     "tokens": _check_tokens,
     "index_env": _check_index_env,
+    "import_hosts": _check_import_hosts,
     "kaniko_executor": _check_image,
     "fetch_image": _check_image,
     "buildpacks_builder": _check_image,

@@ -128,7 +128,7 @@ def shown_here(settings: Settings) -> list[Example]:
     rows = catalogs.read(catalog_file(settings.catalog)).toolchains()
     shown = []
     for example in DEMO:
-        if example.target == WASM and host.find_program(wasmtime.COMMAND) is None:
+        if example.target == WASM and wasmtime.program_here(settings.node_dir, host.find_program) is None:
             continue
         if newest := next((row for row in reversed(rows) if _fits(row, example) and has_programs(settings, row)), None):
             shown.append(replace(example, version=newest.version))
@@ -148,7 +148,7 @@ def left_out(shown: Sequence[Example]) -> str:
     steps = {
         "go": "make setup installs Debian's Go where it can",
         "rust": "ignite-builder runtimes fetch rust-1.85",
-        WASM: "ignite-builder runtimes names what components need; wasmtime runs them",
+        WASM: f"ignite-builder runtimes names what components need; {wasmtime.INSTALL}",
     }
     kinds = dict.fromkeys(example.target or example.runtime for example in left)
     hints = "; ".join(steps[kind] for kind in kinds if kind in steps)

@@ -6,10 +6,12 @@ import contextlib
 import io
 import json
 import os
+import socket
 import tarfile
 import time
 import zipfile
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.local.embedded import Embedded
 
 PATIENCE_S = 300.0
+"""How long a test waits for what surely comes, on a machine that does other things as well."""
 ROOT = Path(__file__).resolve().parents[1]
 TERMINAL = (pb.BUILD_STATUS_SUCCEEDED, pb.BUILD_STATUS_FAILED, pb.BUILD_STATUS_CANCELLED)
 Files = Mapping[str, str | bytes]
@@ -124,6 +127,14 @@ RUST_PACKAGE = {
     "src/main.rs": RUST_MAIN,
     "build.rs": "fn main() {}\n",
 }
+GATED = """\
+import os, pathlib, time
+print("running now", flush=True)
+while not os.path.exists("/work/out/go"):
+    time.sleep(0.02)
+pathlib.Path("/work/out/server.py").write_text("")
+"""
+"""A script (tests/pipeline_script.py) whose step ends once the test says so by `let_go`."""
 CALLER = {
     "x-ignite-execution-id": "e-1",
     "x-ignite-function-id": "local/app",
@@ -169,7 +180,7 @@ class Server:
 
     def upload(self, data: bytes) -> str:
         url = self.embedded.url + "/v1/ignite/builds/contexts"
-        answer = httpx.post(url, content=data, headers=self.headers, timeout=60, trust_env=False)
+        answer = httpx.post(url, content=data, headers=self.headers, timeout=120, trust_env=False)
         answer.raise_for_status()
         return str(answer.json()["contextId"])
 
@@ -219,7 +230,7 @@ class Server:
         headers = self.headers | ({"last-event-id": str(last_event_id)} if last_event_id is not None else {})
         query = {"fromStart": "true"}
         with (
-            httpx.Client(timeout=60, trust_env=False) as client,
+            httpx.Client(timeout=120, trust_env=False) as client,
             client.stream("GET", url, params=query, headers=headers) as response,
         ):
             assert response.status_code == 200
@@ -257,8 +268,8 @@ class Server:
         processes, folders = self.left_processes(), self.left_folders()
         assert not (steps := [each for each in processes if "ignite-reader" not in each]), steps
         assert not folders, folders
-        assert until(lambda: not self.left_processes(), 60), self.left_processes()
-        assert until(lambda: not self.left_folders("spool"), 60), self.left_folders("spool")
+        assert until(lambda: not self.left_processes()), self.left_processes()
+        assert until(lambda: not self.left_folders("spool")), self.left_folders("spool")
 
 
 def set_runtime(runtime: common.Runtime, text: str) -> None:
@@ -299,11 +310,11 @@ def processes_below(pid: int) -> list[int]:
 
 def status_of(pid: int) -> dict[str, list[str]]:
     """/proc/PID/status: the words of each row by its name."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8").splitlines()
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="utf-8", errors="replace").splitlines()
     return {line.partition(":")[0]: line.partition(":")[2].split() for line in lines}
 
 
-def until(condition: Any, seconds: float) -> bool:
+def until(condition: Any, seconds: float = PATIENCE_S) -> bool:
     """Whether the condition comes true in time."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -311,6 +322,21 @@ def until(condition: Any, seconds: float) -> bool:
             return True
         time.sleep(0.02)
     return bool(condition())
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A loopback port that refuses connections: it is bound, so that nobody else listens there meanwhile."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
+def let_go(node: Path) -> None:
+    """End the steps of `GATED` that run on a node, or in a local build that has this node folder."""
+    for out in (*node.glob("work/*/out"), *node.glob("local/*/work/*/out")):
+        with contextlib.suppress(OSError):  # an attempt that has ended meanwhile
+            (out / "go").touch()
 
 
 def zip_of(files: Files) -> bytes:
@@ -341,6 +367,6 @@ def tar_gz_of(files: Files) -> bytes:
 
 def fetch_json(host: str, path: str, accept: str = "*/*") -> tuple[dict[str, Any], str]:
     """(JSON, Docker-Content-Digest) of a registry's URL."""
-    answer = httpx.get(f"http://{host}/v2/{path}", headers={"accept": accept}, timeout=60, trust_env=False)
+    answer = httpx.get(f"http://{host}/v2/{path}", headers={"accept": accept}, timeout=120, trust_env=False)
     answer.raise_for_status()
     return json.loads(answer.content), answer.headers.get("docker-content-digest", "")

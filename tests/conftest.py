@@ -9,8 +9,12 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-# No test asserts a time: a deadline of Hypothesis would, on a machine that is busy.
-hypothesis.settings.register_profile("untimed", deadline=None)
+# No test asserts a time: a deadline of Hypothesis would, and its check of slow generation, on a machine that is busy.
+# Each run has the same examples, so that a failure belongs to the change that brought it; others are looked for by
+# `pytest --hypothesis-profile explore`.
+UNTIMED = hypothesis.settings(deadline=None, derandomize=True, suppress_health_check=(hypothesis.HealthCheck.too_slow,))
+hypothesis.settings.register_profile("explore", UNTIMED, derandomize=False)
+hypothesis.settings.register_profile("untimed", UNTIMED)
 hypothesis.settings.load_profile("untimed")
 
 # A session under nohup, or in the background of a script, would hand its deaf ears down to every program that a test

@@ -1,6 +1,6 @@
 """A whole installation of real processes that a test may kill: Redis, API, worker, and a receiver of reports.
 
-The clocks are small (heartbeat 300 ms, lease 1500 ms, tick 100 ms), the parts are the shipped programs, started as an
+The clocks are small (heartbeat 300 ms, lease 5 s, tick 100 ms), the parts are the shipped programs, started as an
 operator starts them. Node folders lie below /var/tmp, because the build user cannot enter a private temporary folder.
 """
 
@@ -31,7 +31,8 @@ from builder.local.embedded import end, free_port, private_redis
 from tests import uids
 from tests.build_fixtures import tar_of
 
-HEARTBEAT_MS, LEASE_MS, TICK_MS = 300, 1500, 100
+HEARTBEAT_MS, LEASE_MS, TICK_MS = 300, 5000, 100
+PATIENCE_S = 300.0
 BUILD_UID = uids.CRASH
 REDIS_PASSWORD = "of-the-crash-tests"
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +120,7 @@ class Installation:
     def start_api(self) -> None:
         settings = {"CRASH_AT": self.crash_api_at, "DATA_DIR": str(self.folder / "data")}
         self.api = self._start("serve", settings)
-        until(self._ready, 60, "the API does not answer")
+        until(self._ready, PATIENCE_S, "the API does not answer")
 
     def start_worker(self) -> None:
         settings = {"CRASH_AT": self.crash_worker_at, "NODE_DIR": str(self.node_dir)}
@@ -209,7 +210,7 @@ class Installation:
             return all(any(is_terminal(same[0]) for same in self.reports.of(one).values()) for one in self.accepted)
 
         until(ended, seconds, lambda: f"not all ended: {self._brief()}")
-        until(told, 60, "not every build's last report arrived")
+        until(told, PATIENCE_S, "not every build's last report arrived")
 
     def _brief(self) -> str:
         rows = [f"{one} {record['status']} {record.get('phase')}" for one, record in self.records().items()]
@@ -244,7 +245,7 @@ class Installation:
         found = {}
         for process in Path("/proc").glob("[0-9]*"):
             with suppress(OSError):
-                state = process.joinpath("stat").read_text().rpartition(")")[2].split()[0]
+                state = process.joinpath("stat").read_text(errors="replace").rpartition(")")[2].split()[0]
                 if BUILD_UID <= process.stat().st_uid < BUILD_UID + 100 and state not in "ZX":
                     line = process.joinpath("cmdline").read_bytes().replace(b"\0", b" ")
                     found[int(process.name)] = line.decode(errors="replace")
@@ -356,7 +357,7 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
         environ |= {f"IGNITE_BUILDER_{name}": value for name, value in settings.items()}
         environ |= {"HOME": str(folder), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
         headers = {"authorization": f"Bearer {token}"}
-        client = stack.enter_context(httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=60))
+        client = stack.enter_context(httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=120))
         parts = Installation(
             folder=folder,
             reports=reports,

@@ -66,14 +66,24 @@ def commit(work: Path, files: Mapping[str, str | bytes], message: str = "m") -> 
     return git(work, "rev-parse", "HEAD")
 
 
+def link(work: Path, folder: str, sha: str) -> str:
+    """Commit a submodule's commit at a folder; the SHA."""
+    git(work, "update-index", "--add", "--cacheinfo", f"160000,{sha},{folder}")
+    git(work, "commit", "-q", "-m", "link")
+    return git(work, "rev-parse", "HEAD")
+
+
 def publish(host: Host, work: Path, name: str) -> None:
     """Make a bare copy that the host serves."""
     git(work, "clone", "-q", "--bare", "--no-hardlinks", ".", str(host.root / f"{name}.git"))
     git(host.root / f"{name}.git", "config", "http.uploadpack", "true")
 
 
-def certificate(folder: Path, others: str) -> tuple[Path, Path]:
-    """(certificate with its key, bundle that trusts it beside what the machine trusts)."""
+def certificate(folder: Path, others: str, *, authority: bool = True) -> tuple[Path, Path]:
+    """(certificate with its key, bundle that trusts it beside what the machine trusts).
+
+    `authority`: it may sign others, which some clients refuse of a server.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "git host of a test")])
     now = datetime.datetime.now(datetime.UTC)
@@ -87,7 +97,7 @@ def certificate(folder: Path, others: str) -> tuple[Path, Path]:
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
         .add_extension(names, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
     public = made.public_bytes(serialization.Encoding.PEM)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-START_S = 60.0
+START_S = 300.0
 QUICK = ("fsync=off", "full_page_writes=off", "shared_buffers=32MB", "listen_addresses=")
 
 
@@ -64,10 +64,10 @@ def private_postgres() -> Iterator[Path]:
         finally:
             server.send_signal(signal.SIGINT)  # "fast": sessions are ended, not awaited
             try:
-                server.wait(60)
+                server.wait(300)
             except subprocess.TimeoutExpired:
                 server.send_signal(signal.SIGQUIT)
-                server.wait(60)
+                server.wait(300)
 
 
 def programs() -> Path:

@@ -80,9 +80,10 @@ class Host:
             "given": ["PATH", "PWD", "LC_CTYPE", "GIVEN"],
         }
 
-    def ports(self) -> frozenset[int]:
-        """Of the TCP and UDP listeners."""
-        return frozenset(int(one.getsockname()[1]) for one in (self.tcp, self.any, self.tcp6, self.udp))
+    def ports(self) -> frozenset[tuple[int, int]]:
+        """(protocol, port) of the TCP and UDP listeners."""
+        tcp = {(socket.IPPROTO_TCP, int(one.getsockname()[1])) for one in (self.tcp, self.any, self.tcp6)}
+        return frozenset({*tcp, (socket.IPPROTO_UDP, int(self.udp.getsockname()[1]))})
 
     def heard(self) -> list[str]:
         """Listeners that something came to."""
@@ -104,7 +105,7 @@ def services(server: Server) -> dict[str, int]:
     urls = {"redis": settings.redis_url, "api": server.embedded.url, "registry": f"http://{settings.registry}"}
     ports = {name: urlsplit(url).port or 0 for name, url in urls.items()}
     for port in ports.values():
-        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        socket.create_connection(("127.0.0.1", port), timeout=120).close()
     return ports
 
 
@@ -138,9 +139,12 @@ def answers(lines: list[str]) -> dict[str, str]:
 
 
 class PacketCount:
-    """Counts IP packets on any interface of this host to one of these ports, whether or not somebody listens there."""
+    """Counts IP packets on any interface of this host to one of these ports, whether or not somebody listens there.
 
-    def __init__(self, ports: frozenset[int]) -> None:
+    Of the port's own protocol alone: any client on this host may have the same number in the other one.
+    """
+
+    def __init__(self, ports: frozenset[tuple[int, int]]) -> None:
         self._ports = ports
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ALL_PROTOCOLS))
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
@@ -153,7 +157,7 @@ class PacketCount:
     def _count(self) -> None:
         while not self._stopped.is_set():
             try:
-                self.packets += destination_port(self._socket.recv(128)) in self._ports
+                self.packets += destination_of(self._socket.recv(128)) in self._ports
             except TimeoutError:
                 continue
 
@@ -163,10 +167,10 @@ class PacketCount:
         self._socket.close()
 
 
-def destination_port(packet: bytes) -> int:
-    """Of a TCP or UDP packet (RFC 791, 8200 without extension headers); else -1."""
+def destination_of(packet: bytes) -> tuple[int, int]:
+    """(protocol, port) of a TCP or UDP packet (RFC 791, 8200 without extension headers); else (-1, -1)."""
     version = packet[0] >> 4 if packet else 0
     start, protocol = ((packet[0] & 15) * 4, packet[9:10]) if version == 4 else (40, packet[6:7])
     if version not in (4, 6) or protocol not in (b"\x06", b"\x11") or len(packet) < start + 4:
-        return -1
-    return int(struct.unpack_from("!H", packet, start + 2)[0])
+        return -1, -1
+    return protocol[0], int(struct.unpack_from("!H", packet, start + 2)[0])

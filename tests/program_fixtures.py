@@ -105,7 +105,7 @@ def serving(program: Program, command: str) -> Iterator[tuple[subprocess.Popen[b
         end(process, 30)
 
 
-def ended(process: subprocess.Popen[bytes], seconds: float = 60) -> Ran:
+def ended(process: subprocess.Popen[bytes], seconds: float = PATIENCE_S) -> Ran:
     """What a started program said (since it was last read) until it ended by itself."""
     out, err = process.communicate(timeout=seconds)
     return Ran(process.returncode, out.decode(), err.decode())

@@ -22,7 +22,7 @@ from tests.kept import KEPT
 
 VERSITYGW = "v1.8.0"
 ACCESS, SECRET, REGION, BUCKET = "test-access", "test-secret-key", "us-east-1", "sources"
-START_S = 120.0
+START_S = 300.0
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": ACCESS, "AWS_SECRET_ACCESS_KEY": SECRET, "AWS_EC2_METADATA_DISABLED": "true"}
 
 
@@ -121,7 +121,7 @@ class FaultyProxy:
                 proxy.requests.append(f"{self.command} {self.path}")
                 if proxy.fault(self):
                     return
-                backend = http.client.HTTPConnection(proxy.backend, timeout=60)
+                backend = http.client.HTTPConnection(proxy.backend, timeout=120)
                 headers = {name: text for name, text in self.headers.items() if name.lower() != "expect"}
                 backend.request(self.command, self.path, body or None, headers)
                 answer = backend.getresponse()

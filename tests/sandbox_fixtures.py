@@ -16,7 +16,7 @@ from tests import uids
 UID = uids.SANDBOX if os.geteuid() == 0 else os.geteuid()
 MIB = 1024 * 1024
 PYTHON = "/usr/bin/python3"
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 
 
 @dataclass

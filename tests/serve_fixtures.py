@@ -30,7 +30,7 @@ TOKENS = {
     "watch": '{ token = "t-watch", scopes = ["watch"], node = "watcher-1" }',
     "worker-2": '{ token = "t-worker-2", scopes = ["worker"], node = "node-2" }',
 }
-START_S = 120.0
+START_S = 300.0
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Serve:
         if who:
             headers["authorization"] = f"Bearer t-{who}"
         return httpx.request(
-            method, self.url + path, headers=headers, timeout=60, trust_env=False, verify=False, **more
+            method, self.url + path, headers=headers, timeout=120, trust_env=False, verify=False, **more
         )
 
     @contextmanager
@@ -101,7 +101,7 @@ class Serve:
         lines = [line for line in self.ask("GET", "/metrics").text.splitlines() if not line.startswith("#")]
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
 
-    def stop(self, number: int = signal.SIGTERM, patience_s: float = 60) -> int:
+    def stop(self, number: int = signal.SIGTERM, patience_s: float = 300) -> int:
         """Send a signal and wait for the end; the exit code."""
         self.process.send_signal(number)
         return self.process.wait(patience_s)

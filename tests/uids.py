@@ -20,6 +20,8 @@ LOCAL = FIRST_UID + 1350
 """Of builds without a server."""
 WHEEL = FIRST_UID + 1400
 """Of builds by an installed wheel."""
+READER = FIRST_UID - 110
+"""Of readers without a service; its group is the next number."""
 EDGES = FIRST_UID + 1450
 """Of the node that the probes of the edges attack."""
 CHAOS = FIRST_UID + 1500

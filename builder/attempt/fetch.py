@@ -69,12 +69,17 @@ def open_source(attempt: Attempt, reading: Reading) -> Source:
         done = reading.unpack(attempt.request.single_file, attempt.request.runtime, lift=commit is None)
     finally:
         attempt.blob.unlink(missing_ok=True)
-    if commit is not None and (pointers := reading.lfs_pointers()):
-        message = f"{', '.join(pointers)} of the commit are pointers of Git LFS, whose files are not fetched"
-        raise BuildError("LfsUnavailable", message, where=pointers[0])
+    if commit is not None and (pointers := reading.lfs_pointers()).count:
+        are = (
+            "are pointers of Git LFS, whose files are"
+            if pointers.count > 1
+            else "is a pointer of Git LFS, whose file is"
+        )
+        raise BuildError("LfsUnavailable", f"{pointers} {are} not fetched", where=pointers.paths[0])
     count = f"{done.files} file{'s' if done.files != 1 else ''}"
     summary = f"{count}, {in_words(size)} packed, {done.code_hash}"
-    return Source(code_hash=done.code_hash, summary=summary, warnings=done.warnings, commit=commit)
+    warnings = (*done.warnings, *((commit.warning,) if commit and commit.warning else ()))
+    return Source(code_hash=done.code_hash, summary=summary, warnings=warnings, commit=commit)
 
 
 def _download(attempt: Attempt, dest: Path) -> int:

@@ -10,21 +10,21 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from builder import sandbox
 from builder.addresses import listed, normalized
 from builder.attempt.attempt import Attempt
-from builder.attempt.steps import CA_MOUNT
+from builder.attempt.steps import CA_MOUNT, step_launcher, step_limits
 from builder.contract.request import Repository
 from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.git import commands
 from builder.git.commands import Commit
 from builder.git.source import GitUrl, check_reference, is_commit, parse_url
-from builder.sandbox import proxy
+from builder.git.submodules import DEPTH, FILE, MOST, Submodule, left_out, links_in, named_in, too_many, url_of
 from builder.sandbox.remove import remove_tree
-from builder.settings import SECRET
 from builder.text import visible
 
 FOLDER = "git"
@@ -65,15 +65,17 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
         sha, branch = _resolve(attempt, named)
         attempt.log.system(f"{visible(named.reference, limit=80)} of {named.url.text} is the commit {sha}")
         _online(attempt, named, commands.fetch(named.url, sha, CA_MOUNT))
+        modules = _submodules(attempt, sha)
+        tree = _with_submodules(attempt, named, sha, modules) if modules and asked.submodules else sha
         (folder / "askpass").unlink()
         info = folder / "repository" / "info"
         info.mkdir(exist_ok=True)
         attempt.chown_to_build_user(info)
         _write(attempt, info / "attributes", commands.ATTRIBUTES, 0o644)
         commit = commands.commit_of(_offline(attempt, commands.describe(sha)).out, sha, branch, named.at)
-        _offline(attempt, commands.archive(sha))
+        _offline(attempt, commands.archive(tree))
         _take(attempt, folder / "source.tar", named.at)
-        return commit
+        return commit if asked.submodules else replace(commit, warning=left_out(modules))
     finally:
         remove_tree(folder)
 
@@ -96,8 +98,48 @@ def _resolve(attempt: Attempt, named: _Named) -> tuple[str, str]:
     return sha, branch
 
 
-def _online(attempt: Attempt, named: _Named, argv: tuple[str, ...]) -> _Ran:
-    """A command that asks the host. Raises `BuildError`."""
+def _submodules(attempt: Attempt, sha: str) -> tuple[Submodule, ...]:
+    """The submodules that a commit names. Raises `BuildError` ManifestInvalid."""
+    ran = _run(attempt, commands.submodules(sha), None)
+    if ran.code and (wrong := next((line for line in ran.err if "bad config" in line), "")):
+        message = f"the {FILE} of {sha} cannot be read: {visible(wrong, limit=200)}"
+        raise BuildError("ManifestInvalid", message, where=FILE)
+    return named_in(ran.out) if ran.code == 0 else ()
+
+
+def _with_submodules(attempt: Attempt, named: _Named, sha: str, modules: tuple[Submodule, ...]) -> str:
+    """The tree of a commit with the files of its submodules, and of theirs. Raises `BuildError`."""
+    _offline(attempt, commands.read_tree(sha))
+    levels, count = [(named.url, "", sha, modules)], 0
+    for depth in range(DEPTH + 1):
+        below: list[tuple[GitUrl, str, str, tuple[Submodule, ...]]] = []
+        for above, prefix, commit, some in levels:
+            if not some:
+                continue
+            if depth == DEPTH:
+                raise too_many(f"{DEPTH} in one another", named.at)
+            links = links_in(_offline(attempt, commands.links(commit, [one.path for one in some])).out)
+            for one in some:
+                if not (wanted := links.get(one.path, "")):  # a leftover of one that is gone
+                    continue
+                count += 1
+                if count > MOST:
+                    raise too_many(str(MOST), named.at)
+                url, folder = url_of(above, one), f"{prefix}{one.path}"
+                attempt.log.system(f"submodule {folder} is the commit {wanted} of {url.text}")
+                at = f"{FILE}: submodule.{visible(one.name, limit=80)}"
+                of_one = _Named(url=url, reference=wanted, at=at)
+                known = (url.host, url.port) == (named.url.host, named.url.port)
+                _online(attempt, of_one, commands.fetch(url, wanted, CA_MOUNT), login=known)
+                _offline(attempt, commands.unlink(folder))
+                _offline(attempt, commands.read_tree(wanted, folder))
+                below.append((url, f"{folder}/", wanted, _submodules(attempt, wanted)))
+        levels = below
+    return _offline(attempt, commands.write_tree()).out[0]
+
+
+def _online(attempt: Attempt, named: _Named, argv: tuple[str, ...], *, login: bool = True) -> _Ran:
+    """A command that asks the host, with the secret where it has one and `login`. Raises `BuildError`."""
     settings, url = attempt.node.settings, named.url
     host = normalized(url.host)
     is_private = listed(host, url.port, settings.git_hosts)
@@ -106,14 +148,14 @@ def _online(attempt: Attempt, named: _Named, argv: tuple[str, ...]) -> _Ran:
         request_hosts=frozenset() if is_private else frozenset({host}),
     )
     egress = sandbox.Egress(policy, settings.upstream_proxy, settings.no_proxy)
-    ran = _run(attempt, argv, egress)
+    ran = _run(attempt, argv, egress, _login(attempt) if login else None)
     if ran.code != 0:
         raise commands.failed(
             url,
             ran.err,
             refused=ran.refused,
             unreachable=ran.unreachable,
-            login=bool(_login(attempt)),
+            login=login and bool(_login(attempt)),
             at=named.at,
         )
     return ran
@@ -127,30 +169,25 @@ def _offline(attempt: Attempt, argv: tuple[str, ...]) -> _Ran:
     return ran
 
 
-def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None) -> _Ran:
+def _run(
+    attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None, login: tuple[str, str] | None = None
+) -> _Ran:
     settings = attempt.node.settings
     out: list[str] = []
     err: list[str] = []
-    token = attempt.grant.secrets.get("git.token", "")
+    mask = attempt.log.mask  # a host may answer with the token that it got
 
     def on_line(stream: sandbox.Stream, data: bytes) -> None:
         if stream is sandbox.Stream.SYSTEM:  # the sandbox's words, not git's
             return
         lines = out if stream is sandbox.Stream.STDOUT else err
         if len(lines) < MOST_LINES:
-            text = data.decode("utf-8", "replace")  # a host may say the token that it got
-            lines.append(text.replace(token, SECRET) if token else text)
+            lines.append(mask.text(data.decode("utf-8", "replace")))
 
     result = sandbox.run(
-        sandbox.Command(argv=argv, env=_environment(attempt, egress), work=attempt.work, folders=(FOLDER,)),
+        sandbox.Command(argv=argv, env=_environment(egress, login), work=attempt.work, folders=(FOLDER,)),
         _root(attempt),
-        sandbox.Limits(
-            memory=settings.memory_bytes,
-            cpus=settings.cpus,
-            pids=settings.pids,
-            disk=settings.disk_bytes,
-            wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
-        ),
+        step_limits(attempt),
         uid=attempt.node.uid,
         gid=settings.build_uid,
         egress=egress,
@@ -158,6 +195,7 @@ def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None)
         cancelled=attempt.lease.must_stop,
         grace_ms=settings.stop_grace_ms,
         use_cgroups=settings.use_cgroups,
+        launcher=step_launcher(settings),
     )
     for line in egress.summary_lines() if egress else ():
         attempt.log.system(line)
@@ -173,13 +211,12 @@ def _run(attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None)
     )
 
 
-def _environment(attempt: Attempt, egress: sandbox.Egress | None) -> Mapping[str, str]:
-    """The secret is in the environment of a step that asks the host, and in no other."""
+def _environment(egress: sandbox.Egress | None, login: tuple[str, str] | None) -> Mapping[str, str]:
+    """The secret is in the environment of a step that asks its host, and in no other."""
     if egress is None:
         return commands.ENVIRONMENT
-    login = _login(attempt)
     named = {"IGNITE_GIT_USERNAME": login[0], "IGNITE_GIT_TOKEN": login[1]} if login else {}
-    return {**commands.ENVIRONMENT, **proxy.environment(), **named}
+    return {**commands.ENVIRONMENT, **named}
 
 
 def _login(attempt: Attempt) -> tuple[str, str] | None:

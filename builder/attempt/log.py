@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,8 @@ from dataclasses import field
 from builder.claims.spool import Spool
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dataclass import dataclass
+from builder.mask import NOTHING, Lines, Mask
+from builder.sandbox.lines import LINE_LIMIT
 from builder.text import log_line
 
 
@@ -20,9 +23,10 @@ def wall_ms() -> int:
 
 @dataclass(kw_only=True)
 class Log:
-    """`now` measures phases, `now_ms` dates them."""
+    """`now` measures phases, `now_ms` dates them. `mask` hides the secrets of the build in each line."""
 
     spool: Spool
+    mask: Mask = NOTHING
     now: Callable[[], float] = time.monotonic
     now_ms: Callable[[], int] = wall_ms
     phase_name: str = "FETCH_SOURCE"
@@ -36,8 +40,18 @@ class Log:
         self.emit("SYSTEM", line)
 
     def emit(self, stream: str, line: str) -> None:
-        """Emit a line: STDOUT or STDERR of a step, or SYSTEM. What could act on a terminal never reaches the spool."""
-        self.spool.add(self.now_ms(), self.phase_name, stream, log_line(line))
+        """Emit a line: STDOUT or STDERR of a step, or SYSTEM. What could act on a terminal never reaches the spool, and
+        no secret of the build does."""
+        self.spool.add(self.now_ms(), self.phase_name, stream, self.mask.text(log_line(line)))
+
+    @contextmanager
+    def output(self, each: Callable[[str, str], None]) -> Iterator[Output]:
+        """What a command prints; `each` gets (stream, line) as a log has it. At the end no line waits."""
+        output = Output(self.mask, each)
+        try:
+            yield output
+        finally:
+            output.flush()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -62,3 +76,29 @@ class Log:
             ended_at_ms=started + took,
             duration_ms=took,
         )
+
+
+class Output:
+    """Raw lines of a command into lines of a log: whole characters, nothing that acts on a terminal, no secret.
+
+    The mask comes last: an escape sequence inside a secret would hide it from an earlier one.
+    """
+
+    def __init__(self, mask: Mask, each: Callable[[str, str], None]) -> None:
+        self._mask, self._each = mask, each
+        self._streams: dict[str, tuple[codecs.IncrementalDecoder, Lines]] = {}
+
+    def add(self, stream: str, data: bytes) -> None:
+        """A line, or as many bytes of one as `LineSplitter` reads at once."""
+        if stream not in self._streams:
+            self._streams[stream] = codecs.getincrementaldecoder("utf-8")("replace"), self._mask.lines()
+        decoder, lines = self._streams[stream]
+        cut = len(data) == LINE_LIMIT
+        for line in lines.feed(log_line(decoder.decode(data, final=not cut)), cut=cut):
+            self._each(stream, line)
+
+    def flush(self) -> None:
+        """Emit what waits for its next line."""
+        for stream, (_, lines) in self._streams.items():
+            for line in lines.flush():
+                self._each(stream, line)

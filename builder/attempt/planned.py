@@ -86,7 +86,7 @@ def report_key(
         key=key,
         code_hash=code_hash,
         toolchain=toolchain,
-        warnings=warnings,
+        warnings=[attempt.log.mask.text(line) for line in warnings],
         phases=phases,
         provenance=provenance,
     )

@@ -204,10 +204,10 @@ class Reading:
     def __init__(self, ask: Ask, where: Callable[[], str], budget: Budget) -> None:
         self._send, self._where, self._budget = ask, where, budget
 
-    def lfs_pointers(self) -> tuple[str, ...]:
-        """The first paths of the working copy that are pointers of Git LFS."""
+    def lfs_pointers(self) -> Pointers:
+        """The files of the working copy that are pointers of Git LFS."""
         with _invalid():
-            return self._ask(Pointers, "lfs_pointers", self._bounds).paths
+            return self._ask(Pointers, "lfs_pointers", self._bounds)
 
     def unpack(self, single: bool, runtime: str | None, *, lift: bool = True) -> Unpacked:
         """Unpack the source into the working copy, and digest it. `lift`: a single folder becomes the root."""

@@ -86,9 +86,14 @@ class Unpacked:
 
 @dataclass(frozen=True, kw_only=True)
 class Pointers:
-    """Files that Git LFS has elsewhere."""
+    """Files that Git LFS has elsewhere: the first of them, and how many there are."""
 
     paths: tuple[str, ...]
+    count: int
+
+    def __str__(self) -> str:
+        more = self.count - len(self.paths)
+        return ", ".join(self.paths) + (f" and {more} more" if more else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +143,8 @@ class Desk:
         for path in self._tree.files():
             place = self._root / path
             if place.stat(follow_symlinks=False).st_size <= LFS_BYTES and place.read_bytes().startswith(LFS_HEAD):
-                found.append(visible(path, limit=200))
-                if len(found) == LFS_NAMED:
-                    break
-        return Pointers(paths=tuple(found))
+                found.append(path)
+        return Pointers(paths=tuple(visible(path, limit=200) for path in found[:LFS_NAMED]), count=len(found))
 
     def unpack(self, single: bool, runtime: str | None, lift: bool = True) -> Unpacked:
         assert self._source is not None

@@ -32,7 +32,7 @@ from builder.pipelines.arguments import FILES
 from builder.plan import ComponentOutput, Output
 from builder.sandbox import app
 from builder.source.tree import DirTree
-from builder.toolchains.wasmtime import host_of
+from builder.toolchains.wasmtime import host_of, program_here, unit_of
 
 WITHIN_S = 5.0
 AFTER_PUSH_S = 1.0
@@ -75,7 +75,15 @@ class Trial:
         if self._attempt.node.settings.unsandboxed:
             self._found = Start(status=StartStatus.SKIPPED, message="skipped, since this node runs without a sandbox")
             return
+        self._use_host()
         self._thread(self._run)
+
+    def _use_host(self) -> None:
+        """Let the disk budget leave a fetched wasmtime where it is."""
+        node_dir = self._attempt.node.settings.node_dir
+        program = program_here(node_dir) if isinstance(self._bound.plan.output, ComponentOutput) else None
+        if program and (unit := unit_of(program, node_dir)):
+            self._attempt.use(unit)
 
     def verdict(self) -> Start | None:
         """What was found; None where no check was asked for. Waits as long as the build's check may take.
@@ -166,7 +174,7 @@ class Trial:
             uid=attempt.node.uid,
             gid=settings.build_uid,
             egress=None,
-            on_line=lambda stream, line: self._lines.append(line.decode("utf-8", "replace")),
+            on_line=lambda stream, line: self._lines.append(attempt.log.mask.text(line.decode("utf-8", "replace"))),
             cancelled=self._must_end,
             grace_ms=0,
             placed=self._placed,

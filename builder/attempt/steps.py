@@ -17,6 +17,7 @@ from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.plan import Access, Network, Plan, Sees, Step
 from builder.sandbox.argv import PATH
+from builder.settings import Settings
 from builder.source.tree import DirTree
 from builder.toolchains.provider import Provided
 
@@ -125,16 +126,19 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
     settings = attempt.node.settings
     tail: deque[str] = deque(maxlen=TAIL_LINES)
 
-    def on_line(stream: sandbox.Stream, data: bytes) -> None:
-        text = data.decode("utf-8", "replace")
-        tail.append(text)
-        attempt.log.emit(stream.value, text)
-        attempt.node.label("in-step")
+    def emit(stream: str, line: str) -> None:
+        tail.append(line)  # the diagnosis and a stored output have no secret either
+        attempt.log.emit(stream, line)
 
     if name := cache_of(step):
         _make_download(attempt, name)
     egress = sandbox_egress(attempt, toolchain) if step.network is Network.INDEX else None
-    with _overlays(attempt, step) as overlays:
+    with _overlays(attempt, step) as overlays, attempt.log.output(emit) as output:
+
+        def on_line(stream: sandbox.Stream, data: bytes) -> None:
+            output.add(stream.value, data)
+            attempt.node.label("in-step")
+
         result = sandbox.run(
             sandbox.Command(
                 argv=step.argv,
@@ -147,13 +151,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
                 overlays=overlays,
             ),
             _root(attempt, toolchain, step),
-            sandbox.Limits(
-                memory=settings.memory_bytes,
-                cpus=settings.cpus,
-                pids=settings.pids,
-                disk=settings.disk_bytes,
-                wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
-            ),
+            step_limits(attempt),
             uid=attempt.node.uid,
             gid=settings.build_uid,
             egress=egress,
@@ -162,7 +160,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
             grace_ms=settings.stop_grace_ms,
             released=lambda: attempt.node.label("step-runs"),
             use_cgroups=settings.use_cgroups,
-            launcher=sandbox.on_host if settings.unsandboxed else sandbox.in_sandbox,
+            launcher=step_launcher(settings),
         )
     for line in egress.summary_lines() if egress else ():
         attempt.log.system(line)
@@ -181,6 +179,23 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
         room=result.room,
         refused=tuple(sorted(egress.refused())) if egress else (),
     )
+
+
+def step_limits(attempt: Attempt) -> sandbox.Limits:
+    """What a step may take, in the time that is left to its build."""
+    settings = attempt.node.settings
+    return sandbox.Limits(
+        memory=settings.memory_bytes,
+        cpus=settings.cpus,
+        pids=settings.pids,
+        disk=settings.disk_bytes,
+        wall_ms=max(1, attempt.time_limit.left_ms(attempt.now())),
+    )
+
+
+def step_launcher(settings: Settings) -> sandbox.Launcher:
+    """What starts a step: the sandbox, or nothing of it where the operator has set `unsandboxed`."""
+    return sandbox.on_host if settings.unsandboxed else sandbox.in_sandbox
 
 
 @contextmanager
@@ -247,13 +262,14 @@ def _cache(attempt: Attempt, name: str) -> Path:
 
 
 def sandbox_egress(attempt: Attempt, toolchain: Provided) -> sandbox.Egress:
-    """The way out of a fetch step: the package indexes of its runtime and nothing else."""
+    """The way out of a fetch step: the package indexes of its runtime, listed hosts of modules, and nothing else."""
     settings = attempt.node.settings
     return sandbox.Egress.for_indexes(
         toolchain.indexes,
         settings.index_env,
         upstream_proxy=settings.upstream_proxy,
         no_proxy=settings.no_proxy,
+        import_hosts=settings.import_hosts,
     )
 
 

@@ -15,11 +15,10 @@ from builder.errors import BuildError
 from builder.images import wasm
 from builder.images.component import MOST_NAMES, Component, require_servable
 from builder.images.destination import DIGEST, Manifest
-from builder.images.image import CONFIG_TYPE, MANIFEST_TYPE
+from builder.images.image import CONFIG_BYTES, CONFIG_TYPE, MANIFEST_TYPE
 from builder.plan import PLATFORM
 from builder.text import visible
 
-CONFIG_BYTES = 1024 * 1024
 MOST_LAYERS = 1000
 _MANIFEST_TYPES = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
 _CONFIG_TYPES = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json", wasm.CONFIG_TYPE)

@@ -180,6 +180,7 @@ def _exit_status(function: F) -> F:
 @_path(needed=False)
 @_source_options
 @click.option("--git", metavar="URL[#REF[:FOLDER]]", default="", help="build a commit, instead of PATH")
+@click.option("--submodules", is_flag=True, help="fetch those of the commit, too")
 @click.option("--image", metavar="REF", default="", help="take an image that is there, instead of PATH")
 @click.option("--secret", metavar="NAME", default="", help="a stored secret, for what is private")
 @click.option("--name", metavar="NAME", default="", help="default: the folder's or file's name")

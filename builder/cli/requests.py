@@ -53,6 +53,7 @@ class BuildOptions:
     image: str = ""
     secret: str = ""
     git: str = ""
+    submodules: bool = False
     dockerfile: str = ""
     buildpacks: bool = False
 
@@ -69,6 +70,9 @@ def check_sources(options: BuildOptions) -> None:
     if options.secret and options.path:
         step = "Name the source with --image REF or --git URL"
         raise mistake("--secret is for a private image or repository", where="--secret", next=step)
+    if options.submodules and not options.git:
+        step = "Name the source with --git URL, or bring the files of the submodules with the folder"
+        raise mistake("--submodules is for a repository", where="--submodules", next=step)
     if options.git and (options.dockerfile or options.buildpacks):
         _check_git_image(options)
     if options.image:
@@ -140,6 +144,7 @@ def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settin
         _require_cluster(options, settings)
         made = request.code.image.from_git
         made.url, made.reference, made.secret_ref = url, reference, options.secret
+        made.submodules = options.submodules
         arguments = dict(options.build_args)
         if folder and arguments.setdefault("sub_path", folder) != folder:
             raise mistake("the folder of --git and --sub-path differ", where="--git", next="Leave one of them out")
@@ -147,6 +152,7 @@ def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settin
         return request
     source = request.git_source
     source.url, source.reference, source.context_dir, source.secret_ref = url, reference, folder, options.secret
+    source.submodules = options.submodules
     for key, value in options.build_args.items():
         request.build_args[key] = value
     if options.runtime:

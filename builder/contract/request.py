@@ -40,6 +40,7 @@ class Repository:
     reference: str
     folder: str
     secret: str
+    submodules: bool
     at: str
     folder_at: str
 
@@ -57,6 +58,7 @@ def repository_of(request: pb.CreateBuildRequest) -> Repository | None:
             reference=compiled.reference,
             folder=compiled.context_dir,
             secret=compiled.secret_ref,
+            submodules=compiled.submodules,
             at=GIT_SOURCE,
             folder_at=f"{GIT_SOURCE}.contextDir",
         )
@@ -67,6 +69,7 @@ def repository_of(request: pb.CreateBuildRequest) -> Repository | None:
             reference=made.reference,
             folder=made.sub_path,
             secret=made.secret_ref,
+            submodules=made.submodules,
             at=FROM_GIT,
             folder_at=f"{FROM_GIT}.subPath",
         )

@@ -13,6 +13,7 @@ from builder.text import visible
 GIT = "/usr/bin/git"
 FOLDER = "/work/git"
 REPOSITORY, ARCHIVE, ASKPASS = f"{FOLDER}/repository", f"{FOLDER}/source.tar", f"{FOLDER}/askpass"
+INDEX = f"{FOLDER}/index"
 ASKPASS_TEXT = """\
 #!/bin/sh
 case "$1" in
@@ -42,7 +43,7 @@ SETTINGS = (
 ENVIRONMENT: Mapping[str, str] = {
     "HOME": FOLDER, "LANG": "C", "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https", "GIT_PROTOCOL_FROM_USER": "0", "GIT_ASKPASS": ASKPASS,
-    "GIT_NO_REPLACE_OBJECTS": "1", "GIT_LFS_SKIP_SMUDGE": "1",
+    "GIT_NO_REPLACE_OBJECTS": "1", "GIT_LFS_SKIP_SMUDGE": "1", "GIT_LITERAL_PATHSPECS": "1", "GIT_INDEX_FILE": INDEX,
 }  # fmt: skip
 _REF_LINE = re.compile(r"([0-9a-f]{40})\t(\S+)")
 DEFAULT_USERNAME = "x-access-token"
@@ -61,6 +62,8 @@ class Commit:
     author: str
     branch: str
     time_ms: int
+    warning: str = ""
+    """What of it was not fetched."""
 
 
 def git(*words: str, ca_bundle: str = "") -> tuple[str, ...]:
@@ -101,8 +104,34 @@ def describe(sha: str) -> tuple[str, ...]:
     return git("--git-dir", REPOSITORY, "log", "-1", "--no-show-signature", "--format=%H%n%ct%n%an <%ae>", sha, "--")
 
 
-def archive(sha: str) -> tuple[str, ...]:
-    return git("--git-dir", REPOSITORY, "archive", "--format=tar", f"--output={ARCHIVE}", sha)
+def archive(tree: str) -> tuple[str, ...]:
+    return git("--git-dir", REPOSITORY, "archive", "--format=tar", f"--output={ARCHIVE}", tree)
+
+
+def submodules(sha: str) -> tuple[str, ...]:
+    """The folders and URLs that the commit's `.gitmodules` has; it fails where there is none."""
+    names = ("config", f"--blob={sha}:.gitmodules", "-z", "--get-regexp", r"^submodule\..*\.(path|url)$")
+    return git("--git-dir", REPOSITORY, *names)
+
+
+def links(sha: str, folders: Sequence[str]) -> tuple[str, ...]:
+    """What the commit has at these folders."""
+    return git("-c", "core.quotePath=false", "--git-dir", REPOSITORY, "ls-tree", sha, "--", *folders)
+
+
+def read_tree(sha: str, folder: str = "") -> tuple[str, ...]:
+    """Into the index: the files of a commit, below a folder where it is a submodule's."""
+    return git("--git-dir", REPOSITORY, "read-tree", "-i", *((f"--prefix={folder}/",) if folder else ("-m",)), sha)
+
+
+def unlink(folder: str) -> tuple[str, ...]:
+    """Out of the index: the link to a submodule, whose files take its place. Git demands a work tree and reads none."""
+    return git("--git-dir", REPOSITORY, "--work-tree", FOLDER, "update-index", "--force-remove", "--", folder)
+
+
+def write_tree() -> tuple[str, ...]:
+    """The index as a tree, whose SHA is printed."""
+    return git("--git-dir", REPOSITORY, "write-tree")
 
 
 def found_in(lines: Sequence[str], reference: str, at: str = AT) -> tuple[str, str]:

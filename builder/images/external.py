@@ -16,14 +16,13 @@ from builder.addresses import Resolve, system_resolve
 from builder.dataclass import dataclass
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.images.destination import DIGEST, BlobMissing, Manifest
-from builder.images.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE
+from builder.images.image import CONFIG_BYTES, CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE
 from builder.images.reference import Reference
 from builder.text import size, visible
 
 MANIFEST_TYPES = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
 INDEX_TYPES = (INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json")
 CONFIG_TYPES = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json")
-CONFIG_BYTES = 1024 * 1024
 MOST_LAYERS = 1000
 MOST_ENTRIES = 1000
 WHOLE_S = 30.0

@@ -16,7 +16,7 @@ from typing import Any
 
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, REPOSITORY, Destination, check_names
-from builder.images.image import BaseImage, Image, Platform
+from builder.images.image import CONFIG_BYTES, BaseImage, Image, Platform
 from builder.images.layer import MEDIA_TYPE, Layer
 from builder.images.layout import Layout, Stamp
 from builder.images.rootfs import MOST_UNPACKED, unpack_image
@@ -231,7 +231,7 @@ def pull(
         (layer,) = value["layers"]
         _download(source, repository, layer["digest"], folder / COMPONENT, most_unpacked)
         return None
-    config = json.loads(b"".join(source.open_blob(repository, value["config"]["digest"])))
+    config = _config(source, repository, value["config"]["digest"])
 
     def blob_path(blob: str) -> Path:
         check_names(repository, digest=blob)
@@ -248,6 +248,17 @@ def pull(
             raise
         raise _too_large(repository, digest, most_unpacked) from None
     return dict(config["config"])
+
+
+def _config(source: Destination, repository: str, digest: str) -> Any:
+    """The config of an image, in memory. Raises `BuildError` ArtifactTooLarge for one that no artifact has."""
+    body = bytearray()
+    for chunk in source.open_blob(repository, digest):
+        body += chunk
+        if len(body) > CONFIG_BYTES:
+            message = f"the config of the image in {repository} has more than {size(CONFIG_BYTES)}: {digest}"
+            raise BuildError("ArtifactTooLarge", message, next="Build the artifact again, or name another build.")
+    return json.loads(body)
 
 
 def _download(source: Destination, repository: str, digest: str, path: Path, limit: int, before: int = 0) -> int:

@@ -35,6 +35,9 @@ class Mirror:
     """Why it is not current, when it is not."""
 
     _version: str = ""
+    _relist_s: float = 0.0
+    """The pause before the next list after a version that was too old. It grows while no watch has any event: a server
+    whose lists are as old as the versions that it refuses would be asked for whole lists without an end."""
 
     async def run(self) -> None:
         """Follow for ever. An outage is waited out and then listed: what is known meanwhile is old, as `is_current`
@@ -51,6 +54,8 @@ class Mirror:
                 self.is_current.clear()
                 self.unavailable = error
                 if isinstance(error, Refused) and error.code == GONE:
+                    await asyncio.sleep(self._relist_s)
+                    self._relist_s = min(max(2 * self._relist_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                     continue
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
@@ -72,7 +77,7 @@ class Mirror:
         """Until the server ends it, which it does every few minutes."""
         async with aclosing(self.api.watch(self.kind, self.namespace, self._version, SELECTOR)) as events:
             async for what, item in events:
-                self._version = item["metadata"]["resourceVersion"]
+                self._version, self._relist_s = item["metadata"]["resourceVersion"], 0.0
                 name = item["metadata"].get("name", "")
                 if what == "DELETED":
                     self.items.pop(name, None)

@@ -24,6 +24,7 @@ from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
 from builder.settings import Settings
 from builder.text import visible
+from builder.toolchains import wasmtime
 from builder.toolchains.host import find_program
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import toolchains_of
@@ -54,6 +55,14 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
         if settings.server and name in EMBEDDED_ONLY:
             continue
         found.append(Finding(ok=bool(find_program(name)), name=name, effect=effect, mend=mend))
+    found.append(
+        Finding(
+            ok=wasmtime.program_here(settings.node_dir, find_program) is not None,
+            name=wasmtime.COMMAND,
+            effect="components do not run here, and are not started once to check them",
+            mend=wasmtime.INSTALL,
+        )
+    )
     if lack := missing_for_mmdebstrap():
         mend = lack.mend.removeprefix("An operator runs: ")
         found.append(

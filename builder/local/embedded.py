@@ -28,7 +28,7 @@ from builder.node.main import worker_argv
 from builder.plan import Toolchain
 from builder.settings import Settings, Token
 
-START_S = 30.0
+START_S = 120.0
 
 
 @dataclass

@@ -39,6 +39,7 @@ from builder.claims.spool import Spool, own, spool_path
 from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.logs import logger
+from builder.mask import mask_of, masked
 from builder.sandbox import remove_tree
 
 log = logger("worker")
@@ -100,9 +101,10 @@ def driving(
             plan_request(grant.request),
             default_versions=dict(grant.default_versions),
             today=time.strftime("%Y-%m-%d", time.gmtime()),
+            import_hosts=node.settings.import_hosts,
         ),
         lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
-        log=Log(spool=spool, now=now),
+        log=Log(spool=spool, mask=mask_of(grant.secrets), now=now),
         time_limit=TimeLimit(limit_ms=int(grant.limits.timeout_ms) or node.settings.timeout_ms, started_at=now()),
         work=node.scratch / "work" / f"{grant.build_id}-{grant.claim}",
         now=now,
@@ -235,9 +237,12 @@ def do_work(attempt: Attempt, line: Callable[[Attempt], Outcome] = run_build) ->
 
 def close(attempt: Attempt, outcome: Outcome) -> Close:
     """End the claim as the outcome asks, once every line is acknowledged. All of it is a wait for the control side."""
-    lease = attempt.lease
+    lease, mask = attempt.lease, attempt.log.mask
     if outcome.unexpected:
-        log.error("unexpected", action="unexpected", build_id=lease.build_id, error=outcome.unexpected)
+        error = mask.text(outcome.unexpected)
+        log.error("unexpected", action="unexpected", build_id=lease.build_id, error=error)
+    if outcome.failure:
+        masked(outcome.failure, mask)
     how = close_of(lease, outcome)
     if how is Close.LOST:
         attempt.lose()

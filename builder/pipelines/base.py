@@ -37,6 +37,8 @@ class PlanRequest:
     """Runtime → version that stands for the catalog's default: the one that the app was last built with."""
     today: str = ""
     """The day of the build ("2026-11-28"), for warnings alone; empty: none depends on it."""
+    import_hosts: tuple[str, ...] = ()
+    """The operator's list of hosts that `https:` imports may name: `host`, or `host:port`."""
 
 
 def folder_of(tree: Tree, sub_path: str) -> str:

@@ -32,7 +32,7 @@ from builder.sandbox.overlay import lacks as lacks_overlay
 from builder.sandbox.overlay import make as make_overlay
 from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
 from builder.sandbox.remove import remove_tree
-from builder.sandbox.run import run
+from builder.sandbox.run import Launcher, run
 from builder.sandbox.serve import Serving, serve
 from builder.sandbox.shapes import Command, Finding, Limits, Mount, OnLine, Result, Root, Stream
 from builder.sandbox.unsandboxed import on_host
@@ -43,6 +43,7 @@ __all__ = [
     "EgressPolicy",
     "EgressRecord",
     "Finding",
+    "Launcher",
     "Limits",
     "Mount",
     "OnLine",

@@ -117,6 +117,12 @@ def index_hosts(client: Indexes, settings: Mapping[str, str]) -> frozenset[Addre
     return found | {(client.files[host], 443) for host, port in found if host in client.files and port == 443}
 
 
+def listed_hosts(client: Indexes, hosts: tuple[str, ...]) -> frozenset[Address]:
+    """The hosts of an operator's list (`host`, `host:port`) where the client reaches them."""
+    pairs = (host.partition(":") for host in hosts if client.listed)
+    return frozenset((normalized(name), int(port or DEFAULT_PORTS["https"])) for name, _, port in pairs)
+
+
 def _named_host(value: str) -> tuple[str, ...]:
     """The host of a variable that names one without a scheme: `off`, a name, `name+hash+key` and maybe a URL behind."""
     name, *url = value.split() or ["off"]
@@ -149,9 +155,14 @@ class Egress:
         upstream_proxy: str = "",
         no_proxy: tuple[str, ...] = (),
         request_hosts: frozenset[str] = frozenset(),
+        import_hosts: tuple[str, ...] = (),
     ) -> Egress:
-        """The indexes of one runtime's client, as the operator's settings move them, and hosts that a request names."""
-        policy = EgressPolicy(hosts=index_hosts(client, settings), request_hosts=request_hosts)
+        """The indexes of one runtime's client, as the operator's settings move them, and hosts that a request names.
+
+        `import_hosts`: the operator's list of hosts that modules come from, for a client that reaches them.
+        """
+        hosts = index_hosts(client, settings) | listed_hosts(client, import_hosts)
+        policy = EgressPolicy(hosts=hosts, request_hosts=request_hosts)
         return cls(policy, upstream_proxy, no_proxy)
 
     def decide(self, host: str, port: int) -> Decision:

@@ -14,7 +14,7 @@ from builder.dataclass import dataclass
 from builder.errors import REASONS
 from builder.store import outbox, record, retention
 from builder.store.engine import Store
-from builder.store.nodes import LIVE_LEASES, read, takers
+from builder.store.nodes import LIVE_LEASES, Node, free_of, read, takers
 from builder.store.rows import (
     Row,
     cancelled,
@@ -59,7 +59,15 @@ AVOID_MS = 300_000
 """How long a build that failed on a node waits for another one, once its backoff is over: a busy node ends a build or
 two meanwhile, and three tries on the one that fails at once would end this one."""
 AVOID_PAUSE_MS = 500
-"""From a claim that is refused for it to the next hint, which any node may find first."""
+"""From a claim that is refused for it to the next hint, while no other node has a free slot."""
+AVOID_HINTS = 4
+"""Hints without a pause between them, of a build that another node has a free slot for.
+
+Redis serves the consumer that waits longest. A node that refuses begins its wait anew, so the other one is the first in
+line for a hint that follows at once, unless its own wait of a second has just begun anew too: then it is for the next.
+A hint after a whole pause finds both anywhere in their waits, and a pause as long as the wait finds the node that
+refuses first in line each time. A node that has a slot and takes nothing costs so many claims in a pause.
+"""
 MAX_RETRY_AFTER_MS = 600_000  # a registry may ask for patience, not for a day
 Phases = Iterable[pb.PhaseRecord]
 _NO_JOB: dict[str, Any] = {
@@ -81,6 +89,8 @@ class Claimed:
     refused: str = ""
     last: tuple[str, str] | None = None
     """Runtime and version of the last success of the same app, where there is one."""
+    passed_on: bool = False
+    """Another node has a free slot for the build, whose next hint is due now."""
 
 
 class UnknownNode(Exception):
@@ -112,9 +122,12 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
         if row["cancel_requested"]:
             cancelled(tx, now, row)
             return Claimed(row=None, refused="it is CANCELLED")
-        if row["avoid"] == node_id and now < row["queued_at"] + AVOID_MS and _others(tx, row, now, lease_ms):
-            write(tx, row, offers=0, offered_at=0, offer_from=now + AVOID_PAUSE_MS)
-            return Claimed(row=None, refused="its last attempt failed here, and another node can take it")
+        avoids = row["avoid"] == node_id and now < row["queued_at"] + AVOID_MS
+        if avoids and (others := _others(tx, row, now, lease_ms)):
+            again = row["offers"] % AVOID_HINTS if free_of(others) else 0
+            write(tx, row, offers=again, offered_at=0, offer_from=now + (0 if again else AVOID_PAUSE_MS))
+            why = "its last attempt failed here, and another node can take it"
+            return Claimed(row=None, refused=why, passed_on=again > 0)
         after = transition(
             tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
             node_id=node_id, avoid="", nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
@@ -134,11 +147,11 @@ def _last_success() -> ScalarSelect[str]:
     return found.order_by(other.c.number.desc()).limit(1).correlate(builds).scalar_subquery()
 
 
-def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> bool:
-    """Whether another live node builds what this row asks for. It may have no free slot: that wait is bounded."""
+def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> list[Node]:
+    """The other live nodes that build what this row asks for. None may have a free slot: that wait is bounded."""
     readers = takers(read(tx, now), LIVE_LEASES * lease_ms).get(row["queue"], ())
     others = (node for node in readers if node.node_id != row["avoid"] and node.slots)
-    return any(not row["toolchain"] or row["toolchain"] in node.toolchains for node in others)
+    return [node for node in others if not row["toolchain"] or row["toolchain"] in node.toolchains]
 
 
 def _refusal(row: Row, now: int, queues: Collection[str], toolchains: Collection[str]) -> str:

@@ -49,7 +49,8 @@ _EITHER = "claim, WORK or JOB"
 TRANSITIONS: tuple[Transition, ...] = (
     _row("submit", "", PENDING, "idempotency key unseen", "record and first report (COMPILING)"),
     _row("offer", PENDING, PENDING, "not attached, `offer_from` over",
-         "a hint; once it lies in Redis no more: again at once, then after 10, 20, 30 s"),
+         "a hint; once it lies in Redis no more: again at once, then after 10, 20, 30 s; refused by the node that "
+         "failed the build: at once while another one has a free slot"),
     _row("claim", PENDING, RUNNING, "not attached, `not_before` over, the node can", "new claim and attempt, WORK"),
     _row("resolve", PENDING, RUNNING, f"queue `{EXTERNAL}`, `not_before` over, no finalizer at its repository",
          "a prebuilt image: new claim and attempt, FINALIZE at once; organizations take turns"),

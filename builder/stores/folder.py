@@ -106,6 +106,16 @@ class SourceStore(Protocol):
         ...
 
 
+def take(stream: Iterable[bytes], incoming: Incoming) -> Stored:
+    """Store a stream whole, or nothing of it. Raises as `Incoming` and as `stream`."""
+    with closing(incoming):
+        for chunk in stream:
+            incoming.write(chunk)
+        stored = incoming.seal()
+        incoming.publish()
+    return stored
+
+
 class PartialFile:
     """An `Incoming` as a file in the store's folder; `place` gives it its name there."""
 
@@ -154,12 +164,7 @@ class FolderStore:
         return PartialFile(self._root, limit, lambda partial, sha256: self._publish(partial, self._path(sha256)))
 
     def put(self, stream: Iterable[bytes], limit: int) -> Stored:
-        with closing(self.begin(limit)) as incoming:
-            for chunk in stream:
-                incoming.write(chunk)
-            stored = incoming.seal()
-            incoming.publish()
-        return stored
+        return take(stream, self.begin(limit))
 
     def open(self, sha256: str) -> BinaryIO:
         try:

@@ -14,14 +14,14 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn, cast
 
 from builder.errors import BuildError, PlatformError
-from builder.stores.folder import PartialFile, SourceUrl, Stored, delete_partial
+from builder.stores.folder import PartialFile, SourceUrl, Stored, delete_partial, take
 from builder.stores.signed import check_lifetime
 from builder.text import visible
 
@@ -77,12 +77,7 @@ class BucketStore:
         return PartialFile(self._spool, limit, self._publish)
 
     def put(self, stream: Iterable[bytes], limit: int) -> Stored:
-        with closing(self.begin(limit)) as incoming:
-            for chunk in stream:
-                incoming.write(chunk)
-            stored = incoming.seal()
-            incoming.publish()
-        return stored
+        return take(stream, self.begin(limit))
 
     def open(self, sha256: str) -> BinaryIO:
         key = self._key(sha256)

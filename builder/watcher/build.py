@@ -17,6 +17,7 @@ from builder.errors import BuildError, PlatformError
 from builder.kube.ended import Ended
 from builder.kube.logs import Cursor, Line
 from builder.logs import logger
+from builder.mask import NOTHING, Lines, Mask, masked
 from builder.plan import Diagnosis
 from builder.strategies import by_name
 from builder.strategies.base import Reading
@@ -35,10 +36,15 @@ class Lost(Exception):
 
 
 class Followed:
-    """A build that this watcher adopted. `catch_up`, then `follow`; both raise `Lost`. `clusters` by namespace."""
+    """A build that this watcher adopted. `catch_up`, then `follow`; both raise `Lost`. `clusters` by namespace; `mask`
+    hides what a Job may print of the operator's."""
 
-    def __init__(self, grant: pb.AdoptJobResponse, calls: WatcherCalls, clusters: Mapping[str, Cluster]) -> None:
+    def __init__(
+        self, grant: pb.AdoptJobResponse, calls: WatcherCalls, clusters: Mapping[str, Cluster], mask: Mask = NOTHING
+    ) -> None:
         self.grant, self._calls, self._cluster = grant, calls, clusters.get(grant.job.namespace)
+        self._mask = mask
+        self._hidden: dict[str, Lines] = {}
         self.build_id, self.claim, self.job = grant.build_id, grant.claim, grant.job
         self.phase = "PUSH" if grant.phase == pb.BUILD_PHASE_PUSH else "BUILD"
         self._cursors = {name: Cursor(since=cursor.since, lines=cursor.lines) for name, cursor in grant.cursors.items()}
@@ -157,15 +163,19 @@ class Followed:
         for line in lines:
             if self.phase == "BUILD" and reading.pushes(container, line.text):
                 self.phase, self._pushed_at = "PUSH", line.at_ms
+        hidden = self._hidden.setdefault(container, self._mask.lines())
+        texts = [text for line in lines for text in hidden.feed(log_line(reading.shown(line.text)))]
+        texts += hidden.flush()  # none waits: the cursor stands behind all of them
         entries = [
-            pb.LogEntry(timestamp_ms=line.at_ms, stream=pb.LOG_STREAM_STDOUT, line=log_line(reading.shown(line.text)))
-            for line in lines
+            pb.LogEntry(timestamp_ms=line.at_ms, stream=pb.LOG_STREAM_STDOUT, line=text)
+            for line, text in zip(lines, texts, strict=True)
         ]
         await self._append(entries, {container: pb.LogCursor(since=cursor.since, lines=cursor.lines)})
         self._cursors[container] = cursor
 
     async def _say(self, text: str) -> None:
-        entry = pb.LogEntry(timestamp_ms=_now(), stream=pb.LOG_STREAM_SYSTEM, line=log_line(text))
+        text = self._mask.text(log_line(text))
+        entry = pb.LogEntry(timestamp_ms=_now(), stream=pb.LOG_STREAM_SYSTEM, line=text)
         await self._append([entry], {})
 
     async def _append(self, entries: Sequence[pb.LogEntry], cursors: Mapping[str, pb.LogCursor]) -> None:
@@ -224,7 +234,7 @@ class Followed:
         if artifact is not None:
             request.success.CopyFrom(artifact_record(artifact))
         elif failure is not None:
-            request.failure.CopyFrom(failure_record(failure, self.phase))
+            request.failure.CopyFrom(failure_record(masked(failure, self._mask), self.phase))
         answer = await self._insist(lambda: self._calls.finish(request))
         if answer.stale or answer.log_incomplete:
             raise Lost

@@ -10,6 +10,7 @@ from builder.client.api import Api
 from builder.errors import BuildError, PlatformError
 from builder.kube.api import connect
 from builder.kube.watch import Watch
+from builder.mask import Mask
 from builder.settings import Settings
 from builder.watcher.calls import ApiWatcherCalls
 from builder.watcher.cluster import KubeCluster
@@ -41,6 +42,7 @@ async def _watch(settings: Settings) -> None:
         clusters,
         lease_s=settings.lease_ms / 1000,
         beat_s=settings.heartbeat_ms / 1000,
+        mask=Mask([settings.job_registry_password]),  # code of the source can read it in its Job
     )
     viewing = [asyncio.create_task(one.watch.run()) for one in clusters]
     for view in viewing:  # without a view no end is seen

@@ -13,6 +13,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import PlatformError
 from builder.logs import logger
+from builder.mask import NOTHING, Mask
 from builder.watcher.build import Followed, Lost
 from builder.watcher.calls import WatcherCalls
 from builder.watcher.cluster import Cluster, SeenJob
@@ -42,8 +43,9 @@ class Watcher:
         lease_s: float,
         beat_s: float,
         idle_s: float = IDLE_S,
+        mask: Mask = NOTHING,
     ) -> None:
-        self._name, self._calls = name, calls
+        self._name, self._calls, self._mask = name, calls, mask
         self._clusters = {one.namespace: one for one in clusters}
         self._lease_s, self._beat_s, self._idle_s = lease_s, beat_s, idle_s
         self._builds: dict[str, Followed] = {}
@@ -101,7 +103,7 @@ class Watcher:
                 self._sooner.set()
             self._beat_s = beat_s
             log.info("adopted", action="adopted", build_id=grant.build_id, job=grant.job.name, attempt=grant.attempt)
-            build = self._builds[grant.build_id] = Followed(grant, self._calls, self._clusters)
+            build = self._builds[grant.build_id] = Followed(grant, self._calls, self._clusters, self._mask)
             if await self._guarded(build, build.catch_up()):
                 task = asyncio.create_task(self._follow(build))
                 self._following.add(task)

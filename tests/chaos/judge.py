@@ -26,7 +26,7 @@ from tests.chaos.play import TERMINAL, Play
 from tests.chaos.schedule import Submit
 from tests.crash_fixtures import is_terminal
 
-SETTLE_S = 60.0
+SETTLE_S = 240.0
 """Until reports are delivered and nodes are swept, which follows the last end by a few ticks."""
 ENDS = frozenset(row.name for row in TRANSITIONS if set(row.after) & set(TERMINAL))
 SCRIPT_STREAM = "LOG_STREAM_STDOUT"

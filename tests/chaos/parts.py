@@ -30,7 +30,7 @@ HEARTBEAT_MS, LEASE_MS, TICK_MS = 700, 3000, 200
 SLOTS = 2
 PASSWORD = "of-the-chaos"
 QUEUES = ("compile.python", "compile.any")
-START_S = 60.0
+START_S = 300.0
 LANE_UIDS = 20
 """Uids of one of the histories that run at once: three for each worker."""
 

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-READY_S = 20.0
+READY_S = 300.0
 HEADERS = {
     "x-ignite-execution-id": "exec-1",
     "x-ignite-function-id": "acme/hello",
@@ -51,7 +51,7 @@ class App:
         self, path: str = "/", body: bytes = b"", method: str = "POST", headers: Mapping[str, str] = HEADERS
     ) -> Answer:
         """One request on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=120)
         try:
             return ask_on(connection, path, body, method, headers)
         finally:
@@ -60,7 +60,7 @@ class App:
     def raw(self, data: bytes, *, half_close: bool = True) -> bytes:
         """Send bytes as they are, read to the end of the connection. A server may take a half-closed one for a client
         that left."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=60) as connection:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=120) as connection:
             connection.sendall(data)
             with contextlib.suppress(OSError):  # the app may have answered and closed before it read all of it
                 if half_close:

@@ -42,7 +42,7 @@ def test_it_answers(project: Project, built: pb.Build, server: Server) -> None:
                 running.url + call.path,
                 content=call.send,
                 headers=CALLER,
-                timeout=30,
+                timeout=120,
                 trust_env=False,
             )
             assert (answer.status_code, answer.text) == (call.status, call.answer)

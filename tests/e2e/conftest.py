@@ -20,11 +20,22 @@ from builder import config
 from builder.client.api import Api
 from builder.local import embedded
 from tests import uids
-from tests.build_fixtures import Server
+from tests.build_fixtures import Server, closed_port
 from tests.kept import SHARED, keeping
 
 ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., AbstractContextManager[Server]]
+
+
+BY_TEST = ("test_exploration.py", "test_store_postgres.py")
+"""Files that several processes share out test by test; of any other one a single process runs all, on its servers."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Name the group of each test, which stays together where processes share the tests (`make test-e2e`)."""
+    for item in items:
+        if item.path.name not in BY_TEST:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 @pytest.fixture(scope="session")
@@ -122,7 +133,7 @@ def no_cgroups(start: Start) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def cut_off(start: Start) -> Iterator[Server]:
     """A server whose registry and package index do not answer."""
-    closed = embedded.free_port()
-    index = {"UV_DEFAULT_INDEX": f"http://127.0.0.1:{closed}/simple"}
-    with start(registry=f"127.0.0.1:{closed}", index_env=index) as running:
-        yield running
+    with closed_port() as port:
+        index = {"UV_DEFAULT_INDEX": f"http://127.0.0.1:{port}/simple"}
+        with start(registry=f"127.0.0.1:{port}", index_env=index) as running:
+            yield running

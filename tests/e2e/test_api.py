@@ -146,11 +146,11 @@ def test_a_stream_resumes_after_the_event_it_heard_last(serve: Serve) -> None:
 def test_a_quiet_stream_says_that_it_lives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "KEEP_ALIVE_S", 0.2)
     settings = load({"data_dir": str(tmp_path)}).settings
-    with embedded.start(settings, worker=False) as running, httpx.Client(trust_env=False) as client:
+    with embedded.start(settings, worker=False) as running, httpx.Client(trust_env=False, timeout=120) as client:
         client.headers["authorization"] = f"Bearer {running.token}"
         answer = client.post(running.url + BUILDS, json=compile_request("python"))
         path = f"{running.url}{BUILDS}/{answer.json()['buildId']}"
-        with client.stream("GET", path + "/logs/stream", params={"fromStart": "true"}, timeout=60) as stream:
+        with client.stream("GET", path + "/logs/stream", params={"fromStart": "true"}, timeout=120) as stream:
             lines = stream.iter_lines()
             assert [next(lines) for _ in range(4)] == [": keep-alive", "", ": keep-alive", ""]
             client.post(path + "/cancel").raise_for_status()

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.e2e
 
 BUILDS = "/v1/ignite/builds"
 MIB = 1024 * 1024
-REFUSALS = 4
+REFUSALS = 3
 
 
 @pytest.fixture(scope="module")
@@ -211,7 +211,7 @@ def test_a_report_that_was_refused_comes_again_as_it_was(serve: Serve, receiver:
     def taken() -> dict[int, dict[str, Any]]:
         return {int(one["sequence"]): one for one in list(receiver.taken) if one["buildId"] == build}
 
-    assert until(lambda: set(taken()) == {1, 2, 3}, 120), receiver.taken
+    assert until(lambda: set(taken()) == {1, 2, 3}), receiver.taken
     assert len(receiver.refused) == REFUSALS
     assert all(taken()[int(one["sequence"])] == one for one in receiver.refused)
     told = [taken()[number]["buildStatus"] for number in (1, 2, 3)]

@@ -17,13 +17,12 @@ from kombu.exceptions import OperationalError
 
 from builder.local.embedded import end, free_port
 from tests.broker_fixtures import QUEUE, ROOT, hint, worker
-from tests.build_fixtures import until
 from tests.serve_fixtures import serving
 
 pytestmark = pytest.mark.e2e
 
 HOST = "localhost"
-START_S = 30.0
+START_S = 300.0
 
 
 def blocks() -> list[str]:
@@ -61,7 +60,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder, port = tmp_path_factory.mktemp("roles"), free_port()
     users, certificates, config, settings = blocks()
     made = certificates.replace("redis.example.com", HOST)
-    subprocess.run(["sh", "-ec", made], cwd=folder, check=True, capture_output=True, timeout=60)
+    subprocess.run(["sh", "-ec", made], cwd=folder, check=True, capture_output=True, timeout=120)
     (folder / "users.acl").write_text(users)
     text = config.replace("/etc/redis/", f"{folder}/").replace("tls-port 6379", f"tls-port {port}")
     (folder / "redis.conf").write_text(f"{text}bind 127.0.0.1 ::1\nsave ''\ndir {folder}\n")
@@ -99,11 +98,11 @@ def test_a_hint_goes_from_role_to_role_and_nothing_that_either_needs_is_refused(
         assert running.took(build_id), running.said()
         with server.client("worker") as node, node.pubsub(ignore_subscribe_messages=True) as channel:  # type: ignore[no-untyped-call]
             channel.subscribe("ignite:cancel")
-            channel.get_message(timeout=60)
+            channel.get_message(timeout=120)
             assert serve.ask("POST", f"/v1/ignite/builds/{build_id}/cancel", "both").status_code == 200
         running.process.terminate()
-        assert running.process.wait(60) == 0, running.said()
-        assert until(lambda: "NOPERM" not in running.said() + serve.out.read_text() + serve.err.read_text(), 0)
+        assert running.process.wait(300) == 0, running.said()
+        assert "NOPERM" not in running.said() + serve.out.read_text() + serve.err.read_text()
     assert server.refused() == []
 
 

@@ -83,10 +83,10 @@ class Elsewhere:
     """A network namespace beside the host's, one cable between them: what arrives there is counted by its end."""
 
     def __init__(self, stack: ExitStack) -> None:
-        self._process = stack.enter_context(subprocess.Popen(["/usr/bin/unshare", "-n", "/bin/sleep", "600"]))
+        self._process = stack.enter_context(subprocess.Popen(["/usr/bin/unshare", "-n", "/bin/sleep", "3600"]))
         stack.callback(self._process.kill)
         pid, here = self._process.pid, f"ig{os.getpid() % 1_000_000}"
-        assert until(lambda: os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"), 60)
+        assert until(lambda: os.readlink(f"/proc/{pid}/ns/net") != os.readlink("/proc/self/ns/net"))
         ip = ("/usr/bin/ip",)
         there = ("/usr/bin/nsenter", "-n", "-t", str(pid), *ip)
         self._run(*ip, "link", "add", here, "type", "veth", "peer", "name", "peer", "netns", str(pid))
@@ -137,7 +137,7 @@ def probed(scripts: Server, beside: Elsewhere | None) -> Iterator[Probed]:
             host_sends_one("127.0.0.1", host.facts["udp_port"])
             if beside:
                 host_sends_one(ELSEWHERE, 9)
-            assert until(lambda: count.packets > packets, 60), "the count itself must count"
+            assert until(lambda: count.packets > packets), "the count itself must count"
         finally:
             count.stop()
         assert done.status == pb.BUILD_STATUS_SUCCEEDED, done.failure

@@ -35,7 +35,7 @@ PROGRAM = [sys.executable, "-c", "import sys; from builder.cli import main; sys.
 REFERENCE = "reg.example.com/acme/hello-go@sha256:" + "3b" * 32
 DONE = build(size_bytes=9_856_614, image_refs=[REFERENCE])
 GONE = build(status=pb.BUILD_STATUS_CANCELLED)
-PATIENCE_S = 120.0
+PATIENCE_S = 300.0
 """For what surely comes, on a machine that does other things as well: a start alone may take 10 s there."""
 PHASES = ("FETCH_SOURCE", "DETECT", "PLAN", "BUILD", "PACKAGE", "PUSH")
 

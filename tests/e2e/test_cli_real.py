@@ -85,7 +85,7 @@ def handler_folder(folder: Path) -> Path:
 
 
 def ask(url: str) -> httpx.Response:
-    return httpx.post(url + "/", content="hello", headers=CALLER, timeout=60, trust_env=False)
+    return httpx.post(url + "/", content="hello", headers=CALLER, timeout=120, trust_env=False)
 
 
 def first_line(process: subprocess.Popen[bytes]) -> str:
@@ -190,7 +190,7 @@ def test_run_serves_the_artifact_until_term(program: Program, server: Server, tm
         assert (answer.status_code, answer.json()) == (200, ANSWER)
         assert processes_of(uids), "the app does not run as the user of its own"
         assert stopped(process) == 0
-    assert not processes_of(uids)
+    assert until(lambda: not processes_of(uids))
     assert not server.left_folders("run")
 
 
@@ -238,7 +238,7 @@ def test_a_build_of_its_own_leaves_records_and_artifact_but_no_process(alone: Pr
     assert built.err.splitlines()[0].endswith("  local")
     match = REFERENCE.match(built.out)
     assert match and match["repository"] == "local/hello", built.out
-    assert not processes_that_name(alone.home)
+    assert until(lambda: not processes_that_name(alone.home))
     record = alone.run("get", "--json").record
     assert (record.status, record.image_digest) == (pb.BUILD_STATUS_SUCCEEDED, match["digest"])
     assert len(alone.run("logs").out.splitlines()) == record.log_lines
@@ -249,7 +249,7 @@ def test_a_build_of_its_own_leaves_records_and_artifact_but_no_process(alone: Pr
     failed = alone.run("build", "-", "--name", "broken", stdin=tar_of({"handler.py": "def main():\n    pass\n"}))
     assert (failed.code, failed.out) == (1, "")
     assert "EntryPointMissing" in failed.err and failed.err.splitlines()[-1].startswith("next   ")
-    assert not processes_that_name(alone.home)
+    assert until(lambda: not processes_that_name(alone.home))
     node = alone.home.parent / "node"
     assert not [*node.glob("local/*/work/*"), *node.glob("local/*/spool/*"), *(node / "run").iterdir()]
 
@@ -268,7 +268,7 @@ def test_dev_serves_other_shells_until_it_is_stopped(
         assert token.read_text(encoding="utf-8") not in built.out + built.err
         assert stopped(process, number) == 0
     assert not token.exists()
-    assert until(lambda: not processes_that_name(alone.home), 60), processes_that_name(alone.home)
+    assert until(lambda: not processes_that_name(alone.home)), processes_that_name(alone.home)
     lost = other.run("ls", "--json")
     assert (lost.code, json.loads(lost.out)["reason"]) in ((2, "InvalidRequest"), (9, "Unavailable"))
 
@@ -291,7 +291,7 @@ def test_a_second_interrupt_kills_the_sandbox_of_a_build_of_its_own(
         ran = ended(process)
     assert ran.code == 130, ran.err
     uids = range(EMBEDDED_UID, EMBEDDED_UID + 1)
-    assert until(lambda: not processes_of(uids) and not processes_that_name(alone.home), 60)
+    assert until(lambda: not processes_of(uids) and not processes_that_name(alone.home))
 
 
 def test_making_a_client_loads_no_http_library() -> None:

@@ -103,7 +103,9 @@ def test_a_component_is_the_same_on_two_nodes_and_any_host_serves_it(machine: Pr
         assert again.code == 0, again.err
         assert again.record.image_digest == record.image_digest
     with serving(machine, record.build_id) as url:
-        answer = httpx.post(url, content=expect["send"], headers={"x-ignite-execution-id": "demo-1"}, trust_env=False)
+        answer = httpx.post(
+            url, content=expect["send"], headers={"x-ignite-execution-id": "demo-1"}, timeout=120, trust_env=False
+        )
         assert (answer.status_code, answer.text) == (200, expect["answer"])
     path = component_of(machine, record.image_digest, tmp_path)
     with path.open("rb") as file:
@@ -112,8 +114,8 @@ def test_a_component_is_the_same_on_two_nodes_and_any_host_serves_it(machine: Pr
     argv = ("node", str(component_programs.jco()), "serve", str(path), "--port", str(port))
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path) as process:
         try:
-            assert until(lambda: answers(port) or process.poll() is not None, 60)
-            answer = httpx.post(f"http://localhost:{port}/", content=expect["send"], trust_env=False, timeout=60)
+            assert until(lambda: answers(port) or process.poll() is not None)
+            answer = httpx.post(f"http://localhost:{port}/", content=expect["send"], trust_env=False, timeout=120)
             assert (answer.status_code, json.loads(answer.text)) == (200, {"execution": "", "hello": "Grace"})
         finally:
             process.kill()
@@ -132,7 +134,7 @@ def test_an_example_with_a_dependency_answers_as_it_says(machine: Program) -> No
     built = machine.run("build", str(folder), *ASKED, "--json")
     assert built.code == 0, built.err
     with serving(machine, built.record.build_id) as url:
-        answer = httpx.post(url, content=expect["send"], trust_env=False)
+        answer = httpx.post(url, content=expect["send"], timeout=120, trust_env=False)
     assert (answer.status_code, answer.text) == (200, expect["answer"])
 
 
@@ -140,7 +142,10 @@ def test_the_front_of_a_component_behaves_as_a_native_one(machine: Program, tmp_
     (tmp_path / "main.rs").write_text(NATIVE_TOO)
     built = machine.run("build", str(tmp_path / "main.rs"), *ASKED, "--json")
     assert built.code == 0, built.err
-    with serving(machine, built.record.build_id) as url, httpx.Client(base_url=url, trust_env=False) as client:
+    with (
+        serving(machine, built.record.build_id) as url,
+        httpx.Client(base_url=url, timeout=120, trust_env=False) as client,
+    ):
         headers = {"x-ignite-function-id": "acme/hello", "x-test": "yes"}
         assert client.put("/a?q=%20x", headers=headers).json() == ["PUT", " x", "acme/hello", "yes"]
         assert client.get("/healthz").text == "ok\n" and client.head("/healthz").content == b""
@@ -148,5 +153,5 @@ def test_the_front_of_a_component_behaves_as_a_native_one(machine: Program, tmp_
         assert (broken.status_code, broken.json()) == (500, {"error": "broken"})
         assert (panicked.status_code, panicked.json()) == (500, {"error": "panic: on purpose"})
         assert client.post("/pieces").text == '0,1,2,["POST",null,"",""]'
-        assert client.post("/size", content=bytes(8 << 20), timeout=60).json()[3] == str(8 << 20)
+        assert client.post("/size", content=bytes(8 << 20), timeout=120).json()[3] == str(8 << 20)
         assert client.get("/").status_code == 200

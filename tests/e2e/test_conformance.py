@@ -148,7 +148,7 @@ def test_whatever_a_python_handler_raises_is_500_and_leaves_its_slot(folder: str
         assert kind in json.loads(answer.body)["traceback"]
         assert app.ask("/echo", b"still here").body == b"still here"
         app.term()
-        assert app.process.wait(60) == 0
+        assert app.process.wait(300) == 0
 
 
 def test_a_python_error_that_cannot_be_said_is_500(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def compile_step(
             path.write_text(text)
     argv = (sys.executable, "-I", "-B", str(SCRIPT), mode)
     env = {"PATH": os.defpath, "IGNITE_WORK": str(work)}
-    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
 def diagnosis(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

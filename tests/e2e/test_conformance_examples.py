@@ -43,7 +43,7 @@ def test_an_example_answers_as_it_says(server: Server, folder: Path) -> None:
             running.url + expect.get("path", "/"),
             content=expect["send"],
             headers=CALLER | {"x-ignite-execution-id": "demo-1"},
-            timeout=60,
+            timeout=120,
             trust_env=False,
         )
     assert (answer.status_code, answer.text) == (expect.get("status", 200), expect["answer"])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from builder.data import runtimes_dir
 from builder.local import run
 from builder.pipelines import catalog
 from builder.toolchains import packages
-from tests import uids
+from tests import module_fixtures, uids
 from tests.build_fixtures import CALLER, DENO_PACKAGES, Files, Server, tar_gz_of
 
 pytestmark = pytest.mark.e2e
@@ -87,7 +88,7 @@ def app(versions: Server, request: pytest.FixtureRequest) -> Iterator[tuple[str,
 
 
 def tried(url: str, what: str) -> dict[str, object]:
-    answer = httpx.post(f"{url}/{what}", headers=CALLER, timeout=60, trust_env=False)
+    answer = httpx.post(f"{url}/{what}", headers=CALLER, timeout=120, trust_env=False)
     found: dict[str, object] = json.loads(answer.text)
     return found
 
@@ -150,5 +151,60 @@ def test_a_package_json_project_runs_and_its_packages_scripts_do_not(versions: S
     build = submit(versions, "express", files)
     assert build.status == pb.BUILD_STATUS_SUCCEEDED, build.failure
     with run.started(versions.embedded.settings, build) as running:
-        answer = httpx.get(running.url, timeout=60, trust_env=False)
+        answer = httpx.get(running.url, timeout=120, trust_env=False)
     assert answer.json() == {"express": "4.21.2"}
+
+
+MODULES = {
+    "/v1/mod.ts": """\
+import { word } from "./words";
+export const greet = (name: string): string => `${word}, ${name}`;
+""",
+    "/v1/words": 'export const word = "Hello";\n',  # no ending: JavaScript
+}
+VENDORED = {
+    "/v1/mod.ts": 'export { greet } from "./greet.js";\n',
+    "/v1/greet.js": "export const greet = (name) => `Bye, ${name}`;\n",
+}
+
+
+def greeting(origin: str, modules: Mapping[str, str]) -> dict[str, str | bytes]:
+    """An app that answers what a module of the origin says."""
+    return {
+        "main.ts": f"""\
+import {{ start }} from "ignite";
+import {{ greet }} from "{origin}/mod.ts";
+start(() => greet("Ada"));
+""",
+        "deno.lock": json.dumps(module_fixtures.lock_of(origin, modules)),
+    }
+
+
+def greeted(server: Server, files: Files, version: str = "") -> str:
+    build = submit(server, "modules", files, version)
+    assert build.status == pb.BUILD_STATUS_SUCCEEDED, build.failure
+    with run.started(server.embedded.settings, build) as running:
+        return httpx.post(running.url, headers=CALLER, timeout=120, trust_env=False).text
+
+
+def test_modules_of_a_listed_host_are_fetched_by_the_lock_and_are_there_when_the_app_starts(
+    start: Callable[..., AbstractContextManager[Server]],
+) -> None:
+    trusted = config.load({}).settings.ca_bundle
+    with (
+        tempfile.TemporaryDirectory(dir="/var/tmp", prefix="ignite-builder-modules-") as folder,
+        module_fixtures.serving(Path(folder), MODULES, trusted) as host,
+        start(import_hosts=(host.address,), ca_bundle=str(host.bundle), slots=1) as server,
+    ):
+        files = greeting(host.origin, MODULES)
+        assert [greeted(server, files, row.version) for row in ROWS] == ["Hello, Ada"] * len(ROWS)
+        assert sorted(host.asked) == sorted(MODULES), "each once, and no redirect of the lock"
+        lock = module_fixtures.lock_of(host.origin, MODULES)
+        lock["remote"] = {f"{host.origin}/v1/words": "0" * 64}
+        failure = submit(server, "modules", {**files, "deno.lock": json.dumps(lock)}).failure
+        assert (failure.reason, failure.where) == ("LockOutdated", "deno.lock"), failure
+        assert any(f"{host.origin}/v1/words has sha256-" in line for line in failure.said)
+        origin = "https://code.example"  # not listed: the source brings its modules
+        brought = {f"vendor/code.example{path}": text for path, text in VENDORED.items()}
+        files = {**greeting(origin, VENDORED), **brought, "deno.json": '{"vendor": true}'}
+        assert greeted(server, files) == "Bye, Ada"

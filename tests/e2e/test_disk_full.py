@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local.embedded import free_port, private_redis
 from tests import uids
@@ -59,12 +59,13 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
             "catalog": str(ROOT / "tests/data/catalog.toml"), "node_free_bytes": str(1 << 20), "node_free_inodes": "50",
         }  # fmt: skip
         tokens = '[{token="c", organization="acme"}, {token="w", scopes=["worker"]}, {token="o", scopes=["operate"]}]'
-        # A tick as long as Redis lets a node wait makes the node that refused a hint the first to get the next one.
-        serve = {"listen": f"127.0.0.1:{port}", "message_key": "k", "tokens": tokens, "tick_ms": "170"}
-        serve["data_dir"] = str(folder / "data")
+        serve = {"listen": f"127.0.0.1:{port}", "message_key": "k", "tokens": tokens, "data_dir": str(folder / "data")}
         control = Program(folder / "control", shared | serve)
         client = Program(folder / "client", {"server": url, "token": "c"})
         operator = Program(folder / "operator", {"server": url, "token": "o"})
+        building, operating = Api(url, "c"), Api(url, "o")
+        stack.callback(building.close)
+        stack.callback(operating.close)
         works = []
         for number, name in enumerate(("small", "large")):
             node = folder / name
@@ -84,10 +85,9 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
                 return httpx.get(url + "/readyz", timeout=5, trust_env=False).is_success
             return False
 
-        def nodes() -> dict[str, dict[str, object]]:
-            return {
-                node["nodeId"]: node for node in json.loads(operator.run("nodes", "ls", "--json").out).get("nodes", ())
-            }
+        def nodes() -> dict[str, pb.Node]:
+            found: pb.ListNodesResponse = operating.call("ListNodes", pb.ListNodesRequest())
+            return {node.node_id: node for node in found.nodes}
 
         def start(name: str, number: int) -> str:
             ran = client.run("build", str(tmp_path / name), "--name", f"{name}-{number}", "--detach", "--no-cache")
@@ -95,16 +95,19 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
             return ran.out.strip()
 
         def ended(build_id: str) -> pb.Build:
-            def has_ended() -> bool:
-                return client.run("get", build_id, "--json").record.status in TERMINAL
+            def get() -> pb.Build:
+                build: pb.Build = building.call("GetBuild", pb.GetBuildRequest(build_id=build_id))
+                return build
 
-            assert until(has_ended, 280), [work.home.joinpath("worker.log").read_text() for work in works]
-            return client.run("get", build_id, "--json").record
+            assert until(lambda: get().status in TERMINAL), [
+                work.home.joinpath("worker.log").read_text() for work in works
+            ]
+            return get()
 
-        assert until(is_ready, 60), said.read_text()
+        assert until(is_ready), said.read_text()
         for work in works:
             stack.enter_context(serving(work, "worker"))
-        assert until(lambda: operator.run("nodes", "ls", "--json").code == 0 and len(nodes()) == 2, 60)
+        assert until(lambda: len(nodes()) == 2), [work.home.joinpath("worker.log").read_text() for work in works]
         builds = [ended(one) for one in [start(name, number) for number in range(3) for name in ("step", "source")]]
         failures = [
             (build.name, build.failure.reason, build.failure.message) for build in builds if build.failure.reason
@@ -120,10 +123,10 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
         with suppress(OSError), (folder / "small/work/filler").open("wb", 0) as filler:
             while True:
                 filler.write(bytes(1 << 16))
-        assert until(lambda: bool(nodes()["small"].get("lacks")), 60)
-        assert "slots" not in nodes()["small"] and nodes()["large"]["slots"] == 1
+        assert until(lambda: bool(nodes()["small"].lacks))
+        assert (nodes()["small"].slots, nodes()["large"].slots) == (0, 1)
         listed = operator.run("nodes", "ls").out
         assert "small takes no builds: less than 1 MiB free on its disk (node_free_bytes)" in listed
-        assert 'ignite_node_lacks{node="small"' in httpx.get(url + "/metrics", trust_env=False).text
+        assert 'ignite_node_lacks{node="small"' in httpx.get(url + "/metrics", timeout=120, trust_env=False).text
         last = ended(start("step", 9))
         assert (last.status, last.node_id, last.retries) == (pb.BUILD_STATUS_SUCCEEDED, "large", 0)

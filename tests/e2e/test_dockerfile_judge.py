@@ -96,7 +96,7 @@ def verdicts(judge: Path, files: Mapping[str, bytes]) -> Iterator[dict[str, Any]
             info = tarfile.TarInfo(name)
             info.size = len(data)
             archive.addfile(info, io.BytesIO(data))
-    done = subprocess.run([judge], input=packed.getvalue(), capture_output=True, check=True, timeout=60)
+    done = subprocess.run([judge], input=packed.getvalue(), capture_output=True, check=True, timeout=120)
     return map(json.loads, done.stdout.splitlines())
 
 

@@ -150,9 +150,9 @@ def test_its_example_is_built_called_and_reports_its_version(patched: Patched) -
         assert process.stdout is not None and process.stderr is not None
         url = process.stdout.readline().decode().strip()
         assert url, process.stderr.read().decode()
-        answer = httpx.post(url + "/", content=expect["send"], headers=caller, timeout=30, trust_env=False)
+        answer = httpx.post(url + "/", content=expect["send"], headers=caller, timeout=120, trust_env=False)
         assert (answer.status_code, answer.text) == (200, expect["answer"])
-        assert httpx.get(url + "/healthz", timeout=30, trust_env=False).status_code == 200
+        assert httpx.get(url + "/healthz", timeout=120, trust_env=False).status_code == 200
         process.send_signal(signal.SIGTERM)
         assert ended(process).code == 0
 

@@ -25,7 +25,7 @@ from tests.serve_fixtures import Serve, serving
 
 pytestmark = pytest.mark.e2e
 
-WAIT_S = 60.0
+WAIT_S = 300.0
 QUICK = {"retry_backoff_ms": "0"}
 
 

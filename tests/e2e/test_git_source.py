@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import tarfile
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -13,10 +14,14 @@ from pathlib import Path
 
 import pytest
 
+from builder.attempt.git import fetch_commit
 from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import Repository
 from builder.local import embedded
 from tests import git_fixtures as hosts
+from tests import uids
+from tests.attempt_fixtures import attempt_at
 from tests.build_fixtures import Server
 from tests.e2e.conftest import Start, scripting
 from tests.git_fixtures import TOKEN, USERNAME, Host
@@ -30,6 +35,13 @@ print("files", sorted(os.listdir(".")), flush=True)
 print("content", pathlib.Path("data.txt").read_text(), flush=True)
 pathlib.Path("/work/out/server.py").write_text("")
 """
+NESTING = """\
+import pathlib
+for path in ("libs/README", "libs/lib/lib.txt", "libs/lib/in/inner.txt"):
+    print("file", path, pathlib.Path(path).exists(), flush=True)
+pathlib.Path("/work/out/server.py").write_text("")
+"""
+MODULE = '[submodule "{name}"]\n\tpath = {name}\n\turl = {url}\n'
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
 
 
@@ -42,14 +54,31 @@ class World:
     first: str
     second: str
 
-    def build(self, url: str, reference: str = "", secret: str = "", folder: str = "", **more: object) -> pb.Build:
+    def build(self, url: str, reference: str = "", secret: str = "", folder: str = "", *, submodules: bool = False,
+              **more: object) -> pb.Build:  # fmt: skip
         request = pb.CreateBuildRequest(name="app", **more)
         request.git_source.url, request.git_source.reference = url, reference
         request.git_source.secret_ref, request.git_source.context_dir = secret, folder
+        request.git_source.submodules = submodules
         return self.server.wait(self.server.api.call("CreateBuild", request).build)
 
     def log(self, build: pb.Build) -> str:
         return self.server.log(build.build_id).text
+
+
+def make_submodules(host: Host, folder: Path) -> None:
+    """Repositories "nesting" → "private-lib" → "inner", by relative URLs; "leading" names a host that is not listed."""
+    inner = hosts.commit(folder / "inner", {"inner.txt": "innermost"})
+    lib = hosts.commit(folder / "lib", {"lib.txt": "x", ".gitmodules": MODULE.format(name="in", url="./../inner.git")})
+    lib = hosts.link(folder / "lib", "in", inner)
+    modules = MODULE.format(name="libs/lib", url="../private-lib.git") + MODULE.format(name="gone", url="../gone.git")
+    hosts.commit(folder / "nesting", {"build.py": NESTING, ".gitmodules": modules, "libs/README": "beside it"})
+    hosts.link(folder / "nesting", "libs/lib", lib)
+    away = f"https://localhost:{host.address.rpartition(':')[2]}/inner.git"
+    hosts.commit(folder / "leading", {"build.py": SCRIPT, ".gitmodules": MODULE.format(name="in", url=away)})
+    hosts.link(folder / "leading", "in", inner)
+    for name, served in (("inner", "inner"), ("lib", "private-lib"), ("nesting", "nesting"), ("leading", "leading")):
+        hosts.publish(host, folder / name, served)
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +99,7 @@ def world(start: Start, request: pytest.FixtureRequest) -> Iterator[World]:
         lfs = folder / "lfs"
         hosts.commit(lfs, {"build.py": SCRIPT, "data.txt": "x", "model.bin": POINTER})
         hosts.publish(host, lfs, "lfs")
+        make_submodules(host, folder)
         with scripting(start, git_hosts=(host.address,), ca_bundle=str(host.bundle)) as server:
             yield World(server, host, first, second)
 
@@ -111,6 +141,27 @@ def test_a_private_repository_takes_its_secret(world: World) -> None:
     assert TOKEN not in world.log(build) + str(build)
     assert world.build(url, secret="old").failure.reason == "GitAuthFailed"
     assert world.build(url, secret="elsewhere").failure.reason == "InvalidRequest"
+
+
+def test_submodules_are_fetched_on_request_and_named_without(world: World) -> None:
+    save = pb.SaveBuildSecretsRequest()
+    save.named.add(name="sub", git_token=pb.GitToken(username=USERNAME, token=TOKEN))
+    world.server.api.call("SaveBuildSecrets", save)
+    url = world.host.url("nesting")
+    build = world.build(url, no_cache=True)
+    assert build.status == pb.BUILD_STATUS_SUCCEEDED, (build.failure, world.log(build))
+    assert "file libs/lib/lib.txt False" in world.log(build)
+    assert [line for line in build.warnings if line.startswith("libs/lib, gone are submodules")], build.warnings
+    asked = ["/private-lib.git/info/refs", "/inner.git/info/refs"]
+    assert not any(path.startswith(tuple(asked)) for path in world.host.asked)
+    build = world.build(url, secret="sub", submodules=True, no_cache=True)
+    assert build.status == pb.BUILD_STATUS_SUCCEEDED, (build.failure, world.log(build))
+    for path in ("libs/README", "libs/lib/lib.txt", "libs/lib/in/inner.txt"):
+        assert f"file {path} True" in world.log(build)
+    assert not [line for line in build.warnings if "submodule" in line] and TOKEN not in world.log(build)
+    assert world.build(url, submodules=True).failure.reason == "GitAuthFailed"
+    refused = world.build(world.host.url("leading"), secret="sub", submodules=True).failure
+    assert (refused.reason, refused.where) == ("GitUrlRefused", ".gitmodules: submodule.in.url"), refused
 
 
 def test_each_trouble_has_its_reason(world: World) -> None:
@@ -170,3 +221,19 @@ def test_hooks_and_settings_of_the_host_or_the_machine_run_nothing(world: World,
         hook.write_text(f"#!/bin/sh\ntouch {marker}\n")
     assert world.build(world.host.url("app"), "v1", no_cache=True).status == pb.BUILD_STATUS_SUCCEEDED
     assert not marker.exists()
+
+
+def test_without_a_sandbox_git_runs_as_the_steps_do(world: World) -> None:
+    """On the host itself: its files are where the worker has them, and there is no proxy to go through."""
+    with tempfile.TemporaryDirectory(prefix="ignite-builder-git-", dir="/var/tmp") as name:
+        folder = Path(name)
+        folder.chmod(0o755)
+        settings = {"unsandboxed": True, "build_uid": uids.LOCAL, "ca_bundle": str(world.host.bundle)}
+        attempt = attempt_at(folder, settings=settings, uid=uids.LOCAL)
+        attempt.chown_to_build_user(attempt.work)
+        attempt.grant.secrets.update({"git.username": USERNAME, "git.token": TOKEN})
+        asked = {"url": world.host.url("private"), "reference": "v1", "folder": "", "secret": "s"}
+        commit = fetch_commit(attempt, Repository(**asked, at="gitSource", folder_at="gitSource.contextDir"))
+        assert (commit.sha, commit.author) == (world.first, "Ada <ada@example.com>")
+        with tarfile.open(attempt.blob) as packed:
+            assert {"build.py", "data.txt"} <= set(packed.getnames())

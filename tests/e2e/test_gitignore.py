@@ -44,7 +44,9 @@ def write(root: Path, contents: dict[str, str]) -> None:
             path.write_text(text, newline="")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(tree=trees, root_file=files, nested=st.dictionaries(st.sampled_from(["a", "b", "a/b"]), files, max_size=2))
 def test_git_is_the_judge_of_gitignore(
     tree: dict[str, str], root_file: str, nested: dict[str, str], tmp_path_factory: pytest.TempPathFactory

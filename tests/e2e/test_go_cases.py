@@ -116,7 +116,7 @@ def test_files_stand_beside_the_binary_and_variables_and_words_reach_it(server: 
     assert done.status == pb.BUILD_STATUS_SUCCEEDED, server.log(done.build_id).text
     assert done.start_check.status == pb.START_STATUS_LISTENS
     with run.started(server.embedded.settings, done) as app:
-        assert httpx.get(app.url, trust_env=False).text == "<p>hi</p>"
+        assert httpx.get(app.url, timeout=120, trust_env=False).text == "<p>hi</p>"
 
 
 def test_a_file_that_is_missing_at_the_start_is_named_with_the_way_to_put_it_there(server: Server) -> None:

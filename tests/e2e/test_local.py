@@ -20,7 +20,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import outbox
 from builder.store.engine import open_store
 from tests import uids
-from tests.build_fixtures import PYTHON_WITH_A_WHEEL, processes_of, until
+from tests.build_fixtures import GATED, PYTHON_WITH_A_WHEEL, let_go, processes_of, until
 from tests.program_fixtures import PATIENCE_S, Program, Ran, ended, processes_that_name
 
 pytestmark = pytest.mark.e2e
@@ -37,10 +37,8 @@ from builder.cli import run
 code = run()
 print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
-WAITS = """\
-import pathlib, time
-print("running now", flush=True)
-time.sleep({seconds})
+BUILDS = """\
+import pathlib
 pathlib.Path("/work/out/server.py").write_text("")
 """
 
@@ -68,8 +66,8 @@ def home(kept: Path) -> Iterator[Program]:
             yield Program(home, settings)
 
 
-def script(folder: Path, text: str = "", seconds: float = 0) -> str:
-    (folder / "build.py").write_text((text or WAITS).replace("{seconds}", str(seconds)))
+def script(folder: Path, text: str = BUILDS) -> str:
+    (folder / "build.py").write_text(text)
     return str(folder)
 
 
@@ -89,10 +87,14 @@ def listed(program: Program) -> list[pb.Build]:
 
 
 def assert_nothing_left(program: Program) -> None:
-    assert until(lambda: not processes_of(range(uids.LOCAL, uids.LOCAL + 4)), 60)
-    assert not processes_that_name(program.home)
-    below = Path(program.settings["node_dir"]) / "local"
+    assert until(lambda: not processes_of(range(uids.LOCAL, uids.LOCAL + 4)))
+    assert until(lambda: not processes_that_name(program.home))
+    below = node_of(program) / "local"
     assert not [*below.glob("*/work/*"), *below.glob("*/spool/*")]
+
+
+def node_of(program: Program) -> Path:
+    return Path(program.settings["node_dir"])
 
 
 def assert_built(ran: Ran) -> str:
@@ -130,19 +132,22 @@ def test_a_build_killed_at_any_point_is_built_by_the_next(home: Program, tmp_pat
 
 
 def test_two_terminals_build_one_source_once(home: Program, tmp_path: Path) -> None:
-    source = script(tmp_path, seconds=2)
-    with home.started("build", source) as first:
+    source = script(tmp_path, GATED)
+    with ExitStack() as stack:
+        first = stack.enter_context(home.started("build", source))
         heard(first, b"running now")
-        second = home.run("build", source)
-        one, other = ended(first), second
+        second = stack.enter_context(home.started("build", source))
+        heard(second, b"waiting for its result")
+        let_go(node_of(home))
+        one, other = ended(first), ended(second)
     assert_built(one)
     assert other.out == one.out, other.err
-    assert "waiting for its result" in other.err and "running now" not in other.err
+    assert "running now" not in other.err
     assert_nothing_left(home)
 
 
 def test_who_waits_for_a_build_takes_over_when_its_process_dies(home: Program, tmp_path: Path) -> None:
-    source = script(tmp_path, seconds=3)
+    source = script(tmp_path, GATED)
     with ExitStack() as stack:
         first = stack.enter_context(home.started("build", source))
         heard(first, b"running now")
@@ -150,14 +155,16 @@ def test_who_waits_for_a_build_takes_over_when_its_process_dies(home: Program, t
         heard(second, b"waiting for its result")
         first.kill()
         first.wait()
-        assert_built(ended(second, PATIENCE_S))
+        heard(second, b"running now")
+        let_go(node_of(home))
+        assert_built(ended(second))
     one, other = listed(home)
     assert {one.status, other.status} == {pb.BUILD_STATUS_SUCCEEDED} and one.image_digest == other.image_digest
     assert_nothing_left(home)
 
 
 def test_an_interrupt_cancels_and_leaves_nothing(home: Program, tmp_path: Path) -> None:
-    source = script(tmp_path, seconds=600)
+    source = script(tmp_path, GATED)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         with home.started("build", source, "--json") as process:
             heard(process, b"running now")
@@ -168,7 +175,7 @@ def test_an_interrupt_cancels_and_leaves_nothing(home: Program, tmp_path: Path) 
 
 
 def test_another_shell_follows_and_cancels(home: Program, tmp_path: Path) -> None:
-    source = script(tmp_path, seconds=600)
+    source = script(tmp_path, GATED)
     with ExitStack() as stack:
         process = stack.enter_context(home.started("build", source))
         heard(process, b"running now")
@@ -209,7 +216,7 @@ def test_where_dev_runs_a_command_is_its_client(home: Program, kept: Path, tmp_p
         assert ended(dev).code == 0
     again = home.run("build", source)
     assert again.out == built.out and again.err.splitlines()[0].endswith("  local")
-    assert until(lambda: not processes_that_name(home.home), 60)
+    assert until(lambda: not processes_that_name(home.home))
 
 
 def test_reports_wait_in_the_outbox_for_the_next_server(home: Program, tmp_path: Path) -> None:
@@ -229,7 +236,7 @@ def test_caches_that_the_build_user_cannot_read_cost_a_try_and_no_build(home: Pr
     for name, text in PYTHON_WITH_A_WHEEL.items():
         (tmp_path / name).write_text(text)
     built = assert_built(program.run("build", str(tmp_path)))
-    caches = Path(settings["node_dir"]) / "caches"
+    caches = node_of(home) / "caches"
     for folder, _, files in os.walk(caches / "local"):
         for path in (folder, *(os.path.join(folder, file) for file in files)):
             os.chmod(path, 0)

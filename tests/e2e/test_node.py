@@ -8,7 +8,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -26,15 +25,27 @@ from builder.local import embedded
 from builder.local.embedded import end
 from builder.store import membership, nodes
 from tests import uids
-from tests.build_fixtures import GO_MAIN, PYTHON_HANDLER, Server, fetch_json, processes_of, until, zip_of
-from tests.crash_fixtures import handler
+from tests.build_fixtures import (
+    GATED,
+    GO_MAIN,
+    PYTHON_HANDLER,
+    TERMINAL,
+    Server,
+    fetch_json,
+    let_go,
+    processes_of,
+    tar_of,
+    until,
+    zip_of,
+)
+from tests.crash_fixtures import catalog_with_scripts
 
 pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILD_UID = uids.SERVER  # whose caches these are
-LEASE_MS = 3000
-START_S = 60.0
+LEASE_MS = 5000
+BUILD_UIDS = range(BUILD_UID, BUILD_UID + 8)
 
 
 @dataclass
@@ -65,7 +76,7 @@ class Control:
                 argv, cwd=ROOT, env=environ, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
         try:
-            assert until(lambda: process.poll() is not None or " ready." in self.log, START_S), self.log
+            assert until(lambda: process.poll() is not None or " ready." in self.log), self.log
             assert process.poll() is None, self.log
             yield process
         finally:
@@ -77,7 +88,7 @@ class Control:
 
     @property
     def log(self) -> str:
-        return (self.folder / "worker.log").read_text(errors="replace")[-3000:]
+        return (self.folder / "worker.log").read_text(errors="replace")
 
     def node(self) -> nodes.Node:
         """The node as the control side knows it."""
@@ -92,8 +103,13 @@ class Control:
         with redis.Redis.from_url(self.server.embedded.control.settings.redis_url) as client:
             return int(client.llen(name))  # type: ignore[arg-type]
 
+    @property
+    def scripts(self) -> dict[str, str]:
+        """Settings of a worker that runs scripts of ours."""
+        return {"PIPELINES": "tests.pipeline_script", "CATALOG": self.server.embedded.settings.catalog}
+
     def assert_nothing_left(self) -> None:
-        assert not processes_of(range(BUILD_UID, BUILD_UID + 8))
+        assert until(lambda: not processes_of(BUILD_UIDS))  # a reader ends by itself
         left = [str(path) for name in ("work", "spool") for path in (self.node_dir / name).glob("*")]
         assert not left, left
 
@@ -114,6 +130,8 @@ def control(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory)
             "data_dir": str(tmp_path_factory.mktemp("data")),
             "node_dir": str(folder / "node"),
             "registry": registry,
+            "pipelines": ("tests.pipeline_script",),
+            "catalog": str(catalog_with_scripts(folder / "catalog")),
             "lease_ms": LEASE_MS,
             "tick_ms": 100,
         }
@@ -143,7 +161,7 @@ def test_a_worker_is_counted_for_what_it_reads_and_runs(control: Control) -> Non
         unnamed = server.submit("unnamed", PYTHON_HANDLER + "# unnamed\n")
         built = server.build("plain-go", GO_MAIN, go_here(control))
         assert built.attempt == 1
-        assert until(lambda: "no live node reads compile.any" in all_said(control, unnamed), 3 * LEASE_MS / 1000)
+        assert until(lambda: "no live node reads compile.any" in all_said(control, unnamed))
         for build, queue in ((waits, "compile.python"), (unnamed, "compile.any")):
             assert server.get(build.build_id).status == pb.BUILD_STATUS_PENDING
             assert control.queued(queue) == 0
@@ -166,16 +184,16 @@ def test_without_options_it_reads_every_queue_with_the_slots_of_the_settings(con
 
 def test_term_lets_a_build_end_and_leaves_nothing(control: Control) -> None:
     server = control.server
-    with control.worker("-Q", "compile.python") as process:
-        build = server.submit("ends", handler("ends", 60_000), "python")
-        assert until(lambda: processes_of(range(BUILD_UID, BUILD_UID + 8)), 60), control.log
+    with control.worker("-Q", "compile.any,compile.python", **control.scripts) as process:
+        build = server.submit("ends", tar_of({"build.py": GATED}))
+        server.wait_running(build, "running now")
         process.terminate()
-        assert until(lambda: not control.node().queues, 60), control.log
-        late = server.submit("late", handler("late"), "python")
-        time.sleep(0.5)  # the dispatcher ticks every 100 ms
-        assert process.poll() is None, "the build ended too early to see what a draining node is offered"
-        assert control.queued("compile.python") == 0
+        assert until(lambda: not control.node().queues), control.log
+        late = server.submit("late", PYTHON_HANDLER + "# late\n", "python")
+        assert process.poll() is None, "it waits for its build"
+        let_go(control.node_dir)
         assert process.wait(300) == 0, control.log
+        assert control.queued("compile.python") == 0, "a draining node is offered nothing"
         done = server.wait(build)
         assert (done.status, done.attempt) == (pb.BUILD_STATUS_SUCCEEDED, 1)
         assert server.get(late.build_id).status == pb.BUILD_STATUS_PENDING
@@ -185,15 +203,15 @@ def test_term_lets_a_build_end_and_leaves_nothing(control: Control) -> None:
 
 def test_a_build_that_outlasts_the_drain_goes_back_and_costs_no_retry(control: Control) -> None:
     server = control.server
-    with control.worker("-Q", "compile.python", DRAIN_MS="0") as process:
-        build = server.submit("back", handler("back", 60_000), "python")
-        assert until(lambda: processes_of(range(BUILD_UID, BUILD_UID + 8)), 60), control.log
+    with control.worker("-Q", "compile.any", DRAIN_MS="0", **control.scripts) as process:
+        build = server.submit("back", tar_of({"build.py": GATED + "# back\n"}))
+        server.wait_running(build, "running now")
         process.terminate()
-        assert process.wait(120) == 0, control.log
+        assert process.wait(300) == 0, control.log
         assert server.get(build.build_id).status == pb.BUILD_STATUS_PENDING
         control.assert_nothing_left()
-    time.sleep(0.5)
-    with control.worker("-Q", "compile.python"):
+    with control.worker("-Q", "compile.any", **control.scripts):
+        assert until(lambda: let_go(control.node_dir) or server.get(build.build_id).status in TERMINAL)
         done = server.wait(build)
         assert (done.status, done.attempt, done.retries) == (pb.BUILD_STATUS_SUCCEEDED, 2, 0)
 
@@ -206,14 +224,14 @@ def test_a_node_that_is_told_to_drain_reads_nothing_until_it_may_again(control: 
 
     with control.worker("-Q", "compile.python"):
         tell(True)
-        assert until(lambda: "Canceling queue compile.python" in control.log, 60), control.log
+        assert until(lambda: "Canceling queue compile.python" in control.log), control.log
         build = server.submit("waits", PYTHON_HANDLER + "# told to drain\n", "python")
         # The dispatcher offers a node that drains nothing, so the hint is ours.
         settings = server.embedded.control.settings
         hint = run_message(build.build_id, settings.message_key)
         make_celery(settings).send_task(RUN, kwargs=hint, queue="compile.python", retry=False)
         # A pop that was under way when the queue was cancelled takes the hint and puts it back.
-        assert until(lambda: control.queued("compile.python") == 1, 60)
+        assert until(lambda: control.queued("compile.python") == 1)
         assert server.get(build.build_id).status == pb.BUILD_STATUS_PENDING
         tell(False)
         assert server.wait(build).status == pb.BUILD_STATUS_SUCCEEDED

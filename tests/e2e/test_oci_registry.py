@@ -25,6 +25,7 @@ from builder.images.layer import write_layer
 from builder.images.layout import Layout
 from builder.images.mounts import Mounts
 from builder.images.registry import connect
+from tests.build_fixtures import closed_port, until
 from tests.oci_fixtures import make_image, make_layer, make_tree
 
 pytestmark = pytest.mark.e2e
@@ -39,6 +40,12 @@ def free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
+
+
+def answers(port: int) -> bool:
+    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=120):
+        return True
+    return False
 
 
 @contextmanager
@@ -59,12 +66,8 @@ def docker_registry(folder: Path, *, htpasswd: str = "") -> Iterator[str]:
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(["docker-registry", "serve", str(folder / "config.yml")], stdout=log, stderr=log)
     try:
-        for _ in range(200):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-                break
-            time.sleep(0.05)
-        else:
-            raise AssertionError((folder / "log").read_text())
+        assert until(lambda: answers(port) or process.poll() is not None)
+        assert process.poll() is None, (folder / "log").read_text()
         yield f"127.0.0.1:{port}"
     finally:
         process.send_signal(signal.SIGKILL)
@@ -218,11 +221,12 @@ def test_passwords_open_and_close(tmp_path: Path) -> None:
 
 
 def test_nobody_there_is_said_with_host_and_attempts() -> None:
-    address = f"127.0.0.1:{free_port()}"
-    to = connect(address)
-    to.transport.sleep = lambda seconds: None
-    with pytest.raises(PlatformError) as caught:
-        to.resolve("org/app", "v1")
+    with closed_port() as port:
+        address = f"127.0.0.1:{port}"
+        to = connect(address)
+        to.transport.sleep = lambda seconds: None
+        with pytest.raises(PlatformError) as caught:
+            to.resolve("org/app", "v1")
     assert caught.value.reason == "RegistryUnavailable"
     assert address in caught.value.message and "could not be reached; gave up after 6 attempts" in caught.value.message
 
@@ -236,6 +240,7 @@ class Cutter:
     server: socket.socket = field(init=False)
     passed: int = 0
     cuts: int = 0
+    counting: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
         self.server = socket.create_server(("127.0.0.1", 0))
@@ -261,9 +266,11 @@ class Cutter:
     def _relay(self, source: socket.socket, sink: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(4096):
-                before, self.passed = self.passed, self.passed + len(data)
-                if before < self.cut_at <= self.passed and not self.cuts:
-                    self.cuts += 1
+                with self.counting:
+                    self.passed += len(data)
+                    if cuts := self.passed >= self.cut_at and not self.cuts:
+                        self.cuts += 1
+                if cuts:
                     break
                 sink.sendall(data)
         for end in (source, sink):

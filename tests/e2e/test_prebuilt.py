@@ -37,7 +37,7 @@ from builder.images.image import (
 from builder.images.reference import parse
 from builder.images.registry import connect
 from builder.local import embedded
-from tests.build_fixtures import Server
+from tests.build_fixtures import Server, closed_port
 from tests.e2e.test_oci_registry import HTPASSWD, PASSWORD, docker_registry
 from tests.oci_fixtures import make_layer
 from tests.program_fixtures import Program
@@ -85,7 +85,7 @@ def public(images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) -
         for repository, listed in (("acme/both", entries), ("acme/arm", entries[:1])):
             body = canonical({"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": listed})
             url = f"http://{host}/v2/{repository}/manifests/multi"
-            assert httpx.put(url, content=body, headers={"content-type": INDEX_TYPE}).status_code == 201
+            assert put(url, body) == 201
         registry.close()
         yield host
 
@@ -97,6 +97,16 @@ def private(images: dict[str, Image], tmp_path_factory: pytest.TempPathFactory) 
         registry.push(images["good"], "acme/secret", "1")
         registry.close()
         yield host
+
+
+def put(url: str, body: bytes) -> int:
+    """The status of an index that is put past the API."""
+    return httpx.put(url, content=body, headers={"content-type": INDEX_TYPE}, timeout=120, trust_env=False).status_code
+
+
+def tags_of(host: str) -> list[str]:
+    answer = httpx.get(f"http://{host}/v2/acme/good/tags/list", timeout=120, trust_env=False)
+    return sorted(answer.json()["tags"])
 
 
 @contextmanager
@@ -140,9 +150,10 @@ def test_a_registry_that_sends_a_byte_now_and_then_is_cut_off() -> None:
 
 
 @pytest.fixture(scope="module")
-def closed() -> str:
+def closed() -> Iterator[str]:
     """Where nobody listens."""
-    return f"127.0.0.1:{embedded.free_port()}"
+    with closed_port() as port:
+        yield f"127.0.0.1:{port}"
 
 
 @pytest.fixture(scope="module")
@@ -185,7 +196,7 @@ def test_a_tag_a_digest_and_an_index_are_resolved_and_nothing_is_written(
     server: Server, public: str, images: dict[str, Image]
 ) -> None:
     digest = images["good"].digest
-    before = sorted(httpx.get(f"http://{public}/v2/acme/good/tags/list").json()["tags"])
+    before = tags_of(public)
     for reference in (f"{public}/acme/good:1", f"{public}/acme/good@{digest}", f"{public}/acme/both:multi"):
         build = done(server, reference)
         assert build.status == pb.BUILD_STATUS_SUCCEEDED, build.failure
@@ -201,7 +212,7 @@ def test_a_tag_a_digest_and_an_index_are_resolved_and_nothing_is_written(
         assert statement["subject"] == [{"name": repository, "digest": {"sha256": digest[7:]}}]
         assert statement["predicate"]["buildDefinition"]["externalParameters"] == {"imageRef": reference}
         assert digest in server.log(build.build_id).text
-    assert sorted(httpx.get(f"http://{public}/v2/acme/good/tags/list").json()["tags"]) == before
+    assert tags_of(public) == before
 
 
 ROWS = [

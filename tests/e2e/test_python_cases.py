@@ -32,7 +32,7 @@ def test_a_handler_may_use_processes_and_print_what_it_likes(server: Server) -> 
     assert done.start_check.status == pb.START_STATUS_LISTENS, done.failure
     with run.started(server.embedded.settings, done) as app:
         for number in range(8):  # a pool ends its processes by a signal, most of the time
-            answer = httpx.post(app.url, content=b"-%d" % number, trust_env=False, timeout=60)
+            answer = httpx.post(app.url, content=b"-%d" % number, trust_env=False, timeout=120)
             assert answer.json() == [1, number]
 
 

@@ -44,5 +44,5 @@ def test_c_code_is_built_for_the_python_that_runs_it(server: Server, version: st
     files = {"handler.py": HANDLER, "requirements.txt": UJSON, ".python-version": version}
     build = server.build(f"compiled-{version.replace('.', '-')}", zip_of(files), "python")
     with run.started(server.embedded.settings, build) as running:
-        answer = httpx.post(running.url + "/", content="", headers=CALLER, timeout=10, trust_env=False)
+        answer = httpx.post(running.url + "/", content="", headers=CALLER, timeout=120, trust_env=False)
     assert answer.json() == [version, True, {"a": [1, 2.5, "é"]}]

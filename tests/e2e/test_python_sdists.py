@@ -113,7 +113,7 @@ def test_a_hostile_backend_runs_once_and_reaches_nothing(server: Server) -> None
     build = server.build("evil", zip_of(files), "python")
     assert server.log(build.build_id).text.count("BACKEND RAN") == 1  # not while dependencies were resolved
     with run.started(server.embedded.settings, build) as running:
-        answer = httpx.post(running.url + "/", content="", headers=CALLER, timeout=60, trust_env=False)
+        answer = httpx.post(running.url + "/", content="", headers=CALLER, timeout=120, trust_env=False)
     found = json.loads(answer.text)
     assert found.pop("uid") != 0
     assert found == {"writable": [], "source": [], "reached": [], "variables": []}

@@ -19,8 +19,8 @@ import pytest
 from builder import config
 from builder.control.loops import event_log
 from builder.control.reports import Reports
-from builder.local.embedded import free_port
 from builder.store import outbox
+from tests.build_fixtures import closed_port
 from tests.store_contract.world import World, open_world
 
 pytestmark = pytest.mark.e2e
@@ -76,7 +76,7 @@ class Driven:
         """One step, and so many batches that end."""
         self.reports.step()
         for _ in range(batches):
-            self.batches.get(timeout=60)
+            self.batches.get(timeout=300)
 
 
 def ended(world: World, organization: str = "acme") -> str:
@@ -127,28 +127,29 @@ def test_a_receiver_that_hangs_for_one_organization_gets_the_others_reports(worl
     def judge(report: dict[str, Any]) -> int:
         if report["organizationName"] == "acme":
             hanging.set()
-            assert go.wait(60)
+            assert go.wait(300)
         got.append(report["buildId"])
         return 200
 
     with receiver(judge) as url:
         driven = Driven(world, url)
         driven.run(0)
-        assert hanging.wait(60)
+        assert hanging.wait(300)
         other = ended(world, "beta")
         driven.run(1)
         assert got == [other] * 3
         assert outbox.waiting(world.store) == 3
         go.set()
-        driven.batches.get(timeout=60)
+        driven.batches.get(timeout=300)
     assert got[3:] == [slow] * 3
 
 
 def test_a_receiver_that_is_not_there_is_asked_once_for_all_of_an_organization(world: World) -> None:
     first, _ = ended(world), ended(world)
-    driven = Driven(world, f"http://127.0.0.1:{free_port()}/reports")
-    driven.run(1)
-    driven.run(0)
+    with closed_port() as port:
+        driven = Driven(world, f"http://127.0.0.1:{port}/reports")
+        driven.run(1)
+        driven.run(0)
     assert outbox.due(world.store, 100) == []
     with world.store.engine.connect() as tx:
         tries = tx.execute(outbox.reports.select()).mappings().all()

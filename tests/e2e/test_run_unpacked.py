@@ -87,13 +87,13 @@ def test_an_artifact_runs_from_the_root_that_umoci_unpacked(
             return False
 
     with running(bundle, port, log) as process:
-        assert until(is_ready, 60), log.read_text()
+        assert until(is_ready), log.read_text()
         status = status_of(process.pid)
         assert status["Uid"] == status["Gid"] == [str(USER)] * 4
         assert (status["Groups"], int(status["CapEff"][0], 16)) == ([], 0)
         assert Path(f"/proc/{process.pid}/root").readlink() == bundle.root
         headers = CALLER | {"x-ignite-execution-id": "demo-1"}
-        answer = httpx.post(url, content=expect["send"], headers=headers, timeout=60, trust_env=False)
+        answer = httpx.post(url, content=expect["send"], headers=headers, timeout=120, trust_env=False)
         assert (answer.status_code, answer.text) == (200, expect["answer"])
         process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 0, log.read_text()
+        assert process.wait(300) == 0, log.read_text()

@@ -104,7 +104,7 @@ def running(server: Server, build: pb.Build) -> Iterator[httpx.Client]:
     """A client of the artifact, run from the registry."""
     with (
         run.started(server.embedded.settings, build) as app,
-        httpx.Client(base_url=app.url, headers=CALLER, timeout=60, trust_env=False) as client,
+        httpx.Client(base_url=app.url, headers=CALLER, timeout=120, trust_env=False) as client,
     ):
         yield client
 

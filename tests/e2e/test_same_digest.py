@@ -138,8 +138,14 @@ def conditions_of(server: Server) -> list[Condition]:
     def owners() -> list[int]:
         return [pid for pid in processes_below(parent) if command_line(pid) == command_line(parent)]
 
-    assert until(lambda: len(owners()) == count, 60), owners()
-    return [Condition.of(pid) for pid in owners()]
+    found: list[int] = []
+
+    def are_all_there() -> bool:
+        found[:] = owners()
+        return len(found) == count
+
+    assert until(are_all_there), found
+    return [Condition.of(pid) for pid in found]
 
 
 @contextmanager

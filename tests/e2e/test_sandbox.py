@@ -288,10 +288,11 @@ def test_memory_filled_through_tmp_and_shm_is_bounded(work: Path, use_cgroups: b
 @BOTH
 def test_fork_bomb(work: Path, use_cgroups: bool) -> None:
     assert until(all_reaped), "the host reaps late"
-    result = run(work, PYTHON, "-c", FORK_BOMB, use_cgroups=use_cgroups).result
+    marker = secrets.token_hex(8)
+    result = run(work, PYTHON, "-c", FORK_BOMB, marker, use_cgroups=use_cgroups).result
     assert result.reason == "ProcessLimitExceeded"
     assert 50 <= result.peak_pids <= 66
-    assert alive("os.fork() == 0") == []
+    assert alive(marker) == []
 
 
 # The first line leaves the bomb behind; the command itself ends well, after as long as the test says.
@@ -330,7 +331,7 @@ def test_a_command_that_met_the_process_limit_and_went_on_is_a_success(work: Pat
         "import os, time\nmade = []\ntry:\n    while True:\n        pid = os.fork()\n"
         "        if not pid:\n            time.sleep(60)\n        made.append(pid)\n"
         "except OSError:\n    pass\n"
-        "for pid in made:\n    os.kill(pid, 9)\n    os.waitpid(pid, 0)\ntime.sleep(0.3)\nprint(len(made))\n"
+        "for pid in made:\n    os.kill(pid, 9)\n    os.waitpid(pid, 0)\ntime.sleep(1.5)\nprint(len(made))\n"
     )
     ran = run(work, PYTHON, "-c", script, use_cgroups=use_cgroups)
     assert (ran.result.exit_code, ran.result.reason) == (0, None)
@@ -340,13 +341,15 @@ def test_a_command_that_met_the_process_limit_and_went_on_is_a_success(work: Pat
 @BOTH
 def test_a_build_that_meets_the_process_limit_and_fails(work: Path, use_cgroups: bool) -> None:
     assert until(all_reaped), "the host reaps late"
-    # It stays a second at its limit: without control groups the limit is seen by looking, 20 times a second.
+    # It stays a while at its limit: without control groups the limit is seen by looking, 20 times a second.
     script = (
         "import os, sys, time\ntry:\n    for _ in range(200):\n        os.fork() or time.sleep(60) or os._exit(0)\n"
-        "except OSError:\n    time.sleep(1)\n    sys.exit(1)\n"
+        "except OSError:\n    time.sleep(float(sys.argv[1]))\n    sys.exit(1)\n"
     )
-    result = run(work, PYTHON, "-c", script, use_cgroups=use_cgroups).result
-    assert (result.exit_code, result.reason) == (1, "ProcessLimitExceeded")
+    stay = "0" if use_cgroups else "0.8"
+    result = run(work, PYTHON, "-c", script, stay, use_cgroups=use_cgroups).result
+    assert result.reason == "ProcessLimitExceeded"
+    assert result.exit_code in (1, 128 + signal.SIGKILL)  # who stays there for a second is killed
 
 
 def test_two_runs_in_a_row_do_not_count_each_others_processes(work: Path) -> None:
@@ -364,13 +367,14 @@ def test_many_small_files(work: Path, use_cgroups: bool) -> None:
 
 @BOTH
 @pytest.mark.parametrize("script", [LARGE_FILES, FORTY_THOUSAND + LARGE_FILES], ids=["large", "many-then-large"])
-def test_whoever_writes_to_memory_at_full_speed_has_not_twice_its_limit(
+def test_whoever_writes_to_memory_at_full_speed_is_stopped_at_a_small_part_of_it(
     work: Path, script: str, use_cgroups: bool
 ) -> None:
-    """On tmpfs that is over 1 GB/s, and a count of 40,000 files takes a good part of a second."""
+    """On tmpfs that is over 1 GB/s, and a count of 40,000 files takes a good part of a second. Of 3840 MiB little more
+    than the limit is there on a quiet machine; the watch may wait for a processor as the writer does."""
     result = run(work, PYTHON, "-c", script, disk=256 * MIB, memory=8192 * MIB, use_cgroups=use_cgroups).result
     assert result.reason == "DiskQuotaExceeded"
-    assert 256 * MIB < used((work,)) < 512 * MIB
+    assert 256 * MIB < used((work,)) < 1024 * MIB
 
 
 @BOTH
@@ -425,10 +429,11 @@ def test_a_cache_counts_by_its_growth(work: Path) -> None:
     with work_folder() as cache:
         (cache / "old").write_bytes(b"x" * (100 * MIB))
         # The first look at the cache comes half a second in; growth counts from there.
-        write = "sleep 2; for i in {}; do dd if=/dev/zero of=/cache/go/$i bs=1M count=50; done; sleep {}"
-        fine = run(work, "/bin/sh", "-c", write.format("a", 1), caches={"go": cache}, memory=2048 * MIB).result
+        write = "for i in {}; do sleep 1; dd if=/dev/zero of=/cache/go/$i bs=1M count=25; done; sleep {}"
+        fine = run(work, "/bin/sh", "-c", write.format("a b", 1), caches={"go": cache}, memory=2048 * MIB).result
         assert (fine.exit_code, fine.reason) == (0, None)
-        over = run(work, "/bin/sh", "-c", write.format("b c", 60), caches={"go": cache}, memory=2048 * MIB).result
+        many = write.format(" ".join("cdefghijklmn"), 60)
+        over = run(work, "/bin/sh", "-c", many, caches={"go": cache}, memory=2048 * MIB).result
         assert over.reason == "DiskQuotaExceeded"
 
 

@@ -65,7 +65,7 @@ def start(work: Path, arrange: str, use_cgroups: bool = True) -> subprocess.Pope
 
 
 def assert_gone(work: Path) -> None:
-    assert until(lambda: processes() == [], 60), processes()
+    assert until(lambda: processes() == []), processes()
     time.sleep(0.2)
     assert not (work / "ran").exists(), "the command ran although nobody released it"
     assert processes() == []
@@ -92,7 +92,7 @@ def test_the_worker_is_killed_at_any_moment(work: Path) -> None:
             assert worker.stdout and worker.stdout.readline() == "started\n"
             time.sleep(delay_ms / 1000)
             worker.kill()
-        assert until(lambda: processes() == [], 60), (delay_ms, processes())
+        assert until(lambda: processes() == []), (delay_ms, processes())
 
 
 @pytest.mark.parametrize("who", ["self.process.pid", "self.first"])
@@ -103,5 +103,5 @@ def test_a_process_of_the_sandbox_is_killed_while_it_is_held(work: Path, who: st
         "launch.Sandbox.release = release"
     )
     with start(work, arrange) as worker:
-        assert worker.wait(60) != 0, "what never ran is no result"
+        assert worker.wait(300) != 0, "what never ran is no result"
     assert_gone(work)

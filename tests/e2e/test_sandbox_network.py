@@ -28,7 +28,7 @@ GET = """
 import sys, urllib.request, urllib.error
 for url in sys.argv[1:]:
     try:
-        with urllib.request.urlopen(url, timeout=60) as answer:
+        with urllib.request.urlopen(url, timeout=120) as answer:
             print(answer.status, answer.read(200).decode())
     except urllib.error.HTTPError as error:
         print(error.code, error.read().decode())
@@ -274,7 +274,7 @@ http.server.ThreadingHTTPServer(("127.0.0.1", int(os.environ["PORT"])), App).ser
 
 
 def asked(address: tuple[str, int], path: str) -> str:
-    connection = http.client.HTTPConnection(*address, timeout=60)
+    connection = http.client.HTTPConnection(*address, timeout=120)
     try:
         connection.request("GET", path)
         return connection.getresponse().read().decode()
@@ -321,7 +321,7 @@ egress = sandbox.Egress(sandbox.EgressPolicy(hosts=frozenset({("127.0.0.1", port
 result = sandbox.run(
     sandbox.Command(argv=("/usr/bin/python3", "-c", code, f"http://127.0.0.1:{port}/", "http://10.0.0.1/"), work=work),
     sandbox.host_root(),
-    sandbox.Limits(memory=1 << 29, cpus=1, pids=64, disk=1 << 26, wall_ms=30000),
+    sandbox.Limits(memory=1 << 29, cpus=1, pids=64, disk=1 << 26, wall_ms=120_000),
     uid=0, gid=0, egress=egress, on_line=lambda stream, line: print(line.decode()), cancelled=lambda: False,
     use_cgroups=False,
 )
@@ -345,7 +345,7 @@ def test_a_worker_that_is_not_root(work: Path) -> None:
             extra_groups=[],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
     assert done.returncode == 0, done.stderr

@@ -126,7 +126,7 @@ def open_tail(serve: Serve, build: str) -> Iterator[Iterator[bytes]]:
     """A stream that has answered, as the bytes come."""
     url = f"{serve.url}/v1/ignite/builds/{build}/logs/stream?fromStart=true"
     headers = {"authorization": "Bearer t-read"}
-    with httpx.Client(timeout=60, trust_env=False) as client, client.stream("GET", url, headers=headers) as answer:
+    with httpx.Client(timeout=120, trust_env=False) as client, client.stream("GET", url, headers=headers) as answer:
         assert answer.status_code == 200
         yield answer.iter_bytes()
 
@@ -144,13 +144,13 @@ def test_a_signal_ends_idle_tails_cleanly_and_does_not_wait_for_them(own: Serve,
 def stuck_upload(serve: Serve) -> Iterator[socket.socket]:
     """A client whose upload has begun and does not go on."""
     with begin_upload(serve.url, "t-both") as waiting:
-        assert until(lambda: partial(serve.data) == 1, 60)
+        assert until(lambda: partial(serve.data) == 1)
         yield waiting
 
 
 def begin_upload(url: str, token: str) -> socket.socket:
     """Three bytes of a hundred."""
-    waiting = socket.create_connection(address(url), 60)
+    waiting = socket.create_connection(address(url), 120)
     head = f"POST /v1/ignite/builds/contexts HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n"
     waiting.sendall(f"{head}content-length: 100\r\n\r\nabc".encode())
     return waiting
@@ -166,19 +166,13 @@ def address(url: str) -> tuple[str, int]:
 
 
 def test_a_second_signal_leaves_at_once(own: Serve) -> None:
-    """The first one waits for an upload that does not go on, and then ends with 0."""
+    """The first one waits for an upload that does not go on, and then ends with 0.
 
-    def is_closed() -> bool:
-        try:
-            socket.create_connection(address(own.url), 5).close()
-        except ConnectionRefusedError:
-            return True
-        return False
-
+    They are two kinds, since a second signal of one kind is lost while the first is not yet handled.
+    """
     with stuck_upload(own):
         own.process.send_signal(signal.SIGTERM)
-        assert until(is_closed, 60)
-        assert own.stop() == EXIT_CANCELLED
+        assert own.stop(signal.SIGINT) == EXIT_CANCELLED
 
 
 def test_a_call_that_does_not_end_in_time_is_told_to_come_again(own: Serve) -> None:
@@ -200,9 +194,9 @@ def test_uploads_that_do_not_go_on_hold_up_nobody_else(own: Serve) -> None:
         waiting = [stack.enter_context(begin_upload(own.url, "t-both")) for _ in range(60)]
         ready: set[socket.socket] = set()
         while len(ready) < 56:
-            ready |= set(select.select([one for one in waiting if one not in ready], [], [], 60)[0])
+            ready |= set(select.select([one for one in waiting if one not in ready], [], [], 120)[0])
         assert {refused(one) for one in ready} == {("429", "RESOURCE_EXHAUSTED")}
-        assert partial(own.data) == 4
+        assert until(lambda: partial(own.data) == 4)
         answer = own.ask("POST", "/v1/ignite/builds/contexts", "other", content=b" 13 bytes it")
         assert answer.status_code == 200
         own.register()
@@ -212,7 +206,7 @@ def test_uploads_that_do_not_go_on_hold_up_nobody_else(own: Serve) -> None:
         own.fail(build, claim, 1)
         assert own.ask("GET", "/readyz").status_code == 200
         assert partial(own.data) == 4
-    assert until(lambda: partial(own.data) == 0, 60)
+    assert until(lambda: partial(own.data) == 0)
     assert own.ask("POST", "/v1/ignite/builds/contexts", "both", content=b"source").status_code == 200
 
 
@@ -222,8 +216,8 @@ def test_a_body_of_which_nothing_comes_is_given_up(tmp_path: Path, monkeypatch: 
     with embedded.start(settings, worker=False) as running:
         with begin_upload(running.url, running.token) as waiting:
             assert refused(waiting) == ("408", "DEADLINE_EXCEEDED")
-        assert partial(tmp_path) == 0
-        with socket.create_connection(address(running.url), 60) as waiting:
+        assert until(lambda: partial(tmp_path) == 0)
+        with socket.create_connection(address(running.url), 120) as waiting:
             head = f"POST /v1/ignite/builds HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {running.token}\r\n"
             waiting.sendall(f"{head}content-length: 100\r\n\r\n{{".encode())
             assert refused(waiting) == ("408", "DEADLINE_EXCEEDED")
@@ -237,7 +231,7 @@ def refused(waiting: socket.socket) -> tuple[str, str]:
 
 
 def test_what_is_no_http_request_is_answered_as_every_error(own: Serve) -> None:
-    with socket.create_connection(address(own.url), 60) as waiting:
+    with socket.create_connection(address(own.url), 120) as waiting:
         waiting.sendall(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
         assert refused(waiting) == ("400", "INVALID_ARGUMENT")
 
@@ -256,7 +250,7 @@ def test_hints_that_a_flush_took_are_offered_again_at_once_and_those_that_lie_th
     with embedded.private_redis(tmp_path / "redis") as (_, url), serving(tmp_path / "serve", url) as serve:
         serve.register(slots=2)
         builds = {serve.submit(f"build-{number}") for number in range(3)}
-        assert until(lambda: set(hints(url)) == builds, 60)
+        assert until(lambda: set(hints(url)) == builds)
         stay_until = time.monotonic() + 7
         while time.monotonic() < stay_until:
             serve.register(slots=2)
@@ -265,8 +259,8 @@ def test_hints_that_a_flush_took_are_offered_again_at_once_and_those_that_lie_th
         with redis.Redis.from_url(url) as client:
             client.flushall()
         # Not by the pause of a hint that nobody takes: the dispatcher saw them vanish.
-        assert until(lambda: '"action":"hints-vanished"' in serve.out.read_text().replace(" ", ""), 60)
-        assert until(lambda: set(hints(url)) == builds, 60)
+        assert until(lambda: '"action":"hints-vanished"' in serve.out.read_text().replace(" ", ""))
+        assert until(lambda: set(hints(url)) == builds)
 
 
 def test_two_servers_in_one_process_write_to_their_own_files(tmp_path: Path) -> None:
@@ -279,6 +273,7 @@ def test_two_servers_in_one_process_write_to_their_own_files(tmp_path: Path) -> 
                 running.url + "/v1/ignite/builds",
                 json=compile_request("python") | {"name": folder.name},
                 headers={"authorization": f"Bearer {running.token}"},
+                timeout=120,
                 trust_env=False,
             )
             assert answer.status_code == 200, answer.text

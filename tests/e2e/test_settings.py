@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ import pytest
 from builder.config import handed_over, load
 from builder.local import embedded
 from builder.settings import Settings
-from tests.build_fixtures import until
+from tests.build_fixtures import closed_port, until
 from tests.program_fixtures import Program, ended
 from tests.program_fixtures import serving as running
 from tests.serve_fixtures import TOKENS, Serve, serving
@@ -76,7 +77,7 @@ def test_a_child_process_has_the_settings_whole_and_shows_none(
     script.write_text(ASKS)
     with handed_over(parent) as environ:
         argv = [sys.executable, str(script), *(["again"] if restarted else [])]
-        done = subprocess.run(argv, env=environ, capture_output=True, check=True, text=True, timeout=60)
+        done = subprocess.run(argv, env=environ, capture_output=True, check=True, text=True, timeout=120)
     first, _, visible = done.stdout.partition("\n")
     assert msgspec.json.decode(first, type=Settings) == parent
     assert "hunter2" in first and "hunter2" not in visible
@@ -111,14 +112,15 @@ def test_a_worker_of_ours_runs_with_its_parents_settings_also_when_it_restarts_i
     log = tmp_path / "worker.log"
     node = load(values | {"queues": ("compile.none",), "slots": 2, "registry": "", "tokens": ()}).settings
     with embedded.running_worker(node, log) as worker:
-        assert until(lambda: serve.metrics().get(NODE_QUEUE) == 2, 60), log.read_text()
-        assert until(lambda: len(children_of(worker.pid)) >= 2, 60), log.read_text()
+        assert until(lambda: serve.metrics().get(NODE_QUEUE) == 2), log.read_text()
+        assert until(lambda: len(children_of(worker.pid)) >= 2), log.read_text()
         for pid in (worker.pid, *children_of(worker.pid)):
-            shown = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
-            assert b"t-worker" not in shown
+            with suppress(OSError) if pid != worker.pid else nullcontext():  # a short-lived child may be gone by now
+                shown = Path(f"/proc/{pid}/environ").read_bytes() + Path(f"/proc/{pid}/cmdline").read_bytes()
+                assert b"t-worker" not in shown
         worker.send_signal(signal.SIGHUP)
-        assert until(lambda: starts(log) == 2, 60), log.read_text()
-        assert until(lambda: serve.metrics().get(NODE_QUEUE) == 2, 60), log.read_text()
+        assert until(lambda: starts(log) == 2), log.read_text()
+        assert until(lambda: serve.metrics().get(NODE_QUEUE) == 2), log.read_text()
         assert worker.poll() is None
 
 
@@ -131,14 +133,14 @@ def test_an_operators_worker_reads_its_file_and_reads_it_again_at_a_hup(serve: S
     program = Program(tmp_path / "home", node_of(serve, tmp_path))
     file = hostile_home(program.home) / ".config" / "ignite-builder" / "config.toml"
     with running(program, "worker") as (worker, log):
-        assert until(lambda: serve.metrics().get(NODE_QUEUE) == 8, 60), log.read_text()
+        assert until(lambda: serve.metrics().get(NODE_QUEUE) == 8), log.read_text()
         file.write_text("slots = 3\n")
-        assert until(lambda: len(children_of(worker.pid)) >= 8, 60), log.read_text()  # it hears signals by then
+        assert until(lambda: len(children_of(worker.pid)) >= 8), log.read_text()  # it hears signals by then
         worker.send_signal(signal.SIGHUP)
-        assert until(lambda: serve.metrics().get(NODE_QUEUE) == 3, 60), log.read_text()
-        assert until(lambda: len(children_of(worker.pid)) >= 3, 60), log.read_text()  # as above: it registers first
+        assert until(lambda: serve.metrics().get(NODE_QUEUE) == 3), log.read_text()
+        assert until(lambda: len(children_of(worker.pid)) >= 3), log.read_text()  # as above: it registers first
         worker.send_signal(signal.SIGTERM)
-        assert worker.wait(60) == 0, log.read_text()
+        assert worker.wait(300) == 0, log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -170,7 +172,8 @@ def test_plain_celery_says_so_as_well(serve: Serve, tmp_path: Path) -> None:
     assert "this token is not known here" in done.stderr and "IGNITE_BUILDER_TOKEN_FILE" in done.stderr
 
 
-CLOSED = embedded.free_port()
+CLOSED = "{closed}"
+"""Stands for a port where nobody listens."""
 
 
 @pytest.mark.parametrize(
@@ -196,7 +199,9 @@ def test_serve_refuses_in_words_what_it_cannot_start_with(
         "message_key": "k" * 32,
         "tokens": f"[{TOKENS['both']}]",
     }
-    ran = Program(tmp_path / "home", values | changed).run("serve")
+    with closed_port() as port:
+        named = {name: text.replace(CLOSED, str(port)) for name, text in changed.items()}
+        ran = Program(tmp_path / "home", values | named).run("serve")
     assert (ran.code, reason in ran.err, where in ran.err) == (code, True, True), ran.err
     assert not [word for word in ("BROKEN", "Traceback", "hunter2") if word in ran.err + ran.out]
 
@@ -210,7 +215,7 @@ def test_a_worker_whose_token_is_withdrawn_drains_and_ends(tmp_path: Path) -> No
     with embedded.private_redis(tmp_path / "redis") as (_, url), serving(tmp_path / "first", url) as first:
         program = Program(tmp_path / "home", node_of(first, tmp_path))
         with program.started("worker") as worker:
-            assert until(lambda: first.metrics().get(NODE_QUEUE) == 2, 60)
+            assert until(lambda: first.metrics().get(NODE_QUEUE) == 2)
             assert first.stop() == 0
             second = {
                 "listen": first.url.removeprefix("http://"),
@@ -220,6 +225,6 @@ def test_a_worker_whose_token_is_withdrawn_drains_and_ends(tmp_path: Path) -> No
                 "tokens": f"[{TOKENS['both']}]",
             }
             with running(Program(tmp_path / "second", second), "serve"):
-                ran = ended(worker, 60)
+                ran = ended(worker)
     assert ran.code == 75, ran.err
     assert "the API refuses this node" in ran.out + ran.err

@@ -37,7 +37,9 @@ def setup_with_go(root: Path, version: str) -> subprocess.CompletedProcess[str]:
     program(root / "bin" / "go", f"echo go{version}")
     program(root / ".venv" / "bin" / "python", f'echo "$@" >> {root}/compiled')
     env = {"PATH": f"{root / 'bin'}:{os.defpath}:/usr/bin:/bin"}
-    return subprocess.run([root / "deploy" / "setup"], env=env, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(
+        [root / "deploy" / "setup"], env=env, capture_output=True, text=True, check=False, timeout=120
+    )
 
 
 @pytest.mark.parametrize("version", ["1.26.8", "1.24", "1.24.9", "1.27.0"])

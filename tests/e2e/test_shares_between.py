@@ -24,7 +24,7 @@ pytestmark = pytest.mark.e2e
 
 MIB = 1024 * 1024
 ACME = Caller(organization="acme", scopes=frozenset({"submit"}))
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 def uploads_at(folder: Path) -> Uploads:

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.e2e
 
 READERS, BATCHES, LINES = 50, 60, 250
 BUDGET = 400_000
-PATIENCE_S = 120
+PATIENCE_S = 300
 
 
 @pytest.fixture

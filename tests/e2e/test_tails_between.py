@@ -17,7 +17,7 @@ from tests.build_fixtures import until
 
 pytestmark = pytest.mark.e2e
 
-LONG_S = 60.0
+LONG_S = 300.0
 
 
 class Heard(Tails):

@@ -33,8 +33,8 @@ class Hosts:
 
     def send(self, data: bytes) -> bytes:
         """What a step gets for these bytes, to the end of the connection."""
-        with socket.create_connection(self.proxy, 20) as one:
-            one.settimeout(20)
+        with socket.create_connection(self.proxy, 120) as one:
+            one.settimeout(120)
             try:
                 one.sendall(data)
                 with suppress(OSError):  # it may be closed by now, its answer unread
@@ -87,7 +87,7 @@ def answering(listener: socket.socket, found: list[bytes]) -> None:
         except OSError:
             return
         with one:
-            one.settimeout(20)
+            one.settimeout(120)
             data = b""
             while b"\r\n\r\n" in data or (more := one.recv(65536)):
                 data += more if b"\r\n\r\n" not in data else b""
@@ -275,7 +275,7 @@ def a_head_without_end(world: World) -> str:
 def three_hundred_slow_connections(world: World) -> str:
     """Each sends a byte now and then. Another step's proxy is not concerned, and this one gives them up in time."""
     with mock.patch.object(proxy, "HEAD_TIMEOUT_S", 1.0), hosts() as one, hosts() as other, ExitStack() as stack:
-        slow = [stack.enter_context(closing(socket.create_connection(one.proxy, 20))) for _ in range(300)]
+        slow = [stack.enter_context(closing(socket.create_connection(one.proxy, 120))) for _ in range(300)]
         ended = threading.Event()
 
         def drip() -> None:
@@ -300,9 +300,9 @@ def connections_that_outlive_the_step(world: World) -> str:
     with ExitStack() as stack:
         with hosts() as one:
             for data in (b"", b"GET ", b"CONNECT %s:%d HTTP/1.1\r\n\r\n" % (INDEX.encode(), one.index)) * 20:
-                client = stack.enter_context(closing(socket.create_connection(one.proxy, 20)))
+                client = stack.enter_context(closing(socket.create_connection(one.proxy, 120)))
                 client.sendall(data)
-        until = time.monotonic() + 20
+        until = time.monotonic() + 120
         while left := [each for each in threading.enumerate() if each.name.startswith("sandbox-egress")]:
             if time.monotonic() > until:
                 return f"{len(left)} threads"
@@ -333,8 +333,8 @@ def a_connection_as_the_step_ends(world: World) -> str:
 
     with mock.patch.object(threading.Thread, "start", ends_first):
         served.__enter__()
-        with socket.create_connection(listener.getsockname(), 20) as client:
-            client.settimeout(20)
+        with socket.create_connection(listener.getsockname(), 120) as client:
+            client.settimeout(120)
             got = client.recv(100)
-        ending.join(60)
+        ending.join(120)
     return "cut, and no error of ours" if not (got or failed or ending.is_alive()) else f"{got!r} {failed}"

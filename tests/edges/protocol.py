@@ -237,7 +237,7 @@ def an_artifact_of_another_repository(world: World) -> str:
     build, claim = world.claimed()
     while world.get(build)["status"] not in ENDED:
         world.call("Finish", build, claim=claim, success=success)
-        assert until(lambda: world.get(build)["status"] in ENDED or world.takes(build), 60), world.get(build)
+        assert until(lambda: world.get(build)["status"] in ENDED or world.takes(build)), world.get(build)
         claim = int(world.get(build)["claim"])
     found = world.get(build)
     return of_record(found) if "victim" not in str(found) and "imageDigest" not in found else str(found)
@@ -263,7 +263,7 @@ def a_reason_of_its_own(world: World) -> str:
     build, claim = world.claimed()
     while world.get(build)["status"] not in ENDED:
         world.fail(build, claim, failure={"reason": "AllIsWell", "message": "m", "errorClass": "nobody"})
-        assert until(lambda: world.get(build)["status"] in ENDED or world.takes(build), 60), world.get(build)
+        assert until(lambda: world.get(build)["status"] in ENDED or world.takes(build)), world.get(build)
         claim = int(world.get(build)["claim"])
     return of_record(world.get(build))
 

@@ -35,7 +35,7 @@ def went_on(world: World, number: int) -> None:
     """A genuine hint that came behind is taken by the same processes."""
     build = f"{STRANGER}{number:02}"
     hint(world.redis_url, build, queue=SCRIPTS)
-    assert until(lambda: build in world.node.said(), 60), world.node.said()[-2000:]
+    assert until(lambda: build in world.node.said()), world.node.said()[-2000:]
     assert world.node.process.poll() is None and world.node.children() == world.children
 
 
@@ -49,7 +49,7 @@ def of_messages(world: World, number: int, *messages: bytes) -> str:
     def count() -> int:
         return world.node.said().count("message-dropped") - before
 
-    until(lambda: count() >= len(messages), 20)  # another process may take one before the hint and log it after
+    until(lambda: count() >= len(messages))  # another process may take one before the hint and log it after
     dropped = count()
     return "dropped" if dropped == len(messages) else f"{dropped} of {len(messages)} dropped"
 

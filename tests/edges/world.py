@@ -47,7 +47,7 @@ TOKENS = {
 LOG_BYTES = 64 * 1024
 KEY = "k" * 32
 MIB = 1024 * 1024
-PATIENCE_S = 60.0
+PATIENCE_S = 300.0
 ENDED = ("BUILD_STATUS_SUCCEEDED", "BUILD_STATUS_FAILED", "BUILD_STATUS_CANCELLED")
 
 SCRIPTED: dict[str, str] = {}
@@ -83,8 +83,8 @@ class World:
 
     def raw(self, data: bytes) -> list[int]:
         """Send bytes over a connection of their own; the status of each response until the server closes it."""
-        with socket.create_connection(("127.0.0.1", httpx.URL(self.serve.url).port or 0), 20) as one:
-            one.settimeout(20)
+        with socket.create_connection(("127.0.0.1", httpx.URL(self.serve.url).port or 0), 120) as one:
+            one.settimeout(120)
             one.sendall(data)
             got = b""
             with suppress(ConnectionResetError):  # of a request that is refused before all of it was read
@@ -178,7 +178,7 @@ class World:
     def layer(self, record: Mapping[str, Any]) -> bytes:
         """The last layer of an artifact, as the registry has it."""
         url = f"http://{self.registry}/v2/{record['repository']}"
-        with httpx.Client(trust_env=False, timeout=60) as client:
+        with httpx.Client(trust_env=False, timeout=120) as client:
             accept = {"accept": "application/vnd.oci.image.manifest.v1+json"}
             manifest = client.get(f"{url}/manifests/{record['imageDigest']}", headers=accept).json()
             return client.get(f"{url}/blobs/{manifest['layers'][-1]['digest']}", follow_redirects=True).content

@@ -69,7 +69,7 @@ def tcp_to_host_address() -> object:
 @probe
 def udp_to_host_loopback() -> object:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as one:
-        one.settimeout(TIMEOUT_S)
+        one.settimeout(FACTS.get("answer_within_s", TIMEOUT_S))
         one.sendto(b"x", ("127.0.0.1", FACTS["udp_port"]))
         return repr(one.recv(10))
 

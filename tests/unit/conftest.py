@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import Engine
 
 from builder.store import engine
 
@@ -25,16 +26,17 @@ def _refused(*args: object, **kwargs: object) -> None:
     raise AssertionError("a unit test tried to open a socket or start a process; move it to tests/e2e")
 
 
-@pytest.fixture(autouse=True)
-def no_world(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Raise where a socket connects or binds, and where a process starts."""
-    for name in SOCKET:
-        monkeypatch.setattr(socket.socket, name, _refused)
-    monkeypatch.setattr(socket, "getaddrinfo", _refused)
-    monkeypatch.setattr(subprocess.Popen, "_execute_child", _refused)
-    for name in PROCESS:
-        monkeypatch.setattr(os, name, _refused)
-    yield
+@pytest.fixture(autouse=True, scope="module")
+def no_world() -> Iterator[None]:
+    """Raise where a socket connects or binds, and where a process starts. Once for a module: no test takes it away."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in SOCKET:
+            patch.setattr(socket.socket, name, _refused)
+        patch.setattr(socket, "getaddrinfo", _refused)
+        patch.setattr(subprocess.Popen, "_execute_child", _refused)
+        for name in PROCESS:
+            patch.setattr(os, name, _refused)
+        yield
 
 
 @functools.cache
@@ -59,3 +61,26 @@ def schema_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
             database.write_bytes(data)
 
     monkeypatch.setattr(engine, "_make_private", with_schema)
+
+
+FIRST_ENGINE: list[Engine] = []
+"""Of this process."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_once() -> Iterator[None]:
+    """Let all stores of a process share the statements that SQLAlchemy compiled: an engine begins with none, and a
+    third of what a small test of the store costs is to compile them."""
+    prepare, first = engine._prepare_sqlite, FIRST_ENGINE
+
+    def sharing(made: Engine) -> None:
+        prepare(made)
+        if first:
+            made.dialect = made.pool._dialect = first[0].dialect
+            made._compiled_cache = first[0]._compiled_cache
+        else:
+            first.append(made)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_prepare_sqlite", sharing)
+        yield

@@ -161,7 +161,7 @@ def played_build(monkeypatch: pytest.MonkeyPatch, number: signal.Signals, again:
         calls.append(call)
         if call == "log" and "/logs/" in request.url.path:
             signal.raise_signal(number)
-            hold.wait(60)
+            hold.wait(300)
             return httpx.Response(200, content=sse([]))
         if call == "cancel":
             if again:

@@ -22,6 +22,8 @@ PROG = "ignite-builder"
 VALUE = "4444"
 """Stands for an id as well as for a number."""
 OURS = {"ctx.prog", "self.prog", "PROG", "PROGRAM"}
+NAMED_IN = (PROG, ".prog", "PROG")
+"""What a file has that names a command: no other one is parsed."""
 COMMAND = re.compile(rf"(?<!another )\b{PROG}(?! itself)((?: (?:--?[a-z][a-z-]*(?:=\S+)?|[\w./|-]+))+)")
 PAGE = re.compile(r"\bdocs/[a-z-]+\.md\b")
 
@@ -35,12 +37,14 @@ def parse(words: list[str]) -> None:
     command.make_context(PROG, rest)
 
 
-def spoken() -> Iterator[tuple[str, str]]:
-    """(file, text) of each string of the program that is no docstring; a value in it is `VALUE`."""
+def spoken(*words: str) -> Iterator[tuple[str, str]]:
+    """(file, text) of each string of the program that is no docstring, in files that have one of these words; a value
+    in it is `VALUE`."""
     for path in sorted((ROOT / "builder").rglob("*.py")):
-        if "proto" in path.parts:
+        source = path.read_text()
+        if not any(word in source for word in words):
             continue
-        tree = ast.parse(path.read_text())
+        tree = ast.parse(source)
         silent = {
             id(part)
             for node in ast.walk(tree)
@@ -71,7 +75,7 @@ def commands_in(text: str) -> list[list[str]]:
 TYPED = sorted(
     {
         (file, *words)
-        for file, text in spoken()
+        for file, text in spoken(*NAMED_IN)
         for words in commands_in(text)
         # The name of a command, or the question after it, is what the text is about: no command of its own.
         if words[0] not in (VALUE, "COMMAND") and "--help" not in words
@@ -97,7 +101,7 @@ def test_what_a_reason_says_to_do_can_be_done(name: str) -> None:
 
 
 def test_a_page_that_we_name_is_there() -> None:
-    pages = {(file, page) for file, text in spoken() for page in PAGE.findall(text)}
+    pages = {(file, page) for file, text in spoken("docs/") for page in PAGE.findall(text)}
     assert pages and not [each for each in pages if not (ROOT / each[1]).is_file()]
 
 

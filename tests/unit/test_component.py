@@ -30,8 +30,11 @@ from builder.images.layout import Layout
 from builder.images.store import pull
 from builder.images.wasm import component_image, component_layer
 from builder.pipelines.catalog import Catalog
+from builder.settings import Settings
 from builder.toolchains import wasmtime
+from builder.toolchains.fetch import Fetched
 from builder.toolchains.wasmtime import Host, host_of
+from tests.cli_fixtures import run
 from tests.component_fixtures import HANDLER, TYPES, component, imports, number, section
 
 
@@ -294,7 +297,32 @@ def test_a_reader_follows_no_link_to_a_component(tmp_path: Path, monkeypatch: py
 def test_a_machine_without_wasmtime_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(BuildError) as refused:
         host_of(tmp_path, uid=1, gid=1, which=lambda name: None)
-    assert refused.value.reason == "ToolchainUnavailable" and "https://wasmtime.dev" in refused.value.next
+    assert refused.value.reason == "ToolchainUnavailable"
+    assert refused.value.next == "ignite-builder runtimes fetch wasmtime"
+
+
+def test_the_machines_own_wasmtime_goes_before_a_fetched_one(tmp_path: Path) -> None:
+    own, fetched = tmp_path / "own/wasmtime", wasmtime.WHEEL.place(tmp_path / "node/toolchains")
+    for program in (own, fetched):
+        program.parent.mkdir(parents=True)
+        program.write_bytes(b"")
+    node = tmp_path / "node"
+    assert wasmtime.program_here(node, lambda name: None) == fetched
+    assert wasmtime.program_here(node, lambda name: str(own)) == own
+    assert wasmtime.unit_of(fetched, node) == f"toolchains/{fetched.parent.name}"
+    assert wasmtime.unit_of(own, node) == ""
+
+
+def test_a_toolchain_for_components_brings_it_and_no_other_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "builder.toolchains.fetch.fetch", lambda settings, row, **_: Fetched(row=row, images=(), where="image")
+    )
+    monkeypatch.setattr(wasmtime, "find_program", lambda name: "/usr/bin/wasmtime")
+    for name, more in (("rust-1.97-wasm", ["wasmtime"]), ("rust-1.97", []), ("go-1.26", [])):
+        ran = run("runtimes", "fetch", name, "--json", settings=Settings(node_dir=str(tmp_path)))
+        assert [each["toolchain"] for each in json.loads(ran.out)["fetched"]] == [name, *more]
 
 
 def test_a_server_lends_a_component_its_variables_and_nothing_else(tmp_path: Path) -> None:

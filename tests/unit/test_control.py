@@ -427,7 +427,7 @@ def test_a_loop_that_fails_hides_no_other_and_ends_none(world: World) -> None:
     loops.retention = cast(Any, SimpleNamespace(step=lambda: None, period_ms=60_000, stop=lambda: None))
     loops.start()
     try:
-        assert all(one.wait(60) for one in (*failed.values(), went))
+        assert all(one.wait(300) for one in (*failed.values(), went))
         for name in LOOPS:
             if name in failed:
                 with pytest.raises(LoopFailing, match=name):

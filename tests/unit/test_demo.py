@@ -54,7 +54,7 @@ def test_without_another_toolchain_the_rest_is_left_out_and_listed(tmp_path: Pat
     assert names(shown) == ALWAYS
     words = left_out(shown)
     assert all(name in words for name in ("go-hello", "go-deps", "rust-hello", "rust-wasm-hello", "make setup"))
-    assert "runtimes fetch rust-1.85" in words and "wasmtime" in words
+    assert "runtimes fetch rust-1.85" in words and "runtimes fetch wasmtime" in words
     assert left_out(DEMO) == ""
 
 

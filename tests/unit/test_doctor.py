@@ -112,3 +112,14 @@ def test_each_missing_part_of_a_toolchain_has_its_own_step(monkeypatch: pytest.M
     assert found["go-1.26"].effect == "go-1.26: go is not on the PATH of this node"
     assert found["go-1.26"].mend == "ignite-builder runtimes fetch go-1.26"
     assert found["python-3.11"].mend == "install it and put uv on the PATH of this node"
+
+
+def test_what_serves_components_has_its_own_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(doctor, "find_program", lambda name: None)
+    found = look(monkeypatch, tmp_path)["wasmtime"]
+    assert not found.ok and found.mend == "ignite-builder runtimes fetch wasmtime"
+    assert "components do not run here" in found.effect
+    program = doctor.wasmtime.WHEEL.place(tmp_path / "toolchains")
+    program.parent.mkdir(parents=True)
+    program.write_bytes(b"")
+    assert look(monkeypatch, tmp_path)["wasmtime"].ok

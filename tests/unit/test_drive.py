@@ -63,6 +63,22 @@ def test_a_finish_that_is_short_of_lines_sends_them_again(tmp_path: Path, forget
     assert [request.log_count for request in calls.finished] == [1200]
 
 
+def test_no_secret_of_a_claim_is_in_its_lines_its_spool_and_its_failure(tmp_path: Path) -> None:
+    calls, token = MemoryCalls(), "ghp_0123456789abcdef"
+    grant = grant_of()
+    grant.secrets.update({"git.token": token, "git.username": "username-of-all"})
+    with driving(node_at(tmp_path, calls), grant) as attempt:
+        with work_folder(attempt):
+            attempt.log.system(f"username-of-all has {token}")
+            spooled = attempt.log.spool.path.read_text()
+        said = (f"git: {token[::-1]}", "x")
+        failure = BuildError("GitAuthFailed", f"refused {token.encode().hex()}", where=token, said=said, next=token)
+        assert close(attempt, Outcome(failure=failure)) is Close.FINISH
+    assert token not in spooled and calls.kept["b"] == ["username-of-all has ***"]
+    sent = calls.finished[0].failure
+    assert (sent.message, sent.where, list(sent.said), sent.next) == ("refused ***", "***", ["git: ***", "x"], "***")
+
+
 def test_an_api_that_forgets_in_mid_build_gets_its_lines_again(tmp_path: Path) -> None:
     calls = MemoryCalls()
 

@@ -268,7 +268,7 @@ def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[Held]:
     def attach(self: Layout, repository: str, *args: Any) -> str:
         made.entered.put(repository)
         if repository.startswith("slow"):
-            assert made.go.wait(60)
+            assert made.go.wait(300)
         return real(self, repository, *args)
 
     monkeypatch.setattr(Layout, "attach", attach)
@@ -291,14 +291,14 @@ def test_a_slow_registry_does_not_let_another_control_side_adopt(world: World, t
     seconds, freed = [0.0], threading.Event()
     ours = pool(world, registry, monotonic=lambda: seconds[0], freed=freed.set)
     ours.step()
-    assert held.entered.get(timeout=60) == "slow/n"
+    assert held.entered.get(timeout=300) == "slow/n"
     for _ in range(9):  # three leases
         seconds[0] += LEASE / 3000
         world.at[0] += LEASE // 3
         ours.step()
         assert builds.adopt_finalize(world.store, LEASE) is None
     held.go.set()
-    assert freed.wait(60)
+    assert freed.wait(300)
     assert (world.row(build)["status"], world.row(build)["failures"]) == ("SUCCEEDED", 0)
     ours.step()
     assert not ours._renewed, "the lease of an ended attempt is nobody's"
@@ -313,14 +313,14 @@ def test_a_repository_that_hangs_keeps_one_thread_and_no_other_repository(
     freed: queue.SimpleQueue[None] = queue.SimpleQueue()
     ours = pool(world, registry, settings={"finalizers": 2}, freed=lambda: freed.put(None))
     ours.step()
-    assert {held.entered.get(timeout=60) for _ in range(2)} == {"slow/n", "beta/n"}
-    freed.get(timeout=60)
+    assert {held.entered.get(timeout=300) for _ in range(2)} == {"slow/n", "beta/n"}
+    freed.get(timeout=300)
     assert world.row(healthy)["status"] == "SUCCEEDED"
     ours.step()
     assert len(ours._at_work) == 1, "there is a free thread, and the others are of a repository that has its finalizer"
     held.go.set()
     for _ in slow:
-        freed.get(timeout=60)
+        freed.get(timeout=300)
         ours.step()
     assert {world.row(build)["status"] for build in slow} == {"SUCCEEDED"}
 
@@ -332,7 +332,7 @@ def test_registries_of_strangers_that_do_not_answer_leave_half_of_the_threads(wo
 
     def resolve(host: str, port: int) -> tuple[str, ...]:
         asked.put(host)
-        assert answer.wait(60)
+        assert answer.wait(300)
         raise socket.gaierror(socket.EAI_NONAME, "no such name")
 
     for number in range(5):
@@ -342,17 +342,17 @@ def test_registries_of_strangers_that_do_not_answer_leave_half_of_the_threads(wo
     ours = pool(world, registry, settings={"finalizers": 4}, freed=lambda: freed.put(None))
     ours.finalizer = replace(ours.finalizer, prebuilt=replace(ours.finalizer.prebuilt, resolver=resolve))
     ours.step()
-    assert {asked.get(timeout=60) for _ in range(2)} == {"r0.example.com", "r1.example.com"}
+    assert {asked.get(timeout=300) for _ in range(2)} == {"r0.example.com", "r1.example.com"}
     ours.step()
     healthy = waiting(world, registry, tmp_path, "acme/n")
     ours.step()
-    freed.get(timeout=60)
+    freed.get(timeout=300)
     assert world.row(healthy)["status"] == "SUCCEEDED" and asked.empty() and ours.left
     answer.set()
     for _ in range(5):
-        freed.get(timeout=60)
+        freed.get(timeout=300)
         ours.step()
-    assert {asked.get(timeout=60) for _ in range(3)} == {f"r{number}.example.com" for number in (2, 3, 4)}
+    assert {asked.get(timeout=300) for _ in range(3)} == {f"r{number}.example.com" for number in (2, 3, 4)}
 
 
 def test_no_more_are_attempted_at_once_than_the_setting_allows(world: World, tmp_path: Path, held: Held) -> None:
@@ -364,10 +364,10 @@ def test_no_more_are_attempted_at_once_than_the_setting_allows(world: World, tmp
     ours.step()
     assert [world.row(build)["finalizer"] for build in slow] == [True, True, False]
     held.go.set()
-    freed.get(timeout=60)
+    freed.get(timeout=300)
     ours.step()
     for _ in range(2):
-        freed.get(timeout=60)
+        freed.get(timeout=300)
     assert {world.row(build)["status"] for build in slow} == {"SUCCEEDED"}
 
 
@@ -380,13 +380,13 @@ def test_a_pool_that_stops_leaves_what_hangs_to_another_and_it_counts_as_nothing
     freed = threading.Event()
     ours = pool(world, registry, freed=freed.set)
     ours.step()
-    held.entered.get(timeout=60)
+    held.entered.get(timeout=300)
     ours.stop()
     world.at[0] += LATER_MS
     row = builds.adopt_finalize(world.store, LEASE)
     assert row is not None and (row["build_id"], row["failures"]) == (build, 0)
     held.go.set()
-    assert freed.wait(60)
+    assert freed.wait(300)
     assert world.row(build)["status"] == "RUNNING", "it is the other's now"
 
 

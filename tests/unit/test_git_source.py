@@ -7,12 +7,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from builder import sandbox
+from builder.attempt import git
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import BuildError
 from builder.git import commands
 from builder.git.source import check_reference, is_commit, parse_url
+from builder.git.submodules import Submodule, left_out, links_in, named_in, url_of
 from builder.services import intake
+from tests.attempt_fixtures import attempt_at
 
 URLS = [
     "https://example.com/a.git", "https://example.com:8443/group/sub/a.git", "https://EXAMPLE.com/a",
@@ -176,3 +180,151 @@ def test_no_module_but_the_fetch_names_the_secret_in_an_environment() -> None:
     root = Path(commands.__file__).parents[1]
     named = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if "IGNITE_GIT_TOKEN" in path.read_text()}
     assert named == {"attempt/git.py", "git/commands.py"}
+
+
+MODULES = [
+    "submodule.libs/a.path", "libs/a\0submodule.libs/a.url", "../a.git\0submodule.x y.z.url",
+    "https://other.example/b.git\0submodule.x y.z.path", "b\0submodule.path.path", "deep/c\0submodule.none.path\0",
+]  # fmt: skip
+
+
+def test_the_submodules_of_a_commit() -> None:
+    assert named_in(MODULES) == (
+        Submodule(name="libs/a", path="libs/a", url="../a.git"),
+        Submodule(name="x y.z", path="b", url="https://other.example/b.git"),
+        Submodule(name="path", path="deep/c", url=""),
+    )
+    assert named_in([]) == named_in([""]) == named_in(["\0\0", "submodule"]) == ()
+    lines = [f"160000 commit {A}\tlibs/a", f"100644 blob {B}\tb", f'160000 commit {C}\t"\\303"', "160000 commit x\ty"]
+    assert links_in(lines) == {"libs/a": A, '"\\303"': C}
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["", "/etc", "../x", "a/../b", "a//b", "a/", "./a", ".git", "a/.GIT/hooks", "a\x1b[2J", "a\u202eb", 'a"b', "a\\b",
+     "a" * 2000],
+)  # fmt: skip
+def test_a_folder_that_no_submodule_can_have_is_none(path: str) -> None:
+    assert named_in([f"submodule.a.path\n{path}\0submodule.a.url\nhttps://example.com/a.git\0"]) == ()
+
+
+@pytest.mark.parametrize(
+    ("url", "found"),
+    [
+        ("../lib.git", "https://example.com:8443/group/lib.git"),
+        ("../../other/lib", "https://example.com:8443/other/lib"),
+        ("./lib.git", "https://example.com:8443/group/app.git/lib.git"),
+        (".././../lib.git", "https://example.com:8443/lib.git"),
+        ("https://other.example/a.git", "https://other.example/a.git"),
+    ],
+)
+def test_where_a_submodule_is(url: str, found: str) -> None:
+    for text in ("https://example.com:8443/group/app.git", "https://example.com:8443/group/app.git/"):
+        assert url_of(parse_url(text), Submodule(name="a", path="a", url=url)).text == found
+
+
+@pytest.mark.parametrize(
+    "url",
+    [*HOSTILE_URLS, "../../../../x", "../..", "..", ".", "../", "../a/../../../b", "lib.git", "../x?y", "../x y",
+     "../-x;id", "../../evil.example:1/@x", "../../@evil.example/x", "../$(id)"],
+)  # fmt: skip
+def test_a_hostile_url_of_a_submodule_reaches_no_other_host(url: str) -> None:
+    one = Submodule(name="\x1b[2J", path="a", url=url)
+    try:
+        found = url_of(parse_url("https://example.com/group/app.git"), one)
+    except BuildError as error:
+        assert error.reason == "GitUrlRefused" and error.where.startswith(".gitmodules: submodule.")
+        assert error.where.isprintable() and error.message.isprintable()
+    else:
+        assert (found.host, found.port) == ("example.com", 443)
+
+
+def test_what_is_left_out_is_named() -> None:
+    modules = [Submodule(name=str(number), path=f"libs/{number}", url="") for number in range(10)]
+    assert left_out([]) == ""
+    assert left_out(modules[:1]).startswith("libs/0 is a submodule, whose folder is empty")
+    assert "libs/7 and 2 more are submodules" in left_out(modules) and "--submodules" in left_out(modules)
+
+
+class Hosts:
+    """Git's answers in the place of a sandbox: what each commit names, and who was asked with which token."""
+
+    def __init__(self, modules: dict[str, dict[str, str]]) -> None:
+        self.modules, self.asked, self.placed = modules, list[tuple[str, str]](), list[str]()
+
+    def run(self, command: sandbox.Command, *_: object, on_line: sandbox.OnLine, **more: object) -> sandbox.Result:
+        words = [word for word in command.argv if "=" not in word or word.startswith("--")]
+        named, out = self.modules, list[str]()
+        if "ls-remote" in words:
+            out = [f"{A}\trefs/heads/main"]
+        elif "--get-regexp" in words:
+            sha = next(word for word in words if word.startswith("--blob="))[7:47]
+            pairs = named.get(sha, {}).items()
+            text = "".join(f"submodule.{path}.path\n{path}\0submodule.{path}.url\n{url}\0" for path, url in pairs)
+            out = text.split("\n")
+        elif "ls-tree" in words:
+            out = [f"160000 commit {B}\t{path}" for path in words[words.index("--") + 1 :]]
+        elif "log" in words:
+            out = [A, "1767323045", "Ada <a@b>"]
+        elif "write-tree" in words:
+            out = [C]
+        elif "read-tree" in words:
+            self.placed += [word for word in words if word.startswith("--prefix=")]
+        elif "archive" in words:
+            self.placed.append(words[-1])
+            (command.work / "git/source.tar").write_bytes(b"tar")
+        elif "init" in words:
+            (command.work / "git/repository").mkdir()
+        if "fetch" in words or "ls-remote" in words:
+            url = next(word for word in words if word.startswith("https://"))
+            self.asked.append((url, command.env.get("IGNITE_GIT_TOKEN", "")))
+        else:
+            assert "IGNITE_GIT_TOKEN" not in command.env
+        for line in out:
+            on_line(sandbox.Stream.STDOUT, line.encode())
+        return sandbox.Result(exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0,
+                              duration_ms=0)  # fmt: skip
+
+
+def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: Hosts, **more: object) -> commands.Commit:
+    monkeypatch.setattr(git.sandbox, "run", hosts.run)
+    attempt = attempt_at(tmp_path)
+    attempt.grant.secrets.update({"git.token": "ghp_0123456789", "git.username": "ada"})
+    source = pb.GitSource(url="https://example.com/g/a.git", **more)  # type: ignore[arg-type]
+    asked = repository_of(pb.CreateBuildRequest(git_source=source))
+    assert asked is not None
+    return git.fetch_commit(attempt, asked)
+
+
+def test_the_token_goes_to_the_host_of_the_repository_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = Hosts({A: {"b": "../b.git", "c": "https://other.example/c.git", "d": "https://example.com:8443/d.git"}})
+    assert not fetched(tmp_path, monkeypatch, hosts, submodules=True).warning
+    main, token = "https://example.com/g/a.git", "ghp_0123456789"
+    assert hosts.asked == [
+        (main, token), (main, token), ("https://example.com/g/b.git", token), ("https://other.example/c.git", ""),
+        ("https://example.com:8443/d.git", ""),
+    ]  # fmt: skip
+    assert hosts.placed == ["--prefix=b/", "--prefix=c/", "--prefix=d/", C]
+
+
+def test_without_a_request_no_submodule_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = Hosts({A: {"b": "../b.git"}})
+    assert fetched(tmp_path, monkeypatch, hosts).warning.startswith("b is a submodule")
+    assert len(hosts.asked) == 2 and hosts.placed == [A]
+
+
+@pytest.mark.parametrize(
+    ("modules", "words", "asked"),
+    [
+        ({A: {f"b{number}": "../b.git" for number in range(65)}}, "64", 2 + 64),
+        ({A: {"b": "../b.git"}, B: {"b": "../b.git"}}, "4 in one another", 2 + 4),  # a repository that has itself
+    ],
+)
+def test_submodules_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, modules: dict[str, dict[str, str]], words: str, asked: int
+) -> None:
+    hosts = Hosts(modules)
+    with pytest.raises(BuildError, match=words) as refused:
+        fetched(tmp_path, monkeypatch, hosts, submodules=True)
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "gitSource.submodules")
+    assert len(hosts.asked) == asked

@@ -63,7 +63,7 @@ def plain(pattern: str) -> re.Pattern[str]:
 
 
 @given(pattern=PATTERNS, paths=st.lists(PATHS, min_size=1, max_size=20))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_a_verdict_is_that_of_the_plain_expression(pattern: str, paths: list[str]) -> None:
     body = normal(pattern)
     assume(not body.endswith("\\"))
@@ -150,7 +150,7 @@ def plain_wildmatch(pattern: bytes) -> bytes:
 
 
 @given(pattern=GIT_PATTERNS, paths=st.lists(PATHS, min_size=1, max_size=20))
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_a_verdict_of_git_is_that_of_the_plain_expression(pattern: bytes, paths: list[str]) -> None:
     made = git_patterns(pattern)
     assume(made)

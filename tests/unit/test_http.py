@@ -247,7 +247,7 @@ def test_a_literal_segment_of_a_path_wins_over_a_parameter(api: Api) -> None:
 def test_what_is_not_built_yet_is_what_has_no_method() -> None:
     """The contract's list, which the tables of the documents are made of."""
     served = {
-        name for target in (BuildService, WorkerService, OperateService, LogStreams, Uploads) for name in vars(target)
+        name for target in (BuildService, WorkerService, OperateService, LogStreams, Uploads) for name in dir(target)
     }
     names = {method.name for service in routes.services() for method in service.methods}
     snake = {name: re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() for name in names}

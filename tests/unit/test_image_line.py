@@ -409,9 +409,12 @@ def test_another_commit_with_the_same_tree_has_the_same_key(tmp_path: Path, monk
 
 def test_pointers_of_lfs_become_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
-    calls = JobCalls(tar_of({"Dockerfile": DOCKERFILE, "a": pointer}))
+    calls = JobCalls(tar_of({"Dockerfile": DOCKERFILE, **{f"a{number}": pointer for number in range(6)}}))
     outcome, how = launch_commit(tmp_path, calls, Fake(calls.order), monkeypatch, "a" * 40)
+    assert outcome.failure is not None
     assert (outcome.failure.reason, how, calls.order) == ("LfsUnavailable", Close.FINISH, [])
+    assert outcome.failure.message == "a0, a1, a2, a3 and 2 more are pointers of Git LFS, whose files are not fetched"
+    assert outcome.failure.where == "a0" and "Commit the files themselves" in outcome.failure.next
 
 
 # --- without a Dockerfile

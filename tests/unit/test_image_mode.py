@@ -234,11 +234,12 @@ def test_buildpacks_send_a_context_without_a_dockerfile(source: Path) -> None:
 @pytest.mark.parametrize("options", [{"dockerfile": "./docker/Dockerfile"}, {"buildpacks": True}])
 def test_a_commit_is_asked_for_as_an_image(source: Path, options: dict[str, Any]) -> None:
     settings = local(source).replace(server="http://127.0.0.1:1")
-    asked = {"git": "https://example.com/acme/app.git#v1:service", "secret": "ci", **options}
+    asked = {"git": "https://example.com/acme/app.git#v1:service", "secret": "ci", "submodules": True, **options}
     request = git_request(BuildOptions(path="", build_args={"WHO": "us"}, **asked), (), settings)
     found = request.code.image.from_git
     assert (request.name, found.url, found.reference) == ("app", "https://example.com/acme/app.git", "v1")
     assert (found.sub_path, found.secret_ref, dict(found.build_args)) == ("service", "ci", {"WHO": "us"})
+    assert found.submodules
     assert found.dockerfile_path == ("docker/Dockerfile" if "dockerfile" in options else "")
     assert not request.build_args and request.WhichOneof("source") == "code"
     intake._check_image(request)
@@ -251,6 +252,7 @@ def test_a_commit_is_asked_for_as_an_image(source: Path, options: dict[str, Any]
         ({"path": ".", "dockerfile": "x"}, ". --dockerfile x"),
         ({"git": "https://e.com/a.git#v1:b", "secret": "ci"}, "--git 'https://e.com/a.git#v1:b' --secret ci"),
         ({"git": "https://e.com/a.git", "buildpacks": True}, "--git https://e.com/a.git --buildpacks"),
+        ({"git": "https://e.com/a.git", "submodules": True}, "--git https://e.com/a.git --submodules"),
     ],
 )
 def test_the_command_to_try_again_makes_the_same_thing(options: dict[str, Any], command: str) -> None:
@@ -323,6 +325,7 @@ def test_the_plan_of_a_dockerfile_names_no_command_that_would_be_refused(
         (("--image", "alpine", "--tag", "v1"), "--tag is of no use with --image"),
         (("--image", "alpine", "--dockerfile", "x"), "--dockerfile is of no use with --image"),
         (("--image", "alpine", "--buildpacks"), "--buildpacks is of no use with --image"),
+        (("--image", "alpine", "--submodules"), "--submodules is for a repository"),
         (
             ("--git", "https://example.com/a.git", "--buildpacks", "--dockerfile", "x"),
             "--buildpacks and --dockerfile exclude each other",

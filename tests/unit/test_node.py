@@ -125,6 +125,22 @@ def test_a_node_that_shall_drain_reads_no_queue_until_it_may_again(
         consumer.said.clear()
 
 
+def test_a_node_that_lacks_room_takes_no_hint_from_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, api, consumer = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
+    monkeypatch.setattr(node, "_stay_known", lambda: None)
+    node._on_ready(consumer)
+    full = ["its disk is full", "its disk is full", ""]
+    monkeypatch.setattr(workers, "lacks", lambda settings: full.pop(0))
+    for drain, said in ((False, ["-compile.go", "-compile.any"]), (True, []), (True, [])):
+        api.drain = drain
+        node._register(cast(Any, api))
+        assert sorted(consumer.said) == sorted(said)
+        consumer.said.clear()
+    full, api.drain = [""], False
+    node._register(cast(Any, api))
+    assert sorted(consumer.said) == sorted(["+compile.go", "+compile.any"])
+
+
 SERVED: dict[str, Any] = {"server": "http://control.test:8480", "token": "t"}
 
 

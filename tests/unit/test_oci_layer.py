@@ -192,7 +192,9 @@ names = st.binary(min_size=1, max_size=255).filter(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(st.lists(st.lists(names, min_size=1, max_size=4), min_size=1, max_size=8), st.randoms())
 def test_any_name_survives_and_order_never_shows(tmp_path: Path, paths: list[list[bytes]], random: object) -> None:
     digests = set()

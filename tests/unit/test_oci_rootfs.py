@@ -216,7 +216,9 @@ hostile = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(hostile)
 def test_nothing_is_ever_written_outside(tmp_path: Path, members: list[Member]) -> None:
     box = tmp_path / f"box{len(os.listdir(tmp_path))}"

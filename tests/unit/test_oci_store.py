@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import BuildError
-from builder.images.image import canonical, digest_of
+from builder.images.image import CONFIG_BYTES, canonical, digest_of
 from builder.images.layout import Layout
 from builder.images.store import ImageStore, pull
 from builder.text import size
@@ -51,6 +51,27 @@ def test_an_image_that_is_too_large_is_not_unpacked_and_names_the_setting(tmp_pa
     limit = image.layers[0].size + 1  # the second layer is one too much, and the limit is that of all
     with pytest.raises(BuildError, match=rf"takes more than {size(limit)} here"):
         pull(registry, "org/app", image.digest, home, limit)
+
+
+def test_a_config_that_no_artifact_has_is_not_read_into_memory(tmp_path: Path) -> None:
+    made = make_image(tmp_path / "w", layers=1)
+    registry = Layout(tmp_path / "registry")
+    home = tmp_path / "home"
+    home.mkdir()
+    for more, fits in ((0, True), (1, False)):
+        config = made.config.rstrip() + b" " * (CONFIG_BYTES + more - len(made.config.rstrip()))
+        value = json.loads(made.manifest)
+        value["config"] |= {"digest": digest_of(config), "size": 10}  # whatever the manifest has for it
+        body = canonical(value)
+        image = replace(made, manifest=body, config=config, digest=digest_of(body))
+        registry.push(image, "org/app", None)
+        if fits:
+            assert pull(registry, "org/app", image.digest, home) == json.loads(made.config)["config"]
+            continue
+        (tmp_path / "other").mkdir()
+        with pytest.raises(BuildError, match=r"ArtifactTooLarge: the config .* has more than 1 MiB"):
+            pull(registry, "org/app", image.digest, tmp_path / "other")
+        assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_a_manifest_cannot_name_a_file_outside_the_folder(tmp_path: Path) -> None:

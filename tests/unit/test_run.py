@@ -56,7 +56,7 @@ class App:
             self.ending.set()
 
     def wait(self) -> Result:
-        self.ending.wait(60)
+        self.ending.wait(300)
         self.calls.append("ended with files" if self.home.is_dir() else "ended without files")
         return self.ends or result(143, "Cancelled")
 

@@ -382,7 +382,7 @@ def test_a_watch_that_is_asked_looks_once_its_time_has_come(tmp_path: Path, monk
     watch = DiskWatch(tmp_path, (), limit=1 << 30)
     try:
         assert not watch.exceeded()
-        assert looked.wait(60)
+        assert looked.wait(300)
         assert watchers() == ["sandbox-disk"]
     finally:
         watch.stop()

@@ -81,7 +81,9 @@ def test_more_folders_than_descriptors(tmp_path: Path) -> None:
     assert len(os.listdir("/proc/self/fd")) < 100
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 @given(data=st.binary(max_size=2000) | st.builds(lambda at, byte, make: _mutated(make(), at, byte), st.floats(0, 0.999),
        st.integers(0, 255), st.sampled_from([row[1] for row in honest()])))  # fmt: skip
 def test_mutated_bytes_raise_nothing_but_build_errors(tmp_path_factory: pytest.TempPathFactory, data: bytes) -> None:

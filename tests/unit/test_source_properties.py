@@ -109,7 +109,7 @@ def test_naming_random_bytes(data: bytes) -> None:
     assert (sniff(data) is Kind.EMPTY) == (not data)
 
 
-@settings(quick, max_examples=400)
+@settings(quick, max_examples=200)
 @given(trees, st.integers(0, 6), st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=4), st.data())
 def test_changed_bytes(
     tree: dict[str, tuple[bytes, bool]], kind: int, changes: list[tuple[int, int]], more: st.DataObject
@@ -142,7 +142,7 @@ tar_entries = st.builds(
 )
 
 
-@settings(quick, max_examples=600)
+@settings(quick, max_examples=300)
 @given(st.lists(tar_entries, max_size=7), st.booleans())
 def test_entries_in_any_combination(entries: list[bytes], gzipped: bool) -> None:
     data = tar(*entries)
@@ -163,7 +163,7 @@ zip_entries = st.builds(
 )
 
 
-@settings(quick, max_examples=600)
+@settings(quick, max_examples=300)
 @given(st.lists(zip_entries, max_size=6))
 def test_zip_entries_in_any_combination(entries: list[Zip]) -> None:
     attempt(zipped(*entries))

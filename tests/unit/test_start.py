@@ -4,12 +4,14 @@ the real one starts artifacts in tests/e2e/test_start.py."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from builder import sandbox
+from builder.attempt import start, uses
 from builder.attempt.attempt import Attempt, plan_request
 from builder.build import finish_build
 from builder.claims.outcome import Artifact, StartStatus
@@ -18,7 +20,9 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK
 from builder.errors import BuildError, PlatformError
 from builder.pipelines.arguments import COMMON_ARGS
+from builder.plan import ComponentOutput
 from builder.sandbox import Command, Root, Stream
+from builder.toolchains import wasmtime
 from tests.unit.test_line import OneSource, attempt_in, make_base, planned
 
 Play = Callable[..., list[tuple[Command, Root]]]
@@ -169,3 +173,23 @@ def test_the_record_has_what_was_measured(tmp_path: Path, play: Play) -> None:
     play(1, lines=TRACEBACK)
     wire = artifact_record(finished(attempt(tmp_path, "warn"))).start_check
     assert wire.status == pb.START_STATUS_EXITED and wire.message.endswith(": KeyError: 'API_KEY'")
+
+
+def test_the_disk_budget_leaves_what_serves_a_component_while_it_is_tried(
+    tmp_path: Path, play: Play, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    play(1)
+    monkeypatch.setattr(start, "program_here", lambda node_dir: wasmtime.program_here(node_dir, lambda name: None))
+    made = attempt(tmp_path, "warn")
+    bound = planned(made)
+    program = wasmtime.WHEEL.place(wasmtime.store_of(made.node.settings.node_dir))
+    program.parent.mkdir(parents=True)
+    program.write_bytes(b"")
+    unit = f"toolchains/{program.parent.name}"
+    component = replace(bound.plan, output=ComponentOutput(component="/work/out/app.wasm"))
+    for plan, free in ((bound.plan, True), (component, False)):
+        with start.starting(made, replace(bound, plan=plan)), uses.unused(made.node.folder, unit) as unused:
+            assert unused is free
+    made.leave()
+    with uses.unused(made.node.folder, unit) as unused:
+        assert unused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ from builder import indexes, sandbox
 from builder.attempt import steps
 from builder.errors import PlatformError
 from builder.images.image import BaseImage
+from builder.indexes import Indexes
+from builder.mask import mask_of
 from builder.plan import Access, Cache, Network, Sees, Step
 from builder.sandbox import EgressRecord, Verdict
+from builder.sandbox.lines import LINE_LIMIT, LineSplitter
 from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import attempt_at
 
@@ -47,6 +51,17 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
 
 def connection(host: str, verdict: Verdict, came: int = 0) -> EgressRecord:
     return EgressRecord(host=host, port=443, bytes_in=came, bytes_out=came, verdict=verdict)
+
+
+def test_the_operators_list_of_hosts_is_open_to_a_client_that_fetches_modules_and_to_no_other(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path, settings={"import_hosts": ("deno.land", "modules.corp:8443")})
+    base = BaseImage(name="go", digest="sha256:" + "a" * 64, layers=())
+    for client, hosts in (
+        (Indexes(), frozenset[tuple[str, int]]()),
+        (Indexes(listed=True), frozenset({("deno.land", 443), ("modules.corp", 8443)})),
+    ):
+        toolchain = Provided(base=base, root=sandbox.Root(), digests={}, indexes=client)
+        assert steps.sandbox_egress(attempt, toolchain).policy.hosts == hosts
 
 
 def test_the_build_user_passes_to_what_it_writes_of_a_cache_whatever_the_umask(
@@ -92,3 +107,34 @@ def test_it_is_said_also_where_the_index_did_not_answer(tmp_path: Path, monkeypa
 
 def test_a_step_without_network_says_nothing_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert ran(tmp_path, monkeypatch, Network.NONE) == []
+
+
+def test_no_secret_of_a_build_is_in_the_lines_of_a_step_nor_in_what_it_said_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token = "ghp_0123456789abcdéf"
+    encoded = base64.b64encode(f"ada:{token}".encode()).decode()
+
+    def run(*_: object, on_line: sandbox.OnLine, **others: object) -> sandbox.Result:
+        splitter = LineSplitter()
+        long = b"x" * (LINE_LIMIT - 19) + token.encode() + b" long"  # cut inside of its only character of two bytes
+        for line in [f"password {token}".encode(), *splitter.feed(long + b"\n"), encoded[:20].encode()]:
+            on_line(sandbox.Stream.STDOUT, line)
+        on_line(sandbox.Stream.STDERR, b"of another stream")
+        on_line(sandbox.Stream.STDOUT, encoded[20:].encode())
+        on_line(sandbox.Stream.STDOUT, token[:10].encode())
+        return DONE
+
+    monkeypatch.setattr(steps.sandbox, "run", run)
+    attempt = attempt_at(tmp_path)
+    attempt.log.mask = mask_of({"git.token": token, "git.username": "password"})
+    result = steps.execute_step(
+        attempt, Provided(base=None, root=sandbox.Root(), digests={}), Step(name="compile", argv=("x",))
+    )
+    attempt.log.system(f"the token is {token}")
+    lines = [line.text for line in attempt.log.spool.batch(100)]
+    assert lines == [*result.tail, "the token is ***"]
+    said = "\n".join(lines)
+    assert lines[0] == "password ***" and " long" in said and "of another stream" in said
+    assert not any(part in said for part in (token, "ghp_0123456789ab", "cdéf", encoded[:18], encoded[20:]))
+    assert lines[-2] == token[:10], "what waited for its next line is there at the end"

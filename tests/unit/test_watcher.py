@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from builder.kube import attend as attending
 from builder.kube.api import Refused as ClusterRefused
 from builder.kube.ended import Ended
 from builder.kube.watch import Watch
+from builder.mask import NOTHING, Mask
 from builder.watcher import build as following
 from builder.watcher import cluster as clusters
 from builder.watcher.cluster import SeenJob
@@ -34,11 +36,16 @@ def run(scenario: Coroutine[Any, Any, None]) -> None:
 
 @asynccontextmanager
 async def watching(
-    board: Board, cluster: MemoryCluster, name: str = "one", beat_s: float = 0.02, more: Sequence[MemoryCluster] = ()
+    board: Board,
+    cluster: MemoryCluster,
+    name: str = "one",
+    beat_s: float = 0.02,
+    more: Sequence[MemoryCluster] = (),
+    mask: Mask = NOTHING,
 ) -> AsyncIterator[asyncio.Event]:
     """A watcher that is drained on the way out, unless it was killed before."""
     draining = asyncio.Event()
-    watcher = Watcher(name, board, [cluster, *more], lease_s=0.06, beat_s=beat_s, idle_s=0.01)
+    watcher = Watcher(name, board, [cluster, *more], lease_s=0.06, beat_s=beat_s, idle_s=0.01, mask=mask)
     running = asyncio.create_task(watcher.run(draining))
     try:
         yield draining
@@ -84,6 +91,25 @@ def test_a_failed_run_names_its_line_and_the_programs_words() -> None:
         failure = one.finished.failure
         assert (failure.reason, failure.where, failure.exit_code) == ("StepFailed", "Dockerfile:3", 1)
         assert list(failure.said) == ["no such thing"]
+
+    run(scenario())
+
+
+def test_what_jobs_push_with_is_in_no_line_and_no_failure() -> None:
+    """A Dockerfile's RUN can read the login of its Job."""
+    password = "pushing-0123456789"
+    auth = base64.b64encode(f"robot:{password}".encode()).decode()
+    lines = (f'{{"auths": {{"r": {{"auth": "{auth}"}}}}}}', f"password {password}", auth[:20], auth[20:], "after")
+
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": (job := OneJob(*lines))})
+        job.end(Ended(reason="StepFailed", message=f"ended with {password}", container="kaniko", exit_code=1))
+        async with watching(board, cluster, mask=Mask([password])):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        said = "\n".join([*one.lines, str(one.finished.failure)])
+        assert one.lines[1] == "password ***" and one.lines[-1] == "after" and len(one.lines) == len(lines)
+        assert not any(part in said for part in (password, auth[9:30], auth[20:]))
 
     run(scenario())
 

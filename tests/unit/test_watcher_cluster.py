@@ -137,3 +137,44 @@ def test_a_kubelet_that_never_answers_keeps_nobody_waiting(monkeypatch: pytest.M
         assert await cluster.explaining("j", "kaniko", is_own, 50) == ["a", "b"]
 
     asyncio.run(scenario())
+
+
+class Forgetful(Api):
+    """An API whose lists have versions that its watches refuse, but for an event in every sixth."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.watches = 0
+
+    async def list(self, kind: str, namespace: str, **query: str) -> dict[str, Any]:
+        return {"items": [], "metadata": {"resourceVersion": "1"}}
+
+    async def watch(
+        self, kind: str, namespace: str, version: str, selector: str
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+        self.watches += 1
+        if self.watches % 6 == 0:
+            yield "BOOKMARK", {"metadata": {"resourceVersion": "2"}}
+        raise Refused(410, "Expired", "too old resource version")
+
+
+def test_lists_that_are_too_old_again_and_again_are_asked_for_ever_more_seldom(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pauses: list[float] = []
+
+    class Enough(Exception):
+        pass
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+        if len(pauses) == 13:
+            raise Enough
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    mirror = Watch(Forgetful(), "n").jobs
+    with pytest.raises(Enough):
+        asyncio.run(mirror.run())
+    growing = [0.0, 0.2, 0.4, 0.8, 1.6]
+    assert pauses == [*growing, 0.0, *growing[1:], 3.2, 0.0, 0.2]
+    assert mirror.lists == len(pauses)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +13,11 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.errors import BuildError
 from builder.services.auth import Caller
+from builder.services.builds import BuildService
 from builder.services.errors import CallRefused
+from builder.services.workers import WorkerService
+from builder.settings import Settings
+from builder.store import logs
 from tests.unit.test_service import ACME, Services, node_of, services  # noqa: F401
 
 WATCHER = Caller(organization="", scopes=frozenset({"watch"}), node="w")
@@ -151,6 +158,41 @@ def test_what_cannot_be_the_job_of_an_attempt_is_refused(
     assert (refused.value.reason, refused.value.where) == ("InvalidRequest", where)
     with pytest.raises(CallRefused, match="mark the attempt"):
         worker.launched(node, pb.LaunchedRequest(**common_))
+
+
+def test_a_job_prints_no_secret_that_its_build_names(
+    services: Services,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    """No Job gets one; a source may repeat it."""
+    parts = dataclasses.replace(services.parts, settings=Settings(data_dir=str(tmp_path)))
+    token = "ghp_0123456789abcdef"
+    secret = pb.NamedSecret(name="forge", git_token=pb.GitToken(username="x-access-token", token=token))
+    BuildService(parts).save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=[secret]))
+    asked = pb.CreateBuildRequest(name="app")
+    asked.code.image.from_git.url, asked.code.image.from_git.secret_ref = "https://forge.example.com/a.git", "forge"
+    worker, node = WorkerService(parts), node_of("n")
+    worker.register_node(node, pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["image"], slots=1))
+    build = BuildService(parts).create_build(ACME, asked).build_id
+    claim = worker.claim_build(node, pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="a")).claim
+    mine = {"protocol": 1, "build_id": build, "claim": claim}
+    worker.launching(
+        node, pb.LaunchingRequest(**mine, job=pb.Job(strategy="kaniko", name=f"b-{build}-1", namespace="n"))
+    )
+    worker.launched(node, pb.LaunchedRequest(**mine))
+    claim = worker.adopt_job(WATCHER, pb.AdoptJobRequest(protocol=1, watcher="w", nonce="1")).claim
+    mine["claim"] = claim
+    encoded = base64.b64encode(token.encode()).decode()
+    texts = [f"x-access-token:{token}", encoded[:16], encoded[16:], "after"]
+    cursors = {"kaniko": pb.LogCursor(since=5, lines=len(texts))}
+    lines = [pb.LogEntry(line=text, phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT) for text in texts]
+    assert not worker.append_log(WATCHER, pb.AppendLogRequest(**mine, lines=lines, cursors=cursors)).stale
+    stored = [line["l"] for line in logs.read(parts.store, build, 0)]
+    assert stored == ["x-access-token:***", "***", "***", "after"]
+    failure = pb.Failure(reason="StepFailed", message=f"RUN echo {token}", said=[encoded])
+    worker.finish(WATCHER, pb.FinishRequest(**mine, failure=failure, log_count=len(texts)))
+    ended = services.get(build)
+    assert (ended.failure.message, list(ended.failure.said)) == ("RUN echo ***", ["***"])
 
 
 def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811

@@ -147,7 +147,8 @@ def _again(options: BuildOptions) -> str:
         "--secret": options.secret,
     }
     words = [word for name, value in named.items() if value for word in (name, value)]
-    return shlex.join([*([options.path] if options.path else []), *words, *["--buildpacks"] * options.buildpacks])
+    words += [*["--submodules"] * options.submodules, *["--buildpacks"] * options.buildpacks]
+    return shlex.join([*([options.path] if options.path else []), *words])
 
 
 def _prepared_for_git(settings: Settings) -> Settings:

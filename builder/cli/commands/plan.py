@@ -316,6 +316,7 @@ def make(
         build_args={name: value for name, value in build_args.items() if name != START_CHECK},
         single_file=source.single_file,
         today=time.strftime("%Y-%m-%d", time.gmtime()),
+        import_hosts=settings.import_hosts,
     )
     tree = DirTree(source.root)
     detection = pipelines.detect(tree, runtime or None, known, build_args.get("sub_path", ""))

@@ -49,17 +49,25 @@ def _reason_text(row: Toolchain, why: BuildError) -> str:
 
 
 def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int:
-    """Get toolchains: a toolchain image where this machine has none of its own, and the base image."""
+    """Get toolchains: a toolchain image where this machine has none of its own, and the base image.
+
+    With one that makes components also what serves them, which has a name of its own, too.
+    """
+    from builder.toolchains import wasmtime
     from builder.toolchains.fetch import fetch as get
 
     settings = ctx.settings()
     catalog = catalog_of(settings)
     planned = pipelines.names(pipelines.load(settings.pipelines))
-    rows = [_row(ctx, catalog, name) for name in names or planned]
-    got = []
+    rows = [_row(ctx, catalog, name) for name in names or planned if name != wasmtime.COMMAND]
+    got: list[tuple[str, str, tuple[tuple[str, str], ...]]] = []
     try:
         for row in dict.fromkeys(rows):
-            got.append(get(settings, row, refresh=refresh, progress=partial(_say, ctx, row.name)))
+            made = get(settings, row, refresh=refresh, progress=partial(_say, ctx, row.name))
+            got.append((row.name, made.where, made.images))
+        if wasmtime.COMMAND in names or not all(row.base for row in rows):  # a component stands on none
+            where = wasmtime.fetch(settings, partial(_say, ctx, wasmtime.COMMAND))
+            got.append((wasmtime.COMMAND, where, ()))
     except BuildError as error:
         raise refused_here(error) from None
     if ctx.common.json:
@@ -67,19 +75,19 @@ def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int
             {
                 "fetched": [
                     {
-                        "toolchain": each.row.name,
-                        "from": each.where,
-                        "images": [{"name": name, "digest": digest} for name, digest in each.images],
+                        "toolchain": name,
+                        "from": where,
+                        "images": [{"name": image, "digest": digest} for image, digest in images],
                     }
-                    for each in got
+                    for name, where, images in got
                 ]
             }
         )
         return 0
     table = [("TOOLCHAIN", "FROM", "IMAGE", "DIGEST")]
-    for each in got:
-        for name, digest in each.images or (("-", "-"),):
-            table.append((each.row.name, each.where, name, digest))
+    for name, where, images in got:
+        for image, digest in images or (("-", "-"),):
+            table.append((name, where, image, digest))
     for line in fmt.table(table):
         ctx.out.line(line)
     return 0

@@ -1,9 +1,10 @@
 """Deno: main.ts or main.js, with the SDK's `start(handler)` or as its own server, and npm packages. Runs nothing.
 
 With the network, and no file of the source but a lock: Deno writes a lock of the packages that this package found in
-the imports, where the source has none, and a program of ours downloads what the lock pins. Without it: another unpacks
-the verified tarballs, then Deno installs node_modules from them and checks the types. None of these runs code of the
-source or of a package; npm's lifecycle scripts run only where a build argument names the package, last and alone.
+the imports, where the source has none, and a program of ours downloads what the lock pins, tarballs of npm and modules
+of `https:` imports. Without it: another lays what the node verified as Deno has it, then Deno installs node_modules
+from that and checks the types. None of these runs code of the source or of a package; npm's lifecycle scripts run only
+where a build argument names the package, last and alone.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from builder.pipelines.arguments import START, SUB_PATH, Argument, names, start_
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.deno import lock as locks
+from builder.pipelines.deno import remote as modules
 from builder.pipelines.deno.diagnosis import diagnose as diagnose
-from builder.pipelines.deno.jsonc import read_json
+from builder.pipelines.deno.jsonc import read_json, table
 from builder.pipelines.deno.lock import CACHE, LIST, LOCK
 from builder.pipelines.deno.project import (
     CONFIGS,
@@ -34,6 +36,7 @@ from builder.pipelines.deno.project import (
     reach,
     read_project,
 )
+from builder.pipelines.deno.remote import Remote, remote_of
 from builder.pipelines.deno.versions import wanted_version
 from builder.pipelines.limits import LOCK_LIMIT
 from builder.plan import (
@@ -138,22 +141,31 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     reached = reach(project, entry)
     needs = npm_needs(project, reached)
     warnings = list(wanted.warnings)
+    lock = read_json(project.tree, project.lock, LOCK_LIMIT, comments=False) if project.lock else {}
+    remote = remote_of(project, reached, lock, request.import_hosts, entry)
+    packaged = bool(needs or (remote.allowed and table(lock, "npm")))  # a module may import a package
     if project.lock:
-        locks.check_format(
-            project.tree, read_json(project.tree, project.lock, LOCK_LIMIT, comments=False), project.lock, row.version
-        )
+        locks.check_format(project.tree, lock, project.lock, row.version)
     elif needs:
         warnings.append(
             f"{LOCK} is absent: took the newest versions that fit; commit {LOCK} to pin them (deno install)"
         )
     if any(project.tree.has(name) for name in (".npmrc",)):
         warnings.append(".npmrc is not read: the operator's settings name the registry")
+    if remote.skipped:
+        skipped = ", ".join(host.removesuffix(":443") for host in remote.skipped[:4])
+        warnings.append(f"{project.lock} pins modules of {skipped}, not in {modules.SETTING}: they are not fetched")
     scripts = _scripts(request)
     mode = _mode(project, reached, entry)
     main = (
         [f"{SDK}/sdk/serve.ts", f"/app/{_below(home, entry)}"] if mode == "fetch" else [f"/app/{_below(home, entry)}"]
     )
-    packages = f"{len(needs)} npm packages named" if needs else "none"
+    named = [f"{len(needs)} npm packages named"] if needs else []
+    named += [f"modules of {host.removesuffix(':443')}" for host in remote.hosts]
+    named += ["modules of vendor/"] if remote.vendored else []
+    fetches, vendor = packaged or remote.hosts, bool(remote.allowed)
+    configuration = project.configuration(MOD, lax=request.single_file, vendor=vendor)
+    above = configurations_above(tree, home, vendor=vendor)
     start = start_of(request.build_args)
     why = f"the build argument start: {' '.join(start)[:200]}" if start else f"{why}; {_MODES[mode]}"
     return Plan(
@@ -163,26 +175,30 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
             Choice(name="runtime", value=NAME, why=detection.because),
             Choice(name="version", value=row.version, why=wanted.why),
             Choice(name="entry", value=entry, why=why),
-            Choice(name="dependencies", value=packages, why=f"pinned by {project.lock}" if project.lock else "no lock"),
+            Choice(
+                name="dependencies",
+                value=", ".join(named) or "none",
+                why=f"pinned by {project.lock}" if project.lock else "no lock",
+            ),
         ),
-        steps=_steps(project, needs, home, entry, row.version, scripts),
+        steps=_steps(project, packaged, remote, home, entry, row.version, scripts),
         output=Output(
             layers=(
                 LayerSource(source=DENO, dest=RUN, created_by=f"ignite: deno {row.version}"),
                 LayerSource(source=f"{SDK}/sdk", dest=f"{SDK}/sdk", created_by="ignite: deno front"),
                 LayerSource(source="/work/out/app", dest="/app", created_by="ignite: source and node_modules"),
             ),
-            entrypoint=start or (RUN, "run", *_run_flags(home, request), *main),
+            entrypoint=start or (RUN, "run", *_run_flags(home, request, remote), *main),
             env=(("DENO_DIR", "/tmp/deno"), *_QUIET, ("PATH", _PATH)),
             workdir=_folder("/app", home),
             summary=f"{entry} on Deno {row.version}, user 65532",
         ),
         files=(
-            WriteFile(path=_below(home, "deno.json"), content=project.configuration(MOD, lax=request.single_file)),
-            *(WriteFile(path=path, content=content) for path, content in configurations_above(tree, home)),
+            WriteFile(path=_below(home, "deno.json"), content=configuration),
+            *(WriteFile(path=path, content=content) for path, content in above),
         ),
-        stubs=_stubs(project, needs),
-        copies=(CopyFile(path=LOCK, source=_below(home, project.lock)),) if project.lock and needs else (),
+        stubs=_stubs(project, needs, remote),
+        copies=(CopyFile(path=LOCK, source=_below(home, project.lock)),) if project.lock and fetches else (),
         warnings=tuple(warnings),
         materials=(_below(home, project.lock),) if project.lock else (),
     )
@@ -203,8 +219,10 @@ def _mode(project: Project, reached: Reached, entry: str) -> str:
     return "fetch" if source and source.exports_default and not serves else "server"
 
 
-def _run_flags(home: str, request: PlanRequest) -> tuple[str, ...]:
-    flags = list(_ALLOWED)
+def _run_flags(home: str, request: PlanRequest, remote: Remote) -> tuple[str, ...]:
+    """What an app may. Modules of `import` are those that lie beside it, since nothing is fetched when it starts."""
+    imports = {"": (), "*": ("--allow-import",)}.get(remote.allowed, (f"--allow-import={remote.allowed}",))
+    flags = [*_ALLOWED, *imports]
     for one in _words(request, "allow"):
         if one not in _MORE:
             message = f"{one[:40]} is no permission that can be asked for; there are {', '.join(_MORE)}"
@@ -237,23 +255,30 @@ def _words(request: PlanRequest, name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(word.strip().removeprefix("npm:") for word in text.split(",") if word.strip()))
 
 
-def _stubs(project: Project, needs: tuple[Need, ...]) -> tuple[WriteFile, ...]:
-    """What a step with the network sees where the source has no lock: the packages, as imports of one file."""
-    if not needs or project.lock:
-        return ()
+def _stubs(project: Project, needs: tuple[Need, ...], remote: Remote) -> tuple[WriteFile, ...]:
+    """What a step with the network sees where the source has no lock: the packages, as imports of one file. Beside a
+    lock the hosts of modules."""
+    if project.lock or not needs:
+        return (modules.stub(remote),) if remote.hosts else ()
     lines = "".join(f'import "{need.specifier}";\n' for need in needs)
     return (WriteFile(path=STUB, content=lines), WriteFile(path="deno.json", content='{"nodeModulesDir":"none"}\n'))
 
 
 def _steps(
-    project: Project, needs: tuple[Need, ...], home: str, entry: str, version: str, scripts: tuple[str, ...]
+    project: Project, packaged: bool, remote: Remote, home: str, entry: str, version: str, scripts: tuple[str, ...]
 ) -> tuple[Step, ...]:
     steps: tuple[Step, ...] = ()
-    if needs:
-        steps = (*(() if project.lock else (_resolve(version),)), _download(), _unpack())
+    if packaged:
+        steps = (*(() if project.lock else (_resolve(version),)), _download("packages", LIST, CACHE))
+        steps = (*steps, _lay("unpack packages", "unpack.ts", LIST, CACHE))
+    if remote.hosts:
+        lay = _lay("lay modules", "modules.ts", modules.LIST, modules.CACHE)
+        steps = (_download("modules", modules.LIST, modules.CACHE), *steps, lay)
     env = (*_QUIET, ("DENO_DIR", "/work/out/deno"))
     flags = ("frozen",) if project.lock else ()
-    modes = (*(("install",) if needs else ()), *flags)
+    imports = (f"imports={remote.allowed}",) if remote.allowed else ()
+    locked = remote.hosts or (remote.vendored and project.lock)
+    modes = (*(("install",) if packaged or locked else ()), *flags, *imports)
     script = f"./{entry}" if entry.startswith("-") else entry  # no option of Deno's
     argv = _ours("check.ts", home, project.lock or LOCK, script, *modes)
     if not scripts:
@@ -296,36 +321,46 @@ _LOCKS_ONLY = (2, 5)
 _CERTIFICATES = ("DENO_CERT", "${SSL_CERT_FILE:-/etc/ssl/certs/ca-certificates.crt}")
 
 
-def _download() -> Step:
+def _download(what: str, names: str, cache: str) -> Step:
     return Step(
-        name="download packages",
-        argv=_ours("download.ts", LIST, f"/cache/{CACHE}", f"/work/download/{CACHE}"),
+        name=f"download {what}",
+        argv=_ours("download.ts", names, f"/cache/{cache}", f"/work/download/{cache}"),
         network=Network.INDEX,
         sees=Sees.STUBS,
         runs_source=False,
-        caches=(Cache(name=CACHE, access=Access.DOWNLOAD),),
+        caches=(Cache(name=cache, access=Access.DOWNLOAD),),
         env=(*_QUIET, _CERTIFICATES, ("DENO_DIR", "/work/tmp/deno")),
         cwd=FETCH,
     )
 
 
-def _unpack() -> Step:
+def _lay(name: str, script: str, names: str, cache: str) -> Step:
     return Step(
-        name="unpack packages",
-        argv=_ours("unpack.ts", LIST, f"/cache/{CACHE}", "/work/out/deno"),
+        name=name,
+        argv=_ours(script, names, f"/cache/{cache}", "/work/out/deno"),
         sees=Sees.STUBS,
         runs_source=False,
-        caches=(Cache(name=CACHE, access=Access.READ),),
+        caches=(Cache(name=cache, access=Access.READ),),
         env=(*_QUIET, ("DENO_DIR", "/work/tmp/deno")),
         cwd=FETCH,
     )
 
 
 def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
-    """The tarballs that the lock pins: the source's own, or the one that Deno wrote beside the stubs."""
-    if not any(step.name == "download packages" for step in plan.steps):
+    """What the lock pins: the source's own, or the one that Deno wrote beside the stubs."""
+    steps, name = {step.name for step in plan.steps}, plan.materials[0] if plan.materials else LOCK
+    found = [
+        reader(stubs, name)
+        for step, reader in (("download packages", locks.fetched), ("download modules", modules.fetched))
+        if step in steps
+    ]
+    known = [each for each in found if each]
+    if not known:
         return None
-    return locks.fetched(stubs, plan.materials[0] if plan.materials else LOCK)
+    return Fetched(
+        wanted=tuple(one for each in known for one in each.wanted),
+        files=tuple(file for each in known for file in each.files),
+    )
 
 
 def _below(home: str, name: str) -> str:

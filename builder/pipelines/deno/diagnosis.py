@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from builder.pipelines.deno.remote import host_of, not_fetched
 from builder.pipelines.limits import LINE_LIMIT
 from builder.pipelines.output import SAID, first_match, index_trouble, said_from, step_failed
 from builder.plan import Diagnosis, Step
@@ -36,6 +37,10 @@ _NOT_CACHED = re.compile(
     r"|package tarball not found in cache|Could not find a matching package for 'npm:([^']{1,300})'"
     r"|npm package not found in cache: \"([^\"]{1,300})\""
 )
+_NO_REMOTE = re.compile(
+    r"Specifier not found in cache: \"(https?:[^\"]{1,500})\"|Requires import access to \"([^\"]{1,300})\""
+    r"|Import '(https?:[^']{1,500})' failed"
+)
 _NO_EXPORT = re.compile(r"does not provide an export named '([^']{1,200})'")
 _CONFIG = re.compile(r"(?:Unable to parse config file|Invalid .{0,40}config|[Ff]ailed deserializing config)")
 _NO_HTTP = re.compile(r"^error: (\S{1,300}) is not to be had: (.{1,200})$")
@@ -50,7 +55,7 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     said = [_cut(line) for line in lines]
     end = next((at for at, line in enumerate(said) if _BACKTRACE.match(line)), len(said))
     said = [line for line in said[:end] if not line.startswith(_PROGRESS) and "imports.ts:" not in line]
-    fetches = step.name in ("lock packages", "download packages")
+    fetches = step.name in ("lock packages", "download packages", "download modules")
     return (
         _lock(said)
         or (_registry(said) if fetches else None)
@@ -164,6 +169,8 @@ def _modules(step: Step, said: Sequence[str]) -> Diagnosis | None:
             where=_at(said) or "deno.lock", said=said_from(said, _ERROR),
             next="Run `deno install` and commit deno.lock." if frozen else "Name it in the imports of deno.json.",
         )  # fmt: skip
+    if found := _NO_REMOTE.search(first_match(said, _NO_REMOTE)):
+        return _remote(step, found, _at(said), said_from(said, _NO_REMOTE))
     if found := _NO_EXPORT.search(line := first_match(said, _NO_EXPORT)):
         return Diagnosis(
             reason="CompileFailed", message=line.removeprefix("error: ")[:300], where=_at(said),
@@ -175,6 +182,28 @@ def _modules(step: Step, said: Sequence[str]) -> Diagnosis | None:
             said=said_from(said, _CONFIG), next="Correct deno.json.",
         )  # fmt: skip
     return None
+
+
+def _remote(step: Step, found: re.Match[str], where: str, said: tuple[str, ...]) -> Diagnosis:
+    """A module that was not fetched: its host is none of the step's, or the lock does not pin it."""
+    hosts = next((word.partition("=")[2].split(",") for word in step.argv if word.startswith("imports=")), [])
+    url = found[1] or found[3]
+    what, host = url or f"https://{found[2]}", host_of(url) if url else found[2]
+    if hosts == ["*"]:
+        return Diagnosis(
+            reason="DependencyNotFound", message=f"{what} is imported, but vendor/ does not have it", where=where,
+            said=said, next="Run `deno install --entrypoint FILE` for the program's file, and send vendor/ whole.",
+        )  # fmt: skip
+    if host not in hosts:
+        refused = not_fetched(what, host, where)
+        return Diagnosis(
+            reason=refused.reason, message=refused.message, where=refused.where, said=said, next=refused.next
+        )
+    return Diagnosis(
+        reason="LockOutdated", message=f"{what} is imported, but deno.lock does not pin it",
+        where=where or "deno.lock", said=said,
+        next="Run `deno install --entrypoint FILE` for the program's file and commit deno.lock.",
+    )  # fmt: skip
 
 
 def _missing(path: str, where: str, said: tuple[str, ...]) -> Diagnosis:

@@ -39,7 +39,7 @@ _DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies")
 
 @dataclass(frozen=True, kw_only=True)
 class Need:
-    """An npm package that is needed ("npm:chalk@^5"), and where it is named."""
+    """A package or module that is needed ("npm:chalk@^5"), and where it is named."""
 
     specifier: str
     where: str
@@ -56,24 +56,28 @@ class Project:
     package: Mapping[str, Any]
     lock: str
 
-    def configuration(self, sdk: str, *, lax: bool) -> str:
-        """The deno.json that the build and the artifact have: what the source's decides, and the SDK by its name."""
+    def configuration(self, sdk: str, *, lax: bool, vendor: bool = False) -> str:
+        """The deno.json that the build and the artifact have: what the source's decides, and the SDK by its name.
+
+        `vendor`: modules of `https:` imports lie beside it.
+        """
         made = _kept(self.config)
         made["imports"] = {SDK_NAME: sdk, **self.imports}
         if lax:  # a single file may be JavaScript
             made["compilerOptions"] = {"noImplicitAny": False, **table(made, "compilerOptions")}
-        return _written(made)
+        return _written(made, vendor)
 
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
     return {key: config[key] for key in _KEPT if key in config}
 
 
-def _written(config: Mapping[str, Any]) -> str:
-    return json.dumps({**config, "nodeModulesDir": "auto"}, indent=2, ensure_ascii=False) + "\n"
+def _written(config: Mapping[str, Any], vendor: bool) -> str:
+    ours = {"nodeModulesDir": "auto", **({"vendor": True} if vendor else {})}
+    return json.dumps({**config, **ours}, indent=2, ensure_ascii=False) + "\n"
 
 
-def configurations_above(tree: Tree, folder: str) -> Iterator[tuple[str, str]]:
+def configurations_above(tree: Tree, folder: str, *, vendor: bool = False) -> Iterator[tuple[str, str]]:
     """(path, text) of the configurations above a folder, in the place of the source's own.
 
     Deno takes one that names the folder in its workspace for the root of it, and lets run the scripts that it allows.
@@ -84,7 +88,7 @@ def configurations_above(tree: Tree, folder: str) -> Iterator[tuple[str, str]]:
         for name in CONFIGS:
             path = name if folder == "." else posixpath.join(folder, name)
             if tree.has(path):
-                yield path, _written(_kept(read_json(tree, path)))
+                yield path, _written(_kept(read_json(tree, path)), vendor)
 
 
 def read_project(tree: Tree, folder: str) -> Project:
@@ -233,24 +237,27 @@ def _mapped(project: Project, specifier: str, prefixes: list[str]) -> str:
     return specifier
 
 
+def outside(project: Project, reached: Reached) -> dict[str, str]:
+    """Specifier → where it stands, of all that leads outside: imports, and the module that JSX is compiled to."""
+    found = dict(reached.outside)
+    options = table(project.config, "compilerOptions")
+    if isinstance(source := options.get("jsxImportSource"), str):
+        where = line_of(project.tree, project.config_name, "jsxImportSource")
+        found.setdefault(_mapped(project, source, []), where)
+    return found
+
+
 def npm_needs(project: Project, reached: Reached) -> tuple[Need, ...]:
     """The npm packages of the imports and of package.json, each once.
 
-    Raises `BuildError` ManifestInvalid for what no registry has, DependencyNotFound for imports of other kinds.
+    Raises `BuildError` ManifestInvalid for what no registry has, DependencyNotFound for imports of JSR.
     """
     found: dict[str, str] = {}
-    options = table(project.config, "compilerOptions")
-    outside = dict(reached.outside)
-    if isinstance(source := options.get("jsxImportSource"), str):
-        where = line_of(project.tree, project.config_name, "jsxImportSource")
-        outside.setdefault(_mapped(project, source, []), where)
-    for specifier, where in outside.items():
+    for specifier, where in outside(project, reached).items():
         if specifier.startswith("npm:"):
             found.setdefault(_npm(specifier, where), where)
         elif specifier.startswith("jsr:"):
             raise _no_jsr(specifier, where)
-        elif specifier.startswith(("https:", "http:")):
-            raise _no_remote(specifier, where)
     for key in _DEPENDENCIES:
         for name, wanted in table(project.package, key).items():
             where = line_of(project.tree, PACKAGE, f'"{name[:200]}"')
@@ -280,12 +287,4 @@ def _dependency(name: str, wanted: object, where: str) -> str:
 def _no_jsr(specifier: str, where: str) -> BuildError:
     message = f"{specifier[:120]} is imported; this builder fetches from no JSR registry"
     hint = "Take the package from npm (npm:NAME@VERSION), or send its files with the source."
-    return BuildError("DependencyNotFound", message, where=where, next=hint)
-
-
-def _no_remote(specifier: str, where: str) -> BuildError:
-    message = (
-        f"{specifier[:200]} is imported; code is fetched from package registries alone, where its digest is pinned"
-    )
-    hint = "Take the package from npm (npm:NAME@VERSION), or send the file with the source (deno vendor)."
     return BuildError("DependencyNotFound", message, where=where, next=hint)

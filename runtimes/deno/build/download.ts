@@ -1,5 +1,6 @@
 /**
- * Run inside the sandbox of a step that sees no source: download npm tarballs, each to the path that the node named.
+ * Run inside the sandbox of a step that sees no source: download npm tarballs, or modules of `https:` imports, each to
+ * the path that the node named.
  *
  *     download.ts LIST SHARED INTO
  *
@@ -17,6 +18,7 @@ const AT_ONCE = 8;
 const TRIES = 3;
 const SILENCE_MS = 60_000;
 const PAUSE_MS = 500;
+const ALGORITHMS: Record<string, string> = { sha256: "SHA-256", sha512: "SHA-512" };
 const FOR_GOOD = [401, 403, 404, 410];
 const REGISTRY = (Deno.env.get("NPM_CONFIG_REGISTRY") || "https://registry.npmjs.org").replace(/\/+$/, "");
 
@@ -31,7 +33,9 @@ function there(path: string): boolean {
 /** Write the file; returns what stopped it, or "" when it is there. */
 async function fetched(entry: Entry, into: string): Promise<string> {
   const url = /^https?:/.test(entry.url) ? entry.url : `${REGISTRY}/${entry.url}`;
-  const name = entry.path.slice(entry.path.indexOf("/") + 1);
+  const slash = entry.path.indexOf("/");
+  const name = slash < 0 ? entry.url : entry.path.slice(slash + 1);
+  const algorithm = entry.integrity.slice(0, entry.integrity.indexOf("-"));
   let trouble = "";
   for (let number = 0; number < TRIES; number++) {
     await new Promise((resolve) => setTimeout(resolve, PAUSE_MS * number));
@@ -39,8 +43,8 @@ async function fetched(entry: Entry, into: string): Promise<string> {
       const answer = await fetch(url, { signal: AbortSignal.timeout(SILENCE_MS) });
       if (answer.ok && answer.body) {
         const bytes = new Uint8Array(await answer.arrayBuffer());
-        const digest = new Uint8Array(await crypto.subtle.digest("SHA-512", bytes));
-        trouble = `sha512-${btoa(String.fromCharCode(...digest))}`;
+        const digest = new Uint8Array(await crypto.subtle.digest(ALGORITHMS[algorithm], bytes));
+        trouble = `${algorithm}-${btoa(String.fromCharCode(...digest))}`;
         if (trouble !== entry.integrity) {
           if (number < TRIES - 1) continue; // what was cut on its way
           return `Integrity check failed for package: ${name} has ${trouble}, not ${entry.integrity}`;
@@ -59,8 +63,9 @@ async function fetched(entry: Entry, into: string): Promise<string> {
 }
 
 const [list, shared, folder] = Deno.args;
-const waiting: Entry[] = JSON.parse(Deno.readTextFileSync(list))
-  .filter((entry: Entry) => entry.path && !there(`${shared}/${entry.path}`));
+const entries: Entry[] = JSON.parse(Deno.readTextFileSync(list));
+const missing = entries.filter((entry) => entry.path && !there(`${shared}/${entry.path}`));
+const waiting = [...new Map(missing.map((entry) => [entry.path, entry])).values()]; // two may be the same bytes
 const all = waiting.length;
 const stopped: string[] = [];
 await Promise.all(Array.from({ length: AT_ONCE }, async () => {
@@ -72,5 +77,5 @@ await Promise.all(Array.from({ length: AT_ONCE }, async () => {
   }
 }));
 for (const line of stopped) console.error(`error: ${line}`);
-console.log(`${all - stopped.length} packages downloaded`);
+console.log(`${all - stopped.length} files downloaded`);
 Deno.exit(stopped.length ? 1 : 0);

@@ -232,12 +232,15 @@ class GitSource(_message.Message):
     CONTEXT_DIR_FIELD_NUMBER: _builtins.int
     RUNTIME_FIELD_NUMBER: _builtins.int
     SECRET_REF_FIELD_NUMBER: _builtins.int
+    SUBMODULES_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     reference: _builtins.str
     """Branch, tag or commit SHA; empty means main."""
     context_dir: _builtins.str
     secret_ref: _builtins.str
     """Name of a git secret."""
+    submodules: _builtins.bool
+    """Fetch its submodules, too: the secret goes to the same host alone."""
     @_builtins.property
     def runtime(self) -> _ignite_common_pb2.Runtime:
         """Empty: detected from the source."""
@@ -250,10 +253,11 @@ class GitSource(_message.Message):
         context_dir: _builtins.str = ...,
         runtime: _ignite_common_pb2.Runtime | None = ...,
         secret_ref: _builtins.str = ...,
+        submodules: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_dir", b"context_dir", "reference", b"reference", "runtime", b"runtime", "secret_ref", b"secret_ref", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_dir", b"context_dir", "reference", b"reference", "runtime", b"runtime", "secret_ref", b"secret_ref", "submodules", b"submodules", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

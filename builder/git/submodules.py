@@ -1,0 +1,92 @@
+"""Submodules of a commit: which ones `.gitmodules` names, where they are, which commit of each belongs to it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from builder.errors import BuildError
+from builder.git.source import GitUrl, parse_url
+from builder.text import visible
+
+FILE = ".gitmodules"
+MOST, DEPTH = 64, 4
+"""Submodules of a build, and how deep they are in one another."""
+MOST_NAMED = 8
+_KEY = re.compile(r"submodule\.(.*)\.(path|url)", re.DOTALL)
+_LINK = re.compile(r"160000 commit ([0-9a-f]{40})\t(.*)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submodule:
+    """A submodule as the commit names it. `url` is text of a stranger."""
+
+    name: str
+    path: str
+    url: str
+
+
+def named_in(lines: Sequence[str]) -> tuple[Submodule, ...]:
+    """The submodules of a `.gitmodules`, as `commands.submodules` prints it; those alone whose folder can be one."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in "\n".join(lines).split("\0"):
+        key, _, value = entry.partition("\n")
+        if match := _KEY.fullmatch(key):
+            found.setdefault(match[1], {})[match[2]] = value
+    every = (Submodule(name=name, path=one.get("path", ""), url=one.get("url", "")) for name, one in found.items())
+    return tuple(one for one in every if _is_folder(one.path))
+
+
+def links_in(lines: Sequence[str]) -> Mapping[str, str]:
+    """Folder → commit of the submodules that a tree has, as `commands.links` prints it."""
+    return {found[2]: found[1] for line in lines if (found := _LINK.fullmatch(line))}
+
+
+def url_of(above: GitUrl, one: Submodule) -> GitUrl:
+    """Where a submodule is; what begins with `./` or `../` is relative to the repository that names it.
+
+    Raises `BuildError` GitUrlRefused.
+    """
+    where, text = f"{FILE}: submodule.{visible(one.name, limit=80)}.url", one.url
+    if text.startswith(("./", "../")):
+        base, _, _ = above.text.partition("://")[2].partition("/")
+        path = above.text.rstrip("/").partition("://")[2].split("/")[1:]
+        while text.startswith(("./", "../")):
+            if text.startswith("../"):
+                if not path:
+                    message = f'the url "{visible(one.url, limit=120)}" leads out of its host'
+                    raise BuildError("GitUrlRefused", message, where=where, next="Write it as https://HOST/PATH.")
+                path.pop()
+            text = text.partition("/")[2]
+        text = f"https://{'/'.join((base, *path, text))}"
+    return parse_url(text, where)
+
+
+def left_out(modules: Sequence[Submodule]) -> str:
+    """A warning that names them; empty without one."""
+    if not modules:
+        return ""
+    names = [visible(one.path, limit=80) for one in modules[:MOST_NAMED]]
+    more = f" and {len(modules) - MOST_NAMED} more" if len(modules) > MOST_NAMED else ""
+    are = "are submodules, whose folders are" if len(modules) > 1 else "is a submodule, whose folder is"
+    return f"{', '.join(names)}{more} {are} empty in this build; submodules = true (--submodules) fetches them"
+
+
+def too_many(most: str, at: str) -> BuildError:
+    """More submodules than a build may have."""
+    message = f"the commit has more submodules than a build takes: {most}"
+    step = "Leave those out that the build does not need, or copy their files into the repository."
+    return BuildError("InvalidRequest", message, where=f"{at}.submodules", next=step)
+
+
+def _is_folder(path: str) -> bool:
+    """Whether git would take it as the folder of a submodule, and a line can name it."""
+    parts = path.split("/")
+    return (
+        0 < len(path) <= 1024
+        and path.isprintable()
+        and '"' not in path
+        and "\\" not in path
+        and not any(part in ("", ".", "..") or part.lower() == ".git" for part in parts)
+    )

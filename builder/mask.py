@@ -1,0 +1,296 @@
+"""Secrets of a build that its lines may repeat, hidden in ten encodings however the output was cut. Pure.
+
+The encodings: as it is, backwards, base64 with both alphabets, base32, hexadecimal in small and in capital letters,
+percent-encoding, the escapes of JSON (and of C, Python, shells), the references of HTML. A secret is found inside what
+was encoded with it, and where a program wraps its lines within it. Whoever can print a secret can spell it in a way
+that nothing finds: this hides accidents, and what keeps a secret from code of the source is that it never gets one.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+from builder.errors import BuildError
+
+HIDDEN = "***"
+LEAST = 8
+"""Characters of a line of a secret. One that is shorter stays visible: it would hide words, and name itself so."""
+MOST = 512
+"""Characters that are looked for as a whole; of a longer line its parts are, each hidden by itself."""
+HEAD = 8
+"""Bytes of an encoded secret that may stand at the end of a line before its secret is known to go on in the next."""
+WINDOW = 16 * 1024
+"""Bytes of a cut line that wait for its next piece: any encoding of `MOST` characters fits."""
+MOST_WAITING = 1024
+
+_OPEN = (".username", ".known_hosts")
+_ARMOR = re.compile(r"-----(?:BEGIN|END) [A-Z0-9 ]+-----")
+_FOLD = re.compile(rb"(?<=[^\n])\n(?=[^\n])")
+_STANDARD = bytes.maketrans(b"-_", b"+/")
+_LETTERS = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
+_PERCENT = re.compile(rb"%([0-9A-Fa-f]{2})")
+_FORM = re.compile(rb"%([0-9A-Fa-f]{2})|\+")
+_ESCAPE = re.compile(
+    rb"\\(?:u([Dd][89ABab][0-9A-Fa-f]{2})\\u([Dd][C-Fc-f][0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|x([0-9A-Fa-f]{2})|([0-3][0-7]{2})"
+    rb"|([^\n]))"
+)
+_REFERENCE = re.compile(rb"&(?:#[0-9]{1,8}|#[xX][0-9A-Fa-f]{1,8}|[A-Za-z][A-Za-z0-9]{1,31});")
+_CONTROLS = {b"b": b"\b", b"t": b"\t", b"n": b"\n", b"f": b"\f", b"r": b"\r"}
+
+Undo = Callable[[re.Match[bytes]], bytes]
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class _Needle:
+    """An encoded secret. `before`, `after`: whether the character there has bits of it, too."""
+
+    data: bytes
+    before: bool = False
+    after: bool = False
+
+
+@dataclass(frozen=True)
+class _Escapes:
+    """A way to write bytes. Text without `sign` has none of it."""
+
+    sign: bytes
+    pattern: re.Pattern[bytes]
+    undo: Undo
+
+
+class Mask:
+    """What hides these secrets. It is false where there is nothing to hide."""
+
+    def __init__(self, secrets: Iterable[str]) -> None:
+        parts = sorted({part for secret in secrets for part in _parts(secret)})
+        needles = {needle.data: needle for part in parts for needle in _needles(part)}
+        heads: dict[bytes, list[_Needle]] = defaultdict(list)
+        for needle in sorted(needles.values(), key=lambda one: -len(one.data)):
+            heads[needle.data[:HEAD]].append(needle)
+        self._heads: Mapping[bytes, list[_Needle]] = dict(heads)
+        self._starts = frozenset(data[:count] for data in needles for count in range(1, HEAD))
+        self._escapes = (*_ESCAPES, _PLUS) if any(" " in part for part in parts) else _ESCAPES
+
+    def __bool__(self) -> bool:
+        return bool(self._heads)
+
+    def text(self, text: str) -> str:
+        """A whole text, of however many lines."""
+        if not self._heads:
+            return text
+        lines = self.lines()
+        return "\n".join([line for each in text.split("\n") for line in lines.feed(each)] + lines.flush())
+
+    def lines(self) -> Lines:
+        """One stream of lines."""
+        return Lines(self)
+
+    def look(self, text: bytes) -> tuple[list[Place], int]:
+        """(where secrets are, where one begins that may go on behind the end; the end, where none does)."""
+        found, begun = self._search(text, ())
+        for escapes in self._escapes:
+            if escapes.sign in text:
+                found += self._search(text, (escapes,))[0]
+        return _joined(found), begun
+
+    def _search(self, text: bytes, escapes: tuple[_Escapes, ...]) -> tuple[list[Place], int]:
+        undone = text
+        for each in (*escapes, _LINES):
+            undone = each.pattern.sub(each.undo, undone)
+        undone = undone.translate(_STANDARD)
+        places, begun = self._places(undone)
+        if not places and begun == len(undone):
+            return [], len(text)
+        origin = [(at, at + 1) for at in range(len(text))]
+        source = text
+        for each in (*escapes, _LINES):
+            origin, source = _origin(origin, source, each)
+        found = [(origin[start][0], origin[end - 1][1]) for start, end in places]
+        return found, origin[begun][0] if begun < len(undone) else len(text)
+
+    def _places(self, text: bytes) -> tuple[list[Place], int]:
+        size = len(text)
+        found: list[Place] = []
+        begun = next((at for at in range(max(0, size - HEAD + 1), size) if text[at:] in self._starts), size)
+        for head, needles in self._heads.items():  # a search for one is many times faster than a look at each place
+            at = text.find(head)
+            while at >= 0:
+                for needle in needles:
+                    if text.startswith(needle.data, at):
+                        found.append(_widened(text, at, needle))
+                        break
+                    if at < begun and needle.data.startswith(text[at:]):
+                        begun = at
+                at = text.find(head, at + 1)
+        return found, begun
+
+
+class Lines:
+    """Lines of one stream without the secrets: as many as came in, in their order, some of them later."""
+
+    def __init__(self, mask: Mask) -> None:
+        self._mask = mask
+        self._before = b""
+        """The end of what was emitted, from where a secret may begin in it."""
+        self._waiting: list[tuple[bytes, bytes]] = []
+        """(what separates it from the one before, line)."""
+        self._joint = b""
+
+    def feed(self, line: str, *, cut: bool = False) -> list[str]:
+        """The lines that are ready. `cut`: the next one is the rest of this line."""
+        if not self._mask:
+            return [line]
+        self._waiting.append((self._joint, line.encode("utf-8", "replace")))
+        self._joint = b"" if cut else b"\n"
+        return self._ready(self._count_of_cut() if cut else None)
+
+    def flush(self) -> list[str]:
+        """All that wait. The stream may go on: what is left of a secret is hidden then."""
+        return self._ready(0) if self._waiting else []
+
+    def _count_of_cut(self) -> int:
+        """How many stay until the next piece of a cut line is there."""
+        count = total = 0
+        for _, line in reversed(self._waiting):
+            count += 1
+            total += len(line)
+            if total >= WINDOW or count == MOST_WAITING:
+                break
+        return count
+
+    def _ready(self, stay: int | None) -> list[str]:
+        """`stay`: how many lines wait on; None: as many as a secret may begin in."""
+        text, places = self._before, list[Place]()
+        for joint, line in self._waiting:
+            text += joint
+            places.append((len(text), len(text) + len(line)))
+            text += line
+        found, begun = self._mask.look(text)
+        if stay is None:
+            long = len(text) - begun >= HEAD
+            stay = sum(end > begun for _, end in places) if long else 0
+        count = len(places) - stay
+        done = [_hidden(text, place, found) for place in places[:count]]
+        if count:
+            end = places[count - 1][1]
+            self._before = text[begun:end]
+            self._waiting = self._waiting[count:]
+        return done
+
+
+def mask_of(secrets: Mapping[str, str]) -> Mask:
+    """The mask of what a claim brings along, by its name. User names and keys of hosts are no secrets."""
+    return Mask(value for name, value in secrets.items() if not name.endswith(_OPEN))
+
+
+def masked(error: BuildError, mask: Mask) -> BuildError:
+    """The failure without the secrets that its words may repeat."""
+    error.message, error.where, error.next = mask.text(error.message), mask.text(error.where), mask.text(error.next)
+    error.said = tuple(mask.text(line) for line in error.said)
+    error.args = (f"{error.reason}: {error.message}",)
+    return error
+
+
+def _parts(secret: str) -> Iterator[str]:
+    """The lines of a secret in parts that are looked for as a whole."""
+    for line in map(str.strip, secret.splitlines()):
+        if len(line) < LEAST or _ARMOR.fullmatch(line):
+            continue
+        count = max(1, len(line) // MOST)
+        for number in range(count):
+            yield line[number * len(line) // count : (number + 1) * len(line) // count]
+
+
+def _needles(part: str) -> Iterator[_Needle]:
+    data = part.encode("utf-8", "replace")
+    for plain in (data, part[::-1].encode("utf-8", "replace"), data.hex().encode(), data.hex().upper().encode()):
+        yield _Needle(plain.translate(_STANDARD))
+    for encode, bits, group in ((base64.b64encode, 6, 3), (base64.b32encode, 5, 5)):
+        for above in range(group):  # how many bytes stand before it in its group
+            first, last = -(-8 * above // bits), 8 * (above + len(data)) // bits
+            encoded = encode(bytes(above) + data)[first:last]
+            yield _Needle(encoded, before=bool(8 * above % bits), after=bool(8 * (above + len(data)) % bits))
+
+
+def _widened(text: bytes, at: int, needle: _Needle) -> Place:
+    """Its place with the characters beside it that have bits of it, and what fills up the last group."""
+    end = at + len(needle.data)
+    if needle.before and at and text[at - 1] in _LETTERS:
+        at -= 1
+    if needle.after and end < len(text) and text[end] in _LETTERS:
+        end += 1
+        while text[end : end + 1] == b"=":
+            end += 1
+    return at, end
+
+
+def _origin(origin: list[Place], text: bytes, escapes: _Escapes) -> tuple[list[Place], bytes]:
+    """(where each byte comes from once the escapes are undone, the bytes)."""
+    places: list[Place] = []
+    at = 0
+    for found in escapes.pattern.finditer(text):
+        places += origin[at : found.start()]
+        whole = (origin[found.start()][0], origin[found.end() - 1][1])
+        places += [whole] * len(escapes.undo(found))
+        at = found.end()
+    return places + origin[at:], escapes.pattern.sub(escapes.undo, text)
+
+
+def _joined(places: list[Place]) -> list[Place]:
+    """In their order, none touching another."""
+    joined: list[Place] = []
+    for start, end in sorted(places):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _hidden(text: bytes, place: Place, found: list[Place]) -> str:
+    """A line of the text without what was found."""
+    (at, end), shown = place, b""
+    for start, stop in found:
+        if stop <= at or start >= end:
+            continue
+        shown += text[at : max(at, start)] + HIDDEN.encode()
+        at = min(stop, end)
+    return (shown + text[at:end]).decode("utf-8", "replace")
+
+
+def _of_hex(found: re.Match[bytes]) -> bytes:
+    return bytes.fromhex(found[1].decode()) if found[1] else b" "
+
+
+def _of_escape(found: re.Match[bytes]) -> bytes:
+    high, low, unit, byte, octal, char = found.groups()
+    if high:
+        code = 0x10000 + ((int(high, 16) - 0xD800) << 10) + int(low, 16) - 0xDC00
+        return chr(code).encode()
+    if unit:
+        return chr(int(unit, 16)).encode("utf-8", "replace")
+    if byte or octal:
+        return bytes((int(byte, 16) if byte else int(octal, 8),))
+    return _CONTROLS.get(char, char)
+
+
+def _of_reference(found: re.Match[bytes]) -> bytes:
+    import html  # its table of names takes a while, and few lines have one
+
+    return html.unescape(found[0].decode()).encode("utf-8", "replace")
+
+
+_LINES = _Escapes(b"\n", _FOLD, lambda found: b"")
+_PLUS = _Escapes(b"+", _FORM, _of_hex)
+_ESCAPES = (
+    _Escapes(b"%", _PERCENT, _of_hex),
+    _Escapes(b"\\", _ESCAPE, _of_escape),
+    _Escapes(b"&", _REFERENCE, _of_reference),
+)
+
+NOTHING = Mask(())
