@@ -126,6 +126,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     read_memory_bytes: Annotated[int, Meta(ge=64 * MIB)] = 512 * MIB
     # What one organization may have at once, so that it cannot hold the API; a call beyond it is QuotaExceeded
     queued_builds: Count = 20_000  # queued builds of an organization
+    running_jobs: Count = 100  # image builds of an organization at work in a cluster; others wait in the queue
     open_uploads: Count = 4  # uploads of an organization that a control process receives at once
     kept_upload_bytes: Mebibytes = 4096 * MIB  # uploads of an organization that no build names
     log_streams: Count = 100  # log streams of an organization in a control process

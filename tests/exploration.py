@@ -32,6 +32,7 @@ from builder.store.transitions import (
     BY_NAME,
     EXTERNAL,
     FINALIZE,
+    IMAGE,
     JOB,
     MAX_FAILURES,
     MAX_RETRIES,
@@ -68,7 +69,8 @@ class Violation(AssertionError):
 class Model:
     """`builds` have one key, or `keys` of their own, and one repository, or are `apart`. `lines`: each attempt prints
     one. `pauses`: a retry waits. `calm`: nobody cancels, fails, drains or is too late. `jobs`: who has claimed creates
-    a Job instead of building; `begun`: at the start all have. `prebuilt`: the builds are images that are there already.
+    a Job instead of building; `begun`: at the start all have. `limited`: one of them may be at work at a time.
+    `prebuilt`: the builds are images that are there already.
     `failures` and `retries` are the limits, in place of those of `transitions`."""
 
     builds: int
@@ -79,6 +81,7 @@ class Model:
     calm: bool = False
     jobs: bool = False
     begun: bool = False
+    limited: bool = False
     prebuilt: bool = False
     failures: int
     retries: int
@@ -92,6 +95,7 @@ TWO_KEYS = Model(builds=2, keys=True, calm=True, failures=1, retries=1)
 JOBS = Model(builds=1, jobs=True, lines=True, failures=2, retries=1)
 BEGUN = Model(builds=1, jobs=True, begun=True, lines=True, failures=2, retries=0)
 TWO_BEGUN = Model(builds=2, jobs=True, begun=True, calm=True, failures=2, retries=0)
+TWO_LIMITED = Model(builds=2, jobs=True, limited=True, calm=True, failures=1, retries=0)
 PREBUILT = Model(builds=1, prebuilt=True, pauses=True, failures=2, retries=1)
 TWO_PREBUILT = Model(builds=2, prebuilt=True, calm=True, failures=1, retries=0)
 TWO_APART = Model(builds=2, apart=True, calm=True, failures=1, retries=1)
@@ -122,7 +126,7 @@ class World:
         assert isinstance(driver, sqlite3.Connection)
         self._driver = driver
         for name, toolchain in ((NODE, "go-1.26"), (OTHER, "go-1.26"), (UNABLE, "go-1.25")):
-            nodes.register(self.store, name, ["compile.go", EXTERNAL], {toolchain: "sha256:0"}, 2, LEASE)
+            nodes.register(self.store, name, ["compile.go", IMAGE, EXTERNAL], {toolchain: "sha256:0"}, 2, LEASE)
         self.ids = [f"b{number:019d}" for number in range(model.builds)]
         for build_id in self.ids:
             row = self.submit(build_id).row
@@ -163,6 +167,7 @@ class World:
     def submit(self, build_id: str, request_hash: str = "h") -> builds.Submission:
         repository = f"acme/n{build_id[-1]}" if self.model.apart else "acme/n"
         queue, toolchain = (EXTERNAL, "") if self.model.prebuilt else ("compile.go", "go-1.26")
+        queue = IMAGE if self.model.limited else queue
         values = {
             "build_id": build_id, "organization": "acme", "name": "n", "request_hash": request_hash, "request": "{}",
             "source_sha256": "0" * 64, "source_size": 1, "runtime": "go", "queue": queue,
@@ -172,7 +177,7 @@ class World:
         return builds.submit(self.store, values)
 
     def claim(self, row: Row, node: str = NODE, nonce: str = NONCE) -> builds.Claimed:
-        return builds.claim(self.store, row["build_id"], node, nonce, LEASE)
+        return builds.claim(self.store, row["build_id"], node, nonce, LEASE, int(self.model.limited))
 
     def finish(self, row: Row, claim: int, how: str, node: str = "", count: int | None = None) -> builds.Finished:
         request = pb.FinishRequest(build_id=row["build_id"], claim=claim)
@@ -247,7 +252,7 @@ def steps(world: World, dump: Dump) -> Iterator[Step]:
         if not world.model.calm:
             yield from _from_outside(world, number, row)
         if row["status"] == PENDING and not row["attached_to"]:
-            yield from _of_pending(world, number, row)
+            yield from _of_pending(world, number, row, every)
         elif row["status"] == RUNNING:
             if row["lease_until"] > NOW:
                 yield Step(name="lease over", of=number, act=_set(world, row, lease_until=NOW))
@@ -295,11 +300,18 @@ def _some(every: list[Row], stage: str) -> bool:
     return any(row["stage"] == stage and row["lease_until"] <= NOW for row in every)
 
 
-def _of_pending(world: World, number: int, row: Row) -> Iterator[Step]:
+def _at_work(every: list[Row]) -> int:
+    """The builds that an owner outside of the control side has, or may have."""
+    return sum(row["stage"] in OWNED for row in every)
+
+
+def _of_pending(world: World, number: int, row: Row, every: list[Row]) -> Iterator[Step]:
     if row["not_before"] > NOW:
         yield Step(name="backoff over", of=number, act=_set(world, row, not_before=NOW))
     elif row["queue"] != EXTERNAL:
-        yield Step(name="claim", of=number, act=lambda: world.claim(row), same=_granted_alike)
+        is_full = world.model.limited and _at_work(every)
+        name, same = ("claim beyond the limit", _refused_alike) if is_full else ("claim", _granted_alike)
+        yield Step(name=name, of=number, act=lambda: world.claim(row), same=same)
 
 
 def _adopted_alike(first: jobs.Adopted, second: jobs.Adopted) -> bool:
@@ -309,6 +321,10 @@ def _adopted_alike(first: jobs.Adopted, second: jobs.Adopted) -> bool:
 
 def _granted_alike(first: builds.Claimed, second: builds.Claimed) -> bool:
     return first.row is not None and second.row is not None and first.row["claim"] == second.row["claim"]
+
+
+def _refused_alike(first: builds.Claimed, second: builds.Claimed) -> bool:
+    return first.row is None and first == second
 
 
 def _equal(first: object, second: object) -> bool:
@@ -588,6 +604,7 @@ def check(model: Model, before: Dump, after: Dump, events: list[Event]) -> None:
             _require(old["repository"] not in [one["repository"] for one in at_work], "two at a repository", at_work)
     for row in after["builds"]:
         _check_row(model, row, by_id, after)
+    _require(not model.limited or _at_work(after["builds"]) <= 1, "more at work than may be", after["builds"])
     _check_shared(before, after, by_id)
 
 

@@ -33,6 +33,7 @@ from tests.exploration import (
     TWO_BEGUN,
     TWO_CALM,
     TWO_KEYS,
+    TWO_LIMITED,
     TWO_PREBUILT,
     Model,
 )
@@ -68,6 +69,8 @@ GUARDS = (
     _guard("claim: the nonce", "owner.claim", 'row["nonce"] == nonce and '),
     _guard("claim: the nonce's node", "owner.claim", 'row["node_id"] == node_id and '),
     _guard("claim: again with its nonce", "owner.claim", 'row["nonce"] == nonce and', "False and"),
+    _guard("claim: room", "owner.claim", "not cluster.has_room(tx, row, jobs)", "False", TWO_LIMITED),
+    _guard("claim: a Job takes room", "cluster._at_work", "in_(OWNED)", "in_(OWNED[:1])", TWO_LIMITED),
     _guard("claim: a new one", "owner.claim", 'claim=row["claim"] + 1, '),
     _guard("claim: a new attempt", "owner.claim", 'attempt=row["attempt"] + 1,'),
     # Owners

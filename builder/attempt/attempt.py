@@ -160,7 +160,9 @@ class Attempt:
 
     def wait_until_acknowledged(self) -> None:
         """Wait until the control side has every line so far, or the attempt must stop."""
-        self._wait_for(lambda: self.log.spool.acknowledged or self.lease.must_stop(), None)
+        spool = self.log.spool
+        with spool.awaiting():
+            self._wait_for(lambda: spool.acknowledged or self.lease.must_stop(), None)
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

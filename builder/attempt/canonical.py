@@ -40,19 +40,20 @@ def write_archive(
     *,
     limit: int,
     check: Callable[[], None] = lambda: None,
+    folder: str = "",
     part: Callable[[str], bool] | None = None,
 ) -> Archive:
     """Write the tree below `root` to `out`, which is made anew. `check` is asked before each file and each MiB.
 
-    `part`: whether a file or link, by its path, is part of it; of the folders only those above one are then. None for
-    the whole tree.
+    `folder`: what lies below it alone, by its path from `root`; empty for all of it. `part`: whether a file or link, by
+    its path, is part of it; of the folders only those above one are then. None for the whole tree.
 
     Raises `BuildError` ArchiveTooLarge over `limit` bytes, `PlatformError` NodeDiskFull, Internal.
     """
     hasher, size = hashlib.sha256(), 0
     try:
         with out.open("xb") as file:
-            entries = _entries(root, part)
+            entries = _entries(root, f"{folder}/" if folder else "", part)
             for data in _pieces(root, entries, check):
                 size += len(data)
                 if size > limit:
@@ -86,10 +87,12 @@ def _content(root: Path, entry: Entry, check: Callable[[], None]) -> Iterator[by
     yield bytes(-entry.size % RECORD)
 
 
-def _entries(root: Path, part: Callable[[str], bool] | None) -> list[Entry]:
+def _entries(root: Path, below: str, part: Callable[[str], bool] | None) -> list[Entry]:
     """By the parts of their paths, so that a folder comes before what is in it."""
     found: dict[bytes, Entry] = {}
     for one in walk(root):
+        if not one.path.startswith(below):
+            continue
         if part is not None and (stat.S_ISDIR(one.mode) or not part(one.path)):
             continue
         name = os.fsencode(one.path)

@@ -215,7 +215,8 @@ def serve(
 ) -> NoReturn:
     """Fork a reader for each request, until the owner closes `control` or is gone. Answers its pidfd, then its end.
 
-    `images`: its readers are asked about image mode, too.
+    The next reader is forked ahead and waits, so that a request does not wait for the fork. `images`: readers are
+    asked about image mode, too.
     """
     try:
         _cut_off(control)
@@ -227,23 +228,21 @@ def serve(
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):
             _gone(0)
+        next_one = _fork_next(control, known, catalog)
         while True:
             data, received, _, _ = socket.recv_fds(control, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
             if not data:
                 _gone(0)
-            start = from_plain(Start, json.loads(data))
-            mine = os.getpid()
-            child = os.fork()
-            if child == 0:
-                control.close()
-                _read(start, received, known, catalog, mine)
+            while not _hand_over(next_one, data, received):
+                next_one = _fork_next(control, known, catalog)
             for descriptor in received:
                 os.close(descriptor)
-            handle = os.pidfd_open(child)
+            handle = os.pidfd_open(next_one.pid)
             socket.send_fds(control, [b"started"], [handle])
             os.close(handle)
-            _, status = os.waitpid(child, 0)
+            _, status = os.waitpid(next_one.pid, 0)
             control.send(b"%d" % status)
+            next_one = _fork_next(control, known, catalog)
     except BaseException:
         _gone(1)
 
@@ -257,6 +256,59 @@ def _prepare_images() -> None:
 
     assert strategies
     prepare(ImageRequest, Choice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Next:
+    """A reader that waits for what it is to read, and where it is sent to."""
+
+    pid: int
+    channel: socket.socket
+
+
+def _fork_next(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog) -> _Next:
+    mine, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        _wait_and_read(control, mine, its, known, catalog, parent)
+    its.close()
+    return _Next(pid=pid, channel=mine)
+
+
+def _wait_and_read(
+    control: socket.socket,
+    parents: socket.socket,
+    channel: socket.socket,
+    known: tuple[Pipeline, ...],
+    catalog: Catalog,
+    parent: int,
+) -> NoReturn:
+    """Be the next reader. It dies with its parent."""
+    try:
+        control.close()
+        parents.close()
+        if not die_with(parent, signal.SIGKILL):
+            _gone(0)
+        data, received, _, _ = socket.recv_fds(channel, ASK_BYTES, 4, socket.MSG_CMSG_CLOEXEC)
+        if not data:
+            _gone(0)
+        channel.close()
+        _read(from_plain(Start, json.loads(data)), received, known, catalog, parent)
+    except BaseException:
+        _gone(1)
+
+
+def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:
+    """Whether the reader has the request. One that ended while it waited has not."""
+    try:
+        socket.send_fds(reader.channel, [data], descriptors)
+    except OSError:
+        os.waitpid(reader.pid, 0)
+        return False
+    finally:
+        reader.channel.close()
+    return True
 
 
 def _cut_off(control: socket.socket) -> None:

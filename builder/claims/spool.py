@@ -16,13 +16,15 @@ import os
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
 from builder.process import process_start
 
+CROWD = 200
+"""So many lines wait for no more to travel with them."""
 LINE_OVERHEAD = 64
 """What a line counts beside its text, so that empty lines are bounded too."""
 
@@ -56,6 +58,10 @@ class Spool:
         self._tail: deque[Line] = deque()
         self._tail_bytes = 0
         self._closed = False
+        self._awaiting = 0
+        self.urgent = threading.Event()
+        """Set while whoever gathers lines sends those that there are: somebody waits for them, there are many, or no
+        more will come. An event beside `changed`, which each line notifies."""
 
     @property
     def count(self) -> int:
@@ -66,6 +72,24 @@ class Spool:
     def acknowledged(self) -> bool:
         """Whether the control side has every line numbered so far."""
         return not self._pending
+
+    @contextmanager
+    def awaiting(self) -> Iterator[None]:
+        """Inside somebody waits until every line is acknowledged."""
+        with self.changed:
+            self._awaiting += 1
+            self._judge()
+        try:
+            yield
+        finally:
+            with self.changed:
+                self._awaiting -= 1
+                self._judge()
+
+    def _judge(self) -> None:
+        due = self._closed or self._awaiting > 0 or len(self._pending) >= CROWD
+        if due != self.urgent.is_set():
+            (self.urgent.set if due else self.urgent.clear)()
 
     def add(self, timestamp_ms: int, phase: str, stream: str, text: str) -> None:
         """Number, write and queue one line. Beyond the cap only the last lines (a tenth of it) wait for the end."""
@@ -86,6 +110,7 @@ class Spool:
         self._written += size
         self._write(json.dumps(vars(line)).encode() + b"\n")
         self._pending.append(line)
+        self._judge()
         self.changed.notify_all()
 
     def _write(self, data: bytes) -> None:
@@ -124,6 +149,7 @@ class Spool:
             self._tail.clear()
             self._closed = True
             self._close_file()
+            self._judge()
             self.changed.notify_all()
             return self._count
 
@@ -137,6 +163,7 @@ class Spool:
         with self.changed:
             while self._pending and self._pending[0].index < until_index:
                 self._pending.popleft()
+            self._judge()
             self.changed.notify_all()
 
     def again(self, from_index: int) -> int:
@@ -149,6 +176,7 @@ class Spool:
             lines = [*(line for line in stored if line.index < first), *self._pending]
             found = deque(line for line in lines if line.index >= from_index)
             self._pending = found if found and found[0].index == from_index else deque()
+            self._judge()
             self.changed.notify_all()
             return len(self._pending)
 

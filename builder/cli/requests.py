@@ -149,6 +149,7 @@ def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settin
         if folder and arguments.setdefault("sub_path", folder) != folder:
             raise mistake("the folder of --git and --sub-path differ", where="--git", next="Leave one of them out")
         _fill_image(made, options, arguments)
+        request.buildpacks = options.buildpacks
         return request
     source = request.git_source
     source.url, source.reference, source.context_dir, source.secret_ref = url, reference, folder, options.secret
@@ -167,6 +168,7 @@ def as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Se
     _require_cluster(options, settings)
     compiled = dict(request.code.compile.build_args)
     _fill_image(request.code.image.from_code, options, compiled)  # takes the place of code.compile
+    request.buildpacks = options.buildpacks
 
 
 def _require_cluster(options: BuildOptions, settings: Settings) -> None:

@@ -44,14 +44,14 @@ _BRIEF = frozenset({"dispatch", "finalize", "reconcile", "report"})
 # So many submissions at once are offered without a look at who else waits.
 SUBMITTED = 8
 
-# Transitions after which something is queued, or a node has a slot more than before.
+# Transitions after which something is queued, or a node has a slot or an organization room for a Job more than before.
 _DISPATCH = frozenset(
     {"submit", "attach", "reuse", "built", "fail", "retry", "hand-back", "artifact-gone", "cancelled", "lease-expired",
-     "artifact-refused", "build-timeout", "promote", "launched"}
+     "artifact-refused", "build-timeout", "promote", "launched", "unwatched"}
 )  # fmt: skip
 # Of these the ones that only add to a queue, and those that only free a slot.
 _QUEUES = frozenset({"submit", "promote", "artifact-gone", "artifact-refused"})
-_FREES = frozenset({"attach", "reuse", "built", "fail", "cancelled", "build-timeout", "launched"})
+_FREES = frozenset({"attach", "reuse", "built", "fail", "cancelled", "build-timeout", "launched", "unwatched"})
 _FINALIZE = frozenset({"reuse", "built", "primary-succeeded"})
 _REPORT = frozenset({"submit", "claim", "resolve"})
 
@@ -250,8 +250,8 @@ class Loops:
         if woken:
             lone, self._left = self.alone() and not self._left, True
             offered = self._offer_submitted(submitted) if lone else None
-            offered = offered or offers.offer_at_once(self.store, self._live_ms)
-            self._full, self._left = frozenset(offered.full), bool(offered.full)
+            offered = offered or offers.offer_at_once(self.store, self._live_ms, self.settings.running_jobs)
+            self._full, self._left = frozenset(offered.full), bool(offered.full or offered.held_back)
             for queue, build_id in offered.hints:
                 self._send(queue, build_id)
             return
@@ -263,7 +263,7 @@ class Loops:
         listed = {queue: ids for queue, ids in found.items() if ids is not None}
         if not (listed or any(each.room for each in waiting)):
             return
-        offered = offers.offer(self.store, waiting, listed)
+        offered = offers.offer(self.store, waiting, listed, self.settings.running_jobs)
         for queue, count in offered.vanished.items():
             self.log.warning("hints vanished", action="hints-vanished", queue=queue, count=count)
         for queue, build_id in offered.hints:
@@ -315,7 +315,9 @@ class Loops:
         if started < self._expire_from:
             with self.store.transaction() as tx:
                 self.store.now(tx)  # a store that takes no writes is an outage that goes on
-        elif due := sweeps.look(self.store, self.settings.lease_ms, self._live_ms, self._warned):
+        elif due := sweeps.look(
+            self.store, self.settings.lease_ms, self._live_ms, self._warned, self.settings.running_jobs
+        ):
             self._sweep(due, lease_s)
         self._ticked, self._outage = started, False
 
@@ -332,6 +334,10 @@ class Loops:
             swept = sweeps.run(tx, now, due.sweeps)
         for row in (*untaken, *(row for row in swept if row["unwatched"])):  # no transition tells their tails
             self.finalizers.changed(row["build_id"])
-        for queue, toolchain in set(warned) - set(self._warned):
-            self.log.warning("no live node takes these builds", action="untaken", queue=queue, toolchain=toolchain)
+        for queue, toolchain, organization in set(warned) - set(self._warned):
+            where = {"queue": queue, "toolchain": toolchain}
+            if organization:
+                self.log.warning("an organization has its Jobs", action="jobs-full", organization=organization, **where)
+            else:
+                self.log.warning("no live node takes these builds", action="untaken", **where)
         self._warned = warned

@@ -1,4 +1,5 @@
-"""How a context becomes an image: Kaniko where there is a Dockerfile, Cloud Native Buildpacks where there is none."""
+"""How a context becomes an image: Kaniko where there is a Dockerfile, Cloud Native Buildpacks where there is none or
+they are asked for."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from builder.dockerfile.check import Context, check
 from builder.dockerfile.instructions import Dockerfile
 from builder.errors import BuildError, ErrorClass
 from builder.globs import MobyPattern, moby_patterns
+from builder.source.below import is_folder
 from builder.source.tree import DirTree
 from builder.text import visible
 
@@ -26,11 +28,13 @@ Strategy = Literal["kaniko", "buildpacks"]
 
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
-    """What a request asks for. An empty `dockerfile`: the one at the root, if there is one."""
+    """What a request asks for. An empty `dockerfile`: the one at the root, if there is one, unless `buildpacks` are
+    asked for."""
 
     dockerfile: str = ""
     sub_path: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
+    buildpacks: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,9 +108,14 @@ def _choose(root: Path, asked: ImageRequest) -> tuple[ImagePlan, list[str]]:
             raise BuildError(
                 "InvalidRequest", f'"{visible(sub_path, limit=120)}" is not in the source', where="subPath"
             )
+        if not is_folder(root, sub_path):
+            message = f'"{visible(sub_path, limit=120)}" is no folder of the source'
+            raise BuildError("InvalidRequest", message, where="subPath", next="Name a folder, and no link to one.")
         paths = [path.removeprefix(sub_path + "/") for path in paths if path.startswith(sub_path + "/")]
     tree = DirTree(root / sub_path)
     place = f"in {visible(sub_path, limit=120)}" if sub_path else "at the root"
+    if asked.buildpacks:
+        return ImagePlan(strategy="buildpacks", because="buildpacks are asked for", sub_path=sub_path), paths
     if named and not tree.has(named):
         raise _absent(named, paths)
     if not named and not tree.has(DEFAULT):

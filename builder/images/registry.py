@@ -172,8 +172,9 @@ class Registry:
         subject = self._need(repository, subject)
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         digest = digest_of(manifest)
-        for blob in (payload, EMPTY):
-            self._upload(repository, digest_of(blob), len(blob), lambda blob=blob: iter((blob,)))  # type: ignore[misc]
+        # A payload is small and new, but for an attempt that is repeated: to ask for it first would cost as much.
+        self._upload(repository, digest_of(payload), len(payload), lambda: iter((payload,)), ask=False)
+        self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)))
         response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
         if response.headers.get("oci-subject") != subject.digest:
             self._list_in_fallback(repository, fallback_tag(subject.digest), referrer_descriptor(manifest))
@@ -272,26 +273,40 @@ class Registry:
         return sent
 
     def _upload(
-        self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str = ""
+        self,
+        repository: str,
+        digest: str,
+        size: int,
+        body: Callable[[], Iterator[bytes]],
+        source: str = "",
+        *,
+        ask: bool = True,
     ) -> bool:
-        """Make sure that the blob is there; True when its bytes were sent.
+        """Make sure that the blob is there; True when its bytes were sent. `ask` first, so that none is sent twice.
 
         Repeated as a whole: an upload that broke is not resumed, and one that came through although its answer was
         lost is seen by the HEAD.
         """
-        what = f"PUT blob {repository}@{digest}"
-        return self.transport.persistently(what, lambda: self._upload_once(repository, digest, size, body, source))
 
-    def _upload_once(
-        self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str
-    ) -> bool:
+        def attempt() -> bool:
+            if ask and self._is_there(repository, digest):
+                return False
+            return self._send(repository, digest, size, body, source)
+
+        return self.transport.persistently(f"PUT blob {repository}@{digest}", attempt)
+
+    def _is_there(self, repository: str, digest: str) -> bool:
+        transport = self.transport
+        url = transport.url(f"{repository}/blobs/{digest}")
+        head = transport.request("HEAD", url, scope=self._scope(repository))
+        if head.status_code not in (200, 404):
+            raise transport.refused(f"HEAD blob {repository}@{digest}", head)
+        return head.status_code == 200
+
+    def _send(self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str) -> bool:
+        """Whether its bytes were sent: a mount makes them unnecessary."""
         transport, what = self.transport, f"blob {repository}@{digest}"
         scope = self._scope(repository)
-        head = transport.request("HEAD", transport.url(f"{repository}/blobs/{digest}"), scope=scope)
-        if head.status_code == 200:
-            return False
-        if head.status_code != 404:
-            raise transport.refused(f"HEAD {what}", head)
         start = self._start_upload(repository, digest, source)
         if start is None:
             return False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builder.errors import BuildError
-from builder.kube.job import Site, Toleration
+from builder.kube.job import Limits, Site, Toleration
 from builder.settings import Settings
 
 
@@ -21,6 +21,13 @@ def buildpacks_site_of(settings: Settings) -> Site:
         step = "Name the one of deploy/kubernetes/buildpacks.yaml: ignite-buildpacks"
         raise BuildError("InvalidRequest", message, where="buildpacks_namespace", next=step)
     return _site(settings, settings.buildpacks_namespace, "buildpacks_builder")
+
+
+def limits_of(settings: Settings, left_ms: int) -> Limits:
+    """What a Job may use, with so much left of its build's time."""
+    return Limits(
+        cpus=settings.cpus, memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes, timeout_ms=left_ms
+    )
 
 
 def _site(settings: Settings, namespace: str, executor: str) -> Site:

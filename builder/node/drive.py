@@ -44,6 +44,10 @@ from builder.sandbox import remove_tree
 
 log = logger("worker")
 
+GATHER_S = 0.003
+"""From a line to the batch that it travels in, unless somebody waits for it: what follows soon travels with it. A batch
+costs a call and a transaction, whatever is in it; a tail should have a line within 10 ms."""
+
 Request = TypeVar("Request", pb.FinishRequest, pb.HandBackRequest, pb.LaunchedRequest)
 Answer = TypeVar("Answer", pb.FinishResponse, pb.HandBackResponse, pb.LaunchedResponse)
 Listening = Callable[[str, Callable[[], None]], AbstractContextManager[None]]
@@ -188,6 +192,8 @@ class _Driver:
         while True:
             with spool.changed:
                 spool.changed.wait_for(lambda: not spool.acknowledged or self._done or lease.lost)
+            spool.urgent.wait(GATHER_S)
+            with spool.changed:
                 lines = spool.batch(BATCH_LINES)
             if lease.lost or not lines:
                 return

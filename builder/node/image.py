@@ -28,14 +28,16 @@ from builder.images.external import Access, Login, read_config
 from builder.images.reference import parse
 from builder.kube import job as jobs
 from builder.kube.job import push_secret
-from builder.kube.site import site_of
+from builder.kube.site import limits_of, site_of
 from builder.logs import logger
 from builder.node.cluster import cluster_of
 from builder.plan import PLATFORM, Toolchain
 from builder.settings import Settings
 from builder.source import limits
+from builder.source.digest import code_hash
+from builder.source.write import from_disk
 from builder.strategies import STRATEGIES, by_name
-from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target
+from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target, target_of
 
 log = logger("worker")
 
@@ -117,6 +119,7 @@ class Launcher:
             dockerfile=asked.dockerfile_path or attempt.grant.request.dockerfile,
             sub_path=asked.sub_path,
             build_args=arguments,
+            buildpacks=attempt.grant.request.buildpacks,
         )
         with reading_source(attempt) as reading:
             with attempt.phase("FETCH_SOURCE"):
@@ -133,7 +136,7 @@ class Launcher:
         with attempt.phase("PLAN"):
             keyed = Keyed(
                 organization=attempt.grant.organization_name,
-                code_hash=source.code_hash,
+                code_hash=_context_hash(attempt, plan.sub_path) if plan.sub_path else source.code_hash,
                 build_args=arguments,
                 build_id=attempt.grant.build_id,
             )
@@ -201,6 +204,7 @@ class Launcher:
             attempt.private / "archive.tar",
             limit=limits.Limits().archive,
             check=attempt.check,
+            folder=plan.sub_path,
             part=strategy.part(plan),
         )
         stored = self._stored(attempt, archive)
@@ -246,18 +250,15 @@ class Launcher:
         return job
 
     def _target(self, attempt: Attempt, arguments: Mapping[str, str]) -> Target:
-        target, organization = attempt.grant.destination, attempt.grant.organization_name
-        prefix = ""
-        if not attempt.grant.request.no_cache:
-            before, found, _ = f"/{target.repository}".partition(f"/{organization}/")
-            prefix = f"{target.registry}{before}" if found else ""
-        return Target(
-            organization=organization,
-            repository=f"{target.registry}/{target.repository}",
-            tag=target.tag,
+        target = attempt.grant.destination
+        return target_of(
+            target.registry,
+            target.repository,
+            target.tag,
+            organization=attempt.grant.organization_name,
             build_args=arguments,
-            cache_prefix=prefix,
-            insecure_registries=(target.registry,) if target.insecure else (),
+            has_cache=not attempt.grant.request.no_cache,
+            insecure=target.insecure,
             has_push_secret=self.login is not None,
         )
 
@@ -289,11 +290,15 @@ class Launcher:
                 attempt.pause(backoff.pause_s())
 
 
-def limits_of(settings: Settings, left_ms: int) -> jobs.Limits:
-    """What a Job may use."""
-    return jobs.Limits(
-        cpus=settings.cpus, memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes, timeout_ms=left_ms
-    )
+def _context_hash(attempt: Attempt, sub_path: str) -> str:
+    """The digest of the folder that a Job gets: what changes elsewhere changes no image.
+
+    Raises `PlatformError` for a disk that fails.
+    """
+    try:
+        return code_hash(attempt.source / sub_path)
+    except OSError as error:
+        raise from_disk(error) from error
 
 
 def launcher_of(settings: Settings) -> Launcher:

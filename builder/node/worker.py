@@ -101,7 +101,7 @@ class WorkerProcess:
         self.toolchains = toolchains_of(settings)
         self._reads = Reads(queues=(), slots=settings.slots)
         self._consumer: Any = None
-        self._paused = False
+        self._drains = self._paused = False
         self._draining_since = Value("d", 0.0)
         self._key = Array("c", KEY_BYTES)
         self._dropped = Value("L", 0)
@@ -259,7 +259,7 @@ class WorkerProcess:
         )
         self._dropped_reported = dropped
         self._learn_key(answer.message_key)
-        self._read_queues(pause=answer.drain or bool(lack))
+        self._read_queues(answer.drain, lack)
 
     def _toolchains(self) -> dict[str, str]:
         """What this node builds with, and what it may get when a build asks for it."""
@@ -272,13 +272,20 @@ class WorkerProcess:
             available |= {row.name: "" for row in more if can_fetch(self.settings, row)}
         return available
 
-    def _read_queues(self, pause: bool) -> None:
+    def _read_queues(self, drain: bool, lack: str) -> None:
         """Read no queue while the control side drains this node, or while it lacks room: a hint that it lets go comes
         to another node only seconds later. Builds that run end normally."""
-        if self._consumer is None or pause == self._paused:
+        if self._consumer is None:
+            return
+        if drain != self._drains:
+            self._drains = drain
+            log.info("drain begins" if drain else "drain ends", action="drain", drain=drain)
+        pause = drain or bool(lack)
+        if pause == self._paused:
             return
         self._paused = pause
-        log.info("reads no queue" if pause else "reads its queues", action="queues", paused=pause)
+        if lack:
+            log.warning("no queue is read", action="node-lacks", why=lack)
         change = self._consumer.cancel_task_queue if pause else self._consumer.add_task_queue
         for queue in self._reads.queues:
             self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread

@@ -6,6 +6,7 @@ The long half goes to bubblewrap through a descriptor (`--args`), so that `/proc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from builder.dataclass import dataclass
 from builder.errors import BuildError
@@ -16,6 +17,8 @@ from builder.sandbox.shapes import Command, Limits, Root
 
 HOSTNAME = "ignite"
 SHELL = "/bin/sh"
+_ENTER = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 1; shift; done; shift; exec "$@"'
+"""Into each control group, then what is started in place of the shell."""
 PATH = "/usr/local/bin:/usr/bin:/bin"
 
 
@@ -71,6 +74,11 @@ def outer(
         mounting = overlay.mounting(SHELL, overlays)
         return [programs.unshare, "--mount-proc", "--", *mounting, programs.unshare, *becoming, *line]
     return [programs.unshare, "--mount-proc", *becoming, *line]
+
+
+def entering(entrances: Sequence[Path], line: Sequence[str]) -> list[str]:
+    """What root starts so that a line runs in the control groups with these entrances (`cgroups.Group`)."""
+    return [SHELL, "-c", _ENTER, "group", *map(str, entrances), "--", *line] if entrances else [*line]
 
 
 def limiting(prlimit: str, rlimits: Mapping[str, int]) -> list[str]:

@@ -255,6 +255,14 @@ class Group:
             self.close()
             raise
 
+    def entrances(self) -> tuple[Path, ...]:
+        """The files through which a process with one thread enters by itself (v1; it writes 0). Empty on v2.
+
+        The kernel moves another process only after every processor has passed a point of rest (percpu_down_write in
+        cgroup_procs_write_start), which takes 10 ms and more. A thread that moves itself has nobody to wait for.
+        """
+        return tuple(sorted(folder / "tasks" for folder in set(self._folders.values()))) if self._version == 1 else ()
+
     def add(self, pid: int) -> None:
         """Move a process in; what it starts afterwards is born there."""
         for folder in set(self._folders.values()):

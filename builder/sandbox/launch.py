@@ -1,7 +1,8 @@
 """Start one sandbox and hold it before its command runs, so that it can be limited and wired first.
 
 bubblewrap waits twice. At the gate, an empty second `--args` whose end of file lets it go on, it has no child yet: the
-control group that it enters there holds for all that it starts. At the hold the sandbox is complete.
+control group that it is moved into there holds for all that it starts. Where the kernel lets a process enter by itself
+(cgroup v1), what becomes bubblewrap has entered first. At the hold the sandbox is complete.
 
 Whoever dies in between, and at whatever line, the command does not run and nothing stays:
 
@@ -228,10 +229,11 @@ def in_sandbox(
             if mounted and not nested:
                 raise PlatformError("SandboxUnavailable", "overlays can be mounted here, and no PID namespace be made")
             line = argv.outer(_programs(), limited, fds, command.argv, who, overlays if mounted else ())
-            process = start(line, {}, "/", fds.inherited(), None if nested else (uid, gid))
+            entrances = group.entrances() if group and nested else ()  # whoever starts as the build user may not
+            process = start(argv.entering(entrances, line), {}, "/", fds.inherited(), None if nested else (uid, gid))
         pipes = pipes_of(process, stack)
         try:
-            if group:
+            if group and not entrances:
                 _add(group, process.pid)
             for end in (gate_read, gate_write, status_write):
                 end.close()

@@ -134,7 +134,7 @@ def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -
     is_own(reference, settings.registry, settings.prefix_of(organization))
     if asked.registry_secret_ref:
         parts.secrets.check(organization, asked.registry_secret_ref, REGISTRY, f"{where}.registrySecretRef")
-    for name in ("tags", "build_args", "dockerfile", "registry", "repository", "output_repository"):
+    for name in ("tags", "build_args", "dockerfile", "buildpacks", "registry", "repository", "output_repository"):
         if getattr(request, name):
             field = request.DESCRIPTOR.fields_by_name[name].json_name
             message = f"{field} is given; a prebuilt image stays where it is and as it is"
@@ -181,6 +181,9 @@ def _check_image(request: pb.CreateBuildRequest) -> None:
     check_path(asked.sub_path, f"{where}.subPath")
     if asked.dockerfile_path and request.dockerfile:
         raise BuildError("InvalidRequest", "dockerfile and dockerfilePath exclude each other", where="dockerfile")
+    if request.buildpacks and (asked.dockerfile_path or request.dockerfile):
+        message = "buildpacks and a named Dockerfile exclude each other"
+        raise BuildError("InvalidRequest", message, where="buildpacks", next="Leave one of them out.")
     if asked.build_args and request.build_args:
         raise BuildError("InvalidRequest", f"buildArgs and {where}.buildArgs exclude each other", where="buildArgs")
     for name, value in (asked.build_args or request.build_args).items():
@@ -288,6 +291,9 @@ def _nothing_ignored(request: pb.CreateBuildRequest) -> None:
     if request.dockerfile:
         message = "a Dockerfile is for image mode; this request is built by its runtime's pipeline"
         raise BuildError("InvalidRequest", message, where="dockerfile")
+    if request.buildpacks:
+        message = "buildpacks are for image mode: send code.image, fromCode or fromGit"
+        raise BuildError("InvalidRequest", message, where="buildpacks")
     if request.build_args and request.code.compile.build_args:
         message = "buildArgs and code.compile.buildArgs exclude each other"
         raise BuildError("InvalidRequest", message, where="buildArgs")

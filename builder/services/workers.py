@@ -100,7 +100,9 @@ class WorkerService(WatcherCalls):
         check_node(caller, request.node_id)
         store, settings = self._parts.store, self._parts.settings
         try:
-            got = builds.claim(store, request.build_id, request.node_id, request.nonce, settings.lease_ms)
+            got = builds.claim(
+                store, request.build_id, request.node_id, request.nonce, settings.lease_ms, settings.running_jobs
+            )
         except builds.UnknownNode:
             raise CallRefused("FAILED_PRECONDITION", "register the node first") from None
         if got.row is None:

@@ -85,6 +85,17 @@ def _listed(level: _Level, inner: list[str], skip: frozenset[str]) -> Iterator[F
         yield Found(path=level.path[:-1], mode=stat.S_IFDIR, folder=level.folder, name="")
 
 
+def is_folder(root: Path, path: str) -> bool:
+    """Whether `path` names a folder below `root`, or `root` itself, and no part of it is a link."""
+    with _folders(os.open(root, FOLDER)) as folders:
+        try:
+            for part in path.split("/") if path else ():
+                folders.append(os.open(part, FOLDER, dir_fd=folders[-1]))
+        except OSError:
+            return False
+    return True
+
+
 def open_file(root: Path, path: str) -> int:
     """A descriptor of the regular file at `path` below `root`, through links that stay inside.
 

@@ -89,7 +89,11 @@ def adopt_due(
     with store.transaction() as tx:
         now = store.now(tx)
         room = limit if outside is None else outside
-        while len(rows) < limit and (row := _longest_due(tx, now, prebuilt=room > 0)) is not None:
+        waiting: tuple[bool, bool] | None = None
+        while len(rows) < limit and (waiting is None or waiting[0]):  # a second look for nothing costs a statement
+            if (row := _longest_due(tx, now, prebuilt=room > 0)) is None:
+                break
+            waiting = None
             counts = row["finalizer"] and not row["published"]
             line = "the finalizer of this build was lost; another takes over" if counts else ""
             if counts and poisoned(tx, now, row, "finalizer-lost", line=line):
@@ -103,7 +107,8 @@ def adopt_due(
                     line=line,
                 )
             )  # fmt: skip
-        late, asked = _waiting(tx, now)
+            waiting = _waiting(tx, now)
+        late, asked = waiting or _waiting(tx, now)
         if asked and room > 0 and len(rows) < limit:
             while room > 0 and len(rows) < limit and (row := _next_asked(tx, now)) is not None:
                 room -= 1

@@ -12,11 +12,11 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, update
 
-from builder.store import nodes
+from builder.store import cluster, nodes
 from builder.store.engine import Store, insert_into
 from builder.store.rows import Row, emit
 from builder.store.schema import builds, turns
-from builder.store.transitions import PENDING, RUNNING
+from builder.store.transitions import IMAGE, PENDING, RUNNING
 
 OFFER_AGAIN_MS = (5_000, 10_000, 20_000, 30_000)
 ORGANIZATIONS = 64  # looked at in one call; the round goes on where it ended
@@ -50,11 +50,13 @@ class Offered:
     """(queue, build id) of the hints to send, and queue → how many hints vanished from its list.
 
     `full`: the queues whose window is full, so that only a slot that becomes free makes room for another hint.
+    `held_back`: the queues of builds that may wait for others of their organization.
     """
 
     hints: list[tuple[str, str]] = field(default_factory=list)
     vanished: dict[str, int] = field(default_factory=dict)
     full: set[str] = field(default_factory=set)
+    held_back: set[str] = field(default_factory=set)
 
 
 def waiting(store: Store, live_ms: int) -> list[Waiting]:
@@ -77,10 +79,10 @@ def waiting(store: Store, live_ms: int) -> list[Waiting]:
     return found
 
 
-def offer(store: Store, queues: Sequence[Waiting], listed: Mapping[str, Collection[str]]) -> Offered:
+def offer(store: Store, queues: Sequence[Waiting], listed: Mapping[str, Collection[str]], jobs: int = 0) -> Offered:
     """Compare the marks with the lists (queue → the ids in it; a queue that could not be read is absent), then offer.
 
-    One transaction for all queues.
+    One transaction for all queues. `jobs`: how many image builds an organization may have at work, 0 for any number.
     """
     done = Offered()
     with store.transaction() as tx:
@@ -88,12 +90,12 @@ def offer(store: Store, queues: Sequence[Waiting], listed: Mapping[str, Collecti
         for each in queues:
             if each.queue in listed and (vanished := compare(tx, now, each.queue, listed[each.queue])):
                 done.vanished[each.queue] = vanished
-            for build_id in offerable(tx, now, each.queue, each.toolchains, each.limit) if each.limit else ():
+            for build_id in offerable(tx, now, each.queue, each.toolchains, each.limit, jobs) if each.limit else ():
                 done.hints.append((each.queue, build_id))
     return done
 
 
-def offer_at_once(store: Store, live_ms: int) -> Offered:
+def offer_at_once(store: Store, live_ms: int, jobs: int = 0) -> Offered:
     """Offer what there is room for, after a transition that may have made some. One transaction; compares nothing."""
     done = Offered()
     with store.transaction() as tx:
@@ -103,10 +105,13 @@ def offer_at_once(store: Store, live_ms: int) -> Offered:
         for queue in sorted(queued.keys() & readers.keys()):
             limit = 2 * nodes.free_of(readers[queue])
             room = limit - _hints(tx, now, queue, limit) if limit else 0
-            picked = _offer(tx, now, queue, _built_by(readers[queue], queued[queue]), room) if room > 0 else []
+            built = _built_by(readers[queue], queued[queue])
+            picked = _offer(tx, now, queue, built, room, jobs) if room > 0 else []
             done.hints.extend((queue, build_id) for build_id in picked)
             if len(picked) >= room:
                 done.full.add(queue)
+            if queue == IMAGE and jobs:
+                done.held_back.add(queue)
     return done
 
 
@@ -114,8 +119,10 @@ def offer_submitted(store: Store, queue: str, build_ids: Collection[str], live_m
     """Offer builds that one organization has just submitted to one queue, where no other build waits for a hint.
 
     Three statements, where `offer_at_once` has to find out who waits and whose turn it is. None: the window has no
-    room for all of them, so that somebody has to choose; nothing is written.
+    room for all of them, or they are image builds, so that somebody has to choose; nothing is written.
     """
+    if queue == IMAGE:
+        return None
     done = Offered()
     with store.transaction() as tx:
         now = store.clock_column(tx)
@@ -179,22 +186,25 @@ def _recent(now: int | ColumnElement[int], queue: str) -> Select[Any]:
     return select(builds.c.number).where(builds.c.status == PENDING, builds.c.queue == queue, recent)
 
 
-def offerable(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limit: int) -> list[str]:
+def offerable(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limit: int, jobs: int = 0) -> list[str]:
     """Ids to offer: fair between organizations (fewest running first), then priority, then age. Marks them offered.
 
     `limit` is the queue's window: hints of the last 5 s that nobody claimed yet fill it. A hint that is still
     unclaimed is offered again after 5, 10, 20, then 30 s.
     """
     limit -= _hints(tx, now, queue, limit)
-    return _offer(tx, now, queue, toolchains, limit) if limit > 0 else []
+    return _offer(tx, now, queue, toolchains, limit, jobs) if limit > 0 else []
 
 
-def _offer(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limit: int) -> list[str]:
+def _offer(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limit: int, jobs: int) -> list[str]:
     query = select(builds.c.organization, func.count()).where(builds.c.status == RUNNING)
     busy = {row[0]: int(row[1]) for row in tx.execute(query.group_by(builds.c.organization))}
+    jobs = jobs if queue == IMAGE else 0
+    limited = cluster.room(tx, builds.c.offered_at > now - OFFER_AGAIN_MS[0], jobs) if jobs else {}
     waiting: dict[str, list[Row]] = {}
-    for organization in in_turn(tx, queue, toolchains):
-        if found := _ready(tx, now, organization, queue, toolchains, limit):
+    for organization in in_turn(tx, queue, toolchains, {name for name, room in limited.items() if room <= 0}):
+        most = min(limit, limited.get(organization, jobs or limit))
+        if found := _ready(tx, now, organization, queue, toolchains, most):
             waiting[organization] = found
     picked: list[Row] = []
     while len(picked) < limit and waiting:
@@ -214,8 +224,9 @@ def _offer(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limi
     return [row["build_id"] for row in picked]
 
 
-def in_turn(tx: Connection, queue: str, toolchains: Sequence[str]) -> list[str]:
-    """Organizations with queued builds, from the one after the last served, at most `ORGANIZATIONS` of them."""
+def in_turn(tx: Connection, queue: str, toolchains: Sequence[str], without: Collection[str] = ()) -> list[str]:
+    """Organizations with queued builds, from the one after the last served, at most `ORGANIZATIONS` of them; those
+    `without` are passed over."""
     last = tx.execute(select(turns.c.organization).where(turns.c.queue == queue)).scalar() or ""
     found: list[str] = []
     for start, stop in ((last, None), ("", last)):
@@ -225,7 +236,7 @@ def in_turn(tx: Connection, queue: str, toolchains: Sequence[str]) -> list[str]:
             at = min(nearest, default="")
             if not at or (stop is not None and at > stop):
                 break
-            found.append(at)
+            found += [at] if at not in without else []
     return found
 
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, ScalarSelect, and_, case, or_, select, update
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dataclass import dataclass
 from builder.errors import REASONS
-from builder.store import outbox, record, retention
+from builder.store import cluster, outbox, record, retention
 from builder.store.engine import Store
 from builder.store.nodes import LIVE_LEASES, Node, free_of, read, takers
 from builder.store.rows import (
@@ -81,6 +81,19 @@ _NO_JOB: dict[str, Any] = {
 _TRIES = 3  # a primary may end while its lock is awaited; then it is in the cache, or another has the key
 
 
+def _last_success() -> ScalarSelect[str]:
+    """ "RUNTIME VERSION" of the newest success of the app whose build the statement around it reads."""
+    other = builds.alias("other")
+    same = (other.c.organization == builds.c.organization, other.c.name == builds.c.name)
+    found = select(other.c.runtime + " " + other.c.runtime_version).where(*same, other.c.status == SUCCEEDED)
+    return found.order_by(other.c.number.desc()).limit(1).correlate(builds).scalar_subquery()
+
+
+_LAST_SUCCESS = _last_success()
+"""Made once: an alias of the table makes each of its columns anew."""
+_OF_NODE = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
     """The grant, or why not."""
@@ -97,11 +110,13 @@ class UnknownNode(Exception):
     """A node claims before it registered."""
 
 
-def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) -> Claimed:
-    """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`."""
+def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, jobs: int = 0) -> Claimed:
+    """Grant ownership to a node that can build it. Repeated with its nonce: the same answer. Raises `UnknownNode`.
+
+    `jobs`: how many image builds its organization may have at work, 0 for any number.
+    """
     with store.transaction() as tx:
-        node = [nodes.c[name].label(f"node_{name}") for name in ("queues", "toolchains", "drain")]
-        query = select(builds, *node, store.clock_column(tx).label("now"), _last_success().label("last"))
+        query = select(builds, *_OF_NODE, store.clock_column(tx).label("now"), _LAST_SUCCESS.label("last"))
         query = query.outerjoin_from(builds, nodes, nodes.c.node_id == node_id).where(builds.c.build_id == build_id)
         found = lock(tx, query)
         if not found:
@@ -128,6 +143,10 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
             write(tx, row, offers=again, offered_at=0, offer_from=now + (0 if again else AVOID_PAUSE_MS))
             why = "its last attempt failed here, and another node can take it"
             return Claimed(row=None, refused=why, passed_on=again > 0)
+        if not cluster.has_room(tx, row, jobs):
+            if row["offers"]:  # the hint is spent: the next one comes once there is room
+                write(tx, row, offers=0, offered_at=0, offer_from=now)
+            return Claimed(row=None, refused=cluster.words(jobs))
         after = transition(
             tx, now, row, "claim", status=RUNNING, stage=WORK, claim=row["claim"] + 1, attempt=row["attempt"] + 1,
             node_id=node_id, avoid="", nonce=nonce, lease_until=now + lease_ms, claim_lines=0, phase="FETCH_SOURCE",
@@ -137,14 +156,6 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int) 
         )  # fmt: skip
         outbox.report(tx, now, row, after)
         return Claimed(row=after, last=known)
-
-
-def _last_success() -> ScalarSelect[str]:
-    """ "RUNTIME VERSION" of the newest success of the app whose build the statement around it reads."""
-    other = builds.alias("other")
-    same = (other.c.organization == builds.c.organization, other.c.name == builds.c.name)
-    found = select(other.c.runtime + " " + other.c.runtime_version).where(*same, other.c.status == SUCCEEDED)
-    return found.order_by(other.c.number.desc()).limit(1).correlate(builds).scalar_subquery()
 
 
 def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> list[Node]:

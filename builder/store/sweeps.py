@@ -12,12 +12,12 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
 
 from builder.dataclass import dataclass
-from builder.store import logs, nodes
+from builder.store import cluster, logs, nodes
 from builder.store.engine import Store
-from builder.store.offers import Lane, lane_of, lanes
+from builder.store.offers import lane_of, lanes
 from builder.store.rows import Row, cancelled, end, failure, lock, lost, write
 from builder.store.schema import builds
-from builder.store.transitions import EXTERNAL, FAILED, FINALIZE, JOB, PENDING, RUNNING, WORK
+from builder.store.transitions import EXTERNAL, FAILED, FINALIZE, IMAGE, JOB, PENDING, RUNNING, WORK
 
 MOST_WORDS = 400
 BATCH = 100  # builds that one sweep ends; the next tick takes the rest
@@ -36,22 +36,28 @@ class Sweep:
 
 @dataclass(frozen=True, kw_only=True)
 class Due:
-    """What one look at the store found: `sweeps` to run, `unschedulable` lanes with builds to warn of."""
+    """What one look at the store found: `sweeps` to run, `unschedulable` waits with builds to warn of."""
 
     sweeps: tuple[Sweep, ...]
-    unschedulable: Mapping[Lane, str]
+    unschedulable: Mapping[Wait, str]
 
     def __bool__(self) -> bool:
         return bool(self.sweeps or self.unschedulable)
 
 
-Warned = dict[Lane, tuple[int, int]]
-"""(queued_at, number) of the last build that was warned of in each lane that nobody takes. Its holder is the control
+Wait = tuple[str, str, str]
+"""(queue, toolchain, organization) of builds that nobody takes now; "" stands for every organization."""
+
+Warned = dict[Wait, tuple[int, int]]
+"""(queued_at, number) of the last build that was warned of in each such wait. Its holder is the control
 process: one that starts anew warns again."""
 
 
-def look(store: Store, lease_ms: int, live_ms: int, warned: Warned) -> Due:
-    """Whether the reconciler has anything to write. It only reads: two statements with nothing queued."""
+def look(store: Store, lease_ms: int, live_ms: int, warned: Warned, jobs: int = 0) -> Due:
+    """Whether the reconciler has anything to write. It only reads: two statements with nothing queued.
+
+    `jobs`: how many image builds an organization may have at work, 0 for any number.
+    """
     with store.read() as tx:
         now = store.now(tx)
         queued = lanes(tx)
@@ -66,10 +72,18 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned) -> Due:
         )
         any_due = or_(*(exists().where(sweep.due(now)) for sweep in every))
         sweeps = every if tx.execute(select(any_due)).scalar_one() else ()
-        lacking = {lane: why for lane in queued if (why := missing(live, *lane) or _full(readers.get(lane[0], ())))}
-        for lane in set(warned) - set(lacking):
-            del warned[lane]
-        late = {lane: why for lane, why in lacking.items() if tx.execute(_late(lane, now, lease_ms, warned)).first()}
+        lacking: dict[Wait, str] = {
+            (*lane, ""): f"{why}; this build waits for one"
+            for lane in queued
+            if (why := missing(live, *lane) or _full(readers.get(lane[0], ())))
+        }
+        images = [lane for lane in queued if lane[0] == IMAGE and (*lane, "") not in lacking]
+        for organization in cluster.full(tx, jobs) if images else ():
+            why = f"{cluster.words(jobs)}; this build waits for one to end"
+            lacking |= {(*lane, organization): why for lane in images}
+        for wait in set(warned) - set(lacking):
+            del warned[wait]
+        late = {wait: why for wait, why in lacking.items() if tx.execute(_late(wait, now, lease_ms, warned)).first()}
     return Due(sweeps=sweeps, unschedulable=late)
 
 
@@ -187,26 +201,28 @@ def _full(readers: Collection[nodes.Node]) -> str:
 
 
 def warn_unschedulable(
-    tx: Connection, now: int, unschedulable: Mapping[Lane, str], waited_ms: int, warned: Warned
+    tx: Connection, now: int, unschedulable: Mapping[Wait, str], waited_ms: int, warned: Warned
 ) -> tuple[list[Row], Warned]:
-    """Write into the log of each build that waits for a node there is not what is missing, once it has waited so long.
+    """Write into the log of each build that waits for what is not there what is missing, once it has waited so long.
 
     Returns these builds and what is warned of then; the caller keeps it once the transaction is committed.
     """
     changed: list[Row] = []
     until = dict(warned)
-    for lane, why in unschedulable.items():
-        for row in lock(tx, _late(lane, now, waited_ms, warned), skip=True):  # a locked one is being claimed or ended
-            write(tx, row, **logs.system(tx, now, row, f"{why}; this build waits for one"))
-            until[lane] = (row["queued_at"], row["number"])
+    for wait, why in unschedulable.items():
+        for row in lock(tx, _late(wait, now, waited_ms, warned), skip=True):  # a locked one is being claimed or ended
+            write(tx, row, **logs.system(tx, now, row, why))
+            until[wait] = (row["queued_at"], row["number"])
             changed.append(row)
     return changed, until
 
 
-def _late(lane: Lane, now: int, waited_ms: int, warned: Warned) -> Select[Any]:
-    at, number = warned.get(lane, (0, 0))
+def _late(wait: Wait, now: int, waited_ms: int, warned: Warned) -> Select[Any]:
+    queue, toolchain, organization = wait
+    at, number = warned.get(wait, (0, 0))
     later = or_(builds.c.queued_at > at, and_(builds.c.queued_at == at, builds.c.number > number))
-    query = select(builds).where(*lane_of(*lane), later, builds.c.queued_at <= now - waited_ms)
+    query = select(builds).where(*lane_of(queue, toolchain), later, builds.c.queued_at <= now - waited_ms)
+    query = query.where(builds.c.organization == organization) if organization else query
     return query.order_by(builds.c.queued_at, builds.c.number).limit(BATCH)
 
 

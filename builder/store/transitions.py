@@ -51,7 +51,8 @@ TRANSITIONS: tuple[Transition, ...] = (
     _row("offer", PENDING, PENDING, "not attached, `offer_from` over",
          "a hint; once it lies in Redis no more: again at once, then after 10, 20, 30 s; refused by the node that "
          "failed the build: at once while another one has a free slot"),
-    _row("claim", PENDING, RUNNING, "not attached, `not_before` over, the node can", "new claim and attempt, WORK"),
+    _row("claim", PENDING, RUNNING, "not attached, `not_before` over, the node can, its organization has room",
+         "new claim and attempt, WORK; of image builds an organization has `running_jobs` in WORK and JOB"),
     _row("resolve", PENDING, RUNNING, f"queue `{EXTERNAL}`, `not_before` over, no finalizer at its repository",
          "a prebuilt image: new claim and attempt, FINALIZE at once; organizations take turns"),
     _row("heartbeat", RUNNING, RUNNING, _EITHER, "renews the lease, notes what the owner waited"),

@@ -63,11 +63,40 @@ class Target:
     has_push_secret: bool = False
 
 
+def target_of(
+    registry: str,
+    repository: str,
+    tag: str,
+    *,
+    organization: str,
+    build_args: Mapping[str, str],
+    has_cache: bool,
+    insecure: bool,
+    has_push_secret: bool,
+) -> Target:
+    """The target of an attempt's tag. `insecure`: the registry is spoken to in plain HTTP."""
+    before, found, _ = f"/{repository}".partition(f"/{organization}/")
+    return Target(
+        organization=organization,
+        repository=f"{registry}/{repository}",
+        tag=tag,
+        build_args=build_args,
+        cache_prefix=f"{registry}{before}" if found and has_cache else "",
+        insecure_registries=(registry,) if insecure else (),
+        has_push_secret=has_push_secret,
+    )
+
+
 class ImagePlan(Protocol):
     """What every strategy's plan has."""
 
     @property
     def because(self) -> str: ...
+
+    @property
+    def sub_path(self) -> str:
+        """The folder of the source that it is built from, by its path from the root."""
+        ...
 
     @property
     def warnings(self) -> tuple[str, ...]: ...

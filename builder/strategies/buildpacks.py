@@ -1,4 +1,4 @@
-"""A source without a Dockerfile, built by Cloud Native Buildpacks (`builder/buildpacks/`)."""
+"""A source without a Dockerfile, or of a request for buildpacks, built by the lifecycle (`builder/buildpacks/`)."""
 
 from __future__ import annotations
 

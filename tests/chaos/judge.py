@@ -19,6 +19,7 @@ from builder.images import registry as registries
 from builder.images.registry import Registry
 from builder.sandbox import cgroups
 from builder.store.transitions import BY_NAME, TRANSITIONS
+from tests.build_fixtures import until
 from tests.chaos import sources
 from tests.chaos.clients import Tail
 from tests.chaos.parts import Parts
@@ -52,15 +53,23 @@ def judge(play: Play) -> list[str]:
 
 
 def judge_left(play: Play) -> list[str]:
-    """What is left once the parts have ended."""
+    """What is left once the parts have ended; a process that was killed ends in its own time."""
+    until(lambda: not _left(play), SETTLE_S)
+    return _left(play)
+
+
+def _left(play: Play) -> list[str]:
     wrong = []
     needle = str(play.parts.folder).encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
             line = process.joinpath("cmdline").read_bytes()
             named = needle in line or needle in process.joinpath("environ").read_bytes()
-            if named and int(process.name) != os.getpid() and process.joinpath("stat").read_text().split()[2] != "Z":
-                wrong.append(f"a process is left: {process.name} {line.replace(bytes(1), b' ').decode()}")
+            state = process.joinpath("stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+            if named and int(process.name) != os.getpid() and state not in "ZX":
+                wrong.append(
+                    f"a process is left: {process.name} {line.replace(bytes(1), b' ').decode(errors='replace')}"
+                )
     wrong += [f"a build process is left: {one}" for one in play.parts.build_processes()]
     wrong += [f"a mount is left: {one}" for one in play.parts.mounts()]
     found = cgroups.available()

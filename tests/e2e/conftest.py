@@ -31,6 +31,7 @@ BY_TEST = ("test_exploration.py", "test_store_postgres.py")
 """Files that several processes share out test by test; of any other one a single process runs all, on its servers."""
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Name the group of each test, which stays together where processes share the tests (`make test-e2e`)."""
     for item in items:

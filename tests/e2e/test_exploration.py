@@ -16,6 +16,7 @@ from tests.exploration import (
     TWO_APART,
     TWO_CALM,
     TWO_KEYS,
+    TWO_LIMITED,
     TWO_PREBUILT,
     Model,
     Violation,
@@ -60,8 +61,8 @@ def test_one_build_whose_job_goes_on(worlds: Worlds) -> None:
 
 @pytest.mark.parametrize(
     "model",
-    [TWO_CALM, TWO_KEYS, TWO_APART, TWO_PREBUILT],
-    ids=["one key", "two keys", "two repositories", "two prebuilt images"],
+    [TWO_CALM, TWO_KEYS, TWO_APART, TWO_LIMITED, TWO_PREBUILT],
+    ids=["one key", "two keys", "two repositories", "one at work at a time", "two prebuilt images"],
 )
 def test_two_builds_that_nobody_stops(worlds: Worlds, model: Model) -> None:
     assert explore(worlds(model)).states > 100

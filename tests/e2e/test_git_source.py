@@ -147,13 +147,12 @@ def test_submodules_are_fetched_on_request_and_named_without(world: World) -> No
     save = pb.SaveBuildSecretsRequest()
     save.named.add(name="sub", git_token=pb.GitToken(username=USERNAME, token=TOKEN))
     world.server.api.call("SaveBuildSecrets", save)
-    url = world.host.url("nesting")
+    url, before = world.host.url("nesting"), len(world.host.asked)
     build = world.build(url, no_cache=True)
     assert build.status == pb.BUILD_STATUS_SUCCEEDED, (build.failure, world.log(build))
     assert "file libs/lib/lib.txt False" in world.log(build)
     assert [line for line in build.warnings if line.startswith("libs/lib, gone are submodules")], build.warnings
-    asked = ["/private-lib.git/info/refs", "/inner.git/info/refs"]
-    assert not any(path.startswith(tuple(asked)) for path in world.host.asked)
+    assert not [path for path in world.host.asked[before:] if not path.startswith("/nesting.git/")]
     build = world.build(url, secret="sub", submodules=True, no_cache=True)
     assert build.status == pb.BUILD_STATUS_SUCCEEDED, (build.failure, world.log(build))
     for path in ("libs/README", "libs/lib/lib.txt", "libs/lib/in/inner.txt"):

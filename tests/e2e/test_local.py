@@ -39,6 +39,7 @@ print(json.dumps([code, sorted(sys.modules)]), file=sys.stderr)
 """
 BUILDS = """\
 import pathlib
+print("running now", flush=True)
 pathlib.Path("/work/out/server.py").write_text("")
 """
 

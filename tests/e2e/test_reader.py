@@ -201,6 +201,18 @@ def test_a_lost_fork_process_is_replaced(readers: Readers, work: Path) -> None:
     assert planned(readers, work, "nothing").steps
 
 
+def test_a_reader_that_is_killed_while_it_waits_is_replaced(readers: Readers, work: Path) -> None:
+    readers.start()
+    pid = children_of(os.getpid())[-1]
+    assert until(lambda: children_of(pid), 120)
+    (waiting,) = children_of(pid)
+    handle = os.pidfd_open(waiting)
+    os.kill(waiting, signal.SIGKILL)
+    assert select.select([handle], [], [], 120)[0]
+    os.close(handle)
+    assert planned(readers, work, "nothing").steps
+
+
 def test_readers_die_with_their_owner(tmp_path: Path, work: Path) -> None:
     told, tell = os.pipe()
     owner = os.fork()

@@ -16,6 +16,7 @@ import pytest
 from builder import sandbox
 from builder.errors import PlatformError
 from builder.sandbox import cgroups
+from builder.sandbox.argv import entering
 from builder.sandbox.disk import stopped, used
 from tests.sandbox_fixtures import MIB, PYTHON, UID, alive, all_reaped, limits, run, until, work_folder
 
@@ -443,6 +444,22 @@ def test_cpu_time_is_shared_out(work: Path) -> None:
         pytest.skip("no writable cpu control group")
     script = "import time; end = time.time() + 2\nwhile time.time() < end: pass\nprint(time.process_time())"
     assert float(run(work, PYTHON, "-c", script, cpus=0.25).text()) < 1.0
+
+
+def test_a_line_runs_once_it_has_entered_every_group(work: Path) -> None:
+    """Where it is a file of the kernel, the 0 stands for whoever writes it."""
+    entrances = [work / "memory tasks", work / "pids"]
+    done = subprocess.run(entering(entrances, ["/bin/echo", "a b", "--"]), capture_output=True, text=True, check=True)
+    assert done.stdout == "a b --\n"
+    assert [path.read_text() for path in entrances] == ["0\n", "0\n"]
+
+
+@pytest.mark.parametrize("closed", ["/dev/full", "/nowhere/tasks"])
+def test_a_line_does_not_run_outside_of_a_group(work: Path, closed: str) -> None:
+    line = entering([work / "memory", Path(closed)], ["/bin/echo", "it runs"])
+    done = subprocess.run(line, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr
 
 
 # --- the end

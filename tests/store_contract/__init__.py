@@ -8,7 +8,7 @@ import pytest
 
 SUBJECTS = (
     "claims", "lines", "attaching", "finalizing", "offering", "untaken", "cancelling", "races", "reporting",
-    "interleavings", "retaining", "starting", "statements", "phases", "watching",
+    "interleavings", "retaining", "starting", "statements", "phases", "watching", "limiting",
 )  # fmt: skip
 pytest.register_assert_rewrite(*(f"{__name__}.{name}" for name in (*SUBJECTS, "world")))  # before they are imported
 
@@ -17,6 +17,7 @@ from tests.store_contract.cancelling import *  # noqa: E402, F403
 from tests.store_contract.claims import *  # noqa: E402, F403
 from tests.store_contract.finalizing import *  # noqa: E402, F403
 from tests.store_contract.interleavings import *  # noqa: E402, F403
+from tests.store_contract.limiting import *  # noqa: E402, F403
 from tests.store_contract.lines import *  # noqa: E402, F403
 from tests.store_contract.offering import *  # noqa: E402, F403
 from tests.store_contract.phases import *  # noqa: E402, F403

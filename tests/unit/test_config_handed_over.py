@@ -88,6 +88,7 @@ OTHER: dict[str, Any] = {
     "keep_nodes_days": 4,
     "keep_uploads_days": 5,
     "queued_builds": 7,
+    "running_jobs": 12,
     "open_uploads": 3,
     "kept_upload_bytes": 5 * 1024 * 1024,
     "log_streams": 6,

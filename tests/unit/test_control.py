@@ -379,6 +379,29 @@ def test_a_slot_that_becomes_free_wakes_nobody_while_nothing_waits_for_a_hint(wo
     assert not loops._wakes["dispatch"].is_set()
 
 
+def test_a_job_that_ends_wakes_the_dispatcher_for_what_its_organization_has_queued(world: World) -> None:
+    control, sent = Control(world), Sent()
+    loops = control.loops
+    loops.settings = loops.settings.replace(running_jobs=1)
+    loops.celery, loops.reports = cast(Any, sent), cast(Any, SimpleNamespace(heard=lambda organization: True))
+    world.register("node", queue="image")
+    first, second = world.submit(queue="image"), world.submit(queue="image")
+    loops.dispatch(woken=True)
+    assert sent.ids == [first], "the window has room for more"
+    claim = world.claim(first)
+    for event in world.events:
+        loops.changed(event)
+    loops.dispatch(woken=True)
+    loops._wakes["dispatch"].clear()
+    world.events.clear()
+    world.fail_work(first, claim)
+    for event in world.events:
+        loops.changed(event)
+    assert sent.ids == [first] and loops._wakes["dispatch"].is_set()
+    loops.dispatch(woken=True)
+    assert sent.ids == [first, second]
+
+
 # A loop that fails
 
 

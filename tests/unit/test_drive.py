@@ -14,6 +14,7 @@ from builder.attempt.attempt import Attempt
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.outcome import Artifact, Outcome, Verdict
 from builder.claims.requests import Close
+from builder.claims.spool import CROWD
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.node.drive import claim_build, close, driving, work_folder
@@ -131,6 +132,48 @@ def test_lines_that_no_api_takes_yet_are_waited_for_and_the_wait_is_not_the_buil
         assert attempt.time_limit.waited_ms(clock.seconds) == 3_600_000
         assert close(attempt, FAILED) is Close.FINISH
     assert calls.kept["b"] == ["x"]
+
+
+@pytest.fixture
+def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many lines each batch had. They are gathered for ever, unless something is urgent."""
+    found: list[int] = []
+
+    def append_log(self: MemoryCalls, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+        found.append(len(request.lines))
+        return taken(self, request)
+
+    taken = MemoryCalls.append_log
+    monkeypatch.setattr(MemoryCalls, "append_log", append_log)
+    monkeypatch.setattr("builder.node.drive.GATHER_S", threading.TIMEOUT_MAX)
+    return found
+
+
+def test_lines_of_a_moment_travel_together_once_somebody_waits(tmp_path: Path, batches: list[int]) -> None:
+    def work(attempt: Attempt) -> Outcome:
+        for _ in range(2):
+            says(3)(attempt)
+            attempt.wait_until_acknowledged()
+        return FAILED
+
+    assert own(tmp_path, MemoryCalls(), work) is Close.FINISH
+    assert batches == [3, 3]
+
+
+def test_the_last_lines_wait_for_no_others(tmp_path: Path, batches: list[int]) -> None:
+    assert own(tmp_path, MemoryCalls(), says(7)) is Close.FINISH
+    assert batches == [7]
+
+
+def test_many_lines_wait_for_no_others(tmp_path: Path, batches: list[int]) -> None:
+    def work(attempt: Attempt) -> Outcome:
+        says(CROWD)(attempt)
+        assert wait_for(attempt, lambda: attempt.log.spool.acknowledged)
+        attempt.log.system("one more")
+        return FAILED
+
+    assert own(tmp_path, MemoryCalls(), work) is Close.FINISH
+    assert sum(batches) == CROWD + 1
 
 
 # --- the end

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from builder.attempt.attempt import Attempt
+from builder.attempt.canonical import write_archive
 from builder.claims.calls import Unanswered
 from builder.claims.requests import Close
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -25,8 +26,10 @@ from builder.kaniko.plan import key_of, materials_of, read_facts, write_facts
 from builder.kube.job import Site, job_name
 from builder.node.drive import close, do_work, driving
 from builder.node.image import Launcher
+from builder.settings import Settings
 from builder.strategies import buildpacks, kaniko
 from builder.strategies.base import Setup
+from builder.strategies.preview import job_of
 from tests.attempt_fixtures import MemoryCalls, grant_of, node_at
 from tests.build_fixtures import tar_of
 from tests.golden.jobs import EXECUTOR, FETCHER, RUN
@@ -239,8 +242,9 @@ class Fake:
         self.deleted.append(name)
 
 
-def grant(source: bytes, **image: Any) -> pb.ClaimBuildResponse:
+def grant(source: bytes, *, by_buildpacks: bool = False, **image: Any) -> pb.ClaimBuildResponse:
     made = grant_of(BUILD)
+    made.request.buildpacks = by_buildpacks
     for name, value in image.items():
         if isinstance(value, dict):
             getattr(made.request.code.image.from_code, name).update(value)
@@ -407,6 +411,22 @@ def test_another_commit_with_the_same_tree_has_the_same_key(tmp_path: Path, monk
     assert keys[0] == keys[1] != keys[2]
 
 
+@pytest.mark.parametrize("dockerfile", [DOCKERFILE, ""])
+def test_a_commit_that_changes_another_folder_has_the_same_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, dockerfile: str
+) -> None:
+    """And its Job sees nothing of that folder, in which a change would go unnoticed."""
+    app = {"app/Dockerfile": dockerfile, "app/a": "a"} if dockerfile else {"app/a": "a"}
+    trees = (app, {**app, "app2/x": "1"}, {**app, "other/x": "2", "y": "3"}, {**app, "app/b": "b"})
+    keys = []
+    for number, files in enumerate(trees):
+        calls = JobCalls(tar_of(files))
+        launch_commit(tmp_path / str(number), calls, Fake(calls.order), monkeypatch, "a" * 40, sub_path="app")
+        assert {name.partition("/")[0] for name in calls.archived} == {"app"}
+        keys += calls.keys
+    assert keys[0] == keys[1] == keys[2] != keys[3]
+
+
 def test_pointers_of_lfs_become_no_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
     calls = JobCalls(tar_of({"Dockerfile": DOCKERFILE, **{f"a{number}": pointer for number in range(6)}}))
@@ -418,6 +438,64 @@ def test_pointers_of_lfs_become_no_image(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 # --- without a Dockerfile
+
+
+@pytest.mark.parametrize("by_buildpacks", [False, True])
+def test_what_plan_shows_is_what_a_worker_creates(tmp_path: Path, *, by_buildpacks: bool) -> None:
+    """But for what it cannot know: words stand there."""
+    files = {"Dockerfile": DOCKERFILE, "a": "a", "draft.js": "2", "project.toml": PROJECT}
+    calls = JobCalls(tar_of(files))
+    cluster = Fake(calls.order)
+    arguments = {"BP_WHO": "us"}
+    launch(
+        tmp_path,
+        calls,
+        cluster,
+        setups=BOTH,
+        login=("robot", "pass"),
+        by_buildpacks=by_buildpacks,
+        build_args=arguments,
+    )
+    source = tmp_path / "seen"
+    source.mkdir()
+    for name, content in files.items():
+        (source / name).write_text(content)
+
+    def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
+        made = write_archive(source, tmp_path / "seen.tar", limit=1 << 20, folder=folder, part=part)
+        return f"sha256:{made.sha256}", made.size, made.unpacked
+
+    settings = Settings(
+        registry="registry.example:5000",
+        registry_insecure=True,
+        repository_prefix="team",
+        organization="o",
+        job_registry_username="robot",
+        kaniko_executor=EXECUTOR,
+        fetch_image=FETCHER,
+        buildpacks_builder=BUILDER,
+        buildpacks_run_image=RUN,
+    )
+    asked = ImageRequest(buildpacks=by_buildpacks, build_args=arguments)
+    made = job_of(settings, source, asked, "app", packed)
+    known = {
+        '"SOURCE_URL"}': '"http://store/x?signature=s3cret"}',
+        "build-BUILD-1": "build-x-1",
+        "BUILDER_VERSION": "1.2.0",
+        "BUILD": BUILD,
+    }
+    text = json.dumps(made)
+    for numbered in ('"runAsUser": ', '"runAsGroup": ', '"fsGroup": '):
+        text = text.replace(f'{numbered}"BUILDER_UID"', f"{numbered}1001").replace(
+            f'{numbered}"BUILDER_GID"', f"{numbered}1000"
+        )
+    text = text.replace("BUILDER_UID", "1001").replace("BUILDER_GID", "1000")
+    for word, value in known.items():
+        text = text.replace(word, value)
+    (created,) = json.loads(json.dumps(cluster.created))
+    expected = json.loads(text)
+    expected["spec"]["activeDeadlineSeconds"] = created["spec"]["activeDeadlineSeconds"]
+    assert created == expected
 
 
 def test_a_source_without_a_dockerfile_goes_to_buildpacks(tmp_path: Path) -> None:
@@ -451,6 +529,15 @@ def test_a_dockerfile_goes_before_buildpacks(tmp_path: Path) -> None:
     calls = JobCalls(SOURCE)
     launch(tmp_path, calls, Fake(calls.order), setups=BOTH)
     assert calls.marked is not None and calls.marked.job.strategy == "kaniko"
+
+
+def test_buildpacks_that_are_asked_for_go_before_a_dockerfile(tmp_path: Path) -> None:
+    calls = JobCalls(SOURCE)
+    _, how = launch(tmp_path, calls, Fake(calls.order), setups=BOTH, by_buildpacks=True)
+    assert how is Close.LAUNCHED
+    assert calls.marked is not None and calls.marked.job.strategy == "buildpacks"
+    assert "an image by Cloud Native Buildpacks, because buildpacks are asked for" in calls.kept[BUILD]
+    assert calls.archived == ["Dockerfile", "a"], "a file like any other"
 
 
 @pytest.mark.parametrize(

@@ -56,6 +56,10 @@ def test_a_sub_path_is_the_context(source: Path) -> None:
         plan_image(source, ImageRequest(dockerfile="app/Dockerfile"))
     with pytest.raises(BuildError, match="is not in the source"):
         plan_image(source, ImageRequest(sub_path="apps"))
+    (source / "link").symlink_to("app")
+    for other in ("link", "app/here"):
+        with pytest.raises(BuildError, match="is no folder of the source"):
+            plan_image(source, ImageRequest(sub_path=other))
 
 
 def test_a_named_dockerfile_that_is_not_there_lists_what_is(source: Path) -> None:
@@ -177,11 +181,61 @@ def test_plan_says_why_a_folder_is_image_mode(source: Path) -> None:
     code, found = plan(str(source))
     assert code == 0 and found["image"]["because"] == "Dockerfile at the root" and "plan" not in found
     lines = run("plan", str(source)).out.splitlines()
-    assert [line.split()[0] for line in lines] == ["VALUE", "image", "file", "base", "source", "output", "next"]
+    first = [line.split()[0] for line in lines if line[0].isalnum() or line.startswith("    ")][:6]
+    assert first == ["VALUE", "image", "file", "base", "source", "job"]
+    assert [line.split()[0] for line in lines[-2:]] == ["output", "next"]
     put(source, main_dot_py="def handler(payload, ctx):\n    return 1\n", requirements_dot_txt="")
     put(source, handler_dot_py="def handler(payload, ctx):\n    return 1\n")
     assert "plan" in plan(str(source))[1], "a runtime that fits goes before a Dockerfile that nobody named"
     assert "image" in plan(str(source), "--dockerfile", "Dockerfile")[1]
+
+
+def test_plan_shows_the_job_that_would_be_made(source: Path) -> None:
+    put(source, Dockerfile=GOOD, app__Dockerfile="FROM scratch\nARG WHO\nCOPY x /\n", app__x="x")
+    argv = ("--sub-path", "app", "--build-arg", "WHO=$(us)\x7f\x1b[31m")
+    code, found = plan(str(source), *argv, settings=local(source))
+    pod = found["job"]["spec"]["template"]["spec"]
+    (main,) = pod["containers"]
+    assert code == 0 and found["job"]["metadata"]["name"] == "ignite-BUILD-1"
+    assert {"--dockerfile=/kaniko/buildcontext/app/Dockerfile", "--build-arg=WHO=$$(us)\x7f\x1b[31m"} <= {*main["args"]}
+    assert "--destination=REGISTRY/ORGANIZATION/shop:build-BUILD-1" in main["args"]
+    assert pod["initContainers"][0]["env"] == [{"name": "SOURCE_URL", "value": "SOURCE_URL"}]
+    words = {"BUILD", "SOURCE_URL", "REGISTRY", "ORGANIZATION", "EXECUTOR_IMAGE", "FETCH_IMAGE"}
+    assert found["placeholders"].keys() == words
+    ran = run("plan", str(source), *argv, settings=local(source))
+    shown = ran.out[ran.out.index("\n{\n") : ran.out.rindex("\n}\n") + 3]
+    assert json.loads(shown) == found["job"] and "\x1b" not in ran.out and "\x7f" not in ran.out
+    assert all(f" {word}  " in ran.out for word in words)
+
+
+def test_plan_shows_what_the_settings_at_hand_decide(source: Path) -> None:
+    put(source, Dockerfile=GOOD)
+    here = {"kaniko_executor": "r.example/kaniko@sha256:" + "0" * 64, "registry": "r.example", "organization": "acme"}
+    settings = local(source).replace(**here, registry_insecure=True, kaniko_cache=False, job_node_selector={"a": "b"})
+    _, found = plan(str(source), settings=settings)
+    pod = found["job"]["spec"]["template"]["spec"]
+    assert (pod["nodeSelector"], [one["name"] for one in pod["volumes"]]) == ({"a": "b"}, ["source"])
+    (main,) = pod["containers"]
+    assert main["image"] == here["kaniko_executor"]
+    assert {"--insecure-registry=r.example", "--destination=r.example/acme/shop:build-BUILD-1"} <= {*main["args"]}
+    assert found["placeholders"].keys() == {"BUILD", "SOURCE_URL", "FETCH_IMAGE"}
+    _, found = plan(str(source), settings=settings.replace(server="http://127.0.0.1:1"))
+    assert {"REGISTRY", "ORGANIZATION"} <= found["placeholders"].keys(), "a server decides by its own settings"
+
+
+@pytest.mark.parametrize(
+    ("project", "argument", "words"),
+    [
+        ("[_]\nschema-version = 'x'\n", "BP_A=1", "schema-version x is not known"),
+        ("", "NODE_ENV=1", "the variable NODE_ENV is not allowed"),
+    ],
+)
+def test_plan_refuses_what_a_worker_would_refuse_of_buildpacks(
+    source: Path, project: str, argument: str, words: str
+) -> None:
+    put(source, project_dot_toml=project)
+    ran = run("plan", str(source), "--buildpacks", "--build-arg", argument, settings=local(source))
+    assert ran.code != 0 and words in ran.err
 
 
 def test_buildpacks_are_asked_for_and_a_runtime_that_fits_does_not_count(source: Path) -> None:
@@ -191,7 +245,7 @@ def test_buildpacks_are_asked_for_and_a_runtime_that_fits_does_not_count(source:
     assert (code, found["image"]["strategy"], found["image"]["because"]) == (
         0,
         "buildpacks",
-        "no Dockerfile at the root",
+        "buildpacks are asked for",
     )
     ran = run("plan", str(source), "--buildpacks", settings=local(source).replace(server="http://127.0.0.1:1"))
     output, following = ran.out.splitlines()[-2:]
@@ -201,7 +255,6 @@ def test_buildpacks_are_asked_for_and_a_runtime_that_fits_does_not_count(source:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ((), "there is a Dockerfile at the root, and a server builds that"),
         (("--runtime", "go"), "--buildpacks and --runtime exclude each other"),
         (("--dockerfile", "Dockerfile"), "--buildpacks and --dockerfile exclude each other"),
     ],
@@ -211,6 +264,16 @@ def test_what_excludes_buildpacks_is_named(source: Path, argv: tuple[str, ...], 
     for command in ("plan", "build"):
         ran = run(command, str(source), "--buildpacks", *argv, settings=local(source))
         assert ran.code == 2 and words in ran.err, ran.err
+
+
+def test_buildpacks_that_are_asked_for_go_before_a_dockerfile(source: Path) -> None:
+    put(source, Dockerfile="FROM nothing that could be one\n", app__x="x")
+    code, found = plan(str(source), "--buildpacks")
+    assert (code, found["image"]["strategy"], found["image"]["dockerfile"]) == (0, "buildpacks", "")
+    found = plan_image(source, ImageRequest(sub_path="app", buildpacks=True))
+    assert (found.strategy, found.because, found.sub_path) == ("buildpacks", "buildpacks are asked for", "app")
+    with pytest.raises(BuildError, match="is not in the source"):
+        plan_image(source, ImageRequest(sub_path="apps", buildpacks=True))
 
 
 def test_without_a_cluster_buildpacks_say_what_to_do(source: Path) -> None:
@@ -229,6 +292,7 @@ def test_buildpacks_send_a_context_without_a_dockerfile(source: Path) -> None:
     as_image(request, options, settings)
     asked = request.code.image.from_code
     assert (asked.sub_path, dict(asked.build_args), asked.dockerfile_path) == ("app", {"BP_MODE": "fast"}, "")
+    assert request.buildpacks
 
 
 @pytest.mark.parametrize("options", [{"dockerfile": "./docker/Dockerfile"}, {"buildpacks": True}])
@@ -242,6 +306,7 @@ def test_a_commit_is_asked_for_as_an_image(source: Path, options: dict[str, Any]
     assert found.submodules
     assert found.dockerfile_path == ("docker/Dockerfile" if "dockerfile" in options else "")
     assert not request.build_args and request.WhichOneof("source") == "code"
+    assert request.buildpacks == ("buildpacks" in options)
     intake._check_image(request)
 
 

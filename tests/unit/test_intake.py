@@ -134,8 +134,12 @@ def test_a_tag_that_only_looks_alike_is_taken(store: Store, tmp_path: Path, tag:
 
 ARCHIVE = b"PK\x03\x04"
 TWICE = common.CodeSource(compile=common.CompileSource(source_code=b"x\n", build_args={"GOFLAGS": "-x"}))
+PREBUILT = common.CodeSource(image=common.ImageSource(prebuilt=common.PrebuiltImage(image_ref="debian:12")))
 IGNORED = {
     "dockerfile": asked(dockerfile="Dockerfile"),
+    "buildpacks": asked(buildpacks=True),
+    "buildpacks beside a context": asked(context_id="c", buildpacks=True),
+    "buildpacks of a prebuilt image": asked(code=PREBUILT, buildpacks=True),
     "buildArgs": asked(code=TWICE, build_args={"GOFLAGS": "-x"}),
     "sourceRef": asked(context_id="c", source_ref=common.SourceRef(context_id="c")),
     "repository": asked(repository="acme/a", output_repository="acme/b"),
@@ -221,7 +225,10 @@ def test_a_repository_stands_beside_no_upload_and_names_each_thing_once(store: S
     twice.dockerfile = "b"
     arguments = from_git(build_args={"A": "1"})
     arguments.build_args["A"] = "2"
-    for request, where in ((beside, "sourceRef"), (twice, "dockerfile"), (arguments, "buildArgs")):
+    packs = from_git(dockerfile_path="a")
+    packs.buildpacks = True
+    refused = ((beside, "sourceRef"), (twice, "dockerfile"), (arguments, "buildArgs"), (packs, "buildpacks"))
+    for request, where in refused:
         assert refusal(store, tmp_path, request) == ("InvalidRequest", where)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from builder.errors import BuildError, PlatformError
 from builder.sandbox import Command, Limits, Mount, Root
-from builder.sandbox.argv import Descriptors, Programs, inner, outer
+from builder.sandbox.argv import Descriptors, Programs, entering, inner, outer
 from builder.sandbox.compose import Bound, identity_files, layers, resolve_inside, settled
 from builder.sandbox.unsandboxed import translated
 
@@ -34,6 +34,18 @@ def test_outer_is_prlimit_then_bubblewrap_then_the_command() -> None:
     nested = outer(programs, {"nproc": 10, "core": 0}, FDS, COMMAND.argv, (61000, 61001))
     assert nested == ["/usr/bin/unshare", "--mount-proc", "--setgid=61001", "--setuid=61000", "--", *line]
     assert not any("/node" in word for word in line), "no host path on a command line that /proc shows inside"
+
+
+def test_a_line_stands_behind_its_groups() -> None:
+    """That it enters them: tests/e2e/test_sandbox.py."""
+    shell, option, script, *words = entering([Path("/g/memory/tasks"), Path("/g/pids/tasks")], ["/bin/echo", "a"])
+    assert (shell, option) == ("/bin/sh", "-c")
+    assert "/" not in script, "a path in a script would have to be quoted"
+    assert words == ["group", "/g/memory/tasks", "/g/pids/tasks", "--", "/bin/echo", "a"]
+
+
+def test_without_an_entrance_a_line_is_itself() -> None:
+    assert entering([], ["/bin/echo", "a"]) == ["/bin/echo", "a"]
 
 
 def test_inner_golden() -> None:

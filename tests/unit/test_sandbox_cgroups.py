@@ -227,6 +227,25 @@ def test_a_groups_limits_are_written_before_a_process_enters(kernel: Kernel) -> 
     ]
 
 
+@pytest.mark.parametrize(("version", "found"), [(1, ["one/tasks"]), (2, [])])
+def test_a_process_enters_by_itself_where_a_thread_may(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int, found: list[str]
+) -> None:
+    """A group of v2 takes whole processes alone."""
+    monkeypatch.setattr(cgroups, "_write", lambda file, value: None)
+    group = cgroups.Group(parents(version, tmp_path), LIMITS, "one")
+    assert [path.relative_to(tmp_path).as_posix() for path in group.entrances()] == found
+
+
+def test_each_hierarchy_of_v1_has_an_entrance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups, "_write", lambda file, value: None)
+    folders = {name: tmp_path / name for name in ("memory", "pids", "cpu")}
+    for folder in folders.values():
+        folder.mkdir()
+    group = cgroups.Group(cgroups.Hierarchy(version=1, parents=folders), LIMITS, "one")
+    assert {path.parent.parent for path in group.entrances()} == set(folders.values())
+
+
 def test_a_limit_that_the_kernel_does_not_know_is_no_limit(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     (kernel.top / "cgroup.subtree_control").write_text("pids cpu")
     monkeypatch.setattr(cgroups, "_remove", lambda folder: None)

@@ -39,18 +39,26 @@ def steps_of(world: World, call: Callable[[], object]) -> int:
     return count - raw_count
 
 
-@pytest.mark.parametrize("what", ["offerable", "queue_timeouts", "waiting", "look"])
+def offer_images(world: World) -> list[str]:
+    """What the dispatcher offers of images to one organization that may have four at work."""
+    with world.store.transaction() as tx:
+        return offers.offerable(tx, world.store.now(tx), "image", ("go-1.26", ""), 4, 4)
+
+
+@pytest.mark.parametrize("what", ["offerable", "images", "queue_timeouts", "waiting", "look"])
 def test_ten_thousand_queued_cost_what_ten_cost(world: World, what: str) -> None:
     calls: dict[str, Callable[[], object]] = {
         "offerable": lambda: world.offer(4),
+        "images": lambda: offer_images(world),
         "queue_timeouts": world.queue_timeouts,
         "waiting": lambda: offers.waiting(world.store, LIVE_MS),
         "look": lambda: sweeps.look(world.store, LEASE, LIVE_MS, {}),
     }
+    queue = {"queue": "image"} if what == "images" else {}
     for _ in range(10):
-        world.submit()
+        world.submit(**queue)
     few = max(1, steps_of(world, calls[what]))
-    values = dict(world.row(world.submit()))
+    values = dict(world.row(world.submit(**queue)))
     with world.store.engine.begin() as tx:
         start = values.pop("number")
         rows = [values | {"number": start + n, "build_id": f"q{n:019d}"} for n in range(1, 10_000)]

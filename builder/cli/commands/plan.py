@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import posixpath
 import shlex
@@ -10,9 +11,10 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from builder import pipelines
 from builder.cli import format as fmt
@@ -38,6 +40,8 @@ from builder.source.digest import code_hash
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
 
+FOLD = 110
+"""Columns of a manifest's line that takes more than one value."""
 _NETWORK = {Network.NONE: "no", Network.INDEX: "package index only"}
 
 
@@ -123,7 +127,9 @@ def plan(
         with opened(packed, runtime) as source:
             digest = code_hash(source.root)
             image = image_of(settings, packed, source, runtime, dockerfile, build_args, buildpacks=buildpacks)
-            if image is None:
+            if image is not None:
+                job = _job(settings, source, image, build_args, packed.name)
+            else:
                 made = planned(settings, packed, source, runtime, version, target, build_args)
     except BuildError as error:
         raise refused_here(_meant(error, path, ctx.prog)) from None
@@ -136,7 +142,7 @@ def plan(
                 "name": packed.name,
                 "source": facts,
                 "leftOut": [{"path": each.path, "rule": each.rule.name, "pattern": each.rule.pattern} for each in left],
-                **({"image": asdict(image)} if image else {"plan": made.to_json()}),
+                **({"image": asdict(image), **job} if image else {"plan": made.to_json()}),
             }
         )
         return 0
@@ -144,7 +150,8 @@ def plan(
     if image:
         words = f"push an image, then: {ctx.prog} build --image REF"
         options = f" --dockerfile {shlex.quote(dockerfile)}" if dockerfile else " --buildpacks" if buildpacks else ""
-        lines = rendered_image(image, source, digest, left, look, next_command + options if settings.server else words)
+        command = next_command + options if settings.server else words
+        lines = rendered_image(image, job, source, digest, left, look, command)
     else:
         lines = rendered(made, source, digest, left, look, next_command)
     for line in lines:
@@ -208,9 +215,9 @@ def image_of(
                 raise
         else:
             return None
-    arguments = {name: value for name, value in build_args.items() if name not in (START_CHECK, "sub_path")}
+    asked = ImageRequest(dockerfile=dockerfile, sub_path=sub_path, build_args=image_arguments(build_args))
     try:
-        return plan_image(source.root, ImageRequest(dockerfile=dockerfile, sub_path=sub_path, build_args=arguments))
+        return plan_image(source.root, asked)
     except BuildError as error:
         raise _with_left_out(error, packed) from None
 
@@ -218,25 +225,53 @@ def image_of(
 def _by_buildpacks(
     packed: Packed, source: Source, runtime: str, dockerfile: str, build_args: Mapping[str, str]
 ) -> ImagePlan:
-    """The plan of a source without a Dockerfile. Raises `BuildError` InvalidRequest where there is one, or another
-    option excludes it."""
+    """The plan of buildpacks. Raises `BuildError` InvalidRequest where another option excludes them."""
     if other := "--dockerfile" if dockerfile else "--runtime" if runtime else "":
         message = f"--buildpacks and {other} exclude each other"
         raise BuildError("InvalidRequest", message, where="--buildpacks", next="Leave one of them out.")
     if packed.kind == "file":
         raise BuildError("InvalidRequest", "buildpacks need a folder or an archive", where="PATH")
-    made = choose(source.root, ImageRequest(sub_path=build_args.get("sub_path", "")))
-    if made.strategy != "buildpacks":
-        message = f"there is a {made.because}, and a server builds that"
-        step = "Leave --buildpacks out to build it, or name it in .igniteignore."
-        raise BuildError("InvalidRequest", message, where="--buildpacks", next=step)
-    return made
+    return choose(source.root, ImageRequest(sub_path=build_args.get("sub_path", ""), buildpacks=True))
+
+
+def image_arguments(build_args: Mapping[str, str]) -> dict[str, str]:
+    """The arguments that are for the image's build, of those that were typed."""
+    return {name: value for name, value in build_args.items() if name not in (START_CHECK, "sub_path")}
+
+
+def _job(
+    settings: Settings, source: Source, made: ImagePlan, build_args: Mapping[str, str], name: str
+) -> dict[str, Any]:
+    """The Job of the plan, and what its placeholders stand for. Raises `BuildError` for what a worker would refuse."""
+    from builder.attempt.canonical import write_archive
+    from builder.strategies.preview import job_of, placeholders_of
+
+    def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
+        with tempfile.TemporaryDirectory(prefix="ignite-plan-") as work:
+            out = Path(work) / "archive.tar"
+            archive = write_archive(source.root, out, limit=Limits().archive, folder=folder, part=part)
+        return f"sha256:{archive.sha256}", archive.size, archive.unpacked
+
+    asked = ImageRequest(
+        dockerfile=made.dockerfile,
+        sub_path=made.sub_path,
+        build_args=image_arguments(build_args),
+        buildpacks=made.strategy == "buildpacks",
+    )
+    manifest = job_of(settings, source.root, asked, name, packed)
+    return {"job": manifest, "placeholders": placeholders_of(manifest)}
 
 
 def rendered_image(
-    made: ImagePlan, source: Source, digest: str, left: Sequence[Left], look: Look, next_command: str
+    made: ImagePlan,
+    job: Mapping[str, Any],
+    source: Source,
+    digest: str,
+    left: Sequence[Left],
+    look: Look,
+    next_command: str,
 ) -> tuple[str, ...]:
-    """The table of image mode. Nothing is cut in a pipe."""
+    """The table of image mode, and its Job. Nothing of the table is cut in a pipe, of the Job nothing at all."""
     rows = [("", "VALUE", "WHY"), ("image", made.strategy, shown(made.because))]
     if made.dockerfile:
         rows.append(("file", shown(made.dockerfile), "read by the rules of BuildKit"))
@@ -246,8 +281,27 @@ def rendered_image(
     rows += _left_rows(left)
     lines = list(fmt.table(rows))
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
-    lines.append(f"output   {STRATEGIES[made.strategy]}")
-    lines.append(f"next     {look.paint('cyan', shown(next_command))}")
+    words = [f"{word}  {meaning}" for word, meaning in job["placeholders"].items()]
+    lines += [f"{'' if at else 'job':<9}{text}" for at, text in enumerate(words)]
+    manifest = _folded(job["job"]).split("\n")
+    after = [f"output   {STRATEGIES[made.strategy]}", f"next     {look.paint('cyan', shown(next_command))}"]
+    return (*_cut(lines, look), *manifest, *_cut(after, look))
+
+
+def _folded(value: Any, indent: int = 0) -> str:
+    """JSON that has on one line what fits there. It escapes all that a terminal would obey."""
+    flat = json.dumps(value).replace("\x7f", "\\u007f")
+    if indent + len(flat) <= FOLD or not isinstance(value, (dict, list)):
+        return flat
+    inner, ends = " " * (indent + 2), "{}" if isinstance(value, dict) else "[]"
+    if isinstance(value, dict):
+        rows = [f"{json.dumps(name)}: {_folded(one, indent + 2)}" for name, one in value.items()]
+    else:
+        rows = [_folded(one, indent + 2) for one in value]
+    return ends[0] + "\n" + ",\n".join(inner + row for row in rows) + f"\n{' ' * indent}{ends[1]}"
+
+
+def _cut(lines: Sequence[str], look: Look) -> tuple[str, ...]:
     return tuple(line if look.columns is None else fmt.cut(line, look.columns, look.symbols.ellipsis) for line in lines)
 
 

@@ -1,4 +1,5 @@
-"""The golden Jobs: manifests of Dockerfile and buildpacks builds, from the plainest to one with every option."""
+"""The golden Jobs: manifests of Dockerfile and buildpacks builds, from the plainest to one with every option, and what
+`plan` shows of the examples."""
 
 from __future__ import annotations
 
@@ -9,10 +10,14 @@ from typing import Any
 from builder.buildpacks.manifest import BuildpacksBuild, Rebase, cache_image, rebase_manifest
 from builder.buildpacks.manifest import manifest as buildpacks_manifest
 from builder.buildpacks.project import Wanted
+from builder.dockerfile.choose import ImageRequest
 from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
 from builder.kube.job import Attempt, Limits, Site, Source, Toleration
+from builder.settings import Settings
+from builder.strategies.preview import job_of
 
 FOLDER = Path(__file__).parent
+EXAMPLES = FOLDER.parents[2] / "examples"
 MIB = 1024 * 1024
 SOURCE = Source(
     url="https://store.example/sources/0123?signature=abc",
@@ -86,9 +91,23 @@ def buildpacks_manifests() -> dict[str, dict[str, Any]]:
     }
 
 
+def previews() -> dict[str, dict[str, Any]]:
+    """Name → what `plan` shows of an example: the settings name no image and no registry."""
+
+    def packed(folder: str, part: object) -> tuple[str, int, int]:
+        return SOURCE.digest, SOURCE.archive_bytes, SOURCE.unpacked_bytes
+
+    arguments = {"BASE": EXECUTOR, "NAME": "Ada"}
+    asked = {
+        "image-dockerfile": ImageRequest(build_args=arguments),
+        "image-buildpacks": ImageRequest(buildpacks=True, build_args={"BP_MODE": "fast"}),
+    }
+    return {f"plan-{name}": job_of(Settings(), EXAMPLES / name, one, "app", packed) for name, one in asked.items()}
+
+
 def all_manifests() -> dict[str, dict[str, Any]]:
     """Name of the golden file → manifest."""
-    return {**manifests(), **buildpacks_manifests()}
+    return {**manifests(), **buildpacks_manifests(), **previews()}
 
 
 def _everything(executor: str) -> Site:

@@ -319,6 +319,7 @@ class CreateBuildRequest(_message.Message):
     BUILD_ARGS_FIELD_NUMBER: _builtins.int
     PLATFORM_FIELD_NUMBER: _builtins.int
     NO_CACHE_FIELD_NUMBER: _builtins.int
+    BUILDPACKS_FIELD_NUMBER: _builtins.int
     TIMEOUT_SECS_FIELD_NUMBER: _builtins.int
     QUEUE_TIMEOUT_SECS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
@@ -339,6 +340,8 @@ class CreateBuildRequest(_message.Message):
     platform: _builtins.str
     """Empty: "linux/amd64"."""
     no_cache: _builtins.bool
+    buildpacks: _builtins.bool
+    """Image mode: by Cloud Native Buildpacks, also where the source has a Dockerfile."""
     timeout_secs: _builtins.int
     """0: default."""
     queue_timeout_secs: _builtins.int
@@ -386,6 +389,7 @@ class CreateBuildRequest(_message.Message):
         build_args: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         platform: _builtins.str = ...,
         no_cache: _builtins.bool = ...,
+        buildpacks: _builtins.bool = ...,
         timeout_secs: _builtins.int = ...,
         queue_timeout_secs: _builtins.int = ...,
         priority: _builtins.int = ...,
@@ -397,7 +401,7 @@ class CreateBuildRequest(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "context_id", b"context_id", "git_source", b"git_source", "source", b"source", "source_ref", b"source_ref", "zipped_code", b"zipped_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "code", b"code", "context_id", b"context_id", "dockerfile", b"dockerfile", "git_source", b"git_source", "idempotency_key", b"idempotency_key", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "organization_name", b"organization_name", "output_repository", b"output_repository", "platform", b"platform", "priority", b"priority", "queue_timeout_secs", b"queue_timeout_secs", "registry", b"registry", "repository", b"repository", "source", b"source", "source_ref", b"source_ref", "tags", b"tags", "timeout_secs", b"timeout_secs", "zipped_code", b"zipped_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "buildpacks", b"buildpacks", "code", b"code", "context_id", b"context_id", "dockerfile", b"dockerfile", "git_source", b"git_source", "idempotency_key", b"idempotency_key", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "organization_name", b"organization_name", "output_repository", b"output_repository", "platform", b"platform", "priority", b"priority", "queue_timeout_secs", b"queue_timeout_secs", "registry", b"registry", "repository", b"repository", "source", b"source", "source_ref", b"source_ref", "tags", b"tags", "timeout_secs", b"timeout_secs", "zipped_code", b"zipped_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["context_id", "zipped_code", "git_source", "code"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
