@@ -6,7 +6,7 @@ The control side's half (attest, tags, report) is `builder/finalize.py`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from builder.attempt.apart import build_apart
 from builder.attempt.attempt import Attempt
@@ -20,6 +20,7 @@ from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step, place, prepare
 from builder.attempt.verdict import of_error, of_refused, of_step
 from builder.claims.outcome import Artifact, Material, Outcome, Verdict
+from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.key import build_key
 from builder.plan import Network, Plan, Sees, Step
@@ -43,7 +44,6 @@ def run_build(attempt: Attempt) -> Outcome:
         bound, steps = planned.bound, planned.bound.plan.steps
         with attempt.phase("BUILD"):
             prepare(attempt, bound.plan)
-            attempt.node.label("prepared")
             earlier: tuple[str, ...] = ()
             fetched: tuple[Material, ...] = ()
             seeing = next((number for number, step in enumerate(steps, 1) if step.sees is Sees.ALL), 0)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
+from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.settings import Settings
 from builder.store import secrets

@@ -16,22 +16,24 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from builder.attempt.plain import Failed, from_plain, to_json
 from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, Pointers, Start, Unpacked, framed, serve
-from builder.dockerfile.choose import ImageRequest
+from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.images.component import Component
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.limits import Limits
-from builder.strategies.base import Choice, Strategy
 from builder.text import size as in_words
 from builder.text import visible
+
+if TYPE_CHECKING:
+    from builder.dockerfile.choose import ImageRequest
+    from builder.strategies.base import Choice, Strategy
 
 LOOK_S = 0.05
 """Between two looks whether the attempt must stop. An answer wakes its owner at once."""
@@ -70,10 +72,13 @@ class Faulty(Exception):
 
 
 class Readers:
-    """The process that forks readers, for one owner. `start` it while this process has one thread."""
+    """The process that forks readers, for one owner. `start` it while this process has one thread.
 
-    def __init__(self, known: tuple[Pipeline, ...], catalog: Catalog) -> None:
-        self._known, self._catalog = known, catalog
+    Without `images` it answers nothing about image mode, and loads none of it.
+    """
+
+    def __init__(self, known: tuple[Pipeline, ...], catalog: Catalog, *, images: bool = True) -> None:
+        self._known, self._catalog, self._images = known, catalog, images
         self._lock = threading.Lock()
         self._control: socket.socket | None = None
         self._close: Callable[[], object] = lambda: None
@@ -88,7 +93,7 @@ class Readers:
         with theirs:
             pid = os.fork()
             if pid == 0:
-                serve(theirs, self._known, self._catalog, owner)
+                serve(theirs, self._known, self._catalog, owner, images=self._images)
         self._control = mine
         self._close = weakref.finalize(self, _end, mine, pid, owner)
 
@@ -214,6 +219,8 @@ class Reading:
 
     def strategy(self, asked: ImageRequest) -> Choice:
         """Which strategy makes an image of the source."""
+        from builder.strategies.base import Choice  # with Kubernetes' side of it, which a compiled build does without
+
         with _invalid():
             return self._ask(Choice, "strategy", self._bounds, asked=asked)
 

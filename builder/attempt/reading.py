@@ -19,14 +19,13 @@ import stat
 import struct
 import traceback
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from builder import pipelines, strategies
+from builder import pipelines
 from builder.attempt.plain import failed, from_plain, prepare, to_json
-from builder.dockerfile.choose import ImageRequest
+from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.component import Component, Malformed, read_component, require_servable
 from builder.images.gather import open_source as open_plain
@@ -38,8 +37,10 @@ from builder.sandbox.confine import confine, die_with, rename
 from builder.source.digest import code_hash
 from builder.source.tree import READ_LIMIT, DirTree
 from builder.source.unpack import Limits, unpack_file, write_single
-from builder.strategies.base import Choice
 from builder.text import visible
+
+if TYPE_CHECKING:
+    from builder.strategies.base import Choice
 
 HEADER = struct.Struct(">Q")
 NOTE_BYTES = 1024
@@ -156,9 +157,15 @@ class Desk:
         return Unpacked(files=done.files, code_hash=code_hash(self._root), warnings=done.warnings)
 
     def strategy(self, asked: dict[str, Any]) -> Choice:
+        from builder import strategies
+        from builder.dockerfile.choose import ImageRequest
+
         return strategies.choose(self._root, from_plain(ImageRequest, asked))
 
     def image(self, strategy: str, asked: dict[str, Any], known: str) -> Any:
+        from builder import strategies
+        from builder.dockerfile.choose import ImageRequest
+
         found = strategies.by_name(strategy)
         assert found is not None
         return found.plan(self._root, from_plain(ImageRequest, asked), known)
@@ -203,15 +210,20 @@ class Desk:
         return found
 
 
-def serve(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, owner: int) -> NoReturn:
+def serve(
+    control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog, owner: int, *, images: bool
+) -> NoReturn:
     """Fork a reader for each request, until the owner closes `control` or is gone. Answers its pidfd, then its end.
 
-    The next reader is forked ahead and waits, so that a request does not wait for the fork.
+    The next reader is forked ahead and waits, so that a request does not wait for the fork. `images`: readers are
+    asked about image mode, too.
     """
     try:
         _cut_off(control)
         rename("ignite-readers")
-        prepare(Bounds, PlanRequest, ImageRequest, Choice, Detection, Plan, Step)
+        prepare(Bounds, PlanRequest, Detection, Plan, Step)
+        if images:
+            _prepare_images()
         seccomp.program_of_a_reader()
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):
@@ -233,6 +245,17 @@ def serve(control: socket.socket, known: tuple[Pipeline, ...], catalog: Catalog,
             next_one = _fork_next(control, known, catalog)
     except BaseException:
         _gone(1)
+
+
+def _prepare_images() -> None:
+    """Load what answers about image mode: a reader is confined before its first question, and shares it with the next.
+    An owner that builds no image never loads it."""
+    from builder import strategies
+    from builder.dockerfile.choose import ImageRequest
+    from builder.strategies.base import Choice
+
+    assert strategies
+    prepare(ImageRequest, Choice)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,12 +8,12 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 from builder import sandbox
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import cache_of, shared
+from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.plan import Access, Network, Plan, Sees, Step
 from builder.sandbox.argv import PATH
@@ -158,6 +158,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
             on_line=on_line,
             cancelled=attempt.lease.must_stop,
             grace_ms=settings.stop_grace_ms,
+            released=lambda: attempt.node.label("step-runs"),
             use_cgroups=settings.use_cgroups,
             launcher=step_launcher(settings),
         )

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import functools
 import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.destination import REPOSITORY
 
@@ -93,7 +95,7 @@ def read_recipes(folder: Path, file: str = FILE) -> dict[str, Recipe]:
     path, name = folder / file, TABLES_OF[file]
     try:
         text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text).get(name, [])
+        tables = _parsed(text).get(name, [])
     except FileNotFoundError:
         raise BuildError("InvalidRequest", f"there is no {file}", where=str(path)) from None
     except tomllib.TOMLDecodeError as error:
@@ -103,6 +105,11 @@ def read_recipes(folder: Path, file: str = FILE) -> dict[str, Recipe]:
     keys = KEYS if file == FILE else (*KEYS, *TOOLCHAIN_KEYS)
     recipes = [_recipe(table, f"{path}: {name} {number}", folder, keys) for number, table in enumerate(tables, 1)]
     return {recipe.name: recipe for recipe in recipes}
+
+
+@functools.lru_cache(maxsize=16)  # one build asks for the same file several times
+def _parsed(text: str) -> Mapping[str, Any]:
+    return tomllib.loads(text)
 
 
 LISTS = ("packages", "only", "without", "strip", "keep", "toolchains")

@@ -196,10 +196,10 @@ class Context:
     ) -> Iterator[Client | LocalClient]:
         """A client of the server, or the services themselves in this process, which then also builds where the command
         `builds`. Raises `Stop` when a part that building here needs is missing (exit 75)."""
-        _collect()
         if settings.server:
             from builder.cli.client import Client
 
+            _collect()
             client = Client(settings.server, settings.token, watcher=watcher or _Noticing(self))
             with contextlib.closing(client):
                 yield client
@@ -213,6 +213,7 @@ class Context:
             self.local = LocalClient(settings, refused, self._event, builds=builds)
         except BuildError as error:
             raise missing_here(error) from None
+        _collect()
         with contextlib.closing(self.local):
             yield self.local
 

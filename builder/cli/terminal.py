@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Literal
+
+from builder.dataclass import dataclass
 
 When = Literal["auto", "always", "never"]
 MIN_LIVE_COLUMNS = 60

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from builder.dataclass import dataclass
 
 LINE_LIMIT = 8 * 1024 * 1024
 

@@ -12,9 +12,10 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 
+from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.text import visible
 

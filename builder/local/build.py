@@ -15,31 +15,31 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.attempt.attempt import Node
 from builder.attempt.reader import Readers
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.claims.requests import claim_request
-from builder.control.finalizers import Finalizers, finalizers_destination
 from builder.faults import labels
-from builder.finalize import Finalizer
 from builder.local.calls import ServiceCalls
 from builder.local.here import Here
 from builder.logs import logger
-from builder.node.budget import within_budget
 from builder.node.drive import close, do_work, driving
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
-from builder.prebuilt import Prebuilt
 from builder.process import process_start
 from builder.services.workers import WorkerService
 from builder.store import builds, nodes, sweeps
 from builder.store.transitions import EXTERNAL, PENDING, TERMINAL
 from builder.toolchains import digests
 from builder.toolchains.providers import toolchains_of
+
+if TYPE_CHECKING:
+    from builder.control.finalizers import Finalizers
 
 log = logger("local")
 NODE = f"local@{os.uname().nodename}"
@@ -59,13 +59,15 @@ class Owner:
         settings = here.settings.replace(**{"heartbeat_ms": min(here.settings.heartbeat_ms, BEAT_MS)})
         self.here, self.nonce = here, process_name()
         crash = labels(settings.crash_at, Path(settings.data_dir))
+        loading = threading.Event()
 
         def label(name: str) -> None:
             crash(name)
-            if name == "prepared" and settings.registry:  # the step runs in processes of its own; this one is idle
-                threading.Thread(target=load_registry, name="load", daemon=True).start()
+            if name == "step-runs" and not loading.is_set():  # it runs in processes of its own; this one is idle
+                loading.set()
+                threading.Thread(target=self._load, name="load", daemon=True).start()
 
-        readers = Readers(here.known, here.parts.catalog)
+        readers = Readers(here.known, here.parts.catalog, images=False)  # an image is made in a server's cluster
         readers.start()  # before the first thread
         self._stack = ExitStack()
         self._stack.callback(readers.close)
@@ -93,7 +95,11 @@ class Owner:
 
     @functools.cached_property
     def finalizers(self) -> Finalizers:
-        """Made once a build is about to be finalized: the client of a registry takes a while to load."""
+        """Made while the first step runs, or once a build is about to be finalized: it takes a while to load."""
+        from builder.control.finalizers import Finalizers, finalizers_destination
+        from builder.finalize import Finalizer
+        from builder.prebuilt import Prebuilt
+
         here, settings = self.here, self.node.settings
         finalizer = Finalizer(
             store=here.store,
@@ -115,6 +121,13 @@ class Owner:
             log=log,
             nonce=self.nonce,
         )
+
+    def _load(self) -> None:
+        """Load what the build needs after its steps. Whoever needs it then meets what fails here."""
+        with suppress(Exception):
+            if self.here.settings.registry:
+                load_registry()
+            assert self.finalizers
 
     def settle(self) -> None:
         """Keep the lines that dead processes left, and end their leases: their builds are free now."""
@@ -172,7 +185,9 @@ class Owner:
             mark.touch()
             return
         mark.touch()
+        from builder.control.finalizers import finalizers_destination
         from builder.control.retention import Retention
+        from builder.node.budget import within_budget
 
         settings, parts = self.here.settings, self.here.parts
         destination = finalizers_destination(settings)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local.here import Here
 from builder.logs import log_to
-from builder.services.errors import Status, status_of
+from builder.services.errors import Status, not_found, status_of
 from builder.services.parts import find_build
 from builder.settings import Settings
 from builder.store import logs
@@ -124,17 +124,20 @@ class LocalClient:
     def follow(self, build_id: str, after: int = 0) -> Iterator[pb.LogEntry]:
         """Every log line after sequence `after`, each once and in order, then the entry with `eof`."""
         store, changes = self._here.store, self._here.changes
+        with self._calls():
+            found = find_build(self._here.parts, self._here.caller, build_id)["build_id"]
         while True:
             seen = changes.generation
-            with self._calls():  # the record is read first: a final one counts all lines there are
-                row = find_build(self._here.parts, self._here.caller, build_id)
-                lines = logs.read(store, row["build_id"], after, PAGE_LINES)
+            with self._calls():
+                read = logs.read_on(store, found, after, PAGE_LINES)
+                if read is None:
+                    raise not_found(f"{found} was deleted meanwhile")
+            lines, status, count = read
             for line in lines:
                 after = line["s"]
                 yield _entry(line)
-            if row["status"] in TERMINAL and (after >= row["log_lines"] or not lines):
-                status = pb.BuildStatus.Value("BUILD_STATUS_" + row["status"])
-                yield pb.LogEntry(sequence=row["log_lines"], eof=True, status=status)
+            if status in TERMINAL and (after >= count or not lines):
+                yield pb.LogEntry(sequence=count, eof=True, status=pb.BuildStatus.Value("BUILD_STATUS_" + status))
                 return
             if self._failed is not None:
                 raise self._failed

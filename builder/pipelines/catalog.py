@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.plan import Toolchain
 
@@ -84,6 +86,7 @@ class Catalog:
         return tuple(row.toolchain for row in self.rows)
 
 
+@functools.lru_cache(maxsize=2)  # a build in one process reads the same file for each of its parts
 def parse(text: str) -> Catalog:
     """Read the TOML text of a catalog."""
     rows = []

@@ -67,6 +67,7 @@ def run(
     grace_ms: int = GRACE_MS,
     started: Callable[[netns.MakeSocket], None] | None = None,
     placed: Callable[[int], None] | None = None,
+    released: Callable[[], None] = lambda: None,
     launcher: Launcher = launch.in_sandbox,
 ) -> Result:
     """Run `command` to its end and leave no process behind.
@@ -74,9 +75,10 @@ def run(
     As root it runs as `uid`/`gid` (above 0, one uid for each build at a time; `work`, caches and mounts must be
     reachable for it: parents 0711); anybody else runs it as himself. `egress` is the one way out, None: no network.
     `cancelled` is asked about twenty times a second. Timeout and cancel: TERM, `grace_ms`, KILL; other limits: KILL.
-    `placed` gets a process inside, and `started` a maker of sockets inside, before the command runs. `launcher` is
-    `in_sandbox`, or `on_host`, which has no wall. Raises `PlatformError` SandboxUnavailable; the command's own failure
-    is a `Result`, a program that is not there exit code 127.
+    `placed` gets a process inside, and `started` a maker of sockets inside, before the command runs; `released` is
+    called once it does. `launcher` is `in_sandbox`, or `on_host`, which has no wall.
+    Raises `PlatformError` SandboxUnavailable; the command's own failure is a `Result`, a program that is not there
+    exit code 127.
     """
     uid, gid = launch.identity(uid, gid)
     began = time.monotonic()
@@ -114,6 +116,7 @@ def run(
         )
         try:
             target.release()
+            released()
             code = supervision.run()
         finally:
             target.end()

@@ -25,6 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 STORE = {"sqlalchemy", "alembic", "psycopg"}
 NODE = {"celery", "kombu", "billiard", "redis"}
 SERVER = {"starlette", "uvicorn", "structlog"}
+IMAGES = {"builder.strategies.base", "builder.kube", "builder.kaniko", "builder.buildpacks"}
+"""Image mode, which is a server's alone."""
+LATER = {"builder.control.finalizers", "builder.finalize", "builder.prebuilt", "builder.node.budget"}
+"""What a build needs after its steps."""
 PRETTY = {"rich", "pygments"}
 """What the HTTP client loads for a command line of its own, where it is installed."""
 EVERYTHING = {"httpx", "google.protobuf", "msgspec", *STORE, *NODE, *SERVER}
@@ -106,7 +110,7 @@ def test_a_build_without_a_server_loads_the_store_and_the_line(tmp_path: Path) -
     first, _ = loaded(tmp_path, "build", str(source), **node)
     code, modules = loaded(tmp_path, "build", str(source), **node)
     assert first == code == REASONS["UnknownRuntimeVersion"].exit_code and {"sqlalchemy", "builder.build"} <= modules
-    assert not modules & {"alembic", "packaging.requirements", "httpx", *NODE, *SERVER, *PRETTY}
+    assert not modules & {"alembic", "packaging.requirements", "httpx", *IMAGES, *LATER, *NODE, *SERVER, *PRETTY}
 
 
 def test_the_client_of_a_registry_loads_no_command_line(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ decides what is right.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+from builder.dataclass import dataclass
 
 _SKIP = re.compile(
     r"""(?P<comment>//[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?)"""
