@@ -6,7 +6,7 @@ The control side's half (attest, tags, report) is `builder/finalize.py`.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from builder.attempt.apart import build_apart
 from builder.attempt.attempt import Attempt
@@ -20,7 +20,6 @@ from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step, place, prepare
 from builder.attempt.verdict import of_error, of_refused, of_step
 from builder.claims.outcome import Artifact, Material, Outcome, Verdict
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.key import build_key
 from builder.plan import Network, Plan, Sees, Step

@@ -15,13 +15,13 @@ import secrets
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import msgspec
 
 from builder import indexes
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.settings import NAMES, Settings, Token, shown, validated
 

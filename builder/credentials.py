@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.settings import Settings
 from builder.store import secrets

@@ -11,6 +11,7 @@ import io
 import json
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
@@ -19,7 +20,6 @@ from builder.attest.artifact import Refused, check_config, described
 from builder.attest.provenance import COMPILE_TYPE, IMAGE_TYPE, MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
 from builder.prebuilt import Prebuilt

@@ -9,13 +9,12 @@ from __future__ import annotations
 import functools
 import tomllib
 from collections.abc import Collection, Mapping
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from builder.data import runtimes_dir
-from builder.dataclass import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+from dataclasses import dataclass
 from typing import Any
-
-from builder.dataclass import dataclass
 
 BUILT = "built.json"
 """The stub that names what steps of `Sees.APART` made: {name: {"path": below /cache/built, "digest": "sha256:…"}}."""

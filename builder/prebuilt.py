@@ -6,14 +6,13 @@ are open to the organization that they belong to, with the server's login.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.addresses import Resolve, system_resolve
 from builder.attest.provenance import Built, prebuilt_statement
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.credentials import Secrets
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.external import Access, External, Login, resolve
 from builder.images.reference import Reference, is_own, parse

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.attempt.log import Log
@@ -17,7 +17,6 @@ from builder.claims.lease import Lease
 from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK, compiled_runtime, runtime_of
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline, PlanRequest

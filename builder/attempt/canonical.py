@@ -10,9 +10,9 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.images.gather import Entry, Kind
 from builder.images.layer import tar_header

@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.attempt.attempt import Attempt
@@ -14,7 +15,6 @@ from builder.attempt.reader import Reading
 from builder.claims.calls import Refused, Unanswered
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.git.commands import Commit
 from builder.text import size as in_words

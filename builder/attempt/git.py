@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder import sandbox
@@ -18,7 +18,6 @@ from builder.addresses import listed, normalized
 from builder.attempt.attempt import Attempt
 from builder.attempt.steps import CA_MOUNT, step_launcher, step_limits
 from builder.contract.request import Repository
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.git import commands
 from builder.git.commands import Commit

@@ -6,11 +6,10 @@ import codecs
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from builder.claims.spool import Spool
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dataclass import dataclass
 from builder.mask import NOTHING, Lines, Mask
 from builder.sandbox.lines import LINE_LIMIT
 from builder.text import log_line

@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 import tempfile
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.attempt.programs import host_path, require_program
 from builder.claims.outcome import Artifact, Material
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
 from builder.images.layer import Layer, write_layer

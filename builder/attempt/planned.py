@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.attempt.attempt import Attempt
@@ -10,7 +11,6 @@ from builder.claims.calls import Unanswered
 from builder.claims.outcome import Material, Verdict
 from builder.claims.requests import planned_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.plan import Plan, Toolchain
 from builder.toolchains.provider import Provided

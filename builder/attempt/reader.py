@@ -16,12 +16,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from builder.attempt.plain import Failed, from_plain, to_json
 from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, Pointers, Start, Unpacked, framed, serve
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.images.component import Component
 from builder.pipelines.base import Pipeline, PlanRequest

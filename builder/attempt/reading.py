@@ -19,13 +19,13 @@ import stat
 import struct
 import traceback
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from builder import pipelines
 from builder.attempt.plain import failed, from_plain, prepare, to_json
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.component import Component, Malformed, read_component, require_servable
 from builder.images.gather import open_source as open_plain

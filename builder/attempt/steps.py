@@ -8,12 +8,12 @@ import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder import sandbox
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import cache_of, shared
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.plan import Access, Network, Plan, Sees, Step
 from builder.sandbox.argv import PATH

@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from builder.contract import materials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images import wasm
 from builder.images.component import MOST_NAMES, Component, require_servable

@@ -10,9 +10,9 @@ Sources: https://in-toto.io/Statement/v1, https://slsa.dev/spec/v1.0/provenance.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from builder.dataclass import dataclass
 from builder.plan import PLATFORM
 from builder.text import canonical_json
 

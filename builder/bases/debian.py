@@ -16,10 +16,10 @@ import subprocess
 import tarfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 
 ARCHIVES = "./var/cache/apt/archives/"

@@ -9,11 +9,10 @@ import hashlib
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.destination import REPOSITORY
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from builder.buildpacks.project import FILE, Wanted
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 
 PLATFORM_API = "0.14"

@@ -11,11 +11,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from builder.buildpacks.image import PLATFORM_API
 from builder.buildpacks.project import Wanted
-from builder.dataclass import dataclass
 from builder.kube.job import (
     DOMAIN,
     PUSH_VOLUME,

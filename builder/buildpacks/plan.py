@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from builder.buildpacks.image import Builder, resolve
 from builder.buildpacks.project import ALLOWED, Project, Wanted, check_arguments, read_project
-from builder.dataclass import dataclass
 from builder.key import FORMAT, digest_of
 from builder.plan import PLATFORM
 from builder.source.tree import Tree

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.globs import GitPattern, git_patterns
 from builder.pipelines.limits import read_toml

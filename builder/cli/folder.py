@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from builder.cli.ignore import (
@@ -20,7 +20,6 @@ from builder.cli.ignore import (
     rules_of,
     secret_rule,
 )
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.source.entry import Entry as Judged
 from builder.source.entry import safe_parts, safe_target, shown

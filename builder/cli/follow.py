@@ -9,7 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from types import FrameType
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,7 +18,6 @@ from builder.cli.format import short_id
 from builder.cli.inbox import Inbox
 from builder.cli.stop import Stop
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dataclass import dataclass
 
 if TYPE_CHECKING:
     from builder.cli.client import Client

@@ -10,11 +10,10 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.globs import GitPattern, MobyPattern, git_patterns, moby_pattern, moby_patterns
 from builder.source.entry import LITTER_FOLDER, is_litter

@@ -5,13 +5,12 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
 from builder.cli.stop import mistake
 from builder.cli.terminal import When
-from builder.dataclass import dataclass
 
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 

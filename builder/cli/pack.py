@@ -10,7 +10,7 @@ import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Literal
 
@@ -18,7 +18,6 @@ from builder import pipelines
 from builder.cli import format as fmt
 from builder.cli.folder import Entry, Found, find, judge, judge_sizes, left_out
 from builder.cli.ignore import Choice, looks_secret
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.source.entry import shown
 from builder.source.limits import Limits

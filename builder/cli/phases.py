@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from builder.cli.safe import latest, shown
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dataclass import dataclass
 
 ORDER = tuple(value.name for value in pb.BuildPhase.DESCRIPTOR.values if value.number)
 TAIL = 5

@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.cli.commands.plan import image_of, opened
@@ -16,7 +16,6 @@ from builder.cli.runtimes import RUNTIMES, set_runtime
 from builder.cli.stop import mistake
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.dataclass import dataclass
 from builder.dockerfile.choose import DEFAULT, check_path
 from builder.errors import BuildError
 from builder.git.source import check_reference, parse_url

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Literal
-
-from builder.dataclass import dataclass
 
 When = Literal["auto", "always", "never"]
 MIN_LIVE_COLUMNS = 60

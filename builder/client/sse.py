@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-
-from builder.dataclass import dataclass
+from dataclasses import dataclass
 
 LINE_LIMIT = 8 * 1024 * 1024
 

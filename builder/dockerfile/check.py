@@ -8,10 +8,9 @@ import re
 from bisect import bisect_left
 from collections import ChainMap
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from itertools import islice
 
-from builder.dataclass import dataclass
 from builder.dockerfile import globbing
 from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields, understood
 from builder.dockerfile.read import Instruction, heredoc_of, read

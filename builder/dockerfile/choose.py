@@ -6,11 +6,10 @@ from __future__ import annotations
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from builder.dataclass import dataclass
 from builder.dockerfile.allowed import ALL, is_pinned, require_allowed
 from builder.dockerfile.check import Context, check
 from builder.dockerfile.instructions import Dockerfile

@@ -5,8 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.dockerfile.read import KNOWN, Document, Instruction, heredoc_of
 from builder.dockerfile.words import Bad
 from builder.text import visible

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.dockerfile.words import BLANKS, SPACES, Bad, Lex, quoted_words, strip, take_flags
 from builder.errors import BuildError
 from builder.text import visible

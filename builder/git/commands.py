@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.git.source import GitUrl, is_commit
 from builder.text import visible

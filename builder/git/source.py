@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.text import visible
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import BinaryIO
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.text import visible
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from builder.addresses import Resolve, system_resolve
-from builder.dataclass import dataclass
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.images.destination import DIGEST, BlobMissing, Manifest
 from builder.images.image import CONFIG_BYTES, CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE

@@ -12,10 +12,9 @@ import os
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.text import visible
 

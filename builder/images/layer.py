@@ -18,12 +18,12 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from isal import isal_zlib
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.images.gather import Entry, Folders, Kind, gather, shown
 

@@ -11,9 +11,9 @@ import hashlib
 import os
 import tempfile
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from builder.dataclass import dataclass
 from builder.images.destination import REPOSITORY
 
 

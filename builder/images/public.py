@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, REPOSITORY, TAG, Destination
 from builder.images.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Image, Platform

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.destination import DIGEST, REPOSITORY, TAG
 from builder.text import visible

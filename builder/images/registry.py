@@ -11,12 +11,12 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
 import httpx
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import (
     DIGEST,

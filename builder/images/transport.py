@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TypeVar
@@ -24,7 +24,6 @@ from urllib.parse import urlsplit
 
 import httpx
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 
 T = TypeVar("T")

@@ -9,8 +9,8 @@ import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.kube.ended import Ended
 from builder.plan import Diagnosis
 

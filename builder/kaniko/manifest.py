@@ -6,9 +6,9 @@ Every flag is one token `--flag=value`, so no value of a user is read as a flag.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.kube.job import (
     PUSH_VOLUME,
     SOURCE_VOLUME,

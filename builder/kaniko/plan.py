@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.kaniko.ended import Instruction
 from builder.key import FORMAT, digest_of
 from builder.plan import PLATFORM

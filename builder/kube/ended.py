@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import REASONS
 from builder.kube.job import FETCH
 

@@ -12,9 +12,8 @@ import json
 import math
 import posixpath
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-from builder.dataclass import dataclass
 
 DOMAIN = "ignite.dodil.dev"
 BUILD, ATTEMPT, ORGANIZATION = f"{DOMAIN}/build", f"{DOMAIN}/attempt", f"{DOMAIN}/organization"

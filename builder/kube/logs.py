@@ -8,10 +8,8 @@ which the first so many are skipped.
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-
-from builder.dataclass import dataclass
 
 MOST_LINE = 128 * 1024
 """Bytes of a line with its time. A program that never ends its line would fill the memory of whoever follows it."""

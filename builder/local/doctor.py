@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -16,7 +17,6 @@ from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
 from builder.node.floor import lacks

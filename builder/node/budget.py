@@ -14,11 +14,11 @@ import stat
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.attempt import results as results_of
 from builder.attempt.uses import lock_file, unused, used_at
-from builder.dataclass import dataclass
 from builder.images.store import images_of, toolchain_images_of
 from builder.logs import logger
 from builder.sandbox import remove_tree

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import PlatformError
 from builder.kube.api import Api, Refused, connect
 from builder.settings import Settings

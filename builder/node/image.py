@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from builder.attempt.attempt import Attempt
@@ -21,7 +21,6 @@ from builder.claims.outcome import Outcome, Verdict
 from builder.claims.requests import launching_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import built_image
-from builder.dataclass import dataclass
 from builder.dockerfile.choose import ImageRequest
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.images.external import Access, Login, read_config

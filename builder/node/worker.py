@@ -11,6 +11,7 @@ import re
 import shutil
 import threading
 import time
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -32,7 +33,6 @@ from builder.contract.messages import read_run
 from builder.contract.protocol import PROTOCOL
 from builder.contract.request import IMAGE_QUEUE, is_image
 from builder.data import catalog_file
-from builder.dataclass import dataclass
 from builder.errors import EXIT_CODES, BuildError, ErrorClass
 from builder.faults import labels
 from builder.node.budget import within_budget

@@ -12,8 +12,8 @@ import json
 import posixpath
 import unicodedata
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.plan import CopyFile
 from builder.source.tree import Tree, match

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import tomllib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.plan import Toolchain
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.pipelines.limits import LINE_LIMIT, read_toml
 from builder.source.tree import Tree
 

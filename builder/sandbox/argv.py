@@ -6,9 +6,9 @@ The long half goes to bubblewrap through a descriptor (`--args`), so that `/proc
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.sandbox import overlay
 from builder.sandbox.compose import Bound

@@ -14,9 +14,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from builder.dataclass import dataclass
 from builder.process import process_start
 from builder.sandbox.shapes import Limits
 

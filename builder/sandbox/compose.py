@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from builder.dataclass import dataclass
 from builder.errors import PlatformError
 from builder.sandbox.shapes import Mount, Root
 

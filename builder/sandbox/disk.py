@@ -18,10 +18,9 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path, PurePosixPath
-
-from builder.dataclass import dataclass
 
 SMALLEST = 4096
 ANCHOR_LENGTH = 3500  # and a name of 255 is still below PATH_MAX, 4096

@@ -32,10 +32,10 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from io import FileIO
 from typing import IO
 
-from builder.dataclass import dataclass
 from builder.errors import PlatformError
 from builder.sandbox import argv, cgroups, compose, overlay, processes, proxy, seccomp
 from builder.sandbox.fence import Fence, GroupFence, TreeFence

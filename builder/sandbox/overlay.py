@@ -10,9 +10,8 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-
-from builder.dataclass import dataclass
 
 UPPER, SCRATCH, MERGED = "upper", "work", "merged"
 TRIAL_S = 10.0

@@ -7,11 +7,10 @@ import ipaddress
 import re
 import threading
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from builder.addresses import Resolve, is_global, normalized, system_resolve
-from builder.dataclass import dataclass
 from builder.indexes import Indexes
 from builder.text import size
 

@@ -6,8 +6,8 @@ import contextlib
 import functools
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.sandbox.disk import deleted_but_open
 
 

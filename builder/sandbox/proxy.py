@@ -14,10 +14,10 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from urllib.parse import SplitResult, unquote, urlsplit
 
 from builder.addresses import normalized
-from builder.dataclass import dataclass
 from builder.sandbox.policy import DEFAULT_PORTS, Decision, Egress, EgressRecord, Verdict
 
 PORT = 3128

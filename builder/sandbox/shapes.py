@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from builder.dataclass import dataclass
 from builder.sandbox.disk import Room
 from builder.sandbox.overlay import Overlay
 

@@ -8,10 +8,9 @@ import selectors
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import IO, Protocol
 
-from builder.dataclass import dataclass
 from builder.sandbox.lines import LineSplitter
 from builder.sandbox.shapes import OnLine, Stream
 

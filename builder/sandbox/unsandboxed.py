@@ -14,11 +14,10 @@ import signal
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import field, replace
+from dataclasses import dataclass, field, replace
 from io import FileIO
 from typing import IO
 
-from builder.dataclass import dataclass
 from builder.errors import PlatformError
 from builder.sandbox import argv, launch
 from builder.sandbox.fence import Fence, NoFence

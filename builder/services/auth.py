@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.services.errors import permission_denied, unauthenticated
 from builder.settings import Token
 from builder.store.transitions import JOB, WORK

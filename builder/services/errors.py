@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from builder.contract.codec import Malformed
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 
 RETRY_AFTER_S = 1

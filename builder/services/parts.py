@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 from builder.credentials import Secrets, secrets_of
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.services.auth import Caller

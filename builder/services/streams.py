@@ -14,6 +14,7 @@ import time
 from array import array
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from itertools import accumulate
 
 import anyio
@@ -21,7 +22,6 @@ import anyio.to_thread
 
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dataclass import dataclass
 from builder.services.auth import Caller, require
 from builder.services.errors import not_found
 from builder.services.parts import Parts, find_build

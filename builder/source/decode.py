@@ -10,9 +10,9 @@ import bz2
 import lzma
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import BinaryIO, Protocol
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.source.entry import unreadable
 from builder.source.limits import MIB, too_large

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from builder.dataclass import dataclass
+from dataclasses import dataclass
+
 from builder.errors import BuildError
 from builder.source.entry import Entry, shown
 from builder.text import size as in_words

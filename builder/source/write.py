@@ -11,9 +11,9 @@ import os
 import secrets
 import stat
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.source.entry import LITTER_FOLDER, Entry, is_litter, safe_parts, safe_target, shown, unsafe
 from builder.source.limits import Meter

@@ -20,11 +20,11 @@ import stat
 import struct
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from isal import isal_zlib
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.source.entry import TARGET_BYTES, Entry, shown, unreadable, unsafe
 from builder.source.limits import MIB, Meter, too_large

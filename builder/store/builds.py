@@ -8,11 +8,11 @@ FINALIZE (`closing.py`) have their names here too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, false, func, insert, or_, select
 
-from builder.dataclass import dataclass
 from builder.store import offers, outbox
 from builder.store.closing import (
     Adopted,

@@ -7,7 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import ArgumentError, DataError, OperationalError, ProgrammingError
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.store.events import Event
 

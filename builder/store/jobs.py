@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, and_, case, or_, select, tuple_, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dataclass import dataclass
 from builder.store.engine import Store
 from builder.store.owner import Finished, Phases, all_phases
 from builder.store.rows import (

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
 
-from builder.dataclass import dataclass
 from builder.store import membership
 from builder.store.engine import Store, insert_into
 from builder.store.schema import builds, contexts, nodes

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
 from sqlalchemy import Connection, ScalarSelect, and_, case, or_, select, update
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dataclass import dataclass
 from builder.errors import REASONS
 from builder.store import cluster, outbox, record, retention
 from builder.store.engine import Store

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, and_, delete, func, or_, select, tuple_, update
 
-from builder.dataclass import dataclass
 from builder.store.engine import Store
 from builder.store.rows import Row, lock
 from builder.store.schema import builds, cache, contexts, held_lines, labels, log_chunks, nodes, reports, revoked, tags

@@ -7,11 +7,11 @@ bounded: 10,000 queued cost what 10 cost.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
 
-from builder.dataclass import dataclass
 from builder.store import cluster, logs, nodes
 from builder.store.engine import Store
 from builder.store.offers import lane_of, lanes

@@ -7,8 +7,7 @@ read (status, claim) in its condition.
 from __future__ import annotations
 
 from collections.abc import Iterable
-
-from builder.dataclass import dataclass
+from dataclasses import dataclass
 
 PENDING, RUNNING, SUCCEEDED, FAILED, CANCELLED = "PENDING", "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED"
 TERMINAL = (SUCCEEDED, FAILED, CANCELLED)

@@ -9,11 +9,10 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.source.limits import too_large
 from builder.stores.signed import SignedUrls, check_lifetime

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from builder.dataclass import dataclass
 from builder.dockerfile.choose import ImageRequest
 from builder.kube.ended import Ended
 from builder.kube.job import Attempt, Limits, Site, Source

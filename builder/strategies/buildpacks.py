@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,6 @@ from builder.buildpacks.manifest import ANALYZE, DETECT, EXPORT, BuildpacksBuild
 from builder.buildpacks.manifest import manifest as job_of
 from builder.buildpacks.plan import BuildpacksPlan, key_of, materials_of, plan_buildpacks
 from builder.buildpacks.project import Wanted
-from builder.dataclass import dataclass
 from builder.dockerfile import choose
 from builder.dockerfile.choose import ImageRequest
 from builder.kube.ended import Ended

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.dockerfile import choose
 from builder.dockerfile.choose import ImageRequest, read_image
 from builder.dockerfile.instructions import Dockerfile

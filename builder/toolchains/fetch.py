@@ -7,11 +7,11 @@ build unless the setting `fetch_toolchains` is on.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.bases.make import build_base, make_image
 from builder.bases.recipe import FILE, read_recipes
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.images.image import Image

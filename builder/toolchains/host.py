@@ -9,10 +9,10 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.image import BaseImage
 from builder.images.store import ImageStore

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.image import BaseImage
 from builder.images.store import ImageStore

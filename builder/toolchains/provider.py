@@ -9,11 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.images.image import BaseImage
 from builder.indexes import Indexes

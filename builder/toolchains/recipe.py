@@ -10,11 +10,11 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from builder import indexes
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.indexes import Indexes
 

@@ -16,10 +16,10 @@ import tempfile
 from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from builder import sandbox
-from builder.dataclass import dataclass
 from builder.errors import BuildError, PlatformError
 from builder.sandbox import app
 from builder.settings import Settings

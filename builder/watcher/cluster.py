@@ -8,9 +8,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Protocol
 
-from builder.dataclass import dataclass
 from builder.errors import PlatformError
 from builder.kube.api import Api, Refused
 from builder.kube.attend import Emit, attend, started

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from builder.cli import format as fmt
 from builder.cli.context import Context, recent_path
 from builder.cli.safe import shown
 from builder.cli.stop import mistake
-from builder.dataclass import dataclass
 from builder.errors import REASONS
 
 TAKES_ID = ("logs", "get", "cancel", "run")

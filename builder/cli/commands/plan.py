@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,6 @@ from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
-from builder.dataclass import dataclass
 from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, choose, plan_image
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest

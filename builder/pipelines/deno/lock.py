@@ -11,11 +11,10 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.deno.jsonc import line_of, read_json, table
 from builder.pipelines.limits import LOCK_LIMIT

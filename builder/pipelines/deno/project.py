@@ -7,10 +7,9 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from dataclasses import field
+from dataclasses import dataclass, field
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.deno.jsonc import line_of, read_json, table
 from builder.pipelines.deno.lock import LOCK

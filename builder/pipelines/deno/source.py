@@ -7,8 +7,7 @@ decides what is right.
 from __future__ import annotations
 
 import re
-
-from builder.dataclass import dataclass
+from dataclasses import dataclass
 
 _SKIP = re.compile(
     r"""(?P<comment>//[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?)"""

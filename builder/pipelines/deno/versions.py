@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.catalog import DEFAULT, Row
 from builder.pipelines.pins import pin_of

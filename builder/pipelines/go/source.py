@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.go.constraints import Constraint, TooComplex, fits_by_name, read_constraint
 from builder.pipelines.limits import LINE_LIMIT

@@ -6,10 +6,9 @@ import posixpath
 import re
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.arguments import start_of
 from builder.pipelines.limits import LINE_LIMIT, read_code

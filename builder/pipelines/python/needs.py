@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.limits import LINE_LIMIT
 from builder.plan import WriteFile

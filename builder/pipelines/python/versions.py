@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.catalog import DEFAULT, Row
 from builder.pipelines.limits import LOCK_LIMIT, read_toml

@@ -10,10 +10,10 @@ import functools
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.limits import LINE_LIMIT, LOCK_LIMIT, read_toml
 from builder.plan import BUILT, Built, Fetched, Wanted, WriteFile

@@ -9,9 +9,9 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.limits import read_toml
 from builder.pipelines.rust.manifest import below, table, to_toml

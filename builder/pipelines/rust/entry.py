@@ -5,8 +5,8 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.rust.manifest import Package, below, table
 from builder.pipelines.rust.source import FILE_LIMIT, handler_line

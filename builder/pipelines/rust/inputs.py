@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.rust.config import TRIPLES, Config, read_config

@@ -9,9 +9,9 @@ from __future__ import annotations
 import json
 import posixpath
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.limits import LINE_LIMIT, read_toml
 from builder.source.tree import Tree, match

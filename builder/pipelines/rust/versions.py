@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
-from builder.dataclass import dataclass
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.limits import read_toml
