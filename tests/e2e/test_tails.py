@@ -45,7 +45,8 @@ def kept(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
 
 @pytest.fixture
 def running(tmp_path: Path, kept: list[tuple[int, int]]) -> Iterator[embedded.Embedded]:
-    settings = load({"data_dir": str(tmp_path), "log_bytes": 50 * 1024 * 1024}).settings
+    # Nobody renews the claim of the played node: the lease outlasts the test.
+    settings = load({"data_dir": str(tmp_path), "log_bytes": 50 * 1024 * 1024, "lease_ms": 3_600_000}).settings
     with embedded.start(settings, worker=False) as here:
         yield here
 
