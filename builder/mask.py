@@ -124,7 +124,7 @@ class Mask:
                     if text.startswith(needle.data, at):
                         found.append(_widened(text, at, needle))
                         break
-                    if at < begun and needle.data.startswith(text[at:]):
+                    if at < begun and size - at < len(needle.data) and needle.data.startswith(text[at:]):
                         begun = at
                 at = text.find(head, at + 1)
         return found, begun
@@ -136,7 +136,7 @@ class Lines:
     def __init__(self, mask: Mask) -> None:
         self._mask = mask
         self._before = b""
-        """The end of what was emitted, from where a secret may begin in it."""
+        """The end of what was emitted, from where a secret begins in it, or may."""
         self._waiting: list[tuple[bytes, bytes]] = []
         """(what separates it from the one before, line)."""
         self._joint = b""
@@ -178,7 +178,8 @@ class Lines:
         done = [_hidden(text, place, found) for place in places[:count]]
         if count:
             end = places[count - 1][1]
-            self._before = text[begun:end]
+            since = min([begun, *(start for start, stop in found if start < end < stop)])  # one may go on in the next
+            self._before = text[max(since, end - WINDOW) : end]
             self._waiting = self._waiting[count:]
         return done
 

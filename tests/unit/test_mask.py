@@ -115,6 +115,26 @@ def test_what_a_program_wraps_is_hidden_but_for_its_first_characters(name: str, 
         assert text.startswith(rest[:-1]) and len(rest) <= HEAD, said
 
 
+@pytest.mark.parametrize("split", range(1, len(TOKEN)))
+def test_one_across_two_pieces_is_hidden_also_where_a_third_follows(split: int) -> None:
+    first, second = "." * (WINDOW - split) + TOKEN[:split], TOKEN[split:].ljust(WINDOW, ".")
+    found = shown(Mask([TOKEN]).lines(), [(first, True), (second, True), ("." * WINDOW, True), ("", False)])
+    assert [line.strip(".") for line in found] == [HIDDEN, HIDDEN, "", ""]
+
+
+def test_the_end_of_one_that_begins_like_another_is_hidden() -> None:
+    secret = "12345678X12345678"
+    lines = Mask([secret]).lines()
+    assert shown(lines, [(secret[:9], False), (secret[9:], False), ("next", False)]) == [HIDDEN, HIDDEN, "next"]
+
+
+def test_secrets_without_an_end_are_looked_at_once() -> None:
+    lines = Mask([TOKEN]).lines()
+    for _ in range(8):
+        lines.feed((TOKEN * WINDOW)[:WINDOW], cut=True)
+    assert len(lines._before) <= WINDOW
+
+
 def test_a_flush_in_the_middle_hides_what_follows() -> None:
     lines = Mask([TOKEN]).lines()
     text = base64.b64encode(TOKEN.encode()).decode()
