@@ -22,12 +22,26 @@ from builder.errors import BuildError, PlatformError
 from builder.git import commands
 from builder.git.commands import Commit
 from builder.git.source import GitUrl, check_reference, is_commit, parse_url
-from builder.git.submodules import DEPTH, FILE, MOST, Submodule, left_out, links_in, named_in, too_many, url_of
+from builder.git.submodules import (
+    DEPTH,
+    FILE,
+    MOST,
+    MOST_LISTED,
+    Submodule,
+    left_out,
+    links_in,
+    named_in,
+    too_many,
+    url_of,
+)
 from builder.sandbox.remove import remove_tree
+from builder.settings import MIB
 from builder.text import visible
 
 FOLDER = "git"
 MOST_LINES = 200_000
+MOST_TEXT, MOST_NAMES = 32 * MIB, MIB
+"""Bytes of what a command prints, and of the names in a `.gitmodules`: a line alone may have 16 KiB."""
 CHUNK = 1024 * 1024
 
 
@@ -47,6 +61,8 @@ class _Ran:
     err: tuple[str, ...]
     refused: bool = False
     unreachable: bool = False
+    cut: bool = False
+    """It printed more than was read."""
 
 
 def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
@@ -64,8 +80,11 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
         sha, branch = _resolve(attempt, named)
         attempt.log.system(f"{visible(named.reference, limit=80)} of {named.url.text} is the commit {sha}")
         _online(attempt, named, commands.fetch(named.url, sha, CA_MOUNT))
-        modules = _submodules(attempt, sha)
-        tree = _with_submodules(attempt, named, sha, modules) if modules and asked.submodules else sha
+        tree, warning = sha, ""
+        if asked.submodules:
+            tree = _with_submodules(attempt, named, sha)
+        else:
+            warning = _left_out(attempt, sha)
         (folder / "askpass").unlink()
         info = folder / "repository" / "info"
         info.mkdir(exist_ok=True)
@@ -74,7 +93,7 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
         commit = commands.commit_of(_offline(attempt, commands.describe(sha)).out, sha, branch, named.at)
         _offline(attempt, commands.archive(tree))
         _take(attempt, folder / "source.tar", named.at)
-        return commit if asked.submodules else replace(commit, warning=left_out(modules))
+        return replace(commit, warning=warning)
     finally:
         remove_tree(folder)
 
@@ -99,15 +118,38 @@ def _resolve(attempt: Attempt, named: _Named) -> tuple[str, str]:
 
 def _submodules(attempt: Attempt, sha: str) -> tuple[Submodule, ...]:
     """The submodules that a commit names. Raises `BuildError` ManifestInvalid."""
-    ran = _run(attempt, commands.submodules(sha), None)
+    ran = _run(attempt, commands.submodules(sha), None, most=MOST_NAMES)
     if ran.code and (wrong := next((line for line in ran.err if "bad config" in line), "")):
         message = f"the {FILE} of {sha} cannot be read: {visible(wrong, limit=200)}"
+        raise BuildError("ManifestInvalid", message, where=FILE)
+    if ran.cut:
+        message = f"the {FILE} of {sha} has more than {MOST_NAMES // MIB} MiB of names"
         raise BuildError("ManifestInvalid", message, where=FILE)
     return named_in(ran.out) if ran.code == 0 else ()
 
 
-def _with_submodules(attempt: Attempt, named: _Named, sha: str, modules: tuple[Submodule, ...]) -> str:
+def _linked(attempt: Attempt, sha: str, modules: tuple[Submodule, ...]) -> list[tuple[Submodule, str]]:
+    """Those that the commit has in their folders, each with its own commit: a name may be a leftover."""
+    links = links_in(_offline(attempt, commands.links(sha, [one.path for one in modules])).out) if modules else {}
+    return [(one, links[one.path]) for one in modules if one.path in links]
+
+
+def _left_out(attempt: Attempt, sha: str) -> str:
+    """A warning that names the submodules of a commit, which is built also where their names cannot be read."""
+    try:
+        modules = _submodules(attempt, sha)
+    except BuildError as error:
+        if error.reason != "ManifestInvalid":
+            raise
+        return f"{error.message}; its submodules, if it has any, are empty folders in this build"
+    return left_out([one for one, _ in _linked(attempt, sha, modules[:MOST_LISTED])])
+
+
+def _with_submodules(attempt: Attempt, named: _Named, sha: str) -> str:
     """The tree of a commit with the files of its submodules, and of theirs. Raises `BuildError`."""
+    modules = _submodules(attempt, sha)
+    if not modules:
+        return sha
     _offline(attempt, commands.read_tree(sha))
     levels, count = [(named.url, "", sha, modules)], 0
     for depth in range(DEPTH + 1):
@@ -117,10 +159,9 @@ def _with_submodules(attempt: Attempt, named: _Named, sha: str, modules: tuple[S
                 continue
             if depth == DEPTH:
                 raise too_many(f"{DEPTH} in one another", named.at)
-            links = links_in(_offline(attempt, commands.links(commit, [one.path for one in some])).out)
-            for one in some:
-                if not (wanted := links.get(one.path, "")):  # a leftover of one that is gone
-                    continue
+            if len(some) > MOST_LISTED:
+                raise too_many(f"{MOST_LISTED} names in one {FILE}", named.at)
+            for one, wanted in _linked(attempt, commit, some):
                 count += 1
                 if count > MOST:
                     raise too_many(str(MOST), named.at)
@@ -169,18 +210,26 @@ def _offline(attempt: Attempt, argv: tuple[str, ...]) -> _Ran:
 
 
 def _run(
-    attempt: Attempt, argv: tuple[str, ...], egress: sandbox.Egress | None, login: tuple[str, str] | None = None
+    attempt: Attempt,
+    argv: tuple[str, ...],
+    egress: sandbox.Egress | None,
+    login: tuple[str, str] | None = None,
+    *,
+    most: int = MOST_TEXT,
 ) -> _Ran:
     settings = attempt.node.settings
     out: list[str] = []
     err: list[str] = []
+    room = most
     mask = attempt.log.mask  # a host may answer with the token that it got
 
     def on_line(stream: sandbox.Stream, data: bytes) -> None:
+        nonlocal room
         if stream is sandbox.Stream.SYSTEM:  # the sandbox's words, not git's
             return
         lines = out if stream is sandbox.Stream.STDOUT else err
-        if len(lines) < MOST_LINES:
+        room -= len(data)
+        if room >= 0 and len(lines) < MOST_LINES:
             lines.append(mask.text(data.decode("utf-8", "replace")))
 
     result = sandbox.run(
@@ -207,6 +256,7 @@ def _run(
         err=tuple(err),
         refused=bool(egress and egress.refused()),
         unreachable=bool(egress and egress.unreachable()),
+        cut=room < 0,
     )
 
 

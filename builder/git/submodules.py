@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.errors import BuildError
-from builder.git.source import GitUrl, parse_url
+from builder.git.source import MOST_URL, GitUrl, parse_url
 from builder.text import visible
 
 FILE = ".gitmodules"
 MOST, DEPTH = 64, 4
 """Submodules of a build, and how deep they are in one another."""
+MOST_LISTED = 1000
+"""Names in one `.gitmodules`: they become words of one command line."""
 MOST_NAMED = 8
 _KEY = re.compile(r"submodule\.(.*)\.(path|url)", re.DOTALL)
 _LINK = re.compile(r"160000 commit ([0-9a-f]{40})\t(.*)")
@@ -28,14 +30,17 @@ class Submodule:
 
 
 def named_in(lines: Sequence[str]) -> tuple[Submodule, ...]:
-    """The submodules of a `.gitmodules`, as `commands.submodules` prints it; those alone whose folder can be one."""
+    """The submodules of a `.gitmodules`, as `commands.submodules` prints it; those alone whose folder can be one.
+
+    Of two with the same folder the last one counts, as in git.
+    """
     found: dict[str, dict[str, str]] = {}
     for entry in "\n".join(lines).split("\0"):
         key, _, value = entry.partition("\n")
         if match := _KEY.fullmatch(key):
             found.setdefault(match[1], {})[match[2]] = value
     every = (Submodule(name=name, path=one.get("path", ""), url=one.get("url", "")) for name, one in found.items())
-    return tuple(one for one in every if _is_folder(one.path))
+    return tuple({one.path: one for one in every if _is_folder(one.path)}.values())
 
 
 def links_in(lines: Sequence[str]) -> Mapping[str, str]:
@@ -49,7 +54,7 @@ def url_of(above: GitUrl, one: Submodule) -> GitUrl:
     Raises `BuildError` GitUrlRefused.
     """
     where, text = f"{FILE}: submodule.{visible(one.name, limit=80)}.url", one.url
-    if text.startswith(("./", "../")):
+    if text.startswith(("./", "../")) and len(text) <= MOST_URL:
         base, _, _ = above.text.partition("://")[2].partition("/")
         path = above.text.rstrip("/").partition("://")[2].split("/")[1:]
         while text.startswith(("./", "../")):

@@ -14,7 +14,7 @@ from builder.contract.request import repository_of
 from builder.errors import BuildError
 from builder.git import commands
 from builder.git.source import check_reference, is_commit, parse_url
-from builder.git.submodules import Submodule, left_out, links_in, named_in, url_of
+from builder.git.submodules import MOST_LISTED, Submodule, left_out, links_in, named_in, url_of
 from builder.services import intake
 from tests.attempt_fixtures import attempt_at
 
@@ -195,6 +195,8 @@ def test_the_submodules_of_a_commit() -> None:
         Submodule(name="path", path="deep/c", url=""),
     )
     assert named_in([]) == named_in([""]) == named_in(["\0\0", "submodule"]) == ()
+    twice = ["submodule.a.path", "x\0submodule.a.url", "../a\0submodule.b.path", "x\0submodule.b.url", "../b\0"]
+    assert named_in(twice) == (Submodule(name="b", path="x", url="../b"),)  # as git does
     lines = [f"160000 commit {A}\tlibs/a", f"100644 blob {B}\tb", f'160000 commit {C}\t"\\303"', "160000 commit x\ty"]
     assert links_in(lines) == {"libs/a": A, '"\\303"': C}
 
@@ -251,19 +253,23 @@ class Hosts:
 
     def __init__(self, modules: dict[str, dict[str, str]]) -> None:
         self.modules, self.asked, self.placed = modules, list[tuple[str, str]](), list[str]()
+        self.gone, self.broken = frozenset[str](), ""
 
     def run(self, command: sandbox.Command, *_: object, on_line: sandbox.OnLine, **more: object) -> sandbox.Result:
         words = [word for word in command.argv if "=" not in word or word.startswith("--")]
-        named, out = self.modules, list[str]()
+        named, out, code = self.modules, list[str](), 0
         if "ls-remote" in words:
             out = [f"{A}\trefs/heads/main"]
+        elif "--get-regexp" in words and self.broken:
+            on_line(sandbox.Stream.STDERR, self.broken.encode())
+            code = 128
         elif "--get-regexp" in words:
             sha = next(word for word in words if word.startswith("--blob="))[7:47]
             pairs = named.get(sha, {}).items()
             text = "".join(f"submodule.{path}.path\n{path}\0submodule.{path}.url\n{url}\0" for path, url in pairs)
             out = text.split("\n")
         elif "ls-tree" in words:
-            out = [f"160000 commit {B}\t{path}" for path in words[words.index("--") + 1 :]]
+            out = [f"160000 commit {B}\t{path}" for path in words[words.index("--") + 1 :] if path not in self.gone]
         elif "log" in words:
             out = [A, "1767323045", "Ada <a@b>"]
         elif "write-tree" in words:
@@ -282,7 +288,7 @@ class Hosts:
             assert "IGNITE_GIT_TOKEN" not in command.env
         for line in out:
             on_line(sandbox.Stream.STDOUT, line.encode())
-        return sandbox.Result(exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0,
+        return sandbox.Result(exit_code=code, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0,
                               duration_ms=0)  # fmt: skip
 
 
@@ -313,10 +319,36 @@ def test_without_a_request_no_submodule_is_asked_for(tmp_path: Path, monkeypatch
     assert len(hosts.asked) == 2 and hosts.placed == [A]
 
 
+def test_a_leftover_is_no_submodule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = Hosts({A: {"b": "../b.git", "c": "../c.git"}})
+    hosts.gone = frozenset({"c"})
+    assert fetched(tmp_path, monkeypatch, hosts).warning.startswith("b is a submodule")
+
+
+def test_names_that_cannot_be_read_end_a_build_that_asks_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hosts = Hosts({})
+    hosts.broken = "fatal: bad config line 1 in blob x"
+    with pytest.raises(BuildError, match="bad config line 1") as refused:
+        fetched(tmp_path / "asked", monkeypatch, hosts, submodules=True)
+    assert (refused.value.reason, refused.value.where) == ("ManifestInvalid", ".gitmodules")
+    assert "bad config line 1" in fetched(tmp_path / "not asked", monkeypatch, hosts).warning
+
+
+def test_names_without_an_end_are_not_read_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hosts = Hosts({A: {"b": "./" * git.MOST_NAMES}})
+    with pytest.raises(BuildError, match="more than 1 MiB") as refused:
+        fetched(tmp_path / "asked", monkeypatch, hosts, submodules=True)
+    assert refused.value.reason == "ManifestInvalid"
+    assert "more than 1 MiB" in fetched(tmp_path / "not asked", monkeypatch, hosts).warning
+
+
 @pytest.mark.parametrize(
     ("modules", "words", "asked"),
     [
         ({A: {f"b{number}": "../b.git" for number in range(65)}}, "64", 2 + 64),
+        ({A: {f"b{number}": "../b.git" for number in range(MOST_LISTED + 1)}}, "1000 names", 2),
         ({A: {"b": "../b.git"}, B: {"b": "../b.git"}}, "4 in one another", 2 + 4),  # a repository that has itself
     ],
 )
