@@ -183,10 +183,8 @@ def _online(attempt: Attempt, named: _Named, argv: tuple[str, ...], *, login: bo
     settings, url = attempt.node.settings, named.url
     host = normalized(url.host)
     is_private = listed(host, url.port, settings.git_hosts)
-    policy = sandbox.EgressPolicy(
-        hosts=frozenset({(host, url.port)}) if is_private else frozenset(),
-        request_hosts=frozenset() if is_private else frozenset({host}),
-    )
+    one, none = frozenset({(host, url.port)}), frozenset[tuple[str, int]]()
+    policy = sandbox.EgressPolicy(hosts=one if is_private else none, request_hosts=none if is_private else one)
     egress = sandbox.Egress(policy, settings.upstream_proxy, settings.no_proxy)
     ran = _run(attempt, argv, egress, _login(attempt) if login else None)
     if ran.code != 0:

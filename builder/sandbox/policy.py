@@ -48,10 +48,10 @@ class EgressRecord:
 @dataclass(frozen=True, kw_only=True)
 class EgressPolicy:
     """`hosts`: the operator's package indexes, whatever their addresses. `request_hosts`: named by a request (a git
-    host), allowed only when every address is global. Lower case, without a trailing dot."""
+    host), allowed only when every address is global. Names in lower case, without a trailing dot."""
 
     hosts: frozenset[Address]
-    request_hosts: frozenset[str] = frozenset()
+    request_hosts: frozenset[Address] = frozenset()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,22 +153,20 @@ class Egress:
         *,
         upstream_proxy: str = "",
         no_proxy: tuple[str, ...] = (),
-        request_hosts: frozenset[str] = frozenset(),
         import_hosts: tuple[str, ...] = (),
     ) -> Egress:
-        """The indexes of one runtime's client, as the operator's settings move them, and hosts that a request names.
+        """The indexes of one runtime's client, as the operator's settings move them.
 
         `import_hosts`: the operator's list of hosts that modules come from, for a client that reaches them.
         """
         hosts = index_hosts(client, settings) | listed_hosts(client, import_hosts)
-        policy = EgressPolicy(hosts=hosts, request_hosts=request_hosts)
-        return cls(policy, upstream_proxy, no_proxy)
+        return cls(EgressPolicy(hosts=hosts), upstream_proxy, no_proxy)
 
     def decide(self, host: str, port: int) -> Decision:
         """Whether and where to connect. Resolves a name that is allowed or may be; never another."""
         host = normalized(host)
         index = (host, port) in self.policy.hosts
-        if not index and host not in self.policy.request_hosts:
+        if not index and (host, port) not in self.policy.request_hosts:
             return Decision(verdict=Verdict.REFUSED, why="not a configured package index")
         upstream = "" if bypasses(host, port, self.no_proxy) else self.upstream_proxy
         if index and upstream:

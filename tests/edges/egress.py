@@ -67,7 +67,8 @@ def hosts(**policy: Any) -> Iterator[Hosts]:
         index, neighbour, front = listeners
         ports = [one.getsockname()[1] for one in listeners]
         resolve = policy.pop("resolve", lambda host, port: ("127.0.0.1",))
-        allowed = sandbox.EgressPolicy(hosts=frozenset({(INDEX, ports[0])}), **policy)
+        requested = frozenset((name, ports[1]) for name in policy.pop("requested", ()))
+        allowed = sandbox.EgressPolicy(hosts=frozenset({(INDEX, ports[0])}), request_hosts=requested, **policy)
         egress = sandbox.Egress(allowed, resolve=resolve)
         made = Hosts(ports[0], ports[1], ("127.0.0.1", ports[2]), egress)
         for listener, found in ((index, made.heads), (neighbour, made.heard)):
@@ -246,7 +247,7 @@ def a_name_whose_addresses_change(world: World) -> str:
     """A host that a request names: public when it is judged, private when it is asked again; or both at once."""
     answers = iter([(PUBLIC,), ("127.0.0.1",), ("127.0.0.1",)])
     pinned = sandbox.Egress(
-        sandbox.EgressPolicy(hosts=frozenset(), request_hosts=frozenset({"git.example"})),
+        sandbox.EgressPolicy(hosts=frozenset(), request_hosts=frozenset({("git.example", 443)})),
         resolve=lambda *_: next(answers),
     )
     assert [pinned.decide("git.example", 443).addresses for _ in range(3)] == [(PUBLIC,)] * 3
@@ -258,7 +259,7 @@ def a_name_whose_addresses_change(world: World) -> str:
         ("0.0.0.0",),
         ("100.64.0.1",),
     ):
-        with hosts(request_hosts=frozenset({"git.example"}), resolve=lambda *_, all=mixed: all) as one:
+        with hosts(requested=("git.example",), resolve=lambda *_, all=mixed: all) as one:
             if (got := one.asked(f"git.example:{one.neighbour}")) != "refused, unheard":
                 return got
     return "refused, unheard"

@@ -30,7 +30,8 @@ class Names:
 
 
 def egress(names: Names, *, upstream: str = "", request: tuple[str, ...] = ()) -> Egress:
-    policy = EgressPolicy(hosts=frozenset({("pypi.corp", 443)}), request_hosts=frozenset(request))
+    requested = frozenset((name, 443) for name in request)
+    policy = EgressPolicy(hosts=frozenset({("pypi.corp", 443)}), request_hosts=requested)
     return Egress(policy, upstream, resolve=names)
 
 
@@ -63,6 +64,12 @@ def test_a_requested_host_needs_all_its_addresses_to_be_public() -> None:
     refused = way.decide("mixed.example", 443)
     assert refused.verdict is Verdict.REFUSED
     assert "10.0.0.1 is not a public address" in refused.why
+
+
+def test_a_requested_host_is_reached_at_the_port_of_its_url_alone() -> None:
+    names = Names({"git.example": [(PUBLIC,)]})
+    assert egress(names, request=("git.example",)).decide("git.example", 8443).verdict is Verdict.REFUSED
+    assert names.asked == []
 
 
 def test_addresses_are_pinned_against_rebinding() -> None:
