@@ -12,6 +12,8 @@ from builder.store.rows import Row
 from builder.store.secrets import BUILD, GIT, REGISTRY, TooMany
 
 MOST_BYTES = 64 * 1024
+MOST_TOKEN = 8 * 1024
+"""Bytes of a git token, as servers take them in a header. Every line of a build is searched for each part of it."""
 MOST_AT_ONCE = 100
 FULL_RETRY_S = 60
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
@@ -71,6 +73,8 @@ def _checked(one: pb.NamedSecret) -> tuple[str, dict[str, str]]:
     elif kind == "git_token":
         value = {"username": one.git_token.username, "token": one.git_token.token}
         _one_line(one.name, value, where, may_lack="username")
+        if (size := len(value["token"].encode())) > MOST_TOKEN:
+            raise _refused(f'the token of "{one.name}" has {size} bytes, {MOST_TOKEN} are allowed', where)
     else:
         value = {"private_key": one.git_ssh_key.private_key, "known_hosts": one.git_ssh_key.known_hosts}
         if not _PEM.fullmatch(value["private_key"]):

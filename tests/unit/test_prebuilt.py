@@ -537,10 +537,11 @@ KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY--
         pb.NamedSecret(name="a", registry=pb.RegistryLogin(username="u", password="p"), host="https://r"),
         pb.NamedSecret(name="a", git_token=pb.GitToken(username="u")),
         pb.NamedSecret(name="a", git_token=pb.GitToken(token="t\n")),
+        pb.NamedSecret(name="a", git_token=pb.GitToken(token="t" * 8193)),
         pb.NamedSecret(name="a", git_ssh_key=pb.GitSshKey(private_key=KEY)),
         pb.NamedSecret(name="a", git_ssh_key=pb.GitSshKey(private_key="key", known_hosts="h k v")),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_what_can_be_no_secret_is_refused_without_its_value(kept: Secrets, named: pb.NamedSecret) -> None:
     with pytest.raises(BuildError) as refused:
