@@ -294,6 +294,7 @@ class Hosts:
 
 def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hosts: Hosts, **more: object) -> commands.Commit:
     monkeypatch.setattr(git.sandbox, "run", hosts.run)
+    tmp_path.mkdir(exist_ok=True)
     attempt = attempt_at(tmp_path)
     attempt.grant.secrets.update({"git.token": "ghp_0123456789", "git.username": "ada"})
     source = pb.GitSource(url="https://example.com/g/a.git", **more)  # type: ignore[arg-type]
