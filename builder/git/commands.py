@@ -109,9 +109,10 @@ def archive(tree: str) -> tuple[str, ...]:
 
 
 def submodules(sha: str) -> tuple[str, ...]:
-    """The folders and URLs that the commit's `.gitmodules` has; it fails where there is none."""
-    names = ("config", f"--blob={sha}:.gitmodules", "-z", "--get-regexp", r"^submodule\..*\.(path|url)$")
-    return git("--git-dir", REPOSITORY, *names)
+    """The folders and URLs that the commit's `.gitmodules` has, and none of a file that it includes; it fails where
+    there is none."""
+    names = ("--get-regexp", r"^submodule\..*\.(path|url)$")
+    return git("--git-dir", REPOSITORY, "config", f"--blob={sha}:.gitmodules", "--no-includes", "-z", *names)
 
 
 def links(sha: str, folders: Sequence[str]) -> tuple[str, ...]:

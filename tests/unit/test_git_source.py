@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from builder.git.source import check_reference, is_commit, parse_url
 from builder.git.submodules import MOST_LISTED, Submodule, left_out, links_in, named_in, url_of
 from builder.services import intake
 from tests.attempt_fixtures import attempt_at
+from tests.git_fixtures import commit
 
 URLS = [
     "https://example.com/a.git", "https://example.com:8443/group/sub/a.git", "https://EXAMPLE.com/a",
@@ -199,6 +201,17 @@ def test_the_submodules_of_a_commit() -> None:
     assert named_in(twice) == (Submodule(name="b", path="x", url="../b"),)  # as git does
     lines = [f"160000 commit {A}\tlibs/a", f"100644 blob {B}\tb", f'160000 commit {C}\t"\\303"', "160000 commit x\ty"]
     assert links_in(lines) == {"libs/a": A, '"\\303"': C}
+
+
+def test_a_gitmodules_includes_no_file_of_the_machine(tmp_path: Path) -> None:
+    other, text = tmp_path / "other", '[submodule "{0}"]\n\tpath = {0}\n\turl = ../{0}\n'
+    other.write_text(text.format("other"))
+    for included in (other, "other"):  # git takes the whole path alone, and fails for a part of one
+        work = tmp_path / f"work-{len(str(included))}"
+        sha = commit(work, {".gitmodules": f"[include]\n\tpath = {included}\n{text.format('own')}"})
+        argv = [str(work / ".git") if word == commands.REPOSITORY else word for word in commands.submodules(sha)]
+        ran = subprocess.run(argv, env=commands.ENVIRONMENT, capture_output=True, text=True, check=True)
+        assert named_in(ran.stdout.split("\n")) == (Submodule(name="own", path="own", url="../own"),)
 
 
 @pytest.mark.parametrize(
