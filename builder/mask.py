@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import base64
 import re
+from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.errors import BuildError
@@ -104,14 +105,14 @@ class Mask:
             undone = each.pattern.sub(each.undo, undone)
         undone = undone.translate(_STANDARD)
         places, begun = self._places(undone)
-        if not places and begun == len(undone):
-            return [], len(text)
-        origin = [(at, at + 1) for at in range(len(text))]
-        source = text
+        if not places:  # the usual case
+            whole = escapes or begun == len(undone)
+            return [], len(text) if whole else _Undone(text, _LINES).place(begun)[0]
+        stages: list[_Undone] = []
         for each in (*escapes, _LINES):
-            origin, source = _origin(origin, source, each)
-        found = [(origin[start][0], origin[end - 1][1]) for start, end in places]
-        return found, origin[begun][0] if begun < len(undone) else len(text)
+            stages.append(_Undone(stages[-1].text if stages else text, each))
+        found = [_origin(stages, start, end) for start, end in places]
+        return found, _origin(stages, begun, begun + 1)[0] if begun < len(undone) else len(text)
 
     def _places(self, text: bytes) -> tuple[list[Place], int]:
         size = len(text)
@@ -230,16 +231,38 @@ def _widened(text: bytes, at: int, needle: _Needle) -> Place:
     return at, end
 
 
-def _origin(origin: list[Place], text: bytes, escapes: _Escapes) -> tuple[list[Place], bytes]:
-    """(where each byte comes from once the escapes are undone, the bytes)."""
-    places: list[Place] = []
-    at = 0
-    for found in escapes.pattern.finditer(text):
-        places += origin[at : found.start()]
-        whole = (origin[found.start()][0], origin[found.end() - 1][1])
-        places += [whole] * len(escapes.undo(found))
-        at = found.end()
-    return places + origin[at:], escapes.pattern.sub(escapes.undo, text)
+class _Undone:
+    """A text whose escapes are undone, and where its bytes come from."""
+
+    def __init__(self, text: bytes, escapes: _Escapes) -> None:
+        self._starts: list[int] = []
+        self._chunks: list[tuple[int, Place]] = []
+        """Of each chunk that was undone its end, beside its start; and its place in the text."""
+        pieces: list[bytes] = []
+        at = size = 0
+        for found in escapes.pattern.finditer(text):
+            undone = escapes.undo(found)
+            pieces += (text[at : found.start()], undone)
+            start = size + found.start() - at
+            at, size = found.end(), start + len(undone)
+            self._starts.append(start)
+            self._chunks.append((size, found.span()))
+        self.text = b"".join(pieces) + text[at:]
+
+    def place(self, at: int) -> Place:
+        """The place in the text that a byte stands for."""
+        number = bisect_right(self._starts, at) - 1
+        if number < 0:
+            return at, at + 1
+        end, whole = self._chunks[number]
+        return whole if at < end else (at - end + whole[1], at - end + whole[1] + 1)
+
+
+def _origin(stages: Sequence[_Undone], start: int, end: int) -> Place:
+    """The place in the first text that a place in the last one stands for."""
+    for stage in reversed(stages):
+        start, end = stage.place(start)[0], stage.place(end - 1)[1]
+    return start, end
 
 
 def _joined(places: list[Place]) -> list[Place]:

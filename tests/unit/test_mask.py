@@ -14,6 +14,7 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
+from builder import mask
 from builder.mask import HEAD, HIDDEN, LEAST, MOST, NOTHING, WINDOW, Lines, Mask
 from builder.sandbox.lines import LineSplitter
 from builder.text import log_line
@@ -126,6 +127,19 @@ def test_the_end_of_one_that_begins_like_another_is_hidden() -> None:
     secret = "12345678X12345678"
     lines = Mask([secret]).lines()
     assert shown(lines, [(secret[:9], False), (secret[9:], False), ("next", False)]) == [HIDDEN, HIDDEN, "next"]
+
+
+def test_where_bytes_come_from_is_asked_for_a_text_with_a_secret_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+
+    class Undone(mask._Undone):
+        def __init__(self, text: bytes, escapes: mask._Escapes) -> None:
+            asked.append(escapes)
+            super().__init__(text, escapes)
+
+    monkeypatch.setattr(mask, "_Undone", Undone)
+    text = "&lt;%41\\u0041" * 100 + TOKEN[0]  # a secret may begin at its end
+    assert Mask([TOKEN]).text(text) == text and asked == [mask._LINES]
 
 
 def test_secrets_without_an_end_are_looked_at_once() -> None:
