@@ -27,7 +27,7 @@ test-unit: setup ## only the fast tests, which cannot open a socket or start a p
 	$(RUN)python -m pytest tests/unit -n auto --dist worksteal
 
 test-e2e: setup ## only the end-to-end tests
-	$(RUN)python -m pytest $(APART) -n auto --dist worksteal
+	$(RUN)python -m pytest $(APART) -n auto --maxprocesses 4 --dist worksteal
 	$(RUN)python -m pytest tests/e2e $(APART:%=--ignore=%)
 
 # Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.

@@ -332,11 +332,18 @@ def closed_port() -> Iterator[int]:
         yield bound.getsockname()[1]
 
 
+_RELEASED: set[Path] = set()
+
+
 def let_go(node: Path) -> None:
-    """End the steps of `GATED` that run on a node, or in a local build that has this node folder."""
-    for out in (*node.glob("work/*/out"), *node.glob("local/*/work/*/out")):
+    """End the steps of `GATED` that run on a node, or in a local build that has this node folder.
+
+    Each attempt's once: a folder that is being removed gets no file anew.
+    """
+    for out in {*node.glob("work/*/out"), *node.glob("local/*/work/*/out")} - _RELEASED:
         with contextlib.suppress(OSError):  # an attempt that has ended meanwhile
             (out / "go").touch()
+            _RELEASED.add(out)
 
 
 def zip_of(files: Files) -> bytes:

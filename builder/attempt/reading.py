@@ -304,10 +304,10 @@ def _hand_over(reader: _Next, data: bytes, descriptors: list[int]) -> bool:
     try:
         socket.send_fds(reader.channel, [data], descriptors)
     except OSError:
+        reader.channel.close()  # ends it, should it still wait
         os.waitpid(reader.pid, 0)
         return False
-    finally:
-        reader.channel.close()
+    reader.channel.close()
     return True
 
 

@@ -8,7 +8,6 @@ whose key another process builds is attached to that one, and goes on in its pla
 from __future__ import annotations
 
 import fcntl
-import functools
 import hashlib
 import os
 import threading
@@ -84,6 +83,8 @@ class Owner:
             apart=Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12],
         )
         self._label = label
+        self._making = threading.Lock()
+        self._finalizers: Finalizers | None = None
         self._looked = _now()
         self._expire_from = self._looked + settings.lease_ms / 1000
         digests.remember_in(Path(settings.node_dir) / "local" / "digests.json")
@@ -93,9 +94,15 @@ class Owner:
         queues = settings.queue_list(tuple(here.parts.runtimes))
         nodes.register(here.store, NODE, queues, can, 0, nodes.LIVE_LEASES * settings.lease_ms)
 
-    @functools.cached_property
+    @property
     def finalizers(self) -> Finalizers:
         """Made while the first step runs, or once a build is about to be finalized: it takes a while to load."""
+        with self._making:  # a second pool would not renew the leases of the first
+            if self._finalizers is None:
+                self._finalizers = self._make_finalizers()
+            return self._finalizers
+
+    def _make_finalizers(self) -> Finalizers:
         from builder.control.finalizers import Finalizers, finalizers_destination
         from builder.finalize import Finalizer
         from builder.prebuilt import Prebuilt

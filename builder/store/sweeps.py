@@ -82,7 +82,8 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned, jobs: int = 
             why = f"{cluster.words(jobs)}; this build waits for one to end"
             lacking |= {(*lane, organization): why for lane in images}
         for wait in set(warned) - set(lacking):
-            del warned[wait]
+            if not wait[2] or wait[:2] not in queued:  # an organization has its Jobs again soon
+                del warned[wait]
         late = {wait: why for wait, why in lacking.items() if tx.execute(_late(wait, now, lease_ms, warned)).first()}
     return Due(sweeps=sweeps, unschedulable=late)
 

@@ -23,7 +23,6 @@ def test_a_build_costs_few_transactions_round_trips_and_calls(start: Start, data
         if database == "postgresql":
             folder = stack.enter_context(private_postgres())
             flags["store_url"] = f"postgresql://postgres@/postgres?host={folder}"
-        stack.enter_context(pytest.MonkeyPatch.context()).setattr(p4, "IDLE_S", 4.0)  # the margin is 2 transactions
         server = stack.enter_context(start(own_caches=False, **flags))
         found, idle = p4.a_build(server.embedded, server.api, ended)
     print(f"{database}: a build {found}, idle a second {idle}")

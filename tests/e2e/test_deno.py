@@ -189,6 +189,7 @@ def greeted(server: Server, files: Files, version: str = "") -> str:
 
 def test_modules_of_a_listed_host_are_fetched_by_the_lock_and_are_there_when_the_app_starts(
     start: Callable[..., AbstractContextManager[Server]],
+    versions: Server,
 ) -> None:
     trusted = config.load({}).settings.ca_bundle
     with (

@@ -202,9 +202,8 @@ def test_a_lost_fork_process_is_replaced(readers: Readers, work: Path) -> None:
 
 
 def test_a_reader_that_is_killed_while_it_waits_is_replaced(readers: Readers, work: Path) -> None:
-    readers.start()
-    pid = children_of(os.getpid())[-1]
-    assert until(lambda: children_of(pid), 120)
+    pid = started(readers)
+    assert until(lambda: children_of(pid))
     (waiting,) = children_of(pid)
     handle = os.pidfd_open(waiting)
     os.kill(waiting, signal.SIGKILL)

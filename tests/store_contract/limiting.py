@@ -121,9 +121,9 @@ def test_of_claims_at_once_no_more_are_granted(world: World) -> None:
 
 
 def test_a_build_that_waits_for_others_says_so_once(world: World) -> None:
-    for build in images(world, MOST):
-        assert claim(world, build).row
-    (waiting,) = images(world, 1)
+    at_work = images(world, MOST)
+    assert all(claim(world, build).row for build in at_work)
+    waiting, last = images(world, 2)
     (other,) = images(world, 1, "other")
     seen: sweeps.Warned = {}
 
@@ -138,12 +138,17 @@ def test_a_build_that_waits_for_others_says_so_once(world: World) -> None:
     assert warned() == []
     world.at[0] += LEASE
     world.register("node", queue="image")
-    assert (warned(), warned()) == ([waiting], [])
+    assert (warned(), warned()) == ([waiting, last], [])
     says = (
         "its organization has 2 image builds at work, as many as it may (running_jobs); this build waits for one to end"
     )
     assert system_lines(world, waiting) == [says]
     assert system_lines(world, other) == []
+    world.fail_work(at_work[0], world.row(at_work[0])["claim"])
+    assert warned() == []
+    assert claim(world, waiting).row
+    assert warned() == [], "its organization is full again"
+    assert system_lines(world, last) == [says]
 
 
 def test_what_is_submitted_is_left_to_a_whole_look(world: World) -> None:
