@@ -203,6 +203,9 @@ def _offline(attempt: Attempt, argv: tuple[str, ...]) -> _Ran:
     ran = _run(attempt, argv, None)
     if ran.code != 0:
         said = tuple(visible(line, limit=200) for line in ran.err[-6:])
+        if wrong := next((line for line in ran.err if "invalid path" in line), ""):  # `.git/config`, `../x`
+            message = f"git refuses a path of the commit: {visible(wrong, limit=200)}"
+            raise BuildError("ArchiveUnsafe", message, next="Delete it from the repository and commit.")
         raise PlatformError("GitUnavailable", "what git fetched cannot be read", said=said)
     return ran
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import subprocess
 import tarfile
 import tempfile
 import threading
@@ -18,6 +19,8 @@ from builder.attempt.git import fetch_commit
 from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import Repository
+from builder.git import commands
+from builder.git.submodules import Submodule, named_in
 from builder.local import embedded
 from tests import git_fixtures as hosts
 from tests import uids
@@ -237,3 +240,14 @@ def test_without_a_sandbox_git_runs_as_the_steps_do(world: World) -> None:
         assert (commit.sha, commit.author) == (world.first, "Ada <ada@example.com>")
         with tarfile.open(attempt.blob) as packed:
             assert {"build.py", "data.txt"} <= set(packed.getnames())
+
+
+def test_a_gitmodules_includes_no_file_of_the_machine(tmp_path: Path) -> None:
+    other, text = tmp_path / "other", '[submodule "{0}"]\n\tpath = {0}\n\turl = ../{0}\n'
+    other.write_text(text.format("other"))
+    for included in (other, "other"):  # git takes the whole path alone, and fails for a part of one
+        work = tmp_path / f"work-{len(str(included))}"
+        sha = hosts.commit(work, {".gitmodules": f"[include]\n\tpath = {included}\n{text.format('own')}"})
+        argv = [str(work / ".git") if word == commands.REPOSITORY else word for word in commands.submodules(sha)]
+        ran = subprocess.run(argv, env=commands.ENVIRONMENT, capture_output=True, text=True, check=True)
+        assert named_in(ran.stdout.split("\n")) == (Submodule(name="own", path="own", url="../own"),)

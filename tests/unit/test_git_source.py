@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,7 +17,6 @@ from builder.git.source import check_reference, is_commit, parse_url
 from builder.git.submodules import MOST_LISTED, Submodule, left_out, links_in, named_in, url_of
 from builder.services import intake
 from tests.attempt_fixtures import attempt_at
-from tests.git_fixtures import commit
 
 URLS = [
     "https://example.com/a.git", "https://example.com:8443/group/sub/a.git", "https://EXAMPLE.com/a",
@@ -203,17 +201,6 @@ def test_the_submodules_of_a_commit() -> None:
     assert links_in(lines) == {"libs/a": A, '"\\303"': C}
 
 
-def test_a_gitmodules_includes_no_file_of_the_machine(tmp_path: Path) -> None:
-    other, text = tmp_path / "other", '[submodule "{0}"]\n\tpath = {0}\n\turl = ../{0}\n'
-    other.write_text(text.format("other"))
-    for included in (other, "other"):  # git takes the whole path alone, and fails for a part of one
-        work = tmp_path / f"work-{len(str(included))}"
-        sha = commit(work, {".gitmodules": f"[include]\n\tpath = {included}\n{text.format('own')}"})
-        argv = [str(work / ".git") if word == commands.REPOSITORY else word for word in commands.submodules(sha)]
-        ran = subprocess.run(argv, env=commands.ENVIRONMENT, capture_output=True, text=True, check=True)
-        assert named_in(ran.stdout.split("\n")) == (Submodule(name="own", path="own", url="../own"),)
-
-
 @pytest.mark.parametrize(
     "path",
     ["", "/etc", "../x", "a/../b", "a//b", "a/", "./a", ".git", "a/.GIT/hooks", "a\x1b[2J", "a\u202eb", 'a"b', "a\\b",
@@ -266,7 +253,7 @@ class Hosts:
 
     def __init__(self, modules: dict[str, dict[str, str]]) -> None:
         self.modules, self.asked, self.placed = modules, list[tuple[str, str]](), list[str]()
-        self.gone, self.broken = frozenset[str](), ""
+        self.gone, self.broken, self.refused = frozenset[str](), "", ""
 
     def run(self, command: sandbox.Command, *_: object, on_line: sandbox.OnLine, **more: object) -> sandbox.Result:
         words = [word for word in command.argv if "=" not in word or word.startswith("--")]
@@ -287,6 +274,9 @@ class Hosts:
             out = [A, "1767323045", "Ada <a@b>"]
         elif "write-tree" in words:
             out = [C]
+        elif "read-tree" in words and self.refused:
+            on_line(sandbox.Stream.STDERR, self.refused.encode())
+            code = 128
         elif "read-tree" in words:
             self.placed += [word for word in words if word.startswith("--prefix=")]
         elif "archive" in words:
@@ -348,6 +338,23 @@ def test_names_that_cannot_be_read_end_a_build_that_asks_for_them(
         fetched(tmp_path / "asked", monkeypatch, hosts, submodules=True)
     assert (refused.value.reason, refused.value.where) == ("ManifestInvalid", ".gitmodules")
     assert "bad config line 1" in fetched(tmp_path / "not asked", monkeypatch, hosts).warning
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("error: invalid path '.git/config'", "ArchiveUnsafe"),
+        ("fatal: unable to write new index file", "GitUnavailable"),
+    ],
+)
+def test_a_path_that_git_refuses_is_the_repositorys_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, reason: str
+) -> None:
+    hosts = Hosts({A: {"b": "../b.git"}})
+    hosts.refused = line
+    with pytest.raises(BuildError) as refused:
+        fetched(tmp_path, monkeypatch, hosts, submodules=True)
+    assert refused.value.reason == reason
 
 
 def test_names_without_an_end_are_not_read_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
