@@ -94,7 +94,6 @@ class Owner:
         queues = settings.queue_list(tuple(here.parts.runtimes))
         nodes.register(here.store, NODE, queues, can, 0, nodes.LIVE_LEASES * settings.lease_ms)
 
-    @property
     def finalizers(self) -> Finalizers:
         """Made while the first step runs, or once a build is about to be finalized: it takes a while to load."""
         with self._making:  # a second pool would not renew the leases of the first
@@ -134,7 +133,7 @@ class Owner:
         with suppress(Exception):
             if self.here.settings.registry:
                 load_registry()
-            assert self.finalizers
+            self.finalizers()
 
     def settle(self) -> None:
         """Keep the lines that dead processes left, and end their leases: their builds are free now."""
@@ -152,7 +151,7 @@ class Owner:
                 return
             if row["status"] == PENDING and row["queue"] != EXTERNAL and self.work(row["attached_to"] or build_id):
                 continue
-            self.finalizers.step()
+            self.finalizers().step()
             self._look()
             changes.wait(seen, POLL_S)
 

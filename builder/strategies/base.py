@@ -146,6 +146,12 @@ class Strategy(Protocol):
     """The dataclass of its plans: an `ImagePlan`."""
     OUTPUT_LINES: int
     """How many lines of a container, beside the tool's own, explain an end."""
+    IMAGES: Mapping[str, str]
+    """The settings that name its images → the words that stand for them in a preview."""
+    UNREAD: Mapping[str, str]
+    """Words that stand in a preview for what an image's config decides → what that is."""
+    NUMBERS: Mapping[int, str]
+    """Numbers that no image has → the words of `UNREAD` that they become in the end."""
 
     def setup(self, settings: Settings) -> Setup | None:
         """What the operator set up; None for nothing. Raises `BuildError` InvalidRequest for half of it."""
@@ -160,6 +166,10 @@ class Strategy(Protocol):
 
         Raises `BuildError` for an image that cannot build.
         """
+        ...
+
+    def unread(self, setup: Setup, root: Path, asked: ImageRequest) -> str:
+        """As `learn`, of an image that nobody reads: with `UNREAD` and `NUMBERS`. Raises `BuildError` as `plan`."""
         ...
 
     def plan(self, root: Path, asked: ImageRequest, known: str) -> Any:

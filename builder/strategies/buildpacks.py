@@ -13,7 +13,7 @@ from builder.buildpacks.image import Builder, read_builder
 from builder.buildpacks.manifest import ANALYZE, DETECT, EXPORT, BuildpacksBuild, cache_image
 from builder.buildpacks.manifest import manifest as job_of
 from builder.buildpacks.plan import BuildpacksPlan, key_of, materials_of, plan_buildpacks
-from builder.buildpacks.project import Wanted
+from builder.buildpacks.project import Wanted, read_project
 from builder.dockerfile import choose
 from builder.dockerfile.choose import ImageRequest
 from builder.kube.ended import Ended
@@ -33,6 +33,17 @@ NEXT = (
 PLAN = BuildpacksPlan
 OUTPUT_LINES = 1000
 """A detection that fails has a line for each buildpack of each group."""
+IMAGES: Mapping[str, str] = {
+    "fetch_image": "FETCH_IMAGE",
+    "buildpacks_builder": "BUILDER_IMAGE",
+    "buildpacks_run_image": "RUN_IMAGE",
+}
+UNREAD: Mapping[str, str] = {
+    "BUILDER_UID": "the user of the builder image",
+    "BUILDER_GID": "the group of the builder image",
+    "BUILDER_VERSION": "the version that the builder image has",
+}
+NUMBERS: Mapping[int, str] = {2_000_000_011: "BUILDER_UID", 2_000_000_012: "BUILDER_GID"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,15 @@ def takes(root: Path, asked: ImageRequest) -> str:
 def learn(setup: Setup, config: Mapping[str, Any]) -> str:
     """See `Strategy.learn`."""
     return json.dumps(asdict(Known(builder=read_builder(config), arguments=setup.allowed)))
+
+
+def unread(setup: Setup, root: Path, asked: ImageRequest) -> str:
+    """See `Strategy.unread`. The image has each buildpack that `project.toml` names: whether it does is known where it
+    is read."""
+    group = read_project(DirTree(root / asked.sub_path), setup.allowed).group
+    has = tuple(Wanted(id=one.id, version=one.version or "BUILDER_VERSION") for one in group)
+    uid, gid = NUMBERS
+    return json.dumps(asdict(Known(builder=Builder(uid=uid, gid=gid, buildpacks=has), arguments=setup.allowed)))
 
 
 def plan(root: Path, asked: ImageRequest, known: str) -> BuildpacksPlan:

@@ -29,6 +29,9 @@ TITLE = "Kaniko"
 NEXT = "An operator sets Kaniko up with kaniko_executor."
 PLAN = DockerfilePlan
 OUTPUT_LINES = 50
+IMAGES: Mapping[str, str] = {"kaniko_executor": "EXECUTOR_IMAGE", "fetch_image": "FETCH_IMAGE"}
+UNREAD: Mapping[str, str] = {}
+NUMBERS: Mapping[int, str] = {}
 PUSHES = "Pushing image to"
 """How the executor's own line begins when the image is made."""
 NO_FACTS = Facts(dockerfile="Dockerfile", instructions=(), materials=())
@@ -50,6 +53,11 @@ def takes(root: Path, asked: ImageRequest) -> str:
 def learn(setup: Setup, config: Mapping[str, Any]) -> str:
     """See `Strategy.learn`."""
     return json.dumps(setup.allowed)
+
+
+def unread(setup: Setup, root: Path, asked: ImageRequest) -> str:
+    """See `Strategy.unread`: its plans need nothing of the executor's image."""
+    return learn(setup, {})
 
 
 def plan(root: Path, asked: ImageRequest, known: str) -> DockerfilePlan:
