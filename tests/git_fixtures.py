@@ -114,25 +114,32 @@ def certificate(folder: Path, others: str, *, authority: bool = True) -> tuple[P
 
 
 @contextmanager
+def https_server(pem: Path, handler: type[BaseHTTPRequestHandler]) -> Iterator[ThreadingHTTPServer]:
+    """A server on a free port of loopback with this certificate and key."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pem)
+    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@contextmanager
 def serving(folder: Path, trusted: str = "") -> Iterator[Host]:
     """The host; repositories whose name begins with "private" take the login."""
     pem, bundle = certificate(folder / "tls", trusted)
     root = folder / "repositories"
     root.mkdir(parents=True)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    host = Host(address=f"127.0.0.1:{server.server_address[1]}", bundle=bundle, root=root)
-    server.host = host  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with https_server(pem, _Handler) as server:
+        host = Host(address=f"127.0.0.1:{server.server_address[1]}", bundle=bundle, root=root)
+        server.host = host  # type: ignore[attr-defined]
         yield host
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

