@@ -6,8 +6,8 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from builder.attest.artifact import Refused, reported
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
-from builder.errors import REASONS, BuildError
+from builder.errors import REASONS, BuildError, PlatformError
 from builder.git.source import parse_url
 from builder.mask import NOTHING, Mask, mask_of
 from builder.services.archives import Archives, ArchiveUpload, check_size
@@ -62,6 +62,7 @@ class WorkerService(WatcherCalls):
         super().__init__(parts)
         self.archives = Archives(parts.sources)
         self._masks: dict[tuple[str, int], Mask] = {}
+        self._masking = threading.Lock()
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
@@ -143,11 +144,16 @@ class WorkerService(WatcherCalls):
         if (known := self._masks.get((build_id, claim))) is not None:
             return known
         row, mask = builds.by_id(self._parts.store, build_id), NOTHING
-        with suppress(BuildError):  # deleted meanwhile: there is nothing to compare with
+        try:
             mask = mask_of(self._secrets_of(row)) if row is not None else NOTHING
-        while len(self._masks) >= MOST_MASKS:
-            self._masks.pop(next(iter(self._masks)), None)
-        self._masks[build_id, claim] = mask
+        except PlatformError:  # it cannot be opened now: the next batch asks again
+            return mask
+        except BuildError:  # deleted meanwhile: there is nothing to compare with
+            pass
+        with self._masking:
+            while len(self._masks) >= MOST_MASKS:
+                del self._masks[next(iter(self._masks))]
+            self._masks[build_id, claim] = mask
         return mask
 
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:

@@ -11,7 +11,7 @@ import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.errors import BuildError
+from builder.errors import BuildError, PlatformError
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused
@@ -206,3 +206,28 @@ def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811
     worker, at = services.worker, {"c": pb.LogCursor(since=-5, lines=-1)}
     assert not worker.append_log(WATCHER, pb.AppendLogRequest(**mine, cursors=at)).stale
     assert adopt(services).cursors["c"] == pb.LogCursor()
+
+
+def test_a_secret_that_could_not_be_opened_is_asked_for_again(
+    services: Services,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build, _ = launch(services)
+    worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
+    answers: list[dict[str, str] | PlatformError] = [
+        PlatformError("Internal", "it cannot be opened"), {"git.token": "ghp_0123456789abcdef"},
+    ]  # fmt: skip
+
+    def secrets_of(row: object) -> dict[str, str]:
+        answer = answers.pop(0)
+        if isinstance(answer, PlatformError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(worker, "_secrets_of", secrets_of)
+    for index in range(3):  # the last one is answered by what is at hand
+        lines = [pb.LogEntry(line="ghp_0123456789abcdef", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
+        cursors = {"kaniko": pb.LogCursor(since=5, lines=index + 1)}
+        request = pb.AppendLogRequest(**mine, first_index=index, lines=lines, cursors=cursors)
+        assert not worker.append_log(WATCHER, request).stale
+    assert [line["l"] for line in logs.read(services.parts.store, build, 0)][1:] == ["***", "***"]
