@@ -14,9 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from builder import sandbox
-from builder.addresses import listed, normalized
+from builder.addresses import normalized
 from builder.attempt.attempt import Attempt
-from builder.attempt.steps import CA_MOUNT, step_launcher, step_limits
+from builder.attempt.hosts import CA_MOUNT, machine_git, policy_of
+from builder.attempt.steps import step_launcher, step_limits
 from builder.contract.request import Repository
 from builder.errors import BuildError, PlatformError
 from builder.git import commands
@@ -181,10 +182,7 @@ def _with_submodules(attempt: Attempt, named: _Named, sha: str) -> str:
 def _online(attempt: Attempt, named: _Named, argv: tuple[str, ...], *, login: bool = True) -> _Ran:
     """A command that asks the host, with the secret where it has one and `login`. Raises `BuildError`."""
     settings, url = attempt.node.settings, named.url
-    host = normalized(url.host)
-    is_private = listed(host, url.port, settings.git_hosts)
-    one, none = frozenset({(host, url.port)}), frozenset[tuple[str, int]]()
-    policy = sandbox.EgressPolicy(hosts=one if is_private else none, request_hosts=none if is_private else one)
+    policy = policy_of(settings, frozenset({(normalized(url.host), url.port)}))
     egress = sandbox.Egress(policy, settings.upstream_proxy, settings.no_proxy)
     ran = _run(attempt, argv, egress, _login(attempt) if login else None)
     if ran.code != 0:
@@ -235,7 +233,7 @@ def _run(
 
     result = sandbox.run(
         sandbox.Command(argv=argv, env=_environment(egress, login), work=attempt.work, folders=(FOLDER,)),
-        _root(attempt),
+        sandbox.Root(mounts=machine_git(attempt)),
         step_limits(attempt),
         uid=attempt.node.uid,
         gid=settings.build_uid,
@@ -265,31 +263,14 @@ def _environment(egress: sandbox.Egress | None, login: tuple[str, str] | None) -
     """The secret is in the environment of a step that asks its host, and in no other."""
     if egress is None:
         return commands.ENVIRONMENT
-    named = {"IGNITE_GIT_USERNAME": login[0], "IGNITE_GIT_TOKEN": login[1]} if login else {}
-    return {**commands.ENVIRONMENT, **named}
+    return {**commands.ENVIRONMENT, **(commands.login_of(*login) if login else {})}
 
 
 def _login(attempt: Attempt) -> tuple[str, str] | None:
     secrets = attempt.grant.secrets
     if not secrets.get("git.token"):
         return None
-    return secrets.get("git.username") or commands.DEFAULT_USERNAME, secrets["git.token"]
-
-
-def _root(attempt: Attempt) -> sandbox.Root:
-    """The machine's own git below /usr, and nothing else of it."""
-    usr = Path("/usr")
-    if not (usr / "bin/git").exists():
-        message = "git is not installed on this node"
-        raise BuildError("ToolchainUnavailable", message, next="An operator installs it: apt-get install -y git")
-    mounts = [sandbox.Mount(source=usr, dest="/usr")]
-    mounts += [
-        sandbox.Mount(source=usr / name, dest=f"/{name}") for name in ("bin", "lib", "lib64") if (usr / name).is_dir()
-    ]
-    bundle = attempt.node.settings.ca_bundle or "/etc/ssl/certs/ca-certificates.crt"
-    if Path(bundle).exists():
-        mounts.append(sandbox.Mount(source=Path(bundle).resolve(), dest=CA_MOUNT))
-    return sandbox.Root(mounts=tuple(mounts))
+    return secrets.get("git.username", ""), secrets["git.token"]
 
 
 def _write(attempt: Attempt, path: Path, text: str, mode: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -93,6 +94,11 @@ IMAGE_QUEUE = "image"
 def is_image(request: pb.CreateBuildRequest) -> bool:
     """Whether it is for image mode: what is built of it, a cluster builds."""
     return request.code.WhichOneof("source") == "image"
+
+
+def arguments_of(request: pb.CreateBuildRequest) -> Mapping[str, str]:
+    """The build arguments of a request in compile mode. Those of an image are its Dockerfile's own."""
+    return {} if is_image(request) else request.code.compile.build_args or request.build_args
 
 
 START_CHECK = "start_check"

@@ -48,6 +48,12 @@ ENVIRONMENT: Mapping[str, str] = {
 _REF_LINE = re.compile(r"([0-9a-f]{40})\t(\S+)")
 DEFAULT_USERNAME = "x-access-token"
 """What hosts take beside a token where the secret names no user."""
+HELPER = (
+    """!f() { test "$1" = get && printf 'username=%s\\npassword=%s\\n' "$IGNITE_GIT_USERNAME" "$IGNITE_GIT_TOKEN"; }; f"""
+)
+"""A credential helper (gitcredentials(7)) that reads the login of its environment and stores nothing."""
+_OURS_ALONE = ("HOME", "GIT_ASKPASS", "GIT_INDEX_FILE")
+"""Variables that name places of a folder of ours, where no program but ours runs git."""
 
 
 AT = "gitSource"
@@ -70,6 +76,25 @@ def git(*words: str, ca_bundle: str = "") -> tuple[str, ...]:
     """A command line with all our settings before the command."""
     settings = (*SETTINGS, *((f"http.sslCAInfo={ca_bundle}",) if ca_bundle else ()))
     return (GIT, *(word for setting in settings for word in ("-c", setting)), *words)
+
+
+def login_of(username: str, token: str) -> Mapping[str, str]:
+    """The secret as variables of the one process that asks its host."""
+    return {"IGNITE_GIT_USERNAME": username or DEFAULT_USERNAME, "IGNITE_GIT_TOKEN": token}
+
+
+def environment_for(hosts: Sequence[str], ca_bundle: str) -> Mapping[str, str]:
+    """Variables of a program that runs git by itself: all our settings, and a login for these hosts over https alone.
+
+    Git compares the URL that it is about to log in to with each host, also behind a redirect. It finds no helper for
+    another one, and asks nobody.
+    """
+    settings = [tuple(setting.split("=", 1)) for setting in (*SETTINGS, f"http.sslCAInfo={ca_bundle}")]
+    settings += [(f"credential.https://{host}.helper", HELPER) for host in hosts]
+    found = {name: value for name, value in ENVIRONMENT.items() if name not in _OURS_ALONE}
+    for number, (name, value) in enumerate(settings):
+        found |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return found | {"GIT_CONFIG_COUNT": str(len(settings))}
 
 
 def list_remote(url: GitUrl, reference: str, ca_bundle: str) -> tuple[str, ...]:

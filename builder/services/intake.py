@@ -29,6 +29,7 @@ from builder.git.source import check_reference, parse_url
 from builder.images.reference import is_own, parse
 from builder.pipelines.arguments import check_arguments, check_values
 from builder.plan import PLATFORM
+from builder.services import modules
 from builder.services.errors import unimplemented
 from builder.services.parts import Parts
 from builder.settings import Settings
@@ -87,6 +88,7 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
             check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
     _nothing_ignored(request)
     check_values({**request.build_args, **compile_source.build_args})
+    modules.check(request, organization, parts)
     if (asked := start_check_of(request, "off")) not in START_CHECKS:
         message = f'start_check is "{asked[:80]}"; it takes {", ".join(START_CHECKS)}'
         raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")

@@ -18,6 +18,7 @@ from builder.contract.request import repository_of
 from builder.errors import REASONS, BuildError, PlatformError
 from builder.git.source import parse_url
 from builder.mask import NOTHING, Mask, mask_of
+from builder.services import modules
 from builder.services.archives import Archives, ArchiveUpload, check_size
 from builder.services.auth import OWNERS, Caller, require, stages_of
 from builder.services.checks import (
@@ -125,6 +126,11 @@ class WorkerService(WatcherCalls):
 
     def _secrets_of(self, row: builds.Row) -> Mapping[str, str]:
         """The secrets of this build, opened at each claim."""
+        of_modules = modules.secrets_of(record.request(row), row["organization"], self._parts)
+        return {**self._of_repository(row), **of_modules}
+
+    def _of_repository(self, row: builds.Row) -> Mapping[str, str]:
+        """The login for the host of a repository."""
         asked = repository_of(record.request(row))
         if asked is None or not asked.secret:
             return {}
@@ -135,8 +141,7 @@ class WorkerService(WatcherCalls):
             message = f'the secret "{asked.secret}" is only for {found.host}; the repository is at {host.host}'
             raise BuildError("InvalidRequest", message, where=where)
         if found.private_key:
-            message = f'the secret "{asked.secret}" is an SSH key; https takes a token'
-            raise BuildError("SecretWrongType", message, where=where)
+            raise modules.is_key(asked.secret, where)
         return {"git.username": found.username, "git.token": found.token}
 
     def _mask_of(self, build_id: str, claim: int) -> Mask:

@@ -178,8 +178,13 @@ def test_intake_judges_a_repository_by_its_name_alone(fields: dict[str, str], re
 
 def test_no_module_but_the_fetch_names_the_secret_in_an_environment() -> None:
     root = Path(commands.__file__).parents[1]
-    named = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if "IGNITE_GIT_TOKEN" in path.read_text()}
-    assert named == {"attempt/git.py", "git/commands.py"}
+
+    def having(text: str) -> set[str]:
+        return {path.relative_to(root).as_posix() for path in root.rglob("*.py") if text in path.read_text()}
+
+    assert having("IGNITE_GIT_TOKEN") == {"git/commands.py"}
+    assert having("login_of(") == {"git/commands.py", "attempt/git.py", "attempt/hosts.py"}
+    assert having("private_environment(") == {"attempt/hosts.py", "attempt/steps.py"}
 
 
 MODULES = [

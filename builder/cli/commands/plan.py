@@ -33,7 +33,7 @@ from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.catalog import read as read_catalog
-from builder.plan import Detection, Network, Plan
+from builder.plan import Detection, Network, Plan, Step
 from builder.settings import Settings
 from builder.source.digest import code_hash
 from builder.source.tree import DirTree
@@ -396,12 +396,17 @@ def rendered(
     for number, step in enumerate(made.steps, 1):
         command = " ".join(_word(part) for part in step.argv)
         caches = ", ".join(f"{cache.name} ({cache.access})" for cache in step.caches)
-        steps.append((f"{number} {step.name}", _NETWORK[step.network], caches or "-", command))
+        steps.append((f"{number} {step.name}", _network(step), caches or "-", command))
     lines += fmt.table(steps)
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
     lines.append(f"output   {shown(made.output.summary)}")
     lines.append(f"next     {look.paint('cyan', shown(next_command))}")
     return tuple(line if look.columns is None else fmt.cut(line, look.columns, look.symbols.ellipsis) for line in lines)
+
+
+def _network(step: Step) -> str:
+    """What a step reaches, with the hosts of private modules."""
+    return ", ".join(("package index", *step.private.hosts)) if step.private else _NETWORK[step.network]
 
 
 def _left_rows(left: Sequence[Left]) -> list[tuple[str, str, str]]:
