@@ -28,7 +28,7 @@ def unfetched(private: Private, said: Sequence[str]) -> Diagnosis | None:
     if line := first_match(said, _REFUSED):
         host = _host(line, private)
         return Diagnosis(
-            reason="GitAuthFailed", message=f"{host} refused the login of {secret}, or lets it not read this repository",
+            reason="GitAuthFailed", message=f"{host} refused the login of {secret}, or does not let it read this repository",
             where=where, said=said_from(said, _REFUSED),
             next="Store a token that is valid and may read it: ignite-builder secret set NAME --type git",
         )  # fmt: skip
