@@ -117,7 +117,7 @@ class CopyFile:
 class Private:
     """Git hosts that a step of downloads reaches over https, and the login that it alone has.
 
-    `secret` and `version` name the login; its value is in no plan. 0: a plan outside of a claim, which knows no version.
+    `secret` and `version` name the login, whose value is in no plan. 0: no claim has opened the secret.
     """
 
     hosts: tuple[str, ...]

@@ -106,7 +106,7 @@ def of_refused(attempt: Attempt, plan: Plan, result: StepResult, found: Diagnosi
         if any(step.private for step in plan.steps):
             name = host.removesuffix(":443")
             message = f"{host} was refused: it is no package index of this builder, and private does not name it"
-            where, next_step = "buildArgs.private", f"If a repository of private modules is there, add it: private=...,{name}"
+            where, next_step = "buildArgs.private", f"If private modules are there, add it: private=...,{name}"
     return BuildError(
         "ManifestInvalid",
         message,

@@ -49,7 +49,8 @@ _REF_LINE = re.compile(r"([0-9a-f]{40})\t(\S+)")
 DEFAULT_USERNAME = "x-access-token"
 """What hosts take beside a token where the secret names no user."""
 HELPER = (
-    """!f() { test "$1" = get && printf 'username=%s\\npassword=%s\\n' "$IGNITE_GIT_USERNAME" "$IGNITE_GIT_TOKEN"; }; f"""
+    """!f() { test "$1" = get && """
+    """printf 'username=%s\\npassword=%s\\n' "$IGNITE_GIT_USERNAME" "$IGNITE_GIT_TOKEN"; }; f"""
 )
 """A credential helper (gitcredentials(7)) that reads the login of its environment and stores nothing."""
 _OURS_ALONE = ("HOME", "GIT_ASKPASS", "GIT_INDEX_FILE")

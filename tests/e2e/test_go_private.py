@@ -64,9 +64,7 @@ def publish(host: Host, folder: Path, module: str, repository: str) -> str:
     hosts.git(folder, "tag", VERSION)
     hosts.publish(host, folder, repository)
     whole = {f"{module}@{VERSION}/{name}": text for name, text in files.items()}
-    return (
-        f"{module} {VERSION} {hash1(whole)}\n{module} {VERSION}/go.mod {hash1({'go.mod': files['go.mod']})}\n"
-    )
+    return f"{module} {VERSION} {hash1(whole)}\n{module} {VERSION}/go.mod {hash1({'go.mod': files['go.mod']})}\n"
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +73,9 @@ def world(start: Start, request: pytest.FixtureRequest) -> Iterator[World]:
     folder.chmod(0o755)
     request.addfinalizer(lambda: shutil.rmtree(folder, ignore_errors=True))
     with hosts.serving(folder, load({}).settings.ca_bundle) as host, hosts.leading_to(host) as through:
-        meta = f'<html><head><meta name="go-import" content="{FOUND} git https://{NAME}/private-found.git"></head></html>'
+        meta = (
+            f'<html><head><meta name="go-import" content="{FOUND} git https://{NAME}/private-found.git"></head></html>'
+        )
         host.pages["/private/found"] = meta
         sums = {
             PLAIN: publish(host, folder / "plain", PLAIN, "private-lib"),
@@ -108,13 +108,13 @@ def test_private_modules_are_fetched_with_the_secret_and_named_by_their_hashes(w
 
 
 def test_a_wrong_token_is_the_users_and_names_host_and_secret(world: World) -> None:
-    build = world.build("refused", "old", f"{NAME}/private-other.git")
-    failure, log = build.failure, world.log(build)
-    assert (failure.reason, failure.where, failure.error_class) == (
-        "GitAuthFailed", "buildArgs.private_secret", "client",
-    ), (failure, log)  # fmt: skip
-    assert NAME in failure.message and '"old"' in failure.message and failure.phase == pb.BUILD_PHASE_BUILD
-    assert "ghp_wrongwrongwrong" not in log + str(build)
+    for module in (f"{NAME}/private-other.git", FOUND):
+        build = world.build("refused", "old", module)
+        failure, log = build.failure, world.log(build)
+        found = (failure.reason, failure.where, failure.error_class, failure.phase)
+        assert found == ("GitAuthFailed", "buildArgs.private_secret", "client", pb.BUILD_PHASE_BUILD), (failure, log)
+        assert NAME in failure.message and '"old"' in failure.message, failure
+        assert "ghp_wrongwrongwrong" not in log + str(build)
 
 
 def files_below(root: str) -> Iterator[str]:
@@ -136,6 +136,8 @@ def dependencies(registry: str, build: pb.Build) -> dict[str, dict[str, str]]:
     index, _ = fetch_json(registry, f"{manifests}/{build.image_digest.replace(':', '-')}",
                           "application/vnd.oci.image.index.v1+json")  # fmt: skip
     (referrer,) = index["manifests"]
-    attached, _ = fetch_json(registry, f"{manifests}/{referrer['digest']}", "application/vnd.oci.image.manifest.v1+json")
+    attached, _ = fetch_json(
+        registry, f"{manifests}/{referrer['digest']}", "application/vnd.oci.image.manifest.v1+json"
+    )
     statement, _ = fetch_json(registry, f"{build.repository}/blobs/{attached['layers'][0]['digest']}")
     return {part["name"]: part["digest"] for part in statement["predicate"]["buildDefinition"]["resolvedDependencies"]}

@@ -41,8 +41,9 @@ def attempt_of(folder: Path, arguments: dict[str, str] = BOTH, host: str = "", *
     return made
 
 
-def ran(attempt: Attempt, step: Step, patch: pytest.MonkeyPatch, *tried: EgressRecord, code: int = 0, image: bool = False,
-        ) -> tuple[sandbox.Command, sandbox.Root, sandbox.Egress | None]:  # fmt: skip
+def ran(
+    attempt: Attempt, step: Step, patch: pytest.MonkeyPatch, *tried: EgressRecord, code: int = 0, image: bool = False
+) -> tuple[sandbox.Command, sandbox.Root, sandbox.Egress | None]:
     """What the sandbox was asked to run."""
     found: list[Any] = []
 

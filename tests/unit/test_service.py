@@ -368,7 +368,7 @@ def of_modules(services: Services, tmp_path: Path) -> Services:
     parts = dataclasses.replace(services.parts, settings=Settings(data_dir=str(tmp_path)))
     made = dataclasses.replace(services, build=BuildService(parts), worker=WorkerService(parts), parts=parts)
     made.build.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=SECRETS))
-    register(made, "n")
+    made.worker.register_node(node_of("n"), pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["compile.go"]))
     return made
 
 

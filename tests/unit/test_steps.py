@@ -61,7 +61,9 @@ def test_the_operators_list_of_hosts_is_open_to_a_client_that_fetches_modules_an
         (Indexes(listed=True), frozenset({("deno.land", 443), ("modules.corp", 8443)})),
     ):
         toolchain = Provided(base=base, root=sandbox.Root(), digests={}, indexes=client)
-        step = Step(name="fetch", argv=("x",), network=Network.INDEX, sees=Sees.STUBS, runs_source=False, cwd="/work/fetch")
+        step = Step(
+            name="fetch", argv=("x",), network=Network.INDEX, sees=Sees.STUBS, runs_source=False, cwd="/work/fetch"
+        )
         assert steps.sandbox_egress(attempt, toolchain, step).policy.hosts == hosts
 
 

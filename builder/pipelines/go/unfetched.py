@@ -17,6 +17,8 @@ _OTHER = re.compile(r"GOVCS disallows using (\S{1,40}) for|transport '([\w+-]{1,
 _DOWN = re.compile(r"requested URL returned error: (?:429|5\d\d)|\?go-get=1: (?:429|5\d\d) ")
 _CERTIFICATE = re.compile(r"certificate|x509:|SSL peer|TLS handshake")
 _NAMELESS = re.compile(r"unrecognized import path")
+_SILENT = re.compile(r"no secure protocol found for repository")
+"""What `go` prints of a path that names its repository, whatever git printed."""
 _NO_VERSION = re.compile(r"unknown revision|no matching versions|invalid version|does not contain package")
 _MODULE = re.compile(r"(?:^|[\s:\"])((?:[\w-]+\.)+[\w-]+(?:/[\w.~-]+)*)(?:@(v[\w.+-]+))?(?=[\s:\",]|$)")
 
@@ -28,13 +30,20 @@ def unfetched(private: Private, said: Sequence[str]) -> Diagnosis | None:
     if line := first_match(said, _REFUSED):
         host = _host(line, private)
         return Diagnosis(
-            reason="GitAuthFailed", message=f"{host} refused the login of {secret}, or does not let it read this repository",
+            reason="GitAuthFailed", message=f"{host} refused the login of {secret}, or lets it read nothing there",
             where=where, said=said_from(said, _REFUSED),
             next="Store a token that is valid and may read it: ignite-builder secret set NAME --type git",
         )  # fmt: skip
+    if first_match(said, _SILENT) and (module := _found(said, private)):
+        return Diagnosis(
+            reason="GitAuthFailed", message=f"git cannot read https://{module[1]} with {secret}: "
+            "its token is refused or may not read it, or there is no such repository",
+            where=where, said=said_from(said, _SILENT),
+            next=f"Try the token by hand: git ls-remote https://{module[1]}",
+        )  # fmt: skip
     if line := first_match(said, _LOGIN):
         return Diagnosis(
-            reason="GitAuthFailed", message=f"{_host(line, private)} asks for a login, and {secret} is not for this host",
+            reason="GitAuthFailed", message=f"{_host(line, private)} asks for a login, and {secret} is not for it",
             where=where, said=said_from(said, _LOGIN),
             next=f"Name the host in {PATHS.name}, and a git secret that is for it.",
         )  # fmt: skip
@@ -49,7 +58,7 @@ def unfetched(private: Private, said: Sequence[str]) -> Diagnosis | None:
     if found := _OTHER.search(first_match(said, _OTHER)):
         how = found[1] or found[2] or "another scheme"
         return Diagnosis(
-            reason="DependencyNotFound", message=f"{_named(said, private)} is fetched by {how}; git over https is taken",
+            reason="DependencyNotFound", message=f"{_named(said, private)} is fetched by {how}; https is taken",
             where=_where(said, private), said=said_from(said, _OTHER),
             next="Serve it by git over https, or vendor it: go mod vendor",
         )  # fmt: skip
@@ -58,7 +67,8 @@ def unfetched(private: Private, said: Sequence[str]) -> Diagnosis | None:
             reason="GitUnavailable", message=f"{_host(line, private)} did not answer: {line.strip()[:200]}",
             said=said_from(said, _DOWN), next="Nothing to change in your code. Try again later.",
         )  # fmt: skip
-    if line := next((one for one in said if _CERTIFICATE.search(one) and any(host in one for host in private.hosts)), ""):
+    of_hosts = [line for line in said if any(host in line for host in private.hosts)]
+    if line := first_match(of_hosts, _CERTIFICATE):
         return Diagnosis(
             reason="GitUrlRefused", message=f"the certificate of {_host(line, private)} is not trusted here",
             where=f"buildArgs.{PATHS.name}", said=said_from(said, _CERTIFICATE),
