@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -157,7 +157,7 @@ def leading_to(host: Host) -> Iterator[str]:
     port = int(host.address.rpartition(":")[2])
 
     def serve(client: socket.socket) -> None:
-        with client, socket.create_connection(("127.0.0.1", port)) as server:
+        with client, suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:  # either side may go
             client.recv(4096)
             client.sendall(b"HTTP/1.1 200 ok\r\n\r\n")
             proxy.relay(client, server, [0, 0])
