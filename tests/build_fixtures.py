@@ -164,9 +164,10 @@ class Server:
 
     def submit(self, name: str, source: bytes | str, runtime: str = "", **fields: Any) -> pb.Build:
         """Text is a single file (sourceCode), bytes are an archive; too large ones go up first."""
+        target = fields.pop("target", "")
         request = pb.CreateBuildRequest(name=name, no_cache=fields.pop("no_cache", False), **fields)
         compiled = request.code.compile
-        set_runtime(compiled.runtime, runtime)
+        set_runtime(compiled.runtime, runtime, target)
         if isinstance(source, str):
             compiled.source_code = source.encode()
         elif len(source) > self.embedded.settings.inline_bytes:
@@ -272,8 +273,8 @@ class Server:
         assert until(lambda: not self.left_folders("spool")), self.left_folders("spool")
 
 
-def set_runtime(runtime: common.Runtime, text: str) -> None:
-    """ "python", "python@3.12", "go@1.26"; nothing: leave it to detection."""
+def set_runtime(runtime: common.Runtime, text: str, target: str = "") -> None:
+    """ "python", "python@3.12", "go@1.26"; nothing: leave it to detection. `target`: "wasm" of Rust."""
     name, _, version = text.partition("@")
     if not name:
         return
@@ -281,6 +282,8 @@ def set_runtime(runtime: common.Runtime, text: str) -> None:
     value.SetInParent()
     if version:
         setattr(value, "toolchain_version" if name in ("go", "rust") else "version", version)
+    if target:
+        value.target = common.RustCompilationTarget.Value(f"RUST_COMPILATION_TARGET_{target.upper()}")
 
 
 def processes_of(uids: range) -> list[str]:
