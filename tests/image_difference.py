@@ -1,4 +1,4 @@
-"""Where two images that should be the same differ: the first file of the first layer that does, for a test's message."""
+"""Where two images that should be the same differ: in the first file of the first layer that does."""
 
 from __future__ import annotations
 

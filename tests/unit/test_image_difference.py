@@ -38,7 +38,7 @@ def image(*layers: Layer, config: ImageConfig = CONFIG) -> Image:
 )
 def test_the_first_file_is_named(tmp_path: Path, changed: dict[str, str], said: str) -> None:
     first = make_layer(tmp_path, "first", {"same": "same"})
-    one, other = make_layer(tmp_path, "one", SAME), make_layer(tmp_path, "other", SAME | changed)
+    one, other = make_layer(tmp_path / "one", "app", SAME), make_layer(tmp_path / "other", "app", SAME | changed)
     found = compared(image(first, one), image(first, other))
     assert found.startswith(f"layer 2, {said}" if said else "") and bool(found) == bool(said), found
 
