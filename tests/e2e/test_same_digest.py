@@ -6,6 +6,7 @@ One source of each runtime; a component does so in test_components.py, and every
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests import two_nodes
 from tests.build_fixtures import (
     DENO_PACKAGES,
     GO_MODULE,
+    PYTHON_HANDLER,
     PYTHON_WITH_A_WHEEL,
     RUST_PACKAGE,
     Files,
@@ -81,3 +83,12 @@ def test_the_same_source_gives_the_same_digest(
         assert not later.attached_to
         assert pushed_difference(registry, first, later) == ""
     assert first.image_digest == again.image_digest == other.image_digest
+
+
+def test_what_differs_is_named_by_layer_file_and_byte(here: Server, registry: str) -> None:
+    sources = (tar_gz_of({"handler.py": PYTHON_HANDLER, "note.txt": word}) for word in ("one\n", "other\n"))
+    one, other = (here.build("differ", source, "python") for source in sources)
+    found = pushed_difference(registry, one, other)
+    assert re.fullmatch(
+        r"layer \d, app/src/note\.txt: 4 and 6 bytes, from byte 1 on: b'one\\n', and b'other\\n'", found
+    )
