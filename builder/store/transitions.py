@@ -56,7 +56,7 @@ TRANSITIONS: tuple[Transition, ...] = (
          "a prebuilt image: new claim and attempt, FINALIZE at once; organizations take turns"),
     _row("heartbeat", RUNNING, RUNNING, _EITHER, "renews the lease, notes what the owner waited"),
     _row("planned", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for", "the key is known: on, or one of the next two"),
-    _row("reuse", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for", "built before: FINALIZE with the stored digest"),
+    _row("reuse", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for", "built before, or a rebase without a change: FINALIZE with the stored digest"),
     _row("attach", RUNNING, PENDING, f"{_OWNER}, no followers", "the key is in flight: waits for its primary"),
     _row("launching", RUNNING, RUNNING, f"{_OWNER}, no cancel asked for",
          "the attempt is marked with the Job that its owner creates next"),
