@@ -164,8 +164,8 @@ class Launcher:
         attempt.log.phase_name = "BUILD"
         known = self._learned(attempt, buildpacks, setup)
         named, left_ms = self._named(attempt), int(attempt.time_limit.left_ms(attempt.now()))
-        limits, target = limits_of(attempt.node.settings, left_ms), self._target(attempt, {})
-        job = buildpacks.rebase_job(made, setup, known, named, limits, target)
+        allowed = limits_of(attempt.node.settings, left_ms)
+        job = buildpacks.rebase_job(made, setup, known, named, allowed, self._target(attempt, {}))
         facts = buildpacks.rebase_facts(made, setup)
         return Outcome(job=self._start(attempt, buildpacks, setup, job, facts, left_ms))
 

@@ -78,7 +78,8 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
         return _image(request, organization, parts)
     settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     if request.WhichOneof("source") is None:
-        raise BuildError("InvalidRequest", "one of code, gitSource, rebase, contextId and zippedCode is needed", where="code")
+        message = "one of code, gitSource, rebase, contextId and zippedCode is needed"
+        raise BuildError("InvalidRequest", message, where="code")
     repo = repository_of(request)
     if request.WhichOneof("source") == "code" or repo is not None:
         named = compiled_runtime(request)
@@ -165,10 +166,11 @@ def _rebase(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> 
     whole.CopyFrom(request)
     whole.rebase.build_id, whole.name = row["build_id"], request.name or row["name"]
     _names(whole)
+    text = _kept(whole)
     whole.output_repository = row["repository"]
     repository = _repository(whole, organization, settings)
     return {
-        **_columns(whole, organization, settings, _kept(whole), "", 0),
+        **_columns(whole, organization, settings, text, "", 0),
         "runtime": "",
         "queue": IMAGE,
         "toolchain": "",
