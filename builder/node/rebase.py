@@ -1,4 +1,4 @@
-"""The line of a rebase on a build node: the image's config → plan → mark → Job. No source, and no code of one, takes part.
+"""The line of a rebase on a build node: the image's config → plan → mark → Job. No source and no code takes part.
 
 The lifecycle exchanges the layers in the Job. What it needs of the image is read here, so that an image that is gone,
 or cannot be rebased, costs no Job, and one that stands on the run image already is answered without any.

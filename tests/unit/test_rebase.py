@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -368,7 +367,12 @@ def claimed(services: Services, build_id: str) -> pb.ClaimBuildResponse:  # noqa
 
 def planned(services: Services, grant: pb.ClaimBuildResponse, *, unchanged: bool) -> int:  # noqa: F811
     request = pb.PlannedRequest(
-        protocol=1, build_id=grant.build_id, claim=grant.claim, key="k", code_hash=CODE, unchanged=unchanged
+        protocol=1,
+        build_id=grant.build_id,
+        claim=grant.claim,
+        key=f"k-{grant.build_id}",
+        code_hash=CODE,
+        unchanged=unchanged,
     )
     return services.worker.planned(node_of("n"), request).verdict
 
