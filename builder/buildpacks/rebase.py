@@ -1,7 +1,7 @@
 """What a rebase comes to: whether an image may stand on another run image, and what decides its Job and its key. Pure.
 
-The lifecycle's `rebaser` decides it again in the Job (Platform specification, "rebaser"); what it would refuse is refused
-here by the same labels, before there is a Job.
+The lifecycle's `rebaser` decides it again in the Job (Platform specification, "rebaser"). What it would refuse is
+refused here by the same labels, before there is a Job.
 """
 
 from __future__ import annotations
