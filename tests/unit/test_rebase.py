@@ -15,6 +15,8 @@ from builder.attest.provenance import Built, statement
 from builder.buildpacks.manifest import REBASE
 from builder.buildpacks.rebase import AGAIN, key_of, materials_of, name_of, plan_rebase
 from builder.claims.requests import Close
+from builder.cli.commands.build import _again
+from builder.cli.requests import BuildOptions, rebase_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.errors import BuildError, PlatformError
@@ -500,6 +502,13 @@ def test_the_end_of_a_rebase_has_its_reason_and_next_step(final: str, reason: st
 # --- the command line
 
 
+def test_the_command_asks_for_a_rebase_by_its_build_alone() -> None:
+    settings = Settings(server="http://127.0.0.1:1")
+    request = rebase_request(BuildOptions(path="", rebase="k7m2", tags=["v2"]), settings)
+    assert (request.rebase.build_id, request.name, list(request.tags)) == ("k7m2", "", ["v2"])
+    assert request.idempotency_key and _again(BuildOptions(path="", rebase="k7m2")) == "--rebase k7m2"
+
+
 def test_plan_shows_the_job_of_a_rebase() -> None:
     ran = run_cli("plan", "--rebase", "k7m2", "--json")
     found = json.loads(ran.out)
@@ -526,6 +535,9 @@ def test_plan_shows_the_job_of_a_rebase() -> None:
         (("plan", ".", "--rebase", "k7m2"), 2, "PATH and --rebase exclude each other"),
     ],
 )
-def test_what_makes_no_rebase_is_refused_before_a_server_is_asked(argv: tuple[str, ...], code: int, words: str) -> None:
-    ran = run_cli(*argv)
+def test_what_makes_no_rebase_is_refused_before_a_server_is_asked(
+    tmp_path: Path, argv: tuple[str, ...], code: int, words: str
+) -> None:
+    here = Settings(data_dir=str(tmp_path / "data"), node_dir=str(tmp_path / "node"))
+    ran = run_cli(*argv, settings=here if code == 75 else None)
     assert ran.code == code and words in " ".join(ran.err.split()), ran.err
