@@ -55,17 +55,17 @@ class BuildOptions:
     submodules: bool = False
     dockerfile: str = ""
     buildpacks: bool = False
+    rebase: str = ""
 
 
 def check_sources(options: BuildOptions) -> None:
     """One source, and no option that it has no use for. Raises `Stop`."""
-    sources = {"PATH": options.path, "--git": options.git, "--image": options.image}
+    sources = {"PATH": options.path, "--git": options.git, "--image": options.image, "--rebase": options.rebase}
     named_sources = [name for name, value in sources.items() if value]
     if len(named_sources) != 1:
         what = f"{' and '.join(named_sources)} exclude each other" if named_sources else "there is nothing to build"
-        raise mistake(
-            what, where="PATH", next="Name a folder, a file, an archive or -, or use --git URL or --image REF"
-        )
+        step = "Name a folder, a file, an archive or -, or use --git URL, --image REF or --rebase BUILD"
+        raise mistake(what, where="PATH", next=step)
     if options.secret and options.path:
         step = "Name the source with --image REF or --git URL; private modules of Go: --build-arg private_secret=NAME"
         raise mistake("--secret is for a private image or repository", where="--secret", next=step)
@@ -75,21 +75,28 @@ def check_sources(options: BuildOptions) -> None:
     if options.git and (options.dockerfile or options.buildpacks):
         _check_git_image(options)
     if options.image:
-        useless = {
-            "--runtime": options.runtime,
-            "--runtime-version": options.runtime_version,
-            "--target": options.target,
-            f"the build argument {next(iter(options.build_args), '')}": options.build_args,
-            "--repository": options.repository,
-            "--tag": options.tags,
-            "--include": options.include,
-            "--no-ignore": options.no_ignore,
-            "--dockerfile": options.dockerfile,
-            "--buildpacks": options.buildpacks,
-        }
-        if named := next((name for name, value in useless.items() if value), ""):
-            message = f"{named} is of no use with --image: a prebuilt image stays where it is and as it is"
-            raise mistake(message, where=named, next=f"Leave {named} out")
+        why = "a prebuilt image stays where it is and as it is"
+        _check_useless(options, "--image", why, {"--tag": options.tags})
+    if options.rebase:
+        _check_useless(options, "--rebase", "nothing is built anew", {"--secret": options.secret})
+
+
+def _check_useless(options: BuildOptions, source: str, why: str, more: Mapping[str, object]) -> None:
+    """The options that are for what is built, and `more`. Raises `Stop` for one of them."""
+    useless = {
+        "--runtime": options.runtime,
+        "--runtime-version": options.runtime_version,
+        "--target": options.target,
+        f"the build argument {next(iter(options.build_args), '')}": options.build_args,
+        "--repository": options.repository,
+        "--include": options.include,
+        "--no-ignore": options.no_ignore,
+        "--dockerfile": options.dockerfile,
+        "--buildpacks": options.buildpacks,
+        **more,
+    }
+    if named := next((name for name, value in useless.items() if value), ""):
+        raise mistake(f"{named} is of no use with {source}: {why}", where=named, next=f"Leave {named} out")
 
 
 def _check_git_image(options: BuildOptions) -> None:
@@ -127,6 +134,18 @@ def image_request(options: BuildOptions) -> pb.CreateBuildRequest:
     request = _request(options, build_name(reference.repository.rpartition("/")[2]))
     prebuilt = request.code.image.prebuilt
     prebuilt.image_ref, prebuilt.registry_secret_ref = options.image, options.secret
+    return request
+
+
+def rebase_request(options: BuildOptions, settings: Settings) -> pb.CreateBuildRequest:
+    """The request for a rebase; without `--name` it has the name of the build. Raises `BuildError` ToolchainUnavailable
+    without a server, `Stop` as `request_of`."""
+    if not settings.server:
+        message = "an image is rebased by a cluster behind a server, and none is configured"
+        step = "Name a server that has a cluster: --server=URL"
+        raise BuildError("ToolchainUnavailable", message, where="--rebase", next=step)
+    request = _request(options, "")
+    request.rebase.build_id = options.rebase
     return request
 
 

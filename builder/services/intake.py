@@ -19,6 +19,7 @@ from builder.contract.request import (
     Repository,
     built_image,
     compiled_runtime,
+    is_rebase,
     repository_of,
     runtime_of,
     start_check_of,
@@ -29,7 +30,7 @@ from builder.git.source import check_reference, parse_url
 from builder.images.reference import is_own, parse
 from builder.pipelines.arguments import check_arguments, check_values
 from builder.plan import PLATFORM
-from builder.services import modules
+from builder.services import modules, rebases
 from builder.services.errors import unimplemented
 from builder.services.parts import Parts
 from builder.settings import Settings
@@ -63,7 +64,10 @@ def new_build_id() -> str:
 
 
 def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
-    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED."""
+    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED, of a rebase
+    also NOT_FOUND."""
+    if is_rebase(request):
+        return _rebase(request, organization, parts)
     _names(request)
     _labels(request.labels)
     if request.code.image.WhichOneof("variant") == "prebuilt":
@@ -74,7 +78,8 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
         return _image(request, organization, parts)
     settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     if request.WhichOneof("source") is None:
-        raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
+        message = "one of code, gitSource, rebase, contextId and zippedCode is needed"
+        raise BuildError("InvalidRequest", message, where="code")
     repo = repository_of(request)
     if request.WhichOneof("source") == "code" or repo is not None:
         named = compiled_runtime(request)
@@ -151,6 +156,29 @@ def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -
         "repository": reference.name,
         "tags": "[]",
         "attempts_swept": SWEPT,  # no attempt pushes a tag
+    }
+
+
+def _rebase(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
+    """The columns of a rebase. Its record names the build by its whole id, and has the same code."""
+    _labels(request.labels)
+    row, settings = rebases.named(parts.store, organization, request), parts.settings
+    whole = pb.CreateBuildRequest()
+    whole.CopyFrom(request)
+    whole.rebase.build_id, whole.name = row["build_id"], request.name or row["name"]
+    _names(whole)
+    text = _kept(whole)
+    whole.output_repository = row["repository"]
+    repository = _repository(whole, organization, settings)
+    return {
+        **_columns(whole, organization, settings, text, "", 0),
+        "runtime": "",
+        "queue": IMAGE,
+        "toolchain": "",
+        "repository": repository,
+        "tags": json.dumps(list(request.tags)) if request.tags else row["tags"],
+        "code_hash": row["code_hash"],
+        "provenance": row["provenance"],
     }
 
 

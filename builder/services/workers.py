@@ -39,6 +39,7 @@ from builder.services.checks import (
 from builder.services.errors import CallRefused, not_found
 from builder.services.grants import grant
 from builder.services.parts import Parts
+from builder.services.rebases import rebased
 from builder.services.revocations import forgotten
 from builder.services.watchers import WatcherCalls
 from builder.store import builds, jobs, logs, membership, nodes, record
@@ -115,6 +116,8 @@ class WorkerService(WatcherCalls):
         answer = grant(got.row, settings, got.last)
         try:
             answer.secrets.update(self._secrets_of(got.row))
+            if (image := rebased(store, got.row)) is not None:
+                answer.rebased.CopyFrom(image)
         except BuildError as error:  # deleted since the submit: this build cannot be answered, and ends
             failure = pb.Failure(reason=error.reason, message=error.message, error_class=str(error.error_class),
                                  where=error.where, next=error.next)  # fmt: skip
@@ -199,6 +202,7 @@ class WorkerService(WatcherCalls):
             target=request.target,
             warnings=[log_line(line[:TEXT_CHARACTERS]) for line in request.warnings[:MOST_WARNINGS]],
             provenance=checked_provenance(request.provenance) if request.HasField("provenance") else "",
+            unchanged=request.unchanged,
         )
         if verdict == "STALE":
             self._parts.stale("planned")

@@ -158,6 +158,27 @@ def plan(
     return 0
 
 
+def plan_rebase(ctx: Context, build: str) -> int:
+    """Show the Job that puts the image of a build on the current run image."""
+    from builder.strategies.preview import placeholders_of, rebase_job_of
+
+    settings = ctx.settings()
+    try:
+        manifest = rebase_job_of(settings)
+    except BuildError as error:
+        raise refused_here(error) from None
+    job = {"job": manifest, "placeholders": placeholders_of(manifest)}
+    if ctx.common.json:
+        ctx.document({"rebase": build, **job})
+        return 0
+    look = ctx.look(ctx.out)
+    rows = [("", "VALUE", "WHY"), ("image", "rebase", f"the image of {shown(build)} on another run image")]
+    command = shlex.join([ctx.prog, "build", "--rebase", build])
+    for line in (*_cut(fmt.table(rows), look), *_job_lines(job, look, STRATEGIES["rebase"], command)):
+        ctx.out.line(line)
+    return 0
+
+
 def build_command(
     prog: str,
     path: str,
@@ -280,11 +301,15 @@ def rendered_image(
     rows += _left_rows(left)
     lines = list(fmt.table(rows))
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
+    return (*_cut(lines, look), *_job_lines(job, look, STRATEGIES[made.strategy], next_command))
+
+
+def _job_lines(job: Mapping[str, Any], look: Look, output: str, next_command: str) -> tuple[str, ...]:
+    """What the placeholders of a Job stand for, the Job, and what comes of it."""
     words = [f"{word}  {meaning}" for word, meaning in job["placeholders"].items()]
-    lines += [f"{'' if at else 'job':<9}{text}" for at, text in enumerate(words)]
-    manifest = _folded(job["job"]).split("\n")
-    after = [f"output   {STRATEGIES[made.strategy]}", f"next     {look.paint('cyan', shown(next_command))}"]
-    return (*_cut(lines, look), *manifest, *_cut(after, look))
+    lines = [f"{'' if at else 'job':<9}{text}" for at, text in enumerate(words)]
+    after = [f"output   {output}", f"next     {look.paint('cyan', shown(next_command))}"]
+    return (*_cut(lines, look), *_folded(job["job"]).split("\n"), *_cut(after, look))
 
 
 def _folded(value: Any, indent: int = 0) -> str:
@@ -307,6 +332,7 @@ def _cut(lines: Sequence[str], look: Look) -> tuple[str, ...]:
 STRATEGIES = {
     "kaniko": "container image, by Kaniko in a Kubernetes Job",
     "buildpacks": "container image, by Cloud Native Buildpacks in a Kubernetes Job",
+    "rebase": "container image, its base exchanged by the lifecycle of buildpacks in a Kubernetes Job",
 }
 
 
