@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, padding, rsa, utils
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa, utils
 
 from builder import sandbox
 from builder.attempt import git
@@ -371,7 +371,7 @@ def test_an_agent_signs_logins_of_its_user_and_nothing_else(name: str, openssh: 
         (text_of(ED25519, openssh=False, password=b"x"), "passphrase"),
         (text_of(rsa.generate_private_key(65537, 1024)), "RSA of 1024 bits"),
         (text_of(ec.generate_private_key(ec.SECP256K1()), openssh=False), "curve secp256k1"),
-        (text_of(dsa.generate_private_key(2048), openssh=False), "do not take"),
+        (text_of(ed448.Ed448PrivateKey.generate(), openssh=False), "do not take"),
     ],
 )
 def test_a_key_that_no_agent_can_use_is_named_without_its_text(text: str, words: str) -> None:
@@ -408,7 +408,7 @@ def test_a_private_key_is_a_git_secret(known: str) -> None:
 def test_what_can_be_no_ssh_key_is_refused_without_its_text(key: str, known: str, words: str) -> None:
     with pytest.raises(BuildError, match=words) as refused:
         service._checked(pb.NamedSecret(name="a", git_ssh_key=pb.GitSshKey(private_key=key, known_hosts=known)))
-    assert refused.value.reason == "InvalidRequest" and key.split("\n")[1:2] != [refused.value.message]
+    assert refused.value.reason == "InvalidRequest" and "AAAA" not in refused.value.message
 
 
 # The steps
