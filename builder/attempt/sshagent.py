@@ -38,7 +38,7 @@ def serving(path: Path, agent: Agent, owner: tuple[int, int] | None) -> Iterator
         yield
     finally:
         server.stop()
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
 class _Server(threading.Thread):

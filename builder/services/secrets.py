@@ -87,16 +87,17 @@ def _checked(one: pb.NamedSecret) -> tuple[str, dict[str, str]]:
 
 def _ssh_key(name: str, sent: pb.GitSshKey, where: str) -> dict[str, str]:
     """A private key, and the keys of hosts; without these each node has those of its operator."""
+    text = sent.private_key.replace("\r\n", "\n")
     try:
-        private_key(sent.private_key)
+        private_key(text)
     except Unusable as why:
         raise _refused(f'the private key of "{name}" cannot be used: {why}', where) from None
-    if not _PEM.fullmatch(sent.private_key):
+    if not _PEM.fullmatch(text):
         raise _refused(f'"{name}" has more than a private key: the text of a file as ssh-keygen writes it', where)
     lines = [line for line in sent.known_hosts.splitlines() if line.strip() and not line.lstrip().startswith("#")]
     if sent.known_hosts and not (lines and all(map(_KNOWN_HOST.match, lines))):
         raise _refused(f'"{name}" has no known hosts: lines as ssh-keyscan HOST prints them', where)
-    return {"private_key": sent.private_key, "known_hosts": sent.known_hosts}
+    return {"private_key": text, "known_hosts": sent.known_hosts}
 
 
 def _one_line(name: str, value: dict[str, str], where: str, may_lack: str = "") -> None:

@@ -390,6 +390,8 @@ def test_a_private_key_is_a_git_secret(known: str) -> None:
     assert service._checked(pb.NamedSecret(name="a", git_ssh_key=key)) == (
         "GIT", {"private_key": key.private_key, "known_hosts": known},
     )  # fmt: skip
+    of_windows = pb.GitSshKey(private_key=key.private_key.replace("\n", "\r\n"))
+    assert service._checked(pb.NamedSecret(name="a", git_ssh_key=of_windows))[1]["private_key"] == key.private_key
 
 
 @pytest.mark.parametrize(
