@@ -1,7 +1,7 @@
 """FETCH_SOURCE of a repository: its commit resolved, fetched and packed by git in the sandbox.
 
-The two steps that ask the host have the egress proxy and the secret, and see nothing but their own folder. Over SSH they
-have the socket of an agent, and no key. What they fetched is packed by a step without a network. The archive is as
+The two steps that ask the host have the egress proxy and the secret, and see nothing but their own folder. Over SSH
+they have the socket of an agent, and no key. What they fetched is packed by a step without a network. The archive is as
 hostile as an upload, and is unpacked as one.
 """
 

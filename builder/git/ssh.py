@@ -1,8 +1,8 @@
 """How git asks a host over SSH: the one command line of ssh, and what ssh's words mean. Pure.
 
 No file of a user or of the machine counts. The key is in an agent that answers on a socket; the keys of hosts are in a
-file of ours. In the sandbox ssh connects to a port of its loopback, whose other end is the host of the URL and no other:
-so there is no command to start for a connection, and no name of a stranger in one. The host is checked by its own name.
+file of ours. In the sandbox ssh connects to a port of its loopback, whose other end is the host of the URL and no
+other: no command is started for a connection, and no stranger's name is in one. The host is checked by its own name.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?")
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n?")
 _KNOWN_HOST = re.compile(r"(?:@[a-z-]+[ \t]+)?[^\s@]\S*[ \t]+[a-z0-9@.-]+[ \t]+[A-Za-z0-9+/]+=*(?:[ \t]|$)")
-"""A marker, the names of a host or their hashes, the kind of its key, the key (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+"""A marker, the names of a host or their hashes, the kind of its key, its key: sshd(8), SSH_KNOWN_HOSTS FILE FORMAT."""
 _KINDS = {"value": BUILD, "git_token": GIT, "git_ssh_key": GIT, "registry": REGISTRY}
 
 

@@ -132,7 +132,9 @@ class WorkerService(WatcherCalls):
         found = self._parts.secrets.git(row["organization"], asked.secret, where)
         url = parse_url(asked.url, asked.where("url"))
         if found.host and found.host not in (url.host, f"{url.host}:{url.port}"):
-            message = f'the secret "{asked.secret}" is only for {found.host}; the repository is at {url.host}:{url.port}'
+            message = (
+                f'the secret "{asked.secret}" is only for {found.host}; the repository is at {url.host}:{url.port}'
+            )
             raise BuildError("InvalidRequest", message, where=where)
         if bool(found.private_key) != url.is_ssh:
             has, takes = ("an SSH key", "https takes a token") if found.private_key else ("a token", "SSH takes a key")

@@ -61,6 +61,18 @@ HOSTILE = [
     "git@example.com:\x1b[2J", f"{'u' * 65}@example.com:a", f"git@{'a' * 64}.com:x", f"git@example.com:{'a' * 3000}",
 ]  # fmt: skip
 KNOWN = "example.com ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIOMqqnkVzrm0SdG6UOoqKLsabgH5C9okWi0dh2l9GKJl\n"
+ITS_KEY = KNOWN.partition(" ")[2]
+LOCKED = """\
+-----BEGIN OPENSSH PRIVATE KEY-----
+b3BlbnNzaC1rZXktdjEAAAAACmFlczI1Ni1jdHIAAAAGYmNyeXB0AAAAGAAAABCSDeWkeC
+lQxhSA705P2Tu7AAAAAQAAAAEAAAAzAAAAC3NzaC1lZDI1NTE5AAAAINwVLUQNMwyBG9oP
+X3/Vd3FnYYg2Y9J1/A3x+6UUR6OZAAAAkPZLHnEAv4oZetfSKeQHgPnPpJILsl6TJX3Iza
+0EDAiYDQVmX68k4vW5Nyvww2oyeZsWx/xOfKof6ADhRofWm6TvUitrotrysqYSwxZhAOb6
+yzjrh04pWUMNCac3g1yHG+EPmXghX/sm+Ogd3qrAveXun3YF1JgnjtnRbXmX5AXsB7jQ3S
+DoZ4IBTQnkMHnsSQ==
+-----END OPENSSH PRIVATE KEY-----
+"""
+"""Of `ssh-keygen -N x`."""
 ED25519 = ed25519.Ed25519PrivateKey.generate()
 URL = parse_url("ssh://git@example.com:2222/a.git")
 
@@ -367,7 +379,7 @@ def test_an_agent_signs_logins_of_its_user_and_nothing_else(name: str, openssh: 
     [
         ("", "cannot be read"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", "cannot be read"),
-        (text_of(ED25519, password=b"x"), "passphrase"),
+        (LOCKED, "passphrase"),
         (text_of(ED25519, openssh=False, password=b"x"), "passphrase"),
         (text_of(rsa.generate_private_key(65537, 1024)), "RSA of 1024 bits"),
         (text_of(ec.generate_private_key(ec.SECP256K1()), openssh=False), "curve secp256k1"),
@@ -383,8 +395,9 @@ def test_a_key_that_no_agent_can_use_is_named_without_its_text(text: str, words:
 # Secrets
 
 
-@pytest.mark.parametrize("known", ["", KNOWN, f"# example.com\n{KNOWN}", f"@cert-authority *.x {KNOWN.split(' ', 1)[1]}",
-                                   f"|1|AAAA=|BBBB= {KNOWN.split(' ', 1)[1]}"])  # fmt: skip
+@pytest.mark.parametrize(
+    "known", ["", KNOWN, f"# example.com\n{KNOWN}", f"@cert-authority *.x {ITS_KEY}", f"|1|AAAA=|BBBB= {ITS_KEY}"]
+)
 def test_a_private_key_is_a_git_secret(known: str) -> None:
     key = pb.GitSshKey(private_key=text_of(ED25519), known_hosts=known)
     assert service._checked(pb.NamedSecret(name="a", git_ssh_key=key)) == (
@@ -398,7 +411,7 @@ def test_a_private_key_is_a_git_secret(known: str) -> None:
     ("key", "known", "words"),
     [
         ("key", KNOWN, "cannot be used"),
-        (text_of(ED25519, password=b"x"), KNOWN, "passphrase"),
+        (LOCKED, KNOWN, "passphrase"),
         (text_of(ED25519) + "more", KNOWN, "more than a private key"),
         (text_of(ED25519), " ", "no known hosts"),
         (text_of(ED25519), "# nothing\n", "no known hosts"),
@@ -428,7 +441,13 @@ class Steps:
         self.agents = list[tuple[Path, Agent]]()
 
     def run(
-        self, command: sandbox.Command, root: sandbox.Root, *_: object, on_line: sandbox.OnLine, egress: Any, **__: object
+        self,
+        command: sandbox.Command,
+        root: sandbox.Root,
+        *_: object,
+        on_line: sandbox.OnLine,
+        egress: Any,
+        **__: object,
     ) -> sandbox.Result:
         words, out, code = list(command.argv), list[str](), 0
         mounts = {mount.dest: mount.source for mount in root.mounts}
@@ -446,7 +465,9 @@ class Steps:
         if "ls-remote" in words:
             out = [f"{B}\trefs/tags/v1", f"{A}\trefs/tags/v1^{{}}"]
         elif "fetch" in words and self.by_name_alone and len(words[-1]) == 40:
-            on_line(sandbox.Stream.STDERR, b"error: Server does not allow request for unadvertised object " + A.encode())
+            on_line(
+                sandbox.Stream.STDERR, b"error: Server does not allow request for unadvertised object " + A.encode()
+            )
             code = 128
         elif "--get-regexp" in words:
             pairs = {A: "submodule.l.path\nl\0submodule.l.url\n../l.git\0submodule.o.path\no\0submodule.o.url\n"
@@ -535,7 +556,9 @@ def test_the_operators_known_hosts_count_where_the_secret_has_none(
         assert not list((tmp_path / str(number) / "work").glob("known*"))
 
 
-@pytest.mark.parametrize("secrets", [{}, {"git.token": "ghp_0123456789"}, {"git.private_key": "x", "git.known_hosts": KNOWN}])
+@pytest.mark.parametrize(
+    "secrets", [{}, {"git.token": "ghp_0123456789"}, {"git.private_key": "x", "git.known_hosts": KNOWN}]
+)
 def test_without_a_key_no_host_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, secrets: dict[str, str]
 ) -> None:

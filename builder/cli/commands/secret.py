@@ -98,8 +98,8 @@ def _secret(name: str, kind: str, username: str, host: str, known_hosts: str, va
 
 
 def _check_options(kind: str, username: str, known_hosts: str, *, is_key: bool) -> None:
-    """Raises `Stop` for an option that is missing, or that this type has no use for. Without the keys of its hosts an SSH
-    key goes by those of the node (`git_known_hosts`)."""
+    """Raises `Stop` for an option that is missing, or that this type has no use for. Without keys of hosts an SSH key
+    goes by those of the node (`git_known_hosts`)."""
     if kind == "registry" and not username:
         raise mistake("a registry secret needs a user", where="--username", next="Name it: --username NAME")
     if username and (kind == "build" or is_key):
