@@ -17,7 +17,7 @@ from builder.git.agent import MOST_BYTES, Agent
 def serving(path: Path, agent: Agent, owner: tuple[int, int] | None) -> Iterator[None]:
     """Answer at a socket file of `owner` until the block ends; then it is gone, and every connection is cut.
 
-    A socket's address has at most 107 bytes and a work folder's path may have more: the folder's descriptor stands for it.
+    A socket's address has at most 107 bytes, and a work folder's path may have more: its descriptor stands for it.
     """
     listener = socket.socket(socket.AF_UNIX)
     folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
