@@ -21,6 +21,7 @@ from builder.attest.provenance import COMPILE_TYPE, IMAGE_TYPE, MEDIA_TYPE, PRED
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import is_image, repository_of
 from builder.errors import BuildError, PlatformError
+from builder.git.source import parse_url
 from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
 from builder.prebuilt import Prebuilt
 from builder.store import builds, record
@@ -208,12 +209,12 @@ class Finalizer:
 
 
 def _commit(row: builds.Row) -> tuple[str, str] | None:
-    """(URL, SHA) of a repository."""
+    """(URI, SHA) of a repository."""
     repository = repository_of(record.request(row))
     if repository is None or not row["provenance"]:
         return None
     found = json_format.Parse(row["provenance"], pb.SourceProvenance())
-    return repository.url, found.commit_sha
+    return parse_url(repository.url).uri, found.commit_sha
 
 
 def failure_of(error: BuildError) -> pb.Failure:

@@ -20,10 +20,8 @@ Addresses = frozenset[tuple[str, int]]
 
 def machine_git(attempt: Attempt) -> tuple[sandbox.Mount, ...]:
     """The machine's own git below /usr with what trusts hosts, and nothing else of it."""
+    require(commands.GIT, "git")
     usr = Path("/usr")
-    if not (usr / "bin/git").exists():
-        message = "git is not installed on this node"
-        raise BuildError("ToolchainUnavailable", message, next="An operator installs it: apt-get install -y git")
     mounts = [sandbox.Mount(source=usr, dest="/usr")]
     mounts += [
         sandbox.Mount(source=usr / name, dest=f"/{name}") for name in ("bin", "lib", "lib64") if (usr / name).is_dir()
@@ -32,6 +30,13 @@ def machine_git(attempt: Attempt) -> tuple[sandbox.Mount, ...]:
     if Path(bundle).exists():
         mounts.append(sandbox.Mount(source=Path(bundle).resolve(), dest=CA_MOUNT))
     return tuple(mounts)
+
+
+def require(program: str, package: str) -> None:
+    """Raises `BuildError` ToolchainUnavailable for a program that this node lacks."""
+    if not Path(program).exists():
+        message, step = f"{package} is not installed on this node", f"apt-get install -y {package}"
+        raise BuildError("ToolchainUnavailable", message, next=f"An operator installs it: {step}")
 
 
 def policy_of(settings: Settings, asked: Addresses, indexes: Addresses = frozenset()) -> sandbox.EgressPolicy:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.dockerfile.choose import DEFAULT, check_path
 from builder.errors import BuildError
-from builder.git.source import check_reference, parse_url
+from builder.git.source import check_reference, check_secret, parse_url
 from builder.images.reference import parse
 
 if TYPE_CHECKING:
@@ -153,11 +154,11 @@ def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settin
     """The request for a commit: `URL`, `URL#REF` or `URL#REF:FOLDER`. Raises `BuildError`, `Stop` as `request_of`."""
     url, _, rest = options.git.partition("#")
     reference, _, folder = rest.partition(":")
-    parse_url(url, "--git")
+    check_secret(parse_url(url, "--git"), options.secret, "--secret")
     if reference:
         check_reference(reference, "--git")
     check_path(folder, "--git")
-    request = _request(options, build_name(url.rstrip("/").rpartition("/")[2].removesuffix(".git")))
+    request = _request(options, build_name(re.split("[/:]", url.rstrip("/"))[-1].removesuffix(".git")))
     if options.dockerfile or options.buildpacks:
         _require_cluster(options, settings)
         made = request.code.image.from_git

@@ -26,7 +26,7 @@ from builder.contract.request import (
 )
 from builder.dockerfile.choose import check_path
 from builder.errors import BuildError
-from builder.git.source import check_reference, parse_url
+from builder.git.source import check_reference, check_secret, parse_url
 from builder.images.reference import is_own, parse
 from builder.pipelines.arguments import check_arguments, check_values
 from builder.plan import PLATFORM
@@ -117,11 +117,12 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
 
 def _git(request: pb.CreateBuildRequest, asked: Repository, organization: str, parts: Parts) -> None:
     """Judge what is asked of a repository; its host is asked by the node. Raises `BuildError`."""
-    parse_url(asked.url, asked.where("url"))
+    url = parse_url(asked.url, asked.where("url"))
     check_reference(asked.reference, asked.where("reference"))
     check_path(asked.folder, asked.folder_at)
     if request.source_ref.WhichOneof("ref"):
         raise BuildError("InvalidRequest", f"{asked.at} and sourceRef exclude each other", where="sourceRef")
+    check_secret(url, asked.secret, asked.where("secretRef"))
     if asked.secret:
         parts.secrets.check(organization, asked.secret, GIT, asked.where("secretRef"))
 

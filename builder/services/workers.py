@@ -139,12 +139,17 @@ class WorkerService(WatcherCalls):
             return {}
         where = asked.where("secretRef")
         found = self._parts.secrets.git(row["organization"], asked.secret, where)
-        host = parse_url(asked.url, asked.where("url"))
-        if found.host and found.host not in (host.host, f"{host.host}:{host.port}"):
-            message = f'the secret "{asked.secret}" is only for {found.host}; the repository is at {host.host}'
+        url = parse_url(asked.url, asked.where("url"))
+        if found.host and found.host not in (url.host, f"{url.host}:{url.port}"):
+            message = (
+                f'the secret "{asked.secret}" is only for {found.host}; the repository is at {url.host}:{url.port}'
+            )
             raise BuildError("InvalidRequest", message, where=where)
-        if found.private_key:
-            raise modules.is_key(asked.secret, where)
+        if bool(found.private_key) != url.is_ssh:
+            has, takes = ("an SSH key", "https takes a token") if found.private_key else ("a token", "SSH takes a key")
+            raise BuildError("SecretWrongType", f'the secret "{asked.secret}" is {has}; {takes}', where=where)
+        if url.is_ssh:
+            return {"git.private_key": found.private_key, "git.known_hosts": found.known_hosts}
         return {"git.username": found.username, "git.token": found.token}
 
     def _mask_of(self, build_id: str, claim: int) -> Mask:

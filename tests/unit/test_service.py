@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import update
 
 from builder import pipelines
@@ -444,6 +446,33 @@ def test_arguments_of_a_dockerfile_are_no_private_modules(services: Services, tm
         node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
     )
     assert answer.granted and not answer.secrets
+
+
+def test_a_claim_brings_a_key_for_ssh_and_a_token_for_https(services: Services, tmp_path: Path) -> None:
+    parts = dataclasses.replace(services.parts, settings=Settings(data_dir=str(tmp_path)))
+    build_service, worker = BuildService(parts), WorkerService(parts)
+    key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    named = [
+        pb.NamedSecret(name="token", git_token=pb.GitToken(token="t0ken")),
+        pb.NamedSecret(name="key", host="forge.example.com:2222", git_ssh_key=pb.GitSshKey(private_key=key)),
+    ]
+    build_service.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=named))
+    worker.register_node(node_of("n"), pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["image"], slots=1))
+    over_ssh, of_key = "ssh://git@forge.example.com:2222/a.git", {"git.private_key": key, "git.known_hosts": ""}
+    for url, secret, wanted, reason in (
+        (over_ssh, "key", of_key, ""),
+        (over_ssh, "token", {}, "SecretWrongType"),
+        ("git@forge.example.com:a.git", "key", {}, "InvalidRequest"),  # the secret is for another port
+        ("https://forge.example.com:2222/a.git", "key", {}, "SecretWrongType"),
+    ):
+        asked = pb.CreateBuildRequest(name="app")
+        asked.code.image.from_git.url, asked.code.image.from_git.secret_ref = url, secret
+        build = build_service.create_build(ACME, asked).build_id
+        answer = worker.claim_build(
+            node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce=build)
+        )
+        assert (dict(answer.secrets), services.get(build).failure.reason) == (wanted, reason), url
+        assert "PRIVATE KEY" not in str(services.get(build))
 
 
 @pytest.mark.parametrize(

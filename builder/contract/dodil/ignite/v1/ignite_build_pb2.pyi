@@ -796,7 +796,7 @@ class GitSshKey(_message.Message):
     KNOWN_HOSTS_FIELD_NUMBER: _builtins.int
     private_key: _builtins.str
     known_hosts: _builtins.str
-    """Lines as of ssh-keyscan; a host whose key is not in it is refused."""
+    """Lines as of ssh-keyscan; a host whose key is not in it is refused. Empty: those of the node."""
     def __init__(
         self,
         *,
