@@ -25,7 +25,7 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 BROKEN = frozenset({errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EUCLEAN, errno.ESTALE})
 NOTHING_LEFT = (1024 * 1024, 64)
 """Bytes and inodes. Where less was left, a failed step need not name it: a tool may die of it in silence."""
-NEARLY = 16
+NEARLY = 2
 """Of a limit: where a tool names a full disk, so much of it may be left. It removes what it could not finish."""
 LINE_LIMIT = 2000
 NAMED_IN = ("go.mod", "pyproject.toml", "uv.lock", "pylock.toml", "requirements.txt")

@@ -229,7 +229,7 @@ def _reserve(descriptor: int, size: int) -> None:
         return
     error = _error("the file of a fence")
     if error.errno in (errno.EOPNOTSUPP, errno.ENOSYS):
-        mend = f"Put node_dir on ext4, XFS or Btrfs, {OFF}."
+        mend = f"Put node_dir on ext4 or XFS, {OFF}."
         _refuse("the file system of node_dir reserves no blocks for a file (fallocate)", mend)
     raise error
 
@@ -246,21 +246,25 @@ def _attached(descriptor: int) -> tuple[str, int]:
 
     The descriptor is for reading: some kernels mount no device that anybody has open for writing.
     """
-    config = loop_config(descriptor)
+    tries = 0
     try:
         with _opened(CONTROL) as control:
-            for tries in range(MOST_TRIES, 0, -1):
-                device = _node_of(fcntl.ioctl(control, LOOP_CTL_GET_FREE))
+            while True:
+                tries += 1
                 try:
-                    with _opened(device) as writing:
-                        fcntl.ioctl(writing, LOOP_CONFIGURE, config)
-                        return device, os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+                    return _configured(fcntl.ioctl(control, LOOP_CTL_GET_FREE), descriptor)
                 except OSError as error:
-                    if tries == 1 or error.errno not in TAKEN:
+                    if error.errno not in TAKEN or tries == MOST_TRIES:
                         raise
     except OSError as error:
-        _refuse(f"{error.filename or 'a loop device'} cannot be used: {error.strerror}", _LOOP)
-    raise AssertionError("the last try returns or raises")
+        _refuse(f"{error.filename or CONTROL} cannot be used: {error.strerror}", _LOOP)
+
+
+def _configured(number: int, descriptor: int) -> tuple[str, int]:
+    device = _node_of(number)
+    with _opened(device) as writing:
+        fcntl.ioctl(writing, LOOP_CONFIGURE, loop_config(descriptor))
+        return device, os.open(device, os.O_RDONLY | os.O_CLOEXEC)
 
 
 _LOOP = f"modprobe loop; in a container pass {CONTROL} and allow its block devices 7:*, {OFF}."
