@@ -169,7 +169,8 @@ def test_an_example_has_the_same_digest_with_and_without_and_leaves_nothing(fold
             "node_dir": str(folder / "node"), "build_uid": str(uids.LOCAL), "slots": "1", "disk_bytes": str(LIMIT),
             "disk_fence": fence,
         }  # fmt: skip
-        ran = Program(folder / f"home-{fence}", settings).run("build", str(source), "--no-cache")
+        (home := folder / f"home-{fence}").mkdir()
+        ran = Program(home, settings).run("build", str(source), "--no-cache")
         assert ran.code == 0, ran.err
         digests.append(ran.out.strip().rpartition("@")[2])
     assert digests[0] == digests[1] and digests[0].startswith("sha256:")

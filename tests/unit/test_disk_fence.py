@@ -8,6 +8,7 @@ import struct
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -279,9 +280,9 @@ def test_a_worker_whose_fence_cannot_be_does_not_start(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(fences.sandbox, "tried", lacks)
     monkeypatch.setattr(workers, "require_sandbox", lambda settings: None)
-    values = {"server": "http://127.0.0.1:1", "token": "t", "node_dir": str(tmp_path)}
+    settings = Settings(server="http://127.0.0.1:1", token="t", node_dir=str(tmp_path), disk_fence="loop")
     with pytest.raises(Refused) as caught:
-        WorkerProcess(Settings(**values, disk_fence="loop"))._on_init(None)
+        WorkerProcess(settings)._on_init(None)
     assert caught.value.code == 75
     assert "mkfs.ext4 is not installed" in str(caught.value.error) and "e2fsprogs" in caught.value.error.next
 
@@ -292,7 +293,7 @@ def test_without_the_setting_nothing_is_tried(tmp_path: Path) -> None:
 
 
 def test_doctor_names_what_keeps_a_worker_from_its_fence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def look(**values: int) -> dict[str, doctor.Finding]:
+    def look(**values: Any) -> dict[str, doctor.Finding]:
         settings = Settings(node_dir=str(tmp_path), disk_fence="loop", **values)
         return {one.name: one for one in doctor.findings(settings)}
 
