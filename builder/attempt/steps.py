@@ -33,8 +33,8 @@ CA_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
 class StepResult:
     """How a step ended: `reason` names a limit that stopped it, or is empty; `limit`, `peak`: bytes, ms, processes.
 
-    `room` is the least that the file system of the work folder had left, `refused` each `host:port` that the egress policy
-    refused.
+    `room` is the least that the file system of the work folder had left, `refused` each `host:port` that the egress
+    policy refused.
     """
 
     exit_code: int

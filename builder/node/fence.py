@@ -29,4 +29,3 @@ def require_fence(settings: Settings, scratch: Path) -> sandbox.Blank | None:
     except OSError as error:
         raise BuildError("SandboxUnavailable", f"no mount namespace can be made: {error.strerror}") from None
     return blank
-

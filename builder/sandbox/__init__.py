@@ -14,9 +14,9 @@ options. A bind mount always shows this, and /proc/self cannot be covered; only 
 The worker finds by these paths what an earlier one left.
 
 What shields less: without control groups memory is watched, not fenced, and CPU is not limited; the disk is watched,
-not fenced, unless `work` lies in a file system of its own (`Blank`): a run with a limit of 256 MiB that writes to memory
-at full speed ends at 260 to 400 MiB; a writable cache is shared by all builds that mount it; the kernel itself is
-shared. The caller must use a uid for one build at a time.
+not fenced, unless `work` lies in a file system of its own (`Blank`): a run with a limit of 256 MiB that writes to
+memory at full speed ends at 260 to 400 MiB; a writable cache is shared by all builds that mount it; the kernel itself
+is shared. The caller must use a uid for one build at a time.
 
     run       one command under limits, line by line; `SandboxUnavailable` when it cannot be
     in_sandbox, on_host   launchers of `run`: the sandbox, or nothing of it, for one's own code; the log names it

@@ -7,6 +7,7 @@ import os
 import struct
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,9 @@ ROOM = Room(bytes=1 << 40, inodes=1 << 20)
 NO_ROOM = Room(bytes=0, inodes=1 << 20)
 NO_INODES = Room(bytes=1 << 40, inodes=3)
 SOME = Room(bytes=100 * MIB, inodes=1 << 20)
-MISSING = BuildError("SandboxUnavailable", "no disk fence: mkfs.ext4 is not installed", next="apt-get install e2fsprogs")
+MISSING = BuildError(
+    "SandboxUnavailable", "no disk fence: mkfs.ext4 is not installed", next="apt-get install e2fsprogs"
+)
 
 
 # --- the file system
@@ -58,7 +61,7 @@ def test_a_file_system_takes_the_whole_limit_and_little_more(limit: int) -> None
 def test_mkfs_writes_no_journal_and_no_tables() -> None:
     argv = loopfs.mkfs_argv("/sbin/mkfs.ext4", "/proc/self/fd/7", 300 * MIB)
     assert (argv[0], argv[-2:]) == ("/sbin/mkfs.ext4", ["/proc/self/fd/7", "307200k"])
-    options = dict(zip(argv, argv[1:], strict=False))
+    options = dict(pairwise(argv))
     assert (options["-O"], options["-m"], options["-i"]) == ("^has_journal,^resize_inode", "0", "4096")
     assert options["-E"].split(",") == ["lazy_itable_init=1", "nodiscard", "root_owner=0:0"]
 
