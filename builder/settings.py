@@ -102,6 +102,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node_disk_bytes: Natural = 51_200 * MIB  # that bases, toolchains and caches of node_dir may take; 0: any number
     build_uid: Count = 61000  # first of the uids builds run as when the worker is root
     unsandboxed: bool = False  # run build steps without a sandbox (never for strangers' code)
+    # what ends a build's writing at disk_bytes: the watch, or with `loop` a file system of its own as well (as root)
+    disk_fence: Literal["off", "loop"] = "off"
     use_cgroups: bool = True  # use cgroups where they can be written; else rlimits
     pipelines: tuple[str, ...] = ()  # modules with further pipelines
     catalog: str = ""  # another runtimes/catalog.toml

@@ -33,7 +33,8 @@ SETTING = re.compile(r"\$\{(\w+):-((?:\$\{\w+:-[^{}]*\}|[^{}])*)\}")
 class StepResult:
     """How a step ended: `reason` names a limit that stopped it, or is empty; `limit`, `peak`: bytes, ms, processes.
 
-    `room` is the least that the node's file system had left, `refused` each `host:port` that the egress policy refused.
+    `room` is the least that the file system of the work folder had left, `refused` each `host:port` that the egress
+    policy refused.
     """
 
     exit_code: int

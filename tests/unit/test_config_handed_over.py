@@ -56,6 +56,7 @@ OTHER: dict[str, Any] = {
     "secrets_key_file": "/other/secrets.key",
     "build_uid": 4242,
     "unsandboxed": True,
+    "disk_fence": "loop",
     "use_cgroups": False,
     "pipelines": ("tests.pipeline_script",),
     "catalog": "/other/catalog.toml",
