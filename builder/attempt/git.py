@@ -16,7 +16,8 @@ from pathlib import Path
 from builder import sandbox
 from builder.addresses import listed, normalized
 from builder.attempt.attempt import Attempt
-from builder.attempt.steps import CA_MOUNT, step_launcher, step_limits
+from builder.attempt.steps import CA_MOUNT, TAIL_LINES, step_launcher, step_limits
+from builder.attempt.verdict import of_room
 from builder.contract.request import Repository
 from builder.errors import BuildError, PlatformError
 from builder.git import commands
@@ -251,6 +252,8 @@ def _run(
     attempt.check()
     if result.reason:
         raise BuildError(result.reason, f"git reached a limit of the build: {result.reason}")
+    if result.exit_code and (full := of_room(attempt, "git", result.exit_code, result.room, err[-TAIL_LINES:])):
+        raise full
     return _Ran(
         code=result.exit_code,
         out=tuple(out),
