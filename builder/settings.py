@@ -80,6 +80,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     private_registries: tuple[str, ...] = ()
     # git hosts whose address is not public: host[:port], or * for any
     git_hosts: tuple[str, ...] = ()
+    # file with the keys of git hosts over SSH, for secrets that have none; lines of ssh-keyscan
+    git_known_hosts: str = ""
     import_hosts: tuple[str, ...] = ()  # hosts that `https:` imports of Deno may name: host[:port]
     secrets_key_file: str = ""  # keys that stored secrets are encrypted with; default: secrets.key in data_dir
     report_url: str = ""  # where VersionStatus reports are posted; empty: stored, not sent

@@ -68,11 +68,21 @@ def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | No
     lines = [line[:LINE_LIMIT] for line in result.tail]
     if full := of_room(attempt, f"step {step.name}", result.exit_code, result.room, lines):
         return full
+    if closed := _closed(step, result):
+        message = f"{closed} is not a public host, and private modules are there"
+        hint = "Name a host with a public address, or ask the operator to list it in git_hosts."
+        return BuildError("GitUrlRefused", message, where="buildArgs.private", next=hint)
     ours = step.caches and not step.runs_source  # what code of the source prints proves nothing about a cache
     broken = next((line for line in lines if _IN_CACHE.search(line) and _BROKEN.search(line)), "") if ours else ""
     if broken and discard_caches(attempt):
         return _broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
     return None
+
+
+def _closed(step: Step, result: StepResult) -> str:
+    """A host of private modules that the egress policy refused: its name alone was allowed, its address was not."""
+    hosts = step.private.hosts if step.private else ()
+    return next((one for one in result.refused if one.rpartition(":")[0] in hosts), "")
 
 
 def of_room(
@@ -134,6 +144,10 @@ def of_refused(attempt: Attempt, plan: Plan, result: StepResult, found: Diagnosi
         host, where = result.refused[0], ""
         message = f"{host} was refused: it is none of the package indexes of this builder, and no manifest names it"
         next_step = "An index led there. An operator names an index that serves its files itself: index_env."
+        if any(step.private for step in plan.steps):
+            name = host.removesuffix(":443")
+            message = f"{host} was refused: it is no package index of this builder, and private does not name it"
+            where, next_step = "buildArgs.private", f"If private modules are there, add it: private=...,{name}"
     return BuildError(
         "ManifestInvalid",
         message,

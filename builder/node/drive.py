@@ -112,6 +112,7 @@ def driving(
             default_versions=dict(grant.default_versions),
             today=time.strftime("%Y-%m-%d", time.gmtime()),
             import_hosts=node.settings.import_hosts,
+            secret_version=int(grant.secrets.get("modules.version", "") or 0),
         ),
         lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
         log=Log(spool=spool, mask=mask_of(grant.secrets), now=now),

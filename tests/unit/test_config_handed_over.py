@@ -51,6 +51,7 @@ OTHER: dict[str, Any] = {
     "s3_endpoint": "https://s3.corp",
     "s3_region": "eu-central-1",
     "git_hosts": ("git.corp",),
+    "git_known_hosts": "/other/known_hosts",
     "import_hosts": ("deno.land", "modules.corp:8443"),
     "secrets_key_file": "/other/secrets.key",
     "build_uid": 4242,
