@@ -85,9 +85,7 @@ def _closed(step: Step, result: StepResult) -> str:
     return next((one for one in result.refused if one.rpartition(":")[0] in hosts), "")
 
 
-def of_room(
-    attempt: Attempt, what: str, exit_code: int, left: Room | None, lines: Sequence[str]
-) -> BuildError | None:
+def of_room(attempt: Attempt, what: str, exit_code: int, left: Room | None, lines: Sequence[str]) -> BuildError | None:
     """The reason of a command that failed where its disk was full: the node, or with a fence the build's own limit.
 
     `left` is the least that the file system of the work folder had left. `lines`, which the command wrote, count where

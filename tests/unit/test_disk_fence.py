@@ -198,7 +198,14 @@ def test_git_that_fills_a_disk_blames_no_host(
     def run(*_: object, on_line: sandbox.OnLine, **__: object) -> sandbox.Result:
         on_line(sandbox.Stream.STDERR, b"fatal: write error: No space left on device")
         return sandbox.Result(
-            exit_code=128, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0, room=NO_ROOM,
+            exit_code=128,
+            signal=None,
+            reason=None,
+            peak_memory=0,
+            peak_disk=0,
+            peak_pids=0,
+            duration_ms=0,
+            room=NO_ROOM,
         )
 
     attempt = attempt_at(tmp_path)
