@@ -66,16 +66,8 @@ def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
 def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | None:
     """The reason of a failed step that this node's disk or caches made fail; None where its own output decides."""
     lines = [line[:LINE_LIMIT] for line in result.tail]
-    left = result.room if attempt.fence is None else _room_of_node(attempt)
-    said = next((line for line in lines if _FULL.search(line)), "")
-    floor = (attempt.node.settings.node_free_bytes, attempt.node.settings.node_free_inodes)
-    own = result.room if attempt.fence is not None else None
-    if own is not None and is_full(own, left):
-        return _quota(attempt, f"step {step.name}", result.exit_code, said)
-    if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
-        return _full(attempt, f"step {step.name} exited {result.exit_code}", left, said)
-    if own is not None and said and own.below(attempt.node.settings.disk_bytes // NEARLY, NOTHING_LEFT[1]):
-        return _quota(attempt, f"step {step.name}", result.exit_code, said)
+    if full := of_room(attempt, f"step {step.name}", result.exit_code, result.room, lines):
+        return full
     if closed := _closed(step, result):
         message = f"{closed} is not a public host, and private modules are there"
         hint = "Name a host with a public address, or ask the operator to list it in git_hosts."
@@ -91,6 +83,26 @@ def _closed(step: Step, result: StepResult) -> str:
     """A host of private modules that the egress policy refused: its name alone was allowed, its address was not."""
     hosts = step.private.hosts if step.private else ()
     return next((one for one in result.refused if one.rpartition(":")[0] in hosts), "")
+
+
+def of_room(attempt: Attempt, what: str, exit_code: int, left: Room | None, lines: Sequence[str]) -> BuildError | None:
+    """The reason of a command that failed where its disk was full: the node, or with a fence the build's own limit.
+
+    `left` is the least that the file system of the work folder had left. `lines`, which the command wrote, count where
+    little was left alone.
+    """
+    said = next((line for line in (each[:LINE_LIMIT] for each in lines) if _FULL.search(line)), "")
+    settings = attempt.node.settings
+    own = left if attempt.fence is not None else None
+    node = left if attempt.fence is None else _room_of_node(attempt)
+    if own is not None and is_full(own, node):
+        return _quota(attempt, what, exit_code, said)
+    floor = (settings.node_free_bytes, settings.node_free_inodes)
+    if node is not None and (node.below(*NOTHING_LEFT) or (said and node.below(*floor))):
+        return _full(attempt, f"{what} exited {exit_code}", node, said)
+    if own is not None and said and own.below(settings.disk_bytes // NEARLY, NOTHING_LEFT[1]):
+        return _quota(attempt, what, exit_code, said)
+    return None
 
 
 def is_full(own: Room, node: Room | None) -> bool:

@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 from builder import sandbox
-from builder.attempt import verdict
+from builder.attempt import git, verdict
 from builder.attempt.steps import StepResult
 from builder.attempt.verdict import discard_caches, of_full, of_step
 from builder.claims.outcome import Outcome
 from builder.claims.spool import own, spool_path
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import repository_of
 from builder.errors import BuildError, PlatformError
 from builder.local import doctor
 from builder.node import fence as fences
@@ -187,6 +189,35 @@ def test_our_own_code_in_a_full_file_system_met_the_builds_limit(
 def test_without_a_file_system_of_its_own_a_full_disk_is_the_nodes(tmp_path: Path) -> None:
     error = PlatformError("NodeDiskFull", "x")
     assert of_full(attempt_at(tmp_path), error) is error
+
+
+@pytest.mark.parametrize(("fenced", "reason"), [(True, "DiskQuotaExceeded"), (False, "NodeDiskFull")])
+def test_git_that_fills_a_disk_blames_no_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fenced: bool, reason: str
+) -> None:
+    def run(*_: object, on_line: sandbox.OnLine, **__: object) -> sandbox.Result:
+        on_line(sandbox.Stream.STDERR, b"fatal: write error: No space left on device")
+        return sandbox.Result(
+            exit_code=128,
+            signal=None,
+            reason=None,
+            peak_memory=0,
+            peak_disk=0,
+            peak_pids=0,
+            duration_ms=0,
+            room=NO_ROOM,
+        )
+
+    attempt = attempt_at(tmp_path)
+    attempt.fence = tmp_path / "b-1.fence" if fenced else None
+    monkeypatch.setattr(verdict, "room", lambda folder: ROOM)
+    monkeypatch.setattr(git.sandbox, "run", run)
+    source = pb.GitSource(url="https://example.com/g/a.git")
+    asked = repository_of(pb.CreateBuildRequest(git_source=source))
+    assert asked is not None
+    with pytest.raises(BuildError) as caught:
+        git.fetch_commit(attempt, asked)
+    assert caught.value.reason == reason
 
 
 # --- the node's folder
