@@ -1,7 +1,8 @@
 """Whose fault it is: trouble of this node's disk and caches is never the user's, a host that policy refuses never ours.
 
 Two questions, each asked in one place of the line: what an error that is no `BuildError` means (`of_error`), and what a
-failed step means before its output is read (`of_step`).
+failed step means before its output is read (`of_step`). Whether a full disk ended git is asked where git runs
+(`of_disk`).
 """
 
 from __future__ import annotations
@@ -66,16 +67,8 @@ def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
 def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | None:
     """The reason of a failed step that this node's disk or caches made fail; None where its own output decides."""
     lines = [line[:LINE_LIMIT] for line in result.tail]
-    left = result.room if attempt.fence is None else _room_of_node(attempt)
-    said = next((line for line in lines if _FULL.search(line)), "")
-    floor = (attempt.node.settings.node_free_bytes, attempt.node.settings.node_free_inodes)
-    own = result.room if attempt.fence is not None else None
-    if own is not None and is_full(own, left):
-        return _quota(attempt, f"step {step.name}", result.exit_code, said)
-    if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
-        return _full(attempt, f"step {step.name} exited {result.exit_code}", left, said)
-    if own is not None and said and own.below(attempt.node.settings.disk_bytes // NEARLY, NOTHING_LEFT[1]):
-        return _quota(attempt, f"step {step.name}", result.exit_code, said)
+    if full := of_disk(attempt, f"step {step.name}", result.exit_code, result.room, lines):
+        return full
     if closed := _closed(step, result):
         message = f"{closed} is not a public host, and private modules are there"
         hint = "Name a host with a public address, or ask the operator to list it in git_hosts."
@@ -84,6 +77,24 @@ def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | No
     broken = next((line for line in lines if _IN_CACHE.search(line) and _BROKEN.search(line)), "") if ours else ""
     if broken and discard_caches(attempt):
         return _broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
+    return None
+
+
+def of_disk(attempt: Attempt, what: str, exit_code: int, found: Room | None, lines: Sequence[str]) -> BuildError | None:
+    """The reason of a process that a full disk made fail, the build's own or the node's; None where neither is full.
+
+    `found` is the least that the file system of the work folder had left, `lines` what the process printed last.
+    """
+    left = found if attempt.fence is None else _room_of_node(attempt)
+    said = next((line for line in lines if _FULL.search(line)), "")
+    floor = (attempt.node.settings.node_free_bytes, attempt.node.settings.node_free_inodes)
+    own = found if attempt.fence is not None else None
+    if own is not None and is_full(own, left):
+        return _quota(attempt, what, exit_code, said)
+    if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
+        return _full(attempt, f"{what} exited {exit_code}", left, said)
+    if own is not None and said and own.below(attempt.node.settings.disk_bytes // NEARLY, NOTHING_LEFT[1]):
+        return _quota(attempt, what, exit_code, said)
     return None
 
 
