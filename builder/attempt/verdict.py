@@ -1,7 +1,8 @@
 """Whose fault it is: trouble of this node's disk and caches is never the user's, a host that policy refuses never ours.
 
 Two questions, each asked in one place of the line: what an error that is no `BuildError` means (`of_error`), and what a
-failed step means before its output is read (`of_step`).
+failed step means before its output is read (`of_step`). Whether a full disk ended git is asked where git runs
+(`of_room`).
 """
 
 from __future__ import annotations

@@ -91,19 +91,20 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
     found.append(Finding(ok=True, name=f"caches where a source's own code runs: {_lent(str(folder))}"))
     free = shutil.disk_usage(folder).free
-    gib = free / 1024**3
     if below := lacks(settings):
         mend = "free some, or lower the setting named"
         found.append(Finding(ok=False, name="disk", effect=f"a worker takes no builds here: {below}", mend=mend))
     needed, effect = settings.disk_bytes, "builds may fill the disk"
     if settings.disk_fence == "loop":
-        found.append(_fence(settings, folder))
-        needed = sandbox.size_for(settings.disk_bytes) * settings.slots
-        effect = f"not all slots get a file system at once, which takes {size(needed)}: builds end NodeDiskFull"
+        place = work if (work := folder / "work").is_dir() else folder  # often a disk of its own
+        found.append(_fence(settings, place))
+        free = shutil.disk_usage(place).free
+        needed = sandbox.size_for(settings.disk_bytes) * settings.slots + settings.node_free_bytes
+        effect = f"not all slots get a file system at once, which takes {size(needed)} with node_free_bytes"
     found.append(
         Finding(
             ok=free > needed,
-            name=f"{gib:.0f} GiB free",
+            name=f"{free / 1024**3:.0f} GiB free",
             effect=effect,
             mend="free some",
         )
