@@ -44,6 +44,10 @@ to Debian's docker-registry, attested, and waited for on the log stream until th
 
 "Before" is commit 4225d62, measured in runs of its own on a machine of the same kind: ratios compare well, times
 roughly. P2, P4, P11 and P14 are of the load and chaos trials of that commit (`bench/before.py`).
+
+Each section names its commit and day. The machine is a virtual one whose host is shared: at some hours the bare arms
+take up to 1.6 times as long, and a plain Celery task three times. So ratios compare; milliseconds of two sections do
+not, and what is about milliseconds (P1, P2, P7) is measured at an hour in which a plain Celery task takes under 5 ms.
 """
 
 PROSE: Mapping[str, Prose] = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from builder import config
 from builder.local import embedded
 from tests import uids
 
-KEPT = Path("/var/tmp/ignite-builder-tests")
+KEPT = Path(os.environ.get("TEST_KEPT", "/var/tmp/ignite-builder-tests"))
+"""`TEST_KEPT` moves it, beside `TEST_BUILD_UID`: such a session does not wait for its turn."""
 SHARED = ("bases", "toolchains", "caches")
 
 

@@ -89,8 +89,11 @@ class Api:
     def _http(self) -> httpx.Client:
         import httpx
 
+        from builder.tls import trusts_nobody
+
         return httpx.Client(
             base_url=self.server,
+            verify=trusts_nobody() if self.server.startswith("http://") else True,
             headers={"authorization": f"Bearer {self._token}"} if self._token else {},
             timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
             transport=self._transport,

@@ -20,6 +20,7 @@ from structlog.typing import FilteringBoundLogger
 from builder.settings import Settings
 from builder.store import outbox
 from builder.store.engine import Store
+from builder.tls import new_client
 
 REPORT_TIMEOUT_S = 10.0
 BATCH = 100
@@ -99,7 +100,7 @@ class Reports:
         delivered: list[int] = []
         refused: dict[str, outbox.Row] = {}
         unheard: outbox.Row | None = None
-        with httpx.Client(timeout=REPORT_TIMEOUT_S, trust_env=False) as client:
+        with new_client(timeout=httpx.Timeout(REPORT_TIMEOUT_S)) as client:
             for row in batch:
                 if row["build_id"] in refused:
                     continue

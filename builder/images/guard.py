@@ -17,8 +17,9 @@ import httpx
 
 from builder.addresses import Resolve, does_not_exist, is_global, listed, normalized, system_resolve
 from builder.errors import BuildError
-from builder.images.transport import TlsTransport, is_loopback, plain_transport
+from builder.images.transport import is_loopback
 from builder.text import visible
+from builder.tls import TlsTransport, plain_transport
 
 NEXT = "Name a registry with a public address, or ask the operator to list this one in private_registries."
 _PORTS = {"http": 80, "https": 443}

@@ -1,7 +1,7 @@
 """A registry over HTTP as a destination (distribution-spec v1.1). Retries and authorization are `transport.py`.
 
-Order of a push: each blob (asked for first, so that nothing is sent twice), the manifest by digest, the tag. What fails
-on the way leaves no tag.
+Order of a push: the blobs, some side by side (each asked for first, so that nothing is sent twice), the manifest by
+digest, the tag. What fails on the way leaves no tag.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 from urllib.parse import urljoin
 
@@ -37,7 +38,9 @@ from builder.images.destination import (
 from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, canonical, descriptor, digest_of
 from builder.images.layer import Layer
 from builder.images.mounts import Mounts
-from builder.images.transport import PATIENT, Credentials, Patience, Transport, Trouble, counted, new_client
+from builder.images.together import together
+from builder.images.transport import PATIENT, Credentials, Patience, Transport, Trouble, counted
+from builder.tls import new_client
 
 ACCEPT = ", ".join(
     (
@@ -48,6 +51,7 @@ ACCEPT = ", ".join(
     )
 )
 CHUNK = 1024 * 1024
+CONNECT_S = 10.0
 ATTACH_ROUNDS = 5
 # What `can_untag` tries it out with; no tag of a user begins so.
 PROBE_TAGS = ("build-untag-1", "build-untag-2")
@@ -83,10 +87,12 @@ class Registry:
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """See `Destination.push`."""
         check_names(repository, tag=tag)
-        uploaded = [layer.size for layer in _once(image.layers) if self._upload_layer(repository, layer)]
-        blobs = len(_once(image.layers)) + 1
-        if self._upload(repository, image.config_digest, len(image.config), lambda: iter((image.config,))):
-            uploaded.append(len(image.config))
+        layers = _once(image.layers)
+        sizes = [len(image.config), *(layer.size for layer in layers)]
+        # The first alone: its answer says who we have to be, which the others then know.
+        sent = [self._upload(repository, image.config_digest, len(image.config), lambda: iter((image.config,)))]
+        sent += together(partial(self._upload_layer, repository, layer) for layer in layers)
+        uploaded = [size for size, was_sent in zip(sizes, sent, strict=True) if was_sent]
         self._put_manifest(repository, image.digest, image.media_type, image.manifest)
         if tag is not None:
             self._put_manifest(repository, tag, image.media_type, image.manifest)
@@ -96,7 +102,7 @@ class Registry:
             size_bytes=image.size_bytes,
             uploaded_blobs=len(uploaded),
             uploaded_bytes=sum(uploaded),
-            existing_blobs=blobs - len(uploaded),
+            existing_blobs=len(sizes) - len(uploaded),
         )
 
     def put_tag(self, repository: str, manifest: str | Manifest, tag: str) -> None:
@@ -173,8 +179,14 @@ class Registry:
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         digest = digest_of(manifest)
         # A payload is small and new, but for an attempt that is repeated: to ask for it first would cost as much.
-        self._upload(repository, digest_of(payload), len(payload), lambda: iter((payload,)), ask=False)
-        self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)))
+        together(
+            (
+                lambda _: self._upload(
+                    repository, digest_of(payload), len(payload), lambda: iter((payload,)), ask=False
+                ),
+                lambda _: self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,))),
+            )
+        )
         response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
         if response.headers.get("oci-subject") != subject.digest:
             self._list_in_fallback(repository, fallback_tag(subject.digest), referrer_descriptor(manifest))
@@ -258,16 +270,19 @@ class Registry:
         if index is None or entry["digest"] not in {one["digest"] for one in index_entries(index.body)}:
             raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
 
-    def _upload_layer(self, repository: str, layer: Layer) -> bool:
+    def _upload_layer(self, repository: str, layer: Layer, check: Callable[[], None]) -> bool:
+        """`check` raises between two pieces of it where another layer cannot be sent."""
+
         def body() -> Iterator[bytes]:
             with layer.path.open("rb") as file:
                 while chunk := file.read(CHUNK):
                     self.transport.check()
+                    check()
                     yield chunk
 
         mounts = self.mounts if layer.base else None
         source = mounts.source(layer.digest) if mounts else ""
-        sent = self._upload(repository, layer.digest, layer.size, body, source)
+        sent = self._upload(repository, layer.digest, layer.size, body, source, check=check)
         if mounts and (sent or not source):
             mounts.remember(layer.digest, repository)
         return sent
@@ -281,14 +296,16 @@ class Registry:
         source: str = "",
         *,
         ask: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> bool:
         """Make sure that the blob is there; True when its bytes were sent. `ask` first, so that none is sent twice.
 
         Repeated as a whole: an upload that broke is not resumed, and one that came through although its answer was
-        lost is seen by the HEAD.
+        lost is seen by the HEAD. `check` raises before an attempt that nobody waits for.
         """
 
         def attempt() -> bool:
+            check()
             if ask and self._is_there(repository, digest):
                 return False
             return self._send(repository, digest, size, body, source)
@@ -423,7 +440,8 @@ def connect(
     Loading the CA bundle takes some 20 ms and connections stay open: make one for a host and share it between threads.
     """
     credentials = Credentials(username=username, password=password) if username or password else None
-    client = new_client(ca_bundle=ca_bundle, proxy=proxy, timeout_s=patience.silence_s)
+    timeout = httpx.Timeout(patience.silence_s, connect=CONNECT_S)
+    client = new_client(ca_bundle=ca_bundle, proxy=proxy, timeout=timeout)
     transport = Transport(
         host=host,
         client=client,

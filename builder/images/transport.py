@@ -8,11 +8,8 @@ Everything that raises here names host, request and status, never a credential, 
 from __future__ import annotations
 
 import base64
-import functools
 import ipaddress
 import re
-import ssl
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -32,8 +29,6 @@ CHALLENGE = re.compile(r'(?<![a-zA-Z])([a-zA-Z]+)="([^"]*)"')  # each run of let
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_TOKEN_ANSWER_BYTES = 4 * MAX_TOKEN_BYTES
 """Of what a token service answers: it may write the token twice, and more beside it."""
-LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=45.0)
-"""Idle connections end before those who balance loads close them (a minute), after the next build's first request."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,47 +270,6 @@ class Transport:
         if not token or len(token) > MAX_TOKEN_BYTES or not token.isascii() or not token.isprintable():
             raise self.broken(f"{where} gave no usable token")
         return token
-
-
-def new_client(*, ca_bundle: str = "", proxy: str = "", timeout_s: float = 60.0) -> httpx.Client:
-    """A client that reads no environment variable of its own. `ca_bundle`: a file; empty: the system's."""
-    timeout = httpx.Timeout(timeout_s, connect=10.0)
-    if proxy:
-        return httpx.Client(verify=_tls(ca_bundle), proxy=proxy, trust_env=False, timeout=timeout, limits=LIMITS)
-    return httpx.Client(
-        transport=TlsTransport(ca_bundle), mounts={"http://": plain_transport()}, trust_env=False, timeout=timeout
-    )
-
-
-def plain_transport() -> httpx.HTTPTransport:
-    """Plain HTTP has no use for a bundle, and a client of its own verifies nothing: this context trusts nobody."""
-    return httpx.HTTPTransport(verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT), trust_env=False, limits=LIMITS)
-
-
-class TlsTransport(httpx.BaseTransport):
-    """HTTPS that loads its bundle with the first request."""
-
-    def __init__(self, ca_bundle: str) -> None:
-        self._ca_bundle = ca_bundle
-        self._lock = threading.Lock()
-        self._made: httpx.HTTPTransport | None = None
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        with self._lock:
-            made = self._made = self._made or httpx.HTTPTransport(
-                verify=_tls(self._ca_bundle), trust_env=False, limits=LIMITS
-            )
-        return made.handle_request(request)
-
-    def close(self) -> None:
-        if self._made is not None:
-            self._made.close()
-
-
-@functools.cache
-def _tls(ca_bundle: str) -> ssl.SSLContext:
-    """One context for each process: loading a bundle takes 20 ms and more, a push of what is there no longer."""
-    return ssl.create_default_context(cafile=ca_bundle or None)
 
 
 def is_loopback(host: str) -> bool:

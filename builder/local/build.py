@@ -239,10 +239,13 @@ def _now() -> float:
 
 def load_registry() -> None:
     """Load what the push needs. The HTTP client loads half of itself with its first instance."""
-    from builder.images import registry, transport
+    import httpx
+
+    from builder.images import registry
+    from builder.tls import new_client
 
     assert registry
-    transport.new_client().close()
+    new_client(timeout=httpx.Timeout(None)).close()
 
 
 def process_name() -> str:

@@ -32,6 +32,7 @@ from builder.images.reference import parse
 from builder.images.store import COMPONENT, pull
 from builder.sandbox import app
 from builder.settings import Settings
+from builder.tls import plain_transport
 from builder.toolchains.wasmtime import OWN_LINE, host_of
 
 READY_S = 20.0
@@ -41,6 +42,8 @@ SHOWN = 6
 """How many of them an error shows."""
 SAID = 400
 """How many of the app's last lines stay, for the error."""
+LOOK_S = 0.002
+"""Between two looks whether the app listens, and then answers."""
 LAYOUT = Layout.name
 """What the reference of an artifact in a data folder begins with."""
 
@@ -232,7 +235,7 @@ def _await_ready(
     """Ready: it listens where the platform reaches it, and /healthz or, for a server without one, anything answers."""
     began = time.monotonic()
     listens: Sequence[app.Address] = ()
-    with httpx.Client(timeout=2, trust_env=False) as client:
+    with httpx.Client(transport=plain_transport(), timeout=2, trust_env=False) as client:
         while (waited := time.monotonic() - began) < READY_S:
             if ended.done():
                 raise _ended(ended.result(), said, " before it answered on $PORT")
@@ -240,12 +243,12 @@ def _await_ready(
             if not app.is_ready(listens, app.PORT):
                 if listens and waited > ELSEWHERE_S:
                     break
-                time.sleep(0.005)
+                time.sleep(LOOK_S)
                 continue
             with suppress(httpx.HTTPError):
                 if client.get(url + "/healthz").status_code < 500:
                     return
-            time.sleep(0.005)
+            time.sleep(LOOK_S)
     if listens and not app.is_ready(listens, app.PORT):
         raise BuildError(
             "StartFailed",
