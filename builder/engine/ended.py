@@ -21,6 +21,8 @@ MOST_LINES = 50
 """Lines of the last step that are read for its failure."""
 MOST_ERROR = 4096
 """Characters of the engine's last message that are read."""
+_RED, _PLAIN = "\x1b[91m", "\x1b[0m"
+"""What the engine puts around that which a program writes to stderr."""
 _STEP = re.compile(r"Step (\d{1,9})/(\d{1,9}) : (\S*)")
 _IMAGE = re.compile(r" ---> ([0-9a-f]{12,64})$")
 _RUNNING = re.compile(r" ---> Running in ([0-9a-f]{12,64})$")
@@ -76,21 +78,28 @@ class Transcript:
         elif line.strip() and not _OWN.match(line):
             self.lines.append(line)
 
-    def message(self, message: Mapping[str, Any]) -> str:
-        """One message of the stream; what of it is text for the log."""
+    def message(self, message: Mapping[str, Any]) -> tuple[str, str]:
+        """One message of the stream; what of it is text for the log, and of which stream of the program."""
         if error := message.get("error"):
             self.error = str(error)[:MOST_ERROR].strip()
-            return ""
+            return "STDOUT", ""
         aux = message.get("aux")
         if isinstance(aux, dict) and isinstance(aux.get("ID"), str):
             self.image = aux["ID"]
-            return ""
+            return "STDOUT", ""
         if "stream" in message:
-            return str(message["stream"])
+            text = str(message["stream"])
+            inner = text.removeprefix(_RED).removesuffix(_PLAIN)
+            return ("STDERR", inner) if text.startswith(_RED) else ("STDOUT", text)
         if "status" in message and not message.get("progressDetail"):
             name = f"{message['id']}: " if message.get("id") else ""
-            return f"{name}{message['status']}\n"
-        return ""
+            return "STDOUT", f"{name}{message['status']}\n"
+        return "STDOUT", ""
+
+
+def is_own(text: str) -> bool:
+    """Whether a message of the stream begins a line of the engine itself."""
+    return _OWN.match(text) is not None
 
 
 def is_full(error: str) -> bool:

@@ -23,9 +23,9 @@ from builder.attempt.planned import report_key
 from builder.attempt.verdict import of_error
 from builder.claims.outcome import Artifact, Outcome, Verdict
 from builder.contract.request import built_image
-from builder.dockerfile.choose import ImageRequest, placed
+from builder.dockerfile.choose import ImageRequest, Strategy, placed
 from builder.engine import api
-from builder.engine.ended import Transcript, diagnose, exit_code, is_full
+from builder.engine.ended import Transcript, diagnose, exit_code, is_full, is_own
 from builder.engine.plan import EnginePlan, Limits, arguments_of, materials_of, tag_of
 from builder.errors import BuildError, PlatformError
 from builder.images.archive import read_archive
@@ -35,6 +35,7 @@ from builder.plan import Toolchain
 from builder.sandbox.lines import LineSplitter
 from builder.settings import Settings
 from builder.source import limits
+from builder.strategies import buildpacks
 from builder.strategies import engine as strategy
 
 KILLED = 137
@@ -111,9 +112,8 @@ class EngineBuilder:
                 attempt.log.system(source.summary)
             with attempt.phase("DETECT"):
                 choice = reading.strategy(request)
-                _, because = placed(
-                    choice.strategy, choice.because, cluster=False, docker_host=self.host, where="dockerfilePath"
-                )
+                asks: Strategy = "buildpacks" if choice.strategy == buildpacks.NAME else "kaniko"
+                _, because = placed(asks, choice.because, cluster=False, docker_host=self.host, where="dockerfilePath")
                 plan: EnginePlan = reading.image(strategy, request, json.dumps(self.allowed))
                 attempt.log.system(f"an image by {strategy.TITLE}, because {because}")
                 warnings = (*source.warnings, *plan.warnings)
@@ -190,24 +190,32 @@ def _follow(
 
     Raises `api.Refused` for what is no fault of the Dockerfile.
     """
-    splitter = LineSplitter()
+    splitters = {"STDOUT": LineSplitter(), "STDERR": LineSplitter()}
 
     def emit(stream: str, line: str) -> None:
         seen.heard(line)  # the diagnosis has no secret either
         attempt.log.emit(stream, line)
 
     with attempt.log.output(emit) as output:
+
+        def flush() -> None:
+            for stream, splitter in splitters.items():
+                for line in splitter.close():
+                    output.add(stream, line)
+
         try:
             for message in engine.build(context, arguments, attempt.check):
-                for line in splitter.feed(seen.message(message).encode("utf-8", "replace")):
-                    output.add("STDOUT", line)
+                stream, text = seen.message(message)
+                if is_own(text):  # a program may have left its last line open
+                    flush()
+                for line in splitters[stream].feed(text.encode("utf-8", "replace")):
+                    output.add(stream, line)
                 attempt.node.label("in-step")
         except api.Refused as refused:
             if refused.status >= SERVER_ERROR and not is_full(refused.message):
                 raise
             seen.error = refused.message
-        for line in splitter.close():
-            output.add("STDOUT", line)
+        flush()
 
 
 def _failure(engine: Engine, plan: EnginePlan, seen: Transcript, memory: int, began: float) -> BuildError:

@@ -126,7 +126,7 @@ def test_anything_else_is_none(host: str) -> None:
 
 
 def test_its_plans_are_no_jobs() -> None:
-    assert by_name("docker") is None and strategy not in STRATEGIES
+    assert by_name("docker") is None and "docker" not in [one.NAME for one in STRATEGIES]
     assert planner("docker") is strategy and planner("kaniko") is kaniko
 
 
@@ -246,12 +246,15 @@ def test_what_a_build_makes_is_known_by_its_lines() -> None:
         " ---> bbbbbbbbbbbb",
     )
     assert (seen.images, seen.containers, list(seen.lines)) == (["bbbbbbbbbbbb"], ["aaaaaaaaaaaa"], ["out"])
-    assert seen.message({"aux": {"ID": "sha256:1"}}) == "" and seen.image == "sha256:1"
-    assert seen.message({"stream": "x\n"}) == "x\n"
-    assert seen.message({"status": "Pulling from library/debian", "id": "12"}) == "12: Pulling from library/debian\n"
-    assert seen.message({"status": "Downloading", "progressDetail": {"current": 1}, "id": "a"}) == ""
-    assert seen.message({"error": "no", "errorDetail": {"message": "no"}}) == "" and seen.error == "no"
-    assert seen.message({"aux": 1}) == "" == seen.message({})
+    nothing = ("STDOUT", "")
+    assert seen.message({"aux": {"ID": "sha256:1"}}) == nothing and seen.image == "sha256:1"
+    assert seen.message({"stream": "x\n"}) == ("STDOUT", "x\n")
+    assert seen.message({"stream": "\x1b[91mx\n\x1b[0m"}) == ("STDERR", "x\n")
+    pulling = {"status": "Pulling from library/debian", "id": "12"}
+    assert seen.message(pulling) == ("STDOUT", "12: Pulling from library/debian\n")
+    assert seen.message({"status": "Downloading", "progressDetail": {"current": 1}, "id": "a"}) == nothing
+    assert seen.message({"error": "no", "errorDetail": {"message": "no"}}) == nothing and seen.error == "no"
+    assert seen.message({"aux": 1}) == nothing == seen.message({})
 
 
 @pytest.mark.parametrize(
@@ -409,8 +412,8 @@ def saved(
             kept = gzip.compress(body) if pressed else body
             entry.size = len(kept)
             made.addfile(entry, io.BytesIO(kept))
-        for name, body in ((row["Config"], data), ("manifest.json", json.dumps([row]).encode())):
-            entry = tarfile.TarInfo(str(name))
+        for name, body in ((str(row["Config"]), data), ("manifest.json", json.dumps([row]).encode())):
+            entry = tarfile.TarInfo(name)
             entry.size = len(body)
             made.addfile(entry, io.BytesIO(body))
     return out.getvalue()
@@ -492,7 +495,7 @@ class Blocking:
 
 
 def test_a_silent_build_ends_with_its_connection_when_the_attempt_must() -> None:
-    client, heard = Blocking(), []
+    client, heard = Blocking(), list[Mapping[str, Any]]()
 
     def check() -> None:
         if heard:
@@ -530,7 +533,7 @@ class Stocked:
         self.removed.append(name)
 
 
-def _answer(status: int) -> Exception:
+def _answer(status: int) -> Any:
     from docker.errors import APIError
 
     response = SimpleNamespace(status_code=status, url="/", reason="no")
@@ -628,10 +631,11 @@ def built(
     return outcome, how, calls
 
 
-STEPS = [
+STEPS: list[Mapping[str, Any]] = [
     {"stream": "Step 1/2 : FROM scratch"},
     {"stream": "\n"},
     {"stream": " ---> \n"},
+    {"stream": "no newline"},
     {"stream": "Step 2/2 : COPY a /\n"},
     {"stream": " ---> dddddddddddd\n"},
     {"aux": {"ID": "sha256:" + "d" * 64}},
@@ -659,7 +663,7 @@ def test_an_image_of_the_engine_is_pushed_by_the_node_and_the_engine_is_as_befor
     assert engine.taken == [(engine.asked["tag"], ("dddddddddddd", "sha256:" + "d" * 64))] and engine.closed == 1
     log = calls.kept[BUILD]
     because = "an image by the Docker engine, because Dockerfile in app; no cluster is configured, and docker_host is"
-    assert because in log and "Step 2/2 : COPY a /" in log
+    assert because in log and "Step 2/2 : COPY a /" in log and "no newline" in log
     assert "warning: the Docker engine still has image 1: in use" in log
     (finished,) = calls.finished
     assert [one.phase for one in finished.phases] == [
@@ -673,13 +677,13 @@ def test_an_image_of_the_engine_is_pushed_by_the_node_and_the_engine_is_as_befor
 
 
 FAILS = {"Dockerfile": "FROM debian:12\nRUN true\nRUN exit 3\n"}
-FAILED = [
+FAILED: list[Mapping[str, Any]] = [
     {"stream": "Step 1/3 : FROM debian:12\n"},
     {"stream": "Step 2/3 : RUN true\n"},
     {"stream": "Step 3/3 : RUN exit 3\n"},
     {"stream": " ---> Running in cccccccccccc\n"},
-    {"stream": "it "},
-    {"stream": "broke"},
+    {"stream": "\x1b[91mit \x1b[0m"},
+    {"stream": "\x1b[91mbroke\x1b[0m"},
 ]
 
 
