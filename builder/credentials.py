@@ -42,6 +42,7 @@ class GitLogin:
     private_key: str = field(default="", repr=False)
     known_hosts: str = ""
     host: str = ""
+    version: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Secrets:
     def git(self, organization: str, name: str, where: str) -> GitLogin:
         """Credentials for a git host."""
         row, value = self._opened(organization, name, GIT, where)
-        return GitLogin(**value, host=row["host"])
+        return GitLogin(**value, host=row["host"], version=row["version"])
 
     def _opened(self, organization: str, name: str, type_: str, where: str) -> tuple[Row, dict[str, Any]]:
         row = self.check(organization, name, type_, where)

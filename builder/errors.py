@@ -98,7 +98,7 @@ REASONS: dict[str, Reason] = {
             "PERMISSION_DENIED",
             403,
         ),
-        _client("GitUrlRefused", "Write the URL as https://HOST/PATH."),
+        _client("GitUrlRefused", "Write the URL as https://HOST/PATH or ssh://USER@HOST/PATH."),
         _client("GitReferenceNotFound", "See which there are: git ls-remote URL", "NOT_FOUND", 404),
         _client("GitAuthFailed", "Name a git secret that may read this repository.", "PERMISSION_DENIED", 403),
         _client("LfsUnavailable", "Commit the files themselves, or fetch them at run time."),

@@ -19,8 +19,9 @@ from google.protobuf import json_format
 from builder.attest.artifact import Refused, check_config, described
 from builder.attest.provenance import COMPILE_TYPE, IMAGE_TYPE, MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import repository_of
+from builder.contract.request import is_image, repository_of
 from builder.errors import BuildError, PlatformError
+from builder.git.source import parse_url
 from builder.images.destination import DIGEST, BlobMissing, Destination, Manifest
 from builder.prebuilt import Prebuilt
 from builder.store import builds, record
@@ -197,7 +198,7 @@ class Finalizer:
                 request=request,
                 materials=[(material.name, material.digest) for material in artifact.materials],
                 builder_id=BUILDER_ID,
-                build_type=IMAGE_TYPE if record.request(row).code.HasField("image") else COMPILE_TYPE,
+                build_type=IMAGE_TYPE if is_image(record.request(row)) else COMPILE_TYPE,
                 commit=_commit(row),
                 started_at_ms=row["started_at"],
                 finished_at_ms=max((end for _, _, end, _ in json.loads(row["phases"])), default=row["started_at"]),
@@ -208,12 +209,12 @@ class Finalizer:
 
 
 def _commit(row: builds.Row) -> tuple[str, str] | None:
-    """(URL, SHA) of a repository."""
+    """(URI, SHA) of a repository."""
     repository = repository_of(record.request(row))
     if repository is None or not row["provenance"]:
         return None
     found = json_format.Parse(row["provenance"], pb.SourceProvenance())
-    return repository.url, found.commit_sha
+    return parse_url(repository.url).uri, found.commit_sha
 
 
 def failure_of(error: BuildError) -> pb.Failure:

@@ -28,7 +28,7 @@ WINDOW = 16 * 1024
 """Bytes of a cut line that wait for its next piece: any encoding of `MOST` characters fits."""
 MOST_WAITING = 1024
 
-_OPEN = (".username", ".known_hosts")
+_OPEN = (".username", ".known_hosts", ".host", ".version")
 _ARMOR = re.compile(r"-----(?:BEGIN|END) [A-Z0-9 ]+-----")
 _FOLD = re.compile(rb"(?<=[^\n])\n(?=[^\n])")
 _STANDARD = bytes.maketrans(b"-_", b"+/")
@@ -186,7 +186,7 @@ class Lines:
 
 
 def mask_of(secrets: Mapping[str, str]) -> Mask:
-    """The mask of what a claim brings along, by its name. User names and keys of hosts are no secrets."""
+    """The mask of what a claim brings along, by its name. User names, hosts, their keys and versions are no secrets."""
     return Mask(value for name, value in secrets.items() if not name.endswith(_OPEN))
 
 

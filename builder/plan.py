@@ -114,12 +114,24 @@ class CopyFile:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Private:
+    """Git hosts that a step of downloads reaches over https, and the login that it alone has.
+
+    `secret` and `version` name the login, whose value is in no plan. 0: no claim has opened the secret.
+    """
+
+    hosts: tuple[str, ...]
+    secret: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Step:
     """One process in the sandbox. `argv` is never a shell string; `env` is the whole environment beside the defaults.
 
     A step that declares nothing runs code of the source. `runs_source = False` is a promise about `argv`: the tool
     neither builds, imports nor executes anything that it reads below `/work`.
-    Raises ValueError where code of the source would meet a network or a shared writable cache.
+    Raises ValueError where code of the source would meet a network, a login or a shared writable cache.
     """
 
     name: str
@@ -140,12 +152,16 @@ class Step:
     memo: str = ""
     """A digest of all that its output depends on beside `argv`, `env`, the toolchain and verified downloads. Its output
     is its lines and nothing else, so a node that stored them runs it no more. Empty: it always runs."""
+    private: Private | None = None
+    """Hosts and login of private modules; None for a step that reaches indexes alone."""
 
     def __post_init__(self) -> None:
         if self.network is not Network.NONE and self.sees is not Sees.STUBS:
             raise ValueError(f"step {self.name} has a network and sees the source")
         if self.sees is Sees.STUBS and (self.runs_source or self.cwd.startswith("/work/src")):
             raise ValueError(f"step {self.name} sees stubs: it runs no code of the source and starts elsewhere")
+        if self.private and self.network is not Network.INDEX:
+            raise ValueError(f"step {self.name} has a login and no network")
         if self.sees is Sees.APART and not self.runs_source:
             raise ValueError(f"step {self.name} runs code of downloads, which is nobody's to promise anything about")
         if self.runs_source and any(cache.access not in (Access.READ, Access.OVERLAY) for cache in self.caches):
@@ -224,6 +240,9 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """The plan as plain JSON values, stable in order, for `plan --json` and the golden files."""
         value: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        for step in value["steps"]:
+            if step["private"] is None:  # an absent login adds nothing to the key
+                del step["private"]
         return value
 
     def effects(self) -> dict[str, Any]:

@@ -81,6 +81,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     private_registries: tuple[str, ...] = ()
     # git hosts whose address is not public: host[:port], or * for any
     git_hosts: tuple[str, ...] = ()
+    # file with the keys of git hosts over SSH, for secrets that have none; lines of ssh-keyscan
+    git_known_hosts: str = ""
     import_hosts: tuple[str, ...] = ()  # hosts that `https:` imports of Deno may name: host[:port]
     secrets_key_file: str = ""  # keys that stored secrets are encrypted with; default: secrets.key in data_dir
     report_url: str = ""  # where VersionStatus reports are posted; empty: stored, not sent
@@ -102,6 +104,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node_disk_bytes: Natural = 51_200 * MIB  # that bases, toolchains and caches of node_dir may take; 0: any number
     build_uid: Count = 61000  # first of the uids builds run as when the worker is root
     unsandboxed: bool = False  # run build steps without a sandbox (never for strangers' code)
+    # what ends a build's writing at disk_bytes: the watch, or with `loop` a file system of its own as well (as root)
+    disk_fence: Literal["off", "loop"] = "off"
     use_cgroups: bool = True  # use cgroups where they can be written; else rlimits
     pipelines: tuple[str, ...] = ()  # modules with further pipelines
     catalog: str = ""  # another runtimes/catalog.toml

@@ -156,11 +156,14 @@ class Installation:
         """One Python build of a single file."""
         return self._submit(runtime={"python": {}}, sourceCode=base64.b64encode(source.encode()).decode())
 
+    def submit_script(self, script: str) -> str:
+        """A build with this one step (tests/pipeline_script.py)."""
+        return self._submit(archive=base64.b64encode(tar_of({"build.py": script})).decode())
+
     def submit_scripts(self, count: int) -> None:
-        """Builds whose one step prints LINES numbered lines (tests/pipeline_script.py)."""
+        """Builds whose one step prints LINES numbered lines."""
         for number in range(count):
-            archive = tar_of({"build.py": f"# {number}\n{SPEAKS}"})
-            self._submit(archive=base64.b64encode(archive).decode())
+            self.submit_script(f"# {number}\n{SPEAKS}")
 
     def _submit(self, **compiled: object) -> str:
         body = {"name": f"crash-{len(self.accepted)}", "code": {"compile": compiled}}

@@ -6,11 +6,12 @@ import base64
 import datetime
 import ipaddress
 import os
+import socket
 import ssl
 import subprocess
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,8 +21,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from builder.sandbox import proxy
+
 BACKEND = "/usr/lib/git-core/git-http-backend"
 USERNAME, TOKEN = "ada", "ghp_0123456789abcdefghij"
+NAME = "git.acme.example"
+"""What the certificate names beside the address, for clients that reach the host by `leading_to`."""
 CLEAN = {
     "PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null", "LC_ALL": "C",
     "GIT_AUTHOR_NAME": "Ada", "GIT_AUTHOR_EMAIL": "ada@example.com", "GIT_AUTHOR_DATE": "2026-01-02T03:04:05Z",
@@ -33,7 +38,8 @@ CLEAN = {
 class Host:
     """`address` is "127.0.0.1:port"; `bundle` a CA bundle that trusts it; `root` the folder of bare repositories.
 
-    `asked` are the paths of its requests, `moved` path → where it redirects to.
+    `asked` are the paths of its requests, `moved` path → where it redirects to, `pages` path → its answer to
+    `?go-get=1`.
     """
 
     address: str
@@ -41,6 +47,7 @@ class Host:
     root: Path
     asked: list[str] = field(default_factory=list)
     moved: dict[str, str] = field(default_factory=dict)
+    pages: dict[str, str] = field(default_factory=dict)
 
     def url(self, name: str) -> str:
         return f"https://{self.address}/{name}.git"
@@ -87,7 +94,9 @@ def certificate(folder: Path, others: str, *, authority: bool = True) -> tuple[P
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "git host of a test")])
     now = datetime.datetime.now(datetime.UTC)
-    names = x509.SubjectAlternativeName([x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
+    names = x509.SubjectAlternativeName(
+        [x509.DNSName("localhost"), x509.DNSName(NAME), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+    )
     made = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -142,6 +151,33 @@ def serving(folder: Path, trusted: str = "") -> Iterator[Host]:
         yield host
 
 
+@contextmanager
+def leading_to(host: Host) -> Iterator[str]:
+    """The URL of an operator's proxy that leads each CONNECT to the host, whatever name it has."""
+    port = int(host.address.rpartition(":")[2])
+
+    def serve(client: socket.socket) -> None:
+        with client, suppress(OSError), socket.create_connection(("127.0.0.1", port)) as server:  # either side may go
+            client.recv(4096)
+            client.sendall(b"HTTP/1.1 200 ok\r\n\r\n")
+            proxy.relay(client, server, [0, 0])
+
+    def accept() -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=serve, args=(client,), daemon=True).start()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=accept, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
@@ -164,6 +200,9 @@ class _Handler(BaseHTTPRequestHandler):
                 return
         if path.startswith("/private") and not self._is_known():
             self._send(401, [("WWW-Authenticate", 'Basic realm="test"')], b"")
+            return
+        if query == "go-get=1" and path in host.pages:
+            self._send(200, [("Content-Type", "text/html")], host.pages[path].encode())
             return
         environ = {
             "PATH": os.environ["PATH"], "GIT_PROJECT_ROOT": str(host.root), "GIT_HTTP_EXPORT_ALL": "1",

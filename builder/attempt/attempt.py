@@ -22,6 +22,7 @@ from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Toolchain
+from builder.sandbox import Blank
 from builder.settings import Settings
 from builder.toolchains.provider import Toolchains
 
@@ -45,6 +46,8 @@ class Node:
     """Names a point of the line; a fault test ends the process here."""
     fetch: Callable[[Toolchain, Callable[[str], None]], object] | None = None
     """Gets a toolchain that is not on this node, with lines about it; None where the settings let no build do so."""
+    blank: Blank | None = None
+    """The file system that the work folder of each attempt gets a copy of; None: it lies in the node's own."""
     apart: Path | None = None
     """Where its work folders and spools are, if not in the node's folder: other processes settle what is left there."""
 
@@ -70,6 +73,8 @@ class Attempt:
     log: Log
     time_limit: TimeLimit
     work: Path
+    fence: Path | None = None
+    """Where the file system of the work folder is mounted, where it has one of its own."""
     now: Callable[[], float] = time.monotonic
     _uses: Uses | None = field(default=None, repr=False)
 
@@ -91,7 +96,11 @@ class Attempt:
     @property
     def private(self) -> Path:
         """The folder of files of ours about this build, beside its work folder: no step sees it."""
-        return self.work.with_suffix(".private")
+        return self.beside(".private")
+
+    def beside(self, suffix: str) -> Path:
+        """What is this attempt's in the node's folder and out of its build's reach."""
+        return (self.fence or self.work).with_suffix(suffix)
 
     @property
     def blob(self) -> Path:

@@ -1,7 +1,8 @@
 """FETCH_SOURCE of a repository: its commit resolved, fetched and packed by git in the sandbox.
 
-The two steps that ask the host have the egress proxy and the secret, and see nothing but their own folder. What they
-fetched is packed by a step without a network. The archive is as hostile as an upload, and is unpacked as one.
+The two steps that ask the host have the egress proxy and the secret, and see nothing but their own folder. Over SSH
+they have the socket of an agent, and no key. What they fetched is packed by a step without a network. The archive is as
+hostile as an upload, and is unpacked as one.
 """
 
 from __future__ import annotations
@@ -9,19 +10,24 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from builder import sandbox
-from builder.addresses import listed, normalized
+from builder.addresses import normalized
 from builder.attempt.attempt import Attempt
-from builder.attempt.steps import CA_MOUNT, step_launcher, step_limits
+from builder.attempt.hosts import CA_MOUNT, machine_git, policy_of, require
+from builder.attempt.sshagent import serving
+from builder.attempt.steps import step_launcher, step_limits
 from builder.contract.request import Repository
 from builder.errors import BuildError, PlatformError
-from builder.git import commands
+from builder.git import commands, ssh
+from builder.git.agent import Agent, Unusable, private_key
 from builder.git.commands import Commit
-from builder.git.source import GitUrl, check_reference, is_commit, parse_url
+from builder.git.source import GitUrl, check_reference, check_secret, is_commit, parse_url
 from builder.git.submodules import (
     DEPTH,
     FILE,
@@ -34,6 +40,7 @@ from builder.git.submodules import (
     too_many,
     url_of,
 )
+from builder.sandbox.proxy import PORT
 from builder.sandbox.remove import remove_tree
 from builder.settings import MIB
 from builder.text import visible
@@ -79,7 +86,7 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
     try:
         sha, branch = _resolve(attempt, named)
         attempt.log.system(f"{visible(named.reference, limit=80)} of {named.url.text} is the commit {sha}")
-        _online(attempt, named, commands.fetch(named.url, sha, CA_MOUNT))
+        _fetch(attempt, named, sha, branch)
         tree, warning = sha, ""
         if asked.submodules:
             tree = _with_submodules(attempt, named, sha)
@@ -114,6 +121,19 @@ def _resolve(attempt: Attempt, named: _Named) -> tuple[str, str]:
         message = f'{url.text} has no branch, tag or commit "{visible(reference, limit=80)}"'
         raise BuildError("GitReferenceNotFound", message, where=f"{named.at}.reference")
     return sha, branch
+
+
+def _fetch(attempt: Attempt, named: _Named, sha: str, branch: str) -> None:
+    """Fetch one commit. Raises `BuildError`."""
+    try:
+        _online(attempt, named, commands.fetch(named.url, sha, CA_MOUNT))
+    except BuildError as error:
+        if not named.url.is_ssh or is_commit(named.reference) or error.reason != "GitReferenceNotFound":
+            raise
+        # sshd lets few clients choose git's protocol, and the first one has no tag by the commit that it is of. Should
+        # the name be of another commit by now, then this one is not there, and the next attempt resolves it again.
+        name = f"refs/heads/{branch}" if branch else f"refs/tags/{named.reference}"
+        _online(attempt, named, commands.fetch(named.url, name, CA_MOUNT))
 
 
 def _submodules(attempt: Attempt, sha: str) -> tuple[Submodule, ...]:
@@ -182,21 +202,63 @@ def _online(attempt: Attempt, named: _Named, argv: tuple[str, ...], *, login: bo
     """A command that asks the host, with the secret where it has one and `login`. Raises `BuildError`."""
     settings, url = attempt.node.settings, named.url
     host = normalized(url.host)
-    is_private = listed(host, url.port, settings.git_hosts)
-    one, none = frozenset({(host, url.port)}), frozenset[tuple[str, int]]()
-    policy = sandbox.EgressPolicy(hosts=one if is_private else none, request_hosts=none if is_private else one)
+    policy = policy_of(settings, frozenset({(host, url.port)}))
     egress = sandbox.Egress(policy, settings.upstream_proxy, settings.no_proxy)
-    ran = _run(attempt, argv, egress, _login(attempt) if login else None)
+    if url.is_ssh:
+        egress.tunnel = (host, url.port)
+        with _keyed(attempt, named) as (env, mounts):
+            ran = _run(attempt, argv, egress, env, mounts)
+    else:
+        ran = _run(attempt, argv, egress, _token(attempt) if login else {})
     if ran.code != 0:
         raise commands.failed(
             url,
-            ran.err,
+            [ssh.named(url, line, PORT) for line in ran.err] if url.is_ssh else ran.err,
             refused=ran.refused,
             unreachable=ran.unreachable,
-            login=login and bool(_login(attempt)),
+            login=login and bool(_token(attempt)),
             at=named.at,
         )
     return ran
+
+
+@contextmanager
+def _keyed(attempt: Attempt, named: _Named) -> Iterator[tuple[Mapping[str, str], tuple[sandbox.Mount, ...]]]:
+    """(environment, mounts) of a step over SSH: the socket of an agent with the secret's key, and the keys of hosts.
+
+    Both files end with the step. Raises `BuildError` GitAuthFailed without a key or known hosts.
+    """
+    settings, secrets, url = attempt.node.settings, attempt.grant.secrets, named.url
+    where = f"{named.at}.secretRef"
+    check_secret(url, secrets.get("git.private_key", ""), where)
+    require(ssh.SSH, "openssh-client")
+    try:
+        agent = Agent(private_key(secrets["git.private_key"]), url.user)
+    except Unusable as why:
+        raise BuildError("GitAuthFailed", f"the secret's key cannot be used: {why}", where=where) from None
+    known = secrets.get("git.known_hosts") or _known_hosts(settings.git_known_hosts)
+    if not known.strip():
+        raise ssh.no_known_hosts(url, where)
+    socket, file = attempt.work / ssh.SOCKET, attempt.work / ssh.KNOWN_HOSTS
+    _write(attempt, file, known, 0o644)
+    try:
+        with serving(socket, agent, attempt.build_user):
+            if settings.unsandboxed:  # no tunnel, and the files are where git runs
+                yield ssh.environment(url, "", 0), ()
+            else:
+                mounts = [sandbox.Mount(source=each, dest=f"{ssh.FOLDER}/{each.name}") for each in (socket, file)]
+                yield ssh.environment(url, ssh.FOLDER, PORT), tuple(mounts)
+    finally:
+        file.unlink()
+
+
+def _known_hosts(path: str) -> str:
+    """The operator's file. Raises `PlatformError` GitUnavailable for one that cannot be read."""
+    try:
+        return Path(path).read_text(encoding="utf-8") if path else ""
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
+        raise PlatformError("GitUnavailable", f"git_known_hosts of this node cannot be read: {why}") from None
 
 
 def _offline(attempt: Attempt, argv: tuple[str, ...]) -> _Ran:
@@ -214,7 +276,8 @@ def _run(
     attempt: Attempt,
     argv: tuple[str, ...],
     egress: sandbox.Egress | None,
-    login: tuple[str, str] | None = None,
+    env: Mapping[str, str] = MappingProxyType({}),
+    mounts: tuple[sandbox.Mount, ...] = (),
     *,
     most: int = MOST_TEXT,
 ) -> _Ran:
@@ -234,8 +297,8 @@ def _run(
             lines.append(mask.text(data.decode("utf-8", "replace")))
 
     result = sandbox.run(
-        sandbox.Command(argv=argv, env=_environment(egress, login), work=attempt.work, folders=(FOLDER,)),
-        _root(attempt),
+        sandbox.Command(argv=argv, env={**commands.ENVIRONMENT, **env}, work=attempt.work, folders=(FOLDER,)),
+        sandbox.Root(mounts=(*machine_git(attempt), *mounts)),
         step_limits(attempt),
         uid=attempt.node.uid,
         gid=settings.build_uid,
@@ -261,35 +324,12 @@ def _run(
     )
 
 
-def _environment(egress: sandbox.Egress | None, login: tuple[str, str] | None) -> Mapping[str, str]:
-    """The secret is in the environment of a step that asks its host, and in no other."""
-    if egress is None:
-        return commands.ENVIRONMENT
-    named = {"IGNITE_GIT_USERNAME": login[0], "IGNITE_GIT_TOKEN": login[1]} if login else {}
-    return {**commands.ENVIRONMENT, **named}
-
-
-def _login(attempt: Attempt) -> tuple[str, str] | None:
+def _token(attempt: Attempt) -> Mapping[str, str]:
+    """The secret for the environment of a step that asks its host, and of no other; empty where it is no token."""
     secrets = attempt.grant.secrets
     if not secrets.get("git.token"):
-        return None
-    return secrets.get("git.username") or commands.DEFAULT_USERNAME, secrets["git.token"]
-
-
-def _root(attempt: Attempt) -> sandbox.Root:
-    """The machine's own git below /usr, and nothing else of it."""
-    usr = Path("/usr")
-    if not (usr / "bin/git").exists():
-        message = "git is not installed on this node"
-        raise BuildError("ToolchainUnavailable", message, next="An operator installs it: apt-get install -y git")
-    mounts = [sandbox.Mount(source=usr, dest="/usr")]
-    mounts += [
-        sandbox.Mount(source=usr / name, dest=f"/{name}") for name in ("bin", "lib", "lib64") if (usr / name).is_dir()
-    ]
-    bundle = attempt.node.settings.ca_bundle or "/etc/ssl/certs/ca-certificates.crt"
-    if Path(bundle).exists():
-        mounts.append(sandbox.Mount(source=Path(bundle).resolve(), dest=CA_MOUNT))
-    return sandbox.Root(mounts=tuple(mounts))
+        return {}
+    return commands.login_of(secrets.get("git.username", ""), secrets["git.token"])
 
 
 def _write(attempt: Attempt, path: Path, text: str, mode: int) -> None:

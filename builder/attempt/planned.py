@@ -78,8 +78,11 @@ def report_key(
     toolchain: Toolchain,
     warnings: Sequence[str] = (),
     provenance: pb.SourceProvenance | None = None,
+    *,
+    unchanged: bool = False,
 ) -> Verdict:
-    """Send the key; returns what the store decides. All of it is a wait for the control side."""
+    """Send the key; returns what the store decides. All of it is a wait for the control side. `unchanged`: of a rebase
+    onto the run image that the image is on."""
     phases = (*attempt.log.phases, attempt.log.current(pb.PHASE_STATUS_SUCCEEDED))
     request = planned_request(
         attempt.lease,
@@ -89,6 +92,7 @@ def report_key(
         warnings=[attempt.log.mask.text(line) for line in warnings],
         phases=phases,
         provenance=provenance,
+        unchanged=unchanged,
     )
     with attempt.waiting():
         attempt.wait_until_acknowledged()  # a reuse or an attachment ends this claim, and with it its log

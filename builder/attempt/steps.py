@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import sandbox
+from builder.attempt import hosts
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import cache_of, shared
 from builder.errors import BuildError, PlatformError
@@ -25,15 +26,15 @@ TAIL_LINES = 400
 FOLDERS = ("download", "fetch", "home", "out", "tmp")
 """Of the work folder, beside `src`: all that a step of stubs sees."""
 STORED = (Access.READ, Access.DOWNLOAD)
-SETTING = re.compile(r"\$\{(\w+):-([^}]*)\}")
-CA_MOUNT = "/etc/ssl/certs/ca-certificates.crt"
+SETTING = re.compile(r"\$\{(\w+):-((?:\$\{\w+:-[^{}]*\}|[^{}])*)\}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepResult:
     """How a step ended: `reason` names a limit that stopped it, or is empty; `limit`, `peak`: bytes, ms, processes.
 
-    `room` is the least that the node's file system had left, `refused` each `host:port` that the egress policy refused.
+    `room` is the least that the file system of the work folder had left, `refused` each `host:port` that the egress
+    policy refused.
     """
 
     exit_code: int
@@ -132,7 +133,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
 
     if name := cache_of(step):
         _make_download(attempt, name)
-    egress = sandbox_egress(attempt, toolchain) if step.network is Network.INDEX else None
+    egress = sandbox_egress(attempt, toolchain, step) if step.network is Network.INDEX else None
     with _overlays(attempt, step) as overlays, attempt.log.output(emit) as output:
 
         def on_line(stream: sandbox.Stream, data: bytes) -> None:
@@ -166,8 +167,10 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
         attempt.log.system(line)
     reason = result.reason or ""
     if not reason and result.exit_code and egress is not None and egress.unreachable():
-        hosts = ", ".join(sorted(egress.unreachable()))
-        raise PlatformError("PackageIndexUnavailable", f"step {step.name}: {hosts} could not be reached")
+        names = ", ".join(sorted(egress.unreachable()))
+        of_git = egress.unreachable().intersection(hosts.private_hosts(attempt, step))
+        unavailable = "GitUnavailable" if of_git else "PackageIndexUnavailable"
+        raise PlatformError(unavailable, f"step {step.name}: {names} could not be reached")
     limit, peak, detail = limit_of(reason, result, attempt)
     return StepResult(
         exit_code=result.exit_code,
@@ -223,20 +226,24 @@ def _environment(attempt: Attempt, toolchain: Provided, step: Step) -> Mapping[s
     if step.network is Network.INDEX:
         env |= toolchain.indexes.environment(settings.index_env)
         if settings.ca_bundle:
-            env["SSL_CERT_FILE"] = CA_MOUNT
+            env["SSL_CERT_FILE"] = hosts.CA_MOUNT
+    env |= hosts.private_environment(attempt, step)
     return env | {name: _with_index(value, env) for name, value in step.env}
 
 
 def _with_index(value: str, env: Mapping[str, str]) -> str:
-    """A value of a step with the operator's setting in the place of `${NAME:-default}`."""
-    return SETTING.sub(lambda match: env.get(match[1]) or match[2], value)
+    """A value of a step with the operator's setting in the place of `${NAME:-default}`; a default may be another."""
+    return SETTING.sub(lambda match: env.get(match[1]) or _with_index(match[2], env), value)
 
 
 def _root(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Root:
     root = toolchain.apart if step.sees is Sees.APART and toolchain.apart else toolchain.root
+    if step.private:
+        # Go needs nothing of an image, whose own files below /usr would be another git's.
+        return sandbox.Root(mounts=(*hosts.machine_git(attempt), *root.mounts))
     bundle = attempt.node.settings.ca_bundle
     if step.network is Network.INDEX and bundle:
-        mounts = (*root.mounts, sandbox.Mount(source=Path(bundle).resolve(), dest=CA_MOUNT))
+        mounts = (*root.mounts, sandbox.Mount(source=Path(bundle).resolve(), dest=hosts.CA_MOUNT))
         root = sandbox.Root(rootfs=root.rootfs, mounts=mounts)
     return root
 
@@ -261,16 +268,19 @@ def _cache(attempt: Attempt, name: str) -> Path:
     return folder
 
 
-def sandbox_egress(attempt: Attempt, toolchain: Provided) -> sandbox.Egress:
-    """The way out of a fetch step: the package indexes of its runtime, listed hosts of modules, and nothing else."""
+def sandbox_egress(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Egress:
+    """The way out of a fetch step: the package indexes of its runtime, listed hosts of modules, the hosts of private
+    modules where it has any, and nothing else."""
     settings = attempt.node.settings
-    return sandbox.Egress.for_indexes(
+    egress = sandbox.Egress.for_indexes(
         toolchain.indexes,
         settings.index_env,
         upstream_proxy=settings.upstream_proxy,
         no_proxy=settings.no_proxy,
         import_hosts=settings.import_hosts,
     )
+    egress.policy = hosts.policy_of(settings, hosts.private_addresses(attempt, step), egress.policy.hosts)
+    return egress
 
 
 def limit_of(reason: str, result: sandbox.Result, attempt: Attempt) -> tuple[int, int, str]:

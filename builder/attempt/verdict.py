@@ -25,6 +25,8 @@ FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 BROKEN = frozenset({errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EUCLEAN, errno.ESTALE})
 NOTHING_LEFT = (1024 * 1024, 64)
 """Bytes and inodes. Where less was left, a failed step need not name it: a tool may die of it in silence."""
+NEARLY = 2
+"""Of a limit: where a tool names a full disk, so much of it may be left. It removes what it could not finish."""
 LINE_LIMIT = 2000
 NAMED_IN = ("go.mod", "pyproject.toml", "uv.lock", "pylock.toml", "requirements.txt")
 SEARCH_LIMIT = 4 * 1024 * 1024
@@ -64,16 +66,51 @@ def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
 def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | None:
     """The reason of a failed step that this node's disk or caches made fail; None where its own output decides."""
     lines = [line[:LINE_LIMIT] for line in result.tail]
-    left = result.room
+    left = result.room if attempt.fence is None else _room_of_node(attempt)
     said = next((line for line in lines if _FULL.search(line)), "")
     floor = (attempt.node.settings.node_free_bytes, attempt.node.settings.node_free_inodes)
+    own = result.room if attempt.fence is not None else None
+    if own is not None and is_full(own, left):
+        return _quota(attempt, f"step {step.name}", result.exit_code, said)
     if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
         return _full(attempt, f"step {step.name} exited {result.exit_code}", left, said)
+    if own is not None and said and own.below(attempt.node.settings.disk_bytes // NEARLY, NOTHING_LEFT[1]):
+        return _quota(attempt, f"step {step.name}", result.exit_code, said)
+    if closed := _closed(step, result):
+        message = f"{closed} is not a public host, and private modules are there"
+        hint = "Name a host with a public address, or ask the operator to list it in git_hosts."
+        return BuildError("GitUrlRefused", message, where="buildArgs.private", next=hint)
     ours = step.caches and not step.runs_source  # what code of the source prints proves nothing about a cache
     broken = next((line for line in lines if _IN_CACHE.search(line) and _BROKEN.search(line)), "") if ours else ""
     if broken and discard_caches(attempt):
         return _broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
     return None
+
+
+def _closed(step: Step, result: StepResult) -> str:
+    """A host of private modules that the egress policy refused: its name alone was allowed, its address was not."""
+    hosts = step.private.hosts if step.private else ()
+    return next((one for one in result.refused if one.rpartition(":")[0] in hosts), "")
+
+
+def is_full(own: Room, node: Room | None) -> bool:
+    """Whether the file system of a build is full, and not the disk of the node, which has its file."""
+    return own.below(*NOTHING_LEFT) and not (node is not None and node.below(*NOTHING_LEFT))
+
+
+def of_full(attempt: Attempt, error: BuildError) -> BuildError:
+    """A disk that was full beneath our own code, where it is the build's own: its limit, and never the node."""
+    if attempt.fence is None or error.reason != "NodeDiskFull":
+        return error
+    try:
+        own = room(attempt.fence)
+    except OSError:
+        return error
+    if not is_full(own, _room_of_node(attempt)):
+        return error
+    quota = _quota(attempt, "what it writes", error.exit_code)
+    quota.phase = error.phase
+    return quota
 
 
 def of_refused(attempt: Attempt, plan: Plan, result: StepResult, found: Diagnosis) -> BuildError | None:
@@ -93,6 +130,10 @@ def of_refused(attempt: Attempt, plan: Plan, result: StepResult, found: Diagnosi
         host, where = result.refused[0], ""
         message = f"{host} was refused: it is none of the package indexes of this builder, and no manifest names it"
         next_step = "An index led there. An operator names an index that serves its files itself: index_env."
+        if any(step.private for step in plan.steps):
+            name = host.removesuffix(":443")
+            message = f"{host} was refused: it is no package index of this builder, and private does not name it"
+            where, next_step = "buildArgs.private", f"If private modules are there, add it: private=...,{name}"
     return BuildError(
         "ManifestInvalid",
         message,
@@ -116,7 +157,7 @@ def discard_caches(attempt: Attempt) -> bool:
         if os.readlink(mark) == attempt.lease.build_id:
             return False
     with suppress(OSError):  # what cannot even be moved is avoided: another node tries first
-        folder.rename(attempt.work.with_name(f"{attempt.work.name}.caches"))
+        folder.rename(attempt.beside(".caches"))
         mark.unlink(missing_ok=True)
         mark.symlink_to(attempt.lease.build_id)
     return True
@@ -138,6 +179,21 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 def _in_caches(attempt: Attempt, error: OSError) -> bool:
     caches = f"{attempt.node.folder / 'caches'}/"
     return any(os.fsdecode(name).startswith(caches) for name in (error.filename, error.filename2) if name)
+
+
+def _room_of_node(attempt: Attempt) -> Room | None:
+    """What the disk has left on which the files of fences lie."""
+    with suppress(OSError):
+        return room(attempt.private.parent)
+    return None
+
+
+def _quota(attempt: Attempt, what: str, exit_code: int, said: str = "") -> BuildError:
+    """The limit of a build on disk, as the kernel ended it: nothing more could be written."""
+    limit = attempt.node.settings.disk_bytes
+    message = f"{what}: reached its limit of {limit // (1024 * 1024)} MiB on disk"
+    lines = (said.strip(),) if said else ()
+    return BuildError("DiskQuotaExceeded", message, exit_code=exit_code, limit=limit, peak=limit, said=lines)
 
 
 def _full(attempt: Attempt, what: str, left: Room | None = None, said: str = "") -> PlatformError:

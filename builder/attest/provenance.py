@@ -94,7 +94,10 @@ def statement(built: Built) -> bytes:
 
 
 def _sources(built: Built) -> list[dict[str, object]]:
-    """Where the source came from: the bytes that are stored, or a commit."""
+    """Where the source came from: the bytes that are stored, or a commit. A rebase has neither: what it is made of are
+    its materials."""
+    if built.commit is None and not built.source_sha256:
+        return []
     if built.commit is None:
         return [_dependency("source", "sha256:" + built.source_sha256.removeprefix("sha256:"), CONTROL_SIDE)]
     url, sha = built.commit

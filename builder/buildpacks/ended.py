@@ -11,6 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 
 from builder.buildpacks.manifest import ANALYZE, BUILD, DETECT, EXPORT, REBASE
+from builder.buildpacks.rebase import AGAIN
 from builder.kube.ended import Ended
 from builder.plan import Diagnosis
 
@@ -39,6 +40,9 @@ _NOT_THERE = re.compile(
 _RUN_IMAGE = re.compile(
     r"validating registry read access|(?:access|find|identify|pull|get).*run image|run image config"
 )
+_APP_IMAGE_ABSENT = re.compile(r"failed to access image to rebase(?:$|.*(?:NAME|MANIFEST|BLOB)_UNKNOWN)")
+"""Without an error behind it the registry answered 404 or 401 to the lifecycle, which takes both for the same."""
+_REFUSES_REBASE = re.compile(r"provide -force to override|not defined on|incompatible stack|missing required mixin")
 
 
 def diagnose(ended: Ended, lines: Mapping[str, Sequence[str]], run_image: str = "") -> Diagnosis:
@@ -61,6 +65,8 @@ def diagnose(ended: Ended, lines: Mapping[str, Sequence[str]], run_image: str = 
         noted = [line for line in lines.get(ANALYZE, ()) if "not found" in line]
         said = _cut([*noted, final])
         return Diagnosis(reason="ExecutorImageUnavailable", message="the run image is not in its registry", said=said)
+    if ended.container == REBASE and (found := _rebase(own, final)):
+        return found
     return _connected(ended, own, final, run_image)
 
 
@@ -133,6 +139,17 @@ def _build(ended: Ended, lines: Sequence[str], final: str, group: Sequence[str])
                 return Diagnosis(reason="StepFailed", message=message, said=_output(lines) or _cut([final]))
         return Diagnosis(reason="StepFailed", message=f"{who} could not run{among}: {final}", said=_output(lines))
     return Diagnosis(reason="StepFailed", message=(final or ended.message) + among, said=_cut(lines))
+
+
+def _rebase(lines: Sequence[str], final: str) -> Diagnosis | None:
+    """A rebase that cannot be: its image is gone since the plan, or the lifecycle refuses it. None: something else."""
+    if _APP_IMAGE_ABSENT.search(final):
+        message = "the image to rebase is not in its registry any more"
+        return Diagnosis(reason="ImageNotFound", message=message, said=_cut(lines), next=AGAIN)
+    if _REFUSES_REBASE.search(final):
+        message = f"the lifecycle does not rebase this image: {final.removeprefix('failed to ')}"
+        return Diagnosis(reason="StepFailed", message=message, said=_cut(lines), next=AGAIN)
+    return None
 
 
 def _connected(ended: Ended, lines: Sequence[str], final: str, run_image: str) -> Diagnosis:

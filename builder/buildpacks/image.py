@@ -18,6 +18,7 @@ APIS_LABEL = "io.buildpacks.lifecycle.apis"
 BUILDER_LABEL = "io.buildpacks.builder.metadata"
 APP_LABEL = "io.buildpacks.lifecycle.metadata"
 BUILD_LABEL = "io.buildpacks.build.metadata"
+REBASABLE_LABEL = "io.buildpacks.rebasable"
 MOST_ID = (1 << 31) - 1
 
 
@@ -33,10 +34,14 @@ class Builder:
 @dataclass(frozen=True, kw_only=True)
 class App:
     """An exported app: the reference of its run image, the diff_id of that image's last layer and of the layer with the
-    SBOM (empty for none), and the buildpacks that made it."""
+    SBOM (empty for none), and the buildpacks that made it.
+
+    `run_names` are the run image and its mirrors, one of which a later run image must have."""
 
     run_image: str
     top_layer: str
+    run_names: tuple[str, ...] = ()
+    is_rebasable: bool = True
     sbom: str = ""
     buildpacks: tuple[Wanted, ...] = ()
 
@@ -61,12 +66,25 @@ def read_app(config: Mapping[str, Any]) -> App | None:
     run_image, sbom = value.get("runImage"), value.get("sbom")
     if not isinstance(run_image, dict) or not run_image.get("topLayer"):
         return None
+    stack = value.get("stack")
+    before = stack.get("runImage") if isinstance(stack, dict) else None
     return App(
         run_image=str(run_image.get("reference", "")),
         top_layer=str(run_image["topLayer"]),
+        run_names=tuple(dict.fromkeys((*_names(run_image), *_names(before)))),
+        is_rebasable=labels.get(REBASABLE_LABEL) != "false",
         sbom=str(sbom.get("sha", "")) if isinstance(sbom, dict) else "",
         buildpacks=_buildpacks(_json(labels, BUILD_LABEL)),
     )
+
+
+def _names(run_image: Any) -> tuple[str, ...]:
+    """The run image of a label, and its mirrors."""
+    if not isinstance(run_image, dict):
+        return ()
+    mirrors = run_image.get("mirrors")
+    names = [run_image.get("image"), *(mirrors if isinstance(mirrors, list) else ())]
+    return tuple(name for name in names if isinstance(name, str) and name)
 
 
 def resolve(group: Sequence[Wanted], builder: Builder) -> tuple[Wanted, ...]:

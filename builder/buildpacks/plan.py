@@ -8,6 +8,7 @@ from typing import Any
 
 from builder.buildpacks.image import Builder, resolve
 from builder.buildpacks.project import ALLOWED, Project, Wanted, check_arguments, read_project
+from builder.contract.materials import BUILDPACKS
 from builder.key import FORMAT, digest_of
 from builder.plan import PLATFORM
 from builder.source.tree import Tree
@@ -82,7 +83,7 @@ def key_of(plan: BuildpacksPlan, *, organization: str, code_hash: str, builder: 
 def materials_of(*, builder: str, run_image: str, archive: str) -> tuple[tuple[str, str], ...]:
     """(name, digest) of what goes into the image, as far as it is known before the build."""
     return (
-        ("buildpacks", builder.rpartition("@")[2]),
+        (BUILDPACKS, builder.rpartition("@")[2]),
         run_image.rpartition("@")[::2],
         ("context", archive),
     )

@@ -35,6 +35,7 @@ def planned_request(
     warnings: Sequence[str],
     phases: Sequence[pb.PhaseRecord],
     provenance: pb.SourceProvenance | None = None,
+    unchanged: bool = False,
 ) -> pb.PlannedRequest:
     """The key is known. `phases` are stored where the verdict ends this claim."""
     return pb.PlannedRequest(
@@ -49,6 +50,7 @@ def planned_request(
         warnings=[visible(line) for line in warnings],
         phases=phases,
         provenance=provenance,
+        unchanged=unchanged,
     )
 
 

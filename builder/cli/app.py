@@ -32,6 +32,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "build - --name thumbs < app.tar.gz",
         "build --git https://git.example.com/acme/app.git#v1.2:service",
         "build --image registry.example.com/acme/app:1 --secret hub",
+        "build --rebase k7m2 --tag v1",
     ),
     "plan": ("plan .", "plan examples/go-hello --json"),
     "logs": ("logs -f k7m2", "logs k7m2 --failed"),
@@ -132,12 +133,10 @@ def _command(name: str, group: click.Group = app, examples: str = "") -> Callabl
     return group.command(name, epilog=_examples(*EXAMPLES[examples or name]))
 
 
-def _path(*, needed: bool) -> Callable[[F], F]:
-    """PATH; of a command that has another source, too, it may be missing."""
+def _path(function: F) -> F:
+    """PATH, which is missing where another option names what is built."""
     text = "a folder, a file, an archive, or - for stdin"
-    if needed:
-        return click.argument("path", metavar="PATH|-", help=text)
-    return click.argument("path", metavar="[PATH|-]", default="", help=text)
+    return click.argument("path", metavar="[PATH|-]", default="", help=text)(function)
 
 
 def _source_options(function: F) -> F:
@@ -179,11 +178,12 @@ def _exit_status(function: F) -> F:
 
 
 @_command("build")
-@_path(needed=False)
+@_path
 @_source_options
 @click.option("--git", metavar="URL[#REF[:FOLDER]]", default="", help="build a commit, instead of PATH")
 @click.option("--submodules", is_flag=True, help="fetch those of the commit, too")
 @click.option("--image", metavar="REF", default="", help="take an image that is there, instead of PATH")
+@click.option("--rebase", metavar="BUILD", default="", help="put its image on the current run image, instead of PATH")
 @click.option("--secret", metavar="NAME", default="", help="a stored secret, for what is private")
 @click.option("--name", metavar="NAME", default="", help="default: the folder's or file's name")
 @click.option("--repository", metavar="NAME", default="", help="below your organization's prefix")
@@ -206,8 +206,9 @@ def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
 
 
 @_command("plan")
-@_path(needed=True)
+@_path
 @_source_options
+@click.option("--rebase", metavar="BUILD", default="", help="show the Job of `build --rebase`, instead of PATH")
 @click.pass_obj
 def _plan(
     context: Context,
@@ -222,12 +223,19 @@ def _plan(
     *,
     no_ignore: bool,
     buildpacks: bool,
+    rebase: str,
     **options: str,
 ) -> int:
     """Show what would run, and why. Runs nothing, calls nobody."""
-    from builder.cli.commands.plan import plan
+    from builder.cli.commands.plan import plan, plan_rebase
     from builder.cli.ignore import Choice
 
+    if rebase and path:
+        raise mistake("PATH and --rebase exclude each other", where="--rebase", next="Leave one of them out")
+    if rebase:
+        return plan_rebase(context, rebase)
+    if not path:
+        raise click.MissingParameter(param_hint="'PATH|-'", param_type="argument", ctx=click.get_current_context())
     choice = Choice(no_ignore=no_ignore, include=include)
     given = arguments(build_args, options)
     return plan(context, path, runtime, version, target, given, choice, dockerfile, buildpacks=buildpacks)

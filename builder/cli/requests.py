@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import posixpath
+import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +19,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.dockerfile.choose import DEFAULT, check_path, placed
 from builder.errors import BuildError
-from builder.git.source import check_reference, parse_url
+from builder.git.source import check_reference, check_secret, parse_url
 from builder.images.reference import parse
 
 if TYPE_CHECKING:
@@ -50,19 +51,19 @@ class BuildOptions:
     submodules: bool = False
     dockerfile: str = ""
     buildpacks: bool = False
+    rebase: str = ""
 
 
 def check_sources(options: BuildOptions) -> None:
     """One source, and no option that it has no use for. Raises `Stop`."""
-    sources = {"PATH": options.path, "--git": options.git, "--image": options.image}
+    sources = {"PATH": options.path, "--git": options.git, "--image": options.image, "--rebase": options.rebase}
     named_sources = [name for name, value in sources.items() if value]
     if len(named_sources) != 1:
         what = f"{' and '.join(named_sources)} exclude each other" if named_sources else "there is nothing to build"
-        raise mistake(
-            what, where="PATH", next="Name a folder, a file, an archive or -, or use --git URL or --image REF"
-        )
+        step = "Name a folder, a file, an archive or -, or use --git URL, --image REF or --rebase BUILD"
+        raise mistake(what, where="PATH", next=step)
     if options.secret and options.path:
-        step = "Name the source with --image REF or --git URL"
+        step = "Name the source with --image REF or --git URL; private modules of Go: --build-arg private_secret=NAME"
         raise mistake("--secret is for a private image or repository", where="--secret", next=step)
     if options.submodules and not options.git:
         step = "Name the source with --git URL, or bring the files of the submodules with the folder"
@@ -70,21 +71,28 @@ def check_sources(options: BuildOptions) -> None:
     if options.git and (options.dockerfile or options.buildpacks):
         _check_git_image(options)
     if options.image:
-        useless = {
-            "--runtime": options.runtime,
-            "--runtime-version": options.runtime_version,
-            "--target": options.target,
-            f"the build argument {next(iter(options.build_args), '')}": options.build_args,
-            "--repository": options.repository,
-            "--tag": options.tags,
-            "--include": options.include,
-            "--no-ignore": options.no_ignore,
-            "--dockerfile": options.dockerfile,
-            "--buildpacks": options.buildpacks,
-        }
-        if named := next((name for name, value in useless.items() if value), ""):
-            message = f"{named} is of no use with --image: a prebuilt image stays where it is and as it is"
-            raise mistake(message, where=named, next=f"Leave {named} out")
+        why = "a prebuilt image stays where it is and as it is"
+        _check_useless(options, "--image", why, {"--tag": options.tags})
+    if options.rebase:
+        _check_useless(options, "--rebase", "nothing is built anew", {"--secret": options.secret})
+
+
+def _check_useless(options: BuildOptions, source: str, why: str, more: Mapping[str, object]) -> None:
+    """The options that are for what is built, and `more`. Raises `Stop` for one of them."""
+    useless = {
+        "--runtime": options.runtime,
+        "--runtime-version": options.runtime_version,
+        "--target": options.target,
+        f"the build argument {next(iter(options.build_args), '')}": options.build_args,
+        "--repository": options.repository,
+        "--include": options.include,
+        "--no-ignore": options.no_ignore,
+        "--dockerfile": options.dockerfile,
+        "--buildpacks": options.buildpacks,
+        **more,
+    }
+    if named := next((name for name, value in useless.items() if value), ""):
+        raise mistake(f"{named} is of no use with {source}: {why}", where=named, next=f"Leave {named} out")
 
 
 def _check_git_image(options: BuildOptions) -> None:
@@ -125,15 +133,27 @@ def image_request(options: BuildOptions) -> pb.CreateBuildRequest:
     return request
 
 
+def rebase_request(options: BuildOptions, settings: Settings) -> pb.CreateBuildRequest:
+    """The request for a rebase; without `--name` it has the name of the build. Raises `BuildError` ToolchainUnavailable
+    without a server, `Stop` as `request_of`."""
+    if not settings.server:
+        message = "an image is rebased by a cluster behind a server, and none is configured"
+        step = "Name a server that has a cluster: --server=URL"
+        raise BuildError("ToolchainUnavailable", message, where="--rebase", next=step)
+    request = _request(options, "")
+    request.rebase.build_id = options.rebase
+    return request
+
+
 def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settings) -> pb.CreateBuildRequest:
     """The request for a commit: `URL`, `URL#REF` or `URL#REF:FOLDER`. Raises `BuildError`, `Stop` as `request_of`."""
     url, _, rest = options.git.partition("#")
     reference, _, folder = rest.partition(":")
-    parse_url(url, "--git")
+    check_secret(parse_url(url, "--git"), options.secret, "--secret")
     if reference:
         check_reference(reference, "--git")
     check_path(folder, "--git")
-    request = _request(options, build_name(url.rstrip("/").rpartition("/")[2].removesuffix(".git")))
+    request = _request(options, build_name(re.split("[/:]", url.rstrip("/"))[-1].removesuffix(".git")))
     if options.dockerfile or options.buildpacks:
         _require_builder(options, settings)
         made = request.code.image.from_git

@@ -8,6 +8,9 @@ import re
 MOST = 10_000
 """Materials of one build."""
 
+BUILDPACKS = "buildpacks"
+"""The name of the builder image among the materials of an image that buildpacks made, or its lifecycle rebased."""
+
 NAME_CHARACTERS = 2048
 """Of a name, in which nothing is hidden (`builder.text.visible`)."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -30,6 +31,8 @@ def compiled_runtime(request: pb.CreateBuildRequest) -> common.Runtime:
 
 GIT_SOURCE, FROM_GIT, FROM_CODE = "gitSource", "code.image.fromGit", "code.image.fromCode"
 """The fields of a request that name a repository or context, as messages name them."""
+REBASED = "rebase.buildId"
+"""The field that names the build whose image is rebased."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,9 +93,19 @@ IMAGE_QUEUE = "image"
 """The queue of builds that a cluster does: only workers whose settings name it take one."""
 
 
+def is_rebase(request: pb.CreateBuildRequest) -> bool:
+    """Whether it puts an image that is there on another run image."""
+    return request.WhichOneof("source") == "rebase"
+
+
 def is_image(request: pb.CreateBuildRequest) -> bool:
     """Whether it is for image mode: what is built of it, a cluster builds."""
-    return request.code.WhichOneof("source") == "image"
+    return is_rebase(request) or request.code.WhichOneof("source") == "image"
+
+
+def arguments_of(request: pb.CreateBuildRequest) -> Mapping[str, str]:
+    """The build arguments of a request in compile mode. Those of an image are its Dockerfile's own."""
+    return {} if is_image(request) else request.code.compile.build_args or request.build_args
 
 
 START_CHECK = "start_check"
@@ -102,7 +115,7 @@ START_CHECKS = ("off", "warn", "require")
 
 def start_check_of(request: pb.CreateBuildRequest, default: str) -> str:
     """The start check that a build asks for: "off", "warn" or "require". An image of the user's own has none."""
-    if request.code.WhichOneof("source") == "image":
+    if is_image(request):
         return "off"
     arguments = request.code.compile.build_args or request.build_args
     return str(arguments[START_CHECK]) if START_CHECK in arguments else default

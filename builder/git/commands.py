@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.errors import BuildError, PlatformError
+from builder.git import ssh
 from builder.git.source import GitUrl, is_commit
 from builder.text import visible
 
@@ -25,7 +26,6 @@ ATTRIBUTES = "* -export-ignore -export-subst -text -eol -filter -ident -working-
 """In the repository's own info/attributes, which wins: the commit's own would change what an archive has."""
 SETTINGS = (
     "protocol.allow=never",
-    "protocol.https.allow=always",
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "credential.helper=",
@@ -48,6 +48,13 @@ ENVIRONMENT: Mapping[str, str] = {
 _REF_LINE = re.compile(r"([0-9a-f]{40})\t(\S+)")
 DEFAULT_USERNAME = "x-access-token"
 """What hosts take beside a token where the secret names no user."""
+HELPER = (
+    """!f() { test "$1" = get && """
+    """printf 'username=%s\\npassword=%s\\n' "$IGNITE_GIT_USERNAME" "$IGNITE_GIT_TOKEN"; }; f"""
+)
+"""A credential helper (gitcredentials(7)) that reads the login of its environment and stores nothing."""
+_OURS_ALONE = ("HOME", "GIT_ASKPASS", "GIT_INDEX_FILE")
+"""Variables that name places of a folder of ours, where no program but ours runs git."""
 
 
 AT = "gitSource"
@@ -66,16 +73,47 @@ class Commit:
     """What of it was not fetched."""
 
 
-def git(*words: str, ca_bundle: str = "") -> tuple[str, ...]:
-    """A command line with all our settings before the command."""
-    settings = (*SETTINGS, *((f"http.sslCAInfo={ca_bundle}",) if ca_bundle else ()))
+def protocol(url: GitUrl) -> str:
+    """Git's name of the protocol of a URL."""
+    return "ssh" if url.is_ssh else "https"
+
+
+def allowing(name: str) -> str:
+    """The setting that opens one protocol of git's; every other one is closed."""
+    return f"protocol.{name}.allow=always"
+
+
+def git(*words: str, url: GitUrl | None = None, ca_bundle: str = "") -> tuple[str, ...]:
+    """A command line with all our settings before the command. `url`: what it asks, by the protocol of that alone."""
+    allowed = (allowing(protocol(url)),) if url else ()
+    settings = (*SETTINGS, *allowed, *((f"http.sslCAInfo={ca_bundle}",) if ca_bundle else ()))
     return (GIT, *(word for setting in settings for word in ("-c", setting)), *words)
+
+
+def login_of(username: str, token: str) -> Mapping[str, str]:
+    """The secret as variables of the one process that asks its host."""
+    return {"IGNITE_GIT_USERNAME": username or DEFAULT_USERNAME, "IGNITE_GIT_TOKEN": token}
+
+
+def environment_for(hosts: Sequence[str], ca_bundle: str) -> Mapping[str, str]:
+    """Variables of a program that runs git by itself: all our settings, and a login for these hosts over https alone.
+
+    Git compares the URL that it is about to log in to with each host, also behind a redirect. It finds no helper for
+    another one, and asks nobody.
+    """
+    ours = (*SETTINGS, allowing("https"), f"http.sslCAInfo={ca_bundle}")
+    settings = [tuple(setting.split("=", 1)) for setting in ours]
+    settings += [(f"credential.https://{host}.helper", HELPER) for host in hosts]
+    found = {name: value for name, value in ENVIRONMENT.items() if name not in _OURS_ALONE}
+    for number, (name, value) in enumerate(settings):
+        found |= {f"GIT_CONFIG_KEY_{number}": name, f"GIT_CONFIG_VALUE_{number}": value}
+    return found | {"GIT_CONFIG_COUNT": str(len(settings))}
 
 
 def list_remote(url: GitUrl, reference: str, ca_bundle: str) -> tuple[str, ...]:
     """Ask which commit a branch or tag is; of what may be a commit, every branch and tag."""
     patterns = () if is_commit(reference) else tuple(names_of(reference))
-    return git("ls-remote", "--", url.text, *patterns, ca_bundle=ca_bundle)
+    return git("ls-remote", "--", url.text, *patterns, url=url, ca_bundle=ca_bundle)
 
 
 def names_of(reference: str) -> Iterable[str]:
@@ -92,7 +130,7 @@ def fetch(url: GitUrl, wanted: str, ca_bundle: str, *, shallow: bool = True) -> 
     how = ("--depth=1",) if shallow else ("--filter=tree:0",)
     refs = (wanted,) if shallow else ("+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*")
     common = ("--git-dir", REPOSITORY, "fetch", "--quiet", "--no-tags", "--no-write-fetch-head", "--no-auto-gc")
-    return git(*common, *how, "--", url.text, *refs, ca_bundle=ca_bundle)
+    return git(*common, *how, "--", url.text, *refs, url=url, ca_bundle=ca_bundle)
 
 
 def expand(short: str) -> tuple[str, ...]:
@@ -170,11 +208,14 @@ def failed(
     text, where = "\n".join(lines).lower(), f"{at}.url"
     name, said = visible(url.text, limit=200), tuple(words)
     if refused:
-        message = f"{url.host}:{url.port} is not a public host, or {name} was redirected to another one"
+        away = "" if url.is_ssh else f", or {name} was redirected to another one"
+        message = f"{url.host}:{url.port} is not a public host{away}"
         step = "Name a host with a public address, or ask the operator to list it in git_hosts."
         return BuildError("GitUrlRefused", message, where=where, next=step, said=said)
     if unreachable:
         return PlatformError("GitUnavailable", f"{url.host}:{url.port} could not be reached", where=where)
+    if url.is_ssh and (known := ssh.failure(url, lines, at, said)):
+        return known
     if any(each in text for each in ("could not read username", "could not read password", "authentication failed")):
         message = f"{name} refused " + ("the secret's login" if login else "to answer without a login")
         return BuildError("GitAuthFailed", message, where=where, said=said)

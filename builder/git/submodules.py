@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.errors import BuildError
-from builder.git.source import MOST_URL, GitUrl, parse_url
+from builder.git.source import MOST_URL, NEXT, GitUrl, parse_url
 from builder.text import visible
 
 FILE = ".gitmodules"
@@ -51,21 +51,35 @@ def links_in(lines: Sequence[str]) -> Mapping[str, str]:
 def url_of(above: GitUrl, one: Submodule) -> GitUrl:
     """Where a submodule is; what begins with `./` or `../` is relative to the repository that names it.
 
-    Raises `BuildError` GitUrlRefused.
+    Raises `BuildError` GitUrlRefused, also for one over SSH at another host or port than `above`, which has the key.
     """
     where, text = f"{FILE}: submodule.{visible(one.name, limit=80)}.url", one.url
     if text.startswith(("./", "../")) and len(text) <= MOST_URL:
-        base, _, _ = above.text.partition("://")[2].partition("/")
-        path = above.text.rstrip("/").partition("://")[2].split("/")[1:]
+        base, path = _split(above)
         while text.startswith(("./", "../")):
             if text.startswith("../"):
                 if not path:
                     message = f'the url "{visible(one.url, limit=120)}" leads out of its host'
-                    raise BuildError("GitUrlRefused", message, where=where, next="Write it as https://HOST/PATH.")
+                    raise BuildError("GitUrlRefused", message, where=where, next=NEXT)
                 path.pop()
             text = text.partition("/")[2]
-        text = f"https://{'/'.join((base, *path, text))}"
-    return parse_url(text, where)
+        text = base + "/".join((*path, text))
+    url = parse_url(text, where)
+    if url.is_ssh and (not above.is_ssh or (url.host, url.port) != (above.host, above.port)):
+        message = f"{visible(url.text, limit=200)} is over SSH, and no key is for {url.host}:{url.port}"
+        step = "Name it by https where it is public, or have it at the host and port of the repository."
+        raise BuildError("GitUrlRefused", message, where=where, next=step)
+    return url
+
+
+def _split(url: GitUrl) -> tuple[str, list[str]]:
+    """(what stands before its path, the parts of the path)."""
+    if url.is_ssh and not url.text.startswith("ssh://"):
+        base, path = f"{url.user}@{url.host}:", url.text.removeprefix(f"{url.user}@{url.host}:").rstrip("/")
+        return (f"{base}/", path[1:].split("/")) if path.startswith("/") else (base, path.split("/"))
+    scheme, _, rest = url.text.rstrip("/").partition("://")
+    place, *path_parts = rest.split("/")
+    return f"{scheme}://{place}/", path_parts
 
 
 def left_out(modules: Sequence[Submodule]) -> str:

@@ -32,6 +32,7 @@ from builder.local.calls import ServiceCalls
 from builder.local.here import Here
 from builder.logs import logger
 from builder.node.drive import close, do_work, driving
+from builder.node.fence import require_fence
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.process import process_start
@@ -70,6 +71,8 @@ class Owner:
                 loading.set()
                 threading.Thread(target=self._load, name="load", daemon=True).start()
 
+        apart = Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12]
+        blank = require_fence(settings, apart)
         # Without an engine an image is made in a server's cluster.
         readers = Readers(here.known, here.parts.catalog, images=bool(settings.docker_host))
         readers.start()  # before the first thread
@@ -85,7 +88,8 @@ class Owner:
             readers=readers,
             label=label,
             uid=self._stack.enter_context(build_user(settings.build_uid + settings.slots, Path(settings.node_dir))),
-            apart=Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12],
+            blank=blank,
+            apart=apart,
         )
         self._label = label
         self._making = threading.Lock()

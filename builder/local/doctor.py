@@ -24,7 +24,7 @@ from builder.node.floor import lacks
 from builder.pipelines import catalog as catalogs
 from builder.pipelines.catalog import Catalog
 from builder.settings import Settings
-from builder.text import visible
+from builder.text import size, visible
 from builder.toolchains import wasmtime
 from builder.toolchains.host import find_program
 from builder.toolchains.provider import Toolchains
@@ -96,11 +96,16 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     if below := lacks(settings):
         mend = "free some, or lower the setting named"
         found.append(Finding(ok=False, name="disk", effect=f"a worker takes no builds here: {below}", mend=mend))
+    needed, effect = settings.disk_bytes, "builds may fill the disk"
+    if settings.disk_fence == "loop":
+        found.append(_fence(settings, folder))
+        needed = sandbox.size_for(settings.disk_bytes) * settings.slots
+        effect = f"not all slots get a file system at once, which takes {size(needed)}: builds end NodeDiskFull"
     found.append(
         Finding(
-            ok=free > settings.disk_bytes,
+            ok=free > needed,
             name=f"{gib:.0f} GiB free",
-            effect="builds may fill the disk",
+            effect=effect,
             mend="free some",
         )
     )
@@ -120,6 +125,16 @@ def engine(settings: Settings) -> tuple[Finding, ...]:
         return (Finding(ok=False, name="docker_host", effect=effect, mend=error.next),)
     mine = f"its builds are as root of that machine, for the organization {settings.organization} alone"
     return (Finding(ok=True, name=f"Docker engine {version} at {host}: {mine}"),)
+
+
+def _fence(settings: Settings, folder: Path) -> Finding:
+    """Whether each build can have a file system of its own; one is mounted."""
+    try:
+        blank = sandbox.tried(folder, settings.disk_bytes)
+    except BuildError as error:
+        effect = f"a worker does not start here: {error.message}"
+        return Finding(ok=False, name="disk_fence", effect=effect, mend=error.next)
+    return Finding(ok=True, name=f"disk_fence: what a build writes lies in a file system of {size(blank.size)}")
 
 
 def _lent(folder: str) -> str:

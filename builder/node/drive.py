@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from builder.attempt.attempt import Attempt, Node, plan_request
 from builder.attempt.log import Log
-from builder.attempt.verdict import of_error
+from builder.attempt.verdict import of_error, of_full
 from builder.build import run_build
 from builder.claims.calls import Backoff, Refused, Unanswered
 from builder.claims.lease import lease_of
@@ -38,8 +38,10 @@ from builder.claims.requests import (
 from builder.claims.spool import Spool, own, spool_path
 from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
 from builder.logs import logger
 from builder.mask import mask_of, masked
+from builder.node.leftovers import DISK, FENCE
 from builder.sandbox import remove_tree
 
 log = logger("worker")
@@ -95,6 +97,10 @@ def driving(
 
     `counts_until` is called with the time until which the claim counts, at its start and after each heartbeat.
     """
+    work, fence = node.scratch / "work" / f"{grant.build_id}-{grant.claim}", None
+    if node.blank is not None:
+        fence = work.with_suffix(FENCE)
+        work = fence / work.name
     path = spool_path(node.scratch / "spool", grant.build_id, grant.claim)
     own(path)
     spool = Spool(path, node.settings.log_bytes)
@@ -106,11 +112,13 @@ def driving(
             default_versions=dict(grant.default_versions),
             today=time.strftime("%Y-%m-%d", time.gmtime()),
             import_hosts=node.settings.import_hosts,
+            secret_version=int(grant.secrets.get("modules.version", "") or 0),
         ),
         lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
         log=Log(spool=spool, mask=mask_of(grant.secrets), now=now),
         time_limit=TimeLimit(limit_ms=int(grant.limits.timeout_ms) or node.settings.timeout_ms, started_at=now()),
-        work=node.scratch / "work" / f"{grant.build_id}-{grant.claim}",
+        work=work,
+        fence=fence,
         now=now,
     )
     driver = _Driver(attempt, draining, counts_until)
@@ -214,27 +222,43 @@ class _Driver:
 
 @contextmanager
 def work_folder(attempt: Attempt) -> Iterator[None]:
-    """The attempt's work folder and its private one while the context is open; afterwards nothing is left of them."""
-    root = attempt.work.parent
+    """The attempt's work folder and its private one while the context is open; afterwards nothing is left of them.
+
+    Raises OSError where the disk takes no such folder, `BuildError` where it takes no fence.
+    """
+    root = attempt.private.parent
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o711)
     for above in (attempt.node.scratch, attempt.node.folder):
         above.chmod(0o755)
     attempt.private.mkdir(mode=0o700)
     try:
-        attempt.work.mkdir(mode=0o700)
-        attempt.chown_to_build_user(attempt.work)
-        yield
+        with _fence(attempt):
+            try:
+                attempt.work.mkdir(mode=0o700)
+                attempt.chown_to_build_user(attempt.work)
+                yield
+            finally:
+                remove_tree(attempt.work)  # also of a fence: what is removed is not written out first
     finally:
-        remove_tree(attempt.work)
         remove_tree(attempt.private)
+
+
+def _fence(attempt: Attempt) -> AbstractContextManager[None]:
+    """What the work folder lies in: a file system of its own where the node fences, else the node's."""
+    if attempt.fence is None or attempt.node.blank is None:
+        return nullcontext()
+    return attempt.node.blank.mounted(attempt.beside(DISK), attempt.fence)
 
 
 def do_work(attempt: Attempt, line: Callable[[Attempt], Outcome] = run_build) -> Outcome:
     """Run a line in the attempt's work folder. A disk that takes not even the folder is the outcome."""
     try:
         with work_folder(attempt):
-            return line(attempt)
+            outcome = line(attempt)
+            return replace(outcome, failure=of_full(attempt, outcome.failure)) if outcome.failure else outcome
+    except BuildError as error:  # of the fence
+        return Outcome(failure=error)
     except OSError as error:
         if known := of_error(attempt, error):
             return Outcome(failure=known, unexpected=repr(error))

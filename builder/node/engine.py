@@ -22,7 +22,7 @@ from builder.attempt.package import Packaged, push
 from builder.attempt.planned import report_key
 from builder.attempt.verdict import of_error
 from builder.claims.outcome import Artifact, Outcome, Verdict
-from builder.contract.request import built_image
+from builder.contract.request import REBASED, built_image, is_rebase
 from builder.dockerfile.choose import ImageRequest, Strategy, placed
 from builder.engine import api
 from builder.engine.ended import Transcript, diagnose, exit_code, is_full, is_own
@@ -98,6 +98,10 @@ class EngineBuilder:
     def _build(self, attempt: Attempt) -> Outcome:
         attempt.node.label("after-claim")
         self._require_own(attempt.grant.organization_name)
+        if is_rebase(attempt.grant.request):
+            message = f"an image is rebased by {buildpacks.TITLE}, and this node has a Docker engine alone"
+            step = "An operator sets up a cluster with buildpacks: docs/image-builds.md"
+            raise BuildError("InvalidRequest", message, where=REBASED, next=step)
         asked, _ = built_image(attempt.grant.request)
         arguments = dict(asked.build_args or attempt.grant.request.build_args)
         request = ImageRequest(

@@ -20,7 +20,7 @@ from builder.claims.calls import Backoff, Refused, Unanswered
 from builder.claims.outcome import Outcome, Verdict
 from builder.claims.requests import launching_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import built_image
+from builder.contract.request import REBASED, built_image, is_rebase
 from builder.dockerfile.choose import ImageRequest
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.images.external import Access, Login, read_config
@@ -29,11 +29,12 @@ from builder.kube import job as jobs
 from builder.kube.job import push_secret
 from builder.kube.site import limits_of, site_of
 from builder.logs import logger
+from builder.node import rebase
 from builder.node.cluster import cluster_of
 from builder.plan import PLATFORM, Toolchain
 from builder.settings import Settings
 from builder.source import limits
-from builder.strategies import STRATEGIES, by_name
+from builder.strategies import STRATEGIES, buildpacks, by_name
 from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target, target_of
 
 log = logger("worker")
@@ -43,6 +44,7 @@ URL_S, URL_MARGIN_S = 3600, 120
 """How long the URL of an archive lives at most, and beyond the time of its build: a Job may wait for a node before it
 fetches, and is of no use once its time is over."""
 AGAIN_S = 0.2
+REBASE_NEXT = "An operator sets buildpacks up with buildpacks_builder and buildpacks_run_image."
 CREATES = 8
 """Tries to create a Job in a cluster that does not answer."""
 
@@ -110,6 +112,8 @@ class Launcher:
 
     def _launch(self, attempt: Attempt) -> Outcome:
         attempt.node.label("after-claim")
+        if is_rebase(attempt.grant.request):
+            return self._rebase(attempt)
         asked, _ = built_image(attempt.grant.request)
         arguments = dict(asked.build_args or attempt.grant.request.build_args)
         request = ImageRequest(
@@ -146,6 +150,23 @@ class Launcher:
         planned = Planned(strategy=strategy, setup=setup, known=known, plan=plan)
         return Outcome(job=self._create(attempt, planned, arguments))
 
+    def _rebase(self, attempt: Attempt) -> Outcome:
+        """A Job that puts the image of a build on the current run image, or the answer that it is there already."""
+        if (setup := self.setups.get(buildpacks.NAME)) is None:
+            message = f"an image is rebased by {buildpacks.TITLE}, and this server has none"
+            raise BuildError("InvalidRequest", message, where=REBASED, next=REBASE_NEXT)
+        _check_registry(attempt)
+        made, verdict = rebase.plan(attempt, setup, lambda image: self._read(attempt, image))
+        if verdict is not Verdict.GO_ON:
+            return Outcome(verdict=verdict)
+        attempt.log.phase_name = "BUILD"
+        known = self._learned(attempt, buildpacks, setup)
+        named, left_ms = self._named(attempt), int(attempt.time_limit.left_ms(attempt.now()))
+        allowed = limits_of(attempt.node.settings, left_ms)
+        job = buildpacks.rebase_job(made, setup, known, named, allowed, self._target(attempt, {}))
+        facts = buildpacks.rebase_facts(made, setup)
+        return Outcome(job=self._start(attempt, buildpacks, setup, job, facts, left_ms))
+
     def _set_up(self, choice: Choice) -> tuple[Strategy, Setup]:
         """The strategy of a choice, and its setup. Raises `BuildError` InvalidRequest where the operator has none."""
         strategy = by_name(choice.strategy)
@@ -167,19 +188,8 @@ class Launcher:
         name = f"{strategy.NAME} {setup.reads}"
         if name in self._known:
             return self._known[name]
-        target, config = attempt.grant.destination, {}
         try:
-            if setup.reads:
-                host = parse(setup.reads).api_host
-                is_target = host == target.registry
-                access = Access(
-                    private=(host,),
-                    insecure=(host,) if is_target and target.insecure else (),
-                    ca_bundle=self.ca_bundle,
-                )
-                login = Login(username=self.login[0], password=self.login[1]) if self.login and is_target else None
-                config = dict(self.read_config(setup.reads, access, login))
-            known = strategy.learn(setup, config)
+            known = strategy.learn(setup, self._read(attempt, setup.reads) if setup.reads else {})
         except PlatformError:
             raise
         except BuildError as error:  # the image is the operator's: no request makes it another one
@@ -188,14 +198,22 @@ class Launcher:
         self._known[name] = known
         return known
 
+    def _read(self, attempt: Attempt, image: str) -> Mapping[str, Any]:
+        """The config of an image, with the login of Jobs where it is in the registry that they push to."""
+        host, target = parse(image).api_host, attempt.grant.destination
+        is_target = host == target.registry
+        access = Access(
+            private=(host,),
+            insecure=(host,) if is_target and target.insecure else (),
+            ca_bundle=self.ca_bundle,
+        )
+        login = Login(username=self.login[0], password=self.login[1]) if self.login and is_target else None
+        return self.read_config(image, access, login)
+
     def _create(self, attempt: Attempt, planned: Planned, arguments: Mapping[str, str]) -> pb.Job:
         """Store the archive, mark the attempt, create the Job. Raises `BuildError`."""
         strategy, setup, plan = planned.strategy, planned.setup, planned.plan
-        site = setup.site
-        target = attempt.grant.destination
-        if not target.registry:
-            message = "a Job pushes to a registry, and this server has none"
-            raise BuildError("ToolchainUnavailable", message, next="An operator sets registry on the control side.")
+        _check_registry(attempt)
         archive = write_archive(
             attempt.source,
             attempt.private / "archive.tar",
@@ -206,16 +224,11 @@ class Launcher:
         )
         stored = self._stored(attempt, archive)
         left_ms = int(attempt.time_limit.left_ms(attempt.now()))
-        named = jobs.Attempt(
-            build_id=attempt.grant.build_id,
-            number=attempt.grant.attempt,
-            organization=attempt.grant.organization_name,
-        )
         made = strategy.manifest(
             plan,
             setup,
             planned.known,
-            named,
+            self._named(attempt),
             jobs.Source(
                 url=stored.url,
                 digest=stored.sha256,
@@ -225,12 +238,32 @@ class Launcher:
             limits_of(attempt.node.settings, left_ms),
             self._target(attempt, arguments),
         )
+        return self._start(attempt, strategy, setup, made, strategy.facts(plan, setup, stored.sha256), left_ms)
+
+    def _named(self, attempt: Attempt) -> jobs.Attempt:
+        return jobs.Attempt(
+            build_id=attempt.grant.build_id,
+            number=attempt.grant.attempt,
+            organization=attempt.grant.organization_name,
+        )
+
+    def _start(
+        self,
+        attempt: Attempt,
+        strategy: Strategy,
+        setup: Setup,
+        made: Mapping[str, Any],
+        facts: str,
+        left_ms: int,
+    ) -> pb.Job:
+        """Mark the attempt, create the Job `made`. Raises `BuildError`."""
+        site, named, registry = setup.site, self._named(attempt), attempt.grant.destination.registry
         job = pb.Job(
             strategy=strategy.NAME,
             name=named.job,
             namespace=site.namespace,
             deadline_at_ms=wall_ms() + left_ms,
-            facts=strategy.facts(plan, setup, stored.sha256),
+            facts=facts,
         )
         attempt.node.label("before-mark")
         marked = _insist(attempt, lambda: attempt.node.calls.launching(launching_request(attempt.lease, job)))
@@ -240,7 +273,7 @@ class Launcher:
             raise BuildError("Cancelled", "stopped before its Job was created")
         attempt.node.label("marked")
         login = self.login
-        secret = (lambda uid: push_secret(site, named, uid, {target.registry: login})) if login else None
+        secret = (lambda uid: push_secret(site, named, uid, {registry: login})) if login else None
         self._persistently(attempt, made, secret)
         attempt.node.label("created")
         attempt.log.system(f"Job {job.namespace}/{job.name} builds it, with {site.executor}")
@@ -290,6 +323,13 @@ class Launcher:
 def has_cluster(settings: Settings) -> bool:
     """Whether an operator set up a strategy whose Jobs run in a cluster."""
     return bool(settings.kaniko_executor or settings.buildpacks_builder)
+
+
+def _check_registry(attempt: Attempt) -> None:
+    """Raises `BuildError` ToolchainUnavailable where artifacts go to a folder of the control side."""
+    if not attempt.grant.destination.registry:
+        message = "a Job pushes to a registry, and this server has none"
+        raise BuildError("ToolchainUnavailable", message, next="An operator sets registry on the control side.")
 
 
 def launcher_of(settings: Settings) -> Launcher:

@@ -9,10 +9,14 @@ from contextlib import suppress
 from pathlib import Path
 
 from builder.claims.spool import is_owned, spool_path
-from builder.sandbox import remove_tree
+from builder.sandbox import remove_tree, unmount
 
 DISCARDED = ".caches"
 """What the name of caches ends with that a build put aside (`builder/attempt/verdict.py`)."""
+FENCE, DISK = ".fence", ".disk"
+"""What the names of the folder end with where an attempt's file system is mounted, and of the file that has it."""
+INSIDE = (".apart", ".start")
+"""What the names of further work folders of a build end with (`builder/attempt/`), which lie beside the first."""
 
 
 def remove_left_behind(node_dir: Path) -> int:
@@ -29,19 +33,23 @@ def remove_left_behind(node_dir: Path) -> int:
             continue
         if path.name.endswith(DISCARDED) and any(_mounted_below(path.name)):
             continue  # a build that began before these caches were discarded still reads them
-        _kill_those_in(path.name)
+        if path.suffix == FENCE:
+            _kill_those_in(name, *(name + each for each in INSIDE))
+            unmount(path)  # first: what lies in it goes with its file
+        else:
+            _kill_those_in(path.name)
         removed += remove_tree(path)
     return removed
 
 
-def _kill_those_in(name: str) -> None:
-    """KILL every process that has the work folder `name` mounted (proc(5), mountinfo, field 4).
+def _kill_those_in(*names: str) -> None:
+    """KILL every process that has a work folder of these names mounted (proc(5), mountinfo, field 4).
 
     bubblewrap binds the life of a sandbox to its owner only once it is set up; an owner that is killed before leaves
     it running.
     """
     for pid, roots in _mounts():
-        if any(root.endswith("/" + name) for root in roots):
+        if any(root.endswith(f"/{name}") for root in roots for name in names):
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 

@@ -40,12 +40,14 @@ from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, do_work, driving
 from builder.node.engine import EngineBuilder, engine_of
+from builder.node.fence import require_fence
 from builder.node.floor import lacks
 from builder.node.image import Launcher, has_cluster, launcher_of
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.node.watch import Watch
 from builder.pipelines import catalog as catalogs
+from builder.sandbox import Blank
 from builder.settings import Settings, check_redis_url, without_credentials
 from builder.toolchains.providers import fetching, toolchains_of
 
@@ -110,6 +112,7 @@ class WorkerProcess:
         self._learn_key(settings.message_key)
         self._node: Node | None = None
         self._image_line: Launcher | EngineBuilder | None = None
+        self._blank: Blank | None = None
         self._cancels = Cancels(settings.redis_url)
         self._watch = Watch((settings.heartbeat_ms + settings.stop_grace_ms) / 1000)
         self._leaving = threading.Event()
@@ -132,6 +135,7 @@ class WorkerProcess:
         try:
             require_membership(self.settings)
             require_sandbox(self.settings)
+            self._blank = require_fence(self.settings, self.folder)
             self._reads = reads_of(sender, self.settings)
             if IMAGE_QUEUE in self._reads.queues:
                 self._image_line = image_line_of(self.settings)
@@ -366,6 +370,7 @@ class WorkerProcess:
             label=labels(settings.crash_at, self.folder),
             readers=Readers(self.known, self.catalog),
             fetch=fetching(settings),
+            blank=self._blank,
             uid=settings.build_uid + _index(),
         )
 

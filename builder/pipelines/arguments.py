@@ -2,6 +2,7 @@
 
 Each is a row with its meaning and an example, from which `docs/runtimes.md` has its tables. An argument becomes a word
 of an argv or a file of ours, never a variable of a step: a variable can make a tool load code that nobody looked at.
+The one exception is a list that is parsed to its last character (`private.py`).
 """
 
 from __future__ import annotations

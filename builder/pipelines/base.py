@@ -38,6 +38,8 @@ class PlanRequest:
     """The day of the build ("2026-11-28"), for warnings alone; empty: none depends on it."""
     import_hosts: tuple[str, ...] = ()
     """The operator's list of hosts that `https:` imports may name: `host`, or `host:port`."""
+    secret_version: int = 0
+    """Of the secret that a build argument names; 0: no claim has opened one."""
 
 
 def folder_of(tree: Tree, sub_path: str) -> str:

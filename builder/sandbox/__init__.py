@@ -14,19 +14,22 @@ options. A bind mount always shows this, and /proc/self cannot be covered; only 
 The worker finds by these paths what an earlier one left.
 
 What shields less: without control groups memory is watched, not fenced, and CPU is not limited; the disk is watched,
-not fenced: a run with a limit of 256 MiB that writes to memory at full speed ends at 260 to 400 MiB; a writable cache
-is shared by all builds that mount it; the kernel itself is shared. The caller must keep a uid for one build at a time.
+not fenced, unless `work` lies in a file system of its own (`Blank`): a run with a limit of 256 MiB that writes to
+memory at full speed ends at 260 to 400 MiB; a writable cache is shared by all builds that mount it; the kernel itself
+is shared. The caller must use a uid for one build at a time.
 
     run       one command under limits, line by line; `SandboxUnavailable` when it cannot be
     in_sandbox, on_host   launchers of `run`: the sandbox, or nothing of it, for one's own code; the log names it
     serve     an app in an empty network, one outside address relayed to its port
     check     what `doctor` shows
     remove_tree   a folder that a run has left
+    Blank     a file system of a fixed size for the folders that runs of one build write
 """
 
 from builder.sandbox.check import check, host_root
 from builder.sandbox.disk import Room, room
 from builder.sandbox.launch import in_sandbox
+from builder.sandbox.loopfs import Blank, enter_namespace, size_for, tried, unmount
 from builder.sandbox.overlay import Overlay
 from builder.sandbox.overlay import lacks as lacks_overlay
 from builder.sandbox.overlay import make as make_overlay
@@ -38,6 +41,7 @@ from builder.sandbox.shapes import Command, Finding, Limits, Mount, OnLine, Resu
 from builder.sandbox.unsandboxed import on_host
 
 __all__ = [
+    "Blank",
     "Command",
     "Egress",
     "EgressPolicy",
@@ -55,6 +59,7 @@ __all__ = [
     "Stream",
     "Verdict",
     "check",
+    "enter_namespace",
     "host_root",
     "in_sandbox",
     "lacks_overlay",
@@ -64,4 +69,7 @@ __all__ = [
     "room",
     "run",
     "serve",
+    "size_for",
+    "tried",
+    "unmount",
 ]

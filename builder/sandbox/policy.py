@@ -134,13 +134,15 @@ class Egress:
     """The way out of one step: what is allowed, through which upstream proxy, and everything that was tried.
 
     `upstream_proxy` is `http://host:port` or empty, `no_proxy` whom it is not for (`bypasses`). Addresses are resolved
-    once and stay while this lives.
+    once and stay while this lives. `tunnel`: what the step connects to is no proxy, but this one address, where the
+    policy allows it: for a client that knows no proxy.
     """
 
     policy: EgressPolicy
     upstream_proxy: str = ""
     no_proxy: tuple[str, ...] = ()
     resolve: Resolve = system_resolve
+    tunnel: Address | None = None
     records: list[EgressRecord] = field(default_factory=list)
     _pinned: dict[Address, tuple[str, ...]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)

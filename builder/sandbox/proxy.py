@@ -1,6 +1,7 @@
 """The egress proxy: serves a listener inside a sandbox, connects outside where the policy allows.
 
-CONNECT (RFC 9110, 9.3.6) for TLS, absolute-form requests (RFC 9112, 3.2.2) for plain HTTP. It never looks into TLS.
+CONNECT (RFC 9110, 9.3.6) for TLS, absolute-form requests (RFC 9112, 3.2.2) for plain HTTP. It never looks into TLS. For
+a client that knows no proxy it is a tunnel to one address from the first byte on.
 """
 
 from __future__ import annotations
@@ -40,12 +41,13 @@ class BadRequest(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """Where to, and the bytes to send there first (empty for CONNECT)."""
+    """Where to, and the bytes to send there first (empty for CONNECT). `silent`: its client speaks no HTTP."""
 
     host: str
     port: int
     tunnel: bool
     first: bytes
+    silent: bool = False
 
 
 def environment() -> dict[str, str]:
@@ -168,7 +170,7 @@ class _Proxy:
         try:
             with contextlib.suppress(OSError), self._held(client):
                 try:
-                    request = parse(_read_head(client))
+                    request = self._asked(client)
                 except BadRequest as error:
                     _answer(client, "400 Bad Request", str(error))
                     return
@@ -177,6 +179,13 @@ class _Proxy:
             with self._lock:
                 self._threads.discard(threading.current_thread())
             self._free.release()
+
+    def _asked(self, client: socket.socket) -> Request:
+        """Raises `BadRequest`, OSError."""
+        if self._egress.tunnel:
+            host, port = self._egress.tunnel
+            return Request(host=host, port=port, tunnel=True, first=b"", silent=True)
+        return parse(_read_head(client))
 
     def _forward(self, client: socket.socket, request: Request) -> None:
         host, port = request.host, request.port
@@ -191,12 +200,13 @@ class _Proxy:
         if server is None:
             status = "403 Forbidden" if verdict is Verdict.REFUSED else "502 Bad Gateway"
             self._egress.record(EgressRecord(host=host, port=port, bytes_in=0, bytes_out=0, verdict=verdict, why=why))
-            _answer(client, status, f"{host}:{port} {verdict}: {why}")
+            if not request.silent:
+                _answer(client, status, f"{host}:{port} {verdict}: {why}")
             return
         count = [0, 0]
         try:
             with self._held(server):
-                if request.tunnel:
+                if request.tunnel and not request.silent:
                     client.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
                 server.sendall(request.first)
                 count[1] += len(request.first)

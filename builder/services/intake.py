@@ -19,16 +19,18 @@ from builder.contract.request import (
     Repository,
     built_image,
     compiled_runtime,
+    is_rebase,
     repository_of,
     runtime_of,
     start_check_of,
 )
 from builder.dockerfile.choose import check_path
 from builder.errors import BuildError
-from builder.git.source import check_reference, parse_url
+from builder.git.source import check_reference, check_secret, parse_url
 from builder.images.reference import is_own, parse
 from builder.pipelines.arguments import check_arguments, check_values
 from builder.plan import PLATFORM
+from builder.services import modules, rebases
 from builder.services.errors import unimplemented
 from builder.services.parts import Parts
 from builder.settings import Settings
@@ -62,7 +64,10 @@ def new_build_id() -> str:
 
 
 def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
-    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED."""
+    """The columns of a new build. Raises `BuildError` InvalidRequest and kin, `CallRefused` UNIMPLEMENTED, of a rebase
+    also NOT_FOUND."""
+    if is_rebase(request):
+        return _rebase(request, organization, parts)
     _names(request)
     _labels(request.labels)
     if request.code.image.WhichOneof("variant") == "prebuilt":
@@ -73,7 +78,8 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
         return _image(request, organization, parts)
     settings, catalog, runtimes = parts.settings, parts.catalog, parts.runtimes
     if request.WhichOneof("source") is None:
-        raise BuildError("InvalidRequest", "one of code, contextId and zippedCode is needed", where="code")
+        message = "one of code, gitSource, rebase, contextId and zippedCode is needed"
+        raise BuildError("InvalidRequest", message, where="code")
     repo = repository_of(request)
     if request.WhichOneof("source") == "code" or repo is not None:
         named = compiled_runtime(request)
@@ -87,6 +93,7 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
             check_arguments(runtime, runtimes[runtime], {**request.build_args, **compile_source.build_args})
     _nothing_ignored(request)
     check_values({**request.build_args, **compile_source.build_args})
+    modules.check(request, organization, parts)
     if (asked := start_check_of(request, "off")) not in START_CHECKS:
         message = f'start_check is "{asked[:80]}"; it takes {", ".join(START_CHECKS)}'
         raise BuildError("InvalidRequest", message, where=f"buildArgs.{START_CHECK}")
@@ -110,11 +117,12 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
 
 def _git(request: pb.CreateBuildRequest, asked: Repository, organization: str, parts: Parts) -> None:
     """Judge what is asked of a repository; its host is asked by the node. Raises `BuildError`."""
-    parse_url(asked.url, asked.where("url"))
+    url = parse_url(asked.url, asked.where("url"))
     check_reference(asked.reference, asked.where("reference"))
     check_path(asked.folder, asked.folder_at)
     if request.source_ref.WhichOneof("ref"):
         raise BuildError("InvalidRequest", f"{asked.at} and sourceRef exclude each other", where="sourceRef")
+    check_secret(url, asked.secret, asked.where("secretRef"))
     if asked.secret:
         parts.secrets.check(organization, asked.secret, GIT, asked.where("secretRef"))
 
@@ -149,6 +157,29 @@ def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -
         "repository": reference.name,
         "tags": "[]",
         "attempts_swept": SWEPT,  # no attempt pushes a tag
+    }
+
+
+def _rebase(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
+    """The columns of a rebase. Its record names the build by its whole id, and has the same code."""
+    _labels(request.labels)
+    row, settings = rebases.named(parts.store, organization, request), parts.settings
+    whole = pb.CreateBuildRequest()
+    whole.CopyFrom(request)
+    whole.rebase.build_id, whole.name = row["build_id"], request.name or row["name"]
+    _names(whole)
+    text = _kept(whole)
+    whole.output_repository = row["repository"]
+    repository = _repository(whole, organization, settings)
+    return {
+        **_columns(whole, organization, settings, text, "", 0),
+        "runtime": "",
+        "queue": IMAGE,
+        "toolchain": "",
+        "repository": repository,
+        "tags": json.dumps(list(request.tags)) if request.tags else row["tags"],
+        "code_hash": row["code_hash"],
+        "provenance": row["provenance"],
     }
 
 

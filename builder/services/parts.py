@@ -44,15 +44,20 @@ class Parts:
 
 
 def find_build(parts: Parts, caller: Caller, build_id: str) -> builds.Row:
-    """A build of the caller's organization by any unique start of its id.
+    """A build of the caller's organization by any unique start of its id. Raises as `build_of`."""
+    return build_of(parts.store, caller.organization, build_id)
+
+
+def build_of(store: Store, organization: str, build_id: str, where: str = "buildId") -> builds.Row:
+    """A build of an organization by any unique start of its id; `where` is the field that has it.
 
     Raises `CallRefused` NOT_FOUND; `BuildError` InvalidRequest, which names the candidates, when several fit.
     """
-    row = builds.get(parts.store, caller.organization, build_id)
+    row = builds.get(store, organization, build_id)
     if row is None:
-        found = builds.starting(parts.store, caller.organization, build_id, CANDIDATES + 1)
+        found = builds.starting(store, organization, build_id, CANDIDATES + 1)
         if not found:
             raise not_found(f'no build starts with "{build_id[:40]}"; give 4 characters or more of its id')
         names = ", ".join(found[:CANDIDATES]) + (" and more" if len(found) > CANDIDATES else "")
-        raise BuildError("InvalidRequest", f'several builds start with "{build_id}": {names}', where="buildId")
+        raise BuildError("InvalidRequest", f'several builds start with "{build_id}": {names}', where=where)
     return row

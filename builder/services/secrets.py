@@ -7,6 +7,7 @@ import re
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.credentials import MOST_SECRETS, Secrets
 from builder.errors import BuildError
+from builder.git.agent import Unusable, private_key
 from builder.services.errors import QuotaExceeded
 from builder.store.rows import Row
 from builder.store.secrets import BUILD, GIT, REGISTRY, TooMany
@@ -19,6 +20,8 @@ FULL_RETRY_S = 60
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 _HOST = re.compile(r"(?:[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]{2,45}\])(?::[1-9][0-9]{0,4})?")
 _PEM = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----\n[A-Za-z0-9+/=\n]+-----END \1-----\n?")
+_KNOWN_HOST = re.compile(r"(?:@[a-z-]+[ \t]+)?[^\s@]\S*[ \t]+[a-z0-9@.-]+[ \t]+[A-Za-z0-9+/]+=*(?:[ \t]|$)")
+"""A marker, the names of a host or their hashes, the kind of its key, its key: sshd(8), SSH_KNOWN_HOSTS FILE FORMAT."""
 _KINDS = {"value": BUILD, "git_token": GIT, "git_ssh_key": GIT, "registry": REGISTRY}
 
 
@@ -76,14 +79,25 @@ def _checked(one: pb.NamedSecret) -> tuple[str, dict[str, str]]:
         if (size := len(value["token"].encode())) > MOST_TOKEN:
             raise _refused(f'the token of "{one.name}" has {size} bytes, {MOST_TOKEN} are allowed', where)
     else:
-        value = {"private_key": one.git_ssh_key.private_key, "known_hosts": one.git_ssh_key.known_hosts}
-        if not _PEM.fullmatch(value["private_key"]):
-            raise _refused(f'"{one.name}" is no private key: the text of a file as ssh-keygen writes it', where)
-        if "\0" in value["known_hosts"] or not value["known_hosts"].strip():
-            raise _refused(f'"{one.name}" has no known hosts: lines as ssh-keyscan HOST prints them', where)
+        value = _ssh_key(one.name, one.git_ssh_key, where)
     if not all(value[name] for name in ("value", "password", "token") if name in value):
         raise _refused(f'"{one.name}" has an empty value', where)
     return type_, value
+
+
+def _ssh_key(name: str, sent: pb.GitSshKey, where: str) -> dict[str, str]:
+    """A private key, and the keys of hosts; without these each node has those of its operator."""
+    text = sent.private_key.replace("\r\n", "\n")
+    try:
+        private_key(text)
+    except Unusable as why:
+        raise _refused(f'the private key of "{name}" cannot be used: {why}', where) from None
+    if not _PEM.fullmatch(text):
+        raise _refused(f'"{name}" has more than a private key: the text of a file as ssh-keygen writes it', where)
+    lines = [line for line in sent.known_hosts.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    if sent.known_hosts and not (lines and all(map(_KNOWN_HOST.match, lines))):
+        raise _refused(f'"{name}" has no known hosts: lines as ssh-keyscan HOST prints them', where)
+    return {"private_key": text, "known_hosts": sent.known_hosts}
 
 
 def _one_line(name: str, value: dict[str, str], where: str, may_lack: str = "") -> None:

@@ -18,6 +18,7 @@ from builder.contract.request import repository_of
 from builder.errors import REASONS, BuildError, PlatformError
 from builder.git.source import parse_url
 from builder.mask import NOTHING, Mask, mask_of
+from builder.services import modules
 from builder.services.archives import Archives, ArchiveUpload, check_size
 from builder.services.auth import OWNERS, Caller, require, stages_of
 from builder.services.checks import (
@@ -38,6 +39,7 @@ from builder.services.checks import (
 from builder.services.errors import CallRefused, not_found
 from builder.services.grants import grant
 from builder.services.parts import Parts
+from builder.services.rebases import rebased
 from builder.services.revocations import forgotten
 from builder.services.watchers import WatcherCalls
 from builder.store import builds, jobs, logs, membership, nodes, record
@@ -114,6 +116,8 @@ class WorkerService(WatcherCalls):
         answer = grant(got.row, settings, got.last)
         try:
             answer.secrets.update(self._secrets_of(got.row))
+            if (image := rebased(store, got.row)) is not None:
+                answer.rebased.CopyFrom(image)
         except BuildError as error:  # deleted since the submit: this build cannot be answered, and ends
             failure = pb.Failure(reason=error.reason, message=error.message, error_class=str(error.error_class),
                                  where=error.where, next=error.next)  # fmt: skip
@@ -125,18 +129,27 @@ class WorkerService(WatcherCalls):
 
     def _secrets_of(self, row: builds.Row) -> Mapping[str, str]:
         """The secrets of this build, opened at each claim."""
+        of_modules = modules.secrets_of(record.request(row), row["organization"], self._parts)
+        return {**self._of_repository(row), **of_modules}
+
+    def _of_repository(self, row: builds.Row) -> Mapping[str, str]:
+        """The login for the host of a repository."""
         asked = repository_of(record.request(row))
         if asked is None or not asked.secret:
             return {}
         where = asked.where("secretRef")
         found = self._parts.secrets.git(row["organization"], asked.secret, where)
-        host = parse_url(asked.url, asked.where("url"))
-        if found.host and found.host not in (host.host, f"{host.host}:{host.port}"):
-            message = f'the secret "{asked.secret}" is only for {found.host}; the repository is at {host.host}'
+        url = parse_url(asked.url, asked.where("url"))
+        if found.host and found.host not in (url.host, f"{url.host}:{url.port}"):
+            message = (
+                f'the secret "{asked.secret}" is only for {found.host}; the repository is at {url.host}:{url.port}'
+            )
             raise BuildError("InvalidRequest", message, where=where)
-        if found.private_key:
-            message = f'the secret "{asked.secret}" is an SSH key; https takes a token'
-            raise BuildError("SecretWrongType", message, where=where)
+        if bool(found.private_key) != url.is_ssh:
+            has, takes = ("an SSH key", "https takes a token") if found.private_key else ("a token", "SSH takes a key")
+            raise BuildError("SecretWrongType", f'the secret "{asked.secret}" is {has}; {takes}', where=where)
+        if url.is_ssh:
+            return {"git.private_key": found.private_key, "git.known_hosts": found.known_hosts}
         return {"git.username": found.username, "git.token": found.token}
 
     def _mask_of(self, build_id: str, claim: int) -> Mask:
@@ -194,6 +207,7 @@ class WorkerService(WatcherCalls):
             target=request.target,
             warnings=[log_line(line[:TEXT_CHARACTERS]) for line in request.warnings[:MOST_WARNINGS]],
             provenance=checked_provenance(request.provenance) if request.HasField("provenance") else "",
+            unchanged=request.unchanged,
         )
         if verdict == "STALE":
             self._parts.stale("planned")

@@ -217,13 +217,15 @@ def planned(
     target: str = "",
     warnings: Sequence[str] = (),
     provenance: str = "",
+    unchanged: bool = False,
 ) -> str:
     """The key is known: GO_ON, REUSE (built before), ATTACHED (in flight) or STALE (also when it was cancelled).
 
     `version`, `target` and `warnings` are the plan's, for the record. `phases` are those of this claim so far; stored
     where it ends here. `start_check` is the server's setting: a build that requires a start neither waits for one that
     does not, nor takes an artifact that nobody saw start; one that warns neither waits for one without a start check,
-    nor takes an artifact without a verdict. `provenance` is the commit of a git source.
+    nor takes an artifact without a verdict. `provenance` is the commit of a git source. `unchanged`, of a rebase: the
+    artifact of the build that it names is its own.
     """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, WORK, node)
@@ -239,7 +241,20 @@ def planned(
         found |= {"runtime_version": version, "target": target, "warnings": json.dumps(list(warnings))}
         found["provenance"] = provenance
         row = transition(tx, now, row, "planned", phase=row["phase"], **found)
+        if unchanged and (origin := _rebased(tx, row)) is not None:
+            line = f"{origin['build_id']} is on this run image already; nothing was run or sent"
+            reused = {"artifact": origin["artifact"], "from_cache_of": origin["build_id"]}
+            to_finalize(tx, now, row, "reuse", **reused, phases=all_phases(row, phases), line=line)
+            return "REUSE"
         return _by_key(tx, now, row, phases, start_check)
+
+
+def _rebased(tx: Connection, row: Row) -> Row | None:
+    """The build that a rebase names; None where it is none, or the named one has no artifact that this one can have."""
+    named = record.request(row).rebase.build_id
+    same = (builds.c.organization == row["organization"], builds.c.repository == row["repository"])
+    query = select(builds).where(builds.c.build_id == named, builds.c.status == SUCCEEDED, *same)
+    return tx.execute(query).mappings().first() if named else None
 
 
 def all_phases(row: Row, phases: Phases) -> str:

@@ -10,7 +10,7 @@ from google.protobuf import json_format
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.contract.request import built_image, start_check_of
+from builder.contract.request import built_image, is_image, is_rebase, start_check_of
 from builder.plan import PLATFORM
 from builder.store.transitions import CANCELLED, FAILED, JOB, OWNED, PENDING, RUNNING, SUCCEEDED
 
@@ -38,7 +38,7 @@ def build(row: Mapping[Any, Any]) -> pb.Build:
         organization_name=row["organization"],
         status=pb.BuildStatus.Value("BUILD_STATUS_" + row["status"]),
         version_status=VERSION_STATUS[row["status"]],
-        code_kind=code_kind(asked),
+        code_kind=code_kind(asked, of_commit=bool(row["provenance"])),
         deployment_mode=deployment_mode(asked),
         runtime=row["runtime"],
         runtime_version=row["runtime_version"],
@@ -121,16 +121,16 @@ CODE_KINDS = {
 }
 
 
-def code_kind(asked: pb.CreateBuildRequest) -> common.CodeKind.ValueType:
-    """What the code of a request is."""
+def code_kind(asked: pb.CreateBuildRequest, *, of_commit: bool = False) -> common.CodeKind.ValueType:
+    """What the code of a request is. `of_commit`: of a rebase, whether the image was made of a commit."""
+    if is_rebase(asked):
+        return common.CODE_KIND_GIT_IMAGE if of_commit else common.CODE_KIND_UPLOAD_IMAGE
     return CODE_KINDS.get(asked.code.image.WhichOneof("variant") or "", common.CODE_KIND_SDK)
 
 
 def deployment_mode(asked: pb.CreateBuildRequest) -> common.DeploymentMode.ValueType:
     """How the code of a request is deployed."""
-    if code_kind(asked) == common.CODE_KIND_SDK:
-        return common.DEPLOYMENT_MODE_COMPILATION
-    return common.DEPLOYMENT_MODE_IMAGE
+    return common.DEPLOYMENT_MODE_IMAGE if is_image(asked) else common.DEPLOYMENT_MODE_COMPILATION
 
 
 def built(row: Mapping[Any, Any]) -> pb.BuiltArtifact:

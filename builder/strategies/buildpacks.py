@@ -1,4 +1,6 @@
-"""A source without a Dockerfile, or of a request for buildpacks, built by the lifecycle (`builder/buildpacks/`)."""
+"""A source without a Dockerfile, or of a request for buildpacks, built by the lifecycle (`builder/buildpacks/`); and an
+image that it made, put on another run image.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,22 @@ from typing import Any
 
 from builder.buildpacks.ended import diagnose, pushed_digest
 from builder.buildpacks.image import Builder, read_builder
-from builder.buildpacks.manifest import ANALYZE, DETECT, EXPORT, BuildpacksBuild, cache_image
+from builder.buildpacks.manifest import (
+    ANALYZE,
+    DETECT,
+    EXPORT,
+    REBASE,
+    BuildpacksBuild,
+    Rebase,
+    cache_image,
+    rebase_manifest,
+)
 from builder.buildpacks.manifest import manifest as job_of
 from builder.buildpacks.plan import BuildpacksPlan, key_of, materials_of, plan_buildpacks
 from builder.buildpacks.project import Wanted, read_project
+from builder.buildpacks.rebase import RebasePlan
+from builder.buildpacks.rebase import key_of as key_of_rebase
+from builder.buildpacks.rebase import materials_of as materials_of_rebase
 from builder.dockerfile import choose
 from builder.dockerfile.choose import ImageRequest
 from builder.kube.ended import Ended
@@ -43,6 +57,8 @@ UNREAD: Mapping[str, str] = {
     "BUILDER_GID": "the group of the builder image",
     "BUILDER_VERSION": "the version that the builder image has",
 }
+SAVES = "Saving "
+"""How the rebaser's line begins when the image is made."""
 NUMBERS: Mapping[int, str] = {2_000_000_011: "BUILDER_UID", 2_000_000_012: "BUILDER_GID"}
 
 
@@ -82,8 +98,13 @@ def unread(setup: Setup, root: Path, asked: ImageRequest) -> str:
     is read."""
     group = read_project(DirTree(root / asked.sub_path), setup.allowed).group
     has = tuple(Wanted(id=one.id, version=one.version or "BUILDER_VERSION") for one in group)
+    return unread_builder(setup, has)
+
+
+def unread_builder(setup: Setup, buildpacks: tuple[Wanted, ...] = ()) -> str:
+    """As `learn`, of a builder image that nobody reads, with these buildpacks."""
     uid, gid = NUMBERS
-    return json.dumps(asdict(Known(builder=Builder(uid=uid, gid=gid, buildpacks=has), arguments=setup.allowed)))
+    return json.dumps(asdict(Known(builder=Builder(uid=uid, gid=gid, buildpacks=buildpacks), arguments=setup.allowed)))
 
 
 def plan(root: Path, asked: ImageRequest, known: str) -> BuildpacksPlan:
@@ -120,8 +141,7 @@ def part(plan: BuildpacksPlan) -> Callable[[str], bool] | None:
 
 def facts(plan: BuildpacksPlan, setup: Setup, archive: str) -> str:
     """See `Strategy.facts`."""
-    materials = materials_of(builder=setup.site.executor, run_image=setup.run_image, archive=archive)
-    return json.dumps({"run_image": setup.run_image, "materials": [list(row) for row in materials]})
+    return _facts(setup, materials_of(builder=setup.site.executor, run_image=setup.run_image, archive=archive))
 
 
 def manifest(
@@ -151,6 +171,34 @@ def manifest(
     return job_of(setup.site, attempt, source, limits, build)
 
 
+def rebase_key(plan: RebasePlan, setup: Setup, organization: str) -> str:
+    """The build key of a rebase."""
+    return key_of_rebase(plan, organization=organization, builder=setup.site.executor)
+
+
+def rebase_facts(plan: RebasePlan, setup: Setup) -> str:
+    """What whoever watches the Job of a rebase needs, as text."""
+    return _facts(setup, materials_of_rebase(plan, builder=setup.site.executor))
+
+
+def rebase_job(
+    plan: RebasePlan, setup: Setup, known: str, attempt: Attempt, limits: Limits, target: Target
+) -> dict[str, Any]:
+    """The Job of a rebase; `known` is of `learn`."""
+    builder = _known(known).builder
+    rebase = Rebase(
+        image=plan.image,
+        repository=target.repository,
+        tag=target.tag,
+        run_image=plan.run_image,
+        uid=builder.uid,
+        gid=builder.gid,
+        insecure_registries=target.insecure_registries,
+        has_push_secret=target.has_push_secret,
+    )
+    return rebase_manifest(setup.site, attempt, limits, rebase)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lifecycle:
     """The log and end of a Job of the lifecycle."""
@@ -164,10 +212,12 @@ class Lifecycle:
 
     def pushes(self, container: str, line: str) -> bool:
         """See `Reading.pushes`."""
-        return container == EXPORT
+        return container == EXPORT or (container == REBASE and line.startswith(SAVES))
 
     def explaining(self, ended: Ended) -> tuple[str, ...]:
         """See `Reading.explaining`."""
+        if ended.container == REBASE:
+            return (REBASE,)
         return tuple(dict.fromkeys((ANALYZE, DETECT, *([ended.container] if ended.container else []))))
 
     def is_own(self, line: str) -> bool:
@@ -191,6 +241,10 @@ def read(facts: str) -> Lifecycle:
         return Lifecycle(run_image=str(value["run_image"]), materials=materials)
     except (ValueError, TypeError, KeyError, RecursionError):
         return Lifecycle()
+
+
+def _facts(setup: Setup, materials: Materials) -> str:
+    return json.dumps({"run_image": setup.run_image, "materials": [list(row) for row in materials]})
 
 
 def _known(text: str) -> Known:

@@ -1,4 +1,4 @@
-"""The Job that a source would become, before anybody is asked: `plan` shows it. Pure.
+"""The Job that a source or a rebase would become, before anybody is asked: `plan` shows it. Pure.
 
 What a server, its registry or the builder image decides stands there as a word in capitals, `PLACEHOLDERS`. Where the
 settings at hand name an image or a registry, that is shown.
@@ -11,19 +11,22 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from builder.buildpacks.rebase import RebasePlan
 from builder.dockerfile.choose import ImageRequest
 from builder.engine.plan import Limits, arguments_of, tag_of
 from builder.kube.job import Attempt, Source
 from builder.kube.site import limits_of
 from builder.settings import Settings
-from builder.strategies import STRATEGIES, by_name, choose, engine
-from builder.strategies.base import target_of
+from builder.strategies import STRATEGIES, buildpacks, by_name, choose, engine
+from builder.strategies.base import Target, target_of
 
 PLACEHOLDERS: Mapping[str, str] = {
     "BUILD": "the build's id",
     "SOURCE_URL": "a short-lived URL of the source's archive, a credential",
     "REGISTRY": "the server's registry",
     "ORGANIZATION": "the organization of the token",
+    "REPOSITORY": "the repository of the build whose image is rebased",
+    "IMAGE_DIGEST": "the digest of that image",
     **{word: f"{setting} of the worker" for one in STRATEGIES for setting, word in one.IMAGES.items()},
     **{word: meaning for one in STRATEGIES for word, meaning in one.UNREAD.items()},
 }
@@ -36,7 +39,7 @@ Packed = Callable[[str, Callable[[str], bool] | None], tuple[str, int, int]]
 
 def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packed: Packed) -> dict[str, Any]:
     """The manifest of the first attempt at a build of this name. Raises `BuildError` as the strategy's plan."""
-    settings = settings.replace(**{key: getattr(settings, key) or word for key, word in _IMAGES.items()})
+    settings = _with_images(settings)
     strategy = by_name(choose(root, asked).strategy)
     assert strategy is not None
     setup = strategy.setup(settings)
@@ -44,8 +47,7 @@ def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packe
     known = strategy.unread(setup, root, asked)
     plan = strategy.plan(root, asked, known)
     digest, size, unpacked = packed(plan.sub_path, strategy.part(plan))
-    is_here = bool(settings.registry) and not settings.server
-    registry, organization = (settings.registry, settings.organization) if is_here else ("REGISTRY", "ORGANIZATION")
+    organization = _organization(settings)
     made = strategy.manifest(
         plan,
         setup,
@@ -53,19 +55,54 @@ def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packe
         Attempt(build_id="BUILD", number=1, organization=organization),
         Source(url="SOURCE_URL", digest=digest, archive_bytes=size, unpacked_bytes=unpacked),
         limits_of(settings, settings.timeout_ms),
-        target_of(
-            registry,
-            f"{settings.prefix_of(organization)}/{name}",
-            "build-BUILD-1",
-            organization=organization,
-            build_args=asked.build_args,
-            has_cache=True,
-            insecure=is_here and settings.registry_insecure,
-            has_push_secret=not is_here or bool(settings.job_registry_username),
-        ),
+        _target(settings, f"{settings.prefix_of(organization)}/{name}", asked.build_args),
     )
     found: dict[str, Any] = _in_words(made)
     return found
+
+
+def rebase_job_of(settings: Settings) -> dict[str, Any]:
+    """The manifest of the first attempt at a rebase. The image is one that the server alone knows."""
+    settings = _with_images(settings)
+    setup, target = buildpacks.setup(settings), _target(settings, "REPOSITORY", {})
+    assert setup is not None, "it has its images"
+    made = buildpacks.rebase_job(
+        RebasePlan(image=f"{target.repository}@IMAGE_DIGEST", run_image=setup.run_image, unchanged=False),
+        setup,
+        buildpacks.unread_builder(setup),
+        Attempt(build_id="BUILD", number=1, organization=target.organization),
+        limits_of(settings, settings.timeout_ms),
+        target,
+    )
+    found: dict[str, Any] = _in_words(made)
+    return found
+
+
+def _with_images(settings: Settings) -> Settings:
+    return settings.replace(**{key: getattr(settings, key) or word for key, word in _IMAGES.items()})
+
+
+def _is_here(settings: Settings) -> bool:
+    """Whether the registry of these settings is the one that Jobs push to."""
+    return bool(settings.registry) and not settings.server
+
+
+def _organization(settings: Settings) -> str:
+    return settings.organization if _is_here(settings) else "ORGANIZATION"
+
+
+def _target(settings: Settings, repository: str, build_args: Mapping[str, str]) -> Target:
+    is_here = _is_here(settings)
+    return target_of(
+        settings.registry if is_here else "REGISTRY",
+        repository,
+        "build-BUILD-1",
+        organization=_organization(settings),
+        build_args=build_args,
+        has_cache=True,
+        insecure=is_here and settings.registry_insecure,
+        has_push_secret=not is_here or bool(settings.job_registry_username),
+    )
 
 
 def placeholders_of(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -19,6 +19,7 @@ from typing import Any
 import httpx
 import pytest
 
+from builder.buildpacks.image import read_app
 from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube.job import job_name
@@ -27,6 +28,7 @@ from tests import git_fixtures as hosts
 from tests.broker_fixtures import Worker, worker
 from tests.build_fixtures import Files, tar_of, until
 from tests.cluster import images
+from tests.cluster.test_buildpacks import config_of, layers_of
 from tests.cluster_fixtures import NAMESPACE, Jobs
 from tests.git_fixtures import TOKEN, USERNAME, Host
 from tests.serve_fixtures import Serve, serving
@@ -95,7 +97,12 @@ class Service:
         return self.submit_image(name, {"fromCode": {"archive": archive, **fields.pop("from_code", {})}}, **fields)
 
     def submit_image(self, name: str, image: dict[str, Any], **fields: Any) -> str:
-        body = {"name": name, "code": {"image": image}, **fields}
+        return self.ask({"name": name, "code": {"image": image}, **fields})
+
+    def rebase(self, build_id: str, **fields: Any) -> str:
+        return self.ask({"rebase": {"buildId": build_id}, **fields})
+
+    def ask(self, body: dict[str, Any]) -> str:
         answer = self.serve.ask("POST", "/v1/ignite/builds", "both", json=body)
         assert answer.status_code == 200, answer.text
         return str(answer.json()["buildId"])
@@ -231,6 +238,36 @@ def test_a_worker_that_is_killed_around_the_creation_of_its_job(service: Service
         build_id = service.submit(f"killed-{label}", {"Dockerfile": text})
         build = service.succeeded(build_id)
     assert build.attempt == (2 if label == "marked" else 1)
+
+
+def test_an_image_by_buildpacks_moves_to_the_next_run_image_without_a_build(service: Service, tmp_path: Path) -> None:
+    host = service.jobs.cluster.registry
+    newer = images.push_run(host, "two\n")
+    files = {"index.html": "<h1>a page</h1>\n"}
+    with service.watcher("watcher-rebase"):
+        with service.worker("image-old"):
+            build = service.succeeded(service.submit("moved", files, tags=["v1"]))
+            same = service.succeeded(service.rebase(build.build_id))
+        assert (same.from_cache_of, same.image_digest) == (build.build_id, build.image_digest)
+        assert not any(line.startswith("Job ") for line in service.log(same.build_id))
+        with service.worker("image-new", BUILDPACKS_RUN_IMAGE=newer):
+            moved = service.succeeded(service.rebase(build.build_id[:8]))
+            done = command(service, tmp_path, "build", "--rebase", build.build_id, "--tag", "v2")
+            again = service.succeeded(service.rebase(moved.build_id))
+    assert (moved.name, list(moved.tags), moved.code_hash) == ("moved", ["v1"], build.code_hash)
+    assert moved.image_digest != build.image_digest and pb.BUILD_PHASE_PUSH in [one.phase for one in moved.phases]
+    (reference, *_), (before, *_) = moved.image_refs, build.image_refs
+    old, new = layers_of(host, before), layers_of(host, reference)
+    base_of_old, base_of_new = layers_of(host, service.buildpacks["BUILDPACKS_RUN_IMAGE"]), layers_of(host, newer)
+    assert old[: len(base_of_old)] == base_of_old != base_of_new == new[: len(base_of_new)]
+    assert old[len(base_of_old) :] == new[len(base_of_new) :], "each layer of the app is the very same"
+    app, of_old = (read_app(config_of(host, one)) for one in (reference, before))
+    assert app and of_old and (app.run_image, app.buildpacks, app.sbom) == (newer, of_old.buildpacks, of_old.sbom)
+    with service.jobs.serving(reference) as url:
+        assert httpx.get(url, trust_env=False).text == files["index.html"]
+    assert done.returncode == 0 and done.stdout.strip() == reference, (done.stdout, done.stderr)
+    assert f"same key as {moved.build_id}" in done.stderr, "the answer of the cache"
+    assert (again.from_cache_of, again.image_digest) == (moved.build_id, moved.image_digest), "a rebase of a rebase"
 
 
 # With a worker and a watcher that stay

@@ -2,42 +2,50 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from builder import config
 from builder.bases.make import build_base
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import runtimes_dir
 from builder.images.store import images_of
+from builder.pipelines import catalog
+from builder.toolchains.fetch import fetch as fetch_toolchain
+from tests import component_programs, two_nodes
 from tests.build_fixtures import Files, Server, tar_gz_of, zip_of
-from tests.corpus.projects import Project, build, fetch, projects, source
-from tests.e2e.conftest import Start, kept, registry, server, start
+from tests.corpus.projects import COMPONENTS, Project, build, fetch, projects, source
+from tests.e2e.conftest import Start, kept, registry, start
 
-__all__ = ["kept", "registry", "server", "start"]
+__all__ = ["kept", "registry", "start"]
 
 
 @pytest.fixture(scope="session", autouse=True)
-def bases(kept: Path) -> None:
-    """The images that rows need beside those of the defaults: another Python, one in which sdists are built."""
+def toolchains(kept: Path) -> Iterator[None]:
+    """What the nodes need beside the defaults: another Python, images in which sdists and components are built, and the
+    linker of components."""
     for name in sorted({name for project in projects() for name in project.bases}):
         build_base(images_of(kept), name, runtimes_dir() / "python")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", component_programs.on_path(component_programs.linker()))
+        row = catalog.read(runtimes_dir() / "catalog.toml").find("rust", COMPONENTS, "wasm")
+        fetch_toolchain(config.load({"node_dir": str(kept)}).settings, row)
+        yield
 
 
 @pytest.fixture(scope="session")
-def elsewhere(start: Start) -> Iterator[Server]:
-    """Another node: empty caches, other folders, users, umask, time zone and number of slots."""
-    with ExitStack() as stack:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("TZ", "Asia/Tokyo")
-            umask = os.umask(0o077)
-            try:
-                running = stack.enter_context(start(slots=1))
-            finally:
-                os.umask(umask)
+def server(start: Start, toolchains: None) -> Iterator[Server]:
+    """A node with all cores, and the package caches of earlier sessions."""
+    with two_nodes.one_node(start) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def elsewhere(start: Start, toolchains: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Another node: empty caches, and another of everything that must not travel into an artifact."""
+    with two_nodes.other_node(start, two_nodes.make_locales(tmp_path_factory.mktemp("locales"))) as running:
         yield running
 
 
@@ -67,4 +75,4 @@ def sent(project: Project, archive: bytes) -> bytes:
 @pytest.fixture(scope="session")
 def built(project: Project, sent: bytes, server: Server) -> pb.Build:
     """Its build; the runtime is left to detection."""
-    return build(server, project, sent)
+    return build(server, project.name, sent)

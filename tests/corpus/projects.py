@@ -39,6 +39,8 @@ SOURCE = {
     "rust": (".rs", ".c", ".h"),
     "deno": (".ts", ".mts", ".js", ".mjs"),
 }
+COMPONENTS = "1.85"
+"""The Rust of the toolchain image that makes components."""
 COMPILED = (".c", ".cc", ".h", ".rs")
 """What is source code of a Python sdist beside Python."""
 
@@ -212,9 +214,9 @@ def source(project: Project, archive: bytes) -> dict[str, bytes]:
     return theirs | project.ours
 
 
-def build(server: Server, project: Project, sent: bytes, no_cache: bool = False) -> pb.Build:
+def build(server: Server, name: str, sent: bytes, runtime: str = "", **fields: Any) -> pb.Build:
     """Build it, the runtime left to detection, and expect success. A cold cache takes a busy machine minutes."""
-    done = server.wait(server.submit(project.name, sent, no_cache=no_cache), patience_s=PATIENCE_BUILD_S)
+    done = server.wait(server.submit(name, sent, runtime, **fields), patience_s=PATIENCE_BUILD_S)
     assert done.status == pb.BUILD_STATUS_SUCCEEDED, done.failure
     return done
 

@@ -69,7 +69,7 @@ def start(kept: Path, registry: str, tmp_path_factory: pytest.TempPathFactory) -
         }
         try:
             with embedded.start(config.load(values).settings) as running:
-                api = Api(running.url, running.token)
+                api = Api(running.url, running.token, timeout_s=120)
                 try:
                     yield Server(running, api)
                 finally:

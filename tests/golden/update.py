@@ -34,12 +34,17 @@ def files_of(folder: Path) -> dict[str, str | bytes]:
     }
 
 
+def target_of(folder: Path) -> str:
+    """What an example is compiled to; empty for the default of its runtime."""
+    return str(tomllib.loads((folder / "expect.toml").read_text()).get("target", ""))
+
+
 def plan_text(folder: Path) -> str:
     """The plan of an example as it is kept."""
     tree = DictTree(files_of(folder))
     found = pipelines.detect(tree)
-    target = tomllib.loads((folder / "expect.toml").read_text()).get("target", "")
-    plan = pipelines.plan(found, tree, PlanRequest(target=target), catalog.read(runtimes_dir() / "catalog.toml"))
+    request, rows = PlanRequest(target=target_of(folder)), catalog.read(runtimes_dir() / "catalog.toml")
+    plan = pipelines.plan(found, tree, request, rows)
     return json.dumps(plan.to_json(), indent=2) + "\n"
 
 

@@ -728,3 +728,17 @@ def test_an_engine_has_no_buildpacks(tmp_path: Path, files: dict[str, str], *, a
     outcome, _, _ = built(tmp_path, files, engine, buildpacks=asked)
     assert outcome.failure is not None and outcome.failure.reason == "ToolchainUnavailable"
     assert "buildpacks run in a cluster" in outcome.failure.message and not engine.asked
+
+
+def test_an_engine_rebases_nothing(tmp_path: Path) -> None:
+    calls = JobCalls(tar_of(FAILS))
+    asked = granted(calls.source)
+    asked.request.Clear()
+    asked.request.rebase.build_id = "k7m2xq9d4t1zv6wh5r3q"
+    engine = Fake()
+    line = EngineBuilder(host=HOST, organization="o", connect=lambda host: engine)
+    with driving(node_at(tmp_path, calls, settings={"node_id": "n"}), asked) as attempt:
+        outcome = do_work(attempt, line.run)
+        close(attempt, outcome)
+    assert outcome.failure is not None and outcome.failure.reason == "InvalidRequest"
+    assert "is rebased by Cloud Native Buildpacks" in outcome.failure.message and not engine.asked

@@ -26,7 +26,7 @@ URLS = [
 HOSTILE_URLS = [
     "", " ", "-", "--upload-pack=touch /tmp/x", "-oProxyCommand=id", "ext::sh -c id% >&2", "ext::sh -c touch% /tmp/x",
     "fd::17/foo", "file:///etc/passwd", "file://localhost/etc", "/etc", "./a", "../a", "http://example.com/a.git",
-    "git://example.com/a.git", "ssh://-oProxyCommand=id/a", "ssh://git@example.com/a.git", "git@example.com:a/b.git",
+    "git://example.com/a.git", "ssh://-oProxyCommand=id/a",
     "ftp://example.com/a.git", "ftps://example.com/a", "rsync://example.com/a", "javascript:alert(1)",
     "data:text/plain,x",
     "https::https://example.com/a", "transport::address", "https:/example.com/a", "https:example.com/a", "https://",
@@ -95,6 +95,7 @@ def test_what_a_stranger_names_stands_behind_a_double_dash(reference: str) -> No
         assert argv[argv.index("--") + 1] == URL.text
         assert all(reference not in word for word in argv[: argv.index("--")])
         assert "protocol.allow=never" in argv and "core.hooksPath=/dev/null" in argv
+        assert [word for word in argv if word.endswith(".allow=always")] == ["protocol.https.allow=always"]
     assert commands.ENVIRONMENT["GIT_ALLOW_PROTOCOL"] == "https"
     assert commands.ENVIRONMENT["GIT_CONFIG_NOSYSTEM"] == "1"
 
@@ -178,8 +179,13 @@ def test_intake_judges_a_repository_by_its_name_alone(fields: dict[str, str], re
 
 def test_no_module_but_the_fetch_names_the_secret_in_an_environment() -> None:
     root = Path(commands.__file__).parents[1]
-    named = {path.relative_to(root).as_posix() for path in root.rglob("*.py") if "IGNITE_GIT_TOKEN" in path.read_text()}
-    assert named == {"attempt/git.py", "git/commands.py"}
+
+    def having(text: str) -> set[str]:
+        return {path.relative_to(root).as_posix() for path in root.rglob("*.py") if text in path.read_text()}
+
+    assert having("IGNITE_GIT_TOKEN") == {"git/commands.py"}
+    assert having("login_of(") == {"git/commands.py", "attempt/git.py", "attempt/hosts.py"}
+    assert having("private_environment(") == {"attempt/hosts.py", "attempt/steps.py"}
 
 
 MODULES = [

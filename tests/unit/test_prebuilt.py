@@ -516,9 +516,6 @@ def test_a_lost_key_file_is_not_made_anew_beside_secrets_of_the_old_one(kept: Se
     assert kept.save("zoo", "b", secrets.BUILD, "", value)["version"] == 1
 
 
-KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n"
-
-
 @pytest.mark.parametrize(
     "named",
     [
@@ -538,10 +535,8 @@ KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY--
         pb.NamedSecret(name="a", git_token=pb.GitToken(username="u")),
         pb.NamedSecret(name="a", git_token=pb.GitToken(token="t\n")),
         pb.NamedSecret(name="a", git_token=pb.GitToken(token="t" * 8193)),
-        pb.NamedSecret(name="a", git_ssh_key=pb.GitSshKey(private_key=KEY)),
-        pb.NamedSecret(name="a", git_ssh_key=pb.GitSshKey(private_key="key", known_hosts="h k v")),
     ],
-    ids=range(18),
+    ids=range(16),
 )
 def test_what_can_be_no_secret_is_refused_without_its_value(kept: Secrets, named: pb.NamedSecret) -> None:
     with pytest.raises(BuildError) as refused:

@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from sqlalchemy import update
 
 from builder import pipelines
@@ -352,6 +354,125 @@ def test_a_repository_of_image_mode_is_claimed_with_its_secret_for_its_host_alon
         wanted = ("InvalidRequest", "code.image.fromGit.secretRef") if secret == "other" else ("", "")
         assert (failure.reason, failure.where) == wanted
     assert answers == {"forge": {"git.username": "ada", "git.token": "t0ken"}, "other": {}, "": {}}
+
+
+BOTH = {"private": "git.acme.example/acme", "private_secret": "ci"}
+SECRETS = (
+    pb.NamedSecret(name="ci", git_token=pb.GitToken(username="ada", token="t0ken")),
+    pb.NamedSecret(name="here", host="git.acme.example", git_token=pb.GitToken(token="t0ken")),
+    pb.NamedSecret(name="other", host="git.example.com", git_token=pb.GitToken(token="t0ken")),
+    pb.NamedSecret(name="login", registry=pb.RegistryLogin(username="ada", password="x")),
+)
+
+
+def of_modules(services: Services, tmp_path: Path) -> Services:
+    """With secrets, and a node."""
+    parts = dataclasses.replace(services.parts, settings=Settings(data_dir=str(tmp_path)))
+    made = dataclasses.replace(services, build=BuildService(parts), worker=WorkerService(parts), parts=parts)
+    made.build.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=SECRETS))
+    made.worker.register_node(node_of("n"), pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["compile.go"]))
+    return made
+
+
+def of_go(arguments: dict[str, str], runtime: str = "go") -> pb.CreateBuildRequest:
+    request = pb.CreateBuildRequest(name="app")
+    request.code.compile.source_code = b"package main\n"
+    request.code.compile.build_args.update(arguments)
+    if runtime:
+        getattr(request.code.compile.runtime, runtime).SetInParent()
+    return request
+
+
+@pytest.mark.parametrize("runtime", ["go", ""])
+@pytest.mark.parametrize(
+    ("arguments", "reason", "where"),
+    [
+        ({"private": "git.acme.example"}, "InvalidRequest", "private_secret"),
+        ({"private_secret": "ci"}, "InvalidRequest", "private"),
+        ({**BOTH, "private": "*.acme.example"}, "InvalidRequest", "private"),
+        ({**BOTH, "private": "ssh://git.acme.example/x"}, "InvalidRequest", "private"),
+        ({**BOTH, "private_secret": "nobody"}, "SecretNotFound", "private_secret"),
+        ({**BOTH, "private_secret": "login"}, "SecretWrongType", "private_secret"),
+        ({**BOTH, "private_secret": "other"}, "InvalidRequest", "private_secret"),
+    ],
+)
+def test_private_modules_are_judged_at_the_submit(
+    services: Services, tmp_path: Path, arguments: dict[str, str], reason: str, where: str, runtime: str
+) -> None:
+    made = of_modules(services, tmp_path)
+    with pytest.raises(BuildError) as refused:
+        made.build.create_build(ACME, of_go(arguments, runtime))
+    assert (refused.value.reason, refused.value.where) == (reason, f"buildArgs.{where}")
+    assert made.names() == []
+
+
+def test_the_claim_has_the_login_of_private_modules_in_its_latest_version(services: Services, tmp_path: Path) -> None:
+    made = of_modules(services, tmp_path)
+    build = made.build.create_build(ACME, of_go(BOTH)).build_id
+    for name in ("ci", "here"):  # a new value before the claim is a new version
+        token = pb.NamedSecret(name=name, host="git.acme.example", git_token=pb.GitToken(token="t0ken-2"))
+        made.build.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=[token]))
+    answer = made.worker.claim_build(
+        node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    )
+    assert dict(answer.secrets) == {
+        "modules.username": "", "modules.token": "t0ken-2", "modules.host": "git.acme.example", "modules.version": "2",
+    }  # fmt: skip
+    assert "t0ken" not in str(made.get(build))
+
+
+def test_a_secret_that_is_for_another_host_by_now_ends_the_claim(services: Services, tmp_path: Path) -> None:
+    made = of_modules(services, tmp_path)
+    build = made.build.create_build(ACME, of_go(BOTH)).build_id
+    moved = pb.NamedSecret(name="ci", host="git.example.com", git_token=pb.GitToken(token="t0ken"))
+    made.build.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=[moved]))
+    answer = made.worker.claim_build(
+        node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    )
+    assert not answer.granted and not answer.secrets
+    failure = made.get(build).failure
+    assert (failure.reason, failure.where) == ("InvalidRequest", "buildArgs.private_secret")
+    assert "only for git.example.com" in failure.message
+
+
+def test_arguments_of_a_dockerfile_are_no_private_modules(services: Services, tmp_path: Path) -> None:
+    made = of_modules(services, tmp_path)
+    made.worker.register_node(node_of("n"), pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["image"], slots=1))
+    request = pb.CreateBuildRequest(name="app")
+    request.code.image.from_git.url = "https://forge.example.com/a.git"
+    request.code.image.from_git.build_args.update({"private": "yes", "private_secret": "ci"})
+    build = made.build.create_build(ACME, request).build_id
+    answer = made.worker.claim_build(
+        node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    )
+    assert answer.granted and not answer.secrets
+
+
+def test_a_claim_brings_a_key_for_ssh_and_a_token_for_https(services: Services, tmp_path: Path) -> None:
+    parts = dataclasses.replace(services.parts, settings=Settings(data_dir=str(tmp_path)))
+    build_service, worker = BuildService(parts), WorkerService(parts)
+    key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
+    named = [
+        pb.NamedSecret(name="token", git_token=pb.GitToken(token="t0ken")),
+        pb.NamedSecret(name="key", host="forge.example.com:2222", git_ssh_key=pb.GitSshKey(private_key=key)),
+    ]
+    build_service.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=named))
+    worker.register_node(node_of("n"), pb.RegisterNodeRequest(protocol=1, node_id="n", queues=["image"], slots=1))
+    over_ssh, of_key = "ssh://git@forge.example.com:2222/a.git", {"git.private_key": key, "git.known_hosts": ""}
+    for url, secret, wanted, reason in (
+        (over_ssh, "key", of_key, ""),
+        (over_ssh, "token", {}, "SecretWrongType"),
+        ("git@forge.example.com:a.git", "key", {}, "InvalidRequest"),  # the secret is for another port
+        ("https://forge.example.com:2222/a.git", "key", {}, "SecretWrongType"),
+    ):
+        asked = pb.CreateBuildRequest(name="app")
+        asked.code.image.from_git.url, asked.code.image.from_git.secret_ref = url, secret
+        build = build_service.create_build(ACME, asked).build_id
+        answer = worker.claim_build(
+            node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce=build)
+        )
+        assert (dict(answer.secrets), services.get(build).failure.reason) == (wanted, reason), url
+        assert "PRIVATE KEY" not in str(services.get(build))
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,10 @@ def test_the_operators_list_of_hosts_is_open_to_a_client_that_fetches_modules_an
         (Indexes(listed=True), frozenset({("deno.land", 443), ("modules.corp", 8443)})),
     ):
         toolchain = Provided(base=base, root=sandbox.Root(), digests={}, indexes=client)
-        assert steps.sandbox_egress(attempt, toolchain).policy.hosts == hosts
+        step = Step(
+            name="fetch", argv=("x",), network=Network.INDEX, sees=Sees.STUBS, runs_source=False, cwd="/work/fetch"
+        )
+        assert steps.sandbox_egress(attempt, toolchain, step).policy.hosts == hosts
 
 
 def test_the_build_user_passes_to_what_it_writes_of_a_cache_whatever_the_umask(

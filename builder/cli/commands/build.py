@@ -26,6 +26,7 @@ from builder.cli.requests import (
     git_request,
     image_request,
     makes_image,
+    rebase_request,
     request_of,
 )
 from builder.cli.runtimes import nameable
@@ -63,13 +64,15 @@ def build(ctx: Context, options: BuildOptions) -> int:
             request = image_request(options)
         elif options.git:
             request = git_request(options, nameable(pipelines.names(known)), settings)
+        elif options.rebase:
+            request = rebase_request(options, settings)
         else:
             choice = Choice(no_ignore=options.no_ignore, include=tuple(options.include))
             packed = pack(options.path, ctx.stdin, with_dockerfile(choice, options.dockerfile, options.path))
             request = request_of(options, packed, nameable(pipelines.names(known)))
     except BuildError as error:
         raise refused_here(error) from None
-    what = packed.summary if packed else shown(f"git {options.git}" if options.git else f"image {options.image}")
+    what = packed.summary if packed else shown(_named(options))
     again = _again(options)
     interrupts = Interrupts(hup_stops=not settings.server)
     view = _view(ctx)
@@ -80,7 +83,7 @@ def build(ctx: Context, options: BuildOptions) -> int:
     with interrupts.installed(), ExitStack() as stack:
         interrupts.raises = True
         try:
-            view.open(f"build {request.name}  {what}  {place}")
+            view.open("  ".join((f"build {request.name}".rstrip(), what, place)))
             left = packed.folder.left if packed and packed.folder else ()
             if left:
                 view.notice(f"left out: {left_out(left)}")
@@ -117,8 +120,9 @@ def build(ctx: Context, options: BuildOptions) -> int:
                 if record is None:
                     ctx.leave()
                     raise _unknown(ctx)
-                ctx.remember(settings, record.build_id, request.name, "started")
-                view.created(record, _head(record, request.name, place))
+                name = record.name or request.name
+                ctx.remember(settings, record.build_id, name, "started")
+                view.created(record, _head(record, name, place))
                 if options.detach:
                     view.abandon()
                     return _detached(ctx, record)
@@ -131,7 +135,7 @@ def build(ctx: Context, options: BuildOptions) -> int:
                 # The answer first: what builds here has its folders to tidy up.
                 interrupts.raises = not settings.server
                 status = pb.BuildStatus.Name(watched.build.status)[len("BUILD_STATUS_") :]
-                ctx.remember(settings, record.build_id, request.name, status)
+                ctx.remember(settings, record.build_id, name, status)
                 failure = watched.build.failure
                 if words := explained(left, (failure.message, failure.where, *failure.said)):
                     view.notice(words)
@@ -144,11 +148,19 @@ def build(ctx: Context, options: BuildOptions) -> int:
             raise
 
 
+def _named(options: BuildOptions) -> str:
+    """What is built where nothing of this machine is sent."""
+    if options.rebase:
+        return f"rebase of {options.rebase}"
+    return f"git {options.git}" if options.git else f"image {options.image}"
+
+
 def _again(options: BuildOptions) -> str:
     """What names the same source to `build`, and whether it becomes an image."""
     named = {
         "--git": options.git,
         "--image": options.image,
+        "--rebase": options.rebase,
         "--dockerfile": options.dockerfile,
         "--secret": options.secret,
     }

@@ -33,7 +33,7 @@ from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.pipelines.catalog import read as read_catalog
-from builder.plan import Detection, Network, Plan
+from builder.plan import Detection, Network, Plan, Step
 from builder.settings import Settings
 from builder.source.digest import code_hash
 from builder.source.tree import DirTree
@@ -155,6 +155,27 @@ def plan(
     else:
         lines = rendered(made, source, digest, left, look, next_command)
     for line in lines:
+        ctx.out.line(line)
+    return 0
+
+
+def plan_rebase(ctx: Context, build: str) -> int:
+    """Show the Job that puts the image of a build on the current run image."""
+    from builder.strategies.preview import placeholders_of, rebase_job_of
+
+    settings = ctx.settings()
+    try:
+        manifest = rebase_job_of(settings)
+    except BuildError as error:
+        raise refused_here(error) from None
+    job = {"job": manifest, "placeholders": placeholders_of(manifest)}
+    if ctx.common.json:
+        ctx.document({"rebase": build, **job})
+        return 0
+    look = ctx.look(ctx.out)
+    rows = [("", "VALUE", "WHY"), ("image", "rebase", f"the image of {shown(build)} on another run image")]
+    command = shlex.join([ctx.prog, "build", "--rebase", build])
+    for line in (*_cut(fmt.table(rows), look), *_job_lines(job, look, STRATEGIES["rebase"], command)):
         ctx.out.line(line)
     return 0
 
@@ -296,13 +317,18 @@ def rendered_image(
     lines = list(fmt.table(rows))
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
     if "engine" in job:
-        lines.append(f"{'call':<9}of the engine's client, with the folder as a tar")
-    else:
-        words = [f"{word}  {meaning}" for word, meaning in job["placeholders"].items()]
-        lines += [f"{'' if at else 'job':<9}{text}" for at, text in enumerate(words)]
-    manifest = _folded(job["engine"] if "engine" in job else job["job"]).split("\n")
-    after = [f"output   {STRATEGIES[made.strategy]}", f"next     {look.paint('cyan', shown(next_command))}"]
-    return (*_cut(lines, look), *manifest, *_cut(after, look))
+        call = f"{'call':<9}of the engine's client, with the folder as a tar"
+        after = (f"output   {STRATEGIES[made.strategy]}", f"next     {look.paint('cyan', shown(next_command))}")
+        return (*_cut([*lines, call], look), *_folded(job["engine"]).split("\n"), *_cut(after, look))
+    return (*_cut(lines, look), *_job_lines(job, look, STRATEGIES[made.strategy], next_command))
+
+
+def _job_lines(job: Mapping[str, Any], look: Look, output: str, next_command: str) -> tuple[str, ...]:
+    """What the placeholders of a Job stand for, the Job, and what comes of it."""
+    words = [f"{word}  {meaning}" for word, meaning in job["placeholders"].items()]
+    lines = [f"{'' if at else 'job':<9}{text}" for at, text in enumerate(words)]
+    after = [f"output   {output}", f"next     {look.paint('cyan', shown(next_command))}"]
+    return (*_cut(lines, look), *_folded(job["job"]).split("\n"), *_cut(after, look))
 
 
 def _folded(value: Any, indent: int = 0) -> str:
@@ -326,6 +352,7 @@ STRATEGIES = {
     "kaniko": "container image, by Kaniko in a Kubernetes Job",
     "buildpacks": "container image, by Cloud Native Buildpacks in a Kubernetes Job",
     "docker": "container image, by the Docker engine of docker_host",
+    "rebase": "container image, its base exchanged by the lifecycle of buildpacks in a Kubernetes Job",
 }
 
 
@@ -415,12 +442,17 @@ def rendered(
     for number, step in enumerate(made.steps, 1):
         command = " ".join(_word(part) for part in step.argv)
         caches = ", ".join(f"{cache.name} ({cache.access})" for cache in step.caches)
-        steps.append((f"{number} {step.name}", _NETWORK[step.network], caches or "-", command))
+        steps.append((f"{number} {step.name}", _network(step), caches or "-", command))
     lines += fmt.table(steps)
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
     lines.append(f"output   {shown(made.output.summary)}")
     lines.append(f"next     {look.paint('cyan', shown(next_command))}")
     return tuple(line if look.columns is None else fmt.cut(line, look.columns, look.symbols.ellipsis) for line in lines)
+
+
+def _network(step: Step) -> str:
+    """What a step reaches, with the hosts of private modules."""
+    return ", ".join(("package index", *step.private.hosts)) if step.private else _NETWORK[step.network]
 
 
 def _left_rows(left: Sequence[Left]) -> list[tuple[str, str, str]]:

@@ -89,7 +89,7 @@ def _secret(name: str, kind: str, username: str, host: str, known_hosts: str, va
         secret.registry.username, secret.registry.password = username, value
     elif is_key:
         secret.git_ssh_key.private_key = value + "\n"
-        secret.git_ssh_key.known_hosts = _read(known_hosts)
+        secret.git_ssh_key.known_hosts = _read(known_hosts) if known_hosts else ""
     elif kind == "git":
         secret.git_token.username, secret.git_token.token = username, value
     else:
@@ -98,14 +98,12 @@ def _secret(name: str, kind: str, username: str, host: str, known_hosts: str, va
 
 
 def _check_options(kind: str, username: str, known_hosts: str, *, is_key: bool) -> None:
-    """Raises `Stop` for an option that is missing, or that this type has no use for."""
+    """Raises `Stop` for an option that is missing, or that this type has no use for. Without keys of hosts an SSH key
+    goes by those of the node (`git_known_hosts`)."""
     if kind == "registry" and not username:
         raise mistake("a registry secret needs a user", where="--username", next="Name it: --username NAME")
     if username and (kind == "build" or is_key):
         raise mistake("--username is for a password or a token", where="--username")
-    if is_key and not known_hosts:
-        step = "Make the file and compare its keys with those that the host publishes: ssh-keyscan HOST > known_hosts"
-        raise mistake("an SSH key needs the keys of its hosts", where="--known-hosts", next=step)
     if known_hosts and not is_key:
         raise mistake("--known-hosts is for an SSH key", where="--known-hosts")
 

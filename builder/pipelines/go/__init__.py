@@ -20,6 +20,7 @@ from builder.pipelines.go import modules
 from builder.pipelines.go.constraints import tags_of
 from builder.pipelines.go.diagnosis import LOOK_STEP
 from builder.pipelines.go.diagnosis import diagnose as diagnose
+from builder.pipelines.go.direct import with_private
 from builder.pipelines.go.entry import (
     choose,
     own_folders,
@@ -37,6 +38,7 @@ from builder.pipelines.go.source import Packages, reachable
 from builder.pipelines.go.steps import CGO_LINK, ENV, LOOK, LOOK_ENV, cgo_step, fetch_step, memo_of, offline_step
 from builder.pipelines.go.steps import GO as GO
 from builder.pipelines.go.versions import wanted_version
+from builder.pipelines.private import PATHS, SECRET
 from builder.plan import (
     PLATFORM,
     Choice,
@@ -73,6 +75,8 @@ ARGUMENTS = (
         meaning="string variables that the linker sets (`-X`): `PACKAGE.NAME=VALUE`, apart by commas, or a JSON object",
         example="main.version=1.4.0,example.com/app/build.commit=7f3a9c",
     ),
+    PATHS,
+    SECRET,
 )
 BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
 CGO_TAGS = ("netgo", "osusergo")
@@ -126,6 +130,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     sdk = any(name == "ignite" or name.startswith("ignite/") for name in imports) and "ignite" not in project.paths
     files = written(tree, project, row.version, sdk, vendored)
     download = None if vendored else fetch_step(tree, project, imports, warnings)
+    download = with_private(download, tree, project, imports, request, warnings)
     if tree.has(project.modules[0].file) and not any(one.mod.toolchain[0] for one in project.modules):
         warnings.append(f"go.mod has no toolchain line: took go {row.version} of the catalog")
     overlay = ("-overlay", OVERLAY) if any(posixpath.basename(file.path) == OVERLAY for file in files) else ()
@@ -200,6 +205,9 @@ def _chosen(request: PlanRequest, linked: tuple[str, ...]) -> tuple[Choice, ...]
     if linked:
         shown = " ".join(word for word in linked if word != "-X")
         found.append(Choice(name="variables", value=shown, why="build argument ldflags_x"))
+    if request.build_args.get(PATHS.name):
+        value = f"{request.build_args[PATHS.name]}, by the secret {request.build_args[SECRET.name]}"
+        found.append(Choice(name="private modules", value=value, why="build argument private"))
     if request.build_args.get("files"):
         found.append(Choice(name="files", value=request.build_args["files"], why="build argument files"))
     if start_of(request.build_args):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from builder.pipelines.go.unfetched import unfetched
 from builder.pipelines.output import SAID, cut_root, first_match, index_trouble, said_from, step_failed, word_before
 from builder.plan import Diagnosis, Step
 
@@ -42,7 +43,8 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """What `go` printed. The order matters: a lock that does not fit comes before the error it causes."""
     said = [cut_root(line) for line in lines]
     trouble = index_trouble(said) if step.name not in ("compile", LOOK_STEP) else None
-    found = _lock(said) or _manifest(said) or trouble or _c(said) or _module(said) or _cgo(said)
+    unfetched_one = unfetched(step.private, said) if step.private else None
+    found = _lock(said) or unfetched_one or _manifest(said) or trouble or _c(said) or _module(said) or _cgo(said)
     found = found or _compiler(said, exit_code)
     if found:
         return found
@@ -109,7 +111,8 @@ def _module(said: Sequence[str]) -> Diagnosis | None:
     return Diagnosis(
         reason="DependencyNotFound", message=f"{which} is not to be had from the module proxy",
         where=f"go.mod  {which}" if name and name[2] else "", said=said_from(said, _NO_MODULE),
-        next="Correct its name or version. By hand: go mod download. If it is private, its proxy must be configured.",
+        next="Correct its name or version. By hand: go mod download. If it is private: --build-arg private=HOST/PATH, "
+        "beside private_secret.",
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from builder.dockerfile.choose import ImageRequest
 from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
 from builder.kube.job import Attempt, Limits, Site, Source, Toleration
 from builder.settings import Settings
-from builder.strategies.preview import job_of
+from builder.strategies.preview import job_of, rebase_job_of
 
 FOLDER = Path(__file__).parent
 EXAMPLES = FOLDER.parents[2] / "examples"
@@ -92,7 +92,7 @@ def buildpacks_manifests() -> dict[str, dict[str, Any]]:
 
 
 def previews() -> dict[str, dict[str, Any]]:
-    """Name → what `plan` shows of an example: the settings name no image and no registry."""
+    """Name → what `plan` shows of an example, and of a rebase: the settings name no image and no registry."""
 
     def packed(folder: str, part: object) -> tuple[str, int, int]:
         return SOURCE.digest, SOURCE.archive_bytes, SOURCE.unpacked_bytes
@@ -102,7 +102,8 @@ def previews() -> dict[str, dict[str, Any]]:
         "image-dockerfile": ImageRequest(build_args=arguments),
         "image-buildpacks": ImageRequest(buildpacks=True, build_args={"BP_MODE": "fast"}),
     }
-    return {f"plan-{name}": job_of(Settings(), EXAMPLES / name, one, "app", packed) for name, one in asked.items()}
+    made = {f"plan-{name}": job_of(Settings(), EXAMPLES / name, one, "app", packed) for name, one in asked.items()}
+    return {**made, "plan-rebase": rebase_job_of(Settings())}
 
 
 def all_manifests() -> dict[str, dict[str, Any]]:

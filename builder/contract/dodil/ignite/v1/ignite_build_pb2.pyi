@@ -264,6 +264,28 @@ class GitSource(_message.Message):
 Global___GitSource: _TypeAlias = GitSource  # noqa: Y015
 
 @_typing.final
+class RebaseSource(_message.Message):
+    """An image that buildpacks made, put on the run image that is current: nothing is built, no source is needed."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    build_id: _builtins.str
+    """A build of the same organization that has succeeded, or a start of its id that no other build has."""
+    def __init__(
+        self,
+        *,
+        build_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebaseSource: _TypeAlias = RebaseSource  # noqa: Y015
+
+@_typing.final
 class CreateBuildRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -311,6 +333,7 @@ class CreateBuildRequest(_message.Message):
     ZIPPED_CODE_FIELD_NUMBER: _builtins.int
     GIT_SOURCE_FIELD_NUMBER: _builtins.int
     CODE_FIELD_NUMBER: _builtins.int
+    REBASE_FIELD_NUMBER: _builtins.int
     SOURCE_REF_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     ORGANIZATION_NAME_FIELD_NUMBER: _builtins.int
@@ -333,7 +356,7 @@ class CreateBuildRequest(_message.Message):
     zipped_code: _builtins.bytes
     """An archive, under 4 MB."""
     name: _builtins.str
-    """Required: the app's or function's name."""
+    """Required, but for a rebase: the app's or function's name. Empty: that of the build whose image is rebased."""
     organization_name: _builtins.str
     dockerfile: _builtins.str
     """Image mode; empty: "Dockerfile"."""
@@ -359,12 +382,16 @@ class CreateBuildRequest(_message.Message):
         """Compile mode or image mode."""
 
     @_builtins.property
+    def rebase(self) -> Global___RebaseSource:
+        """Image mode: the image of a build that is there, on another run image."""
+
+    @_builtins.property
     def source_ref(self) -> _ignite_common_pb2.SourceRef:
         """The source itself when `code` has an empty body."""
 
     @_builtins.property
     def tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Empty: "latest"."""
+        """Empty: "latest"; of a rebase the tags of the build whose image is rebased."""
 
     @_builtins.property
     def build_args(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
@@ -381,6 +408,7 @@ class CreateBuildRequest(_message.Message):
         zipped_code: _builtins.bytes = ...,
         git_source: Global___GitSource | None = ...,
         code: _ignite_common_pb2.CodeSource | None = ...,
+        rebase: Global___RebaseSource | None = ...,
         source_ref: _ignite_common_pb2.SourceRef | None = ...,
         name: _builtins.str = ...,
         organization_name: _builtins.str = ...,
@@ -399,11 +427,11 @@ class CreateBuildRequest(_message.Message):
         output_repository: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "context_id", b"context_id", "git_source", b"git_source", "source", b"source", "source_ref", b"source_ref", "zipped_code", b"zipped_code"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "context_id", b"context_id", "git_source", b"git_source", "rebase", b"rebase", "source", b"source", "source_ref", b"source_ref", "zipped_code", b"zipped_code"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "buildpacks", b"buildpacks", "code", b"code", "context_id", b"context_id", "dockerfile", b"dockerfile", "git_source", b"git_source", "idempotency_key", b"idempotency_key", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "organization_name", b"organization_name", "output_repository", b"output_repository", "platform", b"platform", "priority", b"priority", "queue_timeout_secs", b"queue_timeout_secs", "registry", b"registry", "repository", b"repository", "source", b"source", "source_ref", b"source_ref", "tags", b"tags", "timeout_secs", b"timeout_secs", "zipped_code", b"zipped_code"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "buildpacks", b"buildpacks", "code", b"code", "context_id", b"context_id", "dockerfile", b"dockerfile", "git_source", b"git_source", "idempotency_key", b"idempotency_key", "labels", b"labels", "name", b"name", "no_cache", b"no_cache", "organization_name", b"organization_name", "output_repository", b"output_repository", "platform", b"platform", "priority", b"priority", "queue_timeout_secs", b"queue_timeout_secs", "rebase", b"rebase", "registry", b"registry", "repository", b"repository", "source", b"source", "source_ref", b"source_ref", "tags", b"tags", "timeout_secs", b"timeout_secs", "zipped_code", b"zipped_code"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["context_id", "zipped_code", "git_source", "code"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["context_id", "zipped_code", "git_source", "code", "rebase"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
@@ -768,7 +796,7 @@ class GitSshKey(_message.Message):
     KNOWN_HOSTS_FIELD_NUMBER: _builtins.int
     private_key: _builtins.str
     known_hosts: _builtins.str
-    """Lines as of ssh-keyscan; a host whose key is not in it is refused."""
+    """Lines as of ssh-keyscan; a host whose key is not in it is refused. Empty: those of the node."""
     def __init__(
         self,
         *,
@@ -1718,6 +1746,7 @@ class ClaimBuildResponse(_message.Message):
     DESTINATION_FIELD_NUMBER: _builtins.int
     SECRETS_FIELD_NUMBER: _builtins.int
     START_CHECK_FIELD_NUMBER: _builtins.int
+    REBASED_FIELD_NUMBER: _builtins.int
     DEFAULT_VERSIONS_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     refused_because: _builtins.str
@@ -1743,6 +1772,10 @@ class ClaimBuildResponse(_message.Message):
         """Of this build only."""
 
     @_builtins.property
+    def rebased(self) -> Global___RebasedImage:
+        """Of a rebase alone."""
+
+    @_builtins.property
     def default_versions(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Runtime → version that stands for the catalog's default: the one of this app's last success."""
 
@@ -1762,15 +1795,50 @@ class ClaimBuildResponse(_message.Message):
         destination: Global___Destination | None = ...,
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         start_check: _builtins.str = ...,
+        rebased: Global___RebasedImage | None = ...,
         default_versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "limits", b"limits", "request", b"request", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "limits", b"limits", "rebased", b"rebased", "request", b"request", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "rebased", b"rebased", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ClaimBuildResponse: _TypeAlias = ClaimBuildResponse  # noqa: Y015
+
+@_typing.final
+class RebasedImage(_message.Message):
+    """The image that a rebase starts from. It is in the repository of the destination."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BUILD_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    CODE_HASH_FIELD_NUMBER: _builtins.int
+    PROVENANCE_FIELD_NUMBER: _builtins.int
+    build_id: _builtins.str
+    """The build that made it."""
+    digest: _builtins.str
+    """"sha256:" and 64 hex digits."""
+    code_hash: _builtins.str
+    """Of that build; its code is the same."""
+    @_builtins.property
+    def provenance(self) -> Global___SourceProvenance: ...
+    def __init__(
+        self,
+        *,
+        build_id: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        code_hash: _builtins.str = ...,
+        provenance: Global___SourceProvenance | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "code_hash", b"code_hash", "digest", b"digest", "provenance", b"provenance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RebasedImage: _TypeAlias = RebasedImage  # noqa: Y015
 
 @_typing.final
 class StoredSource(_message.Message):
@@ -1999,6 +2067,7 @@ class PlannedRequest(_message.Message):
     WARNINGS_FIELD_NUMBER: _builtins.int
     PROVENANCE_FIELD_NUMBER: _builtins.int
     PHASES_FIELD_NUMBER: _builtins.int
+    UNCHANGED_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     build_id: _builtins.str
     claim: _builtins.int
@@ -2009,6 +2078,8 @@ class PlannedRequest(_message.Message):
     runtime: _builtins.str
     runtime_version: _builtins.str
     target: _builtins.str
+    unchanged: _builtins.bool
+    """Of a rebase: the image is on the run image already, so the artifact of the build that it names is this one's, too."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -2032,10 +2103,11 @@ class PlannedRequest(_message.Message):
         warnings: _abc.Iterable[_builtins.str] | None = ...,
         provenance: Global___SourceProvenance | None = ...,
         phases: _abc.Iterable[Global___PhaseRecord] | None = ...,
+        unchanged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provenance", b"provenance"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "code_hash", b"code_hash", "key", b"key", "phases", b"phases", "plan_json", b"plan_json", "protocol", b"protocol", "provenance", b"provenance", "runtime", b"runtime", "runtime_version", b"runtime_version", "target", b"target", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "code_hash", b"code_hash", "key", b"key", "phases", b"phases", "plan_json", b"plan_json", "protocol", b"protocol", "provenance", b"provenance", "runtime", b"runtime", "runtime_version", b"runtime_version", "target", b"target", "unchanged", b"unchanged", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
