@@ -144,7 +144,9 @@ def _source_options(function: F) -> F:
     for decorate in (
         click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
         click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
-        click.option("--dockerfile", metavar="FILE", default="", help="make an image of it, in a server's cluster"),
+        click.option(
+            "--dockerfile", metavar="FILE", default="", help="make an image of it: a server's cluster, or docker_host"
+        ),
         click.option("--buildpacks", is_flag=True, help="make an image by buildpacks, in a server's cluster"),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
         click.option("--start-check", metavar="MODE", default="", help="off, warn or require"),

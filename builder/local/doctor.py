@@ -17,6 +17,7 @@ from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
+from builder.engine.api import connect
 from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
 from builder.node.floor import lacks
@@ -109,8 +110,22 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
             mend="free some",
         )
     )
+    found += engine(settings) if settings.docker_host else ()
     found += control_side(settings) if settings.server else ()
     return tuple(found)
+
+
+def engine(settings: Settings) -> tuple[Finding, ...]:
+    """Whether the engine answers, and who may use it."""
+    host = settings.docker_host
+    try:
+        with closing(connect(host)) as found:
+            version = visible(found.version(), limit=40)
+    except BuildError as error:
+        effect = f"no Dockerfile is built here: {error.message}"
+        return (Finding(ok=False, name="docker_host", effect=effect, mend=error.next),)
+    mine = f"its builds are as root of that machine, for the organization {settings.organization} alone"
+    return (Finding(ok=True, name=f"Docker engine {version} at {host}: {mine}"),)
 
 
 def _fence(settings: Settings, folder: Path) -> Finding:
