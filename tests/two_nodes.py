@@ -51,11 +51,11 @@ def as_one() -> Iterator[None]:
 
 
 @contextmanager
-def as_other(locales: Path) -> Iterator[dict[str, str]]:
-    """What this thread starts meanwhile has one core and the other conditions, whose variables are yielded."""
+def as_other(locales: Path) -> Iterator[None]:
+    """What this thread starts meanwhile has one core and the other conditions."""
     environ = OTHER | {"LOCPATH": str(locales)}
     with _conditions({min(os.sched_getaffinity(0))}, OTHER_UMASK, environ), _host_named(OTHER_HOST):
-        yield environ
+        yield
 
 
 @contextmanager

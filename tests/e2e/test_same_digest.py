@@ -1,6 +1,6 @@
 """The same source gives the same digest: later, and on a node that differs in all that must not travel into it.
 
-One source of each runtime; a component does so in test_components.py, and every example in the corpus.
+One source of each runtime. Every example and target is compared in the corpus.
 """
 
 from __future__ import annotations
