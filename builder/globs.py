@@ -241,6 +241,18 @@ def moby_pattern(text: str, number: int = 0) -> MobyPattern:
     )
 
 
+def deciding(rules: Sequence[MobyPattern], path: str) -> MobyPattern | None:
+    """The rule that leaves a path out; None: it is sent. The last one that matches it or a folder above decides."""
+    above = [path]
+    while "/" in above[-1]:
+        above.append(above[-1].rpartition("/")[0])
+    last: MobyPattern | None = None
+    for rule in rules:
+        if any(rule.matches(each) for each in above):
+            last = None if rule.negated else rule
+    return last
+
+
 _STAR, _FOLDERS, _ANYTHING = "[^/]*", "(?:.*/)?", ".*"
 _LOOPS = frozenset({_STAR, _FOLDERS, _ANYTHING})
 _MOST_MOVES = 64

@@ -29,6 +29,7 @@ ORGANIZATION = re.compile(r"[a-z0-9]+(?:[._-][a-z0-9]+)*")
 _HOST = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?(?::([0-9]{1,5}))?")
 _BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9!_.*'()-]+)*/?")
 _BY_DIGEST = re.compile(r"[^\s@]+@sha256:[0-9a-f]{64}")
+_ENGINE = re.compile(r"unix:///[^\s]+|tcp://[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?:[0-9]{1,5}")
 _TOLERATION = re.compile(r"[\w./-]+(?:=[\w.-]*)?(?::(?:NoSchedule|PreferNoSchedule|NoExecute))?")
 
 Count = Annotated[int, Meta(ge=1)]
@@ -94,7 +95,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # Build node
     node_id: str = ""  # identity of this node; default: the host's name
     slots: Count = 2  # builds at once on this node
-    queues: tuple[str, ...] = ()  # queues this node reads; default: each runtime's and compile.any
+    # queues this node reads; default: each runtime's and compile.any, with docker_host also image
+    queues: tuple[str, ...] = ()
     # bytes that an image may unpack into: a base or a toolchain of this node, or one that `run` starts
     unpacked_image_bytes: Mebibytes = 16_384 * MIB
     node_free_bytes: Natural = 512 * MIB  # bytes free on the disk of node_dir below which the node takes no builds
@@ -178,6 +180,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     job_registry_username: str = ""
     job_registry_password: str = ""  # its password
     kaniko_cache: bool = True  # cached layers of RUN, in a repository of each organization
+    # Docker engine that builds Dockerfiles where no cluster is configured, for `organization` alone and with its own
+    # privileges: unix:///var/run/docker.sock or tcp://HOST:PORT
+    docker_host: str = ""
     # Faults, for tests
     crash_at: str = ""  # label at which this process kills itself with SIGKILL
 
@@ -205,7 +210,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         return self.secrets_key_file or posixpath.join(self.data_dir, "secrets.key")
 
     def queue_list(self, runtimes: tuple[str, ...]) -> tuple[str, ...]:
-        return self.queues or (*(f"compile.{name}" for name in runtimes), "compile.any")
+        """The queues that a node reads; with an engine also that of images."""
+        engine = ("image",) if self.docker_host else ()
+        return self.queues or (*(f"compile.{name}" for name in runtimes), "compile.any", *engine)
 
 
 NAMES = Settings.__struct_fields__
@@ -278,6 +285,12 @@ def _check_tolerations(rows: tuple[str, ...]) -> None:
     for number, row in enumerate(rows, 1):
         if not _TOLERATION.fullmatch(row):
             raise ValueError(f"row {number}: it takes key, key=value, key:effect or key=value:effect")
+
+
+def _check_docker_host(host: str) -> None:
+    """The socket of this machine, or an engine over TCP without TLS: the way to one over a network is a tunnel."""
+    if host and not _ENGINE.fullmatch(host):
+        raise ValueError("it takes unix:///PATH/OF/SOCKET or tcp://HOST:PORT")
 
 
 def _check_optional_url(url: str) -> None:
@@ -382,4 +395,5 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "buildpacks_builder": _check_image,
     "buildpacks_run_image": _check_image,
     "job_tolerations": _check_tolerations,
+    "docker_host": _check_docker_host,
 }

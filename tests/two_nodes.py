@@ -150,7 +150,7 @@ def _conditions_of(server: Server) -> list[Condition]:
     parent, count = server.embedded.worker.pid, 1 + server.embedded.settings.slots
 
     def owners() -> list[int]:
-        return [pid for pid in processes_below(parent) if _command_line(pid) == _command_line(parent)]
+        return [pid for pid in processes_below(parent) if _line(pid) == _line(parent)]
 
     found: list[int] = []
 
@@ -175,10 +175,12 @@ def _host_of(pid: int) -> Iterator[None]:
         os.close(there)
 
 
-def _command_line(pid: int) -> bytes:
-    """Of a process that may have ended meanwhile."""
+def _line(pid: int) -> bytes:
+    """The command line of a process, which may have ended meanwhile. Readers have that of the process that builds,
+    which forks them with its first build, and count for nothing."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        is_reader = Path(f"/proc/{pid}/comm").read_text(errors="replace").startswith("ignite-reader")
+        return b"" if is_reader else Path(f"/proc/{pid}/cmdline").read_bytes()
     except OSError:
         return b""
 

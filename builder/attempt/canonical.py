@@ -17,6 +17,7 @@ from builder.errors import BuildError, PlatformError
 from builder.images.gather import Entry, Kind
 from builder.images.layer import tar_header
 from builder.source.below import open_file, walk
+from builder.source.digest import code_hash
 from builder.source.write import from_disk
 
 BLOCK, RECORD = 1024 * 1024, 512
@@ -63,6 +64,17 @@ def write_archive(
     except OSError as error:
         raise from_disk(error) from error
     return Archive(path=out, sha256=hasher.hexdigest(), size=size, unpacked=sum(one.size for one in entries))
+
+
+def context_hash(root: Path) -> str:
+    """The digest of the folder that becomes an image: what changes elsewhere in the source changes no image.
+
+    Raises `PlatformError` for a disk that fails.
+    """
+    try:
+        return code_hash(root)
+    except OSError as error:
+        raise from_disk(error) from error
 
 
 def _pieces(root: Path, entries: Iterable[Entry], check: Callable[[], None]) -> Iterator[bytes]:

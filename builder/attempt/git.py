@@ -21,7 +21,8 @@ from builder.addresses import normalized
 from builder.attempt.attempt import Attempt
 from builder.attempt.hosts import CA_MOUNT, machine_git, policy_of, require
 from builder.attempt.sshagent import serving
-from builder.attempt.steps import step_launcher, step_limits
+from builder.attempt.steps import TAIL_LINES, step_launcher, step_limits
+from builder.attempt.verdict import of_room
 from builder.contract.request import Repository
 from builder.errors import BuildError, PlatformError
 from builder.git import commands, ssh
@@ -314,6 +315,8 @@ def _run(
     attempt.check()
     if result.reason:
         raise BuildError(result.reason, f"git reached a limit of the build: {result.reason}")
+    if result.exit_code and (full := of_room(attempt, "git", result.exit_code, result.room, err[-TAIL_LINES:])):
+        raise full
     return _Ran(
         code=result.exit_code,
         out=tuple(out),

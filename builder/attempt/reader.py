@@ -33,7 +33,7 @@ from builder.text import visible
 
 if TYPE_CHECKING:
     from builder.dockerfile.choose import ImageRequest
-    from builder.strategies.base import Choice, Strategy
+    from builder.strategies.base import Choice, Planner
 
 LOOK_S = 0.05
 """Between two looks whether the attempt must stop. An answer wakes its owner at once."""
@@ -224,8 +224,8 @@ class Reading:
         with _invalid():
             return self._ask(Choice, "strategy", self._bounds, asked=asked)
 
-    def image(self, strategy: Strategy, asked: ImageRequest, known: str) -> Any:
-        """The strategy's plan for the source, of its type `PLAN`."""
+    def image(self, strategy: Planner, asked: ImageRequest, known: str) -> Any:
+        """The plan for the source, of the type `PLAN` of what makes it."""
         with _invalid():
             return self._ask(strategy.PLAN, "image", self._bounds, strategy=strategy.NAME, asked=asked, known=known)
 

@@ -166,7 +166,7 @@ class Desk:
         from builder import strategies
         from builder.dockerfile.choose import ImageRequest
 
-        found = strategies.by_name(strategy)
+        found = strategies.planner(strategy)
         assert found is not None
         return found.plan(self._root, from_plain(ImageRequest, asked), known)
 

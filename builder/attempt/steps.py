@@ -90,11 +90,12 @@ def place(attempt: Attempt, plan: Plan) -> None:
 
     Before the first step that sees the source, and not earlier: until then they would be seen by a step with a network,
     or by one whose result is stored. Such a step may have put a link where they belong, so that whatever is there goes.
+    They are made beside the work folder, where no step looks, and in its file system: a rename ends at a border of one.
     """
     if not plan.placed:
         return
     sent = DirTree(attempt.source)
-    with tempfile.TemporaryDirectory(prefix="placed-", dir=attempt.private) as folder:
+    with tempfile.TemporaryDirectory(prefix=f"{attempt.work.name}.placed-", dir=attempt.work.parent) as folder:
         root = Path(folder)
         for copy in plan.placed:
             path = root / copy.path

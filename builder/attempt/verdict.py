@@ -1,7 +1,8 @@
 """Whose fault it is: trouble of this node's disk and caches is never the user's, a host that policy refuses never ours.
 
 Two questions, each asked in one place of the line: what an error that is no `BuildError` means (`of_error`), and what a
-failed step means before its output is read (`of_step`).
+failed step means before its output is read (`of_step`). Whether a full disk ended git is asked where git runs
+(`of_room`).
 """
 
 from __future__ import annotations
@@ -67,16 +68,8 @@ def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
 def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | None:
     """The reason of a failed step that this node's disk or caches made fail; None where its own output decides."""
     lines = [line[:LINE_LIMIT] for line in result.tail]
-    left = result.room if attempt.fence is None else _room_of_node(attempt)
-    said = next((line for line in lines if _FULL.search(line)), "")
-    floor = (attempt.node.settings.node_free_bytes, attempt.node.settings.node_free_inodes)
-    own = result.room if attempt.fence is not None else None
-    if own is not None and is_full(own, left):
-        return _quota(attempt, f"step {step.name}", result.exit_code, said)
-    if left is not None and (left.below(*NOTHING_LEFT) or (said and left.below(*floor))):
-        return _full(attempt, f"step {step.name} exited {result.exit_code}", left, said)
-    if own is not None and said and own.below(attempt.node.settings.disk_bytes // NEARLY, NOTHING_LEFT[1]):
-        return _quota(attempt, f"step {step.name}", result.exit_code, said)
+    if full := of_room(attempt, f"step {step.name}", result.exit_code, result.room, lines):
+        return full
     if closed := _closed(step, result):
         message = f"{closed} is not a public host, and private modules are there"
         hint = "Name a host with a public address, or ask the operator to list it in git_hosts."
@@ -92,6 +85,26 @@ def _closed(step: Step, result: StepResult) -> str:
     """A host of private modules that the egress policy refused: its name alone was allowed, its address was not."""
     names = {f"{host}:{PORT}" for host in step.private.hosts} if step.private else set()
     return next((one for one in result.refused if one in names), "")
+
+
+def of_room(attempt: Attempt, what: str, exit_code: int, left: Room | None, lines: Sequence[str]) -> BuildError | None:
+    """The reason of a command that failed where its disk was full: the node, or with a fence the build's own limit.
+
+    `left` is the least that the file system of the work folder had left. `lines`, which the command wrote, count where
+    little was left alone.
+    """
+    said = next((line for line in (each[:LINE_LIMIT] for each in lines) if _FULL.search(line)), "")
+    settings = attempt.node.settings
+    own = left if attempt.fence is not None else None
+    node = left if attempt.fence is None else _room_of_node(attempt)
+    if own is not None and is_full(own, node):
+        return _quota(attempt, what, exit_code, said)
+    floor = (settings.node_free_bytes, settings.node_free_inodes)
+    if node is not None and (node.below(*NOTHING_LEFT) or (said and node.below(*floor))):
+        return _full(attempt, f"{what} exited {exit_code}", node, said)
+    if own is not None and said and own.below(settings.disk_bytes // NEARLY, NOTHING_LEFT[1]):
+        return _quota(attempt, what, exit_code, said)
+    return None
 
 
 def is_full(own: Room, node: Room | None) -> bool:

@@ -144,7 +144,9 @@ def _source_options(function: F) -> F:
     for decorate in (
         click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
         click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
-        click.option("--dockerfile", metavar="FILE", default="", help="make an image of it, in a server's cluster"),
+        click.option(
+            "--dockerfile", metavar="FILE", default="", help="make an image of it: a server's cluster, or docker_host"
+        ),
         click.option("--buildpacks", is_flag=True, help="make an image by buildpacks, in a server's cluster"),
         click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
         click.option("--start-check", metavar="MODE", default="", help="off, warn or require"),
@@ -228,14 +230,27 @@ def _plan(
     from builder.cli.commands.plan import plan, plan_rebase
     from builder.cli.ignore import Choice
 
-    if rebase and path:
-        raise mistake("PATH and --rebase exclude each other", where="--rebase", next="Leave one of them out")
+    given = arguments(build_args, options)
     if rebase:
+        from builder.cli.requests import BuildOptions, check_sources
+
+        asked = BuildOptions(
+            path=path,
+            rebase=rebase,
+            runtime=runtime,
+            runtime_version=version,
+            target=target,
+            build_args=given,
+            include=include,
+            no_ignore=no_ignore,
+            dockerfile=dockerfile,
+            buildpacks=buildpacks,
+        )
+        check_sources(asked)
         return plan_rebase(context, rebase)
     if not path:
         raise click.MissingParameter(param_hint="'PATH|-'", param_type="argument", ctx=click.get_current_context())
     choice = Choice(no_ignore=no_ignore, include=include)
-    given = arguments(build_args, options)
     return plan(context, path, runtime, version, target, given, choice, dockerfile, buildpacks=buildpacks)
 
 

@@ -17,18 +17,13 @@ from builder.cli.runtimes import RUNTIMES, set_runtime
 from builder.cli.stop import mistake
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.dockerfile.choose import DEFAULT, check_path
+from builder.dockerfile.choose import DEFAULT, check_path, placed
 from builder.errors import BuildError
 from builder.git.source import check_reference, check_secret, parse_url
 from builder.images.reference import parse
 
 if TYPE_CHECKING:
     from builder.settings import Settings
-
-NO_CLUSTER = (
-    "Name a server that has a cluster (--server=URL), let a runtime build the source (--runtime NAME), or build and "
-    "push the image elsewhere and take it from there: ignite-builder build --image REF"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +155,7 @@ def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settin
     check_path(folder, "--git")
     request = _request(options, build_name(re.split("[/:]", url.rstrip("/"))[-1].removesuffix(".git")))
     if options.dockerfile or options.buildpacks:
-        _require_cluster(options, settings)
+        _require_builder(options, settings)
         made = request.code.image.from_git
         made.url, made.reference, made.secret_ref = url, reference, options.secret
         made.submodules = options.submodules
@@ -184,23 +179,28 @@ def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settin
 
 def as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Settings) -> None:
     """Make the request one for image mode. Raises `BuildError` where nothing here could build it."""
-    _require_cluster(options, settings)
+    _require_builder(options, settings)
     compiled = dict(request.code.compile.build_args)
     _fill_image(request.code.image.from_code, options, compiled)  # takes the place of code.compile
     request.buildpacks = options.buildpacks
 
 
-def _require_cluster(options: BuildOptions, settings: Settings) -> None:
-    """Raises `BuildError` ToolchainUnavailable without a server: image mode needs a cluster behind one."""
-    if settings.server:
-        return
-    message = "a Dockerfile is built by a cluster behind a server, and none is configured"
-    where = options.dockerfile or DEFAULT
-    if options.buildpacks:
-        message, where = "buildpacks run in a cluster behind a server, and none is configured", "--buildpacks"
-    elif not options.git:
-        message += "; it was checked alone"
-    raise BuildError("ToolchainUnavailable", message, where=where, next=NO_CLUSTER)
+def _require_builder(options: BuildOptions, settings: Settings) -> None:
+    """Raises `BuildError` ToolchainUnavailable without a cluster behind a server, and without an engine here."""
+    where = "--buildpacks" if options.buildpacks else options.dockerfile or DEFAULT
+    try:
+        placed(
+            "buildpacks" if options.buildpacks else "kaniko",
+            "",
+            cluster=bool(settings.server),
+            docker_host=settings.docker_host,
+            where=where,
+        )
+    except BuildError as error:
+        if options.buildpacks or options.git:
+            raise
+        message = f"{error.message}; it was checked alone"
+        raise BuildError(error.reason, message, where=where, next=error.next) from None
 
 
 def _fill_image(

@@ -16,7 +16,7 @@ from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields, under
 from builder.dockerfile.read import Instruction, heredoc_of, read
 from builder.dockerfile.words import Bad, Lex, Unknown
 from builder.errors import BuildError
-from builder.globs import MobyPattern
+from builder.globs import MobyPattern, deciding
 from builder.images.reference import parse
 from builder.text import visible
 
@@ -64,17 +64,7 @@ class Context:
         if self.compared >= MOST_COMPARED:
             return None
         self.compared += 1 + len(self.ignored) * (1 + path.count("/")) // COMPARED_AT_ONCE
-        return self._rules.setdefault(path, self._rule(path))
-
-    def _rule(self, path: str) -> MobyPattern | None:
-        folders = [path]
-        while "/" in folders[-1]:
-            folders.append(folders[-1].rpartition("/")[0])
-        last: MobyPattern | None = None
-        for pattern in self.ignored:
-            if any(pattern.matches(each) for each in folders):
-                last = None if pattern.negated else pattern
-        return last
+        return self._rules.setdefault(path, deciding(self.ignored, path))
 
     def left_out(self, path: str) -> MobyPattern | None:
         """The rule by which nothing of a path is sent."""

@@ -1,5 +1,5 @@
 """How a context becomes an image: Kaniko where there is a Dockerfile, Cloud Native Buildpacks where there is none or
-they are asked for."""
+they are asked for. Without a cluster a Docker engine takes the place of Kaniko."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from builder.text import visible
 DEFAULT = "Dockerfile"
 MOST_PATH = 1024
 NAMED = 8
-Strategy = Literal["kaniko", "buildpacks"]
+Strategy = Literal["kaniko", "buildpacks", "docker"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +85,7 @@ def read_image(root: Path, asked: ImageRequest, allowed: Sequence[str] = (ALL,))
     if not plan.dockerfile:
         return plan, None
     tree = DirTree(root / plan.sub_path)
-    rules, rules_name = _ignored(tree, plan.dockerfile)
+    rules, rules_name = ignored(tree, plan.dockerfile)
     found = check(
         tree.read_text(plan.dockerfile).encode("utf-8", "surrogateescape"),
         Context(paths=paths, ignored=rules, ignore_file=rules_name),
@@ -123,6 +123,33 @@ def _choose(root: Path, asked: ImageRequest) -> tuple[ImagePlan, list[str]]:
     return ImagePlan(strategy="kaniko", because=because, dockerfile=named or DEFAULT, sub_path=sub_path), paths
 
 
+NO_BUILDER = (
+    "Name a server that has a cluster (--server=URL), let a runtime build the source (--runtime NAME), or build and "
+    "push the image elsewhere and take it from there: ignite-builder build --image REF"
+)
+NO_ENGINE = (
+    "Name a Docker engine of this machine, IGNITE_BUILDER_DOCKER_HOST=unix:///var/run/docker.sock. Or: " + NO_BUILDER
+)
+
+
+def placed(strategy: Strategy, because: str, *, cluster: bool, docker_host: str, where: str) -> tuple[Strategy, str]:
+    """(what builds the image here, why): with a `cluster` what the source asks for, without one the engine of the
+    setting `docker_host`, which takes Dockerfiles alone.
+
+    Raises `BuildError` ToolchainUnavailable where nothing builds it; `where` is what asked for it.
+    """
+    if cluster:
+        return strategy, because
+    if strategy == "buildpacks":
+        message = "buildpacks run in a cluster behind a server, and none is configured"
+        message += "; a Docker engine builds Dockerfiles alone" if docker_host else ""
+        raise BuildError("ToolchainUnavailable", message, where=where, next=NO_BUILDER)
+    if not docker_host:
+        message = "a Dockerfile is built by a cluster behind a server or by a Docker engine, and none is configured"
+        raise BuildError("ToolchainUnavailable", message, where=where, next=NO_ENGINE)
+    return "docker", f"{because}; no cluster is configured, and docker_host is"
+
+
 def listed(root: Path) -> list[str]:
     """Files, links and folders below a folder, relative, sorted. No link is followed."""
     found: list[str] = []
@@ -134,8 +161,8 @@ def listed(root: Path) -> list[str]:
 
 
 def _without_heredocs(dockerfile: Dockerfile) -> None:
-    """Refuse what Kaniko builds into another image than BuildKit: of `RUN <<EOF` it runs the first line alone, which
-    does nothing and succeeds. Raises `BuildError` DockerfileInvalid."""
+    """Refuse what Kaniko and an engine's own builder make another image of than BuildKit: of `RUN <<EOF` they run the
+    first line alone, which does nothing and succeeds. Raises `BuildError` DockerfileInvalid."""
     for each in (one for stage in dockerfile.stages for one in stage.instructions):
         if not each.heredocs:
             continue
@@ -146,13 +173,16 @@ def _without_heredocs(dockerfile: Dockerfile) -> None:
 
 
 _HEREDOC_RUN = (
-    "Kaniko knows none and would run nothing of it, without an error",
+    "neither Kaniko nor an engine's own builder knows it: nothing of it would run, without an error",
     "Join the commands with && and a backslash at the end of each line, or COPY them as a script and RUN that.",
 )
-_HEREDOC_FILE = ("Kaniko knows none and would not write it", "Put the text into a file of the source, and COPY that.")
+_HEREDOC_FILE = (
+    "neither Kaniko nor an engine's own builder knows it: nothing would be written",
+    "Put the text into a file of the source, and COPY that.",
+)
 
 
-def _ignored(tree: DirTree, dockerfile: str) -> tuple[tuple[MobyPattern, ...], str]:
+def ignored(tree: DirTree, dockerfile: str) -> tuple[tuple[MobyPattern, ...], str]:
     """The rules for this Dockerfile: its own file beside it, else the context's."""
     for name in (f"{dockerfile}.dockerignore", ".dockerignore"):
         if tree.has(name):

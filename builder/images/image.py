@@ -99,20 +99,27 @@ def build_image(
             "Internal", f"base {base.name} is for {base.platform.architecture}, not {platform.architecture}"
         )
     all_layers = (*(base.layers if base else ()), *layers)
-    config_bytes = canonical(_config(base, all_layers, config, platform))
-    manifest: dict[str, Any] = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": descriptor(CONFIG_TYPE, config_bytes),
-        "layers": [{"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size} for layer in all_layers],
-    }
+    annotations: dict[str, str] = {}
     if base is not None:
-        manifest["annotations"] = {
+        annotations = {
             "org.opencontainers.image.base.digest": base.digest,
             "org.opencontainers.image.base.name": base.name,
         }
-    manifest_bytes = canonical(manifest)
-    return Image(manifest=manifest_bytes, config=config_bytes, digest=digest_of(manifest_bytes), layers=all_layers)
+    return image_of(canonical(_config(base, all_layers, config, platform)), all_layers, annotations)
+
+
+def image_of(config: bytes, layers: tuple[Layer, ...], annotations: Mapping[str, str] | None = None) -> Image:
+    """The image of a config and its layers, lowest first."""
+    manifest: dict[str, Any] = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": descriptor(CONFIG_TYPE, config),
+        "layers": [{"mediaType": layer.media_type, "digest": layer.digest, "size": layer.size} for layer in layers],
+    }
+    if annotations:
+        manifest["annotations"] = dict(annotations)
+    body = canonical(manifest)
+    return Image(manifest=body, config=config, digest=digest_of(body), layers=layers)
 
 
 def _config(

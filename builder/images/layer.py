@@ -102,6 +102,34 @@ def write_layer(
         )
 
 
+def press_layer(tar: BinaryIO, out: Path, *, limit: int, check: Callable[[], None] = lambda: None) -> Layer:
+    """Compress a layer that is a tar already to `out`, which is made anew. `limit` is in bytes of tar.
+
+    Raises `BuildError` ArtifactTooLarge, `PlatformError` NodeDiskFull, and whatever reading `tar` raises but `OSError`.
+    """
+    with out.open("xb") as file:
+        pressed = _Pressed(file)
+        try:
+            left = limit
+            while data := tar.read(BLOCK):
+                check()
+                if (left := left - len(data)) < 0:
+                    message = f"the artifact has more than the {limit} bytes that were left for this layer"
+                    raise BuildError("ArtifactTooLarge", message, limit=limit)
+                pressed.write(data)
+            pressed.finish()
+            file.flush()
+        except OSError as error:
+            raise _disk_trouble(error) from error
+    return Layer(
+        path=out,
+        digest=f"sha256:{pressed.digest.hexdigest()}",
+        diff_id=f"sha256:{pressed.diff_id.hexdigest()}",
+        size=pressed.size,
+        unpacked=pressed.unpacked,
+    )
+
+
 def compressor_is_the_known_one() -> bool:
     """Whether this machine's compressor gives the bytes that other workers give; for `doctor` and a test."""
     sample = b"".join(b"%d ignite %d\n" % (number, number * number % 977) for number in range(20_000))

@@ -48,10 +48,11 @@ def key_of(
     build_args: Mapping[str, str],
     executor: str,
     build_id: str,
+    strategy: str = "kaniko",
 ) -> str:
     """The build key. A build on an image by tag is answered by no other: the tag may name another image by now."""
     effects = {
-        "strategy": "kaniko",
+        "strategy": strategy,
         "dockerfile": plan.dockerfile,
         "sub_path": plan.sub_path,
         "build_args": dict(build_args),

@@ -18,11 +18,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from builder.attempt.attempt import Node
+from builder.attempt.attempt import Attempt, Node
 from builder.attempt.reader import Readers
+from builder.build import run_build
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
+from builder.claims.outcome import Outcome
 from builder.claims.requests import claim_request
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import IMAGE_QUEUE, is_image
 from builder.faults import labels
 from builder.local.calls import ServiceCalls
 from builder.local.here import Here
@@ -69,7 +73,8 @@ class Owner:
 
         apart = Path(settings.node_dir) / "local" / hashlib.sha256(settings.data_dir.encode()).hexdigest()[:12]
         blank = require_fence(settings, apart)
-        readers = Readers(here.known, here.parts.catalog, images=False)  # an image is made in a server's cluster
+        # Without an engine an image is made in a server's cluster.
+        readers = Readers(here.known, here.parts.catalog, images=bool(settings.docker_host))
         readers.start()  # before the first thread
         self._stack = ExitStack()
         self._stack.callback(readers.close)
@@ -95,8 +100,9 @@ class Owner:
         self.settle()
         # What this machine cannot build was refused before; slots are none, since no dispatcher's hint leads here.
         can = {row.name: "" for row in here.parts.catalog.toolchains()}
-        queues = settings.queue_list(tuple(here.parts.runtimes))
-        nodes.register(here.store, NODE, queues, can, 0, nodes.LIVE_LEASES * settings.lease_ms)
+        # One process may have an engine and another none: each claims only what it recorded itself.
+        queues = dict.fromkeys((*settings.queue_list(tuple(here.parts.runtimes)), IMAGE_QUEUE))
+        nodes.register(here.store, NODE, tuple(queues), can, 0, nodes.LIVE_LEASES * settings.lease_ms)
 
     def finalizers(self) -> Finalizers:
         """Made while the first step runs, or once a build is about to be finalized: it takes a while to load."""
@@ -182,8 +188,15 @@ class Owner:
         if not grant.granted:
             return False
         with driving(self.node, grant, listening=self._listening) as attempt:
-            close(attempt, do_work(attempt))
+            close(attempt, do_work(attempt, self._line(grant.request)))
         return True
+
+    def _line(self, request: pb.CreateBuildRequest) -> Callable[[Attempt], Outcome]:
+        if not is_image(request):
+            return run_build
+        from builder.node.engine import engine_of  # with what images need, which no other build loads
+
+        return engine_of(self.here.settings).run
 
     def retain(self) -> None:
         """Delete what is past its time, at most once a day; `serve` and `dev` have a loop for it."""

@@ -17,6 +17,7 @@ from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
+from builder.engine.api import connect
 from builder.errors import BuildError
 from builder.images.layer import compressor_is_the_known_one
 from builder.node.floor import lacks
@@ -91,25 +92,40 @@ def findings(settings: Settings) -> tuple[Finding, ...]:
     folder = next(up for up in (Path(settings.node_dir), *Path(settings.node_dir).parents) if up.is_dir())
     found.append(Finding(ok=True, name=f"caches where a source's own code runs: {_lent(str(folder))}"))
     free = shutil.disk_usage(folder).free
-    gib = free / 1024**3
     if below := lacks(settings):
         mend = "free some, or lower the setting named"
         found.append(Finding(ok=False, name="disk", effect=f"a worker takes no builds here: {below}", mend=mend))
     needed, effect = settings.disk_bytes, "builds may fill the disk"
     if settings.disk_fence == "loop":
-        found.append(_fence(settings, folder))
-        needed = sandbox.size_for(settings.disk_bytes) * settings.slots
-        effect = f"not all slots get a file system at once, which takes {size(needed)}: builds end NodeDiskFull"
+        place = work if (work := folder / "work").is_dir() else folder  # often a disk of its own
+        found.append(_fence(settings, place))
+        free = shutil.disk_usage(place).free
+        needed = sandbox.size_for(settings.disk_bytes) * settings.slots + settings.node_free_bytes
+        effect = f"not all slots get a file system at once, which takes {size(needed)} with node_free_bytes"
     found.append(
         Finding(
             ok=free > needed,
-            name=f"{gib:.0f} GiB free",
+            name=f"{free / 1024**3:.0f} GiB free",
             effect=effect,
             mend="free some",
         )
     )
+    found += engine(settings) if settings.docker_host else ()
     found += control_side(settings) if settings.server else ()
     return tuple(found)
+
+
+def engine(settings: Settings) -> tuple[Finding, ...]:
+    """Whether the engine answers, and who may use it."""
+    host = settings.docker_host
+    try:
+        with closing(connect(host)) as found:
+            version = visible(found.version(), limit=40)
+    except BuildError as error:
+        effect = f"no Dockerfile is built here: {error.message}"
+        return (Finding(ok=False, name="docker_host", effect=effect, mend=error.next),)
+    mine = f"its builds are as root of that machine, for the organization {settings.organization} alone"
+    return (Finding(ok=True, name=f"Docker engine {version} at {host}: {mine}"),)
 
 
 def _fence(settings: Settings, folder: Path) -> Finding:

@@ -119,3 +119,10 @@ def versions_here(settings: Settings) -> dict[str, str]:
             if row != rows[0]:
                 chosen[name] = row.version
     return chosen | settings.default_versions
+
+
+def require_engine(settings: Settings) -> None:
+    """Whether the Docker engine of `docker_host` answers. Raises `BuildError` ToolchainUnavailable."""
+    from builder.engine.api import connect  # with the SDK, which no other build loads
+
+    connect(settings.docker_host).close()

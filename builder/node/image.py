@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 from builder.attempt.attempt import Attempt
-from builder.attempt.canonical import Archive, write_archive
+from builder.attempt.canonical import Archive, context_hash, write_archive
 from builder.attempt.fetch import open_source, reading_source
 from builder.attempt.log import wall_ms
 from builder.attempt.planned import report_key
@@ -34,8 +34,6 @@ from builder.node.cluster import cluster_of
 from builder.plan import PLATFORM, Toolchain
 from builder.settings import Settings
 from builder.source import limits
-from builder.source.digest import code_hash
-from builder.source.write import from_disk
 from builder.strategies import STRATEGIES, buildpacks, by_name
 from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target, target_of
 
@@ -139,7 +137,7 @@ class Launcher:
         with attempt.phase("PLAN"):
             keyed = Keyed(
                 organization=attempt.grant.organization_name,
-                code_hash=_context_hash(attempt, plan.sub_path) if plan.sub_path else source.code_hash,
+                code_hash=context_hash(attempt.source / plan.sub_path) if plan.sub_path else source.code_hash,
                 build_args=arguments,
                 build_id=attempt.grant.build_id,
             )
@@ -322,22 +320,16 @@ class Launcher:
                 attempt.pause(backoff.pause_s())
 
 
+def has_cluster(settings: Settings) -> bool:
+    """Whether an operator set up a strategy whose Jobs run in a cluster."""
+    return bool(settings.kaniko_executor or settings.buildpacks_builder)
+
+
 def _check_registry(attempt: Attempt) -> None:
     """Raises `BuildError` ToolchainUnavailable where artifacts go to a folder of the control side."""
     if not attempt.grant.destination.registry:
         message = "a Job pushes to a registry, and this server has none"
         raise BuildError("ToolchainUnavailable", message, next="An operator sets registry on the control side.")
-
-
-def _context_hash(attempt: Attempt, sub_path: str) -> str:
-    """The digest of the folder that a Job gets: what changes elsewhere changes no image.
-
-    Raises `PlatformError` for a disk that fails.
-    """
-    try:
-        return code_hash(attempt.source / sub_path)
-    except OSError as error:
-        raise from_disk(error) from error
 
 
 def launcher_of(settings: Settings) -> Launcher:

@@ -39,9 +39,10 @@ from builder.node.budget import within_budget
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, do_work, driving
+from builder.node.engine import EngineBuilder, engine_of
 from builder.node.fence import require_fence
 from builder.node.floor import lacks
-from builder.node.image import Launcher, launcher_of
+from builder.node.image import Launcher, has_cluster, launcher_of
 from builder.node.leftovers import remove_left_behind
 from builder.node.target import destination_of
 from builder.node.watch import Watch
@@ -110,7 +111,7 @@ class WorkerProcess:
         self._dropped_reported = 0
         self._learn_key(settings.message_key)
         self._node: Node | None = None
-        self._launcher: Launcher | None = None
+        self._image_line: Launcher | EngineBuilder | None = None
         self._blank: Blank | None = None
         self._cancels = Cancels(settings.redis_url)
         self._watch = Watch((settings.heartbeat_ms + settings.stop_grace_ms) / 1000)
@@ -137,7 +138,7 @@ class WorkerProcess:
             self._blank = require_fence(self.settings, self.folder)
             self._reads = reads_of(sender, self.settings)
             if IMAGE_QUEUE in self._reads.queues:
-                self._launcher = launcher_of(self.settings)
+                self._image_line = image_line_of(self.settings)
             self._join()
         except BuildError as error:
             if self._say is not None:
@@ -335,23 +336,23 @@ class WorkerProcess:
                     listening=self._cancels.listening,
                     counts_until=partial(self._watch.claimed, index),
                 ) as attempt:
-                    launcher = self._launcher_of(grant)
-                    outcome = do_work(attempt, launcher.run if launcher else run_build)
+                    line = self._image_line_of(grant)
+                    outcome = do_work(attempt, line.run if line else run_build)
                     how = close(attempt, outcome)
-                    if launcher and outcome.job is not None and how is Close.ABANDONED:
-                        launcher.abandon(outcome.job)
+                    if isinstance(line, Launcher) and outcome.job is not None and how is Close.ABANDONED:
+                        line.abandon(outcome.job)
             finally:
                 self._watch.returned(index)
             log.info("owned", action="owned", build_id=build_id, word=how.value)
         except Exception as error:
             log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
 
-    def _launcher_of(self, grant: pb.ClaimBuildResponse) -> Launcher | None:
-        """What makes a Job of an image build; None for every other."""
+    def _image_line_of(self, grant: pb.ClaimBuildResponse) -> Launcher | EngineBuilder | None:
+        """What makes an image; None for every other build."""
         if not is_image(grant.request):
             return None
-        self._launcher = self._launcher or launcher_of(self.settings)
-        return self._launcher
+        self._image_line = self._image_line or image_line_of(self.settings)
+        return self._image_line
 
     def _must_hand_back(self) -> bool:
         since = self._draining_since.value
@@ -377,6 +378,13 @@ class WorkerProcess:
 def _index() -> int:
     """The number of this child among those of the pool."""
     return getattr(current_process(), "index", 0) or 0
+
+
+def image_line_of(settings: Settings) -> Launcher | EngineBuilder:
+    """A cluster goes before an engine. Raises `BuildError` InvalidRequest as `launcher_of`."""
+    if settings.docker_host and not has_cluster(settings):
+        return engine_of(settings)
+    return launcher_of(settings)
 
 
 def require_membership(settings: Settings) -> None:

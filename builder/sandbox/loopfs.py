@@ -224,7 +224,13 @@ def unmount(folder: Path) -> None:
 
 
 def _reserve(descriptor: int, size: int) -> None:
-    """Take all blocks of a file from the disk's free ones. Raises OSError ENOSPC where there are too few."""
+    """Take all blocks of a file from the disk's free ones. Raises OSError ENOSPC where there are too few.
+
+    fallocate(2) would first take those that are left, and whatever else writes there would meet a full disk meanwhile.
+    """
+    space = os.fstatvfs(descriptor)
+    if space.f_bavail * space.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "the file of a fence")
     if not _libc.fallocate(descriptor, 0, ctypes.c_int64(0), ctypes.c_int64(size)):
         return
     error = _error("the file of a fence")

@@ -29,18 +29,14 @@ def secrets_of(request: pb.CreateBuildRequest, organization: str, parts: Parts) 
     found = parts.secrets.git(organization, asked.secret, WHERE)
     private.check_host(asked, found.host)
     if found.private_key:
-        raise is_key(asked.secret, WHERE)
+        message = f'the secret "{asked.secret}" is an SSH key; private modules take a token'
+        raise BuildError("SecretWrongType", message, where=WHERE)
     return {
         "modules.username": found.username,
         "modules.token": found.token,
         "modules.host": found.host,
         "modules.version": str(found.version),
     }
-
-
-def is_key(name: str, where: str) -> BuildError:
-    """A git secret of the other kind."""
-    return BuildError("SecretWrongType", f'the secret "{name}" is an SSH key; https takes a token', where=where)
 
 
 def _asked(request: pb.CreateBuildRequest, parts: Parts) -> private.Asked | None:

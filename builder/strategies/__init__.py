@@ -8,11 +8,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.dockerfile.choose import ImageRequest
-from builder.strategies import buildpacks, kaniko
-from builder.strategies.base import Choice, Strategy
+from builder.strategies import buildpacks, engine, kaniko
+from builder.strategies.base import Choice, Planner, Strategy
 
 STRATEGIES: tuple[Strategy, ...] = (kaniko, buildpacks)
 """In the order in which they are asked whether they take a source. The last takes what no other does."""
+PLANNERS: tuple[Planner, ...] = (*STRATEGIES, engine)
+"""What plans images: strategies, and what builds one without a Job."""
 
 
 def choose(root: Path, asked: ImageRequest) -> Choice:
@@ -29,3 +31,8 @@ def choose(root: Path, asked: ImageRequest) -> Choice:
 def by_name(name: str) -> Strategy | None:
     """The strategy of that name; None where there is none here."""
     return next((one for one in STRATEGIES if name == one.NAME), None)
+
+
+def planner(name: str) -> Planner | None:
+    """What plans under that name; None where there is none here."""
+    return next((one for one in PLANNERS if name == one.NAME), None)

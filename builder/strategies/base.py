@@ -133,17 +133,26 @@ class Reading(Protocol):
         ...
 
 
-class Strategy(Protocol):
-    """A module that makes Jobs of sources. mypy checks those in `STRATEGIES`."""
+class Planner(Protocol):
+    """A module that plans images of sources."""
 
     NAME: str
-    """As the record of a Job has it."""
+    """As the record of a build has it."""
     TITLE: str
     """For people."""
-    NEXT: str
-    """What a user may do where no operator has set it up."""
     PLAN: type[Any]
     """The dataclass of its plans: an `ImagePlan`."""
+
+    def plan(self, root: Path, asked: ImageRequest, known: str) -> Any:
+        """What would build the image; `known` is of `learn`. Raises `BuildError` for a source that cannot be built."""
+        ...
+
+
+class Strategy(Planner, Protocol):
+    """A module that makes Jobs of sources. mypy checks those in `STRATEGIES`."""
+
+    NEXT: str
+    """What a user may do where no operator has set it up."""
     OUTPUT_LINES: int
     """How many lines of a container, beside the tool's own, explain an end."""
     IMAGES: Mapping[str, str]
@@ -170,10 +179,6 @@ class Strategy(Protocol):
 
     def unread(self, setup: Setup, root: Path, asked: ImageRequest) -> str:
         """As `learn`, of an image that nobody reads: with `UNREAD` and `NUMBERS`. Raises `BuildError` as `plan`."""
-        ...
-
-    def plan(self, root: Path, asked: ImageRequest, known: str) -> Any:
-        """What would build the image; `known` is of `learn`. Raises `BuildError` for a source that cannot be built."""
         ...
 
     def key(self, plan: Any, setup: Setup, keyed: Keyed) -> str:

@@ -13,10 +13,11 @@ from typing import Any
 
 from builder.buildpacks.rebase import RebasePlan
 from builder.dockerfile.choose import ImageRequest
+from builder.engine.plan import Limits, arguments_of, tag_of
 from builder.kube.job import Attempt, Source
 from builder.kube.site import limits_of
 from builder.settings import Settings
-from builder.strategies import STRATEGIES, buildpacks, by_name, choose
+from builder.strategies import STRATEGIES, buildpacks, by_name, choose, engine
 from builder.strategies.base import Target, target_of
 
 PLACEHOLDERS: Mapping[str, str] = {
@@ -121,3 +122,11 @@ def _in_words(value: Any) -> Any:
         for number, word in _NUMBERS.items():
             value = value.replace(str(number), word)
     return value
+
+
+def call_of(settings: Settings, root: Path, asked: ImageRequest) -> dict[str, Any]:
+    """What the engine of `docker_host` would be asked for in the place of a Job. Raises `BuildError` as its plan."""
+    plan = engine.plan(root, asked, json.dumps(settings.dockerfile_from_allowed))
+    limits = Limits(cpus=settings.cpus, memory_bytes=settings.memory_bytes)
+    build = arguments_of(plan, tag=tag_of("BUILD", 1), build_args=asked.build_args, limits=limits)
+    return {"host": settings.docker_host, "build": build}

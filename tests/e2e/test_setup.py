@@ -13,7 +13,7 @@ pytestmark = pytest.mark.e2e
 
 ROOT = Path(__file__).resolve().parents[2]
 NEEDED = (
-    *("redis-server", "bwrap", "mmdebstrap", "newuidmap", "docker-registry", "skopeo", "umoci", "prlimit"),
+    *("redis-server", "bwrap", "mmdebstrap", "newuidmap", "docker-registry", "dockerd", "skopeo", "umoci", "prlimit"),
     *("xz", "git", "zsh", "fish", "initdb", "uv", "python3"),
 )
 

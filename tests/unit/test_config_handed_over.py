@@ -117,6 +117,7 @@ OTHER: dict[str, Any] = {
     "job_runtime_class": "other",
     "job_priority_class": "other",
     "job_pull_secret": "other",
+    "docker_host": "unix:///other/docker.sock",
     "crash_at": "label",
 }
 MACHINE = {

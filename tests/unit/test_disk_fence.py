@@ -9,16 +9,19 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from builder import sandbox
-from builder.attempt import verdict
+from builder.attempt import git, steps, verdict
 from builder.attempt.steps import StepResult
 from builder.attempt.verdict import discard_caches, of_full, of_step
 from builder.claims.outcome import Outcome
 from builder.claims.spool import own, spool_path
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.request import repository_of
 from builder.errors import BuildError, PlatformError
 from builder.local import doctor
 from builder.node import fence as fences
@@ -27,7 +30,7 @@ from builder.node import worker as workers
 from builder.node.drive import do_work, driving
 from builder.node.leftovers import remove_left_behind
 from builder.node.worker import Refused, WorkerProcess
-from builder.plan import Step
+from builder.plan import CopyFile, Step
 from builder.sandbox import Blank, Room, loopfs, size_for
 from builder.settings import Settings
 from tests.attempt_fixtures import attempt_at, grant_of, node_at
@@ -101,6 +104,18 @@ def test_what_cannot_be_mounted_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_disk_without_the_room_is_not_filled_up_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loopfs.os, "fstatvfs", lambda descriptor: SimpleNamespace(f_bavail=255, f_frsize=4096))
+    with (tmp_path / "x.disk").open("w+b") as file:
+        with pytest.raises(OSError) as caught:
+            loopfs._reserve(file.fileno(), MIB)
+        assert caught.value.errno == errno.ENOSPC
+        assert os.fstat(file.fileno()).st_blocks == os.fstat(file.fileno()).st_size == 0
+        monkeypatch.setattr(loopfs.os, "fstatvfs", lambda descriptor: SimpleNamespace(f_bavail=256, f_frsize=4096))
+        loopfs._reserve(file.fileno(), MIB)
+        assert os.fstat(file.fileno()).st_size == MIB
+
+
 def test_another_user_than_root_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loopfs.os, "geteuid", lambda: 1000)
     with pytest.raises(BuildError, match="only root may mount") as caught:
@@ -161,6 +176,39 @@ def test_a_full_file_system_of_a_build_is_its_limit_and_a_full_disk_is_the_nodes
 
 
 @pytest.mark.parametrize(
+    ("fenced", "found", "node", "reason"),
+    [
+        (True, NO_ROOM, ROOM, "DiskQuotaExceeded"),
+        (True, NO_ROOM, NO_ROOM, "NodeDiskFull"),
+        (True, ROOM, ROOM, ""),
+        (False, NO_ROOM, NO_ROOM, "NodeDiskFull"),
+        (False, ROOM, ROOM, ""),
+    ],
+)
+def test_git_that_a_full_disk_ended_is_no_trouble_of_its_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fenced: bool, found: Room, node: Room, reason: str
+) -> None:
+    def run(*_: object, on_line: sandbox.OnLine, **more: object) -> sandbox.Result:
+        on_line(sandbox.Stream.STDERR, b"fatal: write error: No space left on device")
+        return sandbox.Result(
+            exit_code=128, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0, room=found
+        )
+
+    monkeypatch.setattr(git.sandbox, "run", run)
+    monkeypatch.setattr(git, "machine_git", lambda attempt: ())
+    monkeypatch.setattr(verdict, "room", lambda folder: node)
+    attempt = attempt_at(tmp_path)
+    attempt.fence = tmp_path / "b-1.fence" if fenced else None
+    if not reason:
+        assert git._run(attempt, ("git", "fetch"), None).code == 128
+        return
+    with pytest.raises(BuildError) as caught:
+        git._run(attempt, ("git", "fetch"), None)
+    assert (caught.value.reason, caught.value.retried) == (reason, reason == "NodeDiskFull")
+    assert caught.value.message.startswith("git") and "No space left" in caught.value.said[0]
+
+
+@pytest.mark.parametrize(
     ("own", "node", "reason"),
     [
         (NO_ROOM, ROOM, "DiskQuotaExceeded"),
@@ -189,6 +237,35 @@ def test_without_a_file_system_of_its_own_a_full_disk_is_the_nodes(tmp_path: Pat
     assert of_full(attempt_at(tmp_path), error) is error
 
 
+@pytest.mark.parametrize(("fenced", "reason"), [(True, "DiskQuotaExceeded"), (False, "NodeDiskFull")])
+def test_git_that_fills_a_disk_blames_no_host(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fenced: bool, reason: str
+) -> None:
+    def run(*_: object, on_line: sandbox.OnLine, **__: object) -> sandbox.Result:
+        on_line(sandbox.Stream.STDERR, b"fatal: write error: No space left on device")
+        return sandbox.Result(
+            exit_code=128,
+            signal=None,
+            reason=None,
+            peak_memory=0,
+            peak_disk=0,
+            peak_pids=0,
+            duration_ms=0,
+            room=NO_ROOM,
+        )
+
+    attempt = attempt_at(tmp_path)
+    attempt.fence = tmp_path / "b-1.fence" if fenced else None
+    monkeypatch.setattr(verdict, "room", lambda folder: ROOM)
+    monkeypatch.setattr(git.sandbox, "run", run)
+    source = pb.GitSource(url="https://example.com/g/a.git")
+    asked = repository_of(pb.CreateBuildRequest(git_source=source))
+    assert asked is not None
+    with pytest.raises(BuildError) as caught:
+        git.fetch_commit(attempt, asked)
+    assert caught.value.reason == reason
+
+
 # --- the node's folder
 
 
@@ -200,6 +277,27 @@ def test_what_a_build_may_write_lies_in_its_file_system_and_what_is_ours_beside_
         (tmp_path / "caches" / "o").mkdir(parents=True)
         attempt.private.parent.mkdir()
         assert discard_caches(attempt) and attempt.beside(".caches").is_dir()
+
+
+def test_files_of_the_source_become_output_within_the_file_system_of_the_build(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempt, fence, rename = attempt_at(tmp_path), tmp_path / "b-1.fence", os.rename
+    attempt.work, attempt.fence = fence / "b-1", fence
+    for folder in (attempt.source / "web", attempt.work / "out", attempt.private):
+        folder.mkdir(parents=True)
+    (attempt.source / "web" / "a.txt").write_text("a")
+
+    def renamed(source: Path, target: Path) -> None:
+        if source.is_relative_to(fence) != target.is_relative_to(fence):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
+        rename(source, target)
+
+    monkeypatch.setattr(steps.os, "rename", renamed)
+    plan = SimpleNamespace(placed=(CopyFile(path="app/web/a.txt", source="web/a.txt"),))
+    steps.place(attempt, cast(Any, plan))
+    assert (attempt.work / "out/app/web/a.txt").read_text() == "a"
+    assert list(fence.iterdir()) == [attempt.work], "a step sees its work folder alone, and nothing is left beside it"
 
 
 @pytest.mark.parametrize(
@@ -301,14 +399,19 @@ def test_doctor_names_what_keeps_a_worker_from_its_fence(tmp_path: Path, monkeyp
         return {one.name: one for one in doctor.findings(settings)}
 
     def lacks(folder: Path, limit: int) -> Blank:
+        assert folder == tmp_path / "work", "it may be a disk of its own"
         raise MISSING
 
+    (tmp_path / "work").mkdir()
     monkeypatch.setattr(doctor.sandbox, "check", lambda: ())
     monkeypatch.setattr(doctor.sandbox, "lacks_overlay", lambda folder: "")
     monkeypatch.setattr(doctor.sandbox, "tried", lambda folder, limit: EMPTY)
     assert look()["disk_fence: what a build writes lies in a file system of 1 MiB"].ok
-    short = [one for one in look(slots=1 << 20).values() if one.name.endswith("GiB free")]
-    assert not short[0].ok and "not all slots" in short[0].effect
+    needed = 2 * size_for(Settings().disk_bytes) + Settings().node_free_bytes
+    for free, enough in ((needed, False), (needed + 1, True)):
+        monkeypatch.setattr(doctor.shutil, "disk_usage", lambda folder, free=free: SimpleNamespace(free=free))
+        (room,) = (one for one in look(slots=2).values() if one.name.endswith("GiB free"))
+        assert room.ok == enough and "not all slots" in room.effect
     monkeypatch.setattr(doctor.sandbox, "tried", lacks)
     found = look()["disk_fence"]
     assert not found.ok and "a worker does not start here" in found.effect and "mkfs.ext4" in found.effect

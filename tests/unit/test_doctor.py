@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from builder.engine.api import unreachable
 from builder.local import doctor
 from builder.sandbox import Finding
 from builder.settings import Settings
@@ -123,3 +124,20 @@ def test_what_serves_components_has_its_own_command(monkeypatch: pytest.MonkeyPa
     program.parent.mkdir(parents=True)
     program.write_bytes(b"")
     assert look(monkeypatch, tmp_path)["wasmtime"].ok
+
+
+def test_an_engine_is_named_with_whom_it_builds_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    host = "unix:///run/docker.sock"
+    there = SimpleNamespace(version=lambda: "20.10.24", close=lambda: None)
+    monkeypatch.setattr(doctor, "connect", lambda host: there)
+    found = look(monkeypatch, tmp_path, docker_host=host, organization="acme")
+    (name,) = (one for one in found if one.startswith(f"Docker engine 20.10.24 at {host}"))
+    assert found[name].ok and "root" in name and "organization acme alone" in name
+
+    def away(host: str) -> None:
+        raise unreachable(host, FileNotFoundError(2, "No such file or directory"))
+
+    monkeypatch.setattr(doctor, "connect", away)
+    missing = look(monkeypatch, tmp_path, docker_host=host)["docker_host"]
+    assert not missing.ok and "No such file or directory" in missing.effect and "docker_host" in missing.mend
+    assert not [one for one in look(monkeypatch, tmp_path) if "ocker" in one]

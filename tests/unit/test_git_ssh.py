@@ -17,7 +17,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, paddin
 
 from builder import sandbox
 from builder.attempt import git
+from builder.cli.commands import secret
 from builder.cli.requests import BuildOptions, git_request
+from builder.cli.stop import Stop
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import BuildError
@@ -478,6 +480,17 @@ def test_what_can_be_no_ssh_key_is_refused_without_its_text(key: str, known: str
     with pytest.raises(BuildError, match=words) as refused:
         service._checked(pb.NamedSecret(name="a", git_ssh_key=pb.GitSshKey(private_key=key, known_hosts=known)))
     assert refused.value.reason == "InvalidRequest" and "AAAA" not in refused.value.message
+
+
+def test_a_key_from_stdin_is_stored_with_the_keys_of_its_hosts_or_without(tmp_path: Path) -> None:
+    key, file = text_of(ED25519), tmp_path / "known_hosts"
+    file.write_text(KNOWN)
+    for named, known in ((str(file), KNOWN), ("", "")):
+        made = secret._secret("deploy", "git", "", "example.com:2222", named, key.removesuffix("\n"))
+        assert made.git_ssh_key == pb.GitSshKey(private_key=key, known_hosts=known)
+        assert (made.name, made.host) == ("deploy", "example.com:2222")
+    with pytest.raises(Stop, match="is for an SSH key"):
+        secret._secret("deploy", "git", "", "", str(file), "ghp_0123456789")
 
 
 # The steps

@@ -533,6 +533,9 @@ def test_plan_shows_the_job_of_a_rebase() -> None:
         (("build", "--rebase", "k7m2", "--secret", "x"), 2, "--secret is of no use with --rebase"),
         (("build", "--rebase", "k7m2", "--repository", "x"), 2, "--repository is of no use with --rebase"),
         (("plan", ".", "--rebase", "k7m2"), 2, "PATH and --rebase exclude each other"),
+        (("plan", "--rebase", "k7m2", "--runtime", "go"), 2, "--runtime is of no use with --rebase"),
+        (("plan", "--rebase", "k7m2", "--dockerfile", "D"), 2, "--dockerfile is of no use with --rebase"),
+        (("plan", "--rebase", "k7m2", "--files", "x"), 2, "the build argument files is of no use with --rebase"),
     ],
 )
 def test_what_makes_no_rebase_is_refused_before_a_server_is_asked(

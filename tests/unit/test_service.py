@@ -421,18 +421,24 @@ def test_the_claim_has_the_login_of_private_modules_in_its_latest_version(servic
     assert "t0ken" not in str(made.get(build))
 
 
-def test_a_secret_that_is_for_another_host_by_now_ends_the_claim(services: Services, tmp_path: Path) -> None:
+def test_a_secret_that_is_of_no_use_to_private_modules_by_now_ends_the_claim(
+    services: Services, tmp_path: Path
+) -> None:
     made = of_modules(services, tmp_path)
-    build = made.build.create_build(ACME, of_go(BOTH)).build_id
+    key = Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()).decode()
     moved = pb.NamedSecret(name="ci", host="git.example.com", git_token=pb.GitToken(token="t0ken"))
-    made.build.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=[moved]))
-    answer = made.worker.claim_build(
-        node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
-    )
-    assert not answer.granted and not answer.secrets
-    failure = made.get(build).failure
-    assert (failure.reason, failure.where) == ("InvalidRequest", "buildArgs.private_secret")
-    assert "only for git.example.com" in failure.message
+    other = pb.NamedSecret(name="ci", host="git.acme.example", git_ssh_key=pb.GitSshKey(private_key=key))
+    for secret, reason, message in ((moved, "InvalidRequest", "only for"), (other, "SecretWrongType", "take a token")):
+        made.build.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=SECRETS))
+        build = made.build.create_build(ACME, of_go(BOTH)).build_id
+        made.build.save_build_secrets(ACME, pb.SaveBuildSecretsRequest(named=[secret]))
+        answer = made.worker.claim_build(
+            node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce=build)
+        )
+        assert not answer.granted and not answer.secrets
+        failure = made.get(build).failure
+        assert (failure.reason, failure.where) == (reason, "buildArgs.private_secret")
+        assert message in failure.message
 
 
 def test_arguments_of_a_dockerfile_are_no_private_modules(services: Services, tmp_path: Path) -> None:

@@ -92,7 +92,8 @@ def build(ctx: Context, options: BuildOptions) -> int:
             try:
                 if packed is not None:
                     check_size(packed, settings.upload_bytes)
-                if packed is not None and makes_image(settings, options, packed):
+                is_image = packed is not None and makes_image(settings, options, packed)
+                if is_image:
                     as_image(request, options, settings)
                 elif packed is not None and packed.folder is not None:
                     check_needed(packed.folder, options.runtime, known, options.build_args.get("sub_path", ""))
@@ -101,9 +102,14 @@ def build(ctx: Context, options: BuildOptions) -> int:
             if packed is not None and not settings.server:
                 with ticker.held_back():
                     view.doing("looking for what building here needs")
-                settings = _prepared(ctx, settings, options, packed, view, ticker)
+                if is_image:
+                    _require_engine(settings)
+                else:
+                    settings = _prepared(ctx, settings, options, packed, view, ticker)
             if options.git and not settings.server:
                 settings = _prepared_for_git(settings)
+                if request.code.WhichOneof("source") == "image":
+                    _require_engine(settings)
             with ctx.client(settings, watcher, builds=True) as client:
                 if packed is not None:
                     _send_shown(client, request, packed, settings, view, ticker)
@@ -173,6 +179,16 @@ def _prepared_for_git(settings: Settings) -> Settings:
         raise missing_here(error) from None
     # Without a server it is the user's own network that is asked.
     return settings.replace(default_versions=versions_here(settings), git_hosts=("*",))
+
+
+def _require_engine(settings: Settings) -> None:
+    """Without a server the engine of this machine builds images. Raises `Stop` (75) where it does not answer."""
+    from builder.local.machine import require_engine
+
+    try:
+        require_engine(settings)
+    except BuildError as error:
+        raise missing_here(error) from None
 
 
 def _progress(packed: Packed, *, to_server: bool) -> str:

@@ -12,7 +12,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
-from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, choose, plan_image
+from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, choose, placed, plan_image
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
@@ -127,6 +127,7 @@ def plan(
             digest = code_hash(source.root)
             image = image_of(settings, packed, source, runtime, dockerfile, build_args, buildpacks=buildpacks)
             if image is not None:
+                image = _placed(settings, image)
                 job = _job(settings, source, image, build_args, packed.name)
             else:
                 made = planned(settings, packed, source, runtime, version, target, build_args)
@@ -147,9 +148,9 @@ def plan(
         return 0
     look = ctx.look(ctx.out)
     if image:
-        words = f"push an image, then: {ctx.prog} build --image REF"
+        words = f"name a server or docker_host, or push an image, then: {ctx.prog} build --image REF"
         options = f" --dockerfile {shlex.quote(dockerfile)}" if dockerfile else " --buildpacks" if buildpacks else ""
-        command = next_command + options if settings.server else words
+        command = next_command + options if settings.server or image.strategy == "docker" else words
         lines = rendered_image(image, job, source, digest, left, look, command)
     else:
         lines = rendered(made, source, digest, left, look, next_command)
@@ -262,9 +263,12 @@ def image_arguments(build_args: Mapping[str, str]) -> dict[str, str]:
 def _job(
     settings: Settings, source: Source, made: ImagePlan, build_args: Mapping[str, str], name: str
 ) -> dict[str, Any]:
-    """The Job of the plan, and what its placeholders stand for. Raises `BuildError` for what a worker would refuse."""
+    """The Job of the plan, and what its placeholders stand for; or the call of an engine.
+
+    Raises `BuildError` for what a worker would refuse.
+    """
     from builder.attempt.canonical import write_archive
-    from builder.strategies.preview import job_of, placeholders_of
+    from builder.strategies.preview import call_of, job_of, placeholders_of
 
     def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
         with tempfile.TemporaryDirectory(prefix="ignite-plan-") as work:
@@ -278,8 +282,19 @@ def _job(
         build_args=image_arguments(build_args),
         buildpacks=made.strategy == "buildpacks",
     )
+    if made.strategy == "docker":
+        return {"engine": call_of(settings, source.root, asked)}
     manifest = job_of(settings, source.root, asked, name, packed)
     return {"job": manifest, "placeholders": placeholders_of(manifest)}
+
+
+def _placed(settings: Settings, made: ImagePlan) -> ImagePlan:
+    """The plan with what builds it here; where nothing does, with what a server would take."""
+    if settings.server or not settings.docker_host or made.strategy == "buildpacks":
+        return made
+    host = settings.docker_host
+    strategy, because = placed(made.strategy, made.because, cluster=False, docker_host=host, where=made.dockerfile)
+    return replace(made, strategy=strategy, because=because)
 
 
 def rendered_image(
@@ -301,6 +316,10 @@ def rendered_image(
     rows += _left_rows(left)
     lines = list(fmt.table(rows))
     lines += [f"{look.paint('yellow', look.symbols.warning)} {shown(warning)}" for warning in made.warnings]
+    if "engine" in job:
+        call = f"{'call':<9}of the engine's client, with the folder as a tar"
+        after = (f"output   {STRATEGIES[made.strategy]}", f"next     {look.paint('cyan', shown(next_command))}")
+        return (*_cut([*lines, call], look), *_folded(job["engine"]).split("\n"), *_cut(after, look))
     return (*_cut(lines, look), *_job_lines(job, look, STRATEGIES[made.strategy], next_command))
 
 
@@ -332,6 +351,7 @@ def _cut(lines: Sequence[str], look: Look) -> tuple[str, ...]:
 STRATEGIES = {
     "kaniko": "container image, by Kaniko in a Kubernetes Job",
     "buildpacks": "container image, by Cloud Native Buildpacks in a Kubernetes Job",
+    "docker": "container image, by the Docker engine of docker_host",
     "rebase": "container image, its base exchanged by the lifecycle of buildpacks in a Kubernetes Job",
 }
 
