@@ -229,8 +229,9 @@ def work_folder(attempt: Attempt) -> Iterator[None]:
     root = attempt.private.parent
     root.mkdir(parents=True, exist_ok=True)
     root.chmod(0o711)
-    for above in (attempt.node.scratch, attempt.node.folder):
-        above.chmod(0o755)
+    top, scratch = attempt.node.folder, attempt.node.scratch
+    for above in (top, *(each for each in (scratch, *scratch.parents) if top in each.parents)):
+        above.chmod(0o755)  # whatever the worker's umask: the build user passes
     attempt.private.mkdir(mode=0o700)
     try:
         with _fence(attempt):

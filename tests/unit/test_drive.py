@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,24 @@ def wait_for(attempt: Attempt, condition: Callable[[], bool]) -> bool:
     """Wait as the attempt itself does."""
     with attempt.log.spool.changed:
         return attempt.log.spool.changed.wait_for(condition, LONG_S)
+
+
+# --- its folder
+
+
+def test_the_build_user_passes_to_the_work_folder_whatever_the_umask(tmp_path: Path) -> None:
+    folder = tmp_path / "node"
+    folder.mkdir()
+    node = replace(node_at(folder, MemoryCalls()), apart=folder / "local" / "of-a-data-folder")
+    before = os.umask(0o077)
+    try:
+        with driving(node, grant_of()) as attempt, work_folder(attempt):
+            above = [each for each in attempt.work.parents if folder == each or folder in each.parents]
+            assert [each.name for each in above] == ["work", "of-a-data-folder", "local", "node"]
+            assert all(each.stat().st_mode & 0o001 for each in above)
+            assert close(attempt, FAILED) is Close.FINISH
+    finally:
+        os.umask(before)
 
 
 # --- the log
