@@ -18,6 +18,7 @@ from pathlib import Path
 from builder.attempt.attempt import Attempt
 from builder.attempt.steps import StepResult
 from builder.errors import BuildError, ErrorClass, PlatformError
+from builder.pipelines.private import PORT
 from builder.plan import Diagnosis, Plan, Step
 from builder.sandbox import Room, room
 from builder.source.tree import DirTree
@@ -82,8 +83,8 @@ def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | No
 
 def _closed(step: Step, result: StepResult) -> str:
     """A host of private modules that the egress policy refused: its name alone was allowed, its address was not."""
-    hosts = step.private.hosts if step.private else ()
-    return next((one for one in result.refused if one.rpartition(":")[0] in hosts), "")
+    names = {f"{host}:{PORT}" for host in step.private.hosts} if step.private else set()
+    return next((one for one in result.refused if one in names), "")
 
 
 def of_room(attempt: Attempt, what: str, exit_code: int, left: Room | None, lines: Sequence[str]) -> BuildError | None:
@@ -144,9 +145,11 @@ def of_refused(attempt: Attempt, plan: Plan, result: StepResult, found: Diagnosi
         message = f"{host} was refused: it is none of the package indexes of this builder, and no manifest names it"
         next_step = "An index led there. An operator names an index that serves its files itself: index_env."
         if any(step.private for step in plan.steps):
-            name = host.removesuffix(":443")
+            name = host.removesuffix(f":{PORT}")
             message = f"{host} was refused: it is no package index of this builder, and private does not name it"
             where, next_step = "buildArgs.private", f"If private modules are there, add it: private=...,{name}"
+            if ":" in name:
+                next_step = f"A path of private has no port: serve the modules at port {PORT}, or vendor them."
     return BuildError(
         "ManifestInvalid",
         message,

@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 MOST_BYTES = 256 * 1024
 """Of a message; OpenSSH's own agent takes as much."""
-LEAST_RSA_BITS = 2048
+MOST_CHARACTERS = 8 * 1024
+"""Of a key: RSA of the most bits has 6,400. Every line of a build is searched for each line of it."""
+LEAST_RSA_BITS, MOST_RSA_BITS = 2048, 8192
 FAILURE, REQUEST_IDENTITIES, IDENTITIES_ANSWER, SIGN_REQUEST, SIGN_RESPONSE = 5, 11, 12, 13, 14
 RSA_SHA2_256, RSA_SHA2_512 = 2, 4
 USERAUTH_REQUEST = 50
@@ -40,6 +42,8 @@ class Agent:
 
     def answer(self, message: bytes) -> bytes:
         """The answer to a message, both without their length."""
+        from cryptography.exceptions import InternalError
+
         try:
             if message[:1] == bytes((REQUEST_IDENTITIES,)):
                 return struct.pack(">BI", IDENTITIES_ANSWER, 1) + _string(self._public()) + _string(b"")
@@ -48,7 +52,7 @@ class Agent:
                 (flags,) = struct.unpack(">I", rest)
                 if public == self._public() and self._is_login(data):
                     return bytes((SIGN_RESPONSE,)) + _string(_signature(self.key, data, flags))
-        except (struct.error, ValueError):
+        except (struct.error, ValueError, InternalError):
             pass
         return bytes((FAILURE,))
 
@@ -79,17 +83,22 @@ def private_key(text: str) -> PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
+    if len(text) > MOST_CHARACTERS:
+        raise Unusable(f"it has {len(text)} characters, {MOST_CHARACTERS} are allowed")
     data = text.encode()
     is_openssh = data.startswith(b"-----BEGIN OPENSSH PRIVATE KEY-----")
     load = serialization.load_ssh_private_key if is_openssh else serialization.load_pem_private_key
     try:
-        key = load(data, password=None)
+        # OpenSSL's own look at RSA stops every thread for as long as it tries primes: a minute for 20,000 bits.
+        key = load(data, password=None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         raise Unusable("it has a passphrase, which nobody is there to type") from None
-    except (ValueError, UnsupportedAlgorithm):
-        raise Unusable("it cannot be read: the text of a file as ssh-keygen writes it") from None
-    if isinstance(key, RSAPrivateKey) and key.key_size < LEAST_RSA_BITS:
-        raise Unusable(f"it is RSA of {key.key_size} bits; hosts take {LEAST_RSA_BITS} or more")
+    except (ValueError, ArithmeticError, NotImplementedError, UnsupportedAlgorithm):
+        raise Unusable(_UNREADABLE) from None
+    if isinstance(key, RSAPrivateKey) and not LEAST_RSA_BITS <= key.key_size <= MOST_RSA_BITS:
+        raise Unusable(f"it is RSA of {key.key_size} bits; {LEAST_RSA_BITS} to {MOST_RSA_BITS} are allowed")
+    if isinstance(key, RSAPrivateKey) and not _fit(key):
+        raise Unusable(_UNREADABLE)
     if isinstance(key, EllipticCurvePrivateKey) and key.curve.name not in _CURVES:
         raise Unusable(f"it is of the curve {key.curve.name}, which SSH does not have")
     if not isinstance(key, Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey):
@@ -97,11 +106,29 @@ def private_key(text: str) -> PrivateKey:
     return key
 
 
+_UNREADABLE = "it cannot be read: the text of a file as ssh-keygen writes it"
+MOST_EXPONENT_BITS = 64
+
+
+def _fit(key: RSAPrivateKey) -> bool:
+    """Whether the numbers of a key belong together (RFC 8017, 3.2). Two that are not prime make signatures that no host
+    takes, and that is all."""
+    own = key.private_numbers()
+    p, q, d, e, n = own.p, own.q, own.d, own.public_numbers.e, own.public_numbers.n
+    return (
+        p * q == n and p % 2 == q % 2 == e % 2 == 1 and min(p, q, e) > 1
+        and e.bit_length() <= MOST_EXPONENT_BITS and d < n
+        and e * d % (p - 1) == 1 and e * d % (q - 1) == 1
+        and (own.dmp1, own.dmq1) == (d % (p - 1), d % (q - 1)) and own.iqmp < p and q * own.iqmp % p == 1
+    )  # fmt: skip
+
+
 _CURVES = {"secp256r1": b"nistp256", "secp384r1": b"nistp384", "secp521r1": b"nistp521"}
 
 
 def _signature(key: PrivateKey, data: bytes, flags: int) -> bytes:
-    """A signature as RFC 8709, 5656 and 8332 have it. Raises ValueError for RSA with SHA-1."""
+    """A signature as RFC 8709, 5656 and 8332 have it. Raises ValueError for RSA with SHA-1, InternalError for numbers
+    that make none."""
     from cryptography.hazmat.primitives import hashes
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa, utils
 

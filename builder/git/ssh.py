@@ -110,14 +110,14 @@ def failure(url: GitUrl, lines: Sequence[str], at: str, said: tuple[str, ...]) -
     if any(each in text for each in _NO_REPOSITORY):
         message = f"there is no repository at {name}, or none that the secret's key may read"
         return BuildError("GitReferenceNotFound", message, where=where, said=said)
-    if any(each in text for each in _KEY_REFUSED):
-        message = f"{name} refused the secret's key"
-        step = "Add its public half to the host, as a key that may read this repository: ssh-keygen -y -f KEYFILE"
-        return BuildError("GitAuthFailed", message, where=where, next=step, said=said)
     if "unable to negotiate" in text or "no mutual signature" in text:
         message = f"{place} and ssh on the node have no algorithm in common"
         step = "An operator of the host lets it take today's: ed25519, ECDSA, or RSA with SHA-2."
         return BuildError("GitUrlRefused", message, where=where, next=step, said=said)
+    if any(each in text for each in _KEY_REFUSED):
+        message = f"{name} refused the secret's key"
+        step = "Add its public half to the host, as a key that may read this repository: ssh-keygen -y -f KEYFILE"
+        return BuildError("GitAuthFailed", message, where=where, next=step, said=said)
     if any(each in text for each in _NO_GIT):
         message = f"{place} runs no git for {url.user}"
         step = "See what it answers: git ls-remote URL; the user of most hosts is git."

@@ -11,7 +11,7 @@ from builder.plan import Diagnosis, Step
 SAID = 6
 """How many lines of a tool's own words a diagnosis holds."""
 
-_TROUBLE = re.compile(
+TROUBLE = re.compile(
     r"connection refused|connection reset|no route to host|network is unreachable|i/o timeout|handshake timeout|"
     r"(?:operation|connection|request|read|response)s? timed out|deadline exceeded|proxyconnect|Proxy CONNECT|"
     r"tunnel error|error sending request|dns error|temporary failure in name|unexpected EOF|"
@@ -47,7 +47,7 @@ def said_from(lines: Sequence[str], pattern: re.Pattern[str]) -> tuple[str, ...]
 
 def index_trouble(lines: Sequence[str]) -> Diagnosis | None:
     """The package index did not answer: ours, not theirs."""
-    found = first_match(lines, _TROUBLE)
+    found = first_match(lines, TROUBLE)
     if not found:
         return None
     return Diagnosis(

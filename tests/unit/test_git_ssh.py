@@ -264,6 +264,8 @@ CHANGED = ["@    WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED!     @", "Host 
          "GitReferenceNotFound", "no repository"),
         (["Unable to negotiate with 192.0.2.1 port 22: no matching host key type found. Their offer: ssh-rsa"],
          "GitUrlRefused", "no algorithm in common"),
+        (["sign_and_send_pubkey: no mutual signature supported", "git@example.com: Permission denied (publickey)."],
+         "GitUrlRefused", "no algorithm in common"),
         (["bash: line 1: git-upload-pack: command not found"], "GitUrlRefused", "runs no git"),
         (["This account is currently not available."], "GitUrlRefused", "runs no git"),
         (["fatal: remote error: upload-pack: not our ref 00"], "GitReferenceNotFound", "commit"),
@@ -376,10 +378,62 @@ def test_an_agent_signs_logins_of_its_user_and_nothing_else(name: str, openssh: 
     assert "PRIVATE" not in repr(agent) and "key=" not in repr(agent)
 
 
+E = 65537
+P, Q = 2**1279 - 1, 2**2203 - 1
+"""Primes."""
+
+
+def rsa_of(p: int, q: int, **other: int) -> str:
+    """The text of an RSA key of these numbers (RFC 8017, A.1.2), which nobody has looked at."""
+    d = other.get("d") or pow(E, -1, (p - 1) * (q - 1))
+    numbers = (0, other.get("n") or p * q, E, d, p, q, d % (p - 1), d % (q - 1), other.get("iqmp") or pow(q, -1, p))
+    data = b"".join(der(2, number.to_bytes(number.bit_length() // 8 + 1, "big")) for number in numbers)
+    lines = base64.encodebytes(der(0x30, data)).decode()
+    return f"-----BEGIN RSA PRIVATE KEY-----\n{lines}-----END RSA PRIVATE KEY-----\n"
+
+
+def der(tag: int, data: bytes) -> bytes:
+    size = len(data)
+    length = bytes((size,)) if size < 128 else bytes((0x81, size)) if size < 256 else b"\x82" + size.to_bytes(2, "big")
+    return bytes((tag,)) + length + data
+
+
+POINT = ec.generate_private_key(ec.SECP256R1()).public_key().public_bytes(
+    serialization.Encoding.X962, serialization.PublicFormat.CompressedPoint
+)  # fmt: skip
+
+
+def of_compressed_point() -> str:
+    """A key of a curve whose point is written in a way that SSH does not have."""
+    named = string(b"ecdsa-sha2-nistp256") + string(b"nistp256") + string(POINT)
+    private = b"\0" * 8 + named + string(b"\1" * 32) + string(b"")
+    private += bytes(range(1, 9 - len(private) % 8))
+    body = b"openssh-key-v1\0" + string(b"none") * 2 + string(b"") + b"\0\0\0\1" + string(named) + string(private)
+    lines = base64.encodebytes(body).decode()
+    return f"-----BEGIN OPENSSH PRIVATE KEY-----\n{lines}-----END OPENSSH PRIVATE KEY-----\n"
+
+
+def test_no_prime_of_a_key_is_looked_for_and_a_signature_that_cannot_be_is_none() -> None:
+    """To try them stops every thread, of a long key for minutes."""
+    key: Any = private_key(rsa_of(P, Q))
+    assert ask(Agent(key, "git"), key, login(key), 4)[:1] == b"\x0e"
+    composite: Any = private_key(rsa_of(P, Q * (2**127 - 1)))
+    answer = ask(Agent(composite, "git"), composite, login(composite), 4)
+    assert answer[:1] in (b"\x0e", bytes((FAILURE,)))
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "cannot be read"),
+        (rsa_of(2**4253 - 1, 2**4423 - 1), "RSA of 8676 bits; 2048 to 8192 are allowed"),
+        ("-----BEGIN PRIVATE KEY-----\n" + "A" * 8192, "characters, 8192 are allowed"),
+        (rsa_of(P, Q, n=P * Q + 2), "cannot be read"),
+        (rsa_of(P, Q, d=pow(E, -1, (P - 1) * (Q - 1)) + 2), "cannot be read"),
+        (rsa_of(P, Q, d=pow(E, -1, (P - 1) * (Q - 1)) + (P - 1) * (Q - 1) * 4), "cannot be read"),
+        (rsa_of(P, Q, iqmp=3), "cannot be read"),
+        (rsa_of(P + 1, Q, d=3, iqmp=3), "cannot be read"),
+        (of_compressed_point(), "cannot be read"),
         ("-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", "cannot be read"),
         (LOCKED, "passphrase"),
         (text_of(ED25519, openssh=False, password=b"x"), "passphrase"),

@@ -300,6 +300,39 @@ ROWS = {
         [RAN, "\tfatal: unable to access 'https://git.acme.example/acme/lib/': The requested URL returned error: 503"],
         "GitUnavailable", "", "git.acme.example did not answer",
     ),
+    "a discovery that broke": (
+        ['go: git.acme.example/acme/lib@v1.0.0: unrecognized import path "git.acme.example/acme/lib": https fetch: Get '
+         '"https://git.acme.example/acme/lib?go-get=1": net/http: TLS handshake timeout'],
+        "GitUnavailable", "", "git.acme.example did not answer",
+    ),
+    "a discovery that ended": (
+        ['go: git.acme.example/acme/lib@v1.0.0: unrecognized import path "git.acme.example/acme/lib": https fetch: Get '
+         '"https://git.acme.example/acme/lib?go-get=1": EOF'],
+        "GitUnavailable", "", "git.acme.example did not answer",
+    ),
+    "a connection that broke": (
+        [RAN, "\tfatal: unable to access 'https://git.acme.example/acme/lib/': Recv failure: Connection reset by peer"],
+        "GitUnavailable", "", "git.acme.example did not answer",
+    ),
+    "a redirect to plain http": (
+        ['go: git.acme.example/acme/lib@v1.0.0: unrecognized import path "git.acme.example/acme/lib": https fetch: '
+         "redirected from secure URL https://git.acme.example/lib?go-get=1 to insecure URL http://git.acme.example"],
+        "DependencyNotFound", "go.mod  git.acme.example/acme/lib", "is fetched by another scheme",
+    ),
+    "a module of a telling name": (
+        ["go: downloading example.org/insecure v1.0.0", "go: git.acme.example/acme/lib@v1.0.0: unknown revision v1"],
+        "DependencyNotFound", "go.mod  git.acme.example/acme/lib", "acme/lib@v1.0.0 is not at its host",
+    ),
+    "another module before it": (
+        ["go: downloading git.acme.example/acme/other v1.0.0", RAN,
+         "\tfatal: repository 'https://git.acme.example/acme/lib/' not found"],
+        "DependencyNotFound", "go.mod  git.acme.example/acme/lib", "there is no repository at https://git.acme.example",
+    ),
+    "another module before one that names its repository": (
+        ["go: downloading git.acme.example/other.git v1.0.0",
+         "go: git.acme.example/lib.git@v1.0.0: no secure protocol found for repository"],
+        "GitAuthFailed", "buildArgs.private_secret", "git cannot read https://git.acme.example/lib.git with",
+    ),
     "a certificate": (
         [RAN, "\tfatal: unable to access 'https://git.acme.example/acme/lib/': server certificate verification failed"],
         "GitUrlRefused", "buildArgs.private", "the certificate of git.acme.example is not trusted here",

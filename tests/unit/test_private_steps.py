@@ -190,6 +190,10 @@ def test_a_host_whose_address_is_not_public_is_the_requests_to_correct(tmp_path:
     found = of_step(attempt, step, result)
     assert found and (found.reason, found.where) == ("GitUrlRefused", "buildArgs.private"), found
     assert "git_hosts" in found.next and "git.acme.example:443 is not a public host" in found.message
+    port = replace(result, refused=("git.acme.example:8443",))
+    assert of_step(attempt, step, port) is None, "no list of the operator opens a port that no request can name"
+    led = _refused(attempt, planned(), port)
+    assert "git.acme.example:8443 was refused" in led.message and "at port 443" in led.next
     elsewhere = replace(result, refused=("storage.example:443",))
     assert of_step(attempt, step, elsewhere) is None
     led = _refused(attempt, planned(), elsewhere)
