@@ -99,7 +99,7 @@ class Blank:
         finally:
             unmount(folder)
             with suppress(OSError):
-                folder.rmdir()
+                folder.rmdir()  # it also detaches the copies in mount namespaces of steps that run meanwhile
             with suppress(OSError):
                 file.unlink()
 

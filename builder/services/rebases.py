@@ -50,9 +50,12 @@ def rebased(store: Store, row: builds.Row) -> pb.RebasedImage | None:
 
 
 def _by_buildpacks(row: builds.Row) -> bool:
-    """Whether buildpacks made the image: the lifecycle's labels alone are also those of what was built upon it."""
-    materials = {material.name for material in record.built(row).materials}
-    return is_image(record.request(row)) and BUILDPACKS in materials
+    """Whether buildpacks made the image: the lifecycle's labels alone are also those of what was built upon it.
+
+    What made an image is the first of its materials. Behind it a Dockerfile's own bases have any name.
+    """
+    made_by = [material.name for material in record.built(row).materials[:1]]
+    return is_image(record.request(row)) and made_by == [BUILDPACKS]
 
 
 def _check_alone(request: pb.CreateBuildRequest, row: builds.Row) -> None:

@@ -322,6 +322,7 @@ def test_a_build_of_others_is_as_unknown_as_one_that_never_was(services: Service
         ({"status": "RUNNING"}, "is RUNNING; a rebase takes the image of a build that has succeeded"),
         ({"status": "FAILED"}, "is FAILED"),
         ({"materials": ("kaniko", "context")}, "was not made by buildpacks"),
+        ({"materials": ("kaniko", "context", "buildpacks")}, "was not made by buildpacks"),
         ({"request": '{"name": "app", "code": {"compile": {}}}'}, "was not made by buildpacks"),
         ({"request": '{"name": "app", "code": {"image": {"prebuilt": {}}}}', "materials": ()}, "was not made by"),
     ],
