@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 MOST_GROWTH = 9
-TRIES = 4
+TRIES = 10
 """Another process's use of the machine adds to one try, not to each."""
 
 Spent = Callable[[], float]
