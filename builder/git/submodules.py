@@ -51,7 +51,7 @@ def links_in(lines: Sequence[str]) -> Mapping[str, str]:
 def url_of(above: GitUrl, one: Submodule) -> GitUrl:
     """Where a submodule is; what begins with `./` or `../` is relative to the repository that names it.
 
-    Raises `BuildError` GitUrlRefused, also for one over SSH at another host or port than `above`, which has the key.
+    Raises `BuildError` GitUrlRefused, also for one over SSH of another user, host or port than `above`, whose key it is.
     """
     where, text = f"{FILE}: submodule.{visible(one.name, limit=80)}.url", one.url
     if text.startswith(("./", "../")) and len(text) <= MOST_URL:
@@ -65,9 +65,9 @@ def url_of(above: GitUrl, one: Submodule) -> GitUrl:
             text = text.partition("/")[2]
         text = base + "/".join((*path, text))
     url = parse_url(text, where)
-    if url.is_ssh and (not above.is_ssh or (url.host, url.port) != (above.host, above.port)):
-        message = f"{visible(url.text, limit=200)} is over SSH, and no key is for {url.host}:{url.port}"
-        step = "Name it by https where it is public, or have it at the host and port of the repository."
+    if url.is_ssh and (url.user, url.host, url.port) != (above.user, above.host, above.port):
+        message = f"{visible(url.text, limit=200)} is over SSH, and no key is for {url.user} at {url.host}:{url.port}"
+        step = "Name it by https where it is public, or have it at the user, host and port of the repository."
         raise BuildError("GitUrlRefused", message, where=where, next=step)
     return url
 

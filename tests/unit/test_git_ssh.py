@@ -162,7 +162,7 @@ def test_the_command_line_takes_a_url_as_scp_writes_it() -> None:
         ("git@example.com:group/app.git", "../../lib.git", "git@example.com:lib.git"),
         ("git@example.com:/srv/app.git/", "../../opt/lib.git", "git@example.com:/opt/lib.git"),
         ("ssh://git@example.com:2222/group/app.git", "../lib.git", "ssh://git@example.com:2222/group/lib.git"),
-        ("ssh://git@example.com/group/app.git", "other@example.com:lib.git", "other@example.com:lib.git"),
+        ("ssh://git@example.com/group/app.git", "git@example.com:lib.git", "git@example.com:lib.git"),
         ("git@example.com:app.git", "https://other.example/a.git", "https://other.example/a.git"),
     ],
 )
@@ -175,6 +175,7 @@ def test_where_a_submodule_of_a_repository_over_ssh_is(above: str, url: str, fou
     [
         ("https://example.com/a.git", "git@example.com:b.git"),
         ("https://example.com:22/a.git", "ssh://git@example.com/b.git"),
+        ("git@example.com:a.git", "root@example.com:b.git"),
         ("git@example.com:a.git", "git@other.example:b.git"),
         ("git@example.com:a.git", "ssh://git@example.com:2222/b.git"),
         ("git@example.com:a.git", "../../b.git"),
