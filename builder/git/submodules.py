@@ -51,7 +51,7 @@ def links_in(lines: Sequence[str]) -> Mapping[str, str]:
 def url_of(above: GitUrl, one: Submodule) -> GitUrl:
     """Where a submodule is; what begins with `./` or `../` is relative to the repository that names it.
 
-    Raises `BuildError` GitUrlRefused, also for one over SSH of another user, host or port than `above`, whose key it is.
+    Raises `BuildError` GitUrlRefused, also for one over SSH of another user, host or port than those of `above`.
     """
     where, text = f"{FILE}: submodule.{visible(one.name, limit=80)}.url", one.url
     if text.startswith(("./", "../")) and len(text) <= MOST_URL:
