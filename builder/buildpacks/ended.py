@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 
 from builder.buildpacks.manifest import ANALYZE, BUILD, DETECT, EXPORT, REBASE
-from builder.buildpacks.rebase import AGAIN
+from builder.contract.request import REBUILD
 from builder.kube.ended import Ended
 from builder.plan import Diagnosis
 
@@ -145,10 +145,10 @@ def _rebase(lines: Sequence[str], final: str) -> Diagnosis | None:
     """A rebase that cannot be: its image is gone since the plan, or the lifecycle refuses it. None: something else."""
     if _APP_IMAGE_ABSENT.search(final):
         message = "the image to rebase is not in its registry any more"
-        return Diagnosis(reason="ImageNotFound", message=message, said=_cut(lines), next=AGAIN)
+        return Diagnosis(reason="ImageNotFound", message=message, said=_cut(lines), next=REBUILD)
     if _REFUSES_REBASE.search(final):
         message = f"the lifecycle does not rebase this image: {final.removeprefix('failed to ')}"
-        return Diagnosis(reason="StepFailed", message=message, said=_cut(lines), next=AGAIN)
+        return Diagnosis(reason="StepFailed", message=message, said=_cut(lines), next=REBUILD)
     return None
 
 

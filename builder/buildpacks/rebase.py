@@ -12,12 +12,11 @@ from typing import Any, NoReturn
 
 from builder.buildpacks.image import read_app
 from builder.contract.materials import BUILDPACKS
-from builder.contract.request import REBASED
+from builder.contract.request import REBASED, REBUILD
 from builder.errors import BuildError
 from builder.key import FORMAT, digest_of
 from builder.plan import PLATFORM
 
-AGAIN = "Build it again: what is built stands on the run image that is current."
 HUB = "index.docker.io"
 
 
@@ -87,4 +86,4 @@ def _digest(reference: str) -> str:
 
 
 def _refuse(message: str) -> NoReturn:
-    raise BuildError("InvalidRequest", message, where=REBASED, next=AGAIN)
+    raise BuildError("InvalidRequest", message, where=REBASED, next=REBUILD)

@@ -33,6 +33,8 @@ GIT_SOURCE, FROM_GIT, FROM_CODE = "gitSource", "code.image.fromGit", "code.image
 """The fields of a request that name a repository or context, as messages name them."""
 REBASED = "rebase.buildId"
 """The field that names the build whose image is rebased."""
+REBUILD = "Build it again: what is built stands on the run image that is current."
+"""The next step where its image cannot be rebased."""
 
 
 @dataclass(frozen=True, kw_only=True)

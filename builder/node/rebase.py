@@ -11,10 +11,10 @@ from typing import Any
 
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import report_key
-from builder.buildpacks.rebase import AGAIN, RebasePlan, plan_rebase
+from builder.buildpacks.rebase import RebasePlan, plan_rebase
 from builder.claims.outcome import Verdict
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import REBASED
+from builder.contract.request import REBASED, REBUILD
 from builder.errors import BuildError, PlatformError
 from builder.plan import Toolchain
 from builder.strategies import buildpacks
@@ -59,7 +59,7 @@ def _config(image: pb.RebasedImage, reference: str, read_image: ReadImage) -> Ma
     except BuildError as error:
         if error.reason == "ImageNotFound":
             message = f"the image of {image.build_id} is gone from the registry: {error.message}"
-            raise BuildError("ImageNotFound", message, where=REBASED, next=AGAIN) from None
+            raise BuildError("ImageNotFound", message, where=REBASED, next=REBUILD) from None
         if error.reason == "ImageForbidden":
             raise PlatformError("RegistryRefused", error.message) from error
-        raise BuildError("InvalidRequest", error.message, where=REBASED, next=AGAIN) from error
+        raise BuildError("InvalidRequest", error.message, where=REBASED, next=REBUILD) from error

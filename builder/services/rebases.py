@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from google.protobuf import json_format
 
-from builder.buildpacks.rebase import AGAIN
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.materials import BUILDPACKS
-from builder.contract.request import REBASED, is_image, is_rebase
+from builder.contract.request import REBASED, REBUILD, is_image, is_rebase
 from builder.errors import BuildError
 from builder.services.parts import build_of
 from builder.store import builds, record
@@ -24,7 +23,7 @@ def named(store: Store, organization: str, request: pb.CreateBuildRequest) -> bu
         raise BuildError("InvalidRequest", message, where=REBASED, next="Name one that has: ignite-builder ls")
     if not _by_buildpacks(row):
         message = f"{build_id} was not made by buildpacks: nothing says which of its layers are the run image's"
-        raise BuildError("InvalidRequest", message, where=REBASED, next=AGAIN)
+        raise BuildError("InvalidRequest", message, where=REBASED, next=REBUILD)
     _check_alone(request, row)
     return row
 
@@ -40,7 +39,7 @@ def rebased(store: Store, row: builds.Row) -> pb.RebasedImage | None:
     origin = builds.by_id(store, asked.rebase.build_id)
     if origin is None or origin["organization"] != row["organization"] or origin["status"] != SUCCEEDED:
         message = f"the record of {asked.rebase.build_id}, whose image is to be rebased, was deleted meanwhile"
-        raise BuildError("ImageNotFound", message, where=REBASED, next=AGAIN)
+        raise BuildError("ImageNotFound", message, where=REBASED, next=REBUILD)
     found = pb.RebasedImage(
         build_id=origin["build_id"], digest=record.built(origin).digest, code_hash=origin["code_hash"]
     )

@@ -13,12 +13,13 @@ from sqlalchemy import delete, update
 
 from builder.attest.provenance import Built, statement
 from builder.buildpacks.manifest import REBASE
-from builder.buildpacks.rebase import AGAIN, key_of, materials_of, name_of, plan_rebase
+from builder.buildpacks.rebase import key_of, materials_of, name_of, plan_rebase
 from builder.claims.requests import Close
 from builder.cli.commands.build import _again
 from builder.cli.requests import BuildOptions, rebase_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
+from builder.contract.request import REBUILD
 from builder.errors import BuildError, PlatformError
 from builder.images.external import Access, Login
 from builder.kube.ended import Ended
@@ -85,7 +86,7 @@ def test_what_cannot_be_rebased_is_refused_with_the_next_step(config: dict[str, 
     with pytest.raises(BuildError) as refused:
         plan_rebase(config, image=IMAGE, run_image=RUN)
     error = refused.value
-    assert (error.reason, error.where, error.next) == ("InvalidRequest", "rebase.buildId", AGAIN)
+    assert (error.reason, error.where, error.next) == ("InvalidRequest", "rebase.buildId", REBUILD)
     assert words in error.message
 
 
@@ -236,7 +237,7 @@ def test_an_image_that_cannot_be_had_or_rebased_costs_no_job(
     assert (outcome.failure.reason, how, calls.order, calls.asked) == (reason, Close.FINISH, [], [])
     assert words in outcome.failure.message
     is_ours = isinstance(outcome.failure, PlatformError)
-    assert is_ours == reason.startswith("Registry") and (is_ours or outcome.failure.next == AGAIN)
+    assert is_ours == reason.startswith("Registry") and (is_ours or outcome.failure.next == REBUILD)
 
 
 def test_a_worker_without_buildpacks_refuses_with_what_to_do(tmp_path: Path) -> None:
@@ -414,7 +415,7 @@ def test_a_build_that_is_deleted_before_the_claim_ends_the_rebase(services: Serv
     _delete(services, origin)
     assert not claimed(services, build.build_id).granted
     failure = services.get(build.build_id).failure
-    assert (failure.reason, failure.error_class, failure.next) == ("ImageNotFound", "client", AGAIN)
+    assert (failure.reason, failure.error_class, failure.next) == ("ImageNotFound", "client", REBUILD)
     assert origin in failure.message
 
 
@@ -479,17 +480,21 @@ def test_the_report_of_a_rebase_is_the_artifact() -> None:
 @pytest.mark.parametrize(
     ("final", "reason", "step"),
     [
-        ("set app image: failed to access image to rebase", "ImageNotFound", AGAIN),
-        ("set app image: failed to access image to rebase: GET https://r/v2: MANIFEST_UNKNOWN", "ImageNotFound", AGAIN),
+        ("set app image: failed to access image to rebase", "ImageNotFound", REBUILD),
+        (
+            "set app image: failed to access image to rebase: GET https://r/v2: MANIFEST_UNKNOWN",
+            "ImageNotFound",
+            REBUILD,
+        ),
         ("set app image: failed to access image to rebase: dial tcp: connection refused", "RegistryUnavailable", ""),
         ("access run image", "ExecutorImageUnavailable", ""),
         (
             f"rebase: rebase app image: new base image '{RUN}' not found in existing run image metadata: {{}}; "
             "please provide -force to override",
             "StepFailed",
-            AGAIN,
+            REBUILD,
         ),
-        ("rebase: stack not defined on app image", "StepFailed", AGAIN),
+        ("rebase: stack not defined on app image", "StepFailed", REBUILD),
     ],
 )
 def test_the_end_of_a_rebase_has_its_reason_and_next_step(final: str, reason: str, step: str) -> None:
