@@ -1,7 +1,8 @@
-"""Who a process is: its pid and its start time. A pid alone may name another process later."""
+"""Who a process is: its pid and its start time, since a pid alone may name another process later; what it leaves."""
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 
@@ -15,3 +16,8 @@ def process_start(pid: int) -> str:
         return "" if fields[0] in (b"Z", b"X") else fields[19].decode()
     except (OSError, IndexError):
         return ""
+
+
+def leave_no_core() -> None:
+    """Let this process and its children end without a core file: it would hold the secrets of builds."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

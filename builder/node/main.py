@@ -10,11 +10,13 @@ from celery import Celery
 
 from builder.broker.app import add_run_task, make_celery, read_queues
 from builder.node.worker import Refused, WorkerProcess, require_membership
+from builder.process import leave_no_core
 from builder.settings import Settings
 
 
 def make_app(settings: Settings, say: TextIO | None = None) -> Celery:
     """The application with this node behind its task. A refusal to start is written to `say`, where there is one."""
+    leave_no_core()
     node = WorkerProcess(settings, say)
     app = make_celery(settings, node.dropped)
     read_queues(app, node.queues(), settings.slots)

@@ -11,6 +11,7 @@ from builder.errors import BuildError, PlatformError
 from builder.kube.api import connect
 from builder.kube.watch import Watch
 from builder.mask import Mask
+from builder.process import leave_no_core
 from builder.settings import Settings
 from builder.watcher.calls import ApiWatcherCalls
 from builder.watcher.cluster import KubeCluster
@@ -24,6 +25,7 @@ def watch(settings: Settings) -> int:
         name = "token" if settings.server else "server"
         step = "Set server to the URL of the control side, and token to one with the scope watch."
         raise BuildError("InvalidRequest", f"a watcher needs the {name} of the control side", where=name, next=step)
+    leave_no_core()
     asyncio.run(_watch(settings))
     return 0
 

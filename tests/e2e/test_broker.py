@@ -59,6 +59,13 @@ def parts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Parts]:
         yield Parts(url, client, serve, running)
 
 
+def test_neither_side_leaves_a_core_file_with_what_it_knows(parts: Parts) -> None:
+    for pid in (parts.serve.process.pid, parts.worker.process.pid, *parts.worker.children()):
+        limits = Path(f"/proc/{pid}/limits").read_text(encoding="utf-8").splitlines()
+        (core,) = [line.split()[4:6] for line in limits if line.startswith("Max core file size")]
+        assert core == ["0", "0"]
+
+
 def of_a_task(named: object, task: object = RUN, **more: object) -> dict[str, Any]:
     """A message as kombu writes it."""
     return {
