@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,6 +18,7 @@ from builder.contract.protocol import PROTOCOL
 from builder.local import embedded
 from builder.services import streams
 from builder.services.streams import Pages
+from builder.services.tails import Feed
 from tests.build_fixtures import until
 
 pytestmark = pytest.mark.e2e
@@ -160,28 +160,31 @@ def test_fifty_readers_get_every_line_once_beside_one_that_stalls(
 
 def test_tails_hold_up_no_heartbeat(running: embedded.Embedded, node: Node) -> None:
     """More tails than there are threads for all calls, each in a read of the store that does not end."""
-    released, asked = threading.Event(), threading.Semaphore(0)
+    released = threading.Event()
     fill = streams.LogStreams._fill
+    begun, ended = list[str](), list[str]()
 
     def slow(*args: object) -> list[object]:
         assert released.wait(PATIENCE_S)
         return []
 
-    async def counted(self: streams.LogStreams, *args: Any) -> streams.Page:
-        asked.release()
-        return await fill(self, *args)
+    async def noted(self: streams.LogStreams, feed: Feed, place: streams.Place, after: int) -> streams.Page:
+        begun.append(place.build_id)
+        try:
+            return await fill(self, feed, place, after)
+        finally:
+            ended.append(place.build_id)
 
     builds = [node.submit() for _ in range(45)]
     with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(len(builds)) as pool:
         try:
+            patch.setattr(streams.LogStreams, "_fill", noted)
             readers = [pool.submit(read_all, running, build, threading.Semaphore(0)) for build in builds]
-            assert until(lambda: len(running.control.tails._feeds) == len(builds), PATIENCE_S)
+            assert until(lambda: set(ended) == set(builds), PATIENCE_S), "each has read once"
             patch.setattr(streams.logs, "read", slow)
-            patch.setattr(streams.LogStreams, "_fill", counted)
             for build in builds:
                 running.control.tails.tell(build)
-            for _ in builds:
-                assert asked.acquire(timeout=PATIENCE_S)
+            assert until(lambda: len(begun) - len(ended) == len(builds), PATIENCE_S), "each is in a read"
             beat = pb.HeartbeatRequest(protocol=PROTOCOL, build_id=node.build_id, claim=node.claim)
             for _ in range(20):
                 assert not node.api.call("Heartbeat", beat).stale
