@@ -91,10 +91,10 @@ class _Server(threading.Thread):
 
 def _read(client: socket.socket, size: int) -> bytes:
     """So many bytes; none where the other side ends before."""
-    data = b""
+    data = bytearray()
     while len(data) < size:
         more = client.recv(size - len(data))
         if not more:
             return b""
         data += more
-    return data
+    return bytes(data)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -23,26 +22,24 @@ def together(calls: Iterable[Callable[[Callable[[], None]], T]]) -> list[T]:
     begins after that. Raises what the first failure raised, when no call runs any more.
     """
     waiting = list(calls)
-    failed = threading.Event()
+    failures: list[BaseException] = []
 
     def check() -> None:
-        if failed.is_set():
+        if failures:
             raise Halted
 
     def run(call: Callable[[Callable[[], None]], T]) -> T:
         check()
         try:
             return call(check)
-        except BaseException:
-            failed.set()
+        except BaseException as error:
+            failures.append(error)
             raise
 
     if len(waiting) < 2:
         return [run(call) for call in waiting]
     with ThreadPoolExecutor(min(AT_ONCE, len(waiting)), thread_name_prefix="registry") as pool:
         running = [pool.submit(run, call) for call in waiting]
-    errors = [error for each in running if (error := each.exception()) is not None]
-    for error in errors:
-        if not isinstance(error, Halted):
-            raise error
+    if failures:
+        raise failures[0]
     return [each.result() for each in running]

@@ -65,6 +65,21 @@ def test_the_first_failure_is_raised_and_ends_the_others_between_their_pieces() 
         together([_raise_alone])
 
 
+def test_of_two_failures_the_first_in_time_is_raised() -> None:
+    def late(check: Callable[[], None]) -> None:
+        try:
+            while True:
+                check()
+        except Halted:
+            raise ValueError("late") from None
+
+    def early(check: Callable[[], None]) -> None:
+        raise ValueError("early")
+
+    with pytest.raises(ValueError, match="early"):
+        together([late, early])
+
+
 def _raise_alone(check: Callable[[], None]) -> None:
     raise ValueError("alone")
 

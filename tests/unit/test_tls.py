@@ -1,0 +1,45 @@
+"""A client loads a CA bundle with its first request over TLS, and never for plain HTTP."""
+
+from __future__ import annotations
+
+import ssl
+
+import httpx
+import pytest
+
+from builder import tls
+
+
+class Loaded(Exception):
+    """The bundle was asked for."""
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The bundles that were loaded; loading one ends the request."""
+    found: list[str] = []
+
+    def load(ca_bundle: str) -> ssl.SSLContext:
+        found.append(ca_bundle)
+        raise Loaded
+
+    monkeypatch.setattr(tls, "context", load)
+    return found
+
+
+def test_a_bundle_is_loaded_with_the_first_request_over_tls(asked: list[str]) -> None:
+    with tls.new_client(ca_bundle="/a/bundle", timeout=httpx.Timeout(1)) as client:
+        assert asked == []
+        with pytest.raises(Loaded):
+            client.get("https://example.com/")
+    assert asked == ["/a/bundle"]
+
+
+def test_a_client_of_plain_http_trusts_nobody(asked: list[str]) -> None:
+    assert tls.plain_transport() and asked == []
+    trusts = tls.trusts_nobody()
+    assert trusts.verify_mode is ssl.CERT_REQUIRED and trusts.check_hostname and not trusts.get_ca_certs()
+
+
+def test_one_context_serves_all_clients_of_a_bundle() -> None:
+    assert tls.context("") is tls.context("")
