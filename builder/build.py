@@ -18,7 +18,7 @@ from builder.attempt.planned import Bound, bind, report_key
 from builder.attempt.results import lay, place_of, store
 from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step, place, prepare
-from builder.attempt.verdict import of_error, of_refused, of_step
+from builder.attempt.verdict import of_fault, of_refused, of_step
 from builder.claims.outcome import Artifact, Material, Outcome, Verdict
 from builder.errors import BuildError
 from builder.key import build_key
@@ -58,12 +58,8 @@ def run_build(attempt: Attempt) -> Outcome:
         return Outcome(artifact=finish_build(attempt, bound, fetched))
     except BuildError as error:  # reason, error_class and hint travel inside
         return Outcome(failure=error)
-    except Exception as error:  # a fault of the builder or of its node, never the user's
-        if known := of_error(attempt, error):
-            known.phase = attempt.log.phase_name
-            return Outcome(failure=known, unexpected=repr(error))
-        message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
-        return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
+    except Exception as error:
+        return of_fault(attempt, error)
 
 
 def plan_build(attempt: Attempt) -> Planned:

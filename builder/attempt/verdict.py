@@ -17,6 +17,7 @@ from pathlib import Path
 
 from builder.attempt.attempt import Attempt
 from builder.attempt.steps import StepResult
+from builder.claims.outcome import Outcome
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.pipelines.private import PORT
 from builder.plan import Diagnosis, Plan, Step
@@ -63,6 +64,15 @@ def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
             discard_caches(attempt)
             return _broken_cache(f"a cache of this node cannot be used: {each.strerror}")
     return None
+
+
+def of_fault(attempt: Attempt, error: Exception) -> Outcome:
+    """The outcome of an error that is no `BuildError`: a fault of the builder or of its node, never the user's."""
+    if known := of_error(attempt, error):
+        known.phase = attempt.log.phase_name
+        return Outcome(failure=known, unexpected=repr(error))
+    message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
+    return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
 
 
 def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | None:

@@ -20,7 +20,7 @@ from builder.attempt.canonical import context_hash, write_archive
 from builder.attempt.fetch import open_source, reading_source
 from builder.attempt.package import Packaged, push
 from builder.attempt.planned import report_key
-from builder.attempt.verdict import of_error
+from builder.attempt.verdict import of_fault
 from builder.claims.outcome import Artifact, Outcome, Verdict
 from builder.contract.request import REBASED, built_image, is_rebase
 from builder.dockerfile.choose import ImageRequest, Strategy, placed
@@ -88,12 +88,8 @@ class EngineBuilder:
             message = f"the Docker engine refuses: {refused.message}"[:400]
             failure = BuildError("ToolchainUnavailable", message, where="docker_host", phase=attempt.log.phase_name)
             return Outcome(failure=failure)
-        except Exception as error:  # a fault of the builder or of its node, never the user's
-            if known := of_error(attempt, error):
-                known.phase = attempt.log.phase_name
-                return Outcome(failure=known, unexpected=repr(error))
-            message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
-            return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
+        except Exception as error:
+            return of_fault(attempt, error)
 
     def _build(self, attempt: Attempt) -> Outcome:
         attempt.node.label("after-claim")

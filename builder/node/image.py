@@ -15,7 +15,7 @@ from builder.attempt.canonical import Archive, context_hash, write_archive
 from builder.attempt.fetch import open_source, reading_source
 from builder.attempt.log import wall_ms
 from builder.attempt.planned import report_key
-from builder.attempt.verdict import of_error
+from builder.attempt.verdict import of_fault
 from builder.claims.calls import Backoff, Refused, Unanswered
 from builder.claims.outcome import Outcome, Verdict
 from builder.claims.requests import launching_request
@@ -96,12 +96,8 @@ class Launcher:
             return self._launch(attempt)
         except BuildError as error:
             return Outcome(failure=error)
-        except Exception as error:  # a fault of the builder or of its node, never the user's
-            if known := of_error(attempt, error):
-                known.phase = attempt.log.phase_name
-                return Outcome(failure=known, unexpected=repr(error))
-            message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
-            return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
+        except Exception as error:
+            return of_fault(attempt, error)
 
     def abandon(self, job: pb.Job) -> None:
         """Delete the Job of a build that was cancelled meanwhile. What is left is swept."""
