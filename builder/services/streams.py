@@ -180,16 +180,18 @@ class LogStreams:
         page = self.pages.find(place.build_id, after)
         if page is not None:
             return page
-        # A read that began before the last wake-up may have missed what that was about.
+        # A read that began before the last wake-up may have missed what that was about; so may one that has ended. And
+        # whoever awaits what has ended already keeps the loop: a reader that asks again and again would never let it go.
         key = (place.build_id, after, feed.generation)
         filling = self._filling.get(key)
-        if filling is None:
+        if filling is None or filling.done():
             filling = self._filling[key] = asyncio.ensure_future(self._fill(feed, place, after))
             filling.add_done_callback(lambda done: self._filled(key, done))
         return await asyncio.shield(filling)  # a reader that leaves does not take the page from the others
 
     def _filled(self, key: tuple[str, int, int], done: asyncio.Future[Page]) -> None:
-        del self._filling[key]
+        if self._filling.get(key) is done:
+            del self._filling[key]
         if not done.cancelled():
             done.exception()  # every reader that waited raises it; without one it is of no interest
 

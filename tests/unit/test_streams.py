@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from array import array
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,6 +241,26 @@ def test_a_reader_that_leaves_takes_the_page_from_nobody(world: World) -> None:
         return (await staying)[0]
 
     assert run(world, work) == list(range(1, world.lines() + 1))
+
+
+def test_a_read_that_has_ended_is_awaited_by_nobody(world: World) -> None:
+    """Between its end and its removal a reader may come for the same page. It would get an empty one again and again,
+    without a pause in which the loop could remove it."""
+    world.write(3)
+
+    async def work() -> tuple[int, int]:
+        place = await world.open(from_start=True)
+        ended: asyncio.Future[Page] = asyncio.get_running_loop().create_future()
+        ended.set_result(Page(first=1, last=0, data=b"", ends=array("I"), eof=None))
+        with world.tails.follow(place.build_id) as feed:
+            feed.edge = place.log_lines
+            world.streams._filling[place.build_id, 0, feed.generation] = ended
+            page = await world.streams._page(feed, place, 0)
+            world.streams._filled((place.build_id, 0, feed.generation), ended)  # its removal comes late
+        return page.last, place.log_lines
+
+    last, lines = run(world, work)
+    assert last == lines > 0 and world.streams._filling == {}
 
 
 def test_a_log_whose_lines_are_gone_has_an_end(world: World) -> None:
