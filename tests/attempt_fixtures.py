@@ -12,10 +12,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from builder.attempt.attempt import Attempt, Node
+from builder.attempt.desk import Desk, answer
 from builder.attempt.fetch import Source, open_source, reading_source
 from builder.attempt.log import Log
 from builder.attempt.reader import Budget, Reading
-from builder.attempt.reading import Bounds, Desk, answer
+from builder.attempt.reading import Bounds
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.spool import Spool

@@ -20,8 +20,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from builder.attempt.desk import Named, Planned, Pointers, Unpacked
 from builder.attempt.plain import Failed, from_plain, to_json
-from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Named, Planned, Pointers, Start, Unpacked, framed, serve
+from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Start, framed, serve
 from builder.errors import BuildError, PlatformError
 from builder.images.component import Component
 from builder.pipelines.base import Pipeline, PlanRequest

@@ -181,7 +181,7 @@ class LogStreams:
         if page is not None:
             return page
         # A read that began before the last wake-up may have missed what that was about; so may one that has ended. And
-        # whoever awaits what has ended already keeps the loop: a reader that asks again and again would never let it go.
+        # what has ended is awaited without a pause: a reader that asks again and again would never let the loop go on.
         key = (place.build_id, after, feed.generation)
         filling = self._filling.get(key)
         if filling is None or filling.done():

@@ -12,7 +12,7 @@ from typing import BinaryIO
 import pytest
 
 from builder import sandbox
-from builder.attempt.reading import Desk
+from builder.attempt.desk import Desk
 from builder.attest.artifact import Refused, check_config, described
 from builder.errors import BuildError, PlatformError
 from builder.images.component import (

@@ -14,10 +14,10 @@ import pytest
 
 from builder import pipelines, sandbox
 from builder.attempt.attempt import Attempt
+from builder.attempt.desk import Planned
 from builder.attempt.package import package
 from builder.attempt.planned import Bound
 from builder.attempt.reader import Reading
-from builder.attempt.reading import Planned
 from builder.attempt.uses import unused
 from builder.build import finish_build, plan_build, run_build
 from builder.claims.outcome import Verdict

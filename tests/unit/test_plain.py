@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from builder import pipelines
+from builder.attempt.desk import Planned
 from builder.attempt.plain import Failed, failed, from_plain, to_json
-from builder.attempt.reading import Planned, Start
+from builder.attempt.reading import Start
 from builder.data import runtimes_dir
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.pipelines import catalog
