@@ -6,6 +6,7 @@ behaves as README.md says.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
@@ -234,6 +235,36 @@ def takes(app: App) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_term_leaves_no_connection_waiting_for_the_one_in_flight(command: Command) -> None:
+    """Each connection around the moment of TERM is served or closed at once, not when the last handler is done."""
+    with started(command) as app, ThreadPoolExecutor(1) as pool:
+        busy = pool.submit(app.ask, "/sleep?600000")
+        while json.loads(app.ask("/sleep?0").body)["active"] < 2:
+            pass  # it is not in flight yet
+        app.term()
+        connections = []
+        while len(connections) < 400 and (connection := asked(app)):
+            connections.append(connection)
+        for connection in connections:
+            with connection, contextlib.suppress(ConnectionError):
+                while connection.recv(4096):
+                    pass
+        assert not busy.done()
+        app.process.kill()
+        assert isinstance(busy.exception(), OSError)
+
+
+def asked(app: App) -> socket.socket | None:
+    """A connection that has sent a request; None when the app accepts no more."""
+    try:
+        connection = socket.create_connection(("127.0.0.1", app.port), timeout=120)
+    except ConnectionError:
+        return None
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(b"POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 0\r\n\r\n")
+    return connection
 
 
 def test_term_while_idle_ends_it_with_0(command: Command) -> None:

@@ -44,6 +44,7 @@ HEADER_LIMIT = 64 * 1024
 IDLE_S = 75.0
 BODY_S = 300.0
 QUEUE_S = 60.0
+ACCEPT_TURNS = 16  # accept, transport, task, bytes, request: a turn each, and room for an event loop with more
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 VERSION = re.compile(r"HTTP/1\.[0-9]")
@@ -153,8 +154,18 @@ class Front:
             ignite._current.reset(token)
 
     async def drain(self, server: asyncio.Server) -> None:
-        """Stop accepting, let what is in flight finish, close idle connections."""
+        """Stop accepting, let what is in flight finish, close idle connections.
+
+        The event loop accepts a connection some turns before it starts its task. A server that is closed in between
+        neither serves nor closes it: its client waits until the process ends. So the socket closes once these turns
+        are over, and what such a connection has sent by then is in flight.
+        """
         self.stopping.set()
+        loop = asyncio.get_running_loop()
+        for listening in server.sockets:
+            loop.remove_reader(listening.fileno())
+        for _ in range(ACCEPT_TURNS):
+            await asyncio.sleep(0)
         server.close()
         for task in self._connections - self._busy:
             task.cancel()
