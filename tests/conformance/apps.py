@@ -24,11 +24,15 @@ HEADERS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """How an app is started: argv, its environment beside PORT, its folder."""
+    """How an app is started: argv, its environment beside PORT, its folder.
+
+    `loses_accepted`: what its HTTP server accepts while it closes is not served, and ends with the process.
+    """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
+    loses_accepted: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

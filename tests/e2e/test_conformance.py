@@ -77,7 +77,9 @@ def deno(folder: Path, into: Path, version: str = "2.7") -> Command:
     sdk = (runtimes_dir() / "deno" / "sdk" / "mod.ts").as_uri()
     into.joinpath("deno.json").write_text(json.dumps({"imports": {"ignite": sdk}}))
     argv = (str(packages.file_of(store, row, package)), "run", "--no-prompt", "--allow-net", "--allow-env", "main.ts")
-    return Command(argv=argv, env={"DENO_DIR": str(into / "cache"), "DENO_NO_UPDATE_CHECK": "1"}, cwd=into)
+    env = {"DENO_DIR": str(into / "cache"), "DENO_NO_UPDATE_CHECK": "1"}
+    # Deno.serve: its loop takes no request once shutdown() is called, not even of a connection that it has accepted.
+    return Command(argv=argv, env=env, cwd=into, loses_accepted=True)
 
 
 @pytest.fixture(scope="module", params=["python", "python-async", "go", "deno", "rust", "rust-sync"])
