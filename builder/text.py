@@ -55,8 +55,8 @@ def _character(c: str, tabs: bool) -> str:
 # without overlap, so that the time is linear in the line.
 _SEQUENCE = re.compile(
     r"(?:\x1b\[|\x9b)[0-?]*+[ -/]*+(?:[@-~]|$)"
-    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x9c]*+(?:\x07|\x1b\\|\x9c)"
-    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x9c]*+(?:\x1b\\|\x9c)"
+    r"|(?:\x1b\]|\x9d)[^\x07\x1b\x90-\x9f]*+(?:\x07|\x1b\\|\x9c)"
+    r"|(?:\x1b[PX^_]|[\x90\x98\x9e\x9f])[^\x1b\x90-\x9f]*+(?:\x1b\\|\x9c)"
     r"|\x1b[ -/]++[0-~]"
     r"|\x1b[0-OQ-WYZ\\`-~]"
 )

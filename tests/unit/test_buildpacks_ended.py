@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from builder.buildpacks.ended import diagnose, participants, pushed_digest, tried
 from builder.errors import REASONS, ErrorClass
 from builder.kube.ended import Ended
+from tests.growth import assert_linear
 
 NONE = [
     "======== Results ========",
@@ -47,6 +49,19 @@ def test_no_group_names_each_buildpack_and_what_one_needs() -> None:
         assert f"{name} (does not match)" in found.message
     assert found.said == ("fail: acme/jar@3.1.0 requires jdk",)
     assert tried(NONE) == {"acme/node@1.0.0": "fail", "acme/stamp@2.0.0": "skip", "acme/jar@3.1.0": "fail"}
+
+
+@pytest.mark.parametrize("shape", ["pass: {}\t", "pass: {} \t", "pass:{} a@b", "fail: a@{}\t"])
+@pytest.mark.parametrize("part", ["@", "a@", " ", "a"])
+def test_a_buildpacks_result_is_read_in_linear_time(shape: str, part: str) -> None:
+    """What a buildpack prints in detection can look like the lifecycle's results, at any length."""
+
+    def spent(count: int) -> float:
+        began = time.process_time()
+        tried([shape.format(part * count)])
+        return time.process_time() - began
+
+    assert_linear(lambda: spent(5_000), lambda: spent(20_000), 0.05)
 
 
 def test_a_detection_that_breaks_has_the_words_of_that_buildpack() -> None:

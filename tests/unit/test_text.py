@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import unicodedata
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from builder.sandbox.lines import LineSplitter
 from builder.text import canonical_json, log_line, size, visible
+from tests.growth import assert_linear
 
 
 @pytest.mark.parametrize(
@@ -101,13 +103,28 @@ def test_honest_text_survives_as_it_is(text: str) -> None:
     assert log_line(text) == text
 
 
-@pytest.mark.parametrize(
-    "part", ["\x1b", "\x1b[", "\x1b[0", "\x1b]", "\x1b]0", "\x1bP", "\x9b0 ", "\x1b ", "\x1b[0;", "\x9d\x1b"]
-)
-def test_a_line_costs_what_it_is_long(part: str) -> None:
+INTRODUCERS = ["\x1b", "\x1b[", "\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_", "\x1b ", *map(chr, range(0x80, 0xA0))]
+
+
+@pytest.mark.parametrize("more", ["", "0;", "\x1b", "\x9d"])
+@pytest.mark.parametrize("part", INTRODUCERS, ids=repr)
+def test_a_line_costs_what_it_is_long(part: str, more: str) -> None:
     """The pattern is linear: each try of a match, however it ends, looks at what the next one does not look at."""
-    for text in (part * 50_000, part + "0" * 100_000, part + " " * 100_000):
-        assert not log_line(text).count("\x1b")
+
+    def spent(count: int) -> float:
+        text = part + more
+        lines = (text * count, part + more * count, part * count + more)
+        began = time.process_time()
+        for line in lines:
+            assert "\x1b" not in log_line(line)
+        return time.process_time() - began
+
+    assert_linear(lambda: spent(5_000), lambda: spent(20_000), 0.05)
+
+
+def test_a_string_that_holds_another_introducer_ends_there() -> None:
+    assert log_line("a\x1b]0;title\x9d1;other\x07b") == "a\\x1b]0;titleb"
+    assert log_line("a\x90q\x9cb\x9dc\x07d") == "abd"
 
 
 @pytest.mark.parametrize(
