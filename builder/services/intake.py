@@ -52,6 +52,7 @@ _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _BUILD_ARG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 MAX_LABELS, LABEL_BYTES = 16, 256
 MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
+MOST_REPOSITORY = 200
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
 # Registries route by these, wherever they stand in a path.
 _ROUTED = frozenset({"blobs", "manifests", "referrers", "tags", "uploads"})
@@ -347,11 +348,14 @@ def _repository(request: pb.CreateBuildRequest, organization: str, settings: Set
         raise BuildError("RepositoryForbidden", f'"{request.registry[:80]}" is refused: {here}', where="registry")
     repository = named if named else f"{prefix}/{request.name}"
     where = "repository" if named else "name"
+    if len(repository) > MOST_REPOSITORY:  # before anything looks at each character
+        message = f'"{repository[:80]}…" has more than {MOST_REPOSITORY} characters'
+        raise BuildError("InvalidRequest", message, where=where)
     parts = repository.split("/")
     if word := next((part for part in parts if part in _ROUTED or part.startswith("_")), ""):
         message = f'"{repository[:80]}" has the part "{word[:40]}", which registries read as a path of their own'
         raise BuildError("InvalidRequest", message, where=where, next="Name another one in outputRepository.")
-    if not _REPOSITORY.fullmatch(repository) or len(repository) > 200:
+    if not _REPOSITORY.fullmatch(repository):
         raise BuildError("InvalidRequest", f'"{repository[:80]}" is no repository', where="repository")
     if not repository.startswith(prefix + "/"):
         message = f'"{repository}" is outside of your prefix "{prefix}/"'

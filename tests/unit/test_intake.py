@@ -290,6 +290,15 @@ def test_a_word_that_registries_route_by_is_no_part_of_a_repository(
     assert f'"{part}"' in refused.value.message and "outputRepository" in refused.value.next
 
 
+def test_a_repository_of_any_length_is_judged_by_its_length_first(store: Store, tmp_path: Path) -> None:
+    """An expression over three million parts takes the process a second of each call."""
+    request = asked(output_repository="acme/" + "a." * 3_000_000 + "!")
+    with pytest.raises(BuildError) as refused:
+        columns(store, tmp_path, request)
+    assert refused.value.reason == "InvalidRequest" and "more than" in refused.value.message
+    assert len(refused.value.message) < 300
+
+
 def test_such_a_name_needs_a_repository_of_its_own(store: Store, tmp_path: Path) -> None:
     request = asked()
     request.name = "uploads"
