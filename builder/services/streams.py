@@ -31,6 +31,9 @@ from builder.store import builds, logs
 from builder.store.transitions import TERMINAL
 
 PAGE_LINES = 1000
+"""Lines of one read."""
+PAGE_BYTES = 256 * 1024
+"""Encoded bytes of a page, unless its one line has more: what a reader that stalls holds."""
 CACHED_BYTES = 16 * 1024 * 1024
 KEEP_ALIVE_S = 15.0  # proxies and clients cut a connection that is silent for 30 s or 60 s
 EDGE_THREADS = 2
@@ -198,18 +201,18 @@ class LogStreams:
     async def _fill(self, feed: Feed, place: Place, after: int) -> Page:
         generation, limiter = feed.generation, self._edge if after >= feed.edge else self._history
         read = functools.partial(self._read, place.organization, place.build_id, after)
-        page, log_lines = await anyio.to_thread.run_sync(read, limiter=limiter)
-        if page.last >= page.first:
-            feed.edge = max(feed.edge, page.last)
-            if feed.readers:
+        pages, log_lines = await anyio.to_thread.run_sync(read, limiter=limiter)
+        for page in reversed(pages):  # the first is the next one that is asked for, so it is evicted last
+            if page.last >= page.first and feed.readers:
                 self.pages.put(place.build_id, page)
-        feed.edge = max(feed.edge, log_lines)
-        if page.last >= log_lines:
+        feed.edge = max(feed.edge, pages[-1].last, log_lines)
+        if pages[-1].last >= log_lines:
             feed.read = max(feed.read, generation)
-        return page
+        return pages[0]
 
-    def _read(self, organization: str, build_id: str, after: int) -> tuple[Page, int]:
-        """In a thread: a page and the number of lines. The record is read first: a final one counts all there are."""
+    def _read(self, organization: str, build_id: str, after: int) -> tuple[list[Page], int]:
+        """In a thread: the pages of one read, one at least, and the number of lines. The record is read first: a final
+        one counts all there are."""
         row = builds.get(self._parts.store, organization, build_id)
         if row is None:
             raise not_found(f"there is no build {build_id} any more")
@@ -220,11 +223,23 @@ class LogStreams:
             # Not `last`: a reader that asks for what comes after a sequence that never was must not hear that it was.
             status = pb.BuildStatus.Value("BUILD_STATUS_" + row["status"])
             eof = pb.LogEntry(sequence=row["log_lines"], eof=True, status=status)
-        return _encoded(lines, after, last, eof, self._encode), row["log_lines"]
+        parts = [self._encode(line) for line in lines]
+        return _pages(parts, [line["s"] for line in lines] or [after], after, eof), row["log_lines"]
 
 
-def _encoded(lines: Sequence[Line], after: int, last: int, eof: pb.LogEntry | None, encode: Encode) -> Page:
-    parts = [encode(line) for line in lines]
+def _pages(parts: Sequence[bytes], lasts: Sequence[int], after: int, eof: pb.LogEntry | None) -> list[Page]:
+    """Encoded lines with their sequences as pages of `PAGE_BYTES`, one at least; the last one has the end."""
+    pages: list[Page] = []
+    start, size = 0, 0
+    for index, part in enumerate(parts):
+        if size and size + len(part) > PAGE_BYTES:
+            pages.append(_page(parts[start:index], after, lasts[index - 1], None))
+            start, size, after = index, 0, lasts[index - 1]
+        size += len(part)
+    return [*pages, _page(parts[start:], after, lasts[-1], eof)]
+
+
+def _page(parts: Sequence[bytes], after: int, last: int, eof: pb.LogEntry | None) -> Page:
     ends = array("I", accumulate(map(len, parts)))
     return Page(first=after + 1, last=last, data=b"".join(parts), ends=ends, eof=eof)
 

@@ -24,7 +24,7 @@ from builder.pipelines import catalog
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
 from builder.services.parts import Parts
-from builder.services.streams import PAGE_LINES, LogStreams, Page, Pages, Place, entry_json
+from builder.services.streams import PAGE_BYTES, PAGE_LINES, LogStreams, Page, Pages, Place, entry_json
 from builder.services.tails import Tails
 from builder.services.workers import WorkerService
 from builder.settings import Settings
@@ -63,11 +63,11 @@ class World:
         claim = pb.ClaimBuildRequest(protocol=1, build_id=self.build, node_id="n", nonce="x")
         self.claim = worker.claim_build(NODE, claim).claim
 
-    def write(self, count: int) -> None:
-        """So many lines, as a node sends them; readers hear of them."""
+    def write(self, count: int, more: str = "") -> None:
+        """So many lines, as a node sends them, each with `more` behind it; readers hear of them."""
         request = pb.AppendLogRequest(protocol=1, build_id=self.build, claim=self.claim, first_index=self.count)
         for number in range(self.count, self.count + count):
-            request.lines.add(line=f"line {number}", stream=pb.LOG_STREAM_STDOUT, timestamp_ms=1)
+            request.lines.add(line=f"line {number}{more}", stream=pb.LOG_STREAM_STDOUT, timestamp_ms=1)
         assert not WorkerService(self.parts).append_log(NODE, request).stale
         self.count += count
 
@@ -225,6 +225,37 @@ def test_a_stalled_reader_stops_nobody_and_goes_on_from_the_store(world: World) 
     assert quick == late == list(range(1, world.lines() + 1))
     one_page = PAGE_LINES * 120
     assert 0 < most[0] <= 20_000 + one_page
+
+
+@pytest.mark.parametrize("first", [1, 2, 60, 121])
+def test_a_reader_of_long_lines_gets_pages_of_bounded_size_from_one_read(world: World, first: int) -> None:
+    """One that stalls holds a page, so a page is bounded in bytes; and the next is there without another read."""
+    for _ in range(12):
+        world.write(10, "x" * 16_000)
+    world.finish()
+
+    async def work() -> list[bytes]:
+        parts = [part async for part in world.streams.stream(await world.open(from_sequence=first))]
+        return [part for part in parts if isinstance(part, bytes)]
+
+    pages = run(world, work)
+    assert [number for page in pages for number in sequences(page)] == list(range(first, world.lines() + 1))
+    assert max(map(len, pages)) <= PAGE_BYTES
+    assert len(set(world.encoded)) == len(world.encoded)
+
+
+def test_a_line_that_is_larger_than_a_page_has_one_of_its_own(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.services.streams.PAGE_BYTES", 100)
+    world.write(2)
+    world.write(2, "x" * 500)
+    world.write(2)
+    world.finish()
+
+    async def work() -> tuple[list[int], pb.LogEntry | None]:
+        return await world.follow(await world.open(from_start=True))
+
+    got, eof = run(world, work)
+    assert got == list(range(1, world.lines() + 1)) and eof is not None
 
 
 def test_a_reader_that_leaves_takes_the_page_from_nobody(world: World) -> None:
