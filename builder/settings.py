@@ -67,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     node_dir: str = ""  # work folders, caches, toolchains and bases of a build node
     store_url: str = ""  # SQL database; default: SQLite in data_dir
     source_store: str = ""  # s3://BUCKET[/PREFIX]; empty: a folder in data_dir
+    # bytes free on the disk of that folder below which no source is received
+    source_free_bytes: Natural = 1024 * MIB
     s3_endpoint: str = ""  # URL of the S3 server; empty: that of AWS
     s3_region: str = ""  # its region; empty: as boto3 finds it
     redis_url: str = "redis://127.0.0.1:6379/0"  # Celery's broker and the log stream

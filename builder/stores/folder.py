@@ -154,12 +154,20 @@ class FolderStore:
     """A folder: `<root>/sha256/ab/<digest>`. A file appears whole, on the disk, or not at all.
 
     `api`: the API's URL, which serves single sources by signed URLs; empty where there is none to name.
+    `free_bytes`: below so much room on the disk no source begins; records and logs may lie on the same disk.
     """
 
-    def __init__(self, root: Path, api: str = "") -> None:
+    def __init__(self, root: Path, api: str = "", free_bytes: int = 0) -> None:
         self._root, self._api, self._signed = root, api, SignedUrls(root / "url.key")
+        self._free_bytes = free_bytes
 
     def begin(self, limit: int) -> PartialFile:
+        with _ours():
+            self._root.mkdir(parents=True, exist_ok=True)
+            disk = os.statvfs(self._root)
+        if disk.f_bavail * disk.f_frsize < self._free_bytes:
+            message = f"less than {in_words(self._free_bytes)} free on the disk of the sources (source_free_bytes)"
+            raise PlatformError("SourceStoreUnavailable", message)
         return PartialFile(self._root, limit, lambda partial, sha256: self._publish(partial, self._path(sha256)))
 
     def put(self, stream: Iterable[bytes], limit: int) -> Stored:

@@ -92,6 +92,7 @@ OTHER: dict[str, Any] = {
     "queued_builds": 7,
     "running_jobs": 12,
     "open_uploads": 3,
+    "source_free_bytes": 7,
     "kept_upload_bytes": 5 * 1024 * 1024,
     "log_streams": 6,
     "body_rate_bytes": 1024,

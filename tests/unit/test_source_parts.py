@@ -254,6 +254,14 @@ def test_store_refuses_what_is_too_large_and_leaves_nothing(tmp_path: Path) -> N
     assert len(taken) == 5 and not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+def test_store_begins_nothing_on_a_disk_that_is_nearly_full(tmp_path: Path) -> None:
+    FolderStore(tmp_path, free_bytes=1).put([b"x"], 9)
+    with pytest.raises(PlatformError) as caught:
+        FolderStore(tmp_path, free_bytes=2**62).begin(9)
+    assert caught.value.reason == "SourceStoreUnavailable" and "source_free_bytes" in caught.value.message
+    assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 1
+
+
 def test_store_lets_the_streams_own_failure_through(tmp_path: Path) -> None:
     def gone() -> Iterator[bytes]:
         yield b"x"
