@@ -395,6 +395,7 @@ COUNTED: dict[str, Callable[[int], None]] = {
         {"Cargo.toml": PACKAGE, **{f"src/bin/a{at}.rs": "" for at in range(size // 64)}}, "rust"
     ),
     "an import map": import_map,
+    "a specifier of many parts": lambda size: of_deno(main_ts=f"import '{'a/' * size * 4}';\n"),
 }
 """Sources that have as many parts as a size says."""
 

@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from builder.errors import BuildError
@@ -33,6 +34,8 @@ _NPM = re.compile(r"npm:/?((?:@[\w.~-]{1,214}/)?[\w.~-]{1,214})(?:@([^/\"'\\\s][
 _RANGE = re.compile(r"[\w.^~<>=|*+ -]{0,100}")
 _NAME = re.compile(r"(?:@[\w.~-]{1,214}/)?[\w.~-]{1,214}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,20}:")
+_NAME_PARTS_MOST = 16
+"""An import map's name of a package has at most so many parts; what is behind it is a subpath."""
 _DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies")
 
 
@@ -227,12 +230,12 @@ def _mapped(project: Project, specifier: str, prefixes: list[str]) -> str:
     for prefix in prefixes:
         if specifier.startswith(prefix):
             return project.imports[prefix] + specifier[len(prefix) :]
-    above = specifier
-    while "/" in above and not specifier.startswith("."):
-        above = above.rpartition("/")[0]
-        target = project.imports.get(above, "")
+    if specifier.startswith("."):
+        return specifier
+    for slash in reversed(list(islice(re.finditer("/", specifier), _NAME_PARTS_MOST))):
+        target = project.imports.get(specifier[: slash.start()], "")
         if target.startswith(("npm:", "jsr:")):
-            return target + specifier[len(above) :]
+            return target + specifier[slash.start() :]
     return specifier
 
 
