@@ -434,7 +434,6 @@ def spent(read: Callable[[T], None], hostile: T) -> float:
     return time.process_time() - start
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", [*PARSERS, *DIAGNOSES])
 def test_work_grows_as_the_text_does(name: str) -> None:
     read = (PARSERS | DIAGNOSES)[name]

@@ -88,7 +88,6 @@ def spent(folder: Path, archive: bytes) -> float:
     return took
 
 
-@pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", ARCHIVES)
 def test_work_grows_as_the_archive_does(name: str, tmp_path: Path) -> None:
     small, large = ARCHIVES[name](SMALL), ARCHIVES[name](LARGE)
