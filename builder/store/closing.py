@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,10 +79,8 @@ def adopt_due(
     """
     if look:
         with store.read() as tx:
-            due = store.clock_column(tx)
-            idle = builds.c.repository.not_in(_at_work(due)).label("idle")
-            query = select(idle).where(or_(and_(*_late(due)), and_(*_asked(due))))
-            found = tx.execute(query.order_by(idle.desc()).limit(1)).scalar()
+            now_column, parameters = store.clock_parameter(tx)
+            found = tx.execute(_any_due(now_column), parameters).scalar()
         if not found:
             return Adopted(left=found is not None)
     rows: list[Row] = []
@@ -115,6 +114,14 @@ def adopt_due(
             late, asked = _waiting(tx, now)
         left = late or asked
     return Adopted(rows=rows, left=left)
+
+
+@functools.cache
+def _any_due(now: ColumnElement[int]) -> Select[Any]:
+    """Whether the repository of some build that is due is idle, which no row tells when none is due."""
+    idle = builds.c.repository.not_in(_at_work(now)).label("idle")
+    due = or_(and_(*_late(now)), and_(*_asked(now)))
+    return select(idle).where(due).order_by(idle.desc()).limit(1)
 
 
 def _late(now: int | ColumnElement[int]) -> Sequence[ColumnElement[bool]]:

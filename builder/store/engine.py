@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     Table,
+    bindparam,
     create_engine,
     event,
     literal,
@@ -32,10 +33,14 @@ from builder.store.events import Event
 
 # A process that stopped in a transaction (paused, cut off) must not hold a build's row for longer than a lease.
 IDLE_IN_TRANSACTION_MS = 30_000
+NOW: ColumnElement[int] = bindparam("now", type_=BigInteger)
+"""The time in a statement that is built once: a tick that finds nothing costs more to build than to run."""
 EVENTS = "ignite.events"
 READ = "ignite.read"  # an execution option of a connection: its transaction only reads
 POSTGRESQL_NOW = "(extract(epoch from statement_timestamp()) * 1000)::bigint"  # one value all over a statement
 DRIVERS = frozenset({"sqlite", "sqlite+pysqlite", "postgresql+psycopg"})
+_DATABASE_CLOCK: ColumnElement[int] = literal_column(POSTGRESQL_NOW, BigInteger)
+_ASK_CLOCK = text(f"select {POSTGRESQL_NOW}")
 BUSY_MS = 20_000
 MIGRATIONS = Path(__file__).parent / "migrations"
 MIGRATION_LOCK = 0x19117E  # any number of our own: who brings the schema up to date holds it
@@ -81,14 +86,20 @@ class Store:
         if self.clock is not None:
             return self.clock()
         if connection.dialect.name == "postgresql":
-            return int(connection.execute(text(f"select {POSTGRESQL_NOW}")).scalar_one())
+            return int(connection.execute(_ASK_CLOCK).scalar_one())
         return _own_clock()
 
     def clock_column(self, connection: Connection) -> ColumnElement[int]:
         """The same clock as a part of another statement."""
         if self.clock is None and connection.dialect.name == "postgresql":
-            return literal_column(POSTGRESQL_NOW, BigInteger)
+            return _DATABASE_CLOCK
         return literal(self.now(connection), BigInteger)
+
+    def clock_parameter(self, connection: Connection) -> tuple[ColumnElement[int], Mapping[str, int]]:
+        """The same for a statement that is built once for each such column; it is run with these parameters."""
+        if self.clock is None and connection.dialect.name == "postgresql":
+            return _DATABASE_CLOCK, {}
+        return NOW, {"now": self.now(connection)}
 
 
 def only_reads(connection: Connection) -> bool:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, Connection, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, bindparam, exists, func, insert, select, update
 
 from builder.store import membership
 from builder.store.engine import Store, insert_into
@@ -14,6 +14,16 @@ from builder.store.schema import builds, contexts, nodes
 from builder.store.transitions import RUNNING, WORK
 
 LIVE_LEASES = 2  # a node that was not seen for so many leases takes no builds
+
+
+# A live node that can what it could: what each node asks every few seconds is built once.
+_SAME = ("node_id", "queues", "toolchains", "slots", "lacks")
+_RENEWED = (
+    update(nodes)
+    .where(*(nodes.c[name] == bindparam("same_" + name) for name in _SAME), nodes.c.seen_at > bindparam("since"))
+    .values(seen_at=bindparam("now"))
+    .returning(nodes.c.drain)
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +66,8 @@ def register(
         now = store.now(tx)
         can = {"queues": json.dumps(list(queues)), "toolchains": json.dumps(dict(toolchains)), "slots": slots}
         can |= {"lacks": lacks}
-        same = (nodes.c.node_id == node_id, *(nodes.c[name] == value for name, value in can.items()))
-        renewed = update(nodes).where(*same, nodes.c.seen_at > now - live_ms).values(seen_at=now)
-        found = tx.execute(renewed.returning(nodes.c.drain)).first()
+        same = {"same_" + name: value for name, value in can.items()}
+        found = tx.execute(_RENEWED, {"same_node_id": node_id, **same, "since": now - live_ms, "now": now}).first()
         if found is not None:
             return Registered(drain=found.drain, changed=False)
         new = insert_into(tx, nodes).values(node_id=node_id, seen_at=now, **can)

@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, func, select, update
+from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, select, update
 
 from builder.store import cluster, nodes
 from builder.store.engine import Store, insert_into
@@ -26,6 +26,18 @@ LOOKED_AT = 1_000
 _OFFERED = [
     builds.c[name] for name in ("build_id", "status", "organization", "queue", "failure", "claim", "priority", "number")
 ]
+
+# Each tick asks for the lanes: these are built once.
+_FIRST_LANE = (
+    select(builds.c.queue, builds.c.toolchain)
+    .where(builds.c.status == PENDING)
+    .order_by(builds.c.queue, builds.c.toolchain)
+    .limit(1)
+)
+_NEXT_QUEUE = _FIRST_LANE.where(builds.c.queue > bindparam("at_queue"))
+_NEXT_OF_QUEUE = _FIRST_LANE.where(
+    builds.c.queue == bindparam("at_queue"), builds.c.toolchain > bindparam("at_toolchain")
+)
 
 Lane = tuple[str, str]
 """(queue, toolchain) as builds wait in."""
@@ -285,11 +297,9 @@ def _built_by(readers: Iterable[nodes.Node], asked: Collection[str]) -> list[str
 def lanes(tx: Connection) -> list[Lane]:
     """The lanes of all that is queued: a few seeks, however much that is."""
     found: list[Lane] = []
-    at = select(builds.c.queue, builds.c.toolchain).where(builds.c.status == PENDING)
-    at = at.order_by(builds.c.queue, builds.c.toolchain).limit(1)
-    row = tx.execute(at).first()
+    row = tx.execute(_FIRST_LANE).first()
     while row:
         found.append((row.queue, row.toolchain))
-        same = at.where(builds.c.queue == row.queue, builds.c.toolchain > row.toolchain)
-        row = tx.execute(same).first() or tx.execute(at.where(builds.c.queue > row.queue)).first()
+        at = {"at_queue": row.queue, "at_toolchain": row.toolchain}
+        row = tx.execute(_NEXT_OF_QUEUE, at).first() or tx.execute(_NEXT_QUEUE, at).first()
     return found

@@ -6,6 +6,7 @@ bounded: 10,000 queued cost what 10 cost.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
 
 from builder.store import cluster, logs, nodes
-from builder.store.engine import Store
+from builder.store.engine import NOW, Store
 from builder.store.offers import lane_of, lanes
 from builder.store.rows import Row, cancelled, end, failure, lock, lost, write
 from builder.store.schema import builds
@@ -30,7 +31,7 @@ Live = Mapping[str, Collection[str]]
 class Sweep:
     """`due`: the condition at a time. `over`: what becomes of a build that meets it."""
 
-    due: Callable[[int], ColumnElement[bool]]
+    due: Callable[[int | ColumnElement[int]], ColumnElement[bool]]
     over: Callable[[Connection, int, Row], Row]
 
 
@@ -63,15 +64,8 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned, jobs: int = 
         queued = lanes(tx)
         readers = nodes.takers(nodes.read(tx, now), live_ms) if queued else {}
         live = {queue: nodes.toolchains_of(takers) for queue, takers in readers.items()}
-        every = (
-            expired_leases(),
-            queue_timeouts(live),
-            build_timeouts(lease_ms),
-            unwatched(),
-            unwatched_soon(lease_ms),
-        )
-        any_due = or_(*(exists().where(sweep.due(now)) for sweep in every))
-        sweeps = every if tx.execute(select(any_due)).scalar_one() else ()
+        any_due = tx.execute(_any_due(lease_ms), {"now": now}).scalar_one()
+        sweeps = _every(live, lease_ms) if any_due else ()
         lacking: dict[Wait, str] = {
             (*lane, ""): f"{why}; this build waits for one"
             for lane in queued
@@ -86,6 +80,16 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned, jobs: int = 
                 del warned[wait]
         late = {wait: why for wait, why in lacking.items() if tx.execute(_late(wait, now, lease_ms, warned)).first()}
     return Due(sweeps=sweeps, unschedulable=late)
+
+
+def _every(live: Live, lease_ms: int) -> tuple[Sweep, ...]:
+    return (expired_leases(), queue_timeouts(live), build_timeouts(lease_ms), unwatched(), unwatched_soon(lease_ms))
+
+
+@functools.cache
+def _any_due(lease_ms: int) -> Select[Any]:
+    """Whether any sweep has a build to end `NOW`; who is live only matters to what becomes of it."""
+    return select(or_(*(exists().where(sweep.due(NOW)) for sweep in _every({}, lease_ms))))
 
 
 def run(tx: Connection, now: int, sweeps: Collection[Sweep]) -> list[Row]:
@@ -103,7 +107,7 @@ def expired_leases() -> Sweep:
     """Builds whose owner has gone: PENDING again, FAILED when poison, CANCELLED when that was asked for; of a Job
     without a watcher."""
 
-    def due(now: int) -> ColumnElement[bool]:
+    def due(now: int | ColumnElement[int]) -> ColumnElement[bool]:
         owned = or_(builds.c.stage == WORK, and_(builds.c.stage == JOB, builds.c.watcher != ""))
         return and_(builds.c.status == RUNNING, owned, builds.c.lease_until <= now)
 
@@ -113,7 +117,7 @@ def expired_leases() -> Sweep:
 def queue_timeouts(live: Live) -> Sweep:
     """Builds that waited too long. No live node takes them: ToolchainUnavailable; else QueueTimeout."""
 
-    def due(now: int) -> ColumnElement[bool]:
+    def due(now: int | ColumnElement[int]) -> ColumnElement[bool]:
         return and_(builds.c.status == PENDING, builds.c.attached_to == "", builds.c.queue_until <= now)
 
     def over(tx: Connection, now: int, row: Row) -> Row:
@@ -137,7 +141,7 @@ def build_timeouts(lease_ms: int) -> Sweep:
     In FINALIZE the user's code is built and pushed: what is late there is ours.
     """
 
-    def due(now: int) -> ColumnElement[bool]:
+    def due(now: int | ColumnElement[int]) -> ColumnElement[bool]:
         late = builds.c.started_at + builds.c.timeout_ms + builds.c.waited_ms + lease_ms <= now
         known = or_(builds.c.stage != JOB, builds.c.watcher != "", builds.c.cancel_requested.is_(True))
         return and_(builds.c.status == RUNNING, builds.c.published.is_(False), late, known)
@@ -158,7 +162,7 @@ def build_timeouts(lease_ms: int) -> Sweep:
 def unwatched() -> Sweep:
     """Builds whose Job no watcher has followed for as long as a build may wait in a queue."""
 
-    def due(now: int) -> ColumnElement[bool]:
+    def due(now: int | ColumnElement[int]) -> ColumnElement[bool]:
         waited = builds.c.lease_until + builds.c.queue_timeout_ms <= now
         return and_(builds.c.status == RUNNING, builds.c.stage == JOB, builds.c.watcher == "", waited)
 
@@ -174,7 +178,7 @@ def unwatched() -> Sweep:
 def unwatched_soon(lease_ms: int) -> Sweep:
     """Builds whose Job nobody has watched for a lease: a line of their log tells it, once until the next adoption."""
 
-    def due(now: int) -> ColumnElement[bool]:
+    def due(now: int | ColumnElement[int]) -> ColumnElement[bool]:
         since = and_(builds.c.lease_until + lease_ms <= now, builds.c.unwatched.is_(False))
         return and_(builds.c.status == RUNNING, builds.c.stage == JOB, builds.c.watcher == "", since)
 

@@ -267,3 +267,26 @@ def test_each_end_calls_the_listeners_once_inside_its_transaction(
         builds.succeed(world.store, row["build_id"], row["claim"], ())
     assert (world.row(row["build_id"]), world.reports(row["build_id"])) == before, "a listener that raises undoes it"
     assert not [one for one in world.events if one.build_id == row["build_id"] and one.status in TERMINAL]
+
+
+def test_the_statements_of_an_idle_tick_are_built_once(world: World) -> None:
+    def tick() -> list[Any]:
+        executed: list[Any] = []
+
+        def note(connection: Any, statement: Any, *_: Any) -> None:
+            executed.append(statement)
+
+        event.listen(world.store.engine, "before_execute", note)
+        try:
+            world.register("node")
+            assert offers.waiting(world.store, LIVE_MS) == []
+            assert not sweeps.look(world.store, LEASE, LIVE_MS, {})
+            assert not builds.adopt_due(world.store, LEASE, 4, outside=2).rows
+        finally:
+            event.remove(world.store.engine, "before_execute", note)
+        return executed
+
+    world.register("node")
+    first, second = tick(), tick()
+    assert len(first) >= 5
+    assert list(map(id, first)) == list(map(id, second))

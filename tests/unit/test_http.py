@@ -17,6 +17,7 @@ import redis
 import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
+from starlette.applications import Starlette
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
@@ -42,6 +43,7 @@ from builder.store import builds, nodes, outbox, queues
 from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
 from builder.transports.http import bodies
+from builder.transports.http import server as server_module
 from builder.transports.http.app import Api as HttpApi
 from builder.transports.http.app import make_app
 from builder.transports.http.events import log_event
@@ -537,3 +539,24 @@ def test_what_is_no_http_request_is_answered_as_every_error() -> None:
     head, _, body = bytes(written).partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
     assert json.loads(body)["code"] == "INVALID_ARGUMENT" and json.loads(body)["details"][0]["hint"]
+
+
+def test_an_idle_server_ticks_rarely_and_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "TICK_S", 3600.0)
+    ticks = list[int]()
+
+    class Counted(server_module.Server):
+        async def on_tick(self, counter: int) -> bool:
+            ticks.append(counter)
+            return self.should_exit
+
+    async def work() -> None:
+        server = Counted(Starlette(), Tails(redis.Redis()))
+        running = asyncio.ensure_future(server.main_loop())
+        await asyncio.sleep(0.3)  # three ticks of uvicorn's own loop; of ours none, however long this takes
+        assert len(ticks) == 1
+        await asyncio.to_thread(setattr, server, "should_exit", True)
+        await asyncio.wait_for(running, 120)
+
+    asyncio.run(work())
+    assert len(ticks) == 2

@@ -18,6 +18,8 @@ from builder.services.tails import Tails
 from builder.transports.http.answers import error
 
 GRACE_S = 2
+TICK_S = 1.0
+"""Between two dates of the answers."""
 
 
 class Protocol(H11Protocol):
@@ -40,6 +42,8 @@ class Server(uvicorn.Server):
     """One HTTP server; its loop is the one that tails run in. `should_exit` ends it."""
 
     def __init__(self, app: Starlette, tails: Tails) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told = asyncio.Event()
         super().__init__(
             uvicorn.Config(
                 app,
@@ -52,6 +56,18 @@ class Server(uvicorn.Server):
         )
         self._tails = tails
 
+    @property
+    def should_exit(self) -> bool:
+        """Whether the server shall end. May be set by any thread and in a signal handler."""
+        return self._should_exit
+
+    @should_exit.setter
+    def should_exit(self, value: bool) -> None:
+        self._should_exit = value
+        if self._loop is not None and not self._loop.is_closed():
+            with contextlib.suppress(RuntimeError):  # closed meanwhile
+                self._loop.call_soon_threadsafe(self._told.set)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """None of them: uvicorn raises a signal again at its end, when our other parts still have to stop."""
@@ -60,6 +76,13 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         self._tails.bind(asyncio.get_running_loop())
         await super().startup(sockets)
+
+    async def main_loop(self) -> None:
+        """Until the server shall end, which wakes it: uvicorn's own looks ten times a second."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._told.wait(), TICK_S)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._tails.end()
