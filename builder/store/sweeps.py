@@ -65,7 +65,7 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned, jobs: int = 
         live = {queue: nodes.toolchains_of(takers) for queue, takers in readers.items()}
         every = (
             expired_leases(),
-            queue_timeouts(live),
+            queue_timeouts(live, jobs),
             build_timeouts(lease_ms),
             unwatched(),
             unwatched_soon(lease_ms),
@@ -110,8 +110,11 @@ def expired_leases() -> Sweep:
     return Sweep(due=due, over=lost)
 
 
-def queue_timeouts(live: Live) -> Sweep:
-    """Builds that waited too long. No live node takes them: ToolchainUnavailable; else QueueTimeout."""
+def queue_timeouts(live: Live, jobs: int = 0) -> Sweep:
+    """Builds that waited too long. No live node takes them: ToolchainUnavailable; else QueueTimeout.
+
+    `jobs`: how many image builds an organization may have at work, 0 for any number.
+    """
 
     def due(now: int) -> ColumnElement[bool]:
         return and_(builds.c.status == PENDING, builds.c.attached_to == "", builds.c.queue_until <= now)
@@ -123,7 +126,9 @@ def queue_timeouts(live: Live) -> Sweep:
         if why := missing(live, row["queue"], row["toolchain"]):
             kept = failure("ToolchainUnavailable", f"{waited}; {why}", "QUEUED")
         else:
-            kept = failure("QueueTimeout", f"{waited} for a free slot", "QUEUED")
+            full = cluster.is_full(tx, row, jobs)
+            why = f"; {cluster.words(jobs)}" if full else " for a free slot"
+            kept = failure("QueueTimeout", waited + why, "QUEUED")
         return end(tx, now, row, "queue-timeout", FAILED, kept)
 
     return Sweep(due=due, over=over)
