@@ -6,22 +6,34 @@ the first answer of /healthz, which is 200 as soon as the front serves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.pairs import interleave, spread
 from bench.projects import Project
 from bench.results import Row, time_row
-from bench.servers import Place, Server, place
+from bench.servers import KEPT, Place, Server, place
+from builder import config
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.data import catalog_file
 from builder.errors import BuildError
 from builder.local import run
+from builder.pipelines.catalog import read
+from builder.toolchains import wasmtime
+from builder.toolchains.fetch import fetch
+from tests import component_programs
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 STARTS = 3
 """Starts a round: one is short beside a build."""
+
+
+COMPONENTS = "1.85"
+"""The toolchain for components that is made of a stable Debian's packages, as the end-to-end tests use it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,24 +44,28 @@ class Kind:
     example: str
     runtime: str
     most_ms: float
-    wasm: bool = False
+    wasm: str = ""
+    """The version of the toolchain for components; empty: this is none."""
 
 
 KINDS = (
     Kind(label="Go", example="go-hello", runtime="go", most_ms=20),
     Kind(label="Rust", example="rust-hello", runtime="rust", most_ms=20),
-    Kind(label="Rust to WASM, wasmtime", example="rust-wasm-hello", runtime="rust", most_ms=60, wasm=True),
+    Kind(label="Rust to WASM, wasmtime", example="rust-wasm-hello", runtime="rust", most_ms=60, wasm=COMPONENTS),
     Kind(label="Python", example="python-hello", runtime="python", most_ms=150),
     Kind(label="Deno", example="deno-hello", runtime="deno", most_ms=150),
 )
 
 
 def measure(
-    rounds: int, *, opened: Callable[[], AbstractContextManager[Place]] = place
+    rounds: int,
+    *,
+    opened: Callable[[], AbstractContextManager[Place]] = place,
+    linker: Callable[[], Path] = component_programs.linker,
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     """All runtimes take turns. What this machine cannot build or serve is a note with the reason."""
     notes: list[str] = []
-    with opened() as here, here.server("p15") as server:
+    with opened() as here, _components(linker), here.server("p15") as server:
         arms: dict[str, Callable[[int], float]] = {}
         for kind in KINDS:
             try:
@@ -63,6 +79,24 @@ def measure(
         if kind.label in took
     ]
     return tuple(rows), tuple(notes)
+
+
+@contextmanager
+def _components(linker: Callable[[], Path]) -> Iterator[None]:
+    """What a node needs for components: the toolchain, what serves them, and the linker on the PATH of the worker.
+
+    What cannot be had is left to the build, whose failure names it.
+    """
+    path = os.environ["PATH"]
+    with suppress(BuildError, AssertionError, OSError, subprocess.SubprocessError):
+        settings = config.load({"node_dir": str(KEPT)}).settings
+        fetch(settings, read(catalog_file(settings.catalog)).find("rust", COMPONENTS, "wasm"))
+        wasmtime.fetch(settings)
+        os.environ["PATH"] = os.pathsep.join((str(linker()), path))
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = path
 
 
 def _built(server: Server, kind: Kind) -> pb.Build:

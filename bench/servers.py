@@ -47,14 +47,18 @@ class Server:
         return self.running.settings
 
     def build(
-        self, project: Project, archive: bytes, *, no_cache: bool = False, wasm: bool = False
+        self, project: Project, archive: bytes, *, no_cache: bool = False, wasm: str = ""
     ) -> tuple[float, pb.Build]:
-        """Submit and wait for the final record. (seconds, record); a build that fails ends the measurement."""
+        """Submit and wait for the final record. (seconds, record); a build that fails ends the measurement.
+
+        `wasm`: the version of Rust that makes a component of it.
+        """
         request = pb.CreateBuildRequest(name=project.name, no_cache=no_cache)
         compiled = request.code.compile
         compiled.archive = archive
         getattr(compiled.runtime, project.runtime).SetInParent()
         if wasm:
+            compiled.runtime.rust.toolchain_version = wasm
             compiled.runtime.rust.target = common.RUST_COMPILATION_TARGET_WASM
         began = time.perf_counter()
         created: pb.CreateBuildResponse = self.api.call("CreateBuild", request)

@@ -62,10 +62,13 @@ class Stop(Exception):
         self.reason, self.message, self.exit_code = reason, message, exit_code
         self.error_class, self.where, self.next, self.verdict = error_class, where, next, verdict
         self.tool_output = tool_output
+        self.done: dict[str, object] = {}
+        """What the command did before, for `--json`, whose document is one."""
 
-    def to_json(self) -> dict[str, str]:
+    def to_json(self) -> dict[str, object]:
         """The error document of `--json`."""
         return {
+            **self.done,
             "reason": self.reason,
             "errorClass": self.error_class,
             "message": self.message,

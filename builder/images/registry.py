@@ -181,10 +181,10 @@ class Registry:
         # A payload is small and new, but for an attempt that is repeated: to ask for it first would cost as much.
         together(
             (
-                lambda _: self._upload(
-                    repository, digest_of(payload), len(payload), lambda: iter((payload,)), ask=False
+                lambda halt: self._upload(
+                    repository, digest_of(payload), len(payload), lambda: iter((payload,)), ask=False, halt=halt
                 ),
-                lambda _: self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,))),
+                lambda halt: self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)), halt=halt),
             )
         )
         response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
@@ -270,19 +270,19 @@ class Registry:
         if index is None or entry["digest"] not in {one["digest"] for one in index_entries(index.body)}:
             raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
 
-    def _upload_layer(self, repository: str, layer: Layer, check: Callable[[], None]) -> bool:
-        """`check` raises between two pieces of it where another layer cannot be sent."""
+    def _upload_layer(self, repository: str, layer: Layer, halt: Callable[[], None]) -> bool:
+        """`halt` raises between two pieces of it where another layer cannot be sent."""
 
         def body() -> Iterator[bytes]:
             with layer.path.open("rb") as file:
                 while chunk := file.read(CHUNK):
                     self.transport.check()
-                    check()
+                    halt()
                     yield chunk
 
         mounts = self.mounts if layer.base else None
         source = mounts.source(layer.digest) if mounts else ""
-        sent = self._upload(repository, layer.digest, layer.size, body, source, check=check)
+        sent = self._upload(repository, layer.digest, layer.size, body, source, halt=halt)
         if mounts and (sent or not source):
             mounts.remember(layer.digest, repository)
         return sent
@@ -296,21 +296,20 @@ class Registry:
         source: str = "",
         *,
         ask: bool = True,
-        check: Callable[[], None] = lambda: None,
+        halt: Callable[[], None] | None = None,
     ) -> bool:
         """Make sure that the blob is there; True when its bytes were sent. `ask` first, so that none is sent twice.
 
         Repeated as a whole: an upload that broke is not resumed, and one that came through although its answer was
-        lost is seen by the HEAD. `check` raises before an attempt that nobody waits for.
+        lost is seen by the HEAD. `halt` as in `Transport.persistently`.
         """
 
         def attempt() -> bool:
-            check()
             if ask and self._is_there(repository, digest):
                 return False
             return self._send(repository, digest, size, body, source)
 
-        return self.transport.persistently(f"PUT blob {repository}@{digest}", attempt)
+        return self.transport.persistently(f"PUT blob {repository}@{digest}", attempt, halt)
 
     def _is_there(self, repository: str, digest: str) -> bool:
         transport = self.transport

@@ -26,6 +26,8 @@ from builder.errors import BuildError, PlatformError
 T = TypeVar("T")
 RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 CHALLENGE = re.compile(r'(?<![a-zA-Z])([a-zA-Z]+)="([^"]*)"')  # each run of letters is looked at once
+NOTICE_S = 0.1
+"""How long a wait goes on that nobody waits for any more."""
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_TOKEN_ANSWER_BYTES = 4 * MAX_TOKEN_BYTES
 """Of what a token service answers: it may write the token twice, and more beside it."""
@@ -101,10 +103,15 @@ class Transport:
     def url(self, path: str) -> str:
         return f"{self.base}/v2/{path}"
 
-    def persistently(self, what: str, attempt: Callable[[], T]) -> T:
-        """Run `attempt` until it answers without `Trouble`. Raises `PlatformError` RegistryUnavailable in the end."""
+    def persistently(self, what: str, attempt: Callable[[], T], halt: Callable[[], None] | None = None) -> T:
+        """Run `attempt` until it answers without `Trouble`. Raises `PlatformError` RegistryUnavailable in the end.
+
+        `halt` raises once nobody waits for the answer; it is asked before each attempt and during the waits.
+        """
         for failed in range(1, self.patience.attempts + 1):
             self.check()
+            if halt is not None:
+                halt()
             try:
                 return attempt()
             except Trouble as trouble:
@@ -115,8 +122,17 @@ class Transport:
                         f"{self.host}: {what}: {trouble.said}; gave up after {counted(failed)}",
                         retry_after_ms=trouble.retry_after_ms,
                     ) from None
-                self.sleep(self.patience.delay_ms(failed, trouble.retry_after_ms) / 1000)
+                self._wait(self.patience.delay_ms(failed, trouble.retry_after_ms) / 1000, halt)
         raise AssertionError("attempts is at least 1")
+
+    def _wait(self, seconds: float, halt: Callable[[], None] | None) -> None:
+        if halt is None:
+            self.sleep(seconds)
+            return
+        while seconds > 0:
+            halt()
+            self.sleep(min(seconds, NOTICE_S))
+            seconds -= NOTICE_S
 
     @contextmanager
     def stream(

@@ -15,7 +15,7 @@ from google.protobuf import json_format
 from builder.attest.artifact import Refused, reported
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
-from builder.errors import REASONS, BuildError, PlatformError
+from builder.errors import REASONS, BuildError, ErrorClass
 from builder.git.source import parse_url
 from builder.mask import NOTHING, Mask, mask_of
 from builder.services import modules
@@ -153,16 +153,20 @@ class WorkerService(WatcherCalls):
         return {"git.username": found.username, "git.token": found.token}
 
     def _mask_of(self, build_id: str, claim: int) -> Mask:
-        """What hides the secrets of a build in the lines of its Job, which its source may repeat."""
+        """What hides the secrets of a build in the lines of its Job, which its source may repeat.
+
+        Raises a platform's `BuildError` while a secret cannot be opened: the watcher repeats its call until it can be,
+        or until the claim ends.
+        """
         if (known := self._masks.get((build_id, claim))) is not None:
             return known
         row, mask = builds.by_id(self._parts.store, build_id), NOTHING
         try:
             mask = mask_of(self._secrets_of(row)) if row is not None else NOTHING
-        except PlatformError:  # it cannot be opened now: the next batch asks again
-            return mask
-        except BuildError:  # deleted meanwhile: there is nothing to compare with
-            pass
+        except BuildError as error:
+            if error.error_class is ErrorClass.PLATFORM:  # it may be in these lines, which are kept for good
+                raise
+            # deleted meanwhile: there is nothing to compare with
         with self._masking:
             while len(self._masks) >= MOST_MASKS:
                 del self._masks[next(iter(self._masks))]

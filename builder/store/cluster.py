@@ -24,8 +24,15 @@ def has_room(tx: Connection, row: Row, most: int) -> bool:
     if tx.dialect.name != "sqlite":  # SQLite has one writer: nobody claims beside us
         # With the lock, which lasts until the commit, the count sees every claim that was granted before.
         tx.execute(select(func.pg_advisory_xact_lock(LAUNCHING, func.hashtext(row["organization"]))))
+    return not is_full(tx, row, most)
+
+
+def is_full(tx: Connection, row: Row, most: int) -> bool:
+    """Whether this build waits for others of its organization, as far as one look without a lock tells."""
+    if not most or row["queue"] != IMAGE:
+        return False
     mine = select(builds.c.number).where(_at_work(), builds.c.organization == row["organization"]).limit(most)
-    return int(tx.execute(select(func.count()).select_from(mine.subquery())).scalar_one()) < most
+    return int(tx.execute(select(func.count()).select_from(mine.subquery())).scalar_one()) >= most
 
 
 def room(tx: Connection, hinted: ColumnElement[bool], most: int) -> dict[str, int]:

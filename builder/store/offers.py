@@ -20,6 +20,9 @@ from builder.store.transitions import IMAGE, PENDING, RUNNING
 
 OFFER_AGAIN_MS = (5_000, 10_000, 20_000, 30_000)
 ORGANIZATIONS = 64  # looked at in one call; the round goes on where it ended
+REFUSED = 1 << 20
+"""One refused hint in the column `offers`, below which are the hints that nobody claimed since: what is lost after a
+refusal is offered again as soon as what is lost before one."""
 SETTLE_MS = 1_000  # between the mark and the list, and between the list and the claim, a hint is nowhere to be seen
 LOOKED_AT = 1_000
 
@@ -173,8 +176,9 @@ def compare(tx: Connection, now: int, queue: str, listed: Collection[str]) -> in
     """
     rows = tx.execute(_marked(now, queue).limit(LOOKED_AT)).all()
     here = [row.build_id for row in rows if row.build_id in listed]
-    gone = [row.build_id for row in rows if row.build_id not in listed and row.offers == 1]
-    kept = {"offered_at": now, "offer_from": now + OFFER_AGAIN_MS[0], "offers": 1}
+    gone = [row.build_id for row in rows if row.build_id not in listed and row.offers % REFUSED == 1]
+    first = builds.c.offers - builds.c.offers % REFUSED + 1
+    kept: dict[str, Any] = {"offered_at": now, "offer_from": now + OFFER_AGAIN_MS[0], "offers": first}
     for ids, values in ((here, kept), (gone, {"offered_at": 0, "offer_from": now})):
         if ids:
             same = (builds.c.build_id.in_(ids), builds.c.status == PENDING)
@@ -226,7 +230,7 @@ def _offer(tx: Connection, now: int, queue: str, toolchains: Sequence[str], limi
         if not waiting[turn]:
             del waiting[turn]
     for row in picked:
-        pause = OFFER_AGAIN_MS[min(row["offers"], len(OFFER_AGAIN_MS) - 1)]
+        pause = OFFER_AGAIN_MS[min(row["offers"] % REFUSED, len(OFFER_AGAIN_MS) - 1)]
         mark = {"offered_at": now, "offer_from": now + pause, "offers": row["offers"] + 1}
         same = and_(builds.c.build_id == row["build_id"], builds.c.status == PENDING)
         if tx.execute(update(builds).where(same).values(**mark)).rowcount:

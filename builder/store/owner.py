@@ -15,6 +15,7 @@ from builder.errors import REASONS
 from builder.store import cluster, outbox, record, retention
 from builder.store.engine import Store
 from builder.store.nodes import LIVE_LEASES, Node, free_of, read, takers
+from builder.store.offers import REFUSED
 from builder.store.rows import (
     Row,
     cancelled,
@@ -139,8 +140,8 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, 
             return Claimed(row=None, refused="it is CANCELLED")
         avoids = row["avoid"] == node_id and now < row["queued_at"] + AVOID_MS
         if avoids and (others := _others(tx, row, now, lease_ms)):
-            again = row["offers"] % AVOID_HINTS if free_of(others) else 0
-            write(tx, row, offers=again, offered_at=0, offer_from=now + (0 if again else AVOID_PAUSE_MS))
+            again = (row["offers"] // REFUSED + 1) % AVOID_HINTS if free_of(others) else 0
+            write(tx, row, offers=again * REFUSED, offered_at=0, offer_from=now + (0 if again else AVOID_PAUSE_MS))
             why = "its last attempt failed here, and another node can take it"
             return Claimed(row=None, refused=why, passed_on=again > 0)
         if not cluster.has_room(tx, row, jobs):

@@ -65,7 +65,7 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned, jobs: int = 
         readers = nodes.takers(nodes.read(tx, now), live_ms) if queued else {}
         live = {queue: nodes.toolchains_of(takers) for queue, takers in readers.items()}
         any_due = tx.execute(_any_due(lease_ms), {"now": now}).scalar_one()
-        sweeps = _every(live, lease_ms) if any_due else ()
+        sweeps = _every(live, lease_ms, jobs) if any_due else ()
         lacking: dict[Wait, str] = {
             (*lane, ""): f"{why}; this build waits for one"
             for lane in queued
@@ -82,14 +82,20 @@ def look(store: Store, lease_ms: int, live_ms: int, warned: Warned, jobs: int = 
     return Due(sweeps=sweeps, unschedulable=late)
 
 
-def _every(live: Live, lease_ms: int) -> tuple[Sweep, ...]:
-    return (expired_leases(), queue_timeouts(live), build_timeouts(lease_ms), unwatched(), unwatched_soon(lease_ms))
+def _every(live: Live, lease_ms: int, jobs: int) -> tuple[Sweep, ...]:
+    return (
+        expired_leases(),
+        queue_timeouts(live, jobs),
+        build_timeouts(lease_ms),
+        unwatched(),
+        unwatched_soon(lease_ms),
+    )
 
 
 @functools.cache
 def _any_due(lease_ms: int) -> Select[Any]:
     """Whether any sweep has a build to end `NOW`; who is live only matters to what becomes of it."""
-    return select(or_(*(exists().where(sweep.due(NOW)) for sweep in _every({}, lease_ms))))
+    return select(or_(*(exists().where(sweep.due(NOW)) for sweep in _every({}, lease_ms, 0))))
 
 
 def run(tx: Connection, now: int, sweeps: Collection[Sweep]) -> list[Row]:
@@ -114,8 +120,11 @@ def expired_leases() -> Sweep:
     return Sweep(due=due, over=lost)
 
 
-def queue_timeouts(live: Live) -> Sweep:
-    """Builds that waited too long. No live node takes them: ToolchainUnavailable; else QueueTimeout."""
+def queue_timeouts(live: Live, jobs: int = 0) -> Sweep:
+    """Builds that waited too long. No live node takes them: ToolchainUnavailable; else QueueTimeout.
+
+    `jobs`: how many image builds an organization may have at work, 0 for any number.
+    """
 
     def due(now: int | ColumnElement[int]) -> ColumnElement[bool]:
         return and_(builds.c.status == PENDING, builds.c.attached_to == "", builds.c.queue_until <= now)
@@ -127,7 +136,9 @@ def queue_timeouts(live: Live) -> Sweep:
         if why := missing(live, row["queue"], row["toolchain"]):
             kept = failure("ToolchainUnavailable", f"{waited}; {why}", "QUEUED")
         else:
-            kept = failure("QueueTimeout", f"{waited} for a free slot", "QUEUED")
+            full = cluster.is_full(tx, row, jobs)
+            why = f"; {cluster.words(jobs)}" if full else " for a free slot"
+            kept = failure("QueueTimeout", waited + why, "QUEUED")
         return end(tx, now, row, "queue-timeout", FAILED, kept)
 
     return Sweep(due=due, over=over)

@@ -174,3 +174,18 @@ def test_a_retry_waits_as_any_other(world: World) -> None:
     assert claim(world, first).row is None
     world.fail_work(second, world.row(second)["claim"])
     assert claim(world, first).row
+
+
+@pytest.mark.parametrize("most", [MOST, 0])
+def test_the_queue_timeout_of_a_build_that_waits_for_others_of_its_organization_says_so(
+    world: World, most: int
+) -> None:
+    late, *others = images(world, MOST + 1)
+    for build in others:
+        assert claim(world, build).row
+    other = world.submit("other", queue="image", toolchain="", queue_timeout_ms=1000)
+    world.at[0] = max(world.row(build)["queue_until"] for build in (late, other))
+    world.sweep(sweeps.queue_timeouts({"image": {""}}, most))
+    says = [json.loads(world.row(build)["failure"])["message"].partition(" s")[2] for build in (late, other)]
+    mine = "; its organization has 2 image builds at work, as many as it may (running_jobs)"
+    assert says == [mine if most else " for a free slot", " for a free slot"]

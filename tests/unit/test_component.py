@@ -325,6 +325,27 @@ def test_a_toolchain_for_components_brings_it_and_no_other_does(
         assert [each["toolchain"] for each in json.loads(ran.out)["fetched"]] == [name, *more]
 
 
+@pytest.mark.parametrize("more", [(), ("--json",)])
+def test_a_toolchain_is_reported_although_what_serves_its_components_cannot_be_had(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+) -> None:
+    def fail(*_: object) -> str:
+        raise PlatformError("PackageIndexUnavailable", "the index does not answer")
+
+    monkeypatch.setattr(
+        "builder.toolchains.fetch.fetch", lambda settings, row, **_: Fetched(row=row, images=(), where="image")
+    )
+    monkeypatch.setattr(wasmtime, "fetch", fail)
+    ran = run("runtimes", "fetch", "rust-1.97-wasm", *more, settings=Settings(node_dir=str(tmp_path)))
+    assert ran.code == 75 and "the index does not answer" in ran.err
+    if more:
+        said = json.loads(ran.out)
+        assert said["reason"] == "PackageIndexUnavailable"
+        assert [each["toolchain"] for each in said["fetched"]] == ["rust-1.97-wasm"]
+    else:
+        assert [line.split()[:2] for line in ran.out.splitlines()[1:]] == [["rust-1.97-wasm", "image"]]
+
+
 def test_a_server_lends_a_component_its_variables_and_nothing_else(tmp_path: Path) -> None:
     program = tmp_path / "wasmtime"
     program.write_bytes(b"")

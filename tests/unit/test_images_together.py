@@ -97,3 +97,23 @@ def test_no_call_begins_after_a_failure() -> None:
     with pytest.raises(ValueError, match="no"):
         together([*[fails] * AT_ONCE, *[late] * 5])
     assert began == [], "each thread is free only once its call has failed"
+
+
+def test_an_interrupt_of_the_caller_ends_the_calls_between_their_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    halted = list[bool]()
+
+    def interrupted(futures: object) -> None:
+        raise KeyboardInterrupt
+
+    def goes_on(check: Callable[[], None]) -> None:
+        try:
+            while True:
+                check()
+        except Halted:
+            halted.append(True)
+            raise
+
+    monkeypatch.setattr("builder.images.together.wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        together([goes_on, goes_on])
+    assert len(halted) <= 2, "none, where the interrupt came before the first began"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -21,7 +22,7 @@ from builder.images.destination import Destination, fallback_tag
 from builder.images.image import digest_of
 from builder.images.mounts import Mounts
 from builder.images.registry import Registry
-from builder.images.transport import CHALLENGE, MAX_TOKEN_BYTES, Credentials, Patience, Transport, is_loopback
+from builder.images.transport import CHALLENGE, MAX_TOKEN_BYTES, NOTICE_S, Credentials, Patience, Transport, is_loopback
 from tests.growth import assert_linear
 from tests.oci_fixtures import make_image
 
@@ -375,6 +376,33 @@ def test_an_upload_stops_between_its_chunks(tmp_path: Path) -> None:
     sent = [line.split()[0] for line in memory.seen]
     assert sent[:3] == ["HEAD", "POST", "PUT"] and set(sent[3:]) == {"HEAD", "POST"}
     assert set(memory.blobs["org/app"]) == {image.config_digest}
+
+
+def test_a_layer_that_waits_for_its_next_try_hears_that_another_one_failed(tmp_path: Path) -> None:
+    """Its wait would be eleven days; whoever wakes it does so after a piece."""
+    image, waits = make_image(tmp_path), threading.Event()
+    busy, refused = (layer.digest for layer in image.layers)
+    slept: list[float] = []
+
+    def fault(request: httpx.Request) -> httpx.Response | None:
+        if request.method == "HEAD" and request.url.path.endswith(busy):
+            return httpx.Response(503, headers={"Retry-After": "999999"})
+        if request.method == "HEAD" and request.url.path.endswith(refused):
+            assert waits.wait(120)
+            return httpx.Response(403)
+        return None
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        waits.set()
+        threading.Event().wait(0.001)
+
+    memory = Memory(fault=fault)
+    to = registry(memory)
+    to = replace(to, transport=replace(to.transport, patience=Patience(longest_ms=10**10), sleep=sleep))
+    with pytest.raises(PlatformError, match="RegistryRefused"):
+        to.push(image, "org/app", "v1")
+    assert max(slept) <= NOTICE_S and memory.seen.count(f"HEAD /v2/org/app/blobs/{busy}") == 1
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 405, 413, 501])

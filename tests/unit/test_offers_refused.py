@@ -19,6 +19,7 @@ from builder.control.loops import Loops, event_log
 from builder.services.auth import Caller
 from builder.services.parts import Parts
 from builder.services.workers import WorkerService
+from builder.store.offers import REFUSED, SETTLE_MS
 from builder.store.owner import AVOID_HINTS, AVOID_PAUSE_MS
 from builder.store.transitions import PENDING
 from tests.store_contract.world import LEASE, World, open_world
@@ -206,3 +207,22 @@ def test_a_refusal_wakes_the_dispatcher_only_where_another_node_is_free(world: W
         assert refused() == (True, 0)
     assert world.offer(4) == [build]
     assert refused() == (False, AVOID_PAUSE_MS)
+
+
+@pytest.mark.parametrize("refusals", range(AVOID_HINTS))
+def test_a_hint_that_is_lost_after_refusals_comes_again_as_soon_as_any(world: World, refusals: int) -> None:
+    build = failed_on_a_node(world)
+    service = Field(world, 0, 1, []).service
+    for _ in range(refusals):
+        assert world.offer(4) == [build]
+        request = pb.ClaimBuildRequest(protocol=PROTOCOL, build_id=build, node_id="node", nonce="n")
+        assert not service.claim_build(NODE, request).granted
+    assert world.offer(4) == [build]
+    for lost_first in (True, False):  # seen in its list meanwhile, it counts as new
+        world.at[0] += SETTLE_MS
+        assert world.compare(set()) == 1
+        assert world.offer(4) == [build]
+        world.at[0] += SETTLE_MS
+        assert world.compare({build} if lost_first else set()) == 0
+    assert world.offer(4) == [], "a taker that is slow makes no flood"
+    assert world.row(build)["offers"] // REFUSED == refusals

@@ -14,7 +14,7 @@ from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.errors import BuildError, PlatformError
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
-from builder.services.errors import CallRefused
+from builder.services.errors import CallRefused, status_of
 from builder.services.workers import WorkerService
 from builder.settings import Settings
 from builder.store import logs
@@ -208,26 +208,37 @@ def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811
     assert adopt(services).cursors["c"] == pb.LogCursor()
 
 
-def test_a_secret_that_could_not_be_opened_is_asked_for_again(
+@pytest.mark.parametrize("kind", [PlatformError, BuildError])
+def test_lines_wait_while_a_secret_cannot_be_opened(
     services: Services,  # noqa: F811
     monkeypatch: pytest.MonkeyPatch,
+    kind: type[BuildError],
 ) -> None:
+    """`BuildError`: so says the vault of a key file that is not there."""
     build, _ = launch(services)
     worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
-    answers: list[dict[str, str] | PlatformError] = [
-        PlatformError("Internal", "it cannot be opened"), {"git.token": "ghp_0123456789abcdef"},
-    ]  # fmt: skip
+    before = logs.read(services.parts.store, build, 0)
+    secrets: list[dict[str, str]] = []
 
     def secrets_of(row: object) -> dict[str, str]:
-        answer = answers.pop(0)
-        if isinstance(answer, PlatformError):
-            raise answer
-        return answer
+        if not secrets:
+            raise kind("Internal", "it cannot be opened")
+        return secrets.pop()
 
     monkeypatch.setattr(worker, "_secrets_of", secrets_of)
-    for index in range(3):  # the last one is answered by what is at hand
+
+    def append(index: int) -> bool:
         lines = [pb.LogEntry(line="ghp_0123456789abcdef", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
         cursors = {"kaniko": pb.LogCursor(since=5, lines=index + 1)}
         request = pb.AppendLogRequest(**mine, first_index=index, lines=lines, cursors=cursors)
-        assert not worker.append_log(WATCHER, request).stale
-    assert [line["l"] for line in logs.read(services.parts.store, build, 0)][1:] == ["***", "***"]
+        return not worker.append_log(WATCHER, request).stale
+
+    failed = pb.FinishRequest(**mine, log_count=2, failure=pb.Failure(reason="DockerBuildFailed", message="m"))
+    for call in (lambda: append(0), lambda: worker.finish(WATCHER, failed)):
+        with pytest.raises(BuildError) as held:
+            call()
+        assert status_of(held.value).http == 503, "a watcher repeats its call"
+    assert logs.read(services.parts.store, build, 0) == before
+    secrets.append({"git.token": "ghp_0123456789abcdef"})
+    assert append(0) and append(1), "the second one is answered by what is at hand"
+    assert [line["l"] for line in logs.read(services.parts.store, build, 0)][len(before) :] == ["***", "***"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 
@@ -14,6 +15,9 @@ from builder.cli.stop import mistake, refused_here
 from builder.errors import BuildError
 from builder.pipelines.catalog import Catalog
 from builder.plan import Toolchain
+
+Got = tuple[str, str, tuple[tuple[str, str], ...]]
+"""(toolchain, where it is from, (name, digest) of its images)."""
 
 
 def runtimes(ctx: Context) -> int:
@@ -51,7 +55,8 @@ def _reason_text(row: Toolchain, why: BuildError) -> str:
 def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int:
     """Get toolchains: a toolchain image where this machine has none of its own, and the base image.
 
-    With one that makes components also what serves them, which has a name of its own, too.
+    With one that makes components also what serves them, which has a name of its own, too. What is had before one fails
+    is reported as well.
     """
     from builder.toolchains import wasmtime
     from builder.toolchains.fetch import fetch as get
@@ -60,7 +65,7 @@ def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int
     catalog = catalog_of(settings)
     planned = pipelines.names(pipelines.load(settings.pipelines))
     rows = [_row(ctx, catalog, name) for name in names or planned if name != wasmtime.COMMAND]
-    got: list[tuple[str, str, tuple[tuple[str, str], ...]]] = []
+    got: list[Got] = []
     try:
         for row in dict.fromkeys(rows):
             made = get(settings, row, refresh=refresh, progress=partial(_say, ctx, row.name))
@@ -69,28 +74,39 @@ def fetch(ctx: Context, names: tuple[str, ...], *, refresh: bool = False) -> int
             where = wasmtime.fetch(settings, partial(_say, ctx, wasmtime.COMMAND))
             got.append((wasmtime.COMMAND, where, ()))
     except BuildError as error:
-        raise refused_here(error) from None
+        stop = refused_here(error)
+        if got and ctx.common.json:
+            stop.done = _document(got)
+        elif got:
+            _table(ctx, got)  # a next call need not ask for these again
+        raise stop from None
     if ctx.common.json:
-        ctx.document(
+        ctx.document(_document(got))
+    else:
+        _table(ctx, got)
+    return 0
+
+
+def _document(got: Sequence[Got]) -> dict[str, object]:
+    return {
+        "fetched": [
             {
-                "fetched": [
-                    {
-                        "toolchain": name,
-                        "from": where,
-                        "images": [{"name": image, "digest": digest} for image, digest in images],
-                    }
-                    for name, where, images in got
-                ]
+                "toolchain": name,
+                "from": where,
+                "images": [{"name": image, "digest": digest} for image, digest in images],
             }
-        )
-        return 0
+            for name, where, images in got
+        ]
+    }
+
+
+def _table(ctx: Context, got: Sequence[Got]) -> None:
     table = [("TOOLCHAIN", "FROM", "IMAGE", "DIGEST")]
     for name, where, images in got:
         for image, digest in images or (("-", "-"),):
             table.append((name, where, image, digest))
     for line in fmt.table(table):
         ctx.out.line(line)
-    return 0
 
 
 def _say(ctx: Context, name: str, line: str) -> None:

@@ -1,0 +1,59 @@
+"""P15 prepares what components need before its server starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import p15
+from bench.projects import Project
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
+
+
+class Here:
+    """A place whose server builds nothing and notes what it is asked for."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, str] = {}
+        self.path = ""
+
+    @contextmanager
+    def server(self, name: str) -> Iterator[Here]:
+        self.path = os.environ["PATH"]
+        yield self
+
+    def build(self, project: Project, archive: bytes, *, wasm: str = "") -> tuple[float, pb.Build]:
+        self.asked[project.name] = wasm
+        raise RuntimeError("no build")
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_components_have_their_toolchain_their_host_and_the_linker(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fails: bool
+) -> None:
+    got: list[str] = []
+
+    def fetch(settings: object, row: Any) -> None:
+        got.append(row.name)
+        if fails:
+            raise BuildError("ToolchainUnavailable", "no packages")
+
+    monkeypatch.setattr(p15, "fetch", fetch)
+    monkeypatch.setattr(p15.wasmtime, "fetch", lambda settings: got.append("wasmtime"))
+    here, path = Here(), os.environ["PATH"]
+
+    @contextmanager
+    def opened() -> Iterator[Any]:
+        yield here
+
+    rows, notes = p15.measure(1, opened=opened, linker=lambda: tmp_path)
+    assert not rows and len(notes) == len(p15.KINDS), "a machine without it measures the others"
+    assert got == ["rust-1.85-wasm", *([] if fails else ["wasmtime"])]
+    assert here.path == (path if fails else f"{tmp_path}{os.pathsep}{path}") and os.environ["PATH"] == path
+    assert {name for name, version in here.asked.items() if version == "1.85"} == {"rust-wasm-hello"}
