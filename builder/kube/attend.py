@@ -44,6 +44,7 @@ async def attend(
     A Job that ends in a way that leaves it running (an image that cannot be pulled, no node) is the caller's to delete.
     """
     followers: dict[str, asyncio.Task[None]] = {}
+    ends: dict[str, asyncio.Event] = {}
     emitting: set[str] = set()
     changed = watch.subscribe(job)
     words = ""
@@ -51,12 +52,15 @@ async def attend(
         while True:
             changed.clear()
             found, pods = watch.look(job)
-            for pod, container in ((one, name) for one in pods for name in started(one)):
+            for pod, container in ((each, name) for each in pods for name in started(each)):
                 name = pod["metadata"]["name"]
-                if f"{name}/{container}" not in followers:
-                    start = (cursors or {}).get(container, Cursor())
-                    copying = _copy(api, watch, namespace, name, container, start, emit, emitting)
-                    followers[f"{name}/{container}"] = asyncio.create_task(copying)
+                one = f"{name}/{container}"
+                if one not in followers:
+                    start, ends[one] = (cursors or {}).get(container, Cursor()), asyncio.Event()
+                    copying = _copy(api, watch, namespace, name, container, start, emit, emitting, ends[one])
+                    followers[one] = asyncio.create_task(copying)
+                if container in _ended(pod):
+                    ends[one].set()
             state = await _state(api, watch, namespace, job, found, pods, patience)
             if isinstance(state, Ended):
                 await _drain(followers.values(), emitting)
@@ -118,6 +122,7 @@ async def _copy(
     cursor: Cursor,
     emit: Emit,
     emitting: set[str],
+    ended: asyncio.Event,
 ) -> None:
     """The lines of one container; its name is in `emitting` while a batch of them is stored."""
 
@@ -125,7 +130,7 @@ async def _copy(
         found = watch.pods.items.get(pod)
         return found is None or container in _ended(found)
 
-    async with aclosing(follow(api, namespace, pod, container, cursor, is_over)) as batches:
+    async with aclosing(follow(api, namespace, pod, container, cursor, is_over, ended)) as batches:
         async for lines, behind in batches:
             emitting.add(container)
             try:

@@ -106,7 +106,17 @@ def state_of(
         return Ended(reason="Internal", message=f"the Job failed without a container that did: {words}")
     if pod is None:
         return _without_pod(job, events, now, patience)
+    if last := _success(pod):
+        # Its Job says so a second later. A failure waits for its Job: the pod alone does not show whose doing it is.
+        return Ended(said=last.get("message", "").strip())
     return _waiting(pod, now, patience)
+
+
+def _success(pod: Object) -> Object | None:
+    """The end of the main container of a pod that ended well by itself."""
+    if pod["status"].get("phase") != "Succeeded" or pod["metadata"].get("deletionTimestamp"):
+        return None
+    return next((end for _, end in _terminated(pod)), None)
 
 
 def _pod_end(pod: Object) -> Ended | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 
 from builder.errors import PlatformError
 from builder.kube.api import Api, Refused
@@ -16,15 +16,22 @@ PART = 16 * 1024
 
 
 async def follow(
-    api: Api, namespace: str, pod: str, container: str, cursor: Cursor, is_over: Callable[[], bool]
+    api: Api,
+    namespace: str,
+    pod: str,
+    container: str,
+    cursor: Cursor,
+    is_over: Callable[[], bool],
+    ended: asyncio.Event,
 ) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
     """New lines with the cursor behind them, until the container has ended and all of its log was read.
 
-    `is_over` is whether the container has ended, or its pod is gone, as the watch knows it.
+    `is_over` is whether the container has ended, or its pod is gone, as the watch knows it. `ended` is set once the
+    former is known: its log ends before that, and nobody waits out a pause for it.
     """
     pause = FIRST_PAUSE_S
     while True:
-        over = is_over()  # before the read: what is written after it is not missed
+        over = ended.is_set() or is_over()  # before the read: what is written after it is not missed
         reading = Reading(cursor)
         was_cut = False
         try:
@@ -48,7 +55,11 @@ async def follow(
             if lines := reading.end():
                 yield lines, reading.cursor
             return
-        await asyncio.sleep(pause)
+        if over:
+            await asyncio.sleep(pause)
+        else:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(ended.wait(), pause)
         pause = min(2 * pause, LONGEST_PAUSE_S)
 
 

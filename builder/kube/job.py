@@ -29,7 +29,8 @@ TTL_S = 900
 """How long an ended Job stays where nobody deletes it: a watcher that starts late still reads how it ended."""
 
 MIB = 1024 * 1024
-_FETCH_RESOURCES = {"cpu": "500m", "memory": "64Mi", "ephemeral-storage": "16Mi"}
+_FETCH_CPUS = 0.5
+_FETCH_RESOURCES = {"memory": "64Mi", "ephemeral-storage": "16Mi"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +125,7 @@ def job_manifest(
     """
     *before, main = containers
     labels = labels_of(attempt)
-    fetch = [fetch_container(site, source, source_uid)] if source else []
+    fetch = [fetch_container(site, source, limits, source_uid)] if source else []
     pod: dict[str, Any] = {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -165,8 +166,12 @@ def job_manifest(
     }
 
 
-def fetch_container(site: Site, source: Source, uid: int) -> dict[str, Any]:
-    """The init container that brings the source. Only it sees the URL; it has no capability and writes one folder."""
+def fetch_container(site: Site, source: Source, limits: Limits, uid: int) -> dict[str, Any]:
+    """The init container that brings the source. Only it sees the URL; it has no capability and writes one folder.
+
+    It asks for no more of a processor than the build does: a pod asks for the most of its containers.
+    """
+    granted = {"cpu": _millicores(min(_FETCH_CPUS, limits.cpus)), **_FETCH_RESOURCES}
     security: dict[str, Any] = {
         "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]},
@@ -181,7 +186,7 @@ def fetch_container(site: Site, source: Source, uid: int) -> dict[str, Any]:
         "image": site.fetcher,
         "args": [f"--digest={source.digest}", f"--max-bytes={source.archive_bytes}", "--to=/source"],
         "env": [{"name": "SOURCE_URL", "value": source.url}],
-        "resources": {"requests": dict(_FETCH_RESOURCES), "limits": dict(_FETCH_RESOURCES)},
+        "resources": {"requests": granted, "limits": dict(granted)},
         "securityContext": security,
         "volumeMounts": [{"name": SOURCE_VOLUME, "mountPath": "/source"}],
     }
@@ -195,11 +200,15 @@ def _source_volume(source: Source, grows: int) -> dict[str, Any]:
 def resources_of(limits: Limits) -> dict[str, Any]:
     """What is asked for is what is granted: a build is never killed for what a neighbour uses."""
     granted = {
-        "cpu": f"{math.ceil(limits.cpus * 1000)}m",
+        "cpu": _millicores(limits.cpus),
         "memory": str(limits.memory_bytes),
         "ephemeral-storage": str(limits.disk_bytes),
     }
     return {"requests": granted, "limits": dict(granted)}
+
+
+def _millicores(cpus: float) -> str:
+    return f"{math.ceil(cpus * 1000)}m"
 
 
 def push_secret(site: Site, attempt: Attempt, job_uid: str, hosts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:

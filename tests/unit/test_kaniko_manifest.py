@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import json
 import re
 from pathlib import Path
@@ -31,6 +32,14 @@ def container(job: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(jobs.manifests()))
 def test_a_manifest_is_the_golden_one(name: str) -> None:
     assert jobs.text_of(jobs.manifests()[name]) == (jobs.FOLDER / f"{name}.json").read_text(), "run: make golden"
+
+
+@pytest.mark.parametrize(("cpus", "asked"), [(0.2, "200m"), (0.5, "500m"), (4, "500m")])
+def test_fetching_asks_for_no_more_of_a_processor_than_the_build(cpus: float, asked: str) -> None:
+    limits = dataclasses.replace(jobs.LIMITS, cpus=cpus)
+    job = manifest(SITE, jobs.ATTEMPT, jobs.SOURCE, limits, DockerfileBuild(repository="h/r", tag="t"))
+    resources = job["spec"]["template"]["spec"]["initContainers"][0]["resources"]
+    assert resources["requests"] == resources["limits"] and resources["requests"]["cpu"] == asked
 
 
 def test_golden_manifests_are_all_of_them() -> None:

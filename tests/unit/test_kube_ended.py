@@ -52,8 +52,8 @@ def ended(code: int, reason: str = "Error", message: str = "") -> dict[str, Any]
     return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
 
 
-def deleted() -> dict[str, Any]:
-    found = pod(ended(0), ended(137))
+def deleted(main: dict[str, Any] | None = None, **status: Any) -> dict[str, Any]:
+    found = pod(ended(0), main or ended(137), **status)
     found["metadata"]["deletionTimestamp"] = NOW
     return found
 
@@ -150,6 +150,8 @@ def test_each_end_has_its_reason(found: dict[str, Any] | None, pods: list[dict[s
         (FAILED, [pod()], "ends"),
         (job(), [pod(ended(0), ended(137))], ""),
         (job(), [deleted()], ""),
+        (job(), [deleted(phase="Succeeded", main=DONE)], ""),
+        (job(), [pod(phase="Succeeded")], ""),
         (job("Complete"), [pod(ended(0), {"running": {}})], "ends"),
     ],
 )
@@ -177,6 +179,12 @@ def test_success_carries_what_the_main_container_reported(kind: str) -> None:
     state = state_of(job(kind), [pod(ended(0, "Completed", "fetch said"), DONE)], now=0)
     assert isinstance(state, Ended) and state.succeeded
     assert state.said == "sha256:" + "ab" * 32
+
+
+def test_a_pod_that_ended_well_waits_for_nobody_to_count_it() -> None:
+    """The Job controller counts pods once a second."""
+    state = state_of(job(), [pod(ended(0, "Completed", "fetch said"), DONE, phase="Succeeded")], now=0)
+    assert state == Ended(said="sha256:" + "ab" * 32)
 
 
 def test_success_stands_when_its_pod_is_gone() -> None:

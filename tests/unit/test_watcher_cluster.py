@@ -111,6 +111,23 @@ def test_what_is_no_object_is_no_answer(text: bytes) -> None:
     assert refused.value.reason == "ClusterUnavailable"
 
 
+def test_a_follower_waits_out_no_pause_once_its_container_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The log ends before the end is known; the pause of this test is longer than any test."""
+    monkeypatch.setattr(following, "FIRST_PAUSE_S", 3600.0)
+
+    async def scenario() -> list[str]:
+        ended, got = asyncio.Event(), []
+        async for lines, _ in following.follow(Answers("a"), "n", "p", "kaniko", Cursor(), lambda: False, ended):
+            got += [line.text for line in lines]
+            ended.set()
+        return got
+
+    async def in_time() -> list[str]:
+        return await asyncio.wait_for(scenario(), 300)
+
+    assert asyncio.run(in_time()) == ["a"]
+
+
 def test_a_kubelet_that_never_answers_keeps_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(following, "FIRST_PAUSE_S", 0.0)
 
