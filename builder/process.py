@@ -5,6 +5,8 @@ from __future__ import annotations
 import resource
 from pathlib import Path
 
+MOST_FILES = 65_536
+
 
 def process_start(pid: int) -> str:
     """The process's start time in clock ticks (proc(5), field 22); with the pid it names a process for ever.
@@ -21,3 +23,11 @@ def process_start(pid: int) -> str:
 def leave_no_core() -> None:
     """Let this process and its children end without a core file: it would hold the secrets of builds."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def open_many_files() -> None:
+    """Let this process have as many descriptors as it may have at all: the common soft limit is 1,024, for `select`."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

@@ -34,7 +34,7 @@ from builder.faults import labels
 from builder.finalize import Finalizer
 from builder.pipelines import catalog as catalogs
 from builder.prebuilt import Prebuilt
-from builder.process import leave_no_core
+from builder.process import leave_no_core, open_many_files
 from builder.services.builds import BuildService
 from builder.services.nodes import OperateService
 from builder.services.parts import Parts
@@ -208,6 +208,7 @@ def listen(address: str) -> socket.socket:
 def serve(settings: Settings) -> int:
     """`ignite-builder serve`: until TERM or INT. The first lets what was asked be answered, a second leaves at once."""
     leave_no_core()
+    open_many_files()  # before the server counts how many connections it may have
     os.umask(0o077)  # this process starts no node, whose folders build users enter
     control = Control(settings)
     if settings.registry_username:

@@ -296,6 +296,18 @@ def head(world: World, path: str, who: str, length: int, kind: str = "applicatio
     return "\r\n".join((*lines, f"Content-Length: {length}", "", "")).encode()
 
 
+@probe("others are answered, then it is 408")
+def heads_without_an_end(world: World) -> str:
+    """300 connections that begin a head; what others ask meanwhile; what the first is told in the end."""
+    with ExitStack() as stack:
+        held = [stack.enter_context(closing(connected(world))) for _ in range(300)]
+        for one in held:
+            one.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\nX: ")
+        meanwhile = world.ask("GET", "/healthz").status_code
+        told = held[0].recv(4096)
+        return f"{'others are answered' if meanwhile == 200 else meanwhile}, then it is {told[9:12].decode()}"
+
+
 @probe("[400]")
 def requests_that_are_none(world: World) -> str:
     tried = {

@@ -7,6 +7,7 @@ import io
 import json
 import re
 import shutil
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -44,8 +45,9 @@ from builder.store.engine import Store, open_store
 from builder.stores.folder import FolderStore
 from builder.transports.http import bodies
 from builder.transports.http import server as server_module
+from builder.transports.http.app import CALLS_AT_ONCE, make_app
 from builder.transports.http.app import Api as HttpApi
-from builder.transports.http.app import make_app
+from builder.transports.http.connections import HEAD_S, LEAST, LEAVING_S, STALL_S, Connections, places
 from builder.transports.http.events import log_event
 from builder.transports.http.probes import Probes
 from builder.transports.http.server import Protocol
@@ -87,8 +89,8 @@ class Api:
         self.uploads = Uploads(shared)
         self.workers = WorkerService(shared)
         services = (BuildService(shared), self.workers, OperateService(shared))
-        api = HttpApi(settings, *services, self.streams, self.uploads)
-        self.app = make_app(api, Probes(parts, self.metrics.page, log), log)
+        self.calls = HttpApi(settings, *services, self.streams, self.uploads)
+        self.app = make_app(self.calls, Probes(parts, self.metrics.page, log), log)
 
     def get(self, path: str, **headers: str) -> httpx.Response:
         async def ask() -> httpx.Response:
@@ -514,31 +516,56 @@ def test_the_version_is_answered_without_a_token(api: Api) -> None:
     assert api.get("/version").json() == {"version": __version__, "protocol": PROTOCOL}
 
 
+class Transport(asyncio.Transport):
+    """What a protocol writes and how it ends, without a socket."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.written, self.ended = bytearray(), ""
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written.extend(data)
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write_eof(self) -> None:
+        self.ended = self.ended or "eof"
+
+    def close(self) -> None:
+        self.ended = self.ended or "closed"
+
+    def abort(self) -> None:
+        self.ended = self.ended or "aborted"
+
+    def is_closing(self) -> bool:
+        return self.ended in ("closed", "aborted")
+
+    @property
+    def answer(self) -> tuple[bytes, Any]:
+        head, _, body = bytes(self.written).partition(b"\r\n\r\n")
+        return head, json.loads(body)
+
+
+def connected(connections: Connections) -> tuple[Protocol, Transport]:
+    config = uvicorn.Config(lambda: None, http=Protocol, log_level="critical")
+    config.load()
+    protocol = Protocol(connections, config=config, server_state=ServerState(), app_state={})
+    transport = Transport()
+    protocol.connection_made(transport)
+    return protocol, transport
+
+
 def test_what_is_no_http_request_is_answered_as_every_error() -> None:
-    written = bytearray()
-
-    class Transport(asyncio.Transport):
-        def write(self, data: object) -> None:
-            written.extend(data)  # type: ignore[call-overload]
-
-        def close(self) -> None:
-            pass
-
-        def is_closing(self) -> bool:
-            return False
-
-    async def work() -> None:
-        server = uvicorn.Config(lambda: None, http=Protocol, log_level="critical")
-        server.load()
-        protocol = Protocol(server, ServerState(), {})
-        protocol.connection_made(Transport())
+    async def work() -> Transport:
+        protocol, transport = connected(Connections(1))
         protocol.data_received(b"\x16\x03\x01 this is TLS\r\n\r\n")
         protocol._unset_keepalive_if_required()
+        return transport
 
-    asyncio.run(work())
-    head, _, body = bytes(written).partition(b"\r\n\r\n")
+    head, body = asyncio.run(work()).answer
     assert head.startswith(b"HTTP/1.1 400 ") and b"content-type: application/json" in head
-    assert json.loads(body)["code"] == "INVALID_ARGUMENT" and json.loads(body)["details"][0]["hint"]
+    assert body["code"] == "INVALID_ARGUMENT" and body["details"][0]["hint"]
 
 
 def test_an_idle_server_ticks_rarely_and_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -560,3 +587,79 @@ def test_an_idle_server_ticks_rarely_and_ends_at_once(monkeypatch: pytest.Monkey
 
     asyncio.run(work())
     assert len(ticks) == 2
+
+
+def test_a_head_without_end_is_answered_when_its_time_is_over_whatever_still_comes() -> None:
+    async def work() -> Transport:
+        connections = Connections(8)
+        protocol, transport = connected(connections)
+        began = time.monotonic()
+        for second in range(int(HEAD_S)):
+            protocol.data_received(b"GET / HTTP/1.1\r\n" if not second else b"a: b\r\n")
+            connections.look(began + second - 1)
+            assert not transport.ended
+        connections.look(began + HEAD_S + 1)
+        return transport
+
+    transport = asyncio.run(work())
+    head, body = transport.answer
+    assert transport.ended == "closed" and head.startswith(b"HTTP/1.1 408 ") and b"connection: close" in head
+    assert body["code"] == "DEADLINE_EXCEEDED"
+
+
+def test_a_new_connection_takes_the_place_of_the_one_that_waited_longest() -> None:
+    async def work() -> list[str]:
+        connections = Connections(3)
+        made = [connected(connections)[1] for _ in range(5)]
+        assert len(connections) == 3
+        return [transport.ended for transport in made]
+
+    assert asyncio.run(work()) == ["aborted", "aborted", "", "", ""]
+
+
+def test_where_every_place_has_a_request_a_new_connection_is_told_so_and_few_may_linger() -> None:
+    async def work() -> list[Transport]:
+        connections = Connections(2)
+        for _ in range(2):
+            busy, _ = connected(connections)
+            busy.is_waiting = lambda: False  # type: ignore[method-assign]
+        protocol, first = connected(connections)
+        protocol.data_received(b"GET / HTTP/1.1\r\n\r\n")
+        rest = [connected(connections)[1] for _ in range(LEAST)]
+        connections.look(time.monotonic() + LEAVING_S)
+        assert len(connections) == 2
+        return [first, *rest]
+
+    made = asyncio.run(work())
+    head, body = made[0].answer
+    assert head.startswith(b"HTTP/1.1 503 ") and b"retry-after: 1" in head and body["code"] == "UNAVAILABLE"
+    assert [transport.ended for transport in made] == ["eof"] * LEAST + ["aborted"]
+
+
+def test_a_client_that_takes_nothing_of_its_answer_is_closed() -> None:
+    async def work() -> list[str]:
+        connections = Connections(2)
+        (stalled, gone), (slow, here) = connected(connections), connected(connections)
+        left = iter(range(10**6, 0, -1))
+        stalled.is_waiting = slow.is_waiting = lambda: False  # type: ignore[method-assign]
+        stalled.unsent, slow.unsent = lambda: 4096, lambda: next(left)  # type: ignore[method-assign]
+        for second in range(int(STALL_S) + 1):
+            connections.look(float(second))
+        return [gone.ended, here.ended]
+
+    assert asyncio.run(work()) == ["aborted", ""]
+
+
+@pytest.mark.parametrize(("descriptors", "most"), [(1024, 768), (65_536, 4096), (-1, 4096), (100, 64)])
+def test_connections_leave_descriptors_for_the_rest(descriptors: int, most: int) -> None:
+    assert places(descriptors) == most
+
+
+def test_an_organization_has_its_share_of_calls_at_once(api: Api) -> None:
+    share = api.calls._calls
+    for _ in range(CALLS_AT_ONCE):
+        share.take("acme")
+    answer = api.get("/v1/ignite/builds")
+    assert answer.status_code == 429 and answer.headers["retry-after"]
+    share.give_back("acme")
+    assert api.get("/v1/ignite/builds").status_code == 200

@@ -28,7 +28,7 @@ from builder.services.auth import Caller, Tokens, admit
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused, unimplemented
 from builder.services.nodes import OperateService
-from builder.services.shares import Memory
+from builder.services.shares import Memory, Share
 from builder.services.streams import LogStreams
 from builder.services.uploads import Uploads
 from builder.services.workers import WorkerService
@@ -40,6 +40,7 @@ from builder.transports.http.probes import Probes
 
 BESIDE_SOURCE_BYTES = 1024 * 1024
 LOG_BATCH_BYTES = 64 * 1024 * 1024  # 500 lines of 16 KiB, each byte of them escaped
+CALLS_AT_ONCE = 512  # of an organization, in this process: an eighth of the connections
 UPLOAD_THREADS = 8  # each is busy for one piece, and waits for no client
 PIECE_BYTES = 256 * 1024  # of an upload, in memory before it is written
 SENT_BYTES = 1024 * 1024  # of a download, in memory before it is sent
@@ -109,6 +110,7 @@ class Api:
         }
         self._builds, self._workers, self._streams, self._uploads = build_service, worker_service, streams, uploads
         self._called, self._memory, self._least = called, Memory(settings.bodies_bytes), settings.body_rate_bytes
+        self._calls = Share("calls", CALLS_AT_ONCE)
         # Own threads: a slow disk below uploads holds up no heartbeat and no claim.
         self._upload_threads = anyio.CapacityLimiter(UPLOAD_THREADS)
 
@@ -151,12 +153,15 @@ class Api:
         if route.rpc_name == "CreateBuild":
             self._builds.check_room(caller)
         params, query = request.path_params, request.query_params
-        async with bodies.whole(request, limit, self._memory, _owner(caller), self._least) as body:
+        # A node's token belongs to the operator, who has as many calls as nodes.
+        share = self._calls.one(caller.organization) if caller.organization else contextlib.nullcontext()
+        with share:
+            async with bodies.whole(request, limit, self._memory, _owner(caller), self._least) as body:
 
-            def call() -> bytes:  # parsing too: a large batch must not hold up the loop
-                return codec.dump(method(caller, routes.bind(route, params, query.multi_items(), body)))
+                def call() -> bytes:  # parsing too: a large batch must not hold up the loop
+                    return codec.dump(method(caller, routes.bind(route, params, query.multi_items(), body)))
 
-            return json_bytes(await run_in_threadpool(call))
+                return json_bytes(await run_in_threadpool(call))
 
     async def _log_stream(self, route: routes.Route, request: Request) -> Response:
         caller = self._admitted(request, route.rpc_name)

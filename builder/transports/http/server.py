@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
+import time
 from collections.abc import Iterator
+from typing import Any
 
 import h11
 import uvicorn
 from starlette.applications import Starlette
+from starlette.responses import Response
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from builder.errors import BuildError
-from builder.services.errors import status_of
+from builder.services.errors import RETRY_AFTER_S, CallRefused, status_of
 from builder.services.tails import Tails
 from builder.transports.http.answers import error
+from builder.transports.http.connections import Connections, places
 
 GRACE_S = 2
 TICK_S = 1.0
@@ -23,19 +28,76 @@ TICK_S = 1.0
 
 
 class Protocol(H11Protocol):
-    """HTTP/1.1 whose answer to what is none has the form of every error."""
+    """HTTP/1.1 whose answer to what is none has the form of every error, over connections that are bounded."""
+
+    def __init__(self, connections: Connections, **uvicorns: Any) -> None:
+        super().__init__(**uvicorns)
+        self._bounded = connections
+        self._is_refused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if self._bounded.opened(self, time.monotonic()):
+            return
+        self._is_refused = True
+        if not self._bounded.refused(self, time.monotonic()):
+            self.abort()
+            return
+        answer = error(503, "UNAVAILABLE", "the server has as many requests under way as it may; ask again")
+        answer.headers["retry-after"] = str(RETRY_AFTER_S)
+        self._write(answer, b"Service Unavailable")
+        self.transport.write_eof()  # a close while its head comes is a reset, behind which nobody reads the answer
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._bounded.closed(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if not self._is_refused:
+            super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        self._bounded.answered(self, time.monotonic())
+        super().on_response_complete()
+
+    def is_waiting(self) -> bool:
+        return self.cycle is None or self.cycle.response_complete
+
+    def is_sending(self) -> bool:
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+
+    def unsent(self) -> int:
+        return self.transport.get_write_buffer_size()
+
+    def too_slow(self) -> None:
+        if self.conn.our_state is h11.IDLE:
+            found = status_of(
+                CallRefused("DEADLINE_EXCEEDED", "the head of the request came too slowly; send it again")
+            )
+            self._last(error(408, found.code, found.message, found.detail), b"Request Timeout")
+        else:  # it has had an answer, and what it sends now belongs to no other
+            self.abort()
+
+    def abort(self) -> None:
+        self.transport.abort()
 
     def send_400_response(self, msg: str) -> None:
         found = status_of(BuildError("InvalidRequest", "this is no HTTP/1.1 request that the server reads"))
-        answer = error(found.http, found.code, found.message, found.detail)
+        self._last(error(found.http, found.code, found.message, found.detail), b"Bad Request")
+
+    def _last(self, answer: Response, reason: bytes) -> None:
+        """Send an answer that is not the application's, and close."""
+        self._write(answer, reason)
+        self.transport.close()
+
+    def _write(self, answer: Response, reason: bytes) -> None:
         headers = [*answer.raw_headers, (b"connection", b"close")]
         for event in (
-            h11.Response(status_code=found.http, headers=headers, reason=b"Bad Request"),
+            h11.Response(status_code=answer.status_code, headers=headers, reason=reason),
             h11.Data(data=bytes(answer.body)),
             h11.EndOfMessage(),
         ):
             self.transport.write(self.conn.send(event))
-        self.transport.close()
 
 
 class Server(uvicorn.Server):
@@ -44,10 +106,11 @@ class Server(uvicorn.Server):
     def __init__(self, app: Starlette, tails: Tails) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._told = asyncio.Event()
+        self._connections = Connections(places(resource.getrlimit(resource.RLIMIT_NOFILE)[0]))
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=self._protocol,  # type: ignore[arg-type]  # called as a class is
                 log_level="warning",
                 access_log=False,
                 lifespan="off",
@@ -68,6 +131,9 @@ class Server(uvicorn.Server):
             with contextlib.suppress(RuntimeError):  # closed meanwhile
                 self._loop.call_soon_threadsafe(self._told.set)
 
+    def _protocol(self, **uvicorns: Any) -> Protocol:
+        return Protocol(self._connections, **uvicorns)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         """None of them: uvicorn raises a signal again at its end, when our other parts still have to stop."""
@@ -83,6 +149,10 @@ class Server(uvicorn.Server):
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._told.wait(), TICK_S)
+
+    async def on_tick(self, counter: int) -> bool:
+        self._connections.look(time.monotonic())
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._tails.end()
