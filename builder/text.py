@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import unicodedata
+from typing import Any
 
 # Cc: C0, DEL, C1. Cf: direction marks, joiners, tags. Cs: lone surrogates. Zl, Zp: line ends that `\n` searches miss.
 _HIDDEN = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
@@ -22,6 +23,22 @@ def canonical_json(value: object) -> bytes:
     Raises `ValueError` for NaN, infinity and text that is no Unicode.
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def strangers_json(data: str | bytes) -> Any:
+    """The value of JSON that we did not write. Raises `ValueError` for whatever is none, and nothing else.
+
+    A half of a surrogate pair (`"\\ud800"`) is no character: Python reads it, and fails where the text is written.
+    What is nested deeper than Python reads is refused as no JSON.
+    """
+    try:
+        value = json.loads(data)
+        escape: Any = b"\\ud" if isinstance(data, bytes) else "\\ud"
+        if not data.isascii() or escape in data.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    return value
 
 
 def visible(text: str | bytes, *, limit: int = 0, tabs: bool = False) -> str:

@@ -4,7 +4,6 @@ manifest that the attempt's tag points at. Pure.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from builder.images.component import MOST_NAMES, Component, require_servable
 from builder.images.destination import DIGEST, Manifest
 from builder.images.image import CONFIG_BYTES, CONFIG_TYPE, MANIFEST_TYPE
 from builder.plan import PLATFORM
-from builder.text import visible
+from builder.text import strangers_json, visible
 
 MOST_LAYERS = 1000
 _MANIFEST_TYPES = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
@@ -149,7 +148,7 @@ def _size(descriptor: Any, where: str) -> int:
 
 def _object(body: bytes, what: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(body)
+        value = strangers_json(body)
     except (ValueError, RecursionError):
         raise Refused(f"the {what} is no JSON") from None
     if not isinstance(value, dict):

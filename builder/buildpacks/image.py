@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from builder.buildpacks.project import FILE, Wanted
 from builder.errors import BuildError
+from builder.text import strangers_json
 
 PLATFORM_API = "0.14"
 """Platform API of the Jobs. The first by which a layer of the cache is restored without the previous image."""
@@ -122,7 +122,7 @@ def _buildpacks(value: Mapping[str, Any]) -> tuple[Wanted, ...]:
 
 def _json(labels: Mapping[str, str], name: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(labels.get(name, "{}"))
+        value = strangers_json(labels.get(name, "{}"))
     except (ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -261,6 +261,8 @@ def _json(text: str) -> tuple[str, ...] | None:
         raise Bad("the list is nested too deep") from None
     if not all(isinstance(word, str) for word in found):
         raise Bad("a list in brackets takes strings in double quotes alone")
+    if any("\ud800" <= c <= "\udfff" for word in found for c in word):
+        raise Bad("a \\u escape in the list is no character")
     return tuple(found)
 
 

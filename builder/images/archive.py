@@ -7,7 +7,6 @@ Nothing of a layer is unpacked here.
 from __future__ import annotations
 
 import gzip
-import json
 import tarfile
 import zlib
 from collections.abc import Callable
@@ -17,6 +16,7 @@ from typing import IO, Any, cast
 from builder.errors import BuildError, PlatformError
 from builder.images.image import CONFIG_BYTES, Image, image_of
 from builder.images.layer import Layer, press_layer
+from builder.text import strangers_json
 
 MOST_LAYERS = 1000
 _GZIP = b"\x1f\x8b"
@@ -30,9 +30,9 @@ def read_archive(path: Path, folder: Path, *, limit: int, check: Callable[[], No
     """
     try:
         with tarfile.open(path, "r:") as archive:
-            (row,) = json.loads(_small(archive, "manifest.json"))
+            (row,) = strangers_json(_small(archive, "manifest.json"))
             config = _small(archive, row["Config"])
-            named = [str(one) for one in json.loads(config)["rootfs"].get("diff_ids") or ()]
+            named = [str(one) for one in strangers_json(config)["rootfs"].get("diff_ids") or ()]
             names = [str(one) for one in row["Layers"] or ()]
             if len(names) != len(named) or len(names) > MOST_LAYERS:
                 raise PlatformError("Internal", f"{_WHAT} has {len(names)} layers, its config {len(named)}")

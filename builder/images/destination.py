@@ -5,7 +5,6 @@ Names are checked here before they become part of a URL or a path (distribution-
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from builder.errors import BuildError, PlatformError
 from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, canonical, descriptor, digest_of
+from builder.text import strangers_json
 
 REPOSITORY = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*)*")
 TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
@@ -152,7 +152,7 @@ def referrer_manifest(
 
 def referrer_descriptor(manifest: bytes) -> dict[str, Any]:
     """How a referrer is listed in an index."""
-    value = json.loads(manifest)
+    value = strangers_json(manifest)
     listed = {**descriptor(MANIFEST_TYPE, manifest), "artifactType": value["artifactType"]}
     if value.get("annotations"):
         listed["annotations"] = value["annotations"]
@@ -172,7 +172,7 @@ def index_entries(index: bytes | None) -> tuple[Mapping[str, Any], ...]:
     if index is None:
         return ()
     try:
-        entries = json.loads(index)["manifests"]
+        entries = strangers_json(index)["manifests"]
         return tuple(entry for entry in entries if DIGEST.fullmatch(entry["digest"]))
     except (ValueError, TypeError, KeyError):
         raise PlatformError("RegistryUnavailable", "a referrers index is not what the image-spec says") from None

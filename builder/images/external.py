@@ -6,7 +6,6 @@ config that the platform cannot run, a host that may not be asked, a registry th
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.images.destination import DIGEST, BlobMissing, Manifest
 from builder.images.image import CONFIG_BYTES, CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE
 from builder.images.reference import Reference
-from builder.text import size, visible
+from builder.text import size, strangers_json, visible
 
 MANIFEST_TYPES = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
 INDEX_TYPES = (INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -283,7 +282,7 @@ def _size(descriptor: Any, reference: Reference) -> int:
 
 def _object(body: bytes, what: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(body)
+        value = strangers_json(body)
     except (ValueError, RecursionError):
         raise violated(f"{what} is no JSON") from None
     if not isinstance(value, dict):

@@ -37,6 +37,7 @@ from builder.images.destination import (
     verified,
 )
 from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, canonical, descriptor, digest_of
+from builder.text import strangers_json
 
 REF_NAME = "org.opencontainers.image.ref.name"
 VERSION_FILE = b'{"imageLayoutVersion":"1.0.0"}'
@@ -212,7 +213,7 @@ class Layout:
         with _disk("read"):
             body = self.blob_path(digest).read_bytes()
         try:
-            value = json.loads(verified(body, digest, self.name))
+            value = strangers_json(verified(body, digest, self.name))
             blobs = [*value.get("layers", ()), *(value[name] for name in ("config", "subject") if name in value)]
             needed |= {str(blob["digest"]) for blob in blobs}
             return {str(child["digest"]) for child in value.get("manifests", ())}

@@ -6,7 +6,6 @@ joins the build key, and `runtimes fetch --refresh` alone moves it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from builder.images.destination import DIGEST, REPOSITORY, TAG, Destination
 from builder.images.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Image, Platform
 from builder.images.layer import MEDIA_TYPE
 from builder.images.store import OCI_LAYER, layers_of
-from builder.text import size
+from builder.text import size, strangers_json
 
 DOCKER_HUB = "docker.io"
 DOCKER_API = "registry-1.docker.io"
@@ -196,7 +195,7 @@ def _of_platform(reference: Reference, index: Mapping[str, Any], wanted: Platfor
 
 def _json(reference: Reference, body: bytes) -> dict[str, Any]:
     try:
-        value = json.loads(body)
+        value = strangers_json(body)
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -5,7 +5,6 @@ The executor logs each stage and each instruction before it runs it, and one lin
 
 from __future__ import annotations
 
-import json
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 
 from builder.kube.ended import Ended
 from builder.plan import Diagnosis
+from builder.text import strangers_json
 
 _KEYS = {"level", "msg", "time"}
 _STAGE = re.compile(r"Building stage '.*' \[idx: '(\d{1,9})', base-idx: '-?\d+'\]")
@@ -51,7 +51,7 @@ def own_message(line: str) -> str | None:
     if not line.startswith("{"):
         return None
     try:
-        value = json.loads(line)
+        value = strangers_json(line)
     except (ValueError, RecursionError):  # a program's line may be nested as deep as it is long
         return None
     return str(value["msg"]) if isinstance(value, dict) and value.keys() == _KEYS else None

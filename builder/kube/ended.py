@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Any
 
 from builder.errors import REASONS
 from builder.kube.job import FETCH
+from builder.text import strangers_json
 
 Object = Mapping[str, Any]
 IMAGE_TROUBLE = frozenset(
@@ -167,7 +167,7 @@ def _failed(name: str, end: Object) -> Ended:
 def _report(said: str) -> tuple[str, str]:
     """What the program that fetches the source reported (`fetch/main.go`)."""
     try:
-        value = json.loads(said)
+        value = strangers_json(said)
         if value["reason"] in REASONS:
             return value["reason"], str(value["message"])
     except (ValueError, TypeError, KeyError):

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
-import json
 import posixpath
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from builder.errors import BuildError
 from builder.plan import CopyFile
 from builder.source.tree import Tree, match
+from builder.text import strangers_json
 
 MOST_WORDS = 1000
 """Words of a list: patterns, the words of a start command."""
@@ -203,7 +203,7 @@ def _is_hidden(path: str, pattern: str) -> bool:
 
 def _json_words(name: str, text: str) -> tuple[str, ...]:
     try:
-        value = json.loads(text)
+        value = strangers_json(text)
     except (ValueError, RecursionError):
         raise _no_list(name, "it is no JSON") from None
     if not isinstance(value, list) or not all(isinstance(word, str) for word in value):

@@ -8,6 +8,8 @@ from collections.abc import Callable
 import pytest
 
 from builder.dockerfile.check import MOST_COMPARED, Checked, Context, check
+from builder.dockerfile.read import _json
+from builder.dockerfile.words import Bad
 from builder.errors import BuildError
 from builder.globs import moby_patterns
 from tests.growth import assert_linear
@@ -267,3 +269,8 @@ def test_an_ignore_file_is_compared_within_a_budget() -> None:
     copies = "FROM a\n" + "".join(f"COPY f{number} /x/\n" for number in range(5000))
     check(copies.encode(), many)
     assert MOST_COMPARED <= many.compared <= MOST_COMPARED + 1000
+
+
+def test_a_list_with_half_a_character_is_refused_by_name() -> None:
+    with pytest.raises(Bad, match="no character"):
+        _json(r'["a\ud800"]')

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import time
 import unicodedata
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from builder import text as texts
 from builder.sandbox.lines import LineSplitter
 from builder.text import canonical_json, log_line, size, visible
 from tests.growth import assert_linear
@@ -141,3 +144,39 @@ def test_canonical_json_has_one_form() -> None:
     for value in (float("nan"), float("inf"), "\ud800"):
         with pytest.raises(ValueError):
             canonical_json(value)
+
+
+OF_STRANGERS = frozenset(("attest", "buildpacks", "dockerfile", "images", "kaniko", "kube", "pipelines"))
+OURS = {
+    "dockerfile/read.py": "has its own words for each fault",
+    "images/layout.py": "the index of a store of ours",
+    "images/store.py": "manifests that this node has checked, or that builds of ours have pushed",
+    "kaniko/plan.py": "what `write_facts` wrote",
+    "kube/api.py": "the cluster's answers",
+    "pipelines/deno/remote.py": "a stub of ours",
+    "pipelines/python/wheels.py": "the node's own words, and a stub of ours",
+}
+
+
+@pytest.mark.parametrize(
+    "data",
+    [r'"\ud800"', rb'{"a": ["\uDC00"]}', b'"\xed\xa0\x80"', '"\ud800"', "[" * 100_000, "{", "9" * 5000, b"\xff"],
+)
+def test_json_of_a_stranger_that_is_no_text_is_no_json_and_nothing_else(data: str | bytes) -> None:
+    with pytest.raises(ValueError):
+        texts.strangers_json(data)
+
+
+def test_json_of_a_stranger_keeps_pairs_of_surrogates() -> None:
+    assert texts.strangers_json(rb'{"a": "\ud83d\ude00"}') == {"a": "\U0001f600"}
+
+
+def test_json_of_strangers_is_read_in_one_place() -> None:
+    package = Path(texts.__file__).parent
+    used = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.relative_to(package).parts[0] in OF_STRANGERS
+        and re.search(r"\bjson\.loads?\(", path.read_text("utf-8"))
+    }
+    assert used == set(OURS)

@@ -9,6 +9,7 @@ from typing import Any
 from builder.errors import BuildError
 from builder.pipelines.limits import TOML_LIMIT
 from builder.source.tree import Tree
+from builder.text import strangers_json
 
 # A string or a comment as a whole: an unclosed one extends to where it must end, hence one pass.
 _TOKEN = re.compile(r'"(?:[^"\\\n]++|\\.)*+"?|//[^\n]*+|/\*(?:[^*]++|\*(?!/))*+(?:\*/)?', re.DOTALL)
@@ -22,9 +23,7 @@ def read_json(tree: Tree, name: str, limit: int = TOML_LIMIT, *, comments: bool 
     if comments:
         text = _TRAILING.sub(lambda found: found[0] if found[0] != "," else " ", _TOKEN.sub(_blank, text))
     try:
-        found = json.loads(text)
-        if "\\ud" in text.lower():  # a half of a pair, which no file can have
-            json.dumps(found, ensure_ascii=False).encode()
+        found = strangers_json(text)
     except UnicodeEncodeError:
         raise BuildError("ManifestInvalid", f"{name} has a \\u escape that is no character", where=name) from None
     except json.JSONDecodeError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from builder.errors import BuildError
 from builder.pipelines.go.project import Project
 from builder.pipelines.go.source import FILE_LIMIT, Packages, folder_of
 from builder.source.tree import Tree
+from builder.text import strangers_json
 
 NAME = "ldflags_x"
 MOST = 100
@@ -42,7 +42,7 @@ def _pairs(text: str) -> list[tuple[str, str]]:
     text = text.strip()
     if text.startswith("{"):
         try:
-            value = json.loads(text)
+            value = strangers_json(text)
         except (ValueError, RecursionError):
             raise _refused("it is no JSON object") from None
         if not all(isinstance(each, str) for each in value.values()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ from builder.pipelines.limits import LINE_LIMIT
 from builder.pipelines.output import SAID, cut_root, index_trouble, step_failed, word_before
 from builder.pipelines.python.manifest import manifest_of_stub
 from builder.plan import Diagnosis, Step
+from builder.text import strangers_json
 
 _MISSING = re.compile(
     r"Because (\S{1,256}) was not found in the package registry"
@@ -197,7 +197,7 @@ def _compile(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     """The check prints one JSON line {reason, message, where, next, said} for what it found, longer than others."""
     for line in lines:
         try:
-            found = json.loads(line) if line.startswith("{") else None
+            found = strangers_json(line) if line.startswith("{") else None
         except (ValueError, RecursionError):
             continue
         if isinstance(found, dict) and found.get("reason") in ("CompileFailed", "EntryPointMissing", "StartFailed"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +11,7 @@ from builder.pipelines.python.constraints import specifiers
 from builder.pipelines.python.needs import DIGEST, Dependencies, by_name, canonical, pinned, refuse_count, requirement
 from builder.pipelines.python.project import line_of, table, texts
 from builder.source.tree import Tree
+from builder.text import strangers_json
 
 PIPFILE, LOCK = "Pipfile", "Pipfile.lock"
 _AGAIN = "Run: pipenv lock — and send the Pipfile.lock that it writes."
@@ -28,7 +28,7 @@ def read_pipfile(tree: Tree) -> Dependencies:
 def read_pipfile_lock(tree: Tree) -> Dependencies:
     """The default packages of a Pipfile.lock. Raises `BuildError` LockOutdated where the Pipfile is another's."""
     try:
-        lock = json.loads(tree.read_text(LOCK, LOCK_LIMIT))
+        lock = strangers_json(tree.read_text(LOCK, LOCK_LIMIT))
     except (ValueError, RecursionError) as error:
         message = f"{LOCK} is no JSON: {str(error)[:200]}"
         raise BuildError("ManifestInvalid", message, where=LOCK, next=_AGAIN) from None
