@@ -1,7 +1,8 @@
 """The stored log lines. The public `sequence` (from 1, dense for each build) is assigned here and nowhere else.
 
-A log takes up `log_limit` bytes over all claims of its build. What is beyond nine tenths of it is held back without a
-sequence, and of that only the last tenth, which follows when the build ends: one marker stands for the rest.
+A log takes up `log_limit` bytes over all claims of its build; a line counts as 64 of them at least. What is beyond nine
+tenths of it is held back without a sequence, and of that only the last tenth, which follows when the build ends: one
+marker stands for the rest.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ _COUNTERS = (
 )  # fmt: skip
 
 TAIL = 10  # a tenth of the limit is for the last lines
-LINE_OVERHEAD = 64  # what a held line costs beside its text, so that empty lines are bounded as well
+LINE_OVERHEAD = 64
+"""What a held line costs beside its text, and what a kept one counts at least: empty lines are bounded as well."""
 CHUNK = 500  # lines, when the held ones follow
 MOST_CURSORS = 64  # containers of one Job
 EVICTED = 100  # held batches that one statement deletes
@@ -113,9 +115,10 @@ def _keep(tx: Connection, row: Counters, lines: Sequence[Line]) -> tuple[list[Li
     within = 0
     if not held:  # from the first line held back on, all are: their order stays
         for line in lines:
-            if written + _size(line) > limit - limit // TAIL:
+            size = max(_size(line), LINE_OVERHEAD)
+            if written + size > limit - limit // TAIL:
                 break
-            written += _size(line)
+            written += size
             within += 1
     columns: Columns = {"log_bytes": written}
     numbered = list(lines[:within])

@@ -105,6 +105,8 @@ builds = Table(
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.
     Index("builds_to_offer", "status", "queue", "toolchain", "attached_to", "organization", desc("priority"), "number"),
+    # Of an organization that waits for its own builds, those that are to be told so.
+    Index("builds_held", "status", "queue", "toolchain", "attached_to", "organization", "queued_at", "number"),
     Index("builds_offered", "status", "queue", "offered_at"),
     Index("builds_queue_until", "status", "attached_to", "queue_until"),
     Index("builds_by_lease", "status", "lease_until"),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, and_, exists, or_, select, tuple_
 
 from builder.store import cluster, logs, nodes
 from builder.store.engine import NOW, Store
@@ -236,7 +236,7 @@ def warn_unschedulable(
 def _late(wait: Wait, now: int, waited_ms: int, warned: Warned) -> Select[Any]:
     queue, toolchain, organization = wait
     at, number = warned.get(wait, (0, 0))
-    later = or_(builds.c.queued_at > at, and_(builds.c.queued_at == at, builds.c.number > number))
+    later = tuple_(builds.c.queued_at, builds.c.number) > tuple_(at, number)  # a range of the index, as no OR is one
     query = select(builds).where(*lane_of(queue, toolchain), later, builds.c.queued_at <= now - waited_ms)
     query = query.where(builds.c.organization == organization) if organization else query
     return query.order_by(builds.c.queued_at, builds.c.number).limit(BATCH)

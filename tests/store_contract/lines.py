@@ -94,6 +94,16 @@ def test_the_log_is_bounded_across_attempts(world: World) -> None:
     assert len(tail) > 40
 
 
+def test_empty_lines_are_bounded_too(world: World) -> None:
+    build = world.submit(log_limit=64_000)
+    fill_with = [line("")] * 500
+    claim = world.claim(build)
+    for first in range(0, 5_000, 500):
+        logs.append(world.store, build, claim, first, fill_with)
+    assert world.fail_work(build, claim, count=5_000).outcome == "done"
+    assert 900 <= world.row(build)["log_lines"] <= 1_010
+
+
 def test_by_default_a_log_takes_up_ten_megabytes(world: World) -> None:
     build = world.submit()
     for attempt in range(2):

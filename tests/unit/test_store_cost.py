@@ -69,6 +69,34 @@ def test_ten_thousand_queued_cost_what_ten_cost(world: World, what: str) -> None
     assert many <= 3 * few + 20, f"{few * 100} steps with 10 queued, {many * 100} with 10,000"
 
 
+@pytest.mark.parametrize("told", [False, True])
+def test_ten_thousand_queued_of_a_full_organization_cost_what_ten_cost(world: World, told: bool) -> None:
+    """`told`: each of them knows already what it waits for."""
+    asked = {"queue": "image", "toolchain": ""}
+    world.register("node", queue="image")
+    first = world.submit(**asked)
+    assert builds.claim(world.store, first, "node", "n", 10**9, 1).row
+    waits = ("image", "", "acme")
+
+    def look() -> None:
+        warned: sweeps.Warned = {waits: (world.at[0], 10**6)} if told else {}
+        due = sweeps.look(world.store, 0, 10**9, warned, 1)
+        assert (waits in due.unschedulable) != told
+
+    for _ in range(10):
+        world.submit(**asked)
+    few = max(1, steps_of(world, look))
+    values = dict(world.row(world.submit(**asked)))
+    with world.store.engine.begin() as tx:
+        start = values.pop("number")
+        at = values["queued_at"]
+        rows = [values | {"number": start + n, "build_id": f"q{n:019d}", "queued_at": at + n} for n in range(1, 10_000)]
+        tx.execute(builds.builds.insert(), rows)
+    world.at[0] += 10_000
+    many = steps_of(world, look)
+    assert many <= 3 * few + 20, f"{few * 100} steps with 10 queued, {many * 100} with 10,000"
+
+
 def test_ten_thousand_organizations_cost_little_more_than_ten(world: World) -> None:
     def offer() -> object:
         return world.offer(4)
