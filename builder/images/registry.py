@@ -89,9 +89,18 @@ class Registry:
         check_names(repository, tag=tag)
         layers = _once(image.layers)
         sizes = [len(image.config), *(layer.size for layer in layers)]
-        # The first alone: its answer says who we have to be, which the others then know.
-        sent = [self._upload(repository, image.config_digest, len(image.config), lambda: iter((image.config,)))]
-        sent += together(partial(self._upload_layer, repository, layer) for layer in layers)
+        # A question alone: its answer says who we have to be, which the calls side by side then know.
+        what, config = f"HEAD blob {repository}@{image.config_digest}", image.config
+        is_there = self.transport.persistently(what, partial(self._is_there, repository, image.config_digest))
+
+        def send_config(check: Callable[[], None]) -> bool:
+            body = partial(iter, (config,))
+            return not is_there and self._upload(
+                repository, image.config_digest, len(config), body, ask=False, check=check
+            )
+
+        calls: list[Callable[[Callable[[], None]], bool]] = [send_config]
+        sent = together(calls + [partial(self._upload_layer, repository, layer) for layer in layers])
         uploaded = [size for size, was_sent in zip(sizes, sent, strict=True) if was_sent]
         self._put_manifest(repository, image.digest, image.media_type, image.manifest)
         if tag is not None:

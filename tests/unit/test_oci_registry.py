@@ -196,6 +196,20 @@ def test_push_sends_blobs_then_the_digest_then_the_tag(tmp_path: Path) -> None:
     assert memory.seen[-2:] == [f"PUT /v2/org/app/manifests/{image.digest}", "PUT /v2/org/app/manifests/v1"]
 
 
+def test_the_config_is_sent_beside_the_layers(tmp_path: Path) -> None:
+    image, asked = make_image(tmp_path), threading.Event()
+    config, beside = image.config_digest, list[bool]()
+
+    def fault(request: httpx.Request) -> None:
+        if request.method == "HEAD" and not request.url.path.endswith(config):
+            asked.set()
+        if request.method == "PUT" and request.url.params.get("digest") == config:
+            beside.append(asked.wait(120))
+
+    assert registry(Memory(fault=fault)).push(image, "org/app", "v1").uploaded_blobs == 3
+    assert beside == [True]
+
+
 def test_a_second_push_is_heads_and_two_manifests(tmp_path: Path) -> None:
     memory, image = Memory(), make_image(tmp_path)
     registry(memory).push(image, "org/app", "v1")
