@@ -106,9 +106,9 @@ def state_of(
         return Ended(reason="Internal", message=f"the Job failed without a container that did: {words}")
     if pod is None:
         return _without_pod(job, events, now, patience)
-    if last := _success(pod):
+    if success := _success(pod):
         # Its Job says so a second later. A failure waits for its Job: the pod alone does not show whose doing it is.
-        return Ended(said=last.get("message", "").strip())
+        return Ended(said=success.get("message", "").strip())
     return _waiting(pod, now, patience)
 
 
