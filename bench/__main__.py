@@ -12,7 +12,25 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from bench import attack, compiled, document, p1, p2, p4, p7, p8, p12, p14, p15, results, startcheck, tails
+from bench import (
+    attack,
+    compiled,
+    document,
+    kaniko,
+    on_cluster,
+    p1,
+    p2,
+    p4,
+    p7,
+    p8,
+    p12,
+    p14,
+    p15,
+    results,
+    startcheck,
+    tails,
+    watched,
+)
 from bench.ko import VERSION
 from bench.results import Row, Section
 from bench.servers import KEPT
@@ -35,13 +53,22 @@ METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
     "P12": p12.measure,
     "start check": startcheck.measure,
     "attack": attack.measure,
+    "watcher": watched.measure,
+    "Kaniko": kaniko.measure,
 }
+ON_CLUSTER = ("watcher", "Kaniko")
+"""Measured where `make cluster` was made, or when they are named: then they start a cluster of their own."""
 
 
 def main() -> int:
     """Measure what was asked for; the page is written after each metric, so an abort loses only one."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("metrics", nargs="*", metavar="METRIC", help=f"of {', '.join(METRICS)}; default: all")
+    parser.add_argument(
+        "metrics",
+        nargs="*",
+        metavar="METRIC",
+        help=f"of {', '.join(METRICS)}; default: all, without a cluster all but {' and '.join(ON_CLUSTER)}",
+    )
     parser.add_argument("--pairs", type=int, default=10, help="rounds of each comparison (default: 10)")
     asked = parser.parse_args()
     unknown = set(asked.metrics) - set(METRICS)
@@ -51,7 +78,7 @@ def main() -> int:
     KEPT.mkdir(parents=True, exist_ok=True)
     sections = results.load(RAW)
     measured, refused = commit(), list[str]()
-    for name in asked.metrics or METRICS:
+    for name in asked.metrics or chosen(has_cluster=on_cluster.is_up()):
         began = time.monotonic()
         print(f"{name} …", flush=True)
         try:
@@ -69,6 +96,11 @@ def main() -> int:
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)
     print(f"wrote {PAGE.relative_to(ROOT)}; raw values in {RAW}")
     return 1 if refused else 0
+
+
+def chosen(*, has_cluster: bool) -> list[str]:
+    """What is measured when nothing is named."""
+    return [name for name in METRICS if has_cluster or name not in ON_CLUSTER]
 
 
 def commit() -> str:

@@ -184,6 +184,26 @@ submissions, claims and records. In the third the build is alone. The attacker's
 A reader stands back, with its scheduling group, after a tenth of a second of processor time. What is left of the
 stream's price is that of any other build in the second slot: both share the cores, the API and the store.""",
     ),
+    "watcher": Prose(
+        "A watcher with 100 Jobs",
+        """\
+Builds of the service on the one-node Kubernetes of `make cluster`, whose executor only sleeps and prints a line every
+ten seconds. `ignite-builder watch` is a process of its own: a minute with one Job, then a minute with a hundred. It
+takes root and a cluster: `make bench` measures it where `make cluster` was made; `python -m bench watcher` starts its
+own.""",
+        """\
+Each Job costs its object and its pod's as the watch has them, and a connection for its log.""",
+    ),
+    "Kaniko": Prose(
+        "A Dockerfile on Kubernetes",
+        """\
+A scratch image with one COPY. The service is timed from the submission to the final record. The bare Job has the pod
+that the service's worker makes, and is timed from its creation until it is Complete; Kaniko alone is that pod without
+the container that fetches, its context from a ConfigMap. The three take turns on the cluster of `make cluster`; like
+the watcher it is measured where there is one, or by `python -m bench Kaniko`.""",
+        """\
+Before its Job a build is submitted, claimed, fetched and checked; behind it its record becomes final.""",
+    ),
     "P12": Prose(
         "P12: the same source, the same digest",
         """\

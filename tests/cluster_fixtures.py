@@ -8,8 +8,8 @@ import hashlib
 import http.server
 import itertools
 import threading
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, TypeVar
@@ -27,7 +27,7 @@ from builder.kube.job import PUSH_VOLUME, Attempt, Limits, Site, Source, push_se
 from builder.kube.logs import Cursor, Line
 from builder.kube.watch import Watch
 from tests.build_fixtures import Files, tar_of
-from tests.cluster import pods
+from tests.cluster import images, pods
 from tests.cluster.cluster import Cluster
 
 T = TypeVar("T")
@@ -239,6 +239,22 @@ class Jobs:
     def serving(self, reference: str) -> AbstractContextManager[str]:
         """The URL of an image that runs as a pod of the cluster, answering."""
         return pods.serving(self.cluster, reference)
+
+
+@contextmanager
+def jobs_of(cluster: Cluster) -> Iterator[Jobs]:
+    """The cluster with the builder's manifests applied, and what a Job needs around it."""
+    cluster.deploy(NAMESPACE)
+    with Sources(cluster.address) as sources:
+        yield Jobs(
+            cluster,
+            sources,
+            executor=images.push_executor(cluster.registry),
+            fetcher=images.push_fetcher(cluster.registry),
+            debian=images.push_debian(cluster.registry),
+            worker=cluster.account("worker", NAMESPACE),
+            watcher=cluster.account("watcher", NAMESPACE),
+        )
 
 
 async def _all(work: Awaitable[T]) -> T:

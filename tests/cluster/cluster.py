@@ -550,18 +550,29 @@ def _write_json(path: Path, value: Any) -> None:
     _write(path, json.dumps(value, indent=1))
 
 
+def of_checkout() -> Path:
+    """The folder of the cluster that `up` starts."""
+    checkout = Path(__file__).parents[2]
+    return PLACE / f"{PREFIX}of-{checkout.stat().st_ino:x}"
+
+
+def up() -> Cluster | None:
+    """The cluster that `up` started, if it runs."""
+    cluster = load(of_checkout())
+    return cluster if cluster and all(cluster.is_running(name) for name in cluster.processes) else None
+
+
 def main(argv: Sequence[str]) -> int:
     """`up` or `down`: the cluster of this checkout."""
-    checkout = Path(__file__).parents[2]
-    folder = PLACE / f"{PREFIX}of-{checkout.stat().st_ino:x}"
+    folder = of_checkout()
     if argv == ["down"]:
         stop(folder)
         return 0
     if argv != ["up"]:
         print("up or down", file=sys.stderr)
         return 2
-    cluster = load(folder)
-    if cluster is None or not all(cluster.is_running(name) for name in cluster.processes):
+    cluster = up()
+    if cluster is None:
         stop(folder)
         cluster = start(folder, stays=True)
     print(f"export KUBECONFIG={cluster.kubeconfig}\nexport PATH={CONTROL.place}:$PATH\nregistry {cluster.registry}")

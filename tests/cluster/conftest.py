@@ -7,9 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cluster import cluster as clusters
-from tests.cluster import images
 from tests.cluster.cluster import Cluster
-from tests.cluster_fixtures import NAMESPACE, Jobs, Sources
+from tests.cluster_fixtures import Jobs, jobs_of
 
 
 @pytest.fixture(scope="session")
@@ -20,15 +19,5 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def jobs(cluster: Cluster) -> Iterator[Jobs]:
-    """The cluster with the builder's manifests applied, and what a Job needs around it."""
-    cluster.deploy(NAMESPACE)
-    with Sources(cluster.address) as sources:
-        yield Jobs(
-            cluster,
-            sources,
-            executor=images.push_executor(cluster.registry),
-            fetcher=images.push_fetcher(cluster.registry),
-            debian=images.push_debian(cluster.registry),
-            worker=cluster.account("worker", NAMESPACE),
-            watcher=cluster.account("watcher", NAMESPACE),
-        )
+    with jobs_of(cluster) as made:
+        yield made

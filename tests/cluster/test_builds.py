@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import shutil
@@ -10,11 +9,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -22,177 +19,46 @@ import pytest
 from builder.buildpacks.image import read_app
 from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.kube.job import job_name
-from builder.local.embedded import end, free_port, private_redis
 from tests import git_fixtures as hosts
-from tests.broker_fixtures import Worker, worker
-from tests.build_fixtures import Files, tar_of, until
+from tests import ssh_fixtures, uids
+from tests.build_fixtures import until
 from tests.cluster import images
+from tests.cluster.service import Service, served
 from tests.cluster.test_buildpacks import config_of, layers_of
 from tests.cluster_fixtures import NAMESPACE, Jobs
 from tests.git_fixtures import TOKEN, USERNAME, Host
-from tests.serve_fixtures import Serve, serving
 
-PATIENCE_S = 240
 SLEEPS = "RUN echo sleeping && sleep 600\n"
-TOKENS = (
-    '{ token = "t-both", organization = "acme", scopes = ["submit", "read"] }',
-    '{ token = "t-worker", scopes = ["worker"] }',
-    '{ token = "t-watch", scopes = ["watch"] }',
-)
-
-
-@dataclass
-class Service:
-    """A control side that the cluster reaches, and what builds images behind it."""
-
-    jobs: Jobs
-    serve: Serve
-    folder: Path
-    redis_url: str
-    buildpacks: dict[str, str]
-    """The worker's settings of buildpacks."""
-
-    @contextmanager
-    def worker(self, name: str, **settings: str) -> Iterator[Worker]:
-        """A worker of the queue `image` with the rights of deploy/kubernetes."""
-        folder = self.folder / name
-        given = {
-            "NODE_ID": name,
-            "QUEUES": "image",
-            "KUBECONFIG": str(self.jobs.worker),
-            "KANIKO_EXECUTOR": self.jobs.executor,
-            "FETCH_IMAGE": self.jobs.fetcher,
-            "CPUS": "1",
-            "MEMORY_BYTES": str(512 * 1024 * 1024),
-            "DISK_BYTES": str(1024 * 1024 * 1024),
-            **self.buildpacks,
-            **settings,
-        }
-        with worker(folder, self.serve, self.redis_url, **given) as running:
-            yield running
-
-    @contextmanager
-    def watcher(self, name: str = "watcher-1") -> Iterator[subprocess.Popen[bytes]]:
-        """`ignite-builder watch`."""
-        environ = {key: value for key, value in os.environ.items() if not key.startswith("IGNITE_BUILDER_")}
-        values = {
-            "SERVER": self.serve.url,
-            "TOKEN": "t-watch",
-            "NODE_ID": name,
-            "KUBECONFIG": str(self.jobs.watcher),
-        }
-        environ |= {f"IGNITE_BUILDER_{key}": value for key, value in values.items()}
-        environ |= {"XDG_CONFIG_HOME": str(self.folder)}
-        program = Path(sys.executable).parent / "ignite-builder"
-        with (self.folder / f"{name}.log").open("ab") as out:
-            process = subprocess.Popen([program, "watch"], env=environ, stdout=out, stderr=out)
-        try:
-            yield process
-        finally:
-            end(process, 30)
-
-    def submit(self, name: str, files: Files, **fields: Any) -> str:
-        archive = base64.b64encode(tar_of(files)).decode()
-        return self.submit_image(name, {"fromCode": {"archive": archive, **fields.pop("from_code", {})}}, **fields)
-
-    def submit_image(self, name: str, image: dict[str, Any], **fields: Any) -> str:
-        return self.ask({"name": name, "code": {"image": image}, **fields})
-
-    def rebase(self, build_id: str, **fields: Any) -> str:
-        return self.ask({"rebase": {"buildId": build_id}, **fields})
-
-    def ask(self, body: dict[str, Any]) -> str:
-        answer = self.serve.ask("POST", "/v1/ignite/builds", "both", json=body)
-        assert answer.status_code == 200, answer.text
-        return str(answer.json()["buildId"])
-
-    def get(self, build_id: str) -> pb.Build:
-        with self.serve.api("both") as api:
-            build: pb.Build = api.call("GetBuild", pb.GetBuildRequest(build_id=build_id))
-        return build
-
-    def log(self, build_id: str) -> list[str]:
-        with self.serve.api("both") as api:
-            return [entry.line for entry in api.log(build_id) if not entry.eof]
-
-    def until(self, build_id: str, condition: Callable[[pb.Build], bool]) -> pb.Build:
-        assert until(lambda: condition(self.get(build_id)), PATIENCE_S), self.trouble(build_id)
-        return self.get(build_id)
-
-    def ended(self, build_id: str) -> pb.Build:
-        return self.until(build_id, lambda build: build.status >= pb.BUILD_STATUS_SUCCEEDED)
-
-    def succeeded(self, build_id: str) -> pb.Build:
-        build = self.ended(build_id)
-        assert build.status == pb.BUILD_STATUS_SUCCEEDED, self.trouble(build_id)
-        return build
-
-    def job(self, build_id: str, attempt: int = 1) -> str:
-        return job_name(build_id, attempt)
-
-    def job_names(self) -> list[str]:
-        found = self.jobs.cluster.kubectl("get", "jobs", "-n", NAMESPACE, "-o", "name")
-        return [line.rpartition("/")[2] for line in found.splitlines()]
-
-    def until_sleeping(self, build_id: str) -> None:
-        """Until the Job runs what sleeps, and the watcher stored that."""
-        self.until(build_id, lambda build: build.stage == pb.BUILD_STAGE_JOB and "sleeping" in self.said(build_id))
-
-    def said(self, build_id: str) -> list[str]:
-        """What the build wrote so far, from its stored log."""
-        found: list[str] = []
-        with self.serve.api("both") as api:
-            count = self.get(build_id).log_lines
-            if not count:
-                return found
-            for entry in api.log(build_id):
-                if entry.eof:
-                    break
-                found.append(entry.line)
-                if entry.sequence >= count:
-                    break
-        return found
-
-    def trouble(self, build_id: str) -> str:
-        logs = [path.read_text(errors="replace")[-3000:] for path in self.folder.glob("**/*.log")]
-        return "\n".join([str(self.get(build_id)), *self.said(build_id), *logs, self.serve.err.read_text()[-3000:]])
 
 
 @pytest.fixture(scope="module")
 def service(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    host = jobs.cluster.registry
+    buildpacks = {
+        "BUILDPACKS_BUILDER": images.push_builder(host),
+        "BUILDPACKS_RUN_IMAGE": images.push_run(host, "one\n"),
+    }
     folder = tmp_path_factory.mktemp("service")
-    with ExitStack() as stack:
-        _, redis_url = stack.enter_context(private_redis(folder / "redis"))
-        listen = f"{jobs.cluster.address}:{free_port()}"
-        settings = {
-            "listen": listen,
-            "registry": jobs.cluster.registry,
-            "registry_insecure": "true",
-            "tokens": f"[{', '.join(TOKENS)}]",
-            "lease_ms": "3000",
-            "heartbeat_ms": "500",
-            "retry_backoff_ms": "100",
-        }
-        serve = stack.enter_context(serving(folder / "serve", redis_url, settings, url=f"http://{listen}"))
-        host = jobs.cluster.registry
-        buildpacks = {
-            "BUILDPACKS_BUILDER": images.push_builder(host),
-            "BUILDPACKS_RUN_IMAGE": images.push_run(host, "one\n"),
-        }
-        yield Service(jobs, serve, folder, redis_url, buildpacks)
+    with served(jobs, folder, buildpacks, lease_ms="3000", heartbeat_ms="500") as service:
+        yield service
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    """A git host behind TLS, in a folder that build users may enter: git reads the CA bundle as one of them."""
+def folder() -> Iterator[Path]:
+    """A folder that build users may enter."""
     folder = Path(tempfile.mkdtemp(prefix="ignite-builder-git-", dir="/var/tmp"))
     folder.chmod(0o755)
     try:
-        with hosts.serving(folder, load({}).settings.ca_bundle) as served:
-            yield served
+        yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def host(folder: Path) -> Iterator[Host]:
+    """A git host behind TLS: git reads the CA bundle as a build user."""
+    with hosts.serving(folder, load({}).settings.ca_bundle) as served:
+        yield served
 
 
 @pytest.fixture(scope="module")
@@ -268,6 +134,33 @@ def test_an_image_by_buildpacks_moves_to_the_next_run_image_without_a_build(serv
     assert done.returncode == 0 and done.stdout.strip() == reference, (done.stdout, done.stderr)
     assert f"same key as {moved.build_id}" in done.stderr, "the answer of the cache"
     assert (again.from_cache_of, again.image_digest) == (moved.build_id, moved.image_digest), "a rebase of a rebase"
+
+
+def test_a_tag_of_a_repository_over_ssh_is_built_by_its_commit(service: Service, folder: Path, tmp_path: Path) -> None:
+    """In the sandbox, as a node fetches: without one ssh wants the build user in /etc/passwd."""
+    work = tmp_path / "work"
+    tagged = hosts.commit(work, {"Dockerfile": dockerfile(service, "COPY hello.txt /srv/"), "hello.txt": "over ssh\n"})
+    hosts.git(work, "tag", "-a", "v1", "-m", "first")
+    hosts.commit(work, {"hello.txt": "later\n"})
+    with ssh_fixtures.serving(folder) as host, service.watcher("watcher-ssh"):
+        hosts.git(work, "clone", "-q", "--bare", "--no-hardlinks", ".", str(host.root / "app.git"))
+        with service.serve.api("both") as api:
+            save = pb.SaveBuildSecretsRequest()
+            for name, key in (("deploy-key", host.key), ("wrong-key", host.other_key)):
+                save.named.add(name=name, git_ssh_key=pb.GitSshKey(private_key=key, known_hosts=host.known))
+            api.call("SaveBuildSecrets", save)
+        git = {"GIT_HOSTS": host.address, "UNSANDBOXED": "false", "NODE_DIR": str(folder / "ssh-node")}
+        with service.worker("image-ssh", **git, BUILD_UID=str(uids.SANDBOX)):
+            source = {"url": host.url("app"), "reference": "v1", "secretRef": "deploy-key"}
+            build = service.succeeded(service.submit_image("over-ssh", {"fromGit": source}))
+            source |= {"reference": tagged, "secretRef": "wrong-key"}
+            refused = service.ended(service.submit_image("over-ssh", {"fromGit": source}))
+    assert build.provenance.commit_sha == tagged
+    (reference, *_) = build.image_refs
+    assert service.jobs.start(reference, "/bin/cat", "/srv/hello.txt") == (0, "over ssh\n")
+    assert refused.failure.reason == "GitAuthFailed", refused.failure
+    said = service.trouble(build.build_id) + service.trouble(refused.build_id)
+    assert not any(line in said for line in host.key.splitlines()[1:-1])
 
 
 # With a worker and a watcher that stay

@@ -9,12 +9,14 @@ from typing import cast
 
 import pytest
 
-from bench import attack, before, document, results
+from bench import __main__ as measuring
+from bench import attack, before, document, kaniko, results, watched
 from bench.document import Machine
 from bench.pairs import differences, interleave, percentile, ratios, spread
 from bench.projects import read
 from bench.results import MET, NO_TARGET, NOT_KNOWN, SHORT, Row, Section
 from bench.servers import Server
+from tests.golden import jobs
 
 MACHINE = Machine(cores=2, memory_gib=8, cpu="A CPU | 3 GHz", system="Linux 6.1", tools="go1.26")
 
@@ -169,3 +171,36 @@ def test_an_attack_that_breaks_off_measures_nothing(monkeypatch: pytest.MonkeyPa
     server = cast(Server, SimpleNamespace(running=SimpleNamespace(url="http://127.0.0.1:1", token="")))
     with pytest.raises(OSError, match="no attack was sent"), attack.attacker(server, (b"",), []):
         pass
+
+
+def test_what_takes_a_cluster_is_measured_where_there_is_one_or_when_it_is_named() -> None:
+    named = set(measuring.METRICS)
+    assert set(measuring.ON_CLUSTER) <= named & set(document.PROSE)
+    assert set(measuring.chosen(has_cluster=True)) == named
+    assert set(measuring.chosen(has_cluster=False)) == named - set(measuring.ON_CLUSTER)
+
+
+@pytest.mark.parametrize(("mib", "threads", "verdicts"), [(40, 20, [MET, MET]), (41, 21, [SHORT, SHORT])])
+def test_a_watcher_is_judged_at_its_most_above_one_job(mib: int, threads: int, verdicts: list[str]) -> None:
+    one = ([100 * watched.MIB, 90 * watched.MIB], [3, 4], 0.001)
+    many = ([(100 + mib) * watched.MIB, 120 * watched.MIB], [threads, 5], 0.0123)
+    found, _ = watched.rows(one, many)
+    assert [row.verdict for row in found[:2]] == verdicts
+    assert [row.measured for row in found] == [f"{mib:.1f} MiB", str(threads), "1.23 %"]
+
+
+def test_a_bare_job_has_the_services_pod_and_kaniko_alone_has_nothing_fetched() -> None:
+    found = jobs.manifests()["plain"]["spec"]["template"]["spec"]
+    bare = kaniko.bare_pod(found, "http://h/x", "sha256:1", 7, "t-1")
+    assert found == jobs.manifests()["plain"]["spec"]["template"]["spec"], "not changed"
+    (fetch,), (main,) = bare["initContainers"], bare["containers"]
+    assert fetch["args"][:2] == ["--digest=sha256:1", "--max-bytes=7"]
+    assert next(one for one in main["args"] if one.startswith("--destination=")).endswith(":t-1")
+    assert main["resources"] == found["containers"][0]["resources"] and bare["volumes"] == found["volumes"]
+    alone = kaniko.pod_alone(found, "c", ("Dockerfile", "x"), "t-2")
+    assert "initContainers" not in alone
+    places = [one["mountPath"] for one in alone["containers"][0]["volumeMounts"] if one["name"] == "source"]
+    assert places == ["/kaniko/buildcontext/Dockerfile", "/kaniko/buildcontext/x"]
+    assert [one for one in alone["volumes"] if one["name"] == "source"] == [
+        {"name": "source", "configMap": {"name": "c"}}
+    ]
