@@ -57,7 +57,7 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class JobAttempt:
     """One attempt at a build, as far as its Job names it."""
 
     build_id: str
@@ -70,7 +70,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class JobSource:
     """The canonical archive: a URL that is a credential, and what must come from there."""
 
     url: str
@@ -80,7 +80,7 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class JobLimits:
     """Of one build. `timeout_ms` is what is left of it when the Job is created."""
 
     cpus: float
@@ -94,7 +94,7 @@ def job_name(build_id: str, attempt: int) -> str:
     return f"ignite-{build_id}-{attempt}"
 
 
-def labels_of(attempt: Attempt) -> dict[str, str]:
+def labels_of(attempt: JobAttempt) -> dict[str, str]:
     """Labels of the Job and its pod, by which a watcher finds them and NetworkPolicies choose them."""
     return {
         **COMPONENT,
@@ -106,9 +106,9 @@ def labels_of(attempt: Attempt) -> dict[str, str]:
 
 def job_manifest(
     site: Site,
-    attempt: Attempt,
-    source: Source | None,
-    limits: Limits,
+    attempt: JobAttempt,
+    source: JobSource | None,
+    limits: JobLimits,
     containers: Sequence[Mapping[str, Any]],
     *,
     source_uid: int,
@@ -165,7 +165,7 @@ def job_manifest(
     }
 
 
-def fetch_container(site: Site, source: Source, uid: int) -> dict[str, Any]:
+def fetch_container(site: Site, source: JobSource, uid: int) -> dict[str, Any]:
     """The init container that brings the source. Only it sees the URL; it has no capability and writes one folder."""
     security: dict[str, Any] = {
         "allowPrivilegeEscalation": False,
@@ -187,12 +187,12 @@ def fetch_container(site: Site, source: Source, uid: int) -> dict[str, Any]:
     }
 
 
-def _source_volume(source: Source, grows: int) -> dict[str, Any]:
+def _source_volume(source: JobSource, grows: int) -> dict[str, Any]:
     size = source.archive_bytes + source.unpacked_bytes + MIB + grows
     return {"name": SOURCE_VOLUME, "emptyDir": {"sizeLimit": str(size)}}
 
 
-def resources_of(limits: Limits) -> dict[str, Any]:
+def resources_of(limits: JobLimits) -> dict[str, Any]:
     """What is asked for is what is granted: a build is never killed for what a neighbour uses."""
     granted = {
         "cpu": f"{math.ceil(limits.cpus * 1000)}m",
@@ -202,7 +202,7 @@ def resources_of(limits: Limits) -> dict[str, Any]:
     return {"requests": granted, "limits": dict(granted)}
 
 
-def push_secret(site: Site, attempt: Attempt, job_uid: str, hosts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def push_secret(site: Site, attempt: JobAttempt, job_uid: str, hosts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """The credentials of a Job's registries, host → (user, password). The Job owns the Secret, so it goes with the Job;
     the pod waits for it, so it is created after the Job."""
     rows = {
@@ -225,7 +225,7 @@ def push_secret(site: Site, attempt: Attempt, job_uid: str, hosts: Mapping[str, 
     }
 
 
-def push_volume(attempt: Attempt) -> dict[str, Any]:
+def push_volume(attempt: JobAttempt) -> dict[str, Any]:
     """The volume of that Secret, as the file that clients of registries read."""
     items = [{"key": ".dockerconfigjson", "path": "config.json"}]
     return {"name": PUSH_VOLUME, "secret": {"secretName": attempt.job, "items": items, "defaultMode": 0o400}}

@@ -225,7 +225,7 @@ class Launcher:
             setup,
             planned.known,
             self._named(attempt),
-            jobs.Source(
+            jobs.JobSource(
                 url=stored.url,
                 digest=stored.sha256,
                 archive_bytes=archive.size,
@@ -236,8 +236,8 @@ class Launcher:
         )
         return self._start(attempt, strategy, setup, made, strategy.facts(plan, setup, stored.sha256), left_ms)
 
-    def _named(self, attempt: Attempt) -> jobs.Attempt:
-        return jobs.Attempt(
+    def _named(self, attempt: Attempt) -> jobs.JobAttempt:
+        return jobs.JobAttempt(
             build_id=attempt.grant.build_id,
             number=attempt.grant.attempt,
             organization=attempt.grant.organization_name,
