@@ -28,7 +28,7 @@ RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
 CHALLENGE = re.compile(r'(?<![a-zA-Z])([a-zA-Z]+)="([^"]*)"')  # each run of letters is looked at once
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_TOKEN_ANSWER_BYTES = 4 * MAX_TOKEN_BYTES
-"""Of what a token service answers: it may write the token twice, and more beside it."""
+"""The most bytes that a token service answers: it may write the token twice, and more beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -81,7 +81,7 @@ class JobSource:
 
 @dataclass(frozen=True, kw_only=True)
 class JobLimits:
-    """Of one build. `timeout_ms` is what is left of it when the Job is created."""
+    """Limits of one build. `timeout_ms` is what is left of it when the Job is created."""
 
     cpus: float
     memory_bytes: int
