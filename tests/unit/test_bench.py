@@ -9,7 +9,7 @@ from typing import cast
 
 import pytest
 
-from bench import attack, before, document, results
+from bench import attack, before, document, results, statements
 from bench.document import Machine
 from bench.pairs import differences, interleave, percentile, ratios, spread
 from bench.projects import read
@@ -169,3 +169,9 @@ def test_an_attack_that_breaks_off_measures_nothing(monkeypatch: pytest.MonkeyPa
     server = cast(Server, SimpleNamespace(running=SimpleNamespace(url="http://127.0.0.1:1", token="")))
     with pytest.raises(OSError, match="no attack was sent"), attack.attacker(server, (b"",), []):
         pass
+
+
+def test_the_statements_of_the_store_are_counted_and_met() -> None:
+    rows = statements.measure()
+    assert [row.verdict for row in rows] == [MET] * 3
+    assert all(before.figure("P4", row.what) != "–" for row in rows), "each stands beside what it was before"
