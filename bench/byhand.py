@@ -42,7 +42,7 @@ class Hand:
     bases: ImageStore
     versions: dict[str, str]
     digest: str = ""
-    """Of the last artifact."""
+    """Digest of the last artifact."""
     _plan: Plan | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:

@@ -43,7 +43,7 @@ a build submitted over HTTP to the API, dispatched through Celery and Redis, bui
 to Debian's docker-registry, attested, and waited for on the log stream until the record is final.
 
 "Before" is commit 4225d62, measured in runs of its own on a machine of the same kind: ratios compare well, times
-roughly. P2, P4, P11 and P14 are of the load and chaos trials of that commit (`bench/before.py`).
+roughly. P2, P4, P11 and P14 are of the load and chaos trials and the review of that commit (`bench/before.py`).
 
 Each section names its commit and day. The machine is a virtual one whose host is shared: at some hours the bare arms
 take up to 1.6 times as long, and a plain Celery task three times. So ratios compare; milliseconds of two sections do
@@ -110,8 +110,9 @@ transaction of its own.""",
         """\
 Thirty builds at once on one node with two slots, cache miss, no retry, a receiver of reports; the idle rate of the same
 run is subtracted. Log batches are not part of it: each is a transaction and a call. Idle is `serve` as a process of its
-own with a worker registered and nothing queued, its CPU time over a minute.""",
-        "A test asserts the three counts, so a miss there is a defect.",
+own with a worker registered and nothing queued, its CPU time over a minute. The statements are of the store alone, on
+SQLite, for a build that succeeds and a log within its limit.""",
+        "Tests assert transactions, round trips, calls and statements, so a miss there is a defect.",
     ),
     "P14": Prose(
         "P14: a local build against ko",

@@ -22,7 +22,7 @@ from builder.config import PREFIX
 PROGRAM = str(Path(sys.executable).parent / "ignite-builder")
 MOST_SAME, MOST_CHANGED, MOST_START = 0.6, 0.9, 6.0
 SPAWNS = 5
-"""Of a program that takes milliseconds, for each value."""
+"""Runs of a program that takes milliseconds, for each value."""
 
 
 def measure(

@@ -18,6 +18,7 @@ from typing import Any
 import httpx
 import redis
 
+from bench import statements
 from bench.results import Row, judged
 from bench.servers import Place, Served, cpu_s, place, served
 from builder.client.api import Api
@@ -58,6 +59,7 @@ def measure(
         )
         for name, most in MOST.items()
     )
+    rows += statements.measure()
     with opened() as here, served(here) as running:
         rows += (idle_cpu(running),)
     return rows, ("idle, a second: " + ", ".join(f"{idle[name]:.1f} {name}" for name in MOST),)

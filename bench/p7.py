@@ -68,7 +68,7 @@ def _user() -> dict[str, int]:
 
 
 def _node(here: Place) -> Settings:
-    """Of a node with the kept bases and toolchains, all bases made."""
+    """Settings of a node with the kept bases and toolchains, all bases made."""
     node = here.folder / "node"
     node.mkdir()
     for shared in ("bases", "toolchains"):

@@ -54,7 +54,7 @@ class Indexes:
         )
 
     def environment(self, settings: Mapping[str, str]) -> dict[str, str]:
-        """Of the operator's index settings those that are not another runtime's."""
+        """The operator's index settings that are not another runtime's."""
         mine = {*self.variables, *self.instead}
         return {name: text for name, text in settings.items() if name in mine or name not in claimed()}
 

@@ -237,7 +237,7 @@ class _Undone:
     def __init__(self, text: bytes, escapes: _Escapes) -> None:
         self._starts: list[int] = []
         self._chunks: list[tuple[int, Place]] = []
-        """Of each chunk that was undone its end, beside its start; and its place in the text."""
+        """The end of each chunk that was undone, beside its start, and the chunk's place in the text."""
         pieces: list[bytes] = []
         at = size = 0
         for found in escapes.pattern.finditer(text):

@@ -22,7 +22,7 @@ def new_client(*, ca_bundle: str = "", proxy: str = "", timeout: httpx.Timeout) 
 
 
 def plain_transport() -> httpx.HTTPTransport:
-    """Of plain HTTP alone."""
+    """A transport that speaks plain HTTP alone."""
     return httpx.HTTPTransport(verify=trusts_nobody(), trust_env=False, limits=LIMITS)
 
 

@@ -23,7 +23,7 @@ from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
 from builder.kube.api import connect
 from builder.kube.attend import attend
 from builder.kube.ended import Ended, Patience
-from builder.kube.job import PUSH_VOLUME, Attempt, Limits, Site, Source, push_secret
+from builder.kube.job import PUSH_VOLUME, JobAttempt, JobLimits, JobSource, Site, push_secret
 from builder.kube.logs import Cursor, Line
 from builder.kube.watch import Watch
 from tests.build_fixtures import Files, tar_of
@@ -34,7 +34,7 @@ T = TypeVar("T")
 MIB = 1024 * 1024
 NAMESPACE = "ignite-kaniko"
 ORGANIZATION = "acme"
-LIMITS = Limits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=120_000)
+LIMITS = JobLimits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=120_000)
 
 
 class Sources:
@@ -74,13 +74,13 @@ class Sources:
         self._server.shutdown()
         self._server.server_close()
 
-    def put(self, files: Files, *, digest: str = "") -> Source:
+    def put(self, files: Files, *, digest: str = "") -> JobSource:
         """The archive of these files as a Job names it; with another `digest` than its own for a wrong one."""
         archive = tar_of(files)
         digest = digest or "sha256:" + hashlib.sha256(archive).hexdigest()
         self.archives[digest] = archive
         host, port = self._server.server_address[:2]
-        return Source(
+        return JobSource(
             url=f"http://{host!s}:{port}/{digest}?signature=s3cret",
             digest=digest,
             archive_bytes=len(archive),
@@ -92,7 +92,7 @@ class Sources:
 class Ran:
     """A Job to its end: how, with which lines of each container, and what it waited for."""
 
-    attempt: Attempt
+    attempt: JobAttempt
     ended: Ended
     lines: dict[str, list[str]]
     cursors: dict[str, Cursor]
@@ -123,8 +123,8 @@ class Jobs:
     def site(self) -> Site:
         return Site(namespace=NAMESPACE, executor=self.executor, fetcher=self.fetcher)
 
-    def attempt(self, number: int = 1) -> Attempt:
-        return Attempt(build_id=f"b{next(self._ids):019d}", number=number, organization=ORGANIZATION)
+    def attempt(self, number: int = 1) -> JobAttempt:
+        return JobAttempt(build_id=f"b{next(self._ids):019d}", number=number, organization=ORGANIZATION)
 
     def build(self, name: str, **fields: Any) -> DockerfileBuild:
         """A build that pushes to the cluster's registry."""
@@ -145,11 +145,11 @@ class Jobs:
         files: Files,
         build: DockerfileBuild,
         *,
-        limits: Limits = LIMITS,
-        source: Source | None = None,
+        limits: JobLimits = LIMITS,
+        source: JobSource | None = None,
         site: Site | None = None,
         change: Callable[[dict[str, Any]], None] = lambda job: None,
-        during: Callable[[Watch, Attempt, Ran], Awaitable[None]] | None = None,
+        during: Callable[[Watch, JobAttempt, Ran], Awaitable[None]] | None = None,
         patience: Patience | None = None,
     ) -> Ran:
         """Create the Job as a worker and attend it as a watcher; `during` runs beside, `change` edits the manifest."""
@@ -161,9 +161,9 @@ class Jobs:
     def attended(
         self,
         job: dict[str, Any],
-        attempt: Attempt,
+        attempt: JobAttempt,
         *,
-        during: Callable[[Watch, Attempt, Ran], Awaitable[None]] | None = None,
+        during: Callable[[Watch, JobAttempt, Ran], Awaitable[None]] | None = None,
         patience: Patience | None = None,
     ) -> Ran:
         """Create a Job, with the push credential where its pod waits for one, and attend it to its end."""

@@ -60,7 +60,7 @@ class Pointers:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class PlanAnswer:
     """A plan, and the digests of its lock files as they were sent."""
 
     plan: Plan
@@ -136,11 +136,11 @@ class Desk:
     def detect(self, runtime: str | None, sub_path: str) -> Detection:
         return pipelines.detect(self._tree, runtime, self._known, sub_path)
 
-    def plan(self, detection: dict[str, Any], request: dict[str, Any]) -> Planned:
+    def plan(self, detection: dict[str, Any], request: dict[str, Any]) -> PlanAnswer:
         found, asked = from_plain(Detection, detection), from_plain(PlanRequest, request)
         plan = pipelines.plan(found, self._tree, asked, self._catalog, self._known)
         digests = ((path, self._tree.sha256(path)) for path in plan.materials if self._tree.has(path))
-        return Planned(plan=plan, materials=tuple(digests))
+        return PlanAnswer(plan=plan, materials=tuple(digests))
 
     def diagnose(self, runtime: str, step: dict[str, Any], exit_code: int, lines: Sequence[str]) -> Diagnosis:
         return pipelines.diagnose(runtime, from_plain(Step, step), exit_code, lines, self._known)

@@ -31,7 +31,7 @@ class Source:
     summary: str
     warnings: tuple[str, ...] = ()
     commit: Commit | None = None
-    """Of a repository."""
+    """The commit that was fetched of a repository."""
 
     @property
     def provenance(self) -> pb.SourceProvenance | None:

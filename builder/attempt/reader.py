@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from builder.attempt.desk import Named, Planned, Pointers, Unpacked
+from builder.attempt.desk import Named, PlanAnswer, Pointers, Unpacked
 from builder.attempt.plain import Failed, from_plain, to_json
 from builder.attempt.reading import HEADER, NOTE_BYTES, Bounds, Start, framed, serve
 from builder.errors import BuildError, PlatformError
@@ -235,10 +235,10 @@ class Reading:
         with _invalid():
             return self._ask(Detection, "detect", self._bounds, runtime=runtime, sub_path=sub_path)
 
-    def plan(self, detection: Detection, request: PlanRequest) -> Planned:
+    def plan(self, detection: Detection, request: PlanRequest) -> PlanAnswer:
         """What would run."""
         with _invalid():
-            return self._ask(Planned, "plan", self._bounds, detection=detection, request=request)
+            return self._ask(PlanAnswer, "plan", self._bounds, detection=detection, request=request)
 
     def diagnose(self, runtime: str, step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
         """What a failed step's output means. Output that costs too much means that the step failed, and no more."""

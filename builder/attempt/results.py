@@ -23,7 +23,7 @@ from builder.plan import Step
 
 CACHE = "results"
 LONGEST_PATH = 2048
-"""Of a folder in bytes; the copy has another prefix, and both stay below PATH_MAX (4096)."""
+"""The longest path of a folder, in bytes; the copy has another prefix, and both stay below PATH_MAX (4096)."""
 PARTIAL = ".partial-"
 
 

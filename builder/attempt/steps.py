@@ -24,7 +24,7 @@ from builder.toolchains.provider import Provided
 
 TAIL_LINES = 400
 FOLDERS = ("download", "fetch", "home", "out", "tmp")
-"""Of the work folder, beside `src`: all that a step of stubs sees."""
+"""Folders of the work folder, beside `src`: all that a step of stubs sees."""
 STORED = (Access.READ, Access.DOWNLOAD)
 SETTING = re.compile(r"\$\{(\w+):-((?:\$\{\w+:-[^{}]*\}|[^{}])*)\}")
 

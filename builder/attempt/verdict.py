@@ -29,7 +29,7 @@ BROKEN = frozenset({errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EUC
 NOTHING_LEFT = (1024 * 1024, 64)
 """Bytes and inodes. Where less was left, a failed step need not name it: a tool may die of it in silence."""
 NEARLY = 2
-"""Of a limit: where a tool names a full disk, so much of it may be left. It removes what it could not finish."""
+"""Part of a limit, one in so many: less is left where a tool names a full disk. It removes what it did not finish."""
 LINE_LIMIT = 2000
 NAMED_IN = ("go.mod", "pyproject.toml", "uv.lock", "pylock.toml", "requirements.txt")
 SEARCH_LIMIT = 4 * 1024 * 1024

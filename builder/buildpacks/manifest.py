@@ -20,10 +20,10 @@ from builder.kube.job import (
     DOMAIN,
     PUSH_VOLUME,
     SOURCE_VOLUME,
-    Attempt,
-    Limits,
+    JobAttempt,
+    JobLimits,
+    JobSource,
     Site,
-    Source,
     below,
     job_manifest,
     literal,
@@ -103,7 +103,9 @@ def cache_image(prefix: str, organization: str, repository: str, platform: str =
     return f"{prefix}/{organization}/cache/buildpacks/{platform.replace('/', '-')}:{app}"
 
 
-def manifest(site: Site, attempt: Attempt, source: Source, limits: Limits, build: BuildpacksBuild) -> dict[str, Any]:
+def manifest(
+    site: Site, attempt: JobAttempt, source: JobSource, limits: JobLimits, build: BuildpacksBuild
+) -> dict[str, Any]:
     """The Job of one attempt at a buildpacks build. Its termination message is the lifecycle's report
     (`ended.pushed_digest`).
 
@@ -137,7 +139,7 @@ def manifest(site: Site, attempt: Attempt, source: Source, limits: Limits, build
     )
 
 
-def rebase_manifest(site: Site, attempt: Attempt, limits: Limits, rebase: Rebase) -> dict[str, Any]:
+def rebase_manifest(site: Site, attempt: JobAttempt, limits: JobLimits, rebase: Rebase) -> dict[str, Any]:
     """The Job that exchanges the run image below an app's layers. Nothing is built and no layer is downloaded.
 
     The lifecycle does it and not our own client of a registry: what may be exchanged for what (label
@@ -186,7 +188,7 @@ class _Asked:
 
 def _container(
     site: Site,
-    limits: Limits,
+    limits: JobLimits,
     phase: str,
     flags: Iterable[str],
     mounts: Iterable[Mapping[str, Any]],

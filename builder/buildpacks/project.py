@@ -22,7 +22,7 @@ FILE = "project.toml"
 READ_LIMIT = 64 * 1024
 MOST_ROWS = 100
 MOST_BYTES = 64 * 1024
-"""Of all arguments, names and values: they travel in the pod's annotations, of which the API takes 256 KiB."""
+"""All arguments, names and values, in bytes: they travel in the pod's annotations, of which the API takes 256 KiB."""
 
 ALLOWED = ("BP_*",)
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,127}")

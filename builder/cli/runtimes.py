@@ -12,7 +12,7 @@ from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common_pb
 
 
 def nameable(planned: Sequence[str]) -> tuple[str, ...]:
-    """Of the runtimes that can be planned, those that a request can name (any other is found by detection)."""
+    """The runtimes of `planned` that a request can name; any other is found by detection."""
     return tuple(name for name in planned if name in common_pb.Runtime.DESCRIPTOR.fields_by_name)
 
 

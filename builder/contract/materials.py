@@ -12,14 +12,14 @@ BUILDPACKS = "buildpacks"
 """The name of the builder image among the materials of an image that buildpacks made, or its lifecycle rebased."""
 
 NAME_CHARACTERS = 2048
-"""Of a name, in which nothing is hidden (`builder.text.visible`)."""
+"""The most characters of a name, in which nothing is hidden (`builder.text.visible`)."""
 
 DIGEST = re.compile(r"(?:sha256|dirHash):[0-9a-f]{64}|sha512:[0-9a-f]{128}|gitCommit:[0-9a-f]{40}")
-"""Of a file, a toolchain or an image; of an npm package (SHA-512); of a Go module (`h1:` of go.sum, in hex); of a
-commit."""
+"""Digest of a file, a toolchain or an image; of an npm package (SHA-512); of a Go module (`h1:` of go.sum, in hex);
+of a commit."""
 
 START_CHARACTERS = 1024
-"""Of the message of a start check, in which nothing is hidden either."""
+"""The most characters of the message of a start check, in which nothing is hidden either."""
 
 START_MS = 60_000
 START_BYTES = 1 << 40

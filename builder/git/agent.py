@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     PrivateKey = Ed25519PrivateKey | EllipticCurvePrivateKey | RSAPrivateKey
 
 MOST_BYTES = 256 * 1024
-"""Of a message; OpenSSH's own agent takes as much."""
+"""The most bytes of a message; OpenSSH's own agent takes as much."""
 MOST_CHARACTERS = 8 * 1024
-"""Of a key: RSA of the most bits has 6,400. Every line of a build is searched for each line of it."""
+"""Characters of a key: RSA of the most bits has 6,400. Every line of a build is searched for each line of it."""
 LEAST_RSA_BITS, MOST_RSA_BITS = 2048, 8192
 FAILURE, REQUEST_IDENTITIES, IDENTITIES_ANSWER, SIGN_REQUEST, SIGN_RESPONSE = 5, 11, 12, 13, 14
 RSA_SHA2_256, RSA_SHA2_512 = 2, 4

@@ -24,7 +24,7 @@ MOST_SECTIONS = 100_000
 MOST_NAMES = 10_000
 MOST_NAME = 1024
 MOST_BODY = 4 * 1024 * 1024
-"""Of one section of imports or exports; a large component has a few kilobytes."""
+"""The most bytes of one section of imports or exports; a large component has a few kilobytes."""
 REFUSED = 6
 """How many imports an error names."""
 

@@ -24,7 +24,7 @@ CONFIG_TYPES = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json")
 MOST_LAYERS = 1000
 MOST_ENTRIES = 1000
 WHOLE_S = 30.0
-"""Of one look at an image: whoever looks has few threads, and a registry is anybody's."""
+"""The most time of one look at an image: whoever looks has few threads, and a registry is anybody's."""
 _SHOWN = 100
 _PORT = re.compile(r"([0-9]{1,5})(?:-([0-9]{1,5}))?(?:/(tcp|udp|sctp))?")
 _USER = re.compile(r"([0-9]{1,10})(?::[0-9]{1,10})?")

@@ -14,7 +14,7 @@ from builder.text import canonical_json
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 CONFIG_BYTES = 1024 * 1024
-"""Of the config of an artifact, which is parsed in memory."""
+"""The most bytes of the config of an artifact, which is parsed in memory."""
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 CREATED = "1970-01-01T00:00:00Z"
 

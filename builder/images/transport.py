@@ -30,7 +30,7 @@ NOTICE_S = 0.1
 """How long a wait goes on that nobody waits for any more."""
 MAX_TOKEN_BYTES = 64 * 1024
 MAX_TOKEN_ANSWER_BYTES = 4 * MAX_TOKEN_BYTES
-"""Of what a token service answers: it may write the token twice, and more beside it."""
+"""The most bytes that a token service answers: it may write the token twice, and more beside it."""
 
 
 @dataclass(frozen=True, kw_only=True)

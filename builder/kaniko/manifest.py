@@ -12,10 +12,10 @@ from typing import Any
 from builder.kube.job import (
     PUSH_VOLUME,
     SOURCE_VOLUME,
-    Attempt,
-    Limits,
+    JobAttempt,
+    JobLimits,
+    JobSource,
     Site,
-    Source,
     below,
     job_manifest,
     literal,
@@ -113,7 +113,9 @@ def cache_repository(prefix: str, organization: str, platform: str = PLATFORM) -
     return f"{prefix}/{organization}/cache/kaniko/{platform.replace('/', '-')}"
 
 
-def manifest(site: Site, attempt: Attempt, source: Source, limits: Limits, build: DockerfileBuild) -> dict[str, Any]:
+def manifest(
+    site: Site, attempt: JobAttempt, source: JobSource, limits: JobLimits, build: DockerfileBuild
+) -> dict[str, Any]:
     """The Job of one attempt at a Dockerfile build. Its termination message is the pushed digest.
 
     Raises ValueError for a path that leaves the source.

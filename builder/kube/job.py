@@ -58,7 +58,7 @@ class Site:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Attempt:
+class JobAttempt:
     """One attempt at a build, as far as its Job names it."""
 
     build_id: str
@@ -71,7 +71,7 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class JobSource:
     """The canonical archive: a URL that is a credential, and what must come from there."""
 
     url: str
@@ -81,8 +81,8 @@ class Source:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
-    """Of one build. `timeout_ms` is what is left of it when the Job is created."""
+class JobLimits:
+    """Limits of one build. `timeout_ms` is what is left of it when the Job is created."""
 
     cpus: float
     memory_bytes: int
@@ -95,7 +95,7 @@ def job_name(build_id: str, attempt: int) -> str:
     return f"ignite-{build_id}-{attempt}"
 
 
-def labels_of(attempt: Attempt) -> dict[str, str]:
+def labels_of(attempt: JobAttempt) -> dict[str, str]:
     """Labels of the Job and its pod, by which a watcher finds them and NetworkPolicies choose them."""
     return {
         **COMPONENT,
@@ -107,9 +107,9 @@ def labels_of(attempt: Attempt) -> dict[str, str]:
 
 def job_manifest(
     site: Site,
-    attempt: Attempt,
-    source: Source | None,
-    limits: Limits,
+    attempt: JobAttempt,
+    source: JobSource | None,
+    limits: JobLimits,
     containers: Sequence[Mapping[str, Any]],
     *,
     source_uid: int,
@@ -166,7 +166,7 @@ def job_manifest(
     }
 
 
-def fetch_container(site: Site, source: Source, limits: Limits, uid: int) -> dict[str, Any]:
+def fetch_container(site: Site, source: JobSource, limits: JobLimits, uid: int) -> dict[str, Any]:
     """The init container that brings the source. Only it sees the URL; it has no capability and writes one folder.
 
     It asks for no more of a processor than the build does: a pod asks for the most of its containers.
@@ -192,12 +192,12 @@ def fetch_container(site: Site, source: Source, limits: Limits, uid: int) -> dic
     }
 
 
-def _source_volume(source: Source, grows: int) -> dict[str, Any]:
+def _source_volume(source: JobSource, grows: int) -> dict[str, Any]:
     size = source.archive_bytes + source.unpacked_bytes + MIB + grows
     return {"name": SOURCE_VOLUME, "emptyDir": {"sizeLimit": str(size)}}
 
 
-def resources_of(limits: Limits) -> dict[str, Any]:
+def resources_of(limits: JobLimits) -> dict[str, Any]:
     """What is asked for is what is granted: a build is never killed for what a neighbour uses."""
     granted = {
         "cpu": _millicores(limits.cpus),
@@ -211,7 +211,7 @@ def _millicores(cpus: float) -> str:
     return f"{math.ceil(cpus * 1000)}m"
 
 
-def push_secret(site: Site, attempt: Attempt, job_uid: str, hosts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+def push_secret(site: Site, attempt: JobAttempt, job_uid: str, hosts: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
     """The credentials of a Job's registries, host → (user, password). The Job owns the Secret, so it goes with the Job;
     the pod waits for it, so it is created after the Job."""
     rows = {
@@ -234,7 +234,7 @@ def push_secret(site: Site, attempt: Attempt, job_uid: str, hosts: Mapping[str, 
     }
 
 
-def push_volume(attempt: Attempt) -> dict[str, Any]:
+def push_volume(attempt: JobAttempt) -> dict[str, Any]:
     """The volume of that Secret, as the file that clients of registries read."""
     items = [{"key": ".dockerconfigjson", "path": "config.json"}]
     return {"name": PUSH_VOLUME, "secret": {"secretName": attempt.job, "items": items, "defaultMode": 0o400}}

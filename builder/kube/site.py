@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builder.errors import BuildError
-from builder.kube.job import Limits, Site, Toleration
+from builder.kube.job import JobLimits, Site, Toleration
 from builder.settings import Settings
 
 
@@ -23,9 +23,9 @@ def buildpacks_site_of(settings: Settings) -> Site:
     return _site(settings, settings.buildpacks_namespace, "buildpacks_builder")
 
 
-def limits_of(settings: Settings, left_ms: int) -> Limits:
+def limits_of(settings: Settings, left_ms: int) -> JobLimits:
     """What a Job may use, with so much left of its build's time."""
-    return Limits(
+    return JobLimits(
         cpus=settings.cpus, memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes, timeout_ms=left_ms
     )
 

@@ -66,7 +66,7 @@ def _read_config(image: str, access: Access, login: Login | None) -> Mapping[str
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planned:
+class ImagePlanned:
     """A source with its strategy, what the operator set up of it, what that taught it, and the plan."""
 
     strategy: Strategy
@@ -143,7 +143,7 @@ class Launcher:
         if verdict is not Verdict.GO_ON:
             return Outcome(verdict=verdict)
         attempt.log.phase_name = "BUILD"
-        planned = Planned(strategy=strategy, setup=setup, known=known, plan=plan)
+        planned = ImagePlanned(strategy=strategy, setup=setup, known=known, plan=plan)
         return Outcome(job=self._create(attempt, planned, arguments))
 
     def _rebase(self, attempt: Attempt) -> Outcome:
@@ -206,7 +206,7 @@ class Launcher:
         login = Login(username=self.login[0], password=self.login[1]) if self.login and is_target else None
         return self.read_config(image, access, login)
 
-    def _create(self, attempt: Attempt, planned: Planned, arguments: Mapping[str, str]) -> pb.Job:
+    def _create(self, attempt: Attempt, planned: ImagePlanned, arguments: Mapping[str, str]) -> pb.Job:
         """Store the archive, mark the attempt, create the Job. Raises `BuildError`."""
         strategy, setup, plan = planned.strategy, planned.setup, planned.plan
         _check_registry(attempt)
@@ -225,7 +225,7 @@ class Launcher:
             setup,
             planned.known,
             self._named(attempt),
-            jobs.Source(
+            jobs.JobSource(
                 url=stored.url,
                 digest=stored.sha256,
                 archive_bytes=archive.size,
@@ -236,8 +236,8 @@ class Launcher:
         )
         return self._start(attempt, strategy, setup, made, strategy.facts(plan, setup, stored.sha256), left_ms)
 
-    def _named(self, attempt: Attempt) -> jobs.Attempt:
-        return jobs.Attempt(
+    def _named(self, attempt: Attempt) -> jobs.JobAttempt:
+        return jobs.JobAttempt(
             build_id=attempt.grant.build_id,
             number=attempt.grant.attempt,
             organization=attempt.grant.organization_name,

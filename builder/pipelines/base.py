@@ -39,7 +39,7 @@ class PlanRequest:
     import_hosts: tuple[str, ...] = ()
     """The operator's list of hosts that `https:` imports may name: `host`, or `host:port`."""
     secret_version: int = 0
-    """Of the secret that a build argument names; 0: no claim has opened one."""
+    """Version of the secret that a build argument names; 0: no claim has opened one."""
 
 
 def folder_of(tree: Tree, sub_path: str) -> str:

@@ -35,7 +35,7 @@ from builder.sandbox.disk import SMALLEST, room
 
 MIB = 1024 * 1024
 RESERVE = 20 * MIB
-"""Of the file system, for the kernel's own reserve (ext4 holds back 4096 blocks) and what counts for no file."""
+"""Bytes of the file system for the kernel's own reserve (ext4 holds back 4096 blocks) and what counts for no file."""
 INODE = 256
 MKFS_S = 60.0
 MOST_TRIES = 64

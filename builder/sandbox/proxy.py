@@ -100,7 +100,7 @@ def _name(line: bytes) -> bytes:
 
 
 def _authority(host: str, port: int) -> str:
-    """Of a URI (RFC 9110, 7.2): the port only where it is not that of plain HTTP."""
+    """The authority of a URI (RFC 9110, 7.2); it has the port only where that is not the one of plain HTTP."""
     name = f"[{host}]" if ":" in host else host
     return name if port == DEFAULT_PORTS["http"] else f"{name}:{port}"
 

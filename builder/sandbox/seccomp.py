@@ -134,7 +134,7 @@ def _flag_refused(number: int, flag: int) -> tuple[Instruction, ...]:
 
 
 def _only_families() -> tuple[Instruction, ...]:
-    """Of netlink's protocols only the one that lists addresses and routes."""
+    """The address families that are allowed; of netlink only the protocol that lists addresses and routes."""
     netlink = (
         Instruction(JUMP_EQUAL, AF_NETLINK, 0, 4),
         Instruction(LOAD, _argument(2)),

@@ -45,7 +45,7 @@ class Root:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """Of one run. `disk` counts the work folder, and what the caches grew by; `pids` counts threads too."""
+    """Limits of one run. `disk` counts the work folder, and what the caches grew by; `pids` counts threads too."""
 
     memory: int
     cpus: float

@@ -19,13 +19,13 @@ from builder.text import log_line, visible
 MOST_NAMES, NAME_CHARACTERS = 1000, 200
 """Queues or toolchains of a node, and each of their names: the dispatcher reads them at each look."""
 TEXT_CHARACTERS, SAID_LINES = 16 * 1024, 6
-"""Of each text of a failure or warning, and the lines of the tool's own words in a failure."""
+"""The most of each text of a failure or warning, and of the lines of the tool's own words in a failure."""
 LAST_MS = 253_402_300_799_999
 """The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
 MOST_JOBS, FACTS_BYTES = 1000, 64 * 1024
-"""Of one call of a watcher; of what it needs to explain the end of a Job."""
+"""The most Jobs in one call of a watcher, and bytes of what it needs to explain the end of a Job."""
 MOST_PHASES = 100
-"""Of one claim. The line has a tenth of them, and every reader of the record reads them all."""
+"""The most phases of one claim. The line has a tenth of them, and every reader of the record reads them all."""
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _NODE_ID = re.compile(r"[A-Za-z0-9][!-.0-~]{0,199}")  # a segment of the paths that drain and forget it
 

@@ -47,7 +47,7 @@ _NAME = re.compile(r"[a-z0-9](?:[a-z0-9._-]{0,62}[a-z0-9])?")
 _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and where referrers of a digest are listed
 MAX_REQUEST_BYTES = 64 * 1024
-"""Of a request beside its source. It stays in the record, and a list of builds reads hundreds of them."""
+"""The most of a request beside its source. It stays in the record, and a list of builds reads hundreds of them."""
 _LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _BUILD_ARG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 MAX_LABELS, LABEL_BYTES = 16, 256

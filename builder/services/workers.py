@@ -48,9 +48,9 @@ from builder.text import log_line
 
 LACKS = 200
 MOST_SLOTS = 4096
-"""Of a node. The window of hints is about twice the free slots; one that offers more would take everybody's."""
+"""Slots of a node. The window of hints is about twice the free slots; one that offers more would take everybody's."""
 LINE_CHARACTERS = 128 * 1024
-"""Of a log line. A node splits lines at 16 KiB; what it then escapes becomes a few times as long."""
+"""Characters of a log line. A node splits lines at 16 KiB; what it then escapes becomes a few times as long."""
 MOST_MASKS = 1000
 """Builds in stage JOB whose secrets a control process has at hand."""
 MOST_WARNINGS = 100

@@ -27,7 +27,7 @@ _RENEWED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Node:
+class RegisteredNode:
     """A node as it registered; `running` are its builds now, `lacks` is why it offers no slots."""
 
     node_id: str
@@ -77,7 +77,7 @@ def register(
         return Registered(drain=drain, changed=True)
 
 
-def all_nodes(store: Store) -> list[Node]:
+def all_nodes(store: Store) -> list[RegisteredNode]:
     """Every node that ever registered."""
     with store.read() as tx:
         return read(tx, store.now(tx))
@@ -95,7 +95,7 @@ def states(store: Store, live_ms: int) -> dict[str, tuple[str, str]]:
     }
 
 
-def _state(node: Node, live_ms: int) -> str:
+def _state(node: RegisteredNode, live_ms: int) -> str:
     if _is_away(node, live_ms):
         return AWAY
     if node.drain or not node.queues:  # without queues it registers when it leaves
@@ -103,11 +103,11 @@ def _state(node: Node, live_ms: int) -> str:
     return LACKING if node.lacks else READY
 
 
-def _is_away(node: Node, live_ms: int) -> bool:
+def _is_away(node: RegisteredNode, live_ms: int) -> bool:
     return node.seen_ms_ago >= live_ms
 
 
-def read(tx: Connection, now: int | ColumnElement[int]) -> list[Node]:
+def read(tx: Connection, now: int | ColumnElement[int]) -> list[RegisteredNode]:
     """The same inside a transaction: one statement."""
     working = select(builds.c.node_id, func.count().label("running"))
     working = working.where(builds.c.status == RUNNING, builds.c.stage == WORK).group_by(builds.c.node_id)
@@ -117,7 +117,7 @@ def read(tx: Connection, now: int | ColumnElement[int]) -> list[Node]:
     )
     found = tx.execute(query.outerjoin_from(nodes, busy, busy.c.node_id == nodes.c.node_id)).mappings()
     return [
-        Node(
+        RegisteredNode(
             node_id=row["node_id"],
             queues=frozenset(json.loads(row["queues"])),
             toolchains=frozenset(json.loads(row["toolchains"])),
@@ -131,21 +131,21 @@ def read(tx: Connection, now: int | ColumnElement[int]) -> list[Node]:
     ]
 
 
-def takers(found: Iterable[Node], live_ms: int) -> dict[str, list[Node]]:
+def takers(found: Iterable[RegisteredNode], live_ms: int) -> dict[str, list[RegisteredNode]]:
     """Queue → the nodes that read it, do not drain and were seen in the last `live_ms`."""
-    readers: dict[str, list[Node]] = {}
+    readers: dict[str, list[RegisteredNode]] = {}
     for node in found:
         for queue in sorted(node.queues) if not node.drain and node.seen_ms_ago < live_ms else ():
             readers.setdefault(queue, []).append(node)
     return readers
 
 
-def toolchains_of(readers: Iterable[Node]) -> set[str]:
+def toolchains_of(readers: Iterable[RegisteredNode]) -> set[str]:
     """The toolchains that any of these nodes has."""
     return {name for node in readers for name in node.toolchains}
 
 
-def free_of(readers: Iterable[Node]) -> int:
+def free_of(readers: Iterable[RegisteredNode]) -> int:
     """The free slots of these nodes."""
     return sum(max(0, node.slots - node.running) for node in readers)
 

@@ -293,7 +293,7 @@ def _by_queue(found: Iterable[Lane]) -> dict[str, set[str]]:
     return queued
 
 
-def _built_by(readers: Iterable[nodes.Node], asked: Collection[str]) -> list[str]:
+def _built_by(readers: Iterable[nodes.RegisteredNode], asked: Collection[str]) -> list[str]:
     """The toolchains to look for: what no build asks for costs no statement."""
     return sorted({*nodes.toolchains_of(readers), ""}.intersection(asked))
 

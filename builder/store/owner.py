@@ -14,7 +14,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
 from builder.store import cluster, outbox, record, retention
 from builder.store.engine import Store
-from builder.store.nodes import LIVE_LEASES, Node, free_of, read, takers
+from builder.store.nodes import LIVE_LEASES, RegisteredNode, free_of, read, takers
 from builder.store.offers import REFUSED
 from builder.store.rows import (
     Row,
@@ -159,7 +159,7 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, 
         return Claimed(row=after, last=known)
 
 
-def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> list[Node]:
+def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> list[RegisteredNode]:
     """The other live nodes that build what this row asks for. None may have a free slot: that wait is bounded."""
     readers = takers(read(tx, now), LIVE_LEASES * lease_ms).get(row["queue"], ())
     others = (node for node in readers if node.node_id != row["avoid"] and node.slots)

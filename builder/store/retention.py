@@ -23,7 +23,7 @@ BATCH_BYTES = 16 * 1024 * 1024  # of logs that one transaction deletes, and at l
 PAGE = 500
 
 NOT_SWEPT, BUT_THE_LAST, SWEPT = 0, 1, 2
-"""Of the tags of a build's attempts: none was looked at; all were, and a cache entry needs the last; all were."""
+"""How far the tags of a build's attempts are swept: not at all; all but the last, which a cache entry needs; all."""
 
 Cursor = tuple[Any, Any]
 START: Cursor = (0, 0)

@@ -209,7 +209,7 @@ def missing(live: Live, queue: str, toolchain: str) -> str:
     return f"no live node has {toolchain}" if toolchain and toolchain not in live[queue] else ""
 
 
-def _full(readers: Collection[nodes.Node]) -> str:
+def _full(readers: Collection[nodes.RegisteredNode]) -> str:
     """Why none of the live nodes of a queue takes a build; "" when one does."""
     if not readers or any(not node.lacks for node in readers):
         return ""

@@ -21,7 +21,7 @@ from builder.text import size as in_words
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = ".partial-"
 PATH = "/v1/ignite/sources/{sha256}"
-"""Of a signed URL, below the API's own."""
+"""Path of a signed URL, below the API's own."""
 
 
 @dataclass(frozen=True, kw_only=True)

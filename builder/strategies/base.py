@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from builder.dockerfile.choose import ImageRequest
 from builder.kube.ended import Ended
-from builder.kube.job import Attempt, Limits, Site, Source
+from builder.kube.job import JobAttempt, JobLimits, JobSource, Site
 from builder.plan import Diagnosis
 from builder.settings import Settings
 
@@ -194,7 +194,14 @@ class Strategy(Planner, Protocol):
         ...
 
     def manifest(
-        self, plan: Any, setup: Setup, known: str, attempt: Attempt, source: Source, limits: Limits, target: Target
+        self,
+        plan: Any,
+        setup: Setup,
+        known: str,
+        attempt: JobAttempt,
+        source: JobSource,
+        limits: JobLimits,
+        target: Target,
     ) -> dict[str, Any]:
         """The Job."""
         ...

@@ -31,7 +31,7 @@ from builder.buildpacks.rebase import materials_of as materials_of_rebase
 from builder.dockerfile import choose
 from builder.dockerfile.choose import ImageRequest
 from builder.kube.ended import Ended
-from builder.kube.job import Attempt, Limits, Source
+from builder.kube.job import JobAttempt, JobLimits, JobSource
 from builder.kube.site import buildpacks_site_of
 from builder.plan import Diagnosis
 from builder.settings import Settings
@@ -148,9 +148,9 @@ def manifest(
     plan: BuildpacksPlan,
     setup: Setup,
     known: str,
-    attempt: Attempt,
-    source: Source,
-    limits: Limits,
+    attempt: JobAttempt,
+    source: JobSource,
+    limits: JobLimits,
     target: Target,
 ) -> dict[str, Any]:
     """See `Strategy.manifest`."""
@@ -182,7 +182,7 @@ def rebase_facts(plan: RebasePlan, setup: Setup) -> str:
 
 
 def rebase_job(
-    plan: RebasePlan, setup: Setup, known: str, attempt: Attempt, limits: Limits, target: Target
+    plan: RebasePlan, setup: Setup, known: str, attempt: JobAttempt, limits: JobLimits, target: Target
 ) -> dict[str, Any]:
     """The Job of a rebase; `known` is of `learn`."""
     builder = _known(known).builder

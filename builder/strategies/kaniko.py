@@ -18,7 +18,7 @@ from builder.kaniko.manifest import CONTAINER, DockerfileBuild, cache_repository
 from builder.kaniko.manifest import manifest as job_of
 from builder.kaniko.plan import DockerfilePlan, Facts, key_of, materials_of, read_facts, write_facts
 from builder.kube.ended import Ended
-from builder.kube.job import Attempt, Limits, Source
+from builder.kube.job import JobAttempt, JobLimits, JobSource
 from builder.kube.site import site_of
 from builder.plan import Diagnosis
 from builder.settings import Settings
@@ -101,9 +101,9 @@ def manifest(
     plan: DockerfilePlan,
     setup: Setup,
     known: str,
-    attempt: Attempt,
-    source: Source,
-    limits: Limits,
+    attempt: JobAttempt,
+    source: JobSource,
+    limits: JobLimits,
     target: Target,
 ) -> dict[str, Any]:
     """See `Strategy.manifest`."""

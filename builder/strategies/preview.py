@@ -14,7 +14,7 @@ from typing import Any
 from builder.buildpacks.rebase import RebasePlan
 from builder.dockerfile.choose import ImageRequest
 from builder.engine.plan import Limits, arguments_of, tag_of
-from builder.kube.job import Attempt, Source
+from builder.kube.job import JobAttempt, JobSource
 from builder.kube.site import limits_of
 from builder.settings import Settings
 from builder.strategies import STRATEGIES, buildpacks, by_name, choose, engine
@@ -52,8 +52,8 @@ def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packe
         plan,
         setup,
         known,
-        Attempt(build_id="BUILD", number=1, organization=organization),
-        Source(url="SOURCE_URL", digest=digest, archive_bytes=size, unpacked_bytes=unpacked),
+        JobAttempt(build_id="BUILD", number=1, organization=organization),
+        JobSource(url="SOURCE_URL", digest=digest, archive_bytes=size, unpacked_bytes=unpacked),
         limits_of(settings, settings.timeout_ms),
         _target(settings, f"{settings.prefix_of(organization)}/{name}", asked.build_args),
     )
@@ -70,7 +70,7 @@ def rebase_job_of(settings: Settings) -> dict[str, Any]:
         RebasePlan(image=f"{target.repository}@IMAGE_DIGEST", run_image=setup.run_image, unchanged=False),
         setup,
         buildpacks.unread_builder(setup),
-        Attempt(build_id="BUILD", number=1, organization=target.organization),
+        JobAttempt(build_id="BUILD", number=1, organization=target.organization),
         limits_of(settings, settings.timeout_ms),
         target,
     )

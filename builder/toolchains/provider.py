@@ -37,7 +37,7 @@ class Part:
 
     @property
     def digest(self) -> str:
-        """Of a single file its own; of a folder that of `files`."""
+        """The digest of a single file; of a folder, that of its `files`."""
         if self.source.is_dir():
             return digest_of(self.source, self.files)
         return digest_of(self.source.parent, (self.source.name,))

@@ -86,7 +86,7 @@ def _full(wheel: Wheel) -> PlatformError:
 
 
 def _environment(settings: Settings, work: Path) -> dict[str, str]:
-    """Of the settings alone, so that a service fetches what a person does."""
+    """The environment comes from the settings alone, so that a service fetches what a person does."""
     env = {"PATH": "/usr/bin:/bin", "HOME": str(work), "NO_COLOR": "1", "UV_PYTHON_DOWNLOADS": "never"}
     env |= settings.index_env
     if settings.ca_bundle:

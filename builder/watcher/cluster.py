@@ -27,10 +27,10 @@ READY_LOOK_S = 30.0
 """How often a namespace that is not seen is a line of the log."""
 
 MOST_OWN_LINES = 20_000
-"""Of a tool's own lines in a container's log, as far as they explain an end."""
+"""The most of a tool's own lines in a container's log that are kept to explain an end."""
 
 MOST_CHARACTERS = 4 * 1024 * 1024
-"""Of a tool's own lines, and of the last ones behind them. A program writes either, each as long as a line may be."""
+"""Characters of a tool's own lines, and of the last ones. A program writes either, each as long as a line may be."""
 
 MOST_BEHIND = 1024 * 1024
 """Characters of a container's log that are stored before its build is caught up with; what is behind them comes with

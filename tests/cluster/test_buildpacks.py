@@ -19,7 +19,7 @@ from builder.buildpacks.manifest import BuildpacksBuild, Rebase, cache_image, ma
 from builder.buildpacks.plan import plan_buildpacks
 from builder.images.registry import connect
 from builder.kube.ended import Patience
-from builder.kube.job import Limits, Site
+from builder.kube.job import JobLimits, Site
 from builder.source.tree import DictTree
 from tests.build_fixtures import Files
 from tests.cluster import images
@@ -29,7 +29,7 @@ from tests.cluster_fixtures import MIB, ORGANIZATION, Jobs, Ran
 from tests.golden import jobs as golden
 
 NAMESPACE = "ignite-buildpacks"
-LIMITS = Limits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=170_000)
+LIMITS = JobLimits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=170_000)
 PATIENCE = Patience(schedule_s=120, image_s=120)
 """A pod that ends still takes its place on the node: none of these tests is about that."""
 
@@ -63,7 +63,7 @@ class Packs:
         }
         return BuildpacksBuild(**values)
 
-    def run(self, files: Files, build: BuildpacksBuild, *, limits: Limits = LIMITS, site: Site | None = None) -> Ran:
+    def run(self, files: Files, build: BuildpacksBuild, *, limits: JobLimits = LIMITS, site: Site | None = None) -> Ran:
         attempt = self.jobs.attempt()
         job = manifest(site or self.site, attempt, self.jobs.sources.put(files), limits, build)
         return self.jobs.attended(job, attempt, patience=PATIENCE)

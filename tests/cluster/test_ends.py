@@ -9,7 +9,7 @@ import json
 import pytest
 
 from builder.kaniko.ended import diagnose
-from builder.kube.job import Attempt
+from builder.kube.job import JobAttempt
 from builder.kube.watch import Watch
 from tests.cluster_fixtures import LIMITS, MIB, NAMESPACE, Jobs, Ran, numbered
 
@@ -81,7 +81,7 @@ def test_the_deadline(jobs: Jobs) -> None:
 
 
 def test_a_deleted_pod_is_not_the_users_fault(jobs: Jobs) -> None:
-    async def delete(watch: Watch, attempt: Attempt, ran: Ran) -> None:
+    async def delete(watch: Watch, attempt: JobAttempt, ran: Ran) -> None:
         await until_line(ran, "sleeping")
         (pod,) = watch.look(attempt.job)[1]
         argv = ("delete", "pod", pod["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
@@ -92,7 +92,7 @@ def test_a_deleted_pod_is_not_the_users_fault(jobs: Jobs) -> None:
 
 
 def test_a_deleted_job_has_vanished(jobs: Jobs) -> None:
-    async def delete(watch: Watch, attempt: Attempt, ran: Ran) -> None:
+    async def delete(watch: Watch, attempt: JobAttempt, ran: Ran) -> None:
         await until_line(ran, "sleeping")
         argv = ("delete", "job", attempt.job, "-n", NAMESPACE, "--wait=false")
         await asyncio.to_thread(jobs.cluster.kubectl, *argv)

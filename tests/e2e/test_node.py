@@ -90,10 +90,10 @@ class Control:
     def log(self) -> str:
         return (self.folder / "worker.log").read_text(errors="replace")
 
-    def node(self) -> nodes.Node:
+    def node(self) -> nodes.RegisteredNode:
         """The node as the control side knows it."""
         found = nodes.all_nodes(self.server.embedded.control.store)
-        unknown = nodes.Node(
+        unknown = nodes.RegisteredNode(
             node_id="", queues=frozenset(), toolchains=frozenset(), slots=0, drain=False, seen_ms_ago=0, running=0
         )
         return next((node for node in found if node.node_id == "plain"), unknown)

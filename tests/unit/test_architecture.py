@@ -184,3 +184,18 @@ def strings_of(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docs:
             yield node.value
+
+
+def test_a_docstring_names_its_subject_first() -> None:
+    """ "Of a message" is half a sentence, whose subject is the name of a constant above it."""
+    found = {
+        f"{path.relative_to(ROOT).as_posix()}: {node.value.value[:60]}"
+        for folder in ("builder", "bench")
+        for path in (ROOT / folder).rglob("*.py")
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+        and node.value.value.startswith("Of ")
+    }
+    assert found == set()

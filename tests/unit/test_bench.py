@@ -10,7 +10,7 @@ from typing import cast
 import pytest
 
 from bench import __main__ as measuring
-from bench import attack, before, document, kaniko, results, watched
+from bench import attack, before, document, kaniko, results, statements, watched
 from bench.document import Machine
 from bench.pairs import differences, interleave, percentile, ratios, spread
 from bench.projects import read
@@ -204,3 +204,9 @@ def test_a_bare_job_has_the_services_pod_and_kaniko_alone_has_nothing_fetched() 
     assert [one for one in alone["volumes"] if one["name"] == "source"] == [
         {"name": "source", "configMap": {"name": "c"}}
     ]
+
+
+def test_the_statements_of_the_store_are_counted_and_met() -> None:
+    rows = statements.measure()
+    assert [row.verdict for row in rows] == [MET] * 3
+    assert all(before.figure("P4", row.what) != "–" for row in rows), "each stands beside what it was before"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from builder.kaniko.manifest import CONTEXT, EXEMPTIONS, DockerfileBuild, cache_repository, manifest
-from builder.kube.job import SOURCE_VOLUME, Attempt, Site, job_name, labels_of, push_secret
+from builder.kube.job import SOURCE_VOLUME, JobAttempt, Site, job_name, labels_of, push_secret
 from tests.golden import jobs
 
 ROOT = Path(__file__).parents[2]
@@ -94,7 +94,7 @@ def test_the_name_comes_from_build_and_attempt_and_is_a_label() -> None:
 
 def test_a_long_organization_still_fits_a_label() -> None:
     first, second = (
-        labels_of(Attempt(build_id="b", number=1, organization="o" * 100 + end))["ignite.dodil.dev/organization"]
+        labels_of(JobAttempt(build_id="b", number=1, organization="o" * 100 + end))["ignite.dodil.dev/organization"]
         for end in "ab"
     )
     assert len(first) == 63 and first != second
@@ -109,7 +109,7 @@ def test_a_job_never_starts_a_second_pod() -> None:
 
 def test_the_deadline_is_what_is_left_and_never_nothing() -> None:
     assert made()["spec"]["activeDeadlineSeconds"] == 600, "599.001 s are left"
-    limits = jobs.Limits(cpus=1, memory_bytes=1, disk_bytes=1, timeout_ms=0)
+    limits = jobs.JobLimits(cpus=1, memory_bytes=1, disk_bytes=1, timeout_ms=0)
     build = DockerfileBuild(repository="r/a", tag="t")
     assert manifest(SITE, jobs.ATTEMPT, jobs.SOURCE, limits, build)["spec"]["activeDeadlineSeconds"] == 1
 

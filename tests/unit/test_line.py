@@ -14,7 +14,7 @@ import pytest
 
 from builder import pipelines, sandbox
 from builder.attempt.attempt import Attempt
-from builder.attempt.desk import Planned
+from builder.attempt.desk import PlanAnswer
 from builder.attempt.package import package
 from builder.attempt.planned import Bound
 from builder.attempt.reader import Reading
@@ -242,7 +242,7 @@ def test_files_of_the_output_are_seen_by_no_step_of_stubs_and_lead_nowhere(
     )
     seen: list[tuple[str, bool, bool]] = []
 
-    def plan(self: Reading, detection: Detection, request: PlanRequest) -> Planned:
+    def plan(self: Reading, detection: Detection, request: PlanRequest) -> PlanAnswer:
         found = reading_plan(self, detection, request)
         made = found.plan
         placed = (CopyFile(path="app/page.html", source="main.go"),)

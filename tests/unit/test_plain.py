@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from builder import pipelines
-from builder.attempt.desk import Planned
+from builder.attempt.desk import PlanAnswer
 from builder.attempt.plain import Failed, failed, from_plain, to_json
 from builder.attempt.reading import Start
 from builder.data import runtimes_dir
@@ -36,8 +36,8 @@ def through(shape: Any, value: object) -> Any:
 def test_a_plan_comes_back_as_it_was(runtime: str, files: dict[str, str]) -> None:
     tree = DictTree(files)
     plan = pipelines.plan(pipelines.detect(tree, runtime), tree, PlanRequest(), CATALOG)
-    planned = Planned(plan=plan, materials=(("go.mod", "sha256:0"),))
-    assert through(Planned, planned) == planned
+    planned = PlanAnswer(plan=plan, materials=(("go.mod", "sha256:0"),))
+    assert through(PlanAnswer, planned) == planned
 
 
 def test_requests_and_diagnoses_come_back_as_they_were() -> None:

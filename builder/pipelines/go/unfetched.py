@@ -16,7 +16,7 @@ _GONE = re.compile(r"repository '[^']{1,2000}' not found|[Rr]epository not found
 _OTHER = re.compile(r"GOVCS disallows using (\S{1,40}) for|transport '([\w+-]{1,40})' not allowed|insecure URL")
 _DOWN = re.compile(r"requested URL returned error: (?:429|5\d\d)|\?go-get=1: (?:429|5\d\d) ")
 _BROKEN = re.compile(r"Failed to connect|Empty reply from server|timed out|tunnel failed, response 5|\": EOF")
-"""Of a connection that ended too early; `TROUBLE` has other words of it."""
+"""Words about a connection that ended too early; `TROUBLE` has other words of it."""
 _CERTIFICATE = re.compile(r"certificate|x509:|SSL peer|TLS handshake")
 _NAMELESS = re.compile(r"unrecognized import path")
 _SILENT = re.compile(r"no secure protocol found for repository")

@@ -51,7 +51,7 @@ class Sdist:
     digest: str
     lock: str
     crates: tuple[tuple[str, str, str], ...] = ()
-    """Of one with Rust code: (name, version, SHA-256) as its own Cargo.lock pins them."""
+    """The crates of one with Rust code: (name, version, SHA-256) as its own Cargo.lock pins them."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,21 +12,21 @@ from builder.buildpacks.manifest import manifest as buildpacks_manifest
 from builder.buildpacks.project import Wanted
 from builder.dockerfile.choose import ImageRequest
 from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
-from builder.kube.job import Attempt, Limits, Site, Source, Toleration
+from builder.kube.job import JobAttempt, JobLimits, JobSource, Site, Toleration
 from builder.settings import Settings
 from builder.strategies.preview import job_of, rebase_job_of
 
 FOLDER = Path(__file__).parent
 EXAMPLES = FOLDER.parents[2] / "examples"
 MIB = 1024 * 1024
-SOURCE = Source(
+SOURCE = JobSource(
     url="https://store.example/sources/0123?signature=abc",
     digest="sha256:" + "01" * 32,
     archive_bytes=20_480,
     unpacked_bytes=9_000,
 )
-LIMITS = Limits(cpus=1.5, memory_bytes=2048 * MIB, disk_bytes=4096 * MIB, timeout_ms=599_001)
-ATTEMPT = Attempt(build_id="babcdefghjkmnpqrstvw", number=2, organization="acme")
+LIMITS = JobLimits(cpus=1.5, memory_bytes=2048 * MIB, disk_bytes=4096 * MIB, timeout_ms=599_001)
+ATTEMPT = JobAttempt(build_id="babcdefghjkmnpqrstvw", number=2, organization="acme")
 EXECUTOR = "registry.example/kaniko/executor@sha256:" + "ab" * 32
 BUILDER = "registry.example/cnb/builder@sha256:" + "ef" * 32
 RUN = "registry.example/cnb/run@sha256:" + "fe" * 32
