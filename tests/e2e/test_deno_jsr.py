@@ -78,6 +78,7 @@ def app(served: dict[str, str] = HONEST, word: str = "greet") -> dict[str, str |
         },
         "jsr": module_fixtures.pinned_of_jsr(served, greet=["jsr:@acme/words", "npm:zod"]),
         "npm": {key: row for key, row in ZOD["npm"].items() if key.startswith("zod@")},
+        "workspace": {"dependencies": ["jsr:@acme/greet@0.3"]},
     }
     return {
         "main.ts": f"""\
@@ -119,6 +120,7 @@ def other(served: dict[str, str], version: str) -> dict[str, str | bytes]:
         "version": "4",
         "specifiers": {"jsr:@acme/greet@0.3": version},
         "jsr": module_fixtures.pinned_of_jsr(served),
+        "workspace": {"dependencies": ["jsr:@acme/greet@0.3"]},
     }
     return {**app(), "deno.lock": json.dumps(lock)}
 
