@@ -108,9 +108,12 @@ def asks(host: ModuleHost) -> Iterator[ModuleHost]:
     host.moved.clear()
 
 
-def changed(version: str, text: str = "export const end = 1;\n") -> dict[str, str]:
-    """Another version of the package, which no cache has."""
-    files = {"/mod.ts": 'export { end } from "./end.ts";\nexport const greet = String;\n', "/end.ts": text}
+def changed(version: str) -> dict[str, str]:
+    """Another version of the package, of which no cache has a file."""
+    files = {
+        "/mod.ts": f'export {{ end }} from "./end.ts";\nexport const greet = (name: string) => `${{name}} {version}`;\n',
+        "/end.ts": f'export const end = "{version}";\n',
+    }
     return module_fixtures.package_of_jsr("@acme/greet", version, files)
 
 
