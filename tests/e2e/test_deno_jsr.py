@@ -111,7 +111,7 @@ def asks(host: ModuleHost) -> Iterator[ModuleHost]:
 def changed(version: str) -> dict[str, str]:
     """Another version of the package, of which no cache has a file."""
     files = {
-        "/mod.ts": f'export {{ end }} from "./end.ts";\nexport const greet = (name: string) => `${{name}} {version}`;\n',
+        "/mod.ts": f'export {{ end }} from "./end.ts";\nexport const greet = String;\n// {version}\n',
         "/end.ts": f'export const end = "{version}";\n',
     }
     return module_fixtures.package_of_jsr("@acme/greet", version, files)
@@ -188,10 +188,10 @@ def test_an_import_that_the_lock_does_not_pin_is_refused_with_the_command(server
     failure = submit(server, {**app(), "deno.lock": '{"version": "4"}'}).failure
     assert (failure.reason, failure.where) == ("LockOutdated", "main.ts:2"), failure
     assert "deno install --entrypoint main.ts" in failure.next
+    assert asks.asked == []
     stale = other(HONEST, "0.3.1")
     lock = json.loads(str(stale["deno.lock"]))
     lock["jsr"] = {key: row for key, row in lock["jsr"].items() if key.startswith("@acme/greet@")}
     failure = submit(server, {**stale, "deno.lock": json.dumps(lock)}).failure
     assert failure.reason == "LockOutdated", failure
     assert "deno install" in failure.next
-    assert asks.asked == []
