@@ -53,7 +53,7 @@ def run_build(attempt: Attempt) -> Outcome:
                     attempt.log.system(f"step {number} of {len(steps)}, {step.name}: {' '.join(step.argv)}")
                 lines, found = run_step(attempt, bound, step, earlier)
                 earlier += lines if step.network is Network.NONE else ()
-                fetched += found
+                fetched = tuple(dict.fromkeys((*fetched, *found)))  # two steps may share a cache
                 attempt.node.label("mid-build")
         return Outcome(artifact=finish_build(attempt, bound, fetched))
     except BuildError as error:  # reason, error_class and hint travel inside

@@ -264,7 +264,7 @@ def test_a_folder_of_the_source_is_built_in_its_place() -> None:
 @pytest.mark.parametrize(
     ("files", "reason", "where", "words"),
     [
-        ({"main.ts": "\nimport 'jsr:@std/path@1'"}, "DependencyNotFound", "main.ts:2", "JSR"),
+        ({"main.ts": "\nimport 'jsr:@std/path@1'"}, "LockOutdated", "main.ts:2", "no deno.lock pins what it is"),
         (
             {"main.ts": "import 'https://deno.land/x/a.ts'"},
             "DependencyNotFound",
@@ -272,10 +272,10 @@ def test_a_folder_of_the_source_is_built_in_its_place() -> None:
             "https://deno.land/x/a.ts",
         ),
         (
-            {"main.ts": "import 'a'", "deno.json": '{"imports": {"a": "jsr:@a/b"}}'},
-            "DependencyNotFound",
+            {"main.ts": "import 'a'", "deno.json": '{"imports": {"a": "jsr:@a/b"}}', "deno.lock": '{"version": "4"}'},
+            "LockOutdated",
             "main.ts:1",
-            "JSR",
+            "deno.lock does not pin it",
         ),
         ({"main.ts": "import 'npm:a@1\"b'"}, "ManifestInvalid", "main.ts:1", "no npm package"),
         (

@@ -2,9 +2,9 @@
 
 With the network, and no file of the source but a lock: Deno writes a lock of the packages that this package found in
 the imports, where the source has none, and a program of ours downloads what the lock pins, tarballs of npm and modules
-of `https:` imports. Without it: another lays what the node verified as Deno has it, then Deno installs node_modules
-from that and checks the types. None of these runs code of the source or of a package; npm's lifecycle scripts run only
-where a build argument names the package, last and alone.
+of `https:` and `jsr:` imports. Without it: another lays what the node verified as Deno has it, then Deno installs
+node_modules from that and checks the types. None of these runs code of the source or of a package; npm's lifecycle
+scripts run only where a build argument names the package, last and alone.
 """
 
 from __future__ import annotations
@@ -162,8 +162,9 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     )
     named = [f"{len(needs)} npm packages named"] if needs else []
     named += [f"modules of {host.removesuffix(':443')}" for host in remote.hosts]
+    named += ["packages of JSR"] if remote.jsr else []
     named += ["modules of vendor/"] if remote.vendored else []
-    fetches, vendor = packaged or remote.hosts, bool(remote.allowed)
+    fetches, vendor = packaged or remote.fetched, bool(remote.allowed)
     configuration = project.configuration(MOD, lax=request.single_file, vendor=vendor)
     above = configurations_above(tree, home, vendor=vendor)
     start = start_of(request.build_args)
@@ -259,7 +260,7 @@ def _stubs(project: Project, needs: tuple[Need, ...], remote: Remote) -> tuple[W
     """What a step with the network sees where the source has no lock: the packages, as imports of one file. Beside a
     lock the hosts of modules."""
     if project.lock or not needs:
-        return (modules.stub(remote),) if remote.hosts else ()
+        return (modules.stub(remote),) if remote.fetched else ()
     lines = "".join(f'import "{need.specifier}";\n' for need in needs)
     return (WriteFile(path=STUB, content=lines), WriteFile(path="deno.json", content='{"nodeModulesDir":"none"}\n'))
 
@@ -271,13 +272,13 @@ def _steps(
     if packaged:
         steps = (*(() if project.lock else (_resolve(version),)), _download("packages", LIST, CACHE))
         steps = (*steps, _lay("unpack packages", "unpack.ts", LIST, CACHE))
-    if remote.hosts:
+    if remote.fetched:
         lay = _lay("lay modules", "modules.ts", modules.LIST, modules.CACHE)
-        steps = (_download("modules", modules.LIST, modules.CACHE), *steps, lay)
+        steps = (*_modules(remote), *steps, lay)
     env = (*_QUIET, ("DENO_DIR", "/work/out/deno"))
     flags = ("frozen",) if project.lock else ()
     imports = (f"imports={remote.allowed}",) if remote.allowed else ()
-    locked = remote.hosts or (remote.vendored and project.lock)
+    locked = remote.fetched or (remote.vendored and project.lock)
     modes = (*(("install",) if packaged or locked else ()), *flags, *imports)
     script = f"./{entry}" if entry.startswith("-") else entry  # no option of Deno's
     argv = _ours("check.ts", home, project.lock or LOCK, script, *modes)
@@ -286,6 +287,20 @@ def _steps(
     allowed = ",".join(f"npm:{name}" for name in scripts)
     argv = (*argv, f"scripts={allowed}")
     return (*steps, Step(name="check", argv=argv, env=env))
+
+
+def _modules(remote: Remote) -> tuple[Step, ...]:
+    """Modules; of JSR first the metadata that the lock pins, then the files that it pins."""
+    if not remote.jsr:
+        return (_download(_MODULES, modules.LIST, modules.CACHE),)
+    return (
+        _download("modules and metadata of JSR", modules.LIST, modules.CACHE),
+        _lay("read metadata of JSR", "metadata.ts", modules.LIST, modules.CACHE, "."),
+        _download(_MODULES, modules.LIST, modules.CACHE),
+    )
+
+
+_MODULES = "modules"
 
 
 def _ours(script: str, *arguments: str) -> tuple[str, ...]:
@@ -334,10 +349,10 @@ def _download(what: str, names: str, cache: str) -> Step:
     )
 
 
-def _lay(name: str, script: str, names: str, cache: str) -> Step:
+def _lay(name: str, script: str, names: str, cache: str, into: str = "/work/out/deno") -> Step:
     return Step(
         name=name,
-        argv=_ours(script, names, f"/cache/{cache}", "/work/out/deno"),
+        argv=_ours(script, names, f"/cache/{cache}", into),
         sees=Sees.STUBS,
         runs_source=False,
         caches=(Cache(name=cache, access=Access.READ),),

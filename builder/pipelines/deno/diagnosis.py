@@ -55,7 +55,7 @@ def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
     said = [_cut(line) for line in lines]
     end = next((at for at, line in enumerate(said) if _BACKTRACE.match(line)), len(said))
     said = [line for line in said[:end] if not line.startswith(_PROGRESS) and "imports.ts:" not in line]
-    fetches = step.name in ("lock packages", "download packages", "download modules")
+    fetches = step.name == "lock packages" or step.name.startswith("download ")
     return (
         _lock(said)
         or (_registry(said) if fetches else None)

@@ -252,14 +252,12 @@ def outside(project: Project, reached: Reached) -> dict[str, str]:
 def npm_needs(project: Project, reached: Reached) -> tuple[Need, ...]:
     """The npm packages of the imports and of package.json, each once.
 
-    Raises `BuildError` ManifestInvalid for what no registry has, DependencyNotFound for imports of JSR.
+    Raises `BuildError` ManifestInvalid for what no registry has, and for packages of JSR in package.json.
     """
     found: dict[str, str] = {}
     for specifier, where in outside(project, reached).items():
         if specifier.startswith("npm:"):
             found.setdefault(_npm(specifier, where), where)
-        elif specifier.startswith("jsr:"):
-            raise _no_jsr(specifier, where)
     for key in _DEPENDENCIES:
         for name, wanted in table(project.package, key).items():
             where = line_of(project.tree, PACKAGE, f'"{name[:200]}"')
@@ -287,6 +285,5 @@ def _dependency(name: str, wanted: object, where: str) -> str:
 
 
 def _no_jsr(specifier: str, where: str) -> BuildError:
-    message = f"{specifier[:120]} is imported; this builder fetches from no JSR registry"
-    hint = "Take the package from npm (npm:NAME@VERSION), or send its files with the source."
-    return BuildError("DependencyNotFound", message, where=where, next=hint)
+    message = f"{specifier[:120]}: packages of JSR are read of imports and of deno.json, not of {PACKAGE}"
+    return BuildError("ManifestInvalid", message, where=where, next="Name it in the imports of deno.json.")

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from builder.errors import BuildError
+from builder.pipelines.deno import jsr
 from builder.pipelines.deno.jsonc import read_json, table
 from builder.pipelines.deno.lock import LOCK
 from builder.pipelines.deno.project import Need, Project, Reached, outside
@@ -40,17 +41,24 @@ _LOCKED = "Run `deno install --entrypoint {}` with Deno 2 and commit deno.lock."
 class Remote:
     """What of `https:` imports is fetched: `hosts` ("deno.land:443") that are listed and that imports or the lock name.
 
-    `skipped` are those of the lock that are not listed. `vendored`: the source has all of them below vendor/.
+    `skipped` are those of the lock that are not listed. `vendored`: the source has all of them below vendor/. `jsr`:
+    the packages of JSR that the lock pins are fetched, too.
     """
 
     hosts: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     vendored: bool = False
+    jsr: bool = False
 
     @property
     def allowed(self) -> str:
         """The hosts as `--allow-import` lists them, `*` for any; empty where nothing is imported."""
-        return "*" if self.vendored else ",".join(self.hosts)
+        return "*" if self.vendored else ",".join((*self.hosts, *((jsr.HOST,) if self.jsr else ())))
+
+    @property
+    def fetched(self) -> bool:
+        """Whether anything is fetched."""
+        return bool(self.hosts) or self.jsr
 
 
 def host_of(url: str) -> str:
@@ -75,14 +83,20 @@ def remote_of(
     """
     found = outside(project, reached).items()
     needs = [Need(specifier=one, where=where) for one, where in found if one.startswith(("https:", "http:"))]
-    if not needs:
+    packages = [Need(specifier=one, where=where) for one, where in found if one.startswith("jsr:")]
+    if not needs and not packages:
         return Remote()
     if project.config.get("vendor") is True and any(path.startswith(VENDOR) for path in project.tree.files()):
         return Remote(vendored=True)
     allowed = {one.lower() if ":" in one else f"{one.lower()}{_PORT}" for one in listed}
     hosts = {_required(project, need, allowed, entry) for need in needs}
+    jsr.check_locked(packages, lock, project.lock, entry)
     pinned = {host for url in table(lock, "remote") if (host := host_of(url))}
-    return Remote(hosts=tuple(sorted(hosts | pinned & allowed)), skipped=tuple(sorted(pinned - allowed)))
+    return Remote(
+        hosts=tuple(sorted(hosts | pinned & allowed)),
+        skipped=tuple(sorted(pinned - allowed)),
+        jsr=bool(table(lock, "jsr")),
+    )
 
 
 def _required(project: Project, need: Need, allowed: Collection[str], entry: str) -> str:
@@ -112,13 +126,14 @@ def not_fetched(specifier: str, host: str, where: str) -> BuildError:
 
 
 def stub(remote: Remote) -> WriteFile:
-    """The hosts, for what reads the lock beside the stubs."""
-    return WriteFile(path=HOSTS, content=json.dumps(remote.hosts))
+    """The hosts, and "jsr" beside them, for what reads the lock beside the stubs."""
+    return WriteFile(path=HOSTS, content=json.dumps((*remote.hosts, *((jsr.INDEX,) if remote.jsr else ()))))
 
 
 def fetched(stubs: Tree, name: str) -> Fetched | None:
     """The modules of the lock beside the stubs that are of the hosts there, and the list that our programs read.
 
+    Of JSR its metadata, then, once that lies beside the stubs, the files that it names.
     Raises `BuildError` ManifestInvalid for a lock that pins one by no SHA-256.
     """
     if not stubs.has(LOCK) or not stubs.has(HOSTS):
@@ -126,18 +141,34 @@ def fetched(stubs: Tree, name: str) -> Fetched | None:
     hosts = frozenset(json.loads(stubs.read_text(HOSTS)))
     lock = read_json(stubs, LOCK, LOCK_LIMIT, comments=False)
     pinned = table(lock, "remote")
+    wanted: dict[str, Wanted] = {}
+    listed: list[dict[str, object]] = []
+
+    def add(url: str, digest: str, index: str, package: str = "", **more: object) -> None:
+        if len(listed) >= MODULES_MOST:
+            raise BuildError("ManifestInvalid", f"{name} has more than {MODULES_MOST} modules", where=name)
+        pin = f"sha256:{digest}"
+        wanted.setdefault(
+            digest, Wanted(cache=CACHE, source=digest, path=digest, digest=pin, package=package, index=index)
+        )
+        integrity = "sha256-" + base64.b64encode(bytes.fromhex(digest)).decode()
+        listed.append({"url": url, "path": digest, "integrity": integrity, "index": index, **more})
+
     if len(pinned) > MODULES_MOST:
         raise BuildError("ManifestInvalid", f"{name} has more than {MODULES_MOST} modules", where=name)
-    wanted: dict[str, Wanted] = {}
-    listed = []
     for url, digest in pinned.items():
         if host_of(url) not in hosts:
             continue
         if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
             message = f"{url[:200]} is pinned by {str(digest)[:40]!r}, not by a SHA-256"
             raise BuildError("ManifestInvalid", message, where=name, next="Write it again: deno install")
-        pin = f"sha256:{digest}"
-        wanted.setdefault(digest, Wanted(cache=CACHE, source=digest, path=digest, digest=pin, package=url, index=INDEX))
-        integrity = "sha256-" + base64.b64encode(bytes.fromhex(digest)).decode()
-        listed.append({"url": url, "path": digest, "integrity": integrity})
+        add(url, digest, INDEX, url)
+    if jsr.INDEX in hosts:
+        releases = tuple(jsr.releases(lock, name))
+        for one in releases:
+            add(one.url, one.digest, jsr.INDEX, one.url, metadata=jsr.metadata_path(one))
+        for one in releases:
+            for file in jsr.files(stubs, one):
+                add(file.url, file.digest, jsr.INDEX)
+        listed += [{"url": url, "path": "", "text": text} for url, text in jsr.versions(releases)]
     return Fetched(wanted=tuple(wanted.values()), files=(WriteFile(path=LIST, content=json.dumps(listed)),))

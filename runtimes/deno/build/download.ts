@@ -4,14 +4,15 @@
  *
  *     download.ts LIST SHARED INTO
  *
- * LIST is JSON [{"url", "path", "integrity"}]; what lies below SHARED is not fetched again. The digest is compared here
- * for the message alone, since nothing here is trusted: the node verifies each file before the shared cache has it.
+ * LIST is JSON [{"url", "path", "integrity", "index"}]; what has no path is not fetched, and what lies below SHARED
+ * not again. The index "jsr" is where JSR_URL says. The digest is compared here for the message alone, since nothing here is trusted: the node verifies each file before the shared cache has it.
  */
 
 interface Entry {
   url: string;
   path: string;
   integrity: string;
+  index?: string;
 }
 
 const AT_ONCE = 8;
@@ -21,6 +22,8 @@ const PAUSE_MS = 500;
 const ALGORITHMS: Record<string, string> = { sha256: "SHA-256", sha512: "SHA-512" };
 const FOR_GOOD = [401, 403, 404, 410];
 const REGISTRY = (Deno.env.get("NPM_CONFIG_REGISTRY") || "https://registry.npmjs.org").replace(/\/+$/, "");
+const JSR = "https://jsr.io";
+const JSR_MIRROR = (Deno.env.get("JSR_URL") || JSR).replace(/\/+$/, "");
 
 function there(path: string): boolean {
   try {
@@ -32,7 +35,11 @@ function there(path: string): boolean {
 
 /** Write the file; returns what stopped it, or "" when it is there. */
 async function fetched(entry: Entry, into: string): Promise<string> {
-  const url = /^https?:/.test(entry.url) ? entry.url : `${REGISTRY}/${entry.url}`;
+  const url = entry.index === "jsr"
+    ? JSR_MIRROR + entry.url.slice(JSR.length)
+    : /^https?:/.test(entry.url)
+    ? entry.url
+    : `${REGISTRY}/${entry.url}`;
   const slash = entry.path.indexOf("/");
   const name = slash < 0 ? entry.url : entry.path.slice(slash + 1);
   const algorithm = entry.integrity.slice(0, entry.integrity.indexOf("-"));
@@ -65,7 +72,8 @@ async function fetched(entry: Entry, into: string): Promise<string> {
 const [list, shared, folder] = Deno.args;
 const entries: Entry[] = JSON.parse(Deno.readTextFileSync(list));
 const missing = entries.filter((entry) => entry.path && !there(`${shared}/${entry.path}`));
-const waiting = [...new Map(missing.map((entry) => [entry.path, entry])).values()]; // two may be the same bytes
+// Two may be the same bytes: the first is the one whose index the node lets this step reach.
+const waiting = [...new Map(missing.toReversed().map((entry) => [entry.path, entry])).values()].reverse();
 const all = waiting.length;
 const stopped: string[] = [];
 await Promise.all(Array.from({ length: AT_ONCE }, async () => {
