@@ -38,6 +38,8 @@ OVER_ANY_LIMIT = 1 << 62
 FOLDER = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 LIST_AND_ENTER = stat.S_IRUSR | stat.S_IXUSR
 MOST_TRIES = 10
+MOST_WAITING = 200_000
+"""Folders that a count has met and not entered, some 75 MB of names; more of them exist only to exhaust its memory."""
 ENTRIES_A_GLANCE = 256
 
 Glance = Callable[[], None]
@@ -84,9 +86,9 @@ def _below(anchor: int, seen: set[tuple[int, int]], glance: Glance, anchors: int
     if anchors > MOST_ANCHORS:
         return OVER_ANY_LIMIT
     total = 0
-    waiting = ["."]
+    waiting = [("", ".")]  # the path above is one text for all the folders in it: it may be long, and they many
     while waiting:
-        name = waiting.pop()
+        name = "".join(waiting.pop())
         try:
             fd = _folder(name, anchor)
         except PermissionError:
@@ -99,7 +101,10 @@ def _below(anchor: int, seen: set[tuple[int, int]], glance: Glance, anchors: int
                 continue
             size, folders = _entries(fd, seen, glance)
             total += size
-            waiting += [f"{name}/{folder}" for folder in folders]
+            if len(waiting) + len(folders) > MOST_WAITING:
+                return OVER_ANY_LIMIT
+            above = f"{name}/"
+            waiting += [(above, folder) for folder in folders]
         except OSError:
             continue
         finally:
@@ -162,6 +167,8 @@ def _entries(fd: int, seen: set[tuple[int, int]], glance: Glance) -> tuple[int, 
             except OSError:
                 continue
             if stat.S_ISDIR(info.st_mode):
+                if len(folders) >= MOST_WAITING:
+                    return OVER_ANY_LIMIT, []
                 folders.append(entry.name)
             elif info.st_nlink > 1:
                 if (info.st_dev, info.st_ino) in seen:

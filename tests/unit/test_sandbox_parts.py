@@ -314,6 +314,18 @@ def test_opening_a_folder_follows_no_link_out_of_the_tree(somebodys: Path) -> No
         assert outside.stat().st_mode & 0o777 == 0o300
 
 
+@pytest.mark.parametrize("inside", ["", "a/"])
+def test_disk_with_more_folders_than_a_count_may_remember_is_over_any_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: str
+) -> None:
+    monkeypatch.setattr(disk, "MOST_WAITING", 8)
+    for number in range(8):
+        (tmp_path / f"{inside}{number}").mkdir(parents=True)
+    assert disk.used([tmp_path]) < disk.OVER_ANY_LIMIT
+    (tmp_path / f"{inside}8").mkdir()
+    assert disk.used([tmp_path]) >= disk.OVER_ANY_LIMIT
+
+
 def test_disk_of_a_folder_that_is_gone(tmp_path: Path) -> None:
     assert used((tmp_path / "gone",)) == 0
 
