@@ -11,16 +11,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from builder.globs import (
-    _NEVER,
-    _Automaton,
-    _bracket,
-    _is_regular,
-    _moby_class,
-    _moby_tokens,
-    git_patterns,
-    moby_pattern,
-)
+from builder.globs import git_patterns, moby_pattern
+from builder.globs.git import _NEVER, _bracket
+from builder.globs.moby import _Automaton, _is_regular, _moby_class, _moby_tokens
 
 PARTS = ("a", "b", "/", "*", "**", "**/", "/**/", "?", "[ab]", "[^a]", "[.-a]", "\\a", "\\/", ".")
 PATTERNS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=9).map("".join)
