@@ -93,10 +93,10 @@ class Registry:
         what, config = f"HEAD blob {repository}@{image.config_digest}", image.config
         is_there = self.transport.persistently(what, partial(self._is_there, repository, image.config_digest))
 
-        def send_config(check: Callable[[], None]) -> bool:
+        def send_config(halt: Callable[[], None]) -> bool:
             body = partial(iter, (config,))
             return not is_there and self._upload(
-                repository, image.config_digest, len(config), body, ask=False, check=check
+                repository, image.config_digest, len(config), body, ask=False, halt=halt
             )
 
         calls: list[Callable[[Callable[[], None]], bool]] = [send_config]

@@ -155,7 +155,7 @@ def _path(fd: int) -> str:
 
 def _entries(fd: int, seen: set[tuple[int, int]], glance: Glance) -> tuple[int, list[str]]:
     total = 0
-    folders = []
+    folders: list[str] = []
     with os.scandir(fd) as entries:
         for number, entry in enumerate(entries):
             if number % ENTRIES_A_GLANCE == 0:
