@@ -29,7 +29,7 @@ from tests.cluster_fixtures import NAMESPACE, Jobs
 MOST = 1.1
 PATIENCE_S = 300.0
 LABEL = "ignite-bench"
-"""Of the Jobs that no watcher of ours knows: without our labels none sweeps them."""
+"""Jobs that no watcher of ours knows have this name: without our labels none sweeps them."""
 
 Pod = dict[str, Any]
 

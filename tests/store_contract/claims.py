@@ -9,7 +9,8 @@ import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, logs, membership, nodes, offers
-from builder.store.owner import AVOID_MS, AVOID_PAUSE_MS
+from builder.store.offers import REFUSED
+from builder.store.owner import AVOID_HINTS, AVOID_MS, AVOID_PAUSE_MS
 from tests.store_contract.world import LEASE, LIVE_MS, World, line
 
 
@@ -74,8 +75,12 @@ def test_a_build_that_failed_on_a_node_goes_to_another_one_while_there_is_one(wo
         world.at[0] += 1_000
     assert "another node can take it" in refused(world, build, "node")
     row = world.row(build)
-    assert (row["status"], row["offered_at"], row["offers"]) == ("PENDING", 0, 0)
-    assert row["offer_from"] == world.at[0] + AVOID_PAUSE_MS, "the hint that this claim used up comes again"
+    assert (row["status"], row["offered_at"], row["offers"]) == ("PENDING", 0, REFUSED)
+    assert row["offer_from"] == world.at[0], "the hint that this claim used up comes again"
+    for _ in range(AVOID_HINTS - 1):
+        assert "another node can take it" in refused(world, build, "node")
+    row = world.row(build)
+    assert (row["offers"], row["offer_from"]) == (0, world.at[0] + AVOID_PAUSE_MS), "but not again and again"
     assert refused(world, build, "other") == ""
     assert (world.row(build)["node_id"], world.row(build)["avoid"]) == ("other", "")
 

@@ -39,7 +39,7 @@ def test_a_text_is_kept_as_it_is(world: World) -> None:
 
 def test_no_control_of_a_terminal_enters_whoever_sends_it(world: World) -> None:
     """Neither in a line of a node, also one that is held back at the limit, nor in one of the control side."""
-    build = world.submit(log_limit=1000)
+    build = world.submit(log_limit=4000)
     claim = world.claim(build)
     hostile = "\x00a\x1b[31mb\x9b1mc\x1b]52;c;eA==\x07d\u202ee"
     assert not logs.append(world.store, build, claim, 0, [line(hostile) for _ in range(200)])[0]

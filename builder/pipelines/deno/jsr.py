@@ -27,7 +27,7 @@ HOST = "jsr.io:443"
 INDEX = "jsr"
 """The kind of index in `toolchain.toml`."""
 FOLDER = "jsr"
-"""Of the stubs: verified metadata, each by its digest."""
+"""Verified metadata, each by its digest, lies in this folder of the stubs."""
 VERSIONS_MOST = 2_000
 _SPECIFIER = re.compile(r"jsr:/?(@[a-z0-9-]{1,100}/[a-z0-9-]{1,100})(?:[@/].{0,1000})?")
 _KEY = re.compile(r"(@[a-z0-9-]{1,100}/[a-z0-9-]{1,100})@(\d[A-Za-z0-9.+-]{0,127})")
