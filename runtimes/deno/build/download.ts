@@ -5,7 +5,8 @@
  *     download.ts LIST SHARED INTO
  *
  * LIST is JSON [{"url", "path", "integrity", "index"}]; what has no path is not fetched, and what lies below SHARED
- * not again. The index "jsr" is where JSR_URL says. The digest is compared here for the message alone, since nothing here is trusted: the node verifies each file before the shared cache has it.
+ * not again. The index "jsr" is where JSR_URL says. The digest is compared here for the message alone, since nothing
+ * here is trusted: the node verifies each file before the shared cache has it.
  */
 
 interface Entry {

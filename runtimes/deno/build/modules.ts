@@ -4,8 +4,8 @@
  *
  *     modules.ts LIST SHARED DENO_DIR
  *
- * LIST is JSON [{"url", "path"}], or with "text" in the place of a file. No header of an answer is taken, since a lock pins none: a module is what the ending
- * of its URL names, and JavaScript where it names nothing.
+ * LIST is JSON [{"url", "path"}], or with "text" in the place of a file. No header of an answer is taken, since a lock
+ * pins none: a module is what the ending of its URL names, and JavaScript where it names nothing.
  */
 
 interface Entry {
