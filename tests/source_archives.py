@@ -358,6 +358,15 @@ def _trees() -> list[Hostile]:
     ]  # fmt: skip
 
 
+LONG = "more than 540 B of names of files, folders and links, limit 540 B"
+
+
+def long_names() -> bytes:
+    """Each of 9,000 names has 2,000 bytes; what they are compressed to is small."""
+    folder = "/".join(["d" * 240] * 8)
+    return gz(tar(*[gnu(b"L", f"{folder}/{i}") + Tar("x", magic=b"ustar  \0") for i in range(9_000)]))
+
+
 def _tars() -> list[Hostile]:
     two = Tar("two", b"2")
     bad_pax = [b"abc", b"5 a=b\n", b"99 a=b\n", b"0 a=b\n", b"6 a=bX", b"6 aab\n", b"-6 a=b\n", b"9" * 5000 + b" a=b\n"]
@@ -412,6 +421,16 @@ def _tars() -> list[Hostile]:
         _large("too many entries", tar(*[Tar(f"f{i}") for i in range(11)]), "more than 10 entries", entries=10),
         _large("folders without entries", gz(tar(*[Tar(f"{i}/a/b/c/f") for i in range(3)])), "imply, limit 10", entries=10),
         _large("too many headers", gz(pax(("comment", "x" * 1_000_000), kind=b"g")) * 140, "of headers, limit 128 MiB"),
+        *[_large(f"a long name of 65 KiB, {what}", gz(tar(OK, long, two)), "a name of 65 KiB before entry 2, limit 64 KiB")
+          for what, long in (
+            ("GNU", Tar("p", b"a" * 65 * 1024, kind=b"L")), ("GNU target", Tar("p", b"a" * 65 * 1024, kind=b"K")),
+            ("PAX", pax(("path", b"a" * 65 * 1024))), ("PAX target", pax(("linkpath", b"a" * 65 * 1024))),
+            ("global", pax(("path", b"a" * 65 * 1024), kind=b"g")))],
+        _large("long names", gz(tar(*[Tar("d" * 50 + f"{i:04}") for i in range(11)])), LONG, names=540),
+        _large("long names of implied folders", tar(*[Tar(f"{i}/{'d' * 40}/f") for i in range(7)]), LONG, names=540),
+        _large("long names of litter", tar(OK, *[Tar(f"{i}/._{'d' * 70}") for i in range(8)]), LONG, names=540),
+        _large("long targets", tar(OK, *[_link(f"l{i}", "d" * 90) for i in range(6)]), LONG, names=540),
+        _large("many names in the memory of a reader", long_names(), "more than 16 MiB of names", entries=50_000),
         _large("endless padding", gz(tar(OK) + bytes(17 * MIB)), "of padding, limit 16 MiB"),
         _large("a flat bomb", gz(tar(OK, Tar("a", bytes(3 * MIB)))), "times as much, limit 100 times"),
         _large("a flat bomb of many files", gz(tar(*[Tar(f"f{i}", bytes(MIB // 8)) for i in range(9)])), "after 1 MiB"),
@@ -572,6 +591,8 @@ def _zips() -> list[Hostile]:
         _large("65,535 entries by count", zipped(one, end={"here": 65535, "total": 65535}), "65535 entries"),
         _large("2^40 entries by ZIP64", zipped(
             one, end64={"here": 2**40, "total": 2**40}, end={"here": 65535, "total": 65535}), "entries, limit 50000"),
+        _large("long names", zipped(*[Zip(name="d" * 50 + f"{i:04}") for i in range(11)]), LONG, names=540),
+        _large("long targets", zipped(one, *[Zip(name=f"l{i}", data=b"d" * 90, mode=LINK) for i in range(6)]), LONG, names=540),
         _large("folders without entries", zipped(*[Zip(name=f"{i}/a/b/f") for i in range(3)]), "imply, limit 10", entries=10),
         _large("a directory of 17 MiB", directory_bomb(), "central directory of 17"),
     ]  # fmt: skip

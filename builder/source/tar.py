@@ -31,6 +31,7 @@ from builder.text import size as in_words
 
 CHUNK = 256 * 1024
 META_LIMIT = MIB  # one PAX or long-name header
+NAME_LIMIT = 64 * 1024  # a name or the target of a link in one; a ZIP cannot state longer ones
 META_TOTAL = 128 * MIB  # all of them; 50,000 entries with 2.5 KiB each
 PADDING_LIMIT = 16 * MIB
 _USTAR_MAX = 0o77777777777
@@ -148,6 +149,8 @@ def read_tar(file: BinaryIO, kind: Kind) -> Iterator[Entry]:
             meta_bytes += BLOCK + size
             if size > META_LIMIT:
                 raise too_large(f"a header before entry {number + 1} has {in_words(size)}", in_words(META_LIMIT))
+            if flag in (b"L", b"K") and size > NAME_LIMIT:
+                raise _long_name(size, number + 1)
             if meta_bytes > META_TOTAL:
                 raise too_large(f"{in_words(meta_bytes)} of headers", in_words(META_TOTAL))
             data = stream.exact(size)
@@ -172,9 +175,9 @@ def _meta(meta: _Meta, kind: bytes, data: bytes, number: int) -> None:
     elif kind == b"K" and meta.target is None:
         meta.target = _text(data)
     elif kind == b"x" and meta.pax is None:
-        meta.pax = _pax(data)
+        meta.pax = _pax(data, number)
     elif kind == b"g":
-        stated = [key for key in _pax(data) if key in _GLOBAL_REFUSED or key.startswith("GNU.sparse")]
+        stated = [key for key in _pax(data, number) if key in _GLOBAL_REFUSED or key.startswith("GNU.sparse")]
         if stated:
             raise _two_ways(number, f"a PAX global header states the {stated[0]} of every entry")
     else:
@@ -217,6 +220,10 @@ def _plain(stream: _Stream, header: bytes, number: int, size: int, name: str, ta
 
 
 _TYPES = {b"3": "a device", b"4": "a device", b"6": "a pipe", b"S": "a sparse file"}
+
+
+def _long_name(size: int, number: int) -> BuildError:
+    return too_large(f"a name of {in_words(size)} before entry {number}", in_words(NAME_LIMIT))
 
 
 def _two_ways(number: int, what: str) -> BuildError:
@@ -262,8 +269,11 @@ def _name(header: bytes) -> str:
     return name
 
 
-def _pax(data: bytes) -> dict[str, str]:
-    """`<length> <key>=<value>\\n` records; an empty value takes a record back. Raises ArchiveUnreadable."""
+def _pax(data: bytes, number: int) -> dict[str, str]:
+    """`<length> <key>=<value>\\n` records before the entry `number`; an empty value takes a record back.
+
+    Raises ArchiveUnreadable, ArchiveTooLarge.
+    """
     records: dict[str, str] = {}
     at = 0
     while at < len(data):
@@ -272,6 +282,8 @@ def _pax(data: bytes) -> dict[str, str]:
         if not found or not found.end() < end <= len(data) or data[end - 1] != 0x0A:
             raise unreadable("a PAX header is damaged")
         key, equals, value = data[found.end() : end - 1].partition(b"=")
+        if key in (b"path", b"linkpath") and len(value) > NAME_LIMIT:
+            raise _long_name(len(value), number)
         name, text = key.decode("utf-8", "replace"), value.decode("utf-8", "surrogateescape")
         if not equals:
             raise unreadable("a PAX header is damaged")
