@@ -13,17 +13,13 @@ Two readers must never see two archives (CVE-2025-62518). Refused, each with its
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
-
-from isal import igzip, igzip_lib
+from typing import BinaryIO
 
 from builder.errors import BuildError
-from builder.source.decode import Decoded, codec_of
+from builder.source.decode import GZIP, Decoded, codec_of
 from builder.source.entry import Entry, unreadable, unsafe
 from builder.source.limits import MIB, too_large
 from builder.source.sniff import BLOCK, BY_CODEC, HEAD_BYTES, NEEDED, Kind, describe, is_tar, looks_like_tar, sniff
@@ -57,22 +53,15 @@ class _Stream:
     """Reads of known length from a plain or compressed stream, in chunks of 256 KiB."""
 
     def __init__(self, file: BinaryIO, kind: Kind) -> None:
-        codec = codec_of(file.read(HEAD_BYTES)) if kind not in (Kind.TAR, Kind.TAR_GZ) else None
+        codec = GZIP if kind is Kind.TAR_GZ else codec_of(file.read(HEAD_BYTES)) if kind is not Kind.TAR else None
         file.seek(0)
-        self._file: Any = igzip.open(file, "rb") if kind is Kind.TAR_GZ else file  # type: ignore[no-untyped-call]
-        if codec:
-            self._file = Decoded(file, codec)
+        self._file: BinaryIO | Decoded = Decoded(file, codec) if codec else file
         self._buffer = memoryview(b"")
         self._at = 0
 
     def _fill(self) -> bool:
         """The next chunk into the buffer, which must be used up; False at the end."""
-        try:
-            data = self._file.read(CHUNK)
-        except EOFError:
-            raise unreadable("the archive is cut off in the middle of its gzip stream") from None
-        except (gzip.BadGzipFile, zlib.error, igzip_lib.IsalError) as error:  # type: ignore[misc]
-            raise unreadable(f"the gzip stream is damaged: {error}") from None
+        data = self._file.read(CHUNK)
         self._buffer, self._at = memoryview(data), 0
         return bool(data)
 
