@@ -4,7 +4,9 @@ Two readers must never see two archives (CVE-2025-62518). Refused, each with its
 
     a size that PAX and ustar state differently     beyond ustar's 8 GiB, where ustar cannot state it
     a name that PAX and GNU headers state twice     twice the same
-    a PAX global header with names or sizes         any other (`git archive` puts the commit there)
+    a PAX global header with names or sizes, or     any other (`git archive` puts the commit there)
+        between an entry and what describes it
+    a number behind a NUL                           -
     data behind a folder or link                    -
     anything after the end block or the stream      zeros, up to 16 MiB (GNU tar's blocking factor)
     an archive without any end block                a missing second one
@@ -166,6 +168,8 @@ def _meta(meta: _Meta, kind: bytes, data: bytes, number: int) -> None:
     elif kind == b"x" and meta.pax is None:
         meta.pax = _pax(data, number)
     elif kind == b"g":
+        if meta.pending:  # Go's reader forgets what came before it
+            raise _two_ways(number, "a PAX global header stands between it and what describes it")
         stated = [key for key in _pax(data, number) if key in _GLOBAL_REFUSED or key.startswith("GNU.sparse")]
         if stated:
             raise _two_ways(number, f"a PAX global header states the {stated[0]} of every entry")
@@ -238,6 +242,8 @@ def _number(field: bytes) -> int:
     digits = field.strip(b" \0")
     if not digits:
         return 0
+    if field[0] == 0:  # a text that ends at its first NUL is empty, which counts as 0
+        raise unreadable("a header holds a number that begins with NUL")
     if not _OCTAL.fullmatch(digits):
         raise unreadable("a header holds a number that is not octal")
     return int(digits, 8)
