@@ -33,7 +33,7 @@ WINDOW_LOG = 26
 MOST_STREAMS = 4096
 """pbzip2 begins one every 900 KB: 600 in the largest source."""
 MOST_MEMBERS = 16_384
-"""Of gzip: bgzip begins one every 64 KiB."""
+"""gzip has more of them: bgzip begins one every 64 KiB."""
 CHUNK = 256 * 1024
 XZ, ZSTD = b"\xfd7zXZ\0", b"(\xb5/\xfd"
 BZIP2 = tuple(b"BZh%d" % level + then for level in range(1, 10) for then in (b"1AY&SY", b"\x17rE8P\x90"))
