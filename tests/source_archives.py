@@ -358,6 +358,15 @@ def _trees() -> list[Hostile]:
     ]  # fmt: skip
 
 
+LONG = "more than 540 B of names of files, folders and links, limit 540 B"
+
+
+def long_names() -> bytes:
+    """Each of 9,000 names has 2,000 bytes; what they are compressed to is small."""
+    folder = "/".join(["d" * 240] * 8)
+    return gz(tar(*[gnu(b"L", f"{folder}/{i}") + Tar("x", magic=b"ustar  \0") for i in range(9_000)]))
+
+
 def _tars() -> list[Hostile]:
     two = Tar("two", b"2")
     bad_pax = [b"abc", b"5 a=b\n", b"99 a=b\n", b"0 a=b\n", b"6 a=bX", b"6 aab\n", b"-6 a=b\n", b"9" * 5000 + b" a=b\n"]
@@ -387,6 +396,9 @@ def _tars() -> list[Hostile]:
         _unsafe("a global size", tar(pax(("size", "1"), kind=b"g"), OK, two), "the size of every entry"),
         _unsafe("a global target", tar(pax(("linkpath", "a"), kind=b"g"), OK), "the linkpath of every"),
         _unsafe("global sparse files", tar(pax(("GNU.sparse.major", "1"), kind=b"g"), OK), "GNU.sparse"),
+        *[_unsafe(f"a global header behind {what}", tar(OK, one, pax(("comment", "z"), kind=b"g"), two), "stands between")
+          for what, one in (("PAX", pax(("path", "q"))), ("a long name", gnu(b"L", "q")), ("a target", gnu(b"K", "q")))],
+        _broken("a size behind a NUL", tar(OK, Tar("a", b"x" * 8, size=b"\x000000000010\0")), "begins with NUL"),
         _broken("a PAX name twice", tar(OK, pax(("path", "a"), ("path", "b")), two), "path twice"),
         *[_broken(f"damaged PAX {body[:9]!r}", tar(OK, Tar("p", body, kind=b"x"), two), "PAX") for body in bad_pax],
         _large("a PAX header of 2 MiB", gz(tar(OK, Tar("p", bytes(2 * MIB), kind=b"x"), two)), "limit 1 MiB"),
@@ -403,7 +415,14 @@ def _tars() -> list[Hostile]:
         _broken("a ZIP behind it", tar(OK) + zipped(OK_ZIP), "after the end"),
         _broken("another archive behind it, tar.gz", gz(tar(OK)) + gz(tar(two)), "after the end"),
         _broken("foreign bytes behind the gzip", gz(tar(OK)) + b"x", "gzip stream"),
-        _broken("a ZIP behind the gzip", gz(tar(OK)) + zipped(OK_ZIP), "gzip stream is damaged"),
+        _broken("a ZIP behind the gzip", gz(tar(OK)) + zipped(OK_ZIP), "after the end of the gzip stream"),
+        _broken("zeros between two gzip streams", gz(tar(OK, end=b"")) + bytes(9) + gz(tar(two)), "after the zeros behind"),
+        _broken("many zeros between two gzip streams",
+                gz(tar(OK, end=b"")) + bytes(MIB) + gz(tar(two)), "after the zeros behind the gzip stream"),
+        _broken("zeros before a gzip stream that is whole", gz(tar(OK)) + bytes(9) + gz(tar(two)), "after the"),
+        _broken("foreign bytes behind zeros behind the gzip", gz(tar(OK)) + bytes(9) + b"x", "after the"),
+        _broken("gzip with a wrong length", gz(tar(OK))[:-4] + b"\1\0\0\0", "damaged"),
+        _large("too many gzip streams", gz(tar(OK, end=b"")) + gz(b"") * 17_000 + gz(END), "more than 16384 gzip streams, limit 16384"),
         _broken("gzip cut", gz(tar(OK, Tar("a", bytes(range(256)) * 64)))[:-40], "cut off"),
         _broken("gzip without its checksum", gz(tar(OK))[:-8], "cut off"),
         _broken("gzip with a wrong checksum", gz(tar(OK))[:-8] + bytes(8), "damaged"),
@@ -412,6 +431,16 @@ def _tars() -> list[Hostile]:
         _large("too many entries", tar(*[Tar(f"f{i}") for i in range(11)]), "more than 10 entries", entries=10),
         _large("folders without entries", gz(tar(*[Tar(f"{i}/a/b/c/f") for i in range(3)])), "imply, limit 10", entries=10),
         _large("too many headers", gz(pax(("comment", "x" * 1_000_000), kind=b"g")) * 140, "of headers, limit 128 MiB"),
+        *[_large(f"a long name of 65 KiB, {what}", gz(tar(OK, long, two)), "a name of 65 KiB before entry 2, limit 64 KiB")
+          for what, long in (
+            ("GNU", Tar("p", b"a" * 65 * 1024, kind=b"L")), ("GNU target", Tar("p", b"a" * 65 * 1024, kind=b"K")),
+            ("PAX", pax(("path", b"a" * 65 * 1024))), ("PAX target", pax(("linkpath", b"a" * 65 * 1024))),
+            ("global", pax(("path", b"a" * 65 * 1024), kind=b"g")))],
+        _large("long names", gz(tar(*[Tar("d" * 50 + f"{i:04}") for i in range(11)])), LONG, names=540),
+        _large("long names of implied folders", tar(*[Tar(f"{i}/{'d' * 40}/f") for i in range(7)]), LONG, names=540),
+        _large("long names of litter", tar(OK, *[Tar(f"{i}/._{'d' * 70}") for i in range(8)]), LONG, names=540),
+        _large("long targets", tar(OK, *[_link(f"l{i}", "d" * 90) for i in range(6)]), LONG, names=540),
+        _large("many names in the memory of a reader", long_names(), "more than 16 MiB of names", entries=50_000),
         _large("endless padding", gz(tar(OK) + bytes(17 * MIB)), "of padding, limit 16 MiB"),
         _large("a flat bomb", gz(tar(OK, Tar("a", bytes(3 * MIB)))), "times as much, limit 100 times"),
         _large("a flat bomb of many files", gz(tar(*[Tar(f"f{i}", bytes(MIB // 8)) for i in range(9)])), "after 1 MiB"),
@@ -487,6 +516,9 @@ def _zips() -> list[Hostile]:
         _broken("bytes after the archive", zipped(one, after=b"junk"), "after the archive"),
         _broken("bytes inside of the directory", zipped(one, end={"size": 60}), "not where"),
         _broken("a second archive after it", zipped(one) + inner, "not where"),
+        _unsafe("a prefix that offsets count", zipped(one, prefix=b"PK\3\4" + bytes(60)), "foreign bytes before it"),
+        Hostile(name="a script that unpacks itself", data=zipped(one, prefix=b"#!/bin/sh\nexit\n" + bytes(60)),
+                reason="NotAnArchive", says="this is "),
         _broken("a prefix that offsets forget", b"PK\3\4" + bytes(60) + inner, "not where"),
         _broken("a second end in the comment", zipped(one, comment=b"PK\5\6" + bytes(18)), "not where"),
         _broken("a cut second end in the comment", zipped(one, comment=b"xPK\5\6y"), "no central directory"),
@@ -572,6 +604,8 @@ def _zips() -> list[Hostile]:
         _large("65,535 entries by count", zipped(one, end={"here": 65535, "total": 65535}), "65535 entries"),
         _large("2^40 entries by ZIP64", zipped(
             one, end64={"here": 2**40, "total": 2**40}, end={"here": 65535, "total": 65535}), "entries, limit 50000"),
+        _large("long names", zipped(*[Zip(name="d" * 50 + f"{i:04}") for i in range(11)]), LONG, names=540),
+        _large("long targets", zipped(one, *[Zip(name=f"l{i}", data=b"d" * 90, mode=LINK) for i in range(6)]), LONG, names=540),
         _large("folders without entries", zipped(*[Zip(name=f"{i}/a/b/f") for i in range(3)]), "imply, limit 10", entries=10),
         _large("a directory of 17 MiB", directory_bomb(), "central directory of 17"),
     ]  # fmt: skip

@@ -13,7 +13,7 @@ import re
 import stat
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -21,11 +21,13 @@ from pathlib import Path
 from builder import sandbox
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import CHUNK, named, opened, shared
+from builder.attempt.inside import write_in
 from builder.attempt.planned import Bound
 from builder.attempt.steps import StepResult, execute_step
 from builder.errors import BuildError
 from builder.key import digest_of
 from builder.plan import BUILT, Built, Step
+from builder.source import below
 
 CACHE = "built"
 FOLDERS = ("fetch", "home", "out", "tmp", "src")
@@ -54,12 +56,7 @@ def build_apart(attempt: Attempt, bound: Bound, step: Step, judge: Callable[[Ste
         else:
             attempt.log.system(f"{step.name}: {one.name} was built before")
         results[one.name] = {"path": f"{key}/{name}", "digest": _digest(store / key / name)}
-    path = attempt.work / "fetch" / BUILT
-    with suppress(FileNotFoundError):
-        path.unlink()
-    with path.open("x", encoding="utf-8") as out:
-        json.dump(results, out)
-    path.chmod(0o644)
+    write_in(attempt, f"fetch/{BUILT}", json.dumps(results))
     named(attempt, bound.plan)  # writes what the later steps read of it
 
 
@@ -116,11 +113,12 @@ def _take(attempt: Attempt, work: Path, one: Built, store: Path, key: str) -> No
     """Copy the one file into the cache, under a name that is plain; whoever comes second changes nothing."""
     with ExitStack() as stack:
         try:
-            with os.scandir(work / "out") as entries:
+            out_folder = stack.enter_context(below.folder(work, "out"))
+            with os.scandir(out_folder) as entries:
                 names = list(islice((entry.name for entry in entries if entry.name.endswith(one.ending)), 2))
             if len(names) != 1 or not _PLAIN.fullmatch(names[0]):
                 return
-            file = stack.enter_context(opened(work / "out", names[0]))
+            file = stack.enter_context(opened(out_folder, names[0]))
         except (FileNotFoundError, NotADirectoryError):  # a link instead of a folder or file leaves no file
             return
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=".partial-", dir=store))

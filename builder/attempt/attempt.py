@@ -112,10 +112,10 @@ class Attempt:
         """(uid, gid) that the work folder belongs to; None: this process may not change owners."""
         return (self.node.uid, self.node.settings.build_uid) if os.geteuid() == 0 else None
 
-    def chown_to_build_user(self, path: Path) -> None:
-        """Change the owner, where this process may."""
+    def chown_to_build_user(self, path: Path | str, folder: int | None = None) -> None:
+        """Change the owner, where this process may. `folder`: the descriptor of the folder that has the name `path`."""
         if self.build_user:
-            os.lchown(path, *self.build_user)
+            os.chown(path, *self.build_user, dir_fd=folder, follow_symlinks=False)
 
     @contextmanager
     def reading(self, source: int | None = None) -> Iterator[Reading]:

@@ -21,6 +21,7 @@ from builder.images.gather import open_source as open_plain
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
+from builder.source.below import open_file
 from builder.source.digest import code_hash
 from builder.source.tree import READ_LIMIT, DirTree
 from builder.source.unpack import Limits, unpack_file, write_single
@@ -104,9 +105,9 @@ class Desk:
     def lfs_pointers(self) -> Pointers:
         found = []
         for path in self._tree.files():
-            place = self._root / path
-            if place.stat(follow_symlinks=False).st_size <= LFS_BYTES and place.read_bytes().startswith(LFS_HEAD):
-                found.append(path)
+            with open(open_file(self._root, path), "rb") as file:
+                if os.fstat(file.fileno()).st_size <= LFS_BYTES and file.read(len(LFS_HEAD)) == LFS_HEAD:
+                    found.append(path)
         return Pointers(paths=tuple(visible(path, limit=200) for path in found[:LFS_NAMED]), count=len(found))
 
     def unpack(self, single: bool, runtime: str | None, lift: bool = True) -> Unpacked:

@@ -18,10 +18,12 @@ from typing import IO
 from builder import sandbox
 from builder.attempt import dirhash
 from builder.attempt.attempt import Attempt
+from builder.attempt.inside import blaming, folder_in, write_in
 from builder.claims.outcome import Material
 from builder.errors import BuildError, PlatformError
 from builder.key import digest_of
 from builder.plan import Access, Fetched, Plan, Step, Wanted
+from builder.source import below
 from builder.source.tree import DirTree
 
 CHUNK = 1 << 20
@@ -68,22 +70,28 @@ def keep(attempt: Attempt, plan: Plan, step: Step) -> tuple[Material, ...]:
     name = cache_of(step)
     if not name:
         return ()
-    private = attempt.work / "download" / name
     found = named(attempt, plan)
     if found is None:
-        sandbox.remove_tree(private)
+        _drop(attempt, name)
         return ()
     store = shared(attempt, name)
     mine = [one for one in found.wanted if one.cache == name]
-    for one in mine:
-        attempt.check()
-        if not _there(store, one):
-            take(private, store, one, limit=attempt.node.settings.disk_bytes, check=attempt.check)
+    with folder_in(attempt, f"download/{name}", make=True) as private:
+        for one in mine:
+            attempt.check()
+            if not _there(store, one):
+                take(private, store, one, limit=attempt.node.settings.disk_bytes, check=attempt.check)
     if any(one.optional for one in mine):
         (store / MARKERS).mkdir(exist_ok=True)
         (store / MARKERS / _marker(attempt, plan)).touch()
-    sandbox.remove_tree(private)
+    _drop(attempt, name)
     return _materials(attempt, store, mine)
+
+
+def _drop(attempt: Attempt, name: str) -> None:
+    """Remove the private folder of a cache."""
+    with folder_in(attempt, "download", make=True) as folder:
+        sandbox.remove_in(folder, name)
 
 
 def _materials(attempt: Attempt, store: Path, mine: Sequence[Wanted]) -> tuple[Material, ...]:
@@ -94,8 +102,11 @@ def _materials(attempt: Attempt, store: Path, mine: Sequence[Wanted]) -> tuple[M
     return tuple((package, dirhash.in_hex(digest)) for package, digest in packages)
 
 
-def take(private: Path, store: Path, wanted: Wanted, *, limit: int, check: Callable[[], None] = lambda: None) -> None:
-    """Copy one file out of a private folder into a shared cache, when its bytes are the ones that are wanted.
+def take(
+    private: Path | int, store: Path, wanted: Wanted, *, limit: int, check: Callable[[], None] = lambda: None
+) -> None:
+    """Copy one file out of a private folder (a path or a descriptor) into a shared cache, when its bytes are the ones
+    that are wanted.
 
     It is a copy: the build's user may have the file open, or linked to another name, for as long as the build lives.
     An optional file that is not there is no error.
@@ -123,46 +134,34 @@ def shared(attempt: Attempt, name: str) -> Path:
 
 def named(attempt: Attempt, plan: Plan) -> Fetched | None:
     """What the stubs name, with the files for later steps written beside them."""
-    folder = attempt.work / "fetch"
     with attempt.reading() as reading:
         found = reading.fetched(plan)
     for file in found.files if found else ():
         _require_plain(file.path)
-        path = folder / file.path
-        _make_folders(attempt, folder, file.path)
-        with suppress(FileNotFoundError):
-            path.unlink()
-        with path.open("x", encoding="utf-8") as out:
-            out.write(file.content)
-        path.chmod(0o644)
+        write_in(attempt, f"fetch/{file.path}", file.content)
     for link in found.links if found else ():
         _require_plain(link.path)
         _require_plain(link.target)
         root = shared(attempt, link.cache) if attempt.node.settings.unsandboxed else Path("/cache", link.cache)
-        path = folder / link.path
-        _make_folders(attempt, folder, link.path)
-        with suppress(FileNotFoundError):
-            path.unlink()
-        path.symlink_to(root / link.target)
+        path = f"fetch/{link.path}"
+        above, _, name = path.rpartition("/")
+        with folder_in(attempt, above, make=True) as folder, blaming(path):
+            with suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=folder)
+            os.symlink(root / link.target, name, dir_fd=folder)
     return found
 
 
 def is_there(attempt: Attempt, path: str) -> bool:
     """Whether the stubs have a file that is not empty."""
     _require_plain(path)
+    above, _, name = f"fetch/{path}".rpartition("/")
     try:
-        found = (attempt.work / "fetch" / path).lstat()
+        with below.folder(attempt.work, above) as folder:
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except OSError:
         return False
     return stat.S_ISREG(found.st_mode) and found.st_size > 0
-
-
-def _make_folders(attempt: Attempt, root: Path, path: str) -> None:
-    """The folders of a file below `root`, for the build's user to enter whatever the worker's umask."""
-    missing = [above for above in Path(path).parents if not (root / above).is_dir()]
-    for above in reversed(missing):
-        (root / above).mkdir()
-        attempt.chown_to_build_user(root / above)
 
 
 def _marker(attempt: Attempt, plan: Plan) -> str:
@@ -194,10 +193,11 @@ def _require_plain(path: str) -> None:
 
 
 @contextmanager
-def opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
-    """A regular file below a folder, no part of whose path is a link. A part `*` is the one entry of its folder."""
+def opened(folder: Path | int, path: str) -> Iterator[IO[bytes]]:
+    """A regular file below a folder (a path or a descriptor), no part of whose path is a link. A part `*` is the one
+    entry of its folder."""
     *above, name = path.split("/")
-    here = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    here = os.open(folder, below.FOLDER) if isinstance(folder, Path) else os.dup(folder)
     try:
         for piece in above:
             part = piece
@@ -207,10 +207,10 @@ def opened(folder: Path, path: str) -> Iterator[IO[bytes]]:
                 if len(names) != 1:
                     raise FileNotFoundError(path)
                 (part,) = names
-            below = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
+            inner = os.open(part, below.FOLDER, dir_fd=here)
             os.close(here)
-            here = below
-        fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
+            here = inner
+        fd = os.open(name, below.FILE, dir_fd=here)
     except OSError as error:
         if isinstance(error, (FileNotFoundError, NotADirectoryError)) or not error.errno:
             raise

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from builder import sandbox
 from builder.addresses import normalized
 from builder.attempt.attempt import Attempt
 from builder.attempt.hosts import CA_MOUNT, machine_git, policy_of, require
+from builder.attempt.inside import write_in
 from builder.attempt.sshagent import serving
 from builder.attempt.steps import TAIL_LINES, step_launcher, step_limits
 from builder.attempt.verdict import of_room
@@ -44,6 +44,7 @@ from builder.git.submodules import (
 from builder.sandbox.proxy import PORT
 from builder.sandbox.remove import remove_tree
 from builder.settings import MIB
+from builder.source import below
 from builder.text import visible
 
 FOLDER = "git"
@@ -94,13 +95,10 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
         else:
             warning = _left_out(attempt, sha)
         (folder / "askpass").unlink()
-        info = folder / "repository" / "info"
-        info.mkdir(exist_ok=True)
-        attempt.chown_to_build_user(info)
-        _write(attempt, info / "attributes", commands.ATTRIBUTES, 0o644)
+        write_in(attempt, f"{FOLDER}/repository/info/attributes", commands.ATTRIBUTES)
         commit = commands.commit_of(_offline(attempt, commands.describe(sha)).out, sha, branch, named.at)
         _offline(attempt, commands.archive(tree))
-        _take(attempt, folder / "source.tar", named.at)
+        _take(attempt, named.at)
         return replace(commit, warning=warning)
     finally:
         remove_tree(folder)
@@ -344,13 +342,16 @@ def _write(attempt: Attempt, path: Path, text: str, mode: int) -> None:
     attempt.chown_to_build_user(path)
 
 
-def _take(attempt: Attempt, archive: Path, at: str) -> None:
+def _take(attempt: Attempt, at: str) -> None:
     """Copy the archive to where an upload would lie. Raises `BuildError` ArchiveTooLarge."""
     limit = attempt.node.settings.upload_bytes
-    with os.fdopen(os.open(archive, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC), "rb") as source:
+    try:
+        with below.folder(attempt.work, FOLDER) as folder:
+            archive = below.regular_file(folder, "source.tar")
+    except OSError:
+        raise PlatformError("GitUnavailable", "git packed no archive") from None
+    with os.fdopen(archive, "rb") as source:
         found = os.fstat(source.fileno())
-        if not stat.S_ISREG(found.st_mode):
-            raise PlatformError("GitUnavailable", "git packed no archive")
         if found.st_size > limit:
             message = f"the commit's tree has {found.st_size} bytes, {limit} are allowed"
             raise BuildError("ArchiveTooLarge", message, where=at)

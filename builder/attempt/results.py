@@ -11,19 +11,25 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from builder import sandbox
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import named, shared, stubs_of
+from builder.attempt.inside import folder_in
 from builder.attempt.planned import Bound
 from builder.key import digest_of
 from builder.plan import Step
+from builder.source import below
 
 CACHE = "results"
 LONGEST_PATH = 2048
 """The longest path of a folder, in bytes; the copy has another prefix, and both stay below PATH_MAX (4096)."""
+DEEPEST = 100
+"""Folders inside of each other; a copy has two descriptors open for each."""
+PIECE = 1 << 26
 PARTIAL = ".partial-"
 
 
@@ -51,51 +57,58 @@ def lay(attempt: Attempt, step: Step, place: Path | None) -> bool:
     """Copy a stored result into the work folder; false where there is none."""
     if place is None or not place.is_dir():
         return False
-    target = _target(attempt, step)
-    sandbox.remove_tree(target)
-    for made in _copied(attempt, place, target):
-        attempt.chown_to_build_user(made)
+    above, _, name = _inside(step).rpartition("/")
+    with folder_in(attempt, above) as folder:
+        sandbox.remove_in(folder, name)
+        os.mkdir(name, 0o755, dir_fd=folder)
+        with below.folder(place) as source, below.folder(folder, name) as target:
+            _Copy(attempt, target, attempt.chown_to_build_user).all(source)
+        attempt.chown_to_build_user(name, folder)
     return True
 
 
 def store(attempt: Attempt, step: Step, place: Path | None) -> None:
     """Store the result of a step that ended well. The first of two builds has the name."""
-    source = _target(attempt, step)
-    if place is None or place.is_dir() or source.is_symlink() or not source.is_dir():
+    if place is None or place.is_dir():
         return
-    if why := _unfit(attempt, source):
-        attempt.log.system(f"warning: the result of {step.name} is not stored: {why}")
-        return
-    partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
-    try:
-        for _ in _copied(attempt, source, partial / "result"):
-            pass
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(below.folder(attempt.work, _inside(step)))
+        except OSError:  # there is none, or a link
+            return
+        if why := _unfit(attempt, source):
+            attempt.log.system(f"warning: the result of {step.name} is not stored: {why}")
+            return
+        partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
+        stack.callback(shutil.rmtree, partial, ignore_errors=True)
+        (partial / "result").mkdir(mode=0o755)
+        with below.folder(partial / "result") as target:
+            _Copy(attempt, target).all(source)
         try:
             (partial / "result").rename(place)
         except OSError:
             if not place.is_dir():
                 raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
-def _unfit(attempt: Attempt, source: Path) -> str:
+def _unfit(attempt: Attempt, source: int) -> str:
     """Why a copy of this tree would cost more than the step was allowed, or could not be made; "" for any other tree.
 
     The limit of a step counts blocks, and a copy writes what the holes of a file stand for.
     """
     left, seen = attempt.node.settings.disk_bytes, set[tuple[int, int]]()
     try:
-        for folder, _, files in os.walk(source, onerror=_raise):
+        for one in below.walk(source):
             attempt.check()
-            if len(os.fsencode(folder)) > LONGEST_PATH:
+            if len(os.fsencode(one.path)) > LONGEST_PATH or one.path.count("/") > DEEPEST:
                 return "its folders are too deep"
-            for name in files:
-                info = Path(folder, name).lstat()
-                if (info.st_dev, info.st_ino) not in seen:
-                    left -= info.st_size
-                if info.st_nlink > 1:
-                    seen.add((info.st_dev, info.st_ino))
+            if not one.name:
+                continue
+            info = os.stat(one.name, dir_fd=one.folder, follow_symlinks=False)
+            if (info.st_dev, info.st_ino) not in seen:
+                left -= info.st_size
+            if info.st_nlink > 1:
+                seen.add((info.st_dev, info.st_ino))
             if left < 0:
                 return "its files are larger than a step may make"
     except OSError as error:
@@ -103,37 +116,53 @@ def _unfit(attempt: Attempt, source: Path) -> str:
     return ""
 
 
-def _raise(error: OSError) -> None:
-    raise error
+class _Copy:
+    """Copies files, folders and links, files with their times; what is none of these is left out.
 
-
-def _copied(attempt: Attempt, source: Path, target: Path) -> Iterator[Path]:
-    """Copy files, folders and links with their times; what is none of these is left out. No process of the step lives.
-
-    A link is copied as its text, and nothing is opened through one.
+    A link is copied as its text, and nothing is opened through one, on either side. `made` gets the name of each and
+    the descriptor of its folder, once it is whole.
     """
-    names: dict[tuple[int, int], Path] = {}
-    for folder, folders, files in os.walk(source):
-        here = target / Path(folder).relative_to(source)
-        here.mkdir(mode=0o755)
-        for name in (*files, *folders):
-            attempt.check()
-            path, copy = Path(folder, name), here / name
-            info = path.lstat()
-            if stat.S_ISLNK(info.st_mode):
-                copy.symlink_to(os.readlink(path))
-                yield copy
-            elif stat.S_ISREG(info.st_mode):
-                twin = names.setdefault((info.st_dev, info.st_ino), copy) if info.st_nlink > 1 else copy
-                if twin != copy:
-                    os.link(twin, copy)
-                else:
-                    shutil.copyfile(path, copy, follow_symlinks=False)
-                    copy.chmod(0o755 if info.st_mode & 0o111 else 0o644)
-                    os.utime(copy, ns=(info.st_mtime_ns, info.st_mtime_ns))
-                yield copy
-        yield here
+
+    def __init__(self, attempt: Attempt, target: int, made: Callable[[str, int], None] = lambda name, folder: None):
+        self._attempt, self._top, self._made = attempt, target, made
+        self._names: dict[tuple[int, int], str] = {}
+
+    def all(self, source: int) -> None:
+        """Copy what is in a folder, by its descriptor."""
+        self._folder(source, self._top, "")
+
+    def _folder(self, source: int, target: int, path: str) -> None:
+        for name in os.listdir(source):
+            self._attempt.check()
+            mode = os.stat(name, dir_fd=source, follow_symlinks=False).st_mode
+            if stat.S_ISDIR(mode):
+                os.mkdir(name, 0o755, dir_fd=target)
+                with below.folder(source, name) as inner, below.folder(target, name) as copy:
+                    self._folder(inner, copy, f"{path}{name}/")
+            elif stat.S_ISLNK(mode):
+                os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            elif stat.S_ISREG(mode):
+                with open(below.regular_file(source, name), "rb", buffering=0) as file:
+                    self._file(file.fileno(), target, path, name)
+            else:
+                continue
+            self._made(name, target)
+
+    def _file(self, file: int, target: int, path: str, name: str) -> None:
+        info = os.fstat(file)
+        key = (info.st_dev, info.st_ino)
+        if info.st_nlink > 1 and (twin := self._names.setdefault(key, path + name)) != path + name:
+            above, _, twins = twin.rpartition("/")
+            with below.folder(self._top, above) as folder:
+                os.link(twins, name, src_dir_fd=folder, dst_dir_fd=target, follow_symlinks=False)
+            return
+        with open(os.open(name, below.NEW, 0o600, dir_fd=target), "wb", buffering=0) as out:
+            while os.sendfile(out.fileno(), file, None, PIECE):
+                self._attempt.check()
+            os.fchmod(out.fileno(), 0o755 if info.st_mode & 0o111 else 0o644)
+            os.utime(out.fileno(), ns=(info.st_mtime_ns, info.st_mtime_ns))
 
 
-def _target(attempt: Attempt, step: Step) -> Path:
-    return attempt.work / step.result.removeprefix("/work/")
+def _inside(step: Step) -> str:
+    """Where the result is below /work."""
+    return step.result.removeprefix("/work/")

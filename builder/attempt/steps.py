@@ -7,7 +7,7 @@ import re
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,10 +15,12 @@ from builder import sandbox
 from builder.attempt import hosts
 from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import cache_of, shared
+from builder.attempt.inside import folder_in, write_in
 from builder.errors import BuildError, PlatformError
 from builder.plan import Access, Network, Plan, Sees, Step
 from builder.sandbox.argv import PATH
 from builder.settings import Settings
+from builder.source import below
 from builder.source.tree import DirTree
 from builder.toolchains.provider import Provided
 
@@ -49,40 +51,40 @@ class StepResult:
 
 def prepare(attempt: Attempt, plan: Plan) -> None:
     """Write the plan's files into the working copy and make the folders of the work."""
-    root = attempt.source
     for file in plan.files:
-        path = root / file.path
-        _refuse_links(root, file.path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise _in_the_way(file.path, f"a file stands where the folder of {file.path} must be") from None
-        if path.is_symlink():
-            path.unlink()
-        elif path.is_dir():
-            raise _in_the_way(file.path, f"{file.path} is a folder; the build writes a file of this name")
-        path.write_text(file.content, encoding="utf-8")
-        attempt.chown_to_build_user(path)
+        _write_file(attempt, file.path, file.content)
     for name in FOLDERS:
-        (attempt.work / name).mkdir(exist_ok=True)
-        attempt.chown_to_build_user(attempt.work / name)
+        with folder_in(attempt, name, make=True):
+            attempt.chown_to_build_user(attempt.work / name)
     _write_stubs(attempt, plan)
-    for folder in {path.parent for path in (root / file.path for file in plan.files)}:
-        attempt.chown_to_build_user(folder)
+
+
+def _write_file(attempt: Attempt, path: str, content: str) -> None:
+    """A file of the plan in the source, which may have anything at its place."""
+    above, _, name = path.rpartition("/")
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(below.folder(attempt.source, above, attempt.chown_to_build_user))
+        except (FileExistsError, NotADirectoryError):
+            _refuse_links(attempt.source, above)
+            raise _in_the_way(path, f"a file stands where the folder of {path} must be") from None
+        try:
+            below.write_file(folder, name, content.encode())
+        except IsADirectoryError:
+            raise _in_the_way(path, f"{path} is a folder; the build writes a file of this name") from None
+        attempt.chown_to_build_user(name, folder)
 
 
 def _write_stubs(attempt: Attempt, plan: Plan) -> None:
     """What a step of stubs sees, into a folder that has nothing else."""
-    root, sent = attempt.work / "fetch", DirTree(attempt.source)
     for stub in plan.stubs:
-        (root / stub.path).parent.mkdir(parents=True, exist_ok=True)
-        (root / stub.path).write_text(stub.content, encoding="utf-8")
+        write_in(attempt, f"fetch/{stub.path}", stub.content)
+    sent = DirTree(attempt.source)
     for copy in plan.copies:
-        (root / copy.path).parent.mkdir(parents=True, exist_ok=True)
-        sent.copy(copy.source, root / copy.path)
-    for folder, folders, files in os.walk(root):
-        for name in (*folders, *files):
-            attempt.chown_to_build_user(Path(folder, name))
+        above, _, name = f"fetch/{copy.path}".rpartition("/")
+        with folder_in(attempt, above, make=True) as folder:
+            sent.copy(copy.source, name, folder)
+            attempt.chown_to_build_user(name, folder)
 
 
 def place(attempt: Attempt, plan: Plan) -> None:
@@ -104,15 +106,16 @@ def place(attempt: Attempt, plan: Plan) -> None:
         for above, folders, files in os.walk(root):
             for name in (*folders, *files):
                 attempt.chown_to_build_user(Path(above, name))
-        for name in os.listdir(root):
-            sandbox.remove_tree(attempt.work / "out" / name)
-            os.rename(root / name, attempt.work / "out" / name)
+        with folder_in(attempt, "out") as out:
+            for name in os.listdir(root):
+                sandbox.remove_in(out, name)
+                os.rename(root / name, name, dst_dir_fd=out)
 
 
 def _refuse_links(root: Path, path: str) -> None:
-    """Raise where a folder of the path is a link: what is written through it lands somewhere else."""
+    """Name the link that a folder of the path is."""
     folder = root
-    for part in Path(path).parts[:-1]:
+    for part in Path(path).parts:
         folder = folder / part
         if folder.is_symlink():
             shown = folder.relative_to(root).as_posix()
@@ -251,9 +254,8 @@ def _root(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Root:
 
 def _make_download(attempt: Attempt, name: str) -> None:
     """The private folder of a step that downloads."""
-    folder = attempt.work / "download" / name
-    folder.mkdir(exist_ok=True)
-    attempt.chown_to_build_user(folder)
+    with folder_in(attempt, f"download/{name}", make=True):
+        pass
 
 
 def _cache(attempt: Attempt, name: str) -> Path:

@@ -182,12 +182,13 @@ def judge(found: Found) -> None:
 
 
 def judge_sizes(found: Found, limits: Limits) -> None:
-    """Refuse what the unpacker would refuse of sizes and counts, but for the total. Raises `BuildError`
+    """Refuse what the unpacker would refuse of sizes, names and counts, but for the total. Raises `BuildError`
     ArchiveTooLarge."""
     meter = Meter(limits, 0)
     for entry in found.entries:
         if entry.size > limits.file:
             meter.entry(Judged(number=0, name=entry.path, kind="file", size=entry.size))
+        meter.named(entry.path, entry.link or "")
     meter.made(len(found.entries))
 
 

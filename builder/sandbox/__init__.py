@@ -34,7 +34,7 @@ from builder.sandbox.overlay import Overlay
 from builder.sandbox.overlay import lacks as lacks_overlay
 from builder.sandbox.overlay import make as make_overlay
 from builder.sandbox.policy import Egress, EgressPolicy, EgressRecord, Verdict
-from builder.sandbox.remove import remove_tree
+from builder.sandbox.remove import remove_in, remove_tree
 from builder.sandbox.run import Launcher, run
 from builder.sandbox.serve import Serving, serve
 from builder.sandbox.shapes import Command, Finding, Limits, Mount, OnLine, Result, Root, Stream
@@ -65,6 +65,7 @@ __all__ = [
     "lacks_overlay",
     "make_overlay",
     "on_host",
+    "remove_in",
     "remove_tree",
     "room",
     "run",

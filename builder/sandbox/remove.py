@@ -18,13 +18,28 @@ FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_tree(root: Path) -> bool:
-    """Remove `root` and everything below it; whether it is gone. What cannot be removed stays, the rest goes."""
+    """Remove `root` and everything below it; whether it is gone. What cannot be removed stays, the rest goes.
+
+    The folders above `root` are trusted; where a build may have changed them, take `remove_in`.
+    """
     try:
-        if not stat.S_ISDIR(root.lstat().st_mode):
-            root.unlink()
+        above = os.open(root.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return not os.path.lexists(root)
+    try:
+        return remove_in(above, root.name)
+    finally:
+        os.close(above)
+
+
+def remove_in(above: int, name: str) -> bool:
+    """`remove_tree` of what has a name in the folder with the descriptor `above`."""
+    try:
+        if not stat.S_ISDIR(os.stat(name, dir_fd=above, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=above)
             return True
-        _allow(root.name, root.parent)
-        top = os.open(root, FOLDER)
+        _open_to_us(name, above)
+        top = os.open(name, FOLDER, dir_fd=above)
     except FileNotFoundError:
         return True
     except OSError:
@@ -33,9 +48,13 @@ def remove_tree(root: Path) -> bool:
         _empty(top)
     finally:
         os.close(top)
-    with contextlib.suppress(OSError):
-        root.rmdir()
-    return not os.path.lexists(root)
+    try:
+        os.rmdir(name, dir_fd=above)
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
 
 
 def _empty(top: int) -> None:
@@ -81,11 +100,3 @@ def _open_to_us(name: str, parent: int) -> None:
     """The owner's rights on a folder; root has no need of them."""
     if os.geteuid() != 0:
         os.chmod(name, stat.S_IRWXU, dir_fd=parent)
-
-
-def _allow(name: str, parent: Path) -> None:
-    fd = os.open(parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _open_to_us(name, fd)
-    finally:
-        os.close(fd)

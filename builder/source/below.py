@@ -9,13 +9,14 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # opening a pipe must not wait for its writer
+NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 HOPS = 40  # as Linux (path_resolution(7), ELOOP)
 MOST_DEPTH = 256
 """Folders inside of each other; each costs a descriptor while it is walked. A source has 32 at most."""
@@ -43,13 +44,15 @@ class _Level:
     """The folders still to enter; None: it was not listed yet."""
 
 
-def walk(root: Path, skip: frozenset[str] = frozenset()) -> Iterator[Found]:
+def walk(root: Path | int, skip: frozenset[str] = frozenset()) -> Iterator[Found]:
     """Every file, link, pipe and socket below `root`, and its empty folders, in no order. `skip`: folders by name.
+
+    `root` is a path or a descriptor.
 
     `root` itself may be no link. Raises OSError where a folder cannot be read, and for more than 256 of them inside of
     each other.
     """
-    levels = [_Level(folder=os.open(root, FOLDER), path="")]
+    levels = [_Level(folder=_opened(root), path="")]
     try:
         while levels:
             level = levels[-1]
@@ -81,6 +84,49 @@ def _listed(level: _Level, inner: list[str], skip: frozenset[str]) -> Iterator[F
                 inner.append(entry.name)
     if empty:
         yield Found(path=level.path[:-1], mode=stat.S_IFDIR, folder=level.folder, name="")
+
+
+@contextmanager
+def folder(root: Path | int, path: str = "", made: Callable[[str, int], None] | None = None) -> Iterator[int]:
+    """A descriptor of the folder at `path` below `root` (a path or a descriptor), or of `root`; no part is a link.
+
+    With `made`, what is missing is made, and `made` gets its name and the descriptor of the folder that holds it.
+    Raises OSError: where there is no folder, where the path leads out by its own text.
+    """
+    here = _opened(root)
+    try:
+        for part in path.split("/"):
+            if part in ("", "."):
+                continue
+            if part == "..":
+                raise OSError(errno.EXDEV, "it leads out of its folder")
+            try:
+                inner = os.open(part, FOLDER, dir_fd=here)
+            except FileNotFoundError:
+                if made is None:
+                    raise
+                os.mkdir(part, dir_fd=here)
+                made(part, here)
+                inner = os.open(part, FOLDER, dir_fd=here)
+            os.close(here)
+            here = inner
+        yield here
+    finally:
+        os.close(here)
+
+
+def write_file(folder: int, name: str, data: bytes) -> None:
+    """A new file, mode 0644 whatever the umask, in the place of any file or link of this name, whose twins stay as they
+    are. Raises OSError, also for a folder of this name."""
+    with suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+    with open(os.open(name, NEW, 0o644, dir_fd=folder), "wb") as out:
+        os.fchmod(out.fileno(), 0o644)
+        out.write(data)
+
+
+def _opened(root: Path | int) -> int:
+    return os.open(root, FOLDER) if isinstance(root, Path) else os.dup(root)
 
 
 def is_folder(root: Path, path: str) -> bool:
@@ -124,7 +170,7 @@ def open_file(root: Path, path: str) -> int:
             elif any(one not in ("", ".") for one in todo):
                 raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             else:
-                return _regular(part, folders[-1])
+                return regular_file(folders[-1], part)
     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
 
 
@@ -139,7 +185,8 @@ def _folders(root: int) -> Iterator[list[int]]:
             os.close(folder)
 
 
-def _regular(name: str, folder: int) -> int:
+def regular_file(folder: int, name: str) -> int:
+    """A descriptor of a regular file. Raises OSError for anything else, a link too."""
     descriptor = os.open(name, FILE, dir_fd=folder)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -1,7 +1,8 @@
-"""Decoders of compressed tars beside gzip: xz, bzip2, Zstandard. Each is bounded in memory, whatever a header names.
+"""Decoders of compressed tars: gzip, xz, bzip2, Zstandard. Each is bounded in memory, whatever a header names.
 
 Streams that follow each other count as one, as every tool reads them (pbzip2 and pzstd write many). Anything else
-behind a stream is refused: two readers must never see two archives.
+behind a stream is refused: two readers must never see two archives. Zeros behind gzip end it (GNU gzip pads tapes so);
+a stream behind them is refused, which GNU gzip leaves out and Python's gzip reads.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import BinaryIO, Protocol
+
+from isal import igzip_lib
 
 from builder.errors import BuildError
 from builder.source.entry import unreadable
@@ -29,6 +32,8 @@ WINDOW_LOG = 26
 """Zstandard's window in bits: 64 MiB. `zstd -19` has 8 MiB; `--ultra -22` and `--long` ask for 128 MiB."""
 MOST_STREAMS = 4096
 """pbzip2 begins one every 900 KB: 600 in the largest source."""
+MOST_MEMBERS = 16_384
+"""gzip has more of them: bgzip begins one every 64 KiB."""
 CHUNK = 256 * 1024
 XZ, ZSTD = b"\xfd7zXZ\0", b"(\xb5/\xfd"
 BZIP2 = tuple(b"BZh%d" % level + then for level in range(1, 10) for then in (b"1AY&SY", b"\x17rE8P\x90"))
@@ -57,8 +62,19 @@ class Codec:
     magic: tuple[bytes, ...]
     make: Callable[[], Decompressor]
     errors: tuple[type[Exception], ...]
+    streams: int = MOST_STREAMS
+    padded: bool = False
+    """Whether zeros may stand behind the last stream."""
 
 
+GZIP = Codec(
+    name="gzip",
+    magic=(b"\x1f\x8b",),
+    make=lambda: igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_GZIP),
+    errors=(igzip_lib.IsalError,),  # type: ignore[arg-type]  # its stub has an instance
+    streams=MOST_MEMBERS,
+    padded=True,
+)
 CODECS = (
     Codec(
         name="xz",
@@ -77,7 +93,7 @@ CODECS = (
 
 
 def codec_of(head: bytes) -> Codec | None:
-    """The compression that bytes start with, by its magic; gzip is none of these."""
+    """The compression beside gzip that bytes start with, by its magic."""
     return next((codec for codec in CODECS if head.startswith(codec.magic)), None)
 
 
@@ -116,14 +132,24 @@ class Decoded:
         longest = max(map(len, self._codec.magic))
         while len(self._rest) < longest and (more := self._file.read(CHUNK)):
             self._rest += more
-        if not self._rest:
+        if not self._rest or (self._codec.padded and self._streams and self._only_zeros()):
             return None
         if not self._rest.startswith(self._codec.magic):
             raise unreadable(f"there is more after the end of the {self._codec.name} stream")
         self._streams += 1
-        if self._streams > MOST_STREAMS:
-            raise too_large(f"more than {MOST_STREAMS} {self._codec.name} streams", str(MOST_STREAMS))
+        if self._streams > (most := self._codec.streams):
+            raise too_large(f"more than {most} {self._codec.name} streams", str(most))
         return self._codec.make()
+
+    def _only_zeros(self) -> bool:
+        """Read zeros up to the end of the file; False where there is none."""
+        if self._rest[:1] != b"\0":
+            return False
+        while self._rest:
+            if self._rest.strip(b"\0"):
+                raise unreadable(f"there is more after the zeros behind the {self._codec.name} stream")
+            self._rest = self._file.read(CHUNK)
+        return True
 
     def _judged(self, error: Exception) -> BuildError:
         text = str(error)

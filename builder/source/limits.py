@@ -17,6 +17,7 @@ class Limits:
     """`unpacked`, `file` and `ratio_after` in bytes; `depth` in path parts; `ratio` is unpacked to packed.
 
     `entries` holds for the archive's entries, and for what they make: a folder that only a path implies costs one too.
+    `names` in bytes is for the paths of all that is made and left out, and for what links name: all are in memory.
 
     Counted on what is really inflated; what headers state is only used to refuse earlier.
     """
@@ -24,6 +25,7 @@ class Limits:
     unpacked: int = 512 * MIB
     file: int = 128 * MIB
     entries: int = 50_000
+    names: int = 16 * MIB
     depth: int = 32
     ratio: int = 100
     ratio_after: int = MIB
@@ -47,6 +49,7 @@ class Meter:
         self.total = 0
         self._packed = packed
         self._linked = 0
+        self._names = 0
         self._largest = (0, "")
 
     def entries(self, count: int) -> None:
@@ -77,6 +80,14 @@ class Meter:
         limit = self.limits.entries
         if count > limit:
             raise too_large(f"more than {limit} files and folders, with those that names imply", str(limit))
+
+    def named(self, *names: str) -> None:
+        """Paths and targets of links that are kept until the end. Raises ArchiveTooLarge."""
+        for name in names:
+            self._names += len(name) if name.isascii() else len(name.encode("utf-8", "surrogateescape"))
+        if self._names > self.limits.names:
+            limit = in_words(self.limits.names)
+            raise too_large(f"more than {limit} of names of files, folders and links", limit)
 
     def data(self, entry: Entry, size: int, chunk: int) -> None:
         """`chunk` more bytes of an entry that has `size` of them by now. Raises ArchiveTooLarge."""

@@ -4,7 +4,9 @@ Two readers must never see two archives (CVE-2025-62518). Refused, each with its
 
     a size that PAX and ustar state differently     beyond ustar's 8 GiB, where ustar cannot state it
     a name that PAX and GNU headers state twice     twice the same
-    a PAX global header with names or sizes         any other (`git archive` puts the commit there)
+    a PAX global header with names or sizes, or     any other (`git archive` puts the commit there)
+        between an entry and what describes it
+    a number behind a NUL                           -
     data behind a folder or link                    -
     anything after the end block or the stream      zeros, up to 16 MiB (GNU tar's blocking factor)
     an archive without any end block                a missing second one
@@ -13,17 +15,13 @@ Two readers must never see two archives (CVE-2025-62518). Refused, each with its
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, BinaryIO
-
-from isal import igzip, igzip_lib
+from typing import BinaryIO
 
 from builder.errors import BuildError
-from builder.source.decode import Decoded, codec_of
+from builder.source.decode import GZIP, Decoded, codec_of
 from builder.source.entry import Entry, unreadable, unsafe
 from builder.source.limits import MIB, too_large
 from builder.source.sniff import BLOCK, BY_CODEC, HEAD_BYTES, NEEDED, Kind, describe, is_tar, looks_like_tar, sniff
@@ -31,6 +29,7 @@ from builder.text import size as in_words
 
 CHUNK = 256 * 1024
 META_LIMIT = MIB  # one PAX or long-name header
+NAME_LIMIT = 64 * 1024  # a name or the target of a link in one; a ZIP cannot state longer ones
 META_TOTAL = 128 * MIB  # all of them; 50,000 entries with 2.5 KiB each
 PADDING_LIMIT = 16 * MIB
 _USTAR_MAX = 0o77777777777
@@ -56,22 +55,15 @@ class _Stream:
     """Reads of known length from a plain or compressed stream, in chunks of 256 KiB."""
 
     def __init__(self, file: BinaryIO, kind: Kind) -> None:
-        codec = codec_of(file.read(HEAD_BYTES)) if kind not in (Kind.TAR, Kind.TAR_GZ) else None
+        codec = GZIP if kind is Kind.TAR_GZ else codec_of(file.read(HEAD_BYTES)) if kind is not Kind.TAR else None
         file.seek(0)
-        self._file: Any = igzip.open(file, "rb") if kind is Kind.TAR_GZ else file  # type: ignore[no-untyped-call]
-        if codec:
-            self._file = Decoded(file, codec)
+        self._file: BinaryIO | Decoded = Decoded(file, codec) if codec else file
         self._buffer = memoryview(b"")
         self._at = 0
 
     def _fill(self) -> bool:
         """The next chunk into the buffer, which must be used up; False at the end."""
-        try:
-            data = self._file.read(CHUNK)
-        except EOFError:
-            raise unreadable("the archive is cut off in the middle of its gzip stream") from None
-        except (gzip.BadGzipFile, zlib.error, igzip_lib.IsalError) as error:  # type: ignore[misc]
-            raise unreadable(f"the gzip stream is damaged: {error}") from None
+        data = self._file.read(CHUNK)
         self._buffer, self._at = memoryview(data), 0
         return bool(data)
 
@@ -148,6 +140,8 @@ def read_tar(file: BinaryIO, kind: Kind) -> Iterator[Entry]:
             meta_bytes += BLOCK + size
             if size > META_LIMIT:
                 raise too_large(f"a header before entry {number + 1} has {in_words(size)}", in_words(META_LIMIT))
+            if flag in (b"L", b"K") and size > NAME_LIMIT:
+                raise _long_name(size, number + 1)
             if meta_bytes > META_TOTAL:
                 raise too_large(f"{in_words(meta_bytes)} of headers", in_words(META_TOTAL))
             data = stream.exact(size)
@@ -172,9 +166,11 @@ def _meta(meta: _Meta, kind: bytes, data: bytes, number: int) -> None:
     elif kind == b"K" and meta.target is None:
         meta.target = _text(data)
     elif kind == b"x" and meta.pax is None:
-        meta.pax = _pax(data)
+        meta.pax = _pax(data, number)
     elif kind == b"g":
-        stated = [key for key in _pax(data) if key in _GLOBAL_REFUSED or key.startswith("GNU.sparse")]
+        if meta.pending:  # Go's reader forgets what came before it
+            raise _two_ways(number, "a PAX global header stands between it and what describes it")
+        stated = [key for key in _pax(data, number) if key in _GLOBAL_REFUSED or key.startswith("GNU.sparse")]
         if stated:
             raise _two_ways(number, f"a PAX global header states the {stated[0]} of every entry")
     else:
@@ -219,6 +215,10 @@ def _plain(stream: _Stream, header: bytes, number: int, size: int, name: str, ta
 _TYPES = {b"3": "a device", b"4": "a device", b"6": "a pipe", b"S": "a sparse file"}
 
 
+def _long_name(size: int, number: int) -> BuildError:
+    return too_large(f"a name of {in_words(size)} before entry {number}", in_words(NAME_LIMIT))
+
+
 def _two_ways(number: int, what: str) -> BuildError:
     where = f"entry {number}"
     return BuildError("ArchiveUnsafe", f"{where} can be read in two ways: {what}", where=where)
@@ -242,6 +242,8 @@ def _number(field: bytes) -> int:
     digits = field.strip(b" \0")
     if not digits:
         return 0
+    if field[0] == 0:  # a text that ends at its first NUL is empty, which counts as 0
+        raise unreadable("a header holds a number that begins with NUL")
     if not _OCTAL.fullmatch(digits):
         raise unreadable("a header holds a number that is not octal")
     return int(digits, 8)
@@ -262,8 +264,11 @@ def _name(header: bytes) -> str:
     return name
 
 
-def _pax(data: bytes) -> dict[str, str]:
-    """`<length> <key>=<value>\\n` records; an empty value takes a record back. Raises ArchiveUnreadable."""
+def _pax(data: bytes, number: int) -> dict[str, str]:
+    """`<length> <key>=<value>\\n` records before the entry `number`; an empty value takes a record back.
+
+    Raises ArchiveUnreadable, ArchiveTooLarge.
+    """
     records: dict[str, str] = {}
     at = 0
     while at < len(data):
@@ -272,6 +277,8 @@ def _pax(data: bytes) -> dict[str, str]:
         if not found or not found.end() < end <= len(data) or data[end - 1] != 0x0A:
             raise unreadable("a PAX header is damaged")
         key, equals, value = data[found.end() : end - 1].partition(b"=")
+        if key in (b"path", b"linkpath") and len(value) > NAME_LIMIT:
+            raise _long_name(len(value), number)
         name, text = key.decode("utf-8", "replace"), value.decode("utf-8", "surrogateescape")
         if not equals:
             raise unreadable("a PAX header is damaged")

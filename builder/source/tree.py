@@ -128,9 +128,15 @@ class DirTree:
         with open(below.open_file(self._root, path), "rb") as file:
             return _is_marked(file.read(_LONGEST_MARK))
 
-    def copy(self, path: str, dest: Path) -> None:
-        """Copy the bytes of a file that `has` knows, and whether it is executable, to `dest`, which is none yet."""
-        with open(below.open_file(self._root, path), "rb") as file, dest.open("xb") as out:
+    def copy(self, path: str, dest: Path | str, folder: int | None = None) -> None:
+        """Copy the bytes of a file that `has` knows, and whether it is executable, to `dest`, which is none yet.
+
+        `folder`: the descriptor of the folder that `dest` names a file of.
+        """
+        with (
+            open(below.open_file(self._root, path), "rb") as file,
+            open(os.open(dest, below.NEW, 0o666, dir_fd=folder), "wb") as out,
+        ):
             shutil.copyfileobj(file, out)
             if os.fstat(file.fileno()).st_mode & stat.S_IXUSR:
                 os.fchmod(out.fileno(), 0o755)

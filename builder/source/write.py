@@ -120,6 +120,7 @@ class FolderWriter:
             raise unsafe(entry, "is in the archive twice" if known != "folder" else "is a folder before")
         parent = self._folder(entry, parts[:-1])
         self._meter.made(len(self._kinds) + 1)
+        self._meter.named(path, entry.target)
         self._kinds[path] = entry.kind
         if entry.kind == "link":
             safe_target(entry, len(parts) - 1)
@@ -135,6 +136,7 @@ class FolderWriter:
         for chunk in entry.data:
             size += len(chunk)
             self._meter.data(entry, size, len(chunk))
+        self._meter.named(entry.name)
         self._dropped.append(entry.name)
 
     def _folder(self, entry: Entry, parts: list[str]) -> int:
@@ -148,6 +150,7 @@ class FolderWriter:
             known = self._kinds.get(path)
             if known is None:
                 self._meter.made(len(self._kinds) + 1)
+                self._meter.named(path)
                 os.mkdir(part, 0o755, dir_fd=self._open(above))
                 self._kinds[path] = "folder"
                 descriptor = self._open(path)

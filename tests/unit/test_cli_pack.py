@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli.folder import find
+from builder.cli.folder import find, judge_sizes
 from builder.cli.pack import build_name, check_size, first_bytes, pack
 from builder.errors import BuildError
 from builder.source.digest import code_hash
@@ -148,6 +148,16 @@ def test_a_file_that_shrinks_while_it_is_read_ends_the_packing(tmp_path: Path) -
     (tmp_path / "a.txt").write_text("short")
     with pytest.raises(BuildError, match="shorter"):
         list(source.chunks())
+
+
+def test_a_folder_with_more_names_than_a_node_takes_is_refused_before_it_is_sent(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/file").write_text("")
+    (tmp_path / "link").symlink_to("folder")
+    needed = len("folder" + "folder/file" + "link" + "folder")
+    judge_sizes(find(tmp_path), Limits(names=needed))
+    with pytest.raises(BuildError, match="more than 26 B of names of files, folders and links, limit 26 B"):
+        judge_sizes(find(tmp_path), Limits(names=needed - 1))
 
 
 def test_a_folder_over_the_limit_of_unpacked_sources_names_its_largest_parts(tmp_path: Path) -> None:

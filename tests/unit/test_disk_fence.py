@@ -288,10 +288,10 @@ def test_files_of_the_source_become_output_within_the_file_system_of_the_build(
         folder.mkdir(parents=True)
     (attempt.source / "web" / "a.txt").write_text("a")
 
-    def renamed(source: Path, target: Path) -> None:
-        if source.is_relative_to(fence) != target.is_relative_to(fence):
+    def renamed(source: Path, target: str, *, dst_dir_fd: int) -> None:
+        if source.is_relative_to(fence) != Path(os.readlink(f"/proc/self/fd/{dst_dir_fd}")).is_relative_to(fence):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
-        rename(source, target)
+        rename(source, target, dst_dir_fd=dst_dir_fd)
 
     monkeypatch.setattr(steps.os, "rename", renamed)
     plan = SimpleNamespace(placed=(CopyFile(path="app/web/a.txt", source="web/a.txt"),))

@@ -306,7 +306,7 @@ class Node:
     def check(self) -> None:
         pass
 
-    def chown_to_build_user(self, path: Path) -> None:
+    def chown_to_build_user(self, path: Path | str, folder: int | None = None) -> None:
         pass
 
     def execute(self, attempt: object, toolchain: object, step: Step, work: Path) -> StepResult:

@@ -107,6 +107,7 @@ def by_zipfile(out: io.BytesIO | Pipe, method: int, comment: bytes = b"", force:
 LONG = "/".join(["long" * 20] * 4) + "/file.txt"
 GIT = pax(("comment", "1" * 40), kind=b"g")
 FILES = (Tar("main.go", b"package main\n"), Tar("sub/run.sh", b"#!/bin/sh\n", mode=0o755), Tar("sub/deep/empty"))
+CUT = tuple(tar(*FILES)[at : at + 512] for at in range(0, len(tar(*FILES)), 512))
 ZIPS = (
     Zip(name="main.go", data=b"package main\n"),
     Zip(name="sub/run.sh", data=b"#!/bin/sh\n", mode=stat.S_IFREG | 0o755),
@@ -266,6 +267,8 @@ TARS = [
         want=ONE,
     ),
     Honest(name="gzip of two members", data=gz(tar(*FILES)[:700]) + gz(tar(*FILES)[700:])),
+    Honest(name="gzip of many members, as bgzip", data=b"".join(gz(one) for one in CUT) + gz(b"")),
+    Honest(name="gzip with a MiB of zeros behind it", data=gz(tar(*FILES)) + bytes(1 << 20)),
     Honest(name="gzip with zeros behind it", data=gz(tar(*FILES)) + bytes(700)),
     Honest(name="gzip with a name", data=b"\x1f\x8b\x08\x08\0\0\0\0\0\3src.tar\0" + gz(tar(*FILES))[10:]),
     Honest(
