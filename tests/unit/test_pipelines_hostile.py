@@ -102,7 +102,7 @@ def toml(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t") + '"'
 
 
-def plan(files: Mapping[str, str], runtime: str, **arguments: str) -> None:
+def plan(files: Mapping[str, str], runtime: str, /, **arguments: str) -> None:
     tree = DictTree(files)
     detection = pipelines.detect(tree, runtime)
     pipelines.plan(detection, tree, PlanRequest(build_args=arguments), CATALOG)
@@ -292,6 +292,20 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "manage.py": lambda text: of_python_without_handler(manage_py=f"DJANGO_SETTINGS_MODULE', '{text}"),
     "an entry by name": lambda text: plan({"main.py": ""}, "python", entry=text),
     "a start by name": lambda text: plan({"main.py": ""}, "python", start=text),
+    "files by patterns": lambda text: plan(
+        {"handler.py": "", "a" * 200 + ".txt": "", **{f"{'a/' * at}.a/a": "" for at in range(10)}},
+        "python",
+        files=json.dumps(text.splitlines()[:1000]),
+    ),
+    "members of a uv workspace": lambda text: plan(
+        {
+            "handler.py": "",
+            "pyproject.toml": f'{PROJECT}dependencies = ["m"]\n[tool.uv.sources]\nm = {{ workspace = true }}\n'
+            f"[tool.uv.workspace]\nmembers = [{', '.join(map(toml, text.splitlines()[:100]))}]\n",
+            **{f"{'a' * 50}/{at}/pyproject.toml": f'[project]\nname = "m{at}"\n' for at in range(20)},
+        },
+        "python",
+    ),
     "runtime.txt": lambda text: of_python(runtime_txt=text),
     ".python-version": lambda text: of_python(python_version=text),
     "main.go": lambda text: plan({"main.go": text}, "go"),
@@ -385,6 +399,18 @@ COUNTED: dict[str, Callable[[int], None]] = {
             "a/" + "a" * 200: "",
         },
         "go",
+    ),
+    "patterns of files": lambda size: plan(
+        {"handler.py": "", **{f"{'a/' * at}{'a' * 200}": "" for at in range(10)}},
+        "python",
+        files=json.dumps([f"{'**/' * (at % 3)}{'*a' * 20}{at}" for at in range(size // 512)]),
+    ),
+    "patterns of a Cargo workspace": lambda size: plan(
+        {
+            "Cargo.toml": f"[workspace]\nmembers = {['**/' + '*a' * 20 + str(at) for at in range(size // 2048)]}\n",
+            **{f"{'a' * 50}/{at}/Cargo.toml": PACKAGE for at in range(20)},
+        },
+        "rust",
     ),
     "imports and replacements": imports_and_replacements,
     "crates of a lock": lambda size: rust_crates(

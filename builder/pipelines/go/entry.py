@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
 from builder.errors import BuildError
+from builder.globs import name_glob
 from builder.pipelines.go.project import Module, Project, below
 from builder.pipelines.go.source import GoFile, Packages, folder_of, is_built
 from builder.source.tree import Tree
@@ -251,4 +251,5 @@ def _children(tree: Tree) -> dict[str, dict[str, None]]:
 def _matching(names: dict[str, None], part: str) -> list[str]:
     if "*" not in part and "?" not in part:
         return [part] if part in names else []
-    return fnmatch.filter(names, part)
+    glob = name_glob(part)
+    return [name for name in names if glob.matches(name)]

@@ -6,12 +6,12 @@ lead to, an index of their own, a repository, a URL, is no operator's, and is re
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from builder.errors import BuildError
+from builder.globs import name_glob
 from builder.pipelines.python.layout import read_local
 from builder.pipelines.python.needs import MOST_FILES, Dependencies, Local, canonical, refuse_count, requirement
 from builder.pipelines.python.project import (
@@ -171,7 +171,9 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     if "**" in pattern:
         pattern = pattern[: pattern.index("**")]
         parts = parts[: len(pattern)]
-    return len(parts) == len(pattern) and all(map(fnmatch.fnmatchcase, parts, pattern))
+    return len(parts) == len(pattern) and all(
+        name_glob(one).matches(part) for part, one in zip(parts, pattern, strict=True)
+    )
 
 
 def _sources(whole: Mapping[str, Any]) -> Mapping[str, Any]:
