@@ -10,7 +10,7 @@ import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from builder.errors import BuildError
+from builder.errors import BuildError, refused_source
 from builder.globs import name_glob
 from builder.pipelines.python.layout import read_local
 from builder.pipelines.python.needs import MOST_FILES, Dependencies, Local, canonical, refuse_count, requirement
@@ -134,6 +134,8 @@ class _Walk:
         what = "an index of its own" if kind == "index" else kind
         name = "tool.uv.sources" if own else "tool.poetry.dependencies"
         message = f"{name} takes {key[:80]} from {what}; only the operator's package indexes are used here"
+        if keys & {*_ELSEWHERE, "source"}:
+            raise refused_source(message, where=where, next=_from_an_index(key))
         raise BuildError("ManifestInvalid", message, where=where, next=_from_an_index(key))
 
     def _member(self, key: str, where: str) -> str:
