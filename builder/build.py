@@ -154,6 +154,7 @@ def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult, earlier:
         said=found.said,
         next=found.next,
         exit_code=result.exit_code,
+        error_class=found.error_class,
     )
 
 

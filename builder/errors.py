@@ -239,6 +239,11 @@ class BuildError(Exception):
         return self.row.retried
 
 
+def refused_source(message: str, *, where: str, next: str, reason: str = "ManifestInvalid") -> BuildError:
+    """A manifest takes something from a host that the operator's policy refuses: of the request, not of the code."""
+    return BuildError(reason, message, where=where, next=next, error_class=ErrorClass.CLIENT)
+
+
 class PlatformError(BuildError):
     """Ours. `retry_after_ms` is the other side's own wish (Retry-After), 0 when it had none."""
 

@@ -16,6 +16,8 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
+from builder.errors import ErrorClass
+
 BUILT = "built.json"
 """The stub that names what steps of `Sees.APART` made: {name: {"path": below /cache/built, "digest": "sha256:…"}}."""
 
@@ -324,6 +326,7 @@ class Diagnosis:
     """What a failed step's output means: a reason of `builder/errors.py` and what a person needs.
 
     `where` is "file:line:col  detail"; `said` the tool's own first diagnostic, at most 6 lines; `next` what to do.
+    `error_class` is whose fault it is where that is not what the reason says.
     """
 
     reason: str
@@ -331,3 +334,4 @@ class Diagnosis:
     where: str = ""
     said: tuple[str, ...] = ()
     next: str = ""
+    error_class: ErrorClass | None = None

@@ -9,11 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, NoReturn
 
 from builder.errors import BuildError
-from builder.globs import GitPattern, git_patterns
+from builder.globs import GitPattern, git_patterns, name_glob
 from builder.pipelines.limits import read_toml
 from builder.source.tree import Tree
 from builder.text import visible
@@ -90,7 +89,7 @@ def check_arguments(
     if len(found) > MOST_ROWS or sum(len(f"{name}{value}".encode()) for name, value in found.items()) > MOST_BYTES:
         refuse(f"more than {MOST_ROWS} arguments, or more than {MOST_BYTES} bytes of them", "Take fewer.")
     for name, value in found.items():
-        if not _NAME.fullmatch(name) or not any(fnmatchcase(name, pattern) for pattern in allowed):
+        if not _NAME.fullmatch(name) or not any(name_glob(pattern).matches(name) for pattern in allowed):
             refuse(f"the variable {_shown(name)} is not allowed", f"Allowed are {', '.join(allowed)}.")
         if "\0" in value:
             refuse(f"the value of {name} has a NUL", "Take a value of text.")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from fnmatch import fnmatchcase
 
 from builder.dockerfile.check import SCRATCH, Checked
 from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields
 from builder.dockerfile.read import Instruction
 from builder.errors import BuildError
+from builder.globs import name_glob
 from builder.images.reference import parse
 from builder.text import visible
 
@@ -80,7 +80,7 @@ def _normal(image: str) -> str:
 
 
 def _matches(reference: str, allowed: Sequence[str]) -> bool:
-    return any(fnmatchcase(reference, pattern) for pattern in allowed)
+    return any(name_glob(pattern).matches(reference) for pattern in allowed)
 
 
 def _refused(

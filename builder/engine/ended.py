@@ -28,10 +28,10 @@ _IMAGE = re.compile(r" ---> ([0-9a-f]{12,64})$")
 _RUNNING = re.compile(r" ---> Running in ([0-9a-f]{12,64})$")
 _OWN = re.compile(r" ---> |Removing intermediate container |Successfully (?:built|tagged) |Step \d+/\d+ : ")
 _EXIT = re.compile(r"returned a non-zero code: (\d{1,9})$")
-_ABSENT = re.compile(
-    r"(?:COPY|ADD) failed: .*?stat (?:\S*/docker-builder\d+/)?(.*?): (?:file does not exist|no such file)"
-)
-_NO_PROGRAM = re.compile(r"(?:runtime create failed|failed to create (?:shim|task)).*?(exec: .*?)(?:: unknown)?$")
+_COPY_FAILED = re.compile(r"(?:COPY|ADD) failed: ")
+_ABSENT = re.compile(r": (?:file does not exist|no such file)")
+_BUILD_FOLDER = re.compile(r"\S*/docker-builder\d+/")
+_NO_PROGRAM = re.compile(r"runtime create failed|failed to create (?:shim|task)")
 _PARSE = re.compile(r"[Dd]ockerfile parse error (?:on )?line (\d{1,9}): (.*)")
 _FULL = re.compile(r"no space left on device|disk quota exceeded", re.IGNORECASE)
 _BUILDKIT = re.compile(r"requires? BuildKit|BuildKit (?:must be|is) ", re.IGNORECASE)
@@ -142,10 +142,10 @@ def diagnose(
         )
     if parsed := _PARSE.search(error):
         return Diagnosis(reason="StepFailed", message=parsed[2], where=f"{dockerfile}:{parsed[1]}", said=said)
-    if absent := _ABSENT.search(error):
+    if absent := _absent(error):
         other = _copied_from(last.text) if last else ""
         step = f"Check the path, and what {other} has." if other else _CHECK_SOURCE
-        message = f"{absent[1]} is not in {other or 'the source'}"
+        message = f"{absent} is not in {other or 'the source'}"
         return Diagnosis(reason="StepFailed", message=message, where=where, said=said, next=step)
     if _BUILDKIT.search(error):
         step = "Write it without what BuildKit alone has, or name a server that has a cluster: --server=URL"
@@ -153,9 +153,30 @@ def diagnose(
         return Diagnosis(reason="StepFailed", message=message, where=where, said=said, next=step)
     if (last is None or _FROM.search(last.text)) and (found := _pull(error, last, where)):
         return found
-    if program := _NO_PROGRAM.search(error):
-        return Diagnosis(reason="StepFailed", message=f"{what} could not start: {program[1]}", where=where, said=said)
+    if program := _no_program(error):
+        return Diagnosis(reason="StepFailed", message=f"{what} could not start: {program}", where=where, said=said)
     return Diagnosis(reason="StepFailed", message=error or "the engine gave no reason", where=where, said=said)
+
+
+def _absent(error: str) -> str:
+    """The path that COPY or ADD did not find. Each part is looked for once: an expression of all tries each pair."""
+    for line in error.split("\n"):
+        if not (failed := _COPY_FAILED.search(line)):
+            continue
+        _, stat, rest = line[failed.end() :].partition("stat ")
+        if stat and (end := _ABSENT.search(rest)):
+            path = rest[: end.start()]
+            folder = _BUILD_FOLDER.match(path)
+            return path[folder.end() :] if folder else path
+    return ""
+
+
+def _no_program(error: str) -> str:
+    """What the runtime could not start, which ends the message."""
+    line = error.rpartition("\n")[2]
+    failed = _NO_PROGRAM.search(line)
+    at = line.find("exec: ", failed.end()) if failed else -1
+    return line[at:].removesuffix(": unknown") if at >= 0 else ""
 
 
 def _pull(error: str, last: Instruction | None, where: str) -> Diagnosis | None:

@@ -21,7 +21,7 @@ from builder.images.layer import MEDIA_TYPE, Layer
 from builder.images.layout import Layout, Stamp
 from builder.images.rootfs import MOST_UNPACKED, unpack_image
 from builder.images.wasm import CONFIG_TYPE as WASM_CONFIG_TYPE
-from builder.text import size
+from builder.text import size, strangers_json, visible
 
 BASES = "bases/"
 TOOLCHAINS = "toolchains/"
@@ -221,33 +221,44 @@ def pull(
     None for a component, which is `folder`/component.wasm then. `most_unpacked`: bytes that its layers, packed or
     unpacked, may take.
 
-    Raises `BuildError` SourceNotFound when it is absent, and as `Destination.open_blob` and `unpack_image` do.
+    Raises `BuildError` SourceNotFound when it is absent, ImageContractViolated for what is no image, and as
+    `Destination.open_blob` and `unpack_image` do.
     """
     manifest = source.get_manifest(repository, digest)
     if manifest is None:
         raise BuildError("SourceNotFound", f"{repository}@{digest} is not there any more")
-    value = json.loads(manifest.body)
-    if value["config"]["mediaType"] == WASM_CONFIG_TYPE:
-        (layer,) = value["layers"]
-        _download(source, repository, layer["digest"], folder / COMPONENT, most_unpacked)
-        return None
-    config = _config(source, repository, value["config"]["digest"])
 
     def blob_path(blob: str) -> Path:
         check_names(repository, digest=blob)
         return folder / blob.removeprefix("sha256:")
 
-    layers = layers_of(value, config, blob_path)
+    component, run = "", dict[str, Any]()
+    layers: tuple[Layer, ...] = ()
+    try:
+        value = strangers_json(manifest.body)
+        if value["config"]["mediaType"] == WASM_CONFIG_TYPE:
+            (layer,) = value["layers"]
+            component = str(layer["digest"])
+        else:
+            config = _config(source, repository, value["config"]["digest"])
+            run, layers = dict(config["config"]), layers_of(value, config, blob_path)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # whoever builds an image writes its config
+        message = f"{repository}@{digest} is no image: {visible(str(error), limit=200)}"
+        hint = "Build the artifact again, or name another build."
+        raise BuildError("ImageContractViolated", message, next=hint) from error
+    if component:
+        _download(source, repository, component, folder / COMPONENT, most_unpacked)
+        return None
     taken = 0
-    for layer in layers:
-        taken += _download(source, repository, layer.digest, layer.path, most_unpacked, taken)
+    for one in layers:
+        taken += _download(source, repository, one.digest, one.path, most_unpacked, taken)
     try:
         unpack_image(layers, folder / "root", limit=most_unpacked)
     except BuildError as error:
         if error.reason != "ArtifactTooLarge":
             raise
         raise _too_large(repository, digest, most_unpacked) from None
-    return dict(config["config"])
+    return run
 
 
 def _config(source: Destination, repository: str, digest: str) -> Any:
@@ -258,7 +269,7 @@ def _config(source: Destination, repository: str, digest: str) -> Any:
         if len(body) > CONFIG_BYTES:
             message = f"the config of the image in {repository} has more than {size(CONFIG_BYTES)}: {digest}"
             raise BuildError("ArtifactTooLarge", message, next="Build the artifact again, or name another build.")
-    return json.loads(body)
+    return strangers_json(bytes(body))
 
 
 def _download(source: Destination, repository: str, digest: str, path: Path, limit: int, before: int = 0) -> int:

@@ -21,6 +21,8 @@ _SIGNAL = re.compile(r"waiting for process to exit: signal: (\w+)")
 _NO_PROGRAM = re.compile(r"starting command: (.*)")
 _PARSE = re.compile(r"dockerfile parse error on line (\d+): (.*)")
 _ABSENT = re.compile(r"failed to get fileinfo for /kaniko/buildcontext/(.*?): lstat .*: no such file or directory$")
+_NOT_THERE = ": no such file or directory"
+"""The end of what `_ABSENT` matches; where it is none, the expression would try each pair of its parts."""
 _MANIFEST = re.compile(r"Retrieving image manifest (\S+)")
 _PUSH = re.compile(r"^error (?:checking push permissions|pushing image)")
 _PULL = re.compile(r"^unable to complete operation after \d+ attempts|^GET https?://\S+/manifests/|^Get \"https?://")
@@ -105,7 +107,7 @@ def diagnose(
         return _pull(final, lines, instructions, dockerfile)
     if parsed := _PARSE.search(final):
         return Diagnosis(reason="StepFailed", message=parsed[2], where=f"{dockerfile}:{parsed[1]}", said=(final,))
-    if absent := _ABSENT.search(final):
+    if final.endswith(_NOT_THERE) and (absent := _ABSENT.search(final)):
         after = _next(last, instructions, ("COPY", "ADD"))
         message = f"{absent[1]} is not in the source"
         next_ = "Check the path, .dockerignore, and that the file is part of the source."

@@ -8,13 +8,13 @@ The one exception is a list that is parsed to its last character (`private.py`).
 from __future__ import annotations
 
 import difflib
-import fnmatch
 import posixpath
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.errors import BuildError
+from builder.globs import name_glob
 from builder.plan import CopyFile
 from builder.source.tree import Tree, match
 from builder.text import strangers_json
@@ -120,7 +120,7 @@ def check_values(given: Mapping[str, str]) -> None:
         shown = name[:80]
         where = f"buildArgs.{shown}"
         for pattern, why in INJECTS:
-            if fnmatch.fnmatchcase(name, pattern):
+            if name_glob(pattern).matches(name):
                 raise BuildError("BuildArgUnknown", f'"{shown}" is refused as a build argument: {why}', where=where,
                                  next=f"Leave it out; {_VARIABLE}.")  # fmt: skip
         what = ""
@@ -197,7 +197,7 @@ def _is_hidden(path: str, pattern: str) -> bool:
     """Whether a part of the path starts with a dot that no part of the pattern names, as in a shell."""
     dotted = {part for part in pattern.split("/") if part.startswith(".") and part != "."}
     return any(
-        part.startswith(".") and not any(fnmatch.fnmatchcase(part, one) for one in dotted) for part in path.split("/")
+        part.startswith(".") and not any(name_glob(one).matches(part) for one in dotted) for part in path.split("/")
     )
 
 

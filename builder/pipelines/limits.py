@@ -87,6 +87,14 @@ def _refuse_depth(name: str, text: str) -> None:
         line += token.count("\n")
 
 
+def place_of(tree: Tree, name: str, begins: str) -> str:
+    """ "file:line" of the first line that begins as this expression has it; the file alone where none does."""
+    pattern = re.compile(begins)
+    lines = tree.read_text(name, LOCK_LIMIT).splitlines() if tree.has(name) else []
+    found = (number for number, line in enumerate(lines, 1) if pattern.match(line[:LINE_LIMIT]))
+    return next((f"{name}:{number}" for number in found), name)
+
+
 def read_code(tree: Tree, path: str) -> str:
     """A file of code; empty above 16 MiB. What is read of code says how it starts, and no size of it is a fault."""
     try:

@@ -116,7 +116,7 @@ def _fault(word: str) -> str:
 
 def _without_login(word: str) -> str:
     """What may be shown of a word that somebody took for a URL."""
-    return re.sub(r"[^/@]*@", "***@", word)
+    return re.sub(r"(?:^|(?<=[/@]))[^/@]*+@", "***@", word)
 
 
 def _is_host(host: str) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import hashlib
 import os
-import re
 import shutil
 import stat
 from collections.abc import Mapping
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from builder.errors import BuildError
+from builder.globs import path_glob
 from builder.source import below
 
 READ_LIMIT = 1024 * 1024
@@ -48,23 +48,8 @@ class Tree(Protocol):
 
 def match(files: tuple[str, ...], pattern: str) -> tuple[str, ...]:
     """The paths that match a glob pattern; `**/` is any number of folders, also none."""
-    compiled = re.compile(_regex(pattern), re.DOTALL)
-    return tuple(path for path in files if compiled.fullmatch(path))
-
-
-def _regex(pattern: str) -> str:
-    parts, at = [], 0
-    while at < len(pattern):
-        if pattern.startswith("**/", at):
-            parts.append("(?:[^/]+/)*")
-            at += 3
-        elif pattern.startswith("**", at):
-            parts.append(".*")
-            at += 2
-        else:
-            parts.append({"*": "[^/]*", "?": "[^/]"}.get(pattern[at], re.escape(pattern[at])))
-            at += 1
-    return "".join(parts)
+    glob = path_glob(pattern)
+    return tuple(path for path in files if glob.matches(path))
 
 
 class DictTree:

@@ -74,6 +74,31 @@ def test_a_config_that_no_artifact_has_is_not_read_into_memory(tmp_path: Path) -
         assert list((tmp_path / "other").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        b'{"config": ' + b"[" * 100_000,
+        b'{"config": {}, "rootfs": {"diff_ids": ["\\ud800"]}}',
+        b"[]",
+        b"nothing",
+        b'{"config": {}, "rootfs": {"diff_ids": []}}',
+        b'{"config": {}, "rootfs": {"diff_ids": 5}}',
+        b'{"config": 5, "rootfs": {"diff_ids": ["sha256:0"]}}',
+    ],
+    ids=["deep", "surrogate", "list", "no JSON", "no layers", "a number", "a config that is a number"],
+)
+def test_a_config_that_is_none_is_refused_with_its_image(tmp_path: Path, config: bytes) -> None:
+    made = make_image(tmp_path / "w", layers=1)
+    value = json.loads(made.manifest)
+    value["config"] |= {"digest": digest_of(config), "size": len(config)}
+    body = canonical(value)
+    registry = Layout(tmp_path / "registry")
+    registry.push(replace(made, manifest=body, config=config, digest=digest_of(body)), "org/app", None)
+    with pytest.raises(BuildError, match="is no image") as caught:
+        pull(registry, "org/app", digest_of(body), tmp_path)
+    assert caught.value.reason == "ImageContractViolated" and not (tmp_path / "root").exists()
+
+
 def test_a_manifest_cannot_name_a_file_outside_the_folder(tmp_path: Path) -> None:
     image = make_image(tmp_path / "w", layers=1)
     value = json.loads(image.manifest)

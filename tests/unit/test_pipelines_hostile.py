@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TypeVar
 
 import pytest
@@ -17,9 +18,11 @@ from builder.errors import BuildError
 from builder.pipelines import catalog, go, python, rust
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.deno import lock as deno_locks
+from builder.pipelines.deno import remote as deno_modules
 from builder.pipelines.go import modules
 from builder.pipelines.python import wheels
-from builder.plan import Step
+from builder.pipelines.rust.config import TRIPLES
+from builder.plan import Network, Private, Sees, Step
 from builder.source.tree import DictTree
 from tests.growth import assert_linear
 
@@ -102,7 +105,7 @@ def toml(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n").replace("\t", "\\t") + '"'
 
 
-def plan(files: Mapping[str, str], runtime: str, **arguments: str) -> None:
+def plan(files: Mapping[str, str], runtime: str, /, **arguments: str) -> None:
     tree = DictTree(files)
     detection = pipelines.detect(tree, runtime)
     pipelines.plan(detection, tree, PlanRequest(build_args=arguments), CATALOG)
@@ -173,7 +176,9 @@ def import_map(size: int) -> None:
     of_deno(deno_json=json.dumps({"imports": imports}), main_ts=lines)
 
 
-def read_deno_lock(text: str) -> None:
+def read_deno_lock(text: str, host: str = "") -> None:
+    if host:
+        deno_modules.fetched(DictTree({"deno.lock": text, deno_modules.HOSTS: json.dumps([host])}), "deno.lock")
     deno_locks.fetched(DictTree({"deno.lock": text}), "deno.lock")
     plan({"main.ts": "import 'npm:a@1';", "deno.lock": text}, "deno")
 
@@ -292,6 +297,20 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "manage.py": lambda text: of_python_without_handler(manage_py=f"DJANGO_SETTINGS_MODULE', '{text}"),
     "an entry by name": lambda text: plan({"main.py": ""}, "python", entry=text),
     "a start by name": lambda text: plan({"main.py": ""}, "python", start=text),
+    "files by patterns": lambda text: plan(
+        {"handler.py": "", "a" * 200 + ".txt": "", **{f"{'a/' * at}.a/a": "" for at in range(10)}},
+        "python",
+        files=json.dumps(text.splitlines()[:1000]),
+    ),
+    "members of a uv workspace": lambda text: plan(
+        {
+            "handler.py": "",
+            "pyproject.toml": f'{PROJECT}dependencies = ["m"]\n[tool.uv.sources]\nm = {{ workspace = true }}\n'
+            f"[tool.uv.workspace]\nmembers = [{', '.join(map(toml, text.splitlines()[:100]))}]\n",
+            **{f"{'a' * 50}/{at}/pyproject.toml": f'[project]\nname = "m{at}"\n' for at in range(20)},
+        },
+        "python",
+    ),
     "runtime.txt": lambda text: of_python(runtime_txt=text),
     ".python-version": lambda text: of_python(python_version=text),
     "main.go": lambda text: plan({"main.go": text}, "go"),
@@ -352,6 +371,28 @@ PARSERS: dict[str, Callable[[str], None]] = {
     "an integrity of deno.lock": lambda text: read_deno_lock(
         json.dumps({"version": "5", "npm": {"a@1.0.0": {"integrity": text, "os": [text], "tarball": text}}})
     ),
+    "a module of deno.lock": lambda text: read_deno_lock(
+        json.dumps({"version": "5", "remote": {f"https://{text}": text, "https://a.example/x": text}}), "a.example:443"
+    ),
+    "a redirect of deno.lock": lambda text: read_deno_lock(
+        json.dumps({"version": "5", "redirects": {text: text}, "jsr": {text: {"integrity": text}}}), "jsr"
+    ),
+    "permissions of Deno": lambda text: plan({"main.ts": ""}, "deno", allow=text),
+    "scripts of npm": lambda text: plan({"main.ts": ""}, "deno", allow_scripts=text),
+    "tags of Go": lambda text: plan({"main.go": MAIN}, "go", tags=text),
+    "a package of Go by name": lambda text: plan({"main.go": MAIN}, "go", entry=text),
+    "variables of the linker": lambda text: plan({"main.go": MAIN}, "go", ldflags_x=f"main.{text}=x"),
+    "a variable of the linker": lambda text: plan({"main.go": MAIN}, "go", ldflags_x=f"main.x={text}"),
+    "private modules": lambda text: plan({"main.go": MAIN}, "go", private=text, private_secret="s"),
+    "features of Rust": lambda text: plan({"Cargo.toml": PACKAGE, "src/main.rs": ""}, "rust", features=text),
+    "a program of Rust by name": lambda text: plan({"Cargo.toml": PACKAGE, "src/main.rs": ""}, "rust", entry=text),
+    "a script of Deno by name": lambda text: plan({"main.ts": ""}, "deno", entry=text),
+    "extras": lambda text: plan(
+        {"handler.py": "", "pyproject.toml": f"{PROJECT}dependencies = []\n"}, "python", extras=text
+    ),
+    "groups by name": lambda text: plan(
+        {"handler.py": "", "pyproject.toml": f"{PROJECT}dependencies = []\n"}, "python", groups=text
+    ),
     ".deno-version": lambda text: plan({"main.ts": "", ".deno-version": text}, "deno"),
     "vendor/modules.txt": lambda text: plan(
         {"go.mod": MODULE, "main.go": 'package main\nimport "ignite"\n', "vendor/modules.txt": text}, "go"
@@ -386,6 +427,18 @@ COUNTED: dict[str, Callable[[int], None]] = {
         },
         "go",
     ),
+    "patterns of files": lambda size: plan(
+        {"handler.py": "", **{f"{'a/' * at}{'a' * 200}": "" for at in range(10)}},
+        "python",
+        files=json.dumps([f"{'**/' * (at % 3)}{'*a' * 20}{at}" for at in range(size // 512)]),
+    ),
+    "patterns of a Cargo workspace": lambda size: plan(
+        {
+            "Cargo.toml": f"[workspace]\nmembers = {['**/' + '*a' * 20 + str(at) for at in range(size // 2048)]}\n",
+            **{f"{'a' * 50}/{at}/Cargo.toml": PACKAGE for at in range(20)},
+        },
+        "rust",
+    ),
     "imports and replacements": imports_and_replacements,
     "crates of a lock": lambda size: rust_crates(
         '[[package]]\nname = "a"\nversion = "1"\nsource = "sparse+https://index.crates.io/"\n' * (size // 64)
@@ -402,7 +455,12 @@ COUNTED: dict[str, Callable[[int], None]] = {
 
 def diagnosis(runtime: str, name: str) -> Callable[[str], None]:
     """The diagnosis of a step whose output is this text, in lines as a step's tail has them."""
-    step = Step(name=name, argv=("uv", "-r", "requirements.txt"))
+    step = Step(name=name, argv=("uv", "-r", "requirements.txt", TRIPLES["wasm"]))
+    if name == "download private modules":
+        private = Private(hosts=("host.example",), secret="s", version=1)
+        step = replace(
+            step, sees=Sees.STUBS, runs_source=False, cwd="/work/fetch", network=Network.INDEX, private=private
+        )
 
     def judged(text: str) -> None:
         lines = [line[at : at + TAIL_LINE] for line in text.split("\n") for at in range(0, len(line) or 1, TAIL_LINE)]
@@ -414,6 +472,11 @@ def diagnosis(runtime: str, name: str) -> Callable[[str], None]:
 DIAGNOSES = {
     "go build": diagnosis("go", "compile"),
     "go mod download": diagnosis("go", "download modules"),
+    "go mod download, private": diagnosis("go", "download private modules"),
+    "cargo build for a component": diagnosis("rust", "compile crates"),
+    "uv pip compile": diagnosis("python", "resolve dependencies"),
+    "a build of sdists": diagnosis("python", "build sdists"),
+    "deno download": diagnosis("deno", "download modules"),
     "uv pip install": diagnosis("python", "install dependencies"),
     "deno check": diagnosis("deno", "check"),
     "deno install": diagnosis("deno", "lock packages"),
@@ -466,6 +529,13 @@ def test_what_is_spent_is_processor_time() -> None:
             pass
 
     assert spent(squares, "a" * 2000) > spent(squares, "a" * 20)
+
+
+@pytest.mark.parametrize("entry", ["/", "/x", "//x/y", "../..", "/x/main.go"])
+def test_a_package_outside_of_the_source_is_none(entry: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        plan({"lib.go": "package lib\n", "go.mod": MODULE}, "go", entry=entry)
+    assert caught.value.reason == "EntryPointMissing"
 
 
 def test_many_files_that_include_each_other_are_refused() -> None:

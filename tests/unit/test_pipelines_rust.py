@@ -250,13 +250,13 @@ def test_a_workspace_member_has_the_lock_and_the_profile_of_the_root() -> None:
                 "src/main.rs": MAIN,
             },
             "ManifestInvalid",
-            "Cargo.toml  dependencies.foo",
+            "Cargo.toml:6  dependencies.foo",
             "foo is taken from git (https://github.com/x/foo)",
         ),
         (
             {"Cargo.toml": PACKAGE + '[patch.crates-io]\nfoo = { git = "ssh://x/foo" }\n', "src/main.rs": MAIN},
             "ManifestInvalid",
-            "Cargo.toml  patch.crates-io.foo",
+            "Cargo.toml:6  patch.crates-io.foo",
             "from git",
         ),
         (
@@ -265,7 +265,7 @@ def test_a_workspace_member_has_the_lock_and_the_profile_of_the_root() -> None:
                 "src/main.rs": MAIN,
             },
             "ManifestInvalid",
-            "Cargo.toml  dependencies.foo",
+            "Cargo.toml:6  dependencies.foo",
             "the registry corp",
         ),
         (
@@ -329,7 +329,7 @@ def test_a_git_crate_of_a_lock_is_refused_by_name() -> None:
     lock = '[[package]]\nname = "foo"\nversion = "0.1.0"\nsource = "git+https://github.com/x/foo#abc"\n'
     with pytest.raises(BuildError, match="foo is taken from git") as caught:
         read_lock(DictTree({"Cargo.lock": lock}), "Cargo.lock")
-    assert caught.value.where == "Cargo.lock  foo 0.1.0"
+    assert (caught.value.where, caught.value.error_class) == ("Cargo.lock:2  foo 0.1.0", "client")
 
 
 @pytest.mark.parametrize(

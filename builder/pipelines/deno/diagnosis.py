@@ -197,7 +197,12 @@ def _remote(step: Step, found: re.Match[str], where: str, said: tuple[str, ...])
     if host not in hosts:
         refused = not_fetched(what, host, where)
         return Diagnosis(
-            reason=refused.reason, message=refused.message, where=refused.where, said=said, next=refused.next
+            reason=refused.reason,
+            message=refused.message,
+            where=refused.where,
+            said=said,
+            next=refused.next,
+            error_class=refused.error_class,
         )
     return Diagnosis(
         reason="LockOutdated", message=f"{what} is imported, but deno.lock does not pin it",

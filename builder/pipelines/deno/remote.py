@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from builder.errors import BuildError
+from builder.errors import BuildError, refused_source
 from builder.pipelines.deno import jsr
 from builder.pipelines.deno.jsonc import read_json, table
 from builder.pipelines.deno.lock import LOCK
@@ -103,7 +103,8 @@ def _required(project: Project, need: Need, allowed: Collection[str], entry: str
     """The host of an import that is fetched. Raises `BuildError` for one that is not."""
     if need.specifier.startswith("http:"):
         message = f"{need.specifier[:200]} is imported; code is fetched by https: alone"
-        raise BuildError("DependencyNotFound", message, where=need.where, next="Import it by https:, or from npm.")
+        hint = "Import it by https:, or from npm."
+        raise refused_source(message, where=need.where, next=hint, reason="DependencyNotFound")
     host = host_of(need.specifier)
     if host not in allowed:
         raise not_fetched(need.specifier, host, need.where)
@@ -122,7 +123,7 @@ def not_fetched(specifier: str, host: str, where: str) -> BuildError:
     )
     if shown:
         hint = f"{hint[:-1]}; or ask the operator to list {shown} in {SETTING}."
-    return BuildError("DependencyNotFound", message, where=where, next=hint)
+    return refused_source(message, where=where, next=hint, reason="DependencyNotFound")
 
 
 def stub(remote: Remote) -> WriteFile:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 import re
 from collections.abc import Iterable, Iterator
 
 from builder.errors import BuildError
+from builder.globs import name_glob
 from builder.pipelines.go.project import Module, Project, below
 from builder.pipelines.go.source import GoFile, Packages, folder_of, is_built
 from builder.source.tree import Tree
@@ -15,6 +15,7 @@ from builder.source.tree import Tree
 ASIDE = frozenset(("example", "examples", "hack", "scripts", "test", "tests", "tools"))
 """Folders whose programs are not what a repository is for."""
 LISTED = 8
+LONGEST_PATH = 4096
 ALLOW_CGO = "Take a module that is Go alone, or allow cgo: --build-arg cgo=1, with a toolchain that has a C compiler."
 LOOKS = 50_000
 """How many files and folders the patterns of a source are compared with; beyond it they are left to `go`."""
@@ -113,7 +114,7 @@ def _named(
     packages: Packages, project: Project, mains: dict[str, str], tags: frozenset[str], entry: str
 ) -> tuple[str, str]:
     """The package that the build argument names: a folder, an import path, or a file of it."""
-    asked = entry.rstrip("/") or "."
+    asked = entry[:LONGEST_PATH].rstrip("/") or "."
     folder = below(project.home, posixpath.dirname(asked) if asked.endswith(".go") else asked)
     if not asked.startswith(".") and folder not in packages:
         folder = folder_of(asked, project.paths) or folder
@@ -251,4 +252,5 @@ def _children(tree: Tree) -> dict[str, dict[str, None]]:
 def _matching(names: dict[str, None], part: str) -> list[str]:
     if "*" not in part and "?" not in part:
         return [part] if part in names else []
-    return fnmatch.filter(names, part)
+    glob = name_glob(part)
+    return [name for name in names if glob.matches(name)]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from builder.errors import BuildError
 from builder.pipelines.go.project import Project
 from builder.pipelines.go.source import FILE_LIMIT, Packages, folder_of
+from builder.pipelines.limits import LINE_LIMIT
 from builder.source.tree import Tree
 from builder.text import strangers_json
 
@@ -26,7 +27,7 @@ def variables_of(
     """
     words: list[str] = []
     for symbol, value in _pairs(given.get(NAME, "")):
-        if not _SYMBOL.fullmatch(symbol):
+        if len(symbol) > LINE_LIMIT or not _SYMBOL.fullmatch(symbol):
             raise _refused(f'"{symbol[:80]}" is no PACKAGE.NAME')
         if any(unicodedata.category(character) == "Cc" for character in value):
             raise _refused(f"the value of {symbol} holds a control character")

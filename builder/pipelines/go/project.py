@@ -70,7 +70,7 @@ class Project:
     def nearest(self, folder: str) -> str:
         """The folder of the nearest go.mod at or above a folder, or nothing."""
         while folder not in self.roots:
-            if folder == ".":
+            if folder in (".", "/", "//"):  # a request may name a folder outside of the source
                 return ""
             folder = posixpath.dirname(folder) or "."
         return folder

@@ -204,5 +204,7 @@ def _compile(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
             texts = {key: cut_root(str(found.get(key, "")))[:500] for key in ("reason", "message", "where", "next")}
             said = found.get("said", ())
             words = tuple(cut_root(str(text))[:200] for text in said[:SAID]) if isinstance(said, list) else ()
-            return Diagnosis(**texts, said=words)
+            return Diagnosis(
+                reason=texts["reason"], message=texts["message"], where=texts["where"], next=texts["next"], said=words
+            )
     return step_failed(step, exit_code, [cut_root(line) for line in lines])

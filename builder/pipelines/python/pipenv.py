@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from builder.errors import BuildError
+from builder.errors import BuildError, refused_source
 from builder.pipelines.limits import LOCK_LIMIT, read_toml
 from builder.pipelines.python.constraints import specifiers
 from builder.pipelines.python.needs import DIGEST, Dependencies, by_name, canonical, pinned, refuse_count, requirement
@@ -41,7 +41,7 @@ def read_pipfile_lock(tree: Tree) -> Dependencies:
         if odd := next((one for one in _ELSEWHERE if one in entry), ""):
             where = line_of(tree, f'"{name}"', LOCK)
             message = f"{name[:80]} comes from {odd}, not from an index"
-            raise BuildError("ManifestInvalid", message, where=where, next="Take a release of it from an index.")
+            raise _elsewhere(odd, message, where)
         marker = f" ; {entry['markers']}" if isinstance(entry.get("markers"), str) else ""
         if not (
             isinstance(version, str) and version.startswith("==") and (line := by_name(f"{name}{version}{marker}"))
@@ -63,6 +63,13 @@ def read_pipfile_lock(tree: Tree) -> Dependencies:
     return Dependencies(manifest=LOCK, count=len(lines), requirements=tuple(lines), complete=True, files=(LOCK,))
 
 
+def _elsewhere(kind: str, message: str, where: str) -> BuildError:
+    hint = "Take a release of it from an index."
+    if kind in ("git", "hg", "svn", "url"):
+        return refused_source(message, where=where, next=hint)
+    return BuildError("ManifestInvalid", message, where=where, next=hint)
+
+
 def _asked(tree: Tree) -> dict[str, str]:
     """Name → requirement of `[packages]`."""
     packages = table(read_toml(tree, PIPFILE), "packages")
@@ -73,7 +80,7 @@ def _asked(tree: Tree) -> dict[str, str]:
         where = line_of(tree, name, PIPFILE, after="packages")
         if odd := next((one for one in (*_ELSEWHERE, "editable") if one in options), ""):
             message = f"{name[:80]} comes from {odd}; only the operator's package indexes are used here"
-            raise BuildError("ManifestInvalid", message, where=where, next="Take a release of it from an index.")
+            raise _elsewhere(odd, message, where)
         extras = f"[{','.join(texts(options.get('extras')))}]" if options.get("extras") else ""
         markers = [f"{key} {options[key]}" for key in _MARKERS if isinstance(options.get(key), str)]
         markers += [options["markers"]] if isinstance(options.get("markers"), str) else []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from builder.errors import BuildError
+from builder.errors import BuildError, refused_source
 from builder.pipelines.limits import LOCK_LIMIT, read_toml
 from builder.pipelines.python.environment import applies
 from builder.pipelines.python.layout import read_local
@@ -108,7 +108,10 @@ def _take(tree: Tree, package: Mapping[str, Any], lines: list[str], locals_: lis
     if kind != "legacy":  # another index: the operator's is asked, and the hashes decide
         message = f"{name[:80]} comes from {kind[:20]}, not from an index"
         where = line_of(tree, f'"{name}"', LOCK)
-        raise BuildError("ManifestInvalid", message, where=where, next="Take a release of it from an index.")
+        hint = "Take a release of it from an index."
+        if kind in ("git", "url"):
+            raise refused_source(message, where=where, next=hint)
+        raise BuildError("ManifestInvalid", message, where=where, next=hint)
     line = f"{name}=={package.get('version')}"
     if not NAME.fullmatch(name) or requirement(line) is None:
         raise BuildError("ManifestInvalid", f"this is no package by name and version: {line[:80]}", where=LOCK)
@@ -128,7 +131,10 @@ def read_pdm_lock(tree: Tree, whole: Mapping[str, Any], release: str) -> Depende
         if odd := next((one for one in _PDM_ELSEWHERE if one in package), ""):
             where = line_of(tree, f'"{name}"', PDM_LOCK)
             message = f"{name[:80]} comes from {odd}, not from an index"
-            raise BuildError("ManifestInvalid", message, where=where, next="Take a release of it from an index.")
+            hint = "Take a release of it from an index."
+            if odd in ("git", "url"):
+                raise refused_source(message, where=where, next=hint)
+            raise BuildError("ManifestInvalid", message, where=where, next=hint)
         line = f"{name}=={package.get('version')}"
         if not NAME.fullmatch(name) or requirement(line) is None:
             raise BuildError("ManifestInvalid", f"this is no package by name and version: {line[:80]}", where=PDM_LOCK)

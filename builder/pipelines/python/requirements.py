@@ -6,7 +6,7 @@ import posixpath
 import re
 from collections.abc import Iterator
 
-from builder.errors import BuildError
+from builder.errors import BuildError, refused_source
 from builder.pipelines.limits import LINE_LIMIT
 from builder.pipelines.python.needs import MOST_FILES, Dependencies, by_name, pinned, refuse_count
 from builder.source.tree import Tree
@@ -24,6 +24,8 @@ _REFUSED = (
     (re.compile(r"^(git|hg|svn|bzr)\+|://|@\s*(git\+|https?:|file:)"), "a package by URL"),
     (re.compile(r"^(\.{1,2}(/|$)|/|file:)|^[\w./-]+\.(whl|zip|tar\.gz)$"), "a local path"),
 )
+_OF_HOSTS = frozenset({"an index of its own", "an include by URL", "a package by URL"})
+"""What names a host: only the operator's indexes are asked."""
 _INCLUDE = re.compile(r"^(-r|--requirement|-c|--constraint)(?:\s+|=)?(.+)$")
 # What pip and uv read as it stands: no quote, backslash, scheme or variable that one of them would resolve.
 _PLAIN_PATH = re.compile(r"[\w./@+,=-]+(?: +[\w./@+,=-]+)*")
@@ -113,6 +115,8 @@ def _refuse_line(text: str, where: str) -> None:
     for pattern, what in _REFUSED:
         if pattern.search(text):
             message = f"{what} is not taken here: {text[:80]}"
+            if what in _OF_HOSTS and "file:" not in text:
+                raise refused_source(message, where=where, next=_NAMES_ONLY)
             raise BuildError("ManifestInvalid", message, where=where, next=_NAMES_ONLY)
 
 

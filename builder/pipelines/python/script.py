@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from builder.errors import BuildError
+from builder.errors import BuildError, refused_source
 from builder.pipelines.limits import read_code, read_toml
 from builder.pipelines.python.needs import Dependencies, by_name, refuse_count
 from builder.pipelines.python.project import table
@@ -60,7 +60,7 @@ def read_script(tree: Tree) -> Dependencies | None:
     refuse_count(len(needs), f"{name}:{line}")
     if odd := sorted({"sources", "index"} & set(table(whole, "tool", "uv"))):
         message = f"tool.uv.{odd[0]} is not taken here; only the operator's package indexes are used"
-        raise BuildError("ManifestInvalid", message, where=f"{name}:{line}", next="Name packages of an index only.")
+        raise refused_source(message, where=f"{name}:{line}", next="Name packages of an index only.")
     lines = []
     for need in needs:
         if not (isinstance(need, str) and (text := by_name(need))):

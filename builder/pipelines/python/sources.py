@@ -6,12 +6,12 @@ lead to, an index of their own, a repository, a URL, is no operator's, and is re
 
 from __future__ import annotations
 
-import fnmatch
 import posixpath
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from builder.errors import BuildError
+from builder.errors import BuildError, refused_source
+from builder.globs import name_glob
 from builder.pipelines.python.layout import read_local
 from builder.pipelines.python.needs import MOST_FILES, Dependencies, Local, canonical, refuse_count, requirement
 from builder.pipelines.python.project import (
@@ -134,6 +134,8 @@ class _Walk:
         what = "an index of its own" if kind == "index" else kind
         name = "tool.uv.sources" if own else "tool.poetry.dependencies"
         message = f"{name} takes {key[:80]} from {what}; only the operator's package indexes are used here"
+        if keys & {*_ELSEWHERE, "source"}:
+            raise refused_source(message, where=where, next=_from_an_index(key))
         raise BuildError("ManifestInvalid", message, where=where, next=_from_an_index(key))
 
     def _member(self, key: str, where: str) -> str:
@@ -171,7 +173,9 @@ def _matches(parts: list[str], pattern: list[str]) -> bool:
     if "**" in pattern:
         pattern = pattern[: pattern.index("**")]
         parts = parts[: len(pattern)]
-    return len(parts) == len(pattern) and all(map(fnmatch.fnmatchcase, parts, pattern))
+    return len(parts) == len(pattern) and all(
+        name_glob(one).matches(part) for part, one in zip(parts, pattern, strict=True)
+    )
 
 
 def _sources(whole: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import BuildError
-from builder.pipelines.limits import LOCK_LIMIT, read_toml
+from builder.errors import BuildError, refused_source
+from builder.pipelines.limits import LINE_LIMIT, LOCK_LIMIT, place_of, read_toml
 from builder.plan import Fetched, Wanted, WriteFile
 from builder.source.tree import Tree
 
@@ -48,10 +48,11 @@ def read_lock(tree: Tree, path: str) -> tuple[Crate, ...]:
         if source.startswith("git+"):
             message = f"{name[:80]} is taken from git ({source[4:124]}); Cargo.lock pins no bytes of it"
             hint = "Take a version of crates.io, or send its source and name its path."
-            raise BuildError("ManifestInvalid", message, where=where, next=hint)
+            raise refused_source(message, where=_place(tree, path, name, version), next=hint)
         if source not in _CRATES_IO:
             message = f"{name[:80]} is taken from {source[:120]}; only crates.io is reached"
-            raise BuildError("ManifestInvalid", message, where=where, next="Take a crate of crates.io, or a path.")
+            hint = "Take a crate of crates.io, or a path."
+            raise refused_source(message, where=_place(tree, path, name, version), next=hint)
         checksum = str(one.get("checksum", "")) or _old_checksum(older, name, version)
         if not (_NAME.fullmatch(name) and _VERSION.fullmatch(version) and _CHECKSUM.fullmatch(checksum)):
             message = f"{name[:80]} {version[:40]} has no checksum in {path}"
@@ -59,6 +60,11 @@ def read_lock(tree: Tree, path: str) -> tuple[Crate, ...]:
             raise BuildError("LockOutdated", message, where=where, next=hint)
         found.append(Crate(name=name, version=version, checksum=checksum))
     return tuple(dict.fromkeys(found))
+
+
+def _place(tree: Tree, path: str, name: str, version: str) -> str:
+    named = rf'name = "{re.escape(name[:LINE_LIMIT])}"'
+    return f"{place_of(tree, path, named)}  {name[:80]} {version[:40]}"
 
 
 def _old_checksum(rows: Mapping[str, Any], name: str, version: str) -> str:

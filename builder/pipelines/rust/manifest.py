@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import posixpath
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import BuildError
-from builder.pipelines.limits import LINE_LIMIT, read_toml
+from builder.errors import BuildError, refused_source
+from builder.pipelines.limits import LINE_LIMIT, place_of, read_toml
 from builder.source.tree import Tree, match
 
 MANIFEST = "Cargo.toml"
@@ -110,7 +111,7 @@ def read_project(
     package = _choose(tree, own, members, starts, chosen)
     packages = _with_paths(tree, (package, *members), root)
     project = Project(package=package, root=root, packages=packages, top=top.table)
-    _refuse_sources(project)
+    _refuse_sources(tree, project)
     return project
 
 
@@ -271,19 +272,24 @@ def _outside(package: Package, what: str, key: str = "workspace.members") -> Bui
     return BuildError("ManifestInvalid", f"{what} is outside of the source", where=where, next=hint)
 
 
-def _refuse_sources(project: Project) -> None:
+def _refuse_sources(tree: Tree, project: Project) -> None:
     """Only crates.io and paths: what comes from elsewhere has no digest in Cargo.lock that a node could verify."""
     for package in (*project.packages, Package(folder=project.root, table=project.top)):
         for key, name, value in dependencies(package.table):
-            where = f"{package.file}  {key}.{name}"[:200]
             if isinstance(value, dict) and "git" in value:
                 message = f"{name[:80]} is taken from git ({str(value['git'])[:120]}); Cargo.lock pins no bytes of it"
                 hint = "Take a version of crates.io, or send its source and name its path."
-                raise BuildError("ManifestInvalid", message, where=where, next=hint)
+                raise refused_source(message, where=_place(tree, package, key, name), next=hint)
             if isinstance(value, dict) and ("registry" in value or "registry-index" in value):
                 named = str(value.get("registry", value.get("registry-index")))[:80]
                 message = f"{name[:80]} is taken from the registry {named}; only crates.io is reached"
-                raise BuildError("ManifestInvalid", message, where=where, next="Take a crate of crates.io, or a path.")
+                hint = "Take a crate of crates.io, or a path."
+                raise refused_source(message, where=_place(tree, package, key, name), next=hint)
+
+
+def _place(tree: Tree, package: Package, key: str, name: str) -> str:
+    named = rf"\s*(?:\[.*[.\s])?[\"']?{re.escape(name[:LINE_LIMIT])}[\"']?\s*[=.\]]"
+    return f"{place_of(tree, package.file, named)}  {key}.{name}"[:200]
 
 
 def stub(package: Package, project: Project, binary: str, added: Mapping[str, Any], builds: bool) -> dict[str, Any]:
