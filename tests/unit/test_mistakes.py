@@ -14,7 +14,7 @@ from tests.golden.mistakes import FILE, MISTAKES, Recorded, text
 GOLDEN = json.loads(FILE.read_text())
 COUNT = 32
 PLACE = re.compile(
-    r"\S+:\d+(:\d+)?(  \(first of \d+\))?|\S+\.(?:toml|lock|json|txt|sum|mod|rs|py|ts)(  \S+)?"
+    r"\S+:\d+(:\d+)?(  (?:\(first of \d+\)|\S+))?|\S+\.(?:toml|lock|json|txt|sum|mod|rs|py|ts)(  \S+)?"
     r"|npm:\S+|target|buildArgs\.\w+"
 )
 """file:line, a file and a key of it, a package, or a key of the request."""
