@@ -209,8 +209,8 @@ FAULTS = {
     "refused-host": Fault(
         source=lambda: zip_of({"handler.py": PYTHON_HANDLER, "requirements.txt": FOREIGN_WHEEL}),
         reason="ManifestInvalid",
-        error_class="user_code",
-        exit_code=1,
+        error_class="client",
+        exit_code=2,
         phase="PLAN",
         where="requirements.txt:1",
     ),
