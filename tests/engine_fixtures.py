@@ -9,6 +9,7 @@ import io
 import json
 import os
 import shutil
+import socket
 import subprocess
 import tarfile
 import tempfile
@@ -62,13 +63,22 @@ def running_engine() -> Iterator[str]:
 def _await(host: str, process: subprocess.Popen[bytes], log: Path) -> None:
     until = time.monotonic() + START_S
     while True:
-        try:
-            connect(host).close()
-            return
-        except BuildError as error:
-            words = log.read_text(errors="replace")[-2000:]
-            assert process.poll() is None and time.monotonic() < until, f"{error}\n{words}"
+        why: object = "it does not listen"
+        if _listens(host):
+            try:
+                connect(host).close()
+                return
+            except BuildError as error:
+                why = error
+        words = log.read_text(errors="replace")[-2000:]
+        assert process.poll() is None and time.monotonic() < until, f"{why}\n{words}"
         time.sleep(0.05)
+
+
+def _listens(host: str) -> bool:
+    """Whether the engine's socket takes connections. The SDK leaves a socket open that it could not connect."""
+    with socket.socket(socket.AF_UNIX) as plain:
+        return plain.connect_ex(host.removeprefix("unix://")) == 0
 
 
 def _remove(folder: Path, group: str) -> None:
