@@ -28,13 +28,13 @@ def canonical_json(value: object) -> bytes:
 def strangers_json(data: str | bytes) -> Any:
     """The value of JSON that we did not write. Raises `ValueError` for whatever is none, and nothing else.
 
-    A half of a surrogate pair (`"\\ud800"`) is no character: Python reads it, and fails where the text is written.
-    What is nested deeper than Python reads is refused as no JSON.
+    Bytes are UTF-8 (RFC 8259, section 8.1). A half of a surrogate pair (`"\\ud800"`) is no character: Python reads it,
+    and fails where the text is written. What is nested deeper than Python reads is refused as no JSON.
     """
+    text = data if isinstance(data, str) else data.decode("utf-8-sig")
     try:
-        value = json.loads(data)
-        escape: Any = b"\\ud" if isinstance(data, bytes) else "\\ud"
-        if not data.isascii() or escape in data.lower():
+        value = json.loads(text)
+        if not text.isascii() or "\\ud" in text.lower():
             json.dumps(value, ensure_ascii=False).encode()
     except RecursionError:
         raise ValueError("it is nested too deep") from None

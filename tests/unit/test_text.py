@@ -160,7 +160,8 @@ OURS = {
 
 @pytest.mark.parametrize(
     "data",
-    [r'"\ud800"', rb'{"a": ["\uDC00"]}', b'"\xed\xa0\x80"', '"\ud800"', "[" * 100_000, "{", "9" * 5000, b"\xff"],
+    [r'"\ud800"', rb'{"a": ["\uDC00"]}', b'"\xed\xa0\x80"', '"\ud800"', "[" * 100_000, "{", "9" * 5000, b"\xff"]
+    + [r'{"a": "\ud800"}'.encode(one) for one in ("utf-16-le", "utf-16", "utf-32-be")],
 )
 def test_json_of_a_stranger_that_is_no_text_is_no_json_and_nothing_else(data: str | bytes) -> None:
     with pytest.raises(ValueError):
