@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -10,22 +11,24 @@ from builder.attempt.attempt import Attempt
 from builder.errors import BuildError
 from builder.source import below
 
-OF_STEPS = frozenset(
-    (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EXDEV, errno.EACCES, errno.EPERM)
-)
-"""Errors that only what a step left can cause, where the node owns the folder or may do everything in it."""
+OF_STEPS = frozenset((errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENOENT, errno.EXDEV))
+"""Errors that only what a step left can cause, below a work folder that is there."""
+OF_MODES = frozenset((errno.EACCES, errno.EPERM))
+"""Errors that a step can cause by a folder's mode, which stops every node but one of root."""
 
 
 @contextmanager
 def folder_in(attempt: Attempt, path: str, *, make: bool = False) -> Iterator[int]:
     """A descriptor of the folder `/work/<path>`, no part of which is a link. `make`: what is missing is made.
 
-    Raises `BuildError` StepFailed where something else stands.
+    Raises `BuildError` StepFailed where something else stands, OSError where there is no work folder: that is no
+    step's doing.
     """
     with ExitStack() as stack:
+        work = stack.enter_context(below.folder(attempt.work))
         with blaming(path):
             made = attempt.chown_to_build_user if make else None
-            found = stack.enter_context(below.folder(attempt.work, path, made))
+            found = stack.enter_context(below.folder(work, path, made))
         yield found
 
 
@@ -35,7 +38,7 @@ def blaming(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in OF_STEPS:
+        if error.errno not in OF_STEPS and (os.geteuid() == 0 or error.errno not in OF_MODES):
             raise
         where = f"/work/{path}"
         message = f"what the steps left is in the way of {where}: {error.strerror}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -285,3 +286,24 @@ def test_what_goes_is_removed_by_the_folder_that_is_open(tmp_path: Path, outside
 def test_a_path_of_a_folder_that_leads_out_by_its_text_is_refused(attempt: Attempt, outside: Path) -> None:
     for path in ("../outside", "fetch/../../outside"):
         in_the_way(lambda path=path: folder_in(attempt, path).__enter__())  # type: ignore[misc]
+
+
+def test_a_work_folder_that_is_gone_is_no_steps_doing(attempt: Attempt) -> None:
+    attempt.work.rename(attempt.work.with_name("elsewhere"))
+    with pytest.raises(FileNotFoundError), folder_in(attempt, "out"):
+        pass
+    with pytest.raises(FileNotFoundError):
+        write_in(attempt, "fetch/x", "x")
+
+
+@pytest.mark.parametrize(("uid", "raised"), [(0, PermissionError), (1000, BuildError)])
+def test_a_mode_stops_no_node_of_root(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch, uid: int, raised: type[Exception]
+) -> None:
+    def refuses(folder: int, name: str, data: bytes) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(below, "write_file", refuses)
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    with pytest.raises(raised):
+        write_in(attempt, "fetch/x", "x")
