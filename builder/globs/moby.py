@@ -7,6 +7,8 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from builder.globs.runs import runs
+
 _SPECIAL = re.compile(r"[*?\[\\]")
 _BOM = b"\xef\xbb\xbf"
 
@@ -148,7 +150,7 @@ def _moby_regex(tokens: Sequence[_Token]) -> str:
     """An expression for the tokens; what stands between two loops of a kind is atomic, found at its first place."""
     if sum(token in _LOOPS for token in tokens) <= 1:
         return "".join(token if isinstance(token, str) else token.regex for token in tokens)
-    *firsts, last = _apart(tokens, _FOLDERS)
+    *firsts, last = runs(tokens, _FOLDERS)
     parts: list[str] = []
     for index, inner in enumerate(firsts):
         part = _names(inner)
@@ -160,25 +162,14 @@ def _moby_regex(tokens: Sequence[_Token]) -> str:
 def _names(tokens: Sequence[_Token]) -> str:
     """The expression of a part between two `**`: names, each with its stars."""
     out: list[str] = []
-    for name in _apart(tokens, _SLASH):
-        *firsts, last = _apart(name, _STAR)
+    for name in runs(tokens, _SLASH):
+        *firsts, last = runs(name, _STAR)
         fixed = ["".join(token if isinstance(token, str) else token.regex for token in each) for each in firsts]
         out.append("".join(f"(?>[^/]*?{each})" if index else each for index, each in enumerate(fixed)))
         out[-1] += (_STAR if firsts else "") + "".join(
             token if isinstance(token, str) else token.regex for token in last
         )
     return "/".join(out)
-
-
-def _apart(tokens: Sequence[_Token], by: _Token) -> list[list[_Token]]:
-    """The runs of tokens between those that are `by`."""
-    out: list[list[_Token]] = [[]]
-    for token in tokens:
-        if token == by:
-            out.append([])
-        else:
-            out[-1].append(token)
-    return out
 
 
 class _Automaton:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+from builder.globs.runs import runs
+
 _KEPT = 256
 """Patterns that are kept ready: a source's are compared with one path after the other."""
 
@@ -144,7 +146,7 @@ def _is_regular(tokens: Sequence[str]) -> bool:
 def _regex(tokens: Sequence[str]) -> str:
     """What stands between two `**/` are whole names: they are taken at their first place."""
     is_open = tokens[-1:] == ["**"]
-    *firsts, last = [_names(each) for each in _apart(tokens[:-1] if is_open else tokens, "**/")]
+    *firsts, last = [_names(each) for each in runs(tokens[:-1] if is_open else tokens, "**/")]
     if not firsts:
         return last + (_ANYTHING if is_open else "")
     middle = "".join(f"(?>{_FOLDERS}?{part})" for part in firsts[1:])
@@ -154,20 +156,10 @@ def _regex(tokens: Sequence[str]) -> str:
 def _names(tokens: Sequence[str]) -> str:
     return "/".join(
         _first_places(
-            ["".join(_ONE if token == "?" else re.escape(token) for token in part) for part in _apart(name, "*")], _STAR
+            ["".join(_ONE if token == "?" else re.escape(token) for token in part) for part in runs(name, "*")], _STAR
         )
-        for name in _apart(tokens, "/")
+        for name in runs(tokens, "/")
     )
-
-
-def _apart(tokens: Sequence[str], by: str) -> list[list[str]]:
-    out: list[list[str]] = [[]]
-    for token in tokens:
-        if token == by:
-            out.append([])
-        else:
-            out[-1].append(token)
-    return out
 
 
 class _Automaton:
