@@ -7,7 +7,8 @@ import sys
 from builder.config import load
 from builder.errors import BuildError
 from builder.node.main import make_app
-from builder.node.worker import Refused, why_not
+from builder.node.membership import why_not
+from builder.node.worker import Refused
 from builder.settings import Settings
 
 

@@ -9,7 +9,8 @@ from typing import TextIO
 from celery import Celery
 
 from builder.broker.app import add_run_task, make_celery, read_queues
-from builder.node.worker import Refused, WorkerProcess, require_membership
+from builder.node.membership import require_membership
+from builder.node.worker import Refused, WorkerProcess
 from builder.process import leave_no_core
 from builder.settings import Settings
 

@@ -7,7 +7,6 @@ memory shared with its children. Every client with a connection is made after th
 from __future__ import annotations
 
 import platform
-import re
 import shutil
 import threading
 import time
@@ -44,11 +43,12 @@ from builder.node.fence import require_fence
 from builder.node.floor import lacks
 from builder.node.image import Launcher, has_cluster, launcher_of
 from builder.node.leftovers import remove_left_behind
+from builder.node.membership import CHECK_SCHEME, CHECK_SERVER, refusal, require_membership, why_not
 from builder.node.target import destination_of
 from builder.node.watch import Watch
 from builder.pipelines import catalog as catalogs
 from builder.sandbox import Blank
-from builder.settings import Settings, check_redis_url, without_credentials
+from builder.settings import Settings, without_credentials
 from builder.toolchains.providers import fetching, toolchains_of
 
 log = structlog.get_logger("node")
@@ -156,7 +156,7 @@ class WorkerProcess:
             except ApiUnreachable as error:
                 if error.is_mistake:  # it answers, and never as this URL has it
                     message = f"{without_credentials(self.settings.server)} {error}"
-                    raise BuildError("InvalidRequest", message, where="server", next=_CHECK_SCHEME) from None
+                    raise BuildError("InvalidRequest", message, where="server", next=CHECK_SCHEME) from None
                 log.warning(
                     "the API does not answer yet",
                     action="register-failed",
@@ -170,7 +170,7 @@ class WorkerProcess:
                 raise refusal(error) from None
             except BuildError as error:  # of the codec: an answer that is none of this API
                 message = f"what answers at server is no ignite-builder serve: {error.message}"
-                raise BuildError("InvalidRequest", message, where="server", next=_CHECK_SERVER) from None
+                raise BuildError("InvalidRequest", message, where="server", next=CHECK_SERVER) from None
         api.close()
 
     def _on_ready(self, sender: Any, **_: object) -> None:
@@ -385,52 +385,6 @@ def image_line_of(settings: Settings) -> Launcher | EngineBuilder:
     if settings.docker_host and not has_cluster(settings):
         return engine_of(settings)
     return launcher_of(settings)
-
-
-def require_membership(settings: Settings) -> None:
-    """Raises `BuildError` InvalidRequest for a node that cannot call any API."""
-    if not settings.server:
-        message = "a worker needs the URL of the control side"
-        step = "Set server, or IGNITE_BUILDER_SERVER=http://HOST:8480; for all of it on one machine: ignite-builder dev"
-        raise BuildError("InvalidRequest", message, where="server", next=step)
-    if not settings.token:
-        message = "a worker needs a token of the control side"
-        raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
-    if not re.fullmatch(r"[!-~]+", settings.token):
-        message = "the token holds a blank, a line end or a character that is not ASCII, which no header may carry"
-        raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
-    check_redis_url(settings.redis_url)
-
-
-def why_not(error: BuildError) -> str:
-    """What a worker that does not start writes."""
-    return f"the worker does not start: {error.reason}: {error.message}\nnext: {error.next}\n"
-
-
-_CHECK_SCHEME = (
-    "Set server to the scheme that answers there: https:// where TLS is, http:// where none is; for an authority of "
-    "your own set SSL_CERT_FILE to its certificate."
-)
-_CHECK_SERVER = "Set server to the URL of an ignite-builder serve, and node_id and queues to what it takes."
-_SET_TOKEN = (
-    "Set IGNITE_BUILDER_TOKEN_FILE to a file with a token that the control side lists in tokens with the scope worker."
-)
-
-
-def refusal(error: ApiError) -> BuildError:
-    """Why this node is not wanted, and what the operator changes."""
-    message = f"the API refuses this node: {error.message}"
-    if error.detail.get("reason") == "NodeForgotten":
-        return BuildError("NodeForgotten", message, where="token")
-    if error.code == "FAILED_PRECONDITION":
-        step = "Install the same version on the control side and its nodes, the control side first."
-        return BuildError("Internal", message, where="server", next=step)
-    if error.code == "PERMISSION_DENIED":
-        step = "Use a token with the scope worker, and as node_id the node that this token names, if it names one."
-        return BuildError("InvalidRequest", message, where="token", next=step)
-    if error.code == "UNAUTHENTICATED":
-        return BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
-    return BuildError("InvalidRequest", f"{message} (status {error.status})", where="server", next=_CHECK_SERVER)
 
 
 def require_sandbox(settings: Settings) -> None:

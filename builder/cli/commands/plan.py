@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import posixpath
 import shlex
@@ -11,8 +10,8 @@ import shutil
 import stat
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from builder.cli import format as fmt
 from builder.cli.context import Context
 from builder.cli.folder import Found, Left, find
 from builder.cli.ignore import Choice, Rule
+from builder.cli.image_plan import STRATEGIES, cut, folded, image_arguments, job_lines, job_of, placed_here
 from builder.cli.needed import check_needed, explained
 from builder.cli.pack import Packed, check_size, pack
 from builder.cli.safe import shown
@@ -28,7 +28,7 @@ from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
-from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, choose, placed, plan_image
+from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, choose, plan_image
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
@@ -39,8 +39,6 @@ from builder.source.digest import code_hash
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
 
-FOLD = 110
-"""Columns of a manifest's line that takes more than one value."""
 _NETWORK = {Network.NONE: "no", Network.INDEX: "package index only"}
 
 
@@ -127,8 +125,8 @@ def plan(
             digest = code_hash(source.root)
             image = image_of(settings, packed, source, runtime, dockerfile, build_args, buildpacks=buildpacks)
             if image is not None:
-                image = _placed(settings, image)
-                job = _job(settings, source, image, build_args, packed.name)
+                image = placed_here(settings, image)
+                job = job_of(settings, source.root, image, build_args, packed.name)
             else:
                 made = planned(settings, packed, source, runtime, version, target, build_args)
     except BuildError as error:
@@ -175,7 +173,7 @@ def plan_rebase(ctx: Context, build: str) -> int:
     look = ctx.look(ctx.out)
     rows = [("", "VALUE", "WHY"), ("image", "rebase", f"the image of {shown(build)} on another run image")]
     command = shlex.join([ctx.prog, "build", "--rebase", build])
-    for line in (*_cut(fmt.table(rows), look), *_job_lines(job, look, STRATEGIES["rebase"], command)):
+    for line in (*cut(fmt.table(rows), look), *job_lines(job, look, STRATEGIES["rebase"], command)):
         ctx.out.line(line)
     return 0
 
@@ -255,48 +253,6 @@ def _by_buildpacks(
     return choose(source.root, ImageRequest(sub_path=build_args.get("sub_path", ""), buildpacks=True))
 
 
-def image_arguments(build_args: Mapping[str, str]) -> dict[str, str]:
-    """The arguments that are for the image's build, of those that were typed."""
-    return {name: value for name, value in build_args.items() if name not in (START_CHECK, "sub_path")}
-
-
-def _job(
-    settings: Settings, source: Source, made: ImagePlan, build_args: Mapping[str, str], name: str
-) -> dict[str, Any]:
-    """The Job of the plan, and what its placeholders stand for; or the call of an engine.
-
-    Raises `BuildError` for what a worker would refuse.
-    """
-    from builder.attempt.canonical import write_archive
-    from builder.strategies.preview import call_of, job_of, placeholders_of
-
-    def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
-        with tempfile.TemporaryDirectory(prefix="ignite-plan-") as work:
-            out = Path(work) / "archive.tar"
-            archive = write_archive(source.root, out, limit=Limits().archive, folder=folder, part=part)
-        return f"sha256:{archive.sha256}", archive.size, archive.unpacked
-
-    asked = ImageRequest(
-        dockerfile=made.dockerfile,
-        sub_path=made.sub_path,
-        build_args=image_arguments(build_args),
-        buildpacks=made.strategy == "buildpacks",
-    )
-    if made.strategy == "docker":
-        return {"engine": call_of(settings, source.root, asked)}
-    manifest = job_of(settings, source.root, asked, name, packed)
-    return {"job": manifest, "placeholders": placeholders_of(manifest)}
-
-
-def _placed(settings: Settings, made: ImagePlan) -> ImagePlan:
-    """The plan with what builds it here; where nothing does, with what a server would take."""
-    if settings.server or not settings.docker_host or made.strategy == "buildpacks":
-        return made
-    host = settings.docker_host
-    strategy, because = placed(made.strategy, made.because, cluster=False, docker_host=host, where=made.dockerfile)
-    return replace(made, strategy=strategy, because=because)
-
-
 def rendered_image(
     made: ImagePlan,
     job: Mapping[str, Any],
@@ -319,41 +275,8 @@ def rendered_image(
     if "engine" in job:
         call = f"{'call':<9}of the engine's client, with the folder as a tar"
         after = (f"output   {STRATEGIES[made.strategy]}", f"next     {look.paint('cyan', shown(next_command))}")
-        return (*_cut([*lines, call], look), *_folded(job["engine"]).split("\n"), *_cut(after, look))
-    return (*_cut(lines, look), *_job_lines(job, look, STRATEGIES[made.strategy], next_command))
-
-
-def _job_lines(job: Mapping[str, Any], look: Look, output: str, next_command: str) -> tuple[str, ...]:
-    """What the placeholders of a Job stand for, the Job, and what comes of it."""
-    words = [f"{word}  {meaning}" for word, meaning in job["placeholders"].items()]
-    lines = [f"{'' if at else 'job':<9}{text}" for at, text in enumerate(words)]
-    after = [f"output   {output}", f"next     {look.paint('cyan', shown(next_command))}"]
-    return (*_cut(lines, look), *_folded(job["job"]).split("\n"), *_cut(after, look))
-
-
-def _folded(value: Any, indent: int = 0) -> str:
-    """JSON that has on one line what fits there. It escapes all that a terminal would obey."""
-    flat = json.dumps(value).replace("\x7f", "\\u007f")
-    if indent + len(flat) <= FOLD or not isinstance(value, (dict, list)):
-        return flat
-    inner, ends = " " * (indent + 2), "{}" if isinstance(value, dict) else "[]"
-    if isinstance(value, dict):
-        rows = [f"{json.dumps(name)}: {_folded(one, indent + 2)}" for name, one in value.items()]
-    else:
-        rows = [_folded(one, indent + 2) for one in value]
-    return ends[0] + "\n" + ",\n".join(inner + row for row in rows) + f"\n{' ' * indent}{ends[1]}"
-
-
-def _cut(lines: Sequence[str], look: Look) -> tuple[str, ...]:
-    return tuple(line if look.columns is None else fmt.cut(line, look.columns, look.symbols.ellipsis) for line in lines)
-
-
-STRATEGIES = {
-    "kaniko": "container image, by Kaniko in a Kubernetes Job",
-    "buildpacks": "container image, by Cloud Native Buildpacks in a Kubernetes Job",
-    "docker": "container image, by the Docker engine of docker_host",
-    "rebase": "container image, its base exchanged by the lifecycle of buildpacks in a Kubernetes Job",
-}
+        return (*cut([*lines, call], look), *folded(job["engine"]).split("\n"), *cut(after, look))
+    return (*cut(lines, look), *job_lines(job, look, STRATEGIES[made.strategy], next_command))
 
 
 def planned(
