@@ -185,6 +185,33 @@ class Lines:
         return done
 
 
+class _Withheld(Mask):
+    """Hides each text, where the secrets that it may have are not known."""
+
+    def __init__(self) -> None:
+        super().__init__(())
+
+    def __bool__(self) -> bool:
+        return True
+
+    def text(self, text: str) -> str:
+        return text and _WITHHELD
+
+    def lines(self) -> Lines:
+        return _WithheldLines(self)
+
+
+class _WithheldLines(Lines):
+    def feed(self, line: str, *, cut: bool = False) -> list[str]:
+        return [line and _WITHHELD]
+
+    def flush(self) -> list[str]:
+        return []
+
+
+_WITHHELD = "(withheld: a secret of this build cannot be opened)"
+
+
 def mask_of(secrets: Mapping[str, str]) -> Mask:
     """The mask of what a claim brings along, by its name. User names, hosts, their keys and versions are no secrets."""
     return Mask(value for name, value in secrets.items() if not name.endswith(_OPEN))
@@ -318,3 +345,4 @@ _ESCAPES = (
 )
 
 NOTHING = Mask(())
+WITHHELD = _Withheld()

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -17,7 +18,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import REASONS, BuildError, ErrorClass
 from builder.git.source import parse_url
-from builder.mask import NOTHING, Mask, mask_of
+from builder.mask import NOTHING, WITHHELD, Mask, mask_of
 from builder.services import modules
 from builder.services.archives import Archives, ArchiveUpload, check_size
 from builder.services.auth import OWNERS, Caller, require, stages_of
@@ -54,16 +55,21 @@ LINE_CHARACTERS = 128 * 1024
 MOST_MASKS = 1000
 """Builds in stage JOB whose secrets a control process has at hand."""
 MOST_WARNINGS = 100
+UNOPENED_S = 60.0
+"""How long a watcher repeats its calls while a secret of a build cannot be opened; then all texts are withheld."""
 
 
 class WorkerService(WatcherCalls):
     """What build nodes and watchers call. Every write carries its claim, and the node or watcher that the caller's
     token names; the store has both in the condition of its statement."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, now: Callable[[], float] = time.monotonic) -> None:
         super().__init__(parts)
+        self._now = now
         self.archives = Archives(parts.sources)
         self._masks: dict[tuple[str, int], Mask] = {}
+        self._unopened: dict[tuple[str, int], float] = {}
+        """Since when secrets of these builds cannot be opened."""
         self._masking = threading.Lock()
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
@@ -155,23 +161,34 @@ class WorkerService(WatcherCalls):
     def _mask_of(self, build_id: str, claim: int) -> Mask:
         """What hides the secrets of a build in the lines of its Job, which its source may repeat.
 
-        Raises a platform's `BuildError` while a secret cannot be opened: the watcher repeats its call until it can be,
-        or until the claim ends.
+        Raises a platform's `BuildError` while a secret cannot be opened, and the watcher repeats its call. From
+        `UNOPENED_S` on every text is withheld: the build still ends for its own reason, not late and as its user's.
         """
-        if (known := self._masks.get((build_id, claim))) is not None:
+        key = (build_id, claim)
+        if (known := self._masks.get(key)) is not None:
             return known
         row, mask = builds.by_id(self._parts.store, build_id), NOTHING
         try:
             mask = mask_of(self._secrets_of(row)) if row is not None else NOTHING
         except BuildError as error:
             if error.error_class is ErrorClass.PLATFORM:  # it may be in these lines, which are kept for good
-                raise
+                if self._now() - self._since(key) < UNOPENED_S:
+                    raise
+                return WITHHELD
             # deleted meanwhile: there is nothing to compare with
         with self._masking:
+            self._unopened.pop(key, None)
             while len(self._masks) >= MOST_MASKS:
                 del self._masks[next(iter(self._masks))]
-            self._masks[build_id, claim] = mask
+            self._masks[key] = mask
         return mask
+
+    def _since(self, key: tuple[str, int]) -> float:
+        """When the secrets of a build could not be opened for the first time."""
+        with self._masking:
+            while len(self._unopened) >= MOST_MASKS and key not in self._unopened:
+                del self._unopened[next(iter(self._unopened))]
+            return self._unopened.setdefault(key, self._now())
 
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""

@@ -15,9 +15,9 @@ from builder.errors import BuildError, PlatformError
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused, status_of
-from builder.services.workers import WorkerService
+from builder.services.workers import UNOPENED_S, WorkerService
 from builder.settings import Settings
-from builder.store import logs
+from builder.store import builds, logs
 from tests.unit.test_service import ACME, Services, node_of, services  # noqa: F401
 
 WATCHER = Caller(organization="", scopes=frozenset({"watch"}), node="w")
@@ -226,6 +226,8 @@ def test_lines_wait_while_a_secret_cannot_be_opened(
         return secrets.pop()
 
     monkeypatch.setattr(worker, "_secrets_of", secrets_of)
+    clock = [1000.0]
+    monkeypatch.setattr(worker, "_now", lambda: clock[0])
 
     def append(index: int) -> bool:
         lines = [pb.LogEntry(line="ghp_0123456789abcdef", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
@@ -239,6 +241,39 @@ def test_lines_wait_while_a_secret_cannot_be_opened(
             call()
         assert status_of(held.value).http == 503, "a watcher repeats its call"
     assert logs.read(services.parts.store, build, 0) == before
+    clock[0] += UNOPENED_S - 1
+    with pytest.raises(BuildError):
+        append(0)
     secrets.append({"git.token": "ghp_0123456789abcdef"})
     assert append(0) and append(1), "the second one is answered by what is at hand"
     assert [line["l"] for line in logs.read(services.parts.store, build, 0)][len(before) :] == ["***", "***"]
+
+
+def test_a_build_whose_secret_stays_shut_ends_for_its_own_reason_without_its_words(
+    services: Services,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    build, _ = launch(services)
+    worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
+    before = len(logs.read(services.parts.store, build, 0))
+
+    def secrets_of(row: object) -> dict[str, str]:
+        raise PlatformError("Internal", "it cannot be opened")
+
+    clock = [0.0]
+    monkeypatch.setattr(worker, "_secrets_of", secrets_of)
+    monkeypatch.setattr(worker, "_now", lambda: clock[0])
+    lines = [pb.LogEntry(line=text, phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT) for text in ("ghp_1", "")]
+    cursors = {"kaniko": pb.LogCursor(since=5, lines=2)}
+    request = pb.AppendLogRequest(**mine, first_index=0, lines=lines, cursors=cursors)
+    with pytest.raises(PlatformError):
+        worker.append_log(WATCHER, request)
+    clock[0] = UNOPENED_S
+    assert not worker.append_log(WATCHER, request).stale
+    kept = [line["l"] for line in logs.read(services.parts.store, build, 0)][before:]
+    assert kept == ["(withheld: a secret of this build cannot be opened)", ""]
+    failure = pb.Failure(reason="StepFailed", message="ghp_1", said=["ghp_1"])
+    worker.finish(WATCHER, pb.FinishRequest(**mine, log_count=2, failure=failure))
+    row = builds.by_id(services.parts.store, build)
+    assert row is not None and row["status"] == "FAILED"
+    assert "StepFailed" in str(row["failure"]) and "withheld" in str(row["failure"]) and "ghp_1" not in str(row)
