@@ -6,6 +6,7 @@ else is new for each session. Sessions take turns, because they share the caches
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import tempfile
@@ -25,6 +26,14 @@ from tests.kept import SHARED, keeping
 
 ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., AbstractContextManager[Server]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def collected() -> Iterator[None]:
+    """What a file's tests leave open (a socket, a process) fails that file, and not whichever test runs when the
+    collector comes by."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture(scope="session")

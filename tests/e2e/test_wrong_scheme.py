@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,6 @@ def test_a_server_of_the_other_scheme_ends_the_start_instead_of_being_waited_for
 
 @pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 0\r\n\r\n"])
 def test_a_server_that_starts_is_no_mistake(answer: bytes) -> None:
-    with pytest.raises(ApiUnreachable) as caught:
-        Api(f"http://127.0.0.1:{once(answer)}", "t").call("ListBuilds", pb.ListBuildsRequest())
+    with closing(Api(f"http://127.0.0.1:{once(answer)}", "t")) as api, pytest.raises(ApiUnreachable) as caught:
+        api.call("ListBuilds", pb.ListBuildsRequest())
     assert not caught.value.is_mistake
