@@ -21,7 +21,9 @@ demo: setup ## build, push, run and call examples of each runtime, twice; needs 
 demo-images: setup ## images of a Dockerfile, by buildpacks and prebuilt on a Kubernetes of their own, as root
 	@$(RUN)python -m examples.demo_images
 
-test: test-unit test-e2e ## all tests: unit, then end to end on real servers and compilers
+# Kubernetes and Kaniko are compiled by the first run on a machine, which takes minutes: with CI set, or by test-cluster.
+test: test-unit test-e2e ## all tests: unit, end to end on real servers and compilers, on Kubernetes if it is compiled
+	@if [ -n "$$CI" ] || $(RUN)python -m tests.cluster compiled; then $(MAKE) test-cluster; fi
 
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
 	$(RUN)python -m pytest tests/unit -n auto --dist worksteal
@@ -34,7 +36,6 @@ test-e2e: setup ## only the end-to-end tests
 test-corpus: setup ## real projects from the registries: built, run, called, built again
 	$(RUN)python -m pytest tests/corpus --timeout 1800
 
-# Kubernetes and Kaniko are compiled by the first run on a machine; that takes minutes.
 test-cluster: setup ## image builds on a real one-node Kubernetes of their own, as root
 	$(RUN)python -m pytest tests/cluster
 

@@ -1,4 +1,4 @@
-"""`python -m tests.cluster up|down`."""
+"""`python -m tests.cluster up|down|compiled`."""
 
 import sys
 

@@ -29,7 +29,7 @@ from builder.errors import BuildError
 from builder.local.embedded import free_port, registry_argv
 from builder.process import process_start
 from tests.cluster import images
-from tests.cluster.programs import CONTROL, install_missing
+from tests.cluster.programs import BUILDERS, CONTROL, install_missing
 
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 PLACE = Path("/var/tmp")
@@ -563,13 +563,15 @@ def up() -> Cluster | None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """`up` or `down`: the cluster of this checkout."""
+    """`up` or `down`: the cluster of this checkout. `compiled`: whether one can start without minutes of compiling."""
+    if argv == ["compiled"]:
+        return _compiled()
     folder = of_checkout()
     if argv == ["down"]:
         stop(folder)
         return 0
     if argv != ["up"]:
-        print("up or down", file=sys.stderr)
+        print("up, down or compiled", file=sys.stderr)
         return 2
     cluster = up()
     if cluster is None:
@@ -577,3 +579,11 @@ def main(argv: Sequence[str]) -> int:
         cluster = start(folder, stays=True)
     print(f"export KUBECONFIG={cluster.kubeconfig}\nexport PATH={CONTROL.place}:$PATH\nregistry {cluster.registry}")
     return 0
+
+
+def _compiled() -> int:
+    if os.geteuid() == 0 and CONTROL.is_compiled and BUILDERS.is_compiled:
+        return 0
+    why = "its programs are not compiled yet" if os.geteuid() == 0 else "it needs root"
+    print(f"tests/cluster is left out: {why}; `make test-cluster`, as root, compiles them and runs it", file=sys.stderr)
+    return 1
