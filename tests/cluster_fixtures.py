@@ -34,7 +34,7 @@ T = TypeVar("T")
 MIB = 1024 * 1024
 NAMESPACE = "ignite-kaniko"
 ORGANIZATION = "acme"
-LIMITS = JobLimits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=120_000)
+LIMITS = JobLimits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=300_000)
 
 
 class Sources:
@@ -116,7 +116,7 @@ class Jobs:
     watcher: Path
     """Kubeconfigs of the two accounts of deploy/kubernetes/rbac.yaml: no Job of the suite needs another right."""
 
-    patience: Patience = field(default_factory=lambda: Patience(schedule_s=3, image_s=8))
+    patience: Patience = field(default_factory=lambda: Patience(schedule_s=120, image_s=120))
     _ids: Any = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -201,7 +201,7 @@ class Jobs:
                         patience=patience or self.patience,
                         waits=ran.waits.append,
                     ),
-                    180,
+                    400,
                 )
                 if beside:
                     await beside

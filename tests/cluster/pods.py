@@ -12,7 +12,7 @@ import httpx
 
 from tests.cluster.cluster import Cluster, wait_for
 
-PATIENCE_S = 60
+PATIENCE_S = 240
 PORT = "8081"
 _numbers = itertools.count(1)
 
@@ -40,7 +40,7 @@ def serving(cluster: Cluster, reference: str) -> Iterator[str]:
     name = f"app-{next(_numbers)}"
     _create(cluster, name, {"name": "app", "image": reference, "env": [{"name": "PORT", "value": PORT}]})
     try:
-        cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={2 * PATIENCE_S}s")
+        cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={PATIENCE_S}s")
         url = f"http://{cluster.kubectl('get', 'pod', name, '-o', 'jsonpath={.status.podIP}')}:{PORT}"
         assert wait_for(lambda: _answers(url), PATIENCE_S), cluster.kubectl("logs", name)
         yield url

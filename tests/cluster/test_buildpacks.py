@@ -18,19 +18,17 @@ from builder.buildpacks.image import Builder, read_app, read_builder
 from builder.buildpacks.manifest import BuildpacksBuild, Rebase, cache_image, manifest, rebase_manifest
 from builder.buildpacks.plan import plan_buildpacks
 from builder.images.registry import connect
-from builder.kube.ended import Patience
 from builder.kube.job import JobLimits, Site
 from builder.source.tree import DictTree
 from tests.build_fixtures import Files
 from tests.cluster import images
-from tests.cluster.cluster import wait_for
+from tests.cluster.cluster import START_S, wait_for
 from tests.cluster.test_policy import KINDS, WATCHER, WORKER, as_pod, dry_run, rights
 from tests.cluster_fixtures import MIB, ORGANIZATION, Jobs, Ran
 from tests.golden import jobs as golden
 
 NAMESPACE = "ignite-buildpacks"
-LIMITS = JobLimits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=170_000)
-PATIENCE = Patience(schedule_s=120, image_s=120)
+LIMITS = JobLimits(cpus=1, memory_bytes=512 * MIB, disk_bytes=1024 * MIB, timeout_ms=300_000)
 """A pod that ends still takes its place on the node: none of these tests is about that."""
 
 PAGE = {"index.html": "<h1>a page</h1>\n"}
@@ -66,18 +64,18 @@ class Packs:
     def run(self, files: Files, build: BuildpacksBuild, *, limits: JobLimits = LIMITS, site: Site | None = None) -> Ran:
         attempt = self.jobs.attempt()
         job = manifest(site or self.site, attempt, self.jobs.sources.put(files), limits, build)
-        return self.jobs.attended(job, attempt, patience=PATIENCE)
+        return self.jobs.attended(job, attempt)
 
     def rebase(self, rebase: Rebase) -> Ran:
         attempt = self.jobs.attempt()
         job = rebase_manifest(self.site, attempt, LIMITS, rebase)
-        return self.jobs.attended(job, attempt, patience=PATIENCE)
+        return self.jobs.attended(job, attempt)
 
 
 @pytest.fixture(scope="module")
 def packs(jobs: Jobs) -> Packs:
     host = jobs.cluster.registry
-    assert wait_for(lambda: "default" in jobs.cluster.kubectl("get", "sa", "-n", NAMESPACE, "-o", "name"), 30)
+    assert wait_for(lambda: "default" in jobs.cluster.kubectl("get", "sa", "-n", NAMESPACE, "-o", "name"), START_S)
     reference = images.push_builder(host)
     return Packs(jobs, reference, images.push_run(host, "one\n"), read_builder(config_of(host, reference)))
 

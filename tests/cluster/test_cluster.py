@@ -42,7 +42,7 @@ def test_a_cluster_whose_session_was_killed_is_ended_by_the_next_one(cluster: Cl
             other = clusters.load(folder)
             assert other
             other.kubectl("run", "sleeper", f"--image={other.registry}/test/pause:latest", "--restart=Never")
-            other.kubectl("wait", "pod/sleeper", "--for=condition=Ready", "--timeout=60s")
+            other.kubectl("wait", "pod/sleeper", "--for=condition=Ready", "--timeout=240s")
         finally:
             session.kill()
     living = {name: pid for name, (pid, start) in state["processes"].items() if process_start(pid) == start}

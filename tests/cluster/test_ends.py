@@ -9,9 +9,13 @@ import json
 import pytest
 
 from builder.kaniko.ended import diagnose
+from builder.kube.ended import Patience
 from builder.kube.job import JobAttempt
 from builder.kube.watch import Watch
 from tests.cluster_fixtures import LIMITS, MIB, NAMESPACE, Jobs, Ran, numbered
+
+IMPATIENT = Patience(schedule_s=3, image_s=8)
+"""For a Job that never runs; any other may wait longer than this on a busy machine."""
 
 SLEEPS = "RUN echo sleeping && sleep 600\n"
 
@@ -45,14 +49,14 @@ def test_memory_has_its_limit_and_the_line(jobs: Jobs) -> None:
 
 def test_an_executor_that_cannot_be_pulled(jobs: Jobs) -> None:
     site = dataclasses.replace(jobs.site, executor=jobs.executor[:-8] + "00000000")
-    ran = jobs.run({"Dockerfile": dockerfile(jobs)}, jobs.build("pull"), site=site)
+    ran = jobs.run({"Dockerfile": dockerfile(jobs)}, jobs.build("pull"), site=site, patience=IMPATIENT)
     assert (ran.ended.reason, ran.ended.container) == ("ExecutorImageUnavailable", "kaniko"), ran.ended
     assert "not found" in ran.ended.said
 
 
 def test_no_node_takes_it_and_the_scheduler_says_why(jobs: Jobs) -> None:
     site = dataclasses.replace(jobs.site, node_selector=(("pool", "elsewhere"),))
-    ran = jobs.run({"Dockerfile": dockerfile(jobs)}, jobs.build("nowhere"), site=site)
+    ran = jobs.run({"Dockerfile": dockerfile(jobs)}, jobs.build("nowhere"), site=site, patience=IMPATIENT)
     assert ran.ended.reason == "Unschedulable", ran.ended
     assert "node affinity/selector" in ran.ended.message
     assert ran.waits, "what it waits for is in the log before it fails"
@@ -67,7 +71,7 @@ def test_a_quota_refuses_the_pod_and_says_which(jobs: Jobs) -> None:
     }
     jobs.cluster.kubectl("create", "-f", "-", stdin=json.dumps(quota))
     try:
-        ran = jobs.run({"Dockerfile": dockerfile(jobs)}, jobs.build("quota"))
+        ran = jobs.run({"Dockerfile": dockerfile(jobs)}, jobs.build("quota"), patience=IMPATIENT)
     finally:
         jobs.cluster.kubectl("delete", "resourcequota", "none", "-n", NAMESPACE)
     assert ran.ended.reason == "Unschedulable", ran.ended

@@ -85,7 +85,7 @@ def test_the_push_credential_is_there_for_the_job_and_gone_after_it(jobs: Jobs) 
     ran = jobs.run(files, jobs.build("credential"))
     assert ran.ended.succeeded, (ran.ended, ran.log)
     kubectl = jobs.cluster.kubectl
-    kubectl("wait", f"secret/{ran.attempt.job}", "-n", "ignite-kaniko", "--for=delete", "--timeout=60s")
+    kubectl("wait", f"secret/{ran.attempt.job}", "-n", "ignite-kaniko", "--for=delete", "--timeout=240s")
 
 
 def test_a_store_that_stumbles_is_asked_again(jobs: Jobs) -> None:

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from builder.kaniko.ended import diagnose
-from builder.kube.ended import Patience
 from builder.plan import Diagnosis
 from tests.cluster_fixtures import LIMITS, Jobs, numbered
 
@@ -51,8 +50,7 @@ def found(jobs: Jobs) -> dict[str, tuple[Diagnosis, list[str]]]:
 
     def build(name: str) -> tuple[Diagnosis, list[str]]:
         text = CASES[name][0].format(registry=jobs.cluster.registry, debian=jobs.debian)
-        patience = Patience(schedule_s=120)
-        ran = jobs.run({"Dockerfile": text}, jobs.build("mistake"), limits=limits, patience=patience)
+        ran = jobs.run({"Dockerfile": text}, jobs.build("mistake"), limits=limits)
         return diagnose(ran.ended, ran.log, numbered(text)), ran.log
 
     with ThreadPoolExecutor(AT_ONCE) as pool:

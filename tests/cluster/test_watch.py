@@ -29,7 +29,7 @@ async def watching(jobs: Jobs) -> AsyncIterator[tuple[Api, Watch]]:
     watch = Watch(api, NAMESPACE)
     running = asyncio.create_task(watch.run())
     try:
-        await asyncio.wait_for(watch.ready(), 60)
+        await asyncio.wait_for(watch.ready(), 180)
         yield api, watch
     finally:
         running.cancel()
@@ -84,11 +84,11 @@ def test_a_hundred_thousand_lines_over_five_cuts_come_once_each(jobs: Jobs) -> N
             *inside, end = (*cuts, 0) if last else cuts
             try:
                 for count in inside:
-                    await asyncio.wait_for(reach(count), 120)
+                    await asyncio.wait_for(reach(count), 240)
                     await asyncio.to_thread(restart)
                 if last:
-                    return await asyncio.wait_for(attending, 180)
-                await asyncio.wait_for(reach(end), 120)
+                    return await asyncio.wait_for(attending, 400)
+                await asyncio.wait_for(reach(end), 240)
                 assert not attending.done()
                 return None
             finally:
@@ -123,7 +123,7 @@ def test_a_version_that_is_too_old_is_listed_again(jobs: Jobs) -> None:
             second = Watch(api, NAMESPACE)
             second.jobs._version = "1"
             running = asyncio.create_task(second.run())
-            await asyncio.wait_for(second.ready(), 30)
+            await asyncio.wait_for(second.ready(), 180)
             assert (second.jobs.lists, watch.jobs.lists) == (1, 1)
             assert second.jobs.items.keys() == watch.jobs.items.keys()
             running.cancel()
