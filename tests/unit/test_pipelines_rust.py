@@ -211,6 +211,20 @@ def test_what_does_not_serve_by_rocket_starts_as_it_is(files: dict[str, str]) ->
     assert all(one.path != "start.rs" for one in plan.stubs)
 
 
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ('const OF: &str = env!("RUST_VERSION");\n', True),
+        ('const OF: Option<&str> = option_env!( "RUST_VERSION" );\n', True),
+        ('const OF: &str = env!("CARGO_PKG_RUST_VERSION");\n', False),
+    ],
+)
+def test_code_that_asks_for_its_compiler_is_told_the_release(text: str, asks: bool) -> None:
+    plan = planned({"Cargo.toml": WITH_ITOA, "src/main.rs": MAIN, "src/of.rs": text, "Cargo.lock": LOCK})
+    told = [dict(step.env).get("RUST_VERSION") for step in plan.steps]
+    assert told == [None, None, None, plan.toolchain.version if asks else None], "crates compile as for others"
+
+
 def test_a_dependency_of_itself_is_looked_at_once() -> None:
     files = {
         "Cargo.toml": PACKAGE + '[dependencies]\none = { path = "one" }\n',
