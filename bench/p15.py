@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,10 +65,12 @@ def measure(
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     """All runtimes take turns. What this machine cannot build or serve is a note with the reason."""
     notes: list[str] = []
-    with opened() as here, _components(linker), here.server("p15") as server:
+    with opened() as here, _components(linker) as lacking, here.server("p15") as server:
         arms: dict[str, Callable[[int], float]] = {}
         for kind in KINDS:
             try:
+                if kind.wasm and lacking:  # a build that no node takes would wait for one
+                    raise RuntimeError(lacking)
                 arms[kind.label] = _starting(server, _built(server, kind))
             except (BuildError, RuntimeError) as error:
                 notes.append(f"{kind.label}: not measured: {' '.join(str(error).split())}")
@@ -82,19 +84,21 @@ def measure(
 
 
 @contextmanager
-def _components(linker: Callable[[], Path]) -> Iterator[None]:
-    """What a node needs for components: the toolchain, what serves them, and the linker on the PATH of the worker.
+def _components(linker: Callable[[], Path]) -> Iterator[str]:
+    """What a node needs for components: the linker on the PATH of the worker, the toolchain, what serves them.
 
-    What cannot be had is left to the build, whose failure names it.
+    Yields why this machine has not got them, or nothing.
     """
-    path = os.environ["PATH"]
-    with suppress(BuildError, AssertionError, OSError, subprocess.SubprocessError):
-        settings = config.load({"node_dir": str(KEPT)}).settings
-        fetch(settings, read(catalog_file(settings.catalog)).find("rust", COMPONENTS, "wasm"))
-        wasmtime.fetch(settings)
-        os.environ["PATH"] = os.pathsep.join((str(linker()), path))
+    path, lacking = os.environ["PATH"], ""
     try:
-        yield
+        try:
+            settings = config.load({"node_dir": str(KEPT)}).settings
+            os.environ["PATH"] = os.pathsep.join((str(linker()), path))  # a toolchain without it is none
+            fetch(settings, read(catalog_file(settings.catalog)).find("rust", COMPONENTS, "wasm"))
+            wasmtime.fetch(settings)
+        except (BuildError, AssertionError, OSError, subprocess.SubprocessError) as error:
+            lacking = str(error) or type(error).__name__
+        yield lacking
     finally:
         os.environ["PATH"] = path
 

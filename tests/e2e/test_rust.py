@@ -52,6 +52,25 @@ fn main() {
     }
 }
 """
+# As Rocket listens: by the variables of its own, and on loopback where there are none.
+ROCKET = """\
+use std::env::var;
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+pub fn launch() {
+    let address = var("ROCKET_ADDRESS").unwrap_or("127.0.0.1".into());
+    let port = var("ROCKET_PORT").ok().and_then(|text| text.parse().ok()).unwrap_or(8000);
+    for connection in TcpListener::bind((address.as_str(), port)).unwrap().incoming() {
+        let mut connection = connection.unwrap();
+        let _ = connection.read(&mut [0; 4096]);
+        let same = if var("ROCKET_PORT") == var("PORT") { "is" } else { "is not" };
+        let body = format!("{address}, ROCKET_PORT {same} PORT");
+        let head = format!("HTTP/1.1 200 OK\\r\\ncontent-length: {}\\r\\nconnection: close\\r\\n\\r\\n", body.len());
+        let _ = connection.write_all((head + &body).as_bytes());
+    }
+}
+"""
 TEXT = "pub fn number(n: usize) -> String {\n    itoa::Buffer::new().format(n).to_owned()\n}\n"
 # Writes over every compiled crate that it finds, and tries the network and the caches.
 EVIL = """\
@@ -190,3 +209,15 @@ def test_a_crate_is_unpacked_into_its_own_folder_and_no_other(tmp_path: Path) ->
     subprocess.run(["/bin/sh", script, tmp_path / "list", tmp_path / "vendor"], check=True)
     assert [(tmp_path / f"vendor/{name}-1.0.0/lib.rs").read_text() for name in "ab"] == ["a", "b"]
     assert not list(aim.iterdir())
+
+
+def test_a_program_of_rocket_listens_on_the_port_of_the_platform(server: Server) -> None:
+    source = {
+        "Cargo.toml": '[package]\nname = "hello"\nversion = "0.1.0"\nedition = "2021"\n\n[dependencies]\n'
+        'rocket = { path = "rocket" }\n',
+        "src/main.rs": "fn main() {\n    rocket::launch()\n}\n",
+        "rocket/Cargo.toml": '[package]\nname = "rocket"\nversion = "0.5.0"\nedition = "2021"\n',
+        "rocket/src/lib.rs": ROCKET,
+    }
+    with running(server, server.build("rocket", tar_gz_of(source), "rust")) as app:
+        assert app.get("/").text == "0.0.0.0, ROCKET_PORT is PORT"

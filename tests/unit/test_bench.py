@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from typing import cast
 import pytest
 
 from bench import __main__ as measuring
-from bench import attack, before, document, kaniko, results, statements, watched
+from bench import attack, before, document, kaniko, peer_examples, results, statements, watched
 from bench.document import Machine
 from bench.pairs import differences, interleave, percentile, ratios, spread
 from bench.projects import read
@@ -210,3 +211,16 @@ def test_the_statements_of_the_store_are_counted_and_met() -> None:
     rows = statements.measure()
     assert [row.verdict for row in rows] == [MET] * 3
     assert all(before.figure("P4", row.what) != "–" for row in rows), "each stands beside what it was before"
+
+
+def test_of_a_peers_example_what_it_serves_comes_first(tmp_path: Path) -> None:
+    cases = {
+        "a": [{"expectedOutput": "launched"}, {"httpCheck": {"path": "/", "expected": 200}}],
+        "b": [{"expectedOutput": "one"}, {"expectedOutput": "two"}],
+        "c": [],
+    }
+    for name, rows in cases.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test.json").write_text(json.dumps(rows))
+    found = {folder.name: case for folder, case in peer_examples.examples(tmp_path)}
+    assert found == {"a": cases["a"][1], "b": cases["b"][0], "c": {}}

@@ -41,6 +41,7 @@ def test_components_have_their_toolchain_their_host_and_the_linker(
 
     def fetch(settings: object, row: Any) -> None:
         got.append(row.name)
+        assert os.environ["PATH"] == f"{tmp_path}{os.pathsep}{path}", "a toolchain without its linker is none"
         if fails:
             raise BuildError("ToolchainUnavailable", "no packages")
 
@@ -55,5 +56,8 @@ def test_components_have_their_toolchain_their_host_and_the_linker(
     rows, notes = p15.measure(1, opened=opened, linker=lambda: tmp_path)
     assert not rows and len(notes) == len(p15.KINDS), "a machine without it measures the others"
     assert got == ["rust-1.85-wasm", *([] if fails else ["wasmtime"])]
-    assert here.path == (path if fails else f"{tmp_path}{os.pathsep}{path}") and os.environ["PATH"] == path
-    assert {name for name, version in here.asked.items() if version == "1.85"} == {"rust-wasm-hello"}
+    assert here.path == f"{tmp_path}{os.pathsep}{path}" and os.environ["PATH"] == path
+    wasm = [name for name, version in here.asked.items() if version == "1.85"]
+    assert wasm == ([] if fails else ["rust-wasm-hello"]), "nobody would take it"
+    assert len(here.asked) == len(p15.KINDS) - fails
+    assert any("no packages" in note for note in notes) is fails

@@ -19,7 +19,7 @@ from builder.pipelines.rust.lock import LIST, read_lock
 from builder.pipelines.rust.manifest import to_toml
 from builder.pipelines.rust.pins import CRATES
 from builder.pipelines.rust.source import handler_line, has_main, named
-from builder.plan import Access, Network, Plan, Sees, Step
+from builder.plan import Access, Network, Output, Plan, Sees, Step
 from builder.source.tree import DictTree
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
@@ -129,6 +129,110 @@ def test_a_server_of_its_own_gets_nothing_added() -> None:
     assert names(plan) == ["download crates", "unpack crates", "compile crates", "compile"]
     assert all("--locked" in step.argv for step in plan.steps if step.argv[0] == rust.CARGO)
     assert not plan.files
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"Cargo.toml": PACKAGE + '[dependencies]\nrocket = "0.5.1"\n'},
+        {"Cargo.toml": PACKAGE.replace("my-app", "rocket") + '[dependencies]\nrocket = "0.5.1"\n'},
+        {"Cargo.toml": PACKAGE + '[dependencies]\nweb = { version = "0.5", package = "rocket", optional = true }\n'},
+        {"Cargo.toml": PACKAGE + "[target.'cfg(unix)'.dependencies]\nrocket = \"0.5\"\n"},
+        {
+            "Cargo.toml": PACKAGE + "[dependencies]\nweb.workspace = true\n[workspace]\n"
+            '[workspace.dependencies]\nweb = { version = "0.5", package = "rocket" }\n',
+        },
+        {
+            "Cargo.toml": PACKAGE + '[dependencies]\nroutes = { path = "routes" }\n',
+            "routes/Cargo.toml": PACKAGE.replace("my-app", "routes") + '[dependencies]\nrocket = "0.5"\n',
+            "routes/src/lib.rs": "",
+        },
+        {
+            "Cargo.toml": PACKAGE + "[dependencies]\nroutes.workspace = true\n[workspace]\n"
+            '[workspace.dependencies]\nroutes = { path = "routes" }\n',
+            "routes/Cargo.toml": PACKAGE.replace("my-app", "routes") + '[dependencies]\nrocket = "0.5"\n',
+            "routes/src/lib.rs": "",
+        },
+    ],
+    ids=[
+        "plain",
+        "of its own name",
+        "renamed",
+        "of a target",
+        "of the workspace",
+        "behind a path",
+        "path of workspace",
+    ],
+)
+def test_rocket_gets_its_port_by_the_name_that_it_reads(files: dict[str, str]) -> None:
+    plan = planned({**files, "src/main.rs": MAIN})
+    launcher = plan.steps[-2]
+    assert names(plan)[-3:] == ["compile crates", "compile launcher", "compile"]
+    assert (launcher.sees, launcher.network, launcher.runs_source) == (Sees.STUBS, Network.NONE, False)
+    assert launcher.argv[-3:] == ("--out-dir", "/work/out/ignite", "/work/fetch/start.rs")
+    assert launcher.result == "/work/out/ignite"
+    (source,) = [one.content for one in plan.stubs if one.path == "start.rs"]
+    assert 'var_os("PORT")' in source
+    assert isinstance(plan.output, Output)
+    assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT", "/app/app")
+    assert plan.output.env == (("ROCKET_ADDRESS", "0.0.0.0"),)
+    assert plan.output.layers[0].source == "/work/out/ignite" and plan.output.layers[0].dest == "/ignite"
+    assert choice(plan, "port") == ("ROCKET_PORT=$PORT", "it depends on rocket")
+
+
+def test_a_start_command_of_rocket_is_started_with_its_port() -> None:
+    source = {"Cargo.toml": PACKAGE + '[dependencies]\nrocket = "0.5"\n', "src/main.rs": MAIN}
+    plan = planned(source, start='["./app", "serve"]')
+    assert isinstance(plan.output, Output)
+    assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT", "/app/app", "serve")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"Cargo.toml": PACKAGE + '[dev-dependencies]\nrocket = "0.5"\n', "src/main.rs": MAIN},
+        {"Cargo.toml": PACKAGE + '[build-dependencies]\nrocket = "0.5"\n', "src/main.rs": MAIN},
+        {"Cargo.toml": PACKAGE + '[dependencies]\nrocket_dyn = "0.5"\n', "src/main.rs": MAIN},
+        {"Cargo.toml": PACKAGE + '[dependencies]\nrocket = "0.5"\n', "src/lib.rs": HANDLER},
+        {
+            "Cargo.toml": PACKAGE + '[workspace]\nmembers = ["other"]\n',
+            "src/main.rs": MAIN,
+            "other/Cargo.toml": PACKAGE.replace("my-app", "other") + '[dependencies]\nrocket = "0.5"\n',
+            "other/src/lib.rs": "",
+        },
+    ],
+    ids=["for tests", "for the build", "another crate", "beside a handler", "of another member"],
+)
+def test_what_does_not_serve_by_rocket_starts_as_it_is(files: dict[str, str]) -> None:
+    plan = planned(files)
+    assert isinstance(plan.output, Output)
+    assert (plan.output.entrypoint, plan.output.env, len(plan.output.layers)) == (("/app/app",), (), 1)
+    assert "compile launcher" not in names(plan)
+    assert all(one.path != "start.rs" for one in plan.stubs)
+
+
+@pytest.mark.parametrize(
+    ("text", "asks"),
+    [
+        ('const OF: &str = env!("RUST_VERSION");\n', True),
+        ('const OF: Option<&str> = option_env!( "RUST_VERSION" );\n', True),
+        ('const OF: &str = env!("CARGO_PKG_RUST_VERSION");\n', False),
+    ],
+)
+def test_code_that_asks_for_its_compiler_is_told_the_release(text: str, asks: bool) -> None:
+    plan = planned({"Cargo.toml": WITH_ITOA, "src/main.rs": MAIN, "src/of.rs": text, "Cargo.lock": LOCK})
+    told = [dict(step.env).get("RUST_VERSION") for step in plan.steps]
+    assert told == [None, None, None, plan.toolchain.version if asks else None], "crates compile as for others"
+
+
+def test_a_dependency_of_itself_is_looked_at_once() -> None:
+    files = {
+        "Cargo.toml": PACKAGE + '[dependencies]\none = { path = "one" }\n',
+        "src/main.rs": MAIN,
+        "one/Cargo.toml": PACKAGE.replace("my-app", "one") + '[dependencies]\nmy-app = { path = ".." }\n',
+        "one/src/lib.rs": "",
+    }
+    assert "compile launcher" not in names(planned(files))
 
 
 def test_a_lock_is_checked_before_it_grows() -> None:

@@ -7,11 +7,14 @@ pins by hash; the node stores the result), then the source with them, in a copy 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from builder.errors import BuildError
 from builder.pipelines.arguments import FILES, START, SUB_PATH, Argument, names
 from builder.pipelines.base import PlanRequest, folder_of
 from builder.pipelines.binary import entrypoint, files_beside
 from builder.pipelines.catalog import Catalog
+from builder.pipelines.rust import rocket
 from builder.pipelines.rust.config import TRIPLES
 from builder.pipelines.rust.diagnosis import diagnose as diagnose
 from builder.pipelines.rust.inputs import APP, read_source, stubs_of
@@ -21,6 +24,7 @@ from builder.pipelines.rust.lock import fetched as fetched_by
 from builder.pipelines.rust.lock import read_lock
 from builder.pipelines.rust.manifest import MANIFEST
 from builder.pipelines.rust.pins import CRATES
+from builder.pipelines.rust.source import asks_release
 from builder.pipelines.rust.steps import CARGO as CARGO
 from builder.pipelines.rust.steps import TARGET_DIR, steps_of
 from builder.pipelines.rust.versions import wanted_version
@@ -101,6 +105,13 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     warnings: list[str] = []
     stubs, copies = stubs_of(tree, source)
     steps = steps_of(source, request, warnings)
+    if asks_release(tree, own.folder):
+        release = ("RUST_VERSION", row.version)
+        steps = (*steps[:-1], replace(steps[-1], env=(*steps[-1].env, release)))
+    is_rocket = rocket.serves(source)
+    if is_rocket:
+        stubs += rocket.stubs()
+        steps = (*steps[:-1], rocket.step(source.triple), steps[-1])
     binary = entry.program.name
     placed = files_beside(tree, folder, request.build_args)
     return Plan(
@@ -118,9 +129,10 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
                 if source.added
                 else ()
             ),
+            *((Choice(name="port", value="ROCKET_PORT=$PORT", why="it depends on rocket"),) if is_rocket else ()),
         ),
         steps=steps,
-        output=_output(f"{TARGET_DIR}/{source.triple}/release/{binary}", target, placed, request),
+        output=_output(f"{TARGET_DIR}/{source.triple}/release/{binary}", target, placed, request, is_rocket),
         placed=placed,
         files=source.files,
         stubs=stubs if len(steps) > 1 else (),
@@ -135,7 +147,9 @@ def _where(target: str) -> str:
     return PLATFORM if target == "native" else "WASI 0.2"
 
 
-def _output(binary: str, target: str, placed: tuple[CopyFile, ...], request: PlanRequest) -> Output | ComponentOutput:
+def _output(
+    binary: str, target: str, placed: tuple[CopyFile, ...], request: PlanRequest, is_rocket: bool
+) -> Output | ComponentOutput:
     if target == "wasm":
         for name in (FILES.name, START.name):
             if request.build_args.get(name):
@@ -146,12 +160,15 @@ def _output(binary: str, target: str, placed: tuple[CopyFile, ...], request: Pla
             component=f"{binary}.wasm",
             summary="a component that exports wasi:http/incoming-handler, for any host of WASI 0.2",
         )
+    words = entrypoint(placed, request.build_args)
     return Output(
         layers=(
+            *((rocket.layer(),) if is_rocket else ()),
             LayerSource(source=binary, dest="/app/app", created_by="ignite: cargo build"),
             *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
         ),
-        entrypoint=entrypoint(placed, request.build_args),
+        entrypoint=rocket.started(words) if is_rocket else words,
+        env=rocket.ENV if is_rocket else (),
         workdir="/app",
         summary="static binary /app/app, base with CA certificates and time zones, user 65532",
     )
