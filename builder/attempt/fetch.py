@@ -8,16 +8,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.attempt.attempt import Attempt
-from builder.attempt.git import fetch_commit
 from builder.attempt.reader import Reading
 from builder.claims.calls import Refused, Unanswered
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import BuildError, PlatformError
-from builder.git.commands import Commit
 from builder.text import size as in_words
+
+if TYPE_CHECKING:
+    from builder.git.commands import Commit
 
 AGAIN_S = 0.2
 """Between two tries at the source, as between those of every call of an owner."""
@@ -62,6 +64,8 @@ def open_source(attempt: Attempt, reading: Reading) -> Source:
     commit: Commit | None = None
     try:
         if repository := repository_of(attempt.grant.request):
+            from builder.attempt.git import fetch_commit  # with git and SSH, for few builds
+
             commit = fetch_commit(attempt, repository)
             size = attempt.blob.stat().st_size
         else:

@@ -7,15 +7,17 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.cli import format as fmt
 from builder.cli.safe import shown
 from builder.cli.terminal import Look
 from builder.contract.request import START_CHECK
-from builder.dockerfile.choose import ImagePlan, ImageRequest, placed
 from builder.settings import Settings
 from builder.source.unpack import Limits
+
+if TYPE_CHECKING:
+    from builder.dockerfile.choose import ImagePlan
 
 FOLD = 110
 """Columns of a manifest's line that takes more than one value."""
@@ -38,6 +40,7 @@ def job_of(settings: Settings, root: Path, made: ImagePlan, build_args: Mapping[
     Raises `BuildError` for what a worker would refuse.
     """
     from builder.attempt.canonical import write_archive
+    from builder.dockerfile.choose import ImageRequest
     from builder.strategies import preview
 
     def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
@@ -62,6 +65,8 @@ def placed_here(settings: Settings, made: ImagePlan) -> ImagePlan:
     """The plan with what builds it here; where nothing does, with what a server would take."""
     if settings.server or not settings.docker_host or made.strategy == "buildpacks":
         return made
+    from builder.dockerfile.choose import placed
+
     host = settings.docker_host
     strategy, because = placed(made.strategy, made.because, cluster=False, docker_host=host, where=made.dockerfile)
     return replace(made, strategy=strategy, because=because)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import builder
 from builder.cli.context import Context, Out
 from builder.cli.options import Common, split_common, wants_json
-from builder.cli.refusal import refused
 from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted
 
 if TYPE_CHECKING:
@@ -98,6 +97,8 @@ def _dispatch(context: Context, rest: list[str]) -> int:
 def _stopped(context: Context, stop: Stop) -> int:
     if context.common.json:
         context.document(stop.to_json())
+    from builder.cli.refusal import refused
+
     for line in refused(stop, context.look(context.err)):
         context.err.line(line)
     return stop.exit_code

@@ -17,10 +17,9 @@ from builder.cli.runtimes import RUNTIMES, set_runtime
 from builder.cli.stop import mistake
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
-from builder.dockerfile.choose import DEFAULT, check_path, placed
+from builder.dockerfile.paths import DEFAULT, check_path
 from builder.errors import BuildError
 from builder.git.source import check_reference, check_secret, parse_url
-from builder.images.reference import parse
 
 if TYPE_CHECKING:
     from builder.settings import Settings
@@ -126,6 +125,8 @@ def request_of(options: BuildOptions, packed: Packed, runtimes: Sequence[str] = 
 
 def image_request(options: BuildOptions) -> pb.CreateBuildRequest:
     """The request for a prebuilt image. Raises `BuildError` for a reference that is none, `Stop` as `request_of`."""
+    from builder.images.reference import parse
+
     reference = parse(options.image, "--image")
     request = _request(options, build_name(reference.repository.rpartition("/")[2]))
     prebuilt = request.code.image.prebuilt
@@ -187,6 +188,8 @@ def as_image(request: pb.CreateBuildRequest, options: BuildOptions, settings: Se
 
 def _require_builder(options: BuildOptions, settings: Settings) -> None:
     """Raises `BuildError` ToolchainUnavailable without a cluster behind a server, and without an engine here."""
+    from builder.dockerfile.choose import placed
+
     where = "--buildpacks" if options.buildpacks else options.dockerfile or DEFAULT
     try:
         placed(

@@ -13,14 +13,13 @@ from typing import Literal
 from builder.dockerfile.allowed import ALL, is_pinned, require_allowed
 from builder.dockerfile.check import Context, check
 from builder.dockerfile.instructions import Dockerfile
+from builder.dockerfile.paths import DEFAULT, check_path
 from builder.errors import BuildError, ErrorClass
 from builder.globs import MobyPattern, moby_patterns
 from builder.source.below import is_folder
 from builder.source.tree import DirTree
 from builder.text import visible
 
-DEFAULT = "Dockerfile"
-MOST_PATH = 1024
 NAMED = 8
 Strategy = Literal["kaniko", "buildpacks", "docker"]
 
@@ -48,18 +47,6 @@ class ImagePlan:
     bases: tuple[str, ...] = ()
     pinned: bool = False
     warnings: tuple[str, ...] = ()
-
-
-def check_path(path: str, where: str) -> str:
-    """A path below a context, in its shortest form; empty for the context. Raises `BuildError` InvalidRequest."""
-    shown = visible(path, limit=120)
-    if len(path) > MOST_PATH or not path.isprintable() or "\\" in path:
-        raise BuildError("InvalidRequest", f'"{shown}" is no path: up to {MOST_PATH} printable characters', where=where)
-    if path.startswith("/") or ".." in path.split("/"):
-        step = "Write it relative to the source's root, without .."
-        raise BuildError("InvalidRequest", f'"{shown}" leads out of the source', where=where, next=step)
-    found = posixpath.normpath(path) if path else ""
-    return "" if found == "." else found
 
 
 def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:

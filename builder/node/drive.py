@@ -18,7 +18,6 @@ from typing import TypeVar
 
 from builder.attempt.attempt import Attempt, Node, plan_request
 from builder.attempt.log import Log
-from builder.attempt.verdict import of_error, of_full
 from builder.build import run_build
 from builder.claims.calls import Backoff, Refused, Unanswered
 from builder.claims.lease import lease_of
@@ -42,7 +41,7 @@ from builder.errors import BuildError
 from builder.logs import logger
 from builder.mask import mask_of, masked
 from builder.node.leftovers import DISK, FENCE
-from builder.sandbox import remove_tree
+from builder.sandbox.remove import remove_tree
 
 log = logger("worker")
 
@@ -257,10 +256,16 @@ def do_work(attempt: Attempt, line: Callable[[Attempt], Outcome] = run_build) ->
     try:
         with work_folder(attempt):
             outcome = line(attempt)
-            return replace(outcome, failure=of_full(attempt, outcome.failure)) if outcome.failure else outcome
+            if outcome.failure:
+                from builder.attempt.verdict import of_full
+
+                outcome = replace(outcome, failure=of_full(attempt, outcome.failure))
+            return outcome
     except BuildError as error:  # of the fence
         return Outcome(failure=error)
     except OSError as error:
+        from builder.attempt.verdict import of_error
+
         if known := of_error(attempt, error):
             return Outcome(failure=known, unexpected=repr(error))
         raise

@@ -9,7 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from builder.claims.spool import is_owned, spool_path
-from builder.sandbox import remove_tree, unmount
+from builder.sandbox.loopfs import unmount
+from builder.sandbox.remove import remove_tree
 
 DISCARDED = ".caches"
 """What the name of caches ends with that a build put aside (`builder/attempt/verdict.py`)."""

@@ -20,6 +20,7 @@ from billiard import Array, Value, current_process
 from celery import signals
 
 from builder import pipelines, sandbox
+from builder.attempt import git, running
 from builder.attempt.attempt import Node
 from builder.attempt.reader import Readers
 from builder.build import run_build
@@ -96,6 +97,7 @@ class WorkerProcess:
     """One node process; its children share it by fork. Writes why it refuses to start to `say`, where there is one."""
 
     def __init__(self, settings: Settings, say: TextIO | None = None) -> None:
+        assert git and running  # what the line loads when it needs it is here before the children are
         self.settings = settings
         self._say = say
         self.folder = Path(settings.node_dir)

@@ -24,10 +24,9 @@ from builder.contract.request import (
     runtime_of,
     start_check_of,
 )
-from builder.dockerfile.choose import check_path
+from builder.dockerfile.paths import check_path
 from builder.errors import BuildError
 from builder.git.source import check_reference, check_secret, parse_url
-from builder.images.reference import is_own, parse
 from builder.pipelines.arguments import check_arguments, check_values
 from builder.plan import PLATFORM
 from builder.services import modules, rebases
@@ -139,6 +138,8 @@ def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -
     """The columns of an image that is there already: its registry is asked later, by the control side."""
     asked, settings = request.code.image.prebuilt, parts.settings
     where = "code.image.prebuilt"
+    from builder.images.reference import is_own, parse
+
     reference = parse(asked.image_ref, f"{where}.imageRef")
     is_own(reference, settings.registry, settings.prefix_of(organization))
     if asked.registry_secret_ref:

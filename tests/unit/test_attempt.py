@@ -12,8 +12,8 @@ from typing import cast
 
 import pytest
 
-from builder import build, sandbox
-from builder.attempt import planned, steps
+from builder import sandbox
+from builder.attempt import planned, running, steps
 from builder.attempt.attempt import Attempt
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.outcome import Verdict
@@ -260,7 +260,7 @@ def test_the_record_has_the_limit_that_was_reached_and_the_peak(
     step = Step(name="build", argv=("go",), network=Network.NONE)
     plan = cast(Plan, SimpleNamespace(steps=(step,)))
     with pytest.raises(BuildError) as caught:
-        build.judge(one, plan, step, steps.execute_step(one, TOOLCHAIN, step))
+        running.judge(one, plan, step, steps.execute_step(one, TOOLCHAIN, step))
     record = failure_record(caught.value, "BUILD")
     assert (record.reason, record.limit, record.peak, record.exit_code) == (why, limit, peak, 137)
 

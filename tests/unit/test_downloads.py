@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import build, indexes, pipelines, sandbox
-from builder.attempt import downloads
+from builder import indexes, pipelines, sandbox
+from builder.attempt import downloads, running
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.attempt.steps import StepResult
@@ -314,13 +314,13 @@ def test_a_step_reaches_another_index_only_while_the_cache_lacks_a_file_of_it(
         reached.append(tuple(row.host for row in toolchain.indexes.hosts))
         raise InterruptedError
 
-    monkeypatch.setattr(build, "execute_step", execute)
+    monkeypatch.setattr(running, "execute_step", execute)
     toolchain = Provided(base=None, root=sandbox.Root(), digests={}, indexes=indexes.shipped()["python"])
     bound = Bound(plan=plan, toolchain=toolchain, materials=())
     for step in plan.steps:
         if step.network is not Network.NONE:
             with pytest.raises(InterruptedError):
-                build.run_step(attempt, bound, step, ())
+                running.run_step(attempt, bound, step, ())
     assert reached == [("pypi.org",), ("pypi.org", "index.crates.io", "static.crates.io")]
     assert not any(downloads.other_indexes(attempt, plan, step) for step in plan.steps if step != download)
     (private / HEX / "itoa-1.0.0.crate").write_bytes(DATA)

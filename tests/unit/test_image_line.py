@@ -368,7 +368,7 @@ def launch_commit(
         attempt.blob.write_bytes(calls.source)
         return Commit(sha=sha, time_ms=1_767_323_045_000, author="Ada <ada@example.com>", branch="main")
 
-    monkeypatch.setattr("builder.attempt.fetch.fetch_commit", fetch)
+    monkeypatch.setattr("builder.attempt.git.fetch_commit", fetch)
     made = grant(b"")
     made.request.code.image.from_git.CopyFrom(common.ImageFromGit(url=FORGE, secret_ref="forge", **fields))
     made.source.Clear()

@@ -14,7 +14,8 @@ from builder.cli.ignore import Choice
 from builder.cli.pack import pack
 from builder.cli.requests import BuildOptions, as_image, git_request, makes_image, request_of
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.dockerfile.choose import ImagePlan, ImageRequest, check_path, plan_image
+from builder.dockerfile.choose import ImagePlan, ImageRequest, plan_image
+from builder.dockerfile.paths import check_path
 from builder.errors import BuildError
 from builder.services import intake
 from builder.services.errors import CallRefused

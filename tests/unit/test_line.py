@@ -18,8 +18,9 @@ from builder.attempt.desk import PlanAnswer
 from builder.attempt.package import package
 from builder.attempt.planned import Bound
 from builder.attempt.reader import Reading
+from builder.attempt.running import finish_build
 from builder.attempt.uses import unused
-from builder.build import finish_build, plan_build, run_build
+from builder.build import plan_build, run_build
 from builder.claims.outcome import Verdict
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.data import runtimes_dir

@@ -13,7 +13,7 @@ import pytest
 from builder import sandbox
 from builder.attempt import start, uses
 from builder.attempt.attempt import Attempt, plan_request
-from builder.build import finish_build
+from builder.attempt.running import finish_build
 from builder.claims.outcome import Artifact, StartStatus
 from builder.claims.requests import artifact_record
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb

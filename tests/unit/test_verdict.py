@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from builder import build
+from builder.attempt import running
 from builder.attempt.steps import StepResult
 from builder.attempt.verdict import caches_of, of_error, of_step
 from builder.claims.outcome import Outcome
@@ -62,7 +63,7 @@ def judged(
             shutil.rmtree(folder / "work.caches", ignore_errors=True)
         caches_of(attempt).mkdir(parents=True, exist_ok=True)
         with pytest.raises(BuildError) as raised:
-            build.judge(attempt, plan_of(runtime, "uv.lock" if runtime == "python" else "go.mod"), STEP, result)
+            running.judge(attempt, plan_of(runtime, "uv.lock" if runtime == "python" else "go.mod"), STEP, result)
     return raised.value
 
 
@@ -85,7 +86,7 @@ def test_a_limit_that_ended_a_step_goes_first(tmp_path: Path) -> None:
     attempt = attempt_at(tmp_path, known=PIPELINES)
     result = StepResult(exit_code=137, tail=(ENOSPC,), room=FULL, reason="DiskQuotaExceeded", limit=5, peak=6)
     with pytest.raises(BuildError, match="DiskQuotaExceeded"):
-        build.judge(attempt, plan_of("python"), STEP, result)
+        running.judge(attempt, plan_of("python"), STEP, result)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder import pipelines
 from builder.cli import format as fmt
@@ -28,7 +28,7 @@ from builder.cli.stop import refused_here
 from builder.cli.terminal import Look
 from builder.contract.request import START_CHECK
 from builder.data import runtimes_dir
-from builder.dockerfile.choose import DEFAULT, ImagePlan, ImageRequest, choose, plan_image
+from builder.dockerfile.paths import DEFAULT
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
@@ -38,6 +38,9 @@ from builder.settings import Settings
 from builder.source.digest import code_hash
 from builder.source.tree import DirTree
 from builder.source.unpack import Limits, unpack, write_single
+
+if TYPE_CHECKING:
+    from builder.dockerfile.choose import ImagePlan
 
 _NETWORK = {Network.NONE: "no", Network.INDEX: "package index only"}
 
@@ -234,6 +237,8 @@ def image_of(
                 raise
         else:
             return None
+    from builder.dockerfile.choose import ImageRequest, plan_image  # with what reads Dockerfiles
+
     asked = ImageRequest(dockerfile=dockerfile, sub_path=sub_path, build_args=image_arguments(build_args))
     try:
         return plan_image(source.root, asked)
@@ -250,6 +255,8 @@ def _by_buildpacks(
         raise BuildError("InvalidRequest", message, where="--buildpacks", next="Leave one of them out.")
     if packed.kind == "file":
         raise BuildError("InvalidRequest", "buildpacks need a folder or an archive", where="PATH")
+    from builder.dockerfile.choose import ImageRequest, choose
+
     return choose(source.root, ImageRequest(sub_path=build_args.get("sub_path", ""), buildpacks=True))
 
 
