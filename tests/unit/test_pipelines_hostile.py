@@ -508,6 +508,7 @@ def test_work_grows_as_the_text_does(name: str) -> None:
             functools.partial(spent, read, large),
             FLOOR_S,
             f"{name} over {shape}",
+            power=2,
         )
 
 
@@ -521,6 +522,14 @@ def test_work_grows_as_the_number_of_parts_does(name: str) -> None:
 def test_a_growth_that_squares_is_seen(small: float, large: float, seen: bool) -> None:
     with pytest.raises(AssertionError, match=r"^it: ") if seen else nullcontext():
         assert_linear(lambda: small, lambda: large, FLOOR_S, "it")
+
+
+@pytest.mark.parametrize(
+    ("small", "power", "left_out"), [(0.007, 3, True), (0.008, 3, False), (0.028, 2, True), (0.029, 2, False)]
+)
+def test_a_large_input_that_cannot_cost_much_is_left_out(small: float, power: int, left_out: bool) -> None:
+    with nullcontext() if left_out else pytest.raises(AssertionError):
+        assert_linear(lambda: small, lambda: small * 64, FLOOR_S, power=power)
 
 
 def test_what_is_spent_is_processor_time() -> None:
