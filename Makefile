@@ -25,8 +25,9 @@ demo-images: setup ## images of a Dockerfile, by buildpacks and prebuilt on a Ku
 test: test-unit test-e2e ## all tests: unit, end to end on real servers and compilers, on Kubernetes if it is compiled
 	@if [ -n "$$CI" ] || $(RUN)python -m tests.cluster compiled; then $(MAKE) test-cluster; fi
 
+# Rewriting the assertions takes each process some 8 s: what is rewritten is kept, whatever PYTHONDONTWRITEBYTECODE says.
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
-	$(RUN)python -m pytest tests/unit -n auto --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/unit -n auto --dist worksteal
 
 test-e2e: setup ## only the end-to-end tests
 	$(RUN)python -m pytest $(APART) -n auto --maxprocesses 4 --dist worksteal

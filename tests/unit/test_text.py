@@ -122,7 +122,7 @@ def test_a_line_costs_what_it_is_long(part: str, more: str) -> None:
             assert "\x1b" not in log_line(line)
         return time.process_time() - began
 
-    assert_linear(lambda: spent(5_000), lambda: spent(20_000), 0.05)
+    assert_linear(lambda: spent(5_000), lambda: spent(20_000), 0.05, power=2)
 
 
 def test_a_string_that_holds_another_introducer_ends_there() -> None:

@@ -192,6 +192,7 @@ def test_work_grows_as_the_text_does(name: str) -> None:
             functools.partial(spent, READERS[name], large),
             FLOOR_S,
             f"{name} over {shape}",
+            power=2,
         )
 
 

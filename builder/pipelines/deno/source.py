@@ -50,8 +50,9 @@ def read_source(text: str) -> Source:
     before: list[str] = ["", "", "", ""]  # the last tokens, newest last; a string as itself
     exports = serves = called = False
     while at < len(text):
-        if text[at] == "`" or (text[at] == "}" and braces and braces[-1]):
-            if text[at] == "}":
+        char = text[at]
+        if char == "`" or (char == "}" and braces and braces[-1]):
+            if char == "}":
                 braces.pop()
             ended = _TEMPLATE.match(text, at + 1)
             at = ended.end() if ended else len(text)
@@ -61,7 +62,7 @@ def read_source(text: str) -> Source:
             else:
                 before = [*before[1:], "``"]
             continue
-        if regex := _regex(text, at, before[-1]):
+        if char == "/" and (regex := _regex(text, at, before[-1])):
             at = regex.end()
             before = [*before[1:], "0"]
             continue
@@ -71,10 +72,10 @@ def read_source(text: str) -> Source:
         kind, token = match.lastgroup, match[0]
         if kind == "blank":
             continue
-        line += text.count("\n", counted, match.start())
-        counted = match.start()
         if kind == "comment":
             for types in _TYPES.finditer(token):
+                line += text.count("\n", counted, match.start())
+                counted = match.start()
                 specifier = types[1] or types[2] or types[3]
                 found.append(Import(specifier=specifier, line=line + token.count("\n", 0, types.start()), types=True))
             continue
@@ -83,6 +84,8 @@ def read_source(text: str) -> Source:
         called = False
         if kind == "string":
             if len(token) > 2 and "\\" not in token and _imports(before, token[1:-1]):
+                line += text.count("\n", counted, match.start())
+                counted = match.start()
                 found.append(Import(specifier=token[1:-1], line=line))
                 called = before[-1] == "("
         elif token == "{":
@@ -98,9 +101,7 @@ def read_source(text: str) -> Source:
 
 
 def _regex(text: str, at: int, token: str) -> re.Match[str] | None:
-    """The regular expression that starts here; none where a slash behind this token is a division."""
-    if text[at] != "/":
-        return None
+    """The regular expression that starts at this slash; none where a slash behind this token is a division."""
     if token and token not in _BEFORE_REGEX and (token[-1].isalnum() or token[-1] in "_$)]}'`\""):
         return None
     return _REGEX.match(text, at, at + _REGEX_MOST)

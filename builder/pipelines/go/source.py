@@ -49,20 +49,20 @@ def read_head(path: str, text: str) -> GoFile:
     except TooComplex as error:
         message, at = error.args
         raise BuildError("ManifestInvalid", message, where=f"{path}:{at}", next="Write it shorter.") from None
-    here, counted = 1, 0  # the line of the token, and how far newlines are counted
+    here, counted = 1, 0  # the line of the last import, and how far newlines are counted
     for match in _TOKEN.finditer(text):
         token = match[0]
-        here += text.count("\n", counted, match.start())
-        counted = match.start()
         if token.startswith(("//", "/*")):
             continue
         literal = match[1] if match[1] is not None else match[2]
         if not package:
             if previous == "package" and match[3]:
-                package, line = token, here
+                package, line = token, 1 + text.count("\n", 0, match.start())
             elif token not in ("package", ";"):
                 break
         elif literal is not None and (inside or previous == "import"):
+            here += text.count("\n", counted, match.start())
+            counted = match.start()
             imports.append((literal[:LINE_LIMIT], here))
             previous = "(" if inside else ""
             continue
