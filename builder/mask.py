@@ -13,7 +13,7 @@ import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from builder.errors import BuildError
 
@@ -84,12 +84,16 @@ class Mask:
         """A whole text, of however many lines."""
         if not self._heads:
             return text
-        lines = self.lines()
-        return "\n".join([line for each in text.split("\n") for line in lines.feed(each)] + lines.flush())
+        return "\n".join(self.texts(text.split("\n")))
 
-    def lines(self) -> Lines:
-        """One stream of lines."""
-        return Lines(self)
+    def texts(self, texts: Iterable[str], *, resumed: bool = False) -> list[str]:
+        """The lines of one text, which a secret may span; as many as came in. `resumed`: as for `lines`."""
+        lines = self.lines(resumed=resumed)
+        return [line for each in texts for line in lines.feed(each)] + lines.flush()
+
+    def lines(self, *, resumed: bool = False) -> Lines:
+        """One stream of lines. `resumed`: lines went before that are not known, so that it may begin in a secret."""
+        return Lines(self, resumed)
 
     def look(self, text: bytes) -> tuple[list[Place], int]:
         """(where secrets are, where one begins that may go on behind the end; the end, where none does)."""
@@ -98,6 +102,24 @@ class Mask:
             if escapes.sign in text:
                 found += self._search(text, (escapes,))[0]
         return _joined(found), begun
+
+    def rest(self, text: bytes) -> tuple[list[Place], bool]:
+        """Where a text begins inside a secret: (what it has of it, `HEAD` bytes or more; whether it may go on)."""
+        undone = _Undone(text[:WINDOW], _LINES)
+        plain = undone.text.translate(_STANDARD)
+        head, end, is_open = plain[:HEAD], 0, False
+        if len(head) < HEAD:
+            return [], True
+        for needle in (one for needles in self._heads.values() for one in needles):
+            at = needle.data.find(head, 1)
+            while at >= 0:
+                left = needle.data[at:]
+                if plain.startswith(left):
+                    end = max(end, _widened(plain, 0, replace(needle, data=left, before=False))[1])
+                elif left.startswith(plain):
+                    end, is_open = len(plain), True
+                at = needle.data.find(head, at + 1)
+        return [_origin([undone], 0, end)] if end else [], is_open
 
     def _search(self, text: bytes, escapes: tuple[_Escapes, ...]) -> tuple[list[Place], int]:
         undone = text
@@ -134,8 +156,8 @@ class Mask:
 class Lines:
     """Lines of one stream without the secrets: as many as came in, in their order, some of them later."""
 
-    def __init__(self, mask: Mask) -> None:
-        self._mask = mask
+    def __init__(self, mask: Mask, resumed: bool = False) -> None:
+        self._mask, self._resumed = mask, resumed
         self._before = b""
         """The end of what was emitted, from where a secret begins in it, or may."""
         self._waiting: list[tuple[bytes, bytes]] = []
@@ -151,7 +173,8 @@ class Lines:
         return self._ready(self._count_of_cut() if cut else None)
 
     def flush(self) -> list[str]:
-        """All that wait. The stream may go on: what is left of a secret is hidden then."""
+        """All that wait. The stream may go on: what is left of a secret is hidden then, as its start is now, from
+        `HEAD` bytes on."""
         return self._ready(0) if self._waiting else []
 
     def _count_of_cut(self) -> int:
@@ -172,14 +195,21 @@ class Lines:
             places.append((len(text), len(text) + len(line)))
             text += line
         found, begun = self._mask.look(text)
+        resumed = False
+        if self._resumed:
+            rest, resumed = self._mask.rest(text)
+            found = _joined(found + rest)
+        is_long = len(text) - begun >= HEAD
         if stay is None:
-            long = len(text) - begun >= HEAD
-            stay = sum(end > begun for _, end in places) if long else 0
+            stay = sum(end > begun for _, end in places) if is_long else 0
         count = len(places) - stay
-        done = [_hidden(text, place, found) for place in places[:count]]
+        hidden = _joined([*found, (begun, len(text))]) if is_long and not stay else found
+        done = [_hidden(text, place, hidden) for place in places[:count]]
         if count:
+            self._resumed = resumed
             end = places[count - 1][1]
-            since = min([begun, *(start for start, stop in found if start < end < stop)])  # one may go on in the next
+            goes_on = (start for start, stop in found if start < end < stop)  # in the next
+            since = 0 if resumed else min([begun, *goes_on])
             self._before = text[max(since, end - WINDOW) : end]
             self._waiting = self._waiting[count:]
         return done
@@ -197,8 +227,8 @@ class _Withheld(Mask):
     def text(self, text: str) -> str:
         return text and _WITHHELD
 
-    def lines(self) -> Lines:
-        return _WithheldLines(self)
+    def lines(self, *, resumed: bool = False) -> Lines:
+        return _WithheldLines(self, resumed)
 
 
 class _WithheldLines(Lines):
@@ -220,7 +250,7 @@ def mask_of(secrets: Mapping[str, str]) -> Mask:
 def masked(error: BuildError, mask: Mask) -> BuildError:
     """The failure without the secrets that its words may repeat."""
     error.message, error.where, error.next = mask.text(error.message), mask.text(error.where), mask.text(error.next)
-    error.said = tuple(mask.text(line) for line in error.said)
+    error.said = tuple(mask.texts(error.said))
     error.args = (f"{error.reason}: {error.message}",)
     return error
 

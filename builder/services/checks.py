@@ -101,7 +101,7 @@ def hide(failure: pb.Failure, mask: Mask) -> None:
     """Hide the secrets of its build in a failure's texts."""
     for name in ("message", "where", "next"):
         setattr(failure, name, mask.text(getattr(failure, name)))
-    failure.said[:] = [mask.text(line) for line in failure.said]
+    failure.said[:] = mask.texts(failure.said, resumed=True)  # the last lines of a log: they may begin in a secret
 
 
 def check_job(job: pb.Job) -> None:

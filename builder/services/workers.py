@@ -162,20 +162,20 @@ class WorkerService(WatcherCalls):
         """What hides the secrets of a build in the lines of its Job, which its source may repeat.
 
         Raises a platform's `BuildError` while a secret cannot be opened, and the watcher repeats its call. From
-        `UNOPENED_S` on every text is withheld: the build still ends for its own reason, not late and as its user's.
+        `UNOPENED_S` on, and for one that is deleted, every text is withheld: the build still ends for its own reason,
+        not late and as its user's.
         """
         key = (build_id, claim)
         if (known := self._masks.get(key)) is not None:
             return known
-        row, mask = builds.by_id(self._parts.store, build_id), NOTHING
+        row = builds.by_id(self._parts.store, build_id)
         try:
             mask = mask_of(self._secrets_of(row)) if row is not None else NOTHING
         except BuildError as error:
-            if error.error_class is ErrorClass.PLATFORM:  # it may be in these lines, which are kept for good
-                if self._now() - self._since(key) < UNOPENED_S:
-                    raise
-                return WITHHELD
-            # deleted meanwhile: there is nothing to compare with
+            # It may be in these lines, which are kept for good. One that is deleted meanwhile does not come back.
+            if error.error_class is ErrorClass.PLATFORM and self._now() - self._since(key) < UNOPENED_S:
+                raise
+            return WITHHELD
         with self._masking:
             self._unopened.pop(key, None)
             while len(self._masks) >= MOST_MASKS:
@@ -247,8 +247,8 @@ class WorkerService(WatcherCalls):
             for line in request.lines
         ]
         if request.cursors and (mask := self._mask_of(request.build_id, request.claim)):
-            hidden = mask.lines()  # a watcher has no secret of the build
-            texts = [text for line in lines for text in hidden.feed(log_line(str(line["l"])))] + hidden.flush()
+            # A watcher has no secret of the build; what it sent before may have gone to another process of ours.
+            texts = mask.texts([log_line(str(line["l"])) for line in lines], resumed=True)
             lines = [{**line, "l": text} for line, text in zip(lines, texts, strict=True)]
         stale, kept, fresh = logs.append(
             self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node,

@@ -15,8 +15,11 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from builder import mask
-from builder.mask import HEAD, HIDDEN, LEAST, MOST, NOTHING, WINDOW, Lines, Mask
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
+from builder.mask import HEAD, HIDDEN, LEAST, MOST, NOTHING, WINDOW, Lines, Mask, masked
 from builder.sandbox.lines import LineSplitter
+from builder.services.checks import hide
 from builder.text import log_line
 
 TOKEN = "ghp_x/9+Q&\"é'\\0123"
@@ -154,7 +157,47 @@ def test_a_flush_in_the_middle_hides_what_follows() -> None:
     text = base64.b64encode(TOKEN.encode()).decode()
     first = lines.feed(text[:10])
     assert not first, "it may be the beginning"
-    assert lines.flush() == [text[:10]] and lines.feed(text[10:]) + lines.flush() == [HIDDEN]
+    assert lines.flush() == [HIDDEN] and lines.feed(text[10:]) + lines.flush() == [HIDDEN]
+    lines = Mask([TOKEN]).lines()
+    assert lines.feed(text[: HEAD - 1]) + lines.flush() == [text[: HEAD - 1]], "too little to tell"
+
+
+LONG = "github_pat_11ABCDEFG0123456789_abcdefghijklmnopqrstuvwxyz0123456789"
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODINGS if name not in ("percent", "json", "html")])
+@pytest.mark.parametrize("width", [HEAD, 20, 76])
+def test_what_is_wrapped_is_hidden_though_each_part_comes_alone(name: str, width: int) -> None:
+    """Batches of a log, each looked at by a process that knows none of the others."""
+    mask = Mask([LONG])
+    lines = textwrap.wrap(ENCODINGS[name](LONG), width, break_on_hyphens=False)
+    for size in range(1, len(lines) + 1):
+        batches = [lines[at : at + size] for at in range(0, len(lines), size)]
+        found = [mask.texts(["a step", *batches[0]]), *(mask.texts(batch, resumed=True) for batch in batches[1:])]
+        assert list(map(len, found)) == [len(batches[0]) + 1, *map(len, batches[1:])]
+        for batch, shown in zip(batches, [found[0][1:], *found[1:]], strict=True):
+            left = "".join(shown).replace(HIDDEN, "").rstrip("=")
+            # Too little to tell, and the last character of a group that the secret does not fill.
+            assert len(left) <= HEAD and left in "".join(batch), (size, found)
+
+
+def test_a_batch_that_only_begins_like_a_part_passes_as_it_is() -> None:
+    mask = Mask([LONG])
+    for text in ("ABCDEFG0 is a grid", "0123456789_abcdefgh", "abcdefghijklmnop.", "z0123456789"):
+        inside = text in LONG
+        assert mask.texts([text], resumed=True) == [HIDDEN if inside else text]
+        assert mask.texts(["a line", text], resumed=True)[1:] == [text], "no line went before that is not known"
+    assert mask.texts([LONG[20:] + " and more", "x"], resumed=True) == [f"{HIDDEN} and more", "x"]
+    assert mask.texts(["", LONG[20:]], resumed=True) == ["", LONG[20:]]
+
+
+def test_the_lines_of_a_failure_are_hidden_as_one_text() -> None:
+    text = base64.b64encode(LONG.encode()).decode()
+    error = masked(BuildError("StepFailed", "m", said=("words", text[:76], text[76:])), Mask([LONG]))
+    assert error.said == ("words", HIDDEN, HIDDEN)
+    failure = pb.Failure(said=[text[40:76], text[76:], "words"])
+    hide(failure, Mask([LONG]))
+    assert list(failure.said) == [HIDDEN, HIDDEN, "words"]
 
 
 def test_each_line_of_a_key_is_hidden_by_itself() -> None:

@@ -184,15 +184,16 @@ def test_a_job_prints_no_secret_that_its_build_names(
     mine["claim"] = claim
     encoded = base64.b64encode(token.encode()).decode()
     texts = [f"x-access-token:{token}", encoded[:16], encoded[16:], "after"]
-    cursors = {"kaniko": pb.LogCursor(since=5, lines=len(texts))}
     lines = [pb.LogEntry(line=text, phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT) for text in texts]
-    assert not worker.append_log(WATCHER, pb.AppendLogRequest(**mine, lines=lines, cursors=cursors)).stale
+    for calls, first, last in ((parts, 0, 2), (dataclasses.replace(parts), 2, 4)):  # of two control processes
+        batch = {"first_index": first, "lines": lines[first:last], "cursors": {"kaniko": pb.LogCursor(lines=last)}}
+        assert not WorkerService(calls).append_log(WATCHER, pb.AppendLogRequest(**mine, **batch)).stale
     stored = [line["l"] for line in logs.read(parts.store, build, 0)]
     assert stored == ["x-access-token:***", "***", "***", "after"]
-    failure = pb.Failure(reason="StepFailed", message=f"RUN echo {token}", said=[encoded])
+    failure = pb.Failure(reason="StepFailed", message=f"RUN echo {token}", said=[encoded[:16], encoded[16:]])
     worker.finish(WATCHER, pb.FinishRequest(**mine, failure=failure, log_count=len(texts)))
     ended = services.get(build)
-    assert (ended.failure.message, list(ended.failure.said)) == ("RUN echo ***", ["***"])
+    assert (ended.failure.message, list(ended.failure.said)) == ("RUN echo ***", ["***", "***"])
 
 
 def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811
@@ -206,6 +207,26 @@ def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811
     worker, at = services.worker, {"c": pb.LogCursor(since=-5, lines=-1)}
     assert not worker.append_log(WATCHER, pb.AppendLogRequest(**mine, cursors=at)).stale
     assert adopt(services).cursors["c"] == pb.LogCursor()
+
+
+def test_a_secret_that_is_deleted_meanwhile_withholds_what_follows(
+    services: Services,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its value is in the Job all the same, and nothing is left to compare with."""
+    build, _ = launch(services)
+    worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
+    before = len(logs.read(services.parts.store, build, 0))
+
+    def secrets_of(row: object) -> dict[str, str]:
+        raise BuildError("SecretNotFound", "no such secret")
+
+    monkeypatch.setattr(worker, "_secrets_of", secrets_of)
+    lines = [pb.LogEntry(line="ghp_1", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
+    cursors = {"kaniko": pb.LogCursor(since=5, lines=1)}
+    worker.append_log(WATCHER, pb.AppendLogRequest(**mine, first_index=0, lines=lines, cursors=cursors))
+    kept = [line["l"] for line in logs.read(services.parts.store, build, 0)][before:]
+    assert kept == ["(withheld: a secret of this build cannot be opened)"]
 
 
 @pytest.mark.parametrize("kind", [PlatformError, BuildError])
