@@ -107,6 +107,12 @@ class Cluster:
         if not wait_for(has_account, START_S):
             raise BuildError("Internal", f"the namespace {namespace} of the test cluster got no service account")
 
+    def trust(self, host: str) -> None:
+        """Let the node pull from this registry over plain HTTP."""
+        hosts = self.folder / "registries" / host
+        hosts.mkdir(parents=True, exist_ok=True)
+        _write(hosts / "hosts.toml", f'server = "http://{host}"\n[host."http://{host}"]\n')
+
     def account(self, name: str, namespace: str) -> Path:
         """A kubeconfig with a token of one of the builder's accounts."""
         token = self.kubectl("create", "token", name, "-n", "ignite-builder", "--duration=1h").strip()
@@ -320,9 +326,7 @@ def _write_files(cluster: Cluster, pause: str) -> None:
     _write(folder / "tokens.csv", "".join(rows))
     _write_json(folder / "kubelet.json", _kubelet(cluster))
     _write(folder / "containerd.toml", _containerd(cluster, pause))
-    hosts = folder / "registries" / cluster.registry
-    hosts.mkdir(parents=True)
-    _write(hosts / "hosts.toml", f'server = "http://{cluster.registry}"\n[host."http://{cluster.registry}"]\n')
+    cluster.trust(cluster.registry)
     (folder / "cni").mkdir()
     _write_json(folder / "cni" / "10-bridge.conflist", _network(cluster))
     # Pods resolve names nowhere.

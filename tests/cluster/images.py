@@ -123,6 +123,17 @@ def push_builder(host: str) -> str:
         return push(host, "test/builder", build_image(debian_base(), (layer,), config))
 
 
+def page(text: str, work: Path) -> Image:
+    """A server of one page on the Debian, whose user is not root."""
+    base = debian_base()
+    go_build(HERE / "serve", (".",), work / "bin")
+    (work / "index.html").write_text(text)
+    files = [(work / "bin/serve", "/usr/local/bin/serve"), (work / "index.html", "/srv/index.html")]
+    layer = write_layer(files, work / "layer.tar.gz", created_by="page")
+    config = ImageConfig(entrypoint=("serve",), env=base.env, workdir="/srv", ports=(8080,))
+    return build_image(None, (*base.layers, layer), config)
+
+
 def push_run(host: str, version: str) -> str:
     """A run image: the Debian with a file that says which version of it this is."""
     with tempfile.TemporaryDirectory() as work:

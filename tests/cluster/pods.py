@@ -35,10 +35,18 @@ def run(cluster: Cluster, reference: str, *argv: str) -> tuple[int, str]:
 
 
 @contextmanager
-def serving(cluster: Cluster, reference: str) -> Iterator[str]:
-    """The URL of an image that runs, answering."""
+def serving(cluster: Cluster, reference: str, login: tuple[str, str, str] | None = None) -> Iterator[str]:
+    """The URL of an image that runs, answering. `login`: (registry, user, password) that the node pulls it with."""
     name = f"app-{next(_numbers)}"
-    _create(cluster, name, {"name": "app", "image": reference, "env": [{"name": "PORT", "value": PORT}]})
+    fields: dict[str, Any] = {}
+    if login:
+        given = [
+            f"--docker-{what}={value}" for what, value in zip(("server", "username", "password"), login, strict=True)
+        ]
+        cluster.kubectl("create", "secret", "docker-registry", name, *given)
+        fields["imagePullSecrets"] = [{"name": name}]
+    container = {"name": "app", "image": reference, "env": [{"name": "PORT", "value": PORT}]}
+    _create(cluster, name, container, **fields)
     try:
         cluster.kubectl("wait", f"pod/{name}", "--for=condition=Ready", f"--timeout={PATIENCE_S}s")
         url = f"http://{cluster.kubectl('get', 'pod', name, '-o', 'jsonpath={.status.podIP}')}:{PORT}"

@@ -299,6 +299,11 @@ def test_a_commit_of_a_private_repository_is_built_and_its_tree_is_answered_from
     assert f"v1 of {host.url('private')} is the commit {first}" in lines
     assert any(line.startswith("Job ") for line in lines)
     assert not any(line.startswith("Job ") for line in both.log(again.build_id)), "the answer of the cache"
+    third = hosts.commit(work, {"app/hello.txt": "hello again\n"})
+    hosts.git(work, "push", "-q", str(host.root / "private.git"), "main")
+    by_sha = both.succeeded(both.submit_image("commit", {"fromGit": {**source, "reference": third}}))
+    assert (by_sha.provenance.commit_sha, by_sha.from_cache_of) == (third, "")
+    assert both.jobs.start(by_sha.image_refs[0], "/bin/cat", "/srv/app/hello.txt") == (0, "hello again\n")
     refused = both.ended(both.submit_image("commit", {"fromGit": {**source, "secretRef": ""}}))
     assert (refused.failure.reason, refused.failure.where) == ("GitAuthFailed", "code.image.fromGit.url")
     assert TOKEN not in "\n".join((both.trouble(build.build_id), both.trouble(again.build_id), done.stderr))
