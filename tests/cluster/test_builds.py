@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,7 +15,6 @@ import httpx
 import pytest
 
 from builder.buildpacks.image import read_app
-from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests import git_fixtures as hosts
 from tests import ssh_fixtures, uids
@@ -41,24 +38,6 @@ def service(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
     folder = tmp_path_factory.mktemp("service")
     with served(jobs, folder, buildpacks, lease_ms="3000", heartbeat_ms="500") as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def folder() -> Iterator[Path]:
-    """A folder that build users may enter."""
-    folder = Path(tempfile.mkdtemp(prefix="ignite-builder-git-", dir="/var/tmp"))
-    folder.chmod(0o755)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.fixture(scope="module")
-def host(folder: Path) -> Iterator[Host]:
-    """A git host behind TLS: git reads the CA bundle as a build user."""
-    with hosts.serving(folder, load({}).settings.ca_bundle) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")
