@@ -324,6 +324,29 @@ def test_default_members_name_the_one_to_build() -> None:
     assert choice(planned(files), "entry")[0] == "crates/api/src/main.rs"
 
 
+@pytest.mark.parametrize(
+    ("shared", "taken", "downloads"),
+    [
+        ('itoa = "1"', "itoa.workspace = true", True),
+        ('itoa = { version = "1" }', "itoa = { workspace = true, optional = true }", True),
+        ('core = { path = "core" }', "core.workspace = true", False),
+        ('itoa = "1"\ncore = { path = "core" }', "core.workspace = true", False),
+    ],
+    ids=["a crate", "a crate by a table", "a path", "a crate that no member takes"],
+)
+def test_a_crate_of_a_workspace_that_is_no_package_is_downloaded(shared: str, taken: str, downloads: bool) -> None:
+    member = '[package]\nname = "{}"\nversion = "0.1.0"\n'
+    files = {
+        "Cargo.toml": f'[workspace]\nmembers = ["api", "core"]\n[workspace.dependencies]\n{shared}\n',
+        "api/Cargo.toml": member.format("api") + f"[dependencies]\n{taken}\n",
+        "api/src/main.rs": MAIN,
+        "core/Cargo.toml": member.format("core"),
+        "core/src/lib.rs": "",
+    }
+    fetching = ["resolve crates", "unpack crates", "compile crates"] if downloads else []
+    assert names(planned(files)) == [*fetching, "compile"]
+
+
 def test_a_workspace_member_has_the_lock_and_the_profile_of_the_root() -> None:
     root = WORKSPACE["Cargo.toml"] + "\n[profile.release]\npanic = 'abort'\n"
     files = {**WORKSPACE, "Cargo.toml": root, "Cargo.lock": LOCK, "crates/api/src/main.rs": HANDLER}
