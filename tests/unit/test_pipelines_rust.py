@@ -5,6 +5,7 @@ The recordings in tests/golden/said/rust-* are of cargo 1.95.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from builder.pipelines.rust.manifest import to_toml
 from builder.pipelines.rust.pins import CRATES
 from builder.pipelines.rust.source import handler_line, has_main, named
 from builder.plan import Access, Network, Output, Plan, Sees, Step
+from builder.sandbox import app
 from builder.source.tree import DictTree
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
@@ -185,6 +187,22 @@ def test_a_start_command_of_rocket_is_started_with_its_port() -> None:
     plan = planned(source, start='["./app", "serve"]')
     assert isinstance(plan.output, Output)
     assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT", "/app/app", "serve")
+    assert plan.output.program == "/app/app" and plan.to_json()["output"]["launcher"] == 2
+    assert "launcher" not in plan.effects()["output"], "the words say it all"
+
+
+def test_what_the_launcher_cannot_start_counts_as_absent() -> None:
+    plan = planned({"Cargo.toml": PACKAGE + '[dependencies]\nrocket = "0.5"\n', "src/main.rs": MAIN})
+    (source,) = [one.content for one in plan.stubs if one.path == "start.rs"]
+    (line,) = re.findall(r'eprintln!\("(ignite: .*)\{\}: \{error\}"', source)
+    assert app.is_absent(127, (f"{line}/app/app: No such file or directory",))
+    assert not app.is_absent(1, (f"{line}/app/app: No such file or directory",)) and "exit(127)" in source
+
+
+@pytest.mark.parametrize("launcher", [-1, 1])
+def test_an_entry_point_has_a_program(launcher: int) -> None:
+    with pytest.raises(ValueError, match="has no program"):
+        Output(layers=(), entrypoint=("/app/app",), launcher=launcher)
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,7 @@ def _output(
             *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
         ),
         entrypoint=rocket.started(words) if is_rocket else words,
+        launcher=rocket.LAUNCHER if is_rocket else 0,
         env=rocket.ENV if is_rocket else (),
         workdir="/app",
         summary="static binary /app/app, base with CA certificates and time zones, user 65532",
