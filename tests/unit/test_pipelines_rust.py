@@ -23,6 +23,7 @@ from builder.pipelines.rust.source import handler_line, has_main, named
 from builder.plan import Access, Network, Output, Plan, Sees, Step
 from builder.sandbox import app
 from builder.source.tree import DictTree
+from builder.toolchains.recipe import read_recipe
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 SAID = Path(__file__).resolve().parents[1] / "golden" / "said"
@@ -229,18 +230,37 @@ def test_what_does_not_serve_by_rocket_starts_as_it_is(files: dict[str, str]) ->
     assert all(one.path != "start.rs" for one in plan.stubs)
 
 
-@pytest.mark.parametrize(
-    ("text", "asks"),
-    [
-        ('const OF: &str = env!("RUST_VERSION");\n', True),
-        ('const OF: Option<&str> = option_env!( "RUST_VERSION" );\n', True),
-        ('const OF: &str = env!("CARGO_PKG_RUST_VERSION");\n', False),
-    ],
-)
-def test_code_that_asks_for_its_compiler_is_told_the_release(text: str, asks: bool) -> None:
-    plan = planned({"Cargo.toml": WITH_ITOA, "src/main.rs": MAIN, "src/of.rs": text, "Cargo.lock": LOCK})
-    told = [dict(step.env).get("RUST_VERSION") for step in plan.steps]
-    assert told == [None, None, None, plan.toolchain.version if asks else None], "crates compile as for others"
+@pytest.mark.parametrize("target", ["native", "wasm"])
+def test_what_compiles_is_told_the_release_of_the_toolchain_or_else_of_the_catalog(target: str) -> None:
+    plan = planned({"Cargo.toml": WITH_ITOA, "src/lib.rs": HANDLER, "Cargo.lock": LOCK}, target=target)
+    told = {step.name: dict(step.env).get("RUST_VERSION") for step in plan.steps}
+    asked = "${RUST_VERSION:-" + plan.toolchain.version + "}"
+    assert {name: value for name, value in told.items() if value} == {"compile crates": asked, "compile": asked}
+
+
+def test_a_plan_reads_no_source_that_it_does_not_start() -> None:
+    """One file too large anywhere, vendored or made by a build, would refuse a source that cargo compiles."""
+    read: list[str] = []
+
+    class Watched(DictTree):
+        def read_text(self, path: str, limit: int = 0) -> str:
+            read.append(path)
+            return super().read_text(path, limit or 1 << 20)
+
+    tree = Watched({"Cargo.toml": PACKAGE, "src/main.rs": MAIN, "src/of.rs": "", "vendor/a/src/lib.rs": ""})
+    pipelines.plan(pipelines.detect(tree, "rust"), tree, PlanRequest(), CATALOG)
+    assert read and not {"src/of.rs", "vendor/a/src/lib.rs"} & set(read)
+
+
+def test_the_marker_of_a_distribution_names_its_release() -> None:
+    program = next(one for one in read_recipe((runtimes_dir(),), "rust").programs if one.command == "rustc")
+    marker = (
+        '[pkg.cargo]\nversion = "0.96.0 (f2d3ce0bd 2026-03-21)"\n\n[pkg.rustc]\nversion = "{} (59807616e 2026-04-14)"\n'
+    )
+    ((name, pattern),) = program.env
+    found = pattern.search(marker.format("1.95.2"))
+    assert name == "RUST_VERSION" and found and found[1] == "1.95.2"
+    assert not pattern.search(marker.format("1.95.2-nightly"))
 
 
 def test_a_dependency_of_itself_is_looked_at_once() -> None:
