@@ -190,7 +190,8 @@ class LayerSource:
 
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """The artifact: layers above the base, lowest first, and the image config."""
+    """The artifact: layers above the base, lowest first, and the image config. Raises ValueError where no word of the
+    entry point is left for the program."""
 
     layers: tuple[LayerSource, ...]
     entrypoint: tuple[str, ...]
@@ -198,6 +199,17 @@ class Output:
     workdir: str = "/"
     user: str = "65532:65532"
     summary: str = ""
+    launcher: int = 0
+    """How many words of the entry point are a launcher of ours, which becomes the program that the others name."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.launcher < len(self.entrypoint):
+            raise ValueError(f"an entry point of {len(self.entrypoint)} words has no program behind {self.launcher}")
+
+    @property
+    def program(self) -> str:
+        """What runs in the end."""
+        return self.entrypoint[self.launcher]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -245,6 +257,8 @@ class Plan:
         for step in value["steps"]:
             if step["private"] is None:  # an absent login adds nothing to the key
                 del step["private"]
+        if not value["output"].get("launcher"):
+            value["output"].pop("launcher", None)
         return value
 
     def effects(self) -> dict[str, Any]:
@@ -260,7 +274,7 @@ class Plan:
                 {name: value for name, value in step.items() if name not in ("name", "memo", "result")}
                 for step in whole["steps"]
             ],
-            "output": {name: value for name, value in whole["output"].items() if name != "summary"},
+            "output": {name: value for name, value in whole["output"].items() if name not in ("launcher", "summary")},
         }
 
 

@@ -31,11 +31,11 @@ def host_path(attempt: Attempt, toolchain: Provided, inside: str) -> Path:
 
 
 def require_program(attempt: Attempt, toolchain: Provided, output: Output) -> None:
-    """Raise `BuildError` StartFailed where a layer of this build holds the entry point and that is no program.
+    """Raise `BuildError` StartFailed where a layer of this build holds what is to run and that is no program.
 
     What is absent or no plain file is left to packaging, which names it.
     """
-    entry = PurePosixPath(output.entrypoint[0])
+    entry = PurePosixPath(output.program)
     for layer in reversed(output.layers):
         if not entry.is_relative_to(layer.dest):
             continue

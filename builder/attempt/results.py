@@ -104,6 +104,8 @@ def _unfit(attempt: Attempt, source: int) -> str:
                 return "its folders are too deep"
             if not one.name:
                 continue
+            if stat.S_ISREG(one.mode):  # a step may leave a file that its own user, and so this node, may not read
+                os.close(below.regular_file(one.folder, one.name))
             info = os.stat(one.name, dir_fd=one.folder, follow_symlinks=False)
             if (info.st_dev, info.st_ino) not in seen:
                 left -= info.st_size

@@ -236,7 +236,8 @@ def _environment(attempt: Attempt, toolchain: Provided, step: Step) -> Mapping[s
 
 
 def _with_index(value: str, env: Mapping[str, str]) -> str:
-    """A value of a step with the operator's setting in the place of `${NAME:-default}`; a default may be another."""
+    """A value of a step with the operator's setting, or the toolchain's variable, in the place of `${NAME:-default}`;
+    a default may be another."""
     return SETTING.sub(lambda match: env.get(match[1]) or _with_index(match[2], env), value)
 
 

@@ -29,6 +29,8 @@ _ERROR = re.compile(r"\b(?:error|fatal|failed|cannot|exception)\b", re.IGNORECAS
 _NO_LIBRARY = re.compile(r"error while loading shared libraries: (\S+)|(\S+): cannot open shared object file")
 _NO_FILE = re.compile(r"\b(?:open|stat|lstat) ([^\s:'\"]{1,300}): no such file or directory")
 LONGEST = 500
+ABSENT = ("bwrap: execvp", "ignite: cannot start ")
+"""How the line begins that says so: the sandbox's, that of a launcher."""
 
 
 def command(
@@ -148,5 +150,6 @@ def missing_file(lines: Sequence[str], workdir: str) -> str:
 
 
 def is_absent(code: int, lines: Sequence[str]) -> bool:
-    """Whether there was no program to start: none of this name, or no format that the kernel runs."""
-    return code == 127 and any(line.startswith("bwrap: execvp") for line in lines)
+    """Whether there was no program to start: none of this name, or no format that the kernel runs. It is the sandbox
+    that says so, or a launcher of ours in the image."""
+    return code == 127 and any(line.startswith(ABSENT) for line in lines)

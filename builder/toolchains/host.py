@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable
@@ -46,12 +47,14 @@ class HostProvider:
             step = f"ignite-builder runtimes fetch {row.name}"
             raise _unavailable(row, f"image {recipe.root}, the root of its steps, is not on this node", step)
         apart = self.images.get(f"{row.base}{recipe.apart}") if recipe.apart else None
-        parts = []
+        parts: list[Part] = []
+        env: list[tuple[str, str]] = []
         programs = recipe.programs_for(row.target)
         for program in programs:
             source, name = self._locate(row, program), program.command
             files, content = program.digest, program.content
             parts.append(Part(name=name, source=source, dest=program.mount, files=files, content=content))
+            env += _told(source, program)
         for package in recipe.packages:
             source = file_of(self.copies, row, package)
             if not source.is_file():
@@ -68,6 +71,7 @@ class HostProvider:
             apart_parts=self._beside(recipe) if apart else (),
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in programs if program.path),
+            env=tuple(env),
             indexes=recipe.indexes,
         )
 
@@ -95,6 +99,7 @@ class HostProvider:
             base=found.base,
             digests=digests,
             path=found.path,
+            env=found.env,
             indexes=found.indexes,
             files={part.dest: digests[part.name] for part in found.parts if part.source.is_file()},
         )
@@ -206,7 +211,17 @@ def _resolved(path: str) -> Path:
 
 def version_in(marker: Path, program: Program) -> str:
     """The version that a program's marker names; empty when it names none."""
-    found = program.version.search(marker.read_text(encoding="utf-8", errors="replace")) if program.version else None
+    return _first(marker, program.version) if program.version else ""
+
+
+def _told(root: Path, program: Program) -> list[tuple[str, str]]:
+    """The variables that a program's marker has values of."""
+    found = [(name, _first(root / program.marker, pattern)) for name, pattern in program.env]
+    return [(name, value) for name, value in found if value]
+
+
+def _first(file: Path, pattern: re.Pattern[str]) -> str:
+    found = pattern.search(file.read_text(encoding="utf-8", errors="replace"))
     return found[1] if found else ""
 
 

@@ -65,6 +65,8 @@ class Found:
     """What of another toolchain joins that root."""
     parts: tuple[Part, ...] = ()
     path: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    """Variables of its steps that the machine's own programs bring; `digests` has what they are read of."""
     indexes: Indexes = field(default_factory=Indexes)
 
     def digests(self) -> dict[str, str]:
@@ -88,7 +90,7 @@ class Provided:
     path: tuple[str, ...] = ()
     """Folders of the sandbox that join the PATH of its steps."""
     env: tuple[tuple[str, str], ...] = ()
-    """Variables that an image brings for its programs, below those of a step."""
+    """Variables that an image brings for its programs, or the machine's own, below those of a step."""
     indexes: Indexes = field(default_factory=Indexes)
     """The package indexes that its fetch steps reach."""
     files: Mapping[str, str] = field(default_factory=dict)

@@ -33,7 +33,8 @@ class Program:
 
     A program with a `target` is of that target's toolchains alone. Any version of it does, and where a toolchain image
     has none it is this machine's own. `needs` (target → path below the mount) is what a distribution must hold to build
-    for a target. `install` is the step that gets the program onto a machine.
+    for a target. `env` are variables of every step: each pattern reads the marker. `install` is the step that gets the
+    program onto a machine.
     """
 
     command: str
@@ -47,6 +48,7 @@ class Program:
     target: str = ""
     needs: tuple[tuple[str, str], ...] = ()
     install: str = ""
+    env: tuple[tuple[str, re.Pattern[str]], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,7 @@ def _program(table: Mapping[str, Any]) -> Program:
         target=table.get("target", ""),
         needs=tuple(sorted(table.get("needs", {}).items())),
         install=table.get("install", ""),
+        env=tuple((name, re.compile(pattern)) for name, pattern in sorted(table.get("env", {}).items())),
     )
 
 

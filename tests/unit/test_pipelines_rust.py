@@ -5,6 +5,7 @@ The recordings in tests/golden/said/rust-* are of cargo 1.95.
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from builder.pipelines.rust.manifest import to_toml
 from builder.pipelines.rust.pins import CRATES
 from builder.pipelines.rust.source import handler_line, has_main, named
 from builder.plan import Access, Network, Output, Plan, Sees, Step
+from builder.sandbox import app
 from builder.source.tree import DictTree
+from builder.toolchains.recipe import read_recipe
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
 SAID = Path(__file__).resolve().parents[1] / "golden" / "said"
@@ -185,6 +188,22 @@ def test_a_start_command_of_rocket_is_started_with_its_port() -> None:
     plan = planned(source, start='["./app", "serve"]')
     assert isinstance(plan.output, Output)
     assert plan.output.entrypoint == ("/ignite/start", "ROCKET_PORT", "/app/app", "serve")
+    assert plan.output.program == "/app/app" and plan.to_json()["output"]["launcher"] == 2
+    assert "launcher" not in plan.effects()["output"], "the words say it all"
+
+
+def test_what_the_launcher_cannot_start_counts_as_absent() -> None:
+    plan = planned({"Cargo.toml": PACKAGE + '[dependencies]\nrocket = "0.5"\n', "src/main.rs": MAIN})
+    (source,) = [one.content for one in plan.stubs if one.path == "start.rs"]
+    (line,) = re.findall(r'eprintln!\("(ignite: .*)\{\}: \{error\}"', source)
+    assert app.is_absent(127, (f"{line}/app/app: No such file or directory",))
+    assert not app.is_absent(1, (f"{line}/app/app: No such file or directory",)) and "exit(127)" in source
+
+
+@pytest.mark.parametrize("launcher", [-1, 1])
+def test_an_entry_point_has_a_program(launcher: int) -> None:
+    with pytest.raises(ValueError, match="has no program"):
+        Output(layers=(), entrypoint=("/app/app",), launcher=launcher)
 
 
 @pytest.mark.parametrize(
@@ -211,18 +230,37 @@ def test_what_does_not_serve_by_rocket_starts_as_it_is(files: dict[str, str]) ->
     assert all(one.path != "start.rs" for one in plan.stubs)
 
 
-@pytest.mark.parametrize(
-    ("text", "asks"),
-    [
-        ('const OF: &str = env!("RUST_VERSION");\n', True),
-        ('const OF: Option<&str> = option_env!( "RUST_VERSION" );\n', True),
-        ('const OF: &str = env!("CARGO_PKG_RUST_VERSION");\n', False),
-    ],
-)
-def test_code_that_asks_for_its_compiler_is_told_the_release(text: str, asks: bool) -> None:
-    plan = planned({"Cargo.toml": WITH_ITOA, "src/main.rs": MAIN, "src/of.rs": text, "Cargo.lock": LOCK})
-    told = [dict(step.env).get("RUST_VERSION") for step in plan.steps]
-    assert told == [None, None, None, plan.toolchain.version if asks else None], "crates compile as for others"
+@pytest.mark.parametrize("target", ["native", "wasm"])
+def test_what_compiles_is_told_the_release_of_the_toolchain_or_else_of_the_catalog(target: str) -> None:
+    plan = planned({"Cargo.toml": WITH_ITOA, "src/lib.rs": HANDLER, "Cargo.lock": LOCK}, target=target)
+    told = {step.name: dict(step.env).get("RUST_VERSION") for step in plan.steps}
+    asked = "${RUST_VERSION:-" + plan.toolchain.version + "}"
+    assert {name: value for name, value in told.items() if value} == {"compile crates": asked, "compile": asked}
+
+
+def test_a_plan_reads_no_source_that_it_does_not_start() -> None:
+    """One file too large anywhere, vendored or made by a build, would refuse a source that cargo compiles."""
+    read: list[str] = []
+
+    class Watched(DictTree):
+        def read_text(self, path: str, limit: int = 0) -> str:
+            read.append(path)
+            return super().read_text(path, limit or 1 << 20)
+
+    tree = Watched({"Cargo.toml": PACKAGE, "src/main.rs": MAIN, "src/of.rs": "", "vendor/a/src/lib.rs": ""})
+    pipelines.plan(pipelines.detect(tree, "rust"), tree, PlanRequest(), CATALOG)
+    assert read and not {"src/of.rs", "vendor/a/src/lib.rs"} & set(read)
+
+
+def test_the_marker_of_a_distribution_names_its_release() -> None:
+    program = next(one for one in read_recipe((runtimes_dir(),), "rust").programs if one.command == "rustc")
+    marker = (
+        '[pkg.cargo]\nversion = "0.96.0 (f2d3ce0bd 2026-03-21)"\n\n[pkg.rustc]\nversion = "{} (59807616e 2026-04-14)"\n'
+    )
+    ((name, pattern),) = program.env
+    found = pattern.search(marker.format("1.95.2"))
+    assert name == "RUST_VERSION" and found and found[1] == "1.95.2"
+    assert not pattern.search(marker.format("1.95.2-nightly"))
 
 
 def test_a_dependency_of_itself_is_looked_at_once() -> None:
@@ -322,6 +360,29 @@ def test_default_members_name_the_one_to_build() -> None:
         "Cargo.toml": WORKSPACE["Cargo.toml"].replace("resolver", 'default-members = ["crates/api"]\nresolver'),
     }
     assert choice(planned(files), "entry")[0] == "crates/api/src/main.rs"
+
+
+@pytest.mark.parametrize(
+    ("shared", "taken", "downloads"),
+    [
+        ('itoa = "1"', "itoa.workspace = true", True),
+        ('itoa = { version = "1" }', "itoa = { workspace = true, optional = true }", True),
+        ('core = { path = "core" }', "core.workspace = true", False),
+        ('itoa = "1"\ncore = { path = "core" }', "core.workspace = true", False),
+    ],
+    ids=["a crate", "a crate by a table", "a path", "a crate that no member takes"],
+)
+def test_a_crate_of_a_workspace_that_is_no_package_is_downloaded(shared: str, taken: str, downloads: bool) -> None:
+    member = '[package]\nname = "{}"\nversion = "0.1.0"\n'
+    files = {
+        "Cargo.toml": f'[workspace]\nmembers = ["api", "core"]\n[workspace.dependencies]\n{shared}\n',
+        "api/Cargo.toml": member.format("api") + f"[dependencies]\n{taken}\n",
+        "api/src/main.rs": MAIN,
+        "core/Cargo.toml": member.format("core"),
+        "core/src/lib.rs": "",
+    }
+    fetching = ["resolve crates", "unpack crates", "compile crates"] if downloads else []
+    assert names(planned(files)) == [*fetching, "compile"]
 
 
 def test_a_workspace_member_has_the_lock_and_the_profile_of_the_root() -> None:

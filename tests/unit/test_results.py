@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,6 +17,7 @@ from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.node import budget
 from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, Wanted
+from builder.source import below
 from tests.attempt_fixtures import attempt_at
 from tests.unit.test_downloads import plans
 
@@ -134,6 +136,25 @@ def test_a_result_that_is_too_deep_for_a_path_is_not_stored_in_part(attempt: Att
     results.store(attempt, step, place)
     assert place is not None and not list(place.parent.iterdir())
     sandbox.remove_tree(attempt.work / "out/target")
+
+
+def test_a_result_that_cannot_be_read_is_not_stored(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A node that is not root may not read a file of mode 0200, as whoever owns it."""
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    (made(attempt) / "run").chmod(0o200)
+    opened = below.regular_file
+
+    def refused(folder: int, name: str) -> int:
+        if not os.stat(name, dir_fd=folder).st_mode & 0o400:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return opened(folder, name)
+
+    monkeypatch.setattr(below, "regular_file", refused)
+    results.store(attempt, step, place)
+    assert place is not None and not list(place.parent.iterdir())
+    said = [line.text for line in attempt.log.spool.batch(1000)]
+    assert f"warning: the result of {step.name} is not stored: it cannot be read: Permission denied" in said
 
 
 def test_results_belong_to_the_nodes_disk_budget_and_stay_while_a_build_uses_them(attempt: Attempt) -> None:

@@ -20,7 +20,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import START_CHECK
 from builder.errors import BuildError, PlatformError
 from builder.pipelines.arguments import COMMON_ARGS
-from builder.plan import ComponentOutput
+from builder.plan import ComponentOutput, Output
 from builder.sandbox import Command, Root, Stream
 from builder.toolchains import wasmtime
 from tests.unit.test_line import OneSource, attempt_in, make_base, planned
@@ -98,7 +98,11 @@ def test_where_a_start_is_required_the_build_ends(
 
 @pytest.mark.parametrize(
     "line",
-    [b"ImportError: libpq.so.5: cannot open shared object file: No such file", b"bwrap: execvp /app/app: No such"],
+    [
+        b"ImportError: libpq.so.5: cannot open shared object file: No such file",
+        b"bwrap: execvp /app/app: No such",
+        b"ignite: cannot start /app/run.sh: No such file or directory (os error 2)",
+    ],
 )
 def test_what_starts_on_no_machine_ends_the_build_without_being_required(
     tmp_path: Path, play: Play, line: bytes
@@ -144,6 +148,18 @@ def test_a_library_is_never_pushed_in_any_mode(tmp_path: Path, play: Play, mode:
         finish_build(made, bound)
     assert caught.value.reason == "StartFailed" and "object archive" in caught.value.message
     assert not (tmp_path / "artifacts").exists()
+
+
+def test_what_a_launcher_starts_must_be_a_program_too(tmp_path: Path, play: Play) -> None:
+    play(1)
+    made = attempt(tmp_path, "off")
+    bound = planned(made)
+    assert isinstance(bound.plan.output, Output)
+    launched = replace(bound.plan.output, entrypoint=("/ignite/start", "NAME", "/app/app"), launcher=2)
+    (made.work / "out/app").write_bytes(b"echo no interpreter is named\n")
+    with pytest.raises(BuildError, match="/app/app cannot be started: it is no executable file") as caught:
+        finish_build(made, replace(bound, plan=replace(bound.plan, output=launched)))
+    assert caught.value.reason == "StartFailed"
 
 
 def test_a_lost_claim_ends_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

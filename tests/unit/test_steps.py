@@ -49,6 +49,25 @@ def ran(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, network: Network, *trie
     return [(line.phase, line.stream, line.text) for line in attempt.log.spool.batch(100)] + reasons
 
 
+@pytest.mark.parametrize(
+    ("brought", "told"), [((("RUST_VERSION", "1.95.2"),), "1.95.2"), ((), "1.95")], ids=["its own", "none"]
+)
+def test_a_variable_of_the_toolchain_goes_before_the_default_of_a_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, brought: tuple[tuple[str, str], ...], told: str
+) -> None:
+    found: list[sandbox.Command] = []
+
+    def run(command: sandbox.Command, *_: object, **others: object) -> sandbox.Result:
+        found.append(command)
+        return DONE
+
+    monkeypatch.setattr(steps.sandbox, "run", run)
+    toolchain = Provided(base=None, root=sandbox.Root(), digests={}, env=brought)
+    step = Step(name="compile", argv=("x",), env=(("RUST_VERSION", "${RUST_VERSION:-1.95}"),))
+    steps.execute_step(attempt_at(tmp_path), toolchain, step)
+    assert found[0].env["RUST_VERSION"] == told
+
+
 def connection(host: str, verdict: Verdict, came: int = 0) -> EgressRecord:
     return EgressRecord(host=host, port=443, bytes_in=came, bytes_out=came, verdict=verdict)
 

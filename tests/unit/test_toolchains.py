@@ -104,6 +104,17 @@ def test_a_program_may_join_the_path(node: Node, line: str, path: tuple[str, ...
     assert (provided.path, provided.base, provided.digests) == (path, found.base, found.digests())
 
 
+def test_a_step_is_told_what_the_marker_has(node: Node) -> None:
+    (node.root / "zig/VERSION").write_text("zig1\nrelease 1.2.3\n")
+    node.recipe(RECIPE + 'env = { ZIG_VERSION = "release (\\\\S+)", ZIG_DATE = "date (\\\\S+)" }\n')
+    found = node.provider().find(ROW)
+    assert node.provider().provide(found).env == found.env == (("ZIG_VERSION", "1.2.3"),)
+    before = found.digests()
+    (node.root / "zig/VERSION").write_text("zig1\nrelease 1.2.40\n")
+    found = node.provider().find(ROW)
+    assert found.env == (("ZIG_VERSION", "1.2.40"),) and found.digests() != before, "the key has it"
+
+
 def test_the_places_of_a_version_manager_go_before_the_path(node: Node) -> None:
     make_tree(node.root, {"many/0/VERSION": "zig2", "many/1/VERSION": "zig1", "many/2/VERSION": "zig1", "many/3/x": ""})
     node.recipe(RECIPE + f'places = ["{node.root}/none/*", "{node.root}/many/*"]\n')

@@ -7,8 +7,6 @@ pins by hash; the node stores the result), then the source with them, in a copy 
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from builder.errors import BuildError
 from builder.pipelines.arguments import FILES, START, SUB_PATH, Argument, names
 from builder.pipelines.base import PlanRequest, folder_of
@@ -24,7 +22,6 @@ from builder.pipelines.rust.lock import fetched as fetched_by
 from builder.pipelines.rust.lock import read_lock
 from builder.pipelines.rust.manifest import MANIFEST
 from builder.pipelines.rust.pins import CRATES
-from builder.pipelines.rust.source import asks_release
 from builder.pipelines.rust.steps import CARGO as CARGO
 from builder.pipelines.rust.steps import TARGET_DIR, steps_of
 from builder.pipelines.rust.versions import wanted_version
@@ -104,10 +101,7 @@ def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalo
     row = catalog.find(NAME, version.value, target)
     warnings: list[str] = []
     stubs, copies = stubs_of(tree, source)
-    steps = steps_of(source, request, warnings)
-    if asks_release(tree, own.folder):
-        release = ("RUST_VERSION", row.version)
-        steps = (*steps[:-1], replace(steps[-1], env=(*steps[-1].env, release)))
+    steps = steps_of(source, request, row.version, warnings)
     is_rocket = rocket.serves(source)
     if is_rocket:
         stubs += rocket.stubs()
@@ -168,6 +162,7 @@ def _output(
             *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
         ),
         entrypoint=rocket.started(words) if is_rocket else words,
+        launcher=rocket.LAUNCHER if is_rocket else 0,
         env=rocket.ENV if is_rocket else (),
         workdir="/app",
         summary="static binary /app/app, base with CA certificates and time zones, user 65532",

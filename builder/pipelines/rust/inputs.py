@@ -20,6 +20,7 @@ from builder.pipelines.rust.manifest import (
     dependencies,
     read_project,
     stub,
+    table,
     to_toml,
 )
 from builder.pipelines.rust.source import FILE_LIMIT, handler_line, has_main, named
@@ -81,7 +82,7 @@ def read_source(tree: Tree, folder: str, request: PlanRequest, triple: str) -> S
     files = _files(tree, project, entry, added)
     files += tuple(WriteFile(path=path, content=config.text) for path in config.files)
     locked = tree.has(project.lock)
-    foreign = any(_is_foreign(one.table) for one in project.packages)
+    foreign = _is_foreign(project)
     return Source(project=project, entry=entry, added=added, config=config, files=files, locked=locked,
                   foreign=foreign, triple=triple)  # fmt: skip
 
@@ -129,9 +130,17 @@ def _read_single(tree: Tree, folder: str, file: str, triple: str) -> Source:
     )
 
 
-def _is_foreign(manifest: Mapping[str, Any]) -> bool:
-    return any(not (isinstance(value, dict) and ("path" in value or "workspace" in value))
-               for key, _, value in dependencies(manifest))  # fmt: skip
+def _is_foreign(project: Project) -> bool:
+    """Whether a package takes a crate from elsewhere, by its own row or by one of the workspace's manifest, which may
+    be no package."""
+    shared = table(table(project.top, "workspace"), "dependencies")
+    for package in project.packages:
+        for _, name, value in dependencies(package.table):
+            inherits = isinstance(value, dict) and "workspace" in value
+            row = shared.get(name, {"path": ""}) if inherits else value  # cargo names a row that is not there
+            if not (isinstance(row, dict) and "path" in row):
+                return True
+    return False
 
 
 def _added(tree: Tree, package: Package, triple: str) -> dict[str, Any]:

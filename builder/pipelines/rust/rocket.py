@@ -19,7 +19,9 @@ CRATE = "rocket"
 RUSTC = "/opt/ignite/toolchain/rust/bin/rustc"
 ENV = (("ROCKET_ADDRESS", "0.0.0.0"),)
 """Rocket's own default is loopback, where nobody reaches it."""
-_PORT = "ROCKET_PORT"
+_WORDS = ("/ignite/start", "ROCKET_PORT")
+LAUNCHER = len(_WORDS)
+"""How many words start the launcher."""
 _FILE, _MADE = "start.rs", "/work/out/ignite"
 _LAUNCHER = """\
 //! Become a program that reads its port from a variable of another name: `start VARIABLE PROGRAM [WORD...]`.
@@ -36,7 +38,7 @@ fn main() {
         exit(2);
     };
     let error = Command::new(&program).args(words).env(variable, port).exec();
-    eprintln!("{} cannot be started: {error}", program.to_string_lossy());
+    eprintln!("ignite: cannot start {}: {error}", program.to_string_lossy());
     exit(127);
 }
 """
@@ -96,4 +98,4 @@ def layer() -> LayerSource:
 
 def started(words: tuple[str, ...]) -> tuple[str, ...]:
     """The command that starts the program on $PORT."""
-    return ("/ignite/start", _PORT, *words)
+    return (*_WORDS, *words)

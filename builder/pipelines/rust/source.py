@@ -23,7 +23,6 @@ _TOKEN = re.compile(
     r"|[0-9]\w*+",
     re.DOTALL | re.ASCII,
 )
-_RELEASE = re.compile(r'env!\s{0,16}\(\s{0,64}"RUST_VERSION"')
 
 
 def tokens(text: str) -> Iterator[re.Match[str]]:
@@ -70,10 +69,3 @@ def named(tree: Tree, folder: str, among: frozenset[str]) -> frozenset[str]:
         if found >= among:
             break
     return frozenset(found) & among
-
-
-def asks_release(tree: Tree, folder: str) -> bool:
-    """Whether the code of a package reads RUST_VERSION as it is compiled, which the official images of Rust set."""
-    prefix = "" if folder == "." else folder + "/"
-    paths = (path for path in tree.files() if path.startswith(prefix) and path.endswith(".rs"))
-    return any(_RELEASE.search(tree.read_text(path, FILE_LIMIT)) for path in paths)

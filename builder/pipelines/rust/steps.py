@@ -22,8 +22,11 @@ _COMMON = (("CARGO_INCREMENTAL", "0"), ("CARGO_TERM_COLOR", "never"), ("CARGO_HO
 _FEATURE = re.compile(r"[\w+.-]{1,100}(?:/[\w+.-]{1,100})?")
 
 
-def steps_of(source: Source, request: PlanRequest, warnings: list[str]) -> tuple[Step, ...]:
-    """The steps; a source without dependencies is compiled at once."""
+def steps_of(source: Source, request: PlanRequest, version: str, warnings: list[str]) -> tuple[Step, ...]:
+    """The steps; a source without dependencies is compiled at once.
+
+    What compiles has RUST_VERSION, as in Rust's official images: the toolchain's own, else the catalog's `version`.
+    """
     project, binary = source.project, source.entry.program.name
     home = posixpath.normpath(f"{FETCH}/{APP}/{project.package.folder}")
     exact = ("--locked",) if source.locked and not source.added else ()
@@ -43,6 +46,7 @@ def steps_of(source: Source, request: PlanRequest, warnings: list[str]) -> tuple
     static = ("-Ctarget-feature=+crt-static",) if source.triple == TRIPLES["native"] else ()
     flags = (*static, *source.config.flags)
     env = (*_COMMON, *_profile(source), ("CARGO_ENCODED_RUSTFLAGS", "\x1f".join(flags)))
+    env += (("RUST_VERSION", f"${{RUST_VERSION:-{version}}}"),)
     env += (LINKER,) if source.triple == TRIPLES["wasm"] else ()
     asked = _features(request, project.package)
     argv: tuple[str, ...] = (
