@@ -70,7 +70,10 @@ class JobAttempt:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSource:
-    """The canonical archive: a URL that is a credential, and what must come from there."""
+    """The canonical archive: a URL that is a credential, and what must come from there.
+
+    `unpacked_bytes` are those of a disk, which the kubelet counts in whole blocks: more than the files have.
+    """
 
     url: str
     digest: str
