@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from builder.errors import REASONS
-from builder.kube.job import FETCH
+from builder.kube.job import FETCH, SOURCE_VOLUME
 from builder.text import strangers_json
 
 Object = Mapping[str, Any]
@@ -23,7 +24,9 @@ IMAGE_TROUBLE = frozenset(
     }
 )
 START_TROUBLE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-STORAGE_WORDS = ("ephemeral local storage", "ephemeral storage", "emptyDir volume")
+STORAGE_WORDS = ("Pod ephemeral local storage usage exceeds", "exceeded its local ephemeral storage limit")
+FULL_VOLUME = re.compile(r'Usage of EmptyDir volume "([^"]*)" exceeds the limit "([^"]*)"')
+"""These three are the kubelet's words for a pod that it evicts for its own limits (pkg/kubelet/eviction, v1.34)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,15 +127,8 @@ def _pod_end(pod: Object) -> Ended | None:
     status = pod["status"]
     message = str(status.get("message", ""))
     if status.get("reason") == "Evicted":
-        if any(words in message for words in STORAGE_WORDS) and "node was low" not in message:
-            limit = _most(pod, "ephemeral-storage")
-            return Ended(
-                reason="DiskQuotaExceeded",
-                message="the build wrote more than its disk limit to files",
-                said=message,
-                limit=limit,
-                peak=limit,
-            )
+        if full := _full(pod, message):
+            return full
         return Ended(reason="Evicted", message="the cluster evicted the build's pod", said=message)
     disrupted = _pod_condition(pod, "DisruptionTarget")
     if disrupted and disrupted["status"] == "True":
@@ -151,6 +147,29 @@ def _pod_end(pod: Object) -> Ended | None:
         if end["exitCode"]:
             return _failed(name, end)
     return None
+
+
+def _full(pod: Object, message: str) -> Ended | None:
+    """The end of a pod that was evicted with these words for what it wrote itself; None for another."""
+    words = "the build wrote more than its disk limit to files"
+    if volume := FULL_VOLUME.search(message):
+        if volume[1] == SOURCE_VOLUME and not _writes_source(pod):
+            words = f"the source took more of a disk than the {volume[2]} that were counted for it"
+            return Ended(reason="Internal", message=words, said=message)
+        words, limit = f'the build wrote more than the {volume[2]} of its volume "{volume[1]}"', quantity(volume[2])
+    elif any(one in message for one in STORAGE_WORDS):
+        limit = _most(pod, "ephemeral-storage")
+    else:
+        return None
+    return Ended(reason="DiskQuotaExceeded", message=words, said=message, limit=limit, peak=limit)
+
+
+def _writes_source(pod: Object) -> bool:
+    """Whether anything but the fetch program may write where the source lies."""
+    spec = pod["spec"]
+    others = (one for one in (*spec.get("initContainers", ()), *spec["containers"]) if one["name"] != FETCH)
+    mounts = (mount for one in others for mount in one.get("volumeMounts", ()))
+    return any(mount["name"] == SOURCE_VOLUME and not mount.get("readOnly") for mount in mounts)
 
 
 def _failed(name: str, end: Object) -> Ended:

@@ -70,6 +70,8 @@ DONE = ended(0, "Completed", "sha256:" + "ab" * 32)
 FAILED = job("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 CREATING = waiting("ContainerCreating")
 SCHEDULED = condition("PodScheduled", "True")
+FULL = 'Usage of EmptyDir volume "%s" exceeds the limit "%s". '
+"""The kubelet's words, with the blank at their end."""
 NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
 
 
@@ -103,11 +105,23 @@ NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
                 pod(
                     phase="Failed",
                     reason="Evicted",
-                    message='Container kaniko exceeded its local ephemeral storage limit "1Gi".',
+                    message='Container kaniko exceeded its local ephemeral storage limit "1Gi". ',
                 )
             ],
             "DiskQuotaExceeded",
         ),
+        (
+            FAILED,
+            [
+                pod(
+                    phase="Failed",
+                    reason="Evicted",
+                    message="Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+                )
+            ],
+            "DiskQuotaExceeded",
+        ),
+        (FAILED, [pod(phase="Failed", reason="Evicted", message=FULL % ("layers", "4Gi"))], "DiskQuotaExceeded"),
         (
             FAILED,
             [pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral storage.")],
@@ -208,6 +222,25 @@ def test_limits_are_in_the_failure() -> None:
     assert (memory.limit, memory.peak) == (64 * 1024 * 1024, 64 * 1024 * 1024)
     time = state_of(job("Failed", "DeadlineExceeded"), [], now=0)
     assert isinstance(time, Ended) and time.limit == 600_000
+
+
+@pytest.mark.parametrize(
+    ("container", "mount", "reason"),
+    [
+        ("fetch", {}, "Internal"),
+        ("kaniko", {"readOnly": True}, "Internal"),
+        ("kaniko", {}, "DiskQuotaExceeded"),
+    ],
+)
+def test_a_full_volume_is_whose_program_may_write_it(container: str, mount: dict[str, Any], reason: str) -> None:
+    """Where the build sees the source read-only we counted its bytes wrongly."""
+    one = pod(ended(0), ended(137), phase="Failed", reason="Evicted", message=FULL % ("source", "64Mi"))
+    for each in (*one["spec"]["initContainers"], *one["spec"]["containers"]):
+        if each["name"] == container:
+            each["volumeMounts"] = [{"name": "source", "mountPath": "/x", **mount}]
+    state = state_of(FAILED, [one], now=0)
+    assert isinstance(state, Ended) and state.reason == reason
+    assert "64Mi" in state.message and state.limit == (64 * 1024 * 1024 if reason == "DiskQuotaExceeded" else 0)
 
 
 def test_a_quota_that_refuses_the_pod_says_so_by_an_event() -> None:
