@@ -29,6 +29,11 @@ FULL_VOLUME = re.compile(r'Usage of EmptyDir volume "([^"]*)" exceeds the limit 
 """These three are the kubelet's words for a pod that it evicts for its own limits (pkg/kubelet/eviction, v1.34)."""
 
 
+FAIR_S = 60
+"""Seconds in which a node, a source store and a registry that work let a build's own code begin. Of one whose time is
+over before that none is to blame."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Patience:
     """How long what may mend itself is waited for, in seconds."""
@@ -51,7 +56,10 @@ class Running:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """The Job's end. `reason` is of `builder/errors.py`, empty for success; `said` is the container's own report."""
+    """The Job's end. `reason` is of `builder/errors.py`, empty for success; `said` is the container's own report.
+
+    Of a Timeout `container` is the one that it ended, and `ran_ms` how long that one had run, where that is known.
+    """
 
     reason: str = ""
     message: str = ""
@@ -60,6 +68,7 @@ class Ended:
     said: str = ""
     limit: int = 0
     peak: int = 0
+    ran_ms: int = 0
 
     @property
     def succeeded(self) -> bool:
@@ -93,10 +102,7 @@ def state_of(
             return Running(words="its pod ends")
         return Ended(said=last[1].get("message", "").strip() if last else "")
     if condition and condition.get("reason") == "DeadlineExceeded":
-        if pod is not None and (never := _never_began(pod)):
-            return never
-        seconds = int(job["spec"]["activeDeadlineSeconds"])
-        return Ended(reason="Timeout", message=f"the build took longer than {seconds} s", limit=seconds * 1000)
+        return _overdue(pod, int(job["spec"]["activeDeadlineSeconds"]), str(condition.get("lastTransitionTime", "")))
     if condition:
         # Not before: a pod that its own Job ends for its deadline looks like one that somebody deleted.
         if pod is not None and (ended := _pod_end(pod)):
@@ -194,6 +200,32 @@ def _report(said: str) -> tuple[str, str]:
     return "Internal", "the source did not reach the build's pod"
 
 
+def _overdue(pod: Object | None, seconds: int, ended_at: str) -> Ended:
+    """The end of a Job whose time is over: whose doing it is depends on what had begun. `ended_at` as the API writes
+    it, empty where it does not."""
+    timeout, limit = f"the build took longer than {seconds} s", seconds * 1000
+    began = [one for one in _statuses(pod) if "waiting" not in one["state"]] if pod else []
+    if pod is None or (began and began[-1]["name"] != FETCH):
+        name, ran_ms = (began[-1]["name"], _ran_ms(began[-1]["state"], ended_at)) if began else ("", 0)
+        return Ended(reason="Timeout", message=timeout, container=name, limit=limit, ran_ms=ran_ms)
+    if not began and (never := _never_began(pod)) and (never.reason == "Unschedulable" or seconds >= FAIR_S):
+        return never
+    if not began or seconds < FAIR_S:
+        what = "its source was there" if began else "a container of it began"
+        return Ended(reason="Timeout", message=f"the build's {seconds} s were over before {what}", limit=limit)
+    if (fetched := began[-1]["state"].get("terminated")) and not fetched["exitCode"]:
+        return _not_begun(pod, "behind the source's arrival no more of its containers")
+    message = f"the source store did not deliver the source within the build's {seconds} s"
+    return Ended(reason="SourceStoreUnavailable", message=message, container=FETCH)
+
+
+def _ran_ms(state: Object, ended_at: str) -> int:
+    """How long a container ran, with `ended_at` for one that is not seen to have ended; 0 where that is not known."""
+    span: Object = state.get("terminated") or state.get("running") or {}
+    begin, end = span.get("startedAt"), span.get("finishedAt") or ended_at
+    return max(0, int((seconds_of(end) - seconds_of(begin)) * 1000)) if begin and end else 0
+
+
 def _never_began(pod: Object) -> Ended | None:
     """The end of a pod whose time is over and of which nothing ran: the cluster's doing, not the build's."""
     if any("waiting" not in one["state"] for one in _statuses(pod)):
@@ -203,10 +235,14 @@ def _never_began(pod: Object) -> Ended | None:
         words = str(scheduled.get("message", ""))
         return Ended(reason="Unschedulable", message=f"no node of the cluster took the build: {words}", said=words)
     if scheduled and scheduled["status"] == "True":
-        why = ", ".join(dict.fromkeys(str(waits.get("reason", "")) for _, waits in _waits(pod))) or "nothing is known"
-        message = f"the node of the build's pod began none of its containers ({why}); a volume or an image is missing"
-        return Ended(reason="ClusterUnavailable", message=message)
+        return _not_begun(pod, "none of its containers")
     return None
+
+
+def _not_begun(pod: Object, what: str) -> Ended:
+    why = ", ".join(dict.fromkeys(str(waits.get("reason", "")) for _, waits in _waits(pod))) or "nothing is known"
+    message = f"the node of the build's pod began {what} ({why}); a volume or an image is missing"
+    return Ended(reason="ClusterUnavailable", message=message)
 
 
 def _waiting(pod: Object, now: float, patience: Patience) -> State:
