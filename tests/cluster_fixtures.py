@@ -84,7 +84,7 @@ class Sources:
             url=f"http://{host!s}:{port}/{digest}?signature=s3cret",
             digest=digest,
             archive_bytes=len(archive),
-            unpacked_bytes=sum(len(content) for content in files.values()),
+            unpacked_bytes=sum(len(content) + 2 * 4096 for content in files.values()),
         )
 
 

@@ -21,13 +21,17 @@ from builder.source.digest import code_hash
 from builder.source.write import from_disk
 
 BLOCK, RECORD = 1024 * 1024, 512
+PAGE = 4096
+"""What a file system gives out at once: a byte takes so much of a disk, and so do a name and what is known of it."""
+
 MTIME = 315_619_200
 """1980-01-02: no ZIP has an earlier time, so that tools which pack the source work in every time zone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Archive:
-    """An archive on this node: hex digest and bytes of the file, bytes of the files in it."""
+    """An archive on this node: hex digest and bytes of the file, and the most bytes of a disk that what is in it takes
+    once it is unpacked."""
 
     path: Path
     sha256: str
@@ -63,7 +67,13 @@ def write_archive(
                 file.write(data)
     except OSError as error:
         raise from_disk(error) from error
-    return Archive(path=out, sha256=hasher.hexdigest(), size=size, unpacked=sum(one.size for one in entries))
+    return Archive(path=out, sha256=hasher.hexdigest(), size=size, unpacked=sum(map(_on_disk, entries)))
+
+
+def _on_disk(entry: Entry) -> int:
+    """The most bytes of a disk that an entry takes: its content in whole pages, and one for its inode, the blocks that
+    its content is found by, and its name in its folder; a folder's or a link's own page is that one."""
+    return -(-entry.size // PAGE) * PAGE + PAGE
 
 
 def context_hash(root: Path) -> str:

@@ -10,15 +10,17 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 
-from builder.buildpacks.manifest import ANALYZE, BUILD, DETECT, EXPORT, REBASE
+from builder.buildpacks.manifest import ANALYZE, BUILD, DETECT, EXPORT, REBASE, RESTORE
 from builder.contract.request import REBUILD
-from builder.kube.ended import Ended
+from builder.kube.ended import FAIR_S, Ended
 from builder.plan import Diagnosis
 
 NO_GROUP, NO_GROUP_WITH_ERRORS = 20, 21
 BUILDPACK_FAILED = 51
 WRONG_APIS = (11, 12)
 SAID_LINES = 6
+EXPLAINED = ("StepFailed", "OutOfMemory")
+"""Reasons of an end that the log explains."""
 MOST_FINAL = 4096
 """Characters of a phase's last words that are read: what a buildpack prints can look like them, at any length."""
 
@@ -50,6 +52,9 @@ def diagnose(ended: Ended, lines: Mapping[str, Sequence[str]], run_image: str = 
     own = lines.get(ended.container) or ended.said.splitlines()
     if ended.reason == "OutOfMemory":
         return Diagnosis(reason=ended.reason, message=f"{ended.container}: {ended.message}", said=_output(own))
+    if ended.reason == "Timeout" and _waited_for_registry(ended):
+        message = f"a registry did not give {ended.container} its answers within the build's {ended.limit // 1000} s"
+        return Diagnosis(reason="RegistryUnavailable", message=message)
     if ended.reason != "StepFailed":
         return Diagnosis(reason=ended.reason, message=ended.message, said=_cut(ended.said.splitlines()))
     final = _final(own)
@@ -68,6 +73,14 @@ def diagnose(ended: Ended, lines: Mapping[str, Sequence[str]], run_image: str = 
     if ended.container == REBASE and (found := _rebase(own, final)):
         return found
     return _connected(ended, own, final, run_image)
+
+
+def _waited_for_registry(ended: Ended) -> bool:
+    """Whether a build's time was over in a phase that runs the lifecycle alone and waits for a registry: before code of
+    the build began, or, behind the short detection, in a restore that took most of it."""
+    if ended.limit < FAIR_S * 1000:
+        return False
+    return ended.container in (ANALYZE, REBASE) or (ended.container == RESTORE and 2 * ended.ran_ms >= ended.limit)
 
 
 def pushed_digest(said: str) -> str:

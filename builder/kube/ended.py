@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from builder.errors import REASONS
-from builder.kube.job import FETCH
+from builder.kube.job import FETCH, SOURCE_VOLUME
 from builder.text import strangers_json
 
 Object = Mapping[str, Any]
@@ -23,7 +24,14 @@ IMAGE_TROUBLE = frozenset(
     }
 )
 START_TROUBLE = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
-STORAGE_WORDS = ("ephemeral local storage", "ephemeral storage", "emptyDir volume")
+STORAGE_WORDS = ("Pod ephemeral local storage usage exceeds", "exceeded its local ephemeral storage limit")
+FULL_VOLUME = re.compile(r'Usage of EmptyDir volume "([^"]*)" exceeds the limit "([^"]*)"')
+"""These three are the kubelet's words for a pod that it evicts for its own limits (pkg/kubelet/eviction, v1.34)."""
+
+
+FAIR_S = 60
+"""Seconds in which a node, a source store and a registry that work let a build's own code begin. Of one whose time is
+over before that none is to blame."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +56,10 @@ class Running:
 
 @dataclass(frozen=True, kw_only=True)
 class Ended:
-    """The Job's end. `reason` is of `builder/errors.py`, empty for success; `said` is the container's own report."""
+    """The Job's end. `reason` is of `builder/errors.py`, empty for success; `said` is the container's own report.
+
+    Of a Timeout `container` is the one that it ended, and `ran_ms` how long that one had run, where that is known.
+    """
 
     reason: str = ""
     message: str = ""
@@ -57,6 +68,7 @@ class Ended:
     said: str = ""
     limit: int = 0
     peak: int = 0
+    ran_ms: int = 0
 
     @property
     def succeeded(self) -> bool:
@@ -90,10 +102,7 @@ def state_of(
             return Running(words="its pod ends")
         return Ended(said=last[1].get("message", "").strip() if last else "")
     if condition and condition.get("reason") == "DeadlineExceeded":
-        if pod is not None and (never := _never_began(pod)):
-            return never
-        seconds = int(job["spec"]["activeDeadlineSeconds"])
-        return Ended(reason="Timeout", message=f"the build took longer than {seconds} s", limit=seconds * 1000)
+        return _overdue(pod, int(job["spec"]["activeDeadlineSeconds"]), str(condition.get("lastTransitionTime", "")))
     if condition:
         # Not before: a pod that its own Job ends for its deadline looks like one that somebody deleted.
         if pod is not None and (ended := _pod_end(pod)):
@@ -124,15 +133,8 @@ def _pod_end(pod: Object) -> Ended | None:
     status = pod["status"]
     message = str(status.get("message", ""))
     if status.get("reason") == "Evicted":
-        if any(words in message for words in STORAGE_WORDS) and "node was low" not in message:
-            limit = _most(pod, "ephemeral-storage")
-            return Ended(
-                reason="DiskQuotaExceeded",
-                message="the build wrote more than its disk limit to files",
-                said=message,
-                limit=limit,
-                peak=limit,
-            )
+        if full := _full(pod, message):
+            return full
         return Ended(reason="Evicted", message="the cluster evicted the build's pod", said=message)
     disrupted = _pod_condition(pod, "DisruptionTarget")
     if disrupted and disrupted["status"] == "True":
@@ -151,6 +153,29 @@ def _pod_end(pod: Object) -> Ended | None:
         if end["exitCode"]:
             return _failed(name, end)
     return None
+
+
+def _full(pod: Object, message: str) -> Ended | None:
+    """The end of a pod that was evicted with these words for what it wrote itself; None for another."""
+    words = "the build wrote more than its disk limit to files"
+    if volume := FULL_VOLUME.search(message):
+        if volume[1] == SOURCE_VOLUME and not _writes_source(pod):
+            words = f"the source took more of a disk than the {volume[2]} that were counted for it"
+            return Ended(reason="Internal", message=words, said=message)
+        words, limit = f'the build wrote more than the {volume[2]} of its volume "{volume[1]}"', quantity(volume[2])
+    elif any(one in message for one in STORAGE_WORDS):
+        limit = _most(pod, "ephemeral-storage")
+    else:
+        return None
+    return Ended(reason="DiskQuotaExceeded", message=words, said=message, limit=limit, peak=limit)
+
+
+def _writes_source(pod: Object) -> bool:
+    """Whether anything but the fetch program may write where the source lies."""
+    spec = pod["spec"]
+    others = (one for one in (*spec.get("initContainers", ()), *spec["containers"]) if one["name"] != FETCH)
+    mounts = (mount for one in others for mount in one.get("volumeMounts", ()))
+    return any(mount["name"] == SOURCE_VOLUME and not mount.get("readOnly") for mount in mounts)
 
 
 def _failed(name: str, end: Object) -> Ended:
@@ -175,6 +200,32 @@ def _report(said: str) -> tuple[str, str]:
     return "Internal", "the source did not reach the build's pod"
 
 
+def _overdue(pod: Object | None, seconds: int, ended_at: str) -> Ended:
+    """The end of a Job whose time is over: whose doing it is depends on what had begun. `ended_at` as the API writes
+    it, empty where it does not."""
+    timeout, limit = f"the build took longer than {seconds} s", seconds * 1000
+    began = [one for one in _statuses(pod) if "waiting" not in one["state"]] if pod else []
+    if pod is None or (began and began[-1]["name"] != FETCH):
+        name, ran_ms = (began[-1]["name"], _ran_ms(began[-1]["state"], ended_at)) if began else ("", 0)
+        return Ended(reason="Timeout", message=timeout, container=name, limit=limit, ran_ms=ran_ms)
+    if not began and (never := _never_began(pod)) and (never.reason == "Unschedulable" or seconds >= FAIR_S):
+        return never
+    if not began or seconds < FAIR_S:
+        what = "its source was there" if began else "a container of it began"
+        return Ended(reason="Timeout", message=f"the build's {seconds} s were over before {what}", limit=limit)
+    if (fetched := began[-1]["state"].get("terminated")) and not fetched["exitCode"]:
+        return _not_begun(pod, "behind the source's arrival no more of its containers")
+    message = f"the source store did not deliver the source within the build's {seconds} s"
+    return Ended(reason="SourceStoreUnavailable", message=message, container=FETCH)
+
+
+def _ran_ms(state: Object, ended_at: str) -> int:
+    """How long a container ran, with `ended_at` for one that is not seen to have ended; 0 where that is not known."""
+    span: Object = state.get("terminated") or state.get("running") or {}
+    begin, end = span.get("startedAt"), span.get("finishedAt") or ended_at
+    return max(0, int((seconds_of(end) - seconds_of(begin)) * 1000)) if begin and end else 0
+
+
 def _never_began(pod: Object) -> Ended | None:
     """The end of a pod whose time is over and of which nothing ran: the cluster's doing, not the build's."""
     if any("waiting" not in one["state"] for one in _statuses(pod)):
@@ -184,10 +235,14 @@ def _never_began(pod: Object) -> Ended | None:
         words = str(scheduled.get("message", ""))
         return Ended(reason="Unschedulable", message=f"no node of the cluster took the build: {words}", said=words)
     if scheduled and scheduled["status"] == "True":
-        why = ", ".join(dict.fromkeys(str(waits.get("reason", "")) for _, waits in _waits(pod))) or "nothing is known"
-        message = f"the node of the build's pod began none of its containers ({why}); a volume or an image is missing"
-        return Ended(reason="ClusterUnavailable", message=message)
+        return _not_begun(pod, "none of its containers")
     return None
+
+
+def _not_begun(pod: Object, what: str) -> Ended:
+    why = ", ".join(dict.fromkeys(str(waits.get("reason", "")) for _, waits in _waits(pod))) or "nothing is known"
+    message = f"the node of the build's pod began {what} ({why}); a volume or an image is missing"
+    return Ended(reason="ClusterUnavailable", message=message)
 
 
 def _waiting(pod: Object, now: float, patience: Patience) -> State:

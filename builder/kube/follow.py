@@ -45,10 +45,10 @@ async def follow(
         except PlatformError:
             was_cut = True
         except Refused as refused:
-            if refused.code == 404:  # the pod is gone, and its log with it
-                return
-            was_cut = True  # 400: the container waits to start; 5xx: the kubelet does not answer
-            if over and refused.code == 400:  # it never started
+            # 400: the container waits to start; 404: the kubelet started again and does not know the pod yet; 5xx: it
+            # does not answer. Of one that is over the first two are for good: it never started, or its log is gone.
+            was_cut = True
+            if over and refused.code in (400, 404):
                 return
         cursor = reading.cursor
         if over and not was_cut:
@@ -64,11 +64,18 @@ async def follow(
 
 
 async def read_so_far(
-    api: Api, namespace: str, pod: str, container: str, cursor: Cursor, tries: int
+    api: Api,
+    namespace: str,
+    pod: str,
+    container: str,
+    cursor: Cursor,
+    tries: int,
+    is_gone: Callable[[], bool],
 ) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
     """The whole lines behind the cursor that are there now, with the cursor behind each batch.
 
-    After so many `tries` in a row without a line it ends without them: a kubelet may never answer again.
+    After so many `tries` in a row without a line it ends without them: a kubelet may never answer again. `is_gone` is
+    whether the pod is, as the watch knows it.
     """
     pause, left = FIRST_PAUSE_S, tries
     while left:
@@ -85,7 +92,7 @@ async def read_so_far(
         except PlatformError:
             pass
         except Refused as refused:
-            if refused.code in (400, 404):  # it has not started, or its pod is gone
+            if refused.code == 400 or (refused.code == 404 and is_gone()):  # it has not started; its log is gone
                 return
         cursor = reading.cursor
         await asyncio.sleep(pause)

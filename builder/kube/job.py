@@ -25,8 +25,6 @@ FETCH = "fetch"
 SOURCE_VOLUME = "source"
 PUSH_VOLUME = "push"
 GRACE_S = 5
-TTL_S = 900
-"""How long an ended Job stays where nobody deletes it: a watcher that starts late still reads how it ended."""
 
 MIB = 1024 * 1024
 _FETCH_CPUS = 0.5
@@ -72,7 +70,10 @@ class JobAttempt:
 
 @dataclass(frozen=True, kw_only=True)
 class JobSource:
-    """The canonical archive: a URL that is a credential, and what must come from there."""
+    """The canonical archive: a URL that is a credential, and what must come from there.
+
+    `unpacked_bytes` are those of a disk, which the kubelet counts in whole blocks: more than the files have.
+    """
 
     url: str
     digest: str
@@ -120,6 +121,8 @@ def job_manifest(
 ) -> dict[str, Any]:
     """The Job: the source is fetched, then the last of `containers` decides; those before it are init containers.
 
+    No time ends its stay in the cluster: how it ended is there until a watcher has stored it, however late.
+
     Without a `source` nothing is fetched. `source_uid` owns the source, and a build may write `source_grows` bytes
     beside it. `security` is added to the pod's security context; `annotations` are the pod's.
     """
@@ -157,7 +160,6 @@ def job_manifest(
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
             "podFailurePolicy": {"rules": _failure_rules([*fetch, *containers])},
-            "ttlSecondsAfterFinished": TTL_S,
             "template": {
                 "metadata": {"labels": labels, **({"annotations": dict(annotations)} if annotations else {})},
                 "spec": pod,

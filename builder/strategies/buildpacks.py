@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.buildpacks.ended import diagnose, pushed_digest
+from builder.buildpacks.ended import EXPLAINED, diagnose, pushed_digest
 from builder.buildpacks.image import Builder, read_builder
 from builder.buildpacks.manifest import (
     ANALYZE,
@@ -216,6 +216,8 @@ class Lifecycle:
 
     def explaining(self, ended: Ended) -> tuple[str, ...]:
         """See `Reading.explaining`."""
+        if ended.reason not in EXPLAINED:
+            return ()
         if ended.container == REBASE:
             return (REBASE,)
         return tuple(dict.fromkeys((ANALYZE, DETECT, *([ended.container] if ended.container else []))))

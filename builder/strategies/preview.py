@@ -34,7 +34,7 @@ _IMAGES = {setting: word for one in STRATEGIES for setting, word in one.IMAGES.i
 _NUMBERS = {number: word for one in STRATEGIES for number, word in one.NUMBERS.items()}
 
 Packed = Callable[[str, Callable[[str], bool] | None], tuple[str, int, int]]
-"""The folder, and which files are sent → digest and bytes of the archive, bytes of the files in it."""
+"""The folder, and which files are sent → digest and bytes of the archive, bytes of a disk that its content takes."""
 
 
 def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packed: Packed) -> dict[str, Any]:

@@ -219,8 +219,8 @@ class Followed:
             said=tuple(log_line(line) for line in found.said),
             next=log_line(found.next),
             exit_code=ended.exit_code,
-            limit=ended.limit,
-            peak=ended.peak,
+            limit=ended.limit if found.reason == ended.reason else 0,
+            peak=ended.peak if found.reason == ended.reason else 0,
         )
 
     async def _finish(self, *, artifact: Artifact | None = None, failure: BuildError | None = None) -> None:

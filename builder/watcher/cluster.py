@@ -6,7 +6,7 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,7 +17,7 @@ from builder.kube.attend import Emit, attend, started
 from builder.kube.ended import USUAL, Ended, Patience, seconds_of
 from builder.kube.follow import read_so_far
 from builder.kube.job import ATTEMPT, BUILD
-from builder.kube.logs import Cursor
+from builder.kube.logs import Cursor, Line
 from builder.kube.watch import Watch
 from builder.logs import logger
 
@@ -132,9 +132,7 @@ class KubeCluster:
             name = pod["metadata"]["name"]
             for container in started(pod):
                 cursor = cursors.get(container, Cursor())
-                async with aclosing(
-                    read_so_far(self.api, self.namespace, name, container, cursor, CATCH_UP_TRIES)
-                ) as batches:
+                async with aclosing(self._so_far(name, container, cursor, CATCH_UP_TRIES)) as batches:
                     left = MOST_BEHIND
                     async for lines, behind in batches:
                         await emit(container, lines, behind)
@@ -160,9 +158,7 @@ class KubeCluster:
             if container not in started(pod):
                 continue
             name = pod["metadata"]["name"]
-            async with aclosing(
-                read_so_far(self.api, self.namespace, name, container, Cursor(), EXPLAIN_TRIES)
-            ) as batches:
+            async with aclosing(self._so_far(name, container, Cursor(), EXPLAIN_TRIES)) as batches:
                 async for lines, _ in batches:
                     for line in lines:
                         if not is_own(line.text):
@@ -171,6 +167,14 @@ class KubeCluster:
                             output = _Tail(output_lines)
                             own.append(line.text)
         return [*own.lines, *output.lines]
+
+    def _so_far(
+        self, pod: str, container: str, cursor: Cursor, tries: int
+    ) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
+        def is_gone() -> bool:
+            return pod not in self.watch.pods.items
+
+        return read_so_far(self.api, self.namespace, pod, container, cursor, tries, is_gone)
 
     async def delete(self, job: str, uid: str = "") -> None:
         try:

@@ -138,6 +138,28 @@ def test_an_end_that_the_cluster_decided_stays_what_it_is() -> None:
 
 
 @pytest.mark.parametrize(
+    ("container", "limit_s", "ran_s", "reason"),
+    [
+        ("analyze", 600, 0, "RegistryUnavailable"),
+        ("rebase", 600, 590, "RegistryUnavailable"),
+        ("restore", 600, 590, "RegistryUnavailable"),
+        ("restore", 600, 10, "Timeout"),
+        ("analyze", 5, 4, "Timeout"),
+        ("detect", 600, 590, "Timeout"),
+        ("build", 600, 590, "Timeout"),
+        ("export", 600, 590, "Timeout"),
+        ("", 600, 0, "Timeout"),
+    ],
+)
+def test_a_registry_that_hangs_is_not_the_users_time(container: str, limit_s: int, ran_s: int, reason: str) -> None:
+    """Before code of the build began, and in a restore that took most of the time."""
+    ended = Ended(reason="Timeout", message="m", container=container, limit=limit_s * 1000, ran_ms=ran_s * 1000)
+    found = diagnose(ended, {})
+    assert found.reason == reason
+    assert reason == "Timeout" or (container in found.message and "600 s" in found.message)
+
+
+@pytest.mark.parametrize(
     ("said", "digest"),
     [
         (f'[build]\n[image]\ntags = ["r/a:1"]\ndigest = "{DIGEST}"\nmanifest-size = 12\n', DIGEST),

@@ -107,6 +107,12 @@ def test_a_job_never_starts_a_second_pod() -> None:
     assert {rule["action"] for rule in spec["podFailurePolicy"]["rules"]} == {"FailJob"}
 
 
+def test_an_ended_job_stays_until_its_outcome_is_stored() -> None:
+    """Of every kind: the watchers may be away for longer than any time that it could name."""
+    kept = {name for name, job in jobs.all_manifests().items() if "ttlSecondsAfterFinished" not in job["spec"]}
+    assert kept == set(jobs.all_manifests())
+
+
 def test_the_deadline_is_what_is_left_and_never_nothing() -> None:
     assert made()["spec"]["activeDeadlineSeconds"] == 600, "599.001 s are left"
     limits = jobs.JobLimits(cpus=1, memory_bytes=1, disk_bytes=1, timeout_ms=0)

@@ -70,6 +70,8 @@ DONE = ended(0, "Completed", "sha256:" + "ab" * 32)
 FAILED = job("Failed", "BackoffLimitExceeded", "Job has reached the specified backoff limit")
 CREATING = waiting("ContainerCreating")
 SCHEDULED = condition("PodScheduled", "True")
+FULL = 'Usage of EmptyDir volume "%s" exceeds the limit "%s". '
+"""The kubelet's words, with the blank at their end."""
 NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
 
 
@@ -103,11 +105,23 @@ NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
                 pod(
                     phase="Failed",
                     reason="Evicted",
-                    message='Container kaniko exceeded its local ephemeral storage limit "1Gi".',
+                    message='Container kaniko exceeded its local ephemeral storage limit "1Gi". ',
                 )
             ],
             "DiskQuotaExceeded",
         ),
+        (
+            FAILED,
+            [
+                pod(
+                    phase="Failed",
+                    reason="Evicted",
+                    message="Pod ephemeral local storage usage exceeds the total limit of containers 1Gi. ",
+                )
+            ],
+            "DiskQuotaExceeded",
+        ),
+        (FAILED, [pod(phase="Failed", reason="Evicted", message=FULL % ("layers", "4Gi"))], "DiskQuotaExceeded"),
         (
             FAILED,
             [pod(phase="Failed", reason="Evicted", message="The node was low on resource: ephemeral storage.")],
@@ -127,7 +141,22 @@ NO_ROOM = "0/1 nodes are available: 1 Insufficient memory."
             [pod(conditions=condition("PodScheduled", "False", "Unschedulable", NO_ROOM))],
             "Unschedulable",
         ),
-        (job("Failed", "DeadlineExceeded"), [pod({"running": {}}, CREATING, conditions=SCHEDULED)], "Timeout"),
+        (
+            job("Failed", "DeadlineExceeded"),
+            [pod({"running": {}}, CREATING, conditions=SCHEDULED)],
+            "SourceStoreUnavailable",
+        ),
+        (
+            job("FailureTarget", "DeadlineExceeded"),
+            [pod(ended(143), CREATING, conditions=SCHEDULED)],
+            "SourceStoreUnavailable",
+        ),
+        (
+            job("FailureTarget", "DeadlineExceeded"),
+            [pod(ended(0), CREATING, conditions=SCHEDULED)],
+            "ClusterUnavailable",
+        ),
+        (job("Failed", "DeadlineExceeded"), [pod(ended(0), {"running": {}}, conditions=SCHEDULED)], "Timeout"),
     ],
 )
 def test_each_end_has_its_reason(found: dict[str, Any] | None, pods: list[dict[str, Any]], reason: str) -> None:
@@ -208,6 +237,60 @@ def test_limits_are_in_the_failure() -> None:
     assert (memory.limit, memory.peak) == (64 * 1024 * 1024, 64 * 1024 * 1024)
     time = state_of(job("Failed", "DeadlineExceeded"), [], now=0)
     assert isinstance(time, Ended) and time.limit == 600_000
+
+
+@pytest.mark.parametrize(
+    ("container", "mount", "reason"),
+    [
+        ("fetch", {}, "Internal"),
+        ("kaniko", {"readOnly": True}, "Internal"),
+        ("kaniko", {}, "DiskQuotaExceeded"),
+    ],
+)
+def test_a_full_volume_is_whose_program_may_write_it(container: str, mount: dict[str, Any], reason: str) -> None:
+    """Where the build sees the source read-only we counted its bytes wrongly."""
+    one = pod(ended(0), ended(137), phase="Failed", reason="Evicted", message=FULL % ("source", "64Mi"))
+    for each in (*one["spec"]["initContainers"], *one["spec"]["containers"]):
+        if each["name"] == container:
+            each["volumeMounts"] = [{"name": "source", "mountPath": "/x", **mount}]
+    state = state_of(FAILED, [one], now=0)
+    assert isinstance(state, Ended) and state.reason == reason
+    assert "64Mi" in state.message and state.limit == (64 * 1024 * 1024 if reason == "DiskQuotaExceeded" else 0)
+
+
+@pytest.mark.parametrize(
+    ("one", "words"),
+    [
+        (pod({"running": {}}, CREATING, conditions=SCHEDULED), "before its source was there"),
+        (pod(ended(0), CREATING, conditions=SCHEDULED), "before its source was there"),
+        (pod(CREATING, CREATING, conditions=SCHEDULED), "before a container of it began"),
+    ],
+)
+def test_a_time_that_is_too_short_for_any_build_is_the_requests(one: dict[str, Any], words: str) -> None:
+    short = job("Failed", "DeadlineExceeded")
+    short["spec"]["activeDeadlineSeconds"] = 5
+    state = state_of(short, [one], now=0)
+    assert isinstance(state, Ended) and (state.reason, state.limit) == ("Timeout", 5000)
+    assert "the build's 5 s were over" in state.message and words in state.message
+
+
+@pytest.mark.parametrize(
+    ("state", "ran_ms"),
+    [
+        ({"running": {"startedAt": "2026-01-01T00:08:00Z"}}, 120_000),
+        (
+            {"terminated": {"exitCode": 143, "startedAt": EARLY, "finishedAt": "2026-01-01T00:00:30Z"}},
+            30_000,
+        ),
+        ({"running": {}}, 0),
+    ],
+)
+def test_a_timeout_names_the_container_that_it_ended_and_how_long_that_ran(state: dict[str, Any], ran_ms: int) -> None:
+    late = job("FailureTarget", "DeadlineExceeded")
+    late["status"]["conditions"][0]["lastTransitionTime"] = NOW
+    found = state_of(late, [pod(ended(0), state)], now=0)
+    assert isinstance(found, Ended) and found.reason == "Timeout"
+    assert (found.container, found.ran_ms) == ("kaniko", ran_ms)
 
 
 def test_a_quota_that_refuses_the_pod_says_so_by_an_event() -> None:

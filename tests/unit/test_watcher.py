@@ -91,6 +91,7 @@ def test_a_failed_run_names_its_line_and_the_programs_words() -> None:
         failure = one.finished.failure
         assert (failure.reason, failure.where, failure.exit_code) == ("StepFailed", "Dockerfile:3", 1)
         assert list(failure.said) == ["no such thing"]
+        assert cluster.deleted == ["ignite-b1-1"], "nothing else does: a Job has no time to live"
 
     run(scenario())
 

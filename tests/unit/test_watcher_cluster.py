@@ -156,6 +156,64 @@ def test_a_kubelet_that_never_answers_keeps_nobody_waiting(monkeypatch: pytest.M
     asyncio.run(scenario())
 
 
+class Restarting(Answers):
+    """Its kubelet starts again behind the first line, and does not know the pod for some answers."""
+
+    def __init__(self, *lines: str, unknown: int) -> None:
+        super().__init__(*lines)
+        self.asked, self._unknown = 0, unknown
+
+    async def log(self, *asked: Any, **more: Any) -> AsyncGenerator[bytes, None]:
+        self.asked += 1
+        if 1 < self.asked <= 1 + self._unknown:
+            raise Refused(404, "NotFound", 'pods "p" not found')
+        async for piece in super().log(*asked, **more):
+            yield piece
+            if self.asked == 1:
+                raise PlatformError("ClusterUnavailable", "the connection broke off")
+
+
+async def followed(api: Restarting, over_after: int) -> list[str]:
+    """The lines of a container that is over once its log was asked for so often."""
+    got: list[str] = []
+
+    def is_over() -> bool:
+        return api.asked >= over_after
+
+    async for lines, _ in following.follow(api, "n", "p", "kaniko", Cursor(), is_over, asyncio.Event()):
+        got += [line.text for line in lines]
+    return got
+
+
+def test_a_kubelet_that_starts_again_ends_no_log_while_the_container_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "FIRST_PAUSE_S", 0.0)
+    api = Restarting("a", "b", "c", unknown=4)
+    assert asyncio.run(followed(api, over_after=6)) == ["a", "b", "c"]
+    gone = Restarting("a", "b", "c", unknown=1000)
+    assert asyncio.run(followed(gone, over_after=6)) == ["a"]
+    assert gone.asked == 7, "the log of a container that is over does not come back"
+
+
+@pytest.mark.parametrize(("known", "words"), [(True, ["a", "b"]), (False, [])])
+def test_what_explains_an_end_is_asked_for_again_while_its_pod_is_there(
+    known: bool, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "FIRST_PAUSE_S", 0.0)
+    api = Restarting("a", "b", unknown=3)
+    api.asked = 1
+    cluster = cluster_of(api)
+    look, pods = cluster.watch.look, cluster.watch.pods.items
+
+    def seen_before(job: str) -> tuple[Any, list[Any]]:
+        found = look(job)
+        if not known:
+            pods.clear()
+        return found
+
+    monkeypatch.setattr(cluster.watch, "look", seen_before)
+    assert asyncio.run(cluster.explaining("j", "kaniko", is_own, 50)) == words
+
+
 class Forgetful(Api):
     """An API whose lists have versions that its watches refuse, but for an event in every sixth."""
 
