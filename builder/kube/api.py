@@ -21,10 +21,14 @@ KINDS = {
     "events": "/api/v1",
 }
 CALL_S = 30.0
-WATCH_S = 240
+WATCH_S = 60
 """How long the server keeps a watch open; then it goes on with a new one."""
 
+WATCH_SILENCE_S = WATCH_S + CALL_S
+"""Of a watch that is silent for longer the server is gone without a word, whether or not it sends bookmarks."""
+
 SILENCE_S = 300.0
+"""A log may be silent for this long: then it is asked for again."""
 
 
 class Refused(Exception):
@@ -92,7 +96,7 @@ class Api:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_S),
         }
-        async with self._stream(_path(kind, namespace), query) as response:
+        async with self._stream(_path(kind, namespace), query, WATCH_SILENCE_S) as response:
             async for line in _lines(response):
                 event = _object(line)
                 if event["type"] == "ERROR":
@@ -107,7 +111,7 @@ class Api:
         query = {"container": container, "timestamps": "true", "follow": "true" if follow else "false"}
         if since:
             query["sinceTime"] = since
-        async with self._stream(f"{_path('pods', namespace, pod)}/log", query) as response:
+        async with self._stream(f"{_path('pods', namespace, pod)}/log", query, SILENCE_S) as response:
             async for piece in response.content.iter_any():
                 yield piece
 
@@ -122,12 +126,12 @@ class Api:
         return _object(text)
 
     @asynccontextmanager
-    async def _stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Any]:
+    async def _stream(self, path: str, query: Mapping[str, str], silence_s: float) -> AsyncIterator[Any]:
         import aiohttp
 
-        silence = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S, sock_read=SILENCE_S)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S, sock_read=silence_s)
         async with _translated():
-            response = await self._request("GET", path, query, None, silence)
+            response = await self._request("GET", path, query, None, timeout)
             try:
                 if response.status != 200:
                     _judge(response.status, await response.read())

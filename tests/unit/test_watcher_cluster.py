@@ -13,8 +13,8 @@ from builder.kaniko.ended import own_message
 from builder.kube import api as kube
 from builder.kube import follow as following
 from builder.kube.api import Api, Refused
-from builder.kube.attend import _state
-from builder.kube.ended import USUAL, Running
+from builder.kube.attend import _state, attend
+from builder.kube.ended import USUAL, Ended, Running
 from builder.kube.job import ATTEMPT, BUILD
 from builder.kube.logs import Cursor, Line
 from builder.kube.watch import JOB_OF, Watch
@@ -91,10 +91,158 @@ def test_a_cluster_that_refuses_an_answer_ends_no_build(known: bool) -> None:
         api = Answers()
         watch = cluster_of(api).watch
         found = job("j", "1") if known else None
-        state = await _state(api, watch, "n", "j", found, [], USUAL)
+        state, _ = await _state(api, watch, "n", "j", found, [], USUAL)
         assert isinstance(state, Running) and "apiserver is starting" in state.words
 
     asyncio.run(scenario())
+
+
+DIGEST = "sha256:" + "ab" * 32
+SINCE = "2026-01-01T00:00:00Z"
+
+
+def one_pod(name: str = "p", phase: str = "Running", code: int | None = None, **status: Any) -> dict[str, Any]:
+    """A pod of the Job "j", its main container ended with a code or at work."""
+    ended = {"terminated": {"exitCode": code, "reason": "Error", "message": DIGEST}}
+    statuses = [{"name": "kaniko", "state": {"running": {}} if code is None else ended}]
+    made = {"name": name, "resourceVersion": phase, "creationTimestamp": SINCE, "labels": {JOB_OF: "j"}}
+    return {
+        "metadata": made,
+        "spec": {"containers": [{"name": "kaniko"}]},
+        "status": {"phase": phase, "startTime": SINCE, "containerStatuses": statuses, **status},
+    }
+
+
+def one_job(kind: str = "", reason: str = "BackoffLimitExceeded") -> dict[str, Any]:
+    """The Job "j", with this end."""
+    made = job("j", "1")
+    made["spec"] = {"activeDeadlineSeconds": 600}
+    made["status"] = {"conditions": [{"type": kind, "status": "True", "reason": reason}] if kind else []}
+    return made
+
+
+WAITS: dict[str, Any] = {
+    "containerStatuses": [{"name": "kaniko", "state": {"waiting": {"reason": "PodInitializing"}}}],
+    "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes", "lastTransitionTime": SINCE}],
+}
+
+
+class Live(Answers):
+    """An API that has this Job and these pods now, and a log of one line for each."""
+
+    def __init__(self, found: dict[str, Any] | None, *pods: dict[str, Any], refuses: str = "") -> None:
+        super().__init__("a line")
+        self._found, self._pods, self._refuses = found, pods, refuses
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        return self._found
+
+    async def list(self, kind: str, namespace: str, **query: str) -> dict[str, Any]:
+        if kind == self._refuses:
+            raise Refused(403, "Forbidden", f"cannot list {kind}")
+        assert kind == "events" or f"{JOB_OF}=j" in query["labelSelector"].split(",")
+        return {"items": list(self._pods) if kind == "pods" else []}
+
+
+def viewed(api: Api, found: dict[str, Any] | None, *pods: dict[str, Any]) -> Watch:
+    """A watch that has heard of this much."""
+    watch = Watch(api, "n")
+    for mirror in (watch.jobs, watch.pods):
+        mirror.is_current.set()
+    if found is not None:
+        watch.jobs._put("j", found)
+    for pod in pods:
+        watch.pods._put(pod["metadata"]["name"], pod)
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("seen", "seen_pods", "now", "pods", "reason"),
+    [
+        ("Complete", [], "Complete", [one_pod("p", "Succeeded", 0)], ""),
+        ("Complete", [one_pod()], "Complete", [one_pod("p", "Succeeded", 0)], ""),
+        ("Complete", [one_pod("a", "Failed", 3)], "Complete", [one_pod("p", "Succeeded", 0)], ""),
+        ("Failed", [], "Failed", [one_pod("p", "Failed", 3)], "StepFailed"),
+        ("Failed", [one_pod()], "Failed", [one_pod("p", "Failed", 3)], "StepFailed"),
+        ("Failed", [one_pod()], "Failed", [], "Evicted"),
+        ("", [one_pod("p", "Failed", 3)], "Failed", [one_pod("p", "Failed", 3)], "StepFailed"),
+        ("", [one_pod("p", "Pending", **WAITS)], "", [one_pod()], None),
+        ("", [one_pod("p", "Pending", **WAITS)], "", [], None),
+        ("", [one_pod("p", "Pending", **WAITS)], "", [one_pod("p", "Pending", **WAITS)], "Unschedulable"),
+        # What has ended in view and is deleted since counts as it was seen.
+        ("Failed", [one_pod("p", "Failed", 3)], "Failed", [], "StepFailed"),
+        ("Failed", [one_pod("p", "Failed", 3)], None, [], "StepFailed"),
+        ("", [one_pod("p", "Succeeded", 0)], None, [], ""),
+        ("", [one_pod("p", "Pending", **WAITS)], None, [], "JobVanished"),
+        ("DeadlineExceeded", [one_pod("p", "Pending", **WAITS)], "DeadlineExceeded", [], "Unschedulable"),
+        ("DeadlineExceeded", [one_pod("p", "Pending", **WAITS)], "DeadlineExceeded", [one_pod()], "Timeout"),
+    ],
+)
+def test_an_end_in_an_old_view_is_asked_for_before_it_is_one(
+    seen: str, seen_pods: list[dict[str, Any]], now: str | None, pods: list[dict[str, Any]], reason: str | None
+) -> None:
+    """Jobs and pods come by two connections, and either hangs without a word when its server dies."""
+
+    def made(end: str) -> dict[str, Any]:
+        return one_job("Failed", end) if end == "DeadlineExceeded" else one_job(end)
+
+    async def scenario() -> None:
+        api = Live(None if now is None else made(now), *pods)
+        watch = viewed(api, made(seen), *seen_pods)
+        state, _ = await _state(api, watch, "n", "j", *watch.look("j"), USUAL)
+        if reason is None:
+            assert isinstance(state, Running)
+        else:
+            assert isinstance(state, Ended) and state.reason == reason
+            assert reason or state.said == DIGEST
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["Complete", "Failed"])
+def test_without_a_look_at_the_pods_no_end_is_judged(kind: str) -> None:
+    async def scenario() -> None:
+        api = Live(one_job(kind), refuses="pods")
+        state, _ = await _state(api, viewed(api, None), "n", "j", one_job(kind), [], USUAL)
+        assert isinstance(state, Running) and "cannot list pods" in state.words
+
+    asyncio.run(scenario())
+
+
+def test_the_log_of_a_pod_that_the_watch_never_heard_of_is_kept_and_explains() -> None:
+    got: list[str] = []
+
+    async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
+        got.extend(line.text for line in lines)
+
+    async def scenario() -> None:
+        api = Live(one_job("Failed"), one_pod("p", "Failed", 3))
+        watch = viewed(api, one_job("Failed"))
+        ended = await asyncio.wait_for(attend(api, watch, "n", "j", emit), 300)
+        assert (ended.reason, got) == ("StepFailed", ["a line"])
+        cluster = KubeCluster(api=api, watch=watch, namespace="n")
+        assert await cluster.explaining("j", "kaniko", is_own, 50) == ["a line"]
+
+    asyncio.run(scenario())
+
+
+def test_a_watch_that_is_silent_past_its_own_end_is_over() -> None:
+    """The server ends each watch: where it does not, it is gone, and nothing else shows it."""
+    asked: list[tuple[str, float]] = []
+
+    class Silent(Api):
+        async def _request(self, method: str, path: str, query: Any, body: Any, timeout: Any) -> Any:
+            asked.append((query["timeoutSeconds"], timeout.sock_read))
+            raise OSError("gone")
+
+    async def scenario() -> None:
+        with pytest.raises(PlatformError):
+            async for _ in Silent(None).watch("jobs", "n", "1", ""):
+                pass
+
+    asyncio.run(scenario())
+    ((ends, silence),) = asked
+    assert int(ends) < silence <= 2 * int(ends) <= 120
 
 
 def test_a_job_whose_attempt_is_no_number_that_we_wrote_is_not_ours() -> None:
