@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from builder.errors import PlatformError
+from builder.cli.stop import refused_here
+from builder.errors import BuildError, PlatformError
 from builder.kaniko.ended import own_message
 from builder.kube import api as kube
 from builder.kube import follow as following
+from builder.kube import watch as watching
 from builder.kube.api import Api, Refused
 from builder.kube.attend import _state, attend
 from builder.kube.ended import USUAL, Ended, Running
@@ -20,6 +25,7 @@ from builder.kube.logs import Cursor, Line
 from builder.kube.watch import JOB_OF, Watch
 from builder.watcher import cluster as watched
 from builder.watcher.cluster import KubeCluster
+from builder.watcher.main import broken
 
 
 class Answers(Api):
@@ -226,18 +232,19 @@ def test_the_log_of_a_pod_that_the_watch_never_heard_of_is_kept_and_explains() -
     asyncio.run(scenario())
 
 
-def test_a_watch_that_is_silent_past_its_own_end_is_over() -> None:
+def test_a_watch_that_is_silent_past_its_own_end_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ends each watch: where it does not, it is gone, and nothing else shows it."""
     asked: list[tuple[str, float]] = []
 
-    class Silent(Api):
-        async def _request(self, method: str, path: str, query: Any, body: Any, timeout: Any) -> Any:
-            asked.append((query["timeoutSeconds"], timeout.sock_read))
-            raise OSError("gone")
+    async def gone(client: Any, method: str, path: str, query: Any, body: Any, timeout: Any) -> Any:
+        asked.append((query["timeoutSeconds"], timeout.sock_read))
+        raise OSError("gone")
+
+    monkeypatch.setattr(kube, "_request", gone)
 
     async def scenario() -> None:
         with pytest.raises(PlatformError):
-            async for _ in Silent(None).watch("jobs", "n", "1", ""):
+            async for _ in Api(None).watch("jobs", "n", "1", ""):
                 pass
 
     asyncio.run(scenario())
@@ -343,3 +350,146 @@ def test_lists_that_are_too_old_again_and_again_are_asked_for_ever_more_seldom(
     growing = [0.0, 0.2, 0.4, 0.8, 1.6]
     assert pauses == [*growing, 0.0, *growing[1:], 3.2, 0.0, 0.2]
     assert mirror.lists == len(pauses)
+
+
+class Answer:
+    """An HTTP answer of one piece."""
+
+    def __init__(self, status: int, text: bytes) -> None:
+        self.status, self._text, self.content = status, text, self
+        self.is_closed = False
+
+    async def read(self) -> bytes:
+        return self._text
+
+    async def iter_any(self) -> AsyncGenerator[bytes, None]:
+        yield self._text
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Client:
+    """The official client, as far as its configuration goes."""
+
+    def __init__(self, token: str) -> None:
+        self.token, self.is_closed = token, False
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The tokens that the API takes; every call is answered by the token that it came with."""
+    taken = {"first"}
+
+    async def request(client: Client, *asked: Any) -> Answer:
+        if client.token in taken:
+            return Answer(200, json.dumps({"token": client.token}).encode())
+        return Answer(401, b'{"reason": "Unauthorized", "message": "Unauthorized"}')
+
+    monkeypatch.setattr(kube, "_request", request)
+    return taken
+
+
+def test_a_credential_that_ends_is_read_again_and_what_goes_on_with_the_old_one_is_not_cut(server: set[str]) -> None:
+    made: list[Client] = []
+
+    async def renew() -> Client:
+        await asyncio.sleep(0)
+        made.append(Client("second"))
+        return made[-1]
+
+    async def scenario() -> None:
+        api = Api(first := Client("first"), renew)
+        log = api.log("n", "p", "c", since="", follow=True)
+        assert b"first" in await anext(log)
+        server.clear()
+        server.add("second")
+        found = await asyncio.gather(*(api.get("jobs", "n", "j") for _ in range(5)))
+        assert found == [{"token": "second"}] * 5 and len(made) == 1, "one new connection for all"
+        assert [piece async for piece in api.log("n", "p", "c", since="", follow=True)] == [b'{"token": "second"}']
+        assert not first.is_closed
+        await log.aclose()
+        assert first.is_closed and not made[0].is_closed
+        await api.close()
+        assert made[0].is_closed
+
+    asyncio.run(scenario())
+
+
+def test_a_credential_that_stays_refused_is_asked_for_now_and_then_and_says_why(server: set[str]) -> None:
+    tries: list[int] = []
+
+    async def renew() -> Client:
+        tries.append(1)
+        raise PlatformError("ClusterUnavailable", "the plugin gives none")
+
+    async def scenario() -> None:
+        api = Api(Client("old"), renew)
+        for _ in range(3):
+            with pytest.raises(Refused) as refused:
+                await api.list("jobs", "n")
+            assert refused.value.code == 401 and "the plugin gives none" in refused.value.message
+        assert len(tries) == 1, "not for each call"
+        server.add("old")
+        assert await api.list("jobs", "n") == {"token": "old"}
+
+    asyncio.run(scenario())
+
+
+def test_a_kubeconfig_is_read_anew_for_a_credential(server: set[str], tmp_path: Path) -> None:
+    pytest.importorskip("kubernetes.aio")
+    path = tmp_path / "config"
+
+    def write(user: dict[str, str]) -> None:
+        named = {"cluster": "c", "user": "u"}
+        path.write_text(
+            json.dumps(
+                {
+                    "current-context": "x",
+                    "contexts": [{"name": "x", "context": named}],
+                    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+                    "users": [{"name": "u", "user": user}],
+                }
+            )
+        )
+
+    async def scenario() -> None:
+        write({"token": "first"})
+        api = await kube.connect(str(path))
+        assert api._renew is not None
+        write({"token": "second"})
+        made = await api._renew()
+        assert made.configuration.api_key == {"BearerToken": "Bearer second"}
+        write({})
+        with pytest.raises(PlatformError) as none:
+            await api._renew()
+        assert "gives none" in none.value.message
+        await made.close()
+        await api.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_view_ends_with_words_once_its_credential_stays_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for an answer between: a server that starts refuses every one."""
+    clock, answers = [0.0], [401] * 5 + [503] + [401] * 100
+
+    class Server(Api):
+        async def list(self, kind: str, namespace: str, **query: str) -> dict[str, Any]:
+            raise Refused(answers.pop(0), "", "no")
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += 14.0
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with pytest.raises(BuildError) as ended:
+        asyncio.run(Watch(Server(None), "n").jobs.run())
+    assert clock[0] == 6 * 14.0 + 5 * 14.0, "the first after a minute of nothing else"
+    error = broken(BaseExceptionGroup("", [ended.value]))
+    assert isinstance(error, BuildError) and error.reason == "ClusterUnavailable"
+    assert "refuses the credential" in error.message and "kubeconfig" in error.next
+    assert refused_here(error).exit_code == 75
