@@ -41,6 +41,10 @@ class Lease:
         """When the claim counts as lost, unless an answer comes before."""
         return self.heard_at if self.lost else self.heard_at + SILENT_LEASES * self.lease_s
 
+    def holds(self, now: float) -> bool:
+        """Whether nobody else can have the build yet: the control side answered within a lease."""
+        return not self.lost and now < self.heard_at + self.lease_s
+
     def due_in(self, now: float) -> float:
         """Seconds until the next heartbeat, 0 when it is due."""
         return max(0.0, self.due_at - now)

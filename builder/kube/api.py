@@ -6,9 +6,12 @@ manifests are JSON here, and a watcher of hundreds of Jobs reads few fields of e
 
 from __future__ import annotations
 
+import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+import time
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -21,10 +24,18 @@ KINDS = {
     "events": "/api/v1",
 }
 CALL_S = 30.0
-WATCH_S = 240
+WATCH_S = 60
 """How long the server keeps a watch open; then it goes on with a new one."""
 
+WATCH_SILENCE_S = WATCH_S + CALL_S
+"""Of a watch that is silent for longer the server is gone without a word, whether or not it sends bookmarks."""
+
 SILENCE_S = 300.0
+"""A log may be silent for this long: then it is asked for again."""
+
+UNAUTHORIZED = 401
+RENEW_S = 10.0
+"""Between two new connections for a credential that is refused."""
 
 
 class Refused(Exception):
@@ -37,14 +48,31 @@ class Refused(Exception):
         self.message = message
 
 
-class Api:
-    """One cluster. Every method raises `Refused`, or `PlatformError` ClusterUnavailable where nothing answers."""
+@dataclass(eq=False)
+class _Connection:
+    """A client with one credential, and how many answers are being read from it."""
 
-    def __init__(self, client: Any) -> None:
-        self._client = client
+    client: Any
+    uses: int = 0
+
+
+class Api:
+    """One cluster. Every method raises `Refused`, or `PlatformError` ClusterUnavailable where nothing answers.
+
+    `renew` makes another client: a credential ends (a plugin's or a provider's token, a file that is written anew),
+    and the client reads it once. A call that is refused for it is repeated with the new one.
+    """
+
+    def __init__(self, client: Any, renew: Callable[[], Awaitable[Any]] | None = None) -> None:
+        self._current = _Connection(client)
+        self._all = [self._current]
+        self._renew, self._renewing = renew, asyncio.Lock()
+        self._renewed_at = float("-inf")
+        self._no_new = ""
 
     async def close(self) -> None:
-        await self._client.close()
+        for connection in self._all:
+            await connection.client.close()
 
     async def create(
         self, kind: str, namespace: str, manifest: Mapping[str, Any], *, dry_run: bool = False
@@ -92,7 +120,7 @@ class Api:
             "allowWatchBookmarks": "true",
             "timeoutSeconds": str(WATCH_S),
         }
-        async with self._stream(_path(kind, namespace), query) as response:
+        async with self._stream(_path(kind, namespace), query, WATCH_SILENCE_S) as response:
             async for line in _lines(response):
                 event = _object(line)
                 if event["type"] == "ERROR":
@@ -107,45 +135,83 @@ class Api:
         query = {"container": container, "timestamps": "true", "follow": "true" if follow else "false"}
         if since:
             query["sinceTime"] = since
-        async with self._stream(f"{_path('pods', namespace, pod)}/log", query) as response:
+        async with self._stream(f"{_path('pods', namespace, pod)}/log", query, SILENCE_S) as response:
             async for piece in response.content.iter_any():
                 yield piece
 
     async def _json(
         self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None = None
     ) -> dict[str, Any]:
-        async with _translated():
-            response = await self._request(method, path, query, body, CALL_S)
-            async with response:
-                text = await response.read()
+        async with _translated(), self._answer(method, path, query, body, CALL_S) as response:
+            text = await response.read()
         _judge(response.status, text)
         return _object(text)
 
     @asynccontextmanager
-    async def _stream(self, path: str, query: Mapping[str, str]) -> AsyncIterator[Any]:
+    async def _stream(self, path: str, query: Mapping[str, str], silence_s: float) -> AsyncIterator[Any]:
         import aiohttp
 
-        silence = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S, sock_read=SILENCE_S)
-        async with _translated():
-            response = await self._request("GET", path, query, None, silence)
-            try:
-                if response.status != 200:
-                    _judge(response.status, await response.read())
-                yield response
-            finally:
-                response.close()
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CALL_S, sock_read=silence_s)
+        async with _translated(), self._answer("GET", path, query, None, timeout) as response:
+            if response.status != 200:
+                _judge(response.status, await response.read())
+            yield response
 
-    async def _request(
+    @asynccontextmanager
+    async def _answer(
         self, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None, timeout: Any
-    ) -> Any:
-        """The HTTP answer, its body unread."""
-        headers = {"Accept": "application/json", "Content-Type": "application/json"}
-        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
-        url = f"{self._client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
-        answer = await self._client.rest_client.request(
-            method, url, headers=headers, body=body, _request_timeout=timeout
-        )
-        return answer.response
+    ) -> AsyncIterator[Any]:
+        """The HTTP answer, its body unread; closed afterwards."""
+        for is_last in (False, True):
+            connection = self._current
+            connection.uses += 1
+            try:
+                response = await _request(connection.client, method, path, query, body, timeout)
+                try:
+                    if response.status == UNAUTHORIZED and not is_last and await self._has_other(connection):
+                        continue
+                    yield response
+                    return
+                finally:
+                    response.close()
+            finally:
+                connection.uses -= 1
+                if connection is not self._current and not connection.uses:  # a log may go on with the old one
+                    self._all.remove(connection)
+                    await connection.client.close()
+
+    async def _has_other(self, refused: _Connection) -> bool:
+        """Whether there is another connection than this one, whose credential is refused.
+
+        Raises `Refused` where none can be made.
+        """
+        async with self._renewing:
+            if self._current is not refused:
+                return True
+            if self._renew is None:
+                return False
+            if time.monotonic() - self._renewed_at >= RENEW_S:
+                self._renewed_at, self._no_new = time.monotonic(), ""
+                try:
+                    self._current = _Connection(await asyncio.wait_for(self._renew(), CALL_S))
+                    self._all.append(self._current)
+                    return True
+                except Exception as error:  # whatever keeps a file or a plugin from giving one
+                    self._no_new = f"and no other one is there: {error or type(error).__name__}"
+            if self._no_new:
+                raise Refused(UNAUTHORIZED, "Unauthorized", f"the credential is refused, {self._no_new}")
+            return False
+
+
+async def _request(
+    client: Any, method: str, path: str, query: Mapping[str, str], body: Mapping[str, Any] | None, timeout: Any
+) -> Any:
+    """The HTTP answer, its body unread."""
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    await client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+    url = f"{client.configuration.host}{path}" + (f"?{urlencode(query)}" if query else "")
+    answer = await client.rest_client.request(method, url, headers=headers, body=body, _request_timeout=timeout)
+    return answer.response
 
 
 async def connect(kubeconfig: str = "", context: str = "") -> Api:
@@ -153,6 +219,24 @@ async def connect(kubeconfig: str = "", context: str = "") -> Api:
 
     Raises `PlatformError` ClusterUnavailable when there is neither, or no client is installed.
     """
+    first = await _client(kubeconfig, context)
+
+    async def renew() -> Any:
+        made = await _client(kubeconfig, context)
+        if _has_credential(first) and not _has_credential(made):  # of a plugin that fails, which the client only logs
+            await made.close()
+            raise PlatformError("ClusterUnavailable", "the configuration of the cluster gives none")
+        return made
+
+    return Api(first, renew)
+
+
+def _has_credential(client: Any) -> bool:
+    return bool(client.configuration.api_key or client.configuration.cert_file)
+
+
+async def _client(kubeconfig: str, context: str) -> Any:
+    """The official client of a cluster. Raises as `connect`."""
     try:
         from kubernetes.aio import client, config
     except ImportError:
@@ -170,7 +254,7 @@ async def connect(kubeconfig: str = "", context: str = "") -> Api:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
     except (config.ConfigException, OSError) as error:
         raise PlatformError("ClusterUnavailable", f"no configuration of a cluster: {error}") from None
-    return Api(client.ApiClient(configuration))
+    return client.ApiClient(configuration)
 
 
 def _path(kind: str, namespace: str, name: str = "") -> str:

@@ -12,8 +12,9 @@ from builder.errors import PlatformError
 from builder.kube.api import Api, Refused
 from builder.kube.ended import USUAL, Ended, Patience, Running, State, state_of
 from builder.kube.follow import follow
+from builder.kube.job import SELECTOR
 from builder.kube.logs import Cursor, Line
-from builder.kube.watch import Watch
+from builder.kube.watch import JOB_OF, Watch
 
 LOOK_S = 5.0
 """How often a Job is looked at when nothing of it changes, for what only time decides."""
@@ -22,6 +23,8 @@ DRAIN_S = 30.0
 """How long the cluster is waited for with the rest of the log after the end; storing it does not count."""
 
 DRAIN_LOOK_S = 1.0
+ENDS = frozenset({"Complete", "Failed", "SuccessCriteriaMet", "FailureTarget"})
+"""Conditions of a Job that has an end."""
 
 Emit = Callable[[str, Sequence[Line], Cursor], Awaitable[None]]
 """Gets a container's name, its new lines, and the cursor behind them; what it has stored is never passed again."""
@@ -48,21 +51,27 @@ async def attend(
     emitting: set[str] = set()
     changed = watch.subscribe(job)
     words = ""
+
+    def copy_all(pods: Sequence[Mapping[str, Any]]) -> None:
+        """Follow each container that has a log and is not followed yet; note which have ended."""
+        for pod, container in ((each, name) for each in pods for name in started(each)):
+            name = pod["metadata"]["name"]
+            one = f"{name}/{container}"
+            if one not in followers:
+                start, ends[one] = (cursors or {}).get(container, Cursor()), asyncio.Event()
+                copying = _copy(api, watch, namespace, name, container, start, emit, emitting, ends[one])
+                followers[one] = asyncio.create_task(copying)
+            if container in _ended(pod):
+                ends[one].set()
+
     try:
         while True:
             changed.clear()
             found, pods = watch.look(job)
-            for pod, container in ((each, name) for each in pods for name in started(each)):
-                name = pod["metadata"]["name"]
-                one = f"{name}/{container}"
-                if one not in followers:
-                    start, ends[one] = (cursors or {}).get(container, Cursor()), asyncio.Event()
-                    copying = _copy(api, watch, namespace, name, container, start, emit, emitting, ends[one])
-                    followers[one] = asyncio.create_task(copying)
-                if container in _ended(pod):
-                    ends[one].set()
-            state = await _state(api, watch, namespace, job, found, pods, patience)
+            copy_all(pods)
+            state, shown = await _state(api, watch, namespace, job, found, pods, patience)
             if isinstance(state, Ended):
+                copy_all(shown)  # of an end that the watch has not heard of yet
                 await _drain(followers.values(), emitting)
                 for task in followers.values():
                     if task.done():
@@ -88,21 +97,67 @@ async def _state(
     found: Mapping[str, Any] | None,
     pods: Sequence[Mapping[str, Any]],
     patience: Patience,
-) -> State:
-    """How it stands. What the watch does not know is asked for: an old view must not end a build."""
+) -> tuple[State, Sequence[Mapping[str, Any]]]:
+    """How it stands, and the pods that show it. What the watch does not know is asked for, and so is an end before it
+    is one: Jobs and pods come by two connections, either of which may be old."""
     events: Sequence[Mapping[str, Any]] = ()
     try:
         if found is None:
             await watch.ready()
             found = await api.get("jobs", namespace, job)
-        elif not pods:
+        elif not pods and not _has_end(found):
             named = f"involvedObject.kind=Job,involvedObject.name={job}"
             events = (await api.list("events", namespace, fieldSelector=named))["items"]
+        state = state_of(found, pods, now=time.time(), patience=patience, events=events)
+        if isinstance(state, Ended) or _near_end(found, pods):
+            found, pods = await _live(api, namespace, job, found, pods)
+            state = state_of(found, pods, now=time.time(), patience=patience, events=events)
     except PlatformError as error:
-        return Running(words=error.message)
+        state = Running(words=error.message)
     except Refused as refused:  # a server that is overloaded or starts, or a right that is missing: no end of a Job
-        return Running(words=f"the cluster does not answer for it: {refused}")
-    return state_of(found, pods, now=time.time(), patience=patience, events=events)
+        state = Running(words=f"the cluster does not answer for it: {refused}")
+    return state, pods
+
+
+async def _live(
+    api: Api, namespace: str, job: str, found: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]
+) -> tuple[Mapping[str, Any] | None, Sequence[Mapping[str, Any]]]:
+    """A Job and its pods as the API has them now. What ended in view and is deleted since counts as it was seen."""
+    live: Mapping[str, Any] | None = await api.get("jobs", namespace, job)
+    now = await live_pods(api, namespace, job)
+    names = {one["metadata"]["name"] for one in now}
+    gone = [one for one in pods if one["metadata"]["name"] not in names]
+    if live is None and (_has_end(found) or any(map(_is_over, gone))):
+        live = found
+    # A Job deletes its pod at its deadline: the last view of it shows whether it began.
+    late = any(one.get("reason") == "DeadlineExceeded" for one in _conditions(live))
+    return live, [*now, *(one for one in gone if late or _is_over(one))]
+
+
+async def live_pods(api: Api, namespace: str, job: str) -> list[dict[str, Any]]:
+    """The pods of a Job as the API has them now. Raises `Refused`, `PlatformError`."""
+    found: list[dict[str, Any]] = (await api.list("pods", namespace, labelSelector=f"{SELECTOR},{JOB_OF}={job}"))[
+        "items"
+    ]
+    return found
+
+
+def _near_end(found: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of both views shows an end, and the other may be late."""
+    return _has_end(found) or (bool(pods) and all(map(_is_over, pods)))
+
+
+def _has_end(job: Mapping[str, Any] | None) -> bool:
+    return any(one["type"] in ENDS for one in _conditions(job))
+
+
+def _conditions(job: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    found = job.get("status", {}).get("conditions", ()) if job else ()
+    return [one for one in found if one["status"] == "True"]
+
+
+def _is_over(pod: Mapping[str, Any]) -> bool:
+    return pod["status"].get("phase") in ("Failed", "Succeeded")
 
 
 async def _drain(followers: Collection[asyncio.Task[None]], emitting: Collection[str]) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.errors import PlatformError
-from builder.kube.api import Api, Refused
+from builder.errors import BuildError, PlatformError
+from builder.kube.api import UNAUTHORIZED, Api, Refused
 from builder.kube.job import SELECTOR
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
 GONE = 410
+UNAUTHORIZED_S = 60.0
+"""How long a credential may be refused without an answer between: a server that starts knows none for some seconds."""
+NEXT = "Renew the credential in kubeconfig, or what its plugin or provider gets it with; then start this process again."
 JOB_OF = "batch.kubernetes.io/job-name"
 """The label by which the Job controller ties a pod to its Job."""
 
@@ -39,26 +43,41 @@ class Mirror:
     """The pause before the next list after a version that was too old. It grows while no watch has any event: a server
     whose lists are as old as the versions that it refuses would be asked for whole lists without an end."""
 
+    _refused_at: float | None = None
+    """Since when the credential is refused."""
+
     async def run(self) -> None:
         """Follow for ever. An outage is waited out and then listed: what is known meanwhile is old, as `is_current`
-        says."""
+        says. Raises `BuildError` ClusterUnavailable when the credential stays refused: whoever starts this process
+        again may have another."""
         pause = FIRST_PAUSE_S
         while True:
             try:
                 if not self._version:
                     await self._list()
-                    pause = FIRST_PAUSE_S
+                    pause, self._refused_at = FIRST_PAUSE_S, None
                 await self._watch()
             except (Refused, PlatformError) as error:
                 self._version = ""
                 self.is_current.clear()
                 self.unavailable = error
+                self._judge(error)
                 if isinstance(error, Refused) and error.code == GONE:
                     await asyncio.sleep(self._relist_s)
                     self._relist_s = min(max(2 * self._relist_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                     continue
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
+
+    def _judge(self, error: Refused | PlatformError) -> None:
+        if not isinstance(error, Refused) or error.code != UNAUTHORIZED:
+            self._refused_at = None
+            return
+        now = time.monotonic()
+        self._refused_at = now if self._refused_at is None else self._refused_at
+        if now - self._refused_at >= UNAUTHORIZED_S:
+            message = f"the Kubernetes API refuses the credential of this process: {error}"
+            raise BuildError("ClusterUnavailable", message, next=NEXT) from error
 
     async def _list(self) -> None:
         answer = await self.api.list(self.kind, self.namespace, labelSelector=SELECTOR)
@@ -104,7 +123,7 @@ class Watch:
         self._job_of: dict[str, str] = {}
 
     async def run(self) -> None:
-        """Follow both for ever."""
+        """Follow both for ever. Raises as a mirror does, in a group."""
         async with asyncio.TaskGroup() as group:
             group.create_task(self.jobs.run())
             group.create_task(self.pods.run())

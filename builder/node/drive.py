@@ -252,7 +252,9 @@ def _fence(attempt: Attempt) -> AbstractContextManager[None]:
 
 
 def do_work(attempt: Attempt, line: Callable[[Attempt], Outcome] = run_build) -> Outcome:
-    """Run a line in the attempt's work folder. A disk that takes not even the folder is the outcome."""
+    """Run a line in the attempt's work folder. A disk that takes not even the folder is the outcome, but of a Job that
+    was created: it goes on, whatever is left of the folder."""
+    outcome = Outcome()
     try:
         with work_folder(attempt):
             outcome = line(attempt)
@@ -262,13 +264,20 @@ def do_work(attempt: Attempt, line: Callable[[Attempt], Outcome] = run_build) ->
                 outcome = replace(outcome, failure=of_full(attempt, outcome.failure))
             return outcome
     except BuildError as error:  # of the fence
-        return Outcome(failure=error)
+        return _left(attempt, outcome, error) if outcome.job else Outcome(failure=error)
     except OSError as error:
+        if outcome.job:
+            return _left(attempt, outcome, error)
         from builder.attempt.verdict import of_error
 
         if known := of_error(attempt, error):
             return Outcome(failure=known, unexpected=repr(error))
         raise
+
+
+def _left(attempt: Attempt, outcome: Outcome, error: Exception) -> Outcome:
+    log.warning("a folder was left", action="folder-left", build_id=attempt.lease.build_id, error=repr(error))
+    return outcome
 
 
 def close(attempt: Attempt, outcome: Outcome) -> Close:

@@ -47,6 +47,8 @@ AGAIN_S = 0.2
 REBASE_NEXT = "An operator sets buildpacks up with buildpacks_builder and buildpacks_run_image."
 CREATES = 8
 """Tries to create a Job in a cluster that does not answer."""
+WITHDRAWS = 4
+"""Tries to delete a Job whose creation failed; then a watcher's sweep does."""
 
 
 class Cluster(Protocol):
@@ -99,12 +101,24 @@ class Launcher:
         except Exception as error:
             return of_fault(attempt, error)
 
-    def abandon(self, job: pb.Job) -> None:
-        """Delete the Job of a build that was cancelled meanwhile. What is left is swept."""
+    def abandon(self, job: pb.Job) -> bool:
+        """Delete the Job of a build that was cancelled meanwhile. What is left (False) is swept."""
         try:
             self.cluster.delete(job.namespace, job.name)
+            return True
         except PlatformError as error:
             log.warning("a Job was not deleted", action="job-left", job=job.name, error=str(error))
+            return False
+
+    def _withdraw(self, attempt: Attempt, job: pb.Job) -> None:
+        """Delete the Job that may be there although its creation failed: the build ends, or goes on in another one. A
+        claim that is lost has left it to whoever adopts the marked attempt."""
+        backoff, changed = Backoff(0.5, 8.0), attempt.log.spool.changed
+        for left in reversed(range(WITHDRAWS)):
+            if not attempt.lease.holds(attempt.now()) or self.abandon(job) or not left:
+                return
+            with changed:
+                changed.wait_for(lambda: attempt.lease.lost, backoff.pause_s())
 
     def _launch(self, attempt: Attempt) -> Outcome:
         attempt.node.label("after-claim")
@@ -270,9 +284,13 @@ class Launcher:
         attempt.node.label("marked")
         login = self.login
         secret = (lambda uid: push_secret(site, named, uid, {registry: login})) if login else None
-        self._persistently(attempt, made, secret)
-        attempt.node.label("created")
-        attempt.log.system(f"Job {job.namespace}/{job.name} builds it, with {site.executor}")
+        try:
+            self._persistently(attempt, made, secret)
+            attempt.node.label("created")
+            attempt.log.system(f"Job {job.namespace}/{job.name} builds it, with {site.executor}")
+        except Exception:
+            self._withdraw(attempt, job)
+            raise
         return job
 
     def _target(self, attempt: Attempt, arguments: Mapping[str, str]) -> Target:

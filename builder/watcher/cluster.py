@@ -6,14 +6,14 @@ import asyncio
 import re
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from builder.errors import PlatformError
 from builder.kube.api import Api, Refused
-from builder.kube.attend import Emit, attend, started
+from builder.kube.attend import Emit, attend, live_pods, started
 from builder.kube.ended import USUAL, Ended, Patience, seconds_of
 from builder.kube.follow import read_so_far
 from builder.kube.job import ATTEMPT, BUILD
@@ -154,7 +154,11 @@ class KubeCluster:
 
     async def explaining(self, job: str, container: str, is_own: Callable[[str], bool], output_lines: int) -> list[str]:
         own, output = _Tail(MOST_OWN_LINES), _Tail(output_lines)
-        for pod in self.watch.look(job)[1]:
+        try:
+            pods: Sequence[Mapping[str, Any]] = await live_pods(self.api, self.namespace, job)
+        except (PlatformError, Refused):
+            pods = self.watch.look(job)[1]
+        for pod in pods:
             if container not in started(pod):
                 continue
             name = pod["metadata"]["name"]

@@ -20,7 +20,7 @@ from builder.watcher.watcher import Watcher
 
 def watch(settings: Settings) -> int:
     """Watch until TERM or INT; the builds then go to another watcher. Raises `BuildError` InvalidRequest, and
-    ClusterUnavailable without a cluster."""
+    ClusterUnavailable without a cluster, or in one that refuses this process's credential."""
     if not settings.server or not settings.token:
         name = "token" if settings.server else "server"
         step = "Set server to the URL of the control side, and token to one with the scope watch."
@@ -53,7 +53,7 @@ async def _watch(settings: Settings) -> None:
         await watcher.run(draining)
         for view in viewing:
             if view.done() and (error := view.exception()):
-                raise PlatformError("ClusterUnavailable", f"the view of the cluster broke: {error!r}") from error
+                raise broken(error) from error
     except Refused as error:
         step = "Use a token with the scope watch, and as node_id the name that this token has, if it has one."
         raise BuildError("InvalidRequest", f"the API refuses this watcher: {error}", where="token", next=step) from None
@@ -63,3 +63,12 @@ async def _watch(settings: Settings) -> None:
         await asyncio.gather(*viewing, return_exceptions=True)
         calls.close()
         await kube.close()
+
+
+def broken(error: BaseException) -> BaseException:
+    """Why a view of the cluster ended: what it says of itself, else a fault."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, BuildError):
+        return error
+    return PlatformError("ClusterUnavailable", f"the view of the cluster broke: {error!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import tarfile
@@ -24,6 +25,7 @@ from builder.git.commands import Commit
 from builder.images.external import Access, Login
 from builder.kaniko.plan import key_of, materials_of, read_facts, write_facts
 from builder.kube.job import Site, job_name
+from builder.node import drive
 from builder.node.drive import close, do_work, driving
 from builder.node.image import Launcher
 from builder.settings import Settings
@@ -227,10 +229,12 @@ class Fake:
         self.created: list[Mapping[str, Any]] = []
         self.secrets: list[Mapping[str, Any]] = []
         self.deleted: list[str] = []
+        self.keeps, self.on_failure = 0, lambda: None
 
     def create(self, job: Mapping[str, Any], secret_of: Callable[[str], Mapping[str, Any]] | None = None) -> str:
         if self.failures:
             self.failures -= 1
+            self.on_failure()
             raise PlatformError(self.reason, "the cluster has no time")
         self.order.append("create")
         self.created.append(job)
@@ -239,6 +243,10 @@ class Fake:
         return "uid-1"
 
     def delete(self, namespace: str, name: str, uid: str = "") -> None:
+        self.order.append("delete")
+        if self.keeps:
+            self.keeps -= 1
+            raise PlatformError("ClusterUnavailable", "the cluster has no time")
         self.deleted.append(name)
 
 
@@ -265,6 +273,7 @@ def launch(
     login: tuple[str, str] | None = None,
     setups: Mapping[str, Setup] = KANIKO,
     config: Mapping[str, Any] | BuildError = BUILDER_CONFIG,
+    begin: Callable[[Attempt], None] = lambda attempt: None,
     **image: Any,
 ) -> tuple[Any, Close]:
     def read(image: str, access: Access, login: Login | None) -> Mapping[str, Any]:
@@ -277,6 +286,7 @@ def launch(
     launcher = Launcher(setups=setups, cluster=cluster, login=login, read_config=read)
     node = node_at(folder, calls, settings={"node_id": "n"})
     with driving(node, grant(calls.source, **image)) as attempt:
+        begin(attempt)
         outcome = do_work(attempt, launcher.run)
         how = close(attempt, outcome)
         if outcome.job is not None and how is Close.ABANDONED:
@@ -338,9 +348,67 @@ def test_a_cancel_at_the_hand_over_deletes_the_job(tmp_path: Path) -> None:
 
 def test_a_quota_of_the_cluster_is_the_platforms_and_not_waited_for(tmp_path: Path) -> None:
     calls = JobCalls(SOURCE)
-    outcome, how = launch(tmp_path, calls, Fake(calls.order, failures=1, reason="Unschedulable"))
+    cluster = Fake(calls.order, failures=1, reason="Unschedulable")
+    outcome, how = launch(tmp_path, calls, cluster)
     assert (outcome.failure.reason, how) == ("Unschedulable", Close.FINISH)
     assert "create" not in calls.order
+    assert cluster.deleted == [job_name(BUILD, 1)], "it may be the credential that was refused, and the Job is there"
+
+
+def stopping(cluster: Fake, flag: str) -> Callable[[Attempt], None]:
+    """The attempt is told so once a creation has failed, whose answer may have been lost."""
+
+    def begin(attempt: Attempt) -> None:
+        def stop() -> None:
+            with attempt.log.spool.changed:
+                setattr(attempt.lease, flag, True)
+                attempt.log.spool.changed.notify_all()
+
+        cluster.on_failure = stop
+
+    return begin
+
+
+@pytest.mark.parametrize(("flag", "end"), [("cancelled", Close.FINISH), ("drained", Close.HAND_BACK)])
+def test_who_stops_between_two_tries_leaves_no_job(tmp_path: Path, flag: str, end: Close) -> None:
+    calls = JobCalls(SOURCE)
+    cluster = Fake(calls.order, failures=1)
+    cluster.keeps = 1
+    _, how = launch(tmp_path, calls, cluster, begin=stopping(cluster, flag))
+    assert (how, cluster.deleted) == (end, [job_name(BUILD, 1)])
+    assert calls.order == ["archive", "launching", "delete", "delete"]
+
+
+def test_the_job_of_a_lost_claim_is_its_adopters(tmp_path: Path) -> None:
+    calls = JobCalls(SOURCE)
+    cluster = Fake(calls.order, failures=1)
+    _, how = launch(tmp_path, calls, cluster, begin=stopping(cluster, "lost"))
+    assert (how, calls.order) == (Close.LOST, ["archive", "launching"])
+
+
+def test_a_claim_that_was_not_heard_of_for_a_lease_withdraws_nothing(tmp_path: Path) -> None:
+    calls = JobCalls(SOURCE)
+    cluster = Fake(calls.order, failures=1, reason="Unschedulable")
+
+    def begin(attempt: Attempt) -> None:
+        def late() -> None:
+            attempt.lease.heard_at -= attempt.lease.lease_s
+
+        cluster.on_failure = late
+
+    launch(tmp_path, calls, cluster, begin=begin)
+    assert "delete" not in calls.order
+
+
+def test_a_job_goes_on_whatever_is_left_of_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = JobCalls(SOURCE)
+
+    def full(root: Path) -> bool:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(drive, "remove_tree", full)
+    _, how = launch(tmp_path, calls, cluster := Fake(calls.order))
+    assert (how, cluster.deleted) == (Close.LAUNCHED, [])
 
 
 def test_a_dockerfile_that_cannot_be_built_costs_no_job(tmp_path: Path) -> None:

@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from builder.errors import PlatformError
+from builder.cli.stop import refused_here
+from builder.errors import BuildError, PlatformError
 from builder.kaniko.ended import own_message
 from builder.kube import api as kube
 from builder.kube import follow as following
+from builder.kube import watch as watching
 from builder.kube.api import Api, Refused
-from builder.kube.attend import _state
-from builder.kube.ended import USUAL, Running
+from builder.kube.attend import _state, attend
+from builder.kube.ended import USUAL, Ended, Running
 from builder.kube.job import ATTEMPT, BUILD
 from builder.kube.logs import Cursor, Line
 from builder.kube.watch import JOB_OF, Watch
 from builder.watcher import cluster as watched
 from builder.watcher.cluster import KubeCluster
+from builder.watcher.main import broken
 
 
 class Answers(Api):
@@ -91,10 +97,159 @@ def test_a_cluster_that_refuses_an_answer_ends_no_build(known: bool) -> None:
         api = Answers()
         watch = cluster_of(api).watch
         found = job("j", "1") if known else None
-        state = await _state(api, watch, "n", "j", found, [], USUAL)
+        state, _ = await _state(api, watch, "n", "j", found, [], USUAL)
         assert isinstance(state, Running) and "apiserver is starting" in state.words
 
     asyncio.run(scenario())
+
+
+DIGEST = "sha256:" + "ab" * 32
+SINCE = "2026-01-01T00:00:00Z"
+
+
+def one_pod(name: str = "p", phase: str = "Running", code: int | None = None, **status: Any) -> dict[str, Any]:
+    """A pod of the Job "j", its main container ended with a code or at work."""
+    ended = {"terminated": {"exitCode": code, "reason": "Error", "message": DIGEST}}
+    statuses = [{"name": "kaniko", "state": {"running": {}} if code is None else ended}]
+    made = {"name": name, "resourceVersion": phase, "creationTimestamp": SINCE, "labels": {JOB_OF: "j"}}
+    return {
+        "metadata": made,
+        "spec": {"containers": [{"name": "kaniko"}]},
+        "status": {"phase": phase, "startTime": SINCE, "containerStatuses": statuses, **status},
+    }
+
+
+def one_job(kind: str = "", reason: str = "BackoffLimitExceeded") -> dict[str, Any]:
+    """The Job "j", with this end."""
+    made = job("j", "1")
+    made["spec"] = {"activeDeadlineSeconds": 600}
+    made["status"] = {"conditions": [{"type": kind, "status": "True", "reason": reason}] if kind else []}
+    return made
+
+
+WAITS: dict[str, Any] = {
+    "containerStatuses": [{"name": "kaniko", "state": {"waiting": {"reason": "PodInitializing"}}}],
+    "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes", "lastTransitionTime": SINCE}],
+}
+
+
+class Live(Answers):
+    """An API that has this Job and these pods now, and a log of one line for each."""
+
+    def __init__(self, found: dict[str, Any] | None, *pods: dict[str, Any], refuses: str = "") -> None:
+        super().__init__("a line")
+        self._found, self._pods, self._refuses = found, pods, refuses
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        return self._found
+
+    async def list(self, kind: str, namespace: str, **query: str) -> dict[str, Any]:
+        if kind == self._refuses:
+            raise Refused(403, "Forbidden", f"cannot list {kind}")
+        assert kind == "events" or f"{JOB_OF}=j" in query["labelSelector"].split(",")
+        return {"items": list(self._pods) if kind == "pods" else []}
+
+
+def viewed(api: Api, found: dict[str, Any] | None, *pods: dict[str, Any]) -> Watch:
+    """A watch that has heard of this much."""
+    watch = Watch(api, "n")
+    for mirror in (watch.jobs, watch.pods):
+        mirror.is_current.set()
+    if found is not None:
+        watch.jobs._put("j", found)
+    for pod in pods:
+        watch.pods._put(pod["metadata"]["name"], pod)
+    return watch
+
+
+@pytest.mark.parametrize(
+    ("seen", "seen_pods", "now", "pods", "reason"),
+    [
+        ("Complete", [], "Complete", [one_pod("p", "Succeeded", 0)], ""),
+        ("Complete", [one_pod()], "Complete", [one_pod("p", "Succeeded", 0)], ""),
+        ("Complete", [one_pod("a", "Failed", 3)], "Complete", [one_pod("p", "Succeeded", 0)], ""),
+        ("Failed", [], "Failed", [one_pod("p", "Failed", 3)], "StepFailed"),
+        ("Failed", [one_pod()], "Failed", [one_pod("p", "Failed", 3)], "StepFailed"),
+        ("Failed", [one_pod()], "Failed", [], "Evicted"),
+        ("", [one_pod("p", "Failed", 3)], "Failed", [one_pod("p", "Failed", 3)], "StepFailed"),
+        ("", [one_pod("p", "Pending", **WAITS)], "", [one_pod()], None),
+        ("", [one_pod("p", "Pending", **WAITS)], "", [], None),
+        ("", [one_pod("p", "Pending", **WAITS)], "", [one_pod("p", "Pending", **WAITS)], "Unschedulable"),
+        # What has ended in view and is deleted since counts as it was seen.
+        ("Failed", [one_pod("p", "Failed", 3)], "Failed", [], "StepFailed"),
+        ("Failed", [one_pod("p", "Failed", 3)], None, [], "StepFailed"),
+        ("", [one_pod("p", "Succeeded", 0)], None, [], ""),
+        ("", [one_pod("p", "Pending", **WAITS)], None, [], "JobVanished"),
+        ("DeadlineExceeded", [one_pod("p", "Pending", **WAITS)], "DeadlineExceeded", [], "Unschedulable"),
+        ("DeadlineExceeded", [one_pod("p", "Pending", **WAITS)], "DeadlineExceeded", [one_pod()], "Timeout"),
+    ],
+)
+def test_an_end_in_an_old_view_is_asked_for_before_it_is_one(
+    seen: str, seen_pods: list[dict[str, Any]], now: str | None, pods: list[dict[str, Any]], reason: str | None
+) -> None:
+    """Jobs and pods come by two connections, and either hangs without a word when its server dies."""
+
+    def made(end: str) -> dict[str, Any]:
+        return one_job("Failed", end) if end == "DeadlineExceeded" else one_job(end)
+
+    async def scenario() -> None:
+        api = Live(None if now is None else made(now), *pods)
+        watch = viewed(api, made(seen), *seen_pods)
+        state, _ = await _state(api, watch, "n", "j", *watch.look("j"), USUAL)
+        if reason is None:
+            assert isinstance(state, Running)
+        else:
+            assert isinstance(state, Ended) and state.reason == reason
+            assert reason or state.said == DIGEST
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("kind", ["Complete", "Failed"])
+def test_without_a_look_at_the_pods_no_end_is_judged(kind: str) -> None:
+    async def scenario() -> None:
+        api = Live(one_job(kind), refuses="pods")
+        state, _ = await _state(api, viewed(api, None), "n", "j", one_job(kind), [], USUAL)
+        assert isinstance(state, Running) and "cannot list pods" in state.words
+
+    asyncio.run(scenario())
+
+
+def test_the_log_of_a_pod_that_the_watch_never_heard_of_is_kept_and_explains() -> None:
+    got: list[str] = []
+
+    async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
+        got.extend(line.text for line in lines)
+
+    async def scenario() -> None:
+        api = Live(one_job("Failed"), one_pod("p", "Failed", 3))
+        watch = viewed(api, one_job("Failed"))
+        ended = await asyncio.wait_for(attend(api, watch, "n", "j", emit), 300)
+        assert (ended.reason, got) == ("StepFailed", ["a line"])
+        cluster = KubeCluster(api=api, watch=watch, namespace="n")
+        assert await cluster.explaining("j", "kaniko", is_own, 50) == ["a line"]
+
+    asyncio.run(scenario())
+
+
+def test_a_watch_that_is_silent_past_its_own_end_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server ends each watch: where it does not, it is gone, and nothing else shows it."""
+    asked: list[tuple[str, float]] = []
+
+    async def gone(client: Any, method: str, path: str, query: Any, body: Any, timeout: Any) -> Any:
+        asked.append((query["timeoutSeconds"], timeout.sock_read))
+        raise OSError("gone")
+
+    monkeypatch.setattr(kube, "_request", gone)
+
+    async def scenario() -> None:
+        with pytest.raises(PlatformError):
+            async for _ in Api(None).watch("jobs", "n", "1", ""):
+                pass
+
+    asyncio.run(scenario())
+    ((ends, silence),) = asked
+    assert int(ends) < silence <= 2 * int(ends) <= 120
 
 
 def test_a_job_whose_attempt_is_no_number_that_we_wrote_is_not_ours() -> None:
@@ -253,3 +408,146 @@ def test_lists_that_are_too_old_again_and_again_are_asked_for_ever_more_seldom(
     growing = [0.0, 0.2, 0.4, 0.8, 1.6]
     assert pauses == [*growing, 0.0, *growing[1:], 3.2, 0.0, 0.2]
     assert mirror.lists == len(pauses)
+
+
+class Answer:
+    """An HTTP answer of one piece."""
+
+    def __init__(self, status: int, text: bytes) -> None:
+        self.status, self._text, self.content = status, text, self
+        self.is_closed = False
+
+    async def read(self) -> bytes:
+        return self._text
+
+    async def iter_any(self) -> AsyncGenerator[bytes, None]:
+        yield self._text
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+class Client:
+    """The official client, as far as its configuration goes."""
+
+    def __init__(self, token: str) -> None:
+        self.token, self.is_closed = token, False
+
+    async def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> set[str]:
+    """The tokens that the API takes; every call is answered by the token that it came with."""
+    taken = {"first"}
+
+    async def request(client: Client, *asked: Any) -> Answer:
+        if client.token in taken:
+            return Answer(200, json.dumps({"token": client.token}).encode())
+        return Answer(401, b'{"reason": "Unauthorized", "message": "Unauthorized"}')
+
+    monkeypatch.setattr(kube, "_request", request)
+    return taken
+
+
+def test_a_credential_that_ends_is_read_again_and_what_goes_on_with_the_old_one_is_not_cut(server: set[str]) -> None:
+    made: list[Client] = []
+
+    async def renew() -> Client:
+        await asyncio.sleep(0)
+        made.append(Client("second"))
+        return made[-1]
+
+    async def scenario() -> None:
+        api = Api(first := Client("first"), renew)
+        log = api.log("n", "p", "c", since="", follow=True)
+        assert b"first" in await anext(log)
+        server.clear()
+        server.add("second")
+        found = await asyncio.gather(*(api.get("jobs", "n", "j") for _ in range(5)))
+        assert found == [{"token": "second"}] * 5 and len(made) == 1, "one new connection for all"
+        assert [piece async for piece in api.log("n", "p", "c", since="", follow=True)] == [b'{"token": "second"}']
+        assert not first.is_closed
+        await log.aclose()
+        assert first.is_closed and not made[0].is_closed
+        await api.close()
+        assert made[0].is_closed
+
+    asyncio.run(scenario())
+
+
+def test_a_credential_that_stays_refused_is_asked_for_now_and_then_and_says_why(server: set[str]) -> None:
+    tries: list[int] = []
+
+    async def renew() -> Client:
+        tries.append(1)
+        raise PlatformError("ClusterUnavailable", "the plugin gives none")
+
+    async def scenario() -> None:
+        api = Api(Client("old"), renew)
+        for _ in range(3):
+            with pytest.raises(Refused) as refused:
+                await api.list("jobs", "n")
+            assert refused.value.code == 401 and "the plugin gives none" in refused.value.message
+        assert len(tries) == 1, "not for each call"
+        server.add("old")
+        assert await api.list("jobs", "n") == {"token": "old"}
+
+    asyncio.run(scenario())
+
+
+def test_a_kubeconfig_is_read_anew_for_a_credential(server: set[str], tmp_path: Path) -> None:
+    pytest.importorskip("kubernetes.aio")
+    path = tmp_path / "config"
+
+    def write(user: dict[str, str]) -> None:
+        named = {"cluster": "c", "user": "u"}
+        path.write_text(
+            json.dumps(
+                {
+                    "current-context": "x",
+                    "contexts": [{"name": "x", "context": named}],
+                    "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+                    "users": [{"name": "u", "user": user}],
+                }
+            )
+        )
+
+    async def scenario() -> None:
+        write({"token": "first"})
+        api = await kube.connect(str(path))
+        assert api._renew is not None
+        write({"token": "second"})
+        made = await api._renew()
+        assert made.configuration.api_key == {"BearerToken": "Bearer second"}
+        write({})
+        with pytest.raises(PlatformError) as none:
+            await api._renew()
+        assert "gives none" in none.value.message
+        await made.close()
+        await api.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_view_ends_with_words_once_its_credential_stays_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not for an answer between: a server that starts refuses every one."""
+    clock, answers = [0.0], [401] * 5 + [503] + [401] * 100
+
+    class Server(Api):
+        async def list(self, kind: str, namespace: str, **query: str) -> dict[str, Any]:
+            raise Refused(answers.pop(0), "", "no")
+
+    async def sleep(seconds: float) -> None:
+        clock[0] += 14.0
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    monkeypatch.setattr(watching, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    with pytest.raises(BuildError) as ended:
+        asyncio.run(Watch(Server(None), "n").jobs.run())
+    assert clock[0] == 6 * 14.0 + 5 * 14.0, "the first after a minute of nothing else"
+    error = broken(BaseExceptionGroup("", [ended.value]))
+    assert isinstance(error, BuildError) and error.reason == "ClusterUnavailable"
+    assert "refuses the credential" in error.message and "kubeconfig" in error.next
+    assert refused_here(error).exit_code == 75
