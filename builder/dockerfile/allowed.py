@@ -1,4 +1,5 @@
-"""Which images a Dockerfile builds on and copies from: whether an operator's list has them, and digests. Pure."""
+"""Which images a Dockerfile builds on and copies from: whose they are, whether an operator's list has them, and
+their digests. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields
 from builder.dockerfile.read import Instruction
 from builder.errors import BuildError
 from builder.globs import name_glob
-from builder.images.reference import parse
+from builder.images.reference import is_own, parse
 from builder.text import visible
 
 ALL = "*"
@@ -23,42 +24,49 @@ def require_allowed(found: Checked, allowed: Sequence[str]) -> None:
     """
     if ALL in allowed:
         return
+    for each, word, image in _images(found):
+        if image is None or not _matches(_normal(image), allowed):
+            raise _refused(found.dockerfile, each, word, allowed, is_known=image is not None)
+
+
+def require_own(found: Checked, registry: str, prefix: str) -> None:
+    """Every image in the server's own `registry` must be below the `prefix` of the build's organization: a Job pulls
+    with a login that reads those of the others, too. `registry`: host[:port], empty for none.
+
+    Raises `BuildError` as `is_own`, and DockerfileInvalid for an image that a variable names whose value is not known.
+    """
+    if not registry:
+        return
+    for each, word, image in _images(found):
+        if image is None:
+            message = f"{visible(word, limit=120)} may be any image: only the build knows what it stands for"
+            raise found.dockerfile.document.error(message, each, word, "Write the image's name there.")
+        try:
+            is_own(parse(image), registry, prefix)
+        except BuildError as error:
+            raise found.dockerfile.document.error(error.message, each, word, error.next, reason=error.reason) from None
+
+
+def _images(found: Checked) -> Iterator[tuple[Instruction, str, str | None]]:
+    """(instruction, its word, the image) of every image that the Dockerfile names; None where only the build knows. A
+    word of FROM is there once more for each other image that Kaniko takes it for."""
     names: set[str] = set()
-    for stage, base in zip(found.dockerfile.stages, found.froms, strict=True):
-        if base is None:
-            raise _refused(found.dockerfile, stage.start, stage.base, allowed, is_known=False)
-        if base and not _matches(base, allowed):
-            raise _refused(found.dockerfile, stage.start, stage.base, allowed)
+    for stage, base, others in zip(found.dockerfile.stages, found.froms, found.others, strict=True):
+        yield from ((stage.start, stage.base, one) for one in (base, *others) if one != "")
         names.add(stage.name)
         for each, value in origins(stage):
-            if _is_stage(value, names):
-                continue
-            if "$" in value:
-                raise _refused(found.dockerfile, each, value, allowed, is_known=False)
-            if not _matches(_normal(value), allowed):
-                raise _refused(found.dockerfile, each, value, allowed)
+            if value and not _is_stage(value, names):
+                yield each, value, None if "$" in value else value
 
 
 def is_pinned(found: Checked) -> bool:
     """Whether every image that the Dockerfile names is named by digest. A variable of FROM counts by its value, which
     the source and the build arguments decide; one that only the build knows may be any image."""
-    names: set[str] = set()
-    for stage, base in zip(found.dockerfile.stages, found.froms, strict=True):
-        if base is None or (base and not _is_by_digest(base)):
-            return False
-        names.add(stage.name)
-        taken = (value for _, value in origins(stage) if value)
-        if not all(_is_stage(value, names) or _is_by_digest(value) for value in taken):
-            return False
-    return True
+    return all(image is not None and "@sha256:" in image for _, _, image in _images(found))
 
 
 def _is_stage(value: str, names: Collection[str]) -> bool:
     return value.lower() in names or value.isdigit() or value == SCRATCH
-
-
-def _is_by_digest(image: str) -> bool:
-    return "@sha256:" in image and "$" not in image
 
 
 def origins(stage: Stage) -> Iterator[tuple[Instruction, str]]:

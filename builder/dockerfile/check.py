@@ -7,7 +7,7 @@ import posixpath
 import re
 from bisect import bisect_left
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -122,12 +122,13 @@ class Checked:
     """A Dockerfile that a build may be started for. `bases`: the images it builds on, `warnings` for the log.
 
     `froms` has a row for each stage: the image it builds on, empty for another stage and for nothing, None where only
-    the build knows.
+    the build knows. `others`, too: the images that Kaniko takes the same words for, where that is another one.
     """
 
     dockerfile: Dockerfile
     bases: tuple[str, ...]
     froms: tuple[str | None, ...]
+    others: tuple[tuple[str | None, ...], ...]
     warnings: tuple[str, ...]
 
 
@@ -138,11 +139,14 @@ def check(
     dockerfile = understood(read(data, name))
     given = build_args or {}
     known = {**PREDEFINED, **_declared(dockerfile.arguments, PREDEFINED, given)}
+    kaniko = _Kaniko.of(dockerfile.arguments, given)
     froms: list[str | None] = []
+    others: list[tuple[str | None, ...]] = []
     warnings: list[str] = []
     names = _Stages(every=frozenset(each.name for each in dockerfile.stages if each.name))
     for stage in dockerfile.stages:
         froms.append(_base(dockerfile, stage, names, known))
+        others.append(tuple(one for one in kaniko.images(stage, names) if one != froms[-1]))
         values = _Values(given=given, outer=known)
         for each in stage.instructions:
             values.see(each)
@@ -153,7 +157,9 @@ def check(
                 _sources(dockerfile, each, context, values, names, warnings)
         names.add(stage.name)
     bases = tuple(dict.fromkeys(one for one in froms if one))
-    return Checked(dockerfile=dockerfile, bases=bases, froms=tuple(froms), warnings=tuple(warnings))
+    return Checked(
+        dockerfile=dockerfile, bases=bases, froms=tuple(froms), others=tuple(others), warnings=tuple(warnings)
+    )
 
 
 @dataclass(kw_only=True)
@@ -207,6 +213,65 @@ def _declared(
                 except (Bad, Unknown):
                     continue
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kaniko:
+    """The values that Kaniko gives the variables of FROM. They are not those of BuildKit: a build argument counts
+    without an ARG for it and not where it is empty, a default sees the first ARG of a name rather than what is passed,
+    and a default in single quotes is expanded. `has_open`: a default has a value that nobody can tell here."""
+
+    values: Mapping[str, str]
+    has_open: bool
+
+    @classmethod
+    def of(cls, arguments: Iterable[Instruction], given: Mapping[str, str]) -> _Kaniko:
+        first: dict[str, str] = {}
+        last: dict[str, str] = {}
+        seen, has_open = ChainMap(first, dict(given)), False
+        for each in arguments:
+            for word in each.args:
+                key, equals, default = word.partition("=")
+                if not equals:
+                    continue
+                try:
+                    last[key] = Lex(_without_quotes(default), env=seen).text()
+                except Bad:
+                    continue
+                except Unknown:
+                    has_open = True
+                    continue
+                first.setdefault(key, last[key])
+        passed = {key: value.partition("=")[0] for key, value in given.items()}
+        return cls(values={**last, **{key: value for key, value in passed.items() if value}}, has_open=has_open)
+
+    def images(self, stage: Stage, names: _Stages) -> Iterator[str | None]:
+        """What a stage builds on, with and without the variables of the platform; None where only the build knows."""
+        if "$" not in stage.base:
+            return
+        if self.has_open:
+            yield None
+        for known in (self.values, {**PREDEFINED, **self.values}):
+            try:
+                base = Lex(stage.base, env=known).text()
+            except Bad:
+                continue
+            except Unknown:
+                yield None
+                continue
+            if base and base.lower() not in names and base != SCRATCH:
+                yield _normal(base)
+
+
+def _without_quotes(text: str) -> str:
+    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
+
+
+def _normal(image: str) -> str | None:
+    try:
+        return str(parse(image))
+    except BuildError:
+        return None
 
 
 class _Values:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
-from builder.dockerfile.allowed import ALL, is_pinned, require_allowed
+from builder.dockerfile.allowed import ALL, is_pinned, require_allowed, require_own
 from builder.dockerfile.check import Context, check
 from builder.dockerfile.instructions import Dockerfile
 from builder.dockerfile.paths import DEFAULT, check_path
@@ -27,12 +27,17 @@ Strategy = Literal["kaniko", "buildpacks", "docker"]
 @dataclass(frozen=True, kw_only=True)
 class ImageRequest:
     """What a request asks for. An empty `dockerfile`: the one at the root, if there is one, unless `buildpacks` are
-    asked for."""
+    asked for.
+
+    `registry` is the server's, empty for none; `prefix` is what the repositories of the build's organization begin with
+    there."""
 
     dockerfile: str = ""
     sub_path: str = ""
     build_args: Mapping[str, str] = field(default_factory=dict)
     buildpacks: bool = False
+    registry: str = ""
+    prefix: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,8 @@ def read_image(root: Path, asked: ImageRequest, allowed: Sequence[str] = (ALL,))
     """The plan for an unpacked context, and its Dockerfile as it was read. Nothing of it is run. `allowed`: patterns of
     images that it may name.
 
-    Raises `BuildError` InvalidRequest for a Dockerfile or folder that is not there, DockerfileInvalid.
+    Raises `BuildError` InvalidRequest for a Dockerfile or folder that is not there, DockerfileInvalid,
+    RepositoryForbidden.
     """
     plan, paths = _choose(root, asked)
     if not plan.dockerfile:
@@ -80,6 +86,7 @@ def read_image(root: Path, asked: ImageRequest, allowed: Sequence[str] = (ALL,))
         plan.dockerfile,
     )
     _without_heredocs(found.dockerfile)
+    require_own(found, asked.registry, asked.prefix)
     require_allowed(found, allowed)
     return replace(plan, bases=found.bases, pinned=is_pinned(found), warnings=found.warnings), found.dockerfile
 

@@ -11,6 +11,7 @@ from builder.dockerfile.words import BLANKS, SPACES, Bad, Lex, quoted_words, str
 from builder.errors import BuildError
 from builder.text import visible
 
+INVALID = "DockerfileInvalid"
 MOST_BYTES = 1024 * 1024
 MOST_LINE = 64 * 1024
 """BuildKit's longest line, its end included."""
@@ -59,15 +60,25 @@ class Document:
     escape: str
     instructions: tuple[Instruction, ...]
 
-    def error(self, message: str, at: Instruction, word: str = "", next: str = "") -> BuildError:
+    def error(
+        self, message: str, at: Instruction, word: str = "", next: str = "", *, reason: str = INVALID
+    ) -> BuildError:
         """An error at an instruction, or at the first place of `word` in it."""
-        return invalid(self.name, self.lines, message, at.line, at.end_line, word, next)
+        return invalid(self.name, self.lines, message, at.line, at.end_line, word, next, reason=reason)
 
 
 def invalid(
-    name: str, lines: tuple[str, ...], message: str, line: int, end_line: int = 0, word: str = "", next: str = ""
+    name: str,
+    lines: tuple[str, ...],
+    message: str,
+    line: int,
+    end_line: int = 0,
+    word: str = "",
+    next: str = "",
+    *,
+    reason: str = INVALID,
 ) -> BuildError:
-    """DockerfileInvalid with line, column and the line itself."""
+    """The error with line, column and the line itself."""
     text = lines[line - 1] if line <= len(lines) else ""
     column = len(text) - len(text.lstrip(SPACES)) + 1
     if word:
@@ -76,7 +87,7 @@ def invalid(
                 line, column, text = number, at + 1, lines[number - 1]
                 break
     said = (visible(text.strip(SPACES), limit=_SHOWN),) if text.strip(SPACES) else ()
-    return BuildError("DockerfileInvalid", message, where=f"{name}:{line}:{column}", said=said, next=next)
+    return BuildError(reason, message, where=f"{name}:{line}:{column}", said=said, next=next)
 
 
 def read(data: bytes, name: str = "Dockerfile") -> Document:

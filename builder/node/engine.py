@@ -37,6 +37,7 @@ from builder.settings import Settings
 from builder.source import limits
 from builder.strategies import buildpacks
 from builder.strategies import engine as strategy
+from builder.strategies.base import prefix_of
 
 KILLED = 137
 """The exit code of a program that SIGKILL ended; the kernel sends it at a memory limit."""
@@ -105,6 +106,8 @@ class EngineBuilder:
             sub_path=asked.sub_path,
             build_args=arguments,
             buildpacks=attempt.grant.request.buildpacks,
+            registry=attempt.grant.destination.registry,
+            prefix=prefix_of(attempt.grant.destination.repository, attempt.grant.organization_name),
         )
         with reading_source(attempt) as reading:
             with attempt.phase("FETCH_SOURCE"):

@@ -35,7 +35,7 @@ from builder.plan import PLATFORM, Toolchain
 from builder.settings import Settings
 from builder.source import limits
 from builder.strategies import STRATEGIES, buildpacks, by_name
-from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target, target_of
+from builder.strategies.base import Choice, Keyed, Setup, Strategy, Target, prefix_of, target_of
 
 log = logger("worker")
 
@@ -131,6 +131,8 @@ class Launcher:
             sub_path=asked.sub_path,
             build_args=arguments,
             buildpacks=attempt.grant.request.buildpacks,
+            registry=attempt.grant.destination.registry,
+            prefix=prefix_of(attempt.grant.destination.repository, attempt.grant.organization_name),
         )
         with reading_source(attempt) as reading:
             with attempt.phase("FETCH_SOURCE"):

@@ -75,7 +75,7 @@ def target_of(
     has_push_secret: bool,
 ) -> Target:
     """The target of an attempt's tag. `insecure`: the registry is spoken to in plain HTTP."""
-    before, found, _ = f"/{repository}".partition(f"/{organization}/")
+    before, found, _ = f"/{repository}".rpartition(f"/{organization}/")
     return Target(
         organization=organization,
         repository=f"{registry}/{repository}",
@@ -85,6 +85,12 @@ def target_of(
         insecure_registries=(registry,) if insecure else (),
         has_push_secret=has_push_secret,
     )
+
+
+def prefix_of(repository: str, organization: str) -> str:
+    """What the repositories of an organization begin with, by one of them; no more than that where it is ambiguous."""
+    before, _, _ = f"/{repository}".rpartition(f"/{organization}/")
+    return f"{before}/{organization}".lstrip("/")
 
 
 class ImagePlan(Protocol):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packe
     setup = strategy.setup(settings)
     assert setup is not None, "each has its images"
     known = strategy.unread(setup, root, asked)
-    plan = strategy.plan(root, asked, known)
+    plan = strategy.plan(root, _placed(settings, asked), known)
     digest, size, unpacked = packed(plan.sub_path, strategy.part(plan))
     organization = _organization(settings)
     made = strategy.manifest(
@@ -87,6 +88,13 @@ def _is_here(settings: Settings) -> bool:
     return bool(settings.registry) and not settings.server
 
 
+def _placed(settings: Settings, asked: ImageRequest) -> ImageRequest:
+    """With the registry, where it is known here."""
+    if not _is_here(settings):
+        return asked
+    return replace(asked, registry=settings.registry, prefix=settings.prefix_of(settings.organization))
+
+
 def _organization(settings: Settings) -> str:
     return settings.organization if _is_here(settings) else "ORGANIZATION"
 
@@ -126,7 +134,7 @@ def _in_words(value: Any) -> Any:
 
 def call_of(settings: Settings, root: Path, asked: ImageRequest) -> dict[str, Any]:
     """What the engine of `docker_host` would be asked for in the place of a Job. Raises `BuildError` as its plan."""
-    plan = engine.plan(root, asked, json.dumps(settings.dockerfile_from_allowed))
+    plan = engine.plan(root, _placed(settings, asked), json.dumps(settings.dockerfile_from_allowed))
     limits = Limits(cpus=settings.cpus, memory_bytes=settings.memory_bytes)
     build = arguments_of(plan, tag=tag_of("BUILD", 1), build_args=asked.build_args, limits=limits)
     return {"host": settings.docker_host, "build": build}

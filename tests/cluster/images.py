@@ -82,8 +82,8 @@ def push_executor(host: str) -> str:
 
 
 def push_debian(host: str) -> str:
-    """The base of the Dockerfiles under test."""
-    return push(host, "test/debian", debian())
+    """The base of the Dockerfiles under test, in a repository of the organization that builds them."""
+    return push(host, "acme/debian", debian())
 
 
 def push_builder(host: str) -> str:

@@ -650,6 +650,13 @@ SOURCE = {
 }
 
 
+def test_an_engine_is_not_asked_for_an_image_of_another_organization(tmp_path: Path) -> None:
+    engine = Fake(*STEPS)
+    outcome, _, _ = built(tmp_path, {"Dockerfile": "FROM registry.example:5000/team/p/app\n"}, engine)
+    assert outcome.failure is not None and not engine.asked
+    assert (outcome.failure.reason, outcome.failure.where) == ("RepositoryForbidden", "Dockerfile:1:6")
+
+
 def test_an_image_of_the_engine_is_pushed_by_the_node_and_the_engine_is_as_before(tmp_path: Path) -> None:
     engine = Fake(*STEPS, archive=saved(A))
     outcome, how, calls = built(tmp_path, SOURCE, engine, sub_path="app", build_args={"WHO": "us"})

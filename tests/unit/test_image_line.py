@@ -7,6 +7,7 @@ import hashlib
 import json
 import tarfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,8 @@ from builder.node.drive import close, do_work, driving
 from builder.node.image import Launcher
 from builder.settings import Settings
 from builder.strategies import buildpacks, kaniko
-from builder.strategies.base import Setup
-from builder.strategies.preview import job_of
+from builder.strategies.base import Setup, prefix_of
+from builder.strategies.preview import call_of, job_of
 from tests.attempt_fixtures import MemoryCalls, grant_of, node_at
 from tests.build_fixtures import tar_of
 from tests.golden.jobs import EXECUTOR, FETCHER, RUN
@@ -169,6 +170,82 @@ def test_an_operators_list_of_images_counts(tmp_path: Path, lines: str, where: s
     error = refused.value
     assert (error.reason, error.where) == ("DockerfileInvalid", where)
     assert words in error.message and "registry.example/*" in error.next
+
+
+OWN = "Registry.example:5000"
+MIRROR = "registry.example:5000/team/"
+
+
+@pytest.mark.parametrize(
+    ("lines", "given", "where"),
+    [
+        (f"FROM {MIRROR}o/app:1\nCOPY --from={MIRROR}o/tools/x:1 /a /a\n", {}, ""),
+        ("FROM debian:12\nCOPY --from=registry.example/team/p/app /a /a\n", {}, ""),
+        (
+            f"FROM debian AS made\nFROM {MIRROR}o/app\nRUN --mount=from=made,target=/b true\nCOPY --from=0 /a /a\n",
+            {},
+            "",
+        ),
+        (f"FROM scratch\nCOPY --from={MIRROR}p/app:1 /a /a\n", {}, "2:13"),
+        (f"FROM {MIRROR}p/app:1\n", {}, "1:6"),
+        (f"FROM {MIRROR}other/app\n", {}, "1:6"),
+        (f"FROM {MIRROR}app\n", {}, "1:6"),
+        (f"FROM {MIRROR.upper().replace('/TEAM/', '/team/')}p/app@sha256:{'b' * 64}\n", {}, "1:6"),
+        (f"FROM debian\nRUN --mount=type=bind,from={MIRROR}p/app,target=/b true\n", {}, "2:28"),
+        (f"FROM debian AS a\nONBUILD COPY --from={MIRROR}p/app /a /a\nFROM a\n", {}, "2:21"),
+        (f"FROM debian AS a\nONBUILD RUN --mount=from={MIRROR}p/app,target=/b true\nFROM a\n", {}, "2:26"),
+        (f"ARG BASE={MIRROR}p/app\nFROM debian\nFROM ${{BASE}}\n", {}, "3:6"),
+        (f"ARG BASE={MIRROR}p/app\nFROM $BASE\n", {"BASE": "debian"}, ""),
+        ("ARG BASE=debian\nFROM $BASE\n", {"BASE": f"{MIRROR}p/app"}, "2:6"),
+        ("ARG WHO=p\nFROM registry.example:5000/team/$WHO/app\n", {"WHO": "o"}, ""),
+        ("ARG WHO=o\nFROM registry.example:5000/team/$WHO/app\n", {"WHO": "p"}, "2:6"),
+        ("FROM debian\nARG WHO=o\nCOPY --from=registry.example:5000/team/$WHO/app /a /a\n", {}, "3:13"),
+        ("ARG BASE=xdebian\nFROM ${BASE#x}\n", {}, "2:6"),
+        # What Kaniko makes of it, and BuildKit does not.
+        ("FROM ${BASE:-debian}\n", {"BASE": f"{MIRROR}p/app"}, "1:6"),
+        ("FROM ${BASE:-debian}\n", {"BASE": f"{MIRROR}p/app=1"}, "1:6"),
+        ("FROM ${TARGETOS:-debian}\n", {"TARGETOS": f"{MIRROR}p/app"}, "1:6"),
+        (f"ARG BASE={MIRROR}p/app\nFROM ${{BASE:-debian}}\n", {"BASE": ""}, "2:6"),
+        (f"ARG A={MIRROR}p/app\nARG B=$A\nFROM $B\n", {"A": "debian"}, "3:6"),
+        (f"ARG A='$Z'\nARG B=${{A:+debian}}\nFROM ${{B:-{MIRROR}p/app}}\n", {}, "3:6"),
+        (f"ARG A=x{MIRROR}p/app\nARG B=${{A#x}}\nFROM ${{B:-debian}}\n", {}, "3:6"),
+    ],
+)
+def test_an_image_of_another_organization_in_the_servers_registry_is_refused_whatever_the_list_allows(
+    tmp_path: Path, lines: str, given: dict[str, str], where: str
+) -> None:
+    source = tree(tmp_path / "s", lines)
+    asked = ImageRequest(build_args=given, registry=OWN, prefix="team/o")
+    assert kaniko.plan(source, replace(asked, registry=""), ALL), "without a registry each may be anybody's"
+    if not where:
+        assert kaniko.plan(source, asked, ALL).dockerfile == "Dockerfile"
+        return
+    with pytest.raises(BuildError) as refused:
+        kaniko.plan(source, asked, ALL)
+    error = refused.value
+    assert error.where == f"Dockerfile:{where}" and error.said and error.next
+    is_open = "only the build knows" in error.message
+    assert error.reason == ("DockerfileInvalid" if is_open else "RepositoryForbidden")
+    assert is_open or 'outside of your prefix "team/o/"' in error.message
+    with pytest.raises(BuildError) as listed:
+        kaniko.plan(source, replace(asked, registry=""), json.dumps(["docker.io/*", f"{MIRROR}o/*"]))
+    assert listed.value.where == error.where, "an operator's list sees the same images"
+
+
+def test_another_spelling_of_the_servers_registry_is_refused_with_its_line(tmp_path: Path) -> None:
+    asked = ImageRequest(registry="registry.example", prefix="o")
+    with pytest.raises(BuildError, match="written in another way") as refused:
+        kaniko.plan(tree(tmp_path / "s", "FROM registry.example:443/p/app\n"), asked, ALL)
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "Dockerfile:1:6")
+
+
+@pytest.mark.parametrize(
+    ("repository", "prefix"),
+    [("o/app", "o"), ("team/o/app", "team/o"), ("o/o/app", "o/o"), ("team/o/x/o/app", "team/o/x/o"), ("p/app", "o")],
+)
+def test_a_prefix_by_a_repository_opens_no_other_organizations(repository: str, prefix: str) -> None:
+    """An organization may be named as what stands before all of them."""
+    assert prefix_of(repository, "o") == prefix
 
 
 # --- the line
@@ -322,6 +399,35 @@ def test_archive_mark_job_and_hand_over_in_this_order(tmp_path: Path) -> None:
     assert not any("s3cret" in line or "pass" in line for line in calls.kept[BUILD])
     assert "s3cret" not in calls.marked.job.facts
     assert 120 <= calls.lives_s <= 60 + 120, "as long as the Job may take, and no hour"
+
+
+@pytest.mark.parametrize("repository", ["team/p/app", "o/app", "team/other/app"])
+def test_a_dockerfile_on_an_image_of_another_organization_makes_no_job(tmp_path: Path, repository: str) -> None:
+    calls = JobCalls(tar_of({"Dockerfile": f"FROM scratch\nCOPY --from=registry.example:5000/{repository} /a /a\n"}))
+    cluster = Fake(calls.order)
+    outcome, how = launch(tmp_path, calls, cluster, login=("robot", "pass"))
+    assert (outcome.failure.reason, outcome.failure.where) == ("RepositoryForbidden", "Dockerfile:2:13")
+    assert how is Close.FINISH and not cluster.created and "archive" not in calls.order
+
+
+def test_a_dockerfile_on_an_image_of_its_own_organization_makes_a_job(tmp_path: Path) -> None:
+    calls = JobCalls(tar_of({"Dockerfile": "FROM registry.example:5000/team/o/base\n"}))
+    _, how = launch(tmp_path, calls, Fake(calls.order))
+    assert how is Close.LAUNCHED
+
+
+def test_plan_refuses_what_a_worker_would_where_it_knows_the_registry(tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", "FROM registry.example/p/app\n")
+    settings = Settings(registry="registry.example", organization="o")
+
+    def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
+        return "sha256:" + "0" * 64, 1, 1
+
+    with pytest.raises(BuildError, match="RepositoryForbidden"):
+        job_of(settings, source, ImageRequest(), "app", packed)
+    with pytest.raises(BuildError, match="RepositoryForbidden"):
+        call_of(settings.replace(docker_host="unix:///x"), source, ImageRequest())
+    assert job_of(settings.replace(server="https://api.test"), source, ImageRequest(), "app", packed)
 
 
 def test_the_servers_login_reaches_no_job(tmp_path: Path) -> None:
