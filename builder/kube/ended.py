@@ -159,10 +159,11 @@ def _full(pod: Object, message: str) -> Ended | None:
     """The end of a pod that was evicted with these words for what it wrote itself; None for another."""
     words = "the build wrote more than its disk limit to files"
     if volume := FULL_VOLUME.search(message):
+        limit = quantity(volume[2])
         if volume[1] == SOURCE_VOLUME and not _writes_source(pod):
-            words = f"the source took more of a disk than the {volume[2]} that were counted for it"
+            words = f"the source took more of a disk than the {limit} bytes that were counted for it"
             return Ended(reason="Internal", message=words, said=message)
-        words, limit = f'the build wrote more than the {volume[2]} of its volume "{volume[1]}"', quantity(volume[2])
+        words = f'the build wrote more than the {limit} bytes of its volume "{volume[1]}"'
     elif any(one in message for one in STORAGE_WORDS):
         limit = _most(pod, "ephemeral-storage")
     else:

@@ -255,7 +255,9 @@ def test_a_full_volume_is_whose_program_may_write_it(container: str, mount: dict
             each["volumeMounts"] = [{"name": "source", "mountPath": "/x", **mount}]
     state = state_of(FAILED, [one], now=0)
     assert isinstance(state, Ended) and state.reason == reason
-    assert "64Mi" in state.message and state.limit == (64 * 1024 * 1024 if reason == "DiskQuotaExceeded" else 0)
+    assert "67108864 bytes" in state.message and state.limit == (
+        64 * 1024 * 1024 if reason == "DiskQuotaExceeded" else 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -364,6 +364,19 @@ def test_a_source_that_no_buildpack_takes_has_the_names_of_those_that_were_tried
     run(scenario())
 
 
+def test_a_registry_that_hangs_before_the_code_begins_is_the_platforms_failure() -> None:
+    async def scenario() -> None:
+        board, job = Board(one := packs_record("b1")), OneJob(container="analyze")
+        job.end(Ended(reason="Timeout", message="m", container="analyze", limit=600_000))
+        async with watching(board, MemoryCluster(), more=[MemoryCluster({one.job: job}, namespace=PACKS)]):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        failure = one.finished.failure
+        assert (failure.reason, failure.error_class, failure.limit) == ("RegistryUnavailable", "platform", 0)
+
+    run(scenario())
+
+
 def test_old_jobs_of_each_namespace_are_swept() -> None:
     async def scenario() -> None:
         board = Board()
