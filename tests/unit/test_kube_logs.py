@@ -25,13 +25,18 @@ def served(rows: list[tuple[int, str]], cursor: Cursor) -> bytes:
     )
 
 
-def read_with_cuts(rows: list[tuple[int, str]], cuts: list[tuple[int, int]]) -> list[str]:
+def stored(cursor: Cursor) -> Cursor:
+    """The cursor as another watcher gets it."""
+    return Cursor(since=cursor.since, lines=cursor.lines)
+
+
+def read_with_cuts(rows: list[tuple[int, str]], cuts: list[tuple[int, int]], *, adopted: bool = False) -> list[str]:
     """Read the file over connections that break: at each cut (rows written by then, bytes that arrive of them)."""
     cursor, got = Cursor(), []
     for written, arrived in cuts:
         reading = Reading(cursor)
         got += [line.text for line in reading.feed(served(rows[:written], cursor)[:arrived])]
-        cursor = reading.cursor
+        cursor = stored(reading.cursor) if adopted else reading.cursor
     reading = Reading(cursor)
     got += [line.text for line in reading.feed(served(rows, cursor))]
     return got + [line.text for line in reading.end()]
@@ -40,17 +45,56 @@ def read_with_cuts(rows: list[tuple[int, str]], cuts: list[tuple[int, int]]) -> 
 @given(
     gaps=st.lists(st.integers(-900_000_000, 2_500_000_000), max_size=40),
     cuts=st.lists(st.tuples(st.integers(0, 40), st.integers(0, 2000)), max_size=6),
+    adopted=st.booleans(),
 )
-def test_no_cut_loses_or_doubles_a_line(gaps: list[int], cuts: list[tuple[int, int]]) -> None:
+def test_no_cut_loses_or_doubles_a_line(gaps: list[int], cuts: list[tuple[int, int]], *, adopted: bool) -> None:
     """Times may go back by less than a second: two streams of a container are written side by side."""
     newest, rows = 1_000_000_000, []
     for number, gap in enumerate(gaps):
         rows.append((newest + gap, f"line {number}"))
         newest = max(newest, newest + gap)
     written = sorted(min(count, len(rows)) for count, _ in cuts)
-    assert read_with_cuts(rows, list(zip(written, (bytes_ for _, bytes_ in cuts), strict=True))) == [
-        text for _, text in rows
-    ]
+    made = list(zip(written, (bytes_ for _, bytes_ in cuts), strict=True))
+    assert read_with_cuts(rows, made, adopted=adopted) == [text for _, text in rows]
+
+
+def read_on(rows: list[tuple[int, str]], first: int, cursor: Cursor) -> tuple[list[str], Cursor]:
+    """Read the newest file, which begins with that row."""
+    reading = Reading(cursor)
+    return [line.text for line in reading.feed(served(rows[first:], cursor))], reading.cursor
+
+
+@given(
+    gaps=st.lists(st.integers(1, 2_500_000_000), min_size=1, max_size=40),
+    delivered=st.integers(0, 40),
+    files=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+)
+def test_a_new_file_swallows_no_line_that_was_not_delivered(gaps: list[int], delivered: int, files: list[int]) -> None:
+    """A file may begin before what was delivered, within it, or behind: only what no file has is missing."""
+    rows, at = [], 1_000_000_000
+    for number, gap in enumerate(gaps):
+        at += gap
+        rows.append((at, f"line {number}"))
+    texts = [text for _, text in rows]
+    got, cursor = read_on(rows[:delivered], 0, Cursor())
+    assert got == texts[:delivered]
+    for first in sorted(files):
+        got, cursor = read_on(rows, first, cursor)
+        assert got == texts[max(first, delivered) :]
+        delivered = len(rows)
+
+
+def test_an_adopter_skips_no_line_of_a_later_second() -> None:
+    """Of a stored cursor the second of the newest line is known, and no more."""
+    many = [(2_000_000_000 + number, f"line {number}") for number in range(1000)]
+    _, cursor = read_on(many, 0, Cursor())
+    assert (stored(cursor).since, cursor.lines) == (BEGIN + 1, 1000)
+    fresh = [(3_000_000_000 + number, f"fresh {number}") for number in range(10)]
+    got, after = read_on(fresh, 0, stored(cursor))
+    assert got == [text for _, text in fresh]
+    assert after.lines == 10, "of the file that is read from here on"
+    assert read_on([*fresh, (3_000_000_500, "next")], 0, stored(after))[0] == ["next"]
+    assert read_on(fresh, 0, cursor)[0] == [text for _, text in fresh]
 
 
 def test_every_byte_may_be_the_last_of_a_connection() -> None:
