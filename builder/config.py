@@ -23,7 +23,7 @@ import msgspec
 
 from builder import indexes
 from builder.errors import BuildError
-from builder.settings import NAMES, Settings, Token, shown, validated
+from builder.settings import NAMES, JobLogin, Settings, Token, shown, validated
 
 PREFIX = "IGNITE_BUILDER_"
 HANDED_OVER = PREFIX + "SETTINGS"
@@ -127,7 +127,8 @@ def _environment(environ: Mapping[str, str]) -> Source:
         if name.endswith("_file") and name.removesuffix("_file") in NAMES:
             name = name.removesuffix("_file")
             content = Path(text).read_text(encoding="utf-8").strip()
-            values[name] = tuple(content.split()) if hints.get(name) == tuple[str, ...] else content
+            hint = hints.get(name)
+            values[name] = tuple(content.split()) if hint == tuple[str, ...] else _from_text(hint, content)
         else:
             values[name] = _from_text(hints.get(name), text)
         origins[name] = variable
@@ -138,7 +139,7 @@ def _from_text(hint: object, text: str) -> Any:
     """Lists are comma-separated; structured settings are TOML values (`[{token="…", scopes=["read"]}]`)."""
     if hint == tuple[str, ...]:
         return tuple(part for part in text.split(",") if part)
-    if hint in (tuple[Token, ...], dict[str, str]):
+    if hint in (tuple[Token, ...], tuple[JobLogin, ...], dict[str, str]):
         try:
             return tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:

@@ -50,6 +50,14 @@ class Token(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     node: str = ""
 
 
+class JobLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What Jobs of an organization push and pull with: it should open the repositories of that organization alone."""
+
+    organization: str
+    username: str
+    password: str
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings. Sizes are bytes, times ms, unless the name has another unit. Made by `validated`: the constructor
     checks nothing."""
@@ -181,6 +189,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     # login with which Jobs push: code of the source can read it; empty: none
     job_registry_username: str = ""
     job_registry_password: str = ""  # its password
+    job_registry_logins: tuple[JobLogin, ...] = ()  # in its place, one for each organization; no other then builds
     kaniko_cache: bool = True  # cached layers of RUN, in a repository of each organization
     # Docker engine that builds Dockerfiles where no cluster is configured, for `organization` alone and with its own
     # privileges: unix:///var/run/docker.sock or tcp://HOST:PORT
@@ -252,6 +261,20 @@ def _check_tokens(rows: tuple[Token, ...]) -> None:
         first[row.token] = number
         if row.organization or {"submit", "read"} & set(row.scopes):
             _check_organization(row.organization)
+
+
+def _check_job_registry_logins(rows: tuple[JobLogin, ...]) -> None:
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            _check_organization(row.organization)
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from None
+        if row.organization in first:
+            raise ValueError(f"rows {first[row.organization]} and {number} are of the same organization")
+        first[row.organization] = number
+        if not row.username or not row.password:
+            raise ValueError(f"row {number} has an empty {'password' if row.username else 'username'}")
 
 
 def _check_report_keys(keys: tuple[str, ...]) -> None:
@@ -332,9 +355,12 @@ def _words_of(error: str) -> str:
     return f"{name}: {start}it takes {_TAKES.get(expected['kind'], 'another value')}"
 
 
+_SECRETS = ("token", "password", "message_key", "report_keys", "index_env", "job_registry_logins")
+
+
 def shown(name: str, value: object) -> str:
     """A value for a person: what may hold a secret is `***`, of a URL only its credentials."""
-    if any(word in name for word in ("token", "password", "message_key", "report_keys", "index_env")) and value:
+    if any(word in name for word in _SECRETS) and value:
         return SECRET
     if name.endswith("_url") or name in ("server", "upstream_proxy"):
         return without_credentials(str(value))
@@ -390,6 +416,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "listen": address_of,
     "report_keys": _check_report_keys,
     "tokens": _check_tokens,
+    "job_registry_logins": _check_job_registry_logins,
     "index_env": _check_index_env,
     "import_hosts": _check_import_hosts,
     "kaniko_executor": _check_image,

@@ -81,16 +81,19 @@ class ImagePlanned:
 class Launcher:
     """Makes a Job of a claimed build. `setups` by the name of the strategy, those that the operator set up.
 
-    `login`: what Jobs push with, (user, password) or nothing.
+    `login`: what Jobs push with, (user, password) or nothing; `logins` by organization stand in its place.
     """
 
     setups: Mapping[str, Setup]
     cluster: Cluster
     login: tuple[str, str] | None = None
+    logins: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     ca_bundle: str = ""
     read_config: ReadConfig = _read_config
     _known: dict[str, str] = field(default_factory=dict)
     """What strategies learned of images that are named by digest."""
+    _organizations: set[str] = field(default_factory=set)
+    """Whose Jobs pushed with the one login."""
 
     def run(self, attempt: Attempt) -> Outcome:
         """Turn one claimed build into one Job, or another outcome. Does not raise."""
@@ -122,6 +125,7 @@ class Launcher:
 
     def _launch(self, attempt: Attempt) -> Outcome:
         attempt.node.label("after-claim")
+        self._note_shared(attempt.grant.organization_name, self._login_of(attempt))
         if is_rebase(attempt.grant.request):
             return self._rebase(attempt)
         asked, _ = built_image(attempt.grant.request)
@@ -179,6 +183,28 @@ class Launcher:
         facts = buildpacks.rebase_facts(made, setup)
         return Outcome(job=self._start(attempt, buildpacks, setup, job, facts, left_ms))
 
+    def _login_of(self, attempt: Attempt) -> tuple[str, str] | None:
+        """What a Job of this build pushes with. Raises `BuildError` ToolchainUnavailable for an organization that has
+        no row where others have: none of their logins is for it."""
+        if not self.logins:
+            return self.login
+        organization = attempt.grant.organization_name
+        if (found := self.logins.get(organization)) is None:
+            message = f"a Job pushes with the login of its organization, and {organization} has none on this node"
+            step = f"An operator adds a row for {organization} to job_registry_logins of the workers and watchers."
+            raise BuildError("ToolchainUnavailable", message, where="job_registry_logins", next=step)
+        return found
+
+    def _note_shared(self, organization: str, login: tuple[str, str] | None) -> None:
+        """One warning for each organization after the first that has the same login: code of its builds can read it."""
+        if login is None or self.logins or organization in self._organizations:
+            return
+        self._organizations.add(organization)
+        if len(self._organizations) > 1:
+            message = "Jobs of several organizations have one login, and each may push over the others' images with it"
+            step = "set job_registry_logins, a login for each"
+            log.warning(message, action="login-shared", organization=organization, next=step)
+
     def _set_up(self, choice: Choice) -> tuple[Strategy, Setup]:
         """The strategy of a choice, and its setup. Raises `BuildError` InvalidRequest where the operator has none."""
         strategy = by_name(choice.strategy)
@@ -219,7 +245,8 @@ class Launcher:
             insecure=(host,) if is_target and target.insecure else (),
             ca_bundle=self.ca_bundle,
         )
-        login = Login(username=self.login[0], password=self.login[1]) if self.login and is_target else None
+        found = self._login_of(attempt) if is_target else None
+        login = Login(username=found[0], password=found[1]) if found else None
         return self.read_config(image, access, login)
 
     def _create(self, attempt: Attempt, planned: ImagePlanned, arguments: Mapping[str, str]) -> pb.Job:
@@ -284,7 +311,7 @@ class Launcher:
         if marked.stale or marked.cancel:
             raise BuildError("Cancelled", "stopped before its Job was created")
         attempt.node.label("marked")
-        login = self.login
+        login = self._login_of(attempt)
         secret = (lambda uid: push_secret(site, named, uid, {registry: login})) if login else None
         try:
             self._persistently(attempt, made, secret)
@@ -305,7 +332,7 @@ class Launcher:
             build_args=arguments,
             has_cache=not attempt.grant.request.no_cache,
             insecure=target.insecure,
-            has_push_secret=self.login is not None,
+            has_push_secret=self._login_of(attempt) is not None,
         )
 
     def _stored(self, attempt: Attempt, archive: Archive) -> pb.StoredArchive:
@@ -359,6 +386,7 @@ def launcher_of(settings: Settings) -> Launcher:
         setups=setups,
         cluster=cluster_of(settings),
         login=login if settings.job_registry_username else None,
+        logins={one.organization: (one.username, one.password) for one in settings.job_registry_logins},
         ca_bundle=settings.ca_bundle,
     )
 

@@ -109,7 +109,7 @@ def _target(settings: Settings, repository: str, build_args: Mapping[str, str]) 
         build_args=build_args,
         has_cache=True,
         insecure=is_here and settings.registry_insecure,
-        has_push_secret=not is_here or bool(settings.job_registry_username),
+        has_push_secret=not is_here or bool(settings.job_registry_username or settings.job_registry_logins),
     )
 
 

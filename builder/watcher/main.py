@@ -30,6 +30,11 @@ def watch(settings: Settings) -> int:
     return 0
 
 
+def mask_of(settings: Settings) -> Mask:
+    """What hides the passwords of Jobs: code of the source can read them there."""
+    return Mask((settings.job_registry_password, *(one.password for one in settings.job_registry_logins)))
+
+
 async def _watch(settings: Settings) -> None:
     draining, loop = asyncio.Event(), asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -44,7 +49,7 @@ async def _watch(settings: Settings) -> None:
         clusters,
         lease_s=settings.lease_ms / 1000,
         beat_s=settings.heartbeat_ms / 1000,
-        mask=Mask([settings.job_registry_password]),  # code of the source can read it in its Job
+        mask=mask_of(settings),
     )
     viewing = [asyncio.create_task(one.watch.run()) for one in clusters]
     for view in viewing:  # without a view no end is seen

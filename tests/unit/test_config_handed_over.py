@@ -45,6 +45,7 @@ OTHER: dict[str, Any] = {
     "private_registries": ("registry.corp:5000",),
     "job_registry_username": "jobs",
     "job_registry_password": "jobs' password",
+    "job_registry_logins": ({"organization": "acme", "username": "acme's", "password": 'acme\'s, "password"'},),
     "kaniko_cache": False,
     "public_url": "https://api.corp",
     "source_store": "s3://sources/prod",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from builder.config import load
 from builder.errors import BuildError
-from builder.settings import Settings, address_of, check_redis_url, without_credentials
+from builder.settings import JobLogin, Settings, address_of, check_redis_url, without_credentials
 
 WRONG = {
     "report_url": ("notaurl", "http://", "http:///reports", "http://127.0.0.1:/reports", "ftp://x", "http://h:99999/"),
@@ -52,6 +54,45 @@ def test_a_token_stands_once(second: dict[str, object]) -> None:
     with pytest.raises(BuildError, match="rows 1 and 2 have the same token") as caught:
         load({"tokens": rows}, {"HOME": "/nowhere"})
     assert caught.value.reason == "InvalidRequest" and "hunter2" not in caught.value.message
+
+
+ROW = {"organization": "acme", "username": "robot", "password": "hunter2"}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ((ROW, {**ROW, "username": "other"}), "rows 1 and 2 are of the same organization"),
+        (({**ROW, "organization": ""},), "row 1: '' is no organization"),
+        (({**ROW, "organization": "a/b"},), "row 1: 'a/b' is no organization"),
+        ((ROW, {**ROW, "organization": "beta", "username": ""}), "row 2 has an empty username"),
+        (({**ROW, "password": ""},), "row 1 has an empty password"),
+        (({"organization": "acme", "password": "hunter2"},), "0.username: it is needed"),
+        (({**ROW, "host": "hunter2"},), "0.host: there is no such field"),
+        ('[{password = "hunter2"}', "it takes a list"),
+    ],
+)
+def test_logins_of_jobs_that_cannot_be_told_apart_are_refused_and_not_repeated(rows: object, words: str) -> None:
+    with pytest.raises(BuildError, match=f"job_registry_logins: .*{words}|job_registry_logins: {words}") as caught:
+        load({"job_registry_logins": rows}, {"HOME": "/nowhere"})
+    assert caught.value.reason == "InvalidRequest" and "hunter2" not in caught.value.message
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_logins_of_jobs_are_a_table_in_a_variable_or_a_file_and_are_not_shown(tmp_path: Path, *, in_file: bool) -> None:
+    text = """[
+      { organization = "acme", username = "robot", password = "hunter2" },
+      { organization = "beta", username = "robot", password = "hunter3" },
+    ]"""
+    (tmp_path / "logins").write_text(text, encoding="utf-8")
+    name, value = ("_FILE", str(tmp_path / "logins")) if in_file else ("", text)
+    loaded = load(environ={"HOME": "/nowhere", f"IGNITE_BUILDER_JOB_REGISTRY_LOGINS{name}": value})
+    assert loaded.settings.job_registry_logins == (
+        JobLogin(organization="acme", username="robot", password="hunter2"),
+        JobLogin(organization="beta", username="robot", password="hunter3"),
+    )
+    shown = {name: value for name, value, _ in loaded.describe()}
+    assert shown["job_registry_logins"] == "***" and "hunter" not in str(shown)
 
 
 def test_an_empty_token_is_none() -> None:

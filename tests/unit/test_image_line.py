@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import hashlib
 import json
@@ -9,6 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -29,7 +31,7 @@ from builder.kube.job import Site, job_name
 from builder.node import drive
 from builder.node.drive import close, do_work, driving
 from builder.node.image import Launcher
-from builder.settings import Settings
+from builder.settings import JobLogin, Settings
 from builder.strategies import buildpacks, kaniko
 from builder.strategies.base import Setup, prefix_of
 from builder.strategies.preview import call_of, job_of
@@ -348,19 +350,21 @@ def launch(
     cluster: Fake,
     *,
     login: tuple[str, str] | None = None,
+    logins: Mapping[str, tuple[str, str]] = MappingProxyType({}),
     setups: Mapping[str, Setup] = KANIKO,
     config: Mapping[str, Any] | BuildError = BUILDER_CONFIG,
     begin: Callable[[Attempt], None] = lambda attempt: None,
     **image: Any,
 ) -> tuple[Any, Close]:
     def read(image: str, access: Access, login: Login | None) -> Mapping[str, Any]:
-        assert image == BUILDER and login == (Login(username="robot", password="pass") if launcher.login else None)
+        user, password = launcher.logins.get("o") or launcher.login or ("", "")
+        assert image == BUILDER and login == (Login(username=user, password=password) if user else None)
         assert access.private == access.insecure == ("registry.example:5000",)
         if isinstance(config, BuildError):
             raise config
         return config
 
-    launcher = Launcher(setups=setups, cluster=cluster, login=login, read_config=read)
+    launcher = Launcher(setups=setups, cluster=cluster, login=login, logins=logins, read_config=read)
     node = node_at(folder, calls, settings={"node_id": "n"})
     with driving(node, grant(calls.source, **image)) as attempt:
         begin(attempt)
@@ -430,12 +434,84 @@ def test_plan_refuses_what_a_worker_would_where_it_knows_the_registry(tmp_path: 
     assert job_of(settings.replace(server="https://api.test"), source, ImageRequest(), "app", packed)
 
 
+def test_plan_shows_the_login_of_an_organization_as_a_worker_mounts_it(tmp_path: Path) -> None:
+    source = tree(tmp_path / "s", "FROM scratch\n")
+    settings = Settings(registry="registry.example", organization="o")
+    logins = tuple(JobLogin(organization=name, username=user, password=word) for name, (user, word) in LOGINS.items())
+
+    def volumes(settings: Settings) -> list[str]:
+        made = job_of(settings, source, ImageRequest(), "app", lambda folder, part: ("sha256:" + "0" * 64, 1, 1))
+        return [one["name"] for one in made["spec"]["template"]["spec"]["volumes"]]
+
+    assert volumes(settings) == ["source"]
+    with_login = volumes(settings.replace(job_registry_logins=logins))
+    assert with_login == volumes(settings.replace(job_registry_username="robot")) != ["source"]
+
+
 def test_the_servers_login_reaches_no_job(tmp_path: Path) -> None:
     calls = JobCalls(SOURCE)
     cluster = Fake(calls.order)
     launch(tmp_path, calls, cluster)
     assert not cluster.secrets
     assert [one["name"] for one in cluster.created[0]["spec"]["template"]["spec"]["volumes"]] == ["source"]
+
+
+LOGINS = {"o": ("o's", "pass of o"), "p": ("p's", "pass of p")}
+
+
+@pytest.mark.parametrize("by_buildpacks", [False, True])
+def test_a_job_has_the_login_of_its_organization_and_no_other(tmp_path: Path, *, by_buildpacks: bool) -> None:
+    calls = JobCalls(SOURCE)
+    cluster = Fake(calls.order)
+    outcome, how = launch(
+        tmp_path, calls, cluster, login=("robot", "pass"), logins=LOGINS, setups=BOTH, by_buildpacks=by_buildpacks
+    )
+    assert how is Close.LAUNCHED, outcome
+    (secret,) = cluster.secrets
+    config = json.loads(base64.b64decode(secret["data"][".dockerconfigjson"]))
+    auth = base64.b64encode(b"o's:pass of o").decode()
+    assert config == {"auths": {"registry.example:5000": {"auth": auth}}}
+
+
+def test_an_organization_without_a_login_of_its_own_is_refused_where_others_have_one(tmp_path: Path) -> None:
+    calls = JobCalls(SOURCE)
+    cluster = Fake(calls.order)
+    outcome, how = launch(tmp_path, calls, cluster, login=("robot", "pass"), logins={"p": LOGINS["p"]})
+    failure = outcome.failure
+    assert (failure.reason, failure.where) == ("ToolchainUnavailable", "job_registry_logins")
+    assert "o has none on this node" in failure.message and "a row for o to job_registry_logins" in failure.next
+    assert how is Close.FINISH and not calls.order and not cluster.created
+
+
+@pytest.mark.parametrize(
+    ("login", "logins", "warned"),
+    [(("robot", "pass"), {}, ["p", "q"]), (None, {}, []), (("robot", "pass"), {**LOGINS, "q": ("q", "q")}, [])],
+)
+def test_one_login_for_several_organizations_is_warned_of(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    login: tuple[str, str] | None,
+    logins: Mapping[str, tuple[str, str]],
+    warned: list[str],
+) -> None:
+    said: list[str] = []
+
+    class Said:
+        def warning(self, message: str, *, organization: str, **more: str) -> None:
+            assert "job_registry_logins" in more["next"] and "pass" not in f"{message} {more}"
+            said.append(organization)
+
+    monkeypatch.setattr("builder.node.image.log", Said())
+    launcher = Launcher(setups=KANIKO, cluster=Fake([]), login=login, logins=logins)
+    for number, organization in enumerate(("o", "o", "p", "p", "q", "o")):
+        calls = JobCalls(SOURCE)
+        asked = grant(calls.source)
+        asked.organization_name = organization
+        asked.destination.repository = f"team/{organization}/app"
+        with driving(node_at(tmp_path / str(number), calls, settings={"node_id": "n"}), asked) as attempt:
+            outcome = do_work(attempt, launcher.run)
+            assert outcome.job is not None and close(attempt, outcome) is Close.LAUNCHED
+    assert said == warned
 
 
 def test_a_cancel_at_the_mark_creates_nothing(tmp_path: Path) -> None:

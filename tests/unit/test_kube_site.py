@@ -72,6 +72,13 @@ def test_a_worker_has_the_strategies_that_are_set_up_and_at_least_one() -> None:
         assert (refused.value.reason, refused.value.where) == ("InvalidRequest", where)
 
 
+def test_a_worker_has_the_logins_of_its_table_by_organization() -> None:
+    rows = [{"organization": name, "username": f"{name}-robot", "password": "word"} for name in ("acme", "beta")]
+    launcher = launcher_of(loaded(**IMAGES, job_registry_username="all", job_registry_logins=tuple(rows)))
+    assert launcher.logins == {"acme": ("acme-robot", "word"), "beta": ("beta-robot", "word")}
+    assert launcher_of(loaded(**IMAGES)).logins == {}
+
+
 @pytest.mark.parametrize("name", sorted(IMAGES))
 def test_without_an_image_there_are_no_jobs_and_the_setting_is_named(name: str) -> None:
     with pytest.raises(BuildError) as refused:

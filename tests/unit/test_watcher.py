@@ -17,9 +17,11 @@ from builder.kube.api import Refused as ClusterRefused
 from builder.kube.ended import Ended
 from builder.kube.watch import Watch
 from builder.mask import NOTHING, Mask
+from builder.settings import JobLogin, Settings
 from builder.watcher import build as following
 from builder.watcher import cluster as clusters
 from builder.watcher.cluster import SeenJob
+from builder.watcher.main import mask_of
 from builder.watcher.watcher import Watcher
 from tests.watcher_fixtures import DIGEST, Board, MemoryCluster, OneJob, Record
 
@@ -113,6 +115,13 @@ def test_what_jobs_push_with_is_in_no_line_and_no_failure() -> None:
         assert not any(part in said for part in (password, auth[9:30], auth[20:]))
 
     run(scenario())
+
+
+def test_a_watcher_hides_the_password_of_each_organization() -> None:
+    rows = [JobLogin(organization=name, username="robot", password=f"pushing-for-{name}") for name in ("acme", "beta")]
+    settings = Settings(job_registry_password="pushing-for-all", job_registry_logins=tuple(rows))
+    text = mask_of(settings).text("robot pushing-for-acme pushing-for-beta pushing-for-all")
+    assert text == "robot *** *** ***"
 
 
 def test_the_next_build_is_adopted_when_the_one_before_is_caught_up() -> None:
