@@ -28,7 +28,7 @@ WATCH_S = 60
 """How long the server keeps a watch open; then it goes on with a new one."""
 
 WATCH_SILENCE_S = WATCH_S + CALL_S
-"""Of a watch that is silent for longer the server is gone without a word, whether or not it sends bookmarks."""
+"""A watch that is silent for longer has lost its server, whether or not that sends bookmarks."""
 
 SILENCE_S = 300.0
 """A log may be silent for this long: then it is asked for again."""
