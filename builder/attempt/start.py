@@ -15,7 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
@@ -51,6 +51,20 @@ def starting(attempt: Attempt, bound: Bound) -> Iterator[Trial]:
         yield trial
     finally:
         trial.end()
+
+
+def _placed(source: Path, dest: str, dests: Set[str]) -> Iterator[sandbox.Mount]:
+    """A layer in the root. Where another one lies inside of it, each of its own files and folders by itself: nothing
+    can be mounted where a folder that is read-only has nothing. Links of a build are not followed."""
+    if not any(each.startswith(f"{dest}/") for each in dests):
+        yield sandbox.Mount(source=source, dest=dest)
+        return
+    with os.scandir(source) as entries:
+        plain = (each for each in entries if each.is_dir(follow_symlinks=False) or each.is_file(follow_symlinks=False))
+        names = sorted(each.name for each in plain)
+    for name in names:
+        if f"{dest}/{name}" not in dests:
+            yield sandbox.Mount(source=source / name, dest=f"{dest}/{name}")
 
 
 class Trial:
@@ -186,11 +200,11 @@ class Trial:
         attempt, toolchain = self._attempt, self._bound.toolchain
         base = toolchain.base
         assert base is not None
-        mounts = []
+        mounts: list[sandbox.Mount] = []
         for layer in output.layers:
             source = host_path(attempt, toolchain, layer.source)
             self._require_plain(source)
-            mounts.append(sandbox.Mount(source=source, dest=layer.dest))
+            mounts += _placed(source, layer.dest, {each.dest for each in output.layers})
         settings = attempt.node.settings
         images = images_of(settings.node_dir, settings.unpacked_image_bytes)
         root = sandbox.Root(rootfs=images.rootfs(base.digest), mounts=tuple(mounts))

@@ -221,3 +221,7 @@ def test_a_program_of_rocket_listens_on_the_port_of_the_platform(server: Server)
     }
     with running(server, server.build("rocket", tar_gz_of(source), "rust")) as app:
         assert app.get("/").text == "0.0.0.0, ROCKET_PORT is PORT"
+    beside = {"files": "run.sh", "start": '["./run.sh"]', "start_check": "require"}
+    failure = failed(server, {**source, "run.sh": "#!/bin/absent\n"}, build_args=beside)
+    assert (failure.reason, failure.message) == ("StartFailed", "there is no program that could be started")
+    assert failure.said[0].startswith("ignite: cannot start /app/run.sh: ")

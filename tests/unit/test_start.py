@@ -162,6 +162,25 @@ def test_what_a_launcher_starts_must_be_a_program_too(tmp_path: Path, play: Play
     assert caught.value.reason == "StartFailed"
 
 
+def test_a_layer_around_another_is_placed_by_its_parts(tmp_path: Path, play: Play) -> None:
+    """Nothing can be mounted at /app/app where /app is a folder, read-only and without it."""
+    ran = play(1)
+    made = attempt(tmp_path, "warn")
+    bound = planned(made)
+    files = made.work / "out/files"
+    (files / "templates").mkdir(parents=True)
+    (files / "run.sh").write_text("")
+    (files / "out").symlink_to("/etc")
+    output = bound.plan.output
+    assert isinstance(output, Output)
+    around = replace(output.layers[0], source="/work/out/files", dest="/app")
+    plan = replace(bound.plan, output=replace(output, layers=(*output.layers, around)))
+    finish_build(made, replace(bound, plan=plan))
+    ((_, root),) = ran
+    assert [mount.dest for mount in root.mounts] == ["/app/app", "/app/run.sh", "/app/templates"]
+    assert [mount.source for mount in root.mounts[1:]] == [files / "run.sh", files / "templates"]
+
+
 def test_a_lost_claim_ends_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = attempt(tmp_path, "require")
     asked: list[bool] = []
