@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import http.server
 import json
+import threading
 
 import pytest
 
@@ -84,15 +86,44 @@ def test_the_deadline(jobs: Jobs) -> None:
     assert (ran.ended.reason, ran.ended.limit) == ("Timeout", 8_000), (ran.ended, ran.log)
 
 
-def test_a_deleted_pod_is_not_the_users_fault(jobs: Jobs) -> None:
-    async def delete(watch: Watch, attempt: JobAttempt, ran: Ran) -> None:
+@pytest.mark.parametrize("how", ["deleted", "evicted"])
+def test_a_pod_that_is_taken_away_is_not_the_users_fault(jobs: Jobs, how: str) -> None:
+    async def take(watch: Watch, attempt: JobAttempt, ran: Ran) -> None:
         await until_line(ran, "sleeping")
         (pod,) = watch.look(attempt.job)[1]
-        argv = ("delete", "pod", pod["metadata"]["name"], "-n", NAMESPACE, "--wait=false")
-        await asyncio.to_thread(jobs.cluster.kubectl, *argv)
+        name = pod["metadata"]["name"]
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": NAMESPACE}}
+        argv = {  # the second as a drained node does
+            "deleted": ("delete", "pod", name, "-n", NAMESPACE, "--wait=false"),
+            "evicted": ("create", "--raw", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction", "-f", "-"),
+        }
+        await asyncio.to_thread(jobs.cluster.kubectl, *argv[how], stdin=json.dumps(eviction))
 
-    ran = jobs.run({"Dockerfile": dockerfile(jobs, SLEEPS)}, jobs.build("deleted"), during=delete)
+    ran = jobs.run({"Dockerfile": dockerfile(jobs, SLEEPS)}, jobs.build(how), during=take)
     assert ran.ended.reason == "Evicted", (ran.ended, ran.log)
+
+
+def test_a_registry_that_answers_503_is_not_the_users_fault(jobs: Jobs) -> None:
+    class Failing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(503)
+
+        do_HEAD = do_POST = do_PUT = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer((jobs.cluster.address, 0), Failing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        host = f"{jobs.cluster.address}:{server.server_port}"
+        build = jobs.build(
+            "failing", repository=f"{host}/acme/failing", insecure_registries=(host, jobs.cluster.registry)
+        )
+        text = dockerfile(jobs, "RUN true")
+        ran = jobs.run({"Dockerfile": text}, build)
+        server.shutdown()
+    found = diagnose(ran.ended, ran.log, numbered(text))
+    assert found.reason == "RegistryUnavailable", (ran.ended, ran.log)
 
 
 def test_a_deleted_job_has_vanished(jobs: Jobs) -> None:
