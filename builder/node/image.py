@@ -125,7 +125,7 @@ class Launcher:
 
     def _launch(self, attempt: Attempt) -> Outcome:
         attempt.node.label("after-claim")
-        self._note_shared(attempt.grant.organization_name, self._login_of(attempt))
+        self._note_shared(attempt.grant.organization_name, self._job_login(attempt))
         if is_rebase(attempt.grant.request):
             return self._rebase(attempt)
         asked, _ = built_image(attempt.grant.request)
@@ -183,7 +183,7 @@ class Launcher:
         facts = buildpacks.rebase_facts(made, setup)
         return Outcome(job=self._start(attempt, buildpacks, setup, job, facts, left_ms))
 
-    def _login_of(self, attempt: Attempt) -> tuple[str, str] | None:
+    def _job_login(self, attempt: Attempt) -> tuple[str, str] | None:
         """What a Job of this build pushes with. Raises `BuildError` ToolchainUnavailable for an organization that has
         no row where others have: none of their logins is for it."""
         if not self.logins:
@@ -245,7 +245,7 @@ class Launcher:
             insecure=(host,) if is_target and target.insecure else (),
             ca_bundle=self.ca_bundle,
         )
-        found = self._login_of(attempt) if is_target else None
+        found = self._job_login(attempt) if is_target else None
         login = Login(username=found[0], password=found[1]) if found else None
         return self.read_config(image, access, login)
 
@@ -311,7 +311,7 @@ class Launcher:
         if marked.stale or marked.cancel:
             raise BuildError("Cancelled", "stopped before its Job was created")
         attempt.node.label("marked")
-        login = self._login_of(attempt)
+        login = self._job_login(attempt)
         secret = (lambda uid: push_secret(site, named, uid, {registry: login})) if login else None
         try:
             self._persistently(attempt, made, secret)
@@ -332,7 +332,7 @@ class Launcher:
             build_args=arguments,
             has_cache=not attempt.grant.request.no_cache,
             insecure=target.insecure,
-            has_push_secret=self._login_of(attempt) is not None,
+            has_push_secret=self._job_login(attempt) is not None,
         )
 
     def _stored(self, attempt: Attempt, archive: Archive) -> pb.StoredArchive:
