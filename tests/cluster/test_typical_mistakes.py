@@ -25,7 +25,7 @@ FILE = Path(__file__).with_name("mistakes.json")
 ROW = {"sub_path": "subPath", "dockerfile_path": "dockerfilePath"}
 
 DOCKERFILES: dict[str, dict[str, Any]] = {
-    "a base that is not there": {"Dockerfile": "FROM {registry}/test/absent:1\nRUN true\n"},
+    "a base that is not there": {"Dockerfile": "FROM {registry}/acme/absent:1\nRUN true\n"},
     "COPY of what is not there": {"Dockerfile": "FROM {debian}\nCOPY requirments.txt /app/\n", "requirements.txt": "x"},
     "COPY from a stage that comes later": {
         "Dockerfile": "FROM {debian}\nCOPY --from=2 /etc/passwd /x\nFROM {debian} AS build\nRUN true\n"
