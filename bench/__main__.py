@@ -76,7 +76,7 @@ def main() -> int:
         parser.error(f"there is no {', '.join(sorted(unknown))}" if unknown else "--pairs is at least 1")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that servers and folders on memory go, too
     KEPT.mkdir(parents=True, exist_ok=True)
-    sections = results.load(RAW)
+    sections, fresh = results.load(RAW), dict[str, Section]()
     measured, refused = commit(), list[str]()
     for name in asked.metrics or chosen(has_cluster=on_cluster.is_up()):
         began = time.monotonic()
@@ -88,9 +88,9 @@ def main() -> int:
             refused.append(name)
             continue
         date = time.strftime("%Y-%m-%d", time.gmtime())
-        sections[name] = Section(metric=name, commit=measured, date=date, rows=rows, notes=notes)
-        results.save(RAW, sections)
-        PAGE.write_text(document.render(sections, machine()))
+        fresh[name] = Section(metric=name, commit=measured, date=date, rows=rows, notes=notes)
+        results.save(RAW, sections | fresh)
+        PAGE.write_text(document.render(fresh, machine(), PAGE.read_text() if PAGE.is_file() else ""))
         for row in rows:
             print(f"  {row.what}: {row.measured} ({row.spread}), target {row.target}: {row.verdict}")
         print(f"{name}: {time.monotonic() - began:.0f} s", flush=True)

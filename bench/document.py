@@ -215,11 +215,24 @@ The digest is of the pushed manifest, so it covers every byte of every layer and
 }
 
 
-def render(sections: Mapping[str, Section], machine: Machine) -> str:
-    """The whole document; metrics in their order, those never measured are left out."""
+def render(sections: Mapping[str, Section], machine: Machine, page: str = "") -> str:
+    """The whole document; metrics in their order, those never measured are left out.
+
+    `page`: the document as it is, whose other sections stay as they are, wherever they were measured.
+    """
     parts = [HEAD, _machine(machine)]
-    parts += [_section(sections[name], PROSE[name]) for name in PROSE if name in sections]
+    for name, prose in PROSE.items():
+        if name in sections:
+            parts.append(_section(sections[name], prose))
+        elif kept := _kept(page, prose.title):
+            parts.append(kept)
     return "\n".join(parts)
+
+
+def _kept(page: str, title: str) -> str:
+    """A section of the page, from its heading to the next one."""
+    _, heading, rest = page.partition(f"\n## {title}\n")
+    return heading[1:] + rest.partition("\n## ")[0].rstrip("\n") + "\n" if heading else ""
 
 
 def _machine(machine: Machine) -> str:

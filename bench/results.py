@@ -1,4 +1,4 @@
-"""What a measurement found: rows and sections, kept as JSON between runs so that one metric can be measured alone."""
+"""What a measurement found: rows and sections, kept as JSON with their raw values."""
 
 from __future__ import annotations
 

@@ -146,6 +146,14 @@ def test_metrics_come_in_their_order_whatever_was_measured_last() -> None:
     assert "## P12" not in text
 
 
+def test_what_was_measured_elsewhere_stays_on_the_page_as_it_is() -> None:
+    page = document.render({name: section(name, SHORT, ("a note",)) for name in ("P1", "P7", "P8")}, MACHINE)
+    assert document.render({}, MACHINE, page) == page
+    again = document.render({"P7": replace(section("P7", MET), commit="new")}, MACHINE, page)
+    assert again.count("Commit abc") == 2 and again.index("Commit new") < again.rindex("Commit abc")
+    assert document.render({"P7": section("P7", SHORT, ("a note",))}, MACHINE, again) == page
+
+
 def test_results_survive_the_file(tmp_path: Path) -> None:
     path = tmp_path / "results.json"
     assert results.load(path) == {}
