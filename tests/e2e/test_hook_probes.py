@@ -33,7 +33,7 @@ VARIABLES = (
     "PYTHONPATH", "WHEELS",
     # cargo's, of the package and of itself
     "CARGO", "CARGO_*", "RUSTC", "RUSTDOC", "RUSTC_*", "RUSTUP_*", "LD_LIBRARY_PATH", "TARGET", "HOST", "OUT_DIR",
-    "NUM_JOBS", "OPT_LEVEL", "PROFILE", "DEBUG", "SSL_CERT_DIR", "SSL_CERT_FILE",
+    "NUM_JOBS", "OPT_LEVEL", "PROFILE", "DEBUG", "SSL_CERT_DIR", "SSL_CERT_FILE", "RUST_VERSION",
     # npm's and deno's
     "npm_*", "NPM_*", "INIT_CWD", "DENO_*", "OLDPWD", "SHLVL", "_",
 )  # fmt: skip
