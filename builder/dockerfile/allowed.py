@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from builder.dockerfile.check import SCRATCH, Checked
-from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields
+from builder.dockerfile.check import Checked
+from builder.dockerfile.instructions import SCRATCH, Dockerfile, Stage, csv_fields
 from builder.dockerfile.read import Instruction
 from builder.errors import BuildError
 from builder.globs import name_glob

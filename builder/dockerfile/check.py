@@ -7,12 +7,13 @@ import posixpath
 import re
 from bisect import bisect_left
 from collections import ChainMap
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 
 from builder.dockerfile import globbing
-from builder.dockerfile.instructions import Dockerfile, Stage, csv_fields, understood
+from builder.dockerfile.instructions import PREDEFINED, SCRATCH, Dockerfile, Stage, csv_fields, understood
+from builder.dockerfile.kaniko import KanikoArguments
 from builder.dockerfile.read import Instruction, heredoc_of, read
 from builder.dockerfile.words import Bad, Lex, Unknown
 from builder.errors import BuildError
@@ -20,12 +21,6 @@ from builder.globs import MobyPattern, deciding
 from builder.images.reference import parse
 from builder.text import visible
 
-SCRATCH = "scratch"
-PREDEFINED = {
-    "BUILDPLATFORM": "linux/amd64", "BUILDOS": "linux", "BUILDARCH": "amd64", "BUILDVARIANT": "",
-    "TARGETPLATFORM": "linux/amd64", "TARGETOS": "linux", "TARGETARCH": "amd64", "TARGETVARIANT": "",
-    "TARGETSTAGE": "default",
-}  # fmt: skip
 MOST_COMPARED = 200_000
 """Names that wildcards are compared with, in all, long ones counted several times; what is beyond is for the build."""
 COMPARED_AT_ONCE = 10
@@ -139,7 +134,7 @@ def check(
     dockerfile = understood(read(data, name))
     given = build_args or {}
     known = {**PREDEFINED, **_declared(dockerfile.arguments, PREDEFINED, given)}
-    kaniko = _Kaniko.of(dockerfile.arguments, given)
+    kaniko = KanikoArguments.of(dockerfile.arguments, given)
     froms: list[str | None] = []
     others: list[tuple[str | None, ...]] = []
     warnings: list[str] = []
@@ -175,7 +170,7 @@ class _Stages:
         self.names.append(name)
         self._known.add(name)
 
-    def __contains__(self, name: str) -> bool:
+    def __contains__(self, name: object) -> bool:
         return name in self._known
 
     def __len__(self) -> int:
@@ -213,65 +208,6 @@ def _declared(
                 except (Bad, Unknown):
                     continue
     return found
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Kaniko:
-    """The values that Kaniko gives the variables of FROM. They are not those of BuildKit: a build argument counts
-    without an ARG for it and not where it is empty, a default sees the first ARG of a name rather than what is passed,
-    and a default in single quotes is expanded. `has_open`: a default has a value that nobody can tell here."""
-
-    values: Mapping[str, str]
-    has_open: bool
-
-    @classmethod
-    def of(cls, arguments: Iterable[Instruction], given: Mapping[str, str]) -> _Kaniko:
-        first: dict[str, str] = {}
-        last: dict[str, str] = {}
-        seen, has_open = ChainMap(first, dict(given)), False
-        for each in arguments:
-            for word in each.args:
-                key, equals, default = word.partition("=")
-                if not equals:
-                    continue
-                try:
-                    last[key] = Lex(_without_quotes(default), env=seen).text()
-                except Bad:
-                    continue
-                except Unknown:
-                    has_open = True
-                    continue
-                first.setdefault(key, last[key])
-        passed = {key: value.partition("=")[0] for key, value in given.items()}
-        return cls(values={**last, **{key: value for key, value in passed.items() if value}}, has_open=has_open)
-
-    def images(self, stage: Stage, names: _Stages) -> Iterator[str | None]:
-        """What a stage builds on, with and without the variables of the platform; None where only the build knows."""
-        if "$" not in stage.base:
-            return
-        if self.has_open:
-            yield None
-        for known in (self.values, {**PREDEFINED, **self.values}):
-            try:
-                base = Lex(stage.base, env=known).text()
-            except Bad:
-                continue
-            except Unknown:
-                yield None
-                continue
-            if base and base.lower() not in names and base != SCRATCH:
-                yield _normal(base)
-
-
-def _without_quotes(text: str) -> str:
-    return text[1:-1] if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
-
-
-def _normal(image: str) -> str | None:
-    try:
-        return str(parse(image))
-    except BuildError:
-        return None
 
 
 class _Values:

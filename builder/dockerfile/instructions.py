@@ -16,6 +16,14 @@ _PART = re.compile(r"([0-9]+(?:\.[0-9]*)?|\.[0-9]+)(ns|us|µs|μs|ms|s|m|h)")
 _SECONDS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
 _STAGE = re.compile(r"[a-z][a-z0-9-_.]*")
 _INT = re.compile(r"[-+]?[0-9]{1,10}")
+SCRATCH = "scratch"
+"""What FROM names that is no image."""
+PREDEFINED = {
+    "BUILDPLATFORM": "linux/amd64", "BUILDOS": "linux", "BUILDARCH": "amd64", "BUILDVARIANT": "",
+    "TARGETPLATFORM": "linux/amd64", "TARGETOS": "linux", "TARGETARCH": "amd64", "TARGETVARIANT": "",
+    "TARGETSTAGE": "default",
+}  # fmt: skip
+"""Arguments that FROM sees without an ARG."""
 ONE, MANY, BOOL = "one", "many", "bool"
 FLAGS: Mapping[str, Mapping[str, str]] = {
     "add": {"chown": ONE, "chmod": ONE, "link": BOOL, "keep-git-dir": BOOL, "checksum": ONE, "unpack": BOOL,
