@@ -16,7 +16,7 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from builder.errors import ErrorClass
+from builder.errors import BuildError, ErrorClass
 
 BUILT = "built.json"
 """The stub that names what steps of `Sees.APART` made: {name: {"path": below /cache/built, "digest": "sha256:…"}}."""
@@ -349,3 +349,17 @@ class Diagnosis:
     said: tuple[str, ...] = ()
     next: str = ""
     error_class: ErrorClass | None = None
+
+    def failure(self, *, exit_code: int = 0, limit: int = 0, peak: int = 0) -> BuildError:
+        """The failure of the build that it explains; `exit_code` is the tool's, a limit in bytes."""
+        return BuildError(
+            self.reason,
+            self.message,
+            where=self.where,
+            said=self.said,
+            next=self.next,
+            exit_code=exit_code,
+            limit=limit,
+            peak=peak,
+            error_class=self.error_class,
+        )

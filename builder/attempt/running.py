@@ -81,12 +81,4 @@ def judge(attempt: Attempt, plan: Plan, step: Step, result: StepResult, earlier:
         found = reading.diagnose(plan.detection.runtime, step, result.exit_code, (*earlier, *result.tail))
     if refused := of_refused(attempt, plan, result, found):
         raise refused
-    raise BuildError(
-        found.reason,
-        found.message,
-        where=found.where,
-        said=found.said,
-        next=found.next,
-        exit_code=result.exit_code,
-        error_class=found.error_class,
-    )
+    raise found.failure(exit_code=result.exit_code)

@@ -227,16 +227,7 @@ def _failure(engine: Engine, plan: EnginePlan, seen: Transcript, memory: int, be
     found = diagnose(seen, plan.instructions, plan.dockerfile, out_of_memory=limit)
     if found.reason in ("NodeDiskFull", "RegistryUnavailable"):
         return PlatformError(found.reason, found.message, where=found.where, said=found.said)
-    return BuildError(
-        found.reason,
-        found.message,
-        where=found.where,
-        said=found.said,
-        next=found.next,
-        exit_code=code,
-        limit=limit,
-        peak=limit,
-    )
+    return found.failure(exit_code=code, limit=limit, peak=limit)
 
 
 def _exported(attempt: Attempt, engine: Engine, tag: str) -> Image:

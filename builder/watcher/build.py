@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
@@ -212,16 +213,16 @@ class Followed:
             log.error("an end is not explained", action="end-unexplained", build_id=self.build_id, error=repr(error),
                       exc_info=True)  # fmt: skip
             found = Diagnosis(reason=ended.reason, message=ended.message)
-        return BuildError(
-            found.reason,
-            log_line(found.message),
+        shown = replace(
+            found,
+            message=log_line(found.message),
             where=log_line(found.where),
             said=tuple(log_line(line) for line in found.said),
             next=log_line(found.next),
-            exit_code=ended.exit_code,
-            limit=ended.limit if found.reason == ended.reason else 0,
-            peak=ended.peak if found.reason == ended.reason else 0,
         )
+        is_limit = found.reason == ended.reason
+        limit, peak = (ended.limit, ended.peak) if is_limit else (0, 0)
+        return shown.failure(exit_code=ended.exit_code, limit=limit, peak=peak)
 
     async def _finish(self, *, artifact: Artifact | None = None, failure: BuildError | None = None) -> None:
         request = pb.FinishRequest(
