@@ -57,7 +57,7 @@ class ArchiveUpload:
     def __init__(
         self, archives: Archives, owned: Callable[[], object], build_id: str, claim: int, sha256: str, lives_s: int
     ) -> None:
-        self._archives, self._owned, self._build_id, self._claim = archives, owned, build_id, claim
+        self._archives, self._owned = archives, owned
         found = _SHA256.fullmatch(sha256)
         if found is None:
             raise BuildError("InvalidRequest", "sha256 takes 64 hexadecimal digits", where="sha256")

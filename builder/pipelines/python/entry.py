@@ -110,12 +110,12 @@ class _Search:
         if entry.endswith(".py"):
             if not self._tree.has(path):
                 raise self._unknown(entry, f"there is no file {path[:200]}")
-            return self._of_file(path, why, is_named=True)
+            return self._of_file(path, why)
         if entry in self._scripts:
             return self._function(entry, why)
         own = self._modules.file_of(entry) if _MODULE.fullmatch(entry) else ""
         if own:
-            return self._of_file(own, why, is_named=True)
+            return self._of_file(own, why)
         raise self._unknown(entry, f"{entry[:80]} is neither a file, a module nor a script of the source")
 
     def command(self, argv: tuple[str, ...], why: str, env: tuple[tuple[str, str], ...] = ()) -> Entry:
@@ -249,7 +249,7 @@ class _Search:
             return Entry(kind=module.factories[name], file=own, target=f"{found[0]}()", why=why)
         return Entry(kind=module.found.get(name, ANY), file=own, target=found[0], why=why)
 
-    def _of_file(self, path: str, why: str, *, is_named: bool = False) -> Entry:
+    def _of_file(self, path: str, why: str) -> Entry:
         """A file that was named: its handler if it is one, its application, else itself as a program."""
         module = self._modules.read(path)
         if posixpath.basename(path) == "handler.py" and "handler" in module.bound:
