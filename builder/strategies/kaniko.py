@@ -72,6 +72,7 @@ def plan(root: Path, asked: ImageRequest, known: str) -> DockerfilePlan:
         pinned=found.pinned,
         warnings=found.warnings,
         instructions=tuple(_instructions(dockerfile)),
+        mistyped=found.mistyped,
     )
 
 
@@ -154,7 +155,9 @@ class Executor:
 
     def diagnose(self, ended: Ended, lines: Mapping[str, Sequence[str]]) -> Diagnosis:
         """See `Reading.diagnose`."""
-        return ends.diagnose(ended, lines.get(CONTAINER, ()), self.known.instructions, self.known.dockerfile)
+        known = self.known
+        own = lines.get(CONTAINER, ())
+        return ends.diagnose(ended, own, known.instructions, known.dockerfile, known.mistyped)
 
 
 def read(facts: str) -> Executor:
