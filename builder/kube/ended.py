@@ -220,6 +220,21 @@ def _overdue(pod: Object | None, seconds: int, ended_at: str) -> Ended:
     return Ended(reason="SourceStoreUnavailable", message=message, container=FETCH)
 
 
+def of_upload(ended: Ended, uploading_ms: int, registry: str) -> Ended:
+    """The end of a Job that gave its image to the `registry` for so long when its time was over: the registry's doing
+    after a minute, or half of the time. Another end as it is.
+
+    A program of the build can print the line from which this is counted: that gets its own build tried again, no more.
+    """
+    if ended.reason != "Timeout" or ended.limit < FAIR_S * 1000:
+        return ended
+    if uploading_ms < min(FAIR_S * 1000, ended.limit // 2):
+        return ended
+    spent = f"in {uploading_ms // 1000} s, when the build's {ended.limit // 1000} s were over"
+    message = f"the registry {registry} had not taken the image {spent}"
+    return Ended(reason="RegistryUnavailable", message=message, container=ended.container)
+
+
 def _ran_ms(state: Object, ended_at: str) -> int:
     """How long a container ran, with `ended_at` for one that is not seen to have ended; 0 where that is not known."""
     span: Object = state.get("terminated") or state.get("running") or {}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from builder.errors import REASONS
-from builder.kube.ended import Ended, Patience, Running, quantity, seconds_of, state_of
+from builder.kube.ended import Ended, Patience, Running, of_upload, quantity, seconds_of, state_of
 
 NOW = "2026-01-01T00:10:00Z"
 EARLY = "2026-01-01T00:00:00Z"
@@ -325,3 +325,23 @@ def test_objects_are_not_changed() -> None:
     before = json.dumps([found, one])
     state_of(found, [one], now=0)
     assert json.dumps([found, one]) == before
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "uploading_s", "reason"),
+    [
+        (600, 60, "RegistryUnavailable"),
+        (600, 59, "Timeout"),
+        (80, 40, "RegistryUnavailable"),
+        (80, 39, "Timeout"),
+        (59, 58, "Timeout"),
+        (600, 0, "Timeout"),
+    ],
+)
+def test_time_that_the_registry_took_is_not_the_users(limit_s: int, uploading_s: int, reason: str) -> None:
+    late = Ended(reason="Timeout", message="m", container="kaniko", limit=limit_s * 1000)
+    found = of_upload(late, uploading_s * 1000, "registry.example:5000")
+    assert found.reason == reason
+    assert found == late or ("registry.example:5000" in found.message and f"{uploading_s} s" in found.message)
+    for other in (Ended(), Ended(reason="StepFailed"), Ended(reason="OutOfMemory")):
+        assert of_upload(other, 1_000_000, "r") == other
