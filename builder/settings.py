@@ -58,6 +58,17 @@ class JobLogin(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     password: str
 
 
+class JobResources(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a Job of an organization may use; what a row leaves out is that of all. `timeout_ms` is the most of a Job:
+    what is left of its build's own time ends it, too."""
+
+    organization: str
+    cpus: Annotated[float, Meta(gt=0, le=4096)] | None = None
+    memory_bytes: Annotated[int, Meta(ge=16 * MIB)] | None = None
+    disk_bytes: Mebibytes | None = None
+    timeout_ms: Annotated[int, Meta(ge=1000, le=3_600_000)] | None = None
+
+
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All settings. Sizes are bytes, times ms, unless the name has another unit. Made by `validated`: the constructor
     checks nothing."""
@@ -190,6 +201,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     job_registry_username: str = ""
     job_registry_password: str = ""  # its password
     job_registry_logins: tuple[JobLogin, ...] = ()  # in its place, one for each organization; no other then builds
+    # cpus, memory_bytes, disk_bytes and timeout_ms of Jobs of an organization, in the place of those of all
+    job_resources: tuple[JobResources, ...] = ()
     kaniko_cache: bool = True  # cached layers of RUN, in a repository of each organization
     # Docker engine that builds Dockerfiles where no cluster is configured, for `organization` alone and with its own
     # privileges: unix:///var/run/docker.sock or tcp://HOST:PORT
@@ -275,6 +288,18 @@ def _check_job_registry_logins(rows: tuple[JobLogin, ...]) -> None:
         first[row.organization] = number
         if not row.username or not row.password:
             raise ValueError(f"row {number} has an empty {'password' if row.username else 'username'}")
+
+
+def _check_job_resources(rows: tuple[JobResources, ...]) -> None:
+    first: dict[str, int] = {}
+    for number, row in enumerate(rows, 1):
+        try:
+            _check_organization(row.organization)
+        except ValueError as error:
+            raise ValueError(f"row {number}: {error}") from None
+        if row.organization in first:
+            raise ValueError(f"rows {first[row.organization]} and {number} are of the same organization")
+        first[row.organization] = number
 
 
 def _check_report_keys(keys: tuple[str, ...]) -> None:
@@ -417,6 +442,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "report_keys": _check_report_keys,
     "tokens": _check_tokens,
     "job_registry_logins": _check_job_registry_logins,
+    "job_resources": _check_job_resources,
     "index_env": _check_index_env,
     "import_hosts": _check_import_hosts,
     "kaniko_executor": _check_image,

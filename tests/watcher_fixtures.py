@@ -46,6 +46,8 @@ class Record:
     namespace: str = NAMESPACE
     strategy: str = "kaniko"
     facts: str = FACTS
+    pushing: bool = False
+    """It was in phase PUSH when its last owner was lost."""
     lines: list[str] = field(default_factory=list)
     of_claim: int = 0
     cursors: dict[str, tuple[int, int]] = field(default_factory=dict)
@@ -107,6 +109,8 @@ class Board:
             seen=one.seen,
             cancel=one.cancel,
             job=pb.Job(strategy=one.strategy, name=one.job, namespace=one.namespace, facts=one.facts),
+            destination=pb.Destination(registry="registry.example:5000"),
+            phase=pb.BUILD_PHASE_PUSH if one.pushing else pb.BUILD_PHASE_BUILD,
         )
         for name, (since, lines) in one.cursors.items():
             answer.cursors[name].CopyFrom(pb.LogCursor(since=since, lines=lines))

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 
 from builder.dockerfile.check import Checked
-from builder.dockerfile.instructions import SCRATCH, Dockerfile, Stage, csv_fields
+from builder.dockerfile.instructions import SCRATCH, Stage, csv_fields
 from builder.dockerfile.read import Instruction
 from builder.errors import BuildError
 from builder.globs import name_glob
@@ -26,7 +26,7 @@ def require_allowed(found: Checked, allowed: Sequence[str]) -> None:
         return
     for each, word, image in _images(found):
         if image is None or not _matches(_normal(image), allowed):
-            raise _refused(found.dockerfile, each, word, allowed, is_known=image is not None)
+            raise _refused(found, each, word, allowed, is_known=image is not None)
 
 
 def require_own(found: Checked, registry: str, prefix: str) -> None:
@@ -92,10 +92,13 @@ def _matches(reference: str, allowed: Sequence[str]) -> bool:
 
 
 def _refused(
-    dockerfile: Dockerfile, each: Instruction, word: str, allowed: Sequence[str], *, is_known: bool = True
+    found: Checked, each: Instruction, word: str, allowed: Sequence[str], *, is_known: bool = True
 ) -> BuildError:
     shown = visible(word, limit=120)
+    if stage := dict(found.mistyped).get(word):
+        message = f'{shown} is no stage before it, and no image that this server allows; is the stage "{stage}" meant?'
+        return found.dockerfile.document.error(message, each, word, f"Name the stage: {stage}")
     why = "is none that this server allows" if is_known else "may be any image: only the build knows what it stands for"
     there = ", ".join(allowed[:NAMED]) + (" and more" if len(allowed) > NAMED else "")
     step = f"Take an image that one of these matches: {there or 'none'}. An operator changes dockerfile_from_allowed."
-    return dockerfile.document.error(f"{shown} {why}", each, word, step)
+    return found.dockerfile.document.error(f"{shown} {why}", each, word, step)

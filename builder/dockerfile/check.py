@@ -28,6 +28,15 @@ COMPARED_AT_ONCE = 10
 NAMED = 8
 MOST_NEAR = 5_000
 """Names of stages that unknown ones are compared with, in all; what is beyond gets no hint."""
+WELL_KNOWN = frozenset((
+    "alpine", "almalinux", "amazoncorretto", "amazonlinux", "bash", "buildpack-deps", "busybox", "caddy", "clojure",
+    "composer", "dart", "debian", "docker", "eclipse-temurin", "elixir", "erlang", "fedora", "gcc", "golang", "gradle",
+    "groovy", "haproxy", "haskell", "httpd", "ibmjava", "julia", "jetty", "jruby", "kong", "mariadb", "maven",
+    "memcached", "mongo", "mysql", "nats", "nginx", "node", "openjdk", "oraclelinux", "perl", "php", "postgres",
+    "pypy", "python", "r-base", "rabbitmq", "redis", "registry", "rockylinux", "ruby", "rust", "sapmachine", "swift",
+    "swipl", "tomcat", "traefik", "ubuntu", "varnish", "vault", "wordpress",
+))  # fmt: skip
+"""Images of Docker Hub whose names nobody takes for those of a stage, however near they are."""
 _REMOTE = re.compile(r"https?://|git@|git://|ssh://")
 
 
@@ -118,6 +127,7 @@ class Checked:
 
     `froms` has a row for each stage: the image it builds on, empty for another stage and for nothing, None where only
     the build knows. `others`, too: the images that Kaniko takes the same words for, where that is another one.
+    `mistyped`: (image as it is written, the stage that may be meant).
     """
 
     dockerfile: Dockerfile
@@ -125,6 +135,7 @@ class Checked:
     froms: tuple[str | None, ...]
     others: tuple[tuple[str | None, ...], ...]
     warnings: tuple[str, ...]
+    mistyped: tuple[tuple[str, str], ...] = ()
 
 
 def check(
@@ -140,20 +151,25 @@ def check(
     warnings: list[str] = []
     names = _Stages(every=frozenset(each.name for each in dockerfile.stages if each.name))
     for stage in dockerfile.stages:
-        froms.append(_base(dockerfile, stage, names, known))
+        froms.append(_base(dockerfile, stage, names, known, warnings))
         others.append(tuple(one for one in kaniko.images(stage, names) if one != froms[-1]))
         values = _Values(given=given, outer=known)
         for each in stage.instructions:
             values.see(each)
             holder = each.trigger or each
             if each.name == "run":
-                _mounts(dockerfile, each, names)
+                _mounts(dockerfile, each, names, warnings)
             if holder.name in ("copy", "add") and each.name != "onbuild":
                 _sources(dockerfile, each, context, values, names, warnings)
         names.add(stage.name)
     bases = tuple(dict.fromkeys(one for one in froms if one))
     return Checked(
-        dockerfile=dockerfile, bases=bases, froms=tuple(froms), others=tuple(others), warnings=tuple(warnings)
+        dockerfile=dockerfile,
+        bases=bases,
+        froms=tuple(froms),
+        others=tuple(others),
+        warnings=tuple(warnings),
+        mistyped=tuple(names.mistyped.items()),
     )
 
 
@@ -163,6 +179,8 @@ class _Stages:
 
     every: Collection[str]
     names: list[str] = field(default_factory=list)
+    mistyped: dict[str, str] = field(default_factory=dict)
+    """Image as it is written → the stage that may be meant."""
     compared: int = 0
     _known: set[str] = field(default_factory=set)
 
@@ -260,7 +278,9 @@ class _Values:
             return None
 
 
-def _base(dockerfile: Dockerfile, stage: Stage, names: _Stages, known: Mapping[str, str]) -> str | None:
+def _base(
+    dockerfile: Dockerfile, stage: Stage, names: _Stages, known: Mapping[str, str], warnings: list[str]
+) -> str | None:
     """The image that a stage builds on; empty for another stage and for nothing, None where only the build knows.
 
     Raises `BuildError`.
@@ -283,32 +303,34 @@ def _base(dockerfile: Dockerfile, stage: Stage, names: _Stages, known: Mapping[s
     if base.lower() in names or base == SCRATCH:
         return ""
     try:
-        return str(parse(base, "FROM"))
+        image = str(parse(base, "FROM"))
     except BuildError as error:
         raise document.error(f"FROM {error.message}", stage.start, stage.base, error.next) from None
+    _look_mistyped(dockerfile, stage.start, stage.base, base, names, warnings)
+    return image
 
 
-def _mounts(dockerfile: Dockerfile, each: Instruction, names: _Stages) -> None:
+def _mounts(dockerfile: Dockerfile, each: Instruction, names: _Stages, warnings: list[str]) -> None:
     for flag in each.flags:
         if not flag.startswith("--mount="):
             continue
         for one in csv_fields(flag.partition("=")[2]):
             key, _, value = one.partition("=")
             if key.lower() == "from" and value:
-                _stage(dockerfile, each, value, names)
+                _stage(dockerfile, each, value, names, warnings)
 
 
-def _stage(dockerfile: Dockerfile, each: Instruction, text: str, names: _Stages) -> str:
-    """A warning about what `--from` names, empty for a stage before this one or an image. Raises `BuildError`."""
+def _stage(dockerfile: Dockerfile, each: Instruction, text: str, names: _Stages, warnings: list[str]) -> None:
+    """Judge what `--from` names: a stage before this one, or an image. Raises `BuildError`."""
     document, shown = dockerfile.document, visible(text, limit=80)
     stages = f"before it are {names.shown()}" if names else "no stage is before it"
     if text.isascii() and text.isdigit():
         if len(text) > 6 or int(text) >= len(names):
             raise document.error(f"--from={shown} is no stage: {stages}", each, text, "Name an earlier stage.")
-        return ""
+        return
     lower = text.lower()
     if lower in names or "$" in text:
-        return ""
+        return
     if lower in names.every:
         message = f"--from={shown} is this stage itself or a later one: {stages}"
         raise document.error(message, each, text, "Move that stage before this one.")
@@ -317,10 +339,20 @@ def _stage(dockerfile: Dockerfile, each: Instruction, text: str, names: _Stages)
     except BuildError as error:
         message = f"--from={shown} is no stage ({stages}) and no image: {error.message}"
         raise document.error(message, each, text, "Name an earlier stage or an image.") from None
-    if not any(char in text for char in "/:@.") and (near := names.near(lower)):
-        where = f"{document.name}:{each.line}"
-        return f'{where}: --from={shown} is no stage, so an image of Docker Hub; is the stage "{near}" meant?'
-    return ""
+    _look_mistyped(dockerfile, each, text, text, names, warnings)
+
+
+def _look_mistyped(
+    dockerfile: Dockerfile, each: Instruction, word: str, image: str, names: _Stages, warnings: list[str]
+) -> None:
+    """Warn of an image of Docker Hub whose name is nearly that of a stage before it. A registry, tag or digest makes
+    clear that an image is meant, and so does the name of one that many use. It is no error: it may be an image."""
+    if any(char in image for char in "/:@") or image in WELL_KNOWN or not (near := names.near(image.lower())):
+        return
+    names.mistyped[image] = near
+    what = f"FROM {visible(image, limit=80)}" if each.name == "from" else f"--from={visible(image, limit=80)}"
+    place = dockerfile.document.place(each, word)
+    warnings.append(f'{place}: {what} is no stage, so an image of Docker Hub; is the stage "{near}" meant?')
 
 
 def _sources(
@@ -334,8 +366,7 @@ def _sources(
     """Every source of a COPY or ADD that comes from the context must be in it. Raises `BuildError`."""
     origin = next((flag.partition("=")[2] for flag in each.flags if flag.startswith("--from=")), "")
     if origin:
-        if warning := _stage(dockerfile, each, origin, names):
-            warnings.append(warning)
+        _stage(dockerfile, each, origin, names, warnings)
         return
     for word in each.args[:-1]:
         if _is_heredoc(word) or (each.name == "add" and _REMOTE.match(word)):

@@ -43,7 +43,7 @@ class ImageRequest:
 @dataclass(frozen=True, kw_only=True)
 class ImagePlan:
     """What would build the image, and why. `bases`: the images of its FROM; `pinned`: all that it names are named by
-    digest."""
+    digest. `mistyped`: (image, the stage that may be meant)."""
 
     strategy: Strategy
     because: str
@@ -52,6 +52,7 @@ class ImagePlan:
     bases: tuple[str, ...] = ()
     pinned: bool = False
     warnings: tuple[str, ...] = ()
+    mistyped: tuple[tuple[str, str], ...] = ()
 
 
 def plan_image(root: Path, asked: ImageRequest) -> ImagePlan:
@@ -88,7 +89,8 @@ def read_image(root: Path, asked: ImageRequest, allowed: Sequence[str] = (ALL,))
     _without_heredocs(found.dockerfile)
     require_own(found, asked.registry, asked.prefix)
     require_allowed(found, allowed)
-    return replace(plan, bases=found.bases, pinned=is_pinned(found), warnings=found.warnings), found.dockerfile
+    made = replace(plan, bases=found.bases, pinned=is_pinned(found), warnings=found.warnings, mistyped=found.mistyped)
+    return made, found.dockerfile
 
 
 def _choose(root: Path, asked: ImageRequest) -> tuple[ImagePlan, list[str]]:

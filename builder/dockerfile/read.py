@@ -66,6 +66,10 @@ class Document:
         """An error at an instruction, or at the first place of `word` in it."""
         return invalid(self.name, self.lines, message, at.line, at.end_line, word, next, reason=reason)
 
+    def place(self, at: Instruction, word: str) -> str:
+        """FILE:LINE:COLUMN of the first place of `word` in an instruction, for a warning."""
+        return self.error("", at, word).where
+
 
 def invalid(
     name: str,

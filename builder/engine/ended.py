@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.kaniko.ended import Instruction
+from builder.kaniko.ended import Instruction, is_slip, mistyped_stage, not_answering
 from builder.plan import Diagnosis
 
 SAID_LINES = 6
@@ -120,10 +120,15 @@ def instruction(seen: Transcript, instructions: Sequence[Instruction]) -> Instru
 
 
 def diagnose(
-    seen: Transcript, instructions: Sequence[Instruction], dockerfile: str, *, out_of_memory: int = 0
+    seen: Transcript,
+    instructions: Sequence[Instruction],
+    dockerfile: str,
+    *,
+    out_of_memory: int = 0,
+    mistyped: Sequence[tuple[str, str]] = (),
 ) -> Diagnosis:
     """What a person needs of a build that failed with `seen.error`. `out_of_memory`: the limit that a container of it
-    was ended for, in bytes."""
+    was ended for, in bytes. `mistyped`: (image, the stage that may be meant)."""
     error, last = seen.error, instruction(seen, instructions)
     what = last.text.split(maxsplit=1)[0].upper() if last else "the build"
     where = f"{dockerfile}:{last.line}" if last else dockerfile
@@ -151,7 +156,7 @@ def diagnose(
         step = "Write it without what BuildKit alone has, or name a server that has a cluster: --server=URL"
         message = f"{what} needs BuildKit, and the engine's own builder is asked here"
         return Diagnosis(reason="StepFailed", message=message, where=where, said=said, next=step)
-    if (last is None or _FROM.search(last.text)) and (found := _pull(error, last, where)):
+    if (last is None or _FROM.search(last.text)) and (found := _pull(error, last, where, dict(mistyped))):
         return found
     if program := _no_program(error):
         return Diagnosis(reason="StepFailed", message=f"{what} could not start: {program}", where=where, said=said)
@@ -179,9 +184,17 @@ def _no_program(error: str) -> str:
     return line[at:].removesuffix(": unknown") if at >= 0 else ""
 
 
-def _pull(error: str, last: Instruction | None, where: str) -> Diagnosis | None:
+def _pull(error: str, last: Instruction | None, where: str, mistyped: Mapping[str, str]) -> Diagnosis | None:
     """An image that the Dockerfile names, in `FROM` or `COPY --from`."""
     image = _named(last.text) if last else "of the Dockerfile"
+    if stage := mistyped.get(image):
+        if any(one.search(error) for one in (_DENIED, _NO_HOST, _UNKNOWN)):
+            return mistyped_stage(image, stage, where, error)
+        if _REGISTRY.search(error):
+            if is_slip(image, stage):
+                return mistyped_stage(image, stage, where, error)
+            message = f'{not_answering(image)}; it is no stage: is "{stage}" meant?'
+            return Diagnosis(reason="RegistryUnavailable", message=message, where=where, said=(error,))
     if _NO_PLATFORM.search(error):
         message, step = f"image {image} is not there for linux/amd64", "Name an image for linux/amd64."
     elif _DENIED.search(error):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.kube.ended import Ended
@@ -34,6 +34,8 @@ FINALS = (FINAL, "error checking push permissions", "error pushing image", USAGE
 SAID_LINES = 6
 EXPLAINED = ("StepFailed", "OutOfMemory")
 """Reasons of an end that the log explains."""
+SLIP_CHARACTERS = 4
+"""Of a shorter name one character is too much of it."""
 MOST_FINAL = 4096
 """Characters of the last words that are read. A program of the build can imitate them, with a line of any length."""
 
@@ -92,9 +94,13 @@ def last_instruction(lines: Iterable[str], instructions: Sequence[Instruction]) 
 
 
 def diagnose(
-    ended: Ended, lines: Sequence[str], instructions: Sequence[Instruction], dockerfile: str = "Dockerfile"
+    ended: Ended,
+    lines: Sequence[str],
+    instructions: Sequence[Instruction],
+    dockerfile: str = "Dockerfile",
+    mistyped: Sequence[tuple[str, str]] = (),
 ) -> Diagnosis:
-    """What a person needs of a Job that ended with a failure."""
+    """What a person needs of a Job that ended with a failure. `mistyped`: (image, the stage that may be meant)."""
     if ended.reason not in EXPLAINED:
         return Diagnosis(reason=ended.reason, message=ended.message, said=_cut(ended.said.splitlines()))
     last = last_instruction(lines, instructions)
@@ -104,7 +110,7 @@ def diagnose(
     if _PUSH.search(final):
         return _push(final)
     if _PULL.search(final):
-        return _pull(final, lines, instructions, dockerfile)
+        return _pull(final, lines, instructions, dockerfile, dict(mistyped))
     if parsed := _PARSE.search(final):
         return Diagnosis(reason="StepFailed", message=parsed[2], where=f"{dockerfile}:{parsed[1]}", said=(final,))
     if final.endswith(_NOT_THERE) and (absent := _ABSENT.search(final)):
@@ -134,12 +140,23 @@ def _push(final: str) -> Diagnosis:
     return Diagnosis(reason="RegistryUnavailable", message="the image could not be pushed", said=(final,))
 
 
-def _pull(final: str, lines: Sequence[str], instructions: Sequence[Instruction], dockerfile: str) -> Diagnosis:
+def _pull(
+    final: str,
+    lines: Sequence[str],
+    instructions: Sequence[Instruction],
+    dockerfile: str,
+    mistyped: Mapping[str, str],
+) -> Diagnosis:
     """An image that the Dockerfile names, in `FROM` or `COPY --from`."""
     named = [found[1] for line in lines if (found := _MANIFEST.match(own_message(line) or ""))]
     image = named[-1] if named else ""
     users = (one for one in instructions if image and image in one.text)
     where = _where(dockerfile, next(users, None))
+    if stage := mistyped.get(image):
+        if not _is_none(final) and not is_slip(image, stage):
+            message = f'{not_answering(image)}; it is no stage: is "{stage}" meant?'
+            return Diagnosis(reason="RegistryUnavailable", message=message, where=where, said=(final,))
+        return mistyped_stage(image, stage, where, final)
     if _UNKNOWN.search(final):
         message, next_ = f"there is no image {image}", "Check the image's registry, name and tag."
     elif _DENIED.search(final):
@@ -147,9 +164,40 @@ def _pull(final: str, lines: Sequence[str], instructions: Sequence[Instruction],
     elif _NO_HOST.search(final):
         message, next_ = f"the registry of image {image} has no address", "Check the registry's name in the reference."
     else:
-        message = f"the registry of image {image} does not answer"
+        message = not_answering(image)
         return Diagnosis(reason="RegistryUnavailable", message=message, where=where, said=(final,))
     return Diagnosis(reason="StepFailed", message=message, where=where, said=(final,), next=next_)
+
+
+def _is_none(final: str) -> bool:
+    """Whether the registry answered that it has no such image. Docker Hub says so of one that is not there, too, when
+    it refuses."""
+    return any(pattern.search(final) for pattern in (_UNKNOWN, _DENIED, _NO_HOST))
+
+
+def not_answering(image: str) -> str:
+    """The words of a registry in trouble."""
+    return f"the registry of image {image} does not answer"
+
+
+def mistyped_stage(image: str, stage: str, where: str, final: str) -> Diagnosis:
+    """The failure of a name that is nearly that of a stage, and no image that anybody gets."""
+    message = f'{image} is no stage before it, and no image that can be pulled; is the stage "{stage}" meant?'
+    step = f"Name the stage: {stage}. An image is named by its registry, or with a tag: docker.io/library/{image}"
+    return Diagnosis(reason="StepFailed", message=message, where=where, said=(final,), next=step)
+
+
+def is_slip(one: str, other: str) -> bool:
+    """Whether one name is the other with a character more, less or changed, or two exchanged: a slip of the hand. Of
+    such a name nobody waits for a registry that does not answer; a name that is merely near may be an image."""
+    short, long = sorted((one.lower(), other.lower()), key=len)
+    if len(short) < SLIP_CHARACTERS or len(long) - len(short) > 1 or short == long:
+        return False
+    at = next((index for index, char in enumerate(short) if char != long[index]), len(short))
+    if len(short) < len(long):
+        return short[at:] == long[at + 1 :]
+    exchanged = short[at : at + 2] == long[at : at + 2][::-1] and short[at + 2 :] == long[at + 2 :]
+    return exchanged or short[at + 1 :] == long[at + 1 :]
 
 
 def _next(last: Instruction | None, instructions: Sequence[Instruction], kinds: tuple[str, ...]) -> Instruction | None:

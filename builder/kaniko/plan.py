@@ -20,6 +20,7 @@ class DockerfilePlan:
     """A Dockerfile that a build may be started for. `dockerfile` is relative to `sub_path`, that to the source's root.
 
     `pinned`: every image that it names is named by digest, so the same source gives the same layers before any `RUN`.
+    `mistyped`: (image that it names, the stage that may be meant).
     """
 
     because: str
@@ -29,6 +30,7 @@ class DockerfilePlan:
     pinned: bool
     warnings: tuple[str, ...]
     instructions: tuple[Instruction, ...]
+    mistyped: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +40,7 @@ class Facts:
     dockerfile: str
     instructions: tuple[Instruction, ...]
     materials: tuple[tuple[str, str], ...]
+    mistyped: tuple[tuple[str, str], ...] = ()
 
 
 def key_of(
@@ -78,7 +81,7 @@ def write_facts(plan: DockerfilePlan, materials: Sequence[tuple[str, str]]) -> s
     """As JSON. Of a Dockerfile that is too long for it the lines of failures are not known."""
     rows = [[one.stage, one.line, one.text] for one in plan.instructions]
     whole = {"dockerfile": plan.dockerfile, "instructions": rows, "materials": [list(row) for row in materials]}
-    text = json.dumps(whole)
+    text = json.dumps({**whole, "mistyped": [list(row) for row in plan.mistyped]})
     return text if len(text) <= MOST_FACTS else json.dumps({**whole, "instructions": []})
 
 
@@ -91,6 +94,7 @@ def read_facts(text: str) -> Facts:
             dockerfile=str(value["dockerfile"]),
             instructions=tuple(Instruction(stage=stage, line=line, text=words) for stage, line, words in rows),
             materials=tuple((str(name), str(digest)) for name, digest in value["materials"]),
+            mistyped=tuple((str(image), str(stage)) for image, stage in value.get("mistyped", ())),
         )
     except (TypeError, KeyError, OverflowError, RecursionError) as error:
         raise ValueError(f"these are no facts of a Job: {error!r}") from None

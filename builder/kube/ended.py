@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
 from builder.errors import REASONS
-from builder.kube.job import FETCH, SOURCE_VOLUME
+from builder.kube.job import FETCH, ORGANIZATION, OWN_LIMITS, SOURCE_VOLUME
 from builder.text import strangers_json
 
 Object = Mapping[str, Any]
@@ -28,6 +28,14 @@ STORAGE_WORDS = ("Pod ephemeral local storage usage exceeds", "exceeded its loca
 FULL_VOLUME = re.compile(r'Usage of EmptyDir volume "([^"]*)" exceeds the limit "([^"]*)"')
 """These three are the kubelet's words for a pod that it evicts for its own limits (pkg/kubelet/eviction, v1.34)."""
 
+
+_LIMITS_OF: Mapping[str, tuple[str, ...]] = {
+    "OutOfMemory": ("memory_bytes",),
+    "DiskQuotaExceeded": ("disk_bytes",),
+    "Timeout": ("timeout_ms",),
+    "Unschedulable": ("cpus", "memory_bytes", "disk_bytes"),
+}
+"""Reason of an end → the settings that may decide it."""
 
 FAIR_S = 60
 """Seconds in which a node, a source store and a registry that work let a build's own code begin. Of one whose time is
@@ -91,6 +99,25 @@ def state_of(
 
     A later cause hides no earlier one: of a pod that was killed since its Job ran out of time, the time is the reason.
     """
+    state = _state_of(job, pods, now, patience, events)
+    return _with_own_limit(job, state) if job is not None and isinstance(state, Ended) else state
+
+
+def _with_own_limit(job: Object, ended: Ended) -> Ended:
+    """The end; one at a limit that its organization has for itself names the setting."""
+    metadata = job["metadata"]
+    own = str(metadata.get("annotations", {}).get(OWN_LIMITS, "")).split(",")
+    named = [name for name in _LIMITS_OF.get(ended.reason, ()) if name in own]
+    if not named:
+        return ended
+    organization = metadata.get("labels", {}).get(ORGANIZATION, "")
+    words = f"{ended.message}; {', '.join(named)} of job_resources for {organization} decides it"
+    return replace(ended, message=words)
+
+
+def _state_of(
+    job: Object | None, pods: Sequence[Object], now: float, patience: Patience, events: Iterable[Object]
+) -> State:
     if job is None:
         return Ended(reason="JobVanished", message="the build's Job is not in the cluster any more")
     pod = max(pods, key=lambda one: str(one["metadata"].get("creationTimestamp", "")), default=None)
@@ -218,6 +245,21 @@ def _overdue(pod: Object | None, seconds: int, ended_at: str) -> Ended:
         return _not_begun(pod, "behind the source's arrival no more of its containers")
     message = f"the source store did not deliver the source within the build's {seconds} s"
     return Ended(reason="SourceStoreUnavailable", message=message, container=FETCH)
+
+
+def of_upload(ended: Ended, uploading_ms: int, registry: str) -> Ended:
+    """The end of a Job that gave its image to the `registry` for so long when its time was over: the registry's doing
+    after a minute, or half of the time. Another end as it is.
+
+    A program of the build can print the line from which this is counted: that gets its own build tried again, no more.
+    """
+    if ended.reason != "Timeout" or ended.limit < FAIR_S * 1000:
+        return ended
+    if uploading_ms < min(FAIR_S * 1000, ended.limit // 2):
+        return ended
+    spent = f"in {uploading_ms // 1000} s, when the build's {ended.limit // 1000} s were over"
+    message = f"the registry {registry} had not taken the image {spent}"
+    return Ended(reason="RegistryUnavailable", message=message, container=ended.container)
 
 
 def _ran_ms(state: Object, ended_at: str) -> int:

@@ -17,6 +17,8 @@ from typing import Any
 
 DOMAIN = "ignite.dodil.dev"
 BUILD, ATTEMPT, ORGANIZATION = f"{DOMAIN}/build", f"{DOMAIN}/attempt", f"{DOMAIN}/organization"
+OWN_LIMITS = f"{DOMAIN}/own-limits"
+"""Annotation of a Job: which of its limits are its organization's own, so that an end at one of them can say so."""
 COMPONENT = {"app.kubernetes.io/managed-by": "ignite-builder", "app.kubernetes.io/component": "build"}
 SELECTOR = ",".join(f"{name}={value}" for name, value in COMPONENT.items())
 """Label selector of all Jobs and pods of ours."""
@@ -83,12 +85,14 @@ class JobSource:
 
 @dataclass(frozen=True, kw_only=True)
 class JobLimits:
-    """Limits of one build. `timeout_ms` is what is left of it when the Job is created."""
+    """Limits of one build. `timeout_ms` is what is left of it when the Job is created. `own`: those of these that the
+    operator gave the organization itself, by the names of their settings."""
 
     cpus: float
     memory_bytes: int
     disk_bytes: int
     timeout_ms: int
+    own: tuple[str, ...] = ()
 
 
 def job_name(build_id: str, attempt: int) -> str:
@@ -152,7 +156,12 @@ def job_manifest(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": attempt.job, "namespace": site.namespace, "labels": labels},
+        "metadata": {
+            "name": attempt.job,
+            "namespace": site.namespace,
+            "labels": labels,
+            **({"annotations": {OWN_LIMITS: ",".join(limits.own)}} if limits.own else {}),
+        },
         "spec": {
             "activeDeadlineSeconds": max(1, math.ceil(limits.timeout_ms / 1000)),
             "backoffLimit": 0,

@@ -23,10 +23,28 @@ def buildpacks_site_of(settings: Settings) -> Site:
     return _site(settings, settings.buildpacks_namespace, "buildpacks_builder")
 
 
-def limits_of(settings: Settings, left_ms: int) -> JobLimits:
-    """What a Job may use, with so much left of its build's time."""
+def limits_of(settings: Settings, organization: str, left_ms: int) -> JobLimits:
+    """What a Job of an organization may use, with so much left of its build's time."""
+    row = next((one for one in settings.job_resources if one.organization == organization), None)
+    if row is None:
+        return JobLimits(
+            cpus=settings.cpus, memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes, timeout_ms=left_ms
+        )
     return JobLimits(
-        cpus=settings.cpus, memory_bytes=settings.memory_bytes, disk_bytes=settings.disk_bytes, timeout_ms=left_ms
+        cpus=row.cpus or settings.cpus,
+        memory_bytes=row.memory_bytes or settings.memory_bytes,
+        disk_bytes=row.disk_bytes or settings.disk_bytes,
+        timeout_ms=min(left_ms, row.timeout_ms or left_ms),
+        own=tuple(
+            name
+            for name, given in (
+                ("cpus", row.cpus),
+                ("memory_bytes", row.memory_bytes),
+                ("disk_bytes", row.disk_bytes),
+                ("timeout_ms", row.timeout_ms is not None and row.timeout_ms < left_ms),
+            )
+            if given
+        ),
     )
 
 

@@ -224,7 +224,7 @@ def _follow(
 def _failure(engine: Engine, plan: EnginePlan, seen: Transcript, memory: int, began: float) -> BuildError:
     code = exit_code(seen.error)
     limit = memory if code == KILLED and engine.was_out_of_memory(tuple(seen.containers), began) else 0
-    found = diagnose(seen, plan.instructions, plan.dockerfile, out_of_memory=limit)
+    found = diagnose(seen, plan.instructions, plan.dockerfile, out_of_memory=limit, mistyped=plan.mistyped)
     if found.reason in ("NodeDiskFull", "RegistryUnavailable"):
         return PlatformError(found.reason, found.message, where=found.where, said=found.said)
     return found.failure(exit_code=code, limit=limit, peak=limit)

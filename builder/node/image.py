@@ -177,11 +177,10 @@ class Launcher:
             return Outcome(verdict=verdict)
         attempt.log.phase_name = "BUILD"
         known = self._learned(attempt, buildpacks, setup)
-        named, left_ms = self._named(attempt), int(attempt.time_limit.left_ms(attempt.now()))
-        allowed = limits_of(attempt.node.settings, left_ms)
+        named, allowed = self._named(attempt), self._allowed(attempt)
         job = buildpacks.rebase_job(made, setup, known, named, allowed, self._target(attempt, {}))
         facts = buildpacks.rebase_facts(made, setup)
-        return Outcome(job=self._start(attempt, buildpacks, setup, job, facts, left_ms))
+        return Outcome(job=self._start(attempt, buildpacks, setup, job, facts, allowed.timeout_ms))
 
     def _job_login(self, attempt: Attempt) -> tuple[str, str] | None:
         """What a Job of this build pushes with. Raises `BuildError` ToolchainUnavailable for an organization that has
@@ -262,7 +261,7 @@ class Launcher:
             part=strategy.part(plan),
         )
         stored = self._stored(attempt, archive)
-        left_ms = int(attempt.time_limit.left_ms(attempt.now()))
+        allowed = self._allowed(attempt)
         made = strategy.manifest(
             plan,
             setup,
@@ -274,10 +273,16 @@ class Launcher:
                 archive_bytes=archive.size,
                 unpacked_bytes=archive.unpacked,
             ),
-            limits_of(attempt.node.settings, left_ms),
+            allowed,
             self._target(attempt, arguments),
         )
-        return self._start(attempt, strategy, setup, made, strategy.facts(plan, setup, stored.sha256), left_ms)
+        facts = strategy.facts(plan, setup, stored.sha256)
+        return self._start(attempt, strategy, setup, made, facts, allowed.timeout_ms)
+
+    def _allowed(self, attempt: Attempt) -> jobs.JobLimits:
+        """What the Job may use."""
+        left_ms = int(attempt.time_limit.left_ms(attempt.now()))
+        return limits_of(attempt.node.settings, attempt.grant.organization_name, left_ms)
 
     def _named(self, attempt: Attempt) -> jobs.JobAttempt:
         return jobs.JobAttempt(

@@ -122,6 +122,10 @@ class Reading(Protocol):
         """Whether the image is made once this line is there, so that it is pushed now."""
         ...
 
+    def uploads(self, container: str, line: str) -> bool:
+        """Whether from this line on the tool only waits for the registry that gets the image."""
+        ...
+
     def explaining(self, ended: Ended) -> tuple[str, ...]:
         """The containers whose logs explain this end."""
         ...

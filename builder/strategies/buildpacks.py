@@ -58,7 +58,7 @@ UNREAD: Mapping[str, str] = {
     "BUILDER_VERSION": "the version that the builder image has",
 }
 SAVES = "Saving "
-"""How the rebaser's line begins when the image is made."""
+"""How the line begins, of the exporter and of the rebaser, when the image is made."""
 NUMBERS: Mapping[int, str] = {2_000_000_011: "BUILDER_UID", 2_000_000_012: "BUILDER_GID"}
 
 
@@ -212,7 +212,11 @@ class Lifecycle:
 
     def pushes(self, container: str, line: str) -> bool:
         """See `Reading.pushes`."""
-        return container == EXPORT or (container == REBASE and line.startswith(SAVES))
+        return container == EXPORT or self.uploads(container, line)
+
+    def uploads(self, container: str, line: str) -> bool:
+        """See `Reading.uploads`."""
+        return container in (EXPORT, REBASE) and line.startswith(SAVES)
 
     def explaining(self, ended: Ended) -> tuple[str, ...]:
         """See `Reading.explaining`."""

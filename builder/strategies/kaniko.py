@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,8 @@ UNREAD: Mapping[str, str] = {}
 NUMBERS: Mapping[int, str] = {}
 PUSHES = "Pushing image to"
 """How the executor's own line begins when the image is made."""
+CACHED = re.compile(r"/cache/kaniko/[a-z0-9-]+:[0-9a-f]{64}$")
+"""How such a line ends for a layer of the cache, which is pushed while the build goes on."""
 NO_FACTS = Facts(dockerfile="Dockerfile", instructions=(), materials=())
 
 
@@ -72,6 +75,7 @@ def plan(root: Path, asked: ImageRequest, known: str) -> DockerfilePlan:
         pinned=found.pinned,
         warnings=found.warnings,
         instructions=tuple(_instructions(dockerfile)),
+        mistyped=found.mistyped,
     )
 
 
@@ -138,7 +142,12 @@ class Executor:
 
     def pushes(self, container: str, line: str) -> bool:
         """See `Reading.pushes`."""
-        return container == CONTAINER and (own_message(line) or "").startswith(PUSHES)
+        words = own_message(line) or "" if container == CONTAINER else ""
+        return words.startswith(PUSHES) and not CACHED.search(words)
+
+    def uploads(self, container: str, line: str) -> bool:
+        """See `Reading.uploads`."""
+        return self.pushes(container, line)
 
     def explaining(self, ended: Ended) -> tuple[str, ...]:
         """See `Reading.explaining`."""
@@ -154,7 +163,9 @@ class Executor:
 
     def diagnose(self, ended: Ended, lines: Mapping[str, Sequence[str]]) -> Diagnosis:
         """See `Reading.diagnose`."""
-        return ends.diagnose(ended, lines.get(CONTAINER, ()), self.known.instructions, self.known.dockerfile)
+        known = self.known
+        own = lines.get(CONTAINER, ())
+        return ends.diagnose(ended, own, known.instructions, known.dockerfile, known.mistyped)
 
 
 def read(facts: str) -> Executor:

@@ -55,7 +55,7 @@ def job_of(settings: Settings, root: Path, asked: ImageRequest, name: str, packe
         known,
         JobAttempt(build_id="BUILD", number=1, organization=organization),
         JobSource(url="SOURCE_URL", digest=digest, archive_bytes=size, unpacked_bytes=unpacked),
-        limits_of(settings, settings.timeout_ms),
+        limits_of(settings, organization, settings.timeout_ms),
         _target(settings, f"{settings.prefix_of(organization)}/{name}", asked.build_args),
     )
     found: dict[str, Any] = _in_words(made)
@@ -72,7 +72,7 @@ def rebase_job_of(settings: Settings) -> dict[str, Any]:
         setup,
         buildpacks.unread_builder(setup),
         JobAttempt(build_id="BUILD", number=1, organization=target.organization),
-        limits_of(settings, settings.timeout_ms),
+        limits_of(settings, target.organization, settings.timeout_ms),
         target,
     )
     found: dict[str, Any] = _in_words(made)

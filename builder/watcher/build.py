@@ -15,7 +15,7 @@ from builder.claims.requests import artifact_record, failure_record, hand_back_r
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import BuildError, PlatformError
-from builder.kube.ended import Ended
+from builder.kube.ended import Ended, of_upload
 from builder.kube.logs import Cursor, Line
 from builder.logs import logger
 from builder.mask import NOTHING, Lines, Mask, masked
@@ -51,6 +51,8 @@ class Followed:
         self._cursors = {name: Cursor(since=cursor.since, lines=cursor.lines) for name, cursor in grant.cursors.items()}
         self._count = 0
         self._pushed_at = 0
+        self._uploading_at = _now() if self.phase == "PUSH" else 0
+        """When the tool began to give the image away, ms; whoever adopts a build in PUSH knows no earlier moment."""
         self._writing = asyncio.Lock()
         self._changed = asyncio.Event()
         self._cancelled, self._lost = grant.cancel, False
@@ -164,6 +166,8 @@ class Followed:
         for line in lines:
             if self.phase == "BUILD" and reading.pushes(container, line.text):
                 self.phase, self._pushed_at = "PUSH", line.at_ms
+            if reading.uploads(container, line.text):
+                self._uploading_at = line.at_ms
         hidden = self._hidden.setdefault(container, self._mask.lines())
         texts = [text for line in lines for text in hidden.feed(log_line(reading.shown(line.text)))]
         texts += hidden.flush()  # none waits: the cursor stands behind all of them
@@ -203,6 +207,9 @@ class Followed:
         """The failure that a Job's end is."""
         if ended.reason == "JobVanished" and not self.grant.seen:
             return PlatformError("JobVanished", "the build's Job was never created: its worker was lost before")
+        if self._uploading_at:
+            until = min(_now(), self.job.deadline_at_ms or _now())
+            ended = of_upload(ended, until - self._uploading_at, self.grant.destination.registry)
         lines = {
             container: await cluster.explaining(self.job.name, container, reading.is_own, self._output_lines)
             for container in reading.explaining(ended)

@@ -46,6 +46,7 @@ OTHER: dict[str, Any] = {
     "job_registry_username": "jobs",
     "job_registry_password": "jobs' password",
     "job_registry_logins": ({"organization": "acme", "username": "acme's", "password": 'acme\'s, "password"'},),
+    "job_resources": ({"organization": "acme", "cpus": 1.5, "memory_bytes": 64 * 1024 * 1024, "timeout_ms": 60_000},),
     "kaniko_cache": False,
     "public_url": "https://api.corp",
     "source_store": "s3://sources/prod",

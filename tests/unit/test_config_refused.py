@@ -78,6 +78,24 @@ def test_logins_of_jobs_that_cannot_be_told_apart_are_refused_and_not_repeated(r
     assert caught.value.reason == "InvalidRequest" and "hunter2" not in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        (({"organization": "acme"}, {"organization": "acme", "cpus": 1}), "rows 1 and 2 are of the same organization"),
+        (({"organization": "A"},), "row 1: 'A' is no organization"),
+        (({"cpus": 1},), "0.organization: it is needed"),
+        (({"organization": "acme", "cpu": 1},), "0.cpu: there is no such field"),
+        (({"organization": "acme", "cpus": 0},), "0.cpus: it takes more than 0"),
+        (({"organization": "acme", "memory_bytes": 1},), "0.memory_bytes: it takes 16777216 or more"),
+        (({"organization": "acme", "timeout_ms": 3_600_001},), "0.timeout_ms: it takes 3600000 or less"),
+    ],
+)
+def test_resources_of_jobs_that_cannot_be_are_refused(rows: object, words: str) -> None:
+    with pytest.raises(BuildError, match=f"job_resources: {words}") as caught:
+        load({"job_resources": rows}, {"HOME": "/nowhere"})
+    assert caught.value.reason == "InvalidRequest"
+
+
 @pytest.mark.parametrize("in_file", [False, True])
 def test_logins_of_jobs_are_a_table_in_a_variable_or_a_file_and_are_not_shown(tmp_path: Path, *, in_file: bool) -> None:
     text = """[

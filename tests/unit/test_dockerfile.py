@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from builder.dockerfile.allowed import require_allowed
 from builder.dockerfile.check import MOST_COMPARED, Checked, Context, check
 from builder.dockerfile.read import _json
 from builder.dockerfile.words import Bad
@@ -150,10 +151,33 @@ def test_what_an_ignore_file_leaves_out_is_named_with_its_line() -> None:
 
 
 def test_a_stage_that_is_mistyped_is_a_warning_since_an_image_may_be_meant() -> None:
-    text = "FROM alpine AS builder\nFROM alpine\nCOPY --from=biulder /a /b\n"
-    assert checked(text).warnings == (
-        'Dockerfile:3: --from=biulder is no stage, so an image of Docker Hub; is the stage "builder" meant?',
-    )
+    rows = {
+        "FROM alpine AS builder\nFROM alpine\nCOPY --from=biulder /a /b\n": ("3:13", "--from=biulder", "builder"),
+        "FROM alpine AS build\nFROM biuld\n": ("2:6", "FROM biuld", "build"),
+        "ARG B=buidl\nFROM alpine AS build\nFROM $B\n": ("3:6", "FROM buidl", "build"),
+        "FROM alpine AS build\nFROM alpine\nRUN --mount=type=bind,from=biuld,target=/x ls\n": (
+            "3:28", "--from=biuld", "build",
+        ),
+    }  # fmt: skip
+    for text, (place, what, stage) in rows.items():
+        words = f'{what} is no stage, so an image of Docker Hub; is the stage "{stage}" meant?'
+        found = checked(text)
+        assert found.warnings == (f"Dockerfile:{place}: {words}",)
+        assert found.mistyped == ((what.removeprefix("--from=").removeprefix("FROM "), stage),)
+
+
+@pytest.mark.parametrize("name", ["nginx", "node", "golang", "biuld:latest", "acme/biuld", "r.example/biuld", "other"])
+def test_a_name_that_is_an_images_is_no_slip(name: str) -> None:
+    stages = "".join(f"FROM alpine AS {one}\n" for one in ("nginx1", "nodes", "golangs", "build"))
+    assert checked(f"{stages}FROM {name}\nCOPY --from={name} /a /b\n").warnings == ()
+
+
+def test_an_allow_list_that_refuses_a_mistyped_stage_names_the_stage() -> None:
+    text = "FROM r.example/alpine:3 AS build\nFROM r.example/alpine:3\nCOPY --from=biuld /a /b\n"
+    with pytest.raises(BuildError) as error:
+        require_allowed(checked(text), ("r.example/*",))
+    assert (error.value.reason, error.value.where) == ("DockerfileInvalid", "Dockerfile:3:13")
+    assert 'is the stage "build" meant?' in error.value.message and error.value.next == "Name the stage: build"
 
 
 @pytest.mark.parametrize(

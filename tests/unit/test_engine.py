@@ -366,6 +366,22 @@ def test_what_a_failure_means(lines: Sequence[str], error: str, reason: str, whe
     assert found.said[0] == (lines[-2] if "make: ***" in "".join(lines) else error)
 
 
+@pytest.mark.parametrize(
+    ("stage", "error", "reason"),
+    [
+        ("mdae", "pull access denied for mdae, repository does not exist", "StepFailed"),
+        ("mdae", "Get https://registry-1.docker.io/v2/: dial tcp: i/o timeout", "StepFailed"),
+        ("maker", "Get https://registry-1.docker.io/v2/: dial tcp: i/o timeout", "RegistryUnavailable"),
+    ],
+)
+def test_a_mistyped_stage_is_named_whatever_the_registry_answers(stage: str, error: str, reason: str) -> None:
+    rows = (*ROWS[:3], Instruction(stage=1, line=6, text=f"COPY --from={stage} /a /a"))
+    seen = told(*RAN, "Step 4/5 : FROM scratch", f"Step 5/5 : COPY --from={stage} /a /a", error=error)
+    found = diagnose(seen, rows, "Dockerfile", mistyped=[(stage, "made")])
+    assert (found.reason, found.where) == (reason, "Dockerfile:6")
+    assert '"made" meant?' in found.message
+
+
 def test_a_program_that_was_ended_for_memory_is_told_from_one_that_was_killed() -> None:
     seen = told(*RAN, "half done", error="The command '/bin/sh -c make   all' returned a non-zero code: 137")
     assert exit_code(seen.error) == 137 and exit_code("no code") == 0

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import json
 import tarfile
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +32,7 @@ from builder.kube.job import Site, job_name
 from builder.node import drive
 from builder.node.drive import close, do_work, driving
 from builder.node.image import Launcher
-from builder.settings import JobLogin, Settings
+from builder.settings import JobLogin, JobResources, Settings
 from builder.strategies import buildpacks, kaniko
 from builder.strategies.base import Setup, prefix_of
 from builder.strategies.preview import call_of, job_of
@@ -354,6 +355,7 @@ def launch(
     setups: Mapping[str, Setup] = KANIKO,
     config: Mapping[str, Any] | BuildError = BUILDER_CONFIG,
     begin: Callable[[Attempt], None] = lambda attempt: None,
+    resources: tuple[JobResources, ...] = (),
     **image: Any,
 ) -> tuple[Any, Close]:
     def read(image: str, access: Access, login: Login | None) -> Mapping[str, Any]:
@@ -365,7 +367,7 @@ def launch(
         return config
 
     launcher = Launcher(setups=setups, cluster=cluster, login=login, logins=logins, read_config=read)
-    node = node_at(folder, calls, settings={"node_id": "n"})
+    node = node_at(folder, calls, settings={"node_id": "n", "job_resources": resources})
     with driving(node, grant(calls.source, **image)) as attempt:
         begin(attempt)
         outcome = do_work(attempt, launcher.run)
@@ -454,6 +456,21 @@ def test_the_servers_login_reaches_no_job(tmp_path: Path) -> None:
     launch(tmp_path, calls, cluster)
     assert not cluster.secrets
     assert [one["name"] for one in cluster.created[0]["spec"]["template"]["spec"]["volumes"]] == ["source"]
+
+
+@pytest.mark.parametrize("by_buildpacks", [False, True])
+def test_a_job_has_the_resources_of_its_organization_and_ends_when_they_say(
+    tmp_path: Path, *, by_buildpacks: bool
+) -> None:
+    rows = (JobResources(organization="p", cpus=7.0), JobResources(organization="o", cpus=0.5, timeout_ms=30_000))
+    calls = JobCalls(SOURCE)
+    cluster = Fake(calls.order)
+    outcome, how = launch(tmp_path, calls, cluster, resources=rows, setups=BOTH, by_buildpacks=by_buildpacks)
+    assert how is Close.LAUNCHED, outcome
+    spec = cluster.created[0]["spec"]
+    assert spec["activeDeadlineSeconds"] == 30
+    assert spec["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "500m"
+    assert calls.marked is not None and calls.marked.job.deadline_at_ms <= time.time() * 1000 + 30_000
 
 
 LOGINS = {"o": ("o's", "pass of o"), "p": ("p's", "pass of p")}

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from builder.kaniko.ended import Instruction, diagnose, last_instruction, shown
+from builder.kaniko.ended import Instruction, diagnose, is_slip, last_instruction, shown
+from builder.kaniko.plan import DockerfilePlan, read_facts, write_facts
 from builder.kube.ended import Ended
 
 
@@ -181,3 +182,59 @@ def test_output_that_imitates_the_executor_costs_little_and_ends_nothing() -> No
     final = prefix + "failed to get fileinfo for /kaniko/buildcontext/" * 1_300 + ": lstat " * 8_000
     for ended in (STEP, Ended(reason="OutOfMemory", message="m")):
         assert len(diagnose(ended, [deep, final], DOCKERFILE).message) <= 4096
+
+
+NO_ANSWER = AFTER + 'Get "https://index.docker.io/v2/": dial tcp 192.0.2.1:443: i/o timeout'
+REFUSED = AFTER + "GET https://index.docker.io/v2/library/biuld/manifests/latest: UNAUTHORIZED: authentication required"
+MISTYPED = (
+    Instruction(stage=0, line=1, text="FROM r.example/base:1 AS build"),
+    Instruction(stage=1, line=3, text="FROM r.example/base:1"),
+    Instruction(stage=1, line=4, text="COPY --from=biuld /x /x"),
+)
+
+
+@pytest.mark.parametrize(
+    ("image", "stage", "final", "reason"),
+    [
+        ("biuld", "build", NO_ANSWER, "StepFailed"),
+        ("biuld", "build", REFUSED, "StepFailed"),
+        ("builder", "build", REFUSED, "StepFailed"),
+        ("builder", "build", NO_ANSWER, "RegistryUnavailable"),
+    ],
+)
+def test_a_mistyped_stage_is_named_whatever_docker_hub_answers(image: str, stage: str, final: str, reason: str) -> None:
+    named = [Instruction(stage=one.stage, line=one.line, text=one.text.replace("biuld", image)) for one in MISTYPED]
+    found = diagnose(STEP, [own(f"Retrieving image manifest {image}"), final], named, "Dockerfile", [(image, stage)])
+    assert (found.reason, found.where) == (reason, "Dockerfile:4")
+    assert f'"{stage}" meant?' in found.message
+    if reason == "StepFailed":
+        assert found.next.startswith(f"Name the stage: {stage}.")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "slip"),
+    [
+        ("biuld", "build", True),
+        ("bild", "build", True),
+        ("builld", "build", True),
+        ("buold", "build", True),
+        ("Buidl", "build", True),
+        ("build", "build", False),
+        ("builder", "build", False),
+        ("dliub", "build", False),
+        ("app", "apps", False),
+        ("", "build", False),
+    ],
+)
+def test_a_slip_is_one_character(*, one: str, other: str, slip: bool) -> None:
+    assert is_slip(one, other) is is_slip(other, one) is slip
+
+
+def test_facts_of_a_mistyped_stage_travel_with_the_job_and_older_ones_are_read() -> None:
+    plan = DockerfilePlan(
+        because="", dockerfile="Dockerfile", sub_path="", bases=(), pinned=False, warnings=(), instructions=MISTYPED,
+        mistyped=(("biuld", "build"),),
+    )  # fmt: skip
+    assert read_facts(write_facts(plan, ())).mistyped == (("biuld", "build"),)
+    older = json.dumps({"dockerfile": "Dockerfile", "instructions": [], "materials": []})
+    assert read_facts(older).mistyped == ()

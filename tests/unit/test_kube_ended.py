@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from builder.errors import REASONS
-from builder.kube.ended import Ended, Patience, Running, quantity, seconds_of, state_of
+from builder.kube.ended import Ended, Patience, Running, of_upload, quantity, seconds_of, state_of
+from builder.kube.job import ORGANIZATION, OWN_LIMITS
 
 NOW = "2026-01-01T00:10:00Z"
 EARLY = "2026-01-01T00:00:00Z"
@@ -325,3 +326,51 @@ def test_objects_are_not_changed() -> None:
     before = json.dumps([found, one])
     state_of(found, [one], now=0)
     assert json.dumps([found, one]) == before
+
+
+@pytest.mark.parametrize(
+    ("limit_s", "uploading_s", "reason"),
+    [
+        (600, 60, "RegistryUnavailable"),
+        (600, 59, "Timeout"),
+        (80, 40, "RegistryUnavailable"),
+        (80, 39, "Timeout"),
+        (59, 58, "Timeout"),
+        (600, 0, "Timeout"),
+    ],
+)
+def test_time_that_the_registry_took_is_not_the_users(limit_s: int, uploading_s: int, reason: str) -> None:
+    late = Ended(reason="Timeout", message="m", container="kaniko", limit=limit_s * 1000)
+    found = of_upload(late, uploading_s * 1000, "registry.example:5000")
+    assert found.reason == reason
+    assert found == late or ("registry.example:5000" in found.message and f"{uploading_s} s" in found.message)
+    for other in (Ended(), Ended(reason="StepFailed"), Ended(reason="OutOfMemory")):
+        assert of_upload(other, 1_000_000, "r") == other
+
+
+@pytest.mark.parametrize(
+    ("found", "pods", "own", "named"),
+    [
+        (FAILED, [pod(ended(0), ended(137, "OOMKilled"))], "cpus,memory_bytes", "memory_bytes"),
+        (FAILED, [pod(ended(0), ended(137, "OOMKilled"))], "cpus", ""),
+        (FAILED, [pod(phase="Failed", reason="Evicted", message=FULL % ("layers", "4Gi"))], "disk_bytes", "disk_bytes"),
+        (job("Failed", "DeadlineExceeded"), [], "timeout_ms", "timeout_ms"),
+        (job("Failed", "DeadlineExceeded"), [], "--evil", ""),
+        (
+            job(),
+            [pod(conditions=condition("PodScheduled", "False", "Unschedulable", NO_ROOM))],
+            "cpus,memory_bytes,timeout_ms",
+            "cpus, memory_bytes",
+        ),
+        (FAILED, [pod(ended(0), ended(1))], "cpus,memory_bytes,disk_bytes,timeout_ms", ""),
+    ],
+)
+def test_an_end_at_a_limit_of_the_organization_itself_names_the_setting(
+    found: dict[str, Any], pods: list[dict[str, Any]], own: str, named: str
+) -> None:
+    more = {"annotations": {OWN_LIMITS: own}, "labels": {ORGANIZATION: "acme"}}
+    state = state_of({**found, "metadata": {**found["metadata"], **more}}, pods, now=seconds_of(NOW))
+    plain = state_of(found, pods, now=seconds_of(NOW))
+    assert isinstance(state, Ended) and isinstance(plain, Ended) and state.reason == plain.reason
+    words = f"; {named} of job_resources for acme decides it" if named else ""
+    assert state.message == plain.message + words

@@ -8,10 +8,10 @@ import pytest
 
 from builder import config
 from builder.errors import BuildError
-from builder.kube.job import Toleration
-from builder.kube.site import buildpacks_site_of, site_of
+from builder.kube.job import JobLimits, Toleration
+from builder.kube.site import buildpacks_site_of, limits_of, site_of
 from builder.node.image import launcher_of
-from builder.settings import Settings
+from builder.settings import MIB, Settings
 from tests.golden.jobs import BUILDER, EXECUTOR, FETCHER, RUN
 
 IMAGES = {"kaniko_executor": EXECUTOR, "fetch_image": FETCHER}
@@ -77,6 +77,18 @@ def test_a_worker_has_the_logins_of_its_table_by_organization() -> None:
     launcher = launcher_of(loaded(**IMAGES, job_registry_username="all", job_registry_logins=tuple(rows)))
     assert launcher.logins == {"acme": ("acme-robot", "word"), "beta": ("beta-robot", "word")}
     assert launcher_of(loaded(**IMAGES)).logins == {}
+
+
+def test_an_organization_with_a_row_has_its_own_resources_and_of_what_it_leaves_out_those_of_all() -> None:
+    row = {"organization": "acme", "cpus": 0.5, "memory_bytes": 512 * MIB, "timeout_ms": 120_000}
+    settings = loaded(job_resources=(row, {"organization": "beta", "disk_bytes": 64 * MIB}))
+    own = ("cpus", "memory_bytes", "timeout_ms")
+    given = {"cpus": 0.5, "memory_bytes": 512 * MIB, "disk_bytes": settings.disk_bytes}
+    assert limits_of(settings, "acme", 600_000) == JobLimits(**given, timeout_ms=120_000, own=own)
+    assert limits_of(settings, "acme", 60_000) == JobLimits(**given, timeout_ms=60_000, own=own[:2])
+    found = limits_of(settings, "beta", 600_000)
+    assert (found.cpus, found.disk_bytes, found.timeout_ms, found.own) == (2.0, 64 * MIB, 600_000, ("disk_bytes",))
+    assert limits_of(settings, "gamma", 1).own == ()
 
 
 @pytest.mark.parametrize("name", sorted(IMAGES))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import dataclasses
 import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
@@ -382,6 +383,55 @@ def test_a_registry_that_hangs_before_the_code_begins_is_the_platforms_failure()
         assert one.finished is not None
         failure = one.finished.failure
         assert (failure.reason, failure.error_class, failure.limit) == ("RegistryUnavailable", "platform", 0)
+
+    run(scenario())
+
+
+UPLOADS = '{"level":"info","msg":"Pushing image to registry.example:5000/acme/app:build-b-1","time":"t"}'
+CACHES = UPLOADS.replace("app:build-b-1", "cache/kaniko/linux-amd64:" + "a" * 64)
+OVERDUE = Ended(reason="Timeout", message="m", container="kaniko", limit=600_000)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "container", "line", "reason"),
+    [
+        ("kaniko", "kaniko", UPLOADS, "RegistryUnavailable"),
+        ("kaniko", "kaniko", CACHES, "Timeout"),
+        ("kaniko", "kaniko", "Pushing image to registry.example:5000/acme/app:build-b-1", "Timeout"),
+        ("buildpacks", "export", "Saving registry.example:5000/acme/app:build-b-1...", "RegistryUnavailable"),
+        ("buildpacks", "export", "Adding layer 'acme/node:deps'", "Timeout"),
+        ("buildpacks", "build", "Saving registry.example:5000/acme/app:build-b-1...", "Timeout"),
+    ],
+)
+def test_a_registry_that_hangs_until_the_deadline_is_named_and_not_the_users_timeout(
+    strategy: str, container: str, line: str, reason: str
+) -> None:
+    async def scenario() -> None:
+        one = packs_record("b1") if strategy == "buildpacks" else Record("b1")
+        board, job = Board(one), OneJob(line, container=container)
+        job.end(dataclasses.replace(OVERDUE, container=container))
+        kaniko, packs = MemoryCluster({one.job: job}), MemoryCluster({one.job: job}, namespace=PACKS)
+        async with watching(board, kaniko, more=[packs]):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None
+        failure = one.finished.failure
+        assert failure.reason == reason, failure
+        if reason != "Timeout":
+            assert "registry.example:5000 had not taken the image" in failure.message
+            assert (failure.error_class, failure.phase) == ("platform", pb.BUILD_PHASE_PUSH)
+
+    run(scenario())
+
+
+def test_a_push_that_had_just_begun_is_the_users_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(following, "_now", lambda: 1_000_000)
+
+    async def scenario() -> None:
+        board, job = Board(one := Record("b1", pushing=True)), OneJob()  # adopted now: the line is not read again
+        job.end(OVERDUE)
+        async with watching(board, MemoryCluster({one.job: job})):
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None and one.finished.failure.reason == "Timeout"
 
     run(scenario())
 

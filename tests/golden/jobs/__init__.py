@@ -13,7 +13,8 @@ from builder.buildpacks.project import Wanted
 from builder.dockerfile.choose import ImageRequest
 from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
 from builder.kube.job import JobAttempt, JobLimits, JobSource, Site, Toleration
-from builder.settings import Settings
+from builder.kube.site import limits_of
+from builder.settings import JobResources, Settings
 from builder.strategies.preview import job_of, rebase_job_of
 
 FOLDER = Path(__file__).parent
@@ -49,8 +50,12 @@ def manifests() -> dict[str, dict[str, Any]]:
         cache_repository=cache_repository("registry.example/builds", "acme"),
         insecure_registries=("registry.example", "10.0.0.1:5000"),
     )
+    row = {"cpus": 0.5, "memory_bytes": 512 * MIB, "disk_bytes": 1024 * MIB, "timeout_ms": 120_000}
+    resources = (JobResources(organization="acme", **row),)
+    own = limits_of(Settings(job_resources=resources), ATTEMPT.organization, LIMITS.timeout_ms)
     return {
         "plain": manifest(site, ATTEMPT, SOURCE, LIMITS, plain),
+        "own-resources": manifest(site, ATTEMPT, SOURCE, own, plain),
         "everything": manifest(everything, ATTEMPT, SOURCE, LIMITS, full),
     }
 
