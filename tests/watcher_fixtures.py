@@ -48,7 +48,7 @@ class Record:
     facts: str = FACTS
     lines: list[str] = field(default_factory=list)
     of_claim: int = 0
-    cursors: dict[str, tuple[int, int]] = field(default_factory=dict)
+    cursors: dict[str, pb.LogCursor] = field(default_factory=dict)
     finished: pb.FinishRequest | None = None
 
     @property
@@ -63,6 +63,9 @@ class Board:
         self.builds = {one.build_id: one for one in builds}
         self.adopted: list[str] = []
         self.away = False
+        self.takes_newest = True
+        """Of a control side of an earlier version False."""
+
         self.loses_answers = 0
         """How many answers to an adoption are lost after they were given."""
 
@@ -107,9 +110,10 @@ class Board:
             seen=one.seen,
             cancel=one.cancel,
             job=pb.Job(strategy=one.strategy, name=one.job, namespace=one.namespace, facts=one.facts),
+            takes_newest=self.takes_newest,
         )
-        for name, (since, lines) in one.cursors.items():
-            answer.cursors[name].CopyFrom(pb.LogCursor(since=since, lines=lines))
+        for name, cursor in one.cursors.items():
+            answer.cursors[name].CopyFrom(cursor)
         self._answered[request.nonce] = answer
         if self.loses_answers:
             self.loses_answers -= 1
@@ -144,7 +148,7 @@ class Board:
         if request.first_index <= one.of_claim:
             one.lines += [line.line for line in fresh]
             one.of_claim += len(fresh)
-            one.cursors |= {name: (cursor.since, cursor.lines) for name, cursor in request.cursors.items()}
+            one.cursors |= dict(request.cursors)
         return pb.AppendLogResponse(kept_until_index=one.of_claim)
 
     async def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
@@ -223,8 +227,9 @@ class MemoryCluster:
         lines = self.jobs[job].lines
         if len(lines) > start:
             fresh = [Line(at_ms=1000 + number, text=text) for number, text in enumerate(lines[start:], start)]
-            await emit(self.jobs[job].container, fresh, Cursor(since=1, lines=start + len(fresh)))
-            return start + len(fresh)
+            end = start + len(fresh)
+            await emit(self.jobs[job].container, fresh, Cursor(since=1, lines=end, newest=10**9 + end))
+            return end
         return start
 
     async def attend(self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]) -> Ended:

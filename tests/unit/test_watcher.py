@@ -15,6 +15,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube import attend as attending
 from builder.kube.api import Refused as ClusterRefused
 from builder.kube.ended import Ended
+from builder.kube.logs import Cursor
 from builder.kube.watch import Watch
 from builder.mask import NOTHING, Mask
 from builder.settings import JobLogin, Settings
@@ -213,6 +214,22 @@ def test_a_dead_watchers_build_is_adopted_and_each_line_comes_once() -> None:
         await asyncio.gather(dying, return_exceptions=True)
         assert one.lines[:4] == ["1", "2", "3", "4"]
         assert board.adopted[0] == "b1" and len(board.adopted) >= 2
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("takes_newest", [True, False])
+def test_a_cursor_has_its_full_time_where_the_control_side_takes_it(takes_newest: bool) -> None:
+    """One of an earlier version refuses a field that it does not know: watchers come to a new version first."""
+
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("1", "2")})
+        board.takes_newest = takes_newest
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+        cursor = one.cursors["kaniko"]
+        assert cursor == pb.LogCursor(since=1, lines=2, newest_ns=1_000_000_002 if takes_newest else 0)
+        assert following.cursor_of(cursor) == Cursor(since=1, lines=2, newest=cursor.newest_ns)
 
     run(scenario())
 
