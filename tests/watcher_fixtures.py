@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from builder.claims.calls import Unanswered
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import PlatformError
 from builder.kaniko.ended import Instruction
 from builder.kaniko.plan import DockerfilePlan, write_facts
 from builder.kube.attend import Emit
@@ -199,6 +200,9 @@ class MemoryCluster:
 
     jobs: dict[str, OneJob] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
+    refusals: int = 0
+    """How many deletions from now on are not answered."""
+
     strays: list[SeenJob] = field(default_factory=list)
     namespace: str = NAMESPACE
     reads_on: asyncio.Event | None = None
@@ -250,6 +254,9 @@ class MemoryCluster:
         return list(one.lines) if container == one.container else list(one.before.get(container, ()))
 
     async def delete(self, job: str, uid: str = "") -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise PlatformError("ClusterUnavailable", "the Kubernetes API does not answer: refused")
         self.deleted.append(f"{job} {uid}".strip())
         if (one := self.jobs.pop(job, None)) is not None:
             one.changed.set()

@@ -268,14 +268,18 @@ class Followed:
             log.warning("a Job was not deleted", action="job-left", job=self.job.name, error=str(error))
 
     async def _delete_insisting(self, cluster: Cluster) -> None:
-        """Delete the Job of a cancelled build: it is CANCELLED once nothing of it runs."""
-        backoff = Backoff(0.2, 5.0)
+        """Delete the Job of a cancelled build: it is CANCELLED once nothing of it runs. Whoever waits for that reads
+        why it takes longer."""
+        backoff, said = Backoff(0.2, 5.0), False
         while not self._lost:
             try:
                 await cluster.delete(self.job.name)
                 return
             except PlatformError as error:
                 log.warning("a Job was not deleted yet", action="job-left", job=self.job.name, error=str(error))
+            if not said:
+                await self._say("the Job cannot be deleted while the cluster does not answer; it is tried again")
+                said = True
             await asyncio.sleep(backoff.pause_s())
         raise Lost
 

@@ -259,7 +259,11 @@ def test_a_cancelled_build_that_nobody_watches_ends_with_its_time(world: World) 
     builds.cancel(world.store, "acme", build)
     world.at[0] += 1000 + LEASE
     world.build_timeouts()
-    assert world.row(build)["status"] == "CANCELLED"
+    row = world.row(build)
+    assert row["status"] == "CANCELLED"
+    assert "its Job was not seen to end" in row["failure"]
+    assert "may still run" in logs.read(world.store, build, 0)[0]["l"]
+    assert not jobs.current(world.store, [(build, row["attempt"])]), "so a watcher deletes the Job"
 
 
 def test_a_cursor_is_stored_with_its_lines_and_kept_by_an_adoption(world: World) -> None:

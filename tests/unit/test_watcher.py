@@ -260,6 +260,21 @@ def test_a_cancel_deletes_the_job_and_then_ends_the_build(asked: str) -> None:
     run(scenario())
 
 
+def test_a_cancel_waits_for_the_cluster_and_says_so_once() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1", cancel=True)), MemoryCluster({"ignite-b1-1": OneJob()})
+        cluster.refusals = 2
+        async with watching(board, cluster):
+            await board.until(lambda: bool(one.lines))
+            assert one.finished is None or not cluster.refusals
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None and one.finished.failure.reason == "Cancelled"
+        assert cluster.deleted == ["ignite-b1-1"]
+        assert [line for line in one.lines if "cannot be deleted" in line] == one.lines[:1] and len(one.lines) == 1
+
+    run(scenario())
+
+
 def test_the_control_sides_interval_of_heartbeats_counts_from_the_first_adoption_on() -> None:
     async def scenario() -> None:
         board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob()})
