@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from builder.claims.calls import Unanswered
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import PlatformError
 from builder.kaniko.ended import Instruction
 from builder.kaniko.plan import DockerfilePlan, write_facts
 from builder.kube.attend import Emit
@@ -50,7 +51,7 @@ class Record:
     """It was in phase PUSH when its last owner was lost."""
     lines: list[str] = field(default_factory=list)
     of_claim: int = 0
-    cursors: dict[str, tuple[int, int]] = field(default_factory=dict)
+    cursors: dict[str, pb.LogCursor] = field(default_factory=dict)
     finished: pb.FinishRequest | None = None
 
     @property
@@ -65,6 +66,9 @@ class Board:
         self.builds = {one.build_id: one for one in builds}
         self.adopted: list[str] = []
         self.away = False
+        self.takes_newest = True
+        """Of a control side of an earlier version False."""
+
         self.loses_answers = 0
         """How many answers to an adoption are lost after they were given."""
 
@@ -111,9 +115,10 @@ class Board:
             job=pb.Job(strategy=one.strategy, name=one.job, namespace=one.namespace, facts=one.facts),
             destination=pb.Destination(registry="registry.example:5000"),
             phase=pb.BUILD_PHASE_PUSH if one.pushing else pb.BUILD_PHASE_BUILD,
+            takes_newest=self.takes_newest,
         )
-        for name, (since, lines) in one.cursors.items():
-            answer.cursors[name].CopyFrom(pb.LogCursor(since=since, lines=lines))
+        for name, cursor in one.cursors.items():
+            answer.cursors[name].CopyFrom(cursor)
         self._answered[request.nonce] = answer
         if self.loses_answers:
             self.loses_answers -= 1
@@ -148,7 +153,7 @@ class Board:
         if request.first_index <= one.of_claim:
             one.lines += [line.line for line in fresh]
             one.of_claim += len(fresh)
-            one.cursors |= {name: (cursor.since, cursor.lines) for name, cursor in request.cursors.items()}
+            one.cursors |= dict(request.cursors)
         return pb.AppendLogResponse(kept_until_index=one.of_claim)
 
     async def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
@@ -199,6 +204,9 @@ class MemoryCluster:
 
     jobs: dict[str, OneJob] = field(default_factory=dict)
     deleted: list[str] = field(default_factory=list)
+    refusals: int = 0
+    """How many deletions from now on are not answered."""
+
     strays: list[SeenJob] = field(default_factory=list)
     namespace: str = NAMESPACE
     reads_on: asyncio.Event | None = None
@@ -227,8 +235,9 @@ class MemoryCluster:
         lines = self.jobs[job].lines
         if len(lines) > start:
             fresh = [Line(at_ms=1000 + number, text=text) for number, text in enumerate(lines[start:], start)]
-            await emit(self.jobs[job].container, fresh, Cursor(since=1, lines=start + len(fresh)))
-            return start + len(fresh)
+            end = start + len(fresh)
+            await emit(self.jobs[job].container, fresh, Cursor(since=1, lines=end, newest=10**9 + end))
+            return end
         return start
 
     async def attend(self, job: str, cursors: Mapping[str, Cursor], emit: Emit, waits: Callable[[str], None]) -> Ended:
@@ -249,6 +258,9 @@ class MemoryCluster:
         return list(one.lines) if container == one.container else list(one.before.get(container, ()))
 
     async def delete(self, job: str, uid: str = "") -> None:
+        if self.refusals:
+            self.refusals -= 1
+            raise PlatformError("ClusterUnavailable", "the Kubernetes API does not answer: refused")
         self.deleted.append(f"{job} {uid}".strip())
         if (one := self.jobs.pop(job, None)) is not None:
             one.changed.set()

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing, suppress
+from functools import partial
 from typing import Any
 
 from builder.errors import PlatformError
@@ -142,6 +143,14 @@ async def live_pods(api: Api, namespace: str, job: str) -> list[dict[str, Any]]:
     return found
 
 
+async def is_gone(api: Api, namespace: str, pod: str) -> bool:
+    """Whether the API has this pod no more. A view may be late both ways, so it is asked; no answer: not that it is."""
+    try:
+        return not (await api.list("pods", namespace, fieldSelector=f"metadata.name={pod}"))["items"]
+    except (PlatformError, Refused):
+        return False
+
+
 def _near_end(found: Mapping[str, Any] | None, pods: Sequence[Mapping[str, Any]]) -> bool:
     """Whether one of both views shows an end, and the other may be late."""
     return _has_end(found) or (bool(pods) and all(map(_is_over, pods)))
@@ -181,11 +190,17 @@ async def _copy(
 ) -> None:
     """The lines of one container; its name is in `emitting` while a batch of them is stored."""
 
-    def is_over() -> bool:
-        found = watch.pods.items.get(pod)
-        return found is None or container in _ended(found)
+    seen = False
 
-    async with aclosing(follow(api, namespace, pod, container, cursor, is_over, ended)) as batches:
+    def is_over() -> bool:
+        nonlocal seen
+        found = watch.pods.items.get(pod)
+        seen = seen or found is not None
+        # One that the watch has not heard of is no pod that is gone: whoever asked the API for it knows its end.
+        return seen if found is None else container in _ended(found)
+
+    gone = partial(is_gone, api, namespace, pod)
+    async with aclosing(follow(api, namespace, pod, container, cursor, is_over, gone, ended)) as batches:
         async for lines, behind in batches:
             emitting.add(container)
             try:

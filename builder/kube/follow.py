@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
 
 from builder.errors import PlatformError
@@ -22,12 +22,14 @@ async def follow(
     container: str,
     cursor: Cursor,
     is_over: Callable[[], bool],
+    is_gone: Callable[[], Awaitable[bool]],
     ended: asyncio.Event,
 ) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
     """New lines with the cursor behind them, until the container has ended and all of its log was read.
 
-    `is_over` is whether the container has ended, or its pod is gone, as the watch knows it. `ended` is set once the
-    former is known: its log ends before that, and nobody waits out a pause for it.
+    `is_over` is whether the container has ended, or its pod is gone, as the watch knows it. `is_gone` is whether the
+    pod is, as the API has it now. `ended` is set once the container's end is known: its log ends before that, and
+    nobody waits out a pause for it.
     """
     pause = FIRST_PAUSE_S
     while True:
@@ -45,10 +47,10 @@ async def follow(
         except PlatformError:
             was_cut = True
         except Refused as refused:
-            # 400: the container waits to start; 404: the kubelet started again and does not know the pod yet; 5xx: it
-            # does not answer. Of one that is over the first two are for good: it never started, or its log is gone.
+            # 400: the container waits to start, and of one that is over it never did. 404: the pod is gone, or the
+            # kubelet started again and does not know it yet, also where the container is over. 5xx: no answer.
             was_cut = True
-            if over and refused.code in (400, 404):
+            if (refused.code == 400 and over) or (refused.code == 404 and await is_gone()):
                 return
         cursor = reading.cursor
         if over and not was_cut:
@@ -70,12 +72,12 @@ async def read_so_far(
     container: str,
     cursor: Cursor,
     tries: int,
-    is_gone: Callable[[], bool],
+    is_gone: Callable[[], Awaitable[bool]],
 ) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
     """The whole lines behind the cursor that are there now, with the cursor behind each batch.
 
-    After so many `tries` in a row without a line it ends without them: a kubelet may never answer again. `is_gone` is
-    whether the pod is, as the watch knows it.
+    After so many `tries` in a row without a line it ends without them: a kubelet may never answer again. `is_gone` as
+    for `follow`.
     """
     pause, left = FIRST_PAUSE_S, tries
     while left:
@@ -92,7 +94,7 @@ async def read_so_far(
         except PlatformError:
             pass
         except Refused as refused:
-            if refused.code == 400 or (refused.code == 404 and is_gone()):  # it has not started; its log is gone
+            if refused.code == 400 or (refused.code == 404 and await is_gone()):  # it has not started; its log is gone
                 return
         cursor = reading.cursor
         await asyncio.sleep(pause)

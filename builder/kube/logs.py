@@ -5,9 +5,10 @@ be written in another order than their times, so a cursor stays behind: it is a 
 and how many lines at or after it were delivered. The same file filtered by the same second gives the same lines, of
 which the first so many are skipped.
 
-A node begins a new file every 10 MiB, and the API gives the newest alone: there the first so many are others, and none
-that is newer than what was delivered is skipped. A stored cursor has no time of the newest line; its second is known,
-so of a file that began in the last two seconds before the cut lines of these two may be missed, and none later.
+A node begins a new file every 10 MiB, and the API gives the newest alone: there the first so many are others. So none
+is skipped that is newer than the newest that was delivered, whose time a cursor has in full. Where a watcher of an
+earlier version stored it, its second is known and no more: of a file that began in the last two seconds before the cut
+lines of these two may then be missed, and none later.
 """
 
 from __future__ import annotations
@@ -23,12 +24,11 @@ MOST_LINE = 128 * 1024
 @dataclass(frozen=True, kw_only=True)
 class Cursor:
     """Where a reader of one container's log stands. `since` is in seconds since the epoch, 0 at the beginning; `lines`
-    were delivered that are not older, the newest of them at `newest`, in ns; 0: not known, of a cursor that was
-    stored."""
+    were delivered that are not older, the newest of them at `newest`, in ns since the epoch; 0: not known."""
 
     since: int = 0
     lines: int = 0
-    newest: int = field(default=0, compare=False)
+    newest: int = 0
 
     @property
     def since_time(self) -> str:

@@ -115,12 +115,15 @@ def check_job(job: pb.Job) -> None:
     job.deadline_at_ms = moment(job.deadline_at_ms)
 
 
-def checked_cursors(found: Mapping[str, pb.LogCursor]) -> dict[str, tuple[int, int]]:
+def checked_cursors(found: Mapping[str, pb.LogCursor]) -> dict[str, logs.Position]:
     """Where the readers of a Job's containers stand. Raises `BuildError` InvalidRequest."""
     if len(found) > logs.MOST_CURSORS or not all(_DNS_LABEL.fullmatch(name) for name in found):
         message = f"cursors takes up to {logs.MOST_CURSORS} names of containers"
         raise BuildError("InvalidRequest", message, where="cursors")
-    return {name: (min(max(0, at.since), LAST_MS // 1000), max(0, at.lines)) for name, at in found.items()}
+    return {
+        name: (min(max(0, at.since), LAST_MS // 1000), max(0, at.lines), max(0, at.newest_ns))
+        for name, at in found.items()
+    }
 
 
 def checked_provenance(found: pb.SourceProvenance) -> str:

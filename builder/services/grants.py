@@ -45,11 +45,12 @@ def adoption(row: builds.Row, settings: Settings) -> pb.AdoptJobResponse:
         destination=destination(settings, row),
         limits=pb.Limits(timeout_ms=row["timeout_ms"]),
         phase=pb.BuildPhase.Value("BUILD_PHASE_" + row["phase"]),
+        takes_newest=True,
     )
     for name in ("username", "password"):
         found.destination.ClearField(name)
-    for name, (since, lines) in record.cursors(row).items():
-        found.cursors[name].CopyFrom(pb.LogCursor(since=since, lines=lines))
+    for name, (since, lines, newest) in record.cursors(row).items():
+        found.cursors[name].CopyFrom(pb.LogCursor(since=since, lines=lines, newest_ns=newest))
     return found
 
 

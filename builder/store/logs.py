@@ -36,6 +36,8 @@ LINE_OVERHEAD = 64
 """What a held line costs beside its text, and what a kept one counts at least: empty lines are bounded as well."""
 CHUNK = 500  # lines, when the held ones follow
 MOST_CURSORS = 64  # containers of one Job
+Position = tuple[int, int, int]
+"""Where a reader of a container's log stands: (since, lines, newest_ns) of `LogCursor`."""
 EVICTED = 100  # held batches that one statement deletes
 
 
@@ -46,7 +48,7 @@ def append(
     first_index: int,
     lines: Sequence[Line],
     node: str = "",
-    cursors: Mapping[str, tuple[int, int]] | None = None,
+    cursors: Mapping[str, Position] | None = None,
     stages: Collection[str] = OWNED,
 ) -> tuple[bool, int, list[Line]]:
     """Keep a batch: the fence, what is kept already, the next sequences, the chunk. One transaction.

@@ -12,6 +12,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.contract.request import built_image, is_image, is_rebase, start_check_of
 from builder.plan import PLATFORM
+from builder.store.logs import Position
 from builder.store.transitions import CANCELLED, FAILED, JOB, OWNED, PENDING, RUNNING, SUCCEEDED
 
 VERSION_STATUS = {
@@ -108,10 +109,11 @@ def job(row: Mapping[Any, Any]) -> pb.Job:
     return found
 
 
-def cursors(row: Mapping[Any, Any]) -> dict[str, tuple[int, int]]:
-    """Container of the Job → (since, lines): where the reader of its log stands behind the lines that are stored."""
+def cursors(row: Mapping[Any, Any]) -> dict[str, Position]:
+    """Container of the Job → where the reader of its log stands behind the lines that are stored."""
     found: dict[str, list[int]] = json.loads(row["cursors"] or "{}")
-    return {name: (since, lines) for name, (since, lines) in found.items()}
+    # What an earlier version stored has no time of the newest line.
+    return {name: (at[0], at[1], at[2] if len(at) > 2 else 0) for name, at in found.items()}
 
 
 CODE_KINDS = {

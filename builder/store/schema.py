@@ -100,7 +100,7 @@ builds = Table(
         "watcher", String(200), nullable=False, server_default=""
     ),  # the last that adopted it and did not release it
     Column("caught_up", Boolean, nullable=False, server_default="0"),  # it has what the Job did before
-    Column("cursors", Text, nullable=False, server_default=""),  # container → [since, lines] of its log
+    Column("cursors", Text, nullable=False, server_default=""),  # container → [since, lines, newest_ns] of its log
     Column("unwatched", Boolean, nullable=False, server_default="0"),  # a line of the log tells that nobody watches
     UniqueConstraint("organization", "idempotency_key"),
     # Every dispatcher query is a seek into this one, however much is queued.

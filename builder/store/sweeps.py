@@ -7,6 +7,7 @@ bounded: 10,000 queued cost what 10 cost.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +19,7 @@ from builder.store.engine import NOW, Store
 from builder.store.offers import lane_of, lanes
 from builder.store.rows import Row, cancelled, end, failure, lock, lost, write
 from builder.store.schema import builds
-from builder.store.transitions import EXTERNAL, FAILED, FINALIZE, IMAGE, JOB, PENDING, RUNNING, WORK
+from builder.store.transitions import EXTERNAL, FAILED, FINALIZE, IMAGE, JOB, OWNED, PENDING, RUNNING, WORK
 
 MOST_WORDS = 400
 BATCH = 100  # builds that one sweep ends; the next tick takes the rest
@@ -159,7 +160,7 @@ def build_timeouts(lease_ms: int) -> Sweep:
 
     def over(tx: Connection, now: int, row: Row) -> Row:
         if row["cancel_requested"]:
-            return cancelled(tx, now, row)
+            return _cancelled_late(tx, now, row)
         reason, message = "Timeout", f"not finished after {row['timeout_ms'] // 1000} s"
         if row["queue"] == EXTERNAL:
             reason, message = "RegistryUnavailable", f"asking the image's registry was {message}"
@@ -168,6 +169,15 @@ def build_timeouts(lease_ms: int) -> Sweep:
         return end(tx, now, row, "build-timeout", FAILED, failure(reason, message, row["phase"]))
 
     return Sweep(due=due, over=over)
+
+
+def _cancelled_late(tx: Connection, now: int, row: Row) -> Row:
+    """CANCELLED although nobody told that nothing of it runs: its Job may, where the cluster is away. Nothing that the
+    Job does from here on counts, and a watcher's sweep deletes it, since its attempt is not current."""
+    if not row["job"] or row["stage"] not in OWNED:
+        return cancelled(tx, now, row)
+    line = f"the Job {json.loads(row['job'])['name']} may still run; a watcher deletes it once the cluster answers"
+    return cancelled(tx, now, row, "cancelled on request; its Job was not seen to end", line=line)
 
 
 def unwatched() -> Sweep:
@@ -179,7 +189,7 @@ def unwatched() -> Sweep:
 
     def over(tx: Connection, now: int, row: Row) -> Row:
         if row["cancel_requested"]:
-            return cancelled(tx, now, row)
+            return _cancelled_late(tx, now, row)
         message = f"no watcher has followed the Job of this build for {(now - row['lease_until']) // 1000} s"
         return end(tx, now, row, "unwatched", FAILED, failure("ClusterUnavailable", message, row["phase"]))
 

@@ -132,6 +132,10 @@ _TAIL = f"""
 A build ends FAILED `WorkerLost` at {MAX_FAILURES} lost owners. A platform failure is retried {MAX_RETRIES} times.
 In JOB time without a watcher extends the build's. A watcher adopts one build after the other, each caught up before the
 next; whoever is lost later than that costs nothing, since the Job goes on.
+A cancelled build in JOB is CANCELLED once its watcher has deleted the Job. While the cluster does not answer it stays
+RUNNING, at most until its time is over (`build-timeout`, or `unwatched`): then it is CANCELLED, and its log names the
+Job, which may still run. CANCELLED is an end: no further attempt, no finalizer, no tag but the attempt's own, which the
+Job itself pushes; a watcher deletes the Job once the cluster answers.
 A primary (the build that has a key in flight) is never attached; it stays the primary while it is queued again.
 """
 

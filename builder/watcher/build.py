@@ -48,7 +48,7 @@ class Followed:
         self._hidden: dict[str, Lines] = {}
         self.build_id, self.claim, self.job = grant.build_id, grant.claim, grant.job
         self.phase = "PUSH" if grant.phase == pb.BUILD_PHASE_PUSH else "BUILD"
-        self._cursors = {name: Cursor(since=cursor.since, lines=cursor.lines) for name, cursor in grant.cursors.items()}
+        self._cursors = {name: cursor_of(record) for name, record in grant.cursors.items()}
         self._count = 0
         self._pushed_at = 0
         self._uploading_at = _now() if self.phase == "PUSH" else 0
@@ -175,7 +175,7 @@ class Followed:
             pb.LogEntry(timestamp_ms=line.at_ms, stream=pb.LOG_STREAM_STDOUT, line=text)
             for line, text in zip(lines, texts, strict=True)
         ]
-        await self._append(entries, {container: pb.LogCursor(since=cursor.since, lines=cursor.lines)})
+        await self._append(entries, {container: cursor_record(cursor, takes_newest=self.grant.takes_newest)})
         self._cursors[container] = cursor
 
     async def _say(self, text: str) -> None:
@@ -276,14 +276,18 @@ class Followed:
             log.warning("a Job was not deleted", action="job-left", job=self.job.name, error=str(error))
 
     async def _delete_insisting(self, cluster: Cluster) -> None:
-        """Delete the Job of a cancelled build: it is CANCELLED once nothing of it runs."""
-        backoff = Backoff(0.2, 5.0)
+        """Delete the Job of a cancelled build: it is CANCELLED once nothing of it runs. Whoever waits for that reads
+        why it takes longer."""
+        backoff, said = Backoff(0.2, 5.0), False
         while not self._lost:
             try:
                 await cluster.delete(self.job.name)
                 return
             except PlatformError as error:
                 log.warning("a Job was not deleted yet", action="job-left", job=self.job.name, error=str(error))
+            if not said:
+                await self._say("the Job cannot be deleted while the cluster does not answer; it is tried again")
+                said = True
             await asyncio.sleep(backoff.pause_s())
         raise Lost
 
@@ -296,6 +300,17 @@ class Followed:
             except Unanswered:
                 await asyncio.sleep(backoff.pause_s())
         raise Lost
+
+
+def cursor_record(cursor: Cursor, *, takes_newest: bool) -> pb.LogCursor:
+    """A cursor as AppendLog carries it, to a control side that takes the time of the newest line or not."""
+    newest = cursor.newest if takes_newest else 0
+    return pb.LogCursor(since=cursor.since, lines=cursor.lines, newest_ns=newest)
+
+
+def cursor_of(record: pb.LogCursor) -> Cursor:
+    """The same as the next watcher gets it."""
+    return Cursor(since=record.since, lines=record.lines, newest=record.newest_ns)
 
 
 def _now() -> int:

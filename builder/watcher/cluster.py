@@ -9,11 +9,12 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol
 
 from builder.errors import PlatformError
 from builder.kube.api import Api, Refused
-from builder.kube.attend import Emit, attend, live_pods, started
+from builder.kube.attend import Emit, attend, is_gone, live_pods, started
 from builder.kube.ended import USUAL, Ended, Patience, seconds_of
 from builder.kube.follow import read_so_far
 from builder.kube.job import ATTEMPT, BUILD
@@ -175,10 +176,8 @@ class KubeCluster:
     def _so_far(
         self, pod: str, container: str, cursor: Cursor, tries: int
     ) -> AsyncGenerator[tuple[list[Line], Cursor], None]:
-        def is_gone() -> bool:
-            return pod not in self.watch.pods.items
-
-        return read_so_far(self.api, self.namespace, pod, container, cursor, tries, is_gone)
+        gone = partial(is_gone, self.api, self.namespace, pod)
+        return read_so_far(self.api, self.namespace, pod, container, cursor, tries, gone)
 
     async def delete(self, job: str, uid: str = "") -> None:
         try:

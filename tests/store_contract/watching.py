@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.store import builds, jobs, logs, sweeps
+from builder.store import builds, jobs, logs, record, sweeps
 from tests.store_contract.world import LEASE, World, line
 
 _TRIES = itertools.count()
@@ -259,33 +259,43 @@ def test_a_cancelled_build_that_nobody_watches_ends_with_its_time(world: World) 
     builds.cancel(world.store, "acme", build)
     world.at[0] += 1000 + LEASE
     world.build_timeouts()
-    assert world.row(build)["status"] == "CANCELLED"
+    row = world.row(build)
+    assert row["status"] == "CANCELLED"
+    assert "its Job was not seen to end" in row["failure"]
+    assert "may still run" in logs.read(world.store, build, 0)[0]["l"]
+    assert not jobs.current(world.store, [(build, row["attempt"])]), "so a watcher deletes the Job"
 
 
 def test_a_cursor_is_stored_with_its_lines_and_kept_by_an_adoption(world: World) -> None:
     build = launched(world)
     row = adopt(world)
 
-    def send(first: int, text: str, cursors: dict[str, tuple[int, int]]) -> Any:
+    def send(first: int, text: str, cursors: dict[str, logs.Position]) -> Any:
         return logs.append(world.store, build, row["claim"], first, [line(text)], "w", cursors)
 
-    assert send(0, "a", {"fetch": (5, 1)})[1] == 1
-    assert send(1, "b", {"kaniko": (7, 2)})[1] == 2
-    assert send(0, "a", {"fetch": (5, 9)})[1] == 2  # sent again: neither the line nor its cursor is new
-    assert send(3, "d", {"kaniko": (8, 8)})[1] == 2  # a gap
-    assert json.loads(world.row(build)["cursors"]) == {"fetch": [5, 1], "kaniko": [7, 2]}
+    newest = 8_123_456_789
+    assert send(0, "a", {"fetch": (5, 1, 0)})[1] == 1
+    assert send(1, "b", {"kaniko": (7, 2, newest)})[1] == 2
+    assert send(0, "a", {"fetch": (5, 9, 0)})[1] == 2  # sent again: neither the line nor its cursor is new
+    assert send(3, "d", {"kaniko": (8, 8, 0)})[1] == 2  # a gap
+    assert record.cursors(world.row(build)) == {"fetch": (5, 1, 0), "kaniko": (7, 2, newest)}
     for number in range(2, 9):  # a watcher that names ever more of them
-        send(number, "c", {f"c{number}-{one}": (1, 1) for one in range(60)})
-    assert len(json.loads(world.row(build)["cursors"])) == logs.MOST_CURSORS
+        send(number, "c", {f"c{number}-{one}": (1, 1, 0) for one in range(60)})
+    assert len(record.cursors(world.row(build))) == logs.MOST_CURSORS
     builds.hand_back(world.store, build, row["claim"], "drain")
     after = adopt(world, "w2")
-    assert (json.loads(after["cursors"])["kaniko"], after["claim_lines"], after["log_lines"]) == ([7, 2], 0, 9)
+    assert (record.cursors(after)["kaniko"], after["claim_lines"], after["log_lines"]) == ((7, 2, newest), 0, 9)
+
+
+def test_a_cursor_of_an_earlier_version_has_no_time_of_its_newest_line() -> None:
+    assert record.cursors({"cursors": '{"kaniko": [7, 2]}'}) == {"kaniko": (7, 2, 0)}
+    assert record.cursors({"cursors": ""}) == {}
 
 
 def test_who_works_on_a_build_has_no_cursor_of_its_job(world: World) -> None:
     build = world.submit()
     claim = world.claim(build)
-    assert logs.append(world.store, build, claim, 0, [line("a")], "node", {"kaniko": (9_999_999_999, 0)})[1] == 1
+    assert logs.append(world.store, build, claim, 0, [line("a")], "node", {"kaniko": (9_999_999_999, 0, 0)})[1] == 1
     assert world.row(build)["cursors"] == ""
 
 

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.kube.logs import MOST_LINE, Cursor, Reading
+from builder.watcher.build import cursor_of, cursor_record
 
 
 def stamp(ns: int) -> str:
@@ -27,7 +28,12 @@ def served(rows: list[tuple[int, str]], cursor: Cursor) -> bytes:
 
 def stored(cursor: Cursor) -> Cursor:
     """The cursor as another watcher gets it."""
-    return Cursor(since=cursor.since, lines=cursor.lines)
+    return cursor_of(cursor_record(cursor, takes_newest=True))
+
+
+def stored_before(cursor: Cursor) -> Cursor:
+    """The same by a control side of an earlier version."""
+    return cursor_of(cursor_record(cursor, takes_newest=False))
 
 
 def read_with_cuts(rows: list[tuple[int, str]], cuts: list[tuple[int, int]], *, adopted: bool = False) -> list[str]:
@@ -68,8 +74,11 @@ def read_on(rows: list[tuple[int, str]], first: int, cursor: Cursor) -> tuple[li
     gaps=st.lists(st.integers(1, 2_500_000_000), min_size=1, max_size=40),
     delivered=st.integers(0, 40),
     files=st.lists(st.integers(0, 40), min_size=1, max_size=4),
+    adopted=st.booleans(),
 )
-def test_a_new_file_swallows_no_line_that_was_not_delivered(gaps: list[int], delivered: int, files: list[int]) -> None:
+def test_a_new_file_swallows_no_line_that_was_not_delivered(
+    gaps: list[int], delivered: int, files: list[int], *, adopted: bool
+) -> None:
     """A file may begin before what was delivered, within it, or behind: only what no file has is missing."""
     rows, at = [], 1_000_000_000
     for number, gap in enumerate(gaps):
@@ -79,21 +88,32 @@ def test_a_new_file_swallows_no_line_that_was_not_delivered(gaps: list[int], del
     got, cursor = read_on(rows[:delivered], 0, Cursor())
     assert got == texts[:delivered]
     for first in sorted(files):
-        got, cursor = read_on(rows, first, cursor)
+        got, cursor = read_on(rows, first, stored(cursor) if adopted else cursor)
         assert got == texts[max(first, delivered) :]
         delivered = len(rows)
 
 
-def test_an_adopter_skips_no_line_of_a_later_second() -> None:
-    """Of a stored cursor the second of the newest line is known, and no more."""
+def test_an_adopter_misses_no_line_of_the_second_of_the_cut() -> None:
+    """A new file that begins within a second of the newest line."""
     many = [(2_000_000_000 + number, f"line {number}") for number in range(1000)]
     _, cursor = read_on(many, 0, Cursor())
-    assert (stored(cursor).since, cursor.lines) == (BEGIN + 1, 1000)
-    fresh = [(3_000_000_000 + number, f"fresh {number}") for number in range(10)]
+    fresh = [(2_000_001_000 + number, f"fresh {number}") for number in range(10)]
     got, after = read_on(fresh, 0, stored(cursor))
     assert got == [text for _, text in fresh]
+    assert read_on([*fresh, (2_000_002_000, "next")], 0, stored(after))[0] == ["next"]
+    assert read_on(fresh, 0, stored_before(cursor))[0] == [], "which is why it has the full time"
+
+
+def test_an_adopter_of_an_earlier_cursor_skips_no_line_of_a_later_second() -> None:
+    """Of such a cursor the second of the newest line is known, and no more."""
+    many = [(2_000_000_000 + number, f"line {number}") for number in range(1000)]
+    _, cursor = read_on(many, 0, Cursor())
+    assert (stored_before(cursor).since, cursor.lines) == (BEGIN + 1, 1000)
+    fresh = [(3_000_000_000 + number, f"fresh {number}") for number in range(10)]
+    got, after = read_on(fresh, 0, stored_before(cursor))
+    assert got == [text for _, text in fresh]
     assert after.lines == 10, "of the file that is read from here on"
-    assert read_on([*fresh, (3_000_000_500, "next")], 0, stored(after))[0] == ["next"]
+    assert read_on([*fresh, (3_000_000_500, "next")], 0, stored_before(after))[0] == ["next"]
     assert read_on(fresh, 0, cursor)[0] == [text for _, text in fresh]
 
 

@@ -16,6 +16,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube import attend as attending
 from builder.kube.api import Refused as ClusterRefused
 from builder.kube.ended import Ended
+from builder.kube.logs import Cursor
 from builder.kube.watch import Watch
 from builder.mask import NOTHING, Mask
 from builder.settings import JobLogin, Settings
@@ -218,6 +219,22 @@ def test_a_dead_watchers_build_is_adopted_and_each_line_comes_once() -> None:
     run(scenario())
 
 
+@pytest.mark.parametrize("takes_newest", [True, False])
+def test_a_cursor_has_its_full_time_where_the_control_side_takes_it(takes_newest: bool) -> None:
+    """One of an earlier version refuses a field that it does not know: watchers come to a new version first."""
+
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("1", "2")})
+        board.takes_newest = takes_newest
+        async with watching(board, cluster):
+            await board.until(lambda: one.caught_up)
+        cursor = one.cursors["kaniko"]
+        assert cursor == pb.LogCursor(since=1, lines=2, newest_ns=1_000_000_002 if takes_newest else 0)
+        assert following.cursor_of(cursor) == Cursor(since=1, lines=2, newest=cursor.newest_ns)
+
+    run(scenario())
+
+
 def test_a_drained_watcher_hands_its_builds_back_and_the_job_goes_on() -> None:
     async def scenario() -> None:
         board, cluster = Board(one := Record("b1")), MemoryCluster({"ignite-b1-1": OneJob("x")})
@@ -240,6 +257,21 @@ def test_a_cancel_deletes_the_job_and_then_ends_the_build(asked: str) -> None:
         assert one.finished is not None
         assert one.finished.failure.reason == "Cancelled"
         assert cluster.deleted == ["ignite-b1-1"]
+
+    run(scenario())
+
+
+def test_a_cancel_waits_for_the_cluster_and_says_so_once() -> None:
+    async def scenario() -> None:
+        board, cluster = Board(one := Record("b1", cancel=True)), MemoryCluster({"ignite-b1-1": OneJob()})
+        cluster.refusals = 2
+        async with watching(board, cluster):
+            await board.until(lambda: bool(one.lines))
+            assert one.finished is None or not cluster.refusals
+            await board.until(lambda: one.finished is not None)
+        assert one.finished is not None and one.finished.failure.reason == "Cancelled"
+        assert cluster.deleted == ["ignite-b1-1"]
+        assert [line for line in one.lines if "cannot be deleted" in line] == one.lines[:1] and len(one.lines) == 1
 
     run(scenario())
 

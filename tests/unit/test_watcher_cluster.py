@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncGenerator, Sequence
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -56,6 +57,10 @@ def cluster_of(api: Api) -> KubeCluster:
     }
     watch.pods._put("p", pod)
     return KubeCluster(api=api, watch=watch, namespace="n")
+
+
+async def answer(value: bool) -> bool:
+    return value
 
 
 def is_own(line: str) -> bool:
@@ -232,6 +237,44 @@ def test_the_log_of_a_pod_that_the_watch_never_heard_of_is_kept_and_explains() -
     asyncio.run(scenario())
 
 
+def test_the_log_of_such_a_pod_is_waited_for_while_its_kubelet_does_not_know_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(following, "FIRST_PAUSE_S", 0.0)
+    got: list[str] = []
+
+    class Starting(Live):
+        """Its kubelet starts again: it knows no pod for some answers."""
+
+        asked = 0
+
+        async def log(self, *asked: Any, **more: Any) -> AsyncGenerator[bytes, None]:
+            Starting.asked += 1
+            if Starting.asked <= 3:
+                raise Refused(404, "NotFound", 'pods "p" not found')
+            async for piece in super().log(*asked, **more):
+                yield piece
+
+        async def list(self, kind: str, namespace: str, **query: str) -> dict[str, Any]:
+            if query.get("fieldSelector") == "metadata.name=p":
+                return {"items": [one_pod("p", "Failed", 3)]}
+            return await super().list(kind, namespace, **query)
+
+    async def emit(container: str, lines: Sequence[Line], cursor: Cursor) -> None:
+        got.extend(line.text for line in lines)
+
+    async def scenario() -> None:
+        api = Starting(one_job("Failed"), one_pod("p", "Failed", 3))
+        watch = viewed(api, one_job("Failed"))
+        ended = await asyncio.wait_for(attend(api, watch, "n", "j", emit), 300)
+        assert (ended.reason, got) == ("StepFailed", ["a line"])
+        Starting.asked = 0
+        cluster = KubeCluster(api=api, watch=watch, namespace="n")
+        assert await cluster.explaining("j", "kaniko", is_own, 50) == ["a line"]
+
+    asyncio.run(scenario())
+
+
 def test_a_watch_that_is_silent_past_its_own_end_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     """The server ends each watch: where it does not, it is gone, and nothing else shows it."""
     asked: list[tuple[str, float]] = []
@@ -272,7 +315,8 @@ def test_a_follower_waits_out_no_pause_once_its_container_has_ended(monkeypatch:
 
     async def scenario() -> list[str]:
         ended, got = asyncio.Event(), []
-        async for lines, _ in following.follow(Answers("a"), "n", "p", "kaniko", Cursor(), lambda: False, ended):
+        api, never = Answers("a"), partial(answer, False)
+        async for lines, _ in following.follow(api, "n", "p", "kaniko", Cursor(), lambda: False, never, ended):
             got += [line.text for line in lines]
             ended.set()
         return got
@@ -328,14 +372,17 @@ class Restarting(Answers):
                 raise PlatformError("ClusterUnavailable", "the connection broke off")
 
 
-async def followed(api: Restarting, over_after: int) -> list[str]:
-    """The lines of a container that is over once its log was asked for so often."""
+async def followed(api: Restarting, over_after: int, gone_after: int = 1000) -> list[str]:
+    """The lines of a container that is over, or whose pod is gone, once its log was asked for so often."""
     got: list[str] = []
 
     def is_over() -> bool:
         return api.asked >= over_after
 
-    async for lines, _ in following.follow(api, "n", "p", "kaniko", Cursor(), is_over, asyncio.Event()):
+    async def is_gone() -> bool:
+        return api.asked >= gone_after
+
+    async for lines, _ in following.follow(api, "n", "p", "kaniko", Cursor(), is_over, is_gone, asyncio.Event()):
         got += [line.text for line in lines]
     return got
 
@@ -344,9 +391,11 @@ def test_a_kubelet_that_starts_again_ends_no_log_while_the_container_runs(monkey
     monkeypatch.setattr(following, "FIRST_PAUSE_S", 0.0)
     api = Restarting("a", "b", "c", unknown=4)
     assert asyncio.run(followed(api, over_after=6)) == ["a", "b", "c"]
+    over = Restarting("a", "b", "c", unknown=4)
+    assert asyncio.run(followed(over, over_after=1)) == ["a", "b", "c"], "nor once it has ended: its pod is there"
     gone = Restarting("a", "b", "c", unknown=1000)
-    assert asyncio.run(followed(gone, over_after=6)) == ["a"]
-    assert gone.asked == 7, "the log of a container that is over does not come back"
+    assert asyncio.run(followed(gone, over_after=6, gone_after=7)) == ["a"]
+    assert gone.asked == 7, "the log of a pod that is gone does not come back"
 
 
 @pytest.mark.parametrize(("known", "words"), [(True, ["a", "b"]), (False, [])])
@@ -357,15 +406,14 @@ def test_what_explains_an_end_is_asked_for_again_while_its_pod_is_there(
     api = Restarting("a", "b", unknown=3)
     api.asked = 1
     cluster = cluster_of(api)
-    look, pods = cluster.watch.look, cluster.watch.pods.items
 
-    def seen_before(job: str) -> tuple[Any, list[Any]]:
-        found = look(job)
-        if not known:
-            pods.clear()
-        return found
+    async def named(kind: str, namespace: str, **query: str) -> dict[str, Any]:
+        if "fieldSelector" not in query:
+            raise Refused(503, "", "the pods of the Job are those in view")
+        assert (kind, query["fieldSelector"]) == ("pods", "metadata.name=p")
+        return {"items": [one_pod()] if known else []}
 
-    monkeypatch.setattr(cluster.watch, "look", seen_before)
+    monkeypatch.setattr(api, "list", named)
     assert asyncio.run(cluster.explaining("j", "kaniko", is_own, 50)) == words
 
 

@@ -55,7 +55,7 @@ def test_a_job_from_its_mark_to_its_end(services: Services) -> None:  # noqa: F8
     assert not got.destination.username and not got.destination.password
     assert services.get(build).watcher == "w"
     worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": got.claim}
-    cursors = {"kaniko": pb.LogCursor(since=5, lines=1)}
+    cursors = {"kaniko": pb.LogCursor(since=5, lines=1, newest_ns=6_000_000_001)}
     lines = [pb.LogEntry(line="x", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
     sent = worker.append_log(WATCHER, pb.AppendLogRequest(**mine, lines=lines, cursors=cursors))
     assert (sent.stale, sent.kept_until_index) == (False, 1)
@@ -204,7 +204,7 @@ def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811
         cursors = {name: pb.LogCursor(since=1) for name in names}
         with pytest.raises(BuildError, match="cursors"):
             services.worker.append_log(WATCHER, pb.AppendLogRequest(**mine, cursors=cursors))
-    worker, at = services.worker, {"c": pb.LogCursor(since=-5, lines=-1)}
+    worker, at = services.worker, {"c": pb.LogCursor(since=-5, lines=-1, newest_ns=-1)}
     assert not worker.append_log(WATCHER, pb.AppendLogRequest(**mine, cursors=at)).stale
     assert adopt(services).cursors["c"] == pb.LogCursor()
 

@@ -2206,19 +2206,23 @@ class LogCursor(_message.Message):
 
     SINCE_FIELD_NUMBER: _builtins.int
     LINES_FIELD_NUMBER: _builtins.int
+    NEWEST_NS_FIELD_NUMBER: _builtins.int
     since: _builtins.int
     """Seconds since the epoch; 0: at the beginning."""
     lines: _builtins.int
     """How many lines that are not older were read."""
+    newest_ns: _builtins.int
+    """When the newest of them was written, in ns since the epoch; 0: not known."""
     def __init__(
         self,
         *,
         since: _builtins.int = ...,
         lines: _builtins.int = ...,
+        newest_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "since", b"since"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lines", b"lines", "newest_ns", b"newest_ns", "since", b"since"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2669,6 +2673,7 @@ class AdoptJobResponse(_message.Message):
     DESTINATION_FIELD_NUMBER: _builtins.int
     LIMITS_FIELD_NUMBER: _builtins.int
     PHASE_FIELD_NUMBER: _builtins.int
+    TAKES_NEWEST_FIELD_NUMBER: _builtins.int
     adopted: _builtins.bool
     refused_because: _builtins.str
     build_id: _builtins.str
@@ -2683,6 +2688,8 @@ class AdoptJobResponse(_message.Message):
     cancel: _builtins.bool
     """Delete the Job, then finish with Cancelled."""
     phase: Global___BuildPhase.ValueType
+    takes_newest: _builtins.bool
+    """AppendLog takes `newest_ns` of a cursor. An earlier version refuses the field as one that it does not know."""
     @_builtins.property
     def job(self) -> Global___Job: ...
     @_builtins.property
@@ -2714,10 +2721,11 @@ class AdoptJobResponse(_message.Message):
         destination: Global___Destination | None = ...,
         limits: Global___Limits | None = ...,
         phase: Global___BuildPhase.ValueType = ...,
+        takes_newest: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "job", b"job", "limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "attempt", b"attempt", "build_id", b"build_id", "cancel", b"cancel", "claim", b"claim", "cursors", b"cursors", "destination", b"destination", "heartbeat_interval_ms", b"heartbeat_interval_ms", "job", b"job", "lease_ms", b"lease_ms", "limits", b"limits", "name", b"name", "organization_name", b"organization_name", "phase", b"phase", "refused_because", b"refused_because", "seen", b"seen"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["adopted", b"adopted", "attempt", b"attempt", "build_id", b"build_id", "cancel", b"cancel", "claim", b"claim", "cursors", b"cursors", "destination", b"destination", "heartbeat_interval_ms", b"heartbeat_interval_ms", "job", b"job", "lease_ms", b"lease_ms", "limits", b"limits", "name", b"name", "organization_name", b"organization_name", "phase", b"phase", "refused_because", b"refused_because", "seen", b"seen", "takes_newest", b"takes_newest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
