@@ -18,6 +18,7 @@ from builder.pipelines import catalog, python
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.python.servers import SERVERS
 from builder.plan import Plan
+from builder.sandbox import app
 from builder.source.tree import DictTree
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
@@ -233,3 +234,18 @@ def test_a_word_of_a_command_stays_one() -> None:
 def test_a_plan_is_the_same_text_every_time() -> None:
     files = {"main.py": FASTAPI, "requirements.txt": "fastapi\n"}
     assert json.dumps(planned(files).to_json()) == json.dumps(planned(files).to_json())
+
+
+def test_what_the_launcher_cannot_start_counts_as_absent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.execvpe", refused)
+    with pytest.raises(SystemExit) as caught:
+        START.main(["--", "bin/web"])
+    lines = tuple(capsys.readouterr().err.splitlines())
+    assert isinstance(caught.value.code, int) and app.is_absent(caught.value.code, lines)
+    assert app.not_started(lines) == ("bin/web", "Permission denied")
+    assert not app.is_absent(1, lines), "the app may say what it likes"
