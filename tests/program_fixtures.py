@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pathlib import Path
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.local.embedded import end
+from tests import uids
+from tests.kept import SHARED
 
 PROGRAM = str(Path(sys.executable).parent / "ignite-builder")
 PATIENCE_S = 300
@@ -121,3 +124,17 @@ def processes_that_name(folder: Path) -> list[str]:
             if names_it and int(process.name) != os.getpid():
                 found.append(f"{process.name} {cmdline.replace(bytes(1), b' ').decode(errors='replace')}")
     return found
+
+
+@contextmanager
+def over(kept: Path) -> Iterator[Program]:
+    """The program in a home of its own, over the images and caches that sessions share: no toolchain of a home."""
+    with tempfile.TemporaryDirectory(prefix="ignite-builder-images-", dir="/var/tmp") as folder:
+        home, node = Path(folder) / "home", Path(folder) / "node"
+        for each in (Path(folder), home, node):
+            each.mkdir(exist_ok=True)
+            each.chmod(0o755)
+        for name in SHARED:
+            (node / name).symlink_to(kept / name)
+        # A build's own uid comes after those of the slots: the shared caches belong to that of the tests' server.
+        yield Program(home, {"node_dir": str(node), "build_uid": str(uids.SERVER - 1), "slots": "1"})

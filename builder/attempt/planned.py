@@ -13,7 +13,7 @@ from builder.claims.requests import planned_request
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.plan import Plan, Toolchain
-from builder.toolchains.provider import Provided
+from builder.toolchains.provider import LENT, Provided
 
 AGAIN_S = 0.2
 TRIES = 3
@@ -51,7 +51,7 @@ def _provided(attempt: Attempt, plan: Plan) -> Provided:
         roots = [root for root in (toolchain.root, toolchain.apart) if root is not None]
         sources = [mount.source for root in roots for mount in root.mounts]
         sources += [root.rootfs for root in roots if root.rootfs]
-        images = [digest for name, digest in toolchain.digests.items() if name in ("apart", "base", "toolchain")]
+        images = [digest for name, digest in toolchain.digests.items() if name in ("apart", "base", "toolchain", LENT)]
         attempt.use(*(f"images/{digest}" for digest in images))
         attempt.use(
             *(f"roots/{digest.removeprefix('sha256:')}" for digest in images)

@@ -10,7 +10,10 @@ from pathlib import Path, PurePosixPath
 from builder.attempt.attempt import Attempt
 from builder.errors import BuildError
 from builder.images.gather import open_source
+from builder.images.store import images_of
 from builder.plan import Output
+from builder.sandbox.compose import resolve_inside
+from builder.toolchains.elf import loader_of
 from builder.toolchains.provider import Provided
 
 HEADER = struct.Struct("<4sBB10xHHIQ")
@@ -42,6 +45,8 @@ def require_program(attempt: Attempt, toolchain: Provided, output: Output) -> No
         host = host_path(attempt, toolchain, layer.source) / entry.relative_to(layer.dest)
         try:
             fd = open_source(host, attempt.work if host.is_relative_to(attempt.work) else None)
+        except FileNotFoundError:
+            continue  # a layer over the same folder, such as that of `files`, need not have it
         except OSError:
             return
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -49,6 +54,7 @@ def require_program(attempt: Attempt, toolchain: Provided, output: Output) -> No
             return
         with open(fd, "rb") as file:
             head = file.read(HEADER.size)
+            loader = loader_of(file)
         if why := why_no_program(head):
             raise BuildError(
                 "StartFailed",
@@ -56,7 +62,23 @@ def require_program(attempt: Attempt, toolchain: Provided, output: Output) -> No
                 where=str(entry),
                 next="The package that is built must be a program (package main) for linux/amd64.",
             )
+        if loader and not _has(attempt, toolchain, output, loader):
+            raise BuildError(
+                "StartFailed",
+                f"{entry} cannot be started: it is linked for the loader {loader}, which is not in the image",
+                where=str(entry),
+                next="Link it statically: leave out what says otherwise, such as -crt-static in .cargo/config.toml.",
+            )
         return
+
+
+def _has(attempt: Attempt, toolchain: Provided, output: Output, path: str) -> bool:
+    """Whether the base image has a file, or a layer may bring it."""
+    if any(PurePosixPath(path).is_relative_to(layer.dest) for layer in output.layers) or toolchain.base is None:
+        return True
+    settings = attempt.node.settings
+    rootfs = images_of(settings.node_dir, settings.unpacked_image_bytes).rootfs(toolchain.base.digest)
+    return (rootfs / resolve_inside(rootfs, path).lstrip("/")).is_file()
 
 
 def why_no_program(head: bytes) -> str:

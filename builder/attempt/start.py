@@ -292,7 +292,7 @@ class Trial:
                 ("Take a package that brings it along, or do without what needs it."),
             )
         elif app.is_absent(result.exit_code, lines):
-            message, hint = "there is no program that could be started", "Build a program for linux/amd64."
+            message, hint = _absent(lines)
         elif result.reason == "OutOfMemory":
             message, hint = f"{message}: it reached {app.MEMORY >> 20} MiB of memory", "Use less memory at the start."
         elif left := self._left_behind(lines):
@@ -304,3 +304,17 @@ class Trial:
             status=StartStatus.EXITED, message=message, said=app.said(lines, SAID), next=hint,
             exit_code=result.exit_code, nowhere=bool(library) or app.is_absent(result.exit_code, lines),
         )  # fmt: skip
+
+
+def _absent(lines: tuple[str, ...]) -> tuple[str, str]:
+    """(message, next step) where there was no program to start; a launcher's words say which one and why."""
+    message = "there is no program that could be started"
+    program, why = app.not_started(lines)
+    if not program:
+        return message, "Build a program for linux/amd64."
+    hint = f"Start a program that the image has, or bring {program} along: in the source, or by a package that has it."
+    if "denied" in why:
+        hint = f"Mark {program} as executable (chmod +x) where it is sent from, or start it by its interpreter."
+    elif "format" in why:
+        hint = f"The first line of {program} must name its interpreter (#!), or it must be built for linux/amd64."
+    return f"{message}: {program}: {why}", hint

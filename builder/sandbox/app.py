@@ -31,6 +31,8 @@ _NO_FILE = re.compile(r"\b(?:open|stat|lstat) ([^\s:'\"]{1,300}): no such file o
 LONGEST = 500
 ABSENT = ("bwrap: execvp", "ignite: cannot start ")
 """How the line begins that says so: the sandbox's, that of a launcher."""
+_NOT_STARTED = re.compile(r"ignite: cannot start (.{1,200}?): ([^:]{1,100})$")
+"""A launcher's own words: the program, and why the kernel does not start it."""
 
 
 def command(
@@ -152,4 +154,10 @@ def missing_file(lines: Sequence[str], workdir: str) -> str:
 def is_absent(code: int, lines: Sequence[str]) -> bool:
     """Whether there was no program to start: none of this name, or no format that the kernel runs. It is the sandbox
     that says so, or a launcher of ours in the image."""
-    return code == 127 and any(line.startswith(ABSENT) for line in lines)
+    return code in (126, 127) and any(line.startswith(ABSENT) for line in lines)
+
+
+def not_started(lines: Sequence[str]) -> tuple[str, str]:
+    """(program, why) of what a launcher could not become; ("", "") where it was none of ours that said so."""
+    found = next((found for line in lines if (found := _NOT_STARTED.match(line))), None)
+    return (found[1], found[2]) if found else ("", "")

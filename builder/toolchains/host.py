@@ -10,6 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -21,7 +22,7 @@ from builder.plan import Toolchain
 from builder.sandbox import Root
 from builder.toolchains.copies import Copies
 from builder.toolchains.packages import file_of
-from builder.toolchains.provider import Found, Part, Provided
+from builder.toolchains.provider import Found, Lender, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
 
 
@@ -37,6 +38,8 @@ class HostProvider:
     copies: Path
     images: ImageStore
     which: Callable[[str], str | None]
+    lender: Lender | None = None
+    """Where programs come from that join the root of steps apart, and that this machine has not itself."""
 
     def find(self, row: Toolchain) -> Found:
         """See `Provider.find`."""
@@ -62,13 +65,17 @@ class HostProvider:
                 raise _unavailable(row, message, f"ignite-builder runtimes fetch {row.name}")
             parts.append(Part(name=package.name, source=source, dest=package.mount, files=None))
         parts += shared_parts(row, recipe)
+        beside = self._beside(recipe) if apart else ()
+        lent, image = self._lent(recipe) if apart and not beside else (None, "")
         return Found(
             row=row,
             base=base,
             where="host",
             root=root.digest if root is not None and (recipe.root or recipe.base_is_root) else "",
             apart=apart.digest if apart else "",
-            apart_parts=self._beside(recipe) if apart else (),
+            apart_parts=beside,
+            lent=lent,
+            lent_image=image,
             parts=tuple(parts),
             path=tuple(f"{program.mount}/{program.path}" for program in programs if program.path),
             env=tuple(env),
@@ -92,6 +99,8 @@ class HostProvider:
         mounts = copies.mounts(found.row, found.parts, digests)
         beside = {part.name: digests[f"apart {part.name}"] for part in found.apart_parts}
         apart = (*mounts, *copies.mounts(found.row, found.apart_parts, beside))
+        if self.lender is not None and found.lent is not None:
+            apart += self.lender.lend(found.lent, found.lent_image)
         rootfs = self.images.rootfs(found.root) if found.root else None
         return Provided(
             root=Root(rootfs=rootfs, mounts=mounts),
@@ -106,8 +115,7 @@ class HostProvider:
 
     def _beside(self, recipe: Recipe) -> tuple[Part, ...]:
         """The programs of the first toolchain of `apart_with` that this machine has itself; none where it has none."""
-        for runtime, version in recipe.apart_with:
-            row = Toolchain(runtime=runtime, version=version, target="", name=f"{runtime}-{version}", base="")
+        for row in _others(recipe):
             try:
                 return tuple(
                     Part(
@@ -117,11 +125,20 @@ class HostProvider:
                         files=program.digest,
                         content=program.content,
                     )
-                    for program in read_recipe(self.folders, runtime).programs_for(row.target)
+                    for program in read_recipe(self.folders, row.runtime).programs_for(row.target)
                 )
             except BuildError:
                 continue
         return ()
+
+    def _lent(self, recipe: Recipe) -> tuple[Toolchain | None, str]:
+        """The first toolchain of `apart_with` that an image of this node has, and its digest; else (None, "")."""
+        if self.lender is None:
+            return None, ""
+        for row in _others(recipe):
+            with suppress(BuildError):
+                return row, self.lender.lends(row)
+        return None, ""
 
     def _locate(self, row: Toolchain, program: Program) -> Path:
         """The program, or the folder above it that holds its marker."""
@@ -145,6 +162,14 @@ class HostProvider:
                 raise _unavailable(row, message, _install(program, row))
         _require_needed(row, program, root)
         return root
+
+
+def _others(recipe: Recipe) -> tuple[Toolchain, ...]:
+    """The toolchains of `apart_with`; they make no artifact and have no base here."""
+    return tuple(
+        Toolchain(runtime=runtime, version=version, target="", name=f"{runtime}-{version}", base="")
+        for runtime, version in recipe.apart_with
+    )
 
 
 def find_program(name: str) -> str | None:

@@ -7,8 +7,11 @@ there out of the image, so that a plan is the same whoever provides its toolchai
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Callable, Iterator
+import shlex
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +23,15 @@ from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 from builder.sandbox.compose import resolve_inside
 from builder.toolchains.copies import Copies
+from builder.toolchains.elf import loader_of
 from builder.toolchains.host import base_of, find_program, shared_parts, version_in
 from builder.toolchains.provider import Found, Part, Provided
 from builder.toolchains.recipe import Program, read_recipe
 
+LENT_AT = "/opt/ignite/lent"
+"""Below it is the root of an image whose programs run in the root of another."""
+LIBRARIES = ("/lib/x86_64-linux-gnu", "/usr/lib/x86_64-linux-gnu", "/lib64", "/usr/lib64", "/lib", "/usr/lib")
+"""Where a loader looks by itself."""
 OURS = ("PATH", "HOME", "USER", "HOSTNAME", "TMPDIR", "LANG", "TZ")
 """Variables of an image that a step has of its own."""
 
@@ -101,6 +109,49 @@ class ImageProvider:
             indexes=found.indexes,
         )
 
+    def lends(self, row: Toolchain) -> str:
+        """See `Lender.lends`."""
+        return self._image(row).digest
+
+    def lend(self, row: Toolchain, digest: str) -> tuple[Mount, ...]:
+        """See `Lender.lend`. The other root has another C library: each program is started by the loader of its own
+        image, with the libraries of that image, and what it starts itself knows nothing of them."""
+        if self.lends(row) != digest:
+            raise BuildError(
+                "ToolchainUnavailable", f"{row.name}: its toolchain image changed meanwhile", next="build again"
+            )
+        rootfs = self.images.rootfs(digest).resolve()
+        placed = {mount.dest: mount.source for mount in self.programs(row, rootfs)}
+        mounts = [Mount(source=rootfs, dest=f"{LENT_AT}/{row.name}")]
+        for program in read_recipe(self.folders, row.runtime).programs_for(""):
+            if program.lent:
+                files = {name: _started(row, rootfs, placed[program.mount] / name) for name in program.lent}
+                mounts.append(Mount(source=self._written(row, files), dest=program.mount))
+        return tuple(mounts)
+
+    def _written(self, row: Toolchain, files: Mapping[str, str]) -> Path:
+        """A folder with these programs; it is named by what they say, and appears whole."""
+        text = "".join(f"{name}\n{files[name]}" for name in sorted(files))
+        final = self.copies / f"{row.name}-lent-{hashlib.sha256(text.encode()).hexdigest()[:32]}"
+        if not final.is_dir():
+            self.copies.mkdir(parents=True, exist_ok=True)
+            self.copies.chmod(0o755)
+            with tempfile.TemporaryDirectory(dir=self.copies, prefix=".partial-") as partial:
+                made = Path(partial, "made")
+                for name, content in files.items():
+                    path = made / name
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(content, encoding="utf-8")
+                    path.chmod(0o755)
+                for folder in (made, *(each for each in made.rglob("*") if each.is_dir())):
+                    folder.chmod(0o755)  # whatever the umask: the build user passes
+                try:
+                    made.rename(final)
+                except OSError:
+                    if not final.is_dir():  # else another process was first
+                        raise
+        return final
+
     def programs(self, row: Toolchain, rootfs: Path) -> tuple[Mount, ...]:
         """The programs of a toolchain out of the root of its image, where plans expect them.
 
@@ -142,6 +193,27 @@ class ImageProvider:
         if image is None or not self.images.came_from(recipe.name, recipe.digest):
             raise _unavailable(row, f"toolchain image {recipe.name} is not on this node")
         return image
+
+
+def _started(row: Toolchain, rootfs: Path, program: Path) -> str:
+    """What starts a program of an image in another root, whose own C library may be older."""
+    file = _inside(rootfs, program)
+    if not file.is_file():
+        raise _unavailable(row, f"its toolchain image has no {program.name} where its recipe says")
+
+    def there(path: str) -> str:
+        return shlex.quote(f"{LENT_AT}/{row.name}{_place(rootfs, path)}")
+
+    with file.open("rb") as opened:
+        loader = loader_of(opened)
+    folders = dict.fromkeys(there(folder) for folder in LIBRARIES if _inside(rootfs, rootfs / folder[1:]).is_dir())
+    by = f"{there(loader)} --library-path {':'.join(folders)} " if loader else ""
+    return f'#!/bin/sh\nexec {by}{there("/" + file.relative_to(rootfs).as_posix())} "$@"\n'
+
+
+def _place(rootfs: Path, path: str) -> str:
+    """Where a path of an image leads, from the image's root."""
+    return "/" + _inside(rootfs, rootfs / path.lstrip("/")).relative_to(rootfs).as_posix()
 
 
 def _has_c(recipe: Recipe | None) -> bool:

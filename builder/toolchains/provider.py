@@ -17,8 +17,11 @@ from builder.errors import BuildError
 from builder.images.image import BaseImage
 from builder.indexes import Indexes
 from builder.plan import Toolchain
-from builder.sandbox import Root
+from builder.sandbox import Mount, Root
 from builder.toolchains.digests import digest_of
+
+LENT = "apart image"
+"""What a toolchain's digests call the image whose programs join the root of steps that see nothing of the build."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +65,11 @@ class Found:
     apart: str = ""
     """The digest of another image, the root of steps that see nothing of the build; empty where there is none."""
     apart_parts: tuple[Part, ...] = ()
-    """What of another toolchain joins that root."""
+    """What of another toolchain joins that root, where the machine has it itself."""
+    lent: Toolchain | None = None
+    """The other toolchain that joins it, where an image has it."""
+    lent_image: str = ""
+    """The digest of that image."""
     parts: tuple[Part, ...] = ()
     path: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
@@ -75,6 +82,7 @@ class Found:
         image = {"toolchain": self.root} if self.root and self.root not in base.values() else {}
         apart = {"apart": self.apart} if self.apart else {}
         also = {f"apart {part.name}": part.digest for part in self.apart_parts}
+        also |= {LENT: self.lent_image} if self.lent_image else {}
         return base | image | apart | also | {part.name: part.digest for part in self.parts}
 
 
@@ -110,6 +118,18 @@ class Provider(Protocol):
 
     def provide(self, found: Found) -> Provided:
         """Make what this provider found usable: copy what the build user cannot reach, unpack the root. Repeatable."""
+        ...
+
+
+class Lender(Protocol):
+    """A source of programs that run in a root which is not their own."""
+
+    def lends(self, row: Toolchain) -> str:
+        """The digest of the image that has them. Reads only. Raises `BuildError` ToolchainUnavailable."""
+        ...
+
+    def lend(self, row: Toolchain, digest: str) -> tuple[Mount, ...]:
+        """The image unpacked, and what starts its programs where plans expect them. Repeatable. Raises as `lends`."""
         ...
 
 

@@ -25,6 +25,7 @@ def host_provider(settings: Settings) -> host.HostProvider:
         copies=Path(settings.node_dir) / "toolchains",
         images=images_of(settings.node_dir, settings.unpacked_image_bytes),
         which=host.find_program,
+        lender=image_provider(settings),
     )
 
 

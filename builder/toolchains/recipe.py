@@ -34,7 +34,7 @@ class Program:
     A program with a `target` is of that target's toolchains alone. Any version of it does, and where a toolchain image
     has none it is this machine's own. `needs` (target → path below the mount) is what a distribution must hold to build
     for a target. `env` are variables of every step: each pattern reads the marker. `install` is the step that gets the
-    program onto a machine.
+    program onto a machine. `lent` are the programs below the mount that run in a root of another toolchain, too.
     """
 
     command: str
@@ -48,6 +48,7 @@ class Program:
     target: str = ""
     needs: tuple[tuple[str, str], ...] = ()
     install: str = ""
+    lent: tuple[str, ...] = ()
     env: tuple[tuple[str, re.Pattern[str]], ...] = ()
 
 
@@ -86,7 +87,8 @@ class Recipe:
     apart: str
     """What the name of a base has behind it where it is the root of steps that see nothing (`Sees.APART`)."""
     apart_with: tuple[tuple[str, str], ...]
-    """(runtime, version) of other toolchains. The programs of the first that the machine has join that root."""
+    """(runtime, version) of other toolchains. The programs of the first that the machine has itself join that root,
+    else those of the first that it has an image of."""
     programs: tuple[Program, ...]
     packages: tuple[Package, ...]
     folders: tuple[Folder, ...]
@@ -154,6 +156,7 @@ def _program(table: Mapping[str, Any]) -> Program:
         target=table.get("target", ""),
         needs=tuple(sorted(table.get("needs", {}).items())),
         install=table.get("install", ""),
+        lent=tuple(table.get("lent", ())),
         env=tuple((name, re.compile(pattern)) for name, pattern in sorted(table.get("env", {}).items())),
     )
 

@@ -17,12 +17,24 @@ from builder.images.component import read_component, require_servable
 from builder.local.embedded import free_port
 from tests import component_programs, uids
 from tests.build_fixtures import until
+from tests.e2e.test_toolchain_images import RUST
 from tests.golden.update import EXAMPLES
 from tests.kept import SHARED
+from tests.oci_fixtures import make_tree
 from tests.program_fixtures import Program
 
 pytestmark = pytest.mark.e2e
 TOOLCHAIN, VERSION = "rust-1.85-wasm", "1.85"
+NEWEST = "1.97"
+COMPILER = {name: text for name, text in RUST.items() if name != "src/main.rs"}
+REPORTS = """\
+use ignite::{Context, IntoResponse, Request, Result};
+
+#[ignite::main]
+fn handler(_: Request, _: Context) -> Result<impl IntoResponse> {
+    Ok(env!("COMPILER"))
+}
+"""
 ASKED = ("--target", "wasm", "--runtime-version", VERSION)
 NATIVE_TOO = """\
 use ignite::{Context, IntoResponse, Json, Request, Result};
@@ -126,6 +138,20 @@ def answers(port: int) -> bool:
         return httpx.get(f"http://localhost:{port}/healthz", trust_env=False, timeout=5).is_success
     except httpx.TransportError:
         return False
+
+
+@pytest.mark.parametrize("version", [VERSION, NEWEST])
+def test_a_component_reports_the_compiler_that_made_it(machine: Program, tmp_path: Path, version: str) -> None:
+    """Each toolchain image with the target; the default of `wasm` is one of them."""
+    fetched = machine.run("runtimes", "fetch", f"rust-{version}-wasm", "--json")
+    assert fetched.code == 0, fetched.err
+    make_tree(tmp_path, {**COMPILER, "src/lib.rs": REPORTS})
+    built = machine.run("build", str(tmp_path), "--target", "wasm", "--runtime-version", version, "--json")
+    assert built.code == 0, built.err
+    assert built.record.runtime_version == version
+    with serving(machine, built.record.build_id) as url:
+        answer = httpx.post(url, content=b"", timeout=120, trust_env=False)
+    assert answer.status_code == 200 and f"rustc {version}." in answer.text
 
 
 def test_an_example_with_a_dependency_answers_as_it_says(machine: Program) -> None:

@@ -9,6 +9,7 @@ import json
 import tarfile
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -62,17 +63,17 @@ HANDLER = "import evil\n\ndef handler(payload, ctx):\n    return evil.FOUND\n"
 
 
 class Index:
-    """A package index (PEP 503) on a loopback port with one package, which is an sdist alone."""
+    """A package index (PEP 503) on a loopback port with one package in release 1.0, which is an sdist alone."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "evil") -> None:
         index = self
-        self.sdist = b""
+        self.name, self.sdist = name, b""
 
         class Answer(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                name, digest = "evil-1.0.tar.gz", hashlib.sha256(index.sdist).hexdigest()
+                name, digest = f"{index.name}-1.0.tar.gz", hashlib.sha256(index.sdist).hexdigest()
                 page = f'<a href="/files/{name}#sha256={digest}">{name}</a>'.encode()
-                body = {"/simple/evil/": page, f"/files/{name}": index.sdist}.get(self.path)
+                body = {f"/simple/{index.name}/": page, f"/files/{name}": index.sdist}.get(self.path)
                 self.send_response(200 if body is not None else 404)
                 self.send_header("content-type", "text/html" if self.path.startswith("/simple") else "application/gzip")
                 self.send_header("content-length", str(len(body or b"")))
@@ -84,28 +85,39 @@ class Index:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Answer)
         self.port = self.server.server_address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/simple"
+
+    def pack(self, files: dict[str, str]) -> None:
+        """Make these files the sdist."""
         out = io.BytesIO()
         with tarfile.open(fileobj=out, mode="w:gz") as tar:
-            files = {"back.py": BACKEND.replace("PORT", str(self.port)), "pyproject.toml": PYPROJECT}
             for name, text in files.items():
-                entry = tarfile.TarInfo(f"evil-1.0/{name}")
+                entry = tarfile.TarInfo(f"{self.name}-1.0/{name}")
                 entry.size = len(text.encode())
                 tar.addfile(entry, io.BytesIO(text.encode()))
         self.sdist = out.getvalue()
 
+    @contextmanager
+    def serving(self) -> Iterator[Index]:
+        thread = threading.Thread(target=self.server.serve_forever)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.server.shutdown()
+            self.server.server_close()
+            thread.join()
+
 
 @pytest.fixture(scope="module")
 def server(start: Start) -> Iterator[Server]:
-    index = Index()
-    thread = threading.Thread(target=index.server.serve_forever)
-    thread.start()
-    try:
-        with start(index_env={"UV_DEFAULT_INDEX": f"http://127.0.0.1:{index.port}/simple"}, slots=1) as running:
+    with Index().serving() as index:
+        index.pack({"back.py": BACKEND.replace("PORT", str(index.port)), "pyproject.toml": PYPROJECT})
+        with start(index_env={"UV_DEFAULT_INDEX": index.url}, slots=1) as running:
             yield running
-    finally:
-        index.server.shutdown()
-        index.server.server_close()
-        thread.join()
 
 
 def test_a_hostile_backend_runs_once_and_reaches_nothing(server: Server) -> None:

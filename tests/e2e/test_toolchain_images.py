@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -21,10 +20,8 @@ from builder.data import runtimes_dir
 from builder.images.image import Image, ImageConfig, build_image
 from builder.images.registry import connect
 from builder.images.store import toolchain_images_of
-from tests import uids
-from tests.kept import SHARED
 from tests.oci_fixtures import make_image
-from tests.program_fixtures import Program
+from tests.program_fixtures import Program, over
 
 pytestmark = pytest.mark.e2e
 
@@ -101,16 +98,8 @@ ROWS = (
 
 @pytest.fixture
 def program(kept: Path) -> Iterator[Program]:
-    """The program in a home of its own, over the images and caches that sessions share."""
-    with tempfile.TemporaryDirectory(prefix="ignite-builder-images-", dir="/var/tmp") as folder:
-        home, node = Path(folder) / "home", Path(folder) / "node"
-        for each in (Path(folder), home, node):
-            each.mkdir(exist_ok=True)
-            each.chmod(0o755)
-        for name in SHARED:
-            (node / name).symlink_to(kept / name)
-        # A build's own uid comes after those of the slots: the shared caches belong to that of the tests' server.
-        yield Program(home, {"node_dir": str(node), "build_uid": str(uids.SERVER - 1), "slots": "1"})
+    with over(kept) as found:
+        yield found
 
 
 def source_of(name: str, folder: Path) -> Path:

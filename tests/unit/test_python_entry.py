@@ -18,6 +18,7 @@ from builder.pipelines import catalog, python
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.python.servers import SERVERS
 from builder.plan import Plan
+from builder.sandbox import app
 from builder.source.tree import DictTree
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
@@ -27,6 +28,15 @@ START: Any = SimpleNamespace(**runpy.run_path(str(FRONT / "start.py"), run_name=
 FASTAPI = "from fastapi import FastAPI\napp = FastAPI()\n"
 FLASK = "import flask\napp = flask.Flask(__name__)\n"
 MANAGE = "import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'site1.settings')\n"
+POETRY = """\
+[tool.poetry]
+name = "shop"
+version = "1"
+packages = [{ include = "shop", from = "src" }]
+[tool.poetry.dependencies]
+python = "^3.11"
+flask = "*"
+"""
 SCRIPTS = '[project]\nname = "x"\nversion = "1"\n[project.scripts]\n'
 
 
@@ -105,6 +115,14 @@ def own(file: str) -> tuple[str, ...]:
         ({"Procfile": "web: exec python odd.py\n", "odd.py": "", "other.py": ""},
          ("/ignite/start.py", "--", "python", "odd.py")),
         ({"handler.py": "def handler(payload, ctx): ...\n", "main.py": FASTAPI}, ("/ignite/serve.py",)),
+        ({"requirements.txt": "fastapi\n", "shop/__init__.py": "", "shop/main.py": FASTAPI, "tests/__init__.py": FLASK},
+         served("asgi", "shop.main:app")),
+        ({"pyproject.toml": POETRY, "src/shop/__init__.py": "", "src/shop/app.py": FLASK},
+         served("wsgi", "shop.app:app")),
+        ({"pyproject.toml": '[project]\nname = "My-Shop"\nversion = "1"\n', "my_shop/__init__.py": FLASK,
+          "admin/__init__.py": FLASK}, served("wsgi", "my_shop:app")),
+        ({"pyproject.toml": SCRIPTS + 'go = "x.cli:run"\n', "x/cli.py": "def run(): ...\n", "x/__init__.py": FLASK},
+         ("-c", "import sys; from x.cli import run; sys.exit(run())")),
     ],
 )  # fmt: skip
 def test_what_starts_is_found(files: dict[str, str], expected: tuple[str, ...]) -> None:
@@ -233,3 +251,33 @@ def test_a_word_of_a_command_stays_one() -> None:
 def test_a_plan_is_the_same_text_every_time() -> None:
     files = {"main.py": FASTAPI, "requirements.txt": "fastapi\n"}
     assert json.dumps(planned(files).to_json()) == json.dumps(planned(files).to_json())
+
+
+def test_what_the_launcher_cannot_start_counts_as_absent(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("os.execvpe", refused)
+    with pytest.raises(SystemExit) as caught:
+        START.main(["--", "bin/web"])
+    lines = tuple(capsys.readouterr().err.splitlines())
+    assert isinstance(caught.value.code, int) and app.is_absent(caught.value.code, lines)
+    assert app.not_started(lines) == ("bin/web", "Permission denied")
+    assert not app.is_absent(1, lines), "the app may say what it likes"
+
+
+@pytest.mark.parametrize(
+    ("files", "hint"),
+    [
+        ({"requirements.txt": "flask\n", "one/__init__.py": FLASK, "two/__init__.py": FLASK, "two/app.py": FLASK},
+         "name what starts: --build-arg entry=two/app.py"),
+        ({"readme.md": "", "service/main.py": "", "pyproject.toml": ""}, "--build-arg entry=service/main.py"),
+    ],
+)  # fmt: skip
+def test_a_file_below_is_named_by_what_keeps_its_dependencies(files: dict[str, str], hint: str) -> None:
+    with pytest.raises(BuildError) as caught:
+        planned(files)
+    assert caught.value.reason == "EntryPointMissing" and hint in caught.value.next
+    assert "Build the folder" not in caught.value.next

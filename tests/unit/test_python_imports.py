@@ -235,3 +235,37 @@ def test_what_is_no_elf_file_needs_nothing(tmp_path: Path, size: int, fill: byte
     SCRIPT.elf_needs(path)
     path.write_bytes(b"\x7fELF\x02\x01" + fill * size)
     assert SCRIPT.elf_needs(path) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("first", "mode", "words", "hint"),
+    [
+        ("#!/usr/bin/nowhere/env python3\n", 0o755, "names /usr/bin/nowhere/env in its first line", "python bin/web"),
+        ("#!/nowhere/sh\n", 0o755, "names /nowhere/sh in its first line", "There is no shell in the image"),
+        ("#!/bin/python3\r\n", 0o755, "ends as on Windows", "line ends of Unix"),
+        (f"#!{sys.executable}\n", 0o644, "not marked as executable", "python bin/web"),
+        ("import os\n", 0o755, "names no interpreter in its first line", ""),
+    ],
+)
+def test_a_script_that_the_kernel_does_not_start_is_named_at_build_time(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], first: str, mode: int, words: str, hint: str
+) -> None:
+    script = tmp_path / "src/bin/web"
+    script.parent.mkdir(parents=True)
+    script.write_bytes(first.encode())
+    script.chmod(mode)
+    with pytest.raises(SystemExit):
+        SCRIPT.check_program("bin/web", tmp_path)
+    found = json.loads(capsys.readouterr().err.splitlines()[-1])
+    assert (found["reason"], found["where"]) == ("StartFailed", "bin/web")
+    assert words in found["message"] and hint in found["next"]
+
+
+def test_a_script_that_the_kernel_starts_is_a_program(tmp_path: Path) -> None:
+    """The interpreter may be one that the app brings."""
+    (tmp_path / "src").mkdir()
+    for name, first in (("own", f"#!{sys.executable} -u\n"), ("brought", "#!/app/deps/bin/runner\n")):
+        (tmp_path / "src" / name).write_text(first)
+        (tmp_path / "src" / name).chmod(0o755)
+        SCRIPT.check_program(f"./{name}", tmp_path)
+        SCRIPT.check_program(f"/app/src/{name}", tmp_path)

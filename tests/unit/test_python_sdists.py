@@ -400,7 +400,7 @@ def test_an_sdist_with_rust_code_names_itself_and_the_command_where_there_is_no_
     line = "error: this sdist is built by cargo, which is not there"
     found = python.diagnose(step, 1, ["building the sdist rpds_py-0.25.1.tar.gz", line])
     assert "rpds_py-0.25.1.tar.gz has no wheel that fits, and building it needs cargo" in found.message
-    assert "rustup toolchain install" in found.next and "bases build python-3.14-build" in found.next
+    assert "runtimes fetch rust-1.97" in found.next and "bases build python-3.14-build" in found.next
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,8 @@ the real one starts artifacts in tests/e2e/test_start.py."""
 
 from __future__ import annotations
 
+import io
+import struct
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +25,8 @@ from builder.pipelines.arguments import COMMON_ARGS
 from builder.plan import ComponentOutput, Output
 from builder.sandbox import Command, Root, Stream
 from builder.toolchains import wasmtime
+from builder.toolchains.elf import loader_of
+from tests.oci_fixtures import make_tree
 from tests.unit.test_line import OneSource, attempt_in, make_base, planned
 
 Play = Callable[..., list[tuple[Command, Root]]]
@@ -102,6 +106,7 @@ def test_where_a_start_is_required_the_build_ends(
         b"ImportError: libpq.so.5: cannot open shared object file: No such file",
         b"bwrap: execvp /app/app: No such",
         b"ignite: cannot start /app/run.sh: No such file or directory (os error 2)",
+        b"ignite: cannot start gunicorn: No such file or directory",
     ],
 )
 def test_what_starts_on_no_machine_ends_the_build_without_being_required(
@@ -111,6 +116,25 @@ def test_what_starts_on_no_machine_ends_the_build_without_being_required(
     with pytest.raises(BuildError) as caught:
         finished(attempt(tmp_path, "warn"))
     assert caught.value.reason == "StartFailed"
+
+
+@pytest.mark.parametrize(
+    ("code", "why", "hint"),
+    [
+        (127, "No such file or directory", "bring bin/web along"),
+        (126, "Permission denied", "Mark bin/web as executable"),
+        (126, "Exec format error", "must name its interpreter"),
+    ],
+)
+def test_what_a_launcher_cannot_start_is_named_with_the_reason(
+    tmp_path: Path, play: Play, code: int, why: str, hint: str
+) -> None:
+    play(code, lines=(f"ignite: cannot start bin/web: {why}".encode(),))
+    with pytest.raises(BuildError) as caught:
+        finished(attempt(tmp_path, "warn"))
+    error = caught.value
+    assert (error.reason, str(error.error_class)) == ("StartFailed", "user_code")
+    assert f"bin/web: {why}" in error.message and hint in error.next
 
 
 def test_a_check_that_cannot_be_made_is_a_warning_unless_it_is_required(tmp_path: Path, play: Play) -> None:
@@ -160,6 +184,58 @@ def test_what_a_launcher_starts_must_be_a_program_too(tmp_path: Path, play: Play
     with pytest.raises(BuildError, match="/app/app cannot be started: it is no executable file") as caught:
         finish_build(made, replace(bound, plan=replace(bound.plan, output=launched)))
     assert caught.value.reason == "StartFailed"
+
+
+def elf(loader: str) -> bytes:
+    """A program of linux/amd64 (elf(5)) that the program `loader` loads."""
+    name = loader.encode() + b"\0"
+    part = struct.pack("<IIQQQQQQ", 3, 4, 64 + 56, 0, 0, len(name), len(name), 1)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    return head + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 64, 64, 0, 0, 64, 56, 1, 0, 0, 0) + part + name
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [(b"!<arch>\n__.PKGDEF" + bytes(64), "object archive"), (elf("/lib64/ld-no.so.2"), "the loader /lib64/ld-no.so.2")],
+    ids=["library", "dynamic"],
+)
+@pytest.mark.parametrize("with_files", [False, True])
+def test_a_program_that_starts_nowhere_is_refused_with_files_around_it(
+    tmp_path: Path, play: Play, data: bytes, words: str, with_files: bool
+) -> None:
+    play(1)
+    made = attempt(tmp_path, "off")
+    bound = planned(made)
+    output = bound.plan.output
+    assert isinstance(output, Output)
+    if with_files:
+        make_tree(made.work / "out/files", {"page.html": "hello"})
+        around = replace(output.layers[0], source="/work/out/files", dest="/app")
+        output = replace(output, layers=(*output.layers, around))
+    (made.work / "out/app").write_bytes(data)
+    with pytest.raises(BuildError, match=words) as caught:
+        finish_build(made, replace(bound, plan=replace(bound.plan, output=output)))
+    assert (caught.value.reason, str(caught.value.error_class)) == ("StartFailed", "user_code")
+
+
+def test_a_program_whose_loader_is_in_the_base_is_one(tmp_path: Path, play: Play) -> None:
+    play(1)
+    made = attempt(tmp_path, "off")
+    bound = planned(made)
+    for loader in ("/etc/release", "../../etc/release"):
+        (made.work / "out/app").write_bytes(elf(loader))
+        assert finish_build(made, bound).digest
+
+
+@pytest.mark.parametrize("at", [0, 64, 1 << 40, (1 << 64) - 1])
+@pytest.mark.parametrize("size", [(1 << 64) - 1, 8])
+def test_headers_of_a_program_that_lie_are_read_up_to_a_bound(tmp_path: Path, at: int, size: int) -> None:
+    whole = bytearray(elf("/lib64/ld.so"))
+    whole[32:40] = struct.pack("<Q", at)
+    whole[64 + 8 : 64 + 16] = struct.pack("<Q", (1 << 64) - 1)
+    whole[64 + 32 : 64 + 40] = struct.pack("<Q", size)
+    with io.BytesIO(bytes(whole)) as file:
+        assert loader_of(file) == ""
 
 
 def test_a_layer_around_another_is_placed_by_its_parts(tmp_path: Path, play: Play) -> None:

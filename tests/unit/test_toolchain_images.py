@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 
 from builder import config
 from builder.attempt.planned import bind
+from builder.attempt.uses import unused
 from builder.bases.debian import Package
 from builder.bases.make import _check_versions, made_from, make_image
 from builder.bases.recipe import TOOLCHAIN_FILE, Recipe, read_recipes
@@ -23,13 +25,13 @@ from builder.images.image import Image, ImageConfig, build_image, canonical, des
 from builder.images.layer import write_layer
 from builder.images.layout import Layout
 from builder.images.public import DOCKER_API, fetch_public, parse
-from builder.images.store import images_of, toolchain_images_of
+from builder.images.store import ImageStore, images_of, toolchain_images_of
 from builder.pipelines import catalog as catalogs
 from builder.plan import Plan, Toolchain
 from builder.toolchains.fetch import can_fetch
 from builder.toolchains.host import HostProvider
 from builder.toolchains.image import ImageProvider
-from builder.toolchains.provider import Toolchains
+from builder.toolchains.provider import LENT, Toolchains
 from builder.toolchains.providers import fetching
 from tests.attempt_fixtures import attempt_at
 from tests.oci_fixtures import make_layer, make_tree
@@ -470,3 +472,98 @@ def test_a_toolchain_that_is_lacking_is_fetched_by_the_build_only_where_it_may(t
     why, line = (each.text for each in attempt.log.spool.batch(10))
     assert line == "fetching zig-2" and why.startswith("zig-2: zig is not on the PATH of this node; it is fetched now")
     attempt.leave()
+
+
+def program(loader: str) -> bytes:
+    """A program of linux/amd64 (elf(5)) that the program `loader` loads."""
+    name = loader.encode() + b"\0"
+    part = struct.pack("<IIQQQQQQ", 3, 4, 64 + 56, 0, 0, len(name), len(name), 1)
+    head = b"\x7fELF\x02\x01\x01" + bytes(9)
+    return head + struct.pack("<HHIQQQIHHHHHH", 3, 62, 1, 64, 64, 0, 0, 64, 56, 1, 0, 0, 0) + part + name
+
+
+TIN = 'rootfs = "base"\napart = "-build"\napart_with = ["zig-3", "zig-2"]\n'
+TIN_ROW = Toolchain(runtime="tin", version="1", target="", name="tin-1", base="tin")
+LENT_FILES: dict[str, str | bytes] = {
+    "usr/lib/zig-2/bin/zig": program("/lib64/ld.so.2"),
+    "usr/lib/zig-2/bin/fmt": "#!x\n",
+    "usr/lib/zig-2/VERSION": "zig2",
+    "usr/lib64/ld.so.2": "",
+    "usr/lib/x/libz.so": "",
+}
+
+
+class Tin:
+    """A node with the runtime tin, whose packages may need zig; zig is of an image alone."""
+
+    def __init__(self, root: Path) -> None:
+        self.node = Node(root)
+        lent = TOOLCHAIN.replace('path = "bin"\n', 'path = "bin"\nlent = ["bin/zig", "bin/fmt"]\n')
+        make_tree(root / "runtimes", {"tin/toolchain.toml": TIN, "zig/toolchain.toml": lent})
+        for name, text in (("tin", "runs"), ("tin-build", "compiles")):
+            layer = make_layer(root / name, "base", {"greeting": text})
+            self.images.put(build_image(None, (layer,), ImageConfig(entrypoint=())), name)
+
+    @property
+    def images(self) -> ImageStore:
+        return images_of(self.node.root / "node")
+
+    def host(self, which: Callable[[str], str | None] = lambda name: None) -> HostProvider:
+        root = self.node.root
+        return HostProvider(
+            folders=(root / "runtimes",), copies=root / "copies", images=self.images, which=which,
+            lender=self.node.provider,
+        )  # fmt: skip
+
+
+def test_an_image_lends_its_programs_to_the_root_of_steps_apart(tmp_path: Path) -> None:
+    """By its own loader and libraries, which nothing that they start is told of; the digest is in the key."""
+    tin = Tin(tmp_path)
+    assert LENT not in tin.host().find(TIN_ROW).digests(), "there is no image of zig"
+    make_tree(tmp_path / "tree", LENT_FILES)
+    (tmp_path / "tree/lib64").symlink_to("usr/lib64")
+    layer = write_layer([(tmp_path / "tree", "/")], tmp_path / "zig.tar.gz")
+    recipe = tin.node.provider.recipe(ROW)
+    assert recipe is not None
+    image = build_image(None, (layer,), ImageConfig(entrypoint=(), env=ENV))
+    digest = toolchain_images_of(tmp_path / "node").put(image, recipe.name, recipe.digest).digest
+    found = tin.host().find(TIN_ROW)
+    assert found.digests()[LENT] == digest
+    provided = tin.host().provide(found)
+    assert provided.apart is not None and provided.root.mounts == ()
+    assert provided.apart.rootfs is not None and (provided.apart.rootfs / "app/greeting").read_text() == "compiles"
+    root, programs = provided.apart.mounts
+    assert (root.dest, programs.dest) == ("/opt/ignite/lent/zig-2", "/opt/ignite/toolchain/zig")
+    assert (programs.source / "bin/zig").read_text() == (
+        "#!/bin/sh\nexec /opt/ignite/lent/zig-2/usr/lib64/ld.so.2 --library-path "
+        "/opt/ignite/lent/zig-2/usr/lib64:/opt/ignite/lent/zig-2/usr/lib "
+        '/opt/ignite/lent/zig-2/usr/lib/zig-2/bin/zig "$@"\n'
+    )
+    assert (programs.source / "bin/fmt").read_text() == (
+        '#!/bin/sh\nexec /opt/ignite/lent/zig-2/usr/lib/zig-2/bin/fmt "$@"\n'
+    )
+    assert programs.source.stat().st_mode & 0o777 == (programs.source / "bin/zig").stat().st_mode & 0o777 == 0o755
+    assert tin.host().provide(found) == provided, "nothing is written twice"
+    own = tmp_path / "own"
+    make_tree(own, {"bin/zig": "", "VERSION": "zig2"})
+    host = tin.host(lambda name: str(own / f"bin/{name}"))
+    assert LENT not in host.find(TIN_ROW).digests() and "apart zig" in host.find(TIN_ROW).digests()
+
+
+def test_a_build_uses_the_image_that_lends(tmp_path: Path) -> None:
+    """The disk budget leaves it, its root and the written programs."""
+    tin = Tin(tmp_path)
+    digest = tin.node.store(LENT_FILES)
+    attempt = attempt_at(tmp_path / "node", toolchains=Toolchains(providers=(tin.host(),)))
+    bind(attempt, cast(Plan, SimpleNamespace(toolchain=TIN_ROW, compiles_c=False)), ())
+    for unit in (f"images/{digest}", f"roots/{digest.removeprefix('sha256:')}"):
+        with unused(tmp_path / "node", unit) as free:
+            assert not free, unit
+
+
+def test_an_image_without_a_lent_program_is_refused_by_name(tmp_path: Path) -> None:
+    tin = Tin(tmp_path)
+    tin.node.store({name: data for name, data in LENT_FILES.items() if not name.endswith("fmt")})
+    with pytest.raises(BuildError, match="zig-2: its toolchain image has no fmt where its recipe says") as caught:
+        tin.host().provide(tin.host().find(TIN_ROW))
+    assert caught.value.next == "ignite-builder runtimes fetch zig-2"

@@ -92,7 +92,7 @@ def _with_tool(step: Step, tool: str) -> str:
     python = (step.argv[0] if step.argv else "").rpartition("/")[2].replace("python", "python-")
     hint = "Take a version that has a wheel, or its `-binary` twin where there is one."
     if re.search(r"cargo|rustc", tool, re.IGNORECASE):
-        rust = "rustup toolchain install 1.97 --profile minimal"
+        rust = "ignite-builder runtimes fetch rust-1.97"
         return f"{hint} The operator adds Rust to a node with: {rust} && ignite-builder bases build {python}-build"
     if not re.search(r"gcc|g\+\+|clang|cc$", tool):
         return hint

@@ -13,8 +13,9 @@ from builder.errors import BuildError
 from builder.pipelines.arguments import start_of
 from builder.pipelines.limits import LINE_LIMIT, read_code
 from builder.pipelines.python.applications import ASGI, FACTORIES, NAMES, TARGET, WSGI, Module, Modules
+from builder.pipelines.python.manifest import MANIFESTS
 from builder.pipelines.python.needs import canonical
-from builder.pipelines.python.project import table
+from builder.pipelines.python.project import of_poetry, table
 from builder.pipelines.python.servers import SERVERS
 from builder.source.tree import Tree
 
@@ -30,6 +31,7 @@ _DJANGO = re.compile(r"""DJANGO_SETTINGS_MODULE["']\s{0,20},\s{0,20}["']([\w.]{1
 _MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*", re.ASCII)
 _SHELL = re.compile(r"[;&|<>()`]+|\$\(|.*`.*", re.DOTALL)
 _ASSIGNED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.ASCII | re.DOTALL)
+_NO_APP = frozenset({"tests", "test", "docs", "examples", "scripts", "tools", "migrations", "alembic", "benchmarks"})
 _SHOWN = 6
 
 
@@ -82,7 +84,7 @@ def entry_of(
     if tree.has("handler.py"):
         return Entry(kind=HANDLER, file="handler.py", why="handler(payload, ctx)")
     found = search.procfile() or search.django() or search.application() or search.script() or search.program()
-    if found:
+    if found := found or search.packaged():
         return found
     raise search.nothing()
 
@@ -99,7 +101,7 @@ class _Search:
             for key, value in table(whole, "project", "scripts").items()
             if isinstance(value, str) and TARGET.fullmatch(value.partition("[")[0].strip())
         }
-        self._name = table(whole, "project").get("name", "")
+        self._name = table(whole, "project").get("name", "") or of_poetry(whole).get("name", "")
 
     def named(self, entry: str) -> Entry:
         """What the build argument `entry` names: a file, a module, a script of the project, or module:attribute."""
@@ -171,6 +173,24 @@ class _Search:
                 return None
         return None
 
+    def packaged(self) -> Entry | None:
+        """An application in the project's own package, else in the only one that has any, where nothing else starts."""
+        found: dict[str, Entry] = {}
+        for place in ("", *(f"{one}/" for one in self._folders)):
+            for package in self._packages(place):
+                paths = (f"{place}{package}/{name}" for name in (*_WHERE, "__init__.py"))
+                entries = (self._application(path, self._modules.read(path)) for path in paths if self._tree.has(path))
+                if entry := next((entry for entry in entries if entry), None):
+                    found.setdefault(package, entry)
+        own = canonical(str(self._name)).replace("-", "_")
+        return found.get(own) or (next(iter(found.values())) if len(found) == 1 else None)
+
+    def _packages(self, place: str) -> list[str]:
+        """The packages in a folder that is on the path, by name; those that are of no app aside."""
+        inside = (path.removeprefix(place) for path in self._tree.files() if path.startswith(place))
+        parts = [path.split("/") for path in inside]
+        return sorted(name for name, *rest in parts if rest == ["__init__.py"] and name not in _NO_APP)
+
     def _application(self, path: str, module: Module) -> Entry | None:
         if module.serves or (module.has_port and path in PROGRAMS and self._is_program(path)):
             return None
@@ -223,8 +243,11 @@ class _Search:
         names = ("/handler.py", *(f"/{name}" for name in (*PROGRAMS, "manage.py")))
         deeper = [path for path in self._tree.files() if path.endswith(names)]
         has = f"; there is {', '.join(here[:4])}" if here else f"; {deeper[0]} is too deep" if deeper else ""
-        folder = f"Build the folder {deeper[0].rpartition('/')[0]}, or add" if deeper and not here else "Add"
-        other = f", or name what starts: --build-arg entry={here[0]}" if here else ""
+        is_whole = any(self._tree.has(name) for name in MANIFESTS)  # what a folder below needs is named here
+        below = deeper[0] if deeper and not here else ""
+        folder = f"Build the folder {below.rpartition('/')[0]}, or add" if below and not is_whole else "Add"
+        named = here[0] if here else below if is_whole else ""
+        other = f", or name what starts: --build-arg entry={named}" if named else ""
         return BuildError(
             "EntryPointMissing",
             f"there is neither handler.py nor main.py at the root, nor an application or a script{has}",

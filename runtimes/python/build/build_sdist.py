@@ -123,6 +123,8 @@ def main(uv: str, sdist: str, requirements: str, out: str, needed: list[str]) ->
         cargo = HOME / "cargo"
         print(f"{lay_crates(top, Path(sdist).parents[1], cargo)} crates of its Cargo.lock", flush=True)
         env |= {"CARGO_HOME": str(cargo), "PATH": f"{RUST}:{env['PATH']}"}
+        if (RUST / "cargo").is_file():  # where its image's loader starts it, it takes that for itself
+            env["CARGO"] = str(RUST / "cargo")
     where = json.dumps([*folders, *([str(top)] if backend.endswith("__legacy__") else [])])
     hook = [sys.executable, "-B", "-c", HOOK, where, backend, out]
     if code := subprocess.run(hook, cwd=top, env=env, check=False).returncode:

@@ -529,14 +529,17 @@ def drop_server(out: Path) -> None:
 
 
 def check_program(word: str, out: Path) -> None:
-    """The program that a command starts must be in the image: in the source, the dependencies or the base."""
+    """The program that a command starts must be in the image: in the source, the dependencies or the base. A script
+    of the source must be one that the kernel starts."""
     if "$" in word:
         return
+    host = None
     places = {str(place): out / folder for folder, place in PLACES}
     if "/" in word:
         path = os.path.normpath(os.path.join("/app/src", word))
         host = next((places[one] / path[len(one) + 1 :] for one in places if path.startswith(one + "/")), Path(path))
         there = host.is_file()
+        host = host if host.is_relative_to(out) else None
     else:
         there = shutil.which(word, path=f"{out / 'deps' / 'bin'}:{BASE_PATH}") is not None
     if not there:
@@ -544,6 +547,28 @@ def check_program(word: str, out: Path) -> None:
         if os.path.basename(word) in SHELLS:
             hint = "There is no shell in the image: start the program itself."
         fail("StartFailed", f"there is no program {word} in the image", "", [], hint)
+    if host is not None:
+        check_script(word, host)
+
+
+def check_script(word: str, file: Path) -> None:
+    """A file of the source that is started by itself: it may be run, and the interpreter of its first line is there."""
+    with file.open("rb") as start:
+        line = start.readline(LONGEST_NAME)
+    words = line[2:].split() if line.startswith(b"#!") else []
+    interpreter = os.fsdecode(words[0]) if words and not words[0].startswith(b"/app/") else ""
+    by = "python " + word if word.endswith(".py") or "python" in os.fsdecode(line) else ""
+    hint = f"Start it by its interpreter: {by}" if by else "There is no shell in the image: start the program itself."
+    if words and line.endswith(b"\r\n"):
+        hint = "Write it again with the line ends of Unix (LF)."
+        fail("StartFailed", f"the first line of {word} ends as on Windows, so no interpreter is found", word, [], hint)
+    if interpreter and not os.access(interpreter, os.X_OK):
+        fail("StartFailed", f"{word} names {interpreter} in its first line, which is not in the image", word, [], hint)
+    if not os.access(file, os.X_OK):
+        hint = hint if by else "Mark it as executable (chmod +x) where it is sent from."
+        fail("StartFailed", f"{word} is started by itself, and is not marked as executable", word, [], hint)
+    if not words and not line.startswith(b"\x7fELF"):
+        fail("StartFailed", f"{word} is no program, and names no interpreter in its first line (#!)", word, [], hint)
 
 
 def read_arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:

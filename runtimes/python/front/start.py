@@ -30,7 +30,7 @@ def main(words: list[str]) -> None:
     try:
         os.execvpe(argv[0], argv, env)
     except OSError as error:
-        print(f"{argv[0]} cannot be started: {error.strerror}", file=sys.stderr)
+        print(f"ignite: cannot start {argv[0]}: {error.strerror}", file=sys.stderr)  # the start check knows the words
         raise SystemExit(127 if isinstance(error, FileNotFoundError) else 126) from None
 
 
