@@ -26,7 +26,7 @@ test: test-unit test-apart ## all tests: unit, end to end on real servers and co
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
 	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/unit -n auto --dist worksteal
 
-# End-to-end tests of one process and its store each (tests/lanes.py has the others): one a core.
+# End-to-end tests of one process and its store each (tests/lanes.py has all others): one a core.
 test-apart: setup
 	$(RUN)python -m pytest tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py -n auto --maxprocesses 4 --dist worksteal
 

@@ -27,9 +27,9 @@ def keeping() -> Iterator[Path]:
     toolchains, which are made by whoever is first, as by the workers of one node.
     """
     folder = KEPT / f"lane-{uids.LANE}" if uids.LANE else KEPT
-    for made in {KEPT, folder}:
-        made.mkdir(parents=True, exist_ok=True)
-        made.chmod(0o755)
+    for each in (KEPT, folder):
+        each.mkdir(parents=True, exist_ok=True)
+        each.chmod(0o755)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         filler = folder / "caches-of"

@@ -1,7 +1,7 @@
 """The build users of a session: every uid that a test gives away is here, and `TEST_BUILD_UID` moves them all.
 
 Two sessions on one machine see each other's processes: with uids of its own none takes the other's for its own.
-`TEST_LANE` (tests/lanes.py) is 1 in the second of two sessions that belong together.
+`TEST_LANE` is 1 for the second of two sessions that tests/lanes.py runs at a time.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Every file of end-to-end tests belongs to one session of `make test`."""
+"""Every file of end-to-end tests belongs to one session of `make test`, and each lane has users of its own."""
 
 from __future__ import annotations
 
@@ -6,21 +6,23 @@ from tests import lanes, uids
 from tests.chaos.__main__ import AT_ONCE
 from tests.chaos.parts import LANE_UIDS
 
-FILES = {path.name for path in (lanes.ROOT / lanes.E2E).glob("test_*.py")}
+
+def test_each_file_is_in_one_session_and_no_session_is_empty() -> None:
+    files = {lanes.E2E / path.name for path in (lanes.ROOT / lanes.E2E).glob("test_*.py")}
+    apart = {lanes.E2E / name for name in lanes.APART}
+    named = [path for group in lanes.groups() for path in group]
+    assert apart < files and sorted(named) == sorted(files - apart)
+    assert all(lanes.groups())
 
 
-def test_each_file_is_in_one_session() -> None:
-    first, second = lanes.sessions()
-    left_out = {word.rpartition("/")[2] for word in first[0] if word.startswith("--ignore=")}
-    named = [word.rpartition("/")[2] for word in second[0] if word.endswith(".py")]
-    assert left_out == set(lanes.APART) | set(lanes.SECOND) and left_out < FILES
-    assert sorted(named) == sorted(set(lanes.SECOND)) and not set(named) & set(lanes.APART)
+def test_the_files_apart_are_run_by_the_makefile() -> None:
+    (line,) = [line for line in (lanes.ROOT / "Makefile").read_text().splitlines() if "-m pytest tests/e2e/" in line]
+    assert [word for word in line.split() if word.endswith(".py")] == [f"{lanes.E2E}/{name}" for name in lanes.APART]
 
 
-def test_what_more_is_asked_for_ends_the_second_lane() -> None:
-    first, second = lanes.sessions(["tests/cluster"])
-    assert (first, second[0]) == (lanes.sessions()[0], lanes.sessions()[1][0])
-    assert [words[3:] for words in second[1:]] == [("tests/cluster",)]
+def test_what_takes_longest_comes_first() -> None:
+    first, *others = lanes.sessions(["tests/cluster"])
+    assert first[3:] == ("tests/cluster",) and others == lanes.sessions()
 
 
 def test_the_users_of_a_lane_are_its_own() -> None:
