@@ -3,11 +3,8 @@ SHELL := /bin/bash
 export UV_PYTHON_DOWNLOADS := never
 RUN := .venv/bin/
 
-# End-to-end tests of one process and its store each: on all cores.
-APART := tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py
-
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-images test test-unit test-e2e test-corpus test-cluster cluster cluster-down lint generate golden bench chaos
+.PHONY: help setup demo demo-images test test-unit test-apart test-e2e test-corpus test-cluster cluster cluster-down lint generate golden bench chaos
 
 help: ## list the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 16
@@ -22,16 +19,19 @@ demo-images: setup ## images of a Dockerfile, by buildpacks and prebuilt on a Ku
 	@$(RUN)python -m examples.demo_images
 
 # Kubernetes and Kaniko are compiled by the first run on a machine, which takes minutes: with CI set, or by test-cluster.
-test: test-unit test-e2e ## all tests: unit, end to end on real servers and compilers, on Kubernetes if it is compiled
-	@if [ -n "$$CI" ] || $(RUN)python -m tests.cluster compiled; then $(MAKE) test-cluster; fi
+test: test-unit test-apart ## all tests: unit, end to end on real servers and compilers, on Kubernetes if it is compiled
+	@$(RUN)python -m tests.lanes $$(if [ -n "$$CI" ] || $(RUN)python -m tests.cluster compiled; then echo tests/cluster; fi)
 
 # Rewriting the assertions takes each process some 8 s: what is rewritten is kept, whatever PYTHONDONTWRITEBYTECODE says.
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
 	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/unit -n auto --dist worksteal
 
-test-e2e: setup ## only the end-to-end tests
-	$(RUN)python -m pytest $(APART) -n auto --maxprocesses 4 --dist worksteal
-	$(RUN)python -m pytest tests/e2e $(APART:%=--ignore=%)
+# End-to-end tests of one process and its store each (tests/lanes.py has all others): one a core.
+test-apart: setup
+	$(RUN)python -m pytest tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py -n auto --maxprocesses 4 --dist worksteal
+
+test-e2e: test-apart ## only the end-to-end tests
+	@$(RUN)python -m tests.lanes
 
 # Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.
 test-corpus: setup ## real projects from the registries: built, run, called, built again

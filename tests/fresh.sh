@@ -73,7 +73,7 @@ INSIDE
 
 # Of the environment only how package clients reach their registries comes in.
 environment=(PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 TERM=dumb CI=1
-  TEST_BUILD_UID=63600) # a session outside sees the processes of this one: they must not look like its own
+  TEST_BUILD_UID=58500) # a session outside sees the processes of this one: they must not look like its own
 for name in HTTP_PROXY HTTPS_PROXY NO_PROXY http_proxy https_proxy no_proxy SSL_CERT_FILE PIP_INDEX_URL PIP_CERT \
   UV_DEFAULT_INDEX UV_INDEX_URL GOPROXY GOSUMDB GONOSUMDB GOFLAGS; do
   [ -z "${!name:-}" ] || environment+=("$name=${!name}")

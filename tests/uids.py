@@ -1,13 +1,16 @@
 """The build users of a session: every uid that a test gives away is here, and `TEST_BUILD_UID` moves them all.
 
 Two sessions on one machine see each other's processes: with uids of its own none takes the other's for its own.
+`TEST_LANE` is 1 for the second of two sessions that tests/lanes.py runs at a time.
 """
 
 from __future__ import annotations
 
 import os
 
-FIRST_UID = int(os.environ.get("TEST_BUILD_UID", "62100"))
+LANE = int(os.environ.get("TEST_LANE", "0"))
+LANE_UIDS = 1700
+FIRST_UID = int(os.environ.get("TEST_BUILD_UID", "62100")) + LANE * LANE_UIDS
 SANDBOX = FIRST_UID - 99
 """Of a sandbox without a service."""
 SERVER = FIRST_UID - 50

@@ -1,0 +1,31 @@
+"""Every file of end-to-end tests belongs to one session of `make test`, and each lane has users of its own."""
+
+from __future__ import annotations
+
+from tests import lanes, uids
+from tests.chaos.__main__ import AT_ONCE
+from tests.chaos.parts import LANE_UIDS
+
+
+def test_each_file_is_in_one_session_and_no_session_is_empty() -> None:
+    files = {lanes.E2E / path.name for path in (lanes.ROOT / lanes.E2E).glob("test_*.py")}
+    apart = {lanes.E2E / name for name in lanes.APART}
+    named = [path for group in lanes.groups() for path in group]
+    assert apart < files and sorted(named) == sorted(files - apart)
+    assert all(lanes.groups())
+
+
+def test_the_files_apart_are_run_by_the_makefile() -> None:
+    (line,) = [line for line in (lanes.ROOT / "Makefile").read_text().splitlines() if "-m pytest tests/e2e/" in line]
+    assert [word for word in line.split() if word.endswith(".py")] == [f"{lanes.E2E}/{name}" for name in lanes.APART]
+
+
+def test_what_takes_longest_comes_first() -> None:
+    first, *others = lanes.sessions(["tests/cluster"])
+    assert first[3:] == ("tests/cluster",) and others == lanes.sessions()
+
+
+def test_the_users_of_a_lane_are_its_own() -> None:
+    every = [value for name, value in vars(uids).items() if name.isupper() and isinstance(value, int)]
+    users = [value for value in [*every, *uids.SERVERS] if value not in (uids.LANE, uids.LANE_UIDS)]
+    assert max(users) + AT_ONCE * LANE_UIDS - min(users) < uids.LANE_UIDS
