@@ -35,12 +35,15 @@ from builder.services.workers import WorkerService
 from builder.settings import Settings
 from builder.transports.http import bodies
 from builder.transports.http.answers import Handler, answering, json_answer, json_bytes, no_route, refused
+from builder.transports.http.connections import MOST
 from builder.transports.http.events import events
 from builder.transports.http.probes import Probes
 
 BESIDE_SOURCE_BYTES = 1024 * 1024
 LOG_BATCH_BYTES = 64 * 1024 * 1024  # 500 lines of 16 KiB, each byte of them escaped
-CALLS_AT_ONCE = 512  # of an organization, in this process: an eighth of the connections
+CALLS_AT_ONCE = MOST // 8
+"""Calls of an organization under way in this process, so that seven others find places. No setting: what lasts has
+settings of its own (`log_streams`, `open_uploads`), and whoever is beyond it is told when to come again."""
 UPLOAD_THREADS = 8  # each is busy for one piece, and waits for no client
 PIECE_BYTES = 256 * 1024  # of an upload, in memory before it is written
 SENT_BYTES = 1024 * 1024  # of a download, in memory before it is sent

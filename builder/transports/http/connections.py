@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 MOST = 4096
+"""Connections of one process. No setting: an operator who wants fewer lowers the hard limit of descriptors (`places`),
+and where more are needed another control process has as many of its own."""
 RESERVED = 256
 """Descriptors that are not for connections: the store, Redis, sources that are read, uploads."""
 LEAST = 64
