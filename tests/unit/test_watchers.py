@@ -209,92 +209,85 @@ def test_cursors_are_bounded(services: Services) -> None:  # noqa: F811
     assert adopt(services).cursors["c"] == pb.LogCursor()
 
 
-def test_a_secret_that_is_deleted_meanwhile_withholds_what_follows(
-    services: Services,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+TOKEN = "ghp_0123456789abcdef"
+WITHHELD = "(withheld: a secret of this build cannot be opened)"
+
+
+class Watched:
+    """A build that is watched, and names a secret: what opening it raises, or gives, and the worker's clock are the
+    test's."""
+
+    def __init__(self, services: Services, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+        self.build, _ = launch(services)
+        self.worker, self.store = services.worker, services.parts.store
+        self.mine: dict[str, Any] = {"protocol": 1, "build_id": self.build, "claim": adopt(services).claim}
+        self.opened: BuildError | dict[str, str] = PlatformError("Internal", "it cannot be opened")
+        self.now_s = 1000.0
+        self._before = len(logs.read(self.store, self.build, 0))
+        monkeypatch.setattr(self.worker, "_secrets_of", self._secrets_of)
+        monkeypatch.setattr(self.worker, "_now", lambda: self.now_s)
+
+    def _secrets_of(self, row: object) -> dict[str, str]:
+        if isinstance(self.opened, BuildError):
+            raise self.opened
+        return self.opened
+
+    def append(self, *texts: str, index: int = 0) -> bool:
+        """Send lines of the Job from this index on; whether they are stored."""
+        lines = [pb.LogEntry(line=text, phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT) for text in texts]
+        cursors = {"kaniko": pb.LogCursor(since=5, lines=index + len(texts))}
+        request = pb.AppendLogRequest(**self.mine, first_index=index, lines=lines, cursors=cursors)
+        return not self.worker.append_log(WATCHER, request).stale
+
+    def finish(self, failure: pb.Failure, count: int) -> None:
+        """Report the end of the Job."""
+        self.worker.finish(WATCHER, pb.FinishRequest(**self.mine, log_count=count, failure=failure))
+
+    @property
+    def kept(self) -> list[str]:
+        """The lines that are stored since it is watched."""
+        return [line["l"] for line in logs.read(self.store, self.build, 0)][self._before :]
+
+
+@pytest.fixture
+def watched(services: Services, monkeypatch: pytest.MonkeyPatch) -> Watched:  # noqa: F811
+    return Watched(services, monkeypatch)
+
+
+def test_a_secret_that_is_deleted_meanwhile_withholds_what_follows(watched: Watched) -> None:
     """Its value is in the Job all the same, and nothing is left to compare with."""
-    build, _ = launch(services)
-    worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
-    before = len(logs.read(services.parts.store, build, 0))
-
-    def secrets_of(row: object) -> dict[str, str]:
-        raise BuildError("SecretNotFound", "no such secret")
-
-    monkeypatch.setattr(worker, "_secrets_of", secrets_of)
-    lines = [pb.LogEntry(line="ghp_1", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
-    cursors = {"kaniko": pb.LogCursor(since=5, lines=1)}
-    worker.append_log(WATCHER, pb.AppendLogRequest(**mine, first_index=0, lines=lines, cursors=cursors))
-    kept = [line["l"] for line in logs.read(services.parts.store, build, 0)][before:]
-    assert kept == ["(withheld: a secret of this build cannot be opened)"]
+    watched.opened = BuildError("SecretNotFound", "no such secret")
+    watched.append("ghp_1")
+    assert watched.kept == [WITHHELD]
 
 
 @pytest.mark.parametrize("kind", [PlatformError, BuildError])
-def test_lines_wait_while_a_secret_cannot_be_opened(
-    services: Services,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-    kind: type[BuildError],
-) -> None:
+def test_lines_wait_while_a_secret_cannot_be_opened(watched: Watched, kind: type[BuildError]) -> None:
     """`BuildError`: so says the vault of a key file that is not there."""
-    build, _ = launch(services)
-    worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
-    before = logs.read(services.parts.store, build, 0)
-    secrets: list[dict[str, str]] = []
-
-    def secrets_of(row: object) -> dict[str, str]:
-        if not secrets:
-            raise kind("Internal", "it cannot be opened")
-        return secrets.pop()
-
-    monkeypatch.setattr(worker, "_secrets_of", secrets_of)
-    clock = [1000.0]
-    monkeypatch.setattr(worker, "_now", lambda: clock[0])
-
-    def append(index: int) -> bool:
-        lines = [pb.LogEntry(line="ghp_0123456789abcdef", phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT)]
-        cursors = {"kaniko": pb.LogCursor(since=5, lines=index + 1)}
-        request = pb.AppendLogRequest(**mine, first_index=index, lines=lines, cursors=cursors)
-        return not worker.append_log(WATCHER, request).stale
-
-    failed = pb.FinishRequest(**mine, log_count=2, failure=pb.Failure(reason="DockerBuildFailed", message="m"))
-    for call in (lambda: append(0), lambda: worker.finish(WATCHER, failed)):
+    watched.opened = kind("Internal", "it cannot be opened")
+    failed = pb.Failure(reason="DockerBuildFailed", message="m")
+    for call in (lambda: watched.append(TOKEN), lambda: watched.finish(failed, 2)):
         with pytest.raises(BuildError) as held:
             call()
         assert status_of(held.value).http == 503, "a watcher repeats its call"
-    assert logs.read(services.parts.store, build, 0) == before
-    clock[0] += UNOPENED_S - 1
+    assert watched.kept == []
+    watched.now_s += UNOPENED_S - 1
     with pytest.raises(BuildError):
-        append(0)
-    secrets.append({"git.token": "ghp_0123456789abcdef"})
-    assert append(0) and append(1), "the second one is answered by what is at hand"
-    assert [line["l"] for line in logs.read(services.parts.store, build, 0)][len(before) :] == ["***", "***"]
+        watched.append(TOKEN)
+    watched.opened = {"git.token": TOKEN}
+    assert watched.append(TOKEN)
+    watched.opened = kind("Internal", "it cannot be opened")
+    assert watched.append(TOKEN, index=1), "the second one is answered by what is at hand"
+    assert watched.kept == ["***", "***"]
 
 
-def test_a_build_whose_secret_stays_shut_ends_for_its_own_reason_without_its_words(
-    services: Services,  # noqa: F811
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    build, _ = launch(services)
-    worker, mine = services.worker, {"protocol": 1, "build_id": build, "claim": adopt(services).claim}
-    before = len(logs.read(services.parts.store, build, 0))
-
-    def secrets_of(row: object) -> dict[str, str]:
-        raise PlatformError("Internal", "it cannot be opened")
-
-    clock = [0.0]
-    monkeypatch.setattr(worker, "_secrets_of", secrets_of)
-    monkeypatch.setattr(worker, "_now", lambda: clock[0])
-    lines = [pb.LogEntry(line=text, phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT) for text in ("ghp_1", "")]
-    cursors = {"kaniko": pb.LogCursor(since=5, lines=2)}
-    request = pb.AppendLogRequest(**mine, first_index=0, lines=lines, cursors=cursors)
+def test_a_build_whose_secret_stays_shut_ends_for_its_own_reason_without_its_words(watched: Watched) -> None:
     with pytest.raises(PlatformError):
-        worker.append_log(WATCHER, request)
-    clock[0] = UNOPENED_S
-    assert not worker.append_log(WATCHER, request).stale
-    kept = [line["l"] for line in logs.read(services.parts.store, build, 0)][before:]
-    assert kept == ["(withheld: a secret of this build cannot be opened)", ""]
-    failure = pb.Failure(reason="StepFailed", message="ghp_1", said=["ghp_1"])
-    worker.finish(WATCHER, pb.FinishRequest(**mine, log_count=2, failure=failure))
-    row = builds.by_id(services.parts.store, build)
+        watched.append("ghp_1", "")
+    watched.now_s += UNOPENED_S
+    assert watched.append("ghp_1", "")
+    assert watched.kept == [WITHHELD, ""]
+    watched.finish(pb.Failure(reason="StepFailed", message="ghp_1", said=["ghp_1"]), 2)
+    row = builds.by_id(watched.store, watched.build)
     assert row is not None and row["status"] == "FAILED"
     assert "StepFailed" in str(row["failure"]) and "withheld" in str(row["failure"]) and "ghp_1" not in str(row)
