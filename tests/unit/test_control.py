@@ -333,6 +333,19 @@ def test_a_full_window_spares_the_dispatcher_submissions_and_a_free_slot_wakes_i
     assert wakes(world.submit)
 
 
+def test_a_node_that_was_silent_for_two_leases_gets_no_hint(world: World) -> None:
+    control, sent = Control(world), Sent()
+    control.loops.celery = cast(Any, sent)
+    control.advance(2 * LEASE / 1000 - 1)
+    build = world.submit()
+    control.loops.dispatch(woken=True)
+    assert sent.ids == [build]
+    control.advance(2)
+    world.submit()
+    control.loops.dispatch(woken=True)
+    assert sent.ids == [build]
+
+
 def test_a_lone_submission_is_offered_in_three_statements_and_anything_else_by_a_whole_look(world: World) -> None:
     control, sent = Control(world), Sent()
     loops = control.loops

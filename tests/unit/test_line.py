@@ -9,6 +9,8 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NoReturn
 
 import pytest
 
@@ -23,18 +25,22 @@ from builder.attempt.uses import unused
 from builder.build import plan_build, run_build
 from builder.claims.outcome import Verdict
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.messages import run_message
 from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.images.destination import Pushed
 from builder.images.image import Image, ImageConfig, build_image
 from builder.images.layout import Layout
 from builder.images.store import images_of
+from builder.node.drive import no_listener
+from builder.node.worker import WorkerProcess
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
 from builder.plan import CopyFile, Detection, LayerSource, Network, Output, Sees, Step
+from builder.settings import Settings
 from builder.toolchains.host import HostProvider
 from builder.toolchains.provider import Toolchains
-from tests.attempt_fixtures import MemoryCalls, attempt_at
+from tests.attempt_fixtures import MemoryCalls, attempt_at, grant_of
 from tests.oci_fixtures import make_layer, make_tree
 
 SOURCE = b"package main\n\nfunc main() {}\n"
@@ -217,6 +223,57 @@ def test_from_the_line_to_the_sandbox_and_to_the_push_there_is_nothing_between(
     assert [pb.BuildPhase.Name(phase.phase).removeprefix("BUILD_PHASE_") for phase in attempt.log.phases] == [
         "FETCH_SOURCE", "DETECT", "PLAN", "BUILD", "PACKAGE", "PUSH",
     ]  # fmt: skip
+
+
+class OneBuild(OneSource):
+    """An API that grants any claim: a build of SOURCE by the pipeline of Go."""
+
+    def claim(self, request: pb.ClaimBuildRequest) -> pb.ClaimBuildResponse:
+        grant = grant_of(request.build_id)
+        grant.source.sha256 = "sha256:" + hashlib.sha256(SOURCE).hexdigest()
+        grant.destination.CopyFrom(pb.Destination(repository="o/app", tag="build-b-1"))
+        grant.request.code.compile.source_code = b""
+        grant.request.code.compile.runtime.go.SetInParent()
+        return grant
+
+
+def test_from_the_body_of_the_task_to_a_process_and_to_a_push_there_are_six_calls_at_most(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last call is that of the launcher, which starts the process, and that of the registry."""
+    make_base(folder, "old")
+    calls = OneBuild()
+    process = WorkerProcess(Settings(node_dir=str(folder)))
+    process._learn_key("key")
+    ways: dict[str, list[str]] = {}
+
+    class Watched(Layout):
+        def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
+            ways["push"] = names_up_to("handle")
+            return super().push(image, repository, tag)
+
+    def launcher(*_: object, **__: object) -> NoReturn:
+        ways["process"] = names_up_to("handle")
+        raise BuildError("SandboxUnavailable", "the test starts none")
+
+    def run(command: sandbox.Command, *_: object, **__: object) -> sandbox.Result:
+        make_tree(command.work / "out", {"app": "#!/bin/sh\n"}, ("app",))
+        return sandbox.Result(
+            exit_code=0, signal=None, reason=None, peak_memory=0, peak_disk=0, peak_pids=0, duration_ms=0
+        )
+
+    node = replace(attempt_in(folder, calls).node, destination=lambda _: Watched(folder / "artifacts"), uid=1)
+    monkeypatch.setattr(node.readers, "start", lambda: None, raising=False)
+    monkeypatch.setattr(process, "_node", node)
+    monkeypatch.setattr(process, "_cancels", SimpleNamespace(listening=no_listener))
+    monkeypatch.setattr(sandbox, "in_sandbox", launcher)
+    process.handle(run_message("b" * 20, "key"))
+    monkeypatch.setattr(sandbox, "run", run)
+    process.handle(run_message("b" * 20, "key"))
+    assert [request.WhichOneof("outcome") for request in calls.finished] == ["failure", "success"], calls.finished
+    process_calls, push_calls = ([*reversed(ways[name]), name] for name in ("process", "push"))
+    assert process_calls == ["do_work", "run_build", "run_step", "execute_step", "run", "process"]
+    assert push_calls == ["do_work", "run_build", "finish_build", "push", "push"]
 
 
 @pytest.mark.parametrize("name", ["layer-0.tar.gz", "source"])
