@@ -25,7 +25,7 @@ from typing import Any
 from google.protobuf import json_format
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.store import builds, jobs, logs, nodes, owner, rows, sweeps
+from builder.store import builds, granting, jobs, logs, nodes, owner, rows, sweeps
 from builder.store.engine import Store, open_store
 from builder.store.events import Event
 from builder.store.transitions import (
@@ -769,7 +769,7 @@ def explore(world: World) -> Explored:
         limits = (
             (rows, "MAX_FAILURES", world.model.failures),
             (owner, "MAX_RETRIES", world.model.retries),
-            (owner, "AVOID_MS", -FAR),  # one node claims everything here; tests/store_contract/claims.py has two
+            (granting, "AVOID_MS", -FAR),  # one node claims everything here; tests/store_contract/claims.py has two
         )
         for module, name, value in limits:
             stack.callback(setattr, module, name, getattr(module, name))

@@ -3,8 +3,8 @@
 Each file of statements has its callers:
 
 - `builds.py`: clients submit, read, list and cancel builds.
-- `owner.py`, `logs.py`, `nodes.py`: build nodes register, claim, renew, send lines and finish; `cluster.py` limits
-  what an organization has in a cluster.
+- `nodes.py`, `granting.py`, `owner.py`, `logs.py`: build nodes register, claim, renew and finish, send lines;
+  `cluster.py` limits what an organization has in a cluster.
 - `closing.py`: the finalizer adopts, publishes, tags and succeeds.
 - `offers.py`, `sweeps.py`, `outbox.py`: the loops of the control side offer, expire and report.
 

@@ -1,8 +1,8 @@
 """The guarded statements: each function is one transaction, each write has what it read in its condition.
 
 A write that comes too late answers `None` or `stale`; it changes nothing and raises nothing. Rows of the `builds`
-table are mappings (`Row`). Here are the clients' statements; those of owners (`owner.py`) and of the control side in
-FINALIZE (`closing.py`) have their names here too.
+table are mappings (`Row`). Here are the clients' statements; those of owners (`granting.py`, `owner.py`) and of the
+control side in FINALIZE (`closing.py`) have their names here too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from builder.store.closing import (
     unresolved,
 )
 from builder.store.engine import Store, insert_into
-from builder.store.owner import Claimed, Finished, UnknownNode, claim, finish, hand_back, heartbeat, planned
+from builder.store.granting import Claimed, UnknownNode, claim
+from builder.store.owner import Finished, finish, hand_back, heartbeat, planned
 from builder.store.rows import Row, cancelled, emit, lock_timed, transition
 from builder.store.schema import builds, labels
 from builder.store.transitions import FINALIZE, PENDING, RUNNING

@@ -9,8 +9,8 @@ import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, logs, membership, nodes, offers
+from builder.store.granting import AVOID_HINTS, AVOID_MS, AVOID_PAUSE_MS
 from builder.store.offers import REFUSED
-from builder.store.owner import AVOID_HINTS, AVOID_MS, AVOID_PAUSE_MS
 from tests.store_contract.world import LEASE, LIVE_MS, World, line
 
 

@@ -19,8 +19,8 @@ from builder.control.loops import Loops, event_log
 from builder.services.auth import Caller
 from builder.services.parts import Parts
 from builder.services.workers import WorkerService
+from builder.store.granting import AVOID_HINTS, AVOID_PAUSE_MS
 from builder.store.offers import REFUSED, SETTLE_MS
-from builder.store.owner import AVOID_HINTS, AVOID_PAUSE_MS
 from builder.store.transitions import PENDING
 from tests.store_contract.world import LEASE, World, open_world
 
