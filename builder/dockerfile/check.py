@@ -28,14 +28,14 @@ COMPARED_AT_ONCE = 10
 NAMED = 8
 MOST_NEAR = 5_000
 """Names of stages that unknown ones are compared with, in all; what is beyond gets no hint."""
-WELL_KNOWN = frozenset((
-    "alpine", "almalinux", "amazoncorretto", "amazonlinux", "bash", "buildpack-deps", "busybox", "caddy", "clojure",
-    "composer", "dart", "debian", "docker", "eclipse-temurin", "elixir", "erlang", "fedora", "gcc", "golang", "gradle",
-    "groovy", "haproxy", "haskell", "httpd", "ibmjava", "julia", "jetty", "jruby", "kong", "mariadb", "maven",
-    "memcached", "mongo", "mysql", "nats", "nginx", "node", "openjdk", "oraclelinux", "perl", "php", "postgres",
-    "pypy", "python", "r-base", "rabbitmq", "redis", "registry", "rockylinux", "ruby", "rust", "sapmachine", "swift",
-    "swipl", "tomcat", "traefik", "ubuntu", "varnish", "vault", "wordpress",
-))  # fmt: skip
+WELL_KNOWN = frozenset(
+    """
+    alpine almalinux amazoncorretto amazonlinux bash buildpack-deps busybox caddy clojure composer dart debian docker
+    eclipse-temurin elixir erlang fedora gcc golang gradle groovy haproxy haskell httpd ibmjava julia jetty jruby kong
+    mariadb maven memcached mongo mysql nats nginx node openjdk oraclelinux perl php postgres pypy python r-base
+    rabbitmq redis registry rockylinux ruby rust sapmachine swift swipl tomcat traefik ubuntu varnish vault wordpress
+    """.split()  # noqa: SIM905 - one text: an image of Docker Hub may be named as a runtime is, and is none
+)
 """Images of Docker Hub whose names nobody takes for those of a stage, however near they are."""
 _REMOTE = re.compile(r"https?://|git@|git://|ssh://")
 
