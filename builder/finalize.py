@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
 
-from builder.attest.artifact import Refused, check_config, described
+from builder.attest.artifact import ArtifactRefused, check_config, described
 from builder.attest.provenance import COMPILE_TYPE, IMAGE_TYPE, MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import is_image, repository_of
@@ -75,7 +75,7 @@ class Finalizer:
             if not row["published"]:  # behind the mark it was checked, and its tag may go
                 try:
                     manifest, artifact = self._checked(row, artifact)
-                except Refused as error:
+                except ArtifactRefused as error:
                     why = f"node {row['node_id']} reported an artifact that is not what it pushed: {error}"
                     self.log.warning("refused", action="artifact-mismatch", build_id=build_id, why=why)
                     if builds.refuse(self.store, build_id, claim, why, self.backoff_ms) is None:
@@ -157,25 +157,25 @@ class Finalizer:
     def _checked(self, row: builds.Row, artifact: pb.BuiltArtifact) -> tuple[Manifest, pb.BuiltArtifact]:
         """What the attempt's tag points at, when that is what the owner reported; with the size that a puller sees.
 
-        Raises `Refused`, and `PlatformError` for a registry that does not do its part.
+        Raises `ArtifactRefused`, and `PlatformError` for a registry that does not do its part.
         """
         repository, tag = row["repository"], record.attempt_tag(row)
         if row["code_hash"] and not DIGEST.fullmatch(row["code_hash"]):
-            raise Refused("the code hash is no sha256 digest")
+            raise ArtifactRefused("the code hash is no sha256 digest")
         manifest = self.destination.get_manifest(repository, tag)
         if manifest is None:
-            raise Refused(f"{repository} has no tag {tag}")
+            raise ArtifactRefused(f"{repository} has no tag {tag}")
         if manifest.digest != artifact.digest:
-            raise Refused(f"{repository}:{tag} is {manifest.digest}, reported was {artifact.digest}")
+            raise ArtifactRefused(f"{repository}:{tag} is {manifest.digest}, reported was {artifact.digest}")
         found = described(manifest)
         config = io.BytesIO()
         try:
             for chunk in self.destination.open_blob(repository, found.config_digest):
                 config.write(chunk)
                 if config.tell() > found.config_size:
-                    raise Refused("the config is larger than the manifest says")
+                    raise ArtifactRefused("the config is larger than the manifest says")
         except BlobMissing:
-            raise Refused(f"{repository} has no config {found.config_digest}") from None
+            raise ArtifactRefused(f"{repository} has no config {found.config_digest}") from None
         check_config(config.getvalue(), found, manifest.digest)
         checked = pb.BuiltArtifact(digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials)
         if artifact.HasField("start_check"):

@@ -24,7 +24,7 @@ _CONFIG_TYPES = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json", 
 _SHOWN = 100
 
 
-class Refused(Exception):
+class ArtifactRefused(Exception):
     """An artifact is not what it has to be; the text names how."""
 
 
@@ -42,18 +42,18 @@ class Described:
 def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
     """What is stored of a node's message: digest, materials, the start check.
 
-    Reference and size are the control side's to find. Raises `Refused`.
+    Reference and size are the control side's to find. Raises `ArtifactRefused`.
     """
     if not DIGEST.fullmatch(success.digest):
-        raise Refused(f"the digest {_shown(success.digest)} is no sha256 digest")
+        raise ArtifactRefused(f"the digest {_shown(success.digest)} is no sha256 digest")
     if len(success.materials) > materials.MOST:
-        raise Refused(f"{len(success.materials)} materials are more than {materials.MOST}")
+        raise ArtifactRefused(f"{len(success.materials)} materials are more than {materials.MOST}")
     kept = pb.BuiltArtifact(digest=success.digest)
     for one in success.materials:
         if not one.name or len(one.name) > materials.NAME_CHARACTERS or visible(one.name) != one.name:
-            raise Refused(f"the material name {_shown(one.name)} is empty, too long or not printable")
+            raise ArtifactRefused(f"the material name {_shown(one.name)} is empty, too long or not printable")
         if not materials.DIGEST.fullmatch(one.digest):
-            raise Refused(f"the material {_shown(one.name)} has the digest {_shown(one.digest)}")
+            raise ArtifactRefused(f"the material {_shown(one.name)} has the digest {_shown(one.digest)}")
         kept.materials.add(name=one.name, digest=one.digest)
     if success.HasField("start_check"):
         kept.start_check.CopyFrom(_start(success.start_check))
@@ -61,33 +61,33 @@ def reported(success: pb.BuiltArtifact) -> pb.BuiltArtifact:
 
 
 def _start(found: pb.StartCheck) -> pb.StartCheck:
-    """What a node saw of the start, in its form. Raises `Refused`."""
+    """What a node saw of the start, in its form. Raises `ArtifactRefused`."""
     message = found.message
     if found.status not in pb.StartStatus.values() or found.status == pb.START_STATUS_UNSPECIFIED:
-        raise Refused(f"the start check has the status {found.status}")
+        raise ArtifactRefused(f"the start check has the status {found.status}")
     if len(message) > materials.START_CHARACTERS or visible(message) != message:
-        raise Refused(f"the start check says {_shown(message)}, which is too long or not printable")
+        raise ArtifactRefused(f"the start check says {_shown(message)}, which is too long or not printable")
     if not (0 <= found.cold_start_ms <= materials.START_MS and 0 <= found.memory_bytes <= materials.START_BYTES):
-        raise Refused(f"the start check measured {found.cold_start_ms} ms and {found.memory_bytes} bytes")
+        raise ArtifactRefused(f"the start check measured {found.cold_start_ms} ms and {found.memory_bytes} bytes")
     return pb.StartCheck(
         status=found.status, message=message, cold_start_ms=found.cold_start_ms, memory_bytes=found.memory_bytes
     )
 
 
 def described(manifest: Manifest) -> Described:
-    """The manifest of one image, read. Raises `Refused`."""
+    """The manifest of one image, read. Raises `ArtifactRefused`."""
     value = _object(manifest.body, "manifest")
     media_type = value.get("mediaType", manifest.media_type)
     if media_type not in _MANIFEST_TYPES:
-        raise Refused(f"{manifest.digest} is no image manifest but {_shown(media_type)}")
+        raise ArtifactRefused(f"{manifest.digest} is no image manifest but {_shown(media_type)}")
     config, layers = value.get("config"), value.get("layers")
     if not isinstance(config, dict) or config.get("mediaType") not in _CONFIG_TYPES:
-        raise Refused(f"the manifest {manifest.digest} names no image config")
+        raise ArtifactRefused(f"the manifest {manifest.digest} names no image config")
     if not isinstance(layers, list) or len(layers) > MOST_LAYERS:
-        raise Refused(f"the manifest {manifest.digest} has no list of at most {MOST_LAYERS} layers")
+        raise ArtifactRefused(f"the manifest {manifest.digest} has no list of at most {MOST_LAYERS} layers")
     sizes = [_size(part, manifest.digest) for part in (config, *layers)]
     if sizes[0] > CONFIG_BYTES:
-        raise Refused(f"the config of {manifest.digest} has {sizes[0]} bytes, limit {CONFIG_BYTES}")
+        raise ArtifactRefused(f"the config of {manifest.digest} has {sizes[0]} bytes, limit {CONFIG_BYTES}")
     component = _component_of(layers, manifest.digest) if config["mediaType"] == wasm.CONFIG_TYPE else ""
     return Described(
         config_digest=config["digest"],
@@ -100,27 +100,27 @@ def described(manifest: Manifest) -> Described:
 def _component_of(layers: list[Any], digest: str) -> str:
     """The one layer of a component's artifact."""
     if len(layers) != 1 or layers[0].get("mediaType") != wasm.LAYER_TYPE:
-        raise Refused(f"the manifest {digest} of a component has not one layer of the type {wasm.LAYER_TYPE}")
+        raise ArtifactRefused(f"the manifest {digest} of a component has not one layer of the type {wasm.LAYER_TYPE}")
     return str(layers[0]["digest"])
 
 
 def check_config(config: bytes, found: Described, digest: str) -> None:
-    """Raises `Refused` for the config of an image that is for another platform, or of a component that no host of WASI
-    0.2 can serve."""
+    """Raises `ArtifactRefused` for the config of an image that is for another platform, or of a component that no host
+    of WASI 0.2 can serve."""
     value = _object(config, "config")
     if found.component:
         return _check_component(value, found.component, digest)
     platform = f"{value.get('os')}/{value.get('architecture')}"
     if platform != PLATFORM:
-        raise Refused(f"the image {digest} is for {_shown(platform)}, not {PLATFORM}")
+        raise ArtifactRefused(f"the image {digest} is for {_shown(platform)}, not {PLATFORM}")
 
 
 def _check_component(value: Mapping[str, Any], layer: str, digest: str) -> None:
     platform = f"{value.get('os')}/{value.get('architecture')}"
     if platform != wasm.PLATFORM:
-        raise Refused(f"the component {digest} is for {_shown(platform)}, not {wasm.PLATFORM}")
+        raise ArtifactRefused(f"the component {digest} is for {_shown(platform)}, not {wasm.PLATFORM}")
     if value.get("layerDigests") != [layer]:
-        raise Refused(f"the config of {digest} names other layers than its manifest")
+        raise ArtifactRefused(f"the config of {digest} names other layers than its manifest")
     shape = value.get("component")
     names = [shape.get(kind) if isinstance(shape, dict) else None for kind in ("imports", "exports")]
     imports, exports = (
@@ -130,11 +130,11 @@ def _check_component(value: Mapping[str, Any], layer: str, digest: str) -> None:
         for each in names
     )
     if imports is None or exports is None:
-        raise Refused(f"the config of {digest} does not say what the component imports and exports")
+        raise ArtifactRefused(f"the config of {digest} does not say what the component imports and exports")
     try:
         require_servable(Component(imports=imports, exports=exports), digest)
     except BuildError as error:
-        raise Refused(f"{digest}: {error.message}") from None
+        raise ArtifactRefused(f"{digest}: {error.message}") from None
 
 
 def _size(descriptor: Any, where: str) -> int:
@@ -142,7 +142,7 @@ def _size(descriptor: Any, where: str) -> int:
     digest = descriptor.get("digest") if isinstance(descriptor, dict) else None
     size = descriptor.get("size") if isinstance(descriptor, dict) else None
     if not isinstance(digest, str) or not DIGEST.fullmatch(digest) or type(size) is not int or size < 0:
-        raise Refused(f"the manifest {where} has a descriptor without digest or size")
+        raise ArtifactRefused(f"the manifest {where} has a descriptor without digest or size")
     return size
 
 
@@ -150,9 +150,9 @@ def _object(body: bytes, what: str) -> Mapping[str, Any]:
     try:
         value = strangers_json(body)
     except (ValueError, RecursionError):
-        raise Refused(f"the {what} is no JSON") from None
+        raise ArtifactRefused(f"the {what} is no JSON") from None
     if not isinstance(value, dict):
-        raise Refused(f"the {what} is no JSON object")
+        raise ArtifactRefused(f"the {what} is no JSON object")
     return value
 
 

@@ -37,7 +37,7 @@ Check = Callable[[], None]
 Item = TypeVar("Item")
 
 
-class Refused(Exception):
+class EngineRefused(Exception):
     """The engine answered with an error instead of a stream."""
 
     def __init__(self, message: str, status: int) -> None:
@@ -78,7 +78,7 @@ class Engine:
     def build(self, context: BinaryIO, arguments: Mapping[str, Any], check: Check) -> Iterator[Mapping[str, Any]]:
         """The messages of a build of a context, a tar. `check` is asked all the time, and may raise to end it all.
 
-        Raises `Refused`, `BuildError` ToolchainUnavailable.
+        Raises `EngineRefused`, `BuildError` ToolchainUnavailable.
         """
 
         def stream() -> Iterable[Mapping[str, Any]]:
@@ -110,7 +110,7 @@ class Engine:
                 for event in self._client.events(since=int(since), until=until, filters=filters, decode=True):
                     if str(event.get("id", "")).startswith(tuple(containers)):
                         return True
-        except (BuildError, Refused):  # then the exit code has to do
+        except (BuildError, EngineRefused):  # then the exit code has to do
             pass
         return False
 
@@ -126,7 +126,7 @@ class Engine:
         try:
             with self._speaking():
                 self._client.remove_image(tag, noprune=True)
-        except Refused as refused:
+        except EngineRefused as refused:
             left += [f"image {tag}: {refused.message}"] if refused.status != 404 else []
         for one in reversed(tuple(dict.fromkeys(made))):
             try:
@@ -135,7 +135,7 @@ class Engine:
                     if found["Id"] in before or found.get("RepoTags") or found.get("RepoDigests"):
                         continue
                     self._client.remove_image(found["Id"], noprune=True)
-            except Refused as refused:
+            except EngineRefused as refused:
                 if refused.status != 404:
                     left.append(f"image {one}: {refused.message}")
         return tuple(left)
@@ -146,7 +146,7 @@ class Engine:
             try:
                 with self._speaking():
                     self._client.inspect_container(container)
-            except Refused as refused:
+            except EngineRefused as refused:
                 return refused.status == 404
             if time.monotonic() > until:
                 return False
@@ -210,7 +210,7 @@ class Engine:
 
     @contextmanager
     def _speaking(self) -> Iterator[None]:
-        """What the SDK raises as ours: `Refused` for an answer, `BuildError` ToolchainUnavailable without one."""
+        """What the SDK raises as ours: `EngineRefused` for an answer, `BuildError` ToolchainUnavailable without one."""
         from docker.errors import APIError, DockerException, StreamParseError
         from requests.exceptions import RequestException
         from urllib3.exceptions import HTTPError
@@ -218,7 +218,7 @@ class Engine:
         try:
             yield
         except APIError as error:
-            raise Refused(str(error.explanation or error), int(error.status_code or 0)) from None
+            raise EngineRefused(str(error.explanation or error), int(error.status_code or 0)) from None
         except (DockerException, StreamParseError, RequestException, HTTPError) as error:
             raise unreachable(self._host, error) from error
 

@@ -38,7 +38,7 @@ RENEW_S = 10.0
 """Between two new connections for a credential that is refused."""
 
 
-class Refused(Exception):
+class ClusterRefused(Exception):
     """An answer of the API that is not 2xx. `code` is its HTTP status, `why` its reason word (AlreadyExists, …)."""
 
     def __init__(self, code: int, why: str, message: str) -> None:
@@ -57,7 +57,7 @@ class _Connection:
 
 
 class Api:
-    """One cluster. Every method raises `Refused`, or `PlatformError` ClusterUnavailable where nothing answers.
+    """One cluster. Every method raises `ClusterRefused`, or `PlatformError` ClusterUnavailable where nothing answers.
 
     `renew` makes another client: a credential ends (a plugin's or a provider's token, a file that is written anew),
     and the client reads it once. A call that is refused for it is repeated with the new one.
@@ -85,7 +85,7 @@ class Api:
         """None when there is none."""
         try:
             return await self._json("GET", _path(kind, namespace, name), {})
-        except Refused as refused:
+        except ClusterRefused as refused:
             if refused.code == 404:
                 return None
             raise
@@ -101,7 +101,7 @@ class Api:
         try:
             await self._json("DELETE", _path(kind, namespace, name), {}, body)
             return True
-        except Refused as refused:
+        except ClusterRefused as refused:
             if refused.code in (404, 409):  # 409: another object has its name by now
                 return False
             raise
@@ -111,7 +111,7 @@ class Api:
     ) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
         """(ADDED | MODIFIED | DELETED | BOOKMARK, object) since `version`, until the server ends it.
 
-        Raises `Refused` with code 410 when `version` is too old: list again.
+        Raises `ClusterRefused` with code 410 when `version` is too old: list again.
         """
         query = {
             "watch": "true",
@@ -125,7 +125,7 @@ class Api:
                 event = _object(line)
                 if event["type"] == "ERROR":
                     status = event["object"]
-                    raise Refused(status.get("code", 500), status.get("reason", ""), status.get("message", ""))
+                    raise ClusterRefused(status.get("code", 500), status.get("reason", ""), status.get("message", ""))
                 yield event["type"], event["object"]
 
     async def log(
@@ -183,7 +183,7 @@ class Api:
     async def _has_other(self, refused: _Connection) -> bool:
         """Whether there is another connection than this one, whose credential is refused.
 
-        Raises `Refused` where none can be made.
+        Raises `ClusterRefused` where none can be made.
         """
         async with self._renewing:
             if self._current is not refused:
@@ -199,7 +199,7 @@ class Api:
                 except Exception as error:  # whatever keeps a file or a plugin from giving one
                     self._no_new = f"and no other one is there: {error or type(error).__name__}"
             if self._no_new:
-                raise Refused(UNAUTHORIZED, "Unauthorized", f"the credential is refused, {self._no_new}")
+                raise ClusterRefused(UNAUTHORIZED, "Unauthorized", f"the credential is refused, {self._no_new}")
             return False
 
 
@@ -269,7 +269,7 @@ def _judge(code: int, text: bytes) -> None:
         why, message = str(value.get("reason", "")), str(value.get("message", ""))
     except (ValueError, AttributeError):
         why, message = "", text[:300].decode("utf-8", "replace")
-    raise Refused(code, why, message)
+    raise ClusterRefused(code, why, message)
 
 
 def _object(text: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from builder.errors import PlatformError
-from builder.kube.api import Api, Refused
+from builder.kube.api import Api, ClusterRefused
 from builder.kube.ended import USUAL, Ended, Patience, Running, State, state_of
 from builder.kube.follow import follow
 from builder.kube.job import SELECTOR
@@ -115,7 +115,9 @@ async def _state(
             state = state_of(found, pods, now=time.time(), patience=patience, events=events)
     except PlatformError as error:
         state = Running(words=error.message)
-    except Refused as refused:  # a server that is overloaded or starts, or a right that is missing: no end of a Job
+    except (
+        ClusterRefused
+    ) as refused:  # a server that is overloaded or starts, or a right that is missing: no end of a Job
         state = Running(words=f"the cluster does not answer for it: {refused}")
     return state, pods
 
@@ -136,7 +138,7 @@ async def _live(
 
 
 async def live_pods(api: Api, namespace: str, job: str) -> list[dict[str, Any]]:
-    """The pods of a Job as the API has them now. Raises `Refused`, `PlatformError`."""
+    """The pods of a Job as the API has them now. Raises `ClusterRefused`, `PlatformError`."""
     found: list[dict[str, Any]] = (await api.list("pods", namespace, labelSelector=f"{SELECTOR},{JOB_OF}={job}"))[
         "items"
     ]
@@ -147,7 +149,7 @@ async def is_gone(api: Api, namespace: str, pod: str) -> bool:
     """Whether the API has this pod no more. A view may be late both ways, so it is asked; no answer: not that it is."""
     try:
         return not (await api.list("pods", namespace, fieldSelector=f"metadata.name={pod}"))["items"]
-    except (PlatformError, Refused):
+    except (PlatformError, ClusterRefused):
         return False
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, suppress
 
 from builder.errors import PlatformError
-from builder.kube.api import Api, Refused
+from builder.kube.api import Api, ClusterRefused
 from builder.kube.logs import Cursor, Line, Reading
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
@@ -46,7 +46,7 @@ async def follow(
                             yield lines, reading.cursor
         except PlatformError:
             was_cut = True
-        except Refused as refused:
+        except ClusterRefused as refused:
             # 400: the container waits to start, and of one that is over it never did. 404: the pod is gone, or the
             # kubelet started again and does not know it yet, also where the container is over. 5xx: no answer.
             was_cut = True
@@ -93,7 +93,7 @@ async def read_so_far(
             return
         except PlatformError:
             pass
-        except Refused as refused:
+        except ClusterRefused as refused:
             if refused.code == 400 or (refused.code == 404 and await is_gone()):  # it has not started; its log is gone
                 return
         cursor = reading.cursor

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from builder.errors import BuildError, PlatformError
-from builder.kube.api import UNAUTHORIZED, Api, Refused
+from builder.kube.api import UNAUTHORIZED, Api, ClusterRefused
 from builder.kube.job import SELECTOR
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.2, 10.0
@@ -35,7 +35,7 @@ class Mirror:
     lists: int = 0
     """How often it was listed: once, and again after each outage and each version that was too old."""
 
-    unavailable: PlatformError | Refused | None = None
+    unavailable: PlatformError | ClusterRefused | None = None
     """Why it is not current, when it is not."""
 
     _version: str = ""
@@ -57,20 +57,20 @@ class Mirror:
                     await self._list()
                     pause, self._refused_at = FIRST_PAUSE_S, None
                 await self._watch()
-            except (Refused, PlatformError) as error:
+            except (ClusterRefused, PlatformError) as error:
                 self._version = ""
                 self.is_current.clear()
                 self.unavailable = error
                 self._judge(error)
-                if isinstance(error, Refused) and error.code == GONE:
+                if isinstance(error, ClusterRefused) and error.code == GONE:
                     await asyncio.sleep(self._relist_s)
                     self._relist_s = min(max(2 * self._relist_s, FIRST_PAUSE_S), LONGEST_PAUSE_S)
                     continue
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, LONGEST_PAUSE_S)
 
-    def _judge(self, error: Refused | PlatformError) -> None:
-        if not isinstance(error, Refused) or error.code != UNAUTHORIZED:
+    def _judge(self, error: ClusterRefused | PlatformError) -> None:
+        if not isinstance(error, ClusterRefused) or error.code != UNAUTHORIZED:
             self._refused_at = None
             return
         now = time.monotonic()

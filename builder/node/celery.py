@@ -8,7 +8,7 @@ from builder.config import load
 from builder.errors import BuildError
 from builder.node.main import make_app
 from builder.node.membership import why_not
-from builder.node.worker import Refused
+from builder.node.worker import WorkerRefused
 from builder.settings import Settings
 
 
@@ -17,7 +17,7 @@ def _settings() -> Settings:
         return load().settings
     except BuildError as error:
         sys.stderr.write(why_not(error))
-        raise Refused(error) from None
+        raise WorkerRefused(error) from None
 
 
 # At a SIGHUP Celery executes sys.argv again; `python -m celery` has a file there that does not run by its path.

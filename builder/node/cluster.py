@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.errors import PlatformError
-from builder.kube.api import Api, Refused, connect
+from builder.kube.api import Api, ClusterRefused, connect
 from builder.settings import Settings
 
 SecretOf = Callable[[str], Mapping[str, Any]]
@@ -43,7 +43,7 @@ class KubeCluster:
             if secret_of is not None:
                 await _once(api, "secrets", namespace, secret_of(found["metadata"]["uid"]))
             return str(found["metadata"]["uid"])
-        except Refused as refused:
+        except ClusterRefused as refused:
             reason = "Unschedulable" if "quota" in refused.message else "ClusterUnavailable"
             raise PlatformError(reason, f"the cluster refuses the build's Job: {refused.message}") from None
         finally:
@@ -53,7 +53,7 @@ class KubeCluster:
         api = await connect(self.kubeconfig, self.context)
         try:
             await api.delete("jobs", namespace, name, uid=uid)
-        except Refused as refused:
+        except ClusterRefused as refused:
             raise PlatformError("ClusterUnavailable", f"the Job {name} cannot be deleted: {refused.message}") from None
         finally:
             await api.close()
@@ -63,7 +63,7 @@ async def _once(api: Api, kind: str, namespace: str, manifest: Mapping[str, Any]
     """The object; None where one has its name already."""
     try:
         return await api.create(kind, namespace, manifest)
-    except Refused as refused:
+    except ClusterRefused as refused:
         if refused.code == 409 and refused.why == "AlreadyExists":
             return None
         raise

@@ -85,7 +85,7 @@ class EngineBuilder:
             return self._build(attempt)
         except BuildError as error:
             return Outcome(failure=error)
-        except api.Refused as refused:
+        except api.EngineRefused as refused:
             message = f"the Docker engine refuses: {refused.message}"[:400]
             failure = BuildError("ToolchainUnavailable", message, where="docker_host", phase=attempt.log.phase_name)
             return Outcome(failure=failure)
@@ -191,7 +191,7 @@ def _follow(
 ) -> None:
     """Build, its lines into the log as they come. A failure of the build is `seen.error`.
 
-    Raises `api.Refused` for what is no fault of the Dockerfile.
+    Raises `api.EngineRefused` for what is no fault of the Dockerfile.
     """
     splitters = {"STDOUT": LineSplitter(), "STDERR": LineSplitter()}
 
@@ -214,7 +214,7 @@ def _follow(
                 for line in splitters[stream].feed(text.encode("utf-8", "replace")):
                     output.add(stream, line)
                 attempt.node.label("in-step")
-        except api.Refused as refused:
+        except api.EngineRefused as refused:
             if refused.status >= SERVER_ERROR and not is_full(refused.message):
                 raise
             seen.error = refused.message
@@ -245,7 +245,7 @@ def _tidy(attempt: Attempt, engine: Engine, tag: str, seen: Transcript, before: 
     made = (*seen.images, *([seen.image] if seen.image else []))
     try:
         left = engine.take_away(tag, made, before, tuple(seen.containers))
-    except (BuildError, api.Refused) as error:
+    except (BuildError, api.EngineRefused) as error:
         left = (str(error),)
     for one in left:
         attempt.log.system(f"warning: the Docker engine still has {one}")

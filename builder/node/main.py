@@ -10,7 +10,7 @@ from celery import Celery
 
 from builder.broker.app import add_run_task, make_celery, read_queues
 from builder.node.membership import require_membership
-from builder.node.worker import Refused, WorkerProcess
+from builder.node.worker import WorkerProcess, WorkerRefused
 from builder.process import leave_no_core
 from builder.settings import Settings
 
@@ -42,7 +42,7 @@ def work(settings: Settings) -> int:
             without_heartbeat=True,
         )
         worker.start()
-    except Refused as refused:
+    except WorkerRefused as refused:
         raise refused.error from None
     return int(worker.exitcode or 0)
 

@@ -84,7 +84,7 @@ def reads_of(worker: Any, settings: Settings) -> Reads:
     )
 
 
-class Refused(SystemExit):
+class WorkerRefused(SystemExit):
     """This worker does not start, or not go on: 75, whatever its operator has to change. Celery lets only a
     `SystemExit` out of a signal's receiver."""
 
@@ -145,7 +145,7 @@ class WorkerProcess:
         except BuildError as error:
             if self._say is not None:
                 self._say.write(why_not(error))
-            raise Refused(error) from None
+            raise WorkerRefused(error) from None
 
     def _join(self) -> None:
         """Register for the first time, however long the API takes to answer. Raises `BuildError` when it refuses."""

@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from google.protobuf import json_format
 
-from builder.attest.artifact import Refused, reported
+from builder.attest.artifact import ArtifactRefused, reported
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import REASONS, BuildError, ErrorClass
@@ -376,7 +376,7 @@ def _checked(request: pb.FinishRequest) -> tuple[pb.FinishRequest, str]:
     kept.CopyFrom(request)
     try:
         kept.success.CopyFrom(reported(request.success))
-    except Refused as error:
+    except ArtifactRefused as error:
         refused = f"the node reported an artifact that cannot be one: {error}"
         known = REASONS["Internal"]
         kept.failure.CopyFrom(

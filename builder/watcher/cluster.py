@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from builder.errors import PlatformError
-from builder.kube.api import Api, Refused
+from builder.kube.api import Api, ClusterRefused
 from builder.kube.attend import Emit, attend, is_gone, live_pods, started
 from builder.kube.ended import USUAL, Ended, Patience, seconds_of
 from builder.kube.follow import read_so_far
@@ -157,7 +157,7 @@ class KubeCluster:
         own, output = _Tail(MOST_OWN_LINES), _Tail(output_lines)
         try:
             pods: Sequence[Mapping[str, Any]] = await live_pods(self.api, self.namespace, job)
-        except (PlatformError, Refused):
+        except (PlatformError, ClusterRefused):
             pods = self.watch.look(job)[1]
         for pod in pods:
             if container not in started(pod):
@@ -182,7 +182,7 @@ class KubeCluster:
     async def delete(self, job: str, uid: str = "") -> None:
         try:
             await self.api.delete("jobs", self.namespace, job, uid=uid)
-        except Refused as refused:
+        except ClusterRefused as refused:
             raise PlatformError("ClusterUnavailable", f"the Job {job} cannot be deleted: {refused.message}") from None
 
     def began_ms(self, job: str) -> int:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builder.kaniko.manifest import manifest
-from builder.kube.api import Api, Refused, connect
+from builder.kube.api import Api, ClusterRefused, connect
 from builder.kube.attend import attend
 from builder.kube.ended import Ended
 from builder.kube.logs import Cursor, Line
@@ -116,7 +116,7 @@ def test_a_hundred_thousand_lines_over_five_cuts_come_once_each(jobs: Jobs) -> N
 def test_a_version_that_is_too_old_is_listed_again(jobs: Jobs) -> None:
     async def scenario() -> None:
         async with watching(jobs) as (api, watch):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(ClusterRefused) as refused:
                 async for _ in api.watch("jobs", NAMESPACE, "1", ""):
                     break
             assert refused.value.code == 410

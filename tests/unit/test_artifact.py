@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from builder.attest.artifact import Refused, described, reported
+from builder.attest.artifact import ArtifactRefused, described, reported
 from builder.contract import materials
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import PlatformError
@@ -52,27 +52,27 @@ def success(digest: str = GOOD, *parts: tuple[str, str], **fields: Any) -> pb.Bu
     "digest", ["", "latest", "sha256:zz", GOOD + "\n", GOOD.upper(), "sha512:" + "a" * 128, GOOD[:-1], f"x@{GOOD}"]
 )
 def test_a_digest_that_is_none_is_refused(digest: str) -> None:
-    with pytest.raises(Refused, match="is no sha256 digest"):
+    with pytest.raises(ArtifactRefused, match="is no sha256 digest"):
         reported(success(digest))
 
 
 @pytest.mark.parametrize("name", ["", "a\x1b[31mb", "a\nb", "\u202ename", "\x9b31m", "x" * (NAME_MAX + 1)])
 def test_the_name_of_a_material_is_printable_and_bounded(name: str) -> None:
-    with pytest.raises(Refused, match="not printable") as refused:
+    with pytest.raises(ArtifactRefused, match="not printable") as refused:
         reported(success(GOOD, (name, GOOD)))
     assert str(refused.value).isprintable() and len(str(refused.value)) < 300
 
 
 @pytest.mark.parametrize("digest", ["", "nonsense", "h1:x", "sha256:", "md5:" + "a" * 32, "gitCommit:" + "g" * 40])
 def test_the_digest_of_a_material_has_a_form_of_ours(digest: str) -> None:
-    with pytest.raises(Refused, match="has the digest"):
+    with pytest.raises(ArtifactRefused, match="has the digest"):
         reported(success(GOOD, ("go.mod", digest)))
 
 
 def test_a_list_of_materials_is_bounded() -> None:
     parts = [(f"m{number}", GOOD) for number in range(materials.MOST)]
     assert len(reported(success(GOOD, *parts)).materials) == materials.MOST
-    with pytest.raises(Refused, match="10001 materials"):
+    with pytest.raises(ArtifactRefused, match="10001 materials"):
         reported(success(GOOD, *parts, ("one more", GOOD)))
 
 
@@ -186,13 +186,13 @@ def test_the_size_is_what_a_puller_transfers(tmp_path: Path) -> None:
     ids=str,
 )
 def test_a_manifest_that_is_no_images_is_refused(bad: dict[str, Any]) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(ArtifactRefused):
         described(manifest(**bad))
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"7", b"\xff", b"[" * 200_000], ids=lambda body: repr(body[:4]))
 def test_a_manifest_that_is_no_object_is_refused(body: bytes) -> None:
-    with pytest.raises(Refused):
+    with pytest.raises(ArtifactRefused):
         described(Manifest(media_type=MANIFEST_TYPE, body=body, digest=digest_of(body)))
 
 
@@ -423,7 +423,7 @@ def test_what_the_cache_answers_needs_no_tag_of_its_own(world: World, registry: 
 def test_a_start_check_that_cannot_be_one_is_refused(fields: dict[str, Any], words: str) -> None:
     message = success(GOOD)
     message.start_check.CopyFrom(pb.StartCheck(**fields))
-    with pytest.raises(Refused, match=words):
+    with pytest.raises(ArtifactRefused, match=words):
         reported(message)
 
 

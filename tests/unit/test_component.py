@@ -13,7 +13,7 @@ import pytest
 
 from builder import sandbox
 from builder.attempt.desk import Desk
-from builder.attest.artifact import Refused, check_config, described
+from builder.attest.artifact import ArtifactRefused, check_config, described
 from builder.errors import BuildError, PlatformError
 from builder.images.component import (
     COMPONENT,
@@ -236,7 +236,7 @@ def test_the_control_side_takes_a_component(tmp_path: Path) -> None:
 )
 def test_the_control_side_refuses_another_config(tmp_path: Path, change: dict[str, object], why: str) -> None:
     image = artifact(tmp_path, component())
-    with pytest.raises(Refused, match=why):
+    with pytest.raises(ArtifactRefused, match=why):
         checked(json.loads(image.manifest), json.loads(image.config) | change)
 
 
@@ -244,7 +244,7 @@ def test_the_control_side_refuses_a_component_of_several_layers_or_of_another_ty
     manifest = json.loads(artifact(tmp_path, component()).manifest)
     (layer,) = manifest["layers"]
     for layers in ([], [layer, layer], [layer | {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"}]):
-        with pytest.raises(Refused, match="not one layer of the type application/wasm"):
+        with pytest.raises(ArtifactRefused, match="not one layer of the type application/wasm"):
             checked(manifest | {"layers": layers}, {})
 
 

@@ -29,7 +29,7 @@ from builder.node import leftovers
 from builder.node import worker as workers
 from builder.node.drive import do_work, driving
 from builder.node.leftovers import remove_left_behind
-from builder.node.worker import Refused, WorkerProcess
+from builder.node.worker import WorkerProcess, WorkerRefused
 from builder.plan import CopyFile, Step
 from builder.sandbox import Blank, Room, loopfs, size_for
 from builder.settings import Settings
@@ -382,7 +382,7 @@ def test_a_worker_whose_fence_cannot_be_does_not_start(tmp_path: Path, monkeypat
     monkeypatch.setattr(fences.sandbox, "tried", lacks)
     monkeypatch.setattr(workers, "require_sandbox", lambda settings: None)
     settings = Settings(server="http://127.0.0.1:1", token="t", node_dir=str(tmp_path), disk_fence="loop")
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(WorkerRefused) as caught:
         WorkerProcess(settings)._on_init(None)
     assert caught.value.code == 75
     assert "mkfs.ext4 is not installed" in str(caught.value.error) and "e2fsprogs" in caught.value.error.next

@@ -607,7 +607,7 @@ class Fake:
         with tarfile.open(fileobj=context) as packed:
             self.context = packed.getnames()
         if self.refuses:
-            raise api.Refused("it has no time", self.refuses)
+            raise api.EngineRefused("it has no time", self.refuses)
         yield from self.messages
 
     def export(self, image: str, out: Path, limit: int, check: Callable[[], None]) -> None:

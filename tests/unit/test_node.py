@@ -14,8 +14,8 @@ from celery import Celery
 from celery.worker import state
 
 from builder.broker.app import make_celery, read_queues
-from builder.claims.calls import Refused as CallRefused
 from builder.claims.calls import Unanswered
+from builder.claims.calls import WorkerRefused as CallRefused
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
@@ -23,7 +23,7 @@ from builder.errors import BuildError
 from builder.node import worker as workers
 from builder.node.calls import ApiCalls
 from builder.node.main import work
-from builder.node.worker import KEY_BYTES, Reads, Refused, WorkerProcess, reads_of
+from builder.node.worker import KEY_BYTES, Reads, WorkerProcess, WorkerRefused, reads_of
 from builder.settings import Settings
 from tests.cli_fixtures import run
 
@@ -201,7 +201,7 @@ def test_a_refused_node_ends_at_its_start_and_says_what_to_do(
     api, said = Refusing(ApiError(status, code, "not you", {})), io.StringIO()
     monkeypatch.setattr("builder.node.worker.Api", api)
     node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED), said)
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(WorkerRefused) as caught:
         node._on_init(worker(None, concurrency=1))
     assert (caught.value.error.reason, caught.value.code, api.calls) == (reason, 75, 1)
     assert "not you" in said.getvalue() and step in said.getvalue()
@@ -224,7 +224,7 @@ def test_a_node_that_is_refused_later_drains_and_ends(
 def test_an_answer_of_something_else_ends_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("builder.node.worker.Api", Refusing(BuildError("InvalidRequest", "body is not JSON")))
     node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED))
-    with pytest.raises(Refused) as caught:
+    with pytest.raises(WorkerRefused) as caught:
         node._on_init(worker(None, concurrency=1))
     assert "no ignite-builder serve" in caught.value.error.message and caught.value.error.where == "server"
 

@@ -14,7 +14,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
-from builder.node.worker import Refused, refusal
+from builder.node.worker import WorkerRefused, refusal
 from builder.pipelines import catalog
 from builder.services.auth import Caller, Tokens
 from builder.services.builds import BuildService
@@ -212,6 +212,6 @@ def test_a_node_has_a_name_that_a_path_can_carry(world: World, name: str) -> Non
 def test_a_forgotten_worker_ends_with_75_and_says_what_to_do() -> None:
     detail = {"reason": "NodeForgotten"}
     error = refusal(ApiError(401, "UNAUTHENTICATED", 'the node "n" was forgotten; its token is revoked', detail))
-    assert Refused(error).code == 75 and "was forgotten" in error.message and "new token" in error.next
+    assert WorkerRefused(error).code == 75 and "was forgotten" in error.message and "new token" in error.next
     withdrawn = refusal(ApiError(401, "UNAUTHENTICATED", "this token is not known here", {}))
-    assert (Refused(withdrawn).code, withdrawn.where) == (75, "token")
+    assert (WorkerRefused(withdrawn).code, withdrawn.where) == (75, "token")

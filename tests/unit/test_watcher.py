@@ -14,7 +14,7 @@ import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube import attend as attending
-from builder.kube.api import Refused as ClusterRefused
+from builder.kube.api import ClusterRefused
 from builder.kube.ended import Ended
 from builder.kube.logs import Cursor
 from builder.kube.watch import Watch

@@ -18,7 +18,7 @@ from builder.kaniko.ended import own_message
 from builder.kube import api as kube
 from builder.kube import follow as following
 from builder.kube import watch as watching
-from builder.kube.api import Api, Refused
+from builder.kube.api import Api, ClusterRefused
 from builder.kube.attend import _state, attend
 from builder.kube.ended import USUAL, Ended, Running
 from builder.kube.job import ATTEMPT, BUILD
@@ -43,7 +43,7 @@ class Answers(Api):
             yield f"2026-01-01T00:00:00.{number:09d}Z {line}\n".encode()
 
     async def _json(self, *asked: Any, **more: Any) -> dict[str, Any]:
-        raise Refused(503, "", "apiserver is starting")
+        raise ClusterRefused(503, "", "apiserver is starting")
 
 
 def cluster_of(api: Api) -> KubeCluster:
@@ -150,7 +150,7 @@ class Live(Answers):
 
     async def list(self, kind: str, namespace: str, **query: str) -> dict[str, Any]:
         if kind == self._refuses:
-            raise Refused(403, "Forbidden", f"cannot list {kind}")
+            raise ClusterRefused(403, "Forbidden", f"cannot list {kind}")
         assert kind == "events" or f"{JOB_OF}=j" in query["labelSelector"].split(",")
         return {"items": list(self._pods) if kind == "pods" else []}
 
@@ -251,7 +251,7 @@ def test_the_log_of_such_a_pod_is_waited_for_while_its_kubelet_does_not_know_it(
         async def log(self, *asked: Any, **more: Any) -> AsyncGenerator[bytes, None]:
             Starting.asked += 1
             if Starting.asked <= 3:
-                raise Refused(404, "NotFound", 'pods "p" not found')
+                raise ClusterRefused(404, "NotFound", 'pods "p" not found')
             async for piece in super().log(*asked, **more):
                 yield piece
 
@@ -339,7 +339,7 @@ def test_a_kubelet_that_never_answers_keeps_nobody_waiting(monkeypatch: pytest.M
             Silent.reads += 1
             async for piece in super().log(*asked, **more):
                 yield piece
-            raise Refused(500, "InternalError", "dial tcp: no route to host")
+            raise ClusterRefused(500, "InternalError", "dial tcp: no route to host")
 
     async def scenario() -> None:
         cluster, got = cluster_of(Silent("a", "b")), []
@@ -365,7 +365,7 @@ class Restarting(Answers):
     async def log(self, *asked: Any, **more: Any) -> AsyncGenerator[bytes, None]:
         self.asked += 1
         if 1 < self.asked <= 1 + self._unknown:
-            raise Refused(404, "NotFound", 'pods "p" not found')
+            raise ClusterRefused(404, "NotFound", 'pods "p" not found')
         async for piece in super().log(*asked, **more):
             yield piece
             if self.asked == 1:
@@ -409,7 +409,7 @@ def test_what_explains_an_end_is_asked_for_again_while_its_pod_is_there(
 
     async def named(kind: str, namespace: str, **query: str) -> dict[str, Any]:
         if "fieldSelector" not in query:
-            raise Refused(503, "", "the pods of the Job are those in view")
+            raise ClusterRefused(503, "", "the pods of the Job are those in view")
         assert (kind, query["fieldSelector"]) == ("pods", "metadata.name=p")
         return {"items": [one_pod()] if known else []}
 
@@ -433,7 +433,7 @@ class Forgetful(Api):
         self.watches += 1
         if self.watches % 6 == 0:
             yield "BOOKMARK", {"metadata": {"resourceVersion": "2"}}
-        raise Refused(410, "Expired", "too old resource version")
+        raise ClusterRefused(410, "Expired", "too old resource version")
 
 
 def test_lists_that_are_too_old_again_and_again_are_asked_for_ever_more_seldom(
@@ -535,7 +535,7 @@ def test_a_credential_that_stays_refused_is_asked_for_now_and_then_and_says_why(
     async def scenario() -> None:
         api = Api(Client("old"), renew)
         for _ in range(3):
-            with pytest.raises(Refused) as refused:
+            with pytest.raises(ClusterRefused) as refused:
                 await api.list("jobs", "n")
             assert refused.value.code == 401 and "the plugin gives none" in refused.value.message
         assert len(tries) == 1, "not for each call"
@@ -585,7 +585,7 @@ def test_a_view_ends_with_words_once_its_credential_stays_refused(monkeypatch: p
 
     class Server(Api):
         async def list(self, kind: str, namespace: str, **query: str) -> dict[str, Any]:
-            raise Refused(answers.pop(0), "", "no")
+            raise ClusterRefused(answers.pop(0), "", "no")
 
     async def sleep(seconds: float) -> None:
         clock[0] += 14.0
