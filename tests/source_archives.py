@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from builder.source.decode import zstd
-from builder.source.unpack import Limits
+from builder.source.unpack import ArchiveLimits
 
 END = bytes(1024)
 MIB = 1024 * 1024
@@ -203,7 +203,7 @@ class Hostile:
     data: bytes
     reason: str
     says: str
-    limits: Limits = field(default_factory=Limits)
+    limits: ArchiveLimits = field(default_factory=ArchiveLimits)
 
 
 OK = Tar("ok.txt", b"ok")
@@ -290,8 +290,8 @@ def _by_name() -> list[Hostile]:
     return rows
 
 
-def _unsafe(name: str, data: bytes, says: str, limits: Limits | None = None) -> Hostile:
-    return Hostile(name=name, data=data, reason="ArchiveUnsafe", says=says, limits=limits or Limits())
+def _unsafe(name: str, data: bytes, says: str, limits: ArchiveLimits | None = None) -> Hostile:
+    return Hostile(name=name, data=data, reason="ArchiveUnsafe", says=says, limits=limits or ArchiveLimits())
 
 
 def _broken(name: str, data: bytes, says: str) -> Hostile:
@@ -299,7 +299,7 @@ def _broken(name: str, data: bytes, says: str) -> Hostile:
 
 
 def _large(name: str, data: bytes, says: str, **limits: int) -> Hostile:
-    return Hostile(name=name, data=data, reason="ArchiveTooLarge", says=says, limits=Limits(**limits))
+    return Hostile(name=name, data=data, reason="ArchiveTooLarge", says=says, limits=ArchiveLimits(**limits))
 
 
 def _link(name: str, target: str) -> bytes:

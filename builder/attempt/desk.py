@@ -24,7 +24,7 @@ from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.below import open_file
 from builder.source.digest import code_hash
 from builder.source.tree import READ_LIMIT, DirTree
-from builder.source.unpack import Limits, unpack_file, write_single
+from builder.source.unpack import ArchiveLimits, unpack_file, write_single
 from builder.text import visible
 
 if TYPE_CHECKING:
@@ -117,7 +117,7 @@ class Desk:
                 data = file.read()
                 done = write_single(pipelines.single_file_name(runtime, data, self._known), data, self._root)
             else:
-                done = unpack_file(file, self._root, Limits(), lift=lift)
+                done = unpack_file(file, self._root, ArchiveLimits(), lift=lift)
         return Unpacked(files=done.files, code_hash=code_hash(self._root), warnings=done.warnings)
 
     def strategy(self, asked: dict[str, Any]) -> Choice:

@@ -28,7 +28,7 @@ from builder.images.component import Component
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
-from builder.source.limits import Limits
+from builder.source.limits import ArchiveLimits
 from builder.text import size as in_words
 from builder.text import visible
 
@@ -212,7 +212,7 @@ class Reading:
 
     def unpack(self, single: bool, runtime: str | None, *, lift: bool = True) -> Unpacked:
         """Unpack the source into the working copy, and digest it. `lift`: a single folder becomes the root."""
-        bounds = Bounds(cpu_s=self._budget.unpack_ms / 1000, file=Limits().file + 1)
+        bounds = Bounds(cpu_s=self._budget.unpack_ms / 1000, file=ArchiveLimits().file + 1)
         try:
             return self._ask(Unpacked, "unpack", bounds, single=single, runtime=runtime, lift=lift)
         except OverBudget as over:

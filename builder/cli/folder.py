@@ -23,7 +23,7 @@ from builder.cli.ignore import (
 from builder.errors import BuildError
 from builder.source.entry import Entry as Judged
 from builder.source.entry import safe_parts, safe_target, shown
-from builder.source.limits import Limits, Meter
+from builder.source.limits import ArchiveLimits, Meter
 from builder.source.links import judge_links
 from builder.source.write import single_folder
 
@@ -83,7 +83,7 @@ class _Walk:
     rules: Rules
     includes: Includes
     choice: Choice
-    limits: Limits = field(default_factory=Limits)
+    limits: ArchiveLimits = field(default_factory=ArchiveLimits)
 
     def folder(self, below: str, out: Rule | None, depth: int) -> tuple[list[Entry], list[Left]]:
         """What a folder holds. `out`: the rule that leaves it out, where it is looked into all the same."""
@@ -181,7 +181,7 @@ def judge(found: Found) -> None:
         raise BuildError(error.reason, error.message, where=error.where, next=next_step) from None
 
 
-def judge_sizes(found: Found, limits: Limits) -> None:
+def judge_sizes(found: Found, limits: ArchiveLimits) -> None:
     """Refuse what the unpacker would refuse of sizes, names and counts, but for the total. Raises `BuildError`
     ArchiveTooLarge."""
     meter = Meter(limits, 0)

@@ -14,7 +14,7 @@ from builder.cli.safe import shown
 from builder.cli.terminal import Look
 from builder.contract.request import START_CHECK
 from builder.settings import Settings
-from builder.source.unpack import Limits
+from builder.source.unpack import ArchiveLimits
 
 if TYPE_CHECKING:
     from builder.dockerfile.choose import ImagePlan
@@ -46,7 +46,7 @@ def job_of(settings: Settings, root: Path, made: ImagePlan, build_args: Mapping[
     def packed(folder: str, part: Callable[[str], bool] | None) -> tuple[str, int, int]:
         with tempfile.TemporaryDirectory(prefix="ignite-plan-") as work:
             out = Path(work) / "archive.tar"
-            archive = write_archive(root, out, limit=Limits().archive, folder=folder, part=part)
+            archive = write_archive(root, out, limit=ArchiveLimits().archive, folder=folder, part=part)
         return f"sha256:{archive.sha256}", archive.size, archive.unpacked
 
     asked = ImageRequest(

@@ -20,7 +20,7 @@ from builder.cli.folder import Entry, Found, find, judge, judge_sizes, left_out
 from builder.cli.ignore import Choice, looks_secret
 from builder.errors import BuildError
 from builder.source.entry import shown
-from builder.source.limits import Limits
+from builder.source.limits import ArchiveLimits
 from builder.source.sniff import ARCHIVES, HEAD_BYTES, sniff
 
 CHUNK = 512 * 1024
@@ -173,7 +173,7 @@ def check_size(packed: Packed, upload_bytes: int) -> None:
     `upload_bytes` limits what is sent: a folder beyond it is compressed once to see whether it fits. Raises
     `BuildError` ArchiveTooLarge that names the largest parts.
     """
-    limits = Limits()
+    limits = ArchiveLimits()
     if packed.folder is not None:
         if packed.size > limits.unpacked:
             raise _too_large(packed, limits.unpacked)

@@ -32,7 +32,7 @@ class EnginePlan(DockerfilePlan):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ContainerLimits:
     """What each container of a build may use. An engine limits neither their disk nor their time."""
 
     cpus: float
@@ -40,7 +40,7 @@ class Limits:
 
 
 def arguments_of(
-    plan: EnginePlan, *, tag: str, build_args: Mapping[str, str], limits: Limits, cpus_there: int = 0
+    plan: EnginePlan, *, tag: str, build_args: Mapping[str, str], limits: ContainerLimits, cpus_there: int = 0
 ) -> dict[str, Any]:
     """The keyword arguments of the SDK's `build`. `cpus_there`: processors of the engine, 0 where nobody asked it.
 

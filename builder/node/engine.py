@@ -26,7 +26,7 @@ from builder.contract.request import REBASED, built_image, is_rebase
 from builder.dockerfile.choose import ImageRequest, Strategy, placed
 from builder.engine import api
 from builder.engine.ended import Transcript, diagnose, exit_code, is_full, is_own
-from builder.engine.plan import EnginePlan, Limits, arguments_of, materials_of, tag_of
+from builder.engine.plan import ContainerLimits, EnginePlan, arguments_of, materials_of, tag_of
 from builder.errors import BuildError, PlatformError
 from builder.images.archive import read_archive
 from builder.images.image import Image
@@ -157,7 +157,7 @@ class EngineBuilder:
                 archive = write_archive(
                     attempt.source / plan.sub_path,
                     attempt.private / "context.tar",
-                    limit=limits.Limits().archive,
+                    limit=limits.ArchiveLimits().archive,
                     check=attempt.check,
                     part=plan.part(),
                 )
@@ -166,7 +166,7 @@ class EngineBuilder:
                     plan,
                     tag=tag,
                     build_args=build_args,
-                    limits=Limits(cpus=settings.cpus, memory_bytes=settings.memory_bytes),
+                    limits=ContainerLimits(cpus=settings.cpus, memory_bytes=settings.memory_bytes),
                     cpus_there=engine.cpus(),
                 )
                 stack.callback(_tidy, attempt, engine, tag, seen, engine.images())

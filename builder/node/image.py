@@ -255,7 +255,7 @@ class Launcher:
         archive = write_archive(
             attempt.source,
             attempt.private / "archive.tar",
-            limit=limits.Limits().archive,
+            limit=limits.ArchiveLimits().archive,
             check=attempt.check,
             folder=plan.sub_path,
             part=strategy.part(plan),

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.services.shares import Share
-from builder.source.limits import Limits, too_large
+from builder.source.limits import ArchiveLimits, too_large
 from builder.stores.folder import SourceStore
 from builder.stores.signed import check_lifetime
 from builder.text import size as in_words
@@ -33,7 +33,7 @@ class Archives:
     """The archives of one control process."""
 
     def __init__(self, sources: SourceStore) -> None:
-        self.sources, self.limit = sources, Limits().archive
+        self.sources, self.limit = sources, ArchiveLimits().archive
         self.share, self.downloads = Share("archives", AT_ONCE), Share("downloads", DOWNLOADS)
         self._of: OrderedDict[tuple[str, int], set[str]] = OrderedDict()
         self._lock = threading.Lock()

@@ -13,7 +13,7 @@ MIB = 1024 * KIB
 
 
 @dataclass(frozen=True, kw_only=True)
-class Limits:
+class ArchiveLimits:
     """`unpacked`, `file` and `ratio_after` in bytes; `depth` in path parts; `ratio` is unpacked to packed.
 
     `entries` holds for the archive's entries, and for what they make: a folder that only a path implies costs one too.
@@ -44,7 +44,7 @@ def too_large(found: str, limit: str, where: str = "") -> BuildError:
 class Meter:
     """Counts one archive against its limits. `packed` is the archive's own size in bytes."""
 
-    def __init__(self, limits: Limits, packed: int) -> None:
+    def __init__(self, limits: ArchiveLimits, packed: int) -> None:
         self.limits = limits
         self.total = 0
         self._packed = packed

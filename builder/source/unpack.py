@@ -15,16 +15,16 @@ from typing import BinaryIO
 
 from builder.errors import BuildError
 from builder.source.entry import Entry
-from builder.source.limits import Limits, Meter
+from builder.source.limits import ArchiveLimits, Meter
 from builder.source.sniff import HEAD_BYTES, NEEDED, Kind, describe, is_tar, sniff
 from builder.source.tar import read_tar
 from builder.source.write import FolderWriter, Unpacked, from_disk
 from builder.source.zip import read_zip
 
-__all__ = ["Limits", "Unpacked", "unpack", "unpack_file", "write_single"]
+__all__ = ["ArchiveLimits", "Unpacked", "unpack", "unpack_file", "write_single"]
 
 
-def unpack(path: Path, dest: Path, limits: Limits) -> Unpacked:
+def unpack(path: Path, dest: Path, limits: ArchiveLimits) -> Unpacked:
     """Unpack the archive `path`, as `unpack_file` does."""
     try:
         file = path.open("rb", buffering=0)
@@ -34,7 +34,7 @@ def unpack(path: Path, dest: Path, limits: Limits) -> Unpacked:
         return unpack_file(file, dest, limits)
 
 
-def unpack_file(file: FileIO, dest: Path, limits: Limits, *, lift: bool = True) -> Unpacked:
+def unpack_file(file: FileIO, dest: Path, limits: ArchiveLimits, *, lift: bool = True) -> Unpacked:
     """Unpack the archive `file` into `dest`, which is made or is an empty folder.
 
     With `lift` a single folder that has everything becomes the root, and a warning names it. Files are 0755 or 0644,
@@ -74,7 +74,7 @@ def write_single(path_name: str, data: bytes, dest: Path) -> Unpacked:
     if kind is not Kind.TEXT:
         raise BuildError("NotAnArchive", f"sourceCode is {_no_text(kind, data)}", where="code.compile.sourceCode")
     entry = Entry(number=1, name=path_name, kind="file", size=len(data), data=iter((data,)))
-    return FolderWriter(dest, Meter(Limits(), len(data)), lift=False).write([entry])
+    return FolderWriter(dest, Meter(ArchiveLimits(), len(data)), lift=False).write([entry])
 
 
 def _no_text(kind: Kind, data: bytes) -> str:

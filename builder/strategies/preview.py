@@ -14,7 +14,7 @@ from typing import Any
 
 from builder.buildpacks.rebase import RebasePlan
 from builder.dockerfile.choose import ImageRequest
-from builder.engine.plan import Limits, arguments_of, tag_of
+from builder.engine.plan import ContainerLimits, arguments_of, tag_of
 from builder.kube.job import JobAttempt, JobSource
 from builder.kube.site import limits_of
 from builder.settings import Settings
@@ -135,6 +135,6 @@ def _in_words(value: Any) -> Any:
 def call_of(settings: Settings, root: Path, asked: ImageRequest) -> dict[str, Any]:
     """What the engine of `docker_host` would be asked for in the place of a Job. Raises `BuildError` as its plan."""
     plan = engine.plan(root, _placed(settings, asked), json.dumps(settings.dockerfile_from_allowed))
-    limits = Limits(cpus=settings.cpus, memory_bytes=settings.memory_bytes)
+    limits = ContainerLimits(cpus=settings.cpus, memory_bytes=settings.memory_bytes)
     build = arguments_of(plan, tag=tag_of("BUILD", 1), build_args=asked.build_args, limits=limits)
     return {"host": settings.docker_host, "build": build}

@@ -17,7 +17,7 @@ from builder.cli.folder import find, judge_sizes
 from builder.cli.pack import build_name, check_size, first_bytes, pack
 from builder.errors import BuildError
 from builder.source.digest import code_hash
-from builder.source.unpack import Limits, unpack
+from builder.source.unpack import ArchiveLimits, unpack
 
 MIB = 1024 * 1024
 
@@ -61,7 +61,7 @@ def test_what_is_packed_unpacks_to_the_same_tree(tmp_path: Path) -> None:
     archive = tmp_path / "src.tar.gz"
     archive.write_bytes(packed(root))
     dest = tmp_path / "out"
-    out = unpack(archive, dest, Limits())
+    out = unpack(archive, dest, ArchiveLimits())
     assert out.files == 3 + 1
     assert (dest / "sub" / "run.sh").stat().st_mode & 0o100
     assert os.readlink(dest / "sub" / "link") == "run.sh"
@@ -155,9 +155,9 @@ def test_a_folder_with_more_names_than_a_node_takes_is_refused_before_it_is_sent
     (tmp_path / "folder/file").write_text("")
     (tmp_path / "link").symlink_to("folder")
     needed = len("folder" + "folder/file" + "link" + "folder")
-    judge_sizes(find(tmp_path), Limits(names=needed))
+    judge_sizes(find(tmp_path), ArchiveLimits(names=needed))
     with pytest.raises(BuildError, match="more than 26 B of names of files, folders and links, limit 26 B"):
-        judge_sizes(find(tmp_path), Limits(names=needed - 1))
+        judge_sizes(find(tmp_path), ArchiveLimits(names=needed - 1))
 
 
 def test_a_folder_over_the_limit_of_unpacked_sources_names_its_largest_parts(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_our_own_compression_is_never_a_bomb(tmp_path: Path) -> None:
     archive.write_bytes(packed(root))
     assert 17 * MIB / 100 < archive.stat().st_size < MIB
     assert gzip.decompress(archive.read_bytes())[-1024:] == bytes(1024)
-    assert unpack(archive, tmp_path / "out", Limits()).size == 8 * MIB + (root / "rows.csv").stat().st_size
+    assert unpack(archive, tmp_path / "out", ArchiveLimits()).size == 8 * MIB + (root / "rows.csv").stat().st_size
     assert code_hash(tmp_path / "out") == code_hash(root)
 
 

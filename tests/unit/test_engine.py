@@ -21,7 +21,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.dockerfile.choose import ImageRequest, Strategy, placed
 from builder.engine import api
 from builder.engine.ended import Transcript, diagnose, exit_code, instruction
-from builder.engine.plan import Limits, arguments_of, materials_of, tag_of
+from builder.engine.plan import ContainerLimits, arguments_of, materials_of, tag_of
 from builder.errors import BuildError, PlatformError
 from builder.images.archive import read_archive
 from builder.images.layout import Layout
@@ -168,7 +168,7 @@ def test_the_call_of_a_plan(tmp_path: Path) -> None:
     source = tree(tmp_path / "s", app__Web="FROM scratch\nCOPY a /\n", app__a="1", other="2")
     asked = ImageRequest(dockerfile="Web", sub_path="app", build_args={"Z": "1", "A": "x --network=host"})
     plan = strategy.plan(source, asked, ALL)
-    limits = Limits(cpus=1.5, memory_bytes=512 * MIB)
+    limits = ContainerLimits(cpus=1.5, memory_bytes=512 * MIB)
     made = arguments_of(plan, tag=tag_of(BUILD, 2), build_args=asked.build_args, limits=limits, cpus_there=8)
     assert made == {
         "tag": f"ignite-builder:{BUILD}-2",
@@ -189,7 +189,9 @@ def test_the_call_of_a_plan(tmp_path: Path) -> None:
 )
 def test_processors_are_those_that_the_engine_has(tmp_path: Path, cpus: float, there: int, found: str | None) -> None:
     plan = strategy.plan(tree(tmp_path / "s", Dockerfile="FROM scratch\nCOPY Dockerfile /\n"), ImageRequest(), ALL)
-    made = arguments_of(plan, tag="t", build_args={}, limits=Limits(cpus=cpus, memory_bytes=MIB), cpus_there=there)
+    made = arguments_of(
+        plan, tag="t", build_args={}, limits=ContainerLimits(cpus=cpus, memory_bytes=MIB), cpus_there=there
+    )
     assert made["container_limits"].get("cpusetcpus") == found
 
 

@@ -16,7 +16,7 @@ from builder.errors import BuildError
 from builder.source.digest import code_hash
 from builder.source.sniff import Kind, sniff
 from builder.source.tree import DictTree, DirTree
-from builder.source.unpack import Limits, unpack, write_single
+from builder.source.unpack import ArchiveLimits, unpack, write_single
 from builder.stores.folder import FolderStore
 from tests.archive_rows import Make, honest, hostile, tar, zipped
 
@@ -35,13 +35,13 @@ def test_a_hostile_archive_is_refused_and_reaches_nothing(tmp_path: Path, make: 
     source.write_bytes(make())
     before = files_below(tmp_path)
     with pytest.raises(BuildError) as caught:
-        unpack(source, inside / "out", Limits())
+        unpack(source, inside / "out", ArchiveLimits())
     assert caught.value.reason == reason, caught.value
     assert not any(ord(char) < 32 or ord(char) == 127 for char in caught.value.message + caught.value.where)
     outside = {name for name in files_below(tmp_path) - before if not name.startswith("inside/out/")}
     assert outside == set()
     written = sum(path.lstat().st_size for path in (inside / "out").rglob("*") if path.is_file())
-    assert written <= Limits().unpacked + MIB
+    assert written <= ArchiveLimits().unpacked + MIB
 
 
 def test_there_are_enough_hostile_and_honest_ones() -> None:
@@ -53,7 +53,7 @@ def test_there_are_enough_hostile_and_honest_ones() -> None:
 def test_an_honest_archive_comes_out_whole(tmp_path: Path, make: Make, names: set[str]) -> None:
     source = tmp_path / "archive"
     source.write_bytes(make())
-    done = unpack(source, tmp_path / "out", Limits())
+    done = unpack(source, tmp_path / "out", ArchiveLimits())
     assert files_below(tmp_path / "out") == names
     assert done.files == len(names)
 
@@ -63,21 +63,21 @@ def test_a_bomb_costs_little_memory(tmp_path: Path) -> None:
     source.write_bytes(zipped(("z", b"\0" * (140 * MIB)), method=zipfile.ZIP_DEFLATED))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(BuildError, match="limit 100 times"):
-        unpack(source, tmp_path / "out", Limits())
+        unpack(source, tmp_path / "out", ArchiveLimits())
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before <= 32 * 1024
 
 
 def test_the_executable_bit_is_all_that_is_kept(tmp_path: Path) -> None:
     source = tmp_path / "archive"
     source.write_bytes(zipped(("run", b"x"), mode=0o4777))
-    unpack(source, tmp_path / "out", Limits())
+    unpack(source, tmp_path / "out", ArchiveLimits())
     assert (tmp_path / "out" / "run").stat().st_mode & 0o7777 == 0o755
 
 
 def test_more_folders_than_descriptors(tmp_path: Path) -> None:
     source = tmp_path / "archive"
     source.write_bytes(tar(*((f"d{n}/e/f", b"x") for n in range(2000)), ("d0/e/g", b"y"), mode="w:gz"))
-    assert unpack(source, tmp_path / "out", Limits()).files == 2001
+    assert unpack(source, tmp_path / "out", ArchiveLimits()).files == 2001
     assert len(os.listdir("/proc/self/fd")) < 100
 
 
@@ -90,7 +90,7 @@ def test_mutated_bytes_raise_nothing_but_build_errors(tmp_path_factory: pytest.T
     folder = tmp_path_factory.mktemp("fuzz")
     (folder / "archive").write_bytes(data)
     with contextlib.suppress(BuildError):
-        unpack(folder / "archive", folder / "out", Limits())
+        unpack(folder / "archive", folder / "out", ArchiveLimits())
     assert {path.name for path in folder.iterdir()} <= {"archive", "out", "out.inner"}
 
 
@@ -104,7 +104,7 @@ def test_the_code_hash_is_of_the_tree_not_of_the_archive(tmp_path: Path) -> None
     hashes = set()
     for index, data in enumerate((tar(*entries), tar(*reversed(entries), mode="w:gz"), zipped(*entries))):
         (tmp_path / f"{index}").write_bytes(data)
-        unpack(tmp_path / f"{index}", tmp_path / f"out{index}", Limits())
+        unpack(tmp_path / f"{index}", tmp_path / f"out{index}", ArchiveLimits())
         hashes.add(code_hash(tmp_path / f"out{index}"))
     assert len(hashes) == 1
     (tmp_path / "out0" / "b").chmod(0o755)

@@ -13,7 +13,7 @@ from builder.errors import BuildError
 from builder.source.digest import code_hash
 from builder.source.sniff import describe
 from builder.source.tree import DirTree
-from builder.source.unpack import Limits, unpack
+from builder.source.unpack import ArchiveLimits, unpack
 from tests.growth import assert_linear
 from tests.source_archives import Tar, Zip, extra, gnu, gz, pax, tar, unicode_path, zipped
 
@@ -78,7 +78,7 @@ def spent(folder: Path, archive: bytes) -> float:
     (folder / "archive").write_bytes(archive)
     start = time.process_time()
     try:
-        unpack(folder / "archive", folder / "out", Limits())
+        unpack(folder / "archive", folder / "out", ArchiveLimits())
         code_hash(folder / "out")
         DirTree(folder / "out").files()
     except BuildError as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.source.unpack import Limits, unpack
+from builder.source.unpack import ArchiveLimits, unpack
 from tests.source_archives import (
     BARE,
     BARE_WIDE,
@@ -456,7 +456,7 @@ WRITTEN = Path(__file__).parents[1] / "data" / "archives"
 
 @pytest.mark.parametrize("name", sorted(path.name for path in WRITTEN.iterdir()))
 def test_what_other_writers_compress_unpacks_to_its_tree(name: str, tmp_path: Path) -> None:
-    assert unpack(WRITTEN / name, tmp_path / "dest", Limits()).files == len(SOURCE)
+    assert unpack(WRITTEN / name, tmp_path / "dest", ArchiveLimits()).files == len(SOURCE)
     assert found(tmp_path / "dest") == SOURCE
 
 
@@ -466,7 +466,7 @@ def test_a_large_file_in_many_streams_is_whole(name: str, tmp_path: Path) -> Non
     packed, size = tar(Tar("a", content), OK), 100_000
     streams = [PACKERS[name](packed[at : at + size]) for at in range(0, len(packed), size)]
     (tmp_path / "archive").write_bytes(b"".join(streams))
-    unpack(tmp_path / "archive", tmp_path / "dest", Limits())
+    unpack(tmp_path / "archive", tmp_path / "dest", ArchiveLimits())
     assert found(tmp_path / "dest") == {"a": content, "ok.txt": b"ok"}
 
 
@@ -474,7 +474,7 @@ def test_a_large_file_in_many_streams_is_whole(name: str, tmp_path: Path) -> Non
 def test_an_honest_archive_unpacks_to_its_tree(row: Honest, tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.write_bytes(row.data)
-    done = unpack(archive, tmp_path / "dest", Limits())
+    done = unpack(archive, tmp_path / "dest", ArchiveLimits())
     tree = found(tmp_path / "dest")
     assert tree == row.want
     files = [path for path in tree if not path.endswith("/")]
@@ -491,7 +491,7 @@ def test_large_entries_of_a_zip_are_whole(tmp_path: Path) -> None:
     for method in (0, 8):
         archive = tmp_path / f"archive{method}"
         archive.write_bytes(zipped(*[Zip(name=name, data=data, method=method) for name, data in content.items()]))
-        done = unpack(archive, tmp_path / f"dest{method}", Limits())
+        done = unpack(archive, tmp_path / f"dest{method}", ArchiveLimits())
         assert found(tmp_path / f"dest{method}") == content
         assert (done.files, done.size) == (3, sum(map(len, content.values())))
 
@@ -503,7 +503,7 @@ def test_modes_are_two_and_times_are_now_whatever_the_umask(tmp_path: Path) -> N
         dest = tmp_path / f"dest{umask}"
         before = os.umask(umask)
         try:
-            unpack(archive, dest, Limits())
+            unpack(archive, dest, ArchiveLimits())
         finally:
             os.umask(before)
         modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in dest.rglob("*")}
@@ -516,7 +516,7 @@ def test_dest_may_be_there_when_it_is_empty(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.write_bytes(tar(OK))
     (tmp_path / "dest").mkdir()
-    assert unpack(archive, tmp_path / "dest", Limits()).files == 1
+    assert unpack(archive, tmp_path / "dest", ArchiveLimits()).files == 1
 
 
 def test_many_folders_need_few_descriptors(tmp_path: Path) -> None:
@@ -525,7 +525,7 @@ def test_many_folders_need_few_descriptors(tmp_path: Path) -> None:
     archive = tmp_path / "archive"
     archive.write_bytes(tar(*[Tar(name, name.encode()) for name in names], *hard))
     before = len(os.listdir("/proc/self/fd"))
-    unpack(archive, tmp_path / "dest", Limits())
+    unpack(archive, tmp_path / "dest", ArchiveLimits())
     assert len(os.listdir("/proc/self/fd")) == before
     tree = found(tmp_path / "dest")
     assert all(tree[name] == name.encode() for name in names)

@@ -22,7 +22,7 @@ from builder.source.digest import code_hash
 from builder.source.entry import shown
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
 from builder.source.tree import DictTree, DirTree, Tree
-from builder.source.unpack import Limits, unpack, write_single
+from builder.source.unpack import ArchiveLimits, unpack, write_single
 from builder.stores.folder import FolderStore, SourceStore
 from tests.source_archives import END, OK, OK_ZIP, Tar, Zip, gz, tar, xz, zipped, zst
 
@@ -168,7 +168,7 @@ def test_code_hash_is_of_the_tree_alone(tmp_path: Path) -> None:
     hashes = []
     for index, data in enumerate((one, two)):
         (tmp_path / f"archive{index}").write_bytes(data)
-        unpack(tmp_path / f"archive{index}", tmp_path / f"dest{index}", Limits())
+        unpack(tmp_path / f"archive{index}", tmp_path / f"dest{index}", ArchiveLimits())
         hashes.append(code_hash(tmp_path / f"dest{index}"))
     assert hashes[0] == hashes[1]
     records = [(b"f", b"a/c", b"1"), (b"x", b"b", b"2"), (b"l", b"l", b"a/c")]
@@ -219,9 +219,9 @@ def test_empty_folders_count_alike_however_the_tree_comes(tmp_path: Path) -> Non
     }
     for name, data in trees.items():
         (tmp_path / f"{name}.archive").write_bytes(data)
-        unpack(tmp_path / f"{name}.archive", tmp_path / name, Limits())
+        unpack(tmp_path / f"{name}.archive", tmp_path / name, ArchiveLimits())
     (tmp_path / "sent").write_bytes(b"".join(pack(str(tmp_path / "tar"), io.BytesIO()).chunks()))
-    unpack(tmp_path / "sent", tmp_path / "by the CLI", Limits())
+    unpack(tmp_path / "sent", tmp_path / "by the CLI", ArchiveLimits())
     assert len({code_hash(tmp_path / name) for name in (*trees, "by the CLI")}) == 1
     (tmp_path / "zip" / "d" / "e").rmdir()
     (tmp_path / "zip" / "d").rmdir()
@@ -330,9 +330,9 @@ def test_a_bomb_is_stopped_at_the_limit(tmp_path: Path) -> None:
             file.write(packer.compress(bytes(2**20)))
         file.write(packer.flush())
     for limits, says in (
-        (Limits(), "limit 128 MiB"),
-        (Limits(file=2**40, unpacked=2**40), "limit 100 times"),
-        (Limits(file=2**40, unpacked=2**40, ratio=10**6), "cut off"),
+        (ArchiveLimits(), "limit 128 MiB"),
+        (ArchiveLimits(file=2**40, unpacked=2**40), "limit 100 times"),
+        (ArchiveLimits(file=2**40, unpacked=2**40, ratio=10**6), "cut off"),
     ):
         dest = tmp_path / says
         tracemalloc.start()
@@ -350,7 +350,7 @@ def test_a_bomb_is_stopped_at_the_limit(tmp_path: Path) -> None:
 
 def test_many_small_files_stop_at_the_limit_too(tmp_path: Path) -> None:
     (tmp_path / "archive").write_bytes(gz(tar(*[Tar(f"f{i}", bytes(2**16)) for i in range(64)])))
-    limits = Limits(unpacked=2**20, ratio=10**6)
+    limits = ArchiveLimits(unpacked=2**20, ratio=10**6)
     with pytest.raises(BuildError, match="unpacked, limit 1 MiB"):
         unpack(tmp_path / "archive", tmp_path / "dest", limits)
     assert sum(path.stat().st_size for path in (tmp_path / "dest").rglob("*")) <= 2**20
@@ -359,17 +359,17 @@ def test_many_small_files_stop_at_the_limit_too(tmp_path: Path) -> None:
 def test_our_disks_failures_are_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "archive").write_bytes(tar(OK))
     with pytest.raises(PlatformError) as caught:
-        unpack(tmp_path / "none", tmp_path / "dest", Limits())
+        unpack(tmp_path / "none", tmp_path / "dest", ArchiveLimits())
     assert caught.value.reason == "Internal"
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "x").write_text("")
     with pytest.raises(PlatformError) as caught:
-        unpack(tmp_path / "archive", tmp_path / "full", Limits())
+        unpack(tmp_path / "archive", tmp_path / "full", ArchiveLimits())
     assert caught.value.reason == "Internal"
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere").mkdir()
     with pytest.raises(PlatformError):
-        unpack(tmp_path / "archive", tmp_path / "link", Limits())
+        unpack(tmp_path / "archive", tmp_path / "link", ArchiveLimits())
     assert not list((tmp_path / "elsewhere").iterdir())
     assert unpacking.from_disk(OSError(28, "No space left on device")).reason == "NodeDiskFull"
 

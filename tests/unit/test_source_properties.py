@@ -16,12 +16,12 @@ from builder.source.decode import BZIP2, XZ, ZSTD
 from builder.source.digest import code_hash
 from builder.source.links import judge_links
 from builder.source.sniff import Kind, describe, sniff
-from builder.source.unpack import Limits, unpack
+from builder.source.unpack import ArchiveLimits, unpack
 from builder.text import visible
 from tests.source_archives import HOSTILE, LINK, PACKERS, Tar, Zip, gz, pax, tar, zipped
 
 quick = settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-LIMITS = Limits(unpacked=4 * 1024 * 1024, file=2 * 1024 * 1024, entries=200, depth=12)
+LIMITS = ArchiveLimits(unpacked=4 * 1024 * 1024, file=2 * 1024 * 1024, entries=200, depth=12)
 
 part = st.text(
     st.characters(blacklist_categories=("Cc", "Cs", "Cn"), blacklist_characters="/\\:"), min_size=1, max_size=20

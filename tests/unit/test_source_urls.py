@@ -21,7 +21,7 @@ from builder.errors import BuildError
 from builder.local.calls import ServiceCalls
 from builder.services.archives import MOST_OF_CLAIM
 from builder.settings import validated
-from builder.source.limits import Limits
+from builder.source.limits import ArchiveLimits
 from builder.source.unpack import unpack
 from builder.store import builds, nodes
 from builder.stores.choose import store_of
@@ -51,7 +51,7 @@ def tree(root: Path, names: list[str] | None = None) -> Path:
 
 
 def archive_of(root: Path, out: Path) -> canonical.Archive:
-    return write_archive(root, out, limit=Limits().archive)
+    return write_archive(root, out, limit=ArchiveLimits().archive)
 
 
 def reason(call: Callable[[], object]) -> str:
@@ -114,7 +114,7 @@ def test_an_archive_has_every_entry_once_and_folders_first(tmp_path: Path) -> No
 
 def test_our_own_reader_accepts_it_and_packs_the_same_again(tmp_path: Path) -> None:
     made = archive_of(tree(tmp_path / "t"), tmp_path / "t.tar")
-    unpack(made.path, tmp_path / "again", Limits())
+    unpack(made.path, tmp_path / "again", ArchiveLimits())
     assert archive_of(tmp_path / "again", tmp_path / "again.tar").sha256 == made.sha256
 
 
@@ -124,7 +124,7 @@ def test_an_archive_over_the_limit_is_refused_and_a_full_one_is_within_it(tmp_pa
     worst = make_tree(tmp_path / "w", {"/".join(["é" * 120] * 8): "x"})
     (worst / "l").symlink_to("é/" * 500 + "x")
     made = archive_of(worst, tmp_path / "w.tar")
-    limits = Limits(unpacked=1, entries=10)
+    limits = ArchiveLimits(unpacked=1, entries=10)
     assert made.size <= limits.archive
 
 
@@ -287,7 +287,7 @@ def test_a_claim_stores_few_archives_of_a_bounded_size(api: Api, claimed: tuple[
     async def nothing() -> Any:
         yield b""
 
-    many = Limits().archive + 1
+    many = ArchiveLimits().archive + 1
     assert send(api, claimed, nothing(), "0" * 64, headers={"content-length": str(many)}).status_code == 413
     for number in range(MOST_OF_CLAIM):
         data = b"%d" % number

@@ -37,7 +37,7 @@ from builder.plan import Detection, Network, Plan, Step
 from builder.settings import Settings
 from builder.source.digest import code_hash
 from builder.source.tree import DirTree
-from builder.source.unpack import Limits, unpack, write_single
+from builder.source.unpack import ArchiveLimits, unpack, write_single
 
 if TYPE_CHECKING:
     from builder.dockerfile.choose import ImagePlan
@@ -72,7 +72,7 @@ def opened(packed: Packed, runtime: str = "") -> Iterator[Source]:
             archive = Path(folder) / "archive"
             with archive.open("wb") as file:
                 file.writelines(packed.chunks())
-            unpack(archive, root, Limits())
+            unpack(archive, root, ArchiveLimits())
         else:
             data = b"".join(packed.chunks())
             write_single(pipelines.single_file_name(packed.runtime(runtime) or None, data), data, root)
