@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from builder.errors import BuildError, PlatformError
-from builder.images.gather import Entry, Kind
+from builder.images.gather import Kind, LayerEntry
 from builder.images.layer import tar_header
 from builder.source.below import open_file, walk
 from builder.source.digest import code_hash
@@ -70,7 +70,7 @@ def write_archive(
     return Archive(path=out, sha256=hasher.hexdigest(), size=size, unpacked=sum(map(_on_disk, entries)))
 
 
-def _on_disk(entry: Entry) -> int:
+def _on_disk(entry: LayerEntry) -> int:
     """The most bytes of a disk that an entry takes: its content in whole pages, and one for its inode, the blocks that
     its content is found by, and its name in its folder; a folder's or a link's own page is that one."""
     return -(-entry.size // PAGE) * PAGE + PAGE
@@ -87,7 +87,7 @@ def context_hash(root: Path) -> str:
         raise from_disk(error) from error
 
 
-def _pieces(root: Path, entries: Iterable[Entry], check: Callable[[], None]) -> Iterator[bytes]:
+def _pieces(root: Path, entries: Iterable[LayerEntry], check: Callable[[], None]) -> Iterator[bytes]:
     for entry in entries:
         check()
         yield tar_header(entry, MTIME)
@@ -96,7 +96,7 @@ def _pieces(root: Path, entries: Iterable[Entry], check: Callable[[], None]) -> 
     yield bytes(2 * RECORD)
 
 
-def _content(root: Path, entry: Entry, check: Callable[[], None]) -> Iterator[bytes]:
+def _content(root: Path, entry: LayerEntry, check: Callable[[], None]) -> Iterator[bytes]:
     left = entry.size
     with open(open_file(root, os.fsdecode(entry.name)), "rb", buffering=0) as file:
         while left:
@@ -109,9 +109,9 @@ def _content(root: Path, entry: Entry, check: Callable[[], None]) -> Iterator[by
     yield bytes(-entry.size % RECORD)
 
 
-def _entries(root: Path, below: str, part: Callable[[str], bool] | None) -> list[Entry]:
+def _entries(root: Path, below: str, part: Callable[[str], bool] | None) -> list[LayerEntry]:
     """By the parts of their paths, so that a folder comes before what is in it."""
-    found: dict[bytes, Entry] = {}
+    found: dict[bytes, LayerEntry] = {}
     for one in walk(root):
         if not one.path.startswith(below):
             continue
@@ -120,14 +120,14 @@ def _entries(root: Path, below: str, part: Callable[[str], bool] | None) -> list
         name = os.fsencode(one.path)
         for above in PurePosixPath(one.path).parents:
             if (folder := os.fsencode(above)) != b".":
-                found.setdefault(folder, Entry(name=folder, kind=Kind.FOLDER, mode=0o755))
+                found.setdefault(folder, LayerEntry(name=folder, kind=Kind.FOLDER, mode=0o755))
         if stat.S_ISDIR(one.mode):
-            found[name] = Entry(name=name, kind=Kind.FOLDER, mode=0o755)
+            found[name] = LayerEntry(name=name, kind=Kind.FOLDER, mode=0o755)
         elif stat.S_ISLNK(one.mode):
             target = os.fsencode(os.readlink(one.name, dir_fd=one.folder))
-            found[name] = Entry(name=name, kind=Kind.LINK, mode=0o777, target=target)
+            found[name] = LayerEntry(name=name, kind=Kind.LINK, mode=0o777, target=target)
         elif stat.S_ISREG(one.mode):
             size = os.stat(one.name, dir_fd=one.folder, follow_symlinks=False).st_size
             mode = 0o755 if one.mode & stat.S_IXUSR else 0o644
-            found[name] = Entry(name=name, kind=Kind.FILE, mode=mode, size=size)
+            found[name] = LayerEntry(name=name, kind=Kind.FILE, mode=mode, size=size)
     return sorted(found.values(), key=lambda entry: entry.name.split(b"/"))

@@ -21,15 +21,14 @@ from builder.cli.ignore import (
     secret_rule,
 )
 from builder.errors import BuildError
-from builder.source.entry import Entry as Judged
-from builder.source.entry import safe_parts, safe_target, shown
+from builder.source.entry import ArchiveEntry, safe_parts, safe_target, shown
 from builder.source.limits import ArchiveLimits, Meter
 from builder.source.links import judge_links
 from builder.source.write import single_folder
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class FolderEntry:
     """One entry of a folder: `path` relative with `/`, `link` the target of a symbolic link."""
 
     path: str
@@ -52,11 +51,11 @@ class Found:
     """A folder: what is sent, sorted by path, and what is not."""
 
     root: Path
-    entries: tuple[Entry, ...]
+    entries: tuple[FolderEntry, ...]
     left: tuple[Left, ...] = ()
 
     @property
-    def files(self) -> tuple[Entry, ...]:
+    def files(self) -> tuple[FolderEntry, ...]:
         return tuple(entry for entry in self.entries if not entry.is_dir)
 
     @property
@@ -85,7 +84,7 @@ class _Walk:
     choice: Choice
     limits: ArchiveLimits = field(default_factory=ArchiveLimits)
 
-    def folder(self, below: str, out: Rule | None, depth: int) -> tuple[list[Entry], list[Left]]:
+    def folder(self, below: str, out: Rule | None, depth: int) -> tuple[list[FolderEntry], list[Left]]:
         """What a folder holds. `out`: the rule that leaves it out, where it is looked into all the same."""
         if depth - 1 > self.limits.depth:
             message = f'"{shown(below)}" is {depth - 1} levels deep, limit {self.limits.depth}'
@@ -94,7 +93,7 @@ class _Walk:
         items = self._list(here, below)
         names = frozenset(item.name for item, mode in items if stat.S_ISREG(mode))
         self.rules.enter(below, here, names)
-        entries: list[Entry] = []
+        entries: list[FolderEntry] = []
         left: list[Left] = []
         for item, mode in items:
             path = f"{below}/{item.name}" if below else item.name
@@ -115,7 +114,7 @@ class _Walk:
             if rule is not None and not inner:
                 left.append(Left(path=f"{path}/", rule=rule))
                 continue
-            entries += [Entry(path=path, size=0, is_dir=True), *inner]
+            entries += [FolderEntry(path=path, size=0, is_dir=True), *inner]
             left += inner_left
         return entries, left
 
@@ -156,11 +155,11 @@ class _Walk:
         return self.includes.may_hold(folder) or self.rules.may_hold(folder)
 
 
-def _entry(item: os.DirEntry[str], path: str, mode: int) -> Entry:
+def _entry(item: os.DirEntry[str], path: str, mode: int) -> FolderEntry:
     if stat.S_ISLNK(mode):
-        return Entry(path=path, size=0, link=os.readlink(item.path))
+        return FolderEntry(path=path, size=0, link=os.readlink(item.path))
     size = item.stat(follow_symlinks=False).st_size
-    return Entry(path=path, size=size, executable=bool(mode & stat.S_IXUSR))
+    return FolderEntry(path=path, size=size, executable=bool(mode & stat.S_IXUSR))
 
 
 def judge(found: Found) -> None:
@@ -169,7 +168,7 @@ def judge(found: Found) -> None:
     try:
         for entry in found.entries:
             name = os.fsencode(entry.path).decode("utf-8", "surrogateescape")
-            judged = Judged(number=0, name=name, kind="link" if entry.link is not None else "file",
+            judged = ArchiveEntry(number=0, name=name, kind="link" if entry.link is not None else "file",
                             target=entry.link or "")  # fmt: skip
             above = len(safe_parts(judged, name)) - 1
             if entry.link is not None:
@@ -187,7 +186,7 @@ def judge_sizes(found: Found, limits: ArchiveLimits) -> None:
     meter = Meter(limits, 0)
     for entry in found.entries:
         if entry.size > limits.file:
-            meter.entry(Judged(number=0, name=entry.path, kind="file", size=entry.size))
+            meter.entry(ArchiveEntry(number=0, name=entry.path, kind="file", size=entry.size))
         meter.named(entry.path, entry.link or "")
     meter.made(len(found.entries))
 

@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 
 from builder import pipelines
 from builder.cli import format as fmt
-from builder.cli.folder import Entry, Found, find, judge, judge_sizes, left_out
+from builder.cli.folder import FolderEntry, Found, find, judge, judge_sizes, left_out
 from builder.cli.ignore import Choice, looks_secret
 from builder.errors import BuildError
 from builder.source.entry import shown
@@ -158,7 +158,7 @@ def _folder(root: Path, choice: Choice) -> Packed:
     )
 
 
-def _largest(files: Sequence[Entry]) -> list[tuple[str, int]]:
+def _largest(files: Sequence[FolderEntry]) -> list[tuple[str, int]]:
     """What lies at the root, with its bytes, the largest first."""
     sizes: dict[str, int] = {}
     for file in files:
@@ -260,7 +260,7 @@ def _opened(path: Path, name: str) -> BinaryIO:
         ) from None
 
 
-def _info(entry: Entry) -> tarfile.TarInfo:
+def _info(entry: FolderEntry) -> tarfile.TarInfo:
     info = tarfile.TarInfo(entry.path)
     info.size = entry.size
     info.mode = 0o755 if entry.executable or entry.is_dir else 0o644

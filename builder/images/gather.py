@@ -33,7 +33,7 @@ class Kind(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class LayerEntry:
     """One path of the layer. `name` is relative to the image's root; `origin` is (source index, path in the source)."""
 
     name: bytes
@@ -50,16 +50,16 @@ class Gathered:
 
     limit: int | None
     roots: list[int] = field(default_factory=list)
-    entries: dict[bytes, Entry] = field(default_factory=dict)
+    entries: dict[bytes, LayerEntry] = field(default_factory=dict)
     tar_bytes: int = 0
     skipped: int = 0
     warnings: list[str] = field(default_factory=list)
 
-    def sorted(self) -> list[Entry]:
+    def sorted(self) -> list[LayerEntry]:
         """By the bytes of each component, so that a folder is followed by what is in it. The same on every machine."""
         return sorted(self.entries.values(), key=lambda entry: entry.name.split(b"/"))
 
-    def add(self, entry: Entry) -> None:
+    def add(self, entry: LayerEntry) -> None:
         """A later source replaces a file of an earlier one; a folder stays a folder."""
         known = self.entries.get(entry.name)
         if known is not None and known.kind is not entry.kind and Kind.FOLDER in (known.kind, entry.kind):
@@ -99,7 +99,7 @@ class Folders:
     path: list[bytes] = field(default_factory=list)
     open_fds: list[int] = field(default_factory=list)
 
-    def open(self, entry: Entry) -> int:
+    def open(self, entry: LayerEntry) -> int:
         """A descriptor of a regular file. Raises `OSError` when it is not there any more or is no regular file."""
         source, parts = entry.origin
         if not parts:
@@ -144,7 +144,7 @@ def gather(
             parts = place_parts(place)
             _add_parents(gathered, parts[:-1])
             gathered.entries.pop(b"/".join(parts), None)
-            gathered.add(Entry(name=b"/".join(parts), kind=Kind.FOLDER, mode=mode))
+            gathered.add(LayerEntry(name=b"/".join(parts), kind=Kind.FOLDER, mode=mode))
         for index, (path, place) in enumerate(sources):
             _add_source(gathered, index, path, place_parts(place), below)
         yield gathered
@@ -170,7 +170,7 @@ def _add_parents(gathered: Gathered, parts: tuple[bytes, ...]) -> None:
     for end in range(1, len(parts) + 1):
         name = b"/".join(parts[:end])
         if name not in gathered.entries:
-            gathered.add(Entry(name=name, kind=Kind.FOLDER, mode=0o755))
+            gathered.add(LayerEntry(name=name, kind=Kind.FOLDER, mode=0o755))
 
 
 def _add_source(gathered: Gathered, index: int, path: Path, place: tuple[bytes, ...], below: Path | None) -> None:
@@ -244,7 +244,7 @@ def _walk(gathered: Gathered, fd: int, at: _At) -> None:
 def _add_found(gathered: Gathered, fd: int, part: bytes, at: _At) -> None:
     info = os.stat(part, dir_fd=fd, follow_symlinks=False)
     if stat.S_ISDIR(info.st_mode):
-        gathered.add(Entry(name=at.name, kind=Kind.FOLDER, mode=0o755))
+        gathered.add(LayerEntry(name=at.name, kind=Kind.FOLDER, mode=0o755))
         folder = os.open(part, FOLDER_FLAGS, dir_fd=fd)
         try:
             _walk(gathered, folder, at)
@@ -254,14 +254,14 @@ def _add_found(gathered: Gathered, fd: int, part: bytes, at: _At) -> None:
         gathered.add(_file_entry(at.name, info, (at.index, at.inside)))
     elif stat.S_ISLNK(info.st_mode):
         target = os.readlink(part, dir_fd=fd)
-        gathered.add(Entry(name=at.name, kind=Kind.LINK, mode=0o777, target=target))
+        gathered.add(LayerEntry(name=at.name, kind=Kind.LINK, mode=0o777, target=target))
     else:
         gathered.skip(at.name, "neither a file, a folder nor a link")
 
 
-def _file_entry(name: bytes, info: os.stat_result, origin: tuple[int, tuple[bytes, ...]]) -> Entry:
+def _file_entry(name: bytes, info: os.stat_result, origin: tuple[int, tuple[bytes, ...]]) -> LayerEntry:
     mode = 0o755 if info.st_mode & 0o111 else 0o644
-    return Entry(name=name, kind=Kind.FILE, mode=mode, size=info.st_size, origin=origin)
+    return LayerEntry(name=name, kind=Kind.FILE, mode=mode, size=info.st_size, origin=origin)
 
 
 def _unreadable(where: str, error: OSError) -> BuildError:

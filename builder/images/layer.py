@@ -25,7 +25,7 @@ from typing import BinaryIO
 from isal import isal_zlib
 
 from builder.errors import BuildError, PlatformError
-from builder.images.gather import Entry, Folders, Kind, gather, shown
+from builder.images.gather import Folders, Kind, LayerEntry, gather, shown
 
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 BLOCK = 1024 * 1024
@@ -174,7 +174,7 @@ class _Pressed:
         self.file.write(data)
 
 
-def _write_entry(out: _Pressed, entry: Entry, reading: Folders, mtime: int, check: Callable[[], None]) -> None:
+def _write_entry(out: _Pressed, entry: LayerEntry, reading: Folders, mtime: int, check: Callable[[], None]) -> None:
     out.write(tar_header(entry, mtime))
     if entry.kind is not Kind.FILE:
         return
@@ -196,7 +196,7 @@ def _write_entry(out: _Pressed, entry: Entry, reading: Folders, mtime: int, chec
     out.write(bytes(-entry.size % 512))
 
 
-def tar_header(entry: Entry, mtime: int) -> bytes:
+def tar_header(entry: LayerEntry, mtime: int) -> bytes:
     """A POSIX ustar header; what does not fit (long or non-ASCII names, 8 GiB) goes into a pax header before it."""
     name = entry.name + (b"/" if entry.kind is Kind.FOLDER else b"")
     records = b""
@@ -248,7 +248,7 @@ def _pax(key: bytes, value: bytes) -> bytes:
     return b"%d %s=%s\n" % (length, key, value)
 
 
-def _changed(entry: Entry) -> BuildError:
+def _changed(entry: LayerEntry) -> BuildError:
     return BuildError("StepFailed", f"/{shown(entry.name)} changed or vanished while it was packaged")
 
 

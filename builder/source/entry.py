@@ -20,7 +20,7 @@ _NOTHING: Iterator[Chunk] = iter(())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Entry:
+class ArchiveEntry:
     """`kind` is file, folder, link or hard; `target` of a link; `data` must be read before the next entry.
 
     `number` counts from 1 as `tar -tf` and `unzip -l` list, and is 0 for an entry of a folder, which is in no list;
@@ -55,7 +55,7 @@ def shown(text: str) -> str:
     return visible(text, limit=200)
 
 
-def unsafe(entry: Entry, what: str) -> BuildError:
+def unsafe(entry: ArchiveEntry, what: str) -> BuildError:
     """The refusal of an entry that could reach outside or mean two things."""
     return BuildError("ArchiveUnsafe", f"{entry.where} {what}", where=entry.where)
 
@@ -65,7 +65,7 @@ def unreadable(message: str, where: str = "") -> BuildError:
     return BuildError("ArchiveUnreadable", message, where=where)
 
 
-def safe_parts(entry: Entry, name: str) -> list[str]:
+def safe_parts(entry: ArchiveEntry, name: str) -> list[str]:
     """The parts of a name relative to the root; empty for the root itself. Raises `BuildError` ArchiveUnsafe.
 
     A backslash is an ordinary character here (systemd units have it), unless Windows would read the name as one that
@@ -89,7 +89,7 @@ def safe_parts(entry: Entry, name: str) -> list[str]:
     return parts
 
 
-def safe_target(entry: Entry, above: int) -> str:
+def safe_target(entry: ArchiveEntry, above: int) -> str:
     """The target of a symbolic link `above` folders below the root, judged by its text alone.
 
     What it leads to through other links is judged when all of them are known (`links.py`).

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.errors import BuildError
-from builder.source.entry import Entry, shown
+from builder.source.entry import ArchiveEntry, shown
 from builder.text import size as in_words
 
 KIB = 1024
@@ -57,7 +57,7 @@ class Meter:
         if count > self.limits.entries:
             raise too_large(f"{count} entries", str(self.limits.entries))
 
-    def foretell(self, total: int, largest: Entry) -> None:
+    def foretell(self, total: int, largest: ArchiveEntry) -> None:
         """What a directory states, before anything is written: bytes in all, the largest. Raises ArchiveTooLarge."""
         if total > self.limits.unpacked:
             raise self._unpacked(total, (largest.size, largest.name))
@@ -65,7 +65,7 @@ class Meter:
         if largest.size > self.limits.file:
             raise self._file(largest, largest.size)
 
-    def entry(self, entry: Entry) -> None:
+    def entry(self, entry: ArchiveEntry) -> None:
         """The next entry, before its data. Raises ArchiveTooLarge."""
         limits = self.limits
         if entry.number > limits.entries:
@@ -89,7 +89,7 @@ class Meter:
             limit = in_words(self.limits.names)
             raise too_large(f"more than {limit} of names of files, folders and links", limit)
 
-    def data(self, entry: Entry, size: int, chunk: int) -> None:
+    def data(self, entry: ArchiveEntry, size: int, chunk: int) -> None:
         """`chunk` more bytes of an entry that has `size` of them by now. Raises ArchiveTooLarge."""
         limits = self.limits
         self.total += chunk
@@ -101,13 +101,13 @@ class Meter:
         if size > self._largest[0]:
             self._largest = (size, entry.name)
 
-    def linked(self, entry: Entry, size: int) -> None:
+    def linked(self, entry: ArchiveEntry, size: int) -> None:
         """A hard link to `size` bytes: whoever copies the tree has them once more. Raises ArchiveTooLarge."""
         self._linked += size
         if self.total + self._linked > self.limits.unpacked:
             raise self._unpacked(self.total + self._linked, (size, entry.name))
 
-    def _file(self, entry: Entry, size: int) -> BuildError:
+    def _file(self, entry: ArchiveEntry, size: int) -> BuildError:
         found, limit = _pair(size, self.limits.file)
         return too_large(f"{entry.where} has {found}", limit, entry.where)
 

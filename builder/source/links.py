@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from builder.source.entry import Entry, shown, unsafe
+from builder.source.entry import ArchiveEntry, shown, unsafe
 
 HOPS = 40  # as Linux (path_resolution(7), ELOOP)
 STEPS = 1_000_000  # over all links; 50,000 honest ones of 6 parts need 300,000
 
 
-def judge_links(links: Mapping[str, Entry], root: str = "") -> None:
+def judge_links(links: Mapping[str, ArchiveEntry], root: str = "") -> None:
     """Refuse a link that resolves outside of `root`, or that turns in a circle. Raises `BuildError` ArchiveUnsafe.
 
     `links` maps each link's path to its entry; `root` is "" or the one folder that becomes the root.

@@ -22,7 +22,7 @@ from typing import BinaryIO
 
 from builder.errors import BuildError
 from builder.source.decode import GZIP, Decoded, codec_of
-from builder.source.entry import Entry, unreadable, unsafe
+from builder.source.entry import ArchiveEntry, unreadable, unsafe
 from builder.source.limits import MIB, too_large
 from builder.source.sniff import BLOCK, BY_CODEC, HEAD_BYTES, NEEDED, Kind, describe, is_tar, looks_like_tar, sniff
 from builder.text import size as in_words
@@ -111,7 +111,7 @@ class _Body:
             self._stream.exact(self._padding)
 
 
-def read_tar(file: BinaryIO, kind: Kind) -> Iterator[Entry]:
+def read_tar(file: BinaryIO, kind: Kind) -> Iterator[ArchiveEntry]:
     """The entries in order; each one's data must be read before the next. `file` is unbuffered or buffered.
 
     `kind` is a tar, plain or compressed. Raises `BuildError` ArchiveUnreadable, ArchiveUnsafe, ArchiveTooLarge (headers
@@ -177,7 +177,7 @@ def _meta(meta: _Meta, kind: bytes, data: bytes, number: int) -> None:
         raise _two_ways(number, "two headers of the same kind come before it")
 
 
-def _entry(stream: _Stream, header: bytes, number: int, size: int, meta: _Meta) -> tuple[Entry, _Body]:
+def _entry(stream: _Stream, header: bytes, number: int, size: int, meta: _Meta) -> tuple[ArchiveEntry, _Body]:
     pax = meta.pax or {}
     names = {name for name in (meta.name, pax.get("path")) if name}
     targets = {target for target in (meta.target, pax.get("linkpath")) if target}
@@ -185,7 +185,7 @@ def _entry(stream: _Stream, header: bytes, number: int, size: int, meta: _Meta) 
         raise _two_ways(number, "PAX and GNU headers name it differently")
     name = names.pop() if names else _name(header)
     target = targets.pop() if targets else _text(header[157:257])
-    described = Entry(number=number, name=name, kind="file")
+    described = ArchiveEntry(number=number, name=name, kind="file")
     if any(key.startswith("GNU.sparse") for key in pax):
         raise unsafe(described, "is a sparse file")
     if "size" in pax:
@@ -196,12 +196,14 @@ def _entry(stream: _Stream, header: bytes, number: int, size: int, meta: _Meta) 
     return _plain(stream, header, number, size, name, target)
 
 
-def _plain(stream: _Stream, header: bytes, number: int, size: int, name: str, target: str) -> tuple[Entry, _Body]:
+def _plain(
+    stream: _Stream, header: bytes, number: int, size: int, name: str, target: str
+) -> tuple[ArchiveEntry, _Body]:
     kind = _KINDS.get(header[156:157], "")
     if kind == "file" and name.endswith("/"):
         kind = "folder"  # v7 has no type for folders
     body = _Body(stream, size if kind == "file" else 0)
-    entry = Entry(
+    entry = ArchiveEntry(
         number=number, name=name, kind=kind, mode=_number(header[100:108]),
         target=target if kind in ("link", "hard") else "", size=size, data=iter(body),
     )  # fmt: skip

@@ -1,7 +1,7 @@
 """Unpack a hostile archive into a folder. Nothing here trusts a name, a link, a size or a header.
 
-`sniff` names its kind, the readers (`tar.py`, `zip.py`) turn bytes into `Entry`s and refuse what two tools would read
-in two ways, `limits.py` counts, `write.py` alone writes. `tarfile` and `zipfile` are not used (CVE-2025-4517,
+`sniff` names its kind, the readers (`tar.py`, `zip.py`) turn bytes into `ArchiveEntry`s and refuse what two tools would
+read in two ways, `limits.py` counts, `write.py` alone writes. `tarfile` and `zipfile` are not used (CVE-2025-4517,
 CVE-2024-0450).
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from builder.errors import BuildError
-from builder.source.entry import Entry
+from builder.source.entry import ArchiveEntry
 from builder.source.limits import ArchiveLimits, Meter
 from builder.source.sniff import HEAD_BYTES, NEEDED, Kind, describe, is_tar, sniff
 from builder.source.tar import read_tar
@@ -47,7 +47,7 @@ def unpack_file(file: FileIO, dest: Path, limits: ArchiveLimits, *, lift: bool =
     return FolderWriter(dest, meter, lift=lift).write(_entries(file, head, meter))
 
 
-def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[Entry]:
+def _entries(file: BinaryIO, head: bytes, meter: Meter) -> Iterator[ArchiveEntry]:
     kind = sniff(head)
     if kind is Kind.EMPTY:
         raise BuildError("SourceEmpty", "the source has no bytes")
@@ -73,7 +73,7 @@ def write_single(path_name: str, data: bytes, dest: Path) -> Unpacked:
         raise BuildError("SourceEmpty", "sourceCode is empty", where="code.compile.sourceCode")
     if kind is not Kind.TEXT:
         raise BuildError("NotAnArchive", f"sourceCode is {_no_text(kind, data)}", where="code.compile.sourceCode")
-    entry = Entry(number=1, name=path_name, kind="file", size=len(data), data=iter((data,)))
+    entry = ArchiveEntry(number=1, name=path_name, kind="file", size=len(data), data=iter((data,)))
     return FolderWriter(dest, Meter(ArchiveLimits(), len(data)), lift=False).write([entry])
 
 

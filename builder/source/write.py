@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError, PlatformError
-from builder.source.entry import LITTER_FOLDER, Entry, is_litter, safe_parts, safe_target, shown, unsafe
+from builder.source.entry import LITTER_FOLDER, ArchiveEntry, is_litter, safe_parts, safe_target, shown, unsafe
 from builder.source.limits import Meter
 from builder.source.links import judge_links
 
@@ -47,12 +47,12 @@ class FolderWriter:
         self._dropped: list[str] = []
         self._kinds: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
-        self._links: dict[str, Entry] = {}
+        self._links: dict[str, ArchiveEntry] = {}
         self._folders: dict[str, int] = {}
         self._exact = False
         self._last = ("", -1)
 
-    def write(self, entries: Iterable[Entry]) -> Unpacked:
+    def write(self, entries: Iterable[ArchiveEntry]) -> Unpacked:
         """All of them. Raises `BuildError` ArchiveUnsafe, ArchiveTooLarge, SourceEmpty, NodeDiskFull, and as `entries`.
 
         After a failure `dest` may hold a part; nothing is ever written elsewhere.
@@ -66,7 +66,7 @@ class FolderWriter:
                 os.close(descriptor)
             self._folders.clear()
 
-    def _write(self, entries: Iterable[Entry]) -> Unpacked:
+    def _write(self, entries: Iterable[ArchiveEntry]) -> Unpacked:
         made = True
         try:
             self._dest.mkdir(mode=0o755)
@@ -93,7 +93,7 @@ class FolderWriter:
             self._lift(single)
         return Unpacked(files=self._files, size=self._meter.total, warnings=self._warnings(single))
 
-    def _one(self, entry: Entry) -> None:
+    def _one(self, entry: ArchiveEntry) -> None:
         name = entry.name.rpartition("/")[2]
         litters = self._may_lift and entry.kind != "folder" and is_litter(name)
         # The one name of litter that holds a control character is judged by the folder that it lies in.
@@ -131,7 +131,7 @@ class FolderWriter:
             self._sizes[path] = self._file(entry, parts[-1], parent)
         self._files += 1
 
-    def _drop(self, entry: Entry) -> None:
+    def _drop(self, entry: ArchiveEntry) -> None:
         size = 0
         for chunk in entry.data:
             size += len(chunk)
@@ -139,7 +139,7 @@ class FolderWriter:
         self._meter.named(entry.name)
         self._dropped.append(entry.name)
 
-    def _folder(self, entry: Entry, parts: list[str]) -> int:
+    def _folder(self, entry: ArchiveEntry, parts: list[str]) -> int:
         """The descriptor of a folder, made where it is missing."""
         wanted = "/".join(parts)
         if wanted == self._last[0]:
@@ -179,7 +179,7 @@ class FolderWriter:
         opened = self._folders[path] = os.open(name, _FOLDER, dir_fd=parent)
         return opened
 
-    def _file(self, entry: Entry, name: str, parent: int) -> int:
+    def _file(self, entry: ArchiveEntry, name: str, parent: int) -> int:
         mode = 0o755 if entry.mode & 0o111 else 0o644
         descriptor = os.open(name, _NEW, mode, dir_fd=parent)
         size = 0
@@ -197,7 +197,7 @@ class FolderWriter:
             os.close(descriptor)
         return size
 
-    def _hard(self, entry: Entry, parts: list[str]) -> None:
+    def _hard(self, entry: ArchiveEntry, parts: list[str]) -> None:
         target = safe_parts(entry, entry.target)
         path = "/".join(target)
         if path not in self._sizes:
@@ -212,7 +212,7 @@ class FolderWriter:
         finally:
             os.close(source)
 
-    def _symlink(self, path: str, entry: Entry) -> None:
+    def _symlink(self, path: str, entry: ArchiveEntry) -> None:
         above, _, name = path.rpartition("/")
         parent = self._open(above)
         os.symlink(entry.target, name, dir_fd=parent)

@@ -26,7 +26,7 @@ from typing import Any
 from isal import isal_zlib
 
 from builder.errors import BuildError
-from builder.source.entry import TARGET_BYTES, Entry, shown, unreadable, unsafe
+from builder.source.entry import TARGET_BYTES, ArchiveEntry, shown, unreadable, unsafe
 from builder.source.limits import MIB, Meter, too_large
 from builder.text import size as in_words
 
@@ -62,11 +62,11 @@ class Member:
     mode: int
 
     @property
-    def entry(self) -> Entry:
-        return Entry(number=self.number, name=self.name, kind="file", size=self.size)
+    def entry(self) -> ArchiveEntry:
+        return ArchiveEntry(number=self.number, name=self.name, kind="file", size=self.size)
 
 
-def read_zip(file: int, meter: Meter) -> Iterator[Entry]:
+def read_zip(file: int, meter: Meter) -> Iterator[ArchiveEntry]:
     """The entries in the order of the directory, after all headers agree; `file` is a descriptor.
 
     Raises `BuildError` ArchiveUnreadable, ArchiveUnsafe, and ArchiveTooLarge for what the headers state.
@@ -79,7 +79,7 @@ def read_zip(file: int, meter: Meter) -> Iterator[Entry]:
         yield _entry(file, member, data_at)
 
 
-def _entry(file: int, member: Member, data_at: int) -> Entry:
+def _entry(file: int, member: Member, data_at: int) -> ArchiveEntry:
     named, mode = member.entry, member.mode
     file_type = stat.S_IFMT(mode)
     is_folder = member.name.endswith("/")
@@ -89,17 +89,17 @@ def _entry(file: int, member: Member, data_at: int) -> Entry:
         if is_folder or member.size > TARGET_BYTES:
             raise unsafe(named, f"is a link and {'a folder' if is_folder else f'has {member.size} bytes'}")
         target = b"".join(inflated(file, member, data_at)).decode("utf-8", "surrogateescape")
-        return Entry(number=member.number, name=member.name, kind="link", target=target)
+        return ArchiveEntry(number=member.number, name=member.name, kind="link", target=target)
     if is_folder:
         if member.size:
             raise unsafe(named, f"is a folder and states {member.size} bytes of data")
         for _ in inflated(file, member, data_at):  # none comes, but another archive may hide behind the stream's end
             pass
-        return Entry(number=member.number, name=member.name, kind="folder")
+        return ArchiveEntry(number=member.number, name=member.name, kind="folder")
     if file_type == stat.S_IFDIR:
         raise unsafe(named, "is a folder by its mode and a file by its name")
     data = inflated(file, member, data_at)
-    return Entry(number=member.number, name=member.name, kind="file", mode=mode, size=member.size, data=data)
+    return ArchiveEntry(number=member.number, name=member.name, kind="file", mode=mode, size=member.size, data=data)
 
 
 def inflated(file: int, member: Member, data_at: int) -> Iterator[bytes]:
@@ -214,7 +214,7 @@ def _member(number: int, fields: tuple[int, ...], raw: bytes, extra: bytes) -> M
     made, flags, method = fields[1], fields[3], fields[4]
     size, packed, offset, disk = fields[9], fields[8], fields[16], fields[13]
     name = _name(raw, flags, made >> 8)
-    named = Entry(number=number, name=name, kind="file")
+    named = ArchiveEntry(number=number, name=name, kind="file")
     if extra:
         found = _extra(extra, named)
         if _WIDE in found:
@@ -235,7 +235,7 @@ def _member(number: int, fields: tuple[int, ...], raw: bytes, extra: bytes) -> M
     )  # fmt: skip
 
 
-def _encrypted(entry: Entry) -> BuildError:
+def _encrypted(entry: ArchiveEntry) -> BuildError:
     message = f"{entry.where} is encrypted; send the archive without a password"
     return unreadable(message, entry.where)
 
@@ -251,7 +251,7 @@ def _name(raw: bytes, flags: int, system: int) -> str:
     return text
 
 
-def _extra(data: bytes, entry: Entry) -> dict[int, bytes]:
+def _extra(data: bytes, entry: ArchiveEntry) -> dict[int, bytes]:
     """The fields that matter; alignment padding behind the last one (zipalign) is tolerated."""
     found: dict[int, bytes] = {}
     at = 0
@@ -269,7 +269,7 @@ def _extra(data: bytes, entry: Entry) -> dict[int, bytes]:
     return found
 
 
-def _wide(field: bytes, values: tuple[int, ...], entry: Entry) -> list[int]:
+def _wide(field: bytes, values: tuple[int, ...], entry: ArchiveEntry) -> list[int]:
     """ZIP64: values that are all ones are in `field`, in this order. Values there without need must be the same."""
     numbers = [int.from_bytes(field[at : at + 8], "little") for at in range(0, len(field) - 7, 8)]
     if _MAX32 not in values:
@@ -282,7 +282,7 @@ def _wide(field: bytes, values: tuple[int, ...], entry: Entry) -> list[int]:
     return [next(queue) if value == _MAX32 else value for value in values]
 
 
-def _unicode_name(field: bytes, raw: bytes, name: str, entry: Entry) -> str:
+def _unicode_name(field: bytes, raw: bytes, name: str, entry: ArchiveEntry) -> str:
     """Info-ZIP's Unicode Path (APPNOTE 4.6.9): the real name, when its checksum fits the plain one."""
     if len(field) < 5 or field[0] != 1 or int.from_bytes(field[1:5], "little") != zlib.crc32(raw):
         return name  # stale (APPNOTE): the entry was renamed by a tool that does not know the field

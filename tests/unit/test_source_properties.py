@@ -170,10 +170,10 @@ def test_zip_entries_in_any_combination(entries: list[Zip]) -> None:
 
 
 def test_judging_links_takes_bounded_steps() -> None:
-    from builder.source.entry import Entry
+    from builder.source.entry import ArchiveEntry
 
-    def link(name: str, target: str) -> tuple[str, Entry]:
-        return name, Entry(number=1, name=name, kind="link", target=target)
+    def link(name: str, target: str) -> tuple[str, ArchiveEntry]:
+        return name, ArchiveEntry(number=1, name=name, kind="link", target=target)
 
     tangled = dict(link(f"l{i}", "/".join([f"l{i + 1}"] * 500)) for i in range(5000))
     honest = dict(link(f"d/l{i}", "../a/b/c/d/e") for i in range(50_000))
