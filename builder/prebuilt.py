@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundImage:
     """An image that can run, and how the record names it."""
 
     reference: Reference
@@ -77,7 +77,7 @@ class Prebuilt:
     secrets: Secrets
     resolver: Resolve = field(default=system_resolve)
 
-    def resolve(self, row: Row) -> Found:
+    def resolve(self, row: Row) -> FoundImage:
         """What the request of a row names. Raises `BuildError` with an image or secret reason, RegistryUnavailable."""
         settings, asked = self.settings, record.request(row).code.image.prebuilt
         reference = parse(asked.image_ref)
@@ -91,7 +91,7 @@ class Prebuilt:
         )
         login = self._login(asked.registry_secret_ref, row["organization"], reference) if not own else _own(settings)
         found = resolve(reference, PLATFORM, access, login, settings.artifact_bytes)
-        return Found(reference=reference, image=found)
+        return FoundImage(reference=reference, image=found)
 
     def _login(self, name: str, organization: str, reference: Reference) -> Login | None:
         if not name:

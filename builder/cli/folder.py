@@ -47,7 +47,7 @@ class Left:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundFolder:
     """A folder: what is sent, sorted by path, and what is not."""
 
     root: Path
@@ -64,7 +64,7 @@ class Found:
         return single_folder({entry.path: "folder" if entry.is_dir else "file" for entry in self.entries})
 
 
-def find(root: Path, choice: Choice | None = None) -> Found:
+def find(root: Path, choice: Choice | None = None) -> FoundFolder:
     """Everything of a folder that is sent. Never follows a link; sockets and devices are left out silently.
 
     Raises `BuildError` InvalidRequest for what cannot be read, ArchiveTooLarge for folders too deep.
@@ -73,7 +73,9 @@ def find(root: Path, choice: Choice | None = None) -> Found:
     walk = _Walk(root=root, rules=rules_of(root, choice), includes=Includes(choice.include), choice=choice)
     entries, left = walk.folder("", None, 1)
     entries.sort(key=lambda entry: os.fsencode(entry.path))
-    return Found(root=root, entries=tuple(entries), left=tuple(sorted(left, key=lambda each: os.fsencode(each.path))))
+    return FoundFolder(
+        root=root, entries=tuple(entries), left=tuple(sorted(left, key=lambda each: os.fsencode(each.path)))
+    )
 
 
 @dataclass(kw_only=True)
@@ -162,7 +164,7 @@ def _entry(item: os.DirEntry[str], path: str, mode: int) -> FolderEntry:
     return FolderEntry(path=path, size=size, executable=bool(mode & stat.S_IXUSR))
 
 
-def judge(found: Found) -> None:
+def judge(found: FoundFolder) -> None:
     """Refuse what the unpacker would refuse of names and links. Raises `BuildError` ArchiveUnsafe about the folder."""
     links = {}
     try:
@@ -180,7 +182,7 @@ def judge(found: Found) -> None:
         raise BuildError(error.reason, error.message, where=error.where, next=next_step) from None
 
 
-def judge_sizes(found: Found, limits: ArchiveLimits) -> None:
+def judge_sizes(found: FoundFolder, limits: ArchiveLimits) -> None:
     """Refuse what the unpacker would refuse of sizes, names and counts, but for the total. Raises `BuildError`
     ArchiveTooLarge."""
     meter = Meter(limits, 0)

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from builder import pipelines
-from builder.cli.folder import Found, Left
+from builder.cli.folder import FoundFolder, Left
 from builder.cli.ignore import LITTER
 from builder.cli.safe import shown
 from builder.errors import BuildError
@@ -21,7 +21,7 @@ MOST_WORDS = 2000
 class FolderTree:
     """A folder as a pipeline sees it: what is sent of it, below the one folder that becomes the root."""
 
-    def __init__(self, found: Found) -> None:
+    def __init__(self, found: FoundFolder) -> None:
         self._top = f"{found.lifted}/" if found.lifted else ""
         self._tree = DirTree(found.root)
         self._files = tuple(file.path.removeprefix(self._top) for file in found.files)
@@ -45,7 +45,7 @@ class FolderTree:
         return match(self._files, pattern)
 
 
-def check_needed(found: Found, runtime: str, known: tuple[Pipeline, ...], sub_path: str = "") -> None:
+def check_needed(found: FoundFolder, runtime: str, known: tuple[Pipeline, ...], sub_path: str = "") -> None:
     """Refuse a folder of which a file is left out that its source names and cannot do without. Raises `BuildError`
     InvalidRequest that names the rule. A folder that no pipeline recognizes is the plan to refuse. `sub_path` is the
     build argument of this name."""

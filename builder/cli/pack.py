@@ -16,7 +16,7 @@ from typing import BinaryIO, Literal
 
 from builder import pipelines
 from builder.cli import format as fmt
-from builder.cli.folder import FolderEntry, Found, find, judge, judge_sizes, left_out
+from builder.cli.folder import FolderEntry, FoundFolder, find, judge, judge_sizes, left_out
 from builder.cli.ignore import Choice, looks_secret
 from builder.errors import BuildError
 from builder.source.entry import shown
@@ -56,7 +56,7 @@ class Packed:
     """Bytes of the files, before a folder is compressed."""
     file_name: str = ""
     """A single file's own name, whose extension names the runtime that is meant; empty for standard input."""
-    folder: Found | None = None
+    folder: FoundFolder | None = None
     """What of a folder is sent, and what is not; None where the source is no folder."""
     count: Count = field(default_factory=Count)
 
@@ -198,7 +198,7 @@ def _too_large(packed: Packed, limit: int) -> BuildError:
     return BuildError("ArchiveTooLarge", f"{message}; largest: {named}", where="PATH", next=next_step)
 
 
-def tar_gz(found: Found, count: Count) -> Iterator[bytes]:
+def tar_gz(found: FoundFolder, count: Count) -> Iterator[bytes]:
     """The folder as a tar.gz in chunks; the gzip header has no time and no name. Level 1: the network is near.
 
     Long runs of the same bytes compress to less than a server believes. A block then stays as it is, now and then.
@@ -222,7 +222,7 @@ def tar_gz(found: Found, count: Count) -> Iterator[bytes]:
     yield squeeze.flush() + struct.pack("<LL", crc, size & 0xFFFFFFFF)
 
 
-def _tar(found: Found, count: Count) -> Iterator[bytes]:
+def _tar(found: FoundFolder, count: Count) -> Iterator[bytes]:
     """PAX tar blocks. `tarfile` makes the headers only: its writer buffers, so a large file could not be streamed."""
     count.read = 0
     count.secrets.clear()

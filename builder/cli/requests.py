@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from builder.cli.commands.plan import image_of, opened
-from builder.cli.folder import Found
+from builder.cli.folder import FoundFolder
 from builder.cli.options import pairs, seconds
 from builder.cli.pack import Packed, build_name
 from builder.cli.runtimes import RUNTIMES, set_runtime
@@ -243,7 +243,7 @@ def makes_image(settings: Settings, options: BuildOptions, packed: Packed) -> bo
     return made is not None
 
 
-def _has_dockerfile(folder: Found, options: BuildOptions) -> bool:
+def _has_dockerfile(folder: FoundFolder, options: BuildOptions) -> bool:
     sub_path = options.build_args.get("sub_path", "")
     wanted = posixpath.normpath(posixpath.join(folder.lifted, sub_path, DEFAULT))
     return any(entry.path == wanted for entry in folder.entries)

@@ -23,7 +23,7 @@ MOST_DEPTH = 256
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
+class Walked:
     """What a walk met: `folder` is the descriptor of the folder that holds `name`, open until the walk goes on.
 
     An empty folder is one too, with an empty `name`.
@@ -44,7 +44,7 @@ class _Level:
     """The folders still to enter; None: it was not listed yet."""
 
 
-def walk(root: Path | int, skip: frozenset[str] = frozenset()) -> Iterator[Found]:
+def walk(root: Path | int, skip: frozenset[str] = frozenset()) -> Iterator[Walked]:
     """Every file, link, pipe and socket below `root`, and its empty folders, in no order. `skip`: folders by name.
 
     `root` is a path or a descriptor.
@@ -72,18 +72,18 @@ def walk(root: Path | int, skip: frozenset[str] = frozenset()) -> Iterator[Found
             os.close(level.folder)
 
 
-def _listed(level: _Level, inner: list[str], skip: frozenset[str]) -> Iterator[Found]:
+def _listed(level: _Level, inner: list[str], skip: frozenset[str]) -> Iterator[Walked]:
     empty = bool(level.path)
     with os.scandir(level.folder) as entries:
         for entry in entries:
             empty = False
             mode = entry.stat(follow_symlinks=False).st_mode
             if not stat.S_ISDIR(mode):
-                yield Found(path=level.path + entry.name, mode=mode, folder=level.folder, name=entry.name)
+                yield Walked(path=level.path + entry.name, mode=mode, folder=level.folder, name=entry.name)
             elif entry.name not in skip:
                 inner.append(entry.name)
     if empty:
-        yield Found(path=level.path[:-1], mode=stat.S_IFDIR, folder=level.folder, name="")
+        yield Walked(path=level.path[:-1], mode=stat.S_IFDIR, folder=level.folder, name="")
 
 
 @contextmanager

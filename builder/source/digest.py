@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from builder.source.below import FILE, Found, walk
+from builder.source.below import FILE, Walked, walk
 
 
 def code_hash(root: Path) -> str:
@@ -25,7 +25,7 @@ def code_hash(root: Path) -> str:
     return f"sha256:{hasher.hexdigest()}"
 
 
-def _record(one: Found) -> tuple[bytes, bytes, bytes] | None:
+def _record(one: Walked) -> tuple[bytes, bytes, bytes] | None:
     """(path, kind, digest of the content); None for a pipe or socket, which is no source."""
     path = os.fsencode(one.path)
     if stat.S_ISLNK(one.mode):

@@ -134,7 +134,7 @@ class DirTree:
     def glob(self, pattern: str) -> tuple[str, ...]:
         return match(self.files(), pattern)
 
-    def _is_file(self, one: below.Found) -> bool:
+    def _is_file(self, one: below.Walked) -> bool:
         """Whether it is a regular file, or a link that leads to one below the root."""
         if not stat.S_ISLNK(one.mode):
             return stat.S_ISREG(one.mode)

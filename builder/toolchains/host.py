@@ -22,7 +22,7 @@ from builder.plan import Toolchain
 from builder.sandbox import Root
 from builder.toolchains.copies import Copies
 from builder.toolchains.packages import file_of
-from builder.toolchains.provider import Found, Lender, Part, Provided
+from builder.toolchains.provider import FoundToolchain, Lender, Part, Provided
 from builder.toolchains.recipe import Program, Recipe, read_recipe
 
 
@@ -41,7 +41,7 @@ class HostProvider:
     lender: Lender | None = None
     """Where programs come from that join the root of steps apart, and that this machine has not itself."""
 
-    def find(self, row: Toolchain) -> Found:
+    def find(self, row: Toolchain) -> FoundToolchain:
         """See `Provider.find`."""
         recipe = read_recipe(self.folders, row.runtime)
         base = base_of(self.images, row)
@@ -67,7 +67,7 @@ class HostProvider:
         parts += shared_parts(row, recipe)
         beside = self._beside(recipe) if apart else ()
         lent, image = self._lent(recipe) if apart and not beside else (None, "")
-        return Found(
+        return FoundToolchain(
             row=row,
             base=base,
             where="host",
@@ -92,7 +92,7 @@ class HostProvider:
         except BuildError:
             return False
 
-    def provide(self, found: Found) -> Provided:
+    def provide(self, found: FoundToolchain) -> Provided:
         """See `Provider.provide`."""
         digests = found.digests()
         copies = Copies(self.copies)

@@ -25,7 +25,7 @@ from builder.sandbox.compose import resolve_inside
 from builder.toolchains.copies import Copies
 from builder.toolchains.elf import loader_of
 from builder.toolchains.host import base_of, find_program, shared_parts, version_in
-from builder.toolchains.provider import Found, Part, Provided
+from builder.toolchains.provider import FoundToolchain, Part, Provided
 from builder.toolchains.recipe import Program, read_recipe
 
 LENT_AT = "/opt/ignite/lent"
@@ -49,13 +49,13 @@ class ImageProvider:
     bases: ImageStore
     which: Callable[[str], str | None] = find_program
 
-    def find(self, row: Toolchain) -> Found:
+    def find(self, row: Toolchain) -> FoundToolchain:
         """See `Provider.find`."""
         recipe = read_recipe(self.folders, row.runtime)
         programs = recipe.programs_for(row.target)
         image = self._image(row)
         base = base_of(self.bases, row)
-        return Found(
+        return FoundToolchain(
             row=row,
             base=base,
             where=f"image {image.digest.removeprefix('sha256:')[:12]}",
@@ -91,7 +91,7 @@ class ImageProvider:
                 found.append(Part(name=program.command, source=at, dest=program.mount, files=None))
         return tuple(found)
 
-    def provide(self, found: Found) -> Provided:
+    def provide(self, found: FoundToolchain) -> Provided:
         """See `Provider.provide`."""
         image = self._image(found.row)
         if image.digest != found.root:

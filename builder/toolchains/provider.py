@@ -47,7 +47,7 @@ class Part:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
+class FoundToolchain:
     """A toolchain that could be provided here.
 
     `base` is the image that artifacts are built on, None for those that have none. `root` is the digest of the image
@@ -108,7 +108,7 @@ class Provided:
 class Provider(Protocol):
     """A source of toolchains: the host's own programs, a toolchain image."""
 
-    def find(self, row: Toolchain) -> Found:
+    def find(self, row: Toolchain) -> FoundToolchain:
         """What `provide` would give. Reads only. Raises `BuildError` ToolchainUnavailable that names what lacks."""
         ...
 
@@ -116,7 +116,7 @@ class Provider(Protocol):
         """Whether `find` lacks nothing, or nothing but the base image."""
         ...
 
-    def provide(self, found: Found) -> Provided:
+    def provide(self, found: FoundToolchain) -> Provided:
         """Make what this provider found usable: copy what the build user cannot reach, unpack the root. Repeatable."""
         ...
 
@@ -139,7 +139,7 @@ class Toolchains:
 
     providers: tuple[Provider, ...]
 
-    def find(self, row: Toolchain) -> Found:
+    def find(self, row: Toolchain) -> FoundToolchain:
         """What this node would build with. Raises `BuildError` ToolchainUnavailable of the first provider, with the
         next step of the last one that knows one of its own."""
         return self._found(row)[1]
@@ -154,7 +154,7 @@ class Toolchains:
             provider, found = self._with_c(row) or (provider, found)
         return provider.provide(found)
 
-    def _with_c(self, row: Toolchain) -> tuple[Provider, Found] | None:
+    def _with_c(self, row: Toolchain) -> tuple[Provider, FoundToolchain] | None:
         for provider in self.providers:
             with suppress(BuildError):
                 found = provider.find(row)
@@ -178,7 +178,7 @@ class Toolchains:
             available[row.name] = "sha256:" + hashlib.sha256(lines.encode()).hexdigest()
         return available
 
-    def _found(self, row: Toolchain) -> tuple[Provider, Found]:
+    def _found(self, row: Toolchain) -> tuple[Provider, FoundToolchain]:
         errors = []
         for provider in self.providers:
             try:

@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from builder.cli.folder import Found, Left, find, left_out
+from builder.cli.folder import FoundFolder, Left, find, left_out
 from builder.cli.ignore import Choice, Rule
 from builder.cli.needed import explained
 from builder.errors import BuildError
@@ -27,11 +27,11 @@ def write(root: Path, contents: Mapping[str, str]) -> None:
         (root / name).write_text(text)
 
 
-def sent(found: Found) -> list[str]:
+def sent(found: FoundFolder) -> list[str]:
     return [entry.path for entry in found.files]
 
 
-def rules(found: Found) -> dict[str, str]:
+def rules(found: FoundFolder) -> dict[str, str]:
     return {each.path: each.rule.name for each in found.left}
 
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from builder import pipelines
 from builder.cli import format as fmt
 from builder.cli.context import Context
-from builder.cli.folder import Found, Left, find
+from builder.cli.folder import FoundFolder, Left, find
 from builder.cli.ignore import Choice, Rule
 from builder.cli.image_plan import STRATEGIES, cut, folded, image_arguments, job_lines, job_of, placed_here
 from builder.cli.needed import check_needed, explained
@@ -91,7 +91,7 @@ def _counted(root: Path) -> tuple[int, int]:
     return files, size
 
 
-def _mirror(found: Found, root: Path) -> None:
+def _mirror(found: FoundFolder, root: Path) -> None:
     """The entries that `build` would send. Files are linked where that is possible, else copied."""
     root.mkdir()
     for entry in found.entries:
