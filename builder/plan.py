@@ -279,7 +279,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedFile:
     """One file that a fetch step downloads, by the digest that a lock or the index names.
 
     `source` is its path in the step's private folder, where a part `*` stands for the one folder that is there; `path`
@@ -328,7 +328,7 @@ class Built:
 class Fetched:
     """What the stubs ask for, once they name it exactly, and the files that the later steps of stubs read."""
 
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[WantedFile, ...]
     built: tuple[Built, ...] = ()
     """What is made of downloads; the node writes `BUILT` with what came of it."""
     files: tuple[WriteFile, ...] = ()

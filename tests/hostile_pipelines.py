@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
-from builder.plan import Detection, Diagnosis, Fetched, LayerSource, Output, Plan, Step, Toolchain, Wanted
+from builder.plan import Detection, Diagnosis, Fetched, LayerSource, Output, Plan, Step, Toolchain, WantedFile
 from builder.source.tree import Tree
 
 NAME = "hostile"
@@ -146,4 +146,4 @@ def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
     if not stubs.has("lock"):
         return None
     digest = stubs.read_text("lock").strip()
-    return Fetched(wanted=(Wanted(cache="hostile", source="lock", path="lock", digest=digest),))
+    return Fetched(wanted=(WantedFile(cache="hostile", source="lock", path="lock", digest=digest),))

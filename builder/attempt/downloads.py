@@ -22,7 +22,7 @@ from builder.attempt.inside import blaming, folder_in, write_in
 from builder.claims.outcome import Material
 from builder.errors import BuildError, PlatformError
 from builder.key import digest_of
-from builder.plan import Access, Fetched, Plan, Step, Wanted
+from builder.plan import Access, Fetched, Plan, Step, WantedFile
 from builder.source import below
 from builder.source.tree import DirTree
 
@@ -94,7 +94,7 @@ def _drop(attempt: Attempt, name: str) -> None:
         sandbox.remove_in(folder, name)
 
 
-def _materials(attempt: Attempt, store: Path, mine: Sequence[Wanted]) -> tuple[Material, ...]:
+def _materials(attempt: Attempt, store: Path, mine: Sequence[WantedFile]) -> tuple[Material, ...]:
     packages = dict.fromkeys((one.package, one.digest) for one in mine if one.package and _there(store, one))
     if len(packages) > MATERIALS_MAX:
         attempt.log.system(f"warning: {len(packages)} packages were fetched; the provenance names only the lock file")
@@ -103,7 +103,7 @@ def _materials(attempt: Attempt, store: Path, mine: Sequence[Wanted]) -> tuple[M
 
 
 def take(
-    private: Path | int, store: Path, wanted: Wanted, *, limit: int, check: Callable[[], None] = lambda: None
+    private: Path | int, store: Path, wanted: WantedFile, *, limit: int, check: Callable[[], None] = lambda: None
 ) -> None:
     """Copy one file out of a private folder (a path or a descriptor) into a shared cache, when its bytes are the ones
     that are wanted.
@@ -177,7 +177,7 @@ def stubs_of(attempt: Attempt, plan: Plan) -> dict[str, dict[str, str]]:
     return {"copies": copies, "stubs": {stub.path: stub.content for stub in plan.stubs}}
 
 
-def _there(store: Path, wanted: Wanted) -> bool:
+def _there(store: Path, wanted: WantedFile) -> bool:
     _require_plain(wanted.path)
     try:
         return stat.S_ISREG((store / wanted.path).lstat().st_mode)
@@ -224,7 +224,7 @@ def opened(folder: Path | int, path: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Callable[[], None]) -> None:
+def _copy(file: IO[bytes], store: Path, wanted: WantedFile, limit: int, check: Callable[[], None]) -> None:
     fd, partial = tempfile.mkstemp(prefix=".partial-", dir=store)
     try:
         algorithm = wanted.digest.partition(":")[0]
@@ -257,5 +257,5 @@ def _copy(file: IO[bytes], store: Path, wanted: Wanted, limit: int, check: Calla
         raise
 
 
-def _named(wanted: Wanted) -> str:
+def _named(wanted: WantedFile) -> str:
     return wanted.package or wanted.source

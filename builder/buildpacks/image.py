@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from builder.buildpacks.project import FILE, Wanted
+from builder.buildpacks.project import FILE, WantedBuildpack
 from builder.errors import BuildError
 from builder.text import strangers_json
 
@@ -28,7 +28,7 @@ class Builder:
 
     uid: int
     gid: int
-    buildpacks: tuple[Wanted, ...] = ()
+    buildpacks: tuple[WantedBuildpack, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +43,7 @@ class App:
     run_names: tuple[str, ...] = ()
     is_rebasable: bool = True
     sbom: str = ""
-    buildpacks: tuple[Wanted, ...] = ()
+    buildpacks: tuple[WantedBuildpack, ...] = ()
 
 
 def read_builder(config: Mapping[str, Any]) -> Builder:
@@ -87,7 +87,7 @@ def _names(run_image: Any) -> tuple[str, ...]:
     return tuple(name for name in names if isinstance(name, str) and name)
 
 
-def resolve(group: Sequence[Wanted], builder: Builder) -> tuple[Wanted, ...]:
+def resolve(group: Sequence[WantedBuildpack], builder: Builder) -> tuple[WantedBuildpack, ...]:
     """The buildpacks that `project.toml` names, each with its version.
 
     Raises `BuildError` ManifestInvalid for one that the builder does not have, and lists those that it has.
@@ -104,7 +104,7 @@ def resolve(group: Sequence[Wanted], builder: Builder) -> tuple[Wanted, ...]:
                 where=FILE,
                 next=f"Name one that it has: {known}",
             )
-        found.append(Wanted(id=one.id, version=has[-1].version, optional=one.optional))
+        found.append(WantedBuildpack(id=one.id, version=has[-1].version, optional=one.optional))
     return tuple(found)
 
 
@@ -114,10 +114,10 @@ def _identity(text: str, name: str) -> int:
     return int(text)
 
 
-def _buildpacks(value: Mapping[str, Any]) -> tuple[Wanted, ...]:
+def _buildpacks(value: Mapping[str, Any]) -> tuple[WantedBuildpack, ...]:
     rows = value.get("buildpacks")
     found = [row for row in rows if isinstance(row, dict)] if isinstance(rows, list) else []
-    return tuple(Wanted(id=str(row.get("id", "")), version=str(row.get("version", ""))) for row in found)
+    return tuple(WantedBuildpack(id=str(row.get("id", "")), version=str(row.get("version", ""))) for row in found)
 
 
 def _json(labels: Mapping[str, str], name: str) -> Mapping[str, Any]:

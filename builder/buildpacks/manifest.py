@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.buildpacks.image import PLATFORM_API
-from builder.buildpacks.project import Wanted
+from builder.buildpacks.project import WantedBuildpack
 from builder.kube.job import (
     DOMAIN,
     PUSH_VOLUME,
@@ -68,7 +68,7 @@ class BuildpacksBuild:
     gid: int
     sub_path: str = ""
     arguments: tuple[tuple[str, str], ...] = ()
-    order: tuple[Wanted, ...] = ()
+    order: tuple[WantedBuildpack, ...] = ()
     process: str = ""
     """Process type that the image starts; empty for the buildpacks' default."""
 
@@ -285,7 +285,7 @@ def _security(uid: int, gid: int) -> dict[str, Any]:
     return {"runAsNonRoot": True, "runAsUser": uid, "runAsGroup": gid, "fsGroup": gid}
 
 
-def _order(group: Sequence[Wanted]) -> str:
+def _order(group: Sequence[WantedBuildpack]) -> str:
     rows = ["[[order]]"]
     for one in group:
         rows += ["[[order.group]]", f"id = {json.dumps(one.id)}", f"version = {json.dumps(one.version)}"]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.buildpacks.image import Builder, resolve
-from builder.buildpacks.project import ALLOWED, Project, Wanted, check_arguments, read_project
+from builder.buildpacks.project import ALLOWED, ProjectDescriptor, WantedBuildpack, check_arguments, read_project
 from builder.contract.materials import BUILDPACKS
 from builder.key import FORMAT, digest_of
 from builder.plan import PLATFORM
@@ -24,14 +24,14 @@ class BuildpacksPlan:
     because: str
     sub_path: str
     arguments: tuple[tuple[str, str], ...]
-    order: tuple[Wanted, ...]
+    order: tuple[WantedBuildpack, ...]
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     warnings: tuple[str, ...]
 
     def filter(self) -> Callable[[str], bool]:
         """Whether a file, by its path from the app's root, is part of the app."""
-        return Project(include=self.include, exclude=self.exclude).filter()
+        return ProjectDescriptor(include=self.include, exclude=self.exclude).filter()
 
 
 def plan_buildpacks(

@@ -30,7 +30,7 @@ _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Wanted:
+class WantedBuildpack:
     """One buildpack of the builder image; without a version the one that it has."""
 
     id: str
@@ -39,11 +39,11 @@ class Wanted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Project:
+class ProjectDescriptor:
     """What `project.toml` asks. `group` takes the place of the builder's own order; empty for that order."""
 
     arguments: tuple[tuple[str, str], ...] = ()
-    group: tuple[Wanted, ...] = ()
+    group: tuple[WantedBuildpack, ...] = ()
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
@@ -59,13 +59,13 @@ class Project:
         return lambda path: True
 
 
-def read_project(tree: Tree, allowed: Sequence[str] = ALLOWED) -> Project:
+def read_project(tree: Tree, allowed: Sequence[str] = ALLOWED) -> ProjectDescriptor:
     """What the source's `project.toml` asks, nothing where there is none.
 
     Raises `BuildError` ManifestInvalid for what it may not ask, or what no version of the schema has there.
     """
     if not tree.has(FILE):
-        return Project()
+        return ProjectDescriptor()
     value = read_toml(tree, FILE, READ_LIMIT)
     head = _table(value, "_")
     if "schema-version" in head or "io" in value:
@@ -96,7 +96,7 @@ def check_arguments(
     return tuple(sorted(found.items()))
 
 
-def _schema_2(table: Mapping[str, Any], allowed: Sequence[str]) -> Project:
+def _schema_2(table: Mapping[str, Any], allowed: Sequence[str]) -> ProjectDescriptor:
     # Both places are in use: the schema has moved the table.
     rows = [*_rows(_table(table, "env"), "build"), *_rows(_table(table, "build"), "env")]
     for name in ("pre", "post"):
@@ -105,7 +105,7 @@ def _schema_2(table: Mapping[str, Any], allowed: Sequence[str]) -> Project:
     return _project(table, rows, _rows(table, "group"), allowed)
 
 
-def _schema_1(table: Mapping[str, Any], allowed: Sequence[str]) -> Project:
+def _schema_1(table: Mapping[str, Any], allowed: Sequence[str]) -> ProjectDescriptor:
     return _project(table, _rows(table, "env"), _rows(table, "buildpacks"), allowed)
 
 
@@ -114,7 +114,7 @@ def _project(
     env: Sequence[Mapping[str, Any]],
     group: Sequence[Mapping[str, Any]],
     allowed: Sequence[str],
-) -> Project:
+) -> ProjectDescriptor:
     include, exclude = _patterns(table, "include"), _patterns(table, "exclude")
     if include and exclude:
         _refuse("include and exclude stand in it together", "Take one of them.")
@@ -122,7 +122,7 @@ def _project(
     warnings = []
     if builder := table.get("builder"):
         warnings.append(f"{FILE}: builder {_shown(builder)} is not used: the operator chooses it")
-    return Project(
+    return ProjectDescriptor(
         arguments=check_arguments(pairs, allowed, _refuse),
         group=tuple(_wanted(row) for row in group),
         include=include,
@@ -131,11 +131,11 @@ def _project(
     )
 
 
-def _wanted(row: Mapping[str, Any]) -> Wanted:
+def _wanted(row: Mapping[str, Any]) -> WantedBuildpack:
     for name in ("uri", "script"):
         if name in row:
             _refuse(f"a buildpack by {name} is not supported", "Name buildpacks of the builder by id and version.")
-    found = Wanted(
+    found = WantedBuildpack(
         id=_text(row, "id"),
         version=_text(row, "version") if "version" in row else "",
         optional=bool(row.get("optional")),

@@ -24,7 +24,7 @@ from builder.buildpacks.manifest import (
 )
 from builder.buildpacks.manifest import manifest as job_of
 from builder.buildpacks.plan import BuildpacksPlan, key_of, materials_of, plan_buildpacks
-from builder.buildpacks.project import Wanted, read_project
+from builder.buildpacks.project import WantedBuildpack, read_project
 from builder.buildpacks.rebase import RebasePlan
 from builder.buildpacks.rebase import key_of as key_of_rebase
 from builder.buildpacks.rebase import materials_of as materials_of_rebase
@@ -97,11 +97,11 @@ def unread(setup: Setup, root: Path, asked: ImageRequest) -> str:
     """See `Strategy.unread`. The image has each buildpack that `project.toml` names: whether it does is known where it
     is read."""
     group = read_project(DirTree(root / asked.sub_path), setup.allowed).group
-    has = tuple(Wanted(id=one.id, version=one.version or "BUILDER_VERSION") for one in group)
+    has = tuple(WantedBuildpack(id=one.id, version=one.version or "BUILDER_VERSION") for one in group)
     return unread_builder(setup, has)
 
 
-def unread_builder(setup: Setup, buildpacks: tuple[Wanted, ...] = ()) -> str:
+def unread_builder(setup: Setup, buildpacks: tuple[WantedBuildpack, ...] = ()) -> str:
     """As `learn`, of a builder image that nobody reads, with these buildpacks."""
     uid, gid = NUMBERS
     return json.dumps(asdict(Known(builder=Builder(uid=uid, gid=gid, buildpacks=buildpacks), arguments=setup.allowed)))
@@ -256,7 +256,7 @@ def _facts(setup: Setup, materials: Materials) -> str:
 def _known(text: str) -> Known:
     value = json.loads(text)
     builder = value["builder"]
-    buildpacks = tuple(Wanted(**row) for row in builder["buildpacks"])
+    buildpacks = tuple(WantedBuildpack(**row) for row in builder["buildpacks"])
     return Known(
         builder=Builder(uid=builder["uid"], gid=builder["gid"], buildpacks=buildpacks),
         arguments=tuple(value["arguments"]),

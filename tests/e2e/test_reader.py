@@ -20,7 +20,7 @@ from builder.attempt.reading import NICE
 from builder.errors import BuildError
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
-from builder.plan import Detection, Plan, Step, Wanted
+from builder.plan import Detection, Plan, Step, WantedFile
 from builder.source.tree import DictTree
 from tests import hostile_pipelines, uids
 from tests.build_fixtures import PATIENCE_S, tar_of, until
@@ -56,7 +56,7 @@ def source(folder: Path, files: dict[str, str | bytes]) -> int:
     return os.open(folder / "archive", os.O_RDONLY)
 
 
-def wanted(reading: Reading) -> tuple[Wanted, ...]:
+def wanted(reading: Reading) -> tuple[WantedFile, ...]:
     """What the stubs name, for a plan that the source had no part in."""
     tree = DictTree({"attack.txt": ""})
     plan = hostile_pipelines.plan(tree, FOUND, PlanRequest(runtime="hostile"), Catalog(rows=()))

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from builder.buildpacks.manifest import PHASES, RUNS_BUILDPACKS, BuildpacksBuild, cache_image, manifest
-from builder.buildpacks.project import Wanted
+from builder.buildpacks.project import WantedBuildpack
 from builder.kube.job import PUSH_VOLUME, Site
 from tests.golden import jobs
 from tests.unit.test_kaniko_manifest import expanded
@@ -106,7 +106,7 @@ def test_the_run_image_is_named_by_digest_and_listed_without() -> None:
 
 
 def test_an_order_takes_the_place_of_the_builders() -> None:
-    job = made(order=(Wanted(id="a/b", version="1.0.0"),))
+    job = made(order=(WantedBuildpack(id="a/b", version="1.0.0"),))
     assert "-order=/state/asked/order.toml" in containers(job)["detect"]["args"]
     assert not any(token.startswith("-order") for token in containers(made())["detect"]["args"])
 

@@ -9,7 +9,14 @@ import pytest
 
 from builder.buildpacks.image import App, Builder, read_app, read_builder, resolve
 from builder.buildpacks.plan import BuildpacksPlan, key_of, materials_of, plan_buildpacks
-from builder.buildpacks.project import MOST_BYTES, MOST_ROWS, Project, Wanted, check_arguments, read_project
+from builder.buildpacks.project import (
+    MOST_BYTES,
+    MOST_ROWS,
+    ProjectDescriptor,
+    WantedBuildpack,
+    check_arguments,
+    read_project,
+)
 from builder.errors import BuildError
 from builder.source.tree import DictTree
 
@@ -51,19 +58,22 @@ value = "1"
 """
 
 
-def read(text: str, *allowed: str) -> Project:
+def read(text: str, *allowed: str) -> ProjectDescriptor:
     return read_project(DictTree({"project.toml": text}), allowed or ("BP_*",))
 
 
 def test_a_source_without_one_asks_nothing() -> None:
     project = read_project(DictTree({"a": ""}))
-    assert project == Project() and project.filter()("a")
+    assert project == ProjectDescriptor() and project.filter()("a")
 
 
 def test_schema_2() -> None:
     project = read(SCHEMA_2)
     assert project.arguments == (("BP_A", ""), ("BP_B", "new"))
-    assert project.group == (Wanted(id="acme/node", version="1.0.0"), Wanted(id="acme/run", optional=True))
+    assert project.group == (
+        WantedBuildpack(id="acme/node", version="1.0.0"),
+        WantedBuildpack(id="acme/run", optional=True),
+    )
     assert project.warnings == ("project.toml: builder acme/builder is not used: the operator chooses it",)
     is_part = project.filter()
     paths = ("index.html", "a/x.log", "a/keep.log", "docs/a/b", "a/docs/b", "x.log/inner")
@@ -72,7 +82,7 @@ def test_schema_2() -> None:
 
 def test_schema_1() -> None:
     project = read(SCHEMA_1)
-    assert project.arguments == (("BP_A", "1"),) and project.group == (Wanted(id="acme/node"),)
+    assert project.arguments == (("BP_A", "1"),) and project.group == (WantedBuildpack(id="acme/node"),)
     is_part = project.filter()
     paths = ("index.html", "a/index.html", "src/x/y", "README", "lib/src")
     assert [path for path in paths if is_part(path)] == ["index.html", "a/index.html", "src/x/y"]
@@ -146,12 +156,12 @@ def test_a_builder_image_says_its_user_and_its_buildpacks() -> None:
     rows = {"buildpacks": [{"id": "acme/node", "version": "1.0.0"}, {"id": "acme/node", "version": "2.0.0"}]}
     apis = {"platform": {"supported": ["0.13", "0.14"]}}
     builder = read_builder(config(USER, builder_metadata=rows, lifecycle_apis=apis))
-    one, two = Wanted(id="acme/node", version="1.0.0"), Wanted(id="acme/node", version="2.0.0")
+    one, two = WantedBuildpack(id="acme/node", version="1.0.0"), WantedBuildpack(id="acme/node", version="2.0.0")
     assert builder == Builder(uid=1001, gid=1000, buildpacks=(one, two))
-    assert resolve([Wanted(id="acme/node", version="1.0.0")], builder) == (one,)
-    assert resolve([Wanted(id="acme/node", optional=True)], builder)[0].version == "2.0.0"
+    assert resolve([WantedBuildpack(id="acme/node", version="1.0.0")], builder) == (one,)
+    assert resolve([WantedBuildpack(id="acme/node", optional=True)], builder)[0].version == "2.0.0"
     with pytest.raises(BuildError, match="no buildpack acme/node@3") as refused:
-        resolve([Wanted(id="acme/node", version="3")], builder)
+        resolve([WantedBuildpack(id="acme/node", version="3")], builder)
     assert "acme/node@1.0.0, acme/node@2.0.0" in refused.value.next
 
 
@@ -174,13 +184,15 @@ def test_an_app_says_what_it_was_put_on() -> None:
     lifecycle = {"runImage": {"reference": "r/run@sha256:1", "topLayer": "sha256:2"}, "sbom": {"sha": "sha256:3"}}
     build = {"buildpacks": [{"id": "acme/node", "version": "1.0.0"}]}
     app = read_app(config({}, lifecycle_metadata=lifecycle, build_metadata=build))
-    wanted = (Wanted(id="acme/node", version="1.0.0"),)
+    wanted = (WantedBuildpack(id="acme/node", version="1.0.0"),)
     assert app == App(run_image="r/run@sha256:1", top_layer="sha256:2", sbom="sha256:3", buildpacks=wanted)
     assert read_app({}) is None and read_app(config({}, lifecycle_metadata=[])) is None
 
 
 BUILDER = Builder(
-    uid=1, gid=1, buildpacks=(Wanted(id="acme/node", version="1.0.0"), Wanted(id="acme/run", version="2"))
+    uid=1,
+    gid=1,
+    buildpacks=(WantedBuildpack(id="acme/node", version="1.0.0"), WantedBuildpack(id="acme/run", version="2")),
 )
 
 

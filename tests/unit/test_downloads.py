@@ -20,7 +20,7 @@ from builder.attempt.steps import StepResult
 from builder.errors import BuildError
 from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
-from builder.plan import Access, Cache, Network, Plan, Sees, Step, Wanted
+from builder.plan import Access, Cache, Network, Plan, Sees, Step, WantedFile
 from builder.source.tree import DictTree, DirTree
 from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import attempt_at
@@ -30,7 +30,7 @@ CATALOG = catalog.read(Path(__file__).resolve().parents[2] / "runtimes/catalog.t
 WRITE = (Cache(name="x", access=Access.WRITE),)
 DATA = b"a wheel"
 HEX = hashlib.sha256(DATA).hexdigest()
-WHEEL = Wanted(cache="wheels", source="x.whl", path=f"{HEX}/x.whl", digest=f"sha256:{HEX}", package="pkg:pypi/x@1")
+WHEEL = WantedFile(cache="wheels", source="x.whl", path=f"{HEX}/x.whl", digest=f"sha256:{HEX}", package="pkg:pypi/x@1")
 LIMIT = 1 << 20
 FOLDERS_OF_Y = [".ignite-proxy", "a.example", "y", "@v"]
 
@@ -123,7 +123,7 @@ def test_a_step_of_stubs_never_stands_behind_one_of_the_source() -> None:
         replace(plan, steps=(plan.steps[-1], *plan.steps[:-1]))
 
 
-def taken(tmp_path: Path, wanted: Wanted = WHEEL, limit: int = LIMIT) -> Path:
+def taken(tmp_path: Path, wanted: WantedFile = WHEEL, limit: int = LIMIT) -> Path:
     """What lies in the shared cache after the node has looked at the private folder."""
     (tmp_path / "store").mkdir(exist_ok=True)
     downloads.take(tmp_path / "private", tmp_path / "store", wanted, limit=limit)
@@ -245,7 +245,7 @@ def test_a_module_is_taken_by_its_h1(tmp_path: Path, private: Path) -> None:
     (private / "y.zip").write_bytes(module_zip(MODULE_FILES))
     (private / "y.mod").write_bytes(MODULE_FILES["a.example/y@v1.0.0/go.mod"])
     for source, digest in (("y.zip", MODULE_H1), ("y.mod", MOD_H1)):
-        taken(tmp_path, Wanted(cache="go-modules", source=source, path=source, digest=digest))
+        taken(tmp_path, WantedFile(cache="go-modules", source=source, path=source, digest=digest))
     assert sorted(path.name for path in (tmp_path / "store").iterdir()) == ["y.mod", "y.zip"]
 
 
@@ -263,7 +263,7 @@ def test_a_module_is_taken_by_its_h1(tmp_path: Path, private: Path) -> None:
 def test_another_zip_is_not_the_module(tmp_path: Path, private: Path, data: bytes) -> None:
     (private / "y.zip").write_bytes(data)
     with pytest.raises(BuildError, match="arrived with the digest"):
-        taken(tmp_path, Wanted(cache="go-modules", source="y.zip", path="y.zip", digest=MODULE_H1))
+        taken(tmp_path, WantedFile(cache="go-modules", source="y.zip", path="y.zip", digest=MODULE_H1))
 
 
 def test_a_download_is_left_out_when_the_cache_has_all_of_it(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from builder.attempt.desk import LFS_HEAD, Desk
 from builder.attempt.inside import folder_in, write_in
 from builder.errors import BuildError, PlatformError
 from builder.pipelines.catalog import Catalog
-from builder.plan import Built, CacheLink, CopyFile, Fetched, Plan, Step, Wanted, WriteFile
+from builder.plan import Built, CacheLink, CopyFile, Fetched, Plan, Step, WantedFile, WriteFile
 from builder.sandbox.remove import remove_in
 from builder.source import below
 from tests.attempt_fixtures import attempt_at
@@ -165,7 +165,7 @@ def test_a_download_leaves_through_no_link(attempt: Attempt, outside: Path, kind
     step = SimpleNamespace(caches=(SimpleNamespace(name="c", access=downloads.Access.DOWNLOAD),))
     plant(kind, attempt.work / "download/c", outside)
     in_the_way(lambda: steps._make_download(attempt, "c"))
-    named_by(attempt, Fetched(wanted=(Wanted(cache="c", source="file", path="file", digest="sha256:0"),)))
+    named_by(attempt, Fetched(wanted=(WantedFile(cache="c", source="file", path="file", digest="sha256:0"),)))
     in_the_way(lambda: downloads.keep(attempt, cast(Plan, None), cast(Step, step)))
     downloads._drop(attempt, "c")
     assert not os.path.lexists(attempt.work / "download/c")

@@ -16,12 +16,12 @@ from builder.attempt import results
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.node import budget
-from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, Wanted
+from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, WantedFile
 from builder.source import below
 from tests.attempt_fixtures import attempt_at
 from tests.unit.test_downloads import plans
 
-WANTED = Wanted(cache="crates", source="a", path="0/a", digest="sha256:0")
+WANTED = WantedFile(cache="crates", source="a", path="0/a", digest="sha256:0")
 
 
 def bound_to(plan: Plan, digest: str = "sha256:1") -> Bound:

@@ -18,7 +18,7 @@ from urllib.parse import quote
 from builder.errors import BuildError
 from builder.pipelines.deno.jsonc import line_of, read_json, table
 from builder.pipelines.limits import LOCK_LIMIT
-from builder.plan import Fetched, Wanted, WriteFile
+from builder.plan import Fetched, WantedFile, WriteFile
 from builder.source.tree import Tree
 
 LOCK = "deno.lock"
@@ -104,7 +104,7 @@ def fetched(stubs: Tree, name: str) -> Fetched | None:
         purl = f"pkg:npm/{quote(one.name, safe='/')}@{one.version}"
         if not one.elsewhere:
             pin = f"sha512:{one.digest}"
-            wanted.append(Wanted(cache=CACHE, source=one.file, path=one.file, digest=pin, package=purl))
+            wanted.append(WantedFile(cache=CACHE, source=one.file, path=one.file, digest=pin, package=purl))
         usual = f"{one.name}/-/{one.name.rpartition('/')[2]}-{one.version}.tgz"
         integrity = "sha512-" + base64.b64encode(bytes.fromhex(one.digest)).decode()
         listed.append(

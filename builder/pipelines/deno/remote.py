@@ -20,7 +20,7 @@ from builder.pipelines.deno.jsonc import read_json, table
 from builder.pipelines.deno.lock import LOCK
 from builder.pipelines.deno.project import Need, Project, Reached, outside
 from builder.pipelines.limits import LOCK_LIMIT
-from builder.plan import Fetched, Wanted, WriteFile
+from builder.plan import Fetched, WantedFile, WriteFile
 from builder.source.tree import Tree
 
 CACHE = "modules"
@@ -142,7 +142,7 @@ def fetched(stubs: Tree, name: str) -> Fetched | None:
     hosts = frozenset(json.loads(stubs.read_text(HOSTS)))
     lock = read_json(stubs, LOCK, LOCK_LIMIT, comments=False)
     pinned = table(lock, "remote")
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, WantedFile] = {}
     listed: list[dict[str, object]] = []
 
     def add(url: str, digest: str, index: str, package: str = "", **more: object) -> None:
@@ -150,7 +150,7 @@ def fetched(stubs: Tree, name: str) -> Fetched | None:
             raise BuildError("ManifestInvalid", f"{name} has more than {MODULES_MOST} modules", where=name)
         pin = f"sha256:{digest}"
         wanted.setdefault(
-            digest, Wanted(cache=CACHE, source=digest, path=digest, digest=pin, package=package, index=index)
+            digest, WantedFile(cache=CACHE, source=digest, path=digest, digest=pin, package=package, index=index)
         )
         integrity = "sha256-" + base64.b64encode(bytes.fromhex(digest)).decode()
         listed.append({"url": url, "path": digest, "integrity": integrity, "index": index, **more})

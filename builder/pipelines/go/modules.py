@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 from builder.pipelines.go.project import Project, below, is_outside
 from builder.pipelines.go.source import GoFile, Packages
-from builder.plan import Access, Cache, CacheLink, CopyFile, Fetched, Wanted, WriteFile
+from builder.plan import Access, Cache, CacheLink, CopyFile, Fetched, WantedFile, WriteFile
 from builder.source.tree import Tree
 
 SUM_LIMIT = 4 * 1024 * 1024
@@ -56,7 +56,7 @@ def fetched(sums: str) -> Fetched:
 
     A go.sum also pins what a build does without, so each is optional: `go build` names what it misses.
     """
-    wanted: dict[str, Wanted] = {}
+    wanted: dict[str, WantedFile] = {}
     links: dict[str, CacheLink] = {}
     for module, version, is_mod, digest in pins(sums):
         file = f"{escaped(module)}/@v/{escaped(version)}.{'mod' if is_mod else 'zip'}"
@@ -64,7 +64,7 @@ def fetched(sums: str) -> Fetched:
         package = "" if is_mod else f"pkg:golang/{module}@{version}"
         if file not in links:  # the first line of two that contradict each other: `go` refuses the other
             links[file] = CacheLink(path=f"{PROXY}/{file}", cache=CACHE, target=path)
-            wanted[file] = Wanted(
+            wanted[file] = WantedFile(
                 cache=CACHE, source=f"cache/download/{file}", path=path, digest=digest, package=package, optional=True
             )
     return Fetched(wanted=tuple(wanted.values()), links=tuple(links.values()))

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 from builder.errors import BuildError
 from builder.pipelines.limits import LINE_LIMIT, LOCK_LIMIT, read_toml
-from builder.plan import BUILT, Built, Fetched, Wanted, WriteFile
+from builder.plan import BUILT, Built, Fetched, WantedFile, WriteFile
 from builder.source.tree import Tree
 
 if TYPE_CHECKING:  # other runtimes do without it
@@ -58,7 +58,7 @@ class Sdist:
 class Part:
     """The wheels of one lock of the resolver's: what is downloaded, from where, and the lines that install it."""
 
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[WantedFile, ...]
     urls: tuple[dict[str, str], ...]
     install: str
     names: tuple[str, ...] = ()
@@ -106,7 +106,7 @@ def _crates(sdist: Sdist) -> Part:
         path = f"{digest}/{name}-{version}.crate"
         purl = f"pkg:cargo/{name}@{version}"
         pinned = f"sha256:{digest}"
-        wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=pinned, package=purl, index=CRATES))
+        wanted.append(WantedFile(cache=CACHE, source=path, path=path, digest=pinned, package=purl, index=CRATES))
         urls.append({"crate": name, "version": version, "path": path})
     return Part(wanted=tuple(wanted), urls=tuple(urls), install="")
 
@@ -191,7 +191,7 @@ def read(
     pins = _pins(stubs.read_text(requirements, LOCK_LIMIT), manifest) if requirements else {}
     if stubs.has(CONSTRAINTS) and lock == LOCK:  # as in pip, a hash anywhere asks for one everywhere
         pins = _pins(stubs.read_text(CONSTRAINTS, LOCK_LIMIT), manifest) | pins
-    wanted: list[Wanted] = []
+    wanted: list[WantedFile] = []
     urls: list[dict[str, str]] = []
     lines: list[str] = []
     names: list[str] = []
@@ -203,7 +203,7 @@ def read(
         url, file, digest = _chosen(package, pins, manifest, version, is_sdist=bool(own))
         path = f"{digest}/{file}"
         purl = f"pkg:pypi/{canonicalize_name(name)}@{number}"
-        wanted.append(Wanted(cache=CACHE, source=path, path=path, digest=f"sha256:{digest}", package=purl))
+        wanted.append(WantedFile(cache=CACHE, source=path, path=path, digest=f"sha256:{digest}", package=purl))
         urls.append({"url": url, "path": path})
         if own:
             built.append(Sdist(name=names[-1], version=number, path=path, digest=digest, lock=own, crates=crates))

@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.errors import BuildError, refused_source
 from builder.pipelines.limits import LINE_LIMIT, LOCK_LIMIT, place_of, read_toml
-from builder.plan import Fetched, Wanted, WriteFile
+from builder.plan import Fetched, WantedFile, WriteFile
 from builder.source.tree import Tree
 
 LIST = "crates.txt"
@@ -75,7 +75,7 @@ def _old_checksum(rows: Mapping[str, Any], name: str, version: str) -> str:
 
 def fetched(lists: Iterable[tuple[str, Iterable[Crate]]]) -> Fetched:
     """The crates of each cache, and the list by which a later step unpacks them."""
-    wanted: list[Wanted] = []
+    wanted: list[WantedFile] = []
     lines: dict[str, str] = {}
     for cache, crates in lists:
         for crate in crates:
@@ -83,7 +83,7 @@ def fetched(lists: Iterable[tuple[str, Iterable[Crate]]]) -> Fetched:
             source = f"registry/cache/*/{file}.crate"
             purl = f"pkg:cargo/{crate.name}@{crate.version}"
             wanted.append(
-                Wanted(cache=cache, source=source, path=crate.path, digest=f"sha256:{crate.checksum}", package=purl)
+                WantedFile(cache=cache, source=source, path=crate.path, digest=f"sha256:{crate.checksum}", package=purl)
             )
             lines.setdefault(file, f"/cache/{cache}/{crate.path} {file} {crate.checksum}\n")
     return Fetched(wanted=tuple(wanted), files=(WriteFile(path=LIST, content="".join(lines.values())),))

@@ -9,7 +9,7 @@ from typing import Any
 
 from builder.buildpacks.manifest import BuildpacksBuild, Rebase, cache_image, rebase_manifest
 from builder.buildpacks.manifest import manifest as buildpacks_manifest
-from builder.buildpacks.project import Wanted
+from builder.buildpacks.project import WantedBuildpack
 from builder.dockerfile.choose import ImageRequest
 from builder.kaniko.manifest import DockerfileBuild, cache_repository, manifest
 from builder.kube.job import JobAttempt, JobLimits, JobSource, Site, Toleration
@@ -74,7 +74,10 @@ def buildpacks_manifests() -> dict[str, dict[str, Any]]:
         gid=1000,
         sub_path="services/app",
         arguments=(("BP_HOSTILE", 'x" -run-image=evil.example/a\n$(HOME)'), ("BP_VERSION", "1.2")),
-        order=(Wanted(id="acme/first", version="1.0.0", optional=True), Wanted(id="acme/second", version="2.1.0")),
+        order=(
+            WantedBuildpack(id="acme/first", version="1.0.0", optional=True),
+            WantedBuildpack(id="acme/second", version="2.1.0"),
+        ),
         process="worker",
         previous_image="registry.example/acme/app@sha256:" + "12" * 32,
         cache_image=cache_image("registry.example/builds", "acme", "registry.example/acme/app"),
