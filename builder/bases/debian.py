@@ -58,7 +58,7 @@ def run_process(argv: Sequence[str], out: Path | None = None) -> Ran:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
+class DebianPackage:
     """One downloaded package."""
 
     name: str
@@ -68,7 +68,7 @@ class Package:
 
 def fetch_packages(
     suite: str, names: Sequence[str], mirrors: Sequence[str], into: Path, run: Run
-) -> tuple[Package, ...]:
+) -> tuple[DebianPackage, ...]:
     """Download `names` and what they depend on into the folder `into`, sorted by name.
 
     Raises `BuildError` ToolchainUnavailable where mmdebstrap cannot run, `PlatformError` PackageIndexUnavailable when
@@ -140,12 +140,12 @@ def missing_for_mmdebstrap(subordinate: Sequence[Path] = (Path("/etc/subuid"), P
     return None
 
 
-def files_of(package: Package, tar: Path, run: Run) -> None:
+def files_of(package: DebianPackage, tar: Path, run: Run) -> None:
     """Write the package's file tree as a tar to `tar`."""
     must(["dpkg-deb", "--fsys-tarfile", str(package.path)], tar, run)
 
 
-def control_of(package: Package, run: Run) -> bytes:
+def control_of(package: DebianPackage, run: Run) -> bytes:
     """The package's control fields, as scanners read them from /var/lib/dpkg/status.d."""
     return must(["dpkg-deb", "--field", str(package.path)], None, run).out
 
@@ -238,7 +238,7 @@ def _is_path(text: str) -> bool:
     return text.startswith("/") and len(text.split()) == 1
 
 
-def _packages_in(archive: Path, into: Path) -> Iterator[Package]:
+def _packages_in(archive: Path, into: Path) -> Iterator[DebianPackage]:
     with tarfile.open(archive, mode="r|") as tar:
         for member in tar:
             file = member.name.removeprefix(ARCHIVES)
@@ -251,7 +251,7 @@ def _packages_in(archive: Path, into: Path) -> Iterator[Package]:
                 while chunk := source.read(1024 * 1024):
                     out.write(chunk)
             name, version, _ = unquote(file).split("_")
-            yield Package(name=name, version=version, path=path)
+            yield DebianPackage(name=name, version=version, path=path)
 
 
 def must(argv: Sequence[str], out: Path | None, run: Run) -> Ran:

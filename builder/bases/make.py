@@ -16,7 +16,7 @@ from pathlib import Path
 
 from builder.bases.bytecode import compile_bytecode
 from builder.bases.debian import (
-    Package,
+    DebianPackage,
     Run,
     control_of,
     fetch_packages,
@@ -168,7 +168,7 @@ def _over(images: ImageStore, recipe: Recipe, image: Image, work: Path) -> Image
     return build_image(base, (layer,), ImageConfig(entrypoint=(), env=base.env, ports=()))
 
 
-def _check_versions(recipe: Recipe, packages: Sequence[Package]) -> None:
+def _check_versions(recipe: Recipe, packages: Sequence[DebianPackage]) -> None:
     """A suite moves on: what came must be what the recipe is named after."""
     found = {package.name: package.version for package in packages}
     for name, wanted in recipe.versions:

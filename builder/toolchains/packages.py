@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, PlatformError
 from builder.plan import Toolchain
-from builder.toolchains.recipe import Package, read_recipe
+from builder.toolchains.recipe import NpmPackage, read_recipe
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -29,7 +29,7 @@ PACKAGE_LIMIT = 512 * 1024 * 1024
 SILENCE_S = 60.0
 
 
-def file_of(store: Path, row: Toolchain, package: Package) -> Path:
+def file_of(store: Path, row: Toolchain, package: NpmPackage) -> Path:
     """Where the file of a row's package is, or will be. Its name holds the digest that it was verified by.
 
     Raises `BuildError` ToolchainUnavailable for a version that the recipe does not name.
@@ -66,7 +66,7 @@ def fetch(
             _fetch(file, row, package, settings, ca_bundle)
 
 
-def _fetch(file: Path, row: Toolchain, package: Package, settings: Mapping[str, str], ca_bundle: str) -> None:
+def _fetch(file: Path, row: Toolchain, package: NpmPackage, settings: Mapping[str, str], ca_bundle: str) -> None:
     release, integrity = package.releases[row.version]
     base = (settings.get(package.setting) or package.registry).rstrip("/")
     url = f"{base}/{package.name}/-/{package.name.rpartition('/')[2]}-{release}.tgz"
@@ -130,7 +130,7 @@ def _decoded(text: str) -> bytes:
         return b""
 
 
-def _extract(archive: Path, package: Package, into: Path) -> None:
+def _extract(archive: Path, package: NpmPackage, into: Path) -> None:
     """The one file of the archive that is wanted; nothing else of it is written."""
     with tarfile.open(archive, mode="r:gz") as tar:
         try:

@@ -53,7 +53,7 @@ class Program:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Package:
+class NpmPackage:
     """A file of an npm package, mounted at `mount`.
 
     `releases` maps a version of the catalog to what is fetched for it: (release, digest as Subresource Integrity).
@@ -90,7 +90,7 @@ class Recipe:
     """(runtime, version) of other toolchains. The programs of the first that the machine has itself join that root,
     else those of the first that it has an image of."""
     programs: tuple[Program, ...]
-    packages: tuple[Package, ...]
+    packages: tuple[NpmPackage, ...]
     folders: tuple[Folder, ...]
     indexes: Indexes
 
@@ -161,9 +161,9 @@ def _program(table: Mapping[str, Any]) -> Program:
     )
 
 
-def _package(table: Mapping[str, Any]) -> Package:
+def _package(table: Mapping[str, Any]) -> NpmPackage:
     releases = {version: (str(release), str(digest)) for version, (release, digest) in table["releases"].items()}
-    return Package(
+    return NpmPackage(
         registry=table["registry"],
         setting=table["setting"],
         name=table["name"],
