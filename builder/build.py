@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.attempt.attempt import Attempt
-from builder.attempt.fetch import Source, open_source, reading_source
+from builder.attempt.fetch import FetchedSource, open_source, reading_source
 from builder.attempt.planned import Bound, bind, report_key
 from builder.claims.outcome import Material, Outcome, Verdict
 from builder.errors import BuildError
@@ -83,7 +83,7 @@ def plan_build(attempt: Attempt) -> Planned:
     return Planned(bound=bound, key=key, verdict=verdict)
 
 
-def _explain(attempt: Attempt, plan: Plan, source: Source) -> None:
+def _explain(attempt: Attempt, plan: Plan, source: FetchedSource) -> None:
     for choice in plan.choices:
         attempt.log.system(f"{choice.name} {choice.value}: {choice.why}")
     for warning in (*source.warnings, *plan.warnings):

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 from builder.attempt.attempt import Attempt, Node
 from builder.attempt.desk import Desk, answer
-from builder.attempt.fetch import Source, open_source, reading_source
+from builder.attempt.fetch import FetchedSource, open_source, reading_source
 from builder.attempt.log import Log
 from builder.attempt.reader import Budget, Reading
 from builder.attempt.reading import Bounds
@@ -162,7 +162,7 @@ def attempt_at(
     return made
 
 
-def fetched(attempt: Attempt) -> Source:
+def fetched(attempt: Attempt) -> FetchedSource:
     """The attempt's source, in its working copy."""
     with reading_source(attempt) as reading:
         return open_source(attempt, reading)

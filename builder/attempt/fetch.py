@@ -26,7 +26,7 @@ AGAIN_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class FetchedSource:
     """The unpacked source: its canonical digest, and a line for people."""
 
     code_hash: str
@@ -59,7 +59,7 @@ def reading_source(attempt: Attempt) -> Iterator[Reading]:
         os.close(descriptor)
 
 
-def open_source(attempt: Attempt, reading: Reading) -> Source:
+def open_source(attempt: Attempt, reading: Reading) -> FetchedSource:
     """Fetch, verify, unpack."""
     commit: Commit | None = None
     try:
@@ -83,7 +83,7 @@ def open_source(attempt: Attempt, reading: Reading) -> Source:
     count = f"{done.files} file{'s' if done.files != 1 else ''}"
     summary = f"{count}, {in_words(size)} packed, {done.code_hash}"
     warnings = (*done.warnings, *((commit.warning,) if commit and commit.warning else ()))
-    return Source(code_hash=done.code_hash, summary=summary, warnings=warnings, commit=commit)
+    return FetchedSource(code_hash=done.code_hash, summary=summary, warnings=warnings, commit=commit)
 
 
 def _download(attempt: Attempt, dest: Path) -> int:

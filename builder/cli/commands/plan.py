@@ -46,7 +46,7 @@ _NETWORK = {Network.NONE: "no", Network.INDEX: "package index only"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
+class PlanSource:
     """What would be sent, unpacked: exactly the files that the build would see."""
 
     root: Path
@@ -60,7 +60,7 @@ class Source:
 
 
 @contextlib.contextmanager
-def opened(packed: Packed, runtime: str = "") -> Iterator[Source]:
+def opened(packed: Packed, runtime: str = "") -> Iterator[PlanSource]:
     """A packed source as a folder that is removed afterwards, as a node would unpack it. Raises `BuildError` for what
     cannot be a source."""
     with tempfile.TemporaryDirectory(prefix="ignite-plan-") as folder:
@@ -77,7 +77,7 @@ def opened(packed: Packed, runtime: str = "") -> Iterator[Source]:
             data = b"".join(packed.chunks())
             write_single(pipelines.single_file_name(packed.runtime(runtime) or None, data), data, root)
         files, size = _counted(root)
-        yield Source(root=root, files=files, size=size, single_file=packed.kind == "file")
+        yield PlanSource(root=root, files=files, size=size, single_file=packed.kind == "file")
 
 
 def _counted(root: Path) -> tuple[int, int]:
@@ -209,7 +209,7 @@ def with_dockerfile(choice: Choice, dockerfile: str, path: str) -> Choice:
 def image_of(
     settings: Settings,
     packed: Packed,
-    source: Source,
+    source: PlanSource,
     runtime: str,
     dockerfile: str,
     build_args: Mapping[str, str],
@@ -247,7 +247,7 @@ def image_of(
 
 
 def _by_buildpacks(
-    packed: Packed, source: Source, runtime: str, dockerfile: str, build_args: Mapping[str, str]
+    packed: Packed, source: PlanSource, runtime: str, dockerfile: str, build_args: Mapping[str, str]
 ) -> ImagePlan:
     """The plan of buildpacks. Raises `BuildError` InvalidRequest where another option excludes them."""
     if other := "--dockerfile" if dockerfile else "--runtime" if runtime else "":
@@ -263,7 +263,7 @@ def _by_buildpacks(
 def rendered_image(
     made: ImagePlan,
     job: Mapping[str, Any],
-    source: Source,
+    source: PlanSource,
     digest: str,
     left: Sequence[Left],
     look: Look,
@@ -289,7 +289,7 @@ def rendered_image(
 def planned(
     settings: Settings,
     packed: Packed,
-    source: Source,
+    source: PlanSource,
     runtime: str,
     version: str,
     target: str,
@@ -334,7 +334,7 @@ def _meant(error: BuildError, path: str, prog: str) -> BuildError:
 
 
 def make(
-    settings: Settings, source: Source, runtime: str, version: str, target: str, build_args: Mapping[str, str]
+    settings: Settings, source: PlanSource, runtime: str, version: str, target: str, build_args: Mapping[str, str]
 ) -> Plan:
     """The plan of a source by the catalog of the settings. Raises `BuildError`."""
     known = pipelines.load(settings.pipelines)
@@ -359,7 +359,7 @@ def catalog_of(settings: Settings) -> Catalog:
 
 
 def rendered(
-    made: Plan, source: Source, digest: str, left: Sequence[Left], look: Look, next_command: str
+    made: Plan, source: PlanSource, digest: str, left: Sequence[Left], look: Look, next_command: str
 ) -> tuple[str, ...]:
     """The tables of docs/cli.md. Nothing is cut in a pipe."""
     facts = (fmt.count(source.files, "file"), fmt.size(source.size))
