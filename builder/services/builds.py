@@ -18,6 +18,7 @@ from builder.contract.request import compiled_runtime, runtime_of
 from builder.services import intake, secrets
 from builder.services.auth import Caller, require, same_organization
 from builder.services.errors import CallRefused, QuotaExceeded
+from builder.services.labels import label_filter
 from builder.services.parts import Parts, find_build
 from builder.store import builds, outbox, record
 
@@ -77,7 +78,7 @@ class BuildService:
         limit = min(request.limit or PAGE, MOST)
         before = codec.number(request.cursor, "cursor") if request.cursor else None
         status = pb.BuildStatus.Name(request.status).removeprefix("BUILD_STATUS_") if request.status else ""
-        labelled = intake.label_filter(request.label)
+        labelled = label_filter(request.label)
         rows = builds.page(
             self._parts.store, organization, limit + 1, before, status=status, name=request.name, labelled=labelled
         )

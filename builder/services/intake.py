@@ -6,7 +6,6 @@ import hashlib
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
@@ -31,6 +30,7 @@ from builder.pipelines.arguments import check_arguments, check_values
 from builder.plan import PLATFORM
 from builder.services import modules, rebases
 from builder.services.errors import unimplemented
+from builder.services.labels import check_labels
 from builder.services.parts import Parts
 from builder.settings import Settings
 from builder.source.sniff import HEAD_BYTES, Kind, describe, sniff
@@ -47,9 +47,7 @@ _TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}")
 _OUR_TAG = re.compile(r"build-.*|sha256-[0-9a-f]{64}")  # an attempt's, and where referrers of a digest are listed
 MAX_REQUEST_BYTES = 64 * 1024
 """The most of a request beside its source. It stays in the record, and a list of builds reads hundreds of them."""
-_LABEL = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._/-]{0,61}[A-Za-z0-9])?")
 _BUILD_ARG = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
-MAX_LABELS, LABEL_BYTES = 16, 256
 MAX_TAGS = 32  # each is a few requests to the registry, and one finalizer serves everybody
 MOST_REPOSITORY = 200
 _REPOSITORY = re.compile(r"[a-z0-9]+(?:[._/-][a-z0-9]+)*")
@@ -69,7 +67,7 @@ def take(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dic
     if is_rebase(request):
         return _rebase(request, organization, parts)
     _names(request)
-    _labels(request.labels)
+    check_labels(request.labels)
     if request.code.image.WhichOneof("variant") == "prebuilt":
         return _prebuilt(request, organization, parts)
     compile_source, runtime = request.code.compile, ""
@@ -164,7 +162,7 @@ def _prebuilt(request: pb.CreateBuildRequest, organization: str, parts: Parts) -
 
 def _rebase(request: pb.CreateBuildRequest, organization: str, parts: Parts) -> dict[str, Any]:
     """The columns of a rebase. Its record names the build by its whole id, and has the same code."""
-    _labels(request.labels)
+    check_labels(request.labels)
     row, settings = rebases.named(parts.store, organization, request), parts.settings
     whole = pb.CreateBuildRequest()
     whole.CopyFrom(request)
@@ -281,39 +279,6 @@ def _names(request: pb.CreateBuildRequest) -> None:
         raise BuildError("UnsupportedTarget", f"platform takes {PLATFORM}", where="platform")
     if len(request.idempotency_key) > 200:
         raise BuildError("InvalidRequest", "idempotencyKey takes up to 200 characters", where="idempotencyKey")
-
-
-def _labels(labels: Mapping[str, str]) -> None:
-    if len(labels) > MAX_LABELS:
-        message = f"{len(labels)} labels are given, {MAX_LABELS} are allowed"
-        raise BuildError("InvalidRequest", message, where="labels")
-    for key, value in labels.items():
-        _label(key, value, f"labels.{key[:80]}")
-
-
-def _label(key: str, value: str, where: str) -> None:
-    if not _LABEL.fullmatch(key):
-        message = "the key of a label takes 1 to 63 of A-Z, a-z, 0-9, . _ / -, a letter or digit at both ends"
-        raise BuildError("InvalidRequest", message, where=where)
-    if len(value.encode()) > LABEL_BYTES or not value.isprintable():
-        message = f"the value of a label takes up to {LABEL_BYTES} bytes of printable text"
-        raise BuildError("InvalidRequest", message, where=where)
-
-
-def label_filter(texts: Sequence[str]) -> dict[str, str]:
-    """The labels that a list asks for, "KEY=VALUE" each. Raises `BuildError` InvalidRequest."""
-    found: dict[str, str] = {}
-    for index, text in enumerate(texts[: MAX_LABELS + 1]):
-        where = f"label[{index}]"
-        key, equals, value = text.partition("=")
-        if not equals:
-            raise BuildError("InvalidRequest", f'"{text[:80]}" is no KEY=VALUE', where=where)
-        _label(key, value, where)
-        if found.setdefault(key, value) != value:
-            raise BuildError("InvalidRequest", f"{key} cannot have two values", where=where)
-    if len(texts) > MAX_LABELS:
-        raise BuildError("InvalidRequest", f"a list takes up to {MAX_LABELS} labels", where="label")
-    return found
 
 
 def _nothing_ignored(request: pb.CreateBuildRequest) -> None:

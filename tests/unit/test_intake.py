@@ -18,6 +18,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog
 from builder.services import intake, secrets
 from builder.services.errors import CallRefused
+from builder.services.labels import label_filter
 from builder.services.parts import Parts
 from builder.settings import Settings
 from builder.store import builds, record
@@ -361,8 +362,8 @@ def test_labels_that_nothing_could_keep_or_show_are_refused(
 
 
 def test_a_filter_by_labels_is_of_pairs() -> None:
-    assert intake.label_filter(["a=b=c", "d=", "a=b=c"]) == {"a": "b=c", "d": ""}
+    assert label_filter(["a=b=c", "d=", "a=b=c"]) == {"a": "b=c", "d": ""}
     for texts in (["a"], ["=b"], ["a=b", "a=c"], ["a=\n"], [f"k{n}=v" for n in range(17)]):
         with pytest.raises(BuildError) as refused:
-            intake.label_filter(texts)
+            label_filter(texts)
         assert (refused.value.reason, refused.value.where[:5]) == ("InvalidRequest", "label")
