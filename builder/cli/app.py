@@ -12,12 +12,18 @@ import click
 
 from builder.cli.context import Context
 from builder.cli.options import COMMON_HELP, COMMON_NAMES, arguments, environment
+from builder.cli.parameters import (
+    ARGUMENT_OPTIONS,
+    LAST_SEQUENCE,
+    Number,
+    build_argument,
+    exit_status_option,
+    path_argument,
+    source_options,
+)
 from builder.cli.stop import PROG, mistake
 
 F = TypeVar("F", bound=Callable[..., int])
-
-ARGUMENT_OPTIONS = ("sub_path", "entry", "start", "files", "start_check")
-"""Build arguments that are options, too: those that several runtimes read."""
 
 
 def _examples(*lines: str) -> str:
@@ -65,39 +71,6 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
 }
 
 
-class Number(click.ParamType[int]):
-    """A whole number between two bounds. The message of a wrong one is a sentence of this program."""
-
-    name = "number"
-
-    def __init__(self, low: int, high: int) -> None:
-        self.low, self.high = low, high
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """The number. Raises `click.BadParameter`."""
-        if isinstance(value, int):
-            return value
-        text = str(value)
-        if text.isascii() and text.isdigit() and len(text) <= 18 and self.low <= int(text) <= self.high:
-            return int(text)
-        bounds = f"{self.low} or more" if self.high >= LAST_SEQUENCE else f"{self.low} to {self.high}"
-        self.fail(f'is "{text}"; it takes a whole number, {bounds}', param, ctx)
-
-
-LAST_SEQUENCE = 10**18
-
-
-class RuntimeOption(click.Option):
-    """`--runtime`, whose help lists the runtimes. They are loaded when the help is printed."""
-
-    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The row of the help."""
-        from builder.cli.runtimes import RUNTIMES
-
-        self.help = f"{', '.join(RUNTIMES)}; default: detected"
-        return super().get_help_record(ctx)
-
-
 @click.group(PROG, no_args_is_help=False)
 def app() -> None:
     """Turn source code into a runnable artifact, and say how it went."""
@@ -133,53 +106,9 @@ def _command(name: str, group: click.Group = app, examples: str = "") -> Callabl
     return group.command(name, epilog=_examples(*EXAMPLES[examples or name]))
 
 
-def _path(function: F) -> F:
-    """PATH, which is missing where another option names what is built."""
-    text = "a folder, a file, an archive, or - for stdin"
-    return click.argument("path", metavar="[PATH|-]", default="", help=text)(function)
-
-
-def _source_options(function: F) -> F:
-    """The options by which `build` and `plan` choose a toolchain."""
-    for decorate in (
-        click.option("--no-ignore", is_flag=True, help="send what ignore files leave out; secrets stay out"),
-        click.option("--include", metavar="GLOB", multiple=True, help="send what is left out; a secret by its path"),
-        click.option(
-            "--dockerfile", metavar="FILE", default="", help="make an image of it: a server's cluster, or docker_host"
-        ),
-        click.option("--buildpacks", is_flag=True, help="make an image by buildpacks, in a server's cluster"),
-        click.option("--build-arg", "build_args", metavar="K=V", multiple=True, help="may be repeated"),
-        click.option("--start-check", metavar="MODE", default="", help="off, warn or require"),
-        click.option("--files", metavar="GLOB,…", default="", help="files that the program reads where it runs"),
-        click.option("--start", metavar="COMMAND", default="", help="what starts the artifact"),
-        click.option("--entry", metavar="NAME", default="", help="the package, file or module:attribute to build"),
-        click.option("--sub-path", metavar="FOLDER", default="", help="the folder of the source that is built"),
-        click.option("--target", metavar="NAME", default="", help="one that `runtimes` lists"),
-        click.option(
-            "--runtime-version",
-            "version",
-            metavar="VERSION",
-            default="",
-            help="a version of the catalog; default: from the source",
-        ),
-        click.option("--runtime", cls=RuntimeOption, metavar="NAME", default=""),
-    ):
-        function = decorate(function)
-    return function
-
-
-def _build_argument(function: F) -> F:
-    text = "an id or its start (4 or more); default: your last"
-    return click.argument("build", metavar="[BUILD]", default="", help=text)(function)
-
-
-def _exit_status(function: F) -> F:
-    return click.option("--exit-status", is_flag=True, help="exit with the build's own code")(function)
-
-
 @_command("build")
-@_path
-@_source_options
+@path_argument
+@source_options
 @click.option("--git", metavar="URL[#REF[:FOLDER]]", default="", help="build a commit, instead of PATH")
 @click.option("--submodules", is_flag=True, help="fetch those of the commit, too")
 @click.option("--image", metavar="REF", default="", help="take an image that is there, instead of PATH")
@@ -206,8 +135,8 @@ def _build(context: Context, /, path: str, version: str, **options: Any) -> int:
 
 
 @_command("plan")
-@_path
-@_source_options
+@path_argument
+@source_options
 @click.option("--rebase", metavar="BUILD", default="", help="show the Job of `build --rebase`, instead of PATH")
 @click.pass_obj
 def _plan(
@@ -255,12 +184,12 @@ def _plan(
 
 
 @_command("logs")
-@_build_argument
+@build_argument
 @click.option("-f", "--follow", is_flag=True, help="go on until the build ends")
 @click.option("--from", "start", metavar="N", type=Number(0, LAST_SEQUENCE), default=0, help="begin at this line")
 @click.option("--failed", is_flag=True, help="only the step that failed")
 @click.option("--raw", is_flag=True, help="the bare lines")
-@_exit_status
+@exit_status_option
 @click.pass_obj
 def _logs(context: Context, build: str, *, follow: bool, start: int, failed: bool, raw: bool, exit_status: bool) -> int:
     """Print a build's log; with -f follow it."""
@@ -270,8 +199,8 @@ def _logs(context: Context, build: str, *, follow: bool, start: int, failed: boo
 
 
 @_command("get")
-@_build_argument
-@_exit_status
+@build_argument
+@exit_status_option
 @click.pass_obj
 def _get(context: Context, build: str, *, exit_status: bool) -> int:
     """Show one build; a failed one with what to do."""
@@ -302,7 +231,7 @@ def _cancel(context: Context, build: str) -> int:
 
 
 @_command("run")
-@_build_argument
+@build_argument
 @click.option("--env", "env", metavar="K=V", multiple=True, help="a variable of the app; may be repeated")
 @click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="lines K=V; --env wins")
 @click.pass_obj
