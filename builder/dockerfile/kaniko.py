@@ -24,7 +24,7 @@ class KanikoArguments:
 
     @classmethod
     def of(cls, arguments: Iterable[Instruction], given: Mapping[str, str]) -> KanikoArguments:
-        """Of the ARG before the first FROM and the build arguments of a request."""
+        """Read the ARG before the first FROM, with the build arguments of a request (`given`)."""
         first: dict[str, str] = {}
         last: dict[str, str] = {}
         seen, has_open = ChainMap(first, dict(given)), False

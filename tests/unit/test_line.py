@@ -145,6 +145,15 @@ def test_a_base_that_is_removed_after_plan_makes_no_image_without_one(folder: Pa
     assert not (folder / "artifacts").exists()
 
 
+def test_an_image_without_a_base_is_a_fault_of_ours(folder: Path) -> None:
+    make_base(folder, "old")
+    attempt = attempt_in(folder, OneSource())
+    bound = planned(attempt)
+    with pytest.raises(BuildError, match="has no base image to build on") as caught:
+        package(attempt, replace(bound, toolchain=replace(bound.toolchain, base=None)))
+    assert caught.value.reason == "Internal"
+
+
 def test_a_node_without_the_base_ends_at_plan(folder: Path) -> None:
     calls = OneSource()
     failure = run_build(attempt_in(folder, calls)).failure
