@@ -20,9 +20,9 @@ HEAD = "refs/ignite/head"
 MOST_OBJECTS = 1_000_000
 MOST_TAGS = 20_000
 MOST_BYTES = 256 * 1024 * 1024
-"""Of packs with their indexes, and of the index of the commit's files."""
+"""Packs with their indexes, and the index of the commit's files, have no more."""
 PACK_BYTES = 64 * 1024 * 1024
-"""Of one pack: a history is several files, none of which a tool refuses for its size."""
+"""A pack has no more: a history is several files, none of which a tool refuses for its size."""
 PACK = re.compile(r"pack-[0-9a-f]{40}\.(?:pack|idx)")
 CONFIG = """\
 [core]

@@ -35,7 +35,7 @@ SAID_LINES = 6
 EXPLAINED = ("StepFailed", "OutOfMemory")
 """Reasons of an end that the log explains."""
 SLIP_CHARACTERS = 4
-"""Of a shorter name one character is too much of it."""
+"""One character is too much of a shorter name."""
 MOST_FINAL = 4096
 """Characters of the last words that are read. A program of the build can imitate them, with a line of any length."""
 
