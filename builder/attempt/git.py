@@ -28,7 +28,7 @@ from builder.errors import BuildError, PlatformError
 from builder.git import commands, ssh
 from builder.git.agent import Agent, Unusable, private_key
 from builder.git.commands import Commit
-from builder.git.history import MOST_BYTES, PACK, History, check_objects, history_of, too_large
+from builder.git.history import MOST_BYTES, PACK, History, check_head, check_objects, history_of, too_large
 from builder.git.source import GitUrl, check_reference, check_secret, is_commit, parse_url
 from builder.git.submodules import (
     DEPTH,
@@ -141,8 +141,9 @@ def _fetch(attempt: Attempt, named: _Named, sha: str, branch: str, *, history: b
 def _history(attempt: Attempt, sha: str, branch: str, at: str) -> History:
     """The history of a commit that was fetched with it; its packs, and the index of its files, wait in a folder that no
     step sees. Raises `BuildError` ArchiveTooLarge, GitReferenceNotFound."""
+    check_head(_run(attempt, commands.head(), None).out, sha, at)
     check_objects(_offline(attempt, commands.count_objects()).out, at)
-    listed = _offline(attempt, commands.refs())
+    listed = _offline(attempt, commands.tags())
     if listed.cut:
         raise too_large(f"more than {MOST_TEXT // MIB} MiB of names of tags", at)
     found = history_of(listed.out, sha, branch, at)

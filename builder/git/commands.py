@@ -151,9 +151,14 @@ def fetch_history(url: GitUrl, wanted: str, ca_bundle: str) -> tuple[str, ...]:
     return git(*checks, *common, "--", url.text, f"+{wanted}:{HEAD}", url=url, ca_bundle=ca_bundle)
 
 
-def refs() -> tuple[str, ...]:
-    """The commit and the tags that were fetched, one more than a history may have."""
-    rows = ("for-each-ref", f"--count={MOST_TAGS + 2}", "--format=%(objectname) %(refname)", HEAD, "refs/tags/")
+def head() -> tuple[str, ...]:
+    """The commit that was fetched with its history; it fails where git took none."""
+    return expand(HEAD)
+
+
+def tags() -> tuple[str, ...]:
+    """The tags that were fetched, one more than a history may have."""
+    rows = ("for-each-ref", f"--count={MOST_TAGS + 1}", "--format=%(objectname) %(refname)", "refs/tags/")
     return git("--git-dir", REPOSITORY, *rows)
 
 
@@ -169,7 +174,7 @@ def repack() -> tuple[str, ...]:
 
 
 def expand(short: str) -> tuple[str, ...]:
-    """The whole SHA of a short one, in what was fetched."""
+    """The whole SHA of the commit that a short one or a ref is, in what was fetched."""
     return git("--git-dir", REPOSITORY, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{short}^{{commit}}")
 
 

@@ -78,12 +78,7 @@ class History:
 
 
 def history_of(lines: Sequence[str], sha: str, branch: str, at: str) -> History:
-    """What `commands.refs` printed. Raises `BuildError` ArchiveTooLarge for too many tags, GitReferenceNotFound where
-    git did not take the commit with all that is before it."""
-    if f"{sha} {HEAD}" not in lines:
-        message = f"the host does not have the whole history of {sha}: its own repository may be shallow"
-        raise BuildError("GitReferenceNotFound", message, where=f"{at}.history", next=WITHOUT)
-    lines = [line for line in lines if not line.endswith(f" {HEAD}")]
+    """What `commands.tags` printed. Raises `BuildError` ArchiveTooLarge for too many tags."""
     if len(lines) > MOST_TAGS:
         raise too_large(f"more than {MOST_TAGS} tags", at)
     found: dict[str, str] = {}
@@ -102,6 +97,14 @@ def check_objects(lines: Sequence[str], at: str) -> None:
     count = sum(int(found[2]) for line in lines if (found := _COUNT.fullmatch(line)))
     if count > MOST_OBJECTS:
         raise too_large(f"{count} objects, {MOST_OBJECTS} are allowed", at)
+
+
+def check_head(lines: Sequence[str], sha: str, at: str) -> None:
+    """Judge what `commands.head` printed. Raises `BuildError` GitReferenceNotFound where git did not take the commit
+    with all that is before it."""
+    if [*lines] != [sha]:
+        message = f"the host does not have the whole history of {sha}: its own repository may be shallow"
+        raise BuildError("GitReferenceNotFound", message, where=f"{at}.history", next=WITHOUT)
 
 
 def too_large(what: str, at: str) -> BuildError:

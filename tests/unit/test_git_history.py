@@ -19,6 +19,7 @@ from builder.errors import BuildError
 from builder.git import commands
 from builder.git.history import HEAD, MOST_OBJECTS, MOST_TAGS, History, check_objects, history_of
 from builder.git.source import parse_url
+from builder.services import intake
 from builder.settings import Settings
 from tests.attempt_fixtures import attempt_at
 
@@ -28,11 +29,11 @@ URL = "https://git.example/acme/app.git"
 
 def test_files_of_a_branch_and_of_a_tag() -> None:
     lines = [f"{B} refs/tags/v1", f"{A} refs/tags/a/b"]
-    files = history_of([f"{A} {HEAD}", *lines], A, "main", "gitSource").files
+    files = history_of(lines, A, "main", "gitSource").files
     assert files["HEAD"] == "ref: refs/heads/main\n" and files["refs/ignite/commit"] == f"{A}\n"
     rows = f"{A} refs/heads/main\n{A} refs/tags/a/b\n{B} refs/tags/v1\n"
     assert files["packed-refs"] == f"# pack-refs with: sorted \n{rows}"
-    assert history_of([f"{A} {HEAD}", *lines], A, "", "gitSource").files["HEAD"] == f"{A}\n"
+    assert history_of(lines, A, "", "gitSource").files["HEAD"] == f"{A}\n"
     assert "hook" not in files["config"] and "remote" not in files["config"]
     assert sorted(files) == ["HEAD", "config", "packed-refs", "refs/ignite/commit"]
 
@@ -42,7 +43,7 @@ def test_files_of_a_branch_and_of_a_tag() -> None:
     ["a\ufffd", "a b", "a..b", "-a", "a.lock", ".a", "a/../b", "a" * 256, "a@{1}", "a\\b", "a***b", "a\x1bb", "x/"],
 )
 def test_a_name_that_no_file_should_have_is_left_out_and_told(name: str) -> None:
-    found = history_of([f"{A} {HEAD}", f"{A} refs/tags/{name}", f"{A} refs/tags/v1"], A, "main", "gitSource")
+    found = history_of([f"{A} refs/tags/{name}", f"{A} refs/tags/v1"], A, "main", "gitSource")
     assert found.tags == (("v1", A),) and found.left_out == 1
     assert "1 of the repository's tags" in found.warnings[0]
 
@@ -66,7 +67,7 @@ def test_it_is_bounded() -> None:
             check_objects(lines, "gitSource")
         assert (refused.value.reason, refused.value.where) == ("ArchiveTooLarge", "gitSource.history")
     with pytest.raises(BuildError, match="more than 20000 tags"):
-        history_of([f"{A} {HEAD}"] + [f"{A} refs/tags/v"] * (MOST_TAGS + 1), A, "main", "gitSource")
+        history_of([f"{A} refs/tags/v"] * (MOST_TAGS + 1), A, "main", "gitSource")
 
 
 def test_an_object_that_git_refuses_is_the_repositorys_fault() -> None:
@@ -109,7 +110,10 @@ class Host:
         elif "count-objects" in words:
             out = ["in-pack: 3"]
         elif "for-each-ref" in words:
-            out = [f"{B if self.shallow else A} {HEAD}", f"{B} refs/tags/v1"]
+            out = [f"{B} refs/tags/v1"]
+        elif "rev-parse" in words:
+            assert words[-1] == f"{HEAD}^{{commit}}"
+            out = [] if self.shallow else [A]
         elif "repack" in words:
             name = f"pack-{A}"
             (packs / f"{name}.pack").write_bytes(b"PACK")
@@ -204,6 +208,22 @@ def test_without_a_request_a_commit_comes_alone(tmp_path: Path, monkeypatch: pyt
 
 
 # Requests
+
+
+@pytest.mark.parametrize("folder", ["", "svc"])
+def test_an_image_of_a_folder_has_no_history(folder: str) -> None:
+    request = pb.CreateBuildRequest()
+    request.code.image.from_git.url, request.code.image.from_git.history = URL, True
+    request.code.image.from_git.sub_path = folder
+    asked = repository_of(request)
+    assert asked is not None
+    if not folder:
+        intake._git(request, asked, "acme", None)  # type: ignore[arg-type]
+        return
+    with pytest.raises(BuildError) as refused:
+        intake._git(request, asked, "acme", None)  # type: ignore[arg-type]
+    assert (refused.value.reason, refused.value.where) == ("InvalidRequest", "code.image.fromGit.history")
+    assert "dockerfilePath" in refused.value.next
 
 
 def test_the_command_line_asks_for_it_of_a_repository_alone() -> None:
