@@ -16,6 +16,7 @@ from builder.claims.calls import Refused, Unanswered
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import repository_of
 from builder.errors import BuildError, PlatformError
+from builder.key import digest_of
 from builder.text import size as in_words
 
 if TYPE_CHECKING:
@@ -80,10 +81,18 @@ def open_source(attempt: Attempt, reading: Reading) -> FetchedSource:
             else "is a pointer of Git LFS, whose file is"
         )
         raise BuildError("LfsUnavailable", f"{pointers} {are} not fetched", where=pointers.paths[0])
+    code_hash, warnings = done.code_hash, done.warnings
+    if commit is not None and commit.history is not None:
+        from builder.attempt.git import place_history
+
+        place_history(attempt, commit.history)
+        code_hash = digest_of({"code_hash": code_hash, "history": commit.history.digest})
+        attempt.log.system(f".git has the history of the commit, and {len(commit.history.tags)} tags")
+        warnings = (*warnings, *commit.history.warnings)
     count = f"{done.files} file{'s' if done.files != 1 else ''}"
-    summary = f"{count}, {in_words(size)} packed, {done.code_hash}"
-    warnings = (*done.warnings, *((commit.warning,) if commit and commit.warning else ()))
-    return FetchedSource(code_hash=done.code_hash, summary=summary, warnings=warnings, commit=commit)
+    summary = f"{count}, {in_words(size)} packed, {code_hash}"
+    warnings = (*warnings, *((commit.warning,) if commit and commit.warning else ()))
+    return FetchedSource(code_hash=code_hash, summary=summary, warnings=warnings, commit=commit)
 
 
 def _download(attempt: Attempt, dest: Path) -> int:

@@ -19,7 +19,7 @@ from builder import sandbox
 from builder.addresses import normalized
 from builder.attempt.attempt import Attempt
 from builder.attempt.hosts import CA_MOUNT, machine_git, policy_of, require
-from builder.attempt.inside import write_in
+from builder.attempt.inside import folder_in, write_in
 from builder.attempt.sshagent import serving
 from builder.attempt.steps import TAIL_LINES, step_launcher, step_limits
 from builder.attempt.verdict import of_room
@@ -28,6 +28,7 @@ from builder.errors import BuildError, PlatformError
 from builder.git import commands, ssh
 from builder.git.agent import Agent, Unusable, private_key
 from builder.git.commands import Commit
+from builder.git.history import MOST_BYTES, PACK, History, check_head, check_objects, history_of, too_large
 from builder.git.source import GitUrl, check_reference, check_secret, is_commit, parse_url
 from builder.git.submodules import (
     DEPTH,
@@ -47,7 +48,7 @@ from builder.settings import MIB
 from builder.source import below
 from builder.text import visible
 
-FOLDER = "git"
+FOLDER, HISTORY = "git", "history"
 MOST_LINES = 200_000
 MOST_TEXT, MOST_NAMES = 32 * MIB, MIB
 """Bytes of what a command prints, and of the names in a `.gitmodules`: a line alone may have 16 KiB."""
@@ -88,7 +89,8 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
     try:
         sha, branch = _resolve(attempt, named)
         attempt.log.system(f"{visible(named.reference, limit=80)} of {named.url.text} is the commit {sha}")
-        _fetch(attempt, named, sha, branch)
+        _fetch(attempt, named, sha, branch, history=asked.history)
+        history = _history(attempt, sha, branch, named.at) if asked.history else None
         tree, warning = sha, ""
         if asked.submodules:
             tree = _with_submodules(attempt, named, sha)
@@ -99,7 +101,7 @@ def fetch_commit(attempt: Attempt, asked: Repository) -> Commit:
         commit = commands.commit_of(_offline(attempt, commands.describe(sha)).out, sha, branch, named.at)
         _offline(attempt, commands.archive(tree))
         _take(attempt, named.at)
-        return replace(commit, warning=warning)
+        return replace(commit, warning=warning, history=history)
     finally:
         remove_tree(folder)
 
@@ -122,17 +124,69 @@ def _resolve(attempt: Attempt, named: _Named) -> tuple[str, str]:
     return sha, branch
 
 
-def _fetch(attempt: Attempt, named: _Named, sha: str, branch: str) -> None:
-    """Fetch one commit. Raises `BuildError`."""
+def _fetch(attempt: Attempt, named: _Named, sha: str, branch: str, *, history: bool) -> None:
+    """Fetch one commit, with its `history` or without. Raises `BuildError`."""
+    command = commands.fetch_history if history else commands.fetch
     try:
-        _online(attempt, named, commands.fetch(named.url, sha, CA_MOUNT))
+        _online(attempt, named, command(named.url, sha, CA_MOUNT))
     except BuildError as error:
         if not named.url.is_ssh or is_commit(named.reference) or error.reason != "GitReferenceNotFound":
             raise
         # sshd lets few clients choose git's protocol, and the first one has no tag by the commit that it is of. Should
         # the name be of another commit by now, then this one is not there, and the next attempt resolves it again.
         name = f"refs/heads/{branch}" if branch else f"refs/tags/{named.reference}"
-        _online(attempt, named, commands.fetch(named.url, name, CA_MOUNT))
+        _online(attempt, named, command(named.url, name, CA_MOUNT))
+
+
+def _history(attempt: Attempt, sha: str, branch: str, at: str) -> History:
+    """The history of a commit that was fetched with it; its packs, and the index of its files, wait in a folder that no
+    step sees. Raises `BuildError` ArchiveTooLarge, GitReferenceNotFound."""
+    check_head(_run(attempt, commands.head(), None).out, sha, at)
+    check_objects(_offline(attempt, commands.count_objects()).out, at)
+    listed = _offline(attempt, commands.tags())
+    if listed.cut:
+        raise too_large(f"more than {MOST_TEXT // MIB} MiB of names of tags", at)
+    found = history_of(listed.out, sha, branch, at)
+    _offline(attempt, commands.repack())
+    _offline(attempt, commands.read_tree(sha), {"GIT_INDEX_FILE": commands.OWN_INDEX})
+    kept = attempt.private / HISTORY
+    kept.mkdir()
+    try:
+        size = 0
+        with below.folder(attempt.work, FOLDER) as top, below.folder(top, "repository/objects/pack") as packs:
+            places = [(top, Path(commands.OWN_INDEX).name, "index")]
+            places += [(packs, name, name) for name in sorted(os.listdir(packs)) if PACK.fullmatch(name)]
+            for folder, name, new in places:
+                with os.fdopen(below.regular_file(folder, name), "rb") as source, (kept / new).open("xb") as out:
+                    size += os.fstat(source.fileno()).st_size
+                    if size > MOST_BYTES:
+                        raise too_large(f"more than {MOST_BYTES // MIB} MiB", at)
+                    shutil.copyfileobj(source, out, CHUNK)
+    except OSError:
+        raise PlatformError("GitUnavailable", "git packed no history") from None
+    return found
+
+
+def place_history(attempt: Attempt, history: History) -> None:
+    """Write `.git` into the unpacked source: what git packed of checked objects, and files of ours. Nothing in it was
+    a file of the host's. Raises `BuildError` ArchiveUnsafe for a commit that has something of this name."""
+    kept = attempt.private / HISTORY
+    with below.folder(attempt.source) as source:
+        if any(name.lower() == ".git" for name in os.listdir(source)):
+            raise BuildError("ArchiveUnsafe", "the commit has a .git of its own", where=".git")
+        for path, content in history.files.items():
+            write_in(attempt, f"src/.git/{path}", content)
+        for name in sorted(os.listdir(kept)):
+            above = ".git" if name == "index" else ".git/objects/pack"
+            with folder_in(attempt, f"src/{above}", make=True) as folder:
+                with (
+                    (kept / name).open("rb") as packed,
+                    open(os.open(name, below.NEW, 0o644, dir_fd=folder), "wb") as out,
+                ):
+                    shutil.copyfileobj(packed, out, CHUNK)
+                    os.fchmod(out.fileno(), 0o644)
+                attempt.chown_to_build_user(name, folder)
+    shutil.rmtree(kept)
 
 
 def _submodules(attempt: Attempt, sha: str) -> tuple[Submodule, ...]:
@@ -260,8 +314,8 @@ def _known_hosts(path: str) -> str:
         raise PlatformError("GitUnavailable", f"git_known_hosts of this node cannot be read: {why}") from None
 
 
-def _offline(attempt: Attempt, argv: tuple[str, ...]) -> _Ran:
-    ran = _run(attempt, argv, None)
+def _offline(attempt: Attempt, argv: tuple[str, ...], env: Mapping[str, str] = MappingProxyType({})) -> _Ran:
+    ran = _run(attempt, argv, None, env)
     if ran.code != 0:
         said = tuple(visible(line, limit=200) for line in ran.err[-6:])
         if wrong := next((line for line in ran.err if "invalid path" in line), ""):  # `.git/config`, `../x`

@@ -111,6 +111,7 @@ def _command(name: str, group: click.Group = app, examples: str = "") -> Callabl
 @source_options
 @click.option("--git", metavar="URL[#REF[:FOLDER]]", default="", help="build a commit, instead of PATH")
 @click.option("--submodules", is_flag=True, help="fetch those of the commit, too")
+@click.option("--history", is_flag=True, help="give the build .git with the commit's history and tags")
 @click.option("--image", metavar="REF", default="", help="take an image that is there, instead of PATH")
 @click.option("--rebase", metavar="BUILD", default="", help="put its image on the current run image, instead of PATH")
 @click.option("--secret", metavar="NAME", default="", help="a stored secret, for what is private")

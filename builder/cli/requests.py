@@ -48,6 +48,7 @@ class BuildOptions:
     secret: str = ""
     git: str = ""
     submodules: bool = False
+    history: bool = False
     dockerfile: str = ""
     buildpacks: bool = False
     rebase: str = ""
@@ -67,6 +68,9 @@ def check_sources(options: BuildOptions) -> None:
     if options.submodules and not options.git:
         step = "Name the source with --git URL, or bring the files of the submodules with the folder"
         raise mistake("--submodules is for a repository", where="--submodules", next=step)
+    if options.history and not options.git:
+        step = "Name the source with --git URL, or lift .git of the folder: --include .git"
+        raise mistake("--history is for a repository", where="--history", next=step)
     if options.git and (options.dockerfile or options.buildpacks):
         _check_git_image(options)
     if options.image:
@@ -159,7 +163,7 @@ def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settin
         _require_builder(options, settings)
         made = request.code.image.from_git
         made.url, made.reference, made.secret_ref = url, reference, options.secret
-        made.submodules = options.submodules
+        made.submodules, made.history = options.submodules, options.history
         arguments = dict(options.build_args)
         if folder and arguments.setdefault("sub_path", folder) != folder:
             raise mistake("the folder of --git and --sub-path differ", where="--git", next="Leave one of them out")
@@ -168,7 +172,7 @@ def git_request(options: BuildOptions, runtimes: Sequence[str], settings: Settin
         return request
     source = request.git_source
     source.url, source.reference, source.context_dir, source.secret_ref = url, reference, folder, options.secret
-    source.submodules = options.submodules
+    source.submodules, source.history = options.submodules, options.history
     for key, value in options.build_args.items():
         request.build_args[key] = value
     if options.runtime:

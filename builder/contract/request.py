@@ -48,6 +48,7 @@ class Repository:
     submodules: bool
     at: str
     folder_at: str
+    history: bool = False
 
     def where(self, name: str) -> str:
         """The path of one of its fields."""
@@ -64,6 +65,7 @@ def repository_of(request: pb.CreateBuildRequest) -> Repository | None:
             folder=compiled.context_dir,
             secret=compiled.secret_ref,
             submodules=compiled.submodules,
+            history=compiled.history,
             at=GIT_SOURCE,
             folder_at=f"{GIT_SOURCE}.contextDir",
         )
@@ -75,6 +77,7 @@ def repository_of(request: pb.CreateBuildRequest) -> Repository | None:
             folder=made.sub_path,
             secret=made.secret_ref,
             submodules=made.submodules,
+            history=made.history,
             at=FROM_GIT,
             folder_at=f"{FROM_GIT}.subPath",
         )

@@ -28,13 +28,12 @@ COMPARED_AT_ONCE = 10
 NAMED = 8
 MOST_NEAR = 5_000
 """Names of stages that unknown ones are compared with, in all; what is beyond gets no hint."""
-WELL_KNOWN = frozenset(
-    """
-    alpine almalinux amazoncorretto amazonlinux bash buildpack-deps busybox caddy clojure composer dart debian docker
-    eclipse-temurin elixir erlang fedora gcc golang gradle groovy haproxy haskell httpd ibmjava julia jetty jruby kong
-    mariadb maven memcached mongo mysql nats nginx node openjdk oraclelinux perl php postgres pypy python r-base
-    rabbitmq redis registry rockylinux ruby rust sapmachine swift swipl tomcat traefik ubuntu varnish vault wordpress
-    """.split()  # noqa: SIM905 - one text: an image of Docker Hub may be named as a runtime is, and is none
+_WELL_KNOWN = re.compile(
+    r"alpine|almalinux|amazoncorretto|amazonlinux|bash|buildpack-deps|busybox|caddy|clojure|composer|dart|debian|"
+    r"docker|eclipse-temurin|elixir|erlang|fedora|gcc|golang|gradle|groovy|haproxy|haskell|httpd|ibmjava|julia|"
+    r"jetty|jruby|kong|mariadb|maven|memcached|mongo|mysql|nats|nginx|node|openjdk|oraclelinux|perl|php|postgres|"
+    r"pypy|python|r-base|rabbitmq|redis|registry|rockylinux|ruby|rust|sapmachine|swift|swipl|tomcat|traefik|ubuntu|"
+    r"varnish|vault|wordpress"
 )
 """Images of Docker Hub whose names nobody takes for those of a stage, however near they are."""
 _REMOTE = re.compile(r"https?://|git@|git://|ssh://")
@@ -347,7 +346,7 @@ def _look_mistyped(
 ) -> None:
     """Warn of an image of Docker Hub whose name is nearly that of a stage before it. A registry, tag or digest makes
     clear that an image is meant, and so does the name of one that many use. It is no error: it may be an image."""
-    if any(char in image for char in "/:@") or image in WELL_KNOWN or not (near := names.near(image.lower())):
+    if any(char in image for char in "/:@") or _WELL_KNOWN.fullmatch(image) or not (near := names.near(image.lower())):
         return
     names.mistyped[image] = near
     what = f"FROM {visible(image, limit=80)}" if each.name == "from" else f"--from={visible(image, limit=80)}"

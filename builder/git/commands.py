@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from builder.errors import BuildError, PlatformError
 from builder.git import ssh
+from builder.git.history import HEAD, MOST_TAGS, PACK_BYTES, History
 from builder.git.source import GitUrl, is_commit
 from builder.text import visible
 
 GIT = "/usr/bin/git"
 FOLDER = "/work/git"
 REPOSITORY, ARCHIVE, ASKPASS = f"{FOLDER}/repository", f"{FOLDER}/source.tar", f"{FOLDER}/askpass"
-INDEX = f"{FOLDER}/index"
+INDEX, OWN_INDEX = f"{FOLDER}/index", f"{FOLDER}/index-of-commit"
 ASKPASS_TEXT = """\
 #!/bin/sh
 case "$1" in
@@ -40,6 +41,14 @@ SETTINGS = (
     "maintenance.auto=false",
     "safe.directory=*",
 )
+HARMLESS = (
+    "badDate", "badDateOverflow", "badEmail", "badName", "badTagName", "badTimezone", "missingEmail",
+    "missingNameBeforeEmail", "missingSpaceBeforeDate", "missingSpaceBeforeEmail", "missingTaggerEntry",
+    "multipleAuthors", "nulInCommit", "zeroPaddedDate", "zeroPaddedFilemode",
+)  # fmt: skip
+"""What old tools wrote into honest histories, and no reader stumbles over."""
+CHECKS = ("fetch.fsckObjects=true", *(f"fetch.fsck.{name}=ignore" for name in HARMLESS))
+"""Each object of a history is judged as it comes: its form, its names and its modes, `.git` and `..` in a tree."""
 ENVIRONMENT: Mapping[str, str] = {
     "HOME": FOLDER, "LANG": "C", "LC_ALL": "C", "GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": "/dev/null",
     "GIT_TERMINAL_PROMPT": "0", "GIT_ALLOW_PROTOCOL": "https", "GIT_PROTOCOL_FROM_USER": "0", "GIT_ASKPASS": ASKPASS,
@@ -71,6 +80,8 @@ class Commit:
     time_ms: int
     warning: str = ""
     """What of it was not fetched."""
+    history: History | None = None
+    """What the build gets beside its files."""
 
 
 def protocol(url: GitUrl) -> str:
@@ -133,8 +144,37 @@ def fetch(url: GitUrl, wanted: str, ca_bundle: str, *, shallow: bool = True) -> 
     return git(*common, *how, "--", url.text, *refs, url=url, ca_bundle=ca_bundle)
 
 
+def fetch_history(url: GitUrl, wanted: str, ca_bundle: str) -> tuple[str, ...]:
+    """Fetch one commit with all that is before it, and the tags that are there. Each object is checked."""
+    common = ("--git-dir", REPOSITORY, "fetch", "--quiet", "--no-write-fetch-head", "--no-auto-gc")
+    checks = tuple(word for setting in CHECKS for word in ("-c", setting))
+    return git(*checks, *common, "--", url.text, f"+{wanted}:{HEAD}", url=url, ca_bundle=ca_bundle)
+
+
+def head() -> tuple[str, ...]:
+    """The commit that was fetched with its history; it fails where git took none."""
+    return expand(HEAD)
+
+
+def tags() -> tuple[str, ...]:
+    """The tags that were fetched, one more than a history may have."""
+    rows = ("for-each-ref", f"--count={MOST_TAGS + 1}", "--format=%(objectname) %(refname)", "refs/tags/")
+    return git("--git-dir", REPOSITORY, *rows)
+
+
+def count_objects() -> tuple[str, ...]:
+    return git("--git-dir", REPOSITORY, "count-objects", "-v")
+
+
+def repack() -> tuple[str, ...]:
+    """What the refs reach into packs of a bounded size, and nothing else."""
+    settings = (f"pack.packSizeLimit={PACK_BYTES}", "repack.writeBitmaps=false", "pack.writeReverseIndex=false")
+    words = tuple(word for setting in settings for word in ("-c", setting))
+    return git(*words, "--git-dir", REPOSITORY, "repack", "-a", "-d", "-q", "-n")
+
+
 def expand(short: str) -> tuple[str, ...]:
-    """The whole SHA of a short one, in what was fetched."""
+    """The whole SHA of the commit that a short one or a ref is, in what was fetched."""
     return git("--git-dir", REPOSITORY, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{short}^{{commit}}")
 
 
@@ -219,6 +259,10 @@ def failed(
     if any(each in text for each in ("could not read username", "could not read password", "authentication failed")):
         message = f"{name} refused " + ("the secret's login" if login else "to answer without a login")
         return BuildError("GitAuthFailed", message, where=where, said=said)
+    if wrong := next((line for line in words if "error: object " in line), "") if "fsck error" in text else "":
+        message = f"git refuses an object of the history: {wrong.partition('error: ')[2]}"
+        step = "Build the commit without its history, or take that object out of the repository's history."
+        return BuildError("ArchiveUnsafe", message, where=f"{at}.history", next=step, said=said)
     if "error: 403" in text:
         return BuildError("GitAuthFailed", f"{name} answered 403: no permission", where=where, said=said)
     if "not found" in text or "does not appear to be a git repository" in text:

@@ -18,6 +18,7 @@ from builder.contract.request import (
     Repository,
     built_image,
     compiled_runtime,
+    is_image,
     is_rebase,
     repository_of,
     runtime_of,
@@ -120,6 +121,10 @@ def _git(request: pb.CreateBuildRequest, asked: Repository, organization: str, p
     check_path(asked.folder, asked.folder_at)
     if request.source_ref.WhichOneof("ref"):
         raise BuildError("InvalidRequest", f"{asked.at} and sourceRef exclude each other", where="sourceRef")
+    if asked.history and asked.folder and is_image(request):
+        message = "a Job of a folder gets that folder alone, and the history lies above it"
+        step = f"Leave {asked.folder_at} out, and name the Dockerfile by its path from the root: dockerfilePath"
+        raise BuildError("InvalidRequest", message, where=f"{asked.at}.history", next=step)
     check_secret(url, asked.secret, asked.where("secretRef"))
     if asked.secret:
         parts.secrets.check(organization, asked.secret, GIT, asked.where("secretRef"))

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.attempt.git import fetch_commit
+from builder.attempt.git import fetch_commit, place_history
 from builder.config import load
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import Repository
@@ -58,11 +58,11 @@ class World:
     second: str
 
     def build(self, url: str, reference: str = "", secret: str = "", folder: str = "", *, submodules: bool = False,
-              **more: object) -> pb.Build:  # fmt: skip
+              history: bool = False, **more: object) -> pb.Build:  # fmt: skip
         request = pb.CreateBuildRequest(name="app", **more)
         request.git_source.url, request.git_source.reference = url, reference
         request.git_source.secret_ref, request.git_source.context_dir = secret, folder
-        request.git_source.submodules = submodules
+        request.git_source.submodules, request.git_source.history = submodules, history
         return self.server.wait(self.server.api.call("CreateBuild", request).build)
 
     def log(self, build: pb.Build) -> str:
@@ -80,6 +80,11 @@ def make_submodules(host: Host, folder: Path) -> None:
     away = f"https://localhost:{host.address.rpartition(':')[2]}/inner.git"
     hosts.commit(folder / "leading", {"build.py": SCRIPT, ".gitmodules": MODULE.format(name="in", url=away)})
     hosts.link(folder / "leading", "in", inner)
+    hosts.commit(
+        folder / "with-public", {"build.py": SCRIPT, ".gitmodules": MODULE.format(name="in", url="../inner.git")}
+    )
+    hosts.link(folder / "with-public", "in", inner)
+    hosts.publish(host, folder / "with-public", "with-public")
     for name, served in (("inner", "inner"), ("lib", "private-lib"), ("nesting", "nesting"), ("leading", "leading")):
         hosts.publish(host, folder / name, served)
 
@@ -240,6 +245,175 @@ def test_without_a_sandbox_git_runs_as_the_steps_do(world: World) -> None:
         assert (commit.sha, commit.author) == (world.first, "Ada <ada@example.com>")
         with tarfile.open(attempt.blob) as packed:
             assert {"build.py", "data.txt"} <= set(packed.getnames())
+
+
+# History
+
+
+def unpacked(world: World, folder: Path, url: str, reference: str = "", *, submodules: bool = False) -> Path:
+    """The source of a build with the history of its commit, in the sandbox."""
+    settings = {
+        "build_uid": uids.LOCAL, "ca_bundle": str(world.host.bundle), "git_hosts": (world.host.address,),
+    }  # fmt: skip
+    folder.mkdir(exist_ok=True)
+    attempt = attempt_at(folder, settings=settings, uid=uids.LOCAL)
+    attempt.chown_to_build_user(attempt.work)
+    asked = {"url": url, "reference": reference, "folder": "", "secret": "", "submodules": submodules}
+    named = Repository(**asked, history=True, at="gitSource", folder_at="gitSource.contextDir")
+    commit = fetch_commit(attempt, named)
+    attempt.source.mkdir()
+    with tarfile.open(attempt.blob) as packed:
+        packed.extractall(attempt.source, filter="data")
+    assert commit.history is not None
+    place_history(attempt, commit.history)
+    return attempt.source
+
+
+@pytest.fixture
+def below_var() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ignite-builder-git-", dir="/var/tmp") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def told_by_git(source: Path, *words: str) -> str:
+    return hosts.git(source, "-c", "safe.directory=*", *words)
+
+
+def test_a_build_with_history_has_what_a_clone_of_the_commit_has(world: World, below_var: Path) -> None:
+    for number, (reference, described, branch) in enumerate(
+        [("", f"v1-1-g{world.second[:7]}", "main"), ("v1", "v1", "HEAD"), (world.second[:9], "v1-1-g", "HEAD")]
+    ):
+        source = unpacked(world, below_var / str(number), world.host.url("app"), reference)
+        assert told_by_git(source, "describe").startswith(described)
+        assert told_by_git(source, "rev-parse", "--abbrev-ref", "HEAD") == branch
+        assert told_by_git(source, "status", "--porcelain", "--untracked-files=all") == ""
+        assert not told_by_git(source, "describe", "--dirty").endswith("-dirty")
+        assert told_by_git(source, "fsck", "--full", "--strict") == ""
+        commits = [world.second, world.first] if reference != "v1" else [world.first]
+        assert told_by_git(source, "rev-list", "HEAD").split() == commits
+        assert told_by_git(source, "tag") == "v1" and told_by_git(source, "remote") == ""
+        assert "127.0.0.1" not in (source / ".git/config").read_text()
+
+
+def test_submodules_with_a_history_are_files_that_git_does_not_miss(world: World, below_var: Path) -> None:
+    source = unpacked(world, below_var / "w", world.host.url("with-public"), submodules=True)
+    assert (source / "in/inner.txt").read_text() == "innermost"
+    assert told_by_git(source, "status", "--porcelain") == ""
+    assert told_by_git(source, "fsck", "--full", "--strict") == ""
+
+
+def test_history_is_part_of_the_key_and_the_same_commit_is_answered_from_the_cache(world: World) -> None:
+    url = world.host.url("app")
+    plain = world.build(url, "v1", no_cache=True)
+    first, second = (world.build(url, "v1", history=True) for _ in range(2))
+    assert first.status == second.status == pb.BUILD_STATUS_SUCCEEDED, (first.failure, world.log(first))
+    assert first.code_hash == second.code_hash != plain.code_hash
+    assert second.from_cache_of == first.build_id and not first.from_cache_of
+    assert "files ['.git', 'build.py', 'data.txt', 'sub']" in world.log(first)
+    assert ".git has the history of the commit, and 1 tags" in world.log(first)
+
+
+def raw(work: Path, kind: str, data: bytes) -> str:
+    """An object that git would not write by itself."""
+    argv = ["git", "-C", work, "hash-object", "-t", kind, "-w", "--literally", "--stdin"]
+    done = subprocess.run(argv, input=data, env=hosts.CLEAN, capture_output=True, check=True)
+    return done.stdout.decode().strip()
+
+
+def commit_on(work: Path, tree: str, message: bytes = b"m") -> None:
+    """A commit of a tree on the one before, on main."""
+    parent = hosts.git(work, "rev-parse", "HEAD")
+    who = b"Ada <a@b> 1767323045 +0000"
+    head = f"tree {tree}\nparent {parent}\n".encode()
+    text = head + b"author " + who + b"\ncommitter " + who + b"\n\n" + message
+    hosts.git(work, "update-ref", "refs/heads/main", raw(work, "commit", text))
+
+
+def entry(mode: str, name: str, sha: str) -> bytes:
+    return f"{mode} {name}\0".encode() + bytes.fromhex(sha)
+
+
+def test_hostile_objects_anywhere_in_a_history_end_the_build(world: World, below_var: Path) -> None:
+    work = below_var / "hostile"
+    hosts.commit(work, {"build.py": SCRIPT, "data.txt": "x"})
+    good = hosts.git(work, "rev-parse", "HEAD^{tree}")
+    blob = hosts.git(work, "hash-object", "-w", "build.py")
+    evil = {
+        "dotgit": entry("100644", ".git", blob),
+        "dotdot": entry("40000", "..", good),
+        "path": entry("100644", "a/b", blob),
+        "unsorted": entry("100644", "b", blob) + entry("100644", "a", blob),
+        "twice": entry("100644", "a", blob) + entry("100644", "a", blob),
+    }
+    start = hosts.git(work, "rev-parse", "HEAD")
+    for name, tree in evil.items():
+        hosts.git(work, "update-ref", "refs/heads/main", start)
+        commit_on(work, raw(work, "tree", tree))
+        commit_on(work, good)  # the commit that is built is good, one before it is not
+        hosts.publish(world.host, work, f"evil-{name}")
+        assert world.build(world.host.url(f"evil-{name}")).status == pb.BUILD_STATUS_SUCCEEDED
+        failure = world.build(world.host.url(f"evil-{name}"), history=True).failure
+        assert (name, failure.reason, failure.where) == (name, "ArchiveUnsafe", "gitSource.history"), failure
+
+
+def test_what_a_host_keeps_beside_objects_reaches_no_build(world: World, below_var: Path) -> None:
+    """Hooks, settings, grafts, alternates in a circle, replacements, other refs, names that are no text."""
+    work = below_var / "beside"
+    hosts.commit(work, {"build.py": SCRIPT, "data.txt": "real"})
+    real = hosts.git(work, "rev-parse", "HEAD")
+    hosts.git(work, "tag", "v1")
+    hosts.commit(work, {"data.txt": "false"})
+    false = hosts.git(work, "rev-parse", "HEAD")
+    hosts.git(work, "reset", "-q", "--hard", real)
+    hosts.git(work, "update-ref", f"refs/replace/{real}", false)
+    hosts.git(work, "update-ref", "refs/pull/1/head", false)
+    hosts.git(work, "notes", "add", "-m", "note", real)
+    hosts.publish(world.host, work, "beside")
+    bare = world.host.root / "beside.git"
+    hosts.git(bare, "update-ref", f"refs/replace/{real}", real)
+    (bare / "info").mkdir(exist_ok=True)
+    (bare / "info/grafts").write_text(f"{real} {false}\n")
+    (bare / "objects/info").mkdir(exist_ok=True)
+    (bare / "objects/info/alternates").write_text(f"{bare}/objects\n../../beside.git/objects\n")
+    for _ in range(2):
+        with (bare / "packed-refs").open("ab") as refs:
+            refs.write(real.encode() + b" refs/tags/not-\xff-text\n")
+    source = unpacked(world, below_var / "w", world.host.url("beside"))
+    assert (source / "data.txt").read_text() == "real"
+    assert told_by_git(source, "for-each-ref", "--format=%(refname)").split() == [
+        "refs/heads/main", "refs/ignite/commit", "refs/tags/v1",
+    ]  # fmt: skip
+    assert told_by_git(source, "rev-list", "--all").split() == [real]
+    assert told_by_git(source, "fsck", "--full", "--strict") == ""
+    kept = {str(one.relative_to(source / ".git")) for one in (source / ".git").rglob("*") if one.is_file()}
+    assert {name for name in kept if not name.startswith("objects/pack/pack-")} == {
+        "HEAD", "config", "index", "packed-refs", "refs/ignite/commit",
+    }  # fmt: skip
+
+
+def test_a_message_of_many_bytes_and_many_tags_cost_no_more_than_they_are(world: World, below_var: Path) -> None:
+    work = below_var / "large"
+    sha = hosts.commit(work, {"build.py": SCRIPT, "data.txt": "x"})
+    commit_on(work, hosts.git(work, "rev-parse", "HEAD^{tree}"), b"\x1b[2J" + b"x" * 40_000_000)
+    hosts.publish(world.host, work, "large")
+    with (world.host.root / "large.git/packed-refs").open("a") as refs:
+        refs.write("".join(f"{sha} refs/tags/t{number:05}\n" for number in range(2_000)))
+    build = world.build(world.host.url("large"), history=True)
+    assert build.status == pb.BUILD_STATUS_SUCCEEDED, (build.failure, world.log(build))
+    assert "2000 tags" in world.log(build)
+
+
+def test_a_host_that_is_shallow_has_no_history(world: World, below_var: Path) -> None:
+    work = below_var / "deep"
+    hosts.commit(work, {"build.py": SCRIPT, "data.txt": "1"})
+    hosts.commit(work, {"data.txt": "2"})
+    bare = world.host.root / "shallow.git"
+    hosts.git(below_var, "clone", "-q", "--bare", "--depth=1", f"file://{work}", str(bare))
+    hosts.git(bare, "config", "http.uploadpack", "true")
+    assert world.build(world.host.url("shallow")).status == pb.BUILD_STATUS_SUCCEEDED
+    failure = world.build(world.host.url("shallow"), history=True).failure
+    assert (failure.reason, failure.where) == ("GitReferenceNotFound", "gitSource.history"), failure
 
 
 def test_a_gitmodules_includes_no_file_of_the_machine(tmp_path: Path) -> None:

@@ -38,10 +38,13 @@ class World:
     host: SshHost
     tagged: str
 
-    def build(self, url: str, secret: str, reference: str = "v1", *, submodules: bool = False) -> pb.Build:
+    def build(
+        self, url: str, secret: str, reference: str = "v1", *, submodules: bool = False, history: bool = False
+    ) -> pb.Build:
         request = pb.CreateBuildRequest(name="app", no_cache=True)
         request.git_source.url, request.git_source.reference = url, reference
         request.git_source.secret_ref, request.git_source.submodules = secret, submodules
+        request.git_source.history = history
         return self.server.wait(self.server.api.call("CreateBuild", request).build)
 
     def save(self, name: str, key: str, known: str) -> None:
@@ -81,6 +84,10 @@ def test_a_tag_is_built_over_ssh_and_no_file_repeats_the_key(world: World) -> No
         assert build.provenance.commit_sha == world.tagged
         assert f"content one {submodules}" in log and world.host.logins() > before
         assert not any(line in log + str(build) for line in world.host.key.splitlines()[1:-1])
+    build = world.build(world.host.url("work"), "own", history=True)  # of a tag whose commit has no other name
+    log = world.server.log(build.build_id).text
+    assert build.status == pb.BUILD_STATUS_SUCCEEDED, (build.failure, log)
+    assert ".git has the history of the commit, and 1 tags" in log
     body = world.host.key.splitlines()[1:-1]
     assert_nowhere(Path(world.server.embedded.settings.data_dir), tuple(body))
 

@@ -165,7 +165,8 @@ def _again(options: BuildOptions) -> str:
         "--secret": options.secret,
     }
     words = [word for name, value in named.items() if value for word in (name, value)]
-    words += [*["--submodules"] * options.submodules, *["--buildpacks"] * options.buildpacks]
+    flags = {"--submodules": options.submodules, "--history": options.history, "--buildpacks": options.buildpacks}
+    words += [flag for flag, is_given in flags.items() if is_given]
     return shlex.join([*([options.path] if options.path else []), *words])
 
 

@@ -233,6 +233,7 @@ class GitSource(_message.Message):
     RUNTIME_FIELD_NUMBER: _builtins.int
     SECRET_REF_FIELD_NUMBER: _builtins.int
     SUBMODULES_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     reference: _builtins.str
     """Branch, tag or commit SHA; empty means main."""
@@ -241,6 +242,8 @@ class GitSource(_message.Message):
     """Name of a git secret."""
     submodules: _builtins.bool
     """Fetch its submodules, too: the secret goes to the same host alone."""
+    history: _builtins.bool
+    """Give the build a .git with the history of the commit, and the tags in it."""
     @_builtins.property
     def runtime(self) -> _ignite_common_pb2.Runtime:
         """Empty: detected from the source."""
@@ -254,10 +257,11 @@ class GitSource(_message.Message):
         runtime: _ignite_common_pb2.Runtime | None = ...,
         secret_ref: _builtins.str = ...,
         submodules: _builtins.bool = ...,
+        history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_dir", b"context_dir", "reference", b"reference", "runtime", b"runtime", "secret_ref", b"secret_ref", "submodules", b"submodules", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context_dir", b"context_dir", "history", b"history", "reference", b"reference", "runtime", b"runtime", "secret_ref", b"secret_ref", "submodules", b"submodules", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

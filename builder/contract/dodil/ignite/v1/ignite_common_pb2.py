@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dodil/ignite/v1/ignite_common.proto\x12\x0f\x64odil.ignite.v1\"x\n\nCodeSource\x12\x31\n\x07\x63ompile\x18\x01 \x01(\x0b\x32\x1e.dodil.ignite.v1.CompileSourceH\x00\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1c.dodil.ignite.v1.ImageSourceH\x00\x42\x08\n\x06source\"\xe1\x01\n\rCompileSource\x12)\n\x07runtime\x18\x01 \x01(\x0b\x32\x18.dodil.ignite.v1.Runtime\x12\x15\n\x0bsource_code\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07\x61rchive\x18\x03 \x01(\x0cH\x00\x12\x41\n\nbuild_args\x18\x04 \x03(\x0b\x32-.dodil.ignite.v1.CompileSource.BuildArgsEntry\x1a\x30\n\x0e\x42uildArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04\x62ody\"\xb4\x01\n\x0bImageSource\x12\x32\n\x08prebuilt\x18\x01 \x01(\x0b\x32\x1e.dodil.ignite.v1.PrebuiltImageH\x00\x12\x33\n\tfrom_code\x18\x02 \x01(\x0b\x32\x1e.dodil.ignite.v1.ImageFromCodeH\x00\x12\x31\n\x08\x66rom_git\x18\x03 \x01(\x0b\x32\x1d.dodil.ignite.v1.ImageFromGitH\x00\x42\t\n\x07variant\"?\n\rPrebuiltImage\x12\x11\n\timage_ref\x18\x01 \x01(\t\x12\x1b\n\x13registry_secret_ref\x18\x02 \x01(\t\"\xc0\x01\n\rImageFromCode\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\x0c\x12\x17\n\x0f\x64ockerfile_path\x18\x02 \x01(\t\x12\x41\n\nbuild_args\x18\x03 \x03(\x0b\x32-.dodil.ignite.v1.ImageFromCode.BuildArgsEntry\x12\x10\n\x08sub_path\x18\x04 \x01(\t\x1a\x30\n\x0e\x42uildArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xf5\x01\n\x0cImageFromGit\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x10\n\x08sub_path\x18\x03 \x01(\t\x12\x17\n\x0f\x64ockerfile_path\x18\x04 \x01(\t\x12@\n\nbuild_args\x18\x05 \x03(\x0b\x32,.dodil.ignite.v1.ImageFromGit.BuildArgsEntry\x12\x12\n\nsecret_ref\x18\x06 \x01(\t\x12\x12\n\nsubmodules\x18\x07 \x01(\x08\x1a\x30\n\x0e\x42uildArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\tSourceRef\x12\x10\n\x06sha256\x18\x01 \x01(\tH\x00\x12\x14\n\ncontext_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03ref\"\xcc\x01\n\x07Runtime\x12\x30\n\x06python\x18\x01 \x01(\x0b\x32\x1e.dodil.ignite.v1.PythonRuntimeH\x00\x12,\n\x04rust\x18\x02 \x01(\x0b\x32\x1c.dodil.ignite.v1.RustRuntimeH\x00\x12(\n\x02go\x18\x03 \x01(\x0b\x32\x1a.dodil.ignite.v1.GoRuntimeH\x00\x12,\n\x04\x64\x65no\x18\x04 \x01(\x0b\x32\x1c.dodil.ignite.v1.DenoRuntimeH\x00\x42\t\n\x07runtime\" \n\rPythonRuntime\x12\x0f\n\x07version\x18\x01 \x01(\t\"`\n\x0bRustRuntime\x12\x36\n\x06target\x18\x01 \x01(\x0e\x32&.dodil.ignite.v1.RustCompilationTarget\x12\x19\n\x11toolchain_version\x18\x02 \x01(\t\"\\\n\tGoRuntime\x12\x34\n\x06target\x18\x01 \x01(\x0e\x32$.dodil.ignite.v1.GoCompilationTarget\x12\x19\n\x11toolchain_version\x18\x02 \x01(\t\"\x1e\n\x0b\x44\x65noRuntime\x12\x0f\n\x07version\x18\x01 \x01(\t*\x85\x01\n\x08\x43odeKind\x12\x19\n\x15\x43ODE_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rCODE_KIND_SDK\x10\x01\x12\x1a\n\x16\x43ODE_KIND_UPLOAD_IMAGE\x10\x02\x12\x17\n\x13\x43ODE_KIND_GIT_IMAGE\x10\x03\x12\x16\n\x12\x43ODE_KIND_PREBUILT\x10\x04*m\n\x0e\x44\x65ploymentMode\x12\x1f\n\x1b\x44\x45PLOYMENT_MODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45PLOYMENT_MODE_COMPILATION\x10\x01\x12\x19\n\x15\x44\x45PLOYMENT_MODE_IMAGE\x10\x02*\x86\x01\n\x15RustCompilationTarget\x12\'\n#RUST_COMPILATION_TARGET_UNSPECIFIED\x10\x00\x12\"\n\x1eRUST_COMPILATION_TARGET_NATIVE\x10\x01\x12 \n\x1cRUST_COMPILATION_TARGET_WASM\x10\x02*~\n\x13GoCompilationTarget\x12%\n!GO_COMPILATION_TARGET_UNSPECIFIED\x10\x00\x12 \n\x1cGO_COMPILATION_TARGET_NATIVE\x10\x01\x12\x1e\n\x1aGO_COMPILATION_TARGET_WASM\x10\x02*\xbc\x01\n\rVersionStatus\x12\x1e\n\x1aVERSION_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERSION_STATUS_COMPILING\x10\x01\x12\x18\n\x14VERSION_STATUS_DRAFT\x10\x02\x12\x19\n\x15VERSION_STATUS_ACTIVE\x10\x03\x12\x1d\n\x19VERSION_STATUS_SUPERSEDED\x10\x04\x12\x19\n\x15VERSION_STATUS_FAILED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#dodil/ignite/v1/ignite_common.proto\x12\x0f\x64odil.ignite.v1\"x\n\nCodeSource\x12\x31\n\x07\x63ompile\x18\x01 \x01(\x0b\x32\x1e.dodil.ignite.v1.CompileSourceH\x00\x12-\n\x05image\x18\x02 \x01(\x0b\x32\x1c.dodil.ignite.v1.ImageSourceH\x00\x42\x08\n\x06source\"\xe1\x01\n\rCompileSource\x12)\n\x07runtime\x18\x01 \x01(\x0b\x32\x18.dodil.ignite.v1.Runtime\x12\x15\n\x0bsource_code\x18\x02 \x01(\x0cH\x00\x12\x11\n\x07\x61rchive\x18\x03 \x01(\x0cH\x00\x12\x41\n\nbuild_args\x18\x04 \x03(\x0b\x32-.dodil.ignite.v1.CompileSource.BuildArgsEntry\x1a\x30\n\x0e\x42uildArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x06\n\x04\x62ody\"\xb4\x01\n\x0bImageSource\x12\x32\n\x08prebuilt\x18\x01 \x01(\x0b\x32\x1e.dodil.ignite.v1.PrebuiltImageH\x00\x12\x33\n\tfrom_code\x18\x02 \x01(\x0b\x32\x1e.dodil.ignite.v1.ImageFromCodeH\x00\x12\x31\n\x08\x66rom_git\x18\x03 \x01(\x0b\x32\x1d.dodil.ignite.v1.ImageFromGitH\x00\x42\t\n\x07variant\"?\n\rPrebuiltImage\x12\x11\n\timage_ref\x18\x01 \x01(\t\x12\x1b\n\x13registry_secret_ref\x18\x02 \x01(\t\"\xc0\x01\n\rImageFromCode\x12\x0f\n\x07\x61rchive\x18\x01 \x01(\x0c\x12\x17\n\x0f\x64ockerfile_path\x18\x02 \x01(\t\x12\x41\n\nbuild_args\x18\x03 \x03(\x0b\x32-.dodil.ignite.v1.ImageFromCode.BuildArgsEntry\x12\x10\n\x08sub_path\x18\x04 \x01(\t\x1a\x30\n\x0e\x42uildArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x86\x02\n\x0cImageFromGit\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x10\n\x08sub_path\x18\x03 \x01(\t\x12\x17\n\x0f\x64ockerfile_path\x18\x04 \x01(\t\x12@\n\nbuild_args\x18\x05 \x03(\x0b\x32,.dodil.ignite.v1.ImageFromGit.BuildArgsEntry\x12\x12\n\nsecret_ref\x18\x06 \x01(\t\x12\x12\n\nsubmodules\x18\x07 \x01(\x08\x12\x0f\n\x07history\x18\x08 \x01(\x08\x1a\x30\n\x0e\x42uildArgsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\":\n\tSourceRef\x12\x10\n\x06sha256\x18\x01 \x01(\tH\x00\x12\x14\n\ncontext_id\x18\x02 \x01(\tH\x00\x42\x05\n\x03ref\"\xcc\x01\n\x07Runtime\x12\x30\n\x06python\x18\x01 \x01(\x0b\x32\x1e.dodil.ignite.v1.PythonRuntimeH\x00\x12,\n\x04rust\x18\x02 \x01(\x0b\x32\x1c.dodil.ignite.v1.RustRuntimeH\x00\x12(\n\x02go\x18\x03 \x01(\x0b\x32\x1a.dodil.ignite.v1.GoRuntimeH\x00\x12,\n\x04\x64\x65no\x18\x04 \x01(\x0b\x32\x1c.dodil.ignite.v1.DenoRuntimeH\x00\x42\t\n\x07runtime\" \n\rPythonRuntime\x12\x0f\n\x07version\x18\x01 \x01(\t\"`\n\x0bRustRuntime\x12\x36\n\x06target\x18\x01 \x01(\x0e\x32&.dodil.ignite.v1.RustCompilationTarget\x12\x19\n\x11toolchain_version\x18\x02 \x01(\t\"\\\n\tGoRuntime\x12\x34\n\x06target\x18\x01 \x01(\x0e\x32$.dodil.ignite.v1.GoCompilationTarget\x12\x19\n\x11toolchain_version\x18\x02 \x01(\t\"\x1e\n\x0b\x44\x65noRuntime\x12\x0f\n\x07version\x18\x01 \x01(\t*\x85\x01\n\x08\x43odeKind\x12\x19\n\x15\x43ODE_KIND_UNSPECIFIED\x10\x00\x12\x11\n\rCODE_KIND_SDK\x10\x01\x12\x1a\n\x16\x43ODE_KIND_UPLOAD_IMAGE\x10\x02\x12\x17\n\x13\x43ODE_KIND_GIT_IMAGE\x10\x03\x12\x16\n\x12\x43ODE_KIND_PREBUILT\x10\x04*m\n\x0e\x44\x65ploymentMode\x12\x1f\n\x1b\x44\x45PLOYMENT_MODE_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x44\x45PLOYMENT_MODE_COMPILATION\x10\x01\x12\x19\n\x15\x44\x45PLOYMENT_MODE_IMAGE\x10\x02*\x86\x01\n\x15RustCompilationTarget\x12\'\n#RUST_COMPILATION_TARGET_UNSPECIFIED\x10\x00\x12\"\n\x1eRUST_COMPILATION_TARGET_NATIVE\x10\x01\x12 \n\x1cRUST_COMPILATION_TARGET_WASM\x10\x02*~\n\x13GoCompilationTarget\x12%\n!GO_COMPILATION_TARGET_UNSPECIFIED\x10\x00\x12 \n\x1cGO_COMPILATION_TARGET_NATIVE\x10\x01\x12\x1e\n\x1aGO_COMPILATION_TARGET_WASM\x10\x02*\xbc\x01\n\rVersionStatus\x12\x1e\n\x1aVERSION_STATUS_UNSPECIFIED\x10\x00\x12\x1c\n\x18VERSION_STATUS_COMPILING\x10\x01\x12\x18\n\x14VERSION_STATUS_DRAFT\x10\x02\x12\x19\n\x15VERSION_STATUS_ACTIVE\x10\x03\x12\x1d\n\x19VERSION_STATUS_SUPERSEDED\x10\x04\x12\x19\n\x15VERSION_STATUS_FAILED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,16 +37,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGEFROMCODE_BUILDARGSENTRY']._serialized_options = b'8\001'
   _globals['_IMAGEFROMGIT_BUILDARGSENTRY']._loaded_options = None
   _globals['_IMAGEFROMGIT_BUILDARGSENTRY']._serialized_options = b'8\001'
-  _globals['_CODEKIND']._serialized_start=1623
-  _globals['_CODEKIND']._serialized_end=1756
-  _globals['_DEPLOYMENTMODE']._serialized_start=1758
-  _globals['_DEPLOYMENTMODE']._serialized_end=1867
-  _globals['_RUSTCOMPILATIONTARGET']._serialized_start=1870
-  _globals['_RUSTCOMPILATIONTARGET']._serialized_end=2004
-  _globals['_GOCOMPILATIONTARGET']._serialized_start=2006
-  _globals['_GOCOMPILATIONTARGET']._serialized_end=2132
-  _globals['_VERSIONSTATUS']._serialized_start=2135
-  _globals['_VERSIONSTATUS']._serialized_end=2323
+  _globals['_CODEKIND']._serialized_start=1640
+  _globals['_CODEKIND']._serialized_end=1773
+  _globals['_DEPLOYMENTMODE']._serialized_start=1775
+  _globals['_DEPLOYMENTMODE']._serialized_end=1884
+  _globals['_RUSTCOMPILATIONTARGET']._serialized_start=1887
+  _globals['_RUSTCOMPILATIONTARGET']._serialized_end=2021
+  _globals['_GOCOMPILATIONTARGET']._serialized_start=2023
+  _globals['_GOCOMPILATIONTARGET']._serialized_end=2149
+  _globals['_VERSIONSTATUS']._serialized_start=2152
+  _globals['_VERSIONSTATUS']._serialized_end=2340
   _globals['_CODESOURCE']._serialized_start=56
   _globals['_CODESOURCE']._serialized_end=176
   _globals['_COMPILESOURCE']._serialized_start=179
@@ -62,19 +62,19 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMAGEFROMCODE_BUILDARGSENTRY']._serialized_start=348
   _globals['_IMAGEFROMCODE_BUILDARGSENTRY']._serialized_end=396
   _globals['_IMAGEFROMGIT']._serialized_start=850
-  _globals['_IMAGEFROMGIT']._serialized_end=1095
+  _globals['_IMAGEFROMGIT']._serialized_end=1112
   _globals['_IMAGEFROMGIT_BUILDARGSENTRY']._serialized_start=348
   _globals['_IMAGEFROMGIT_BUILDARGSENTRY']._serialized_end=396
-  _globals['_SOURCEREF']._serialized_start=1097
-  _globals['_SOURCEREF']._serialized_end=1155
-  _globals['_RUNTIME']._serialized_start=1158
-  _globals['_RUNTIME']._serialized_end=1362
-  _globals['_PYTHONRUNTIME']._serialized_start=1364
-  _globals['_PYTHONRUNTIME']._serialized_end=1396
-  _globals['_RUSTRUNTIME']._serialized_start=1398
-  _globals['_RUSTRUNTIME']._serialized_end=1494
-  _globals['_GORUNTIME']._serialized_start=1496
-  _globals['_GORUNTIME']._serialized_end=1588
-  _globals['_DENORUNTIME']._serialized_start=1590
-  _globals['_DENORUNTIME']._serialized_end=1620
+  _globals['_SOURCEREF']._serialized_start=1114
+  _globals['_SOURCEREF']._serialized_end=1172
+  _globals['_RUNTIME']._serialized_start=1175
+  _globals['_RUNTIME']._serialized_end=1379
+  _globals['_PYTHONRUNTIME']._serialized_start=1381
+  _globals['_PYTHONRUNTIME']._serialized_end=1413
+  _globals['_RUSTRUNTIME']._serialized_start=1415
+  _globals['_RUSTRUNTIME']._serialized_end=1511
+  _globals['_GORUNTIME']._serialized_start=1513
+  _globals['_GORUNTIME']._serialized_end=1605
+  _globals['_DENORUNTIME']._serialized_start=1607
+  _globals['_DENORUNTIME']._serialized_end=1637
 # @@protoc_insertion_point(module_scope)

@@ -347,6 +347,7 @@ class ImageFromGit(_message.Message):
     BUILD_ARGS_FIELD_NUMBER: _builtins.int
     SECRET_REF_FIELD_NUMBER: _builtins.int
     SUBMODULES_FIELD_NUMBER: _builtins.int
+    HISTORY_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     reference: _builtins.str
     """Branch, tag or commit SHA; empty means main."""
@@ -356,6 +357,8 @@ class ImageFromGit(_message.Message):
     """Name of a git secret."""
     submodules: _builtins.bool
     """Fetch its submodules, too: the secret goes to the same host alone."""
+    history: _builtins.bool
+    """Give the build a .git with the history of the commit, and the tags in it. Not with a sub_path."""
     @_builtins.property
     def build_args(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]: ...
     def __init__(
@@ -368,10 +371,11 @@ class ImageFromGit(_message.Message):
         build_args: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         secret_ref: _builtins.str = ...,
         submodules: _builtins.bool = ...,
+        history: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "dockerfile_path", b"dockerfile_path", "reference", b"reference", "secret_ref", b"secret_ref", "sub_path", b"sub_path", "submodules", b"submodules", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_args", b"build_args", "dockerfile_path", b"dockerfile_path", "history", b"history", "reference", b"reference", "secret_ref", b"secret_ref", "sub_path", b"sub_path", "submodules", b"submodules", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
