@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import subprocess
 import sys
@@ -15,12 +16,14 @@ from typing import Any
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube.job import job_name
 from builder.local.embedded import end, free_port, private_redis
+from tests import uids
 from tests.broker_fixtures import Worker, worker
 from tests.build_fixtures import Files, tar_of, until
 from tests.cluster_fixtures import NAMESPACE, Jobs
 from tests.serve_fixtures import Serve, serving
 
-PATIENCE_S = 240
+PATIENCE_S = 300
+_uids = itertools.count(uids.CLUSTER + 5, 10)
 TOKENS = (
     '{ token = "t-both", organization = "acme", scopes = ["submit", "read"] }',
     '{ token = "t-worker", scopes = ["worker"] }',
@@ -45,6 +48,7 @@ class Service:
         folder = self.folder / name
         given = {
             "NODE_ID": name,
+            "BUILD_UID": str(next(_uids)),
             "QUEUES": "image",
             "KUBECONFIG": str(self.jobs.worker),
             "KANIKO_EXECUTOR": self.jobs.executor,
