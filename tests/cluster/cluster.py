@@ -143,6 +143,9 @@ class Cluster:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
                 wait_for(lambda: _reaped(pid) or not self.is_running(name), patience_s)
+        if (child := _children.pop(pid, None)) is not None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(patience_s)
         del self.processes[name]
         self.save()
 
