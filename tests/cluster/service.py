@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import itertools
 import os
 import subprocess
 import sys
@@ -23,7 +22,6 @@ from tests.cluster_fixtures import NAMESPACE, Jobs
 from tests.serve_fixtures import Serve, serving
 
 PATIENCE_S = 300
-_uids = itertools.count(uids.CLUSTER + 5, 10)
 TOKENS = (
     '{ token = "t-both", organization = "acme", scopes = ["submit", "read"] }',
     '{ token = "t-worker", scopes = ["worker"] }',
@@ -48,7 +46,7 @@ class Service:
         folder = self.folder / name
         given = {
             "NODE_ID": name,
-            "BUILD_UID": str(next(_uids)),
+            "BUILD_UID": str(uids.CLUSTER),
             "QUEUES": "image",
             "KUBECONFIG": str(self.jobs.worker),
             "KANIKO_EXECUTOR": self.jobs.executor,
