@@ -16,7 +16,7 @@ demo: setup ## build, push, run and call examples of each runtime, twice; needs 
 	@$(RUN)python -m examples.demo
 
 demo-images: setup ## images of a Dockerfile, by buildpacks and prebuilt on a Kubernetes of their own, as root
-	@$(RUN)python -m examples.demo_images
+	@$(RUN)python -m examples.demo_images $(CLUSTER)
 
 # Kubernetes and Kaniko are compiled by the first run on a machine, which takes minutes: with CI set, or by test-cluster.
 test: test-unit test-apart ## all tests: unit, end to end on real servers and compilers, on Kubernetes if it is compiled

@@ -1,7 +1,8 @@
 """`make demo-images`: a Dockerfile, an app for buildpacks and a prebuilt image → built, pulled, started and called.
 
 Everything is real and private: the one-node Kubernetes of tests/cluster with its registry, `serve`, a worker of the
-queue `image` and a `watch`. The images to build on are made on the spot. Ends by itself, with all that it started.
+queue `image` and a `watch`. The images to build on are made on the spot. Ends by itself, with all that it started. With
+the folder of a cluster that runs as its argument it starts none.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,7 +38,7 @@ HERE = Path(__file__).resolve().parent
 PROGRAM = Path(sys.executable).parent / "ignite-builder"
 NAMESPACE = "ignite-kaniko"
 ORGANIZATION = "demo"
-START_S = 60.0
+START_S = 300.0
 END_S = 30.0
 MIB = 2**20
 PREBUILT_PAGE = "<h1>An image that was there before</h1>\n"
@@ -149,7 +150,7 @@ class Service:
         def answers() -> bool:
             self.require_parts()
             with suppress(httpx.TransportError):
-                return httpx.get(f"{self.url}/healthz", trust_env=False).is_success
+                return httpx.get(f"{self.url}/healthz", trust_env=False, timeout=120).is_success
             return False
 
         if not clusters.wait_for(answers, START_S):
@@ -245,7 +246,7 @@ def call(cluster: Cluster, example: ImageExample, reference: str) -> float:
     with pods.serving(cluster, reference) as url:
         took = time.monotonic() - began
         for path, page in example.pages.items():
-            answer = httpx.get(url + path, trust_env=False).text
+            answer = httpx.get(url + path, trust_env=False, timeout=120).text
             if answer != page:
                 raise SystemExit(f"{example.name} answered {answer!r} at {path}, expected {page!r}")
             print(f"   GET {path} -> {answer.strip()}", flush=True)
@@ -284,8 +285,22 @@ def ignore_signals() -> None:
 ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def main() -> int:
-    """The demo."""
+@contextmanager
+def cluster_of(folder: str) -> Iterator[Cluster]:
+    """The cluster of this folder, which runs and stays; without one a cluster that ends with the block."""
+    if not folder:
+        with clusters.running() as started:
+            yield started
+        return
+    found = clusters.load(Path(folder))
+    if found is None:
+        step = "Name the folder of one that runs: that of the KUBECONFIG which make cluster prints."
+        raise BuildError("InvalidRequest", f"there is no cluster in {folder}", next=step)
+    yield found
+
+
+def main(argv: Sequence[str]) -> int:
+    """The demo, on the cluster whose folder is named."""
     if reason := lacking():
         print(reason, file=sys.stderr)
         return 1
@@ -297,7 +312,7 @@ def main() -> int:
         print(
             "the first run on a machine compiles Kubernetes, Kaniko and the lifecycle: about eight minutes", flush=True
         )
-    print("starting Kubernetes and a registry, then serve, worker and watch", flush=True)
+    print(f"starting {'' if argv else 'Kubernetes and a registry, then '}serve, worker and watch", flush=True)
     try:
         with ExitStack() as stack:
             # What is on the stack is ended undisturbed.
@@ -305,7 +320,7 @@ def main() -> int:
                 stack.enter_context(tempfile.TemporaryDirectory(prefix="ignite-demo-images-", dir="/var/tmp"))
             )
             try:
-                cluster = stack.enter_context(clusters.running())
+                cluster = stack.enter_context(cluster_of("".join(argv[:1])))
                 made = stack.enter_context(service(cluster, folder))
                 references = push_images(cluster.registry)
                 print(f"they work after {time.monotonic() - began:.0f} s", flush=True)
@@ -323,4 +338,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

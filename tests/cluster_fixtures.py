@@ -204,7 +204,7 @@ class Jobs:
                     400,
                 )
                 if beside:
-                    await beside
+                    await asyncio.wait_for(beside, 300)
                 return ran
             finally:
                 watching.cancel()

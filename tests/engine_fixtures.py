@@ -46,6 +46,7 @@ def running_engine() -> Iterator[str]:
         f"--cgroup-parent=/{group}",
         "--exec-opt=native.cgroupdriver=cgroupfs",
         "--iptables=false",
+        "--ip-forward=false",  # a setting of the machine, which others look at
         "--bridge=none",
     ]
     (folder / "daemon.json").write_text("{}")
@@ -86,7 +87,8 @@ def _remove(folder: Path, group: str) -> None:
     mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     for place in sorted((one for one in mounts if one.startswith(f"{folder}/")), reverse=True):
         subprocess.run(["umount", "-l", place], check=False, capture_output=True)
-    for below in sorted(Path("/sys/fs/cgroup").glob(f"**/{group}"), reverse=True):
+    groups = Path("/sys/fs/cgroup")  # at the root of each hierarchy: no walk, others make and remove groups meanwhile
+    for below in (*groups.glob(group), *groups.glob(f"*/{group}")):
         with suppress(OSError):
             below.rmdir()
     shutil.rmtree(folder, ignore_errors=True)

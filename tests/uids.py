@@ -27,5 +27,7 @@ READER = FIRST_UID - 110
 """Of readers without a service; its group is the next number."""
 EDGES = FIRST_UID + 1450
 """Of the node that the probes of the edges attack."""
+CLUSTER = FIRST_UID + 1545
+"""Of the workers of the cluster suite, of which one runs at a time: it takes no turn among other sessions."""
 CHAOS = FIRST_UID + 1500
 """Of histories of kills, 20 for each that runs at once."""

@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from typing import Any
 import httpx
 
 from builder.errors import BuildError
-from builder.local.embedded import free_port, registry_argv
+from builder.local.embedded import registry_argv
 from builder.process import process_start
 from tests.cluster import images
 from tests.cluster.programs import BUILDERS, CONTROL, install_missing
@@ -34,7 +35,7 @@ from tests.cluster.programs import BUILDERS, CONTROL, install_missing
 DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 PLACE = Path("/var/tmp")
 PREFIX = "ignite-cluster-"
-START_S = 120.0
+START_S = 300.0
 NODE = "localhost"
 """The node's name is where the API server reaches its kubelet."""
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
@@ -142,6 +143,9 @@ class Cluster:
                 with suppress(ProcessLookupError):
                     os.kill(pid, number)
                 wait_for(lambda: _reaped(pid) or not self.is_running(name), patience_s)
+        if (child := _children.pop(pid, None)) is not None:
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(patience_s)
         del self.processes[name]
         self.save()
 
@@ -155,7 +159,7 @@ class Cluster:
                 raise self.trouble("apiserver")
             with suppress(httpx.HTTPError):
                 # The certificate is the one that this process wrote a moment ago, on a loopback port.
-                answer = httpx.get(f"{self.server}/readyz", headers=headers, verify=False, trust_env=False, timeout=2)
+                answer = httpx.get(f"{self.server}/readyz", headers=headers, verify=False, trust_env=False, timeout=120)
                 return answer.status_code == 200
             return False
 
@@ -179,7 +183,7 @@ def start(folder: Path, *, stays: bool = False) -> Cluster:
     suffix = secrets.token_hex(3)
     owner = (0, "") if stays else (os.getpid(), process_start(os.getpid()))
     address = _free_subnet()
-    cluster = Cluster(folder, free_port(), f"ign{suffix}", address, "", secrets.token_hex(16), owner=owner)
+    cluster = Cluster(folder, _free_port(), f"ign{suffix}", address, "", secrets.token_hex(16), owner=owner)
     cluster.save()
     try:
         # Without an address of its own a bridge takes the lowest of its ports', which changes with each pod.
@@ -220,10 +224,12 @@ def stop(folder: Path) -> None:
     subprocess.run(["ip", "link", "delete", cluster.bridge], capture_output=True, check=False)
     for hierarchy in _hierarchies():
         _remove_group(hierarchy / cluster.bridge)
-    for place in SHARED_PLACES:
-        with suppress(OSError):  # the machine's own, or another cluster's
-            os.rmdir(place)
     shutil.rmtree(folder)
+    # A mount point that is removed takes the mounts along that other namespaces have on it.
+    if not any(PLACE.glob(f"{PREFIX}*")):
+        for place in SHARED_PLACES:
+            with suppress(OSError):  # the machine's own
+                os.rmdir(place)
 
 
 def load(folder: Path) -> Cluster | None:
@@ -347,8 +353,8 @@ def kubeconfig(cluster: Cluster, token: str, namespace: str = "default") -> dict
 
 
 def _etcd(cluster: Cluster) -> list[str]:
-    folder, peer = cluster.folder, free_port()
-    client = free_port()
+    folder, peer = cluster.folder, _free_port()
+    client = _free_port()
     _write(folder / "etcd.port", str(client))
     pair = []
     for kind in ("", "peer-"):
@@ -402,7 +408,7 @@ def _controllers(cluster: Cluster, binaries: Path) -> list[str]:
         f"--kubeconfig={cluster.folder}/controllers.kubeconfig",
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
-        f"--secure-port={free_port()}",
+        f"--secure-port={_free_port()}",
         f"--cert-dir={cluster.folder}/pki/controllers",
         "--use-service-account-credentials",
         f"--service-account-private-key-file={cluster.folder}/pki/accounts.pem",
@@ -415,7 +421,7 @@ def _scheduler(cluster: Cluster, binaries: Path) -> list[str]:
         f"--kubeconfig={cluster.folder}/scheduler.kubeconfig",
         "--leader-elect=false",
         "--bind-address=127.0.0.1",
-        f"--secure-port={free_port()}",
+        f"--secure-port={_free_port()}",
         f"--cert-dir={cluster.folder}/pki/scheduler",
     ]
 
@@ -427,7 +433,7 @@ def _kubelet(cluster: Cluster) -> dict[str, Any]:
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
         "address": "127.0.0.1",
-        "port": free_port(),
+        "port": _free_port(),
         "readOnlyPort": 0,
         "healthzPort": 0,
         "authentication": {
@@ -499,6 +505,18 @@ def _network(cluster: Cluster) -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": cluster.bridge, "plugins": [bridge]}
 
 
+def _free_port() -> int:
+    """A loopback port below those that the kernel gives to connections: what is bound late, or again after a restart,
+    finds it free on a machine that opens thousands of them meanwhile."""
+    end = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    first = min(10_000, end // 2)
+    while True:
+        port = first + secrets.randbelow(end - first)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
 def _free_subnet() -> str:
     """An address whose /24 no route of this machine names."""
     rows = json.loads(_run("ip", "-json", "route", "show", "table", "all") or "[]")
@@ -528,7 +546,7 @@ def _remove_group(group: Path) -> None:
 
 def _listens(host: str) -> bool:
     with suppress(httpx.HTTPError):
-        return httpx.get(f"http://{host}/v2/", trust_env=False, timeout=2).status_code == 200
+        return httpx.get(f"http://{host}/v2/", trust_env=False, timeout=120).status_code == 200
     return False
 
 

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder.errors import BuildError
+from tests.kept import KEPT
 
 HERE = Path(__file__).parent
-CACHE = Path("/var/tmp/ignite-builder-tests/programs")
+CACHE = KEPT / "programs"
 KUBERNETES = "v1.34.3"
 
 

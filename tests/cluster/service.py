@@ -15,12 +15,13 @@ from typing import Any
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.kube.job import job_name
 from builder.local.embedded import end, free_port, private_redis
+from tests import uids
 from tests.broker_fixtures import Worker, worker
 from tests.build_fixtures import Files, tar_of, until
 from tests.cluster_fixtures import NAMESPACE, Jobs
 from tests.serve_fixtures import Serve, serving
 
-PATIENCE_S = 240
+PATIENCE_S = 300
 TOKENS = (
     '{ token = "t-both", organization = "acme", scopes = ["submit", "read"] }',
     '{ token = "t-worker", scopes = ["worker"] }',
@@ -45,6 +46,7 @@ class Service:
         folder = self.folder / name
         given = {
             "NODE_ID": name,
+            "BUILD_UID": str(uids.CLUSTER),
             "QUEUES": "image",
             "KUBECONFIG": str(self.jobs.worker),
             "KANIKO_EXECUTOR": self.jobs.executor,

@@ -113,8 +113,8 @@ def test_an_app_without_a_dockerfile_is_built_pulled_started_and_called(packs: P
     assert sorted(path.name for path in (root / "workspace").iterdir()) == ["greeting.txt", "index.html"]
     assert config["User"] == "1000:1000"
     with packs.jobs.serving(f"{build.repository}@{digest}") as url:
-        assert httpx.get(url, trust_env=False).text == PAGE["index.html"]
-        assert httpx.get(f"{url}/greeting.txt", trust_env=False).text == "hello, $(HOME) $$\n"
+        assert httpx.get(url, trust_env=False, timeout=120).text == PAGE["index.html"]
+        assert httpx.get(f"{url}/greeting.txt", trust_env=False, timeout=120).text == "hello, $(HOME) $$\n"
     app = read_app(config_of(packs.jobs.cluster.registry, f"{build.repository}@{digest}"))
     assert app and app.run_image == packs.run_image, "the run image is recorded by its digest"
     assert [(one.id, one.version) for one in app.buildpacks] == [("ignite/static", "1.2.0")]
@@ -227,7 +227,7 @@ def test_a_rebase_changes_the_base_and_no_layer_of_the_app(packs: Packs, tmp_pat
     app = read_app(config_of(host, f"{build.repository}@{digest}"))
     assert app and app.run_image == newer
     with packs.jobs.serving(f"{build.repository}@{digest}") as url:
-        assert httpx.get(url, trust_env=False).text == PAGE["index.html"]
+        assert httpx.get(url, trust_env=False, timeout=120).text == PAGE["index.html"]
 
 
 def test_an_app_that_is_none_cannot_be_rebased(packs: Packs) -> None:

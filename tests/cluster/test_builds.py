@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -17,10 +19,10 @@ import pytest
 from builder.buildpacks.image import read_app
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from tests import git_fixtures as hosts
-from tests import ssh_fixtures, uids
+from tests import ssh_fixtures
 from tests.build_fixtures import until
-from tests.cluster import images
-from tests.cluster.service import Service, served
+from tests.cluster import images, pods
+from tests.cluster.service import PATIENCE_S, Service, served
 from tests.cluster.test_buildpacks import config_of, layers_of
 from tests.cluster_fixtures import NAMESPACE, Jobs
 from tests.git_fixtures import TOKEN, USERNAME, Host
@@ -36,7 +38,7 @@ def service(jobs: Jobs, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Se
         "BUILDPACKS_RUN_IMAGE": images.push_run(host, "one\n"),
     }
     folder = tmp_path_factory.mktemp("service")
-    with served(jobs, folder, buildpacks, lease_ms="3000", heartbeat_ms="500") as service:
+    with served(jobs, folder, buildpacks, lease_ms="8000", heartbeat_ms="1000") as service:
         yield service
 
 
@@ -60,7 +62,10 @@ def dockerfile(service: Service, *lines: str) -> str:
 
 
 def test_a_watcher_that_is_killed_leaves_its_job_to_the_next(service: Service) -> None:
-    text = dockerfile(service, "RUN i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; sleep 0.05; done")
+    mark = uuid.uuid4().hex
+    waits = "[ $i -ne 150 ] || while [ ! -e /tmp/go-on ]; do sleep 0.1; done"
+    loop = f"i=0; while [ $i -lt 300 ]; do i=$((i+1)); echo line $i; {waits}; done"
+    text = dockerfile(service, f"RUN : {mark}; {loop}")
     with service.worker("image-2"), ExitStack() as stack:
         first = stack.enter_context(service.watcher("watcher-a"))
         build_id = service.submit("adopted", {"Dockerfile": text})
@@ -69,6 +74,9 @@ def test_a_watcher_that_is_killed_leaves_its_job_to_the_next(service: Service) -
         first.send_signal(signal.SIGKILL)
         first.wait()
         stack.enter_context(service.watcher("watcher-b"))
+        service.until(build_id, lambda build: build.watcher == "watcher-b")
+        (root, *_) = pods.roots_of(mark)
+        (root / "tmp/go-on").touch()
         build = service.succeeded(build_id)
     assert build.attempt == 1
     numbered = [line for line in service.log(build_id) if line.startswith("line ")]
@@ -109,7 +117,7 @@ def test_an_image_by_buildpacks_moves_to_the_next_run_image_without_a_build(serv
     app, of_old = (read_app(config_of(host, one)) for one in (reference, before))
     assert app and of_old and (app.run_image, app.buildpacks, app.sbom) == (newer, of_old.buildpacks, of_old.sbom)
     with service.jobs.serving(reference) as url:
-        assert httpx.get(url, trust_env=False).text == files["index.html"]
+        assert httpx.get(url, trust_env=False, timeout=120).text == files["index.html"]
     assert done.returncode == 0 and done.stdout.strip() == reference, (done.stdout, done.stderr)
     assert f"same key as {moved.build_id}" in done.stderr, "the answer of the cache"
     assert (again.from_cache_of, again.image_digest) == (moved.build_id, moved.image_digest), "a rebase of a rebase"
@@ -129,7 +137,7 @@ def test_a_tag_of_a_repository_over_ssh_is_built_by_its_commit(service: Service,
                 save.named.add(name=name, git_ssh_key=pb.GitSshKey(private_key=key, known_hosts=host.known))
             api.call("SaveBuildSecrets", save)
         git = {"GIT_HOSTS": host.address, "UNSANDBOXED": "false", "NODE_DIR": str(folder / "ssh-node")}
-        with service.worker("image-ssh", **git, BUILD_UID=str(uids.SANDBOX)):
+        with service.worker("image-ssh", **git):
             source = {"url": host.url("app"), "reference": "v1", "secretRef": "deploy-key"}
             build = service.succeeded(service.submit_image("over-ssh", {"fromGit": source}))
             source |= {"reference": tagged, "secretRef": "wrong-key"}
@@ -190,9 +198,11 @@ def test_an_app_without_a_dockerfile_is_built_by_buildpacks_started_and_called(b
     build = both.succeeded(both.submit("page", files, **arguments))
     (reference, *_) = build.image_refs
     with both.jobs.serving(reference) as url:
-        assert httpx.get(url, trust_env=False).text == files["site/index.html"]
-        assert httpx.get(f"{url}/greeting.txt", trust_env=False).text == "hello"
-        assert httpx.get(f"{url}/draft.html", trust_env=False).status_code == 404, "project.toml excludes it"
+        assert httpx.get(url, trust_env=False, timeout=120).text == files["site/index.html"]
+        assert httpx.get(f"{url}/greeting.txt", trust_env=False, timeout=120).text == "hello"
+        assert httpx.get(f"{url}/draft.html", trust_env=False, timeout=120).status_code == 404, (
+            "project.toml excludes it"
+        )
     lines = both.log(build.build_id)
     assert "an image by Cloud Native Buildpacks, because no Dockerfile in site" in lines
     assert pb.BUILD_PHASE_PUSH in [phase.phase for phase in build.phases]
@@ -214,6 +224,42 @@ def test_a_cancel_deletes_the_job(both: Service) -> None:
         api.call("CancelBuild", pb.CancelBuildRequest(build_id=build_id))
     assert both.ended(build_id).status == pb.BUILD_STATUS_CANCELLED
     assert until(lambda: both.job(build_id) not in both.job_names())
+
+
+def test_a_cancel_while_the_cluster_is_away_leaves_nothing_that_counts(both: Service) -> None:
+    """Its pod goes on without an API server and pushes, behind the end of the build; then its Job is deleted."""
+    cluster, mark = both.jobs.cluster, uuid.uuid4().hex
+    waits = f"RUN : {mark}; echo sleeping; while [ ! -e /tmp/go-on ]; do sleep 0.1; done"
+    build_id = both.submit("away", {"Dockerfile": dockerfile(both, waits)}, tags=["v1"])
+    both.until_sleeping(build_id)
+    (root, *_) = pods.roots_of(mark)
+
+    def pushed() -> list[str]:
+        url = f"http://{cluster.registry}/v2/acme/away/tags/list"
+        return httpx.get(url, trust_env=False, timeout=120).json().get("tags") or []
+
+    cluster.end_process("apiserver")
+    try:
+        with both.serve.api("both") as api:
+            api.call("CancelBuild", pb.CancelBuildRequest(build_id=build_id))
+        waiting = both.until(build_id, lambda _: any("cannot be deleted" in line for line in both.said(build_id)))
+        assert waiting.status == pb.BUILD_STATUS_RUNNING and not pushed()
+        # Its time is over: a test that waited for that would have to know how long the build takes until here.
+        with sqlite3.connect(both.serve.data / "builder.db", timeout=120) as store:
+            store.execute("update builds set timeout_ms = 1 where build_id = ?", (build_id,))
+        ended = both.ended(build_id)
+        assert (ended.status, ended.failure.reason) == (pb.BUILD_STATUS_CANCELLED, "Cancelled"), ended
+        assert "its Job was not seen to end" in ended.failure.message
+        (root / "tmp/go-on").touch()
+        assert until(lambda: bool(pushed()), PATIENCE_S), "the push of a Job that nobody stops"
+    finally:
+        cluster.start_api_server()
+    assert until(lambda: both.job(build_id) not in both.job_names(), PATIENCE_S), both.trouble(build_id)
+    after = both.get(build_id)
+    assert (after.status, after.attempt, after.image_digest) == (pb.BUILD_STATUS_CANCELLED, 1, "")
+    assert len(pushed()) == 1 and "v1" not in pushed(), "the tag of the attempt alone"
+    assert any("may still run" in line for line in both.log(build_id))
+    assert [name for name in both.job_names() if build_id in name] == []
 
 
 def test_a_deleted_job_has_vanished_and_the_next_attempt_has_another(both: Service) -> None:

@@ -16,8 +16,11 @@ from builder.kube.job import JobAttempt
 from builder.kube.watch import Watch
 from tests.cluster_fixtures import LIMITS, MIB, NAMESPACE, Jobs, Ran, numbered
 
-IMPATIENT = Patience(schedule_s=3, image_s=8)
-"""For a Job that never runs; any other may wait longer than this on a busy machine."""
+IMPATIENT = Patience(schedule_s=20)
+"""For a Job that no node takes: what it waits for is looked at before that."""
+
+SMALL = dataclasses.replace(LIMITS, cpus=0.25)
+"""For a Job whose time begins at its creation: it has its place beside pods that have not gone yet."""
 
 SLEEPS = "RUN echo sleeping && sleep 600\n"
 
@@ -51,7 +54,9 @@ def test_memory_has_its_limit_and_the_line(jobs: Jobs) -> None:
 
 def test_an_executor_that_cannot_be_pulled(jobs: Jobs) -> None:
     site = dataclasses.replace(jobs.site, executor=jobs.executor[:-8] + "00000000")
-    ran = jobs.run({"Dockerfile": dockerfile(jobs)}, jobs.build("pull"), site=site, patience=IMPATIENT)
+    ran = jobs.run(
+        {"Dockerfile": dockerfile(jobs)}, jobs.build("pull"), site=site, patience=Patience(schedule_s=300, image_s=8)
+    )
     assert (ran.ended.reason, ran.ended.container) == ("ExecutorImageUnavailable", "kaniko"), ran.ended
     assert "not found" in ran.ended.said
 
@@ -81,7 +86,7 @@ def test_a_quota_refuses_the_pod_and_says_which(jobs: Jobs) -> None:
 
 
 def test_the_deadline(jobs: Jobs) -> None:
-    limits = dataclasses.replace(LIMITS, timeout_ms=8_000)
+    limits = dataclasses.replace(SMALL, timeout_ms=8_000)
     ran = jobs.run({"Dockerfile": dockerfile(jobs, SLEEPS)}, jobs.build("late"), limits=limits)
     assert (ran.ended.reason, ran.ended.limit) == ("Timeout", 8_000), (ran.ended, ran.log)
 

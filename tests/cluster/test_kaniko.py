@@ -39,6 +39,30 @@ def test_an_image_with_run_on_a_debian_of_our_own_is_pushed_pulled_and_started(j
     assert owner == (0, "root 644\n"), "a copied file belongs to root, whoever fetched it"
 
 
+HOSTILE = (
+    "$(touch /pwned)", "`touch /pwned`", "; touch /pwned", "| touch /pwned", "&& touch /pwned", "x\ntouch /pwned",
+    '"; touch /pwned; "', "'; touch /pwned; '", "x\nRUN touch /pwned", "\\", "x\\", "$HOME", "${HOME}", "$(HOME)",
+    "$$(HOME)", "$(SOURCE_URL)", "--no-push", "--destination=registry.example/x", "-v=trace", "--", "-", "=x", "x=y",
+    "../../etc/passwd", "/etc/passwd", "a  b ", " ", "\t", "*", "?", "~", "!!", "<x", ">x", "#x", "%s%n", "{{.}}",
+    "é\u202e",
+)  # fmt: skip
+"""Values of build arguments: words to whoever reads them, and nothing else."""
+
+
+def test_hostile_build_arguments_are_words_and_nothing_else(jobs: Jobs, tmp_path: Path) -> None:
+    assert len(HOSTILE) > 30
+    names = [f"A{number}" for number in range(len(HOSTILE))]
+    words = " ".join(f'"${name}"' for name in names)
+    arguments = "".join(f"ARG {name}\n" for name in names)
+    files = {"Dockerfile": f"FROM {jobs.debian}\n{arguments}RUN printf '%s\\0' {words} > /srv/words\n"}
+    build = jobs.build("hostile", build_args=tuple(zip(names, HOSTILE, strict=True)))
+    ran = jobs.run(files, build)
+    assert ran.ended.succeeded, (ran.ended, ran.log)
+    root, _, _ = jobs.pulled(build, tmp_path)
+    assert (root / "srv/words").read_text(encoding="utf-8").split("\0")[:-1] == list(HOSTILE)
+    assert not (root / "pwned").exists()
+
+
 def test_the_second_run_of_a_multi_stage_build_executes_no_run(jobs: Jobs, tmp_path: Path) -> None:
     files = {
         "Dockerfile": f"FROM {jobs.debian} AS made\n"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,6 +104,29 @@ def test_an_account_may_do_what_its_calls_need_in_the_builds_namespace_alone(
     assert rights(jobs.cluster, account, NAMESPACE) == expected
     for namespace in ("default", "kube-system", "ignite-builder"):
         assert rights(jobs.cluster, account, namespace) == set()
+
+
+PAGE = Path(__file__).parents[2] / "docs/image-builds.md"
+PLAIN = "the test cluster's plain bridge does not enforce them"
+
+
+def test_whether_this_network_enforces_policies_is_what_the_page_says(jobs: Jobs) -> None:
+    """The source of each Job lies at an address that the policy of builds shuts: who gets it there is not stopped."""
+    policy = json.loads(jobs.cluster.kubectl("get", "networkpolicy", "builds", "-n", NAMESPACE, "-o", "json"))["spec"]
+    blocks = [to["ipBlock"] for rule in policy["egress"] for to in rule["to"] if "ipBlock" in to]
+    address = ipaddress.ip_address(jobs.cluster.address)
+
+    def holds(cidr: str) -> bool:
+        return address in ipaddress.ip_network(cidr)
+
+    assert not any(holds(one["cidr"]) and not any(map(holds, one.get("except", ()))) for one in blocks)
+    job = golden.manifests()["plain"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= job.items(), "it chooses the pods of builds"
+    ran = jobs.run({"Dockerfile": "FROM scratch\nCOPY Dockerfile /\n"}, jobs.build("policy"))
+    is_enforced = not ran.ended.succeeded
+    assert not is_enforced or ran.ended.container == "fetch", (ran.ended, ran.lines)
+    text = " ".join(PAGE.read_text(encoding="utf-8").split())
+    assert (PLAIN in text) is not is_enforced
 
 
 def test_a_build_has_no_account(jobs: Jobs) -> None:
