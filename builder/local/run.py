@@ -2,7 +2,7 @@
 
 It is as near to the platform as a machine without one can be (`sandbox/app.py`): the image's user with its home, a
 read-only root, the limits of a small instance, no capability, and no network but the relay that brings requests in.
-PORT is 8080: a process without capabilities cannot bind 80 here.
+PORT is that of `sandbox/app.py`: a process without capabilities cannot bind 80 here.
 """
 
 from __future__ import annotations

@@ -15,8 +15,9 @@ from builder.sandbox.compose import resolve_inside
 from builder.sandbox.fence import TMPFS
 from builder.sandbox.shapes import Command, Limits, Root
 
-PORT = 8080
-"""$PORT inside: a process without capabilities cannot bind the platform's 80 here."""
+PORT = 8642
+"""$PORT inside: a process without capabilities cannot bind the platform's 80 here. No framework has it as its default:
+an app that does not read $PORT must not seem to."""
 MEMORY = 512 * 1024 * 1024
 LISTEN = "0A"
 """The state of a listening socket (linux/net/tcp_states.h), as proc(5), net/tcp, prints it."""

@@ -110,7 +110,7 @@ def test_the_home_is_that_of_the_image(tmp_path: Path, passwd: str | None, home:
     if passwd is not None:
         (tmp_path / "etc/passwd").write_text(passwd)
     made = app.command(("/app",), {}, cwd="", user="5:5", root=Root(rootfs=tmp_path), work=tmp_path)
-    assert made.env == {"HOME": home, "PORT": "8080"} and made.user == (5, 5) and made.cwd == "/"
+    assert made.env == {"HOME": home, "PORT": str(app.PORT)} and made.user == (5, 5) and made.cwd == "/"
 
 
 def test_a_passwd_that_is_a_link_leads_nowhere_outside_the_image(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from builder.contract.request import START_CHECK
 from builder.errors import BuildError, PlatformError
 from builder.pipelines.arguments import COMMON_ARGS
 from builder.plan import ComponentOutput, Output
-from builder.sandbox import Command, Root, Stream
+from builder.sandbox import Command, Root, Stream, app
 from builder.toolchains import wasmtime
 from builder.toolchains.elf import loader_of
 from tests.oci_fixtures import make_tree
@@ -82,7 +82,7 @@ def test_what_stops_a_program_is_a_warning_with_its_first_error_line(tmp_path: P
     assert found and found.status is StartStatus.EXITED
     assert "warning: start check: the program exited 1 before it listened on $PORT: KeyError: 'API_KEY'" in lines(made)
     ((command, root),) = ran
-    assert command.argv == ("/app/app",) and command.env["PORT"] == "8080" and command.user == (65532, 65532)
+    assert command.argv == ("/app/app",) and command.env["PORT"] == str(app.PORT) and command.user == (65532, 65532)
     assert [(mount.dest, mount.writable) for mount in root.mounts] == [("/app/app", False)]
     assert root.rootfs is not None and (root.rootfs / "etc/release").read_text() == "old"
     assert not command.work.exists() and command.work.parent == made.work.parent, "the check's folder is removed"
