@@ -80,7 +80,7 @@ def started(
     said: deque[str] = deque(maxlen=SAID)
 
     def heard(stream: sandbox.Stream, line: bytes) -> None:
-        text = line.decode("utf-8", "replace")
+        text = app.plain(line.decode("utf-8", "replace"))
         if text != OWN_LINE:
             said.append(text)
             on_line(text)

@@ -198,7 +198,7 @@ def test_permissions_are_the_listed_ones_and_those_that_are_asked_for() -> None:
         "--allow-env",
         "--allow-net",
         "--allow-read=/app,/opt/ignite,/tmp",
-        "--allow-sys=cpus,gid,homedir,hostname,osRelease,systemMemoryInfo,uid",
+        "--allow-sys=cpus,gid,homedir,hostname,networkInterfaces,osRelease,systemMemoryInfo,uid",
         "--allow-write=/tmp",
     ]
     more = [word for word in plan({"main.ts": ""}, allow="ffi,read").output.entrypoint if word.startswith("--allow")]

@@ -165,3 +165,7 @@ def test_what_is_no_variable_is_refused(tmp_path: Path, texts: tuple[str, ...], 
 def test_a_file_of_variables_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         environment((), (str(tmp_path / "absent"),))
+
+
+def test_a_line_is_plain_without_its_colours_and_as_it_is_otherwise() -> None:
+    assert app.plain("\x1b[0m\x1b[1;31merror\x1b[0m: no \x1b]0;title\x07") == "error: no \x1b]0;title\x07"

@@ -304,3 +304,15 @@ def test_the_disk_budget_leaves_what_serves_a_component_while_it_is_tried(
     made.leave()
     with uses.unused(made.node.folder, unit) as unused:
         assert unused
+
+
+def test_the_first_error_is_found_behind_the_colours_that_a_program_gives_it(tmp_path: Path, play: Play) -> None:
+    """Deno colours what it prints of an uncaught error, wherever that goes."""
+    lines_of = (
+        b"\x1b[0m\x1b[1m\x1b[31merror\x1b[0m: Uncaught NotCapable: Requires sys access",
+        b"    \x1b[0m\x1b[2m\x1b[38;5;245mat \x1b[0mfile:///app/main.ts:1:2",
+    )
+    play(1, lines=lines_of)
+    made = attempt(tmp_path, "warn")
+    finished(made)
+    assert "before it listened on $PORT: error: Uncaught NotCapable: Requires sys access" in lines(made)
