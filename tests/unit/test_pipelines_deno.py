@@ -245,6 +245,23 @@ def test_the_configuration_keeps_what_decides_the_program_and_no_more() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("package", "own", "expected"),
+    [
+        ('{"main": "main.js"}', "", ["detect-cjs"]),
+        ("{}", "", None),
+        ('{"type": "module"}', "", None),
+        ('{"type": "commonjs"}', '{"unstable": ["kv"]}', ["kv"]),
+        ('{"name": "x"}', '{"unstable": ["detect-cjs", "kv"]}', ["kv", "detect-cjs"]),
+    ],
+)
+def test_a_script_of_a_package_without_a_type_may_be_commonjs_as_node_takes_it(
+    package: str, own: str, expected: list[str] | None
+) -> None:
+    made = config(plan({"main.js": "", "package.json": package, **({"deno.json": own} if own else {})}))
+    assert made.get("unstable") == expected
+
+
 def test_an_import_map_of_its_own_is_taken_in() -> None:
     made = config(
         plan(
