@@ -42,6 +42,7 @@ METRICS: dict[str, Callable[[int], tuple[tuple[Row, ...], tuple[str, ...]]]] = {
     "P1": p1.measure,
     "P13": p1.measure_ko,
     "P13 Rust": compiled.measure_cargo,
+    "P13 packages": compiled.measure_packages,
     "P9": compiled.measure_changed,
     "P2": p2.measure,
     "P4": p4.measure,

@@ -1,7 +1,7 @@
-"""P13 of Rust, P9 of Rust and Deno: the service against the toolchain's own commands and a push, each with its caches.
+"""P13 of Rust, Python and Deno, P9 of Rust and Deno: the service against the toolchain's own commands and a push.
 
-By hand there is no sandbox, no service and no record: `cargo build --release`, or `deno install` and `deno check`, then
-the layer and the push by the builder's own code inside this process.
+By hand there is no sandbox, no service and no record: `cargo build --release`, `uv pip install`, or `deno install` and
+`deno check`, then the layer and the push by the builder's own code inside this process.
 """
 
 from __future__ import annotations
@@ -27,11 +27,17 @@ from builder.images.image import ImageConfig, build_image
 from builder.images.layer import write_layer
 from builder.pipelines import catalog as catalogs
 from builder.settings import Settings
+from builder.toolchains.host import find_program
 from builder.toolchains.providers import toolchains_of
 
 Found = tuple[tuple[Row, ...], tuple[str, ...]]
 TRIPLE = "x86_64-unknown-linux-gnu"
 MOST_CHANGED, MOST_SAME, MOST_COLD = 1.2, 0.15, 1.15
+PACKAGES = (
+    ("python", "Python with pandas, pillow, requests", "uv + push", 1.0),
+    ("deno", "Deno service", "deno + push", MOST_COLD),
+)
+"""Runtime, what its project is called, what it is compared with, and the most that a build without downloads takes."""
 
 
 @dataclass
@@ -81,13 +87,7 @@ def measure_cargo(rounds: int, *, opened: Callable[[], AbstractContextManager[Pl
         project = projects.read("rust-service")
         hand = cargo(here, project)
         rows = _changed(server, project, hand, "Rust service", "cargo + push", MOST_CHANGED, rounds, notes)
-        again = project.archive("same")
-        server.build(project, again)
-        hand.build("same")
-        same = interleave(
-            {"service": lambda _: server.build(project, again)[0], "hand": lambda _: hand.build("same")}, rounds
-        )
-        rows.append(_row("Rust service, unchanged: service / cargo + push", same, MOST_SAME, notes))
+        rows += _same(server, project, hand, "Rust service", "cargo + push", rounds, notes)
 
         def cold(number: int) -> float:
             results = Path(server.settings.node_dir) / "caches" / server.settings.organization / CACHE
@@ -101,6 +101,33 @@ def measure_cargo(rounds: int, *, opened: Callable[[], AbstractContextManager[Pl
         few = max(1, rounds // 3)  # each compiles every crate twice
         empty = interleave({"service": cold, "hand": cold_by_hand}, few, first=10_000, warm=0)
         rows.append(_row("Rust service, crates to compile: service / cargo + push", empty, MOST_COLD, notes))
+    return tuple(rows), tuple(notes)
+
+
+def measure_packages(rounds: int, *, opened: Callable[[], AbstractContextManager[Place]] = place) -> Found:
+    """What of P13 concerns Python and Deno: nothing downloaded, unchanged, one line changed."""
+    rows: list[Row] = []
+    notes: list[str] = []
+    with opened() as here, here.server("p13-packages") as server:
+        for name, label, tool, most in PACKAGES:
+            project = projects.read(f"{name}-service")
+            hand = uv(here, project) if name == "python" else deno_of(here, project, server)
+            rows += _changed(server, project, hand, label, tool, MOST_CHANGED, rounds, notes)
+            rows += _same(server, project, hand, label, tool, rounds, notes)
+            caches = Path(server.settings.node_dir) / "caches" / server.settings.organization
+
+            def cold(number: int, project: Project = project, caches: Path = caches) -> float:
+                for each in caches.iterdir():
+                    shutil.rmtree(each, ignore_errors=True)
+                return server.build(project, project.archive(number))[0]
+
+            def cold_by_hand(number: int, hand: Hand = hand) -> float:
+                hand.forget()
+                return hand.build(number)
+
+            few = max(1, rounds // 3)  # each downloads every package twice
+            empty = interleave({"service": cold, "hand": cold_by_hand}, few, first=10_000, warm=0)
+            rows.append(_row(f"{label}, nothing downloaded: service / {tool}", empty, most, notes))
     return tuple(rows), tuple(notes)
 
 
@@ -134,6 +161,28 @@ def cargo(here: Place, project: Project) -> Hand:
     )  # fmt: skip
 
 
+def uv(here: Place, project: Project) -> Hand:
+    """`uv pip install` with a cache of its own, its packages beside the source, compiled as the service does."""
+    folder = here.folder / f"hand-{project.name}"
+    folder.mkdir(exist_ok=True)
+    row = catalogs.read(runtimes_dir() / "catalog.toml").find(project.runtime)
+    argv = (
+        find_program("uv") or "uv", "pip", "install", "--quiet", "--no-config", "--only-binary", ":all:",
+        "--python", row.version, "--target", "deps", "--compile-bytecode", "--cache-dir", str(folder / "uv"),
+        "-r", "requirements.txt",
+    )  # fmt: skip
+    return Hand(
+        project=project, folder=folder, here=here, base=row.base, commands=(argv,), env={}, layer=("src", "/app"),
+        caches=("uv", "src/deps"),
+    )  # fmt: skip
+
+
+def deno_of(here: Place, project: Project, server: Server) -> Hand:
+    """`deno`, once the service has got its program."""
+    server.build(project, project.archive("first"))
+    return deno(here, project, server.settings)
+
+
 def deno(here: Place, project: Project, settings: Settings) -> Hand:
     """`deno install` and `deno check` with a cache of its own; Deno itself is in the registry after the first build."""
     folder = here.folder / f"hand-{project.name}"
@@ -148,7 +197,7 @@ def deno(here: Place, project: Project, settings: Settings) -> Hand:
     )
     return Hand(
         project=project, folder=folder, here=here, base=row.base, commands=commands, env=env, layer=("src", "/app"),
-        caches=("deno",),
+        caches=("deno", "src/node_modules"),
     )  # fmt: skip
 
 
@@ -163,6 +212,18 @@ def _changed(
 
     took = interleave({"service": build, "hand": hand.build}, rounds)
     return [_row(f"{label}, one line changed: service / {tool}", took, most, notes)]
+
+
+def _same(
+    server: Server, project: Project, hand: Hand, label: str, tool: str, rounds: int, notes: list[str]
+) -> list[Row]:
+    again = project.archive("same")
+    server.build(project, again)
+    hand.build("same")
+    same = interleave(
+        {"service": lambda _: server.build(project, again)[0], "hand": lambda _: hand.build("same")}, rounds
+    )
+    return [_row(f"{label}, unchanged: service / {tool}", same, MOST_SAME, notes)]
 
 
 def _row(what: str, took: dict[str, list[float]], most: float, notes: list[str]) -> Row:

@@ -86,6 +86,16 @@ either side; what was downloaded is there.""",
 The service compiles the crates in a step of their own, for stubs in the place of the source, and the source after it:
 so crates are compiled by code that a lock pins alone. By hand cargo compiles both at once.""",
     ),
+    "P13 packages": Prose(
+        "P13: Python against uv, Deno against deno",
+        """\
+By hand: `uv pip install --compile-bytecode` of the same requirements, or `deno install --frozen` and `deno check`, each
+with a cache of its own; then the layer and the push by the builder's own code inside the measuring process. "Nothing
+downloaded" begins with empty caches on either side, so it has the registry's own time in it.""",
+        """\
+The service resolves, downloads, checks each file against its hash and installs in steps of their own, each in a
+sandbox: that is a fixed price, which fades where much is downloaded.""",
+    ),
     "P9": Prose(
         "P9: one line changed",
         """\

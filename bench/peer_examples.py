@@ -18,6 +18,9 @@ from typing import Any
 
 import httpx
 
+from builder.pipelines.deno.jsonc import read_json
+from builder.source.tree import DictTree
+
 PROGRAM = str(Path(sys.executable).parent / "ignite-builder")
 BUILD_S = 1800
 
@@ -38,7 +41,8 @@ class Row:
 def examples(folder: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Each example with the first of its expectations that says what it serves, else with the first."""
     for path in sorted(folder.glob("*/test.json")):
-        cases = json.loads(path.read_text(encoding="utf-8")) or [{}]
+        whole = DictTree({"test.json": f'{{"cases": {path.read_text(encoding="utf-8")}}}'})  # it may have comments
+        cases = read_json(whole, "test.json")["cases"] or [{}]
         yield path.parent, next((case for case in cases if "httpCheck" in case), cases[0])
 
 

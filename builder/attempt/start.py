@@ -188,12 +188,15 @@ class Trial:
             uid=attempt.node.uid,
             gid=settings.build_uid,
             egress=None,
-            on_line=lambda stream, line: self._lines.append(attempt.log.mask.text(line.decode("utf-8", "replace"))),
+            on_line=lambda stream, line: self._heard(line),
             cancelled=self._must_end,
             grace_ms=0,
             placed=self._placed,
             use_cgroups=settings.use_cgroups,
         )
+
+    def _heard(self, line: bytes) -> None:
+        self._lines.append(self._attempt.log.mask.text(app.plain(line.decode("utf-8", "replace"))))
 
     def _program(self, output: Output) -> tuple[sandbox.Command, sandbox.Root]:
         """What a container runtime would start: the program over its base."""

@@ -2,7 +2,7 @@
 
 It is as near to the platform as a machine without one can be (`sandbox/app.py`): the image's user with its home, a
 read-only root, the limits of a small instance, no capability, and no network but the relay that brings requests in.
-PORT is 8080: a process without capabilities cannot bind 80 here.
+PORT is that of `sandbox/app.py`: a process without capabilities cannot bind 80 here.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def started(
     said: deque[str] = deque(maxlen=SAID)
 
     def heard(stream: sandbox.Stream, line: bytes) -> None:
-        text = line.decode("utf-8", "replace")
+        text = app.plain(line.decode("utf-8", "replace"))
         if text != OWN_LINE:
             said.append(text)
             on_line(text)

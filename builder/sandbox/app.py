@@ -15,8 +15,9 @@ from builder.sandbox.compose import resolve_inside
 from builder.sandbox.fence import TMPFS
 from builder.sandbox.shapes import Command, Limits, Root
 
-PORT = 8080
-"""$PORT inside: a process without capabilities cannot bind the platform's 80 here."""
+PORT = 8642
+"""$PORT inside: a process without capabilities cannot bind the platform's 80 here. No framework has it as its default:
+an app that does not read $PORT must not seem to."""
 MEMORY = 512 * 1024 * 1024
 LISTEN = "0A"
 """The state of a listening socket (linux/net/tcp_states.h), as proc(5), net/tcp, prints it."""
@@ -28,6 +29,7 @@ _RAISED = re.compile(r"[A-Za-z_][\w.]*(?:Error|Exception|Exit|Interrupt|Warning)
 _ERROR = re.compile(r"\b(?:error|fatal|failed|cannot|exception)\b", re.IGNORECASE)
 _NO_LIBRARY = re.compile(r"error while loading shared libraries: (\S+)|(\S+): cannot open shared object file")
 _NO_FILE = re.compile(r"\b(?:open|stat|lstat) ([^\s:'\"]{1,300}): no such file or directory")
+_COLOURS = re.compile(r"\x1b\[[0-9;]{0,40}m")
 LONGEST = 500
 ABSENT = ("bwrap: execvp", "ignite: cannot start ")
 """How the line begins that says so: the sandbox's, that of a launcher."""
@@ -115,6 +117,11 @@ def _is_loopback(address: str) -> bool:
 def memory(pid: int) -> int:
     """Bytes of anonymous and shared memory that the processes below `pid` hold now."""
     return processes.usage(processes.tree(pid), pid, TMPFS).memory
+
+
+def plain(line: str) -> str:
+    """A line without the colours that a program gives its errors, which hide the words that they are found by."""
+    return _COLOURS.sub("", line)
 
 
 def first_error(lines: Sequence[str]) -> str:

@@ -229,6 +229,6 @@ def test_of_a_peers_example_what_it_serves_comes_first(tmp_path: Path) -> None:
     }
     for name, rows in cases.items():
         (tmp_path / name).mkdir()
-        (tmp_path / name / "test.json").write_text(json.dumps(rows))
+        (tmp_path / name / "test.json").write_text(f"// as people write it\n{json.dumps(rows)}")
     found = {folder.name: case for folder, case in peer_examples.examples(tmp_path)}
     assert found == {"a": cases["a"][1], "b": cases["b"][0], "c": {}}

@@ -198,7 +198,7 @@ def test_permissions_are_the_listed_ones_and_those_that_are_asked_for() -> None:
         "--allow-env",
         "--allow-net",
         "--allow-read=/app,/opt/ignite,/tmp",
-        "--allow-sys=cpus,gid,homedir,hostname,osRelease,systemMemoryInfo,uid",
+        "--allow-sys=cpus,gid,homedir,hostname,networkInterfaces,osRelease,systemMemoryInfo,uid",
         "--allow-write=/tmp",
     ]
     more = [word for word in plan({"main.ts": ""}, allow="ffi,read").output.entrypoint if word.startswith("--allow")]
@@ -243,6 +243,23 @@ def test_the_configuration_keeps_what_decides_the_program_and_no_more() -> None:
         "unstable": ["kv"],
         "nodeModulesDir": "auto",
     }
+
+
+@pytest.mark.parametrize(
+    ("package", "own", "expected"),
+    [
+        ('{"main": "main.js"}', "", ["detect-cjs"]),
+        ("{}", "", None),
+        ('{"type": "module"}', "", None),
+        ('{"type": "commonjs"}', '{"unstable": ["kv"]}', ["kv"]),
+        ('{"name": "x"}', '{"unstable": ["detect-cjs", "kv"]}', ["kv", "detect-cjs"]),
+    ],
+)
+def test_a_script_of_a_package_without_a_type_may_be_commonjs_as_node_takes_it(
+    package: str, own: str, expected: list[str] | None
+) -> None:
+    made = config(plan({"main.js": "", "package.json": package, **({"deno.json": own} if own else {})}))
+    assert made.get("unstable") == expected
 
 
 def test_an_import_map_of_its_own_is_taken_in() -> None:

@@ -291,3 +291,11 @@ def test_what_a_host_answers_has_a_reason(line: str, reason: str) -> None:
     found = deno.diagnose(replace(CHECK, name="download modules"), 1, [line])
     assert found.reason == reason
     assert any(MOD in said for said in found.said)
+
+
+def test_what_a_package_without_types_leaves_untyped_is_told_how_to_get_them() -> None:
+    """Such a program runs by hand: `deno run` checks no types."""
+    line = "TS7006 [ERROR]: Parameter 'req' implicitly has an 'any' type."
+    found = deno.diagnose(CHECK, 1, [line, "    at file:///work/out/app/main.ts:5:15", "Found 4 errors."])
+    assert (found.reason, found.where) == ("CompileFailed", "main.ts:5:15  (first of 4)")
+    assert '// @ts-types="npm:@types/NAME" above its import' in found.next

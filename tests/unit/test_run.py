@@ -13,6 +13,7 @@ import pytest
 from builder.errors import BuildError
 from builder.local import run as runs
 from builder.sandbox import Result
+from builder.sandbox.app import PORT
 from builder.settings import Settings
 from tests.cli_fixtures import build
 
@@ -69,7 +70,7 @@ def play(monkeypatch: pytest.MonkeyPatch) -> Callable[[App], App]:
         return app
 
     monkeypatch.setattr(runs, "pull", lambda *args: CONFIG)
-    monkeypatch.setattr("builder.local.run.app.listeners", lambda pid: (("0.0.0.0", 8080),))
+    monkeypatch.setattr("builder.local.run.app.listeners", lambda pid: (("0.0.0.0", PORT),))
     monkeypatch.setattr("builder.local.run.os.geteuid", lambda: 1000)
     return put
 
@@ -208,14 +209,15 @@ def test_an_app_has_the_images_user_and_home_and_the_variables_that_were_given(
     monkeypatch.setattr(runs, "pull", pulled)
     with runs.started(settings(tmp_path), record(), {"A": "2", "KEY": "k", "PORT": "1"}):
         assert app.command.user == (7, 8)
-        assert app.command.env == {"A": "2", "KEY": "k", "HOME": "/home/app", "PORT": "8080"}
+        assert app.command.env == {"A": "2", "KEY": "k", "HOME": "/home/app", "PORT": str(PORT)}
 
 
 @pytest.mark.parametrize(
     ("where", "words"),
     [
         ((("127.0.0.1", 5000),), "listens on 127.0.0.1:5000"),
-        ((("127.0.0.1", 8080),), "listens on 127.0.0.1:8080"),
+        ((("127.0.0.1", PORT),), f"listens on 127.0.0.1:{PORT}"),
+        ((("0.0.0.0", 8080),), "listens on 0.0.0.0:8080"),
         ((), "did not listen"),
     ],
 )

@@ -110,7 +110,7 @@ def test_the_home_is_that_of_the_image(tmp_path: Path, passwd: str | None, home:
     if passwd is not None:
         (tmp_path / "etc/passwd").write_text(passwd)
     made = app.command(("/app",), {}, cwd="", user="5:5", root=Root(rootfs=tmp_path), work=tmp_path)
-    assert made.env == {"HOME": home, "PORT": "8080"} and made.user == (5, 5) and made.cwd == "/"
+    assert made.env == {"HOME": home, "PORT": str(app.PORT)} and made.user == (5, 5) and made.cwd == "/"
 
 
 def test_a_passwd_that_is_a_link_leads_nowhere_outside_the_image(tmp_path: Path) -> None:
@@ -165,3 +165,7 @@ def test_what_is_no_variable_is_refused(tmp_path: Path, texts: tuple[str, ...], 
 def test_a_file_of_variables_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         environment((), (str(tmp_path / "absent"),))
+
+
+def test_a_line_is_plain_without_its_colours_and_as_it_is_otherwise() -> None:
+    assert app.plain("\x1b[0m\x1b[1;31merror\x1b[0m: no \x1b]0;title\x07") == "error: no \x1b]0;title\x07"

@@ -23,7 +23,7 @@ from builder.contract.request import START_CHECK
 from builder.errors import BuildError, PlatformError
 from builder.pipelines.arguments import COMMON_ARGS
 from builder.plan import ComponentOutput, Output
-from builder.sandbox import Command, Root, Stream
+from builder.sandbox import Command, Root, Stream, app
 from builder.toolchains import wasmtime
 from builder.toolchains.elf import loader_of
 from tests.oci_fixtures import make_tree
@@ -82,7 +82,7 @@ def test_what_stops_a_program_is_a_warning_with_its_first_error_line(tmp_path: P
     assert found and found.status is StartStatus.EXITED
     assert "warning: start check: the program exited 1 before it listened on $PORT: KeyError: 'API_KEY'" in lines(made)
     ((command, root),) = ran
-    assert command.argv == ("/app/app",) and command.env["PORT"] == "8080" and command.user == (65532, 65532)
+    assert command.argv == ("/app/app",) and command.env["PORT"] == str(app.PORT) and command.user == (65532, 65532)
     assert [(mount.dest, mount.writable) for mount in root.mounts] == [("/app/app", False)]
     assert root.rootfs is not None and (root.rootfs / "etc/release").read_text() == "old"
     assert not command.work.exists() and command.work.parent == made.work.parent, "the check's folder is removed"
@@ -304,3 +304,15 @@ def test_the_disk_budget_leaves_what_serves_a_component_while_it_is_tried(
     made.leave()
     with uses.unused(made.node.folder, unit) as unused:
         assert unused
+
+
+def test_the_first_error_is_found_behind_the_colours_that_a_program_gives_it(tmp_path: Path, play: Play) -> None:
+    """Deno colours what it prints of an uncaught error, wherever that goes."""
+    lines_of = (
+        b"\x1b[0m\x1b[1m\x1b[31merror\x1b[0m: Uncaught NotCapable: Requires sys access",
+        b"    \x1b[0m\x1b[2m\x1b[38;5;245mat \x1b[0mfile:///app/main.ts:1:2",
+    )
+    play(1, lines=lines_of)
+    made = attempt(tmp_path, "warn")
+    finished(made)
+    assert "before it listened on $PORT: error: Uncaught NotCapable: Requires sys access" in lines(made)

@@ -87,7 +87,7 @@ _ALLOWED = (
     "--allow-env",
     "--allow-net",
     "--allow-read=/app,/opt/ignite,/tmp",
-    "--allow-sys=cpus,gid,homedir,hostname,osRelease,systemMemoryInfo,uid",
+    "--allow-sys=cpus,gid,homedir,hostname,networkInterfaces,osRelease,systemMemoryInfo,uid",
     "--allow-write=/tmp",
 )
 """What every app may: nothing of `run`, `ffi` and `import`."""

@@ -48,6 +48,12 @@ _BACKTRACE = re.compile(r"^Stack backtrace:")
 _PROGRESS = ("Download ", "Initialize ", "Check ")
 _ERROR = re.compile(r"^error: ")
 _COLOURS = re.compile(r"\x1b\[[0-9;]{0,20}m")
+_UNTYPED = ("TS7006", "TS7016", "TS7031")
+"""What has no type of its own, as what an npm package without types hands to a function (`deno run` checks none)."""
+_UNTYPED_NEXT = (
+    'Give it a type. Those of a package without any: // @ts-types="npm:@types/NAME" above its import. '
+    "By hand: deno check"
+)
 
 
 def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
@@ -151,7 +157,8 @@ def _types(said: Sequence[str], exit_code: int) -> Diagnosis | None:
     return Diagnosis(
         reason="CompileFailed", message=f"deno check exited {exit_code}: {found[1]} {found[2][:200]}",
         where=where + (f"  (first of {count})" if count else ""), said=words,
-        next=f"Correct {where.split(':')[0] or 'it'}, build again. By hand: deno check",
+        next=_UNTYPED_NEXT if found[1] in _UNTYPED
+        else f"Correct {where.split(':')[0] or 'it'}, build again. By hand: deno check",
     )  # fmt: skip
 
 

@@ -36,6 +36,7 @@ _NAME = re.compile(r"(?:@[\w.~-]{1,214}/)?[\w.~-]{1,214}")
 _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,20}:")
 _NAME_PARTS_MOST = 16
 """An import map's name of a package has at most so many parts; what is behind it is a subpath."""
+_DETECT = "detect-cjs"
 _DEPENDENCIES = ("dependencies", "devDependencies", "optionalDependencies")
 
 
@@ -67,7 +68,16 @@ class Project:
         made["imports"] = {SDK_NAME: sdk, **self.imports}
         if lax:  # a single file may be JavaScript
             made["compilerOptions"] = {"noImplicitAny": False, **table(made, "compilerOptions")}
-        return _written(made, vendor)
+        return _written(_as_node_reads(made, self.package), vendor)
+
+
+def _as_node_reads(config: Mapping[str, Any], package: Mapping[str, Any]) -> dict[str, Any]:
+    """With a package.json that names no `type` a script may be CommonJS, as Node takes it; Deno looks when asked to."""
+    if not package or "type" in package:
+        return dict(config)
+    features = config.get("unstable")
+    listed = [one for one in features if one != _DETECT] if isinstance(features, list) else []
+    return {**config, "unstable": [*listed, _DETECT]}
 
 
 def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
