@@ -195,14 +195,14 @@ class Server:
 
     def wait(self, build: pb.Build, *, patience_s: float = PATIENCE_S) -> pb.Build:
         """The final record. A busy machine may leave a question without an answer: it is repeated, as clients do."""
-        until = time.monotonic() + patience_s
-        while time.monotonic() < until:
+        begun = time.monotonic()
+        while time.monotonic() < begun + patience_s:
             with contextlib.suppress(ApiUnreachable):
                 found = self.get(build.build_id)
                 if found.status in TERMINAL:
                     return found
             self.assert_alive()
-            time.sleep(0.03)
+            pause(begun, 0.2)
         raise AssertionError(f"build {build.build_id} did not end: {self.get(build.build_id)}")
 
     def assert_alive(self) -> None:
@@ -320,12 +320,18 @@ def status_of(pid: int) -> dict[str, list[str]]:
 
 def until(condition: Any, seconds: float = PATIENCE_S) -> bool:
     """Whether the condition comes true in time."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
+    begun = time.monotonic()
+    while time.monotonic() < begun + seconds:
         if condition():
             return True
-        time.sleep(0.02)
+        pause(begun)
     return bool(condition())
+
+
+def pause(begun: float, most_s: float = 0.1) -> None:
+    """Wait before the next look at what was waited for since `begun` (monotonic clock): the longer it takes, the longer,
+    because looks take the processor from what is waited for."""
+    time.sleep(min(most_s, max(0.02, (time.monotonic() - begun) / 20)))
 
 
 @contextmanager

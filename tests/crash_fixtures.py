@@ -29,7 +29,7 @@ import httpx
 
 from builder.local.embedded import end, free_port, private_redis
 from tests import uids
-from tests.build_fixtures import tar_of
+from tests.build_fixtures import pause, tar_of
 
 HEARTBEAT_MS, LEASE_MS, TICK_MS = 300, 5000, 100
 PATIENCE_S = 300.0
@@ -286,11 +286,11 @@ def is_terminal(report: dict[str, Any]) -> bool:
 
 def until(condition: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
     """Poll; say what was awaited when it does not come."""
-    limit = time.monotonic() + seconds
+    begun = time.monotonic()
     while not condition():
-        if time.monotonic() > limit:
+        if time.monotonic() > begun + seconds:
             raise AssertionError(f"after {seconds:.0f} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.05)
+        pause(begun)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:

@@ -28,6 +28,7 @@ import httpx
 from builder.errors import BuildError
 from builder.local.embedded import free_port, registry_argv
 from builder.process import process_start
+from tests.build_fixtures import pause
 from tests.cluster import images
 from tests.cluster.programs import BUILDERS, CONTROL, install_missing
 
@@ -259,11 +260,11 @@ def sweep() -> None:
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> bool:
     """Whether the condition comes true in time."""
-    until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    begun = time.monotonic()
+    while time.monotonic() < begun + seconds:
         if condition():
             return True
-        time.sleep(0.05)
+        pause(begun, 0.3)  # most looks start a kubectl
     return condition()
 
 
