@@ -329,7 +329,7 @@ def until(condition: Any, seconds: float = PATIENCE_S) -> bool:
 
 
 def pause(begun: float, most_s: float = 0.1) -> None:
-    """Wait before the next look at what was waited for since `begun` (monotonic clock): the longer it takes, the longer,
+    """Wait before the next look at what was waited for since `begun` (monotonic clock): longer, the longer it takes,
     because looks take the processor from what is waited for."""
     time.sleep(min(most_s, max(0.02, (time.monotonic() - begun) / 20)))
 
