@@ -360,7 +360,9 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
         environ |= {f"IGNITE_BUILDER_{name}": value for name, value in settings.items()}
         environ |= {"HOME": str(folder), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
         headers = {"authorization": f"Bearer {token}"}
-        client = stack.enter_context(httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=120))
+        client = stack.enter_context(
+            httpx.Client(base_url=url, headers=headers, trust_env=False, verify=False, timeout=120)
+        )
         parts = Installation(
             folder=folder,
             reports=reports,

@@ -529,7 +529,7 @@ def _remove_group(group: Path) -> None:
 
 def _listens(host: str) -> bool:
     with suppress(httpx.HTTPError):
-        return httpx.get(f"http://{host}/v2/", trust_env=False, timeout=2).status_code == 200
+        return httpx.get(f"http://{host}/v2/", trust_env=False, verify=False, timeout=2).status_code == 200
     return False
 
 
