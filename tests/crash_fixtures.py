@@ -29,7 +29,7 @@ import httpx
 
 from builder.local.embedded import end, free_port, private_redis
 from tests import uids
-from tests.build_fixtures import tar_of
+from tests.build_fixtures import pause, tar_of
 
 HEARTBEAT_MS, LEASE_MS, TICK_MS = 300, 5000, 100
 PATIENCE_S = 300.0
@@ -286,11 +286,11 @@ def is_terminal(report: dict[str, Any]) -> bool:
 
 def until(condition: Callable[[], object], seconds: float, what: str | Callable[[], str]) -> None:
     """Poll; say what was awaited when it does not come."""
-    limit = time.monotonic() + seconds
+    begun = time.monotonic()
     while not condition():
-        if time.monotonic() > limit:
+        if time.monotonic() > begun + seconds:
             raise AssertionError(f"after {seconds:.0f} s: {what if isinstance(what, str) else what()}")
-        time.sleep(0.05)
+        pause(begun)
 
 
 def kill_group(process: subprocess.Popen[bytes]) -> None:
@@ -360,7 +360,9 @@ def installation(kept: Path, *, crash_api_at: str = "", crash_worker_at: str = "
         environ |= {f"IGNITE_BUILDER_{name}": value for name, value in settings.items()}
         environ |= {"HOME": str(folder), "PYTHONUNBUFFERED": "1", "PYTHONPATH": str(ROOT)}
         headers = {"authorization": f"Bearer {token}"}
-        client = stack.enter_context(httpx.Client(base_url=url, headers=headers, trust_env=False, timeout=120))
+        client = stack.enter_context(
+            httpx.Client(base_url=url, headers=headers, trust_env=False, verify=False, timeout=120)
+        )
         parts = Installation(
             folder=folder,
             reports=reports,

@@ -42,7 +42,7 @@ class Client(threading.Thread):
         return None
 
     def _client(self, url: str) -> httpx.Client:
-        return httpx.Client(base_url=url, headers=self.headers, timeout=TIMEOUT_S, trust_env=False)
+        return httpx.Client(base_url=url, headers=self.headers, timeout=TIMEOUT_S, trust_env=False, verify=False)
 
 
 class Submitter(Client):

@@ -80,6 +80,6 @@ def _delete(cluster: Cluster, name: str) -> None:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(url, trust_env=False, timeout=120).status_code == 200
+        return httpx.get(url, trust_env=False, verify=False, timeout=120).status_code == 200
     except httpx.HTTPError:
         return False

@@ -82,7 +82,7 @@ def test_builds_end_well_on_the_other_node_and_the_full_one_takes_no_more(
 
         def is_ready() -> bool:
             with suppress(httpx.TransportError):
-                return httpx.get(url + "/readyz", timeout=5, trust_env=False).is_success
+                return httpx.get(url + "/readyz", timeout=5, trust_env=False, verify=False).is_success
             return False
 
         def nodes() -> dict[str, pb.Node]:

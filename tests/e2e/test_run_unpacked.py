@@ -82,7 +82,7 @@ def test_an_artifact_runs_from_the_root_that_umoci_unpacked(
     def is_ready() -> bool:
         assert process.poll() is None, log.read_text()
         try:
-            return httpx.get(url + "/healthz", timeout=5, trust_env=False).is_success
+            return httpx.get(url + "/healthz", timeout=5, trust_env=False, verify=False).is_success
         except httpx.TransportError:
             return False
 
