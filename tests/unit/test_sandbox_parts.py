@@ -409,7 +409,8 @@ def test_the_last_look_is_at_caches_where_they_may_have_reached_the_limit(
     work, cache = tmp_path / "work", tmp_path / "cache"
     work.mkdir()
     cache.mkdir()
-    left, looked = 10_000, []
+    left = 10_000
+    looked: list[Path] = []
 
     def used_of(folders: tuple[Path, ...], glance: disk.Glance) -> int:
         looked.extend(folders)
