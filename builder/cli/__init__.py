@@ -37,10 +37,13 @@ def run() -> int:
     """The program's exit code. Nothing is collected until a command that lives longer asks for it.
 
     httpx imports a command line of its own where rich is installed, 60 ms of it. Without that module it is what it is
-    without its extra `cli`.
+    without its extra `cli`. A local build defines 240 dataclasses, whose methods are compiled when they are called.
     """
     gc.disable()
     sys.modules.setdefault("httpx._main", None)  # type: ignore[arg-type]
+    from builder.cli.methods import compile_when_called
+
+    compile_when_called()
     from builder.cli.program import run_program
 
     return run_program(sys.argv[1:], os.environ, _lenient(sys.stdout), _lenient(sys.stderr), sys.stdin.buffer, _load)

@@ -17,6 +17,7 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,8 +81,7 @@ def write_layer(
         with suppress(FileNotFoundError):
             out.unlink()
         fd = os.open(out, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        with open(fd, "wb") as file:
-            pressed = _Pressed(file)
+        with open(fd, "wb") as file, _Pressed(file) as pressed:
             try:
                 for entry in gathered.sorted():
                     check()
@@ -107,8 +107,7 @@ def press_layer(tar: BinaryIO, out: Path, *, limit: int, check: Callable[[], Non
 
     Raises `BuildError` ArtifactTooLarge, `PlatformError` NodeDiskFull, and whatever reading `tar` raises but `OSError`.
     """
-    with out.open("xb") as file:
-        pressed = _Pressed(file)
+    with out.open("xb") as file, _Pressed(file) as pressed:
         try:
             left = limit
             while data := tar.read(BLOCK):
@@ -138,7 +137,10 @@ def compressor_is_the_known_one() -> bool:
 
 
 class _Pressed:
-    """A gzip file written in fixed blocks (the compressor's output depends on them), hashed on both sides."""
+    """A gzip file written in fixed blocks (the compressor's output depends on them), hashed on both sides.
+
+    While a block is compressed another thread hashes it, but the first: most layers of few files have no other.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
@@ -149,24 +151,45 @@ class _Pressed:
         self.crc = 0
         self.size = 0
         self.unpacked = 0
+        self._beside: ThreadPoolExecutor | None = None
         self._put(GZIP_HEADER)
 
+    def __enter__(self) -> _Pressed:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._beside is not None:
+            self._beside.shutdown()
+
     def write(self, data: bytes) -> None:
-        self.buffer += data
-        while len(self.buffer) >= BLOCK:
-            self._block(bytes(memoryview(self.buffer)[:BLOCK]))
-            del self.buffer[:BLOCK]
+        rest = memoryview(data)
+        while rest:
+            room = BLOCK - len(self.buffer)
+            self.buffer += rest[:room]
+            rest = rest[room:]
+            if len(self.buffer) == BLOCK:
+                block, self.buffer = self.buffer, bytearray()
+                self._block(block)
 
     def finish(self) -> None:
-        self._block(bytes(self.buffer))
+        self._block(self.buffer)
         self._put(self.compressor.flush())
         self._put(self.crc.to_bytes(4, "little") + (self.unpacked & 0xFFFFFFFF).to_bytes(4, "little"))
 
-    def _block(self, data: bytes) -> None:
+    def _block(self, data: bytearray) -> None:
+        if not self.unpacked:
+            self._hash(data)
+            self._put(self.compressor.compress(data))
+            return
+        self._beside = self._beside or ThreadPoolExecutor(1, thread_name_prefix="layer")
+        hashed = self._beside.submit(self._hash, data)
+        self._put(self.compressor.compress(data))
+        hashed.result()
+
+    def _hash(self, data: bytearray) -> None:
         self.diff_id.update(data)
         self.crc = isal_zlib.crc32(data, self.crc)
         self.unpacked += len(data)
-        self._put(self.compressor.compress(data))
 
     def _put(self, data: bytes) -> None:
         self.digest.update(data)

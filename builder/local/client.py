@@ -123,7 +123,7 @@ class LocalClient:
 
     def follow(self, build_id: str, after: int = 0) -> Iterator[pb.LogEntry]:
         """Every log line after sequence `after`, each once and in order, then the entry with `eof`."""
-        store, changes = self._here.store, self._here.changes
+        store, changes = self._here.store, self._here.news
         with self._calls():
             found = find_build(self._here.parts, self._here.caller, build_id)["build_id"]
         while True:
@@ -185,7 +185,7 @@ class LocalClient:
             self._owner.build(build_id)
         except Exception as error:
             self._failed = error
-            self._here.changes.tell()
+            self._here.news.tell()
 
 
 def _entry(line: logs.Line) -> pb.LogEntry:

@@ -15,6 +15,7 @@ from builder.services.parts import Parts
 from builder.settings import Settings
 from builder.store.engine import open_store
 from builder.store.events import Event
+from builder.store.transitions import TERMINAL
 from builder.stores.choose import store_of
 
 
@@ -42,7 +43,9 @@ class Here:
 
     def __init__(self, settings: Settings, on_event: Callable[[Event], None] = lambda _: None) -> None:
         self.settings = settings
-        self.changes = Changes()
+        self.changes, self.news = Changes(), Changes()
+        """Any change, for who works; new lines or an end, for who reads a log: each look costs him a transaction beside
+        the thread that builds. A line that comes with another change shows after the reader's wait."""
         self.cancels: dict[str, Callable[[], None]] = {}
         """What a cancel of a build that is owned here wakes."""
         self._on_event = on_event
@@ -56,7 +59,7 @@ class Here:
             catalog=catalogs.read(catalog_file(settings.catalog), settings.default_versions),
             runtimes=pipelines.arguments(self.known),
             wake=self.changes.tell,
-            fan_out=lambda build_id, lines: self.changes.tell(),
+            fan_out=lambda build_id, lines: self._tell_all(),
             stale=lambda call: None,
             dropped=lambda messages: None,
         )
@@ -67,7 +70,14 @@ class Here:
         self._on_event(event)
         if event.action == "cancel-request" and (wake := self.cancels.get(event.build_id)):
             wake()
+        if event.status in TERMINAL:
+            self._tell_all()
+        else:
+            self.changes.tell()
+
+    def _tell_all(self) -> None:
         self.changes.tell()
+        self.news.tell()
 
     def close(self) -> None:
         """Close the store."""

@@ -293,7 +293,7 @@ class DiskWatch:
         self.peak = 0
         self.room: Room | None = None
         """The least that the file system of the work folder had left."""
-        self._left_at_look = self._left()
+        self._left_at_look = self._left_at_caches = self._left()
         self._step = limit // FIRST_STEP
 
     def exceeded(self) -> bool:
@@ -307,11 +307,21 @@ class DiskWatch:
         return time.monotonic() >= self._first_look or self._lost() >= self._step
 
     def stop(self) -> None:
-        """End the watch and look once more; caches only when they were looked at before (a short run is cheap)."""
+        """End the watch and look once more; at caches only when they were looked at before (a short run is cheap) and
+        may have grown to the limit since. A look at a compiler's cache takes 30 ms, for which the build would wait."""
         self._stopped.set()
         if self._thread:
             self._thread.join()
-        self._look(with_caches=self._baseline is not None)
+        self._look(with_caches=self._baseline is not None and self._may_be_over())
+
+    def _may_be_over(self) -> bool:
+        """Whether all that the file system lost since the last look at the caches would reach the limit. Of caches on
+        another one nothing is known."""
+        with contextlib.suppress(OSError):
+            device = self._work.stat().st_dev
+            if all(cache.stat().st_dev == device for cache in self._caches):
+                return self._total + self._lost(self._left_at_caches) > self._limit
+        return True
 
     def _watch(self) -> None:
         due, quiet = self._first_look, 0.0
@@ -351,9 +361,10 @@ class DiskWatch:
         self.room = now if self.room is None else self.room.least(now)
         return now
 
-    def _lost(self) -> int:
-        """What the file system lost since the last look, as a look would count it; rather more than less."""
-        then, now = self._left_at_look, self._left()
+    def _lost(self, then: Room | None = None) -> int:
+        """What the file system lost since it had so much left, or since the last look, as a look would count it; rather
+        more than less."""
+        then, now = then or self._left_at_look, self._left()
         files = then.inodes - now.inodes if then.inodes is not None and now.inodes is not None else 0
         return max(0, then.bytes - now.bytes) + max(0, files) * SMALLEST
 
@@ -364,7 +375,7 @@ class DiskWatch:
             together = used(self._caches, glance)
             if self._baseline is None:
                 self._baseline = together
-            self._cached = max(0, together - self._baseline)
+            self._cached, self._left_at_caches = max(0, together - self._baseline), left
         total += self._cached
         with contextlib.suppress(OSError):
             devices = overlays_of(self._pids()) if len(self._folders) > 1 else set()

@@ -77,10 +77,30 @@ def linked(source: Path, dest: str) -> Iterator[Mount]:
     """
     if not source.is_dir():
         return
-    for link in sorted((*source.glob("*"), *source.glob("*/*"))):
-        if link.is_symlink() and not link.resolve().is_relative_to(source) and link.exists():
+    for link in links(source):
+        if not link.resolve().is_relative_to(source) and link.exists():
             place = os.path.normpath(Path(dest) / link.relative_to(source).parent / os.readlink(link))
             yield Mount(source=link.resolve(), dest=place)
+
+
+def links(folder: Path) -> list[Path]:
+    """The links in a folder and in the folders right in it, sorted. A distribution has hundreds of other files there,
+    and each build asks: no path is made of those, and none is looked at by itself."""
+    return sorted(Path(each) for each in _links(str(folder), deeper=True))
+
+
+def _links(folder: str, *, deeper: bool) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as found:
+            entries = list(found)
+    except PermissionError:
+        return
+    for entry in entries:
+        is_link = entry.is_symlink()
+        if is_link:
+            yield entry.path
+        if deeper and (os.path.isdir(entry.path) if is_link else entry.is_dir()):  # a link may lead to itself
+            yield from _links(entry.path, deeper=False)
 
 
 def _others_may_enter(folder: Path) -> bool:

@@ -22,7 +22,7 @@ from builder.images.store import ImageStore
 from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
 from builder.sandbox.compose import resolve_inside
-from builder.toolchains.copies import Copies
+from builder.toolchains.copies import Copies, links
 from builder.toolchains.elf import loader_of
 from builder.toolchains.host import base_of, find_program, shared_parts, version_in
 from builder.toolchains.provider import FoundToolchain, Part, Provided
@@ -264,8 +264,8 @@ def _linked(rootfs: Path, mount: Mount) -> Iterator[Mount]:
     """
     if not mount.source.is_dir():
         return
-    for link in sorted((*mount.source.glob("*"), *mount.source.glob("*/*"))):
-        if not link.is_symlink() or (text := os.readlink(link)).startswith("/"):
+    for link in links(mount.source):
+        if (text := os.readlink(link)).startswith("/"):
             continue
         target = _inside(rootfs, link)
         if not target.is_relative_to(mount.source) and target.exists():

@@ -12,7 +12,10 @@ import pytest
 from builder.control import folder
 from builder.errors import PlatformError
 from builder.local.build import build_user, is_gone, process_name
+from builder.local.here import Here
+from builder.settings import Settings
 from builder.store import builds, sweeps
+from builder.store.events import Event
 from builder.toolchains import digests
 from tests.store_contract.world import LEASE, World, open_world
 
@@ -86,6 +89,20 @@ def test_builds_of_two_processes_have_two_users(tmp_path: Path) -> None:
         assert (first != second) == (os.geteuid() == 0)
     with build_user(70_000, tmp_path) as again:
         assert again == first
+
+
+def test_who_reads_a_log_looks_again_for_lines_and_the_end_alone(tmp_path: Path) -> None:
+    here = Here(Settings(data_dir=str(tmp_path / "data"), node_dir=str(tmp_path / "node")))
+    try:
+        before = (here.changes.generation, here.news.generation)
+        for action, status in (("claim", "RUNNING"), ("planned", "RUNNING"), ("finish", "RUNNING")):
+            here.store.emit(Event(action=action, build_id="b", status=status))
+        assert (here.changes.generation, here.news.generation) == (before[0] + 3, before[1])
+        here.parts.fan_out("b", [])
+        here.store.emit(Event(action="succeed", build_id="b", status="SUCCEEDED"))
+        assert (here.changes.generation, here.news.generation) == (before[0] + 5, before[1] + 2)
+    finally:
+        here.close()
 
 
 def test_a_later_process_takes_a_digest_from_the_file_until_the_program_changes(

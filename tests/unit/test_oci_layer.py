@@ -7,14 +7,17 @@ import hashlib
 import io
 import os
 import tarfile
+import threading
 import time
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from isal import isal_zlib
 
 from builder.errors import BuildError
+from builder.images import layer as layer_module
 from builder.images.gather import Kind, LayerEntry
 from builder.images.layer import compressor_is_the_known_one, tar_header, write_layer
 from tests.oci_fixtures import make_tree
@@ -27,6 +30,27 @@ def members(path: Path) -> dict[str, tarfile.TarInfo]:
         found = tar.getmembers()
     assert len({member.name for member in found}) == len(found), "a path is in the layer twice"
     return {member.name: member for member in found}
+
+
+def test_a_large_layer_is_compressed_in_blocks_and_hashed_beside_that(tmp_path: Path) -> None:
+    large = b"".join(b"%d ignite %d\n" % (number, number * number % 977) for number in range(200_000))
+    tree = make_tree(tmp_path / "t", {"a": large[:1500], "b": large, "c": large[: layer_module.BLOCK]})
+    layer = write_layer([(tree, "/app")], tmp_path / "l")
+    packed = layer.path.read_bytes()
+    tar = gzip.decompress(packed)
+    assert len(tar) > 4 * layer_module.BLOCK and layer.unpacked == len(tar)
+    assert layer.diff_id == "sha256:" + hashlib.sha256(tar).hexdigest()
+    assert layer.digest == "sha256:" + hashlib.sha256(packed).hexdigest() and layer.size == len(packed)
+    compressor = isal_zlib.compressobj(layer_module.LEVEL, isal_zlib.DEFLATED, -15)
+    blocks = (tar[at : at + layer_module.BLOCK] for at in range(0, len(tar), layer_module.BLOCK))
+    assert packed[10:-8] == b"".join([*map(compressor.compress, blocks), compressor.flush()])
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("layer")]
+
+
+def test_a_small_layer_starts_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(layer_module, "ThreadPoolExecutor")
+    layer = write_layer([(make_tree(tmp_path / "t", FILES), "/app")], tmp_path / "l")
+    assert layer.unpacked == len(gzip.decompress(layer.path.read_bytes()))
 
 
 def test_digests_are_of_the_bytes(tmp_path: Path) -> None:

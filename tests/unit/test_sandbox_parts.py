@@ -401,6 +401,49 @@ def test_a_watch_that_is_asked_looks_once_its_time_has_come(tmp_path: Path, monk
     assert watchers() == []
 
 
+@pytest.mark.parametrize(("written", "looks_again"), [(0, False), (500, False), (950, True)])
+def test_the_last_look_is_at_caches_where_they_may_have_reached_the_limit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int, looks_again: bool
+) -> None:
+    """The work folder has 100 bytes; the cache has 300 at the first look and grows by what is written after it."""
+    work, cache = tmp_path / "work", tmp_path / "cache"
+    work.mkdir()
+    cache.mkdir()
+    left = 10_000
+    looked: list[Path] = []
+
+    def used_of(folders: tuple[Path, ...], glance: disk.Glance) -> int:
+        looked.extend(folders)
+        return 300 + 10_000 - left if folders == (cache,) else 100
+
+    monkeypatch.setattr(disk, "room", lambda folder: Room(bytes=left, inodes=None))
+    monkeypatch.setattr(disk, "used", used_of)
+    watch = DiskWatch(work, (cache,), limit=1000)
+    watch._look_beside_it()
+    watch._look(with_caches=False)  # one that came by what was lost says nothing of the cache
+    looked.clear()
+    left -= written
+    watch.stop()
+    assert (cache in looked) is looks_again and work in looked
+    assert watch.exceeded() is looks_again
+
+
+def test_the_last_look_is_at_caches_of_another_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[Path] = []
+
+    def used_of(folders: tuple[Path, ...], glance: disk.Glance) -> int:
+        looked.extend(folders)
+        return 0
+
+    monkeypatch.setattr(disk, "used", used_of)
+    cache = Path("/proc/self")
+    watch = DiskWatch(tmp_path, (cache,), limit=1 << 30)
+    watch._look_beside_it()
+    looked.clear()
+    watch.stop()
+    assert cache in looked
+
+
 def test_room_is_what_any_user_but_root_may_take(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
     assert abs(disk.room(tmp_path).bytes - free) < free // 2

@@ -24,6 +24,7 @@ from builder.pipelines import catalog as catalogs
 from builder.plan import Toolchain
 from builder.settings import Settings
 from builder.toolchains import packages
+from builder.toolchains.copies import links
 from builder.toolchains.digests import digest_of
 from builder.toolchains.host import HostProvider
 from builder.toolchains.provider import Toolchains
@@ -384,3 +385,30 @@ def test_a_default_that_is_not_here_gives_way_to_the_newest_of_its_target(monkey
 
     monkeypatch.setattr("builder.local.machine.toolchains_of", lambda settings: Here())
     assert versions_here(Settings()) == {"rust": "1.93"}
+
+
+def test_links_near_the_top_are_found_without_a_look_at_any_other_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("bin/go", "pkg/include/deep/file", "src/fmt/print.go", "VERSION"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    for name, leads_to in (
+        ("api", "../elsewhere"),
+        ("loop", "loop"),
+        ("lib", "pkg/include"),
+        ("src/.hidden", "/etc"),
+        ("src/fmt/too-deep", "/etc"),
+        ("pkg/include/inner", "file"),
+    ):
+        (tmp_path / name).symlink_to(leads_to)
+    expected = [each for each in sorted((*tmp_path.glob("*"), *tmp_path.glob("*/*"))) if each.is_symlink()]
+    names = [each.relative_to(tmp_path).as_posix() for each in expected]
+    assert names == ["api", "lib", "lib/inner", "loop", "src/.hidden"]
+
+    def looked(self: Path, *args: object, **named: object) -> os.stat_result:
+        raise AssertionError(f"{self} was looked at")
+
+    monkeypatch.setattr(Path, "lstat", looked)
+    monkeypatch.setattr(Path, "stat", looked)
+    assert links(tmp_path) == expected
