@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urljoin
@@ -79,6 +79,11 @@ class Registry:
         """End the connections; the registry cannot be used after it."""
         self.transport.client.close()
 
+    def again(self, mounts: Mounts | None, check: Callable[[], None], sleep: Callable[[float], None]) -> Registry:
+        """The same connections and tokens for another use, which ends before these are closed."""
+        self.transport.forget_many()
+        return replace(self, transport=replace(self.transport, check=check, sleep=sleep), mounts=mounts)
+
     def reference(self, repository: str, digest: str) -> str:
         """See `Destination.reference`."""
         check_names(repository, digest=digest)
@@ -89,14 +94,15 @@ class Registry:
         check_names(repository, tag=tag)
         layers = _once(image.layers)
         sizes = [len(image.config), *(layer.size for layer in layers)]
-        # A question alone: its answer says who we have to be, which the calls side by side then know.
         what, config = f"HEAD blob {repository}@{image.config_digest}", image.config
-        is_there = self.transport.persistently(what, partial(self._is_there, repository, image.config_digest))
+        known, is_there = self.transport.knows(self._scope(repository)), False
+        if not known:  # a question alone: its answer says who we have to be, which the calls side by side then know
+            is_there = self.transport.persistently(what, partial(self._is_there, repository, image.config_digest))
 
         def send_config(halt: Callable[[], None]) -> bool:
             body = partial(iter, (config,))
             return not is_there and self._upload(
-                repository, image.config_digest, len(config), body, ask=False, halt=halt
+                repository, image.config_digest, len(config), body, ask=known, halt=halt
             )
 
         calls: list[Callable[[Callable[[], None]], bool]] = [send_config]

@@ -29,6 +29,8 @@ CHALLENGE = re.compile(r'(?<![a-zA-Z])([a-zA-Z]+)="([^"]*)"')  # each run of let
 NOTICE_S = 0.1
 """How long a wait goes on that nobody waits for any more."""
 MAX_TOKEN_BYTES = 64 * 1024
+MOST_TOKENS = 200
+"""Tokens that outlive a build: one for each repository that was pushed to."""
 MAX_TOKEN_ANSWER_BYTES = 4 * MAX_TOKEN_BYTES
 """The most bytes that a token service answers: it may write the token twice, and more beside it."""
 
@@ -94,6 +96,17 @@ class Transport:
     check: Callable[[], None] = lambda: None
     _tokens: dict[str, str] = field(default_factory=dict, repr=False)
     _basic: bool = False
+    _admitted: bool = False
+    """A request was answered without a challenge."""
+
+    def knows(self, scope: str) -> bool:
+        """Whether an answer has said who we have to be in this scope. Calls side by side would else each ask for it."""
+        return scope in self._tokens or self._basic or (self._admitted and not self._tokens)
+
+    def forget_many(self) -> None:
+        """Drop the tokens where there are many; each is fetched again when it is needed."""
+        if len(self._tokens) > MOST_TOKENS:
+            self._tokens.clear()
 
     @property
     def base(self) -> str:
@@ -160,6 +173,7 @@ class Transport:
                         self._answer_challenge(response, scope)
                         continue
                     self._judge(response)
+                    self._admitted = self._admitted or self._ours(url)
                     yield response
                     return
             except httpx.TransportError as error:

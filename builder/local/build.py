@@ -34,7 +34,7 @@ from builder.logs import logger
 from builder.node.drive import close, do_work, driving
 from builder.node.fence import require_fence
 from builder.node.leftovers import remove_left_behind
-from builder.node.target import destination_of
+from builder.node.target import Destinations
 from builder.process import process_start
 from builder.services.workers import WorkerService
 from builder.store import builds, nodes, sweeps
@@ -84,7 +84,7 @@ class Owner:
             catalog=here.parts.catalog,
             known=here.known,
             toolchains=toolchains_of(settings),
-            destination=destination_of,
+            destination=Destinations(),
             readers=readers,
             label=label,
             uid=self._stack.enter_context(build_user(settings.build_uid + settings.slots, Path(settings.node_dir))),

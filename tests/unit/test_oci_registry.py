@@ -210,6 +210,18 @@ def test_the_config_is_sent_beside_the_layers(tmp_path: Path) -> None:
     assert beside == [True]
 
 
+def test_a_login_and_its_tokens_serve_the_next_push(tmp_path: Path) -> None:
+    """What is to be sent is then asked for at once, the config beside the layers, and no token is fetched."""
+    memory, image, checked = Memory(token="t0k3n"), make_image(tmp_path), list[str]()
+    first = registry(memory, credentials=Credentials(username="robot", password="secret"))
+    first.push(image, "org/app", "v1")
+    memory.seen.clear()
+    again = first.again(None, lambda: checked.append("second"), lambda seconds: None)
+    assert again.push(make_image(tmp_path / "other", "other"), "org/app", "v2").uploaded_blobs == 3
+    assert checked and not [line for line in memory.seen if "token" in line]
+    assert sorted(line.split()[0] for line in memory.seen) == ["HEAD"] * 3 + ["POST"] * 3 + ["PUT"] * 5
+
+
 def test_a_second_push_is_heads_and_two_manifests(tmp_path: Path) -> None:
     memory, image = Memory(), make_image(tmp_path)
     registry(memory).push(image, "org/app", "v1")
