@@ -34,7 +34,7 @@ from builder.faults import labels
 from builder.finalize import Finalizer
 from builder.pipelines import catalog as catalogs
 from builder.prebuilt import Prebuilt
-from builder.process import leave_no_core, open_many_files
+from builder.process import leave_no_core, open_many_files, settle
 from builder.services.builds import BuildService
 from builder.services.nodes import OperateService
 from builder.services.parts import Parts
@@ -234,6 +234,7 @@ def serve(settings: Settings) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)
     control.start()
+    settle()
     host, port = listener.getsockname()
     control.log.info("listening", action="listening", url=f"http://{host}:{port}", version=builder.__version__)
     try:

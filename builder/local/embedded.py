@@ -6,6 +6,7 @@ artifacts stay in the data folder.
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -26,6 +27,7 @@ from builder.errors import BuildError, PlatformError
 from builder.local.machine import ensure_bases, require, versions_here
 from builder.node.main import worker_argv
 from builder.plan import Toolchain
+from builder.process import settle
 from builder.settings import Settings, Token
 
 START_S = 120.0
@@ -97,6 +99,8 @@ def start(
         running = Embedded(url, token, settings, control, redis, process, log, server, without_base)
         if process is not None:
             _await_node(running)
+        settle()
+        stack.callback(gc.unfreeze)
         stack.enter_context(folder.published(data, url, token))
         yield running
 

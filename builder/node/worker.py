@@ -45,9 +45,10 @@ from builder.node.floor import lacks
 from builder.node.image import Launcher, has_cluster, launcher_of
 from builder.node.leftovers import remove_left_behind
 from builder.node.membership import CHECK_SCHEME, CHECK_SERVER, refusal, require_membership, why_not
-from builder.node.target import destination_of
+from builder.node.target import Destinations
 from builder.node.watch import Watch
 from builder.pipelines import catalog as catalogs
+from builder.process import settle
 from builder.sandbox import Blank
 from builder.settings import Settings, without_credentials
 from builder.toolchains.providers import fetching, toolchains_of
@@ -113,6 +114,7 @@ class WorkerProcess:
         self._dropped_reported = 0
         self._learn_key(settings.message_key)
         self._node: Node | None = None
+        self._settled = False
         self._image_line: Launcher | EngineBuilder | None = None
         self._blank: Blank | None = None
         self._cancels = Cancels(settings.redis_url)
@@ -142,6 +144,7 @@ class WorkerProcess:
             if IMAGE_QUEUE in self._reads.queues:
                 self._image_line = image_line_of(self.settings)
             self._join()
+            settle()  # before the fork, so that no collection of a child copies what it shares
         except BuildError as error:
             if self._say is not None:
                 self._say.write(why_not(error))
@@ -345,6 +348,9 @@ class WorkerProcess:
                         line.abandon(outcome.job)
             finally:
                 self._watch.returned(index)
+            if not self._settled:  # the first build has loaded what the next ones need
+                self._settled = True
+                settle()
             log.info("owned", action="owned", build_id=build_id, word=how.value)
         except Exception as error:
             log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
@@ -368,7 +374,7 @@ class WorkerProcess:
             catalog=self.catalog,
             known=self.known,
             toolchains=self.toolchains,
-            destination=destination_of,
+            destination=Destinations(),
             label=labels(settings.crash_at, self.folder),
             readers=Readers(self.known, self.catalog),
             fetch=fetching(settings),
