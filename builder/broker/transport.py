@@ -108,6 +108,8 @@ class Channel(kombu_redis.Channel):
 
     from_transport_options = (*kombu_redis.Channel.from_transport_options, "on_dropped")  # type: ignore[assignment]
 
+    _sender: Client | None = None
+
     on_dropped: Dropped = staticmethod(
         lambda queue, why: log.warning("a message was dropped", action="message-dropped", queue=queue, why=why)
     )
@@ -115,6 +117,15 @@ class Channel(kombu_redis.Channel):
     def _get_client(self) -> Callable[..., Client]:
         super()._get_client()  # type: ignore[no-untyped-call] # refuses a redis-py that is too old
         return partial(Client, popped=self._take)
+
+    def _create_client(self, asynchronous: bool = False) -> Client:
+        """One client for all that is sent: kombu makes one for each message, a fifth of the time that sending takes."""
+        if asynchronous or self._sender is None or self._sender.connection_pool is not self.pool:
+            made: Client = super()._create_client(asynchronous=asynchronous)  # type: ignore[no-untyped-call]
+            if asynchronous:
+                return made
+            self._sender = made
+        return self._sender
 
     def _take(self, key: bytes, item: bytes) -> bytes | None:
         queue = key.decode("utf-8", "replace").rsplit(self.sep, 1)[0]

@@ -6,11 +6,12 @@ import base64
 import json
 
 import pytest
+import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.broker.app import add_run_task, make_celery
-from builder.broker.transport import MOST_BYTES, arguments, envelope
+from builder.broker.transport import MOST_BYTES, Channel, arguments, envelope
 from builder.contract.messages import RUN, run_message
 from builder.settings import Settings
 
@@ -60,3 +61,13 @@ def test_a_worker_has_one_task_and_none_of_celerys() -> None:
     app = make_celery(Settings())
     add_run_task(app, lambda body: None)
     assert set(app.tasks) == {RUN}
+
+
+def test_one_client_sends_all_messages_of_a_pool() -> None:
+    channel = object.__new__(Channel)
+    channel.closed, channel._fanout_queues, channel._pool = True, {}, redis.ConnectionPool()
+    channel.Client = channel._get_client()
+    first = channel._create_client()
+    assert channel._create_client() is first
+    channel._pool = redis.ConnectionPool()  # after a disconnect
+    assert channel._create_client() is not first
