@@ -17,16 +17,18 @@ import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from isal import isal_zlib
 
 from builder.errors import BuildError, PlatformError
 from builder.images.gather import Folders, Kind, LayerEntry, gather, shown
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
 BLOCK = 1024 * 1024
@@ -181,7 +183,12 @@ class _Pressed:
             self._hash(data)
             self._put(self.compressor.compress(data))
             return
-        self._beside = self._beside or ThreadPoolExecutor(1, thread_name_prefix="layer")
+        if self._beside is None:
+            from concurrent.futures import (
+                ThreadPoolExecutor,  # with logging, which whoever writes no layer does without
+            )
+
+            self._beside = ThreadPoolExecutor(1, thread_name_prefix="layer")
         hashed = self._beside.submit(self._hash, data)
         self._put(self.compressor.compress(data))
         hashed.result()

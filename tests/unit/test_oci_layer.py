@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import io
 import os
+import sys
 import tarfile
 import threading
 import time
@@ -48,7 +49,7 @@ def test_a_large_layer_is_compressed_in_blocks_and_hashed_beside_that(tmp_path: 
 
 
 def test_a_small_layer_starts_no_thread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delattr(layer_module, "ThreadPoolExecutor")
+    monkeypatch.setitem(sys.modules, "concurrent.futures", None)
     layer = write_layer([(make_tree(tmp_path / "t", FILES), "/app")], tmp_path / "l")
     assert layer.unpacked == len(gzip.decompress(layer.path.read_bytes()))
 
