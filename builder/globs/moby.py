@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from builder.globs.pattern import Automaton, Glob
 from builder.globs.runs import runs
 
 _SPECIAL = re.compile(r"[*?\[\\]")
@@ -51,7 +52,7 @@ def moby_pattern(text: str, number: int = 0) -> MobyPattern:
     special = _SPECIAL.search(body)
     try:
         tokens = _moby_tokens(body)
-        whole = re.compile(_moby_regex(tokens), re.DOTALL).fullmatch if _is_regular(tokens) else _Automaton(tokens)
+        whole = re.compile(_moby_regex(tokens), re.DOTALL).fullmatch if _is_regular(tokens) else _late(tokens)
     except re.error as error:
         raise ValueError(f'"{text}" is no pattern: {error}') from None
     return MobyPattern(
@@ -78,8 +79,6 @@ def deciding(rules: Sequence[MobyPattern], path: str) -> MobyPattern | None:
 
 _STAR, _FOLDERS, _ANYTHING = "[^/]*", "(?:.*/)?", ".*"
 _LOOPS = frozenset({_STAR, _FOLDERS, _ANYTHING})
-_MOST_MOVES = 64
-"""Different characters of paths that an automaton remembers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,76 +171,24 @@ def _names(tokens: Sequence[_Token]) -> str:
     return "/".join(out)
 
 
-class _Automaton:
-    """Tokens as a set of states, the bits of a number: each character of a path moves all of them at once.
+def _late(tokens: Sequence[_Token]) -> Callable[[str], object]:
+    least = sum(isinstance(token, _One) for token in tokens)
+    return Glob(least, lambda: _automaton(tokens)).matches
 
-    Of two loops beside each other the first is a `_FOLDERS`, so that what may be left out is so in two moves.
-    """
 
-    def __init__(self, tokens: Sequence[_Token]) -> None:
-        self._tokens: Sequence[_Token] = tokens
-        self._chars: dict[str, int] = {}
-        """A character → the states that wait for it alone."""
-        self._classes: list[tuple[Callable[[str], object], int]] = []
-        """Whether a character is of a class, and the states that wait for it."""
-        self._moves: dict[str, int] = {}
-        self._least = sum(isinstance(token, _One) for token in tokens)
-        self._folders = self._inside = self._stars = self._anything = self._end = 0
-
-    def _make(self) -> None:
-        """The states. Each number has a bit for each: a pattern that is longer than any path gets none."""
-        classes: dict[str, int] = {}
-        state = 1
-        for token in self._tokens:
-            if isinstance(token, _One):
-                if len(token.regex) > 2:
-                    classes[token.regex] = classes.get(token.regex, 0) | state
-                else:  # one character, maybe escaped
-                    self._chars[token.regex[-1]] = self._chars.get(token.regex[-1], 0) | state
-            elif token == _FOLDERS:  # before them, and inside of them until a slash
-                self._folders |= state
-                state <<= 1
-                self._inside |= state
-            elif token == _STAR:
-                self._stars |= state
-            else:
-                self._anything |= state
-            state <<= 1
-        self._end = state
-        self._classes = [(re.compile(regex, re.DOTALL).fullmatch, states) for regex, states in classes.items()]
-        self._tokens = ()
-
-    def __call__(self, path: str) -> bool:
-        if len(path) < self._least:
-            return False
-        if not self._end:
-            self._make()
-        inside, stars = self._inside, self._stars
-        anywhere, optional = inside | self._anything, stars | self._anything
-        states = 1
-        for char in path:
-            states |= (states & self._folders) * 6  # the state inside of them, and the one behind
-            states |= (states & optional) << 1
-            moved = (states & self._move(char)) << 1 | states & anywhere
-            states = moved | ((states & inside) << 1 if char == "/" else states & stars)
-            if not states:
-                return False
-        states |= (states & self._folders) * 6
-        states |= (states & optional) << 1
-        return bool(states & self._end)
-
-    def _move(self, char: str) -> int:
-        """The states that this character leaves for the next."""
-        found = self._moves.get(char)
-        if found is None:
-            if len(self._moves) >= _MOST_MOVES:
-                self._moves.clear()
-            found = self._chars.get(char, 0)
-            for matches, states in self._classes:
-                if matches(char):
-                    found |= states
-            self._moves[char] = found
-        return found
+def _automaton(tokens: Sequence[_Token]) -> Automaton:
+    made = Automaton()
+    add: Mapping[str, Callable[[], None]] = {
+        _STAR: made.star, _FOLDERS: made.up_to_a_slash, _ANYTHING: made.anything,
+    }  # fmt: skip
+    for token in tokens:
+        if isinstance(token, str):
+            add[token]()
+        elif len(token.regex) > 2:
+            made.any_of(token.regex)
+        else:  # one character, maybe escaped
+            made.char(token.regex[-1])
+    return made
 
 
 def _moby_class(pattern: str, at: int) -> tuple[str, int]:

@@ -8,31 +8,15 @@ all their places.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from itertools import pairwise
 
+from builder.globs.pattern import Automaton, Glob
 from builder.globs.runs import runs
 
 _KEPT = 256
 """Patterns that are kept ready: a source's are compared with one path after the other."""
-
-
-class Glob:
-    """One pattern. No expression is made of one that is longer than all it is compared with."""
-
-    def __init__(self, least: int, make: Callable[[], Callable[[str], object]]) -> None:
-        self._least = least
-        self._make = make
-        self._whole: Callable[[str], object] | None = None
-
-    def matches(self, text: str) -> bool:
-        """Whether it is the whole of a text."""
-        if len(text) < self._least:
-            return False
-        if self._whole is None:
-            self._whole = self._make()
-        return bool(self._whole(text))
 
 
 @lru_cache(_KEPT)
@@ -130,7 +114,7 @@ def path_glob(pattern: str) -> Glob:
     least = sum(token not in _LOOPS for token in tokens)
     if _is_regular(tokens):
         return Glob(least, lambda: re.compile(_regex(tokens), re.DOTALL).fullmatch)
-    return Glob(least, lambda: _Automaton(tokens))
+    return Glob(least, lambda: _automaton(tokens))
 
 
 def _is_regular(tokens: Sequence[str]) -> bool:
@@ -162,44 +146,12 @@ def _names(tokens: Sequence[str]) -> str:
     )
 
 
-class _Automaton:
-    """Tokens as a set of states, the bits of a number: each character of a path moves all of them at once."""
-
-    def __init__(self, tokens: Sequence[str]) -> None:
-        self._chars: dict[str, int] = {}
-        self._folders = self._inside = self._stars = self._anything = self._any_one = 0
-        state = 1
-        for token in tokens:
-            if token == "**/":  # before a folder, and inside of one until its slash
-                self._folders |= state
-                state <<= 1
-                self._inside |= state
-            elif token == "**":
-                self._anything |= state
-            elif token == "*":
-                self._stars |= state
-            elif token == "?":
-                self._any_one |= state
-            else:
-                self._chars[token] = self._chars.get(token, 0) | state
-            state <<= 1
-        self._end = state
-
-    def __call__(self, path: str) -> bool:
-        states = self._skipped(1)
-        for char in path:
-            moved = (states & self._chars.get(char, 0)) << 1 | states & self._anything
-            if char == "/":
-                moved |= (states & self._inside) >> 1
-            else:
-                moved |= (states & self._any_one) << 1 | (states & self._folders) << 1
-                moved |= states & (self._inside | self._stars)
-            if not moved:
-                return False
-            states = self._skipped(moved)
-        return bool(states & self._end)
-
-    def _skipped(self, states: int) -> int:
-        """With the states behind what may be left out. Of two loops beside each other the first is a `**/`."""
-        states |= (states & self._folders) << 2
-        return states | (states & (self._stars | self._anything)) << 1
+def _automaton(tokens: Sequence[str]) -> Automaton:
+    made = Automaton()
+    add = {"**/": made.folders, "**": made.anything, "*": made.star, "?": made.any_in_name}
+    for token in tokens:
+        if token in add:
+            add[token]()
+        else:
+            made.char(token)
+    return made

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from builder.globs import git_patterns, moby_pattern
 from builder.globs.git import _NEVER, _bracket
-from builder.globs.moby import _Automaton, _is_regular, _moby_class, _moby_tokens
+from builder.globs.moby import _automaton, _is_regular, _moby_class, _moby_tokens
 
 PARTS = ("a", "b", "/", "*", "**", "**/", "/**/", "?", "[ab]", "[^a]", "[.-a]", "\\a", "\\/", ".")
 PATTERNS = st.lists(st.sampled_from(PARTS), min_size=1, max_size=9).map("".join)
@@ -60,7 +60,7 @@ def plain(pattern: str) -> re.Pattern[str]:
 def test_a_verdict_is_that_of_the_plain_expression(pattern: str, paths: list[str]) -> None:
     body = normal(pattern)
     assume(not body.endswith("\\"))
-    made, expected, automaton = moby_pattern(pattern), plain(body), _Automaton(_moby_tokens(body))
+    made, expected, automaton = moby_pattern(pattern), plain(body), _automaton(_moby_tokens(body))
     for path in paths:
         wanted = expected.fullmatch(path) is not None
         assert (made.matches(path), automaton(path)) == (wanted, wanted), (pattern, path)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.globs import name_glob, path_glob
-from builder.globs.shell import _Automaton, _is_regular
+from builder.globs.shell import _automaton, _is_regular
 from builder.source.tree import match
 from tests.growth import assert_linear
 
@@ -81,7 +81,7 @@ def test_what_no_expression_is_for_has_an_automaton(pattern: str) -> None:
     tokens = re.findall(r"\*\*/|\*\*|.", pattern)
     assert not _is_regular(tokens)
     assert path_glob(pattern).matches("a/b") == bool(plain(pattern).fullmatch("a/b"))
-    assert isinstance(_Automaton(tokens)("a"), bool)
+    assert isinstance(_automaton(tokens)("a"), bool)
 
 
 HOSTILE_PATHS = {

@@ -19,6 +19,7 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy.exc import OperationalError
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
@@ -29,12 +30,14 @@ from builder.contract.protocol import PROTOCOL
 from builder.control.loops import event_log
 from builder.control.metrics import Metrics
 from builder.data import catalog_file
+from builder.errors import BuildError
 from builder.pipelines import catalog
 from builder.services.auth import SCOPES, Caller, admit
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused
 from builder.services.nodes import OperateService
 from builder.services.parts import Parts
+from builder.services.shares import Memory
 from builder.services.streams import LogStreams
 from builder.services.tails import Tails
 from builder.services.uploads import Uploads
@@ -663,3 +666,23 @@ def test_an_organization_has_its_share_of_calls_at_once(api: Api) -> None:
     assert answer.status_code == 429 and answer.headers["retry-after"]
     share.give_back("acme")
     assert api.get("/v1/ignite/builds").status_code == 200
+
+
+@pytest.mark.parametrize(("size", "reason"), [(100, ""), (101, "ArchiveTooLarge")])
+def test_a_body_beyond_its_limit_is_refused_though_its_head_announced_nothing(size: int, reason: str) -> None:
+    pieces = [b"x" * 50, b"x" * (size - 50)]
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": pieces.pop(0), "more_body": bool(pieces)}
+
+    async def read() -> int:
+        request = Request({"type": "http", "headers": []}, receive)
+        async with bodies.whole(request, 100, Memory(1000), "acme", 1) as data:
+            return len(data)
+
+    if not reason:
+        assert asyncio.run(read()) == size
+        return
+    with pytest.raises(BuildError, match="more than 100 bytes") as caught:
+        asyncio.run(read())
+    assert caught.value.reason == reason

@@ -14,8 +14,8 @@ from celery import Celery
 from celery.worker import state
 
 from builder.broker.app import make_celery, read_queues
+from builder.claims.calls import Refused as CallRefused
 from builder.claims.calls import Unanswered
-from builder.claims.calls import WorkerRefused as CallRefused
 from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
