@@ -149,6 +149,9 @@ class Step:
     the step reads: stubs, verified downloads, toolchain, `argv`, `env`. A later build with the same digest gets a copy
     of it and does not run the step. A step with a result sees stubs and no network, and writes no cache; it may run
     code that a lock pins by hash, which is not the source's."""
+    shown: bool = False
+    """Whether a later build sees the stored result, read-only, where else it gets a copy: a folder below `/work/fetch`,
+    which steps read and none has to write. A step that makes a result of its own gets a copy all the same."""
     when: str = ""
     """A file below `/work/fetch`: the step is left out where a step before it made none. Empty: it always runs."""
     memo: str = ""
@@ -172,9 +175,11 @@ class Step:
             self.sees is not Sees.STUBS
             or self.network is not Network.NONE
             or any(cache.access is not Access.READ for cache in self.caches)
-            or not self.result.startswith("/work/out/")
+            or not self.result.startswith("/work/fetch/" if self.shown else "/work/out/")
         ):
             raise ValueError(f"step {self.name} has a result that more than its stubs decides")
+        if self.shown and not self.result:
+            raise ValueError(f"step {self.name} shows a result that it has not")
         if self.memo and (self.runs_source or self.network is not Network.NONE):
             raise ValueError(f"step {self.name} depends on more than a memo can name")
 
@@ -257,6 +262,8 @@ class Plan:
         for step in value["steps"]:
             if step["private"] is None:  # an absent login adds nothing to the key
                 del step["private"]
+            if not step["shown"]:
+                del step["shown"]
         if not value["output"].get("launcher"):
             value["output"].pop("launcher", None)
         return value
@@ -271,7 +278,7 @@ class Plan:
             "copies": whole["copies"],
             "placed": whole["placed"],
             "steps": [
-                {name: value for name, value in step.items() if name not in ("name", "memo", "result")}
+                {name: value for name, value in step.items() if name not in ("name", "memo", "result", "shown")}
                 for step in whole["steps"]
             ],
             "output": {name: value for name, value in whole["output"].items() if name not in ("launcher", "summary")},

@@ -57,6 +57,7 @@ def build_apart(attempt: Attempt, bound: Bound, step: Step, judge: Callable[[Ste
             attempt.log.system(f"{step.name}: {one.name} was built before")
         results[one.name] = {"path": f"{key}/{name}", "digest": _digest(store / key / name)}
     write_in(attempt, f"fetch/{BUILT}", json.dumps(results))
+    attempt.named = None
     named(attempt, bound.plan)  # writes what the later steps read of it
 
 

@@ -21,7 +21,7 @@ from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
-from builder.plan import Toolchain
+from builder.plan import Fetched, Toolchain
 from builder.sandbox import Blank
 from builder.settings import Settings
 from builder.toolchains.provider import Toolchains
@@ -76,6 +76,10 @@ class Attempt:
     fence: Path | None = None
     """Where the file system of the work folder is mounted, where it has one of its own."""
     now: Callable[[], float] = time.monotonic
+    shown: dict[str, Path] = field(default_factory=dict)
+    """Place inside of the sandbox → what the node stored earlier and later steps see there, read-only."""
+    named: tuple[Fetched | None] | None = None
+    """What the stubs name; None: not read since a step ran, or something else that may have changed them."""
     _uses: Uses | None = field(default=None, repr=False)
 
     def use(self, *units: str) -> None:

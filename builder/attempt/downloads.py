@@ -133,7 +133,9 @@ def shared(attempt: Attempt, name: str) -> Path:
 
 
 def named(attempt: Attempt, plan: Plan) -> Fetched | None:
-    """What the stubs name, with the files for later steps written beside them."""
+    """What the stubs name, with the files for later steps written beside them; read once between two steps that run."""
+    if attempt.named is not None:
+        return attempt.named[0]
     with attempt.reading() as reading:
         found = reading.fetched(plan)
     for file in found.files if found else ():
@@ -149,6 +151,7 @@ def named(attempt: Attempt, plan: Plan) -> Fetched | None:
             with suppress(FileNotFoundError):
                 os.unlink(name, dir_fd=folder)
             os.symlink(root / link.target, name, dir_fd=folder)
+    attempt.named = (found,)
     return found
 
 

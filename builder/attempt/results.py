@@ -2,7 +2,7 @@
 
 The step runs code that a lock pins by hash, so its result is as hostile as that code, and is laid into no build but of
 the same organization, lock, stubs, arguments, environment and toolchain. A build gets a copy: what its own code does to
-it ends with the build.
+it ends with the build. Where no step has to write it, as it is with sources that are unpacked, it is seen read-only.
 """
 
 from __future__ import annotations
@@ -46,6 +46,7 @@ def place_of(attempt: Attempt, bound: Bound, step: Step) -> Path | None:
         "cwd": step.cwd,
         "caches": [cache.name for cache in step.caches],
         "downloads": sorted(f"{one.path} {one.digest}" for one in found.wanted) if found else [],
+        "files": {file.path: file.content for file in found.files} if found else {},
         **stubs_of(attempt, bound.plan),
     }
     place = shared(attempt, CACHE) / digest_of(parts)[7:]
@@ -54,17 +55,32 @@ def place_of(attempt: Attempt, bound: Bound, step: Step) -> Path | None:
 
 
 def lay(attempt: Attempt, step: Step, place: Path | None) -> bool:
-    """Copy a stored result into the work folder; false where there is none."""
+    """Give a stored result to the later steps; false where there is none."""
     if place is None or not place.is_dir():
         return False
-    above, _, name = _inside(step).rpartition("/")
-    with folder_in(attempt, above) as folder:
+    if step.shown and not attempt.node.settings.unsandboxed:
+        attempt.shown[step.result] = place
+    else:
+        _lay(attempt, step.result, place)
+    return True
+
+
+def copy_shown(attempt: Attempt) -> None:
+    """Turn what is shown into copies, before a step that makes a result: code that a lock pins then runs as it did
+    when nothing was stored yet, and may write beside its own files."""
+    while attempt.shown:
+        _lay(attempt, *attempt.shown.popitem())
+
+
+def _lay(attempt: Attempt, result: str, place: Path) -> None:
+    """Copy a stored result into the work folder."""
+    above, _, name = _inside(result).rpartition("/")
+    with folder_in(attempt, above, make=True) as folder:
         sandbox.remove_in(folder, name)
         os.mkdir(name, 0o755, dir_fd=folder)
         with below.folder(place) as source, below.folder(folder, name) as target:
             _Copy(attempt, target, attempt.chown_to_build_user).all(source)
         attempt.chown_to_build_user(name, folder)
-    return True
 
 
 def store(attempt: Attempt, step: Step, place: Path | None) -> None:
@@ -73,7 +89,7 @@ def store(attempt: Attempt, step: Step, place: Path | None) -> None:
         return
     with ExitStack() as stack:
         try:
-            source = stack.enter_context(below.folder(attempt.work, _inside(step)))
+            source = stack.enter_context(below.folder(attempt.work, _inside(step.result)))
         except OSError:  # there is none, or a link
             return
         if why := _unfit(attempt, source):
@@ -165,6 +181,6 @@ class _Copy:
             os.utime(out.fileno(), ns=(info.st_mtime_ns, info.st_mtime_ns))
 
 
-def _inside(step: Step) -> str:
-    """Where the result is below /work."""
-    return step.result.removeprefix("/work/")
+def _inside(result: str) -> str:
+    """Where a result is below /work."""
+    return result.removeprefix("/work/")

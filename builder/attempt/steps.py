@@ -138,6 +138,10 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
     if name := cache_of(step):
         _make_download(attempt, name)
     egress = sandbox_egress(attempt, toolchain, step) if step.network is Network.INDEX else None
+    shown = dict(attempt.shown) if work is None else {}
+    for place in shown:  # what is shown is mounted over a folder of the build's, which is no link
+        with folder_in(attempt, place.removeprefix("/work/"), make=True):
+            pass
     with _overlays(attempt, step) as overlays, attempt.log.output(emit) as output:
 
         def on_line(stream: sandbox.Stream, data: bytes) -> None:
@@ -154,6 +158,7 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
                 caches={each.name: _cache(attempt, each.name) for each in step.caches if each.access is Access.WRITE},
                 stores={each.name: shared(attempt, each.name) for each in step.caches if each.access in STORED},
                 overlays=overlays,
+                shown=shown,
             ),
             _root(attempt, toolchain, step),
             step_limits(attempt),

@@ -130,6 +130,8 @@ def inner(
         args += ["--ro-bind", str(folder), f"/cache/{name}"]
     for name, each in sorted(command.overlays.items()):
         args += ["--bind", str(each.merged if mounted else each.upper), f"/cache/{name}"]
+    for dest, source in sorted(command.shown.items()):
+        args += ["--ro-bind", str(source), dest]
     # The root and /dev are tmpfs without a size of ours; nothing may be written there.
     args += ["--remount-ro", "/dev", "--remount-ro", "/", "--chdir", command.cwd]
     args += ["--json-status-fd", str(fds.status), "--block-fd", str(fds.block)]

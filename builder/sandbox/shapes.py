@@ -59,7 +59,7 @@ class Command:
     """What to run: `env` is the whole environment; `work` is `/work`, writable; each cache is `/cache/<name>`.
 
     `folders` of `work` are all that shows of it; empty: it shows whole. `caches` are writable, `stores` read-only, of
-    `overlays` what is written ends with the run.
+    `overlays` what is written ends with the run. `shown` are read-only too, each over a folder that `work` has.
     `user` is the uid and gid that it sees itself run as, in its user namespace; None: those that it has outside.
     """
 
@@ -71,6 +71,7 @@ class Command:
     caches: Mapping[str, Path] = field(default_factory=dict)
     stores: Mapping[str, Path] = field(default_factory=dict)
     overlays: Mapping[str, Overlay] = field(default_factory=dict)
+    shown: Mapping[str, Path] = field(default_factory=dict)
     user: tuple[int, int] | None = None
 
 

@@ -279,6 +279,9 @@ def test_a_download_is_left_out_when_the_cache_has_all_of_it(tmp_path: Path) -> 
     url = f"https://files.example/{file}"
     package = '[[packages]]\nname = "idna"\nversion = "3.10"\n'
     (fetch / "pylock.toml").write_text(f'{package}wheels = [{{ url = "{url}", hashes = {{ sha256 = "{HEX}" }} }}]\n')
+    assert downloads.left_out(attempt, plan, download) is None, "it was read before, and no step ran since"
+    assert not (fetch / "install.txt").exists()
+    attempt.named = None  # as a step that ran leaves it
     assert downloads.left_out(attempt, plan, download) is None
     (private / HEX).mkdir()
     (private / HEX / file).write_bytes(DATA)
@@ -307,6 +310,7 @@ def test_a_step_reaches_another_index_only_while_the_cache_lacks_a_file_of_it(
     (fetch / "sdists.json").write_text(json.dumps([listed]))
     assert downloads.other_indexes(attempt, plan, download) == frozenset(), "nothing of it is Rust"
     (fetch / "sdists.json").write_text(json.dumps([listed | {"crates": [["itoa", "1.0.0", HEX]]}]))
+    attempt.named = None
     assert downloads.other_indexes(attempt, plan, download) == {"crates"}
     reached: list[tuple[str, ...]] = []
 

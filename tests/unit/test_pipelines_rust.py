@@ -301,7 +301,7 @@ def test_no_step_with_a_network_or_a_result_sees_a_line_of_the_source(files: dic
     assert {copy.source for copy in plan.copies} == {"Cargo.lock"}
     text = "".join(file.content for file in plan.stubs)
     assert "mine" not in text and "handler" not in text
-    assert [step.name for step in plan.steps if step.result] == ["compile crates"]
+    assert [step.name for step in plan.steps if step.result] == ["unpack crates", "compile crates"]
 
 
 def test_a_stub_has_the_dependencies_and_none_of_the_targets() -> None:

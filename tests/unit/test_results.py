@@ -16,7 +16,7 @@ from builder.attempt import results
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.node import budget
-from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, WantedFile
+from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, WantedFile, WriteFile
 from builder.source import below
 from tests.attempt_fixtures import attempt_at
 from tests.unit.test_downloads import plans
@@ -41,7 +41,7 @@ def attempt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attempt:
 
 def rust() -> tuple[Plan, Step]:
     plan = plans()["rust-deps"]
-    (step,) = [step for step in plan.steps if step.result]
+    (step,) = [step for step in plan.steps if step.result and not step.shown]
     return plan, step
 
 
@@ -76,6 +76,57 @@ def test_a_result_is_laid_as_it_was_and_what_happens_to_the_copy_stays_there(att
         copy.write_bytes(b"spoilt")
 
 
+def unpacked() -> tuple[Plan, Step]:
+    plan = plans()["rust-deps"]
+    (step,) = [step for step in plan.steps if step.shown]
+    return plan, step
+
+
+def vendored(attempt: Attempt) -> Path:
+    """Crates as a step unpacks them."""
+    (attempt.work / "fetch").mkdir()
+    crate = attempt.work / "fetch/vendor/itoa-1.0.0"
+    crate.mkdir(parents=True)
+    (crate / "Cargo.toml").write_text("[package]\n")
+    return crate
+
+
+def test_a_result_that_no_step_writes_is_shown_and_not_copied(attempt: Attempt) -> None:
+    plan, step = unpacked()
+    place = results.place_of(attempt, bound_to(plan), step)
+    crate = vendored(attempt)
+    results.store(attempt, step, place)
+    sandbox.remove_tree(crate.parent)
+    assert results.lay(attempt, step, place)
+    assert attempt.shown == {"/work/fetch/vendor": place} and not crate.exists()
+
+
+def test_a_step_that_makes_a_result_gets_copies_of_what_is_shown(attempt: Attempt) -> None:
+    """Code of crates may write beside its own files; it is not to depend on what the node has stored."""
+    plan, step = unpacked()
+    place = results.place_of(attempt, bound_to(plan), step)
+    crate = vendored(attempt)
+    results.store(attempt, step, place)
+    sandbox.remove_tree(crate.parent)
+    results.lay(attempt, step, place)
+    results.copy_shown(attempt)
+    assert not attempt.shown and (crate / "Cargo.toml").read_text() == "[package]\n"
+
+
+def test_without_a_sandbox_nothing_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = attempt_at(tmp_path, settings={"unsandboxed": True})
+    made.source.mkdir(exist_ok=True)
+    (made.source / "Cargo.lock").write_text("")
+    monkeypatch.setattr(results, "named", lambda *_: Fetched(wanted=(WANTED,)))
+    plan, step = unpacked()
+    place = results.place_of(made, bound_to(plan), step)
+    crate = vendored(made)
+    results.store(made, step, place)
+    sandbox.remove_tree(crate.parent)
+    assert results.lay(made, step, place)
+    assert not made.shown and (crate / "Cargo.toml").exists()
+
+
 def test_a_result_is_written_once(attempt: Attempt) -> None:
     plan, step = rust()
     place = results.place_of(attempt, bound_to(plan), step)
@@ -99,9 +150,12 @@ def test_the_place_names_all_that_decides_the_result(attempt: Attempt, monkeypat
     other = dataclasses.replace(WANTED, digest="sha256:9")
     monkeypatch.setattr(results, "named", lambda *_: Fetched(wanted=(other,)))
     places.add(results.place_of(attempt, bound_to(plan), step))
+    listed = WriteFile(path="crates.txt", content="other")  # what a later step reads of the lock
+    monkeypatch.setattr(results, "named", lambda *_: Fetched(wanted=(other,), files=(listed,)))
+    places.add(results.place_of(attempt, bound_to(plan), step))
     (attempt.source / "Cargo.lock").write_text("# other\n")
     places.add(results.place_of(attempt, bound_to(plan), step))
-    assert len(places) == 7 and None not in places
+    assert len(places) == 8 and None not in places
 
 
 def test_a_result_that_is_a_link_is_not_stored(attempt: Attempt, tmp_path: Path) -> None:
@@ -202,6 +256,8 @@ def test_a_step_without_a_result_has_no_place(attempt: Attempt) -> None:
         {"caches": (Cache(name="x", access=Access.WRITE),)},
         {"caches": (Cache(name="x", access=Access.DOWNLOAD),)},
         {"result": "/work/src/target"},
+        {"result": "/work/fetch/target"},
+        {"shown": True},
     ],
     ids=str,
 )
@@ -209,3 +265,8 @@ def test_a_result_that_more_than_stubs_decides_cannot_be_planned(change: dict[st
     _, step = rust()
     with pytest.raises(ValueError, match="has a result that more than its stubs decides"):
         dataclasses.replace(step, **change)  # type: ignore[arg-type]
+
+
+def test_a_step_without_a_result_shows_none() -> None:
+    with pytest.raises(ValueError, match="shows a result that it has not"):
+        Step(name="x", argv=("x",), shown=True)

@@ -169,6 +169,12 @@ def test_a_step_sees_only_the_folders_of_work_that_it_names_and_no_store_writabl
     assert "--bind /node/w /work" not in line
 
 
+def test_what_is_shown_is_mounted_read_only_over_the_work_folder() -> None:
+    command = replace(COMMAND, shown={"/work/fetch/vendor": Path("/node/r")})
+    line = " ".join(inner(root=Root(), bound=(), command=command, limits=LIMITS, env={}, fds=FDS))
+    assert line.index("--bind /node/w /work ") < line.index("--ro-bind /node/r /work/fetch/vendor --remount-ro")
+
+
 def test_identity_files_name_only_the_build_user() -> None:
     files = identity_files(61000, 61001)
     assert files["/etc/passwd"] == b"root:x:0:0::/:/bin/sh\nbuild:x:61000:61001::/work/home:/bin/sh\n"

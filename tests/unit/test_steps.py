@@ -11,7 +11,7 @@ import pytest
 
 from builder import indexes, sandbox
 from builder.attempt import steps
-from builder.errors import PlatformError
+from builder.errors import BuildError, PlatformError
 from builder.images.image import BaseImage
 from builder.indexes import Indexes
 from builder.mask import mask_of
@@ -66,6 +66,29 @@ def test_a_variable_of_the_toolchain_goes_before_the_default_of_a_step(
     step = Step(name="compile", argv=("x",), env=(("RUST_VERSION", "${RUST_VERSION:-1.95}"),))
     steps.execute_step(attempt_at(tmp_path), toolchain, step)
     assert found[0].env["RUST_VERSION"] == told
+
+
+def test_what_is_shown_is_mounted_over_a_folder_of_the_build_and_over_no_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found: list[sandbox.Command] = []
+
+    def run(command: sandbox.Command, *_: object, **others: object) -> sandbox.Result:
+        found.append(command)
+        return DONE
+
+    monkeypatch.setattr(steps.sandbox, "run", run)
+    attempt, step = attempt_at(tmp_path), Step(name="compile", argv=("x",))
+    toolchain = Provided(base=None, root=sandbox.Root(), digests={})
+    attempt.shown["/work/fetch/vendor"] = tmp_path / "stored"
+    steps.execute_step(attempt, toolchain, step)
+    assert found[0].shown == {"/work/fetch/vendor": tmp_path / "stored"} and (attempt.work / "fetch/vendor").is_dir()
+    steps.execute_step(attempt, toolchain, step, tmp_path / "apart")
+    assert not found[1].shown, "a step apart has a work folder of its own"
+    (attempt.work / "fetch/vendor").rmdir()
+    (attempt.work / "fetch/vendor").symlink_to(tmp_path)
+    with pytest.raises(BuildError, match="/work/fetch/vendor"):
+        steps.execute_step(attempt, toolchain, step)
 
 
 def connection(host: str, verdict: Verdict, came: int = 0) -> EgressRecord:

@@ -80,6 +80,8 @@ SDK = "/opt/ignite/sdk/deno"
 MOD = f"file://{SDK}/sdk/mod.ts"
 FETCH = "/work/fetch"
 STUB = "imports.ts"
+DENO_DIR = "/work/out/deno"
+"""Deno's cache in the step that installs and checks."""
 RUN = "/opt/deno/bin/deno"
 """Deno's own place in an artifact."""
 _PATH = "/opt/deno/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -271,11 +273,11 @@ def _steps(
     steps: tuple[Step, ...] = ()
     if packaged:
         steps = (*(() if project.lock else (_resolve(version),)), _download("packages", LIST, CACHE))
-        steps = (*steps, _lay("unpack packages", "unpack.ts", LIST, CACHE))
+        steps = (*steps, _lay("unpack packages", "unpack.ts", LIST, CACHE, result=f"{DENO_DIR}/npm"))
     if remote.fetched:
-        lay = _lay("lay modules", "modules.ts", modules.LIST, modules.CACHE)
+        lay = _lay("lay modules", "modules.ts", modules.LIST, modules.CACHE, result=f"{DENO_DIR}/remote")
         steps = (*_modules(remote), *steps, lay)
-    env = (*_QUIET, ("DENO_DIR", "/work/out/deno"))
+    env = (*_QUIET, ("DENO_DIR", DENO_DIR))
     flags = ("frozen",) if project.lock else ()
     imports = (f"imports={remote.allowed}",) if remote.allowed else ()
     locked = remote.fetched or (remote.vendored and project.lock)
@@ -349,7 +351,7 @@ def _download(what: str, names: str, cache: str) -> Step:
     )
 
 
-def _lay(name: str, script: str, names: str, cache: str, into: str = "/work/out/deno") -> Step:
+def _lay(name: str, script: str, names: str, cache: str, into: str = DENO_DIR, result: str = "") -> Step:
     return Step(
         name=name,
         argv=_ours(script, names, f"/cache/{cache}", into),
@@ -358,6 +360,7 @@ def _lay(name: str, script: str, names: str, cache: str, into: str = "/work/out/
         caches=(Cache(name=cache, access=Access.READ),),
         env=(*_QUIET, ("DENO_DIR", "/work/tmp/deno")),
         cwd=FETCH,
+        result=result,
     )
 
 

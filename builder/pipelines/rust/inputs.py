@@ -29,6 +29,8 @@ from builder.source.tree import Tree
 
 SDK = "/opt/ignite/sdk/rust"
 FETCH = "/work/fetch"
+VENDOR = f"{FETCH}/vendor"
+"""Crates, unpacked: a directory source of cargo."""
 OFFLINE, MIRROR = "offline.toml", "mirror.toml"
 APP = "app"
 """Where the stubs are below `/work/fetch`, at the places that the manifests have in the source."""
@@ -42,7 +44,7 @@ IN_COMPONENTS: Mapping[str, Any] = {
     "tokio": {"version": "1", "features": ["io-util", "macros", "rt", "sync", "time"]},
 }
 """What is injected otherwise in a component: all that tokio has there."""
-_OFFLINE = f'[source.crates-io]\nreplace-with = "verified"\n\n[source.verified]\ndirectory = "{FETCH}/vendor"\n'
+_OFFLINE = f'[source.crates-io]\nreplace-with = "verified"\n\n[source.verified]\ndirectory = "{VENDOR}"\n'
 _MIRROR = '[source.crates-io]\nreplace-with = "mirror"\n'
 _SINGLE = '[package]\nname = "app"\nversion = "0.0.0"\nedition = "2021"\n\n[[bin]]\nname = "app"\npath = "{}"\n'
 

@@ -9,7 +9,7 @@ from builder.errors import BuildError
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.rust.config import TRIPLES
 from builder.pipelines.rust.entry import features
-from builder.pipelines.rust.inputs import APP, FETCH, MIRROR, OFFLINE, SDK, Source
+from builder.pipelines.rust.inputs import APP, FETCH, MIRROR, OFFLINE, SDK, VENDOR, Source
 from builder.pipelines.rust.lock import LIST
 from builder.pipelines.rust.manifest import Package, table
 from builder.plan import Access, Cache, Network, Sees, Step
@@ -54,10 +54,11 @@ def steps_of(source: Source, request: PlanRequest, version: str, warnings: list[
         "--target-dir", TARGET_DIR, *asked, "--bin", binary,
     )  # fmt: skip
     if caches:
-        unpack = ("/bin/sh", f"{SDK}/unpack.sh", f"{FETCH}/{LIST}", f"{FETCH}/vendor")
+        unpack = ("/bin/sh", f"{SDK}/unpack.sh", f"{FETCH}/{LIST}", VENDOR)
         steps.append(
-            Step(name="unpack crates", argv=unpack, sees=Sees.STUBS, runs_source=False, cwd=FETCH, caches=caches)
-        )
+            Step(name="unpack crates", argv=unpack, sees=Sees.STUBS, runs_source=False, cwd=FETCH, caches=caches,
+                 result=VENDOR, shown=True)
+        )  # fmt: skip
         if source.locked and source.added:
             check = (CARGO, "--config", f"{FETCH}/{OFFLINE}", "fetch", "--locked", "--offline")
             sent = posixpath.normpath(f"{FETCH}/sent/{project.package.folder}")
