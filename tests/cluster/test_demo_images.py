@@ -16,9 +16,16 @@ ROOT = Path(__file__).parents[2]
 def demo(*argv: str) -> subprocess.CompletedProcess[str]:
     environ = {name: value for name, value in os.environ.items() if not name.startswith("IGNITE_BUILDER_")}
     command = [sys.executable, "-m", "examples.demo_images", *argv]
-    return subprocess.run(
-        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environ, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
+    try:
+        said, _ = process.communicate()
+    finally:
+        if process.poll() is None:  # it ends what it started
+            process.terminate()
+            process.communicate(timeout=300)
+    return subprocess.CompletedProcess(command, process.returncode, said)
 
 
 def test_the_demo_builds_starts_and_calls_three_images_and_ends_what_it_started(cluster: Cluster) -> None:
