@@ -12,7 +12,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog, python
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.python.versions import wanted_version
-from builder.plan import Plan
+from builder.plan import Output, Plan
 from builder.source.tree import DictTree
 
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
@@ -493,13 +493,20 @@ def test_a_package_beside_the_handler_with_its_name_is_refused() -> None:
     assert planned({"handler/logic.py": ""})  # a folder without __init__.py comes after handler.py
 
 
-def test_a_handler_that_is_too_deep_has_a_folder_to_build() -> None:
-    tree = DictTree({"svc/handler.py": "", "svc/util.py": "", "requirements.txt": "idna"})
+@pytest.mark.parametrize(
+    ("manifest", "step"),
+    [({"setup.cfg": ""}, "Build the folder svc,"), ({"requirements.txt": "idna"}, "--build-arg entry=svc/handler.py")],
+    ids=["no manifest", "below its manifest"],
+)
+def test_a_handler_that_is_too_deep_has_a_next_step(manifest: dict[str, str], step: str) -> None:
+    tree = DictTree({"svc/handler.py": "def handler(payload, ctx): return 1", "svc/util.py": "", **manifest})
     found = python.detect(tree)
     assert found
     with pytest.raises(BuildError) as caught:
         python.plan(tree, found, PlanRequest(), CATALOG)
-    assert caught.value.reason == "EntryPointMissing" and caught.value.next.startswith("Build the folder svc,")
+    assert caught.value.reason == "EntryPointMissing" and step in caught.value.next
+    plan = python.plan(tree, found, PlanRequest(build_args={"entry": "svc/handler.py"}), CATALOG)
+    assert isinstance(plan.output, Output) and plan.output.summary.startswith("svc.handler:handler on ")
 
 
 def test_the_package_that_needs_a_newer_python_is_named() -> None:
