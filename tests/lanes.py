@@ -65,6 +65,10 @@ class Session:
         if not self.ended():
             self._process.send_signal(signal.SIGINT)
 
+    def wait(self) -> None:
+        """Wait for its end."""
+        self._process.wait()
+
     def close(self) -> int:
         """Print what an ended one said; its exit code."""
         code, took = self._process.wait(), time.monotonic() - self._begun
@@ -86,20 +90,26 @@ def run(commands: Sequence[Command]) -> int:
     failed: list[tuple[int, Command]] = []
     told = False
     with tempfile.TemporaryDirectory(prefix="ignite-builder-lanes-") as logs:
-        while running or (waiting and not signals):
-            while waiting and free and not signals:
-                number, command = waiting.pop(0)
-                running.append(Session(command, free.pop(0), Path(logs, f"{number}.log")))
-            if signals and not told:
-                told = True
-                for session in running:
-                    session.interrupt()
-            for session in [each for each in running if each.ended()]:
-                running.remove(session)
-                free.append(session.lane)
-                if code := session.close():
-                    failed.append((code, session.command))
-            time.sleep(0.1)
+        try:
+            while running or (waiting and not signals):
+                while waiting and free and not signals:
+                    number, command = waiting.pop(0)
+                    running.append(Session(command, free.pop(0), Path(logs, f"{number}.log")))
+                if signals and not told:
+                    told = True
+                    for session in running:
+                        session.interrupt()
+                for session in [each for each in running if each.ended()]:
+                    running.remove(session)
+                    free.append(session.lane)
+                    if code := session.close():
+                        failed.append((code, session.command))
+                time.sleep(0.1)
+        finally:  # what nobody can be told of any more ends, too
+            for session in running:
+                session.interrupt()
+            for session in running:
+                session.wait()
     for code, command in failed:
         print(f"exit {code}: {shlex.join(command)}", flush=True)
     return 128 + signals[0] if signals else abs(failed[0][0]) if failed else 0

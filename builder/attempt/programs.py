@@ -67,7 +67,8 @@ def require_program(attempt: Attempt, toolchain: Provided, output: Output) -> No
                 "StartFailed",
                 f"{entry} cannot be started: it is linked for the loader {loader}, which is not in the image",
                 where=str(entry),
-                next="Link it statically: leave out what says otherwise, such as -crt-static in .cargo/config.toml.",
+                next="Link it statically: leave out what says otherwise, such as -crt-static in .cargo/config.toml or "
+                "-buildmode=pie.",
             )
         return
 
@@ -78,7 +79,10 @@ def _has(attempt: Attempt, toolchain: Provided, output: Output, path: str) -> bo
         return True
     settings = attempt.node.settings
     rootfs = images_of(settings.node_dir, settings.unpacked_image_bytes).rootfs(toolchain.base.digest)
-    return (rootfs / resolve_inside(rootfs, path).lstrip("/")).is_file()
+    try:
+        return (rootfs / resolve_inside(rootfs, path).lstrip("/")).is_file()
+    except OSError:  # a name that is none, such as one that is too long
+        return False
 
 
 def why_no_program(head: bytes) -> str:

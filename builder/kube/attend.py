@@ -115,9 +115,8 @@ async def _state(
             state = state_of(found, pods, now=time.time(), patience=patience, events=events)
     except PlatformError as error:
         state = Running(words=error.message)
-    except (
-        ClusterRefused
-    ) as refused:  # a server that is overloaded or starts, or a right that is missing: no end of a Job
+    except ClusterRefused as refused:
+        # A server that is overloaded or starts, or a right that is missing: no end of a Job.
         state = Running(words=f"the cluster does not answer for it: {refused}")
     return state, pods
 

@@ -249,16 +249,17 @@ def _overdue(pod: Object | None, seconds: int, ended_at: str) -> Ended:
 
 def of_upload(ended: Ended, uploading_ms: int, registry: str) -> Ended:
     """The end of a Job that gave its image to the `registry` for so long when its time was over: the registry's doing
-    after a minute, or half of the time. Another end as it is.
+    after a minute, or half of the time of a short build, and a tenth of a long one's. Another end as it is.
 
     A program of the build can print the line from which this is counted: that gets its own build tried again, no more.
     """
     if ended.reason != "Timeout" or ended.limit < FAIR_S * 1000:
         return ended
-    if uploading_ms < min(FAIR_S * 1000, ended.limit // 2):
+    if uploading_ms < max(min(FAIR_S * 1000, ended.limit // 2), ended.limit // 10):
         return ended
     spent = f"in {uploading_ms // 1000} s, when the build's {ended.limit // 1000} s were over"
-    message = f"the registry {registry} had not taken the image {spent}"
+    _, mark, setting = ended.message.partition("; ")  # which decides the limit
+    message = f"the registry {registry} had not taken the image {spent}{mark}{setting}"
     return Ended(reason="RegistryUnavailable", message=message, container=ended.container)
 
 

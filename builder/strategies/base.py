@@ -114,6 +114,11 @@ class Reading(Protocol):
     @property
     def materials(self) -> Materials: ...
 
+    @property
+    def push_is_upload(self) -> bool:
+        """Whether phase PUSH begins with what `uploads` tells."""
+        ...
+
     def shown(self, line: str) -> str:
         """A line of the Job as the build's log has it."""
         ...

@@ -206,6 +206,11 @@ class Lifecycle:
     run_image: str = ""
     materials: Materials = ()
 
+    @property
+    def push_is_upload(self) -> bool:
+        """See `Reading.push_is_upload`. The exporter gathers layers first."""
+        return False
+
     def shown(self, line: str) -> str:
         """See `Reading.shown`."""
         return line

@@ -136,6 +136,11 @@ class Executor:
         """See `Reading.materials`."""
         return self.known.materials
 
+    @property
+    def push_is_upload(self) -> bool:
+        """See `Reading.push_is_upload`."""
+        return True
+
     def shown(self, line: str) -> str:
         """See `Reading.shown`."""
         return ends.shown(line)

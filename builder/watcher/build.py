@@ -51,14 +51,16 @@ class Followed:
         self._cursors = {name: cursor_of(record) for name, record in grant.cursors.items()}
         self._count = 0
         self._pushed_at = 0
-        self._uploading_at = _now() if self.phase == "PUSH" else 0
-        """When the tool began to give the image away, ms; whoever adopts a build in PUSH knows no earlier moment."""
         self._writing = asyncio.Lock()
+        self._writes = set[asyncio.Future[None]]()
         self._changed = asyncio.Event()
         self._cancelled, self._lost = grant.cancel, False
         self._began = _now()
         strategy = by_name(grant.job.strategy)
         self._reading = strategy.read(grant.job.facts) if strategy else None
+        uploads = self.phase == "PUSH" and self._reading is not None and self._reading.push_is_upload
+        self._uploading_at = _now() if uploads else 0
+        """When the tool began to give the image away, ms; whoever adopts a build in PUSH knows no earlier moment."""
         self._output_lines = strategy.OUTPUT_LINES if strategy else 0
         self._namespaces = sorted(clusters)
 
@@ -184,6 +186,13 @@ class Followed:
         await self._append([entry], {})
 
     async def _append(self, entries: Sequence[pb.LogEntry], cursors: Mapping[str, pb.LogCursor]) -> None:
+        """Store lines, those of a caller that is cancelled meanwhile, too: the next ones stand behind them."""
+        write = asyncio.ensure_future(self._write(entries, cursors))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        await asyncio.shield(write)
+
+    async def _write(self, entries: Sequence[pb.LogEntry], cursors: Mapping[str, pb.LogCursor]) -> None:
         phase = pb.BuildPhase.Value("BUILD_PHASE_" + self.phase)
         for entry in entries:
             entry.phase = phase

@@ -288,7 +288,7 @@ def test_an_app_is_served_from_an_empty_network(work: Path) -> None:
     marker = secrets.token_hex(8)
     with socket.create_server(("127.0.0.1", 0)) as host:
         command = sandbox.Command(argv=(PYTHON, "-c", APP, marker), work=work)
-        serving = sandbox.serve(command, sandbox.host_root(), limits(), uid=UID, gid=UID, grace_ms=200)
+        serving = sandbox.serve(command, sandbox.host_root(), limits(), uid=UID, gid=UID, port=8080, grace_ms=200)
         try:
             path = f"/{host.getsockname()[1]}"
             assert until(lambda: asked(serving.address, path) != "")
@@ -305,7 +305,7 @@ def test_an_app_is_served_from_an_empty_network(work: Path) -> None:
 
 def test_an_app_that_ends_by_itself_says_how(work: Path) -> None:
     command = sandbox.Command(argv=("/bin/sh", "-c", "exit 9"), work=work)
-    serving = sandbox.serve(command, sandbox.host_root(), limits(), uid=UID, gid=UID)
+    serving = sandbox.serve(command, sandbox.host_root(), limits(), uid=UID, gid=UID, port=8080)
     assert serving.wait().exit_code == 9
 
 

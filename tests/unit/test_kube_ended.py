@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -336,6 +337,8 @@ def test_objects_are_not_changed() -> None:
         (80, 40, "RegistryUnavailable"),
         (80, 39, "Timeout"),
         (59, 58, "Timeout"),
+        (3600, 61, "Timeout"),
+        (3600, 360, "RegistryUnavailable"),
         (600, 0, "Timeout"),
     ],
 )
@@ -344,6 +347,8 @@ def test_time_that_the_registry_took_is_not_the_users(limit_s: int, uploading_s:
     found = of_upload(late, uploading_s * 1000, "registry.example:5000")
     assert found.reason == reason
     assert found == late or ("registry.example:5000" in found.message and f"{uploading_s} s" in found.message)
+    own = replace(late, message="m; timeout_ms of job_resources for acme decides it")
+    assert "timeout_ms of job_resources for acme decides it" in of_upload(own, uploading_s * 1000, "r").message
     for other in (Ended(), Ended(reason="StepFailed"), Ended(reason="OutOfMemory")):
         assert of_upload(other, 1_000_000, "r") == other
 

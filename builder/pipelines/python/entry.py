@@ -15,7 +15,7 @@ from builder.pipelines.limits import LINE_LIMIT, read_code
 from builder.pipelines.python.applications import ASGI, FACTORIES, NAMES, TARGET, WSGI, Module, Modules
 from builder.pipelines.python.manifest import MANIFESTS
 from builder.pipelines.python.needs import canonical
-from builder.pipelines.python.project import of_poetry, table
+from builder.pipelines.python.project import table
 from builder.pipelines.python.servers import SERVERS
 from builder.source.tree import Tree
 
@@ -101,7 +101,7 @@ class _Search:
             for key, value in table(whole, "project", "scripts").items()
             if isinstance(value, str) and TARGET.fullmatch(value.partition("[")[0].strip())
         }
-        self._name = table(whole, "project").get("name", "") or of_poetry(whole).get("name", "")
+        self._name = str(table(whole, "project").get("name") or table(whole, "tool", "poetry").get("name") or "")
 
     def named(self, entry: str) -> Entry:
         """What the build argument `entry` names: a file, a module, a script of the project, or module:attribute."""
@@ -182,14 +182,19 @@ class _Search:
                 entries = (self._application(path, self._modules.read(path)) for path in paths if self._tree.has(path))
                 if entry := next((entry for entry in entries if entry), None):
                     found.setdefault(package, entry)
-        own = canonical(str(self._name)).replace("-", "_")
-        return found.get(own) or (next(iter(found.values())) if len(found) == 1 else None)
+        own = next((entry for package, entry in found.items() if self._is_own(package)), None)
+        return own or (next(iter(found.values())) if len(found) == 1 else None)
+
+    def _is_own(self, package: str) -> bool:
+        """Whether a package has the project's name."""
+        return canonical(package) == canonical(self._name)
 
     def _packages(self, place: str) -> list[str]:
         """The packages in a folder that is on the path, by name; those that are of no app aside."""
         inside = (path.removeprefix(place) for path in self._tree.files() if path.startswith(place))
         parts = [path.split("/") for path in inside]
-        return sorted(name for name, *rest in parts if rest == ["__init__.py"] and name not in _NO_APP)
+        names = (name for name, *rest in parts if rest == ["__init__.py"] and name.isidentifier())
+        return sorted(name for name in names if name not in _NO_APP or self._is_own(name))
 
     def _application(self, path: str, module: Module) -> Entry | None:
         if module.serves or (module.has_port and path in PROGRAMS and self._is_program(path)):
