@@ -22,7 +22,7 @@ from builder.attempt.hosts import CA_MOUNT, machine_git, policy_of, require
 from builder.attempt.inside import folder_in, write_in
 from builder.attempt.sshagent import serving
 from builder.attempt.steps import TAIL_LINES, step_launcher, step_limits
-from builder.attempt.verdict import of_room
+from builder.attempt.verdict import FULL, of_room
 from builder.contract.request import Repository
 from builder.errors import BuildError, PlatformError
 from builder.git import commands, ssh
@@ -162,7 +162,9 @@ def _history(attempt: Attempt, sha: str, branch: str, at: str) -> History:
                     if size > MOST_BYTES:
                         raise too_large(f"more than {MOST_BYTES // MIB} MiB", at)
                     shutil.copyfileobj(source, out, CHUNK)
-    except OSError:
+    except OSError as error:
+        if error.errno in FULL:
+            raise
         raise PlatformError("GitUnavailable", "git packed no history") from None
     return found
 

@@ -8,6 +8,7 @@ it ends with the build. Where no step has to write it, as it is with sources tha
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -20,6 +21,8 @@ from builder.attempt.attempt import Attempt
 from builder.attempt.downloads import named, shared, stubs_of
 from builder.attempt.inside import folder_in
 from builder.attempt.planned import Bound
+from builder.attempt.steps import StepResult
+from builder.attempt.verdict import LINE_LIMIT, broken_cache
 from builder.key import digest_of
 from builder.plan import Step
 from builder.source import below
@@ -31,6 +34,9 @@ DEEPEST = 100
 """Folders inside of each other; a copy has two descriptors open for each."""
 PIECE = 1 << 26
 PARTIAL = ".partial-"
+_UNUSABLE = re.compile(
+    r"(?i)read-only file system|permission denied|input/output error|structure needs cleaning|stale file handle"
+)
 
 
 def place_of(attempt: Attempt, bound: Bound, step: Step) -> Path | None:
@@ -68,8 +74,23 @@ def lay(attempt: Attempt, step: Step, place: Path | None) -> bool:
 def copy_shown(attempt: Attempt) -> None:
     """Turn what is shown into copies, before a step that makes a result: code that a lock pins then runs as it did
     when nothing was stored yet, and may write beside its own files."""
+    require_shown(attempt)
     while attempt.shown:
         _lay(attempt, *attempt.shown.popitem())
+
+
+def require_shown(attempt: Attempt) -> None:
+    """Raises `PlatformError` CacheUnavailable where what is shown is gone: another build found the caches broken."""
+    if any(not place.is_dir() for place in attempt.shown.values()):
+        raise broken_cache("what an earlier step had in a cache of this node is put aside")
+
+
+def blames_shown(attempt: Attempt, result: StepResult) -> bool:
+    """Whether a failed step names a reason that it would not have over a copy: that it may not write there, or that
+    the node cannot read what it stored. A program may write such a line of its own: its step runs twice, no more."""
+    if not attempt.shown or not result.exit_code or result.reason:
+        return False
+    return any(_UNUSABLE.search(line[:LINE_LIMIT]) for line in result.tail)
 
 
 def _lay(attempt: Attempt, result: str, place: Path) -> None:
@@ -97,7 +118,8 @@ def store(attempt: Attempt, step: Step, place: Path | None) -> None:
             return
         partial = Path(tempfile.mkdtemp(prefix=PARTIAL, dir=place.parent))
         stack.callback(shutil.rmtree, partial, ignore_errors=True)
-        (partial / "result").mkdir(mode=0o755)
+        (partial / "result").mkdir()
+        (partial / "result").chmod(0o755)  # whatever the worker's umask: the build user reads what is shown
         with below.folder(partial / "result") as target:
             _Copy(attempt, target).all(source)
         try:
@@ -156,6 +178,7 @@ class _Copy:
             if stat.S_ISDIR(mode):
                 os.mkdir(name, 0o755, dir_fd=target)
                 with below.folder(source, name) as inner, below.folder(target, name) as copy:
+                    os.fchmod(copy, 0o755)
                     self._folder(inner, copy, f"{path}{name}/")
             elif stat.S_ISLNK(mode):
                 os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)

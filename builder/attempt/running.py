@@ -10,7 +10,7 @@ from builder.attempt.downloads import cache_of, is_there, keep, left_out, other_
 from builder.attempt.memo import recall, record
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound
-from builder.attempt.results import copy_shown, lay, place_of, store
+from builder.attempt.results import blames_shown, copy_shown, lay, place_of, require_shown, store
 from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step
 from builder.attempt.verdict import of_refused, of_step
@@ -48,7 +48,12 @@ def run_step(
         others = other_indexes(attempt, plan, step)
         toolchain = replace(toolchain, indexes=toolchain.indexes.with_others(others))
     attempt.named = None  # the step may write what its stubs name, or something else in its place
+    require_shown(attempt)
     result = execute_step(attempt, toolchain, step)
+    if blames_shown(attempt, result):
+        copy_shown(attempt)
+        attempt.log.system(f"{step.name} runs once more, over copies of what it could only read")
+        result = execute_step(attempt, toolchain, step)
     judge(attempt, plan, step, result, earlier)
     record(attempt, bound, step, result.tail)
     store(attempt, step, place)

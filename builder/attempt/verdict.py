@@ -62,7 +62,7 @@ def of_error(attempt: Attempt, error: Exception) -> BuildError | None:
             return _full(attempt, "a file of the build could not be written")
         if each.errno in BROKEN and _in_caches(attempt, each):
             discard_caches(attempt)
-            return _broken_cache(f"a cache of this node cannot be used: {each.strerror}")
+            return broken_cache(f"a cache of this node cannot be used: {each.strerror}")
     return None
 
 
@@ -87,7 +87,7 @@ def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | No
     ours = step.caches and not step.runs_source  # what code of the source prints proves nothing about a cache
     broken = next((line for line in lines if _IN_CACHE.search(line) and _BROKEN.search(line)), "") if ours else ""
     if broken and discard_caches(attempt):
-        return _broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
+        return broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
     return None
 
 
@@ -231,7 +231,8 @@ def _full(attempt: Attempt, what: str, left: Room | None = None, said: str = "")
     return PlatformError("NodeDiskFull", f"{what}: the disk of this node is full{free}", said=said_lines)
 
 
-def _broken_cache(message: str, said: Sequence[str] = ()) -> PlatformError:
+def broken_cache(message: str, said: Sequence[str] = ()) -> PlatformError:
+    """The error of a build that a cache of its node made fail."""
     lines = tuple(line.strip() for line in said)
     return PlatformError("CacheUnavailable", f"{message}; the next try begins without it", said=lines)
 

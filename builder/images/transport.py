@@ -217,6 +217,8 @@ class Transport:
         code = _error_code(response)
         why = f"{status}{' ' + code if code else ''}"
         if status in (401, 403):
+            if self._ours(str(response.request.url)):
+                self._tokens.clear()  # a later use asks for rights that were given meanwhile
             who = f"user {self.credentials.username}" if self.credentials else "no credentials"
             return PlatformError("RegistryRefused", f"{self.host}: {what}: refused with {why} ({who})")
         return self.broken(f"{what}: answered {why}")
@@ -256,10 +258,10 @@ class Transport:
         for challenge in response.headers.get_list("www-authenticate"):
             scheme, _, rest = challenge.partition(" ")
             if scheme.lower() == "bearer":
-                self._tokens.pop(scope, None)
                 self._tokens[scope] = self._fetch_token(dict(CHALLENGE.findall(rest)), scope)
                 return
-            if scheme.lower() == "basic" and self.credentials and not self._basic:
+            if scheme.lower() == "basic" and self.credentials:
+                self._tokens.pop(scope, None)  # of a token service that the registry had before
                 self._basic = True
                 return
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,5 +48,20 @@ class Destinations:
 
             self._first = self._last = connect(target.registry, **login)
             self._of = asked
-        self._last = self._last.again(mounts, attempt.check, attempt.pause)
+        self._last = self._last.again(mounts, *_waits(attempt))
         return self._last
+
+
+def _waits(attempt: Attempt) -> tuple[Callable[[], None], Callable[[float], None]]:
+    """(check, pause) of an attempt. What keeps them keeps no secret of its grant: it goes when it has ended."""
+    ours = weakref.ref(attempt)
+
+    def check() -> None:
+        if (one := ours()) is not None:
+            one.check()
+
+    def pause(seconds: float) -> None:
+        if (one := ours()) is not None:
+            one.pause(seconds)
+
+    return check, pause

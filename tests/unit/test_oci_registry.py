@@ -222,6 +222,29 @@ def test_a_login_and_its_tokens_serve_the_next_push(tmp_path: Path) -> None:
     assert sorted(line.split()[0] for line in memory.seen) == ["HEAD"] * 3 + ["POST"] * 3 + ["PUT"] * 5
 
 
+def test_a_registry_that_goes_from_tokens_to_basic_is_followed(tmp_path: Path) -> None:
+    credentials = Credentials(username="robot", password=SECRET)
+    memory, image = Memory(token="t0k3n"), make_image(tmp_path)
+    first = registry(memory, credentials=credentials)
+    first.push(image, "org/app", "v1")
+    memory.token, memory.basic = "", credentials.basic()
+    again = first.again(None, lambda: None, lambda seconds: None)
+    assert again.push(make_image(tmp_path / "other", "other"), "org/app", "v2").uploaded_blobs == 3
+
+
+def test_a_refusal_is_asked_anew_with_the_next_use(tmp_path: Path) -> None:
+    memory, image = Memory(token="narrow"), make_image(tmp_path)
+    memory.after = lambda request: (
+        httpx.Response(403) if request.headers.get("authorization") == "Bearer narrow" else None
+    )
+    first = registry(memory, credentials=Credentials(username="robot", password=SECRET))
+    with pytest.raises(PlatformError, match="refused with 403"):
+        first.push(image, "org/app", "v1")
+    memory.token = "wide"
+    memory.fault = lambda request: httpx.Response(403) if "narrow" in request.headers.get("authorization", "") else None
+    assert first.again(None, lambda: None, lambda seconds: None).push(image, "org/app", "v1").uploaded_blobs == 3
+
+
 def test_a_second_push_is_heads_and_two_manifests(tmp_path: Path) -> None:
     memory, image = Memory(), make_image(tmp_path)
     registry(memory).push(image, "org/app", "v1")

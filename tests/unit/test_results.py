@@ -12,9 +12,11 @@ from typing import cast
 import pytest
 
 from builder import sandbox
-from builder.attempt import results
+from builder.attempt import results, running
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
+from builder.attempt.steps import StepResult
+from builder.errors import PlatformError
 from builder.node import budget
 from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, WantedFile, WriteFile
 from builder.source import below
@@ -111,6 +113,75 @@ def test_a_step_that_makes_a_result_gets_copies_of_what_is_shown(attempt: Attemp
     results.lay(attempt, step, place)
     results.copy_shown(attempt)
     assert not attempt.shown and (crate / "Cargo.toml").read_text() == "[package]\n"
+
+
+def shown(attempt: Attempt) -> tuple[Plan, Path, Path]:
+    """A stored result that later steps see: the plan, its place, the crate in the work folder."""
+    plan, step = unpacked()
+    place = results.place_of(attempt, bound_to(plan), step)
+    crate = vendored(attempt)
+    results.store(attempt, step, place)
+    sandbox.remove_tree(crate.parent)
+    assert place is not None and results.lay(attempt, step, place)
+    return plan, place, crate
+
+
+def test_what_is_shown_can_be_read_whatever_the_umask_of_the_worker(attempt: Attempt) -> None:
+    before = os.umask(0o077)
+    try:
+        _, place, _ = shown(attempt)
+    finally:
+        os.umask(before)
+    assert {path.stat().st_mode & 0o777 for path in (place, *place.rglob("*")) if path.is_dir()} == {0o755}
+    assert {path.stat().st_mode & 0o777 for path in place.rglob("*") if path.is_file()} == {0o644}
+
+
+def test_a_step_that_may_not_write_what_is_shown_runs_once_more_over_a_copy(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, _, crate = shown(attempt)
+    last = plan.steps[-1]
+    assert last.sees is Sees.ALL and not last.result
+    ended = [
+        StepResult(exit_code=101, tail=("error: failed to write x.rs: Read-only file system (os error 30)",)),
+        StepResult(exit_code=0, tail=("done",)),
+    ]
+    seen = list[bool]()
+
+    def execute(*_: object) -> StepResult:
+        seen.append(crate.exists())
+        return ended[len(seen) - 1]
+
+    monkeypatch.setattr(running, "execute_step", execute)
+    monkeypatch.setattr(running, "recall", lambda *_: None)
+    monkeypatch.setattr(running, "record", lambda *_: None)
+    bound = cast(
+        Bound, SimpleNamespace(plan=plan, toolchain=SimpleNamespace(digests={}, indexes=SimpleNamespace(others=())))
+    )
+    assert running.run_step(attempt, bound, last, ())[0] == ("done",)
+    assert seen == [False, True] and not attempt.shown
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        StepResult(exit_code=0, tail=("Read-only file system",)),
+        StepResult(exit_code=101, tail=("error[E0308]: mismatched types",)),
+        StepResult(exit_code=137, tail=("Read-only file system",), reason="Timeout"),
+    ],
+)
+def test_another_end_of_a_step_is_its_own(attempt: Attempt, result: StepResult) -> None:
+    shown(attempt)
+    assert not results.blames_shown(attempt, result)
+
+
+def test_caches_that_another_build_put_aside_are_no_fault_of_this_one(attempt: Attempt) -> None:
+    _, place, _ = shown(attempt)
+    sandbox.remove_tree(place)
+    for use in (results.require_shown, results.copy_shown):
+        with pytest.raises(PlatformError) as caught:
+            use(attempt)
+        assert caught.value.reason == "CacheUnavailable"
 
 
 def test_without_a_sandbox_nothing_can_be_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

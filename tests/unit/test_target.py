@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -18,8 +19,23 @@ def attempt(tmp_path: Path, organization: str = "acme", **target: Any) -> Attemp
     for name, value in target.items():
         setattr(grant.destination, name, value)
     settings = SimpleNamespace(node_dir=str(tmp_path), ca_bundle="")
-    made = SimpleNamespace(grant=grant, node=SimpleNamespace(settings=settings), check=object(), pause=object())
-    return cast(Attempt, made)
+    return cast(Attempt, Build(grant=grant, node=SimpleNamespace(settings=settings)))
+
+
+class Build(SimpleNamespace):
+    """Of an attempt what a place needs; it notes its waits."""
+
+    grant: Any
+    node: Any
+
+    def __init__(self, **values: Any) -> None:
+        super().__init__(waits=list[float | None](), **values)
+
+    def check(self) -> None:
+        self.waits.append(None)
+
+    def pause(self, seconds: float) -> None:
+        self.waits.append(seconds)
 
 
 def test_the_same_login_has_the_same_connections_and_tokens_and_a_use_has_its_own_waits(tmp_path: Path) -> None:
@@ -28,8 +44,20 @@ def test_the_same_login_has_the_same_connections_and_tokens_and_a_use_has_its_ow
     first, second = (cast(Registry, destinations(each)) for each in builds)
     assert first.transport.client is second.transport.client
     assert first.transport._tokens is second.transport._tokens
-    assert (second.transport.check, second.transport.sleep) == (builds[1].check, builds[1].pause)
+    second.transport.check()
+    second.transport.sleep(0.5)
+    assert [cast(Build, each).waits for each in builds] == [[], [None, 0.5]]
     assert second.mounts and second.mounts.organization == "other", "each names its own repositories alone"
+
+
+def test_a_build_that_has_ended_is_kept_by_no_connection(tmp_path: Path) -> None:
+    """Its grant has secrets of an organization."""
+    destinations, build = Destinations(), attempt(tmp_path, registry="reg.test")
+    kept, gone = cast(Registry, destinations(build)), weakref.ref(build)
+    del build
+    assert gone() is None
+    kept.transport.check()
+    kept.transport.sleep(1.0)
 
 
 def test_another_login_or_registry_shares_nothing(tmp_path: Path) -> None:
