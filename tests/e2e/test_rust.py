@@ -224,5 +224,6 @@ def test_a_program_of_rocket_listens_on_the_port_of_the_platform(server: Server)
         assert app.get("/").text == "0.0.0.0, ROCKET_PORT is PORT"
     beside = {"files": "run.sh", "start": '["./run.sh"]', "start_check": "require"}
     failure = failed(server, {**source, "run.sh": "#!/bin/absent\n"}, build_args=beside)
-    assert (failure.reason, failure.message) == ("StartFailed", "there is no program that could be started")
+    assert failure.reason == "StartFailed" and failure.next.startswith("Mark /app/run.sh as executable")
+    assert failure.message.startswith("there is no program that could be started: /app/run.sh: Permission denied")
     assert failure.said[0].startswith("ignite: cannot start /app/run.sh: ")
