@@ -31,6 +31,8 @@ _DENIED = re.compile(r"UNAUTHORIZED|DENIED|unauthorized|401 Unauthorized|403 For
 _NO_HOST = re.compile(r"no such host|server misbehaving")
 FINAL, USAGE = "error building image: ", "Error: "
 FINALS = (FINAL, "error checking push permissions", "error pushing image", USAGE)
+STARTS = ("Cmd: ", "Args: ", "Running: ")
+"""What the executor tells of a program that it starts, behind the instruction itself."""
 SAID_LINES = 6
 EXPLAINED = ("StepFailed", "OutOfMemory")
 """Reasons of an end that the log explains."""
@@ -222,14 +224,20 @@ def _final(lines: Sequence[str]) -> str:
 
 
 def _output(lines: Sequence[str]) -> list[str]:
-    """What the failed instruction's own program wrote last, without the executor's lines."""
+    """What the failed instruction's own program wrote last, without the executor's lines.
+
+    The executor writes to another pipe than the program, so what this wrote in its first moments may stand before the
+    lines that tell of its start.
+    """
     own: list[str] = []
     for line in reversed(lines):
         if any(start in line for start in FINALS):
             continue
-        if own_message(line) is not None:
-            break
-        if line.strip():
+        message = own_message(line)
+        if message is not None:
+            if own or not message.startswith(STARTS):
+                break
+        elif line.strip():
             own.append(line)
     return own[::-1]
 

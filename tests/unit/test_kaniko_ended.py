@@ -63,6 +63,15 @@ def test_a_failed_run_has_line_code_and_its_own_words() -> None:
     assert found.said == ("first words", "error: no such thing")
 
 
+@pytest.mark.parametrize("at", range(1, 6))
+def test_what_a_program_writes_at_once_may_stand_before_the_lines_of_its_start(at: int) -> None:
+    began = [FAILS[0], own("Cmd: /bin/sh"), own("Args: [-c exit 3]"), own("Running: [/bin/sh -c exit 3]"), FAILS[-1]]
+    found = diagnose(STEP, [*SECOND, *began[:at], "error: no such thing", *began[at:]], DOCKERFILE)
+    assert found.said == ("error: no such thing",)
+    silent = diagnose(STEP, [*SECOND, *began], DOCKERFILE)
+    assert silent.said and "exit status 3" in silent.said[0], "what an earlier one wrote is none of this one's"
+
+
 def test_output_of_a_step_that_looks_like_the_executor_leads_to_no_later_instruction() -> None:
     found = diagnose(STEP, [*SECOND, *FAILS], DOCKERFILE)
     assert found.where == "Dockerfile:8", "what a program prints names an earlier instruction"
