@@ -277,20 +277,14 @@ def _check_tokens(rows: tuple[Token, ...]) -> None:
 
 
 def _check_job_registry_logins(rows: tuple[JobLogin, ...]) -> None:
-    first: dict[str, int] = {}
+    _check_one_row_each(rows)
     for number, row in enumerate(rows, 1):
-        try:
-            _check_organization(row.organization)
-        except ValueError as error:
-            raise ValueError(f"row {number}: {error}") from None
-        if row.organization in first:
-            raise ValueError(f"rows {first[row.organization]} and {number} are of the same organization")
-        first[row.organization] = number
         if not row.username or not row.password:
             raise ValueError(f"row {number} has an empty {'password' if row.username else 'username'}")
 
 
-def _check_job_resources(rows: tuple[JobResources, ...]) -> None:
+def _check_one_row_each(rows: tuple[JobLogin, ...] | tuple[JobResources, ...]) -> None:
+    """Each row is of another organization."""
     first: dict[str, int] = {}
     for number, row in enumerate(rows, 1):
         try:
@@ -442,7 +436,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "report_keys": _check_report_keys,
     "tokens": _check_tokens,
     "job_registry_logins": _check_job_registry_logins,
-    "job_resources": _check_job_resources,
+    "job_resources": _check_one_row_each,
     "index_env": _check_index_env,
     "import_hosts": _check_import_hosts,
     "kaniko_executor": _check_image,
