@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 from urllib.parse import urlsplit
 
@@ -283,7 +283,7 @@ def _check_job_registry_logins(rows: tuple[JobLogin, ...]) -> None:
             raise ValueError(f"row {number} has an empty {'password' if row.username else 'username'}")
 
 
-def _check_one_row_each(rows: tuple[JobLogin, ...] | tuple[JobResources, ...]) -> None:
+def _check_one_row_each(rows: Iterable[JobLogin | JobResources]) -> None:
     """Each row is of another organization."""
     first: dict[str, int] = {}
     for number, row in enumerate(rows, 1):

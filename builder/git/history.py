@@ -7,13 +7,13 @@ replacements are no objects, and each file that could name one is written here.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from builder.errors import BuildError
 from builder.git.source import check_reference
+from builder.text import canonical_json
 
 HEAD = "refs/ignite/head"
 """Where the commit is in what is fetched with its history."""
@@ -52,7 +52,7 @@ class History:
     def digest(self) -> str:
         """`sha256:<hex>` of all that a program can read of it: a SHA of git stands for everything before it."""
         parts = {"commit": self.sha, "branch": self.branch, "tags": self.tags}
-        return f"sha256:{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()}"
+        return f"sha256:{hashlib.sha256(canonical_json(parts)).hexdigest()}"
 
     @property
     def files(self) -> Mapping[str, str]:
