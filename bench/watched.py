@@ -37,7 +37,7 @@ def measure(
 ) -> tuple[tuple[Row, ...], tuple[str, ...]]:
     """A minute with one Job, then a minute with all of them, of the same watcher. No rounds."""
     with opened() as (jobs, folder), ExitStack() as stack:
-        layers = images.debian().layers
+        layers = images.debian_base().layers
         executor = build_image(None, layers, ImageConfig(entrypoint=("/bin/sh", "-c", SLEEPS), user="", ports=()))
         settings = {
             "KANIKO_EXECUTOR": images.push(jobs.cluster.registry, "test/sleeps", executor),

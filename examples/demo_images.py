@@ -25,14 +25,11 @@ import httpx
 
 from builder.config import new_secret
 from builder.errors import BuildError
-from builder.images.image import ImageConfig, build_image
-from builder.images.layer import write_layer
 from builder.local.embedded import end, free_port, private_redis
 from tests.cluster import cluster as clusters
 from tests.cluster import images, pods
 from tests.cluster.cluster import Cluster
-from tests.cluster.programs import BUILDERS, CONTROL, go_build, missing_packages
-from tests.cluster.programs import HERE as CLUSTER
+from tests.cluster.programs import BUILDERS, CONTROL, missing_packages
 
 HERE = Path(__file__).resolve().parent
 PROGRAM = Path(sys.executable).parent / "ignite-builder"
@@ -97,17 +94,9 @@ def lacking() -> str:
 
 def push_images(host: str) -> dict[str, str]:
     """Push the images to build on, and one that is there before any build; name → reference."""
-    debian = images.debian_base()
     with tempfile.TemporaryDirectory() as name:
         work = Path(name)
-        go_build(CLUSTER / "serve", (".",), work / "bin")
-        (work / "index.html").write_text(PREBUILT_PAGE, encoding="utf-8")
-        server = write_layer([(work / "bin/serve", "/usr/local/bin/serve")], work / "server.tar.gz", created_by="serve")
-        page = write_layer([(work / "index.html", "/srv/index.html")], work / "page.tar.gz", created_by="page")
-        layers = (*debian.layers, server)
-        base = build_image(None, layers, ImageConfig(entrypoint=(), env=debian.env, user="", ports=()))
-        config = ImageConfig(entrypoint=("serve",), env=debian.env, workdir="/srv", ports=(8080,))
-        prebuilt = build_image(None, (*layers, page), config)
+        base, prebuilt = images.debian(work), images.page(PREBUILT_PAGE, work)
         reference = images.push(host, f"{ORGANIZATION}/prebuilt", prebuilt)
         # By its tag: which digest that is, the build finds out.
         tagged = reference.replace(f"@{prebuilt.digest}", ":latest")

@@ -24,7 +24,7 @@ USER_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 def prepare() -> None:
     """Compile and make what needs no running cluster: the first call on a machine takes minutes."""
     BUILDERS.compiled()
-    debian()
+    debian_base()
 
 
 def debian_base() -> BaseImage:
@@ -32,10 +32,17 @@ def debian_base() -> BaseImage:
     return build_base(ImageStore(STORE / "bases"), "debian", HERE / "debian")
 
 
-def debian() -> Image:
-    """The same, whose user is root, as the images are that people build on."""
+def debian(work: Path) -> Image:
+    """The same with a server of files and root as its user, as the images are that people build on."""
     base = debian_base()
-    return build_image(None, base.layers, ImageConfig(entrypoint=(), env=base.env, user="", ports=()))
+    config = ImageConfig(entrypoint=(), env=base.env, user="", ports=())
+    return build_image(None, (*base.layers, server(work)), config)
+
+
+def server(work: Path) -> Layer:
+    """A layer with `serve`, which answers with the files of its folder."""
+    go_build(HERE / "serve", (".",), work / "bin")
+    return write_layer([(work / "bin/serve", "/usr/local/bin/serve")], work / "server.tar.gz", created_by="serve")
 
 
 def push(host: str, repository: str, image: Image) -> str:
@@ -83,7 +90,8 @@ def push_executor(host: str) -> str:
 
 def push_debian(host: str) -> str:
     """The base of the Dockerfiles under test, in a repository of the organization that builds them."""
-    return push(host, "acme/debian", debian())
+    with tempfile.TemporaryDirectory() as work:
+        return push(host, "acme/debian", debian(Path(work)))
 
 
 def push_builder(host: str) -> str:
@@ -125,13 +133,11 @@ def push_builder(host: str) -> str:
 
 def page(text: str, work: Path) -> Image:
     """A server of one page on the Debian, whose user is not root."""
-    base = debian_base()
-    go_build(HERE / "serve", (".",), work / "bin")
+    base, serve = debian_base(), server(work)
     (work / "index.html").write_text(text)
-    files = [(work / "bin/serve", "/usr/local/bin/serve"), (work / "index.html", "/srv/index.html")]
-    layer = write_layer(files, work / "layer.tar.gz", created_by="page")
+    layer = write_layer([(work / "index.html", "/srv/index.html")], work / "layer.tar.gz", created_by="page")
     config = ImageConfig(entrypoint=("serve",), env=base.env, workdir="/srv", ports=(8080,))
-    return build_image(None, (*base.layers, layer), config)
+    return build_image(None, (*base.layers, serve, layer), config)
 
 
 def push_run(host: str, version: str) -> str:

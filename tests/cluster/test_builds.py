@@ -126,7 +126,8 @@ def test_an_image_by_buildpacks_moves_to_the_next_run_image_without_a_build(serv
 def test_a_tag_of_a_repository_over_ssh_is_built_by_its_commit(service: Service, folder: Path, tmp_path: Path) -> None:
     """In the sandbox, as a node fetches: without one ssh wants the build user in /etc/passwd."""
     work = tmp_path / "work"
-    tagged = hosts.commit(work, {"Dockerfile": dockerfile(service, "COPY hello.txt /srv/"), "hello.txt": "over ssh\n"})
+    serves = dockerfile(service, "WORKDIR /srv", "COPY hello.txt .", 'ENTRYPOINT ["serve"]')
+    tagged = hosts.commit(work, {"Dockerfile": serves, "hello.txt": "over ssh\n"})
     hosts.git(work, "tag", "-a", "v1", "-m", "first")
     hosts.commit(work, {"hello.txt": "later\n"})
     with ssh_fixtures.serving(folder) as host, service.watcher("watcher-ssh"):
@@ -144,7 +145,8 @@ def test_a_tag_of_a_repository_over_ssh_is_built_by_its_commit(service: Service,
             refused = service.ended(service.submit_image("over-ssh", {"fromGit": source}))
     assert build.provenance.commit_sha == tagged
     (reference, *_) = build.image_refs
-    assert service.jobs.start(reference, "/bin/cat", "/srv/hello.txt") == (0, "over ssh\n")
+    with service.jobs.serving(reference) as url:
+        assert httpx.get(f"{url}/hello.txt", trust_env=False, timeout=120).text == "over ssh\n"
     assert refused.failure.reason == "GitAuthFailed", refused.failure
     said = service.trouble(build.build_id) + service.trouble(refused.build_id)
     assert not any(line in said for line in host.key.splitlines()[1:-1])
@@ -153,7 +155,7 @@ def test_a_tag_of_a_repository_over_ssh_is_built_by_its_commit(service: Service,
 # With a worker and a watcher that stay
 
 
-def test_a_dockerfile_with_run_is_built_pulled_and_started(both: Service) -> None:
+def test_a_dockerfile_with_run_is_built_pulled_started_and_called(both: Service) -> None:
     files = {
         "Dockerfile": dockerfile(
             both,
@@ -161,7 +163,8 @@ def test_a_dockerfile_with_run_is_built_pulled_and_started(both: Service) -> Non
             "COPY hello.txt /srv/hello.txt",
             'RUN echo "built for $WHO" > /srv/built',
             "USER 1000",
-            'ENTRYPOINT ["/bin/cat", "/srv/hello.txt", "/srv/built"]',
+            "WORKDIR /srv",
+            'ENTRYPOINT ["serve"]',
         ),
         "hello.txt": "hello\n",
     }
@@ -170,7 +173,9 @@ def test_a_dockerfile_with_run_is_built_pulled_and_started(both: Service) -> Non
     build = both.succeeded(build_id)
     assert build.stage == pb.BUILD_STAGE_UNSPECIFIED and build.job == ""
     (reference, *_) = build.image_refs
-    assert both.jobs.start(reference) == (0, "hello\nbuilt for us\n")
+    with both.jobs.serving(reference) as url:
+        pages = [httpx.get(f"{url}/{name}", trust_env=False, timeout=120).text for name in ("hello.txt", "built")]
+    assert pages == ["hello\n", "built for us\n"]
     lines = both.log(build_id)
     assert any("RUN echo" in line for line in lines) and not any(line.startswith("{") for line in lines)
     assert {pb.BUILD_PHASE_FETCH_SOURCE, pb.BUILD_PHASE_BUILD} <= {phase.phase for phase in build.phases}
@@ -297,7 +302,9 @@ def test_a_commit_of_a_private_repository_is_built_and_its_tree_is_answered_from
     first = hosts.commit(
         work,
         {
-            "app/Dockerfile": dockerfile(both, "COPY . /srv/app", "RUN ls -A /srv/app > /srv/built"),
+            "app/Dockerfile": dockerfile(
+                both, "WORKDIR /srv", "COPY . app", "RUN ls -A app > built", 'ENTRYPOINT ["serve"]'
+            ),
             "app/hello.txt": "hello\n",
             "readme": "x",
         },
@@ -312,7 +319,8 @@ def test_a_commit_of_a_private_repository_is_built_and_its_tree_is_answered_from
     build = both.succeeded(both.submit_image("commit", {"fromGit": source}))
     assert (build.provenance.commit_sha, build.provenance.author) == (first, "Ada <ada@example.com>")
     (reference, *_) = build.image_refs
-    assert both.jobs.start(reference, "/bin/cat", "/srv/built") == (0, "Dockerfile\nhello.txt\n")
+    with both.jobs.serving(reference) as url:
+        assert httpx.get(f"{url}/built", trust_env=False, timeout=120).text == "Dockerfile\nhello.txt\n"
     named = f"{host.url('private')}#main:app"
     options = ("--dockerfile", "Dockerfile", "--secret", "forge", "--name", "commit", "--json")
     done = command(both, tmp_path, "build", "--git", named, *options)
@@ -328,7 +336,8 @@ def test_a_commit_of_a_private_repository_is_built_and_its_tree_is_answered_from
     hosts.git(work, "push", "-q", str(host.root / "private.git"), "main")
     by_sha = both.succeeded(both.submit_image("commit", {"fromGit": {**source, "reference": third}}))
     assert (by_sha.provenance.commit_sha, by_sha.from_cache_of) == (third, "")
-    assert both.jobs.start(by_sha.image_refs[0], "/bin/cat", "/srv/app/hello.txt") == (0, "hello again\n")
+    with both.jobs.serving(by_sha.image_refs[0]) as url:
+        assert httpx.get(f"{url}/app/hello.txt", trust_env=False, timeout=120).text == "hello again\n"
     refused = both.ended(both.submit_image("commit", {"fromGit": {**source, "secretRef": ""}}))
     assert (refused.failure.reason, refused.failure.where) == ("GitAuthFailed", "code.image.fromGit.url")
     assert TOKEN not in "\n".join((both.trouble(build.build_id), both.trouble(again.build_id), done.stderr))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
+
 from builder.images.destination import DIGEST
 from tests.cluster_fixtures import Jobs
 
@@ -70,7 +72,9 @@ def test_the_second_run_of_a_multi_stage_build_executes_no_run(jobs: Jobs, tmp_p
         "RUN cat /proc/sys/kernel/random/uuid /srv/input > /srv/nonce\n"
         f"FROM {jobs.debian}\n"
         "COPY --from=made /srv/nonce /srv/nonce\n"
-        "RUN cp /srv/nonce /srv/copy\n",
+        "RUN cp /srv/nonce /srv/copy\n"
+        "WORKDIR /srv\n"
+        'ENTRYPOINT ["serve"]\n',
         "input": "one\n",
     }
     first, second, changed = (
@@ -84,6 +88,8 @@ def test_the_second_run_of_a_multi_stage_build_executes_no_run(jobs: Jobs, tmp_p
     before, _, digest = jobs.pulled(first, tmp_path / "first")
     again, _, same = jobs.pulled(second, tmp_path / "second")
     assert nonce_of(before) == nonce_of(again) and digest == same
+    with jobs.serving(f"{second.repository}@{same}") as url:
+        assert httpx.get(f"{url}/copy", trust_env=False, timeout=120).text == nonce_of(before)
     ran = jobs.run({**files, "input": "two\n"}, changed)
     assert ran.ended.succeeded, (ran.ended, ran.log)
     assert nonce_of(jobs.pulled(changed, tmp_path / "changed")[0]) != nonce_of(before), "another input, another layer"
