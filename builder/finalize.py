@@ -7,6 +7,7 @@ registry, or if the attempt's tag points at something else than its owner report
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import time
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from google.protobuf import json_format
 
-from builder.attest.artifact import ArtifactRefused, check_config, described
+from builder.attest.artifact import ArtifactRefused, Described, check_config, described
 from builder.attest.provenance import COMPILE_TYPE, IMAGE_TYPE, MEDIA_TYPE, PREDICATE_TYPE, Built, statement
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.request import is_image, repository_of
@@ -64,6 +65,7 @@ class Finalizer:
         digest = artifact.digest
         started = _now()
         manifest: str | Manifest = digest
+        require: Callable[[], None] = _nothing
         if row["from_cache_of"]:  # from a cache entry of ours: checked and attested when it was built
             if not row["published"]:
                 found = self.destination.get_manifest(repository, digest)
@@ -72,16 +74,16 @@ class Finalizer:
                     return
                 manifest = found
         else:
-            if not row["published"]:  # behind the mark it was checked, and its tag may go
-                try:
-                    manifest, artifact = self._checked(row, artifact)
-                except ArtifactRefused as error:
-                    why = f"node {row['node_id']} reported an artifact that is not what it pushed: {error}"
-                    self.log.warning("refused", action="artifact-mismatch", build_id=build_id, why=why)
-                    if builds.refuse(self.store, build_id, claim, why, self.backoff_ms) is None:
-                        self.stale("refuse")
-                    return
-            self._attest(row, artifact, manifest)
+            try:
+                if not row["published"]:  # behind the mark it was checked, and its tag may go
+                    manifest, artifact, require = self._checked(row, artifact)
+                self._attest(row, artifact, manifest, require)
+            except ArtifactRefused as error:
+                why = f"node {row['node_id']} reported an artifact that is not what it pushed: {error}"
+                self.log.warning("refused", action="artifact-mismatch", build_id=build_id, why=why)
+                if builds.refuse(self.store, build_id, claim, why, self.backoff_ms) is None:
+                    self.stale("refuse")
+                return
         attested = _now()
         self.label("finalize")
         artifact.reference = self.destination.reference(repository, digest)
@@ -154,10 +156,13 @@ class Finalizer:
                 return
             digest = wanted
 
-    def _checked(self, row: builds.Row, artifact: pb.BuiltArtifact) -> tuple[Manifest, pb.BuiltArtifact]:
-        """What the attempt's tag points at, when that is what the owner reported; with the size that a puller sees.
+    def _checked(
+        self, row: builds.Row, artifact: pb.BuiltArtifact
+    ) -> tuple[Manifest, pb.BuiltArtifact, Callable[[], None]]:
+        """What the attempt's tag points at, when that is what the owner reported; with the size that a puller sees, and
+        with the check of its config, which is left to ask for.
 
-        Raises `ArtifactRefused`, and `PlatformError` for a registry that does not do its part.
+        Both raise `ArtifactRefused`, and `PlatformError` for a registry that does not do its part.
         """
         repository, tag = row["repository"], record.attempt_tag(row)
         if row["code_hash"] and not DIGEST.fullmatch(row["code_hash"]):
@@ -168,6 +173,12 @@ class Finalizer:
         if manifest.digest != artifact.digest:
             raise ArtifactRefused(f"{repository}:{tag} is {manifest.digest}, reported was {artifact.digest}")
         found = described(manifest)
+        checked = pb.BuiltArtifact(digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials)
+        if artifact.HasField("start_check"):
+            checked.start_check.CopyFrom(artifact.start_check)
+        return manifest, checked, functools.partial(self._check_config, repository, found, manifest.digest)
+
+    def _check_config(self, repository: str, found: Described, digest: str) -> None:
         config = io.BytesIO()
         try:
             for chunk in self.destination.open_blob(repository, found.config_digest):
@@ -176,14 +187,12 @@ class Finalizer:
                     raise ArtifactRefused("the config is larger than the manifest says")
         except BlobMissing:
             raise ArtifactRefused(f"{repository} has no config {found.config_digest}") from None
-        check_config(config.getvalue(), found, manifest.digest)
-        checked = pb.BuiltArtifact(digest=manifest.digest, size_bytes=found.size_bytes, materials=artifact.materials)
-        if artifact.HasField("start_check"):
-            checked.start_check.CopyFrom(artifact.start_check)
-        return manifest, checked
+        check_config(config.getvalue(), found, digest)
 
-    def _attest(self, row: builds.Row, artifact: pb.BuiltArtifact, manifest: str | Manifest) -> None:
-        """The statement of what was built from what, attached to the digest."""
+    def _attest(
+        self, row: builds.Row, artifact: pb.BuiltArtifact, manifest: str | Manifest, require: Callable[[], None]
+    ) -> None:
+        """The statement of what was built from what, attached to the digest if `require` does not raise."""
         request = json.loads(hidden(row["request"]))
         payload = statement(
             Built(
@@ -205,7 +214,11 @@ class Finalizer:
             )
         )
         annotations = {"in-toto.io/predicate-type": PREDICATE_TYPE}
-        self.destination.attach(row["repository"], manifest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations)
+        self.destination.attach(row["repository"], manifest, MEDIA_TYPE, payload, MEDIA_TYPE, annotations, require)
+
+
+def _nothing() -> None:
+    """Of an artifact that was checked before."""
 
 
 def _commit(row: builds.Row) -> tuple[str, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -11,6 +12,8 @@ from pathlib import Path
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.attempt.programs import host_path, require_program
+from builder.attempt.results import require_shown
+from builder.attempt.verdict import broken_cache, discard_caches
 from builder.claims.outcome import Artifact, Material
 from builder.errors import BuildError
 from builder.images.image import BaseImage, Image, ImageConfig, build_image
@@ -46,6 +49,7 @@ def package(attempt: Attempt, bound: Bound, fetched: tuple[Material, ...] = ()) 
 
 def _image(attempt: Attempt, toolchain: Provided, output: Output, base: BaseImage) -> Image:
     _require_layers(base)
+    require_shown(attempt)
     require_program(attempt, toolchain, output)
     layers: list[Layer] = []
     left = attempt.node.settings.artifact_bytes
@@ -87,10 +91,26 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
     below = attempt.work if host.is_relative_to(attempt.work) else None
     if below is None and (name := _name_of(toolchain, source)):
         attempt.use(f"toolchains/{name}")  # until it is pushed
-        return _of_toolchain(attempt, host, source, limit, attempt.node.folder / "toolchains" / name)
-    layer = write_layer(
-        [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check
+        return _stored(attempt, host, source, limit, attempt.node.folder / "toolchains" / name)
+    if (place := attempt.shown.get(source.source)) is not None:
+        folder = place.with_name(f"{place.name}.{_name(source)}")
+        attempt.use(str(folder.relative_to(attempt.node.folder)))
+        try:
+            return _stored(attempt, host, source, limit, folder)
+        except BuildError as error:
+            if error.reason != "StepFailed":
+                raise
+            discard_caches(attempt)
+            raise broken_cache(f"what a step had in a cache of this node: {error.message}") from error
+    return _told(
+        attempt,
+        write_layer(
+            [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check
+        ),
     )
+
+
+def _told(attempt: Attempt, layer: Layer) -> Layer:
     for warning in layer.warnings:
         attempt.log.system(f"warning: {warning}")
     return layer
@@ -99,14 +119,18 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
 def _name_of(toolchain: Provided, source: LayerSource) -> str:
     """The name of a layer that is one file of a toolchain, from all that decides its bytes; "" for others."""
     digest = toolchain.files.get(source.source, "")
-    return (
-        digest
-        and "layer-" + digest_of({"format": FORMAT, "file": digest, "dest": source.dest, "by": source.created_by})[7:39]
-    )
+    return digest and _name(source, digest)
 
 
-def _of_toolchain(attempt: Attempt, host: Path, source: LayerSource, limit: int, folder: Path) -> Layer:
-    """A runtime's own file as a layer. It is large and the same for every artifact, so a node compresses it once."""
+def _name(source: LayerSource, file: str = "") -> str:
+    """What a stored layer is named by, beside what it was made of."""
+    parts = {"format": FORMAT, "file": file, "dest": source.dest, "by": source.created_by}
+    return "layer-" + digest_of(parts)[7:39]
+
+
+def _stored(attempt: Attempt, host: Path, source: LayerSource, limit: int, folder: Path) -> Layer:
+    """A runtime's own file, or the stored result of a step, as a layer. It is large and the same for many artifacts,
+    so a node compresses it once."""
     about, blob = folder / "layer.json", folder / "layer.tar.gz"
     with suppress(OSError, ValueError, TypeError):
         layer = Layer(path=blob, created_by=source.created_by, **json.loads(about.read_text(encoding="utf-8")))
@@ -114,20 +138,22 @@ def _of_toolchain(attempt: Attempt, host: Path, source: LayerSource, limit: int,
             return _within(layer, limit)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-        made = write_layer(
-            [(host, source.dest)], Path(partial, blob.name), created_by=source.created_by, check=attempt.check
-        )
+        out = Path(partial, blob.name)
+        made = write_layer([(host, source.dest)], out, created_by=source.created_by, limit=limit, check=attempt.check)
+        _told(attempt, made)
         facts = {name: getattr(made, name) for name in ("digest", "diff_id", "size", "unpacked")}
         Path(partial, about.name).write_text(json.dumps(facts), encoding="utf-8")
+        with out.open("rb") as file:
+            os.fsync(file.fileno())  # its size alone is looked at later, which a file has before its bytes
         folder.mkdir(exist_ok=True)
-        Path(partial, blob.name).rename(blob)
+        out.rename(blob)
         Path(partial, about.name).rename(about)  # last: it marks the other as whole
     return _within(replace(made, path=blob), limit)
 
 
 def _within(layer: Layer, limit: int) -> Layer:
     if layer.unpacked > limit:
-        message = f"the artifact is larger than the limit, by the runtime's own {layer.unpacked} bytes"
+        message = f"the artifact is larger than the limit, by {layer.unpacked} bytes of {layer.created_by}"
         raise BuildError("ArtifactTooLarge", message, limit=limit, peak=layer.unpacked)
     return layer
 

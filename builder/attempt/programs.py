@@ -24,7 +24,10 @@ ARCHIVE = b"!<arch>\n"
 
 
 def host_path(attempt: Attempt, toolchain: Provided, inside: str) -> Path:
-    """A path of the sandbox on this host: below /work, or in a mounted folder of ours."""
+    """A path of the sandbox on this host: what a step is shown, below /work, or in a mounted folder of ours."""
+    for shown, place in attempt.shown.items():
+        if inside == shown or inside.startswith(f"{shown}/"):
+            return place / inside.removeprefix(shown).lstrip("/")
     if inside.startswith("/work/"):
         return attempt.work / inside.removeprefix("/work/")
     for mount in toolchain.root.mounts:

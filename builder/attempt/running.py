@@ -57,6 +57,8 @@ def run_step(
     judge(attempt, plan, step, result, earlier)
     record(attempt, bound, step, result.tail)
     store(attempt, step, place)
+    if step.shown and not any(later.result for later in plan.steps[plan.steps.index(step) + 1 :]):
+        lay(attempt, step, place)  # as in later builds: no step that follows writes into it, and its layer is stored
     return result.tail, keep(attempt, plan, step)
 
 

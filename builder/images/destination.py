@@ -6,7 +6,7 @@ Names are checked here before they become part of a URL or a path (distribution-
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -86,9 +86,13 @@ class Destination(Protocol):
         payload: bytes,
         payload_media_type: str,
         annotations: Mapping[str, str],
+        require: Callable[[], None] = lambda: None,
     ) -> str:
         """Attach `payload` to an image (image-spec v1.1, `subject`): its digest, or its manifest where it was read
-        already. Returns the digest of the referrer. Idempotent."""
+        already. Returns the digest of the referrer. Idempotent.
+
+        `require` raises where it must not be attached. It may be called beside the upload of blobs, which name nothing;
+        nothing is attached before it returned."""
         ...
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:

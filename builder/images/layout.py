@@ -15,7 +15,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,8 +131,10 @@ class Layout:
         payload: bytes,
         payload_media_type: str,
         annotations: Mapping[str, str],
+        require: Callable[[], None] = lambda: None,
     ) -> str:
         """See `Destination.attach`. Listed under the fallback tag, as in a registry without the referrers API."""
+        require()
         subject = self._need(repository, subject)
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
         for blob in (payload, EMPTY, manifest):

@@ -188,11 +188,12 @@ class Registry:
         payload: bytes,
         payload_media_type: str,
         annotations: Mapping[str, str],
+        require: Callable[[], None] = lambda: None,
     ) -> str:
         """See `Destination.attach`. A registry that answers without `OCI-Subject` gets the fallback index."""
         subject = self._need(repository, subject)
         manifest = referrer_manifest(subject, artifact_type, payload, payload_media_type, annotations)
-        digest = digest_of(manifest)
+        digest, tag = digest_of(manifest), fallback_tag(subject.digest)
         # A payload is small and new, but for an attempt that is repeated: to ask for it first would cost as much.
         together(
             (
@@ -200,11 +201,19 @@ class Registry:
                     repository, digest_of(payload), len(payload), lambda: iter((payload,)), ask=False, halt=halt
                 ),
                 lambda halt: self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)), halt=halt),
+                lambda halt: require(),
             )
         )
-        response = self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
-        if response.headers.get("oci-subject") != subject.digest:
-            self._list_in_fallback(repository, fallback_tag(subject.digest), referrer_descriptor(manifest))
+        index: list[Manifest | None] = []
+        calls: list[Callable[[Callable[[], None]], httpx.Response | None]] = [
+            lambda halt: self._put_manifest(repository, digest, MANIFEST_TYPE, manifest)
+        ]
+        if self.transport.without_subject:
+            calls.append(lambda halt: index.append(self.get_manifest(repository, tag)))
+        response = together(calls)[0]
+        if response is None or response.headers.get("oci-subject") != subject.digest:
+            self.transport.without_subject = True
+            self._list_in_fallback(repository, tag, referrer_descriptor(manifest), index)
         return digest
 
     def referrers(self, repository: str, digest: str) -> tuple[Mapping[str, Any], ...]:
@@ -271,10 +280,15 @@ class Registry:
         url = urljoin(str(response.request.url), link)
         return url.removeprefix(prefix) if url.startswith(prefix) else None
 
-    def _list_in_fallback(self, repository: str, tag: str, entry: Mapping[str, Any]) -> None:
-        """Registries have no compare-and-set, so look again after writing: another writer may have been between."""
+    def _list_in_fallback(
+        self, repository: str, tag: str, entry: Mapping[str, Any], read: list[Manifest | None]
+    ) -> None:
+        """Registries have no compare-and-set, so look again after writing: another writer may have been between.
+
+        `read`: the index, where it was just read.
+        """
         for round_ in range(ATTACH_ROUNDS):
-            index = self.get_manifest(repository, tag)
+            index = read.pop() if read else self.get_manifest(repository, tag)
             if index is not None and entry["digest"] in {one["digest"] for one in index_entries(index.body)}:
                 return
             if round_:

@@ -98,6 +98,8 @@ class Transport:
     _basic: bool = False
     _admitted: bool = False
     """A request was answered without a challenge."""
+    without_subject: bool = False
+    """A referrer was answered without `OCI-Subject`, so that the next one will be, too."""
 
     def knows(self, scope: str) -> bool:
         """Whether an answer has said who we have to be in this scope. Calls side by side would else each ask for it."""

@@ -7,11 +7,12 @@ control side in FINALIZE (`closing.py`) have their names here too.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, false, func, insert, or_, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, false, func, insert, or_, select
 
 from builder.store import offers, outbox
 from builder.store.closing import (
@@ -30,7 +31,7 @@ from builder.store.closing import (
     tags_to_check,
     unresolved,
 )
-from builder.store.engine import Store, insert_into
+from builder.store.engine import Store, insert_of
 from builder.store.granting import Claimed, UnknownNode, claim
 from builder.store.owner import Finished, finish, hand_back, heartbeat, planned
 from builder.store.rows import Row, cancelled, emit, lock_timed, transition
@@ -72,11 +73,10 @@ def submit(
             return known
         if quota and _queued(tx, values["organization"], quota) >= quota:
             raise QueueFull
-        now = store.clock_column(tx)
-        times = {"queued_at": now, "queue_until": now + values["queue_timeout_ms"], "created_at": now}
-        kept = {**values, **times, "updated_at": now, "status": PENDING, "report_sequence": 1}
-        new = insert_into(tx, builds).values(**kept).on_conflict_do_nothing().returning(builds)
-        row = tx.execute(new).mappings().first()
+        now, parameters = store.clock_parameter(tx)
+        new = _new(tx.dialect.name, now, tuple(sorted(values)))
+        kept = {f"new_{name}": value for name, value in values.items()}
+        row = tx.execute(new, {**parameters, **kept}).mappings().first()
         if row is None:
             if known := _known(tx, values):  # another request with the key was a moment earlier
                 return known
@@ -89,16 +89,34 @@ def submit(
     return Submission(outcome="new", row=row)
 
 
+@functools.cache
+def _new(dialect: str, now: ColumnElement[int], names: tuple[str, ...]) -> Any:
+    """The INSERT of a build with these columns, which two requests with one idempotency key make once."""
+    given: dict[str, Any] = {name: bindparam(f"new_{name}") for name in names}
+    until = now + bindparam("new_queue_timeout_ms", type_=BigInteger)
+    times = {"queued_at": now, "queue_until": until, "created_at": now, "updated_at": now}
+    new = insert_of(dialect, builds).values({**given, **times, "status": PENDING, "report_sequence": 1})
+    return new.on_conflict_do_nothing().returning(builds)
+
+
 def _queued(tx: Connection, organization: str, most: int) -> int:
     """The queued builds of an organization, counted up to `most` from an index alone."""
     count = 0
-    for lane in offers.lanes(tx):
-        mine = (*offers.lane_of(*lane), builds.c.organization == organization)
-        query = select(builds.c.number).where(*mine).limit(most - count).subquery()
-        count += int(tx.execute(select(func.count()).select_from(query)).scalar_one())
+    for queue, toolchain in offers.lanes(tx):
+        mine = {"queue": queue, "toolchain": toolchain, "organization": organization, "most": most - count}
+        count += int(tx.execute(_COUNTED_LANE, mine).scalar_one())
         if count >= most:
             break
     return count
+
+
+_COUNTED_LANE = select(func.count()).select_from(
+    select(builds.c.number)
+    .where(*offers.lane_of(bindparam("queue"), bindparam("toolchain")))
+    .where(builds.c.organization == bindparam("organization"))
+    .limit(bindparam("most", type_=BigInteger))
+    .subquery()
+)
 
 
 def _known(tx: Connection, values: Mapping[str, Any]) -> Submission | None:

@@ -7,12 +7,25 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, delete, exists, func, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    and_,
+    bindparam,
+    delete,
+    exists,
+    func,
+    or_,
+    select,
+    tuple_,
+    update,
+)
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
 from builder.store import offers, outbox, record
-from builder.store.engine import Store, insert_into
+from builder.store.engine import NOW, Store, insert_into, insert_of
 from builder.store.owner import failed
 from builder.store.rows import (
     Row,
@@ -149,15 +162,18 @@ def _asked(now: int | ColumnElement[int]) -> Sequence[ColumnElement[bool]]:
 
 def _waiting(tx: Connection, now: int) -> tuple[bool, bool]:
     """Whether builds in FINALIZE are due, and prebuilt images are queued."""
-    found = tx.execute(select(exists().where(*_late(now)), exists().where(*_asked(now)))).one()
+    found = tx.execute(_WAITING, {"now": now}).one()
     return bool(found[0]), bool(found[1])
+
+
+_WAITING = select(exists().where(*_late(NOW)), exists().where(*_asked(NOW)))
 
 
 def _next_asked(tx: Connection, now: int) -> Row | None:
     """The next prebuilt image, locked: of the organization whose turn it is, priority first, then age."""
     for organization in offers.in_turn(tx, EXTERNAL, [""]):
-        query = select(builds).where(*_asked(now), builds.c.organization == organization)
-        query = query.where(builds.c.repository.not_in(_at_work(now)))
+        query = select(builds).where(*_asked(NOW), builds.c.organization == organization)
+        query = query.where(builds.c.repository.not_in(_at_work(NOW)))
         row = _free(tx, now, query.order_by(builds.c.priority.desc(), builds.c.number).limit(1))
         if row is not None:
             offers.turn_ends(tx, EXTERNAL, organization)
@@ -179,15 +195,19 @@ def _taken(tx: Connection, now: int, row: Row, lease_ms: int, nonce: str) -> Row
 
 def _longest_due(tx: Connection, now: int, *, prebuilt: bool) -> Row | None:
     """The next build to finalize, locked; of prebuilt images only with `prebuilt`."""
-    due = _due(now) if prebuilt else _due(now).where(builds.c.queue != EXTERNAL)
-    return _free(tx, now, due.limit(1))
+    return _free(tx, now, _DUE if prebuilt else _DUE_OF_OURS)
+
+
+_DUE = _due(NOW).limit(1)
+_DUE_OF_OURS = _due(NOW).where(builds.c.queue != EXTERNAL).limit(1)
 
 
 def _free(tx: Connection, now: int, query: Select[Any]) -> Row | None:
-    """The first build of a query whose repository nobody else is about to work at, locked."""
+    """The first build of a query, whose parameter is the time, at whose repository nobody else is about to work."""
     passed = list[str]()
     while True:
-        row = next(iter(lock(tx, query.where(builds.c.repository.not_in(passed)), skip=True)), None)
+        others = query.where(builds.c.repository.not_in(passed)) if passed else query
+        row = next(iter(lock(tx, others, {"now": now}, skip=True)), None)
         if row is None or tx.dialect.name == "sqlite":  # SQLite has one writer: nobody adopts beside us
             return row
         # Elsewhere a transaction that is not committed may adopt another build of this repository right now. The lock
@@ -346,25 +366,41 @@ def succeed(
         if row is None or not row["published"]:
             return None
         if pointed:
-            wanted = select(tags.c.tag, tags.c.digest).where(tags.c.repository == row["repository"])
-            found = tx.execute(wanted.where(tags.c.tag.in_(tuple(pointed))))
+            found = tx.execute(_POINTED, {"repository": row["repository"], "tags": tuple(pointed)})
             if moved := {str(one.tag): str(one.digest) for one in found if one.digest != pointed[one.tag]}:
                 raise TagsMoved(moved)
         if row["build_key"]:
             same = {name: row[name] for name in ("organization", "build_key", "repository")}
-            kept = {**{name: row[name] for name in ("build_id", "artifact")}, "used_at": now}
-            entry = insert_into(tx, cache).values(**same, **kept)
-            if row["no_cache"] or _knows_more(tx, row, same):  # asked for anew, or its start is known better
-                tx.execute(entry.on_conflict_do_update(index_elements=list(same), set_=kept))
-            else:
-                tx.execute(entry.on_conflict_do_nothing())
+            better = row["no_cache"] or _knows_more(tx, row, same)  # asked for anew, or its start is known better
+            entry = {**same, **{name: row[name] for name in ("build_id", "artifact")}, "used_at": now}
+            tx.execute(_entry(tx.dialect.name, better), {f"new_{name}": value for name, value in entry.items()})
         every = with_phases(row, [(name, start, stop, True) for name, start, stop in phases])
         return end(tx, now, row, "succeed", SUCCEEDED, "", phases=every)
+
+
+_POINTED = select(tags.c.tag, tags.c.digest).where(
+    tags.c.repository == bindparam("repository"), tags.c.tag.in_(bindparam("tags", expanding=True))
+)
+
+
+@functools.cache
+def _entry(dialect: str, better: bool) -> Any:
+    """The INSERT of a cache entry, which takes the place of one that is there only if it is `better`."""
+    same, kept = ("organization", "build_key", "repository"), ("build_id", "artifact", "used_at")
+    new = insert_of(dialect, cache).values({name: bindparam(f"new_{name}") for name in (*same, *kept)})
+    if not better:
+        return new.on_conflict_do_nothing()
+    return new.on_conflict_do_update(index_elements=list(same), set_={name: new.excluded[name] for name in kept})
 
 
 def _knows_more(tx: Connection, row: Row, same: Mapping[str, Any]) -> bool:
     """Whether a build saw its artifact start, or has any verdict of a start check where the cache entry has none."""
     if row["from_cache_of"] or record.starts(row):
         return not row["from_cache_of"]
-    entry = tx.execute(select(cache.c.artifact).filter_by(**same)).mappings().first()
+    entry = tx.execute(_ENTRY, same).mappings().first()
     return record.is_checked(row) and entry is not None and not record.is_checked(entry)
+
+
+_ENTRY = select(cache.c.artifact).where(
+    *(cache.c[name] == bindparam(name) for name in ("organization", "build_key", "repository"))
+)

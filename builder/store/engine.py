@@ -110,7 +110,12 @@ def only_reads(connection: Connection) -> bool:
 
 def insert_into(tx: Connection, table: Table) -> Any:
     """An INSERT of the store's dialect, for its ON CONFLICT."""
-    if tx.dialect.name == "sqlite":
+    return insert_of(tx.dialect.name, table)
+
+
+def insert_of(dialect: str, table: Table) -> Any:
+    """The same for a statement that is built once."""
+    if dialect == "sqlite":
         from sqlalchemy.dialects import sqlite
 
         return sqlite.insert(table)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, ScalarSelect, select
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, Select, bindparam, select
 
 from builder.store import cluster, outbox
 from builder.store.engine import Store
@@ -75,9 +76,8 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, 
     `jobs`: how many image builds its organization may have at work, 0 for any number.
     """
     with store.transaction() as tx:
-        query = select(builds, *_OF_NODE, store.clock_column(tx).label("now"), _LAST_SUCCESS.label("last"))
-        query = query.outerjoin_from(builds, nodes, nodes.c.node_id == node_id).where(builds.c.build_id == build_id)
-        found = lock(tx, query)
+        clock, parameters = store.clock_parameter(tx)
+        found = lock(tx, _asked(clock), {**parameters, "same_build_id": build_id, "same_node_id": node_id})
         if not found:
             return Claimed(row=None, refused="there is no such build")
         row = dict(found[0])
@@ -115,6 +115,14 @@ def claim(store: Store, build_id: str, node_id: str, nonce: str, lease_ms: int, 
         )  # fmt: skip
         outbox.report(tx, now, row, after)
         return Claimed(row=after, last=known)
+
+
+@functools.cache
+def _asked(now: ColumnElement[int]) -> Select[Any]:
+    """The build that is claimed, the node that claims it, the time, the last success of the same app."""
+    query = select(builds, *_OF_NODE, now.label("now"), _LAST_SUCCESS.label("last"))
+    query = query.outerjoin_from(builds, nodes, nodes.c.node_id == bindparam("same_node_id"))
+    return query.where(builds.c.build_id == bindparam("same_build_id"))
 
 
 def _others(tx: Connection, row: Row, now: int, lease_ms: int) -> list[RegisteredNode]:

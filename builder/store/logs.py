@@ -7,11 +7,25 @@ marker stands for the rest.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, and_, case, delete, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Update,
+    and_,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 from sqlalchemy.sql.dml import ReturningDelete
 
 from builder.store.engine import Store
@@ -60,16 +74,13 @@ def append(
     write in.
     Returns (stale, kept until this index of the claim, the lines that are new with their sequences).
     """
-    owned = (builds.c.status == RUNNING, builds.c.stage.in_(stages))
-    mine = (builds.c.build_id == build_id, builds.c.claim == claim, *owned)
-    owner = case((builds.c.stage == JOB, builds.c.watcher), else_=builds.c.node_id)
-    same = and_(*mine, owner == node) if node else and_(*mine)
+    same = {"same_build_id": build_id, "same_claim": claim, "same_stages": tuple(stages), "same_node": node}
     lines = [{**line, "l": log_line(line["l"])} for line in lines]  # before the lock
     with store.transaction() as tx:
-        query = select(*_COUNTERS).where(same)
+        query = _counters(bool(node))
         if tx.dialect.name != "sqlite":  # a batch sent twice may be here twice at once
             query = query.with_for_update()
-        row = tx.execute(query).mappings().first()
+        row = tx.execute(query, same).mappings().first()
         if row is None:
             return True, 0, []
         kept = row["claim_lines"]
@@ -83,8 +94,33 @@ def append(
         if cursors and row["stage"] == JOB:
             known = {**json.loads(row["cursors"] or "{}"), **cursors}
             columns["cursors"] = json.dumps(dict(list(known.items())[:MOST_CURSORS]))
-        tx.execute(update(builds).where(same).values(claim_lines=kept + len(fresh), **columns))
+        columns["claim_lines"] = kept + len(fresh)
+        new = {f"new_{name}": value for name, value in columns.items()}
+        tx.execute(_counted(bool(node), tuple(sorted(columns))), {**same, **new})
     return False, kept + len(fresh), numbered
+
+
+def _owned(by_node: bool) -> ColumnElement[bool]:
+    """The condition of a build whose owner writes lines; `by_node`: its claim was granted to this node, or watcher."""
+    stage = builds.c.stage.in_(bindparam("same_stages", expanding=True))
+    mine = and_(
+        builds.c.build_id == bindparam("same_build_id"),
+        builds.c.claim == bindparam("same_claim"),
+        builds.c.status == RUNNING,
+        stage,
+    )
+    owner = case((builds.c.stage == JOB, builds.c.watcher), else_=builds.c.node_id)
+    return and_(mine, owner == bindparam("same_node")) if by_node else mine
+
+
+@functools.cache
+def _counters(by_node: bool) -> Select[Any]:
+    return select(*_COUNTERS).where(_owned(by_node))
+
+
+@functools.cache
+def _counted(by_node: bool, names: tuple[str, ...]) -> Update:
+    return update(builds).where(_owned(by_node)).values({name: bindparam(f"new_{name}") for name in names})
 
 
 def system(tx: Connection, now: int, row: Counters, text: str) -> Columns:
@@ -181,8 +217,11 @@ def _insert(tx: Connection, row: Counters, lines: Sequence[Line]) -> tuple[list[
         for chunk in chunks
     ]
     if values:
-        tx.execute(insert(log_chunks), values)
+        tx.execute(_CHUNKS, values)
     return numbered, last + len(numbered)
+
+
+_CHUNKS = insert(log_chunks)
 
 
 def read(store: Store, build_id: str, after: int, limit: int = 2000) -> list[Line]:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, bindparam, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, exists, func, insert, select, update
 
 from builder.store import membership
-from builder.store.engine import Store, insert_into
+from builder.store.engine import NOW, Store, insert_into
 from builder.store.schema import builds, contexts, nodes
 from builder.store.transitions import RUNNING, WORK
 
@@ -107,15 +109,25 @@ def _is_away(node: RegisteredNode, live_ms: int) -> bool:
     return node.seen_ms_ago >= live_ms
 
 
-def read(tx: Connection, now: int | ColumnElement[int]) -> list[RegisteredNode]:
+def read(tx: Connection, now: int) -> list[RegisteredNode]:
     """The same inside a transaction: one statement."""
+    return read_timed(tx, NOW, {"now": now})
+
+
+@functools.cache
+def _read(now: ColumnElement[int]) -> Select[Any]:
     working = select(builds.c.node_id, func.count().label("running"))
     working = working.where(builds.c.status == RUNNING, builds.c.stage == WORK).group_by(builds.c.node_id)
     busy = working.subquery()
     query = select(
         nodes, (now - nodes.c.seen_at).label("seen_ms_ago"), func.coalesce(busy.c.running, 0).label("running")
     )
-    found = tx.execute(query.outerjoin_from(nodes, busy, busy.c.node_id == nodes.c.node_id)).mappings()
+    return query.outerjoin_from(nodes, busy, busy.c.node_id == nodes.c.node_id)
+
+
+def read_timed(tx: Connection, now: ColumnElement[int], parameters: Mapping[str, int]) -> list[RegisteredNode]:
+    """The same by the store's clock (`Store.clock_parameter`), which is not asked before."""
+    found = tx.execute(_read(now), parameters).mappings()
     return [
         RegisteredNode(
             node_id=row["node_id"],

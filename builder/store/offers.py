@@ -6,14 +6,16 @@ what 10 cost.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, and_, bindparam, func, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, and_, bindparam, func, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from builder.store import cluster, nodes
-from builder.store.engine import Store, insert_into
+from builder.store.engine import Store, insert_of
 from builder.store.rows import Row, emit
 from builder.store.schema import builds, turns
 from builder.store.transitions import IMAGE, PENDING, RUNNING
@@ -140,24 +142,16 @@ def offer_submitted(store: Store, queue: str, build_ids: Collection[str], live_m
         return None
     done = Offered()
     with store.transaction() as tx:
-        now = store.clock_column(tx)
-        readers = nodes.takers(nodes.read(tx, now), live_ms).get(queue, [])
+        now, parameters = store.clock_parameter(tx)
+        readers = nodes.takers(nodes.read_timed(tx, now, parameters), live_ms).get(queue, [])
         if not (limit := 2 * nodes.free_of(readers)):
             return None
-        served = select(turns.c.organization).where(turns.c.queue == queue).scalar_subquery()
-        hints = select(func.count()).select_from(_recent(now, queue).limit(limit).subquery()).scalar_subquery()
-        found = tx.execute(select(hints, served)).one()
+        asked = {**parameters, "queue": queue, "most": limit}
+        found = tx.execute(_window(now), asked).one()
         if len(build_ids) > (room := limit - found[0]):
             return None
-        fresh = (builds.c.build_id.in_(build_ids), *(builds.c[name] == 0 for name in ("offers", "offer_from")))
-        mine = (
-            *fresh,
-            builds.c.status == PENDING,
-            builds.c.attached_to == "",
-            builds.c.toolchain.in_([*nodes.toolchains_of(readers), ""]),
-        )
-        marked = update(builds).where(*mine).values(offered_at=now, offer_from=now + OFFER_AGAIN_MS[0], offers=1)
-        rows = tx.execute(marked.returning(*_OFFERED)).mappings().all()
+        asked = {**parameters, "ids": tuple(build_ids), "built": (*nodes.toolchains_of(readers), "")}
+        rows = tx.execute(_fresh_marked(now), asked).mappings().all()
         for row in sorted(rows, key=_rank):
             done.hints.append((queue, row["build_id"]))
             emit(tx, "offer", row)
@@ -166,6 +160,28 @@ def offer_submitted(store: Store, queue: str, build_ids: Collection[str], live_m
         if len(rows) >= room:
             done.full.add(queue)
     return done
+
+
+@functools.cache
+def _window(now: ColumnElement[int]) -> Select[Any]:
+    """How many hints of a queue are on their way, up to the `most` that count, and whom it served last."""
+    served = select(turns.c.organization).where(turns.c.queue == bindparam("queue")).scalar_subquery()
+    recent = _recent(now, bindparam("queue")).limit(bindparam("most", type_=BigInteger)).subquery()
+    return select(select(func.count()).select_from(recent).scalar_subquery(), served)
+
+
+@functools.cache
+def _fresh_marked(now: ColumnElement[int]) -> ReturningUpdate[Any]:
+    """Mark those of `ids` that were never offered, and that somebody builds."""
+    mine = (
+        builds.c.build_id.in_(bindparam("ids", expanding=True)),
+        *(builds.c[name] == 0 for name in ("offers", "offer_from")),
+        builds.c.status == PENDING,
+        builds.c.attached_to == "",
+        builds.c.toolchain.in_(bindparam("built", expanding=True)),
+    )
+    marked = update(builds).where(*mine).values(offered_at=now, offer_from=now + OFFER_AGAIN_MS[0], offers=1)
+    return marked.returning(*_OFFERED)
 
 
 def compare(tx: Connection, now: int, queue: str, listed: Collection[str]) -> int:
@@ -197,7 +213,7 @@ def _hints(tx: Connection, now: int, queue: str, limit: int) -> int:
     return len(tx.execute(_recent(now, queue).limit(limit)).all())
 
 
-def _recent(now: int | ColumnElement[int], queue: str) -> Select[Any]:
+def _recent(now: int | ColumnElement[int], queue: str | ColumnElement[str]) -> Select[Any]:
     recent = builds.c.offered_at > now - OFFER_AGAIN_MS[0]
     return select(builds.c.number).where(builds.c.status == PENDING, builds.c.queue == queue, recent)
 
@@ -261,7 +277,7 @@ def _next(tx: Connection, queue: str, toolchain: str, after: str) -> str:
     return tx.execute(query.order_by(builds.c.organization).limit(1)).scalar() or ""
 
 
-def lane_of(queue: str, toolchain: str) -> Iterable[Any]:
+def lane_of(queue: str | ColumnElement[str], toolchain: str | ColumnElement[str]) -> Iterable[Any]:
     """The front columns of the index `builds_to_offer`."""
     lane = (builds.c.queue == queue, builds.c.toolchain == toolchain)
     return (builds.c.status == PENDING, *lane, builds.c.attached_to == "")
@@ -281,8 +297,13 @@ def _rank(row: Row) -> tuple[int, int]:
 
 
 def turn_ends(tx: Connection, queue: str, organization: str) -> None:
-    new = insert_into(tx, turns).values(queue=queue, organization=organization)
-    tx.execute(new.on_conflict_do_update(index_elements=["queue"], set_={"organization": organization}))
+    tx.execute(_turn(tx.dialect.name), {"new_queue": queue, "new_organization": organization})
+
+
+@functools.cache
+def _turn(dialect: str) -> Any:
+    new = insert_of(dialect, turns).values(queue=bindparam("new_queue"), organization=bindparam("new_organization"))
+    return new.on_conflict_do_update(index_elements=["queue"], set_={"organization": new.excluded.organization})
 
 
 def _by_queue(found: Iterable[Lane]) -> dict[str, set[str]]:

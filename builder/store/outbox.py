@@ -26,7 +26,10 @@ def report(tx: Connection, now: int, before: Mapping[Any, Any] | None, after: Ma
     sequence = after["report_sequence"]
     text = json_format.MessageToJson(record.report(after, sequence, now), indent=None)
     whose = {"build_id": after["build_id"], "organization": after["organization"]}
-    tx.execute(insert(reports).values(**whose, sequence=sequence, body=text, due_at=now, created_at=now))
+    tx.execute(_REPORT, {**whose, "sequence": sequence, "body": text, "due_at": now, "created_at": now})
+
+
+_REPORT = insert(reports)
 
 
 def due(store: Store, limit: int, busy: Collection[str] = ()) -> Sequence[Row]:

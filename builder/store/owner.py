@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, and_, case, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, case, or_, select, update
+from sqlalchemy.sql.dml import ReturningUpdate
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
@@ -67,15 +69,27 @@ def heartbeat(
     leads back to no earlier phase.
     """
     with store.transaction() as tx:
-        now = store.clock_column(tx)
-        passed = now - builds.c.started_at
-        waited = case((passed < waited_ms, passed), else_=max(0, waited_ms))
-        values: dict[str, Any] = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waited}
-        if phase in WORK_PHASES:
-            before = WORK_PHASES[: WORK_PHASES.index(phase)]
-            values["phase"] = case((builds.c.phase.in_(before), phase), else_=builds.c.phase)
-        renewed = update(builds).where(and_(*fence(build_id, claim, WORK, node))).values(**values)
-        return tx.execute(renewed.returning(builds.c.cancel_requested)).mappings().first()
+        now, parameters = store.clock_parameter(tx)
+        same = {"same_build_id": build_id, "same_claim": claim, "same_node": node}
+        given = {"lease_ms": lease_ms, "waited": waited_ms, "most": max(0, waited_ms)}
+        beat = _beat(now, phase if phase in WORK_PHASES else "", bool(node))
+        return tx.execute(beat, {**parameters, **same, **given}).mappings().first()
+
+
+@functools.cache
+def _beat(now: ColumnElement[int], phase: str, by_node: bool) -> ReturningUpdate[Any]:
+    """The heartbeat of an owner in this phase, "" for none that is known."""
+    lease_ms, waited, most = (bindparam(name, type_=BigInteger) for name in ("lease_ms", "waited", "most"))
+    passed = now - builds.c.started_at
+    waits = case((passed < waited, passed), else_=most)
+    values: dict[str, Any] = {"lease_until": now + lease_ms, "updated_at": now, "waited_ms": waits}
+    if phase:
+        before = WORK_PHASES[: WORK_PHASES.index(phase)]
+        values["phase"] = case((builds.c.phase.in_(before), phase), else_=builds.c.phase)
+    mine = [builds.c[name] == bindparam(f"same_{name}") for name in ("build_id", "claim")]
+    mine += [builds.c.node_id == bindparam("same_node")] if by_node else []
+    owned = update(builds).where(*mine, builds.c.status == RUNNING, builds.c.stage == WORK)
+    return owned.values(**values).returning(builds.c.cancel_requested)
 
 
 def planned(
@@ -149,16 +163,18 @@ def all_phases(row: Row, phases: Phases) -> str:
     )
 
 
+_HIT = select(cache).where(*(cache.c[name] == bindparam(name) for name in ("organization", "build_key", "repository")))
+
+
 def _by_key(tx: Connection, now: int, row: Row, phases: Phases, start_check: str) -> str:
     """The verdict for a key. Only a build without followers can be attached: a primary holds its key itself."""
     mode = record.start_mode(row, start_check)
     build_id, key = row["build_id"], row["build_key"]
     if row["no_cache"] or not key:  # without a key nothing is the same
         return "GO_ON"
-    where = (cache.c.organization == row["organization"], cache.c.build_key == key)
-    query = select(cache).where(*where, cache.c.repository == row["repository"])
+    where = {"organization": row["organization"], "build_key": key, "repository": row["repository"]}
     for _ in range(_TRIES):
-        hit = tx.execute(query).mappings().first()
+        hit = tx.execute(_HIT, where).mappings().first()
         if mode == "require" and (hit is None or not record.starts(hit)):
             return "GO_ON"
         if mode == "warn" and hit and not record.is_checked(hit):

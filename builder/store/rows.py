@@ -2,21 +2,37 @@
 
 A statement locks the row that it read, computes the row it wants in Python and writes both under one condition; the
 row that it returns is that value and is not read again.
+
+What every build runs is built once, with parameters: SQLAlchemy takes longer to build such a statement than SQLite to
+run it.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import Connection, Select, Table, and_, delete, exists, or_, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    Table,
+    Update,
+    bindparam,
+    delete,
+    exists,
+    or_,
+    select,
+    update,
+)
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS, ErrorClass
 from builder.store import listeners, logs
-from builder.store.engine import EVENTS, Store, insert_into
+from builder.store.engine import EVENTS, Store, insert_of
 from builder.store.events import Event
 from builder.store.hide import hidden
 from builder.store.schema import builds, in_flight
@@ -43,14 +59,16 @@ _OWN_LIMITS = frozenset({"OutOfMemory", "DiskQuotaExceeded", "ProcessLimitExceed
 # Reads that lock
 
 
-def lock(tx: Connection, query: Select[Any], *, skip: bool = False) -> Sequence[Row]:
+def lock(
+    tx: Connection, query: Select[Any], parameters: Mapping[str, Any] | None = None, *, skip: bool = False
+) -> Sequence[Row]:
     """Rows that stay as read until the commit. SQLite locks the whole store; elsewhere the rows are locked.
 
     `skip` passes over rows that another transaction has locked: that one sees to them.
     """
     if tx.dialect.name != "sqlite":
         query = query.with_for_update(skip_locked=skip, of=builds)
-    return tx.execute(query).mappings().all()
+    return tx.execute(query, parameters).mappings().all()
 
 
 def lock_one(tx: Connection, *conditions: Any) -> Row | None:
@@ -60,7 +78,10 @@ def lock_one(tx: Connection, *conditions: Any) -> Row | None:
 
 def lock_timed(store: Store, tx: Connection, *conditions: Any) -> tuple[Row | None, int]:
     """The same and the store's time, in one statement. No build: the time is 0."""
-    found = lock(tx, select(builds, store.clock_column(tx).label("now")).where(*conditions))
+    return _timed(lock(tx, select(builds, store.clock_column(tx).label("now")).where(*conditions)))
+
+
+def _timed(found: Sequence[Row]) -> tuple[Row | None, int]:
     if not found:
         return None, 0
     row = dict(found[0])
@@ -96,7 +117,19 @@ def fenced(
     store: Store, tx: Connection, build_id: str, claim: int, stage: str, node: str = ""
 ) -> tuple[Row | None, int]:
     """The build behind its fence, locked, and the store's time. None: stale."""
-    return lock_timed(store, tx, *fence(build_id, claim, stage, node))
+    now, parameters = store.clock_parameter(tx)
+    same = {"same_build_id": build_id, "same_claim": claim, "same_stage": stage, "same_node": node}
+    owner = "" if not node else "watcher" if stage == JOB else "node_id"
+    return _timed(lock(tx, _fenced(now, owner), {**parameters, **same}))
+
+
+@functools.cache
+def _fenced(now: ColumnElement[int], owner: str) -> Select[Any]:
+    """The build behind its fence (`fence`); `owner` is the column of whom it was granted to."""
+    mine = [builds.c[name] == bindparam(f"same_{name}") for name in ("build_id", "claim", "stage")]
+    if owner:
+        mine.append(builds.c[owner] == bindparam("same_node"))
+    return select(builds, now.label("now")).where(builds.c.status == RUNNING, *mine)
 
 
 # Writes
@@ -104,10 +137,21 @@ def fenced(
 
 def write(tx: Connection, row: Row, **values: Any) -> Row:
     """Update under what was read: status and claim. The lock makes a miss impossible; if it happens, it is a bug."""
-    same = and_(builds.c.build_id == row["build_id"], builds.c.status == row["status"], builds.c.claim == row["claim"])
-    if tx.execute(update(builds).where(same).values(**values)).rowcount != 1:
+    same = {f"same_{name}": row[name] for name in _SAME}
+    new = {f"new_{name}": value for name, value in values.items()}
+    if tx.execute(_written(tuple(sorted(values))), {**same, **new}).rowcount != 1:
         raise RuntimeError(f"{row['build_id']} changed inside a transaction")
     return {**row, **values}
+
+
+_SAME = ("build_id", "status", "claim")
+
+
+@functools.cache
+def _written(names: tuple[str, ...]) -> Update:
+    """The UPDATE of these columns under what was read; the code has some twenty sets of them."""
+    same = (builds.c[name] == bindparam(f"same_{name}") for name in _SAME)
+    return update(builds).where(*same).values({name: bindparam(f"new_{name}") for name in names})
 
 
 def transition(tx: Connection, now: int, row: Row, action: str, *, line: str = "", **values: Any) -> Row:
@@ -153,8 +197,14 @@ def emit(tx: Connection, action: str, row: Row) -> None:
 
 def inserted(tx: Connection, table: Table, **values: Any) -> bool:
     """Whether a new row was written; False: there is one, or another transaction wrote it first."""
-    statement = insert_into(tx, table).values(**values).on_conflict_do_nothing()
-    return tx.execute(statement.returning(*table.primary_key)).first() is not None
+    new = {f"new_{name}": value for name, value in values.items()}
+    return tx.execute(_inserted(tx.dialect.name, table, tuple(sorted(values))), new).first() is not None
+
+
+@functools.cache
+def _inserted(dialect: str, table: Table, names: tuple[str, ...]) -> Any:
+    new = insert_of(dialect, table).values({name: bindparam(f"new_{name}") for name in names})
+    return new.on_conflict_do_nothing().returning(*table.primary_key)
 
 
 # Values
@@ -295,8 +345,14 @@ def give_up_key(tx: Connection, now: int, primary: Row) -> None:
 
 def _dropped_key(tx: Connection, primary: Row) -> bool:
     """Whether the build had its key in flight, and nobody waits for it: then it is in flight no more."""
-    waits = exists().where(builds.c.attached_to == primary["build_id"], builds.c.status == PENDING)
-    return tx.execute(delete(in_flight).where(*_in_flight(primary), ~waits)).rowcount == 1
+    mine = {f"same_{name}": primary[name] for name in ("organization", "build_key", "build_id")}
+    return tx.execute(_DROPPED, mine).rowcount == 1
+
+
+_DROPPED = delete(in_flight).where(
+    *(in_flight.c[name] == bindparam(f"same_{name}") for name in ("organization", "build_key", "build_id")),
+    ~exists().where(builds.c.attached_to == bindparam("same_build_id"), builds.c.status == PENDING),
+)
 
 
 def _promote(tx: Connection, now: int, primary: Row, waiting: Sequence[Row]) -> None:
@@ -325,5 +381,10 @@ def take_key(tx: Connection, row: Row, key: str) -> str:
 
 def holder(tx: Connection, row: Row, key: str) -> str:
     """The build of this organization that has the key in flight; empty without one."""
-    where = and_(in_flight.c.organization == row["organization"], in_flight.c.build_key == key)
-    return str(tx.execute(select(in_flight.c.build_id).where(where)).scalar() or "")
+    found = tx.execute(_HOLDER, {"same_organization": row["organization"], "same_key": key})
+    return str(found.scalar() or "")
+
+
+_HOLDER = select(in_flight.c.build_id).where(
+    in_flight.c.organization == bindparam("same_organization"), in_flight.c.build_key == bindparam("same_key")
+)

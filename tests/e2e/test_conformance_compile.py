@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,22 +15,29 @@ from typing import Any
 import pytest
 
 pytestmark = pytest.mark.e2e
-SCRIPT = Path(__file__).resolve().parents[2] / "runtimes" / "python" / "build" / "check_and_compile.py"
+BUILD = Path(__file__).resolve().parents[2] / "runtimes" / "python" / "build"
+SCRIPT = BUILD / "check_and_compile.py"
+NOTHING = "no-list.txt"
+"""Of the installer: nothing to install, so that it cleans and compiles what is there."""
 HANDLER = "def handler(payload, ctx):\n    return payload\n"
 
 
 def compile_step(
     work: Path, files: dict[str, str], mode: str = "handler", deps: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run the step over these files in a work folder of its own."""
+    """Run the step over these files in a work folder of its own, behind the one that compiles packages."""
     (work / "out").mkdir(parents=True)
-    for folder, contents in (("src", files), ("out/deps", deps or {})):
+    for folder, contents in (("src", files), ("fetch/deps", deps or {})):
         for name, text in contents.items():
             path = work / folder / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
-    argv = (sys.executable, "-I", "-B", str(SCRIPT), mode)
     env = {"PATH": os.defpath, "IGNITE_WORK": str(work)}
+    if deps:
+        installer = (sys.executable, "-I", "-B", str(BUILD / "install.py"))
+        folder = str(work / "fetch/deps")
+        subprocess.run((*installer, folder, "/app/deps", NOTHING, "--", "uv"), env=env, timeout=120, check=True)
+    argv = (sys.executable, "-I", "-B", str(SCRIPT), mode)
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
 
 
@@ -56,7 +64,7 @@ def test_the_same_source_gives_the_same_bytes_wherever_and_whenever(tmp_path: Pa
     for name in ("one", "another-much-longer-name"):
         work = tmp_path / name
         assert compile_step(work, files, deps=deps).returncode == 0
-        found.append(digest(work / "out"))
+        found.append(digest(work / "out") | digest(work / "fetch"))
     assert found[0] == found[1]
     assert sum(name.endswith(".pyc") for name in found[0]) == 41
 
@@ -192,7 +200,30 @@ def test_a_server_needs_no_handler(tmp_path: Path) -> None:
 def test_broken_files_of_a_dependency_do_not_matter(tmp_path: Path) -> None:
     deps = {"dep/good.py": "x = 1\n", "dep/template.py": "{{ cookie }} = \n"}
     assert compile_step(tmp_path, {"handler.py": HANDLER}, deps=deps).returncode == 0
-    assert [path.name.split(".")[0] for path in (tmp_path / "out/deps/dep/__pycache__").iterdir()] == ["good"]
+    assert [path.name.split(".")[0] for path in (tmp_path / "fetch/deps/dep/__pycache__").iterdir()] == ["good"]
+
+
+def test_packages_are_read_and_not_written_by_the_check(tmp_path: Path) -> None:
+    """They are shown read-only, to the builds of all that have the same lock."""
+    deps = {"dep/__init__.py": "x = 1\n", "dep-1.dist-info/RECORD": "dep/__init__.py,,\n"}
+    assert compile_step(tmp_path / "one", {"handler.py": "import dep\n" + HANDLER}, deps=deps).returncode == 0
+    again = tmp_path / "two"
+    (again / "fetch").mkdir(parents=True)
+    shutil.copytree(tmp_path / "one/fetch/deps", again / "fetch/deps")
+    before = digest(again / "fetch")
+    assert compile_step(again, {"handler.py": "import dep\n" + HANDLER}).returncode == 0
+    assert digest(again / "fetch") == before
+
+
+def test_bytecode_that_a_full_disk_takes_none_of_fails_the_step(tmp_path: Path) -> None:
+    """What is compiled in part would be stored for later builds."""
+    deps = {"dep/good.py": "x = 1\n", "dep/__pycache__/good.txt": ""}
+    with pytest.raises(subprocess.CalledProcessError):
+        (tmp_path / "fetch/deps/dep").mkdir(parents=True)
+        (tmp_path / "fetch/deps/dep/__pycache__").mkdir()
+        target = Path(importlib.util.cache_from_source(str(tmp_path / "fetch/deps/dep/good.py")))
+        target.symlink_to("/dev/full")
+        compile_step(tmp_path, {"handler.py": HANDLER}, deps=deps)
 
 
 def test_what_others_compiled_before_does_not_travel(tmp_path: Path) -> None:

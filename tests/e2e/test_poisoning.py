@@ -20,7 +20,7 @@ from tests.e2e.conftest import ROOT, Start
 pytestmark = pytest.mark.e2e
 PIN = "946d195a0d259cbba61165e88e65941f16e9b36ea6ddb97f00452bae8b1287d3"
 PINNED = {"handler.py": IDNA_HANDLER, "requirements.txt": f"idna==3.10 --hash=sha256:{PIN}\n"}
-CACHES = "wheels go-modules uv-index uv-wheels go-build go-mod"
+CACHES = "wheels go-modules uv-index results go-build go-mod"
 
 BACKEND = {
     "pkg/pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "back"\nbackend-path = ["."]\n',

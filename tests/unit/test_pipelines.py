@@ -95,7 +95,6 @@ def test_only_fetching_steps_have_the_network() -> None:
         ("download wheels", Network.INDEX),
         ("build sdists", Network.NONE),
         ("install dependencies", Network.NONE),
-        ("install what was built", Network.NONE),
         ("compile", Network.NONE),
     ]
 

@@ -129,7 +129,6 @@ def test_a_lock_of_uv_is_read_without_the_network() -> None:
         ("download wheels", Network.INDEX),
         ("build sdists", Network.NONE),
         ("install dependencies", Network.NONE),
-        ("install what was built", Network.NONE),
         ("compile", Network.NONE),
     ]
     assert made.warnings == ()

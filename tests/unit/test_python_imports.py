@@ -23,6 +23,11 @@ HANDLER = "def handler(payload, ctx):\n    return 'x'\n"
 SO = sysconfig.get_config_var("EXT_SUFFIX")
 
 
+def places(work: Path) -> dict[str, Path]:
+    """Where the folders of the image are in a work folder."""
+    return {"/app/src": work / "src", "/app/deps": work / "deps"}
+
+
 class Check:
     """The check of a work folder; names below `deps/` are what the installer left, all others the source."""
 
@@ -255,7 +260,7 @@ def test_a_script_that_the_kernel_does_not_start_is_named_at_build_time(
     script.write_bytes(first.encode())
     script.chmod(mode)
     with pytest.raises(SystemExit):
-        SCRIPT.check_program("bin/web", tmp_path)
+        SCRIPT.check_program("bin/web", places(tmp_path))
     found = json.loads(capsys.readouterr().err.splitlines()[-1])
     assert (found["reason"], found["where"]) == ("StartFailed", "bin/web")
     assert words in found["message"] and hint in found["next"]
@@ -267,5 +272,5 @@ def test_a_script_that_the_kernel_starts_is_a_program(tmp_path: Path) -> None:
     for name, first in (("own", f"#!{sys.executable} -u\n"), ("brought", "#!/app/deps/bin/runner\n")):
         (tmp_path / "src" / name).write_text(first)
         (tmp_path / "src" / name).chmod(0o755)
-        SCRIPT.check_program(f"./{name}", tmp_path)
-        SCRIPT.check_program(f"/app/src/{name}", tmp_path)
+        SCRIPT.check_program(f"./{name}", places(tmp_path))
+        SCRIPT.check_program(f"/app/src/{name}", places(tmp_path))

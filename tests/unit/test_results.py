@@ -12,14 +12,17 @@ from typing import cast
 import pytest
 
 from builder import sandbox
+from builder.attempt import package as packaging
 from builder.attempt import results, running
 from builder.attempt.attempt import Attempt
 from builder.attempt.planned import Bound
 from builder.attempt.steps import StepResult
-from builder.errors import PlatformError
+from builder.errors import BuildError, PlatformError
+from builder.images.layer import Layer
 from builder.node import budget
-from builder.plan import Access, Cache, Fetched, Network, Plan, Sees, Step, WantedFile, WriteFile
+from builder.plan import Access, Cache, Fetched, LayerSource, Network, Plan, Sees, Step, WantedFile, WriteFile
 from builder.source import below
+from builder.toolchains.provider import Provided
 from tests.attempt_fixtures import attempt_at
 from tests.unit.test_downloads import plans
 
@@ -341,3 +344,63 @@ def test_a_result_that_more_than_stubs_decides_cannot_be_planned(change: dict[st
 def test_a_step_without_a_result_shows_none() -> None:
     with pytest.raises(ValueError, match="shows a result that it has not"):
         Step(name="x", argv=("x",), shown=True)
+
+
+# The layer of a stored result
+
+
+SOURCE = LayerSource(source="/work/fetch/vendor", dest="/app/vendor", created_by="vendor")
+
+
+def layer_of(attempt: Attempt, source: LayerSource = SOURCE, limit: int = 1 << 20) -> Layer:
+    toolchain = cast(Provided, SimpleNamespace(files={}, root=SimpleNamespace(mounts=())))
+    return packaging._layer(attempt, toolchain, 0, source, limit)
+
+
+def test_the_layer_of_a_stored_result_is_made_once(attempt: Attempt, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, place, _ = shown(attempt)
+    first = layer_of(attempt)
+    assert first.path.parent.parent == place.parent and first.path.stat().st_size == first.size
+    elsewhere = layer_of(attempt, dataclasses.replace(SOURCE, dest="/elsewhere"))
+    assert elsewhere.digest != first.digest
+    monkeypatch.setattr(packaging, "write_layer", lambda *_, **__: pytest.fail("made again"))
+    again = layer_of(attempt)
+    assert (again.digest, again.diff_id, again.size, again.path) == (
+        first.digest,
+        first.diff_id,
+        first.size,
+        first.path,
+    )
+
+
+def test_the_layer_of_a_stored_result_is_that_of_the_folder_itself(attempt: Attempt) -> None:
+    shown(attempt)
+    stored = layer_of(attempt)
+    results.copy_shown(attempt)
+    assert not attempt.shown and layer_of(attempt).digest == stored.digest
+
+
+def test_the_layer_of_a_stored_result_counts_towards_the_limit_of_the_artifact(attempt: Attempt) -> None:
+    shown(attempt)
+    layer_of(attempt)
+    with pytest.raises(BuildError) as caught:
+        layer_of(attempt, limit=1024)
+    assert caught.value.reason == "ArtifactTooLarge" and "of vendor" in caught.value.message
+
+
+def test_a_stored_result_that_is_gone_at_its_packaging_is_no_fault_of_the_user(attempt: Attempt) -> None:
+    sandbox.remove_tree(shown(attempt)[1])
+    with pytest.raises(PlatformError) as caught:
+        layer_of(attempt)
+    assert caught.value.reason == "CacheUnavailable"
+
+
+def test_a_stored_layer_is_a_part_of_the_budget_and_stays_while_a_build_uses_it(attempt: Attempt) -> None:
+    _, place, _ = shown(attempt)
+    layer = layer_of(attempt)
+    settings = attempt.node.settings.replace(**{"node_disk_bytes": 1})
+    budget.within_budget(settings)
+    assert layer.path.is_file() and place.is_dir()
+    attempt.leave()
+    budget.within_budget(settings)
+    assert not layer.path.exists() and not place.exists()

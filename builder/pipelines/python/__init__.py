@@ -1,9 +1,9 @@
 """Python: a handler, an application behind a server, a program or a command, with what the source names. Runs nothing.
 
 With the network, and no file of the source but a lock: uv resolves requirements that this package wrote from what it
-parsed, and a program of ours downloads the wheels. Without it: uv installs the wheels that the node verified, then the
-runtime's own Python checks and compiles the source, so that its syntax decides. None of these runs code of the source;
-the last one sees all of it and has no cache.
+parsed, and a program of ours downloads the wheels. Without it: uv installs the wheels that the node verified, and they
+are compiled, once for each lock; then the runtime's own Python checks and compiles the source, so that its syntax
+decides. None of these runs code of the source; the last one sees all of it and has no cache.
 """
 
 from __future__ import annotations
@@ -89,6 +89,9 @@ UV = "/opt/ignite/toolchain/uv/uv"
 LOCKED = "uv.lock.txt"
 PROJECT = "project"
 FETCH = "/work/fetch"
+_PACKAGES = f"{FETCH}/deps"
+_SERVER_FOLDER = "/work/out/server"
+"""A copy for each build: its check empties the folder where the app brings a server."""
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -173,9 +176,9 @@ def _listed(request: PlanRequest, name: str) -> tuple[str, ...]:
 def _layers(needs: Dependencies, server: tuple[str, ...]) -> Iterator[LayerSource]:
     yield LayerSource(source=f"{SDK}/front", dest="/ignite", created_by="ignite: python front")
     if server:
-        yield LayerSource(source="/work/out/server", dest="/app/server", created_by="ignite: python server")
+        yield LayerSource(source=_SERVER_FOLDER, dest="/app/server", created_by="ignite: python server")
     if needs.manifest:
-        yield LayerSource(source="/work/out/deps", dest="/app/deps", created_by="ignite: dependencies")
+        yield LayerSource(source=_PACKAGES, dest="/app/deps", created_by="ignite: dependencies")
     yield LayerSource(source="/work/out/src", dest="/app/src", created_by="ignite: source")
 
 
@@ -290,25 +293,26 @@ def _install(needs: Dependencies, python: str, server: tuple[str, ...]) -> tuple
             env=(("WHEELS", "/cache/wheels"),), cwd="/work/home",
         )  # fmt: skip
         steps.append(build)
-    for name, made, into, listed in (
-        ("install dependencies", bool(needs.manifest), "deps", INSTALL),
-        ("install server", bool(server), "server", SERVER_INSTALL),
-    ):
-        argv = (
-            UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", *binary,
-            "--target", f"/work/out/{into}", "--link-mode", "copy", "--cache-dir", "/cache/uv-wheels", "-r", listed,
-        )  # fmt: skip
-        caches = (Cache(name=CACHE, access=Access.READ), Cache(name="uv-wheels", access=Access.WRITE))
-        steps += [_stub_step(name, argv, caches=caches, env=(("WHEELS", "/cache/wheels"),))] if made else []
-    if needs.manifest:  # what its own code made is unpacked into no cache
-        argv = (
-            UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", *binary, "--no-cache",
-            "--target", "/work/out/deps", "--link-mode", "copy", "-r", INSTALL_BUILT,
-        )  # fmt: skip
-        built_cache = Cache(name="built", access=Access.READ)
-        built = _stub_step("install what was built", argv, caches=(built_cache,), env=(("BUILT", "/cache/built"),))
-        steps.append(replace(built, when=INSTALL_BUILT))
+    # The server first: a result that is made, not found, turns what is shown into a copy.
+    if server:
+        steps.append(_install_step("install server", python, _SERVER_FOLDER, "/app/server", (SERVER_INSTALL,)))
+    if needs.manifest:
+        lists = (INSTALL, INSTALL_BUILT)
+        steps.append(_install_step("install dependencies", python, _PACKAGES, "/app/deps", lists))
     return tuple(steps)
+
+
+def _install_step(name: str, python: str, folder: str, place: str, lists: tuple[str, ...]) -> Step:
+    """Install into a folder and compile there: all that follows from wheels, and so is made once for each lock."""
+    argv = (
+        python, "-I", "-B", f"{SDK}/build/install.py", folder, place, *lists, "--",
+        UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", "--only-binary", ":all:",
+        "--no-config", "--python", python,
+    )  # fmt: skip
+    caches = tuple(Cache(name=cache, access=Access.READ) for cache in (CACHE, "built"))
+    env = (("BUILT", "/cache/built"), ("WHEELS", "/cache/wheels"))
+    step = _stub_step(name, argv, caches=caches, env=env)
+    return replace(step, result=folder, shown=folder == _PACKAGES)
 
 
 def _stub_step(

@@ -1,4 +1,4 @@
-"""Run inside the sandbox by the runtime's own Python: check what starts, lay the source out, compile bytecode.
+"""Run inside the sandbox by the runtime's own Python: check what starts, lay the source out, compile its bytecode.
 
     check_and_compile.py handler|server [--root FOLDER] [--entry FILE] [--name NAME] [--program WORD]
                          [FOLDER...]
@@ -7,9 +7,7 @@
 main.py), empty where nobody knows. NAME: what of it is the handler or the application. WORD: the program that a command
 starts. FOLDER: folders of the source that are on the path beside its root, for packages that lie in it.
 
-Bytecode is reproducible: unchecked-hash files (PEP 552) whose code names the path in the image, written by a fixed
-number of processes over a fixed partition of the sorted files, because marshal's back references depend on what was
-compiled before in the same process. The number of processors changes nothing.
+Packages are installed and compiled by install.py before; here they are read, and nothing is written among them.
 """
 
 from __future__ import annotations
@@ -17,23 +15,23 @@ from __future__ import annotations
 import ast
 import csv
 import importlib.machinery
-import io
 import json
 import os
-import py_compile
 import runpy
 import shutil
 import struct
-import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+from compile_tree import compile_tree
+
 WORK = Path(os.environ.get("IGNITE_WORK", "/work"))
-PARTITIONS = 4
 MOST_WARNINGS = 20
-INSTALLS_OWN = ("REQUESTED", "direct_url.json", "uv_cache.json")
-PLACES = (("src", "/app/src"), ("deps", "/app/deps"), ("server", "/app/server"))
+SOURCE, PACKAGES, SERVER = WORK / "out/src", WORK / "fetch/deps", WORK / "out/server"
+PLACES = {"/app/src": SOURCE, "/app/deps": PACKAGES, "/app/server": SERVER}
+"""Where the image has what lies here."""
 FRONT = Path(__file__).resolve().parents[1] / "front"
 MOST_SHOWN = 6
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -218,8 +216,9 @@ class Lookup:
     def __init__(self, source: Path, dependencies: Path, folders: Iterable[str] = ()) -> None:
         self.source = source
         packages = (source / folder for folder in folders)
-        bundled = dependencies.with_name("server")  # on the path where nothing else serves the application
-        self.path = [str(folder) for folder in (source, dependencies, *packages, FRONT)] + sys.path + [str(bundled)]
+        standard = [folder for folder in sys.path if folder != str(Path(__file__).resolve().parent)]
+        # Our server is on the path where nothing else serves the application.
+        self.path = [*map(str, (source, dependencies, *packages, FRONT)), *standard, str(SERVER)]
         self.trees: dict[Path, ast.Module] = {}
         self.names: dict[Path, set[str]] = {}
 
@@ -350,54 +349,6 @@ def refuse(source: Path, missing: list[tuple[str, int, str]]) -> None:
     fail("StartFailed", message, f"{name}:{line}", said, hint)
 
 
-def compile_partition(number: int) -> None:
-    """Compile this partition of all files, in order."""
-    for index, (path, shown, is_users) in enumerate(all_files()):
-        if index % PARTITIONS != number:
-            continue
-        mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-        try:
-            py_compile.compile(str(path), dfile=shown, doraise=True, invalidation_mode=mode)
-        except (py_compile.PyCompileError, ValueError, RecursionError):
-            pass  # what must compile was compiled by the check
-        except OSError:
-            if is_users:
-                raise
-
-
-def all_files() -> list[tuple[Path, str, bool]]:
-    """(file, its path in the image, whether it is the user's), sorted."""
-    found = []
-    for folder, place in PLACES:
-        root = WORK / "out" / folder
-        for path in sorted(root.rglob("*.py")) if root.is_dir() else ():
-            if path.is_file() and not path.is_symlink():
-                found.append((path, f"{place}/{path.relative_to(root).as_posix()}", folder == "src"))
-    return found
-
-
-def clean_dependencies(deps: Path) -> None:
-    """Remove what an installer writes about this one install, with a clock or a path of this machine in it.
-
-    RECORD is of the package: `importlib.metadata` answers from it what files and modules a package has.
-    """
-    (deps / ".lock").unlink(missing_ok=True)
-    for folder in deps.glob("*.dist-info"):
-        for name in INSTALLS_OWN:
-            (folder / name).unlink(missing_ok=True)
-        record = folder / "RECORD"
-        if record.is_file() and not record.is_symlink():
-            record.write_text(rewritten(record.read_text(encoding="utf-8")), encoding="utf-8", newline="")
-
-
-def rewritten(record: str) -> str:
-    """The rows of a RECORD (PEP 376) for files that are in the image, sorted: an installer's order may change."""
-    rows = [row for row in csv.reader(record.splitlines()) if row and row[0].rpartition("/")[2] not in INSTALLS_OWN]
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(sorted(rows))
-    return text.getvalue()
-
-
 def elf_needs(path: Path) -> tuple[list[str], list[str]]:
     """(libraries, folders where they are sought) that an ELF file of this machine names (elf(5)); none of other files.
 
@@ -518,30 +469,27 @@ def owners(deps: Path) -> dict[str, str]:
     return found
 
 
-def drop_server(out: Path) -> None:
+def drop_server() -> None:
     """Empty the folder of our own server where the dependencies bring one that serves the same."""
-    ours = out / "server"
     servers = runpy.run_path(str(FRONT / "serve_app.py"), run_name="serve_app")["SERVERS"].values()
-    needed = [names for names in servers if any((ours / name).is_dir() for name in names)]
-    if all(any((out / "deps" / name).is_dir() for name in names) for names in needed):
-        shutil.rmtree(ours)
-        ours.mkdir()
+    needed = [names for names in servers if any((SERVER / name).is_dir() for name in names)]
+    if all(any((PACKAGES / name).is_dir() for name in names) for names in needed):
+        shutil.rmtree(SERVER)
+        SERVER.mkdir()
 
 
-def check_program(word: str, out: Path) -> None:
+def check_program(word: str, places: Mapping[str, Path]) -> None:
     """The program that a command starts must be in the image: in the source, the dependencies or the base. A script
-    of the source must be one that the kernel starts."""
+    of the source must be one that the kernel starts. `places`: folder of the image → where it is here."""
     if "$" in word:
         return
     host = None
-    places = {str(place): out / folder for folder, place in PLACES}
     if "/" in word:
         path = os.path.normpath(os.path.join("/app/src", word))
-        host = next((places[one] / path[len(one) + 1 :] for one in places if path.startswith(one + "/")), Path(path))
-        there = host.is_file()
-        host = host if host.is_relative_to(out) else None
+        host = next((places[one] / path[len(one) + 1 :] for one in places if path.startswith(one + "/")), None)
+        there = (host or Path(path)).is_file()
     else:
-        there = shutil.which(word, path=f"{out / 'deps' / 'bin'}:{BASE_PATH}") is not None
+        there = shutil.which(word, path=f"{places['/app/deps'] / 'bin'}:{BASE_PATH}") is not None
     if not there:
         hint = f"List the package that brings {word} in the dependencies, or start another program."
         if os.path.basename(word) in SHELLS:
@@ -583,39 +531,25 @@ def read_arguments(words: list[str]) -> tuple[dict[str, str], list[str]]:
 def main(mode: str, words: list[str]) -> None:
     """Check, copy, compile."""
     options, folders = read_arguments(words)
-    source, out = WORK / "src" / options.get("--root", "."), WORK / "out"
+    root = WORK / "src" / options.get("--root", ".")
     entry = options.get("--entry", "handler.py" if mode == "handler" else "main.py")
-    tree = check_source(source, entry, folders)
+    tree = check_source(root, entry, folders)
     if mode == "handler" and tree is not None:
         check_handler(tree, entry, options.get("--name", "handler"))
     ignored = shutil.ignore_patterns("__pycache__", "*.pyc", ".git")
-    shutil.copytree(source, out / "src", symlinks=True, ignore=ignored)
+    shutil.copytree(root, SOURCE, symlinks=True, ignore=ignored)
     for package, name in WRITTEN:
-        if (out / "deps" / package).is_dir() and not os.path.lexists(out / "src" / name):
-            (out / "src" / name).symlink_to(f"/tmp/{name}")
-    for installed in (out / "deps", out / "server"):
-        if installed.is_dir():
-            clean_dependencies(installed)
-    if (out / "server").is_dir():
-        drop_server(out)
-    imports = check_imports(out / "src", out / "deps", entry, folders) if entry else set()
-    if (out / "deps").is_dir():
-        check_libraries(out / "deps", imports)
+        if (PACKAGES / package).is_dir() and not os.path.lexists(SOURCE / name):
+            (SOURCE / name).symlink_to(f"/tmp/{name}")
+    if SERVER.is_dir():
+        drop_server()
+    imports = check_imports(SOURCE, PACKAGES, entry, folders) if entry else set()
+    if PACKAGES.is_dir():
+        check_libraries(PACKAGES, imports)
     if "--program" in options:
-        check_program(options["--program"], out)
-    script = str(Path(__file__).resolve())
-    environment = {**os.environ, "PYTHONHASHSEED": "0"}
-    running = [
-        subprocess.Popen([sys.executable, "-S", "-B", script, "--partition", str(number)], env=environment)
-        for number in range(PARTITIONS)
-    ]
-    if any([process.wait() for process in running]):
-        raise SystemExit("bytecode could not be written")
-    print(f"{len(all_files())} files compiled")
+        check_program(options["--program"], PLACES)
+    print(f"{compile_tree(SOURCE, '/app/src')} files compiled")
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--partition":
-        compile_partition(int(sys.argv[2]))
-    else:
-        main(sys.argv[1], sys.argv[2:])
+    main(sys.argv[1], sys.argv[2:])
