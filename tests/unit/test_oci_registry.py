@@ -618,6 +618,33 @@ def test_attaching_is_idempotent_with_and_without_the_referrers_api(tmp_path: Pa
     assert (fallback_tag(image.digest) in memory.manifests["org/app"]) is not api
 
 
+def test_nothing_is_attached_where_what_is_required_does_not_hold(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    to = registry(memory)
+    to.push(image, "org/app", "v1")
+    before = dict(memory.manifests["org/app"])
+
+    def require() -> None:
+        raise LookupError("another platform")
+
+    with pytest.raises(LookupError, match="another platform"):
+        to.attach("org/app", image.digest, "application/x", b"{}", "text/plain", {}, require)
+    assert memory.manifests["org/app"] == before
+
+
+def test_the_fallback_index_is_read_beside_the_manifest_once_it_is_known_to_be_needed(tmp_path: Path) -> None:
+    memory, image = Memory(), make_image(tmp_path)
+    to = registry(memory)
+    to.push(image, "org/app", "v1")
+    index = f"/v2/org/app/manifests/{fallback_tag(image.digest)}"
+    attach(to, image.digest, "first")
+    memory.seen.clear()
+    attach(to, image.digest, "second")
+    assert len(to.referrers("org/app", image.digest)) == 2
+    asked = [line.split()[0] for line in memory.seen if line.endswith(index)]
+    assert asked[:3] == ["GET", "PUT", "GET"]
+
+
 def test_an_index_that_another_writer_replaced_is_written_again(tmp_path: Path) -> None:
     memory, image = Memory(), make_image(tmp_path)
     client = registry(memory)
