@@ -218,7 +218,7 @@ class Finalizer:
 
 
 def _nothing() -> None:
-    """Of an artifact that was checked before."""
+    """Nothing is left to require of an artifact that was checked before."""
 
 
 def _commit(row: builds.Row) -> tuple[str, str] | None:

@@ -102,7 +102,7 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
                 raise
             discard_caches(attempt)
             raise broken_cache(f"what a step had in a cache of this node: {error.message}") from error
-    return _told(
+    return _logged(
         attempt,
         write_layer(
             [(host, source.dest)], out, created_by=source.created_by, limit=limit, below=below, check=attempt.check
@@ -110,7 +110,8 @@ def _layer(attempt: Attempt, toolchain: Provided, index: int, source: LayerSourc
     )
 
 
-def _told(attempt: Attempt, layer: Layer) -> Layer:
+def _logged(attempt: Attempt, layer: Layer) -> Layer:
+    """The layer, its warnings in the log."""
     for warning in layer.warnings:
         attempt.log.system(f"warning: {warning}")
     return layer
@@ -140,7 +141,7 @@ def _stored(attempt: Attempt, host: Path, source: LayerSource, limit: int, folde
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
         out = Path(partial, blob.name)
         made = write_layer([(host, source.dest)], out, created_by=source.created_by, limit=limit, check=attempt.check)
-        _told(attempt, made)
+        _logged(attempt, made)
         facts = {name: getattr(made, name) for name in ("digest", "diff_id", "size", "unpacked")}
         Path(partial, about.name).write_text(json.dumps(facts), encoding="utf-8")
         with out.open("rb") as file:
