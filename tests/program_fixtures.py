@@ -136,5 +136,5 @@ def over(kept: Path) -> Iterator[Program]:
             each.chmod(0o755)
         for name in SHARED:
             (node / name).symlink_to(kept / name)
-        # A build's own uid comes after those of the slots: the shared caches belong to that of the tests' server.
-        yield Program(home, {"node_dir": str(node), "build_uid": str(uids.SERVER - 1), "slots": "1"})
+        # Of the group of the tests' server, to which the shared caches belong; its own uid comes after those of slots.
+        yield Program(home, {"node_dir": str(node), "build_uid": str(uids.SERVER), "slots": "4"})

@@ -26,6 +26,9 @@ from builder.sandbox import Blank
 from builder.settings import Settings
 from builder.toolchains.provider import Toolchains
 
+DISCARDED = ".caches"
+"""What the name of caches ends with that a build put aside."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Node:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 import tempfile
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from builder import sandbox
 from builder.attempt import hosts
-from builder.attempt.attempt import Attempt
+from builder.attempt.attempt import DISCARDED, Attempt
 from builder.attempt.downloads import cache_of, shared
 from builder.attempt.inside import folder_in, write_in
 from builder.errors import BuildError, PlatformError
@@ -25,6 +26,8 @@ from builder.source.tree import DirTree
 from builder.toolchains.provider import Provided
 
 TAIL_LINES = 400
+SOME = 16
+"""Entries of a cache that are looked at: a tool makes the folders of its cache at once."""
 FOLDERS = ("download", "fetch", "home", "out", "tmp")
 """Folders of the work folder, beside `src`: all that a step of stubs sees."""
 STORED = (Access.READ, Access.DOWNLOAD)
@@ -268,6 +271,7 @@ def _cache(attempt: Attempt, name: str) -> Path:
     """A cache of this organization that steps write; owned by the build user of this slot."""
     folder = attempt.node.folder / "caches" / attempt.grant.organization_name / name
     attempt.use(f"caches/{attempt.grant.organization_name}/{name}")
+    _put_aside_of_others(attempt, folder)
     folder.mkdir(parents=True, exist_ok=True)
     if attempt.build_user:
         for above in (folder.parent.parent, folder.parent):  # whatever the worker's umask: the build user passes
@@ -275,6 +279,21 @@ def _cache(attempt: Attempt, name: str) -> Path:
         os.chown(folder, *attempt.build_user)
         folder.chmod(0o2775)
     return folder
+
+
+def _put_aside_of_others(attempt: Attempt, folder: Path) -> None:
+    """Begin a cache anew that builds of another `build_uid` filled: users of this one may not write everywhere in it,
+    which tools report as something that the source lacks."""
+    try:
+        with os.scandir(folder) as entries:
+            some = [entry.stat(follow_symlinks=False).st_gid for entry in itertools.islice(entries, SOME)]
+        groups = {folder.stat().st_gid, *some}
+    except OSError:  # it is new, or what is wrong with it is found by whoever uses it
+        return
+    if attempt.build_user and groups != {attempt.build_user[1]}:
+        with suppress(OSError):  # another build did it; a build that has it mounted goes on
+            folder.rename(attempt.beside(f".{folder.name}{DISCARDED}"))
+            attempt.log.system(f"the cache {folder.name} of another build_uid is put aside")
 
 
 def sandbox_egress(attempt: Attempt, toolchain: Provided, step: Step) -> sandbox.Egress:

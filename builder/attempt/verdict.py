@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from builder.attempt.attempt import Attempt
+from builder.attempt.attempt import DISCARDED, Attempt
 from builder.attempt.steps import StepResult
 from builder.claims.outcome import Outcome
 from builder.errors import BuildError, ErrorClass, PlatformError
@@ -183,7 +183,7 @@ def discard_caches(attempt: Attempt) -> bool:
         if os.readlink(mark) == attempt.lease.build_id:
             return False
     with suppress(OSError):  # what cannot even be moved is avoided: another node tries first
-        folder.rename(attempt.beside(".caches"))
+        folder.rename(attempt.beside(DISCARDED))
         mark.unlink(missing_ok=True)
         mark.symlink_to(attempt.lease.build_id)
     return True

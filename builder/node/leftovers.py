@@ -8,12 +8,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from builder.attempt.attempt import DISCARDED
 from builder.claims.spool import is_owned, spool_path
 from builder.sandbox.loopfs import unmount
 from builder.sandbox.remove import remove_tree
 
-DISCARDED = ".caches"
-"""What the name of caches ends with that a build put aside (`builder/attempt/verdict.py`)."""
 FENCE, DISK = ".fence", ".disk"
 """What the names of the folder end with where an attempt's file system is mounted, and of the file that has it."""
 INSIDE = (".apart", ".start")

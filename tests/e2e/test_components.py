@@ -73,7 +73,7 @@ def machine(kept: Path) -> Iterator[Program]:
         path = component_programs.on_path(component_programs.linker(), component_programs.wasmtime())
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("PATH", path)
-            program = Program(home, {"node_dir": str(node), "build_uid": str(uids.SERVER - 1), "slots": "1"})
+            program = Program(home, {"node_dir": str(node), "build_uid": str(uids.SERVER), "slots": "4"})
             fetched = program.run("runtimes", "fetch", TOOLCHAIN, "--json")
             assert fetched.code == 0, fetched.err
             yield program

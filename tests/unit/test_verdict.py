@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ from typing import Any
 import pytest
 
 from builder import build
-from builder.attempt import running
+from builder.attempt import running, steps
+from builder.attempt.attempt import DISCARDED
 from builder.attempt.steps import StepResult
 from builder.attempt.verdict import caches_of, of_error, of_step
 from builder.claims.outcome import Outcome
@@ -217,3 +219,23 @@ def test_a_node_below_a_floor_says_which(tmp_path: Path, settings: dict[str, int
     floors: dict[str, Any] = {"node_free_bytes": 0, "node_free_inodes": 0} | settings
     said = lacks(Settings(node_dir=str(tmp_path / "not" / "yet"), **floors))
     assert word in said and bool(said) == bool(word)
+
+
+def test_a_cache_that_builds_of_another_uid_filled_is_begun_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its users cannot write everywhere in it: go then finds no package of its own standard library."""
+    attempt = attempt_at(tmp_path)
+    group = os.getgid()
+    monkeypatch.setattr(type(attempt), "build_user", property(lambda self: (os.getuid(), group)))
+    monkeypatch.setattr(os, "chown", lambda *_: None)  # who is not root may give nothing away
+    folder = steps._cache(attempt, "go-build")
+    (folder / "mine").touch()
+    assert steps._cache(attempt, "go-build") == folder and (folder / "mine").exists()
+    group += 1
+    assert steps._cache(attempt, "go-build") == folder and not any(folder.iterdir())
+    (aside,) = attempt.work.parent.glob(f"*.go-build{DISCARDED}")
+    assert (aside / "mine").exists()
+    group -= 1
+    (folder / "again").touch()
+    assert steps._cache(attempt, "go-build") == folder and (folder / "again").exists()
