@@ -22,7 +22,7 @@ from builder.attempt.downloads import named, shared, stubs_of
 from builder.attempt.inside import folder_in
 from builder.attempt.planned import Bound
 from builder.attempt.steps import StepResult
-from builder.attempt.verdict import LINE_LIMIT, broken_cache
+from builder.attempt.verdict import FULL, LINE_LIMIT, broken_cache
 from builder.key import digest_of
 from builder.plan import Step
 from builder.source import below
@@ -120,8 +120,14 @@ def store(attempt: Attempt, step: Step, place: Path | None) -> None:
         stack.callback(shutil.rmtree, partial, ignore_errors=True)
         (partial / "result").mkdir()
         (partial / "result").chmod(0o755)  # whatever the worker's umask: the build user reads what is shown
-        with below.folder(partial / "result") as target:
-            _Copy(attempt, target).all(source)
+        try:
+            with below.folder(partial / "result") as target:
+                _Copy(attempt, target).all(source)
+        except OSError as error:
+            if error.errno not in FULL:
+                raise
+            attempt.log.system(f"warning: the result of {step.name} is not stored: {error.strerror}")
+            return  # this build has it; whether the disk takes the rest of it shows soon
         try:
             (partial / "result").rename(place)
         except OSError:

@@ -285,6 +285,23 @@ def test_a_result_that_cannot_be_read_is_not_stored(attempt: Attempt, monkeypatc
     assert f"warning: the result of {step.name} is not stored: it cannot be read: Permission denied" in said
 
 
+def test_a_result_that_the_disk_takes_no_copy_of_is_not_stored_and_the_build_goes_on(
+    attempt: Attempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, step = rust()
+    place = results.place_of(attempt, bound_to(plan), step)
+    made(attempt)
+
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "sendfile", full)
+    results.store(attempt, step, place)
+    assert place is not None and not place.exists() and not any(place.parent.iterdir())
+    said = [line.text for line in attempt.log.spool.batch(1000)]
+    assert f"warning: the result of {step.name} is not stored: No space left on device" in said
+
+
 def test_results_belong_to_the_nodes_disk_budget_and_stay_while_a_build_uses_them(attempt: Attempt) -> None:
     plan, step = rust()
     place = results.place_of(attempt, bound_to(plan), step)
