@@ -3,7 +3,6 @@ module example.com/api
 go 1.24
 
 require (
-	example.com/greet v0.0.0
 	github.com/labstack/echo/v4 v4.13.3
 )
 
