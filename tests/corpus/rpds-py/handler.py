@@ -6,7 +6,8 @@ import rpds
 
 
 def handler(payload: bytes, ctx: dict) -> dict:
-    assert rpds.__file__.endswith(".so")
+    compiled = getattr(rpds, "rpds", rpds)  # newer releases of maturin put a package around it
+    assert compiled.__file__.endswith(".so")
     before = rpds.HashTrieMap(json.loads(payload))
     after = before.insert("new", True).remove("old")
     return {"before": sorted(before), "after": sorted(after), "queue": list(rpds.Queue([1, 2]).enqueue(3))}
