@@ -58,8 +58,9 @@ PROSE: Mapping[str, Prose] = {
 by the builder's own code inside the measuring process. *Typed* is what a person would type instead: the same commands,
 GNU tar, `gzip -1`, `skopeo copy`. Every round builds a revision that nobody has built; package and compiler caches are
 warm, each arm's its own; the whole-build cache does not answer. Where the bare artifact has the service's digest, both
-did the same work. A ratio has no verdict where what it is compared with took under a second: its target is for longer
-builds.""",
+made the same. What the service stores of a lock (Python's packages, installed and packed) is done again by hand, as
+there the commands are all that there is. A ratio has no verdict where what it is compared with took under a second: its
+target is for longer builds.""",
         """\
 The service does what no bare command does: it unpacks and checks the source, starts a sandbox for each step, keeps
 every log line, talks to the store at each transition, attests the result. That is a fixed price of a build, so it shows
@@ -94,7 +95,9 @@ with a cache of its own; then the layer and the push by the builder's own code i
 downloaded" begins with empty caches on either side, so it has the registry's own time in it.""",
         """\
 The service resolves, downloads, checks each file against its hash and installs in steps of their own, each in a
-sandbox: that is a fixed price, which fades where much is downloaded.""",
+sandbox, and stores what came of a lock for later builds, which install and pack nothing: the first build pays for that.
+Above, for a changed line: the fixed price (P1), and for Python the index, which is asked what an unpinned requirement
+means today.""",
     ),
     "P9": Prose(
         "P9: one line changed",
