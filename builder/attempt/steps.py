@@ -17,6 +17,7 @@ from builder.attempt import hosts
 from builder.attempt.attempt import DISCARDED, Attempt
 from builder.attempt.downloads import cache_of, shared
 from builder.attempt.inside import folder_in, write_in
+from builder.attempt.verdict import of_sandbox
 from builder.errors import BuildError, PlatformError
 from builder.plan import Access, Network, Plan, Sees, Step
 from builder.sandbox.argv import PATH
@@ -151,30 +152,35 @@ def execute_step(attempt: Attempt, toolchain: Provided, step: Step, work: Path |
             output.add(stream.value, data)
             attempt.node.label("in-step")
 
-        result = sandbox.run(
-            sandbox.Command(
-                argv=step.argv,
-                env=dict(_environment(attempt, toolchain, step)),
-                cwd=step.cwd,
-                work=work or attempt.work,
-                folders=FOLDERS if step.sees is Sees.STUBS else (),
-                caches={each.name: _cache(attempt, each.name) for each in step.caches if each.access is Access.WRITE},
-                stores={each.name: shared(attempt, each.name) for each in step.caches if each.access in STORED},
-                overlays=overlays,
-                shown=shown,
-            ),
-            _root(attempt, toolchain, step),
-            step_limits(attempt),
-            uid=attempt.node.uid,
-            gid=settings.build_uid,
-            egress=egress,
-            on_line=on_line,
-            cancelled=attempt.lease.must_stop,
-            grace_ms=settings.stop_grace_ms,
-            released=lambda: attempt.node.label("step-runs"),
-            use_cgroups=settings.use_cgroups,
-            launcher=step_launcher(settings),
-        )
+        try:
+            result = sandbox.run(
+                sandbox.Command(
+                    argv=step.argv,
+                    env=dict(_environment(attempt, toolchain, step)),
+                    cwd=step.cwd,
+                    work=work or attempt.work,
+                    folders=FOLDERS if step.sees is Sees.STUBS else (),
+                    caches={
+                        each.name: _cache(attempt, each.name) for each in step.caches if each.access is Access.WRITE
+                    },
+                    stores={each.name: shared(attempt, each.name) for each in step.caches if each.access in STORED},
+                    overlays=overlays,
+                    shown=shown,
+                ),
+                _root(attempt, toolchain, step),
+                step_limits(attempt),
+                uid=attempt.node.uid,
+                gid=settings.build_uid,
+                egress=egress,
+                on_line=on_line,
+                cancelled=attempt.lease.must_stop,
+                grace_ms=settings.stop_grace_ms,
+                released=lambda: attempt.node.label("step-runs"),
+                use_cgroups=settings.use_cgroups,
+                launcher=step_launcher(settings),
+            )
+        except PlatformError as error:
+            raise of_sandbox(attempt, error) from error
     for line in egress.summary_lines() if egress else ():
         attempt.log.system(line)
     reason = result.reason or ""

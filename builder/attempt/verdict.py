@@ -14,15 +14,18 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.attempt.attempt import DISCARDED, Attempt
-from builder.attempt.steps import StepResult
 from builder.claims.outcome import Outcome
 from builder.errors import BuildError, ErrorClass, PlatformError
 from builder.pipelines.private import PORT
 from builder.plan import Diagnosis, Plan, Step
 from builder.sandbox import Room, room
 from builder.source.tree import DirTree
+
+if TYPE_CHECKING:
+    from builder.attempt.steps import StepResult
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 BROKEN = frozenset({errno.EIO, errno.EROFS, errno.EACCES, errno.EPERM, errno.EUCLEAN, errno.ESTALE})
@@ -73,6 +76,13 @@ def of_fault(attempt: Attempt, error: Exception) -> Outcome:
         return Outcome(failure=known, unexpected=repr(error))
     message = f"{type(error).__name__} in the builder; the worker's own log has the trace"
     return Outcome(failure=BuildError("Internal", message), unexpected=repr(error))
+
+
+def of_sandbox(attempt: Attempt, error: PlatformError) -> PlatformError:
+    """The same error, or that of a cache which cannot be mounted: its path is in the words of whoever mounts it."""
+    if error.reason == "SandboxUnavailable" and f"{caches_of(attempt)}/" in error.message and discard_caches(attempt):
+        return broken_cache(f"a cache of this node cannot be mounted: {error.message[:LINE_LIMIT]}")
+    return error
 
 
 def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | None:

@@ -14,7 +14,7 @@ from builder import build
 from builder.attempt import running, steps
 from builder.attempt.attempt import DISCARDED
 from builder.attempt.steps import StepResult
-from builder.attempt.verdict import caches_of, of_error, of_step
+from builder.attempt.verdict import caches_of, of_error, of_sandbox, of_step
 from builder.claims.outcome import Outcome
 from builder.errors import BuildError, PlatformError
 from builder.node.drive import do_work
@@ -239,3 +239,17 @@ def test_a_cache_that_builds_of_another_uid_filled_is_begun_anew(
     group -= 1
     (folder / "again").touch()
     assert steps._cache(attempt, "go-build") == folder and (folder / "again").exists()
+
+
+def test_a_cache_that_cannot_be_mounted_is_no_trouble_of_the_sandbox(tmp_path: Path) -> None:
+    attempt = attempt_at(tmp_path)
+    place = caches_of(attempt) / "results/0"
+    place.mkdir(parents=True)
+    words = f"bwrap: Can't find source path {place}: Permission denied"
+    found = of_sandbox(attempt, PlatformError("SandboxUnavailable", words))
+    assert found.reason == "CacheUnavailable" and str(place) in found.message and not place.exists()
+    place.mkdir(parents=True)
+    again = PlatformError("SandboxUnavailable", words)
+    assert of_sandbox(attempt, again) is again, "it began with empty caches: the trouble is none of theirs"
+    other = PlatformError("SandboxUnavailable", "bwrap: setting up uid map: Permission denied")
+    assert of_sandbox(attempt, other) is other
