@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import event
 
 from builder.store import builds, logs, offers, outbox, sweeps
 from tests.store_contract.world import LEASE, LIVE_MS, World, line, open_world
@@ -143,6 +144,24 @@ def test_a_long_log_costs_what_a_short_one_costs(world: World, what: str) -> Non
     append(500)
     many = steps_of(world, call)
     assert many <= 2 * few + 5, f"{few * 100} steps at first, {many * 100} later"
+
+
+def test_a_follower_who_has_every_line_reads_no_chunk(world: World) -> None:
+    build = world.submit()
+    logs.append(world.store, build, world.claim(build), 0, [line("one"), line("two")])
+    count = world.row(build)["log_lines"]
+    asked: list[str] = []
+
+    def note(connection: object, cursor: object, statement: str, *rest: object) -> None:
+        if statement.startswith("SELECT"):
+            asked.append(statement)
+
+    event.listen(world.store.engine, "before_cursor_execute", note)
+    assert logs.read_on(world.store, build, count, 9) == ([], "RUNNING", count)
+    assert len(asked) == 1 and "log_chunks" not in asked[0]
+    found = logs.read_on(world.store, build, count - 1, 9)
+    assert found is not None and [one["l"] for one in found[0]] == ["two"] and len(asked) == 3
+    assert logs.read_on(world.store, "nobody", 0, 9) is None
 
 
 @pytest.mark.parametrize("what", ["oldest report", "page of the feed", "builds of a label"])
