@@ -59,7 +59,7 @@ GUARDS = (
     # What every write of an owner and of a finalizer has
     _guard("fence: the claim", "rows.fence", "builds.c.claim == claim, "),
     _guard("fence: the stage", "rows.fence", ", builds.c.stage == stage"),
-    _guard("fence: the node", "rows.granted_to", "if node else ()", "if False else ()"),
+    _guard("fence: the node", "rows.granted_to", "if asks else ()", "if False else ()"),
     _guard("fence: the watcher", "rows.granted_to", "builds.c.watcher if stage == JOB else ", model=BEGUN),
     # Claims
     _guard("claim: it is queued", "granting._refusal", 'row["status"] != PENDING or row["attached_to"]', "False"),
@@ -139,17 +139,17 @@ GUARDS = (
     _guard("resolve: a new attempt", "closing._taken", 'attempt=row["attempt"] + 1,', model=PREBUILT),
     _guard(
         "resolve: one at a repository", "closing._next_asked",
-        "builds.c.repository.not_in(_at_work(now))", "True", TWO_PREBUILT,
+        "builds.c.repository.not_in(_at_work(NOW))", "True", TWO_PREBUILT,
     ),
     _guard("image refused: not published", "closing.unresolved", 'row["published"] or ', model=PREBUILT),
     _guard("image refused: the queue", "closing.unresolved", ' or row["queue"] != EXTERNAL'),
     # Lines
-    _guard("lines: the claim", "logs.append", "builds.c.claim == claim, "),
-    _guard("lines: status and stage", "logs.append", ", *owned"),
-    _guard("lines: the node", "logs.append", " if node else and_(*mine)", " if False else and_(*mine)"),
+    _guard("lines: the claim", "logs._owned", 'builds.c.claim == bindparam("same_claim"),'),
+    _guard("lines: status and stage", "logs._owned", "builds.c.status == RUNNING,\n        stage,"),
+    _guard("lines: the node", "logs._owned", " if by_node else mine", " if False else mine"),
     _guard(
-        "lines: the watcher", "logs.append",
-        "(builds.c.stage == JOB, builds.c.watcher)", "(builds.c.stage == JOB, node)", BEGUN,
+        "lines: the watcher", "logs._owned",
+        "(builds.c.stage == JOB, builds.c.watcher)", '(builds.c.stage == JOB, bindparam("same_node"))', BEGUN,
     ),
     _guard("lines: a gap", "logs.append", "first_index > kept", "False"),
     _guard("lines: once", "logs.append", "lines[kept - first_index :]", "lines"),
@@ -178,9 +178,9 @@ GUARDS = (
     # Builds that share a key
     _guard("attach: a new claim", "owner._by_key", '"claim": row["claim"] + 1, ', model=TWO),
     _guard("attach: the repository", "owner._by_key", 'first["repository"] != row["repository"]', "False", TWO_APART),
-    _guard("reuse: the repository", "owner._by_key", ", cache.c.repository == row[\"repository\"]", "", TWO_APART),
+    _guard("reuse: the repository", "owner._hit", ', cache.c.repository == bindparam("repository")', "", TWO_APART),
     _guard("end: who waits goes on", "rows.end", 'if not row["attached_to"]:', "if False:", TWO),
-    _guard("end: a key that is waited for stays", "rows._dropped_key", ", ~waits", model=TWO),
+    _guard("end: a key that is waited for stays", "rows._dropped", ", ~waits", model=TWO),
     _guard("promoted: the key", "rows._promote", "_in_flight(primary)", "_in_flight(first)", TWO),
 )  # fmt: skip
 
@@ -191,7 +191,7 @@ def removed(guard: Guard) -> Iterator[None]:
     module_name, _, name = guard.function.partition(".")
     module = importlib.import_module(f"builder.store.{module_name}")
     real: Any = getattr(module, name)
-    assert isinstance(real, FunctionType)
+    assert isinstance(inspect.unwrap(real), FunctionType)
     source = textwrap.dedent(inspect.getsource(real))
     assert source.count(guard.text) == 1, (
         f"{guard.name}: {guard.function} has {guard.text!r} {source.count(guard.text)} times"
@@ -207,8 +207,19 @@ def removed(guard: Guard) -> Iterator[None]:
     ]
     for holder, key in holders:
         setattr(holder, key, found[name])
+    _forget_statements()
     try:
         yield
     finally:
         for holder, key in holders:
             setattr(holder, key, real)
+        _forget_statements()
+
+
+def _forget_statements() -> None:
+    """Those that are built once are built anew, with the guards that are there now."""
+    for module in list(sys.modules.values()):
+        if module.__name__.startswith("builder.store"):
+            for value in list(vars(module).values()):
+                if hasattr(value, "cache_clear"):
+                    value.cache_clear()

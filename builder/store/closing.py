@@ -162,11 +162,13 @@ def _asked(now: int | ColumnElement[int]) -> Sequence[ColumnElement[bool]]:
 
 def _waiting(tx: Connection, now: int) -> tuple[bool, bool]:
     """Whether builds in FINALIZE are due, and prebuilt images are queued."""
-    found = tx.execute(_WAITING, {"now": now}).one()
+    found = tx.execute(_waits(), {"now": now}).one()
     return bool(found[0]), bool(found[1])
 
 
-_WAITING = select(exists().where(*_late(NOW)), exists().where(*_asked(NOW)))
+@functools.cache
+def _waits() -> Select[bool, bool]:
+    return select(exists().where(*_late(NOW)), exists().where(*_asked(NOW)))
 
 
 def _next_asked(tx: Connection, now: int) -> Row | None:
@@ -195,11 +197,13 @@ def _taken(tx: Connection, now: int, row: Row, lease_ms: int, nonce: str) -> Row
 
 def _longest_due(tx: Connection, now: int, *, prebuilt: bool) -> Row | None:
     """The next build to finalize, locked; of prebuilt images only with `prebuilt`."""
-    return _free(tx, now, _DUE if prebuilt else _DUE_OF_OURS)
+    return _free(tx, now, _first_due(prebuilt))
 
 
-_DUE = _due(NOW).limit(1)
-_DUE_OF_OURS = _due(NOW).where(builds.c.queue != EXTERNAL).limit(1)
+@functools.cache
+def _first_due(prebuilt: bool) -> Select[Any]:
+    due = _due(NOW) if prebuilt else _due(NOW).where(builds.c.queue != EXTERNAL)
+    return due.limit(1)
 
 
 def _free(tx: Connection, now: int, query: Select[Any]) -> Row | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
-from sqlalchemy import BigInteger, ColumnElement, Connection, and_, bindparam, case, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, Connection, Select, and_, bindparam, case, or_, select, update
 from sqlalchemy.sql.dml import ReturningUpdate
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -21,7 +21,9 @@ from builder.store.rows import (
     cancelled,
     end,
     fence,
+    fence_of,
     fenced,
+    fenced_by,
     followers,
     give_up_key,
     holder,
@@ -70,7 +72,7 @@ def heartbeat(
     """
     with store.transaction() as tx:
         now, parameters = store.clock_parameter(tx)
-        same = {"same_build_id": build_id, "same_claim": claim, "same_node": node}
+        same = fenced_by(build_id, claim, node)
         given = {"lease_ms": lease_ms, "waited": waited_ms, "most": max(0, waited_ms)}
         beat = _beat(now, phase if phase in WORK_PHASES else "", bool(node))
         return tx.execute(beat, {**parameters, **same, **given}).mappings().first()
@@ -86,9 +88,7 @@ def _beat(now: ColumnElement[int], phase: str, by_node: bool) -> ReturningUpdate
     if phase:
         before = WORK_PHASES[: WORK_PHASES.index(phase)]
         values["phase"] = case((builds.c.phase.in_(before), phase), else_=builds.c.phase)
-    mine = [builds.c[name] == bindparam(f"same_{name}") for name in ("build_id", "claim")]
-    mine += [builds.c.node_id == bindparam("same_node")] if by_node else []
-    owned = update(builds).where(*mine, builds.c.status == RUNNING, builds.c.stage == WORK)
+    owned = update(builds).where(*fence_of(WORK, by_node))
     return owned.values(**values).returning(builds.c.cancel_requested)
 
 
@@ -163,7 +163,11 @@ def all_phases(row: Row, phases: Phases) -> str:
     )
 
 
-_HIT = select(cache).where(*(cache.c[name] == bindparam(name) for name in ("organization", "build_key", "repository")))
+@functools.cache
+def _hit() -> Select[Any]:
+    """The cache entry of a key, of the build's own organization and repository."""
+    mine = (cache.c.organization == bindparam("organization"), cache.c.build_key == bindparam("build_key"))
+    return select(cache).where(*mine, cache.c.repository == bindparam("repository"))
 
 
 def _by_key(tx: Connection, now: int, row: Row, phases: Phases, start_check: str) -> str:
@@ -174,7 +178,7 @@ def _by_key(tx: Connection, now: int, row: Row, phases: Phases, start_check: str
         return "GO_ON"
     where = {"organization": row["organization"], "build_key": key, "repository": row["repository"]}
     for _ in range(_TRIES):
-        hit = tx.execute(_HIT, where).mappings().first()
+        hit = tx.execute(_hit(), where).mappings().first()
         if mode == "require" and (hit is None or not record.starts(hit)):
             return "GO_ON"
         if mode == "warn" and hit and not record.is_checked(hit):

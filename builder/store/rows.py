@@ -16,9 +16,12 @@ from typing import Any
 
 from google.protobuf import json_format
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     Connection,
+    Delete,
     Select,
+    String,
     Table,
     Update,
     bindparam,
@@ -89,7 +92,9 @@ def _timed(found: Sequence[Row]) -> tuple[Row | None, int]:
     return row, now
 
 
-def fence(build_id: str, claim: int, stage: str, node: str = "") -> Sequence[Any]:
+def fence(
+    build_id: str | ColumnElement[str], claim: int | ColumnElement[int], stage: str, node: str | ColumnElement[str] = ""
+) -> Sequence[Any]:
     """What a write of an owner holds in its condition. `node`: the claim was granted to it; "" asks for none.
 
     A claim is small and can be guessed, so a token that names a node writes only for that node's claims.
@@ -98,9 +103,10 @@ def fence(build_id: str, claim: int, stage: str, node: str = "") -> Sequence[Any
     return (*mine, *granted_to(node, stage))
 
 
-def granted_to(node: str, stage: str) -> Sequence[Any]:
+def granted_to(node: str | ColumnElement[str], stage: str) -> Sequence[Any]:
     """The condition that the claim of a build in this stage was granted to this node, or watcher."""
-    return ((builds.c.watcher if stage == JOB else builds.c.node_id) == node,) if node else ()
+    asks = not isinstance(node, str) or node
+    return ((builds.c.watcher if stage == JOB else builds.c.node_id) == node,) if asks else ()
 
 
 def worked_on(node: str) -> Sequence[Any]:
@@ -118,18 +124,24 @@ def fenced(
 ) -> tuple[Row | None, int]:
     """The build behind its fence, locked, and the store's time. None: stale."""
     now, parameters = store.clock_parameter(tx)
-    same = {"same_build_id": build_id, "same_claim": claim, "same_stage": stage, "same_node": node}
-    owner = "" if not node else "watcher" if stage == JOB else "node_id"
-    return _timed(lock(tx, _fenced(now, owner), {**parameters, **same}))
+    return _timed(lock(tx, _fenced(now, stage, bool(node)), {**parameters, **fenced_by(build_id, claim, node)}))
+
+
+def fenced_by(build_id: str, claim: int, node: str) -> dict[str, Any]:
+    """The parameters of `fence_of`."""
+    return {"same_build_id": build_id, "same_claim": claim, "same_node": node}
+
+
+def fence_of(stage: str, by_node: bool) -> Sequence[Any]:
+    """The fence of a statement that is built once."""
+    node: str | ColumnElement[str] = bindparam("same_node", type_=String) if by_node else ""
+    build_id, claim = bindparam("same_build_id", type_=String), bindparam("same_claim", type_=BigInteger)
+    return fence(build_id, claim, stage, node)
 
 
 @functools.cache
-def _fenced(now: ColumnElement[int], owner: str) -> Select[Any]:
-    """The build behind its fence (`fence`); `owner` is the column of whom it was granted to."""
-    mine = [builds.c[name] == bindparam(f"same_{name}") for name in ("build_id", "claim", "stage")]
-    if owner:
-        mine.append(builds.c[owner] == bindparam("same_node"))
-    return select(builds, now.label("now")).where(builds.c.status == RUNNING, *mine)
+def _fenced(now: ColumnElement[int], stage: str, by_node: bool) -> Select[Any]:
+    return select(builds, now.label("now")).where(*fence_of(stage, by_node))
 
 
 # Writes
@@ -346,13 +358,14 @@ def give_up_key(tx: Connection, now: int, primary: Row) -> None:
 def _dropped_key(tx: Connection, primary: Row) -> bool:
     """Whether the build had its key in flight, and nobody waits for it: then it is in flight no more."""
     mine = {f"same_{name}": primary[name] for name in ("organization", "build_key", "build_id")}
-    return tx.execute(_DROPPED, mine).rowcount == 1
+    return tx.execute(_dropped(), mine).rowcount == 1
 
 
-_DROPPED = delete(in_flight).where(
-    *(in_flight.c[name] == bindparam(f"same_{name}") for name in ("organization", "build_key", "build_id")),
-    ~exists().where(builds.c.attached_to == bindparam("same_build_id"), builds.c.status == PENDING),
-)
+@functools.cache
+def _dropped() -> Delete:
+    mine = (in_flight.c[name] == bindparam(f"same_{name}") for name in ("organization", "build_key", "build_id"))
+    waits = exists().where(builds.c.attached_to == bindparam("same_build_id"), builds.c.status == PENDING)
+    return delete(in_flight).where(*mine, ~waits)
 
 
 def _promote(tx: Connection, now: int, primary: Row, waiting: Sequence[Row]) -> None:
