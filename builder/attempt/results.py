@@ -64,10 +64,16 @@ def lay(attempt: Attempt, step: Step, place: Path | None) -> bool:
     """Give a stored result to the later steps; false where there is none."""
     if place is None or not place.is_dir():
         return False
-    if step.shown and not attempt.node.settings.unsandboxed:
-        attempt.shown[step.result] = place
-    else:
+    if not show(attempt, step, place):
         _lay(attempt, step.result, place)
+    return True
+
+
+def show(attempt: Attempt, step: Step, place: Path | None) -> bool:
+    """Let the later steps see a stored result, read-only; false where there is none, or nothing can be mounted."""
+    if place is None or not (step.shown and place.is_dir()) or attempt.node.settings.unsandboxed:
+        return False
+    attempt.shown[step.result] = place
     return True
 
 

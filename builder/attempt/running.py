@@ -10,7 +10,7 @@ from builder.attempt.downloads import cache_of, is_there, keep, left_out, other_
 from builder.attempt.memo import recall, record
 from builder.attempt.package import package, push
 from builder.attempt.planned import Bound
-from builder.attempt.results import blames_shown, copy_shown, lay, place_of, require_shown, store
+from builder.attempt.results import blames_shown, copy_shown, lay, place_of, require_shown, show, store
 from builder.attempt.start import starting
 from builder.attempt.steps import StepResult, execute_step
 from builder.attempt.verdict import of_refused, of_step
@@ -57,8 +57,8 @@ def run_step(
     judge(attempt, plan, step, result, earlier)
     record(attempt, bound, step, result.tail)
     store(attempt, step, place)
-    if step.shown and not any(later.result for later in plan.steps[plan.steps.index(step) + 1 :]):
-        lay(attempt, step, place)  # as in later builds: no step that follows writes into it, and its layer is stored
+    if not any(later.result for later in plan.steps[plan.steps.index(step) + 1 :]):
+        show(attempt, step, place)  # as in later builds: no step that follows writes into it, and its layer is stored
     return result.tail, keep(attempt, plan, step)
 
 

@@ -36,7 +36,7 @@ def compile_step(
     if deps:
         installer = (sys.executable, "-I", "-B", str(BUILD / "install.py"))
         folder = str(work / "fetch/deps")
-        subprocess.run((*installer, folder, "/app/deps", NOTHING, "--", "uv"), env=env, timeout=120, check=True)
+        subprocess.run((*installer, folder, "/app/deps", "uv", "--", NOTHING), env=env, timeout=120, check=True)
     argv = (sys.executable, "-I", "-B", str(SCRIPT), mode)
     return subprocess.run(argv, env=env, capture_output=True, text=True, timeout=120, check=False)
 
@@ -218,11 +218,10 @@ def test_packages_are_read_and_not_written_by_the_check(tmp_path: Path) -> None:
 def test_bytecode_that_a_full_disk_takes_none_of_fails_the_step(tmp_path: Path) -> None:
     """What is compiled in part would be stored for later builds."""
     deps = {"dep/good.py": "x = 1\n", "dep/__pycache__/good.txt": ""}
+    target = Path(importlib.util.cache_from_source(str(tmp_path / "fetch/deps/dep/good.py")))
+    target.parent.mkdir(parents=True)
+    target.symlink_to("/dev/full")
     with pytest.raises(subprocess.CalledProcessError):
-        (tmp_path / "fetch/deps/dep").mkdir(parents=True)
-        (tmp_path / "fetch/deps/dep/__pycache__").mkdir()
-        target = Path(importlib.util.cache_from_source(str(tmp_path / "fetch/deps/dep/good.py")))
-        target.symlink_to("/dev/full")
         compile_step(tmp_path, {"handler.py": HANDLER}, deps=deps)
 
 

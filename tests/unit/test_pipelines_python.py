@@ -8,6 +8,7 @@ from builder.data import runtimes_dir
 from builder.errors import BuildError
 from builder.pipelines import catalog, python
 from builder.pipelines.base import PlanRequest
+from builder.pipelines.python import diagnosis
 from builder.plan import Network, Plan
 from builder.source.tree import DictTree
 
@@ -132,6 +133,15 @@ def test_a_lock_of_uv_is_read_without_the_network() -> None:
         ("compile", Network.NONE),
     ]
     assert made.warnings == ()
+
+
+def test_a_step_that_fails_names_a_manifest_and_no_word_of_its_command() -> None:
+    made = planned({"handler.py": "", "requirements.txt": "idna==3.10\n"})
+    for step in made.steps:
+        if step.name in ("resolve dependencies", "install dependencies"):
+            found = python.diagnose(step, 1, ["error: No solution found when resolving dependencies:", "Because x"])
+            assert found.where.partition(" ")[0].partition(":")[0] in ("", "requirements.txt"), step.name
+            assert diagnosis._manifest_of(step) == "requirements.txt"
 
 
 def test_a_manifest_that_does_not_decide_is_named() -> None:

@@ -305,9 +305,9 @@ def _install(needs: Dependencies, python: str, server: tuple[str, ...]) -> tuple
 def _install_step(name: str, python: str, folder: str, place: str, lists: tuple[str, ...]) -> Step:
     """Install into a folder and compile there: all that follows from wheels, and so is made once for each lock."""
     argv = (
-        python, "-I", "-B", f"{SDK}/build/install.py", folder, place, *lists, "--",
+        python, "-I", "-B", f"{SDK}/build/install.py", folder, place,
         UV, "pip", "install", "--offline", "--no-index", "--no-deps", "--require-hashes", "--only-binary", ":all:",
-        "--no-config", "--python", python,
+        "--no-config", "--python", python, "--", *lists,
     )  # fmt: skip
     caches = tuple(Cache(name=cache, access=Access.READ) for cache in (CACHE, "built"))
     env = (("BUILT", "/cache/built"), ("WHEELS", "/cache/wheels"))

@@ -1,9 +1,9 @@
 """Run inside the sandbox by the runtime's own Python: install wheels into a folder, and compile them there.
 
-    install.py FOLDER PLACE LIST... -- UV...
+    install.py FOLDER PLACE UV... -- LIST...
 
-FOLDER is made, PLACE is what the image has it as. LIST: requirements with hashes; one that is not there, or empty, is
-left out. UV: the command that installs, to which the rest is added.
+FOLDER is made, PLACE is what the image has it as. UV: the command that installs, to which the rest is added. LIST:
+requirements with hashes; one that is not there, or empty, is left out.
 
 The node stores the folder for later builds, so all that is in it follows from the wheels: uv unpacks them into no cache
 of others, and what an installer writes about one install is removed.
@@ -47,7 +47,7 @@ def rewritten(record: str) -> str:
     return text.getvalue()
 
 
-def main(folder: Path, place: str, lists: list[str], uv: list[str]) -> None:
+def main(folder: Path, place: str, uv: list[str], lists: list[str]) -> None:
     """Install, clean, compile. Ends as uv does where it fails."""
     folder.mkdir(parents=True, exist_ok=True)
     unpacked = folder.with_name(".unpacked")  # beside it: uv links files from one to the other, instead of a copy
@@ -63,5 +63,5 @@ def main(folder: Path, place: str, lists: list[str], uv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    before, after = sys.argv[1:].index("--"), sys.argv[1:].index("--") + 1
-    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3 : 1 + before], sys.argv[1 + after :])
+    border = sys.argv.index("--")
+    main(Path(sys.argv[1]), sys.argv[2], sys.argv[3:border], sys.argv[border + 1 :])
