@@ -29,6 +29,12 @@ PREFIX = "IGNITE_BUILDER_"
 HANDED_OVER = PREFIX + "SETTINGS"
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+CA_FILES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian and kin, Alpine, Arch
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora and kin
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+)
+"""Where a machine keeps whom it trusts: with what its operator has added, which no image and no library has."""
 NO_PROXY_VARIABLES = ("NO_PROXY", "no_proxy")
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 
@@ -88,7 +94,8 @@ def _defaults(environ: Mapping[str, str]) -> Source:
         "node_dir": "/var/lib/ignite-builder" if is_root else str(home / "node"),
         "node_id": os.uname().nodename,
         "index_env": _index_env(environ),
-        "ca_bundle": next((environ[name] for name in CA_VARIABLES if environ.get(name)), ""),
+        "ca_bundle": next((environ[name] for name in CA_VARIABLES if environ.get(name)), "")
+        or next((path for path in CA_FILES if Path(path).is_file()), ""),
         "upstream_proxy": next((environ[name] for name in PROXY_VARIABLES if environ.get(name)), ""),
         "no_proxy": _words(next((environ[name] for name in NO_PROXY_VARIABLES if environ.get(name)), "")),
     }

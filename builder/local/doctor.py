@@ -162,7 +162,7 @@ def _asked(settings: Settings) -> Finding:
     """Two claims of no build, which change nothing: one without a nonce ends at it, behind scope and protocol."""
     server = _without_login(settings.server)
     try:
-        with closing(Api(settings.server, settings.token, timeout_s=ANSWER_S)) as api:
+        with closing(Api(settings.server, settings.token, ANSWER_S, ca_bundle=settings.ca_bundle)) as api:
             return (
                 _judged(settings, _refusal(api, settings, nonce=""))
                 or _judged(settings, _refusal(api, settings, nonce="doctor"))

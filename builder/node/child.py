@@ -106,7 +106,7 @@ class Child:
         settings = self._settings
         return Node(
             settings=settings,
-            calls=ApiCalls(Api(settings.server, settings.token)),
+            calls=ApiCalls(Api(settings.server, settings.token, ca_bundle=settings.ca_bundle)),
             catalog=self._catalog,
             known=self._known,
             toolchains=self._toolchains,

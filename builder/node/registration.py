@@ -88,7 +88,7 @@ class Registration:
     def join(self, reads: Reads) -> None:
         """Register for the first time, however long the API takes to answer. Raises `BuildError` when it refuses."""
         self._reads = reads
-        api = Api(self._settings.server, self._settings.token)
+        api = Api(self._settings.server, self._settings.token, ca_bundle=self._settings.ca_bundle)
         pause = 0.5
         while True:
             try:
@@ -125,7 +125,7 @@ class Registration:
 
     def stay(self) -> None:
         """Register in a loop and settle what killed owners left behind; at the end register without queues."""
-        api = Api(self._settings.server, self._settings.token)
+        api = Api(self._settings.server, self._settings.token, ca_bundle=self._settings.ca_bundle)
         while not self.leaving.wait(min(self._settings.heartbeat_ms, 2000) / 1000):
             try:
                 remove_left_behind(self._folder)

@@ -8,6 +8,8 @@ import httpx
 import pytest
 
 from builder import tls
+from builder.client.api import Api
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 
 class Loaded(Exception):
@@ -32,6 +34,15 @@ def test_a_bundle_is_loaded_with_the_first_request_over_tls(asked: list[str]) ->
         assert asked == []
         with pytest.raises(Loaded):
             client.get("https://example.com/")
+    assert asked == ["/a/bundle"]
+
+
+def test_the_api_is_trusted_by_the_same_bundle(asked: list[str]) -> None:
+    plain, safe = (Api(f"{scheme}://ignite.test", "t", ca_bundle="/a/bundle") for scheme in ("http", "https"))
+    assert plain._http and asked == []
+    plain.close()
+    with pytest.raises(Loaded):
+        safe.call("GetBuild", pb.GetBuildRequest(build_id="k7m2"))
     assert asked == ["/a/bundle"]
 
 
