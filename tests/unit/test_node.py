@@ -188,7 +188,7 @@ class Refusing:
     def __init__(self, error: Exception) -> None:
         self.error, self.calls = error, 0
 
-    def __call__(self, *_: object) -> Refusing:
+    def __call__(self, *_: object, **__: object) -> Refusing:
         return self
 
     def call(self, name: str, request: object) -> object:
