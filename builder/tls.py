@@ -53,5 +53,11 @@ class TlsTransport(httpx.BaseTransport):
 
 @functools.cache
 def context(ca_bundle: str) -> ssl.SSLContext:
-    """One context for each process, so that a push of what is there is not mostly the loading of a bundle."""
+    """One context for each process, so that a push of what is there is not mostly the loading of a bundle.
+
+    An image without certificates trusts whom httpx brings.
+    """
+    paths = ssl.get_default_verify_paths()  # None for a file or folder that is not there
+    if not (ca_bundle or paths.cafile or paths.capath):
+        return httpx.create_ssl_context(trust_env=False)
     return ssl.create_default_context(cafile=ca_bundle or None)

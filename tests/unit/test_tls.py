@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -50,6 +51,12 @@ def test_a_client_of_plain_http_trusts_nobody(asked: list[str]) -> None:
     assert tls.plain_transport() and asked == []
     trusts = tls.trusts_nobody()
     assert trusts.verify_mode is ssl.CERT_REQUIRED and trusts.check_hostname and not trusts.get_ca_certs()
+
+
+def test_an_image_without_certificates_trusts_whom_the_library_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = SimpleNamespace(cafile=None, capath=None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: absent)
+    assert len(tls.context.__wrapped__("").get_ca_certs()) > 50
 
 
 def test_one_context_serves_all_clients_of_a_bundle() -> None:
