@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import builder
 from builder.cli.context import Context, Out
 from builder.cli.options import Common, split_common, wants_json
-from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted, of_disk
+from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted, of_disk, refused_here
+from builder.errors import BuildError
 
 if TYPE_CHECKING:
     from builder.config import Loaded
@@ -78,6 +79,8 @@ def run_program(
         return _stopped(context, stop)
     except KeyboardInterrupt:
         return _stopped(context, interrupted())
+    except BuildError as error:  # of a setting that is found wrong where it is first used
+        return _stopped(context, refused_here(error))
     except Exception as error:
         if (found := _of_disk(context, error)) is not None:
             return _stopped(context, found)

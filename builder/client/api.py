@@ -38,6 +38,12 @@ Called = Callable[[str, str, int, int], None]
 """Hears of each answer: method, path, status, ms."""
 
 
+CHECK_SCHEME = (
+    "Set server to the scheme that answers there: https:// where TLS is, http:// where none is; for an authority of "
+    "your own let the machine trust it, or set ca_bundle to a file with its certificate."
+)
+
+
 class ApiUnreachable(Exception):
     """No answer, or one that means "later". The call may be repeated, at the earliest after `wait_s`.
 

@@ -13,7 +13,7 @@ import redis
 
 from builder import pipelines, sandbox
 from builder.bases.debian import missing_for_mmdebstrap
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
@@ -170,6 +170,8 @@ def _asked(settings: Settings) -> Finding:
             )
     except (ApiUnreachable, httpx.InvalidURL, ValueError) as error:
         mend = "correct the setting server, or start it: ignite-builder serve"
+        if isinstance(error, ApiUnreachable) and error.is_mistake:
+            mend = CHECK_SCHEME
         return Finding(ok=False, name="server", effect=f"{server} does not answer: {error}"[:300], mend=mend)
 
 

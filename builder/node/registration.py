@@ -20,14 +20,14 @@ from billiard import Array, Value
 from builder import pipelines
 from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import EXIT_CODES, BuildError, ErrorClass
 from builder.node.calls import ApiCalls
 from builder.node.floor import lacks
 from builder.node.leftovers import remove_left_behind
-from builder.node.membership import CHECK_SCHEME, CHECK_SERVER, refusal
+from builder.node.membership import CHECK_SERVER, refusal
 from builder.pipelines.base import Pipeline
 from builder.pipelines.catalog import Catalog
 from builder.settings import Settings, without_credentials
