@@ -29,6 +29,12 @@ PREFIX = "IGNITE_BUILDER_"
 HANDED_OVER = PREFIX + "SETTINGS"
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
+CA_FILES = (
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian and kin, Alpine, Arch
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",  # Fedora and kin
+    "/etc/ssl/ca-bundle.pem",  # SUSE
+)
+"""Where a machine keeps whom it trusts: with what its operator has added, which no image and no library has."""
 NO_PROXY_VARIABLES = ("NO_PROXY", "no_proxy")
 PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy")
 
@@ -70,13 +76,23 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os
             hint = f'; is "{near[0]}" meant?' if near else ""
             raise BuildError("InvalidRequest", f"{key} is not a setting{hint}", where=origins[key])
     try:
-        return Loaded(settings=validated(values), origins=origins)
+        settings = validated(values)
     except ValueError as error:
         name = str(error).partition(":")[0]
         raise BuildError("InvalidRequest", str(error), where=origins.get(name, name)) from None
+    if not handed and settings.ca_bundle and not Path(settings.ca_bundle).is_file():
+        message = f"ca_bundle: {settings.ca_bundle} is no file"
+        raise BuildError("InvalidRequest", message, where=origins["ca_bundle"])
+    return Loaded(settings=settings, origins=origins)
 
 
 Source = tuple[dict[str, Any], "str | dict[str, str]"]
+
+
+def _bundles(environ: Mapping[str, str]) -> Iterator[str]:
+    """Where a bundle may be; a variable that names no file is nobody's wish."""
+    yield from (environ[name] for name in CA_VARIABLES if environ.get(name))
+    yield from CA_FILES
 
 
 def _defaults(environ: Mapping[str, str]) -> Source:
@@ -88,7 +104,7 @@ def _defaults(environ: Mapping[str, str]) -> Source:
         "node_dir": "/var/lib/ignite-builder" if is_root else str(home / "node"),
         "node_id": os.uname().nodename,
         "index_env": _index_env(environ),
-        "ca_bundle": next((environ[name] for name in CA_VARIABLES if environ.get(name)), ""),
+        "ca_bundle": next((path for path in _bundles(environ) if Path(path).is_file()), ""),
         "upstream_proxy": next((environ[name] for name in PROXY_VARIABLES if environ.get(name)), ""),
         "no_proxy": _words(next((environ[name] for name in NO_PROXY_VARIABLES if environ.get(name)), "")),
     }

@@ -178,7 +178,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retention_ms: Annotated[int, Meta(ge=10)] = 3_600_000  # period of the loop that deletes what is past its time
     # What the machine's package clients use
     index_env: dict[str, str] = msgspec.field(default_factory=dict)  # package index variables of build steps
-    ca_bundle: str = ""  # CA bundle that fetch steps trust
+    ca_bundle: str = ""  # CA bundle of indexes, git hosts, registries, server
     upstream_proxy: str = ""  # HTTP proxy that the egress proxy goes through
     no_proxy: tuple[str, ...] = ()  # hosts it reaches by itself; as NO_PROXY: a domain, CIDR or *
     # Image builds as Jobs of Kubernetes; images are named by digest

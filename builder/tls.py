@@ -8,6 +8,8 @@ import threading
 
 import httpx
 
+from builder.errors import BuildError, ErrorClass
+
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=45.0)
 """Idle connections end before those who balance loads close them (a minute), after the next build's first request."""
 
@@ -53,5 +55,19 @@ class TlsTransport(httpx.BaseTransport):
 
 @functools.cache
 def context(ca_bundle: str) -> ssl.SSLContext:
-    """One context for each process, so that a push of what is there is not mostly the loading of a bundle."""
-    return ssl.create_default_context(cafile=ca_bundle or None)
+    """One context for each process, so that a push of what is there is not mostly the loading of a bundle.
+
+    An image without certificates trusts whom httpx brings. Raises `BuildError` InvalidRequest, the platform's, for a
+    file that holds none.
+    """
+    paths = ssl.get_default_verify_paths()  # None for a file or folder that is not there
+    if not (ca_bundle or paths.cafile or paths.capath):
+        return httpx.create_ssl_context(trust_env=False)
+    try:
+        return ssl.create_default_context(cafile=ca_bundle or None)
+    except OSError as error:  # of the file, or of what is in it
+        message = f"{ca_bundle} holds no certificates: {error.strerror or error}"
+        hint = "Name a file of certificates in PEM: ca_bundle."
+        raise BuildError(
+            "InvalidRequest", message, where="ca_bundle", next=hint, error_class=ErrorClass.PLATFORM
+        ) from None

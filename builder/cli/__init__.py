@@ -27,8 +27,8 @@ def main() -> int:
     code = run()
     if not SERVERS & sys.modules.keys():
         with contextlib.suppress(OSError, ValueError):
-            sys.stdout.flush()
-            sys.stderr.flush()
+            for stream in filter(None, (sys.stdout, sys.stderr)):
+                stream.flush()
             os._exit(code)
     return code
 
@@ -46,7 +46,8 @@ def run() -> int:
     compile_when_called()
     from builder.cli.program import run_program
 
-    return run_program(sys.argv[1:], os.environ, _lenient(sys.stdout), _lenient(sys.stderr), sys.stdin.buffer, _load)
+    stdin = sys.stdin.buffer if sys.stdin is not None else io.BytesIO()
+    return run_program(sys.argv[1:], os.environ, _lenient(sys.stdout), _lenient(sys.stderr), stdin, _load)
 
 
 def _load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Loaded:
@@ -56,8 +57,11 @@ def _load(flags: Mapping[str, Any], environ: Mapping[str, str]) -> Loaded:
     return config.load(flags, environ)
 
 
-def _lenient(stream: TextIO) -> TextIO:
-    """What a stream's encoding cannot hold is written as an escape instead of ending the program."""
+def _lenient(stream: TextIO | None) -> TextIO:
+    """What a stream's encoding cannot hold is written as an escape instead of ending the program. Whoever closed a
+    stream before the start (`>&-`) wants nothing of it."""
+    if stream is None:
+        return open(os.devnull, "w", encoding="utf-8")
     if isinstance(stream, io.TextIOWrapper):
         stream.reconfigure(errors="backslashreplace")
     return stream

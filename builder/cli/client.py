@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from google.protobuf.message import Message
 
 from builder.cli.stop import lost_server, refused_call
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.client.patient import Clock, NullWatcher, OutOfPatience, PatientApi, SystemClock, Watcher
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
@@ -30,6 +30,7 @@ class Client:
         server: str,
         token: str,
         *,
+        ca_bundle: str = "",
         transport: httpx.BaseTransport | None = None,
         clock: Clock | None = None,
         watcher: Watcher | None = None,
@@ -40,6 +41,7 @@ class Client:
             self.server,
             token,
             ANSWER_S,
+            ca_bundle=ca_bundle,
             transport=transport,
             trust_env=trust_env,
             called=watcher.called,
@@ -136,7 +138,11 @@ class Client:
             raise refused_call(error.code, error.message, error.detail) from None
         except OutOfPatience as error:
             hint = goes_on(error.after + 1) if error.reached or always else ""
-            hint = hint or "See which server is taken, and why: ignite-builder config"
+            hint = (
+                CHECK_SCHEME
+                if error.is_mistake
+                else hint or "See which server is taken, and why: ignite-builder config"
+            )
             raise lost_server(self.server, str(error), hint) from None
 
 

@@ -202,7 +202,12 @@ class Context:
             from builder.cli.client import Client
 
             _collect()
-            client = Client(settings.server, settings.token, watcher=watcher or _Noticing(self))
+            client = Client(
+                settings.server,
+                settings.token,
+                ca_bundle=settings.ca_bundle,
+                watcher=watcher or _Noticing(self),
+            )
             with contextlib.closing(client):
                 yield client
             return

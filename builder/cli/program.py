@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 import builder
 from builder.cli.context import Context, Out
 from builder.cli.options import Common, split_common, wants_json
-from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted
+from builder.cli.stop import OUR_BUG, PROG, Stop, interrupted, of_disk, refused_here
+from builder.errors import BuildError
 
 if TYPE_CHECKING:
     from builder.config import Loaded
@@ -78,8 +79,23 @@ def run_program(
         return _stopped(context, stop)
     except KeyboardInterrupt:
         return _stopped(context, interrupted())
+    except BuildError as error:  # of a setting that is found wrong where it is first used
+        return _stopped(context, refused_here(error))
     except Exception as error:
+        if (found := _of_disk(context, error)) is not None:
+            return _stopped(context, found)
         return _our_bug(context, error, argv)
+
+
+def _of_disk(context: Context, error: Exception) -> Stop | None:
+    """What an error means that a folder of the settings made; None for any other error."""
+    if not isinstance(error, OSError):
+        return None
+    try:
+        settings = context.loaded().settings
+    except Exception:
+        return None
+    return of_disk(error, {"data_dir": settings.data_dir, "node_dir": settings.node_dir})
 
 
 def _dispatch(context: Context, rest: list[str]) -> int:

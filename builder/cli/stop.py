@@ -5,7 +5,10 @@ A refused call ends with the contract's table (section 1), a build with its clas
 
 from __future__ import annotations
 
+import errno
 import re
+from collections.abc import Mapping
+from pathlib import Path
 
 from builder.errors import EXIT_CANCELLED, EXIT_CODES, REASONS, BuildError, ErrorClass
 
@@ -40,6 +43,22 @@ _NEXT = {
     "NOT_FOUND": "See which builds there are: ignite-builder ls",
     "RESOURCE_EXHAUSTED": "Send less at once, or try again later.",
 }
+
+
+DISK_ERRORS = frozenset(
+    {
+        errno.EACCES,
+        errno.EDQUOT,
+        errno.EIO,
+        errno.ELOOP,
+        errno.ENOSPC,
+        errno.ENOTDIR,
+        errno.EPERM,
+        errno.EROFS,
+        errno.ESTALE,
+    }
+)
+"""What a machine answers whose disk is full, read-only or broken, or whose folder is another user's."""
 
 
 class Stop(Exception):
@@ -169,3 +188,26 @@ def _text(detail: dict[str, object], name: str) -> str:
 
 def _camel(code: str) -> str:
     return re.sub(r"(?:^|_)([a-z])", lambda found: found[1].upper(), code.lower())
+
+
+def of_disk(error: OSError, folders: Mapping[str, str]) -> Stop | None:
+    """What keeps this machine from writing into a folder of the settings, or above it, where it must be made; None for
+    any other error. `folders`: setting → path."""
+    if error.errno not in DISK_ERRORS or not isinstance(error.filename, str):
+        return None
+    at = Path(error.filename)
+    for name, path in folders.items():
+        folder = Path(path)
+        if path and (at.is_relative_to(folder) or folder.is_relative_to(at)):
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            return Stop(
+                "NodeDiskFull" if full else "Internal",
+                f"{at} cannot be written: {error.strerror}",
+                exit_code=EXIT_CODES[ErrorClass.PLATFORM],
+                error_class="platform",
+                where=name,
+                next="Free space on its disk."
+                if full
+                else f"Name a folder that you may write: IGNITE_BUILDER_{name.upper()}=FOLDER",
+            )
+    return None

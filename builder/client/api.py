@@ -38,6 +38,12 @@ Called = Callable[[str, str, int, int], None]
 """Hears of each answer: method, path, status, ms."""
 
 
+CHECK_SCHEME = (
+    "Set server to the scheme that answers there: https:// where TLS is, http:// where none is; for an authority of "
+    "your own let the machine trust it, or set ca_bundle to a file with its certificate."
+)
+
+
 class ApiUnreachable(Exception):
     """No answer, or one that means "later". The call may be repeated, at the earliest after `wait_s`.
 
@@ -67,7 +73,7 @@ class Api:
     """Calls of `BuildService` and `WorkerService` by their names. Raises `ApiUnreachable` and `ApiError`.
 
     `answered` is whether any answer was a verdict of the server. An HTTP proxy of the environment is used only where
-    `trust_env` is set.
+    `trust_env` is set. `ca_bundle`: a file; empty: the system's.
     """
 
     def __init__(
@@ -76,6 +82,7 @@ class Api:
         token: str,
         timeout_s: float = READ_S,
         *,
+        ca_bundle: str = "",
         transport: httpx.BaseTransport | None = None,
         trust_env: bool = False,
         called: Called | None = None,
@@ -83,17 +90,17 @@ class Api:
     ) -> None:
         self.server, self.answered = server.rstrip("/"), False
         self._token, self._timeout_s, self._transport, self._trust_env = token, timeout_s, transport, trust_env
-        self._called, self._clock = called, clock
+        self._called, self._clock, self._ca_bundle = called, clock, ca_bundle
 
     @functools.cached_property
     def _http(self) -> httpx.Client:
         import httpx
 
-        from builder.tls import trusts_nobody
+        from builder.tls import context, trusts_nobody
 
         return httpx.Client(
             base_url=self.server,
-            verify=trusts_nobody() if self.server.startswith("http://") else True,
+            verify=trusts_nobody() if self.server.startswith("http://") else context(self._ca_bundle),
             headers={"authorization": f"Bearer {self._token}"} if self._token else {},
             timeout=httpx.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s)),
             transport=self._transport,

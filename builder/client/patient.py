@@ -61,11 +61,12 @@ class NullWatcher:
 
 
 class OutOfPatience(Exception):
-    """The server is away for good. `reached`: it was there once; `after`: the last line of a log that arrived."""
+    """The server is away for good. `reached`: it was there once; `after`: the last line of a log that arrived;
+    `is_mistake` as of `ApiUnreachable`."""
 
-    def __init__(self, why: str, *, reached: bool, after: int) -> None:
+    def __init__(self, why: str, *, reached: bool, after: int, is_mistake: bool = False) -> None:
         super().__init__(why)
-        self.reached, self.after = reached, after
+        self.reached, self.after, self.is_mistake = reached, after, is_mistake
 
 
 class PatientApi:
@@ -132,6 +133,6 @@ class PatientApi:
         wait = min(max(2.0**tries, why.wait_s), LONGEST_WAIT_S)
         over = self._clock.now() + wait - since > PATIENCE_S
         if over or (not self._api.answered and tries + 1 >= FIRST_CONTACT_TRIES):
-            raise OutOfPatience(str(why), reached=self._api.answered, after=after)
+            raise OutOfPatience(str(why), reached=self._api.answered, after=after, is_mistake=why.is_mistake)
         self._watcher.lost(round(wait), after)
         self._clock.sleep(wait)

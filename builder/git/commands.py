@@ -267,9 +267,13 @@ def failed(
         return BuildError("GitAuthFailed", f"{name} answered 403: no permission", where=where, said=said)
     if "not found" in text or "does not appear to be a git repository" in text:
         return BuildError("GitReferenceNotFound", f"there is no repository at {name}", where=where, said=said)
-    if any(
-        each in text for each in ("certificate", "redirect", "not supported or disabled")
-    ):  # the last: by a protocol
+    if "certificate" in text:
+        message, step = (
+            f"the certificate of {name} is not trusted here",
+            "The operator of the node adds who signed it: ca_bundle.",
+        )
+        return BuildError("GitUrlRefused", message, where=where, next=step, said=said)
+    if any(each in text for each in ("redirect", "not supported or disabled")):  # the last: by a protocol
         return BuildError("GitUrlRefused", f"{name} is not what it names: {(*words, '')[0]}", where=where, said=said)
     if "not our ref" in text or "unadvertised object" in text or "remote ref" in text:
         message = f"{name} does not have this commit any more, or gives none that no branch or tag is at"

@@ -6,11 +6,9 @@ digest, the tag. What fails on the way leaves no tag.
 
 from __future__ import annotations
 
-import hashlib
 import time
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -19,11 +17,11 @@ from urllib.parse import urljoin
 import httpx
 
 from builder.errors import BuildError, PlatformError
+from builder.images.blobs import Blobs
 from builder.images.destination import (
     DIGEST,
     EMPTY,
     EMPTY_TYPE,
-    BlobMissing,
     Manifest,
     Pushed,
     check_names,
@@ -36,10 +34,9 @@ from builder.images.destination import (
     verified,
 )
 from builder.images.image import INDEX_TYPE, MANIFEST_TYPE, Image, canonical, descriptor, digest_of
-from builder.images.layer import Layer
 from builder.images.mounts import Mounts
 from builder.images.together import together
-from builder.images.transport import PATIENT, Credentials, Patience, Transport, Trouble, counted
+from builder.images.transport import PATIENT, Credentials, Patience, Transport
 from builder.tls import new_client
 
 ACCEPT = ", ".join(
@@ -50,7 +47,6 @@ ACCEPT = ", ".join(
         "application/vnd.docker.distribution.manifest.list.v2+json",
     )
 )
-CHUNK = 1024 * 1024
 CONNECT_S = 10.0
 ATTACH_ROUNDS = 5
 # What `can_untag` tries it out with; no tag of a user begins so.
@@ -75,6 +71,11 @@ class Registry:
     access: str = "pull,push"
     """What a token is asked for: a login that may only read gets none to push."""
 
+    @property
+    def blobs(self) -> Blobs:
+        """Its blobs, over the same transport."""
+        return Blobs(transport=self.transport, mounts=self.mounts, access=self.access)
+
     def close(self) -> None:
         """End the connections; the registry cannot be used after it."""
         self.transport.client.close()
@@ -92,21 +93,21 @@ class Registry:
     def push(self, image: Image, repository: str, tag: str | None) -> Pushed:
         """See `Destination.push`."""
         check_names(repository, tag=tag)
-        layers = _once(image.layers)
+        layers = tuple({layer.digest: layer for layer in image.layers}.values())  # two equal layers are one blob
         sizes = [len(image.config), *(layer.size for layer in layers)]
         what, config = f"HEAD blob {repository}@{image.config_digest}", image.config
-        known, is_there = self.transport.knows(self._scope(repository)), False
+        known, is_there = self.transport.knows(self.blobs.scope(repository)), False
         if not known:  # a question alone: its answer says who we have to be, which the calls side by side then know
-            is_there = self.transport.persistently(what, partial(self._is_there, repository, image.config_digest))
+            is_there = self.transport.persistently(what, partial(self.blobs.is_there, repository, image.config_digest))
 
         def send_config(halt: Callable[[], None]) -> bool:
             body = partial(iter, (config,))
-            return not is_there and self._upload(
+            return not is_there and self.blobs.upload(
                 repository, image.config_digest, len(config), body, ask=known, halt=halt
             )
 
         calls: list[Callable[[Callable[[], None]], bool]] = [send_config]
-        sent = together(calls + [partial(self._upload_layer, repository, layer) for layer in layers])
+        sent = together(calls + [partial(self.blobs.upload_layer, repository, layer) for layer in layers])
         uploaded = [size for size, was_sent in zip(sizes, sent, strict=True) if was_sent]
         self._put_manifest(repository, image.digest, image.media_type, image.manifest)
         if tag is not None:
@@ -157,28 +158,8 @@ class Registry:
         return Manifest(media_type=media_type or MANIFEST_TYPE, body=body, digest=digest_of(body))
 
     def open_blob(self, repository: str, digest: str) -> Iterator[bytes]:
-        """See `Destination.open_blob`. A broken connection is resumed where it broke (RFC 9110, 14.2)."""
-        check_names(repository, digest=digest)
-        what = f"GET blob {repository}@{digest}"
-        hasher, done, failed = hashlib.sha256(), 0, 0
-        patience = self.transport.patience
-        while True:
-            try:
-                self.transport.check()
-                for chunk in self._blob_from(repository, digest, done, what):
-                    hasher.update(chunk)
-                    done += len(chunk)
-                    failed = 0
-                    yield chunk
-                break
-            except Trouble as trouble:
-                failed += 1
-                if failed >= patience.attempts or trouble.retry_after_ms > patience.longest_ms:
-                    said = f"{self.transport.host}: {what}: {trouble.said}; gave up after {counted(failed)}"
-                    raise PlatformError("RegistryUnavailable", said, retry_after_ms=trouble.retry_after_ms) from None
-                self.transport.sleep(patience.delay_ms(failed, trouble.retry_after_ms) / 1000)
-        if digest != "sha256:" + hasher.hexdigest():
-            raise self.transport.broken(f"{what}: the bytes are not what the digest says")
+        """See `Destination.open_blob`."""
+        return self.blobs.open(repository, digest)
 
     def attach(
         self,
@@ -197,10 +178,12 @@ class Registry:
         # A payload is small and new, but for an attempt that is repeated: to ask for it first would cost as much.
         together(
             (
-                lambda halt: self._upload(
+                lambda halt: self.blobs.upload(
                     repository, digest_of(payload), len(payload), lambda: iter((payload,)), ask=False, halt=halt
                 ),
-                lambda halt: self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)), halt=halt),
+                lambda halt: self.blobs.upload(
+                    repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)), halt=halt
+                ),
                 lambda halt: require(),
             )
         )
@@ -239,7 +222,7 @@ class Registry:
         check_names(repository)
         body = canonical({**PROBE, "config": descriptor(EMPTY_TYPE, EMPTY)})
         digest = digest_of(body)
-        self._upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)))
+        self.blobs.upload(repository, digest_of(EMPTY), len(EMPTY), lambda: iter((EMPTY,)))
         for reference in (digest, *PROBE_TAGS):
             self._put_manifest(repository, reference, MANIFEST_TYPE, body)
         first, second = PROBE_TAGS
@@ -299,93 +282,6 @@ class Registry:
         if index is None or entry["digest"] not in {one["digest"] for one in index_entries(index.body)}:
             raise self.transport.broken(f"{repository}:{tag} is overwritten by somebody else again and again")
 
-    def _upload_layer(self, repository: str, layer: Layer, halt: Callable[[], None]) -> bool:
-        """`halt` raises between two pieces of it where another layer cannot be sent."""
-
-        def body() -> Iterator[bytes]:
-            with layer.path.open("rb") as file:
-                while chunk := file.read(CHUNK):
-                    self.transport.check()
-                    halt()
-                    yield chunk
-
-        mounts = self.mounts if layer.base else None
-        source = mounts.source(layer.digest) if mounts else ""
-        sent = self._upload(repository, layer.digest, layer.size, body, source, halt=halt)
-        if mounts and (sent or not source):
-            mounts.remember(layer.digest, repository)
-        return sent
-
-    def _upload(
-        self,
-        repository: str,
-        digest: str,
-        size: int,
-        body: Callable[[], Iterator[bytes]],
-        source: str = "",
-        *,
-        ask: bool = True,
-        halt: Callable[[], None] | None = None,
-    ) -> bool:
-        """Make sure that the blob is there; True when its bytes were sent. `ask` first, so that none is sent twice.
-
-        Repeated as a whole: an upload that broke is not resumed, and one that came through although its answer was
-        lost is seen by the HEAD. `halt` as in `Transport.persistently`.
-        """
-
-        def attempt() -> bool:
-            if ask and self._is_there(repository, digest):
-                return False
-            return self._send(repository, digest, size, body, source)
-
-        return self.transport.persistently(f"PUT blob {repository}@{digest}", attempt, halt)
-
-    def _is_there(self, repository: str, digest: str) -> bool:
-        transport = self.transport
-        url = transport.url(f"{repository}/blobs/{digest}")
-        head = transport.request("HEAD", url, scope=self._scope(repository))
-        if head.status_code not in (200, 404):
-            raise transport.refused(f"HEAD blob {repository}@{digest}", head)
-        return head.status_code == 200
-
-    def _send(self, repository: str, digest: str, size: int, body: Callable[[], Iterator[bytes]], source: str) -> bool:
-        """Whether its bytes were sent: a mount makes them unnecessary."""
-        transport, what = self.transport, f"blob {repository}@{digest}"
-        scope = self._scope(repository)
-        start = self._start_upload(repository, digest, source)
-        if start is None:
-            return False
-        # Appended as text: whoever signed the address did not sign a normalized one.
-        location = f"{start}{'&' if '?' in start else '?'}digest={digest.replace(':', '%3A')}"
-        headers = {"Content-Length": str(size), "Content-Type": "application/octet-stream"}
-        response = transport.request("PUT", location, scope=scope, headers=headers, body=body)
-        if response.status_code == 404:  # the session is gone: a restart, or another server behind the same name
-            raise Trouble("lost the upload")
-        if response.status_code != 201:
-            raise transport.refused(f"PUT {what}", response)
-        return True
-
-    def _start_upload(self, repository: str, digest: str, source: str) -> str | None:
-        """Where to PUT the bytes, or None when a mount from `source` made them unnecessary.
-
-        A mount that the registry does not do is answered with an upload, one that we may not do with a refusal.
-        """
-        transport, what = self.transport, f"POST blob {repository}@{digest}"
-        url = transport.url(f"{repository}/blobs/uploads/")
-        none = {"Content-Length": "0"}
-        response = None
-        if source and source != repository:
-            scope = f"{self._scope(repository)} repository:{source}:pull"
-            with suppress(BuildError):  # a token service may refuse the whole token for the one repository
-                response = transport.request("POST", f"{url}?mount={digest}&from={source}", scope=scope, headers=none)
-            if response is not None and response.status_code == 201:
-                return None
-        if response is None or response.status_code != 202:
-            response = transport.request("POST", url, scope=self._scope(repository), headers=none)
-        if response.status_code != 202 or "location" not in response.headers:
-            raise transport.refused(what, response)
-        return urljoin(str(response.request.url), response.headers["location"])
-
     def _put_manifest(self, repository: str, reference: str, media_type: str, body: bytes) -> httpx.Response:
         what = f"PUT manifest {repository}:{reference}"
         headers = {"Content-Type": media_type}
@@ -417,36 +313,10 @@ class Registry:
     ) -> httpx.Response:
         transport = self.transport
         url = transport.url(f"{repository}/{path}")
-        scope = self._scope(repository)
+        scope = self.blobs.scope(repository)
         return transport.persistently(
             what, lambda: transport.request(method, url, scope=scope, headers=headers, body=body)
         )
-
-    def _blob_from(self, repository: str, digest: str, done: int, what: str) -> Iterator[bytes]:
-        transport = self.transport
-        headers = {"Range": f"bytes={done}-"} if done else {}
-        url = transport.url(f"{repository}/blobs/{digest}")
-        with transport.stream("GET", url, scope=self._scope(repository), headers=headers) as response:
-            if done and response.status_code == 416:  # the whole blob was already there when the connection broke
-                return
-            if response.status_code == 404:
-                raise BlobMissing("RegistryUnavailable", f"{transport.host}: {what}: answered 404")
-            if response.status_code not in (200, 206):
-                raise transport.refused(what, response)
-            skip = done if response.status_code == 200 else 0
-            for chunk in response.iter_raw():
-                fresh = chunk[skip:]
-                skip = max(0, skip - len(chunk))
-                if fresh:
-                    yield fresh
-
-    def _scope(self, repository: str) -> str:
-        return f"repository:{repository}:{self.access}"
-
-
-def _once(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """Each digest once: two equal layers are one blob."""
-    return tuple({layer.digest: layer for layer in layers}.values())
 
 
 def connect(

@@ -13,7 +13,7 @@ import redis
 
 from builder import pipelines, sandbox
 from builder.bases.debian import missing_for_mmdebstrap
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
@@ -162,7 +162,7 @@ def _asked(settings: Settings) -> Finding:
     """Two claims of no build, which change nothing: one without a nonce ends at it, behind scope and protocol."""
     server = _without_login(settings.server)
     try:
-        with closing(Api(settings.server, settings.token, timeout_s=ANSWER_S)) as api:
+        with closing(Api(settings.server, settings.token, ANSWER_S, ca_bundle=settings.ca_bundle)) as api:
             return (
                 _judged(settings, _refusal(api, settings, nonce=""))
                 or _judged(settings, _refusal(api, settings, nonce="doctor"))
@@ -170,6 +170,8 @@ def _asked(settings: Settings) -> Finding:
             )
     except (ApiUnreachable, httpx.InvalidURL, ValueError) as error:
         mend = "correct the setting server, or start it: ignite-builder serve"
+        if isinstance(error, ApiUnreachable) and error.is_mistake:
+            mend = CHECK_SCHEME
         return Finding(ok=False, name="server", effect=f"{server} does not answer: {error}"[:300], mend=mend)
 
 

@@ -19,9 +19,9 @@ def make_app(settings: Settings, say: TextIO | None = None) -> Celery:
     """The application with this node behind its task. A refusal to start is written to `say`, where there is one."""
     leave_no_core()
     node = WorkerProcess(settings, say)
-    app = make_celery(settings, node.dropped)
+    app = make_celery(settings, node.registration.drop)
     read_queues(app, node.queues(), settings.slots)
-    add_run_task(app, node.handle)
+    add_run_task(app, node.child.handle)
     node.connect_signals()
     return app
 

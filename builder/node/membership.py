@@ -8,10 +8,6 @@ from builder.client.api import ApiError
 from builder.errors import BuildError
 from builder.settings import Settings, check_redis_url
 
-CHECK_SCHEME = (
-    "Set server to the scheme that answers there: https:// where TLS is, http:// where none is; for an authority of "
-    "your own set SSL_CERT_FILE to its certificate."
-)
 CHECK_SERVER = "Set server to the URL of an ignite-builder serve, and node_id and queues to what it takes."
 _SET_TOKEN = (
     "Set IGNITE_BUILDER_TOKEN_FILE to a file with a token that the control side lists in tokens with the scope worker."

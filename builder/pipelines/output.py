@@ -20,6 +20,15 @@ TROUBLE = re.compile(
 )
 
 
+UNTRUSTED = re.compile(
+    r"certificate signed by unknown authority|failed to verify certificate|invalid peer certificate|"
+    r"CERTIFICATE_VERIFY_FAILED|SSL certificate problem|server certificate verification failed|"
+    r"error adding trust anchors|unable to get local issuer certificate|self.signed certificate",
+    re.IGNORECASE,
+)
+"""Go, rustls (uv, deno), OpenSSL and curl (Python, cargo), GnuTLS (git) of a server that nobody here vouches for."""
+
+
 def cut_root(line: str) -> str:
     """A line without the sandbox's root, which nobody else knows, and no longer than is matched."""
     return line[:LINE_LIMIT].rstrip().replace("/work/src/", "").replace("/work/src", ".")
@@ -46,7 +55,14 @@ def said_from(lines: Sequence[str], pattern: re.Pattern[str]) -> tuple[str, ...]
 
 
 def index_trouble(lines: Sequence[str]) -> Diagnosis | None:
-    """The package index did not answer: ours, not theirs."""
+    """The package index did not answer, or is not trusted here: ours, not theirs."""
+    if found := first_match(lines, UNTRUSTED):
+        return Diagnosis(
+            reason="PackageIndexUnavailable",
+            message=f"the certificate of the package index is not trusted here: {found.strip()[:200]}",
+            said=said_from(lines, UNTRUSTED),
+            next="Nothing to change in your code. The operator of the node adds who signed it: ca_bundle.",
+        )
     found = first_match(lines, TROUBLE)
     if not found:
         return None

@@ -16,4 +16,4 @@ def store_of(settings: Settings) -> SourceStore:
     from builder.stores.s3 import BucketStore, require_boto3
 
     require_boto3()
-    return BucketStore(settings.source_store, folder, settings.s3_endpoint, settings.s3_region)
+    return BucketStore(settings.source_store, folder, settings.s3_endpoint, settings.s3_region, settings.ca_bundle)

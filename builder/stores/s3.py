@@ -48,11 +48,11 @@ _REFUSED = {
 class BucketStore:
     """`SourceStore` over S3. `spool`: a folder of this machine for what comes."""
 
-    def __init__(self, place: str, spool: Path, endpoint: str = "", region: str = "") -> None:
-        """`place`: s3://BUCKET[/PREFIX]."""
+    def __init__(self, place: str, spool: Path, endpoint: str = "", region: str = "", ca_bundle: str = "") -> None:
+        """`place`: s3://BUCKET[/PREFIX]. `ca_bundle`: a file; empty: the SDK's own, or that of its variables."""
         self._bucket, _, prefix = place.removeprefix("s3://").partition("/")
         self._prefix = f"{prefix.strip('/')}/" if prefix.strip("/") else ""
-        self._spool, self._endpoint, self._region = spool, endpoint, region
+        self._spool, self._endpoint, self._region, self._ca_bundle = spool, endpoint, region, ca_bundle
 
     @functools.cached_property
     def _client(self) -> Any:
@@ -70,7 +70,11 @@ class BucketStore:
             response_checksum_validation="when_required",
         )
         return boto3.session.Session().client(
-            "s3", endpoint_url=self._endpoint or None, region_name=self._region or None, config=config
+            "s3",
+            endpoint_url=self._endpoint or None,
+            region_name=self._region or None,
+            verify=self._ca_bundle or None,
+            config=config,
         )
 
     def begin(self, limit: int) -> PartialFile:

@@ -40,7 +40,7 @@ async def _watch(settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, draining.set)
     kube = await connect(settings.kubeconfig, settings.kube_context)
-    calls = ApiWatcherCalls(Api(settings.server, settings.token))
+    calls = ApiWatcherCalls(Api(settings.server, settings.token, ca_bundle=settings.ca_bundle))
     namespaces = dict.fromkeys(one for one in (settings.kaniko_namespace, settings.buildpacks_namespace) if one)
     clusters = [KubeCluster(api=kube, watch=Watch(kube, one), namespace=one) for one in namespaces]
     watcher = Watcher(

@@ -569,6 +569,16 @@ def test_an_answer_for_a_full_disk_is_no_bug_of_ours(serve: Callable[[Api], Api]
     assert done.returncode == 7 and b"No space left on device" in done.stderr and b"Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_is_closed_before_the_start_is_missed_by_nobody(
+    serve: Callable[[Api], Api], tmp_path: Path, source: Path, closed: str
+) -> None:
+    api = serve(finished(Api(lines=numbered(1))))
+    argv = ["/bin/sh", "-c", f'exec "$@" {closed}', "sh", *PROGRAM, "build", str(source)]
+    done = subprocess.run(argv, env=environ(api, tmp_path), capture_output=True, check=False)
+    assert done.returncode == 0 and b"Traceback" not in done.stderr, done
+
+
 def story() -> list[pb.LogEntry]:
     entries, sequence = [], 0
     for phase in PHASES:

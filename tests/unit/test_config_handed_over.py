@@ -102,7 +102,7 @@ OTHER: dict[str, Any] = {
     "keep_attempt_tags_days": 6,
     "retention_ms": 30,
     "index_env": {"GOPROXY": 'https://go.test,"direct"'},
-    "ca_bundle": "/other/ca.pem",
+    "ca_bundle": __file__,  # a file must be there
     "upstream_proxy": "http://u:secret@proxy.test:3128",
     "no_proxy": (".corp", "*"),
     "kubeconfig": "/other/kubeconfig",

@@ -27,10 +27,10 @@ from builder.images.archive import read_archive
 from builder.images.layout import Layout
 from builder.kaniko.ended import Instruction
 from builder.kaniko.plan import key_of
+from builder.node.child import image_line_of
 from builder.node.drive import close, do_work, driving
 from builder.node.engine import EngineBuilder
 from builder.node.image import Launcher
-from builder.node.worker import image_line_of
 from builder.settings import Settings, validated
 from builder.strategies import STRATEGIES, by_name, kaniko, planner
 from builder.strategies import engine as strategy

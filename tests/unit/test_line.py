@@ -253,7 +253,7 @@ def test_from_the_body_of_the_task_to_a_process_and_to_a_push_there_are_six_call
     make_base(folder, "old")
     calls = OneBuild()
     process = WorkerProcess(Settings(node_dir=str(folder)))
-    process._learn_key("key")
+    process.registration.learn_key("key")
     ways: dict[str, list[str]] = {}
 
     class Watched(Layout):
@@ -273,12 +273,12 @@ def test_from_the_body_of_the_task_to_a_process_and_to_a_push_there_are_six_call
 
     node = replace(attempt_in(folder, calls).node, destination=lambda _: Watched(folder / "artifacts"), uid=1)
     monkeypatch.setattr(node.readers, "start", lambda: None, raising=False)
-    monkeypatch.setattr(process, "_node", node)
-    monkeypatch.setattr(process, "_cancels", SimpleNamespace(listening=no_listener))
+    monkeypatch.setattr(process.child, "_node", node)
+    monkeypatch.setattr(process.child, "_cancels", SimpleNamespace(listening=no_listener))
     monkeypatch.setattr(sandbox, "in_sandbox", launcher)
-    process.handle(run_message("b" * 20, "key"))
+    process.child.handle(run_message("b" * 20, "key"))
     monkeypatch.setattr(sandbox, "run", run)
-    process.handle(run_message("b" * 20, "key"))
+    process.child.handle(run_message("b" * 20, "key"))
     assert [request.WhichOneof("outcome") for request in calls.finished] == ["failure", "success"], calls.finished
     process_calls, push_calls = ([*reversed(ways[name]), name] for name in ("process", "push"))
     assert process_calls == ["do_work", "run_build", "run_step", "execute_step", "run", "process"]

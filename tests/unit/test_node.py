@@ -20,10 +20,12 @@ from builder.client.api import Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
 from builder.errors import BuildError
-from builder.node import worker as workers
+from builder.node import child as children
+from builder.node import registration as registrations
 from builder.node.calls import ApiCalls
 from builder.node.main import work
-from builder.node.worker import KEY_BYTES, Reads, WorkerProcess, WorkerRefused, reads_of
+from builder.node.registration import KEY_BYTES, Reads
+from builder.node.worker import WorkerProcess, WorkerRefused, reads_of
 from builder.settings import Settings
 from tests.cli_fixtures import run
 
@@ -72,13 +74,14 @@ class Registrar:
 
 def test_a_new_key_reaches_the_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     owned: list[str] = []
-    monkeypatch.setattr(workers, "claim_build", lambda node, build_id: owned.append(build_id))
+    monkeypatch.setattr(children, "claim_build", lambda node, build_id: owned.append(build_id))
     parent, api, build = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), "k7m2xq9d4t1zv6wh5r3p"
-    parent._register(cast(Api, api))
-    child = copy.copy(parent)  # as a fork has it: every attribute of its own, shared memory shared
+    parent.registration.register(cast(Api, api))
+    child = copy.copy(parent.child)  # as a fork has it: every attribute of its own, shared memory shared
+    child._registration = copy.copy(parent.registration)
     child.handle(run_message(build, "one"))
     api.key = "zwei, länger"
-    parent._register(cast(Api, api))
+    parent.registration.register(cast(Api, api))
     child.handle(run_message(build, "one"))
     assert owned == [build]
     child.handle(run_message(build, api.key))
@@ -89,7 +92,7 @@ def test_a_key_that_is_too_long_is_no_key(tmp_path: Path) -> None:
     node, api = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar()
     api.key = "x" * (KEY_BYTES + 1)
     with pytest.raises(ApiUnreachable, match="4097 bytes"):
-        node._register(cast(Any, api))
+        node.registration.register(cast(Any, api))
 
 
 class Consumer:
@@ -113,31 +116,31 @@ def test_a_node_that_shall_drain_reads_no_queue_until_it_may_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node, api, consumer = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
-    monkeypatch.setattr(node, "_stay_known", lambda: None)
+    monkeypatch.setattr(node.registration, "stay", lambda: None)
     api.drain = True
-    node._register(cast(Any, api))  # before Celery reads anything; heard again by the next one
+    node.registration.register(cast(Any, api))  # before Celery reads anything; heard again by the next one
     node._on_ready(consumer)
     for drain, said in ((True, ["-compile.go", "-compile.any"]), (False, ["+compile.go", "+compile.any"])):
         api.drain = drain
-        node._register(cast(Any, api))
-        node._register(cast(Any, api))
+        node.registration.register(cast(Any, api))
+        node.registration.register(cast(Any, api))
         assert sorted(consumer.said) == sorted(said)
         consumer.said.clear()
 
 
 def test_a_node_that_lacks_room_takes_no_hint_from_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     node, api, consumer = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
-    monkeypatch.setattr(node, "_stay_known", lambda: None)
+    monkeypatch.setattr(node.registration, "stay", lambda: None)
     node._on_ready(consumer)
     full = ["its disk is full", "its disk is full", ""]
-    monkeypatch.setattr(workers, "lacks", lambda settings: full.pop(0))
+    monkeypatch.setattr(registrations, "lacks", lambda settings: full.pop(0))
     for drain, said in ((False, ["-compile.go", "-compile.any"]), (True, []), (True, [])):
         api.drain = drain
-        node._register(cast(Any, api))
+        node.registration.register(cast(Any, api))
         assert sorted(consumer.said) == sorted(said)
         consumer.said.clear()
     full, api.drain = [""], False
-    node._register(cast(Any, api))
+    node.registration.register(cast(Any, api))
     assert sorted(consumer.said) == sorted(["+compile.go", "+compile.any"])
 
 
@@ -164,10 +167,10 @@ def test_a_worker_that_can_call_nobody_does_not_start(values: dict[str, Any], wh
 
 def test_a_goodbye_that_is_refused_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api = Refusing(ApiError(401, "UNAUTHENTICATED", "no more", {}))
-    monkeypatch.setattr("builder.node.worker.Api", api)
+    monkeypatch.setattr("builder.node.registration.Api", api)
     node = WorkerProcess(Settings(node_dir=str(tmp_path), **SERVED))
-    node._leaving.set()
-    node._stay_known()
+    node.registration.leaving.set()
+    node.registration.stay()
     assert api.calls == 1
 
 
@@ -185,7 +188,7 @@ class Refusing:
     def __init__(self, error: Exception) -> None:
         self.error, self.calls = error, 0
 
-    def __call__(self, *_: object) -> Refusing:
+    def __call__(self, *_: object, **__: object) -> Refusing:
         return self
 
     def call(self, name: str, request: object) -> object:
@@ -199,7 +202,7 @@ def test_a_refused_node_ends_at_its_start_and_says_what_to_do(
 ) -> None:
     status, reason, step = REFUSALS[code]
     api, said = Refusing(ApiError(status, code, "not you", {})), io.StringIO()
-    monkeypatch.setattr("builder.node.worker.Api", api)
+    monkeypatch.setattr("builder.node.registration.Api", api)
     node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED), said)
     with pytest.raises(WorkerRefused) as caught:
         node._on_init(worker(None, concurrency=1))
@@ -213,16 +216,16 @@ def test_a_node_that_is_refused_later_drains_and_ends(
 ) -> None:
     status, _, _ = REFUSALS[code]
     api = Refusing(ApiError(status, code, "no more", {}))
-    monkeypatch.setattr("builder.node.worker.Api", api)
+    monkeypatch.setattr("builder.node.registration.Api", api)
     monkeypatch.setattr("celery.worker.state.should_stop", None)
     node = WorkerProcess(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED))
-    node._stay_known()
+    node.registration.stay()
     assert (state.should_stop, api.calls) == (75, 1)
-    assert node._draining_since.value > 0
+    assert node.registration._leaving_since.value > 0
 
 
 def test_an_answer_of_something_else_ends_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("builder.node.worker.Api", Refusing(BuildError("InvalidRequest", "body is not JSON")))
+    monkeypatch.setattr("builder.node.registration.Api", Refusing(BuildError("InvalidRequest", "body is not JSON")))
     node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED))
     with pytest.raises(WorkerRefused) as caught:
         node._on_init(worker(None, concurrency=1))

@@ -14,7 +14,8 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.data import catalog_file
 from builder.errors import BuildError
-from builder.node.worker import WorkerRefused, refusal
+from builder.node.membership import refusal
+from builder.node.worker import WorkerRefused
 from builder.pipelines import catalog
 from builder.services.auth import Caller, Tokens
 from builder.services.builds import BuildService

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.errors import REASONS
+from builder.errors import REASONS, ErrorClass
 from builder.pipelines import deno, go, python
 from builder.plan import Diagnosis, Step
 
@@ -15,6 +15,7 @@ COMPILE = Step(name="compile", argv=(go.GO, "build"))
 DOWNLOAD = Step(name="download modules", argv=(go.GO, "mod", "download"))
 CHECK = Step(name="check", argv=("deno", "run", "check.ts", "install"))
 FROZEN = Step(name="check", argv=("deno", "run", "check.ts", "install", "frozen"))
+DENO_DOWNLOAD = Step(name="download packages", argv=("deno", "run"))
 LOCKS = Step(name="lock packages", argv=("deno", "install"))
 INSTALL = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"))
 LOCKED = Step(name="install dependencies", argv=("uv", f"{python.FETCH}/{python.LOCKED}"))
@@ -168,6 +169,15 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
         "no index has numpy==1.0.0",
         "error: No solution",
     ),
+    "uv-untrusted": (
+        INSTALL,
+        "PackageIndexUnavailable",
+        "",
+        "is not trusted here",
+        "  cause: invalid peer certificate",
+    ),
+    "go-untrusted": (DOWNLOAD, "PackageIndexUnavailable", "", "is not trusted here", "go: github.com/google/uuid"),
+    "deno-untrusted": (DENO_DOWNLOAD, "PackageIndexUnavailable", "", "is not trusted here", "error: error sending"),
     "uv-parse": (INSTALL, "ManifestInvalid", "requirements.txt", "cannot be read", "error: Couldn't parse"),
     "uv-proxy503": (INSTALL, "PackageIndexUnavailable", "", "error sending request", "error: Failed to fetch"),
     "uv-refused": (INSTALL, "PackageIndexUnavailable", "", "error sending request", "error: Request failed"),
@@ -203,6 +213,12 @@ def test_what_the_tool_said_is_understood(name: str) -> None:
     assert 1 <= len(found.said) <= 6
     assert found.next and reason in REASONS
     assert "/work/src" not in " ".join((found.message, found.where, found.next, *found.said))
+
+
+@pytest.mark.parametrize("name", ["deno-untrusted", "go-untrusted", "uv-untrusted"])
+def test_an_index_that_is_not_trusted_is_the_operators(name: str) -> None:
+    found = diagnose(name, EXPECTED[name][0])
+    assert REASONS[found.reason].error_class is ErrorClass.PLATFORM and "ca_bundle" in found.next
 
 
 def test_a_module_named_like_trouble_is_still_just_missing() -> None:

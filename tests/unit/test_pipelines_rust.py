@@ -719,6 +719,7 @@ EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {
     "syntax": (BUILD, "CompileFailed", "src/main.rs:2:13", "expected expression, found `;`", "error: expected expr"),
     "sys": (CRATES_STEP, "CompileFailed", "Cargo.toml  libz-sys", "libz-sys 1.", "error: failed to run custom"),
     "unknown": (RESOLVE, "DependencyNotFound", "Cargo.toml  serdee", "no crate serdee", "error: no matching package"),
+    "untrusted": (RESOLVE, "PackageIndexUnavailable", "", "is not trusted here: [60] SSL", "  [60] SSL peer certif"),
     "version": (RESOLVE, "DependencyNotFound", "Cargo.toml  serde", 'no version "^9" of serde', "error: failed to sel"),
     "yanked": (RESOLVE, "DependencyNotFound", "Cargo.toml  half", "half 1.8.1 was yanked", "error: failed to select"),
 }

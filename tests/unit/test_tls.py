@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ssl
+from types import SimpleNamespace
 
 import httpx
 import pytest
 
 from builder import tls
+from builder.client.api import Api
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 
 class Loaded(Exception):
@@ -35,10 +38,25 @@ def test_a_bundle_is_loaded_with_the_first_request_over_tls(asked: list[str]) ->
     assert asked == ["/a/bundle"]
 
 
+def test_the_api_is_trusted_by_the_same_bundle(asked: list[str]) -> None:
+    plain, safe = (Api(f"{scheme}://ignite.test", "t", ca_bundle="/a/bundle") for scheme in ("http", "https"))
+    assert plain._http and asked == []
+    plain.close()
+    with pytest.raises(Loaded):
+        safe.call("GetBuild", pb.GetBuildRequest(build_id="k7m2"))
+    assert asked == ["/a/bundle"]
+
+
 def test_a_client_of_plain_http_trusts_nobody(asked: list[str]) -> None:
     assert tls.plain_transport() and asked == []
     trusts = tls.trusts_nobody()
     assert trusts.verify_mode is ssl.CERT_REQUIRED and trusts.check_hostname and not trusts.get_ca_certs()
+
+
+def test_an_image_without_certificates_trusts_whom_the_library_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    absent = SimpleNamespace(cafile=None, capath=None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: absent)
+    assert len(tls.context.__wrapped__("").get_ca_certs()) > 50
 
 
 def test_one_context_serves_all_clients_of_a_bundle() -> None:

@@ -221,6 +221,17 @@ def test_a_node_below_a_floor_says_which(tmp_path: Path, settings: dict[str, int
     assert word in said and bool(said) == bool(word)
 
 
+def test_a_node_whose_disk_became_read_only_takes_no_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the kernel mounts a disk anew that fails. Root may write everywhere else."""
+    settings = Settings(node_dir=str(tmp_path), node_free_bytes=0, node_free_inodes=0)
+    (tmp_path / "work").mkdir()
+    for read_only in (tmp_path, tmp_path / "work"):
+        monkeypatch.setattr(os, "access", lambda path, mode, one=read_only: path != one)
+        assert lacks(settings) == "its folder cannot be written (node_dir)"
+    monkeypatch.undo()
+    assert lacks(settings) == ""
+
+
 def test_a_cache_that_builds_of_another_uid_filled_is_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

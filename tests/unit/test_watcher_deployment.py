@@ -15,6 +15,7 @@ LEFT_OUT = {
     "kube_context": "the same",
     "kaniko_namespace": "that of deploy/kubernetes",
     "buildpacks_namespace": "the same",
+    "ca_bundle": "that of its image; a server with a certificate of your own takes one that has its authority",
     "lease_ms": "the control side names its own",
     "heartbeat_ms": "the same",
     "job_registry_logins": "a login of all organizations is given; an operator of several gives the table in its place",

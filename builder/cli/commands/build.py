@@ -17,7 +17,6 @@ from builder.cli.ignore import Choice
 from builder.cli.live import LiveView, Screen
 from builder.cli.needed import check_needed, explained
 from builder.cli.pack import Packed, check_size, first_bytes, pack
-from builder.cli.phases import word
 from builder.cli.plain import PlainView
 from builder.cli.requests import (
     BuildOptions,
@@ -302,9 +301,7 @@ def _left(ctx: Context, build: pb.Build, why: str) -> int:
         ctx.document(build)
     if why == "detached":
         return 0
-    ctx.say(
-        f"left {fmt.short_id(build.build_id)} in {word(build.phase)}; see how it ends: {ctx.prog} get {build.build_id}"
-    )
+    ctx.say(f"left {fmt.short_id(build.build_id)}; see how it ends: {ctx.prog} get {build.build_id}")
     return EXIT_CANCELLED
 
 
