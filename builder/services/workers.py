@@ -55,6 +55,9 @@ LINE_CHARACTERS = 128 * 1024
 MOST_MASKS = 1000
 """Builds in stage JOB whose secrets a control process has at hand."""
 MOST_WARNINGS = 100
+WITH_CLAIM_BYTES = 64 * 1024
+"""Sources up to this size travel in the answer to the claim, which saves their node a call. So small that a hundred
+answers at once, each in base64 beside its bytes, are no load; it is far above what a handler or a small service has."""
 UNOPENED_S = 60.0
 """How long a watcher repeats its calls while a secret of a build cannot be opened; then all texts are withheld."""
 
@@ -63,9 +66,12 @@ class WorkerService(WatcherCalls):
     """What build nodes and watchers call. Every write carries its claim, and the node or watcher that the caller's
     token names; the store has both in the condition of its statement."""
 
-    def __init__(self, parts: Parts, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, parts: Parts, now: Callable[[], float] = time.monotonic, *, with_claim_bytes: int = WITH_CLAIM_BYTES
+    ) -> None:
+        """`with_claim_bytes`: up to which size a source travels with its claim; 0 where owners have it at hand."""
         super().__init__(parts)
-        self._now = now
+        self._now, self._with_claim_bytes = now, with_claim_bytes
         self.archives = Archives(parts.sources)
         self._masks: dict[tuple[str, int], Mask] = {}
         self._unopened: dict[tuple[str, int], float] = {}
@@ -131,6 +137,8 @@ class WorkerService(WatcherCalls):
             builds.finish(store, ended, settings.retry_backoff_ms)
             self._parts.fan_out(request.build_id, [])
             return pb.ClaimBuildResponse(refused_because=f"it ended: {error.message}")
+        if 0 < got.row["source_size"] <= self._with_claim_bytes:  # behind the transaction, and no claim fails for it
+            answer.source.content = self._parts.sources.at_hand(got.row["source_sha256"], self._with_claim_bytes)
         return answer
 
     def _secrets_of(self, row: builds.Row) -> Mapping[str, str]:

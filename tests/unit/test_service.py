@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -302,6 +303,40 @@ def test_a_node_that_never_registered_is_told_to(services: Services) -> None:
     with pytest.raises(CallRefused, match="register the node first") as refused:
         services.worker.claim_build(NODE, request)
     assert refused.value.code == "FAILED_PRECONDITION"
+
+
+SOURCE = b"x = 1\n"
+"""What `Services.submit` sends."""
+
+
+def claimed_twice(services: Services, worker: WorkerService) -> list[pb.ClaimBuildResponse]:
+    """The answer to a claim, and to its repetition."""
+    register(services, "n")
+    request = pb.ClaimBuildRequest(protocol=1, build_id=services.submit(), node_id="n", nonce="x")
+    return [worker.claim_build(node_of("n"), request) for _ in range(2)]
+
+
+def test_a_small_source_travels_with_its_claim_however_often_that_is_repeated(services: Services) -> None:
+    worker = WorkerService(services.parts, with_claim_bytes=len(SOURCE))
+    for answer in claimed_twice(services, worker):
+        assert answer.granted and answer.source.content == SOURCE
+        assert answer.source.sha256 == "sha256:" + hashlib.sha256(SOURCE).hexdigest()
+        assert not answer.request.code.compile.source_code
+
+
+@pytest.mark.parametrize("most", [0, len(SOURCE) - 1])
+def test_a_larger_source_is_fetched(services: Services, most: int) -> None:
+    for answer in claimed_twice(services, WorkerService(services.parts, with_claim_bytes=most)):
+        assert answer.granted and not answer.source.content and answer.source.size_bytes == len(SOURCE)
+
+
+def test_a_source_that_cannot_be_read_fails_no_claim(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderStore, "_path", lambda *_: Path("/nowhere"))
+    monkeypatch.setattr(FolderStore, "_publish", lambda *_: None)
+    answer = claimed_twice(services, services.worker)[1]
+    assert answer.granted and not answer.source.content
+    with pytest.raises(BuildError, match="SourceNotFound"):
+        services.worker.source(node_of("n"), answer.build_id, answer.claim)
 
 
 def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> None:

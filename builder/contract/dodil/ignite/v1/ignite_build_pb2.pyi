@@ -1763,7 +1763,7 @@ class ClaimBuildResponse(_message.Message):
     """The start check: "off", "warn" or "require"; empty: off."""
     @_builtins.property
     def request(self) -> Global___CreateBuildRequest:
-        """Without the source's bytes."""
+        """Without the source's bytes, which are in `source` if anywhere."""
 
     @_builtins.property
     def source(self) -> Global___StoredSource: ...
@@ -1850,18 +1850,24 @@ class StoredSource(_message.Message):
 
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """"sha256:" and 64 hex digits."""
     size_bytes: _builtins.int
+    content: _builtins.bytes
+    """All of its bytes, of a small source that is at hand; empty: they are fetched. A node of an earlier version skips it
+    and fetches them.
+    """
     def __init__(
         self,
         *,
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        content: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
