@@ -339,6 +339,28 @@ def test_a_source_that_cannot_be_read_fails_no_claim(services: Services, monkeyp
         services.worker.source(node_of("n"), answer.build_id, answer.claim)
 
 
+def test_the_last_lines_of_a_finish_are_bounded_and_cleaned_as_those_of_a_batch(services: Services) -> None:
+    build = services.submit()
+    register(services, "n")
+    granted = services.worker.claim_build(
+        node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    )
+    assert granted.takes_last_lines
+    common = {"protocol": 1, "build_id": build, "claim": granted.claim}
+    hostile = pb.LogEntry(line="a\x1b[31mb" + "x" * 200_000, timestamp_ms=2**62, phase=pb.BUILD_PHASE_BUILD, sequence=9)
+    services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=[hostile]))
+    finish = pb.FinishRequest(
+        **common, first_index=1, lines=[hostile], log_count=2, failure=pb.Failure(reason="CompileFailed", message="m")
+    )
+    for other in ("other", "n", "n"):
+        stale = services.worker.finish(node_of(other), finish).stale
+        assert stale == (other == "other") and len(finish.lines) == 1, "a request may be sent again"
+    first, second, *ends = logs.read(services.store, build, 0)
+    assert {**first, "s": 2} == second and second["l"].startswith("abx") and len(second["l"]) <= 128 * 1024
+    assert [one["l"] for one in ends] == ["FAILED CompileFailed"]
+    assert services.get(build).log_lines == 3
+
+
 def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> None:
     """The claim is right: only the node that the token names is not."""
     build = services.submit()
