@@ -84,18 +84,23 @@ class MemoryCalls:
     def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         if request.build_id in self.refuses:
             raise Refused("not yours")
+        return pb.AppendLogResponse(kept_until_index=self._keep(request))
+
+    def _keep(self, request: pb.AppendLogRequest | pb.FinishRequest) -> int:
         kept = self.kept.setdefault(request.build_id, [])
         if request.first_index <= len(kept):
             kept += [line.line for line in request.lines][len(kept) - request.first_index :]
-        return pb.AppendLogResponse(kept_until_index=len(kept))
+        return len(kept)
 
     def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
         if self.forgets:
             self.forgets -= 1
             del self.kept[request.build_id][self.keep :]
         kept = len(self.kept.get(request.build_id, []))
-        if kept < request.log_count:
+        last = request.first_index + len(request.lines) if request.first_index <= kept else 0
+        if max(kept, last) < request.log_count:
             return pb.FinishResponse(log_incomplete=True, kept_until_index=kept)
+        self._keep(request)
         self.finished.append(request)
         return pb.FinishResponse(status=pb.BUILD_STATUS_FAILED)
 
@@ -107,7 +112,9 @@ class MemoryCalls:
         raise Unanswered("this API keeps no sources")
 
 
-def grant_of(build_id: str = "b", *, timeout_ms: int = 60_000, lease_ms: int = 60_000) -> pb.ClaimBuildResponse:
+def grant_of(
+    build_id: str = "b", *, timeout_ms: int = 60_000, lease_ms: int = 60_000, takes_last_lines: bool = False
+) -> pb.ClaimBuildResponse:
     return pb.ClaimBuildResponse(
         granted=True,
         build_id=build_id,
@@ -116,6 +123,7 @@ def grant_of(build_id: str = "b", *, timeout_ms: int = 60_000, lease_ms: int = 6
         lease_ms=lease_ms,
         organization_name="o",
         limits=pb.Limits(timeout_ms=timeout_ms),
+        takes_last_lines=takes_last_lines,
     )
 
 

@@ -179,15 +179,20 @@ class World:
     def claim(self, row: Row, node: str = NODE, nonce: str = NONCE) -> builds.Claimed:
         return builds.claim(self.store, row["build_id"], node, nonce, LEASE, int(self.model.limited))
 
-    def finish(self, row: Row, claim: int, how: str, node: str = "", count: int | None = None) -> builds.Finished:
-        request = pb.FinishRequest(build_id=row["build_id"], claim=claim)
+    def finish(
+        self, row: Row, claim: int, how: str, node: str = "", count: int | None = None, first: int | None = None
+    ) -> builds.Finished:
+        """`first`: the index of a line that travels with it."""
+        request = pb.FinishRequest(build_id=row["build_id"], claim=claim, first_index=first or 0)
         request.log_count = int(self.model.lines) if count is None else count
+        lines = [] if first is None else [LINE]
         if how == "ok":
             digest = DIGESTS[self.ids.index(row["build_id"])]
             request.success.CopyFrom(pb.BuiltArtifact(digest=digest, reference=f"r@{digest}", size_bytes=1))
         else:
             request.failure.CopyFrom(pb.Failure(reason=how, message="m", error_class="platform"))
-        return builds.finish(self.store, request, BACKOFF if self.model.pauses else 0, node)
+        pause = BACKOFF if self.model.pauses else 0
+        return builds.finish(self.store, request, pause, node, lines=lines)
 
     def plan(self, row: Row, claim: int, node: str = "") -> str:
         key = f"key {row['build_id']}" if self.model.keys else "key"
@@ -349,6 +354,9 @@ def _of_owner(world: World, number: int, row: Row) -> Iterator[Step]:
         if how != "ok" or row["build_key"]:  # who has built has planned
             finish = partial(world.finish, row, claim, how)
             yield Step(name=f"finish {how}", of=number, act=finish, same=_finished_alike)
+            if world.model.lines:
+                last = partial(world.finish, row, claim, how, first=0)
+                yield Step(name=f"finish {how} with its line", of=number, act=last, same=_finished_alike)
     for why in () if world.model.calm else ("drain", "lost"):
         yield Step(name=f"hand back {why}", of=number, act=partial(builds.hand_back, store, build_id, claim, why))
 
@@ -466,6 +474,10 @@ def idle_calls(world: World, number: int, dump: Dump) -> Iterator[Step]:
         yield Step(name="a gap", act=partial(logs.append, store, build_id, claim, 1, [LINE]))
         for how in FINISHES:
             yield Step(name=f"finish {how} without its lines", act=partial(world.finish, row, claim, how))
+            gap = partial(world.finish, row, claim, how, count=2, first=1)
+            yield Step(name=f"finish {how} with a gap", act=gap)
+            short = partial(world.finish, row, claim, how, count=2, first=0)
+            yield Step(name=f"finish {how} without all of its lines", act=short)
     if row["published"] or row["status"] in TERMINAL:
         yield Step(name="cancel too late", act=_cancel(world, row))
     yield Step(name="cancel by another", act=partial(builds.cancel, store, "beta", build_id))
@@ -496,6 +508,8 @@ def _owner_writes(world: World, row: Row, claim: int, node: str, who: str) -> It
         yield Step(name=f"{who}: line", act=partial(logs.append, store, build_id, claim, kept, [LINE], node))
     for how in FINISHES:
         yield Step(name=f"{who}: finish {how}", act=partial(world.finish, row, claim, how, node, 0))
+        last = partial(world.finish, row, claim, how, node, 0, kept)
+        yield Step(name=f"{who}: finish {how} with a line", act=last)
     for why in ("drain", "lost"):
         yield Step(name=f"{who}: {why}", act=partial(builds.hand_back, store, build_id, claim, why, node))
 
@@ -621,13 +635,14 @@ def _check_events(model: Model, old: Row, new: Row, events: list[Event]) -> None
         rule = BY_NAME[event.action]
         _require(rule.before == status and event.status in rule.after, f"not from {status}", event)
         status = event.status
-        for condition in _unmet(model, rule, old):
+        for condition in _unmet(model, rule, old, new):
             _require(False, f"{event.action} without its condition {condition!r}", old, new)
     _require(status == new["status"], "a status without an event", old["status"], new["status"], events)
 
 
-def _unmet(model: Model, rule: Transition, row: Row) -> list[str]:
-    """The conditions of a transition, as the table has them, that the build before it does not meet."""
+def _unmet(model: Model, rule: Transition, row: Row, after: Row) -> list[str]:
+    """The conditions of a transition, as the table has them, that the build before it does not meet. Lines may come
+    with it."""
     met = {
         "WORK": row["stage"] == WORK,
         "JOB": row["stage"] == JOB,
@@ -643,7 +658,7 @@ def _unmet(model: Model, rule: Transition, row: Row) -> list[str]:
         "not attached": not row["attached_to"],
         "`not_before` over": row["not_before"] <= NOW,
         "no cancel asked for": not row["cancel_requested"],
-        "every line kept": row["claim_lines"] >= model.lines,
+        "every line kept": max(row["claim_lines"], after["claim_lines"]) >= model.lines,
         "lease over": row["lease_until"] <= NOW,
         "PUBLISH mark": bool(row["published"]),
         "no PUBLISH mark": not row["published"],

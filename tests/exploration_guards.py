@@ -76,7 +76,8 @@ GUARDS = (
     # Owners
     _guard("planned: cancel", "owner.planned", _CANCEL, "if False:"),
     _guard("finish: cancel", "owner.finish", _CANCEL, "if False:"),
-    _guard("finish: every line", "owner.finish", 'row["claim_lines"] < request.log_count', "False"),
+    _guard("finish: every line", "owner.finish", 'max(row["claim_lines"], last) < request.log_count', "False"),
+    _guard("finish: no gap", "owner.finish", 'if request.first_index <= row["claim_lines"] else 0'),
     _guard("finish: the claim", "owner.finish", '!= (request.claim, RUNNING', '!= (row["claim"], RUNNING'),
     _guard("finish: the stage", "owner.finish", ' or row["stage"] not in stages'),
     _guard("finish: the owner", "owner.finish", "not is_owner(row, node)", "False", BEGUN),
@@ -151,8 +152,8 @@ GUARDS = (
         "lines: the watcher", "logs._owned",
         "(builds.c.stage == JOB, builds.c.watcher)", '(builds.c.stage == JOB, bindparam("same_node"))', BEGUN,
     ),
-    _guard("lines: a gap", "logs.append", "first_index > kept", "False"),
-    _guard("lines: once", "logs.append", "lines[kept - first_index :]", "lines"),
+    _guard("lines: a gap", "logs.batch", "first_index > kept", "False"),
+    _guard("lines: once", "logs.batch", "lines[kept - first_index :]", "lines"),
     # Finalizers
     _guard("adopt: the lease is over", "closing._late", ", builds.c.lease_until <= now"),
     _guard("adopt: a new claim", "closing.adopt_due", 'claim=row["claim"] + 1, '),

@@ -96,10 +96,15 @@ def open_source(attempt: Attempt, reading: Reading) -> FetchedSource:
 
 
 def _download(attempt: Attempt, dest: Path) -> int:
-    """Write the source to `dest`; returns its size. While the control side is away the download starts anew.
+    """Write the source to `dest`; returns its size. A small one came with the claim. While the control side is away the
+    download starts anew.
 
     A try that fails and the pause after it are a wait for the control side. Only a refusal ends the build.
     """
+    wanted = attempt.grant.source.sha256.removeprefix("sha256:")
+    if (content := attempt.grant.source.content) and hashlib.sha256(content).hexdigest() == wanted:
+        attempt.check()
+        return dest.write_bytes(content)
     while True:
         attempt.check()
         began = attempt.now()
@@ -114,7 +119,7 @@ def _download(attempt: Attempt, dest: Path) -> int:
                 attempt.time_limit.resume(attempt.now())
         except Refused as error:
             raise PlatformError("SourceStoreUnavailable", f"the source could not be fetched: {error}") from error
-    if digest != attempt.grant.source.sha256.removeprefix("sha256:"):
+    if digest != wanted:
         raise PlatformError("SourceStoreUnavailable", "the source arrived with another digest than was stored")
     return size
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from builder.claims.calls import Calls, Refused
-from builder.claims.requests import BATCH_LINES, append_request, hand_back_request
-from builder.claims.spool import Line, forget_dead_owners, left_behind
+from builder.claims.requests import append_request, hand_back_request
+from builder.claims.spool import BATCH_LINES, Line, forget_dead_owners, left_behind
 from builder.logs import logger
 
 log = logger("claims")

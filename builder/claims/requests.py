@@ -18,8 +18,6 @@ from builder.text import visible
 CLAIM_PAUSES_S = (0.1, 0.3, 1.0, 2.0)
 """Between the tries of one claim. After the last the owner lets the hint go: the store offers the build again."""
 
-BATCH_LINES = 500
-
 
 def claim_request(node_id: str, build_id: str, nonce: str) -> pb.ClaimBuildRequest:
     """A claim. Repeated with its nonce it gets the same answer."""
@@ -57,20 +55,20 @@ def planned_request(
 def append_request(build_id: str, claim: int, lines: Sequence[Line]) -> pb.AppendLogRequest:
     """One batch of lines, dense from the index of the first."""
     return pb.AppendLogRequest(
-        protocol=PROTOCOL,
-        build_id=build_id,
-        claim=claim,
-        first_index=lines[0].index,
-        lines=[
-            pb.LogEntry(
-                timestamp_ms=line.timestamp_ms,
-                phase=pb.BuildPhase.Value("BUILD_PHASE_" + (line.phase or "UNSPECIFIED")),
-                stream=pb.LogStream.Value("LOG_STREAM_" + line.stream),
-                line=line.text,
-            )
-            for line in lines
-        ],
+        protocol=PROTOCOL, build_id=build_id, claim=claim, first_index=lines[0].index, lines=_entries(lines)
     )
+
+
+def _entries(lines: Sequence[Line]) -> list[pb.LogEntry]:
+    return [
+        pb.LogEntry(
+            timestamp_ms=line.timestamp_ms,
+            phase=pb.BuildPhase.Value("BUILD_PHASE_" + (line.phase or "UNSPECIFIED")),
+            stream=pb.LogStream.Value("LOG_STREAM_" + line.stream),
+            line=line.text,
+        )
+        for line in lines
+    ]
 
 
 def appended(lease: Lease, spool: Spool, request: pb.AppendLogRequest, answer: pb.AppendLogResponse) -> None:
@@ -128,14 +126,27 @@ def hand_back_request(build_id: str, claim: int, reason: str) -> pb.HandBackRequ
 
 
 def finish_request(
-    lease: Lease, outcome: Outcome, *, log_count: int, phase: str, phases: Sequence[pb.PhaseRecord]
+    lease: Lease,
+    outcome: Outcome,
+    *,
+    log_count: int,
+    phase: str,
+    phases: Sequence[pb.PhaseRecord],
+    last: Sequence[Line] = (),
 ) -> pb.FinishRequest:
-    """The outcome as the wire has it. `log_count`: the lines of this claim; `phase`: where a failure without one was.
+    """The outcome as the wire has it. `log_count`: the lines of this claim; `phase`: where a failure without one was;
+    `last`: the lines that are not kept yet, for a control side that takes them here.
 
     A cancel beats whatever failure it led to.
     """
     request = pb.FinishRequest(
-        protocol=PROTOCOL, build_id=lease.build_id, claim=lease.claim, log_count=log_count, phases=phases
+        protocol=PROTOCOL,
+        build_id=lease.build_id,
+        claim=lease.claim,
+        log_count=log_count,
+        phases=phases,
+        first_index=last[0].index if last else 0,
+        lines=_entries(last),
     )
     if outcome.artifact is not None:
         request.success.CopyFrom(artifact_record(outcome.artifact))

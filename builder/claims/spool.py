@@ -23,6 +23,10 @@ from typing import BinaryIO
 
 from builder.process import process_start
 
+BATCH_LINES = 500
+"""Lines that travel together, at most."""
+LAST_BYTES = 256 * 1024
+"""What lines may take up that travel with a finish: a call takes far more, also beside an artifact's materials."""
 CROWD = 200
 """So many lines wait for no more to travel with them."""
 LINE_OVERHEAD = 64
@@ -58,6 +62,8 @@ class Spool:
         self._tail: deque[Line] = deque()
         self._tail_bytes = 0
         self._closed = False
+        self._leaves = False
+        self._under_way = False
         self._awaiting = 0
         self.urgent = threading.Event()
         """Set while whoever gathers lines sends those that there are: somebody waits for them, there are many, or no
@@ -153,7 +159,41 @@ class Spool:
             self.changed.notify_all()
             return self._count
 
-    def batch(self, limit: int) -> tuple[Line, ...]:
+    @property
+    def is_due(self) -> bool:
+        """Whether there are lines for the sender: not acknowledged, and not those that `leave` keeps from it."""
+        return bool(self._pending) and not (self._leaves and self._is_last())
+
+    @property
+    def is_left(self) -> bool:
+        """Whether all lines but the last batch are acknowledged, and the sender is at none."""
+        return not self._under_way and self._is_last()
+
+    def _is_last(self) -> bool:
+        if not self._closed or len(self._pending) > BATCH_LINES:
+            return False
+        return sum(len(line.text) + LINE_OVERHEAD for line in self._pending) <= LAST_BYTES
+
+    def leave(self, leaves: bool) -> None:
+        """Whether the last batch of a closed log is left to whoever ends the claim, who sends it with the outcome."""
+        with self.changed:
+            self._leaves = leaves
+            self.changed.notify_all()
+
+    def begin(self) -> tuple[Line, ...]:
+        """The next batch for the sender, which says `ended` once it is answered or is not; empty when none is due."""
+        with self.changed:
+            lines = self.batch() if self.is_due else ()
+            self._under_way = bool(lines)
+            return lines
+
+    def ended(self) -> None:
+        """The sender's call has ended, however that was."""
+        with self.changed:
+            self._under_way = False
+            self.changed.notify_all()
+
+    def batch(self, limit: int = BATCH_LINES) -> tuple[Line, ...]:
         """The oldest lines not yet acknowledged, at most `limit`."""
         with self.changed:
             return tuple(itertools.islice(self._pending, limit))

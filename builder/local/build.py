@@ -80,7 +80,7 @@ class Owner:
         self._stack.callback(readers.close)
         self.node = Node(
             settings=settings,
-            calls=ServiceCalls(WorkerService(here.parts)),
+            calls=ServiceCalls(WorkerService(here.parts, with_claim_bytes=0)),
             catalog=here.parts.catalog,
             known=here.known,
             toolchains=toolchains_of(settings),

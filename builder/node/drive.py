@@ -23,7 +23,6 @@ from builder.claims.calls import Backoff, Refused, Unanswered
 from builder.claims.lease import lease_of
 from builder.claims.outcome import Outcome
 from builder.claims.requests import (
-    BATCH_LINES,
     CLAIM_PAUSES_S,
     Close,
     append_request,
@@ -34,7 +33,7 @@ from builder.claims.requests import (
     hand_back_request,
     launched_request,
 )
-from builder.claims.spool import Spool, own, spool_path
+from builder.claims.spool import Line, Spool, own, spool_path
 from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
@@ -198,25 +197,28 @@ class _Driver:
         lease, spool, backoff = self._lease, self._spool, Backoff(0.02, 2.0)
         while True:
             with spool.changed:
-                spool.changed.wait_for(lambda: not spool.acknowledged or self._done or lease.lost)
+                spool.changed.wait_for(lambda: spool.is_due or self._done or lease.lost)
             spool.urgent.wait(GATHER_S)
-            with spool.changed:
-                lines = spool.batch(BATCH_LINES)
-            if lease.lost or not lines:
+            lines = spool.begin()
+            if lease.lost or (self._done and not lines):
                 return
+            if not lines:  # they are left to the end of the claim
+                continue
             request = append_request(lease.build_id, lease.claim, lines)
             try:
                 answer = self._attempt.node.calls.append_log(request)
+                with spool.changed:
+                    appended(lease, spool, request, answer)
             except Unanswered:
+                spool.ended()
                 self._wait(backoff.pause_s())
                 continue
+            spool.ended()
             backoff.reset()
-            with spool.changed:
-                appended(lease, spool, request, answer)
 
     def _wait(self, seconds: float) -> None:
         with self._spool.changed:
-            self._spool.changed.wait_for(lambda: self._lease.lost, seconds)
+            self._spool.changed.wait_for(lambda: self._lease.lost or not self._spool.is_due, seconds)
 
 
 @contextmanager
@@ -307,18 +309,31 @@ def close(attempt: Attempt, outcome: Outcome) -> Close:
 
 
 def _finish(attempt: Attempt, outcome: Outcome) -> Close:
-    lease, attempt_log = attempt.lease, attempt.log
-    count = _flush(attempt)
-    phase, phases = attempt_log.phase_name, attempt_log.phases
-    request = finish_request(lease, outcome, log_count=count, phase=phase, phases=phases)
-    while (answer := _insist(attempt, attempt.node.calls.finish, request)) is not None and answer.log_incomplete:
-        if not attempt_log.spool.again(answer.kept_until_index):
+    """Send the outcome, with the last lines where the control side takes them: they cost no call of their own."""
+    lease, attempt_log, spool = attempt.lease, attempt.log, attempt.log.spool
+    leaves = attempt.grant.takes_last_lines
+    while True:
+        count, last = _last_batch(attempt) if leaves else (_flush(attempt), ())
+        phase, phases = attempt_log.phase_name, attempt_log.phases
+        request = finish_request(lease, outcome, log_count=count, phase=phase, phases=phases, last=last)
+        try:
+            answer = _insist(attempt, attempt.node.calls.finish, request)
+        except Refused:
+            if not last:
+                raise
+            leaves = False  # by a control process of an earlier version, to which a finish has no lines
+            continue
+        if answer is None or not answer.log_incomplete:
+            break
+        if not spool.again(answer.kept_until_index):
             log.error("lines are gone from the spool", action="spool-damaged", build_id=lease.build_id)
             return Close.LOST
-        _flush(attempt)
-    if answer is not None and answer.refused_because:
+    if answer is None:
+        return Close.LOST
+    spool.acknowledge(count)
+    if answer.refused_because:
         log.error("refused", action="finish-refused", build_id=lease.build_id, why=answer.refused_because)
-    return Close.FINISH if answer is not None else Close.LOST
+    return Close.FINISH
 
 
 def _launched(attempt: Attempt) -> Close:
@@ -338,10 +353,24 @@ def _launched(attempt: Attempt) -> Close:
 def _flush(attempt: Attempt) -> int:
     """Close the spool and wait until all of it is acknowledged, or the claim is lost. Returns the number of lines."""
     spool = attempt.log.spool
+    spool.leave(False)
     count = spool.close()
     with spool.changed:
         spool.changed.wait_for(lambda: spool.acknowledged or attempt.lease.lost)
     return count
+
+
+def _last_batch(attempt: Attempt) -> tuple[int, tuple[Line, ...]]:
+    """Close the spool and wait until all but its last batch is acknowledged, or the claim is lost.
+
+    Returns the number of lines, and that batch.
+    """
+    spool = attempt.log.spool
+    spool.leave(True)
+    count = spool.close()
+    with spool.changed:
+        spool.changed.wait_for(lambda: spool.is_left or attempt.lease.lost)
+        return count, spool.batch()
 
 
 def _insist(attempt: Attempt, call: Callable[[Request], Answer], request: Request) -> Answer | None:

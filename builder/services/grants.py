@@ -25,6 +25,7 @@ def grant(row: builds.Row, settings: Settings, last: tuple[str, str] | None) -> 
         limits=pb.Limits(timeout_ms=row["timeout_ms"]),
         destination=destination(settings, row),
         start_check=start_check_of(record.request(row), settings.start_check),
+        takes_last_lines=True,
     )
 
 

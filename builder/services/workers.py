@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -55,6 +55,9 @@ LINE_CHARACTERS = 128 * 1024
 MOST_MASKS = 1000
 """Builds in stage JOB whose secrets a control process has at hand."""
 MOST_WARNINGS = 100
+WITH_CLAIM_BYTES = 64 * 1024
+"""Sources up to this size travel in the answer to the claim, which saves their node a call. So small that a hundred
+answers at once, each in base64 beside its bytes, are no load; it is far above what a handler or a small service has."""
 UNOPENED_S = 60.0
 """How long a watcher repeats its calls while a secret of a build cannot be opened; then all texts are withheld."""
 
@@ -63,9 +66,12 @@ class WorkerService(WatcherCalls):
     """What build nodes and watchers call. Every write carries its claim, and the node or watcher that the caller's
     token names; the store has both in the condition of its statement."""
 
-    def __init__(self, parts: Parts, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, parts: Parts, now: Callable[[], float] = time.monotonic, *, with_claim_bytes: int = WITH_CLAIM_BYTES
+    ) -> None:
+        """`with_claim_bytes`: up to which size a source travels with its claim; 0 where owners have it at hand."""
         super().__init__(parts)
-        self._now = now
+        self._now, self._with_claim_bytes = now, with_claim_bytes
         self.archives = Archives(parts.sources)
         self._masks: dict[tuple[str, int], Mask] = {}
         self._unopened: dict[tuple[str, int], float] = {}
@@ -131,6 +137,8 @@ class WorkerService(WatcherCalls):
             builds.finish(store, ended, settings.retry_backoff_ms)
             self._parts.fan_out(request.build_id, [])
             return pb.ClaimBuildResponse(refused_because=f"it ended: {error.message}")
+        if 0 < got.row["source_size"] <= self._with_claim_bytes:  # behind the transaction, and no claim fails for it
+            answer.source.content = self._parts.sources.at_hand(got.row["source_sha256"], self._with_claim_bytes)
         return answer
 
     def _secrets_of(self, row: builds.Row) -> Mapping[str, str]:
@@ -237,19 +245,10 @@ class WorkerService(WatcherCalls):
     def append_log(self, caller: Caller, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
         """Store a batch in one transaction, then wake the tails, then answer."""
         self._admit(caller, request.protocol, scopes=OWNERS)
-        lines = [
-            {
-                "t": moment(line.timestamp_ms),
-                "p": pb.BuildPhase.Name(line.phase).removeprefix("BUILD_PHASE_") if line.phase else "",
-                "o": pb.LogStream.Name(line.stream).removeprefix("LOG_STREAM_"),
-                "l": line.line[:LINE_CHARACTERS],
-            }
-            for line in request.lines
-        ]
+        lines = _lines_of(request.lines)
         if request.cursors and (mask := self._mask_of(request.build_id, request.claim)):
             # A watcher has no secret of the build; what it sent before may have gone to another process of ours.
-            texts = mask.texts([log_line(str(line["l"])) for line in lines], resumed=True)
-            lines = [{**line, "l": text} for line, text in zip(lines, texts, strict=True)]
+            lines = _hidden(lines, mask)
         stale, kept, fresh = logs.append(
             self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node,
             checked_cursors(request.cursors), stages_of(caller),
@@ -261,18 +260,22 @@ class WorkerService(WatcherCalls):
         return pb.AppendLogResponse(stale=stale, kept_until_index=kept)
 
     def finish(self, caller: Caller, request: pb.FinishRequest) -> pb.FinishResponse:
-        """An owner's outcome; repeated, it is answered with the record. A success that cannot be one is refused here:
-        the attempt ends as `Internal`. What the registry knows comes before ATTEST (`builder/finalize.py`)."""
+        """An owner's outcome, and the last lines of its claim; repeated, it is answered with the record. A success that
+        cannot be one is refused here: the attempt ends as `Internal`. What the registry knows comes before ATTEST
+        (`builder/finalize.py`)."""
         self._admit(caller, request.protocol, scopes=OWNERS)
         settings = self._parts.settings
         check_phases(request.phases)
-        if request.WhichOneof("outcome") == "failure":
+        stages, lines = stages_of(caller), _lines_of(request.lines)
+        failed = request.WhichOneof("outcome") == "failure"
+        if failed:
             clean(request.failure)
-            if JOB in stages_of(caller) and (mask := self._mask_of(request.build_id, request.claim)):
+        if (failed or lines) and JOB in stages and (mask := self._mask_of(request.build_id, request.claim)):
+            lines = _hidden(lines, mask)
+            if failed:
                 hide(request.failure, mask)
         request, refused = _checked(request)
-        stages = stages_of(caller)
-        done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node, stages)
+        done = builds.finish(self._parts.store, request, settings.retry_backoff_ms, caller.node, stages, lines)
         if done.outcome == "stale":
             self._parts.stale("finish")
         else:
@@ -389,6 +392,25 @@ def _checked(request: pb.FinishRequest) -> tuple[pb.FinishRequest, str]:
             )
         )
     return kept, refused
+
+
+def _lines_of(entries: Iterable[pb.LogEntry]) -> list[logs.Line]:
+    """Lines of an owner as the store takes them."""
+    return [
+        {
+            "t": moment(line.timestamp_ms),
+            "p": pb.BuildPhase.Name(line.phase).removeprefix("BUILD_PHASE_") if line.phase else "",
+            "o": pb.LogStream.Name(line.stream).removeprefix("LOG_STREAM_"),
+            "l": line.line[:LINE_CHARACTERS],
+        }
+        for line in entries
+    ]
+
+
+def _hidden(lines: Sequence[logs.Line], mask: Mask) -> list[logs.Line]:
+    """Lines without the secrets that the mask knows."""
+    texts = mask.texts([log_line(str(line["l"])) for line in lines], resumed=True)
+    return [{**line, "l": text} for line, text in zip(lines, texts, strict=True)]
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -67,7 +67,6 @@ def append(
 ) -> tuple[bool, int, list[Line]]:
     """Keep a batch: the fence, what is kept already, the next sequences, the chunk. One transaction.
 
-    A node is not trusted to send lines without controls of a terminal: whatever enters the store passes `log_line`.
     The record's phase follows the lines, in the UPDATE that counts them. `cursors`: container of a Job → where a
     reader of its log stands behind these lines; stored in that UPDATE, too, so that an adopter neither misses a line
     nor gets one twice. Only a watcher has any, of `MOST_CURSORS` containers in all. `stages`: those that the caller may
@@ -75,7 +74,7 @@ def append(
     Returns (stale, kept until this index of the claim, the lines that are new with their sequences).
     """
     same = {"same_build_id": build_id, "same_claim": claim, "same_stages": tuple(stages), "same_node": node}
-    lines = [{**line, "l": log_line(line["l"])} for line in lines]  # before the lock
+    lines = cleaned(lines)  # before the lock
     with store.transaction() as tx:
         query = _counters(bool(node))
         if tx.dialect.name != "sqlite":  # a batch sent twice may be here twice at once
@@ -83,21 +82,37 @@ def append(
         row = tx.execute(query, same).mappings().first()
         if row is None:
             return True, 0, []
-        kept = row["claim_lines"]
-        if first_index > kept:  # a gap would lose lines for ever: the owner sends again from `kept`
-            return False, kept, []
-        fresh = list(lines[kept - first_index :])
-        if not fresh:
-            return False, kept, []
-        numbered, columns = _keep(tx, row, fresh)
-        columns["phase"] = furthest(row["phase"], {one["p"] for one in fresh})
+        numbered, columns = batch(tx, row, first_index, lines)
+        if not columns:
+            return False, row["claim_lines"], []
         if cursors and row["stage"] == JOB:
             known = {**json.loads(row["cursors"] or "{}"), **cursors}
             columns["cursors"] = json.dumps(dict(list(known.items())[:MOST_CURSORS]))
-        columns["claim_lines"] = kept + len(fresh)
         new = {f"new_{name}": value for name, value in columns.items()}
         tx.execute(_counted(bool(node), tuple(sorted(columns))), {**same, **new})
-    return False, kept + len(fresh), numbered
+    return False, columns["claim_lines"], numbered
+
+
+def cleaned(lines: Sequence[Line]) -> list[Line]:
+    """Lines as they may enter the store: a node is not trusted to send none with controls of a terminal."""
+    return [{**line, "l": log_line(line["l"])} for line in lines]
+
+
+def batch(tx: Connection, row: Counters, first_index: int, lines: Sequence[Line]) -> tuple[list[Line], Columns]:
+    """Keep what is new of a batch of a claim's lines. `row` is locked, behind the fence of the claim.
+
+    Returns (the lines that are new with their sequences, the columns that the caller writes); nothing, when none is
+    new or the batch begins behind what is kept: a gap would lose lines for ever, and the owner sends them again.
+    """
+    kept = row["claim_lines"]
+    if first_index > kept:
+        return [], {}
+    fresh = list(lines[kept - first_index :])
+    if not fresh:
+        return [], {}
+    numbered, columns = _keep(tx, row, fresh)
+    phase = furthest(row["phase"], {one["p"] for one in fresh})
+    return numbered, {**columns, "phase": phase, "claim_lines": kept + len(fresh)}
 
 
 def _owned(by_node: bool) -> ColumnElement[bool]:

@@ -14,7 +14,7 @@ from sqlalchemy.sql.dml import ReturningUpdate
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import REASONS
-from builder.store import record, retention
+from builder.store import logs, record, retention
 from builder.store.engine import Store
 from builder.store.rows import (
     Row,
@@ -221,13 +221,20 @@ class Finished:
 
 
 def finish(
-    store: Store, request: pb.FinishRequest, backoff_ms: int, node: str = "", stages: Collection[str] = OWNED
+    store: Store,
+    request: pb.FinishRequest,
+    backoff_ms: int,
+    node: str = "",
+    stages: Collection[str] = OWNED,
+    lines: Sequence[logs.Line] = (),
 ) -> Finished:
     """The outcome of an owner of WORK or JOB: FINALIZE under a new claim, FAILED, CANCELLED, or PENDING again for a
-    platform failure. `stages`: those that the caller may end.
+    platform failure. `stages`: those that the caller may end. `lines`: the last ones of the claim, from the request's
+    `first_index` on, which are kept with the outcome; of a finish that is not accepted none is.
 
     A finish that was stored is answered "done" with the record however often and late it is repeated.
     """
+    lines = logs.cleaned(lines)  # before the lock
     with store.transaction() as tx:
         row, now = lock_timed(store, tx, builds.c.build_id == request.build_id, *worked_on(node))
         if row is None:
@@ -239,10 +246,14 @@ def finish(
             return Finished(outcome="stale", row=row)
         if not is_owner(row, node):
             return Finished(outcome="stale", row=row)
-        if row["claim_lines"] < request.log_count:
+        last = request.first_index + len(lines) if request.first_index <= row["claim_lines"] else 0
+        if max(row["claim_lines"], last) < request.log_count:
             return Finished(outcome="incomplete", row=row)
-        row = {**row, "phase": _phase_of(row, request)}  # which the line of the end belongs to
-        kept = {"finished": json.dumps([*finished, request.claim]), "phases": all_phases(row, request.phases)}
+        kept = logs.batch(tx, row, request.first_index, lines)[1] if lines else {}
+        row = {**row, **kept}  # on which the line of the end counts
+        row["phase"] = _phase_of(row, request)  # which that line belongs to
+        kept.pop("phase", None)
+        kept |= {"finished": json.dumps([*finished, request.claim]), "phases": all_phases(row, request.phases)}
         if row["cancel_requested"]:
             after = cancelled(tx, now, row, phase=row["phase"], **kept)
         elif request.WhichOneof("outcome") == "success":

@@ -89,6 +89,9 @@ class BucketStore:
             BinaryIO, io.BufferedReader(_Verified(functools.partial(self._get, key, sha256), sha256), PART // 16)
         )
 
+    def at_hand(self, sha256: str, limit: int) -> bytes:
+        return b""  # a claim waits for no bucket
+
     def renew(self, sha256: str) -> None:
         if not self._touched(sha256):
             raise _not_found(sha256)

@@ -151,7 +151,8 @@ def controls_in_lines(world: World) -> str:
 
 @probe("dense")
 def indexes_and_sequences_of_its_own(world: World) -> str:
-    """A hole, a negative index, a batch sent twice, sequences that the node names: the log stays dense."""
+    """A hole, a negative index, a batch sent twice, sequences that the node names, lines in a finish that are any
+    of these: the log stays dense."""
     build, claim = world.claimed()
     assert world.lines(build, claim, ["x"], first=7) == {}
     world.lines(build, claim, ["a", "b", "c"], sequence="999", eof=True, omitted="5")
@@ -159,9 +160,13 @@ def indexes_and_sequences_of_its_own(world: World) -> str:
     world.lines(build, claim, ["lost"], first=-(2**62))
     world.lines(build, claim, ["e"], first=2**62)
     assert world.fail(build, claim, 2**62).get("logIncomplete")
-    world.fail(build, claim, -5)
+    last = [{"line": text, "stream": "LOG_STREAM_STDOUT", "sequence": "999"} for text in "def"]
+    for first, count in ((5, 8), (3, 7), (-(2**62), 5), (2**62, 5)):
+        assert world.fail(build, claim, count, firstIndex=str(first), lines=last).get("logIncomplete")
+    for _ in range(2):
+        world.fail(build, claim, -5, firstIndex="3", lines=last)
     log = world.log(build)
-    assert [line["line"] for line in log[:4]] == ["a", "b", "c", "d"], log
+    assert [line["line"] for line in log[:6]] == ["a", "b", "c", "d", "e", "f"], log
     return "dense" if [int(line["sequence"]) for line in log] == list(range(1, len(log) + 1)) else str(log)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
 from sqlalchemy import func, select
 
+from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.store import builds, logs
 from builder.store.schema import held_lines
 from tests.store_contract.world import World, line
@@ -28,6 +30,87 @@ def test_a_batch_sent_twice_is_kept_once_and_a_gap_is_sent_again(world: World) -
         stale, kept, _ = logs.append(world.store, build, claim, first, part)
         assert not stale and kept in (3, 5)
     assert [one["l"] for one in logs.read(world.store, build, 0) if one["o"] == "STDOUT"] == list("01234")
+
+
+@pytest.mark.parametrize("reason", ["", "CompileFailed", "RegistryUnavailable", "cancel"])
+def test_the_last_lines_are_kept_with_the_outcome_and_once(world: World, reason: str) -> None:
+    """Some of them may be kept already: the answer to their batch was lost."""
+    build = world.submit()
+    claim = world.claim(build)
+    logs.append(world.store, build, claim, 0, [line(str(n)) for n in range(3)])
+    if reason == "cancel":
+        builds.cancel(world.store, "acme", build)
+    for _ in range(3):
+        done = finish_with(world, build, claim, [line(str(n)) for n in range(2, 5)], first=2, count=5, reason=reason)
+        assert done.outcome == "done"
+    every = logs.read(world.store, build, 0)
+    assert [one["l"] for one in every if one["o"] == "STDOUT"] == list("01234")
+    row = world.row(build)
+    assert [one["s"] for one in every] == list(range(1, row["log_lines"] + 1))
+    assert "".join(one["o"][:2] for one in every).rstrip("SY") == "ST" * 5, "the control side's words come last"
+    assert (row["claim_lines"], row["status"] in ("RUNNING", "PENDING")) == (5, reason in ("", "RegistryUnavailable"))
+
+
+@pytest.mark.parametrize(("first", "count"), [(3, 4), (4, 5), (2, 5), (0, 9)])
+def test_of_a_finish_that_is_short_of_lines_none_is_kept(world: World, first: int, count: int) -> None:
+    build = world.submit()
+    claim = world.claim(build)
+    logs.append(world.store, build, claim, 0, [line("0"), line("1")])
+    before = world.row(build)
+    done = finish_with(world, build, claim, [line("x")], first=first, count=count)
+    assert (done.outcome, done.row) == ("incomplete", before)
+    assert world.row(build) == before and len(logs.read(world.store, build, 0)) == 2
+
+
+def test_a_stale_owner_keeps_no_last_line(world: World) -> None:
+    build = world.submit()
+    claim = world.claim(build)
+    builds.hand_back(world.store, build, claim, "drain")
+    before = world.row(build), logs.read(world.store, build, 0)
+    assert finish_with(world, build, claim, [line("x")]).outcome == "stale"
+    world.claim(build, "another")
+    assert finish_with(world, build, claim, [line("x")]).outcome == "stale"
+    assert finish_with(world, build, claim + 2, [line("x")], node="other").outcome == "stale"
+    assert logs.read(world.store, build, 0) == before[1] and world.row(build)["claim_lines"] == 0
+
+
+@pytest.mark.parametrize("reason", ["", "CompileFailed", "RegistryUnavailable"])
+def test_last_lines_beyond_the_limit_end_the_log_as_a_batch_does(world: World, reason: str) -> None:
+    lines = [{**line(f"{n:03}" + "x" * 97), "o": "STDERR"} for n in range(400)]
+    kept = []
+    for at_once in (False, True):
+        build = world.submit(log_limit=10_000)
+        claim = world.claim(build)
+        logs.append(world.store, build, claim, 0, lines[:200])
+        if not at_once:
+            logs.append(world.store, build, claim, 200, lines[200:])
+        last = lines[200:] if at_once else []
+        assert finish_with(world, build, claim, last, first=200, count=400, reason=reason).outcome == "done"
+        row, every = world.row(build), logs.read(world.store, build, 0)
+        assert [one["s"] for one in every] == list(range(1, row["log_lines"] + 1))
+        counters = {name: row[name] for name in ("log_lines", "log_bytes", "held_bytes", "log_cut", "claim_lines")}
+        kept.append(([one["l"] for one in every], counters))
+    assert kept[0] == kept[1] and kept[0][1]["log_cut"]
+
+
+def finish_with(
+    world: World,
+    build: str,
+    claim: int,
+    lines: list[logs.Line],
+    *,
+    first: int = 0,
+    count: int = 0,
+    reason: str = "",
+    node: str = "",
+) -> builds.Finished:
+    """A finish with the last lines of its claim."""
+    more = {"build_id": build, "claim": claim, "first_index": first, "log_count": count}
+    if reason and reason != "cancel":
+        request = pb.FinishRequest(**more, failure=pb.Failure(reason=reason, message="m"))
+    else:
+        request = pb.FinishRequest(**more, success=pb.BuiltArtifact(digest="sha256:" + "a" * 64))
+    return builds.finish(world.store, request, 1000, node, lines=lines)
 
 
 def test_a_text_is_kept_as_it_is(world: World) -> None:

@@ -67,9 +67,11 @@ def outcome(reason: str) -> dict[str, Any]:
     return {"failure": pb.Failure(reason=reason, message="m")} if reason else {"success": artifact}
 
 
+@pytest.mark.parametrize("last", [False, True], ids=["", "last-lines"])
 @pytest.mark.parametrize("long", [False, True], ids=["", "held-lines"])
 @pytest.mark.parametrize("reason", ["", "CompileFailed", "RegistryUnavailable", "cancel"])
-def test_a_finish_is_at_most_six_statements(world: World, reason: str, long: bool) -> None:
+def test_a_finish_is_at_most_six_statements(world: World, reason: str, long: bool, last: bool) -> None:
+    """With the last lines as many as an append has more, without the read and the write of the build that both have."""
     build = world.submit(log_limit=1_000)
     claim = world.claim(build)
     builds.planned(world.store, build, claim, *KEY)
@@ -78,11 +80,12 @@ def test_a_finish_is_at_most_six_statements(world: World, reason: str, long: boo
     if reason == "cancel":
         builds.cancel(world.store, "acme", build)
     phase = pb.PhaseRecord(phase=pb.BUILD_PHASE_BUILD, status=pb.PHASE_STATUS_SUCCEEDED, started_at_ms=1, ended_at_ms=2)
-    request = pb.FinishRequest(build_id=build, claim=claim, phases=[phase], **outcome(reason))
+    lines, first = ([line("x")] if last else []), world.row(build)["claim_lines"]
+    request = pb.FinishRequest(build_id=build, claim=claim, phases=[phase], first_index=first, **outcome(reason))
     with counted(world.store) as seen:
-        done = builds.finish(real(world), request, 1000)
+        done = builds.finish(real(world), request, 1000, lines=lines)
     assert done.outcome == "done"
-    assert len(seen) <= 6, seen
+    assert len(seen) <= (6 + 4 - 2 if last else 6), seen
     assert done.row == world.row(build), "the answer is what was written, though it was not read again"
 
 

@@ -157,6 +157,29 @@ def test_a_download_that_is_refused_is_not_asked_for_again(tmp_path: Path) -> No
     assert api.asked == 1
 
 
+def test_a_source_that_came_with_the_claim_is_not_asked_for(tmp_path: Path) -> None:
+    api = Breaking(archive(), Refused("gone"), times=99)
+    one = owned(attempt_at(tmp_path, api), api.data)
+    one.grant.source.content = api.data
+    assert fetched(one).summary.startswith(f"20 files, {len(api.data) // 1024} KiB packed, sha256:")
+    assert api.asked == 0
+
+
+def test_other_bytes_than_the_source_s_that_came_with_the_claim_are_none(tmp_path: Path) -> None:
+    api = Breaking(archive(), Refused("gone"), times=0)
+    one = owned(attempt_at(tmp_path, api), api.data)
+    one.grant.source.content = api.data[:-1] + b"x"
+    assert fetched(one).summary.startswith("20 files")
+    assert api.asked == 1
+
+
+def test_a_source_that_came_with_a_cancelled_claim_is_not_unpacked(tmp_path: Path) -> None:
+    one = owned(attempt_at(tmp_path), archive())
+    one.grant.source.content = archive()
+    one.lease.cancelled = True
+    assert reason(lambda: fetched(one)) == "Cancelled"
+
+
 def test_a_download_ends_with_the_claim(tmp_path: Path) -> None:
     api = Breaking(archive(), Unanswered("reset"), times=99)
     one = owned(attempt_at(tmp_path, api, Clock(step=0.1)), api.data)

@@ -16,7 +16,7 @@ from builder.attempt.attempt import Attempt
 from builder.claims.calls import Refused, Unanswered
 from builder.claims.outcome import Artifact, Outcome, Verdict
 from builder.claims.requests import Close
-from builder.claims.spool import CROWD
+from builder.claims.spool import BATCH_LINES, CROWD, LAST_BYTES
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.node.drive import claim_build, close, driving, work_folder
@@ -28,11 +28,17 @@ LONG_S = 60.0
 
 
 def own(
-    folder: Path, calls: MemoryCalls, work: Callable[[Attempt], Outcome], *, lease_ms: int = 60_000, **settings: object
+    folder: Path,
+    calls: MemoryCalls,
+    work: Callable[[Attempt], Outcome],
+    *,
+    lease_ms: int = 60_000,
+    takes: bool = False,
+    **settings: object,
 ) -> Close:
-    """Drive one claim through `work` to its end; nothing of it may stay on the disk."""
+    """Drive one claim through `work` to its end; nothing of it may stay on the disk. `takes`: lines in a finish."""
     node = node_at(folder, calls, settings=settings)
-    with driving(node, grant_of(lease_ms=lease_ms)) as attempt:
+    with driving(node, grant_of(lease_ms=lease_ms, takes_last_lines=takes)) as attempt:
         with work_folder(attempt):
             outcome = work(attempt)
         how = close(attempt, outcome)
@@ -76,10 +82,11 @@ def test_the_build_user_passes_to_the_work_folder_whatever_the_umask(tmp_path: P
 # --- the log
 
 
+@pytest.mark.parametrize("takes", [False, True])
 @pytest.mark.parametrize(("forgets", "keep"), [(1, 0), (1, 700), (3, 1199)])
-def test_a_finish_that_is_short_of_lines_sends_them_again(tmp_path: Path, forgets: int, keep: int) -> None:
+def test_a_finish_that_is_short_of_lines_sends_them_again(tmp_path: Path, forgets: int, keep: int, takes: bool) -> None:
     calls = MemoryCalls(forgets, keep)
-    assert own(tmp_path, calls, says(1200)) is Close.FINISH
+    assert own(tmp_path, calls, says(1200), takes=takes) is Close.FINISH
     assert calls.kept["b"] == [f"line {number}" for number in range(1200)]
     assert [request.log_count for request in calls.finished] == [1200]
 
@@ -194,6 +201,133 @@ def test_many_lines_wait_for_no_others(tmp_path: Path, batches: list[int]) -> No
 
     assert own(tmp_path, MemoryCalls(), work) is Close.FINISH
     assert sum(batches) == CROWD + 1
+
+
+# --- the last lines
+
+
+def test_the_last_lines_travel_with_the_finish_where_they_are_taken(tmp_path: Path, batches: list[int]) -> None:
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, says(7, PUSHED), takes=True) is Close.FINISH
+    assert batches == [] and calls.kept["b"] == [f"line {number}" for number in range(7)]
+    (sent,) = calls.finished
+    assert (sent.first_index, len(sent.lines), sent.log_count) == (0, 7, 7)
+
+
+def test_lines_that_were_kept_before_do_not_travel_again(tmp_path: Path, batches: list[int]) -> None:
+    def work(attempt: Attempt) -> Outcome:
+        says(3)(attempt)
+        attempt.wait_until_acknowledged()
+        return says(2)(attempt)
+
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, work, takes=True) is Close.FINISH
+    assert batches == [3] and [(one.first_index, len(one.lines)) for one in calls.finished] == [(3, 2)]
+    assert len(calls.kept["b"]) == 5
+
+
+def test_more_lines_than_a_batch_are_appended_until_one_is_left(tmp_path: Path, batches: list[int]) -> None:
+    class Away(MemoryCalls):
+        """It answers once the log has ended."""
+
+        attempt: Attempt
+
+        def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+            if not self.attempt.log.spool._closed:
+                raise Unanswered("away")
+            return super().append_log(request)
+
+    calls = Away()
+
+    def work(attempt: Attempt) -> Outcome:
+        calls.attempt = attempt
+        return says(BATCH_LINES + 3)(attempt)
+
+    assert own(tmp_path, calls, work, takes=True) is Close.FINISH
+    assert batches == [BATCH_LINES] and [len(sent.lines) for sent in calls.finished] == [3]
+    assert calls.kept["b"] == [f"line {number}" for number in range(BATCH_LINES + 3)]
+
+
+def test_long_last_lines_are_appended(tmp_path: Path, batches: list[int]) -> None:
+    def work(attempt: Attempt) -> Outcome:
+        for _ in range(40):
+            attempt.log.system("x" * 16_000)
+        return FAILED
+
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, work, takes=True) is Close.FINISH
+    assert batches and len(calls.kept["b"]) == 40
+    assert sum(len(line.line) for line in calls.finished[0].lines) <= LAST_BYTES
+
+
+def test_last_lines_wait_for_the_batch_that_is_under_way(tmp_path: Path) -> None:
+    """Behind it, so that none of them is sent twice in vain; its answer may be lost all the same."""
+    under_way, finishing = threading.Event(), threading.Event()
+
+    class Slow(MemoryCalls):
+        def append_log(self, request: pb.AppendLogRequest) -> pb.AppendLogResponse:
+            under_way.set()
+            assert finishing.wait(LONG_S)
+            super().append_log(request)
+            raise Unanswered("its answer was lost")
+
+    def work(attempt: Attempt) -> Outcome:
+        says(2)(attempt)
+        assert under_way.wait(LONG_S)
+        attempt.log.system("line 2")
+        attempt.log.spool.close()
+        finishing.set()
+        return FAILED
+
+    calls = Slow()
+    assert own(tmp_path, calls, work, takes=True) is Close.FINISH
+    assert calls.kept["b"] == ["line 0", "line 1", "line 2"]
+    assert [(one.first_index, len(one.lines)) for one in calls.finished] == [(0, 3)]
+
+
+def test_a_finish_with_lines_is_repeated_with_them(tmp_path: Path, batches: list[int]) -> None:
+    """Its answer was lost, once before it was stored and once after."""
+
+    class Away(MemoryCalls):
+        tries = 0
+
+        def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
+            self.tries += 1
+            if self.tries == 2:
+                super().finish(request)
+            if self.tries < 3:
+                raise Unanswered("away")
+            return super().finish(request)
+
+    calls = Away()
+    assert own(tmp_path, calls, says(2, PUSHED), takes=True) is Close.FINISH
+    assert (calls.tries, batches, calls.kept["b"]) == (3, [], ["line 0", "line 1"])
+
+
+def test_a_control_process_that_knows_no_lines_in_a_finish_gets_them_before(tmp_path: Path, batches: list[int]) -> None:
+    """While the control side is upgraded one process takes them, and the next one refuses the field."""
+
+    class Earlier(MemoryCalls):
+        def finish(self, request: pb.FinishRequest) -> pb.FinishResponse:
+            if request.lines:
+                raise Refused("INVALID_ARGUMENT: lines: there is no such field")
+            return super().finish(request)
+
+    calls = Earlier()
+    assert own(tmp_path, calls, says(3, PUSHED), takes=True) is Close.FINISH
+    assert batches == [3] and calls.kept["b"] == ["line 0", "line 1", "line 2"]
+    assert [request.success.digest for request in calls.finished] == ["sha256:0"]
+
+
+def test_a_lost_claim_sends_no_last_lines(tmp_path: Path) -> None:
+    def work(attempt: Attempt) -> Outcome:
+        attempt.lose()
+        says(3)(attempt)
+        return PUSHED
+
+    calls = MemoryCalls()
+    assert own(tmp_path, calls, work, takes=True) is Close.LOST
+    assert (calls.finished, calls.kept) == ([], {})
 
 
 # --- the end

@@ -84,7 +84,8 @@ class Field:
                 fan_out=lambda build_id, lines: None,
                 stale=lambda call: None,
                 dropped=lambda count: None,
-            )
+            ),
+            with_claim_bytes=0,
         )
 
     @property

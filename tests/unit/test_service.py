@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -302,6 +303,62 @@ def test_a_node_that_never_registered_is_told_to(services: Services) -> None:
     with pytest.raises(CallRefused, match="register the node first") as refused:
         services.worker.claim_build(NODE, request)
     assert refused.value.code == "FAILED_PRECONDITION"
+
+
+SOURCE = b"x = 1\n"
+"""What `Services.submit` sends."""
+
+
+def claimed_twice(services: Services, worker: WorkerService) -> list[pb.ClaimBuildResponse]:
+    """The answer to a claim, and to its repetition."""
+    register(services, "n")
+    request = pb.ClaimBuildRequest(protocol=1, build_id=services.submit(), node_id="n", nonce="x")
+    return [worker.claim_build(node_of("n"), request) for _ in range(2)]
+
+
+def test_a_small_source_travels_with_its_claim_however_often_that_is_repeated(services: Services) -> None:
+    worker = WorkerService(services.parts, with_claim_bytes=len(SOURCE))
+    for answer in claimed_twice(services, worker):
+        assert answer.granted and answer.source.content == SOURCE
+        assert answer.source.sha256 == "sha256:" + hashlib.sha256(SOURCE).hexdigest()
+        assert not answer.request.code.compile.source_code
+
+
+@pytest.mark.parametrize("most", [0, len(SOURCE) - 1])
+def test_a_larger_source_is_fetched(services: Services, most: int) -> None:
+    for answer in claimed_twice(services, WorkerService(services.parts, with_claim_bytes=most)):
+        assert answer.granted and not answer.source.content and answer.source.size_bytes == len(SOURCE)
+
+
+def test_a_source_that_cannot_be_read_fails_no_claim(services: Services, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FolderStore, "_path", lambda *_: Path("/nowhere"))
+    monkeypatch.setattr(FolderStore, "_publish", lambda *_: None)
+    answer = claimed_twice(services, services.worker)[1]
+    assert answer.granted and not answer.source.content
+    with pytest.raises(BuildError, match="SourceNotFound"):
+        services.worker.source(node_of("n"), answer.build_id, answer.claim)
+
+
+def test_the_last_lines_of_a_finish_are_bounded_and_cleaned_as_those_of_a_batch(services: Services) -> None:
+    build = services.submit()
+    register(services, "n")
+    granted = services.worker.claim_build(
+        node_of("n"), pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    )
+    assert granted.takes_last_lines
+    common = {"protocol": 1, "build_id": build, "claim": granted.claim}
+    hostile = pb.LogEntry(line="a\x1b[31mb" + "x" * 200_000, timestamp_ms=2**62, phase=pb.BUILD_PHASE_BUILD, sequence=9)
+    services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=[hostile]))
+    finish = pb.FinishRequest(
+        **common, first_index=1, lines=[hostile], log_count=2, failure=pb.Failure(reason="CompileFailed", message="m")
+    )
+    for other in ("other", "n", "n"):
+        stale = services.worker.finish(node_of(other), finish).stale
+        assert stale == (other == "other") and len(finish.lines) == 1, "a request may be sent again"
+    first, second, *ends = logs.read(services.store, build, 0)
+    assert {**first, "s": 2} == second and second["l"].startswith("abx") and len(second["l"]) <= 128 * 1024
+    assert [one["l"] for one in ends] == ["FAILED CompileFailed"]
+    assert services.get(build).log_lines == 3
 
 
 def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> None:

@@ -237,6 +237,8 @@ def test_store_keeps_by_digest_and_twice_is_once(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "store" / "sha256" / digest[:2] / digest).is_file()
     with store.open(digest) as file:
         assert file.read() == b"hello"
+    assert [store.at_hand(digest, most) for most in (4, 5, 6)] == [b"", b"hello", b"hello"]
+    assert [store.at_hand(other, 5) for other in ("0" * 64, "../hello")] == [b"", b""]
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [digest]
 
 

@@ -71,9 +71,14 @@ class World:
         assert not WorkerService(self.parts).append_log(NODE, request).stale
         self.count += count
 
-    def finish(self) -> None:
+    def finish(self, last: int = 0) -> None:
+        """End the build, with so many lines that were not sent before."""
         failure = pb.Failure(reason="CompileFailed", message="m", error_class="user_code")
         request = pb.FinishRequest(protocol=1, build_id=self.build, claim=self.claim, failure=failure)
+        request.first_index = self.count
+        for number in range(self.count, self.count + last):
+            request.lines.add(line=f"line {number}", stream=pb.LOG_STREAM_STDOUT, timestamp_ms=1)
+        self.count += last
         request.log_count = self.count
         assert not WorkerService(self.parts).finish(NODE, request).stale
 
@@ -169,12 +174,12 @@ def test_every_reader_gets_each_sequence_once_and_in_order_and_each_is_encoded_o
         readers = [asyncio.create_task(world.follow(place)) for _ in range(50)]
         for _ in range(40):
             await asyncio.to_thread(world.write, 100)
-        await asyncio.to_thread(world.finish)
+        await asyncio.to_thread(world.finish, last=3)
         return await asyncio.gather(*readers)
 
     found = run(world, work)
     wanted = list(range(1, world.lines() + 1))
-    assert len(found) == 50
+    assert len(found) == 50 and len(wanted) > 4303
     for got, eof in found:
         assert got == wanted
         assert eof is not None and (eof.sequence, eof.status) == (wanted[-1], pb.BUILD_STATUS_FAILED)

@@ -254,6 +254,14 @@ def watched(services: Services, monkeypatch: pytest.MonkeyPatch) -> Watched:  # 
     return Watched(services, monkeypatch)
 
 
+def test_lines_that_come_with_a_finish_hide_the_secret_too(watched: Watched) -> None:
+    """No watcher of ours sends any."""
+    watched.opened = {"git.token": TOKEN}
+    failure, lines = pb.Failure(reason="StepFailed", message="m"), [pb.LogEntry(line=f"x {TOKEN}")]
+    watched.worker.finish(WATCHER, pb.FinishRequest(**watched.mine, log_count=1, lines=lines, failure=failure))
+    assert watched.kept[0] == "x ***"
+
+
 def test_a_secret_that_is_deleted_meanwhile_withholds_what_follows(watched: Watched) -> None:
     """Its value is in the Job all the same, and nothing is left to compare with."""
     watched.opened = BuildError("SecretNotFound", "no such secret")

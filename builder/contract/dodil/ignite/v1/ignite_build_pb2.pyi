@@ -1751,6 +1751,7 @@ class ClaimBuildResponse(_message.Message):
     SECRETS_FIELD_NUMBER: _builtins.int
     START_CHECK_FIELD_NUMBER: _builtins.int
     REBASED_FIELD_NUMBER: _builtins.int
+    TAKES_LAST_LINES_FIELD_NUMBER: _builtins.int
     DEFAULT_VERSIONS_FIELD_NUMBER: _builtins.int
     granted: _builtins.bool
     refused_because: _builtins.str
@@ -1761,9 +1762,11 @@ class ClaimBuildResponse(_message.Message):
     organization_name: _builtins.str
     start_check: _builtins.str
     """The start check: "off", "warn" or "require"; empty: off."""
+    takes_last_lines: _builtins.bool
+    """Finish takes `lines`; a control side of an earlier version refuses the field."""
     @_builtins.property
     def request(self) -> Global___CreateBuildRequest:
-        """Without the source's bytes."""
+        """Without the source's bytes, which are in `source` if anywhere."""
 
     @_builtins.property
     def source(self) -> Global___StoredSource: ...
@@ -1800,11 +1803,12 @@ class ClaimBuildResponse(_message.Message):
         secrets: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         start_check: _builtins.str = ...,
         rebased: Global___RebasedImage | None = ...,
+        takes_last_lines: _builtins.bool = ...,
         default_versions: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["destination", b"destination", "limits", b"limits", "rebased", b"rebased", "request", b"request", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "rebased", b"rebased", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "build_id", b"build_id", "claim", b"claim", "default_versions", b"default_versions", "destination", b"destination", "granted", b"granted", "lease_ms", b"lease_ms", "limits", b"limits", "organization_name", b"organization_name", "rebased", b"rebased", "refused_because", b"refused_because", "request", b"request", "secrets", b"secrets", "source", b"source", "start_check", b"start_check", "takes_last_lines", b"takes_last_lines"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1850,18 +1854,24 @@ class StoredSource(_message.Message):
 
     SHA256_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CONTENT_FIELD_NUMBER: _builtins.int
     sha256: _builtins.str
     """"sha256:" and 64 hex digits."""
     size_bytes: _builtins.int
+    content: _builtins.bytes
+    """All of its bytes, of a small source that is at hand; empty: they are fetched. A node of an earlier version skips it
+    and fetches them.
+    """
     def __init__(
         self,
         *,
         sha256: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        content: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2266,12 +2276,16 @@ class FinishRequest(_message.Message):
     SUCCESS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     PHASES_FIELD_NUMBER: _builtins.int
+    FIRST_INDEX_FIELD_NUMBER: _builtins.int
+    LINES_FIELD_NUMBER: _builtins.int
     UNEXPECTED_FIELD_NUMBER: _builtins.int
     protocol: _builtins.int
     build_id: _builtins.str
     claim: _builtins.int
     log_count: _builtins.int
     """How many lines the claim has."""
+    first_index: _builtins.int
+    """The last lines of the claim, as AppendLog has them: kept in the transaction of the outcome, or not at all."""
     unexpected: _builtins.str
     """What nobody foresaw, for the operator's log only."""
     @_builtins.property
@@ -2280,6 +2294,8 @@ class FinishRequest(_message.Message):
     def failure(self) -> Global___Failure: ...
     @_builtins.property
     def phases(self) -> _containers.RepeatedCompositeFieldContainer[Global___PhaseRecord]: ...
+    @_builtins.property
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogEntry]: ...
     def __init__(
         self,
         *,
@@ -2290,11 +2306,13 @@ class FinishRequest(_message.Message):
         success: Global___BuiltArtifact | None = ...,
         failure: Global___Failure | None = ...,
         phases: _abc.Iterable[Global___PhaseRecord] | None = ...,
+        first_index: _builtins.int = ...,
+        lines: _abc.Iterable[Global___LogEntry] | None = ...,
         unexpected: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["failure", b"failure", "outcome", b"outcome", "success", b"success"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "failure", b"failure", "log_count", b"log_count", "outcome", b"outcome", "phases", b"phases", "protocol", b"protocol", "success", b"success", "unexpected", b"unexpected"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["build_id", b"build_id", "claim", b"claim", "failure", b"failure", "first_index", b"first_index", "lines", b"lines", "log_count", b"log_count", "outcome", b"outcome", "phases", b"phases", "protocol", b"protocol", "success", b"success", "unexpected", b"unexpected"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["success", "failure"]  # noqa: Y015
     _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
