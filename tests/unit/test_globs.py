@@ -98,15 +98,15 @@ def test_time_grows_as_the_path_does(pattern: str, part: str) -> None:
 
 def test_memory_grows_as_the_pattern_does() -> None:
     """Each class has a number with a bit for each state: of a pattern that no path can match none is made."""
-    pattern = "".join(f"**[{chr(0x4E00 + number)}b]" for number in range(16_000))
+    pattern = "".join(f"**[{chr(0x4E00 + number)}b]" for number in range(2_000))
     tracemalloc.start()
     try:
         made = moby_pattern(pattern)
-        assert not made.matches("b" * 4096)
+        assert not made.matches("b" * 512)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert peak < 16 << 20, peak
+    assert peak < 1_300_000, peak  # of 700,000 without the numbers, 2,000,000 with them
 
 
 GIT_PARTS = (
