@@ -48,10 +48,12 @@ def empty_store() -> bytes:
         return path.read_bytes()
 
 
-@pytest.fixture(autouse=True)
-def schema_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let a new store begin as a copy: the migrations take some fifty times as long. `migrates`: a test of them."""
+@pytest.fixture(autouse=True, scope="module")
+def schema_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let a new store begin as a copy: the migrations take some fifty times as long. `migrates`: a module of tests of
+    them. Once for a module: to patch for each of 8,000 tests takes seconds."""
     if request.node.get_closest_marker("migrates"):
+        yield
         return
     data, make_private = empty_store(), engine._make_private
 
@@ -60,7 +62,9 @@ def schema_once(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch)
         if not database.stat().st_size:
             database.write_bytes(data)
 
-    monkeypatch.setattr(engine, "_make_private", with_schema)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "_make_private", with_schema)
+        yield
 
 
 FIRST_ENGINE: list[Engine] = []
