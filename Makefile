@@ -30,7 +30,7 @@ test-unit: setup ## only the fast tests, which cannot open a socket or start a p
 test-apart: setup ## slow tests, which touch nothing either, explorations of the store, the store on PostgreSQL
 	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/slow tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py -n auto --maxprocesses 4 --dist worksteal
 
-test-e2e: test-apart ## only the end-to-end tests
+test-e2e: test-apart ## no unit tests, all others but the cluster's
 	@$(RUN)python -m tests.lanes
 
 # Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.

@@ -52,6 +52,20 @@ def test_a_page_that_is_not_the_code_is_noticed_and_written_again(right: str, wr
     assert doc.architecture_page(mutated) == page
 
 
+def test_an_import_is_found_however_deep_it_stands() -> None:
+    places = [
+        "if 1:\n  {}", "if 1:\n  pass\nelse:\n  {}", "while 1:\n  {}", "for x in y:\n  pass\nelse:\n  {}",
+        "with x:\n  {}",
+        "try:\n  {}\nfinally:\n  pass", "try:\n  pass\nexcept E:\n  {}", "try:\n  pass\nexcept* E:\n  {}",
+        "try:\n  pass\nexcept E:\n  pass\nelse:\n  {}", "try:\n  pass\nfinally:\n  {}", "match x:\n  case 1:\n    {}",
+        "class A:\n  {}", "def f():\n  {}", "async def f():\n  async with x:\n    {}", "x = lambda: 1 if 2 else 3\n{}",
+        "class A:\n  def f(self):\n    if 1:\n      {}",
+    ]  # fmt: skip
+    for place in places:
+        tree = ast.parse(place.format("from builder.key import x; from builder import plan; import builder.text"))
+        assert doc._imports(tree) == {"key", "plan", "text"}, place
+
+
 def test_no_circle_between_packages() -> None:
     arrows_of = {name: set(used) for name, (_, used) in doc.parts().items()}
     while leaves := {name for name, used in arrows_of.items() if not used}:
