@@ -19,18 +19,18 @@ demo-images: setup ## images of a Dockerfile, by buildpacks and prebuilt on a Ku
 	@$(RUN)python -m examples.demo_images $(CLUSTER)
 
 # Kubernetes and Kaniko are compiled by the first run on a machine, which takes minutes: with CI set, or by test-cluster.
-test: test-unit test-apart ## all tests: unit, end to end on real servers and compilers, on Kubernetes if it is compiled
+test: test-unit test-apart ## all tests: unit, slow, end to end on real servers and compilers, on Kubernetes if it is compiled
 	@$(RUN)python -m tests.lanes $$(if [ -n "$$CI" ] || $(RUN)python -m tests.cluster compiled; then echo tests/cluster; fi)
 
 # Rewriting the assertions takes each process some 8 s: what is rewritten is kept, whatever PYTHONDONTWRITEBYTECODE says.
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
 	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/unit -n auto --dist worksteal
 
-# End-to-end tests of one process and its store each (tests/lanes.py has all others): one a core.
-test-apart: setup
-	$(RUN)python -m pytest tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py -n auto --maxprocesses 4 --dist worksteal
+# Tests of one process and its store each (tests/lanes.py has all other end-to-end ones): one a core.
+test-apart: setup ## slow tests, which touch nothing either, explorations of the store, the store on PostgreSQL
+	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/slow tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py -n auto --maxprocesses 4 --dist worksteal
 
-test-e2e: test-apart ## only the end-to-end tests
+test-e2e: test-apart ## no unit tests, all others but the cluster's
 	@$(RUN)python -m tests.lanes
 
 # Its servers take turns with other sessions' and its first builds are cold: more time than a test has otherwise.

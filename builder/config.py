@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import fcntl
+import functools
 import os
 import secrets
 import tomllib
@@ -132,10 +133,16 @@ def _file(environ: Mapping[str, str]) -> Source:
         raise BuildError("InvalidRequest", f"the settings file cannot be read: {error}", where=str(path)) from None
 
 
+@functools.cache
+def _hints() -> Mapping[str, object]:
+    """The type of each setting; to resolve them takes longer than all else that is read."""
+    return get_type_hints(Settings)
+
+
 def _environment(environ: Mapping[str, str]) -> Source:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
-    hints = get_type_hints(Settings)
+    hints = _hints()
     for variable, text in environ.items():
         name = variable.removeprefix(PREFIX).lower()
         if not variable.startswith(PREFIX) or name == "config":

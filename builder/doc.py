@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from builder import pipelines
@@ -47,9 +48,21 @@ def parts() -> dict[str, tuple[str, tuple[str, ...]]]:
     return {name: (said, tuple(sorted(used - {name}))) for name, (said, used) in sorted(found.items())}
 
 
+def _statements(tree: ast.Module) -> Iterator[ast.AST]:
+    """Every statement of a module, however deep it stands. Its expressions, which are most of a tree, have none."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+            inner = getattr(node, name, ())
+            if isinstance(inner, list):  # of a lambda or a conditional expression it is one expression
+                waiting += inner
+        yield node
+
+
 def _imports(tree: ast.Module) -> set[str]:
     used = set()
-    for node in ast.walk(tree):
+    for node in _statements(tree):
         if isinstance(node, ast.ImportFrom) and node.module == "builder":
             used |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("builder."):

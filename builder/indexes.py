@@ -11,7 +11,7 @@ import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
-from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from builder.data import runtimes_dir
@@ -92,7 +92,9 @@ def claimed() -> frozenset[str]:
     return frozenset(name for one in every for name in (*one.variables, *one.instead))
 
 
-def shipped(folder: Path | None = None) -> Mapping[str, Indexes]:
-    """Runtime → its indexes, for every runtime of this installation."""
-    recipes = sorted((folder or runtimes_dir()).glob("*/toolchain.toml"))
-    return {path.parent.name: read(tomllib.loads(path.read_text(encoding="utf-8"))) for path in recipes}
+@functools.cache
+def shipped() -> Mapping[str, Indexes]:
+    """Runtime → its indexes, for every runtime of this installation. Read once: its files stay as they are."""
+    recipes = sorted(runtimes_dir().glob("*/toolchain.toml"))
+    found = {path.parent.name: read(tomllib.loads(path.read_text(encoding="utf-8"))) for path in recipes}
+    return MappingProxyType(found)

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.e2e
 
 OF_JOBS = {"launching", "launched", "adopt-job", "caught-up", "release", "unwatched"}
 UNSEEN = {"heartbeat", "submit", "offer", "resolve", "image-refused", *OF_JOBS}
-"""See tests/unit/test_exploration.py."""
+"""See tests/slow/test_exploration.py."""
 
 
 Worlds = Callable[[Model], World]

@@ -73,3 +73,15 @@ def test_no_proxy_is_the_machines_own_and_no_secret() -> None:
     shown = {name: value for name, value, _ in loaded.describe()}
     assert ".corp" in shown["no_proxy"] and "hunter2" not in shown["upstream_proxy"]
     assert config.load({}, {"HOME": "/nowhere"}).settings.no_proxy == ()
+
+
+def test_what_the_installation_ships_is_read_once_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To read the runtimes' indexes and to resolve the settings' types took a `load` 10 ms each time."""
+
+    def again(*_: object) -> object:
+        raise AssertionError("read again")
+
+    first = config.load({}, {})
+    monkeypatch.setattr(indexes, "tomllib", None)
+    monkeypatch.setattr(config, "get_type_hints", again)
+    assert config.load({}, {}) == first

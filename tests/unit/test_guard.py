@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.unit.conftest import PROCESS
+from tests.unit_fixtures import PROCESS
 
 TRUE = "/bin/true"
 ARGUMENTS: dict[str, tuple[object, ...]] = {

@@ -16,8 +16,14 @@ def test_each_file_is_in_one_session_and_no_session_is_empty() -> None:
 
 
 def test_the_files_apart_are_run_by_the_makefile() -> None:
-    (line,) = [line for line in (lanes.ROOT / "Makefile").read_text().splitlines() if "-m pytest tests/e2e/" in line]
-    assert [word for word in line.split() if word.endswith(".py")] == [f"{lanes.E2E}/{name}" for name in lanes.APART]
+    (line,) = [line for line in (lanes.ROOT / "Makefile").read_text().splitlines() if "-m pytest tests/slow" in line]
+    named = [word for word in line.split() if word.startswith("tests/")]
+    assert named == ["tests/slow", *(f"{lanes.E2E}/{name}" for name in lanes.APART)]
+
+
+def test_make_test_runs_the_slow_tests() -> None:
+    (line,) = [line for line in (lanes.ROOT / "Makefile").read_text().splitlines() if line.startswith("test:")]
+    assert {"test-unit", "test-apart"} <= set(line.split())
 
 
 def test_what_takes_longest_comes_first() -> None:

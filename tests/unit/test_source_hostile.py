@@ -46,8 +46,8 @@ def test_a_hostile_archive_is_refused(row: Hostile, fence: Path) -> None:
     assert (error.reason, row.says in error.message) == (row.reason, True), error
     assert outside(fence) == before
     assert (visible(error.message), visible(error.where)) == (error.message, error.where)
-    for path in (fence / "a" / "b" / "dest").rglob("*"):
-        assert path.resolve().is_relative_to(fence / "a" / "b" / "dest")
+    for path in (fence / "a" / "b" / "dest").rglob("*"):  # which follows no link: only a link can lead out
+        assert not path.is_symlink() or path.resolve().is_relative_to(fence / "a" / "b" / "dest")
 
 
 @pytest.mark.parametrize("kind", ["name above", "name escape"])

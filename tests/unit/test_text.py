@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 import unicodedata
 from pathlib import Path
 
@@ -14,7 +13,6 @@ from hypothesis import strategies as st
 from builder import text as texts
 from builder.sandbox.lines import LineSplitter
 from builder.text import canonical_json, log_line, size, visible
-from tests.growth import assert_linear
 
 
 @pytest.mark.parametrize(
@@ -104,25 +102,6 @@ def test_no_control_survives_however_the_output_is_split(text: str, cuts: list[i
 @given(st.text(st.characters(exclude_categories=["Cc", "Cf", "Cs", "Zl", "Zp"]) | st.just("\t")))
 def test_honest_text_survives_as_it_is(text: str) -> None:
     assert log_line(text) == text
-
-
-INTRODUCERS = ["\x1b", "\x1b[", "\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_", "\x1b ", *map(chr, range(0x80, 0xA0))]
-
-
-@pytest.mark.parametrize("more", ["", "0;", "\x1b", "\x9d"])
-@pytest.mark.parametrize("part", INTRODUCERS, ids=repr)
-def test_a_line_costs_what_it_is_long(part: str, more: str) -> None:
-    """The pattern is linear: each try of a match, however it ends, looks at what the next one does not look at."""
-
-    def spent(count: int) -> float:
-        text = part + more
-        lines = (text * count, part + more * count, part * count + more)
-        began = time.process_time()
-        for line in lines:
-            assert "\x1b" not in log_line(line)
-        return time.process_time() - began
-
-    assert_linear(lambda: spent(5_000), lambda: spent(20_000), 0.05, power=2)
 
 
 def test_a_string_that_holds_another_introducer_ends_there() -> None:

@@ -28,8 +28,9 @@ from builder.pipelines.deno import jsr
 from builder.pipelines.deno.project import Need
 from builder.sandbox import app
 from builder.source.tree import DictTree
+from builder.text import log_line
 from tests.growth import assert_linear
-from tests.unit.test_pipelines_hostile import SHAPES
+from tests.hostile_text import SHAPES
 
 SMALL, LARGE = 16 * 1024, 64 * 1024
 FLOOR_S = 0.02
@@ -226,3 +227,22 @@ def test_the_last_words_of_a_builder_are_read_in_time_that_grows_as_they_do(unit
         return time.process_time() - began
 
     assert_linear(functools.partial(words, 1000), functools.partial(words, 4000), 0.002, unit)
+
+
+INTRODUCERS = ["\x1b", "\x1b[", "\x1b]", "\x1bP", "\x1bX", "\x1b^", "\x1b_", "\x1b ", *map(chr, range(0x80, 0xA0))]
+
+
+@pytest.mark.parametrize("more", ["", "0;", "\x1b", "\x9d"])
+@pytest.mark.parametrize("part", INTRODUCERS, ids=repr)
+def test_a_line_costs_what_it_is_long(part: str, more: str) -> None:
+    """The pattern is linear: each try of a match, however it ends, looks at what the next one does not look at."""
+
+    def spent(count: int) -> float:
+        text = part + more
+        lines = (text * count, part + more * count, part * count + more)
+        began = time.process_time()
+        for line in lines:
+            assert "\x1b" not in log_line(line)
+        return time.process_time() - began
+
+    assert_linear(lambda: spent(5_000), lambda: spent(20_000), 0.05, power=2)
