@@ -136,7 +136,8 @@ SQLite, for a build that succeeds and a log within its limit.""",
 whole programs: same project, base image and registry, caches warm, each arm's its own. What ko does not do is in it:
 the sandbox, a record with its log, the statement of what was built from what, the user's tag.""",
         """\
-What is above the target is the start of the interpreter and its imports.""",
+What is above the target is the start of the interpreter and its imports. Of a changed line the compiler alone takes
+most of ko's time (its row). What it leaves below 0.9× is less than this program takes to load.""",
     ),
     "P7": Prose(
         "P7: the sandbox",

@@ -35,7 +35,16 @@ def measure(
         local = _program(here, project)
         other = ko.Ko(project, here.folder / "ko", here.registry, ko.installed())
         other.prepare(here.bases, "go")
-        changed = interleave({"local": lambda number: local(f"local-{number}"), "ko": other.build}, rounds)
+        alone = ko.Ko(project, here.folder / "alone", here.registry, ko.installed())
+        alone.prepare(here.bases, "go")
+        changed = interleave(
+            {
+                "local": lambda number: local(f"local-{number}"),
+                "ko": other.build,
+                "compiler": lambda number: alone.compile(f"alone-{number}"),
+            },
+            rounds,
+        )
         same = interleave({"local": lambda _: local("same"), "ko": lambda _: other.build("same")}, rounds)
     starts = interleave(
         {"version": lambda _: _spawn(PROGRAM, "--version"), "bare": lambda _: _spawn(sys.executable, "-c", "pass")},
@@ -45,13 +54,14 @@ def measure(
     for label, took, arm, against, most in (
         ("Go service, unchanged: `ignite-builder build` without a server / ko", same, "local", "ko", MOST_SAME),
         ("Go service, one line changed: the same / ko", changed, "local", "ko", MOST_CHANGED),
+        ("Go service, one line changed: its `go build` alone / ko", changed, "compiler", "ko", None),
         ("`ignite-builder --version` / `python -c pass`", starts, "version", "bare", MOST_START),
     ):
         found = ratios(took[arm], took[against])
         rows.append(ratio_row(label, spread(found), found, most))
         medians = ", ".join(f"{name} {spread(values).median:.3f} s" for name, values in took.items())
         notes.append(f"{label.partition(':')[0]}, medians: {medians}")
-    return tuple(rows), tuple(notes)
+    return tuple(rows), tuple(dict.fromkeys(notes))
 
 
 def _program(here: Place, project: Project) -> Callable[[str], float]:
