@@ -66,5 +66,5 @@ generate: setup ## write the generated files again
 golden: setup ## write the golden plans again
 	$(RUN)python -m tests.golden.update
 
-bench: setup ## measure against the bare toolchain and ko, write docs/benchmarks.md (45 minutes, a quiet machine)
+bench: setup ## measure against the bare toolchain and ko, write docs/benchmarks.md (an hour and a half, a quiet machine)
 	$(RUN)python -m bench

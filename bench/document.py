@@ -254,7 +254,7 @@ def _kept(page: str, title: str) -> str:
 def _machine(machine: Machine) -> str:
     return (
         f"Machine: {machine.cores} cores of {machine.cpu}, {machine.memory_gib} GiB memory, {machine.system}; "
-        f"{machine.tools}.\n\nRepeat: `make bench` (about 45 minutes, root for the count of processes).\n"
+        f"{machine.tools}.\n\nRepeat: `make bench` (about an hour and a half, root for the count of processes).\n"
     )
 
 
