@@ -173,7 +173,7 @@ class Api:
                     yield response
                     return
                 finally:
-                    response.close()
+                    _end(response)
             finally:
                 connection.uses -= 1
                 if connection is not self._current and not connection.uses:  # a log may go on with the old one
@@ -201,6 +201,15 @@ class Api:
             if self._no_new:
                 raise ClusterRefused(UNAUTHORIZED, "Unauthorized", f"the credential is refused, {self._no_new}")
             return False
+
+
+def _end(response: Any) -> None:
+    """Close an answer. A connection whose answer was not read to its end is cut: TLS would wait for the farewell of a
+    server that may be gone, and leave the socket behind where the loop ends before."""
+    connection = response.connection  # None where the answer was read: it has gone back to the pool
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+    response.close()
 
 
 async def _request(

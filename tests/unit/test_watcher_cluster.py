@@ -463,13 +463,17 @@ class Answer:
 
     def __init__(self, status: int, text: bytes) -> None:
         self.status, self._text, self.content = status, text, self
-        self.is_closed = False
+        self.is_closed = self.is_cut = False
+        self.connection: Any = None
 
     async def read(self) -> bytes:
         return self._text
 
     async def iter_any(self) -> AsyncGenerator[bytes, None]:
         yield self._text
+
+    def abort(self) -> None:
+        self.is_cut = True
 
     def close(self) -> None:
         self.is_closed = True
@@ -523,6 +527,27 @@ def test_a_credential_that_ends_is_read_again_and_what_goes_on_with_the_old_one_
         assert made[0].is_closed
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["read", "left"])
+def test_a_connection_is_cut_where_its_answer_was_not_read_to_the_end(
+    is_read: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that was closed in peace would wait for its server, whose socket the end of the loop leaves open."""
+    answer = Answer(200, b"a line")
+    answer.connection = None if is_read else SimpleNamespace(transport=answer)
+
+    async def request(*asked: Any) -> Answer:
+        return answer
+
+    async def scenario() -> None:
+        log = Api(Client("first")).log("n", "p", "c", since="", follow=True)
+        assert await anext(log) == b"a line"
+        await log.aclose()
+
+    monkeypatch.setattr(kube, "_request", request)
+    asyncio.run(scenario())
+    assert answer.is_closed and answer.is_cut is not is_read
 
 
 def test_a_credential_that_stays_refused_is_asked_for_now_and_then_and_says_why(server: set[str]) -> None:
