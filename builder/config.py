@@ -81,8 +81,10 @@ def load(flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] = os
     except ValueError as error:
         name = str(error).partition(":")[0]
         raise BuildError("InvalidRequest", str(error), where=origins.get(name, name)) from None
-    if not handed and settings.ca_bundle and not Path(settings.ca_bundle).is_file():
-        message = f"ca_bundle: {settings.ca_bundle} is no file"
+    if (
+        not handed and settings.ca_bundle and not os.path.isfile(settings.ca_bundle)
+    ):  # also where this user may not look
+        message = f"ca_bundle: {settings.ca_bundle} is no file that can be seen"
         raise BuildError("InvalidRequest", message, where=origins["ca_bundle"])
     return Loaded(settings=settings, origins=origins)
 
@@ -105,7 +107,7 @@ def _defaults(environ: Mapping[str, str]) -> Source:
         "node_dir": "/var/lib/ignite-builder" if is_root else str(home / "node"),
         "node_id": os.uname().nodename,
         "index_env": _index_env(environ),
-        "ca_bundle": next((path for path in _bundles(environ) if Path(path).is_file()), ""),
+        "ca_bundle": next((path for path in _bundles(environ) if os.path.isfile(path)), ""),
         "upstream_proxy": next((environ[name] for name in PROXY_VARIABLES if environ.get(name)), ""),
         "no_proxy": _words(next((environ[name] for name in NO_PROXY_VARIABLES if environ.get(name)), "")),
     }

@@ -118,7 +118,7 @@ def refused_here(error: BuildError) -> Stop:
     return Stop(
         error.reason,
         error.message,
-        exit_code=CALL_EXITS[error.row.grpc] if exits_by_call else error.row.exit_code,
+        exit_code=CALL_EXITS[error.row.grpc] if exits_by_call else build_exit("", error.reason, str(error.error_class)),
         error_class=str(error.error_class),
         where=error.where,
         next=error.next,

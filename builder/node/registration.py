@@ -110,6 +110,8 @@ class Registration:
             except ApiError as error:
                 raise refusal(error) from None
             except BuildError as error:  # of the codec: an answer that is none of this API
+                if error.where == "ca_bundle":  # or of our own trust, before anything is asked
+                    raise
                 message = f"what answers at server is no ignite-builder serve: {error.message}"
                 raise BuildError("InvalidRequest", message, where="server", next=CHECK_SERVER) from None
         api.close()

@@ -54,5 +54,8 @@ def test_who_does_not_trust_it_is_told_what_to_set(server: tuple[str, Path], tmp
 def test_a_bundle_without_certificates_is_a_wrong_setting(server: tuple[str, Path], tmp_path: Path) -> None:
     url, _ = server
     (tmp_path / "empty.pem").write_text("")
-    ran = Program(tmp_path / "home", {"server": url, "token": "t", "ca_bundle": str(tmp_path / "empty.pem")}).run("ls")
-    assert ran.code == 2 and "holds no certificates" in ran.err and "bug of ours" not in ran.err, ran
+    settings = {"server": url, "token": "t", "node_dir": str(tmp_path / "node"), "unsandboxed": "true"}
+    for command in ("ls", "worker"):
+        ran = Program(tmp_path / "home", {**settings, "ca_bundle": str(tmp_path / "empty.pem")}).run(command)
+        assert ran.code == 75 and "holds no certificates" in ran.err, ran
+        assert "bug of ours" not in ran.err and "no ignite-builder serve" not in ran.err, ran

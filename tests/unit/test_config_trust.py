@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,23 @@ def test_a_variable_that_names_no_file_is_nobodys_wish(machine: Path, tmp_path: 
 
 
 def test_a_setting_that_names_no_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BuildError, match="is no file") as caught:
+    with pytest.raises(BuildError, match="is no file that can be seen") as caught:
         ca_bundle(IGNITE_BUILDER_CA_BUNDLE=str(tmp_path))
     assert (caught.value.reason, caught.value.where) == ("InvalidRequest", "IGNITE_BUILDER_CA_BUNDLE")
+
+
+def test_a_variable_of_another_user_is_passed_over(
+    machine: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A plain user may inherit a path below a folder that is not his."""
+    machine.parent.mkdir()
+    machine.write_text("")
+    stat = os.stat
+
+    def closed(path: str, *rest: object, **named: object) -> os.stat_result:
+        if str(path) == "/root/own.pem":
+            raise PermissionError(13, "Permission denied", path)
+        return stat(path, *rest, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", closed)
+    assert ca_bundle(SSL_CERT_FILE="/root/own.pem") == str(machine)
