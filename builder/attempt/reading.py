@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
 
+from builder import pipelines
 from builder.attempt.desk import Desk, answer
 from builder.attempt.plain import from_plain, prepare
 from builder.pipelines.base import Pipeline, PlanRequest
@@ -66,6 +67,7 @@ def serve(
         _cut_off(control)
         rename("ignite-readers")
         prepare(Bounds, PlanRequest, Detection, Plan, Step)
+        pipelines.load_whole()  # while its owner goes on
         if images:
             _prepare_images()
         seccomp.program_of_a_reader()

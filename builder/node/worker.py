@@ -63,6 +63,7 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings, say: TextIO | None = None) -> None:
         assert git and running  # what the line loads when it needs it is here before the children are
+        pipelines.load_whole()
         self.settings = settings
         self._say = say
         self._known = pipelines.load(settings.pipelines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import cast
@@ -25,6 +26,12 @@ def load(names: Sequence[str]) -> tuple[Pipeline, ...]:
     Raises `BuildError` InvalidRequest for a module that cannot be loaded or is no pipeline.
     """
     return (*(_loaded(name) for name in names), *PIPELINES)
+
+
+def load_whole() -> None:
+    """Import all of ours: a reader is confined before its first question, and can import nothing any more."""
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
 
 
 def _loaded(name: str) -> Pipeline:

@@ -14,27 +14,30 @@ from typing import Any
 from builder import pipelines
 from builder.data import runtimes_dir
 from builder.errors import REASONS, BuildError
-from builder.pipelines import catalog, go, python, rust
+from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
+from builder.pipelines.go.steps import GO
 from builder.pipelines.output import cut_root
+from builder.pipelines.python.planning import FETCH, LOCKED
+from builder.pipelines.rust.steps import CARGO as CARGO_PROGRAM
 from builder.plan import Step
 from builder.source.tree import DictTree
 
 FOLDER = Path(__file__).resolve().parent
 FILE = FOLDER / "mistakes.json"
 CATALOG = catalog.read(runtimes_dir() / "catalog.toml")
-GO_BUILD = Step(name="compile", argv=(go.GO, "build"))
-GO_DOWNLOAD = Step(name="download modules", argv=(go.GO, "mod", "download"))
-CARGO_FETCH = Step(name="resolve crates", argv=(rust.CARGO, "fetch"))
-CARGO_LOCK = Step(name="check lock", argv=(rust.CARGO, "fetch", "--locked", "--offline"))
-CARGO_CRATES = Step(name="compile crates", argv=(rust.CARGO, "build"))
-CARGO_BUILD = Step(name="compile", argv=(rust.CARGO, "build"))
-CARGO_WASM = Step(name="compile crates", argv=(rust.CARGO, "build", "--target", "wasm32-wasip2"))
+GO_BUILD = Step(name="compile", argv=(GO, "build"))
+GO_DOWNLOAD = Step(name="download modules", argv=(GO, "mod", "download"))
+CARGO_FETCH = Step(name="resolve crates", argv=(CARGO_PROGRAM, "fetch"))
+CARGO_LOCK = Step(name="check lock", argv=(CARGO_PROGRAM, "fetch", "--locked", "--offline"))
+CARGO_CRATES = Step(name="compile crates", argv=(CARGO_PROGRAM, "build"))
+CARGO_BUILD = Step(name="compile", argv=(CARGO_PROGRAM, "build"))
+CARGO_WASM = Step(name="compile crates", argv=(CARGO_PROGRAM, "build", "--target", "wasm32-wasip2"))
 DENO_CHECK = Step(name="check", argv=("deno", "run", "check.ts", "install"))
 DENO_FROZEN = Step(name="check", argv=("deno", "run", "check.ts", "install", "frozen"))
 DENO_LOCK = Step(name="lock packages", argv=("deno", "install"))
 UV = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"))
-UV_LOCKED = Step(name="install dependencies", argv=("uv", f"{python.FETCH}/{python.LOCKED}"))
+UV_LOCKED = Step(name="install dependencies", argv=("uv", f"{FETCH}/{LOCKED}"))
 CARGO = '[package]\nname = "app"\nversion = "0.1.0"\nedition = "2021"\n'
 HANDLER = "def handler(payload, ctx):\n    return payload\n"
 
@@ -73,7 +76,7 @@ class Recorded:
         return [cut_root(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
     def failure(self) -> dict[str, Any]:
-        found = pipelines.diagnose(self.runtime, self.step, 101 if self.runtime == rust.NAME else 1, self.lines())
+        found = pipelines.diagnose(self.runtime, self.step, 101 if self.runtime == "rust" else 1, self.lines())
         hint = found.next or REASONS[found.reason].hint
         said = list(found.said)
         return {"reason": found.reason, "message": found.message, "where": found.where, "said": said, "next": hint}

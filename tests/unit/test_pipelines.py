@@ -30,6 +30,16 @@ def test_the_plan_of_each_example_is_the_golden_one(folder: Path) -> None:
     assert (folder / "plan.json").read_text() == plan_text(folder)
 
 
+def test_a_reader_has_every_module_of_the_pipelines_before_it_is_confined(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: set[str] = set()
+    monkeypatch.setattr(pipelines.importlib, "import_module", loaded.add)
+    pipelines.load_whole()
+    folder = Path(pipelines.__file__).parent
+    names = (path.relative_to(folder).with_suffix("").parts for path in folder.rglob("*.py"))
+    dotted = {".".join(parts).removesuffix(".__init__") for parts in names}
+    assert loaded == {f"builder.pipelines.{name}" for name in dotted - {"__init__"}}
+
+
 def test_no_golden_plan_is_an_orphan() -> None:
     kept = {path.parent for path in Path(__file__).parents[2].glob("examples/*/plan.json")}
     assert kept == set(examples())

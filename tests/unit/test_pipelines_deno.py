@@ -9,9 +9,10 @@ import pytest
 from builder import pipelines
 from builder.data import runtimes_dir
 from builder.errors import BuildError
-from builder.pipelines import catalog, deno
+from builder.pipelines import catalog
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.deno import lock as locks
+from builder.pipelines.deno.planning import MOD, STUB
 from builder.pipelines.deno.source import read_source
 from builder.plan import Network, Plan, Sees
 from builder.source.tree import DictTree
@@ -41,7 +42,7 @@ def entry(files: Files, **arguments: str) -> str:
 
 
 def stub(made: Plan) -> str:
-    return next((file.content for file in made.stubs if file.path == deno.STUB), "")
+    return next((file.content for file in made.stubs if file.path == STUB), "")
 
 
 def config(made: Plan) -> dict[str, object]:
@@ -238,7 +239,7 @@ def test_the_configuration_keeps_what_decides_the_program_and_no_more() -> None:
         )
     )
     assert made == {
-        "imports": {"ignite": deno.MOD, "a": "./a.ts", "c": "x//y"},
+        "imports": {"ignite": MOD, "a": "./a.ts", "c": "x//y"},
         "compilerOptions": {"strict": False},
         "unstable": ["kv"],
         "nodeModulesDir": "auto",

@@ -8,17 +8,19 @@ import pytest
 
 from builder.errors import REASONS, ErrorClass
 from builder.pipelines import deno, go, python
+from builder.pipelines.go.steps import GO
+from builder.pipelines.python.planning import FETCH, LOCKED
 from builder.plan import Diagnosis, Step
 
 SAID = Path(__file__).resolve().parents[1] / "golden" / "said"
-COMPILE = Step(name="compile", argv=(go.GO, "build"))
-DOWNLOAD = Step(name="download modules", argv=(go.GO, "mod", "download"))
+COMPILE = Step(name="compile", argv=(GO, "build"))
+DOWNLOAD = Step(name="download modules", argv=(GO, "mod", "download"))
 CHECK = Step(name="check", argv=("deno", "run", "check.ts", "install"))
 FROZEN = Step(name="check", argv=("deno", "run", "check.ts", "install", "frozen"))
 DENO_DOWNLOAD = Step(name="download packages", argv=("deno", "run"))
 LOCKS = Step(name="lock packages", argv=("deno", "install"))
 INSTALL = Step(name="install dependencies", argv=("uv", "-r", "requirements.txt"))
-LOCKED = Step(name="install dependencies", argv=("uv", f"{python.FETCH}/{python.LOCKED}"))
+LOCKED = Step(name="install dependencies", argv=("uv", f"{FETCH}/{LOCKED}"))
 
 # recording → (step, reason, where, what the message says, the first line kept)
 EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {

@@ -14,7 +14,9 @@ from builder.pipelines import catalog, go
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.go.constraints import tags_of
 from builder.pipelines.go.project import read_mod
+from builder.pipelines.go.sdk import OVERLAY, SDK_FILES
 from builder.pipelines.go.source import is_built, read_head
+from builder.pipelines.go.steps import GO
 from builder.plan import Network, Plan
 from builder.source.tree import DictTree
 from tests.go_file_names import BY_NAME
@@ -76,7 +78,7 @@ def test_the_compile_step_is_the_reproducible_one() -> None:
     made = planned({"go.mod": MOD, "main.go": MAIN})
     (step,) = made.steps
     assert step.argv == (
-        go.GO, "build", "-trimpath", "-mod=readonly", "-buildmode=exe", "-ldflags=-s -w -buildid=", "-o",
+        GO, "build", "-trimpath", "-mod=readonly", "-buildmode=exe", "-ldflags=-s -w -buildid=", "-o",
         "/work/out/app", ".",
     )  # fmt: skip
     assert step.network is Network.NONE
@@ -178,15 +180,15 @@ def test_a_vendored_module_gets_the_sdk_by_an_overlay() -> None:
     made = planned({"go.mod": MOD, "main.go": SDK_MAIN, "vendor/modules.txt": "# example.com/dep v1.0.0\n"})
     files = {file.path: file.content for file in made.files}
     assert files["vendor/modules.txt"].startswith("# example.com/dep v1.0.0\n# ignite v0.0.0 => /opt/ignite/sdk/go\n")
-    assert json.loads(files[go.OVERLAY]) == {
+    assert json.loads(files[OVERLAY]) == {
         "Replace": {"/work/src/vendor/ignite/ignite.go": "/opt/ignite/sdk/go/ignite.go"}
     }
-    assert made.steps[0].argv[4:6] == ("-overlay", go.OVERLAY)
+    assert made.steps[0].argv[4:6] == ("-overlay", OVERLAY)
 
 
 def test_the_overlay_names_every_file_of_the_sdk() -> None:
     there = [path.name for path in Path(runtimes_dir(), "go", "sdk").glob("*.go") if not path.name.endswith("_test.go")]
-    assert tuple(sorted(there)) == go.SDK_FILES
+    assert tuple(sorted(there)) == SDK_FILES
 
 
 @pytest.mark.parametrize(
@@ -579,8 +581,8 @@ def test_a_sub_path_below_the_module_is_a_package_of_it() -> None:
 
 def test_a_sub_path_gets_its_files_in_its_folder() -> None:
     made = planned({"f/main.go": SDK_MAIN, "f/go.mod": MOD, "f/vendor/modules.txt": ""}, sub_path="f")
-    assert {file.path for file in made.files} == {"f/go.mod", "f/vendor/modules.txt", f"f/{go.OVERLAY}"}
-    overlay = next(file.content for file in made.files if file.path.endswith(go.OVERLAY))
+    assert {file.path for file in made.files} == {"f/go.mod", "f/vendor/modules.txt", f"f/{OVERLAY}"}
+    overlay = next(file.content for file in made.files if file.path.endswith(OVERLAY))
     assert "/work/src/f/vendor/ignite/ignite.go" in overlay and made.steps[-1].cwd == "/work/src/f"
 
 

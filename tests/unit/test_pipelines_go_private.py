@@ -12,6 +12,7 @@ from builder.errors import BuildError
 from builder.key import build_key
 from builder.pipelines import go, private
 from builder.pipelines.base import PlanRequest
+from builder.pipelines.go.steps import GO
 from builder.plan import Access, Network, Plan, Private, Sees, Step
 from builder.source.tree import DictTree
 from tests.unit.test_pipelines_go import CATALOG, MAIN
@@ -136,7 +137,7 @@ def test_the_download_alone_has_hosts_and_login_and_asks_no_proxy_for_them() -> 
     made = planned()
     download, look, compiled = made.steps
     assert download.private == Private(hosts=("git.acme.example",), secret="ci", version=3)
-    assert (download.argv, download.sees, download.network) == ((go.GO, "mod", "download"), Sees.STUBS, Network.INDEX)
+    assert (download.argv, download.sees, download.network) == ((GO, "mod", "download"), Sees.STUBS, Network.INDEX)
     assert not download.runs_source and {cache.access for cache in download.caches} == {Access.DOWNLOAD}
     ours = {name: value for name, value in download.env if name in ("GOAUTH", "GOFLAGS", "GOINSECURE", "GONOPROXY",
             "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB", "GOVCS")}  # fmt: skip
@@ -243,7 +244,7 @@ def test_no_step_that_sees_the_source_or_has_no_network_can_have_a_login() -> No
 
 LOGGED_IN = Step(
     name="download modules",
-    argv=(go.GO, "mod", "download"),
+    argv=(GO, "mod", "download"),
     network=Network.INDEX,
     sees=Sees.STUBS,
     runs_source=False,

@@ -8,6 +8,7 @@ import pytest
 
 from builder.errors import BuildError
 from builder.pipelines import go, python
+from builder.pipelines.python import planning
 from builder.plan import Step
 from tests.growth import assert_linear
 from tests.hostile_text import DIAGNOSES, MAIN, MODULE, PARSERS, SHAPES, of_python, plan, spent
@@ -104,7 +105,7 @@ def test_what_nests_too_deeply_for_a_pipeline_is_the_sources_fault(monkeypatch: 
     def endless(*_: object) -> None:
         endless()
 
-    monkeypatch.setattr(python, "read_dependencies", endless)
+    monkeypatch.setattr(planning, "read_dependencies", endless)
     with pytest.raises(BuildError) as caught:
         of_python(requirements="six\n")
     assert caught.value.reason == "ManifestInvalid"

@@ -9,6 +9,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog, python
 from builder.pipelines.base import PlanRequest
 from builder.pipelines.python import diagnosis
+from builder.pipelines.python.planning import LOCKED, SDK
 from builder.plan import Network, Plan
 from builder.source.tree import DictTree
 
@@ -63,7 +64,7 @@ def installed(plan: Plan) -> str:
 def test_a_handler_alone_needs_one_step_and_no_network() -> None:
     made = planned({})
     (step,) = made.steps
-    assert step.argv == ("/usr/bin/python3.11", "-I", "-B", f"{python.SDK}/build/check_and_compile.py", "handler")
+    assert step.argv == ("/usr/bin/python3.11", "-I", "-B", f"{SDK}/build/check_and_compile.py", "handler")
     assert step.network is Network.NONE
     assert [layer.dest for layer in made.output.layers] == ["/ignite", "/app/src"]
     assert made.output.entrypoint == ("/usr/bin/python3.11", "-B", "/ignite/serve.py")
@@ -100,7 +101,7 @@ def test_a_missing_entry_point_says_what_there_is(files: dict[str, str], words: 
     [
         ({"requirements.txt": "idna\nsix"}, "requirements.txt", "2 in requirements.txt", ("requirements.txt",)),
         ({"pyproject.toml": PROJECT}, "pyproject.toml.txt", "2 in pyproject.toml", ("pyproject.toml",)),
-        ({"pyproject.toml": PROJECT, "uv.lock": LOCK}, python.LOCKED, "2 in uv.lock", ("uv.lock",)),
+        ({"pyproject.toml": PROJECT, "uv.lock": LOCK}, LOCKED, "2 in uv.lock", ("uv.lock",)),
         ({"pyproject.toml": PROJECT, "pylock.toml": PYLOCK}, "pylock.toml.txt", "2 in pylock.toml", ("pylock.toml",)),
         (
             {

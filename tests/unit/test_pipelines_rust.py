@@ -16,10 +16,12 @@ from builder.data import runtimes_dir
 from builder.errors import REASONS, BuildError
 from builder.pipelines import catalog, rust
 from builder.pipelines.base import PlanRequest
+from builder.pipelines.rust.inputs import INJECTED, SDK
 from builder.pipelines.rust.lock import LIST, read_lock
 from builder.pipelines.rust.manifest import to_toml
 from builder.pipelines.rust.pins import CRATES
 from builder.pipelines.rust.source import handler_line, has_main, named
+from builder.pipelines.rust.steps import CARGO
 from builder.plan import Access, Network, Output, Plan, Sees, Step
 from builder.sandbox import app
 from builder.source.tree import DictTree
@@ -86,7 +88,7 @@ def test_a_single_file_with_a_handler_gets_a_manifest_and_what_it_names() -> Non
     assert choice(plan, "entry") == ("main.rs", "#[ignite::main] at main.rs:3")
     assert choice(plan, "added") == ("ignite, serde_json", "absent in Cargo.toml")
     manifest = tomllib.loads(written(plan, "Cargo.toml"))
-    assert manifest["dependencies"] == {"ignite": {"path": f"{rust.SDK}/ignite"}, "serde_json": {"version": "1"}}
+    assert manifest["dependencies"] == {"ignite": {"path": f"{SDK}/ignite"}, "serde_json": {"version": "1"}}
     assert manifest["bin"] == [{"name": "app", "path": "main.rs"}]
     assert names(plan) == ["download crates of the SDK", "unpack crates", "compile crates", "compile"]
     assert plan.steps[-1].runs_source and plan.steps[-1].network is Network.NONE and not plan.steps[-1].caches
@@ -130,7 +132,7 @@ def test_what_a_manifest_has_is_not_added() -> None:
 def test_a_server_of_its_own_gets_nothing_added() -> None:
     plan = planned({"Cargo.toml": WITH_ITOA, "src/main.rs": "use itoa::Buffer;\n" + MAIN, "Cargo.lock": LOCK})
     assert names(plan) == ["download crates", "unpack crates", "compile crates", "compile"]
-    assert all("--locked" in step.argv for step in plan.steps if step.argv[0] == rust.CARGO)
+    assert all("--locked" in step.argv for step in plan.steps if step.argv[0] == CARGO)
     assert not plan.files
 
 
@@ -624,8 +626,8 @@ def test_comments_and_literals_mislead_nobody() -> None:
 
 def test_crates_are_found_where_a_path_names_them() -> None:
     files = {"src/a.rs": "use serde::{Serialize};\nfn f() { tokio :: spawn(x) }\nlet serde_json = 1;\n// ignite::x\n"}
-    assert named(DictTree(files), ".", frozenset(rust.INJECTED)) == {"serde", "tokio"}
-    assert named(DictTree(files), "other", frozenset(rust.INJECTED)) == frozenset()
+    assert named(DictTree(files), ".", frozenset(INJECTED)) == {"serde", "tokio"}
+    assert named(DictTree(files), "other", frozenset(INJECTED)) == frozenset()
 
 
 def test_the_fetched_crates_are_those_of_the_lock() -> None:
@@ -646,7 +648,7 @@ def test_what_is_added_is_what_the_sdks_lock_pins() -> None:
     assert {(one.name, one.version, one.checksum) for one in CRATES} == pinned
     added = tomllib.loads((runtimes_dir() / "rust/sdk/injected/Cargo.toml").read_text())["dependencies"]
     assert {name: value for name, value in added.items() if name != "ignite"} == {
-        name: value for name, value in rust.INJECTED.items() if name != "ignite"
+        name: value for name, value in INJECTED.items() if name != "ignite"
     }
 
 
@@ -701,10 +703,10 @@ def test_a_source_without_its_manifest_is_rust_where_nothing_else_is_there(
         assert (caught.value.reason, caught.value.where) == ("EntryPointMissing", "Cargo.toml")
 
 
-BUILD = Step(name="compile", argv=(rust.CARGO, "build"))
-CRATES_STEP = Step(name="compile crates", argv=(rust.CARGO, "build"))
-RESOLVE = Step(name="resolve crates", argv=(rust.CARGO, "fetch"))
-CHECK = Step(name="check lock", argv=(rust.CARGO, "fetch", "--locked", "--offline"))
+BUILD = Step(name="compile", argv=(CARGO, "build"))
+CRATES_STEP = Step(name="compile crates", argv=(CARGO, "build"))
+RESOLVE = Step(name="resolve crates", argv=(CARGO, "fetch"))
+CHECK = Step(name="check lock", argv=(CARGO, "fetch", "--locked", "--offline"))
 
 # recording → (step, reason, where, what the message has, the first line of the tool)
 EXPECTED: dict[str, tuple[Step, str, str, str, str]] = {

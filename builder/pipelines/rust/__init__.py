@@ -7,36 +7,12 @@ pins by hash; the node stores the result), then the source with them, in a copy 
 
 from __future__ import annotations
 
-from builder.errors import BuildError
+from collections.abc import Sequence
+
 from builder.pipelines.arguments import FILES, START, SUB_PATH, Argument, names
-from builder.pipelines.base import PlanRequest, folder_of
-from builder.pipelines.binary import entrypoint, files_beside
+from builder.pipelines.base import PlanRequest
 from builder.pipelines.catalog import Catalog
-from builder.pipelines.rust import rocket
-from builder.pipelines.rust.config import TRIPLES
-from builder.pipelines.rust.diagnosis import diagnose as diagnose
-from builder.pipelines.rust.inputs import APP, read_source, stubs_of
-from builder.pipelines.rust.inputs import INJECTED as INJECTED
-from builder.pipelines.rust.inputs import SDK as SDK
-from builder.pipelines.rust.lock import fetched as fetched_by
-from builder.pipelines.rust.lock import read_lock
-from builder.pipelines.rust.manifest import MANIFEST
-from builder.pipelines.rust.pins import CRATES
-from builder.pipelines.rust.steps import CARGO as CARGO
-from builder.pipelines.rust.steps import TARGET_DIR, steps_of
-from builder.pipelines.rust.versions import wanted_version
-from builder.plan import (
-    PLATFORM,
-    Access,
-    Choice,
-    ComponentOutput,
-    CopyFile,
-    Detection,
-    Fetched,
-    LayerSource,
-    Output,
-    Plan,
-)
+from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import Tree
 
 NAME = "rust"
@@ -57,8 +33,6 @@ ARGUMENTS = (
     START,
 )
 BUILD_ARGS: tuple[str, ...] = names(ARGUMENTS)
-LOCKED = "Cargo.lock"
-
 _OTHERS = (
     ".py", "pyproject.toml", "requirements.txt", "Pipfile", ".ts", ".js", ".json", ".jsonc", ".mod", ".go", ".work",
 )  # fmt: skip
@@ -70,6 +44,8 @@ def detect(tree: Tree) -> Detection | None:
 
     A source without its Cargo.toml is refused by that name.
     """
+    from builder.pipelines.rust.manifest import MANIFEST
+
     for name in (MANIFEST, "main.rs", "lib.rs"):
         if tree.has(name):
             return Detection(runtime=NAME, because=f"{name} is at the root")
@@ -92,92 +68,20 @@ def single_file_name(source: bytes) -> str:
 
 def plan(tree: Tree, detection: Detection, request: PlanRequest, catalog: Catalog) -> Plan:
     """Fetch crates (network, stubs), unpack and compile them (none), then compile the source (none)."""
-    folder = folder_of(tree, request.build_args.get("sub_path", ""))
-    target = request.target or "native"
-    row = catalog.find(NAME, target=target)  # a target that there is not, before anything is read
-    source = read_source(tree, folder, request, TRIPLES[target])
-    own, entry = source.project.package, source.entry
-    version = wanted_version(tree, source.project, own.folder, catalog, request.version, target)
-    row = catalog.find(NAME, version.value, target)
-    warnings: list[str] = []
-    stubs, copies = stubs_of(tree, source)
-    steps = steps_of(source, request, row.version, warnings)
-    is_rocket = rocket.serves(source)
-    if is_rocket:
-        stubs += rocket.stubs()
-        steps = (*steps[:-1], rocket.step(source.triple), steps[-1])
-    binary = entry.program.name
-    placed = files_beside(tree, folder, request.build_args)
-    return Plan(
-        detection=detection,
-        toolchain=row,
-        choices=(
-            Choice(name="runtime", value=NAME, why=detection.because),
-            Choice(name="version", value=row.version, why=version.why),
-            Choice(name="entry", value=entry.program.path, why=entry.why),
-            Choice(
-                name="target", value=f"{target}, {_where(target)}", why="asked for" if request.target else "default"
-            ),
-            *(
-                (Choice(name="added", value=", ".join(source.added), why="absent in Cargo.toml"),)
-                if source.added
-                else ()
-            ),
-            *((Choice(name="port", value="ROCKET_PORT=$PORT", why="it depends on rocket"),) if is_rocket else ()),
-        ),
-        steps=steps,
-        output=_output(f"{TARGET_DIR}/{source.triple}/release/{binary}", target, placed, request, is_rocket),
-        placed=placed,
-        files=source.files,
-        stubs=stubs if len(steps) > 1 else (),
-        copies=copies if len(steps) > 1 else (),
-        warnings=tuple(warnings),
-        materials=tuple(path for path in (own.file, source.project.lock) if tree.has(path)),
-    )
+    from builder.pipelines.rust import planning
+
+    return planning.plan(tree, detection, request, catalog)
 
 
-def _where(target: str) -> str:
-    """What an artifact of the target runs on."""
-    return PLATFORM if target == "native" else "WASI 0.2"
+def diagnose(step: Step, exit_code: int, lines: Sequence[str]) -> Diagnosis:
+    """What a failed step's last lines mean."""
+    from builder.pipelines.rust import diagnosis
 
-
-def _output(
-    binary: str, target: str, placed: tuple[CopyFile, ...], request: PlanRequest, is_rocket: bool
-) -> Output | ComponentOutput:
-    if target == "wasm":
-        for name in (FILES.name, START.name):
-            if request.build_args.get(name):
-                message = f"{name} is for programs: a component has no folder and is called by its host"
-                hint = "Leave it out, or build for the target native. include_bytes! puts a file into the component."
-                raise BuildError("InvalidRequest", message, where=f"buildArgs.{name}", next=hint)
-        return ComponentOutput(
-            component=f"{binary}.wasm",
-            summary="a component that exports wasi:http/incoming-handler, for any host of WASI 0.2",
-        )
-    words = entrypoint(placed, request.build_args)
-    return Output(
-        layers=(
-            *((rocket.layer(),) if is_rocket else ()),
-            LayerSource(source=binary, dest="/app/app", created_by="ignite: cargo build"),
-            *((LayerSource(source="/work/out/app", dest="/app", created_by="ignite: files"),) if placed else ()),
-        ),
-        entrypoint=rocket.started(words) if is_rocket else words,
-        launcher=rocket.LAUNCHER if is_rocket else 0,
-        env=rocket.ENV if is_rocket else (),
-        workdir="/app",
-        summary="static binary /app/app, base with CA certificates and time zones, user 65532",
-    )
+    return diagnosis.diagnose(step, exit_code, lines)
 
 
 def fetched(plan: Plan, stubs: Tree) -> Fetched | None:
     """The crates that the stubs' lock pins, and those of the SDK's."""
-    names = {cache.name for step in plan.steps for cache in step.caches if cache.access is Access.DOWNLOAD}
-    lists = []
-    if "crates" in names:
-        lock = next((path for path in stubs.files() if path.startswith(f"{APP}/") and path.endswith("/" + LOCKED)), "")
-        if not lock:
-            return None
-        lists.append(("crates", read_lock(stubs, lock)))
-    if "crates-sdk" in names:
-        lists.append(("crates-sdk", CRATES))
-    return fetched_by(lists) if lists else None
+    from builder.pipelines.rust import planning
+
+    return planning.fetched(plan, stubs)
