@@ -22,11 +22,11 @@ demo-images: setup ## images of a Dockerfile, by buildpacks and prebuilt on a Ku
 test: test-unit test-apart ## all tests: unit, slow, end to end on real servers and compilers, on Kubernetes if it is compiled
 	@$(RUN)python -m tests.lanes $$(if [ -n "$$CI" ] || $(RUN)python -m tests.cluster compiled; then echo tests/cluster; fi)
 
-# Rewriting the assertions takes each process some 8 s: what is rewritten is kept, whatever PYTHONDONTWRITEBYTECODE says.
 test-unit: setup ## only the fast tests, which cannot open a socket or start a process
-	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/unit -n auto --dist worksteal
+	@$(RUN)python -m tests.lanes unit
 
 # Tests of one process and its store each (tests/lanes.py has all other end-to-end ones): one a core.
+# Rewriting the assertions takes each process seconds: what is rewritten is kept, whatever PYTHONDONTWRITEBYTECODE says.
 test-apart: setup ## slow tests, which touch nothing either, explorations of the store, the store on PostgreSQL
 	PYTHONDONTWRITEBYTECODE= $(RUN)python -m pytest tests/slow tests/e2e/test_exploration.py tests/e2e/test_store_postgres.py -n auto --maxprocesses 4 --dist worksteal
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -28,6 +30,31 @@ MAY_SKIP = {
     "tests/e2e/test_sandbox.py::test_cpu_time_is_shared_out": "a container may be lent no cpu control group",
 }
 """Node ids, by how they begin, and why a Debian machine may not have what they need, whatever is installed on it."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--part` is for sessions side by side (tests/lanes.py)."""
+    parser.addoption("--part", default="1/1", metavar="K/N", help="only the files of one of N parts of each folder")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file of another part is not even imported."""
+    part, count = map(int, config.getoption("--part").split("/"))
+    if count == 1 or not collection_path.match("test_*.py"):
+        return None
+    return parts_of(collection_path.parent, count)[collection_path] != part - 1 or None
+
+
+@functools.cache
+def parts_of(folder: Path, count: int) -> dict[Path, int]:
+    """Test file → the part that it belongs to (from 0). Parts have as many bytes each, as far as that goes: a file goes
+    to the smallest, the largest file first."""
+    sizes = [0] * count
+    parts = {}
+    for path in sorted(folder.glob("test_*.py"), key=lambda path: (-path.stat().st_size, path)):
+        parts[path] = sizes.index(min(sizes))
+        sizes[parts[path]] += path.stat().st_size
+    return parts
 
 
 @pytest.hookimpl(hookwrapper=True)

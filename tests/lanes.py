@@ -1,9 +1,12 @@
-"""`python -m tests.lanes [tests/cluster]`: the end-to-end tests in pytest sessions, two at a time.
+"""`python -m tests.lanes [tests/cluster]`: the end-to-end tests in pytest sessions, two at a time; `unit`: the others.
 
 Most of them wait for one thing after the other: one session alone leaves half of two cores idle. Each lane has build
 users, package caches and turns of its own (tests/uids.py, tests/kept.py) and takes the next session when it has ended
 one. A session has always the same files in the same order, so a failure comes again by its command, which is printed
 with all that it said when it has ended.
+
+Unit tests wait for nothing, and most of them take less time than a plugin takes to hand them to another process: each
+session collects its own files alone, where one that is distributed collects all of them in each process.
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ APART = ("test_exploration.py", "test_store_postgres.py")
 STARTS = ("test_", "test_ca", "test_co", "test_cou", "test_e", "test_f", "test_h", "test_p", "test_s", "test_se")
 """Where sessions begin in the order of the names: none takes much longer than a few minutes."""
 LANES = 2
+UNIT_PARTS = 4
+"""More than lanes: what one part takes longer, the other lane has begun the next."""
 Command = tuple[str, ...]
 
 
@@ -40,6 +45,12 @@ def sessions(more: Sequence[str] = ()) -> list[Command]:
     """Their commands. `more` are folders of tests that take longest and come first."""
     pytest = (sys.executable, "-m", "pytest")
     return [*((*pytest, folder) for folder in more), *((*pytest, *map(str, files)) for files in groups())]
+
+
+def unit_sessions() -> list[Command]:
+    """The commands of the unit tests."""
+    pytest = (sys.executable, "-m", "pytest", "-q", "tests/unit")
+    return [(*pytest, f"--part={part}/{UNIT_PARTS}") for part in range(1, UNIT_PARTS + 1)]
 
 
 class Session:
@@ -88,7 +99,7 @@ def run(commands: Sequence[Command]) -> int:
             signal.signal(ending, lambda heard, _: signals.append(heard))
     waiting, free, running = list(enumerate(commands)), list(range(LANES)), list[Session]()
     failed: list[tuple[int, Command]] = []
-    told = False
+    told, began = False, time.monotonic()
     with tempfile.TemporaryDirectory(prefix="ignite-builder-lanes-") as logs:
         try:
             while running or (waiting and not signals):
@@ -110,10 +121,11 @@ def run(commands: Sequence[Command]) -> int:
                 session.interrupt()
             for session in running:
                 session.wait()
+    print(f"all sessions: {time.monotonic() - began:.0f} s", flush=True)
     for code, command in failed:
         print(f"exit {code}: {shlex.join(command)}", flush=True)
     return 128 + signals[0] if signals else abs(failed[0][0]) if failed else 0
 
 
 if __name__ == "__main__":
-    sys.exit(run(sessions(sys.argv[1:])))
+    sys.exit(run(unit_sessions() if sys.argv[1:] == ["unit"] else sessions(sys.argv[1:])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tests import lanes, uids
 from tests.chaos.__main__ import AT_ONCE
 from tests.chaos.parts import LANE_UIDS
+from tests.conftest import parts_of
 
 
 def test_each_file_is_in_one_session_and_no_session_is_empty() -> None:
@@ -29,6 +30,20 @@ def test_make_test_runs_the_slow_tests() -> None:
 def test_what_takes_longest_comes_first() -> None:
     first, *others = lanes.sessions(["tests/cluster"])
     assert first[3:] == ("tests/cluster",) and others == lanes.sessions()
+
+
+def test_each_file_of_unit_tests_is_in_one_part_and_no_part_is_small() -> None:
+    folder = lanes.ROOT / "tests/unit"
+    parts = parts_of(folder, lanes.UNIT_PARTS)
+    assert parts.keys() == set(folder.glob("test_*.py"))
+    sizes = [sum(path.stat().st_size for path in parts if parts[path] == part) for part in range(lanes.UNIT_PARTS)]
+    assert min(sizes) > 0.9 * max(sizes)
+    assert [command[-1] for command in lanes.unit_sessions()] == [
+        "--part=1/4",
+        "--part=2/4",
+        "--part=3/4",
+        "--part=4/4",
+    ]
 
 
 def test_the_users_of_a_lane_are_its_own() -> None:
