@@ -6,20 +6,15 @@ Methods are named as their RPCs in snake case and take (caller, request). An RPC
 from __future__ import annotations
 
 import functools
-import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import BinaryIO
 
 from google.protobuf import json_format
 
 from builder.attest.artifact import ArtifactRefused, reported
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
-from builder.contract.request import repository_of
-from builder.errors import REASONS, BuildError, ErrorClass
-from builder.git.source import parse_url
-from builder.mask import NOTHING, WITHHELD, Mask, mask_of
-from builder.services import modules
+from builder.errors import REASONS, BuildError
 from builder.services.archives import Archives, ArchiveUpload, check_size
 from builder.services.auth import OWNERS, Caller, require, stages_of
 from builder.services.checks import (
@@ -39,11 +34,12 @@ from builder.services.checks import (
 )
 from builder.services.errors import CallRefused, not_found
 from builder.services.grants import grant
+from builder.services.masks import Masks, hidden, secrets_of
 from builder.services.parts import Parts
 from builder.services.rebases import rebased
 from builder.services.revocations import forgotten
 from builder.services.watchers import WatcherCalls
-from builder.store import builds, jobs, logs, membership, nodes, record
+from builder.store import builds, jobs, logs, membership, nodes
 from builder.store.transitions import JOB, RUNNING, WORK
 from builder.text import log_line
 
@@ -52,14 +48,10 @@ MOST_SLOTS = 4096
 """Slots of a node. The window of hints is about twice the free slots; one that offers more would take everybody's."""
 LINE_CHARACTERS = 128 * 1024
 """Characters of a log line. A node splits lines at 16 KiB; what it then escapes becomes a few times as long."""
-MOST_MASKS = 1000
-"""Builds in stage JOB whose secrets a control process has at hand."""
 MOST_WARNINGS = 100
 WITH_CLAIM_BYTES = 64 * 1024
 """Sources up to this size travel in the answer to the claim, which saves their node a call. So small that a hundred
 answers at once, each in base64 beside its bytes, are no load; it is far above what a handler or a small service has."""
-UNOPENED_S = 60.0
-"""How long a watcher repeats its calls while a secret of a build cannot be opened; then all texts are withheld."""
 
 
 class WorkerService(WatcherCalls):
@@ -71,12 +63,9 @@ class WorkerService(WatcherCalls):
     ) -> None:
         """`with_claim_bytes`: up to which size a source travels with its claim; 0 where owners have it at hand."""
         super().__init__(parts)
-        self._now, self._with_claim_bytes = now, with_claim_bytes
+        self._with_claim_bytes = with_claim_bytes
         self.archives = Archives(parts.sources)
-        self._masks: dict[tuple[str, int], Mask] = {}
-        self._unopened: dict[tuple[str, int], float] = {}
-        """Since when secrets of these builds cannot be opened."""
-        self._masking = threading.Lock()
+        self.masks = Masks(parts, now)
 
     def register_node(self, caller: Caller, request: pb.RegisterNodeRequest) -> pb.RegisterNodeResponse:
         """Note what a node can build and that it lives."""
@@ -127,7 +116,7 @@ class WorkerService(WatcherCalls):
         self._parts.fan_out(request.build_id, [])
         answer = grant(got.row, settings, got.last)
         try:
-            answer.secrets.update(self._secrets_of(got.row))
+            answer.secrets.update(secrets_of(got.row, self._parts))
             if (image := rebased(store, got.row)) is not None:
                 answer.rebased.CopyFrom(image)
         except BuildError as error:  # deleted since the submit: this build cannot be answered, and ends
@@ -140,63 +129,6 @@ class WorkerService(WatcherCalls):
         if 0 < got.row["source_size"] <= self._with_claim_bytes:  # behind the transaction, and no claim fails for it
             answer.source.content = self._parts.sources.at_hand(got.row["source_sha256"], self._with_claim_bytes)
         return answer
-
-    def _secrets_of(self, row: builds.Row) -> Mapping[str, str]:
-        """The secrets of this build, opened at each claim."""
-        of_modules = modules.secrets_of(record.request(row), row["organization"], self._parts)
-        return {**self._of_repository(row), **of_modules}
-
-    def _of_repository(self, row: builds.Row) -> Mapping[str, str]:
-        """The login for the host of a repository."""
-        asked = repository_of(record.request(row))
-        if asked is None or not asked.secret:
-            return {}
-        where = asked.where("secretRef")
-        found = self._parts.secrets.git(row["organization"], asked.secret, where)
-        url = parse_url(asked.url, asked.where("url"))
-        if found.host and found.host not in (url.host, f"{url.host}:{url.port}"):
-            message = (
-                f'the secret "{asked.secret}" is only for {found.host}; the repository is at {url.host}:{url.port}'
-            )
-            raise BuildError("InvalidRequest", message, where=where)
-        if bool(found.private_key) != url.is_ssh:
-            has, takes = ("an SSH key", "https takes a token") if found.private_key else ("a token", "SSH takes a key")
-            raise BuildError("SecretWrongType", f'the secret "{asked.secret}" is {has}; {takes}', where=where)
-        if url.is_ssh:
-            return {"git.private_key": found.private_key, "git.known_hosts": found.known_hosts}
-        return {"git.username": found.username, "git.token": found.token}
-
-    def _mask_of(self, build_id: str, claim: int) -> Mask:
-        """What hides the secrets of a build in the lines of its Job, which its source may repeat.
-
-        Raises a platform's `BuildError` while a secret cannot be opened, and the watcher repeats its call. From
-        `UNOPENED_S` on, and for one that is deleted, every text is withheld: the build still ends for its own reason,
-        not late and as its user's.
-        """
-        key = (build_id, claim)
-        if (known := self._masks.get(key)) is not None:
-            return known
-        row = builds.by_id(self._parts.store, build_id)
-        try:
-            mask = mask_of(self._secrets_of(row)) if row is not None else NOTHING
-        except BuildError as error:
-            # It may be in these lines, which are kept for good. One that is deleted meanwhile does not come back.
-            if error.error_class is ErrorClass.PLATFORM and self._now() - self._since(key) < UNOPENED_S:
-                raise
-            return WITHHELD
-        with self._masking:
-            self._unopened.pop(key, None)
-            while len(self._masks) >= MOST_MASKS:
-                del self._masks[next(iter(self._masks))]
-            self._masks[key] = mask
-        return mask
-
-    def _since(self, key: tuple[str, int]) -> float:
-        """When the secrets of a build could not be opened for the first time."""
-        with self._masking:
-            while len(self._unopened) >= MOST_MASKS and key not in self._unopened:
-                del self._unopened[next(iter(self._unopened))]
-            return self._unopened.setdefault(key, self._now())
 
     def heartbeat(self, caller: Caller, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
         """Renew the lease; learn of a cancel."""
@@ -246,9 +178,9 @@ class WorkerService(WatcherCalls):
         """Store a batch in one transaction, then wake the tails, then answer."""
         self._admit(caller, request.protocol, scopes=OWNERS)
         lines = _lines_of(request.lines)
-        if request.cursors and (mask := self._mask_of(request.build_id, request.claim)):
+        if request.cursors and (mask := self.masks.of(request.build_id, request.claim)):
             # A watcher has no secret of the build; what it sent before may have gone to another process of ours.
-            lines = _hidden(lines, mask)
+            lines = hidden(lines, mask)
         stale, kept, fresh = logs.append(
             self._parts.store, request.build_id, request.claim, request.first_index, lines, caller.node,
             checked_cursors(request.cursors), stages_of(caller),
@@ -270,8 +202,8 @@ class WorkerService(WatcherCalls):
         failed = request.WhichOneof("outcome") == "failure"
         if failed:
             clean(request.failure)
-        if (failed or lines) and JOB in stages and (mask := self._mask_of(request.build_id, request.claim)):
-            lines = _hidden(lines, mask)
+        if (failed or lines) and JOB in stages and (mask := self.masks.of(request.build_id, request.claim)):
+            lines = hidden(lines, mask)
             if failed:
                 hide(request.failure, mask)
         request, refused = _checked(request)
@@ -405,12 +337,6 @@ def _lines_of(entries: Iterable[pb.LogEntry]) -> list[logs.Line]:
         }
         for line in entries
     ]
-
-
-def _hidden(lines: Sequence[logs.Line], mask: Mask) -> list[logs.Line]:
-    """Lines without the secrets that the mask knows."""
-    texts = mask.texts([log_line(str(line["l"])) for line in lines], resumed=True)
-    return [{**line, "l": text} for line, text in zip(lines, texts, strict=True)]
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:

@@ -12,10 +12,12 @@ import pytest
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.dodil.ignite.v1 import ignite_common_pb2 as common
 from builder.errors import BuildError, PlatformError
+from builder.services import masks
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
 from builder.services.errors import CallRefused, status_of
-from builder.services.workers import UNOPENED_S, WorkerService
+from builder.services.masks import UNOPENED_S
+from builder.services.workers import WorkerService
 from builder.settings import Settings
 from builder.store import builds, logs
 from tests.unit.test_service import ACME, Services, node_of, services  # noqa: F401
@@ -224,10 +226,10 @@ class Watched:
         self.opened: BuildError | dict[str, str] = PlatformError("Internal", "it cannot be opened")
         self.now_s = 1000.0
         self._before = len(logs.read(self.store, self.build, 0))
-        monkeypatch.setattr(self.worker, "_secrets_of", self._secrets_of)
-        monkeypatch.setattr(self.worker, "_now", lambda: self.now_s)
+        monkeypatch.setattr(masks, "secrets_of", self._secrets_of)
+        monkeypatch.setattr(self.worker.masks, "_now", lambda: self.now_s)
 
-    def _secrets_of(self, row: object) -> dict[str, str]:
+    def _secrets_of(self, row: object, parts: object) -> dict[str, str]:
         if isinstance(self.opened, BuildError):
             raise self.opened
         return self.opened
