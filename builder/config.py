@@ -18,13 +18,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 
 from builder import indexes
 from builder.errors import BuildError
-from builder.settings import NAMES, JobLogin, Settings, Token, shown, validated
+from builder.settings import NAMES, Settings, shown, validated
 
 PREFIX = "IGNITE_BUILDER_"
 HANDED_OVER = PREFIX + "SETTINGS"
@@ -164,12 +164,18 @@ def _from_text(hint: object, text: str) -> Any:
     """Lists are comma-separated; structured settings are TOML values (`[{token="…", scopes=["read"]}]`)."""
     if hint == tuple[str, ...]:
         return tuple(part for part in text.split(",") if part)
-    if hint in (tuple[Token, ...], tuple[JobLogin, ...], dict[str, str]):
+    if _is_structured(hint):
         try:
             return tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             return text
     return text
+
+
+def _is_structured(hint: object) -> bool:
+    """Whether a setting is a table, or a list of tables."""
+    of = next(iter(get_args(hint)), None)
+    return hint == dict[str, str] or (isinstance(of, type) and issubclass(of, msgspec.Struct))
 
 
 def new_secret() -> str:

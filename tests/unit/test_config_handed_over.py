@@ -169,6 +169,18 @@ def test_a_child_has_each_setting_of_its_parent_and_none_of_a_hostile_file(
         assert load(environ=environ).settings == parent
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_each_setting_can_come_from_a_variable(name: str) -> None:
+    value = OTHER[name]
+    if isinstance(value, tuple) and isinstance(value[0], str):
+        value = tuple(word.replace(",", ".") for word in value)  # a comma is what parts them
+        text = ",".join(value)
+    else:
+        text = value if isinstance(value, str) else toml(value)
+    loaded = load(environ={f"IGNITE_BUILDER_{name.upper()}": text})
+    assert getattr(loaded.settings, name) == getattr(validated({name: value}), name)
+
+
 @pytest.mark.parametrize(("mine", "files"), [(OTHER, DEFAULTS), (DEFAULTS, OTHER)], ids=["other", "default"])
 def test_all_settings_at_once_travel_whole(
     mine: dict[str, Any], files: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
