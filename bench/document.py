@@ -65,7 +65,8 @@ target is for longer builds.""",
 The service does what no bare command does: it unpacks and checks the source, starts a sandbox for each step, keeps
 every log line, talks to the store at each transition, attests the result. That is a fixed price of a build, so it shows
 in the small builds and fades in the long ones. The notes say which phases it goes into: the way through the queue,
-planning, attesting and tagging are about half of it.""",
+planning, attesting and tagging are about half of it. The step before these targets was 100 ms and, at the 95th
+percentile, 200 ms.""",
     ),
     "P13": Prose(
         "P13: Go against ko",
@@ -118,7 +119,7 @@ From the commit of PENDING to the claim, by the store's clock, with nothing else
 Celery task (acks_late, prefetch 1) on the same Redis from `delay` to its body; they take turns.""",
         """\
 Above the plain task: the dispatcher's transaction, which marks the offer, and the claim, an HTTP call with a
-transaction of its own.""",
+transaction of its own. 10 ms were asked beside a plain task of 3.5 ms: 2.86×.""",
     ),
     "P4": Prose(
         "P4: transactions, round trips and calls of a build",
@@ -126,7 +127,7 @@ transaction of its own.""",
 Thirty builds at once on one node with two slots, cache miss, no retry, a receiver of reports; the idle rate of the same
 run is subtracted. Log batches are not part of it: each is a transaction and a call. Idle is `serve` as a process of its
 own with a worker registered and nothing queued, its CPU time over a minute. The statements are of the store alone, on
-SQLite, for a build that succeeds and a log within its limit.""",
+SQLite, for a build that succeeds and a log within its limit; a node ends a claim with the last lines of its log.""",
         "Tests assert transactions, round trips, calls and statements, so a miss there is a defect.",
     ),
     "P14": Prose(

@@ -47,7 +47,11 @@ def measure(
         )
         same = interleave({"local": lambda _: local("same"), "ko": lambda _: other.build("same")}, rounds)
     starts = interleave(
-        {"version": lambda _: _spawn(PROGRAM, "--version"), "bare": lambda _: _spawn(sys.executable, "-c", "pass")},
+        {
+            "version": lambda _: _spawn(PROGRAM, "--version"),
+            "help": lambda _: _spawn(PROGRAM, "--help"),
+            "bare": lambda _: _spawn(sys.executable, "-c", "pass"),
+        },
         rounds,
     )
     rows, notes = [], []
@@ -56,6 +60,7 @@ def measure(
         ("Go service, one line changed: the same / ko", changed, "local", "ko", MOST_CHANGED),
         ("Go service, one line changed: its `go build` alone / ko", changed, "compiler", "ko", None),
         ("`ignite-builder --version` / `python -c pass`", starts, "version", "bare", MOST_START),
+        ("`ignite-builder --help` / `python -c pass`", starts, "help", "bare", MOST_START),
     ):
         found = ratios(took[arm], took[against])
         rows.append(ratio_row(label, spread(found), found, most))

@@ -21,14 +21,19 @@ import redis
 from bench import statements
 from bench.results import Row, judged
 from bench.servers import Place, Served, cpu_s, place, served
+from builder import config
 from builder.client.api import Api
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.data import catalog_file
 from builder.local.embedded import Embedded
+from builder.pipelines import catalog as catalogs
+from builder.toolchains.providers import toolchains_of
 
 BUILDS = 30
 IDLE_S = 10.0
 SETTLED_S, WATCHED_S = 5.0, 60.0
-MOST_IDLE = 1.0
+MOST_IDLE, MOST_LOOK_MS = 1.0, 1.0
+LOOKS = 200
 WAIT_S = 300.0
 MOST = {"transactions": 12.0, "round trips": 8.0, "calls": 6.0}
 WHAT = {
@@ -61,7 +66,7 @@ def measure(
     )
     rows += statements.measure()
     with opened() as here, served(here) as running:
-        rows += (idle_cpu(running),)
+        rows += (idle_cpu(running), look(here))
     return rows, ("idle, a second: " + ", ".join(f"{idle[name]:.1f} {name}" for name in MOST),)
 
 
@@ -80,6 +85,27 @@ def idle_cpu(running: Served) -> Row:
         pairs=1,
         verdict=judged(used, MOST_IDLE),
         raw=(used,),
+    )
+
+
+def look(here: Place) -> Row:
+    """What a node pays to look which toolchains it has, each time that it registers; the first look is not of it."""
+    settings = config.load({"node_dir": str(here.folder / "node")}, {}).settings
+    rows = catalogs.read(catalog_file(settings.catalog)).toolchains()
+    toolchains = toolchains_of(settings)
+    toolchains.available(rows)
+    before = time.process_time()
+    for _ in range(LOOKS):
+        toolchains.available(rows)
+    ms = (time.process_time() - before) / LOOKS * 1000
+    return Row(
+        what="a node's look at its toolchains, each 2 s: processor time",
+        target=f"≤ {MOST_LOOK_MS:g} ms",
+        measured=f"{ms:.2f} ms",
+        spread=f"of {LOOKS} looks",
+        pairs=1,
+        verdict=judged(ms, MOST_LOOK_MS),
+        raw=(ms,),
     )
 
 

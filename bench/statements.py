@@ -12,7 +12,7 @@ from builder.store import builds, logs
 from tests.store_contract.statements import counted, outcome, real
 from tests.store_contract.world import LEASE, World, line, open_world
 
-MOST: Mapping[str, int] = {"finish": 6, "succeed": 8, "append": 4}
+MOST: Mapping[str, int] = {"finish": 6, "finish with the last lines": 6, "succeed": 8, "append": 4}
 LINES = 10
 
 
@@ -40,20 +40,31 @@ def measure() -> tuple[Row, ...]:
 def count(world: World) -> dict[str, int]:
     """Statements of each write, BEGIN and COMMIT apart."""
     store = real(world)
-    build = world.submit()
-    claim = world.claim(build)
-    with counted(world.store) as append:
-        logs.append(store, build, claim, 0, [line("x" * 90)] * LINES)
-    builds.planned(world.store, build, claim, "key", "code", "go")
-    phase = pb.PhaseRecord(phase=pb.BUILD_PHASE_BUILD, status=pb.PHASE_STATUS_SUCCEEDED, started_at_ms=1, ended_at_ms=2)
-    request = pb.FinishRequest(build_id=build, claim=claim, phases=[phase], **outcome(""))
-    with counted(world.store) as finish:
-        done = builds.finish(store, request, 1000)
-    if done.outcome != "done":
-        raise RuntimeError(f"finish answered {done.outcome}")
+    _, finish = _finished(world, 0)
+    build, last = _finished(world, LINES)
     adopted = builds.adopt_finalize(store, LEASE)
     if adopted is None or not builds.publish(store, build, adopted["claim"]):
         raise RuntimeError("nothing to finalize")
     with counted(world.store) as succeed:
         builds.succeed(store, build, adopted["claim"], (("ATTEST", 1, 2), ("FINALIZE", 2, 3)))
-    return {"finish": len(finish), "succeed": len(succeed), "append": len(append)}
+    build = world.submit()
+    claim = world.claim(build)
+    with counted(world.store) as append:
+        logs.append(store, build, claim, 0, [line("x" * 90)] * LINES)
+    found = {"finish": finish, "finish with the last lines": last, "succeed": len(succeed), "append": len(append)}
+    return found
+
+
+def _finished(world: World, lines: int) -> tuple[str, int]:
+    """A build that has succeeded, with so many lines in its finish, and the statements of that."""
+    build = world.submit()
+    claim = world.claim(build)
+    logs.append(world.store, build, claim, 0, [line("x" * 90)] * LINES)
+    builds.planned(world.store, build, claim, f"key-{lines}", "code", "go")
+    phase = pb.PhaseRecord(phase=pb.BUILD_PHASE_BUILD, status=pb.PHASE_STATUS_SUCCEEDED, started_at_ms=1, ended_at_ms=2)
+    request = pb.FinishRequest(build_id=build, claim=claim, phases=[phase], first_index=LINES, **outcome(""))
+    with counted(world.store) as seen:
+        done = builds.finish(real(world), request, 1000, lines=[line("x" * 90)] * lines)
+    if done.outcome != "done":
+        raise RuntimeError(f"finish answered {done.outcome}")
+    return build, len(seen)
