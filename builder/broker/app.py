@@ -37,7 +37,6 @@ def make_celery(settings: Settings, on_dropped: Dropped | None = None) -> Celery
         broker_use_ssl={"ssl_cert_reqs": "required"} if settings.redis_url.startswith("rediss://") else None,
         broker_transport="builder.broker.transport:Transport",
         broker_transport_options=options | ({"on_dropped": on_dropped} if on_dropped else {}),
-        worker_pool="builder.node.pool:Pool",
         worker_cancel_long_running_tasks_on_connection_loss=False,
     )
     return app

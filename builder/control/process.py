@@ -206,7 +206,8 @@ def listen(address: str) -> socket.socket:
 
 
 def serve(settings: Settings) -> int:
-    """`ignite-builder serve`: until TERM or INT. The first lets what was asked be answered, a second leaves at once."""
+    """`ignite-builder serve`: until TERM or INT. The first signal ends it once open requests are answered, a second one
+    at once."""
     leave_no_core()
     open_many_files()  # before the server counts how many connections it may have
     os.umask(0o077)  # this process starts no node, whose folders build users enter

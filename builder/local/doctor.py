@@ -35,7 +35,6 @@ EMBEDDED_ONLY = ("redis-server",)
 PROGRAMS = (
     ("redis-server", "`dev` does not start", "apt-get install -y redis-server"),
     ("mmdebstrap", "base images cannot be made here", "apt-get install -y mmdebstrap"),
-    ("uv", "Python builds get no work here", "make setup"),
 )
 
 

@@ -227,14 +227,15 @@ def free_port() -> int:
 
 
 def _await_port(port: int, process: subprocess.Popen[bytes]) -> None:
+    name = Path(str(process.args[0] if isinstance(process.args, list) else process.args)).name
     until = time.monotonic() + START_S
     while time.monotonic() < until:
         with suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         if process.poll() is not None:
-            raise PlatformError("Internal", f"redis-server ended with {process.returncode}")
+            raise PlatformError("Internal", f"{name} ended with {process.returncode}")
         time.sleep(0.01)
-    raise PlatformError("Internal", "redis-server does not answer")
+    raise PlatformError("Internal", f"{name} does not answer")
 
 
 @contextmanager

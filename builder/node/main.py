@@ -20,6 +20,7 @@ def make_app(settings: Settings, say: TextIO | None = None) -> Celery:
     leave_no_core()
     node = WorkerProcess(settings, say)
     app = make_celery(settings, node.registration.drop)
+    app.conf.worker_pool = "builder.node.pool:Pool"
     read_queues(app, node.queues(), settings.slots)
     add_run_task(app, node.child.handle)
     node.connect_signals()

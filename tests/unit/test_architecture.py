@@ -82,6 +82,25 @@ def test_no_import_hides_in_a_string() -> None:
         if hidden.search(path.read_text())
     }
     assert {path for path in found if not path.startswith("builder/pipelines/")} == set()
+    named = {  # as Celery's settings name what they load
+        (path.relative_to(ROOT).parts[1], package)
+        for path in (ROOT / "builder").rglob("*.py")
+        for package in re.findall(r"[\"']builder\.(\w+)[\w.]*:\w", path.read_text())
+    }
+    assert {(owner, package) for owner, package in named if owner != package} == set()
+    assert named, "the search finds what there is"
+
+
+def test_the_contract_uses_nothing_of_ours() -> None:
+    """Whatever part comes: the import contract lists those that there were."""
+    assert doc.parts()["contract"][1] == ()
+
+
+def test_every_module_that_a_page_names_exists() -> None:
+    pages = [*(ROOT / "docs").glob("*.md"), *ROOT.glob("*.md")]
+    named = {path for page in pages for path in re.findall(r"`((?:builder|bench|tests)/[\w./]*\w)`", page.read_text())}
+    assert len(named) > 50
+    assert {path for path in named if not (ROOT / path).exists()} == set()
 
 
 def test_reasons_are_whole() -> None:

@@ -53,7 +53,7 @@ def test_a_compressor_of_another_kind_is_named(monkeypatch: pytest.MonkeyPatch, 
 def test_a_node_needs_no_redis_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert "redis-server" in look(monkeypatch, tmp_path)
     found = look(monkeypatch, tmp_path, server="http://127.0.0.1:1", redis_url="nonsense")
-    assert "redis-server" not in found and "uv" in found
+    assert "redis-server" not in found and "mmdebstrap" in found
 
 
 @pytest.mark.parametrize(("token", "effect"), [("", "the server takes no call without one"), ("a\nb", "no header")])

@@ -57,10 +57,11 @@ def test_signal_of(code: int, number: int | None) -> None:
 ALLOWED = "allow"
 
 
-def judged(number: int, *args: int, arch: int = seccomp.AUDIT_ARCH_X86_64) -> str:
-    """What the filter says about a call: a classic-BPF machine with the five instructions it uses."""
+def judged(number: int, *args: int, arch: int = seccomp.AUDIT_ARCH_X86_64, code: bytes = b"") -> str:
+    """What a filter, that of a step where none is given, says about a call: a classic-BPF machine with the five
+    instructions it uses."""
     data = struct.pack("=IIQ6Q", number, arch, 0, *(*args, *[0] * (6 - len(args))))
-    code = seccomp.program()
+    code = code or seccomp.program()
     accumulator = position = 0
     while True:
         kind, if_true, if_false, value = struct.unpack_from("=HBBI", code, 8 * position)
@@ -97,6 +98,17 @@ EXPECTED_ENOSYS = {
     471: "not in any kernel yet", 599: "not in any kernel yet",
 }  # fmt: skip
 SOCKET_CALL = 41
+EXPECTED_OF_A_READER = {
+    29: "shmget", 30: "shmat", 41: "socket", 42: "connect", 43: "accept", 49: "bind", 50: "listen", 53: "socketpair",
+    56: "clone", 57: "fork", 58: "vfork", 59: "execve", 62: "kill", 129: "rt_sigqueueinfo", 200: "tkill",
+    234: "tgkill", 272: "unshare", 288: "accept4", 297: "rt_tgsigqueueinfo", 319: "memfd_create", 322: "execveat",
+    424: "pidfd_send_signal", 434: "pidfd_open",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("number", EXPECTED_EPERM.keys() | EXPECTED_OF_A_READER.keys())
+def test_calls_that_are_denied_to_a_reader(number: int) -> None:
+    assert judged(number, code=seccomp.program_of_a_reader()) == "EPERM"
 
 
 @pytest.mark.parametrize("number", EXPECTED_EPERM, ids=EXPECTED_EPERM.get)
