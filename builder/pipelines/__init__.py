@@ -11,7 +11,7 @@ from typing import cast
 from builder.errors import BuildError
 from builder.pipelines import deno, go, python, rust
 from builder.pipelines.arguments import COMMON, Argument, check_arguments
-from builder.pipelines.base import Need, Pipeline, PlanRequest, folder_of, missing
+from builder.pipelines.base import Documented, Need, Pipeline, PlanRequest, Requiring, folder_of, missing
 from builder.pipelines.catalog import DEFAULT, Catalog, Row
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import SubTree, Tree
@@ -56,7 +56,7 @@ def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, .
 
 def argument_rows(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[Argument, ...]]:
     """Runtime → what is documented of the build arguments that it takes."""
-    return {module.NAME: (*getattr(module, "ARGUMENTS", ()), *COMMON) for module in known}
+    return {module.NAME: (*(module.ARGUMENTS if isinstance(module, Documented) else ()), *COMMON) for module in known}
 
 
 def detect(
@@ -97,12 +97,14 @@ def required_files(
     Raises `BuildError` EntryPointMissing, InvalidRequest for a `sub_path` that is none, or ManifestInvalid for a file
     that is too large.
     """
-    found = getattr(_named(detect(tree, runtime, known, sub_path).runtime, known), "required_files", None)
-    folder = folder_of(tree, sub_path)
-    if found is None or folder == ".":
-        yield from found(tree) if found is not None else ()
+    module = _named(detect(tree, runtime, known, sub_path).runtime, known)
+    if not isinstance(module, Requiring):
         return
-    for need in found(SubTree(tree, folder)):
+    folder = folder_of(tree, sub_path)
+    if folder == ".":
+        yield from module.required_files(tree)
+        return
+    for need in module.required_files(SubTree(tree, folder)):
         paths = tuple(f"{folder}/{path}" for path in need.paths)
         yield Need(where=f"{folder}/{need.where}", what=need.what, paths=paths)
 
