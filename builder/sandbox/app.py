@@ -5,8 +5,10 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +24,8 @@ MEMORY = 512 * 1024 * 1024
 LISTEN = "0A"
 """The state of a listening socket (linux/net/tcp_states.h), as proc(5), net/tcp, prints it."""
 PASSWD_BYTES = 64 * 1024
+PASSWD_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""The image is a stranger's: a pipe in the place of the file must not be waited for."""
 Address = tuple[str, int]
 
 _PANIC = re.compile(r"panic: |fatal error: |runtime error: ")
@@ -53,12 +57,15 @@ def limits(wall_ms: int) -> Limits:
 
 
 def home_of(rootfs: Path | None, uid: int) -> str:
-    """The home that the image's passwd gives a user; "/", as container runtimes have it, where it gives none."""
+    """The home that the first `PASSWD_BYTES` of the image's passwd give a user; "/", as container runtimes have it,
+    where they give none, or the image has no such file."""
     if rootfs is None:
         return "/"
     try:
-        with open(rootfs / resolve_inside(rootfs, "/etc/passwd").lstrip("/"), "rb") as file:
-            text = file.read(PASSWD_BYTES).decode("utf-8", "replace")
+        path = rootfs / resolve_inside(rootfs, "/etc/passwd").lstrip("/")
+        with open(os.open(path, PASSWD_FLAGS), "rb") as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            text = file.read(PASSWD_BYTES).decode("utf-8", "replace") if is_file else ""
     except OSError:
         return "/"
     rows = (line.split(":") for line in text.splitlines())
