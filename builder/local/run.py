@@ -191,7 +191,8 @@ def _artifact(
 def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] | None:
     """`pull` from the settings' registry; without one from where the record places the artifact.
 
-    A login is for the registry that the settings name, never for a host that only a server's answer names.
+    A login, and leave to go without TLS, are for the registry that the settings name, never for a host that only a
+    server's answer names.
     """
     host, repository = place_of(settings, build)
     is_ours = bool(settings.registry) and host == settings.registry
@@ -200,7 +201,7 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] |
         f"{settings.data_dir}/artifacts",
         username=settings.registry_username if is_ours else "",
         password=settings.registry_password if is_ours else "",
-        insecure=settings.registry_insecure,
+        insecure=settings.registry_insecure and is_ours,
         ca_bundle=settings.ca_bundle,
     )
     try:

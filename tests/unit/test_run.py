@@ -159,11 +159,11 @@ def test_the_setting_about_control_groups_is_passed_on(
 
 
 @pytest.mark.parametrize(
-    ("registry", "reference", "host", "username"),
+    ("registry", "reference", "host", "username", "insecure"),
     [
-        ("", "oci-layout/acme/hello", "", ""),
-        ("", "reg.example.com:5000/acme/hello", "reg.example.com:5000", ""),
-        ("mirror.example.com", "reg.example.com/acme/hello", "mirror.example.com", "me"),
+        ("", "oci-layout/acme/hello", "", "", False),
+        ("", "reg.example.com:5000/acme/hello", "reg.example.com:5000", "", False),
+        ("mirror.example.com", "reg.example.com/acme/hello", "mirror.example.com", "me", True),
     ],
 )
 def test_the_artifact_is_sought_where_the_record_says_unless_a_registry_is_set(
@@ -174,14 +174,17 @@ def test_the_artifact_is_sought_where_the_record_says_unless_a_registry_is_set(
     reference: str,
     host: str,
     username: str,
+    insecure: bool,
 ) -> None:
     play(App())
-    asked: list[tuple[str, str]] = []
+    asked: list[tuple[str, str, bool]] = []
     monkeypatch.setattr(
-        "builder.local.run.place.destination", lambda host, layout, **login: asked.append((host, login["username"]))
+        "builder.local.run.place.destination",
+        lambda host, layout, **more: asked.append((host, more["username"], more["insecure"])),
     )
-    with runs.started(settings(tmp_path, registry=registry, registry_username="me"), record(reference)):
-        assert asked == [(host, username)], "a login is for the registry of the settings only"
+    own = settings(tmp_path, registry=registry, registry_username="me", registry_insecure=True)
+    with runs.started(own, record(reference)):
+        assert asked == [(host, username, insecure)], "login and plain HTTP are for the registry of the settings only"
 
 
 def test_an_artifact_that_is_not_there_names_the_setting(
