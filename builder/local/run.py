@@ -29,9 +29,11 @@ from builder.errors import REASONS, BuildError
 from builder.images import place
 from builder.images.layout import Layout
 from builder.images.reference import parse
+from builder.images.runnable import violated
 from builder.images.store import COMPONENT, pull
 from builder.sandbox import app
 from builder.settings import Settings
+from builder.text import visible
 from builder.tls import plain_transport
 from builder.toolchains.wasmtime import OWN_LINE, host_of
 
@@ -176,11 +178,15 @@ def _artifact(
         )
         return host.serving(host.compiled(component), work, env)
     root = sandbox.Root(rootfs=home / "root")
-    image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
+    image_env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
+    workdir = config.get("WorkingDir") or "/"
+    if not app.has_folder(home / "root", workdir):
+        name = f"{build.repository}@{build.image_digest}"
+        raise violated(name, "config.WorkingDir", f"is a folder that is not in it: {visible(workdir, limit=100)}")
     command = app.command(
         tuple(config.get("Entrypoint") or ()) + tuple(config.get("Cmd") or ()),
         {**image_env, **env, "PORT": str(app.PORT)},
-        cwd=config.get("WorkingDir") or "/",
+        cwd=workdir,
         user=config.get("User") or "",
         root=root,
         work=work,

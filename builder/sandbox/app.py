@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from builder.sandbox import processes
-from builder.sandbox.compose import resolve_inside
+from builder.sandbox.compose import NEVER_FROM_IMAGE, OUR_FOLDERS, resolve_inside
 from builder.sandbox.fence import TMPFS
 from builder.sandbox.shapes import Command, Limits, Root
 
@@ -46,7 +46,8 @@ def command(
 ) -> Command:
     """What to run, as the user that the image names, with its home and $PORT."""
     uid, _, gid = user.partition(":")
-    who = (int(uid), int(gid or uid)) if uid.isdigit() and (gid or uid).isdigit() else (65532, 65532)
+    is_numeric = re.fullmatch("[0-9]{1,10}(:[0-9]{0,10})?", user) is not None
+    who = (int(uid), int(gid or uid)) if is_numeric else (65532, 65532)
     home = {"HOME": home_of(root.rootfs, who[0]), "PORT": str(PORT)}
     return Command(argv=tuple(entrypoint), work=work, env={**home, **env}, cwd=cwd or "/", user=who)
 
@@ -70,6 +71,18 @@ def home_of(rootfs: Path | None, uid: int) -> str:
         return "/"
     rows = (line.split(":") for line in text.splitlines())
     return next((row[5] for row in rows if len(row) == 7 and row[2] == str(uid) and row[5].startswith("/")), "/")
+
+
+def has_folder(rootfs: Path, path: str) -> bool:
+    """Whether an app that is started from an image can start in this folder: a link inside counts as what it leads to,
+    and what is ours there is there whatever the image has."""
+    try:
+        place = resolve_inside(rootfs, path)
+        if place == "/" or place in (*OUR_FOLDERS, "/work"):
+            return True
+        return f"/{place.split('/')[1]}" not in NEVER_FROM_IMAGE and (rootfs / place.lstrip("/")).is_dir()
+    except OSError:  # links that lead nowhere, a name that is none
+        return False
 
 
 def listeners(pid: int) -> tuple[Address, ...]:

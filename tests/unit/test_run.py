@@ -235,3 +235,52 @@ def test_an_app_that_nobody_can_reach_says_where_it_listens(
     with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
         pass
     assert caught.value.reason == "StartFailed" and words in caught.value.message and "PORT" in caught.value.next
+
+
+@pytest.mark.parametrize(("config", "env"), [({"Env": None, "Cmd": None}, {}), ({"Env": ["A"]}, {"A": ""})])
+def test_what_an_image_leaves_out_is_nothing(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch, config: Any, env: dict[str, str]
+) -> None:
+    app = play(App())
+    monkeypatch.setattr(runs, "pull", lambda *args: {"Entrypoint": ["/app"], "User": None, "WorkingDir": None, **config})
+    with runs.started(settings(tmp_path), record()):
+        assert app.command.env == {**env, "HOME": "/", "PORT": str(PORT)} and app.command.cwd == "/"
+
+
+@pytest.mark.parametrize(
+    ("workdir", "is_there"),
+    [
+        ("/srv/app", True),
+        ("/linked", True),
+        ("/tmp", True),
+        ("/work", True),
+        ("/srv/../srv/app/", True),
+        ("/nowhere", False),
+        ("/srv/app/file", False),
+        ("/loop", False),
+        ("/outside", False),
+        ("/tmp/in-the-image", False),
+        ("/" + "x" * 300, False),
+    ],
+)
+def test_an_app_whose_folder_is_not_in_its_image_is_the_images_fault(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch, workdir: str, is_there: bool
+) -> None:
+    def pulled(target: object, repository: str, digest: str, home: Path, most: int) -> dict[str, Any]:
+        (home / "root/srv/app").mkdir(parents=True)
+        (home / "root/srv/app/file").write_text("")
+        (home / "root/tmp/in-the-image").mkdir(parents=True)
+        (home / "root/linked").symlink_to("/srv/app")
+        (home / "root/loop").symlink_to("loop")
+        (home / "root/outside").symlink_to(tmp_path)
+        return {**CONFIG, "WorkingDir": workdir}
+
+    app = play(App())
+    monkeypatch.setattr(runs, "pull", pulled)
+    if is_there:
+        with runs.started(settings(tmp_path), record()):
+            assert app.command.cwd == workdir
+        return
+    with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
+        pass
+    assert caught.value.reason == "ImageContractViolated" and caught.value.where == "config.WorkingDir"
