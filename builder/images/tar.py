@@ -23,8 +23,9 @@ _BEFORE = frozenset({b"x", b"X", b"g", b"L", b"K"})
 _KINDS = {b"0": "file", b"\0": "file", b"7": "file", b"1": "hard", b"2": "link", b"5": "folder", b"S": "sparse"}
 _WITHOUT_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})
 _OCTAL = re.compile(rb"[0-7]{1,12}")
+_TIME = re.compile(rb" *[0-7]*[ \0]*")
 _RECORD = re.compile(rb"([0-9]{1,7}) ")
-_SIZE = re.compile(rb"[0-9]{1,18}")
+_SIZE = re.compile(rb"\+?[0-9]{1,100}")
 _CHECKSUM = slice(148, 156)
 _SPACES = 8 * ord(" ")
 
@@ -196,11 +197,18 @@ def _sums(header: bytes) -> tuple[int, int]:
 
 
 def _name(header: bytes) -> bytes:
-    """The name of an entry by its own header; only ustar's has a prefix, and that of star a shorter one."""
-    name = _text(header[:100])
-    if header[257:263] != b"ustar\0" or not header[345]:
+    """The name of an entry by its own header. ustar's has a prefix, and that of star a shorter one; GNU's has times
+    there, but where Go before 1.8 wrote it, which took it for ustar's."""
+    name, magic = _text(header[:100]), header[257:265]
+    end = 476 if header[508:512] == b"tar\0" else 500
+    if not header[345] or not (magic.startswith(b"ustar\0") or (magic == b"ustar  \0" and not _has_times(header))):
         return name
-    return _text(header[345 : 476 if header[508:512] == b"tar\0" else 500]) + b"/" + name
+    return _text(header[345:end]) + b"/" + name
+
+
+def _has_times(header: bytes) -> bool:
+    """Whether the two fields of GNU's header that hold times of a file are numbers."""
+    return all(field[0] & 0x80 or _TIME.fullmatch(field) for field in (header[345:357], header[357:369]))
 
 
 def _text(field: bytes) -> bytes:

@@ -231,7 +231,10 @@ def test_names_come_from_where_go_takes_them() -> None:
 def test_only_ustar_has_a_prefix() -> None:
     """GNU keeps times there, and v7 nothing that is known."""
     assert one(header(b"n", prefix=b"p") + END).name == "p/n"
-    assert one(header(b"n", prefix=b"p", magic=b"ustar  \0") + END).name == "n"
+    times = b"13456701234\0" * 2
+    assert one(header(b"n", prefix=times, magic=b"ustar  \0") + END).name == "n"
+    assert one(header(b"n", prefix=b"p" * 94, magic=b"ustar  \0") + END).name == "p" * 94 + "/n", "Go before 1.8"
+    assert one(header(b"n", prefix=b"\xff" * 12, magic=b"ustar  \0") + END).name == "n", "times before 1970"
     assert one(header(b"n", prefix=b"p", magic=bytes(8)) + END).name == "n"
     assert one(header(b"n", prefix=b"p" * 155, tail=b"tar\0") + END).name == "p" * 131 + "/n"
 
@@ -242,7 +245,8 @@ def test_numbers_as_writers_have_them() -> None:
     assert one(header(b"a", size=bytes(12), mode=b"        ") + END) == Entry(
         name="a", kind="file", mode=0, size=0, target=""
     )
-    assert one(before(b"x", record(b"size", b"1000")) + header(b"a") + padded(bytes(1000)) + END).size == 1000
+    for size in (b"1000", b"+1000", b"0" * 20 + b"1000"):
+        assert one(before(b"x", record(b"size", size)) + header(b"a") + padded(bytes(1000)) + END).size == 1000
 
 
 def test_old_checksums_are_taken() -> None:

@@ -242,7 +242,9 @@ def test_what_an_image_leaves_out_is_nothing(
     tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch, config: Any, env: dict[str, str]
 ) -> None:
     app = play(App())
-    monkeypatch.setattr(runs, "pull", lambda *args: {"Entrypoint": ["/app"], "User": None, "WorkingDir": None, **config})
+    monkeypatch.setattr(
+        runs, "pull", lambda *args: {"Entrypoint": ["/app"], "User": None, "WorkingDir": None, **config}
+    )
     with runs.started(settings(tmp_path), record()):
         assert app.command.env == {**env, "HOME": "/", "PORT": str(PORT)} and app.command.cwd == "/"
 
