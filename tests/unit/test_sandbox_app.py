@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -113,11 +114,46 @@ def test_the_home_is_that_of_the_image(tmp_path: Path, passwd: str | None, home:
     assert made.env == {"HOME": home, "PORT": str(app.PORT)} and made.user == (5, 5) and made.cwd == "/"
 
 
+@pytest.mark.parametrize(
+    ("user", "who"),
+    [
+        ("7", (7, 7)),
+        ("7:8", (7, 8)),
+        ("", (65532, 65532)),
+        ("app", (65532, 65532)),
+        ("\u00b2", (65532, 65532)),
+        ("7:\u00b2", (65532, 65532)),
+        ("7:", (7, 7)),
+        ("9" * 5000, (65532, 65532)),
+    ],
+)
+def test_the_user_is_that_of_the_image_where_it_is_a_number(tmp_path: Path, user: str, who: tuple[int, int]) -> None:
+    assert app.command(("/app",), {}, cwd="", user=user, root=Root(rootfs=tmp_path), work=tmp_path).user == who
+
+
 def test_a_passwd_that_is_a_link_leads_nowhere_outside_the_image(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("app:x:5:5::/outside:/bin/sh\n")
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/passwd").symlink_to(tmp_path / "outside")
+    assert app.home_of(root, 5) == "/"
+
+
+def test_a_passwd_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    os.mkfifo(tmp_path / "etc/passwd")
+    assert app.home_of(tmp_path, 5) == "/"
+
+
+@pytest.mark.parametrize("links", [40, 41])
+def test_a_passwd_behind_too_many_links_is_none(tmp_path: Path, links: int) -> None:
+    """The last of them would be opened on the host."""
+    (tmp_path / "outside").write_text("app:x:5:5::/outside:/bin/sh\n")
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").symlink_to("/l1")
+    for number in range(1, links):
+        (root / f"l{number}").symlink_to(f"l{number + 1}" if number < links - 1 else tmp_path / "outside")
     assert app.home_of(root, 5) == "/"
 
 
