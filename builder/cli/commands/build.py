@@ -67,7 +67,8 @@ def build(ctx: Context, options: BuildOptions) -> int:
             request = rebase_request(options, settings)
         else:
             choice = Choice(no_ignore=options.no_ignore, include=tuple(options.include))
-            packed = pack(options.path, ctx.stdin, with_dockerfile(choice, options.dockerfile, options.path))
+            choice = with_dockerfile(choice, options.dockerfile, options.path)
+            packed = pack(options.path, ctx.stdin, choice, settings.upload_bytes)
             request = request_of(options, packed, nameable(pipelines.names(known)))
     except BuildError as error:
         raise refused_here(error) from None
