@@ -234,13 +234,13 @@ def _cancel(context: Context, build: str) -> int:
 @_command("run")
 @build_argument
 @click.option("--env", "env", metavar="K=V", multiple=True, help="a variable of the app; may be repeated")
-@click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="lines K=V; --env wins")
+@click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="lines K=V, or K of here; --env wins")
 @click.pass_obj
 def _run(context: Context, build: str, env: tuple[str, ...], env_files: tuple[str, ...]) -> int:
     """Start a build's artifact here, sandboxed, and print its URL."""
     from builder.cli.commands.operate import run
 
-    return run(context, build, environment(env, env_files))
+    return run(context, build, environment(env, env_files, context.environ))
 
 
 @_command("serve")
