@@ -49,7 +49,7 @@ SHOWN = frozenset(
 )
 """Options whose values name something: a file, a build, a version. What stands in no list here is hidden."""
 PAIRS = frozenset({"--build-arg", "--env", "--label"})
-"""Of `K=V` the key is shown."""
+"""Options of which the key of `K=V` is shown."""
 URLS = frozenset({"--git", "--server"})
 HIDDEN = frozenset({"--start", "--username"})
 LEAST = 8
