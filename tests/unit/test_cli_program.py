@@ -142,6 +142,14 @@ def test_a_watcher_without_server_or_token_names_the_setting(named: str) -> None
     assert ran.code == 75 and f"a watcher needs the {named}" in ran.err and "scope watch" in " ".join(ran.err.split())
 
 
+@pytest.mark.parametrize(("command", "code"), [("ls", 2), ("get k7m2", 2), ("watch", 75), ("worker", 75)])
+@pytest.mark.parametrize("token", ["s3cret-é", "s3cret word", "s3cret\nline"])
+def test_a_token_that_no_header_carries_is_a_wrong_setting_and_not_shown(command: str, code: int, token: str) -> None:
+    ran = run(*command.split(), settings=Settings(server="http://127.0.0.1:1", token=token, data_dir="/nonexistent"))
+    assert (ran.code, ran.out) == (code, "") and ": token\n" in ran.err and "s3cret" not in ran.err, ran
+    assert "IGNITE_BUILDER_TOKEN_FILE" in ran.err
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "word"),
     [
