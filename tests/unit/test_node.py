@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 from celery import Celery
 from celery.worker import state
@@ -16,7 +17,7 @@ from celery.worker import state
 from builder.broker.app import make_celery, read_queues
 from builder.claims.calls import Refused as CallRefused
 from builder.claims.calls import Unanswered
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
 from builder.errors import BuildError
@@ -222,6 +223,36 @@ def test_a_node_that_is_refused_later_drains_and_ends(
     node.registration.stay()
     assert (state.should_stop, api.calls) == (75, 1)
     assert node.registration._leaving_since.value > 0
+
+
+def test_a_redirection_ends_the_start_with_the_scheme_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = "the server answered 308 and sends to https://control.test"
+    error = ApiError(308, "UNKNOWN", moved, {}, is_foreign=True, leads_to="https://control.test")
+    monkeypatch.setattr("builder.node.registration.Api", Refusing(error))
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED))
+    with pytest.raises(WorkerRefused) as caught:
+        node._on_init(worker(None, concurrency=1))
+    assert (caught.value.code, caught.value.error.where, caught.value.error.next) == (75, "server", CHECK_SCHEME)
+    assert "https://control.test" in caught.value.error.message
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404])
+def test_a_proxys_refusal_ends_no_node_that_works(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is nobody's verdict on the node: the proxy may be set right at any time."""
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) == 3:
+            node.registration.leaving.set()
+        return httpx.Response(status, html="no")
+
+    asked: list[httpx.Request] = []
+    made = Api("http://control.test", "t", transport=httpx.MockTransport(answer))
+    monkeypatch.setattr("builder.node.registration.Api", lambda *_, **__: made)
+    monkeypatch.setattr("celery.worker.state.should_stop", None)
+    node.registration.stay()
+    assert state.should_stop is None and len(asked) == 4  # the last one is the goodbye
 
 
 def test_an_answer_of_something_else_ends_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
