@@ -95,15 +95,24 @@ class Finalizers:
         adopted = builds.adopt_due(
             self.store, self.settings.lease_ms, free, outside=self._outside(), look=not woken, nonce=self.nonce
         )
+        threads: list[tuple[Claimed, threading.Thread]] = []
         for row in adopted.rows:
             claimed = (row["build_id"], row["claim"])
             thread = threading.Thread(target=self._run, args=(claimed, row), name="finalizer", daemon=True)
+            threads.append((claimed, thread))
             with self._lock:
                 self._at_work[claimed] = thread
                 if row["queue"] == EXTERNAL:
                     self._asking.add(claimed)
                 self._renewed[claimed] = self.monotonic()
-            thread.start()
+        for number, (_, thread) in enumerate(threads):
+            try:
+                thread.start()
+            except BaseException:  # the system has no thread for it: left at work, its lease would be renewed for ever
+                for unstarted, _ in threads[number:]:
+                    self._forget(unstarted)
+                    self._unreleased[unstarted] = 0
+                raise
         self.left = adopted.left
 
     def _outside(self) -> int:
@@ -147,11 +156,14 @@ class Finalizers:
         try:
             self.attempt(row)
         finally:
-            with self._lock:
-                del self._at_work[claimed]
-                self._asking.discard(claimed)
-                self._renewed.pop(claimed, None)
+            self._forget(claimed)
             self.freed()
+
+    def _forget(self, claimed: Claimed) -> None:
+        with self._lock:
+            del self._at_work[claimed]
+            self._asking.discard(claimed)
+            self._renewed.pop(claimed, None)
 
     def _release(self) -> None:
         for claimed in tuple(self._unreleased):

@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
-
 from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.settings import Settings
@@ -82,7 +80,7 @@ class Retention:
                 return
             try:
                 part()
-            except (BuildError, SQLAlchemyError) as error:
+            except Exception as error:  # a disk that is full, too: the other parts have their turn
                 self.log.warning("retention", action="retention-failed", part=part.__name__, error=repr(error))
                 trouble = error
         if trouble is not None:

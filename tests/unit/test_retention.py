@@ -346,6 +346,23 @@ def test_a_part_in_trouble_lets_the_others_have_their_turn(control: Control, tmp
     assert "retention-failed" in control.said.getvalue()
 
 
+def test_a_part_that_fails_oddly_lets_the_others_have_their_turn(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = failed(control.world)
+    control.world.submit()
+
+    def full() -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(control.loop, "_attempt_tags", full)
+    swept(control.world)
+    control.age(7)
+    with pytest.raises(OSError, match="no space left"):
+        control.loop.run()
+    assert not is_there(control.world, old)
+
+
 def test_a_run_ends_after_its_batch_when_the_process_stops(control: Control) -> None:
     failed(control.world)
     control.world.submit()
@@ -357,7 +374,7 @@ def test_a_run_ends_after_its_batch_when_the_process_stops(control: Control) -> 
 
 
 def test_revocations_of_tokens_that_are_listed_stay(world: World, tmp_path: Path) -> None:
-    from builder.config import Token
+    from builder.settings import Token
     from builder.store import membership
 
     tokens = (Token(token="t", scopes=("worker",), node="n"),)
