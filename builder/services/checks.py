@@ -26,6 +26,9 @@ LAST_MS = 253_402_300_799_999
 """The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
 MOST_JOBS, FACTS_BYTES = 1000, 64 * 1024
 """The most Jobs in one call of a watcher, and bytes of what it needs to explain the end of a Job."""
+MOST_LINES = 20_000
+"""The most lines in one call. A node sends 500, a watcher what one read of a container's log had: up to some 12,000
+lines of no text."""
 MOST_PHASES = 100
 """The most phases of one claim. The line has a tenth of them, and every reader of the record reads them all."""
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -106,6 +109,12 @@ def check_count(name: str, count: int) -> None:
 def moment(ms: int) -> int:
     """A time that a node names, within the calendar."""
     return min(max(0, ms), LAST_MS)
+
+
+def check_lines(lines: Collection[pb.LogEntry]) -> None:
+    """Raises `BuildError` InvalidRequest for more lines than an owner sends at once."""
+    if len(lines) > MOST_LINES:
+        raise BuildError("InvalidRequest", f"lines takes up to {MOST_LINES} of them", where="lines")
 
 
 def check_phases(phases: Collection[pb.PhaseRecord]) -> None:

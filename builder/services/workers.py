@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -21,6 +21,7 @@ from builder.services.checks import (
     TEXT_CHARACTERS,
     check_few,
     check_job,
+    check_lines,
     check_name,
     check_node,
     check_nonce,
@@ -326,8 +327,9 @@ def _checked(request: pb.FinishRequest) -> tuple[pb.FinishRequest, str]:
     return kept, refused
 
 
-def _lines_of(entries: Iterable[pb.LogEntry]) -> list[logs.Line]:
-    """Lines of an owner as the store takes them."""
+def _lines_of(entries: Collection[pb.LogEntry]) -> list[logs.Line]:
+    """Lines of an owner as the store takes them. Raises `BuildError` InvalidRequest for too many."""
+    check_lines(entries)
     return [
         {
             "t": moment(line.timestamp_ms),
