@@ -10,13 +10,11 @@ The store is the truth; a loop that dies or doubles costs time, never a build.
 from __future__ import annotations
 
 import functools
-import io
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TextIO, cast
+from typing import Any, TextIO
 
 import redis
 import structlog
@@ -71,27 +69,10 @@ def woken_by(event: Event) -> frozenset[str]:
     return frozenset(name for name, is_due in due.items() if is_due)
 
 
-class _Lossy(io.TextIOBase):
-    """Writes to `out` what it takes. A disk that is full, or a reader that is gone, ends no loop and fails no call."""
-
-    def __init__(self, out: TextIO) -> None:
-        self._out = out
-
-    def write(self, text: str) -> int:
-        with suppress(OSError, ValueError):  # the second of a file that is closed
-            self._out.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with suppress(OSError, ValueError):
-            self._out.flush()
-
-
 def event_log(out: TextIO) -> FilteringBoundLogger:
-    """A logger that writes one JSON object on a line; two in one process know nothing of each other. What `out` does
-    not take is lost."""
+    """A logger that writes one JSON object on a line; two in one process know nothing of each other."""
     made: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(cast(TextIO, _Lossy(out))),
+        structlog.PrintLogger(out),
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso"),
