@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import httpx
 from structlog.typing import FilteringBoundLogger
 
-from builder.settings import Settings
+from builder.errors import BuildError
+from builder.settings import Settings, without_credentials
 from builder.store import outbox
 from builder.store.engine import Store
 from builder.tls import new_client
@@ -115,6 +116,7 @@ class Reports:
         delivered: list[int] = []
         refused: dict[str, outbox.Row] = {}
         unheard: outbox.Row | None = None
+        troubles: list[tuple[outbox.Row, Exception]] = []
         with new_client(ca_bundle=self.settings.ca_bundle, timeout=httpx.Timeout(REPORT_TIMEOUT_S)) as client:
             for row in batch:
                 if row["build_id"] in refused:
@@ -123,10 +125,10 @@ class Reports:
                     self._post(client, row["body"].encode())
                 except httpx.HTTPStatusError as error:
                     refused[row["build_id"]] = row
-                    self._failed(row, error)
+                    troubles.append((row, error))
                 except Exception as error:  # also of our own, such as a bundle that is gone: it is tried again later
                     unheard = row
-                    self._failed(row, error)
+                    troubles.append((row, error))
                     break
                 else:
                     delivered.append(row["id"])
@@ -137,7 +139,8 @@ class Reports:
             outbox.postponed(self.store, row["id"], row["tries"])
         if unheard is not None:
             outbox.postponed(self.store, unheard["id"], unheard["tries"], organization)
-
+        for row, error in troubles:  # what is told comes behind what is noted
+            self._failed(row, error)
         return None
 
     def _post(self, client: httpx.Client, body: bytes) -> None:
@@ -186,4 +189,13 @@ class Reports:
         more.clear()
 
     def _failed(self, row: outbox.Row, error: Exception) -> None:
-        self.log.warning("a report was not taken", action="report-failed", build_id=row["build_id"], error=repr(error))
+        """Without what may be a credential: httpx has the URL in its words of an answer, a header in those of one that
+        it cannot send."""
+        if isinstance(error, httpx.HTTPStatusError):
+            why = f"answered {error.response.status_code}"
+        elif isinstance(error, httpx.NetworkError | httpx.TimeoutException | BuildError):
+            why = repr(error)
+        else:
+            why = type(error).__name__
+        url = without_credentials(self.settings.report_url)
+        self.log.warning("a report was not taken", action="report-failed", build_id=row["build_id"], url=url, error=why)

@@ -41,9 +41,11 @@ class Log:
 
     def __init__(self) -> None:
         self.actions: list[str] = []
+        self.said: list[dict[str, object]] = []
 
     def warning(self, event: str, *, action: str, **fields: object) -> None:
         self.actions.append(action)
+        self.said.append(fields)
 
 
 @pytest.fixture
@@ -57,7 +59,11 @@ class Driven:
     """Reports to a receiver that is a function, with what clients were made with; `ended` has one entry a thread."""
 
     def __init__(
-        self, world: World, monkeypatch: pytest.MonkeyPatch, post: Callable[[httpx.Request], httpx.Response]
+        self,
+        world: World,
+        monkeypatch: pytest.MonkeyPatch,
+        post: Callable[[httpx.Request], httpx.Response],
+        report_url: str = URL,
     ) -> None:
         self.made: list[dict[str, Any]] = []
         self.ended: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -68,7 +74,7 @@ class Driven:
             return httpx.Client(transport=httpx.MockTransport(post), timeout=given["timeout"])
 
         monkeypatch.setattr(posts, "new_client", client)
-        settings = config.load({"report_url": URL, "ca_bundle": __file__}).settings
+        settings = config.load({"report_url": report_url, "ca_bundle": __file__}).settings
         self.reports = Reports(
             settings=settings, store=world.store, log=cast(Any, self.log), freed=lambda: self.ended.put(None)
         )
@@ -115,6 +121,73 @@ def test_a_report_that_cannot_be_posted_waits_like_one_of_a_receiver_that_is_awa
     world.at[0] += 1_000
     driven.run(1)
     assert len(posted) == 2 and outbox.waiting(world.store) == 0
+
+
+def test_no_credential_of_a_receiver_is_in_the_log(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """httpx has the URL in its words of an answer, and a header in those of one that it cannot send."""
+    secret, url = "hunter2", "https://u:hunter2@receiver.test/reports?key=hunter2"
+    answers: list[Any] = [
+        httpx.Response(403),
+        httpx.ConnectError("[Errno 111] Connection refused"),
+        httpx.LocalProtocolError("Illegal header value b'Bearer hunter2'"),
+        httpx.InvalidURL("hunter2"),
+        UnicodeEncodeError("ascii", "hunter2ö", 7, 8, "no"),
+    ]
+
+    def post(request: httpx.Request) -> httpx.Response:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        answer.request = request
+        return cast(httpx.Response, answer)
+
+    world.submit()
+    driven = Driven(world, monkeypatch, post, report_url=url)
+    for _ in range(len(answers)):
+        driven.run(1)
+        world.at[0] += 3_600_000
+    said = driven.log.said
+    assert [fields["error"] for fields in said] == [
+        "answered 403", "ConnectError('[Errno 111] Connection refused')", "LocalProtocolError", "InvalidURL",
+        "UnicodeEncodeError",
+    ]  # fmt: skip
+    assert secret not in repr(said) and all("receiver.test" in str(fields["url"]) for fields in said)
+
+
+def test_what_a_log_does_not_take_is_noted_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A report, that it failed; a finalizer's claim, that it is free."""
+
+    def full(*args: object, **fields: object) -> None:
+        raise OSError("no space left")
+
+    def away(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("away")
+
+    build = world.submit()
+    driven = Driven(world, monkeypatch, away)
+    monkeypatch.setattr(driven.log, "warning", full)
+    monkeypatch.setattr(threading, "excepthook", lambda args: None)
+    driven.run(1)
+    assert not outbox.due(world.store, 9), "it waits for its next try"
+    world.succeed_work(build, world.claim(build))
+
+    def trouble(row: object) -> None:
+        raise Odd("odd")
+
+    pool = Finalizers(
+        settings=config.load({"lease_ms": LEASE}).settings,
+        store=world.store,
+        finalizer=cast(Any, SimpleNamespace(finish=trouble)),
+        changed=lambda build_id: None,
+        log=cast(Any, SimpleNamespace(warning=full)),
+    )
+    row = pool.adopt()
+    assert row is not None
+    with pytest.raises(OSError, match="no space left"):
+        pool.attempt(row)
+    world.at[0] += 60_000
+    again = pool.adopt()
+    assert again is not None and again["failures"] == 0, "nobody was lost"
 
 
 def test_an_organization_whose_thread_failed_is_delivered_to_by_the_next_step(
