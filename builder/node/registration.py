@@ -163,9 +163,9 @@ class Registration:
         """End the worker: the API refuses its calls, so it could neither claim a build nor finish one."""
         from celery.worker import state  # all of Celery's worker; the control side reads this module as well
 
-        log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
         self.leave()
         state.should_stop = EXIT_UNFIT
+        log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
 
     def register(self, api: Api) -> None:
         dropped = self._dropped.value

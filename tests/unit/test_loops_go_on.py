@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +22,7 @@ from builder.control import reports as posts
 from builder.control.finalizers import Finalizers
 from builder.control.reports import Reports
 from builder.errors import BuildError
+from builder.node import drive
 from builder.node import registration as registrations
 from builder.node import worker as workers
 from builder.node.cancels import Cancels
@@ -27,6 +30,9 @@ from builder.node.registration import Registration
 from builder.node.worker import WorkerProcess
 from builder.services.tails import Tails
 from builder.store import outbox
+from builder.watcher import watcher as watchers
+from builder.watcher.build import Lost
+from builder.watcher.watcher import Watcher
 from tests.store_contract.world import LEASE, World, open_world
 
 URL = "https://receiver.test/reports"
@@ -157,9 +163,6 @@ def test_no_credential_of_a_receiver_is_in_the_log(world: World, monkeypatch: py
 def test_what_a_log_does_not_take_is_noted_all_the_same(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """A report, that it failed; a finalizer's claim, that it is free."""
 
-    def full(*args: object, **fields: object) -> None:
-        raise OSError("no space left")
-
     def away(request: httpx.Request) -> httpx.Response:
         raise httpx.ConnectError("away")
 
@@ -179,7 +182,7 @@ def test_what_a_log_does_not_take_is_noted_all_the_same(world: World, monkeypatc
         store=world.store,
         finalizer=cast(Any, SimpleNamespace(finish=trouble)),
         changed=lambda build_id: None,
-        log=cast(Any, SimpleNamespace(warning=full)),
+        log=cast(Any, FULL),
     )
     row = pool.adopt()
     assert row is not None
@@ -361,7 +364,7 @@ def test_the_looks_at_children_and_disk_go_on(tmp_path: Path, monkeypatch: pytes
         raise Odd("odd") if len(looks) < 3 else Ended
 
     node._watch = cast(Any, SimpleNamespace(look=look))
-    monkeypatch.setattr(workers.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
     with pytest.raises(Ended):
         node._watch_children()
     assert len(looks) == 3
@@ -371,3 +374,39 @@ def test_the_looks_at_children_and_disk_go_on(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(Ended):
         node._stay_within_budget()
     assert len(looks) == 3
+
+
+def full(*args: object, **fields: object) -> None:
+    raise OSError("no space left")
+
+
+FULL = SimpleNamespace(warning=full, error=full, info=full)
+
+
+def test_a_claim_whose_heartbeat_died_is_lost_whatever_the_log_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    lost: list[bool] = []
+    attempt = SimpleNamespace(
+        lease=SimpleNamespace(build_id="b"), log=SimpleNamespace(spool=None), lose=lambda: lost.append(True)
+    )
+    driver = drive._Driver(cast(Any, attempt), lambda: False, lambda until: None)
+    monkeypatch.setattr(drive, "log", FULL)
+    with pytest.raises(OSError, match="no space left"):
+        driver._guarded(stops_after(1, lambda: None))
+    assert lost == [True]
+
+
+@pytest.mark.parametrize("error", [Lost(), Odd("odd")])
+def test_a_build_that_nobody_follows_is_forgotten_whatever_the_log_takes(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    watcher = Watcher("w", cast(Any, None), (), lease_s=1, beat_s=1)
+    build = cast(Any, SimpleNamespace(build_id="b"))
+    watcher._builds["b"] = build
+    monkeypatch.setattr(watchers, "log", FULL)
+
+    async def work() -> None:
+        raise error
+
+    with pytest.raises(OSError, match="no space left"):
+        asyncio.run(watcher._guarded(build, work()))
+    assert not watcher.builds

@@ -213,7 +213,7 @@ def test_a_body_of_too_many_values_is_refused_before_one_is_made(
     def loads(*args: object, **more: object) -> object:
         raise AssertionError("it was read")
 
-    monkeypatch.setattr(codec.json, "loads", loads)
+    monkeypatch.setattr(json, "loads", loads)
     body = b'{"code":[' + b",".join([item.encode()] * 250_000) + b"]}"
     with pytest.raises(Malformed, match=r"the body has more than [0-9]+ values") as caught:
         bind(BY_NAME[rpc], {name: "b1" for name in BY_NAME[rpc].path_params}, [], body)
