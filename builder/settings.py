@@ -178,7 +178,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     retention_ms: Annotated[int, Meta(ge=10)] = 3_600_000  # period of the loop that deletes what is past its time
     # What the machine's package clients use
     index_env: dict[str, str] = msgspec.field(default_factory=dict)  # package index variables of build steps
-    ca_bundle: str = ""  # CA bundle of indexes, git hosts, registries, server
+    ca_bundle: str = ""  # CA bundle of indexes, git hosts, registries, server, receiver of reports
     upstream_proxy: str = ""  # HTTP proxy that the egress proxy goes through
     no_proxy: tuple[str, ...] = ()  # hosts it reaches by itself; as NO_PROXY: a domain, CIDR or *
     # Image builds as Jobs of Kubernetes; images are named by digest
@@ -337,6 +337,12 @@ def _check_docker_host(host: str) -> None:
         raise ValueError("it takes unix:///PATH/OF/SOCKET or tcp://HOST:PORT")
 
 
+def _check_bearer(token: str) -> None:
+    """It travels in a header, which takes no other character."""
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("it takes printable ASCII characters alone")
+
+
 def _check_optional_url(url: str) -> None:
     if url:
         _check_url(url)
@@ -428,7 +434,9 @@ def address_of(text: str) -> tuple[str, int]:
 _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "organization": _check_organization,
     "server": _check_optional_url,
+    "token": _check_bearer,
     "report_url": _check_optional_url,
+    "report_token": _check_bearer,
     "public_url": _check_optional_url,
     "s3_endpoint": _check_optional_url,
     "source_store": _check_source_store,

@@ -169,9 +169,9 @@ class _Driver:
         try:
             work()
         except BaseException as error:
+            self._attempt.lose()  # before it is told: work that goes on without a heartbeat is another's, too
             build_id = self._lease.build_id
             log.error("side task died", action="side-task-died", build_id=build_id, error=repr(error), exc_info=True)
-            self._attempt.lose()
 
     def _beat(self) -> None:
         attempt, lease = self._attempt, self._lease

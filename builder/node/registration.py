@@ -18,7 +18,6 @@ import structlog
 from billiard import Array, Value
 
 from builder import pipelines
-from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -131,6 +130,9 @@ class Registration:
         while not self.leaving.wait(min(self._settings.heartbeat_ms, 2000) / 1000):
             try:
                 remove_left_behind(self._folder)
+            except Exception as error:  # it is tried again, and what is left keeps no node from its builds
+                log.warning("what killed builds left stays", action="leftovers-failed", error=repr(error))
+            try:
                 self.register(api)
                 send_left_behind(ApiCalls(api), self._folder / "spool")
             except ApiError as error:
@@ -139,7 +141,7 @@ class Registration:
                     continue
                 self._give_up(refusal(error))
                 return
-            except (ApiUnreachable, Unanswered, BuildError, OSError) as error:
+            except Exception as error:  # whatever it is: a node that registers no more gets no builds
                 log.warning("the API did not take the register", action="register-failed", error=repr(error))
         # Without it hints would arrive for two more leases. Sent once: a successor of the same name may be starting.
         self._reads = Reads(queues=(), slots=self._reads.slots)
@@ -153,14 +155,17 @@ class Registration:
             except ApiUnreachable as error:
                 log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
                 time.sleep(0.5)
+            except Exception as error:
+                log.warning("the goodbye failed", action="register-failed", error=repr(error))
+                break
 
     def _give_up(self, error: BuildError) -> None:
         """End the worker: the API refuses its calls, so it could neither claim a build nor finish one."""
         from celery.worker import state  # all of Celery's worker; the control side reads this module as well
 
-        log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
         self.leave()
         state.should_stop = EXIT_UNFIT
+        log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
 
     def register(self, api: Api) -> None:
         dropped = self._dropped.value

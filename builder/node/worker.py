@@ -110,7 +110,10 @@ class WorkerProcess:
     def _watch_children(self) -> None:
         """Until the process ends: a drain waits for children that return."""
         while True:
-            self._watch.look()
+            try:
+                self._watch.look()
+            except Exception as error:
+                log.error("the children were not looked at", action="look-failed", error=repr(error))
             time.sleep(min(self.settings.heartbeat_ms / 1000, LOOK_S))
 
     def _stay_within_budget(self) -> None:
@@ -118,7 +121,7 @@ class WorkerProcess:
         while True:
             try:
                 within_budget(self.settings)
-            except (OSError, BuildError) as error:
+            except Exception as error:  # a look that ends for good lets the disk fill
                 log.warning("the disk budget was not looked at", action="budget-failed", error=repr(error))
             if self.registration.leaving.wait(BUDGET_S):
                 return

@@ -120,11 +120,12 @@ class Watcher:
             await work  # type: ignore[misc]
             return True
         except Lost:
+            self._forget(build)
             log.info("lost", action="claim-lost", build_id=build.build_id)
         except Exception as error:
+            self._forget(build)  # before it is told: of a build that nobody follows the lease would be renewed for ever
             log.error("a build failed here", action="follow-failed", build_id=build.build_id, error=repr(error),
                       exc_info=True)  # fmt: skip
-        self._forget(build)
         return False
 
     def _forget(self, build: Followed) -> None:
