@@ -14,10 +14,9 @@ import threading
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 import redis
-import structlog
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -67,22 +66,6 @@ def woken_by(event: Event) -> frozenset[str]:
     finalize = event.action in _FINALIZE or (external and event.action in _QUEUES)
     due = {"dispatch": event.action in _DISPATCH and not external, "finalize": finalize, "report": reports}
     return frozenset(name for name, is_due in due.items() if is_due)
-
-
-def event_log(out: TextIO) -> FilteringBoundLogger:
-    """A logger that writes one JSON object on a line; two in one process know nothing of each other."""
-    made: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(out),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(0),
-        cache_logger_on_first_use=True,
-    )
-    return made
 
 
 def read_queued(raw: bytes, key: str) -> str | None:

@@ -23,7 +23,7 @@ from builder.broker.app import make_celery
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control import folder
 from builder.control.finalizers import Finalizers, finalizers_destination
-from builder.control.loops import LOOPS, Loops, event_log
+from builder.control.loops import LOOPS, Loops
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
 from builder.control.retention import Retention
@@ -32,6 +32,7 @@ from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
+from builder.logs import configure, event_log, log_to_stdout
 from builder.pipelines import catalog as catalogs
 from builder.prebuilt import Prebuilt
 from builder.process import leave_no_core, open_many_files, settle
@@ -211,6 +212,8 @@ def serve(settings: Settings) -> int:
     leave_no_core()
     open_many_files()  # before the server counts how many connections it may have
     os.umask(0o077)  # this process starts no node, whose folders build users enter
+    log_to_stdout()
+    configure()
     control = Control(settings)
     if settings.registry_username:
         control.log.warning(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import structlog
 from billiard import current_process
 
 from builder.attempt.attempt import Node
@@ -17,6 +16,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
 from builder.contract.request import is_image
 from builder.faults import labels
+from builder.logs import logger
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, do_work, driving
@@ -34,7 +34,7 @@ from builder.settings import Settings
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import fetching
 
-log = structlog.get_logger("node")
+log = logger("node")
 
 
 class Child:

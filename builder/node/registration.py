@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 from billiard import Array, Value
 
 from builder import pipelines
@@ -24,6 +23,7 @@ from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import EXIT_CODES, BuildError, ErrorClass
+from builder.logs import logger
 from builder.node.calls import ApiCalls
 from builder.node.floor import lacks
 from builder.node.leftovers import remove_left_behind
@@ -33,7 +33,7 @@ from builder.pipelines.catalog import Catalog
 from builder.settings import Settings, without_credentials
 from builder.toolchains.provider import Toolchains
 
-log = structlog.get_logger("node")
+log = logger("node")
 
 # Answers to RegisterNode that stay as they are until somebody changes token, node_id or version.
 ENDING = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"})

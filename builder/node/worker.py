@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 from typing import Any, TextIO
 
-import structlog
 from celery import signals
 
 from builder import pipelines, sandbox
@@ -19,6 +18,7 @@ from builder.attempt import git, running
 from builder.contract.request import IMAGE_QUEUE
 from builder.data import catalog_file
 from builder.errors import BuildError
+from builder.logs import logger
 from builder.node.budget import within_budget
 from builder.node.child import Child, image_line_of
 from builder.node.fence import require_fence
@@ -30,7 +30,7 @@ from builder.process import settle
 from builder.settings import Settings
 from builder.toolchains.providers import toolchains_of
 
-log = structlog.get_logger("node")
+log = logger("node")
 
 BUDGET_S = 600.0
 """Between two looks at what bases, toolchains and caches take on the disk."""

@@ -10,6 +10,7 @@ from builder.client.api import Api
 from builder.errors import BuildError, PlatformError
 from builder.kube.api import connect
 from builder.kube.watch import Watch
+from builder.logs import configure
 from builder.mask import Mask
 from builder.process import leave_no_core
 from builder.settings import Settings
@@ -26,6 +27,7 @@ def watch(settings: Settings) -> int:
         step = "Set server to the URL of the control side, and token to one with the scope watch."
         raise BuildError("InvalidRequest", f"a watcher needs the {name} of the control side", where=name, next=step)
     leave_no_core()
+    configure()
     asyncio.run(_watch(settings))
     return 0
 

@@ -14,7 +14,8 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from builder import config
-from builder.control.loops import FAILED_STEPS, HANGING_S, LOOPS, LoopFailing, Loops, event_log, woken_by
+from builder.control.loops import FAILED_STEPS, HANGING_S, LOOPS, LoopFailing, Loops, woken_by
+from builder.logs import event_log
 from builder.store import builds, outbox
 from builder.store.engine import Store
 from tests.store_contract.statements import begun, counted
