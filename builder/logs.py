@@ -7,14 +7,18 @@ cannot be written (a full disk, a pipe whose reader has gone) is lost and raises
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 if TYPE_CHECKING:
     from structlog.typing import FilteringBoundLogger, Processor
+
+
+_LOGIN = re.compile(r"""(?<=://)[^\s/'"<>]*@""")
 
 
 class Lines:
@@ -118,22 +122,29 @@ def event_log(out: TextIO) -> FilteringBoundLogger:
 def _as_json() -> list[Processor]:
     from structlog import processors
 
-    return [
-        processors.add_log_level,
-        processors.TimeStamper(fmt="iso"),
-        processors.format_exc_info,  # as Python writes it: without local variables
-        processors.JSONRenderer(),
-    ]
+    return [*_facts(processors.TimeStamper(fmt="iso")), processors.JSONRenderer()]
 
 
 def _as_text() -> list[Processor]:
     from structlog import dev, processors
 
-    return [
-        processors.add_log_level,
-        processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False),
-        dev.ConsoleRenderer(colors=False, exception_formatter=dev.plain_traceback),
-    ]
+    stamp = processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)
+    return [*_facts(stamp), dev.ConsoleRenderer(colors=False, exception_formatter=dev.plain_traceback)]
+
+
+def _facts(stamp: Processor) -> list[Processor]:
+    """What a line has in either form; its traceback is as Python writes one, without local variables."""
+    from structlog import processors
+
+    return [processors.add_log_level, stamp, processors.format_exc_info, _hide_logins]
+
+
+def _hide_logins(logger: object, method: str, facts: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """Clients of Redis, databases and HTTP may repeat the URL that they were given, with its user and password."""
+    for name, value in facts.items():
+        if isinstance(value, str) and "://" in value:
+            facts[name] = _LOGIN.sub("***@", value)
+    return facts
 
 
 class _Logger:

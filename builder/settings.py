@@ -296,6 +296,19 @@ def _check_one_row_each(rows: Iterable[JobLogin | JobResources]) -> None:
         first[row.organization] = number
 
 
+UNFIT_FOR_HEADERS = "holds a blank, a line end or a character that is not ASCII, which no header may carry"
+
+
+def fits_headers(token: str) -> bool:
+    """Whether a header can carry a bearer token. The HTTP client's own words for one that cannot repeat it, in logs."""
+    return re.fullmatch(r"[!-~]+", token) is not None
+
+
+def _check_report_token(token: str) -> None:
+    if token and not fits_headers(token):
+        raise ValueError(f"it {UNFIT_FOR_HEADERS}")
+
+
 def _check_report_keys(keys: tuple[str, ...]) -> None:
     """A signature by a key that can be guessed proves nothing."""
     for number, key in enumerate(keys, 1):
@@ -434,6 +447,7 @@ _CHECKS: Mapping[str, Callable[[Any], object]] = {
     "source_store": _check_source_store,
     "listen": address_of,
     "report_keys": _check_report_keys,
+    "report_token": _check_report_token,
     "tokens": _check_tokens,
     "job_registry_logins": _check_job_registry_logins,
     "job_resources": _check_one_row_each,

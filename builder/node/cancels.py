@@ -54,5 +54,5 @@ class Cancels:
                         message: Any = channel.get_message(timeout=LISTEN_S)
                         if message and (on_cancel := self._builds.get(message["data"].decode("utf-8", "replace"))):
                             on_cancel()
-            except (redis.RedisError, OSError):
+            except Exception:  # Redis's or of what it sent: a cancel comes with a heartbeat meanwhile
                 self._done.wait(AGAIN_S)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import re
-
 from builder.client.api import ApiError
 from builder.errors import BuildError
-from builder.settings import Settings, check_redis_url
+from builder.settings import UNFIT_FOR_HEADERS, Settings, check_redis_url, fits_headers
 
 CHECK_SERVER = "Set server to the URL of an ignite-builder serve, and node_id and queues to what it takes."
 _SET_TOKEN = (
@@ -23,9 +21,8 @@ def require_membership(settings: Settings) -> None:
     if not settings.token:
         message = "a worker needs a token of the control side"
         raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
-    if not re.fullmatch(r"[!-~]+", settings.token):
-        message = "the token holds a blank, a line end or a character that is not ASCII, which no header may carry"
-        raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
+    if not fits_headers(settings.token):
+        raise BuildError("InvalidRequest", f"the token {UNFIT_FOR_HEADERS}", where="token", next=_SET_TOKEN)
     check_redis_url(settings.redis_url)
 
 

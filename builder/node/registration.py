@@ -17,7 +17,6 @@ from typing import Any
 from billiard import Array, Value
 
 from builder import pipelines
-from builder.claims.calls import Unanswered
 from builder.claims.left import send_left_behind
 from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -131,15 +130,15 @@ class Registration:
         while not self.leaving.wait(min(self._settings.heartbeat_ms, 2000) / 1000):
             try:
                 remove_left_behind(self._folder)
+            except Exception as error:  # the node is there all the same
+                log.warning("what is left was not removed", action="remove-failed", error=repr(error))
+            try:
                 self.register(api)
                 send_left_behind(ApiCalls(api), self._folder / "spool")
-            except ApiError as error:
-                if error.code not in ENDING:
-                    log.warning("the API did not take the register", action="register-failed", error=repr(error))
-                    continue
-                self._give_up(refusal(error))
-                return
-            except (ApiUnreachable, Unanswered, BuildError, OSError) as error:
+            except Exception as error:  # whatever it is: a node that stayed away would need a restart
+                if isinstance(error, ApiError) and error.code in ENDING:
+                    self._give_up(refusal(error))
+                    return
                 log.warning("the API did not take the register", action="register-failed", error=repr(error))
         # Without it hints would arrive for two more leases. Sent once: a successor of the same name may be starting.
         self._reads = Reads(queues=(), slots=self._reads.slots)
@@ -147,20 +146,20 @@ class Registration:
             try:
                 self.register(api)
                 break
-            except ApiError as error:
-                log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
-                break
             except ApiUnreachable as error:
                 log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
                 time.sleep(0.5)
+            except Exception as error:
+                log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
+                break
 
     def _give_up(self, error: BuildError) -> None:
         """End the worker: the API refuses its calls, so it could neither claim a build nor finish one."""
         from celery.worker import state  # all of Celery's worker; the control side reads this module as well
 
-        log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
         self.leave()
         state.should_stop = EXIT_UNFIT
+        log.error("the API refuses this node", action="refused", error=str(error), next=error.next)
 
     def register(self, api: Api) -> None:
         dropped = self._dropped.value
@@ -199,18 +198,18 @@ class Registration:
         to another node only seconds later. Builds that run end normally."""
         if self._consumer is None:
             return
-        if drain != self._drains:
-            self._drains = drain
-            log.info("drain begins" if drain else "drain ends", action="drain", drain=drain)
+        turned, self._drains = drain != self._drains, drain
         pause = drain or bool(lack)
-        if pause == self._paused:
-            return
-        self._paused = pause
-        if lack:
+        changed = pause != self._paused
+        if changed:
+            change = self._consumer.cancel_task_queue if pause else self._consumer.add_task_queue
+            for queue in self._reads.queues:
+                self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread
+            self._paused = pause
+        if turned:
+            log.info("drain begins" if drain else "drain ends", action="drain", drain=drain)
+        if changed and lack:
             log.warning("no queue is read", action="node-lacks", why=lack)
-        change = self._consumer.cancel_task_queue if pause else self._consumer.add_task_queue
-        for queue in self._reads.queues:
-            self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread
 
     def learn_key(self, key: str) -> None:
         """Share a changed key with the children, which would drop every hint until a restart."""

@@ -6,6 +6,8 @@ client with a connection is made after the fork.
 
 from __future__ import annotations
 
+import faulthandler
+import signal
 import threading
 import time
 from pathlib import Path
@@ -36,6 +38,7 @@ BUDGET_S = 600.0
 """Between two looks at what bases, toolchains and caches take on the disk."""
 LOOK_S = 1.0
 """Between two looks at the children."""
+STDERR = 2
 
 
 def reads_of(worker: Any, settings: Settings) -> Reads:
@@ -102,6 +105,8 @@ class WorkerProcess:
 
     def _on_ready(self, sender: Any, **_: object) -> None:
         self.registration.reading(sender, reads_of(sender.controller, self.settings))
+        # Celery's own answer to this signal writes the local variables of its threads.
+        faulthandler.register(signal.SIGUSR1, file=STDERR, chain=False)
         self._known_by = threading.Thread(target=self.registration.stay, daemon=True)
         self._known_by.start()
         threading.Thread(target=self._watch_children, name="watch", daemon=True).start()
@@ -110,7 +115,10 @@ class WorkerProcess:
     def _watch_children(self) -> None:
         """Until the process ends: a drain waits for children that return."""
         while True:
-            self._watch.look()
+            try:
+                self._watch.look()
+            except Exception as error:  # the next look is as good
+                log.error("the children were not looked at", action="watch-failed", error=repr(error))
             time.sleep(min(self.settings.heartbeat_ms / 1000, LOOK_S))
 
     def _stay_within_budget(self) -> None:
@@ -118,7 +126,7 @@ class WorkerProcess:
         while True:
             try:
                 within_budget(self.settings)
-            except (OSError, BuildError) as error:
+            except Exception as error:  # the next look is as good
                 log.warning("the disk budget was not looked at", action="budget-failed", error=repr(error))
             if self.registration.leaving.wait(BUDGET_S):
                 return

@@ -13,7 +13,7 @@ from builder.kube.watch import Watch
 from builder.logs import configure
 from builder.mask import Mask
 from builder.process import leave_no_core
-from builder.settings import Settings
+from builder.settings import UNFIT_FOR_HEADERS, Settings, fits_headers
 from builder.watcher.calls import ApiWatcherCalls
 from builder.watcher.cluster import KubeCluster
 from builder.watcher.watcher import Watcher
@@ -26,6 +26,9 @@ def watch(settings: Settings) -> int:
         name = "token" if settings.server else "server"
         step = "Set server to the URL of the control side, and token to one with the scope watch."
         raise BuildError("InvalidRequest", f"a watcher needs the {name} of the control side", where=name, next=step)
+    if not fits_headers(settings.token):
+        step = "Set token to one that the control side lists with the scope watch."
+        raise BuildError("InvalidRequest", f"the token {UNFIT_FOR_HEADERS}", where="token", next=step)
     leave_no_core()
     configure()
     asyncio.run(_watch(settings))

@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,15 @@ def test_only_one_module_configures_and_makes_loggers() -> None:
         path.relative_to(ROOT).as_posix() for path in (ROOT / "builder").rglob("*.py") if found.search(path.read_text())
     }
     assert users == {"builder/logs.py"}
+
+
+def test_no_url_in_a_line_has_a_login(capsys: pytest.CaptureFixture[str]) -> None:
+    """httpx repeats the whole URL in the error of a status, and a report's may have a login."""
+    for log in (logger("node"), event_log(sys.stderr)):
+        log.error("x", error=f"404 for url 'https://u:{SECRET}@reports.test/a@b'", server="https://plain.test/@scope/x")
+    said = capsys.readouterr().err
+    assert SECRET not in said and said.count("https://***@reports.test/a@b") == 2, said
+    assert said.count("https://plain.test/@scope/x") == 2
 
 
 # --- a line that cannot be written

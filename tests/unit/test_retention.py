@@ -357,7 +357,7 @@ def test_a_run_ends_after_its_batch_when_the_process_stops(control: Control) -> 
 
 
 def test_revocations_of_tokens_that_are_listed_stay(world: World, tmp_path: Path) -> None:
-    from builder.config import Token
+    from builder.settings import Token
     from builder.store import membership
 
     tokens = (Token(token="t", scopes=("worker",), node="n"),)
