@@ -497,6 +497,7 @@ def test_a_claim_is_lost_before_that_is_told(tmp_path: Path, monkeypatch: pytest
     assert calls.finished == []
 
 
+@pytest.mark.usefixtures("nothing_logged")
 def test_no_secret_of_a_claim_is_in_the_trace_of_its_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,28 +7,17 @@ import io
 import json
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
 
-from builder import logs
 from builder.logs import configure, event_log, log_to, log_to_stdout, logger
 
 ROOT = Path(__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("nothing_logged")
 SECRET = "tok-4f1c9a77e2d0"
-
-
-@pytest.fixture(autouse=True)
-def anew(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A process that has written nothing yet."""
-    monkeypatch.setattr(logs, "_process", logs._Process())
-    before = structlog.get_config()
-    structlog.reset_defaults()
-    yield
-    structlog.configure(**before)
 
 
 def trouble(log: Any) -> None:

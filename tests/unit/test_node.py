@@ -178,6 +178,7 @@ def test_no_signal_makes_a_worker_write_its_variables(tmp_path: Path, monkeypatc
     assert faulthandler.unregister(signal.SIGUSR1), "the interpreter's own answer was there: a stack, and no variable"
 
 
+@pytest.mark.usefixtures("nothing_logged")
 def test_no_trace_of_an_owner_has_a_secret_with_rich_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
