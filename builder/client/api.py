@@ -235,7 +235,7 @@ class Api:
         began = self._clock()
         try:
             response = self._http.request(method, path, **kwargs)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # also of an answer whose encoding is none
             raise ApiUnreachable(_why(error), is_mistake=_is_mistake(error)) from error
         if self._called is not None:
             self._called(method, path, response.status_code, int((self._clock() - began) * 1000))

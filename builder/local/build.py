@@ -181,13 +181,14 @@ class Owner:
 
     def work(self, build_id: str) -> bool:
         """Claim a build and do its work. False: it is not to be had (yet)."""
+        asked_at = time.monotonic()
         try:
             grant = self.node.calls.claim(claim_request(NODE, build_id, f"{self.nonce} {uuid.uuid4().hex[:12]}"))
         except Unanswered:  # the store is locked or full for now
             return False
         if not grant.granted:
             return False
-        with driving(self.node, grant, listening=self._listening) as attempt:
+        with driving(self.node, grant, listening=self._listening, asked_at=asked_at) as attempt:
             close(attempt, do_work(attempt, self._line(grant.request)))
         return True
 

@@ -10,6 +10,7 @@ from builder.client.api import Api, check_token
 from builder.errors import BuildError, PlatformError
 from builder.kube.api import connect
 from builder.kube.watch import Watch
+from builder.logs import configure
 from builder.mask import Mask
 from builder.process import leave_no_core
 from builder.settings import Settings
@@ -27,6 +28,7 @@ def watch(settings: Settings) -> int:
         raise BuildError("InvalidRequest", f"a watcher needs the {name} of the control side", where=name, next=step)
     check_token(settings.token)
     leave_no_core()
+    configure()
     asyncio.run(_watch(settings))
     return 0
 

@@ -40,7 +40,7 @@ def drive(owned: Lease, answer: pb.HeartbeatResponse | None, beats: int = 200) -
     for _ in range(beats):
         now += owned.due_in(now)
         assert owned.beat_due(now)
-        owned.answered(now, answer)
+        owned.answered(now, now, answer)
         assert not owned.beat_due(now)
         if owned.must_stop():
             break
@@ -63,9 +63,17 @@ def test_two_leases_of_silence_are_the_end_and_not_sooner() -> None:
 def test_an_answer_ends_the_silence() -> None:
     owned = lease()
     for now in range(110, 1000, 50):
-        owned.answered(now, None)
-        owned.answered(now + 1, pb.HeartbeatResponse())
+        owned.answered(now, now, None)
+        owned.answered(now, now + 1, pb.HeartbeatResponse())
     assert not owned.must_stop()
+
+
+def test_a_lease_counts_from_the_call_and_not_from_its_late_answer() -> None:
+    """The control side renewed it at some time between the two: before that time plus a lease nobody else has it."""
+    owned = lease(lease_s=30, beat_s=10)
+    owned.answered(110, 125, pb.HeartbeatResponse())
+    assert owned.holds(139.9) and not owned.holds(140)
+    assert (owned.until, owned.due_in(125)) == (170, 0)
 
 
 def test_a_cancel_arrives_with_a_heartbeat() -> None:

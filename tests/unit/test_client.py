@@ -175,6 +175,17 @@ def test_an_answer_that_is_none_of_ours_is_asked_for_again() -> None:
         api(lambda request: httpx.Response(200, text="<html>")).call("GetBuild", GET)
 
 
+def test_an_answer_in_an_encoding_that_it_is_not_in_is_none() -> None:
+    """A proxy's, say. Whoever calls catches what says that there is no answer."""
+    squeezed = {"content-encoding": "gzip"}
+
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, headers=squeezed, stream=httpx.ByteStream(b"not gzip"))
+
+    with pytest.raises(ApiUnreachable, match="broke the connection"):
+        api(handler).call("GetBuild", GET)
+
+
 def test_a_download_and_a_log_that_break_may_be_repeated() -> None:
     def broken(request: httpx.Request) -> httpx.Response:
         raise httpx.ReadError("reset by peer")

@@ -19,11 +19,11 @@ from builder import config
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.control import finalizers
 from builder.control.finalizers import Finalizers
-from builder.control.loops import event_log
 from builder.credentials import secrets_of
 from builder.errors import PlatformError
 from builder.finalize import Finalizer
 from builder.images.layout import Layout
+from builder.logs import event_log
 from builder.prebuilt import Prebuilt
 from builder.store import builds
 from builder.store.closing import LATER_MS, LATEST_MS
