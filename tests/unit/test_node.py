@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import copy
 import faulthandler
+import importlib
 import importlib.util
 import io
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -224,6 +226,31 @@ def test_a_worker_that_can_call_nobody_does_not_start(values: dict[str, Any], wh
     assert step in caught.value.next
     ran = run("worker", settings=Settings(**values))
     assert (ran.code, step in ran.err, "whose  the platform (platform)" in ran.err) == (75, True, True), ran
+
+
+@pytest.mark.parametrize("start", ["ignite-builder worker", "celery worker"])
+def test_a_worker_whose_operators_pipeline_cannot_be_loaded_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], start: str
+) -> None:
+    theirs = tmp_path / "theirs_lacking"
+    theirs.mkdir()
+    (theirs / "__init__.py").write_text("from builder.pipelines.python import *\n")
+    (theirs / "planning.py").write_text("import theirs_nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("builder.node.main.leave_no_core", lambda: None)
+    settings = Settings(node_dir=str(tmp_path / "node"), pipelines=("theirs_lacking",), **SERVED)
+    words = "pipelines: theirs_lacking cannot be loaded: No module named 'theirs_nowhere'"
+    try:
+        if start == "celery worker":
+            monkeypatch.setattr("builder.config.load", lambda: SimpleNamespace(settings=settings))
+            with pytest.raises(WorkerRefused) as refused:
+                importlib.import_module("builder.node.celery")
+            assert (refused.value.code, words in capsys.readouterr().err) == (75, True)
+        else:
+            ran = run("worker", settings=settings)
+            assert (ran.code, words in ran.err) == (75, True), ran
+    finally:
+        sys.modules.pop("theirs_lacking", None)
 
 
 def test_a_goodbye_that_is_refused_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
