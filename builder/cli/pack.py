@@ -27,6 +27,7 @@ from builder.source.sniff import ARCHIVES, HEAD_BYTES, sniff
 
 CHUNK = 512 * 1024
 MOST_BYTES = 512 * 1024 * 1024
+"""The default of `upload_bytes`."""
 LARGEST = 3
 RATIO = 50
 """A folder is compressed no further than this. Servers refuse what unpacks to more than 100 times its size."""

@@ -67,8 +67,10 @@ def write_report(context: Context, error: Exception, argv: Sequence[str]) -> str
     try:
         settings = context.loaded().settings
         hidden = {part for _, value in _words(argv) for part in _parts(value)}
-        values = [getattr(settings, name) for name in NAMES if shown(name, getattr(settings, name)) == SECRET]
-        hidden |= {value for value in values if isinstance(value, str)}
+        for name in NAMES:
+            value = getattr(settings, name)
+            if isinstance(value, str) and shown(name, value) != value:
+                hidden |= set(_parts(value))
         head = f"{PROG} {builder.__version__}\nargv: {without_values(argv)!r}\n\n"
         text = head + _without("".join(traceback.format_exception(error)), hidden)
         folder = Path(settings.data_dir) / "reports"

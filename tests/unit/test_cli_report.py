@@ -19,7 +19,7 @@ from tests.cli_fixtures import run
 SECRET = "s3cret-word"
 
 
-def report_of(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str, says: str = "", token: str = "") -> str:
+def report_of(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str, says: str = "", **settings: str) -> str:
     """The report of a bug in a command that these words were typed for."""
 
     def broken(*args: object, **given: object) -> int:
@@ -27,7 +27,7 @@ def report_of(monkeypatch: pytest.MonkeyPatch, folder: Path, *words: str, says: 
 
     for name in ("build.build", "operate.run", "secret.save", "read.ls"):
         monkeypatch.setattr(f"builder.cli.commands.{name}", broken)
-    ran = run(*words, settings=Settings(data_dir=str(folder), token=token))
+    ran = run(*words, settings=Settings(data_dir=str(folder), **settings))
     assert ran.code == 10, ran
     (report,) = (folder / "reports").iterdir()
     assert str(report) in ran.err
@@ -63,9 +63,21 @@ def test_a_report_holds_no_value_that_may_be_a_secret(
     assert f"argv: ['{words[0]}'" in text and "ZeroDivisionError" in text
 
 
-def test_the_token_is_hidden_where_the_trace_quotes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = report_of(monkeypatch, tmp_path, "ls", says="no header: b'Bearer t0ken-of-mine'", token="t0ken-of-mine")
-    assert "b'Bearer ***'" in text
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"token": SECRET},
+        {"registry_password": SECRET},
+        {"server": f"https://ada:{SECRET}@ignite.test"},
+        {"redis_url": f"redis://:{SECRET}@127.0.0.1/0"},
+        {"store_url": f"postgresql://ada:{SECRET}@db/x"},
+    ],
+)
+def test_a_setting_is_hidden_where_the_trace_quotes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, str]
+) -> None:
+    text = report_of(monkeypatch, tmp_path, "ls", says=f"no header: b'Bearer {SECRET}'", **settings)
+    assert SECRET not in text and "b'Bearer ***'" in text
 
 
 def test_what_is_no_secret_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
