@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import os
+import re
 import ssl
 import threading
 
@@ -12,6 +14,10 @@ from builder.errors import BuildError, ErrorClass
 
 LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20, keepalive_expiry=45.0)
 """Idle connections end before those who balance loads close them (a minute), after the next build's first request."""
+
+
+_HASHED = re.compile(r"[0-9a-f]{8}\.[0-9]+")
+"""Under which name OpenSSL looks for a certificate in a folder (openssl-rehash(1))."""
 
 
 def new_client(*, ca_bundle: str = "", proxy: str = "", timeout: httpx.Timeout) -> httpx.Client:
@@ -57,11 +63,12 @@ class TlsTransport(httpx.BaseTransport):
 def context(ca_bundle: str) -> ssl.SSLContext:
     """One context for each process, so that a push of what is there is not mostly the loading of a bundle.
 
-    An image without certificates trusts whom httpx brings. Raises `BuildError` InvalidRequest, the platform's, for a
+    An image without certificates trusts whom httpx brings, also where it has an empty place for them (openssl without
+    ca-certificates). Raises `BuildError` InvalidRequest, the platform's, for a
     file that holds none.
     """
     paths = ssl.get_default_verify_paths()  # None for a file or folder that is not there
-    if not (ca_bundle or paths.cafile or paths.capath):
+    if not (ca_bundle or _has_file(paths.cafile) or _has_folder(paths.capath)):
         return httpx.create_ssl_context(trust_env=False)
     try:
         return ssl.create_default_context(cafile=ca_bundle or None)
@@ -71,3 +78,17 @@ def context(ca_bundle: str) -> ssl.SSLContext:
         raise BuildError(
             "InvalidRequest", message, where="ca_bundle", next=hint, error_class=ErrorClass.PLATFORM
         ) from None
+
+
+def _has_file(path: str | None) -> bool:
+    try:
+        return path is not None and os.path.getsize(path) > 0
+    except OSError:
+        return False
+
+
+def _has_folder(path: str | None) -> bool:
+    try:
+        return path is not None and any(map(_HASHED.fullmatch, os.listdir(path)))
+    except OSError:
+        return False

@@ -27,6 +27,8 @@ MAX_DEPTH = 32
 _SHOWN = 60
 _INTEGER = re.compile(r"0|-?[1-9][0-9]{0,19}")
 _DECIMAL = re.compile(r"-?[0-9]{1,15}(\.[0-9]{1,15})?")
+_STRUCTURE = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[{,]', re.DOTALL)
+"""A string, or what begins a value outside of one."""
 _PLAIN_KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _RANGES = {
     FieldDescriptor.CPPTYPE_INT32: (-(2**31), 2**31 - 1),
@@ -53,11 +55,13 @@ class Malformed(ValueError):
         self.message, self.where = message, where
 
 
-def parse(cls: type[M], data: bytes) -> M:
-    """A message of `cls` from proto3 JSON in UTF-8.
+def parse(cls: type[M], data: bytes, most_values: int | None = None) -> M:
+    """A message of `cls` from proto3 JSON in UTF-8, of at most so many values, as `too_many_values` counts them.
 
     Raises `Malformed`.
     """
+    if most_values is not None and too_many_values(data, most_values):
+        _refuse("body", f"the body has more than {most_values} values")
     try:
         value = json.loads(data.decode("utf-8"), object_pairs_hook=_object, parse_constant=_constant)
     except UnicodeDecodeError as error:
@@ -71,6 +75,24 @@ def parse(cls: type[M], data: bytes) -> M:
     if not isinstance(value, dict):
         _refuse("body", f"the body must be an object, not {_kind(value)}")
     return from_json(cls, value)
+
+
+def too_many_values(data: bytes, most: int) -> bool:
+    """Whether JSON has more objects, lists and commas than `most`, before any value of it is made.
+
+    Read, an empty object takes thirty times its bytes. What stands in strings does not count: a text may hold anything.
+    """
+    if data.count(b"{") + data.count(b"[") + data.count(b",") <= most:
+        return False
+    values = strings = 0
+    for token in _STRUCTURE.finditer(data):
+        if data[token.start()] == ord('"'):
+            strings += 1
+        else:
+            values += 1
+        if values > most or strings > 2 * most + 1:  # JSON has at most two strings behind each of these
+            return True
+    return False
 
 
 def from_json(cls: type[M], value: Mapping[str, Any]) -> M:

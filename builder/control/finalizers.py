@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-from sqlalchemy.exc import SQLAlchemyError
 
 from builder.errors import PlatformError
 from builder.finalize import Finalizer
@@ -73,6 +71,7 @@ class Finalizers:
     _unreleased: dict[Claimed, int] = field(default_factory=dict)
     """Claims that trouble ended while the store did not answer, and the registry's Retry-After: they must not count as
     lost finalizers."""
+    _leaves: bool = False
     left: bool = False
     """The last look found builds that are due and could not be adopted: whoever ends frees a thread or a repository."""
 
@@ -88,22 +87,31 @@ class Finalizers:
         """
         self._release()
         self._renew()
-        free = self.settings.finalizers - len(self._at_work)
+        free = 0 if self._leaves else self.settings.finalizers - len(self._at_work)
         self.left = True  # a thread that ends while this looks must not be missed
         if free <= 0:
             return
         adopted = builds.adopt_due(
             self.store, self.settings.lease_ms, free, outside=self._outside(), look=not woken, nonce=self.nonce
         )
+        threads: list[tuple[Claimed, threading.Thread]] = []
         for row in adopted.rows:
             claimed = (row["build_id"], row["claim"])
             thread = threading.Thread(target=self._run, args=(claimed, row), name="finalizer", daemon=True)
+            threads.append((claimed, thread))
             with self._lock:
                 self._at_work[claimed] = thread
                 if row["queue"] == EXTERNAL:
                     self._asking.add(claimed)
                 self._renewed[claimed] = self.monotonic()
-            thread.start()
+        for number, (_, thread) in enumerate(threads):
+            try:
+                thread.start()
+            except BaseException:  # the system has no thread for it: left at work, its lease would be renewed for ever
+                for unstarted, _ in threads[number:]:
+                    self._forget(unstarted)
+                    self._unreleased[unstarted] = 0
+                raise
         self.left = adopted.left
 
     def _outside(self) -> int:
@@ -120,15 +128,13 @@ class Finalizers:
         try:
             self.finalizer.finish(row)
         except Exception as error:  # the registry's, the store's: whatever it is, the build is not at fault
+            wish_ms = error.retry_after_ms if isinstance(error, PlatformError) else 0
+            self._unreleased[row["build_id"], row["claim"]] = wish_ms
+            deaf = self._released()
             self.log.warning(
                 "trouble in FINALIZE", action="finalize-later", build_id=row["build_id"], error=repr(error)
             )
-            wish_ms = error.retry_after_ms if isinstance(error, PlatformError) else 0
-            self._unreleased[row["build_id"], row["claim"]] = wish_ms
-            try:
-                self._release()
-            except SQLAlchemyError as deaf:  # the next step does it
-                self.log.warning("a claim was not released", action="finalize-unreleased", error=repr(deaf))
+            self._tell(deaf)
         self.changed(row["build_id"])
 
     def stop(self) -> None:
@@ -138,20 +144,45 @@ class Finalizers:
             thread.join(max(0.0, until - time.monotonic()))
         for claimed in tuple(self._at_work):
             self._unreleased[claimed] = 0
+        self._tell(self._released())
+
+    def leave(self, ended: Collection[str] = ()) -> None:
+        """This process ends now. What is at work is due at once for another, but for builds that have `ended`: their
+        threads have nothing more to write. Nothing is adopted any more."""
+        self._leaves = True
+        with self._lock:
+            at_work = [claimed for claimed in self._at_work if claimed[0] not in ended]
         try:
             self._release()
-        except SQLAlchemyError as error:
-            self.log.warning("a claim was not released", action="finalize-unreleased", error=repr(error))
+            for claimed in at_work:
+                builds.release_finalize(self.store, *claimed, leaves=True)
+        except Exception as error:  # whoever leaves does not wait for the store
+            self._tell(error)
 
     def _run(self, claimed: Claimed, row: builds.Row) -> None:
         try:
             self.attempt(row)
         finally:
-            with self._lock:
-                del self._at_work[claimed]
-                self._asking.discard(claimed)
-                self._renewed.pop(claimed, None)
+            self._forget(claimed)
             self.freed()
+
+    def _forget(self, claimed: Claimed) -> None:
+        with self._lock:
+            del self._at_work[claimed]
+            self._asking.discard(claimed)
+            self._renewed.pop(claimed, None)
+
+    def _released(self) -> Exception | None:
+        """Release what is to be; what kept that from being done, which the next step does."""
+        try:
+            self._release()
+        except Exception as error:
+            return error
+        return None
+
+    def _tell(self, deaf: Exception | None) -> None:
+        if deaf is not None:
+            self.log.warning("a claim was not released", action="finalize-unreleased", error=repr(deaf))
 
     def _release(self) -> None:
         for claimed in tuple(self._unreleased):

@@ -14,10 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import httpx
-from sqlalchemy.exc import SQLAlchemyError
 from structlog.typing import FilteringBoundLogger
 
-from builder.settings import Settings
+from builder.errors import BuildError
+from builder.settings import Settings, without_credentials
 from builder.store import outbox
 from builder.store.engine import Store
 from builder.tls import new_client
@@ -70,15 +70,31 @@ class Reports:
         reports wait for one."""
         if not self.settings.report_url:
             return
-        while len(self._busy) < ORGANIZATIONS and (rows := outbox.due(self.store, BATCH, tuple(self._busy))):
+        begun: set[str] = set()  # each once: a thread that fails at once leaves its reports due
+        while len(self._busy) < ORGANIZATIONS and (rows := outbox.due(self.store, BATCH, (*self._busy, *begun))):
             batches: dict[str, list[outbox.Row]] = {}
             for row in rows:
                 batches.setdefault(row["organization"], []).append(row)
+            begun |= batches.keys()
             for organization, batch in batches.items():
-                thread = threading.Thread(target=self._run, args=(organization, batch), name="report", daemon=True)
-                with self._lock:
-                    self._busy[organization] = thread, threading.Event()
-                thread.start()
+                self._start(organization, batch)
+
+    def _start(self, organization: str, batch: Sequence[outbox.Row]) -> None:
+        more = threading.Event()
+        thread = threading.Thread(target=self._run, args=(organization, batch, more), name="report", daemon=True)
+        with self._lock:
+            self._busy[organization] = thread, more
+        try:
+            thread.start()
+        except BaseException:  # the system has no thread for it: the next step tries again
+            self._leave(organization, more)
+            raise
+
+    def _leave(self, organization: str, more: threading.Event) -> None:
+        """The thread that `more` wakes is at this organization no longer."""
+        with self._lock:
+            if self._busy.get(organization, (None, None))[1] is more:
+                del self._busy[organization]
 
     def heard(self, organization: str) -> bool:
         """Whether a new report of this organization needs no `step`: its thread sees to it, or there is no receiver."""
@@ -100,7 +116,8 @@ class Reports:
         delivered: list[int] = []
         refused: dict[str, outbox.Row] = {}
         unheard: outbox.Row | None = None
-        with new_client(timeout=httpx.Timeout(REPORT_TIMEOUT_S)) as client:
+        troubles: list[tuple[outbox.Row, Exception]] = []
+        with new_client(ca_bundle=self.settings.ca_bundle, timeout=httpx.Timeout(REPORT_TIMEOUT_S)) as client:
             for row in batch:
                 if row["build_id"] in refused:
                     continue
@@ -108,10 +125,10 @@ class Reports:
                     self._post(client, row["body"].encode())
                 except httpx.HTTPStatusError as error:
                     refused[row["build_id"]] = row
-                    self._failed(row, error)
-                except (httpx.HTTPError, httpx.InvalidURL) as error:
+                    troubles.append((row, error))
+                except Exception as error:  # also of our own, such as a bundle that is gone: it is tried again later
                     unheard = row
-                    self._failed(row, error)
+                    troubles.append((row, error))
                     break
                 else:
                     delivered.append(row["id"])
@@ -122,7 +139,8 @@ class Reports:
             outbox.postponed(self.store, row["id"], row["tries"])
         if unheard is not None:
             outbox.postponed(self.store, unheard["id"], unheard["tries"], organization)
-
+        for row, why in troubles:  # what is told comes behind what is noted
+            self._failed(row, why)
         return None
 
     def _post(self, client: httpx.Client, body: bytes) -> None:
@@ -142,8 +160,7 @@ class Reports:
             more.set()
             thread.join(max(0.0, until - time.monotonic()))
 
-    def _run(self, organization: str, batch: Sequence[outbox.Row]) -> None:
-        more = self._busy[organization][1]
+    def _run(self, organization: str, batch: Sequence[outbox.Row], more: threading.Event) -> None:
         try:
             while True:
                 while batch and not self._stopping.is_set():
@@ -159,11 +176,10 @@ class Reports:
                         break
                 more.clear()
                 batch = outbox.exchange(self.store, (), organization, BATCH)
-        except SQLAlchemyError as error:  # they are due as before, and the receiver may get some of them twice
+        except Exception as error:  # they are due as before, and the receiver may get some of them twice
             self.log.warning("what was delivered was not noted", action="report-unnoted", error=repr(error))
-            with self._lock:
-                del self._busy[organization]
-        finally:
+        finally:  # whatever it was: an organization that stays busy gets no report until a restart
+            self._leave(organization, more)
             self.freed()
 
     def _gather(self, more: threading.Event) -> None:
@@ -173,4 +189,13 @@ class Reports:
         more.clear()
 
     def _failed(self, row: outbox.Row, error: Exception) -> None:
-        self.log.warning("a report was not taken", action="report-failed", build_id=row["build_id"], error=repr(error))
+        """Without what may be a credential: httpx has the URL in its words of an answer, a header in those of one that
+        it cannot send."""
+        if isinstance(error, httpx.HTTPStatusError):
+            why = f"answered {error.response.status_code}"
+        elif isinstance(error, httpx.NetworkError | httpx.TimeoutException | BuildError):
+            why = repr(error)
+        else:
+            why = type(error).__name__
+        url = without_credentials(self.settings.report_url)
+        self.log.warning("a report was not taken", action="report-failed", build_id=row["build_id"], url=url, error=why)

@@ -15,9 +15,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from builder.errors import BuildError
 from builder.images.destination import Destination
 from builder.settings import Settings
 from builder.store import retention
@@ -31,7 +28,7 @@ if TYPE_CHECKING:
 DAY_MS = 86_400_000
 PAUSE_S = 0.02  # between batches; SQLite has one writer, and the others wait for it
 FIRST_MS = 300_000  # the first run is somewhere before that, so that control processes started together spread
-FAILURES = 3  # builds whose tags the registry does not delete, then this part waits for the next run
+FAILURES = 3  # repositories whose tags the registry does not delete, then this part waits for the next run
 ASKED = 200  # sources looked up at once
 GRACE_S = 3600.0
 """A source or blob younger than this may be about to be named: a submit stores it first, a push sends it first."""
@@ -54,6 +51,9 @@ class Retention:
     monotonic: Callable[[], float] = time.monotonic
     jitter: Callable[[], float] = random.random
     _due: float | None = None
+    _passed_over: frozenset[str] = frozenset()
+    """Repositories that ended this part in the last runs, until one comes to its end: in lasting trouble they would end
+    it in every run, and nothing behind them would go."""
     _stop: threading.Event = field(default_factory=threading.Event)
 
     @property
@@ -82,7 +82,7 @@ class Retention:
                 return
             try:
                 part()
-            except (BuildError, SQLAlchemyError) as error:
+            except Exception as error:  # a disk that is full, too: the other parts have their turn
                 trouble = error
                 self.log.warning("retention", action="retention-failed", part=part.__name__, error=repr(error))
         if trouble is not None:
@@ -117,8 +117,10 @@ class Retention:
 
     def _attempt_tags(self) -> None:
         """Each as a tag. A registry that has no such thing keeps them: deleting their digest would take users' tags."""
-        age_ms, failed = _ms(self.settings.keep_attempt_tags_days), 0
+        age_ms = _ms(self.settings.keep_attempt_tags_days)
         can_untag: bool | None = None
+        failed: set[str] = set()
+        passed_over, self._passed_over = self._passed_over, frozenset()
         for swept in (retention.NOT_SWEPT, retention.BUT_THE_LAST):
             at: retention.Cursor | None = retention.START
             while at is not None:
@@ -126,14 +128,17 @@ class Retention:
                 for attempts in found:
                     if self._stop.is_set():
                         return
+                    if attempts.repository in failed or attempts.repository in passed_over:
+                        continue
                     try:
                         if attempts.tags and can_untag is None:
                             can_untag = self.destination.can_untag(attempts.repository)
                         for tag in attempts.tags if can_untag else ():
                             self.destination.untag(attempts.repository, tag)
-                    except BuildError as error:  # of one repository: the others have their turn
-                        failed += 1
-                        if failed == FAILURES:
+                    except Exception as error:  # of one repository: the others have their turn
+                        failed.add(attempts.repository)
+                        if len(failed) == FAILURES:
+                            self._passed_over = passed_over | failed
                             raise
                         fields = {"build_id": attempts.build_id, "error": repr(error)}
                         self.log.warning("tags were not deleted", action="untag-failed", **fields)

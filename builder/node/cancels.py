@@ -54,5 +54,5 @@ class Cancels:
                         message: Any = channel.get_message(timeout=LISTEN_S)
                         if message and (on_cancel := self._builds.get(message["data"].decode("utf-8", "replace"))):
                             on_cancel()
-            except Exception:  # Redis's or of what it sent: a cancel comes with a heartbeat meanwhile
+            except Exception:  # Redis is away, or answers what it should not: heartbeats have the cancels meanwhile
                 self._done.wait(AGAIN_S)

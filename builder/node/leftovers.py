@@ -23,7 +23,7 @@ INSIDE = (".apart", ".start")
 def remove_left_behind(node_dir: Path) -> int:
     """End and remove what killed owners left in the work folder; claims with a live process keep theirs.
 
-    An owner writes its pid before it makes its folder and withdraws it after it removed the folder. Returns how many
+    An owner makes its mark before it makes its folder and withdraws it after it removed the folder. Returns how many
     entries were removed.
     """
     removed = 0

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from builder.client.api import ApiError
+from builder.client.api import CHECK_SCHEME, ApiError, check_token
 from builder.errors import BuildError
-from builder.settings import UNFIT_FOR_HEADERS, Settings, check_redis_url, fits_headers
+from builder.settings import Settings, check_redis_url
 
 CHECK_SERVER = "Set server to the URL of an ignite-builder serve, and node_id and queues to what it takes."
 _SET_TOKEN = (
@@ -21,8 +21,7 @@ def require_membership(settings: Settings) -> None:
     if not settings.token:
         message = "a worker needs a token of the control side"
         raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
-    if not fits_headers(settings.token):
-        raise BuildError("InvalidRequest", f"the token {UNFIT_FOR_HEADERS}", where="token", next=_SET_TOKEN)
+    check_token(settings.token)
     check_redis_url(settings.redis_url)
 
 
@@ -44,4 +43,5 @@ def refusal(error: ApiError) -> BuildError:
         return BuildError("InvalidRequest", message, where="token", next=step)
     if error.code == "UNAUTHENTICATED":
         return BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
-    return BuildError("InvalidRequest", f"{message} (status {error.status})", where="server", next=CHECK_SERVER)
+    step = CHECK_SCHEME if error.leads_to else CHECK_SERVER
+    return BuildError("InvalidRequest", f"{message} (status {error.status})", where="server", next=step)

@@ -130,15 +130,18 @@ class Registration:
         while not self.leaving.wait(min(self._settings.heartbeat_ms, 2000) / 1000):
             try:
                 remove_left_behind(self._folder)
-            except Exception as error:  # the node is there all the same
-                log.warning("what is left was not removed", action="remove-failed", error=repr(error))
+            except Exception as error:  # it is tried again, and what is left keeps no node from its builds
+                log.warning("what killed builds left stays", action="leftovers-failed", error=repr(error))
             try:
                 self.register(api)
                 send_left_behind(ApiCalls(api), self._folder / "spool")
-            except Exception as error:  # whatever it is: a node that stayed away would need a restart
-                if isinstance(error, ApiError) and error.code in ENDING:
-                    self._give_up(refusal(error))
-                    return
+            except ApiError as error:
+                if error.code not in ENDING:
+                    log.warning("the API did not take the register", action="register-failed", error=repr(error))
+                    continue
+                self._give_up(refusal(error))
+                return
+            except Exception as error:  # whatever it is: a node that registers no more gets no builds
                 log.warning("the API did not take the register", action="register-failed", error=repr(error))
         # Without it hints would arrive for two more leases. Sent once: a successor of the same name may be starting.
         self._reads = Reads(queues=(), slots=self._reads.slots)

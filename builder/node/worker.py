@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from celery import signals
 
 from builder import pipelines, sandbox
-from builder.attempt import git, running
+from builder.attempt import git, reading, running
 from builder.contract.request import IMAGE_QUEUE
 from builder.data import catalog_file
 from builder.errors import BuildError
@@ -66,10 +66,10 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings, say: TextIO | None = None) -> None:
         assert git and running  # what the line loads when it needs it is here before the children are
-        pipelines.load_whole()
         self.settings = settings
         self._say = say
         self._known = pipelines.load(settings.pipelines)
+        reading.load_all(self._known, images=True)  # each child has readers
         catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         toolchains = toolchains_of(settings)
         self._watch = Watch((settings.heartbeat_ms + settings.stop_grace_ms) / 1000)

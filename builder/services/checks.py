@@ -9,7 +9,7 @@ from google.protobuf import json_format
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
-from builder.errors import BuildError
+from builder.errors import REASONS, BuildError, ErrorClass
 from builder.mask import Mask
 from builder.services.auth import Caller, require
 from builder.services.errors import CallRefused, permission_denied
@@ -18,12 +18,17 @@ from builder.text import log_line, visible
 
 MOST_NAMES, NAME_CHARACTERS = 1000, 200
 """Queues or toolchains of a node, and each of their names: the dispatcher reads them at each look."""
+KEY_CHARACTERS, WORD_CHARACTERS, NONCE_CHARACTERS = 80, 40, 64
+"""Of a key or a digest; of a runtime, its version or its target; of a nonce. A column holds as many."""
 TEXT_CHARACTERS, SAID_LINES = 16 * 1024, 6
 """The most of each text of a failure or warning, and of the lines of the tool's own words in a failure."""
 LAST_MS = 253_402_300_799_999
 """The end of the year 9999: no calendar has a later time, so a reader of a record or log could not write it."""
 MOST_JOBS, FACTS_BYTES = 1000, 64 * 1024
 """The most Jobs in one call of a watcher, and bytes of what it needs to explain the end of a Job."""
+MOST_LINES = 20_000
+"""The most lines in one call. A node sends 500, a watcher what one read of a container's log had: up to some 12,000
+lines of no text."""
 MOST_PHASES = 100
 """The most phases of one claim. The line has a tenth of them, and every reader of the record reads them all."""
 _DNS_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
@@ -64,10 +69,35 @@ def check_node(caller: Caller, node_id: str) -> None:
 
 
 def check_few(name: str, values: Collection[str]) -> None:
-    """Raises `BuildError` InvalidRequest for too many values, and for one that is too long."""
-    if len(values) > MOST_NAMES or any(len(value) > NAME_CHARACTERS for value in values):
-        message = f"{name} takes up to {MOST_NAMES} values of up to {NAME_CHARACTERS} characters"
+    """Raises `BuildError` InvalidRequest for too many values, and for one that is too long or not printable."""
+    if len(values) > MOST_NAMES or not all(_is_text(value, NAME_CHARACTERS) for value in values):
+        message = f"{name} takes up to {MOST_NAMES} values of up to {NAME_CHARACTERS} printable characters"
         raise BuildError("InvalidRequest", message, where=name)
+
+
+def check_text(name: str, value: str, most: int) -> None:
+    """Raises `BuildError` InvalidRequest for a value that is too long or not printable."""
+    if not _is_text(value, most):
+        raise BuildError("InvalidRequest", f"{name} takes up to {most} printable characters", where=name)
+
+
+def _is_text(value: str, most: int) -> bool:
+    return len(value) <= most and value.isprintable()
+
+
+def check_nonce(nonce: str) -> None:
+    """Raises `BuildError` InvalidRequest without one: two calls would pass for the same, sent twice."""
+    need("nonce", nonce)
+    check_text("nonce", nonce, NONCE_CHARACTERS)
+
+
+def check_plan(request: pb.PlannedRequest) -> None:
+    """Raises `BuildError` InvalidRequest for a key, digest, runtime, version or target that a record cannot hold."""
+    words = (("runtime", request.runtime), ("runtimeVersion", request.runtime_version), ("target", request.target))
+    for name, value in (("key", request.key), ("codeHash", request.code_hash)):
+        check_text(name, value, KEY_CHARACTERS)
+    for name, value in words:
+        check_text(name, value, WORD_CHARACTERS)
 
 
 def check_count(name: str, count: int) -> None:
@@ -81,6 +111,12 @@ def moment(ms: int) -> int:
     return min(max(0, ms), LAST_MS)
 
 
+def check_lines(lines: Collection[pb.LogEntry]) -> None:
+    """Raises `BuildError` InvalidRequest for more lines than an owner sends at once."""
+    if len(lines) > MOST_LINES:
+        raise BuildError("InvalidRequest", f"lines takes up to {MOST_LINES} of them", where="lines")
+
+
 def check_phases(phases: Collection[pb.PhaseRecord]) -> None:
     """Raises `BuildError` InvalidRequest for more phases than a line has."""
     if len(phases) > MOST_PHASES:
@@ -90,10 +126,14 @@ def check_phases(phases: Collection[pb.PhaseRecord]) -> None:
 
 
 def clean(failure: pb.Failure) -> None:
-    """A failure's texts as a log stores them: of bounded length, and nothing in them acts on a terminal."""
-    for name in ("reason", "message", "where", "next"):
+    """A failure's texts as a log stores them: of bounded length, and nothing in them acts on a terminal. A class that
+    is none becomes that of the reason."""
+    failure.reason = log_line(failure.reason[:NAME_CHARACTERS])
+    for name in ("message", "where", "next"):
         lines = getattr(failure, name)[:TEXT_CHARACTERS].split("\n")
         setattr(failure, name, "\n".join(map(log_line, lines)))
+    if failure.error_class not in tuple(ErrorClass):
+        failure.error_class = str(REASONS.get(failure.reason, REASONS["Internal"]).error_class)
     failure.said[:] = [log_line(line[:TEXT_CHARACTERS]) for line in failure.said[:SAID_LINES]]
 
 

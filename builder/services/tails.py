@@ -118,7 +118,7 @@ class Tails:
                 continue
             try:
                 heard = int(self._redis.publish(CHANGED_CHANNEL, b" ".join((self._origin, *map(str.encode, told)))))
-            except redis.RedisError:
+            except Exception:  # Redis is away, or answers what it should not: feeds look by themselves meanwhile
                 self._alone_until = 0.0
             else:
                 self._alone_until = time.monotonic() + ALONE_S if heard <= 1 else 0.0
@@ -134,7 +134,7 @@ class Tails:
                         message: Any = channel.get_message(timeout=LISTEN_S)
                         if message:
                             self._heard(message["data"])
-            except (redis.RedisError, OSError):
+            except Exception:  # as above; a thread that ended would leave every feed to its own look until a restart
                 self._stop.wait(0.5)
 
     def _heard(self, data: bytes) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.services.auth import Caller
-from builder.services.checks import check_caller, check_count, check_few, check_name, is_of, need
+from builder.services.checks import check_caller, check_count, check_few, check_name, check_nonce, is_of
 from builder.services.errors import permission_denied
 from builder.services.grants import adoption
 from builder.services.parts import Parts
@@ -24,8 +24,7 @@ class WatcherCalls:
     def adopt_job(self, caller: Caller, request: pb.AdoptJobRequest) -> pb.AdoptJobResponse:
         """Ownership of the next build in stage JOB that nobody watches."""
         watcher = self._watcher(caller, request.protocol, request.watcher)
-        check_few("nonce", [request.nonce])
-        need("nonce", request.nonce)  # two calls without one would pass for the same, sent twice
+        check_nonce(request.nonce)
         settings = self._parts.settings
         got = jobs.adopt(self._parts.store, watcher, request.nonce, settings.lease_ms)
         if got.row is None:
@@ -45,6 +44,7 @@ class WatcherCalls:
         """Renew the leases of a watcher's builds; learn of cancels."""
         watcher = self._watcher(caller, request.protocol, request.watcher)
         check_count("beats", len(request.beats))
+        check_few("buildId", [one.build_id for one in request.beats])
         beats = [
             (one.build_id, one.claim, pb.BuildPhase.Name(one.phase).removeprefix("BUILD_PHASE_") if one.phase else "")
             for one in request.beats
@@ -63,6 +63,7 @@ class WatcherCalls:
         """Which of these attempts are current."""
         self._admit(caller, request.protocol, scopes=("watch",))
         check_count("jobs", len(request.jobs))
+        check_few("buildId", [one.build_id for one in request.jobs])
         asked = [(one.build_id, one.attempt) for one in request.jobs]
         current = jobs.current(self._parts.store, asked)
         found = [pb.JobAttempt(build_id=one[0], attempt=one[1]) for one in asked if one in current]

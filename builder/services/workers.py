@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import BinaryIO
 
 from google.protobuf import json_format
@@ -21,9 +21,12 @@ from builder.services.checks import (
     TEXT_CHARACTERS,
     check_few,
     check_job,
+    check_lines,
     check_name,
     check_node,
+    check_nonce,
     check_phases,
+    check_plan,
     checked_cursors,
     checked_provenance,
     clean,
@@ -41,7 +44,7 @@ from builder.services.revocations import forgotten
 from builder.services.watchers import WatcherCalls
 from builder.store import builds, jobs, logs, membership, nodes
 from builder.store.transitions import JOB, RUNNING, WORK
-from builder.text import log_line
+from builder.text import log_line, visible
 
 LACKS = 200
 MOST_SLOTS = 4096
@@ -76,13 +79,12 @@ class WorkerService(WatcherCalls):
         check_few("queues", request.queues)
         check_few("toolchains", [name + digest for name, digest in request.toolchains.items()])
         check_node(caller, request.node_id)
+        lacks = visible(request.lacks[:LACKS])[:LACKS]
         settings = self._parts.settings
         can = (request.queues, request.toolchains, request.slots if request.lacks else max(1, request.slots))
         live_ms = nodes.LIVE_LEASES * settings.lease_ms
         try:
-            known = nodes.register(
-                self._parts.store, request.node_id, *can, live_ms, caller.token_sha256, request.lacks[:LACKS]
-            )
+            known = nodes.register(self._parts.store, request.node_id, *can, live_ms, caller.token_sha256, lacks)
         except membership.Forgotten:
             raise forgotten(request.node_id) from None
         self._parts.dropped(request.dropped_messages)
@@ -99,8 +101,7 @@ class WorkerService(WatcherCalls):
         """Ownership of a build, or why not."""
         self._admit(caller, request.protocol, request.node_id)
         need("nodeId", request.node_id)
-        check_few("nonce", [request.nonce])
-        need("nonce", request.nonce)  # two claims without one would pass for the same, sent twice
+        check_nonce(request.nonce)
         check_node(caller, request.node_id)
         store, settings = self._parts.store, self._parts.settings
         try:
@@ -152,7 +153,7 @@ class WorkerService(WatcherCalls):
     def planned(self, caller: Caller, request: pb.PlannedRequest) -> pb.PlannedResponse:
         """The key is known."""
         self._admit(caller, request.protocol)
-        check_few("runtimeVersion", [request.runtime_version, request.target])
+        check_plan(request)
         check_phases(request.phases)
         verdict = builds.planned(
             self._parts.store,
@@ -326,8 +327,9 @@ def _checked(request: pb.FinishRequest) -> tuple[pb.FinishRequest, str]:
     return kept, refused
 
 
-def _lines_of(entries: Iterable[pb.LogEntry]) -> list[logs.Line]:
-    """Lines of an owner as the store takes them."""
+def _lines_of(entries: Collection[pb.LogEntry]) -> list[logs.Line]:
+    """Lines of an owner as the store takes them. Raises `BuildError` InvalidRequest for too many."""
+    check_lines(entries)
     return [
         {
             "t": moment(line.timestamp_ms),

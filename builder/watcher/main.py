@@ -6,14 +6,14 @@ import asyncio
 import signal
 
 from builder.claims.calls import Refused
-from builder.client.api import Api
+from builder.client.api import Api, check_token
 from builder.errors import BuildError, PlatformError
 from builder.kube.api import connect
 from builder.kube.watch import Watch
 from builder.logs import configure
 from builder.mask import Mask
 from builder.process import leave_no_core
-from builder.settings import UNFIT_FOR_HEADERS, Settings, fits_headers
+from builder.settings import Settings
 from builder.watcher.calls import ApiWatcherCalls
 from builder.watcher.cluster import KubeCluster
 from builder.watcher.watcher import Watcher
@@ -26,9 +26,7 @@ def watch(settings: Settings) -> int:
         name = "token" if settings.server else "server"
         step = "Set server to the URL of the control side, and token to one with the scope watch."
         raise BuildError("InvalidRequest", f"a watcher needs the {name} of the control side", where=name, next=step)
-    if not fits_headers(settings.token):
-        step = "Set token to one that the control side lists with the scope watch."
-        raise BuildError("InvalidRequest", f"the token {UNFIT_FOR_HEADERS}", where="token", next=step)
+    check_token(settings.token)
     leave_no_core()
     configure()
     asyncio.run(_watch(settings))

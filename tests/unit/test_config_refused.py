@@ -15,6 +15,8 @@ WRONG = {
     "server": ("127.0.0.1:8480", "ftp://x", "https://[::1", "localhost"),
     "listen": ("nonsense", "", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:-1"),
     "cpus": ("inf", "nan"),
+    "token": ("töken", "a\nb"),
+    "report_token": ("töken", "a\x7fb"),
     "import_hosts": ("*", "https://deno.land", "deno.land/x", "deno.land:", "deno.land:99999", "u@deno.land"),
 }
 

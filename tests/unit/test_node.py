@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import copy
 import faulthandler
+import importlib
 import importlib.util
 import io
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 from celery import Celery
 from celery.worker import state
@@ -20,7 +23,7 @@ from celery.worker import state
 from builder.broker.app import make_celery, read_queues
 from builder.claims.calls import Refused as CallRefused
 from builder.claims.calls import Unanswered
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
 from builder.errors import BuildError
@@ -225,6 +228,31 @@ def test_a_worker_that_can_call_nobody_does_not_start(values: dict[str, Any], wh
     assert (ran.code, step in ran.err, "whose  the platform (platform)" in ran.err) == (75, True, True), ran
 
 
+@pytest.mark.parametrize("start", ["ignite-builder worker", "celery worker"])
+def test_a_worker_whose_operators_pipeline_cannot_be_loaded_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], start: str
+) -> None:
+    theirs = tmp_path / "theirs_lacking"
+    theirs.mkdir()
+    (theirs / "__init__.py").write_text("from builder.pipelines.python import *\n")
+    (theirs / "planning.py").write_text("import theirs_nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("builder.node.main.leave_no_core", lambda: None)
+    settings = Settings(node_dir=str(tmp_path / "node"), pipelines=("theirs_lacking",), **SERVED)
+    words = "pipelines: theirs_lacking cannot be loaded: No module named 'theirs_nowhere'"
+    try:
+        if start == "celery worker":
+            monkeypatch.setattr("builder.config.load", lambda: SimpleNamespace(settings=settings))
+            with pytest.raises(WorkerRefused) as refused:
+                importlib.import_module("builder.node.celery")
+            assert (refused.value.code, words in capsys.readouterr().err) == (75, True)
+        else:
+            ran = run("worker", settings=settings)
+            assert (ran.code, words in ran.err) == (75, True), ran
+    finally:
+        sys.modules.pop("theirs_lacking", None)
+
+
 def test_a_goodbye_that_is_refused_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api = Refusing(ApiError(401, "UNAUTHENTICATED", "no more", {}))
     monkeypatch.setattr("builder.node.registration.Api", api)
@@ -355,6 +383,36 @@ def test_a_node_that_is_refused_later_drains_and_ends(
     node.registration.stay()
     assert (state.should_stop, api.calls) == (75, 1)
     assert node.registration._leaving_since.value > 0
+
+
+def test_a_redirection_ends_the_start_with_the_scheme_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = "the server answered 308 and sends to https://control.test"
+    error = ApiError(308, "UNKNOWN", moved, {}, is_foreign=True, leads_to="https://control.test")
+    monkeypatch.setattr("builder.node.registration.Api", Refusing(error))
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED))
+    with pytest.raises(WorkerRefused) as caught:
+        node._on_init(worker(None, concurrency=1))
+    assert (caught.value.code, caught.value.error.where, caught.value.error.next) == (75, "server", CHECK_SCHEME)
+    assert "https://control.test" in caught.value.error.message
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404])
+def test_a_proxys_refusal_ends_no_node_that_works(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is nobody's verdict on the node: the proxy may be set right at any time."""
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) == 3:
+            node.registration.leaving.set()
+        return httpx.Response(status, html="no")
+
+    asked: list[httpx.Request] = []
+    made = Api("http://control.test", "t", transport=httpx.MockTransport(answer))
+    monkeypatch.setattr("builder.node.registration.Api", lambda *_, **__: made)
+    monkeypatch.setattr("celery.worker.state.should_stop", None)
+    node.registration.stay()
+    assert state.should_stop is None and len(asked) == 4  # the last one is the goodbye
 
 
 def test_an_answer_of_something_else_ends_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

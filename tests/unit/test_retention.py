@@ -308,16 +308,35 @@ def test_where_no_tag_can_be_deleted_it_stays_is_counted_once_and_holds_up_no_re
 
 
 class Fails(Layout):
-    """A registry that does not delete the tags of one repository."""
+    """A registry that does not delete the tags of some repositories."""
 
     def untag(self, repository: str, tag: str) -> None:
-        if repository == "bad/n":
-            raise PlatformError("RegistryUnavailable", "no")
+        if repository.startswith("bad"):
+            raise PlatformError("RegistryUnavailable", "no") if repository == "bad/n" else ValueError("odd")
         super().untag(repository, tag)
 
 
+def test_repositories_in_lasting_trouble_hold_up_no_other(control: Control, tmp_path: Path) -> None:
+    """A run ends at three of them, and the next passes over these."""
+    bad = [built(control.world, organization=f"bad{number}") for number in range(6) for _ in range(2)]
+    built(control.world, organization="good")
+    control.world.submit()
+    control.loop.destination = Fails(tmp_path / "artifacts")
+    control.age(100)
+    for _ in range(2):
+        with pytest.raises(ValueError, match="odd"):
+            control.loop.run()
+        assert "attempt-tags" not in control.deleted
+    control.loop.run()
+    assert control.deleted["attempt-tags"] == 1
+    assert {one.build_id for one in due_attempts(control.world)} == set(bad)
+    control.loop.destination = control.layout
+    control.loop.run()
+    assert not due_attempts(control.world), "they have their turn again"
+
+
 def test_a_repository_in_trouble_holds_up_no_other_and_its_builds_wait(control: Control, tmp_path: Path) -> None:
-    bad = [built(control.world, organization="bad") for _ in range(2)]
+    bad = [built(control.world, organization="bad") for _ in range(4)]
     good = built(control.world, organization="good")
     control.world.submit()
     control.loop.destination = Fails(tmp_path / "artifacts")
@@ -328,7 +347,7 @@ def test_a_repository_in_trouble_holds_up_no_other_and_its_builds_wait(control: 
     assert all(is_there(control.world, build) for build in (*bad, good))
     control.loop.destination = control.layout
     control.loop.run()
-    assert not is_there(control.world, bad[0]) and is_there(control.world, bad[1]), "latest names the second"
+    assert [is_there(control.world, one) for one in bad] == [False] * 3 + [True], "latest names the last"
 
 
 def test_a_part_in_trouble_lets_the_others_have_their_turn(control: Control, tmp_path: Path) -> None:
@@ -344,6 +363,23 @@ def test_a_part_in_trouble_lets_the_others_have_their_turn(control: Control, tmp
         control.loop.run()
     assert not is_there(control.world, old)
     assert "retention-failed" in control.said.getvalue()
+
+
+def test_a_part_that_fails_oddly_lets_the_others_have_their_turn(
+    control: Control, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = failed(control.world)
+    control.world.submit()
+
+    def full() -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(control.loop, "_attempt_tags", full)
+    swept(control.world)
+    control.age(7)
+    with pytest.raises(OSError, match="no space left"):
+        control.loop.run()
+    assert not is_there(control.world, old)
 
 
 def test_a_run_ends_after_its_batch_when_the_process_stops(control: Control) -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import string
 from urllib.parse import unquote
 
 import pytest
 from google.api import annotations_pb2
 from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.contract import codec
 from builder.contract.codec import Malformed
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.contract.materials import MOST as MOST_MATERIALS
 from builder.contract.routes import NOT_YET, address, bind, routes
+from builder.services import checks
+from builder.services.intake import MAX_REQUEST_BYTES
+from builder.store.logs import MOST_CURSORS
 
 SERVICES = pb.DESCRIPTOR.services_by_name
 BUILD, WORKER = routes(SERVICES["BuildService"]), routes(SERVICES["WorkerService"])
@@ -169,3 +176,91 @@ def test_requests_are_json_all_the_way() -> None:
     body = codec.dump(request)
     assert json.loads(body)["code"]["compile"]["archive"] == "H4s="
     assert bind(BY_NAME["CreateBuild"], {}, [], body) == request
+
+
+TEXT = '{"[,\\'
+
+
+def counted(value: object) -> int:
+    """The objects, lists and commas of a value as JSON."""
+    if isinstance(value, dict | list):
+        inner = list(value.values()) if isinstance(value, dict) else value
+        return 1 + max(0, len(inner) - 1) + sum(map(counted, inner))
+    return 0
+
+
+VALUES = st.recursive(
+    st.none() | st.floats(allow_nan=False) | st.text(TEXT + "}]:é", max_size=6),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(TEXT, max_size=3), inner, max_size=4),
+)
+
+
+@given(VALUES, st.booleans())
+def test_values_are_counted_as_json_has_them_and_not_what_stands_in_texts(value: object, ascii: bool) -> None:
+    data = json.dumps(value, ensure_ascii=ascii).encode()
+    count = counted(value)
+    assert not codec.too_many_values(data, count)
+    assert count == 0 or codec.too_many_values(data, count - 1)
+
+
+@pytest.mark.parametrize("rpc", ["CreateBuild", "Heartbeat"])
+@pytest.mark.parametrize("item", ["{}", "[]", "1.5", '"ab"', '{"a":{}}', '""'])
+def test_a_body_of_too_many_values_is_refused_before_one_is_made(
+    rpc: str, item: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Read, six MiB of empty objects are hundreds."""
+
+    def loads(*args: object, **more: object) -> object:
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(json, "loads", loads)
+    body = b'{"code":[' + b",".join([item.encode()] * 250_000) + b"]}"
+    with pytest.raises(Malformed, match=r"the body has more than [0-9]+ values") as caught:
+        bind(BY_NAME[rpc], {name: "b1" for name in BY_NAME[rpc].path_params}, [], body)
+    assert caught.value.where == "body"
+    with pytest.raises(Malformed, match="more than"):
+        bind(BY_NAME["CreateBuild"], {}, [], b'{"a":"' + b"{" * 20_001 + b'"' + b'""' * 50_000)
+
+
+def materials(count: int) -> list[pb.Material]:
+    return [pb.Material(name=f"name {number}", digest="sha256:" + "a" * 64, uri="u") for number in range(count)]
+
+
+def entries(count: int, text: str) -> list[pb.LogEntry]:
+    one = pb.LogEntry(
+        timestamp_ms=1, phase=pb.BUILD_PHASE_BUILD, stream=pb.LOG_STREAM_STDOUT, line=text, sequence=1, eof=True
+    )
+    return [one] * count
+
+
+def largest() -> dict[str, Message]:
+    """RPC → the message of the most values that its service takes."""
+    names = ("".join(each) for size in (1, 2, 3) for each in itertools.product(string.ascii_letters, repeat=size))
+    arguments: dict[str, str] = {}
+    while pb.CreateBuildRequest(build_args=arguments).ByteSize() <= MAX_REQUEST_BYTES:
+        arguments |= dict.fromkeys(itertools.islice(names, 1000), "")
+    many = [f"{number}" for number in range(checks.MOST_NAMES)]
+    beats = [pb.JobBeat(build_id="b", claim=1, phase=pb.BUILD_PHASE_BUILD)] * checks.MOST_JOBS
+    success = pb.BuiltArtifact(digest="d", materials=materials(MOST_MATERIALS))
+    phase = pb.PhaseRecord(
+        phase=pb.BUILD_PHASE_PLAN, status=pb.PHASE_STATUS_FAILED, started_at_ms=1, ended_at_ms=2, duration_ms=1
+    )
+    phases = [phase] * checks.MOST_PHASES
+    cursors = {f"c{number}": pb.LogCursor(since=1, lines=1, newest_ns=1) for number in range(MOST_CURSORS)}
+    lines = entries(checks.MOST_LINES, TEXT)
+    return {
+        "CreateBuild": pb.CreateBuildRequest(name="n", build_args=arguments),
+        "SaveBuildSecrets": pb.SaveBuildSecretsRequest(secrets={f"S{number}": TEXT * 8000 for number in range(100)}),
+        "RegisterNode": pb.RegisterNodeRequest(queues=many, toolchains=dict.fromkeys(many, "d")),
+        "BeatJobs": pb.BeatJobsRequest(beats=beats),
+        "AppendLog": pb.AppendLogRequest(build_id="b1", lines=lines, cursors=cursors),
+        "Finish": pb.FinishRequest(build_id="b1", success=success, phases=phases, lines=lines),
+        "Planned": pb.PlannedRequest(build_id="b1", warnings=[TEXT] * 100_000, phases=phases),
+    }
+
+
+@pytest.mark.parametrize("rpc", ["CreateBuild", "SaveBuildSecrets", "RegisterNode", "BeatJobs", "AppendLog", "Finish",
+                                 "Planned"])  # fmt: skip
+def test_the_largest_message_that_a_service_takes_is_read(rpc: str) -> None:
+    message, route = largest()[rpc], BY_NAME[rpc]
+    assert bind(route, ONE if "build_id" in route.path_params else {}, [], codec.dump(message)) == message

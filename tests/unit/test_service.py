@@ -23,6 +23,7 @@ from builder.errors import BuildError
 from builder.pipelines import catalog
 from builder.services.auth import Caller
 from builder.services.builds import BuildService
+from builder.services.checks import MOST_LINES
 from builder.services.errors import CallRefused, QuotaExceeded
 from builder.services.parts import Parts, find_build
 from builder.services.workers import WorkerService
@@ -359,6 +360,21 @@ def test_the_last_lines_of_a_finish_are_bounded_and_cleaned_as_those_of_a_batch(
     assert {**first, "s": 2} == second and second["l"].startswith("abx") and len(second["l"]) <= 128 * 1024
     assert [one["l"] for one in ends] == ["FAILED CompileFailed"]
     assert services.get(build).log_lines == 3
+
+
+def test_a_call_has_no_more_lines_than_an_owner_sends_at_once(services: Services) -> None:
+    build = services.submit()
+    register(services, "n")
+    asked = pb.ClaimBuildRequest(protocol=1, build_id=build, node_id="n", nonce="x")
+    common = {"protocol": 1, "build_id": build, "claim": services.worker.claim_build(node_of("n"), asked).claim}
+    lines = [pb.LogEntry()] * (MOST_LINES + 1)
+    with pytest.raises(BuildError, match="InvalidRequest: lines takes up to 20000"):
+        services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=lines))
+    failure = pb.Failure(reason="CompileFailed", message="m")
+    with pytest.raises(BuildError, match="InvalidRequest: lines takes up to 20000"):
+        services.worker.finish(node_of("n"), pb.FinishRequest(**common, failure=failure, lines=lines))
+    answer = services.worker.append_log(node_of("n"), pb.AppendLogRequest(**common, lines=lines[1:]))
+    assert answer.kept_until_index == MOST_LINES
 
 
 def test_a_node_writes_nothing_for_another_ones_claim(services: Services) -> None:

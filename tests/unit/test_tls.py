@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from types import SimpleNamespace
 
+import certifi
 import httpx
 import pytest
 
@@ -53,10 +55,34 @@ def test_a_client_of_plain_http_trusts_nobody(asked: list[str]) -> None:
     assert trusts.verify_mode is ssl.CERT_REQUIRED and trusts.check_hostname and not trusts.get_ca_certs()
 
 
-def test_an_image_without_certificates_trusts_whom_the_library_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    absent = SimpleNamespace(cafile=None, capath=None)
-    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: absent)
+@pytest.mark.parametrize("place", ["absent", "empty", "gone"])
+def test_an_image_without_certificates_trusts_whom_the_library_does(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    """Where openssl is installed without ca-certificates, there is a place for them and nothing in it."""
+    folder, file = tmp_path / "certs", tmp_path / "cert.pem"
+    if place == "empty":
+        folder.mkdir()
+        (folder / "README").write_text("put certificates here")
+        file.touch()
+    paths = (None, None) if place == "absent" else (str(file), str(folder))
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: SimpleNamespace(cafile=paths[0], capath=paths[1]))
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
     assert len(tls.context.__wrapped__("").get_ca_certs()) > 50
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_a_machine_with_certificates_is_asked_for_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
+) -> None:
+    folder, file = tmp_path / "certs", tmp_path / "cert.pem"
+    folder.mkdir()
+    certificate = certifi.contents().split("-----END CERTIFICATE-----")[0] + "-----END CERTIFICATE-----\n"
+    (file if place == "file" else folder / "0123abcd.0").write_text(certificate)
+    monkeypatch.setenv("SSL_CERT_DIR", str(folder))
+    monkeypatch.setenv("SSL_CERT_FILE", str(file))
+    assert len(tls.context.__wrapped__("").get_ca_certs()) == (1 if place == "file" else 0), "a folder is read by need"
 
 
 def test_one_context_serves_all_clients_of_a_bundle() -> None:
