@@ -16,7 +16,7 @@ from builder.settings import NAMES, Settings, validated
 DEFAULTS = msgspec.to_builtins(Settings())
 OTHER: dict[str, Any] = {
     "server": "https://other.test:8443",
-    "token": 'quote " comma , line\nand ☃',
+    "token": 'quote " comma ,',
     "listen": "0.0.0.0:9999",
     "tokens": ({"token": "t-1", "organization": "acme", "scopes": ("read",), "node": "n"},),
     "organization": "acme",
@@ -24,7 +24,7 @@ OTHER: dict[str, Any] = {
     "node_dir": "/other/node",
     "store_url": "postgresql://u:p@db.test/x",
     "redis_url": "redis://:secret@redis.test:6379/3",
-    "message_key": "other key",
+    "message_key": 'quote " comma , line\nand ☃',
     "registry": "registry.test:5000",
     "registry_insecure": True,
     "registry_username": "robot",
