@@ -50,7 +50,10 @@ cluster-down: ## end it, with all that it left
 chaos: setup ## 200 histories of kills on real parts, an hour and a half; SEED=N plays one again
 	$(RUN)python -m tests.chaos $(if $(SEED),--seed $(SEED),--count $(or $(COUNT),200) $(if $(FIRST),--first $(FIRST)))
 
-lint: setup ## format, lint, types, import contracts, generated files
+# Subjects of commits since the one named here; a clone without it has nothing to compare.
+SUBJECTS_SINCE := 015c3fb2b634
+
+lint: setup ## format, lint, types, import contracts, generated files, subjects of commits
 	$(RUN)ruff format --check .
 	$(RUN)ruff check .
 	$(RUN)ruff check --preview --select PLW1514 builder # a file of ours is UTF-8, whatever the locale of a machine is
@@ -58,6 +61,8 @@ lint: setup ## format, lint, types, import contracts, generated files
 	$(RUN)lint-imports
 	$(RUN)python -m builder.contract.generate --check
 	$(RUN)python -m builder.doc --check
+	@! git cat-file -e $(SUBJECTS_SINCE) 2>/dev/null || git log --no-merges --format=%s $(SUBJECTS_SINCE).. | \
+	awk 'length > 72 { print "a subject of over 72 characters: " $$0; long = 1 } END { exit long }'
 
 generate: setup ## write the generated files again
 	$(RUN)python -m builder.contract.generate

@@ -28,6 +28,8 @@ from builder.settings import NAMES, Settings, shown, validated
 
 PREFIX = "IGNITE_BUILDER_"
 HANDED_OVER = PREFIX + "SETTINGS"
+MOST_BYTES = 1024 * 1024
+"""The most that a settings file has, or one that a variable names."""
 
 CA_VARIABLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT")
 CA_FILES = (
@@ -129,10 +131,29 @@ def _file(environ: Mapping[str, str]) -> Source:
     path = Path(environ.get(PREFIX + "CONFIG") or base / "ignite-builder" / "config.toml")
     if not path.is_file():
         return {}, ""
+    text = _text_of(str(path), str(path))
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8")), str(path)
-    except (OSError, tomllib.TOMLDecodeError) as error:
-        raise BuildError("InvalidRequest", f"the settings file cannot be read: {error}", where=str(path)) from None
+        return tomllib.loads(text), str(path)
+    except (ValueError, RecursionError) as error:
+        why = error if isinstance(error, tomllib.TOMLDecodeError) else "a value is too long, or nested too deep"
+        step = "Correct the file; it is TOML, a line NAME = VALUE for each setting."
+        message = f"the settings file cannot be read: {why}"
+        raise BuildError("InvalidRequest", message, where=str(path), next=step) from None
+
+
+def _text_of(path: str, where: str) -> str:
+    """The text of a file, which may be a pipe. Raises `BuildError` InvalidRequest; none of the file is repeated."""
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) <= MOST_BYTES:
+            return data.decode()
+        why, step = f"it has more than {MOST_BYTES} bytes", "Name the file that was meant."
+    except UnicodeDecodeError:
+        why, step = "it is no UTF-8", "Write it as UTF-8, or name the file that was meant."
+    except OSError as error:
+        why, step = error.strerror or str(error), "See that the file is there and that this user may read it."
+    raise BuildError("InvalidRequest", f"{path} cannot be read: {why}", where=where, next=step)
 
 
 @functools.cache
@@ -149,9 +170,12 @@ def _environment(environ: Mapping[str, str]) -> Source:
         name = variable.removeprefix(PREFIX).lower()
         if not variable.startswith(PREFIX) or name == "config":
             continue
+        if any("\udc80" <= letter <= "\udcff" for letter in text):  # a byte that Python could not decode
+            message = "the value of this variable is no UTF-8"
+            raise BuildError("InvalidRequest", message, where=variable, next="Write it as UTF-8.")
         if name.endswith("_file") and name.removesuffix("_file") in NAMES:
             name = name.removesuffix("_file")
-            content = Path(text).read_text(encoding="utf-8").strip()
+            content = _text_of(text, variable).strip()
             hint = hints.get(name)
             values[name] = tuple(content.split()) if hint == tuple[str, ...] else _from_text(hint, content)
         else:
@@ -167,7 +191,7 @@ def _from_text(hint: object, text: str) -> Any:
     if _is_structured(hint):
         try:
             return tomllib.loads(f"value = {text}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):  # whatever it is, it is no table
             return text
     return text
 

@@ -255,6 +255,13 @@ def masked(error: BuildError, mask: Mask) -> BuildError:
     return error
 
 
+def trace_of(error: BaseException, mask: Mask) -> str:
+    """The traceback of an error for a log, without the secrets that its words may repeat, and without variables."""
+    import traceback
+
+    return mask.text("".join(traceback.format_exception(error)))
+
+
 def _parts(secret: str) -> Iterator[str]:
     """The lines of a secret in parts that are looked for as a whole."""
     for line in map(str.strip, secret.splitlines()):

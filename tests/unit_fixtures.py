@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from sqlalchemy import Engine
 
+from builder import logs
 from builder.store import engine
 
 SOCKET = ("connect", "connect_ex", "bind", "sendto", "sendmsg")
@@ -65,6 +67,17 @@ def schema_once(request: pytest.FixtureRequest) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "_make_private", with_schema)
         yield
+
+
+@pytest.fixture
+def nothing_logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A process that has written nothing yet, so plainly on standard error: another test may have it write to a
+    file."""
+    monkeypatch.setattr(logs, "_process", logs._Process())
+    before = structlog.get_config()
+    structlog.reset_defaults()
+    yield
+    structlog.configure(**before)
 
 
 FIRST_ENGINE: list[Engine] = []

@@ -7,6 +7,7 @@ A reader answers JSON with JSON until its owner closes the channel or ends it.
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import gc
 import json
@@ -16,6 +17,7 @@ import resource
 import signal
 import socket
 import struct
+import sys
 from dataclasses import dataclass
 from types import FrameType
 from typing import Any, NoReturn
@@ -23,6 +25,7 @@ from typing import Any, NoReturn
 from builder import pipelines
 from builder.attempt.desk import Desk, answer
 from builder.attempt.plain import from_plain, prepare
+from builder.errors import BuildError
 from builder.pipelines.base import Pipeline, PlanRequest
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Plan, Step
@@ -37,6 +40,8 @@ QUICK_S = 0.1
 AGAIN_S = 0.05
 """Processor time between two tries to stand back, where the kernel was asked too often."""
 NICE = 10
+CODECS = ("ascii", "cp437", "latin-1", "utf-8-sig", "utf-16-be", "utf-16-le", "utf-32-be", "utf-32-le")
+"""Python loads a codec as it loads a module, with its first use."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +71,11 @@ def serve(
     try:
         _cut_off(control)
         rename("ignite-readers")
-        prepare(Bounds, PlanRequest, Detection, Plan, Step)
-        pipelines.load_whole()  # while its owner goes on
-        if images:
-            _prepare_images()
+        with contextlib.suppress(
+            BuildError
+        ):  # of an operator's own: a reader that needs it tries again, and reports it
+            load_all(known, images=images)  # while its owner goes on
+        sys.dont_write_bytecode = True  # a reader's limits end a write in the middle, and Python keeps what it wrote
         seccomp.program_of_a_reader()
         gc.freeze()  # a collection in a reader would copy every page of what it inherits
         if not die_with(owner, signal.SIGKILL):
@@ -93,9 +99,34 @@ def serve(
         _gone(1)
 
 
+def load_all(known: tuple[Pipeline, ...], *, images: bool) -> None:
+    """Load what answers a reader's questions, with `images` those about image mode, too.
+
+    A reader is confined before its first question. What it loads itself, each one loads anew, as a user who may not be
+    allowed to read the installation. An owner of readers does without most of it.
+
+    Raises `BuildError` InvalidRequest for an operator's own pipeline that cannot be loaded, once all else is.
+    """
+    prepare(Bounds, PlanRequest, Detection, Plan, Step)
+    _load_libraries()
+    for codec in CODECS:
+        codecs.lookup(codec)
+    if images:
+        _prepare_images()
+    pipelines.load_whole(known)
+
+
+def _load_libraries() -> None:
+    """Load what functions import that answer a question, beside modules of ours."""
+    import ast
+
+    from packaging import markers, requirements, specifiers, tags, utils
+
+    assert ast and markers and requirements and specifiers and tags and utils
+
+
 def _prepare_images() -> None:
-    """Load what answers about image mode: a reader is confined before its first question, and shares it with the next.
-    An owner that builds no image never loads it."""
+    """Load what answers about image mode. An owner that builds no image never loads it."""
     from builder import strategies
     from builder.dockerfile.choose import ImageRequest
     from builder.strategies.base import Choice

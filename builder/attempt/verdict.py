@@ -43,6 +43,8 @@ _FULL = re.compile(
 )
 _IN_CACHE = re.compile(r"(?<![\w.@+~-])/cache/")
 """A cache of the sandbox; a folder `cache` in what was downloaded is none."""
+_OF_SOURCE = re.compile(r":[0-9]{1,9}(?::[0-9]{1,9})?: ")
+"""What a compiler says of a line. Go takes the name of its file from the source, which may write any (`//line`)."""
 _BROKEN = re.compile(
     r"input/output error|permission denied|read-only file system|structure needs cleaning|stale file handle|"
     r"not a directory|is a directory|os error (?:5|13|20|21|30|116|117)\b|not a valid zip file|unexpected eof|"
@@ -95,7 +97,8 @@ def of_step(attempt: Attempt, step: Step, result: StepResult) -> BuildError | No
         hint = "Name a host with a public address, or ask the operator to list it in git_hosts."
         return BuildError("GitUrlRefused", message, where="buildArgs.private", next=hint)
     ours = step.caches and not step.runs_source  # what code of the source prints proves nothing about a cache
-    broken = next((line for line in lines if _IN_CACHE.search(line) and _BROKEN.search(line)), "") if ours else ""
+    about = [line for line in lines if _IN_CACHE.search(line) and not _OF_SOURCE.search(line)] if ours else []
+    broken = next((line for line in about if _BROKEN.search(line)), "")
     if broken and discard_caches(attempt):
         return broken_cache(f"step {step.name} could not use a cache of this node: {broken.strip()[:200]}", (broken,))
     return None

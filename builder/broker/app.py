@@ -52,7 +52,7 @@ def add_run_task(app: Celery, handle: Any) -> None:
     """Register `ignite.build.run`, and nothing else; `handle` takes the message's body and never raises."""
 
     @app.task(name=RUN)  # type: ignore[untyped-decorator]
-    def run(**body: object) -> None:
+    def consume_hint(**body: object) -> None:
         handle(body)
 
     app.finalize()

@@ -18,10 +18,10 @@ from functools import partial
 from typing import Any
 
 import redis
-import structlog
 from kombu.transport import redis as kombu_redis
 
 from builder.contract.messages import RUN
+from builder.logs import logger
 
 MOST_BYTES = 16 * 1024
 """A hint has less than 1 KiB; a longer message is not parsed."""
@@ -32,7 +32,7 @@ REFUSED_S = 1.0
 Dropped = Callable[[str, str], None]
 """Called with the queue and why its message was dropped."""
 
-log = structlog.get_logger("broker")
+log = logger("broker")
 
 
 def envelope(item: bytes, queue: str) -> bytes:

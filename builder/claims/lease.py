@@ -26,7 +26,8 @@ class Lease:
     lease_s: float
     beat_s: float
     heard_at: float
-    """When the control side last answered: at first, when it granted the claim."""
+    """When the last call that the control side answered was made, at first the claim: its lease ends no sooner than one
+    lease after that, however late the answer came."""
     due_at: float
     cancelled: bool = False
     lost: bool = False
@@ -42,7 +43,7 @@ class Lease:
         return self.heard_at if self.lost else self.heard_at + SILENT_LEASES * self.lease_s
 
     def holds(self, now: float) -> bool:
-        """Whether nobody else can have the build yet: the control side answered within a lease."""
+        """Whether nobody else can have the build yet: a call that the control side answered is younger than a lease."""
         return not self.lost and now < self.heard_at + self.lease_s
 
     def due_in(self, now: float) -> float:
@@ -63,25 +64,25 @@ class Lease:
             waited_ms=waited_ms,
         )
 
-    def answered(self, now: float, answer: pb.HeartbeatResponse | None) -> None:
-        """A heartbeat was answered, or (None) was not."""
+    def answered(self, asked_at: float, now: float, answer: pb.HeartbeatResponse | None) -> None:
+        """A heartbeat that was sent at `asked_at` is answered, or (None) is not."""
         if answer is None:
             self.due_at = now + min(RETRY_S, self.beat_s)
             self.lost = self.lost or now > self.until
             return
-        self.heard_at, self.due_at = now, now + self.beat_s
+        self.heard_at, self.due_at = asked_at, asked_at + self.beat_s
         self.lost = self.lost or answer.stale
         self.cancelled = self.cancelled or answer.cancel
 
 
-def lease_of(grant: pb.ClaimBuildResponse, beat_s: float, now: float) -> Lease:
-    """The lease of a claim granted at `now`; at least three heartbeats fit into it."""
+def lease_of(grant: pb.ClaimBuildResponse, beat_s: float, asked_at: float) -> Lease:
+    """The lease of a claim that was asked for at `asked_at`; at least three heartbeats fit into it."""
     beat_s = min(beat_s, grant.lease_ms / 3000)
     return Lease(
         build_id=grant.build_id,
         claim=grant.claim,
         lease_s=grant.lease_ms / 1000,
         beat_s=beat_s,
-        heard_at=now,
-        due_at=now + beat_s,
+        heard_at=asked_at,
+        due_at=asked_at + beat_s,
     )

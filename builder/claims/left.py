@@ -6,7 +6,7 @@ from pathlib import Path
 
 from builder.claims.calls import Calls, Refused
 from builder.claims.requests import append_request, hand_back_request
-from builder.claims.spool import BATCH_LINES, Line, forget_dead_owners, left_behind
+from builder.claims.spool import BATCH_LINES, Line, forget, forget_dead_owners, left_behind
 from builder.logs import logger
 
 log = logger("claims")
@@ -27,8 +27,7 @@ def send_left_behind(calls: Calls, folder: Path) -> int:
             log.warning("left lines refused", action="left-lines-refused", build_id=build_id, error=str(error))
             continue
         settled += 1
-        path.unlink(missing_ok=True)
-        path.with_suffix(".pid").unlink(missing_ok=True)
+        forget(path)
     forget_dead_owners(folder)
     return settled
 

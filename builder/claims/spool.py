@@ -10,9 +10,12 @@ those that were not yet acknowledged.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import itertools
 import json
 import os
+import secrets
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -29,6 +32,8 @@ LAST_BYTES = 256 * 1024
 """What lines may take up that travel with a finish: a call takes far more, also beside an artifact's materials."""
 CROWD = 200
 """So many lines wait for no more to travel with them."""
+MARK, UNDER_WAY = ".pid", ".mark"
+"""What the names of an owner's mark beside its spool end with, and of one that is being made."""
 LINE_OVERHEAD = 64
 """What a line counts beside its text, so that empty lines are bounded too."""
 
@@ -221,12 +226,12 @@ class Spool:
             return len(self._pending)
 
     def remove(self) -> None:
-        """Remove file and identity: the claim is settled."""
+        """Remove file and mark: the claim is settled."""
         with self.changed:
             self._closed = True
             self._close_file()
-        self.path.unlink(missing_ok=True)
-        self.path.with_suffix(".pid").unlink(missing_ok=True)
+        forget(self.path)
+        disown(self.path)
 
 
 def spool_path(folder: Path, build_id: str, claim: int) -> Path:
@@ -246,34 +251,92 @@ def read_lines(path: Path) -> tuple[Line, ...]:
 
 
 def left_behind(folder: Path) -> Iterator[tuple[str, int, tuple[Line, ...], Path]]:
-    """Spools of claims whose process is gone: (build_id, claim, lines, path). A torn last line is dropped."""
+    """Spools of claims whose process is gone: (build_id, claim, lines, path). A torn last line is dropped.
+
+    Several processes may settle one folder at once: what another has removed meanwhile is passed over.
+    """
     for path in sorted(folder.glob("*.jsonl")) if folder.is_dir() else ():
         build_id, _, claim = path.stem.partition(".")
         if not claim.isdigit() or is_owned(path):
             continue
-        yield build_id, int(claim), read_lines(path), path
+        try:
+            lines = read_lines(path)
+        except FileNotFoundError:
+            continue
+        yield build_id, int(claim), lines, path
+
+
+def forget(path: Path) -> None:
+    """Remove a spool and the mark of its owner."""
+    path.unlink(missing_ok=True)
+    path.with_suffix(MARK).unlink(missing_ok=True)
 
 
 def forget_dead_owners(folder: Path) -> None:
-    """Remove the identities of processes that are gone and left no spool: killed before it, or while removing it."""
+    """Remove the marks of processes that are gone and left no spool: killed before it, or while removing it."""
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
-        spool = path.with_suffix(".jsonl")
-        if path.suffix == ".pid" and not is_owned(spool) and not spool.exists():
+        lone = path.suffix == MARK and not path.with_suffix(".jsonl").exists()
+        if (lone or path.suffix == UNDER_WAY) and not _is_held(path):
             path.unlink(missing_ok=True)
 
 
 def is_owned(path: Path) -> bool:
-    """Whether the spool's claim has a live process, by pid and start time: a pid may name another process later."""
-    try:
-        pid, start = os.readlink(path.with_suffix(".pid")).split()
-        return process_start(int(pid)) == start
-    except (OSError, ValueError):
-        return False
+    """Whether the spool's claim has a live process."""
+    return _is_held(path.with_suffix(MARK))
 
 
 def own(path: Path) -> None:
-    """Write this process's identity beside the spool, as a link's target: one system call, so it is whole or absent."""
+    """Mark the spool as this process's, until `disown` or its end."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    mark = path.with_suffix(".pid")
-    mark.unlink(missing_ok=True)
-    os.symlink(f"{os.getpid()} {process_start(os.getpid())}", mark)
+    mark, under_way = path.with_suffix(MARK), path.with_suffix(f".{secrets.token_hex(4)}{UNDER_WAY}")
+    while True:
+        lock = os.open(under_way, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            os.rename(under_way, mark)  # so a mark is there with its lock, or not at all
+        except FileNotFoundError:  # who looked before it had its lock removed it
+            os.close(lock)
+            continue
+        except BaseException:
+            os.close(lock)
+            raise
+        break
+    disown(path)
+    _held[path] = lock
+
+
+def disown(path: Path) -> None:
+    """This process has to do with the spool no more."""
+    if (lock := _held.pop(path, None)) is not None:
+        os.close(lock)
+
+
+_held: dict[Path, int] = {}
+"""The locks of the marks of this process."""
+
+
+def _is_held(mark: Path) -> bool:
+    """Whether the process that made a mark lives: it holds a lock on it, which ends with it. That tells across PID
+    namespaces, where one number names two processes. What cannot be seen counts as held."""
+    try:
+        file = os.open(mark, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        return error.errno != errno.ELOOP or _names_a_process(mark)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)  # shared: two that look at once find no owner
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def _names_a_process(mark: Path) -> bool:
+    """Whether a mark of an earlier version, a link to "<pid> <start time>", names one that lives."""
+    try:
+        pid, start = os.readlink(mark).split()
+        return process_start(int(pid)) == start
+    except (OSError, ValueError):
+        return False

@@ -5,7 +5,7 @@ Nothing of a command is imported before it runs: a help text or a mistyped word 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import click
@@ -234,13 +234,13 @@ def _cancel(context: Context, build: str) -> int:
 @_command("run")
 @build_argument
 @click.option("--env", "env", metavar="K=V", multiple=True, help="a variable of the app; may be repeated")
-@click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="lines K=V; --env wins")
+@click.option("--env-file", "env_files", metavar="FILE", multiple=True, help="lines K=V, or K of here; --env wins")
 @click.pass_obj
 def _run(context: Context, build: str, env: tuple[str, ...], env_files: tuple[str, ...]) -> int:
     """Start a build's artifact here, sandboxed, and print its URL."""
     from builder.cli.commands.operate import run
 
-    return run(context, build, environment(env, env_files))
+    return run(context, build, environment(env, env_files, context.environ))
 
 
 @_command("serve")
@@ -421,13 +421,21 @@ def options_of(command: click.Command) -> tuple[str, ...]:
     return tuple(sorted({opt for param in command.params for opt in param.opts if opt[:2] == "--"} | set(COMMON_NAMES)))
 
 
+def commands_of(group: click.Group = app, path: str = "") -> Iterator[tuple[str, click.Command]]:
+    """Every command below a group with the words that name it, a group before its own."""
+    for name, command in group.commands.items():
+        yield path + name, command
+        if isinstance(command, click.Group):
+            yield from commands_of(command, f"{path}{name} ")
+
+
 def command_options() -> Mapping[str, tuple[str, ...]]:
-    """Every command and its long options."""
-    return {name: options_of(command) for name, command in app.commands.items()}
+    """Every command and its long options; `secret set` is one, as `secret` is."""
+    return {name: options_of(command) for name, command in commands_of()}
 
 
 def valued_options() -> frozenset[str]:
     """Every option of a command that takes a value, so that the value is never read as a common option."""
-    params = [param for command in app.commands.values() for param in command.params]
+    params = [param for _, command in commands_of() for param in command.params]
     options = [param for param in params if isinstance(param, click.Option) and not param.is_flag]
     return frozenset(opt for option in options for opt in option.opts)

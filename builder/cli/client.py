@@ -10,10 +10,12 @@ from urllib.parse import urlsplit
 
 from google.protobuf.message import Message
 
+from builder.cli.foreign import SEE_SERVER, foreign
 from builder.cli.stop import lost_server, refused_call
 from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.client.patient import Clock, NullWatcher, OutOfPatience, PatientApi, SystemClock, Watcher
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.settings import without_credentials
 
 if TYPE_CHECKING:
     import httpx
@@ -36,6 +38,7 @@ class Client:
         watcher: Watcher | None = None,
     ) -> None:
         self.server, clock, watcher = server.rstrip("/"), clock or SystemClock(), watcher or NullWatcher()
+        self._shown = without_credentials(self.server)
         trust_env = not _is_loopback(self.server)
         self._api = Api(
             self.server,
@@ -109,7 +112,10 @@ class Client:
             try:
                 return self._patient.upload(chunks)
             except ApiUnreachable as error:
-                raise lost_server(self.server, f"broke off the upload ({error}); no build exists", "") from None
+                if error.refusal is not None:
+                    raise error.refusal from None
+                hint = CHECK_SCHEME if error.is_mistake else ""
+                raise lost_server(self._shown, f"broke off the upload ({error}); no build exists", hint) from None
 
     def follow(self, build_id: str, after: int = 0) -> Iterator[pb.LogEntry]:
         """Every log line after sequence `after`, each once and in order, then the entry with `eof`."""
@@ -135,15 +141,13 @@ class Client:
         try:
             yield
         except ApiError as error:
-            raise refused_call(error.code, error.message, error.detail) from None
+            raise (
+                foreign(error) if error.is_foreign else refused_call(error.code, error.message, error.detail)
+            ) from None
         except OutOfPatience as error:
             hint = goes_on(error.after + 1) if error.reached or always else ""
-            hint = (
-                CHECK_SCHEME
-                if error.is_mistake
-                else hint or "See which server is taken, and why: ignite-builder config"
-            )
-            raise lost_server(self.server, str(error), hint) from None
+            hint = CHECK_SCHEME if error.is_mistake else hint or SEE_SERVER
+            raise lost_server(self._shown, str(error), hint) from None
 
 
 def _is_loopback(server: str) -> bool:

@@ -12,6 +12,7 @@ from typing import get_args
 from builder.cli.stop import mistake
 from builder.cli.terminal import When
 
+MOST_BYTES = 1024 * 1024
 _SECONDS = {"": 1, "s": 1, "m": 60, "h": 3600}
 
 
@@ -137,32 +138,47 @@ def _start(text: str) -> str:
         raise mistake(f"--start cannot be read: {error}", where="--start", next='--start "./app serve"') from None
 
 
-def environment(texts: Sequence[str], files: Sequence[str]) -> Mapping[str, str]:
+def environment(texts: Sequence[str], files: Sequence[str], environ: Mapping[str, str]) -> Mapping[str, str]:
     """The variables of `--env K=V` over those of `--env-file`; of two files the later one wins. Raises `Stop`.
 
     A file has a line K=V for each variable, as Docker reads it: no quotes, no expansion; empty lines and `#` are left
-    out.
+    out; K alone has the value that it has in `environ`, and is left out where it has none.
     """
     out: dict[str, str] = {}
     for name in files:
-        try:
-            lines = Path(name).read_text(encoding="utf-8-sig").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-            raise mistake(f"{name} cannot be read: {why}", where="--env-file") from None
-        for number, line in enumerate(lines, 1):
-            if line.strip() and not line.lstrip().startswith("#"):
-                out |= _variable(line.lstrip(), "--env-file", f"{name}:{number}")
+        # Only a line feed ends a line, with or without a carriage return: others are characters of a value.
+        for number, line in enumerate(small_file(name, "--env-file").removeprefix("\ufeff").split("\n"), 1):
+            text = line.removesuffix("\r").lstrip()
+            if text and not text.startswith("#"):
+                out |= _variable(text, "--env-file", f"{name}:{number}", environ)
     for text in texts:
         out |= _variable(text, "--env", "--env")
     return out
 
 
-def _variable(text: str, option: str, where: str) -> Mapping[str, str]:
+def _variable(text: str, option: str, where: str, environ: Mapping[str, str] | None = None) -> Mapping[str, str]:
+    """One variable, or none. A refusal does not repeat the text: it may be a line of a secret."""
     key, equals, value = text.partition("=")
-    if not equals or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key) or "\0" in value:
-        raise mistake(f'{option} takes KEY=VALUE, not "{text[:80]}"', where=where)
-    return {key: value}
+    if (not equals and environ is None) or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", key) or "\0" in value:
+        takes = "KEY=VALUE" if environ is None else "KEY=VALUE or KEY in each line"
+        raise mistake(f"{option} takes {takes}; a key has letters, digits and _ . -", where=where)
+    if equals:
+        return {key: value}
+    return {key: environ[key]} if environ and key in environ else {}
+
+
+def small_file(path: str, option: str) -> str:
+    """The text of a file that an option names. Raises `Stop` for one that cannot be read, is no UTF-8, or has more than
+    `MOST_BYTES`."""
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) <= MOST_BYTES:
+            return data.decode()
+        why = f"it has more than {MOST_BYTES} bytes"
+    except (OSError, UnicodeDecodeError) as error:
+        why = error.strerror or str(error) if isinstance(error, OSError) else "it is no UTF-8"
+    raise mistake(f"{path} cannot be read: {why}", where=option)
 
 
 def check_id(text: str) -> str:

@@ -6,6 +6,8 @@ only the executable bit of the mode.
 
 from __future__ import annotations
 
+import codecs
+import os
 import struct
 import tarfile
 import zlib
@@ -24,11 +26,14 @@ from builder.source.limits import ArchiveLimits
 from builder.source.sniff import ARCHIVES, HEAD_BYTES, sniff
 
 CHUNK = 512 * 1024
+MOST_BYTES = 512 * 1024 * 1024
+"""The default of `upload_bytes`."""
 LARGEST = 3
 RATIO = 50
 """A folder is compressed no further than this. Servers refuse what unpacks to more than 100 times its size."""
 RATIO_AFTER = 512 * 1024
 STORED = 65_535
+_WORDS = {"archive": "archive", "file": "one file"}
 LOOKED_AT = 64 * 1024
 """Bytes at the start of a file in which a secret is looked for."""
 
@@ -65,34 +70,24 @@ class Packed:
         return named or runtime_of_file(self.file_name)
 
 
-def pack(path: str, stdin: BinaryIO, choice: Choice | None = None) -> Packed:
-    """What to send for PATH (or `-`). Raises `BuildError` InvalidRequest, SourceEmpty, NotAnArchive; of a folder
-    ArchiveUnsafe, ArchiveTooLarge."""
+def pack(path: str, stdin: BinaryIO, choice: Choice | None = None, most: int = MOST_BYTES) -> Packed:
+    """What to send for PATH (or `-`), at most `most` bytes of what is no folder. Raises `BuildError` InvalidRequest,
+    SourceEmpty, NotAnArchive, ArchiveTooLarge; of a folder ArchiveUnsafe, too."""
     choice = choice or Choice()
     root = Path(path)
-    if path != "-" and root.is_dir():
+    if path != "-" and os.path.isdir(path):
         return _folder(root, choice)
     if choice != Choice():
         message = f"{path} is sent as it is; --include and --no-ignore are for a folder"
         raise BuildError("InvalidRequest", message, where="PATH", next="Leave the option out, or name a folder")
     if path == "-":
-        return _bytes("stdin", "app", stdin.read())
-    if not root.exists():
+        return _file("stdin", "app", stdin, most)
+    if not os.path.exists(path):
         raise BuildError("InvalidRequest", f"{path} does not exist", where="PATH", next="Name a folder, a file, or -")
-    if not root.is_file():
+    if not os.path.isfile(path):
         raise BuildError("InvalidRequest", f"{path} is neither a folder nor a file", where="PATH")
-    with root.open("rb") as file:
-        head = file.read(HEAD_BYTES)
-    if is_archive(head):
-        size = root.stat().st_size
-        return Packed(
-            kind="archive",
-            name=build_name(root.name),
-            summary=f"archive, {fmt.size(size)}",
-            size=size,
-            chunks=lambda: _read(root),
-        )
-    return _bytes(path, root.name, root.read_bytes(), root.name)
+    with _opened(root, path) as file:
+        return _file(path, root.name, file, most, root)
 
 
 def is_archive(head: bytes) -> bool:
@@ -272,43 +267,65 @@ def _info(entry: FolderEntry) -> tarfile.TarInfo:
 
 
 def _read(path: Path) -> Iterator[bytes]:
-    with path.open("rb") as file:
+    with _opened(path, str(path)) as file:
         while part := file.read(CHUNK):
             yield part
 
 
-def _bytes(label: str, name: str, data: bytes, file_name: str = "") -> Packed:
-    """A file that is no archive must be text."""
-    if not data:
+def _file(label: str, name: str, file: BinaryIO, most: int, at: Path | None = None) -> Packed:
+    """A file, or stdin, which is `at` no path. One that is no archive must be text. What can be none is refused by its
+    first bytes, what is too large by its size or behind `most` bytes: an endless one ends, too."""
+    head = file.read(HEAD_BYTES)
+    if not head:
         raise BuildError("SourceEmpty", f"{label} is empty", where=label)
-    if is_archive(data[:HEAD_BYTES]):
-        return Packed(
-            kind="archive",
-            name=build_name(name),
-            summary=f"archive, {fmt.size(len(data))}",
-            size=len(data),
-            chunks=lambda: iter((data,)),
-        )
-    require_text(data, label)
-    return Packed(
-        kind="file",
+    kind: Literal["file", "archive"] = "archive" if is_archive(head) else "file"
+    judge = _Text(label) if kind == "file" else None
+    size, parts = os.fstat(file.fileno()).st_size if at else 0, [head]
+    if judge:
+        judge.add(head)
+    if size <= most and (judge or at is None):
+        size = len(head)
+        while size <= most and (part := file.read(CHUNK)):
+            if judge:
+                judge.add(part)
+            size += len(part)
+            parts.append(part)
+        if judge and size <= most:
+            judge.end()
+    is_open = size > most and at is None  # how long it is nobody knows
+    packed = Packed(
+        kind=kind,
         name=build_name(name),
-        summary=f"one file, {fmt.size(len(data))}",
-        size=len(data),
-        file_name=file_name,
-        chunks=lambda: iter((data,)),
+        summary=f"{_WORDS[kind]}, {'more than ' if is_open else ''}{fmt.size(most if is_open else size)}",
+        size=size,
+        file_name=at.name if at and judge else "",
+        chunks=lambda: _read(at) if at and not judge else iter(parts),
     )
+    if size > most:
+        raise _too_large(packed, most)
+    return packed
 
 
-def require_text(data: bytes, label: str) -> None:
-    """Raises `BuildError` NotAnArchive for what is no UTF-8 text. Does not ask libmagic what it is instead: loading
-    that starts a process, and `plan` must not."""
-    try:
-        is_text = b"\0" not in data and bool(data.decode())
-    except UnicodeDecodeError:
-        is_text = False
-    if not is_text:
-        raise BuildError("NotAnArchive", f"{label} is neither an archive nor UTF-8 text", where=label)
+class _Text:
+    """Judges bytes as they come. `add` and `end` raise `BuildError` NotAnArchive for what is no UTF-8 text. Neither
+    asks libmagic what it is instead: loading that starts a process, and `plan` must not."""
+
+    def __init__(self, label: str) -> None:
+        self._label, self._decoder = label, codecs.getincrementaldecoder("utf-8")()
+
+    def add(self, part: bytes, *, is_last: bool = False) -> None:
+        try:
+            self._decoder.decode(part, is_last)
+        except UnicodeDecodeError:
+            pass
+        else:
+            if b"\0" not in part:
+                return
+        message = f"{self._label} is neither an archive nor UTF-8 text"
+        raise BuildError("NotAnArchive", message, where=self._label)
+
+    def end(self) -> None:
+        self.add(b"", is_last=True)
 
 
 def first_bytes(chunks: Iterator[bytes], limit: int) -> tuple[bytes, bool]:

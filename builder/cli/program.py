@@ -5,7 +5,6 @@ The parser and the commands are imported when one is needed: help and version ar
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
@@ -18,8 +17,6 @@ from builder.errors import BuildError
 
 if TYPE_CHECKING:
     from builder.config import Loaded
-
-BUILD_ARG = "--build-arg"
 
 HELP = """\
 Turn source code into a runnable artifact, and say how it went.
@@ -121,50 +118,15 @@ def _stopped(context: Context, stop: Stop) -> int:
 
 
 def _our_bug(context: Context, error: Exception, argv: Sequence[str]) -> int:
-    """Ours: one block, the trace in a file. The report holds no token and no value of a build argument."""
-    import traceback
+    """Ours: one block, the trace in a file."""
+    from builder.cli.report import write_report
 
-    head = f"{PROG} {builder.__version__}\nargv: {without_values(argv)!r}\n\n"
-    text = head + "".join(traceback.format_exception(error))
     stop = Stop(
         "Internal",
         f"{type(error).__name__} in {PROG} itself; this is a bug of ours",
         exit_code=OUR_BUG,
         error_class="platform",
-        next=f"Send us the report: {_report(context, text)}",
+        next=f"Send us the report: {write_report(context, error, argv)}",
         verdict="BROKEN",
     )
     return _stopped(context, stop)
-
-
-def without_values(argv: Sequence[str]) -> list[str]:
-    """The command line with every value of `--build-arg` as `***`: people put secrets there, and send us reports."""
-    masked: list[str] = []
-    for word in argv:
-        name, equals, pair = word.partition("=")
-        if masked and masked[-1] == BUILD_ARG:
-            masked.append(_masked(word))
-        elif name == BUILD_ARG and equals:
-            masked.append(f"{name}={_masked(pair)}")
-        else:
-            masked.append(word)
-    return masked
-
-
-def _masked(pair: str) -> str:
-    return f"{pair.partition('=')[0]}=***" if "=" in pair else "***"
-
-
-def _report(context: Context, text: str) -> str:
-    from pathlib import Path
-
-    try:
-        folder = Path(context.loaded().settings.data_dir) / "reports"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{context.now_ms()}.txt"
-        # A trace may quote what the program worked on: for this user alone, whatever the umask is.
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
-            file.write(text)
-    except Exception:
-        return "(it could not be written)"
-    return str(path)

@@ -98,7 +98,7 @@ class Stop(Exception):
 def refused_call(code: str, message: str, detail: dict[str, object]) -> Stop:
     """A refusal of the server: gRPC status name, message, and the detail `{reason, errorClass, where, hint}` or {}."""
     code = code if code in CALL_EXITS else "UNKNOWN"
-    reason = _text(detail, "reason") or _camel(code)
+    reason = _text(detail, "reason") or reason_of(code)
     row = REASONS.get(reason)
     platform = CALL_EXITS[code] in (LOST, OUR_BUG)
     default = row.error_class if row else ErrorClass.PLATFORM if platform else ErrorClass.CLIENT
@@ -186,7 +186,8 @@ def _text(detail: dict[str, object], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _camel(code: str) -> str:
+def reason_of(code: str) -> str:
+    """A gRPC status name as a reason: `NOT_FOUND` is NotFound."""
     return re.sub(r"(?:^|_)([a-z])", lambda found: found[1].upper(), code.lower())
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import ssl
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -21,18 +24,42 @@ from google.protobuf.message_factory import GetMessageClass
 from builder.client import sse
 from builder.contract import codec, routes
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
 
 if TYPE_CHECKING:
     import httpx
 
 NO_CONTENT = 204
-LATER = frozenset({429, 502, 503, 504})
+AWAY = frozenset({502, 503, 504})
+LATER = AWAY | {429}
 NEVER = frozenset({501, 505})  # of 5xx: a server that will not do it, however often it is asked
 _NO_TLS = frozenset({"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"})
 """OpenSSL's reasons for bytes that are no TLS."""
 CONNECT_S, READ_S = 10.0, 15.0
 STREAM_SILENCE_S = 90.0  # a step may be silent for minutes, and nothing obliges the server to send comments meanwhile
 CHUNK_BYTES = 1024 * 1024
+
+CODES = frozenset(
+    {
+        "ABORTED",
+        "ALREADY_EXISTS",
+        "CANCELLED",
+        "DATA_LOSS",
+        "DEADLINE_EXCEEDED",
+        "FAILED_PRECONDITION",
+        "INTERNAL",
+        "INVALID_ARGUMENT",
+        "NOT_FOUND",
+        "OUT_OF_RANGE",
+        "PERMISSION_DENIED",
+        "RESOURCE_EXHAUSTED",
+        "UNAUTHENTICATED",
+        "UNAVAILABLE",
+        "UNIMPLEMENTED",
+        "UNKNOWN",
+    }
+)
+"""The status names of gRPC. An error with another code is none of ours."""
 
 Called = Callable[[str, str, int, int], None]
 """Hears of each answer: method, path, status, ms."""
@@ -47,14 +74,23 @@ CHECK_SCHEME = (
 class ApiUnreachable(Exception):
     """No answer, or one that means "later". The call may be repeated, at the earliest after `wait_s`.
 
+    `refusal`: what a 429 is to a caller who does not go on waiting.
     `is_quota`: the server has looked at the call and will take it once others of the caller's have ended.
     `is_mistake`: whatever is there expects TLS where the URL names HTTP, the other way round, or has a certificate that
     is not trusted.
     """
 
-    def __init__(self, why: str, wait_s: float = 0.0, *, is_quota: bool = False, is_mistake: bool = False) -> None:
+    def __init__(
+        self,
+        why: str,
+        wait_s: float = 0.0,
+        *,
+        is_quota: bool = False,
+        is_mistake: bool = False,
+        refusal: ApiError | None = None,
+    ) -> None:
         super().__init__(why)
-        self.wait_s, self.is_quota, self.is_mistake = wait_s, is_quota, is_mistake
+        self.wait_s, self.is_quota, self.is_mistake, self.refusal = wait_s, is_quota, is_mistake, refusal
 
 
 class StreamIdle(Exception):
@@ -62,15 +98,30 @@ class StreamIdle(Exception):
 
 
 class ApiError(Exception):
-    """A refusal. `code` is the gRPC status name, `detail` the failure's reason, class, where and hint."""
+    """A refusal. `code` is the gRPC status name, `detail` the failure's reason, class, where and hint.
 
-    def __init__(self, status: int, code: str, message: str, detail: dict[str, Any]) -> None:
+    `is_foreign`: it has no error of ours. A proxy in between or another server said so, and it is nobody's verdict: its
+    code is UNKNOWN. `leads_to`: scheme, host and port of another server that it sends to.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        code: str,
+        message: str,
+        detail: dict[str, Any],
+        *,
+        is_foreign: bool = False,
+        leads_to: str = "",
+    ) -> None:
         super().__init__(f"{code}: {message}")
         self.status, self.code, self.message, self.detail = status, code, message, detail
+        self.is_foreign, self.leads_to = is_foreign, leads_to
 
 
 class Api:
-    """Calls of `BuildService` and `WorkerService` by their names. Raises `ApiUnreachable` and `ApiError`.
+    """Calls of `BuildService` and `WorkerService` by their names. Raises `ApiUnreachable` and `ApiError`; at the first
+    call `BuildError` InvalidRequest for a token or a bundle that cannot be.
 
     `answered` is whether any answer was a verdict of the server. An HTTP proxy of the environment is used only where
     `trust_env` is set. `ca_bundle`: a file; empty: the system's.
@@ -98,6 +149,7 @@ class Api:
 
         from builder.tls import context, trusts_nobody
 
+        check_token(self._token)
         return httpx.Client(
             base_url=self.server,
             verify=trusts_nobody() if self.server.startswith("http://") else context(self._ca_bundle),
@@ -183,7 +235,7 @@ class Api:
         began = self._clock()
         try:
             response = self._http.request(method, path, **kwargs)
-        except httpx.TransportError as error:
+        except httpx.RequestError as error:  # also of an answer whose encoding is none
             raise ApiUnreachable(_why(error), is_mistake=_is_mistake(error)) from error
         if self._called is not None:
             self._called(method, path, response.status_code, int((self._clock() - began) * 1000))
@@ -198,10 +250,14 @@ class Api:
             is_quota = found.detail.get("reason") == "QuotaExceeded"  # no proxy's word for it
             self.answered |= is_quota
             why = f": {found.message[:200]}" if is_quota else ""
-            raise ApiUnreachable(f"answered {status}{why}", _retry_after(response), is_quota=is_quota)
-        self.answered = True
+            if found.is_foreign and status in AWAY:
+                why = ", as a proxy does whose server is away"
+            refusal = found if status == 429 else None
+            raise ApiUnreachable(f"answered {status}{why}", _retry_after(response), is_quota=is_quota, refusal=refusal)
         if status >= 300:
+            self.answered = True
             raise _refusal(response)
+        self.answered |= "html" not in response.headers.get("content-type", "")  # a page is a proxy's, for a login
 
 
 @functools.cache
@@ -231,16 +287,63 @@ def _refusal(response: httpx.Response) -> ApiError:
     status = response.status_code
     try:
         body = json.loads(response.content)
-        code, message = str(body["code"]), str(body["message"])
+        code, message = body["code"], str(body["message"])
+        if code not in CODES:
+            raise ValueError
         details = [each for each in body.get("details") or [] if isinstance(each, dict)]
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return ApiError(status, "UNKNOWN", f"the server answered {status} without an error of ours", {})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        leads_to = _leads_to(response)
+        sends = f" and sends to {leads_to}" if leads_to else ""
+        message = (
+            f"the server answered {status}{sends}, without an error of ours: a proxy in between, or another server"
+        )
+        return ApiError(status, "UNKNOWN", message, {}, is_foreign=True, leads_to=leads_to)
     return ApiError(status, code, message, details[0] if details else {})
 
 
+def _leads_to(response: httpx.Response) -> str:
+    """Scheme, host and port of a redirection to another server; empty where there is none, or none to show."""
+    if not 300 <= response.status_code < 400:
+        return ""
+    try:
+        to = urlsplit(response.headers.get("location", ""))
+        host, port = to.hostname or "", f":{to.port}" if to.port else ""
+    except ValueError:
+        return ""
+    if to.scheme not in ("http", "https") or not re.fullmatch(r"[a-z0-9.-]{1,253}|[0-9a-f:.]{2,45}", host):
+        return ""
+    found = f"{to.scheme}://{f'[{host}]' if ':' in host else host}{port}"
+    asked = response.request.url
+    return "" if (to.scheme, host, to.port) == (asked.scheme, asked.host, asked.port) else found
+
+
 def _retry_after(response: httpx.Response) -> float:
+    """Seconds of `Retry-After`, also where it names a date: that one is by the clock of whoever answered."""
     text = response.headers.get("retry-after", "")
-    return float(text) if text.isascii() and text.isdigit() else 0.0
+    if text.isascii() and text.isdigit():
+        return float(text)
+    until = _seconds(text)
+    began = _seconds(response.headers.get("date", ""))
+    return max(until - (began or time.time()), 0.0) if until else 0.0
+
+
+def _seconds(date: str) -> float:
+    """A date of HTTP as seconds since 1970; 0 for what is none."""
+    from email.utils import parsedate_to_datetime
+
+    try:
+        found = parsedate_to_datetime(date)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, TypeError, IndexError, OverflowError):
+        return 0.0
+
+
+def check_token(token: str) -> None:
+    """Raises `BuildError` InvalidRequest for a token that no header may carry. It is not repeated."""
+    if token and not re.fullmatch(r"[!-~]+", token):
+        message = "the token holds a blank, a line end or a character that is not ASCII, which no header may carry"
+        step = "Set IGNITE_BUILDER_TOKEN, or IGNITE_BUILDER_TOKEN_FILE to a file that holds the token."
+        raise BuildError("InvalidRequest", message, where="token", next=step)
 
 
 def _is_mistake(error: BaseException) -> bool:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from google.protobuf.message import Message
 
-from builder.client.api import Api, ApiUnreachable, StreamIdle
+from builder.client.api import Api, ApiError, ApiUnreachable, StreamIdle
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 
 PATIENCE_S = 600.0
@@ -70,7 +70,8 @@ class OutOfPatience(Exception):
 
 
 class PatientApi:
-    """Repeats the calls of an `Api`. Raises `ApiError` and `OutOfPatience`.
+    """Repeats the calls of an `Api`. Raises `ApiError`, where there is no build yet also for a 429 that stays, and
+    `OutOfPatience`.
 
     Until the first answer three tries are made (a wrong URL shows in seconds); afterwards ten minutes of them.
     """
@@ -86,7 +87,7 @@ class PatientApi:
             try:
                 return self._api.call(name, request, repeatable=known)
             except ApiUnreachable as error:
-                self._wait(error, tries, since, 0)
+                self._wait(error, tries, since, 0, None if known else error.refusal)
                 tries += 1
 
     def upload(self, chunks: Callable[[], Iterable[bytes]]) -> pb.UploadBuildContextResponse:
@@ -99,7 +100,7 @@ class PatientApi:
             except ApiUnreachable as error:
                 if not error.is_quota:
                     raise
-                self._wait(error, tries, since, 0)
+                self._wait(error, tries, since, 0, error.refusal)
                 tries += 1
 
     def follow(self, build_id: str, after: int = 0) -> Iterator[pb.LogEntry]:
@@ -128,11 +129,13 @@ class PatientApi:
             self._wait(why, tries, since, last)
             tries += 1
 
-    def _wait(self, why: ApiUnreachable, tries: int, since: float, after: int) -> None:
-        """Wait 1, 2, 4 … 30 s, or as long as the server asks; raises `OutOfPatience` in the end."""
+    def _wait(self, why: ApiUnreachable, tries: int, since: float, after: int, refusal: ApiError | None = None) -> None:
+        """Wait 1, 2, 4 … 30 s, or as long as the server asks; raises the refusal, or `OutOfPatience`, in the end."""
         wait = min(max(2.0**tries, why.wait_s), LONGEST_WAIT_S)
         over = self._clock.now() + wait - since > PATIENCE_S
         if over or (not self._api.answered and tries + 1 >= FIRST_CONTACT_TRIES):
+            if refusal is not None:
+                raise refusal
             raise OutOfPatience(str(why), reached=self._api.answered, after=after, is_mistake=why.is_mistake)
         self._watcher.lost(round(wait), after)
         self._clock.sleep(wait)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -71,6 +71,7 @@ class Finalizers:
     _unreleased: dict[Claimed, int] = field(default_factory=dict)
     """Claims that trouble ended while the store did not answer, and the registry's Retry-After: they must not count as
     lost finalizers."""
+    _leaves: bool = False
     left: bool = False
     """The last look found builds that are due and could not be adopted: whoever ends frees a thread or a repository."""
 
@@ -86,7 +87,7 @@ class Finalizers:
         """
         self._release()
         self._renew()
-        free = self.settings.finalizers - len(self._at_work)
+        free = 0 if self._leaves else self.settings.finalizers - len(self._at_work)
         self.left = True  # a thread that ends while this looks must not be missed
         if free <= 0:
             return
@@ -144,6 +145,19 @@ class Finalizers:
         for claimed in tuple(self._at_work):
             self._unreleased[claimed] = 0
         self._tell(self._released())
+
+    def leave(self, ended: Collection[str] = ()) -> None:
+        """This process ends now. What is at work is due at once for another, but for builds that have `ended`: their
+        threads have nothing more to write. Nothing is adopted any more."""
+        self._leaves = True
+        with self._lock:
+            at_work = [claimed for claimed in self._at_work if claimed[0] not in ended]
+        try:
+            self._release()
+            for claimed in at_work:
+                builds.release_finalize(self.store, *claimed, leaves=True)
+        except Exception as error:  # whoever leaves does not wait for the store
+            self._tell(error)
 
     def _run(self, claimed: Claimed, row: builds.Row) -> None:
         try:

@@ -13,11 +13,11 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, TextIO
+from typing import Any
 
 import redis
-import structlog
 from celery import Celery
 from kombu.exceptions import KombuError
 from redis.exceptions import RedisError
@@ -57,7 +57,7 @@ _REPORT = frozenset({"submit", "claim", "resolve"})
 
 
 class LoopFailing(Exception):
-    """A loop whose last steps have all failed, or whose step does not end."""
+    """A loop whose last steps have all failed, whose step does not end, or whose thread has ended."""
 
 
 def woken_by(event: Event) -> frozenset[str]:
@@ -67,22 +67,6 @@ def woken_by(event: Event) -> frozenset[str]:
     finalize = event.action in _FINALIZE or (external and event.action in _QUEUES)
     due = {"dispatch": event.action in _DISPATCH and not external, "finalize": finalize, "report": reports}
     return frozenset(name for name, is_due in due.items() if is_due)
-
-
-def event_log(out: TextIO) -> FilteringBoundLogger:
-    """A logger that writes one JSON object on a line; two in one process know nothing of each other."""
-    made: FilteringBoundLogger = structlog.wrap_logger(
-        structlog.PrintLogger(out),
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso"),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(0),
-        cache_logger_on_first_use=True,
-    )
-    return made
 
 
 def read_queued(raw: bytes, key: str) -> str | None:
@@ -194,7 +178,10 @@ class Loops:
         self._wakes["dispatch"].set()
 
     def ask(self, name: str) -> None:
-        """Raises `LoopFailing` for a loop that failed several times in a row, or whose step hangs."""
+        """Raises `LoopFailing` for a loop that failed several times in a row, whose step hangs, or whose thread, once
+        started, is not there."""
+        if any(thread.name == name and not thread.is_alive() for thread in self._threads) and not self._stop.is_set():
+            raise LoopFailing(f"{name}: its thread has ended")
         if self._failed[name] >= FAILED_STEPS:
             raise LoopFailing(f"{name}: {self._failed[name]} steps in a row have failed")
         began = self._began.get(name)
@@ -218,25 +205,30 @@ class Loops:
             wake.clear()
             if self._stop.is_set():  # set between the two: its wake was cleared
                 return
-            if not self.take_step(name, functools.partial(step, woken)):
+            well = False
+            with suppress(Exception):  # of who is told: a step's own are counted, and no loop ends by either
+                well = self.take_step(name, functools.partial(step, woken))
+            if not well:
                 self._stop.wait(0.5)
             woken = wake.wait(period_ms / 1000)
 
     def take_step(self, name: str, step: Callable[[], None]) -> bool:
         """One step of a loop; whether it went well. A step that fails is counted, and the loop goes on."""
         self._began[name] = self.monotonic()
+        trouble = ""
         try:
             step()
         except Exception as error:
             self._failed[name] += 1
-            self.log.error("a loop's step failed", action="loop-failed", loop=name, error=repr(error))
+            trouble = repr(error)
         else:
             self._failed[name] = 0
         finally:
             del self._began[name]
-        well = self._failed[name] == 0
-        self.stepped(name, well)
-        return well
+        self.stepped(name, not trouble)
+        if trouble:
+            self.log.error("a loop's step failed", action="loop-failed", loop=name, error=trouble)
+        return not trouble
 
     def dispatch(self, woken: bool = False) -> None:
         """Fill a small window of hints for each queue: about twice the free slots of its live nodes.
@@ -264,10 +256,10 @@ class Loops:
         if not (listed or any(each.room for each in waiting)):
             return
         offered = offers.offer(self.store, waiting, listed, self.settings.running_jobs)
-        for queue, count in offered.vanished.items():
-            self.log.warning("hints vanished", action="hints-vanished", queue=queue, count=count)
         for queue, build_id in offered.hints:
             self._send(queue, build_id)
+        for queue, count in offered.vanished.items():
+            self.log.warning("hints vanished", action="hints-vanished", queue=queue, count=count)
 
     def _offer_submitted(self, submitted: Collection[Event]) -> offers.Offered | None:
         """Offer these, where no other build waits for a hint. None: whose turn it is has to be found out."""
@@ -335,10 +327,10 @@ class Loops:
             swept = sweeps.run(tx, now, due.sweeps)
         for row in (*untaken, *(row for row in swept if row["unwatched"])):  # no transition tells their tails
             self.finalizers.changed(row["build_id"])
-        for queue, toolchain, organization in set(warned) - set(self._warned):
+        new, self._warned = set(warned) - set(self._warned), warned
+        for queue, toolchain, organization in new:
             where = {"queue": queue, "toolchain": toolchain}
             if organization:
                 self.log.warning("an organization has its Jobs", action="jobs-full", organization=organization, **where)
             else:
                 self.log.warning("no live node takes these builds", action="untaken", **where)
-        self._warned = warned

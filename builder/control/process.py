@@ -10,6 +10,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -23,7 +24,7 @@ from builder.broker.app import make_celery
 from builder.contract.protocol import CANCEL_CHANNEL
 from builder.control import folder
 from builder.control.finalizers import Finalizers, finalizers_destination
-from builder.control.loops import LOOPS, Loops, event_log
+from builder.control.loops import LOOPS, Loops
 from builder.control.metrics import Metrics
 from builder.control.reports import Reports
 from builder.control.retention import Retention
@@ -32,6 +33,7 @@ from builder.data import catalog_file
 from builder.errors import EXIT_CANCELLED, BuildError
 from builder.faults import labels
 from builder.finalize import Finalizer
+from builder.logs import configure, event_log, log_to_stdout
 from builder.pipelines import catalog as catalogs
 from builder.prebuilt import Prebuilt
 from builder.process import leave_no_core, open_many_files, settle
@@ -135,19 +137,26 @@ class Control:
         ]
 
     def _emit(self, event: Event) -> None:
-        self.metrics.count(event)
-        self.log.info("transition", **{name: value for name, value in vars(event).items() if name != "phases"})
-        self.loops.changed(event)
-        if event.action == "cancel-request":
-            self._tell_owner(event.build_id)
-        self._on_event(event)
+        """Tell everybody of a transition. Raises nothing: it is committed, and whoever made it has done so."""
+        for tell in (self.metrics.count, self._log_transition, self.loops.changed, self._tell_owner, self._on_event):
+            try:
+                tell(event)
+            except Exception as error:
+                with suppress(Exception):
+                    build_id, why = event.build_id, repr(error)
+                    self.log.error("somebody was not told", action="event-untold", build_id=build_id, error=why)
 
-    def _tell_owner(self, build_id: str) -> None:
+    def _log_transition(self, event: Event) -> None:
+        self.log.info("transition", **{name: value for name, value in vars(event).items() if name != "phases"})
+
+    def _tell_owner(self, event: Event) -> None:
         """A cancel travels at once over Redis; without it the next heartbeat carries it."""
+        if event.action != "cancel-request":
+            return
         try:
-            self.redis.publish(CANCEL_CHANNEL, build_id)
+            self.redis.publish(CANCEL_CHANNEL, event.build_id)
         except redis.RedisError:
-            self.log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=build_id)
+            self.log.warning("a cancel waits for the next heartbeat", action="cancel-slow", build_id=event.build_id)
 
     def _free_slots(self) -> Mapping[str, int]:
         return self.loops.free_slots()
@@ -211,6 +220,8 @@ def serve(settings: Settings) -> int:
     leave_no_core()
     open_many_files()  # before the server counts how many connections it may have
     os.umask(0o077)  # this process starts no node, whose folders build users enter
+    log_to_stdout()
+    configure()
     control = Control(settings)
     if settings.registry_username:
         control.log.warning(

@@ -139,8 +139,8 @@ class Reports:
             outbox.postponed(self.store, row["id"], row["tries"])
         if unheard is not None:
             outbox.postponed(self.store, unheard["id"], unheard["tries"], organization)
-        for row, error in troubles:  # what is told comes behind what is noted
-            self._failed(row, error)
+        for row, why in troubles:  # what is told comes behind what is noted
+            self._failed(row, why)
         return None
 
     def _post(self, client: httpx.Client, body: bytes) -> None:

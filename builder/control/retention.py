@@ -83,8 +83,8 @@ class Retention:
             try:
                 part()
             except Exception as error:  # a disk that is full, too: the other parts have their turn
-                self.log.warning("retention", action="retention-failed", part=part.__name__, error=repr(error))
                 trouble = error
+                self.log.warning("retention", action="retention-failed", part=part.__name__, error=repr(error))
         if trouble is not None:
             raise trouble
 
@@ -102,8 +102,8 @@ class Retention:
         self._batches("reports", lambda at: retention.delete_reports(store, _ms(settings.keep_reports_days)))
         self._batches("uploads", lambda at: retention.delete_uploads(store, _ms(settings.keep_uploads_days), at))
         for node in retention.delete_nodes(store, _ms(settings.keep_nodes_days)):
-            self.log.info("a node was not seen for long", action="node-deleted", node=node)
             self._count("nodes", 1)
+            self.log.info("a node was not seen for long", action="node-deleted", node=node)
         listed = [hashlib.sha256(row.token.encode()).hexdigest() for row in settings.tokens]
         self._count("revocations", retention.delete_revoked(store, _ms(settings.keep_nodes_days), listed))
 

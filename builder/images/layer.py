@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
 MEDIA_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"
+PLAIN_TYPE = "application/vnd.oci.image.layer.v1.tar"
 BLOCK = 1024 * 1024
 # RFC 1952: deflate, no name, no time, no flags, unknown system.
 GZIP_HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, REPOSITORY, TAG, Destination
 from builder.images.image import CONFIG_TYPE, INDEX_TYPE, MANIFEST_TYPE, Image, Platform
-from builder.images.layer import MEDIA_TYPE
+from builder.images.rootfs import IS_PACKED
 from builder.images.store import OCI_LAYER, layers_of
 from builder.text import size, strangers_json
 
@@ -25,7 +25,7 @@ DOCKER_API = "registry-1.docker.io"
 INDEXES = (INDEX_TYPE, "application/vnd.docker.distribution.manifest.list.v2+json")
 MANIFESTS = (MANIFEST_TYPE, "application/vnd.docker.distribution.manifest.v2+json")
 CONFIGS = (CONFIG_TYPE, "application/vnd.docker.container.image.v1+json")
-LAYERS = (MEDIA_TYPE, *OCI_LAYER)
+LAYERS = (*IS_PACKED, *OCI_LAYER)
 HOST = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9.-]*(?::[0-9]{1,5})?")
 MOST_BYTES = 8 * 1024**3
 MOST_LAYERS = 127
@@ -148,7 +148,7 @@ def _described(reference: Reference, value: Mapping[str, Any]) -> list[dict[str,
         kinds = {str(layer["mediaType"]) for layer in layers} - set(LAYERS)
         if kinds or value["config"]["mediaType"] not in CONFIGS:
             what = ", ".join(sorted(kinds)) or value["config"]["mediaType"]
-            raise _unusable(reference, f"has a {what}; layers of tar+gzip can be unpacked here")
+            raise _unusable(reference, f"has a {what}; layers of tar and tar+gzip can be unpacked here")
         if len(layers) > MOST_LAYERS or sum(each["size"] for each in named) > MOST_BYTES:
             raise _unusable(reference, f"has more than {MOST_LAYERS} layers or {size(MOST_BYTES)}")
         if value["config"]["size"] > MOST_CONFIG:

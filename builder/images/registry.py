@@ -259,7 +259,7 @@ class Registry:
         link = response.links.get("next", {}).get("url")
         if not link:
             return None
-        prefix = self.transport.url(f"{repository}/")
+        prefix = str(httpx.URL(self.transport.url(f"{repository}/")))  # spelled as the address of the answer is
         url = urljoin(str(response.request.url), link)
         return url.removeprefix(prefix) if url.startswith(prefix) else None
 

@@ -17,9 +17,10 @@ from typing import Any
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import DIGEST, REPOSITORY, Destination, check_names
 from builder.images.image import CONFIG_BYTES, BaseImage, Image, Platform
-from builder.images.layer import MEDIA_TYPE, Layer
+from builder.images.layer import MEDIA_TYPE, PLAIN_TYPE, Layer
 from builder.images.layout import Layout, Stamp
-from builder.images.rootfs import MOST_UNPACKED, unpack_image
+from builder.images.rootfs import MOST_UNPACKED, LayerDamaged, TooMany, require_kinds, unpack_image
+from builder.images.runnable import require_runnable
 from builder.images.wasm import CONFIG_TYPE as WASM_CONFIG_TYPE
 from builder.text import size, strangers_json, visible
 
@@ -27,8 +28,12 @@ BASES = "bases/"
 TOOLCHAINS = "toolchains/"
 TAG = "current"
 COMPONENT = "component.wasm"
-OCI_LAYER = {"application/vnd.docker.image.rootfs.diff.tar.gzip": MEDIA_TYPE}
+OCI_LAYER = {
+    "application/vnd.docker.image.rootfs.diff.tar.gzip": MEDIA_TYPE,
+    "application/vnd.docker.image.rootfs.diff.tar": PLAIN_TYPE,
+}
 """Docker's name of a layer's media type → that of OCI, for the same bytes."""
+MOST_LAYERS = 1000
 
 
 @dataclass(frozen=True)
@@ -109,8 +114,8 @@ class ImageStore:
     def rootfs(self, digest: str) -> Path:
         """The image of this digest unpacked, for use as a sandbox root: read-only by custom, readable by any uid.
 
-        Unpacked by the first call for a digest. Raises `BuildError` ToolchainUnavailable when the image is absent, or
-        unpacked larger than it may be.
+        Unpacked by the first call for a digest. Raises `BuildError` ToolchainUnavailable when the image is absent,
+        unpacked larger than it may be, or one that cannot be unpacked here.
         """
         folder = self.root / "rootfs"
         final = folder / digest.removeprefix("sha256:")
@@ -123,10 +128,12 @@ class ImageStore:
             try:
                 unpack_image(layers, partial / "root", limit=self.most_unpacked)
             except BuildError as error:
-                if error.reason != "ArtifactTooLarge":
+                if isinstance(error, PlatformError):
                     raise
-                message = f"image {digest} takes more than {size(self.most_unpacked)} unpacked"
-                raise BuildError("ToolchainUnavailable", message, next=_RAISE) from None
+                message, step = f"image {digest}: {error.message}", error.next
+                if error.reason == "ArtifactTooLarge" and not isinstance(error, TooMany):
+                    message, step = f"image {digest} takes more than {size(self.most_unpacked)} unpacked", _RAISE
+                raise BuildError("ToolchainUnavailable", message, next=step) from None
             with suppress(OSError):  # another process was first: its folder holds the same
                 (partial / "root").rename(final)
         finally:
@@ -198,7 +205,7 @@ def layers_of(
 ) -> tuple[Layer, ...]:
     """The layers that a manifest and its config describe, lowest first; `blob` maps a digest to its file."""
     parts, diff_ids = manifest["layers"], config["rootfs"]["diff_ids"]
-    history = [row.get("created_by", "") for row in config.get("history", ()) if not row.get("empty_layer")]
+    history = [row.get("created_by", "") for row in config.get("history") or () if not row.get("empty_layer")]
     return tuple(
         Layer(
             path=blob(part["digest"]),
@@ -232,6 +239,7 @@ def pull(
         check_names(repository, digest=blob)
         return folder / blob.removeprefix("sha256:")
 
+    name = f"{repository}@{digest}"
     component, run = "", dict[str, Any]()
     layers: tuple[Layer, ...] = ()
     try:
@@ -241,24 +249,32 @@ def pull(
             component = str(layer["digest"])
         else:
             config = _config(source, repository, value["config"]["digest"])
-            run, layers = dict(config["config"]), layers_of(value, config, blob_path)
+            run, layers = config["config"], layers_of(value, config, blob_path)
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # whoever builds an image writes its config
-        message = f"{repository}@{digest} is no image: {visible(str(error), limit=200)}"
-        hint = "Build the artifact again, or name another build."
-        raise BuildError("ImageContractViolated", message, next=hint) from error
+        raise _no_image(f"{name} is no image: {visible(str(error), limit=200)}") from error
     if component:
         _download(source, repository, component, folder / COMPONENT, most_unpacked)
         return None
+    run = dict(require_runnable(run, name))
+    require_kinds(layers, name)
+    if len(layers) > MOST_LAYERS:
+        raise _no_image(f"{name} has {len(layers)} layers, {MOST_LAYERS} are allowed")
     taken = 0
     for one in layers:
         taken += _download(source, repository, one.digest, one.path, most_unpacked, taken)
     try:
         unpack_image(layers, folder / "root", limit=most_unpacked)
+    except LayerDamaged as error:  # each blob is what its digest says, so it was pushed so
+        raise _no_image(f"{name} cannot be unpacked: {error.message}") from error
     except BuildError as error:
-        if error.reason != "ArtifactTooLarge":
+        if error.reason != "ArtifactTooLarge" or isinstance(error, TooMany):
             raise
         raise _too_large(repository, digest, most_unpacked) from None
     return run
+
+
+def _no_image(message: str) -> BuildError:
+    return BuildError("ImageContractViolated", message, next="Build the artifact again, or name another build.")
 
 
 def _config(source: Destination, repository: str, digest: str) -> Any:

@@ -171,7 +171,8 @@ class Transport:
                 with self.client.stream(
                     method, url, headers=sent, content=content, follow_redirects=method in ("GET", "HEAD")
                 ) as response:
-                    if response.status_code == 401 and not challenged and self._ours(url):
+                    # Whoever answered may be somebody else, whom a redirect led to: that one gets no login of ours.
+                    if response.status_code == 401 and not challenged and self._ours(response.request.url):
                         self._answer_challenge(response, scope)
                         continue
                     self._judge(response)
@@ -219,14 +220,19 @@ class Transport:
         code = _error_code(response)
         why = f"{status}{' ' + code if code else ''}"
         if status in (401, 403):
-            if self._ours(str(response.request.url)):
+            if self._ours(response.request.url):
                 self._tokens.clear()  # a later use asks for rights that were given meanwhile
             who = f"user {self.credentials.username}" if self.credentials else "no credentials"
             return PlatformError("RegistryRefused", f"{self.host}: {what}: refused with {why} ({who})")
         return self.broken(f"{what}: answered {why}")
 
-    def _ours(self, url: str) -> bool:
-        return url.startswith(self.base + "/")
+    def _ours(self, url: str | httpx.URL) -> bool:
+        """Whether an address is of the registry itself; a host in capitals or the port of its scheme change nothing."""
+        try:
+            asked, own = httpx.URL(url), httpx.URL(self.base)
+        except httpx.InvalidURL:
+            return False
+        return (asked.scheme, asked.raw_host, asked.port) == (own.scheme, own.raw_host, own.port)
 
     def _authorization(self, url: str, scope: str) -> dict[str, str]:
         """Only for the registry itself: uploads and blobs may be sent to storage elsewhere."""
@@ -249,7 +255,7 @@ class Transport:
             return int(text[:9]) * 1000
         try:
             wanted = parsedate_to_datetime(text)
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):  # a year of twenty digits
             return 0
         if wanted.tzinfo is None:
             wanted = wanted.replace(tzinfo=UTC)

@@ -94,6 +94,7 @@ class Owner:
         self._label = label
         self._making = threading.Lock()
         self._finalizers: Finalizers | None = None
+        self._ended: set[str] = set()
         self._looked = _now()
         self._expire_from = self._looked + settings.lease_ms / 1000
         digests.remember_in(Path(settings.node_dir) / "local" / "digests.json")
@@ -158,6 +159,7 @@ class Owner:
             seen = changes.generation
             row = builds.by_id(store, build_id)
             if row is None or row["status"] in TERMINAL:
+                self._ended.add(build_id)
                 return
             if row["status"] == PENDING and row["queue"] != EXTERNAL and self.work(row["attached_to"] or build_id):
                 continue
@@ -181,13 +183,14 @@ class Owner:
 
     def work(self, build_id: str) -> bool:
         """Claim a build and do its work. False: it is not to be had (yet)."""
+        asked_at = time.monotonic()
         try:
             grant = self.node.calls.claim(claim_request(NODE, build_id, f"{self.nonce} {uuid.uuid4().hex[:12]}"))
         except Unanswered:  # the store is locked or full for now
             return False
         if not grant.granted:
             return False
-        with driving(self.node, grant, listening=self._listening) as attempt:
+        with driving(self.node, grant, listening=self._listening, asked_at=asked_at) as attempt:
             close(attempt, do_work(attempt, self._line(grant.request)))
         return True
 
@@ -224,7 +227,9 @@ class Owner:
             log.warning("retention", action="retention-failed", error=repr(error))
 
     def close(self) -> None:
-        """Free the build user, end the readers."""
+        """Give up the builds of others that are finalized here, free the build user, end the readers."""
+        if self._finalizers is not None:
+            self._finalizers.leave(self._ended)
         self._stack.close()
 
     @contextmanager

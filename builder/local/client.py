@@ -160,8 +160,8 @@ class LocalClient:
         if self._thread is not None:
             self._thread.join(TIDY_S)
         if self._owner is not None:
-            self._owner.retain()
             self._owner.close()
+            self._owner.retain()
 
     @property
     def _operate(self) -> OperateService:

@@ -67,13 +67,15 @@ class Here:
         self.caller = Caller(organization=settings.organization, scopes=frozenset({"submit", "read", "operate"}))
 
     def _emit(self, event: Event) -> None:
-        self._on_event(event)
-        if event.action == "cancel-request" and (wake := self.cancels.get(event.build_id)):
-            wake()
-        if event.status in TERMINAL:
-            self._tell_all()
-        else:
-            self.changes.tell()
+        try:
+            self._on_event(event)
+        finally:  # whatever becomes of who only hears of it
+            if event.action == "cancel-request" and (wake := self.cancels.get(event.build_id)):
+                wake()
+            if event.status in TERMINAL:
+                self._tell_all()
+            else:
+                self.changes.tell()
 
     def _tell_all(self) -> None:
         self.changes.tell()

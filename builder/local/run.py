@@ -29,9 +29,11 @@ from builder.errors import REASONS, BuildError
 from builder.images import place
 from builder.images.layout import Layout
 from builder.images.reference import parse
+from builder.images.runnable import violated
 from builder.images.store import COMPONENT, pull
 from builder.sandbox import app
 from builder.settings import Settings
+from builder.text import visible
 from builder.tls import plain_transport
 from builder.toolchains.wasmtime import OWN_LINE, host_of
 
@@ -176,11 +178,15 @@ def _artifact(
         )
         return host.serving(host.compiled(component), work, env)
     root = sandbox.Root(rootfs=home / "root")
-    image_env = dict(pair.partition("=")[::2] for pair in config.get("Env", ()))
+    image_env = dict(pair.partition("=")[::2] for pair in config.get("Env") or ())
+    workdir = config.get("WorkingDir") or "/"
+    if not app.has_folder(home / "root", workdir):
+        name = f"{build.repository}@{build.image_digest}"
+        raise violated(name, "config.WorkingDir", f"is a folder that is not in it: {visible(workdir, limit=100)}")
     command = app.command(
         tuple(config.get("Entrypoint") or ()) + tuple(config.get("Cmd") or ()),
         {**image_env, **env, "PORT": str(app.PORT)},
-        cwd=config.get("WorkingDir") or "/",
+        cwd=workdir,
         user=config.get("User") or "",
         root=root,
         work=work,
@@ -191,7 +197,8 @@ def _artifact(
 def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] | None:
     """`pull` from the settings' registry; without one from where the record places the artifact.
 
-    A login is for the registry that the settings name, never for a host that only a server's answer names.
+    A login, and leave to go without TLS, are for the registry that the settings name, never for a host that only a
+    server's answer names.
     """
     host, repository = place_of(settings, build)
     is_ours = bool(settings.registry) and host == settings.registry
@@ -200,7 +207,7 @@ def _pulled(settings: Settings, build: pb.Build, home: Path) -> dict[str, Any] |
         f"{settings.data_dir}/artifacts",
         username=settings.registry_username if is_ours else "",
         password=settings.registry_password if is_ours else "",
-        insecure=settings.registry_insecure,
+        insecure=settings.registry_insecure and is_ours,
         ca_bundle=settings.ca_bundle,
     )
     try:

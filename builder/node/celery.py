@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import sys
 
+from celery import Celery
+
 from builder.config import load
 from builder.errors import BuildError
 from builder.node.main import make_app
 from builder.node.membership import why_not
 from builder.node.worker import WorkerRefused
-from builder.settings import Settings
 
 
-def _settings() -> Settings:
+def _made() -> Celery:
+    """The application. A setting that is refused, a pipeline that cannot be loaded: said, and the worker ends."""
     try:
-        return load().settings
+        return make_app(load().settings, sys.stderr)
     except BuildError as error:
         sys.stderr.write(why_not(error))
         raise WorkerRefused(error) from None
@@ -24,4 +26,4 @@ def _settings() -> Settings:
 if sys.argv[0].endswith("/celery/__main__.py"):
     sys.argv[:1] = ["-m", "celery"]
 
-app = make_app(_settings(), sys.stderr)
+app = _made()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from pathlib import Path
 
-import structlog
 from billiard import current_process
 
 from builder.attempt.attempt import Node
@@ -17,6 +17,8 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import read_run
 from builder.contract.request import is_image
 from builder.faults import labels
+from builder.logs import logger
+from builder.mask import NOTHING, mask_of, trace_of
 from builder.node.calls import ApiCalls
 from builder.node.cancels import Cancels
 from builder.node.drive import claim_build, close, do_work, driving
@@ -34,7 +36,7 @@ from builder.settings import Settings
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import fetching
 
-log = structlog.get_logger("node")
+log = logger("node")
 
 
 class Child:
@@ -66,8 +68,10 @@ class Child:
         if lack := lacks(self._settings):  # since the last registration; the store offers the build again
             log.warning("a hint was let go", action="node-lacks", build_id=build_id, why=lack)
             return
+        grant: pb.ClaimBuildResponse | None = None
         try:
             node = self._node = self._node or self._make_node()
+            asked_at = time.monotonic()
             grant = claim_build(node, build_id)
             if grant is None:
                 return
@@ -80,6 +84,7 @@ class Child:
                     draining=self._registration.must_hand_back,
                     listening=self._cancels.listening,
                     counts_until=partial(self._watch.claimed, index),
+                    asked_at=asked_at,
                 ) as attempt:
                     line = self._line_of(grant)
                     outcome = do_work(attempt, line.run if line else run_build)
@@ -93,7 +98,9 @@ class Child:
                 settle()
             log.info("owned", action="owned", build_id=build_id, word=how.value)
         except Exception as error:
-            log.error("an owner failed", action="owner-failed", build_id=build_id, error=repr(error), exc_info=True)
+            mask = mask_of(grant.secrets) if grant else NOTHING
+            error_text, trace = mask.text(repr(error)), trace_of(error, mask)
+            log.error("an owner failed", action="owner-failed", build_id=build_id, error=error_text, exception=trace)
 
     def _line_of(self, grant: pb.ClaimBuildResponse) -> Launcher | EngineBuilder | None:
         """What makes an image; None for every other build."""

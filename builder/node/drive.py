@@ -38,7 +38,7 @@ from builder.claims.timelimit import TimeLimit
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
 from builder.logs import logger
-from builder.mask import mask_of, masked
+from builder.mask import mask_of, masked, trace_of
 from builder.node.leftovers import DISK, FENCE
 from builder.sandbox.remove import remove_tree
 
@@ -89,11 +89,13 @@ def driving(
     draining: Callable[[], bool] = lambda: False,
     listening: Listening = no_listener,
     counts_until: Callable[[float], None] = lambda until: None,
+    asked_at: float | None = None,
     now: Callable[[], float] = time.monotonic,
 ) -> Iterator[Attempt]:
     """The attempt of a granted claim. Inside, its lease is renewed and its log sent; afterwards its spool is gone.
 
     `counts_until` is called with the time until which the claim counts, at its start and after each heartbeat.
+    `asked_at`: when the claim was asked for, from which its lease counts; without it now.
     """
     work, fence = node.scratch / "work" / f"{grant.build_id}-{grant.claim}", None
     if node.blank is not None:
@@ -112,7 +114,7 @@ def driving(
             import_hosts=node.settings.import_hosts,
             secret_version=int(grant.secrets.get("modules.version", "") or 0),
         ),
-        lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now()),
+        lease=lease_of(grant, node.settings.heartbeat_ms / 1000, now() if asked_at is None else asked_at),
         log=Log(spool=spool, mask=mask_of(grant.secrets), now=now),
         time_limit=TimeLimit(limit_ms=int(grant.limits.timeout_ms) or node.settings.timeout_ms, started_at=now()),
         work=work,
@@ -169,9 +171,11 @@ class _Driver:
         try:
             work()
         except BaseException as error:
-            self._attempt.lose()  # before it is told: work that goes on without a heartbeat is another's, too
+            self._attempt.lose()  # first: the build must not go on, whatever becomes of the line
+            mask = self._attempt.log.mask
+            error_text, trace = mask.text(repr(error)), trace_of(error, mask)
             build_id = self._lease.build_id
-            log.error("side task died", action="side-task-died", build_id=build_id, error=repr(error), exc_info=True)
+            log.error("side task died", action="side-task-died", build_id=build_id, error=error_text, exception=trace)
 
     def _beat(self) -> None:
         attempt, lease = self._attempt, self._lease
@@ -183,11 +187,12 @@ class _Driver:
             if not woken and not lease.beat_due(attempt.now()):
                 continue
             request = lease.beat_request(attempt.log.phase_name, attempt.time_limit.waited_ms(attempt.now()))
+            asked_at = attempt.now()
             answer: pb.HeartbeatResponse | None = None
             with suppress(Unanswered):
                 answer = attempt.node.calls.heartbeat(request)
             with self._spool.changed:
-                lease.answered(attempt.now(), answer)
+                lease.answered(asked_at, attempt.now(), answer)
                 lease.drained = lease.drained or self._draining()
                 if not self._done:  # afterwards there is no claim to report on
                     self._counts_until(lease.until)

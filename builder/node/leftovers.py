@@ -13,6 +13,7 @@ from builder.claims.spool import is_owned, spool_path
 from builder.sandbox.loopfs import unmount
 from builder.sandbox.remove import remove_tree
 
+PROC = Path("/proc")
 FENCE, DISK = ".fence", ".disk"
 """What the names of the folder end with where an attempt's file system is mounted, and of the file that has it."""
 INSIDE = (".apart", ".start")
@@ -22,7 +23,7 @@ INSIDE = (".apart", ".start")
 def remove_left_behind(node_dir: Path) -> int:
     """End and remove what killed owners left in the work folder; claims with a live process keep theirs.
 
-    An owner writes its pid before it makes its folder and withdraws it after it removed the folder. Returns how many
+    An owner makes its mark before it makes its folder and withdraws it after it removed the folder. Returns how many
     entries were removed.
     """
     removed = 0
@@ -48,20 +49,23 @@ def _kill_those_in(*names: str) -> None:
     bubblewrap binds the life of a sandbox to its owner only once it is set up; an owner that is killed before leaves
     it running.
     """
+    ends = tuple(b"/" + os.fsencode(name) for name in names)
     for pid, roots in _mounts():
-        if any(root.endswith(f"/{name}") for root in roots for name in names):
+        if any(root.endswith(ends) for root in roots):
             with suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
 
 
 def _mounted_below(name: str) -> Iterator[int]:
     """The processes that have something below a folder of this name mounted."""
-    return (pid for pid, roots in _mounts() if any(f"/{name}/" in f"{root}/" for root in roots))
+    inside = b"/%b/" % os.fsencode(name)
+    return (pid for pid, roots in _mounts() if any(inside in root + b"/" for root in roots))
 
 
-def _mounts() -> Iterator[tuple[int, list[str]]]:
-    """Each process and what of a file system each of its mounts shows."""
-    for process in Path("/proc").glob("[0-9]*"):
+def _mounts() -> Iterator[tuple[int, list[bytes]]]:
+    """Each process and what of a file system each of its mounts shows: bytes, which need be text of no encoding. The
+    kernel writes blanks and line ends in them as octal numbers, and no other character."""
+    for process in PROC.glob("[0-9]*"):
         with suppress(OSError):
-            lines = process.joinpath("mountinfo").read_text(encoding="utf-8").splitlines()
-            yield int(process.name), [line.split()[3].removesuffix("//deleted") for line in lines]
+            lines = process.joinpath("mountinfo").read_bytes().split(b"\n")
+            yield int(process.name), [line.split(b" ")[3].removesuffix(b"//deleted") for line in lines if line]

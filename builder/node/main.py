@@ -9,6 +9,7 @@ from typing import TextIO
 from celery import Celery
 
 from builder.broker.app import add_run_task, make_celery, read_queues
+from builder.logs import configure
 from builder.node.membership import require_membership
 from builder.node.worker import WorkerProcess, WorkerRefused
 from builder.process import leave_no_core
@@ -18,6 +19,7 @@ from builder.settings import Settings
 def make_app(settings: Settings, say: TextIO | None = None) -> Celery:
     """The application with this node behind its task. A refusal to start is written to `say`, where there is one."""
     leave_no_core()
+    configure()
     node = WorkerProcess(settings, say)
     app = make_celery(settings, node.registration.drop)
     app.conf.worker_pool = "builder.node.pool:Pool"

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from builder.client.api import ApiError
+from builder.client.api import CHECK_SCHEME, ApiError, check_token
 from builder.errors import BuildError
 from builder.settings import Settings, check_redis_url
 
@@ -23,9 +21,7 @@ def require_membership(settings: Settings) -> None:
     if not settings.token:
         message = "a worker needs a token of the control side"
         raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
-    if not re.fullmatch(r"[!-~]+", settings.token):
-        message = "the token holds a blank, a line end or a character that is not ASCII, which no header may carry"
-        raise BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
+    check_token(settings.token)
     check_redis_url(settings.redis_url)
 
 
@@ -47,4 +43,5 @@ def refusal(error: ApiError) -> BuildError:
         return BuildError("InvalidRequest", message, where="token", next=step)
     if error.code == "UNAUTHENTICATED":
         return BuildError("InvalidRequest", message, where="token", next=_SET_TOKEN)
-    return BuildError("InvalidRequest", f"{message} (status {error.status})", where="server", next=CHECK_SERVER)
+    step = CHECK_SCHEME if error.leads_to else CHECK_SERVER
+    return BuildError("InvalidRequest", f"{message} (status {error.status})", where="server", next=step)

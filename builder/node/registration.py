@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import structlog
 from billiard import Array, Value
 
 from builder import pipelines
@@ -23,6 +22,7 @@ from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import EXIT_CODES, BuildError, ErrorClass
+from builder.logs import logger
 from builder.node.calls import ApiCalls
 from builder.node.floor import lacks
 from builder.node.leftovers import remove_left_behind
@@ -32,7 +32,7 @@ from builder.pipelines.catalog import Catalog
 from builder.settings import Settings, without_credentials
 from builder.toolchains.provider import Toolchains
 
-log = structlog.get_logger("node")
+log = logger("node")
 
 # Answers to RegisterNode that stay as they are until somebody changes token, node_id or version.
 ENDING = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED", "FAILED_PRECONDITION"})
@@ -149,14 +149,11 @@ class Registration:
             try:
                 self.register(api)
                 break
-            except ApiError as error:
-                log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
-                break
             except ApiUnreachable as error:
                 log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
                 time.sleep(0.5)
             except Exception as error:
-                log.warning("the goodbye failed", action="register-failed", error=repr(error))
+                log.warning("the API did not take the goodbye", action="register-failed", error=repr(error))
                 break
 
     def _give_up(self, error: BuildError) -> None:
@@ -204,18 +201,18 @@ class Registration:
         to another node only seconds later. Builds that run end normally."""
         if self._consumer is None:
             return
-        if drain != self._drains:
-            self._drains = drain
-            log.info("drain begins" if drain else "drain ends", action="drain", drain=drain)
+        turned, self._drains = drain != self._drains, drain
         pause = drain or bool(lack)
-        if pause == self._paused:
-            return
-        self._paused = pause
-        if lack:
+        changed = pause != self._paused
+        if changed:
+            change = self._consumer.cancel_task_queue if pause else self._consumer.add_task_queue
+            for queue in self._reads.queues:
+                self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread
+            self._paused = pause
+        if turned:
+            log.info("drain begins" if drain else "drain ends", action="drain", drain=drain)
+        if changed and lack:
             log.warning("no queue is read", action="node-lacks", why=lack)
-        change = self._consumer.cancel_task_queue if pause else self._consumer.add_task_queue
-        for queue in self._reads.queues:
-            self._consumer.call_soon(change, queue)  # Celery's consumers belong to its own thread
 
     def learn_key(self, key: str) -> None:
         """Share a changed key with the children, which would drop every hint until a restart."""

@@ -69,6 +69,6 @@ class Watch:
 def _is_child(pid: int) -> bool:
     """Whether this process started `pid`: a number may belong to another by now (proc(5), stat)."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]) == os.getpid()
-    except (OSError, ValueError):
+        return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[1]) == os.getpid()
+    except (OSError, LookupError):
         return False

@@ -6,19 +6,21 @@ client with a connection is made after the fork.
 
 from __future__ import annotations
 
+import faulthandler
+import signal
 import threading
 import time
 from pathlib import Path
 from typing import Any, TextIO
 
-import structlog
 from celery import signals
 
 from builder import pipelines, sandbox
-from builder.attempt import git, running
+from builder.attempt import git, reading, running
 from builder.contract.request import IMAGE_QUEUE
 from builder.data import catalog_file
 from builder.errors import BuildError
+from builder.logs import logger
 from builder.node.budget import within_budget
 from builder.node.child import Child, image_line_of
 from builder.node.fence import require_fence
@@ -30,12 +32,13 @@ from builder.process import settle
 from builder.settings import Settings
 from builder.toolchains.providers import toolchains_of
 
-log = structlog.get_logger("node")
+log = logger("node")
 
 BUDGET_S = 600.0
 """Between two looks at what bases, toolchains and caches take on the disk."""
 LOOK_S = 1.0
 """Between two looks at the children."""
+STDERR = 2
 
 
 def reads_of(worker: Any, settings: Settings) -> Reads:
@@ -63,10 +66,10 @@ class WorkerProcess:
 
     def __init__(self, settings: Settings, say: TextIO | None = None) -> None:
         assert git and running  # what the line loads when it needs it is here before the children are
-        pipelines.load_whole()
         self.settings = settings
         self._say = say
         self._known = pipelines.load(settings.pipelines)
+        reading.load_all(self._known, images=True)  # each child has readers
         catalog = catalogs.read(catalog_file(settings.catalog), settings.default_versions)
         toolchains = toolchains_of(settings)
         self._watch = Watch((settings.heartbeat_ms + settings.stop_grace_ms) / 1000)
@@ -102,6 +105,8 @@ class WorkerProcess:
 
     def _on_ready(self, sender: Any, **_: object) -> None:
         self.registration.reading(sender, reads_of(sender.controller, self.settings))
+        # Celery's own answer to this signal writes the local variables of its threads.
+        faulthandler.register(signal.SIGUSR1, file=STDERR, chain=False)
         self._known_by = threading.Thread(target=self.registration.stay, daemon=True)
         self._known_by.start()
         threading.Thread(target=self._watch_children, name="watch", daemon=True).start()
@@ -112,8 +117,8 @@ class WorkerProcess:
         while True:
             try:
                 self._watch.look()
-            except Exception as error:
-                log.error("the children were not looked at", action="look-failed", error=repr(error))
+            except Exception as error:  # the next look is as good
+                log.error("the children were not looked at", action="watch-failed", error=repr(error))
             time.sleep(min(self.settings.heartbeat_ms / 1000, LOOK_S))
 
     def _stay_within_budget(self) -> None:
@@ -121,7 +126,7 @@ class WorkerProcess:
         while True:
             try:
                 within_budget(self.settings)
-            except Exception as error:  # a look that ends for good lets the disk fill
+            except Exception as error:  # the next look is as good
                 log.warning("the disk budget was not looked at", action="budget-failed", error=repr(error))
             if self.registration.leaving.wait(BUDGET_S):
                 return

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import cast
 
 from builder.errors import BuildError
 from builder.pipelines import deno, go, python, rust
 from builder.pipelines.arguments import COMMON, Argument, check_arguments
-from builder.pipelines.base import Need, Pipeline, PlanRequest, folder_of, missing
+from builder.pipelines.base import Documented, Need, Pipeline, PlanRequest, Requiring, folder_of, missing
 from builder.pipelines.catalog import DEFAULT, Catalog, Row
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import SubTree, Tree
@@ -28,20 +28,47 @@ def load(names: Sequence[str]) -> tuple[Pipeline, ...]:
     return (*(_loaded(name) for name in names), *PIPELINES)
 
 
-def load_whole() -> None:
-    """Import all of ours: a reader is confined before its first question, and can import nothing any more."""
-    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
-        importlib.import_module(module.name)
+def load_whole(known: tuple[Pipeline, ...] = PIPELINES) -> None:
+    """Import all of ours, and the whole package of each pipeline of an operator's own: a reader is confined before its
+    first question.
+
+    Raises `BuildError` InvalidRequest for a module of theirs that cannot be loaded, once all else is.
+    """
+    _load_below(__path__, __name__)
+    refused: BuildError | None = None
+    for module in known:
+        if module in PIPELINES:
+            continue
+        name = getattr(module, "__name__", "")
+        try:
+            _load_below(getattr(module, "__path__", ()), name)  # a plain module has nothing below it
+        except Exception as error:  # whatever their code raises
+            refused = refused or _unloadable(name, error)
+    if refused is not None:
+        raise refused
+
+
+def _load_below(folders: Iterable[str], package: str) -> None:
+    """Import every module below a package but those that are programs."""
+    for module in pkgutil.walk_packages(folders, f"{package}."):
+        if not module.name.endswith(".__main__"):
+            importlib.import_module(module.name)
 
 
 def _loaded(name: str) -> Pipeline:
     try:
         module = importlib.import_module(name)
-    except ImportError as error:
-        raise BuildError("InvalidRequest", f"pipelines: {name} cannot be loaded: {error}", where="pipelines") from None
+    except Exception as error:  # whatever their code raises
+        raise _unloadable(name, error) from None
     if lacks := missing(module):
         raise BuildError("InvalidRequest", f"pipelines: {name} has no {', '.join(lacks)}", where="pipelines")
     return cast(Pipeline, module)
+
+
+def _unloadable(name: str, error: Exception) -> BuildError:
+    message = f"pipelines: {name} cannot be loaded: {error if isinstance(error, ImportError) else repr(error)}"
+    step = "Mend this module, install what it imports, or take it from the setting pipelines."
+    return BuildError("InvalidRequest", message, where="pipelines", next=step)
 
 
 def names(known: tuple[Pipeline, ...] = PIPELINES) -> tuple[str, ...]:
@@ -56,7 +83,7 @@ def arguments(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[str, .
 
 def argument_rows(known: tuple[Pipeline, ...] = PIPELINES) -> dict[str, tuple[Argument, ...]]:
     """Runtime → what is documented of the build arguments that it takes."""
-    return {module.NAME: (*getattr(module, "ARGUMENTS", ()), *COMMON) for module in known}
+    return {module.NAME: (*(module.ARGUMENTS if isinstance(module, Documented) else ()), *COMMON) for module in known}
 
 
 def detect(
@@ -97,12 +124,14 @@ def required_files(
     Raises `BuildError` EntryPointMissing, InvalidRequest for a `sub_path` that is none, or ManifestInvalid for a file
     that is too large.
     """
-    found = getattr(_named(detect(tree, runtime, known, sub_path).runtime, known), "required_files", None)
-    folder = folder_of(tree, sub_path)
-    if found is None or folder == ".":
-        yield from found(tree) if found is not None else ()
+    module = _named(detect(tree, runtime, known, sub_path).runtime, known)
+    if not isinstance(module, Requiring):
         return
-    for need in found(SubTree(tree, folder)):
+    folder = folder_of(tree, sub_path)
+    if folder == ".":
+        yield from module.required_files(tree)
+        return
+    for need in module.required_files(SubTree(tree, folder)):
         paths = tuple(f"{folder}/{path}" for path in need.paths)
         yield Need(where=f"{folder}/{need.where}", what=need.what, paths=paths)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from builder.errors import BuildError
+from builder.pipelines.arguments import Argument
 from builder.pipelines.catalog import Catalog
 from builder.plan import Detection, Diagnosis, Fetched, Plan, Step
 from builder.source.tree import Tree
@@ -67,8 +68,7 @@ class Pipeline(Protocol):
     EXTENSIONS: tuple[str, ...]
     """File name extensions that mean this runtime when a single file is sent by name (".go")."""
     BUILD_ARGS: tuple[str, ...]
-    """The build arguments that its plans read; any other is refused. A module of ours also has `ARGUMENTS`, a row of
-    `arguments.py` for each, which `docs/runtimes.md` shows."""
+    """The build arguments that its plans read; any other is refused. A module of ours also is `Documented`."""
 
     def detect(self, tree: Tree) -> Detection | None:
         """Whether the source is of this runtime, and why."""
@@ -96,6 +96,22 @@ class Pipeline(Protocol):
         `stubs` is `/work/fetch`: the plan's stubs, and what steps before wrote there. Called before and after each step
         that downloads. Raises `BuildError` LockOutdated where the index has not what the source pins.
         """
+        ...
+
+
+@runtime_checkable
+class Documented(Protocol):
+    """A pipeline with a row for each build argument, which `docs/runtimes.md` shows."""
+
+    ARGUMENTS: tuple[Argument, ...]
+
+
+@runtime_checkable
+class Requiring(Protocol):
+    """A pipeline that knows of files which a source cannot do without."""
+
+    def required_files(self, tree: Tree) -> Iterator[Need]:
+        """The files of its own that a source embeds or imports at its start, where the tree names any."""
         ...
 
 

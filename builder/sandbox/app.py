@@ -5,13 +5,15 @@
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
+import stat
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from builder.sandbox import processes
-from builder.sandbox.compose import resolve_inside
+from builder.sandbox.compose import NEVER_FROM_IMAGE, OUR_FOLDERS, resolve_inside
 from builder.sandbox.fence import TMPFS
 from builder.sandbox.shapes import Command, Limits, Root
 
@@ -22,6 +24,8 @@ MEMORY = 512 * 1024 * 1024
 LISTEN = "0A"
 """The state of a listening socket (linux/net/tcp_states.h), as proc(5), net/tcp, prints it."""
 PASSWD_BYTES = 64 * 1024
+PASSWD_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""The image is a stranger's: a pipe in the place of the file must not be waited for."""
 Address = tuple[str, int]
 
 _PANIC = re.compile(r"panic: |fatal error: |runtime error: ")
@@ -42,7 +46,8 @@ def command(
 ) -> Command:
     """What to run, as the user that the image names, with its home and $PORT."""
     uid, _, gid = user.partition(":")
-    who = (int(uid), int(gid or uid)) if uid.isdigit() and (gid or uid).isdigit() else (65532, 65532)
+    is_numeric = re.fullmatch("[0-9]{1,10}(:[0-9]{0,10})?", user) is not None
+    who = (int(uid), int(gid or uid)) if is_numeric else (65532, 65532)
     home = {"HOME": home_of(root.rootfs, who[0]), "PORT": str(PORT)}
     return Command(argv=tuple(entrypoint), work=work, env={**home, **env}, cwd=cwd or "/", user=who)
 
@@ -53,16 +58,31 @@ def limits(wall_ms: int) -> Limits:
 
 
 def home_of(rootfs: Path | None, uid: int) -> str:
-    """The home that the image's passwd gives a user; "/", as container runtimes have it, where it gives none."""
+    """The home that the first `PASSWD_BYTES` of the image's passwd give a user; "/", as container runtimes have it,
+    where they give none, or the image has no such file."""
     if rootfs is None:
         return "/"
     try:
-        with open(rootfs / resolve_inside(rootfs, "/etc/passwd").lstrip("/"), "rb") as file:
-            text = file.read(PASSWD_BYTES).decode("utf-8", "replace")
+        path = rootfs / resolve_inside(rootfs, "/etc/passwd").lstrip("/")
+        with open(os.open(path, PASSWD_FLAGS), "rb") as file:
+            is_file = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+            text = file.read(PASSWD_BYTES).decode("utf-8", "replace") if is_file else ""
     except OSError:
         return "/"
     rows = (line.split(":") for line in text.splitlines())
     return next((row[5] for row in rows if len(row) == 7 and row[2] == str(uid) and row[5].startswith("/")), "/")
+
+
+def has_folder(rootfs: Path, path: str) -> bool:
+    """Whether an app that is started from an image can start in this folder: a link inside counts as what it leads to,
+    and what is ours there is there whatever the image has."""
+    try:
+        place = resolve_inside(rootfs, path)
+        if place == "/" or place in (*OUR_FOLDERS, "/work"):
+            return True
+        return f"/{place.split('/')[1]}" not in NEVER_FROM_IMAGE and (rootfs / place.lstrip("/")).is_dir()
+    except OSError:  # links that lead nowhere, a name that is none
+        return False
 
 
 def listeners(pid: int) -> tuple[Address, ...]:

@@ -6,6 +6,7 @@ something must appear below it that the image does not have: then the folder is 
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
@@ -17,6 +18,10 @@ from builder.sandbox.shapes import Mount, Root
 
 NEVER_FROM_IMAGE = frozenset({"/dev", "/proc", "/sys", "/tmp", "/work", "/cache"})
 OUR_FOLDERS = ("/proc", "/dev", "/tmp")
+OUR_FILES = frozenset({"/etc/passwd", "/etc/group", "/etc/hosts", "/etc/resolv.conf"})
+"""Those of `identity_files`."""
+KERNELS_OWN = frozenset({"dev", "proc", "sys"})
+"""What is there is the kernel's: links of /proc lead out of whatever root they are followed in."""
 MAX_LINKS = 40
 
 
@@ -50,7 +55,8 @@ def identity_files(uid: int, gid: int, home: str = "/work/home") -> Mapping[str,
 def settled(root: Root) -> Root:
     """The same root with each mount's `dest` free of the image's own links, parents before children.
 
-    Raises `PlatformError` SandboxUnavailable for a relative `dest`, a missing source, or the host's `/` as image.
+    Raises `PlatformError` SandboxUnavailable for a relative `dest`, a missing source, the host's `/` as image, or links
+    of the image that lead a mount round in circles or into /proc, /dev or /sys.
     """
     if root.rootfs is not None and root.rootfs.resolve() == Path("/"):
         raise PlatformError("SandboxUnavailable", "the host's own / cannot be the sandbox's root")
@@ -60,14 +66,26 @@ def settled(root: Root) -> Root:
             raise PlatformError("SandboxUnavailable", f"mount destination is not an absolute path: {mount.dest}")
         if not mount.source.exists():
             raise PlatformError("SandboxUnavailable", f"mount source is not there: {mount.source}")
-        dest = resolve_inside(root.rootfs, mount.dest)
+        try:
+            dest = resolve_inside(root.rootfs, mount.dest)
+        except OSError as error:
+            message = f"the links of the image lead nowhere at {mount.dest}: {os.strerror(error.errno or 0)}"
+            raise PlatformError("SandboxUnavailable", message) from None
+        if dest.split("/")[1] in KERNELS_OWN:
+            raise PlatformError(
+                "SandboxUnavailable", f"a mount at {mount.dest} is led to {dest}, which is the kernel's"
+            )
         mounts.append(Mount(source=mount.source, dest=dest, writable=mount.writable))
     mounts.sort(key=lambda mount: PurePosixPath(mount.dest).parts)
     return Root(rootfs=root.rootfs, mounts=tuple(mounts))
 
 
 def resolve_inside(rootfs: Path | None, dest: str) -> str:
-    """Where `dest` is once the links of the image's folders are followed, as a program inside would follow them."""
+    """Where `dest` is once the links of the image's folders are followed, as a program inside would follow them.
+
+    No part of the answer is a link. Raises `OSError` ELOOP for more than `MAX_LINKS`, as the kernel does, and whatever
+    else looking at one raises (a name that is too long).
+    """
     waiting = [part for part in dest.split("/") if part not in ("", ".")]
     done: list[str] = []
     links = 0
@@ -77,13 +95,15 @@ def resolve_inside(rootfs: Path | None, dest: str) -> str:
             done = done[:-1]
             continue
         here = None if rootfs is None else rootfs.joinpath(*done, part)
-        if here is not None and here.is_symlink() and links < MAX_LINKS:
-            links += 1
-            target = os.readlink(here)
-            done = [] if target.startswith("/") else done
-            waiting = [piece for piece in target.split("/") if piece not in ("", ".")] + waiting
-        else:
+        if here is None or not here.is_symlink():
             done.append(part)
+            continue
+        links += 1
+        if links > MAX_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), dest)
+        target = os.readlink(here)
+        done = [] if target.startswith("/") else done
+        waiting = [piece for piece in target.split("/") if piece not in ("", ".")] + waiting
     return "/" + "/".join(done)
 
 
@@ -100,33 +120,38 @@ def _opened(rootfs: Path, points: frozenset[str]) -> frozenset[str]:
     """Folders that cannot be bound whole."""
     opened = {"/"}
     for point in points:
-        missing = PurePosixPath(point)
-        if _is_plain(rootfs / point.lstrip("/")):
-            continue
-        for parent in missing.parents:
-            opened.add(str(parent))
+        if not _is_plain(rootfs, point):
+            opened.update(map(str, PurePosixPath(point).parents))
     return frozenset(opened)
 
 
-def _is_plain(path: Path) -> bool:
-    try:
-        mode = path.lstat().st_mode
-    except OSError:
-        return False
-    return stat.S_ISDIR(mode) or stat.S_ISREG(mode)
+def _is_plain(rootfs: Path, point: str) -> bool:
+    """Whether the image has at `point` what can be mounted over, and folders above it. A link above it would lead
+    whoever looks here, and bubblewrap, to a place of this machine."""
+    path = rootfs
+    mode = stat.S_IFDIR
+    for part in PurePosixPath(point).parts[1:]:
+        path /= part
+        try:
+            above, mode = mode, path.lstat().st_mode
+        except OSError:
+            return False
+        if not stat.S_ISDIR(above):
+            return False
+    return stat.S_ISREG(mode) or (stat.S_ISDIR(mode) and point not in OUR_FILES)
 
 
 def _children(rootfs: Path, folder: str, opened: frozenset[str], points: frozenset[str]) -> Iterable[Bound]:
-    host = rootfs / folder.lstrip("/")
-    if not host.is_dir() or host.is_symlink():
-        return
-    for entry in sorted(os.scandir(host), key=lambda entry: entry.name):
+    """The parts below a folder that is one of the image. What is opened is a folder of ours, whatever the image has
+    there: through a link of it bubblewrap would lay what comes below it elsewhere."""
+    for entry in sorted(os.scandir(rootfs / folder.lstrip("/")), key=lambda entry: entry.name):
         dest = folder.rstrip("/") + "/" + entry.name
         if dest in NEVER_FROM_IMAGE or (dest in points and dest not in opened):
             continue
-        if dest in opened and entry.is_dir(follow_symlinks=False):
+        if dest in opened:
             yield Bound(kind="dir", dest=dest)
-            yield from _children(rootfs, dest, opened, points)
+            if entry.is_dir(follow_symlinks=False):
+                yield from _children(rootfs, dest, opened, points)
         elif entry.is_symlink():
             yield Bound(kind="link", dest=dest, source=os.readlink(entry.path))
         else:

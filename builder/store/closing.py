@@ -230,17 +230,19 @@ def keep_finalize(store: Store, build_id: str, claim: int, lease_ms: int) -> boo
         return tx.execute(renewed.values(lease_until=store.clock_column(tx) + lease_ms)).rowcount == 1
 
 
-def release_finalize(store: Store, build_id: str, claim: int, wish_ms: int = 0) -> None:
+def release_finalize(store: Store, build_id: str, claim: int, wish_ms: int = 0, *, leaves: bool = False) -> None:
     """Trouble in FINALIZE repeats the step later, never the build. No owner was lost: nothing counts.
 
     The pause grows with each attempt of this build that failed: 2, 4, 8 … 60 s. `wish_ms` (the registry's Retry-After)
-    makes it longer, up to 60 s.
+    makes it longer, up to 60 s. `leaves`: the finalizer's process ends, and no attempt has failed: without a pause.
     """
     with store.transaction() as tx:
         row, now = fenced(store, tx, build_id, claim, FINALIZE)
         if row is not None:
             pause = min(max(LATER_MS << min(row["finalize_tries"], 10), wish_ms), LATEST_MS)
             later = {"lease_until": now + pause, "finalize_tries": row["finalize_tries"] + 1}
+            if leaves:
+                later = {"lease_until": now}
             transition(tx, now, row, "finalize-later", **later, finalizer=False)
 
 

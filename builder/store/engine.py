@@ -147,7 +147,8 @@ def open_store(url: str, emit: Callable[[Event], None] = lambda _: None) -> Stor
     try:
         if is_sqlite and parsed.database and parsed.database != ":memory:":
             _make_private(Path(parsed.database))
-        engine = create_engine(parsed, pool_pre_ping=not is_sqlite)
+        # The text of an error goes into logs, and what a statement carries is the users'.
+        engine = create_engine(parsed, pool_pre_ping=not is_sqlite, hide_parameters=True)
     except (ArgumentError, TypeError, ValueError) as error:  # of the query: what the driver does not know
         raise _no_store(f"the store {_shown(parsed)} cannot be opened: {error}") from None
     except OSError as error:

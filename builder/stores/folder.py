@@ -20,8 +20,6 @@ from builder.text import size as in_words
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _PARTIAL = ".partial-"
-PATH = "/v1/ignite/sources/{sha256}"
-"""Path of a signed URL, below the API's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -230,6 +228,8 @@ class FolderStore:
         return delete_partial(self._root, age_s)
 
     def url(self, sha256: str, seconds: int) -> SourceUrl:
+        from builder.contract.routes import SOURCE_URL_PATH  # with the descriptors' side of it, for Jobs alone
+
         check_lifetime(seconds)
         self.renew(sha256)
         if not self._api:
@@ -238,7 +238,8 @@ class FolderStore:
             raise BuildError("FailedPrecondition", message, where="public_url", next=step)
         expires_ms = int((time.time() + seconds) * 1000)
         query = f"expires={expires_ms}&signature={self._signed.sign(sha256, expires_ms)}"
-        return SourceUrl(text=f"{self._api}{PATH.format(sha256=sha256)}?{query}", expires_ms=expires_ms)
+        path = SOURCE_URL_PATH.format(sha256=sha256)
+        return SourceUrl(text=f"{self._api}{path}?{query}", expires_ms=expires_ms)
 
     def open_signed(self, sha256: str, expires_ms: int, signature: str) -> BinaryIO:
         self._signed.check(sha256, expires_ms, signature)

@@ -314,7 +314,7 @@ def _date_of(answer: Any) -> float:
     try:
         found: datetime = parsedate_to_datetime(text)
         return found.timestamp()
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return time.time()
 
 

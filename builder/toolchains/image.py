@@ -168,7 +168,7 @@ class ImageProvider:
                 mounts.append(Mount(source=_located(row, rootfs, _path(image), program), dest=program.mount))
         sources = {mount.dest: mount.source for mount in mounts}
         for program in known:
-            marker = _inside(rootfs, sources[program.mount] / program.marker)
+            marker = _inside(row, rootfs, sources[program.mount] / program.marker)
             if program.version and marker.is_file() and (has := version_in(marker, program)) != row.version:
                 what = f"its toolchain image has {program.command} {has or 'of an unknown version'}"
                 raise _unavailable(row, f"{what}, {row.version} is needed")
@@ -197,23 +197,23 @@ class ImageProvider:
 
 def _started(row: Toolchain, rootfs: Path, program: Path) -> str:
     """What starts a program of an image in another root, whose own C library may be older."""
-    file = _inside(rootfs, program)
+    file = _inside(row, rootfs, program)
     if not file.is_file():
         raise _unavailable(row, f"its toolchain image has no {program.name} where its recipe says")
 
     def there(path: str) -> str:
-        return shlex.quote(f"{LENT_AT}/{row.name}{_place(rootfs, path)}")
+        return shlex.quote(f"{LENT_AT}/{row.name}{_place(row, rootfs, path)}")
 
     with file.open("rb") as opened:
         loader = loader_of(opened)
-    folders = dict.fromkeys(there(folder) for folder in LIBRARIES if _inside(rootfs, rootfs / folder[1:]).is_dir())
+    folders = dict.fromkeys(there(folder) for folder in LIBRARIES if _inside(row, rootfs, rootfs / folder[1:]).is_dir())
     by = f"{there(loader)} --library-path {':'.join(folders)} " if loader else ""
     return f'#!/bin/sh\nexec {by}{there("/" + file.relative_to(rootfs).as_posix())} "$@"\n'
 
 
-def _place(rootfs: Path, path: str) -> str:
+def _place(row: Toolchain, rootfs: Path, path: str) -> str:
     """Where a path of an image leads, from the image's root."""
-    return "/" + _inside(rootfs, rootfs / path.lstrip("/")).relative_to(rootfs).as_posix()
+    return "/" + _inside(row, rootfs, rootfs / path.lstrip("/")).relative_to(rootfs).as_posix()
 
 
 def _has_c(recipe: Recipe | None) -> bool:
@@ -231,13 +231,13 @@ def _only(row: Toolchain, rootfs: Path, place: str) -> Path:
     found = sorted(rootfs.glob(place.lstrip("/")))
     if len(found) != 1:
         raise _unavailable(row, f"{len(found)} places of its toolchain image match {place}, not one")
-    return _inside(rootfs, found[0])
+    return _inside(row, rootfs, found[0])
 
 
 def _located(row: Toolchain, rootfs: Path, path: tuple[str, ...], program: Program) -> Path:
     """The program in the folders of the image's PATH, or the folder above it that holds its marker."""
     for folder in path:
-        found = _inside(rootfs, rootfs / folder.lstrip("/") / program.command)
+        found = _inside(row, rootfs, rootfs / folder.lstrip("/") / program.command)
         if not found.is_file():
             continue
         if not program.marker:
@@ -245,14 +245,23 @@ def _located(row: Toolchain, rootfs: Path, path: tuple[str, ...], program: Progr
         for above in found.parents:
             if above == rootfs:
                 break
-            if _inside(rootfs, above / program.marker).is_file():
+            if _inside(row, rootfs, above / program.marker).is_file():
                 return above
         raise _unavailable(row, f"its toolchain image has no {program.marker} above {program.command}")
     raise _unavailable(row, f"its toolchain image has no {program.command} on its PATH")
 
 
-def _inside(rootfs: Path, path: Path) -> Path:
-    """`path` with its links followed as a program inside the image would follow them."""
+def _inside(row: Toolchain, rootfs: Path, path: Path) -> Path:
+    """As `_led`. Raises `BuildError` ToolchainUnavailable where the links lead nowhere."""
+    try:
+        return _led(rootfs, path)
+    except OSError as error:
+        place, said = path.relative_to(rootfs).as_posix(), os.strerror(error.errno or 0)
+        raise _unavailable(row, f"the links of its toolchain image lead nowhere at /{place}: {said}") from None
+
+
+def _led(rootfs: Path, path: Path) -> Path:
+    """`path` with its links followed as a program inside the image would follow them. Raises `OSError`."""
     return rootfs / resolve_inside(rootfs, "/" + path.relative_to(rootfs).as_posix()).lstrip("/")
 
 
@@ -267,7 +276,10 @@ def _linked(rootfs: Path, mount: Mount) -> Iterator[Mount]:
     for link in links(mount.source):
         if (text := os.readlink(link)).startswith("/"):
             continue
-        target = _inside(rootfs, link)
+        try:
+            target = _led(rootfs, link)
+        except OSError:  # whoever follows it there gets nowhere either
+            continue
         if not target.is_relative_to(mount.source) and target.exists():
             place = os.path.normpath(Path(mount.dest) / link.relative_to(mount.source).parent / text)
             yield Mount(source=target, dest=place)

@@ -18,7 +18,7 @@ from builder.errors import BuildError, PlatformError
 from builder.kube.ended import Ended, of_upload
 from builder.kube.logs import Cursor, Line
 from builder.logs import logger
-from builder.mask import NOTHING, Lines, Mask, masked
+from builder.mask import NOTHING, Lines, Mask, masked, trace_of
 from builder.plan import Diagnosis
 from builder.strategies import by_name
 from builder.strategies.base import Reading
@@ -226,9 +226,9 @@ class Followed:
         try:
             found = reading.diagnose(ended, lines)
         except Exception as error:  # words of a build, however odd, keep no build from its end
-            log.error("an end is not explained", action="end-unexplained", build_id=self.build_id, error=repr(error),
-                      exc_info=True)  # fmt: skip
             found = Diagnosis(reason=ended.reason, message=ended.message)
+            facts = {"error": self._mask.text(repr(error)), "exception": trace_of(error, self._mask)}
+            log.error("an end is not explained", action="end-unexplained", build_id=self.build_id, **facts)
         shown = replace(
             found,
             message=log_line(found.message),

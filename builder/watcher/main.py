@@ -6,10 +6,11 @@ import asyncio
 import signal
 
 from builder.claims.calls import Refused
-from builder.client.api import Api
+from builder.client.api import Api, check_token
 from builder.errors import BuildError, PlatformError
 from builder.kube.api import connect
 from builder.kube.watch import Watch
+from builder.logs import configure
 from builder.mask import Mask
 from builder.process import leave_no_core
 from builder.settings import Settings
@@ -25,7 +26,9 @@ def watch(settings: Settings) -> int:
         name = "token" if settings.server else "server"
         step = "Set server to the URL of the control side, and token to one with the scope watch."
         raise BuildError("InvalidRequest", f"a watcher needs the {name} of the control side", where=name, next=step)
+    check_token(settings.token)
     leave_no_core()
+    configure()
     asyncio.run(_watch(settings))
     return 0
 

@@ -13,7 +13,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
 from builder.errors import PlatformError
 from builder.logs import logger
-from builder.mask import NOTHING, Mask
+from builder.mask import NOTHING, Mask, trace_of
 from builder.watcher.build import Followed, Lost
 from builder.watcher.calls import WatcherCalls
 from builder.watcher.cluster import Cluster, SeenJob
@@ -102,8 +102,8 @@ class Watcher:
             if beat_s < self._beat_s:  # by the interval before, the first lease might end without a heartbeat
                 self._sooner.set()
             self._beat_s = beat_s
-            log.info("adopted", action="adopted", build_id=grant.build_id, job=grant.job.name, attempt=grant.attempt)
             build = self._builds[grant.build_id] = Followed(grant, self._calls, self._clusters, self._mask)
+            log.info("adopted", action="adopted", build_id=grant.build_id, job=grant.job.name, attempt=grant.attempt)
             if await self._guarded(build, build.catch_up()):
                 task = asyncio.create_task(self._follow(build))
                 self._following.add(task)
@@ -111,8 +111,8 @@ class Watcher:
 
     async def _follow(self, build: Followed) -> None:
         if await self._guarded(build, build.follow()):
-            log.info("finished", action="finished", build_id=build.build_id)
             self._forget(build)
+            log.info("finished", action="finished", build_id=build.build_id)
 
     async def _guarded(self, build: Followed, work: object) -> bool:
         """Whether the work ended well; else the build is no longer this watcher's. No failure ends the watcher."""
@@ -123,9 +123,10 @@ class Watcher:
             self._forget(build)
             log.info("lost", action="claim-lost", build_id=build.build_id)
         except Exception as error:
-            self._forget(build)  # before it is told: of a build that nobody follows the lease would be renewed for ever
-            log.error("a build failed here", action="follow-failed", build_id=build.build_id, error=repr(error),
-                      exc_info=True)  # fmt: skip
+            self._forget(build)
+            mask = self._mask
+            facts = {"error": mask.text(repr(error)), "exception": trace_of(error, mask)}
+            log.error("a build failed here", action="follow-failed", build_id=build.build_id, **facts)
         return False
 
     def _forget(self, build: Followed) -> None:

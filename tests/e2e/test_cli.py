@@ -447,6 +447,11 @@ SHELLS = {
         (("build", "--runtime", "g"), "go"),
         (("build", "--runtime-version", "1.2"), "1.26"),
         (("get", "k7m2"), BUILD_ID),
+        (("secret", "s"), "set"),
+        (("secret", "''"), "ls"),
+        (("secret", "set", "--us"), "--username"),
+        (("secret", "--js"), "--json"),
+        (("nodes", "drain", "--un"), "--undo"),
     ],
 )
 def test_completion_offers(shell: str, typed: tuple[str, ...], offers: str, tmp_path: Path) -> None:

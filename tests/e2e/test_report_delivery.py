@@ -17,8 +17,8 @@ from typing import IO, Any
 import pytest
 
 from builder import config
-from builder.control.loops import event_log
 from builder.control.reports import Reports
+from builder.logs import event_log
 from builder.store import outbox
 from tests.build_fixtures import closed_port
 from tests.store_contract.world import World, open_world

@@ -13,10 +13,10 @@ import pytest
 
 from builder import config
 from builder.client.api import ApiError
-from builder.control.loops import event_log
 from builder.control.retention import Retention
 from builder.images.registry import connect
 from builder.local.embedded import private_redis
+from builder.logs import event_log
 from builder.stores.folder import FolderStore
 from tests.build_fixtures import until
 from tests.e2e.test_oci_registry import docker_registry

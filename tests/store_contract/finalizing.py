@@ -204,6 +204,14 @@ def test_the_pause_of_a_build_grows_with_each_attempt_that_failed(
     assert adopted(world) == build, "whatever a registry wishes"
 
 
+def test_a_build_whose_finalizers_process_ends_is_due_at_once_and_pays_nothing(world: World) -> None:
+    build = waiting(world)
+    assert adopted(world) == build
+    builds.release_finalize(world.store, build, world.row(build)["claim"], leaves=True)
+    assert adopted(world) == build
+    assert (world.row(build)["failures"], world.row(build)["finalize_tries"]) == (0, 0)
+
+
 def test_an_artifact_that_is_built_again_starts_with_the_first_pause(world: World) -> None:
     first = waiting(world)
     assert adopted(world) == first

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from tests.unit_fixtures import compiled_once, no_world, schema_once
+from tests.unit_fixtures import compiled_once, no_world, nothing_logged, schema_once
 
-__all__ = ["compiled_once", "no_world", "schema_once"]
+__all__ = ["compiled_once", "no_world", "nothing_logged", "schema_once"]

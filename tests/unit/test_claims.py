@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder.attest.artifact import reported
+from builder.claims import spool as spools
 from builder.claims.calls import Backoff, Unanswered
 from builder.claims.lease import Lease, lease_of
 from builder.claims.left import send_left_behind
@@ -21,7 +23,7 @@ from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError, PlatformError
 from tests.attempt_fixtures import MemoryCalls
 
-DEAD = "4194999 1"  # above the kernel's largest pid
+DEAD = "4194999 1"  # above the kernel's largest pid; a link to it is a mark as earlier versions made them
 GOOD = "sha256:" + "a" * 64
 ARTIFACT = Artifact(digest="sha256:1", summary="", materials=(("base", "sha256:2"),))
 
@@ -40,7 +42,7 @@ def drive(owned: Lease, answer: pb.HeartbeatResponse | None, beats: int = 200) -
     for _ in range(beats):
         now += owned.due_in(now)
         assert owned.beat_due(now)
-        owned.answered(now, answer)
+        owned.answered(now, now, answer)
         assert not owned.beat_due(now)
         if owned.must_stop():
             break
@@ -63,9 +65,17 @@ def test_two_leases_of_silence_are_the_end_and_not_sooner() -> None:
 def test_an_answer_ends_the_silence() -> None:
     owned = lease()
     for now in range(110, 1000, 50):
-        owned.answered(now, None)
-        owned.answered(now + 1, pb.HeartbeatResponse())
+        owned.answered(now, now, None)
+        owned.answered(now, now + 1, pb.HeartbeatResponse())
     assert not owned.must_stop()
+
+
+def test_a_lease_counts_from_the_call_and_not_from_its_late_answer() -> None:
+    """The control side renewed it at some time between the two: before that time plus a lease nobody else has it."""
+    owned = lease(lease_s=30, beat_s=10)
+    owned.answered(110, 125, pb.HeartbeatResponse())
+    assert owned.holds(139.9) and not owned.holds(140)
+    assert (owned.until, owned.due_in(125)) == (170, 0)
 
 
 def test_a_cancel_arrives_with_a_heartbeat() -> None:
@@ -222,3 +232,69 @@ def test_an_identity_without_a_spool_goes_only_when_its_process_is_gone(tmp_path
     forget_dead_owners(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["live.1.pid"]
     assert list(left_behind(tmp_path)) == []
+
+
+def test_two_processes_that_settle_one_folder_pass_over_what_the_other_has_removed(tmp_path: Path) -> None:
+    first, second = left(tmp_path, "a", 3), left(tmp_path, "b", 3)
+
+    class Beside(MemoryCalls):
+        def hand_back(self, request: pb.HandBackRequest) -> pb.HandBackResponse:
+            if request.build_id == "a":
+                assert send_left_behind(other, tmp_path) == 2
+            return super().hand_back(request)
+
+    other, calls = MemoryCalls(), Beside()
+    assert send_left_behind(calls, tmp_path) == 1
+    assert (calls.handed_back, other.handed_back) == (["a"], ["a", "b"])
+    assert not first.exists() and not second.exists()
+
+
+def test_an_owner_of_another_pid_namespace_lives_while_it_holds_its_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spools, "process_start", lambda pid: pytest.fail("its number says nothing here"))
+    path = spool_path(tmp_path, "a", 1)
+    own(path)
+    Spool(path, 1 << 20).close()
+    assert is_owned(path) and list(left_behind(tmp_path)) == []
+    os.close(spools._held.pop(path))  # as the kernel does at the end of a process
+    assert not is_owned(path)
+    assert [build_id for build_id, _, _, _ in left_behind(tmp_path)] == ["a"]
+
+
+def test_a_mark_goes_with_its_spool(tmp_path: Path) -> None:
+    path = spool_path(tmp_path, "a", 1)
+    own(path)
+    spool = Spool(path, 1 << 20)
+    spool.remove()
+    assert list(tmp_path.iterdir()) == []
+    assert path not in spools._held
+
+
+def test_a_mark_that_was_removed_before_it_was_held_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flock, looks = fcntl.flock, [True]
+
+    def seen(file: int, how: int) -> None:
+        if how == fcntl.LOCK_EX and looks.pop():
+            looks.append(False)
+            forget_dead_owners(tmp_path)
+            assert list(tmp_path.iterdir()) == []
+        flock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", seen)
+    path = spool_path(tmp_path, "a", 1)
+    own(path)
+    assert is_owned(path)
+    forget_dead_owners(tmp_path)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.1.pid"]
+
+
+def test_a_mark_that_cannot_be_looked_at_counts_as_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    path = left(tmp_path, "a", 1)
+    monkeypatch.setattr(spools.os, "open", full)
+    assert is_owned(path)

@@ -11,10 +11,13 @@ import httpx
 import pytest
 
 from builder.cli.client import Client
-from builder.cli.stop import Stop
+from builder.cli.foreign import SEE_SERVER
+from builder.cli.stop import CALL_EXITS, Stop
+from builder.client.api import CHECK_SCHEME, CODES
 from builder.client.sse import events
 from builder.contract import codec
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import REASONS
 from tests.cli_fixtures import FakeClock, build, line, sse
 
 
@@ -117,8 +120,7 @@ def test_a_refusal_carries_reason_where_and_hint() -> None:
     [
         (refusal(401, "UNAUTHENTICATED", "unknown token"), "Unauthenticated", 3),
         (refusal(404, "NOT_FOUND", "no such build"), "NotFound", 5),
-        (httpx.Response(404, text="<html>not ours</html>"), "Unknown", 10),
-        (httpx.Response(302, headers={"location": "http://elsewhere"}), "Unknown", 10),
+        (refusal(403, "UNKNOWN", "odd"), "Unknown", 10),
     ],
 )
 def test_other_refusals(response: httpx.Response, reason: str, code: int) -> None:
@@ -127,6 +129,79 @@ def test_other_refusals(response: httpx.Response, reason: str, code: int) -> Non
         made.get("k7m2")
     assert (caught.value.reason, caught.value.exit_code) == (reason, code)
     assert clock.slept == []
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "code", "says"),
+    [
+        (308, "InvalidRequest", 2, CHECK_SCHEME),
+        (302, "InvalidRequest", 2, CHECK_SCHEME),
+        (400, "InvalidRequest", 2, CHECK_SCHEME),
+        (401, "Unauthenticated", 3, "a login of its own"),
+        (403, "PermissionDenied", 4, "a proxy in between"),
+        (404, "NotFound", 5, SEE_SERVER),
+        (405, "InvalidRequest", 2, SEE_SERVER),
+        (407, "Unauthenticated", 3, "NO_PROXY"),
+        (408, "DeadlineExceeded", 8, "a proxy in between"),
+        (413, "ResourceExhausted", 7, "the proxy in between"),
+        (422, "InvalidRequest", 2, SEE_SERVER),
+        (429, "ResourceExhausted", 7, "the proxy in between"),
+        (500, "Internal", 10, SEE_SERVER),
+        (501, "Unimplemented", 2, SEE_SERVER),
+        (502, "Unavailable", 9, SEE_SERVER),
+        (503, "Unavailable", 9, SEE_SERVER),
+        (504, "Unavailable", 9, SEE_SERVER),
+        (520, "Unavailable", 9, SEE_SERVER),
+    ],
+)
+def test_an_answer_that_is_not_ours_has_the_code_of_its_status_and_a_next_step(
+    status: int, reason: str, code: int, says: str
+) -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(status, html="<h1>proxy</h1>", headers={"location": "https://ignite.test:8443/x?y"})
+
+    for call in (lambda one: one.create(pb.CreateBuildRequest(name="a")), lambda one: one.builds(1)):
+        with pytest.raises(Stop) as caught:
+            call(client(handler)[0])
+        stop = caught.value
+        assert (stop.reason, stop.exit_code) == (reason, code) and says in stop.next and str(status) in stop.message
+        assert stop.error_class == ("platform" if code in (9, 10) else "client")
+        assert status == 429 or "a proxy" in stop.message
+        assert ("https://ignite.test:8443" in stop.message) == (300 <= status < 400) and "x?y" not in stop.message
+        assert REASONS[reason].error_class == stop.error_class if reason in REASONS else True
+
+
+def test_every_status_name_of_grpc_has_an_exit_code() -> None:
+    assert set(CALL_EXITS) == CODES
+
+
+def test_an_upload_that_a_proxy_refuses_names_the_proxy() -> None:
+    for status, code in ((413, 7), (429, 7), (403, 4), (308, 2)):
+        made, clock, _ = client(lambda request, status=status: httpx.Response(status, html="no"))
+        with pytest.raises(Stop) as caught:
+            made.upload(lambda: iter([b"a"]))
+        assert (caught.value.exit_code, clock.slept) == (code, []) and "proxy in between" in caught.value.next + str(
+            caught.value
+        )
+
+
+def test_a_log_that_is_refused_for_now_says_how_to_go_on() -> None:
+    """The build exists: it is lost from here, not refused."""
+    made, _, _ = client(lambda request: refusal(429, "RESOURCE_EXHAUSTED", "too many", reason="QuotaExceeded"))
+    with pytest.raises(Stop) as caught:
+        list(made.follow("k7m2"))
+    assert (caught.value.verdict, caught.value.exit_code) == ("LOST", 9) and "logs -f k7m2" in caught.value.next
+
+
+def test_a_lost_server_is_named_without_its_login() -> None:
+    def handler(request: httpx.Request) -> httpx.Response:
+        raise httpx.ConnectError("refused")
+
+    made = Client("http://ada:s3cret@ignite.test", "t", transport=httpx.MockTransport(handler), clock=FakeClock())
+    for call in (lambda: made.get("k7m2"), lambda: made.upload(lambda: iter([b"a"]))):
+        with pytest.raises(Stop) as caught:
+            call()
+        assert "ignite.test" in caught.value.message and "s3cret" not in caught.value.message
 
 
 def test_an_error_of_the_server_refuses_a_call_that_is_about_no_build() -> None:
@@ -303,6 +378,7 @@ def test_a_quota_that_stays_full_is_named_in_the_end() -> None:
     with pytest.raises(Stop) as caught:
         made.create(pb.CreateBuildRequest(name="app"))
     assert "20000 builds are queued" in caught.value.message
+    assert (caught.value.reason, caught.value.exit_code, caught.value.error_class) == ("QuotaExceeded", 7, "client")
 
 
 def test_events_skip_comments_and_an_unfinished_end() -> None:

@@ -10,6 +10,7 @@ import shutil
 import tarfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -140,6 +141,101 @@ def test_what_cannot_be_a_source(tmp_path: Path) -> None:
         with pytest.raises(BuildError) as caught:
             pack(str(tmp_path / name), io.BytesIO())
         assert caught.value.reason == reason
+
+
+class Endless(io.RawIOBase):
+    """A stream without an end, which counts what is read of it."""
+
+    def __init__(self, head: bytes, rest: bytes) -> None:
+        self.head, self.rest, self.count = head, rest, 0
+
+    def read(self, size: int = -1) -> bytes:
+        assert size > 0, "all of it at once"
+        data = (self.head + self.rest * (size // len(self.rest) + 1))[:size]
+        self.head, self.count = b"", self.count + size
+        return data
+
+
+@pytest.mark.parametrize(
+    ("head", "rest", "reason", "most"),
+    [
+        (b"a", b"\0", "NotAnArchive", 4096),
+        (b"", b"\0", "ArchiveTooLarge", 3 * MIB),  # zeros are the end of a tar
+        (b"\xff", b"a", "NotAnArchive", 4096),
+        (b"a" * 4096, b"\xff", "NotAnArchive", MIB),
+        (b"", "é".encode(), "ArchiveTooLarge", 3 * MIB),
+        (b"PK\x03\x04", b"\0", "ArchiveTooLarge", 3 * MIB),
+    ],
+)
+def test_an_endless_stdin_is_refused_and_not_read_for_ever(head: bytes, rest: bytes, reason: str, most: int) -> None:
+    stream: Any = Endless(head, rest)
+    with pytest.raises(BuildError) as caught:
+        pack("-", stream, most=2 * MIB)
+    assert caught.value.reason == reason and stream.count <= most
+    assert reason == "NotAnArchive" or "more than 2 MiB; limit 2 MiB" in caught.value.message
+
+
+class Counted(io.FileIO):
+    """A file that counts what is read of it."""
+
+    count = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        assert size is not None and size > 0, "all of it at once"
+        Counted.count += size
+        return super().read(size)
+
+
+@pytest.mark.parametrize(
+    ("head", "reason"),
+    [(b"a\0", "NotAnArchive"), ("aé".encode() * 2000, "ArchiveTooLarge"), (b"PK\5\6", "ArchiveTooLarge")],
+)
+def test_a_file_is_judged_by_its_first_bytes_and_its_size_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, head: bytes, reason: str
+) -> None:
+    path = tmp_path / "disk.img"
+    path.write_bytes(head)
+    os.truncate(path, 3 * MIB)
+    monkeypatch.setattr(Path, "open", lambda self, mode: Counted(str(self)))
+    monkeypatch.setattr(Counted, "count", 0)
+    with pytest.raises(BuildError) as caught:
+        pack(str(path), io.BytesIO(), most=2 * MIB)
+    assert (caught.value.reason, Counted.count) == (reason, 4096)
+    assert reason == "NotAnArchive" or caught.value.message.endswith(", 3 MiB; limit 2 MiB")
+
+
+@pytest.mark.parametrize("size", [MIB - 1, MIB])
+def test_what_has_as_many_bytes_as_may_be_sent_is_sent(tmp_path: Path, size: int) -> None:
+    data = b"a" * size
+    (tmp_path / "a.py").write_bytes(data)
+    for packed in (pack("-", io.BytesIO(data), most=MIB), pack(str(tmp_path / "a.py"), io.BytesIO(), most=MIB)):
+        assert b"".join(packed.chunks()) == data == b"".join(packed.chunks()) and packed.size == size
+    for source in ("-", str(tmp_path / "a.py")):
+        with pytest.raises(BuildError, match=r"ArchiveTooLarge: one file, .*limit"):
+            pack(source, io.BytesIO(data), most=size - 1)
+
+
+def test_a_text_that_ends_inside_a_character_is_none() -> None:
+    with pytest.raises(BuildError, match="neither an archive nor UTF-8 text"):
+        pack("-", io.BytesIO("né".encode()[:-1]))
+
+
+@pytest.mark.parametrize("path", ["a" * 300, "a/" * 3000])
+def test_a_path_that_no_file_system_takes_does_not_exist(path: str) -> None:
+    with pytest.raises(BuildError, match="does not exist"):
+        pack(path, io.BytesIO())
+
+
+def test_a_file_that_may_not_be_read_is_the_users(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.py").write_text("x")
+
+    def refuse(*args: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(BuildError, match=r"a.py cannot be read: Permission denied") as caught:
+        pack(str(tmp_path / "a.py"), io.BytesIO())
+    assert caught.value.reason == "InvalidRequest"
 
 
 def test_a_file_that_shrinks_while_it_is_read_ends_the_packing(tmp_path: Path) -> None:

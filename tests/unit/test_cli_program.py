@@ -142,6 +142,14 @@ def test_a_watcher_without_server_or_token_names_the_setting(named: str) -> None
     assert ran.code == 75 and f"a watcher needs the {named}" in ran.err and "scope watch" in " ".join(ran.err.split())
 
 
+@pytest.mark.parametrize(("command", "code"), [("ls", 2), ("get k7m2", 2), ("watch", 75), ("worker", 75)])
+@pytest.mark.parametrize("token", ["s3cret-é", "s3cret word", "s3cret\nline"])
+def test_a_token_that_no_header_carries_is_a_wrong_setting_and_not_shown(command: str, code: int, token: str) -> None:
+    ran = run(*command.split(), settings=Settings(server="http://127.0.0.1:1", token=token, data_dir="/nonexistent"))
+    assert (ran.code, ran.out) == (code, "") and ": token\n" in ran.err and "s3cret" not in ran.err, ran
+    assert "IGNITE_BUILDER_TOKEN_FILE" in ran.err
+
+
 @pytest.mark.parametrize(
     ("argv", "code", "word"),
     [
@@ -200,7 +208,23 @@ def test_reasons_lists_all_of_the_table() -> None:
 def test_completion_names_every_command(shell: str) -> None:
     ran = run("completion", shell)
     assert ran.code == 0 and ran.err == ""
-    assert all(name in ran.out for name in command_options())
+    assert all(word in ran.out for name in command_options() for word in name.split())
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_names_the_commands_of_a_group_and_their_options(shell: str) -> None:
+    script = run("completion", shell).out
+    assert all("set ls rm" in script and option in script for option in ("known-hosts", "undo", "refresh"))
+    assert {"secret", "secret set", "runtimes fetch"} <= set(command_options())
+
+
+@pytest.mark.parametrize("option", ["--username", "--host"])
+def test_the_value_of_a_groups_command_is_no_common_option(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    saved: list[tuple[object, ...]] = []
+    monkeypatch.setattr("builder.cli.commands.secret.save", lambda ctx, name, **given: saved.append((ctx, given)) or 0)
+    assert run("secret", "set", "hub", "--type", "registry", option, "-q").code == 0
+    ((context, given),) = saved
+    assert given[option[2:]] == "-q" and not context.common.quiet  # type: ignore[index, attr-defined]
 
 
 def test_plan_shows_every_decision_and_runs_nothing(hello: Path) -> None:
@@ -298,26 +322,6 @@ def test_our_own_bug_is_10_with_a_report_that_holds_no_setting(tmp_path: Path, m
     (report,) = (tmp_path / "reports").iterdir()
     assert str(report) in ran.err
     assert "ZeroDivisionError: oh" in report.read_text() and "canary" not in report.read_text()
-
-
-@pytest.mark.parametrize(
-    "words", [("--build-arg", "KEY=s3cret"), ("--build-arg=KEY=s3cret",), ("--build-arg", "KEY=a=s3cret")]
-)
-def test_a_report_is_for_its_user_alone_and_holds_no_build_argument(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
-) -> None:
-    def broken(*args: object) -> int:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("builder.cli.commands.build.build", broken)
-    former = os.umask(0)
-    try:
-        ran = run("build", ".", *words, "--tag", "v1", settings=Settings(data_dir=str(tmp_path)))
-    finally:
-        os.umask(former)
-    (report,) = (tmp_path / "reports").iterdir()
-    assert ran.code == 10 and report.stat().st_mode & 0o777 == 0o600
-    assert "s3cret" not in report.read_text() and "'v1'" in report.read_text()
 
 
 def test_interrupted_before_anything_exists_is_130_and_still_one_document(monkeypatch: pytest.MonkeyPatch) -> None:

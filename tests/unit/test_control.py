@@ -14,9 +14,12 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from builder import config
-from builder.control.loops import FAILED_STEPS, HANGING_S, LOOPS, LoopFailing, Loops, event_log, woken_by
-from builder.store import builds, outbox
+from builder.control.loops import FAILED_STEPS, HANGING_S, LOOPS, LoopFailing, Loops, woken_by
+from builder.control.process import Control as Process
+from builder.logs import event_log
+from builder.store import builds, offers, outbox
 from builder.store.engine import Store
+from builder.store.events import Event
 from tests.store_contract.statements import begun, counted
 from tests.store_contract.world import LEASE, World, open_world
 
@@ -472,6 +475,106 @@ def test_a_loop_that_fails_hides_no_other_and_ends_none(world: World) -> None:
                 loops.ask(name)
     finally:
         loops.stop()
+
+
+class Full:
+    """A log on a disk that is full, whatever its level."""
+
+    def __getattr__(self, name: str) -> Any:
+        def raises(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        return raises
+
+
+def driven(loops: Loops, report: Callable[[bool], None]) -> None:
+    """Let the real threads drive steps that do nothing, and `report`."""
+    checks = SimpleNamespace(check_tags=lambda: None)
+    finalizers = SimpleNamespace(finalizer=checks, step=lambda woken: None, period_ms=10, left=False, stop=lambda: None)
+    loops.finalizers = cast(Any, finalizers)
+    loops.reports = cast(Any, SimpleNamespace(step=report, crowded=False, stop=lambda: None))
+    loops.retention = cast(Any, SimpleNamespace(step=lambda: None, period_ms=60_000, stop=lambda: None))
+    loops.start()
+
+
+def test_a_loop_goes_on_whatever_becomes_of_the_line_that_tells_its_failure(world: World) -> None:
+    loops, failed, well = Control(world).loops, threading.Event(), threading.Event()
+    loops.log = cast(Any, Full())
+
+    def report(woken: bool) -> None:
+        if failed.is_set():
+            well.set()
+            return
+        failed.set()
+        loops.wake("report")
+        raise OperationalError("select 1", None, Exception("database or disk is full"))
+
+    driven(loops, report)
+    try:
+        assert well.wait(300)
+        loops.ask("report")
+    finally:
+        loops.stop()
+
+
+def test_a_loop_whose_thread_has_ended_is_named(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr(threading, "excepthook", lambda _: ended.set())
+
+    def report(woken: bool) -> None:
+        raise GeneratorExit  # whatever a step's own trouble is not
+
+    loops = Control(world).loops
+    for name in LOOPS:
+        loops.ask(name)  # before the start no thread is missing
+    driven(loops, report)
+    try:
+        assert ended.wait(300)
+        next(thread for thread in loops._threads if thread.name == "report").join(300)
+        with pytest.raises(LoopFailing, match="report: its thread has ended"):
+            loops.ask("report")
+        loops.ask("finalize")
+    finally:
+        loops.stop()
+    loops.ask("report")
+
+
+def test_hints_are_sent_before_it_is_told_that_others_vanished(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    loops, sent = Control(world).loops, Sent()
+    loops.log, loops.celery = cast(Any, Full()), cast(Any, sent)
+    monkeypatch.setattr(offers, "waiting", lambda *_: [SimpleNamespace(queue="compile.go", marked=0, room=1)])
+    offered = SimpleNamespace(hints=[("compile.go", "b")], vanished={"compile.go": 1})
+    monkeypatch.setattr(offers, "offer", lambda *_: offered)
+    with pytest.raises(OSError):
+        loops.dispatch()
+    assert sent.ids == ["b"]
+
+
+def event(action: str) -> Event:
+    return Event(action=action, build_id="b", status="PENDING")
+
+
+@pytest.mark.parametrize("broken", ["count", "log", "changed", "publish", "on_event"])
+def test_a_transition_that_is_committed_raises_nothing_and_everybody_else_is_told(broken: str) -> None:
+    """An answer 500 for a build that exists would have it submitted again."""
+    told: list[str] = []
+
+    def told_by(name: str) -> Callable[..., None]:
+        def tell(*_: object, **__: object) -> None:
+            if name == broken:
+                raise OSError(28, "No space left on device")
+            told.append(name)
+
+        return tell
+
+    process = Process.__new__(Process)
+    process.metrics = cast(Any, SimpleNamespace(count=told_by("count")))
+    process.log = cast(Any, SimpleNamespace(info=told_by("log"), error=told_by("log"), warning=told_by("log")))
+    process.loops = cast(Any, SimpleNamespace(changed=told_by("changed")))
+    process.redis = cast(Any, SimpleNamespace(publish=told_by("publish")))
+    process._on_event = told_by("on_event")
+    process._emit(event("cancel-request"))
+    assert set(told) == {"count", "log", "changed", "publish", "on_event"} - {broken}
 
 
 @pytest.mark.parametrize("name", LOOPS)

@@ -362,13 +362,28 @@ def test_who_has_a_work_folder_within_a_left_file_system_mounted_is_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: str, killed: bool
 ) -> None:
     name, ended = "a" * 20 + "-2", list[int]()
-    mounts: Mapping[int, list[str]] = {1 << 22: ["/", root.format(name)]}
+    mounts: Mapping[int, list[bytes]] = {1 << 22: [b"/", root.format(name).encode()]}
     monkeypatch.setattr(leftovers, "_mounts", lambda: iter(mounts.items()))
     monkeypatch.setattr(leftovers.os, "kill", lambda pid, _: ended.append(pid))
     monkeypatch.setattr(leftovers, "unmount", lambda folder: None)
     (tmp_path / "work" / f"{name}.fence").mkdir(parents=True)
     remove_left_behind(tmp_path)
     assert ended == ([1 << 22] if killed else [])
+
+
+def test_a_mount_of_any_name_hides_no_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of Latin-1, and with characters at which Python's text has a new line or a new word."""
+    name, ended = "a" * 20 + "-2", list[int]()
+    odd = ("/b\udce4r", "/b\xa0 \x85r", "/b\u2028r\x0b", "/b\x1cr")
+    lines = [f"{at} 1 8:1 {root} /mnt{root} rw - ext4 /dev/sda rw\n" for at, root in enumerate((*odd, f"/{name}"))]
+    process = tmp_path / "proc" / str(1 << 22)
+    process.mkdir(parents=True)
+    (process / "mountinfo").write_bytes("".join(lines).encode("utf-8", "surrogateescape"))
+    monkeypatch.setattr(leftovers, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(leftovers.os, "kill", lambda pid, _: ended.append(pid))
+    (tmp_path / "work" / name).mkdir(parents=True)
+    assert remove_left_behind(tmp_path) == 1
+    assert ended == [1 << 22]
 
 
 # --- the start

@@ -19,6 +19,7 @@ from builder.claims.requests import Close
 from builder.claims.spool import BATCH_LINES, CROWD, LAST_BYTES
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import BuildError
+from builder.node import drive
 from builder.node.drive import claim_build, close, driving, work_folder
 from tests.attempt_fixtures import Clock, MemoryCalls, grant_of, node_at
 
@@ -472,6 +473,53 @@ def test_a_dead_heartbeat_or_log_thread_ends_the_build(tmp_path: Path, call: str
     assert calls.finished == []
 
 
+def test_a_claim_is_lost_before_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A line of the worker's own log that cannot be written keeps no build hanging."""
+
+    class Full:
+        def error(self, *_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+    def dies(request: object) -> None:
+        raise RuntimeError("a bug")
+
+    monkeypatch.setattr(drive, "log", Full())
+    died: list[object] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    calls = MemoryCalls()
+    monkeypatch.setattr(calls, "heartbeat", dies)
+
+    def work(attempt: Attempt) -> Outcome:
+        assert wait_for(attempt, attempt.lease.must_stop)
+        return PUSHED
+
+    assert own(tmp_path, calls, work, heartbeat_ms=50) is Close.LOST
+    assert calls.finished == []
+
+
+@pytest.mark.usefixtures("nothing_logged")
+def test_no_secret_of_a_claim_is_in_the_trace_of_its_thread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    secret = "ghp-7c2f91d04be6"
+
+    def dies(request: object) -> None:
+        grant = {"git.token": secret}
+        raise RuntimeError(f"{len(grant)}: https://x:{secret}@git.test refuses {secret}")
+
+    calls = MemoryCalls()
+    monkeypatch.setattr(calls, "heartbeat", dies)
+    grant, before = grant_of(), set(threading.enumerate())
+    grant.secrets["git.token"] = secret
+    with driving(node_at(tmp_path, calls, settings={"heartbeat_ms": 50}), grant) as attempt:
+        assert wait_for(attempt, attempt.lease.must_stop)
+    for thread in set(threading.enumerate()) - before:  # the line comes after the claim is lost
+        thread.join(LONG_S)
+    said = capsys.readouterr()
+    assert secret not in said.out + said.err
+    assert "side-task-died" in said.err and "RuntimeError: 1: " in said.err
+
+
 def test_no_thread_of_a_claim_outlives_it(tmp_path: Path) -> None:
     before = set(threading.enumerate())
     own(tmp_path, MemoryCalls(), says(10))
@@ -517,6 +565,24 @@ def test_a_claim_that_is_not_answered_or_refused_lets_the_hint_go(
 
 
 # --- until when the claim counts
+
+
+def test_a_lease_counts_from_when_it_was_asked_for(tmp_path: Path) -> None:
+    """An answer that takes its time, to the claim or to a heartbeat, comes from a lease that has begun before it."""
+    at = [100.0]
+
+    class Late(MemoryCalls):
+        def heartbeat(self, request: pb.HeartbeatRequest) -> pb.HeartbeatResponse:
+            at[0] += 15
+            return super().heartbeat(request)
+
+    node = node_at(tmp_path, Late(), settings={"heartbeat_ms": 10_000})
+    until: list[float] = []
+    with driving(
+        node, grant_of(lease_ms=30_000), counts_until=until.append, asked_at=85.0, now=lambda: at[0]
+    ) as attempt:
+        assert wait_for(attempt, lambda: len(until) > 1)  # the first heartbeat is due at once
+    assert until[:2] == [85.0 + 60, 100.0 + 60]
 
 
 def test_each_heartbeat_reports_until_when_the_claim_counts(tmp_path: Path) -> None:

@@ -19,11 +19,11 @@ from builder import config
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.control import finalizers
 from builder.control.finalizers import Finalizers
-from builder.control.loops import event_log
 from builder.credentials import secrets_of
 from builder.errors import PlatformError
 from builder.finalize import Finalizer
 from builder.images.layout import Layout
+from builder.logs import event_log
 from builder.prebuilt import Prebuilt
 from builder.store import builds
 from builder.store.closing import LATER_MS, LATEST_MS
@@ -178,6 +178,47 @@ def test_a_store_that_cannot_even_hear_of_the_trouble_counts_no_lost_finalizer(
     world.at[0] += LATEST_MS
     run(world, finish)
     assert (world.row(build)["status"], world.row(build)["failures"]) == ("SUCCEEDED", 0)
+
+
+def test_a_process_that_ends_leaves_what_it_finalizes_to_the_next_at_once(
+    world: World, registry: Flaky, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_it, goes_on = threading.Event(), threading.Event()
+
+    def before(name: str) -> None:
+        at_it.set()
+        assert goes_on.wait(300)
+
+    monkeypatch.setattr(Flaky, "before", staticmethod(before))
+    build = built(world, registry, push(registry, tmp_path, "a"))
+    leaving, other = pool(world, registry), pool(world, registry)
+    leaving.step()
+    assert at_it.wait(300)
+    (thread,) = leaving._at_work.values()
+    monkeypatch.setattr(Flaky, "before", staticmethod(lambda name: None))
+    leaving.leave(ended=(build,))
+    assert world.row(build)["finalizer"], "nobody asks the store about a build that has ended"
+    leaving.leave()
+    row = world.row(build)
+    assert (row["finalizer"], row["lease_until"], row["finalize_tries"]) == (False, world.at[0], 0)
+    leaving.step(woken=True)
+    assert not world.row(build)["finalizer"], "it adopts nothing any more"
+    assert attempt(other)
+    goes_on.set()
+    thread.join()
+    assert (world.row(build)["status"], world.row(build)["failures"]) == ("SUCCEEDED", 0)
+
+
+def test_who_leaves_while_the_store_is_away_does_not_fail(
+    world: World, registry: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise OperationalError("select 1", None, Exception("connection lost"))
+
+    monkeypatch.setattr(builds, "release_finalize", away)
+    leaving = pool(world, registry)
+    leaving._at_work["b", 1] = threading.current_thread()
+    leaving.leave()
 
 
 def test_a_reused_artifact_that_the_registry_lost_is_built_again(world: World, registry: Flaky, tmp_path: Path) -> None:

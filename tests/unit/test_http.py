@@ -27,10 +27,10 @@ from builder import __version__, config, pipelines
 from builder.contract import routes
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
-from builder.control.loops import event_log
 from builder.control.metrics import Metrics
 from builder.data import catalog_file
 from builder.errors import BuildError
+from builder.logs import event_log
 from builder.pipelines import catalog
 from builder.services.auth import SCOPES, Caller, admit
 from builder.services.builds import BuildService

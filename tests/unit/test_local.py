@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from builder.control import folder
 from builder.errors import PlatformError
-from builder.local.build import build_user, is_gone, process_name
+from builder.local.build import Owner, build_user, is_gone, process_name
+from builder.local.client import LocalClient
 from builder.local.here import Here
 from builder.settings import Settings
 from builder.store import builds, sweeps
@@ -64,6 +67,17 @@ def test_a_finalizer_that_is_gone_makes_its_build_due(world: World) -> None:
     row = builds.adopt_finalize(world.store, LEASE, process_name())
     assert row is not None and (row["build_id"], row["failures"]) == (build, 1)
     assert sweeps.expire_gone(world.store, "node", is_gone) == 0
+
+
+def test_a_process_that_ends_gives_up_the_builds_of_others_before_it_tidies_up() -> None:
+    done = list[object]()
+    pool = SimpleNamespace(leave=done.append)
+    stack = ExitStack()
+    stack.callback(done.append, "closed")
+    owner = SimpleNamespace(_finalizers=pool, _ended={"b"}, _stack=stack, retain=lambda: done.append("tidied up"))
+    owner.close = lambda: Owner.close(owner)  # type: ignore[arg-type]
+    LocalClient.close(SimpleNamespace(_thread=None, _owner=owner))  # type: ignore[arg-type]
+    assert done == [{"b"}, "closed", "tidied up"]
 
 
 def test_a_server_is_found_while_it_has_the_lock(tmp_path: Path) -> None:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import copy
+import faulthandler
+import importlib
+import importlib.util
 import io
-from collections.abc import Iterator
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 from celery import Celery
 from celery.worker import state
@@ -16,7 +23,7 @@ from celery.worker import state
 from builder.broker.app import make_celery, read_queues
 from builder.claims.calls import Refused as CallRefused
 from builder.claims.calls import Unanswered
-from builder.client.api import Api, ApiError, ApiUnreachable
+from builder.client.api import CHECK_SCHEME, Api, ApiError, ApiUnreachable
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.messages import run_message
 from builder.errors import BuildError
@@ -144,6 +151,62 @@ def test_a_node_that_lacks_room_takes_no_hint_from_another_one(tmp_path: Path, m
     assert sorted(consumer.said) == sorted(["+compile.go", "+compile.any"])
 
 
+class Full:
+    """The worker's log on a disk that is full, whatever its level."""
+
+    def __getattr__(self, name: str) -> Any:
+        def raises(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        return raises
+
+
+def test_queues_are_left_before_that_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node, api, consumer = WorkerProcess(Settings(node_dir=str(tmp_path))), Registrar(), Consumer()
+    monkeypatch.setattr(node.registration, "stay", lambda: None)
+    monkeypatch.setattr(registrations, "log", Full())
+    node._on_ready(consumer)
+    api.drain = True
+    with pytest.raises(OSError):
+        node.registration.register(cast(Any, api))
+    assert sorted(consumer.said) == ["-compile.any", "-compile.go"]
+
+
+def test_no_signal_makes_a_worker_write_its_variables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Celery's own handler of SIGUSR1 writes those of each thread."""
+    node = WorkerProcess(Settings(node_dir=str(tmp_path)))
+    monkeypatch.setattr(node.registration, "stay", lambda: None)
+    faulthandler.unregister(signal.SIGUSR1)
+    node._on_ready(Consumer())
+    assert faulthandler.unregister(signal.SIGUSR1), "the interpreter's own answer was there: a stack, and no variable"
+
+
+@pytest.mark.usefixtures("nothing_logged")
+def test_no_trace_of_an_owner_has_a_secret_with_rich_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor the variables of its frames, the grant's among them, nor what the words of the error repeat."""
+    assert importlib.util.find_spec("rich"), "with it structlog's own form shows them"
+    token, password, key = "wtok-51d0a7c93be2", "redis-e8c2b7704f1a", "ghp-0f6b1d2c8a93"
+    settings = Settings(node_dir=str(tmp_path), token=token, redis_url=f"redis://:{password}@redis.test/0")
+    grant = pb.ClaimBuildResponse(granted=True, build_id="k7m2xq9d4t1zv6wh5r3p", claim=1, secrets={"git.token": key})
+
+    def driving(node: object, given: pb.ClaimBuildResponse, **_: object) -> object:
+        secrets, mine = dict(given.secrets), settings
+        raise RuntimeError(f"{len(secrets)}: git refuses {key} for {mine.redis_url}")
+
+    monkeypatch.setattr(children, "claim_build", lambda node, build_id: grant)
+    monkeypatch.setattr(children, "driving", driving)
+    child = WorkerProcess(settings).child
+    child._registration.learn_key("k")
+    monkeypatch.setattr(child, "_make_node", lambda: SimpleNamespace(readers=SimpleNamespace(start=lambda: None)))
+    child.handle(run_message(grant.build_id, "k"))
+    said = capsys.readouterr()
+    assert [one for one in (token, password, key) if one in said.out + said.err] == []
+    assert "owner-failed" in said.err and "RuntimeError: 1: git refuses *** for redis://***@redis.test/0" in said.err
+    assert "Traceback (most recent call last):" in said.err and said.out == ""
+
+
 SERVED: dict[str, Any] = {"server": "http://control.test:8480", "token": "t"}
 
 
@@ -165,6 +228,31 @@ def test_a_worker_that_can_call_nobody_does_not_start(values: dict[str, Any], wh
     assert (ran.code, step in ran.err, "whose  the platform (platform)" in ran.err) == (75, True, True), ran
 
 
+@pytest.mark.parametrize("start", ["ignite-builder worker", "celery worker"])
+def test_a_worker_whose_operators_pipeline_cannot_be_loaded_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], start: str
+) -> None:
+    theirs = tmp_path / "theirs_lacking"
+    theirs.mkdir()
+    (theirs / "__init__.py").write_text("from builder.pipelines.python import *\n")
+    (theirs / "planning.py").write_text("import theirs_nowhere\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr("builder.node.main.leave_no_core", lambda: None)
+    settings = Settings(node_dir=str(tmp_path / "node"), pipelines=("theirs_lacking",), **SERVED)
+    words = "pipelines: theirs_lacking cannot be loaded: No module named 'theirs_nowhere'"
+    try:
+        if start == "celery worker":
+            monkeypatch.setattr("builder.config.load", lambda: SimpleNamespace(settings=settings))
+            with pytest.raises(WorkerRefused) as refused:
+                importlib.import_module("builder.node.celery")
+            assert (refused.value.code, words in capsys.readouterr().err) == (75, True)
+        else:
+            ran = run("worker", settings=settings)
+            assert (ran.code, words in ran.err) == (75, True), ran
+    finally:
+        sys.modules.pop("theirs_lacking", None)
+
+
 def test_a_goodbye_that_is_refused_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     api = Refusing(ApiError(401, "UNAUTHENTICATED", "no more", {}))
     monkeypatch.setattr("builder.node.registration.Api", api)
@@ -172,6 +260,79 @@ def test_a_goodbye_that_is_refused_is_not_repeated(tmp_path: Path, monkeypatch: 
     node.registration.leaving.set()
     node.registration.stay()
     assert api.calls == 1
+
+
+@pytest.mark.parametrize("log", [None, Full()], ids=["a log", "a full disk"])
+def test_a_node_stays_registered_whatever_happens_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, log: Full | None
+) -> None:
+    """One that left silently would come back with a restart alone."""
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), heartbeat_ms=20, **SERVED)).registration
+    troubles = [
+        OSError(30, "Read-only file system"), UnicodeDecodeError("utf-8", b"\xe4", 0, 1, "invalid"), IndexError("x"),
+        ApiUnreachable("503"), ApiError(500, "INTERNAL", "no", {}), Unanswered("away"), RuntimeError("a bug"),
+    ]  # fmt: skip
+    swept, registered, waited = list(troubles), list(troubles), []
+
+    def fails(left: list[Exception]) -> None:
+        if left:
+            raise left.pop(0)
+
+    def register(api: object) -> None:
+        if node.leaving.is_set():
+            return
+        fails(registered)
+
+    def wait(seconds: float) -> bool:
+        waited.append(seconds)
+        if len(waited) > 2 * len(troubles):
+            node.leaving.set()
+        return node.leaving.is_set()
+
+    monkeypatch.setattr(registrations, "remove_left_behind", lambda folder: fails(swept))
+    monkeypatch.setattr(registrations, "send_left_behind", lambda calls, folder: None)
+    monkeypatch.setattr(node, "register", register)
+    leaving = threading.Event()
+    monkeypatch.setattr(node, "leaving", SimpleNamespace(wait=wait, is_set=leaving.is_set, set=leaving.set))
+    if log is not None:
+        monkeypatch.setattr("sys.stderr", log)
+    node.stay()
+    assert (swept, registered) == ([], [])
+
+
+def test_a_node_that_is_refused_ends_whatever_becomes_of_its_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("builder.node.registration.Api", Refusing(ApiError(401, "UNAUTHENTICATED", "no more", {})))
+    monkeypatch.setattr("celery.worker.state.should_stop", None)
+    monkeypatch.setattr(registrations, "log", Full())
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED)).registration
+    with pytest.raises(OSError):
+        node.stay()
+    assert state.should_stop == 75 and node.leaving.is_set()
+
+
+def test_a_look_that_fails_is_not_the_last_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    node = WorkerProcess(Settings(node_dir=str(tmp_path)))
+    looked: list[str] = []
+
+    def look(name: str, times: int) -> Callable[..., None]:
+        def once(*_: object) -> None:
+            looked.append(name)
+            if looked.count(name) == times:
+                raise SystemExit
+            raise UnicodeDecodeError("utf-8", b"\xe4", 0, 1, "invalid")
+
+        return once
+
+    monkeypatch.setattr(node._watch, "look", look("children", 3))
+    monkeypatch.setattr("builder.node.worker.within_budget", look("budget", 3))
+    monkeypatch.setattr("builder.node.worker.time.sleep", lambda seconds: None)
+    monkeypatch.setattr(node.registration, "leaving", SimpleNamespace(wait=lambda seconds: False))
+    for loop in (node._watch_children, node._stay_within_budget):
+        with pytest.raises(SystemExit):
+            loop()
+    assert looked == ["children"] * 3 + ["budget"] * 3
 
 
 REFUSALS = {
@@ -222,6 +383,36 @@ def test_a_node_that_is_refused_later_drains_and_ends(
     node.registration.stay()
     assert (state.should_stop, api.calls) == (75, 1)
     assert node.registration._leaving_since.value > 0
+
+
+def test_a_redirection_ends_the_start_with_the_scheme_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved = "the server answered 308 and sends to https://control.test"
+    error = ApiError(308, "UNKNOWN", moved, {}, is_foreign=True, leads_to="https://control.test")
+    monkeypatch.setattr("builder.node.registration.Api", Refusing(error))
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), unsandboxed=True, **SERVED))
+    with pytest.raises(WorkerRefused) as caught:
+        node._on_init(worker(None, concurrency=1))
+    assert (caught.value.code, caught.value.error.where, caught.value.error.next) == (75, "server", CHECK_SCHEME)
+    assert "https://control.test" in caught.value.error.message
+
+
+@pytest.mark.parametrize("status", [302, 401, 403, 404])
+def test_a_proxys_refusal_ends_no_node_that_works(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is nobody's verdict on the node: the proxy may be set right at any time."""
+    node = WorkerProcess(Settings(node_dir=str(tmp_path), heartbeat_ms=50, **SERVED))
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if len(asked) == 3:
+            node.registration.leaving.set()
+        return httpx.Response(status, html="no")
+
+    asked: list[httpx.Request] = []
+    made = Api("http://control.test", "t", transport=httpx.MockTransport(answer))
+    monkeypatch.setattr("builder.node.registration.Api", lambda *_, **__: made)
+    monkeypatch.setattr("celery.worker.state.should_stop", None)
+    node.registration.stay()
+    assert state.should_stop is None and len(asked) == 4  # the last one is the goodbye
 
 
 def test_an_answer_of_something_else_ends_the_start_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -376,7 +376,15 @@ def test_giving_up_names_host_status_and_attempts_and_no_secret(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    ("value", "pause"), [("3", 3.0), ("Tue, 14 Nov 2023 22:13:25 GMT", 5.0), ("soon", 0.2), ("-1", 0.2)]
+    ("value", "pause"),
+    [
+        ("3", 3.0),
+        ("Tue, 14 Nov 2023 22:13:25 GMT", 5.0),
+        ("soon", 0.2),
+        ("-1", 0.2),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", 0.2),
+        ("Mon, 01 Jan 2024 00:00:00 +99999999999999999999", 0.2),
+    ],
 )
 def test_retry_after_is_heard(value: str, pause: float) -> None:
     slept: list[float] = []
@@ -583,6 +591,64 @@ def test_basic_is_sent_only_when_asked_for_and_only_to_the_registry(tmp_path: Pa
     assert b"".join(client.open_blob("org/app", image.config_digest)) == image.config
     assert elsewhere and not any("authorization" in request.headers for request in elsewhere)
     assert base64.b64decode(credentials.basic()[6:]).decode() == f"robot:{SECRET}"
+
+
+@pytest.mark.parametrize("method", ["HEAD", "GET"])
+@pytest.mark.parametrize("challenge", ['Bearer realm="https://evil.test/token",service="reg"', 'Basic realm="x"'])
+def test_whoever_a_redirect_leads_to_gets_no_login(method: str, challenge: str) -> None:
+    """It may ask for one as the registry does, and name a token service of its own."""
+    asked: list[httpx.Request] = []
+
+    def evil(request: httpx.Request) -> httpx.Response:
+        asked.append(request)
+        if request.url.host == "reg.test":
+            return httpx.Response(307, headers={"Location": "https://evil.test/x"})
+        return httpx.Response(401, headers={"WWW-Authenticate": challenge})
+
+    client = registry(Memory(fault=evil), credentials=Credentials(username="robot", password=SECRET))
+    with pytest.raises(PlatformError) as caught:
+        client.resolve("org/app", "v1") if method == "HEAD" else client.get_manifest("org/app", "v1")
+    assert caught.value.reason == "RegistryRefused"
+    assert [(request.method, request.url.host) for request in asked] == [(method, "reg.test"), (method, "evil.test")]
+    assert not any("authorization" in request.headers for request in asked)
+    with pytest.raises(PlatformError):
+        client.resolve("org/app", "v2")
+    assert not any("authorization" in request.headers for request in asked), "nor is one sent later"
+
+
+@pytest.mark.parametrize("host", ["reg.test", "Reg.Test", "reg.test:443"])
+def test_a_registry_is_itself_however_its_host_is_written(host: str) -> None:
+    credentials = Credentials(username="robot", password=SECRET)
+    memory = Memory(basic=credentials.basic(), token="t0ken")
+    assert registry(memory, credentials=credentials, host=host).resolve("org/app", "v1") is None
+    assert memory.seen.count("GET /token") == 1
+
+
+def test_the_next_page_is_found_however_the_host_is_written() -> None:
+    pages = iter(["sha256:" + digit * 64 for digit in "ab"])
+
+    def page(request: httpx.Request) -> httpx.Response:
+        listed = {"manifests": [{"digest": next(pages)}]}
+        more = not request.url.query
+        return httpx.Response(
+            200, json=listed, headers={"Link": f'<{request.url.path}?n=1>; rel="next"'} if more else {}
+        )
+
+    found = registry(Memory(fault=page), host="Reg.Test:443").referrers("org/app", "sha256:" + "0" * 64)
+    assert [entry["digest"][7] for entry in found] == ["a", "b"]
+
+
+def test_a_redirect_within_the_registry_gets_its_login() -> None:
+    credentials = Credentials(username="robot", password=SECRET)
+    memory = Memory(basic=credentials.basic())
+
+    def moved(request: httpx.Request) -> httpx.Response | None:
+        old = request.url.path.startswith("/v2/org/app/")
+        return httpx.Response(307, headers={"Location": "/v2/org/new/manifests/v1"}) if old else None
+
+    memory.fault = moved
+    assert registry(memory, credentials=credentials).resolve("org/app", "v1") is None
+    assert memory.seen == ["HEAD /v2/org/app/manifests/v1", "HEAD /v2/org/new/manifests/v1"] * 2
 
 
 def test_an_upload_elsewhere_gets_no_authorization(tmp_path: Path) -> None:

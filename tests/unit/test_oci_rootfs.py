@@ -8,6 +8,7 @@ import io
 import os
 import stat
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import BuildError, PlatformError
-from builder.images.layer import Layer, write_layer
-from builder.images.rootfs import ENTRY_BYTES, unpack_image, unpack_tar
+from builder.images import rootfs
+from builder.images.layer import PLAIN_TYPE, Layer, write_layer
+from builder.images.rootfs import BESIDE, ENTRY_BYTES, MAX_LINKS, LayerDamaged, unpack_image, unpack_tar
+from builder.text import visible
 from tests.oci_fixtures import make_tree
 
 Member = tuple[str, bytes, str | bytes, int]
@@ -44,6 +47,25 @@ def packed(path: Path, *members: Member) -> Layer:
     path.write_bytes(gzip.compress(tar))
     diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
     return Layer(path=path, digest="sha256:" + "0" * 64, diff_id=diff_id, size=path.stat().st_size)
+
+
+def plain(path: Path, tar: bytes) -> Layer:
+    path.write_bytes(tar)
+    diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
+    return Layer(path=path, digest="sha256:" + "0" * 64, diff_id=diff_id, size=len(tar), media_type=PLAIN_TYPE)
+
+
+def pressed(path: Path, tar: bytes) -> Layer:
+    path.write_bytes(gzip.compress(tar, 1))
+    diff_id = "sha256:" + hashlib.sha256(tar).hexdigest()
+    return Layer(path=path, digest="sha256:" + "0" * 64, diff_id=diff_id, size=path.stat().st_size)
+
+
+def raw(name: str, kind: bytes, data: bytes) -> bytes:
+    """An entry of any kind with data, which a header before an entry is."""
+    info = tarfile.TarInfo(name)
+    info.type, info.size = kind, len(data)
+    return info.tobuf() + data + bytes(-len(data) % 512)
 
 
 def snapshot(root: Path) -> dict[str, tuple[str, bytes]]:
@@ -179,6 +201,153 @@ def test_damage_and_size_are_noticed(tmp_path: Path) -> None:
     with pytest.raises(PlatformError, match="damaged"):
         unpack_image([good], tmp_path / "root")
     assert not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"no tar at all" * 100,
+        tar_of(("x", FILE, b"x" * 5000, 0o644))[:3000],
+        raw("x", b"x", b"11 size=-511\n"),
+        raw("x", b"x", b"20 GNU.sparse.map=a\n") * 20,
+        raw("x", b"x", b"17 comment=header") * 400,
+        raw("x", b"L", b"name") * 400,
+        raw("x", b"x", bytes(2 * 1024 * 1024)),
+        raw("x", b"L", bytes(2 * 1024 * 1024)),
+    ],
+    ids=["no tar", "cut off", "negative size", "sparse map", "400 headers", "400 names", "large header", "large name"],
+)
+def test_a_layer_that_no_tool_makes_is_damaged(tmp_path: Path, data: bytes) -> None:
+    """Whether its blob was damaged here or pushed so knows who pulled it."""
+    for layer in (plain(tmp_path / "p", data), pressed(tmp_path / "g", data)):
+        with pytest.raises(LayerDamaged) as caught:
+            unpack_image([layer], tmp_path / "root")
+        assert caught.value.reason == "Internal" and not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize("said", [b"20 GNU.sparse.map=1\n", b"22 GNU.sparse.major=1\n22 GNU.sparse.minor=0\n"])
+def test_a_sparse_file_is_refused(tmp_path: Path, said: bytes) -> None:
+    data = raw("s", b"x", said) + tar_of(("a", FILE, b"2\n0\n1\n", 0o644))
+    with pytest.raises(BuildError, match="a is a sparse file") as caught:
+        unpack_image([plain(tmp_path / "p", data)], tmp_path / "root")
+    assert caught.value.reason == "ArchiveUnsafe"
+
+
+def test_a_layer_of_plain_tar_is_unpacked_as_it_is(tmp_path: Path) -> None:
+    data = tar_of(("x", FILE, "plain", 0o644))
+    unpack_image([plain(tmp_path / "p", data), packed(tmp_path / "g", ("y", FILE, "gzip", 0o644))], tmp_path / "root")
+    assert snapshot(tmp_path / "root") == {"x": ("644", b"plain"), "y": ("644", b"gzip")}
+
+
+@pytest.mark.parametrize("kind", ["application/vnd.oci.image.layer.v1.tar+zstd", "text/plain\x1b"])
+def test_a_layer_of_another_kind_is_named_with_what_is_taken(tmp_path: Path, kind: str) -> None:
+    layer = replace(packed(tmp_path / "1", ("x", FILE, "", 0o644)), media_type=kind)
+    with pytest.raises(BuildError, match=r"tar and tar\+gzip are taken") as caught:
+        unpack_image([layer], tmp_path / "root")
+    assert caught.value.reason == "ImageContractViolated" and caught.value.where == f"layer {layer.digest}"
+    assert visible(kind) in caught.value.message and not (tmp_path / "root").exists()
+
+
+def test_what_is_left_out_and_what_describes_is_counted(tmp_path: Path) -> None:
+    """A gigabyte of zeros is a megabyte of gzip; what is written is nothing here."""
+    header = tarfile.TarInfo("device")
+    header.type, header.size = b"Z", BESIDE + 70_000
+    left_out = header.tobuf() + bytes(BESIDE + 70_000)
+    comment = b"900000 comment=" + b"c" * (900_000 - 16) + b"\n"
+    commented = raw("x", b"x", comment) + tar_of(("x", FILE, "", 0o644))[:512]
+    behind = tar_of() + bytes(BESIDE + 70_000)
+    for data in (left_out, commented * 20, behind):
+        with pytest.raises(BuildError, match="more bytes of tar") as caught:
+            unpack_image([pressed(tmp_path / "1", data)], tmp_path / "root", limit=20_000)
+        assert caught.value.reason == "ArtifactTooLarge"
+    half = pressed(tmp_path / "1", tar_of() + bytes(BESIDE // 2 + 5000))
+    unpack_image([half], tmp_path / "root", limit=1000)
+    with pytest.raises(BuildError, match="more bytes of tar"):
+        unpack_image([half, half], tmp_path / "both", limit=1000)
+
+
+def test_files_that_fit_are_not_too_many_bytes_of_tar(tmp_path: Path) -> None:
+    """The least that an entry counts is a header's bytes, and its data is padded to as much."""
+    layer = packed(tmp_path / "1", *((f"{at:0100}", FILE, b"x", 0o644) for at in range(2000)))
+    unpack_image([layer], tmp_path / "root", limit=2000 * (ENTRY_BYTES + 1))
+
+
+def test_what_one_layer_puts_is_in_memory_and_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    low = packed(tmp_path / "1", *((f"a/{at}", FILE, "", 0o644) for at in range(9)))
+    monkeypatch.setattr(rootfs, "MOST_ENTRIES", 10)
+    unpack_image([low, low], tmp_path / "root")
+    high = packed(tmp_path / "2", *((f"a/{at}", FILE, "", 0o644) for at in range(10)))
+    with pytest.raises(BuildError, match="more than 10 files and folders") as caught:
+        unpack_image([high], tmp_path / "other")
+    assert caught.value.reason == "ArtifactTooLarge"
+    monkeypatch.setattr(rootfs, "MOST_NAMES", 20)
+    with pytest.raises(BuildError, match="of their names"):
+        unpack_image([low], tmp_path / "other")
+
+
+def test_an_opaque_whiteout_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one listed the folder, and compared what it found with all that the layer had put."""
+    low = packed(tmp_path / "1", ("a/old", FILE, "", 0o644), ("a/sub/old", FILE, "", 0o644))
+    high = packed(
+        tmp_path / "2",
+        ("a/new", FILE, "", 0o644),
+        ("a/sub/new/x", FILE, "", 0o644),
+        *[("a/.wh..wh..opq", FILE, "", 0o644)] * 50,
+        ("a/later", FILE, "", 0o644),
+        *[("a/.wh..wh..opq", FILE, "", 0o644)] * 50,
+    )
+    listed: list[object] = []
+    listdir = os.listdir
+    monkeypatch.setattr(rootfs.os, "listdir", lambda folder: [listed.append(folder), *listdir(folder)][1:])
+    unpack_image([low, high], tmp_path / "root")
+    monkeypatch.undo()
+    assert set(snapshot(tmp_path / "root")) == {
+        "a",
+        "a/new",
+        "a/later",
+        "a/sub",
+        "a/sub/old",
+        "a/sub/new",
+        "a/sub/new/x",
+    }
+    assert len(listed) == 1
+
+
+def test_links_and_folders_are_walked_one_step_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step once opened every folder above it again."""
+    deep = "/".join("d" * 100)
+    layer = packed(
+        tmp_path / "1",
+        (f"{deep}/x", FILE, "deep", 0o644),
+        ("up", LINK, f"{deep}/../../d", 0o777),
+        ("up/y", FILE, "beside", 0o644),
+        ("above", LINK, "../..//./" + deep, 0o777),
+        ("above/z", FILE, "root's parent is itself", 0o644),
+        ("new", LINK, "absent/../made/below", 0o777),
+        ("new/z", FILE, "made", 0o644),
+    )
+    opened: list[object] = []
+    open_ = os.open
+    monkeypatch.setattr(rootfs.os, "open", lambda *args, **more: [opened.append(args), open_(*args, **more)][1])
+    unpack_image([layer], tmp_path / "root")
+    monkeypatch.undo()
+    assert len(opened) < 1500
+    root = tmp_path / "root"
+    assert (root / deep / "x").read_text() == "deep" and (root / deep / "z").exists()
+    assert (root / deep / "../y").read_text() == "beside" and (root / "made/below/z").read_text() == "made"
+    assert not (root / "absent").exists()
+
+
+def test_a_path_through_links_has_an_end(tmp_path: Path) -> None:
+    links = [(f"l{at}", LINK, f"l{at + 1}", 0o777) for at in range(MAX_LINKS - 1)]
+    fits = (*links, (f"l{MAX_LINKS - 1}", LINK, "end", 0o777), ("l0/x", FILE, "x", 0o644))
+    unpack_image([packed(tmp_path / "1", *fits)], tmp_path / "root")
+    assert (tmp_path / "root/end/x").read_text() == "x"
+    for more in (("more", LINK, "l0", 0o777), ("more", LINK, "/".join(["d", ".."] * 600), 0o777)):
+        layer = packed(tmp_path / "2", *fits, ("d/x", FILE, "x", 0o644), more, ("more/x", FILE, "x", 0o644))
+        with pytest.raises(BuildError, match="too many links") as caught:
+            unpack_image([layer], tmp_path / "other")
+        assert caught.value.reason == "ArchiveUnsafe"
 
 
 def test_what_has_no_bytes_counts_as_well(tmp_path: Path) -> None:

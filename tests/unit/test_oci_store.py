@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
+import tarfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from builder.errors import BuildError
-from builder.images.image import CONFIG_BYTES, canonical, digest_of
+from builder.images.image import CONFIG_BYTES, Image, canonical, digest_of, image_of
+from builder.images.layer import MEDIA_TYPE, PLAIN_TYPE
 from builder.images.layout import Layout
 from builder.images.store import ImageStore, pull
 from builder.text import size
@@ -83,9 +88,8 @@ def test_a_config_that_no_artifact_has_is_not_read_into_memory(tmp_path: Path) -
         b"nothing",
         b'{"config": {}, "rootfs": {"diff_ids": []}}',
         b'{"config": {}, "rootfs": {"diff_ids": 5}}',
-        b'{"config": 5, "rootfs": {"diff_ids": ["sha256:0"]}}',
     ],
-    ids=["deep", "surrogate", "list", "no JSON", "no layers", "a number", "a config that is a number"],
+    ids=["deep", "surrogate", "list", "no JSON", "no layers", "a number"],
 )
 def test_a_config_that_is_none_is_refused_with_its_image(tmp_path: Path, config: bytes) -> None:
     made = make_image(tmp_path / "w", layers=1)
@@ -97,6 +101,149 @@ def test_a_config_that_is_none_is_refused_with_its_image(tmp_path: Path, config:
     with pytest.raises(BuildError, match="is no image") as caught:
         pull(registry, "org/app", digest_of(body), tmp_path)
     assert caught.value.reason == "ImageContractViolated" and not (tmp_path / "root").exists()
+
+
+def changed(made: Image, registry: Layout, config: Any = None, **layer: Any) -> str:
+    """Push an image as somebody else makes it: `config` changes the part of that name, `layer` the descriptor of its
+    one layer, where `content` is its blob. Returns its digest."""
+    value, whole = json.loads(made.manifest), json.loads(made.config)
+    whole["config"] = {**whole["config"], **config} if isinstance(config, dict) else config or whole["config"]
+    layers = made.layers
+    if "content" in layer:
+        content = layer.pop("content")
+        path = layers[0].path.with_name("content")
+        path.write_bytes(content)
+        layers = (replace(layers[0], path=path, digest=digest_of(content), size=len(content)),)
+        layer |= {"digest": digest_of(content), "size": len(content)}
+    if "diff_id" in layer:
+        whole["rootfs"]["diff_ids"] = [layer.pop("diff_id")]
+    body = canonical(whole)
+    value["config"] |= {"digest": digest_of(body), "size": len(body)}
+    value["layers"][0] |= layer
+    manifest = canonical(value)
+    registry.push(
+        replace(made, manifest=manifest, config=body, digest=digest_of(manifest), layers=layers), "org/app", None
+    )
+    return digest_of(manifest)
+
+
+@pytest.mark.parametrize(
+    ("config", "where", "words"),
+    [
+        ([["Entrypoint", ["/app"]]], "config", "is no object"),
+        (7, "config", "is no object"),
+        ({"Env": {"A": "1"}}, "config.Env", "is no list"),
+        ({"Env": [1]}, "config.Env", "that is no text: 1"),
+        ({"Env": ["=1"]}, "config.Env", "without a name"),
+        ({"Env": [""]}, "config.Env", "without a name"),
+        ({"Env": ["A=\0"]}, "config.Env", "a NUL"),
+        ({"Env": ["A=" + "x" * 131_070]}, "config.Env", "more than 131071 bytes"),
+        ({"Env": ["A=" + "\u00fc" * 65_536]}, "config.Env", "more than 131071 bytes"),
+        ({"Entrypoint": "/app"}, "config.Entrypoint", "is no list"),
+        ({"Entrypoint": ["/app", None]}, "config.Entrypoint", "that is no text: None"),
+        ({"Entrypoint": None, "Cmd": "/app"}, "config.Cmd", "is no list"),
+        ({"Entrypoint": None}, "config.Entrypoint", "nothing to start"),
+        ({"Entrypoint": [], "Cmd": []}, "config.Entrypoint", "nothing to start"),
+        ({"Entrypoint": [""]}, "config.Entrypoint", "nothing to start"),
+        ({"User": 1000}, "config.User", "that is no text: 1000"),
+        ({"User": "2147483648"}, "config.User", "2147483647"),
+        ({"User": "1:" + "9" * 5000}, "config.User", "2147483647"),
+        ({"WorkingDir": ["/"]}, "config.WorkingDir", "that is no text"),
+        ({"WorkingDir": "app"}, "config.WorkingDir", "no absolute path: app"),
+    ],
+)
+def test_a_config_that_starts_nothing_is_refused_before_anything_is_fetched(
+    tmp_path: Path, config: Any, where: str, words: str
+) -> None:
+    registry = Layout(tmp_path / "registry")
+    digest = changed(make_image(tmp_path / "w", layers=1), registry, config)
+    home = tmp_path / "home"
+    home.mkdir()
+    with pytest.raises(BuildError) as caught:
+        pull(registry, "org/app", digest, home)
+    assert (caught.value.reason, caught.value.where) == ("ImageContractViolated", where)
+    assert words in caught.value.message and f"org/app@{digest}" in caught.value.message
+    assert len(caught.value.message) < 300 and list(home.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"Env": None, "User": None, "WorkingDir": None, "Cmd": None},
+        {"Entrypoint": None, "Cmd": ["/app"]},
+        {"Env": ["A"], "User": "app"},
+        {"User": "\u00b2"},
+        {"Env": ["A=" + "x" * 131_069]},
+    ],
+)
+def test_what_a_config_may_leave_out_is_taken(tmp_path: Path, config: dict[str, Any]) -> None:
+    registry = Layout(tmp_path / "registry")
+    found = pull(registry, "org/app", changed(make_image(tmp_path / "w", layers=1), registry, config), tmp_path)
+    assert found is not None and config.items() <= found.items()
+
+
+@pytest.mark.parametrize("kind", [PLAIN_TYPE, "application/vnd.docker.image.rootfs.diff.tar"])
+def test_a_pulled_layer_of_plain_tar_is_taken_as_one(tmp_path: Path, kind: str) -> None:
+    made, registry = make_image(tmp_path / "w", layers=1), Layout(tmp_path / "registry")
+    tar = gzip.decompress(made.layers[0].path.read_bytes())
+    pull(registry, "org/app", changed(made, registry, content=tar, mediaType=kind), tmp_path)
+    assert (tmp_path / "root/app/file0").is_file()
+
+
+def test_a_pulled_layer_of_another_kind_is_named_before_it_is_fetched(tmp_path: Path) -> None:
+    registry = Layout(tmp_path / "registry")
+    kind = "application/vnd.oci.image.layer.v1.tar+zstd"
+    digest = changed(make_image(tmp_path / "w", layers=1), registry, mediaType=kind)
+    with pytest.raises(BuildError) as caught:
+        pull(registry, "org/app", digest, tmp_path)
+    assert caught.value.reason == "ImageContractViolated" and caught.value.where.startswith("layer sha256:")
+    assert f"{kind}; tar and tar+gzip are taken" in caught.value.message and not (tmp_path / "root").exists()
+
+
+@pytest.mark.parametrize(
+    "layer", [{"content": b"no gzip"}, {"diff_id": "sha256:" + "1" * 64}, {"diff_id": 5}, {"mediaType": PLAIN_TYPE}]
+)
+def test_a_layer_that_was_pushed_damaged_is_the_images_fault(tmp_path: Path, layer: dict[str, Any]) -> None:
+    registry = Layout(tmp_path / "registry")
+    digest = changed(make_image(tmp_path / "w", layers=1), registry, **layer)
+    with pytest.raises(BuildError, match="a layer is damaged") as caught:
+        pull(registry, "org/app", digest, tmp_path)
+    assert caught.value.reason == "ImageContractViolated" and not (tmp_path / "root").exists()
+
+
+def test_a_manifest_with_a_layer_for_each_byte_is_refused(tmp_path: Path) -> None:
+    made, registry = make_image(tmp_path / "w", layers=1), Layout(tmp_path / "registry")
+    value, whole = json.loads(made.manifest), json.loads(made.config)
+    value["layers"] *= 1001
+    whole["rootfs"]["diff_ids"] *= 1001
+    body = canonical(whole)
+    value["config"] |= {"digest": digest_of(body), "size": len(body)}
+    manifest = canonical(value)
+    registry.push(replace(made, manifest=manifest, config=body, digest=digest_of(manifest)), "org/app", None)
+    with pytest.raises(BuildError, match="1001 layers, 1000 are allowed"):
+        pull(registry, "org/app", digest_of(manifest), tmp_path)
+
+
+def outside() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        tar.addfile(tarfile.TarInfo("../escaped"))
+    return out.getvalue()
+
+
+def test_a_toolchain_image_that_cannot_be_unpacked_is_no_fault_of_a_source(tmp_path: Path) -> None:
+    made, store = make_image(tmp_path / "w", layers=1), ImageStore(tmp_path / "store")
+    for kind, content, words in (
+        ("application/vnd.oci.image.layer.v1.tar+zstd", b"", "tar and tar"),
+        (MEDIA_TYPE, gzip.compress(outside()), "leads out of its folder"),
+    ):
+        layer = replace(made.layers[0], path=tmp_path / "blob", digest=digest_of(content), size=len(content))
+        layer.path.write_bytes(content)
+        image = image_of(made.config, (replace(layer, media_type=kind),))
+        store.put(image, "go")
+        with pytest.raises(BuildError, match=words) as caught:
+            store.rootfs(image.digest)
+        assert caught.value.reason == "ToolchainUnavailable" and image.digest in caught.value.message
 
 
 def test_a_manifest_cannot_name_a_file_outside_the_folder(tmp_path: Path) -> None:

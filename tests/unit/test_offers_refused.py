@@ -15,7 +15,8 @@ from kombu.transport.redis import Transport
 from builder import config
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.contract.protocol import PROTOCOL
-from builder.control.loops import Loops, event_log
+from builder.control.loops import Loops
+from builder.logs import event_log
 from builder.services.auth import Caller
 from builder.services.parts import Parts
 from builder.services.workers import WorkerService

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,6 +40,64 @@ def test_a_reader_has_every_module_of_the_pipelines_before_it_is_confined(monkey
     names = (path.relative_to(folder).with_suffix("").parts for path in folder.rglob("*.py"))
     dotted = {".".join(parts).removesuffix(".__init__") for parts in names}
     assert loaded == {f"builder.pipelines.{name}" for name in dotted - {"__init__"}}
+
+
+@pytest.fixture
+def theirs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[dict[str, str]], None]]:
+    """Writes modules of an operator's, `theirs_…`, where Python finds them until the test ends."""
+
+    def write(files: dict[str, str]) -> None:
+        for name, text in files.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        monkeypatch.syspath_prepend(tmp_path)
+
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield write
+    for name in [name for name in sys.modules if name.startswith("theirs_")]:
+        del sys.modules[name]
+
+
+MODULE = "from builder.pipelines.python import *\n"
+
+
+def test_an_operators_pipeline_is_loaded_whole_but_for_what_is_a_program(
+    theirs: Callable[[dict[str, str]], None],
+) -> None:
+    files = {
+        "theirs_one/__init__.py": MODULE,
+        "theirs_one/planning.py": "",
+        "theirs_one/deep/__init__.py": "",
+        "theirs_one/deep/lock.py": "",
+        "theirs_one/__main__.py": "raise SystemExit(1)",
+        "theirs_plain.py": MODULE,
+    }
+    theirs(files)
+    known = pipelines.load(("theirs_one", "theirs_plain"))
+    assert "theirs_one.planning" not in sys.modules
+    pipelines.load_whole(known)
+    assert {"theirs_one.planning", "theirs_one.deep.lock"} <= set(sys.modules)
+
+
+@pytest.mark.parametrize("text", ["import theirs_nowhere", "def (", "raise RuntimeError('theirs_nowhere')"])
+def test_an_operators_module_that_cannot_be_loaded_is_the_settings_fault(
+    theirs: Callable[[dict[str, str]], None], text: str
+) -> None:
+    files = {
+        "theirs_two/__init__.py": MODULE,
+        "theirs_two/planning.py": text,
+        "theirs_three/__init__.py": MODULE,
+        "theirs_three/planning.py": "",
+        "theirs_four.py": text,
+    }
+    theirs(files)
+    known = pipelines.load(("theirs_two", "theirs_three"))
+    with pytest.raises(BuildError, match=r"^InvalidRequest: pipelines: theirs_two cannot be loaded: ") as whole:
+        pipelines.load_whole(known)
+    assert "theirs_three.planning" in sys.modules
+    with pytest.raises(BuildError, match=r"^InvalidRequest: pipelines: theirs_four cannot be loaded: ") as one:
+        pipelines.load(("theirs_four",))
+    assert {(each.value.reason, each.value.where) for each in (whole, one)} == {("InvalidRequest", "pipelines")}
 
 
 def test_no_golden_plan_is_an_orphan() -> None:

@@ -54,6 +54,14 @@ def test_a_report_that_is_repeated_or_late_is_no_news() -> None:
     assert news == [("a", 1), ("b", 2), ("a", 3)]
 
 
+@pytest.mark.parametrize("token", ["two words", "a\nline", "l\u00edne"])
+def test_a_token_that_no_header_carries_is_refused_without_its_value(token: str) -> None:
+    """The HTTP client's own words would repeat it with each report, in the log."""
+    with pytest.raises(BuildError, match="report_token") as refused:
+        config.load({"report_token": token}, {"HOME": "/nowhere"})
+    assert token not in refused.value.message
+
+
 def test_keys_are_secrets_come_from_files_and_are_two_at_most(tmp_path: Path) -> None:
     file = tmp_path / "keys"
     file.write_text(f"{OLD.replace(' ', '-')}\n{NEW.replace(' ', '-')}\n")

@@ -14,12 +14,12 @@ import pytest
 from sqlalchemy import update
 
 from builder import config
-from builder.control.loops import event_log
 from builder.control.retention import Retention
 from builder.errors import BuildError, PlatformError
 from builder.images.destination import fallback_tag
 from builder.images.image import Image
 from builder.images.layout import Layout
+from builder.logs import event_log
 from builder.store import builds, nodes
 from builder.store.schema import builds as builds_table
 from builder.stores.folder import FolderStore

@@ -159,11 +159,11 @@ def test_the_setting_about_control_groups_is_passed_on(
 
 
 @pytest.mark.parametrize(
-    ("registry", "reference", "host", "username"),
+    ("registry", "reference", "host", "username", "insecure"),
     [
-        ("", "oci-layout/acme/hello", "", ""),
-        ("", "reg.example.com:5000/acme/hello", "reg.example.com:5000", ""),
-        ("mirror.example.com", "reg.example.com/acme/hello", "mirror.example.com", "me"),
+        ("", "oci-layout/acme/hello", "", "", False),
+        ("", "reg.example.com:5000/acme/hello", "reg.example.com:5000", "", False),
+        ("mirror.example.com", "reg.example.com/acme/hello", "mirror.example.com", "me", True),
     ],
 )
 def test_the_artifact_is_sought_where_the_record_says_unless_a_registry_is_set(
@@ -174,14 +174,17 @@ def test_the_artifact_is_sought_where_the_record_says_unless_a_registry_is_set(
     reference: str,
     host: str,
     username: str,
+    insecure: bool,
 ) -> None:
     play(App())
-    asked: list[tuple[str, str]] = []
+    asked: list[tuple[str, str, bool]] = []
     monkeypatch.setattr(
-        "builder.local.run.place.destination", lambda host, layout, **login: asked.append((host, login["username"]))
+        "builder.local.run.place.destination",
+        lambda host, layout, **more: asked.append((host, more["username"], more["insecure"])),
     )
-    with runs.started(settings(tmp_path, registry=registry, registry_username="me"), record(reference)):
-        assert asked == [(host, username)], "a login is for the registry of the settings only"
+    own = settings(tmp_path, registry=registry, registry_username="me", registry_insecure=True)
+    with runs.started(own, record(reference)):
+        assert asked == [(host, username, insecure)], "login and plain HTTP are for the registry of the settings only"
 
 
 def test_an_artifact_that_is_not_there_names_the_setting(
@@ -232,3 +235,54 @@ def test_an_app_that_nobody_can_reach_says_where_it_listens(
     with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
         pass
     assert caught.value.reason == "StartFailed" and words in caught.value.message and "PORT" in caught.value.next
+
+
+@pytest.mark.parametrize(("config", "env"), [({"Env": None, "Cmd": None}, {}), ({"Env": ["A"]}, {"A": ""})])
+def test_what_an_image_leaves_out_is_nothing(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch, config: Any, env: dict[str, str]
+) -> None:
+    app = play(App())
+    monkeypatch.setattr(
+        runs, "pull", lambda *args: {"Entrypoint": ["/app"], "User": None, "WorkingDir": None, **config}
+    )
+    with runs.started(settings(tmp_path), record()):
+        assert app.command.env == {**env, "HOME": "/", "PORT": str(PORT)} and app.command.cwd == "/"
+
+
+@pytest.mark.parametrize(
+    ("workdir", "is_there"),
+    [
+        ("/srv/app", True),
+        ("/linked", True),
+        ("/tmp", True),
+        ("/work", True),
+        ("/srv/../srv/app/", True),
+        ("/nowhere", False),
+        ("/srv/app/file", False),
+        ("/loop", False),
+        ("/outside", False),
+        ("/tmp/in-the-image", False),
+        ("/" + "x" * 300, False),
+    ],
+)
+def test_an_app_whose_folder_is_not_in_its_image_is_the_images_fault(
+    tmp_path: Path, play: Callable[[App], App], monkeypatch: pytest.MonkeyPatch, workdir: str, is_there: bool
+) -> None:
+    def pulled(target: object, repository: str, digest: str, home: Path, most: int) -> dict[str, Any]:
+        (home / "root/srv/app").mkdir(parents=True)
+        (home / "root/srv/app/file").write_text("")
+        (home / "root/tmp/in-the-image").mkdir(parents=True)
+        (home / "root/linked").symlink_to("/srv/app")
+        (home / "root/loop").symlink_to("loop")
+        (home / "root/outside").symlink_to(tmp_path)
+        return {**CONFIG, "WorkingDir": workdir}
+
+    app = play(App())
+    monkeypatch.setattr(runs, "pull", pulled)
+    if is_there:
+        with runs.started(settings(tmp_path), record()):
+            assert app.command.cwd == workdir
+        return
+    with pytest.raises(BuildError) as caught, runs.started(settings(tmp_path), record()):
+        pass
+    assert caught.value.reason == "ImageContractViolated" and caught.value.where == "config.WorkingDir"

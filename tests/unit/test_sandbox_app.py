@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -113,11 +114,46 @@ def test_the_home_is_that_of_the_image(tmp_path: Path, passwd: str | None, home:
     assert made.env == {"HOME": home, "PORT": str(app.PORT)} and made.user == (5, 5) and made.cwd == "/"
 
 
+@pytest.mark.parametrize(
+    ("user", "who"),
+    [
+        ("7", (7, 7)),
+        ("7:8", (7, 8)),
+        ("", (65532, 65532)),
+        ("app", (65532, 65532)),
+        ("\u00b2", (65532, 65532)),
+        ("7:\u00b2", (65532, 65532)),
+        ("7:", (7, 7)),
+        ("9" * 5000, (65532, 65532)),
+    ],
+)
+def test_the_user_is_that_of_the_image_where_it_is_a_number(tmp_path: Path, user: str, who: tuple[int, int]) -> None:
+    assert app.command(("/app",), {}, cwd="", user=user, root=Root(rootfs=tmp_path), work=tmp_path).user == who
+
+
 def test_a_passwd_that_is_a_link_leads_nowhere_outside_the_image(tmp_path: Path) -> None:
     (tmp_path / "outside").write_text("app:x:5:5::/outside:/bin/sh\n")
     root = tmp_path / "root"
     (root / "etc").mkdir(parents=True)
     (root / "etc/passwd").symlink_to(tmp_path / "outside")
+    assert app.home_of(root, 5) == "/"
+
+
+def test_a_passwd_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    os.mkfifo(tmp_path / "etc/passwd")
+    assert app.home_of(tmp_path, 5) == "/"
+
+
+@pytest.mark.parametrize("links", [40, 41])
+def test_a_passwd_behind_too_many_links_is_none(tmp_path: Path, links: int) -> None:
+    """The last of them would be opened on the host."""
+    (tmp_path / "outside").write_text("app:x:5:5::/outside:/bin/sh\n")
+    root = tmp_path / "root"
+    (root / "etc").mkdir(parents=True)
+    (root / "etc/passwd").symlink_to("/l1")
+    for number in range(1, links):
+        (root / f"l{number}").symlink_to(f"l{number + 1}" if number < links - 1 else tmp_path / "outside")
     assert app.home_of(root, 5) == "/"
 
 
@@ -150,21 +186,37 @@ def test_variables_come_from_files_and_options(tmp_path: Path) -> None:
     one, two = tmp_path / "one.env", tmp_path / "two.env"
     one.write_text("# comment\n\nA=1\nB=two words\n")
     two.write_text("\ufeffB='q'\n  C=\n")
-    given = environment(("D=4", "A=5"), (str(one), str(two)))
+    given = environment(("D=4", "A=5"), (str(one), str(two)), {})
     assert given == {"A": "5", "B": "'q'", "C": "", "D": "4"}
 
 
-@pytest.mark.parametrize(("texts", "content"), [(("A",), ""), (("=1",), ""), (("A B=1",), ""), ((), "1A=2\n")])
-def test_what_is_no_variable_is_refused(tmp_path: Path, texts: tuple[str, ...], content: str) -> None:
+def test_a_file_of_variables_is_read_as_docker_reads_it(tmp_path: Path) -> None:
+    file = tmp_path / "env"
+    odd = "\x0b\x0c\x1c\x1d\x1e\x85\u2028\u2029\r"
+    file.write_bytes(f"A=1{odd}2 \r\nHOME\r\n  ABSENT\n EMPTY=\n#B=1\n  # C=1\n\t\nD=a=b".encode())
+    given = environment((), (str(file),), {"HOME": "/home/ada", "OTHER": "x"})
+    assert given == {"A": f"1{odd}2 ", "HOME": "/home/ada", "EMPTY": "", "D": "a=b"}
+
+
+@pytest.mark.parametrize(
+    ("texts", "content"),
+    [(("s3cret",), ""), (("=s3cret",), ""), (("A B=s3cret",), ""), ((), "1A=s3cret\n"), ((), "s3cret word\n")],
+)
+def test_what_is_no_variable_is_refused_and_not_repeated(tmp_path: Path, texts: tuple[str, ...], content: str) -> None:
     file = tmp_path / "env"
     file.write_text(content)
-    with pytest.raises(Stop):
-        environment(texts, (str(file),))
+    with pytest.raises(Stop) as caught:
+        environment(texts, (str(file),), {"s3cret": "x"})
+    assert "s3cret" not in caught.value.message and caught.value.where == ("--env" if texts else f"{file}:1")
 
 
-def test_a_file_of_variables_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Stop):
-        environment((), (str(tmp_path / "absent"),))
+@pytest.mark.parametrize("content", [None, b"A=\xff\n", b"A=1\n" * 300_000], ids=["absent", "no UTF-8", "endless"])
+def test_a_file_of_variables_that_cannot_be_read_is_refused(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "env").write_bytes(content)
+    with pytest.raises(Stop, match="cannot be read") as caught:
+        environment((), (str(tmp_path / "env"),), {})
+    assert (caught.value.exit_code, caught.value.where) == (2, "--env-file")
 
 
 def test_a_line_is_plain_without_its_colours_and_as_it_is_otherwise() -> None:

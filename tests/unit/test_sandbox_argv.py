@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,15 @@ import pytest
 from builder.errors import BuildError, PlatformError
 from builder.sandbox import Command, Limits, Mount, Root
 from builder.sandbox.argv import Descriptors, Programs, entering, inner, outer
-from builder.sandbox.compose import Bound, identity_files, layers, resolve_inside, settled
+from builder.sandbox.compose import (
+    MAX_LINKS,
+    OUR_FILES,
+    Bound,
+    identity_files,
+    layers,
+    resolve_inside,
+    settled,
+)
 from builder.sandbox.unsandboxed import translated
 
 FDS = Descriptors(args=3, gate=8, status=4, block=5, seccomp=6, files={"/etc/passwd": 7})
@@ -136,9 +145,72 @@ def test_mounts_follow_the_images_links_and_come_parents_first(image: Path, tmp_
     assert found == ["/opt/a", "/opt/a/b", "/usr/bin/tool", "/usr/lib/x"]
 
 
-def test_a_link_loop_in_an_image_ends(image: Path) -> None:
+def chain(image: Path, count: int, end: str) -> None:
+    """`l1` leads over `count` links to `end`."""
+    for number in range(1, count + 1):
+        (image / f"l{number}").symlink_to(f"l{number + 1}" if number < count else end)
+
+
+def test_a_link_loop_in_an_image_leads_nowhere(image: Path) -> None:
     (image / "loop").symlink_to("loop")
-    assert resolve_inside(image, "/loop/x") == "/loop/x"
+    with pytest.raises(OSError, match="symbolic links") as caught:
+        resolve_inside(image, "/loop/x")
+    assert caught.value.errno == errno.ELOOP
+
+
+def test_no_answer_holds_a_link(image: Path, tmp_path: Path) -> None:
+    """Whoever opens it on the host would follow the link there: the last of too many is none of the answer."""
+    chain(image, MAX_LINKS, "/usr/bin")
+    assert resolve_inside(image, "/l1/x") == "/usr/bin/x"
+    (image / "l0").symlink_to("l1")
+    with pytest.raises(OSError, match="symbolic links"):
+        resolve_inside(image, "/l0/x")
+    with pytest.raises(PlatformError, match="lead nowhere at /l0/x") as caught:
+        settled(Root(rootfs=image, mounts=(Mount(source=tmp_path, dest="/l0/x"),)))
+    assert caught.value.reason == "SandboxUnavailable"
+
+
+@pytest.mark.parametrize("target", ["/proc/1/root/tmp", "proc/self/cwd", "/sys", "/dev/shm"])
+def test_a_mount_is_led_nowhere_among_what_is_the_kernels(image: Path, tmp_path: Path, target: str) -> None:
+    (image / "led").symlink_to(target)
+    with pytest.raises(PlatformError, match="which is the kernel's") as caught:
+        settled(Root(rootfs=image, mounts=(Mount(source=tmp_path, dest="/led/x"),)))
+    assert caught.value.reason == "SandboxUnavailable"
+
+
+@pytest.mark.parametrize("target", ["/oldroot/tmp", "usr/etc", "etc", None])
+def test_what_stands_where_a_folder_of_ours_must_be_gives_way(image: Path, target: str | None) -> None:
+    """bubblewrap follows a link of the image while the host's root is still beside it."""
+    (image / "etc").rename(image / "usr/etc")
+    if target is None:
+        (image / "etc").write_text("")
+    else:
+        (image / "etc").symlink_to(target)
+    parts = [part for part in layers(image, ("/proc", *identity_files(5, 5))) if part.dest.startswith("/etc")]
+    assert parts == [Bound(kind="dir", dest="/etc")]
+
+
+def test_what_is_ours_is_not_sought_behind_a_link_of_the_image(tmp_path: Path) -> None:
+    """On the host the folder that the link names has all of it."""
+    host = tmp_path / "host"
+    host.mkdir()
+    for name in identity_files(5, 5):
+        (host / name.rpartition("/")[2]).write_text("")
+    (tmp_path / "image").mkdir()
+    (tmp_path / "image/etc").symlink_to(host)
+    assert layers(tmp_path / "image", identity_files(5, 5)) == (Bound(kind="dir", dest="/etc"),)
+
+
+def test_a_folder_in_the_place_of_a_file_of_ours_is_not_bound(image: Path) -> None:
+    """A file cannot be laid over a folder."""
+    (image / "etc/hosts").mkdir()
+    for name in ("group", "resolv.conf"):
+        (image / "etc" / name).write_text("")
+    assert shown(image, *identity_files(5, 5))[1:4] == ["dir /etc", "bind /etc/release", "bind /etc/ssl"]
+
+
+def test_the_files_of_ours_are_those_that_are_looked_for() -> None:
+    assert set(identity_files(5, 5)) == OUR_FILES
 
 
 def test_a_link_above_the_image_stays_inside(image: Path) -> None:

@@ -26,7 +26,7 @@ from builder.source.unpack import unpack
 from builder.store import builds, nodes
 from builder.stores.choose import store_of
 from builder.stores.folder import FolderStore
-from builder.stores.s3 import BucketStore
+from builder.stores.s3 import BucketStore, _date_of
 from builder.stores.signed import MOST_URL_S, SignedUrls
 from tests.oci_fixtures import make_tree
 from tests.unit.test_http import Api
@@ -340,3 +340,9 @@ def test_the_settings_name_the_store_and_its_address(tmp_path: Path) -> None:
 )
 def test_the_address_of_urls_is_one_that_others_reach(listen: str, public: str, api: str) -> None:
     assert validated({"listen": listen, "public_url": public}).api_url == api
+
+
+@pytest.mark.parametrize("date", ["", "soon", "Mon, 01 Jan 99999999999999999999 00:00:00 GMT"])
+def test_a_store_whose_time_cannot_be_read_has_ours(date: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("builder.stores.s3.time.time", lambda: 5.0)
+    assert _date_of({"ResponseMetadata": {"HTTPHeaders": {"date": date}}}) == 5.0

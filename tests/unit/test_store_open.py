@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import OperationalError
 
 from builder.errors import BuildError
 from builder.store.engine import open_store
@@ -38,3 +40,12 @@ def test_a_file_that_cannot_be_made_is_ours_and_names_itself(tmp_path: Path) -> 
             open_store(f"sqlite:///{path}")
         assert (caught.value.reason, caught.value.where, caught.value.row.exit_code) == ("Internal", "store_url", 75)
         assert "store_url" in caught.value.next
+
+
+def test_no_error_of_a_statement_has_what_it_carries(tmp_path: Path) -> None:
+    """Its text goes into the log with the trace of an unforeseen error, and build arguments are in statements."""
+    store = open_store(f"sqlite:///{tmp_path / 'store.db'}")
+    with pytest.raises(OperationalError) as caught, store.transaction() as tx:
+        tx.execute(text("insert into nowhere values (:value)"), {"value": "hunter2"})
+    assert "insert into nowhere" in str(caught.value) and "hunter2" not in str(caught.value)
+    store.engine.dispose()

@@ -567,3 +567,27 @@ def test_an_image_without_a_lent_program_is_refused_by_name(tmp_path: Path) -> N
     with pytest.raises(BuildError, match="zig-2: its toolchain image has no fmt where its recipe says") as caught:
         tin.host().provide(tin.host().find(TIN_ROW))
     assert caught.value.next == "ignite-builder runtimes fetch zig-2"
+
+
+def test_links_of_an_image_that_lead_nowhere_are_the_images_fault(tmp_path: Path) -> None:
+    """What they led to after so many would be looked for on the host."""
+    node = Node(tmp_path)
+    rootfs = node.provider.images.rootfs(node.store(DEBIAN_FILES))
+    marker = rootfs / "usr/lib/zig-2/VERSION"
+    marker.unlink()
+    marker.symlink_to("VERSION")
+    with pytest.raises(BuildError, match="lead nowhere at /usr/lib/zig-2/VERSION") as caught:
+        node.provider.programs(ROW, rootfs)
+    assert caught.value.reason == "ToolchainUnavailable"
+
+
+def test_a_link_near_the_top_that_leads_nowhere_is_no_mount(tmp_path: Path) -> None:
+    node = Node(tmp_path)
+    rootfs = node.provider.images.rootfs(node.store(DEBIAN_FILES))
+    (rootfs / "usr/lib/zig-2/loop").symlink_to("loop")
+    (rootfs / "usr/lib/zig-2/share").symlink_to("../../share")
+    (rootfs / "usr/share").mkdir()
+    assert [mount.dest for mount in node.provider.programs(ROW, rootfs)] == [
+        "/opt/ignite/toolchain/zig",
+        "/opt/ignite/share",
+    ]

@@ -126,6 +126,13 @@ def test_a_folder_of_a_download_that_is_named_cache_is_none_of_ours(tmp_path: Pa
     assert not (tmp_path / "work.caches").exists()
 
 
+@pytest.mark.parametrize("place", ["1", "1:5"])
+def test_the_name_that_a_source_gives_its_file_discards_no_cache(tmp_path: Path, place: str) -> None:
+    line = f"/cache/permission denied.go:{place}: syntax error: unexpected name x"
+    assert judged(tmp_path, line).error_class != "platform"
+    assert not (tmp_path / "work.caches").exists()
+
+
 def test_a_build_that_began_with_empty_caches_cannot_blame_them_again(tmp_path: Path) -> None:
     line = "error: failed to open file `/cache/uv/wheels-v5/x`: Permission denied (os error 13)"
     assert judged(tmp_path, line, tries=2).reason == "StepFailed"

@@ -8,11 +8,13 @@ import dataclasses
 import json
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
+from builder.errors import BuildError
 from builder.kube import attend as attending
 from builder.kube.api import ClusterRefused
 from builder.kube.ended import Ended
@@ -22,8 +24,10 @@ from builder.mask import NOTHING, Mask
 from builder.settings import JobLogin, Settings
 from builder.watcher import build as following
 from builder.watcher import cluster as clusters
+from builder.watcher import watcher as watchers
+from builder.watcher.build import Lost
 from builder.watcher.cluster import SeenJob
-from builder.watcher.main import mask_of
+from builder.watcher.main import mask_of, watch
 from builder.watcher.watcher import Watcher
 from tests.watcher_fixtures import DIGEST, Board, MemoryCluster, OneJob, Record
 
@@ -124,6 +128,60 @@ def test_a_watcher_hides_the_password_of_each_organization() -> None:
     settings = Settings(job_registry_password="pushing-for-all", job_registry_logins=tuple(rows))
     text = mask_of(settings).text("robot pushing-for-acme pushing-for-beta pushing-for-all")
     assert text == "robot *** *** ***"
+
+
+@pytest.mark.parametrize("ends", ["lost", "failed", "finished"])
+def test_a_build_is_let_go_before_that_is_told(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a watcher whose log cannot be written would renew the lease of what it no longer follows."""
+
+    class Full:
+        def error(self, *_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        info = error
+
+    async def follow() -> None:
+        if ends != "finished":
+            raise Lost if ends == "lost" else RuntimeError("a bug")
+
+    async def scenario() -> None:
+        monkeypatch.setattr(watchers, "log", Full())
+        watcher = Watcher("one", Board(), [], lease_s=1, beat_s=1)
+        build: Any = SimpleNamespace(build_id="b1", follow=follow)
+        watcher._builds["b1"] = build
+        with pytest.raises(OSError):
+            await watcher._follow(build)
+        assert watcher.builds == frozenset()
+
+    run(scenario())
+
+
+@pytest.mark.usefixtures("nothing_logged")
+def test_no_trace_of_a_watcher_has_what_jobs_push_with(capsys: pytest.CaptureFixture[str]) -> None:
+    password = "pushing-4c90e1b7aa"
+
+    async def follow() -> None:
+        job = {"password": password}
+        raise RuntimeError(f"{len(job)}: the registry refuses {password}")
+
+    async def scenario() -> None:
+        watcher = Watcher("one", Board(), [], lease_s=1, beat_s=1, mask=Mask([password]))
+        build: Any = SimpleNamespace(build_id="b1", follow=follow)
+        await watcher._follow(build)
+
+    run(scenario())
+    said = capsys.readouterr()
+    assert password not in said.out + said.err
+    assert "follow-failed" in said.err and "RuntimeError: 1: the registry refuses ***" in said.err
+
+
+@pytest.mark.parametrize("token", ["two words", "a\nline", "l\u00edne"])
+def test_a_watcher_whose_token_no_header_carries_does_not_start(token: str) -> None:
+    """The HTTP client's own words would repeat it at each call, in the log."""
+    with pytest.raises(BuildError) as caught:
+        watch(Settings(server="http://control.test", token=token))
+    assert (caught.value.reason, caught.value.where) == ("InvalidRequest", "token")
+    assert token not in caught.value.message
 
 
 def test_the_next_build_is_adopted_when_the_one_before_is_caught_up() -> None:

@@ -64,13 +64,34 @@ def reasons(ctx: Context, reason: str) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class Words:
-    """What a completion script offers: commands with options, values of options, and the file of recent ids."""
+    """What a completion script offers: commands with options, values of options, and the file of recent ids. A command
+    of a group has the words of both: `secret set`."""
 
     prog: str
     commands: Mapping[str, Sequence[str]]
     values: Mapping[str, Sequence[str]]
     recent: str
     """A file of lines "ID NAME STATUS", quoted for a shell; it is read at each completion."""
+
+    @property
+    def first(self) -> list[str]:
+        """What may stand behind the program's name."""
+        return [name for name in self.commands if " " not in name]
+
+    @property
+    def groups(self) -> Mapping[str, list[str]]:
+        """group → what may stand behind its name."""
+        found: dict[str, list[str]] = {}
+        for name in self.commands:
+            group, _, inner = name.partition(" ")
+            if inner:
+                found.setdefault(group, []).append(inner)
+        return found
+
+    @property
+    def inner_first(self) -> list[tuple[str, Sequence[str]]]:
+        """The commands with their options, those of groups first: the first pattern that fits is taken."""
+        return sorted(self.commands.items(), key=lambda row: " " not in row[0])
 
 
 def completion(ctx: Context, shell: str, commands: Mapping[str, Sequence[str]]) -> int:
@@ -92,7 +113,11 @@ def completion(ctx: Context, shell: str, commands: Mapping[str, Sequence[str]]) 
 
 def _bash(words: Words) -> str:
     prog = words.prog
-    cases = "\n".join(f'    {name}) words="{" ".join(options)}" ;;' for name, options in words.commands.items())
+    cases = "\n".join(f'    "{name} "*) words="{" ".join(options)}" ;;' for name, options in words.inner_first)
+    groups = "\n".join(
+        f'    "2 {group} "|"2 {group} "[!-]*) COMPREPLY=( $(compgen -W "{" ".join(inner)}" -- "$current") ); return ;;'
+        for group, inner in words.groups.items()
+    )
     values = "\n".join(
         f'    {option}) COMPREPLY=( $(compgen -W "{" ".join(known)}" -- "$current") ); return ;;'
         for option, known in words.values.items()
@@ -102,13 +127,16 @@ _ignite_builder() {{
   local words="" current="${{COMP_WORDS[COMP_CWORD]}}"
   COMPREPLY=()
   if [ "$COMP_CWORD" -eq 1 ]; then
-    COMPREPLY=( $(compgen -W "{" ".join(words.commands)}" -- "$current") )
+    COMPREPLY=( $(compgen -W "{" ".join(words.first)}" -- "$current") )
     return
   fi
+  case "$COMP_CWORD ${{COMP_WORDS[1]}} $current" in
+{groups}
+  esac
   case "${{COMP_WORDS[COMP_CWORD-1]}}" in
 {values}
   esac
-  case "${{COMP_WORDS[1]}}" in
+  case "${{COMP_WORDS[1]}} ${{COMP_WORDS[2]}} " in
 {cases}
   esac
   case "${{COMP_WORDS[1]}} $current" in
@@ -123,7 +151,11 @@ complete -o filenames -F _ignite_builder {prog}"""
 
 def _zsh(words: Words) -> str:
     prog = words.prog
-    cases = "\n".join(f"    {name}) options=({' '.join(options)}) ;;" for name, options in words.commands.items())
+    cases = "\n".join(f'    "{name} "*) options=({" ".join(options)}) ;;' for name, options in words.inner_first)
+    groups = "\n".join(
+        f'    "3 {group} "|"3 {group} "[^-]*) compadd -- {" ".join(inner)}; return ;;'
+        for group, inner in words.groups.items()
+    )
     values = "\n".join(
         f"    {option}) compadd -- {' '.join(known)}; return ;;" for option, known in words.values.items()
     )
@@ -132,13 +164,16 @@ def _zsh(words: Words) -> str:
 _ignite_builder() {{
   local -a options ids lines
   if (( CURRENT == 2 )); then
-    compadd -- {" ".join(words.commands)}
+    compadd -- {" ".join(words.first)}
     return
   fi
+  case "$CURRENT $words[2] $PREFIX" in
+{groups}
+  esac
   case "$words[CURRENT-1]" in
 {values}
   esac
-  case "$words[2]" in
+  case "$words[2] $words[3] " in
 {cases}
   esac
   if [[ "$PREFIX" == -* ]]; then
@@ -157,15 +192,26 @@ compdef _ignite_builder {prog}"""
 def _fish(words: Words) -> str:
     prog = words.prog
     lines = [f"# fish completion of {prog}; load it with: {prog} completion fish | source"]
-    lines.append(f"complete -c {prog} -n __fish_use_subcommand -f -a '{' '.join(words.commands)}'")
+    lines.append(f"complete -c {prog} -n __fish_use_subcommand -f -a '{' '.join(words.first)}'")
+    groups, inner = words.groups, {each for names in words.groups.values() for each in names}
+    for group, names in groups.items():
+        lines.append(f"complete -c {prog} -n '{_seen(group)}; and not {_seen(*names)}' -f -a '{' '.join(names)}'")
     for name, options in words.commands.items():
+        group, _, rest = name.partition(" ")
+        seen = f"{_seen(group)}; and {_seen(rest)}" if rest else _seen(group)
+        if name in inner:  # `ls` is not what `secret ls` is
+            seen += f"; and not {_seen(*groups)}"
         for option in options:
             known = words.values.get(option)
             takes = f" -x -a '{' '.join(known)}'" if known else ""
             if option.startswith("--"):
-                lines.append(f"complete -c {prog} -n '__fish_seen_subcommand_from {name}' -l {option[2:]}{takes}")
+                lines.append(f"complete -c {prog} -n '{seen}' -l {option[2:]}{takes}")
     # A tab stands between a word and its description.
     lines.append(f"function __ignite_builder_recent; cat {words.recent} 2>/dev/null | string replace ' ' \\t; end")
-    takers = " ".join(TAKES_ID)
-    lines.append(f"complete -c {prog} -n '__fish_seen_subcommand_from {takers}' -f -a '(__ignite_builder_recent)'")
+    lines.append(f"complete -c {prog} -n '{_seen(*TAKES_ID)}' -f -a '(__ignite_builder_recent)'")
     return "\n".join(lines)
+
+
+def _seen(*names: str) -> str:
+    """fish: one of these words stands in the line."""
+    return f"__fish_seen_subcommand_from {' '.join(names)}"

@@ -34,6 +34,7 @@ from builder.cli.stop import Stop, build_exit, interrupted, missing_here, mistak
 from builder.cli.ticker import Ticker
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
 from builder.errors import EXIT_CANCELLED, BuildError
+from builder.settings import without_credentials
 
 if TYPE_CHECKING:
     from builder.cli.client import Client
@@ -67,7 +68,8 @@ def build(ctx: Context, options: BuildOptions) -> int:
             request = rebase_request(options, settings)
         else:
             choice = Choice(no_ignore=options.no_ignore, include=tuple(options.include))
-            packed = pack(options.path, ctx.stdin, with_dockerfile(choice, options.dockerfile, options.path))
+            choice = with_dockerfile(choice, options.dockerfile, options.path)
+            packed = pack(options.path, ctx.stdin, choice, settings.upload_bytes)
             request = request_of(options, packed, nameable(pipelines.names(known)))
     except BuildError as error:
         raise refused_here(error) from None
@@ -76,7 +78,7 @@ def build(ctx: Context, options: BuildOptions) -> int:
     interrupts = Interrupts(hup_stops=not settings.server)
     view = _view(ctx)
     watcher = QueueWatcher(interrupts.events.put, interrupts.events.put if ctx.common.verbose > 1 else None)
-    place = f"on {settings.server}" if settings.server else LOCAL
+    place = f"on {without_credentials(settings.server)}" if settings.server else LOCAL
     record: pb.Build | None = None
     ticker = Ticker(view.tick)
     with interrupts.installed(), ExitStack() as stack:

@@ -122,7 +122,7 @@ def plan(
     """Show detection, version, steps, network, caches and output of PATH, and what is left out of it."""
     settings = ctx.settings()
     try:
-        packed = pack(path, ctx.stdin, with_dockerfile(choice or Choice(), dockerfile, path))
+        packed = pack(path, ctx.stdin, with_dockerfile(choice or Choice(), dockerfile, path), settings.upload_bytes)
         check_size(packed, settings.upload_bytes)
         with opened(packed, runtime) as source:
             digest = code_hash(source.root)

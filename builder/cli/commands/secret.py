@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from builder.cli import format as fmt
 from builder.cli.context import Context
+from builder.cli.options import small_file
 from builder.cli.safe import shown
 from builder.cli.stop import PROG, mistake
 from builder.contract.dodil.ignite.v1 import ignite_build_pb2 as pb
@@ -89,7 +88,7 @@ def _secret(name: str, kind: str, username: str, host: str, known_hosts: str, va
         secret.registry.username, secret.registry.password = username, value
     elif is_key:
         secret.git_ssh_key.private_key = value + "\n"
-        secret.git_ssh_key.known_hosts = _read(known_hosts) if known_hosts else ""
+        secret.git_ssh_key.known_hosts = small_file(known_hosts, "--known-hosts") if known_hosts else ""
     elif kind == "git":
         secret.git_token.username, secret.git_token.token = username, value
     else:
@@ -106,11 +105,3 @@ def _check_options(kind: str, username: str, known_hosts: str, *, is_key: bool) 
         raise mistake("--username is for a password or a token", where="--username")
     if known_hosts and not is_key:
         raise mistake("--known-hosts is for an SSH key", where="--known-hosts")
-
-
-def _read(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) else "it is no UTF-8"
-        raise mistake(f"{path} cannot be read: {why}", where="--known-hosts") from None
