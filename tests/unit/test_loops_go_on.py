@@ -22,6 +22,7 @@ from builder.control import reports as posts
 from builder.control.finalizers import Finalizers
 from builder.control.reports import Reports
 from builder.errors import BuildError
+from builder.mask import NOTHING
 from builder.node import drive
 from builder.node import registration as registrations
 from builder.node import worker as workers
@@ -386,7 +387,9 @@ FULL = SimpleNamespace(warning=full, error=full, info=full)
 def test_a_claim_whose_heartbeat_died_is_lost_whatever_the_log_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     lost: list[bool] = []
     attempt = SimpleNamespace(
-        lease=SimpleNamespace(build_id="b"), log=SimpleNamespace(spool=None), lose=lambda: lost.append(True)
+        lease=SimpleNamespace(build_id="b"),
+        log=SimpleNamespace(spool=None, mask=NOTHING),
+        lose=lambda: lost.append(True),
     )
     driver = drive._Driver(cast(Any, attempt), lambda: False, lambda until: None)
     monkeypatch.setattr(drive, "log", FULL)
