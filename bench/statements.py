@@ -40,13 +40,12 @@ def measure() -> tuple[Row, ...]:
 def count(world: World) -> dict[str, int]:
     """Statements of each write, BEGIN and COMMIT apart."""
     store = real(world)
-    _, finish = _finished(world, 0)
-    build, last = _finished(world, LINES)
-    adopted = builds.adopt_finalize(store, LEASE)
-    if adopted is None or not builds.publish(store, build, adopted["claim"]):
+    finish, last = _finish(world, 0), _finish(world, LINES)
+    adopted = builds.adopt_finalize(store, LEASE)  # the older of both
+    if adopted is None or not builds.publish(store, adopted["build_id"], adopted["claim"]):
         raise RuntimeError("nothing to finalize")
     with counted(world.store) as succeed:
-        builds.succeed(store, build, adopted["claim"], (("ATTEST", 1, 2), ("FINALIZE", 2, 3)))
+        builds.succeed(store, adopted["build_id"], adopted["claim"], (("ATTEST", 1, 2), ("FINALIZE", 2, 3)))
     build = world.submit()
     claim = world.claim(build)
     with counted(world.store) as append:
@@ -55,8 +54,8 @@ def count(world: World) -> dict[str, int]:
     return found
 
 
-def _finished(world: World, lines: int) -> tuple[str, int]:
-    """A build that has succeeded, with so many lines in its finish, and the statements of that."""
+def _finish(world: World, lines: int) -> int:
+    """The statements of a finish with so many lines, of a build whose work has succeeded."""
     build = world.submit()
     claim = world.claim(build)
     logs.append(world.store, build, claim, 0, [line("x" * 90)] * LINES)
@@ -67,4 +66,4 @@ def _finished(world: World, lines: int) -> tuple[str, int]:
         done = builds.finish(real(world), request, 1000, lines=[line("x" * 90)] * lines)
     if done.outcome != "done":
         raise RuntimeError(f"finish answered {done.outcome}")
-    return build, len(seen)
+    return len(seen)
