@@ -243,6 +243,24 @@ def test_the_root_of_an_image_with_mounts_it_has_no_place_for(work: Path, tmp_pa
     assert sorted(os.listdir(rootfs / "etc")) == ["passwd", "release", "ssl"]
 
 
+def test_a_link_of_an_image_leads_nothing_of_ours_out_of_it(work: Path, tmp_path: Path) -> None:
+    """bubblewrap makes the root while the host's is still at /oldroot, and follows what links it finds."""
+    rootfs, host = work.parent / "linked", work.parent / "host"
+    for folder in (rootfs, host):
+        folder.mkdir(mode=0o777)
+        folder.chmod(0o777)
+    (rootfs / "usr").mkdir()
+    shell = Path("/bin/sh").resolve()
+    for path in (shell, Path("/bin/cat")):
+        copied(path, rootfs)
+    (rootfs / "usr/bin/sh").symlink_to(shell.name)
+    for name in ("bin", "lib", "lib64"):
+        (rootfs / name).symlink_to(f"usr/{name}")
+    (rootfs / "etc").symlink_to(f"/oldroot{host}")
+    ran = run(work, "/bin/sh", "-c", "cat /etc/passwd", root=sandbox.Root(rootfs=rootfs))
+    assert ran.text().startswith("root:x:0:0") and os.listdir(host) == []
+
+
 def copied(program: Path, rootfs: Path) -> None:
     """A program and the libraries it loads, into `usr/` of the image."""
     listed = subprocess.run(["/usr/bin/ldd", str(program)], capture_output=True, text=True, check=True).stdout
