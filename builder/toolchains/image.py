@@ -22,7 +22,7 @@ from builder.images.image import BaseImage
 from builder.images.store import ImageStore
 from builder.plan import Toolchain
 from builder.sandbox import Mount, Root
-from builder.sandbox.compose import resolve_inside
+from builder.sandbox.compose import NEVER_FROM_IMAGE, resolve_inside
 from builder.toolchains.copies import Copies, links
 from builder.toolchains.elf import loader_of
 from builder.toolchains.host import base_of, find_program, shared_parts, version_in
@@ -301,6 +301,8 @@ def _linked(rootfs: Path, mount: Mount) -> Iterator[Mount]:
             continue
         if not target.is_relative_to(mount.source) and target.exists():
             place = os.path.normpath(Path(mount.dest) / link.relative_to(mount.source).parent / text)
+            if place == "/" or f"/{place.split('/')[1]}" in NEVER_FROM_IMAGE:
+                continue  # what is there is ours, whatever the image has
             yield Mount(source=target, dest=place)
 
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 import base64
 import binascii
 import errno
+import gzip
 import hashlib
 import os
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
 CHUNK = 1 << 20
 PACKAGE_LIMIT = 512 * 1024 * 1024
+FILE_LIMIT = 1024 * 1024 * 1024
+"""Of the one file that is wanted, unpacked; deno's has 130 MiB."""
 SILENCE_S = 60.0
 
 
@@ -131,16 +135,31 @@ def _decoded(text: str) -> bytes:
 
 
 def _extract(archive: Path, package: NpmPackage, into: Path) -> None:
-    """The one file of the archive that is wanted; nothing else of it is written."""
-    with tarfile.open(archive, mode="r:gz") as tar:
-        try:
-            source = tar.extractfile(package.file)
-        except KeyError:
-            source = None
-        if source is None:
-            message = f"{package.name} has no file {package.file}"
-            raise BuildError("ToolchainUnavailable", message)
-        with source, into.open("wb") as out:
-            while chunk := source.read(CHUNK):
-                out.write(chunk)
+    """The one file of the archive that is wanted; nothing else of it is written. Raises `BuildError`
+    ToolchainUnavailable, `PlatformError` NodeDiskFull."""
+    try:
+        with tarfile.open(archive, mode="r:gz") as tar:
+            try:
+                source = tar.extractfile(package.file)
+            except KeyError:
+                source = None
+            if source is None:
+                message = f"{package.name} has no file {package.file}"
+                raise BuildError("ToolchainUnavailable", message)
+            with source, into.open("wb") as out:
+                left = FILE_LIMIT
+                while chunk := source.read(CHUNK):
+                    left -= len(chunk)
+                    if left < 0:
+                        message = f"{package.file} of {package.name} is larger than {FILE_LIMIT} bytes"
+                        raise BuildError("ToolchainUnavailable", message)
+                    out.write(chunk)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, RecursionError) as error:
+        said = str(error)[:200]
+        raise BuildError("ToolchainUnavailable", f"{package.name} is no package of npm: {said}") from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"{package.name} cannot be stored: the disk of this node is full"
+        raise PlatformError("NodeDiskFull", message) from None
     os.chmod(into, 0o755)

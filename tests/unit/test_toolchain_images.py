@@ -656,3 +656,13 @@ def test_a_kind_of_layer_is_shown_in_one_line(kind: str) -> None:
     with pytest.raises(BuildError, match=r"tar and tar\+gzip can be unpacked") as caught:
         public._described(parse("example.test/zig:2"), value)
     assert caught.value.message.isprintable() and len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("place", ["", "proc", "dev", "tmp", "work", "tmp/deep"])
+def test_no_link_of_an_image_takes_the_place_of_what_is_ours(tmp_path: Path, place: str) -> None:
+    """A folder of the image would be mounted over /proc, /tmp, or all of the root."""
+    node = Node(tmp_path)
+    rootfs = node.provider.images.rootfs(node.store(DEBIAN_FILES))
+    (rootfs / place).mkdir(parents=True, exist_ok=True)
+    (rootfs / "usr/lib/zig-2/led").symlink_to(f"../../../../{place}")
+    assert [mount.dest for mount in node.provider.programs(ROW, rootfs)] == ["/opt/ignite/toolchain/zig"]

