@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CHUNK = 1 << 20
 PACKAGE_LIMIT = 512 * 1024 * 1024
 FILE_LIMIT = 1024 * 1024 * 1024
-"""Of the one file that is wanted, unpacked; deno's has 130 MiB."""
+"""The one file that is wanted has no more, unpacked; deno has 130 MiB."""
 SILENCE_S = 60.0
 
 
